@@ -1,0 +1,368 @@
+//! What the node daemon and its BPF programs agree on: marks, map keys and values, verdicts.
+//!
+//! Every type that crosses the border between kernel and daemon is `repr(C)`, has no padding (asserted below) and stands
+//! here once. Raise [`LAYOUT`] whenever one of them changes: pins of another layout are never adopted.
+#![no_std]
+
+/// Version of everything in this crate; part of the pin path (`<pin dir>/v<LAYOUT>`).
+pub const LAYOUT: u32 = 1;
+
+/// Socket marks. The daemon uses the upper four bits only, so that a mark that the pod itself set survives below them.
+pub mod mark {
+    /// The bits of a mark that belong to the daemon.
+    pub const MASK: u32 = 0xf000_0000;
+    /// Set by the connect hook: this connection goes to the daemon's outbound listener.
+    pub const CAPTURE: u32 = 0x1000_0000;
+    /// Set by the daemon on the sockets that hand a connection to the application.
+    pub const DELIVER: u32 = 0x2000_0000;
+    /// Set by the daemon on the sockets that leave the pod (Istio's packet mark, 1337).
+    pub const UPSTREAM: u32 = 0x539;
+}
+
+/// The port of HBONE tunnels.
+pub const HBONE_PORT: u16 = 15008;
+
+/// `AF_INET`, as the BPF contexts give it.
+pub const AF_INET: u32 = 2;
+/// `AF_INET6`, as the BPF contexts give it.
+pub const AF_INET6: u32 = 10;
+
+/// An IP address as the maps hold it: IPv6 in network order, IPv4 as `::ffff:a.b.c.d`.
+pub type Addr = [u8; 16];
+
+/// The map form of an IPv4 address given in network order.
+#[inline(always)]
+#[must_use]
+pub const fn mapped(octets: [u8; 4]) -> Addr {
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, octets[0], octets[1], octets[2], octets[3]]
+}
+
+/// Whether an address is IPv4.
+#[inline(always)]
+#[must_use]
+pub const fn is_mapped(addr: &Addr) -> bool {
+    let zeros = addr[0] | addr[1] | addr[2] | addr[3] | addr[4] | addr[5] | addr[6] | addr[7] | addr[8] | addr[9] == 0;
+    zeros && addr[10] == 0xff && addr[11] == 0xff
+}
+
+/// Whether a destination never leaves the pod (loopback, unspecified) or its link (IPv6 link-local, whose scope the
+/// daemon could not carry to another node).
+#[inline(always)]
+#[must_use]
+pub const fn stays_on_link(addr: &Addr) -> bool {
+    let zeros = addr[0] | addr[1] | addr[2] | addr[3] | addr[4] | addr[5] | addr[6] | addr[7] | addr[8] | addr[9] == 0;
+    if is_mapped(addr) {
+        return addr[12] == 127 || (addr[12] | addr[13] | addr[14] | addr[15]) == 0;
+    }
+    let low = zeros && (addr[10] | addr[11] | addr[12] | addr[13] | addr[14]) == 0;
+    (low && addr[15] <= 1) || (addr[0] == 0xfe && addr[1] & 0xc0 == 0x80)
+}
+
+/// Whether an address is of the loopback (127.0.0.0/8, `::1`).
+#[inline(always)]
+#[must_use]
+pub const fn is_loopback(addr: &Addr) -> bool {
+    stays_on_link(addr) && addr[0] != 0xfe && (addr[12] == 127 || addr[15] == 1 && addr[10] == 0)
+}
+
+/// The worker that serves connections from this client port.
+///
+/// The BPF program picks the listener with it, and the daemon picks the source ports of deliveries with it: a delivery
+/// whose source port belongs to the same worker can only collide with connections in that worker's own table.
+#[inline(always)]
+#[must_use]
+pub const fn worker_of(port: u16, workers: u32) -> u32 {
+    if workers == 0 {
+        return 0;
+    }
+    ((port as u32).wrapping_mul(0x9e37_79b1) >> 16) % workers
+}
+
+/// What one enrolled pod needs in the kernel; the value of `PODS`, keyed by netns cookie.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pod {
+    /// Of [`Pod::CAPTURE_OUTBOUND`], [`Pod::SPEAKS_V4`], [`Pod::SPEAKS_V6`].
+    pub flags: u32,
+    /// How many workers listen; see [`worker_of`].
+    pub workers: u32,
+}
+
+impl Pod {
+    /// The connect hook marks the pod's sockets.
+    pub const CAPTURE_OUTBOUND: u32 = 1;
+    /// The pod has an IPv4 address with which it can reach others.
+    pub const SPEAKS_V4: u32 = 2;
+    /// The same for IPv6.
+    pub const SPEAKS_V6: u32 = 4;
+}
+
+/// Key of `LOCAL_ADDRS`: an address that the pod's netns owns.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LocalAddr {
+    /// Netns cookie.
+    pub cookie: u64,
+    /// The address.
+    pub addr: Addr,
+}
+
+/// Key of `INTERFACES`: an interface of the pod's netns through which the capture routes lead.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Interface {
+    /// Netns cookie.
+    pub cookie: u64,
+    /// Its index.
+    pub index: u64,
+}
+
+/// Which way a connection goes, seen from the pod.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// The pod connects.
+    Outbound = 0,
+    /// The pod is connected to.
+    Inbound = 1,
+}
+
+/// Key of `EXCLUDED_PORTS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ExcludedPort {
+    /// Netns cookie.
+    pub cookie: u64,
+    /// A [`Direction`].
+    pub direction: u32,
+    /// The port, host order.
+    pub port: u32,
+}
+
+/// Data of an `EXCLUDED_CIDRS` key: cookie (big endian), family and address, so that one trie serves all pods, and so that
+/// an IPv6 prefix such as `::/0` does not cover the IPv4 addresses.
+pub type CidrData = [u8; 28];
+
+/// Bits of [`CidrData`] before the address.
+pub const CIDR_BITS_BEFORE: u32 = 96;
+
+/// The trie data for a pod and an address; a prefix of n bits of the address is [`CIDR_BITS_BEFORE`] + n bits of this.
+#[inline(always)]
+#[must_use]
+pub fn cidr_data(cookie: u64, addr: &Addr) -> CidrData {
+    let mut data = [0; 28];
+    let (head, rest) = data.split_at_mut(8);
+    let (family, tail) = rest.split_at_mut(4);
+    head.copy_from_slice(&cookie.to_be_bytes());
+    family.copy_from_slice(&if is_mapped(addr) { AF_INET } else { AF_INET6 }.to_be_bytes());
+    tail.copy_from_slice(addr);
+    data
+}
+
+/// What a listener of the daemon in a pod is for.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Purpose {
+    /// Takes the pod's captured connects.
+    Outbound = 0,
+    /// Takes plaintext connections to the pod.
+    Inbound = 1,
+    /// Takes HBONE tunnels to the pod.
+    Hbone = 2,
+}
+
+/// Key of `LISTENERS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Listener {
+    /// Netns cookie.
+    pub cookie: u64,
+    /// A [`Purpose`].
+    pub purpose: u32,
+    /// [`AF_INET`] or [`AF_INET6`]: a v6-only listener can't be given an IPv4 packet.
+    pub family: u16,
+    /// The worker that owns the listener.
+    pub worker: u16,
+}
+
+/// What a BPF program decided about one connect or one packet.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// Connect: marked, goes to the daemon.
+    Captured = 0,
+    /// Connect: the daemon's own socket in the pod.
+    OwnSocket = 1,
+    /// Connect: to loopback, the link or the pod itself.
+    Local = 2,
+    /// Connect: excluded by annotation.
+    ExcludedOutbound = 3,
+    /// Connect: the mark could not be set; the connect was refused.
+    MarkFailed = 4,
+    /// Packet: given to the outbound listener.
+    Outbound = 5,
+    /// Packet: given to the inbound listener.
+    Inbound = 6,
+    /// Packet: given to the HBONE listener.
+    Hbone = 7,
+    /// Packet: the daemon's delivery, or loopback; passed to the application.
+    Delivered = 8,
+    /// Packet: the pod calls itself; passed to the application.
+    SelfCall = 9,
+    /// Packet: excluded by annotation; passed to the application.
+    ExcludedInbound = 10,
+    /// Packet: there is no listener to give it to; dropped.
+    NoListener = 11,
+    /// Connect: the daemon is not there; refused.
+    NoDaemon = 12,
+    /// Connect: the pod has no address of the family; refused, as the kernel would have.
+    NoAddress = 13,
+    /// Connect: the socket is bound to a device that has no capture route (yet); refused.
+    NoRoute = 14,
+}
+
+impl Verdict {
+    /// Every verdict, in the order of their counters.
+    pub const ALL: [Verdict; 15] = [
+        Verdict::Captured,
+        Verdict::OwnSocket,
+        Verdict::Local,
+        Verdict::ExcludedOutbound,
+        Verdict::MarkFailed,
+        Verdict::Outbound,
+        Verdict::Inbound,
+        Verdict::Hbone,
+        Verdict::Delivered,
+        Verdict::SelfCall,
+        Verdict::ExcludedInbound,
+        Verdict::NoListener,
+        Verdict::NoDaemon,
+        Verdict::NoAddress,
+        Verdict::NoRoute,
+    ];
+
+    /// The verdict's name in metrics and dumps.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Verdict::Captured => "captured",
+            Verdict::OwnSocket => "own_socket",
+            Verdict::Local => "local",
+            Verdict::ExcludedOutbound => "excluded_outbound",
+            Verdict::MarkFailed => "mark_failed",
+            Verdict::Outbound => "outbound",
+            Verdict::Inbound => "inbound",
+            Verdict::Hbone => "hbone",
+            Verdict::Delivered => "delivered",
+            Verdict::SelfCall => "self_call",
+            Verdict::ExcludedInbound => "excluded_inbound",
+            Verdict::NoListener => "no_listener",
+            Verdict::NoDaemon => "no_daemon",
+            Verdict::NoAddress => "no_address",
+            Verdict::NoRoute => "no_route",
+        }
+    }
+}
+
+/// One CPU's counts of one pod, indexed by [`Verdict`]; the value of `VERDICTS`, keyed by netns cookie.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Counts by verdict; the rest is spare.
+    pub by_verdict: [u64; 16],
+}
+
+/// Names of the maps in the object, which are also the names of their pins.
+pub mod maps {
+    /// Netns cookie -> [`Pod`](super::Pod).
+    pub const PODS: &str = "PODS";
+    /// [`LocalAddr`](super::LocalAddr) -> 1.
+    pub const LOCAL_ADDRS: &str = "LOCAL_ADDRS";
+    /// [`Interface`](super::Interface) -> 1.
+    pub const INTERFACES: &str = "INTERFACES";
+    /// [`ExcludedPort`](super::ExcludedPort) -> 1.
+    pub const EXCLUDED_PORTS: &str = "EXCLUDED_PORTS";
+    /// Trie over [`CidrData`](super::CidrData) -> 1.
+    pub const EXCLUDED_CIDRS: &str = "EXCLUDED_CIDRS";
+    /// [`Listener`](super::Listener) -> socket.
+    pub const LISTENERS: &str = "LISTENERS";
+    /// Netns cookie -> [`Counts`](super::Counts) of each CPU.
+    pub const VERDICTS: &str = "VERDICTS";
+    /// Socket -> 1 for the daemon's own sockets.
+    pub const OWN_SOCKETS: &str = "OWN_SOCKETS";
+    /// Ring buffer of log lines.
+    pub const LOGS: &str = "AYA_LOGS";
+}
+
+const _: () = {
+    assert!(size_of::<Pod>() == 8);
+    assert!(size_of::<LocalAddr>() == 24);
+    assert!(size_of::<Interface>() == 16);
+    assert!(size_of::<ExcludedPort>() == 16);
+    assert!(size_of::<Listener>() == 16);
+    assert!(size_of::<Counts>() == 128);
+    assert!(Verdict::ALL.len() <= 16);
+};
+
+#[cfg(feature = "user")]
+mod user {
+    // SAFETY: each type is repr(C), Copy, without padding (asserted above) and valid for every bit pattern.
+    unsafe impl aya::Pod for super::Pod {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::LocalAddr {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Interface {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::ExcludedPort {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Listener {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Counts {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{is_loopback, mapped, stays_on_link, worker_of};
+    use core::net::{IpAddr, Ipv6Addr};
+
+    fn addr(text: &str) -> super::Addr {
+        match text.parse().unwrap() {
+            IpAddr::V4(v4) => mapped(v4.octets()),
+            IpAddr::V6(v6) => Ipv6Addr::octets(&v6),
+        }
+    }
+
+    #[test]
+    fn only_loopback_unspecified_and_link_local_stay() {
+        for here in ["127.0.0.1", "127.9.9.9", "0.0.0.0", "::1", "::", "fe80::1", "febf::1", "::ffff:127.0.0.1"] {
+            assert!(stays_on_link(&addr(here)), "{here}");
+        }
+        for away in
+            ["10.0.0.1", "128.0.0.1", "169.254.169.254", "::2", "fd00::1", "fec0::1", "2001:db8::1", "::127.0.0.1"]
+        {
+            assert!(!stays_on_link(&addr(away)), "{away}");
+        }
+    }
+
+    #[test]
+    fn loopback_is_narrower() {
+        assert!(is_loopback(&addr("127.0.0.1")) && is_loopback(&addr("::1")) && is_loopback(&addr("127.255.0.3")));
+        for other in ["0.0.0.0", "::", "fe80::1", "10.0.0.1", "fe80::127:1", "::2"] {
+            assert!(!is_loopback(&addr(other)), "{other}");
+        }
+    }
+
+    #[test]
+    fn workers_share_consecutive_ports_evenly() {
+        for workers in 1..=8_u32 {
+            let mut served = [0_u32; 8];
+            for port in (32768..=60999_u16).step_by(2) {
+                served[worker_of(port, workers) as usize] += 1;
+            }
+            let fair = 14_116 / workers;
+            for count in &served[..workers as usize] {
+                assert!(*count > fair * 9 / 10 && *count < fair * 11 / 10, "{workers} workers: {served:?}");
+            }
+        }
+    }
+}
