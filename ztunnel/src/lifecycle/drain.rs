@@ -1,0 +1,54 @@
+//! The signal to stop: one trigger, any number of watchers.
+
+use tokio::sync::watch;
+
+/// Starts the drain; dropping it starts it too.
+#[derive(Debug)]
+pub struct DrainTrigger(watch::Sender<bool>);
+
+/// Learns of the drain.
+#[derive(Clone, Debug)]
+pub struct DrainWatch(watch::Receiver<bool>);
+
+/// A trigger and its first watcher.
+#[must_use]
+pub fn channel() -> (DrainTrigger, DrainWatch) {
+    let (tx, rx) = watch::channel(false);
+    (DrainTrigger(tx), DrainWatch(rx))
+}
+
+impl DrainTrigger {
+    /// Tells every watcher.
+    pub fn start(&self) {
+        self.0.send_replace(true);
+    }
+}
+
+impl DrainWatch {
+    /// Waits for the start of the drain.
+    pub async fn started(&mut self) {
+        // An error means that the trigger is gone, which is a start as well.
+        let _gone = self.0.wait_for(|started| *started).await;
+    }
+
+    /// Whether the drain has started.
+    #[must_use]
+    pub fn has_started(&self) -> bool {
+        *self.0.borrow()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[tokio::test]
+    async fn a_trigger_or_its_loss_starts_the_drain() {
+        let (trigger, mut watch) = super::channel();
+        assert!(!watch.has_started());
+        trigger.start();
+        watch.started().await;
+        assert!(watch.has_started());
+        let (trigger, mut watch) = super::channel();
+        drop(trigger);
+        watch.started().await;
+    }
+}

@@ -1,0 +1,9 @@
+//! What the program talks about: addresses, workloads, services, reasons. Knows nothing of sockets, clocks or formats.
+
+pub mod addr;
+pub mod cause;
+pub mod close;
+pub mod flow;
+pub mod problem;
+pub mod service;
+pub mod workload;

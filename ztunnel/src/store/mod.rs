@@ -1,0 +1,4 @@
+//! The mesh as one immutable value, and the way it reaches everyone who decides by it.
+
+pub mod publish;
+pub mod snapshot;

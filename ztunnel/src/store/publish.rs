@@ -1,0 +1,105 @@
+//! How a snapshot reaches its readers: one publisher replaces it, readers load it without a lock.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use super::snapshot::Snapshot;
+
+/// A publisher and its first reader, with the empty snapshot of version 0 between them.
+pub fn channel() -> (Publisher, Reader) {
+    let current = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
+    let (changed, changes) = watch::channel(());
+    (Publisher { current: Arc::clone(&current), changed }, Reader { current, changes })
+}
+
+/// The only writer of the snapshot; not `Clone` on purpose.
+#[derive(Debug)]
+pub struct Publisher {
+    current: Arc<ArcSwap<Snapshot>>,
+    changed: watch::Sender<()>,
+}
+
+impl Publisher {
+    /// Replaces the snapshot, then wakes those who wait for a change.
+    pub fn publish(&self, snapshot: Snapshot) {
+        self.current.store(Arc::new(snapshot));
+        self.changed.send_replace(());
+    }
+}
+
+/// Reads the newest snapshot. Cheap to clone, one for every user.
+#[derive(Debug, Clone)]
+pub struct Reader {
+    current: Arc<ArcSwap<Snapshot>>,
+    changes: watch::Receiver<()>,
+}
+
+impl Reader {
+    /// The newest snapshot. A decision loads it once and keeps to it, so that it never mixes two versions.
+    pub fn load(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    /// Follows the changes from now on: subscribe, then [`Reader::load`], then wait, and none is missed.
+    pub fn subscribe(&self) -> Changes {
+        let mut changes = self.changes.clone();
+        changes.mark_unchanged();
+        Changes { current: Arc::clone(&self.current), changes }
+    }
+}
+
+/// Waits for new snapshots.
+#[derive(Debug)]
+pub struct Changes {
+    current: Arc<ArcSwap<Snapshot>>,
+    changes: watch::Receiver<()>,
+}
+
+impl Changes {
+    /// Waits for a snapshot newer than the last one this handle gave (or than its creation) and gives the newest;
+    /// those in between are skipped. `None` when the publisher is gone. Dropping the future loses nothing.
+    pub async fn changed(&mut self) -> Option<Arc<Snapshot>> {
+        self.changes.changed().await.ok()?;
+        Some(self.current.load_full())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn version(number: u64) -> Snapshot {
+        Snapshot::build(number, vec![], vec![], vec![])
+    }
+
+    #[tokio::test]
+    async fn changes_are_seen_once_and_the_newest_counts() {
+        let (publisher, reader) = channel();
+        assert_eq!(reader.load().version(), 0);
+        publisher.publish(version(1));
+        let mut changes = reader.clone().subscribe();
+        assert_eq!(reader.load().version(), 1);
+
+        publisher.publish(version(2));
+        publisher.publish(version(3));
+        assert_eq!(changes.changed().await.unwrap().version(), 3);
+        assert_eq!(reader.load().version(), 3);
+
+        drop(publisher);
+        assert!(changes.changed().await.is_none());
+        assert_eq!(reader.load().version(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_waiting_reader_is_woken() {
+        let (publisher, reader) = channel();
+        let mut changes = reader.subscribe();
+        let (woken, ()) = tokio::join!(changes.changed(), async {
+            tokio::task::yield_now().await;
+            publisher.publish(version(1));
+        });
+        assert_eq!(woken.unwrap().version(), 1);
+    }
+}
