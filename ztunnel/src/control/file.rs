@@ -1,0 +1,194 @@
+//! The mesh from a watched folder of Kubernetes manifests.
+//!
+//! Read are `*.yaml`, `*.yml` and `*.json` right in the folder, in the order of their names, but no hidden ones.
+//! Symbolic links are followed, so that a mounted ConfigMap works. What can't be read never empties the mesh: a broken
+//! file keeps saying what it last said, and a missing folder keeps the whole mesh; both are problems in the snapshot.
+//!
+//! A change counts when its writer closes the file, renames it or removes it. Writers that matter should write beside
+//! the folder and rename into it: then nobody can meet a half-written file.
+
+mod folder;
+mod watch;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::{error, info, warn};
+
+use self::folder::Folder;
+use self::watch::{Activity, Watch};
+use super::manifests::{Assembled, assemble};
+use crate::model::problem::Problem;
+use crate::store::publish::Publisher;
+use crate::store::snapshot::Snapshot;
+
+/// How long the folder must be quiet before it is read: a tool that writes several files is then read once.
+const QUIET: Duration = Duration::from_millis(75);
+/// How long a folder that never gets quiet is waited for.
+const LONGEST_WAIT: Duration = Duration::from_millis(500);
+/// How often the folder is read without a sign of change. inotify may lose events and doesn't see what happens behind
+/// symbolic links; this bounds the harm.
+const REREAD: Duration = Duration::from_secs(30);
+/// The same where the folder can't be watched at all: a label should still take effect within a second or so.
+const REREAD_UNWATCHED: Duration = Duration::from_secs(1);
+
+/// Why the mesh folder can't be used.
+#[derive(Debug, Error)]
+pub enum OpenFolderError {
+    /// It is not there, or not accessible.
+    #[error("cannot read the mesh folder {}: create it or correct --mesh", dir.display())]
+    Unreadable {
+        /// The folder.
+        dir: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// It is something else.
+    #[error("the mesh folder {} is not a directory: name the directory that holds the manifests", dir.display())]
+    NotADirectory {
+        /// What was given.
+        dir: PathBuf,
+    },
+}
+
+/// A folder of manifests and what is known of it; [`MeshFolder::run`] keeps a publisher up to date with it.
+#[derive(Debug)]
+pub struct MeshFolder {
+    folder: Folder,
+    watch: Watch,
+    activity: Arc<Activity>,
+    /// What the published snapshot was made of; `None` before the first.
+    published: Option<Published>,
+    version: u64,
+}
+
+#[derive(Debug, PartialEq)]
+struct Published {
+    mesh: Assembled,
+    partial: bool,
+    read: bool,
+}
+
+impl MeshFolder {
+    /// Takes a folder that exists now. Later it may go and come back.
+    pub fn open(dir: &Path) -> Result<Self, OpenFolderError> {
+        let unreadable = |source| OpenFolderError::Unreadable { dir: dir.to_owned(), source };
+        // Not canonical: the folder may be a symbolic link that is turned to another folder later.
+        let absolute = std::path::absolute(dir).map_err(unreadable)?;
+        let metadata = std::fs::metadata(&absolute).map_err(unreadable)?;
+        if !metadata.is_dir() {
+            return Err(OpenFolderError::NotADirectory { dir: dir.to_owned() });
+        }
+        std::fs::read_dir(&absolute).map_err(unreadable)?;
+        let activity = Arc::new(Activity::default());
+        Ok(Self {
+            folder: Folder::new(absolute.clone()),
+            watch: Watch::new(absolute, Arc::clone(&activity)),
+            activity,
+            published: None,
+            version: 0,
+        })
+    }
+
+    /// Publishes the folder's mesh at once and whenever what it says has changed, until `shutdown` is over.
+    ///
+    /// The first mesh read has version 1. If the folder is gone before it could be read once, a snapshot of version 0
+    /// tells the problem. What exists but could never be read makes the snapshot partial.
+    pub async fn run(mut self, publisher: Publisher, shutdown: impl Future<Output = ()>) {
+        let mut shutdown = pin!(shutdown);
+        loop {
+            // Reading on while shutting down is harmless; it is short and leaves nothing behind.
+            let watched = self.refresh(&publisher).await;
+            let pause = if watched { REREAD } else { REREAD_UNWATCHED };
+            tokio::select! {
+                () = &mut shutdown => return,
+                () = changed(&self.activity, pause) => {}
+            }
+        }
+    }
+
+    /// Reads the folder on a blocking thread and publishes what is new. Says whether the folder is being watched.
+    async fn refresh(&mut self, publisher: &Publisher) -> bool {
+        let (mut folder, mut watch) = (self.folder.clone(), std::mem::take(&mut self.watch));
+        let work = move || {
+            // Watch first: what changes after this is told, what changed before is read.
+            let watched = watch.arm();
+            folder.read();
+            let mesh = assemble(folder.contents());
+            (folder, watch, watched, mesh)
+        };
+        let (folder, watch, watched, mut mesh) = match tokio::task::spawn_blocking(work).await {
+            Ok(done) => done,
+            Err(failure) => {
+                error!(%failure, "reading the mesh folder failed; the last good mesh stays");
+                self.watch = Watch::new(self.folder.path().to_owned(), Arc::clone(&self.activity));
+                return false;
+            }
+        };
+        (self.folder, self.watch) = (folder, watch);
+        mesh.problems.extend(self.folder.problems());
+        mesh.problems.sort();
+        self.publish(publisher, mesh);
+        watched
+    }
+
+    fn publish(&mut self, publisher: &Publisher, mesh: Assembled) {
+        let next = Published { mesh, partial: self.folder.is_partial(), read: self.folder.was_read() };
+        if self.published.as_ref() == Some(&next) {
+            return;
+        }
+        log_problems(self.published.as_ref().map_or(&[], |last| &last.mesh.problems), &next.mesh.problems);
+        if next.read {
+            self.version += 1;
+        }
+        let Assembled { workloads, services, problems } = next.mesh.clone();
+        let snapshot = Snapshot::build(self.version, workloads, services, problems).with_partial(next.partial);
+        let counts = snapshot.counts();
+        info!(
+            version = self.version,
+            workloads = counts.workloads,
+            in_mesh = counts.in_mesh,
+            services = counts.services,
+            problems = counts.problems,
+            "mesh published"
+        );
+        publisher.publish(snapshot);
+        self.published = Some(next);
+    }
+}
+
+/// Returns when the folder has changed and is quiet again, or after `pause`.
+async fn changed(activity: &Activity, pause: Duration) {
+    tokio::select! {
+        () = sleep(pause) => return,
+        () = activity.changed() => {}
+    }
+    let deadline = Instant::now() + LONGEST_WAIT;
+    loop {
+        tokio::select! {
+            () = sleep_until(deadline) => return,
+            () = sleep(QUIET) => return,
+            () = activity.any() => {}
+        }
+    }
+}
+
+/// Each problem is logged when it appears and when it is over, not at every reading in between.
+fn log_problems(before: &[Problem], now: &[Problem]) {
+    let (before, now): (BTreeSet<_>, BTreeSet<_>) = (before.iter().collect(), now.iter().collect());
+    for problem in now.difference(&before) {
+        warn!("{problem}");
+    }
+    for problem in before.difference(&now) {
+        info!("no longer: {problem}");
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,212 @@
+//! The folder's content: every file's last text and the last it said that made sense.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nix::fcntl::OFlag;
+
+use crate::control::manifests::{FileContent, FileError, parse};
+use crate::model::problem::Problem;
+
+/// The largest file that is read. A manifest of ten thousand pods has a tenth of it; what is larger is a mistake.
+const LARGEST_FILE: u64 = 16 * 1024 * 1024;
+
+/// A folder and its files. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Folder {
+    dir: PathBuf,
+    files: BTreeMap<OsString, Manifest>,
+    /// Why the folder as a whole could not be read the last time.
+    unreadable: Option<Problem>,
+    was_read: bool,
+}
+
+/// One file.
+#[derive(Debug, Clone)]
+struct Manifest {
+    name: Arc<str>,
+    /// The bytes that `content` or `error` came from; `None` when there were none to be had.
+    bytes: Option<Arc<[u8]>>,
+    /// The last good content, which counts.
+    content: Option<Arc<FileContent>>,
+    /// Why the newest content does not count.
+    error: Option<Problem>,
+}
+
+impl Folder {
+    pub(super) fn new(dir: PathBuf) -> Self {
+        Self { dir, files: BTreeMap::new(), unreadable: None, was_read: false }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Whether it could be read at least once.
+    pub(super) fn was_read(&self) -> bool {
+        self.was_read
+    }
+
+    /// Whether something in it has never made sense, so that nobody knows what it would say.
+    pub(super) fn is_partial(&self) -> bool {
+        !self.was_read || self.files.values().any(|file| file.content.is_none())
+    }
+
+    /// What counts, in the order of the files' names.
+    pub(super) fn contents(&self) -> impl Iterator<Item = (&Arc<str>, &FileContent)> {
+        self.files.values().filter_map(|file| Some((&file.name, file.content.as_deref()?)))
+    }
+
+    /// What could not be read.
+    pub(super) fn problems(&self) -> impl Iterator<Item = Problem> {
+        self.unreadable.iter().chain(self.files.values().filter_map(|file| file.error.as_ref())).cloned()
+    }
+
+    /// Reads everything again. Blocks on the file system, on nothing else.
+    pub(super) fn read(&mut self) {
+        match self.manifest_names() {
+            Ok(names) => {
+                self.unreadable = None;
+                self.was_read = true;
+                self.files.retain(|name, _| names.contains(name));
+                for name in names {
+                    self.read_file(&name);
+                }
+            }
+            Err(error) => {
+                let message = format!("cannot read the mesh folder: {error}; the last good mesh stays in force");
+                let file = self.dir.to_string_lossy().into();
+                self.unreadable = Some(Problem { file, line: None, object: None, message });
+            }
+        }
+    }
+
+    fn manifest_names(&self) -> io::Result<BTreeSet<OsString>> {
+        let mut names = BTreeSet::new();
+        for entry in fs::read_dir(&self.dir)? {
+            let name = entry?.file_name();
+            if is_manifest(&name) {
+                names.insert(name);
+            }
+        }
+        Ok(names)
+    }
+
+    fn read_file(&mut self, name: &OsStr) {
+        let path = self.dir.join(name);
+        let bytes = match read_bytes(&path) {
+            Ok(bytes) => Arc::<[u8]>::from(bytes),
+            // Removed since the folder was listed; a link that leads nowhere is something else.
+            Err(ReadError::Open(error))
+                if error.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(&path).is_err() =>
+            {
+                self.files.remove(name);
+                return;
+            }
+            Err(error) => {
+                let file = self.manifest(name);
+                file.bytes = None;
+                file.fail(None, &error.to_string());
+                return;
+            }
+        };
+        let file = self.manifest(name);
+        if file.bytes.as_ref() == Some(&bytes) {
+            return;
+        }
+        file.bytes = Some(Arc::clone(&bytes));
+        match parse_bytes(&file.name, &bytes) {
+            Ok(content) => {
+                file.content = Some(Arc::new(content));
+                file.error = None;
+            }
+            Err(error) => {
+                let problem = Problem::from(error);
+                file.fail(problem.line, &problem.message);
+            }
+        }
+    }
+
+    fn manifest(&mut self, name: &OsStr) -> &mut Manifest {
+        self.files.entry(name.to_owned()).or_insert_with(|| Manifest {
+            name: name.to_string_lossy().into(),
+            bytes: None,
+            content: None,
+            error: None,
+        })
+    }
+}
+
+impl Manifest {
+    fn fail(&mut self, line: Option<u64>, why: &str) {
+        let consequence = match self.content {
+            Some(_) => "what the file said before stays in force",
+            None => "the file counts for nothing until it is repaired",
+        };
+        let message = format!("{why}; {consequence}");
+        self.error = Some(Problem { file: Arc::clone(&self.name), line, object: None, message });
+    }
+}
+
+fn is_manifest(name: &OsStr) -> bool {
+    let hidden = name.as_encoded_bytes().starts_with(b".");
+    let extension = Path::new(name).extension();
+    !hidden && extension.is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension == *known))
+}
+
+/// Why a file's bytes could not be had; `Display` gives the cause, since it ends up in a problem.
+#[derive(Debug, thiserror::Error)]
+enum ReadError {
+    #[error("cannot be opened: {0}")]
+    Open(#[source] io::Error),
+    #[error("is not a regular file: move it away")]
+    NotRegular,
+    #[error("is larger than {} MiB: split it", LARGEST_FILE / 1024 / 1024)]
+    TooLarge,
+    #[error("cannot be read: {0}")]
+    Read(#[source] io::Error),
+}
+
+fn read_bytes(path: &Path) -> Result<Vec<u8>, ReadError> {
+    // Looked at before it is opened, since opening a device may do something; and opened without blocking, since a
+    // pipe may have taken the file's place meanwhile.
+    if !fs::metadata(path).map_err(ReadError::Open)?.is_file() {
+        return Err(ReadError::NotRegular);
+    }
+    let flags = (OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits();
+    let file: File = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(ReadError::Open)?;
+    let metadata = file.metadata().map_err(ReadError::Read)?;
+    if !metadata.is_file() {
+        return Err(ReadError::NotRegular);
+    }
+    let mut bytes = Vec::new();
+    // The length may change while reading: the limit counts, not the metadata.
+    file.take(LARGEST_FILE + 1).read_to_end(&mut bytes).map_err(ReadError::Read)?;
+    if u64::try_from(bytes.len()).is_ok_and(|length| length > LARGEST_FILE) {
+        return Err(ReadError::TooLarge);
+    }
+    Ok(bytes)
+}
+
+fn parse_bytes(name: &Arc<str>, bytes: &[u8]) -> Result<FileContent, FileError> {
+    let failed = |line, message: &str| FileError {
+        file: Arc::clone(name),
+        line,
+        column: None,
+        field: None,
+        message: message.to_owned(),
+    };
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        let before = bytes.iter().take(error.valid_up_to()).filter(|byte| **byte == b'\n').count();
+        failed(u64::try_from(before + 1).ok(), "is not UTF-8 text")
+    })?;
+    // A parser's panic over one file must not take the others with it.
+    catch_unwind(AssertUnwindSafe(|| parse(name, text)))
+        .unwrap_or_else(|_| Err(failed(None, "the parser failed over it; please report this with the file")))
+}

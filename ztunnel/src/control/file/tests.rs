@@ -1,0 +1,273 @@
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::time::timeout;
+
+use super::*;
+use crate::store::publish::{Changes, Reader, channel};
+
+/// Longer than any debounce and shorter than [`REREAD`]: what arrives within it was told by inotify.
+const SOON: Duration = Duration::from_secs(10);
+
+/// A running mesh folder.
+struct Mesh {
+    dir: PathBuf,
+    reader: Reader,
+    changes: Changes,
+    patience: Duration,
+}
+
+impl Mesh {
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.dir.join(name), text).unwrap();
+    }
+
+    fn remove(&self, name: &str) {
+        fs::remove_file(self.dir.join(name)).unwrap();
+    }
+
+    /// Waits until the mesh is as described: `PODS | PROBLEMS`, each problem by its beginning.
+    async fn until(&mut self, expected: &str) -> Arc<Snapshot> {
+        let waiting = async {
+            while !matches(&self.reader.load(), expected) {
+                self.changes.changed().await.unwrap();
+            }
+        };
+        let done = timeout(self.patience, waiting).await;
+        let snapshot = self.reader.load();
+        assert!(done.is_ok(), "not {expected:?} but {:?}, {:?}", pods(&snapshot), snapshot.problems());
+        snapshot
+    }
+}
+
+fn pods(snapshot: &Snapshot) -> String {
+    snapshot.workloads().map(|pod| pod.name.name.to_string()).collect::<Vec<_>>().join(" ")
+}
+
+fn matches(snapshot: &Snapshot, expected: &str) -> bool {
+    let (names, problems) = expected.split_once('|').unwrap();
+    let problems: Vec<&str> = problems.split(';').map(str::trim).filter(|problem| !problem.is_empty()).collect();
+    pods(snapshot) == names.trim()
+        && problems.len() == snapshot.problems().len()
+        && problems.iter().zip(snapshot.problems()).all(|(start, problem)| problem.to_string().contains(start))
+}
+
+fn pod(name: &str) -> String {
+    format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\n")
+}
+
+/// Runs a mesh folder at `dir` while `body` goes on.
+async fn running(dir: &Path, patience: Duration, body: impl AsyncFnOnce(&mut Mesh)) {
+    let (publisher, reader) = channel();
+    let folder = MeshFolder::open(dir).unwrap();
+    let mut mesh = Mesh { dir: dir.to_owned(), changes: reader.subscribe(), reader, patience };
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let body = async {
+        body(&mut mesh).await;
+        drop(stop);
+    };
+    tokio::join!(folder.run(publisher, async { drop(stopped.await) }), body);
+}
+
+#[tokio::test]
+async fn changes_of_files_are_published() {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("a.yaml"), pod("a")).unwrap();
+    running(dir.path(), SOON, async |mesh| {
+        let first = mesh.until("a |").await;
+        assert_eq!((first.version(), first.is_partial()), (1, false));
+        mesh.write("b.json", r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "b"}}"#);
+        mesh.until("a b |").await;
+        mesh.write("a.yaml", &pod("c"));
+        mesh.until("b c |").await;
+        fs::write(mesh.dir.join("new"), pod("d")).unwrap();
+        fs::rename(mesh.dir.join("new"), mesh.dir.join("a.yaml")).unwrap();
+        mesh.until("b d |").await;
+        mesh.remove("b.json");
+        mesh.until("d |").await;
+        mesh.remove("a.yaml");
+        mesh.until("|").await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_empty_folder_is_a_mesh() {
+    let dir = TempDir::new().unwrap();
+    running(dir.path(), SOON, async |mesh| {
+        let snapshot = mesh.changes.changed().await.unwrap();
+        assert_eq!((snapshot.version(), snapshot.is_partial(), snapshot.counts().workloads), (1, false, 0));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_broken_file_keeps_its_last_good_content() {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("never.yml"), "kind: [").unwrap();
+    fs::write(dir.path().join("a.yaml"), pod("a")).unwrap();
+    running(dir.path(), SOON, async |mesh| {
+        assert!(mesh.until("a | never.yml:1: ").await.is_partial());
+        mesh.remove("never.yml");
+        assert!(!mesh.until("a |").await.is_partial());
+
+        mesh.write("a.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {hostNetwork: 7}\n");
+        mesh.write("b.yaml", &pod("b"));
+        let snapshot = mesh.until("a b | a.yaml:4: spec.hostNetwork: ").await;
+        assert!(!snapshot.is_partial());
+        assert!(snapshot.problems()[0].message.ends_with("what the file said before stays in force"));
+
+        mesh.write("a.yaml", "\u{0}");
+        mesh.until("a b | a.yaml:1: ").await;
+        fs::write(mesh.dir.join("a.yaml"), b"# \n\xff\n").unwrap();
+        mesh.until("a b | a.yaml:2: is not UTF-8 text").await;
+        mesh.write("a.yaml", &pod("c"));
+        mesh.until("b c |").await;
+        mesh.write("a.yaml", "kind: [");
+        mesh.until("b c | a.yaml:").await;
+        mesh.remove("a.yaml");
+        mesh.until("b |").await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_no_manifest_does_not_block() {
+    let dir = TempDir::new().unwrap();
+    nix::unistd::mkfifo(&dir.path().join("pipe.yaml"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    fs::create_dir(dir.path().join("folder.yaml")).unwrap();
+    fs::write(dir.path().join(".hidden.yaml"), "kind: [").unwrap();
+    fs::write(dir.path().join("notes.txt"), "kind: [").unwrap();
+    fs::File::create(dir.path().join("large.yaml")).unwrap().set_len(16 * 1024 * 1024 + 1).unwrap();
+    symlink("nowhere", dir.path().join("link.yaml")).unwrap();
+    fs::write(dir.path().join("a.yaml"), pod("a")).unwrap();
+    let problems = "folder.yaml: is not a regular file; large.yaml: is larger than 16 MiB; link.yaml: cannot be opened; \
+                    pipe.yaml: is not a regular file";
+    running(dir.path(), SOON, async |mesh| {
+        mesh.until(&format!("a | {problems}")).await;
+        mesh.write("b.yaml", &pod("b"));
+        mesh.until(&format!("a b | {problems}")).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_says_the_same_is_not_published_again() {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("a.yaml"), pod("a")).unwrap();
+    running(dir.path(), SOON, async |mesh| {
+        assert_eq!(mesh.until("a |").await.version(), 1);
+        mesh.write("a.yaml", &format!("# the same\n{}", pod("a")));
+        mesh.write("c.yaml", "# nothing\n");
+        // Long enough for the two to be read by themselves, were it noticed or not.
+        assert!(timeout(LONGEST_WAIT * 2, mesh.changes.changed()).await.is_err());
+        mesh.write("b.yaml", &pod("b"));
+        assert_eq!(mesh.until("a b |").await.version(), 2);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_folder_that_goes_and_comes_back_is_followed() {
+    let parent = TempDir::new().unwrap();
+    let dir = parent.path().join("deep/mesh");
+    fs::create_dir_all(&dir).unwrap();
+    fs::write(dir.join("a.yaml"), pod("a")).unwrap();
+    running(&dir, SOON, async |mesh| {
+        mesh.until("a |").await;
+        // Removed with its files: what was in force when it went stays.
+        fs::rename(&dir, parent.path().join("away")).unwrap();
+        mesh.until("a | cannot read the mesh folder").await;
+        fs::remove_dir(parent.path().join("deep")).unwrap();
+        fs::create_dir_all(&dir).unwrap();
+        mesh.until("|").await;
+        mesh.write("b.yaml", &pod("b"));
+        mesh.until("b |").await;
+
+        // Replaced by another in one step.
+        fs::create_dir(parent.path().join("next")).unwrap();
+        fs::write(parent.path().join("next/c.yaml"), pod("c")).unwrap();
+        mesh.remove("b.yaml");
+        fs::rename(parent.path().join("next"), &dir).unwrap();
+        mesh.until("c |").await;
+        mesh.write("d.yaml", &pod("d"));
+        mesh.until("c d |").await;
+
+        // Removed and created again at once, which may give the same inode number.
+        fs::remove_dir_all(&dir).unwrap();
+        fs::create_dir(&dir).unwrap();
+        mesh.until("|").await;
+        mesh.write("e.yaml", &pod("e"));
+        mesh.until("e |").await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn mounted_config_maps_are_followed() {
+    let parent = TempDir::new().unwrap();
+    let dir = parent.path().join("mesh");
+    let version = |number: u32, name: &str| {
+        fs::create_dir_all(dir.join(format!("..{number}"))).unwrap();
+        fs::write(dir.join(format!("..{number}/mesh.yaml")), pod(name)).unwrap();
+        symlink(format!("..{number}"), dir.join("..data_tmp")).unwrap();
+        fs::rename(dir.join("..data_tmp"), dir.join("..data")).unwrap();
+    };
+    version(1, "a");
+    symlink("..data/mesh.yaml", dir.join("mesh.yaml")).unwrap();
+    running(&dir, SOON, async |mesh| {
+        mesh.until("a |").await;
+        version(2, "b");
+        fs::remove_dir_all(dir.join("..1")).unwrap();
+        mesh.until("b |").await;
+        version(3, "c");
+        mesh.until("c |").await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_folder_behind_a_link_is_followed_to_where_the_link_turns() {
+    let parent = TempDir::new().unwrap();
+    let dir = parent.path().join("mesh");
+    for name in ["a", "b"] {
+        fs::create_dir(parent.path().join(name)).unwrap();
+        fs::write(parent.path().join(name).join("pod.yaml"), pod(name)).unwrap();
+    }
+    symlink("a", &dir).unwrap();
+    running(&dir, SOON, async |mesh| {
+        mesh.until("a |").await;
+        symlink("b", parent.path().join("next")).unwrap();
+        fs::rename(parent.path().join("next"), &dir).unwrap();
+        mesh.until("b |").await;
+        mesh.write("c.yaml", &pod("c"));
+        mesh.until("b c |").await;
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_inotify_does_not_tell_is_found_later() {
+    let dir = TempDir::new().unwrap();
+    let elsewhere = TempDir::new().unwrap();
+    fs::write(elsewhere.path().join("pod"), pod("a")).unwrap();
+    symlink(elsewhere.path().join("pod"), dir.path().join("a.yaml")).unwrap();
+    running(dir.path(), REREAD * 3, async |mesh| {
+        mesh.until("a |").await;
+        fs::write(elsewhere.path().join("pod"), pod("b")).unwrap();
+        mesh.until("b |").await;
+    })
+    .await;
+}
+
+#[test]
+fn only_folders_can_be_opened() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    assert!(matches!(MeshFolder::open(&file), Err(OpenFolderError::NotADirectory { .. })));
+    let error = MeshFolder::open(&dir.path().join("none")).unwrap_err();
+    assert!(error.to_string().ends_with("none: create it or correct --mesh"), "{error}");
+}

@@ -1,0 +1,208 @@
+//! Kubernetes manifests to the daemon's model. Pure: texts go in, workloads, services and problems come out.
+//!
+//! Two steps. [`parse`] takes one file's text and either fails as a whole, so that the caller can keep what the file
+//! said before, or gives its objects together with what is wrong inside them. [`assemble`] joins the objects of all
+//! files, since what a Pod means depends on its Namespace and what a Service leads to depends on the Pods.
+
+mod assemble;
+mod document;
+mod field;
+mod pod;
+mod service;
+
+use std::fmt;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Namespace;
+use thiserror::Error;
+
+use self::document::{Item, Resource};
+use self::pod::PodManifest;
+use self::service::{ServiceManifest, SliceManifest};
+use crate::model::problem::Problem;
+use crate::model::workload::NamespacedName;
+
+pub use self::assemble::{Assembled, assemble};
+pub use self::pod::{EXCLUDE_INBOUND_PORTS, EXCLUDE_OUTBOUND_CIDRS, EXCLUDE_OUTBOUND_PORTS, MODE_LABEL, NETNS};
+
+/// Why a file counts for nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub struct FileError {
+    /// The file's name relative to the mesh folder.
+    pub file: Arc<str>,
+    /// Line, counted from 1.
+    pub line: Option<u64>,
+    /// Column, counted from 1 in characters.
+    pub column: Option<u64>,
+    /// Path of the field in its document, such as `spec.containers[0].ports`.
+    pub field: Option<String>,
+    /// What is wrong.
+    pub message: String,
+}
+
+impl fmt::Display for FileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.file)?;
+        for place in [self.line, self.column].into_iter().flatten() {
+            write!(f, ":{place}")?;
+        }
+        if let Some(field) = &self.field {
+            write!(f, ": {field}")?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}
+
+impl From<FileError> for Problem {
+    fn from(error: FileError) -> Self {
+        let field = error.field.map(|field| format!("{field}: ")).unwrap_or_default();
+        Self { file: error.file, line: error.line, object: None, message: format!("{field}{}", error.message) }
+    }
+}
+
+/// What one file says.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct FileContent {
+    objects: Vec<Object>,
+    problems: Vec<Problem>,
+}
+
+/// One object of a file, read but not yet related to the others.
+#[derive(Debug, Clone, PartialEq)]
+struct Object {
+    line: u64,
+    name: NamespacedName,
+    body: Body,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Body {
+    Namespace { labelled: bool },
+    Pod(Box<PodManifest>),
+    Service(Box<ServiceManifest>),
+    Slice(Box<SliceManifest>),
+}
+
+impl Body {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Namespace { .. } => "Namespace",
+            Self::Pod(_) => "Pod",
+            Self::Service(_) => "Service",
+            Self::Slice(_) => "EndpointSlice",
+        }
+    }
+}
+
+impl Object {
+    /// How it is called in problems. A namespace is not inside one.
+    fn title(&self) -> String {
+        title(self.body.kind(), &self.name)
+    }
+}
+
+fn title(kind: &str, name: &NamespacedName) -> String {
+    if name.namespace.is_empty() { format!("{kind} {}", name.name) } else { format!("{kind} {name}") }
+}
+
+/// Collects the problems of one object.
+struct Report<'a> {
+    file: &'a Arc<str>,
+    line: u64,
+    object: String,
+    problems: &'a mut Vec<Problem>,
+}
+
+impl Report<'_> {
+    fn add(&mut self, message: impl Into<String>) {
+        self.add_at(self.line, message);
+    }
+
+    fn add_at(&mut self, line: u64, message: impl Into<String>) {
+        let (file, object) = (Arc::clone(self.file), Some(self.object.clone()));
+        self.problems.push(Problem { file, line: Some(line), object, message: message.into() });
+    }
+}
+
+/// Reads one file: YAML or JSON, any number of documents, `kind: List` included. `file` is only for messages.
+pub fn parse(file: &Arc<str>, text: &str) -> Result<FileContent, FileError> {
+    let mut content = FileContent::default();
+    for document in document::split(text) {
+        for item in document::read(file, &document)? {
+            read_item(file, item, &mut content)?;
+        }
+    }
+    Ok(content)
+}
+
+fn read_item(file: &Arc<str>, item: Item, content: &mut FileContent) -> Result<(), FileError> {
+    let Item { place, resource } = item;
+    let wrong = |field: &str, message: String| FileError {
+        file: Arc::clone(file),
+        line: Some(place.line),
+        column: None,
+        field: Some(field.to_owned()),
+        message,
+    };
+    let namespaced = !matches!(resource, Resource::Namespace(_));
+    let name = place.name.as_deref().ok_or_else(|| wrong("metadata.name", "is missing".to_owned()))?;
+    let namespace = match (namespaced, place.namespace.as_deref()) {
+        (false, _) => "",
+        (true, None | Some("")) => "default",
+        (true, Some(namespace)) => namespace,
+    };
+    for (field, value) in [("metadata.name", name), ("metadata.namespace", namespace)] {
+        if field == "metadata.name" || namespaced {
+            check_name(value).map_err(|message| wrong(field, message))?;
+        }
+    }
+    let name = NamespacedName::new(namespace, name);
+    let object = title(resource.kind(), &name);
+    let mut report = Report { file, line: place.line, object, problems: &mut content.problems };
+    let body = match resource {
+        Resource::Namespace(namespace) => Body::Namespace { labelled: is_ambient(&namespace) },
+        Resource::Pod(pod) => Body::Pod(Box::new(pod::read(&name, *pod, &place.annotations, &mut report))),
+        Resource::Service(service) => Body::Service(Box::new(service::read(*service, &mut report))),
+        Resource::Slice(slice) => match service::read_slice(&name, *slice, &mut report) {
+            Some(slice) => Body::Slice(Box::new(slice)),
+            None => return Ok(()),
+        },
+        Resource::NotEnforced(kind) => {
+            report.add(format!(
+                "{kind} is not enforced by this version: whoever it should keep out is let in, and whatever it asks \
+                 for is not done"
+            ));
+            return Ok(());
+        }
+    };
+    content.objects.push(Object { line: place.line, name, body });
+    Ok(())
+}
+
+fn is_ambient(namespace: &Namespace) -> bool {
+    namespace.metadata.labels.as_ref().and_then(|labels| labels.get(MODE_LABEL)).is_some_and(|mode| mode == "ambient")
+}
+
+/// Kubernetes' rule for names (RFC 1123 subdomain). Names reach logs, metrics and identities, so nothing else may pass.
+fn check_name(name: &str) -> Result<(), String> {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+    let edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    if name.len() <= 253 && name.starts_with(edge) && name.ends_with(edge) && name.chars().all(allowed) {
+        return Ok(());
+    }
+    Err(format!("{name:?} is not a Kubernetes name: lower-case letters, digits, '-' and '.', at most 253"))
+}
+
+/// Reads an address and refuses those that name no single other host.
+fn usable_address(text: &str) -> Result<std::net::IpAddr, String> {
+    let address: std::net::IpAddr = text.trim().parse().map_err(|_| format!("{text:?} is not an IP address"))?;
+    let address = address.to_canonical();
+    let broadcast = matches!(address, std::net::IpAddr::V4(v4) if v4.is_broadcast());
+    if address.is_loopback() || address.is_unspecified() || address.is_multicast() || broadcast {
+        return Err(format!("{address} is a loopback, unspecified, multicast or broadcast address"));
+    }
+    Ok(address)
+}
+
+#[cfg(test)]
+mod tests;

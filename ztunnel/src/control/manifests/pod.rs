@@ -1,0 +1,184 @@
+//! A Pod's manifest: everything the pod says itself. What its namespace adds comes in `assemble`.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
+
+use super::{Report, check_name, usable_address};
+use crate::model::workload::{
+    Exclusions, Membership, NamedPort, NamespacedName, PortSet, RefuseReason, Workload, parse_cidrs,
+};
+
+/// Label of a Namespace (`ambient`) or a Pod (`ambient`, `none`; wins) that decides on the mesh.
+pub const MODE_LABEL: &str = "istio.io/dataplane-mode";
+/// Annotation with the absolute path of the pod's network namespace on its node.
+pub const NETNS: &str = "ambient.mesh/netns";
+/// Annotation with destination ports that are not captured.
+pub const EXCLUDE_OUTBOUND_PORTS: &str = "traffic.ambient.mesh/exclude-outbound-ports";
+/// Annotation with destination ranges that are not captured.
+pub const EXCLUDE_OUTBOUND_CIDRS: &str = "traffic.ambient.mesh/exclude-outbound-cidrs";
+/// Annotation with ports of the pod that are not captured.
+pub const EXCLUDE_INBOUND_PORTS: &str = "traffic.ambient.mesh/exclude-inbound-ports";
+
+/// A pod with its own label's wish; `workload.membership` is not decided yet.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct PodManifest {
+    /// `Some(true)`: wants in, `Some(false)`: wants out, `None`: as the namespace says.
+    pub(super) own_mode: Option<bool>,
+    pub(super) workload: Workload,
+}
+
+impl PodManifest {
+    /// The workload, with its membership decided by the pod's own label or else the namespace's.
+    pub(super) fn workload(&self, namespace_labelled: bool) -> Workload {
+        let workload = &self.workload;
+        let membership = match self.own_mode {
+            Some(false) => Membership::OptedOut,
+            None if !namespace_labelled => Membership::NotLabelled,
+            _ if workload.finished => Membership::Refused(RefuseReason::Finished),
+            _ if workload.host_network => Membership::Refused(RefuseReason::HostNetwork),
+            _ if workload.addresses.is_empty() => Membership::Refused(RefuseReason::NoAddress),
+            _ if workload.netns.is_none() => Membership::Refused(RefuseReason::NoNetns),
+            _ => Membership::InMesh,
+        };
+        Workload { membership, ..workload.clone() }
+    }
+}
+
+pub(super) fn read(
+    name: &NamespacedName,
+    pod: Pod,
+    annotation_lines: &BTreeMap<String, u64>,
+    report: &mut Report<'_>,
+) -> PodManifest {
+    let Pod { metadata, spec, status } = pod;
+    let (spec, status) = (spec.unwrap_or_default(), status.unwrap_or_default());
+    let labels = metadata.labels.unwrap_or_default();
+    let own_mode = match labels.get(MODE_LABEL).map(String::as_str) {
+        Some("ambient") => Some(true),
+        Some("none") => Some(false),
+        _ => None,
+    };
+    let annotations = metadata.annotations.unwrap_or_default();
+    let mut annotations = Annotations { values: &annotations, lines: annotation_lines, report };
+    let netns = annotations.read(NETNS, "the pod can't be captured", |path| {
+        Some(PathBuf::from(path)).filter(|path| path.is_absolute()).ok_or("the path is not absolute")
+    });
+    let exclusions = annotations.exclusions();
+
+    let addresses = addresses(&status, report);
+    let terminating = metadata.deletion_timestamp.is_some();
+    let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    let finished = ended || (terminating && addresses.is_empty());
+    let workload = Workload {
+        name: name.clone(),
+        uid: metadata.uid.unwrap_or_default().into(),
+        service_account: service_account(&spec, report),
+        node: valid(spec.node_name.as_deref(), "spec.nodeName", "the pod is on no node", report),
+        addresses,
+        host_network: spec.host_network.unwrap_or(false),
+        labels: Arc::new(labels),
+        netns: netns.filter(|path| !path.as_os_str().is_empty()),
+        ports: ports(&spec),
+        ready: !terminating && !finished && condition_ready(&status),
+        finished,
+        membership: Membership::NotLabelled,
+        exclusions,
+    };
+    PodManifest { own_mode, workload }
+}
+
+/// The annotations of one pod, read so that a wrong one is told and counts as absent.
+struct Annotations<'a, 'r> {
+    values: &'a BTreeMap<String, String>,
+    lines: &'a BTreeMap<String, u64>,
+    report: &'a mut Report<'r>,
+}
+
+impl Annotations<'_, '_> {
+    fn read<T: Default, E: Display>(
+        &mut self,
+        key: &str,
+        consequence: &str,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        let value = self.values.get(key)?;
+        match parse(value) {
+            Ok(parsed) => Some(parsed),
+            Err(error) => {
+                let line = self.lines.get(key).copied().unwrap_or(self.report.line);
+                self.report.add_at(line, format!("annotation {key}: {value:?}: {error}; {consequence}"));
+                None
+            }
+        }
+    }
+
+    fn exclusions(&mut self) -> Exclusions {
+        const CAPTURED: &str = "nothing is excluded by it, the traffic is captured";
+        let port_set = |text: &str| text.parse::<PortSet>();
+        Exclusions {
+            outbound_ports: self.read(EXCLUDE_OUTBOUND_PORTS, CAPTURED, port_set).unwrap_or_default(),
+            outbound_cidrs: self.read(EXCLUDE_OUTBOUND_CIDRS, CAPTURED, parse_cidrs).unwrap_or_default(),
+            inbound_ports: self.read(EXCLUDE_INBOUND_PORTS, CAPTURED, port_set).unwrap_or_default(),
+        }
+    }
+}
+
+fn addresses(status: &PodStatus, report: &mut Report<'_>) -> Vec<IpAddr> {
+    let all = status.pod_ips.iter().flatten().map(|entry| entry.ip.as_str());
+    let mut texts: Vec<&str> = all.filter(|text| !text.is_empty()).collect();
+    if texts.is_empty() {
+        texts.extend(status.pod_ip.as_deref().filter(|text| !text.is_empty()));
+    }
+    let mut addresses = Vec::new();
+    for text in texts {
+        match usable_address(text) {
+            Ok(address) if addresses.contains(&address) => {}
+            Ok(address) => addresses.push(address),
+            Err(error) => report.add(format!("status.podIPs: {error}; it is not taken as the pod's")),
+        }
+    }
+    addresses
+}
+
+fn service_account(spec: &PodSpec, report: &mut Report<'_>) -> Arc<str> {
+    // `serviceAccount` is the older spelling of `serviceAccountName`; the API server fills both.
+    let named = spec.service_account_name.as_deref().or(spec.service_account.as_deref());
+    let consequence = "the pod counts as service account default";
+    valid(named, "spec.serviceAccountName", consequence, report).unwrap_or_else(|| "default".into())
+}
+
+/// A name given in a field, if it is one.
+fn valid(name: Option<&str>, field: &str, consequence: &str, report: &mut Report<'_>) -> Option<Arc<str>> {
+    let name = name.filter(|name| !name.is_empty())?;
+    match check_name(name) {
+        Ok(()) => Some(name.into()),
+        Err(error) => {
+            report.add(format!("{field}: {error}; {consequence}"));
+            None
+        }
+    }
+}
+
+fn ports(spec: &PodSpec) -> Vec<NamedPort> {
+    // Init containers count because those that are restarted always (sidecars) serve ports, too.
+    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let mut ports: Vec<NamedPort> = Vec::new();
+    for port in containers.flat_map(|container| container.ports.iter().flatten()) {
+        let is_tcp = port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP");
+        let (Some(name), Ok(number), true) = (&port.name, u16::try_from(port.container_port), is_tcp) else { continue };
+        if number != 0 && !ports.iter().any(|known| *known.name == **name) {
+            ports.push(NamedPort { name: name.as_str().into(), number });
+        }
+    }
+    ports
+}
+
+fn condition_ready(status: &PodStatus) -> bool {
+    let condition = status.conditions.iter().flatten().find(|condition| condition.type_ == "Ready");
+    condition.is_none_or(|condition| condition.status == "True")
+}

@@ -1,0 +1,492 @@
+mod broken;
+
+use std::fmt::Write;
+
+use super::*;
+use crate::model::service::{Service, TargetPort};
+use crate::model::workload::{Exclusions, Membership, Workload};
+
+/// Reads files given as `# file: NAME` sections, joins them and compares what comes out, line by line. A file that
+/// can't be read at all shows as `broken ...`.
+fn check(files: &str, expected: &str) {
+    let shown = show(files);
+    // The first line stands right behind the quote; the test's source indents the others.
+    let lines = || expected.lines().filter(|line| !line.trim().is_empty());
+    let indent = lines().skip(1).map(|line| line.len() - line.trim_start().len()).min().unwrap_or(0);
+    let expected: Vec<&str> =
+        lines().enumerate().map(|(number, line)| &line[if number == 0 { 0 } else { indent }..]).collect();
+    let matches = expected.len() == shown.lines().count()
+        && expected.iter().zip(shown.lines()).all(|(expected, shown)| match expected.strip_suffix("...") {
+            Some(start) => shown.starts_with(start),
+            None => *expected == shown,
+        });
+    assert!(matches, "expected:\n{}\n\nis:\n{shown}", expected.join("\n"));
+}
+
+fn show(files: &str) -> String {
+    let mut out = String::new();
+    let mut contents = Vec::new();
+    for section in files.split("# file: ").skip(1) {
+        let (name, text) = section.split_once('\n').unwrap();
+        let name: Arc<str> = name.trim().into();
+        match parse(&name, &undent(text)) {
+            Ok(content) => contents.push((name, content)),
+            Err(error) => writeln!(out, "broken {error}").unwrap(),
+        }
+    }
+    let Assembled { workloads, services, problems } = assemble(contents.iter().map(|(name, content)| (name, content)));
+    workloads.iter().for_each(|workload| show_workload(&mut out, workload));
+    services.iter().for_each(|service| show_service(&mut out, service));
+    problems.iter().for_each(|problem| writeln!(out, "problem {problem}").unwrap());
+    out
+}
+
+/// Takes away the indentation that the test's source adds; line numbers stay.
+fn undent(text: &str) -> String {
+    let lines = || text.lines().filter(|line| !line.trim().is_empty());
+    let indent = lines().map(|line| line.len() - line.trim_start_matches(' ').len()).min().unwrap_or(0);
+    text.lines().fold(String::new(), |out, line| out + line.get(indent..).unwrap_or_default() + "\n")
+}
+
+fn show_workload(out: &mut String, workload: &Workload) {
+    let Workload { name, service_account, addresses, exclusions, .. } = workload;
+    write!(out, "pod {name} sa={service_account}").unwrap();
+    if let Some(node) = &workload.node {
+        write!(out, " node={node}").unwrap();
+    }
+    for address in addresses {
+        write!(out, " {address}").unwrap();
+    }
+    if let Some(netns) = &workload.netns {
+        write!(out, " netns={}", netns.display()).unwrap();
+    }
+    for port in &workload.ports {
+        write!(out, " {}={}", port.name, port.number).unwrap();
+    }
+    out.push_str(match workload.membership {
+        Membership::InMesh => " in mesh",
+        Membership::NotLabelled => " not labelled",
+        Membership::OptedOut => " opted out",
+        Membership::Refused(_) => " refused:",
+    });
+    if let Membership::Refused(reason) = workload.membership {
+        write!(out, " {reason:?}").unwrap();
+    }
+    if !workload.ready {
+        out.push_str(" unready");
+    }
+    if *exclusions != Exclusions::default() {
+        let Exclusions { outbound_ports, outbound_cidrs, inbound_ports } = exclusions;
+        write!(out, " exclude out={outbound_ports} {outbound_cidrs:?} in={inbound_ports}").unwrap();
+    }
+    out.push('\n');
+}
+
+fn show_service(out: &mut String, service: &Service) {
+    write!(out, "service {}", service.name).unwrap();
+    for vip in &service.vips {
+        write!(out, " {vip}").unwrap();
+    }
+    for port in &service.ports {
+        match &port.target {
+            TargetPort::Number(number) => write!(out, " {}->{number}", port.port).unwrap(),
+            TargetPort::Name(name) => write!(out, " {}->{name}", port.port).unwrap(),
+        }
+    }
+    out.push('\n');
+    for endpoint in &service.endpoints {
+        write!(out, "  {}", endpoint.address).unwrap();
+        for (port, target) in &endpoint.ports {
+            write!(out, " {port}->{target}").unwrap();
+        }
+        if !endpoint.ready {
+            out.push_str(" unready");
+        }
+        if let Some(workload) = &endpoint.workload {
+            write!(out, " {workload}").unwrap();
+        }
+        out.push('\n');
+    }
+}
+
+/// A pod named `p` in namespace `demo`, on its netns, with an address, and with these labels, spec and status added.
+fn pod(labels: &str, annotations: &str, spec: &str, status: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: p, namespace: demo, labels: {{{labels}}}, annotations: {{\
+         ambient.mesh/netns: /run/netns/p{annotations}}}}}\nspec: {{containers: []{spec}}}\nstatus: {{podIPs: [{{ip: \
+         10.0.0.1}}]{status}}}\n"
+    )
+}
+
+#[test]
+fn membership_follows_the_labels() {
+    let table = [
+        ("", "", "not labelled"),
+        ("", "istio.io/dataplane-mode: ambient", "in mesh"),
+        ("", "istio.io/dataplane-mode: none", "opted out"),
+        ("", "istio.io/dataplane-mode: other", "not labelled"),
+        ("istio.io/dataplane-mode: ambient", "", "in mesh"),
+        ("istio.io/dataplane-mode: ambient", "istio.io/dataplane-mode: none", "opted out"),
+        ("istio.io/dataplane-mode: ambient", "istio.io/dataplane-mode: other", "in mesh"),
+        ("istio.io/dataplane-mode: Ambient", "", "not labelled"),
+        ("istio.io/dataplane-mode: none", "", "not labelled"),
+        ("istio.io/dataplane-mode: none", "istio.io/dataplane-mode: ambient", "in mesh"),
+    ];
+    for (namespace, own, expected) in table {
+        let namespace = format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: demo, labels: {{{namespace}}}}}\n");
+        check(
+            &format!("# file: n.yaml\n{namespace}# file: p.yaml\n{}", pod(own, "", "", "")),
+            &format!("pod demo/p sa=default 10.0.0.1 netns=/run/netns/p {expected}"),
+        );
+    }
+}
+
+#[test]
+fn a_labelled_pod_that_cannot_be_captured_is_refused() {
+    let ambient = "istio.io/dataplane-mode: ambient";
+    let table = [
+        (", hostNetwork: true", "", "10.0.0.1 netns=/run/netns/p refused: HostNetwork"),
+        ("", ", phase: Succeeded", "10.0.0.1 netns=/run/netns/p refused: Finished unready"),
+        ("", ", phase: Failed", "10.0.0.1 netns=/run/netns/p refused: Finished unready"),
+        ("", ", phase: Running", "10.0.0.1 netns=/run/netns/p in mesh"),
+        ("", ", conditions: [{type: Ready, status: 'False'}]", "10.0.0.1 netns=/run/netns/p in mesh unready"),
+    ];
+    for (spec, status, expected) in table {
+        check(
+            &format!("# file: p.yaml\n{}", pod(ambient, "", spec, status)),
+            &format!("pod demo/p sa=default {expected}"),
+        );
+    }
+    check(
+        "# file: p.yaml
+        apiVersion: v1
+        kind: Pod
+        metadata: {name: no-address, labels: {istio.io/dataplane-mode: ambient}}
+        ---
+        apiVersion: v1
+        kind: Pod
+        metadata: {name: no-netns, labels: {istio.io/dataplane-mode: ambient}}
+        spec: {nodeName: a, serviceAccountName: web}
+        status: {podIP: 10.0.0.1}
+        ---
+        apiVersion: v1
+        kind: Pod
+        metadata: {name: gone, deletionTimestamp: 2024-01-01T00:00:00Z, labels: {istio.io/dataplane-mode: ambient}}",
+        "pod default/gone sa=default refused: Finished unready
+         pod default/no-address sa=default refused: NoAddress
+         pod default/no-netns sa=web node=a 10.0.0.1 refused: NoNetns",
+    );
+}
+
+#[test]
+fn addresses_are_canonical_and_plausible() {
+    check(
+        "# file: p.yaml
+        apiVersion: v1
+        kind: Pod
+        metadata: {name: p}
+        status:
+          podIP: 10.0.0.9
+          podIPs: [{ip: '::ffff:10.0.0.1'}, {ip: 10.0.0.1}, {ip: 'FD00::1'}, {ip: 127.0.0.1}, {ip: '::'}, {ip: 224.0.0.1}, {ip: web}]
+        ",
+        "pod default/p sa=default 10.0.0.1 fd00::1 not labelled
+         problem p.yaml:1: Pod default/p: status.podIPs: \"web\" is not an IP address; it is not taken as the pod's
+         problem p.yaml:1: Pod default/p: status.podIPs: 127.0.0.1 is a loopback, ...
+         problem p.yaml:1: Pod default/p: status.podIPs: 224.0.0.1 is a loopback, ...
+         problem p.yaml:1: Pod default/p: status.podIPs: :: is a loopback, ...",
+    );
+}
+
+#[test]
+fn exclusions_that_are_wrong_exclude_nothing() {
+    let ambient = "istio.io/dataplane-mode: ambient";
+    let good = ", traffic.ambient.mesh/exclude-outbound-ports: '443, 80', traffic.ambient.mesh/exclude-outbound-cidrs: \
+                '10.0.0.0/8,fd00::/8', traffic.ambient.mesh/exclude-inbound-ports: 9090";
+    check(
+        &format!("# file: p.yaml\n{}", pod(ambient, good, "", "")),
+        "pod demo/p sa=default 10.0.0.1 netns=/run/netns/p in mesh exclude out=80,443 [10.0.0.0/8, fd00::/8] in=9090",
+    );
+    check(
+        "# file: p.yaml
+        # The line of the annotation is told, not the pod's.
+        apiVersion: v1
+        kind: Pod
+        metadata:
+          name: p
+          labels: {istio.io/dataplane-mode: ambient}
+          annotations:
+            ambient.mesh/netns: run/netns/p
+            traffic.ambient.mesh/exclude-outbound-ports: '80,http'
+            traffic.ambient.mesh/exclude-outbound-cidrs: 10.0.0.0/33
+            traffic.ambient.mesh/exclude-inbound-ports: '9090'
+        status: {podIPs: [{ip: 10.0.0.1}]}",
+        "pod default/p sa=default 10.0.0.1 refused: NoNetns exclude out= [] in=9090
+         problem p.yaml:8: Pod default/p: annotation ambient.mesh/netns: \"run/netns/p\": the path is not absolute; the pod can't be captured
+         problem p.yaml:9: Pod default/p: annotation traffic.ambient.mesh/exclude-outbound-ports: \"80,http\": \"http\" is not a port, ...
+         problem p.yaml:10: Pod default/p: annotation traffic.ambient.mesh/exclude-outbound-cidrs: \"10.0.0.0/33\": \"10.0.0.0/33\" is not an address range, ...",
+    );
+}
+
+#[test]
+fn endpoints_follow_the_selector() {
+    check(
+        "# file: mesh.yaml
+        apiVersion: v1
+        kind: Service
+        metadata: {name: web, namespace: demo}
+        spec:
+          selector: {app: web}
+          clusterIPs: [10.96.0.1]
+          ports: [{port: 80, targetPort: http}, {name: same, port: 81}, {port: 82, targetPort: 8082}, {port: 53, protocol: UDP}]
+        ---
+        apiVersion: v1
+        kind: Service
+        metadata: {name: headless, namespace: demo}
+        spec: {selector: {app: web}, clusterIP: None, publishNotReadyAddresses: true}
+        ---
+        apiVersion: v1
+        kind: Service
+        metadata: {name: elsewhere, namespace: other}
+        spec: {selector: {app: web}, clusterIP: 10.96.0.2}
+        ---
+        apiVersion: v1
+        kind: Service
+        metadata: {name: without-selector, namespace: demo}
+        ---
+        apiVersion: v1
+        kind: Pod
+        metadata: {name: one, namespace: demo, labels: {app: web}}
+        spec: {containers: [{name: c, ports: [{name: http, containerPort: 8080}, {name: dns, containerPort: 53, protocol: UDP}]}]}
+        status: {podIPs: [{ip: 10.0.0.1}, {ip: 'fd00::1'}]}
+        ---
+        apiVersion: v1
+        kind: Pod
+        metadata: {name: two, namespace: demo, labels: {app: web}}
+        status: {podIPs: [{ip: 10.0.0.2}], conditions: [{type: Ready, status: 'False'}]}
+        ---
+        apiVersion: v1
+        kind: Pod
+        metadata: {name: over, namespace: demo, labels: {app: web}}
+        status: {podIPs: [{ip: 10.0.0.1}], phase: Succeeded}",
+        "pod demo/one sa=default 10.0.0.1 fd00::1 http=8080 not labelled
+         pod demo/over sa=default 10.0.0.1 not labelled unready
+         pod demo/two sa=default 10.0.0.2 not labelled unready
+         service demo/headless
+           10.0.0.1 demo/one
+           10.0.0.2 demo/two
+           fd00::1 demo/one
+         service demo/web 10.96.0.1 80->http 81->81 82->8082
+           10.0.0.1 80->8080 81->81 82->8082 demo/one
+           10.0.0.2 81->81 82->8082 unready demo/two
+         service demo/without-selector
+         service other/elsewhere 10.96.0.2",
+    );
+}
+
+#[test]
+fn endpoint_slices_replace_the_selector() {
+    check(
+        "# file: mesh.yaml
+        apiVersion: v1
+        kind: Service
+        metadata: {name: web}
+        spec: {selector: {app: web}, clusterIP: 10.96.0.1, ports: [{name: http, port: 80, targetPort: http}, {name: admin, port: 90}]}
+        ---
+        apiVersion: v1
+        kind: Pod
+        metadata: {name: one, labels: {app: web}}
+        status: {podIPs: [{ip: 10.0.0.1}]}
+        ---
+        apiVersion: discovery.k8s.io/v1
+        kind: EndpointSlice
+        metadata: {name: web-1, labels: {kubernetes.io/service-name: web}}
+        addressType: IPv4
+        ports: [{name: http, port: 8080, protocol: TCP}]
+        endpoints: [{addresses: [10.0.0.1]}, {addresses: [10.0.0.7], conditions: {ready: false}}, {addresses: [127.0.0.1]}]
+        ---
+        apiVersion: discovery.k8s.io/v1
+        kind: EndpointSlice
+        metadata: {name: web-2, labels: {kubernetes.io/service-name: web}}
+        addressType: IPv4
+        ports: [{name: admin, port: 9000}]
+        endpoints: [{addresses: [10.0.0.1]}]
+        ---
+        apiVersion: discovery.k8s.io/v1
+        kind: EndpointSlice
+        metadata: {name: lost, labels: {kubernetes.io/service-name: nobody}}
+        addressType: IPv4
+        endpoints: []
+        ---
+        apiVersion: discovery.k8s.io/v1
+        kind: EndpointSlice
+        metadata: {name: stray}
+        addressType: IPv4
+        endpoints: []",
+        "pod default/one sa=default 10.0.0.1 not labelled
+         service default/web 10.96.0.1 80->http 90->90
+           10.0.0.1 80->8080 90->9000 default/one
+           10.0.0.7 80->8080 unready
+         problem mesh.yaml:11: EndpointSlice default/web-1: endpoints.addresses: 127.0.0.1 is a loopback, ...
+         problem mesh.yaml:25: EndpointSlice default/lost: Service default/nobody is in no file: the slice is ignored
+         problem mesh.yaml:31: EndpointSlice default/stray: label kubernetes.io/service-name is missing: ...",
+    );
+}
+
+#[test]
+fn what_is_claimed_twice_is_told() {
+    check(
+        "# file: a.yaml
+        apiVersion: v1
+        kind: Pod
+        metadata: {name: one, namespace: demo}
+        status: {podIPs: [{ip: 10.0.0.1}]}
+        ---
+        apiVersion: v1
+        kind: Service
+        metadata: {name: web, namespace: demo}
+        spec: {selector: {app: web}, clusterIP: 10.96.0.1, ports: [{port: 80}]}
+        # file: b.yaml
+        apiVersion: v1
+        kind: Pod
+        metadata: {name: one, namespace: demo}
+        status: {podIPs: [{ip: 10.0.0.9}]}
+        ---
+        apiVersion: v1
+        kind: Pod
+        metadata: {name: two, namespace: demo, labels: {app: web}}
+        status: {podIPs: [{ip: '::ffff:10.0.0.1'}]}",
+        "pod demo/one sa=default 10.0.0.1 not labelled
+         pod demo/two sa=default 10.0.0.1 not labelled
+         service demo/web 10.96.0.1 80->80
+           10.0.0.1 80->80
+         problem a.yaml:1: Pod demo/one: 10.0.0.1 is also claimed by Pod demo/two: until one is left, the address is nobody's
+         problem b.yaml:1: Pod demo/one: is already in a.yaml:1, which counts: remove one of the two
+         problem b.yaml:6: Pod demo/two: 10.0.0.1 is also claimed by Pod demo/one: until one is left, the address is nobody's",
+    );
+}
+
+#[test]
+fn lists_and_json_are_read() {
+    check(
+        "# file: list.yaml
+        kind: List
+        apiVersion: v1
+        metadata: {}
+        items:
+        - apiVersion: v1
+          kind: Pod
+          metadata: {name: one}
+          status:
+            podIPs: [{ip: nowhere}]
+        - {apiVersion: v1, kind: ConfigMap, metadata: {name: c}, data: {items: x}}
+        - {apiVersion: v1, kind: Namespace, metadata: {name: default, labels: {istio.io/dataplane-mode: ambient}}}
+        # file: pod.json
+        {
+        \t\"apiVersion\": \"v1\", \"kind\": \"Pod\",
+        \t\"metadata\": {\"name\": \"two\", \"namespace\": \"demo\", \"creationTimestamp\": null},
+        \t\"status\": {
+        \t\t\"podIPs\": [{\"ip\": \"10.0.0.2\"}, {\"ip\": \"fd00::2\"}]
+        \t}
+        }
+        # file: void.yaml
+        # nothing but words
+        ---
+        ---
+        # file: empty.json
+        ",
+        "pod default/one sa=default refused: NoAddress
+         pod demo/two sa=default 10.0.0.2 fd00::2 not labelled
+         problem list.yaml:5: Pod default/one: status.podIPs: \"nowhere\" is not an IP address; ...",
+    );
+    check(
+        "# file: list.yaml
+        kind: List
+        apiVersion: v1
+        items:
+        - {apiVersion: v1, kind: Pod, metadata: {name: one}}
+        - apiVersion: v1
+          kind: Pod
+          metadata: {name: two}
+          spec:
+            containers:
+            - name: c
+              ports: [{containerPort: eighty}]",
+        "broken list.yaml:11:31: items[1].spec.containers[0].ports[0].containerPort: ...",
+    );
+    check(
+        "# file: l.yaml\nkind: List\napiVersion: v1\nitems: [{kind: List, apiVersion: v1}]",
+        "broken l.yaml:3: a List ...",
+    );
+    check("# file: l.yaml\nkind: PodList\napiVersion: v1\nitems: []", "broken l.yaml:1: kind PodList is not read: ...");
+    check("# file: l.yaml\nkind: List\napiVersion: v1\n", "");
+}
+
+#[test]
+fn rules_that_are_not_enforced_are_told() {
+    check(
+        "# file: policy.yaml
+        apiVersion: security.istio.io/v1
+        kind: AuthorizationPolicy
+        metadata: {name: deny, namespace: demo}
+        spec: {anything: [goes]}
+        ---
+        apiVersion: security.istio.io/v1beta1
+        kind: PeerAuthentication
+        metadata: {name: strict, namespace: demo}
+        ---
+        apiVersion: gateway.networking.k8s.io/v1
+        kind: Gateway
+        metadata: 7",
+        "broken policy.yaml:12:11: metadata: ...",
+    );
+    check(
+        "# file: policy.yaml
+        apiVersion: security.istio.io/v1
+        kind: AuthorizationPolicy
+        metadata: {name: deny, namespace: demo}
+        spec: {anything: [goes]}
+        ---
+        apiVersion: security.istio.io/v1beta1
+        kind: PeerAuthentication
+        metadata: {name: strict, namespace: demo}
+        ---
+        apiVersion: gateway.networking.k8s.io/v1
+        kind: Gateway
+        metadata: {name: Anything}
+        spec: {}",
+        "problem policy.yaml:1: AuthorizationPolicy demo/deny: AuthorizationPolicy is not enforced by this version: ...
+         problem policy.yaml:6: PeerAuthentication demo/strict: PeerAuthentication is not enforced by this version: ...",
+    );
+}
+
+#[test]
+fn the_mesh_of_the_demo_is_good() {
+    let demo = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/demo");
+    let read = |name: &str| format!("# file: {name}\n{}", std::fs::read_to_string(demo.join(name)).unwrap());
+    let service = "service demo/web 10.96.0.10 fd00:10:96::10 80->http
+           10.10.1.11 80->80 demo/web-a
+           10.10.2.11 80->80 demo/web-b
+           fd00:10:1::11 80->80 demo/web-a
+           fd00:10:2::11 80->80 demo/web-b";
+    let pods = |mode: &str| {
+        let lines = [
+            ("client", "a", 1, 10, ""),
+            ("client", "b", 2, 10, ""),
+            ("web", "a", 1, 11, " http=80"),
+            ("web", "b", 2, 11, " http=80"),
+        ];
+        lines
+            .map(|(app, node, net, host, ports)| {
+                format!(
+                    "pod demo/{app}-{node} sa={app} node=node-{node} 10.10.{net}.{host} fd00:10:{net}::{host} \
+                 netns=/run/netns/zt-demo-{app}-{node}{ports} {mode}"
+                )
+            })
+            .join("\n         ")
+    };
+    let rest = read("pods.yaml") + &read("services.yaml");
+    let namespace = read("namespace.yaml");
+    check(&format!("{namespace}{rest}"), &format!("{}\n         {service}", pods("not labelled")));
+    let labelled = namespace.replace("  name: demo", "  name: demo\n  labels:\n    istio.io/dataplane-mode: ambient");
+    check(&format!("{labelled}{rest}"), &format!("{}\n         {service}", pods("in mesh")));
+}

@@ -1,0 +1,119 @@
+//! Texts that are no good manifests: told with their place, bounded in cost, and never a panic.
+
+use std::fmt::Write;
+
+use proptest::prelude::{Strategy, any, prop, proptest};
+
+use super::{check, show};
+use crate::control::manifests::{Arc, assemble, parse};
+
+#[test]
+fn broken_files_are_told_with_place_and_field() {
+    let table = [
+        ("kind: [", "broken f.yaml:..."),
+        ("just words", "broken f.yaml:1:1: ..."),
+        (
+            "kind: Pod\nmetadata: {name: p}",
+            "broken f.yaml:1: this is not a Kubernetes object: apiVersion or kind is missing",
+        ),
+        (
+            "apiVersion: v2\nkind: Pod\nmetadata: {name: p}",
+            "broken f.yaml:1:1: apiVersion: invalid value: string \"v2\", expected v1",
+        ),
+        ("apiVersion: v1\nkind: Pod\nspec: {}", "broken f.yaml:1: metadata.name: is missing"),
+        (
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: 'a\\nb'}",
+            "broken f.yaml:1: metadata.name: \"a\\\\nb\" is not a Kubernetes name...",
+        ),
+        (
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: A}",
+            "broken f.yaml:1: metadata.namespace: \"A\" is not ...",
+        ),
+        ("apiVersion: v1\nkind: Pod\nmetadata:\n  name: p\n  name: q", "broken f.yaml:5:3: metadata.name: ..."),
+        (
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  hostNetwork: sure",
+            "broken f.yaml:5:16: spec.hostNetwork: ...",
+        ),
+        (
+            "# first\n---\nkind: X\napiVersion: v1\n---\n\nkind: Pod\napiVersion: v1\nspec: 7",
+            "broken f.yaml:9:7: spec: ...",
+        ),
+        ("a: \u{1}", "broken f.yaml:1:..."),
+    ];
+    for (text, expected) in table {
+        check(&format!("# file: f.yaml\n{text}\n"), expected);
+    }
+}
+
+#[test]
+fn an_alias_bomb_is_stopped() {
+    let mut text = String::from("apiVersion: v1\nkind: X\na0: &a0 [x, x, x, x, x, x, x, x, x]\n");
+    for level in 1..12 {
+        let before = level - 1;
+        writeln!(text, "a{level}: &a{level} [*a{before}, *a{before}, *a{before}, *a{before}, *a{before}, *a{before}, *a{before}, *a{before}]").unwrap();
+    }
+    let error = parse(&"bomb.yaml".into(), &text).unwrap_err();
+    assert!(error.line.is_some(), "{error}");
+}
+
+#[test]
+fn depth_is_bounded() {
+    for (open, close) in [("[", "]"), ("{a: ", "}")] {
+        let text = format!("apiVersion: v1\nkind: Pod\nspec: {}{}", open.repeat(100_000), close.repeat(100_000));
+        assert!(parse(&"deep.yaml".into(), &text).is_err());
+    }
+    let block: String = (0..5_000).map(|depth| " ".repeat(depth) + "a:\n").collect();
+    assert!(parse(&"deep.yaml".into(), &block).is_err());
+}
+
+const SAMPLE: &str = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Pod\n  metadata:\n    name: p\n    annotations:\n      \
+                      traffic.ambient.mesh/exclude-outbound-cidrs: 10.0.0.0/8\n  status: {podIPs: [{ip: 10.0.0.1}]}\n- apiVersion: v1\n  \
+                      kind: Service\n  metadata: {name: s}\n  spec: {selector: {a: b}, ports: [{port: 80, targetPort: x}]}\n---\n\
+                      apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: e, labels: {kubernetes.io/service-name: s}}\n\
+                      addressType: IPv4\nendpoints: [{addresses: [10.0.0.1], targetRef: {kind: Pod, name: p}}]\n";
+
+fn never_panics(text: &str) {
+    let name: Arc<str> = "any.yaml".into();
+    match parse(&name, text) {
+        Ok(content) => drop(assemble([(&name, &content), (&name, &content)])),
+        Err(error) => {
+            let lines = text.split(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}']).count() + 1;
+            assert!(error.line.is_none_or(|line| usize::try_from(line).unwrap() <= lines), "{error}");
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_text_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        never_panics(&String::from_utf8_lossy(&bytes));
+    }
+
+    #[test]
+    fn no_yaml_like_text_panics(text in "(---|- |  |a|&a|\\*a|kind: |Pod|List|items:|apiVersion: v1|\\[|\\]|\\{|\\}|: |,|\"|'|\\||>|\n|#|!|%|<<: |\t|0){0,60}") {
+        never_panics(&text);
+    }
+
+    #[test]
+    fn no_mutation_panics(edits in prop::collection::vec((any::<prop::sample::Index>(), 0usize..4, any::<u8>().prop_map(|byte| byte % 128)), 1..12)) {
+        let mut bytes = SAMPLE.as_bytes().to_vec();
+        for (index, kind, byte) in edits {
+            let at = index.index(bytes.len());
+            match kind {
+                0 => bytes[at] = byte,
+                1 => bytes.insert(at, byte),
+                2 => drop(bytes.drain(at..(at + 7).min(bytes.len() - 1).max(at))),
+                _ => {
+                    let piece: Vec<u8> = bytes[at..(at + 20).min(bytes.len())].to_vec();
+                    bytes.splice(at..at, piece);
+                }
+            }
+        }
+        never_panics(&String::from_utf8_lossy(&bytes));
+    }
+}
+
+#[test]
+fn the_sample_of_the_mutations_is_good() {
+    assert_eq!(show(&format!("# file: s.yaml\n{SAMPLE}")).lines().count(), 3);
+}
