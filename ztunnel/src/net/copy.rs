@@ -1,0 +1,305 @@
+//! Copies bytes both ways between two connections: half-closes and resets arrive as what they are.
+//!
+//! A direction that waits holds no buffer: it borrows one from the worker's pool when bytes are there, and gives it back
+//! when they are written.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    io,
+    pin::{Pin, pin},
+    rc::Rc,
+    task::Poll,
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead as _, AsyncWrite as _, Interest, ReadBuf},
+    net::{
+        TcpStream,
+        tcp::{ReadHalf, WriteHalf},
+    },
+    task::{coop::has_budget_remaining, yield_now},
+    time::sleep,
+};
+
+use super::socket;
+
+/// Buffers of one worker, used again and again.
+#[derive(Clone, Debug)]
+pub struct BufferPool(Rc<Pool>);
+
+#[derive(Debug)]
+struct Pool {
+    size: usize,
+    keep: usize,
+    free: RefCell<Vec<Box<[u8]>>>,
+}
+
+impl BufferPool {
+    /// Buffers of `size` bytes; at most `keep` of them are kept for later.
+    #[must_use]
+    pub fn new(size: usize, keep: usize) -> Self {
+        Self(Rc::new(Pool { size, keep, free: RefCell::default() }))
+    }
+
+    fn borrow(&self) -> Borrowed {
+        let bytes = self.0.free.borrow_mut().pop().unwrap_or_else(|| vec![0; self.0.size].into_boxed_slice());
+        Borrowed { bytes, pool: Rc::clone(&self.0) }
+    }
+}
+
+struct Borrowed {
+    bytes: Box<[u8]>,
+    pool: Rc<Pool>,
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        let mut free = self.pool.free.borrow_mut();
+        if free.len() < self.pool.keep {
+            free.push(std::mem::take(&mut self.bytes));
+        }
+    }
+}
+
+/// Bytes copied so far; read while the copy runs, or after it.
+#[derive(Debug, Default)]
+pub struct Transferred {
+    to_server: Cell<u64>,
+    to_client: Cell<u64>,
+}
+
+impl Transferred {
+    /// Bytes from the client to the server.
+    #[must_use]
+    pub fn to_server(&self) -> u64 {
+        self.to_server.get()
+    }
+
+    /// Bytes from the server to the client.
+    #[must_use]
+    pub fn to_client(&self) -> u64 {
+        self.to_client.get()
+    }
+}
+
+/// A side of the copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The side that connected.
+    Client,
+    /// The side that was connected to.
+    Server,
+}
+
+/// Why a copy ended before both sides had finished.
+#[derive(Debug, thiserror::Error)]
+#[error("the {side:?} side failed: {source}")]
+pub struct CopyError {
+    /// Where.
+    pub side: Side,
+    /// The cause.
+    pub source: io::Error,
+}
+
+impl CopyError {
+    /// Whether the side reset the connection, as opposed to going silent.
+    #[must_use]
+    pub fn is_reset(&self) -> bool {
+        matches!(self.source.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+    }
+}
+
+/// How much one direction copies before the worker's other tasks get their turn.
+const FAIR_SHARE: usize = 1 << 20;
+
+/// Copies both ways until both sides have finished, or one fails.
+///
+/// After an error the caller closes both with a reset: what had been read from the failing side has been written to the
+/// other one, and has been given a short time to be acknowledged.
+///
+/// # Errors
+/// Names the side that failed.
+pub async fn both(
+    client: &mut TcpStream,
+    server: &mut TcpStream,
+    pool: &BufferPool,
+    bytes: &Transferred,
+) -> Result<(), CopyError> {
+    let result = {
+        let (client_read, client_write) = client.split();
+        let (server_read, server_write) = server.split();
+        let (client_done, server_done) = (Cell::new(false), Cell::new(false));
+        let up = Direction {
+            from: client_read,
+            to: server_write,
+            from_side: Side::Client,
+            to_side: Side::Server,
+            count: &bytes.to_server,
+            done: &client_done,
+            other_done: &server_done,
+        };
+        let down = Direction {
+            from: server_read,
+            to: client_write,
+            from_side: Side::Server,
+            to_side: Side::Client,
+            count: &bytes.to_client,
+            done: &server_done,
+            other_done: &client_done,
+        };
+        tokio::try_join!(up.run(pool), down.run(pool)).map(|((), ())| ())
+    };
+    if let Err(error) = &result {
+        let survivor = if error.side == Side::Client { server } else { client };
+        flush(survivor).await;
+    }
+    result
+}
+
+struct Direction<'a> {
+    from: ReadHalf<'a>,
+    to: WriteHalf<'a>,
+    from_side: Side,
+    to_side: Side,
+    count: &'a Cell<u64>,
+    /// This direction has passed on the end of its source.
+    done: &'a Cell<bool>,
+    /// The other direction has.
+    other_done: &'a Cell<bool>,
+}
+
+impl Direction<'_> {
+    async fn run(mut self, pool: &BufferPool) -> Result<(), CopyError> {
+        let mut share = 0;
+        loop {
+            self.wait().await?;
+            let mut buffer = pool.borrow();
+            while let Some(length) = self.read(&mut buffer.bytes).await? {
+                if length == 0 {
+                    self.finish().await?;
+                    self.done.set(true);
+                    // The other direction may have been polled before this one and sleeps; it has something new to watch.
+                    yield_now().await;
+                    return Ok(());
+                }
+                let (filled, full) = (buffer.bytes.get(..length).unwrap_or_default(), length == buffer.bytes.len());
+                self.write(filled).await?;
+                self.count.set(self.count.get() + length as u64);
+                share += length;
+                if share >= FAIR_SHARE {
+                    share = 0;
+                    yield_now().await;
+                }
+                if !full {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Waits for bytes, or an end, from the source; once the destination has said all it will, nobody else reads from it,
+    /// so that its reset would go unnoticed here.
+    async fn wait(&self) -> Result<(), CopyError> {
+        let mut readable = pin!(self.from.readable());
+        let mut error = pin!(error_of(self.to.as_ref()));
+        poll_fn(|cx| {
+            if let Poll::Ready(result) = readable.as_mut().poll(cx) {
+                return Poll::Ready(result.map_err(|source| self.failed(self.from_side, source)));
+            }
+            // Looked at on every poll: the other direction may finish, on this same task, while this one waits.
+            if self.other_done.get()
+                && let Poll::Ready(source) = error.as_mut().poll(cx)
+            {
+                return Poll::Ready(Err(self.failed(self.to_side, source)));
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// `None`: nothing there after all.
+    async fn read(&mut self, into: &mut [u8]) -> Result<Option<usize>, CopyError> {
+        let mut buffer = ReadBuf::new(into);
+        let result = poll_fn(|cx| match Pin::new(&mut self.from).poll_read(cx, &mut buffer) {
+            Poll::Ready(result) => Poll::Ready(result.map(|()| true)),
+            Poll::Pending => Poll::Ready(Ok(false)),
+        })
+        .await;
+        match result {
+            Ok(true) => Ok(Some(buffer.filled().len())),
+            Ok(false) => {
+                // Not for want of bytes, it may be, but because this task has had its turn; waiting for readiness would
+                // not end the turn.
+                if !has_budget_remaining() {
+                    yield_now().await;
+                }
+                Ok(None)
+            }
+            Err(source) => Err(self.failed(self.from_side, source)),
+        }
+    }
+
+    async fn write(&mut self, mut bytes: &[u8]) -> Result<(), CopyError> {
+        while !bytes.is_empty() {
+            match self.to.try_write(bytes) {
+                Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    // A source that resets while its bytes are stuck here is noticed at once.
+                    tokio::select! {
+                        writable = self.to.writable() => {
+                            writable.map_err(|source| self.failed(self.to_side, source))?;
+                        }
+                        error = error_of(self.from.as_ref()) => return Err(self.failed(self.from_side, error)),
+                    }
+                }
+                Err(source) => return Err(self.failed(self.to_side, source)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Passes the end of the source on.
+    async fn finish(&mut self) -> Result<(), CopyError> {
+        match poll_fn(|cx| Pin::new(&mut self.to).poll_shutdown(cx)).await {
+            Ok(()) => Ok(()),
+            // The destination is gone already; its own direction says how.
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+            Err(source) => Err(self.failed(self.to_side, source)),
+        }
+    }
+
+    fn failed(&self, side: Side, source: io::Error) -> CopyError {
+        CopyError { side, source }
+    }
+}
+
+/// Waits until the socket has failed, and says how. Never returns for one that is merely finished.
+async fn error_of(socket: &TcpStream) -> io::Error {
+    loop {
+        match socket.ready(Interest::ERROR).await {
+            Ok(ready) if ready.is_error() => match socket.take_error() {
+                Ok(Some(error)) | Err(error) => return error,
+                Ok(None) => return io::ErrorKind::ConnectionReset.into(),
+            },
+            Ok(_spurious) => yield_now().await,
+            Err(error) => return error,
+        }
+    }
+}
+
+/// Gives what is written a moment to arrive, because the reset that follows takes back what has not.
+async fn flush(socket: &TcpStream) {
+    let mut pause = Duration::from_millis(1);
+    while pause <= Duration::from_millis(128) {
+        match socket::unacknowledged(socket) {
+            Ok(0) | Err(_) => return,
+            Ok(_) => sleep(pause).await,
+        }
+        pause *= 2;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,133 @@
+//! The one accept loop: it backs off when the machine is short of something, caps what is open, and stops on drain.
+
+use std::{io, sync::Arc, time::Duration};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, sleep_until},
+};
+use tracing::warn;
+
+use crate::model::addr::{OrigDst, PeerAddr};
+
+/// A connection that was just accepted. The permit goes back when it is dropped.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The connection.
+    pub stream: TcpStream,
+    /// Who connected.
+    pub peer: PeerAddr,
+    /// Where it wanted to go.
+    pub dst: OrigDst,
+    /// Its place among the connections that may be open.
+    pub permit: OwnedSemaphorePermit,
+}
+
+const BACKOFF_FIRST: Duration = Duration::from_millis(5);
+const BACKOFF_MOST: Duration = Duration::from_secs(1);
+
+/// Takes connections from one listener. One beyond what `open` has permits for is held here, the rest in the kernel's
+/// backlog; a listener to which nobody comes holds no permit.
+#[derive(Debug)]
+pub struct Acceptor {
+    listener: TcpListener,
+    open: Arc<Semaphore>,
+    backoff: Duration,
+    resume: Option<Instant>,
+    waiting: Option<(TcpStream, PeerAddr, OrigDst)>,
+}
+
+impl Acceptor {
+    /// An acceptor for a listener.
+    #[must_use]
+    pub fn new(listener: TcpListener, open: Arc<Semaphore>) -> Self {
+        Self { listener, open, backoff: BACKOFF_FIRST, resume: None, waiting: None }
+    }
+
+    /// The next connection. Errors are dealt with here: those of one connection are passed over, those of the machine
+    /// make it pause. May be dropped and called again at any time; a pause goes on then.
+    pub async fn next(&mut self) -> Accepted {
+        loop {
+            if let Some(resume) = self.resume {
+                sleep_until(resume).await;
+                self.resume = None;
+            }
+            if self.waiting.is_some() {
+                let Ok(permit) = Arc::clone(&self.open).acquire_owned().await else {
+                    // The semaphore is never closed; were it, nothing more could be taken.
+                    return std::future::pending().await;
+                };
+                if let Some((stream, peer, dst)) = self.waiting.take() {
+                    return Accepted { stream, peer, dst, permit };
+                }
+            }
+            match accept(&self.listener).await {
+                Ok(accepted) => {
+                    self.backoff = BACKOFF_FIRST;
+                    self.waiting = Some(accepted);
+                }
+                Err(error) if is_of_the_connection(&error) => {}
+                Err(error) => {
+                    warn!(%error, pause_ms = self.backoff.as_millis(), "cannot accept; pausing");
+                    self.resume = Some(Instant::now() + self.backoff);
+                    self.backoff = (self.backoff * 2).min(BACKOFF_MOST);
+                }
+            }
+        }
+    }
+}
+
+async fn accept(listener: &TcpListener) -> io::Result<(TcpStream, PeerAddr, OrigDst)> {
+    let (stream, peer) = listener.accept().await?;
+    let dst = OrigDst::new(stream.local_addr()?);
+    Ok((stream, PeerAddr::new(peer), dst))
+}
+
+/// Errors that speak of one connection that is gone already, not of the listener or the machine.
+fn is_of_the_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::NotConnected
+            | io::ErrorKind::Interrupted
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::TimedOut
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Acceptor;
+    use std::sync::Arc;
+    use tokio::{
+        net::{TcpListener, TcpStream},
+        sync::Semaphore,
+    };
+
+    #[tokio::test]
+    async fn no_more_connections_than_permits_are_taken() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let open = Arc::new(Semaphore::new(1));
+        let mut acceptor = Acceptor::new(listener, Arc::clone(&open));
+        {
+            let mut nobody = Box::pin(acceptor.next());
+            assert!(futures_util::poll!(nobody.as_mut()).is_pending());
+            assert_eq!(open.available_permits(), 1, "waiting for a client takes no permit");
+        }
+        let _client = TcpStream::connect(addr).await.unwrap();
+        let _other = TcpStream::connect(addr).await.unwrap();
+        let first = acceptor.next().await;
+        assert_eq!(first.dst.socket(), addr);
+        {
+            let mut second = Box::pin(acceptor.next());
+            assert!(futures_util::poll!(second.as_mut()).is_pending());
+        }
+        drop(first);
+        acceptor.next().await;
+    }
+}

@@ -1,0 +1,9 @@
+//! Sockets: how they are made, in which network namespace, and how bytes go from one to the other.
+//!
+//! Nothing here knows of pods, meshes or policies.
+
+pub mod copy;
+pub mod dial;
+pub mod listen;
+pub mod netns;
+pub mod socket;

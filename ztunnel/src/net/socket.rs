@@ -1,0 +1,179 @@
+//! Socket options that the standard libraries lack, and the choice of options for each kind of socket.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd},
+    time::Duration,
+};
+
+use nix::libc;
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+
+use crate::model::addr::{LISTENER_V4, LISTENER_V6};
+
+const SO_NETNS_COOKIE: libc::c_int = 71;
+const IPV6_TRANSPARENT: libc::c_int = 75;
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both.
+    pub const ALL: [Family; 2] = [Family::V4, Family::V6];
+
+    /// The family of an address.
+    #[must_use]
+    pub fn of(ip: IpAddr) -> Self {
+        if ip.is_ipv4() { Family::V4 } else { Family::V6 }
+    }
+
+    fn domain(self) -> Domain {
+        match self {
+            Family::V4 => Domain::IPV4,
+            Family::V6 => Domain::IPV6,
+        }
+    }
+}
+
+/// When a silent peer is given up: after `idle`, `probes` probes, `interval` apart.
+#[derive(Clone, Copy, Debug)]
+pub struct Keepalive {
+    /// Silence before the first probe.
+    pub idle: Duration,
+    /// Between probes.
+    pub interval: Duration,
+    /// How many go unanswered.
+    pub probes: u32,
+}
+
+/// A non-blocking TCP socket.
+///
+/// # Errors
+/// As `socket(2)`.
+pub fn tcp(family: Family) -> io::Result<Socket> {
+    Socket::new(family.domain(), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))
+}
+
+/// A listener that takes connections for any address, once something steers them to it.
+///
+/// It is bound to an address that no packet carries and to a port of the kernel's choice: it neither takes a port from the
+/// pod's applications nor can the pod, or anyone, connect to it directly.
+///
+/// # Errors
+/// As `socket(2)`, `setsockopt(2)` (`IP_TRANSPARENT` wants CAP_NET_ADMIN), `bind(2)`, `listen(2)`.
+pub fn steered_listener(family: Family, backlog: i32) -> io::Result<std::net::TcpListener> {
+    let socket = tcp(family)?;
+    set_transparent(&socket, family)?;
+    // What is accepted here holds the port that its client asked for: an application that binds that port must be able to.
+    socket.set_reuse_address(true)?;
+    let unreachable: IpAddr = match family {
+        Family::V4 => LISTENER_V4.into(),
+        Family::V6 => {
+            socket.set_only_v6(true)?;
+            LISTENER_V6.into()
+        }
+    };
+    // What is accepted inherits it: a connection that nobody came to serve ends in a reset, too.
+    socket.set_linger(Some(Duration::ZERO))?;
+    socket.bind(&SocketAddr::new(unreachable, 0).into())?;
+    socket.listen(backlog)?;
+    Ok(socket.into())
+}
+
+/// Allows the socket addresses that are not the machine's.
+///
+/// # Errors
+/// As `setsockopt(2)`: CAP_NET_ADMIN or CAP_NET_RAW is missing.
+pub fn set_transparent(socket: &Socket, family: Family) -> io::Result<()> {
+    match family {
+        Family::V4 => socket.set_ip_transparent_v4(true),
+        Family::V6 => set_int(socket.as_fd(), libc::SOL_IPV6, IPV6_TRANSPARENT, 1),
+    }
+}
+
+/// Leaves the choice of the port to connect, when the whole tuple is known (`IP_BIND_ADDRESS_NO_PORT`, both families).
+///
+/// # Errors
+/// As `setsockopt(2)`.
+pub fn bind_without_port(socket: &Socket) -> io::Result<()> {
+    set_int(socket.as_fd(), libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)
+}
+
+/// What every data socket gets: no delay for small writes, and keepalive.
+///
+/// # Errors
+/// As `setsockopt(2)`.
+pub fn set_data_options(socket: &impl AsFd, keepalive: Keepalive) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    socket.set_tcp_nodelay(true)?;
+    let settings =
+        TcpKeepalive::new().with_time(keepalive.idle).with_interval(keepalive.interval).with_retries(keepalive.probes);
+    socket.set_tcp_keepalive(&settings)
+}
+
+/// Makes the coming close a reset.
+pub fn reset_on_close(socket: &impl AsFd) {
+    // A socket that the peer has already reset refuses the option, and needs it no more.
+    let _already_gone = SockRef::from(socket).set_linger(Some(Duration::ZERO));
+}
+
+/// Makes the coming close an orderly one again.
+pub fn finish_on_close(socket: &impl AsFd) {
+    // As above.
+    let _already_gone = SockRef::from(socket).set_linger(None);
+}
+
+/// Bytes written that the peer has not acknowledged yet.
+///
+/// # Errors
+/// As `ioctl(2)`.
+pub fn unacknowledged(socket: &impl AsFd) -> io::Result<usize> {
+    nix::ioctl_read_bad!(siocoutq, libc::TIOCOUTQ, libc::c_int);
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the request writes one c_int to the pointer, which is to a live one.
+    unsafe { siocoutq(socket.as_fd().as_raw_fd(), &raw mut bytes) }?;
+    Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
+/// The cookie of the network namespace that this thread is in.
+///
+/// # Errors
+/// As `socket(2)`, `getsockopt(2)`: kernels before 5.14 don't know the option.
+pub fn netns_cookie() -> io::Result<u64> {
+    // Not an IP socket: a namespace may lack a family.
+    let socket = Socket::new(Domain::UNIX, Type::DGRAM.cloexec(), None)?;
+    let mut cookie: u64 = 0;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes to the pointer, which is to a live u64 of that size.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
+fn set_int(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    // SAFETY: the kernel reads as many bytes as given from the pointer, which is to a live c_int.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
