@@ -1,0 +1,103 @@
+//! Where the root of cgroup v2 is: `/sys/fs/cgroup`, beside the old hierarchies on hybrid hosts, or mounted from the host
+//! into a container.
+
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+};
+
+use thiserror::Error;
+
+/// Why the root of cgroup v2 can't be used.
+#[derive(Debug, Error)]
+pub enum CgroupError {
+    /// The list of mounts could not be read.
+    #[error("cannot read /proc/self/mountinfo: {0}")]
+    Mounts(#[source] io::Error),
+    /// It is not mounted.
+    #[error("no cgroup v2 hierarchy is mounted; mount one (mount -t cgroup2 none /sys/fs/cgroup) or boot with it")]
+    NotMounted,
+    /// What is mounted is only a part.
+    #[error(
+        "{paths} is not the root of cgroup v2 but a container's own part of it: pods would escape; \
+         mount the host's /sys/fs/cgroup into the container, or use the host's cgroup namespace"
+    )]
+    NotTheRoot {
+        /// The mount points.
+        paths: String,
+    },
+    /// It could not be opened.
+    #[error("cannot open the cgroup v2 root {path}: {source}")]
+    Open {
+        /// The mount point.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+}
+
+/// The mount point of the root of cgroup v2.
+///
+/// # Errors
+/// When there is none.
+pub fn root() -> Result<PathBuf, CgroupError> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").map_err(CgroupError::Mounts)?;
+    let candidates = mount_points(&mounts);
+    // Every cgroup has this file but the root.
+    match candidates.iter().find(|path| !path.join("cgroup.events").exists()) {
+        Some(path) => Ok(path.clone()),
+        None if candidates.is_empty() => Err(CgroupError::NotMounted),
+        None => {
+            let paths: Vec<_> = candidates.iter().map(|path| path.display().to_string()).collect();
+            Err(CgroupError::NotTheRoot { paths: paths.join(", ") })
+        }
+    }
+}
+
+/// Opens the root of cgroup v2.
+///
+/// # Errors
+/// When there is none, or it can't be opened.
+pub fn open_root() -> Result<File, CgroupError> {
+    let path = root()?;
+    File::open(&path).map_err(|source| CgroupError::Open { path, source })
+}
+
+/// Mounts that may be of the root. Fields of a line: id, parent, device, root, mount point, options, optional fields, `-`,
+/// type, source, ... Seen from another cgroup namespace the host's root shows as one or more `/..`.
+fn mount_points(mountinfo: &str) -> Vec<PathBuf> {
+    let candidate = |line: &str| {
+        let (before, after) = line.split_once(" - ")?;
+        let mut fields = before.split(' ').skip(3);
+        let (root, mount_point) = (fields.next()?, fields.next()?);
+        let may_be_root = root.split('/').all(|part| part.is_empty() || part == "..");
+        (after.split(' ').next()? == "cgroup2" && may_be_root).then(|| Path::new(mount_point).to_owned())
+    };
+    mountinfo.lines().filter_map(candidate).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::mount_points;
+    use std::path::PathBuf;
+
+    fn check(mountinfo: &str, expected: &[&str]) {
+        let expected: Vec<_> = expected.iter().map(PathBuf::from).collect();
+        assert_eq!(mount_points(mountinfo), expected, "{mountinfo}");
+    }
+
+    #[test]
+    fn every_layout_is_found() {
+        check("29 23 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n", &["/sys/fs/cgroup"]);
+        check(
+            "30 24 0:27 / /sys/fs/cgroup ro - tmpfs tmpfs ro,mode=755\n\
+             32 30 0:29 / /sys/fs/cgroup/systemd rw - cgroup systemd rw\n\
+             31 30 0:28 / /sys/fs/cgroup/unified rw,relatime shared:10 - cgroup2 cgroup2 rw\n",
+            &["/sys/fs/cgroup/unified"],
+        );
+        check("29 23 0:26 /../.. /host/cgroup rw shared:9 - cgroup2 cgroup2 rw\n", &["/host/cgroup"]);
+        check("30 24 0:27 / /x rw - tmpfs tmpfs rw\ngarbage\n", &[]);
+        check("29 23 0:26 /kubepods /sys/fs/cgroup rw shared:9 - cgroup2 cgroup2 rw\n", &[]);
+    }
+}

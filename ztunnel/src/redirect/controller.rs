@@ -1,0 +1,446 @@
+//! Enrols pods and releases them, in the one order that leaves no pod half enrolled.
+//!
+//! Enrolling: remember how the namespace was (disk), set sysctls, routes and rules, tell the maps, put the listeners in
+//! place, attach `steer`, and only then mark the pod's connects. Releasing goes the other way round. A step that fails undoes
+//! those before it, unless the pod was captured before: then it stays captured, and closed. Closed is what a pod of the
+//! mesh is whenever it can't be served: it is released only when the mesh no longer wants it.
+
+use std::{fs::File, net::IpAddr, os::fd::AsFd as _, sync::Arc};
+
+use aya::{
+    Ebpf,
+    programs::{
+        CgroupAttachMode, CgroupSockAddr,
+        links::{FdLink, LinkError as BpfLinkError},
+    },
+};
+use ebpf_common::{Listener, Verdict};
+use nix::libc;
+use thiserror::Error;
+use tracing::{error, info, warn};
+
+use super::{
+    cgroup::{self, CgroupError},
+    link::{LinkError, NetnsFacts, NetnsLink},
+    load::{LoadError, Loader, MapSizes, steer_of},
+    logs,
+    maps::{MapUse, MapWriteError, Maps},
+    pins::{PinDir, PinError},
+    record::{self, Record, RecordError, Records},
+    routes, sys,
+    sysctl::{self, SysctlError},
+};
+use crate::{
+    lifecycle::tasks::{TaskCount, TaskSet},
+    model::workload::{Exclusions, NamespacedName},
+    net::{
+        dial::OwnSockets,
+        netns::{Netns, NetnsError},
+    },
+};
+
+/// Why the controller could not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// Pins can't be used.
+    #[error(transparent)]
+    Pins(#[from] PinError),
+    /// The programs could not be loaded or attached.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// There is no cgroup v2 root.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// Records can't be kept.
+    #[error(transparent)]
+    Records(#[from] RecordError),
+}
+
+/// Why a pod was not enrolled.
+#[derive(Debug, Error)]
+pub enum EnrolError {
+    /// The state before could not be read or kept.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// A map refused an entry.
+    #[error(transparent)]
+    Map(#[from] MapWriteError),
+    /// `steer` could not be loaded or attached.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A sysctl could not be set.
+    #[error(transparent)]
+    Sysctl(#[from] SysctlError),
+    /// Routes or rules could not be set.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+}
+
+/// A pod to enrol.
+pub struct Enrolment<'a> {
+    /// The pod.
+    pub name: &'a NamespacedName,
+    /// Its network namespace.
+    pub netns: &'a Netns,
+    /// Netlink into it.
+    pub link: &'a NetnsLink,
+    /// What is in it.
+    pub facts: &'a NetnsFacts,
+    /// The pod's addresses, as the mesh has them.
+    pub addresses: &'a [IpAddr],
+    /// What is not captured.
+    pub exclusions: &'a Exclusions,
+    /// The listeners, with their places.
+    pub listeners: Vec<(Listener, &'a std::net::TcpListener)>,
+}
+
+/// Owner of programs, maps, pins and records.
+pub struct Controller {
+    loader: Loader,
+    maps: Maps,
+    records: Records,
+    workers: u32,
+    _logs: TaskSet,
+}
+
+impl Controller {
+    /// Loads the programs and attaches the connect hooks, or takes over those that are pinned. Needs a runtime, and
+    /// directories that are prepared.
+    ///
+    /// # Errors
+    /// As [`StartError`] tells; what was pinned before stays as it was.
+    pub fn start(
+        pins: PinDir,
+        records: Records,
+        sizes: MapSizes,
+        workers: u32,
+        verbose: bool,
+        tasks: TaskCount,
+    ) -> Result<Self, StartError> {
+        let loader = Loader::new(pins, sizes, verbose);
+        let mut object = loader.load(0)?;
+        let cgroup = cgroup::open_root()?;
+        for name in ["connect4", "connect6"] {
+            attach_hook(&mut object, name, &cgroup, loader.pins())?;
+        }
+        let mut logs_tasks = TaskSet::new(tasks);
+        if verbose && let Err(reason) = logs::follow(&mut object, &mut logs_tasks) {
+            warn!(reason, "the log of the BPF programs can't be read");
+        }
+        let maps = Maps::take(&mut object, sizes)?;
+        Ok(Self { loader, maps, records, workers, _logs: logs_tasks })
+    }
+
+    /// What the data path needs to claim its sockets.
+    #[must_use]
+    pub fn own_sockets(&self) -> Arc<dyn OwnSockets> {
+        self.maps.own_sockets()
+    }
+
+    /// Enrols a pod, or takes over one that is captured already.
+    ///
+    /// # Errors
+    /// As [`EnrolError`] tells: the pod is not captured then, or, where it was when this daemon started, still captured and
+    /// closed.
+    pub async fn enrol(&mut self, pod: &Enrolment<'_>) -> Result<(), EnrolError> {
+        let cookie = pod.netns.cookie();
+        let was_captured = self.has_captured(cookie);
+        let result = self.try_enrol(pod).await;
+        if result.is_err() && !was_captured {
+            self.release(pod.netns, Some(pod.link)).await;
+        }
+        result
+    }
+
+    async fn try_enrol(&mut self, pod: &Enrolment<'_>) -> Result<(), EnrolError> {
+        let cookie = pod.netns.cookie();
+        self.record(pod)?;
+        self.maps.add_pod(cookie, self.workers)?;
+        if let Err(error) = self.maps.set_exclusions(cookie, pod.exclusions) {
+            error!(pod = %pod.name, %error, "nothing is excluded from the pod's capture");
+        }
+        // Before the maps tell of listeners and devices: from then on the connects of a pod that was captured are let go on.
+        sysctl::enable(pod.netns)?;
+        routes::ensure(pod.link, pod.facts, pod.addresses).await?;
+        self.maps.set_facts(cookie, pod.facts)?;
+        for (key, listener) in &pod.listeners {
+            self.maps.set_listener(*key, listener.as_fd())?;
+        }
+        self.attach_steer(pod.netns)?;
+        self.maps.capture(cookie, self.workers, pod.facts)?;
+        Ok(())
+    }
+
+    /// Puts on record whose the namespace is now, and how it was before any daemon came.
+    fn record(&mut self, pod: &Enrolment<'_>) -> Result<(), EnrolError> {
+        let cookie = pod.netns.cookie();
+        let before = self.records.of(cookie);
+        let sysctls = match before {
+            Some(record) => record.sysctls.clone(),
+            None => {
+                let mut sysctls = sysctl::read(pod.netns)?;
+                if self.has_captured(cookie) {
+                    // The record is lost, and what is set now was set by a daemon.
+                    sysctls.iter_mut().for_each(|saved| saved.value = "0".to_owned());
+                }
+                sysctls
+            }
+        };
+        let (pod, netns) = (pod.name.to_string(), pod.netns.path().to_owned());
+        let record = Record { pod, cookie, netns, boot: record::this_boot()?, sysctls };
+        if before != Some(&record) {
+            self.records.keep(record)?;
+        }
+        Ok(())
+    }
+
+    /// Follows a change in the pod's network namespace: addresses that came or went, interfaces, rules that someone removed,
+    /// a family that needs listeners. Does all it can.
+    ///
+    /// # Errors
+    /// The first failure, as [`EnrolError`] tells.
+    pub async fn follow(&mut self, pod: &Enrolment<'_>) -> Result<(), EnrolError> {
+        let cookie = pod.netns.cookie();
+        let sysctls = sysctl::enable(pod.netns);
+        let routes = routes::ensure(pod.link, pod.facts, pod.addresses).await;
+        let facts = match &routes {
+            Ok(()) => self.maps.set_facts(cookie, pod.facts),
+            Err(_) => self.maps.set_facts(cookie, &pod.facts.without_devices()),
+        };
+        for (key, listener) in &pod.listeners {
+            self.maps.set_listener(*key, listener.as_fd())?;
+        }
+        // With what the pod speaks now: a family that it lost is refused, as the kernel would.
+        let capture = self.maps.capture(cookie, self.workers, pod.facts);
+        sysctls?;
+        routes?;
+        facts?;
+        Ok(capture?)
+    }
+
+    /// Takes notice of what a namespace holds that is captured, and closed: an address that it has lost is no longer its
+    /// own, and to connect there is to connect out.
+    pub fn refresh_closed(&mut self, netns: &Netns, facts: &NetnsFacts) {
+        if self.has_captured(netns.cookie()) {
+            log_failure("take notice of a closed pod's addresses", self.maps.set_facts(netns.cookie(), facts));
+        }
+    }
+
+    /// How many addresses and interfaces of one pod are taken notice of.
+    #[must_use]
+    pub fn per_pod_limit(&self) -> usize {
+        self.maps.per_pod_limit()
+    }
+
+    /// Changes what is not captured, from the next connection on.
+    ///
+    /// # Errors
+    /// A map is full.
+    pub fn set_exclusions(&mut self, cookie: u64, exclusions: &Exclusions) -> Result<(), EnrolError> {
+        Ok(self.maps.set_exclusions(cookie, exclusions)?)
+    }
+
+    /// Takes nothing new from the pod or for it. Routes and sysctls stay, so that what is open can still be reset.
+    pub fn detach(&mut self, cookie: u64) {
+        if let Err(error) = self.maps.stop_capture(cookie, self.workers) {
+            warn!(%error, "cannot stop the capture of a pod's connects");
+        }
+        log_failure("detach", self.loader.pins().remove(&self.loader.pins().pod(cookie)));
+    }
+
+    /// Undoes an enrolment, as far as it went. Whatever fails is logged, and the rest is done; what could not be restored
+    /// stays on record.
+    pub async fn release(&mut self, netns: &Netns, link: Option<&NetnsLink>) {
+        let cookie = netns.cookie();
+        self.detach(cookie);
+        let restored = restore(netns, link, &self.records).await;
+        self.maps.remove_pod(cookie);
+        if restored {
+            log_failure("forget", self.records.forget(cookie));
+        }
+    }
+
+    /// Releases whatever is captured and not to be kept: `keep` sees the pod, as `namespace/name`, and its cookie.
+    pub async fn release_others(&mut self, keep: impl Fn(&str, u64) -> bool, tasks: &TaskCount) {
+        let (kept, others): (Vec<_>, Vec<_>) =
+            self.records.all().cloned().partition(|record| keep(&record.pod, record.cookie));
+        for record in others {
+            self.release_record(&record, tasks).await;
+        }
+        let pinned = self.loader.pins().pods().unwrap_or_default();
+        let unknown: Vec<_> = pinned
+            .into_iter()
+            .chain(self.maps.known_pods())
+            .filter(|cookie| !kept.iter().any(|record| record.cookie == *cookie))
+            .collect();
+        for cookie in unknown {
+            self.forget(cookie);
+        }
+        log_failure("remove the pins of another layout", self.loader.pins().remove_other_layouts());
+    }
+
+    /// Releases what is on record for a pod, but for namespaces that another pod has by now.
+    pub async fn release_recorded(&mut self, pod: &NamespacedName, is_taken: impl Fn(u64) -> bool, tasks: &TaskCount) {
+        let name = pod.to_string();
+        let of_pod = self.records.all().filter(|record| record.pod == name && !is_taken(record.cookie));
+        for record in of_pod.cloned().collect::<Vec<_>>() {
+            self.release_record(&record, tasks).await;
+        }
+    }
+
+    async fn release_record(&mut self, record: &Record, tasks: &TaskCount) {
+        info!(pod = record.pod, netns = %record.netns.display(), "releasing a pod that left the mesh");
+        match open_recorded(record, tasks) {
+            Recorded::Open(netns, link) => self.release(&netns, link.as_ref()).await,
+            Recorded::Gone => self.forget(record.cookie),
+            Recorded::Unknown(error) => {
+                warn!(pod = record.pod, %error, "the pod is released, but not yet restored; it will be tried again");
+                self.detach(record.cookie);
+                self.maps.remove_pod(record.cookie);
+            }
+        }
+    }
+
+    /// Whether a pod is captured, if only by an earlier daemon: then it is closed until it is enrolled again.
+    #[must_use]
+    pub fn has_captured(&self, cookie: u64) -> bool {
+        self.loader.pins().pod(cookie).exists()
+    }
+
+    /// Cookies that are on record for a pod.
+    #[must_use]
+    pub fn recorded(&self, pod: &NamespacedName) -> Vec<u64> {
+        let name = pod.to_string();
+        self.records.all().filter(|record| record.pod == name).map(|record| record.cookie).collect()
+    }
+
+    /// The pod's verdicts so far.
+    #[must_use]
+    pub fn verdicts(&self, cookie: u64) -> Vec<(Verdict, u64)> {
+        self.maps.verdicts(cookie)
+    }
+
+    /// Use and size of each map.
+    #[must_use]
+    pub fn map_usage(&self) -> Vec<MapUse> {
+        self.maps.usage()
+    }
+
+    fn forget(&mut self, cookie: u64) {
+        log_failure("detach", self.loader.pins().remove(&self.loader.pins().pod(cookie)));
+        self.maps.remove_pod(cookie);
+        log_failure("forget", self.records.forget(cookie));
+    }
+
+    fn attach_steer(&self, netns: &Netns) -> Result<(), LoadError> {
+        let mut object = self.loader.steer(netns.cookie())?;
+        let program = steer_of(&mut object)?;
+        let pin = self.loader.pins().pod(netns.cookie());
+        let failed = |source| LoadError::Attach { name: "steer", source };
+        if pin.exists() {
+            let fd = program.fd().map_err(|source| LoadError::Program { name: "steer", source })?;
+            match sys::open_pin(&pin).and_then(|link| sys::update_link(link.as_fd(), fd.as_fd())) {
+                Ok(()) => return Ok(()),
+                Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {
+                    std::fs::remove_file(&pin).map_err(failed)?;
+                }
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        let refused = |source| LoadError::Program { name: "steer", source };
+        let id = program.attach(netns).map_err(refused)?;
+        let link: FdLink = program.take_link(id).map_err(refused)?.into();
+        link.pin(&pin).map(|_| ()).map_err(|error| failed(std::io::Error::other(error)))
+    }
+}
+
+/// Releases everything that is pinned and recorded, without a daemon. How many pods were released.
+///
+/// # Errors
+/// When the records can't be read or the pins not removed.
+pub async fn clean_up(pins: &PinDir, records: &mut Records, tasks: &TaskCount) -> Result<usize, StartError> {
+    for name in ["connect4", "connect6"] {
+        pins.remove(&pins.hook(name))?;
+    }
+    let recorded: Vec<_> = records.all().cloned().collect();
+    for record in &recorded {
+        pins.remove(&pins.pod(record.cookie))?;
+        match open_recorded(record, tasks) {
+            Recorded::Open(netns, link) => {
+                restore(&netns, link.as_ref(), records).await;
+            }
+            Recorded::Gone => {}
+            Recorded::Unknown(error) => warn!(pod = record.pod, %error, "cannot restore the pod's routes and sysctls"),
+        }
+        records.forget(record.cookie)?;
+    }
+    pins.remove_all()?;
+    Ok(recorded.len())
+}
+
+/// What has become of the namespace of a record.
+enum Recorded {
+    Open(Netns, Option<NetnsLink>),
+    Gone,
+    /// It can't be told now.
+    Unknown(NetnsError),
+}
+
+fn open_recorded(record: &Record, tasks: &TaskCount) -> Recorded {
+    match Netns::open(&record.netns) {
+        Ok(netns) if netns.cookie() == record.cookie => {
+            let link = NetnsLink::open(&netns, tasks.clone());
+            let link = link.inspect_err(|error| warn!(%error, "cannot restore the routes of a released pod")).ok();
+            Recorded::Open(netns, link)
+        }
+        Ok(_) | Err(NetnsError::NotANetns { .. }) => Recorded::Gone,
+        Err(NetnsError::Open { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Recorded::Gone,
+        Err(error) => Recorded::Unknown(error),
+    }
+}
+
+/// Whether all is as it was.
+async fn restore(netns: &Netns, link: Option<&NetnsLink>, records: &Records) -> bool {
+    let routes = match link {
+        Some(link) => log_failure("restore the routes", routes::remove(link).await),
+        None => false,
+    };
+    let record = records.of(netns.cookie());
+    let sysctls =
+        record.is_none_or(|record| log_failure("restore the sysctls", sysctl::restore(netns, &record.sysctls)));
+    routes && sysctls
+}
+
+/// Whether there was none.
+fn log_failure<E: std::error::Error>(what: &str, result: Result<(), E>) -> bool {
+    match result {
+        Ok(()) => true,
+        Err(error) => {
+            warn!(what, %error, "a step of releasing a pod failed");
+            false
+        }
+    }
+}
+
+/// Attaches a connect hook to the root of cgroup v2, or puts the new program behind the pinned link.
+fn attach_hook(object: &mut Ebpf, name: &'static str, cgroup: &File, pins: &PinDir) -> Result<(), LoadError> {
+    let refused = |source| LoadError::Program { name, source };
+    let program = object.program_mut(name).ok_or(LoadError::NotBuiltIn)?;
+    let program: &mut CgroupSockAddr = program.try_into().map_err(refused)?;
+    program.load().map_err(refused)?;
+    let pin = pins.hook(name);
+    if pin.exists() {
+        let fd = program.fd().map_err(refused)?;
+        let updated = sys::open_pin(&pin).and_then(|link| sys::update_link(link.as_fd(), fd.as_fd()));
+        return updated.map_err(|source| LoadError::Attach { name, source });
+    }
+    // `Single` is no flags at all: a link is multi-attach anyway, and the kernel refuses the flag.
+    let id = program.attach(cgroup, CgroupAttachMode::Single).map_err(refused)?;
+    let link = program.take_link(id).map_err(refused)?;
+    let link: FdLink = link.try_into().map_err(|error: BpfLinkError| attach_failed(name, error))?;
+    link.pin(&pin).map(|_| ()).map_err(|error| attach_failed(name, error))
+}
+
+fn attach_failed(name: &'static str, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> LoadError {
+    LoadError::Attach { name, source: std::io::Error::other(error) }
+}

@@ -1,0 +1,254 @@
+//! Netlink into a pod's network namespace: what is there, and word of every change.
+//!
+//! Two sockets: a pod that floods the one with changes makes the kernel drop messages on it, and an answer that the daemon
+//! waits for must not be among them.
+
+use std::{
+    future::Future,
+    io,
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use netlink_packet_route::{
+    address::{AddressAttribute, AddressHeaderFlags},
+    link::{LinkAttribute, LinkFlags},
+};
+use rtnetlink::{Handle, MulticastGroup};
+use thiserror::Error;
+use tokio::{sync::Notify, time::timeout};
+use tracing::Span;
+
+use crate::{
+    lifecycle::tasks::{TaskCount, TaskSet},
+    net::{
+        netns::{Netns, NetnsError},
+        socket::Family,
+    },
+};
+
+/// An interface that can carry packets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its index in the namespace.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// It is `lo`.
+    pub loopback: bool,
+    /// Its own addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// What a network namespace holds, as far as redirection is concerned.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NetnsFacts {
+    /// Every address but those of the loopback, link-local ones included.
+    pub addresses: Vec<IpAddr>,
+    /// Those of them that are still being looked for on the link (duplicate address detection).
+    pub tentative: Vec<IpAddr>,
+    /// Interfaces that are up.
+    pub interfaces: Vec<Interface>,
+}
+
+impl NetnsFacts {
+    /// Whether the namespace has an address of the family with which it can reach others.
+    #[must_use]
+    pub fn speaks(&self, family: Family) -> bool {
+        self.addresses.iter().any(|ip| Family::of(*ip) == family && !crate::model::addr::is_link_local_v6(*ip))
+    }
+
+    /// Without the interfaces that lead out: no socket bound to one is let through then.
+    #[must_use]
+    pub fn without_devices(&self) -> Self {
+        let mut facts = self.clone();
+        facts.interfaces.retain(|interface| interface.loopback);
+        facts
+    }
+
+    /// Keeps at most so many addresses, the pod's own before all others, and so many interfaces, `lo` first: a pod may make
+    /// as many as it likes. What is left out is treated as a stranger's, which is captured.
+    #[must_use]
+    pub fn limited(mut self, own: &[IpAddr], limit: usize) -> Self {
+        self.addresses.sort_by_key(|ip| !own.contains(ip));
+        self.addresses.truncate(limit);
+        self.interfaces.sort_by_key(|interface| interface.index);
+        self.interfaces.truncate(limit);
+        self
+    }
+}
+
+/// Why netlink failed.
+#[derive(Debug, Error)]
+pub enum LinkError {
+    /// The namespace could not be entered.
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+    /// The socket could not be made.
+    #[error("cannot open a netlink socket in {netns}: {source}")]
+    Open {
+        /// The namespace.
+        netns: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The kernel refused a request.
+    #[error("cannot {what} in {netns}: {source}; the daemon needs CAP_NET_ADMIN")]
+    Request {
+        /// The request.
+        what: String,
+        /// The namespace.
+        netns: PathBuf,
+        /// The cause.
+        source: Box<rtnetlink::Error>,
+    },
+    /// The kernel did not answer.
+    #[error("no answer within {ANSWER:?} to the request to {what} in {netns}; it will be made again")]
+    NoAnswer {
+        /// The request.
+        what: String,
+        /// The namespace.
+        netns: PathBuf,
+    },
+}
+
+/// The kernel answers at once; a dump of a large namespace takes a moment.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// The connections; dropping it closes them.
+#[derive(Debug)]
+pub struct NetnsLink {
+    handle: Handle,
+    netns: PathBuf,
+    changed: Arc<Notify>,
+    _tasks: TaskSet,
+}
+
+const GROUPS: [MulticastGroup; 7] = [
+    MulticastGroup::Link,
+    MulticastGroup::Ipv4Ifaddr,
+    MulticastGroup::Ipv6Ifaddr,
+    MulticastGroup::Ipv4Rule,
+    MulticastGroup::Ipv6Rule,
+    MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv6Route,
+];
+
+impl NetnsLink {
+    /// Connects; needs a runtime.
+    ///
+    /// # Errors
+    /// When the namespace can't be entered or the socket not made.
+    pub fn open(netns: &Netns, count: TaskCount) -> Result<Self, LinkError> {
+        let opened =
+            netns.enter(|| Ok((rtnetlink::new_connection()?, rtnetlink::new_multicast_connection(&GROUPS)?)))?;
+        let ((requests, handle, _), (changes, _, mut messages)) =
+            opened.map_err(|source| LinkError::Open { netns: netns.path().to_owned(), source })?;
+        let changed = Arc::new(Notify::new());
+        let mut tasks = TaskSet::new(count);
+        tasks.spawn(Span::none(), requests);
+        tasks.spawn(Span::none(), changes);
+        let notify = Arc::clone(&changed);
+        // Whatever a pod does to its namespace collapses into one permit: a flood of changes costs no memory.
+        tasks.spawn(Span::none(), async move {
+            while messages.next().await.is_some() {
+                notify.notify_one();
+            }
+            // Word of changes ends here; whoever looks next opens another connection when this one is of no use.
+            notify.notify_one();
+        });
+        Ok(Self { handle, netns: netns.path().to_owned(), changed, _tasks: tasks })
+    }
+
+    /// Told of every change of links, addresses, routes or rules.
+    #[must_use]
+    pub fn changed(&self) -> Arc<Notify> {
+        Arc::clone(&self.changed)
+    }
+
+    /// What is there now.
+    ///
+    /// # Errors
+    /// When the kernel refuses a dump.
+    pub async fn facts(&self) -> Result<NetnsFacts, LinkError> {
+        let mut facts = NetnsFacts::default();
+        let links = self.handle.link().get().execute().try_collect::<Vec<_>>();
+        for link in self.ask("list the interfaces", links).await? {
+            if !link.header.flags.contains(LinkFlags::Up) {
+                continue;
+            }
+            let name = link.attributes.iter().find_map(|attribute| match attribute {
+                LinkAttribute::IfName(name) => Some(name.clone()),
+                _ => None,
+            });
+            let loopback = link.header.flags.contains(LinkFlags::Loopback);
+            facts.interfaces.push(Interface {
+                index: link.header.index,
+                name: name.unwrap_or_default(),
+                loopback,
+                addresses: Vec::new(),
+            });
+        }
+        let addresses = self.handle.address().get().execute().try_collect::<Vec<_>>();
+        for message in self.ask("list the addresses", addresses).await? {
+            let Some(own) = own_address(&message.attributes) else { continue };
+            facts.addresses.push(own);
+            if message.header.flags.contains(AddressHeaderFlags::Tentative) {
+                facts.tentative.push(own);
+            }
+            let interface = facts.interfaces.iter_mut().find(|interface| interface.index == message.header.index);
+            if let Some(interface) = interface {
+                interface.addresses.push(own);
+            }
+        }
+        facts.addresses.sort_unstable();
+        facts.addresses.dedup();
+        Ok(facts)
+    }
+
+    pub(super) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Waits for the kernel's answer, but not for ever.
+    pub(super) async fn ask<T>(
+        &self,
+        what: &str,
+        request: impl Future<Output = Result<T, rtnetlink::Error>>,
+    ) -> Result<T, LinkError> {
+        let (what, netns) = (what.to_owned(), self.netns.clone());
+        match timeout(ANSWER, request).await {
+            Ok(answer) => answer.map_err(|source| LinkError::Request { what, netns, source: Box::new(source) }),
+            Err(_elapsed) => Err(LinkError::NoAnswer { what, netns }),
+        }
+    }
+}
+
+impl LinkError {
+    /// The kernel's error number, positive.
+    pub(super) fn errno(&self) -> Option<i32> {
+        match self {
+            LinkError::Request { source, .. } => match source.as_ref() {
+                rtnetlink::Error::NetlinkError(message) => message.code.map(|code| code.get().abs()),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+/// The address of the interface itself: `Local` on a point-to-point link, where `Address` is the other end's.
+fn own_address(attributes: &[AddressAttribute]) -> Option<IpAddr> {
+    let local = attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(ip) => Some(*ip),
+        _ => None,
+    });
+    let address = attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Address(ip) => Some(*ip),
+        _ => None,
+    });
+    local.or(address).filter(|ip| !ip.is_loopback() && *ip != IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+}

@@ -1,0 +1,209 @@
+//! Puts the programs into the kernel, with maps that are pinned and may be there already.
+
+use std::{io, path::PathBuf};
+
+use aya::{
+    Ebpf, EbpfError, EbpfLoader,
+    maps::{MapError, MapInfo},
+    programs::{ProgramError, ProgramType, SkLookup},
+    sys::{BpfHelper, is_helper_supported},
+};
+use ebpf_common::maps as names;
+use thiserror::Error;
+
+use super::pins::PinDir;
+
+/// The object, embedded when the daemon was built with the BPF tool chain, else empty.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ztunnel.bpf.o"));
+
+/// Whether this build has the BPF programs in it.
+#[must_use]
+pub fn is_built_in() -> bool {
+    !OBJECT.is_empty()
+}
+
+/// How many entries each map has room for.
+#[derive(Clone, Copy, Debug)]
+pub struct MapSizes {
+    /// Enrolled pods.
+    pub pods: u32,
+    /// Addresses, ports and CIDRs, each per pod on the average.
+    pub per_pod: u32,
+    /// Workers that there may be, each with listeners of its own in every pod.
+    pub workers: u32,
+}
+
+/// Listeners of one worker in one pod: two families, three purposes.
+const LISTENERS_PER_WORKER: u32 = 6;
+/// Bytes of the log's ring buffer; a multiple of every page size in use.
+const LOG_BYTES: u32 = 256 << 10;
+
+impl MapSizes {
+    /// How many addresses, interfaces, excluded ports and excluded CIDRs, each, one pod may have: more than the average, but
+    /// not so many that they would leave no room for others.
+    #[must_use]
+    pub fn per_pod_limit(&self) -> usize {
+        self.per_pod.saturating_mul(4) as usize
+    }
+
+    /// Each map and its size.
+    #[must_use]
+    pub fn entries(&self) -> [(&'static str, u32); 7] {
+        let shared = self.pods.saturating_mul(self.per_pod);
+        [
+            (names::PODS, self.pods),
+            (names::LOCAL_ADDRS, shared),
+            (names::INTERFACES, shared),
+            (names::EXCLUDED_PORTS, shared),
+            (names::EXCLUDED_CIDRS, shared),
+            (names::LISTENERS, self.pods.saturating_mul(self.workers).saturating_mul(LISTENERS_PER_WORKER)),
+            (names::VERDICTS, self.pods),
+        ]
+    }
+}
+
+/// Why programs or maps could not be loaded.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// The daemon was built without the programs.
+    #[error("this binary was built without its BPF programs; build it with `cargo xtask build`")]
+    NotBuiltIn,
+    /// A pinned map has another size than the one configured.
+    #[error(
+        "map {name} is pinned at {path} with room for {pinned} entries, but {wanted} are configured; \
+         set the old size, or run `ztunnel cleanup` before the start (which opens the pods until then)"
+    )]
+    Resized {
+        /// The map.
+        name: &'static str,
+        /// Its pin.
+        path: PathBuf,
+        /// Its size.
+        pinned: u32,
+        /// The configured size.
+        wanted: u32,
+    },
+    /// The kernel refused maps or object.
+    #[error(
+        "cannot load the BPF object: {0}; the daemon needs CAP_BPF and CAP_NET_ADMIN, `ztunnel check` says what is missing"
+    )]
+    Object(#[from] EbpfError),
+    /// The kernel refused a program.
+    #[error("cannot load the BPF program {name}: {source}")]
+    Program {
+        /// The program.
+        name: &'static str,
+        /// The cause.
+        source: ProgramError,
+    },
+    /// A map of the object is missing or of another type.
+    #[error("map {name} cannot be used: {source}")]
+    Map {
+        /// The map.
+        name: &'static str,
+        /// The cause.
+        source: MapError,
+    },
+    /// A pinned link could not be updated or made.
+    #[error("cannot attach {name}: {source}")]
+    Attach {
+        /// The program.
+        name: &'static str,
+        /// The cause.
+        source: io::Error,
+    },
+}
+
+/// Loads objects that share their maps through the pins.
+#[derive(Debug)]
+pub struct Loader {
+    pins: PinDir,
+    sizes: MapSizes,
+    log_level: u8,
+    can_set_retval: u32,
+}
+
+impl Loader {
+    /// A loader; `verbose` makes the programs log every decision.
+    #[must_use]
+    pub fn new(pins: PinDir, sizes: MapSizes, verbose: bool) -> Self {
+        let log_level = if verbose { aya_log::Level::Debug as u8 } else { 0 };
+        let can_set_retval = is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval);
+        Self { pins, sizes, log_level, can_set_retval: u32::from(can_set_retval.unwrap_or(false)) }
+    }
+
+    /// The pins it uses.
+    #[must_use]
+    pub fn pins(&self) -> &PinDir {
+        &self.pins
+    }
+
+    /// Loads the object with its maps; its programs are not in the kernel yet. `cookie` goes into `steer`.
+    ///
+    /// # Errors
+    /// As [`LoadError`] tells.
+    pub fn load(&self, cookie: u64) -> Result<Ebpf, LoadError> {
+        if !is_built_in() {
+            return Err(LoadError::NotBuiltIn);
+        }
+        self.check_sizes()?;
+        let mut loader = EbpfLoader::new();
+        for (name, entries) in self.sizes.entries() {
+            loader.map_max_entries(name, entries).map_pin_path(name, self.pins.map(name));
+        }
+        loader.map_pin_path(names::OWN_SOCKETS, self.pins.map(names::OWN_SOCKETS));
+        loader.map_max_entries(names::LOGS, LOG_BYTES).map_pin_path(names::LOGS, self.pins.map(names::LOGS));
+        loader.override_global("COOKIE", &cookie, true);
+        loader.override_global("CAN_SET_RETVAL", &self.can_set_retval, true);
+        loader.override_global(aya_log::LEVEL, &self.log_level, false);
+        Ok(loader.load(OBJECT)?)
+    }
+
+    /// `steer` for one pod, in the kernel, and the object that holds its data.
+    ///
+    /// # Errors
+    /// As [`LoadError`] tells.
+    pub fn steer(&self, cookie: u64) -> Result<Ebpf, LoadError> {
+        let mut object = self.load(cookie)?;
+        let program = steer_of(&mut object)?;
+        program.load().map_err(|source| LoadError::Program { name: "steer", source })?;
+        Ok(object)
+    }
+
+    fn check_sizes(&self) -> Result<(), LoadError> {
+        for (name, wanted) in self.sizes.entries() {
+            let path = self.pins.map(name);
+            if !path.exists() {
+                continue;
+            }
+            let info = MapInfo::from_pin(&path).map_err(|source| LoadError::Map { name, source })?;
+            if info.max_entries() != wanted {
+                return Err(LoadError::Resized { name, path, pinned: info.max_entries(), wanted });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Loads the object by itself, for [`super::probe`]: its maps have the room for one entry that the object gives them,
+/// nothing is pinned, and all of it goes away with the value.
+///
+/// # Errors
+/// As [`LoadError`] tells.
+pub(super) fn load_unpinned() -> Result<Ebpf, LoadError> {
+    if !is_built_in() {
+        return Err(LoadError::NotBuiltIn);
+    }
+    let mut loader = EbpfLoader::new();
+    loader.map_max_entries(names::LOGS, LOG_BYTES).override_global(aya_log::LEVEL, &0_u8, false);
+    Ok(loader.load(OBJECT)?)
+}
+
+/// The program `steer` of an object.
+///
+/// # Errors
+/// When the object has none: it is another object.
+pub fn steer_of(object: &mut Ebpf) -> Result<&mut SkLookup, LoadError> {
+    let program = object.program_mut("steer").ok_or(LoadError::NotBuiltIn)?;
+    program.try_into().map_err(|source| LoadError::Program { name: "steer", source })
+}

@@ -1,0 +1,23 @@
+//! Steers pods' sockets to this daemon: the only user of BPF and netlink.
+//!
+//! A pod is named by the cookie of its network namespace. [`load`] puts the programs into the kernel, [`pins`] keeps them
+//! there when the daemon is gone, [`maps`] is what they know of a pod, [`routes`] leads marked packets to the loopback
+//! interface, [`sysctl`] makes answers follow, [`record`] remembers how the namespace was before, and [`controller`] does
+//! all of it in the one order that never leaves a pod half enrolled.
+
+pub mod cgroup;
+pub mod controller;
+pub mod link;
+pub mod load;
+pub mod logs;
+pub mod maps;
+pub mod pins;
+pub mod probe;
+pub mod record;
+pub mod routes;
+pub mod survey;
+mod sys;
+pub mod sysctl;
+
+pub use controller::{Controller, EnrolError, Enrolment};
+pub use link::{NetnsFacts, NetnsLink};

@@ -1,0 +1,176 @@
+//! Where programs, maps and links are pinned, so that they outlive the daemon: `<dir>/v<layout>/`.
+//!
+//! | path | what |
+//! |---|---|
+//! | `maps/NAME` | a map |
+//! | `connect4`, `connect6` | the links of the connect hooks |
+//! | `pods/COOKIE` | the link of `steer` to a pod's network namespace |
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use nix::{mount::MsFlags, sys::statfs};
+use thiserror::Error;
+
+/// The pin directory of this layout.
+#[derive(Clone, Debug)]
+pub struct PinDir {
+    base: PathBuf,
+    root: PathBuf,
+}
+
+/// Why pins can't be used.
+#[derive(Debug, Error)]
+pub enum PinError {
+    /// A directory could not be made.
+    #[error("cannot make {path}: {source}")]
+    MakeDir {
+        /// The directory.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A BPF file system could not be mounted.
+    #[error(
+        "{path} is on no BPF file system and mounting one there failed: {source}; mount bpffs yourself or give CAP_SYS_ADMIN"
+    )]
+    Mount {
+        /// Where.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A pin could not be removed or listed.
+    #[error("cannot {what} {path}: {source}")]
+    Access {
+        /// The step.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+}
+
+impl PinDir {
+    /// The pin directory under `base`; nothing is made yet.
+    #[must_use]
+    pub fn at(base: &Path) -> Self {
+        Self { base: base.to_owned(), root: base.join(format!("v{}", ebpf_common::LAYOUT)) }
+    }
+
+    /// Makes the directories, and mounts a BPF file system where there is none.
+    ///
+    /// # Errors
+    /// Names the path and the step.
+    pub fn prepare(&self) -> Result<(), PinError> {
+        if !on_bpffs(&self.base) {
+            // On the usual mount point where that is free, so that the next tool finds it too.
+            let usual = Path::new("/sys/fs/bpf");
+            let target = if self.base.starts_with(usual) && usual.is_dir() { usual } else { self.base.as_path() };
+            make_dir(target)?;
+            nix::mount::mount(Some("bpf"), target, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
+                .map_err(|errno| PinError::Mount { path: target.to_owned(), source: errno.into() })?;
+        }
+        make_dir(&self.root.join("maps"))?;
+        make_dir(&self.root.join("pods"))
+    }
+
+    /// The directory itself.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The pin of a map.
+    #[must_use]
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.root.join("maps").join(name)
+    }
+
+    /// The pin of a connect hook's link.
+    #[must_use]
+    pub fn hook(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// The pin of the link to a pod's network namespace.
+    #[must_use]
+    pub fn pod(&self, cookie: u64) -> PathBuf {
+        self.root.join("pods").join(cookie.to_string())
+    }
+
+    /// Cookies of the pods whose links are pinned.
+    ///
+    /// # Errors
+    /// When the directory can't be listed.
+    pub fn pods(&self) -> Result<Vec<u64>, PinError> {
+        let path = self.root.join("pods");
+        let entries = match fs::read_dir(&path) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(source) => return Err(PinError::Access { what: "list", path, source }),
+        };
+        Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect())
+    }
+
+    /// Removes a pin; one that is not there is no error.
+    ///
+    /// # Errors
+    /// Names the file.
+    pub fn remove(&self, path: &Path) -> Result<(), PinError> {
+        match fs::remove_file(path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(PinError::Access { what: "remove", path: path.to_owned(), source })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes what is pinned in other layouts.
+    ///
+    /// # Errors
+    /// Names the directory.
+    pub fn remove_other_layouts(&self) -> Result<(), PinError> {
+        let list = |source| PinError::Access { what: "list", path: self.base.clone(), source };
+        for entry in fs::read_dir(&self.base).map_err(list)? {
+            let path = entry.map_err(list)?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let is_layout = name.strip_prefix('v').is_some_and(|number| number.parse::<u32>().is_ok());
+            if is_layout && path != self.root {
+                fs::remove_dir_all(&path).map_err(|source| PinError::Access { what: "remove", path, source })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes everything of this layout; what nothing else holds goes away with it.
+    ///
+    /// # Errors
+    /// Names the directory.
+    pub fn remove_all(&self) -> Result<(), PinError> {
+        match fs::remove_dir_all(&self.root) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(PinError::Access { what: "remove", path: self.root.clone(), source })
+            }
+            _ => {
+                // Only when nothing else lives there; the base may be the file system's root.
+                let _kept = fs::remove_dir(&self.base);
+                Ok(())
+            }
+        }
+    }
+}
+
+fn make_dir(path: &Path) -> Result<(), PinError> {
+    fs::create_dir_all(path).map_err(|source| PinError::MakeDir { path: path.to_owned(), source })
+}
+
+/// Whether a path, or what exists of it, lies on a BPF file system.
+#[must_use]
+pub fn on_bpffs(path: &Path) -> bool {
+    let existing = path.ancestors().find(|ancestor| ancestor.exists());
+    existing.is_some_and(|dir| statfs::statfs(dir).is_ok_and(|stat| stat.filesystem_type() == statfs::BPF_FS_MAGIC))
+}

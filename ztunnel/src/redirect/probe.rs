@@ -1,0 +1,371 @@
+//! What the daemon needs of the machine, found out by trying: a version number says nothing about back-ports, options
+//! that were left out, or a container's limits.
+//!
+//! A probe leaves no trace: what it makes (sockets, maps, programs, one network namespace) has no name and is gone when it
+//! returns, and what would change the machine is asked for and not done.
+
+mod bpf;
+
+use std::{io, path::Path};
+
+use ebpf_common::mark;
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage, rule::RuleMessage};
+use netlink_packet_sock_diag::inet::SocketId;
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use nix::{
+    fcntl::{AT_FDCWD, AtFlags},
+    libc,
+    sys::resource::{Resource, getrlimit},
+    unistd::{AccessFlags, faccessat},
+};
+
+use super::{cgroup, pins, survey, sysctl};
+use crate::net::{
+    netns::Netns,
+    socket::{self, Family},
+};
+
+/// One thing that the daemon needs.
+#[derive(Clone, Debug)]
+pub struct Requirement {
+    /// What it is.
+    pub name: &'static str,
+    /// Whether it is there.
+    pub state: State,
+    /// What the probe saw.
+    pub found: String,
+    /// What is lost without it, and the remedy.
+    pub cost: &'static str,
+}
+
+/// How far a requirement is met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It is there.
+    Met,
+    /// It is not; the daemon runs without what the requirement names.
+    Lost,
+    /// It is not, and the daemon can't run.
+    Missing,
+}
+
+/// What a probe saw, good or bad.
+type Found = Result<String, String>;
+
+impl Requirement {
+    fn must(name: &'static str, found: Found, cost: &'static str) -> Self {
+        Self::new(name, State::Missing, found, cost)
+    }
+
+    fn should(name: &'static str, found: Found, cost: &'static str) -> Self {
+        Self::new(name, State::Lost, found, cost)
+    }
+
+    fn new(name: &'static str, without: State, found: Found, cost: &'static str) -> Self {
+        match found {
+            Ok(found) => Self { name, state: State::Met, found, cost },
+            Err(found) => Self { name, state: without, found, cost },
+        }
+    }
+}
+
+/// Two descriptors a connection: room for some 30,000 of them.
+const WANTED_FILES: u64 = 65_536;
+
+/// Probes everything, in the order in which the daemon comes to need it.
+#[must_use]
+pub fn requirements(pin_dir: &Path) -> Vec<Requirement> {
+    let held = Capabilities::of_this_process();
+    let mut all = capabilities(held);
+    all.extend(bpf::features(held));
+    all.extend(bpf::programs());
+    all.extend([cgroup_root(), bpf_file_system(pin_dir, held)]);
+    all.extend(namespaces());
+    all.extend(sockets());
+    all.extend(routing());
+    all.push(open_files());
+    all
+}
+
+/// Names of the capabilities that this process lacks and without which the daemon can't do its work.
+#[must_use]
+pub fn missing_capabilities() -> Vec<&'static str> {
+    let missing = capabilities(Capabilities::of_this_process()).into_iter();
+    missing.filter(|requirement| requirement.state == State::Missing).map(|requirement| requirement.name).collect()
+}
+
+/// The effective set, a bit each as linux/capability.h numbers them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Capabilities(u64);
+
+impl Capabilities {
+    const NET_ADMIN: u32 = 12;
+    const NET_RAW: u32 = 13;
+    const SYS_ADMIN: u32 = 21;
+    const BPF: u32 = 39;
+
+    /// None, where /proc can't be read: the probes that come after then tell how it really is.
+    fn of_this_process() -> Self {
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+        Self::parse(&status).unwrap_or(Self(0))
+    }
+
+    fn parse(status: &str) -> Option<Self> {
+        let digits = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+        u64::from_str_radix(digits.trim(), 16).ok().map(Self)
+    }
+
+    fn has(self, bit: u32) -> bool {
+        self.0 >> bit & 1 == 1
+    }
+
+    fn may_load_bpf(self) -> bool {
+        self.has(Self::BPF) || self.has(Self::SYS_ADMIN)
+    }
+}
+
+fn capabilities(held: Capabilities) -> Vec<Requirement> {
+    let plain = |bit| if held.has(bit) { Ok("held".to_owned()) } else { Err("not held".to_owned()) };
+    let bpf = if held.has(Capabilities::BPF) || !held.may_load_bpf() {
+        plain(Capabilities::BPF)
+    } else {
+        Ok("not held, and not needed: CAP_SYS_ADMIN includes it".to_owned())
+    };
+    vec![
+        Requirement::must(
+            "CAP_BPF",
+            bpf,
+            "no BPF program or map can be made; add it to the container's or the unit's capabilities",
+        ),
+        Requirement::must(
+            "CAP_NET_ADMIN",
+            plain(Capabilities::NET_ADMIN),
+            "no capture: marks, rules, routes, transparent sockets; add it to the container's or the unit's capabilities",
+        ),
+        Requirement::must(
+            "CAP_SYS_ADMIN",
+            plain(Capabilities::SYS_ADMIN),
+            "no pod's network namespace can be entered, no bpffs mounted; add it to the container's or the unit's capabilities",
+        ),
+        Requirement::must(
+            "CAP_NET_RAW",
+            net_raw(held, bind_to_loopback()),
+            "no delivery to applications: this kernel asks for it to set SO_BINDTODEVICE; add it to the capabilities",
+        ),
+    ]
+}
+
+/// Of the options that the daemon sets, only SO_BINDTODEVICE has ever asked for CAP_NET_RAW (before Linux 5.7); for the
+/// others CAP_NET_ADMIN does as well.
+fn net_raw(held: Capabilities, bound: io::Result<()>) -> Found {
+    if held.has(Capabilities::NET_RAW) {
+        return Ok("held".to_owned());
+    }
+    match bound {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Err("not held, and SO_BINDTODEVICE is refused without it".to_owned())
+        }
+        _ => Ok("not held, and not needed on this kernel".to_owned()),
+    }
+}
+
+fn bind_to_loopback() -> io::Result<()> {
+    socket::tcp(Family::V4)?.bind_device(Some(b"lo"))
+}
+
+fn cgroup_root() -> Requirement {
+    let found = cgroup::open_root().and_then(|_| cgroup::root());
+    let found = found.map(|path| path.display().to_string()).map_err(|error| error.to_string());
+    Requirement::must(
+        "cgroup v2 root",
+        found,
+        "no pod's connects are captured; mount cgroup v2, and give a container the host's cgroup namespace",
+    )
+}
+
+fn bpf_file_system(pin_dir: &Path, held: Capabilities) -> Requirement {
+    let found = if pins::on_bpffs(pin_dir) {
+        let existing = pin_dir.ancestors().find(|path| path.exists()).unwrap_or(pin_dir);
+        match writable(existing) {
+            Ok(()) => Ok(format!("mounted at {}", existing.display())),
+            Err(error) => Err(format!("{} can't be written: {error}", existing.display())),
+        }
+    } else if !is_known_file_system("bpf") {
+        Err("the kernel has none".to_owned())
+    } else if held.has(Capabilities::SYS_ADMIN) {
+        Ok(format!("none at {}; the daemon mounts one", pin_dir.display()))
+    } else {
+        Err(format!("none at {}, and mounting one takes CAP_SYS_ADMIN", pin_dir.display()))
+    };
+    Requirement::must(
+        "BPF file system",
+        found,
+        "capture would not outlive the daemon, so it refuses to start; mount a bpffs there, or give CAP_SYS_ADMIN",
+    )
+}
+
+fn is_known_file_system(name: &str) -> bool {
+    let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    known.lines().any(|line| line.split_whitespace().last() == Some(name))
+}
+
+/// Asked for the effective user, and for what the file system is mounted as.
+fn writable(path: &Path) -> io::Result<()> {
+    Ok(faccessat(AT_FDCWD, path, AccessFlags::W_OK, AtFlags::AT_EACCESS)?)
+}
+
+fn namespaces() -> Vec<Requirement> {
+    let cookie = socket::netns_cookie().map(|cookie| format!("this one is {cookie}"));
+    let netns = Netns::current();
+    let entered = netns.as_ref().map(|_| "entered its own".to_owned()).map_err(ToString::to_string);
+    let listed = netns.as_ref().map_err(ToString::to_string).and_then(|netns| {
+        let listed = survey::connections(netns).map_err(|error| error.to_string())?;
+        Ok(format!("{} listed here", listed.len()))
+    });
+    let cut = netns.as_ref().map_err(ToString::to_string).and_then(|netns| {
+        survey::cut(netns, &[nobodys_connection()]).map_err(|error| error.to_string())?;
+        Ok("known to the kernel".to_owned())
+    });
+    vec![
+        Requirement::must(
+            "entering network namespaces",
+            entered,
+            "no pod can be enrolled; give CAP_SYS_ADMIN and allow setns (seccomp)",
+        ),
+        Requirement::must(
+            "netns cookie (SO_NETNS_COOKIE)",
+            cookie.map_err(|error| error.to_string()),
+            "pods can't be told apart; run a kernel of 5.17 or later",
+        ),
+        Requirement::should(
+            "listing connections",
+            listed,
+            "connections from before a pod's enrolment are not counted; CONFIG_INET_DIAG (modules inet_diag, tcp_diag)",
+        ),
+        Requirement::should(
+            "cutting connections",
+            cut,
+            "connections from before a pod's enrolment can't be cut; CONFIG_INET_DIAG_DESTROY",
+        ),
+    ]
+}
+
+/// Between addresses for documentation: a kernel that can cut connections says that this one is not there.
+fn nobodys_connection() -> SocketId {
+    SocketId {
+        source_address: [192, 0, 2, 1].into(),
+        source_port: 1,
+        destination_address: [192, 0, 2, 2].into(),
+        destination_port: 1,
+        ..SocketId::new_v4()
+    }
+}
+
+fn sockets() -> Vec<Requirement> {
+    const OPTIONS: &str = "no listener or no delivery in a pod; give CAP_NET_ADMIN, run a kernel of 5.17 or later";
+    let v6 = match socket::tcp(Family::V6) {
+        Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => Requirement::should(
+            "socket options, IPv6",
+            Err("this machine has no IPv6".to_owned()),
+            "pods have no IPv6 to capture; boot without ipv6.disable=1 if they should",
+        ),
+        _ => Requirement::must("socket options, IPv6", socket_options(Family::V6), OPTIONS),
+    };
+    vec![Requirement::must("socket options, IPv4", socket_options(Family::V4), OPTIONS), v6]
+}
+
+/// The options that want privileges or a recent kernel, tried on a socket that is never bound to an address.
+fn socket_options(family: Family) -> Found {
+    let socket = socket::tcp(family).map_err(|error| error.to_string())?;
+    let transparent = if family == Family::V4 { "IP_TRANSPARENT" } else { "IPV6_TRANSPARENT" };
+    let set = [
+        (transparent, socket::set_transparent(&socket, family)),
+        ("SO_MARK", socket.set_mark(mark::UPSTREAM)),
+        ("SO_BINDTODEVICE", socket.bind_device(Some(b"lo"))),
+        ("IP_BIND_ADDRESS_NO_PORT", socket::bind_without_port(&socket)),
+    ];
+    let refused: Vec<_> =
+        set.iter().filter_map(|(name, result)| Some(format!("{name}: {}", result.as_ref().err()?))).collect();
+    if refused.is_empty() { Ok(set.map(|(name, _)| name).join(", ")) } else { Err(refused.join(", ")) }
+}
+
+fn routing() -> Vec<Requirement> {
+    const RULES: &str = "marked packets find no way to the daemon; run a kernel with policy routing";
+    let v6 = match rule_count(AddressFamily::Inet6) {
+        Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) && !Path::new("/proc/sys/net/ipv6").exists() => {
+            Ok("not needed: this machine has no IPv6".to_owned())
+        }
+        other => rules_found(other),
+    };
+    vec![
+        Requirement::must(
+            "sysctls for marks",
+            sysctls(),
+            "answers do not follow the marks; make /proc/sys writable for the daemon, give CAP_NET_ADMIN",
+        ),
+        Requirement::must("policy routing, IPv4", rules_found(rule_count(AddressFamily::Inet)), RULES),
+        Requirement::must("policy routing, IPv6", v6, RULES),
+    ]
+}
+
+fn rules_found(count: io::Result<usize>) -> Found {
+    count.map(|count| format!("{count} rules here")).map_err(|error| error.to_string())
+}
+
+fn sysctls() -> Found {
+    let wanted: Vec<_> = sysctl::WANTED.into_iter().filter(|name| !sysctl::is_absent_family(name)).collect();
+    let refused: Vec<_> = wanted
+        .iter()
+        .filter_map(|name| Some(format!("{name}: {}", writable(&Path::new("/proc/sys").join(name)).err()?)))
+        .collect();
+    if refused.is_empty() { Ok(wanted.join(", ")) } else { Err(refused.join(", ")) }
+}
+
+/// How many routing rules of a family this network namespace has.
+fn rule_count(family: AddressFamily) -> io::Result<usize> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    let mut rule = RuleMessage::default();
+    rule.header.family = family;
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    let mut request = NetlinkMessage::new(header, RouteNetlinkMessage::GetRule(rule).into());
+    request.finalize();
+    let mut bytes = vec![0; request.buffer_len()];
+    request.serialize(&mut bytes);
+    socket.send(&bytes, 0)?;
+    let mut count = 0;
+    loop {
+        let (bytes, _) = socket.recv_from_full()?;
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(io::Error::other)?;
+            match message.payload {
+                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRule(_)) => count += 1,
+                NetlinkPayload::Done(_) => return Ok(count),
+                NetlinkPayload::Error(error) => return Err(error.to_io()),
+                _ => {}
+            }
+            let length = usize::try_from(message.header.length).unwrap_or(usize::MAX).next_multiple_of(4);
+            rest = rest.get(length.max(1)..).unwrap_or_default();
+        }
+    }
+}
+
+fn open_files() -> Requirement {
+    let found = match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((_, hard)) if hard >= WANTED_FILES => Ok(format!("hard limit {hard}")),
+        Ok((_, hard)) => Err(format!("hard limit {hard}, less than {WANTED_FILES}")),
+        Err(errno) => Err(io::Error::from(errno).to_string()),
+    };
+    Requirement::should(
+        "open files (RLIMIT_NOFILE)",
+        found,
+        "connections beyond half the limit; raise the hard limit (LimitNOFILE= of the unit, ulimit -Hn)",
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,201 @@
+//! BPF: features one by one, and then the daemon's own programs.
+
+use std::{error::Error, fs::File, io};
+
+use aya::{
+    Ebpf,
+    maps::MapType,
+    programs::{CgroupAttachMode, CgroupSockAddr, ProgramError, ProgramType},
+    sys::{BpfHelper, is_helper_supported, is_map_supported, is_program_supported},
+};
+use nix::{libc, sched::CloneFlags};
+
+use super::{Capabilities, Found, Requirement};
+use crate::{
+    model::cause::causes,
+    redirect::load::{self, LoadError},
+};
+
+/// The helpers that connect4 and connect6 call.
+const CONNECT_HELPERS: [(&str, BpfHelper); 4] = [
+    ("get_netns_cookie", BpfHelper::BPF_FUNC_get_netns_cookie),
+    ("setsockopt", BpfHelper::BPF_FUNC_setsockopt),
+    ("sk_storage_get", BpfHelper::BPF_FUNC_sk_storage_get),
+    ("map_lookup_elem", BpfHelper::BPF_FUNC_map_lookup_elem),
+];
+/// The helpers that steer calls.
+const STEER_HELPERS: [(&str, BpfHelper); 3] = [
+    ("map_lookup_elem", BpfHelper::BPF_FUNC_map_lookup_elem),
+    ("sk_assign", BpfHelper::BPF_FUNC_sk_assign),
+    ("sk_release", BpfHelper::BPF_FUNC_sk_release),
+];
+/// The helper that all of them call where they are to log.
+const LOG_HELPERS: [(&str, BpfHelper); 1] = [("ringbuf_output", BpfHelper::BPF_FUNC_ringbuf_output)];
+const MAPS: [(&str, MapType); 6] = [
+    ("hash", MapType::Hash),
+    ("percpu_hash", MapType::PerCpuHash),
+    ("lpm_trie", MapType::LpmTrie),
+    ("sockhash", MapType::SockHash),
+    ("sk_storage", MapType::SkStorage),
+    ("ringbuf", MapType::RingBuf),
+];
+
+/// What the programs ask of the kernel, piece by piece, so that a refusal of the whole has a reason.
+pub(super) fn features(held: Capabilities) -> Vec<Requirement> {
+    const KERNEL: &str =
+        "no capture; run a kernel of 5.17 or later with CONFIG_CGROUP_BPF, in the host's user namespace";
+    let (connect, steer) = (ProgramType::CgroupSockAddr, ProgramType::SkLookup);
+    let log = helpers(connect, &LOG_HELPERS).and_then(|_| helpers(steer, &LOG_HELPERS));
+    let maps = supported(MAPS.map(|(name, kind)| (name, is_map_supported(kind))));
+    vec![
+        Requirement::must("BPF program type cgroup_sock_addr", program_type(connect), KERNEL),
+        Requirement::must("BPF program type sk_lookup", program_type(steer), KERNEL),
+        Requirement::must("BPF helpers of connect4/6", helpers(connect, &CONNECT_HELPERS), KERNEL),
+        Requirement::must("BPF helpers of steer", helpers(steer, &STEER_HELPERS), KERNEL),
+        Requirement::must("BPF map types", maps, KERNEL),
+        Requirement::must("BPF type information (BTF)", btf(held), KERNEL),
+        Requirement::should("BPF log", log, "the log of the BPF programs' decisions; run a kernel of 5.17 or later"),
+    ]
+}
+
+fn program_type(kind: ProgramType) -> Found {
+    supported([("known to the kernel", is_program_supported(kind))])
+}
+
+fn helpers(kind: ProgramType, helpers: &[(&'static str, BpfHelper)]) -> Found {
+    supported(helpers.iter().map(|(name, helper)| (*name, is_helper_supported(kind, *helper))))
+}
+
+/// The names of what was tried, or of what is not there. A kernel that refuses to try one refuses the others too.
+fn supported<E: Error>(tried: impl IntoIterator<Item = (&'static str, Result<bool, E>)>) -> Found {
+    let (mut there, mut absent) = (Vec::new(), Vec::new());
+    for (name, result) in tried {
+        match result {
+            Ok(true) => there.push(name),
+            Ok(false) => absent.push(name),
+            Err(error) => return Err(format!("can't be tried: {}", causes(&error))),
+        }
+    }
+    if absent.is_empty() { Ok(there.join(", ")) } else { Err(format!("not there: {}", absent.join(", "))) }
+}
+
+/// Socket storage must describe its value in BTF. The kernel's own BTF is not needed: no program looks into its structures.
+fn btf(held: Capabilities) -> Found {
+    if !held.may_load_bpf() {
+        return Err("can't be tried without CAP_BPF".to_owned());
+    }
+    match aya::features().btf() {
+        Some(_) => Ok("the kernel takes the programs' BTF".to_owned()),
+        None => Err("the kernel takes no BTF from this process".to_owned()),
+    }
+}
+
+/// The programs themselves: whether they are here, and whether the kernel takes and attaches them.
+pub(super) fn programs() -> Vec<Requirement> {
+    let built_in = if load::is_built_in() { Ok("yes".to_owned()) } else { Err("no".to_owned()) };
+    let mut object = load::load_unpinned().map_err(|error| match error {
+        // Without the advice that it gives to those who have not run this probe.
+        LoadError::Object(error) => causes(&error),
+        other => causes(&other),
+    });
+    let loaded = object.as_mut().map_err(|reason| reason.clone()).and_then(verify);
+    let tried = |attach: fn(&mut Ebpf) -> Found, object: &mut Result<Ebpf, String>| match (object, &loaded) {
+        (Ok(object), Ok(_)) => attach(object),
+        _ => Err("can't be tried: the programs do not load".to_owned()),
+    };
+    let (cgroup, netns) = (tried(attach_to_no_cgroup, &mut object), tried(attach_to_scratch_netns, &mut object));
+    const LINKS: &str = "no capture; run a kernel of 5.17 or later with CONFIG_CGROUP_BPF and CONFIG_NET_NS";
+    vec![
+        Requirement::must("BPF programs in this binary", built_in, "no capture; build with `cargo xtask build`"),
+        Requirement::must(
+            "BPF programs load",
+            loaded,
+            "no capture; run a kernel of 5.17 or later, and report the verifier's message",
+        ),
+        Requirement::must("BPF link to a cgroup", cgroup, LINKS),
+        Requirement::must("BPF link to a network namespace", netns, LINKS),
+    ]
+}
+
+/// Puts every program into the kernel.
+fn verify(object: &mut Ebpf) -> Found {
+    for name in ["connect4", "connect6"] {
+        let loaded = connect_hook(object, name).and_then(CgroupSockAddr::load);
+        loaded.map_err(|error| format!("{name}: {}", refusal(&error)))?;
+    }
+    let steer = load::steer_of(object).map_err(|error| causes(&error))?;
+    steer.load().map_err(|error| format!("steer: {}", refusal(&error)))?;
+    Ok("connect4, connect6, steer".to_owned())
+}
+
+fn connect_hook<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut CgroupSockAddr, ProgramError> {
+    object.program_mut(name).ok_or(ProgramError::UnexpectedProgramType)?.try_into()
+}
+
+/// Attaching to the real root, if only for a moment, would put a hook into every connect of the node. A kernel that knows
+/// such links says of a file that is no cgroup that the descriptor is bad; any other says that the request is invalid.
+fn attach_to_no_cgroup(object: &mut Ebpf) -> Found {
+    let attached = File::open("/proc/self/status").map_err(ProgramError::IOError).and_then(|no_cgroup| {
+        connect_hook(object, "connect4").and_then(|program| program.attach(no_cgroup, CgroupAttachMode::Single))
+    });
+    match attached {
+        Err(ProgramError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::EBADF) => {
+            Ok("known to the kernel".to_owned())
+        }
+        Err(error) => Err(refusal(&error)),
+        Ok(_) => Err("the kernel took a file for a cgroup".to_owned()),
+    }
+}
+
+/// Attaches to a new network namespace, which goes away with the thread that made it.
+fn attach_to_scratch_netns(object: &mut Ebpf) -> Found {
+    let steer = load::steer_of(object).map_err(|error| causes(&error))?;
+    let attach = || -> Found {
+        let failed = |error: io::Error| format!("no network namespace to try it on: {error}");
+        nix::sched::unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| failed(errno.into()))?;
+        let netns = File::open("/proc/thread-self/ns/net").map_err(failed)?;
+        steer.attach(netns).map_err(|error| refusal(&error))?;
+        Ok("attached to a new one".to_owned())
+    };
+    std::thread::scope(|scope| scope.spawn(attach).join()).unwrap_or_else(|_| Err("the probe broke off".to_owned()))
+}
+
+/// Why the kernel refused a program: of the verifier's log, which may be thousands of lines, only the complaint at its end.
+fn refusal(error: &ProgramError) -> String {
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => match complaint(&verifier_log.to_string()) {
+            Some(line) => format!("{io_error}: {line}"),
+            None => io_error.to_string(),
+        },
+        other => causes(other),
+    }
+}
+
+fn complaint(log: &str) -> Option<String> {
+    const STATISTICS: [&str; 3] = ["processed ", "verification time ", "stack depth "];
+    let is_statistics = |line: &str| STATISTICS.iter().any(|start| line.starts_with(start));
+    log.lines().rev().map(str::trim).find(|line| !line.is_empty() && !is_statistics(line)).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{complaint, supported};
+    use std::io;
+
+    #[test]
+    fn absent_features_are_named_and_a_refusal_is_said_once() {
+        let found = |tried: Vec<(&'static str, io::Result<bool>)>| supported(tried);
+        assert_eq!(found(vec![("a", Ok(true)), ("b", Ok(true))]), Ok("a, b".to_owned()));
+        assert_eq!(found(vec![("a", Ok(true)), ("b", Ok(false)), ("c", Ok(false))]), Err("not there: b, c".to_owned()));
+        let refused = || Err(io::Error::other("refused"));
+        assert_eq!(found(vec![("a", refused()), ("b", refused())]), Err("can't be tried: refused".to_owned()));
+    }
+
+    #[test]
+    fn the_verifier_is_quoted_with_its_last_complaint() {
+        let log = "0: R1=ctx()\n; code\n17: (61) r0 = *(u32 *)(r1 +64)\ninvalid bpf_context access off=64 size=4\n\
+                   verification time 20 usec\nstack depth 72+0+0\nprocessed 18 insns (limit 1000000)\n\n";
+        assert_eq!(complaint(log).as_deref(), Some("invalid bpf_context access off=64 size=4"));
+        assert_eq!(complaint("processed 0 insns\n"), None);
+    }
+}

@@ -1,0 +1,422 @@
+//! Policy routing in a pod's network namespace.
+//!
+//! | pref | rule | for |
+//! |---|---|---|
+//! | 1 | mark CAPTURE -> table 15001 | connects that the hook marked |
+//! | 2 | mark DELIVER -> table 15006 | deliveries, and answers of the application to them |
+//! | 3 | mark CAPTURE -> table local | the daemon's answers to captured connects |
+//! | 4, 5 | mark CAPTURE, mark DELIVER: prohibit | nothing marked leaves when the tables above have no answer |
+//! | 6 | all -> table local | what pref 0 was: it must come after the marks, see below |
+//!
+//! Both tables make every address local: `local default dev lo`. In table 15001 the same stands for each other interface
+//! with a larger metric, without which sockets bound to a device would leave in the clear; and the pod's own addresses are
+//! thrown back to table local there, because the daemon's answers to a socket bound to a device must come through the
+//! interface that owns the address. Table local comes after the marks because a delivery to the pod's own address must
+//! resolve through `lo`: that is how `steer` tells it from a stranger's packet. The preferences are the first there are, so
+//! that no rule of the pod's own comes between.
+
+use std::{
+    collections::HashSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use ebpf_common::mark;
+use futures_util::TryStreamExt as _;
+use netlink_packet_route::{
+    AddressFamily,
+    route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType},
+    rule::{RuleAction, RuleAttribute, RuleMessage},
+};
+use nix::libc;
+use rtnetlink::{IpVersion, RouteMessageBuilder};
+
+use super::link::{Interface, LinkError, NetnsFacts, NetnsLink};
+use crate::{model::addr::is_link_local_v6, net::socket::Family};
+
+/// The table of captured connects; the outbound port of Istio's ztunnel, easy to recognise.
+pub const TABLE_CAPTURE: u32 = 15001;
+/// The table of deliveries; the inbound port.
+pub const TABLE_DELIVER: u32 = 15006;
+const PREF_CAPTURE: u32 = 1;
+const PREF_DELIVER: u32 = 2;
+const PREF_CAPTURE_LOCAL: u32 = 3;
+const PREF_CAPTURE_END: u32 = 4;
+const PREF_DELIVER_END: u32 = 5;
+const PREF_LOCAL: u32 = 6;
+const TABLE_LOCAL: u32 = 255;
+/// Routes through other interfaces than `lo` come after the kernel's default metric for IPv6, 1024.
+const METRIC_INTERFACE: u32 = 2048;
+const METRIC_LOOPBACK: u32 = 1;
+
+/// Brings rules and routes to what capture needs, in each family that the namespace speaks; repairs what is missing.
+///
+/// `sources` are the pod's addresses: the first of a family becomes the source of captured connections.
+///
+/// # Errors
+/// The first of the kernel's refusals; the rest has been done.
+pub async fn ensure(link: &NetnsLink, facts: &NetnsFacts, sources: &[IpAddr]) -> Result<(), LinkError> {
+    let mut result = Ok(());
+    for family in Family::ALL.into_iter().filter(|family| facts.speaks(*family)) {
+        let source = sources.iter().copied().find(|ip| Family::of(*ip) == family);
+        let routes = ensure_routes(link, facts, family, source).await;
+        // The rules also when a route failed: they keep marked packets in.
+        let rules = ensure_rules(link, family).await;
+        result = result.and(routes).and(rules);
+    }
+    result
+}
+
+/// Takes away what [`ensure`] made, and puts the rule for table local back to its place. Does all it can.
+///
+/// # Errors
+/// The first of the kernel's refusals.
+pub async fn remove(link: &NetnsLink) -> Result<(), LinkError> {
+    let mut result = Ok(());
+    for family in Family::ALL {
+        for step in [restore_rules(link, family).await, flush_tables(link, family).await] {
+            result = result.and(step);
+        }
+    }
+    result
+}
+
+async fn ensure_rules(link: &NetnsLink, family: Family) -> Result<(), LinkError> {
+    let present = rules(link, family).await?;
+    let wanted = our_rules(family);
+    for rule in wanted {
+        if !present.iter().any(|other| same_rule(other, &rule)) {
+            add_rule(link, family, rule).await?;
+        }
+    }
+    // Last: there is no moment without a rule for table local.
+    for rule in present.into_iter().filter(is_first_local) {
+        delete_rule(link, rule).await?;
+    }
+    Ok(())
+}
+
+async fn restore_rules(link: &NetnsLink, family: Family) -> Result<(), LinkError> {
+    let present = rules(link, family).await?;
+    let ours = our_rules(family);
+    let is_ours = |rule: &RuleMessage| ours.iter().any(|own| same_rule(rule, own));
+    if !present.iter().any(is_ours) {
+        return Ok(());
+    }
+    if !present.iter().any(is_first_local) {
+        add_rule(link, family, local_rule(family, 0)).await?;
+    }
+    for rule in present.into_iter().filter(is_ours) {
+        delete_rule(link, rule).await?;
+    }
+    Ok(())
+}
+
+async fn rules(link: &NetnsLink, family: Family) -> Result<Vec<RuleMessage>, LinkError> {
+    let version = if family == Family::V4 { IpVersion::V4 } else { IpVersion::V6 };
+    let dump = link.handle().rule().get(version).execute().try_collect::<Vec<_>>();
+    present(link.ask(&format!("list the {family:?} rules"), dump).await)
+}
+
+/// A kernel without the family has none of its rules and routes.
+fn present<T>(dump: Result<Vec<T>, LinkError>) -> Result<Vec<T>, LinkError> {
+    match dump {
+        Err(error) if matches!(error.errno(), Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP)) => Ok(Vec::new()),
+        other => other,
+    }
+}
+
+/// Errors that mean that there was nothing to do.
+fn unless(result: Result<(), LinkError>, done: &[i32]) -> Result<(), LinkError> {
+    match result {
+        Err(error) if error.errno().is_some_and(|errno| done.contains(&errno)) => Ok(()),
+        other => other,
+    }
+}
+
+async fn add_rule(link: &NetnsLink, family: Family, rule: RuleMessage) -> Result<(), LinkError> {
+    let what = format!("add the {family:?} rule with preference {}", preference(&rule));
+    let mut request = link.handle().rule().add();
+    *request.message_mut() = rule;
+    unless(link.ask(&what, request.execute()).await, &[libc::EEXIST])
+}
+
+async fn delete_rule(link: &NetnsLink, rule: RuleMessage) -> Result<(), LinkError> {
+    let what = format!("delete the rule with preference {}", preference(&rule));
+    unless(link.ask(&what, link.handle().rule().del(rule).execute()).await, &[libc::ENOENT])
+}
+
+fn rule(family: Family, attributes: Vec<RuleAttribute>, table: u32) -> RuleMessage {
+    let mut rule = RuleMessage::default();
+    rule.header.family = address_family(family);
+    rule.header.action = RuleAction::ToTable;
+    rule.header.table = u8::try_from(table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
+    rule.attributes = attributes;
+    rule.attributes.push(RuleAttribute::Table(table));
+    rule
+}
+
+fn our_rules(family: Family) -> [RuleMessage; 6] {
+    let marked = |preference, mark, table| {
+        let attributes =
+            vec![RuleAttribute::Priority(preference), RuleAttribute::FwMark(mark), RuleAttribute::FwMask(mark::MASK)];
+        rule(family, attributes, table)
+    };
+    let prohibited = |preference, mark| {
+        let mut rule = marked(preference, mark, 0);
+        rule.header.action = RuleAction::Prohibit;
+        rule.attributes.pop();
+        rule
+    };
+    // The ends first: whoever adds them one by one leaves no gap.
+    [
+        local_rule(family, PREF_LOCAL),
+        prohibited(PREF_DELIVER_END, mark::DELIVER),
+        prohibited(PREF_CAPTURE_END, mark::CAPTURE),
+        marked(PREF_CAPTURE_LOCAL, mark::CAPTURE, TABLE_LOCAL),
+        marked(PREF_DELIVER, mark::DELIVER, TABLE_DELIVER),
+        marked(PREF_CAPTURE, mark::CAPTURE, TABLE_CAPTURE),
+    ]
+}
+
+fn local_rule(family: Family, preference: u32) -> RuleMessage {
+    rule(family, vec![RuleAttribute::Priority(preference)], TABLE_LOCAL)
+}
+
+/// What tells one rule from another here: preference, mark, table and whether it prohibits. The kernel leaves preference 0
+/// out.
+fn identity_of(rule: &RuleMessage) -> (u32, u32, u32, u32, bool) {
+    let (mut mark, mut mask, mut table) = (0, 0, u32::from(rule.header.table));
+    for attribute in &rule.attributes {
+        match attribute {
+            RuleAttribute::FwMark(value) => mark = *value,
+            RuleAttribute::FwMask(value) => mask = *value,
+            RuleAttribute::Table(value) => table = *value,
+            _ => {}
+        }
+    }
+    let prohibits = rule.header.action == RuleAction::Prohibit;
+    (preference(rule), mark, if mark == 0 { 0 } else { mask }, if prohibits { 0 } else { table }, prohibits)
+}
+
+fn preference(rule: &RuleMessage) -> u32 {
+    let priority = rule.attributes.iter().find_map(|attribute| match attribute {
+        RuleAttribute::Priority(value) => Some(*value),
+        _ => None,
+    });
+    priority.unwrap_or(0)
+}
+
+fn same_rule(a: &RuleMessage, b: &RuleMessage) -> bool {
+    identity_of(a) == identity_of(b)
+}
+
+fn is_first_local(rule: &RuleMessage) -> bool {
+    identity_of(rule) == (0, 0, 0, TABLE_LOCAL, false)
+}
+
+async fn ensure_routes(
+    link: &NetnsLink,
+    facts: &NetnsFacts,
+    family: Family,
+    source: Option<IpAddr>,
+) -> Result<(), LinkError> {
+    let present = routes(link, family).await?;
+    let wanted = our_routes(facts, family, source);
+    let keys = |routes: &[RouteMessage]| routes.iter().map(key_of).collect::<HashSet<_>>();
+    let (present_keys, wanted_keys) = (keys(&present), keys(&wanted));
+    let mut result = Ok(());
+    for route in wanted.iter().filter(|route| !present_keys.contains(&key_of(route))) {
+        let what = format!("add a {family:?} capture route");
+        result = result.and(link.ask(&what, link.handle().route().add(route.clone()).replace().execute()).await);
+    }
+    // Above all the exception for an address that is the pod's no longer. What differs in its source only has been
+    // replaced by now, and deleting it would hit its successor.
+    let slots: HashSet<_> = wanted.iter().map(slot_of).collect();
+    let is_stale = |route: &RouteMessage| !wanted_keys.contains(&key_of(route)) && !slots.contains(&slot_of(route));
+    for stale in present.into_iter().filter(is_stale) {
+        result = result.and(delete_route(link, family, stale).await);
+    }
+    result
+}
+
+fn our_routes(facts: &NetnsFacts, family: Family, source: Option<IpAddr>) -> Vec<RouteMessage> {
+    // The kernel takes no route with a source that it is not sure of yet.
+    let source = source.filter(|ip| facts.addresses.contains(ip) && !facts.tentative.contains(ip));
+    let loopback = facts.interfaces.iter().filter(|interface| interface.loopback);
+    let deliver = loopback.map(|interface| default_route(family, TABLE_DELIVER, interface, None));
+    // A socket bound to a device hears only what comes for an address of that device.
+    let source_on = |interface: &Interface| {
+        let mut own = interface
+            .addresses
+            .iter()
+            .copied()
+            .filter(|ip| Family::of(*ip) == family && !is_link_local_v6(*ip) && !facts.tentative.contains(ip));
+        if interface.loopback || source.is_some_and(|ip| interface.addresses.contains(&ip)) {
+            source
+        } else {
+            own.next().or(source)
+        }
+    };
+    let capture =
+        facts.interfaces.iter().map(|interface| default_route(family, TABLE_CAPTURE, interface, source_on(interface)));
+    let own = facts.addresses.iter().filter(|ip| Family::of(**ip) == family).map(|ip| exception(family, *ip));
+    deliver.chain(capture).chain(own).collect()
+}
+
+async fn flush_tables(link: &NetnsLink, family: Family) -> Result<(), LinkError> {
+    for route in routes(link, family).await? {
+        delete_route(link, family, route).await?;
+    }
+    Ok(())
+}
+
+async fn delete_route(link: &NetnsLink, family: Family, route: RouteMessage) -> Result<(), LinkError> {
+    let what = format!("delete a {family:?} capture route");
+    unless(link.ask(&what, link.handle().route().del(route).execute()).await, &[libc::ESRCH])
+}
+
+/// The routes of this daemon's tables.
+async fn routes(link: &NetnsLink, family: Family) -> Result<Vec<RouteMessage>, LinkError> {
+    let query = match family {
+        Family::V4 => RouteMessageBuilder::<Ipv4Addr>::new().build(),
+        Family::V6 => RouteMessageBuilder::<Ipv6Addr>::new().build(),
+    };
+    let dump = link.handle().route().get(query).execute().try_collect::<Vec<_>>();
+    let all = present(link.ask(&format!("list the {family:?} routes"), dump).await)?;
+    Ok(all.into_iter().filter(|route| matches!(table_of(route), TABLE_CAPTURE | TABLE_DELIVER)).collect())
+}
+
+/// `local default dev INTERFACE [src SOURCE] table TABLE metric …`
+fn default_route(family: Family, table: u32, interface: &Interface, source: Option<IpAddr>) -> RouteMessage {
+    let metric = if interface.loopback { METRIC_LOOPBACK } else { METRIC_INTERFACE.saturating_add(interface.index) };
+    let mut route = route(family, table, metric);
+    route.header.kind = RouteType::Local;
+    route.header.scope = if family == Family::V4 { RouteScope::Host } else { RouteScope::Universe };
+    route.attributes.push(RouteAttribute::Oif(interface.index));
+    route.attributes.extend(source.map(|ip| RouteAttribute::PrefSource(route_address(ip))));
+    route
+}
+
+/// `throw ADDRESS table 15001`
+fn exception(family: Family, own: IpAddr) -> RouteMessage {
+    let mut route = route(family, TABLE_CAPTURE, METRIC_LOOPBACK);
+    route.header.kind = RouteType::Throw;
+    route.header.destination_prefix_length = if family == Family::V4 { 32 } else { 128 };
+    route.attributes.push(RouteAttribute::Destination(route_address(own)));
+    route
+}
+
+fn route(family: Family, table: u32, metric: u32) -> RouteMessage {
+    let mut route = RouteMessage::default();
+    route.header.address_family = address_family(family);
+    route.header.protocol = RouteProtocol::Static;
+    route.header.table = RouteHeader::RT_TABLE_UNSPEC;
+    route.attributes = vec![RouteAttribute::Table(table), RouteAttribute::Priority(metric)];
+    route
+}
+
+fn route_address(ip: IpAddr) -> RouteAddress {
+    match ip {
+        IpAddr::V4(v4) => RouteAddress::Inet(v4),
+        IpAddr::V6(v6) => RouteAddress::Inet6(v6),
+    }
+}
+
+fn table_of(route: &RouteMessage) -> u32 {
+    let table = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Table(table) => Some(*table),
+        _ => None,
+    });
+    table.unwrap_or_else(|| u32::from(route.header.table))
+}
+
+type RouteKey = (u32, u8, u8, Vec<String>);
+
+/// A route's place, whatever its source.
+fn slot_of(route: &RouteMessage) -> RouteKey {
+    let mut route = route.clone();
+    route.attributes.retain(|attribute| !matches!(attribute, RouteAttribute::PrefSource(_)));
+    key_of(&route)
+}
+
+/// What tells one route from another here, whatever else the kernel tells of it: table, kind, prefix length, attributes. A
+/// throw route has no interface, although the kernel shows one for IPv6.
+fn key_of(route: &RouteMessage) -> RouteKey {
+    let is_throw = route.header.kind == RouteType::Throw;
+    let counts = |attribute: &&RouteAttribute| match attribute {
+        RouteAttribute::Oif(_) => !is_throw,
+        RouteAttribute::Priority(_) | RouteAttribute::PrefSource(_) | RouteAttribute::Destination(_) => true,
+        _ => false,
+    };
+    let mut attributes: Vec<_> =
+        route.attributes.iter().filter(counts).map(|attribute| format!("{attribute:?}")).collect();
+    attributes.sort_unstable();
+    (table_of(route), route.header.kind.into(), route.header.destination_prefix_length, attributes)
+}
+
+fn address_family(family: Family) -> AddressFamily {
+    match family {
+        Family::V4 => AddressFamily::Inet,
+        Family::V6 => AddressFamily::Inet6,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        Family, Interface, NetnsFacts, TABLE_CAPTURE, identity_of, is_first_local, key_of, local_rule, our_routes,
+        our_rules, same_rule, table_of,
+    };
+    use netlink_packet_route::{
+        route::{RouteAttribute, RoutePreference, RouteType},
+        rule::{RuleAttribute, RuleMessage},
+    };
+
+    #[test]
+    fn a_rule_is_known_again_in_the_kernels_form() {
+        let [.., deliver, capture] = our_rules(Family::V4);
+        let mut dumped = capture.clone();
+        dumped.attributes.reverse();
+        dumped.attributes.push(RuleAttribute::SuppressPrefixLen(u32::MAX));
+        assert!(same_rule(&dumped, &capture));
+        assert!(!same_rule(&dumped, &deliver));
+    }
+
+    #[test]
+    fn only_preference_0_without_a_mark_is_the_first_local_rule() {
+        let mut dumped = RuleMessage::default();
+        dumped.header.table = 255;
+        dumped.attributes = vec![RuleAttribute::Table(255)];
+        assert!(is_first_local(&dumped), "{:?}", identity_of(&dumped));
+        assert!(!is_first_local(&local_rule(Family::V6, 200)));
+        dumped.attributes.push(RuleAttribute::FwMark(1));
+        assert!(!is_first_local(&dumped));
+    }
+
+    #[test]
+    fn own_addresses_are_thrown_back_and_all_else_is_local() {
+        let interface =
+            |index, name: &str| Interface { index, name: name.into(), loopback: index == 1, addresses: Vec::new() };
+        let facts = NetnsFacts {
+            addresses: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
+            tentative: Vec::new(),
+            interfaces: vec![interface(1, "lo"), interface(2, "eth0")],
+        };
+        let routes = our_routes(&facts, Family::V4, Some("10.0.0.1".parse().unwrap()));
+        let kinds: Vec<_> = routes.iter().map(|route| (table_of(route), route.header.kind)).collect();
+        let capture = TABLE_CAPTURE;
+        assert_eq!(
+            kinds,
+            [
+                (15006, RouteType::Local),
+                (capture, RouteType::Local),
+                (capture, RouteType::Local),
+                (capture, RouteType::Throw)
+            ]
+        );
+        let mut dumped = routes[3].clone();
+        dumped.attributes.insert(0, RouteAttribute::Oif(1));
+        dumped.attributes.push(RouteAttribute::Preference(RoutePreference::Medium));
+        assert!(key_of(&dumped) == key_of(&routes[3]) && key_of(&routes[1]) != key_of(&routes[2]));
+    }
+}

@@ -1,0 +1,93 @@
+//! The sysctls that make answers follow the marks, set in the pod's network namespace and put back at the end.
+
+use std::{fs, io, path::Path};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::net::netns::{Netns, NetnsError};
+
+/// Accepted sockets inherit the SYN's mark, and resets and time-wait answers the mark of what they answer.
+pub(super) const WANTED: [&str; 3] =
+    ["net/ipv4/tcp_fwmark_accept", "net/ipv4/fwmark_reflect", "net/ipv6/fwmark_reflect"];
+
+/// A sysctl and its value before the daemon came.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Saved {
+    /// Path below `/proc/sys`.
+    pub name: String,
+    /// Value.
+    pub value: String,
+}
+
+/// Why a sysctl could not be set.
+#[derive(Debug, Error)]
+pub enum SysctlError {
+    /// The namespace could not be entered.
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+    /// The file could not be read or written.
+    #[error("cannot {what} /proc/sys/{name}: {source}; is /proc/sys writable for the daemon?")]
+    Access {
+        /// The step.
+        what: &'static str,
+        /// The sysctl.
+        name: String,
+        /// The cause.
+        source: io::Error,
+    },
+}
+
+/// Reads the values as they are.
+///
+/// # Errors
+/// Names the sysctl.
+pub fn read(netns: &Netns) -> Result<Vec<Saved>, SysctlError> {
+    netns.enter(|| {
+        let present = WANTED.iter().filter(|name| !is_absent_family(name));
+        present.map(|name| Ok(Saved { name: (*name).to_owned(), value: get(name)? })).collect()
+    })?
+}
+
+/// Sets them all to 1; nothing is written where that is the value already.
+///
+/// # Errors
+/// Names the sysctl.
+pub fn enable(netns: &Netns) -> Result<(), SysctlError> {
+    netns.enter(|| {
+        let mut present = WANTED.iter().filter(|name| !is_absent_family(name));
+        present.try_for_each(|name| if get(name)? == "1" { Ok(()) } else { set(name, "1") })
+    })?
+}
+
+/// Puts the values back.
+///
+/// # Errors
+/// Names the sysctl; the others have been tried.
+pub fn restore(netns: &Netns, saved: &[Saved]) -> Result<(), SysctlError> {
+    netns.enter(|| {
+        // Only names that this module sets: the record on disk is not a way to set others.
+        let known = saved.iter().filter(|saved| WANTED.contains(&saved.name.as_str()));
+        let results: Vec<_> = known.map(|saved| set(&saved.name, &saved.value)).collect();
+        results.into_iter().collect()
+    })?
+}
+
+/// A kernel without IPv6 has no IPv6 sysctls; all others must be there.
+pub(super) fn is_absent_family(name: &str) -> bool {
+    name.starts_with("net/ipv6/") && !Path::new("/proc/sys/net/ipv6").exists()
+}
+
+fn get(name: &str) -> Result<String, SysctlError> {
+    let value = fs::read_to_string(Path::new("/proc/sys").join(name));
+    let value = value.map_err(|source| SysctlError::Access { what: "read", name: name.to_owned(), source })?;
+    Ok(value.trim().to_owned())
+}
+
+fn set(name: &str, value: &str) -> Result<(), SysctlError> {
+    fs::write(Path::new("/proc/sys").join(name), value).map_err(|source| SysctlError::Access {
+        what: "write",
+        name: name.to_owned(),
+        source,
+    })
+}
