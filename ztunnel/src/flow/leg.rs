@@ -1,0 +1,29 @@
+//! One side of a connection, which ends in a reset unless told otherwise: whatever goes wrong, the death of the daemon
+//! included, the application learns that the connection did not end as it should.
+
+use tokio::net::TcpStream;
+
+use crate::net::socket;
+
+/// A stream that is reset when it is closed, by whomever, unless [`Leg::finish`] came first.
+#[derive(Debug)]
+pub struct Leg(TcpStream);
+
+impl Leg {
+    /// Takes a stream.
+    #[must_use]
+    pub fn new(stream: TcpStream) -> Self {
+        socket::reset_on_close(&stream);
+        Self(stream)
+    }
+
+    /// The stream.
+    pub fn stream(&mut self) -> &mut TcpStream {
+        &mut self.0
+    }
+
+    /// Both directions ended well: close without a reset.
+    pub fn finish(self) {
+        socket::finish_on_close(&self.0);
+    }
+}

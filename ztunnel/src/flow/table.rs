@@ -1,0 +1,239 @@
+//! The live connections of one pod on one worker, and what follows from knowing them: which source ports a delivery may
+//! use, and which connections are the daemon's own come back to it.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{HashMap, HashSet},
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use ebpf_common::worker_of;
+
+use crate::model::{
+    addr::{OrigDst, PeerAddr},
+    flow::{Direction, Flow},
+};
+
+/// Source ports of deliveries. Clients draw theirs from 32768 up by themselves, NodePorts begin at 30000.
+const DELIVERY_PORTS: std::ops::Range<u16> = 1024..30000;
+
+/// Which worker this is, of how many.
+#[derive(Clone, Copy, Debug)]
+pub struct WorkerId {
+    /// From 0.
+    pub index: u32,
+    /// How many there are.
+    pub of: u32,
+}
+
+/// The live connections.
+#[derive(Debug)]
+pub struct Table {
+    worker: WorkerId,
+    live: RefCell<HashMap<u64, Flow>>,
+    next_id: Cell<u64>,
+    next_port: Cell<u16>,
+    /// Plaintext connections to the pod, who and to what, counted: a tuple may come again before its last use has left. A
+    /// delivery with the same tuple the other way round would meet this connection in the pod's namespace, and kill it.
+    inbound: RefCell<HashMap<(SocketAddr, SocketAddr), u32>>,
+    /// Deliveries: the tuple from which they come.
+    deliveries: RefCell<HashSet<(SocketAddr, SocketAddr)>>,
+}
+
+/// A connection in the table; it leaves with this value.
+#[derive(Debug)]
+pub struct Entry {
+    table: Rc<Table>,
+    id: u64,
+    flow: Flow,
+}
+
+/// A delivery in the table; it leaves with this value.
+#[derive(Debug)]
+pub struct DeliveryEntry {
+    table: Rc<Table>,
+    tuple: (SocketAddr, SocketAddr),
+}
+
+impl Table {
+    /// An empty table for a worker.
+    #[must_use]
+    pub fn new(worker: WorkerId) -> Rc<Self> {
+        Rc::new(Self {
+            worker,
+            live: RefCell::default(),
+            next_id: Cell::new(0),
+            next_port: Cell::new(DELIVERY_PORTS.start),
+            inbound: RefCell::default(),
+            deliveries: RefCell::default(),
+        })
+    }
+
+    /// Takes a connection in.
+    #[must_use]
+    pub fn register(self: &Rc<Self>, flow: Flow) -> Entry {
+        let id = self.next_id.get();
+        self.next_id.set(id.wrapping_add(1));
+        self.live.borrow_mut().insert(id, flow);
+        if flow.direction == Direction::Inbound {
+            *self.inbound.borrow_mut().entry((flow.peer.socket(), flow.dst.socket())).or_default() += 1;
+        }
+        Entry { table: Rc::clone(self), id, flow }
+    }
+
+    /// Every live connection.
+    #[must_use]
+    pub fn flows(&self) -> Vec<Flow> {
+        self.live.borrow().values().copied().collect()
+    }
+
+    /// Takes a delivery to `dst` in, from the client's address and a port that meets no other connection.
+    ///
+    /// Ports are used in turn, so that each rests as long as possible, and only those that lead to this worker: a plaintext
+    /// connection with the same port is in this very table then. `None`: all are in use.
+    #[must_use]
+    pub fn register_delivery(self: &Rc<Self>, client: IpAddr, dst: OrigDst) -> Option<(SocketAddr, DeliveryEntry)> {
+        for _ in DELIVERY_PORTS {
+            let port = self.next_port.get();
+            let following = if port + 1 < DELIVERY_PORTS.end { port + 1 } else { DELIVERY_PORTS.start };
+            self.next_port.set(following);
+            let from = SocketAddr::new(client, port);
+            if worker_of(port, self.worker.of) != self.worker.index
+                || self.inbound.borrow().contains_key(&(from, dst.socket()))
+                || !self.deliveries.borrow_mut().insert((from, dst.socket()))
+            {
+                continue;
+            }
+            return Some((from, DeliveryEntry { table: Rc::clone(self), tuple: (from, dst.socket()) }));
+        }
+        None
+    }
+
+    /// Whether an inbound connection is one of this table's own deliveries, led back here by a change in the pod's routing.
+    #[must_use]
+    pub fn is_own_delivery(&self, peer: PeerAddr, dst: OrigDst) -> bool {
+        self.deliveries.borrow().contains(&(peer.socket(), dst.socket()))
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.table.live.borrow_mut().remove(&self.id);
+        if self.flow.direction == Direction::Inbound {
+            let tuple = (self.flow.peer.socket(), self.flow.dst.socket());
+            let mut inbound = self.table.inbound.borrow_mut();
+            if let Some(count) = inbound.get_mut(&tuple) {
+                *count -= 1;
+                if *count == 0 {
+                    inbound.remove(&tuple);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for DeliveryEntry {
+    fn drop(&mut self) {
+        self.table.deliveries.borrow_mut().remove(&self.tuple);
+    }
+}
+
+/// A pod's upstream connections, from where to where, over all workers: the kernel chooses their ports, so that one that is
+/// led back may be accepted by any worker. A lock per connection, none per byte.
+///
+/// Both ends count: the application may well have a connection from the same port to somewhere else.
+#[derive(Clone, Debug, Default)]
+pub struct Upstreams(Arc<Mutex<HashSet<(SocketAddr, SocketAddr)>>>);
+
+/// An upstream connection; it leaves with this value.
+#[derive(Debug)]
+pub struct UpstreamEntry {
+    set: Upstreams,
+    tuple: (SocketAddr, SocketAddr),
+}
+
+impl Upstreams {
+    /// Takes one in.
+    #[must_use]
+    pub fn register(&self, local: SocketAddr, to: SocketAddr) -> UpstreamEntry {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert((local, to));
+        UpstreamEntry { set: self.clone(), tuple: (local, to) }
+    }
+
+    /// Whether an outbound connection is one of these, led back here by a change in the pod's routing.
+    #[must_use]
+    pub fn contains(&self, peer: PeerAddr, dst: OrigDst) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&(peer.socket(), dst.socket()))
+    }
+}
+
+impl Drop for UpstreamEntry {
+    fn drop(&mut self) {
+        self.set.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.tuple);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{DELIVERY_PORTS, Table, Upstreams, WorkerId};
+    use crate::model::{
+        addr::{OrigDst, PeerAddr},
+        flow::{Direction, Flow},
+    };
+    use ebpf_common::worker_of;
+    use std::net::SocketAddr;
+
+    fn addr(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_delivery_never_reverses_a_live_connection_of_its_client() {
+        let worker = WorkerId { index: 0, of: 1 };
+        let table = Table::new(worker);
+        let dst = OrigDst::new(addr("10.0.0.1:80"));
+        // A client behind NAT, whose port lies in the range of deliveries.
+        let first = SocketAddr::new(addr("10.0.0.9:0").ip(), DELIVERY_PORTS.start);
+        let flow = Flow { direction: Direction::Inbound, peer: PeerAddr::new(first), dst };
+        let entry = table.register(flow);
+        let (from, delivery) = table.register_delivery(first.ip(), dst).unwrap();
+        assert_eq!(from.port(), DELIVERY_PORTS.start + 1);
+        assert!(table.is_own_delivery(PeerAddr::new(from), dst));
+        drop(delivery);
+        assert!(!table.is_own_delivery(PeerAddr::new(from), dst));
+        assert_eq!(table.flows().len(), 1);
+        drop(entry);
+        assert!(table.flows().is_empty() && table.inbound.borrow().is_empty());
+    }
+
+    #[test]
+    fn every_port_is_used_once_before_any_twice_and_only_those_of_the_worker() {
+        let worker = WorkerId { index: 1, of: 3 };
+        let table = Table::new(worker);
+        let dst = OrigDst::new(addr("[fd00::1]:80"));
+        let mut held = Vec::new();
+        while let Some((from, entry)) = table.register_delivery(addr("[fd00::9]:0").ip(), dst) {
+            assert_eq!(worker_of(from.port(), 3), 1);
+            held.push(entry);
+        }
+        let expected = DELIVERY_PORTS.filter(|port| worker_of(*port, 3) == 1).count();
+        assert_eq!(held.len(), expected);
+        held.pop();
+        assert!(table.register_delivery(addr("[fd00::9]:0").ip(), dst).is_some());
+        assert!(table.register_delivery(addr("[fd00::8]:0").ip(), dst).is_some(), "another client has its own ports");
+    }
+
+    #[test]
+    fn upstreams_are_known_until_they_end() {
+        let set = Upstreams::default();
+        let (local, to) = (addr("10.0.0.1:40000"), addr("10.0.0.2:80"));
+        let entry = set.register(local, to);
+        assert!(set.contains(PeerAddr::new(local), OrigDst::new(to)));
+        let elsewhere = OrigDst::new(addr("10.0.0.3:80"));
+        assert!(!set.contains(PeerAddr::new(local), elsewhere), "a port may be in use twice, for two destinations");
+        drop(entry);
+        assert!(!set.contains(PeerAddr::new(local), OrigDst::new(to)));
+    }
+}

@@ -1,0 +1,3 @@
+//! Numbers for Prometheus.
+
+pub mod traffic;

@@ -1,0 +1,3 @@
+//! Where a connection goes: pure functions of one snapshot and the facts about the connection.
+
+pub mod decide;
