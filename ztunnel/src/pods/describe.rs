@@ -1,0 +1,165 @@
+//! What the daemon tells of its pods: the body of `/config_dump`, and the source of the pod metrics.
+
+use serde::Serialize;
+
+use crate::model::{flow::Flow, problem::Problem, workload::NamespacedName};
+
+/// Everything at one moment.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Description {
+    /// Of the daemon.
+    pub version: &'static str,
+    /// This node.
+    pub node: String,
+    /// The mesh.
+    pub snapshot: SnapshotInfo,
+    /// What is wrong with the mesh's files.
+    pub problems: Vec<ProblemInfo>,
+    /// The labelled pods of this node.
+    pub pods: Vec<PodInfo>,
+    /// The BPF maps.
+    pub maps: Vec<MapInfo>,
+    /// Tasks alive.
+    pub tasks: usize,
+    /// What is missing until the daemon is ready; empty: it is.
+    pub pending: Vec<String>,
+}
+
+/// The mesh in force.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SnapshotInfo {
+    /// 0: none has been read yet.
+    pub version: u64,
+    /// A file has never been readable.
+    pub partial: bool,
+    /// Pods of the whole mesh.
+    pub workloads: usize,
+    /// Services of the whole mesh.
+    pub services: usize,
+}
+
+/// Something wrong with a file.
+#[derive(Clone, Debug, Serialize)]
+pub struct ProblemInfo {
+    /// Its name within the folder.
+    pub file: String,
+    /// Where in it.
+    pub line: Option<u64>,
+    /// Which object.
+    pub object: Option<String>,
+    /// What.
+    pub message: String,
+}
+
+impl From<&Problem> for ProblemInfo {
+    fn from(problem: &Problem) -> Self {
+        Self {
+            file: problem.file.to_string(),
+            line: problem.line,
+            object: problem.object.clone(),
+            message: problem.message.clone(),
+        }
+    }
+}
+
+/// How far a pod has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PodState {
+    /// Captured both ways.
+    Enrolled,
+    /// Not captured, with a reason.
+    Refused,
+}
+
+impl PodState {
+    /// Both.
+    pub const ALL: [PodState; 2] = [PodState::Enrolled, PodState::Refused];
+
+    /// The name in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            PodState::Enrolled => "enrolled",
+            PodState::Refused => "refused",
+        }
+    }
+}
+
+/// A labelled pod of this node.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodInfo {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// How far it has come.
+    pub state: PodState,
+    /// Why it is refused.
+    pub reason: Option<String>,
+    /// Whether it is captured. A refused pod may be, by an earlier daemon: it is closed then.
+    pub captured: bool,
+    /// Its network namespace.
+    pub netns: Option<String>,
+    /// The cookie of that.
+    pub cookie: Option<String>,
+    /// Its addresses.
+    pub addresses: Vec<String>,
+    /// Connections that it had before it was enrolled, and which the mesh does not carry.
+    pub connections_before_enrolment: usize,
+    /// What the BPF programs decided.
+    pub verdicts: serde_json::Map<String, serde_json::Value>,
+    /// Its live connections.
+    pub connections: Vec<ConnectionInfo>,
+}
+
+/// A live connection.
+#[derive(Clone, Debug, Serialize)]
+pub struct ConnectionInfo {
+    /// Which way.
+    pub direction: &'static str,
+    /// Who connected.
+    pub src: String,
+    /// Where it wanted to go.
+    pub dst: String,
+}
+
+impl From<&Flow> for ConnectionInfo {
+    fn from(flow: &Flow) -> Self {
+        Self { direction: flow.direction.name(), src: flow.peer.to_string(), dst: flow.dst.to_string() }
+    }
+}
+
+/// A BPF map.
+#[derive(Clone, Debug, Serialize)]
+pub struct MapInfo {
+    /// Its name.
+    pub name: &'static str,
+    /// Entries in it.
+    pub used: usize,
+    /// Entries it has room for.
+    pub capacity: u32,
+}
+
+impl PodInfo {
+    /// A pod of which nothing more is known than its name.
+    #[must_use]
+    pub fn new(name: &NamespacedName, state: PodState) -> Self {
+        Self {
+            namespace: name.namespace.to_string(),
+            name: name.name.to_string(),
+            state,
+            reason: None,
+            captured: false,
+            netns: None,
+            cookie: None,
+            addresses: Vec::new(),
+            connections_before_enrolment: 0,
+            verdicts: serde_json::Map::new(),
+            connections: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,445 @@
+//! Keeps the pods of this node as the mesh wants them: the owner of the redirection and of every enrolled pod.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, MissedTickBehavior, interval, sleep},
+};
+use tracing::{Span, error, info, warn};
+
+use super::{
+    describe::{Description, MapInfo, PodInfo, PodState, ProblemInfo, SnapshotInfo},
+    pod::{Node, Pod, PodSettings},
+    reconcile::{Action, Desired, Wanted, plan, wanted},
+    worker::WorkerHandle,
+};
+use crate::{
+    lifecycle::{
+        drain::DrainWatch,
+        tasks::{TaskCount, TaskSet},
+    },
+    model::{
+        cause::causes,
+        flow::Flow,
+        workload::{Exclusions, NamespacedName, RefuseReason},
+    },
+    redirect::{Controller, NetnsLink},
+    store::{publish::Reader, snapshot::Snapshot},
+};
+
+/// How often it is looked whether namespaces are still there and refused pods may be tried again.
+const TICK: Duration = Duration::from_secs(1);
+/// How often everything in a pod's namespace is looked at although nothing told of a change: netlink may lose messages.
+const RESYNC: Duration = Duration::from_secs(30);
+/// Changes in one pod's namespace are followed at most this often, whatever the pod does to it.
+const FOLLOW_PAUSE: Duration = Duration::from_millis(200);
+/// A refused pod is tried again after this, doubling up to [`RETRY_MOST`].
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_MOST: Duration = Duration::from_secs(30);
+
+/// What the manager is made of.
+pub struct ManagerParts {
+    /// This node.
+    pub node: String,
+    /// The mesh.
+    pub mesh: Reader,
+    /// The redirection.
+    pub controller: Controller,
+    /// The data workers.
+    pub workers: Vec<WorkerHandle>,
+    /// The cookie of the node's own network namespace.
+    pub host_cookie: u64,
+    /// How pods are set up.
+    pub settings: PodSettings,
+    /// Tasks of the whole daemon.
+    pub tasks: TaskCount,
+    /// How long connections may live on after the drain began.
+    pub drain_timeout: Duration,
+}
+
+/// Asks the manager.
+#[derive(Clone, Debug)]
+pub struct ManagerHandle(mpsc::Sender<oneshot::Sender<Description>>);
+
+impl ManagerHandle {
+    /// Everything at this moment; `None`: the daemon is stopping.
+    pub async fn describe(&self) -> Option<Description> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(reply).await.ok()?;
+        answer.await.ok()
+    }
+}
+
+/// A pod that could not be enrolled.
+struct Refused {
+    reason: String,
+    /// What was wanted of it.
+    wanted: Wanted,
+    retry: Option<(Instant, Duration)>,
+}
+
+/// A pod that is enrolled, and the task that waits for changes in its namespace.
+struct Enrolled {
+    pod: Pod,
+    /// Ends with the pod.
+    following: TaskSet,
+}
+
+/// The manager; [`Manager::run`] is its task.
+pub struct Manager {
+    parts: ManagerParts,
+    inbox: mpsc::Receiver<oneshot::Sender<Description>>,
+    wanted: BTreeMap<NamespacedName, Wanted>,
+    enrolled: BTreeMap<NamespacedName, Enrolled>,
+    refused: BTreeMap<NamespacedName, Refused>,
+    changed: (mpsc::Sender<NamespacedName>, mpsc::Receiver<NamespacedName>),
+    /// Pods in whose namespaces something changed that could not be followed yet.
+    unfollowed: BTreeSet<NamespacedName>,
+    reconciled: u64,
+    /// Something may be captured that is not to be.
+    others_due: bool,
+}
+
+/// A data worker ended, and with it the connections that it had.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "a data worker ended: this is a bug, please report it with the lines before; captured pods are closed until a restart"
+)]
+pub struct WorkerLost;
+
+impl Manager {
+    /// A manager and its handle.
+    #[must_use]
+    pub fn new(parts: ManagerParts) -> (Self, ManagerHandle) {
+        let (asks, inbox) = mpsc::channel(16);
+        let manager = Self {
+            parts,
+            inbox,
+            wanted: BTreeMap::new(),
+            enrolled: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            changed: mpsc::channel(256),
+            unfollowed: BTreeSet::new(),
+            reconciled: 0,
+            others_due: true,
+        };
+        (manager, ManagerHandle(asks))
+    }
+
+    /// Follows the mesh until the drain, then lets the connections end. Capture stays in place, and closed.
+    ///
+    /// # Errors
+    /// A worker is lost.
+    pub async fn run(mut self, mut drain: DrainWatch) -> Result<(), WorkerLost> {
+        let mut changes = self.parts.mesh.subscribe();
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut resync = interval(RESYNC);
+        resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = drain.started() => break,
+                changed = changes.changed() => match changed {
+                    Some(snapshot) => self.reconcile(&snapshot).await,
+                    None => break,
+                },
+                Some(name) = self.changed.1.recv() => self.follow(&name).await,
+                Some(reply) = self.inbox.recv() => {
+                    let description = self.describe().await;
+                    // Whoever asked may have gone away.
+                    drop(reply.send(description));
+                }
+                _ = tick.tick() => {
+                    if self.parts.workers.iter().any(WorkerHandle::is_lost) {
+                        return Err(WorkerLost);
+                    }
+                    self.tick().await;
+                }
+                _ = resync.tick() => self.resync().await,
+            }
+        }
+        // One after the other would add the deadlines up.
+        let drains = self.parts.workers.iter().map(|worker| worker.drain(self.parts.drain_timeout));
+        let mut drained = std::pin::pin!(futures_util::future::join_all(drains));
+        loop {
+            tokio::select! {
+                _ = &mut drained => return Ok(()),
+                // Without an answer: who asks is told that the daemon is stopping.
+                Some(reply) = self.inbox.recv() => drop(reply),
+            }
+        }
+    }
+
+    async fn reconcile(&mut self, snapshot: &Snapshot) {
+        self.wanted = wanted(snapshot, &self.parts.node);
+        for action in plan(&self.wanted, &self.actual()) {
+            match action {
+                Action::Release(name) => self.release(&name).await,
+                Action::Exclude(name, exclusions) => self.exclude(&name, &exclusions),
+                Action::Enrol(name, desired) => {
+                    self.close(&name).await;
+                    self.try_enrol(&name, desired, RETRY_FIRST).await;
+                }
+                Action::Refuse(name, reason) => {
+                    self.close(&name).await;
+                    self.refuse(&name, reason);
+                }
+            }
+        }
+        self.release_others(snapshot.is_partial()).await;
+        // Whoever was refused for want of room may find some now.
+        for refused in self.refused.values_mut() {
+            refused.retry = refused.retry.map(|(_, pause)| (Instant::now(), pause));
+        }
+        self.reconciled = snapshot.version();
+    }
+
+    fn actual(&self) -> BTreeMap<NamespacedName, Wanted> {
+        let enrolled = self.enrolled.iter().map(|(name, enrolled)| (name.clone(), Ok(enrolled.pod.desired.clone())));
+        let refused = self.refused.iter().map(|(name, refused)| (name.clone(), refused.wanted.clone()));
+        enrolled.chain(refused).collect()
+    }
+
+    /// Releases what is captured but is no pod of the mesh any more. A pod of the mesh that can't be served stays captured.
+    async fn release_others(&mut self, partial: bool) {
+        // A file that could never be read may hold pods that an earlier daemon captured: they stay closed until it can be.
+        if partial || !self.others_due {
+            return;
+        }
+        let taken = self.taken();
+        let cookie_of = |name| self.enrolled.get(name).map(|enrolled| enrolled.pod.netns.cookie());
+        let wanted: HashMap<_, _> = self.wanted.keys().map(|name| (name.to_string(), cookie_of(name))).collect();
+        let is_wanted = |pod: &str, cookie| wanted.get(pod).is_some_and(|own| own.is_none_or(|own| own == cookie));
+        let keep = |pod: &str, cookie| taken.contains(&cookie) || is_wanted(pod, cookie);
+        self.parts.controller.release_others(keep, &self.parts.tasks).await;
+        self.others_due = false;
+    }
+
+    async fn try_enrol(&mut self, name: &NamespacedName, desired: Desired, pause: Duration) {
+        let before = self.refused.remove(name).map(|refused| refused.reason);
+        let owners: HashMap<u64, NamespacedName> =
+            self.enrolled.iter().map(|(name, enrolled)| (enrolled.pod.netns.cookie(), name.clone())).collect();
+        let result = self.node().enrol(name, &desired, |cookie| owners.get(&cookie).cloned()).await;
+        match result {
+            Ok(pod) => {
+                let own = pod.netns.cookie();
+                self.others_due |= self.parts.controller.recorded(name).iter().any(|cookie| *cookie != own);
+                let following = self.watch(name, &pod);
+                self.enrolled.insert(name.clone(), Enrolled { pod, following });
+            }
+            Err(error) => {
+                let reason = causes(&error);
+                let captured = !self.parts.controller.recorded(name).is_empty();
+                if before.as_deref() != Some(reason.as_str()) {
+                    error!(pod = %name, reason, captured, "pod refused: it is not in the mesh; captured pods are closed");
+                }
+                // Who is closed waits for it.
+                let next = if captured { RETRY_FIRST } else { (pause * 2).min(RETRY_MOST) };
+                let retry = Some((Instant::now() + pause, next));
+                self.refused.insert(name.clone(), Refused { reason, wanted: Ok(desired), retry });
+            }
+        }
+    }
+
+    fn refuse(&mut self, name: &NamespacedName, reason: RefuseReason) {
+        error!(pod = %name, %reason, "pod refused: it is not in the mesh");
+        self.refused.insert(name.clone(), Refused { reason: reason.to_string(), wanted: Err(reason), retry: None });
+    }
+
+    /// Closes a pod that is enrolled: it stays captured, and every connection is refused.
+    async fn close(&mut self, name: &NamespacedName) {
+        if let Some(Enrolled { pod, .. }) = self.enrolled.remove(name) {
+            self.node().close(&pod.netns).await;
+            info!(pod = %name, "pod closed: it stays captured, and its connections are refused");
+        }
+    }
+
+    async fn release(&mut self, name: &NamespacedName) {
+        self.refused.remove(name);
+        if let Some(Enrolled { pod, .. }) = self.enrolled.remove(name) {
+            self.node().release(&pod.netns, &pod.link).await;
+            info!(pod = %name, "pod released");
+        }
+        // It may be closed, or have been captured in another namespace before.
+        let taken = self.taken();
+        self.parts.controller.release_recorded(name, |cookie| taken.contains(&cookie), &self.parts.tasks).await;
+    }
+
+    /// Cookies of the namespaces of enrolled pods.
+    fn taken(&self) -> HashSet<u64> {
+        self.enrolled.values().map(|enrolled| enrolled.pod.netns.cookie()).collect()
+    }
+
+    fn exclude(&mut self, name: &NamespacedName, exclusions: &Exclusions) {
+        if let Some(Refused { wanted: Ok(desired), .. }) = self.refused.get_mut(name) {
+            desired.exclusions = exclusions.clone();
+        }
+        let Some(enrolled) = self.enrolled.get_mut(name) else { return };
+        match self.parts.controller.set_exclusions(enrolled.pod.netns.cookie(), exclusions) {
+            Ok(()) => info!(pod = %name, "exclusions changed"),
+            Err(error) => error!(pod = %name, %error, "nothing is excluded from the pod's capture"),
+        }
+        enrolled.pod.desired.exclusions = exclusions.clone();
+    }
+
+    /// Passes word of changes in a pod's namespace on, at a pace that the pod can't drive up.
+    fn watch(&self, name: &NamespacedName, pod: &Pod) -> TaskSet {
+        let (changed, tell, name) = (pod.link.changed(), self.changed.0.clone(), name.clone());
+        let mut tasks = TaskSet::new(self.parts.tasks.clone());
+        tasks.spawn(Span::none(), async move {
+            loop {
+                changed.notified().await;
+                if tell.send(name.clone()).await.is_err() {
+                    return;
+                }
+                sleep(FOLLOW_PAUSE).await;
+            }
+        });
+        tasks
+    }
+
+    /// Something in the pod's namespace has changed.
+    async fn follow(&mut self, name: &NamespacedName) {
+        let Some(Enrolled { pod, .. }) = self.enrolled.get(name) else { return };
+        let facts = pod.link.facts().await;
+        let Some(mut enrolled) = self.enrolled.remove(name) else { return };
+        let pod = &mut enrolled.pod;
+        let result = match facts {
+            Ok(facts) => {
+                let facts = facts.limited(&pod.desired.addresses, self.parts.controller.per_pod_limit());
+                if pod.desired.addresses.iter().any(|address| !facts.addresses.contains(address)) {
+                    // Whose namespace it is has to be proved again; until then nobody may speak in the pod's name.
+                    let desired = pod.desired.clone();
+                    self.enrolled.insert(name.clone(), enrolled);
+                    self.close(name).await;
+                    self.try_enrol(name, desired, RETRY_FIRST).await;
+                    return;
+                }
+                self.node().follow(name, pod, facts).await
+            }
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = result {
+            warn!(pod = %name, error = causes(&error), "cannot follow a change in the pod's network namespace; trying again");
+            self.unfollowed.insert(name.clone());
+            // A fresh connection, in case it was this one's fault.
+            match NetnsLink::open(&pod.netns, self.parts.tasks.clone()) {
+                Ok(link) => pod.link = link,
+                Err(error) => warn!(pod = %name, error = causes(&error), "cannot open netlink anew"),
+            }
+            enrolled.following = self.watch(name, &enrolled.pod);
+        }
+        self.enrolled.insert(name.clone(), enrolled);
+    }
+
+    async fn tick(&mut self) {
+        for name in std::mem::take(&mut self.unfollowed) {
+            self.follow(&name).await;
+        }
+        let moved = |enrolled: &Enrolled| !enrolled.pod.netns.is_current();
+        let gone: Vec<_> =
+            self.enrolled.iter().filter(|(_, enrolled)| moved(enrolled)).map(|(name, _)| name.clone()).collect();
+        for name in gone {
+            let desired = self.enrolled.get(&name).map(|enrolled| enrolled.pod.desired.clone());
+            info!(pod = %name, "the path of the pod's network namespace leads nowhere, or elsewhere");
+            self.close(&name).await;
+            if let Some(desired) = desired {
+                self.try_enrol(&name, desired, RETRY_FIRST).await;
+            }
+        }
+        let now = Instant::now();
+        let due: Vec<_> = self
+            .refused
+            .iter()
+            .filter_map(|(name, refused)| {
+                let (_, pause) = refused.retry.filter(|(at, _)| *at <= now)?;
+                Some((name.clone(), refused.wanted.clone().ok()?, pause))
+            })
+            .collect();
+        for (name, desired, pause) in due {
+            self.try_enrol(&name, desired, pause).await;
+        }
+        if self.reconciled > 0 {
+            let partial = self.parts.mesh.load().is_partial();
+            self.release_others(partial).await;
+        }
+    }
+
+    async fn resync(&mut self) {
+        // Also what could not be restored the last time.
+        self.others_due = true;
+        let names: Vec<_> = self.enrolled.keys().cloned().collect();
+        for name in names {
+            self.follow(&name).await;
+        }
+    }
+
+    fn node(&mut self) -> Node<'_> {
+        let parts = &mut self.parts;
+        Node {
+            controller: &mut parts.controller,
+            workers: &parts.workers,
+            host_cookie: parts.host_cookie,
+            settings: &parts.settings,
+            tasks: &parts.tasks,
+        }
+    }
+
+    async fn describe(&self) -> Description {
+        let snapshot = self.parts.mesh.load();
+        let mut flows: HashMap<u64, Vec<Flow>> = HashMap::new();
+        for worker in &self.parts.workers {
+            for (cookie, live) in worker.flows().await {
+                flows.entry(cookie).or_default().extend(live);
+            }
+        }
+        let counts = snapshot.counts();
+        let enrolled = self.enrolled.iter().map(|(name, enrolled)| self.describe_enrolled(name, &enrolled.pod, &flows));
+        let refused = self.refused.iter().map(|(name, refused)| {
+            let netns = refused.wanted.as_ref().ok().map(|desired| desired.netns.display().to_string());
+            PodInfo {
+                reason: Some(refused.reason.clone()),
+                netns,
+                captured: !self.parts.controller.recorded(name).is_empty(),
+                ..PodInfo::new(name, PodState::Refused)
+            }
+        });
+        let usage = self.parts.controller.map_usage().into_iter();
+        let waiting = self.reconciled == 0 || self.reconciled < snapshot.version();
+        Description {
+            version: env!("CARGO_PKG_VERSION"),
+            node: self.parts.node.clone(),
+            snapshot: SnapshotInfo {
+                version: snapshot.version(),
+                partial: snapshot.is_partial(),
+                workloads: counts.workloads,
+                services: counts.services,
+            },
+            problems: snapshot.problems().iter().map(ProblemInfo::from).collect(),
+            pods: enrolled.chain(refused).collect(),
+            maps: usage.map(|map| MapInfo { name: map.name, used: map.used, capacity: map.capacity }).collect(),
+            tasks: self.parts.tasks.alive(),
+            pending: if waiting { vec!["mesh".to_owned()] } else { Vec::new() },
+        }
+    }
+
+    fn describe_enrolled(&self, name: &NamespacedName, pod: &Pod, flows: &HashMap<u64, Vec<Flow>>) -> PodInfo {
+        let cookie = pod.netns.cookie();
+        let verdicts = self.parts.controller.verdicts(cookie).into_iter();
+        let live = flows.get(&cookie).into_iter().flatten();
+        PodInfo {
+            netns: Some(pod.netns.path().display().to_string()),
+            cookie: Some(cookie.to_string()),
+            captured: true,
+            addresses: pod.desired.addresses.iter().map(ToString::to_string).collect(),
+            connections_before_enrolment: pod.connections_before,
+            verdicts: verdicts.map(|(verdict, count)| (verdict.name().to_owned(), count.into())).collect(),
+            connections: live.map(Into::into).collect(),
+            ..PodInfo::new(name, PodState::Enrolled)
+        }
+    }
+}

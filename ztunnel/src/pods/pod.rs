@@ -1,0 +1,332 @@
+//! One enrolled pod: from the path of its network namespace to listeners on every worker.
+
+use std::{io, net::IpAddr, path::PathBuf, time::Duration};
+
+use ebpf_common::{AF_INET, AF_INET6, Listener, Purpose};
+use thiserror::Error;
+use tracing::{info, warn};
+
+use super::{
+    reconcile::Desired,
+    worker::{Listeners, OpenLimit, WorkerHandle, WorkerPod},
+};
+use crate::{
+    flow::table::Upstreams,
+    lifecycle::tasks::TaskCount,
+    model::{flow::Direction, workload::NamespacedName},
+    net::{
+        dial::Dialer,
+        netns::{Netns, NetnsError},
+        socket::{self, Family, Keepalive},
+    },
+    redirect::{Controller, EnrolError, Enrolment, NetnsFacts, NetnsLink, link::LinkError, survey},
+};
+
+/// How pods are set up, the same for all.
+#[derive(Clone, Debug)]
+pub struct PodSettings {
+    /// A connect that takes longer fails.
+    pub connect_timeout: Duration,
+    /// For connections that the daemon makes.
+    pub keepalive: Keepalive,
+    /// Connections that wait to be accepted, per listener.
+    pub backlog: i32,
+    /// Connections that a pod may have open.
+    pub connections: usize,
+    /// Whether connections from before the enrolment are cut.
+    pub cut_existing: bool,
+}
+
+/// Why a pod is not enrolled.
+#[derive(Debug, Error)]
+pub enum PodError {
+    /// Its network namespace can't be used.
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+    /// Netlink failed in it.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// It is the host's.
+    #[error(
+        "{netns} is the node's own network namespace: a pod in it can't be told from the node; take it out of the mesh"
+    )]
+    HostNetns {
+        /// The namespace.
+        netns: PathBuf,
+    },
+    /// Another pod has it.
+    #[error(
+        "{netns} already belongs to pod {other}, which is enrolled with it; correct the annotation ambient.mesh/netns of one of them"
+    )]
+    Taken {
+        /// The namespace.
+        netns: PathBuf,
+        /// The other pod.
+        other: NamespacedName,
+    },
+    /// It does not have the pod's addresses.
+    #[error(
+        "{netns} is not this pod's network namespace: it lacks the pod's address {address} and has {found}; \
+         correct status.podIPs or the annotation ambient.mesh/netns"
+    )]
+    NotItsOwn {
+        /// The namespace.
+        netns: PathBuf,
+        /// The pod's address.
+        address: IpAddr,
+        /// The namespace's addresses.
+        found: String,
+    },
+    /// A listener could not be made.
+    #[error("cannot listen in {netns}: {source}; the daemon needs CAP_NET_ADMIN")]
+    Listen {
+        /// The namespace.
+        netns: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The redirection failed.
+    #[error(transparent)]
+    Enrol(#[from] EnrolError),
+}
+
+/// An enrolled pod.
+pub struct Pod {
+    /// Its network namespace, kept open.
+    pub netns: Netns,
+    /// Netlink into it.
+    pub link: NetnsLink,
+    /// What was in it when last looked at.
+    pub facts: NetnsFacts,
+    /// As it was enrolled.
+    pub desired: Desired,
+    /// Families that have listeners.
+    pub listening: Vec<Family>,
+    /// Connections from before, which the mesh does not carry.
+    pub connections_before: usize,
+}
+
+/// A namespace that has been proved to be the pod's.
+struct Proved {
+    netns: Netns,
+    link: NetnsLink,
+    facts: NetnsFacts,
+}
+
+/// Where a pod is enrolled.
+pub struct Node<'a> {
+    /// The redirection.
+    pub controller: &'a mut Controller,
+    /// The workers.
+    pub workers: &'a [WorkerHandle],
+    /// The cookie of the node's own network namespace.
+    pub host_cookie: u64,
+    /// Settings.
+    pub settings: &'a PodSettings,
+    /// Tasks of the whole daemon.
+    pub tasks: &'a TaskCount,
+}
+
+impl Node<'_> {
+    /// Enrols a pod. `owner_of` names the pod that is enrolled with a cookie.
+    ///
+    /// # Errors
+    /// The pod is not enrolled then, not even in part.
+    pub async fn enrol(
+        &mut self,
+        name: &NamespacedName,
+        desired: &Desired,
+        owner_of: impl Fn(u64) -> Option<NamespacedName>,
+    ) -> Result<Pod, PodError> {
+        let Proved { netns, link, facts } = self.prove(desired, owner_of).await?;
+        let was_captured = self.controller.has_captured(netns.cookie());
+        let before = self.survey(name, &netns);
+        let listening: Vec<_> = Family::ALL.into_iter().filter(|family| facts.speaks(*family)).collect();
+        let listeners = self.listen(&netns, &listening)?;
+        self.controller.enrol(&enrolment(name, desired, &netns, &link, &facts, &listeners)).await?;
+        if let Err(source) = self.serve(name, desired, &netns, listeners).await {
+            if was_captured {
+                self.close(&netns).await;
+            } else {
+                self.release(&netns, &link).await;
+            }
+            return Err(PodError::Listen { netns: netns.path().to_owned(), source });
+        }
+        let connections_before = self.cut(name, &netns, &before);
+        info!(pod = %name, netns = %netns.path().display(), cookie = netns.cookie(), connections_before, "pod enrolled");
+        Ok(Pod { netns, link, facts, desired: desired.clone(), listening, connections_before })
+    }
+
+    /// Follows a change in the pod's namespace; a family that is new gets listeners.
+    ///
+    /// # Errors
+    /// The pod stays as captured as it was, or more; it is worth another try.
+    pub async fn follow(&mut self, name: &NamespacedName, pod: &mut Pod, facts: NetnsFacts) -> Result<(), PodError> {
+        let fresh: Vec<_> =
+            Family::ALL.into_iter().filter(|family| facts.speaks(*family) && !pod.listening.contains(family)).collect();
+        let listeners = self.listen(&pod.netns, &fresh)?;
+        self.controller.follow(&enrolment(name, &pod.desired, &pod.netns, &pod.link, &facts, &listeners)).await?;
+        for (worker, listeners) in self.workers.iter().zip(self.by_worker(listeners)) {
+            if !listeners.is_empty() {
+                let served = worker.listen(pod.netns.cookie(), listeners).await;
+                served.map_err(|source| PodError::Listen { netns: pod.netns.path().to_owned(), source })?;
+            }
+        }
+        pod.listening.extend(fresh);
+        pod.facts = facts;
+        Ok(())
+    }
+
+    /// Releases a pod: nothing new is captured, what is open is reset, and the namespace is as it was.
+    pub async fn release(&mut self, netns: &Netns, link: &NetnsLink) {
+        // First of all, so that new connections go where the pod wants while the open ones are reset; and those while the
+        // routes are still there, so that the resets find their way.
+        self.controller.detach(netns.cookie());
+        self.close(netns).await;
+        self.controller.release(netns, Some(link)).await;
+    }
+
+    /// Closes a pod: it stays captured, but nobody serves it, so that every connection of it or to it is refused.
+    pub async fn close(&self, netns: &Netns) {
+        for worker in self.workers {
+            worker.remove(netns.cookie()).await;
+        }
+    }
+
+    async fn prove(
+        &mut self,
+        desired: &Desired,
+        owner_of: impl Fn(u64) -> Option<NamespacedName>,
+    ) -> Result<Proved, PodError> {
+        let netns = Netns::open(&desired.netns)?;
+        let path = || netns.path().to_owned();
+        if netns.cookie() == self.host_cookie {
+            return Err(PodError::HostNetns { netns: path() });
+        }
+        if let Some(other) = owner_of(netns.cookie()) {
+            return Err(PodError::Taken { netns: path(), other });
+        }
+        let link = NetnsLink::open(&netns, self.tasks.clone())?;
+        let facts = link.facts().await?.limited(&desired.addresses, self.controller.per_pod_limit());
+        if let Some(address) = desired.addresses.iter().find(|address| !facts.addresses.contains(address)) {
+            let found: Vec<_> = facts.addresses.iter().map(ToString::to_string).collect();
+            self.controller.refresh_closed(&netns, &facts);
+            let found = if found.is_empty() { "none".to_owned() } else { found.join(", ") };
+            return Err(PodError::NotItsOwn { netns: path(), address: *address, found });
+        }
+        Ok(Proved { netns, link, facts })
+    }
+
+    fn listen(&self, netns: &Netns, families: &[Family]) -> Result<Vec<Listening>, PodError> {
+        let mut listeners = Vec::new();
+        // The first worker's come last into the map: where they are, the others are.
+        for worker in (0..self.workers.len()).rev() {
+            for family in families {
+                for (purpose, direction) in
+                    [(Purpose::Outbound, Direction::Outbound), (Purpose::Inbound, Direction::Inbound)]
+                {
+                    let made = netns.enter(|| socket::steered_listener(*family, self.settings.backlog))?;
+                    let listener =
+                        made.map_err(|source| PodError::Listen { netns: netns.path().to_owned(), source })?;
+                    listeners.push((place(netns, purpose, *family, worker), direction, listener));
+                }
+            }
+        }
+        Ok(listeners)
+    }
+
+    fn by_worker(&self, listeners: Vec<Listening>) -> Vec<Listeners> {
+        let mut by_worker: Vec<Listeners> = self.workers.iter().map(|_| Vec::new()).collect();
+        for (key, direction, listener) in listeners {
+            if let Some(of_worker) = by_worker.get_mut(usize::from(key.worker)) {
+                of_worker.push((direction, listener));
+            }
+        }
+        by_worker
+    }
+
+    async fn serve(
+        &self,
+        name: &NamespacedName,
+        desired: &Desired,
+        netns: &Netns,
+        listeners: Vec<Listening>,
+    ) -> io::Result<()> {
+        let upstreams = Upstreams::default();
+        let open = OpenLimit::new(self.settings.connections);
+        for (worker, listeners) in self.workers.iter().zip(self.by_worker(listeners)) {
+            let own = self.controller.own_sockets();
+            let dialer = Dialer::new(netns.clone(), own, self.settings.connect_timeout, self.settings.keepalive);
+            worker
+                .add(WorkerPod {
+                    name: name.clone(),
+                    cookie: netns.cookie(),
+                    addresses: desired.addresses.clone(),
+                    listeners,
+                    dialer,
+                    upstreams: upstreams.clone(),
+                    open: open.clone(),
+                })
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// What is connected now, before the pod is enrolled.
+    fn survey(&self, name: &NamespacedName, netns: &Netns) -> Vec<survey::SocketId> {
+        let before = survey::connections(netns);
+        let before =
+            before.inspect_err(|error| warn!(pod = %name, %error, "cannot tell which connections the pod has"));
+        before.unwrap_or_default()
+    }
+
+    /// Cuts what was connected before, where that is wanted. How many are left.
+    fn cut(&self, name: &NamespacedName, netns: &Netns, before: &[survey::SocketId]) -> usize {
+        if before.is_empty() || !self.settings.cut_existing {
+            return before.len();
+        }
+        match survey::cut(netns, before) {
+            Ok(cut) => {
+                info!(pod = %name, cut, "cut the connections that the pod had before it was enrolled");
+                0
+            }
+            Err(error) => {
+                warn!(pod = %name, %error, "cannot cut the connections that the pod had before it was enrolled");
+                before.len()
+            }
+        }
+    }
+}
+
+/// A listener and its place.
+type Listening = (Listener, Direction, std::net::TcpListener);
+
+fn enrolment<'a>(
+    name: &'a NamespacedName,
+    desired: &'a Desired,
+    netns: &'a Netns,
+    link: &'a NetnsLink,
+    facts: &'a NetnsFacts,
+    listeners: &'a [Listening],
+) -> Enrolment<'a> {
+    Enrolment {
+        name,
+        netns,
+        link,
+        facts,
+        addresses: &desired.addresses,
+        exclusions: &desired.exclusions,
+        listeners: listeners.iter().map(|(key, _, listener)| (*key, listener)).collect(),
+    }
+}
+
+fn place(netns: &Netns, purpose: Purpose, family: Family, worker: usize) -> Listener {
+    let family = if family == Family::V4 { AF_INET } else { AF_INET6 };
+    Listener {
+        cookie: netns.cookie(),
+        purpose: purpose as u32,
+        // Both fit: families are small numbers, and the number of workers is capped by the configuration.
+        family: family as u16,
+        worker: worker as u16,
+    }
+}
