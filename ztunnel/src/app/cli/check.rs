@@ -1,0 +1,106 @@
+//! `ztunnel check`: says whether the daemon can run on this machine, and what it would have to do without.
+
+use std::{
+    io::{self, Write as _},
+    path::Path,
+    process::ExitCode,
+};
+
+use comfy_table::{ContentArrangement, Table, presets::ASCII_BORDERS_ONLY_CONDENSED};
+
+use crate::redirect::probe::{self, Requirement, State};
+
+/// Columns of the table: what a log viewer or a split terminal still shows without breaking lines.
+const WIDTH: u16 = 120;
+
+/// Probes the machine and prints what it found. Success unless something is missing that the daemon can't do without.
+#[must_use]
+pub fn check(pin_dir: &Path) -> ExitCode {
+    let found = probe::requirements(pin_dir);
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let report = report(release.trim(), &found, &probe::missing_capabilities());
+    // A reader that went away (`| head`) has seen what it wanted; the exit code still tells.
+    let _reader_gone = io::stdout().lock().write_all(report.as_bytes());
+    if is_fit(&found) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn is_fit(found: &[Requirement]) -> bool {
+    found.iter().all(|requirement| requirement.state != State::Missing)
+}
+
+fn report(release: &str, found: &[Requirement], missing_capabilities: &[&str]) -> String {
+    let table = table(found).trim_fmt();
+    format!("Linux {release} on {}\n\n{table}\n\n{}\n", std::env::consts::ARCH, verdict(found, missing_capabilities))
+}
+
+fn table(found: &[Requirement]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(ASCII_BORDERS_ONLY_CONDENSED)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_width(WIDTH);
+    table.set_header(["requirement", "state", "found", "lost without it, and the remedy"]);
+    for requirement in found {
+        let (state, cost) = match requirement.state {
+            State::Met => ("ok", ""),
+            State::Lost => ("LOST", requirement.cost),
+            State::Missing => ("MISSING", requirement.cost),
+        };
+        table.add_row([requirement.name, state, &requirement.found, cost]);
+    }
+    table
+}
+
+fn verdict(found: &[Requirement], missing_capabilities: &[&str]) -> String {
+    if !missing_capabilities.is_empty() {
+        let names = missing_capabilities.join(", ");
+        return format!("The daemon can't run without {names}; what else is missing shows once these are given.");
+    }
+    let names = |state| {
+        let names: Vec<_> = found.iter().filter(|one| one.state == state).map(|one| one.name).collect();
+        names.join("; ")
+    };
+    let (missing, lost) = (names(State::Missing), names(State::Lost));
+    match (missing.is_empty(), lost.is_empty()) {
+        (false, _) => format!("The daemon can't run here. Missing: {missing}."),
+        (true, false) => format!("The daemon runs here, with losses: {lost}."),
+        (true, true) => "The daemon runs here, with nothing lost.".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{is_fit, report, verdict};
+    use crate::redirect::probe::{Requirement, State};
+
+    fn requirement(name: &'static str, state: State) -> Requirement {
+        Requirement { name, state, found: format!("found {name}"), cost: "something; do something" }
+    }
+
+    #[test]
+    fn only_what_is_missing_makes_the_check_fail() {
+        let (met, lost, missing) =
+            (requirement("a", State::Met), requirement("b", State::Lost), requirement("c", State::Missing));
+        let cases = [
+            (vec![met.clone()], true, "The daemon runs here, with nothing lost."),
+            (vec![met.clone(), lost.clone()], true, "The daemon runs here, with losses: b."),
+            (vec![met, lost, missing], false, "The daemon can't run here. Missing: c."),
+        ];
+        for (found, fit, said) in cases {
+            assert_eq!((is_fit(&found), verdict(&found, &[]).as_str()), (fit, said));
+        }
+    }
+
+    #[test]
+    fn the_report_is_ascii_and_narrow_whatever_was_found() {
+        let mut found = vec![requirement("a rather long name of a requirement", State::Missing); 2];
+        found.push(requirement("met", State::Met));
+        found.push(Requirement { found: "long words ".repeat(40), ..requirement("b", State::Lost) });
+        let text = report("6.1.0", &found, &["CAP_BPF", "CAP_NET_ADMIN"]);
+        assert!(text.is_ascii(), "{text}");
+        assert!(text.lines().all(|line| line.len() <= 120), "{text}");
+        assert!(text.starts_with("Linux 6.1.0 on "), "{text}");
+        assert!(text.contains("without CAP_BPF, CAP_NET_ADMIN;"), "{text}");
+        assert_eq!(text.matches("do something").count(), 3, "no cost where all is well: {text}");
+    }
+}

@@ -1,0 +1,112 @@
+//! `/metrics`: what the data path counts itself, and what is read from elsewhere at the moment of asking.
+
+use prometheus_client::{
+    encoding::{
+        EncodeLabelSet,
+        text::{encode_eof, encode_registry},
+    },
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+use tracing_appender::non_blocking::ErrorCounter;
+
+use crate::pods::describe::{Description, PodState};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct VerdictLabels {
+    namespace: String,
+    pod: String,
+    verdict: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MapLabel {
+    map: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabel {
+    state: &'static str,
+}
+
+/// The whole text.
+///
+/// # Errors
+/// When a series can't be encoded.
+pub fn text(traffic: &Registry, lost: &ErrorCounter, now: &Description) -> Result<String, std::fmt::Error> {
+    let mut registry = Registry::default();
+    pods(&mut registry, now);
+    maps(&mut registry, now);
+    gauge(
+        &mut registry,
+        "ztunnel_snapshot_version",
+        "Version of the mesh in force; 0: none was read yet",
+        now.snapshot.version,
+    );
+    gauge(
+        &mut registry,
+        "ztunnel_mesh_problems",
+        "What is wrong with the files of the mesh",
+        now.problems.len() as u64,
+    );
+    gauge(&mut registry, "ztunnel_tasks", "Tasks alive", now.tasks as u64);
+    let lost_lines = Counter::<u64>::default();
+    lost_lines.inc_by(lost.dropped_lines() as u64);
+    registry.register("ztunnel_log_lines_lost", "Log lines that standard output did not take in time", lost_lines);
+    if let Some(open) = open_files() {
+        gauge(&mut registry, "process_open_fds", "Open file descriptors", open);
+    }
+    let mut text = String::new();
+    encode_registry(&mut text, traffic)?;
+    encode_registry(&mut text, &registry)?;
+    encode_eof(&mut text)?;
+    Ok(text)
+}
+
+fn pods(registry: &mut Registry, now: &Description) {
+    let states = Family::<StateLabel, Gauge>::default();
+    for state in PodState::ALL {
+        let count = now.pods.iter().filter(|pod| pod.state == state).count();
+        states.get_or_create(&StateLabel { state: state.name() }).set(count as i64);
+    }
+    registry.register("ztunnel_pods", "Labelled pods of this node, by state", states);
+    let verdicts = Family::<VerdictLabels, Counter>::default();
+    let before = Gauge::<i64>::default();
+    for pod in &now.pods {
+        before.inc_by(pod.connections_before_enrolment as i64);
+        for (verdict, count) in &pod.verdicts {
+            let labels =
+                VerdictLabels { namespace: pod.namespace.clone(), pod: pod.name.clone(), verdict: verdict.clone() };
+            verdicts.get_or_create(&labels).inc_by(count.as_u64().unwrap_or(0));
+        }
+    }
+    registry.register("ztunnel_bpf_verdicts", "What the BPF programs decided, by pod", verdicts);
+    registry.register(
+        "ztunnel_connections_before_enrolment",
+        "Connections that pods had when they were enrolled, and which the mesh does not carry",
+        before,
+    );
+}
+
+fn maps(registry: &mut Registry, now: &Description) {
+    let entries = Family::<MapLabel, Gauge>::default();
+    let capacity = Family::<MapLabel, Gauge>::default();
+    for map in &now.maps {
+        entries.get_or_create(&MapLabel { map: map.name }).set(map.used as i64);
+        capacity.get_or_create(&MapLabel { map: map.name }).set(i64::from(map.capacity));
+    }
+    registry.register("ztunnel_bpf_map_entries", "Entries in a BPF map", entries);
+    registry.register("ztunnel_bpf_map_capacity", "Entries that a BPF map has room for", capacity);
+}
+
+fn gauge(registry: &mut Registry, name: &str, help: &str, value: u64) {
+    let gauge = Gauge::<i64>::default();
+    gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+    registry.register(name, help, gauge);
+}
+
+fn open_files() -> Option<u64> {
+    let entries = std::fs::read_dir("/proc/self/fd").ok()?;
+    // The listing itself has one open.
+    Some((entries.count() as u64).saturating_sub(1))
+}

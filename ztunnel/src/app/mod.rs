@@ -1,0 +1,8 @@
+//! The program: puts the parts together and runs them. The only folder that knows every module.
+
+pub mod admin;
+pub mod build;
+pub mod cli;
+pub mod exposition;
+pub mod log;
+pub mod process;

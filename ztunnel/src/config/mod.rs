@@ -1,0 +1,6 @@
+//! Settings: flags and environment, read once, checked as a whole.
+
+pub mod args;
+pub mod defaults;
+
+pub use args::{Args, Command, RunArgs};

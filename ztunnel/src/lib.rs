@@ -1,0 +1,152 @@
+//! The node daemon of a mesh without sidecars and without iptables: BPF programs steer the TCP of labelled pods to it, and
+//! it carries each connection on.
+//!
+//! This version captures and gives back: what a pod sends goes on in plaintext to where the pod wanted, what comes for a
+//! pod is handed to its application. There is no tunnel, no certificate and no policy yet. The README tells how to run it
+//! and what the kernel does; here stands how the program is built.
+//!
+//! # The map of the house
+//!
+//! A folder uses folders of lower layers only, and each engine has one folder. `cargo xtask tidy` checks both, as does a
+//! unit test of `xtask`; `cargo xtask tidy --layers` prints the table, with the layers of folders that are still to come.
+//!
+//! | layer | folder | what |
+//! |---|---|---|
+//! | L0 | [`model`] | one type per meaning of an address, workloads, services, flows, [reasons to close](model::close::CloseReason) |
+//! | L0 | [`lifecycle`] | the only [spawn](lifecycle::tasks::TaskSet), the signal to [drain](lifecycle::drain) |
+//! | L1 | [`store`] | the mesh as one immutable [snapshot](store::snapshot::Snapshot), and how it is [published](store::publish) |
+//! | L2 | [`route`] | where a connection goes: a pure function of snapshot and flow |
+//! | L3 | [`net`] | sockets, namespaces, the accept loop, dialling, copying; knows no pods |
+//! | L3 | [`metrics`] | counters of the data path |
+//! | L4 | [`redirect`] | BPF programs, maps, pins, netlink, sysctls; the only user of `aya` and netlink |
+//! | L6 | [`control`] | the mesh from a watched folder of Kubernetes manifests; the only user of `k8s-openapi`, YAML and inotify |
+//! | L7 | [`flow`] | one connection from accept to close: decide, dial, copy, record |
+//! | L8 | [`pods`] | which pods of this node are enrolled, and on which workers their connections live |
+//! | L9 | [`config`] | flags and environment, read once; defaults with their reasons |
+//! | L10 | [`app`] | puts all of it together; commands, admin endpoints (the only user of `hyper`), log |
+//!
+//! Beside this crate: `ebpf-common`, the marks, keys and values that kernel and daemon agree on, once for both; `ebpf`, the
+//! kernel's side (`connect` marks, `steer` steers, `count` counts); `tests`, two nodes and four pods on the real kernel;
+//! `xtask`.
+//!
+//! # The way of a connection
+//!
+//! **Out of a pod.**
+//! 1. The application connects. The hook `connect` in `ebpf` finds the socket's netns cookie in the map of enrolled pods
+//!    and sets [`CAPTURE`](ebpf_common::mark::CAPTURE) on the socket; the address stays as it is. The rules of
+//!    [`redirect::routes`] lead the SYN to `lo`, and `steer` gives it to the outbound listener of the worker that
+//!    [`worker_of`](ebpf_common::worker_of) names.
+//! 2. [`Acceptor`](net::listen::Acceptor) takes it. `getsockname` is where the pod wanted to go
+//!    ([`OrigDst`](model::addr::OrigDst)), `getpeername` is the pod's socket ([`PeerAddr`](model::addr::PeerAddr)).
+//! 3. [`serve`](flow::serve::serve) opens the [record](flow::record::Recorded), loads the snapshot once and asks
+//!    [`decide`](route::decide::decide).
+//! 4. [`Dialer::upstream`](net::dial::Dialer::upstream) makes a socket in the pod's namespace, claims it as the daemon's
+//!    own ([`OwnSockets`](net::dial::OwnSockets)) and connects.
+//! 5. [`both`](net::copy::both) copies until both sides have finished or one fails; the two [legs](flow::leg::Leg) close
+//!    or reset; the record leaves one line in the log, target `access`, and one count in [`metrics`].
+//!
+//! **Into a pod.** The same from 2 on, with the inbound listener. In place of 4,
+//! [`Table::register_delivery`](flow::table::Table::register_delivery) chooses a port, and
+//! [`Dialer::deliver`](net::dial::Dialer::deliver) connects to the application from the client's address and that port,
+//! marked [`DELIVER`](ebpf_common::mark::DELIVER). `steer` knows the packet by its interface, `lo`, and passes it on.
+//!
+//! **How a pod gets there.** [`MeshFolder`](control::file::MeshFolder) reads the files; [`parse`](control::manifests::parse)
+//! and [`assemble`](control::manifests::assemble) make workloads and services of them; the
+//! [`Publisher`](store::publish::Publisher) replaces the snapshot. The [manager](pods::manager::Manager) wakes up and acts
+//! on the difference that [`plan`](pods::reconcile::plan) finds: [`Node::enrol`](pods::pod::Node::enrol) proves that the
+//! namespace is the pod's, makes its listeners, has the [controller](redirect::Controller) redirect to them, and gives
+//! them to the [workers](pods::worker).
+//!
+//! # Who owns what
+//!
+//! | state | sole owner | others get |
+//! |---|---|---|
+//! | the mesh | [`Publisher`](store::publish::Publisher), in the task of [`MeshFolder`](control::file::MeshFolder) | [`Reader::load`](store::publish::Reader::load): once per decision |
+//! | BPF programs, maps, links, pins, [records](redirect::record) | [`Controller`](redirect::Controller), a field of the [manager](pods::manager::Manager) | [`OwnSockets`](net::dial::OwnSockets), to claim a socket |
+//! | a namespace's rules, routes, sysctls | the same, through the pod's [`NetnsLink`](redirect::NetnsLink) | nothing |
+//! | which pods are enrolled or refused | [`Manager`](pods::manager::Manager) | [`ManagerHandle::describe`](pods::manager::ManagerHandle::describe) |
+//! | a pod's listeners and live connections | its worker; [`Table`](flow::table::Table), one per pod and worker | entries that leave when they are dropped |
+//! | the tuples of a pod's upstream connections | [`Upstreams`](flow::table::Upstreams), shared by the workers: the kernel draws those ports | the same |
+//! | copy buffers | [`BufferPool`](net::copy::BufferPool) of the worker | a buffer, while there are bytes |
+//! | settings | [`RunArgs`](config::RunArgs), taken apart in [`app::build`] | the values they need |
+//!
+//! The manager owns the controller as a value; there is no task with commands in between. Enrolling is a sequence that
+//! nobody else may interleave with, and only the manager asks for it. Releasing a pod is a call
+//! ([`Node::release`](pods::pod::Node::release)), not a drop: it waits for netlink, and its order matters.
+//!
+//! # Threads
+//!
+//! - **Control**, the main thread, a single-threaded runtime: mesh folder, manager, netlink, admin endpoints. Files are
+//!   read on a blocking thread, so that a file system that hangs holds nothing up.
+//! - **Data**, `ztunnel-data-N`: one single-threaded runtime each. A connection is accepted, copied and closed on one of
+//!   them and never moves; every worker has listeners of its own in every pod. On the path of a byte there is no lock and
+//!   no other thread; on the path of a connection there is one short lock ([`Upstreams`](flow::table::Upstreams)).
+//! - **Log**, `ztunnel-log`: writes to standard output. A reader that stalls costs lines, which are counted.
+//!
+//! A thread enters a pod's namespace only for the length of a closure, which must not wait
+//! ([`Netns::enter`](net::netns::Netns::enter)): to make a socket, or to read or write a few sysctls. A socket keeps the
+//! namespace it was made in.
+//!
+//! # Invariants
+//!
+//! Each is upheld by a type or by the test named behind it.
+//!
+//! - A decision sees one version of the mesh: [`decide`](route::decide::decide) takes a snapshot, not a reader.
+//! - Every task has an owner, and ends with it: [`TaskSet`](lifecycle::tasks::TaskSet); clippy refuses `tokio::spawn` and
+//!   `spawn_local`.
+//! - A thread that can't leave a pod's namespace aborts the process: the guard of
+//!   [`Netns::enter`](net::netns::Netns::enter); tidy refuses `setns` elsewhere.
+//! - A connection is counted, logged and taken out of its table once, whatever ends it: [`Recorded`](flow::record::Recorded)
+//!   and [`Entry`](flow::table::Entry) do it in their drop (`tests/tests/load.rs`).
+//! - What does not end well ends in a reset, never in a FIN, also when the daemon is killed: [`Leg`](flow::leg::Leg)
+//!   (`tests/tests/endings.rs`).
+//! - A delivery never has the numbers of a live connection the other way round:
+//!   [`Table::register_delivery`](flow::table::Table::register_delivery) (`reversed_tuples_*` in `tests/tests/load.rs`).
+//! - A pod is enrolled whole or not at all: [`Controller::enrol`](redirect::Controller::enrol) undoes what it did
+//!   (`tests/tests/refusals.rs`).
+//! - A pod that was captured is opened only when the mesh no longer wants it. Whatever else goes wrong with it, it is
+//!   [closed](pods::pod::Node::close): captured, and served by nobody (`tests/tests/changes.rs`).
+//! - A namespace is a pod's only if it has all of the pod's addresses, is not the node's, and no other pod is enrolled with
+//!   it: [`PodError`](pods::pod::PodError) (`tests/tests/refusals.rs`).
+//! - Without a daemon a captured pod's connects are refused, and connections to it are reset; nothing gets past
+//!   (`tests/tests/crash.rs`).
+//! - A released pod's rules, routes, sysctls and listeners are as before (`tests/tests/lifecycle.rs`).
+//! - No mark that a pod sets takes a connection out of capture (`tests/tests/hostile.rs`).
+//! - What can't be read never empties the mesh: a broken file goes on saying what it last said
+//!   (`a_broken_manifest_changes_nothing_and_is_reported` in `tests/tests/lifecycle.rs`), and while one has never made sense
+//!   the snapshot is [partial](store::snapshot::Snapshot::is_partial), on whose word nothing left by an earlier daemon is
+//!   released.
+//! - An exclusion that is wrong excludes nothing: tests of [`control::manifests`].
+//! - An IPv4-mapped address of a connection becomes IPv4 in one place, [`canonical`](model::addr::canonical), which the
+//!   address types call.
+//! - Kernel and daemon agree on layouts: `ebpf-common` asserts their sizes, and [`LAYOUT`](ebpf_common::LAYOUT) is part of
+//!   the path of every pin, so that another layout's pins are never adopted.
+//! - Every flag of `run` has its variable, and no other code reads the environment: a test in [`config::args`]; tidy.
+//!
+//! # Errors
+//!
+//! One enum per operation, which names what was attempted, on which object, and what to do about it where something can be
+//! done: [`NetnsError`](net::netns::NetnsError), [`DialError`](net::dial::DialError),
+//! [`LoadError`](redirect::load::LoadError), [`EnrolError`](redirect::EnrolError), [`PodError`](pods::pod::PodError) and so
+//! on. [`causes`](model::cause::causes) makes one line of an error and its causes. `anyhow` appears in [`app`] alone, where
+//! errors meet a person.
+//!
+//! - Of one connection: [`flow`] turns it into a [`CloseReason`](model::close::CloseReason), one closed list from which log
+//!   text and metric label follow; the client gets a reset.
+//! - Of one pod: it is *refused*, with a reason that log and `/config_dump` tell, and tried again unless its manifest rules
+//!   it out.
+//! - Of the mesh's files: a [`Problem`](model::problem::Problem) with file, line and object; the rest counts.
+//! - Of the start: the process ends, and what was captured before stays captured and closed.
+
+pub mod app;
+pub mod config;
+pub mod control;
+pub mod flow;
+pub mod lifecycle;
+pub mod metrics;
+pub mod model;
+pub mod net;
+pub mod pods;
+pub mod redirect;
+pub mod route;
+pub mod store;

@@ -1,0 +1,28 @@
+//! The node daemon and its commands. Everything is in the library; see its crate docs.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use ztunnel::{
+    app::cli,
+    config::{Args, Command},
+};
+
+fn main() -> ExitCode {
+    let result = match Args::parse().command {
+        Command::Run(args) => cli::run::run(*args),
+        Command::Check(args) => return cli::check::check(&args.bpf_pin),
+        Command::Cleanup(args) => cli::cleanup::cleanup(&args),
+        Command::Version => {
+            println!("ztunnel {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ztunnel: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
