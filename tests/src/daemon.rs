@@ -1,0 +1,397 @@
+//! One daemon on one node: started, asked, killed, restarted, and cleaned up after.
+
+use std::cell::RefCell;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
+
+use crate::admin::{self, ConfigDump, PodState};
+use crate::logs::{Access, Direction, LogFile};
+use crate::mesh::Mesh;
+use crate::netns::Netns;
+use crate::process::{Capability, Finished, Launch, Process};
+use crate::topology::Topology;
+use crate::wait;
+
+/// How a daemon is started.
+#[derive(Debug, Clone)]
+pub struct DaemonOptions {
+    /// The program.
+    pub binary: PathBuf,
+    /// Further arguments, e.g. `["--max-pods", "1"]`.
+    pub arguments: Vec<String>,
+    /// The only capabilities it gets; all when empty.
+    pub capabilities: Vec<Capability>,
+    /// Lets it live on when this process ends; see also [`Daemon::keep`].
+    pub detached: bool,
+}
+
+impl DaemonOptions {
+    /// A daemon with all capabilities and default settings.
+    #[must_use]
+    pub fn new(binary: PathBuf) -> Self {
+        Self { binary, arguments: Vec::new(), capabilities: Vec::new(), detached: false }
+    }
+}
+
+/// A node's daemon. Dropping it kills it and removes its pins.
+#[derive(Debug)]
+pub struct Daemon {
+    /// The node's name.
+    pub node: String,
+    options: DaemonOptions,
+    netns: Netns,
+    mesh: PathBuf,
+    state: PathBuf,
+    pins: PathBuf,
+    output: PathBuf,
+    log: RefCell<LogFile>,
+    process: Process,
+    kept: bool,
+}
+
+/// What a daemon holds; the same before and after a load, or something leaks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holdings {
+    /// Open files of the process.
+    pub files: usize,
+    /// Tasks.
+    pub tasks: u64,
+    /// Use of each BPF map.
+    pub maps: Vec<String>,
+    /// Connections that it lists.
+    pub connections: usize,
+}
+
+impl Daemon {
+    /// Starts a node's daemon and waits until it says that it is ready.
+    ///
+    /// # Errors
+    /// When it ends or does not become ready; the message has the end of its log.
+    pub fn start(topology: &Topology, node: &str, mesh: &Mesh, options: DaemonOptions) -> Result<Self> {
+        let netns = Netns::existing(topology.node(node)?.netns.name());
+        let (mesh, state) = (mesh.folder().to_owned(), topology.folder.join(format!("state-{node}")));
+        let (pins, output) = (topology.prefix.pins(node), topology.folder.join(format!("daemon-{node}.log")));
+        fs::create_dir_all(&state).with_context(|| format!("cannot make {}", state.display()))?;
+        let paths = Paths { mesh: &mesh, state: &state, pins: &pins, output: &output };
+        let process = launch(&options, node, &netns, &paths)?;
+        let log = RefCell::new(LogFile::new(&output));
+        let mut daemon =
+            Self { node: node.to_owned(), options, netns, mesh, state, pins, output, log, process, kept: false };
+        daemon.wait_ready()?;
+        Ok(daemon)
+    }
+
+    /// The daemon's process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Lets it live on when this value is dropped.
+    pub fn keep(&mut self) {
+        self.kept = true;
+        self.process.keep();
+    }
+
+    /// The file of its log; standard error is beside it.
+    #[must_use]
+    pub fn output(&self) -> &Path {
+        &self.output
+    }
+
+    /// Where it pins its BPF objects.
+    #[must_use]
+    pub fn pins(&self) -> &Path {
+        &self.pins
+    }
+
+    /// Kills it on the spot.
+    ///
+    /// # Errors
+    /// When it can't be waited for.
+    pub fn kill9(&mut self) -> Result<()> {
+        self.process.kill()
+    }
+
+    /// Asks it to end, and waits until it did, with exit code 0.
+    ///
+    /// # Errors
+    /// When it does not end, or with another code.
+    pub fn terminate(&mut self) -> Result<()> {
+        self.process.signal(Signal::SIGTERM)?;
+        let status = self.process.ended_within(wait::PATIENCE)?;
+        ensure!(status.success(), "{} ended with {status}\n{}", self.node, self.tail());
+        Ok(())
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// Waits for its end, however it ends.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub fn ended_within(&mut self, patience: Duration) -> Result<()> {
+        self.process.ended_within(patience).map(|_| ()).with_context(|| self.tail())
+    }
+
+    /// Sets the further arguments of the next [`Daemon::restart`].
+    pub fn set_arguments(&mut self, arguments: &[&str]) {
+        self.options.arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+    }
+
+    /// Starts it again over what the last one left, and waits until it is ready.
+    ///
+    /// # Errors
+    /// As [`Daemon::start`].
+    pub fn restart(&mut self) -> Result<()> {
+        let paths = Paths { mesh: &self.mesh, state: &self.state, pins: &self.pins, output: &self.output };
+        self.process = launch(&self.options, &self.node, &self.netns, &paths)?;
+        self.wait_ready()
+    }
+
+    /// Runs `ztunnel cleanup` for what a dead daemon left.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn cleanup(&self) -> Result<()> {
+        let done = Launch::new(&self.options.binary.display().to_string())
+            .args(["cleanup".as_ref(), "--bpf-pin".as_ref(), self.pins.as_os_str()])
+            .args(["--state".as_ref(), self.state.as_os_str()])
+            .inside(&self.netns)
+            .finish()?;
+        ensure!(done.success, "`ztunnel cleanup` ended with {}: {}{}", done.status, done.stdout, done.stderr);
+        Ok(())
+    }
+
+    /// Fetches `/config_dump`.
+    ///
+    /// # Errors
+    /// When the daemon does not answer.
+    pub fn dump(&self) -> Result<ConfigDump> {
+        ConfigDump::fetch(&self.netns).with_context(|| self.tail())
+    }
+
+    /// Fetches an admin path.
+    ///
+    /// # Errors
+    /// When the daemon does not answer.
+    pub fn get(&self, path: &str) -> Result<admin::Answer> {
+        admin::get(&self.netns, path).with_context(|| self.tail())
+    }
+
+    /// How often BPF decided so for a pod.
+    ///
+    /// # Errors
+    /// When the daemon does not answer, or does not know the pod.
+    pub fn verdict(&self, pod: &str, name: &str) -> Result<u64> {
+        let dump = self.dump()?;
+        let state = dump.pod(pod).with_context(|| format!("{} does not know {pod}", self.node))?;
+        Ok(state.verdict(name))
+    }
+
+    /// Waits until what `/config_dump` says satisfies `holds`.
+    ///
+    /// # Errors
+    /// When it does not in time; the message has the last dump.
+    pub fn wait_dump(&self, what: &str, patience: Duration, holds: impl Fn(&ConfigDump) -> bool) -> Result<()> {
+        let mut last = None;
+        let met = wait::until_true(what, patience, || {
+            let dump = self.dump()?;
+            let met = holds(&dump);
+            last = Some(dump);
+            Ok(met)
+        });
+        met.with_context(|| {
+            format!("{}: {:#}\n{}", self.node, last.map(|dump| dump.value().clone()).unwrap_or_default(), self.tail())
+        })
+    }
+
+    /// Waits until a pod is enrolled.
+    ///
+    /// # Errors
+    /// When it is not in time, or is refused.
+    pub fn enrolled(&self, pod: &str) -> Result<()> {
+        let state_is = |dump: &ConfigDump, state: &str| dump.pod(pod).is_some_and(|pod| pod.state() == state);
+        let what = format!("{pod} to be enrolled");
+        self.wait_dump(&what, wait::PATIENCE, |dump| state_is(dump, "enrolled"))
+    }
+
+    /// Waits until a pod is no longer enrolled.
+    ///
+    /// # Errors
+    /// When it still is after a while.
+    pub fn released(&self, pod: &str) -> Result<()> {
+        let what = format!("{pod} to be released");
+        self.wait_dump(&what, wait::PATIENCE, |dump| dump.pod(pod).is_none_or(|pod| pod.state() != "enrolled"))
+    }
+
+    /// Waits until a pod is refused, and says why it was.
+    ///
+    /// # Errors
+    /// When it is not in time.
+    pub fn refused(&self, pod: &str) -> Result<String> {
+        let what = format!("{pod} to be refused");
+        self.wait_dump(&what, wait::PATIENCE, |dump| dump.pod(pod).is_some_and(|pod| pod.state() == "refused"))?;
+        Ok(self.dump()?.pod(pod).map(|pod| pod.reason().to_owned()).unwrap_or_default())
+    }
+
+    /// Waits until a pod is refused, and captured all the same: it is closed.
+    ///
+    /// # Errors
+    /// When it is not in time.
+    pub fn shut(&self, pod: &str) -> Result<()> {
+        let what = format!("{pod} to be refused and captured");
+        let shut = |pod: PodState<'_>| pod.state() == "refused" && pod.captured();
+        self.wait_dump(&what, wait::PATIENCE, |dump| dump.pod(pod).is_some_and(shut))
+    }
+
+    /// All lines about connections so far.
+    ///
+    /// # Errors
+    /// When the log can't be read.
+    pub fn access(&self) -> Result<Vec<Access>> {
+        let mut log = self.log.borrow_mut();
+        log.refresh()?;
+        Ok(log.access().to_vec())
+    }
+
+    /// Waits for a line about a connection.
+    ///
+    /// # Errors
+    /// When none comes in time; the message has the end of the log.
+    pub fn wait_access(&self, what: &str, wanted: impl Fn(&Access) -> bool) -> Result<Access> {
+        let found = wait::until(what, wait::PATIENCE, || {
+            let mut log = self.log.borrow_mut();
+            log.refresh()?;
+            Ok(log.access().iter().rev().find(|access| wanted(access)).cloned())
+        });
+        found.with_context(|| self.tail())
+    }
+
+    /// Waits for the line of the connection from `src` to `dst`.
+    ///
+    /// # Errors
+    /// When none comes in time.
+    pub fn wait_connection(&self, direction: Direction, src: SocketAddr, dst: SocketAddr) -> Result<Access> {
+        let what = format!("a line at {} about {direction:?} {src} -> {dst}", self.node);
+        self.wait_access(&what, |line| line.direction == direction && line.src == src && line.dst == dst)
+    }
+
+    /// What the daemon holds now.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn holdings(&self) -> Result<Holdings> {
+        let folder = format!("/proc/{}/fd", self.id());
+        let dump = self.dump()?;
+        let files = fs::read_dir(&folder).with_context(|| format!("cannot read {folder}"))?.count();
+        let connections = dump.pods().map(|pod| pod.connections()).sum();
+        Ok(Holdings { files, tasks: dump.tasks(), maps: dump.maps(), connections })
+    }
+
+    /// The holdings once they are the same in several looks: what to compare with later.
+    ///
+    /// # Errors
+    /// When they do not settle.
+    pub fn settled_holdings(&self) -> Result<Holdings> {
+        let mut last = self.holdings()?;
+        let mut looks = 0;
+        wait::until("the daemon to come to rest", wait::PATIENCE, || {
+            let now = self.holdings()?;
+            looks = if now == last { looks + 1 } else { 0 };
+            last = now;
+            Ok((looks >= 10).then(|| last.clone()))
+        })
+    }
+
+    /// Waits until the daemon holds what it held before.
+    ///
+    /// # Errors
+    /// When it does not; the message has both.
+    pub fn wait_holdings(&self, before: &Holdings) -> Result<()> {
+        let mut now = self.holdings()?;
+        let met = wait::until_true("the daemon to hold what it held before", wait::PATIENCE, || {
+            now = self.holdings()?;
+            Ok(now == *before)
+        });
+        met.with_context(|| format!("{}: before {before:?}, now {now:?}", self.node))
+    }
+
+    /// The end of its log and of its standard error, for messages.
+    #[must_use]
+    pub fn tail(&self) -> String {
+        let log = last_lines(&self.output, 30);
+        let errors = last_lines(&self.output.with_added_extension("err"), 30);
+        format!("--- the end of the log of {} ---\n{log}\n--- its standard error ---\n{errors}", self.node)
+    }
+
+    fn wait_ready(&mut self) -> Result<()> {
+        let netns = Netns::existing(self.netns.name());
+        let ready = wait::until("the daemon to be ready", wait::PATIENCE, || {
+            if let Some(status) = self.process.ended()? {
+                bail!("it ended with {status}");
+            }
+            Ok(admin::get(&netns, "/healthz/ready").ok().filter(|answer| answer.status == 200))
+        });
+        ready.map(|_| ()).with_context(|| self.tail())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if !self.kept {
+            let _ = self.process.kill();
+            let _ = fs::remove_dir_all(&self.pins);
+        }
+    }
+}
+
+/// Runs a command of the daemon's program to its end, in a namespace.
+///
+/// # Errors
+/// When it can't be started or does not end.
+pub fn command(binary: &Path, netns: &Netns, args: &[&str]) -> Result<Finished> {
+    Launch::new(&binary.display().to_string()).args(args).inside(netns).finish()
+}
+
+struct Paths<'a> {
+    mesh: &'a Path,
+    state: &'a Path,
+    pins: &'a Path,
+    output: &'a Path,
+}
+
+fn launch(options: &DaemonOptions, node: &str, netns: &Netns, paths: &Paths<'_>) -> Result<Process> {
+    let mut launch = Launch::new(&options.binary.display().to_string())
+        .args(["run", "--node", node, "--admin", admin::ADDRESS, "--log", "info", "--log-format", "json"])
+        .args(["--mesh".as_ref(), paths.mesh.as_os_str(), "--state".as_ref(), paths.state.as_os_str()])
+        .args(["--bpf-pin".as_ref(), paths.pins.as_os_str()])
+        .args(&options.arguments)
+        .variable("RUST_BACKTRACE", "1")
+        .inside(netns)
+        .detached(options.detached)
+        .log_to(paths.output);
+    if !options.capabilities.is_empty() {
+        launch = launch.with_only(&options.capabilities);
+    }
+    launch.start()
+}
+
+fn last_lines(path: &Path, count: usize) -> String {
+    let text = fs::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    let begin = lines.len().saturating_sub(count);
+    lines.get(begin..).unwrap_or_default().join("\n")
+}

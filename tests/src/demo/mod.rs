@@ -1,0 +1,238 @@
+//! The demo: two nodes, two pods each, before the label, with it, and after it.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::apps::nginx::Nginx;
+use crate::daemon::{Daemon, DaemonOptions};
+use crate::footprint::Footprint;
+use crate::mesh::Mesh;
+use crate::names::Prefix;
+use crate::requirements;
+use crate::topology::{TWO_NODES, Topology};
+use crate::wait;
+
+mod leftovers;
+mod probe;
+mod table;
+
+use leftovers::Leftovers;
+use probe::Cell;
+
+/// The demo's manifests.
+const MANIFESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/demo");
+
+const NODES: [&str; 2] = ["node-a", "node-b"];
+const WEB_PORT: u16 = 80;
+
+/// What the demo is to do.
+#[derive(Debug, Clone)]
+pub struct DemoOptions {
+    /// Leaves everything running, labelled, and prints how to enter.
+    pub keep: bool,
+    /// Removes what `keep` left, and does nothing else.
+    pub clean: bool,
+    /// The daemon's program.
+    pub ztunnel: PathBuf,
+}
+
+/// Runs the demo.
+///
+/// # Errors
+/// When something of it can't be made, or when what it shows is not what it should be.
+pub fn run(options: &DemoOptions) -> Result<()> {
+    requirements::check()?;
+    for program in ["nginx", "curl"] {
+        requirements::program(program)?;
+    }
+    if options.clean {
+        return leftovers::clean();
+    }
+    leftovers::refuse_or_clean()?;
+    ensure!(
+        options.ztunnel.is_file(),
+        "{} is no file: `cargo xtask build` makes the daemon",
+        options.ztunnel.display()
+    );
+    Stage::build(options)?.play(options.keep)
+}
+
+/// Everything of the demo, removed in the order of the fields.
+struct Stage {
+    daemons: Vec<Daemon>,
+    webs: Vec<Nginx>,
+    mesh: Mesh,
+    topology: Topology,
+}
+
+/// The three phases of the demo.
+const PHASES: [&str; 3] = ["before the label", "with the label", "after unlabelling"];
+
+impl Stage {
+    fn build(options: &DemoOptions) -> Result<Self> {
+        say("two nodes on a wire, two pods a node, nginx in each web, one daemon a node …")?;
+        let topology = Topology::named(Prefix::demo(), TWO_NODES)?;
+        let mut leftovers = Leftovers::begin(&topology.folder)?;
+        let mesh = Mesh::copy_of(Path::new(MANIFESTS), &topology.folder.join("mesh"))?;
+        let mut webs = Vec::new();
+        for web in ["web-a", "web-b"] {
+            let nginx = Nginx::start(&topology, topology.pod(web)?, WEB_PORT, options.keep)?;
+            leftovers.add(nginx.id())?;
+            webs.push(nginx);
+        }
+        let mut daemons = Vec::new();
+        for node in NODES {
+            let mut settings = DaemonOptions::new(options.ztunnel.clone());
+            settings.detached = options.keep;
+            let daemon = Daemon::start(&topology, node, &mesh, settings)?;
+            leftovers.add(daemon.id())?;
+            daemons.push(daemon);
+        }
+        Ok(Self { daemons, webs, mesh, topology })
+    }
+
+    fn play(mut self, keep: bool) -> Result<()> {
+        let before = self.footprints()?;
+        let mut columns = vec![self.column(false)?];
+        self.label()?;
+        columns.push(self.column(true)?);
+        self.unlabel()?;
+        columns.push(self.column(false)?);
+        say(&table::render(&PHASES, &probe::paths(), &columns))?;
+        say(&self.logged()?)?;
+        let mut faults = self.differences(&before)?;
+        faults.extend(columns.iter().flatten().flat_map(Cell::faults));
+        if keep && faults.is_empty() {
+            self.label()?;
+            return self.leave();
+        }
+        faults.extend(self.end()?);
+        self.verdict(&faults)
+    }
+
+    /// Makes every request once.
+    fn column(&self, labelled: bool) -> Result<Vec<Cell>> {
+        probe::paths().iter().map(|path| Cell::fill(path, &self.topology, &self.daemons, labelled)).collect()
+    }
+
+    fn label(&self) -> Result<()> {
+        self.mesh.label()?;
+        self.each_pod(Daemon::enrolled)
+    }
+
+    fn unlabel(&self) -> Result<()> {
+        self.mesh.unlabel()?;
+        self.each_pod(Daemon::released)
+    }
+
+    fn each_pod(&self, act: impl Fn(&Daemon, &str) -> Result<()>) -> Result<()> {
+        for daemon in &self.daemons {
+            for pod in self.topology.pods().iter().filter(|pod| pod.node == daemon.node) {
+                act(daemon, &pod.name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The first line of each daemon: the two halves of one connection.
+    fn logged(&self) -> Result<String> {
+        const FIELDS: [&str; 9] = [
+            "src.addr",
+            "src.workload",
+            "dst.addr",
+            "dst.workload",
+            "direction",
+            "bytes_sent",
+            "bytes_recv",
+            "duration",
+            "error",
+        ];
+        let mut text = String::from("What the daemons logged of the first of them:");
+        for daemon in &self.daemons {
+            let lines = daemon.access()?;
+            let first = lines.first().with_context(|| format!("{} logged nothing", daemon.node))?;
+            let field = |name: &&str| Some(format!("{name}={}", first.line.get(*name)?).replace('"', ""));
+            let fields: Vec<String> = FIELDS.iter().filter_map(field).collect();
+            text.push_str(&format!("\n  {}: {}", daemon.node, fields.join(" ")));
+        }
+        Ok(text)
+    }
+
+    fn footprints(&self) -> Result<Vec<(String, Footprint)>> {
+        self.topology.pods().iter().map(|pod| Ok((pod.name.clone(), Footprint::of(&pod.netns)?))).collect()
+    }
+
+    /// What differs from before, once the daemons had time to take it back.
+    fn differences(&self, before: &[(String, Footprint)]) -> Result<Vec<String>> {
+        let mut found = Vec::new();
+        let _ = wait::until_true("the pods to be as before", wait::PATIENCE / 5, || {
+            found.clear();
+            for ((pod, before), (_, after)) in before.iter().zip(self.footprints()?) {
+                found.extend(before.difference(&after).iter().map(|line| format!("{pod} is not as before: {line}")));
+            }
+            Ok(found.is_empty())
+        });
+        Ok(found)
+    }
+
+    /// Ends the daemons in good order; then no line can be missing from their logs.
+    fn end(&mut self) -> Result<Vec<String>> {
+        let mut faults = Vec::new();
+        for daemon in &mut self.daemons {
+            daemon.terminate()?;
+            let (lines, wanted) = (daemon.access()?.len(), probe::lines_at(&daemon.node));
+            if lines != wanted {
+                faults.push(format!(
+                    "{} logged {lines} connections instead of {wanted}\n{}",
+                    daemon.node,
+                    daemon.tail()
+                ));
+            }
+            daemon.cleanup().context("after the demo")?;
+        }
+        Ok(faults)
+    }
+
+    fn verdict(self, faults: &[String]) -> Result<()> {
+        let pods = self.topology.pods().len();
+        drop(self);
+        if faults.is_empty() {
+            say(&format!(
+                "Rules, routes, settings and listeners of all {pods} pods: as before. Everything is removed.\n\
+                 (`cargo xtask demo --keep` leaves it running, to look around.)"
+            ))
+        } else {
+            bail!("the demo did not show what it should:\n{}", faults.join("\n"))
+        }
+    }
+
+    /// Leaves everything running and says how to enter.
+    fn leave(mut self) -> Result<()> {
+        leftovers::mark_kept(&self.topology.folder)?;
+        self.daemons.iter_mut().for_each(Daemon::keep);
+        self.webs.iter_mut().for_each(Nginx::keep);
+        self.topology.keep();
+        let web = self.topology.pod("web-b")?;
+        let mut text = String::from("Left running, labelled. To enter:\n");
+        for pod in self.topology.pods() {
+            text.push_str(&format!("  {:<9} nsenter --net={} bash\n", pod.name, pod.netns.path().display()));
+        }
+        for node in self.topology.nodes() {
+            text.push_str(&format!("  {:<9} nsenter --net={} bash\n", node.name, node.netns.path().display()));
+        }
+        text.push_str(&format!("For example, in client-a: curl http://{}/  or  curl http://[{}]/\n", web.v4, web.v6));
+        for daemon in &self.daemons {
+            text.push_str(&format!("Log of {}: tail -f {}\n", daemon.node, daemon.output().display()));
+        }
+        text.push_str(&format!("Unlabel: edit {}/namespace.yaml\n", self.mesh.folder().display()));
+        text.push_str("Ask a daemon, in its node: curl http://127.0.0.1:15000/config_dump\n");
+        text.push_str("Remove everything: cargo xtask demo --clean");
+        say(&text)
+    }
+}
+
+fn say(text: &str) -> Result<()> {
+    writeln!(std::io::stdout().lock(), "{text}").context("cannot write to standard output")
+}

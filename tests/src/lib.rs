@@ -1,0 +1,36 @@
+//! Nodes, pods and programs on the real kernel: what the privileged tests, the demo and the benchmarks run on.
+//!
+//! Every node and every pod is a network namespace, nodes are on a wire, pods hang on their node's bridge, and
+//! everything has IPv4 and IPv6. Nothing here leaves a trace: what a [`topology::Topology`] makes it removes when dropped,
+//! also on a panic; what a killed run left behind the next one sweeps away ([`names::sweep`]).
+//!
+//! | module | what it has |
+//! |---|---|
+//! | [`settings`], [`requirements`] | what the environment says, what the machine must have |
+//! | [`wait`] | the only place that waits |
+//! | [`names`], [`netns`], [`process`] | unique names and the sweep, namespaces, processes in them |
+//! | [`topology`], [`footprint`] | nodes, pods, wires; what a pod's namespace looks like, to compare before and after |
+//! | [`mesh`] | the manifests the daemon reads |
+//! | [`daemon`], [`admin`], [`logs`] | one daemon per node, its admin endpoint, its access log |
+//! | [`apps`] | nginx, curl, iperf3, redis, servers and clients in threads |
+//! | [`testbed`], [`proof`] | all of the above put together; that a connection was captured, or was not |
+//! | [`watch`] | that nothing gets past the daemon while something happens |
+//! | [`demo`] | the demo |
+
+pub mod admin;
+pub mod apps;
+pub mod daemon;
+pub mod demo;
+pub mod footprint;
+pub mod logs;
+pub mod mesh;
+pub mod names;
+pub mod netns;
+pub mod process;
+pub mod proof;
+pub mod requirements;
+pub mod settings;
+pub mod testbed;
+pub mod topology;
+pub mod wait;
+pub mod watch;

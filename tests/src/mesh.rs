@@ -1,0 +1,215 @@
+//! The folder of Kubernetes manifests that the daemons of a test read.
+//!
+//! One folder serves all nodes of a test, as one API server serves all nodes of a cluster. Each file is replaced whole
+//! (written beside, then renamed), so a daemon never reads half a file.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use crate::topology::Pod;
+
+/// The label that puts a namespace or a pod into the mesh.
+pub const MODE_LABEL: &str = "istio.io/dataplane-mode";
+
+/// The namespace all pods of a test are in.
+pub const NAMESPACE: &str = "demo";
+
+/// The annotation that names a pod's network namespace.
+const NETNS_ANNOTATION: &str = "ambient.mesh/netns";
+
+/// A folder of manifests.
+#[derive(Debug)]
+pub struct Mesh {
+    folder: PathBuf,
+}
+
+/// A pod's manifest, to be changed and written.
+#[derive(Debug, Clone)]
+pub struct PodManifest {
+    name: String,
+    node: String,
+    addresses: Vec<String>,
+    labels: BTreeMap<String, String>,
+    annotations: BTreeMap<String, String>,
+    host_network: bool,
+}
+
+impl Mesh {
+    /// Makes the folder, with an unlabelled namespace in it.
+    ///
+    /// # Errors
+    /// When the folder can't be made.
+    pub fn new(folder: &Path) -> Result<Self> {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let mesh = Self { folder: folder.to_owned() };
+        mesh.unlabel()?;
+        Ok(mesh)
+    }
+
+    /// Makes the folder from a copy of another's manifests; its namespace is unlabelled.
+    ///
+    /// # Errors
+    /// When a file can't be copied.
+    pub fn copy_of(source: &Path, folder: &Path) -> Result<Self> {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        for entry in fs::read_dir(source).with_context(|| format!("cannot read {}", source.display()))? {
+            let path = entry?.path();
+            if let (Some(name), true) = (path.file_name(), path.extension().is_some_and(|end| end == "yaml")) {
+                fs::copy(&path, folder.join(name)).with_context(|| format!("cannot copy {}", path.display()))?;
+            }
+        }
+        Self::new(folder)
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Labels the namespace.
+    ///
+    /// # Errors
+    /// When the file can't be written.
+    pub fn label(&self) -> Result<()> {
+        self.write("namespace.yaml", &namespace(&format!("  labels:\n    {MODE_LABEL}: ambient\n")))
+    }
+
+    /// Takes the namespace's label away.
+    ///
+    /// # Errors
+    /// When the file can't be written.
+    pub fn unlabel(&self) -> Result<()> {
+        self.write("namespace.yaml", &namespace(""))
+    }
+
+    /// Writes a pod's manifest.
+    ///
+    /// # Errors
+    /// When the file can't be written.
+    pub fn pod(&self, manifest: &PodManifest) -> Result<()> {
+        self.write(&format!("pod-{}.yaml", manifest.name), &format!("{:#}\n", manifest.value()))
+    }
+
+    /// Writes a manifest as it is.
+    ///
+    /// # Errors
+    /// When the file can't be written.
+    pub fn write(&self, file: &str, text: &str) -> Result<()> {
+        let path = self.folder.join(file);
+        let beside = self.folder.join(format!(".{file}.new"));
+        fs::write(&beside, text).with_context(|| format!("cannot write {}", beside.display()))?;
+        fs::rename(&beside, &path).with_context(|| format!("cannot rename to {}", path.display()))
+    }
+
+    /// Removes a pod's manifest.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn remove_pod(&self, name: &str) -> Result<()> {
+        self.remove(&format!("pod-{name}.yaml"))
+    }
+
+    /// Removes a file.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn remove(&self, file: &str) -> Result<()> {
+        let path = self.folder.join(file);
+        fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
+    }
+}
+
+fn namespace(labels: &str) -> String {
+    format!("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {NAMESPACE}\n{labels}")
+}
+
+impl PodManifest {
+    /// The manifest of a pod as it is.
+    #[must_use]
+    pub fn of(pod: &Pod) -> Self {
+        let netns = pod.netns.path().display().to_string();
+        Self {
+            name: pod.name.clone(),
+            node: pod.node.clone(),
+            addresses: vec![pod.v4.to_string(), pod.v6.to_string()],
+            labels: BTreeMap::from([("app".to_owned(), pod.name.clone())]),
+            annotations: BTreeMap::from([(NETNS_ANNOTATION.to_owned(), netns)]),
+            host_network: false,
+        }
+    }
+
+    /// Gives it another name.
+    #[must_use]
+    pub fn named(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.name);
+        self
+    }
+
+    /// Sets the pod's own mode: `none` or `ambient`.
+    #[must_use]
+    pub fn mode(mut self, mode: &str) -> Self {
+        self.labels.insert(MODE_LABEL.to_owned(), mode.to_owned());
+        self
+    }
+
+    /// Sets an annotation.
+    #[must_use]
+    pub fn annotation(mut self, key: &str, value: &str) -> Self {
+        self.annotations.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Names no network namespace.
+    #[must_use]
+    pub fn no_netns(mut self) -> Self {
+        self.annotations.remove(NETNS_ANNOTATION);
+        self
+    }
+
+    /// Names a network namespace, right or wrong.
+    #[must_use]
+    pub fn netns(self, path: &Path) -> Self {
+        self.annotation(NETNS_ANNOTATION, &path.display().to_string())
+    }
+
+    /// Sets the addresses.
+    #[must_use]
+    pub fn addresses(mut self, addresses: &[&str]) -> Self {
+        self.addresses = addresses.iter().map(|address| (*address).to_owned()).collect();
+        self
+    }
+
+    /// Makes it a pod in the host's network.
+    #[must_use]
+    pub fn host_network(mut self) -> Self {
+        self.host_network = true;
+        self
+    }
+
+    fn value(&self) -> Value {
+        let ips: Vec<Value> = self.addresses.iter().map(|ip| json!({ "ip": ip })).collect();
+        json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {
+                "name": self.name,
+                "namespace": NAMESPACE,
+                "uid": format!("uid-{}", self.name),
+                "labels": self.labels,
+                "annotations": self.annotations,
+            },
+            "spec": {
+                "nodeName": self.node,
+                "serviceAccountName": self.name,
+                "hostNetwork": self.host_network,
+                "containers": [{ "name": "app", "image": "app" }],
+            },
+            "status": { "phase": "Running", "podIP": self.addresses.first(), "podIPs": ips },
+        })
+    }
+}

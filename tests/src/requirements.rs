@@ -1,0 +1,42 @@
+//! What this machine must have. A test that can't run fails here and says why; it never passes silently.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail, ensure};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::geteuid;
+
+/// Where programs are looked for; processes in pods get the same.
+pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The programs of the topology itself.
+const PROGRAMS: [&str; 2] = ["ip", "ss"];
+
+/// Checks for root and the programs of the topology, and raises the limit of open files to what is allowed.
+///
+/// # Errors
+/// Names what is missing and what to do.
+pub fn check() -> Result<()> {
+    ensure!(geteuid().is_root(), "needs root: it makes network namespaces and loads BPF programs (try sudo)");
+    for name in PROGRAMS {
+        program(name)?;
+    }
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    Ok(())
+}
+
+/// Finds a program.
+///
+/// # Errors
+/// When it is not installed.
+pub fn program(name: &str) -> Result<PathBuf> {
+    if name.starts_with('/') {
+        return Ok(PathBuf::from(name));
+    }
+    let found = PATH.split(':').map(|folder| Path::new(folder).join(name)).find(|path| path.is_file());
+    match found {
+        Some(path) => Ok(path),
+        None => bail!("the program {name} is not installed: `cargo xtask setup` installs what the tests need"),
+    }
+}

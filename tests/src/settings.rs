@@ -1,0 +1,50 @@
+//! What the environment says; read here and nowhere else in this crate.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+/// The daemon under test, from `ZTUNNEL_BIN`.
+///
+/// # Errors
+/// When the variable is unset or names no file: a privileged test never passes by not running.
+pub fn daemon_binary() -> Result<PathBuf> {
+    let path = variable("ZTUNNEL_BIN").context(
+        "ZTUNNEL_BIN is not set: run `cargo xtask test privileged`, or set it to the path of a built ztunnel",
+    )?;
+    let path = PathBuf::from(path);
+    ensure!(
+        path.is_file(),
+        "ZTUNNEL_BIN names {}, which is not a file: build it with `cargo xtask build`",
+        path.display()
+    );
+    Ok(path)
+}
+
+/// How long the soak tests run: `ZT_SOAK_SECS`, else 30 s.
+#[must_use]
+pub fn soak() -> Duration {
+    Duration::from_secs(number("ZT_SOAK_SECS", 30))
+}
+
+/// How often the enrolment test enrols and releases: `ZT_ENROL_ROUNDS`, else 100.
+#[must_use]
+pub fn enrol_rounds() -> u64 {
+    number("ZT_ENROL_ROUNDS", 100)
+}
+
+/// How many connections the leak test opens and closes in turn: `ZT_TURNS`, else 10,000.
+#[must_use]
+pub fn turns() -> u64 {
+    number("ZT_TURNS", 10_000)
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    variable(name).and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+#[expect(clippy::disallowed_methods, reason = "this module is this crate's one reader of the environment")]
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|text| !text.is_empty())
+}

@@ -1,0 +1,139 @@
+//! A topology, its mesh and its daemons: what a test begins with.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+
+use crate::daemon::{Daemon, DaemonOptions};
+use crate::mesh::{Mesh, PodManifest};
+use crate::settings;
+use crate::topology::{ONE_NODE, Pod, Shape, TWO_NODES, Topology};
+
+/// Everything one test uses, removed in the order of the fields.
+#[derive(Debug)]
+pub struct Testbed {
+    daemons: BTreeMap<String, Daemon>,
+    /// The manifests: an unlabelled namespace and all pods.
+    pub mesh: Mesh,
+    /// Nodes and pods.
+    pub topology: Topology,
+}
+
+impl Testbed {
+    /// Nodes and pods of a shape, manifests for all of them, no label, no daemon yet.
+    ///
+    /// # Errors
+    /// When something of it can't be made.
+    pub fn new(shape: &Shape<'_>) -> Result<Self> {
+        let topology = Topology::new(shape)?;
+        let mesh = Mesh::new(&topology.folder.join("mesh"))?;
+        for pod in topology.pods() {
+            mesh.pod(&PodManifest::of(pod))?;
+        }
+        Ok(Self { daemons: BTreeMap::new(), mesh, topology })
+    }
+
+    /// Two nodes with two pods each; a daemon on each, everything enrolled.
+    ///
+    /// # Errors
+    /// When something of it can't be made.
+    pub fn both_enrolled() -> Result<Self> {
+        let mut bed = Self::new(TWO_NODES)?;
+        bed.start("node-a")?;
+        bed.start("node-b")?;
+        bed.enrol()?;
+        Ok(bed)
+    }
+
+    /// Two nodes; a daemon on the first only, whose pods are enrolled. The second is a plain world.
+    ///
+    /// # Errors
+    /// When something of it can't be made.
+    pub fn node_a_enrolled() -> Result<Self> {
+        let mut bed = Self::new(TWO_NODES)?;
+        bed.start("node-a")?;
+        bed.enrol()?;
+        Ok(bed)
+    }
+
+    /// One node with two pods and a daemon, nothing labelled.
+    ///
+    /// # Errors
+    /// When something of it can't be made.
+    pub fn one_node() -> Result<Self> {
+        let mut bed = Self::new(ONE_NODE)?;
+        bed.start("node-a")?;
+        Ok(bed)
+    }
+
+    /// Starts a node's daemon.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub fn start(&mut self, node: &str) -> Result<()> {
+        self.start_with(node, |_| ())
+    }
+
+    /// Starts a node's daemon with changed options.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub fn start_with(&mut self, node: &str, change: impl FnOnce(&mut DaemonOptions)) -> Result<()> {
+        let mut options = DaemonOptions::new(settings::daemon_binary()?);
+        change(&mut options);
+        let daemon = Daemon::start(&self.topology, node, &self.mesh, options)?;
+        self.daemons.insert(node.to_owned(), daemon);
+        Ok(())
+    }
+
+    /// A node's daemon.
+    ///
+    /// # Errors
+    /// When none was started.
+    pub fn daemon(&self, node: &str) -> Result<&Daemon> {
+        self.daemons.get(node).with_context(|| format!("no daemon on {node}"))
+    }
+
+    /// A node's daemon, to be killed or restarted.
+    ///
+    /// # Errors
+    /// When none was started.
+    pub fn daemon_mut(&mut self, node: &str) -> Result<&mut Daemon> {
+        self.daemons.get_mut(node).with_context(|| format!("no daemon on {node}"))
+    }
+
+    /// A pod by name.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn pod(&self, name: &str) -> Result<&Pod> {
+        self.topology.pod(name)
+    }
+
+    /// Labels the namespace and waits until all pods of the started daemons are enrolled.
+    ///
+    /// # Errors
+    /// When one is not in time.
+    pub fn enrol(&self) -> Result<()> {
+        self.mesh.label()?;
+        self.each_local_pod(|daemon, pod| daemon.enrolled(&pod.name))
+    }
+
+    /// Takes the label away and waits until no pod of the started daemons is enrolled.
+    ///
+    /// # Errors
+    /// When one still is after a while.
+    pub fn release(&self) -> Result<()> {
+        self.mesh.unlabel()?;
+        self.each_local_pod(|daemon, pod| daemon.released(&pod.name))
+    }
+
+    fn each_local_pod(&self, act: impl Fn(&Daemon, &Pod) -> Result<()>) -> Result<()> {
+        for daemon in self.daemons.values() {
+            for pod in self.topology.pods().iter().filter(|pod| pod.node == daemon.node) {
+                act(daemon, pod)?;
+            }
+        }
+        Ok(())
+    }
+}

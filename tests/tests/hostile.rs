@@ -1,0 +1,241 @@
+//! A pod that knows how all of this works and has CAP_NET_ADMIN gets nothing from it.
+
+use std::collections::BTreeSet;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::libc;
+use ztunnel_tests::apps::server::Server;
+use ztunnel_tests::daemon::Daemon;
+use ztunnel_tests::process::Launch;
+use ztunnel_tests::proof;
+use ztunnel_tests::testbed::Testbed;
+use ztunnel_tests::topology::{Family, Pod, TWO_NODES};
+
+const PORT: u16 = 7000;
+
+/// The daemon's own mark, then those that capture and deliver, both of them, everything, and a stranger's.
+const MARKS: [u32; 7] = [0x539, 0x1000_0000, 0x2000_0000, 0x3000_0000, 0x1000_0539, u32::MAX, 0x1];
+
+/// Where someone listens in a pod.
+fn listeners(pod: &Pod) -> Result<BTreeSet<SocketAddr>> {
+    let done = Launch::new("ss").args(["-Htnl"]).inside(&pod.netns).finish()?;
+    let local = |line: &str| -> Result<SocketAddr> {
+        let text = line.split_whitespace().nth(3).with_context(|| format!("ss wrote {line}"))?;
+        let (ip, port) = text.rsplit_once(':').with_context(|| format!("ss wrote {text}"))?;
+        let ip = ip.trim_matches(['[', ']']).split('%').next().unwrap_or_default();
+        let ip: IpAddr = if ip == "*" { Family::V6.any() } else { ip.parse()? };
+        Ok(SocketAddr::new(ip, port.parse()?))
+    };
+    done.stdout.lines().map(local).collect()
+}
+
+/// An established or half-closed connection in a pod, one a line.
+fn connections(pod: &Pod) -> Result<usize> {
+    let done =
+        Launch::new("ss").args(["-Htan", "state", "connected", "exclude", "time-wait"]).inside(&pod.netns).finish()?;
+    Ok(done.stdout.lines().count())
+}
+
+/// Connects and speaks; whatever happens, no byte comes back and it is over soon.
+fn gets_nothing(pod: &Pod, target: SocketAddr) -> Result<()> {
+    let Ok(mut stream) = pod.connect(target) else { return Ok(()) };
+    let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let mut bytes = [0; 64];
+    match stream.read(&mut bytes) {
+        Ok(0) => Ok(()),
+        Ok(length) => anyhow::bail!("{target} answered {:?}", bytes.get(..length)),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => anyhow::bail!("{target} keeps the connection open"),
+        Err(_) => Ok(()),
+    }
+}
+
+/// The daemon is the same process, well, and has not talked to itself.
+fn unharmed(bed: &Testbed, node: &str, id: u32, lines_before: usize, attempts: usize) -> Result<()> {
+    let daemon = bed.daemon(node)?;
+    ensure!(daemon.id() == id, "the daemon was restarted");
+    let ready = daemon.get("/healthz/ready")?;
+    ensure!(ready.status == 200, "{ready:?}");
+    daemon.wait_dump("no connection to be left", Duration::from_secs(10), |dump| {
+        dump.pods().all(|pod| pod.connections() == 0)
+    })?;
+    let lines = daemon.access()?.len() - lines_before;
+    ensure!(lines <= attempts * 2, "{attempts} attempts made {lines} lines: a loop");
+    for pod in bed.topology.pods().iter().filter(|pod| pod.node == node) {
+        let open = connections(pod)?;
+        ensure!(open < 20, "{} has {open} open connections: a loop", pod.name);
+    }
+    Ok(())
+}
+
+#[test]
+fn connecting_to_the_daemons_own_listeners() -> Result<()> {
+    let mut bed = Testbed::new(TWO_NODES)?;
+    bed.start("node-a")?;
+    let before = listeners(bed.pod("web-a")?)?;
+    bed.enrol()?;
+    let web = bed.pod("web-a")?;
+    let daemons: Vec<SocketAddr> = listeners(web)?.difference(&before).copied().collect();
+    ensure!(!daemons.is_empty(), "the daemon has no listener in the pod");
+    let id = bed.daemon("node-a")?.id();
+    let lines = bed.daemon("node-a")?.access()?.len();
+    let mut attempts = 0;
+    for listener in &daemons {
+        let family = Family::of(*listener);
+        let own = SocketAddr::new(web.ip(family), listener.port());
+        let loopback = SocketAddr::new(family.loopback(), listener.port());
+        for target in [*listener, own, loopback] {
+            gets_nothing(web, target).context("from the pod itself")?;
+        }
+        for other in ["client-a", "client-b"] {
+            gets_nothing(bed.pod(other)?, own).with_context(|| format!("from {other}"))?;
+        }
+        attempts += 5;
+    }
+    unharmed(&bed, "node-a", id, lines, attempts)?;
+    let echo = Server::echo(bed.pod("web-b")?, bed.pod("web-b")?.at(Family::V4, PORT))?;
+    proof::outbound(&bed, "web-a", &echo, Pod::connect)?;
+    Ok(())
+}
+
+#[test]
+fn ports_known_from_other_meshes() -> Result<()> {
+    let bed = Testbed::both_enrolled()?;
+    let ids = (bed.daemon("node-a")?.id(), bed.daemon("node-b")?.id());
+    let mut attempts = 0;
+    for family in Family::BOTH {
+        for port in [15_000, 15_001, 15_006, 15_008, 15_020, 15_021, 15_053] {
+            for (client, target) in
+                [("client-a", "client-a"), ("client-a", "web-a"), ("client-a", "web-b"), ("web-b", "web-a")]
+            {
+                gets_nothing(bed.pod(client)?, bed.pod(target)?.at(family, port))
+                    .with_context(|| format!("{client} to {target}, port {port}"))?;
+                attempts += 1;
+            }
+            let node = if family == Family::V4 { "10.10.1.1".parse()? } else { "fd00:10:1::1".parse()? };
+            gets_nothing(bed.pod("client-a")?, SocketAddr::new(node, port)).context("to the node")?;
+            attempts += 1;
+        }
+    }
+    unharmed(&bed, "node-a", ids.0, 0, attempts)?;
+    unharmed(&bed, "node-b", ids.1, 0, attempts)
+}
+
+#[test]
+fn marks_set_by_the_pod_do_not_escape() -> Result<()> {
+    let bed = Testbed::node_a_enrolled()?;
+    for family in Family::BOTH {
+        let echo = Server::echo(bed.pod("web-b")?, bed.pod("web-b")?.at(family, PORT))?;
+        for mark in MARKS {
+            let marked = |pod: &Pod, target: SocketAddr| -> Result<TcpStream> {
+                let socket = pod.socket(family)?;
+                socket.set_mark(mark)?;
+                socket.connect(&target.into())?;
+                // The upper four bits are the daemon's; those below stay as the pod set them.
+                let (before, after) = (mark & 0x0fff_ffff, socket.mark()? & 0x0fff_ffff);
+                ensure!(before == after, "the pod's mark {mark:#x} became {:#x}", socket.mark()?);
+                Ok(socket.into())
+            };
+            proof::outbound(&bed, "client-a", &echo, marked).with_context(|| format!("mark {mark:#x}, {family:?}"))?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_mark_and_a_device_together_do_not_escape() -> Result<()> {
+    let bed = Testbed::node_a_enrolled()?;
+    for family in Family::BOTH {
+        let echo = Server::echo(bed.pod("web-b")?, bed.pod("web-b")?.at(family, PORT))?;
+        for mark in MARKS {
+            let connect = |pod: &Pod, target: SocketAddr| -> Result<TcpStream> {
+                let socket = pod.socket(family)?;
+                socket.set_mark(mark)?;
+                socket.bind_device(Some(b"eth0"))?;
+                socket.connect(&target.into())?;
+                Ok(socket.into())
+            };
+            proof::outbound(&bed, "client-a", &echo, connect).with_context(|| format!("mark {mark:#x}, {family:?}"))?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_foreign_source_address_is_not_carried() -> Result<()> {
+    let bed = Testbed::both_enrolled()?;
+    let (hostile, victim, server) = (bed.pod("client-a")?, bed.pod("client-b")?, bed.pod("web-a")?);
+    let id = bed.daemon("node-a")?.id();
+    for family in Family::BOTH {
+        let echo = Server::echo(server, server.at(family, PORT))?;
+        for mark in [0, 0x539, 0x2000_0000] {
+            let socket = hostile.socket(family)?;
+            socket.set_write_timeout(Some(Duration::from_millis(500)))?;
+            match family {
+                Family::V4 => socket.set_ip_transparent_v4(true)?,
+                Family::V6 => set_ipv6_transparent(&socket)?,
+            }
+            socket.set_mark(mark)?;
+            socket.bind(&victim.at(family, 0).into())?;
+            let _ = socket.connect(&echo.address().into());
+        }
+        let seen = echo.peers();
+        let forged = seen.iter().any(|peer| peer.ip() == victim.ip(family));
+        ensure!(!forged, "the server was shown a foreign address: {seen:?}");
+    }
+    let ready = bed.daemon("node-a")?.get("/healthz/ready")?;
+    ensure!(bed.daemon("node-a")?.id() == id && ready.status == 200, "{ready:?}");
+    Ok(())
+}
+
+fn set_ipv6_transparent(socket: &socket2::Socket) -> Result<()> {
+    let on: libc::c_int = 1;
+    let length = libc::socklen_t::try_from(size_of_val(&on))?;
+    // SAFETY: the value is an int on this stack and the length is its size.
+    let result = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_IPV6, libc::IPV6_TRANSPARENT, (&raw const on).cast(), length)
+    };
+    ensure!(result == 0, "IPV6_TRANSPARENT: {}", std::io::Error::last_os_error());
+    Ok(())
+}
+
+#[test]
+fn delivery_marks_reach_no_other_pod_in_the_clear() -> Result<()> {
+    let bed = Testbed::node_a_enrolled()?;
+    let (hostile, server) = (bed.pod("client-a")?, bed.pod("web-a")?);
+    for family in Family::BOTH {
+        let echo = Server::echo(server, server.at(family, PORT))?;
+        for mark in MARKS {
+            let socket = hostile.socket(family)?;
+            socket.set_mark(mark)?;
+            socket.connect(&echo.address().into())?;
+            let mut stream = TcpStream::from(socket);
+            ztunnel_tests::apps::client::exchange(&mut stream, b"hello")?;
+            let own = stream.local_addr()?;
+            ensure!(!echo.peers().contains(&own), "mark {mark:#x}: {own} reached the other pod directly");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn thousands_of_silent_connections_starve_nobody() -> Result<()> {
+    let bed = Testbed::node_a_enrolled()?;
+    let (hostile, web) = (bed.pod("client-a")?, bed.pod("web-b")?);
+    let silent = Server::start(web, web.at(Family::V4, 7001), |mut stream, _| {
+        stream.set_read_timeout(None)?;
+        stream.read(&mut [0; 1]).map(|_| ())
+    })?;
+    let held = (0..1000).map(|_| hostile.connect(silent.address())).collect::<Result<Vec<_>>>();
+    let held = held.context("the silent ones")?;
+    let echo = Server::echo(web, web.at(Family::V4, PORT))?;
+    for pod in ["web-a", "client-a"] {
+        let proved = proof::outbound(&bed, pod, &echo, Pod::connect);
+        proved.with_context(|| format!("{pod}: {}", bed.daemon("node-a").map(Daemon::tail).unwrap_or_default()))?;
+    }
+    drop(held);
+    Ok(())
+}
