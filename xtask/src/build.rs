@@ -1,0 +1,44 @@
+//! Building the daemon with its BPF programs inside.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::process;
+use crate::setup::{self, Needs};
+use crate::workspace::Workspace;
+
+mod bpf_object;
+
+/// How the daemon is compiled. The BPF programs are always optimised: the verifier wants them so.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// For debugging.
+    Dev,
+    /// For demo and tests: optimised, quick to link.
+    Release,
+    /// For distribution: one unit, fat LTO, stripped.
+    ReleaseLto,
+}
+
+impl Profile {
+    /// Cargo's name of the profile, and of its folder in the target folder.
+    fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Dev => ("dev", "debug"),
+            Self::Release => ("release", "release"),
+            Self::ReleaseLto => ("release-lto", "release-lto"),
+        }
+    }
+}
+
+/// Builds the BPF object, then the daemon that embeds it; sets up the BPF tool chain first if it is missing.
+pub(crate) fn daemon(workspace: &Workspace, profile: Profile) -> Result<PathBuf> {
+    setup::ensure(Needs { bpf: true, ..Needs::default() })?;
+    bpf_object::build(workspace)?;
+    let (name, folder) = profile.names();
+    let mut command = process::cargo();
+    command.args(["build", "--package", "ztunnel", "--bin", "ztunnel", "--profile", name]).current_dir(&workspace.root);
+    process::run(&mut command)?;
+    Ok(workspace.target.join(folder).join("ztunnel"))
+}

@@ -1,0 +1,147 @@
+//! The project's own tasks, run as `cargo xtask COMMAND`.
+//!
+//! Each command first sets up what it needs and is missing (see [`setup`]), prints every program it runs, and exits
+//! non-zero with one line that says what failed and what to do.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Result, ensure};
+use clap::{Parser, Subcommand};
+use ztunnel_tests::demo::{self, DemoOptions};
+
+use crate::build::Profile;
+use crate::setup::Needs;
+use crate::workspace::Workspace;
+
+mod build;
+mod deny;
+mod dist;
+mod process;
+mod setup;
+mod test_runs;
+mod tidy;
+mod workspace;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about, max_term_width = 110)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Find or install what the build and the tests need
+    ///
+    /// Looks for a C tool chain, a compiler and linker for BPF, the programs that the tests run, and cargo-deny. Installs
+    /// what is missing: Debian packages with apt-get (needs root; no service is started), bpf-linker and cargo-deny with
+    /// `cargo install`. Prints a table of what was found, done and not possible. Running it again changes nothing.
+    Setup {
+        /// Change nothing; exit 1 if something is missing
+        #[arg(long)]
+        check: bool,
+        /// Leave out cargo-deny, which takes minutes to compile and is used by `cargo xtask deny` only
+        #[arg(long)]
+        no_deny: bool,
+    },
+    /// Build the BPF programs and the daemon that embeds them
+    ///
+    /// The BPF object is always optimised and lands in target/bpf/ztunnel.bpf.o; ztunnel's build script embeds it. Works
+    /// with a rustup nightly that has rust-src, or with Debian's rustc-web: says which one it uses.
+    Build {
+        /// Optimise the daemon
+        #[arg(long)]
+        release: bool,
+    },
+    /// Show capture on this machine: two nodes, four pods, before, with and after the label (needs root)
+    Demo {
+        /// Leave everything running and print how to enter it
+        #[arg(long)]
+        keep: bool,
+        /// Remove what an earlier `--keep` left, and do nothing else
+        #[arg(long, conflicts_with = "keep")]
+        clean: bool,
+    },
+    /// Run tests
+    ///
+    /// `unit` needs neither root nor the BPF tool chain. `privileged` builds the daemon with its BPF programs and runs the
+    /// tests of `tests/` against it on the real kernel: it needs root, and fails without.
+    Test {
+        #[arg(value_enum, default_value_t = test_runs::Selection::All)]
+        what: test_runs::Selection,
+        /// Only tests whose name contains this
+        filter: Option<String>,
+        /// Test this daemon instead of building one (privileged tests)
+        #[arg(long, value_name = "PATH")]
+        daemon: Option<PathBuf>,
+    },
+    /// Check the structure: layers, fences, lint inheritance, module docs, paths of one machine
+    ///
+    /// Also lists the longest files and functions: a question to ask, not a limit.
+    Tidy {
+        /// Print the table of layers and fences and stop
+        #[arg(long)]
+        layers: bool,
+    },
+    /// Check licences, bans, sources and advisories of the dependencies with cargo-deny
+    Deny {
+        /// Fail when the advisory database can't be fetched, instead of saying that it was not checked
+        #[arg(long)]
+        advisories: bool,
+    },
+    /// Build one stripped binary for distribution and its sha256 in target/dist/
+    Dist,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    let workspace = Workspace::locate()?;
+    match command {
+        Command::Setup { check, no_deny } => {
+            let mode = if check { setup::Mode::Check } else { setup::Mode::Install };
+            setup::run(Needs { bpf: true, programs: true, deny: !no_deny }, mode)
+        }
+        Command::Build { release } => {
+            let profile = if release { Profile::Release } else { Profile::Dev };
+            let daemon = build::daemon(&workspace, profile)?;
+            println!("{}", daemon.display());
+            Ok(())
+        }
+        Command::Demo { keep, clean } => {
+            ensure!(workspace::is_root()?, "the demo makes network namespaces and loads BPF programs: run it as root");
+            setup::ensure(Needs { bpf: true, programs: true, deny: false })?;
+            let ztunnel = build::daemon(&workspace, Profile::Release)?;
+            demo::run(&DemoOptions { keep, clean, ztunnel })
+        }
+        Command::Test { what, filter, daemon } => {
+            test_runs::run(&workspace, what, filter.as_deref(), daemon.as_deref())
+        }
+        Command::Tidy { layers: true } => {
+            print!("{}", tidy::tables());
+            Ok(())
+        }
+        Command::Tidy { layers: false } => tidy::run(&workspace.root),
+        Command::Deny { advisories } => deny::run(&workspace, advisories),
+        Command::Dist => dist::run(&workspace),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Arguments::command().debug_assert();
+    }
+}

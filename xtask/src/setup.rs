@@ -1,0 +1,223 @@
+//! Finds or installs what the build and the tests need, and says what it found, did and could not do.
+//!
+//! Everything is detected: which BPF tool chain is there, which LLVM it speaks, which packages are missing. Nothing is
+//! configured on the machine: no mount, no sysctl, no service.
+
+use anyhow::{Context, Result, bail};
+use comfy_table::{Table, presets};
+
+use self::apt::Apt;
+use crate::process;
+
+mod apt;
+pub(crate) mod bpf;
+mod linker;
+
+/// Which parts of the set-up a command relies on. A C tool chain is always part of it.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Needs {
+    /// A compiler and a linker for BPF.
+    pub(crate) bpf: bool,
+    /// The programs that privileged tests and the demo run in pods and nodes.
+    pub(crate) programs: bool,
+    /// cargo-deny.
+    pub(crate) deny: bool,
+}
+
+/// Whether missing things are installed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Look only.
+    Check,
+    /// Install what is missing.
+    Install,
+}
+
+/// Programs that tests and demo run, and the Debian package each is in.
+const PROGRAMS: [(&str, &str); 9] = [
+    ("curl", "curl"),
+    ("ip", "iproute2"),
+    ("iperf3", "iperf3"),
+    ("nft", "nftables"),
+    ("nginx", "nginx-light"),
+    ("openssl", "openssl"),
+    ("python3", "python3"),
+    ("redis-server", "redis-server"),
+    ("tcpdump", "tcpdump"),
+];
+
+/// One line of the table.
+struct Row {
+    requirement: String,
+    found: String,
+    action: String,
+    outcome: Outcome,
+}
+
+enum Outcome {
+    Met,
+    Missing,
+    Failed(String),
+}
+
+impl Row {
+    fn met(requirement: impl Into<String>, found: impl Into<String>) -> Self {
+        Self { requirement: requirement.into(), found: found.into(), action: "-".into(), outcome: Outcome::Met }
+    }
+
+    fn missing(requirement: impl Into<String>, found: impl Into<String>, action: impl Into<String>) -> Self {
+        let (requirement, found, action) = (requirement.into(), found.into(), action.into());
+        Self { requirement, found, action, outcome: Outcome::Missing }
+    }
+
+    /// The line after an attempt to install: `found` again, or why it is still missing.
+    fn attempted(self, attempt: Result<String>) -> Self {
+        match attempt {
+            Ok(found) => Self { found, outcome: Outcome::Met, ..self },
+            Err(error) => Self { outcome: Outcome::Failed(format!("{error:#}")), ..self },
+        }
+    }
+
+    fn is_met(&self) -> bool {
+        matches!(self.outcome, Outcome::Met)
+    }
+}
+
+/// Runs the set-up and prints its table. An error if something is missing in the end.
+pub(crate) fn run(needs: Needs, mode: Mode) -> Result<()> {
+    let rows = rows(needs, mode);
+    println!("{}", table(&rows));
+    verdict(&rows, mode)
+}
+
+/// What other commands call first: silent when everything is there, else the same as `cargo xtask setup` for those needs.
+pub(crate) fn ensure(needs: Needs) -> Result<()> {
+    if rows(needs, Mode::Check).iter().all(Row::is_met) {
+        return Ok(());
+    }
+    println!("Something that this command needs is missing: setting it up first.");
+    run(needs, Mode::Install)
+}
+
+fn rows(needs: Needs, mode: Mode) -> Vec<Row> {
+    let mut apt = Apt::new();
+    let mut rows = vec![c_compiler(&mut apt, mode)];
+    if needs.bpf {
+        rows.extend(bpf::rows(&mut apt, mode));
+    }
+    if needs.programs {
+        rows.extend(programs(&mut apt, mode));
+    }
+    if needs.deny {
+        rows.push(cargo_deny(mode));
+    }
+    rows
+}
+
+fn c_compiler(apt: &mut Apt, mode: Mode) -> Row {
+    let requirement = "C and C++ tool chain (linking)";
+    let find =
+        || Some(format!("{}, {}", process::find_program("cc")?.display(), process::find_program("c++")?.display()));
+    if let Some(found) = find() {
+        return Row::met(requirement, found);
+    }
+    let row = Row::missing(requirement, "-", "apt-get install build-essential");
+    if mode == Mode::Check {
+        return row;
+    }
+    let attempt = apt.install(&["build-essential"]);
+    row.attempted(attempt.and_then(|()| find().context("build-essential is installed but brought no cc and c++")))
+}
+
+/// All missing programs are installed in one go: apt-get takes longer to start than to unpack them.
+fn programs(apt: &mut Apt, mode: Mode) -> Vec<Row> {
+    let missing: Vec<&str> = PROGRAMS
+        .iter()
+        .filter(|(name, _)| process::find_program(name).is_none())
+        .map(|(_, package)| *package)
+        .collect();
+    let attempt = if mode == Mode::Install && !missing.is_empty() { apt.install(&missing) } else { Ok(()) };
+    let failure = attempt.err().map(|error| format!("{error:#}"));
+    let row = |(name, package): (&str, &str)| {
+        let requirement = format!("{name} (tests, demo)");
+        let found = process::find_program(name).map(|path| path.display().to_string());
+        if !missing.contains(&package) {
+            return Row::met(requirement, found.unwrap_or_default());
+        }
+        let row = Row::missing(requirement, "-", format!("apt-get install {package}"));
+        match (mode, found) {
+            (Mode::Check, _) => row,
+            (Mode::Install, Some(found)) => row.attempted(Ok(found)),
+            (Mode::Install, None) => {
+                let reason = failure
+                    .clone()
+                    .unwrap_or_else(|| format!("{package} is installed, but there is no program `{name}`"));
+                row.attempted(Err(anyhow::Error::msg(reason)))
+            }
+        }
+    };
+    PROGRAMS.into_iter().map(row).collect()
+}
+
+fn cargo_deny(mode: Mode) -> Row {
+    let requirement = "cargo-deny (dependency policy)";
+    let find = || {
+        let program = process::find_program("cargo-deny")?;
+        process::stdout_of(std::process::Command::new(program).arg("--version"))
+    };
+    if let Some(found) = find() {
+        return Row::met(requirement, found);
+    }
+    let row = Row::missing(requirement, "-", "cargo install cargo-deny --locked (minutes)");
+    if mode == Mode::Check {
+        return row;
+    }
+    let mut install = bpf::cargo_install();
+    install.args(["cargo-deny", "--locked", "--force"]);
+    // Its release profile asks for fat LTO, which doubles the time to build a tool that runs for a second.
+    install.env("CARGO_PROFILE_RELEASE_LTO", "off").env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
+    let attempt = process::run_keeping_tail(&mut install);
+    row.attempted(attempt.and_then(|()| find().context("cargo-deny is installed but does not run")))
+}
+
+fn table(rows: &[Row]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(["REQUIREMENT", "FOUND", "ACTION", "RESULT"]);
+    for row in rows {
+        let result = match &row.outcome {
+            Outcome::Met if row.action == "-" => "ok",
+            Outcome::Met => "installed",
+            Outcome::Missing => "MISSING",
+            Outcome::Failed(_) => "FAILED",
+        };
+        table.add_row([&row.requirement, &row.found, &row.action, result]);
+    }
+    table
+}
+
+fn verdict(rows: &[Row], mode: Mode) -> Result<()> {
+    let unmet: Vec<&Row> = rows.iter().filter(|row| !row.is_met()).collect();
+    if unmet.is_empty() {
+        return Ok(());
+    }
+    // Several rows fail for one reason when one apt-get was to install them all: it is told once.
+    let mut reasons: Vec<&str> = Vec::new();
+    for row in &unmet {
+        if let Outcome::Failed(reason) = &row.outcome
+            && !reasons.contains(&reason.as_str())
+        {
+            reasons.push(reason);
+        }
+    }
+    for reason in reasons {
+        eprintln!("\n{reason}");
+    }
+    let names = unmet.iter().map(|row| row.requirement.as_str()).collect::<Vec<_>>().join(", ");
+    match mode {
+        Mode::Check => bail!("missing: {names}; `cargo xtask setup` installs what it can"),
+        Mode::Install => bail!("could not be set up: {names}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

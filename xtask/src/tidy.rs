@@ -1,0 +1,83 @@
+//! Structure as a test: layers, fences, lint inheritance, module docs, no path of one machine.
+//!
+//! Works on the text of the tree, so it needs no build and sees code that is configured out.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+
+use self::tree::Tree;
+
+mod docs;
+mod fences;
+mod layers;
+mod longest;
+mod machine_paths;
+mod manifests;
+mod references;
+mod tree;
+
+/// One broken rule.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Violation {
+    /// Relative to the tree's root.
+    file: PathBuf,
+    /// From 1; 0 is the file as a whole.
+    line: usize,
+    why: String,
+}
+
+/// Checks the tree at `root` and prints what it finds; an error if a rule is broken.
+pub(crate) fn run(root: &Path) -> Result<()> {
+    let tree = Tree::read(root)?;
+    print!("{}", longest::report(&tree));
+    let violations = check(&tree);
+    for violation in &violations {
+        eprintln!("{violation}");
+    }
+    match violations.len() {
+        0 => println!("tidy: {} files follow the rules", tree.sources.len()),
+        count => bail!("tidy: {count} broken rules; `cargo xtask tidy --layers` prints layers and fences"),
+    }
+    Ok(())
+}
+
+/// The tables of layers and fences, as text.
+pub(crate) fn tables() -> String {
+    format!("{}\n{}", layers::table(), fences::table())
+}
+
+fn check(tree: &Tree) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    for source in &tree.sources {
+        violations.extend(docs::check(source));
+        match &source.place {
+            Some(place) => {
+                let references = references::of(&source.syntax, &place.module, place.is_test);
+                violations.extend(layers::check(source, place, &references));
+                violations.extend(fences::check(source, place, &references));
+            }
+            None => continue,
+        }
+    }
+    violations.extend(manifests::check(tree));
+    violations.extend(machine_paths::check(tree));
+    violations.sort();
+    violations.dedup();
+    violations
+}
+
+impl std::fmt::Display for Violation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:", self.file.display())?;
+        if self.line > 0 {
+            write!(f, "{}:", self.line)?;
+        }
+        f.write_char(' ')?;
+        f.write_str(&self.why)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,16 @@
+//! Every file says at its top what it is.
+
+use super::Violation;
+use super::tree::Source;
+
+/// A file begins with a `//!` that has words. tests.rs tests the module that it stands below; nothing to add.
+pub(super) fn check(source: &Source) -> Option<Violation> {
+    let is_exempt = source.path.file_name().is_some_and(|name| name == "tests.rs");
+    let first = source.text.lines().next().unwrap_or_default();
+    let is_documented = first.strip_prefix("//!").is_some_and(|words| !words.trim().is_empty());
+    (!is_exempt && !is_documented).then(|| Violation {
+        file: source.path.clone(),
+        line: 1,
+        why: "no module documentation: the first line is `//!` and one sentence on what this is".to_owned(),
+    })
+}

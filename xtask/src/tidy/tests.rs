@@ -1,0 +1,173 @@
+use super::*;
+
+use std::fs;
+
+/// What tidy says about a small sound tree after `plant` added or replaced these files.
+fn broken(plant: &[(&str, &str)]) -> Vec<String> {
+    let sound = [
+        ("Cargo.toml", "[workspace]\nmembers = [\"ztunnel\"]\n[workspace.lints.clippy]\nall = \"warn\"\n"),
+        ("ztunnel/Cargo.toml", "[package]\nname = \"ztunnel\"\n[lints]\nworkspace = true\n"),
+        ("ztunnel/src/lib.rs", "//! Map.\npub mod flow;\npub mod model;\n"),
+        ("ztunnel/src/main.rs", "//! Main.\nfn main() { ztunnel::app::run(std::env::vars()) }\n"),
+        ("ztunnel/src/model.rs", "//! Model.\nmod addr;\n"),
+        ("ztunnel/src/model/addr.rs", "//! Addresses.\nuse super::identity;\n"),
+        ("ztunnel/src/flow.rs", "//! Flow.\nuse crate::{model::addr, store, net::dial};\nuse self::table::Table;\n"),
+        ("ztunnel/src/redirect/load.rs", "//! Loading.\nuse aya::Ebpf;\n"),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    for (path, text) in sound.iter().chain(plant) {
+        let path = folder.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    check(&Tree::read(folder.path()).unwrap()).iter().map(ToString::to_string).collect()
+}
+
+/// Exactly one rule is broken, and the line names place and reason.
+#[track_caller]
+fn breaks(path: &str, text: &str, place: &str, reason: &str) {
+    let found = broken(&[(path, text)]);
+    assert!(found.len() == 1 && found[0].starts_with(place) && found[0].contains(reason), "{found:#?}");
+}
+
+#[track_caller]
+fn holds(path: &str, text: &str) {
+    assert_eq!(broken(&[(path, text)]), Vec::<String>::new());
+}
+
+#[test]
+fn this_tree_is_tidy() {
+    let root = crate::workspace::manifest_folder().join("..").canonicalize().unwrap();
+    let found: Vec<String> = check(&Tree::read(&root).unwrap()).iter().map(ToString::to_string).collect();
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+#[test]
+fn a_sound_tree_is_sound() {
+    assert_eq!(broken(&[]), Vec::<String>::new());
+}
+
+#[test]
+fn an_upward_import_is_named() {
+    let file = "ztunnel/src/model/addr.rs";
+    breaks(
+        file,
+        "//! A.\nuse crate::flow::Table;\n",
+        "ztunnel/src/model/addr.rs:2:",
+        "upwards: model (L0) uses `crate::flow::Table` (L7)",
+    );
+    breaks(file, "//! A.\n\nfn f() -> super::super::flow::Table {}\n", "ztunnel/src/model/addr.rs:3:", "upwards");
+    breaks(file, "//! A.\nfn f() { debug!(\"{}\", crate::flow::X) }\n", "ztunnel/src/model/addr.rs:2:", "upwards");
+    breaks(
+        file,
+        "//! A.\n#[cfg(test)]\nmod tests {\n    use crate::flow;\n}\n",
+        "ztunnel/src/model/addr.rs:4:",
+        "upwards",
+    );
+    breaks(file, "//! A.\nuse crate::*;\n", "ztunnel/src/model/addr.rs:2:", "crate's root");
+}
+
+#[test]
+fn a_sideways_import_is_named() {
+    breaks("ztunnel/src/store.rs", "//! S.\nuse crate::wire;\n", "ztunnel/src/store.rs:2:", "sideways: store (L1)");
+    breaks("ztunnel/src/route/tests.rs", "use crate::policy::Permit;\n", "ztunnel/src/route/tests.rs:1:", "sideways");
+}
+
+#[test]
+fn a_folder_without_a_layer_is_named() {
+    breaks("ztunnel/src/stuff/a.rs", "//! A.\n", "ztunnel/src/stuff/a.rs:", "no layer");
+    breaks("ztunnel/src/flow.rs", "//! F.\nuse crate::stuff::A;\n", "ztunnel/src/flow.rs:2:", "no folder");
+}
+
+#[test]
+fn engines_stay_behind_their_fences() {
+    breaks(
+        "ztunnel/src/pods.rs",
+        "//! P.\nuse aya::Ebpf;\n",
+        "ztunnel/src/pods.rs:2:",
+        "only redirect/ uses the crate `aya`",
+    );
+    breaks("ztunnel/src/lib.rs", "//! L.\nuse netlink_sys::Socket;\n", "ztunnel/src/lib.rs:2:", "redirect");
+    breaks("ztunnel/src/flow.rs", "//! F.\nfn f() { ::h2::client::handshake() }\n", "ztunnel/src/flow.rs:2:", "hbone");
+    breaks("ztunnel/src/app.rs", "//! A.\n#[derive(serde_saphyr::X)]\nstruct S;\n", "ztunnel/src/app.rs:2:", "control");
+    breaks("ztunnel/src/hbone.rs", "//! H.\nuse rustls;\n", "ztunnel/src/hbone.rs:2:", "only tls/");
+    holds("ztunnel/src/app.rs", "//! A.\nuse hyper::Request;\nuse hyper_util::rt::TokioIo;\n");
+    holds("ztunnel/src/pods.rs", "//! P.\nmod kube;\nfn f() { kube::watch() }\n");
+    holds("ztunnel/src/tls.rs", "//! T.\nuse rustls::ServerConfig;\nuse rustls_pki_types::CertificateDer;\n");
+}
+
+#[test]
+fn setns_stands_in_one_file() {
+    breaks(
+        "ztunnel/src/net/dial.rs",
+        "//! D.\nuse nix::sched::setns;\n",
+        "ztunnel/src/net/dial.rs:2:",
+        "net/netns.rs only",
+    );
+    breaks(
+        "ztunnel/src/net.rs",
+        "//! N.\nfn f() { x!(libc::setns(1)) }\n",
+        "ztunnel/src/net.rs:2:",
+        "net/netns.rs only",
+    );
+    holds("ztunnel/src/net/netns.rs", "//! N.\nuse nix::sched::setns;\n");
+    holds("ztunnel/src/net/netns/tests.rs", "use nix::sched::setns;\n");
+}
+
+#[test]
+fn the_environment_is_read_by_config() {
+    breaks("ztunnel/src/app.rs", "//! A.\nfn f() { std::env::var(\"A\") }\n", "ztunnel/src/app.rs:2:", "by config");
+    breaks("ztunnel/src/lib.rs", "//! L.\nuse std::env::vars_os;\n", "ztunnel/src/lib.rs:2:", "by config");
+    holds("ztunnel/src/config/defaults.rs", "//! D.\nfn f() { std::env::var(\"A\") }\n");
+    holds("ztunnel/src/app.rs", "//! A.\nfn f() { std::env::args(); env!(\"A\") }\n");
+}
+
+#[test]
+fn time_and_randomness_are_arguments_below() {
+    let file = "ztunnel/src/policy.rs";
+    breaks(file, "//! P.\nfn f() { Instant::now() }\n", "ztunnel/src/policy.rs:2:", "arguments");
+    breaks(file, "//! P.\nfn f() { std::time::SystemTime::now() }\n", "ztunnel/src/policy.rs:2:", "arguments");
+    breaks(file, "//! P.\nfn f() { rand::rng() }\n", "ztunnel/src/policy.rs:2:", "arguments");
+    breaks(file, "//! P.\nfn f() { started.elapsed() }\n", "ztunnel/src/policy.rs:2:", "arguments");
+    holds(file, "//! P.\nfn f(rng: &mut R, now: Instant) { now - rng.next() }\n");
+    holds(file, "//! P.\n#[cfg(test)]\nmod tests {\n    fn f() { Instant::now() }\n}\n");
+    holds("ztunnel/src/policy/tests.rs", "fn f() { Instant::now() }\n");
+    holds("ztunnel/src/flow.rs", "//! F.\nfn f() { Instant::now() }\n");
+}
+
+#[test]
+fn a_module_declared_for_tests_is_test_code() {
+    let plant = [
+        ("ztunnel/src/policy.rs", "//! P.\n#[cfg(test)]\nmod fixtures;\n"),
+        ("ztunnel/src/policy/fixtures.rs", "//! F.\nfn f() { Instant::now() }\n"),
+    ];
+    assert_eq!(broken(&plant), Vec::<String>::new());
+}
+
+#[test]
+fn a_missing_module_doc_is_named() {
+    breaks("ztunnel/src/flow.rs", "use std::io;\n", "ztunnel/src/flow.rs:1:", "no module documentation");
+    breaks("ztunnel/build.rs", "//!\nfn main() {}\n", "ztunnel/build.rs:1:", "no module documentation");
+    holds("ztunnel/src/flow/tests.rs", "use super::*;\n");
+}
+
+#[test]
+fn lints_that_are_not_inherited_are_named() {
+    breaks("ztunnel/Cargo.toml", "[package]\nname = \"ztunnel\"\n", "ztunnel/Cargo.toml:", "not inherited");
+    breaks("ztunnel/Cargo.toml", "[lints]\nworkspace = false\n", "ztunnel/Cargo.toml:", "not inherited");
+    breaks("Cargo.toml", "[workspace]\nmembers = [\"ztunnel\"]\n", "Cargo.toml:", "no [workspace.lints]");
+}
+
+#[test]
+fn a_path_of_one_machine_is_named() {
+    let text = format!("Run {}root{}x.\n", '/', '/');
+    breaks("README.md", &text, "README.md:1:", "path of one machine");
+    holds("Cargo.lock", &text);
+}
+
+#[test]
+fn the_tables_name_every_folder() {
+    let text = tables();
+    assert!(layers::LAYERS.iter().flat_map(|folders| folders.iter()).all(|folder| text.contains(folder)));
+    assert!(text.contains("hickory_*") && text.contains("setns"));
+}
