@@ -77,6 +77,26 @@ fn a_lost_ipv4_address_closes_the_pod_until_it_is_back() -> Result<()> {
     enrolled_again(&bed, &watch)
 }
 
+/// What the pod has lost may be another's by now: to connect there is no call to itself any more.
+#[test]
+fn a_lost_address_that_moved_to_another_pod_is_not_the_pods_own() -> Result<()> {
+    let bed = Testbed::node_a_enrolled()?;
+    let (pod, other) = (bed.pod(POD)?, bed.pod("web-a")?);
+    let lost = pod.v4;
+    pod.netns.ip(&format!(
+        "addr add 10.10.1.77/32 dev eth0\naddr del {lost}/24 dev eth0\nroute add 10.10.1.0/24 dev eth0 src 10.10.1.77\n"
+    ))?;
+    bed.daemon("node-a")?.shut(POD)?;
+    other.netns.ip(&format!("addr add {lost}/32 dev eth0\n"))?;
+    let echo = Server::echo(other, std::net::SocketAddr::new(lost.into(), 7000))?;
+    for _ in 0..10 {
+        let connected = pod.connect(echo.address());
+        ensure!(connected.is_err(), "a closed pod connected to {}", echo.address());
+    }
+    ensure!(echo.accepted() == 0, "somebody came: {:?}", echo.peers());
+    Ok(())
+}
+
 #[test]
 fn an_interface_that_goes_down_and_up_without_its_ipv6_address_closes_the_pod_until_it_is_back() -> Result<()> {
     let bed = Testbed::node_a_enrolled()?;
