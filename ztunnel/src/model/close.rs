@@ -27,6 +27,28 @@ pub enum CloseReason {
     NotThisPod,
     /// The daemon could not make or configure a socket.
     LocalFault,
+    /// The service has no endpoint that can take the connection.
+    NoHealthyUpstream,
+    /// The mesh knows no such destination, and its policy is REGISTRY_ONLY.
+    UnknownDestination,
+    /// The pod has no valid certificate.
+    NoCertificate,
+    /// The TLS handshake failed: a peer that is not who it should be, or no TLS at all.
+    TlsFailed,
+    /// The peer speaks TLS, but no HBONE.
+    TunnelFailed,
+    /// The peer's HBONE port did not answer the connect.
+    TunnelTimedOut,
+    /// The tunnel's connection broke while it carried this one.
+    TunnelLost,
+    /// The peer refused the tunnel.
+    TunnelRefused,
+    /// Policy does not allow it.
+    Denied,
+    /// The peer asked for something that is no tunnel to this pod.
+    BadRequest,
+    /// A limit is reached.
+    TooMany,
     /// The pod left the mesh.
     Released,
     /// The daemon is stopping and the connection outlived the drain.
@@ -35,7 +57,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// Every reason.
-    pub const ALL: [CloseReason; 13] = [
+    pub const ALL: [CloseReason; 24] = [
         CloseReason::Complete,
         CloseReason::ClientReset,
         CloseReason::ServerReset,
@@ -47,6 +69,17 @@ impl CloseReason {
         CloseReason::LinkLocalSource,
         CloseReason::NotThisPod,
         CloseReason::LocalFault,
+        CloseReason::NoHealthyUpstream,
+        CloseReason::UnknownDestination,
+        CloseReason::NoCertificate,
+        CloseReason::TlsFailed,
+        CloseReason::TunnelFailed,
+        CloseReason::TunnelTimedOut,
+        CloseReason::TunnelLost,
+        CloseReason::TunnelRefused,
+        CloseReason::Denied,
+        CloseReason::BadRequest,
+        CloseReason::TooMany,
         CloseReason::Released,
         CloseReason::Drained,
     ];
@@ -66,9 +99,57 @@ impl CloseReason {
             CloseReason::LinkLocalSource => "link_local_source",
             CloseReason::NotThisPod => "not_this_pod",
             CloseReason::LocalFault => "local_fault",
+            CloseReason::NoHealthyUpstream => "no_healthy_upstream",
+            CloseReason::UnknownDestination => "unknown_destination",
+            CloseReason::NoCertificate => "no_certificate",
+            CloseReason::TlsFailed => "tls_failed",
+            CloseReason::TunnelFailed => "tunnel_failed",
+            CloseReason::TunnelTimedOut => "tunnel_timed_out",
+            CloseReason::TunnelLost => "tunnel_lost",
+            CloseReason::TunnelRefused => "tunnel_refused",
+            CloseReason::Denied => "denied",
+            CloseReason::BadRequest => "bad_request",
+            CloseReason::TooMany => "too_many",
             CloseReason::Released => "released",
             CloseReason::Drained => "drained",
         }
+    }
+
+    /// The value of Istio's metric label `response_flags`.
+    #[must_use]
+    pub const fn flags(self) -> &'static str {
+        match self {
+            CloseReason::Complete
+            | CloseReason::ClientReset
+            | CloseReason::ServerReset
+            | CloseReason::PeerLost
+            | CloseReason::TunnelLost
+            | CloseReason::Released
+            | CloseReason::Drained => "-",
+            CloseReason::Denied => "DENY",
+            CloseReason::TlsFailed => "TLS_FAILURE",
+            CloseReason::TunnelFailed => "H2_HANDSHAKE_FAILURE",
+            CloseReason::TunnelTimedOut => "NETWORK_POLICY",
+            CloseReason::NoCertificate => "IDENTITY_ERROR",
+            CloseReason::ConnectRefused
+            | CloseReason::ConnectTimedOut
+            | CloseReason::Unreachable
+            | CloseReason::Recursive
+            | CloseReason::LinkLocalSource
+            | CloseReason::NotThisPod
+            | CloseReason::LocalFault
+            | CloseReason::NoHealthyUpstream
+            | CloseReason::UnknownDestination
+            | CloseReason::TunnelRefused
+            | CloseReason::BadRequest
+            | CloseReason::TooMany => "CONNECT",
+        }
+    }
+
+    /// The reason with this label, as a peer's node tells it.
+    #[must_use]
+    pub fn from_label(label: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.label() == label)
     }
 
     /// Whether the connection ended as its two sides wanted.
@@ -92,6 +173,19 @@ impl fmt::Display for CloseReason {
             CloseReason::LinkLocalSource => "the client's link-local address can't be kept",
             CloseReason::NotThisPod => "the destination is not an address of this pod",
             CloseReason::LocalFault => "the daemon could not make a socket",
+            CloseReason::NoHealthyUpstream => "no healthy upstream",
+            CloseReason::UnknownDestination => {
+                "the destination is not in the mesh's registry (outboundTrafficPolicy REGISTRY_ONLY)"
+            }
+            CloseReason::NoCertificate => "the pod has no valid certificate",
+            CloseReason::TlsFailed => "TLS handshake failed",
+            CloseReason::TunnelFailed => "HTTP/2 handshake failed",
+            CloseReason::TunnelTimedOut => "connection timed out, maybe a NetworkPolicy is blocking HBONE port 15008",
+            CloseReason::TunnelLost => "the tunnel was lost",
+            CloseReason::TunnelRefused => "the destination's node refused the tunnel",
+            CloseReason::Denied => "denied by policy",
+            CloseReason::BadRequest => "the request is no HBONE CONNECT",
+            CloseReason::TooMany => "too many connections",
             CloseReason::Released => "the pod left the mesh",
             CloseReason::Drained => "connection closed due to connection drain",
         })

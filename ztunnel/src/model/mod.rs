@@ -4,6 +4,8 @@ pub mod addr;
 pub mod cause;
 pub mod close;
 pub mod flow;
+pub mod identity;
+pub mod locality;
 pub mod problem;
 pub mod service;
 pub mod workload;

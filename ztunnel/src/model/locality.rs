@@ -1,0 +1,131 @@
+//! Where a workload runs, as far as choosing between endpoints goes.
+
+use std::sync::Arc;
+
+/// Region, zone and subzone; empty where not known.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Locality {
+    /// `topology.kubernetes.io/region`.
+    pub region: Arc<str>,
+    /// `topology.kubernetes.io/zone`.
+    pub zone: Arc<str>,
+    /// `topology.istio.io/subzone`.
+    pub subzone: Arc<str>,
+}
+
+impl Locality {
+    /// Reads `region/zone/subzone`, of which the latter may be missing.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let mut parts = text.splitn(3, '/');
+        let mut part = || Arc::from(parts.next().unwrap_or_default());
+        Self { region: part(), zone: part(), subzone: part() }
+    }
+}
+
+/// Which endpoints of a service a client prefers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Distribution {
+    /// All are the same.
+    Any,
+    /// Those nearest in these respects, the wider first; the others when there are none
+    /// (`trafficDistribution`; Istio's mode FAILOVER).
+    Prefer(&'static [Scope]),
+    /// Those on the client's node, and no others (`internalTrafficPolicy: Local`; Istio's mode STRICT).
+    SameNode,
+}
+
+impl Distribution {
+    /// `PreferSameZone`, `PreferClose`.
+    pub const SAME_ZONE: Self = Self::Prefer(&[Scope::Region, Scope::Zone]);
+    /// `PreferSameNode`.
+    pub const SAME_NODE: Self = Self::Prefer(&[Scope::Region, Scope::Zone, Scope::Subzone, Scope::Node]);
+
+    /// How far an endpoint is from its client, 0 being nearest; `None`: too far to be used.
+    ///
+    /// Counted are the scopes from the first one that differs. What is not known is the same as what is not known, as in
+    /// Istio, except for nodes.
+    #[must_use]
+    pub fn distance(self, client: Place<'_>, endpoint: Place<'_>) -> Option<u8> {
+        let same = |scope: &Scope| match scope {
+            Scope::Region => client.locality.region == endpoint.locality.region,
+            Scope::Zone => client.locality.zone == endpoint.locality.zone,
+            Scope::Subzone => client.locality.subzone == endpoint.locality.subzone,
+            Scope::Node => client.node.is_some() && client.node == endpoint.node,
+        };
+        match self {
+            Self::Any => Some(0),
+            Self::SameNode => same(&Scope::Node).then_some(0),
+            Self::Prefer(scopes) => {
+                let near = scopes.iter().take_while(|scope| same(scope)).count();
+                u8::try_from(scopes.len().saturating_sub(near)).ok()
+            }
+        }
+    }
+}
+
+/// A respect in which two workloads can be near.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// The same region.
+    Region,
+    /// The same zone.
+    Zone,
+    /// The same subzone.
+    Subzone,
+    /// The same node.
+    Node,
+}
+
+/// Where something runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// Its node, when known.
+    pub node: Option<&'a str>,
+    /// Its locality.
+    pub locality: &'a Locality,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Distribution, Locality, Place};
+
+    /// Places are written `region/zone/subzone@node`.
+    fn distance(distribution: Distribution, client: &str, endpoint: &str) -> Option<u8> {
+        let read = |text: &str| {
+            let (locality, node) = text.split_once('@').unwrap();
+            (Locality::parse(locality), node.to_owned())
+        };
+        let ((client, client_node), (endpoint, endpoint_node)) = (read(client), read(endpoint));
+        distribution.distance(place(&client, &client_node), place(&endpoint, &endpoint_node))
+    }
+
+    fn place<'a>(locality: &'a Locality, node: &'a str) -> Place<'a> {
+        Place { node: Some(node).filter(|node| !node.is_empty()), locality }
+    }
+
+    #[test]
+    fn nearness_counts_up_to_the_first_difference() {
+        let zone = Distribution::SAME_ZONE;
+        assert_eq!(distance(zone, "r/z/s@a", "r/z/other@b"), Some(0));
+        assert_eq!(distance(zone, "r/z@a", "r/y@a"), Some(1));
+        assert_eq!(distance(zone, "r/z@a", "q/z@a"), Some(2));
+        let node = Distribution::SAME_NODE;
+        assert_eq!(distance(node, "r/z/s@a", "r/z/s@a"), Some(0));
+        assert_eq!(distance(node, "r/z/s@a", "r/z/s@b"), Some(1));
+        assert_eq!(distance(node, "r/z/s@a", "r/z/t@a"), Some(2));
+        assert_eq!(distance(node, "@a", "@a"), Some(0));
+        assert_eq!(distance(node, "@", "@"), Some(1));
+        assert_eq!(distance(Distribution::Any, "r@a", "q@b"), Some(0));
+        assert_eq!(distance(Distribution::SameNode, "r@a", "q@a"), Some(0));
+        assert_eq!(distance(Distribution::SameNode, "r@a", "r@b"), None);
+        assert_eq!(distance(Distribution::SameNode, "r@", "r@"), None);
+    }
+
+    #[test]
+    fn localities_are_read_from_the_wide_to_the_narrow() {
+        let read = Locality::parse("r/z/s/t");
+        assert_eq!((&*read.region, &*read.zone, &*read.subzone), ("r", "z", "s/t"));
+        assert_eq!(Locality::parse(""), Locality::default());
+    }
+}
