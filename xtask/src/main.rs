@@ -17,6 +17,7 @@ use crate::workspace::Workspace;
 mod build;
 mod deny;
 mod dist;
+mod fuzz;
 mod process;
 mod setup;
 mod test_runs;
@@ -76,6 +77,17 @@ enum Command {
         #[arg(long, value_name = "PATH")]
         daemon: Option<PathBuf>,
     },
+    /// Fuzz the parsers of what peers send, with libFuzzer and the stable compiler
+    ///
+    /// Every target of `ztunnel/fuzz`, or one, starts from the committed seeds and from what earlier runs found
+    /// (target/fuzz/corpus). An input that breaks a target is named, and the exit code is 1: make it a seed, with its fix.
+    Fuzz {
+        /// Only this target: the name of a file in ztunnel/fuzz/targets, without .rs
+        target: Option<String>,
+        /// How long each target runs
+        #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
+        seconds: u32,
+    },
     /// Check the structure: layers, fences, lint inheritance, module docs, paths of one machine
     ///
     /// Also lists the longest files and functions: a question to ask, not a limit.
@@ -126,6 +138,7 @@ fn run(command: Command) -> Result<()> {
         Command::Test { what, filter, daemon } => {
             test_runs::run(&workspace, what, filter.as_deref(), daemon.as_deref())
         }
+        Command::Fuzz { target, seconds } => fuzz::run(&workspace, target.as_deref(), seconds),
         Command::Tidy { layers: true } => {
             print!("{}", tidy::tables());
             Ok(())

@@ -1,0 +1,4 @@
+//! Fuzz target: `wire::check::refusal`.
+#![cfg_attr(fuzzing, no_main)]
+
+ztunnel_fuzz::target!(refusal);

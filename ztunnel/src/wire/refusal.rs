@@ -1,0 +1,155 @@
+//! `x-ztunnel-refusal`: why a stream was refused, for the log of the node that asked. Sent to mesh peers only, who have
+//! shown a certificate by then; Istio's ztunnel ignores it.
+
+use std::fmt::Write as _;
+
+use http::HeaderValue;
+
+use crate::model::close::CloseReason;
+
+/// The header's name.
+pub const REFUSAL: &str = "x-ztunnel-refusal";
+
+/// The longest value: reason, space, detail.
+const LONGEST: usize = 512;
+/// The longest reason.
+const LONGEST_REASON: usize = 64;
+
+/// Why a stream was refused: `<reason> <detail>`, where whatever is not visible ASCII is percent-encoded in the detail.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Refusal {
+    /// The label of a [`CloseReason`], or another word of `a-z`, `0-9` and `_`, at most 64.
+    pub reason: String,
+    /// For people; may be empty. What does not fit is cut off, and control characters become spaces.
+    pub detail: String,
+}
+
+impl Refusal {
+    /// A reason and what there is to say about it.
+    #[must_use]
+    pub fn new(reason: CloseReason, detail: impl Into<String>) -> Self {
+        Self { reason: reason.label().to_owned(), detail: detail.into() }
+    }
+
+    /// The reason, where this version knows it.
+    #[must_use]
+    pub fn close_reason(&self) -> Option<CloseReason> {
+        CloseReason::from_label(&self.reason)
+    }
+
+    /// Reads a header's value; `None` when it does not begin with a reason.
+    #[must_use]
+    pub fn parse(value: &[u8]) -> Option<Self> {
+        let value = value.get(..LONGEST).unwrap_or(value);
+        let mut parts = value.splitn(2, |byte| *byte == b' ');
+        let reason = std::str::from_utf8(parts.next()?).ok().filter(|reason| is_reason(reason))?;
+        let decoded = String::from_utf8_lossy(&decode(parts.next().unwrap_or_default())).into_owned();
+        let detail = decoded.replace(char::is_control, " ").trim().to_owned();
+        Some(Self { reason: reason.to_owned(), detail })
+    }
+
+    /// As a header's value; `None` when the reason is not a word.
+    #[must_use]
+    pub fn to_header(&self) -> Option<HeaderValue> {
+        if !is_reason(&self.reason) {
+            return None;
+        }
+        let mut text = self.reason.clone();
+        let detail = self.detail.trim();
+        if !detail.is_empty() {
+            text.push(' ');
+            encode(detail, &mut text);
+        }
+        HeaderValue::try_from(text.trim_end()).ok()
+    }
+}
+
+fn is_reason(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    (1..=LONGEST_REASON).contains(&text.len()) && text.bytes().all(allowed)
+}
+
+/// Appends as many whole characters as fit.
+fn encode(detail: &str, text: &mut String) {
+    for character in detail.chars() {
+        let character = if character.is_control() { ' ' } else { character };
+        let is_plain = character == ' ' || (character.is_ascii_graphic() && character != '%');
+        let length = if is_plain { 1 } else { 3 * character.len_utf8() };
+        if text.len() + length > LONGEST {
+            return;
+        }
+        if is_plain {
+            text.push(character);
+            continue;
+        }
+        for byte in character.encode_utf8(&mut [0; 4]).bytes() {
+            // Writing to a string can't fail.
+            let _ = write!(text, "%{byte:02X}");
+        }
+    }
+}
+
+fn decode(mut text: &[u8]) -> Vec<u8> {
+    let mut decoded = Vec::with_capacity(text.len());
+    while let Some((first, after)) = text.split_first() {
+        let escaped = after.split_first_chunk::<2>().filter(|_| *first == b'%');
+        if let Some((byte, rest)) = escaped.and_then(|(digits, rest)| Some((hex(*digits)?, rest))) {
+            decoded.push(byte);
+            text = rest;
+        } else {
+            decoded.push(*first);
+            text = after;
+        }
+    }
+    decoded
+}
+
+fn hex([high, low]: [u8; 2]) -> Option<u8> {
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    u8::try_from(digit(high)? << 4 | digit(low)?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LONGEST, Refusal};
+    use crate::model::close::CloseReason;
+
+    /// The header that is sent, and that it is read as it was meant.
+    fn check(detail: &str, expected: &str) {
+        let refusal = Refusal::new(CloseReason::Denied, detail);
+        let header = refusal.to_header().unwrap();
+        assert_eq!(header, expected, "{detail:?}");
+        assert_eq!(Refusal::parse(header.as_bytes()), Some(refusal), "{detail:?}");
+    }
+
+    #[test]
+    fn a_refusal_arrives_as_it_was_meant() {
+        check("", "denied");
+        check("by default/deny-9999: port 80", "denied by default/deny-9999: port 80");
+        check("100% \u{fc}", "denied 100%25 %C3%BC");
+        let known = Refusal::parse(b"tunnel_failed x").unwrap();
+        assert_eq!(known.close_reason(), Some(CloseReason::TunnelFailed));
+        assert_eq!(Refusal::parse(b"something_new").unwrap().close_reason(), None);
+    }
+
+    #[test]
+    fn nothing_but_text_in_one_line_goes_through() {
+        let refusal = Refusal::new(CloseReason::Denied, " a\r\nb: c\t\u{0} ");
+        assert_eq!(refusal.to_header().unwrap(), "denied a  b: c");
+        assert_eq!(Refusal::parse(b"denied a%0Ab%00%1b[1m%ff%zz%4").unwrap().detail, "a b  [1m\u{fffd}%zz%4");
+        for bad in [&b""[..], b" a", b"Denied", b"a-b", b"a%20b", b"\xff", &[b'a'; 65]] {
+            assert_eq!(Refusal::parse(bad), None, "{bad:?}");
+        }
+        assert_eq!(Refusal { reason: "a b".into(), detail: String::new() }.to_header(), None);
+    }
+
+    #[test]
+    fn what_is_too_long_is_cut_between_characters() {
+        let header = Refusal::new(CloseReason::Denied, "\u{fc}".repeat(1000)).to_header().unwrap();
+        assert!(header.len() <= LONGEST && header.len() > LONGEST - 6, "{}", header.len());
+        let detail = Refusal::parse(header.as_bytes()).unwrap().detail;
+        assert!(detail.chars().all(|character| character == '\u{fc}'), "{detail}");
+        assert!(Refusal::parse(&[b'a'; 9000]).is_none());
+        assert_eq!(Refusal::parse(format!("a {}", "b".repeat(9000)).as_bytes()).unwrap().detail.len(), LONGEST - 2);
+    }
+}

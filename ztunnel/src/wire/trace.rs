@@ -1,0 +1,97 @@
+//! `traceparent`: the number by which the logs of two nodes are matched (W3C Trace Context, version 00).
+
+use std::fmt;
+
+use http::HeaderValue;
+
+/// The header's name.
+pub const TRACEPARENT: &str = "traceparent";
+
+/// A connection's number: made once where the connection begins, from random bits. Never taken from what an application
+/// sends, and never sampled: the last field is `00` when it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TraceParent {
+    /// Of the whole connection; never 0.
+    pub trace: u128,
+    /// Of the part of it that the sender carries; never 0.
+    pub parent: u64,
+}
+
+impl TraceParent {
+    /// From random bits.
+    #[must_use]
+    pub fn new(trace: u128, parent: u64) -> Self {
+        // Zero means "invalid" in the standard.
+        Self { trace: trace.max(1), parent: parent.max(1) }
+    }
+
+    /// Reads a header's value: `00-<32 hex>-<16 hex>-<2 hex>`, whatever the version and the flags.
+    #[must_use]
+    pub fn parse(value: &[u8]) -> Option<Self> {
+        let mut parts = value.split(|byte| *byte == b'-');
+        let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        if parts.next().is_some() || hex(flags, 2).is_none() || hex(version, 2)? == 0xff {
+            return None;
+        }
+        let (trace, parent) = (hex(trace, 32)?, u64::try_from(hex(parent, 16)?).ok()?);
+        (trace != 0 && parent != 0).then_some(Self { trace, parent })
+    }
+
+    /// As a header's value.
+    #[must_use]
+    pub fn to_header(self) -> HeaderValue {
+        // Hexadecimal digits and dashes, so that this can't fail.
+        HeaderValue::try_from(self.to_string()).unwrap_or(HeaderValue::from_static(""))
+    }
+}
+
+impl fmt::Display for TraceParent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "00-{:032x}-{:016x}-00", self.trace, self.parent)
+    }
+}
+
+fn hex(digits: &[u8], length: usize) -> Option<u128> {
+    // `from_str_radix` alone would take a sign.
+    let is_number = digits.len() == length && digits.iter().all(u8::is_ascii_hexdigit);
+    let text = std::str::from_utf8(digits).ok().filter(|_| is_number)?;
+    u128::from_str_radix(text, 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::TraceParent;
+
+    /// The header as it would be written again, or `!`.
+    fn check(text: &str, expected: &str) {
+        let got = TraceParent::parse(text.as_bytes()).map_or("!".to_owned(), |trace| trace.to_string());
+        assert_eq!(got, expected, "{text:?}");
+    }
+
+    #[test]
+    fn traceparents() {
+        const ISTIO: &str = "00-8f2c15b32a34cab27798d2a5e8b21f76-6daa5a33122fcd01-00";
+        check(ISTIO, ISTIO);
+        check(&ISTIO.to_uppercase(), ISTIO);
+        check("cc-8f2c15b32a34cab27798d2a5e8b21f76-6daa5a33122fcd01-01", ISTIO);
+        for bad in [
+            "",
+            "-",
+            "---",
+            "00-8f2c15b32a34cab27798d2a5e8b21f76-6daa5a33122fcd01",
+            "00-8f2c15b32a34cab27798d2a5e8b21f76-6daa5a33122fcd01-0",
+            "00-8f2c15b32a34cab27798d2a5e8b21f76-6daa5a33122fcd01-00-",
+            "ff-8f2c15b32a34cab27798d2a5e8b21f76-6daa5a33122fcd01-00",
+            "00-00000000000000000000000000000000-6daa5a33122fcd01-00",
+            "00-8f2c15b32a34cab27798d2a5e8b21f76-0000000000000000-00",
+            "00-+f2c15b32a34cab27798d2a5e8b21f76-6daa5a33122fcd01-00",
+            "00-8f2c15b32a34cab27798d2a5e8b21f7-66daa5a33122fcd01-00",
+            "00-8f2c15b32a34cab27798d2a5e8b21f7g-6daa5a33122fcd01-00",
+            "00_8f2c15b32a34cab27798d2a5e8b21f76_6daa5a33122fcd01_00",
+            " 0-8f2c15b32a34cab27798d2a5e8b21f76-6daa5a33122fcd01-00",
+        ] {
+            check(bad, "!");
+        }
+        assert_eq!(TraceParent::new(0, 0), TraceParent { trace: 1, parent: 1 });
+    }
+}
