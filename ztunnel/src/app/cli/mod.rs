@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+pub mod ca;
 pub mod check;
 pub mod cleanup;
 pub mod run;

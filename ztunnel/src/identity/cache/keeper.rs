@@ -1,0 +1,193 @@
+//! Keeps one identity's certificate.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    sync::{Semaphore, watch},
+    time::{Instant, sleep_until, timeout},
+};
+use tracing::{debug, info, warn};
+
+use super::{CacheSettings, Registry, schedule};
+use crate::{
+    identity::{
+        Credentials,
+        certificate::rfc3339,
+        handle::CertState,
+        source::{CertSource, SourceError},
+    },
+    model::{cause::causes, identity::SpiffeId},
+};
+
+/// The wall clock may be set, and stands on while the machine sleeps, which timers don't see: it is looked at this often.
+const CLOCK_CHECK: Duration = Duration::from_secs(30);
+
+/// The only writer of one identity's state.
+pub(super) struct Keeper {
+    identity: SpiffeId,
+    state: Arc<watch::Sender<CertState>>,
+    registry: Arc<Registry>,
+    source: Arc<dyn CertSource>,
+    settings: CacheSettings,
+    first: Arc<Semaphore>,
+    renewals: Arc<Semaphore>,
+    generation: watch::Receiver<u64>,
+    /// Failures since the last success.
+    failures: u32,
+}
+
+/// However the task ends, nobody is left with a state that is not kept.
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.registry.forget(&self.identity, &self.state);
+    }
+}
+
+impl Keeper {
+    pub(super) fn new(
+        identity: SpiffeId,
+        state: Arc<watch::Sender<CertState>>,
+        registry: Arc<Registry>,
+        source: Arc<dyn CertSource>,
+        settings: CacheSettings,
+        [first, renewals]: [Arc<Semaphore>; 2],
+    ) -> Self {
+        let generation = source.generation();
+        Self { identity, state, registry, source, settings, first, renewals, generation, failures: 0 }
+    }
+
+    /// Fetches and renews until nobody wants it any more.
+    pub(super) async fn run(mut self) {
+        let unused = unused(self.identity.clone(), Arc::clone(&self.state), Arc::clone(&self.registry));
+        tokio::select! {
+            () = self.keep() => {}
+            () = unused => {}
+        }
+    }
+
+    async fn keep(&mut self) {
+        loop {
+            // Seen before it is asked: what changes while the answer is on its way counts as new.
+            self.generation.borrow_and_update();
+            let wait = match self.fetch().await {
+                Ok(credentials) => self.succeeded(credentials),
+                Err(error) => self.failed(&error),
+            };
+            self.due(wait).await;
+        }
+    }
+
+    async fn fetch(&self) -> Result<Credentials, SourceError> {
+        let is_first = self.state.borrow().credentials.is_none();
+        let turn = if is_first { &self.first } else { &self.renewals };
+        // Never closed; without it the fetch would only be unbounded.
+        let _turn = turn.acquire().await.ok();
+        let patience = self.settings.patience;
+        let credentials = match timeout(patience, self.source.issue(&self.identity)).await {
+            Ok(result) => result?,
+            Err(_) => return Err(SourceError::TimedOut(patience)),
+        };
+        if credentials.identity != self.identity || !credentials.is_valid(self.settings.clock.now()) {
+            return Err(SourceError::Unusable {
+                asked: self.identity.clone(),
+                given: credentials.identity,
+                until: rfc3339(credentials.not_after),
+            });
+        }
+        Ok(credentials)
+    }
+
+    fn succeeded(&mut self, credentials: Credentials) -> Duration {
+        self.failures = 0;
+        let wait = schedule::renewal(&credentials, self.settings.clock.now());
+        self.state.send_if_modified(|state| {
+            let is_same = state.credentials.as_ref().is_some_and(|kept| is_same(kept, &credentials));
+            let had_failed = state.failure.take().is_some();
+            if !is_same {
+                info!(
+                    identity = %self.identity,
+                    serial = credentials.serial,
+                    not_after = rfc3339(credentials.not_after),
+                    renewal_in = ?whole(wait),
+                    "certificate issued"
+                );
+                state.credentials = Some(Arc::new(credentials));
+            }
+            !is_same || had_failed
+        });
+        wait
+    }
+
+    fn failed(&mut self, error: &SourceError) -> Duration {
+        self.failures = self.failures.saturating_add(1);
+        let now = self.settings.clock.now();
+        let kept = self.state.borrow().credentials.clone();
+        let valid = kept.filter(|kept| kept.is_valid(now));
+        let wait = schedule::retry(self.failures, &self.settings, valid.as_deref(), now);
+        let why = causes(error);
+        warn!(
+            identity = %self.identity,
+            error = why,
+            retry_in = ?whole(wait),
+            valid_until = valid.map(|kept| rfc3339(kept.not_after)),
+            "no new certificate"
+        );
+        // Every waiter learns the reason at once.
+        self.state.send_modify(|state| state.failure = Some(why.into()));
+        wait
+    }
+
+    /// Waits until it is time for the next try.
+    async fn due(&mut self, wait: Duration) {
+        let due = Instant::now() + wait;
+        loop {
+            let check = Instant::now() + CLOCK_CHECK;
+            tokio::select! {
+                () = sleep_until(due) => return,
+                () = sleep_until(check) => if self.failures == 0 && !self.is_valid(self.settings.clock.now()) {
+                    info!(identity = %self.identity, "the clock was set, or stood still: the certificate is not valid by it");
+                    return;
+                },
+                () = changed(&mut self.generation) => {
+                    self.failures = 0;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn is_valid(&self, now: SystemTime) -> bool {
+        self.state.borrow().credentials.as_ref().is_some_and(|kept| kept.is_valid(now))
+    }
+}
+
+/// Returns when nobody has a handle, and nobody can get one of this state any more.
+async fn unused(identity: SpiffeId, state: Arc<watch::Sender<CertState>>, registry: Arc<Registry>) {
+    loop {
+        state.closed().await;
+        if registry.forget_unused(&identity, &state) {
+            debug!(%identity, "certificate forgotten");
+            return;
+        }
+    }
+}
+
+/// A source that is gone has no further generations.
+async fn changed(generation: &mut watch::Receiver<u64>) {
+    if generation.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Files are fetched again without having changed.
+fn is_same(one: &Credentials, other: &Credentials) -> bool {
+    one.chain == other.chain && one.roots == other.roots && one.key == other.key && one.not_after == other.not_after
+}
+
+/// For the log.
+fn whole(wait: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX))
+}

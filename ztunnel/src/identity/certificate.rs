@@ -1,0 +1,333 @@
+//! Certificates as they are read: what they say, what speaks against them, and their PEM form.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use aws_lc_rs::digest;
+use rustls_pki_types::{
+    CertificateDer, PrivateKeyDer, UnixTime,
+    pem::{self, PemObject as _},
+};
+use thiserror::Error;
+use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
+use x509_parser::{
+    certificate::X509Certificate,
+    error::X509Error,
+    extensions::{GeneralName, ParsedExtension},
+    oid_registry::{OID_EC_P256, OID_NIST_EC_P384},
+    parse_x509_certificate,
+    public_key::PublicKey,
+    time::ASN1Time,
+    x509::SubjectPublicKeyInfo,
+};
+
+use super::disk::{self, ReadError};
+use crate::model::identity::{IdentityError, SpiffeId};
+
+/// What one certificate says, as far as it matters here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// The whole of it.
+    pub der: CertificateDer<'static>,
+    /// Its serial number, in decimal.
+    pub serial: String,
+    /// Who it is about; empty for workloads.
+    pub subject: String,
+    /// Who signed it.
+    pub issuer: String,
+    /// Not before this.
+    pub not_before: SystemTime,
+    /// Not after this.
+    pub not_after: SystemTime,
+    /// Its URI names.
+    pub uris: Vec<String>,
+    /// What its key is.
+    pub key_type: KeyType,
+    /// Whether it may sign certificates.
+    pub is_ca: bool,
+    /// The subject as it stands in there: an issuer's name has to be the same to the byte.
+    pub(super) subject_der: Vec<u8>,
+    issuer_der: Vec<u8>,
+    pub(super) public_key: Vec<u8>,
+    pub(super) key_id: Option<Vec<u8>>,
+}
+
+/// A kind of key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyType {
+    /// ECDSA over P-256.
+    P256,
+    /// ECDSA over P-384.
+    P384,
+    /// RSA, with the number of its bits.
+    Rsa(usize),
+    /// Something else, by the number of its algorithm or curve.
+    Other(String),
+}
+
+impl fmt::Display for KeyType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::P256 => f.write_str("EC P-256"),
+            Self::P384 => f.write_str("EC P-384"),
+            Self::Rsa(bits) => write!(f, "RSA {bits}"),
+            Self::Other(oid) => write!(f, "of kind {oid}"),
+        }
+    }
+}
+
+/// Why a file of certificates or keys makes no sense.
+#[derive(Debug, Error)]
+pub enum FileError {
+    /// There is nothing to be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// Broken PEM.
+    #[error("{} is not PEM", path.display())]
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// Where it breaks.
+        source: pem::Error,
+    },
+    /// PEM without a certificate.
+    #[error("{} holds no certificate: it needs a PEM section CERTIFICATE", path.display())]
+    NoCertificate {
+        /// The file.
+        path: PathBuf,
+    },
+    /// PEM without a key.
+    #[error(
+        "{} holds no private key that can be read: it needs one unencrypted PEM section PRIVATE KEY, EC PRIVATE KEY or \
+         RSA PRIVATE KEY",
+        path.display()
+    )]
+    NoKey {
+        /// The file.
+        path: PathBuf,
+    },
+    /// PEM around something else.
+    #[error("{} holds a broken certificate", path.display())]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: X509Error,
+    },
+}
+
+/// What speaks against using a certificate or key that could be read.
+#[derive(Debug, Error)]
+pub enum Flaw {
+    /// Its time is over.
+    #[error("it has expired at {}: replace it", rfc3339(*.0))]
+    Expired(SystemTime),
+    /// Its time has not come.
+    #[error("it is not valid before {}: is the clock right?", rfc3339(*.0))]
+    NotYetValid(SystemTime),
+    /// The key is another's.
+    #[error("it is not the key of {}: the two files must be replaced together", .0.display())]
+    OtherKey(PathBuf),
+    /// Not P-256, P-384 or RSA.
+    #[error("a key of this kind can't be used: it must be EC P-256, EC P-384 or RSA of at least 2048 bits")]
+    KeyType,
+    /// An ordinary certificate.
+    #[error("it is not a CA's: it needs the basic constraint CA:TRUE and, if it limits its key's use, keyCertSign")]
+    NotCa,
+    /// Nobody who trusts these roots would take it.
+    #[error(
+        "whoever trusts only {} would refuse it; if an intermediate is missing, add it to cert-chain.pem",
+        roots.display()
+    )]
+    Untrusted {
+        /// The file with the roots.
+        roots: PathBuf,
+        /// Where the proof fails.
+        source: webpki::Error,
+    },
+    /// Not the identity that was asked for.
+    #[error("it must have exactly one URI name, {expected}, but has {found:?}")]
+    OtherIdentity {
+        /// What was asked for.
+        expected: SpiffeId,
+        /// What there is.
+        found: Vec<String>,
+    },
+}
+
+impl Certificate {
+    /// Reads one.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(der: CertificateDer<'static>) -> Result<Self, X509Error> {
+        let (rest, x509) = parse_x509_certificate(&der).map_err(|error| match error {
+            x509_parser::nom::Err::Error(error) | x509_parser::nom::Err::Failure(error) => error,
+            x509_parser::nom::Err::Incomplete(_) => X509Error::InvalidCertificate,
+        })?;
+        if !rest.is_empty() {
+            return Err(X509Error::InvalidCertificate);
+        }
+        let uris = uris(&x509)?;
+        let may_sign = x509.key_usage()?.is_none_or(|usage| usage.value.key_cert_sign());
+        let is_ca = x509.basic_constraints()?.is_some_and(|constraints| constraints.value.ca);
+        let key_id = x509.iter_extensions().find_map(|extension| match extension.parsed_extension() {
+            ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
+            _ => None,
+        });
+        Ok(Self {
+            serial: x509.serial.to_string(),
+            subject: x509.subject().to_string(),
+            issuer: x509.issuer().to_string(),
+            not_before: system_time(x509.validity().not_before),
+            not_after: system_time(x509.validity().not_after),
+            uris,
+            key_type: key_type(x509.public_key()),
+            is_ca: is_ca && may_sign,
+            subject_der: x509.subject().as_raw().to_vec(),
+            issuer_der: x509.issuer().as_raw().to_vec(),
+            public_key: x509.public_key().subject_public_key.data.to_vec(),
+            key_id,
+            der,
+        })
+    }
+
+    /// Whose it is.
+    ///
+    /// # Errors
+    /// When it does not have exactly one name that is an identity.
+    pub fn identity(&self) -> Result<SpiffeId, IdentityError> {
+        match self.uris.as_slice() {
+            [uri] => uri.parse(),
+            uris => Err(IdentityError::Form(uris.join(", "))),
+        }
+    }
+
+    /// Whether it signed itself, as roots do.
+    #[must_use]
+    pub fn is_self_issued(&self) -> bool {
+        self.subject_der == self.issuer_der
+    }
+
+    /// SHA-256 of the whole, in the usual form.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        let sum = digest::digest(&digest::SHA256, &self.der);
+        let bytes: Vec<_> = sum.as_ref().iter().map(|byte| format!("{byte:02X}")).collect();
+        bytes.join(":")
+    }
+
+    pub(super) fn check_time(&self, now: SystemTime) -> Result<(), Flaw> {
+        if now < self.not_before {
+            return Err(Flaw::NotYetValid(self.not_before));
+        }
+        if self.not_after <= now {
+            return Err(Flaw::Expired(self.not_after));
+        }
+        Ok(())
+    }
+}
+
+/// Reads every certificate of a file; at least one.
+///
+/// # Errors
+/// Names the file.
+pub fn read_certificates(path: &Path) -> Result<Vec<Certificate>, FileError> {
+    let certificates = parse_certificates(path, &disk::read(path)?)?;
+    if certificates.is_empty() {
+        return Err(FileError::NoCertificate { path: path.to_owned() });
+    }
+    Ok(certificates)
+}
+
+pub(super) fn parse_certificates(path: &Path, bytes: &[u8]) -> Result<Vec<Certificate>, FileError> {
+    CertificateDer::pem_slice_iter(bytes)
+        .map(|der| {
+            let der = der.map_err(|source| FileError::Pem { path: path.to_owned(), source })?;
+            Certificate::parse(der).map_err(|source| FileError::Certificate { path: path.to_owned(), source })
+        })
+        .collect()
+}
+
+pub(super) fn parse_key(path: &Path, bytes: &[u8]) -> Result<PrivateKeyDer<'static>, FileError> {
+    PrivateKeyDer::from_pem_slice(bytes).map_err(|source| match source {
+        pem::Error::NoItemsFound => FileError::NoKey { path: path.to_owned() },
+        source => FileError::Pem { path: path.to_owned(), source },
+    })
+}
+
+/// Whether whoever trusts the roots takes the chain, leaf first, as that of a client and of a server.
+pub(super) fn verify(
+    chain: &[CertificateDer<'static>],
+    roots: &[CertificateDer<'static>],
+    now: SystemTime,
+) -> Result<(), webpki::Error> {
+    let (leaf, intermediates) = chain.split_first().ok_or(webpki::Error::BadDer)?;
+    let anchors = roots.iter().map(anchor_from_trusted_cert).collect::<Result<Vec<_>, _>>()?;
+    let leaf = EndEntityCert::try_from(leaf)?;
+    let now = UnixTime::since_unix_epoch(now.duration_since(UNIX_EPOCH).unwrap_or_default());
+    for usage in [KeyUsage::client_auth(), KeyUsage::server_auth()] {
+        leaf.verify_for_usage(webpki::ALL_VERIFICATION_ALGS, &anchors, intermediates, now, usage, None, None)?;
+    }
+    Ok(())
+}
+
+/// A certificate as PEM.
+#[must_use]
+pub fn to_pem(der: &CertificateDer<'_>) -> String {
+    encode("CERTIFICATE", der.as_ref())
+}
+
+/// A private key as PEM.
+#[must_use]
+pub fn key_to_pem(key: &PrivateKeyDer<'_>) -> String {
+    let label = match key {
+        PrivateKeyDer::Pkcs1(_) => "RSA PRIVATE KEY",
+        PrivateKeyDer::Sec1(_) => "EC PRIVATE KEY",
+        _ => "PRIVATE KEY",
+    };
+    encode(label, key.secret_der())
+}
+
+fn encode(label: &str, der: &[u8]) -> String {
+    let config = ::pem::EncodeConfig::new().set_line_ending(::pem::LineEnding::LF);
+    ::pem::encode_config(&::pem::Pem::new(label, der), config)
+}
+
+/// A time as RFC 3339 has it, in whole seconds of UTC.
+#[must_use]
+pub fn rfc3339(time: SystemTime) -> String {
+    let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let Ok(time) = ASN1Time::from_timestamp(i64::try_from(seconds).unwrap_or(i64::MAX)) else {
+        return format!("{seconds} s after 1970");
+    };
+    let time = time.to_datetime();
+    let (year, month, day) = (time.year(), u8::from(time.month()), time.day());
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", time.hour(), time.minute(), time.second())
+}
+
+fn system_time(time: ASN1Time) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or(0))
+}
+
+fn uris(x509: &X509Certificate<'_>) -> Result<Vec<String>, X509Error> {
+    let names = x509.subject_alternative_name()?;
+    let names = names.iter().flat_map(|extension| &extension.value.general_names);
+    Ok(names.filter_map(|name| if let GeneralName::URI(uri) = name { Some((*uri).to_owned()) } else { None }).collect())
+}
+
+fn key_type(key: &SubjectPublicKeyInfo<'_>) -> KeyType {
+    if let Ok(PublicKey::RSA(rsa)) = key.parsed() {
+        return KeyType::Rsa(rsa.key_size());
+    }
+    let curve = key.algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok());
+    match curve {
+        Some(curve) if curve == OID_EC_P256 => KeyType::P256,
+        Some(curve) if curve == OID_NIST_EC_P384 => KeyType::P384,
+        Some(curve) => KeyType::Other(curve.to_string()),
+        None => KeyType::Other(key.algorithm.algorithm.to_string()),
+    }
+}

@@ -1,0 +1,261 @@
+//! Ready certificates from a directory, for whoever has another way to make them.
+//!
+//! ```text
+//! DIR/root-cert.pem                      whom to trust, for all that have no such file of their own
+//! DIR/NAMESPACE/SERVICE-ACCOUNT/         one identity
+//!     cert-chain.pem, key.pem            leaf first, then intermediates
+//!     root-cert.pem                      optional
+//! DIR/cert-chain.pem, DIR/key.pem        the one identity that the certificate names, where it has no directory
+//! ```
+//!
+//! This is also what `ztunnel ca issue --out` writes. Files may be links, as in a mounted secret.
+
+use std::{
+    collections::BTreeMap,
+    path::{Component, Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
+};
+
+use rcgen::KeyPair;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use thiserror::Error;
+use tokio::{
+    sync::{Semaphore, watch},
+    task::spawn_blocking,
+};
+use tracing::{Span, info};
+
+use super::{
+    Credentials,
+    certificate::{self, Certificate, FileError, Flaw},
+    disk::{self, Stamp},
+    poll::{self, Polled},
+    source::{CertSource, Issuing, SourceError},
+};
+use crate::{
+    lifecycle::tasks::{TaskCount, TaskSet},
+    model::identity::SpiffeId,
+};
+
+/// The leaf and its intermediates.
+pub const CHAIN: &str = "cert-chain.pem";
+/// The leaf's key.
+pub const KEY: &str = "key.pem";
+/// Whom to trust.
+pub const ROOTS: &str = "root-cert.pem";
+
+/// Identities whose files are read at once.
+const READERS: usize = 8;
+
+/// Why the files give no certificate for an identity.
+#[derive(Debug, Error)]
+pub enum FilesError {
+    /// Neither a directory of its own, nor one for all.
+    #[error(
+        "there is no certificate for {identity}: put {CHAIN} and {KEY} into {}, and {ROOTS} there or into {}",
+        place.display(),
+        dir.display()
+    )]
+    Absent {
+        /// Whose.
+        identity: SpiffeId,
+        /// Where they belong.
+        place: PathBuf,
+        /// The directory for all.
+        dir: PathBuf,
+    },
+    /// A name that is no name of a directory.
+    #[error("{identity} can't be a directory's name")]
+    NotAPath {
+        /// Whose.
+        identity: SpiffeId,
+    },
+    /// A file that can't be read or makes no sense.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A file that does not fit the others, or not its purpose.
+    #[error("{} can't be used", path.display())]
+    Unfit {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        flaw: Flaw,
+    },
+}
+
+/// Ready certificates.
+#[derive(Debug)]
+pub struct CertFiles {
+    files: Arc<Files>,
+    /// A file system that hangs keeps threads, but not all that there are.
+    readers: Arc<Semaphore>,
+    /// Follows the files for as long as this is there.
+    _watch: TaskSet,
+}
+
+#[derive(Debug)]
+struct Files {
+    dir: PathBuf,
+    /// The files that somebody asked for, as they were when they were read last. It grows with the number of identities
+    /// that this node ever had, by some hundred bytes each.
+    known: Mutex<Stamps>,
+    generation: watch::Sender<u64>,
+}
+
+type Stamps = BTreeMap<PathBuf, Option<Stamp>>;
+
+impl CertFiles {
+    /// Follows the files of a directory; within a runtime. They may come later.
+    #[must_use]
+    pub fn open(dir: PathBuf, tasks: TaskCount) -> Self {
+        info!(dir = %dir.display(), "certificates come from files");
+        let files = Arc::new(Files { dir, known: Mutex::default(), generation: watch::Sender::new(1) });
+        let mut watch = TaskSet::new(tasks);
+        watch.spawn(Span::none(), poll::poll(Arc::clone(&files)));
+        Self { files, readers: Arc::new(Semaphore::new(READERS)), _watch: watch }
+    }
+}
+
+impl CertSource for CertFiles {
+    fn issue<'a>(&'a self, identity: &'a SpiffeId) -> Issuing<'a> {
+        let (files, identity) = (Arc::clone(&self.files), identity.clone());
+        let readers = Arc::clone(&self.readers);
+        Box::pin(async move {
+            let reader = readers.acquire_owned().await.map_err(|_| SourceError::Interrupted)?;
+            let work = move || {
+                let _reader = reader;
+                files.find(&identity, SystemTime::now())
+            };
+            Ok(spawn_blocking(work).await.map_err(|_| SourceError::Interrupted)??)
+        })
+    }
+
+    fn generation(&self) -> watch::Receiver<u64> {
+        self.files.generation.subscribe()
+    }
+}
+
+impl Files {
+    fn find(&self, identity: &SpiffeId, now: SystemTime) -> Result<Credentials, FilesError> {
+        let place = self.place(identity)?;
+        let (own, all) = (place.join(CHAIN), self.dir.join(CHAIN));
+        self.remember([&own, &all, &place.join(ROOTS), &self.dir.join(ROOTS)]);
+        for (place, chain) in [(&place, own), (&self.dir, all)] {
+            match certificate::read_certificates(&chain) {
+                Err(FileError::Read(error)) if error.is_missing() => {}
+                Err(error) => return Err(error.into()),
+                Ok(found) => return self.credentials(identity, place, chain, found, now),
+            }
+        }
+        Err(FilesError::Absent { identity: identity.clone(), place, dir: self.dir.clone() })
+    }
+
+    fn credentials(
+        &self,
+        identity: &SpiffeId,
+        place: &Path,
+        path: PathBuf,
+        chain: Vec<Certificate>,
+        now: SystemTime,
+    ) -> Result<Credentials, FilesError> {
+        let key_path = place.join(KEY);
+        self.remember([&key_path]);
+        let roots_path =
+            if disk::stamp(&place.join(ROOTS)).is_some() { place.join(ROOTS) } else { self.dir.join(ROOTS) };
+        let key = certificate::parse_key(&key_path, &disk::read(&key_path).map_err(FileError::from)?)?;
+        let ders = |certificates: &[Certificate]| certificates.iter().map(|one| one.der.clone()).collect::<Vec<_>>();
+        let roots = ders(&certificate::read_certificates(&roots_path)?);
+        let ders: Vec<_> = ders(&chain).into_iter().filter(|der| !roots.contains(der)).collect();
+        // Verified without those that are over already; the others end the chain's use, as they would with every peer.
+        let not_after = chain.iter().map(|one| one.not_after).filter(|end| *end > now).min();
+        let leaf = chain.into_iter().next().ok_or_else(|| FileError::NoCertificate { path: path.clone() })?;
+        check_leaf(&leaf, identity, now).map_err(|flaw| FilesError::Unfit { path: path.clone(), flaw })?;
+        check_key(&key, &leaf, &path).map_err(|flaw| FilesError::Unfit { path: key_path, flaw })?;
+        check_chain(&ders, &roots, roots_path, now).map_err(|flaw| FilesError::Unfit { path, flaw })?;
+        Ok(Credentials {
+            identity: identity.clone(),
+            chain: ders,
+            key,
+            roots: roots.into(),
+            serial: leaf.serial,
+            not_before: leaf.not_before,
+            not_after: not_after.unwrap_or(leaf.not_after),
+        })
+    }
+
+    /// Where an identity's files belong.
+    fn place(&self, identity: &SpiffeId) -> Result<PathBuf, FilesError> {
+        let mut place = self.dir.clone();
+        for name in [&*identity.namespace, &*identity.service_account] {
+            let mut parts = Path::new(name).components();
+            match (parts.next(), parts.next()) {
+                (Some(Component::Normal(part)), None) if part == name => place.push(name),
+                _ => return Err(FilesError::NotAPath { identity: identity.clone() }),
+            }
+        }
+        Ok(place)
+    }
+
+    /// Notes files before they are read, so that what changes meanwhile is seen as a change. Of a file that is known the
+    /// old stamp stays until the change is taken up: others may have read it before it changed.
+    fn remember<'a>(&self, paths: impl IntoIterator<Item = &'a PathBuf>) {
+        let stamps: Vec<_> = paths.into_iter().map(|path| (path, disk::stamp(path))).collect();
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        for (path, stamp) in stamps {
+            known.entry(path.clone()).or_insert(stamp);
+        }
+    }
+}
+
+fn check_leaf(leaf: &Certificate, identity: &SpiffeId, now: SystemTime) -> Result<(), Flaw> {
+    if leaf.identity().as_ref() != Ok(identity) {
+        return Err(Flaw::OtherIdentity { expected: identity.clone(), found: leaf.uris.clone() });
+    }
+    leaf.check_time(now)
+}
+
+fn check_key(key: &PrivateKeyDer<'static>, leaf: &Certificate, path: &Path) -> Result<(), Flaw> {
+    let key = KeyPair::try_from(key).map_err(|_| Flaw::KeyType)?;
+    if key.public_key_raw() != leaf.public_key {
+        return Err(Flaw::OtherKey(path.to_owned()));
+    }
+    Ok(())
+}
+
+fn check_chain(
+    chain: &[CertificateDer<'static>],
+    roots: &[CertificateDer<'static>],
+    roots_path: PathBuf,
+    now: SystemTime,
+) -> Result<(), Flaw> {
+    certificate::verify(chain, roots, now).map_err(|source| Flaw::Untrusted { roots: roots_path, source })
+}
+
+impl Polled for Files {
+    type State = Vec<Option<Stamp>>;
+
+    fn news(&self) -> Option<Self::State> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let now: Vec<_> = known.keys().map(|path| disk::stamp(path)).collect();
+        (!now.iter().eq(known.values())).then_some(now)
+    }
+
+    fn take_up(&self) -> Result<(), String> {
+        let paths: Vec<_> =
+            self.known.lock().unwrap_or_else(PoisonError::into_inner).keys().map(PathBuf::clone).collect();
+        let stamps: Vec<_> = paths.into_iter().map(|path| (path.clone(), disk::stamp(&path))).collect();
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).extend(stamps);
+        // Whether they can be used shows when they are read: each identity on its own, and the old ones stay meanwhile.
+        self.generation.send_modify(|generation| *generation += 1);
+        Ok(())
+    }
+
+    fn name(&self) -> String {
+        format!("certificates in {}", self.dir.display())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,124 @@
+//! One identity's certificate, always the newest.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use thiserror::Error;
+use tokio::{sync::watch, time::timeout};
+
+use super::Credentials;
+use crate::model::identity::SpiffeId;
+
+/// How far the certificate of an identity has come.
+#[derive(Clone, Debug, Default)]
+pub struct CertState {
+    /// The newest one. It may have expired meanwhile.
+    pub credentials: Option<Arc<Credentials>>,
+    /// Why the last attempt to get one failed; none when it did not.
+    pub failure: Option<Arc<str>>,
+}
+
+/// There is no valid certificate.
+#[derive(Clone, Debug, Error)]
+#[error("no valid certificate for {identity}: {reason}")]
+pub struct Unavailable {
+    /// The identity.
+    pub identity: SpiffeId,
+    /// Why.
+    pub reason: Arc<str>,
+}
+
+/// The certificate of one identity. Cheap to clone; the identity is kept fresh as long as a handle is there.
+#[derive(Clone, Debug)]
+pub struct CertHandle {
+    identity: SpiffeId,
+    state: watch::Receiver<CertState>,
+}
+
+impl CertHandle {
+    /// A handle on a state that someone else keeps.
+    #[must_use]
+    pub fn new(identity: SpiffeId, state: watch::Receiver<CertState>) -> Self {
+        Self { identity, state }
+    }
+
+    /// Whose.
+    #[must_use]
+    pub fn identity(&self) -> &SpiffeId {
+        &self.identity
+    }
+
+    /// The newest certificate, if it is valid at that time.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn current(&self, now: SystemTime) -> Result<Arc<Credentials>, Unavailable> {
+        let state = self.state.borrow();
+        match &state.credentials {
+            Some(credentials) if credentials.is_valid(now) => Ok(Arc::clone(credentials)),
+            Some(_) => Err(self.unavailable(state.failure.as_deref().unwrap_or("it has expired, or is not valid yet"))),
+            None => Err(self.unavailable(state.failure.as_deref().unwrap_or("it has not been issued yet"))),
+        }
+    }
+
+    /// The same, and waits for the first answer of the source as long as `patience` lasts.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn credentials(&self, patience: Duration) -> Result<Arc<Credentials>, Unavailable> {
+        let mut state = self.state.clone();
+        let answered = state.wait_for(|state| state.credentials.is_some() || state.failure.is_some());
+        // Late or gone: what follows says so. What it returns is a lock on the state, to be let go of here: the next look
+        // would wait behind a writer, who waits for the lock.
+        drop(timeout(patience, answered).await);
+        self.current(SystemTime::now())
+    }
+
+    /// Waits until there is news of it; `false`: there will be none any more.
+    pub async fn changed(&mut self) -> bool {
+        self.state.changed().await.is_ok()
+    }
+
+    fn unavailable(&self, reason: &str) -> Unavailable {
+        Unavailable { identity: self.identity.clone(), reason: reason.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CertHandle, CertState};
+    use std::{sync::mpsc, thread, time::Duration};
+    use tokio::sync::watch;
+
+    /// Several readers keep the writer waiting, as the data workers do.
+    #[test]
+    fn who_asks_and_who_renews_never_wait_for_each_other() {
+        const READERS: usize = 4;
+        const TIMES: usize = 20_000;
+        let failed = CertState { credentials: None, failure: Some("no".into()) };
+        let (sender, state) = watch::channel(failed.clone());
+        let handle = CertHandle::new("spiffe://td/ns/a/sa/b".parse().unwrap(), state);
+        let (done, finished) = mpsc::channel();
+        for _ in 0..READERS {
+            let (handle, done) = (handle.clone(), done.clone());
+            thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+                runtime.block_on(async {
+                    for _ in 0..TIMES {
+                        assert!(handle.credentials(Duration::from_secs(1)).await.is_err());
+                    }
+                });
+                done.send(()).unwrap();
+            });
+        }
+        thread::spawn(move || {
+            (0..TIMES).for_each(|_| _ = sender.send_replace(failed.clone()));
+            done.send(()).unwrap();
+        });
+        for _ in 0..=READERS {
+            finished.recv_timeout(Duration::from_secs(60)).expect("every thread comes to its end");
+        }
+    }
+}

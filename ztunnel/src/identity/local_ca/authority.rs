@@ -1,0 +1,198 @@
+//! One version of a CA: read, checked as a whole, and able to sign.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use aws_lc_rs::rand;
+use rcgen::{
+    CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use x509_parser::num_bigint::BigUint;
+
+use super::{
+    CaError,
+    der::{self, Unsigned},
+    layout::{self, Content, Digest, Found},
+};
+use crate::{
+    identity::{
+        Credentials,
+        certificate::{self, Certificate, Flaw, KeyType},
+    },
+    model::identity::{SpiffeId, TrustDomain},
+};
+
+/// Certificates begin this much before now, for peers whose clocks are behind. Istio's value.
+const CLOCK_SKEW: Duration = Duration::from_secs(120);
+/// How long the certificate is valid that only shows whether the CA's are accepted.
+const TRIAL: Duration = Duration::from_secs(60);
+
+/// A CA that is consistent and was valid when it was read.
+#[derive(Debug)]
+pub struct Authority {
+    /// The certificate that signs.
+    pub certificate: Certificate,
+    /// What is sent with a leaf: the CA's certificate and intermediates, no root.
+    pub intermediates: Vec<Certificate>,
+    /// Whom to trust.
+    pub roots: Vec<Certificate>,
+    /// Where the certificate is.
+    path: PathBuf,
+    key: KeyPair,
+    anchors: Arc<[CertificateDer<'static>]>,
+    pub(super) digest: Digest,
+}
+
+impl Authority {
+    /// Reads the CA of a directory.
+    ///
+    /// # Errors
+    /// Names the file that is missing or wrong, and what to do about it.
+    pub fn read(dir: &Path, trust_domain: &TrustDomain, now: SystemTime) -> Result<Self, CaError> {
+        match layout::look(dir)? {
+            Found::Everything => {}
+            Found::Nothing => return Err(CaError::Absent { dir: dir.to_owned() }),
+            Found::Part { missing } => return Err(CaError::Incomplete { dir: dir.to_owned(), missing }),
+        }
+        let content = Content::read(dir).map_err(certificate::FileError::from)?;
+        Self::from_content(dir, &content, trust_domain, now)
+    }
+
+    pub(super) fn from_content(
+        dir: &Path,
+        content: &Content,
+        trust_domain: &TrustDomain,
+        now: SystemTime,
+    ) -> Result<Self, CaError> {
+        let [roots_path, path, key_path, chain_path] = layout::FILES.map(|name| dir.join(name));
+        let roots = some(&roots_path, &content.roots)?;
+        let certificate = some(&path, &content.certificate)?.swap_remove(0);
+        let key = certificate::parse_key(&key_path, &content.key)?;
+        let key = check_key(&certificate, &path, &key).map_err(|flaw| CaError::Unfit { path: key_path, flaw })?;
+        check_ca(&certificate, now).map_err(|flaw| CaError::Unfit { path: path.clone(), flaw })?;
+        let mut intermediates = vec![certificate.clone()];
+        // Istio's own Makefile puts the root at the end of this file. Peers have it.
+        for more in certificate::parse_certificates(&chain_path, &content.chain)? {
+            if !roots.contains(&more) && !intermediates.contains(&more) {
+                check_ca(&more, now).map_err(|flaw| CaError::Unfit { path: chain_path.clone(), flaw })?;
+                intermediates.push(more);
+            }
+        }
+        intermediates.retain(|one| !roots.contains(one));
+        let anchors = roots.iter().map(|root| root.der.clone()).collect();
+        let authority = Self { certificate, intermediates, roots, path, key, anchors, digest: content.digest() };
+        authority.try_out(trust_domain, now, roots_path)?;
+        Ok(authority)
+    }
+
+    /// Signs a certificate, and sees whether a peer would accept it: what is wrong with the chain shows here, and not in
+    /// the first handshake.
+    fn try_out(&self, trust_domain: &TrustDomain, now: SystemTime, roots: PathBuf) -> Result<(), CaError> {
+        let trial = self.issue(&SpiffeId::new(trust_domain.clone(), "ztunnel", "trial"), TRIAL, now)?;
+        certificate::verify(&trial.chain, &trial.roots, now)
+            .map_err(|source| CaError::Unfit { path: self.path.clone(), flaw: Flaw::Untrusted { roots, source } })
+    }
+
+    /// Signs a certificate for a new key. It ends with the CA at the latest.
+    ///
+    /// # Errors
+    /// When the CA has expired.
+    pub fn issue(&self, identity: &SpiffeId, ttl: Duration, now: SystemTime) -> Result<Credentials, CaError> {
+        let end = self.not_after();
+        if end <= now {
+            return Err(CaError::Unfit { path: self.path.clone(), flaw: Flaw::Expired(end) });
+        }
+        self.sign(identity, ttl, now).map_err(CaError::Make)
+    }
+
+    fn sign(&self, identity: &SpiffeId, ttl: Duration, now: SystemTime) -> Result<Credentials, rcgen::Error> {
+        let not_before = whole_seconds(now.checked_sub(CLOCK_SKEW).unwrap_or(now));
+        let not_after = now.checked_add(ttl).map_or(self.not_after(), |end| whole_seconds(end).min(self.not_after()));
+        let (serial, _) = serial_number()?;
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let mut params = CertificateParams::default();
+        // Empty, as Istio's are; this also makes the name below critical.
+        params.distinguished_name = DistinguishedName::new();
+        params.subject_alt_names = vec![SanType::URI(identity.to_string().try_into()?)];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.use_authority_key_identifier_extension = true;
+        params.not_before = not_before.into();
+        params.not_after = not_after.into();
+        let decimal = BigUint::from_bytes_be(serial.as_ref()).to_string();
+        params.serial_number = Some(serial);
+        let unsigned = params.signed_by(&key, &self.issuer())?;
+        let leaf = der::sign(unsigned.der(), &self.certificate.subject_der, &self.key)?;
+        let intermediates = self.intermediates.iter().map(|one| one.der.clone());
+        Ok(Credentials {
+            identity: identity.clone(),
+            chain: std::iter::once(leaf.into()).chain(intermediates).collect(),
+            key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),
+            roots: Arc::clone(&self.anchors),
+            serial: decimal,
+            not_before,
+            not_after,
+        })
+    }
+
+    /// The earliest end of all that a leaf depends on.
+    #[must_use]
+    pub fn not_after(&self) -> SystemTime {
+        self.intermediates.iter().map(|one| one.not_after).fold(self.certificate.not_after, SystemTime::min)
+    }
+
+    fn issuer(&self) -> Issuer<'_, Unsigned<'_>> {
+        let mut params = CertificateParams::default();
+        // The name is put in when it is signed.
+        params.distinguished_name = DistinguishedName::new();
+        if let Some(id) = &self.certificate.key_id {
+            params.key_identifier_method = KeyIdMethod::PreSpecified(id.clone());
+        }
+        Issuer::new(params, Unsigned(&self.key))
+    }
+}
+
+/// 128 random bits, and their hexadecimal form.
+pub(super) fn serial_number() -> Result<(SerialNumber, String), rcgen::Error> {
+    let mut bytes = [0_u8; 16];
+    rand::fill(&mut bytes).map_err(|_| rcgen::Error::RingUnspecified)?;
+    let text = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok((SerialNumber::from_slice(&bytes), text))
+}
+
+fn some(path: &Path, bytes: &[u8]) -> Result<Vec<Certificate>, certificate::FileError> {
+    let certificates = certificate::parse_certificates(path, bytes)?;
+    if certificates.is_empty() {
+        return Err(certificate::FileError::NoCertificate { path: path.to_owned() });
+    }
+    Ok(certificates)
+}
+
+fn check_key(certificate: &Certificate, path: &Path, key: &PrivateKeyDer<'static>) -> Result<KeyPair, Flaw> {
+    let key = KeyPair::try_from(key).map_err(|_| Flaw::KeyType)?;
+    if key.public_key_raw() != certificate.public_key {
+        return Err(Flaw::OtherKey(path.to_owned()));
+    }
+    match certificate.key_type {
+        KeyType::P256 | KeyType::P384 | KeyType::Rsa(2048..) => Ok(key),
+        KeyType::Rsa(_) | KeyType::Other(_) => Err(Flaw::KeyType),
+    }
+}
+
+fn check_ca(certificate: &Certificate, now: SystemTime) -> Result<(), Flaw> {
+    if !certificate.is_ca {
+        return Err(Flaw::NotCa);
+    }
+    certificate.check_time(now)
+}
+
+/// Certificates have no fractions of seconds.
+fn whole_seconds(time: SystemTime) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs())
+}

@@ -1,0 +1,53 @@
+//! Certificates of the node's workloads: where they come from, and that a valid one is always at hand.
+
+pub mod cache;
+pub mod certificate;
+pub mod disk;
+pub mod files;
+pub mod handle;
+pub mod local_ca;
+mod poll;
+pub mod source;
+
+use std::{fmt, sync::Arc, time::SystemTime};
+
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::model::identity::SpiffeId;
+
+/// What proves an identity, and what proves those of others.
+pub struct Credentials {
+    /// Whose.
+    pub identity: SpiffeId,
+    /// The certificate, then its intermediates; without the root.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The certificate's private key.
+    pub key: PrivateKeyDer<'static>,
+    /// Whom to trust: one root, or several while they are being replaced.
+    pub roots: Arc<[CertificateDer<'static>]>,
+    /// The certificate's serial number, in decimal.
+    pub serial: String,
+    /// Not before this.
+    pub not_before: SystemTime,
+    /// Not after this.
+    pub not_after: SystemTime,
+}
+
+impl Credentials {
+    /// Whether the certificate may be used at that time.
+    #[must_use]
+    pub fn is_valid(&self, now: SystemTime) -> bool {
+        self.not_before <= now && now < self.not_after
+    }
+}
+
+// The key never gets into a log.
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials")
+            .field("identity", &self.identity)
+            .field("serial", &self.serial)
+            .field("not_after", &self.not_after)
+            .finish_non_exhaustive()
+    }
+}
