@@ -4,11 +4,10 @@
 //! when they are written.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::Cell,
     future::poll_fn,
     io,
     pin::{Pin, pin},
-    rc::Rc,
     task::Poll,
     time::Duration,
 };
@@ -23,45 +22,7 @@ use tokio::{
     time::sleep,
 };
 
-use super::socket;
-
-/// Buffers of one worker, used again and again.
-#[derive(Clone, Debug)]
-pub struct BufferPool(Rc<Pool>);
-
-#[derive(Debug)]
-struct Pool {
-    size: usize,
-    keep: usize,
-    free: RefCell<Vec<Box<[u8]>>>,
-}
-
-impl BufferPool {
-    /// Buffers of `size` bytes; at most `keep` of them are kept for later.
-    #[must_use]
-    pub fn new(size: usize, keep: usize) -> Self {
-        Self(Rc::new(Pool { size, keep, free: RefCell::default() }))
-    }
-
-    fn borrow(&self) -> Borrowed {
-        let bytes = self.0.free.borrow_mut().pop().unwrap_or_else(|| vec![0; self.0.size].into_boxed_slice());
-        Borrowed { bytes, pool: Rc::clone(&self.0) }
-    }
-}
-
-struct Borrowed {
-    bytes: Box<[u8]>,
-    pool: Rc<Pool>,
-}
-
-impl Drop for Borrowed {
-    fn drop(&mut self) {
-        let mut free = self.pool.free.borrow_mut();
-        if free.len() < self.pool.keep {
-            free.push(std::mem::take(&mut self.bytes));
-        }
-    }
-}
+use super::{buffer::BufferPool, socket};
 
 /// Bytes copied so far; read while the copy runs, or after it.
 #[derive(Debug, Default)]
@@ -82,6 +43,14 @@ impl Transferred {
     pub fn to_client(&self) -> u64 {
         self.to_client.get()
     }
+
+    /// The count of the bytes from that side.
+    pub(crate) fn from(&self, side: Side) -> &Cell<u64> {
+        match side {
+            Side::Client => &self.to_server,
+            Side::Server => &self.to_client,
+        }
+    }
 }
 
 /// A side of the copy.
@@ -91,6 +60,17 @@ pub enum Side {
     Client,
     /// The side that was connected to.
     Server,
+}
+
+impl Side {
+    /// The other one.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Side::Client => Side::Server,
+            Side::Server => Side::Client,
+        }
+    }
 }
 
 /// Why a copy ended before both sides had finished.
@@ -176,7 +156,7 @@ impl Direction<'_> {
         loop {
             self.wait().await?;
             let mut buffer = pool.borrow();
-            while let Some(length) = self.read(&mut buffer.bytes).await? {
+            while let Some(length) = self.read(buffer.bytes_mut()).await? {
                 if length == 0 {
                     self.finish().await?;
                     self.done.set(true);
@@ -184,7 +164,7 @@ impl Direction<'_> {
                     yield_now().await;
                     return Ok(());
                 }
-                let (filled, full) = (buffer.bytes.get(..length).unwrap_or_default(), length == buffer.bytes.len());
+                let (filled, full) = (buffer.bytes().get(..length).unwrap_or_default(), length == buffer.bytes().len());
                 self.write(filled).await?;
                 self.count.set(self.count.get() + length as u64);
                 share += length;
@@ -276,7 +256,7 @@ impl Direction<'_> {
 }
 
 /// Waits until the socket has failed, and says how. Never returns for one that is merely finished.
-async fn error_of(socket: &TcpStream) -> io::Error {
+pub(crate) async fn error_of(socket: &TcpStream) -> io::Error {
     loop {
         match socket.ready(Interest::ERROR).await {
             Ok(ready) if ready.is_error() => match socket.take_error() {
@@ -290,7 +270,7 @@ async fn error_of(socket: &TcpStream) -> io::Error {
 }
 
 /// Gives what is written a moment to arrive, because the reset that follows takes back what has not.
-async fn flush(socket: &TcpStream) {
+pub(crate) async fn flush(socket: &TcpStream) {
     let mut pause = Duration::from_millis(1);
     while pause <= Duration::from_millis(128) {
         match socket::unacknowledged(socket) {

@@ -2,6 +2,8 @@
 //!
 //! Nothing here knows of pods, meshes or policies.
 
+pub mod activity;
+pub mod buffer;
 pub mod copy;
 pub mod dial;
 pub mod listen;

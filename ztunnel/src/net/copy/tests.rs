@@ -148,11 +148,3 @@ async fn a_direction_that_always_has_bytes_lets_others_have_their_turn() {
     let ((result, ..), ()) = tokio::join!(copied_by(1, near, far), ends);
     result.unwrap();
 }
-
-#[test]
-fn the_pool_keeps_no_more_than_it_may() {
-    let pool = BufferPool::new(1024, 1);
-    let (a, b) = (pool.borrow(), pool.borrow());
-    drop((a, b));
-    assert_eq!(pool.0.free.borrow().len(), 1);
-}
