@@ -1,0 +1,133 @@
+//! What a pod's end of a handshake is made of: its certificate, whom it trusts, what it offers.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use rustls::{
+    ClientConfig, RootCertStore, ServerConfig, client::Resumption, server::NoServerSessionStorage, version::TLS13,
+};
+use rustls_pki_types::CertificateDer;
+use thiserror::Error;
+use tracing::warn;
+
+use super::{
+    key_log::KeyLog,
+    provider::provider,
+    verify::{PeerOf, ServerOneOf},
+};
+use crate::{identity::Credentials, model::identity::SpiffeId};
+
+/// The only protocol spoken.
+pub(super) const ALPN: &[u8] = b"h2";
+
+/// What handshakes are told from outside.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// From the first step to the last, the wait for an own certificate and the farewell to a refused peer included.
+    pub deadline: Duration,
+    /// Where secrets go; nowhere unless someone asked for it.
+    pub key_log: Option<KeyLog>,
+}
+
+impl Default for Settings {
+    /// Five seconds, which is several round trips around the world with lost packets; and no key log.
+    fn default() -> Self {
+        Self { deadline: Duration::from_secs(5), key_log: None }
+    }
+}
+
+/// A certificate that TLS can't use.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// No root that can be read.
+    #[error("the certificate of {identity} comes without a root that can be read: nobody could be trusted")]
+    NoRoots {
+        /// Whose certificate.
+        identity: SpiffeId,
+    },
+    /// The rest.
+    #[error("the certificate of {identity} (serial {serial}) or its key can't be used: {source}")]
+    Unusable {
+        /// Whose certificate.
+        identity: SpiffeId,
+        /// Its number.
+        serial: String,
+        /// Why.
+        source: Box<rustls::Error>,
+    },
+}
+
+/// Both configurations that follow from one certificate. They are kept as long as it is the newest.
+pub(super) struct Configs {
+    pub(super) credentials: Arc<Credentials>,
+    pub(super) server: Arc<ServerConfig>,
+    roots: Arc<RootCertStore>,
+    /// Accepts no server: [`Configs::client`] puts in whom to expect.
+    client: ClientConfig,
+}
+
+impl Configs {
+    pub(super) fn build(credentials: Arc<Credentials>, settings: &Settings) -> Result<Self, ConfigError> {
+        let identity = &credentials.identity;
+        let no_roots = || ConfigError::NoRoots { identity: identity.clone() };
+        let unusable = |source| {
+            let (identity, serial) = (identity.clone(), credentials.serial.clone());
+            ConfigError::Unusable { identity, serial, source: Box::new(source) }
+        };
+        let roots = Arc::new(roots(identity, &credentials.roots));
+        if roots.is_empty() {
+            return Err(no_roots());
+        }
+        let peers = PeerOf::new(&roots, identity.trust_domain.clone()).map_err(|_no_anchors| no_roots())?;
+        let mut server = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS13])
+            .map_err(unusable)?
+            .with_client_cert_verifier(Arc::new(peers))
+            .with_single_cert(credentials.chain.clone(), credentials.key.clone_key())
+            .map_err(unusable)?;
+        server.alpn_protocols = vec![ALPN.to_vec()];
+        // A resumed session would not be checked against today's certificates.
+        server.send_tls13_tickets = 0;
+        server.session_storage = Arc::new(NoServerSessionStorage {});
+        let mut client = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS13])
+            .map_err(unusable)?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(ServerOneOf::new(Arc::clone(&roots), Arc::from([]))))
+            .with_client_auth_cert(credentials.chain.clone(), credentials.key.clone_key())
+            .map_err(unusable)?;
+        client.alpn_protocols = vec![ALPN.to_vec()];
+        client.enable_sni = false;
+        client.resumption = Resumption::disabled();
+        if let Some(key_log) = &settings.key_log {
+            server.key_log = Arc::new(key_log.clone());
+            client.key_log = Arc::new(key_log.clone());
+        }
+        Ok(Self { server: Arc::new(server), roots, client, credentials })
+    }
+
+    /// The configuration of one connection: a few counted references and the verifier.
+    pub(super) fn client(&self, expected: &[SpiffeId]) -> Arc<ClientConfig> {
+        let mut config = self.client.clone();
+        config
+            .dangerous()
+            .set_certificate_verifier(Arc::new(ServerOneOf::new(Arc::clone(&self.roots), expected.into())));
+        Arc::new(config)
+    }
+}
+
+impl fmt::Debug for Configs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Configs").field("credentials", &self.credentials).finish_non_exhaustive()
+    }
+}
+
+/// One unreadable root must not take the others with it.
+fn roots(identity: &SpiffeId, ders: &[CertificateDer<'static>]) -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    for der in ders {
+        if let Err(error) = roots.add(der.clone()) {
+            warn!(%identity, %error, "a root certificate can't be used, and is left out");
+        }
+    }
+    roots
+}

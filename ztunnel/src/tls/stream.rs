@@ -1,0 +1,476 @@
+//! A TLS connection as a stream of bytes, made for few system calls.
+//!
+//! **Reading**: one read takes as much ciphertext as a buffer of the worker's pool holds; its records go through rustls one
+//! by one, and the caller's buffer is filled across them. An idle connection holds no buffer of the pool.
+//!
+//! **Writing**: what is written becomes records at once and waits for [`poll_flush`](AsyncWrite::poll_flush), or until
+//! [`LIMIT`] bytes wait; then all of them go out in one vectored write. Who writes must flush, as h2 does.
+
+use std::{
+    cell::OnceCell,
+    io::{self, BufRead as _, IoSlice, Write as _},
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use rustls::Connection;
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{error::Alert, inbound::Inbound};
+use crate::net::activity::Activity;
+
+/// What ended a stream before its time. The errors of its calls carry it.
+#[derive(Clone, Debug, Error)]
+pub enum Fault {
+    /// The peer refused, perhaps our certificate: it sees that after our end of the handshake is finished.
+    #[error("the peer ended the TLS connection with the alert {0}")]
+    Alert(Alert),
+    /// What came is forged or breaks the protocol.
+    #[error("TLS: {0}")]
+    Protocol(rustls::Error),
+    /// The peer's end came without a goodbye: something may be missing.
+    #[error("the peer closed the TLS connection without close_notify")]
+    Truncated,
+    /// The connection below broke.
+    #[error("{text}")]
+    Io {
+        /// The kind of error.
+        kind: io::ErrorKind,
+        /// The error.
+        text: Arc<str>,
+    },
+}
+
+impl Fault {
+    /// The fault that an error of the stream carries.
+    #[must_use]
+    pub fn of(error: &io::Error) -> Option<&Self> {
+        error.get_ref()?.downcast_ref()
+    }
+
+    fn to_error(&self) -> io::Error {
+        let kind = match self {
+            Fault::Alert(_) => io::ErrorKind::ConnectionAborted,
+            Fault::Protocol(_) => io::ErrorKind::InvalidData,
+            Fault::Truncated => io::ErrorKind::UnexpectedEof,
+            Fault::Io { kind, .. } => *kind,
+        };
+        io::Error::new(kind, self.clone())
+    }
+}
+
+impl From<rustls::Error> for Fault {
+    fn from(error: rustls::Error) -> Self {
+        match error {
+            rustls::Error::AlertReceived(alert) => Self::Alert(alert.into()),
+            other => Self::Protocol(other),
+        }
+    }
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        Self::Io { kind: error.kind(), text: error.to_string().into() }
+    }
+}
+
+/// Plaintext of a full record, and what a record is longer than its plaintext: head, content type, tag.
+const RECORD: usize = 16 << 10;
+const OVERHEAD: usize = 5 + 1 + 16;
+/// Ciphertext that may wait to be written: 16 full records, 256 KiB. rustls gives up to 64 records to one write.
+pub const LIMIT: usize = 16 * (RECORD + OVERHEAD);
+/// Ciphertext after which, though more is there, the worker's other tasks get their turn.
+const TURN: usize = 1 << 20;
+/// What is not plaintext counts this often: empty records, tiny ones and new keys take more time than their length tells.
+const BARREN: usize = 32;
+/// The start of a record that will be plaintext does not count so.
+const BEGUN: usize = 20 << 10;
+
+/// A TLS connection.
+#[derive(Debug)]
+pub struct TlsStream<S> {
+    io: S,
+    tls: Box<Connection>,
+    inbound: Inbound,
+    activity: Activity,
+    /// Ciphertext that waits in rustls, about.
+    queued: usize,
+    turn: Turn,
+    /// Whether rustls' buffer has grown since the connection was idle.
+    grown: bool,
+    /// Whether our goodbye was said.
+    closed: bool,
+    fault: Rc<OnceCell<Fault>>,
+}
+
+/// What came since the worker's other tasks had their turn.
+#[derive(Debug, Default)]
+struct Turn {
+    ciphertext: usize,
+    plaintext: usize,
+}
+
+impl Turn {
+    fn add(&mut self, ciphertext: usize, plaintext: usize) {
+        self.ciphertext = self.ciphertext.saturating_add(ciphertext);
+        self.plaintext = self.plaintext.saturating_add(plaintext);
+    }
+
+    fn is_over(&self) -> bool {
+        let barren = self.ciphertext.saturating_sub(self.plaintext).saturating_sub(BEGUN);
+        self.ciphertext.saturating_add(barren.saturating_mul(BARREN)) >= TURN
+    }
+}
+
+/// What is left of the plaintext.
+#[derive(PartialEq, Eq)]
+enum Plaintext {
+    /// Perhaps something: there was no more room.
+    Some,
+    /// Nothing yet.
+    None,
+    /// Nothing any more.
+    End,
+    /// Nothing, and it did not end well.
+    Truncated,
+}
+
+/// How a handshake breaks.
+pub(super) enum Broken {
+    Closed,
+    Io(io::Error),
+    Tls(rustls::Error),
+}
+
+impl<S> TlsStream<S> {
+    /// When the last bytes came from the peer: to be looked at, and cheap to clone.
+    #[must_use]
+    pub fn activity(&self) -> Activity {
+        self.activity.clone()
+    }
+
+    /// What ended the stream before its time: to be looked at when whoever reads the stream has wrapped the error beyond
+    /// recognition (h2 does).
+    #[must_use]
+    pub fn fault(&self) -> Rc<OnceCell<Fault>> {
+        Rc::clone(&self.fault)
+    }
+
+    /// The connection below.
+    #[must_use]
+    pub fn get_ref(&self) -> &S {
+        &self.io
+    }
+
+    pub(super) fn tls(&self) -> &Connection {
+        &self.tls
+    }
+
+    /// Remembers the first fault; every later call returns it.
+    fn fail(&self, fault: Fault) -> io::Error {
+        self.fault.get_or_init(|| fault).to_error()
+    }
+
+    fn check(&self) -> io::Result<()> {
+        self.fault.get().map_or(Ok(()), |fault| Err(fault.to_error()))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
+    pub(super) fn new(io: S, mut tls: Connection, inbound: Inbound) -> Self {
+        // The limit is kept here, in whole records.
+        tls.set_buffer_limit(None);
+        Self {
+            io,
+            tls: Box::new(tls),
+            inbound,
+            activity: Activity::new(),
+            queued: 0,
+            turn: Turn::default(),
+            grown: false,
+            closed: false,
+            fault: Rc::default(),
+        }
+    }
+
+    /// The handshake, until the last of it has gone out.
+    pub(super) fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        loop {
+            if let Err(error) = ready!(self.poll_drain(cx)) {
+                return Poll::Ready(Err(self.last_words(cx).map_or(Broken::Io(error), Broken::Tls)));
+            }
+            ready!(Pin::new(&mut self.io).poll_flush(cx)).map_err(Broken::Io)?;
+            if !self.tls.is_handshaking() {
+                return Poll::Ready(Ok(()));
+            }
+            if self.inbound.is_empty() && ready!(self.poll_fill(cx)).map_err(Broken::Io)? == 0 {
+                return Poll::Ready(Err(Broken::Closed));
+            }
+            self.feed().map_err(Broken::Tls)?;
+        }
+    }
+
+    /// Sends what rustls has left to say, and ends our side.
+    pub(super) fn poll_farewell(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_drain(cx))?;
+        ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    /// Has our goodbye sent by the next flush.
+    pub(super) fn close(&mut self) {
+        self.tls.send_close_notify();
+        self.closed = true;
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let Poll::Ready(result) = self.inbound.poll_fill(&mut self.io, cx) else {
+            self.turn = Turn::default();
+            self.shrink();
+            return Poll::Pending;
+        };
+        if matches!(result, Ok(1..)) {
+            self.activity.touch();
+        }
+        Poll::Ready(result)
+    }
+
+    /// Gives rustls as much ciphertext as it takes, about a record. Its plaintext must have been taken before.
+    fn feed(&mut self) -> Result<(), rustls::Error> {
+        let mut bytes = self.inbound.bytes();
+        let fed = self.tls.read_tls(&mut bytes).map_err(|error| rustls::Error::General(error.to_string()))?;
+        self.grown = true;
+        let state = self.tls.process_new_packets();
+        if fed == 0 {
+            // The peer had said goodbye: the rest is to be ignored.
+            self.inbound.clear();
+        } else {
+            self.inbound.consume(fed);
+        }
+        self.turn.add(fed, state?.plaintext_bytes_to_read());
+        Ok(())
+    }
+
+    /// rustls' buffer grows to 18 KiB and is made smaller only at the next read; idle connections are many.
+    fn shrink(&mut self) {
+        struct Dry;
+        impl io::Read for Dry {
+            fn read(&mut self, _buffer: &mut [u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::WouldBlock.into())
+            }
+        }
+        if std::mem::take(&mut self.grown) {
+            // Fails on purpose, after the buffer has been made smaller.
+            let _would_block = self.tls.read_tls(&mut Dry);
+        }
+    }
+
+    fn take(&mut self, buffer: &mut ReadBuf<'_>) -> Plaintext {
+        while buffer.remaining() > 0 {
+            match self.tls.reader().into_first_chunk() {
+                Ok([]) => return Plaintext::End,
+                Ok(chunk) => {
+                    let count = chunk.len().min(buffer.remaining());
+                    buffer.put_slice(chunk.get(..count).unwrap_or_default());
+                    self.tls.reader().consume(count);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Plaintext::None,
+                Err(_) => return Plaintext::Truncated,
+            }
+        }
+        Plaintext::Some
+    }
+
+    /// One write of as much as the socket takes.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let result = self.tls.write_tls(&mut Outbound { io: &mut self.io, cx });
+        match result {
+            Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+            Ok(sent) => self.queued = self.queued.saturating_sub(sent),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
+            Err(error) => return Poll::Ready(Err(error)),
+        }
+        if !self.tls.wants_write() {
+            self.queued = 0;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.tls.wants_write() {
+            ready!(self.poll_send(cx))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// After a write failed: a peer that refuses says why before it closes, and that may be among what was not read yet.
+    fn last_words(&mut self, cx: &mut Context<'_>) -> Option<rustls::Error> {
+        const TRIES: usize = 4;
+        for _ in 0..TRIES {
+            if self.inbound.is_empty() && !matches!(self.poll_fill(cx), Poll::Ready(Ok(1..))) {
+                return None;
+            }
+            if let Err(error) = self.feed() {
+                return matches!(error, rustls::Error::AlertReceived(_)).then_some(error);
+            }
+        }
+        None
+    }
+
+    fn cut(&mut self, cx: &mut Context<'_>, error: io::Error) -> io::Error {
+        let fault = self.last_words(cx).map_or_else(|| error.into(), Fault::from);
+        self.fail(fault)
+    }
+
+    /// Takes plaintext, in full records as long as there is enough of it.
+    fn put(&mut self, slices: &[IoSlice<'_>], room: usize) -> io::Result<usize> {
+        /// Of which h2 gives two.
+        const SLICES: usize = 8;
+        let mut kept = [IoSlice::new(&[]); SLICES];
+        let (mut left, mut used) = (room, 0);
+        for (kept, slice) in kept.iter_mut().zip(slices.iter().filter(|slice| !slice.is_empty())) {
+            let taken = slice.len().min(left);
+            *kept = IoSlice::new(slice.get(..taken).unwrap_or_default());
+            left -= taken;
+            used += 1;
+        }
+        let taken = self.tls.writer().write_vectored(kept.get(..used).unwrap_or_default())?;
+        self.queued = self.queued.saturating_add(taken + taken.div_ceil(RECORD) * OVERHEAD);
+        Ok(taken)
+    }
+}
+
+/// The socket, as rustls wants it.
+struct Outbound<'a, 'b, S> {
+    io: &'a mut S,
+    cx: &'a mut Context<'b>,
+}
+
+fn blocking(poll: Poll<io::Result<usize>>) -> io::Result<usize> {
+    match poll {
+        Poll::Ready(result) => result,
+        Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+    }
+}
+
+impl<S: AsyncWrite + Unpin> io::Write for Outbound<'_, '_, S> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        blocking(Pin::new(&mut *self.io).poll_write(self.cx, bytes))
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        blocking(Pin::new(&mut *self.io).poll_write_vectored(self.cx, slices))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        loop {
+            let plaintext = this.take(buffer);
+            let has_some = buffer.filled().len() > before;
+            if plaintext == Plaintext::Some {
+                return Poll::Ready(Ok(()));
+            }
+            if plaintext == Plaintext::End {
+                this.inbound.clear();
+                return Poll::Ready(Ok(()));
+            }
+            // What came before a fault is good.
+            if has_some && (this.inbound.is_empty() || this.fault.get().is_some()) {
+                return Poll::Ready(Ok(()));
+            }
+            this.check()?;
+            if plaintext == Plaintext::Truncated {
+                return Poll::Ready(Err(this.fail(Fault::Truncated)));
+            }
+            if this.inbound.is_empty() {
+                match ready!(this.poll_fill(cx)) {
+                    // Told to rustls, which knows whether the peer had said goodbye. It won't listen when it is full of one
+                    // message that is not complete.
+                    Ok(0) => {
+                        if this.tls.read_tls(&mut io::empty()).is_err() {
+                            return Poll::Ready(Err(this.fail(Fault::Truncated)));
+                        }
+                    }
+                    Ok(_) => {}
+                    Err(error) => return Poll::Ready(Err(this.fail(error.into()))),
+                }
+            } else if this.turn.is_over() {
+                if has_some {
+                    return Poll::Ready(Ok(()));
+                }
+                this.turn = Turn::default();
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            } else if let Err(error) = this.feed() {
+                this.fail(error.into());
+                // The alert; once, as there is nothing to wait for any more.
+                let _sent = this.poll_send(cx);
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        this.check()?;
+        if this.closed {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        let room = loop {
+            let records = LIMIT.saturating_sub(this.queued) / (RECORD + OVERHEAD);
+            if records > 0 {
+                break records * RECORD;
+            }
+            if let Err(error) = ready!(this.poll_send(cx)) {
+                return Poll::Ready(Err(this.cut(cx, error)));
+            }
+        };
+        Poll::Ready(this.put(slices, room))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.check()?;
+        if let Err(error) = ready!(this.poll_drain(cx)) {
+            return Poll::Ready(Err(this.cut(cx, error)));
+        }
+        match ready!(Pin::new(&mut this.io).poll_flush(cx)) {
+            Ok(()) => Poll::Ready(Ok(())),
+            Err(error) => Poll::Ready(Err(this.cut(cx, error))),
+        }
+    }
+
+    /// Says goodbye, and ends the socket's write side. What the peer sends can still be read.
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check()?;
+        self.close();
+        ready!(self.as_mut().poll_flush(cx))?;
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,90 @@
+use super::{IdentityFault, LONGEST_CHAIN, Leaf, Listed, PeerOf};
+use crate::{
+    model::identity::SpiffeId,
+    tls::test_ca::{CLIENT, TestCa, WEB, Wanted, good},
+};
+use rustls::{CertificateError, Error, RootCertStore, server::danger::ClientCertVerifier as _};
+use rustls_pki_types::{CertificateDer, UnixTime};
+use std::sync::Arc;
+
+fn read(change: impl FnOnce(&mut Wanted)) -> Result<Leaf, IdentityFault> {
+    let mut wanted = good(WEB);
+    change(&mut wanted);
+    Leaf::read(&TestCa::new("ca").leaf(&wanted).0)
+}
+
+#[test]
+fn one_uri_is_the_identity_whatever_else_is_there() {
+    let leaf = read(|wanted| wanted.dns = vec!["web.default".to_owned(), "spiffe".to_owned()]).unwrap();
+    assert_eq!(leaf.identity.to_string(), WEB);
+    assert!(leaf.not_after > std::time::SystemTime::now());
+}
+
+#[test]
+fn no_uri_two_uris_and_other_uris_are_faults() {
+    assert_eq!(read(|wanted| wanted.uris.clear()), Err(IdentityFault::Uris(0)));
+    let dns_only = |wanted: &mut Wanted| {
+        wanted.uris.clear();
+        wanted.dns.push("web".to_owned());
+    };
+    assert_eq!(read(dns_only), Err(IdentityFault::Uris(0)));
+    assert_eq!(read(|wanted| wanted.uris.push(WEB.to_owned())), Err(IdentityFault::Uris(2)));
+    assert_eq!(read(|wanted| wanted.uris.push("https://example".to_owned())), Err(IdentityFault::Uris(2)));
+    let other = read(|wanted| wanted.uris = vec!["https://example".to_owned()]);
+    assert!(matches!(other, Err(IdentityFault::NotSpiffe(_))), "{other:?}");
+    assert_eq!(read(|wanted| wanted.uris = vec![WEB.to_owned(); 3000]), Err(IdentityFault::Uris(3000)));
+    assert!(read(|wanted| wanted.dns = vec!["a.very.long.name".to_owned(); 3000]).is_ok());
+}
+
+#[test]
+fn no_certificate_however_broken_panics() {
+    let (whole, _) = TestCa::new("ca").leaf(&good(WEB));
+    for end in 0..whole.len() {
+        assert_eq!(Leaf::read(&CertificateDer::from(&whole[..end])), Err(IdentityFault::Unreadable), "{end}");
+    }
+    let mut read = 0;
+    for index in 0..whole.len() {
+        for change in [0x01, 0x80, 0xff] {
+            let mut broken = whole.to_vec();
+            broken[index] ^= change;
+            read += usize::from(Leaf::read(&CertificateDer::from(broken)).is_ok());
+        }
+    }
+    assert!(read > 0, "a changed signature does not matter here");
+    for seed in 0..200 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let garbage: Vec<u8> = (0..random.usize(..2048)).map(|_| random.u8(..)).collect();
+        assert_eq!(Leaf::read(&CertificateDer::from(garbage)), Err(IdentityFault::Unreadable));
+    }
+}
+
+#[test]
+fn a_long_list_of_expected_identities_is_cut() {
+    let many: Vec<SpiffeId> = (0..9).map(|number| format!("spiffe://td/ns/a/sa/b{number}").parse().unwrap()).collect();
+    let text = Listed(&many).to_string();
+    assert!(text.ends_with("spiffe://td/ns/a/sa/b2 or 6 more"), "{text}");
+    assert!(Listed(&[]).to_string().starts_with("nobody"));
+}
+
+/// Our own chain tells a stranger which certificate signs: each copy of it would be tried.
+#[test]
+fn a_chain_of_hundreds_is_refused_before_it_is_followed() {
+    let (root, mut roots) = (TestCa::new("root"), RootCertStore::empty());
+    let ours = root.below("between");
+    roots.add(root.root()).unwrap();
+    let peers = PeerOf::new(&Arc::new(roots), "cluster.local".parse().unwrap()).unwrap();
+    let between = ours.good(CLIENT).chain[1].clone();
+    let verify = |leaf: &CertificateDer<'_>, count| {
+        peers.verify_client_cert(leaf, &vec![between.clone(); count], UnixTime::now()).map(|_good| ())
+    };
+    let fault = |error: Error| match error {
+        Error::InvalidCertificate(CertificateError::Other(other)) => other.0.downcast_ref::<IdentityFault>().cloned(),
+        _ => None,
+    };
+    let (good_leaf, stranger) = (ours.leaf(&good(CLIENT)).0, TestCa::new("between").leaf(&good(CLIENT)).0);
+    assert_eq!(verify(&good_leaf, LONGEST_CHAIN), Ok(()));
+    assert_eq!(verify(&stranger, LONGEST_CHAIN), Err(CertificateError::UnknownIssuer.into()));
+    for leaf in [good_leaf, stranger] {
+        assert_eq!(fault(verify(&leaf, 150).unwrap_err()), Some(IdentityFault::Chain(150)));
+    }
+}
