@@ -1,0 +1,201 @@
+//! The client's side of a connection: a handle that opens tunnels, and a driver that a task has to run.
+
+use std::{
+    fmt,
+    future::{Future as _, poll_fn},
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use h2::{Reason, client::SendRequest};
+use thiserror::Error;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::timeout,
+};
+
+use super::{
+    keepalive::Keepalive,
+    linger::Linger,
+    outbox::Outgoing,
+    settings::Settings,
+    stream::{Link, Tunnel},
+};
+use crate::{
+    net::activity::Activity,
+    wire::connect::{ConnectRequest, ConnectResponse},
+};
+
+/// Opens tunnels on a connection. When every handle and every tunnel is gone, the connection is closed in order.
+#[derive(Clone)]
+pub struct Client {
+    send: SendRequest<Outgoing>,
+    send_buffer: usize,
+    link: Rc<Link>,
+}
+
+/// Moves the connection's bytes; dropping it breaks the connection.
+pub struct Driver<S> {
+    connection: h2::client::Connection<Linger<S>, Outgoing>,
+    keepalive: Keepalive,
+    silence: Duration,
+    link: Rc<Link>,
+}
+
+/// Why a connection ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// In order: nobody needed it any more, or the peer closed it.
+    Closed,
+    /// The peer was silent for this long, although it was asked for a sign of life.
+    Dead(Duration),
+    /// It broke, or the peer broke the rules.
+    Failed(String),
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            End::Closed => f.write_str("closed"),
+            End::Dead(silence) => write!(f, "the peer is dead: nothing was heard of it for {} s", silence.as_secs()),
+            End::Failed(why) => f.write_str(why),
+        }
+    }
+}
+
+/// Why a CONNECT got no tunnel.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// The peer answered, but not with 200.
+    #[error("the peer refused the tunnel with {}{}", .0.status, said(.0))]
+    Refused(ConnectResponse),
+    /// The peer did not answer.
+    #[error("the peer did not answer the CONNECT within {} s", .0.as_secs())]
+    TimedOut(Duration),
+    /// The peer says, or it is certain, that it has not looked at the request: it may be made again elsewhere.
+    #[error("the peer did not take the CONNECT")]
+    Unprocessed(#[source] h2::Error),
+    /// The peer reset the stream instead of answering.
+    #[error("the peer reset the CONNECT")]
+    Reset(#[source] h2::Error),
+    /// The peer does not speak HTTP/2 as it should.
+    #[error("the peer breaks the rules of HTTP/2")]
+    Protocol(#[source] h2::Error),
+    /// The connection broke before an answer came.
+    #[error("the tunnel's connection was lost before the CONNECT was answered: {why}")]
+    Lost {
+        /// How.
+        why: String,
+    },
+}
+
+fn said(response: &ConnectResponse) -> String {
+    match &response.refusal {
+        Some(refusal) if refusal.detail.is_empty() => format!(" ({})", refusal.reason),
+        Some(refusal) => format!(" ({}: {})", refusal.reason, refusal.detail),
+        None => String::new(),
+    }
+}
+
+/// Begins to speak HTTP/2.
+///
+/// # Errors
+/// When the connection breaks at once; later errors are the driver's.
+pub async fn handshake<S>(io: S, activity: Activity, settings: &Settings) -> Result<(Client, Driver<S>), h2::Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (send, mut connection) = settings.client().handshake(Linger::new(io)).await?;
+    let keepalive = Keepalive::new(connection.ping_pong(), activity, settings);
+    let link = Rc::new(Link::default());
+    let client = Client { send, send_buffer: settings.send_buffer, link: Rc::clone(&link) };
+    let silence = settings.ping_interval + settings.ping_timeout;
+    Ok((client, Driver { connection, keepalive, silence, link }))
+}
+
+impl<S> Driver<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    /// Runs until the connection ends.
+    pub async fn run(mut self) -> End {
+        let end = poll_fn(|cx| self.poll(cx)).await;
+        // Before the connection is dropped, so that its tunnels can tell why.
+        self.link.ended(&end);
+        end
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        if let Poll::Ready(result) = Pin::new(&mut self.connection).poll(cx) {
+            return Poll::Ready(result.map_or_else(|error| End::Failed(error.to_string()), |()| End::Closed));
+        }
+        self.keepalive.poll_dead(cx).map(|()| End::Dead(self.silence))
+    }
+}
+
+impl Client {
+    /// Whether new tunnels can be opened: the peer has not said goodbye, and the connection is not broken.
+    #[must_use]
+    pub fn is_usable(&self) -> bool {
+        let ready = self.send.clone().poll_ready(&mut Context::from_waker(Waker::noop()));
+        !matches!(ready, Poll::Ready(Err(_))) && self.link.end().is_none()
+    }
+
+    /// Tunnels on it that wait for an application that does not read.
+    #[must_use]
+    pub fn stalled(&self) -> usize {
+        self.link.stalls.count()
+    }
+
+    /// Why the connection has ended, if it has.
+    #[must_use]
+    pub fn end(&self) -> Option<String> {
+        self.link.end()
+    }
+
+    /// How many streams the peer allows, as far as is known; before its settings have come, what this side puts on one
+    /// connection.
+    #[must_use]
+    pub fn max_streams(&self) -> usize {
+        self.send.current_max_send_streams()
+    }
+
+    /// Opens a tunnel. Dropping the future gives it up with RST_STREAM(CANCEL).
+    ///
+    /// # Errors
+    /// Anything but a 200 in time.
+    pub async fn connect(
+        &self,
+        request: &ConnectRequest,
+        deadline: Duration,
+    ) -> Result<(Tunnel, ConnectResponse), OpenError> {
+        let mut send = self.send.clone();
+        poll_fn(|cx| send.poll_ready(cx)).await.map_err(OpenError::Unprocessed)?;
+        let (response, stream) = send.send_request(request.to_http(), false).map_err(OpenError::Unprocessed)?;
+        // Or it would count as a user of the connection for as long as the answer takes.
+        drop(send);
+        let response = match timeout(deadline, response).await {
+            Ok(response) => response.map_err(|error| self.unopened(error))?,
+            Err(_elapsed) => return Err(OpenError::TimedOut(deadline)),
+        };
+        let (parts, body) = response.into_parts();
+        let response = ConnectResponse::from_http(&parts);
+        if !response.is_ok() {
+            return Err(OpenError::Refused(response));
+        }
+        Ok((Tunnel::new(stream, body, self.send_buffer, &self.link), response))
+    }
+
+    fn unopened(&self, error: h2::Error) -> OpenError {
+        match error.reason() {
+            Some(Reason::REFUSED_STREAM) if error.is_reset() && error.is_remote() => OpenError::Unprocessed(error),
+            // A stream sees the peer's GOAWAY only when it is above the last one that the peer looks at.
+            Some(_) if error.is_go_away() && error.is_remote() => OpenError::Unprocessed(error),
+            Some(_) if error.is_reset() && error.is_remote() => OpenError::Reset(error),
+            Some(_) => OpenError::Protocol(error),
+            None => OpenError::Lost { why: self.link.end().unwrap_or_else(|| error.to_string()) },
+        }
+    }
+}

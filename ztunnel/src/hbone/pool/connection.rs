@@ -1,0 +1,145 @@
+//! One connection of a pool, and the right to a stream on it.
+
+use std::{
+    cell::Cell,
+    net::SocketAddr,
+    rc::{Rc, Weak},
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, sleep_until},
+};
+
+use super::{Connect, Counted, Inner, Key};
+use crate::{
+    hbone::{client::Client, settings::Settings},
+    model::identity::SpiffeId,
+};
+
+/// One connection.
+pub(super) struct Connection {
+    /// Counts up with each new one.
+    pub(super) id: u64,
+    pub(super) client: Client,
+    pub(super) identity: SpiffeId,
+    pub(super) local: Option<SocketAddr>,
+    pub(super) usage: Rc<Usage>,
+}
+
+/// Who uses a connection, and until when it may be used. The connection's task has it too, and must not keep the connection
+/// open by that.
+pub(super) struct Usage {
+    streams: Cell<usize>,
+    ever: Cell<bool>,
+    changed: Notify,
+    expires: SystemTime,
+    /// The same on the clock that timers have, which does not jump, but may stand still while the machine sleeps.
+    expires_at: Instant,
+}
+
+impl Usage {
+    pub(super) fn new(expires: SystemTime) -> Self {
+        // For a time beyond what a clock can tell: some day is early enough.
+        const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
+        let left = expires.duration_since(SystemTime::now()).unwrap_or_default().min(FAR);
+        let expires_at = Instant::now() + left;
+        Self { streams: Cell::new(0), ever: Cell::new(false), changed: Notify::new(), expires, expires_at }
+    }
+
+    fn has_expired(&self) -> bool {
+        Instant::now() >= self.expires_at || SystemTime::now() >= self.expires
+    }
+
+    /// Waits until there has been no stream for that long, or the peer's certificate has expired.
+    pub(super) async fn unused(&self, release: Duration) {
+        loop {
+            let idle = async {
+                match self.streams.get() {
+                    0 => sleep(release).await,
+                    _ => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.changed.notified() => {}
+                () = sleep_until(self.expires_at) => return,
+                () = idle => return,
+            }
+        }
+    }
+
+    fn add(&self) {
+        self.ever.set(true);
+        self.streams.set(self.streams.get() + 1);
+        self.changed.notify_one();
+    }
+
+    fn subtract(&self) {
+        self.streams.set(self.streams.get().saturating_sub(1));
+        self.changed.notify_one();
+    }
+}
+
+impl Connection {
+    /// Whether streams may still be opened on it, though perhaps not now.
+    pub(super) fn is_usable(&self) -> bool {
+        !self.usage.has_expired() && self.client.is_usable()
+    }
+
+    /// Whether what is stalled on it may soon keep everything else from moving.
+    pub(super) fn is_congested(&self, settings: &Settings) -> bool {
+        self.client.stalled() >= settings.stalls()
+    }
+
+    /// Whether a stream can be opened on it now.
+    pub(super) fn has_slot(&self, settings: &Settings) -> bool {
+        self.usage.streams.get() < settings.slots().min(self.client.max_streams())
+    }
+}
+
+/// The right to a stream. When it ends, whoever waits gets it.
+pub(super) struct Lease {
+    connection: Rc<Connection>,
+    was_used_before: bool,
+    released: Option<Box<dyn FnOnce()>>,
+    _counted: Counted,
+}
+
+impl Lease {
+    pub(super) fn new<C: Connect>(connection: &Rc<Connection>, pool: &Rc<Inner<C>>, key: &Rc<Key>) -> Self {
+        let was_used_before = connection.usage.ever.get();
+        connection.usage.add();
+        let counted = Counted::new(&pool.counts.streams);
+        let (pool, key): (Weak<Inner<C>>, _) = (Rc::downgrade(pool), Rc::clone(key));
+        let released = Box::new(move || {
+            if let Some(pool) = pool.upgrade() {
+                pool.settle([key]);
+            }
+        });
+        Self { connection: Rc::clone(connection), was_used_before, released: Some(released), _counted: counted }
+    }
+
+    /// Ends it without telling the pool, which knows.
+    pub(super) fn end_quietly(mut self) {
+        self.released = None;
+    }
+
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Whether it is not the first of its connection.
+    pub(super) fn was_used_before(&self) -> bool {
+        self.was_used_before
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.connection.usage.subtract();
+        if let Some(released) = self.released.take() {
+            released();
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The task of one connection: dials it, hands out its streams, and drives it to its end.
+
+use std::{error::Error, net::SocketAddr, rc::Rc, time::Duration};
+
+use tokio::time::timeout;
+use tracing::debug;
+
+use super::{
+    Connect, Connected, Counted, Inner, Key, OpenError, Shared,
+    connection::{Connection, Lease, Usage},
+    entry::{Dial, Entry},
+};
+use crate::hbone::client::{self, Driver};
+
+/// Why a dial made nothing.
+pub(super) enum DialFailure<E> {
+    Connect(Shared<E>),
+    Handshake(Rc<str>),
+    TimedOut,
+}
+
+impl<E> Clone for DialFailure<E> {
+    fn clone(&self) -> Self {
+        match self {
+            DialFailure::Connect(error) => DialFailure::Connect(error.clone()),
+            DialFailure::Handshake(why) => DialFailure::Handshake(Rc::clone(why)),
+            DialFailure::TimedOut => DialFailure::TimedOut,
+        }
+    }
+}
+
+impl<E: Error + 'static> DialFailure<E> {
+    pub(super) fn into_error(self, to: SocketAddr, after: Duration) -> OpenError<E> {
+        match self {
+            DialFailure::Connect(error) => OpenError::Connect(error),
+            DialFailure::Handshake(why) => OpenError::Handshake { to, why: why.to_string() },
+            DialFailure::TimedOut => OpenError::NoConnection { to, after },
+        }
+    }
+}
+
+impl<C: Connect> Inner<C> {
+    /// Whatever has changed with these keys: whoever can have a stream gets it, and a dial begins where one is needed.
+    pub(super) fn settle(self: &Rc<Self>, keys: impl IntoIterator<Item = Rc<Key>>) {
+        for key in keys {
+            while let Some((waiter, connection)) = self.with(&key, |entry| entry.next_grant(&self.settings)).flatten() {
+                let lease = Lease::new(&connection, self, &key);
+                if let Err(Ok(lease)) = waiter.lease.send(Ok(lease)) {
+                    // Has given up meanwhile.
+                    lease.end_quietly();
+                }
+            }
+            if let Some(dial) = self.with(&key, |entry| entry.begin_dial(&self.settings)).flatten() {
+                let task = Task { pool: Rc::clone(self), key: Rc::clone(&key), dialling: true };
+                if let Some(tasks) = self.tasks.borrow_mut().as_mut() {
+                    tasks.spawn_local(task.run(dial));
+                }
+            }
+            let mut entries = self.entries.borrow_mut();
+            if entries.get(&key).is_some_and(Entry::is_empty) {
+                entries.remove(&key);
+            }
+        }
+    }
+
+    /// Changes every entry; the keys, for [`Self::settle`].
+    pub(super) fn retain(&self, mut change: impl FnMut(&Key, &mut Entry<C::Error>)) -> Vec<Rc<Key>> {
+        let mut entries = self.entries.borrow_mut();
+        entries.iter_mut().for_each(|(key, entry)| change(key, entry));
+        entries.keys().cloned().collect()
+    }
+
+    fn with<T>(&self, key: &Rc<Key>, change: impl FnOnce(&mut Entry<C::Error>) -> T) -> Option<T> {
+        self.entries.borrow_mut().get_mut(key).map(change)
+    }
+}
+
+struct Task<C: Connect> {
+    pool: Rc<Inner<C>>,
+    key: Rc<Key>,
+    dialling: bool,
+}
+
+struct Made<Io> {
+    connection: Rc<Connection>,
+    usage: Rc<Usage>,
+    driver: Driver<Io>,
+    guard: Box<dyn std::any::Any>,
+}
+
+impl<C: Connect> Task<C> {
+    async fn run(mut self, dial: Rc<Dial>) {
+        let made = match timeout(self.pool.settings.dial_timeout, self.dial()).await {
+            Ok(Ok(made)) => made,
+            Ok(Err(failure)) => return self.failed(&failure),
+            Err(_elapsed) => return self.failed(&DialFailure::TimedOut),
+        };
+        let Made { connection, usage, driver, guard: _guard } = made;
+        let _counted = Counted::new(&self.pool.counts.connections);
+        let id = connection.id;
+        self.dialling = false;
+        self.pool.with(&self.key, |entry| entry.dialled(connection));
+        self.pool.settle([Rc::clone(&self.key)]);
+        if dial.is_stale() {
+            self.take_out(id);
+        }
+        let unused = async {
+            usage.unused(self.pool.settings.idle_release).await;
+            // With the last stream, or at once, the connection closes, which ends the driver.
+            self.take_out(id);
+            std::future::pending().await
+        };
+        let end = tokio::select! {
+            end = driver.run() => end,
+            end = unused => end,
+        };
+        debug!(to = %self.key.to, %end, "a connection for tunnels ended");
+        self.take_out(id);
+    }
+
+    async fn dial(&self) -> Result<Made<C::Io>, DialFailure<C::Error>> {
+        let pool = &self.pool;
+        let connected = pool.connect.connect(&self.key).await;
+        let Connected { io, identity, expires, local, activity, guard } =
+            connected.map_err(|error| DialFailure::Connect(Shared(Rc::new(error))))?;
+        let (client, driver) = client::handshake(io, activity, &pool.settings)
+            .await
+            .map_err(|error| DialFailure::Handshake(error.to_string().into()))?;
+        let id = pool.next_id.get();
+        pool.next_id.set(id + 1);
+        let usage = Rc::new(Usage::new(expires));
+        let connection = Rc::new(Connection { id, client, identity, local, usage: Rc::clone(&usage) });
+        Ok(Made { connection, usage, driver, guard })
+    }
+
+    fn failed(&mut self, failure: &DialFailure<C::Error>) {
+        self.dialling = false;
+        for waiter in self.pool.with(&self.key, Entry::dial_failed).unwrap_or_default() {
+            // Whoever has given up meanwhile does not want to know.
+            let _given_up = waiter.lease.send(Err(failure.clone()));
+        }
+        self.pool.settle([Rc::clone(&self.key)]);
+    }
+
+    fn take_out(&self, id: u64) {
+        self.pool.with(&self.key, |entry| entry.take_out(id));
+        self.pool.settle([Rc::clone(&self.key)]);
+    }
+}
+
+impl<C: Connect> Drop for Task<C> {
+    /// A task that is ended while it dials, or panics, must not leave the key without one for ever.
+    fn drop(&mut self) {
+        if self.dialling {
+            self.failed(&DialFailure::TimedOut);
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! What a pool knows of one key.
+
+use std::{cell::Cell, collections::VecDeque, rc::Rc};
+
+use tokio::sync::oneshot;
+
+use super::{
+    Key,
+    connection::{Connection, Lease},
+    dial::DialFailure,
+};
+use crate::{hbone::settings::Settings, model::identity::SpiffeId};
+
+/// Someone who waits for a stream.
+pub(super) struct Waiter<E> {
+    pub(super) lease: oneshot::Sender<Result<Lease, DialFailure<E>>>,
+    /// Connections with lower numbers won't do.
+    pub(super) newer_than: u64,
+}
+
+/// A dial under way.
+#[derive(Debug, Default)]
+pub(super) struct Dial {
+    /// What it is made with is out of date: who has waited for it may have it, but nobody else.
+    stale: Cell<bool>,
+}
+
+/// What a pool knows of one key.
+pub(super) struct Entry<E> {
+    /// Oldest first; the first that can take a stream does, so that the newest become idle.
+    live: Vec<Rc<Connection>>,
+    waiters: VecDeque<Waiter<E>>,
+    dial: Option<Rc<Dial>>,
+}
+
+impl<E> Default for Entry<E> {
+    fn default() -> Self {
+        Self { live: Vec::new(), waiters: VecDeque::new(), dial: None }
+    }
+}
+
+impl<E> Entry<E> {
+    /// A connection that can take a stream now.
+    pub(super) fn pick(&mut self, newer_than: u64, settings: &Settings) -> Option<Rc<Connection>> {
+        self.live.retain(|connection| connection.is_usable());
+        let fits = |connection: &&Rc<Connection>| connection.id >= newer_than && connection.has_slot(settings);
+        let free = |connection: &&Rc<Connection>| fits(connection) && !connection.is_congested(settings);
+        let found = self.live.iter().find(free);
+        // Where no further connection may be made, a congested one is better than none.
+        let full = self.live.len() >= settings.connections_per_key.max(1);
+        found.or_else(|| self.live.iter().find(|connection| full && fits(connection))).map(Rc::clone)
+    }
+
+    pub(super) fn wait(&mut self, waiter: Waiter<E>) {
+        self.waiters.push_back(waiter);
+    }
+
+    /// The first of those who wait that can have a stream now, and on what.
+    pub(super) fn next_grant(&mut self, settings: &Settings) -> Option<(Waiter<E>, Rc<Connection>)> {
+        if self.waiters.is_empty() {
+            return None;
+        }
+        // Or a connection that is no more would stand for those that are, and nobody would get one.
+        self.live.retain(|connection| connection.is_usable());
+        let newest =
+            self.live.iter().filter(|connection| connection.has_slot(settings)).map(|connection| connection.id);
+        let newest = newest.max()?;
+        let index = self.waiters.iter().position(|waiter| waiter.newer_than <= newest)?;
+        let newer_than = self.waiters.get(index)?.newer_than;
+        let connection = self.pick(newer_than, settings)?;
+        Some((self.waiters.remove(index)?, connection))
+    }
+
+    /// A dial to be begun, when someone waits for one.
+    pub(super) fn begin_dial(&mut self, settings: &Settings) -> Option<Rc<Dial>> {
+        self.live.retain(|connection| connection.is_usable());
+        self.waiters.retain(|waiter| !waiter.lease.is_closed());
+        let wanted = self.dial.is_none() && !self.waiters.is_empty();
+        if !wanted || self.live.len() >= settings.connections_per_key.max(1) {
+            return None;
+        }
+        let dial = Rc::new(Dial::default());
+        self.dial = Some(Rc::clone(&dial));
+        Some(dial)
+    }
+
+    /// The dial has made this.
+    pub(super) fn dialled(&mut self, connection: Rc<Connection>) {
+        self.dial = None;
+        self.live.push(connection);
+    }
+
+    /// The dial has made nothing: whoever waits.
+    pub(super) fn dial_failed(&mut self) -> VecDeque<Waiter<E>> {
+        self.dial = None;
+        std::mem::take(&mut self.waiters)
+    }
+
+    pub(super) fn take_out(&mut self, id: u64) {
+        self.live.retain(|connection| connection.id != id);
+    }
+
+    pub(super) fn retain(&mut self, key: &Key, keep: &impl Fn(&Key, &SpiffeId) -> bool) {
+        self.live.retain(|connection| keep(key, &connection.identity));
+        // Who will be there is not known yet: one of those expected.
+        if let Some(dial) = &self.dial
+            && !key.expected.is_empty()
+            && !key.expected.iter().any(|identity| keep(key, identity))
+        {
+            dial.stale.set(true);
+        }
+    }
+
+    pub(super) fn retire_all(&mut self) {
+        self.live.clear();
+        if let Some(dial) = &self.dial {
+            dial.stale.set(true);
+        }
+    }
+
+    pub(super) fn is_dialling(&self) -> bool {
+        self.dial.is_some()
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.waiters.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.live.is_empty() && self.waiters.is_empty() && self.dial.is_none()
+    }
+}
+
+impl Dial {
+    pub(super) fn is_stale(&self) -> bool {
+        self.stale.get()
+    }
+}

@@ -1,0 +1,246 @@
+//! The server's side of a connection: accepts CONNECTs and hands them out, each with the means to answer it.
+
+use std::{
+    fmt,
+    future::{Future as _, poll_fn},
+    pin::{Pin, pin},
+    rc::Rc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use h2::{Reason, RecvStream, server::SendResponse};
+use http::Request;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::{Instant, Sleep, sleep, timeout},
+};
+
+use super::{keepalive::Keepalive, outbox::Outgoing, settings::Settings, stream::Link};
+use crate::{
+    lifecycle::drain::DrainWatch,
+    net::activity::Activity,
+    wire::connect::{ConnectRequest, RequestError},
+};
+
+mod patience;
+mod responder;
+
+use patience::Patience;
+use responder::Streams;
+pub use responder::{Gone, Responder};
+
+/// How long a peer may take to let itself be closed.
+const CLOSE_WITHIN: Duration = Duration::from_secs(5);
+/// The same for a peer without streams when the daemon is told to stop.
+const DRAINED_WITHIN: Duration = Duration::from_secs(1);
+/// Streams accepted before the worker's other tasks get their turn.
+const FAIR_SHARE: usize = 64;
+
+/// A request of a peer.
+#[derive(Debug)]
+pub struct Incoming {
+    /// What it wants, or why that is no CONNECT.
+    pub request: Result<ConnectRequest, RequestError>,
+    /// Answers it.
+    pub responder: Responder,
+}
+
+/// Why a connection ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The peer closed it in order.
+    PeerClosed,
+    /// It had no stream for so long that it was closed.
+    Idle,
+    /// No stream was ever opened on it.
+    Unused,
+    /// The daemon is stopping, and the last stream has ended.
+    Drained,
+    /// The peer was silent for this long, although it was asked for a sign of life.
+    Dead(Duration),
+    /// The peer gave up too many streams that it had just opened.
+    Abused,
+    /// The peer never began to speak HTTP/2.
+    NoPreface,
+    /// It broke, or the peer broke the rules.
+    Failed(String),
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            End::PeerClosed => f.write_str("closed by the peer"),
+            End::Idle => f.write_str("closed because it was idle"),
+            End::Unused => f.write_str("closed because no stream was opened on it"),
+            End::Drained => f.write_str("drained"),
+            End::Dead(silence) => write!(f, "the peer is dead: nothing was heard of it for {} s", silence.as_secs()),
+            End::Abused => f.write_str("the peer opens and resets streams at a high rate"),
+            End::NoPreface => f.write_str("the peer does not begin to speak HTTP/2"),
+            End::Failed(why) => f.write_str(why),
+        }
+    }
+}
+
+/// Serves a connection to its end. Dropping the future breaks it, and all its tunnels.
+///
+/// When the drain starts the peer is told to open no more streams; the connection ends with its last one. `on_request` is
+/// called once for each stream and should not take long: it starts a task, or answers.
+pub async fn serve<S>(
+    io: S,
+    activity: Activity,
+    settings: &Settings,
+    mut drain: DrainWatch,
+    on_request: impl FnMut(Incoming),
+) -> End
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let begun = tokio::select! {
+        biased;
+        begun = timeout(settings.preface_timeout, settings.server().handshake(io)) => begun,
+        () = drain.started() => return End::Drained,
+    };
+    let mut connection = match begun {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => return End::Failed(error.to_string()),
+        Err(_elapsed) => return End::NoPreface,
+    };
+    let link = Rc::new(Link::default());
+    let mut serving = Serving {
+        keepalive: Keepalive::new(connection.ping_pong(), activity, settings),
+        connection,
+        streams: Rc::new(Streams::new(settings, Rc::clone(&link))),
+        patience: Patience::new(),
+        silence: settings.ping_interval + settings.ping_timeout,
+        idle: settings.server_idle(),
+        quiet: true,
+        timer: Box::pin(sleep(settings.first_stream_timeout)),
+        used: false,
+        ending: None,
+        farewell: None,
+        on_request,
+    };
+    let mut draining = pin!(drain.started());
+    let mut drained = false;
+    let end = poll_fn(|cx| {
+        if !drained && draining.as_mut().poll(cx).is_ready() {
+            drained = true;
+            serving.drain();
+        }
+        serving.poll(cx)
+    })
+    .await;
+    // Before the connection is dropped, so that its tunnels can tell why.
+    link.ended(&end);
+    end
+}
+
+struct Serving<S, F> {
+    connection: h2::server::Connection<S, Outgoing>,
+    streams: Rc<Streams>,
+    keepalive: Keepalive,
+    patience: Patience,
+    silence: Duration,
+    idle: Duration,
+    /// There is no stream, and the timer runs.
+    quiet: bool,
+    /// Until the first stream, then while it is quiet, then until it must be closed.
+    timer: Pin<Box<Sleep>>,
+    used: bool,
+    ending: Option<End>,
+    /// When the peer was told to open no more streams.
+    farewell: Option<Instant>,
+    on_request: F,
+}
+
+impl<S, F> Serving<S, F>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    F: FnMut(Incoming),
+{
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        for accepted in 0.. {
+            match self.connection.poll_accept(cx) {
+                Poll::Ready(Some(Ok((request, respond)))) => self.admit(request, respond),
+                Poll::Ready(Some(Err(error))) => {
+                    // Both may have said goodbye at once; without streams nothing is lost by that.
+                    let closed = error.is_io() && self.streams.are_over();
+                    let end = if closed { End::PeerClosed } else { End::Failed(error.to_string()) };
+                    return Poll::Ready(self.ending.take().unwrap_or(end));
+                }
+                Poll::Ready(None) => return Poll::Ready(self.ending.take().unwrap_or(End::PeerClosed)),
+                Poll::Pending => break,
+            }
+            if accepted >= FAIR_SHARE {
+                cx.waker().wake_by_ref();
+                break;
+            }
+        }
+        if self.patience.is_over(self.streams.take_given_up(), Instant::now()) && self.ending != Some(End::Abused) {
+            self.close(End::Abused);
+            self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+            cx.waker().wake_by_ref();
+        }
+        if self.keepalive.poll_dead(cx).is_ready() {
+            return Poll::Ready(End::Dead(self.silence));
+        }
+        self.poll_quiet(cx)
+    }
+
+    fn admit(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Outgoing>) {
+        if self.farewell.is_some_and(|farewell| farewell.elapsed() > CLOSE_WITHIN) {
+            // It did not cross the farewell; h2 itself refuses only after the peer has answered a PING.
+            return respond.send_reset(Reason::REFUSED_STREAM);
+        }
+        self.used = true;
+        self.quiet = false;
+        let (parts, body) = request.into_parts();
+        if let Some(responder) = Responder::new(respond, body, &self.streams) {
+            (self.on_request)(Incoming { request: ConnectRequest::from_http(&parts), responder });
+        }
+    }
+
+    /// Ends the connection when it has been quiet for too long.
+    fn poll_quiet(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        // A stream that crossed the farewell is served, too.
+        if self.connection.has_streams() && self.ending != Some(End::Abused) {
+            self.quiet = false;
+            return Poll::Pending;
+        }
+        if !self.quiet {
+            self.quiet = true;
+            // The last bytes of the last stream are on their way out, perhaps, and the peer's answer on its way in.
+            let patience = if self.ending.is_some() { CLOSE_WITHIN } else { self.idle };
+            self.timer.as_mut().reset(Instant::now() + patience);
+        }
+        if self.timer.as_mut().poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        if let Some(end) = self.ending.take() {
+            return Poll::Ready(end);
+        }
+        self.close(if self.used { End::Idle } else { End::Unused });
+        self.connection.graceful_shutdown();
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn close(&mut self, why: End) {
+        self.ending = Some(why);
+        let now = Instant::now();
+        self.farewell = Some(now);
+        self.quiet = true;
+        self.timer.as_mut().reset(now + CLOSE_WITHIN);
+    }
+
+    fn drain(&mut self) {
+        if self.ending.is_none() {
+            self.close(End::Drained);
+            if !self.connection.has_streams() {
+                self.timer.as_mut().reset(Instant::now() + DRAINED_WITHIN);
+            }
+            self.connection.graceful_shutdown();
+        }
+    }
+}

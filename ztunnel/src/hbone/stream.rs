@@ -1,0 +1,237 @@
+//! One CONNECT's two directions.
+
+use std::{
+    any::Any,
+    cell::RefCell,
+    fmt, io,
+    rc::Rc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use h2::{Reason, RecvStream, SendStream};
+use tokio::time::sleep;
+
+use super::{
+    inbox::Inbox,
+    outbox::{Ledger, Outgoing},
+    stalls::{Stall, Stalls},
+};
+use crate::net::buffer::{Borrowed, BufferPool};
+
+/// How a tunnel is given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reset {
+    /// The application reset its connection: CONNECT_ERROR (RFC 9113, 8.5).
+    Application,
+    /// Anything else: CANCEL.
+    Cancelled,
+}
+
+/// What tunnels and the connection that they run on know of each other.
+#[derive(Debug, Default)]
+pub(super) struct Link {
+    /// What became of the connection; told by its driver.
+    end: RefCell<Option<String>>,
+    /// Told by the tunnels.
+    pub(super) stalls: Stalls,
+}
+
+impl Link {
+    pub(super) fn ended(&self, why: &impl fmt::Display) {
+        self.end.borrow_mut().get_or_insert_with(|| why.to_string());
+    }
+
+    pub(super) fn end(&self) -> Option<String> {
+        self.end.borrow().clone()
+    }
+}
+
+/// Why a tunnel broke.
+#[derive(Clone, Debug)]
+pub(super) struct Fault {
+    kind: io::ErrorKind,
+    text: String,
+}
+
+impl From<Fault> for io::Error {
+    fn from(fault: Fault) -> Self {
+        Self::new(fault.kind, fault.text)
+    }
+}
+
+/// What will still come from the peer.
+#[derive(Clone, Debug)]
+pub(super) enum Incoming {
+    Open,
+    Ended,
+    Failed(Fault),
+}
+
+/// A connection through a tunnel. Dropped before both directions have ended, it is cancelled.
+pub struct Tunnel {
+    send: SendStream<Outgoing>,
+    recv: RecvStream,
+    pub(super) inbox: Inbox,
+    incoming: Incoming,
+    sent_end: bool,
+    ledger: Rc<Ledger>,
+    limit: usize,
+    link: Rc<Link>,
+    held: Vec<Box<dyn Any>>,
+}
+
+impl fmt::Debug for Tunnel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tunnel")
+            .field("stream", &self.send.stream_id())
+            .field("incoming", &self.incoming)
+            .field("waiting", &self.inbox.len())
+            .field("unsent", &self.unsent())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Tunnel {
+    pub(super) fn new(send: SendStream<Outgoing>, recv: RecvStream, limit: usize, link: &Rc<Link>) -> Self {
+        Self {
+            send,
+            recv,
+            inbox: Inbox::default(),
+            incoming: Incoming::Open,
+            sent_end: false,
+            ledger: Rc::default(),
+            limit,
+            link: Rc::clone(link),
+            held: Vec::new(),
+        }
+    }
+
+    /// Says that the tunnel waits for an application, until the value is dropped.
+    pub(super) fn stall(&self) -> Stall {
+        self.link.stalls.begin()
+    }
+
+    /// Keeps something for as long as the tunnel lives.
+    pub(super) fn hold(&mut self, what: impl Any) {
+        self.held.push(Box::new(what));
+    }
+
+    /// Bytes of buffers that wait to be sent.
+    #[must_use]
+    pub fn unsent(&self) -> usize {
+        self.ledger.held()
+    }
+
+    /// Gives the tunnel up. What waits to be sent is lost.
+    pub fn reset(&mut self, how: Reset) {
+        self.send.send_reset(match how {
+            Reset::Application => Reason::CONNECT_ERROR,
+            Reset::Cancelled => Reason::CANCEL,
+        });
+    }
+
+    /// Gives what waits a moment to be sent, because a reset would take it back.
+    pub async fn flush(&self) {
+        let mut pause = Duration::from_millis(1);
+        while self.unsent() > 0 && pause <= Duration::from_millis(128) {
+            sleep(pause).await;
+            pause *= 2;
+        }
+    }
+
+    /// How many bytes may be sent now. `None`: the tunnel takes no more, see [`Self::poll_fault`].
+    pub(super) fn poll_room(&mut self, cx: &mut Context<'_>, pool: &BufferPool) -> Poll<Option<usize>> {
+        if !self.ledger.has_room(pool, self.limit) {
+            // A reset empties the queue, and so wakes as well.
+            self.ledger.wake_later(cx.waker());
+            return Poll::Pending;
+        }
+        self.send.reserve_capacity(pool.size());
+        loop {
+            let room = self.send.capacity();
+            if room > 0 {
+                return Poll::Ready(Some(room));
+            }
+            match ready!(self.send.poll_capacity(cx)) {
+                Some(Ok(0)) => {}
+                Some(Ok(room)) => return Poll::Ready(Some(room)),
+                Some(Err(_)) | None => return Poll::Ready(None),
+            }
+        }
+    }
+
+    /// Gives room that is not used back to the connection's other streams.
+    pub(super) fn release_room(&mut self) {
+        self.send.reserve_capacity(0);
+    }
+
+    /// Sends a buffer's first bytes. `false`: the tunnel takes no more, see [`Self::poll_fault`].
+    pub(super) fn send(&mut self, buffer: Borrowed, length: usize, pool: &BufferPool) -> bool {
+        let outgoing = Outgoing::new(buffer.into_chunk(length), &self.ledger, pool.size());
+        self.send.send_data(outgoing, false).is_ok()
+    }
+
+    /// Says that no more will be sent. `false`: as for [`Self::send`].
+    pub(super) fn finish(&mut self) -> bool {
+        self.sent_end = self.sent_end || self.send.send_data(Outgoing::default(), true).is_ok();
+        self.sent_end
+    }
+
+    /// Fetches what has arrived, until `enough` bytes wait in the inbox. When that leaves the tunnel open with less than
+    /// that, the task is woken when more is there.
+    pub(super) fn gather(&mut self, cx: &mut Context<'_>, enough: usize) -> &Incoming {
+        while matches!(self.incoming, Incoming::Open) && self.inbox.len() < enough {
+            match self.recv.poll_data(cx) {
+                Poll::Pending => break,
+                Poll::Ready(Some(Ok(piece))) => self.inbox.push(piece),
+                Poll::Ready(Some(Err(error))) => self.incoming = Incoming::Failed(self.fault(&error)),
+                Poll::Ready(None) => self.incoming = Incoming::Ended,
+            }
+        }
+        &self.incoming
+    }
+
+    /// Lets the peer send as much more, because that much has been passed on.
+    pub(super) fn release(&mut self, count: usize) {
+        // The stream may have been reset meanwhile; then there is nothing to release.
+        let _reset = self.recv.flow_control().release_capacity(count);
+    }
+
+    /// Waits for the tunnel to break; `None` when the peer has sent all it had and wants no more.
+    pub(super) fn poll_fault(&mut self, cx: &mut Context<'_>) -> Poll<Option<Fault>> {
+        let reset = ready!(self.send.poll_reset(cx));
+        // The reason alone does not tell a reset of the stream from the end of its connection; the receiving side does,
+        // after what has arrived before.
+        match (self.gather(cx, usize::MAX).clone(), reset) {
+            (Incoming::Failed(fault), _) => Poll::Ready(Some(fault)),
+            (Incoming::Open | Incoming::Ended, Err(error)) => Poll::Ready(Some(self.fault(&error))),
+            (Incoming::Ended, Ok(reason)) => match self.recv.poll_data(cx) {
+                Poll::Ready(Some(Err(error))) => Poll::Ready(Some(self.fault(&error))),
+                _ if reason == Reason::NO_ERROR => Poll::Ready(None),
+                _ => Poll::Ready(Some(reset_by_peer(reason))),
+            },
+            (Incoming::Open, Ok(reason)) => Poll::Ready(Some(reset_by_peer(reason))),
+        }
+    }
+
+    fn fault(&self, error: &h2::Error) -> Fault {
+        if let Some(reason) = error.reason().filter(|_| error.is_reset() && error.is_remote()) {
+            return reset_by_peer(reason);
+        }
+        let why = self.link.end().unwrap_or_else(|| error.to_string());
+        Fault { kind: io::ErrorKind::ConnectionAborted, text: format!("the tunnel broke: {why}") }
+    }
+}
+
+fn reset_by_peer(reason: Reason) -> Fault {
+    Fault { kind: io::ErrorKind::ConnectionReset, text: format!("the peer reset the tunnel ({reason:?})") }
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        if !self.sent_end || !(matches!(self.incoming, Incoming::Ended) || self.recv.is_end_stream()) {
+            self.send.send_reset(Reason::CANCEL);
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Games with windows: whoever stalls costs no more than was agreed.
+
+use std::{cell::RefCell, rc::Rc, time::Duration};
+
+use tokio::io::AsyncWriteExt as _;
+
+use super::{
+    Settings, buffers, local, ok,
+    raw::{DATA, HEADERS, RST_STREAM, Raw, SETTINGS, WINDOW_UPDATE, connect, frame},
+    serve, tcp_pair,
+};
+use crate::{
+    hbone::{relay, stream::Tunnel},
+    lifecycle::tasks::TaskSet,
+    net::copy::{Side, Transferred},
+};
+
+const FLOW_CONTROL_ERROR: u32 = 3;
+
+#[tokio::test]
+async fn a_client_with_no_window_gets_nothing_and_costs_no_more_than_a_buffer() {
+    local(async {
+        let (mut application, mut near) = tcp_pair().await;
+        let (seen, mut tasks) = (Rc::new(Transferred::default()), TaskSet::default());
+        let (count, mut near) = (Rc::clone(&seen), Some(std::mem::replace(&mut near, tcp_pair().await.0)));
+        let served = serve(&Settings::default(), move |incoming| {
+            let (mut tunnel, mut near) = (incoming.responder.accept(&ok()).unwrap(), near.take().unwrap());
+            let count = Rc::clone(&count);
+            tasks.spawn_local(async move {
+                let _ended = relay::both(&mut near, &mut tunnel, Side::Client, &buffers(), &count).await;
+            });
+        });
+        let mut raw = Raw::client(served.far).await;
+        raw.send(&frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0])).await;
+        raw.send(&connect(1)).await;
+        raw.read.next(HEADERS).await.unwrap();
+        application.write_all(&[7; 100_000]).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(seen.to_client(), 0, "bytes were taken for which there is no window");
+        raw.send(&frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 10])).await;
+        assert_eq!(raw.read.next(DATA).await.unwrap().payload, [7; 10]);
+        raw.send(&frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1])).await;
+        assert_eq!(raw.read.next(DATA).await.unwrap().payload, [7]);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(seen.to_client(), 11);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn errors_in_the_windows_of_a_stream_end_the_stream_only() {
+    local(async {
+        let tunnels: Rc<RefCell<Vec<Tunnel>>> = Rc::default();
+        let kept = Rc::clone(&tunnels);
+        let served = serve(&Settings::default(), move |incoming| {
+            kept.borrow_mut().extend(incoming.responder.accept(&ok()).ok());
+        });
+        let mut raw = Raw::client(served.far).await;
+        raw.send(&connect(1)).await;
+        raw.send(&frame(WINDOW_UPDATE, 0, 1, &[0x7f, 0xff, 0xff, 0xff])).await;
+        let reset = raw.read.next(RST_STREAM).await.unwrap();
+        assert_eq!((reset.stream, reset.code()), (1, FLOW_CONTROL_ERROR));
+        // More than the window holds, which nobody reads.
+        raw.send(&connect(3)).await;
+        let Raw { read, write } = &mut raw;
+        let flood = async {
+            for _ in 0..5 {
+                write.write_all(&frame(DATA, 0, 3, &vec![0; 1 << 20])).await.unwrap();
+            }
+        };
+        let ((), reset) = tokio::join!(flood, read.next(RST_STREAM));
+        let reset = reset.unwrap();
+        assert_eq!((reset.stream, reset.code()), (3, FLOW_CONTROL_ERROR));
+        raw.send(&connect(5)).await;
+        assert_eq!(raw.read.next(HEADERS).await.unwrap().stream, 5);
+        // The first was gone before it was answered.
+        assert_eq!(tunnels.borrow().len(), 2);
+        assert_eq!(*served.end.borrow(), None);
+    })
+    .await;
+}
