@@ -10,7 +10,10 @@ use prometheus_client::{
 };
 use tracing_appender::non_blocking::ErrorCounter;
 
-use crate::pods::describe::{Description, PodState};
+use crate::{
+    metrics::certificates::register_expiry,
+    pods::describe::{Description, PodState},
+};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct VerdictLabels {
@@ -29,12 +32,27 @@ struct StateLabel {
     state: &'static str,
 }
 
-/// The whole text.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BuildLabels {
+    component: &'static str,
+    tag: &'static str,
+}
+
+/// The whole text. `certificates`: identities, and when their certificates end as Unix time.
 ///
 /// # Errors
 /// When a series can't be encoded.
-pub fn text(traffic: &Registry, lost: &ErrorCounter, now: &Description) -> Result<String, std::fmt::Error> {
+pub fn text(
+    traffic: &Registry,
+    lost: &ErrorCounter,
+    now: &Description,
+    certificates: impl IntoIterator<Item = (String, f64)>,
+) -> Result<String, std::fmt::Error> {
     let mut registry = Registry::default();
+    let build = Family::<BuildLabels, Gauge>::default();
+    build.get_or_create(&BuildLabels { component: "ztunnel", tag: env!("CARGO_PKG_VERSION") }).set(1);
+    registry.register("istio_build", "The version that runs, always 1", build);
+    register_expiry(&mut registry, certificates);
     pods(&mut registry, now);
     maps(&mut registry, now);
     gauge(

@@ -1,28 +1,129 @@
 //! One connection, one log line, one count: whatever ends it.
 
-use std::{rc::Rc, time::Instant};
+use std::{net::SocketAddr, rc::Rc, sync::Arc};
 
 use tracing::{Level, event};
 
+pub use super::live::Live;
 use super::{PodContext, table::Entry};
+pub use crate::metrics::facts::Facts;
 use crate::{
+    metrics::facts::Protocol,
     model::{
         close::CloseReason,
         flow::{Direction, Flow},
+        identity::SpiffeId,
+        workload::{NamespacedName, Workload},
     },
     net::copy::Transferred,
-    route::decide::Route,
 };
 
+/// Writes a line with Istio's fields in Istio's order, then with variables of the names given.
+macro_rules! access {
+    ($level:ident, $message:literal, $line:ident $(, $field:ident)*) => {
+        event!(
+            target: "access",
+            parent: None,
+            Level::$level,
+            src.addr = %$line.src_addr,
+            src.workload = $line.source.name,
+            src.namespace = $line.source.namespace,
+            src.identity = $line.source.identity.map(ToString::to_string),
+            src.cluster = $line.source.cluster,
+            dst.addr = %$line.dst_addr,
+            dst.hbone_addr = $line.hbone_addr.map(tracing::field::display),
+            dst.service = $line.service,
+            dst.workload = $line.destination.name,
+            dst.namespace = $line.destination.namespace,
+            dst.identity = $line.destination.identity.map(ToString::to_string),
+            dst.cluster = $line.destination.cluster,
+            direction = $line.direction,
+            $($field,)*
+            $message
+        )
+    };
+}
+
+/// What every line about a connection has.
+struct Line<'a> {
+    src_addr: SocketAddr,
+    source: Party<'a>,
+    dst_addr: SocketAddr,
+    hbone_addr: Option<&'a str>,
+    service: Option<&'a str>,
+    destination: Party<'a>,
+    direction: &'static str,
+}
+
+/// The pod whose connection it is, and its cluster.
+#[derive(Clone, Copy)]
+struct Own<'a> {
+    pod: &'a NamespacedName,
+    cluster: &'a str,
+}
+
+impl<'a> Own<'a> {
+    fn of(context: &'a PodContext) -> Self {
+        Self { pod: &context.name, cluster: &context.cluster }
+    }
+}
+
+#[derive(Default)]
+struct Party<'a> {
+    name: Option<&'a str>,
+    namespace: Option<&'a str>,
+    identity: Option<&'a SpiffeId>,
+    cluster: Option<&'a str>,
+}
+
+impl<'a> Line<'a> {
+    fn of(Own { pod, cluster }: Own<'a>, live: &Live, facts: Option<&'a Facts>) -> Self {
+        let flow = live.flow();
+        let party = |workload: Option<&'a Arc<Workload>>| {
+            let mut party = Party::default();
+            if let Some(workload) = workload {
+                party.fill(&workload.name, cluster);
+            }
+            party
+        };
+        let mut source = party(facts.and_then(|facts| facts.source.as_ref()));
+        let mut destination = party(facts.and_then(|facts| facts.destination.as_ref()));
+        // The pod whose connection it is needs no look-up.
+        match flow.direction {
+            Direction::Outbound => source.fill(pod, cluster),
+            Direction::Inbound => destination.fill(pod, cluster),
+        }
+        source.identity = facts.and_then(|facts| facts.source_identity.as_ref());
+        destination.identity = facts.and_then(|facts| facts.destination_identity.as_ref());
+        source.namespace = source.namespace.or(source.identity.map(|identity| &*identity.namespace));
+        Self {
+            src_addr: facts.map_or_else(|| flow.peer.socket(), |facts| facts.src_addr),
+            source,
+            dst_addr: facts.map_or_else(|| flow.dst.socket(), |facts| facts.dst_addr),
+            hbone_addr: facts.and_then(|facts| facts.hbone_addr.as_deref()),
+            service: facts.and_then(|facts| Some(&*facts.service.as_deref()?.hostname)),
+            destination,
+            direction: flow.direction.name(),
+        }
+    }
+}
+
+impl<'a> Party<'a> {
+    fn fill(&mut self, name: &'a NamespacedName, cluster: &'a str) {
+        self.name.get_or_insert(&name.name);
+        self.namespace.get_or_insert(&name.namespace);
+        self.cluster = Some(cluster).filter(|cluster| !cluster.is_empty());
+    }
+}
+
 /// A connection that will be recorded when this is dropped; by then it has a reason, or was cut.
+///
+/// With [facts](Self::facts) it counts in Istio's series and its line is `connection complete`, whatever its end; without,
+/// it was refused before it was decided where it goes, and its line is `connection failed`.
 pub struct Recorded {
     pod: Rc<PodContext>,
     _entry: Entry,
-    flow: Flow,
-    opened: Instant,
-    route: Option<Route>,
-    /// Bytes so far.
-    pub bytes: Transferred,
+    live: Rc<Live>,
     end: Option<(CloseReason, Option<String>)>,
 }
 
@@ -30,77 +131,84 @@ impl Recorded {
     /// A connection begins.
     #[must_use]
     pub fn open(pod: Rc<PodContext>, flow: Flow) -> Self {
-        pod.traffic.opened(flow.direction);
-        let entry = pod.table.register(flow);
-        Self { pod, _entry: entry, flow, opened: Instant::now(), route: None, bytes: Transferred::default(), end: None }
+        pod.meter.traffic().accepted(flow.direction);
+        let live = Rc::new(Live::new(flow));
+        let entry = pod.table.register(Rc::clone(&live));
+        Self { pod, _entry: entry, live, end: None }
     }
 
-    /// It is known where it goes.
-    pub fn routed(&mut self, route: Route) {
-        self.route = Some(route);
+    /// Who asks for what, before it is decided.
+    pub fn asked(&mut self, facts: Facts) {
+        self.live.hear(facts);
+    }
+
+    /// What is known about it, or known better: while candidates are tried, the last one counts.
+    pub fn facts(&mut self, facts: Facts) {
+        self.live.learn(facts);
+    }
+
+    /// Who its server has proved to be.
+    pub fn proved(&mut self, server: SpiffeId) {
+        self.live.prove(server);
+    }
+
+    /// Its destination has answered; bytes are copied from now on. The facts are final.
+    pub fn connected(&mut self) {
+        self.live.count(&self.pod.meter);
+        let direction = self.live.flow().direction;
+        let protocol = self.live.facts().map_or(Protocol::Tcp, |facts| facts.protocol());
+        self.pod.meter.traffic().connected(direction, protocol, self.live.age());
+        log_opened(Own::of(&self.pod), &self.live);
+    }
+
+    /// For whoever lists live connections.
+    #[must_use]
+    pub fn live(&self) -> &Rc<Live> {
+        &self.live
+    }
+
+    /// Bytes so far.
+    #[must_use]
+    pub fn bytes(&self) -> &Transferred {
+        self.live.bytes()
     }
 
     /// It ended; `detail` says more than the reason does.
     pub fn end(mut self, reason: CloseReason, detail: Option<String>) {
         self.end = Some((reason, detail));
     }
-
-    fn log(&self, reason: CloseReason, detail: Option<String>) {
-        let route = self.route.as_ref();
-        let source = route.and_then(|route| route.source.as_deref()).map(|workload| &workload.name);
-        let destination = route.and_then(|route| route.destination.as_deref()).map(|workload| &workload.name);
-        let (source, destination) = match self.flow.direction {
-            Direction::Outbound => (Some(&self.pod.name), destination),
-            Direction::Inbound => (source, Some(&self.pod.name)),
-        };
-        let service = route.and_then(|route| route.service.as_deref()).map(|service| service.name.to_string());
-        let (up, down) = (self.bytes.to_server(), self.bytes.to_client());
-        // As Istio logs it: sent and received as the reporting side sees them.
-        let (sent, received) = if self.flow.direction == Direction::Outbound { (up, down) } else { (down, up) };
-        let error = (!reason.is_clean()).then(|| detail.unwrap_or_else(|| reason.to_string()));
-        let duration = format!("{}ms", self.opened.elapsed().as_millis());
-        macro_rules! line {
-            ($level:ident, $message:literal) => {
-                event!(
-                    target: "access",
-                    Level::$level,
-                    src.addr = %self.flow.peer,
-                    src.workload = source.map(|name| &*name.name),
-                    src.namespace = source.map(|name| &*name.namespace),
-                    dst.addr = %self.flow.dst,
-                    dst.service = service,
-                    dst.workload = destination.map(|name| &*name.name),
-                    dst.namespace = destination.map(|name| &*name.namespace),
-                    direction = self.flow.direction.name(),
-                    bytes_sent = sent,
-                    bytes_recv = received,
-                    duration,
-                    reason = reason.label(),
-                    error,
-                    $message
-                )
-            };
-        }
-        if reason.is_clean() {
-            line!(INFO, "connection complete");
-        } else if was_open(reason) {
-            line!(INFO, "connection closed");
-        } else {
-            line!(WARN, "connection failed");
-        }
-    }
 }
 
-/// Whether the two sides had been connected when it ended for this reason.
-fn was_open(reason: CloseReason) -> bool {
-    use CloseReason as R;
-    matches!(reason, R::ClientReset | R::ServerReset | R::PeerLost | R::Released | R::Drained)
+fn log_opened(own: Own<'_>, live: &Live) {
+    let facts = live.facts();
+    let line = Line::of(own, live, facts.as_deref());
+    access!(DEBUG, "connection opened", line);
+}
+
+fn log_ended(own: Own<'_>, live: &Live, reason: CloseReason, detail: Option<String>) {
+    let facts = live.facts();
+    let line = Line::of(own, live, facts.as_deref());
+    let error = (!reason.is_clean()).then(|| detail.unwrap_or_else(|| reason.to_string()));
+    let (bytes_sent, bytes_recv) = live.sent_and_received();
+    let duration = format!("{}ms", live.age().as_millis());
+    let reason = reason.label();
+    match (live.is_decided(), &error) {
+        (true, None) => access!(INFO, "connection complete", line, bytes_sent, bytes_recv, duration, error, reason),
+        (true, _) => access!(ERROR, "connection complete", line, bytes_sent, bytes_recv, duration, error, reason),
+        (false, _) => access!(WARN, "connection failed", line, bytes_sent, bytes_recv, duration, error, reason),
+    }
 }
 
 impl Drop for Recorded {
     fn drop(&mut self) {
         let (reason, detail) = self.end.take().unwrap_or_else(|| (self.pod.ending.get(), None));
-        self.pod.traffic.closed(self.flow.direction, reason, self.bytes.to_server(), self.bytes.to_client());
-        self.log(reason, detail);
+        // One whose destination never answered has still been opened by its client.
+        self.live.count(&self.pod.meter);
+        self.live.close(reason);
+        self.pod.meter.traffic().ended(self.live.flow().direction, reason);
+        log_ended(Own::of(&self.pod), &self.live, reason, detail);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,15 @@
-//! Connections: opened, closed and why, open now, bytes. Every series exists from the start, so that counting is one
-//! atomic addition and takes no lock.
+//! Connections and what they carried.
+//!
+//! [`Traffic`] is shared by the threads; each worker has a [`Meter`] of its own, which remembers the series of the label
+//! sets that it saw: counting a connection is one look-up there and a few atomic additions.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    rc::Rc,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -7,7 +17,18 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::model::{close::CloseReason, flow::Direction};
+use super::{
+    facts::{Facts, Protocol},
+    labels::{Labels, reporter},
+    latency::Latency,
+    series::{Book, BookCollector, Series},
+};
+use crate::model::{close::CloseReason, flow::Direction, identity::SpiffeId, service::Service, workload::Workload};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByReporter {
+    reporter: &'static str,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByDirection {
@@ -20,111 +41,328 @@ struct ByReason {
     reason: &'static str,
 }
 
-/// Series of one direction.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByProtocol {
+    direction: &'static str,
+    protocol: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+/// Series of one direction that exist from the start.
 #[derive(Clone, Debug)]
-struct Series {
-    opened: Counter,
+struct Way {
+    /// The same number as `open`, under Istio's name.
+    sockets: Gauge,
     open: Gauge,
-    client_bytes: Counter,
-    server_bytes: Counter,
     closed: Vec<(CloseReason, Counter)>,
+    connect_tcp: Latency,
+    connect_hbone: Latency,
+    handshake: Latency,
+    tunnels_open: Gauge,
+    tunnels_opened: Counter,
 }
 
 /// Counters of the data path, shared by all workers.
 #[derive(Clone, Debug)]
-pub struct Traffic {
-    outbound: Series,
-    inbound: Series,
+pub struct Traffic(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    outbound: Way,
+    inbound: Way,
+    handshake_failures: Family<ByReason, Counter>,
+    refused: Family<ReasonLabel, Counter>,
+    book: Arc<Book>,
+    cluster: Arc<str>,
+}
+
+/// The families that the series of the two directions are in.
+#[derive(Default)]
+struct Families {
+    sockets: Family<ByReporter, Gauge>,
+    open: Family<ByDirection, Gauge>,
+    closed: Family<ByReason, Counter>,
+    connect: Family<ByProtocol, Latency>,
+    handshake: Family<ByDirection, Latency>,
+    tunnels_open: Family<ByDirection, Gauge>,
+    tunnels_opened: Family<ByDirection, Counter>,
+}
+
+impl Families {
+    fn way(&self, way: Direction) -> Way {
+        let direction = way.name();
+        let label = ByDirection { direction };
+        let connect =
+            |protocol: Protocol| self.connect.get_or_create_owned(&ByProtocol { direction, protocol: protocol.name() });
+        let by_reason = |reason: CloseReason| {
+            let label = ByReason { direction, reason: reason.label() };
+            (reason, self.closed.get_or_create_owned(&label))
+        };
+        Way {
+            sockets: self.sockets.get_or_create_owned(&ByReporter { reporter: reporter(way) }),
+            open: self.open.get_or_create_owned(&label),
+            closed: CloseReason::ALL.into_iter().map(by_reason).collect(),
+            connect_tcp: connect(Protocol::Tcp),
+            connect_hbone: connect(Protocol::Hbone),
+            handshake: self.handshake.get_or_create_owned(&label),
+            tunnels_open: self.tunnels_open.get_or_create_owned(&label),
+            tunnels_opened: self.tunnels_opened.get_or_create_owned(&label),
+        }
+    }
+
+    fn register(self, registry: &mut Registry) {
+        registry.register("istio_tcp_sockets_open", "Connections of pods that are open now (unstable)", self.sockets);
+        registry.register("ztunnel_connections_open", "Connections of pods that are open now", self.open);
+        registry.register("ztunnel_connections_closed", "Connections that ended, by reason", self.closed);
+        registry.register(
+            "ztunnel_connect_duration_seconds",
+            "From when a connection was accepted until its destination had answered",
+            self.connect,
+        );
+        registry.register("ztunnel_tls_handshake_duration_seconds", "TLS handshakes that succeeded", self.handshake);
+        registry.register("ztunnel_tunnel_connections_open", "HBONE connections that are open now", self.tunnels_open);
+        registry.register("ztunnel_tunnel_connections_opened", "HBONE connections", self.tunnels_opened);
+    }
 }
 
 impl Traffic {
-    /// Registers the series.
-    pub fn register(registry: &mut Registry) -> Self {
-        let opened = Family::<ByDirection, Counter>::default();
-        let open = Family::<ByDirection, Gauge>::default();
-        let client_bytes = Family::<ByDirection, Counter>::default();
-        let server_bytes = Family::<ByDirection, Counter>::default();
-        let closed = Family::<ByReason, Counter>::default();
-        let series = |direction: Direction| {
-            let label = ByDirection { direction: direction.name() };
-            let by_reason = |reason: CloseReason| {
-                let label = ByReason { direction: direction.name(), reason: reason.label() };
-                (reason, closed.get_or_create(&label).clone())
-            };
-            Series {
-                opened: opened.get_or_create(&label).clone(),
-                open: open.get_or_create(&label).clone(),
-                client_bytes: client_bytes.get_or_create(&label).clone(),
-                server_bytes: server_bytes.get_or_create(&label).clone(),
-                closed: CloseReason::ALL.into_iter().map(by_reason).collect(),
-            }
+    /// Registers the series. Those of workloads name this cluster, and are dropped when they were not used for as long as
+    /// `kept`.
+    pub fn register(registry: &mut Registry, kept: Duration, cluster: Arc<str>) -> Self {
+        let families = Families::default();
+        let shared = Shared {
+            outbound: families.way(Direction::Outbound),
+            inbound: families.way(Direction::Inbound),
+            handshake_failures: Family::default(),
+            refused: Family::default(),
+            book: Arc::new(Book::new(kept)),
+            cluster,
         };
-        let traffic = Self { outbound: series(Direction::Outbound), inbound: series(Direction::Inbound) };
-        registry.register("ztunnel_connections_opened", "Connections that were accepted from pods or for pods", opened);
-        registry.register("ztunnel_connections_closed", "Connections that ended, by reason", closed);
-        registry.register("ztunnel_connections_open", "Connections that are open now", open);
+        families.register(registry);
         registry.register(
-            "ztunnel_client_bytes",
-            "Bytes from the connecting side, when its connection ended",
-            client_bytes,
+            "ztunnel_tls_handshake_failures",
+            "TLS handshakes that failed, by reason",
+            shared.handshake_failures.clone(),
         );
         registry.register(
-            "ztunnel_server_bytes",
-            "Bytes to the connecting side, when its connection ended",
-            server_bytes,
+            "ztunnel_hbone_refused",
+            "Streams of authenticated peers that were refused, by reason",
+            shared.refused.clone(),
         );
-        traffic
+        registry.register_collector(Box::new(BookCollector(Arc::clone(&shared.book))));
+        Self(Arc::new(shared))
     }
 
-    fn series(&self, direction: Direction) -> &Series {
+    fn way(&self, direction: Direction) -> &Way {
         match direction {
-            Direction::Outbound => &self.outbound,
-            Direction::Inbound => &self.inbound,
+            Direction::Outbound => &self.0.outbound,
+            Direction::Inbound => &self.0.inbound,
         }
+    }
+
+    /// A worker's own view.
+    #[must_use]
+    pub fn meter(&self) -> Meter {
+        Meter(Rc::new(Cache { traffic: self.clone(), known: RefCell::default(), prune_at: Cell::new(PRUNE_FROM) }))
     }
 
     /// A connection was accepted.
-    pub fn opened(&self, direction: Direction) {
-        let series = self.series(direction);
-        series.opened.inc();
-        series.open.inc();
+    pub fn accepted(&self, direction: Direction) {
+        let way = self.way(direction);
+        way.open.inc();
+        way.sockets.inc();
     }
 
-    /// A connection ended.
-    pub fn closed(&self, direction: Direction, reason: CloseReason, to_server: u64, to_client: u64) {
-        let series = self.series(direction);
-        series.open.dec();
-        series.client_bytes.inc_by(to_server);
-        series.server_bytes.inc_by(to_client);
-        if let Some((_, counter)) = series.closed.iter().find(|(other, _)| *other == reason) {
+    /// An accepted connection ended.
+    pub fn ended(&self, direction: Direction, reason: CloseReason) {
+        let way = self.way(direction);
+        way.open.dec();
+        way.sockets.dec();
+        if let Some((_, counter)) = way.closed.iter().find(|(other, _)| *other == reason) {
             counter.inc();
         }
+    }
+
+    /// A connection's destination answered, so long after it was accepted.
+    pub fn connected(&self, direction: Direction, protocol: Protocol, after: Duration) {
+        let way = self.way(direction);
+        match protocol {
+            Protocol::Tcp => way.connect_tcp.observe(after),
+            Protocol::Hbone => way.connect_hbone.observe(after),
+        }
+    }
+
+    /// A TLS handshake succeeded.
+    pub fn handshake(&self, direction: Direction, duration: Duration) {
+        self.way(direction).handshake.observe(duration);
+    }
+
+    /// A TLS handshake failed; `reason` is one of a few words.
+    pub fn handshake_failed(&self, direction: Direction, reason: &'static str) {
+        let label = ByReason { direction: direction.name(), reason };
+        self.0.handshake_failures.get_or_create(&label).inc();
+    }
+
+    /// An HBONE connection is open for as long as the value lives.
+    #[must_use]
+    pub fn tunnel(&self, direction: Direction) -> OpenTunnel {
+        let way = self.way(direction);
+        way.tunnels_opened.inc();
+        way.tunnels_open.inc();
+        OpenTunnel(way.tunnels_open.clone())
+    }
+
+    /// A stream of a peer was refused.
+    pub fn refused(&self, reason: CloseReason) {
+        self.0.refused.get_or_create(&ReasonLabel { reason: reason.label() }).inc();
+    }
+}
+
+/// An HBONE connection in the count of open ones.
+#[derive(Debug)]
+pub struct OpenTunnel(Gauge);
+
+impl Drop for OpenTunnel {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// A worker's way to count; clones are the same.
+#[derive(Clone, Debug)]
+pub struct Meter(Rc<Cache>);
+
+#[derive(Debug)]
+struct Cache {
+    traffic: Traffic,
+    known: RefCell<HashMap<Key, Known>>,
+    /// At this size what has left the mesh or the book is thrown out.
+    prune_at: Cell<usize>,
+}
+
+/// The smallest cache that is worth looking through.
+const PRUNE_FROM: usize = 256;
+
+/// What the labels are made of, by address: as long as a [`Known`] of the same key holds the objects weakly, no other object
+/// can have their addresses.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Key {
+    direction: Direction,
+    protocol: Protocol,
+    source: *const Workload,
+    source_identity: Option<SpiffeId>,
+    service: *const Service,
+    destination: *const Workload,
+    destination_identity: Option<SpiffeId>,
+}
+
+impl Key {
+    fn of(facts: &Facts) -> Self {
+        fn pointer<T>(object: Option<&Arc<T>>) -> *const T {
+            object.map_or(std::ptr::null(), Arc::as_ptr)
+        }
+        Self {
+            direction: facts.direction,
+            protocol: facts.protocol(),
+            source: pointer(facts.source.as_ref()),
+            source_identity: facts.source_identity.clone(),
+            service: pointer(facts.service.as_ref()),
+            destination: pointer(facts.destination.as_ref()),
+            destination_identity: facts.destination_identity.clone(),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Known {
+    series: Arc<Series>,
+    source: Option<Weak<Workload>>,
+    service: Option<Weak<Service>>,
+    destination: Option<Weak<Workload>>,
+}
+
+impl Known {
+    fn is_alive(&self) -> bool {
+        fn alive<T>(object: Option<&Weak<T>>) -> bool {
+            object.is_none_or(|object| object.strong_count() > 0)
+        }
+        !self.series.is_retired()
+            && alive(self.source.as_ref())
+            && alive(self.service.as_ref())
+            && alive(self.destination.as_ref())
+    }
+}
+
+impl Meter {
+    /// What all workers share.
+    #[must_use]
+    pub fn traffic(&self) -> &Traffic {
+        &self.0.traffic
+    }
+
+    /// A connection of which enough is known to have a series.
+    #[must_use]
+    pub fn open(&self, facts: &Facts) -> Counted {
+        let key = Key::of(facts);
+        if let Some(known) = self.0.known.borrow().get(&key)
+            && known.series.open()
+        {
+            return Counted::new(Arc::clone(&known.series));
+        }
+        let shared = &self.0.traffic.0;
+        let series = shared.book.open(Labels::of(facts, &shared.cluster));
+        let known = Known {
+            series: Arc::clone(&series),
+            source: facts.source.as_ref().map(Arc::downgrade),
+            service: facts.service.as_ref().map(Arc::downgrade),
+            destination: facts.destination.as_ref().map(Arc::downgrade),
+        };
+        let mut all = self.0.known.borrow_mut();
+        all.insert(key, known);
+        if all.len() >= self.0.prune_at.get() {
+            all.retain(|_, known| known.is_alive());
+            self.0.prune_at.set(PRUNE_FROM.max(all.len().saturating_mul(2)));
+        }
+        Counted::new(series)
+    }
+}
+
+/// A connection in its series: open until it is closed, or dropped.
+#[derive(Debug)]
+pub struct Counted {
+    series: Arc<Series>,
+    received: Cell<u64>,
+    sent: Cell<u64>,
+    reason: Cell<CloseReason>,
+}
+
+impl Counted {
+    fn new(series: Arc<Series>) -> Self {
+        Self { series, received: Cell::new(0), sent: Cell::new(0), reason: Cell::new(CloseReason::LocalFault) }
+    }
+
+    /// Adds what was carried since the last call: `received` from the client and `sent` to it so far, whichever side
+    /// reports.
+    pub fn flush(&self, received: u64, sent: u64) {
+        let new = |last: &Cell<u64>, now: u64| now.saturating_sub(last.replace(now));
+        self.series.add(new(&self.received, received), new(&self.sent, sent));
+    }
+
+    /// It ended.
+    pub fn close(self, reason: CloseReason) {
+        self.reason.set(reason);
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.series.close(self.reason.get());
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::Traffic;
-    use crate::model::{close::CloseReason, flow::Direction};
-    use prometheus_client::{encoding::text::encode, registry::Registry};
-
-    #[test]
-    fn a_connection_is_counted_once_with_its_reason() {
-        let mut registry = Registry::default();
-        let traffic = Traffic::register(&mut registry);
-        traffic.opened(Direction::Outbound);
-        traffic.closed(Direction::Outbound, CloseReason::ServerReset, 3, 5);
-        let mut text = String::new();
-        encode(&mut text, &registry).unwrap();
-        for line in [
-            r#"ztunnel_connections_opened_total{direction="outbound"} 1"#,
-            r#"ztunnel_connections_open{direction="outbound"} 0"#,
-            r#"ztunnel_connections_closed_total{direction="outbound",reason="server_reset"} 1"#,
-            r#"ztunnel_connections_closed_total{direction="inbound",reason="server_reset"} 0"#,
-            r#"ztunnel_client_bytes_total{direction="outbound"} 3"#,
-            r#"ztunnel_server_bytes_total{direction="outbound"} 5"#,
-        ] {
-            assert!(text.contains(line), "{line} not in {text}");
-        }
-    }
-}
+mod tests;

@@ -1,0 +1,267 @@
+//! Istio's two forms of a line: fields in text, and flat JSON.
+//!
+//! What stands in a field may come from a peer. It can't end the line, nor look like another field: control characters are
+//! escaped, and in text whatever is not one plain word stands in quotes.
+
+use std::fmt::{self, Debug, Write as _};
+
+use serde_json::Value;
+use tracing::{
+    Event, Level, Subscriber,
+    field::{Field, Visit},
+};
+use tracing_subscriber::{
+    field::RecordFields,
+    fmt::{
+        FmtContext, FormattedFields,
+        format::{FormatEvent, FormatFields, Writer},
+        time::{FormatTime, SystemTime},
+    },
+    registry::{LookupSpan, Scope},
+};
+
+/// `TIME TAB level TAB target[:spans] TAB message TAB k=v k=v`.
+pub(super) struct Text;
+
+/// `{"level":…,"time":…,"scope":…,"message":…,fields…}`; without spans.
+pub(super) struct Json;
+
+impl<S, N> FormatEvent<S, N> for Text
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let mut line = TextFields::default();
+        event.record(&mut line);
+        let target = line.target.as_deref().unwrap_or(event.metadata().target());
+        SystemTime.format_time(&mut writer)?;
+        write!(writer, "\t{}\t", level(*event.metadata().level()))?;
+        writer.write_str(target.strip_prefix("ztunnel::").unwrap_or(target))?;
+        for span in context.event_scope().into_iter().flat_map(Scope::from_root) {
+            write!(writer, ":{}", span.name())?;
+            if let Some(fields) = span.extensions().get::<FormattedFields<N>>().filter(|fields| !fields.is_empty()) {
+                write!(writer, "{{{fields}}}")?;
+            }
+        }
+        write!(writer, "\t{}", line.message)?;
+        if !line.fields.is_empty() {
+            write!(writer, "\t{}", line.fields)?;
+        }
+        writeln!(writer)
+    }
+}
+
+/// The fields of spans.
+impl<'writer> FormatFields<'writer> for Text {
+    fn format_fields<R: RecordFields>(&self, mut writer: Writer<'writer>, fields: R) -> fmt::Result {
+        let mut line = TextFields::default();
+        fields.record(&mut line);
+        writer.write_str(&line.fields)
+    }
+}
+
+impl<S, N> FormatEvent<S, N> for Json
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let mut line = JsonFields::default();
+        event.record(&mut line);
+        let target = line.target.as_deref().unwrap_or(event.metadata().target());
+        write!(writer, r#"{{"level":"{}","time":""#, level(*event.metadata().level()))?;
+        SystemTime.format_time(&mut writer)?;
+        write!(writer, r#"","scope":{},"message":{}"#, json(target), json(line.message))?;
+        writer.write_str(&line.fields)?;
+        writeln!(writer, "}}")
+    }
+}
+
+fn level(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "error",
+        Level::WARN => "warn",
+        Level::INFO => "info",
+        Level::DEBUG => "debug",
+        Level::TRACE => "trace",
+    }
+}
+
+/// What a field is, besides a field.
+enum Role {
+    Message,
+    /// The target of a record that came through the crate `log`, whose events all have the same one.
+    Target,
+    /// Other particulars of such records: file and line.
+    Origin,
+    Field,
+}
+
+impl Role {
+    fn of(field: &Field) -> Self {
+        match field.name() {
+            "message" => Self::Message,
+            "log.target" => Self::Target,
+            name if name.starts_with("log.") => Self::Origin,
+            _ => Self::Field,
+        }
+    }
+}
+
+#[derive(Default)]
+struct TextFields {
+    message: String,
+    target: Option<String>,
+    fields: String,
+}
+
+impl TextFields {
+    fn push(&mut self, field: &Field, value: impl FnOnce(&mut String)) {
+        let separator = if self.fields.is_empty() { "" } else { " " };
+        self.fields.push_str(separator);
+        self.fields.push_str(field.name());
+        self.fields.push('=');
+        value(&mut self.fields);
+    }
+
+    fn push_number(&mut self, field: &Field, value: impl fmt::Display) {
+        self.push(field, |fields| {
+            // Writing to a string can't fail.
+            let _ = write!(fields, "{value}");
+        });
+    }
+}
+
+impl Visit for TextFields {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        match Role::of(field) {
+            // Nothing ends it but the line or a tab, so that quotes may stay.
+            Role::Message => escape(value, &['\'', '"', '\\'], &mut self.message),
+            Role::Target => self.target = Some(value.to_owned()),
+            Role::Origin => {}
+            Role::Field => self.push(field, |fields| quote(value, fields)),
+        }
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        let text = format!("{value:?}");
+        match Role::of(field) {
+            Role::Field if is_word(&text) => self.push(field, |fields| fields.push_str(&text)),
+            Role::Field | Role::Message | Role::Target | Role::Origin => self.record_str(field, &text),
+        }
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+        self.record_str(field, &value.to_string());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        if matches!(Role::of(field), Role::Field) {
+            self.push_number(field, value);
+        }
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.push_number(field, value);
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.push_number(field, value);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.push_number(field, value);
+    }
+}
+
+/// What can stand in a line without quotes: an address, a number, a name.
+fn is_word(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'=' | b'\\'))
+}
+
+fn quote(text: &str, into: &mut String) {
+    into.push('"');
+    escape(text, &['\''], into);
+    into.push('"');
+}
+
+/// What could end the line, or change how it looks, as Rust would write it in a literal; `plain` stays as it is.
+fn escape(text: &str, plain: &[char], into: &mut String) {
+    for character in text.chars() {
+        if plain.contains(&character) {
+            into.push(character);
+        } else {
+            into.extend(character.escape_debug());
+        }
+    }
+}
+
+#[derive(Default)]
+struct JsonFields {
+    message: String,
+    target: Option<String>,
+    /// `,"name":value` each.
+    fields: String,
+}
+
+impl JsonFields {
+    fn push(&mut self, field: &Field, value: impl Into<Value>) {
+        // Writing to a string can't fail.
+        let _ = write!(self.fields, ",{}:{}", json(field.name()), json(value));
+    }
+}
+
+/// Terminals obey some control characters that JSON does not require to be escaped.
+fn json(value: impl Into<Value>) -> String {
+    let text = value.into().to_string();
+    if !text.contains(char::is_control) {
+        return text;
+    }
+    let mut escaped = String::with_capacity(text.len() + 16);
+    for character in text.chars() {
+        if character.is_control() {
+            let _ = write!(escaped, "\\u{:04x}", u32::from(character));
+        } else {
+            escaped.push(character);
+        }
+    }
+    escaped
+}
+
+impl Visit for JsonFields {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        match Role::of(field) {
+            Role::Message => self.message.push_str(value),
+            Role::Target => self.target = Some(value.to_owned()),
+            Role::Origin => {}
+            Role::Field => self.push(field, value),
+        }
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.record_str(field, &format!("{value:?}"));
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+        self.record_str(field, &value.to_string());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        if matches!(Role::of(field), Role::Field) {
+            self.push(field, value);
+        }
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.push(field, value);
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.push(field, value);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.push(field, value);
+    }
+}

@@ -1,0 +1,126 @@
+//! A connection while it lives: what `/config_dump` shows of it, and what it has carried so far.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    metrics::{
+        facts::Facts,
+        traffic::{Counted, Meter},
+    },
+    model::{
+        close::CloseReason,
+        flow::{Direction, Flow},
+        identity::SpiffeId,
+    },
+    net::copy::Transferred,
+};
+
+/// One live connection, shared by the task that serves it and the table that lists it.
+#[derive(Debug)]
+pub struct Live {
+    flow: Flow,
+    accepted: Instant,
+    bytes: Transferred,
+    facts: RefCell<Option<Rc<Facts>>>,
+    /// The facts say where it goes, not only who asks.
+    decided: Cell<bool>,
+    counted: RefCell<Option<Counted>>,
+}
+
+impl Live {
+    pub(super) fn new(flow: Flow) -> Self {
+        Self {
+            flow,
+            accepted: Instant::now(),
+            bytes: Transferred::default(),
+            facts: RefCell::default(),
+            decided: Cell::default(),
+            counted: RefCell::default(),
+        }
+    }
+
+    /// Who wanted to go where.
+    #[must_use]
+    pub fn flow(&self) -> Flow {
+        self.flow
+    }
+
+    /// What is known of it; `None` before anything is, but what its sockets tell.
+    #[must_use]
+    pub fn facts(&self) -> Option<Rc<Facts>> {
+        self.facts.borrow().clone()
+    }
+
+    /// Bytes so far.
+    #[must_use]
+    pub fn bytes(&self) -> &Transferred {
+        &self.bytes
+    }
+
+    /// Bytes so far as Istio's log has them: sent and received by the side that reports.
+    #[must_use]
+    pub fn sent_and_received(&self) -> (u64, u64) {
+        let (up, down) = (self.bytes.to_server(), self.bytes.to_client());
+        match self.flow.direction {
+            Direction::Outbound => (up, down),
+            Direction::Inbound => (down, up),
+        }
+    }
+
+    /// How long it lives already.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.accepted.elapsed()
+    }
+
+    /// Adds what was carried since the last call to the metrics: called for every scrape, so that connections that live
+    /// for days are seen.
+    pub fn flush(&self) {
+        if let Some(counted) = &*self.counted.borrow() {
+            counted.flush(self.bytes.to_server(), self.bytes.to_client());
+        }
+    }
+
+    /// Who asks for what: it is not decided yet whether it goes there.
+    pub(super) fn hear(&self, facts: Facts) {
+        self.facts.replace(Some(Rc::new(facts)));
+    }
+
+    /// Where it goes.
+    pub(super) fn learn(&self, facts: Facts) {
+        self.hear(facts);
+        self.decided.set(true);
+    }
+
+    /// Who the server has proved to be: the one that was expected, or another that may be there.
+    pub(super) fn prove(&self, server: SpiffeId) {
+        let facts = self.facts().filter(|facts| facts.destination_identity.as_ref() != Some(&server));
+        if let Some(facts) = facts {
+            self.hear(Facts { destination_identity: Some(server), ..Facts::clone(&facts) });
+        }
+    }
+
+    /// Whether it is decided where it goes.
+    pub(super) fn is_decided(&self) -> bool {
+        self.decided.get()
+    }
+
+    /// Counts it as opened, once, if it is decided where it goes: as in Istio, what was refused before is no connection.
+    pub(super) fn count(&self, meter: &Meter) {
+        let mut counted = self.counted.borrow_mut();
+        if let (None, true, Some(facts)) = (counted.as_ref(), self.is_decided(), self.facts()) {
+            *counted = Some(meter.open(&facts));
+        }
+    }
+
+    pub(super) fn close(&self, reason: CloseReason) {
+        self.flush();
+        if let Some(counted) = self.counted.take() {
+            counted.close(reason);
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! A histogram of durations that takes no lock: several workers observe at once.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use prometheus_client::{
+    encoding::{EncodeMetric, MetricEncoder, NoLabelSet},
+    metrics::{MetricType, TypedMetric},
+};
+
+/// Upper bounds in seconds: a handshake takes about one millisecond, a deadline ten seconds.
+const BOUNDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// Durations by size.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Latency(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    buckets: [AtomicU64; BOUNDS.len()],
+    larger: AtomicU64,
+    microseconds: AtomicU64,
+}
+
+impl Latency {
+    pub(super) fn observe(&self, duration: Duration) {
+        let seconds = duration.as_secs_f64();
+        let bucket = BOUNDS.iter().zip(&self.0.buckets).find(|(bound, _)| seconds <= **bound);
+        bucket.map_or(&self.0.larger, |(_, count)| count).fetch_add(1, Relaxed);
+        self.0.microseconds.fetch_add(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX), Relaxed);
+    }
+}
+
+impl EncodeMetric for Latency {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        let counts = self.0.buckets.iter().map(|count| count.load(Relaxed));
+        let mut buckets: Vec<(f64, u64)> = BOUNDS.into_iter().zip(counts).collect();
+        buckets.push((f64::INFINITY, self.0.larger.load(Relaxed)));
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        let sum = Duration::from_micros(self.0.microseconds.load(Relaxed)).as_secs_f64();
+        encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        Self::TYPE
+    }
+}
+
+impl TypedMetric for Latency {
+    const TYPE: MetricType = MetricType::Histogram;
+}

@@ -1,0 +1,288 @@
+//! Istio's traffic series: one [`Series`] for each label set, found once a connection, kept while it is used.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, NoLabelSet},
+    metrics::MetricType,
+};
+
+use super::labels::{Labels, WithFlags};
+use crate::model::close::CloseReason;
+
+/// Every value of `response_flags`.
+const FLAGS: [&str; 7] =
+    ["-", "DENY", "CONNECT", "TLS_FAILURE", "H2_HANDSHAKE_FAILURE", "NETWORK_POLICY", "IDENTITY_ERROR"];
+
+/// Counts of one label set.
+#[derive(Debug, Default)]
+pub(super) struct Series {
+    /// Connections that are open now, or [`RETIRED`].
+    open: AtomicI64,
+    opened: AtomicU64,
+    received: AtomicU64,
+    sent: AtomicU64,
+    /// By flags.
+    closed: [AtomicU64; FLAGS.len()],
+    failed: [AtomicU64; FLAGS.len()],
+}
+
+/// In place of the number of open connections: it has left the book and must not be used.
+const RETIRED: i64 = i64::MIN;
+
+impl Series {
+    /// A connection is opened; `false` when the series has left the book.
+    pub(super) fn open(&self) -> bool {
+        let is_open = self.open.fetch_update(Relaxed, Relaxed, |open| (open != RETIRED).then_some(open + 1)).is_ok();
+        if is_open {
+            self.opened.fetch_add(1, Relaxed);
+        }
+        is_open
+    }
+
+    /// So many bytes more, from the client and to it.
+    pub(super) fn add(&self, received: u64, sent: u64) {
+        for (counter, bytes) in [(&self.received, received), (&self.sent, sent)] {
+            if bytes > 0 {
+                counter.fetch_add(bytes, Relaxed);
+            }
+        }
+    }
+
+    /// A connection that was opened has ended.
+    pub(super) fn close(&self, reason: CloseReason) {
+        let index = FLAGS.iter().position(|flags| *flags == reason.flags()).unwrap_or_default();
+        if let (Some(closed), Some(failed)) = (self.closed.get(index), self.failed.get(index)) {
+            closed.fetch_add(1, Relaxed);
+            if is_failure(reason) {
+                failed.fetch_add(1, Relaxed);
+            }
+        }
+        self.open.fetch_sub(1, Relaxed);
+    }
+
+    /// Whether it has left the book.
+    pub(super) fn is_retired(&self) -> bool {
+        self.open.load(Relaxed) == RETIRED
+    }
+
+    fn retire(&self) -> bool {
+        self.open.compare_exchange(0, RETIRED, Relaxed, Relaxed).is_ok()
+    }
+}
+
+/// Whether Istio counts the end as a failure: ends that the mesh's operators brought about are none.
+fn is_failure(reason: CloseReason) -> bool {
+    !reason.is_clean() && !matches!(reason, CloseReason::Drained | CloseReason::Released)
+}
+
+/// All series. One that has no open connection, and had none opened for a while, is dropped: workloads come and go, and
+/// the label sets with them. When it is needed again it begins at 0, which Prometheus takes as a restart of its counters.
+#[derive(Debug)]
+pub(super) struct Book {
+    kept: Duration,
+    pages: Mutex<Pages>,
+}
+
+#[derive(Debug)]
+struct Pages {
+    series: HashMap<Arc<Labels>, Page>,
+    swept: Instant,
+}
+
+#[derive(Debug)]
+struct Page {
+    series: Arc<Series>,
+    /// How many connections had been opened when it was last looked at.
+    opened: u64,
+    /// When it was last seen in use.
+    used: Instant,
+}
+
+/// At least this long between two sweeps.
+const SWEEP: Duration = Duration::from_secs(10);
+
+impl Book {
+    pub(super) fn new(kept: Duration) -> Self {
+        Self { kept, pages: Mutex::new(Pages { series: HashMap::new(), swept: Instant::now() }) }
+    }
+
+    /// The series of a label set, with one connection opened in it.
+    pub(super) fn open(&self, labels: Labels) -> Arc<Series> {
+        let now = Instant::now();
+        let mut pages = self.lock();
+        // Also where nobody ever scrapes.
+        pages.sweep(now, self.kept);
+        let new = || Page { series: Arc::default(), opened: 0, used: now };
+        let series = Arc::clone(&pages.series.entry(Arc::new(labels)).or_insert_with(new).series);
+        // What is in the book is not retired: both happens under the lock.
+        series.open();
+        series
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Pages> {
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// In the order of their labels.
+    fn all(&self, now: Instant) -> Vec<(Arc<Labels>, Arc<Series>)> {
+        let mut pages = self.lock();
+        pages.sweep(now, self.kept);
+        let all = pages.series.iter().map(|(labels, page)| (Arc::clone(labels), Arc::clone(&page.series)));
+        let mut all: Vec<_> = all.collect();
+        drop(pages);
+        all.sort_by(|(one, _), (other, _)| one.cmp(other));
+        all
+    }
+}
+
+impl Pages {
+    fn sweep(&mut self, now: Instant, kept: Duration) {
+        if now.duration_since(self.swept) < SWEEP.min(kept) {
+            return;
+        }
+        self.swept = now;
+        self.series.retain(|_, page| {
+            let opened = page.series.opened.load(Relaxed);
+            if opened != page.opened || page.series.open.load(Relaxed) > 0 {
+                (page.opened, page.used) = (opened, now);
+            }
+            now.duration_since(page.used) < kept || !page.series.retire()
+        });
+    }
+}
+
+/// One metric: its name, its help, and its counters by flags.
+struct Metric {
+    name: &'static str,
+    help: &'static str,
+    value: fn(&Series) -> Vec<(&'static str, u64)>,
+}
+
+const METRICS: [Metric; 5] = [
+    Metric {
+        name: "istio_tcp_connections_opened",
+        help: "The total number of TCP connections opened",
+        value: |series| without_flags(&series.opened),
+    },
+    Metric {
+        name: "istio_tcp_connections_closed",
+        help: "The total number of TCP connections closed",
+        value: |series| by_flags(&series.closed),
+    },
+    Metric {
+        name: "istio_tcp_connections_failed",
+        help: "The total number of TCP connections that ended with an error (unstable)",
+        value: |series| by_flags(&series.failed),
+    },
+    Metric {
+        name: "istio_tcp_received_bytes",
+        help: "The size of total bytes received during request in case of a TCP connection",
+        value: |series| without_flags(&series.received),
+    },
+    Metric {
+        name: "istio_tcp_sent_bytes",
+        help: "The size of total bytes sent during response in case of a TCP connection",
+        value: |series| without_flags(&series.sent),
+    },
+];
+
+fn without_flags(counter: &AtomicU64) -> Vec<(&'static str, u64)> {
+    vec![("-", counter.load(Relaxed))]
+}
+
+/// Only flags that occurred.
+fn by_flags(counters: &[AtomicU64]) -> Vec<(&'static str, u64)> {
+    let counts = FLAGS.into_iter().zip(counters).map(|(flags, counter)| (flags, counter.load(Relaxed)));
+    counts.filter(|(_, count)| *count > 0).collect()
+}
+
+/// Encodes the book.
+#[derive(Debug)]
+pub(super) struct BookCollector(pub(super) Arc<Book>);
+
+impl Collector for BookCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let all = self.0.all(Instant::now());
+        for Metric { name, help, value } in METRICS {
+            let mut lines = all.iter().flat_map(|(labels, series)| {
+                value(series).into_iter().map(|(flags, count)| (WithFlags { labels, flags }, count))
+            });
+            let mut next = lines.next();
+            if next.is_none() {
+                continue;
+            }
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            while let Some((labels, count)) = next {
+                family.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
+                next = lines.next();
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Book, FLAGS};
+    use crate::{
+        metrics::{facts::Facts, labels::Labels},
+        model::{close::CloseReason, flow::Direction},
+    };
+    use std::time::{Duration, Instant};
+
+    const KEPT: Duration = Duration::from_secs(900);
+
+    fn labels() -> Labels {
+        let (src_addr, dst_addr) = ("10.0.0.1:4000".parse().unwrap(), "10.0.0.2:80".parse().unwrap());
+        let direction = Direction::Outbound;
+        let (source, source_identity, destination, destination_identity) = (None, None, None, None);
+        let (hbone_addr, service) = (None, None);
+        let facts = Facts {
+            direction,
+            src_addr,
+            source,
+            source_identity,
+            dst_addr,
+            hbone_addr,
+            service,
+            destination,
+            destination_identity,
+        };
+        Labels::of(&facts, &"Kubernetes".into())
+    }
+
+    #[test]
+    fn every_reason_has_a_flag_of_the_list() {
+        for reason in CloseReason::ALL {
+            assert!(FLAGS.contains(&reason.flags()), "{reason:?}");
+        }
+    }
+
+    #[test]
+    fn a_series_is_kept_while_it_is_used_and_a_while_longer() {
+        let book = Book::new(KEPT);
+        let begin = Instant::now();
+        let series = book.open(labels());
+        assert_eq!(book.all(begin + 10 * KEPT).len(), 1, "a connection is open");
+        series.close(CloseReason::Complete);
+        assert_eq!(book.all(begin + 11 * KEPT - Duration::from_secs(1)).len(), 1, "it was open a moment ago");
+        // A short connection between two sweeps counts as use.
+        assert!(series.open());
+        series.close(CloseReason::Complete);
+        assert_eq!(book.all(begin + 11 * KEPT + Duration::from_secs(10)).len(), 1);
+        assert_eq!(book.all(begin + 12 * KEPT + Duration::from_secs(20)).len(), 0);
+        assert!(!series.open(), "who still has it must ask again");
+        let again = book.open(labels());
+        assert!(again.open() && again.opened.load(super::Relaxed) == 2);
+    }
+}
