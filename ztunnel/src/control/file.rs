@@ -24,6 +24,7 @@ use tracing::{error, info, warn};
 use self::folder::Folder;
 use self::watch::{Activity, Watch};
 use super::manifests::{Assembled, assemble};
+use crate::model::identity::TrustDomain;
 use crate::model::problem::Problem;
 use crate::store::publish::Publisher;
 use crate::store::snapshot::Snapshot;
@@ -63,8 +64,11 @@ pub struct MeshFolder {
     folder: Folder,
     watch: Watch,
     activity: Arc<Activity>,
+    trust_domain: TrustDomain,
     /// What the published snapshot was made of; `None` before the first.
     published: Option<Published>,
+    /// There was a state in which everything made sense.
+    complete: bool,
     version: u64,
 }
 
@@ -77,7 +81,9 @@ struct Published {
 
 impl MeshFolder {
     /// Takes a folder that exists now. Later it may go and come back.
-    pub fn open(dir: &Path) -> Result<Self, OpenFolderError> {
+    ///
+    /// Identities get this trust domain.
+    pub fn open(dir: &Path, trust_domain: TrustDomain) -> Result<Self, OpenFolderError> {
         let unreadable = |source| OpenFolderError::Unreadable { dir: dir.to_owned(), source };
         // Not canonical: the folder may be a symbolic link that is turned to another folder later.
         let absolute = std::path::absolute(dir).map_err(unreadable)?;
@@ -91,7 +97,9 @@ impl MeshFolder {
             folder: Folder::new(absolute.clone()),
             watch: Watch::new(absolute, Arc::clone(&activity)),
             activity,
+            trust_domain,
             published: None,
+            complete: false,
             version: 0,
         })
     }
@@ -99,7 +107,8 @@ impl MeshFolder {
     /// Publishes the folder's mesh at once and whenever what it says has changed, until `shutdown` is over.
     ///
     /// The first mesh read has version 1. If the folder is gone before it could be read once, a snapshot of version 0
-    /// tells the problem. What exists but could never be read makes the snapshot partial.
+    /// tells the problem. What exists but could never be read makes the snapshot partial, and
+    /// blind as well when it was there from the start.
     pub async fn run(mut self, publisher: Publisher, shutdown: impl Future<Output = ()>) {
         let mut shutdown = pin!(shutdown);
         loop {
@@ -116,11 +125,12 @@ impl MeshFolder {
     /// Reads the folder on a blocking thread and publishes what is new. Says whether the folder is being watched.
     async fn refresh(&mut self, publisher: &Publisher) -> bool {
         let (mut folder, mut watch) = (self.folder.clone(), std::mem::take(&mut self.watch));
+        let trust_domain = self.trust_domain.clone();
         let work = move || {
             // Watch first: what changes after this is told, what changed before is read.
             let watched = watch.arm();
             folder.read();
-            let mesh = assemble(folder.contents());
+            let mesh = assemble(folder.contents(), &trust_domain);
             (folder, watch, watched, mesh)
         };
         let (folder, watch, watched, mut mesh) = match tokio::task::spawn_blocking(work).await {
@@ -143,18 +153,24 @@ impl MeshFolder {
         if self.published.as_ref() == Some(&next) {
             return;
         }
+        self.complete |= !next.partial;
         log_problems(self.published.as_ref().map_or(&[], |last| &last.mesh.problems), &next.mesh.problems);
         if next.read {
             self.version += 1;
         }
-        let Assembled { workloads, services, problems } = next.mesh.clone();
-        let snapshot = Snapshot::build(self.version, workloads, services, problems).with_partial(next.partial);
+        let Assembled { workloads, services, registry_only, namespaces, problems } = next.mesh.clone();
+        let snapshot = Snapshot::build(self.version, workloads, services, problems)
+            .with_partial(next.partial)
+            .with_blind(!self.complete)
+            .with_registry_only(registry_only)
+            .with_namespaces(namespaces);
         let counts = snapshot.counts();
         info!(
             version = self.version,
             workloads = counts.workloads,
             in_mesh = counts.in_mesh,
             services = counts.services,
+            registry_only = snapshot.is_registry_only(),
             problems = counts.problems,
             "mesh published"
         );

@@ -4,28 +4,144 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
+use super::identity::SpiffeId;
+use super::locality::{Distribution, Locality};
 use super::workload::NamespacedName;
 
-/// One Kubernetes service with its endpoints.
+/// One Kubernetes Service, or one host of an Istio ServiceEntry, with its endpoints.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
-    /// Namespace and name.
+    /// Namespace and name of the object. A ServiceEntry of several hosts makes several services of one name.
     pub name: NamespacedName,
+    /// Its host name, such as `web.demo.svc.cluster.local`, or a ServiceEntry's host.
+    pub hostname: Arc<str>,
+    /// What kind of object says so.
+    pub origin: Origin,
     /// Its own addresses, canonical; none when it is headless.
     pub vips: Vec<IpAddr>,
+    /// Address ranges that are its own, canonical, without host bits; only a ServiceEntry has some.
+    pub ranges: Vec<IpNet>,
     /// Its TCP ports, in the manifest's order.
     pub ports: Vec<ServicePort>,
-    /// What stands behind it, ordered by address.
-    pub endpoints: Vec<Endpoint>,
+    /// Where its connections go.
+    pub resolution: Resolution,
+    /// What stands behind it, ordered by address. The services of one ServiceEntry share theirs.
+    pub endpoints: Arc<[Endpoint]>,
     /// The labels a pod must have to stand behind it; empty when its endpoints are given otherwise.
     pub selector: Arc<BTreeMap<String, String>>,
+    /// Families of addresses its endpoints may have.
+    pub families: Families,
+    /// Which endpoints are preferred.
+    pub distribution: Distribution,
+    /// Whose pods know it.
+    pub visibility: Visibility,
+    /// Identities that its endpoints may have beside their workloads' own (`subjectAltNames`).
+    pub identities: Vec<SpiffeId>,
 }
 
 impl Service {
+    /// A Kubernetes service with nothing but a name.
+    #[must_use]
+    pub fn new(name: NamespacedName, hostname: impl Into<Arc<str>>) -> Self {
+        Self {
+            name,
+            hostname: hostname.into(),
+            origin: Origin::Kubernetes,
+            vips: Vec::new(),
+            ranges: Vec::new(),
+            ports: Vec::new(),
+            resolution: Resolution::Endpoints,
+            endpoints: Arc::default(),
+            selector: Arc::default(),
+            families: Families::default(),
+            distribution: Distribution::Any,
+            visibility: Visibility::Everyone,
+            identities: Vec::new(),
+        }
+    }
+
     /// The port of this number.
     pub fn port(&self, number: u16) -> Option<&ServicePort> {
         self.ports.iter().find(|port| port.port == number)
     }
+
+    /// The endpoints at an address: a ServiceEntry may name one twice.
+    pub fn endpoints_at(&self, address: IpAddr) -> &[Endpoint] {
+        let from = self.endpoints.partition_point(|endpoint| endpoint.address < address);
+        let rest = self.endpoints.get(from..).unwrap_or_default();
+        rest.get(..rest.partition_point(|endpoint| endpoint.address == address)).unwrap_or_default()
+    }
+
+    /// Whether pods of a namespace know it.
+    pub fn is_visible_to(&self, namespace: &str) -> bool {
+        match &self.visibility {
+            Visibility::Everyone => true,
+            Visibility::Namespaces(namespaces) => namespaces.iter().any(|known| **known == *namespace),
+        }
+    }
+}
+
+/// What kind of object a service comes from. Earlier ones win where two claim one address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Origin {
+    /// A Kubernetes Service.
+    Kubernetes,
+    /// An Istio ServiceEntry.
+    Entry,
+}
+
+impl Origin {
+    /// The kind as manifests write it.
+    #[must_use]
+    pub const fn kind(self) -> &'static str {
+        match self {
+            Self::Kubernetes => "Service",
+            Self::Entry => "ServiceEntry",
+        }
+    }
+}
+
+/// Where connections to a service go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Resolution {
+    /// To one of its endpoints.
+    Endpoints,
+    /// To the very address that the client asked for: the mesh knows of the destination, not what is behind it.
+    Passthrough,
+}
+
+/// Families of addresses. The default is both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Families {
+    /// IPv4.
+    pub v4: bool,
+    /// IPv6.
+    pub v6: bool,
+}
+
+impl Default for Families {
+    fn default() -> Self {
+        Self { v4: true, v6: true }
+    }
+}
+
+impl Families {
+    /// Whether the address is of one of them.
+    #[must_use]
+    pub fn include(self, address: IpAddr) -> bool {
+        if address.is_ipv4() { self.v4 } else { self.v6 }
+    }
+}
+
+/// Whose pods know a service (`exportTo`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Visibility {
+    /// All.
+    Everyone,
+    /// Those of these namespaces; nobody, when there are none.
+    Namespaces(Vec<Arc<str>>),
 }
 
 /// One TCP port of a service.
@@ -55,8 +171,25 @@ pub struct Endpoint {
     pub address: IpAddr,
     /// From the service's port to the port at this address. A port that this endpoint doesn't serve is missing.
     pub ports: BTreeMap<u16, u16>,
-    /// It takes connections.
-    pub ready: bool,
+    /// Whether it takes connections.
+    pub health: Health,
     /// The workload that has this address, when one is known and nobody contests it.
     pub workload: Option<NamespacedName>,
+    /// Its share among its equals; 0: none.
+    pub weight: u32,
+    /// The node it runs on.
+    pub node: Option<Arc<str>>,
+    /// Where that is.
+    pub locality: Locality,
+}
+
+/// Whether an endpoint takes connections. The better come first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Health {
+    /// It does.
+    Ready,
+    /// It is ending and still serves: taken when nobody is ready, as Kubernetes does.
+    Draining,
+    /// It does not.
+    Unready,
 }

@@ -10,6 +10,9 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv4Net};
 use thiserror::Error;
 
+use super::identity::SpiffeId;
+use super::locality::Locality;
+
 /// The name of an object inside its namespace; shown as `namespace/name`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NamespacedName {
@@ -39,8 +42,17 @@ pub struct Workload {
     pub name: NamespacedName,
     /// `metadata.uid`, empty when the manifest has none.
     pub uid: Arc<str>,
-    /// The service account whose identity the pod has; `default` when the manifest names none.
-    pub service_account: Arc<str>,
+    /// Who it is: its service account, `default` when the manifest names none.
+    pub identity: SpiffeId,
+    /// What made it: the Deployment of a ReplicaSet's pod, the CronJob of a Job's, or the pod itself.
+    pub controller: Controller,
+    /// What telemetry calls its service: `service.istio.io/canonical-name`, `app.kubernetes.io/name`, `app`, or the
+    /// controller's name.
+    pub canonical_name: Arc<str>,
+    /// `service.istio.io/canonical-revision`, `app.kubernetes.io/version`, `version`, or `latest`.
+    pub canonical_revision: Arc<str>,
+    /// Where it runs, from its node's labels.
+    pub locality: Locality,
     /// The node it is bound to, if any yet.
     pub node: Option<Arc<str>>,
     /// Its addresses: canonical (never v4-mapped), without duplicates, in the manifest's order. Never loopback,
@@ -78,6 +90,41 @@ impl Workload {
     /// The addresses nobody else may have: none for a finished pod or one on its node's network.
     pub fn own_addresses(&self) -> &[IpAddr] {
         if self.finished || self.host_network { &[] } else { &self.addresses }
+    }
+}
+
+/// What made a workload.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Controller {
+    /// Its kind.
+    pub kind: ControllerKind,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+/// Kinds of controllers that telemetry tells apart; pods of all others count as pods of their own, as istiod tells them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ControllerKind {
+    /// Deployment.
+    Deployment,
+    /// CronJob.
+    CronJob,
+    /// Job.
+    Job,
+    /// A pod of its own.
+    Pod,
+}
+
+impl ControllerKind {
+    /// As it stands in the key of a baggage entry: `k8s.<name>.name`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Deployment => "deployment",
+            Self::CronJob => "cronjob",
+            Self::Job => "job",
+            Self::Pod => "pod",
+        }
     }
 }
 

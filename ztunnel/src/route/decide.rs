@@ -1,99 +1,399 @@
-//! The decision, both ways. There are no tunnels yet: what may go on goes on to where it wanted.
+//! The decision, both ways: where a connection of a pod goes on, and how.
+//!
+//! What fails closed: nothing goes on in plaintext to an address that is, or could be, that of a pod in the mesh. It goes on
+//! so to the pod itself, to ports that the destination has excluded, to pods that are not in the mesh, and to addresses that
+//! the mesh knows nothing of, unless it is told to refuse these.
 
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
+use super::balance::{Choice, MOST, choose};
 use crate::{
     model::{
-        addr::{is_link_local_v6, is_listener},
+        addr::{OrigDst, is_link_local_v6, is_listener},
         close::CloseReason,
-        flow::{Direction, Flow},
-        service::Service,
-        workload::Workload,
+        flow::Flow,
+        identity::SpiffeId,
+        locality::Place,
+        service::{Endpoint, Health, Resolution, Service},
+        workload::{Membership, NamespacedName, Workload},
     },
-    store::snapshot::Snapshot,
+    store::{
+        claims::Claimant,
+        snapshot::{Owner, Snapshot},
+    },
 };
 
-/// Where a connection goes on.
+/// The port of a pod that takes tunnels.
+pub const HBONE_PORT: u16 = 15008;
+
+/// Where a connection out of a pod goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Route {
-    /// The address to connect to.
-    pub to: SocketAddr,
-    /// The service whose address the client asked for.
-    pub service: Option<Arc<Service>>,
-    /// Who connects, as far as its address tells. Not an identity: addresses can be forged.
+pub struct Outbound {
+    /// The pod that connects.
     pub source: Option<Arc<Workload>>,
-    /// Who is connected to, as far as the address tells.
-    pub destination: Option<Arc<Workload>>,
+    /// The service whose address it asked for.
+    pub service: Option<Arc<Service>>,
+    /// What to try, in this order; never empty, at most [`MOST`], all different.
+    pub candidates: Vec<Candidate>,
 }
 
-/// Decides about one connection of a pod.
+/// One way for a connection out of a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// The address to be reached at last.
+    pub target: SocketAddr,
+    /// Whose address that is.
+    pub workload: Option<Arc<Workload>>,
+    /// How to get there.
+    pub hop: Hop,
+}
+
+/// How to get to a target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hop {
+    /// Through a tunnel.
+    Tunnel {
+        /// Where the tunnel ends: the target's address, port [`HBONE_PORT`].
+        to: SocketAddr,
+        /// Whom it may find there; never empty.
+        expected: Arc<[SpiffeId]>,
+    },
+    /// Directly, in plaintext.
+    Plain,
+}
+
+/// Where a plaintext connection into a pod goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inbound {
+    /// The application's address.
+    pub to: SocketAddr,
+    /// Who connects, as far as its address tells. Not an identity: addresses can be forged.
+    pub source: Option<Arc<Workload>>,
+    /// The pod.
+    pub destination: Option<Arc<Workload>>,
+    /// A service that leads to this port of the pod.
+    pub service: Option<Arc<Service>>,
+}
+
+/// Why a connection does not go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The reason.
+    pub reason: CloseReason,
+    /// Which object is concerned, where there is one.
+    pub detail: Option<String>,
+}
+
+impl Refusal {
+    fn because(reason: CloseReason, detail: impl Into<String>) -> Self {
+        Self { reason, detail: Some(detail.into()) }
+    }
+}
+
+impl From<CloseReason> for Refusal {
+    fn from(reason: CloseReason) -> Self {
+        Self { reason, detail: None }
+    }
+}
+
+/// Decides about a connection that `pod` opens. `draw` is to be random: it chooses among endpoints.
 ///
 /// # Errors
-/// The reason to refuse it.
-pub fn decide(snapshot: &Snapshot, flow: &Flow) -> Result<Route, CloseReason> {
-    let (peer, dst) = (flow.peer.ip(), flow.dst.ip());
-    match flow.direction {
-        // Nothing of the kind is ever captured: it can only have been made to reach the listener itself.
-        Direction::Outbound if !is_carried(dst) => return Err(CloseReason::Recursive),
-        Direction::Outbound => {}
-        Direction::Inbound if !is_carried(dst) => return Err(CloseReason::NotThisPod),
-        Direction::Inbound if is_link_local_v6(peer) => return Err(CloseReason::LinkLocalSource),
-        Direction::Inbound if !is_carried(peer) => return Err(CloseReason::Recursive),
-        Direction::Inbound => {}
+/// Why it is refused.
+pub fn outbound(snapshot: &Snapshot, flow: &Flow, pod: &NamespacedName, draw: u64) -> Result<Outbound, Refusal> {
+    let dst = flow.dst;
+    // Nothing of the kind is ever captured: it can only have been made to reach the listener itself.
+    if !is_carried(dst.ip()) {
+        return Err(CloseReason::Recursive.into());
     }
-    Ok(Route {
+    let Some(own) = snapshot.workload(pod) else {
+        return Err(Refusal::because(CloseReason::LocalFault, format!("the mesh knows no Pod {pod} (any more)")));
+    };
+    let client = Client { snapshot, own };
+    match snapshot.owner(dst.ip(), dst.port(), &own.name.namespace) {
+        Owner::Service(service) => client.to_service(service, dst, draw),
+        Owner::Workload(workload) => client.to_workload(workload, dst),
+        Owner::Unknown if snapshot.is_registry_only() => {
+            Err(Refusal::because(CloseReason::UnknownDestination, unknown(dst)))
+        }
+        Owner::Unknown => client.through(dst, None),
+        Owner::Contested(claimants) => {
+            let detail = format!("{} is claimed by {}: it is nobody's until one is left", dst.ip(), listed(claimants));
+            Err(Refusal::because(CloseReason::NoHealthyUpstream, detail))
+        }
+        Owner::Hidden(service) => {
+            let namespace = &own.name.namespace;
+            let detail = format!("{} is not exported to namespace {namespace}", title(service));
+            Err(Refusal::because(CloseReason::NoHealthyUpstream, detail))
+        }
+    }
+}
+
+/// Decides about a plaintext connection into `pod`.
+///
+/// # Errors
+/// Why it is refused.
+pub fn inbound(snapshot: &Snapshot, flow: &Flow, pod: &NamespacedName) -> Result<Inbound, Refusal> {
+    let (peer, dst) = (flow.peer.ip(), flow.dst.ip());
+    if !is_carried(dst) {
+        return Err(CloseReason::NotThisPod.into());
+    }
+    check_peer(peer)?;
+    Ok(Inbound {
         to: flow.dst.socket(),
-        service: snapshot.service_at(dst).cloned(),
         source: snapshot.workload_at(peer).cloned(),
-        destination: snapshot.workload_at(dst).cloned(),
+        destination: snapshot.workload(pod).cloned(),
+        service: service_behind(snapshot, pod, flow.dst.port(), None).cloned(),
     })
 }
 
+/// Whether connections from this address can be handed to an application.
+pub(super) fn check_peer(peer: IpAddr) -> Result<(), CloseReason> {
+    match () {
+        () if is_link_local_v6(peer) => Err(CloseReason::LinkLocalSource),
+        () if !is_carried(peer) => Err(CloseReason::Recursive),
+        () => Ok(()),
+    }
+}
+
 /// Whether TCP to or from the address can cross from one socket to another here.
-fn is_carried(ip: IpAddr) -> bool {
+pub(super) fn is_carried(ip: IpAddr) -> bool {
     !ip.is_loopback() && !ip.is_unspecified() && !ip.is_multicast() && !is_link_local_v6(ip) && !is_listener(ip)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::decide;
-    use crate::{
-        model::{
-            addr::{OrigDst, PeerAddr},
-            flow::{Direction, Flow},
-        },
-        store::snapshot::Snapshot,
-    };
+/// The service that a connection to a pod's port is counted for: the one that the client named, if the pod stands behind
+/// it, or else the first that leads to the port.
+pub(super) fn service_behind<'a>(
+    snapshot: &'a Snapshot,
+    pod: &NamespacedName,
+    port: u16,
+    hostname: Option<&str>,
+) -> Option<&'a Arc<Service>> {
+    let services = snapshot.services_of(pod);
+    let named = hostname.and_then(|hostname| {
+        services.iter().find(|service| service.hostname.eq_ignore_ascii_case(without_port(hostname)))
+    });
+    named.or_else(|| {
+        let pod = snapshot.workload(pod)?;
+        services.iter().find(|service| {
+            own_endpoints(service, pod).flat_map(|endpoint| endpoint.ports.values()).any(|target| *target == port)
+        })
+    })
+}
 
-    fn check(direction: Direction, peer: &str, dst: &str, expected: &str) {
-        let flow =
-            Flow { direction, peer: PeerAddr::new(peer.parse().unwrap()), dst: OrigDst::new(dst.parse().unwrap()) };
-        let got = match decide(&Snapshot::default(), &flow) {
-            Ok(route) => format!("to {}", route.to),
-            Err(reason) => reason.label().to_owned(),
-        };
-        assert_eq!(got, expected, "{direction:?} {peer} -> {dst}");
-    }
+/// The endpoints of a service that are this pod.
+pub(super) fn own_endpoints<'a>(service: &'a Service, pod: &'a Workload) -> impl Iterator<Item = &'a Endpoint> {
+    let at_its_addresses = pod.addresses.iter().flat_map(|address| service.endpoints_at(*address));
+    at_its_addresses.filter(|endpoint| endpoint.workload.as_ref() == Some(&pod.name))
+}
 
-    #[test]
-    fn what_can_be_carried_goes_on_and_the_rest_is_refused() {
-        use Direction::{Inbound, Outbound};
-        check(Outbound, "10.0.0.1:4000", "10.0.0.2:80", "to 10.0.0.2:80");
-        check(Outbound, "[fd00::1]:4000", "[fd00::2]:80", "to [fd00::2]:80");
-        check(Outbound, "10.0.0.1:4000", "[::ffff:10.0.0.2]:80", "to 10.0.0.2:80");
-        check(Outbound, "10.0.0.1:4000", "169.254.169.254:80", "to 169.254.169.254:80");
-        check(Outbound, "127.0.0.1:4000", "127.0.0.1:15001", "recursive");
-        check(Outbound, "[::1]:4000", "[::1]:15001", "recursive");
-        check(Outbound, "10.0.0.1:4000", "0.0.0.0:80", "recursive");
-        check(Outbound, "10.0.0.1:4000", "192.0.0.8:40000", "recursive");
-        check(Outbound, "[fd00::1]:4000", "[100::1]:40000", "recursive");
-        check(Outbound, "[fe80::1]:4000", "[fe80::2]:80", "recursive");
-        check(Inbound, "10.0.0.2:4000", "10.0.0.1:80", "to 10.0.0.1:80");
-        check(Inbound, "127.0.0.1:4000", "10.0.0.1:80", "recursive");
-        check(Inbound, "[fe80::1]:4000", "[fd00::1]:80", "link_local_source");
-        check(Inbound, "10.0.0.2:4000", "127.0.0.1:80", "not_this_pod");
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
     }
 }
+
+fn unknown(dst: OrigDst) -> String {
+    format!("{dst} is not in the mesh's registry (outboundTrafficPolicy REGISTRY_ONLY)")
+}
+
+/// In a file that could not be read since the start.
+fn unread(what: &str) -> String {
+    format!(
+        "{what} may be in a file of the mesh that could not be read since the start: repair that; /config_dump names it"
+    )
+}
+
+/// The first of them; there may be as many as objects.
+fn listed(claimants: &[Claimant]) -> String {
+    const MOST: usize = 4;
+    let named: Vec<String> = claimants.iter().take(MOST).map(ToString::to_string).collect();
+    let more = match claimants.len().saturating_sub(MOST) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("{}{more}", named.join(", "))
+}
+
+fn title(service: &Service) -> String {
+    format!("{} {}", service.origin.kind(), service.name)
+}
+
+/// A pod that connects, and the mesh as it is.
+struct Client<'a> {
+    snapshot: &'a Snapshot,
+    own: &'a Arc<Workload>,
+}
+
+/// How good an endpoint is, smaller being better.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    /// Of these only the best are taken.
+    tier: (Health, OtherFamily),
+    /// Of these the next are taken when the best fail.
+    distance: u8,
+}
+
+type OtherFamily = bool;
+
+impl Client<'_> {
+    fn outbound(&self, service: Option<&Arc<Service>>, candidates: Vec<Candidate>) -> Outbound {
+        Outbound { source: Some(Arc::clone(self.own)), service: service.cloned(), candidates }
+    }
+
+    /// Goes on to where the pod wanted, in plaintext: the address is nobody's, as far as the mesh has been read.
+    fn through(&self, dst: OrigDst, service: Option<&Arc<Service>>) -> Result<Outbound, Refusal> {
+        if self.snapshot.is_blind() {
+            return Err(Refusal::because(CloseReason::UnknownDestination, unread(&dst.to_string())));
+        }
+        if let Some(cluster) = self.snapshot.cluster_ip(dst.ip()) {
+            // From there the node's own load balancer would lead on, in plaintext.
+            let detail = format!("{} is the address of {}: nothing passes through to it", dst.ip(), title(cluster));
+            return Err(Refusal::because(CloseReason::NoHealthyUpstream, detail));
+        }
+        let candidate = Candidate { target: dst.socket(), workload: None, hop: Hop::Plain };
+        Ok(self.outbound(service, vec![candidate]))
+    }
+
+    fn to_workload(&self, workload: &Arc<Workload>, dst: OrigDst) -> Result<Outbound, Refusal> {
+        if self.is_unclear(Some(workload)) {
+            let what = format!("the label of namespace {}, where Pod {} is,", workload.name.namespace, workload.name);
+            return Err(Refusal::because(CloseReason::UnknownDestination, unread(&what)));
+        }
+        let candidate = self.candidate(dst.socket(), Some(workload), &[]).ok_or_else(|| {
+            let detail = format!("port {HBONE_PORT} of Pod {} is reserved for the mesh's tunnels", workload.name);
+            Refusal::because(CloseReason::Recursive, detail)
+        })?;
+        Ok(self.outbound(None, vec![candidate]))
+    }
+
+    fn to_service(&self, service: &Arc<Service>, dst: OrigDst, draw: u64) -> Result<Outbound, Refusal> {
+        if service.resolution == Resolution::Passthrough {
+            return self.to_known(service, dst);
+        }
+        let port = dst.port();
+        if service.port(port).is_none() {
+            let detail = format!("{} has no TCP port {port}", title(service));
+            return Err(Refusal::because(CloseReason::NoHealthyUpstream, detail));
+        }
+        let choice = self.endpoints(service, dst, draw);
+        let best = choice.first().map(|(rank, _)| rank.tier);
+        let mut candidates = Vec::with_capacity(MOST);
+        candidates.extend(
+            choice
+                .iter()
+                .filter(|(rank, _)| Some(rank.tier) == best)
+                .filter_map(|(_, (endpoint, target))| self.to_endpoint(service, endpoint, *target)),
+        );
+        if candidates.is_empty() {
+            let detail = no_endpoint(service, port, self.snapshot.is_blind());
+            return Err(Refusal::because(CloseReason::NoHealthyUpstream, detail));
+        }
+        Ok(self.outbound(Some(service), candidates))
+    }
+
+    /// To a destination of which the mesh knows only that it exists.
+    fn to_known(&self, service: &Arc<Service>, dst: OrigDst) -> Result<Outbound, Refusal> {
+        match service.port(dst.port()) {
+            Some(_) => self.through(dst, Some(service)),
+            None if self.snapshot.is_registry_only() => {
+                let detail = format!("{}, and {} has no TCP port {}", unknown(dst), title(service), dst.port());
+                Err(Refusal::because(CloseReason::UnknownDestination, detail))
+            }
+            None => self.through(dst, None),
+        }
+    }
+
+    fn endpoints<'s>(&self, service: &'s Service, dst: OrigDst, draw: u64) -> Choice<Rank, (&'s Endpoint, u16)> {
+        let here = Place { node: self.own.node.as_deref(), locality: &self.own.locality };
+        let usable = service.endpoints.iter().filter_map(|endpoint| {
+            let target = *endpoint.ports.get(&dst.port())?;
+            let there = Place { node: endpoint.node.as_deref(), locality: &endpoint.locality };
+            let distance = service.distribution.distance(here, there)?;
+            let other_family = endpoint.address.is_ipv4() != dst.ip().is_ipv4();
+            let taken = endpoint.health != Health::Unready
+                && service.families.include(endpoint.address)
+                && self.is_reachable(endpoint);
+            taken.then_some((
+                Rank { tier: (endpoint.health, other_family), distance },
+                endpoint.weight,
+                (endpoint, target),
+            ))
+        });
+        choose(usable, draw)
+    }
+
+    /// Whether it is clear who answers at an endpoint's address.
+    fn is_reachable(&self, endpoint: &Endpoint) -> bool {
+        is_carried(endpoint.address)
+            && self.snapshot.contested(endpoint.address).is_none()
+            // The node's load balancer would lead on from there, past the mesh.
+            && self.snapshot.cluster_ip(endpoint.address).is_none()
+            // A look-up less for every endpoint, nearly always.
+            && !(self.snapshot.is_blind() && self.is_unclear(self.behind(endpoint)))
+    }
+
+    /// Whether a pod of the mesh may be there without being known as one: a file could never be read.
+    fn is_unclear(&self, workload: Option<&Arc<Workload>>) -> bool {
+        workload.map_or(self.snapshot.is_blind(), |workload| {
+            workload.membership != Membership::InMesh && self.snapshot.may_be_in_mesh(workload)
+        })
+    }
+
+    /// Whose address it is decides, not whose the endpoint says it is; of an address on a node's network only the endpoint
+    /// can tell.
+    fn behind(&self, endpoint: &Endpoint) -> Option<&Arc<Workload>> {
+        self.snapshot.workload_at(endpoint.address).or_else(|| {
+            let named = self.snapshot.workload(endpoint.workload.as_ref()?)?;
+            named.host_network.then_some(named)
+        })
+    }
+
+    fn to_endpoint(&self, service: &Service, endpoint: &Endpoint, target: u16) -> Option<Candidate> {
+        let target = SocketAddr::new(endpoint.address, target);
+        self.candidate(target, self.behind(endpoint), &service.identities)
+    }
+
+    /// The way to an address; `None` to the reserved port of a pod in the mesh. Connected to directly, that would be
+    /// tunnels beside those of this daemon, with an identity of the application's own choice.
+    fn candidate(&self, target: SocketAddr, workload: Option<&Arc<Workload>>, also: &[SpiffeId]) -> Option<Candidate> {
+        let hop = match workload {
+            Some(workload) if workload.membership == Membership::InMesh => {
+                let excluded = workload.exclusions.inbound_ports.contains(target.port());
+                match target.port() {
+                    HBONE_PORT => return None,
+                    _ if excluded || workload.name == self.own.name || workload.host_network => Hop::Plain,
+                    _ => Hop::Tunnel {
+                        to: SocketAddr::new(target.ip(), HBONE_PORT),
+                        expected: [&workload.identity].into_iter().chain(also).cloned().collect(),
+                    },
+                }
+            }
+            _ => Hop::Plain,
+        };
+        Some(Candidate { target, workload: workload.cloned(), hop })
+    }
+}
+
+/// Why a service leads nowhere: `demo/web:80: 0 of 3 endpoints ready`.
+fn no_endpoint(service: &Service, port: u16, blind: bool) -> String {
+    let with_port = service.endpoints.iter().filter(|endpoint| endpoint.ports.contains_key(&port));
+    let (mut all, mut ready) = (0u32, 0u32);
+    for endpoint in with_port {
+        all = all.saturating_add(1);
+        ready = ready.saturating_add(u32::from(endpoint.health == Health::Ready));
+    }
+    let why = match ready {
+        0 => "",
+        _ if blind => ", and none that this pod may use while a file of the mesh can't be read: /config_dump names it",
+        _ => ", and none that this pod may use",
+    };
+    format!("{}:{port}: {ready} of {all} endpoints ready{why}", service.name)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,3 +1,5 @@
 //! Where a connection goes: pure functions of one snapshot and the facts about the connection.
 
+pub mod balance;
 pub mod decide;
+pub mod target;

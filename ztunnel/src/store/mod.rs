@@ -1,4 +1,5 @@
 //! The mesh as one immutable value, and the way it reaches everyone who decides by it.
 
+pub mod claims;
 pub mod publish;
 pub mod snapshot;

@@ -1,11 +1,12 @@
 //! One consistent state of the mesh with the indexes that decisions need. Built once, then only looked at.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::claims::{Claimant, Claims, contested_addresses};
 use crate::model::problem::Problem;
-use crate::model::service::Service;
+use crate::model::service::{Origin, Service};
 use crate::model::workload::{Membership, NamespacedName, Workload};
 
 /// An immutable state of the mesh. The default one is empty and has version 0: no mesh has been read yet.
@@ -13,11 +14,21 @@ use crate::model::workload::{Membership, NamespacedName, Workload};
 pub struct Snapshot {
     version: u64,
     partial: bool,
-    workloads: BTreeMap<NamespacedName, Arc<Workload>>,
+    blind: bool,
+    registry_only: bool,
+    /// Those that a source describes.
+    namespaces: BTreeSet<Arc<str>>,
+    /// By name.
+    workloads: Vec<Arc<Workload>>,
+    workloads_by_name: HashMap<NamespacedName, Arc<Workload>>,
     workloads_by_address: HashMap<IpAddr, Arc<Workload>>,
     workloads_by_node: HashMap<Arc<str>, Vec<Arc<Workload>>>,
-    services: BTreeMap<NamespacedName, Arc<Service>>,
-    services_by_vip: HashMap<IpAddr, Arc<Service>>,
+    /// In the order in which they win over each other: see [`Snapshot::services`].
+    services: Vec<Arc<Service>>,
+    services_by_hostname: HashMap<Arc<str>, Vec<Arc<Service>>>,
+    services_by_workload: HashMap<NamespacedName, Vec<Arc<Service>>>,
+    claims: Claims,
+    contested: BTreeMap<IpAddr, Vec<Claimant>>,
     problems: Vec<Problem>,
 }
 
@@ -34,35 +45,75 @@ pub struct Counts {
     pub problems: usize,
 }
 
+/// Whose an address is, as a client sees it.
+#[derive(Debug)]
+pub enum Owner<'a> {
+    /// A service's.
+    Service(&'a Arc<Service>),
+    /// A workload's own.
+    Workload(&'a Arc<Workload>),
+    /// That of several, so that nobody knows who would answer.
+    Contested(&'a [Claimant]),
+    /// That of a Kubernetes service which the client's namespace may not know.
+    Hidden(&'a Arc<Service>),
+    /// Nobody's.
+    Unknown,
+}
+
 impl Snapshot {
-    /// Indexes a mesh. An address that more than one claims (see [`contested_addresses`]) leads to nobody, so that
-    /// neither has the other's identity. Of two objects with one name the first counts.
+    /// Indexes a mesh. An address that a pod and another claim (see [`contested_addresses`]) leads to nobody, so that
+    /// neither has the other's identity; a ServiceEntry never has the address of a pod; services may share addresses. Of
+    /// two workloads with one name, and of two services with one host name in a namespace, the first counts.
     pub fn build(version: u64, workloads: Vec<Workload>, services: Vec<Service>, problems: Vec<Problem>) -> Self {
         let mut snapshot = Self { version, problems, ..Self::default() };
+        let contested = contested_addresses(&workloads, &services);
+        snapshot.add_workloads(workloads, &contested);
+        snapshot.add_services(services, &contested);
+        snapshot.contested = contested;
+        snapshot
+    }
+
+    fn add_workloads(&mut self, workloads: Vec<Workload>, contested: &BTreeMap<IpAddr, Vec<Claimant>>) {
         for workload in workloads {
-            snapshot.workloads.entry(workload.name.clone()).or_insert_with(|| Arc::new(workload));
+            self.workloads_by_name.entry(workload.name.clone()).or_insert_with(|| Arc::new(workload));
         }
-        for service in services {
-            snapshot.services.entry(service.name.clone()).or_insert_with(|| Arc::new(service));
-        }
-        let contested = contested_addresses(
-            snapshot.workloads.values().map(AsRef::as_ref),
-            snapshot.services.values().map(AsRef::as_ref),
-        );
-        for workload in snapshot.workloads.values() {
+        self.workloads = self.workloads_by_name.values().cloned().collect();
+        self.workloads.sort_by(|one, other| one.name.cmp(&other.name));
+        for workload in &self.workloads {
             if let Some(node) = &workload.node {
-                snapshot.workloads_by_node.entry(Arc::clone(node)).or_default().push(Arc::clone(workload));
+                self.workloads_by_node.entry(Arc::clone(node)).or_default().push(Arc::clone(workload));
             }
             for address in workload.own_addresses().iter().filter(|address| !contested.contains_key(address)) {
-                snapshot.workloads_by_address.insert(*address, Arc::clone(workload));
+                self.workloads_by_address.insert(*address, Arc::clone(workload));
             }
         }
-        for service in snapshot.services.values() {
-            for vip in service.vips.iter().filter(|vip| !contested.contains_key(vip)) {
-                snapshot.services_by_vip.insert(*vip, Arc::clone(service));
-            }
+    }
+
+    fn add_services(&mut self, services: Vec<Service>, contested: &BTreeMap<IpAddr, Vec<Claimant>>) {
+        let mut services: Vec<Arc<Service>> = services.into_iter().map(Arc::new).collect();
+        fn order(service: &Service) -> (&str, &str, Origin, &str) {
+            (&service.name.namespace, &service.hostname, service.origin, &service.name.name)
         }
-        snapshot
+        services.sort_by(|one, other| order(one).cmp(&order(other)));
+        services.dedup_by(|later, first| {
+            (&later.name.namespace, &later.hostname) == (&first.name.namespace, &first.hostname)
+        });
+        services.sort_by(|one, other| (one.origin, &one.name).cmp(&(other.origin, &other.name)));
+        for service in &services {
+            self.services_by_hostname.entry(Arc::clone(&service.hostname)).or_default().push(Arc::clone(service));
+            for workload in service.endpoints.iter().filter_map(|endpoint| endpoint.workload.as_ref()) {
+                let known = self.services_by_workload.entry(workload.clone()).or_default();
+                if !known.last().is_some_and(|last| Arc::ptr_eq(last, service)) {
+                    known.push(Arc::clone(service));
+                }
+            }
+            let of_pods = &self.workloads_by_address;
+            self.claims.add(service, |address| {
+                let is_pods = service.origin == Origin::Entry && of_pods.contains_key(address);
+                !is_pods && !contested.contains_key(address)
+            });
+        }
+        self.services = services;
     }
 
     /// Says that a source exists that could never be read: absence from this snapshot is then no proof of absence,
@@ -70,6 +121,28 @@ impl Snapshot {
     #[must_use]
     pub fn with_partial(mut self, partial: bool) -> Self {
         self.partial = partial;
+        self
+    }
+
+    /// Says that there has never been a state in which nothing was missing: what this one does not know may well be in the
+    /// mesh. What comes later and makes no sense does not blind; there is a last good state then, which goes on counting.
+    #[must_use]
+    pub fn with_blind(mut self, blind: bool) -> Self {
+        self.blind = blind;
+        self
+    }
+
+    /// Says that destinations which are nobody's are not to be reached (`outboundTrafficPolicy: REGISTRY_ONLY`).
+    #[must_use]
+    pub fn with_registry_only(mut self, registry_only: bool) -> Self {
+        self.registry_only = registry_only;
+        self
+    }
+
+    /// Says which namespaces the sources describe.
+    #[must_use]
+    pub fn with_namespaces(mut self, namespaces: BTreeSet<Arc<str>>) -> Self {
+        self.namespaces = namespaces;
         self
     }
 
@@ -83,6 +156,28 @@ impl Snapshot {
         self.partial || self.version == 0
     }
 
+    /// Whether the unknown may be in the mesh; see [`Snapshot::with_blind`]. A snapshot of version 0 is blind.
+    pub fn is_blind(&self) -> bool {
+        self.blind || self.version == 0
+    }
+
+    /// Whether it may be in the mesh, for all that is known: it is, or the label of its namespace is missing here.
+    pub fn may_be_in_mesh(&self, workload: &Workload) -> bool {
+        match workload.membership {
+            Membership::InMesh => true,
+            Membership::NotLabelled => {
+                let can_be = workload.netns.is_some() && !workload.host_network;
+                can_be && self.is_blind() && !self.namespaces.contains(&workload.name.namespace)
+            }
+            Membership::OptedOut | Membership::Refused(_) => false,
+        }
+    }
+
+    /// See [`Snapshot::with_registry_only`].
+    pub fn is_registry_only(&self) -> bool {
+        self.registry_only
+    }
+
     /// The workload whose own address this is. A v4-mapped address counts as the IPv4 one.
     pub fn workload_at(&self, address: IpAddr) -> Option<&Arc<Workload>> {
         self.workloads_by_address.get(&address.to_canonical())
@@ -90,27 +185,66 @@ impl Snapshot {
 
     /// The workload of this name.
     pub fn workload(&self, name: &NamespacedName) -> Option<&Arc<Workload>> {
-        self.workloads.get(name)
+        self.workloads_by_name.get(name)
     }
 
     /// All workloads, by name.
     pub fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
-        self.workloads.values()
+        self.workloads.iter()
     }
 
-    /// The service whose address this is. A v4-mapped address counts as the IPv4 one.
-    pub fn service_at(&self, address: IpAddr) -> Option<&Arc<Service>> {
-        self.services_by_vip.get(&address.to_canonical())
+    /// Whose an address is, as pods of a namespace see it that want to reach this port of it.
+    ///
+    /// Before ranges come single addresses; of ranges the longest prefix wins. Where several services claim an address,
+    /// those that have the port come first, then those with endpoints, then those of the client's namespace, then those
+    /// of Kubernetes, then by name. A service that the namespace may not know does not count.
+    pub fn owner(&self, address: IpAddr, port: u16, namespace: &str) -> Owner<'_> {
+        let address = address.to_canonical();
+        if let Some(claimants) = self.contested.get(&address) {
+            return Owner::Contested(claimants);
+        }
+        if let Some(service) = self.claims.at(address, port, namespace) {
+            return Owner::Service(service);
+        }
+        if let Some(service) = self.claims.cluster_ip(address) {
+            return Owner::Hidden(service);
+        }
+        if let Some(workload) = self.workloads_by_address.get(&address) {
+            return Owner::Workload(workload);
+        }
+        self.claims.around(address, port, namespace).map_or(Owner::Unknown, Owner::Service)
     }
 
-    /// The service of this name.
-    pub fn service(&self, name: &NamespacedName) -> Option<&Arc<Service>> {
-        self.services.get(name)
+    /// The claimants of an address that a pod and somebody else claim.
+    pub fn contested(&self, address: IpAddr) -> Option<&[Claimant]> {
+        self.contested.get(&address.to_canonical()).map(Vec::as_slice)
     }
 
-    /// All services, by name.
+    /// The Kubernetes service whose single address this is, visible or not: the node's own load balancer may lead from
+    /// there to any of its pods.
+    pub fn cluster_ip(&self, address: IpAddr) -> Option<&Arc<Service>> {
+        self.claims.cluster_ip(address.to_canonical())
+    }
+
+    /// All services: those of Kubernetes first, then by name.
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
-        self.services.values()
+        self.services.iter()
+    }
+
+    /// The services with a host name (without regard to case), each in another namespace; ordered as all are.
+    pub fn services_named(&self, hostname: &str) -> &[Arc<Service>] {
+        let found = match self.services_by_hostname.get(hostname) {
+            None if hostname.contains(|c: char| c.is_ascii_uppercase()) => {
+                self.services_by_hostname.get(hostname.to_ascii_lowercase().as_str())
+            }
+            found => found,
+        };
+        found.map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// The services that a workload stands behind; ordered as all are.
+    pub fn services_of(&self, workload: &NamespacedName) -> &[Arc<Service>] {
+        self.services_by_workload.get(workload).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// The pods bound to a node, by name, in the mesh or not.
@@ -125,7 +259,7 @@ impl Snapshot {
 
     /// How much there is.
     pub fn counts(&self) -> Counts {
-        let in_mesh = self.workloads.values().filter(|workload| workload.membership == Membership::InMesh).count();
+        let in_mesh = self.workloads.iter().filter(|workload| workload.membership == Membership::InMesh).count();
         Counts {
             workloads: self.workloads.len(),
             in_mesh,
@@ -133,47 +267,6 @@ impl Snapshot {
             problems: self.problems.len(),
         }
     }
-}
-
-/// Who claims an address.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Claimant {
-    /// A pod.
-    Pod(NamespacedName),
-    /// A service.
-    Service(NamespacedName),
-}
-
-impl std::fmt::Display for Claimant {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Pod(name) => write!(f, "Pod {name}"),
-            Self::Service(name) => write!(f, "Service {name}"),
-        }
-    }
-}
-
-/// The addresses with more than one claimant, each with all of them. Pods that have finished or are on their node's
-/// network claim none. Names are expected to be unique.
-pub fn contested_addresses<'a>(
-    workloads: impl IntoIterator<Item = &'a Workload>,
-    services: impl IntoIterator<Item = &'a Service>,
-) -> BTreeMap<IpAddr, Vec<Claimant>> {
-    let of_pods = workloads.into_iter().flat_map(|workload| {
-        workload.own_addresses().iter().map(|address| (*address, Claimant::Pod(workload.name.clone())))
-    });
-    let of_services = services
-        .into_iter()
-        .flat_map(|service| service.vips.iter().map(|vip| (*vip, Claimant::Service(service.name.clone()))));
-    let mut claims: BTreeMap<IpAddr, Vec<Claimant>> = BTreeMap::new();
-    for (address, claimant) in of_pods.chain(of_services) {
-        let claimants = claims.entry(address).or_default();
-        if claimants.last() != Some(&claimant) {
-            claimants.push(claimant);
-        }
-    }
-    claims.retain(|_, claimants| claimants.len() > 1);
-    claims
 }
 
 #[cfg(test)]

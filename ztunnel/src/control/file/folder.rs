@@ -147,7 +147,9 @@ impl Manifest {
     fn fail(&mut self, line: Option<u64>, why: &str) {
         let consequence = match self.content {
             Some(_) => "what the file said before stays in force",
-            None => "the file counts for nothing until it is repaired",
+            None => {
+                "the file counts for nothing until it is repaired, and nothing is sent where a pod that it tells of may be"
+            }
         };
         let message = format!("{why}; {consequence}");
         self.error = Some(Problem { file: Arc::clone(&self.name), line, object: None, message });

@@ -61,7 +61,7 @@ fn pod(name: &str) -> String {
 /// Runs a mesh folder at `dir` while `body` goes on.
 async fn running(dir: &Path, patience: Duration, body: impl AsyncFnOnce(&mut Mesh)) {
     let (publisher, reader) = channel();
-    let folder = MeshFolder::open(dir).unwrap();
+    let folder = MeshFolder::open(dir, TrustDomain::default()).unwrap();
     let mut mesh = Mesh { dir: dir.to_owned(), changes: reader.subscribe(), reader, patience };
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let body = async {
@@ -109,9 +109,16 @@ async fn a_broken_file_keeps_its_last_good_content() {
     fs::write(dir.path().join("never.yml"), "kind: [").unwrap();
     fs::write(dir.path().join("a.yaml"), pod("a")).unwrap();
     running(dir.path(), SOON, async |mesh| {
-        assert!(mesh.until("a | never.yml:1: ").await.is_partial());
+        let snapshot = mesh.until("a | never.yml:1: ").await;
+        assert!(snapshot.is_partial() && snapshot.is_blind());
         mesh.remove("never.yml");
-        assert!(!mesh.until("a |").await.is_partial());
+        let snapshot = mesh.until("a |").await;
+        assert!(!snapshot.is_partial() && !snapshot.is_blind());
+        mesh.write("never.yml", "kind: [");
+        let snapshot = mesh.until("a | never.yml:1: ").await;
+        assert!(snapshot.is_partial() && !snapshot.is_blind(), "what was good before goes on counting");
+        mesh.remove("never.yml");
+        mesh.until("a |").await;
 
         mesh.write("a.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {hostNetwork: 7}\n");
         mesh.write("b.yaml", &pod("b"));
@@ -129,6 +136,34 @@ async fn a_broken_file_keeps_its_last_good_content() {
         mesh.until("b c | a.yaml:").await;
         mesh.remove("a.yaml");
         mesh.until("b |").await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn broken_mesh_settings_leave_the_last_ones_in_force() {
+    let dir = TempDir::new().unwrap();
+    let settings = |mode: &str| {
+        format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\ndata: {{mesh: \
+             'outboundTrafficPolicy: {{mode: {mode}}}'}}\n"
+        )
+    };
+    fs::write(dir.path().join("mesh.yaml"), settings("REGISTRY_ONLY")).unwrap();
+    fs::write(dir.path().join("a.yaml"), pod("a")).unwrap();
+    running(dir.path(), SOON, async |mesh| {
+        assert!(mesh.until("a |").await.is_registry_only());
+        mesh.write("mesh.yaml", &settings("REGISTRYONLY"));
+        let told = "a | mesh.yaml:1: data.mesh.outboundTrafficPolicy.mode: unknown variant";
+        assert!(mesh.until(told).await.is_registry_only());
+        mesh.write("mesh.yaml", &settings("ALLOW_ANY"));
+        assert!(!mesh.until("a |").await.is_registry_only());
+        mesh.write("mesh.yaml", &settings("REGISTRY_ONLY"));
+        mesh.write("b.yaml", &pod("b"));
+        assert!(mesh.until("a b |").await.is_registry_only());
+        mesh.remove("mesh.yaml");
+        mesh.write("c.yaml", &pod("c"));
+        assert!(!mesh.until("a b c |").await.is_registry_only());
     })
     .await;
 }
@@ -267,7 +302,7 @@ fn only_folders_can_be_opened() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("file");
     fs::write(&file, "").unwrap();
-    assert!(matches!(MeshFolder::open(&file), Err(OpenFolderError::NotADirectory { .. })));
-    let error = MeshFolder::open(&dir.path().join("none")).unwrap_err();
+    assert!(matches!(MeshFolder::open(&file, TrustDomain::default()), Err(OpenFolderError::NotADirectory { .. })));
+    let error = MeshFolder::open(&dir.path().join("none"), TrustDomain::default()).unwrap_err();
     assert!(error.to_string().ends_with("none: create it or correct --mesh"), "{error}");
 }

@@ -1,60 +1,68 @@
 //! Joins the objects of all files to workloads and services.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::hash_map::{self, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::annotations;
+use super::endpoints::Pods;
+use super::entry::EntryManifest;
+use super::mesh::MeshSettings;
 use super::pod::PodManifest;
-use super::service::{ServiceManifest, SliceEndpoint, SliceManifest};
-use super::{Body, FileContent, Object, title};
+use super::service::{ServiceManifest, SliceManifest};
+use super::{Body, FileContent, NamespaceManifest, Object, title};
+use crate::model::identity::TrustDomain;
+use crate::model::locality::{Distribution, Locality};
 use crate::model::problem::Problem;
-use crate::model::service::{Endpoint, Service, ServicePort, TargetPort};
+use crate::model::service::{Families, Origin, Service, Visibility};
 use crate::model::workload::{NamespacedName, Workload};
-use crate::store::snapshot::{Claimant, contested_addresses};
+use crate::store::claims::{Claimant, contested_addresses};
 
 /// The mesh that a set of files describes.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Assembled {
     /// All pods, by name.
     pub workloads: Vec<Workload>,
-    /// All services, by name.
+    /// All services: those of Kubernetes by name, then those of service entries by name and host.
     pub services: Vec<Service>,
+    /// Destinations that are nobody's are not to be reached (`outboundTrafficPolicy: REGISTRY_ONLY`).
+    pub registry_only: bool,
+    /// The namespaces that are described.
+    pub namespaces: BTreeSet<Arc<str>>,
     /// What is wrong, by file and line.
     pub problems: Vec<Problem>,
 }
 
-/// Joins files. They are to come in the order of their names: of two objects with one name the first stays.
-pub fn assemble<'a>(files: impl IntoIterator<Item = (&'a Arc<str>, &'a FileContent)>) -> Assembled {
+/// Joins files. They are to come in the order of their names: of two objects with one name the first stays. Identities
+/// are of the given trust domain.
+pub fn assemble<'a>(
+    files: impl IntoIterator<Item = (&'a Arc<str>, &'a FileContent)>,
+    trust_domain: &TrustDomain,
+) -> Assembled {
     let mut problems = Vec::new();
     let objects = Objects::collect(files, &mut problems);
-    let workloads: Vec<Workload> = objects
-        .pods
-        .values()
-        .map(|(_, pod)| pod.workload(objects.namespaces.get(&pod.workload.name.namespace).copied().unwrap_or(false)))
-        .collect();
-    let mut services: Vec<Service> = objects.services.iter().map(|(name, (_, service))| bare(name, service)).collect();
+    let workloads: Vec<Workload> = objects.pods.values().map(|(_, pod)| objects.workload(pod, trust_domain)).collect();
+    let mut services: Vec<Service> =
+        objects.services.iter().map(|(name, (_, service))| objects.service(name, service)).collect();
     let contested = contested_addresses(&workloads, &services);
     objects.report_contested(&contested, &mut problems);
 
-    let pods = Pods::index(&workloads, &contested);
-    let mut slices: BTreeMap<&NamespacedName, Vec<&SliceManifest>> = BTreeMap::new();
-    for (name, (place, slice)) in &objects.slices {
-        if objects.services.contains_key(&slice.service) {
-            slices.entry(&slice.service).or_default().push(slice);
-        } else {
-            let message = format!("Service {} is in no file: the slice is ignored", slice.service);
-            problems.push(place.problem(title("EndpointSlice", name), message));
-        }
-    }
+    let draining = objects.pods.iter().filter(|(_, (_, pod))| pod.draining).map(|(name, _)| *name);
+    let pods = Pods::index(&workloads, draining.collect(), &objects.nodes, &contested);
+    let slices = objects.slices_by_service(&mut problems);
     for service in &mut services {
         let Some((_, manifest)) = objects.services.get(&service.name) else { continue };
         service.endpoints = match slices.get(&service.name) {
-            Some(slices) => pods.endpoints_given(manifest, slices),
-            None => pods.endpoints_selected(&service.name, manifest),
+            Some(slices) => pods.given(manifest, slices),
+            None => pods.selected(service, manifest.every_endpoint_ready),
         };
     }
+    objects.add_entries(&pods, &mut services, &mut problems);
+    let registry_only = objects.mesh_settings(trust_domain, &mut problems);
+    let namespaces = objects.namespaces.keys().map(|name| Arc::clone(name)).collect();
     problems.sort();
-    Assembled { workloads, services, problems }
+    Assembled { workloads, services, registry_only, namespaces, problems }
 }
 
 /// Where an object stands.
@@ -73,10 +81,13 @@ impl Place<'_> {
 /// The objects of all files by kind and name, each once.
 #[derive(Default)]
 struct Objects<'a> {
-    namespaces: BTreeMap<Arc<str>, bool>,
+    namespaces: BTreeMap<&'a Arc<str>, NamespaceManifest>,
+    nodes: HashMap<&'a str, &'a Locality>,
     pods: BTreeMap<&'a NamespacedName, (Place<'a>, &'a PodManifest)>,
     services: BTreeMap<&'a NamespacedName, (Place<'a>, &'a ServiceManifest)>,
     slices: BTreeMap<&'a NamespacedName, (Place<'a>, &'a SliceManifest)>,
+    entries: BTreeMap<&'a NamespacedName, (Place<'a>, &'a EntryManifest)>,
+    mesh: Option<(Place<'a>, &'a Object, &'a MeshSettings)>,
 }
 
 impl<'a> Objects<'a> {
@@ -88,11 +99,11 @@ impl<'a> Objects<'a> {
             for object in &content.objects {
                 let place = Place { file, line: object.line };
                 match places.entry((object.body.kind(), &object.name)) {
-                    std::collections::hash_map::Entry::Vacant(entry) => {
+                    hash_map::Entry::Vacant(entry) => {
                         entry.insert(place);
                         objects.add(place, object);
                     }
-                    std::collections::hash_map::Entry::Occupied(first) => {
+                    hash_map::Entry::Occupied(first) => {
                         let Place { file, line } = first.get();
                         let message = format!("is already in {file}:{line}, which counts: remove one of the two");
                         problems.push(place.problem(object.title(), message));
@@ -106,19 +117,129 @@ impl<'a> Objects<'a> {
     fn add(&mut self, place: Place<'a>, object: &'a Object) {
         let name = &object.name;
         match &object.body {
-            Body::Namespace { labelled } => {
-                self.namespaces.insert(Arc::clone(&name.name), *labelled);
+            Body::Namespace(namespace) => drop(self.namespaces.insert(&name.name, *namespace)),
+            Body::Node(locality) => drop(self.nodes.insert(&name.name, locality)),
+            Body::Pod(pod) => drop(self.pods.insert(name, (place, pod))),
+            Body::Service(service) => drop(self.services.insert(name, (place, service))),
+            Body::Slice(slice) => drop(self.slices.insert(name, (place, slice))),
+            Body::Entry(entry) => drop(self.entries.insert(name, (place, entry))),
+            Body::Mesh(settings) => self.mesh = Some((place, object, settings)),
+        }
+    }
+
+    fn namespace(&self, name: &NamespacedName) -> NamespaceManifest {
+        self.namespaces.get(&name.namespace).copied().unwrap_or_default()
+    }
+
+    fn workload(&self, pod: &PodManifest, trust_domain: &TrustDomain) -> Workload {
+        let node = pod.workload.node.as_ref().and_then(|node| self.nodes.get(&**node)).copied();
+        pod.workload(self.namespace(&pod.workload.name).labelled, node, trust_domain)
+    }
+
+    /// What the service's own distribution is, or else its namespace's.
+    fn distribution(&self, own: Option<Distribution>, name: &NamespacedName) -> Distribution {
+        own.or(self.namespace(name).distribution).unwrap_or(Distribution::Any)
+    }
+
+    /// Whose pods know a service: as it says itself, or else as the mesh does.
+    fn visibility(&self, own: Option<&Visibility>, name: &NamespacedName) -> Visibility {
+        let of_mesh = || {
+            let (_, _, settings) = self.mesh.as_ref().filter(|(_, _, settings)| !settings.export_to.is_empty())?;
+            Some(annotations::visibility(settings.export_to.iter().map(String::as_str), &name.namespace).0)
+        };
+        own.cloned().or_else(of_mesh).unwrap_or(Visibility::Everyone)
+    }
+
+    /// A service without its endpoints.
+    fn service(&self, name: &NamespacedName, manifest: &ServiceManifest) -> Service {
+        Service {
+            vips: manifest.vips.clone(),
+            ports: manifest.ports.clone(),
+            selector: Arc::clone(&manifest.selector),
+            families: manifest.families,
+            distribution: self.distribution(manifest.distribution, name),
+            visibility: self.visibility(manifest.visibility.as_ref(), name),
+            ..Service::new(name.clone(), format!("{}.{}.svc.cluster.local", name.name, name.namespace))
+        }
+    }
+
+    /// Adds the services of the service entries. Told is a host name that is taken already in its namespace, and an
+    /// address that is a pod's.
+    fn add_entries(&self, pods: &Pods<'_>, services: &mut Vec<Service>, problems: &mut Vec<Problem>) {
+        let mut taken: HashSet<(Arc<str>, Arc<str>)> = services
+            .iter()
+            .map(|service| (Arc::clone(&service.name.namespace), Arc::clone(&service.hostname)))
+            .collect();
+        for (name, (place, manifest)) in &self.entries {
+            let mut endpoints = None;
+            for host in &manifest.hosts {
+                if !taken.insert((Arc::clone(&name.namespace), Arc::clone(host))) {
+                    let message = format!(
+                        "spec.hosts: {host} already belongs to another service of namespace {}; here it does not count",
+                        name.namespace
+                    );
+                    problems.push(place.problem(title("ServiceEntry", name), message));
+                    continue;
+                }
+                let mut service = self.entry(name, host, manifest);
+                let endpoints = endpoints.get_or_insert_with(|| pods.of_entry(&service, &manifest.endpoints));
+                service.endpoints = Arc::clone(endpoints);
+                services.push(service);
             }
-            Body::Pod(pod) => {
-                self.pods.insert(name, (place, pod));
-            }
-            Body::Service(service) => {
-                self.services.insert(name, (place, service));
-            }
-            Body::Slice(slice) => {
-                self.slices.insert(name, (place, slice));
+            for (address, pod) in manifest.vips.iter().filter_map(|address| Some((address, pods.owner(*address)?))) {
+                let message = format!("spec.addresses: {address} is the address of Pod {}, which keeps it", pod.name);
+                problems.push(place.problem(title("ServiceEntry", name), message));
             }
         }
+    }
+
+    /// A host's service without its endpoints.
+    fn entry(&self, name: &NamespacedName, host: &Arc<str>, manifest: &EntryManifest) -> Service {
+        Service {
+            name: name.clone(),
+            hostname: Arc::clone(host),
+            origin: Origin::Entry,
+            vips: manifest.vips.clone(),
+            ranges: manifest.ranges.clone(),
+            ports: manifest.ports.clone(),
+            resolution: manifest.resolution,
+            endpoints: Arc::default(),
+            selector: Arc::clone(&manifest.selector),
+            families: Families::default(),
+            distribution: self.distribution(manifest.distribution, name),
+            visibility: self.visibility(manifest.visibility.as_ref(), name),
+            identities: manifest.identities.clone(),
+        }
+    }
+
+    fn slices_by_service(&self, problems: &mut Vec<Problem>) -> BTreeMap<&'a NamespacedName, Vec<&'a SliceManifest>> {
+        let mut slices: BTreeMap<&NamespacedName, Vec<&SliceManifest>> = BTreeMap::new();
+        for (name, (place, slice)) in &self.slices {
+            if self.services.contains_key(&slice.service) {
+                slices.entry(&slice.service).or_default().push(slice);
+            } else {
+                let message = format!("Service {} is in no file: the slice is ignored", slice.service);
+                problems.push(place.problem(title("EndpointSlice", name), message));
+            }
+        }
+        slices
+    }
+
+    /// Whether only known destinations may be reached; what else the settings say is compared.
+    fn mesh_settings(&self, trust_domain: &TrustDomain, problems: &mut Vec<Problem>) -> bool {
+        let Some((place, object, settings)) = &self.mesh else { return false };
+        if let Some(named) = settings.trust_domain.as_ref().filter(|named| *named != trust_domain) {
+            let message = format!(
+                "data.mesh.trustDomain: {named} is not this daemon's trust domain, {trust_domain}, which counts: correct \
+                 it here or with --trust-domain"
+            );
+            problems.push(place.problem(object.title(), message));
+        }
+        let (_, wrong) = annotations::visibility(settings.export_to.iter().map(String::as_str), &object.name.namespace);
+        for message in wrong {
+            problems.push(place.problem(object.title(), format!("data.mesh.defaultServiceExportTo: {message}")));
+        }
+        settings.registry_only
     }
 
     fn report_contested(&self, contested: &BTreeMap<IpAddr, Vec<Claimant>>, problems: &mut Vec<Problem>) {
@@ -139,99 +260,4 @@ impl<'a> Objects<'a> {
             }
         }
     }
-}
-
-fn bare(name: &NamespacedName, manifest: &ServiceManifest) -> Service {
-    Service {
-        name: name.clone(),
-        vips: manifest.vips.clone(),
-        ports: manifest.ports.clone(),
-        endpoints: Vec::new(),
-        selector: Arc::clone(&manifest.selector),
-    }
-}
-
-/// The pods in the ways services look for them.
-struct Pods<'a> {
-    by_namespace: HashMap<&'a str, Vec<&'a Workload>>,
-    by_name: HashMap<&'a NamespacedName, &'a Workload>,
-    by_address: HashMap<IpAddr, &'a Workload>,
-}
-
-impl<'a> Pods<'a> {
-    fn index(workloads: &'a [Workload], contested: &BTreeMap<IpAddr, Vec<Claimant>>) -> Self {
-        let mut pods = Self { by_namespace: HashMap::new(), by_name: HashMap::new(), by_address: HashMap::new() };
-        for workload in workloads.iter().filter(|workload| !workload.finished) {
-            pods.by_namespace.entry(&workload.name.namespace).or_default().push(workload);
-            pods.by_name.insert(&workload.name, workload);
-            for address in workload.own_addresses().iter().filter(|address| !contested.contains_key(address)) {
-                pods.by_address.insert(*address, workload);
-            }
-        }
-        pods
-    }
-
-    /// The workload at an address. An address on a node's network is shared, so there the slice's word is needed.
-    fn at(&self, address: IpAddr, named: Option<&NamespacedName>) -> Option<NamespacedName> {
-        let on_host = || {
-            let pod = self.by_name.get(named?)?;
-            (pod.host_network && pod.addresses.contains(&address)).then_some(pod)
-        };
-        self.by_address.get(&address).or_else(on_host).map(|pod| pod.name.clone())
-    }
-
-    /// The endpoints that slices give. Slices that name one address differ in ports, so these add up.
-    fn endpoints_given(&self, service: &ServiceManifest, slices: &[&SliceManifest]) -> Vec<Endpoint> {
-        let mut endpoints: BTreeMap<IpAddr, Endpoint> = BTreeMap::new();
-        for slice in slices {
-            for SliceEndpoint { addresses, ready, pod } in &slice.endpoints {
-                for address in addresses {
-                    let endpoint = endpoints.entry(*address).or_insert_with(|| Endpoint {
-                        address: *address,
-                        ports: BTreeMap::new(),
-                        ready: false,
-                        workload: self.at(*address, pod.as_ref()),
-                    });
-                    endpoint.ready |= ready | service.every_endpoint_ready;
-                    endpoint.ports.extend(service.ports.iter().filter_map(|port| port_given(port, slice)));
-                }
-            }
-        }
-        endpoints.into_values().collect()
-    }
-
-    /// The endpoints that a selector leads to.
-    fn endpoints_selected(&self, name: &NamespacedName, service: &ServiceManifest) -> Vec<Endpoint> {
-        let mut endpoints: BTreeMap<IpAddr, Endpoint> = BTreeMap::new();
-        // In Kubernetes an empty selector selects nothing here.
-        let candidates = self.by_namespace.get(&*name.namespace).into_iter().flatten();
-        for pod in candidates.filter(|pod| !service.selector.is_empty() && selects(&service.selector, pod)) {
-            for address in pod.addresses.iter().filter(|address| service.families.include(**address)) {
-                endpoints.entry(*address).or_insert_with(|| Endpoint {
-                    address: *address,
-                    ports: service.ports.iter().filter_map(|port| port_of_pod(port, pod)).collect(),
-                    ready: pod.ready || service.every_endpoint_ready,
-                    workload: self.at(*address, Some(&pod.name)),
-                });
-            }
-        }
-        endpoints.into_values().collect()
-    }
-}
-
-fn selects(selector: &BTreeMap<String, String>, pod: &Workload) -> bool {
-    selector.iter().all(|(key, value)| pod.labels.get(key) == Some(value))
-}
-
-fn port_of_pod(port: &ServicePort, pod: &Workload) -> Option<(u16, u16)> {
-    match &port.target {
-        TargetPort::Number(number) => Some((port.port, *number)),
-        TargetPort::Name(name) => Some((port.port, pod.port_named(name)?)),
-    }
-}
-
-fn port_given(port: &ServicePort, slice: &SliceManifest) -> Option<(u16, u16)> {
-    let name = port.name.as_deref().unwrap_or_default();
-    let (_, number) = slice.ports.iter().find(|(given, _)| **given == *name)?;
-    Some((port.port, number.unwrap_or(port.port)))
 }

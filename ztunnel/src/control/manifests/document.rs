@@ -7,13 +7,15 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, de};
 use serde_saphyr::{DefaultMessageFormatter, Error, MessageFormatter, Options, Spanned};
 use tracing::debug;
 
+use super::entry::ServiceEntry;
+use super::mesh::{MESH_CONFIG, ROOT_NAMESPACE};
 use super::{FileError, field};
 
 /// One document of a file.
@@ -41,9 +43,13 @@ pub(super) struct Place {
 /// A resource of a kind that means something here.
 pub(super) enum Resource {
     Namespace(Box<Namespace>),
+    Node(Box<Node>),
     Pod(Box<Pod>),
     Service(Box<Service>),
     Slice(Box<EndpointSlice>),
+    Entry(Box<ServiceEntry>),
+    /// Istio's mesh-wide settings; other ConfigMaps mean nothing.
+    Mesh(Box<ConfigMap>),
     /// A rule that people rely on and that this version does not carry out.
     NotEnforced(&'static str),
 }
@@ -52,20 +58,30 @@ impl Resource {
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::Namespace(_) => "Namespace",
+            Self::Node(_) => "Node",
             Self::Pod(_) => "Pod",
             Self::Service(_) => "Service",
             Self::Slice(_) => "EndpointSlice",
+            Self::Entry(_) => "ServiceEntry",
+            Self::Mesh(_) => "ConfigMap",
             Self::NotEnforced(kind) => kind,
         }
+    }
+
+    pub(super) fn is_namespaced(&self) -> bool {
+        !matches!(self, Self::Namespace(_) | Self::Node(_))
     }
 }
 
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
     Namespace,
+    Node,
     Pod,
     Service,
     Slice,
+    Entry,
+    Mesh,
     NotEnforced(&'static str),
     List,
     Unknown,
@@ -93,6 +109,12 @@ struct ListHeader {
 }
 
 impl Header {
+    fn is_mesh_config(&self) -> bool {
+        self.metadata.as_ref().is_some_and(|metadata| {
+            metadata.name.as_deref() == Some(MESH_CONFIG) && metadata.namespace.as_deref() == Some(ROOT_NAMESPACE)
+        })
+    }
+
     fn kind(&self) -> Result<Kind, String> {
         let (Some(version), Some(kind)) = (&self.api_version, &self.kind) else {
             return Err("this is not a Kubernetes object: apiVersion or kind is missing".to_owned());
@@ -101,16 +123,22 @@ impl Header {
         let group = version.split_once('/').map_or("", |(group, _)| group);
         Ok(match (group, kind.as_str()) {
             ("", "Namespace") => Kind::Namespace,
+            ("", "Node") => Kind::Node,
+            ("", "ConfigMap") if self.is_mesh_config() => Kind::Mesh,
             ("", "Pod") => Kind::Pod,
             ("", "Service") => Kind::Service,
             ("", "List") => Kind::List,
             ("discovery.k8s.io", "EndpointSlice") => Kind::Slice,
+            ("networking.istio.io", "ServiceEntry") => Kind::Entry,
             ("security.istio.io", "AuthorizationPolicy") => Kind::NotEnforced("AuthorizationPolicy"),
             ("security.istio.io", "PeerAuthentication") => Kind::NotEnforced("PeerAuthentication"),
             ("security.istio.io", "RequestAuthentication") => Kind::NotEnforced("RequestAuthentication"),
             (
-                "" | "discovery.k8s.io" | "security.istio.io",
+                "" | "discovery.k8s.io" | "networking.istio.io" | "security.istio.io",
                 "NamespaceList"
+                | "NodeList"
+                | "ConfigMapList"
+                | "ServiceEntryList"
                 | "PodList"
                 | "ServiceList"
                 | "EndpointSliceList"
@@ -214,7 +242,7 @@ impl Document<'_> {
 }
 
 /// The error's own words: place and excerpt are told otherwise, and control characters must not reach a log.
-fn message(error: &Error) -> String {
+pub(super) fn message(error: &Error) -> String {
     let mut inner = error.without_snippet();
     while let Error::AliasError { error, .. } = inner {
         inner = error.without_snippet();
@@ -254,9 +282,12 @@ impl<'de> DeserializeSeed<'de> for KindSeed {
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         Ok(Some(match self.0 {
             Kind::Namespace => Resource::Namespace(Box::deserialize(deserializer)?),
+            Kind::Node => Resource::Node(Box::deserialize(deserializer)?),
             Kind::Pod => Resource::Pod(Box::deserialize(deserializer)?),
             Kind::Service => Resource::Service(Box::deserialize(deserializer)?),
             Kind::Slice => Resource::Slice(Box::deserialize(deserializer)?),
+            Kind::Entry => Resource::Entry(Box::deserialize(deserializer)?),
+            Kind::Mesh => Resource::Mesh(Box::deserialize(deserializer)?),
             Kind::NotEnforced(kind) => {
                 IgnoredAny::deserialize(deserializer)?;
                 Resource::NotEnforced(kind)

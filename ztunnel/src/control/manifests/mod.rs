@@ -4,25 +4,38 @@
 //! said before, or gives its objects together with what is wrong inside them. [`assemble`] joins the objects of all
 //! files, since what a Pod means depends on its Namespace and what a Service leads to depends on the Pods.
 
+mod annotations;
 mod assemble;
+mod controller;
 mod document;
+mod endpoints;
+mod entry;
 mod field;
+mod mesh;
+mod node;
 mod pod;
 mod service;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Namespace;
 use thiserror::Error;
 
+use self::annotations::Annotations;
 use self::document::{Item, Resource};
+use self::entry::EntryManifest;
+use self::mesh::MeshSettings;
 use self::pod::PodManifest;
 use self::service::{ServiceManifest, SliceManifest};
+use crate::model::locality::{Distribution, Locality};
 use crate::model::problem::Problem;
 use crate::model::workload::NamespacedName;
 
+pub use self::annotations::{EXPORT_TO, TRAFFIC_DISTRIBUTION};
 pub use self::assemble::{Assembled, assemble};
+pub use self::mesh::{MESH_CONFIG, ROOT_NAMESPACE};
 pub use self::pod::{EXCLUDE_INBOUND_PORTS, EXCLUDE_OUTBOUND_CIDRS, EXCLUDE_OUTBOUND_PORTS, MODE_LABEL, NETNS};
 
 /// Why a file counts for nothing.
@@ -77,19 +90,34 @@ struct Object {
 
 #[derive(Debug, Clone, PartialEq)]
 enum Body {
-    Namespace { labelled: bool },
+    Namespace(NamespaceManifest),
+    Node(Locality),
     Pod(Box<PodManifest>),
     Service(Box<ServiceManifest>),
     Slice(Box<SliceManifest>),
+    Entry(Box<EntryManifest>),
+    Mesh(MeshSettings),
+}
+
+/// What a namespace says to what is in it.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+struct NamespaceManifest {
+    /// Its pods are in the mesh.
+    labelled: bool,
+    /// Which endpoints its services prefer.
+    distribution: Option<Distribution>,
 }
 
 impl Body {
     fn kind(&self) -> &'static str {
         match self {
-            Self::Namespace { .. } => "Namespace",
+            Self::Namespace(_) => "Namespace",
+            Self::Node(_) => "Node",
             Self::Pod(_) => "Pod",
             Self::Service(_) => "Service",
             Self::Slice(_) => "EndpointSlice",
+            Self::Entry(_) => "ServiceEntry",
+            Self::Mesh(_) => "ConfigMap",
         }
     }
 }
@@ -144,7 +172,7 @@ fn read_item(file: &Arc<str>, item: Item, content: &mut FileContent) -> Result<(
         field: Some(field.to_owned()),
         message,
     };
-    let namespaced = !matches!(resource, Resource::Namespace(_));
+    let namespaced = resource.is_namespaced();
     let name = place.name.as_deref().ok_or_else(|| wrong("metadata.name", "is missing".to_owned()))?;
     let namespace = match (namespaced, place.namespace.as_deref()) {
         (false, _) => "",
@@ -160,13 +188,20 @@ fn read_item(file: &Arc<str>, item: Item, content: &mut FileContent) -> Result<(
     let object = title(resource.kind(), &name);
     let mut report = Report { file, line: place.line, object, problems: &mut content.problems };
     let body = match resource {
-        Resource::Namespace(namespace) => Body::Namespace { labelled: is_ambient(&namespace) },
+        Resource::Namespace(namespace) => Body::Namespace(read_namespace(*namespace, &place.annotations, &mut report)),
+        Resource::Node(node) => Body::Node(node::read(*node)),
         Resource::Pod(pod) => Body::Pod(Box::new(pod::read(&name, *pod, &place.annotations, &mut report))),
-        Resource::Service(service) => Body::Service(Box::new(service::read(*service, &mut report))),
+        Resource::Service(service) => {
+            Body::Service(Box::new(service::read(&name, *service, &place.annotations, &mut report)))
+        }
         Resource::Slice(slice) => match service::read_slice(&name, *slice, &mut report) {
             Some(slice) => Body::Slice(Box::new(slice)),
             None => return Ok(()),
         },
+        Resource::Entry(entry) => Body::Entry(Box::new(entry::read(&name, *entry, &place.annotations, &mut report))),
+        Resource::Mesh(config_map) => {
+            Body::Mesh(mesh::read(&config_map).map_err(|error| wrong(&error.field, error.message))?)
+        }
         Resource::NotEnforced(kind) => {
             report.add(format!(
                 "{kind} is not enforced by this version: whoever it should keep out is let in, and whatever it asks \
@@ -179,8 +214,17 @@ fn read_item(file: &Arc<str>, item: Item, content: &mut FileContent) -> Result<(
     Ok(())
 }
 
-fn is_ambient(namespace: &Namespace) -> bool {
-    namespace.metadata.labels.as_ref().and_then(|labels| labels.get(MODE_LABEL)).is_some_and(|mode| mode == "ambient")
+fn read_namespace(
+    namespace: Namespace,
+    annotation_lines: &BTreeMap<String, u64>,
+    report: &mut Report<'_>,
+) -> NamespaceManifest {
+    let labels = namespace.metadata.labels.unwrap_or_default();
+    let annotations = namespace.metadata.annotations.unwrap_or_default();
+    NamespaceManifest {
+        labelled: labels.get(MODE_LABEL).is_some_and(|mode| mode == "ambient"),
+        distribution: Annotations { values: &annotations, lines: annotation_lines, report }.distribution(),
+    }
 }
 
 /// Kubernetes' rule for names (RFC 1123 subdomain). Names reach logs, metrics and identities, so nothing else may pass.

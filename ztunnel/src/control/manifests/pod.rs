@@ -1,14 +1,16 @@
 //! A Pod's manifest: everything the pod says itself. What its namespace adds comes in `assemble`.
 
-use std::collections::BTreeMap;
-use std::fmt::Display;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
 
-use super::{Report, check_name, usable_address};
+use super::annotations::Annotations;
+use super::{Report, check_name, controller, node, usable_address};
+use crate::model::identity::{SpiffeId, TrustDomain};
+use crate::model::locality::Locality;
 use crate::model::workload::{
     Exclusions, Membership, NamedPort, NamespacedName, PortSet, RefuseReason, Workload, parse_cidrs,
 };
@@ -24,17 +26,26 @@ pub const EXCLUDE_OUTBOUND_CIDRS: &str = "traffic.ambient.mesh/exclude-outbound-
 /// Annotation with ports of the pod that are not captured.
 pub const EXCLUDE_INBOUND_PORTS: &str = "traffic.ambient.mesh/exclude-inbound-ports";
 
-/// A pod with its own label's wish; `workload.membership` is not decided yet.
+/// A pod with its own label's wish; `workload`'s membership, trust domain and locality are not decided yet.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct PodManifest {
     /// `Some(true)`: wants in, `Some(false)`: wants out, `None`: as the namespace says.
     pub(super) own_mode: Option<bool>,
+    /// Where its own labels say it runs.
+    own_locality: Option<Locality>,
+    /// It is being deleted and still takes connections.
+    pub(super) draining: bool,
     pub(super) workload: Workload,
 }
 
 impl PodManifest {
-    /// The workload, with its membership decided by the pod's own label or else the namespace's.
-    pub(super) fn workload(&self, namespace_labelled: bool) -> Workload {
+    /// The workload. Membership and locality are decided by the pod's own labels, or else by its namespace and its node.
+    pub(super) fn workload(
+        &self,
+        namespace_labelled: bool,
+        node: Option<&Locality>,
+        trust_domain: &TrustDomain,
+    ) -> Workload {
         let workload = &self.workload;
         let membership = match self.own_mode {
             Some(false) => Membership::OptedOut,
@@ -45,7 +56,9 @@ impl PodManifest {
             _ if workload.netns.is_none() => Membership::Refused(RefuseReason::NoNetns),
             _ => Membership::InMesh,
         };
-        Workload { membership, ..workload.clone() }
+        let locality = self.own_locality.as_ref().or(node).cloned().unwrap_or_default();
+        let identity = SpiffeId { trust_domain: trust_domain.clone(), ..workload.identity.clone() };
+        Workload { membership, locality, identity, ..workload.clone() }
     }
 }
 
@@ -68,16 +81,23 @@ pub(super) fn read(
     let netns = annotations.read(NETNS, "the pod can't be captured", |path| {
         Some(PathBuf::from(path)).filter(|path| path.is_absolute()).ok_or("the path is not absolute")
     });
-    let exclusions = annotations.exclusions();
+    let exclusions = exclusions(&mut annotations);
 
     let addresses = addresses(&status, report);
     let terminating = metadata.deletion_timestamp.is_some();
     let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
     let finished = ended || (terminating && addresses.is_empty());
+    let controller = controller::controller(&name.name, &metadata.owner_references.unwrap_or_default(), &labels);
+    let (canonical_name, canonical_revision) = controller::canonical(&controller, &labels, report);
+    let own_locality = node::of_pod(&labels);
     let workload = Workload {
         name: name.clone(),
         uid: metadata.uid.unwrap_or_default().into(),
-        service_account: service_account(&spec, report),
+        identity: SpiffeId::new(TrustDomain::default(), Arc::clone(&name.namespace), service_account(&spec, report)),
+        controller,
+        canonical_name,
+        canonical_revision,
+        locality: Locality::default(),
         node: valid(spec.node_name.as_deref(), "spec.nodeName", "the pod is on no node", report),
         addresses,
         host_network: spec.host_network.unwrap_or(false),
@@ -89,42 +109,17 @@ pub(super) fn read(
         membership: Membership::NotLabelled,
         exclusions,
     };
-    PodManifest { own_mode, workload }
+    let draining = terminating && !finished && condition_ready(&status);
+    PodManifest { own_mode, own_locality, draining, workload }
 }
 
-/// The annotations of one pod, read so that a wrong one is told and counts as absent.
-struct Annotations<'a, 'r> {
-    values: &'a BTreeMap<String, String>,
-    lines: &'a BTreeMap<String, u64>,
-    report: &'a mut Report<'r>,
-}
-
-impl Annotations<'_, '_> {
-    fn read<T: Default, E: Display>(
-        &mut self,
-        key: &str,
-        consequence: &str,
-        parse: impl FnOnce(&str) -> Result<T, E>,
-    ) -> Option<T> {
-        let value = self.values.get(key)?;
-        match parse(value) {
-            Ok(parsed) => Some(parsed),
-            Err(error) => {
-                let line = self.lines.get(key).copied().unwrap_or(self.report.line);
-                self.report.add_at(line, format!("annotation {key}: {value:?}: {error}; {consequence}"));
-                None
-            }
-        }
-    }
-
-    fn exclusions(&mut self) -> Exclusions {
-        const CAPTURED: &str = "nothing is excluded by it, the traffic is captured";
-        let port_set = |text: &str| text.parse::<PortSet>();
-        Exclusions {
-            outbound_ports: self.read(EXCLUDE_OUTBOUND_PORTS, CAPTURED, port_set).unwrap_or_default(),
-            outbound_cidrs: self.read(EXCLUDE_OUTBOUND_CIDRS, CAPTURED, parse_cidrs).unwrap_or_default(),
-            inbound_ports: self.read(EXCLUDE_INBOUND_PORTS, CAPTURED, port_set).unwrap_or_default(),
-        }
+fn exclusions(annotations: &mut Annotations<'_, '_>) -> Exclusions {
+    const CAPTURED: &str = "nothing is excluded by it, the traffic is captured";
+    let port_set = |text: &str| text.parse::<PortSet>();
+    Exclusions {
+        outbound_ports: annotations.read(EXCLUDE_OUTBOUND_PORTS, CAPTURED, port_set).unwrap_or_default(),
+        outbound_cidrs: annotations.read(EXCLUDE_OUTBOUND_CIDRS, CAPTURED, parse_cidrs).unwrap_or_default(),
+        inbound_ports: annotations.read(EXCLUDE_INBOUND_PORTS, CAPTURED, port_set).unwrap_or_default(),
     }
 }
 
@@ -134,11 +129,10 @@ fn addresses(status: &PodStatus, report: &mut Report<'_>) -> Vec<IpAddr> {
     if texts.is_empty() {
         texts.extend(status.pod_ip.as_deref().filter(|text| !text.is_empty()));
     }
-    let mut addresses = Vec::new();
+    let (mut addresses, mut seen) = (Vec::new(), HashSet::new());
     for text in texts {
         match usable_address(text) {
-            Ok(address) if addresses.contains(&address) => {}
-            Ok(address) => addresses.push(address),
+            Ok(address) => addresses.extend(seen.insert(address).then_some(address)),
             Err(error) => report.add(format!("status.podIPs: {error}; it is not taken as the pod's")),
         }
     }
@@ -167,11 +161,11 @@ fn valid(name: Option<&str>, field: &str, consequence: &str, report: &mut Report
 fn ports(spec: &PodSpec) -> Vec<NamedPort> {
     // Init containers count because those that are restarted always (sidecars) serve ports, too.
     let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-    let mut ports: Vec<NamedPort> = Vec::new();
+    let (mut ports, mut seen) = (Vec::new(), HashSet::new());
     for port in containers.flat_map(|container| container.ports.iter().flatten()) {
         let is_tcp = port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP");
         let (Some(name), Ok(number), true) = (&port.name, u16::try_from(port.container_port), is_tcp) else { continue };
-        if number != 0 && !ports.iter().any(|known| *known.name == **name) {
+        if number != 0 && seen.insert(name) {
             ports.push(NamedPort { name: name.as_str().into(), number });
         }
     }

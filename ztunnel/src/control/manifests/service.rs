@@ -1,6 +1,6 @@
 //! Manifests of a Service and of an EndpointSlice: what each says itself. They meet in `assemble`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -8,8 +8,10 @@ use k8s_openapi::api::core::v1::{self as core, ServiceSpec};
 use k8s_openapi::api::discovery::v1::{self as discovery, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use super::annotations::{self, Annotations};
 use super::{Report, usable_address};
-use crate::model::service::{ServicePort, TargetPort};
+use crate::model::locality::Distribution;
+use crate::model::service::{Families, Health, ServicePort, TargetPort, Visibility};
 use crate::model::workload::NamespacedName;
 
 /// Label of an EndpointSlice with the name of its service.
@@ -25,18 +27,10 @@ pub(super) struct ServiceManifest {
     pub(super) families: Families,
     /// `publishNotReadyAddresses`: every endpoint counts as ready.
     pub(super) every_endpoint_ready: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Families {
-    v4: bool,
-    v6: bool,
-}
-
-impl Families {
-    pub(super) fn include(self, address: IpAddr) -> bool {
-        if address.is_ipv4() { self.v4 } else { self.v6 }
-    }
+    /// Which endpoints are preferred; `None`: as the namespace says.
+    pub(super) distribution: Option<Distribution>,
+    /// Whose pods know it; `None`: as the mesh says.
+    pub(super) visibility: Option<Visibility>,
 }
 
 /// Endpoints given by hand or by a cluster.
@@ -52,12 +46,24 @@ pub(super) struct SliceManifest {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct SliceEndpoint {
     pub(super) addresses: Vec<IpAddr>,
-    pub(super) ready: bool,
+    pub(super) health: Health,
     pub(super) pod: Option<NamespacedName>,
+    pub(super) node: Option<Arc<str>>,
+    pub(super) zone: Option<Arc<str>>,
 }
 
-pub(super) fn read(service: core::Service, report: &mut Report<'_>) -> ServiceManifest {
+pub(super) fn read(
+    name: &NamespacedName,
+    service: core::Service,
+    annotation_lines: &BTreeMap<String, u64>,
+    report: &mut Report<'_>,
+) -> ServiceManifest {
     let spec = service.spec.unwrap_or_default();
+    let annotations = service.metadata.annotations.unwrap_or_default();
+    let mut annotations = Annotations { values: &annotations, lines: annotation_lines, report };
+    let annotated = annotations.distribution();
+    let visibility = annotations.visibility(&name.namespace);
+    let distribution = distribution(&spec, report).or(annotated);
     // An ExternalName service is an alias in DNS: it has no address, and Kubernetes ignores its selector.
     let external = spec.type_.as_deref() == Some("ExternalName");
     let vips = if external { Vec::new() } else { vips(&spec, report) };
@@ -68,7 +74,24 @@ pub(super) fn read(service: core::Service, report: &mut Report<'_>) -> ServiceMa
         families,
         every_endpoint_ready: spec.publish_not_ready_addresses.unwrap_or(false),
         vips,
+        distribution,
+        visibility,
     }
+}
+
+fn distribution(spec: &ServiceSpec, report: &mut Report<'_>) -> Option<Distribution> {
+    match spec.internal_traffic_policy.as_deref() {
+        Some("Local") => return Some(Distribution::SameNode),
+        None | Some("" | "Cluster") => {}
+        Some(other) => {
+            report.add(format!("spec.internalTrafficPolicy: {other:?} is not Cluster or Local; it counts as Cluster"));
+        }
+    }
+    let text = spec.traffic_distribution.as_deref().filter(|text| !text.is_empty())?;
+    Some(annotations::distribution(text).unwrap_or_else(|error| {
+        report.add(format!("spec.trafficDistribution: {text:?} {error}; all endpoints are the same"));
+        Distribution::Any
+    }))
 }
 
 fn vips(spec: &ServiceSpec, report: &mut Report<'_>) -> Vec<IpAddr> {
@@ -77,11 +100,10 @@ fn vips(spec: &ServiceSpec, report: &mut Report<'_>) -> Vec<IpAddr> {
     if texts.is_empty() {
         texts.extend(spec.cluster_ip.as_deref());
     }
-    let mut vips = Vec::new();
+    let (mut vips, mut seen) = (Vec::new(), HashSet::new());
     for text in texts.into_iter().filter(|text| !text.is_empty() && *text != "None") {
         match usable_address(text) {
-            Ok(vip) if vips.contains(&vip) => {}
-            Ok(vip) => vips.push(vip),
+            Ok(vip) => vips.extend(seen.insert(vip).then_some(vip)),
             Err(error) => report.add(format!("spec.clusterIPs: {error}; it is not taken as the service's")),
         }
     }
@@ -176,7 +198,18 @@ fn slice_endpoint(name: &NamespacedName, endpoint: discovery::Endpoint, report: 
         let namespace = target.namespace.map_or_else(|| Arc::clone(&name.namespace), Arc::from);
         Some(NamespacedName::new(namespace, target.name?))
     });
-    // Kubernetes: a missing condition is to be taken as ready.
-    let ready = endpoint.conditions.and_then(|conditions| conditions.ready).unwrap_or(true);
-    SliceEndpoint { addresses, ready, pod }
+    let conditions = endpoint.conditions.unwrap_or_default();
+    // Kubernetes: of missing conditions, ready and serving are to be taken as true, terminating as false.
+    let health = match conditions {
+        conditions if conditions.ready.unwrap_or(true) => Health::Ready,
+        conditions if conditions.serving.unwrap_or(true) && conditions.terminating.unwrap_or(false) => Health::Draining,
+        _ => Health::Unready,
+    };
+    SliceEndpoint {
+        addresses,
+        health,
+        pod,
+        node: endpoint.node_name.map(Arc::from),
+        zone: endpoint.zone.filter(|zone| !zone.is_empty()).map(Arc::from),
+    }
 }

@@ -1,10 +1,13 @@
 mod broken;
+mod istio;
+mod routing;
+mod show;
 
 use std::fmt::Write;
 
+use self::show::{show_service, show_workload};
 use super::*;
-use crate::model::service::{Service, TargetPort};
-use crate::model::workload::{Exclusions, Membership, Workload};
+use crate::model::identity::TrustDomain;
 
 /// Reads files given as `# file: NAME` sections, joins them and compares what comes out, line by line. A file that
 /// can't be read at all shows as `broken ...`.
@@ -34,9 +37,14 @@ fn show(files: &str) -> String {
             Err(error) => writeln!(out, "broken {error}").unwrap(),
         }
     }
-    let Assembled { workloads, services, problems } = assemble(contents.iter().map(|(name, content)| (name, content)));
+    let contents = contents.iter().map(|(name, content)| (name, content));
+    let Assembled { workloads, services, registry_only, namespaces: _, problems } =
+        assemble(contents, &TrustDomain::default());
     workloads.iter().for_each(|workload| show_workload(&mut out, workload));
     services.iter().for_each(|service| show_service(&mut out, service));
+    if registry_only {
+        out.push_str("registry only\n");
+    }
     problems.iter().for_each(|problem| writeln!(out, "problem {problem}").unwrap());
     out
 }
@@ -46,67 +54,6 @@ fn undent(text: &str) -> String {
     let lines = || text.lines().filter(|line| !line.trim().is_empty());
     let indent = lines().map(|line| line.len() - line.trim_start_matches(' ').len()).min().unwrap_or(0);
     text.lines().fold(String::new(), |out, line| out + line.get(indent..).unwrap_or_default() + "\n")
-}
-
-fn show_workload(out: &mut String, workload: &Workload) {
-    let Workload { name, service_account, addresses, exclusions, .. } = workload;
-    write!(out, "pod {name} sa={service_account}").unwrap();
-    if let Some(node) = &workload.node {
-        write!(out, " node={node}").unwrap();
-    }
-    for address in addresses {
-        write!(out, " {address}").unwrap();
-    }
-    if let Some(netns) = &workload.netns {
-        write!(out, " netns={}", netns.display()).unwrap();
-    }
-    for port in &workload.ports {
-        write!(out, " {}={}", port.name, port.number).unwrap();
-    }
-    out.push_str(match workload.membership {
-        Membership::InMesh => " in mesh",
-        Membership::NotLabelled => " not labelled",
-        Membership::OptedOut => " opted out",
-        Membership::Refused(_) => " refused:",
-    });
-    if let Membership::Refused(reason) = workload.membership {
-        write!(out, " {reason:?}").unwrap();
-    }
-    if !workload.ready {
-        out.push_str(" unready");
-    }
-    if *exclusions != Exclusions::default() {
-        let Exclusions { outbound_ports, outbound_cidrs, inbound_ports } = exclusions;
-        write!(out, " exclude out={outbound_ports} {outbound_cidrs:?} in={inbound_ports}").unwrap();
-    }
-    out.push('\n');
-}
-
-fn show_service(out: &mut String, service: &Service) {
-    write!(out, "service {}", service.name).unwrap();
-    for vip in &service.vips {
-        write!(out, " {vip}").unwrap();
-    }
-    for port in &service.ports {
-        match &port.target {
-            TargetPort::Number(number) => write!(out, " {}->{number}", port.port).unwrap(),
-            TargetPort::Name(name) => write!(out, " {}->{name}", port.port).unwrap(),
-        }
-    }
-    out.push('\n');
-    for endpoint in &service.endpoints {
-        write!(out, "  {}", endpoint.address).unwrap();
-        for (port, target) in &endpoint.ports {
-            write!(out, " {port}->{target}").unwrap();
-        }
-        if !endpoint.ready {
-            out.push_str(" unready");
-        }
-        if let Some(workload) = &endpoint.workload {
-            write!(out, " {workload}").unwrap();
-        }
-        out.push('\n');
-    }
 }
 
 /// A pod named `p` in namespace `demo`, on its netns, with an address, and with these labels, spec and status added.

@@ -1,11 +1,18 @@
 use super::*;
-use crate::model::workload::Exclusions;
+use crate::model::identity::{SpiffeId, TrustDomain};
+use crate::model::locality::Locality;
+use crate::model::service::{Endpoint, Health, Resolution, ServicePort, TargetPort, Visibility};
+use crate::model::workload::{Controller, ControllerKind, Exclusions};
 
 fn pod(name: &str, node: &str, addresses: &[&str]) -> Workload {
     Workload {
         name: NamespacedName::new("demo", name),
         uid: "".into(),
-        service_account: "default".into(),
+        identity: SpiffeId::new(TrustDomain::default(), "demo", "default"),
+        controller: Controller { kind: ControllerKind::Pod, name: name.into() },
+        canonical_name: name.into(),
+        canonical_revision: "latest".into(),
+        locality: Locality::default(),
         node: Some(node.into()),
         addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
         host_network: false,
@@ -20,24 +27,39 @@ fn pod(name: &str, node: &str, addresses: &[&str]) -> Workload {
 }
 
 fn service(name: &str, vips: &[&str]) -> Service {
-    Service {
-        name: NamespacedName::new("demo", name),
-        vips: vips.iter().map(|vip| vip.parse().unwrap()).collect(),
-        ports: vec![],
-        endpoints: vec![],
-        selector: Arc::default(),
+    let hostname = format!("{name}.demo.svc.cluster.local");
+    let vips = vips.iter().map(|vip| vip.parse().unwrap()).collect();
+    Service { vips, ..Service::new(NamespacedName::new("demo", name), hostname) }
+}
+
+/// Who answers at port 80 of an address to a pod of namespace demo.
+fn at(snapshot: &Snapshot, address: &str) -> String {
+    seen(snapshot, address, 80, "demo")
+}
+
+fn seen(snapshot: &Snapshot, address: &str, port: u16, namespace: &str) -> String {
+    match snapshot.owner(address.parse().unwrap(), port, namespace) {
+        Owner::Workload(workload) => format!("pod {}", workload.name.name),
+        Owner::Service(service) => format!("service {}", service.name.name),
+        Owner::Hidden(service) => format!("hidden {}", service.name.name),
+        Owner::Contested(claimants) => {
+            format!("contested: {}", claimants.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
+        }
+        Owner::Unknown => "nobody".to_owned(),
     }
 }
 
-/// Who answers at an address: `pod NAME`, `service NAME` or `nobody`.
-fn at(snapshot: &Snapshot, address: &str) -> String {
-    let address = address.parse().unwrap();
-    match (snapshot.workload_at(address), snapshot.service_at(address)) {
-        (Some(workload), None) => format!("pod {}", workload.name.name),
-        (None, Some(service)) => format!("service {}", service.name.name),
-        (None, None) => "nobody".to_owned(),
-        (Some(_), Some(_)) => "both".to_owned(),
-    }
+fn with_port(port: u16, service: Service) -> Service {
+    Service { ports: vec![ServicePort { name: None, port, target: TargetPort::Number(port) }], ..service }
+}
+
+/// An entry of this namespace with these addresses and ranges, and port 80.
+fn entry(namespace: &str, name: &str, addresses: &[&str]) -> Service {
+    let (ranges, vips): (Vec<&str>, Vec<&str>) = addresses.iter().partition(|text| text.contains('/'));
+    let vips = vips.iter().map(|text| text.parse().unwrap()).collect();
+    let ranges = ranges.iter().map(|text| text.parse().unwrap()).collect();
+    let bare = Service::new(NamespacedName::new(namespace, name), format!("{name}.example"));
+    with_port(80, Service { origin: Origin::Entry, vips, ranges, ..bare })
 }
 
 #[test]
@@ -66,7 +88,8 @@ fn addresses_lead_to_their_owner() {
     assert_eq!(snapshot.pods_on("c").count(), 0);
     assert_eq!(snapshot.counts(), Counts { workloads: 2, in_mesh: 2, services: 1, problems: 0 });
     assert!(snapshot.workload(&NamespacedName::new("demo", "web")).is_some());
-    assert!(snapshot.service(&NamespacedName::new("demo", "client")).is_none());
+    assert_eq!(snapshot.services_named("Web.demo.SVC.cluster.local").len(), 1);
+    assert!(snapshot.services_named("client.demo.svc.cluster.local").is_empty());
 }
 
 #[test]
@@ -77,10 +100,95 @@ fn a_contested_address_leads_to_nobody() {
         vec![service("three", &["10.0.0.3", "10.96.0.1"]), service("four", &["10.96.0.1"])],
         vec![],
     );
-    assert_eq!(at(&snapshot, "10.0.0.1"), "nobody");
+    assert_eq!(at(&snapshot, "10.0.0.1"), "contested: Pod demo/one, Pod demo/two");
     assert_eq!(at(&snapshot, "10.0.0.2"), "pod one");
-    assert_eq!(at(&snapshot, "10.0.0.3"), "nobody");
-    assert_eq!(at(&snapshot, "10.96.0.1"), "nobody");
+    assert_eq!(at(&snapshot, "10.0.0.3"), "contested: Pod demo/two, Service demo/three");
+    assert!(snapshot.workload_at("10.0.0.3".parse().unwrap()).is_none());
+    assert_eq!(at(&snapshot, "10.96.0.1"), "service four");
+}
+
+#[test]
+fn services_share_an_address() {
+    let own = |namespace: &str| Visibility::Namespaces(vec![namespace.into()]);
+    let services = || {
+        vec![
+            entry("b", "b80", &["10.96.0.1"]),
+            entry("a", "a80", &["10.96.0.1"]),
+            with_port(443, entry("z", "z443", &["10.96.0.1"])),
+            Service { visibility: own("c"), ..entry("c", "c80", &["10.96.0.1"]) },
+        ]
+    };
+    let snapshot = Snapshot::build(1, vec![], services(), vec![]);
+    assert_eq!(seen(&snapshot, "10.96.0.1", 80, "a"), "service a80");
+    assert_eq!(seen(&snapshot, "10.96.0.1", 80, "b"), "service b80");
+    assert_eq!(seen(&snapshot, "10.96.0.1", 80, "c"), "service c80");
+    assert_eq!(seen(&snapshot, "10.96.0.1", 80, "d"), "service a80");
+    assert_eq!(seen(&snapshot, "10.96.0.1", 443, "a"), "service z443");
+    assert_eq!(seen(&snapshot, "10.96.0.1", 7, "b"), "service b80");
+
+    let cluster = with_port(80, service("web", &["10.96.0.1"]));
+    let snapshot = Snapshot::build(1, vec![], services().into_iter().chain([cluster.clone()]).collect(), vec![]);
+    assert_eq!(seen(&snapshot, "10.96.0.1", 80, "d"), "service web");
+    assert_eq!(seen(&snapshot, "10.96.0.1", 80, "a"), "service a80");
+    assert_eq!(snapshot.cluster_ip("::ffff:10.96.0.1".parse().unwrap()).unwrap().name.name, "web".into());
+
+    let passing = Service { resolution: Resolution::Passthrough, ..entry("a", "pass", &["10.96.0.1"]) };
+    let snapshot = Snapshot::build(1, vec![], vec![cluster.clone(), passing], vec![]);
+    assert_eq!(seen(&snapshot, "10.96.0.1", 80, "a"), "service web");
+
+    let private = Service { visibility: own("demo"), ..cluster };
+    let snapshot = Snapshot::build(1, vec![], vec![private], vec![]);
+    assert_eq!(
+        (at(&snapshot, "10.96.0.1"), seen(&snapshot, "10.96.0.1", 80, "a")),
+        ("service web".into(), "hidden web".into())
+    );
+}
+
+#[test]
+fn the_smallest_range_wins_after_single_addresses_and_pods() {
+    let services = vec![
+        entry("demo", "all", &["0.0.0.0/0", "::/0"]),
+        entry("demo", "ten", &["10.0.0.0/8"]),
+        with_port(443, entry("demo", "tls", &["10.1.0.0/16"])),
+        Service { visibility: Visibility::Namespaces(vec![]), ..entry("demo", "private", &["10.1.2.0/24"]) },
+        entry("demo", "one", &["10.1.2.3"]),
+        entry("demo", "v6", &["fd00:1::/32"]),
+    ];
+    let snapshot = Snapshot::build(1, vec![pod("web", "a", &["10.0.0.1"])], services, vec![]);
+    assert_eq!(at(&snapshot, "10.0.0.1"), "pod web");
+    assert_eq!(at(&snapshot, "10.0.0.2"), "service ten");
+    assert_eq!(at(&snapshot, "10.1.2.3"), "service one");
+    assert_eq!(at(&snapshot, "10.1.2.4"), "service ten");
+    assert_eq!(seen(&snapshot, "10.1.2.4", 443, "demo"), "service tls");
+    assert_eq!(seen(&snapshot, "10.1.2.4", 7, "demo"), "service tls");
+    assert_eq!(at(&snapshot, "11.0.0.1"), "service all");
+    assert_eq!(at(&snapshot, "fd00:1::5"), "service v6");
+    assert_eq!(at(&snapshot, "fd00:2::5"), "service all");
+}
+
+#[test]
+fn services_are_known_by_host_and_by_pod() {
+    let web = NamespacedName::new("demo", "web");
+    let endpoint = |address: &str| Endpoint {
+        address: address.parse().unwrap(),
+        ports: BTreeMap::from([(80, 8080)]),
+        health: Health::Unready,
+        workload: Some(web.clone()),
+        weight: 1,
+        node: None,
+        locality: Locality::default(),
+    };
+    let hosted = |namespace: &str, name: &str| Service {
+        hostname: "same.example".into(),
+        endpoints: [endpoint("10.0.0.1"), endpoint("fd00::1")].into(),
+        ..entry(namespace, name, &[])
+    };
+    let services = vec![hosted("b", "two"), hosted("a", "one"), hosted("a", "one-again")];
+    let snapshot = Snapshot::build(1, vec![pod("web", "a", &["10.0.0.1", "fd00::1"])], services, vec![]);
+    let names = |services: &[Arc<Service>]| services.iter().map(|service| service.name.to_string()).collect::<Vec<_>>();
+    assert_eq!(names(snapshot.services_named("same.example")), ["a/one", "b/two"]);
+    assert_eq!(names(snapshot.services_of(&web)), ["a/one", "b/two"]);
+    assert!(snapshot.services_of(&NamespacedName::new("demo", "client")).is_empty());
 }
 
 #[test]

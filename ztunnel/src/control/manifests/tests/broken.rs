@@ -6,6 +6,7 @@ use proptest::prelude::{Strategy, any, prop, proptest};
 
 use super::{check, show};
 use crate::control::manifests::{Arc, assemble, parse};
+use crate::model::identity::TrustDomain;
 
 #[test]
 fn broken_files_are_told_with_place_and_field() {
@@ -70,12 +71,17 @@ const SAMPLE: &str = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  ki
                       traffic.ambient.mesh/exclude-outbound-cidrs: 10.0.0.0/8\n  status: {podIPs: [{ip: 10.0.0.1}]}\n- apiVersion: v1\n  \
                       kind: Service\n  metadata: {name: s}\n  spec: {selector: {a: b}, ports: [{port: 80, targetPort: x}]}\n---\n\
                       apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: e, labels: {kubernetes.io/service-name: s}}\n\
-                      addressType: IPv4\nendpoints: [{addresses: [10.0.0.1], targetRef: {kind: Pod, name: p}}]\n";
+                      addressType: IPv4\nendpoints: [{addresses: [10.0.0.1], targetRef: {kind: Pod, name: p}}]\n\
+                      ---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: x}\nspec: {hosts: [x.y], \
+                      addresses: [10.0.0.0/8, 1.2.3.4], ports: [{number: 80, name: h}], resolution: STATIC, endpoints: [{address: 1.1.1.1, \
+                      ports: {h: 8080}, locality: a/b/c, weight: 3}], exportTo: [.], subjectAltNames: ['spiffe://a/ns/b/sa/c']}\n---\n\
+                      apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata: {mesh: \"{trustDomain: a, \
+                      outboundTrafficPolicy: {mode: REGISTRY_ONLY}}\"}\n";
 
 fn never_panics(text: &str) {
     let name: Arc<str> = "any.yaml".into();
     match parse(&name, text) {
-        Ok(content) => drop(assemble([(&name, &content), (&name, &content)])),
+        Ok(content) => drop(assemble([(&name, &content), (&name, &content)], &TrustDomain::default())),
         Err(error) => {
             let lines = text.split(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}']).count() + 1;
             assert!(error.line.is_none_or(|line| usize::try_from(line).unwrap() <= lines), "{error}");
@@ -115,5 +121,5 @@ proptest! {
 
 #[test]
 fn the_sample_of_the_mutations_is_good() {
-    assert_eq!(show(&format!("# file: s.yaml\n{SAMPLE}")).lines().count(), 3);
+    assert_eq!(show(&format!("# file: s.yaml\n{SAMPLE}")).lines().count(), 7);
 }

@@ -1,0 +1,93 @@
+//! Annotations, read so that a wrong one is told with its line; and those that services share.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::sync::Arc;
+
+use super::{Report, check_name};
+use crate::model::locality::Distribution;
+use crate::model::service::Visibility;
+
+/// Annotation of a Service, a ServiceEntry or a Namespace: which endpoints are preferred.
+pub const TRAFFIC_DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
+/// Annotation of a Service with the namespaces that may know it.
+pub const EXPORT_TO: &str = "networking.istio.io/exportTo";
+
+/// The annotations of one object.
+pub(super) struct Annotations<'a, 'r> {
+    pub(super) values: &'a BTreeMap<String, String>,
+    pub(super) lines: &'a BTreeMap<String, u64>,
+    pub(super) report: &'a mut Report<'r>,
+}
+
+impl Annotations<'_, '_> {
+    /// One annotation's value; a wrong one is told and counts as absent.
+    pub(super) fn read<T, E: Display>(
+        &mut self,
+        key: &str,
+        consequence: &str,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        let value = self.values.get(key)?;
+        match parse(value) {
+            Ok(parsed) => Some(parsed),
+            Err(error) => {
+                self.report_at(key, format!("annotation {key}: {value:?}: {error}; {consequence}"));
+                None
+            }
+        }
+    }
+
+    fn report_at(&mut self, key: &str, message: String) {
+        let line = self.lines.get(key).copied().unwrap_or(self.report.line);
+        self.report.add_at(line, message);
+    }
+
+    /// The preferred endpoints; `None` where nothing is said.
+    pub(super) fn distribution(&mut self) -> Option<Distribution> {
+        self.values.get(TRAFFIC_DISTRIBUTION)?;
+        let consequence = "all endpoints are the same";
+        Some(self.read(TRAFFIC_DISTRIBUTION, consequence, distribution).unwrap_or(Distribution::Any))
+    }
+
+    /// Whose pods may know the object; `None` where nothing is said.
+    pub(super) fn visibility(&mut self, namespace: &Arc<str>) -> Option<Visibility> {
+        let text = self.values.get(EXPORT_TO).filter(|text| !text.trim().is_empty())?;
+        let (visibility, wrong) = visibility(text.split(',').map(str::trim), namespace);
+        for message in wrong {
+            self.report_at(EXPORT_TO, format!("annotation {EXPORT_TO}: {message}"));
+        }
+        Some(visibility)
+    }
+}
+
+/// Reads a traffic distribution, without regard to case, as Istio does.
+pub(super) fn distribution(text: &str) -> Result<Distribution, &'static str> {
+    match text.to_ascii_lowercase().as_str() {
+        "prefersamezone" | "preferclose" => Ok(Distribution::SAME_ZONE),
+        "prefersamenode" => Ok(Distribution::SAME_NODE),
+        // There is one network only.
+        "any" | "prefersamenetwork" | "prefernetwork" | "" => Ok(Distribution::Any),
+        _ => Err("is not PreferSameZone, PreferSameNode, PreferClose or Any"),
+    }
+}
+
+/// Reads the entries of an `exportTo`; an entry that is wrong exports to nobody, and is told.
+pub(super) fn visibility<'a>(
+    entries: impl Iterator<Item = &'a str>,
+    namespace: &Arc<str>,
+) -> (Visibility, Vec<String>) {
+    let (mut namespaces, mut everyone, mut wrong) = (Vec::new(), false, Vec::new());
+    for entry in entries {
+        match entry {
+            "*" => everyone = true,
+            "." => namespaces.push(Arc::clone(namespace)),
+            "~" => {}
+            name => match check_name(name) {
+                Ok(()) => namespaces.push(name.into()),
+                Err(error) => wrong.push(format!("{error}, nor '.' or '*'; nothing is exported by it")),
+            },
+        }
+    }
+    (if everyone { Visibility::Everyone } else { Visibility::Namespaces(namespaces) }, wrong)
+}

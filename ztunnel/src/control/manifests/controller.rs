@@ -1,0 +1,75 @@
+//! What made a pod, and what telemetry calls it: read as Istio reads them, from owner references and labels.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+
+use super::{Report, check_name};
+use crate::model::workload::{Controller, ControllerKind};
+
+/// Label of a ReplicaSet's pods with the end of the ReplicaSet's name.
+const TEMPLATE_HASH: &str = "pod-template-hash";
+/// How many digits a CronJob puts behind its name to call a Job: minutes since 1970, or seconds.
+const JOB_DIGITS: std::ops::RangeInclusive<usize> = 8..=10;
+
+const CANONICAL_NAME: [&str; 3] = ["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"];
+const CANONICAL_REVISION: [&str; 3] = ["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"];
+
+/// What made the pod of this name. An owner whose name is none does not count.
+pub(super) fn controller(pod: &Arc<str>, owners: &[OwnerReference], labels: &BTreeMap<String, String>) -> Controller {
+    let owner = owners.iter().find(|owner| owner.controller == Some(true));
+    let Some(owner) = owner.filter(|owner| check_name(&owner.name).is_ok()) else {
+        return Controller { kind: ControllerKind::Pod, name: Arc::clone(pod) };
+    };
+    let whole = owner.name.as_str();
+    let (kind, name) = match owner.kind.as_str() {
+        "ReplicaSet" => (ControllerKind::Deployment, without_hash(whole, labels).unwrap_or(whole)),
+        "Job" => match cron_job(whole) {
+            Some(name) => (ControllerKind::CronJob, name),
+            None => (ControllerKind::Job, whole),
+        },
+        "CronJob" => (ControllerKind::CronJob, whole),
+        "Deployment" => (ControllerKind::Deployment, whole),
+        // As istiod tells it of StatefulSets, DaemonSets and whatever else.
+        _ => (ControllerKind::Pod, &**pod),
+    };
+    Controller { kind, name: name.into() }
+}
+
+fn without_hash<'a>(name: &'a str, labels: &BTreeMap<String, String>) -> Option<&'a str> {
+    let hash = labels.get(TEMPLATE_HASH).filter(|hash| !hash.is_empty())?;
+    name.strip_suffix(hash.as_str())?.strip_suffix('-').filter(|name| !name.is_empty())
+}
+
+fn cron_job(job: &str) -> Option<&str> {
+    let (name, digits) = job.rsplit_once('-')?;
+    let numbered = JOB_DIGITS.contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
+    (numbered && !name.is_empty()).then_some(name)
+}
+
+/// Canonical name and revision.
+pub(super) fn canonical(
+    controller: &Controller,
+    labels: &BTreeMap<String, String>,
+    report: &mut Report<'_>,
+) -> (Arc<str>, Arc<str>) {
+    let mut first = |keys: &[&str]| keys.iter().find_map(|key| label(labels, key, report));
+    let name = first(&CANONICAL_NAME).unwrap_or_else(|| Arc::clone(&controller.name));
+    let revision = first(&CANONICAL_REVISION).unwrap_or_else(|| "latest".into());
+    (name, revision)
+}
+
+/// A label's value. It reaches logs, metrics and headers, so what Kubernetes would not take does not count.
+fn label(labels: &BTreeMap<String, String>, key: &str, report: &mut Report<'_>) -> Option<Arc<str>> {
+    let value = labels.get(key).filter(|value| !value.is_empty())?;
+    let edge = |c: char| c.is_ascii_alphanumeric();
+    let allowed = |c: char| edge(c) || matches!(c, '-' | '_' | '.');
+    if value.len() <= 63 && value.starts_with(edge) && value.ends_with(edge) && value.chars().all(allowed) {
+        return Some(value.as_str().into());
+    }
+    report.add(format!(
+        "label {key}: {value:?} is not a label's value: letters, digits, '-', '_' and '.'; it is ignored"
+    ));
+    None
+}

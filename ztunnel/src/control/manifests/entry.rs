@@ -1,0 +1,330 @@
+//! Istio's ServiceEntry: what lies outside, or beside, the cluster's own services.
+//!
+//! Every host makes one service. Host names are not resolved by this version: what asks for that passes through.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Deserialize;
+
+use super::annotations::{Annotations, visibility};
+use super::{Report, usable_address};
+use crate::model::identity::SpiffeId;
+use crate::model::locality::{Distribution, Locality};
+use crate::model::service::{Endpoint, Health, Resolution, ServicePort, TargetPort, Visibility};
+use crate::model::workload::NamespacedName;
+
+/// The manifest. Fields that mean nothing here are not listed.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ServiceEntry {
+    #[expect(dead_code, reason = "checked by being read")]
+    api_version: ApiVersion,
+    #[serde(default)]
+    metadata: ObjectMeta,
+    spec: Option<Spec>,
+}
+
+#[derive(Deserialize)]
+enum ApiVersion {
+    #[serde(rename = "networking.istio.io/v1")]
+    V1,
+    #[serde(rename = "networking.istio.io/v1beta1")]
+    V1Beta1,
+    #[serde(rename = "networking.istio.io/v1alpha3")]
+    V1Alpha3,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
+struct Spec {
+    hosts: Option<Vec<String>>,
+    addresses: Option<Vec<String>>,
+    ports: Option<Vec<Port>>,
+    resolution: Option<EntryResolution>,
+    endpoints: Option<Vec<WorkloadEntry>>,
+    workload_selector: Option<Selector>,
+    export_to: Option<Vec<String>>,
+    subject_alt_names: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Port {
+    number: u32,
+    protocol: Option<String>,
+    name: Option<String>,
+    target_port: Option<u32>,
+}
+
+#[derive(Deserialize, Clone, Copy, PartialEq, Debug)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+enum EntryResolution {
+    None,
+    Static,
+    Dns,
+    DnsRoundRobin,
+    DynamicDns,
+}
+
+#[derive(Deserialize)]
+struct WorkloadEntry {
+    address: Option<String>,
+    ports: Option<BTreeMap<String, u32>>,
+    locality: Option<String>,
+    weight: Option<u32>,
+}
+
+#[derive(Deserialize)]
+struct Selector {
+    labels: Option<BTreeMap<String, String>>,
+}
+
+/// An entry without the pods that its selector leads to.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct EntryManifest {
+    pub(super) hosts: Vec<Arc<str>>,
+    pub(super) vips: Vec<IpAddr>,
+    pub(super) ranges: Vec<IpNet>,
+    pub(super) ports: Vec<ServicePort>,
+    pub(super) resolution: Resolution,
+    /// Those given in the entry; their workloads are not known yet.
+    pub(super) endpoints: Vec<Endpoint>,
+    pub(super) selector: Arc<BTreeMap<String, String>>,
+    pub(super) distribution: Option<Distribution>,
+    /// Whose pods know it; `None`: as the mesh says.
+    pub(super) visibility: Option<Visibility>,
+    pub(super) identities: Vec<SpiffeId>,
+}
+
+pub(super) fn read(
+    name: &NamespacedName,
+    entry: ServiceEntry,
+    annotation_lines: &BTreeMap<String, u64>,
+    report: &mut Report<'_>,
+) -> EntryManifest {
+    let mut spec = entry.spec.unwrap_or_default();
+    limit(&mut spec, report);
+    let annotations = entry.metadata.annotations.unwrap_or_default();
+    let distribution = Annotations { values: &annotations, lines: annotation_lines, report }.distribution();
+    let resolution = resolution(&spec, report);
+    let hosts = hosts(&spec, report);
+    let (vips, ranges) = addresses(&spec, report);
+    let ports = ports(&spec, report);
+    let given = spec.endpoints.unwrap_or_default();
+    let selector = spec.workload_selector.and_then(|selector| selector.labels).unwrap_or_default();
+    let (mut endpoints, mut selected) = (Vec::new(), BTreeMap::new());
+    match resolution {
+        Resolution::Passthrough => {}
+        Resolution::Endpoints if given.is_empty() && selector.is_empty() => {
+            report.add(
+                "spec: resolution is STATIC, but there are neither endpoints nor a workloadSelector: it leads nowhere",
+            );
+        }
+        Resolution::Endpoints if given.is_empty() => selected = selector,
+        Resolution::Endpoints => {
+            if !selector.is_empty() {
+                report.add("spec: workloadSelector does not count beside endpoints: write one of them");
+            }
+            endpoints = given.iter().filter_map(|given| endpoint(given, &ports, report)).collect();
+            endpoints.sort_by_key(|endpoint| endpoint.address);
+        }
+    }
+    let exported = spec.export_to.as_deref().filter(|entries| !entries.is_empty()).map(|entries| {
+        let (visibility, wrong) = visibility(entries.iter().map(String::as_str), &name.namespace);
+        wrong.into_iter().for_each(|message| report.add(format!("spec.exportTo: {message}")));
+        visibility
+    });
+    let identities = identities(spec.subject_alt_names.as_deref().unwrap_or_default(), report);
+    let selector = Arc::new(selected);
+    EntryManifest {
+        hosts,
+        vips,
+        ranges,
+        ports,
+        resolution,
+        endpoints,
+        selector,
+        distribution,
+        visibility: exported,
+        identities,
+    }
+}
+
+/// Most hosts, addresses, ports and identities, far more than anyone writes by hand. Every host makes a service.
+const MOST: usize = 256;
+/// Most endpoints.
+const MOST_ENDPOINTS: usize = 4096;
+
+/// Whoever may write an entry must not be able to fill the memory of every node with it.
+fn limit(spec: &mut Spec, report: &mut Report<'_>) {
+    cut("hosts", &mut spec.hosts, MOST, report);
+    cut("addresses", &mut spec.addresses, MOST, report);
+    cut("ports", &mut spec.ports, MOST, report);
+    cut("subjectAltNames", &mut spec.subject_alt_names, MOST, report);
+    cut("endpoints", &mut spec.endpoints, MOST_ENDPOINTS, report);
+}
+
+fn cut<T>(field: &str, list: &mut Option<Vec<T>>, most: usize, report: &mut Report<'_>) {
+    if let Some(list) = list.as_mut().filter(|list| list.len() > most) {
+        report.add(format!("spec.{field}: there are {}, of which only the first {most} count", list.len()));
+        list.truncate(most);
+    }
+}
+
+fn resolution(spec: &Spec, report: &mut Report<'_>) -> Resolution {
+    match spec.resolution.unwrap_or(EntryResolution::None) {
+        EntryResolution::Static => return Resolution::Endpoints,
+        EntryResolution::None => {
+            if spec.endpoints.as_ref().is_some_and(|endpoints| !endpoints.is_empty()) {
+                report.add("spec.endpoints: with resolution NONE they do not count: write resolution STATIC");
+            }
+        }
+        EntryResolution::Dns | EntryResolution::DnsRoundRobin | EntryResolution::DynamicDns => report.add(
+            "spec.resolution: host names are not resolved by this version: what goes to the entry's addresses goes on to \
+             where it wanted, and its endpoints do not count",
+        ),
+    }
+    Resolution::Passthrough
+}
+
+fn hosts(spec: &Spec, report: &mut Report<'_>) -> Vec<Arc<str>> {
+    let mut hosts: Vec<Arc<str>> = Vec::new();
+    for text in spec.hosts.iter().flatten() {
+        let host = text.to_ascii_lowercase();
+        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.' | '_');
+        let name = host.strip_prefix("*.").unwrap_or(&host);
+        if host.len() > 253 || name.is_empty() || !name.chars().all(allowed) {
+            report.add(format!("spec.hosts: {text:?} is not a host name; it is ignored"));
+        } else if !hosts.iter().any(|known| **known == *host) {
+            hosts.push(host.into());
+        }
+    }
+    if hosts.is_empty() {
+        report.add("spec.hosts: there is none: the entry counts for nothing");
+    }
+    hosts
+}
+
+/// Single addresses and ranges. A range of one address is that address.
+fn addresses(spec: &Spec, report: &mut Report<'_>) -> (Vec<IpAddr>, Vec<IpNet>) {
+    let (mut vips, mut ranges) = (Vec::new(), Vec::new());
+    for text in spec.addresses.iter().flatten() {
+        match address(text.trim()) {
+            Ok(range) if range.prefix_len() == range.max_prefix_len() => {
+                if !vips.contains(&range.addr()) {
+                    vips.push(range.addr());
+                }
+            }
+            Ok(range) if ranges.contains(&range) => {}
+            Ok(range) => ranges.push(range),
+            Err(error) => report.add(format!("spec.addresses: {error}; it is not taken as the entry's")),
+        }
+    }
+    (vips, ranges)
+}
+
+fn address(text: &str) -> Result<IpNet, String> {
+    if !text.contains('/') {
+        return usable_address(text).map(IpNet::from);
+    }
+    let wrong = || format!("{text:?} is not an IP address or range");
+    let mut range: IpNet = text.parse().map_err(|_| wrong())?;
+    if let (IpAddr::V4(v4), Some(length)) = (range.addr().to_canonical(), range.prefix_len().checked_sub(96))
+        && matches!(range, IpNet::V6(_))
+    {
+        range = IpNet::new(IpAddr::V4(v4), length).map_err(|_| wrong())?;
+    }
+    if range.prefix_len() == range.max_prefix_len() {
+        return usable_address(&range.addr().to_string()).map(IpNet::from);
+    }
+    Ok(range.trunc())
+}
+
+fn ports(spec: &Spec, report: &mut Report<'_>) -> Vec<ServicePort> {
+    let mut ports: Vec<ServicePort> = Vec::new();
+    for port in spec.ports.iter().flatten() {
+        // Whatever Istio does not know it takes for TCP; what is not carried by TCP is UDP only.
+        if port.protocol.as_deref().is_some_and(|protocol| protocol.eq_ignore_ascii_case("UDP")) {
+            continue;
+        }
+        let mut number = |field: &str, value: u32| {
+            let number = port_number(value);
+            if number.is_none() {
+                report.add(format!(
+                    "spec.ports.{field}: {value} is not a port from 1 to 65535; the entry lacks this port"
+                ));
+            }
+            number
+        };
+        let Some(own) = number("number", port.number) else { continue };
+        let target = match port.target_port {
+            None | Some(0) => Some(own),
+            Some(target) => number("targetPort", target),
+        };
+        let Some(target) = target else { continue };
+        if !ports.iter().any(|known| known.port == own) {
+            let name = port.name.as_deref().filter(|name| !name.is_empty()).map(Arc::from);
+            ports.push(ServicePort { name, port: own, target: TargetPort::Number(target) });
+        }
+    }
+    ports
+}
+
+fn port_number(value: u32) -> Option<u16> {
+    u16::try_from(value).ok().filter(|port| *port != 0)
+}
+
+fn endpoint(given: &WorkloadEntry, ports: &[ServicePort], report: &mut Report<'_>) -> Option<Endpoint> {
+    let text = given.address.as_deref().unwrap_or_default();
+    let address = match usable_address(text) {
+        Ok(address) => address,
+        Err(error) => {
+            let error = match text {
+                unix if unix.starts_with("unix://") => format!("{text:?} is a Unix socket, which is not TCP"),
+                _ => error,
+            };
+            report.add(format!("spec.endpoints.address: {error}; the endpoint is ignored"));
+            return None;
+        }
+    };
+    let mut targets = BTreeMap::new();
+    for port in ports {
+        let named = port.name.as_ref().and_then(|name| given.ports.as_ref()?.get(&**name));
+        let target = match (named, &port.target) {
+            (Some(number), _) => port_number(*number),
+            (None, TargetPort::Number(number)) => Some(*number),
+            (None, TargetPort::Name(_)) => None,
+        };
+        match target {
+            Some(target) => drop(targets.insert(port.port, target)),
+            None => {
+                report.add(format!("spec.endpoints.ports: {address} has no port from 1 to 65535 for {}", port.port));
+            }
+        }
+    }
+    Some(Endpoint {
+        address,
+        ports: targets,
+        health: Health::Ready,
+        workload: None,
+        // As Istio reads it: 0 is not set.
+        weight: given.weight.filter(|weight| *weight > 0).unwrap_or(1),
+        node: None,
+        locality: given.locality.as_deref().map(Locality::parse).unwrap_or_default(),
+    })
+}
+
+fn identities(names: &[String], report: &mut Report<'_>) -> Vec<SpiffeId> {
+    let mut identities = Vec::new();
+    for name in names {
+        match name.parse() {
+            Ok(identity) => identities.push(identity),
+            Err(error) => report.add(format!("spec.subjectAltNames: {error}; it is nobody's identity")),
+        }
+    }
+    identities
+}

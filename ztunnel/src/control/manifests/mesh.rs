@@ -1,0 +1,76 @@
+//! Istio's mesh-wide settings: the ConfigMap `istio`, whose key `mesh` holds YAML.
+
+use std::str::FromStr;
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use serde::Deserialize;
+
+use super::{document, field};
+use crate::model::identity::TrustDomain;
+
+/// The namespace with the mesh-wide settings.
+pub const ROOT_NAMESPACE: &str = "istio-system";
+/// Name of the ConfigMap.
+pub const MESH_CONFIG: &str = "istio";
+
+/// What is read of the mesh-wide settings.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct MeshSettings {
+    /// Destinations that are nobody's are not to be reached.
+    pub(super) registry_only: bool,
+    /// The trust domain that is named there.
+    pub(super) trust_domain: Option<TrustDomain>,
+    /// Whom services without an `exportTo` of their own are exported to; empty: everyone.
+    pub(super) export_to: Vec<String>,
+}
+
+/// Why the settings can't be read.
+#[derive(Debug)]
+pub(super) struct MeshError {
+    /// The field, from the ConfigMap on.
+    pub(super) field: String,
+    pub(super) message: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
+struct MeshConfig {
+    outbound_traffic_policy: Option<OutboundTrafficPolicy>,
+    trust_domain: Option<String>,
+    default_service_export_to: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+struct OutboundTrafficPolicy {
+    mode: Option<Mode>,
+}
+
+#[derive(Deserialize, Clone, Copy, PartialEq)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+enum Mode {
+    AllowAny,
+    RegistryOnly,
+}
+
+pub(super) fn read(config_map: &ConfigMap) -> Result<MeshSettings, MeshError> {
+    let text = config_map.data.as_ref().and_then(|data| data.get("mesh")).map(String::as_str).unwrap_or_default();
+    let failed = |field: Option<String>, message: String| {
+        let field = field.map(|field| format!(".{field}")).unwrap_or_default();
+        MeshError { field: format!("data.mesh{field}"), message }
+    };
+    let parsed = serde_saphyr::from_str_with_options::<Option<MeshConfig>>(text, document::options());
+    let config = parsed.map_err(|error| {
+        let place = error.location().map(|location| (location.line(), location.column()));
+        let field = place.and_then(|(line, column)| field::path_at(text, line, column));
+        let line = place.map(|(line, _)| format!(" (line {line} of that text)")).unwrap_or_default();
+        failed(field, format!("{}{line}", document::message(&error)))
+    })?;
+    let config = config.unwrap_or_default();
+    let trust_domain = config.trust_domain.filter(|text| !text.is_empty());
+    let trust_domain = trust_domain.map(|text| TrustDomain::from_str(&text)).transpose();
+    Ok(MeshSettings {
+        registry_only: config.outbound_traffic_policy.and_then(|policy| policy.mode) == Some(Mode::RegistryOnly),
+        export_to: config.default_service_export_to.unwrap_or_default(),
+        trust_domain: trust_domain.map_err(|error| failed(Some("trustDomain".to_owned()), error.to_string()))?,
+    })
+}

@@ -1,0 +1,25 @@
+//! A Node's manifest: where its pods run. A pod's own label says otherwise.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::Node;
+
+use crate::model::locality::Locality;
+
+const REGION: &str = "topology.kubernetes.io/region";
+const ZONE: &str = "topology.kubernetes.io/zone";
+const SUBZONE: &str = "topology.istio.io/subzone";
+/// Labels of a Pod with `region.zone.subzone`, since a label can't hold slashes. The first one wins.
+const OF_POD: [&str; 2] = ["topology.istio.io/locality", "istio-locality"];
+
+pub(super) fn read(node: Node) -> Locality {
+    let labels = node.metadata.labels.unwrap_or_default();
+    let label = |key| labels.get(key).map(String::as_str).unwrap_or_default().into();
+    Locality { region: label(REGION), zone: label(ZONE), subzone: label(SUBZONE) }
+}
+
+/// What a pod's own labels say.
+pub(super) fn of_pod(labels: &BTreeMap<String, String>) -> Option<Locality> {
+    let text = OF_POD.iter().find_map(|key| labels.get(*key)).filter(|text| !text.is_empty())?;
+    Some(if text.contains('/') { Locality::parse(text) } else { Locality::parse(&text.replace('.', "/")) })
+}

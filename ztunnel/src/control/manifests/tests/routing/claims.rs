@@ -1,0 +1,98 @@
+//! Whatever claims an address, with or without right: nothing goes to a pod of the mesh in plaintext.
+
+use std::sync::Arc;
+
+use proptest::prelude::{Just, Strategy, any, prop, prop_oneof, proptest};
+
+use super::{decide, mesh};
+use crate::model::workload::{Membership, Workload};
+use crate::route::decide::Hop;
+
+/// Lines of a mesh of pods, services and entries that claim few addresses, with and without right.
+fn any_mesh() -> impl Strategy<Value = String> {
+    let address = || (0u8..8).prop_map(|last| format!("10.0.0.{last}"));
+    let namespace = || prop_oneof![Just("demo"), Just("plain")];
+    let pod = (namespace(), address(), any::<bool>(), any::<bool>(), 0u8..3).prop_map(|(namespace, ip, host, ready, app)| {
+        format!(
+            " labels: {{app: a{app}}}, namespace: {namespace}| spec: {{hostNetwork: {host}, containers: []}}, status: \
+             {{podIPs: [{{ip: {ip}}}], conditions: [{{type: Ready, status: '{}'}}]}}",
+            if ready { "True" } else { "False" }
+        )
+    });
+    let excluding = address().prop_map(|ip| {
+        format!(
+            " namespace: demo, annotations: {{ambient.mesh/netns: /n, traffic.ambient.mesh/exclude-inbound-ports: '81'}}\
+             | status: {{podIPs: [{{ip: {ip}}}]}}"
+        )
+    });
+    let ports = "ports: [{port: 80}, {port: 81}, {port: 82, targetPort: 15008}]";
+    let service = (namespace(), address(), 0u8..3, 0u8..3).prop_map(move |(namespace, ip, app, export)| {
+        let export = [".", "*", "plain"][usize::from(export)];
+        format!(
+            " namespace: {namespace}, annotations: {{networking.istio.io/exportTo: '{export}'}}| spec: {{clusterIP: {ip}, \
+             selector: {{app: a{app}}}, {ports}}}"
+        )
+    });
+    let entry = (namespace(), address(), address(), any::<bool>(), 24u8..33).prop_map(|(namespace, ip, endpoint, resolved, length)| {
+        let (resolution, endpoints) = match resolved {
+            true => ("STATIC", format!("[{{address: {endpoint}}}]")),
+            false => ("NONE", "[]".to_owned()),
+        };
+        format!(
+            " namespace: {namespace}| spec: {{hosts: [e.example], addresses: [{ip}/{length}], ports: [{{number: 80}}, \
+             {{number: 81}}, {{number: 15008}}], resolution: {resolution}, endpoints: {endpoints}}}"
+        )
+    });
+    let lines = |kind: &'static str, what: prop::strategy::BoxedStrategy<String>, most: usize| {
+        prop::collection::vec(what, 0..most).prop_map(move |all| {
+            let numbered = all.into_iter().enumerate();
+            let name = kind.to_ascii_lowercase();
+            numbered.map(|(number, line)| format!("{kind} {name}{number}{line}\n")).collect::<String>()
+        })
+    };
+    let parts = (
+        lines("Pod", prop_oneof![pod, excluding].boxed(), 8),
+        lines("Service", service.boxed(), 5),
+        lines("ServiceEntry", entry.boxed(), 5),
+    );
+    parts.prop_map(|(pods, services, entries)| {
+        format!(
+            "Namespace demo labels: {{istio.io/dataplane-mode: ambient}}\n\
+             Pod demo/own | status: {{podIPs: [{{ip: 10.0.0.1}}]}}\n{pods}{services}{entries}"
+        )
+    })
+}
+
+proptest! {
+    #[test]
+    fn plaintext_never_reaches_a_pod_of_the_mesh(lines in any_mesh(), partial in any::<bool>(), last in 0u8..8, port in prop_oneof![Just(80u16), Just(81), Just(82), Just(15008)], draw in any::<u64>()) {
+        let mesh = mesh(&lines).with_blind(partial);
+        let dst = format!("10.0.0.{last}:{port}");
+        let Ok(outbound) = decide(&mesh, "demo/own", &dst, draw) else { return Ok(()) };
+        assert!((1..=3).contains(&outbound.candidates.len()));
+        for (index, candidate) in outbound.candidates.iter().enumerate() {
+            assert!(!outbound.candidates[..index].contains(candidate), "{outbound:?}");
+            let ip = candidate.target.ip();
+            // Whoever claims the address, with or without right.
+            let claimants: Vec<_> = mesh.workloads().filter(|pod| pod.own_addresses().contains(&ip)).collect();
+            let in_mesh = claimants.iter().any(|pod| pod.membership == Membership::InMesh);
+            match &candidate.hop {
+                Hop::Plain => {
+                    let open = |pod: &&Arc<Workload>| {
+                        pod.name.to_string() == "demo/own" || pod.exclusions.inbound_ports.contains(candidate.target.port())
+                    };
+                    assert!(!in_mesh || claimants.iter().all(open), "{dst} -> {candidate:?}");
+                    assert!(!in_mesh || candidate.target.port() != 15008);
+                    assert!(mesh.cluster_ip(ip).is_none(), "{dst} -> {candidate:?}");
+                    // What a file that was never read may say of it is not against it.
+                    let known = candidate.workload.as_ref().is_some_and(|pod| in_mesh || !mesh.may_be_in_mesh(pod));
+                    assert!(!partial || known, "{dst} -> {candidate:?}");
+                }
+                Hop::Tunnel { to, expected } => {
+                    assert!(in_mesh && claimants.len() == 1 && to.port() == 15008 && candidate.target.port() != 15008);
+                    assert_eq!(expected.first(), Some(&claimants[0].identity));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! While a file of the mesh could never be read, and against whoever writes entries of his own: what is known stays as it
+//! is, and nothing goes in plaintext where a pod of the mesh may be.
+
+use super::{MESH, check, mesh};
+use crate::store::snapshot::Snapshot;
+
+/// The mesh of [`MESH`] and these lines, beside a file that could never be read.
+fn partial(lines: &str) -> Snapshot {
+    mesh(&format!("{MESH}{lines}")).with_blind(true)
+}
+
+fn unread(what: &str) -> String {
+    format!(
+        "unknown_destination: {what} may be in a file of the mesh that could not be read since the start: repair that; /config_dump \
+         names it"
+    )
+}
+
+#[test]
+fn what_is_unknown_is_refused_while_a_file_is_unread() {
+    let mesh = partial(
+        "
+        ServiceEntry demo/none | spec: {hosts: [n.example], addresses: [198.51.0.0/16, 203.0.113.7], ports: [{number: 443}]}
+        ServiceEntry demo/static | spec: {hosts: [s.example], addresses: [203.0.113.8], ports: [{number: 443}], resolution: STATIC, endpoints: [{address: 203.0.113.9}]}
+        Service demo/slice | spec: {clusterIP: 10.96.0.11, ports: [{port: 80}]}
+        EndpointSlice demo/slice labels: {kubernetes.io/service-name: slice} | addressType: IPv4, ports: [{port: 80}], endpoints: [{addresses: [10.0.1.9], targetRef: {kind: Pod, name: unread}}]
+        EndpointSlice demo/slice-2 labels: {kubernetes.io/service-name: slice} | addressType: IPv4, ports: [{port: 81}], endpoints: [{addresses: [10.0.1.2]}]
+    ",
+    );
+    for unknown in ["203.0.113.1:443", "10.0.1.9:80", "[fd00:1::9]:80"] {
+        check(&mesh, &format!("demo/client -> {unknown}"), &unread(unknown));
+    }
+    // An entry says that there is something, but not that it is no pod.
+    for passed in ["198.51.7.7:443", "203.0.113.7:443", "198.51.7.7:80"] {
+        check(&mesh, &format!("demo/client -> {passed}"), &unread(passed));
+    }
+    let none = |service: &str| {
+        format!(
+            "no_healthy_upstream: {service}: 1 of 1 endpoints ready, and none that this pod may use while a file of the \
+             mesh can't be read: /config_dump names it"
+        )
+    };
+    check(&mesh, "demo/client -> 203.0.113.8:443", &none("demo/static:443"));
+    // What the slice says of a pod in the unread file does not count, what it says of others does.
+    check(&mesh, "demo/client -> 10.96.0.11:80", "demo/slice: tunnel 10.0.1.2:81 to web");
+}
+
+#[test]
+fn what_is_known_goes_on_while_a_file_is_unread() {
+    let mesh = partial("Namespace plain\n");
+    check(&mesh, "demo/client -> 10.96.0.1:80", "demo/web: tunnel 10.0.1.2:8080 to web or tunnel 10.0.2.2:80 to web");
+    check(&mesh, "demo/client -> 10.0.2.2:1234", "tunnel 10.0.2.2:1234 to web");
+    check(&mesh, "demo/client -> 10.96.0.3:80", "plain/old: plain 10.0.2.3:80");
+    check(&mesh, "demo/client -> 10.0.2.3:7", "plain 10.0.2.3:7");
+    check(&mesh, "demo/client -> 10.96.0.5:80", "demo/host: plain 192.168.0.2:80");
+    check(&mesh, "demo/client -> 10.0.1.1:80", "plain 10.0.1.1:80");
+}
+
+#[test]
+fn a_namespace_in_an_unread_file_may_be_labelled() {
+    let lines = "
+        Pod plain/out labels: {istio.io/dataplane-mode: none} | status: {podIPs: [{ip: 10.0.2.8}]}
+        Pod plain/host labels: {app: old} | spec: {hostNetwork: true, containers: []}, status: {podIPs: [{ip: 192.168.0.3}]}
+    ";
+    let mesh = partial(lines);
+    check(&mesh, "demo/client -> 10.0.2.3:7", &unread("the label of namespace plain, where Pod plain/old is,"));
+    check(&mesh, "demo/client -> 10.96.0.3:80", "plain/old: plain 192.168.0.3:80");
+    check(&mesh, "demo/client -> 10.0.2.8:7", "plain 10.0.2.8:7");
+    check(&mesh.with_blind(false), "demo/client -> 10.0.2.3:7", "plain 10.0.2.3:7");
+}
+
+#[test]
+fn an_entry_takes_no_pods_address_and_adds_no_identity_to_others_services() {
+    let grabs = "
+        ServiceEntry plain/grab | spec: {hosts: [web.demo.svc.cluster.local], addresses: [10.0.1.2, 10.0.2.3, 10.96.0.1, 10.96.0.4, 0.0.0.0/0], ports: [{number: 80}, {number: 7}], resolution: STATIC, endpoints: [{address: 10.0.1.2}], subjectAltNames: ['spiffe://cluster.local/ns/plain/sa/evil']}
+    ";
+    let mesh = mesh(&format!("{MESH}{grabs}"));
+    let both = "demo/web: tunnel 10.0.1.2:8080 to web or tunnel 10.0.2.2:80 to web";
+    check(&mesh, "demo/client -> 10.0.1.2:80", "tunnel 10.0.1.2:80 to web");
+    check(&mesh, "demo/client -> 10.0.2.3:7", "plain 10.0.2.3:7");
+    check(&mesh, "demo/client -> 10.96.0.1:80", both);
+    check(&mesh, "demo/client -> 10.96.0.4:80", "demo/open: tunnel 10.0.2.4:80 to default");
+    let problems: Vec<String> = mesh.problems().iter().map(|problem| problem.message.clone()).collect();
+    let kept =
+        |address: &str, pod: &str| format!("spec.addresses: {address} is the address of Pod {pod}, which keeps it");
+    assert_eq!(problems, [kept("10.0.1.2", "demo/web-a"), kept("10.0.2.3", "plain/old")]);
+}
+
+#[test]
+fn the_mesh_says_to_whom_services_are_exported_that_do_not_say_it() {
+    let lines = "
+        ConfigMap istio-system/istio | data: {mesh: '{defaultServiceExportTo: [.]}'}
+        ServiceEntry plain/all | spec: {hosts: [a.example], addresses: [0.0.0.0/0], ports: [{number: 80}], resolution: STATIC, endpoints: [{address: 203.0.113.66}]}
+        ServiceEntry plain/told | spec: {hosts: [b.example], addresses: [198.51.100.1], ports: [{number: 80}], resolution: STATIC, endpoints: [{address: 203.0.113.67}], exportTo: ['*']}
+        Service demo/told annotations: {networking.istio.io/exportTo: 'plain'} | spec: {selector: {app: web}, clusterIP: 10.96.0.12, ports: [{port: 80}]}
+    ";
+    let mesh = mesh(&format!("{MESH}{lines}"));
+    check(&mesh, "demo/client -> 192.0.2.1:80", "plain 192.0.2.1:80");
+    check(&mesh, "plain/old -> 192.0.2.1:80", "plain/all: plain 203.0.113.66:80");
+    check(&mesh, "demo/client -> 198.51.100.1:80", "plain/told: plain 203.0.113.67:80");
+    check(&mesh, "demo/client -> 10.96.0.4:80", "demo/open: tunnel 10.0.2.4:80 to default");
+    check(
+        &mesh,
+        "plain/old -> 10.96.0.4:80",
+        "no_healthy_upstream: Service demo/open is not exported to namespace plain",
+    );
+    check(&mesh, "plain/old -> 10.96.0.12:80", "demo/told: tunnel 10.0.1.2:80 to web or tunnel 10.0.2.2:80 to web");
+}
+
+#[test]
+fn a_large_entry_is_cut_and_its_hosts_share_their_endpoints() {
+    let list = |count: usize, text: &dyn Fn(usize) -> String| (0..count).map(text).collect::<Vec<_>>().join(", ");
+    let hosts = list(300, &|number| format!("h{number}.example"));
+    let endpoints = list(5000, &|number| format!("{{address: 198.18.{}.{}}}", number >> 8, number & 0xff));
+    let line = format!(
+        "ServiceEntry plain/large | spec: {{hosts: [{hosts}], ports: [{{number: 80}}], resolution: STATIC, endpoints: [{endpoints}]}}"
+    );
+    let mesh = mesh(&line);
+    let services: Vec<_> = mesh.services().collect();
+    assert_eq!((services.len(), services[0].endpoints.len()), (256, 4096));
+    assert!(services.iter().all(|service| std::sync::Arc::ptr_eq(&service.endpoints, &services[0].endpoints)));
+    let problems: Vec<&str> = mesh.problems().iter().map(|problem| &*problem.message).collect();
+    assert_eq!(
+        problems,
+        [
+            "spec.endpoints: there are 5000, of which only the first 4096 count",
+            "spec.hosts: there are 300, of which only the first 256 count"
+        ]
+    );
+}
+
+#[test]
+fn an_address_that_many_claim_is_told_in_one_short_line() {
+    let pods: String =
+        (0..1000).map(|number| format!("Pod demo/p{number:04} | status: {{podIPs: [{{ip: 10.9.9.9}}]}}\n")).collect();
+    check(
+        &mesh(&format!("{MESH}{pods}")),
+        "demo/client -> 10.9.9.9:80",
+        "no_healthy_upstream: 10.9.9.9 is claimed by Pod demo/p0000, Pod demo/p0001, Pod demo/p0002, Pod demo/p0003 and 996 \
+         more: it is nobody's until one is left",
+    );
+}

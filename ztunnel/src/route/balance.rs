@@ -1,0 +1,139 @@
+//! Choosing among endpoints: by rank first, among equals by chance, in proportion to their weights.
+
+/// How many are chosen at most: one to go to, two to try when that fails.
+pub const MOST: usize = 3;
+
+/// What was chosen, in the order to be tried.
+#[derive(Debug)]
+pub struct Choice<R, T>([Option<Entry<R, T>>; MOST]);
+
+#[derive(Debug)]
+struct Entry<R, T> {
+    rank: R,
+    key: f64,
+    item: T,
+}
+
+impl<R, T> Choice<R, T> {
+    /// Rank and item of each.
+    pub fn iter(&self) -> impl Iterator<Item = (&R, &T)> {
+        self.0.iter().flatten().map(|entry| (&entry.rank, &entry.item))
+    }
+
+    /// The first.
+    pub fn first(&self) -> Option<(&R, &T)> {
+        self.iter().next()
+    }
+}
+
+/// Chooses up to [`MOST`] of the items `(rank, weight, item)`, none twice: the lowest ranks first, those of one rank as if
+/// they were drawn one after the other without being put back, each with a chance in proportion to its weight. Weight 0 is
+/// never chosen. `draw` is to be random; the same draw gives the same choice.
+///
+/// One pass, no allocation: every item gets an exponentially distributed arrival time with its weight as the rate, and the
+/// first arrivals win (Efraimidis and Spirakis, "Weighted random sampling with a reservoir").
+pub fn choose<R: Ord, T>(items: impl IntoIterator<Item = (R, u32, T)>, draw: u64) -> Choice<R, T> {
+    let mut best: [Option<Entry<R, T>>; MOST] = [const { None }; MOST];
+    let mut random = SplitMix64(draw);
+    for (rank, weight, item) in items {
+        let arrival = -random.unit().ln();
+        if weight == 0 {
+            continue;
+        }
+        let mut carried = Entry { rank, key: arrival / f64::from(weight), item };
+        for place in &mut best {
+            match place {
+                None => {
+                    *place = Some(carried);
+                    break;
+                }
+                Some(held) if carried.is_before(held) => std::mem::swap(held, &mut carried),
+                Some(_) => {}
+            }
+        }
+    }
+    Choice(best)
+}
+
+impl<R: Ord, T> Entry<R, T> {
+    fn is_before(&self, other: &Self) -> bool {
+        self.rank.cmp(&other.rank).then(self.key.total_cmp(&other.key)).is_lt()
+    }
+}
+
+/// Steele, Lea and Flood's generator: many numbers from one draw.
+struct SplitMix64(u64);
+
+impl SplitMix64 {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// A number from 0 to 1, never 0, so that it has a logarithm.
+    fn unit(&mut self) -> f64 {
+        // 53 bits are what an f64 holds exactly.
+        let bits = (self.next() >> 11) + 1;
+        #[expect(clippy::cast_precision_loss, reason = "at most 2^53")]
+        let bits = bits as f64;
+        bits / (1u64 << 53) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MOST, choose};
+    use proptest::prelude::{any, prop, proptest};
+
+    fn names(items: &[(u8, u32, char)], draw: u64) -> String {
+        choose(items.iter().copied(), draw).iter().map(|(_, name)| *name).collect()
+    }
+
+    #[test]
+    fn ranks_come_first_and_weight_zero_never() {
+        for draw in 0..100 {
+            let chosen = names(&[(1, 1, 'b'), (0, 1, 'a'), (2, 1, 'c'), (0, 0, 'x')], draw);
+            assert_eq!(chosen, "abc");
+            assert_eq!(names(&[(0, 0, 'x')], draw), "");
+        }
+    }
+
+    #[test]
+    fn first_and_second_picks_follow_the_weights() {
+        const DRAWS: u32 = 40_000;
+        let items = [(0, 1, 'a'), (0, 2, 'b'), (0, 5, 'c')];
+        let (mut first, mut second_after_c) = ([0u32; 3], [0u32; 3]);
+        let index = |name: char| usize::try_from(u32::from(name) - u32::from('a')).unwrap();
+        for draw in 0..DRAWS {
+            let chosen: Vec<char> =
+                names(&items, u64::from(draw).wrapping_mul(0x5851_f42d_4c95_7f2d)).chars().collect();
+            first[index(chosen[0])] += 1;
+            if chosen[0] == 'c' {
+                second_after_c[index(chosen[1])] += 1;
+            }
+        }
+        let near = |count: u32, of: u32, share: f64| (f64::from(count) / f64::from(of) - share).abs() < 0.02;
+        assert!(
+            near(first[0], DRAWS, 0.125) && near(first[1], DRAWS, 0.25) && near(first[2], DRAWS, 0.625),
+            "{first:?}"
+        );
+        let after_c = second_after_c.iter().sum();
+        assert!(near(second_after_c[0], after_c, 1.0 / 3.0), "{second_after_c:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn chosen_are_distinct_and_as_many_as_there_are(weights in prop::collection::vec(0u32..4, 0..20), draw in any::<u64>()) {
+            let items = weights.iter().enumerate().map(|(index, weight)| (index % 2, *weight, index));
+            let chosen: Vec<usize> = choose(items, draw).iter().map(|(_, index)| *index).collect();
+            let usable = weights.iter().filter(|weight| **weight > 0).count();
+            assert_eq!(chosen.len(), usable.min(MOST));
+            assert!(chosen.iter().all(|index| weights[*index] > 0));
+            assert!(chosen.iter().enumerate().all(|(at, index)| !chosen[..at].contains(index)));
+            assert!(chosen.windows(2).all(|pair| pair[0] % 2 <= pair[1] % 2));
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! What a tunnel's request asks for: proved to be this pod, and the port of its application.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use http::StatusCode;
+use thiserror::Error;
+
+use super::decide::{HBONE_PORT, check_peer, is_carried, own_endpoints, service_behind};
+use crate::{
+    model::{
+        addr::{PeerAddr, canonical},
+        close::CloseReason,
+        identity::SpiffeId,
+        service::Service,
+        workload::{NamespacedName, Workload},
+    },
+    store::snapshot::Snapshot,
+    wire::connect::Authority,
+};
+
+/// Ports that no tunnel leads to, as in Istio: its data plane's own.
+const RESERVED_PORTS: [u16; 3] = [15001, 15006, HBONE_PORT];
+
+/// Where a tunnel into a pod goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The application's address.
+    pub to: SocketAddr,
+    /// Who connects: the workload at the peer's address, if it has the identity that the peer has proved.
+    pub source: Option<Arc<Workload>>,
+    /// The pod.
+    pub destination: Option<Arc<Workload>>,
+    /// The service that the client meant, or else one that leads to this port of the pod.
+    pub service: Option<Arc<Service>>,
+}
+
+/// Why a tunnel does not go on.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum TargetError {
+    /// The address is not the one that the tunnel itself came to.
+    #[error("{asked} is not this pod: the tunnel came to {local}")]
+    NotThisPod {
+        /// The address asked for.
+        asked: SocketAddr,
+        /// The pod's.
+        local: IpAddr,
+    },
+    /// No port is numbered 0.
+    #[error("port 0 is no port")]
+    NoPort,
+    /// A port that leads back to the mesh itself.
+    #[error("port {0} is the mesh's own")]
+    Reserved(u16),
+    /// The peer's address can't be kept.
+    #[error("nothing can come from {peer}")]
+    Peer {
+        /// The address.
+        peer: IpAddr,
+        /// Why not.
+        reason: CloseReason,
+    },
+    /// The pod has left the mesh's sources.
+    #[error("the mesh knows no Pod {0} (any more)")]
+    UnknownPod(NamespacedName),
+    /// No service has this name, or none that the pod's namespace may know.
+    #[error("no service {0:?} is known")]
+    UnknownHost(String),
+    /// The pod does not stand behind the service, or lacks the port.
+    #[error("Pod {pod} is no endpoint of {host:?}, port {port}")]
+    NotAnEndpoint {
+        /// The pod.
+        pod: NamespacedName,
+        /// The service.
+        host: String,
+        /// Its port.
+        port: u16,
+    },
+}
+
+impl TargetError {
+    /// What the peer is answered.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::NotThisPod { .. } | Self::NoPort => StatusCode::BAD_REQUEST,
+            Self::Reserved(_)
+            | Self::Peer { .. }
+            | Self::UnknownPod(_)
+            | Self::UnknownHost(_)
+            | Self::NotAnEndpoint { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// The reason in logs and metrics.
+    #[must_use]
+    pub fn reason(&self) -> CloseReason {
+        match self {
+            Self::NotThisPod { .. } => CloseReason::NotThisPod,
+            Self::NoPort => CloseReason::BadRequest,
+            Self::Reserved(_) => CloseReason::Recursive,
+            Self::Peer { reason, .. } => *reason,
+            Self::UnknownPod(_) => CloseReason::LocalFault,
+            Self::UnknownHost(_) | Self::NotAnEndpoint { .. } => CloseReason::NoHealthyUpstream,
+        }
+    }
+}
+
+/// Decides where a tunnel into `pod` goes on.
+///
+/// `local` is where the tunnel's own connection arrived, `peer` and `identity` who made it, `authority` what it asks for
+/// and `forwarded_host` which service its application had asked for.
+///
+/// # Errors
+/// Why it is refused.
+pub fn target(
+    snapshot: &Snapshot,
+    local: SocketAddr,
+    peer: PeerAddr,
+    identity: &SpiffeId,
+    authority: &Authority,
+    forwarded_host: Option<&str>,
+    pod: &NamespacedName,
+) -> Result<Target, TargetError> {
+    let local = canonical(local).ip();
+    let destination = snapshot.workload(pod).ok_or_else(|| TargetError::UnknownPod(pod.clone()))?;
+    let (port, service) = match authority {
+        Authority::Address(asked) => {
+            let asked = canonical(*asked);
+            if asked.ip() != local || !is_carried(local) {
+                return Err(TargetError::NotThisPod { asked, local });
+            }
+            (asked.port(), service_behind(snapshot, pod, asked.port(), forwarded_host))
+        }
+        Authority::Host { host, port } => {
+            let (service, port) = by_hostname(snapshot, destination, local, host, *port)?;
+            (port, Some(service))
+        }
+    };
+    if port == 0 {
+        return Err(TargetError::NoPort);
+    }
+    if RESERVED_PORTS.contains(&port) {
+        return Err(TargetError::Reserved(port));
+    }
+    check_peer(peer.ip()).map_err(|reason| TargetError::Peer { peer: peer.ip(), reason })?;
+    // An address alone proves nothing: it may have gone to another pod, or be forged.
+    let source = snapshot.workload_at(peer.ip()).filter(|workload| workload.identity == *identity);
+    Ok(Target {
+        to: SocketAddr::new(local, port),
+        source: source.cloned(),
+        destination: Some(Arc::clone(destination)),
+        service: service.cloned(),
+    })
+}
+
+/// The service of a host name that this pod stands behind, and the pod's port. A service of the pod's own namespace comes
+/// first.
+fn by_hostname<'a>(
+    snapshot: &'a Snapshot,
+    pod: &Workload,
+    local: IpAddr,
+    host: &str,
+    port: u16,
+) -> Result<(&'a Arc<Service>, u16), TargetError> {
+    let namespace = &pod.name.namespace;
+    let named = snapshot.services_named(host).iter().filter(|service| service.is_visible_to(namespace));
+    let Some(service) = named.min_by_key(|service| service.name.namespace != *namespace) else {
+        return Err(TargetError::UnknownHost(excerpt(host)));
+    };
+    let serving =
+        own_endpoints(service, pod).filter_map(|endpoint| Some((endpoint.address, *endpoint.ports.get(&port)?)));
+    let found = serving.min_by_key(|(address, _)| *address != local);
+    let (_, target) =
+        found.ok_or_else(|| TargetError::NotAnEndpoint { pod: pod.name.clone(), host: excerpt(host), port })?;
+    Ok((service, target))
+}
+
+/// Enough of a host name to know it by.
+fn excerpt(host: &str) -> String {
+    host.chars().take(253).collect()
+}
