@@ -1,9 +1,10 @@
 //! The node daemon of a mesh without sidecars and without iptables: BPF programs steer the TCP of labelled pods to it, and
 //! it carries each connection on.
 //!
-//! This version captures and gives back: what a pod sends goes on in plaintext to where the pod wanted, what comes for a
-//! pod is handed to its application. There is no tunnel, no certificate and no policy yet. The README tells how to run it
-//! and what the kernel does; here stands how the program is built.
+//! Between pods of the mesh a connection crosses the wire only inside mutual TLS, under the identities of the two pods:
+//! HTTP/2 CONNECT streams ("HBONE"), the same on the wire as those of Istio's ztunnel. Who is not in the mesh is spoken to,
+//! and may speak to its pods, in plaintext. There is no policy yet. The README tells how to run it and what the kernel
+//! does; here stands how the program is built.
 //!
 //! # The map of the house
 //!
@@ -15,10 +16,14 @@
 //! | L0 | [`model`] | one type per meaning of an address, workloads, services, flows, [reasons to close](model::close::CloseReason) |
 //! | L0 | [`lifecycle`] | the only [spawn](lifecycle::tasks::TaskSet), the signal to [drain](lifecycle::drain) |
 //! | L1 | [`store`] | the mesh as one immutable [snapshot](store::snapshot::Snapshot), and how it is [published](store::publish) |
+//! | L1 | [`wire`] | the CONNECT request and its headers, both ways: pure, total, fuzzed |
 //! | L2 | [`route`] | where a connection goes: a pure function of snapshot and flow |
 //! | L3 | [`net`] | sockets, namespaces, the accept loop, dialling, copying; knows no pods |
 //! | L3 | [`metrics`] | counters of the data path |
 //! | L4 | [`redirect`] | BPF programs, maps, pins, netlink, sysctls; the only user of `aya` and netlink |
+//! | L4 | [`identity`] | certificates: from an embedded CA or from files, always a [valid one at hand](identity::cache) |
+//! | L5 | [`tls`] | TLS 1.3 with exactly the expected peer; the only user of `rustls` |
+//! | L6 | [`hbone`] | HTTP/2 client, server, [pool](hbone::pool), and the copying between a stream and a socket; the only user of `h2` |
 //! | L6 | [`control`] | the mesh from a watched folder of Kubernetes manifests; the only user of `k8s-openapi`, YAML and inotify |
 //! | L7 | [`flow`] | one connection from accept to close: decide, dial, copy, record |
 //! | L8 | [`pods`] | which pods of this node are enrolled, and on which workers their connections live |
@@ -38,23 +43,34 @@
 //!    [`worker_of`](ebpf_common::worker_of) names.
 //! 2. [`Acceptor`](net::listen::Acceptor) takes it. `getsockname` is where the pod wanted to go
 //!    ([`OrigDst`](model::addr::OrigDst)), `getpeername` is the pod's socket ([`PeerAddr`](model::addr::PeerAddr)).
-//! 3. [`serve`](flow::serve::serve) opens the [record](flow::record::Recorded), loads the snapshot once and asks
-//!    [`decide`](route::decide::decide).
-//! 4. [`Dialer::upstream`](net::dial::Dialer::upstream) makes a socket in the pod's namespace, claims it as the daemon's
-//!    own ([`OwnSockets`](net::dial::OwnSockets)) and connects.
-//! 5. [`both`](net::copy::both) copies until both sides have finished or one fails; the two [legs](flow::leg::Leg) close
-//!    or reset; the record leaves one line in the log, target `access`, and one count in [`metrics`].
+//! 3. [`outbound::serve`](flow::outbound::serve) opens the [record](flow::record::Recorded), loads the snapshot once and asks
+//!    [`decide::outbound`](route::decide::outbound), which names up to three endpoints, in the order to be tried.
+//! 4. To a pod of the mesh: [`Pool::open`](hbone::pool::Pool::open) finds or makes a tunnel to its port 15008. For a new one
+//!    [`TunnelDialer`](flow::tunnel::TunnelDialer) connects out of the pod's namespace and
+//!    [`Endpoint::connect`](tls::Endpoint::connect) proves both identities. A CONNECT names the pod's address and port; its
+//!    answer 200 says that the application over there has been reached.
+//!    To anyone else: [`Dialer::upstream`](net::dial::Dialer::upstream) makes a socket in the pod's namespace, claims it as
+//!    the daemon's own ([`OwnSockets`](net::dial::OwnSockets)) and connects.
+//! 5. [`relay::both`](hbone::relay::both), or [`copy::both`](net::copy::both), copies until both sides have finished or one
+//!    fails; the two sides close or reset; the record leaves one line in the log, target `access`, and its counts in
+//!    [`metrics`].
 //!
-//! **Into a pod.** The same from 2 on, with the inbound listener. In place of 4,
+//! **Into a pod, through a tunnel.** `steer` gives port 15008 to the HBONE listener.
+//! [`inbound::serve`](flow::inbound::serve) asks [`Admission`](flow::admission::Admission) for a place,
+//! [`Endpoint::accept`](tls::Endpoint::accept) proves who comes, and [`server::serve`](hbone::server::serve) yields one
+//! request per stream. [`target`](route::target::target) proves that the authority is this pod,
 //! [`Table::register_delivery`](flow::table::Table::register_delivery) chooses a port, and
 //! [`Dialer::deliver`](net::dial::Dialer::deliver) connects to the application from the client's address and that port,
-//! marked [`DELIVER`](ebpf_common::mark::DELIVER). `steer` knows the packet by its interface, `lo`, and passes it on.
+//! marked [`DELIVER`](ebpf_common::mark::DELIVER). `steer` knows the packet by its interface, `lo`, and passes it on. Only
+//! then the peer is answered 200.
+//!
+//! **Into a pod, in plaintext.** [`plaintext::serve`](flow::plaintext::serve): the same, without TLS, HTTP/2 and identity.
 //!
 //! **How a pod gets there.** [`MeshFolder`](control::file::MeshFolder) reads the files; [`parse`](control::manifests::parse)
 //! and [`assemble`](control::manifests::assemble) make workloads and services of them; the
 //! [`Publisher`](store::publish::Publisher) replaces the snapshot. The [manager](pods::manager::Manager) wakes up and acts
 //! on the difference that [`plan`](pods::reconcile::plan) finds: [`Node::enrol`](pods::pod::Node::enrol) proves that the
-//! namespace is the pod's, makes its listeners, has the [controller](redirect::Controller) redirect to them, and gives
+//! namespace is the pod's, asks for its [certificate](identity::cache::Certificates::handle), makes its listeners, has the [controller](redirect::Controller) redirect to them, and gives
 //! them to the [workers](pods::worker).
 //!
 //! # Who owns what
@@ -65,9 +81,12 @@
 //! | BPF programs, maps, links, pins, [records](redirect::record) | [`Controller`](redirect::Controller), a field of the [manager](pods::manager::Manager) | [`OwnSockets`](net::dial::OwnSockets), to claim a socket |
 //! | a namespace's rules, routes, sysctls | the same, through the pod's [`NetnsLink`](redirect::NetnsLink) | nothing |
 //! | which pods are enrolled or refused | [`Manager`](pods::manager::Manager) | [`ManagerHandle::describe`](pods::manager::ManagerHandle::describe) |
+//! | keys and certificates | [`CertCache`](identity::cache::CertCache) | [`CertHandle`](identity::handle::CertHandle) of one identity |
+//! | a pod's tunnels to other pods | [`Pool`](hbone::pool::Pool), one per pod and worker | one [stream](hbone::stream::Tunnel) of it |
+//! | how many tunnels a pod takes, and from whom | [`Admission`](flow::admission::Admission), shared by the workers | a [`Place`](flow::admission::Place) |
 //! | a pod's listeners and live connections | its worker; [`Table`](flow::table::Table), one per pod and worker | entries that leave when they are dropped |
 //! | the tuples of a pod's upstream connections | [`Upstreams`](flow::table::Upstreams), shared by the workers: the kernel draws those ports | the same |
-//! | copy buffers | [`BufferPool`](net::copy::BufferPool) of the worker | a buffer, while there are bytes |
+//! | copy buffers | [`BufferPool`](net::buffer::BufferPool) of the worker | a buffer, while there are bytes |
 //! | settings | [`RunArgs`](config::RunArgs), taken apart in [`app::build`] | the values they need |
 //!
 //! The manager owns the controller as a value; there is no task with commands in between. Enrolling is a sequence that
@@ -76,7 +95,7 @@
 //!
 //! # Threads
 //!
-//! - **Control**, the main thread, a single-threaded runtime: mesh folder, manager, netlink, admin endpoints. Files are
+//! - **Control**, the main thread, a single-threaded runtime: mesh folder, certificates, manager, netlink, admin endpoints. Files are
 //!   read on a blocking thread, so that a file system that hangs holds nothing up.
 //! - **Data**, `ztunnel-data-N`: one single-threaded runtime each. A connection is accepted, copied and closed on one of
 //!   them and never moves; every worker has listeners of its own in every pod. On the path of a byte there is no lock and
@@ -91,15 +110,22 @@
 //!
 //! Each is upheld by a type or by the test named behind it.
 //!
-//! - A decision sees one version of the mesh: [`decide`](route::decide::decide) takes a snapshot, not a reader.
+//! - A decision sees one version of the mesh: [`decide`](route::decide) takes a snapshot, not a reader.
 //! - Every task has an owner, and ends with it: [`TaskSet`](lifecycle::tasks::TaskSet); clippy refuses `tokio::spawn` and
 //!   `spawn_local`.
 //! - A thread that can't leave a pod's namespace aborts the process: the guard of
 //!   [`Netns::enter`](net::netns::Netns::enter); tidy refuses `setns` elsewhere.
+//! - A connection to a pod of the mesh is never made in plaintext, unless the pod is the connecting one itself or excludes
+//!   the port: a property test of [`route::decide`]; and never with anyone but that pod:
+//!   [`ConnectError`](tls::ConnectError) (`tests/tests/peers.rs`).
+//! - An expired certificate is never used: [`CertHandle::current`](identity::handle::CertHandle::current).
+//! - What the peer has not read is bounded by the windows of HTTP/2, and what an application has not read stays in its
+//!   socket: [`hbone::relay`] (`tests/tests/tunnel.rs`).
+//! - No byte of a peer makes a parser panic: fuzz targets of [`wire`], whose seeds `cargo test` replays.
 //! - A connection is counted, logged and taken out of its table once, whatever ends it: [`Recorded`](flow::record::Recorded)
 //!   and [`Entry`](flow::table::Entry) do it in their drop (`tests/tests/load.rs`).
-//! - What does not end well ends in a reset, never in a FIN, also when the daemon is killed: [`Leg`](flow::leg::Leg)
-//!   (`tests/tests/endings.rs`).
+//! - What does not end well ends in a reset, never in a FIN, also when the daemon is killed: `flow::leg`, and a
+//!   [`Tunnel`](hbone::stream::Tunnel) that is dropped (`tests/tests/endings.rs`).
 //! - A delivery never has the numbers of a live connection the other way round:
 //!   [`Table::register_delivery`](flow::table::Table::register_delivery) (`reversed_tuples_*` in `tests/tests/load.rs`).
 //! - A pod is enrolled whole or not at all: [`Controller::enrol`](redirect::Controller::enrol) undoes what it did
@@ -115,7 +141,9 @@
 //! - What can't be read never empties the mesh: a broken file goes on saying what it last said
 //!   (`a_broken_manifest_changes_nothing_and_is_reported` in `tests/tests/lifecycle.rs`), and while one has never made sense
 //!   the snapshot is [partial](store::snapshot::Snapshot::is_partial), on whose word nothing left by an earlier daemon is
-//!   released.
+//!   released, and nothing is sent in plaintext where a pod of that file may be: the property test of [`route::decide`].
+//! - Nobody's ServiceEntry takes the address of a pod, nor makes it unreachable:
+//!   [`contested_addresses`](store::claims::contested_addresses).
 //! - An exclusion that is wrong excludes nothing: tests of [`control::manifests`].
 //! - An IPv4-mapped address of a connection becomes IPv4 in one place, [`canonical`](model::addr::canonical), which the
 //!   address types call.
@@ -142,6 +170,8 @@ pub mod app;
 pub mod config;
 pub mod control;
 pub mod flow;
+pub mod hbone;
+pub mod identity;
 pub mod lifecycle;
 pub mod metrics;
 pub mod model;
@@ -150,3 +180,5 @@ pub mod pods;
 pub mod redirect;
 pub mod route;
 pub mod store;
+pub mod tls;
+pub mod wire;

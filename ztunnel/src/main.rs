@@ -13,6 +13,7 @@ fn main() -> ExitCode {
         Command::Run(args) => cli::run::run(*args),
         Command::Check(args) => return cli::check::check(&args.bpf_pin),
         Command::Cleanup(args) => cli::cleanup::cleanup(&args),
+        Command::Ca(command) => cli::ca::ca(&command),
         Command::Version => {
             println!("ztunnel {}", env!("CARGO_PKG_VERSION"));
             Ok(())

@@ -1,6 +1,13 @@
-//! The admin endpoints: readiness, metrics, and the state of everything as JSON.
+//! What the daemon shows over HTTP: readiness, metrics, and the state of everything as JSON. Three listeners, one service:
+//! the address of the admin endpoints has all of it, those for Prometheus and the kubelet have their own part only.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use anyhow::Context as _;
 use http_body_util::Full;
@@ -16,21 +23,55 @@ use prometheus_client::registry::Registry;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
+    time::timeout,
 };
 use tracing::{Span, debug};
 use tracing_appender::non_blocking::ErrorCounter;
 
 use super::exposition;
 use crate::{
+    flow::admission::{Admission, Limits},
     lifecycle::tasks::{TaskCount, TaskSet},
     net::listen::Acceptor,
-    pods::manager::ManagerHandle,
+    pods::{describe::Description, manager::ManagerHandle},
 };
 
 /// A request must be there by then.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(2);
-/// Connections at once; more wait.
-const CONNECTIONS: usize = 64;
+/// A connection ends by then, also one whose reader stalls.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
+/// Connections at once; more are closed. No one takes them all, or the kubelet would find the daemon not ready.
+const LIMITS: Limits = Limits { connections: 64, connections_per_peer: 16, handshakes: 64, handshakes_per_peer: 16 };
+
+/// Which endpoints a listener has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Endpoints {
+    /// All of them.
+    Admin,
+    /// The metrics.
+    Metrics,
+    /// Readiness.
+    Readiness,
+}
+
+impl Endpoints {
+    fn paths(self) -> &'static [&'static str] {
+        const METRICS: [&str; 2] = ["/metrics", "/stats/prometheus"];
+        match self {
+            Self::Admin => &["/healthz/ready", METRICS[0], METRICS[1], "/config_dump"],
+            Self::Metrics => &METRICS,
+            Self::Readiness => &["/healthz/ready"],
+        }
+    }
+
+    fn flag(self) -> &'static str {
+        match self {
+            Self::Admin => "--admin",
+            Self::Metrics => "--metrics",
+            Self::Readiness => "--readiness",
+        }
+    }
+}
 
 /// What the endpoints show.
 pub struct Admin {
@@ -42,75 +83,104 @@ pub struct Admin {
     pub lost: ErrorCounter,
 }
 
-/// Listens.
+/// Listens. On a machine without IPv6, `[::]` is every IPv4 address.
 ///
 /// # Errors
-/// Names the address.
-pub async fn bind(addr: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(addr).await.with_context(|| format!("cannot listen on {addr}; set --admin"))
+/// Names the address and its flag.
+pub async fn bind(endpoints: Endpoints, addr: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listener = match TcpListener::bind(addr).await {
+        Err(error) if addr.ip() == Ipv6Addr::UNSPECIFIED && is_without_v6(&error) => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, addr.port())).await
+        }
+        bound => bound,
+    };
+    listener.with_context(|| format!("cannot listen on {addr}; set {}", endpoints.flag()))
+}
+
+fn is_without_v6(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(nix::libc::EAFNOSUPPORT | nix::libc::EADDRNOTAVAIL))
 }
 
 /// Serves until it is dropped.
-pub async fn serve(listener: TcpListener, admin: Admin, count: TaskCount) {
-    let admin = Arc::new(admin);
-    let mut acceptor = Acceptor::new(listener, Arc::new(Semaphore::new(CONNECTIONS)));
+pub async fn serve(listener: TcpListener, endpoints: Endpoints, admin: Arc<Admin>, count: TaskCount) {
+    let mut acceptor = Acceptor::new(listener, Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)));
+    let admission = Admission::new(LIMITS);
     let mut connections = TaskSet::new(count);
     loop {
         tokio::select! {
             accepted = acceptor.next() => {
-                let admin = Arc::clone(&admin);
-                connections.spawn(Span::none(), async move {
-                    serve_connection(accepted.stream, admin).await;
-                    drop(accepted.permit);
-                });
+                match admission.admit(accepted.peer.ip()) {
+                    Ok(place) => {
+                        let admin = Arc::clone(&admin);
+                        connections.spawn(Span::none(), async move {
+                            serve_connection(accepted.stream, endpoints, admin).await;
+                            drop(place);
+                        });
+                    }
+                    Err(full) => debug!(peer = %accepted.peer, %full, "an admin connection was refused"),
+                }
             }
             () = connections.reap_next(), if !connections.is_empty() => {}
         }
     }
 }
 
-async fn serve_connection(stream: TcpStream, admin: Arc<Admin>) {
+async fn serve_connection(stream: TcpStream, endpoints: Endpoints, admin: Arc<Admin>) {
     let service = service_fn(move |request| {
         let admin = Arc::clone(&admin);
-        async move { Ok::<_, Infallible>(answer(&admin, &request).await) }
+        async move { Ok::<_, Infallible>(answer(&admin, endpoints, &request).await) }
     });
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(16 << 10);
-    if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
-        debug!(%error, "an admin connection failed");
+    match timeout(CONNECTION_TIMEOUT, server.serve_connection(TokioIo::new(stream), service)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(%error, "an admin connection failed"),
+        Err(_elapsed) => debug!("an admin connection took too long"),
     }
 }
 
-async fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+async fn answer(admin: &Admin, endpoints: Endpoints, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     const TEXT: &str = "text/plain; charset=utf-8";
     let path = request.uri().path();
-    if !matches!(path, "/" | "/healthz/ready" | "/metrics" | "/stats/prometheus" | "/config_dump") {
+    let paths = endpoints.paths();
+    if path != "/" && !paths.contains(&path) {
         return response(StatusCode::NOT_FOUND, TEXT, "not found; / lists what there is\n");
     }
     if request.method() != Method::GET {
         return response(StatusCode::METHOD_NOT_ALLOWED, TEXT, "GET only\n");
     }
     if path == "/" {
-        return response(StatusCode::OK, TEXT, "/healthz/ready\n/metrics\n/config_dump\n");
+        return response(StatusCode::OK, TEXT, paths.join("\n") + "\n");
+    }
+    if path == "/healthz/ready" {
+        return match admin.manager.pending() {
+            None => response(StatusCode::OK, TEXT, "ready\n"),
+            Some(pending) => {
+                response(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("not ready, pending: {pending}\n"))
+            }
+        };
     }
     let Some(now) = admin.manager.describe().await else {
         return response(StatusCode::SERVICE_UNAVAILABLE, TEXT, "not ready, pending: shutdown\n");
     };
     match path {
-        "/healthz/ready" if now.pending.is_empty() => response(StatusCode::OK, TEXT, "ready\n"),
-        "/healthz/ready" => {
-            let text = format!("not ready, pending: {}\n", now.pending.join(", "));
-            response(StatusCode::SERVICE_UNAVAILABLE, TEXT, text)
-        }
         "/config_dump" => match serde_json::to_vec_pretty(&now) {
             Ok(json) => response(StatusCode::OK, "application/json", json),
             Err(error) => response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
         },
-        _ => match exposition::text(&admin.registry, &admin.lost, &now) {
+        _ => match exposition::text(&admin.registry, &admin.lost, &now, expiries(&now)) {
             Ok(text) => response(StatusCode::OK, exposition_type(request), text),
             Err(error) => response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
         },
     }
+}
+
+/// Identities, and when their certificates end as Unix time.
+fn expiries(now: &Description) -> impl Iterator<Item = (String, f64)> {
+    now.certificates.iter().filter_map(|certificate| {
+        let since = certificate.not_after?.duration_since(UNIX_EPOCH).ok()?;
+        Some((certificate.identity.clone(), since.as_secs_f64()))
+    })
 }
 
 /// OpenMetrics for whom asks for it; the same text is good Prometheus text for all others.

@@ -1,20 +1,26 @@
 //! Builds the daemon from its settings and runs it to its end.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use prometheus_client::registry::Registry;
-use tracing::{Span, info};
+use tracing::{Span, info, warn};
 use tracing_appender::non_blocking::ErrorCounter;
 
 use super::{
-    admin::{self, Admin},
+    admin::{self, Admin, Endpoints},
     process::{self, Lock},
 };
 use crate::{
     config::{RunArgs, defaults},
     control::file::MeshFolder,
     flow::table::WorkerId,
+    identity::{
+        cache::{self, CacheSettings, Certificates},
+        files::CertFiles,
+        local_ca::{CaSettings, LocalCa},
+        source::CertSource,
+    },
     lifecycle::{
         drain,
         tasks::{TaskCount, TaskSet},
@@ -27,6 +33,7 @@ use crate::{
     },
     redirect::{Controller, pins::PinDir, record::Records},
     store::publish::{self, Reader},
+    tls::{self, KeyLog},
 };
 
 /// Runs the daemon until it is told to stop, and through its drain.
@@ -36,11 +43,18 @@ use crate::{
 pub async fn daemon(args: RunArgs, lost: ErrorCounter) -> anyhow::Result<()> {
     let pins = PinDir::at(&args.bpf_pin);
     let _lock = Lock::take(&args.state, &pins)?;
-    let folder = MeshFolder::open(&args.mesh)?;
-    let listener = admin::bind(args.admin).await?;
+    let folder = MeshFolder::open(&args.mesh, args.trust_domain.clone())?;
+    let listeners = [
+        (Endpoints::Admin, admin::bind(Endpoints::Admin, args.admin).await?),
+        (Endpoints::Metrics, admin::bind(Endpoints::Metrics, args.metrics).await?),
+        (Endpoints::Readiness, admin::bind(Endpoints::Readiness, args.readiness).await?),
+    ];
     let tasks = TaskCount::default();
+    let mut services = TaskSet::new(tasks.clone());
+    let certificates = certificates(&args, &mut services, &tasks)?;
+    let tls = tls_settings(&args)?;
     let mut registry = Registry::default();
-    let traffic = Traffic::register(&mut registry);
+    let traffic = Traffic::register(&mut registry, defaults::SERIES_KEPT, args.cluster_id.as_str().into());
     let (publisher, mesh) = publish::channel();
     let workers = start_workers(&args, &mesh, &traffic, &tasks)?;
     let controller = Controller::start(
@@ -57,15 +71,18 @@ pub async fn daemon(args: RunArgs, lost: ErrorCounter) -> anyhow::Result<()> {
         controller,
         workers,
         host_cookie: Netns::current()?.cookie(),
-        settings: args.pod_settings(),
+        settings: args.pod_settings(tls),
+        certificates,
         tasks: tasks.clone(),
         drain_timeout: Duration::from_secs(args.drain_timeout),
     });
     let (trigger, watch) = drain::channel();
     let mut mesh_drain = watch.clone();
-    let mut services = TaskSet::new(tasks.clone());
     services.spawn(Span::none(), folder.run(publisher, async move { mesh_drain.started().await }));
-    services.spawn(Span::none(), admin::serve(listener, Admin { manager: handle, registry, lost }, tasks));
+    let admin = Arc::new(Admin { manager: handle, registry, lost });
+    for (endpoints, listener) in listeners {
+        services.spawn(Span::none(), admin::serve(listener, endpoints, Arc::clone(&admin), tasks.clone()));
+    }
     info!(
         node = args.node,
         mesh = %args.mesh.display(),
@@ -92,6 +109,36 @@ pub async fn daemon(args: RunArgs, lost: ErrorCounter) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Starts what keeps the certificates; handles come from what is returned.
+fn certificates(args: &RunArgs, services: &mut TaskSet, tasks: &TaskCount) -> anyhow::Result<Certificates> {
+    let source: Arc<dyn CertSource> = match &args.cert_dir {
+        Some(dir) => Arc::new(CertFiles::open(dir.clone(), tasks.clone())),
+        None => Arc::new(LocalCa::open(ca_settings(args), tasks.clone())?),
+    };
+    let (cache, certificates) = cache::channel(source, CacheSettings::default(), tasks.clone());
+    services.spawn(Span::none(), cache.run());
+    Ok(certificates)
+}
+
+fn ca_settings(args: &RunArgs) -> CaSettings {
+    let own = || {
+        let dir = args.state.join("ca");
+        warn!(dir = %dir.display(), "this node has an authority of its own, which other nodes do not trust; set --ca-dir");
+        dir
+    };
+    CaSettings {
+        dir: args.ca_dir.clone().unwrap_or_else(own),
+        trust_domain: args.trust_domain.clone(),
+        ttl: Duration::from_secs(args.cert_ttl),
+    }
+}
+
+fn tls_settings(args: &RunArgs) -> anyhow::Result<tls::Settings> {
+    let open = |path| KeyLog::open(path).with_context(|| format!("cannot open the key log {}", path.display()));
+    let key_log = args.tls_key_log.as_deref().map(open).transpose()?;
+    Ok(tls::Settings { deadline: Duration::from_secs(args.handshake_timeout), key_log })
+}
+
 fn start_workers(
     args: &RunArgs,
     mesh: &Reader,
@@ -100,8 +147,10 @@ fn start_workers(
 ) -> anyhow::Result<Vec<WorkerHandle>> {
     let settings = WorkerSettings {
         keepalive: args.keepalive(),
-        buffer_size: args.buffer_bytes.max(1 << 10),
+        buffer_size: args.buffer_bytes,
         buffers_kept: defaults::BUFFERS_KEPT,
+        hbone: args.hbone_settings(),
+        cluster: args.cluster_id.as_str().into(),
         mesh: mesh.clone(),
         traffic: traffic.clone(),
         tasks: tasks.clone(),

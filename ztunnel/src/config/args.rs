@@ -2,10 +2,18 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum, builder::RangedU64ValueParser};
 
 use super::defaults;
-use crate::{net::socket::Keepalive, pods::pod::PodSettings, redirect::load::MapSizes};
+use crate::{
+    flow::admission::Limits,
+    hbone,
+    model::identity::{SpiffeId, TrustDomain},
+    net::socket::Keepalive,
+    pods::pod::PodSettings,
+    redirect::load::MapSizes,
+    tls,
+};
 
 /// Carries the TCP of this node's labelled pods in a zero-trust mesh, steered by BPF.
 #[derive(Debug, Parser)]
@@ -25,6 +33,9 @@ pub enum Command {
     Check(CheckArgs),
     /// Release every pod that a daemon captured, when none is running any more
     Cleanup(CleanupArgs),
+    /// Make, show or use the certificate authority of a directory
+    #[command(subcommand)]
+    Ca(CaCommand),
     /// Show the version
     Version,
 }
@@ -62,7 +73,29 @@ pub struct RunArgs {
     /// Where BPF programs and maps are pinned; a bpffs is mounted where there is none
     #[arg(long, env = "ZTUNNEL_BPF_PIN", value_name = "DIR", default_value = defaults::BPF_PIN)]
     pub bpf_pin: PathBuf,
-    /// Address of the admin endpoints /healthz/ready, /metrics and /config_dump
+    /// Folder of the certificate authority, in the layout of Istio's secret `cacerts`; made when it is empty. The nodes of a
+    /// mesh share one. The default is `ca` in the state directory, which only this node trusts
+    #[arg(long, env = "ZTUNNEL_CA_DIR", value_name = "DIR", conflicts_with = "cert_dir")]
+    pub ca_dir: Option<PathBuf>,
+    /// Folder of ready certificates, instead of an authority
+    #[arg(long, env = "ZTUNNEL_CERT_DIR", value_name = "DIR")]
+    pub cert_dir: Option<PathBuf>,
+    /// Trust domain of the mesh's identities
+    #[arg(long, env = "ZTUNNEL_TRUST_DOMAIN", value_name = "NAME", default_value = defaults::TRUST_DOMAIN)]
+    pub trust_domain: TrustDomain,
+    /// Name of this cluster, in telemetry and towards peers
+    #[arg(long, env = "ZTUNNEL_CLUSTER_ID", value_name = "NAME", default_value = defaults::CLUSTER_ID)]
+    pub cluster_id: String,
+    /// Seconds that a workload's certificate is valid; it is renewed at half of that
+    #[arg(long, env = "ZTUNNEL_CERT_TTL", value_name = "SECONDS", default_value_t = defaults::CERT_TTL_SECONDS, value_parser = clap::value_parser!(u64).range(2..=31_536_000))]
+    pub cert_ttl: u64,
+    /// Address of /metrics for Prometheus; every address of the node, unless told otherwise
+    #[arg(long, env = "ZTUNNEL_METRICS", value_name = "ADDR", default_value = defaults::METRICS)]
+    pub metrics: SocketAddr,
+    /// Address of /healthz/ready for the kubelet
+    #[arg(long, env = "ZTUNNEL_READINESS", value_name = "ADDR", default_value = defaults::READINESS)]
+    pub readiness: SocketAddr,
+    /// Address of the admin endpoints: /config_dump, and the others as well
     #[arg(long, env = "ZTUNNEL_ADMIN", value_name = "ADDR", default_value = defaults::ADMIN)]
     pub admin: SocketAddr,
     /// What is logged, for example `info` or `warn,access=info`
@@ -84,7 +117,7 @@ pub struct RunArgs {
     #[arg(long, env = "ZTUNNEL_ENTRIES_PER_POD", default_value_t = defaults::ENTRIES_PER_POD, value_parser = clap::value_parser!(u32).range(1..=4_096))]
     pub entries_per_pod: u32,
     /// Connections that one pod may have open; more wait to be accepted
-    #[arg(long, env = "ZTUNNEL_MAX_CONNECTIONS_PER_POD", default_value_t = defaults::MAX_CONNECTIONS_PER_POD)]
+    #[arg(long, env = "ZTUNNEL_MAX_CONNECTIONS_PER_POD", default_value_t = defaults::MAX_CONNECTIONS_PER_POD, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_048_576))]
     pub max_connections_per_pod: usize,
     /// Connections of a pod from before its enrolment
     #[arg(long, env = "ZTUNNEL_EXISTING_CONNECTIONS", value_enum, default_value = "keep")]
@@ -105,9 +138,54 @@ pub struct RunArgs {
     #[arg(long, env = "ZTUNNEL_KEEPALIVE_PROBES", default_value_t = defaults::KEEPALIVE_PROBES, value_parser = clap::value_parser!(u32).range(1..=127))]
     pub keepalive_probes: u32,
     /// Bytes of a copy buffer
-    #[arg(long, env = "ZTUNNEL_BUFFER_BYTES", default_value_t = defaults::BUFFER_BYTES)]
+    #[arg(long, env = "ZTUNNEL_BUFFER_BYTES", default_value_t = defaults::BUFFER_BYTES, value_parser = RangedU64ValueParser::<usize>::new().range(1_024..=16_777_216))]
     pub buffer_bytes: usize,
+    /// Seconds that a TLS handshake may take
+    #[arg(long, env = "ZTUNNEL_HANDSHAKE_TIMEOUT", value_name = "SECONDS", default_value_t = defaults::HANDSHAKE_TIMEOUT_SECONDS, value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub handshake_timeout: u64,
+    /// INSECURE: append the keys of every TLS connection to this file, so that captured traffic can be decrypted
+    #[arg(long, env = "ZTUNNEL_TLS_KEY_LOG", value_name = "FILE")]
+    pub tls_key_log: Option<PathBuf>,
+    /// HTTP/2: bytes that a stream may have unread
+    #[arg(long, env = "ZTUNNEL_HBONE_STREAM_WINDOW", value_name = "BYTES", default_value_t = defaults::HBONE_STREAM_WINDOW, value_parser = clap::value_parser!(u32).range(65_535..=MAX_WINDOW))]
+    pub hbone_stream_window: u32,
+    /// HTTP/2: bytes that a connection may have unread, over all of its streams
+    #[arg(long, env = "ZTUNNEL_HBONE_CONNECTION_WINDOW", value_name = "BYTES", default_value_t = defaults::HBONE_CONNECTION_WINDOW, value_parser = clap::value_parser!(u32).range(65_535..=MAX_WINDOW))]
+    pub hbone_connection_window: u32,
+    /// HTTP/2: bytes of the largest frame that is taken
+    #[arg(long, env = "ZTUNNEL_HBONE_FRAME_SIZE", value_name = "BYTES", default_value_t = defaults::HBONE_FRAME_SIZE, value_parser = clap::value_parser!(u32).range(16_384..=16_777_215))]
+    pub hbone_frame_size: u32,
+    /// HTTP/2: streams that a peer may have open on one connection
+    #[arg(long, env = "ZTUNNEL_HBONE_MAX_STREAMS", value_name = "N", default_value_t = defaults::HBONE_MAX_STREAMS, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub hbone_max_streams: u32,
+    /// Streams that this node opens on one connection before it makes another
+    #[arg(long, env = "ZTUNNEL_HBONE_STREAMS_PER_CONNECTION", value_name = "N", default_value_t = defaults::HBONE_STREAMS_PER_CONNECTION, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub hbone_streams_per_connection: u32,
+    /// Seconds of silence before a tunnel's peer is pinged
+    #[arg(long, env = "ZTUNNEL_HBONE_PING_INTERVAL", value_name = "SECONDS", default_value_t = defaults::HBONE_PING_INTERVAL_SECONDS, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    pub hbone_ping_interval: u64,
+    /// Seconds after a ping without an answer when the peer is given up
+    #[arg(long, env = "ZTUNNEL_HBONE_PING_TIMEOUT", value_name = "SECONDS", default_value_t = defaults::HBONE_PING_TIMEOUT_SECONDS, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    pub hbone_ping_timeout: u64,
+    /// Seconds after which a tunnel without a stream is closed
+    #[arg(long, env = "ZTUNNEL_HBONE_IDLE", value_name = "SECONDS", default_value_t = defaults::HBONE_IDLE_SECONDS, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub hbone_idle: u64,
+    /// Tunnels to one pod that may be open; more are refused
+    #[arg(long, env = "ZTUNNEL_HBONE_MAX_CONNECTIONS", value_name = "N", default_value_t = defaults::HBONE_MAX_CONNECTIONS, value_parser = clap::value_parser!(u32).range(1..))]
+    pub hbone_max_connections: u32,
+    /// Of them, those from one client address
+    #[arg(long, env = "ZTUNNEL_HBONE_MAX_CONNECTIONS_PER_PEER", value_name = "N", default_value_t = defaults::HBONE_MAX_CONNECTIONS_PER_PEER, value_parser = clap::value_parser!(u32).range(1..))]
+    pub hbone_max_connections_per_peer: u32,
+    /// Handshakes with one pod that may be pending; more are refused
+    #[arg(long, env = "ZTUNNEL_HBONE_MAX_HANDSHAKES", value_name = "N", default_value_t = defaults::HBONE_MAX_HANDSHAKES, value_parser = clap::value_parser!(u32).range(1..))]
+    pub hbone_max_handshakes: u32,
+    /// Of them, those from one client address
+    #[arg(long, env = "ZTUNNEL_HBONE_MAX_HANDSHAKES_PER_PEER", value_name = "N", default_value_t = defaults::HBONE_MAX_HANDSHAKES_PER_PEER, value_parser = clap::value_parser!(u32).range(1..))]
+    pub hbone_max_handshakes_per_peer: u32,
 }
+
+/// The largest window of HTTP/2.
+const MAX_WINDOW: i64 = 0x7fff_ffff;
 
 /// Flags of `check`.
 #[derive(Debug, ClapArgs)]
@@ -126,6 +204,59 @@ pub struct CleanupArgs {
     /// As the daemon had it
     #[arg(long, env = "ZTUNNEL_BPF_PIN", value_name = "DIR", default_value = defaults::BPF_PIN)]
     pub bpf_pin: PathBuf,
+}
+
+/// What to do with a CA.
+#[derive(Debug, Subcommand)]
+pub enum CaCommand {
+    /// Make a CA in a directory that is empty or not there yet
+    Init(CaInitArgs),
+    /// Show the CA, and what is wrong with it
+    Show(CaShowArgs),
+    /// Sign a certificate for one identity, with a new key
+    Issue(CaIssueArgs),
+}
+
+/// Flags of `ca init`.
+#[derive(Debug, ClapArgs)]
+pub struct CaInitArgs {
+    /// Directory of the CA, laid out as Istio's secret `cacerts`
+    #[arg(long, env = "ZTUNNEL_CA_DIR", value_name = "DIR")]
+    pub ca_dir: PathBuf,
+    /// Whose workloads it will sign; it becomes part of the CA's name
+    #[arg(long, env = "ZTUNNEL_TRUST_DOMAIN", value_name = "DOMAIN", default_value = "cluster.local")]
+    pub trust_domain: TrustDomain,
+    /// Days that the CA is valid
+    #[arg(long, value_name = "N", default_value_t = defaults::CA_TTL_DAYS, value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    pub ttl_days: u32,
+}
+
+/// Flags of `ca show`.
+#[derive(Debug, ClapArgs)]
+pub struct CaShowArgs {
+    /// Directory of the CA
+    #[arg(long, env = "ZTUNNEL_CA_DIR", value_name = "DIR")]
+    pub ca_dir: PathBuf,
+}
+
+/// Flags of `ca issue`.
+#[derive(Debug, ClapArgs)]
+pub struct CaIssueArgs {
+    /// Directory of the CA
+    #[arg(long, env = "ZTUNNEL_CA_DIR", value_name = "DIR")]
+    pub ca_dir: PathBuf,
+    /// Whose certificate: spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT
+    #[arg(long, value_name = "SPIFFE-ID")]
+    pub identity: SpiffeId,
+    /// Where cert-chain.pem, key.pem and root-cert.pem go, as --cert-dir wants them; the default is standard output
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Seconds that the certificate is valid, unless the CA ends before
+    #[arg(long, value_name = "SECONDS", default_value_t = defaults::CERT_TTL_SECONDS, value_parser = clap::value_parser!(u64).range(1..=315_360_000))]
+    pub ttl: u64,
+    /// Replace files that are there
+    #[arg(long, requires = "out")]
+    pub force: bool,
 }
 
 impl RunArgs {
@@ -153,15 +284,46 @@ impl RunArgs {
         }
     }
 
-    /// How pods are set up.
+    /// HTTP/2 of the tunnels.
     #[must_use]
-    pub fn pod_settings(&self) -> PodSettings {
+    pub fn hbone_settings(&self) -> hbone::Settings {
+        hbone::Settings {
+            stream_window: self.hbone_stream_window,
+            connection_window: self.hbone_connection_window,
+            frame_size: self.hbone_frame_size,
+            max_streams: self.hbone_max_streams,
+            streams_per_connection: self.hbone_streams_per_connection as usize,
+            ping_interval: Duration::from_secs(self.hbone_ping_interval),
+            ping_timeout: Duration::from_secs(self.hbone_ping_timeout),
+            idle_release: Duration::from_secs(self.hbone_idle),
+            // The peer may need as long for its application as this node for one of its own.
+            response_timeout: Duration::from_secs(self.connect_timeout + 5),
+            ..hbone::Settings::default()
+        }
+    }
+
+    /// How many tunnels a pod takes.
+    #[must_use]
+    pub fn tunnel_limits(&self) -> Limits {
+        Limits {
+            connections: self.hbone_max_connections,
+            connections_per_peer: self.hbone_max_connections_per_peer,
+            handshakes: self.hbone_max_handshakes,
+            handshakes_per_peer: self.hbone_max_handshakes_per_peer,
+        }
+    }
+
+    /// How pods are set up, given how tunnels are secured.
+    #[must_use]
+    pub fn pod_settings(&self, tls: tls::Settings) -> PodSettings {
         PodSettings {
             connect_timeout: Duration::from_secs(self.connect_timeout),
             keepalive: self.keepalive(),
             backlog: defaults::BACKLOG,
-            connections: self.max_connections_per_pod.max(1),
+            connections: self.max_connections_per_pod,
             cut_existing: self.existing_connections == Existing::Cut,
+            tunnels: self.tunnel_limits(),
+            tls,
         }
     }
 }
@@ -188,10 +350,25 @@ mod tests {
 
     #[test]
     fn numbers_out_of_range_are_refused() {
-        for bad in ["--workers=0", "--workers=33", "--max-pods=0", "--connect-timeout=0", "--admin=nowhere"] {
+        for bad in [
+            "--workers=0",
+            "--workers=33",
+            "--max-pods=0",
+            "--connect-timeout=0",
+            "--admin=nowhere",
+            "--max-connections-per-pod=0",
+            "--buffer-bytes=0",
+            // Allocating it would panic in a worker.
+            "--buffer-bytes=18446744073709551615",
+            "--hbone-max-handshakes=0",
+            "--hbone-stream-window=65534",
+            "--trust-domain=no_domain/",
+        ] {
             let args = Args::try_parse_from(["ztunnel", "run", "--node=n", "--mesh=m", bad]);
             assert!(args.is_err(), "{bad}");
         }
+        let both = Args::try_parse_from(["ztunnel", "run", "--node=n", "--mesh=m", "--ca-dir=a", "--cert-dir=b"]);
+        assert!(both.is_err());
         let args = Args::try_parse_from(["ztunnel", "run", "--node=n", "--mesh=m"]).unwrap();
         assert!(matches!(args.command, Command::Run(run) if run.worker_count() >= 1));
     }

@@ -6,6 +6,16 @@ pub const STATE: &str = "/var/lib/ztunnel";
 pub const BPF_PIN: &str = "/sys/fs/bpf/ztunnel";
 /// Istio's admin port, loopback only: it shows who talks to whom.
 pub const ADMIN: &str = "127.0.0.1:15000";
+/// Istio's stats port.
+pub const METRICS: &str = "[::]:15020";
+/// Istio's readiness port.
+pub const READINESS: &str = "[::]:15021";
+/// Istio's default.
+pub const TRUST_DOMAIN: &str = "cluster.local";
+/// Istio's default.
+pub const CLUSTER_ID: &str = "Kubernetes";
+/// A day, as Istio's `SECRET_TTL`: what is stolen is of use for a day at most.
+pub const CERT_TTL_SECONDS: u64 = 86_400;
 /// More than kubelet's usual 110 and the 250 that large nodes run.
 pub const MAX_PODS: u32 = 512;
 /// Addresses, excluded ports and excluded CIDRs, each, per pod on the average.
@@ -32,3 +42,34 @@ pub const BUFFERS_KEPT: usize = 32;
 pub const MAX_WORKERS: u16 = 32;
 /// Log lines that wait for standard output; beyond them lines are lost, and counted, rather than connections delayed.
 pub const LOG_LINES: usize = 16_384;
+/// Ten years, as istiod's own CA.
+pub const CA_TTL_DAYS: u32 = 3650;
+/// Metrics of workloads that carried nothing for so long are dropped: several scrapes, and Istio's dashboards look at five
+/// minutes.
+pub const SERIES_KEPT: std::time::Duration = std::time::Duration::from_secs(15 * 60);
+/// Ten times what a handshake takes on a busy machine; the peer waits for ever.
+pub const HANDSHAKE_TIMEOUT_SECONDS: u64 = 5;
+/// As Istio announces it: what one slow reader can hold of this node's memory.
+pub const HBONE_STREAM_WINDOW: u32 = 4 << 20;
+/// As Istio announces it.
+pub const HBONE_CONNECTION_WINDOW: u32 = 16 << 20;
+/// As Istio announces it.
+pub const HBONE_FRAME_SIZE: u32 = 1 << 20;
+/// As Istio announces it.
+pub const HBONE_MAX_STREAMS: u32 = 200;
+/// As Istio opens them: less than a peer announces, so that none is refused before its announcement is read.
+pub const HBONE_STREAMS_PER_CONNECTION: u32 = 100;
+/// As Istio pings.
+pub const HBONE_PING_INTERVAL_SECONDS: u64 = 10;
+/// With the interval, a dead peer is found within 20 s; Istio needs 30.
+pub const HBONE_PING_TIMEOUT_SECONDS: u64 = 10;
+/// Istio's POOL_UNUSED_RELEASE_TIMEOUT.
+pub const HBONE_IDLE_SECONDS: u64 = 300;
+/// 200 streams each: far more than the connections that a pod may have open.
+pub const HBONE_MAX_CONNECTIONS: u32 = 1024;
+/// 12,800 streams from one pod, which opens 100 on each.
+pub const HBONE_MAX_CONNECTIONS_PER_PEER: u32 = 128;
+/// Each costs tens of kilobytes for as long as the handshake may take.
+pub const HBONE_MAX_HANDSHAKES: u32 = 256;
+/// No one takes them all.
+pub const HBONE_MAX_HANDSHAKES_PER_PEER: u32 = 32;

@@ -1,13 +1,23 @@
 //! What every connection of one pod on one worker needs.
 
-use std::{cell::Cell, net::IpAddr, rc::Rc};
+use std::{cell::Cell, net::IpAddr, rc::Rc, sync::Arc};
 
-use super::table::{Table, Upstreams};
+use tokio::sync::Semaphore;
+
+use super::{
+    admission::Admission,
+    failures::Failures,
+    table::{Table, Upstreams},
+    tunnel::TunnelDialer,
+};
 use crate::{
-    metrics::traffic::Traffic,
+    hbone::{self, pool::Pool},
+    lifecycle::tasks::TaskCount,
+    metrics::traffic::Meter,
     model::{close::CloseReason, workload::NamespacedName},
-    net::{copy::BufferPool, dial::Dialer, socket::Keepalive},
+    net::{buffer::BufferPool, dial::Dialer, socket::Keepalive},
     store::publish::Reader,
+    tls,
 };
 
 /// The pod, as its connections see it.
@@ -18,6 +28,18 @@ pub struct PodContext {
     pub addresses: Vec<IpAddr>,
     /// Connects from within its network namespace.
     pub dialer: Dialer,
+    /// Its side of TLS.
+    pub tls: tls::Endpoint,
+    /// Its tunnels to other pods.
+    pub pool: Pool<TunnelDialer>,
+    /// HTTP/2 of the tunnels.
+    pub hbone: hbone::Settings,
+    /// Tunnels to it.
+    pub admission: Admission,
+    /// Connections to its applications that tunnels may still make.
+    pub streams: Arc<Semaphore>,
+    /// Its tasks on this worker.
+    pub tasks: TaskCount,
     /// The mesh.
     pub mesh: Reader,
     /// Its live connections on this worker.
@@ -26,8 +48,12 @@ pub struct PodContext {
     pub upstreams: Upstreams,
     /// The worker's copy buffers.
     pub buffers: BufferPool,
-    /// Counters.
-    pub traffic: Traffic,
+    /// The cluster's name, for telemetry.
+    pub cluster: Arc<str>,
+    /// Tells of tunnels that came to nothing.
+    pub failures: Failures,
+    /// The worker's counters.
+    pub meter: Meter,
     /// For accepted connections.
     pub keepalive: Keepalive,
     /// Why connections end that are cut from outside.

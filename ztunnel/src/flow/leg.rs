@@ -7,23 +7,28 @@ use crate::net::socket;
 
 /// A stream that is reset when it is closed, by whomever, unless [`Leg::finish`] came first.
 #[derive(Debug)]
-pub struct Leg(TcpStream);
+pub(crate) struct Leg(TcpStream);
 
 impl Leg {
     /// Takes a stream.
     #[must_use]
-    pub fn new(stream: TcpStream) -> Self {
+    pub(crate) fn new(stream: TcpStream) -> Self {
         socket::reset_on_close(&stream);
         Self(stream)
     }
 
+    /// The stream, to be looked at.
+    pub(crate) fn socket(&self) -> &TcpStream {
+        &self.0
+    }
+
     /// The stream.
-    pub fn stream(&mut self) -> &mut TcpStream {
+    pub(crate) fn stream(&mut self) -> &mut TcpStream {
         &mut self.0
     }
 
     /// Both directions ended well: close without a reset.
-    pub fn finish(self) {
+    pub(crate) fn finish(self) {
         socket::finish_on_close(&self.0);
     }
 }

@@ -11,6 +11,7 @@ use std::{
 
 use ebpf_common::worker_of;
 
+use super::record::Live;
 use crate::model::{
     addr::{OrigDst, PeerAddr},
     flow::{Direction, Flow},
@@ -32,7 +33,7 @@ pub struct WorkerId {
 #[derive(Debug)]
 pub struct Table {
     worker: WorkerId,
-    live: RefCell<HashMap<u64, Flow>>,
+    live: RefCell<HashMap<u64, Rc<Live>>>,
     next_id: Cell<u64>,
     next_port: Cell<u16>,
     /// Plaintext connections to the pod, who and to what, counted: a tuple may come again before its last use has left. A
@@ -73,10 +74,11 @@ impl Table {
 
     /// Takes a connection in.
     #[must_use]
-    pub fn register(self: &Rc<Self>, flow: Flow) -> Entry {
+    pub fn register(self: &Rc<Self>, live: Rc<Live>) -> Entry {
         let id = self.next_id.get();
         self.next_id.set(id.wrapping_add(1));
-        self.live.borrow_mut().insert(id, flow);
+        let flow = live.flow();
+        self.live.borrow_mut().insert(id, live);
         if flow.direction == Direction::Inbound {
             *self.inbound.borrow_mut().entry((flow.peer.socket(), flow.dst.socket())).or_default() += 1;
         }
@@ -85,8 +87,8 @@ impl Table {
 
     /// Every live connection.
     #[must_use]
-    pub fn flows(&self) -> Vec<Flow> {
-        self.live.borrow().values().copied().collect()
+    pub fn live(&self) -> Vec<Rc<Live>> {
+        self.live.borrow().values().cloned().collect()
     }
 
     /// Takes a delivery to `dst` in, from the client's address and a port that meets no other connection.
@@ -177,13 +179,13 @@ impl Drop for UpstreamEntry {
 
 #[cfg(test)]
 mod tests {
-    use super::{DELIVERY_PORTS, Table, Upstreams, WorkerId};
+    use super::{DELIVERY_PORTS, Live, Table, Upstreams, WorkerId};
     use crate::model::{
         addr::{OrigDst, PeerAddr},
         flow::{Direction, Flow},
     };
     use ebpf_common::worker_of;
-    use std::net::SocketAddr;
+    use std::{net::SocketAddr, rc::Rc};
 
     fn addr(text: &str) -> SocketAddr {
         text.parse().unwrap()
@@ -197,15 +199,15 @@ mod tests {
         // A client behind NAT, whose port lies in the range of deliveries.
         let first = SocketAddr::new(addr("10.0.0.9:0").ip(), DELIVERY_PORTS.start);
         let flow = Flow { direction: Direction::Inbound, peer: PeerAddr::new(first), dst };
-        let entry = table.register(flow);
+        let entry = table.register(Rc::new(Live::new(flow)));
         let (from, delivery) = table.register_delivery(first.ip(), dst).unwrap();
         assert_eq!(from.port(), DELIVERY_PORTS.start + 1);
         assert!(table.is_own_delivery(PeerAddr::new(from), dst));
         drop(delivery);
         assert!(!table.is_own_delivery(PeerAddr::new(from), dst));
-        assert_eq!(table.flows().len(), 1);
+        assert_eq!(table.live().len(), 1);
         drop(entry);
-        assert!(table.flows().is_empty() && table.inbound.borrow().is_empty());
+        assert!(table.live().is_empty() && table.inbound.borrow().is_empty());
     }
 
     #[test]

@@ -2,7 +2,12 @@
 
 use serde::Serialize;
 
-use crate::model::{flow::Flow, problem::Problem, workload::NamespacedName};
+use crate::{
+    flow::record::Live,
+    identity::cache::CertInfo,
+    metrics::facts::{Facts, Protocol},
+    model::{flow::Direction, problem::Problem, workload::NamespacedName},
+};
 
 /// Everything at one moment.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -22,6 +27,8 @@ pub struct Description {
     pub maps: Vec<MapInfo>,
     /// Tasks alive.
     pub tasks: usize,
+    /// The certificates of its pods.
+    pub certificates: Vec<CertInfo>,
     /// What is missing until the daemon is ready; empty: it is.
     pub pending: Vec<String>,
 }
@@ -102,6 +109,8 @@ pub struct PodInfo {
     pub reason: Option<String>,
     /// Whether it is captured. A refused pod may be, by an earlier daemon: it is closed then.
     pub captured: bool,
+    /// Who it is.
+    pub identity: Option<String>,
     /// Its network namespace.
     pub netns: Option<String>,
     /// The cookie of that.
@@ -112,12 +121,15 @@ pub struct PodInfo {
     pub connections_before_enrolment: usize,
     /// What the BPF programs decided.
     pub verdicts: serde_json::Map<String, serde_json::Value>,
+    /// Tunnels that it has made to other pods.
+    pub tunnels: usize,
     /// Its live connections.
     pub connections: Vec<ConnectionInfo>,
 }
 
 /// A live connection.
 #[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ConnectionInfo {
     /// Which way.
     pub direction: &'static str,
@@ -125,11 +137,39 @@ pub struct ConnectionInfo {
     pub src: String,
     /// Where it wanted to go.
     pub dst: String,
+    /// Where it went; none until that is decided.
+    pub actual_dst: Option<String>,
+    /// `HBONE` or `TCP`.
+    pub protocol: &'static str,
+    /// The service whose address it wanted.
+    pub service: Option<String>,
+    /// The identity that the other side has proved.
+    pub peer_identity: Option<String>,
+    /// Bytes from the side that connected.
+    pub bytes_received: u64,
+    /// Bytes to it.
+    pub bytes_sent: u64,
 }
 
-impl From<&Flow> for ConnectionInfo {
-    fn from(flow: &Flow) -> Self {
-        Self { direction: flow.direction.name(), src: flow.peer.to_string(), dst: flow.dst.to_string() }
+impl From<&Live> for ConnectionInfo {
+    fn from(live: &Live) -> Self {
+        let (flow, facts) = (live.flow(), live.facts());
+        let facts = facts.as_deref();
+        let peer = facts.and_then(|facts| match flow.direction {
+            Direction::Outbound => facts.destination_identity.as_ref(),
+            Direction::Inbound => facts.source_identity.as_ref(),
+        });
+        Self {
+            direction: flow.direction.name(),
+            src: flow.peer.to_string(),
+            dst: flow.dst.to_string(),
+            actual_dst: facts.map(|facts| facts.hbone_addr.clone().unwrap_or_else(|| facts.dst_addr.to_string())),
+            protocol: facts.map_or(Protocol::Tcp, Facts::protocol).name(),
+            service: facts.and_then(|facts| facts.service.as_ref()).map(|service| service.name.to_string()),
+            peer_identity: peer.map(ToString::to_string),
+            bytes_received: live.bytes().to_server(),
+            bytes_sent: live.bytes().to_client(),
+        }
     }
 }
 
@@ -154,11 +194,13 @@ impl PodInfo {
             state,
             reason: None,
             captured: false,
+            identity: None,
             netns: None,
             cookie: None,
             addresses: Vec::new(),
             connections_before_enrolment: 0,
             verdicts: serde_json::Map::new(),
+            tunnels: 0,
             connections: Vec::new(),
         }
     }

@@ -2,6 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -15,16 +19,16 @@ use super::{
     describe::{Description, MapInfo, PodInfo, PodState, ProblemInfo, SnapshotInfo},
     pod::{Node, Pod, PodSettings},
     reconcile::{Action, Desired, Wanted, plan, wanted},
-    worker::WorkerHandle,
+    worker::{Connections, WorkerHandle},
 };
 use crate::{
+    identity::cache::Certificates,
     lifecycle::{
         drain::DrainWatch,
         tasks::{TaskCount, TaskSet},
     },
     model::{
         cause::causes,
-        flow::Flow,
         workload::{Exclusions, NamespacedName, RefuseReason},
     },
     redirect::{Controller, NetnsLink},
@@ -55,6 +59,8 @@ pub struct ManagerParts {
     pub host_cookie: u64,
     /// How pods are set up.
     pub settings: PodSettings,
+    /// Where the pods' certificates come from.
+    pub certificates: Certificates,
     /// Tasks of the whole daemon.
     pub tasks: TaskCount,
     /// How long connections may live on after the drain began.
@@ -63,14 +69,34 @@ pub struct ManagerParts {
 
 /// Asks the manager.
 #[derive(Clone, Debug)]
-pub struct ManagerHandle(mpsc::Sender<oneshot::Sender<Description>>);
+pub struct ManagerHandle {
+    asks: mpsc::Sender<oneshot::Sender<Description>>,
+    mesh: Reader,
+    reconciled: Arc<AtomicU64>,
+}
+
+/// In place of a version: the daemon is stopping.
+const STOPPING: u64 = u64::MAX;
 
 impl ManagerHandle {
     /// Everything at this moment; `None`: the daemon is stopping.
     pub async fn describe(&self) -> Option<Description> {
         let (reply, answer) = oneshot::channel();
-        self.0.send(reply).await.ok()?;
+        self.asks.send(reply).await.ok()?;
         answer.await.ok()
+    }
+
+    /// What is missing until the daemon is ready; nothing: it is. Waits for nobody, however busy the manager is.
+    #[must_use]
+    pub fn pending(&self) -> Option<&'static str> {
+        pending(&self.mesh, &self.reconciled)
+    }
+}
+
+fn pending(mesh: &Reader, reconciled: &AtomicU64) -> Option<&'static str> {
+    match reconciled.load(Ordering::Relaxed) {
+        STOPPING => Some("shutdown"),
+        reconciled => (reconciled == 0 || reconciled < mesh.load().version()).then_some("mesh"),
     }
 }
 
@@ -99,7 +125,8 @@ pub struct Manager {
     changed: (mpsc::Sender<NamespacedName>, mpsc::Receiver<NamespacedName>),
     /// Pods in whose namespaces something changed that could not be followed yet.
     unfollowed: BTreeSet<NamespacedName>,
-    reconciled: u64,
+    /// The version of the mesh that the pods are as.
+    reconciled: Arc<AtomicU64>,
     /// Something may be captured that is not to be.
     others_due: bool,
 }
@@ -124,10 +151,12 @@ impl Manager {
             refused: BTreeMap::new(),
             changed: mpsc::channel(256),
             unfollowed: BTreeSet::new(),
-            reconciled: 0,
+            reconciled: Arc::default(),
             others_due: true,
         };
-        (manager, ManagerHandle(asks))
+        let handle =
+            ManagerHandle { asks, mesh: manager.parts.mesh.clone(), reconciled: Arc::clone(&manager.reconciled) };
+        (manager, handle)
     }
 
     /// Follows the mesh until the drain, then lets the connections end. Capture stays in place, and closed.
@@ -162,6 +191,7 @@ impl Manager {
                 _ = resync.tick() => self.resync().await,
             }
         }
+        self.reconciled.store(STOPPING, Ordering::Relaxed);
         // One after the other would add the deadlines up.
         let drains = self.parts.workers.iter().map(|worker| worker.drain(self.parts.drain_timeout));
         let mut drained = std::pin::pin!(futures_util::future::join_all(drains));
@@ -195,7 +225,7 @@ impl Manager {
         for refused in self.refused.values_mut() {
             refused.retry = refused.retry.map(|(_, pause)| (Instant::now(), pause));
         }
-        self.reconciled = snapshot.version();
+        self.reconciled.store(snapshot.version(), Ordering::Relaxed);
     }
 
     fn actual(&self) -> BTreeMap<NamespacedName, Wanted> {
@@ -363,7 +393,7 @@ impl Manager {
         for (name, desired, pause) in due {
             self.try_enrol(&name, desired, pause).await;
         }
-        if self.reconciled > 0 {
+        if self.reconciled.load(Ordering::Relaxed) > 0 {
             let partial = self.parts.mesh.load().is_partial();
             self.release_others(partial).await;
         }
@@ -385,20 +415,23 @@ impl Manager {
             workers: &parts.workers,
             host_cookie: parts.host_cookie,
             settings: &parts.settings,
+            certificates: &parts.certificates,
             tasks: &parts.tasks,
         }
     }
 
     async fn describe(&self) -> Description {
         let snapshot = self.parts.mesh.load();
-        let mut flows: HashMap<u64, Vec<Flow>> = HashMap::new();
+        let mut open: HashMap<u64, Connections> = HashMap::new();
         for worker in &self.parts.workers {
-            for (cookie, live) in worker.flows().await {
-                flows.entry(cookie).or_default().extend(live);
+            for (cookie, connections) in worker.connections().await {
+                let all = open.entry(cookie).or_default();
+                all.live.extend(connections.live);
+                all.tunnels += connections.tunnels;
             }
         }
         let counts = snapshot.counts();
-        let enrolled = self.enrolled.iter().map(|(name, enrolled)| self.describe_enrolled(name, &enrolled.pod, &flows));
+        let enrolled = self.enrolled.iter().map(|(name, enrolled)| self.describe_enrolled(name, &enrolled.pod, &open));
         let refused = self.refused.iter().map(|(name, refused)| {
             let netns = refused.wanted.as_ref().ok().map(|desired| desired.netns.display().to_string());
             PodInfo {
@@ -409,7 +442,6 @@ impl Manager {
             }
         });
         let usage = self.parts.controller.map_usage().into_iter();
-        let waiting = self.reconciled == 0 || self.reconciled < snapshot.version();
         Description {
             version: env!("CARGO_PKG_VERSION"),
             node: self.parts.node.clone(),
@@ -423,14 +455,15 @@ impl Manager {
             pods: enrolled.chain(refused).collect(),
             maps: usage.map(|map| MapInfo { name: map.name, used: map.used, capacity: map.capacity }).collect(),
             tasks: self.parts.tasks.alive(),
-            pending: if waiting { vec!["mesh".to_owned()] } else { Vec::new() },
+            certificates: self.parts.certificates.describe().await,
+            pending: pending(&self.parts.mesh, &self.reconciled).into_iter().map(str::to_owned).collect(),
         }
     }
 
-    fn describe_enrolled(&self, name: &NamespacedName, pod: &Pod, flows: &HashMap<u64, Vec<Flow>>) -> PodInfo {
+    fn describe_enrolled(&self, name: &NamespacedName, pod: &Pod, open: &HashMap<u64, Connections>) -> PodInfo {
         let cookie = pod.netns.cookie();
         let verdicts = self.parts.controller.verdicts(cookie).into_iter();
-        let live = flows.get(&cookie).into_iter().flatten();
+        let open = open.get(&cookie).cloned().unwrap_or_default();
         PodInfo {
             netns: Some(pod.netns.path().display().to_string()),
             cookie: Some(cookie.to_string()),
@@ -438,7 +471,9 @@ impl Manager {
             addresses: pod.desired.addresses.iter().map(ToString::to_string).collect(),
             connections_before_enrolment: pod.connections_before,
             verdicts: verdicts.map(|(verdict, count)| (verdict.name().to_owned(), count.into())).collect(),
-            connections: live.map(Into::into).collect(),
+            identity: Some(pod.desired.identity.to_string()),
+            tunnels: open.tunnels,
+            connections: open.live,
             ..PodInfo::new(name, PodState::Enrolled)
         }
     }

@@ -11,15 +11,20 @@ use super::{
     worker::{Listeners, OpenLimit, WorkerHandle, WorkerPod},
 };
 use crate::{
-    flow::table::Upstreams,
+    flow::{
+        admission::{Admission, Limits},
+        table::Upstreams,
+    },
+    identity::cache::Certificates,
     lifecycle::tasks::TaskCount,
-    model::{flow::Direction, workload::NamespacedName},
+    model::workload::NamespacedName,
     net::{
         dial::Dialer,
         netns::{Netns, NetnsError},
         socket::{self, Family, Keepalive},
     },
     redirect::{Controller, EnrolError, Enrolment, NetnsFacts, NetnsLink, link::LinkError, survey},
+    tls,
 };
 
 /// How pods are set up, the same for all.
@@ -35,6 +40,10 @@ pub struct PodSettings {
     pub connections: usize,
     /// Whether connections from before the enrolment are cut.
     pub cut_existing: bool,
+    /// Tunnels that a pod takes.
+    pub tunnels: Limits,
+    /// How tunnels are secured.
+    pub tls: tls::Settings,
 }
 
 /// Why a pod is not enrolled.
@@ -123,6 +132,8 @@ pub struct Node<'a> {
     pub host_cookie: u64,
     /// Settings.
     pub settings: &'a PodSettings,
+    /// Where the pods' certificates come from.
+    pub certificates: &'a Certificates,
     /// Tasks of the whole daemon.
     pub tasks: &'a TaskCount,
 }
@@ -222,13 +233,11 @@ impl Node<'_> {
         // The first worker's come last into the map: where they are, the others are.
         for worker in (0..self.workers.len()).rev() {
             for family in families {
-                for (purpose, direction) in
-                    [(Purpose::Outbound, Direction::Outbound), (Purpose::Inbound, Direction::Inbound)]
-                {
+                for purpose in [Purpose::Outbound, Purpose::Inbound, Purpose::Hbone] {
                     let made = netns.enter(|| socket::steered_listener(*family, self.settings.backlog))?;
                     let listener =
                         made.map_err(|source| PodError::Listen { netns: netns.path().to_owned(), source })?;
-                    listeners.push((place(netns, purpose, *family, worker), direction, listener));
+                    listeners.push((place(netns, purpose, *family, worker), purpose, listener));
                 }
             }
         }
@@ -237,9 +246,9 @@ impl Node<'_> {
 
     fn by_worker(&self, listeners: Vec<Listening>) -> Vec<Listeners> {
         let mut by_worker: Vec<Listeners> = self.workers.iter().map(|_| Vec::new()).collect();
-        for (key, direction, listener) in listeners {
+        for (key, purpose, listener) in listeners {
             if let Some(of_worker) = by_worker.get_mut(usize::from(key.worker)) {
-                of_worker.push((direction, listener));
+                of_worker.push((purpose, listener));
             }
         }
         by_worker
@@ -254,6 +263,9 @@ impl Node<'_> {
     ) -> io::Result<()> {
         let upstreams = Upstreams::default();
         let open = OpenLimit::new(self.settings.connections);
+        let admission = Admission::new(self.settings.tunnels);
+        let certificate = self.certificates.handle(desired.identity.clone());
+        let tls = tls::Endpoint::new(certificate, self.settings.tls.clone());
         for (worker, listeners) in self.workers.iter().zip(self.by_worker(listeners)) {
             let own = self.controller.own_sockets();
             let dialer = Dialer::new(netns.clone(), own, self.settings.connect_timeout, self.settings.keepalive);
@@ -266,6 +278,8 @@ impl Node<'_> {
                     dialer,
                     upstreams: upstreams.clone(),
                     open: open.clone(),
+                    admission: admission.clone(),
+                    tls: tls.clone(),
                 })
                 .await?;
         }
@@ -299,7 +313,7 @@ impl Node<'_> {
 }
 
 /// A listener and its place.
-type Listening = (Listener, Direction, std::net::TcpListener);
+type Listening = (Listener, Purpose, std::net::TcpListener);
 
 fn enrolment<'a>(
     name: &'a NamespacedName,

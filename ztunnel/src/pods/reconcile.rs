@@ -3,13 +3,18 @@
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use crate::{
-    model::workload::{Exclusions, Membership, NamespacedName, RefuseReason, Workload},
+    model::{
+        identity::SpiffeId,
+        workload::{Exclusions, Membership, NamespacedName, RefuseReason, Workload},
+    },
     store::snapshot::Snapshot,
 };
 
 /// A labelled pod of this node, as the mesh wants it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Desired {
+    /// Who it is.
+    pub identity: SpiffeId,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
     /// Its network namespace.
@@ -47,6 +52,7 @@ fn want(pod: &Workload) -> Option<Wanted> {
         (Membership::Refused(reason), _) => Some(Err(*reason)),
         (Membership::InMesh, None) => Some(Err(RefuseReason::NoNetns)),
         (Membership::InMesh, Some(netns)) => Some(Ok(Desired {
+            identity: pod.identity.clone(),
             addresses: pod.addresses.clone(),
             netns: netns.clone(),
             exclusions: pod.exclusions.clone(),
@@ -65,7 +71,9 @@ pub fn plan(wanted: &BTreeMap<NamespacedName, Wanted>, actual: &BTreeMap<Namespa
         let have = actual.get(name);
         match (have, want) {
             (Some(have), want) if have == want => {}
-            (Some(Ok(have)), Ok(want)) if have.addresses == want.addresses && have.netns == want.netns => {
+            (Some(Ok(have)), Ok(want))
+                if *have == (Desired { exclusions: have.exclusions.clone(), ..want.clone() }) =>
+            {
                 rest.push(Action::Exclude(name.clone(), want.exclusions.clone()));
             }
             (_, Ok(want)) => rest.push(Action::Enrol(name.clone(), want.clone())),
@@ -79,12 +87,21 @@ pub fn plan(wanted: &BTreeMap<NamespacedName, Wanted>, actual: &BTreeMap<Namespa
 #[cfg(test)]
 mod tests {
     use super::{Action, Desired, Wanted, plan};
-    use crate::model::workload::{Exclusions, NamespacedName, RefuseReason};
+    use crate::model::{
+        identity::{SpiffeId, TrustDomain},
+        workload::{Exclusions, NamespacedName, RefuseReason},
+    };
     use std::collections::BTreeMap;
 
     fn pod(address: &str, netns: &str, ports: &str) -> Wanted {
         let exclusions = Exclusions { outbound_ports: ports.parse().unwrap_or_default(), ..Exclusions::default() };
-        Ok(Desired { addresses: vec![address.parse().unwrap()], netns: netns.into(), exclusions })
+        let identity = SpiffeId::new(TrustDomain::default(), "ns", "default");
+        Ok(Desired { identity, addresses: vec![address.parse().unwrap()], netns: netns.into(), exclusions })
+    }
+
+    fn of_account(account: &str) -> Wanted {
+        let identity = SpiffeId::new(TrustDomain::default(), "ns", account);
+        pod("10.0.0.1", "/n/a", "").map(|desired| Desired { identity, ..desired })
     }
 
     fn pods(list: &[(&str, Wanted)]) -> BTreeMap<NamespacedName, Wanted> {
@@ -113,6 +130,7 @@ mod tests {
         check(&[("a", pod("10.0.0.1", "/n/a", "80"))], &[("a", a())], &["exclude a"]);
         check(&[("a", pod("10.0.0.2", "/n/a", ""))], &[("a", a())], &["enrol a"]);
         check(&[("a", pod("10.0.0.1", "/n/b", ""))], &[("a", a())], &["enrol a"]);
+        check(&[("a", of_account("other"))], &[("a", a())], &["enrol a"]);
         let refused = || Err(RefuseReason::HostNetwork);
         check(&[("a", refused())], &[("a", a())], &["refuse a"]);
         check(&[("a", refused())], &[("a", refused())], &[]);

@@ -4,32 +4,35 @@
 
 use std::{cell::Cell, collections::HashMap, io, net::IpAddr, rc::Rc, sync::Arc, thread::JoinHandle, time::Duration};
 
+use ebpf_common::Purpose;
 use tokio::{
     runtime::Builder,
     sync::{Semaphore, mpsc, oneshot},
     task::LocalSet,
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tracing::{error, warn};
 
+use super::describe::ConnectionInfo;
 use crate::{
     flow::{
         PodContext,
-        serve::serve,
+        admission::Admission,
+        failures::Failures,
+        inbound, outbound, plaintext,
         table::{Table, Upstreams, WorkerId},
+        tunnel::{self, TunnelDialer},
     },
+    hbone::{self, pool::Pool},
     lifecycle::{
         drain::{self, DrainTrigger, DrainWatch},
         tasks::{TaskCount, TaskSet},
     },
-    metrics::traffic::Traffic,
-    model::{
-        close::CloseReason,
-        flow::{Direction, Flow},
-        workload::NamespacedName,
-    },
-    net::{copy::BufferPool, dial::Dialer, listen::Acceptor, netns::Netns, socket::Keepalive},
-    store::publish::Reader,
+    metrics::traffic::{Meter, Traffic},
+    model::{close::CloseReason, workload::NamespacedName},
+    net::{buffer::BufferPool, dial::Dialer, listen::Acceptor, netns::Netns, socket::Keepalive},
+    store::{publish::Reader, snapshot::Snapshot},
+    tls,
 };
 
 /// What a worker is made of, the same for all.
@@ -41,6 +44,10 @@ pub struct WorkerSettings {
     pub buffer_size: usize,
     /// Idle copy buffers that are kept.
     pub buffers_kept: usize,
+    /// HTTP/2 of the tunnels.
+    pub hbone: hbone::Settings,
+    /// The cluster's name, for telemetry.
+    pub cluster: Arc<str>,
     /// The mesh.
     pub mesh: Reader,
     /// Counters.
@@ -65,6 +72,10 @@ pub struct WorkerPod {
     pub upstreams: Upstreams,
     /// Connections that the pod may have open, shared by its workers.
     pub open: OpenLimit,
+    /// Tunnels to the pod, shared by its workers.
+    pub admission: Admission,
+    /// The pod's side of TLS.
+    pub tls: tls::Endpoint,
 }
 
 /// How many connections may be open: each direction by itself, so that strangers can't take the pod's own away.
@@ -82,22 +93,33 @@ impl OpenLimit {
         Self { outbound: limit(), inbound: limit() }
     }
 
-    fn of(&self, direction: Direction) -> Arc<Semaphore> {
-        match direction {
-            Direction::Outbound => Arc::clone(&self.outbound),
-            Direction::Inbound => Arc::clone(&self.inbound),
+    fn of(&self, purpose: Purpose) -> Arc<Semaphore> {
+        match purpose {
+            Purpose::Outbound => Arc::clone(&self.outbound),
+            Purpose::Inbound => Arc::clone(&self.inbound),
+            // Admission counts tunnels, and refuses where this would make them wait; their streams count as inbound.
+            Purpose::Hbone => Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
         }
     }
 }
 
 /// Listeners of one worker in a pod.
-pub type Listeners = Vec<(Direction, std::net::TcpListener)>;
+pub type Listeners = Vec<(Purpose, std::net::TcpListener)>;
+
+/// What a pod has open on one worker.
+#[derive(Clone, Debug, Default)]
+pub struct Connections {
+    /// Connections of applications.
+    pub live: Vec<ConnectionInfo>,
+    /// Tunnels that the pod has made.
+    pub tunnels: usize,
+}
 
 enum Command {
     Add(Box<WorkerPod>, oneshot::Sender<io::Result<()>>),
     Listen(u64, Listeners, oneshot::Sender<io::Result<()>>),
     Remove(u64, oneshot::Sender<()>),
-    Flows(oneshot::Sender<Vec<(u64, Vec<Flow>)>>),
+    Connections(oneshot::Sender<Vec<(u64, Connections)>>),
     Drain(Duration, oneshot::Sender<()>),
 }
 
@@ -155,9 +177,9 @@ impl WorkerHandle {
         self.ask(|reply| Command::Remove(cookie, reply)).await;
     }
 
-    /// The live connections, by cookie.
-    pub async fn flows(&self) -> Vec<(u64, Vec<Flow>)> {
-        self.ask(Command::Flows).await.unwrap_or_default()
+    /// The live connections, by cookie. What they have carried is counted when this returns.
+    pub async fn connections(&self) -> Vec<(u64, Connections)> {
+        self.ask(Command::Connections).await.unwrap_or_default()
     }
 
     /// Accepts nothing more, waits for the connections to end, and resets those that outlive the deadline.
@@ -186,10 +208,14 @@ impl Drop for WorkerHandle {
 /// How long removed connections may take to close; closing waits for nothing outside this thread.
 const REMOVAL: Duration = Duration::from_secs(2);
 
+/// How long the peers of tunnels without streams may take to let them end.
+const GOODBYE: Duration = Duration::from_secs(2);
+
 struct Worker {
     id: WorkerId,
     settings: WorkerSettings,
     buffers: BufferPool,
+    meter: Meter,
     pods: HashMap<u64, Served>,
 }
 
@@ -202,14 +228,37 @@ struct Served {
     open: OpenLimit,
 }
 
+impl Served {
+    fn connections(&self) -> Connections {
+        let live = self.context.table.live();
+        // Whoever asks looks at the metrics as well.
+        live.iter().for_each(|live| live.flush());
+        Connections {
+            live: live.iter().map(|live| ConnectionInfo::from(&**live)).collect(),
+            tunnels: self.context.pool.stats().connections,
+        }
+    }
+}
+
 impl Worker {
     fn new(id: WorkerId, settings: WorkerSettings) -> Self {
         let buffers = BufferPool::new(settings.buffer_size, settings.buffers_kept);
-        Self { id, settings, buffers, pods: HashMap::new() }
+        let meter = settings.traffic.meter();
+        Self { id, settings, buffers, meter, pods: HashMap::new() }
     }
 
     async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Command>) {
-        while let Some(command) = inbox.recv().await {
+        let mut changes = self.settings.mesh.subscribe();
+        loop {
+            let command = tokio::select! {
+                command = inbox.recv() => command,
+                // Without a publisher there is no more news, and a command is all that can come.
+                Some(mesh) = changes.changed() => {
+                    self.follow(&mesh);
+                    continue;
+                }
+            };
+            let Some(command) = command else { return };
             // Whoever asked may have gone away meanwhile; then nobody wants the answer.
             match command {
                 Command::Add(pod, reply) => drop(reply.send(self.add(*pod))),
@@ -218,9 +267,9 @@ impl Worker {
                     self.remove(cookie, CloseReason::Released).await;
                     let _asker_gone = reply.send(());
                 }
-                Command::Flows(reply) => {
-                    let flows = self.pods.iter().map(|(cookie, pod)| (*cookie, pod.context.table.flows()));
-                    drop(reply.send(flows.collect()));
+                Command::Connections(reply) => {
+                    let connections = self.pods.iter().map(|(cookie, pod)| (*cookie, pod.connections()));
+                    drop(reply.send(connections.collect()));
                 }
                 Command::Drain(deadline, reply) => {
                     if !self.drain(deadline, &mut inbox).await {
@@ -232,17 +281,39 @@ impl Worker {
         }
     }
 
+    /// Tunnels that lead to what is no longer there carry nothing new.
+    fn follow(&self, mesh: &Snapshot) {
+        for served in self.pods.values() {
+            served.context.pool.retain(|key, identity| tunnel::still_leads(mesh, key, identity));
+        }
+    }
+
     fn add(&mut self, pod: WorkerPod) -> io::Result<()> {
         let alive = self.settings.tasks.child();
+        let dialer = TunnelDialer {
+            dialer: pod.dialer.clone(),
+            tls: pod.tls.clone(),
+            upstreams: pod.upstreams.clone(),
+            buffers: self.buffers.clone(),
+            traffic: self.settings.traffic.clone(),
+        };
         let context = Rc::new(PodContext {
             name: pod.name,
             addresses: pod.addresses,
             dialer: pod.dialer,
+            tls: pod.tls,
+            pool: Pool::new(dialer, self.settings.hbone.clone(), alive.clone()),
+            hbone: self.settings.hbone.clone(),
+            admission: pod.admission,
+            streams: pod.open.of(Purpose::Inbound),
+            tasks: alive.clone(),
             mesh: self.settings.mesh.clone(),
             table: Table::new(self.id),
             upstreams: pod.upstreams,
             buffers: self.buffers.clone(),
-            traffic: self.settings.traffic.clone(),
+            cluster: Arc::clone(&self.settings.cluster),
+            failures: Failures::new(Instant::now()),
+            meter: self.meter.clone(),
             keepalive: self.settings.keepalive,
             ending: Cell::new(CloseReason::Released),
         });
@@ -253,11 +324,11 @@ impl Worker {
 
     fn listen(&mut self, cookie: u64, listeners: Listeners) -> io::Result<()> {
         let served = self.pods.get_mut(&cookie).ok_or(io::ErrorKind::NotFound)?;
-        for (direction, listener) in listeners {
+        for (purpose, listener) in listeners {
             let listener = tokio::net::TcpListener::from_std(listener)?;
-            let acceptor = Acceptor::new(listener, served.open.of(direction));
+            let acceptor = Acceptor::new(listener, served.open.of(purpose));
             let (context, watch) = (Rc::clone(&served.context), served.drain.1.clone());
-            served.accepting.spawn_local(accept(acceptor, direction, context, watch, served.alive.clone()));
+            served.accepting.spawn_local(accept(acceptor, purpose, context, watch, served.alive.clone()));
         }
         Ok(())
     }
@@ -266,6 +337,7 @@ impl Worker {
         let Some(mut served) = self.pods.remove(&cookie) else { return };
         served.context.ending.set(reason);
         served.accepting.abort_all().await;
+        served.context.pool.close();
         // The connections belong to the tasks that ended; they are dropped when this thread next polls them.
         let closed = async {
             while served.alive.alive() > 0 {
@@ -286,6 +358,9 @@ impl Worker {
             for served in self.pods.values_mut() {
                 served.accepting.join_all().await;
             }
+            // What the last streams said may still wait for its connection; a peer that does not take it keeps nobody here.
+            let goodbyes = self.pods.values().map(|served| served.context.pool.finish());
+            let _too_late = timeout(GOODBYE, futures_util::future::join_all(goodbyes)).await;
         };
         tokio::select! {
             ended = timeout(deadline, ended) => if ended.is_ok() {
@@ -305,15 +380,23 @@ impl Worker {
 /// Serves one listener. On drain the listener is closed, and the task ends with its last connection.
 async fn accept(
     mut acceptor: Acceptor,
-    direction: Direction,
+    purpose: Purpose,
     pod: Rc<PodContext>,
     mut drain: DrainWatch,
     alive: TaskCount,
 ) {
     let mut flows = TaskSet::new(alive);
+    let stop = drain.clone();
     loop {
         tokio::select! {
-            accepted = acceptor.next() => flows.spawn_local(serve(Rc::clone(&pod), direction, accepted)),
+            accepted = acceptor.next() => {
+                let pod = Rc::clone(&pod);
+                match purpose {
+                    Purpose::Outbound => flows.spawn_local(outbound::serve(pod, accepted)),
+                    Purpose::Inbound => flows.spawn_local(plaintext::serve(pod, accepted)),
+                    Purpose::Hbone => flows.spawn_local(inbound::serve(pod, accepted, stop.clone())),
+                }
+            }
             () = flows.reap_next(), if !flows.is_empty() => {}
             () = drain.started() => break,
         }

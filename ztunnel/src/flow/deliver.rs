@@ -1,0 +1,59 @@
+//! Connecting to the pod's application in the name of a client.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+};
+
+use tokio::net::TcpStream;
+
+use super::{PodContext, Refusal, table::DeliveryEntry};
+use crate::{
+    model::{addr::OrigDst, close::CloseReason},
+    net::dial::DialError,
+};
+
+/// How often another source port is tried for a delivery before it is given up.
+const TRIES: u32 = 16;
+
+/// Connects to `to` from the client's address and a port that is free.
+///
+/// # Errors
+/// Why it can't be; the application does not listen, most of the time.
+pub(super) async fn to_application(
+    pod: &PodContext,
+    client: IpAddr,
+    to: SocketAddr,
+) -> Result<(TcpStream, DeliveryEntry), Refusal> {
+    let mut last = None;
+    let mut refused_before = false;
+    for _ in 0..TRIES {
+        let Some((from, entry)) = pod.table.register_delivery(client, OrigDst::new(to)) else {
+            break;
+        };
+        match pod.dialer.deliver(to, from).await {
+            Ok(stream) => return Ok((stream, entry)),
+            // The port is taken by something that is not in the table: a time-wait, or a socket of the pod's own.
+            Err(error @ DialError::Source { .. }) => last = Some(error),
+            // A stranger's connection with this tuple answers a connect with a reset. Once may be that, twice is the
+            // application: nobody listens.
+            Err(error) if is_refusal(&error) && !refused_before => {
+                refused_before = true;
+                last = Some(error);
+            }
+            Err(error) => return Err(Refusal::of_dial(&error)),
+        }
+    }
+    match last {
+        Some(error) => Err(Refusal::of_dial(&error)),
+        None => {
+            let detail = format!("every delivery port of {client} is in use");
+            Err(Refusal { reason: CloseReason::LocalFault, detail: Some(detail) })
+        }
+    }
+}
+
+fn is_refusal(error: &DialError) -> bool {
+    matches!(error, DialError::Connect { source, .. }
+        if matches!(source.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset))
+}

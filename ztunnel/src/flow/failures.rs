@@ -1,0 +1,82 @@
+//! Log lines about connections that never became any: one each, until there are so many that they would push out the rest.
+
+use std::{cell::Cell, time::Duration};
+
+use tokio::time::Instant;
+use tracing::{Level, event};
+
+use crate::model::{
+    addr::{OrigDst, PeerAddr},
+    close::CloseReason,
+    flow::Direction,
+};
+
+/// Lines in one [`PERIOD`]; the metrics count all of them.
+const LINES: u32 = 20;
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// Tells of failed tunnels to one pod on one worker.
+#[derive(Debug)]
+pub struct Failures {
+    begun: Cell<Instant>,
+    told: Cell<u32>,
+    untold: Cell<u64>,
+}
+
+impl Failures {
+    /// Nothing has been told.
+    #[must_use]
+    pub fn new(now: Instant) -> Self {
+        Self { begun: Cell::new(now), told: Cell::new(0), untold: Cell::new(0) }
+    }
+
+    /// Tells of a connection that ended before it could ask for anything.
+    pub fn tell(&self, peer: PeerAddr, dst: OrigDst, reason: CloseReason, error: &str) {
+        let Some(untold) = self.may_tell(Instant::now()) else { return };
+        let untold = (untold > 0).then_some(untold);
+        let (direction, reason) = (Direction::Inbound.name(), reason.label());
+        event!(
+            target: "access",
+            Level::WARN,
+            src.addr = %peer,
+            dst.addr = %dst,
+            direction,
+            untold,
+            reason,
+            error,
+            "connection failed"
+        );
+    }
+
+    /// How many were not told since the last that was; none: this one is not to be told either.
+    fn may_tell(&self, now: Instant) -> Option<u64> {
+        if now.duration_since(self.begun.get()) >= PERIOD {
+            self.begun.set(now);
+            self.told.set(0);
+        }
+        if self.told.get() >= LINES {
+            self.untold.set(self.untold.get() + 1);
+            return None;
+        }
+        self.told.set(self.told.get() + 1);
+        Some(self.untold.replace(0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Failures, LINES, PERIOD};
+    use tokio::time::Instant;
+
+    #[test]
+    fn a_flood_is_summed_up() {
+        let now = Instant::now();
+        let failures = Failures::new(now);
+        for _ in 0..LINES {
+            assert_eq!(failures.may_tell(now), Some(0));
+        }
+        assert_eq!((failures.may_tell(now), failures.may_tell(now)), (None, None));
+        assert_eq!(failures.may_tell(now + PERIOD), Some(2));
+        assert_eq!(failures.may_tell(now + PERIOD), Some(0));
+    }
+}

@@ -1,0 +1,281 @@
+//! A tunnel to the pod: TLS, HTTP/2, and on every stream of it a connection to the pod's application.
+
+use std::{
+    cell::RefCell,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use http::StatusCode;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite},
+    net::TcpStream,
+    sync::OwnedSemaphorePermit,
+    time::{Instant, sleep, timeout},
+};
+use tracing::debug;
+
+use super::{
+    PodContext, Refusal, carry, deliver,
+    leg::Leg,
+    record::{Facts, Recorded},
+    table::DeliveryEntry,
+};
+use crate::{
+    hbone::{
+        Settings,
+        server::{self, End, Incoming},
+    },
+    lifecycle::{
+        drain::{self, DrainWatch},
+        tasks::TaskSet,
+    },
+    model::{
+        addr::{OrigDst, PeerAddr},
+        cause::causes,
+        close::CloseReason,
+        flow::{Direction, Flow},
+        identity::SpiffeId,
+        workload::Workload,
+    },
+    net::{buffer::BufferPool, copy::Side, listen::Accepted, socket},
+    route::target,
+    tls::{AcceptError, Endpoint, Peer, TlsStream},
+    wire::{
+        self,
+        baggage::Baggage,
+        connect::{ConnectRequest, ConnectResponse},
+    },
+};
+
+/// The wall clock may be set, and stands on while the machine sleeps, which timers don't see: it is looked at this often.
+const CLOCK_CHECK: Duration = Duration::from_secs(30);
+/// How long a peer may take to close its side, once everything has been said.
+const SEE_OFF: Duration = Duration::from_secs(5);
+
+/// A peer that has said nothing for so long while it was told to close is not waited for.
+const SILENT: Duration = Duration::from_secs(1);
+
+/// Serves a tunnel to its end. A peer that proves no identity gets an alert, and no HTTP/2.
+pub async fn serve(pod: Rc<PodContext>, accepted: Accepted, mut drain: DrainWatch) {
+    let Accepted { stream, peer, dst, permit } = accepted;
+    let mut place = match pod.admission.admit(peer.ip()) {
+        Ok(place) => place,
+        Err(full) => {
+            pod.meter.traffic().handshake_failed(Direction::Inbound, full.label());
+            return pod.failures.tell(peer, dst, CloseReason::TooMany, &full.to_string());
+        }
+    };
+    if let Err(error) = socket::set_data_options(&stream, pod.keepalive) {
+        debug!(src.addr = %peer, %error, "a tunnel's peer is gone already");
+        return;
+    }
+    let begun = Instant::now();
+    let shaken = tokio::select! {
+        shaken = shake_hands(&pod.tls, stream, &pod.buffers) => shaken,
+        // It has asked for nothing yet, and would be told to go elsewhere.
+        () = drain.started() => return debug!(src.addr = %peer, "a handshake was cut short, because the daemon is stopping"),
+    };
+    let (mut io, identity) = match shaken {
+        Ok(shaken) => shaken,
+        Err(error) => {
+            pod.meter.traffic().handshake_failed(Direction::Inbound, error.label());
+            return pod.failures.tell(peer, dst, CloseReason::TlsFailed, &causes(&error));
+        }
+    };
+    place.ready();
+    pod.meter.traffic().handshake(Direction::Inbound, begun.elapsed());
+    let _open = pod.meter.traffic().tunnel(Direction::Inbound);
+    let link = Rc::new(Link { peer, local: dst, identity: identity.identity.clone() });
+    let streams = RefCell::new(TaskSet::new(pod.tasks.clone()));
+    let end = speak(&mut io, &identity, &pod.hbone, drain, |incoming| {
+        streams.borrow_mut().spawn_local(serve_stream(Rc::clone(&pod), Rc::clone(&link), incoming));
+    })
+    .await;
+    drop(io);
+    debug!(src.addr = %peer, src.identity = %link.identity, %end, "a tunnel ended");
+    // They end with the connection, which is gone.
+    streams.into_inner().join_all().await;
+    drop((place, permit));
+}
+
+/// Proves who comes. A connection that was never used may end in a reset, as the listener wants it; of a tunnel's last
+/// bytes that would take back what is still on its way, and TLS tells an end from a loss anyway.
+pub(super) async fn shake_hands(
+    tls: &Endpoint,
+    stream: TcpStream,
+    buffers: &BufferPool,
+) -> Result<(TlsStream<TcpStream>, Peer), AcceptError> {
+    let (io, peer) = tls.accept(stream, buffers).await?;
+    socket::finish_on_close(io.get_ref());
+    Ok((io, peer))
+}
+
+/// Speaks HTTP/2 until the tunnel ends, and sees the peer off.
+pub(super) async fn speak<S>(
+    io: &mut TlsStream<S>,
+    peer: &Peer,
+    settings: &Settings,
+    drain: DrainWatch,
+    on_request: impl FnMut(Incoming),
+) -> End
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (trigger, stop) = drain::channel();
+    let activity = io.activity();
+    let end = {
+        let served = server::serve(&mut *io, activity.clone(), settings, stop, on_request);
+        tokio::pin!(served);
+        tokio::select! {
+            end = &mut served => end,
+            () = until_stopped(drain, peer) => {
+                trigger.start();
+                served.await
+            }
+        }
+    };
+    let in_order = matches!(end, End::Drained | End::Idle | End::Unused | End::PeerClosed);
+    // Who did not react to the farewell will not react to the FIN.
+    if in_order && activity.last().elapsed() < SILENT {
+        see_off(io).await;
+    }
+    end
+}
+
+/// Reads until the peer has closed as well. Nobody wants what it says now, but closing over it would be a reset, which
+/// takes back what the peer has not got yet.
+async fn see_off(io: &mut (impl AsyncRead + Unpin)) {
+    let mut rest = [0; 512];
+    let ended = async { while matches!(io.read(&mut rest).await, Ok(1..)) {} };
+    let _too_late = timeout(SEE_OFF, ended).await;
+}
+
+/// Waits for the drain, or until the peer's certificate can't be relied upon any more.
+async fn until_stopped(mut drain: DrainWatch, peer: &Peer) {
+    tokio::select! {
+        () = drain.started() => {}
+        () = until_expired(peer.expires) => {}
+    }
+}
+
+/// Waits for a time of the wall clock.
+async fn until_expired(end: SystemTime) {
+    while let Ok(left) = end.duration_since(SystemTime::now())
+        && !left.is_zero()
+    {
+        sleep(left.min(CLOCK_CHECK)).await;
+    }
+}
+
+/// Both ends of a tunnel.
+struct Link {
+    peer: PeerAddr,
+    local: OrigDst,
+    identity: SpiffeId,
+}
+
+/// A stream's application, and who it is.
+struct Opened {
+    application: TcpStream,
+    entry: DeliveryEntry,
+    destination: Option<Arc<Workload>>,
+    permit: OwnedSemaphorePermit,
+}
+
+async fn serve_stream(pod: Rc<PodContext>, link: Rc<Link>, incoming: Incoming) {
+    let Incoming { request, mut responder } = incoming;
+    let flow = Flow { direction: Direction::Inbound, peer: link.peer, dst: link.local };
+    let mut record = Recorded::open(Rc::clone(&pod), flow);
+    let opened = match &request {
+        Ok(request) => tokio::select! {
+            opened = open(&pod, &flow, &link, request, &mut record) => opened,
+            // Nobody waits for it any more.
+            _gone = responder.gone() => return record.end(CloseReason::ClientReset, None),
+        },
+        Err(error) => {
+            let refusal = Refusal { reason: error.reason(), detail: Some(error.to_string()) };
+            Err((error.status(), refusal))
+        }
+    };
+    let Opened { application, entry, destination, permit } = match opened {
+        Ok(opened) => opened,
+        Err((status, refusal)) => {
+            pod.meter.traffic().refused(refusal.reason);
+            let told = wire::refusal::Refusal::new(refusal.reason, refusal.detail.clone().unwrap_or_default());
+            // A peer that is gone needs no answer.
+            let _peer_gone = responder.refuse(&ConnectResponse::refused(status, told));
+            return record.end(refusal.reason, refusal.detail);
+        }
+    };
+    let application = Leg::new(application);
+    let about = destination.as_deref().map(|workload| Baggage::of(workload, &pod.cluster));
+    match responder.accept(&ConnectResponse::ok(about)) {
+        Ok(tunnel) => {
+            record.connected();
+            carry(&pod, record, application, tunnel, Side::Client, entry).await;
+        }
+        Err(error) => {
+            drop((application, entry));
+            record.end(CloseReason::ClientReset, Some(error.to_string()));
+        }
+    }
+    drop(permit);
+}
+
+async fn open(
+    pod: &PodContext,
+    flow: &Flow,
+    link: &Link,
+    request: &ConnectRequest,
+    record: &mut Recorded,
+) -> Result<Opened, (StatusCode, Refusal)> {
+    let host = request.forwarded.as_ref().and_then(|forwarded| forwarded.host.as_deref());
+    let facts = Facts {
+        source_identity: Some(link.identity.clone()),
+        destination_identity: Some(pod.tls.identity().clone()),
+        hbone_addr: Some(request.authority.to_string()),
+        ..Facts::of(flow)
+    };
+    record.asked(facts.clone());
+    let found = target::target(
+        &pod.mesh.load(),
+        link.local.socket(),
+        link.peer,
+        &link.identity,
+        &request.authority,
+        host,
+        &pod.name,
+    );
+    let target =
+        found.map_err(|error| (error.status(), Refusal { reason: error.reason(), detail: Some(error.to_string()) }))?;
+    record.facts(Facts {
+        source: target.source,
+        destination: target.destination.clone(),
+        service: target.service,
+        dst_addr: target.to,
+        ..facts
+    });
+    let unavailable = |refusal| (StatusCode::SERVICE_UNAVAILABLE, refusal);
+    let permit = Arc::clone(&pod.streams).try_acquire_owned().map_err(|_full| {
+        let detail = "the pod has as many connections open as --max-connections-per-pod allows".to_owned();
+        unavailable(Refusal { reason: CloseReason::TooMany, detail: Some(detail) })
+    })?;
+    let (application, entry) = deliver::to_application(pod, link.peer.ip(), target.to).await.map_err(unavailable)?;
+    Ok(Opened { application, entry, destination: target.destination, permit })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::until_expired;
+    use std::time::{Duration, SystemTime};
+
+    #[tokio::test]
+    async fn an_end_is_waited_for_by_the_wall_clock() {
+        until_expired(SystemTime::UNIX_EPOCH).await;
+        let end = SystemTime::now() + Duration::from_millis(30);
+        until_expired(end).await;
+        assert!(SystemTime::now() >= end);
+    }
+}

@@ -1,0 +1,165 @@
+//! A connection of the pod's application: into a tunnel, or in plaintext to who is not in the mesh.
+
+use std::{net::SocketAddr, rc::Rc};
+
+use tokio::net::TcpStream;
+
+use super::{
+    PodContext, Refusal, carry,
+    leg::Leg,
+    record::{Facts, Recorded},
+    splice,
+    table::UpstreamEntry,
+};
+use crate::{
+    hbone::pool::{Key, Opened},
+    model::{
+        addr::canonical,
+        close::CloseReason,
+        flow::{Direction, Flow},
+    },
+    net::{
+        copy::{Side, error_of},
+        listen::Accepted,
+        socket,
+    },
+    route::decide::{self, Candidate, Hop, Outbound},
+    wire::{
+        baggage::Baggage,
+        connect::{Authority, ConnectRequest},
+        forwarded::Forwarded,
+        trace::TraceParent,
+    },
+};
+
+/// What the client is connected to.
+enum Server {
+    Plain(TcpStream, UpstreamEntry),
+    Tunnel(Box<Opened>),
+}
+
+/// Decides, connects, copies and records. Whatever goes wrong, the client gets a reset.
+pub async fn serve(pod: Rc<PodContext>, accepted: Accepted) {
+    let Accepted { stream, peer, dst, permit } = accepted;
+    let flow = Flow { direction: Direction::Outbound, peer, dst };
+    // Declared before the legs: the record and its entry leave last, when the sockets are closed.
+    let mut record = Recorded::open(Rc::clone(&pod), flow);
+    let client = Leg::new(stream);
+    let opened = tokio::select! {
+        opened = open(&pod, &flow, &mut record, client.socket()) => opened,
+        // Nobody waits for it any more.
+        _ = error_of(client.socket()) => Err(CloseReason::ClientReset.into()),
+    };
+    match opened {
+        Ok(Server::Plain(server, entry)) => {
+            record.connected();
+            splice(&pod, record, client, Leg::new(server), entry).await;
+        }
+        Ok(Server::Tunnel(opened)) => {
+            record.proved(opened.identity);
+            record.connected();
+            carry(&pod, record, client, opened.tunnel, Side::Server, ()).await;
+        }
+        Err(refusal) => {
+            drop(client);
+            record.end(refusal.reason, refusal.detail);
+        }
+    }
+    drop(permit);
+}
+
+async fn open(pod: &PodContext, flow: &Flow, record: &mut Recorded, client: &TcpStream) -> Result<Server, Refusal> {
+    if pod.upstreams.contains(flow.peer, flow.dst) {
+        return Err(CloseReason::Recursive.into());
+    }
+    let route = decide::outbound(&pod.mesh.load(), flow, &pod.name, fastrand::u64(..))?;
+    socket::set_data_options(client, pod.keepalive).map_err(|error| Refusal::of_client(&error))?;
+    let mut refusal = None;
+    for candidate in &route.candidates {
+        record.facts(facts(pod, flow, &route, candidate));
+        match connect(pod, flow, &route, candidate).await {
+            Ok(server) => return Ok(server),
+            // No byte has been sent: another endpoint may take it.
+            Err(failed) if is_of_the_endpoint(failed.reason) => refusal = Some(failed),
+            Err(failed) => return Err(failed),
+        }
+    }
+    Err(refusal.unwrap_or_else(|| CloseReason::NoHealthyUpstream.into()))
+}
+
+async fn connect(pod: &PodContext, flow: &Flow, route: &Outbound, candidate: &Candidate) -> Result<Server, Refusal> {
+    match &candidate.hop {
+        Hop::Plain => {
+            let begun = |local| pod.upstreams.register(canonical(local), candidate.target);
+            let opened = pod.dialer.upstream(candidate.target, source(pod, flow, candidate.target), begun).await;
+            let (stream, entry) = opened.map_err(|error| Refusal::of_dial(&error))?;
+            Ok(Server::Plain(stream, entry))
+        }
+        Hop::Tunnel { to, expected } => {
+            let key = Key { to: *to, expected: expected.clone(), from: source(pod, flow, *to) };
+            let request = request(pod, flow, route, candidate);
+            pod.pool
+                .open(&key, &request)
+                .await
+                .map(|opened| Server::Tunnel(Box::new(opened)))
+                .map_err(|error| Refusal::of_tunnel(&error))
+        }
+    }
+}
+
+/// The address to connect from; none is the kernel's choice. The capture route gives unbound sockets the pod's first
+/// address of the family; any other is a choice of the application, and is kept.
+fn source(pod: &PodContext, flow: &Flow, to: SocketAddr) -> Option<std::net::IpAddr> {
+    let source = flow.peer.ip();
+    let first = pod.addresses.iter().find(|ip| ip.is_ipv4() == source.is_ipv4());
+    (first != Some(&source) && source.is_ipv4() == to.is_ipv4()).then_some(source)
+}
+
+fn request(pod: &PodContext, flow: &Flow, route: &Outbound, candidate: &Candidate) -> ConnectRequest {
+    ConnectRequest {
+        authority: Authority::Address(candidate.target),
+        baggage: route.source.as_deref().map(|source| Baggage::of(source, &pod.cluster)).unwrap_or_default(),
+        forwarded: Some(Forwarded::new(
+            flow.peer.socket(),
+            route.service.as_deref().map(|service| service.hostname.to_string()),
+        )),
+        traceparent: Some(TraceParent::new(fastrand::u128(1..), fastrand::u64(1..))),
+        network: None,
+    }
+}
+
+fn facts(pod: &PodContext, flow: &Flow, route: &Outbound, candidate: &Candidate) -> Facts {
+    let common = Facts {
+        source: route.source.clone(),
+        service: route.service.clone(),
+        destination: candidate.workload.clone(),
+        dst_addr: candidate.target,
+        ..Facts::of(flow)
+    };
+    match &candidate.hop {
+        Hop::Plain => common,
+        Hop::Tunnel { to, expected: _ } => Facts {
+            dst_addr: *to,
+            hbone_addr: Some(candidate.target.to_string()),
+            source_identity: Some(pod.tls.identity().clone()),
+            destination_identity: candidate.workload.as_deref().map(|workload| workload.identity.clone()),
+            ..common
+        },
+    }
+}
+
+/// Whether another endpoint may do better.
+fn is_of_the_endpoint(reason: CloseReason) -> bool {
+    matches!(
+        reason,
+        CloseReason::ConnectRefused
+            | CloseReason::ConnectTimedOut
+            | CloseReason::Unreachable
+            | CloseReason::TlsFailed
+            | CloseReason::TunnelFailed
+            | CloseReason::TunnelTimedOut
+            | CloseReason::TunnelRefused
+            | CloseReason::TooMany
+            | CloseReason::NotThisPod
+    )
+}

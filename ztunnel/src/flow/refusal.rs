@@ -1,0 +1,109 @@
+//! Why a connection is not made: what the log says, what is counted, what a peer is told.
+
+use std::io;
+
+use http::StatusCode;
+
+use super::tunnel::TunnelDialError;
+use crate::{
+    hbone::pool::OpenError,
+    model::{cause::causes, close::CloseReason},
+    net::dial::DialError,
+    route::decide,
+    tls,
+    wire::{self, connect::ConnectResponse},
+};
+
+/// A connection that is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) reason: CloseReason,
+    /// Says more than the reason does.
+    pub(crate) detail: Option<String>,
+}
+
+impl From<CloseReason> for Refusal {
+    fn from(reason: CloseReason) -> Self {
+        Self { reason, detail: None }
+    }
+}
+
+impl From<decide::Refusal> for Refusal {
+    fn from(refusal: decide::Refusal) -> Self {
+        Self { reason: refusal.reason, detail: refusal.detail }
+    }
+}
+
+impl Refusal {
+    /// The client's socket failed.
+    pub(crate) fn of_client(error: &io::Error) -> Self {
+        match error.raw_os_error() {
+            // The client is gone already.
+            Some(nix::libc::EINVAL | nix::libc::ECONNRESET) => CloseReason::ClientReset.into(),
+            _ => Self { reason: CloseReason::LocalFault, detail: Some(error.to_string()) },
+        }
+    }
+
+    pub(crate) fn of_dial(error: &DialError) -> Self {
+        Self { reason: reason_of_dial(error), detail: Some(error.to_string()) }
+    }
+
+    pub(crate) fn of_tunnel(error: &OpenError<TunnelDialError>) -> Self {
+        let reason = match error {
+            OpenError::Connect(shared) => match &**shared {
+                TunnelDialError::Dial(error) => match reason_of_dial(error) {
+                    CloseReason::ConnectTimedOut => CloseReason::TunnelTimedOut,
+                    reason => reason,
+                },
+                TunnelDialError::Tls(tls::ConnectError::NoCertificate(_) | tls::ConnectError::Unusable(_)) => {
+                    CloseReason::NoCertificate
+                }
+                TunnelDialError::Tls(_) => CloseReason::TlsFailed,
+            },
+            OpenError::Handshake { .. } | OpenError::Lost { .. } => CloseReason::TunnelFailed,
+            OpenError::NoConnection { .. } => CloseReason::TunnelTimedOut,
+            OpenError::TimedOut { .. } => CloseReason::ConnectTimedOut,
+            OpenError::Refused { response, .. } => reason_of_answer(response),
+        };
+        let detail = match reason {
+            // The first thing to look at is not in the error.
+            CloseReason::TunnelTimedOut => format!("{reason}: {}", causes(error)),
+            _ => causes(error),
+        };
+        Self { reason, detail: Some(detail) }
+    }
+}
+
+/// What a peer's refusal means here. It may say why in our words; where it says something that only this node can know, it
+/// is not believed.
+fn reason_of_answer(response: &ConnectResponse) -> CloseReason {
+    if response.status == StatusCode::UNAUTHORIZED {
+        return CloseReason::Denied;
+    }
+    match response.refusal.as_ref().and_then(wire::refusal::Refusal::close_reason) {
+        Some(
+            reason @ (CloseReason::ConnectRefused
+            | CloseReason::ConnectTimedOut
+            | CloseReason::Unreachable
+            | CloseReason::NotThisPod
+            | CloseReason::TooMany
+            | CloseReason::Denied),
+        ) => reason,
+        _ => CloseReason::TunnelRefused,
+    }
+}
+
+pub(crate) fn reason_of_dial(error: &DialError) -> CloseReason {
+    match error {
+        DialError::TimedOut { .. } => CloseReason::ConnectTimedOut,
+        DialError::Connect { source, .. } => match source.kind() {
+            // The last is a connection that was made, and reset at once.
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
+                CloseReason::ConnectRefused
+            }
+            io::ErrorKind::TimedOut => CloseReason::ConnectTimedOut,
+            _ => CloseReason::Unreachable,
+        },
+        DialError::Netns(_) | DialError::Socket { .. } | DialError::Source { .. } => CloseReason::LocalFault,
+    }
+}

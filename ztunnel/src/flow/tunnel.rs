@@ -1,0 +1,111 @@
+//! How the pool of a pod comes by a tunnel: TCP out of the pod's namespace, then TLS in the pod's name.
+
+use thiserror::Error;
+use tokio::{net::TcpStream, time::Instant};
+
+use super::table::Upstreams;
+use crate::{
+    hbone::pool::{Connect, Connected, Key},
+    metrics::traffic::Traffic,
+    model::{addr::canonical, flow::Direction, identity::SpiffeId, workload::Membership},
+    net::{
+        buffer::BufferPool,
+        dial::{DialError, Dialer},
+        socket,
+    },
+    store::snapshot::Snapshot,
+    tls::{self, TlsStream},
+};
+
+/// Connects to the HBONE ports of other pods.
+pub struct TunnelDialer {
+    /// Connects from within the pod's namespace.
+    pub dialer: Dialer,
+    /// The pod's side of TLS.
+    pub tls: tls::Endpoint,
+    /// The pod's upstream connections.
+    pub upstreams: Upstreams,
+    /// The worker's buffers.
+    pub buffers: BufferPool,
+    /// Counters.
+    pub traffic: Traffic,
+}
+
+/// Why there is no tunnel to a pod.
+#[derive(Debug, Error)]
+pub enum TunnelDialError {
+    /// No TCP connection.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// No TLS, or with someone else.
+    #[error(transparent)]
+    Tls(#[from] tls::ConnectError),
+}
+
+impl Connect for TunnelDialer {
+    type Io = TlsStream<TcpStream>;
+    type Error = TunnelDialError;
+
+    async fn connect(&self, key: &Key) -> Result<Connected<Self::Io>, TunnelDialError> {
+        // First, because without a certificate there is nothing to say to anyone.
+        self.tls.ready().await.map_err(tls::ConnectError::from)?;
+        let begun = |local| self.upstreams.register(canonical(local), key.to);
+        let (stream, entry) = self.dialer.upstream(key.to, key.from, begun).await?;
+        // TLS tells an end from a loss, and a tunnel's last bytes must arrive.
+        socket::finish_on_close(&stream);
+        let begun = Instant::now();
+        let (io, peer) = self.tls.connect(stream, &key.expected, &self.buffers).await.inspect_err(|error| {
+            self.traffic.handshake_failed(Direction::Outbound, error.label());
+        })?;
+        self.traffic.handshake(Direction::Outbound, begun.elapsed());
+        let open = self.traffic.tunnel(Direction::Outbound);
+        let (activity, local) = (io.activity(), io.get_ref().local_addr().ok().map(canonical));
+        let guard = Box::new((entry, open));
+        Ok(Connected { io, identity: peer.identity, expires: peer.expires, local, activity, guard })
+    }
+}
+
+/// Whether what a tunnel leads to is still there, in the mesh, and who it was. The one who proved an identity that a
+/// ServiceEntry allows (`subjectAltNames`) is the workload's, too, as long as that is the same.
+#[must_use]
+pub fn still_leads(mesh: &Snapshot, key: &Key, identity: &SpiffeId) -> bool {
+    mesh.workload_at(key.to.ip()).is_some_and(|workload| {
+        let is_who_it_was = key.expected.first() == Some(&workload.identity) && key.expected.contains(identity);
+        workload.membership == Membership::InMesh && is_who_it_was
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::{Key, Snapshot, SpiffeId, still_leads};
+    use crate::{
+        control::manifests::{assemble, parse},
+        model::identity::TrustDomain,
+    };
+
+    /// A mesh of one pod with this service account.
+    fn mesh(account: &str) -> Snapshot {
+        let file: Arc<str> = "pod.yaml".into();
+        let text = format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: web, labels: {{istio.io/dataplane-mode: ambient}}, annotations: \
+             {{ambient.mesh/netns: /n}}}}, spec: {{serviceAccountName: {account}, containers: []}}, status: {{podIP: 10.0.0.1}}}}"
+        );
+        let assembled = assemble([(&file, &parse(&file, &text).unwrap())], &TrustDomain::default());
+        Snapshot::build(1, assembled.workloads, assembled.services, assembled.problems)
+    }
+
+    #[test]
+    fn a_tunnel_leads_to_whom_it_was_made_to_as_long_as_the_pod_is_the_same() {
+        let identity = |account: &str| SpiffeId::new(TrustDomain::default(), "default", account);
+        let expected = [identity("web"), identity("allowed")].into();
+        let key = Key { to: "10.0.0.1:15008".parse().unwrap(), expected, from: None };
+        assert!(still_leads(&mesh("web"), &key, &identity("web")));
+        assert!(still_leads(&mesh("web"), &key, &identity("allowed")));
+        assert!(!still_leads(&mesh("web"), &key, &identity("other")));
+        assert!(!still_leads(&mesh("allowed"), &key, &identity("allowed")));
+        let elsewhere = Key { to: "10.0.0.2:15008".parse().unwrap(), ..key };
+        assert!(!still_leads(&mesh("web"), &elsewhere, &identity("web")));
+    }
+}
