@@ -12,6 +12,12 @@ use crate::netns::Netns;
 /// Where the daemon's admin endpoint listens, in the node's namespace.
 pub const ADDRESS: &str = "127.0.0.1:15000";
 
+/// Where it tells its metrics.
+pub const METRICS: &str = "127.0.0.1:15020";
+
+/// Where it tells whether it is ready.
+pub const READINESS: &str = "127.0.0.1:15021";
+
 const DEADLINE: Duration = Duration::from_secs(5);
 
 /// An answer.
@@ -23,13 +29,21 @@ pub struct Answer {
     pub body: String,
 }
 
-/// Sends a GET.
+/// Sends a GET to the admin endpoint.
 ///
 /// # Errors
 /// When nobody listens or the answer is no HTTP.
 pub fn get(netns: &Netns, path: &str) -> Result<Answer> {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {ADDRESS}\r\nConnection: close\r\n\r\n");
-    let address: SocketAddr = ADDRESS.parse()?;
+    get_from(netns, ADDRESS, path)
+}
+
+/// Sends a GET to an address, from inside a namespace.
+///
+/// # Errors
+/// When nobody listens or the answer is no HTTP.
+pub fn get_from(netns: &Netns, address: &str, path: &str) -> Result<Answer> {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let address: SocketAddr = address.parse()?;
     let answer = netns.run(|| -> Result<Vec<u8>> {
         let mut stream = TcpStream::connect_timeout(&address, DEADLINE)?;
         stream.set_read_timeout(Some(DEADLINE))?;
@@ -117,10 +131,22 @@ impl ConfigDump {
         self.0.get("tasks").and_then(Value::as_u64).unwrap_or(0)
     }
 
+    /// Which version of the mesh is in force.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.0.pointer("/snapshot/version").and_then(Value::as_u64).unwrap_or(0)
+    }
+
     /// What is wrong with the manifests.
     #[must_use]
     pub fn problems(&self) -> Vec<&Value> {
         self.list("problems").collect()
+    }
+
+    /// The certificate of an identity.
+    #[must_use]
+    pub fn certificate(&self, identity: &str) -> Option<CertificateState<'_>> {
+        self.list("certificates").map(CertificateState).find(|found| text(found.0, "identity") == identity)
     }
 
     fn list(&self, key: &str) -> impl Iterator<Item = &Value> {
@@ -169,10 +195,59 @@ impl PodState<'_> {
         self.0.get("connections").and_then(Value::as_array).map_or(0, Vec::len)
     }
 
+    /// How many of its connections have this protocol, `TCP` or `HBONE`.
+    #[must_use]
+    pub fn connections_over(&self, protocol: &str) -> usize {
+        let all = self.0.get("connections").and_then(Value::as_array).into_iter().flatten();
+        all.filter(|connection| text(connection, "protocol") == protocol).count()
+    }
+
+    /// Its connections.
+    pub fn each_connection(&self) -> impl Iterator<Item = &Value> {
+        self.0.get("connections").and_then(Value::as_array).into_iter().flatten()
+    }
+
     /// The pod's name.
     #[must_use]
     pub fn name(&self) -> &str {
         text(self.0, "name")
+    }
+}
+
+/// A certificate, as the daemon sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct CertificateState<'a>(&'a Value);
+
+impl<'a> CertificateState<'a> {
+    /// Whether it can be used.
+    #[must_use]
+    pub fn available(&self) -> bool {
+        self.state() == "Available"
+    }
+
+    /// `Available`, or why not.
+    #[must_use]
+    pub fn state(&self) -> &'a str {
+        text(self.0, "state")
+    }
+
+    /// The serial number of the leaf.
+    #[must_use]
+    pub fn serial(&self) -> &'a str {
+        let leaf = self.0.get("certChain").and_then(Value::as_array).and_then(|chain| chain.first());
+        leaf.map_or("", |leaf| text(leaf, "serialNumber"))
+    }
+
+    /// The roots it trusts, as they are told: to compare.
+    #[must_use]
+    pub fn trusted(&self) -> String {
+        self.0.get("rootCerts").map(ToString::to_string).unwrap_or_default()
+    }
+
+    /// How many roots it trusts.
+    #[must_use]
+    pub fn roots(&self) -> usize {
+        self.0.get("rootCerts").and_then(Value::as_array).map_or(0, Vec::len)
     }
 }
 

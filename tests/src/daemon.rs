@@ -12,31 +12,15 @@ use nix::sys::signal::Signal;
 use crate::admin::{self, ConfigDump, PodState};
 use crate::logs::{Access, Direction, LogFile};
 use crate::mesh::Mesh;
+use crate::metrics::Metrics;
 use crate::netns::Netns;
-use crate::process::{Capability, Finished, Launch, Process};
+use crate::process::{Finished, Launch, Process};
 use crate::topology::Topology;
 use crate::wait;
 
-/// How a daemon is started.
-#[derive(Debug, Clone)]
-pub struct DaemonOptions {
-    /// The program.
-    pub binary: PathBuf,
-    /// Further arguments, e.g. `["--max-pods", "1"]`.
-    pub arguments: Vec<String>,
-    /// The only capabilities it gets; all when empty.
-    pub capabilities: Vec<Capability>,
-    /// Lets it live on when this process ends; see also [`Daemon::keep`].
-    pub detached: bool,
-}
+mod options;
 
-impl DaemonOptions {
-    /// A daemon with all capabilities and default settings.
-    #[must_use]
-    pub fn new(binary: PathBuf) -> Self {
-        Self { binary, arguments: Vec::new(), capabilities: Vec::new(), detached: false }
-    }
-}
+pub use options::{DaemonOptions, Issuer};
 
 /// A node's daemon. Dropping it kills it and removes its pins.
 #[derive(Debug)]
@@ -48,6 +32,7 @@ pub struct Daemon {
     mesh: PathBuf,
     state: PathBuf,
     pins: PathBuf,
+    ca: PathBuf,
     output: PathBuf,
     log: RefCell<LogFile>,
     process: Process,
@@ -77,11 +62,12 @@ impl Daemon {
         let (mesh, state) = (mesh.folder().to_owned(), topology.folder.join(format!("state-{node}")));
         let (pins, output) = (topology.prefix.pins(node), topology.folder.join(format!("daemon-{node}.log")));
         fs::create_dir_all(&state).with_context(|| format!("cannot make {}", state.display()))?;
-        let paths = Paths { mesh: &mesh, state: &state, pins: &pins, output: &output };
+        let ca = ca_folder(topology);
+        let paths = Paths { mesh: &mesh, state: &state, pins: &pins, ca: &ca, output: &output };
         let process = launch(&options, node, &netns, &paths)?;
         let log = RefCell::new(LogFile::new(&output));
         let mut daemon =
-            Self { node: node.to_owned(), options, netns, mesh, state, pins, output, log, process, kept: false };
+            Self { node: node.to_owned(), options, netns, mesh, state, pins, ca, output, log, process, kept: false };
         daemon.wait_ready()?;
         Ok(daemon)
     }
@@ -104,6 +90,12 @@ impl Daemon {
         &self.output
     }
 
+    /// The folder of its state.
+    #[must_use]
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+
     /// Where it pins its BPF objects.
     #[must_use]
     pub fn pins(&self) -> &Path {
@@ -124,9 +116,62 @@ impl Daemon {
     /// When it does not end, or with another code.
     pub fn terminate(&mut self) -> Result<()> {
         self.process.signal(Signal::SIGTERM)?;
-        let status = self.process.ended_within(wait::PATIENCE)?;
+        self.exited(wait::PATIENCE)
+    }
+
+    /// Waits until it has ended, with exit code 0.
+    ///
+    /// # Errors
+    /// When it does not end in time, or with another code.
+    pub fn exited(&mut self, patience: Duration) -> Result<()> {
+        let status = self.process.ended_within(patience).with_context(|| self.tail())?;
         ensure!(status.success(), "{} ended with {status}\n{}", self.node, self.tail());
         Ok(())
+    }
+
+    /// How much memory it has, in bytes.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn memory(&self) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
+    }
+
+    /// Its metrics, from the port that Prometheus asks.
+    ///
+    /// # Errors
+    /// When it does not answer, or with something that is no OpenMetrics text.
+    pub fn metrics(&self) -> Result<Metrics> {
+        let answer = admin::get_from(&self.netns, admin::METRICS, "/metrics").with_context(|| self.tail())?;
+        ensure!(answer.status == 200, "/metrics answered {}: {}", answer.status, answer.body);
+        Metrics::parse(&answer.body)
+    }
+
+    /// Waits until it has a valid certificate of an identity; gives the serial number of the leaf.
+    ///
+    /// # Errors
+    /// When it has none in time.
+    pub fn certified(&self, identity: &str) -> Result<String> {
+        let what = format!("a certificate of {identity}");
+        self.wait_dump(&what, wait::PATIENCE, |dump| {
+            dump.certificate(identity).is_some_and(|found| found.available())
+        })?;
+        Ok(self.dump()?.certificate(identity).map(|found| found.serial().to_owned()).unwrap_or_default())
+    }
+
+    /// All lines of its log so far that contain all of these words, in whatever case.
+    ///
+    /// # Errors
+    /// When the log can't be read.
+    pub fn lines_with(&self, words: &[&str]) -> Result<Vec<String>> {
+        let log = fs::read_to_string(&self.output)?;
+        let fits = |line: &&str| {
+            let lower = line.to_lowercase();
+            words.iter().all(|word| lower.contains(&word.to_lowercase()))
+        };
+        Ok(log.lines().filter(fits).map(ToOwned::to_owned).collect())
     }
 
     /// Sends it a signal.
@@ -155,7 +200,8 @@ impl Daemon {
     /// # Errors
     /// As [`Daemon::start`].
     pub fn restart(&mut self) -> Result<()> {
-        let paths = Paths { mesh: &self.mesh, state: &self.state, pins: &self.pins, output: &self.output };
+        let (mesh, state, pins) = (&self.mesh, &self.state, &self.pins);
+        let paths = Paths { mesh, state, pins, ca: &self.ca, output: &self.output };
         self.process = launch(&self.options, &self.node, &self.netns, &paths)?;
         self.wait_ready()
     }
@@ -285,7 +331,7 @@ impl Daemon {
     /// When none comes in time.
     pub fn wait_connection(&self, direction: Direction, src: SocketAddr, dst: SocketAddr) -> Result<Access> {
         let what = format!("a line at {} about {direction:?} {src} -> {dst}", self.node);
-        self.wait_access(&what, |line| line.direction == direction && line.src == src && line.dst == dst)
+        self.wait_access(&what, |line| line.direction == direction && line.src == src && line.asked() == dst)
     }
 
     /// What the daemon holds now.
@@ -369,19 +415,34 @@ struct Paths<'a> {
     mesh: &'a Path,
     state: &'a Path,
     pins: &'a Path,
+    ca: &'a Path,
     output: &'a Path,
+}
+
+/// The folder of the CA that all daemons of a topology share, as nodes of one cluster do.
+#[must_use]
+pub fn ca_folder(topology: &Topology) -> PathBuf {
+    topology.folder.join("ca")
 }
 
 fn launch(options: &DaemonOptions, node: &str, netns: &Netns, paths: &Paths<'_>) -> Result<Process> {
     let mut launch = Launch::new(&options.binary.display().to_string())
-        .args(["run", "--node", node, "--admin", admin::ADDRESS, "--log", "info", "--log-format", "json"])
+        .args(["run", "--node", node, "--admin", admin::ADDRESS, "--log", "info"])
         .args(["--mesh".as_ref(), paths.mesh.as_os_str(), "--state".as_ref(), paths.state.as_os_str()])
         .args(["--bpf-pin".as_ref(), paths.pins.as_os_str()])
         .args(&options.arguments)
+        // A variable, which an argument may override.
+        .variable("ZTUNNEL_LOG_FORMAT", "json")
         .variable("RUST_BACKTRACE", "1")
         .inside(netns)
         .detached(options.detached)
         .log_to(paths.output);
+    launch = match &options.certificates {
+        Issuer::Shared => launch.args(["--ca-dir".as_ref(), paths.ca.as_os_str()]),
+        Issuer::Ca(folder) => launch.args(["--ca-dir".as_ref(), folder.as_os_str()]),
+        Issuer::Files(folder) => launch.args(["--cert-dir".as_ref(), folder.as_os_str()]),
+        Issuer::Unnamed => launch,
+    };
     if !options.capabilities.is_empty() {
         launch = launch.with_only(&options.capabilities);
     }

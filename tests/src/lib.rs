@@ -11,19 +11,26 @@
 //! | [`names`], [`netns`], [`process`] | unique names and the sweep, namespaces, processes in them |
 //! | [`topology`], [`footprint`] | nodes, pods, wires; what a pod's namespace looks like, to compare before and after |
 //! | [`mesh`] | the manifests the daemon reads |
-//! | [`daemon`], [`admin`], [`logs`] | one daemon per node, its admin endpoint, its access log |
+//! | [`ca`] | the CA that the daemons share, and certificates that nobody should accept |
+//! | [`daemon`], [`admin`], [`logs`], [`metrics`] | one daemon per node, its admin endpoint, its access log, its metrics |
 //! | [`apps`] | nginx, curl, iperf3, redis, servers and clients in threads |
 //! | [`testbed`], [`proof`] | all of the above put together; that a connection was captured, or was not |
+//! | [`hbone`] | peers at a pod's tunnel port, honest and hostile |
+//! | [`capture`] | what was on the wire between the nodes |
 //! | [`watch`] | that nothing gets past the daemon while something happens |
 //! | [`demo`] | the demo |
 
 pub mod admin;
 pub mod apps;
+pub mod ca;
+pub mod capture;
 pub mod daemon;
 pub mod demo;
 pub mod footprint;
+pub mod hbone;
 pub mod logs;
 pub mod mesh;
+pub mod metrics;
 pub mod names;
 pub mod netns;
 pub mod process;

@@ -38,7 +38,8 @@ pub struct Access {
 
 impl Access {
     fn parse(line: &Value) -> Option<Self> {
-        if line.get("target")?.as_str()? != "access" {
+        // A line at the opening, at debug level, has no end to tell of.
+        if line.get("scope")?.as_str()? != "access" || line.get("message")?.as_str()? == "connection opened" {
             return None;
         }
         let direction = match line.get("direction")?.as_str()? {
@@ -63,6 +64,26 @@ impl Access {
 pub fn canonical(address: SocketAddr) -> SocketAddr {
     let ip: IpAddr = address.ip().to_canonical();
     SocketAddr::new(ip, address.port())
+}
+
+impl Access {
+    /// What was asked for: through a tunnel `dst.hbone_addr`, else `dst.addr`.
+    #[must_use]
+    pub fn asked(&self) -> SocketAddr {
+        self.line.get("dst.hbone_addr").and_then(address).unwrap_or(self.dst)
+    }
+
+    /// Whether it went through a tunnel.
+    #[must_use]
+    pub fn is_tunnelled(&self) -> bool {
+        self.line.get("dst.hbone_addr").is_some()
+    }
+
+    /// A field that is a text; empty when there is none.
+    #[must_use]
+    pub fn field(&self, name: &str) -> &str {
+        self.line.get(name).and_then(Value::as_str).unwrap_or("")
+    }
 }
 
 fn address(value: &Value) -> Option<SocketAddr> {
@@ -129,7 +150,7 @@ mod tests {
     use super::*;
     use std::io::Write;
 
-    const LINE: &str = r#"{"timestamp":"t","level":"INFO","target":"access","message":"connection closed","src.addr":"10.0.0.1:5","dst.addr":"[::ffff:10.0.0.2]:80","direction":"inbound","bytes_sent":7,"bytes_recv":"9","duration":"3ms"}"#;
+    const LINE: &str = r#"{"level":"info","time":"t","scope":"access","message":"connection complete","src.addr":"10.0.0.1:5","dst.addr":"[::ffff:10.0.0.2]:80","direction":"inbound","bytes_sent":7,"bytes_recv":"9","duration":"3ms"}"#;
 
     #[test]
     fn access_lines_are_read_as_they_come() -> Result<()> {
@@ -146,6 +167,9 @@ mod tests {
         assert_eq!(access.direction, Direction::Inbound);
         assert_eq!(access.dst, "10.0.0.2:80".parse()?);
         assert_eq!((access.sent, access.received, access.error), (7, 9, None));
+        writeln!(file, "{}", LINE.replace("connection complete", "connection opened"))?;
+        log.refresh()?;
+        assert_eq!((log.lines().len(), log.access().len()), (3, 1));
         Ok(())
     }
 }

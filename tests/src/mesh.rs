@@ -18,6 +18,9 @@ pub const MODE_LABEL: &str = "istio.io/dataplane-mode";
 /// The namespace all pods of a test are in.
 pub const NAMESPACE: &str = "demo";
 
+/// The label of pods by which [`Mesh::service`] finds its endpoints.
+pub const GROUP_LABEL: &str = "group";
+
 /// The annotation that names a pod's network namespace.
 const NETNS_ANNOTATION: &str = "ambient.mesh/netns";
 
@@ -35,6 +38,8 @@ pub struct PodManifest {
     addresses: Vec<String>,
     labels: BTreeMap<String, String>,
     annotations: BTreeMap<String, String>,
+    service_account: String,
+    ports: Vec<(String, u16)>,
     host_network: bool,
 }
 
@@ -95,6 +100,36 @@ impl Mesh {
         self.write(&format!("pod-{}.yaml", manifest.name), &format!("{:#}\n", manifest.value()))
     }
 
+    /// Whether a pod's manifest stands there just so.
+    #[must_use]
+    pub fn has_pod(&self, manifest: &PodManifest) -> bool {
+        let text = fs::read_to_string(self.folder.join(format!("pod-{}.yaml", manifest.name)));
+        text.is_ok_and(|text| text == format!("{:#}\n", manifest.value()))
+    }
+
+    /// Writes a service with one port, `http`; its endpoints are the pods with the label `group` that is its name.
+    ///
+    /// # Errors
+    /// When the file can't be written.
+    pub fn service(&self, name: &str, addresses: &[&str], port: u16, target: &Value) -> Result<()> {
+        let (first, addresses) = match addresses.first() {
+            Some(first) => (*first, addresses),
+            None => ("None", ["None"].as_slice()),
+        };
+        let service = json!({
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": { "name": name, "namespace": NAMESPACE },
+            "spec": {
+                "selector": { GROUP_LABEL: name },
+                "clusterIP": first,
+                "clusterIPs": addresses,
+                "ports": [{ "name": "http", "port": port, "targetPort": target }],
+            },
+        });
+        self.write(&format!("service-{name}.yaml"), &format!("{service:#}\n"))
+    }
+
     /// Writes a manifest as it is.
     ///
     /// # Errors
@@ -139,6 +174,8 @@ impl PodManifest {
             addresses: vec![pod.v4.to_string(), pod.v6.to_string()],
             labels: BTreeMap::from([("app".to_owned(), pod.name.clone())]),
             annotations: BTreeMap::from([(NETNS_ANNOTATION.to_owned(), netns)]),
+            service_account: pod.name.clone(),
+            ports: Vec::new(),
             host_network: false,
         }
     }
@@ -147,6 +184,27 @@ impl PodManifest {
     #[must_use]
     pub fn named(mut self, name: &str) -> Self {
         name.clone_into(&mut self.name);
+        self
+    }
+
+    /// Gives it another service account than the one called as the pod.
+    #[must_use]
+    pub fn service_account(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.service_account);
+        self
+    }
+
+    /// Sets a label.
+    #[must_use]
+    pub fn label(mut self, key: &str, value: &str) -> Self {
+        self.labels.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Gives a port of it a name.
+    #[must_use]
+    pub fn port(mut self, name: &str, number: u16) -> Self {
+        self.ports.push((name.to_owned(), number));
         self
     }
 
@@ -193,6 +251,8 @@ impl PodManifest {
 
     fn value(&self) -> Value {
         let ips: Vec<Value> = self.addresses.iter().map(|ip| json!({ "ip": ip })).collect();
+        let port = |(name, number): &(String, u16)| json!({ "name": name, "containerPort": number });
+        let ports: Vec<Value> = self.ports.iter().map(port).collect();
         json!({
             "apiVersion": "v1",
             "kind": "Pod",
@@ -205,9 +265,9 @@ impl PodManifest {
             },
             "spec": {
                 "nodeName": self.node,
-                "serviceAccountName": self.name,
+                "serviceAccountName": self.service_account,
                 "hostNetwork": self.host_network,
-                "containers": [{ "name": "app", "image": "app" }],
+                "containers": [{ "name": "app", "image": "app", "ports": ports }],
             },
             "status": { "phase": "Running", "podIP": self.addresses.first(), "podIPs": ips },
         })

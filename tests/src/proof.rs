@@ -7,10 +7,14 @@ use anyhow::{Context, Result, ensure};
 
 use crate::apps::client::exchange;
 use crate::apps::server::Server;
+use crate::ca;
 use crate::daemon::Daemon;
+use crate::hbone;
 use crate::logs::{Access, Direction, canonical};
+use crate::process::Launch;
 use crate::testbed::Testbed;
 use crate::topology::Pod;
+use crate::wait;
 
 /// What is exchanged.
 const MESSAGE: &[u8] = b"hello";
@@ -40,7 +44,7 @@ pub fn outbound(
     ensure!(last.ip() == own.ip(), "the server saw {last}, not an address of {client}");
     ensure!(last != own, "the server saw the client's own socket {own}: it was not captured");
     let line = daemon.wait_connection(Direction::Outbound, own, target)?;
-    ensure!(line.error.is_none(), "{}", line.line);
+    ensure!(line.error.is_none() && !line.is_tunnelled(), "{}", line.line);
     ensure!(line.sent >= 5 && line.received == line.sent, "wrong byte counts: {}", line.line);
     let after = count()?;
     ensure!(after.0 > before.0 && after.1 > before.1, "verdicts (captured, outbound): {before:?} then {after:?}");
@@ -64,11 +68,59 @@ pub fn inbound(bed: &Testbed, client: &str, pod: &str, server: &Server, target: 
     ensure!(last.ip() == own.ip(), "the server saw {last}, not the client's address {own}");
     ensure!(last.port() != own.port(), "the server saw the client's own socket {own}: it was not captured");
     let line = daemon.wait_connection(Direction::Inbound, own, target)?;
-    ensure!(line.error.is_none(), "{}", line.line);
+    ensure!(line.error.is_none() && !line.is_tunnelled(), "{}", line.line);
     ensure!(line.sent == 5 && line.received == 5, "wrong byte counts: {}", line.line);
     let after = count()?;
     ensure!(after.0 > before.0 && after.1 > before.1, "verdicts (inbound, delivered): {before:?} then {after:?}");
     Ok(line)
+}
+
+/// Connects from an enrolled pod as `connect` does to an echo in another enrolled pod, exchanges, closes, and proves that
+/// it went through a tunnel: both daemons know both identities, and the server saw the client's address. Gives the lines
+/// of the client's and of the server's daemon.
+///
+/// # Errors
+/// Says which witness disagrees.
+pub fn tunnelled(
+    bed: &Testbed,
+    (client, pod): (&str, &str),
+    server: &Server,
+    connect: impl Fn(&Pod, SocketAddr) -> Result<TcpStream>,
+) -> Result<(Access, Access)> {
+    let (from, to) = (bed.pod(client)?, bed.pod(pod)?);
+    let (near, far) = (bed.daemon(&from.node)?, bed.daemon(&to.node)?);
+    let (target, lines_before) = (canonical(server.address()), far.access()?.len());
+    let delivered = far.verdict(pod, "delivered")?;
+    let mut stream = connect(from, target)?;
+    let own = canonical(stream.local_addr()?);
+    exchange(&mut stream, MESSAGE)?;
+    drop(stream);
+    let last = canonical(*server.peers().last().context("nobody came to the server")?);
+    ensure!(last.ip() == own.ip() && last != own, "the server saw {last}, the client is {own}");
+    let out = near.wait_access(&format!("the outbound line of {own}"), |line| {
+        line.direction == Direction::Outbound && line.src == own
+    })?;
+    wait::until_true(&format!("an inbound line about {target}"), wait::PATIENCE, || {
+        Ok(far.access()?.iter().skip(lines_before).any(|line| is_inbound(line, own, target)))
+    })
+    .with_context(|| far.tail())?;
+    let inbound = far.access()?.into_iter().skip(lines_before).find(|line| is_inbound(line, own, target));
+    let inbound = inbound.context("the line is gone")?;
+    for line in [&out, &inbound] {
+        ensure!(line.error.is_none(), "{}", line.line);
+        ensure!(line.is_tunnelled() && line.asked() == target, "not through a tunnel to {target}: {}", line.line);
+        ensure!(line.sent == 5 && line.received == 5, "wrong byte counts: {}", line.line);
+        let identities = (line.field("src.identity"), line.field("dst.identity"));
+        ensure!(identities == (ca::identity(client).as_str(), ca::identity(pod).as_str()), "{}", line.line);
+    }
+    ensure!(out.dst == SocketAddr::new(target.ip(), hbone::PORT), "{}", out.line);
+    let (delivered_now, tunnels) = (far.verdict(pod, "delivered")?, far.verdict(pod, "hbone")?);
+    ensure!(delivered_now > delivered && tunnels > 0, "delivered {delivered_now}, tunnels {tunnels}");
+    Ok((out, inbound))
+}
+
+fn is_inbound(line: &Access, own: SocketAddr, target: SocketAddr) -> bool {
+    line.direction == Direction::Inbound && line.asked() == target && line.src.ip() == own.ip()
 }
 
 /// Connects as `connect` does to an echo, exchanges, closes, and proves that nobody was in between: the server saw the
@@ -94,6 +146,37 @@ pub fn steered(bed: &Testbed, pod: &str, direction: Direction, least: u64) -> Re
     let count = bed.daemon(&bed.pod(pod)?.node)?.verdict(pod, name)?;
     ensure!(count >= least, "only {count} {name} connections of {pod} were captured, not {least}");
     Ok(())
+}
+
+/// Proves that a node's daemon handed at least so many connections to a pod's application, plain or out of a tunnel.
+///
+/// # Errors
+/// When it handed over fewer.
+pub fn delivered(bed: &Testbed, pod: &str, least: u64) -> Result<()> {
+    let count = bed.daemon(&bed.pod(pod)?.node)?.verdict(pod, "delivered")?;
+    ensure!(count >= least, "only {count} connections were delivered to {pod}, not {least}");
+    Ok(())
+}
+
+/// Proves that other nodes had tunnels to a pod.
+///
+/// # Errors
+/// When there was none.
+pub fn had_tunnels(bed: &Testbed, pod: &str) -> Result<()> {
+    let count = bed.daemon(&bed.pod(pod)?.node)?.verdict(pod, "hbone")?;
+    ensure!(count > 0, "{pod} never had a tunnel");
+    Ok(())
+}
+
+/// How many TCP connections with a peer's tunnel port a pod has now.
+///
+/// # Errors
+/// When `ss` fails.
+pub fn tunnels(pod: &Pod) -> Result<usize> {
+    let done =
+        Launch::new("ss").args(["-Htn", "state", "established", "dport = :15008"]).inside(&pod.netns).finish()?;
+    ensure!(done.success, "{}", done.stderr);
+    Ok(done.stdout.lines().count())
 }
 
 /// Proves that a daemon has no line about a connection, now that it has written a later one.

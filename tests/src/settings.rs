@@ -40,6 +40,12 @@ pub fn turns() -> u64 {
     number("ZT_TURNS", 10_000)
 }
 
+/// How long certificates are rotated under load: `ZT_ROTATION_SECS`, else 10 s.
+#[must_use]
+pub fn rotation() -> Duration {
+    Duration::from_secs(number("ZT_ROTATION_SECS", 10))
+}
+
 fn number(name: &str, default: u64) -> u64 {
     variable(name).and_then(|text| text.parse().ok()).unwrap_or(default)
 }

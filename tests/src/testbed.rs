@@ -4,17 +4,22 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 
-use crate::daemon::{Daemon, DaemonOptions};
+use crate::ca::Authority;
+use crate::daemon::{self, Daemon, DaemonOptions};
 use crate::mesh::{Mesh, PodManifest};
 use crate::settings;
 use crate::topology::{ONE_NODE, Pod, Shape, TWO_NODES, Topology};
+use crate::wait;
 
 /// Everything one test uses, removed in the order of the fields.
 #[derive(Debug)]
 pub struct Testbed {
     daemons: BTreeMap<String, Daemon>,
-    /// The manifests: an unlabelled namespace and all pods.
+    /// The manifests: an unlabelled namespace and all pods. Those of nodes without a daemon are opted out, or the others
+    /// would look for tunnels there.
     pub mesh: Mesh,
+    /// The CA that all daemons share.
+    pub authority: Authority,
     /// Nodes and pods.
     pub topology: Topology,
 }
@@ -28,9 +33,10 @@ impl Testbed {
         let topology = Topology::new(shape)?;
         let mesh = Mesh::new(&topology.folder.join("mesh"))?;
         for pod in topology.pods() {
-            mesh.pod(&PodManifest::of(pod))?;
+            mesh.pod(&plain(pod))?;
         }
-        Ok(Self { daemons: BTreeMap::new(), mesh, topology })
+        let authority = Authority::create(&daemon::ca_folder(&topology))?;
+        Ok(Self { daemons: BTreeMap::new(), mesh, authority, topology })
     }
 
     /// Two nodes with two pods each; a daemon on each, everything enrolled.
@@ -81,6 +87,12 @@ impl Testbed {
     pub fn start_with(&mut self, node: &str, change: impl FnOnce(&mut DaemonOptions)) -> Result<()> {
         let mut options = DaemonOptions::new(settings::daemon_binary()?);
         change(&mut options);
+        for pod in self.topology.pods().iter().filter(|pod| pod.node == node) {
+            // Only what is as it was made: a test may have its own manifest of the pod by now.
+            if self.mesh.has_pod(&plain(pod)) {
+                self.mesh.pod(&PodManifest::of(pod))?;
+            }
+        }
         let daemon = Daemon::start(&self.topology, node, &self.mesh, options)?;
         self.daemons.insert(node.to_owned(), daemon);
         Ok(())
@@ -100,6 +112,19 @@ impl Testbed {
     /// When none was started.
     pub fn daemon_mut(&mut self, node: &str) -> Result<&mut Daemon> {
         self.daemons.get_mut(node).with_context(|| format!("no daemon on {node}"))
+    }
+
+    /// Changes the manifests, and waits until all daemons have read them anew.
+    ///
+    /// # Errors
+    /// When the change fails, or a daemon does not read it in time.
+    pub fn change(&self, change: impl FnOnce(&Mesh) -> Result<()>) -> Result<()> {
+        let version = |daemon: &Daemon| Ok(daemon.dump()?.version());
+        let before = self.daemons.values().map(version).collect::<Result<Vec<_>>>()?;
+        change(&self.mesh)?;
+        self.daemons.values().zip(before).try_for_each(|(daemon, before)| {
+            daemon.wait_dump("the changed manifests to be read", wait::PATIENCE, |dump| dump.version() > before)
+        })
     }
 
     /// A pod by name.
@@ -128,6 +153,15 @@ impl Testbed {
         self.each_local_pod(|daemon, pod| daemon.released(&pod.name))
     }
 
+    /// The same, for a testbed of which some pods are opted out: waits for these only.
+    ///
+    /// # Errors
+    /// When one is not in time.
+    pub fn enrol_only(&self, pods: &[&str]) -> Result<()> {
+        self.mesh.label()?;
+        pods.iter().try_for_each(|pod| self.daemon(&self.pod(pod)?.node)?.enrolled(pod))
+    }
+
     fn each_local_pod(&self, act: impl Fn(&Daemon, &Pod) -> Result<()>) -> Result<()> {
         for daemon in self.daemons.values() {
             for pod in self.topology.pods().iter().filter(|pod| pod.node == daemon.node) {
@@ -136,4 +170,9 @@ impl Testbed {
         }
         Ok(())
     }
+}
+
+/// The manifest of a pod on a node without a daemon.
+fn plain(pod: &Pod) -> PodManifest {
+    PodManifest::of(pod).mode("none").annotation("example.org/because", "its node has no daemon")
 }

@@ -78,6 +78,20 @@ pub struct Node {
     number: u8,
 }
 
+impl Node {
+    /// The interface by which other nodes reach it: its wire at their end.
+    #[must_use]
+    pub fn wire(&self) -> String {
+        format!("wire{}", self.number)
+    }
+
+    /// Its IPv4 address for its own pods, which other nodes reach over the wire.
+    #[must_use]
+    pub fn v4(&self) -> Ipv4Addr {
+        Ipv4Addr::new(10, 10, self.number, 1)
+    }
+}
+
 /// A pod.
 #[derive(Debug)]
 pub struct Pod {

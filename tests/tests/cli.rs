@@ -1,10 +1,12 @@
 //! The program itself: its commands, its settings, and what it says when something is missing.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use anyhow::{Result, ensure};
 use ztunnel_tests::admin;
 use ztunnel_tests::apps::server::Server;
-use ztunnel_tests::daemon;
-use ztunnel_tests::process::{Capability, Launch};
+use ztunnel_tests::daemon::{self, Issuer};
+use ztunnel_tests::process::{Capability, Finished, Launch};
 use ztunnel_tests::proof;
 use ztunnel_tests::settings;
 use ztunnel_tests::testbed::Testbed;
@@ -143,13 +145,54 @@ fn settings_come_from_the_environment_too() -> Result<()> {
 fn a_second_daemon_on_the_same_pins_is_refused() -> Result<()> {
     let bed = Testbed::one_node()?;
     let mut arguments = run_arguments(&bed);
-    arguments.extend(["--admin".to_owned(), "127.0.0.1:15998".to_owned()]);
+    let ports = ["--admin", "127.0.0.1:15998", "--metrics", "127.0.0.1:15997", "--readiness", "127.0.0.1:15996"];
+    arguments.extend(ports.map(String::from));
     let done = Launch::new(&settings::daemon_binary()?.display().to_string())
         .args(&arguments)
         .inside(&bed.topology.node("node-a")?.netns)
         .finish()?;
     ensure!(!done.success, "two daemons share one pin folder: {done:?}");
     bed.enrol()
+}
+
+/// `ztunnel ca` with further arguments.
+fn ca(arguments: &[&str]) -> Result<Finished> {
+    Launch::new(&settings::daemon_binary()?.display().to_string()).args(["ca"]).args(arguments).finish()
+}
+
+#[test]
+fn a_ca_is_made_shown_and_issues_what_another_daemon_accepts() -> Result<()> {
+    let mut bed = Testbed::new(TWO_NODES)?;
+    let folder = bed.topology.folder.join("own-ca");
+    let (folder_name, out) = (folder.display().to_string(), bed.topology.folder.join("out").display().to_string());
+    let missing = ca(&["show", "--ca-dir", &folder_name])?;
+    ensure!(!missing.success && missing.stderr.contains(&folder_name), "{missing:?}");
+    let made = ca(&["init", "--ca-dir", &folder_name])?;
+    ensure!(made.success, "{made:?}");
+    for name in ["root-cert.pem", "ca-cert.pem", "ca-key.pem", "cert-chain.pem"] {
+        ensure!(folder.join(name).is_file(), "no {name}");
+    }
+    let mode = std::fs::metadata(folder.join("ca-key.pem"))?.permissions().mode() & 0o777;
+    ensure!(mode == 0o600, "the key has mode {mode:o}");
+    let again = ca(&["init", "--ca-dir", &folder_name])?;
+    ensure!(!again.success, "a CA was made over another: {again:?}");
+    let shown = ca(&["show", "--ca-dir", &folder_name])?;
+    ensure!(shown.success && shown.stdout.contains("ca-cert.pem") && !shown.stdout.contains("PRIVATE"), "{shown:?}");
+    let identity = ztunnel_tests::ca::identity("web-a");
+    let issued = ca(&["issue", "--ca-dir", &folder_name, "--identity", &identity, "--out", &out])?;
+    ensure!(issued.success, "{issued:?}");
+    bed.start_with("node-a", |options| options.certificates = Issuer::Ca(folder.clone()))?;
+    bed.enrol()?;
+    bed.daemon("node-a")?.certified(&identity)?;
+    let target = bed.pod("web-a")?.at(Family::V4, 15008).to_string();
+    let mut arguments = vec!["s_client", "-connect", &target, "-alpn", "h2", "-verify_return_error"];
+    let names = ["cert-chain.pem", "key.pem", "root-cert.pem"].map(|name| format!("{out}/{name}"));
+    for (option, name) in ["-cert", "-key", "-CAfile"].into_iter().zip(&names) {
+        arguments.extend([option, name]);
+    }
+    let done = Launch::new("openssl").args(&arguments).inside(&bed.pod("client-b")?.netns).finish()?;
+    ensure!(done.success && done.stdout.contains("Verify return code: 0 (ok)"), "{done:?}");
+    Ok(())
 }
 
 #[test]
@@ -179,9 +222,10 @@ fn the_admin_endpoint_answers() -> Result<()> {
         "ztunnel_bpf_map_entries",
         "ztunnel_bpf_map_capacity",
         "ztunnel_pods",
-        "ztunnel_connections_opened_total",
-        "ztunnel_connections_closed_total",
-        "ztunnel_connections_open",
+        "istio_tcp_connections_opened_total",
+        "istio_tcp_connections_closed_total",
+        "istio_tcp_sent_bytes_total",
+        "istio_tcp_received_bytes_total",
         "ztunnel_snapshot_version",
         "ztunnel_mesh_problems",
         "process_open_fds",

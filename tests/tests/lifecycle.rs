@@ -78,7 +78,7 @@ fn proof_both_ways(bed: &Testbed, echo: &Server) -> Result<()> {
     let daemon = bed.daemon("node-a")?;
     daemon.wait_connection(ztunnel_tests::logs::Direction::Outbound, own, echo.address())?;
     daemon.wait_access("the inbound line", |line| {
-        line.direction == ztunnel_tests::logs::Direction::Inbound && line.dst == echo.address()
+        line.direction == ztunnel_tests::logs::Direction::Inbound && line.asked() == echo.address()
     })?;
     Ok(())
 }

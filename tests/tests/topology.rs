@@ -5,12 +5,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use rustls::AlertDescription;
 use ztunnel_tests::apps::client::{exchange_once, read_once};
 use ztunnel_tests::apps::load::{Ending, Load};
 use ztunnel_tests::apps::nginx::{Nginx, curl};
 use ztunnel_tests::apps::programs::{iperf3, iperf3_server, redis, redis_server};
 use ztunnel_tests::apps::server::Server;
+use ztunnel_tests::ca::Authority;
+use ztunnel_tests::capture::Capture;
 use ztunnel_tests::footprint::Footprint;
+use ztunnel_tests::hbone::fake::FakeServer;
+use ztunnel_tests::hbone::raw::RawPeer;
+use ztunnel_tests::hbone::{self, Caller};
 use ztunnel_tests::names;
 use ztunnel_tests::netns::{FOLDER, Netns};
 use ztunnel_tests::process::{Capability, Launch};
@@ -82,6 +88,41 @@ fn a_load_runs_without_failures() -> Result<()> {
         ensure!(report.failed == 0, "{report:?}");
     }
     ensure!(echo.resets() == 0, "{:?}", echo.failures());
+    Ok(())
+}
+
+#[test]
+fn a_capture_has_every_packet_between_two_nodes() -> Result<()> {
+    let topology = Topology::new(TWO_NODES)?;
+    let (client, web, near) = (topology.pod("client-a")?, topology.pod("web-b")?, topology.pod("web-a")?);
+    let (far_echo, near_echo) =
+        (Server::echo(web, web.at(Family::V6, 7000))?, Server::echo(near, near.at(Family::V4, 7001))?);
+    let capture = Capture::start(&topology, "node-a", "node-b", "all")?;
+    for echo in [&far_echo, &near_echo] {
+        exchange_once(client, echo.address())?;
+    }
+    let recording = capture.finish()?;
+    // There and back.
+    ensure!(recording.count(b"hello") == 2, "{} times", recording.count(b"hello"));
+    ensure!(recording.packets("tcp port 7000")? > 6 && recording.packets("tcp port 7001")? == 0);
+    Ok(())
+}
+
+#[test]
+fn a_peer_and_a_fake_server_understand_each_other() -> Result<()> {
+    let topology = Topology::new(ONE_NODE)?;
+    let (client, web) = (topology.pod("client-a")?, topology.pod("web-a")?);
+    let authority = Authority::create(&topology.folder.join("ca"))?;
+    let fake = FakeServer::start(web, &authority.honest("web-a")?)?;
+    let caller = Caller::with(&authority.honest("client-a")?)?;
+    let ending = caller.clone().alpn(&["http/1.1"]).ending(client, web.at(Family::V4, hbone::PORT))?;
+    ensure!(ending == hbone::Ending::Alert(AlertDescription::NoApplicationProtocol), "{ending:?}");
+    let peer = RawPeer::connect(&caller, client, web.at(Family::V6, hbone::PORT), &[])?;
+    wait::until_true("both to be recorded", wait::PATIENCE, || Ok(fake.endings().len() == 2))?;
+    let said =
+        |ending: &hbone::Ending| matches!(ending, hbone::Ending::Data(bytes) if bytes.starts_with(b"PRI * HTTP/2.0"));
+    ensure!(fake.endings().iter().filter(|ending| said(ending)).count() == 1, "{:?}", fake.endings());
+    drop(peer);
     Ok(())
 }
 

@@ -5,3 +5,4 @@ pub mod load;
 pub mod nginx;
 pub mod programs;
 pub mod server;
+pub mod transfer;

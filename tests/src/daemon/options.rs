@@ -1,0 +1,41 @@
+//! What differs between the daemons of tests.
+
+use std::path::PathBuf;
+
+use crate::process::Capability;
+
+/// How a daemon is started.
+#[derive(Debug, Clone)]
+pub struct DaemonOptions {
+    /// The program.
+    pub binary: PathBuf,
+    /// Further arguments, e.g. `["--max-pods", "1"]`.
+    pub arguments: Vec<String>,
+    /// The only capabilities it gets; all when empty.
+    pub capabilities: Vec<Capability>,
+    /// Where its certificates come from.
+    pub certificates: Issuer,
+    /// Lets it live on when this process ends; see also [`Daemon::keep`].
+    pub detached: bool,
+}
+
+/// Where a daemon's certificates come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Issuer {
+    /// The CA that all daemons of a topology share.
+    Shared,
+    /// A CA in a folder.
+    Ca(PathBuf),
+    /// Ready certificates in a folder.
+    Files(PathBuf),
+    /// It is told nothing.
+    Unnamed,
+}
+
+impl DaemonOptions {
+    /// A daemon with all capabilities and default settings.
+    #[must_use]
+    pub fn new(binary: PathBuf) -> Self {
+        Self { binary, arguments: Vec::new(), capabilities: Vec::new(), certificates: Issuer::Shared, detached: false }
+    }
+}

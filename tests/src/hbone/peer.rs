@@ -1,0 +1,183 @@
+//! A peer that speaks proper HTTP/2 and asks for whatever the test wants.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use bytes::Bytes;
+use h2::client::SendRequest;
+use h2::{Reason, RecvStream, SendStream};
+use http::{HeaderMap, Method, Request};
+use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use super::Caller;
+use crate::topology::{Pod, SOCKET_DEADLINE};
+
+/// The header that names why a stream was refused.
+pub const REFUSAL: &str = "x-ztunnel-refusal";
+
+/// A connection to a pod's tunnel port. Its runtime runs only during calls.
+#[derive(Debug)]
+pub struct HbonePeer {
+    runtime: Runtime,
+    sender: SendRequest<Bytes>,
+    /// The peer's own address.
+    pub local: SocketAddr,
+    certificate: Vec<u8>,
+}
+
+/// What came of a request.
+#[derive(Debug)]
+pub enum Answer {
+    /// 200: the tunnel is open.
+    Opened(Stream),
+    /// Another status.
+    Refused {
+        /// The status.
+        status: u16,
+        /// All headers.
+        headers: HeaderMap,
+    },
+    /// `RST_STREAM`.
+    Reset(Reason),
+    /// `GOAWAY`.
+    GoAway(Reason),
+    /// The connection is gone, or something else went wrong.
+    Gone(String),
+    /// Nothing came in time.
+    Nothing,
+}
+
+/// An open tunnel.
+#[derive(Debug)]
+pub struct Stream {
+    /// The response's headers.
+    pub headers: HeaderMap,
+    send: SendStream<Bytes>,
+    receive: RecvStream,
+}
+
+impl HbonePeer {
+    /// Connects from a pod.
+    ///
+    /// # Errors
+    /// When TCP, TLS or HTTP/2 fail.
+    pub fn connect(caller: &Caller, pod: &Pod, target: SocketAddr) -> Result<Self> {
+        let tcp = pod.connect(target)?;
+        let local = tcp.local_addr()?;
+        tcp.set_nonblocking(true)?;
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let (connector, name) = (TlsConnector::from(caller.config.clone()), ServerName::from(target.ip()));
+        let shaking = async {
+            let tls = connector.connect(name, TcpStream::from_std(tcp)?).await.context("the TLS handshake")?;
+            let leaf = tls.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+            let certificate = leaf.context("the server showed no certificate")?.to_vec();
+            let (sender, connection) = h2::client::handshake(tls).await.context("the HTTP/2 handshake")?;
+            Ok::<_, anyhow::Error>((sender, connection, certificate))
+        };
+        let (sender, connection, certificate) =
+            runtime.block_on(async { timeout(SOCKET_DEADLINE, shaking).await }).context("no handshake in time")??;
+        runtime.spawn(connection);
+        Ok(Self { runtime, sender, local, certificate })
+    }
+
+    /// Whether the server's certificate names an identity.
+    #[must_use]
+    pub fn server_is(&self, identity: &str) -> bool {
+        self.certificate.windows(identity.len()).any(|window| window == identity.as_bytes())
+    }
+
+    /// Asks for a tunnel.
+    ///
+    /// # Errors
+    /// When the request can't even be written down.
+    pub fn ask(&self, authority: &str, headers: &[(&str, &str)]) -> Result<Answer> {
+        let mut request = Request::builder().method(Method::CONNECT).uri(authority);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(()).with_context(|| format!("{authority} is no authority"))?;
+        let asking = answer(self.sender.clone(), request);
+        Ok(self.runtime.block_on(async { timeout(SOCKET_DEADLINE, asking).await }).unwrap_or(Answer::Nothing))
+    }
+
+    /// Asks for a tunnel that is to be opened.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn open(&self, authority: &str, headers: &[(&str, &str)]) -> Result<Stream> {
+        match self.ask(authority, headers)? {
+            Answer::Opened(stream) => Ok(stream),
+            other => bail!("no tunnel to {authority}: {other:?}"),
+        }
+    }
+
+    /// Sends bytes through a tunnel and expects them back.
+    ///
+    /// # Errors
+    /// When other bytes come back, or not in time.
+    pub fn exchange(&self, stream: &mut Stream, bytes: &[u8]) -> Result<()> {
+        let exchanging = async {
+            stream.send.send_data(Bytes::copy_from_slice(bytes), false)?;
+            let mut back = Vec::new();
+            while back.len() < bytes.len() {
+                let chunk = stream.receive.data().await.context("the tunnel ended")??;
+                stream.receive.flow_control().release_capacity(chunk.len())?;
+                back.extend_from_slice(&chunk);
+            }
+            ensure!(back == bytes, "other bytes came back");
+            Ok(())
+        };
+        self.runtime.block_on(async { timeout(SOCKET_DEADLINE, exchanging).await }).context("nothing came back")?
+    }
+
+    /// Lets the connection live on without a request: it answers pings and reads what comes.
+    pub fn idle(&self, duration: Duration) {
+        // The sleep is made within the runtime, whose clock it needs.
+        self.runtime.block_on(async { tokio::time::sleep(duration).await });
+    }
+}
+
+async fn answer(sender: SendRequest<Bytes>, request: Request<()>) -> Answer {
+    let asked = async {
+        let (response, send) = sender.ready().await?.send_request(request, false)?;
+        Ok::<_, h2::Error>((response.await?, send))
+    };
+    match asked.await {
+        Ok((response, send)) => {
+            let (parts, receive) = response.into_parts();
+            if parts.status == http::StatusCode::OK {
+                return Answer::Opened(Stream { headers: parts.headers, send, receive });
+            }
+            Answer::Refused { status: parts.status.as_u16(), headers: parts.headers }
+        }
+        Err(error) => match error.reason() {
+            Some(reason) if error.is_reset() => Answer::Reset(reason),
+            Some(reason) if error.is_go_away() => Answer::GoAway(reason),
+            _ => Answer::Gone(error.to_string()),
+        },
+    }
+}
+
+impl Answer {
+    /// The status, when there is one.
+    #[must_use]
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Opened(_) => Some(200),
+            Self::Refused { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+
+    /// What the server said of the reason.
+    #[must_use]
+    pub fn refusal(&self) -> &str {
+        let Self::Refused { headers, .. } = self else { return "" };
+        headers.get(REFUSAL).and_then(|value| value.to_str().ok()).unwrap_or("")
+    }
+}
