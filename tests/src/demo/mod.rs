@@ -1,4 +1,4 @@
-//! The demo: two nodes, two pods each, before the label, with it, and after it.
+//! The demo: two nodes, two pods each and a guest, before the label, with it, and after it.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::apps::nginx::Nginx;
-use crate::daemon::{Daemon, DaemonOptions};
+use crate::ca;
+use crate::daemon::{self, Daemon, DaemonOptions};
 use crate::footprint::Footprint;
 use crate::mesh::Mesh;
 use crate::names::Prefix;
@@ -14,9 +15,12 @@ use crate::requirements;
 use crate::topology::{TWO_NODES, Topology};
 use crate::wait;
 
+mod handshake;
+mod identities;
 mod leftovers;
 mod probe;
 mod table;
+mod wire;
 
 use leftovers::Leftovers;
 use probe::Cell;
@@ -26,6 +30,9 @@ const MANIFESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/demo");
 
 const NODES: [&str; 2] = ["node-a", "node-b"];
 const WEB_PORT: u16 = 80;
+
+/// A pod on `node-b` that no manifest mentions: it is in no mesh, and nobody captures what it does.
+const GUEST: &str = "guest";
 
 /// What the demo is to do.
 #[derive(Debug, Clone)]
@@ -44,7 +51,7 @@ pub struct DemoOptions {
 /// When something of it can't be made, or when what it shows is not what it should be.
 pub fn run(options: &DemoOptions) -> Result<()> {
     requirements::check()?;
-    for program in ["nginx", "curl"] {
+    for program in ["nginx", "curl", "tcpdump", "openssl"] {
         requirements::program(program)?;
     }
     if options.clean {
@@ -61,6 +68,7 @@ pub fn run(options: &DemoOptions) -> Result<()> {
 
 /// Everything of the demo, removed in the order of the fields.
 struct Stage {
+    ztunnel: PathBuf,
     daemons: Vec<Daemon>,
     webs: Vec<Nginx>,
     mesh: Mesh,
@@ -72,14 +80,17 @@ const PHASES: [&str; 3] = ["before the label", "with the label", "after unlabell
 
 impl Stage {
     fn build(options: &DemoOptions) -> Result<Self> {
-        say("two nodes on a wire, two pods a node, nginx in each web, one daemon a node …")?;
-        let topology = Topology::named(Prefix::demo(), TWO_NODES)?;
+        say("two nodes on a wire, two pods a node and a guest, nginx in each web, one daemon a node, one CA …")?;
+        let mut topology = Topology::named(Prefix::demo(), TWO_NODES)?;
+        topology.grow("node-b", GUEST)?;
         let mut leftovers = Leftovers::begin(&topology.folder)?;
         let mesh = Mesh::copy_of(Path::new(MANIFESTS), &topology.folder.join("mesh"))?;
+        handshake::make_ca(&options.ztunnel, &topology)?;
         let mut webs = Vec::new();
         for web in ["web-a", "web-b"] {
             let nginx = Nginx::start(&topology, topology.pod(web)?, WEB_PORT, options.keep)?;
             leftovers.add(nginx.id())?;
+            wire::publish(&nginx)?;
             webs.push(nginx);
         }
         let mut daemons = Vec::new();
@@ -90,19 +101,31 @@ impl Stage {
             leftovers.add(daemon.id())?;
             daemons.push(daemon);
         }
-        Ok(Self { daemons, webs, mesh, topology })
+        Ok(Self { ztunnel: options.ztunnel.clone(), daemons, webs, mesh, topology })
     }
 
     fn play(mut self, keep: bool) -> Result<()> {
         let before = self.footprints()?;
         let mut columns = vec![self.column(false)?];
+        let readable = wire::watch(&self.topology, "before")?;
         self.label()?;
         columns.push(self.column(true)?);
+        let ciphered = wire::watch(&self.topology, "with")?;
+        let (guest, web) = (self.topology.pod(GUEST)?, self.topology.pod("web-b")?);
+        let handshake = handshake::told(&self.ztunnel, &self.topology, guest, web)?;
         self.unlabel()?;
         columns.push(self.column(false)?);
         say(&table::render(&PHASES, &probe::paths(), &columns))?;
-        say(&self.logged()?)?;
+        say(&identities::told(&self.daemons)?)?;
+        say(&format!(
+            "On the wire between the nodes, while client-a fetched a page from web-b:\n  \
+             before the label: {}\n  with the label:   {}",
+            readable.told(),
+            ciphered.told()
+        ))?;
+        say(&handshake)?;
         let mut faults = self.differences(&before)?;
+        faults.extend(readable.faults(false).into_iter().chain(ciphered.faults(true)));
         faults.extend(columns.iter().flatten().flat_map(Cell::faults));
         if keep && faults.is_empty() {
             self.label()?;
@@ -119,7 +142,13 @@ impl Stage {
 
     fn label(&self) -> Result<()> {
         self.mesh.label()?;
-        self.each_pod(Daemon::enrolled)
+        self.each_pod(Daemon::enrolled)?;
+        for daemon in &self.daemons {
+            for account in ["client", "web"] {
+                daemon.certified(&ca::identity(account))?;
+            }
+        }
+        Ok(())
     }
 
     fn unlabel(&self) -> Result<()> {
@@ -129,35 +158,11 @@ impl Stage {
 
     fn each_pod(&self, act: impl Fn(&Daemon, &str) -> Result<()>) -> Result<()> {
         for daemon in &self.daemons {
-            for pod in self.topology.pods().iter().filter(|pod| pod.node == daemon.node) {
+            for pod in self.topology.pods().iter().filter(|pod| pod.node == daemon.node && pod.name != GUEST) {
                 act(daemon, &pod.name)?;
             }
         }
         Ok(())
-    }
-
-    /// The first line of each daemon: the two halves of one connection.
-    fn logged(&self) -> Result<String> {
-        const FIELDS: [&str; 9] = [
-            "src.addr",
-            "src.workload",
-            "dst.addr",
-            "dst.workload",
-            "direction",
-            "bytes_sent",
-            "bytes_recv",
-            "duration",
-            "error",
-        ];
-        let mut text = String::from("What the daemons logged of the first of them:");
-        for daemon in &self.daemons {
-            let lines = daemon.access()?;
-            let first = lines.first().with_context(|| format!("{} logged nothing", daemon.node))?;
-            let field = |name: &&str| Some(format!("{name}={}", first.line.get(*name)?).replace('"', ""));
-            let fields: Vec<String> = FIELDS.iter().filter_map(field).collect();
-            text.push_str(&format!("\n  {}: {}", daemon.node, fields.join(" ")));
-        }
-        Ok(text)
     }
 
     fn footprints(&self) -> Result<Vec<(String, Footprint)>> {
@@ -182,7 +187,9 @@ impl Stage {
         let mut faults = Vec::new();
         for daemon in &mut self.daemons {
             daemon.terminate()?;
-            let (lines, wanted) = (daemon.access()?.len(), probe::lines_at(&daemon.node));
+            // What openssl did has lines, too: about connections to the tunnel port itself.
+            let requests = daemon.access()?.iter().filter(|line| line.asked().port() == WEB_PORT).count();
+            let (lines, wanted) = (requests, probe::lines_at(&daemon.node));
             if lines != wanted {
                 faults.push(format!(
                     "{} logged {lines} connections instead of {wanted}\n{}",
@@ -228,6 +235,8 @@ impl Stage {
         }
         text.push_str(&format!("Unlabel: edit {}/namespace.yaml\n", self.mesh.folder().display()));
         text.push_str("Ask a daemon, in its node: curl http://127.0.0.1:15000/config_dump\n");
+        text.push_str("Look at the wire, in node-a: tcpdump -ni wire2\n");
+        text.push_str(&format!("The CA: ztunnel ca show --ca-dir {}\n", daemon::ca_folder(&self.topology).display()));
         text.push_str("Remove everything: cargo xtask demo --clean");
         say(&text)
     }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
 
-use super::WEB_PORT;
+use super::{GUEST, WEB_PORT};
 use crate::apps::nginx::curl;
 use crate::daemon::Daemon;
 use crate::logs::{Access, Direction};
@@ -19,11 +19,16 @@ pub(super) struct Path {
     pub(super) family: Family,
 }
 
-const PAIRS: [(&str, &str, &str, &str); 3] = [
+/// Client, its node, server, its node. Nobody has a line about what the guest sends.
+const PAIRS: [(&str, &str, &str, &str); 4] = [
     ("client-a", "node-a", "web-b", "node-b"),
     ("client-b", "node-b", "web-a", "node-a"),
     ("client-a", "node-a", "web-a", "node-a"),
+    (GUEST, "", "web-a", "node-a"),
 ];
+
+/// Requests from `client-a` to `web-b` besides those of the table: the page that is looked for on the wire.
+const PAGES: usize = 1;
 
 /// All rows of the table.
 pub(super) fn paths() -> Vec<Path> {
@@ -34,7 +39,7 @@ pub(super) fn paths() -> Vec<Path> {
 /// How many connections a node's daemon is to log in the whole demo: outbound and inbound, in the labelled phase only.
 pub(super) fn lines_at(node: &str) -> usize {
     let ends = PAIRS.iter().flat_map(|(_, from, _, to)| [from, to]);
-    ends.filter(|end| **end == node).count() * Family::BOTH.len()
+    ends.filter(|end| **end == node).count() * Family::BOTH.len() + PAGES
 }
 
 /// What everyone saw of one request.
@@ -63,8 +68,12 @@ impl Cell {
             }
             Err(error) => (format!("{error:#}"), String::from("nothing"), None),
         };
-        let expected_captured =
-            if labelled { vec![format!("out {}", client.node), format!("in {}", web.node)] } else { Vec::new() };
+        let (out, inbound) = (format!("out {}", client.node), format!("in {}", web.node));
+        let expected_captured = match (labelled, path.client == GUEST) {
+            (false, _) => Vec::new(),
+            (true, false) => vec![out, inbound, "mTLS".to_owned()],
+            (true, true) => vec![inbound, "plaintext".to_owned()],
+        };
         if let (true, Some(source)) = (labelled, source) {
             // Lines that do not come are a fault that the table shows; the other requests are still worth making.
             let _ = await_lines(daemons, client, web, source, target, &before);
@@ -107,12 +116,14 @@ fn await_lines(
         let found = daemons.iter().zip(before).find(|(daemon, _)| daemon.node == node);
         found.with_context(|| format!("no daemon on {node}"))
     };
-    at(&client.node)?.0.wait_connection(Direction::Outbound, source, target)?;
+    if client.name != GUEST {
+        at(&client.node)?.0.wait_connection(Direction::Outbound, source, target)?;
+    }
     let (daemon, seen) = at(&web.node)?;
     // Not by its source: the first daemon's own connection has a port that only the kernel knew before.
     wait::until_true(&format!("a line at {} about {target}", web.node), wait::PATIENCE, || {
         let lines = daemon.access()?;
-        let inbound = |line: &Access| line.direction == Direction::Inbound && line.dst == target;
+        let inbound = |line: &Access| line.direction == Direction::Inbound && line.asked() == target;
         Ok(lines.iter().skip(*seen).any(inbound))
     })
 }
@@ -126,10 +137,19 @@ fn captured(daemons: &[Daemon], before: &[usize]) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for (daemon, before) in daemons.iter().zip(before) {
         for line in daemon.access()?.iter().skip(*before) {
-            found.push((line.direction, daemon.node.clone()));
+            found.push((line.direction, daemon.node.clone(), line.is_tunnelled()));
         }
     }
-    found.sort_by_key(|(direction, _)| *direction == Direction::Inbound);
-    let word = |direction| if direction == Direction::Outbound { "out" } else { "in" };
-    Ok(found.into_iter().map(|(direction, node)| format!("{} {node}", word(direction))).collect())
+    found.sort_by_key(|(direction, ..)| *direction == Direction::Inbound);
+    let word = |direction: &Direction| if *direction == Direction::Outbound { "out" } else { "in" };
+    let mut words: Vec<String> =
+        found.iter().map(|(direction, node, _)| format!("{} {node}", word(direction))).collect();
+    let tunnelled = found.iter().filter(|(.., tunnelled)| *tunnelled).count();
+    match tunnelled {
+        _ if found.is_empty() => (),
+        0 => words.push("plaintext".to_owned()),
+        all if all == found.len() => words.push("mTLS".to_owned()),
+        _ => words.push("in part through a tunnel".to_owned()),
+    }
+    Ok(words)
 }

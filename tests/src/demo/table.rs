@@ -11,9 +11,8 @@ pub(super) fn render(phases: &[&str], paths: &[Path], columns: &[Vec<Cell>]) -> 
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED);
     let mut header = vec![String::from("HTTP request")];
-    header.extend(
-        phases.iter().map(|phase| format!("{phase}\nresult, client that nginx saw\ncaptured by the daemon of")),
-    );
+    header
+        .extend(phases.iter().map(|phase| format!("{phase}\nresult, client that nginx saw\ncaptured by, carried as")));
     table.set_header(header);
     for (index, path) in paths.iter().enumerate() {
         let family = if path.family == Family::V4 { "IPv4" } else { "IPv6" };
