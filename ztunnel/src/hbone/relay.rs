@@ -12,18 +12,18 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead as _, AsyncWrite as _, ReadBuf},
+    io::AsyncWrite as _,
     net::{
         TcpStream,
         tcp::{ReadHalf, WriteHalf},
     },
-    task::{coop::has_budget_remaining, yield_now},
+    task::yield_now,
 };
 
 use super::stream::{Incoming, Reset, Tunnel};
 use crate::net::{
     buffer::BufferPool,
-    copy::{CopyError, Side, Transferred, error_of, flush},
+    copy::{self, CopyError, Side, Transferred, error_of, flush},
 };
 
 /// How much one direction copies before the worker's other tasks get their turn.
@@ -106,7 +106,7 @@ impl Relay<'_> {
                 let mut buffer = pool.borrow();
                 let room = room.min(buffer.bytes().len());
                 let into = buffer.bytes_mut().get_mut(..room).unwrap_or_default();
-                let Some(length) = self.read(&mut from, into).await? else {
+                let Some(length) = copy::read(&mut from, into).await.map_err(|source| self.tcp_failed(source))? else {
                     break;
                 };
                 let open = match length {
@@ -185,27 +185,6 @@ impl Relay<'_> {
             fault.map(|fault| fault.map_or(Ok(true), |fault| Err(self.tunnel_failed(fault.into()))))
         })
         .await
-    }
-
-    /// `None`: nothing there after all.
-    async fn read(&self, from: &mut ReadHalf<'_>, into: &mut [u8]) -> Result<Option<usize>, CopyError> {
-        let mut buffer = ReadBuf::new(into);
-        let result = poll_fn(|cx| match Pin::new(&mut *from).poll_read(cx, &mut buffer) {
-            Poll::Ready(result) => Poll::Ready(result.map(|()| true)),
-            Poll::Pending => Poll::Ready(Ok(false)),
-        })
-        .await;
-        match result {
-            Ok(true) => Ok(Some(buffer.filled().len())),
-            Ok(false) => {
-                // As in `net::copy`: the turn may be over, which waiting for readiness would not notice.
-                if !has_budget_remaining() {
-                    yield_now().await;
-                }
-                Ok(None)
-            }
-            Err(source) => Err(self.tcp_failed(source)),
-        }
     }
 
     /// From the tunnel to the application.

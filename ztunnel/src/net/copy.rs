@@ -201,24 +201,7 @@ impl Direction<'_> {
 
     /// `None`: nothing there after all.
     async fn read(&mut self, into: &mut [u8]) -> Result<Option<usize>, CopyError> {
-        let mut buffer = ReadBuf::new(into);
-        let result = poll_fn(|cx| match Pin::new(&mut self.from).poll_read(cx, &mut buffer) {
-            Poll::Ready(result) => Poll::Ready(result.map(|()| true)),
-            Poll::Pending => Poll::Ready(Ok(false)),
-        })
-        .await;
-        match result {
-            Ok(true) => Ok(Some(buffer.filled().len())),
-            Ok(false) => {
-                // Not for want of bytes, it may be, but because this task has had its turn; waiting for readiness would
-                // not end the turn.
-                if !has_budget_remaining() {
-                    yield_now().await;
-                }
-                Ok(None)
-            }
-            Err(source) => Err(self.failed(self.from_side, source)),
-        }
+        read(&mut self.from, into).await.map_err(|source| self.failed(self.from_side, source))
     }
 
     async fn write(&mut self, mut bytes: &[u8]) -> Result<(), CopyError> {
@@ -253,6 +236,24 @@ impl Direction<'_> {
     fn failed(&self, side: Side, source: io::Error) -> CopyError {
         CopyError { side, source }
     }
+}
+
+/// Reads what is there; `None`: nothing after all.
+pub(crate) async fn read(from: &mut ReadHalf<'_>, into: &mut [u8]) -> io::Result<Option<usize>> {
+    let mut buffer = ReadBuf::new(into);
+    let is_there = poll_fn(|cx| match Pin::new(&mut *from).poll_read(cx, &mut buffer) {
+        Poll::Ready(result) => Poll::Ready(result.map(|()| true)),
+        Poll::Pending => Poll::Ready(Ok(false)),
+    })
+    .await?;
+    if is_there {
+        return Ok(Some(buffer.filled().len()));
+    }
+    // Not for want of bytes, it may be, but because this task has had its turn; waiting for readiness would not end the turn.
+    if !has_budget_remaining() {
+        yield_now().await;
+    }
+    Ok(None)
 }
 
 /// Waits until the socket has failed, and says how. Never returns for one that is merely finished.
