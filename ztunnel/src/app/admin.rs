@@ -117,7 +117,7 @@ pub async fn serve(listener: TcpListener, endpoints: Endpoints, admin: Arc<Admin
                             drop(place);
                         });
                     }
-                    Err(full) => debug!(peer = %accepted.peer, %full, "an admin connection was refused"),
+                    Err(full) => debug!(peer = %accepted.peer, reason = full.label(), "an admin connection was refused"),
                 }
             }
             () = connections.reap_next(), if !connections.is_empty() => {}
