@@ -184,6 +184,17 @@ fn no_more_than_two_hundred_streams_are_open_at_once() -> Result<()> {
     stage.unharmed()
 }
 
+/// The peer has been shown the door, and what it sent was not kept.
+fn costs_the_connection(stage: &Stage, before: u64, mut peer: RawPeer, sent: usize) -> Result<()> {
+    let seen = peer.read(PATIENCE)?;
+    println!("{sent} pieces sent, then {:?}, GOAWAY {:?}", seen.ending, seen.goaway());
+    ensure!(seen.ending.is_end() || seen.goaway().is_some(), "the connection lives: {:?}", seen.ending);
+    let grown = stage.bed.daemon("node-b")?.memory()?.saturating_sub(before);
+    ensure!(grown < 64 << 20, "memory grew by {grown}");
+    drop(peer);
+    stage.unharmed()
+}
+
 /// CVE-2023-44487: streams that are asked for and reset at once.
 #[test]
 fn rapid_resets_cost_the_peer_its_connection() -> Result<()> {
@@ -198,13 +209,7 @@ fn rapid_resets_cost_the_peer_its_connection() -> Result<()> {
         };
         (0..100).flat_map(pair).collect()
     });
-    let seen = peer.read(PATIENCE)?;
-    println!("{sent} of 200 hundreds sent, then {:?}, GOAWAY {:?}", seen.ending, seen.goaway());
-    ensure!(seen.ending.is_end() || seen.goaway().is_some(), "the connection lives: {:?}", seen.ending);
-    let grown = stage.bed.daemon("node-b")?.memory()?.saturating_sub(before);
-    ensure!(grown < 64 << 20, "memory grew by {grown}");
-    drop(peer);
-    stage.unharmed()
+    costs_the_connection(&stage, before, peer, sent)
 }
 
 #[test]
@@ -217,13 +222,7 @@ fn endless_continuations_cost_the_peer_its_connection() -> Result<()> {
     peer.send(&frame(kind::HEADERS, 0, 1, &begin))?;
     let more = fields(&[("x-more", &"x".repeat(4000))]);
     let sent = peer.flood(50_000, |_| frame(kind::CONTINUATION, 0, 1, &more));
-    let seen = peer.read(PATIENCE)?;
-    println!("{sent} of 50,000 sent, then {:?}, GOAWAY {:?}", seen.ending, seen.goaway());
-    ensure!(seen.ending.is_end() || seen.goaway().is_some(), "the connection lives: {:?}", seen.ending);
-    let grown = stage.bed.daemon("node-b")?.memory()?.saturating_sub(before);
-    ensure!(grown < 64 << 20, "memory grew by {grown}");
-    drop(peer);
-    stage.unharmed()
+    costs_the_connection(&stage, before, peer, sent)
 }
 
 #[test]
