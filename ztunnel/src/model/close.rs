@@ -45,6 +45,10 @@ pub enum CloseReason {
     TunnelRefused,
     /// Policy does not allow it.
     Denied,
+    /// Policy does not allow it any more.
+    PolicyChanged,
+    /// The certificate of the tunnel's peer is not trusted any more.
+    Distrusted,
     /// The peer asked for something that is no tunnel to this pod.
     BadRequest,
     /// A limit is reached.
@@ -57,7 +61,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// Every reason.
-    pub const ALL: [CloseReason; 24] = [
+    pub const ALL: [CloseReason; 26] = [
         CloseReason::Complete,
         CloseReason::ClientReset,
         CloseReason::ServerReset,
@@ -78,6 +82,8 @@ impl CloseReason {
         CloseReason::TunnelLost,
         CloseReason::TunnelRefused,
         CloseReason::Denied,
+        CloseReason::PolicyChanged,
+        CloseReason::Distrusted,
         CloseReason::BadRequest,
         CloseReason::TooMany,
         CloseReason::Released,
@@ -108,6 +114,8 @@ impl CloseReason {
             CloseReason::TunnelLost => "tunnel_lost",
             CloseReason::TunnelRefused => "tunnel_refused",
             CloseReason::Denied => "denied",
+            CloseReason::PolicyChanged => "policy_changed",
+            CloseReason::Distrusted => "distrusted",
             CloseReason::BadRequest => "bad_request",
             CloseReason::TooMany => "too_many",
             CloseReason::Released => "released",
@@ -126,8 +134,8 @@ impl CloseReason {
             | CloseReason::TunnelLost
             | CloseReason::Released
             | CloseReason::Drained => "-",
-            CloseReason::Denied => "DENY",
-            CloseReason::TlsFailed => "TLS_FAILURE",
+            CloseReason::Denied | CloseReason::PolicyChanged => "DENY",
+            CloseReason::TlsFailed | CloseReason::Distrusted => "TLS_FAILURE",
             CloseReason::TunnelFailed => "H2_HANDSHAKE_FAILURE",
             CloseReason::TunnelTimedOut => "NETWORK_POLICY",
             CloseReason::NoCertificate => "IDENTITY_ERROR",
@@ -183,7 +191,9 @@ impl fmt::Display for CloseReason {
             CloseReason::TunnelTimedOut => "connection timed out, maybe a NetworkPolicy is blocking HBONE port 15008",
             CloseReason::TunnelLost => "the tunnel was lost",
             CloseReason::TunnelRefused => "the destination's node refused the tunnel",
-            CloseReason::Denied => "denied by policy",
+            CloseReason::Denied => "connection closed due to policy rejection",
+            CloseReason::PolicyChanged => "connection closed due to policy change",
+            CloseReason::Distrusted => "the certificate of the tunnel's peer is not trusted any more",
             CloseReason::BadRequest => "the request is no HBONE CONNECT",
             CloseReason::TooMany => "too many connections",
             CloseReason::Released => "the pod left the mesh",

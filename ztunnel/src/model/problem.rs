@@ -3,6 +3,15 @@
 use std::fmt;
 use std::sync::Arc;
 
+/// How bad a problem is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Severity {
+    /// What was asked for is not done, or something counts for nothing.
+    Error,
+    /// What was asked for may not be what is meant.
+    Warning,
+}
+
 /// Something in the mesh's sources that is wrong or can't be honoured: where it stands, what it is and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Problem {
@@ -14,6 +23,8 @@ pub struct Problem {
     pub object: Option<String>,
     /// What is wrong, what follows from it, what to do.
     pub message: String,
+    /// How bad it is.
+    pub severity: Severity,
 }
 
 impl fmt::Display for Problem {

@@ -66,6 +66,10 @@ pub struct Workload {
     pub netns: Option<PathBuf>,
     /// Its named TCP ports, in the manifest's order.
     pub ports: Vec<NamedPort>,
+    /// TCP ports at which the kubelet asks whether it is alive, ready or started; ascending, without duplicates.
+    pub probe_ports: Vec<u16>,
+    /// Addresses of its node, canonical (`status.hostIPs`).
+    pub node_addresses: Vec<IpAddr>,
     /// It takes connections. A manifest without the `Ready` condition counts as ready.
     pub ready: bool,
     /// It has ended (succeeded, failed, or being deleted without an address): it owns nothing any more.
