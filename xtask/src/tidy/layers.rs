@@ -11,7 +11,7 @@ pub(super) const LAYERS: [&[&str]; 11] = [
     &["model", "lifecycle"],
     &["store", "wire"],
     &["route", "policy"],
-    &["net", "metrics"],
+    &["net", "metrics", "explain", "analyze"],
     &["redirect", "identity"],
     &["tls"],
     &["hbone", "control", "dns"],

@@ -1,5 +1,6 @@
 //! The mesh as one immutable value, and the way it reaches everyone who decides by it.
 
 pub mod claims;
+pub mod policies;
 pub mod publish;
 pub mod snapshot;

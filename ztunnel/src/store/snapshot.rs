@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::claims::{Claimant, Claims, contested_addresses};
+use super::policies::Policies;
+use crate::model::policy::{Place, PolicySet};
 use crate::model::problem::Problem;
 use crate::model::service::{Origin, Service};
 use crate::model::workload::{Membership, NamespacedName, Workload};
@@ -29,7 +31,10 @@ pub struct Snapshot {
     services_by_workload: HashMap<NamespacedName, Vec<Arc<Service>>>,
     claims: Claims,
     contested: BTreeMap<IpAddr, Vec<Claimant>>,
+    policies: Policies,
     problems: Vec<Problem>,
+    /// By kind, namespace and name.
+    places: HashMap<(&'static str, NamespacedName), Place>,
 }
 
 /// How much a snapshot holds.
@@ -139,11 +144,40 @@ impl Snapshot {
         self
     }
 
+    /// Adds the policies: the last thing to do, since whom they protect depends on the services.
+    #[must_use]
+    pub fn with_policies(mut self, policies: PolicySet) -> Self {
+        self.policies = Policies::index(policies, &self);
+        self
+    }
+
+    /// Who may connect to whom.
+    pub fn policies(&self) -> &Policies {
+        &self.policies
+    }
+
     /// Says which namespaces the sources describe.
     #[must_use]
     pub fn with_namespaces(mut self, namespaces: BTreeSet<Arc<str>>) -> Self {
         self.namespaces = namespaces;
         self
+    }
+
+    /// The namespaces that the sources describe.
+    pub fn namespaces(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.namespaces.iter()
+    }
+
+    /// Says where objects stand in their sources, by kind and name: only for those who tell people of it.
+    #[must_use]
+    pub fn with_places(mut self, places: HashMap<(&'static str, NamespacedName), Place>) -> Self {
+        self.places = places;
+        self
+    }
+
+    /// Where an object of this kind stands in the sources, where that was kept; see [`Snapshot::with_places`].
+    pub fn place(&self, kind: &'static str, name: &NamespacedName) -> Option<&Place> {
+        if self.places.is_empty() { None } else { self.places.get(&(kind, name.clone())) }
     }
 
     /// The number of this state; later states have higher ones. 0: no mesh has been read yet.

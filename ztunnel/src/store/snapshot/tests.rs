@@ -19,6 +19,8 @@ fn pod(name: &str, node: &str, addresses: &[&str]) -> Workload {
         labels: Arc::default(),
         netns: None,
         ports: vec![],
+        probe_ports: vec![],
+        node_addresses: vec![],
         ready: true,
         finished: false,
         membership: Membership::InMesh,

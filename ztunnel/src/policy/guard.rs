@@ -1,0 +1,171 @@
+//! All that decides who may connect to one workload, and the judgement.
+
+use std::sync::Arc;
+
+use super::Connection;
+use super::authentication::{self, Mode};
+use super::denial::{Denial, Denied, Ground};
+use super::matching::rule_matches;
+use crate::model::policy::{Action, AuthorizationPolicy, MtlsMode, Rule};
+use crate::model::workload::{NamespacedName, Workload};
+use crate::store::policies::{Entry, Group, Ordered, Protection};
+use crate::store::snapshot::Snapshot;
+
+/// Everything that decides who may connect to a workload. Any thread may use it, also when the snapshot is gone.
+#[derive(Debug, Default)]
+pub struct Guard {
+    unread: Option<Arc<str>>,
+    mode: Mode,
+    protections: Vec<Protection>,
+    /// Ascending.
+    probe_ports: Vec<u16>,
+}
+
+/// Proof that a connection was judged and may be.
+#[derive(Debug)]
+pub struct Permit(());
+
+/// What a policy without effect has to say of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Beside<'a> {
+    /// The policy.
+    pub policy: &'a NamespacedName,
+    /// What it does, or would do.
+    pub action: Action,
+    /// It is in dry-run; what is not is AUDIT.
+    pub dry_run: bool,
+    /// The first of its rules that matched. `None`: an ALLOW policy in dry-run, and neither it nor any other ALLOW policy
+    /// matched, in dry-run or in force. In force it would keep the connection out.
+    pub rule: Option<usize>,
+}
+
+impl Guard {
+    /// The guard of a workload.
+    #[must_use]
+    pub fn of(snapshot: &Snapshot, workload: &Workload) -> Self {
+        let policies = snapshot.policies();
+        let mut probe_ports = workload.probe_ports.clone();
+        probe_ports.sort_unstable();
+        Self {
+            unread: policies.unread_of(&workload.name.namespace).cloned(),
+            mode: authentication::resolve(policies.authenticating(workload), workload),
+            protections: policies.protecting(workload, snapshot),
+            probe_ports,
+        }
+    }
+
+    /// Whether a connection may be. Never allocates.
+    ///
+    /// # Errors
+    /// Why not; [`Denied::told`] has words for it.
+    pub fn judge(&self, connection: &Connection) -> Result<Permit, Denied<'_>> {
+        let denied = |ground| Err(Denied { guard: self, ground });
+        if let Some(file) = &self.unread {
+            return denied(Ground::Unread(file));
+        }
+        let port = connection.destination.port();
+        if connection.source.is_none()
+            && let (MtlsMode::Strict, Some(policy), by_port) = self.mode.at(port)
+        {
+            return denied(Ground::Strict { policy, port: by_port.then_some(port) });
+        }
+        let facts = connection.facts();
+        let matches = |rule: &Rule| rule_matches(rule, connection);
+        let found = self.groups(port).filter_map(|group| group.deny().first(&facts, matches));
+        if let Some(entry) = found.min_by_key(|entry| entry.order()) {
+            return denied(Ground::Matched { policy: entry.policy(), rule: entry.index() });
+        }
+        if self.groups(port).any(|group| !group.allowing().is_empty()) && !self.is_allowed(connection) {
+            return denied(Ground::NotAllowed);
+        }
+        Ok(Permit(()))
+    }
+
+    /// Whether an ALLOW policy in force matches.
+    fn is_allowed(&self, connection: &Connection) -> bool {
+        let (facts, port) = (connection.facts(), connection.destination.port());
+        let here = self.protections.iter().filter(|protection| protection.ports.surely_include(port));
+        here.map(|protection| &protection.group)
+            .any(|group| group.allow().any(&facts, |rule| rule_matches(rule, connection)))
+    }
+
+    /// The proof for a connection that is denied at a probe's port, whose client is known to be the kubelet.
+    #[must_use]
+    pub fn admit_probe(denial: &Denial) -> Option<Permit> {
+        denial.at_probe.then_some(Permit(()))
+    }
+
+    /// What policies in dry-run and AUDIT policies have to say, by namespace and name: each that matches, and ALLOW policies
+    /// that would keep the connection out.
+    pub fn beside(&self, connection: &Connection, mut found: impl FnMut(Beside<'_>)) {
+        let port = connection.destination.port();
+        let mut allows = in_order(self.groups(port).flat_map(Group::allowing_in_dry_run));
+        if allows.is_empty() && self.groups(port).all(|group| group.beside().is_empty()) {
+            return;
+        }
+        let facts = connection.facts();
+        let mut entries: Vec<&Entry> = Vec::new();
+        for group in self.groups(port) {
+            group.beside().each(&facts, |rule| rule_matches(rule, connection), |entry| entries.push(entry));
+        }
+        entries.sort_by_key(|entry| entry.order());
+        entries.dedup_by_key(|entry| entry.order().0);
+        if entries.iter().any(|entry| entry.policy().action == Action::Allow) || self.is_allowed(connection) {
+            allows.clear();
+        }
+        let matched = entries.into_iter().map(|entry| (&**entry.policy(), Some(entry.index())));
+        let mut all: Vec<(&AuthorizationPolicy, Option<usize>)> = matched.collect();
+        all.extend(allows.into_iter().map(|policy| (policy, None)));
+        all.sort_by(|(one, _), (other, _)| one.name.cmp(&other.name));
+        for (policy, rule) in all {
+            found(Beside { policy: &policy.name, action: policy.action, dry_run: policy.dry_run, rule });
+        }
+    }
+
+    /// The AuthorizationPolicies that protect the workload, at whatever port, by namespace and name.
+    pub fn names(&self) -> Vec<&NamespacedName> {
+        let all = self.protections.iter().flat_map(|protection| protection.group.policies());
+        in_order(all).into_iter().map(|policy| &policy.name).collect()
+    }
+
+    /// Whether clients of the workload must have an identity.
+    pub fn mode(&self) -> &Mode {
+        &self.mode
+    }
+
+    /// The file that may hold policies for the workload and could never be read, so that nobody is let in.
+    pub fn unread(&self) -> Option<&Arc<str>> {
+        self.unread.as_ref()
+    }
+
+    /// The first few ALLOW policies in force at a port, by namespace and name, and how many more there are. Denials may come
+    /// in floods, so that all of them are gone through only when some may be there twice.
+    pub(super) fn allowing(&self, port: u16, few: usize) -> (Vec<&NamespacedName>, usize) {
+        let groups = || self.groups(port).map(Group::allowing);
+        let total = if self.groups(port).any(Group::is_shared) {
+            in_order(groups().flatten()).len()
+        } else {
+            groups().map(<[Ordered]>::len).sum()
+        };
+        let mut first = in_order(groups().flat_map(|policies| policies.iter().take(few)));
+        first.truncate(few);
+        let more = total.saturating_sub(first.len());
+        (first.into_iter().map(|policy| &policy.name).collect(), more)
+    }
+
+    pub(super) fn is_probed(&self, port: u16) -> bool {
+        self.probe_ports.binary_search(&port).is_ok()
+    }
+
+    fn groups(&self, port: u16) -> impl Iterator<Item = &Group> {
+        let here = self.protections.iter().filter(move |protection| protection.ports.include(port));
+        here.map(|protection| &*protection.group)
+    }
+}
+
+fn in_order<'a>(policies: impl Iterator<Item = &'a Ordered>) -> Vec<&'a AuthorizationPolicy> {
+    let mut found: Vec<&Ordered> = policies.collect();
+    found.sort_by_key(|(order, _)| *order);
+    found.dedup_by_key(|(order, _)| *order);
+    found.into_iter().map(|(_, policy)| &**policy).collect()
+}

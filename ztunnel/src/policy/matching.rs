@@ -1,0 +1,96 @@
+//! Whether a connection is one that a rule means.
+
+use ipnet::IpNet;
+
+use super::Connection;
+use crate::model::policy::{Clause, Match, Rule, StringMatch};
+use crate::model::workload::NamespacedName;
+
+/// A field of a [`Match`], or that there is nothing in any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Field {
+    Principals,
+    NotPrincipals,
+    Namespaces,
+    NotNamespaces,
+    ServiceAccounts,
+    NotServiceAccounts,
+    SourceIps,
+    NotSourceIps,
+    DestinationIps,
+    NotDestinationIps,
+    DestinationPorts,
+    NotDestinationPorts,
+    Nothing,
+}
+
+/// Whether a rule means the connection. Says nothing of what can't be judged.
+pub(super) fn rule_matches(rule: &Rule, connection: &Connection) -> bool {
+    rule.clauses.iter().all(|clause| clause_matches(clause, connection))
+}
+
+/// Whether one of a clause's alternatives means the connection, or it has none.
+fn clause_matches(clause: &Clause, connection: &Connection) -> bool {
+    clause.matches.is_empty() || clause.matches.iter().any(|wanted| check(wanted, connection).is_ok())
+}
+
+/// Whether all fields hold.
+///
+/// # Errors
+/// The first that does not: the cheapest to compare come first.
+pub(super) fn check(wanted: &Match, connection: &Connection) -> Result<(), Field> {
+    let port = |value: &u16| *value == connection.destination.port();
+    let source = |value: &IpNet| value.contains(&connection.source_ip);
+    let destination = |value: &IpNet| value.contains(&connection.destination.ip());
+    let account = |value: &NamespacedName| is_account(value, connection);
+    let namespace = |value: &StringMatch| value.matches(connection.namespace());
+    let principal = |value: &StringMatch| is_principal(value, connection);
+
+    listed(&wanted.destination_ports, port, Field::DestinationPorts)?;
+    unlisted(&wanted.not_destination_ports, port, Field::NotDestinationPorts)?;
+    listed(&wanted.source_ips, source, Field::SourceIps)?;
+    unlisted(&wanted.not_source_ips, source, Field::NotSourceIps)?;
+    listed(&wanted.destination_ips, destination, Field::DestinationIps)?;
+    unlisted(&wanted.not_destination_ips, destination, Field::NotDestinationIps)?;
+    listed(&wanted.service_accounts, account, Field::ServiceAccounts)?;
+    unlisted(&wanted.not_service_accounts, account, Field::NotServiceAccounts)?;
+    listed(&wanted.namespaces, namespace, Field::Namespaces)?;
+    unlisted(&wanted.not_namespaces, namespace, Field::NotNamespaces)?;
+    listed(&wanted.principals, principal, Field::Principals)?;
+    unlisted(&wanted.not_principals, principal, Field::NotPrincipals)?;
+    if is_empty(wanted) { Err(Field::Nothing) } else { Ok(()) }
+}
+
+/// Whether a principal is the client's. One that contains `spiffe://` never is: the text has none.
+pub(super) fn is_principal(value: &StringMatch, connection: &Connection) -> bool {
+    connection.source.as_ref().is_some_and(|source| value.matches(source.text()))
+}
+
+/// Whether a service account is the client's, whatever its trust domain.
+pub(super) fn is_account(value: &NamespacedName, connection: &Connection) -> bool {
+    let identity = connection.source.as_ref().map(|source| &source.identity);
+    identity.is_some_and(|own| own.namespace == value.namespace && own.service_account == value.name)
+}
+
+fn listed<T>(values: &[T], is: impl Fn(&T) -> bool, field: Field) -> Result<(), Field> {
+    if values.is_empty() || values.iter().any(is) { Ok(()) } else { Err(field) }
+}
+
+fn unlisted<T>(values: &[T], is: impl Fn(&T) -> bool, field: Field) -> Result<(), Field> {
+    if values.iter().any(is) { Err(field) } else { Ok(()) }
+}
+
+fn is_empty(wanted: &Match) -> bool {
+    wanted.principals.is_empty()
+        && wanted.not_principals.is_empty()
+        && wanted.namespaces.is_empty()
+        && wanted.not_namespaces.is_empty()
+        && wanted.service_accounts.is_empty()
+        && wanted.not_service_accounts.is_empty()
+        && wanted.source_ips.is_empty()
+        && wanted.not_source_ips.is_empty()
+        && wanted.destination_ips.is_empty()
+        && wanted.not_destination_ips.is_empty()
+        && wanted.destination_ports.is_empty()
+        && wanted.not_destination_ports.is_empty()
+}

@@ -1,0 +1,182 @@
+//! Policies that protect the same workloads, their rules apart by what they do.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use super::index::{Facts, Index};
+use crate::model::policy::{Action, AuthorizationPolicy, Rule, Scope};
+
+/// A policy with its place among all of the mesh, by namespace and name.
+pub type Ordered = (u32, Arc<AuthorizationPolicy>);
+
+/// Policies of one scope.
+#[derive(Debug)]
+pub struct Group {
+    policies: Vec<Ordered>,
+    allowing: Vec<Ordered>,
+    allowing_in_dry_run: Vec<Ordered>,
+    is_shared: bool,
+    deny: Rules,
+    allow: Rules,
+    beside: Rules,
+}
+
+/// Rules that do the same, with an index of those that may match.
+#[derive(Debug, Default)]
+pub struct Rules {
+    /// By namespace, name and place in the policy.
+    entries: Vec<Entry>,
+    index: Index,
+}
+
+/// A rule of a policy.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    policy: Arc<AuthorizationPolicy>,
+    order: u32,
+    rule: u32,
+}
+
+/// Whether a rule of this policy can match at all: an ALLOW rule with something that can't be judged can't.
+#[must_use]
+pub fn can_match(policy: &AuthorizationPolicy, rule: &Rule) -> bool {
+    policy.action != Action::Allow || rule.unjudged.is_empty()
+}
+
+impl Group {
+    /// Of policies in their order.
+    pub(super) fn new(mut policies: Vec<Ordered>) -> Self {
+        // A policy may name a service twice.
+        policies.dedup_by_key(|(order, _)| *order);
+        let (mut deny, mut allow, mut beside) = (Vec::new(), Vec::new(), Vec::new());
+        for (order, policy) in &policies {
+            let entries = match policy.action {
+                _ if policy.dry_run => &mut beside,
+                Action::Audit => &mut beside,
+                Action::Deny | Action::Custom => &mut deny,
+                Action::Allow => &mut allow,
+            };
+            let rules = (0..).zip(&policy.rules).filter(|(_, rule)| can_match(policy, rule));
+            entries.extend(rules.map(|(rule, _)| Entry { policy: Arc::clone(policy), order: *order, rule }));
+        }
+        let [deny, allow, beside] = [deny, allow, beside].map(Rules::new);
+        let allowing = |in_dry_run| {
+            let wanted =
+                move |policy: &AuthorizationPolicy| policy.action == Action::Allow && policy.dry_run == in_dry_run;
+            policies.iter().filter(|(_, policy)| wanted(policy)).cloned().collect()
+        };
+        let (allowing, allowing_in_dry_run) = (allowing(false), allowing(true));
+        let is_shared =
+            policies.iter().any(|(_, policy)| matches!(&policy.scope, Scope::Services(names) if names.len() > 1));
+        Self { policies, allowing, allowing_in_dry_run, is_shared, deny, allow, beside }
+    }
+
+    /// The policies.
+    pub fn policies(&self) -> &[Ordered] {
+        &self.policies
+    }
+
+    /// The ALLOW policies in force. With one of them, what none allows is kept out.
+    pub fn allowing(&self) -> &[Ordered] {
+        &self.allowing
+    }
+
+    /// The ALLOW policies in dry-run.
+    pub fn allowing_in_dry_run(&self) -> &[Ordered] {
+        &self.allowing_in_dry_run
+    }
+
+    /// Whether a policy may be in another group, too.
+    pub fn is_shared(&self) -> bool {
+        self.is_shared
+    }
+
+    /// The rules that keep out.
+    pub fn deny(&self) -> &Rules {
+        &self.deny
+    }
+
+    /// The rules that let in.
+    pub fn allow(&self) -> &Rules {
+        &self.allow
+    }
+
+    /// The rules without effect: those of AUDIT policies, and of all in dry-run.
+    pub fn beside(&self) -> &Rules {
+        &self.beside
+    }
+}
+
+impl Entry {
+    /// The policy.
+    pub fn policy(&self) -> &Arc<AuthorizationPolicy> {
+        &self.policy
+    }
+
+    /// The rule's place in it.
+    pub fn index(&self) -> usize {
+        self.rule as usize
+    }
+
+    /// The rule.
+    pub fn rule(&self) -> Option<&Rule> {
+        self.policy.rules.get(self.index())
+    }
+
+    /// Orders entries of all groups of a mesh by namespace, name and place in the policy.
+    pub fn order(&self) -> (u32, u32) {
+        (self.order, self.rule)
+    }
+}
+
+impl Rules {
+    fn new(entries: Vec<Entry>) -> Self {
+        let index = Index::new(entries.iter().map(Entry::rule));
+        Self { entries, index }
+    }
+
+    /// Whether there is no rule that could match anything.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The first rule that matches, of those that may. Never allocates.
+    pub fn first(&self, facts: &Facts<'_>, matches: impl Fn(&Rule) -> bool) -> Option<&Entry> {
+        let mut best: Option<(u32, &Entry)> = None;
+        let _ = self.index.candidates(facts, |bucket| {
+            for position in bucket.iter().copied() {
+                if best.is_some_and(|(first, _)| first <= position) {
+                    break;
+                }
+                if let Some(entry) = self.matching(position, &matches) {
+                    best = Some((position, entry));
+                    break;
+                }
+            }
+            ControlFlow::Continue(())
+        });
+        best.map(|(_, entry)| entry)
+    }
+
+    /// Whether any rule matches. Never allocates.
+    pub fn any(&self, facts: &Facts<'_>, matches: impl Fn(&Rule) -> bool) -> bool {
+        let found = self.index.candidates(facts, |bucket| {
+            let is_match = bucket.iter().any(|position| self.matching(*position, &matches).is_some());
+            if is_match { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        found.is_break()
+    }
+
+    /// Yields every rule that matches, in no order, and some twice.
+    pub fn each<'a>(&'a self, facts: &Facts<'_>, matches: impl Fn(&Rule) -> bool, mut found: impl FnMut(&'a Entry)) {
+        let _ = self.index.candidates(facts, |bucket| {
+            bucket.iter().filter_map(|position| self.matching(*position, &matches)).for_each(&mut found);
+            ControlFlow::Continue(())
+        });
+    }
+
+    fn matching(&self, position: u32, matches: &impl Fn(&Rule) -> bool) -> Option<&Entry> {
+        let entry = self.entries.get(position as usize)?;
+        matches(entry.rule()?).then_some(entry)
+    }
+}

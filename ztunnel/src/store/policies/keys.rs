@@ -1,0 +1,110 @@
+//! By what a rule can be found, and which of several ways to it is the least trodden.
+
+use std::collections::HashMap;
+
+use ipnet::IpNet;
+
+use crate::model::policy::{Clause, Match, Rule, StringMatch};
+
+/// A property of a connection that can be looked up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Key<'a> {
+    /// The client has an identity.
+    Identity,
+    /// It is this one.
+    Principal(&'a str),
+    /// Its text begins so.
+    Prefix(&'a str),
+    /// Its text ends so.
+    Suffix(&'a str),
+    /// It is of this service account.
+    Account { namespace: &'a str, name: &'a str },
+    /// The client's namespace, empty without an identity.
+    Namespace(&'a str),
+    /// The client's address is in this range.
+    Source(IpNet),
+    /// The workload's address is.
+    Destination(IpNet),
+    /// The workload's port.
+    Port(u16),
+}
+
+/// How many rules have which key.
+#[derive(Debug, Default)]
+pub(super) struct Popularity<'a>(HashMap<Key<'a>, usize>);
+
+impl<'a> Popularity<'a> {
+    pub(super) fn of(rules: impl Iterator<Item = &'a Rule>) -> Self {
+        let mut popularity = Self::default();
+        let matches = rules.flat_map(|rule| &rule.clauses).flat_map(|clause| &clause.matches);
+        for key in matches.flat_map(fields).flatten().flatten() {
+            *popularity.0.entry(key).or_default() += 1;
+        }
+        popularity
+    }
+
+    /// The keys of which a connection must have one for the rule to match, as few rules as possible under each; `None`: it
+    /// may match without.
+    pub(super) fn rarest(&self, rule: &'a Rule) -> Option<Vec<Key<'a>>> {
+        let clauses = rule.clauses.iter().filter_map(|clause| self.of_clause(clause));
+        clauses.min_by_key(|(cost, _)| *cost).map(|(_, keys)| keys)
+    }
+
+    /// One field of each match, and the largest number of rules under a key of them.
+    fn of_clause(&self, clause: &'a Clause) -> Option<(usize, Vec<Key<'a>>)> {
+        if clause.matches.is_empty() {
+            return None;
+        }
+        let mut all = (0, Vec::new());
+        for wanted in clause.matches.iter().filter(|wanted| **wanted != Match::default()) {
+            let ways = fields(wanted).into_iter().flatten();
+            let costs = ways.map(|keys| (keys.iter().map(|key| self.count(key)).max().unwrap_or_default(), keys));
+            let (cost, keys) = costs.min_by_key(|(cost, _)| *cost)?;
+            all.0 = all.0.max(cost);
+            all.1.extend(keys);
+        }
+        Some(all)
+    }
+
+    fn count(&self, key: &Key<'_>) -> usize {
+        self.0.get(key).copied().unwrap_or_default()
+    }
+}
+
+/// The keys that each field of a match offers: for the field to hold, a connection must have one of them.
+fn fields(wanted: &Match) -> [Option<Vec<Key<'_>>>; 6] {
+    [
+        keys(&wanted.principals, |value| Some(principal(value))),
+        keys(&wanted.service_accounts, |account| {
+            Some(Key::Account { namespace: &account.namespace, name: &account.name })
+        }),
+        keys(&wanted.namespaces, namespace),
+        keys(&wanted.source_ips, |net| Some(Key::Source(net.trunc()))),
+        keys(&wanted.destination_ips, |net| Some(Key::Destination(net.trunc()))),
+        keys(&wanted.destination_ports, |port| Some(Key::Port(*port))),
+    ]
+}
+
+/// The keys of a field's values; `None` when it has none, or when one of them offers none.
+fn keys<'a, T>(values: &'a [T], key: impl Fn(&'a T) -> Option<Key<'a>>) -> Option<Vec<Key<'a>>> {
+    if values.is_empty() { None } else { values.iter().map(key).collect() }
+}
+
+/// A principal is never compared without an identity.
+fn principal(value: &StringMatch) -> Key<'_> {
+    match value {
+        StringMatch::Exact(text) => Key::Principal(text),
+        StringMatch::Prefix(text) if !text.is_empty() => Key::Prefix(text),
+        StringMatch::Suffix(text) if !text.is_empty() => Key::Suffix(text),
+        StringMatch::Prefix(_) | StringMatch::Suffix(_) | StringMatch::Presence => Key::Identity,
+    }
+}
+
+/// A namespace is compared as empty without an identity, and then only an empty beginning or end is its.
+fn namespace(value: &StringMatch) -> Option<Key<'_>> {
+    match value {
+        StringMatch::Exact(text) => Some(Key::Namespace(text)),
+        StringMatch::Prefix(text) | StringMatch::Suffix(text) => (!text.is_empty()).then_some(Key::Identity),
+        StringMatch::Presence => Some(Key::Identity),
+    }
+}

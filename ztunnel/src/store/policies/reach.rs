@@ -1,0 +1,72 @@
+//! Whether a workload stands behind a service, and at which of its ports.
+
+use super::lacking;
+use crate::model::service::{Service, TargetPort};
+use crate::model::workload::Workload;
+
+/// Ports of a workload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ports {
+    /// All of them.
+    All,
+    /// These: ascending, without duplicates.
+    These(Vec<u16>),
+    /// All, since some can't be told; these can.
+    Unclear(Vec<u16>),
+}
+
+impl Ports {
+    /// Whether the port is one of them.
+    #[must_use]
+    pub fn include(&self, port: u16) -> bool {
+        match self {
+            Self::All | Self::Unclear(_) => true,
+            Self::These(ports) => ports.binary_search(&port).is_ok(),
+        }
+    }
+
+    /// Whether the port is one of them for certain. What closes counts at the others as well; what opens does not.
+    #[must_use]
+    pub fn surely_include(&self, port: u16) -> bool {
+        match self {
+            Self::All => true,
+            Self::These(ports) | Self::Unclear(ports) => ports.binary_search(&port).is_ok(),
+        }
+    }
+}
+
+/// The ports of a workload to which a service leads; `None`: the workload does not stand behind it. It does when it is one
+/// of the endpoints, ready or not, and when it is of the service's namespace and has the labels of its selector. Where a
+/// port can't be told, all are meant: what protects a service must not end at a name.
+#[must_use]
+pub fn ports_behind(service: &Service, workload: &Workload) -> Option<Ports> {
+    let addresses = workload.own_addresses().iter();
+    let listed = addresses.flat_map(|address| service.endpoints_at(*address));
+    let endpoints: Vec<_> = listed.filter(|endpoint| endpoint.workload.as_ref() == Some(&workload.name)).collect();
+    let is_selected = service.name.namespace == workload.name.namespace
+        && !service.selector.is_empty()
+        && lacking(&service.selector, &workload.labels).is_none();
+    if endpoints.is_empty() && !is_selected {
+        return None;
+    }
+    let mut ports: Vec<u16> = endpoints.iter().flat_map(|endpoint| endpoint.ports.values().copied()).collect();
+    let mut is_unclear = false;
+    for port in &service.ports {
+        let target = match &port.target {
+            TargetPort::Number(number) => Some(*number),
+            TargetPort::Name(name) => workload.port_named(name),
+        };
+        match target {
+            Some(number) => ports.push(number),
+            None if endpoints.iter().any(|endpoint| endpoint.ports.contains_key(&port.port)) => {}
+            None => is_unclear = true,
+        }
+    }
+    ports.sort_unstable();
+    ports.dedup();
+    Some(match () {
+        () if is_unclear => Ports::Unclear(ports),
+        () if ports.is_empty() => Ports::All,
+        () => Ports::These(ports),
+    })
+}
