@@ -1,21 +1,35 @@
-//! What the fuzz targets run: the parsers of `ztunnel/src/wire`, compiled again here with what they need, so that fuzzing
-//! does not instrument a whole daemon and its TLS. `cargo xtask fuzz` builds and runs the targets.
+//! What the fuzz targets run: the parsers of `ztunnel/src/wire` and of manifests, compiled again here with what they need, so
+//! that fuzzing does not instrument a whole daemon and its TLS. `cargo xtask fuzz` builds and runs the targets.
 
+/// Without the watched folder.
+#[path = "../../src/control"]
+pub mod control {
+    pub mod manifests;
+}
 #[path = "../../src/model/mod.rs"]
 pub mod model;
+#[path = "../../src/store/mod.rs"]
+pub mod store;
 #[path = "../../src/wire/mod.rs"]
 pub mod wire;
+
+/// What holds for whatever bytes come, by the name of the fuzz target.
+#[cfg(fuzzing)]
+pub mod check {
+    pub use crate::control::manifests::check::manifests;
+    pub use crate::wire::check::{authority, baggage, connect_request, forwarded, refusal, traceparent};
+}
 
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub use libfuzzer_sys;
 
-/// The entry of a fuzz target: runs the check of that name in [`wire`] on every input.
+/// The entry of a fuzz target: runs the [`check`] of that name on every input.
 #[macro_export]
 #[cfg(fuzzing)]
 macro_rules! target {
     ($check:ident) => {
-        $crate::libfuzzer_sys::fuzz_target!(|bytes: &[u8]| $crate::wire::check::$check(bytes));
+        $crate::libfuzzer_sys::fuzz_target!(|bytes: &[u8]| $crate::check::$check(bytes));
     };
 }
 

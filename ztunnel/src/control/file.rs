@@ -6,6 +6,9 @@
 //!
 //! A change counts when its writer closes the file, renames it or removes it. Writers that matter should write beside
 //! the folder and rename into it: then nobody can meet a half-written file.
+//!
+//! A file that makes no sense from the start may hold policies. As long as there has been no state in which everything made
+//! sense, nobody knows whom they keep out: see [`UnreadPolicies`](crate::model::policy::UnreadPolicies).
 
 mod folder;
 mod watch;
@@ -23,9 +26,12 @@ use tracing::{error, info, warn};
 
 use self::folder::Folder;
 use self::watch::{Activity, Watch};
-use super::manifests::{Assembled, assemble};
+use super::manifests::{Assembled, assemble, places};
 use crate::model::identity::TrustDomain;
-use crate::model::problem::Problem;
+use crate::model::policy::{Action, Scope};
+use crate::model::problem::{Problem, Severity};
+use crate::model::service::Origin;
+use crate::model::workload::NamespacedName;
 use crate::store::publish::Publisher;
 use crate::store::snapshot::Snapshot;
 
@@ -76,7 +82,48 @@ pub struct MeshFolder {
 struct Published {
     mesh: Assembled,
     partial: bool,
+    blind: bool,
     read: bool,
+}
+
+impl Published {
+    /// What a folder says, and what of it is missing. `complete`: there was a state before in which nothing was.
+    fn new(folder: &Folder, mut mesh: Assembled, complete: bool) -> Self {
+        mesh.problems.extend(folder.problems());
+        mesh.problems.sort();
+        let partial = folder.is_partial();
+        let blind = partial && !complete;
+        if blind {
+            mesh.policies.unread = folder.unread(&mesh.root_namespace);
+            if let Some(file) = folder.first_unread() {
+                close_unknown_targets(&mut mesh, &file);
+            }
+        }
+        Self { mesh, partial, blind, read: folder.was_read() }
+    }
+
+    fn snapshot(&self, version: u64) -> Snapshot {
+        let mesh = self.mesh.clone();
+        Snapshot::build(version, mesh.workloads, mesh.services, mesh.problems)
+            .with_partial(self.partial)
+            .with_blind(self.blind)
+            .with_registry_only(mesh.registry_only)
+            .with_namespaces(mesh.namespaces)
+            .with_policies(mesh.policies)
+    }
+}
+
+/// The mesh that a folder describes now, as a daemon sees it right after its start: version 1, or 0 if the folder went away
+/// meanwhile. Blocks on the file system.
+///
+/// # Errors
+/// The folder can't be used.
+pub fn read_once(dir: &Path, trust_domain: TrustDomain) -> Result<Snapshot, OpenFolderError> {
+    let MeshFolder { mut folder, trust_domain, .. } = MeshFolder::open(dir, trust_domain)?;
+    folder.read();
+    let mesh = assemble(folder.contents(), &trust_domain);
+    let places = places(folder.contents());
+    Ok(Published::new(&folder, mesh, false).snapshot(u64::from(folder.was_read())).with_places(places))
 }
 
 impl MeshFolder {
@@ -133,7 +180,7 @@ impl MeshFolder {
             let mesh = assemble(folder.contents(), &trust_domain);
             (folder, watch, watched, mesh)
         };
-        let (folder, watch, watched, mut mesh) = match tokio::task::spawn_blocking(work).await {
+        let (folder, watch, watched, mesh) = match tokio::task::spawn_blocking(work).await {
             Ok(done) => done,
             Err(failure) => {
                 error!(%failure, "reading the mesh folder failed; the last good mesh stays");
@@ -142,14 +189,12 @@ impl MeshFolder {
             }
         };
         (self.folder, self.watch) = (folder, watch);
-        mesh.problems.extend(self.folder.problems());
-        mesh.problems.sort();
         self.publish(publisher, mesh);
         watched
     }
 
     fn publish(&mut self, publisher: &Publisher, mesh: Assembled) {
-        let next = Published { mesh, partial: self.folder.is_partial(), read: self.folder.was_read() };
+        let next = Published::new(&self.folder, mesh, self.complete);
         if self.published.as_ref() == Some(&next) {
             return;
         }
@@ -158,12 +203,7 @@ impl MeshFolder {
         if next.read {
             self.version += 1;
         }
-        let Assembled { workloads, services, registry_only, namespaces, problems } = next.mesh.clone();
-        let snapshot = Snapshot::build(self.version, workloads, services, problems)
-            .with_partial(next.partial)
-            .with_blind(!self.complete)
-            .with_registry_only(registry_only)
-            .with_namespaces(namespaces);
+        let snapshot = next.snapshot(self.version);
         let counts = snapshot.counts();
         info!(
             version = self.version,
@@ -177,6 +217,38 @@ impl MeshFolder {
         publisher.publish(snapshot);
         self.published = Some(next);
     }
+}
+
+/// Closes the namespaces of policies that name a service whose pods are not known: those may be told of in what could never
+/// be read, and whoever they are, what protects them must not wait for that.
+fn close_unknown_targets(mesh: &mut Assembled, file: &Arc<str>) {
+    let known = |name: &NamespacedName| {
+        let service = mesh.services.iter().find(|one| one.origin == Origin::Kubernetes && one.name == *name);
+        // Without a selector only slices tell of its pods.
+        service.is_some_and(|service| !service.selector.is_empty())
+    };
+    let mut told = Vec::new();
+    for policy in &mesh.policies.authorization {
+        let Scope::Services(names) = &policy.scope else { continue };
+        if policy.dry_run || policy.action == Action::Audit {
+            continue;
+        }
+        let Some(unknown) = names.iter().find(|name| !known(name)) else { continue };
+        let namespace = &policy.name.namespace;
+        mesh.policies.unread.namespaces.entry(Arc::clone(namespace)).or_insert_with(|| Arc::clone(file));
+        told.push(Problem {
+            file: Arc::clone(&policy.place.file),
+            line: Some(policy.place.line),
+            object: Some(format!("AuthorizationPolicy {}", policy.name)),
+            message: format!(
+                "spec.targetRefs: {file} could never be read, and may say which pods stand behind Service {unknown}: until it \
+                 is repaired, nobody is let in in namespace {namespace}"
+            ),
+            severity: Severity::Error,
+        });
+    }
+    mesh.problems.extend(told);
+    mesh.problems.sort();
 }
 
 /// Returns when the folder has changed and is quiet again, or after `pause`.

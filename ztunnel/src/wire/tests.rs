@@ -22,6 +22,8 @@ fn every_seed_of_every_fuzz_target_holds() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     folders.sort();
+    // What is no parser of this folder has its own test.
+    folders.retain(|name| name != "manifests");
     assert_eq!(folders, CHECKS.map(|(name, _)| name), "a folder of seeds for every check");
     for (name, check) in CHECKS {
         assert!(folder.join(format!("targets/{name}.rs")).exists(), "a fuzz target for every check: {name}");

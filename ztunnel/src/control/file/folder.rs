@@ -11,17 +11,20 @@ use std::sync::Arc;
 
 use nix::fcntl::OFlag;
 
-use crate::control::manifests::{FileContent, FileError, parse};
-use crate::model::problem::Problem;
+use crate::control::manifests::{FileContent, FileError, PoliciesIn, parse, policies_in};
+use crate::model::policy::UnreadPolicies;
+use crate::model::problem::{Problem, Severity};
 
 /// The largest file that is read. A manifest of ten thousand pods has a tenth of it; what is larger is a mistake.
-const LARGEST_FILE: u64 = 16 * 1024 * 1024;
+pub(super) const LARGEST_FILE: u64 = 16 * 1024 * 1024;
 
 /// A folder and its files. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Folder {
     dir: PathBuf,
     files: BTreeMap<OsString, Manifest>,
+    /// Files that went when others came that make no sense.
+    gone: BTreeMap<OsString, Gone>,
     /// Why the folder as a whole could not be read the last time.
     unreadable: Option<Problem>,
     was_read: bool,
@@ -37,11 +40,22 @@ struct Manifest {
     content: Option<Arc<FileContent>>,
     /// Why the newest content does not count.
     error: Option<Problem>,
+    /// Where that has policies, for all that is known.
+    unread: PoliciesIn,
+}
+
+/// A file that may have been renamed: what it said may now stand in a file that has never made sense.
+#[derive(Debug, Clone)]
+struct Gone {
+    name: Arc<str>,
+    /// What it said, which counts as long as one of the others is there and makes no sense.
+    content: Arc<FileContent>,
+    others: BTreeSet<OsString>,
 }
 
 impl Folder {
     pub(super) fn new(dir: PathBuf) -> Self {
-        Self { dir, files: BTreeMap::new(), unreadable: None, was_read: false }
+        Self { dir, files: BTreeMap::new(), gone: BTreeMap::new(), unreadable: None, was_read: false }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -58,14 +72,44 @@ impl Folder {
         !self.was_read || self.files.values().any(|file| file.content.is_none())
     }
 
-    /// What counts, in the order of the files' names.
+    /// Which policies may stand in what has never made sense, in a mesh with this root namespace. Of several files the
+    /// first is named.
+    pub(super) fn unread(&self, root_namespace: &str) -> UnreadPolicies {
+        let mut unread = UnreadPolicies::default();
+        if !self.was_read {
+            unread.anywhere = Some(self.dir.to_string_lossy().into());
+        }
+        for file in self.files.values().filter(|file| file.content.is_none()) {
+            let namespaces = match &file.unread {
+                PoliciesIn::Namespaces(namespaces) if !namespaces.contains(root_namespace) => namespaces,
+                _ => {
+                    unread.anywhere.get_or_insert_with(|| Arc::clone(&file.name));
+                    continue;
+                }
+            };
+            for namespace in namespaces {
+                unread.namespaces.entry(Arc::clone(namespace)).or_insert_with(|| Arc::clone(&file.name));
+            }
+        }
+        unread
+    }
+
+    /// The first of what has never made sense.
+    pub(super) fn first_unread(&self) -> Option<Arc<str>> {
+        let never = || self.files.values().find(|file| file.content.is_none()).map(|file| Arc::clone(&file.name));
+        if self.was_read { never() } else { Some(self.dir.to_string_lossy().into()) }
+    }
+
+    /// What counts, in the order of the files' names; then that of files which may have been renamed.
     pub(super) fn contents(&self) -> impl Iterator<Item = (&Arc<str>, &FileContent)> {
-        self.files.values().filter_map(|file| Some((&file.name, file.content.as_deref()?)))
+        let there = self.files.values().filter_map(|file| Some((&file.name, file.content.as_deref()?)));
+        there.chain(self.gone.values().map(|gone| (&gone.name, &*gone.content)))
     }
 
     /// What could not be read.
     pub(super) fn problems(&self) -> impl Iterator<Item = Problem> {
-        self.unreadable.iter().chain(self.files.values().filter_map(|file| file.error.as_ref())).cloned()
+        let broken = self.files.values().filter_map(|file| file.error.as_ref());
+        self.unreadable.iter().chain(broken).cloned().chain(self.gone.values().map(Gone::problem))
     }
 
     /// Reads everything again. Blocks on the file system, on nothing else.
@@ -74,17 +118,39 @@ impl Folder {
             Ok(names) => {
                 self.unreadable = None;
                 self.was_read = true;
-                self.files.retain(|name, _| names.contains(name));
+                let before: BTreeSet<OsString> = self.files.keys().cloned().collect();
+                let files = std::mem::take(&mut self.files).into_iter();
+                let (there, went): (BTreeMap<_, _>, BTreeMap<_, _>) = files.partition(|(name, _)| names.contains(name));
+                self.files = there;
                 for name in names {
                     self.read_file(&name);
                 }
+                self.keep_renamed(&before, went);
             }
             Err(error) => {
                 let message = format!("cannot read the mesh folder: {error}; the last good mesh stays in force");
                 let file = self.dir.to_string_lossy().into();
-                self.unreadable = Some(Problem { file, line: None, object: None, message });
+                self.unreadable = Some(Problem { file, line: None, object: None, message, severity: Severity::Error });
             }
         }
+    }
+
+    /// Keeps what files said that went while others came which have never made sense: nobody knows whether they were
+    /// renamed, and what stands in them, policies above all, must not end with that.
+    fn keep_renamed(&mut self, before: &BTreeSet<OsString>, went: BTreeMap<OsString, Manifest>) {
+        let files = &self.files;
+        let never = |name: &OsString| files.get(name).is_some_and(|file| file.content.is_none());
+        let came: BTreeSet<OsString> =
+            files.keys().filter(|name| !before.contains(*name) && never(name)).cloned().collect();
+        if !came.is_empty() {
+            self.gone.values_mut().for_each(|gone| gone.others.extend(came.iter().cloned()));
+            let said = went.into_iter().filter_map(|(name, file)| {
+                Some((name, Gone { name: file.name, content: file.content?, others: came.clone() }))
+            });
+            self.gone.extend(said);
+        }
+        let is_back = |name: &OsString| files.get(name).is_some_and(|file| file.content.is_some());
+        self.gone.retain(|name, gone| !is_back(name) && gone.others.iter().any(never));
     }
 
     fn manifest_names(&self) -> io::Result<BTreeSet<OsString>> {
@@ -112,6 +178,7 @@ impl Folder {
             Err(error) => {
                 let file = self.manifest(name);
                 file.bytes = None;
+                file.unread = PoliciesIn::Anywhere;
                 file.fail(None, &error.to_string());
                 return;
             }
@@ -127,6 +194,7 @@ impl Folder {
                 file.error = None;
             }
             Err(error) => {
+                file.unread = policies_in_bytes(&bytes);
                 let problem = Problem::from(error);
                 file.fail(problem.line, &problem.message);
             }
@@ -139,7 +207,19 @@ impl Folder {
             bytes: None,
             content: None,
             error: None,
+            unread: PoliciesIn::Anywhere,
         })
+    }
+}
+
+impl Gone {
+    fn problem(&self) -> Problem {
+        let others: Vec<_> = self.others.iter().map(|name| name.to_string_lossy()).collect();
+        let message = format!(
+            "went when {} came, which makes no sense: what it said stays in force until that is repaired or removed",
+            others.join(", ")
+        );
+        Problem { file: Arc::clone(&self.name), line: None, object: None, message, severity: Severity::Error }
     }
 }
 
@@ -148,11 +228,13 @@ impl Manifest {
         let consequence = match self.content {
             Some(_) => "what the file said before stays in force",
             None => {
-                "the file counts for nothing until it is repaired, and nothing is sent where a pod that it tells of may be"
+                "the file counts for nothing until it is repaired; if it was there from the start, nothing is sent where a pod \
+                 that it tells of may be, and nobody is let in where a policy of it may say no"
             }
         };
         let message = format!("{why}; {consequence}");
-        self.error = Some(Problem { file: Arc::clone(&self.name), line, object: None, message });
+        self.error =
+            Some(Problem { file: Arc::clone(&self.name), line, object: None, message, severity: Severity::Error });
     }
 }
 
@@ -211,4 +293,10 @@ fn parse_bytes(name: &Arc<str>, bytes: &[u8]) -> Result<FileContent, FileError> 
     // A parser's panic over one file must not take the others with it.
     catch_unwind(AssertUnwindSafe(|| parse(name, text)))
         .unwrap_or_else(|_| Err(failed(None, "the parser failed over it; please report this with the file")))
+}
+
+/// The same of the policies in it. Another encoding may hide anything.
+fn policies_in_bytes(bytes: &[u8]) -> PoliciesIn {
+    let Ok(text) = std::str::from_utf8(bytes) else { return PoliciesIn::Anywhere };
+    catch_unwind(|| policies_in(text)).unwrap_or(PoliciesIn::Anywhere)
 }

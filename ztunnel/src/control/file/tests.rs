@@ -1,3 +1,5 @@
+mod kept;
+
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::time::Duration;
@@ -5,6 +7,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::time::timeout;
 
+use super::folder::LARGEST_FILE;
 use super::*;
 use crate::store::publish::{Changes, Reader, channel};
 
@@ -138,6 +141,131 @@ async fn a_broken_file_keeps_its_last_good_content() {
         mesh.until("b |").await;
     })
     .await;
+}
+
+fn policy(namespace: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: p, namespace: {namespace}}}\nspec: {spec}\n"
+    )
+}
+
+/// `POLICIES | FILE in NAMESPACE, ...`.
+fn policies(snapshot: &Snapshot) -> String {
+    let policies = snapshot.policies();
+    let known = policies.authorization().iter().map(|policy| format!("{} {}", policy.action.name(), policy.name));
+    let unread = policies.unread();
+    let unread = unread
+        .anywhere
+        .iter()
+        .map(|file| format!("{file} anywhere"))
+        .chain(unread.namespaces.iter().map(|(namespace, file)| format!("{file} in {namespace}")));
+    format!("{} | {}", known.collect::<Vec<_>>().join(", "), unread.collect::<Vec<_>>().join(", "))
+}
+
+#[tokio::test]
+async fn a_broken_policy_leaves_the_last_one_in_force() {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("p.yaml"), policy("demo", "{action: DENY, rules: [{}]}")).unwrap();
+    fs::write(dir.path().join("a.yaml"), pod("a")).unwrap();
+    running(dir.path(), SOON, async |mesh| {
+        assert_eq!(policies(&*mesh.until("a |").await), "DENY demo/p | ");
+        mesh.write("p.yaml", &policy("demo", "{action: DENNY}"));
+        let snapshot = mesh.until("a | p.yaml:4: spec.action: unknown variant").await;
+        assert_eq!(policies(&snapshot), "DENY demo/p | ");
+        assert!(snapshot.problems()[0].message.ends_with("what the file said before stays in force"));
+        mesh.write(
+            "p.yaml",
+            &policy("demo", "{action: ALLOW, rules: [{from: [{source: {ipBlocks: [10.0.0.0/40]}}]}]}"),
+        );
+        let told = "a | p.yaml:4: spec.rules[0].from[0].source.ipBlocks[0]: \"10.0.0.0/40\" is neither";
+        assert_eq!(policies(&*mesh.until(told).await), "DENY demo/p | ");
+        // What comes later and makes no sense has nobody kept out before.
+        mesh.write("q.yaml", &policy("istio-system", "7"));
+        assert_eq!(policies(&*mesh.until(&format!("{told}; q.yaml:4: spec: ")).await), "DENY demo/p | ");
+        mesh.write("p.yaml", &policy("demo", "{action: AUDIT}"));
+        assert_eq!(policies(&*mesh.until("a | q.yaml:4: spec: ").await), "AUDIT demo/p | ");
+        mesh.remove("p.yaml");
+        mesh.remove("q.yaml");
+        assert_eq!(policies(&*mesh.until("a |").await), " | ");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn policies_that_were_never_read_may_keep_out_anyone_in_their_namespaces() {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("a.yaml"), policy("one", "7")).unwrap();
+    fs::write(dir.path().join("b.yaml"), format!("{}---\n{}", policy("one", "{}"), policy("two", "7"))).unwrap();
+    fs::write(dir.path().join("c.yaml"), "kind: [").unwrap();
+    fs::write(dir.path().join("d.yaml"), policy("demo", "{}")).unwrap();
+    running(dir.path(), SOON, async |mesh| {
+        let snapshot = mesh.until("| a.yaml:4; b.yaml:9; c.yaml:1").await;
+        assert_eq!(policies(&snapshot), "ALLOW demo/p | a.yaml in one, b.yaml in two");
+        mesh.write("c.yaml", "kind: [ # PeerAuthentication");
+        let anywhere = "ALLOW demo/p | c.yaml anywhere, a.yaml in one, b.yaml in two";
+        while policies(&mesh.reader.load()) != anywhere {
+            mesh.changes.changed().await.unwrap();
+        }
+        mesh.remove("c.yaml");
+        mesh.write("a.yaml", &policy("istio-system", "7"));
+        let snapshot = mesh.until("| a.yaml:4; b.yaml:9").await;
+        assert_eq!(policies(&snapshot), "ALLOW demo/p | a.yaml anywhere, b.yaml in one, b.yaml in two");
+        mesh.write("a.yaml", &policy("one", "{action: DENY}"));
+        let snapshot = mesh.until("| b.yaml:9").await;
+        assert_eq!(policies(&snapshot), "ALLOW demo/p, DENY one/p | b.yaml in one, b.yaml in two");
+        mesh.write("b.yaml", &policy("two", "{}"));
+        assert_eq!(policies(&*mesh.until("|").await), "ALLOW demo/p, DENY one/p, ALLOW two/p | ");
+        mesh.write("c.yaml", &policy("istio-system", "7"));
+        let snapshot = mesh.until("| c.yaml:4").await;
+        assert_eq!(policies(&snapshot), "ALLOW demo/p, DENY one/p, ALLOW two/p | ");
+    })
+    .await;
+}
+
+#[test]
+fn what_cannot_be_read_at_all_may_hold_policies_of_anyone() {
+    let check = |fill: &dyn Fn(&Path), expected: &str| {
+        let dir = TempDir::new().unwrap();
+        fill(dir.path());
+        let snapshot = read_once(dir.path(), TrustDomain::default()).unwrap();
+        assert_eq!(policies(&snapshot), format!(" | {expected}"));
+        assert!(snapshot.is_partial() && snapshot.is_blind());
+    };
+    check(&|dir| fs::create_dir(dir.join("a.yaml")).unwrap(), "a.yaml anywhere");
+    check(&|dir| symlink("nowhere", dir.join("a.yaml")).unwrap(), "a.yaml anywhere");
+    check(&|dir| fs::write(dir.join("a.yaml"), b"\xff").unwrap(), "a.yaml anywhere");
+    let large = |dir: &Path| fs::File::create(dir.join("a.yaml")).unwrap().set_len(LARGEST_FILE + 1).unwrap();
+    check(&large, "a.yaml anywhere");
+    check(&|dir| fs::write(dir.join("a.yaml"), "kind: [").unwrap(), "");
+    // The settings name another root namespace than the usual one.
+    let settings = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata: {mesh: 'rootNamespace: \
+                    root'}\n";
+    let other_root = |namespace: &'static str| {
+        move |dir: &Path| {
+            fs::write(dir.join("a.yaml"), policy(namespace, "7")).unwrap();
+            fs::write(dir.join("mesh.yaml"), settings).unwrap();
+        }
+    };
+    check(&other_root("root"), "a.yaml anywhere");
+    check(&other_root("istio-system"), "a.yaml in istio-system");
+}
+
+#[test]
+fn a_folder_is_read_once_as_a_daemon_does_at_its_start() {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("a.yaml"), format!("{}---\n{}", pod("a"), policy("demo", "{action: DENY}"))).unwrap();
+    let domain: TrustDomain = "example.org".parse().unwrap();
+    let snapshot = read_once(dir.path(), domain.clone()).unwrap();
+    assert_eq!((snapshot.version(), snapshot.is_partial(), snapshot.is_blind()), (1, false, false));
+    assert_eq!((pods(&snapshot).as_str(), policies(&snapshot).as_str()), ("a", "DENY demo/p | "));
+    assert!(snapshot.workloads().all(|pod| pod.identity.trust_domain == domain));
+    fs::write(dir.path().join("b.yaml"), policy("other", "7")).unwrap();
+    let snapshot = read_once(dir.path(), domain.clone()).unwrap();
+    assert_eq!((snapshot.version(), snapshot.is_partial(), snapshot.is_blind()), (1, true, true));
+    assert_eq!(policies(&snapshot), "DENY demo/p | b.yaml in other");
+    assert!(matches(&snapshot, "a | b.yaml:4: spec: "));
+    let error = read_once(&dir.path().join("none"), domain).unwrap_err();
+    assert!(matches!(error, OpenFolderError::Unreadable { .. }), "{error}");
 }
 
 #[tokio::test]

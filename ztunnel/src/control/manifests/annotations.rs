@@ -40,7 +40,7 @@ impl Annotations<'_, '_> {
 
     fn report_at(&mut self, key: &str, message: String) {
         let line = self.lines.get(key).copied().unwrap_or(self.report.line);
-        self.report.add_at(line, message);
+        self.report.error_at(line, message);
     }
 
     /// The preferred endpoints; `None` where nothing is said.

@@ -1,4 +1,6 @@
-//! Joins the objects of all files to workloads and services.
+//! Joins the objects of all files to workloads, services and policies.
+
+mod policies;
 
 use std::collections::hash_map::{self, HashMap};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -6,15 +8,18 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::annotations;
+use super::authorization::AuthorizationManifest;
 use super::endpoints::Pods;
 use super::entry::EntryManifest;
-use super::mesh::MeshSettings;
+use super::mesh::{MeshSettings, ROOT_NAMESPACE};
+use super::peer_authentication::PeerAuthenticationManifest;
 use super::pod::PodManifest;
 use super::service::{ServiceManifest, SliceManifest};
 use super::{Body, FileContent, NamespaceManifest, Object, title};
 use crate::model::identity::TrustDomain;
 use crate::model::locality::{Distribution, Locality};
-use crate::model::problem::Problem;
+use crate::model::policy::{self, PolicySet};
+use crate::model::problem::{Problem, Severity};
 use crate::model::service::{Families, Origin, Service, Visibility};
 use crate::model::workload::{NamespacedName, Workload};
 use crate::store::claims::{Claimant, contested_addresses};
@@ -30,6 +35,10 @@ pub struct Assembled {
     pub registry_only: bool,
     /// The namespaces that are described.
     pub namespaces: BTreeSet<Arc<str>>,
+    /// Who may connect to whom; what could never be read is not in it.
+    pub policies: PolicySet,
+    /// The namespace whose policies are for the whole mesh.
+    pub root_namespace: Arc<str>,
     /// What is wrong, by file and line.
     pub problems: Vec<Problem>,
 }
@@ -61,8 +70,10 @@ pub fn assemble<'a>(
     objects.add_entries(&pods, &mut services, &mut problems);
     let registry_only = objects.mesh_settings(trust_domain, &mut problems);
     let namespaces = objects.namespaces.keys().map(|name| Arc::clone(name)).collect();
+    let root_namespace = objects.root_namespace();
+    let policies = policies::join(&objects, &root_namespace, &mut problems);
     problems.sort();
-    Assembled { workloads, services, registry_only, namespaces, problems }
+    Assembled { workloads, services, registry_only, namespaces, policies, root_namespace, problems }
 }
 
 /// Where an object stands.
@@ -73,8 +84,18 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
+    fn in_policy(self) -> policy::Place {
+        policy::Place { file: Arc::clone(self.file), line: self.line }
+    }
+
     fn problem(self, object: String, message: String) -> Problem {
-        Problem { file: Arc::clone(self.file), line: Some(self.line), object: Some(object), message }
+        Problem {
+            file: Arc::clone(self.file),
+            line: Some(self.line),
+            object: Some(object),
+            message,
+            severity: Severity::Error,
+        }
     }
 }
 
@@ -88,6 +109,8 @@ struct Objects<'a> {
     slices: BTreeMap<&'a NamespacedName, (Place<'a>, &'a SliceManifest)>,
     entries: BTreeMap<&'a NamespacedName, (Place<'a>, &'a EntryManifest)>,
     mesh: Option<(Place<'a>, &'a Object, &'a MeshSettings)>,
+    authorization: BTreeMap<&'a NamespacedName, (Place<'a>, &'a AuthorizationManifest)>,
+    authentication: BTreeMap<&'a NamespacedName, (Place<'a>, &'a PeerAuthenticationManifest)>,
 }
 
 impl<'a> Objects<'a> {
@@ -124,7 +147,14 @@ impl<'a> Objects<'a> {
             Body::Slice(slice) => drop(self.slices.insert(name, (place, slice))),
             Body::Entry(entry) => drop(self.entries.insert(name, (place, entry))),
             Body::Mesh(settings) => self.mesh = Some((place, object, settings)),
+            Body::Authorization(policy) => drop(self.authorization.insert(name, (place, policy))),
+            Body::PeerAuthentication(policy) => drop(self.authentication.insert(name, (place, policy))),
         }
+    }
+
+    fn root_namespace(&self) -> Arc<str> {
+        let named = self.mesh.as_ref().and_then(|(_, _, settings)| settings.root_namespace.clone());
+        named.unwrap_or_else(|| ROOT_NAMESPACE.into())
     }
 
     fn namespace(&self, name: &NamespacedName) -> NamespaceManifest {
@@ -232,6 +262,13 @@ impl<'a> Objects<'a> {
             let message = format!(
                 "data.mesh.trustDomain: {named} is not this daemon's trust domain, {trust_domain}, which counts: correct \
                  it here or with --trust-domain"
+            );
+            problems.push(place.problem(object.title(), message));
+        }
+        if let Some(alias) = settings.trust_domain_aliases.first() {
+            let message = format!(
+                "data.mesh.trustDomainAliases: {alias:?} does not count: principals are compared as they are; name each \
+                 trust domain in policies, or write \"*/ns/NAMESPACE/sa/NAME\""
             );
             problems.push(place.problem(object.title(), message));
         }

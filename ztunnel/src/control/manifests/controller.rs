@@ -68,7 +68,7 @@ fn label(labels: &BTreeMap<String, String>, key: &str, report: &mut Report<'_>) 
     if value.len() <= 63 && value.starts_with(edge) && value.ends_with(edge) && value.chars().all(allowed) {
         return Some(value.as_str().into());
     }
-    report.add(format!(
+    report.warn(format!(
         "label {key}: {value:?} is not a label's value: letters, digits, '-', '_' and '.'; it is ignored"
     ));
     None

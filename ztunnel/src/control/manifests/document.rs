@@ -14,9 +14,12 @@ use serde::{Deserialize, de};
 use serde_saphyr::{DefaultMessageFormatter, Error, MessageFormatter, Options, Spanned};
 use tracing::debug;
 
+use super::FileError;
+use super::authorization::AuthorizationPolicy;
 use super::entry::ServiceEntry;
+use super::field::{self, FieldError};
 use super::mesh::{MESH_CONFIG, ROOT_NAMESPACE};
-use super::{FileError, field};
+use super::peer_authentication::PeerAuthentication;
 
 /// One document of a file.
 pub(super) struct Document<'a> {
@@ -34,10 +37,34 @@ pub(super) struct Item {
 /// Where a resource stands and what it is called.
 pub(super) struct Place {
     pub(super) line: u64,
+    /// The lines of the file before its document.
+    pub(super) lines_before: u64,
+    /// Its place in a list, such as `items[2].`; empty for a document of its own.
+    path: String,
     pub(super) namespace: Option<String>,
     pub(super) name: Option<String>,
     /// The lines of its annotations.
     pub(super) annotations: BTreeMap<String, u64>,
+}
+
+impl Place {
+    /// What is wrong with a field of which only the name is known.
+    pub(super) fn wrong(&self, file: &Arc<str>, field: &str, message: String) -> FileError {
+        let (file, field) = (Arc::clone(file), Some(field.to_owned()));
+        FileError { file, line: Some(self.line), column: None, field, message }
+    }
+
+    /// What is wrong with a field, as seen from the file.
+    pub(super) fn error(&self, file: &Arc<str>, error: FieldError) -> FileError {
+        let FieldError { place: (line, column), field, message } = error;
+        FileError {
+            file: Arc::clone(file),
+            line: Some(self.lines_before + line),
+            column: Some(column),
+            field: Some(format!("{}{field}", self.path)),
+            message,
+        }
+    }
 }
 
 /// A resource of a kind that means something here.
@@ -50,8 +77,10 @@ pub(super) enum Resource {
     Entry(Box<ServiceEntry>),
     /// Istio's mesh-wide settings; other ConfigMaps mean nothing.
     Mesh(Box<ConfigMap>),
-    /// A rule that people rely on and that this version does not carry out.
-    NotEnforced(&'static str),
+    Authorization(Box<AuthorizationPolicy>),
+    PeerAuthentication(Box<PeerAuthentication>),
+    /// A rule that people rely on and that can't be carried out here.
+    RequestAuthentication,
 }
 
 impl Resource {
@@ -64,7 +93,9 @@ impl Resource {
             Self::Slice(_) => "EndpointSlice",
             Self::Entry(_) => "ServiceEntry",
             Self::Mesh(_) => "ConfigMap",
-            Self::NotEnforced(kind) => kind,
+            Self::Authorization(_) => "AuthorizationPolicy",
+            Self::PeerAuthentication(_) => "PeerAuthentication",
+            Self::RequestAuthentication => "RequestAuthentication",
         }
     }
 
@@ -74,7 +105,7 @@ impl Resource {
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Kind {
+pub(super) enum Kind {
     Namespace,
     Node,
     Pod,
@@ -82,7 +113,9 @@ enum Kind {
     Slice,
     Entry,
     Mesh,
-    NotEnforced(&'static str),
+    Authorization,
+    PeerAuthentication,
+    RequestAuthentication,
     List,
     Unknown,
 }
@@ -103,8 +136,14 @@ struct HeaderMetadata {
     annotations: Option<BTreeMap<String, Spanned<IgnoredAny>>>,
 }
 
+/// What stands beside the items of a List is nothing else: a misspelt field would leave all of them out.
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[expect(dead_code, reason = "some fields are checked by being read")]
 struct ListHeader {
+    api_version: Option<IgnoredAny>,
+    kind: Option<IgnoredAny>,
+    metadata: Option<IgnoredAny>,
     items: Option<Vec<Spanned<Header>>>,
 }
 
@@ -130,9 +169,9 @@ impl Header {
             ("", "List") => Kind::List,
             ("discovery.k8s.io", "EndpointSlice") => Kind::Slice,
             ("networking.istio.io", "ServiceEntry") => Kind::Entry,
-            ("security.istio.io", "AuthorizationPolicy") => Kind::NotEnforced("AuthorizationPolicy"),
-            ("security.istio.io", "PeerAuthentication") => Kind::NotEnforced("PeerAuthentication"),
-            ("security.istio.io", "RequestAuthentication") => Kind::NotEnforced("RequestAuthentication"),
+            ("security.istio.io", "AuthorizationPolicy") => Kind::Authorization,
+            ("security.istio.io", "PeerAuthentication") => Kind::PeerAuthentication,
+            ("security.istio.io", "RequestAuthentication") => Kind::RequestAuthentication,
             (
                 "" | "discovery.k8s.io" | "networking.istio.io" | "security.istio.io",
                 "NamespaceList"
@@ -149,6 +188,21 @@ impl Header {
                 return Err(format!(
                     "kind {kind} is not read: write kind: List, with apiVersion and kind in each item"
                 ));
+            }
+            // Whoever wrote it relies on it: it must not go for another's.
+            ("security.istio.io", _) => {
+                return Err(format!(
+                    "{kind:?} is no kind of security.istio.io: write AuthorizationPolicy, PeerAuthentication or \
+                     RequestAuthentication"
+                ));
+            }
+            (group, "AuthorizationPolicy" | "PeerAuthentication" | "RequestAuthentication")
+                if group.is_empty() || group.ends_with("istio.io") =>
+            {
+                return Err(format!("{version:?} has no {kind}: write apiVersion: security.istio.io/v1"));
+            }
+            (_, kind) if kind.eq_ignore_ascii_case("List") => {
+                return Err("what is in it is not read: write apiVersion: v1 and kind: List".to_owned());
             }
             _ => {
                 debug!(api_version = version, kind, "a manifest of another kind is ignored");
@@ -185,31 +239,65 @@ pub(super) fn split(text: &str) -> Vec<Document<'_>> {
 pub(super) fn read(file: &Arc<str>, document: &Document<'_>) -> Result<Vec<Item>, FileError> {
     let text = document.text;
     let failed = |error: &Error| document.error(file, error);
-    let parsed = serde_saphyr::from_str_with_options::<Option<Spanned<Header>>>(text, options());
-    let Some(header) = parsed.map_err(|error| failed(&error))? else {
-        return Ok(Vec::new());
-    };
-    let kind = document.kind(file, &header)?;
-    if kind != Kind::List {
-        let resource = deserialize(text, KindSeed(kind)).map_err(|error| failed(&error))?;
-        return Ok(document.item(header, resource).into_iter().collect());
+    let Some(headers) = document.headers(file)? else { return Ok(Vec::new()) };
+    match headers {
+        Headers::One(header, kind) => {
+            let resource = deserialize(text, KindSeed(kind)).map_err(|error| failed(&error))?;
+            Ok(document.item(header, String::new(), resource).into_iter().collect())
+        }
+        Headers::List(headers, kinds) => {
+            let resources = deserialize(text, ListSeed(&kinds)).map_err(|error| failed(&error))?;
+            let items =
+                headers.into_iter().zip(resources).enumerate().filter_map(|(index, (header, resource))| {
+                    document.item(header, format!("items[{index}]."), resource)
+                });
+            Ok(items.collect())
+        }
     }
-    let list: ListHeader = serde_saphyr::from_str_with_options(text, options()).map_err(|error| failed(&error))?;
-    let headers = list.items.unwrap_or_default();
-    let kinds = headers.iter().map(|header| document.kind(file, header)).collect::<Result<Vec<_>, _>>()?;
-    if let Some((header, _)) = headers.iter().zip(&kinds).find(|(_, kind)| **kind == Kind::List) {
-        return Err(document.wrong(file, header, "a List inside a List is not read".to_owned()));
-    }
-    let resources = deserialize(text, ListSeed(&kinds)).map_err(|error| failed(&error))?;
-    Ok(headers.into_iter().zip(resources).filter_map(|(header, resource)| document.item(header, resource)).collect())
+}
+
+/// Kind and namespace of every resource of a document, whatever else is wrong with them; `None` where not even that can
+/// be read.
+pub(super) fn kinds(document: &Document<'_>) -> Option<Vec<(Kind, Option<String>)>> {
+    let of = |header: Spanned<Header>| header.value.metadata.and_then(|metadata| metadata.namespace);
+    Some(match document.headers(&"".into()).ok()? {
+        None => Vec::new(),
+        Some(Headers::One(header, kind)) => vec![(kind, of(header))],
+        Some(Headers::List(headers, kinds)) => kinds.into_iter().zip(headers.into_iter().map(of)).collect(),
+    })
+}
+
+/// The first look at a whole document.
+enum Headers {
+    One(Spanned<Header>, Kind),
+    /// The items of a list.
+    List(Vec<Spanned<Header>>, Vec<Kind>),
 }
 
 impl Document<'_> {
+    /// `None` where nothing stands.
+    fn headers(&self, file: &Arc<str>) -> Result<Option<Headers>, FileError> {
+        let failed = |error: Error| self.error(file, &error);
+        let parsed = serde_saphyr::from_str_with_options::<Option<Spanned<Header>>>(self.text, options());
+        let Some(header) = parsed.map_err(failed)? else { return Ok(None) };
+        let kind = self.kind(file, &header)?;
+        if kind != Kind::List {
+            return Ok(Some(Headers::One(header, kind)));
+        }
+        let list: ListHeader = serde_saphyr::from_str_with_options(self.text, options()).map_err(failed)?;
+        let headers = list.items.unwrap_or_default();
+        let kinds = headers.iter().map(|header| self.kind(file, header)).collect::<Result<Vec<_>, _>>()?;
+        if let Some((header, _)) = headers.iter().zip(&kinds).find(|(_, kind)| **kind == Kind::List) {
+            return Err(self.wrong(file, header, "a List inside a List is not read".to_owned()));
+        }
+        Ok(Some(Headers::List(headers, kinds)))
+    }
+
     fn kind(&self, file: &Arc<str>, header: &Spanned<Header>) -> Result<Kind, FileError> {
         header.value.kind().map_err(|message| self.wrong(file, header, message))
     }
 
-    fn item(&self, header: Spanned<Header>, resource: Option<Resource>) -> Option<Item> {
+    fn item(&self, header: Spanned<Header>, path: String, resource: Option<Resource>) -> Option<Item> {
         let line = self.line(header.referenced.line());
         let (namespace, name, annotations) = match header.value.metadata {
             Some(metadata) => (metadata.namespace, metadata.name, metadata.annotations.unwrap_or_default()),
@@ -217,7 +305,10 @@ impl Document<'_> {
         };
         let annotations =
             annotations.into_iter().map(|(key, value)| (key, self.line(value.referenced.line()))).collect();
-        Some(Item { place: Place { line, namespace, name, annotations }, resource: resource? })
+        Some(Item {
+            place: Place { line, lines_before: self.lines_before, path, namespace, name, annotations },
+            resource: resource?,
+        })
     }
 
     fn line(&self, line_in_document: u64) -> u64 {
@@ -288,9 +379,11 @@ impl<'de> DeserializeSeed<'de> for KindSeed {
             Kind::Slice => Resource::Slice(Box::deserialize(deserializer)?),
             Kind::Entry => Resource::Entry(Box::deserialize(deserializer)?),
             Kind::Mesh => Resource::Mesh(Box::deserialize(deserializer)?),
-            Kind::NotEnforced(kind) => {
+            Kind::Authorization => Resource::Authorization(Box::deserialize(deserializer)?),
+            Kind::PeerAuthentication => Resource::PeerAuthentication(Box::deserialize(deserializer)?),
+            Kind::RequestAuthentication => {
                 IgnoredAny::deserialize(deserializer)?;
-                Resource::NotEnforced(kind)
+                Resource::RequestAuthentication
             }
             Kind::List | Kind::Unknown => {
                 IgnoredAny::deserialize(deserializer)?;

@@ -120,14 +120,14 @@ pub(super) fn read(
     match resolution {
         Resolution::Passthrough => {}
         Resolution::Endpoints if given.is_empty() && selector.is_empty() => {
-            report.add(
+            report.error(
                 "spec: resolution is STATIC, but there are neither endpoints nor a workloadSelector: it leads nowhere",
             );
         }
         Resolution::Endpoints if given.is_empty() => selected = selector,
         Resolution::Endpoints => {
             if !selector.is_empty() {
-                report.add("spec: workloadSelector does not count beside endpoints: write one of them");
+                report.error("spec: workloadSelector does not count beside endpoints: write one of them");
             }
             endpoints = given.iter().filter_map(|given| endpoint(given, &ports, report)).collect();
             endpoints.sort_by_key(|endpoint| endpoint.address);
@@ -135,7 +135,7 @@ pub(super) fn read(
     }
     let exported = spec.export_to.as_deref().filter(|entries| !entries.is_empty()).map(|entries| {
         let (visibility, wrong) = visibility(entries.iter().map(String::as_str), &name.namespace);
-        wrong.into_iter().for_each(|message| report.add(format!("spec.exportTo: {message}")));
+        wrong.into_iter().for_each(|message| report.error(format!("spec.exportTo: {message}")));
         visibility
     });
     let identities = identities(spec.subject_alt_names.as_deref().unwrap_or_default(), report);
@@ -170,7 +170,7 @@ fn limit(spec: &mut Spec, report: &mut Report<'_>) {
 
 fn cut<T>(field: &str, list: &mut Option<Vec<T>>, most: usize, report: &mut Report<'_>) {
     if let Some(list) = list.as_mut().filter(|list| list.len() > most) {
-        report.add(format!("spec.{field}: there are {}, of which only the first {most} count", list.len()));
+        report.error(format!("spec.{field}: there are {}, of which only the first {most} count", list.len()));
         list.truncate(most);
     }
 }
@@ -180,10 +180,10 @@ fn resolution(spec: &Spec, report: &mut Report<'_>) -> Resolution {
         EntryResolution::Static => return Resolution::Endpoints,
         EntryResolution::None => {
             if spec.endpoints.as_ref().is_some_and(|endpoints| !endpoints.is_empty()) {
-                report.add("spec.endpoints: with resolution NONE they do not count: write resolution STATIC");
+                report.error("spec.endpoints: with resolution NONE they do not count: write resolution STATIC");
             }
         }
-        EntryResolution::Dns | EntryResolution::DnsRoundRobin | EntryResolution::DynamicDns => report.add(
+        EntryResolution::Dns | EntryResolution::DnsRoundRobin | EntryResolution::DynamicDns => report.warn(
             "spec.resolution: host names are not resolved by this version: what goes to the entry's addresses goes on to \
              where it wanted, and its endpoints do not count",
         ),
@@ -198,13 +198,13 @@ fn hosts(spec: &Spec, report: &mut Report<'_>) -> Vec<Arc<str>> {
         let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.' | '_');
         let name = host.strip_prefix("*.").unwrap_or(&host);
         if host.len() > 253 || name.is_empty() || !name.chars().all(allowed) {
-            report.add(format!("spec.hosts: {text:?} is not a host name; it is ignored"));
+            report.error(format!("spec.hosts: {text:?} is not a host name; it is ignored"));
         } else if !hosts.iter().any(|known| **known == *host) {
             hosts.push(host.into());
         }
     }
     if hosts.is_empty() {
-        report.add("spec.hosts: there is none: the entry counts for nothing");
+        report.error("spec.hosts: there is none: the entry counts for nothing");
     }
     hosts
 }
@@ -221,7 +221,7 @@ fn addresses(spec: &Spec, report: &mut Report<'_>) -> (Vec<IpAddr>, Vec<IpNet>) 
             }
             Ok(range) if ranges.contains(&range) => {}
             Ok(range) => ranges.push(range),
-            Err(error) => report.add(format!("spec.addresses: {error}; it is not taken as the entry's")),
+            Err(error) => report.error(format!("spec.addresses: {error}; it is not taken as the entry's")),
         }
     }
     (vips, ranges)
@@ -254,7 +254,7 @@ fn ports(spec: &Spec, report: &mut Report<'_>) -> Vec<ServicePort> {
         let mut number = |field: &str, value: u32| {
             let number = port_number(value);
             if number.is_none() {
-                report.add(format!(
+                report.error(format!(
                     "spec.ports.{field}: {value} is not a port from 1 to 65535; the entry lacks this port"
                 ));
             }
@@ -287,7 +287,7 @@ fn endpoint(given: &WorkloadEntry, ports: &[ServicePort], report: &mut Report<'_
                 unix if unix.starts_with("unix://") => format!("{text:?} is a Unix socket, which is not TCP"),
                 _ => error,
             };
-            report.add(format!("spec.endpoints.address: {error}; the endpoint is ignored"));
+            report.error(format!("spec.endpoints.address: {error}; the endpoint is ignored"));
             return None;
         }
     };
@@ -302,7 +302,7 @@ fn endpoint(given: &WorkloadEntry, ports: &[ServicePort], report: &mut Report<'_
         match target {
             Some(target) => drop(targets.insert(port.port, target)),
             None => {
-                report.add(format!("spec.endpoints.ports: {address} has no port from 1 to 65535 for {}", port.port));
+                report.error(format!("spec.endpoints.ports: {address} has no port from 1 to 65535 for {}", port.port));
             }
         }
     }
@@ -323,7 +323,7 @@ fn identities(names: &[String], report: &mut Report<'_>) -> Vec<SpiffeId> {
     for name in names {
         match name.parse() {
             Ok(identity) => identities.push(identity),
-            Err(error) => report.add(format!("spec.subjectAltNames: {error}; it is nobody's identity")),
+            Err(error) => report.error(format!("spec.subjectAltNames: {error}; it is nobody's identity")),
         }
     }
     identities

@@ -1,4 +1,4 @@
-//! Which field of a document stands at a line and column, for error messages.
+//! Fields in error messages: which of them is wrong, and which stands at a line and column.
 
 use std::fmt::{self, Write};
 
@@ -14,6 +14,24 @@ const DEEPEST: usize = 32;
 
 /// How many values a document may hold to be explained; a hundred bytes each are allocated for it.
 const LARGEST: usize = 250_000;
+
+/// A field whose value makes its file count for nothing.
+#[derive(Debug)]
+pub(super) struct FieldError {
+    /// Line and column in the document, each counted from 1.
+    pub(super) place: (u64, u64),
+    /// Its path in the object, such as `spec.rules[0].from[1].source`.
+    pub(super) field: String,
+    /// What is wrong.
+    pub(super) message: String,
+}
+
+impl FieldError {
+    pub(super) fn new<T>(at: &Spanned<T>, field: impl Into<String>, message: impl Into<String>) -> Self {
+        let place = (at.referenced.line(), at.referenced.column());
+        Self { place, field: field.into(), message: message.into() }
+    }
+}
 
 /// The path of the innermost field that begins at or before a place, such as `spec.containers[0].ports`; `None` where
 /// the document is no YAML at all or the place is before its first field.

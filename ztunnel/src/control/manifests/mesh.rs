@@ -1,14 +1,15 @@
 //! Istio's mesh-wide settings: the ConfigMap `istio`, whose key `mesh` holds YAML.
 
 use std::str::FromStr;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use serde::Deserialize;
 
-use super::{document, field};
+use super::{check_name, document, field};
 use crate::model::identity::TrustDomain;
 
-/// The namespace with the mesh-wide settings.
+/// The namespace with the mesh-wide settings, and with the mesh-wide policies where the settings name no other.
 pub const ROOT_NAMESPACE: &str = "istio-system";
 /// Name of the ConfigMap.
 pub const MESH_CONFIG: &str = "istio";
@@ -22,6 +23,10 @@ pub(super) struct MeshSettings {
     pub(super) trust_domain: Option<TrustDomain>,
     /// Whom services without an `exportTo` of their own are exported to; empty: everyone.
     pub(super) export_to: Vec<String>,
+    /// The namespace whose policies are for the whole mesh, if another is named.
+    pub(super) root_namespace: Option<Arc<str>>,
+    /// Other names of the trust domain; they don't count.
+    pub(super) trust_domain_aliases: Vec<String>,
 }
 
 /// Why the settings can't be read.
@@ -38,6 +43,8 @@ struct MeshConfig {
     outbound_traffic_policy: Option<OutboundTrafficPolicy>,
     trust_domain: Option<String>,
     default_service_export_to: Option<Vec<String>>,
+    root_namespace: Option<String>,
+    trust_domain_aliases: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -68,7 +75,12 @@ pub(super) fn read(config_map: &ConfigMap) -> Result<MeshSettings, MeshError> {
     let config = config.unwrap_or_default();
     let trust_domain = config.trust_domain.filter(|text| !text.is_empty());
     let trust_domain = trust_domain.map(|text| TrustDomain::from_str(&text)).transpose();
+    let root_namespace = config.root_namespace.filter(|text| !text.is_empty());
+    let wrong_root = |error| failed(Some("rootNamespace".to_owned()), error);
+    root_namespace.as_deref().map_or(Ok(()), check_name).map_err(wrong_root)?;
     Ok(MeshSettings {
+        root_namespace: root_namespace.map(Arc::from),
+        trust_domain_aliases: config.trust_domain_aliases.unwrap_or_default(),
         registry_only: config.outbound_traffic_policy.and_then(|policy| policy.mode) == Some(Mode::RegistryOnly),
         export_to: config.default_service_export_to.unwrap_or_default(),
         trust_domain: trust_domain.map_err(|error| failed(Some("trustDomain".to_owned()), error.to_string()))?,

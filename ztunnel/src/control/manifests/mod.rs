@@ -6,6 +6,10 @@
 
 mod annotations;
 mod assemble;
+mod authorization;
+mod bounded;
+#[cfg(any(test, fuzzing))]
+pub mod check;
 mod controller;
 mod document;
 mod endpoints;
@@ -13,30 +17,40 @@ mod entry;
 mod field;
 mod mesh;
 mod node;
+mod peer_authentication;
 mod pod;
+mod probe;
+mod security;
 mod service;
+mod unread;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Namespace;
+use serde_saphyr::Spanned;
 use thiserror::Error;
 
 use self::annotations::Annotations;
-use self::document::{Item, Resource};
+use self::authorization::AuthorizationManifest;
+use self::document::{Item, Place, Resource};
 use self::entry::EntryManifest;
 use self::mesh::MeshSettings;
+use self::peer_authentication::PeerAuthenticationManifest;
 use self::pod::PodManifest;
 use self::service::{ServiceManifest, SliceManifest};
 use crate::model::locality::{Distribution, Locality};
-use crate::model::problem::Problem;
+use crate::model::policy;
+use crate::model::problem::{Problem, Severity};
 use crate::model::workload::NamespacedName;
 
 pub use self::annotations::{EXPORT_TO, TRAFFIC_DISTRIBUTION};
 pub use self::assemble::{Assembled, assemble};
+pub use self::authorization::DRY_RUN;
 pub use self::mesh::{MESH_CONFIG, ROOT_NAMESPACE};
 pub use self::pod::{EXCLUDE_INBOUND_PORTS, EXCLUDE_OUTBOUND_CIDRS, EXCLUDE_OUTBOUND_PORTS, MODE_LABEL, NETNS};
+pub use self::unread::{PoliciesIn, policies_in};
 
 /// Why a file counts for nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -69,7 +83,13 @@ impl fmt::Display for FileError {
 impl From<FileError> for Problem {
     fn from(error: FileError) -> Self {
         let field = error.field.map(|field| format!("{field}: ")).unwrap_or_default();
-        Self { file: error.file, line: error.line, object: None, message: format!("{field}{}", error.message) }
+        Self {
+            file: error.file,
+            line: error.line,
+            object: None,
+            message: format!("{field}{}", error.message),
+            severity: Severity::Error,
+        }
     }
 }
 
@@ -97,6 +117,8 @@ enum Body {
     Slice(Box<SliceManifest>),
     Entry(Box<EntryManifest>),
     Mesh(MeshSettings),
+    Authorization(Box<AuthorizationManifest>),
+    PeerAuthentication(Box<PeerAuthenticationManifest>),
 }
 
 /// What a namespace says to what is in it.
@@ -118,6 +140,8 @@ impl Body {
             Self::Slice(_) => "EndpointSlice",
             Self::Entry(_) => "ServiceEntry",
             Self::Mesh(_) => "ConfigMap",
+            Self::Authorization(_) => "AuthorizationPolicy",
+            Self::PeerAuthentication(_) => "PeerAuthentication",
         }
     }
 }
@@ -137,18 +161,39 @@ fn title(kind: &str, name: &NamespacedName) -> String {
 struct Report<'a> {
     file: &'a Arc<str>,
     line: u64,
+    /// The lines of the file before the object's document.
+    lines_before: u64,
     object: String,
     problems: &'a mut Vec<Problem>,
 }
 
 impl Report<'_> {
-    fn add(&mut self, message: impl Into<String>) {
-        self.add_at(self.line, message);
+    /// Something counts for nothing, or is not done.
+    fn error(&mut self, message: impl Into<String>) {
+        self.add(self.line, message.into(), Severity::Error);
     }
 
-    fn add_at(&mut self, line: u64, message: impl Into<String>) {
+    fn error_at(&mut self, line: u64, message: impl Into<String>) {
+        self.add(line, message.into(), Severity::Error);
+    }
+
+    /// Something may not mean what it was meant to.
+    fn warn(&mut self, message: impl Into<String>) {
+        self.add(self.line, message.into(), Severity::Warning);
+    }
+
+    fn warn_at(&mut self, line: u64, message: impl Into<String>) {
+        self.add(line, message.into(), Severity::Warning);
+    }
+
+    /// Where a value stands in the file.
+    fn line_of<T>(&self, value: &Spanned<T>) -> u64 {
+        self.lines_before + value.referenced.line()
+    }
+
+    fn add(&mut self, line: u64, message: String, severity: Severity) {
         let (file, object) = (Arc::clone(self.file), Some(self.object.clone()));
-        self.problems.push(Problem { file, line: Some(line), object, message: message.into() });
+        self.problems.push(Problem { file, line: Some(line), object, message, severity });
     }
 }
 
@@ -163,15 +208,23 @@ pub fn parse(file: &Arc<str>, text: &str) -> Result<FileContent, FileError> {
     Ok(content)
 }
 
+/// Where each object stands, by kind and name; of two with one name, the first, which counts.
+pub fn places<'a>(
+    files: impl IntoIterator<Item = (&'a Arc<str>, &'a FileContent)>,
+) -> HashMap<(&'static str, NamespacedName), policy::Place> {
+    let mut places = HashMap::new();
+    for (file, content) in files {
+        for object in &content.objects {
+            let key = (object.body.kind(), object.name.clone());
+            places.entry(key).or_insert_with(|| policy::Place { file: Arc::clone(file), line: object.line });
+        }
+    }
+    places
+}
+
 fn read_item(file: &Arc<str>, item: Item, content: &mut FileContent) -> Result<(), FileError> {
     let Item { place, resource } = item;
-    let wrong = |field: &str, message: String| FileError {
-        file: Arc::clone(file),
-        line: Some(place.line),
-        column: None,
-        field: Some(field.to_owned()),
-        message,
-    };
+    let wrong = |field: &str, message: String| place.wrong(file, field, message);
     let namespaced = resource.is_namespaced();
     let name = place.name.as_deref().ok_or_else(|| wrong("metadata.name", "is missing".to_owned()))?;
     let namespace = match (namespaced, place.namespace.as_deref()) {
@@ -186,32 +239,53 @@ fn read_item(file: &Arc<str>, item: Item, content: &mut FileContent) -> Result<(
     }
     let name = NamespacedName::new(namespace, name);
     let object = title(resource.kind(), &name);
-    let mut report = Report { file, line: place.line, object, problems: &mut content.problems };
-    let body = match resource {
-        Resource::Namespace(namespace) => Body::Namespace(read_namespace(*namespace, &place.annotations, &mut report)),
-        Resource::Node(node) => Body::Node(node::read(*node)),
-        Resource::Pod(pod) => Body::Pod(Box::new(pod::read(&name, *pod, &place.annotations, &mut report))),
-        Resource::Service(service) => {
-            Body::Service(Box::new(service::read(&name, *service, &place.annotations, &mut report)))
-        }
-        Resource::Slice(slice) => match service::read_slice(&name, *slice, &mut report) {
-            Some(slice) => Body::Slice(Box::new(slice)),
-            None => return Ok(()),
-        },
-        Resource::Entry(entry) => Body::Entry(Box::new(entry::read(&name, *entry, &place.annotations, &mut report))),
-        Resource::Mesh(config_map) => {
-            Body::Mesh(mesh::read(&config_map).map_err(|error| wrong(&error.field, error.message))?)
-        }
-        Resource::NotEnforced(kind) => {
-            report.add(format!(
-                "{kind} is not enforced by this version: whoever it should keep out is let in, and whatever it asks \
-                 for is not done"
-            ));
-            return Ok(());
-        }
-    };
-    content.objects.push(Object { line: place.line, name, body });
+    let mut report =
+        Report { file, line: place.line, lines_before: place.lines_before, object, problems: &mut content.problems };
+    if let Some(body) = read_body(&name, &place, resource, &mut report)? {
+        content.objects.push(Object { line: place.line, name, body });
+    }
     Ok(())
+}
+
+/// `None`: it means nothing here, which is told.
+fn read_body(
+    name: &NamespacedName,
+    place: &Place,
+    resource: Resource,
+    report: &mut Report<'_>,
+) -> Result<Option<Body>, FileError> {
+    let file = report.file;
+    Ok(Some(match resource {
+        Resource::Namespace(namespace) => Body::Namespace(read_namespace(*namespace, &place.annotations, report)),
+        Resource::Node(node) => Body::Node(node::read(*node)),
+        Resource::Pod(pod) => Body::Pod(Box::new(pod::read(name, *pod, &place.annotations, report))),
+        Resource::Service(service) => {
+            Body::Service(Box::new(service::read(name, *service, &place.annotations, report)))
+        }
+        Resource::Slice(slice) => {
+            return Ok(service::read_slice(name, *slice, report).map(|slice| Body::Slice(Box::new(slice))));
+        }
+        Resource::Entry(entry) => Body::Entry(Box::new(entry::read(name, *entry, &place.annotations, report))),
+        Resource::Mesh(config_map) => {
+            Body::Mesh(mesh::read(&config_map).map_err(|error| place.wrong(file, &error.field, error.message))?)
+        }
+        Resource::Authorization(policy) => {
+            let read = authorization::read(name, *policy, &place.annotations, report);
+            let policy = read.map_err(|error| place.error(file, error))?;
+            return Ok(policy.map(|policy| Body::Authorization(Box::new(policy))));
+        }
+        Resource::PeerAuthentication(policy) => {
+            let read = peer_authentication::read(*policy, report);
+            Body::PeerAuthentication(Box::new(read.map_err(|error| place.error(file, error))?))
+        }
+        Resource::RequestAuthentication => {
+            report.warn(
+                "RequestAuthentication needs a waypoint: tokens are in requests, which can't be seen at this layer, so that \
+                 nobody is kept out by it",
+            );
+            return Ok(None);
+        }
+    }))
 }
 
 fn read_namespace(
@@ -249,4 +323,4 @@ fn usable_address(text: &str) -> Result<std::net::IpAddr, String> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
 
 use super::annotations::Annotations;
-use super::{Report, check_name, controller, node, usable_address};
+use super::{Report, check_name, controller, node, probe, usable_address};
 use crate::model::identity::{SpiffeId, TrustDomain};
 use crate::model::locality::Locality;
 use crate::model::workload::{
@@ -84,6 +84,7 @@ pub(super) fn read(
     let exclusions = exclusions(&mut annotations);
 
     let addresses = addresses(&status, report);
+    let node_addresses = node_addresses(&status, report);
     let terminating = metadata.deletion_timestamp.is_some();
     let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
     let finished = ended || (terminating && addresses.is_empty());
@@ -104,6 +105,8 @@ pub(super) fn read(
         labels: Arc::new(labels),
         netns: netns.filter(|path| !path.as_os_str().is_empty()),
         ports: ports(&spec),
+        probe_ports: probe::ports(&spec),
+        node_addresses,
         ready: !terminating && !finished && condition_ready(&status),
         finished,
         membership: Membership::NotLabelled,
@@ -125,15 +128,28 @@ fn exclusions(annotations: &mut Annotations<'_, '_>) -> Exclusions {
 
 fn addresses(status: &PodStatus, report: &mut Report<'_>) -> Vec<IpAddr> {
     let all = status.pod_ips.iter().flatten().map(|entry| entry.ip.as_str());
+    let wrong = |error| report.error(format!("status.podIPs: {error}; it is not taken as the pod's"));
+    usable(all, status.pod_ip.as_deref(), wrong)
+}
+
+/// The addresses from which the pod's kubelet may ask how it is.
+fn node_addresses(status: &PodStatus, report: &mut Report<'_>) -> Vec<IpAddr> {
+    let all = status.host_ips.iter().flatten().map(|entry| entry.ip.as_str());
+    let wrong = |error| report.error(format!("status.hostIPs: {error}; it is not taken as the node's"));
+    usable(all, status.host_ip.as_deref(), wrong)
+}
+
+/// The addresses of a list, or else the one that stands beside it, without what is wrong and without duplicates.
+fn usable<'a>(all: impl Iterator<Item = &'a str>, one: Option<&'a str>, mut wrong: impl FnMut(String)) -> Vec<IpAddr> {
     let mut texts: Vec<&str> = all.filter(|text| !text.is_empty()).collect();
     if texts.is_empty() {
-        texts.extend(status.pod_ip.as_deref().filter(|text| !text.is_empty()));
+        texts.extend(one.filter(|text| !text.is_empty()));
     }
     let (mut addresses, mut seen) = (Vec::new(), HashSet::new());
     for text in texts {
         match usable_address(text) {
             Ok(address) => addresses.extend(seen.insert(address).then_some(address)),
-            Err(error) => report.add(format!("status.podIPs: {error}; it is not taken as the pod's")),
+            Err(error) => wrong(error),
         }
     }
     addresses
@@ -152,7 +168,7 @@ fn valid(name: Option<&str>, field: &str, consequence: &str, report: &mut Report
     match check_name(name) {
         Ok(()) => Some(name.into()),
         Err(error) => {
-            report.add(format!("{field}: {error}; {consequence}"));
+            report.error(format!("{field}: {error}; {consequence}"));
             None
         }
     }

@@ -84,12 +84,13 @@ fn distribution(spec: &ServiceSpec, report: &mut Report<'_>) -> Option<Distribut
         Some("Local") => return Some(Distribution::SameNode),
         None | Some("" | "Cluster") => {}
         Some(other) => {
-            report.add(format!("spec.internalTrafficPolicy: {other:?} is not Cluster or Local; it counts as Cluster"));
+            report
+                .error(format!("spec.internalTrafficPolicy: {other:?} is not Cluster or Local; it counts as Cluster"));
         }
     }
     let text = spec.traffic_distribution.as_deref().filter(|text| !text.is_empty())?;
     Some(annotations::distribution(text).unwrap_or_else(|error| {
-        report.add(format!("spec.trafficDistribution: {text:?} {error}; all endpoints are the same"));
+        report.warn(format!("spec.trafficDistribution: {text:?} {error}; all endpoints are the same"));
         Distribution::Any
     }))
 }
@@ -104,7 +105,7 @@ fn vips(spec: &ServiceSpec, report: &mut Report<'_>) -> Vec<IpAddr> {
     for text in texts.into_iter().filter(|text| !text.is_empty() && *text != "None") {
         match usable_address(text) {
             Ok(vip) => vips.extend(seen.insert(vip).then_some(vip)),
-            Err(error) => report.add(format!("spec.clusterIPs: {error}; it is not taken as the service's")),
+            Err(error) => report.error(format!("spec.clusterIPs: {error}; it is not taken as the service's")),
         }
     }
     vips
@@ -128,8 +129,9 @@ fn service_port(port: &core::ServicePort, report: &mut Report<'_>) -> Option<Ser
     let mut number = |field: &str, value: i32| {
         let number = port_number(value);
         if number.is_none() {
-            report
-                .add(format!("spec.ports.{field}: {value} is not a port from 1 to 65535; the service lacks this port"));
+            report.error(format!(
+                "spec.ports.{field}: {value} is not a port from 1 to 65535; the service lacks this port"
+            ));
         }
         number
     };
@@ -160,11 +162,11 @@ pub(super) fn read_slice(
 ) -> Option<SliceManifest> {
     let labels = slice.metadata.labels.unwrap_or_default();
     let Some(service) = labels.get(SERVICE_NAME) else {
-        report.add(format!("label {SERVICE_NAME} is missing: it belongs to no service and is ignored"));
+        report.warn(format!("label {SERVICE_NAME} is missing: it belongs to no service and is ignored"));
         return None;
     };
     if !matches!(slice.address_type.as_str(), "IPv4" | "IPv6") {
-        report.add(format!("addressType {:?} is not IPv4 or IPv6: it is ignored", slice.address_type));
+        report.warn(format!("addressType {:?} is not IPv4 or IPv6: it is ignored", slice.address_type));
         return None;
     }
     let ports = slice.ports.iter().flatten().filter(|port| is_tcp(port.protocol.as_deref()));
@@ -173,7 +175,7 @@ pub(super) fn read_slice(
         let Some(value) = port.port else { return Some((name, None)) };
         let number = port_number(value);
         if number.is_none() {
-            report.add(format!("ports.port: {value} is not a port from 1 to 65535; it is ignored"));
+            report.error(format!("ports.port: {value} is not a port from 1 to 65535; it is ignored"));
         }
         number.map(|number| (name, Some(number)))
     });
@@ -191,7 +193,7 @@ fn slice_endpoint(name: &NamespacedName, endpoint: discovery::Endpoint, report: 
     for text in &endpoint.addresses {
         match usable_address(text) {
             Ok(address) => addresses.push(address),
-            Err(error) => report.add(format!("endpoints.addresses: {error}; it is ignored")),
+            Err(error) => report.error(format!("endpoints.addresses: {error}; it is ignored")),
         }
     }
     let pod = endpoint.target_ref.filter(|target| target.kind.as_deref() == Some("Pod")).and_then(|target| {

@@ -1,11 +1,13 @@
 mod broken;
 mod istio;
-mod routing;
+mod policies;
+mod probes;
+pub(crate) mod routing;
 mod show;
 
 use std::fmt::Write;
 
-use self::show::{show_service, show_workload};
+use self::show::{show_authentication, show_authorization, show_service, show_workload};
 use super::*;
 use crate::model::identity::TrustDomain;
 
@@ -38,14 +40,19 @@ fn show(files: &str) -> String {
         }
     }
     let contents = contents.iter().map(|(name, content)| (name, content));
-    let Assembled { workloads, services, registry_only, namespaces: _, problems } =
+    let Assembled { workloads, services, registry_only, namespaces: _, policies, root_namespace: _, problems } =
         assemble(contents, &TrustDomain::default());
     workloads.iter().for_each(|workload| show_workload(&mut out, workload));
     services.iter().for_each(|service| show_service(&mut out, service));
     if registry_only {
         out.push_str("registry only\n");
     }
-    problems.iter().for_each(|problem| writeln!(out, "problem {problem}").unwrap());
+    policies.authorization.iter().for_each(|policy| show_authorization(&mut out, policy));
+    policies.authentication.iter().for_each(|policy| show_authentication(&mut out, policy));
+    for problem in &problems {
+        let word = if problem.severity == Severity::Error { "problem" } else { "warning" };
+        writeln!(out, "{word} {problem}").unwrap();
+    }
     out
 }
 
@@ -275,7 +282,7 @@ fn endpoint_slices_replace_the_selector() {
            10.0.0.7 80->8080 unready
          problem mesh.yaml:11: EndpointSlice default/web-1: endpoints.addresses: 127.0.0.1 is a loopback, ...
          problem mesh.yaml:25: EndpointSlice default/lost: Service default/nobody is in no file: the slice is ignored
-         problem mesh.yaml:31: EndpointSlice default/stray: label kubernetes.io/service-name is missing: ...",
+         warning mesh.yaml:31: EndpointSlice default/stray: label kubernetes.io/service-name is missing: ...",
     );
 }
 
@@ -369,40 +376,26 @@ fn lists_and_json_are_read() {
 }
 
 #[test]
-fn rules_that_are_not_enforced_are_told() {
+fn kinds_that_mean_nothing_are_ignored() {
     check(
-        "# file: policy.yaml
-        apiVersion: security.istio.io/v1
-        kind: AuthorizationPolicy
-        metadata: {name: deny, namespace: demo}
-        spec: {anything: [goes]}
-        ---
-        apiVersion: security.istio.io/v1beta1
-        kind: PeerAuthentication
-        metadata: {name: strict, namespace: demo}
-        ---
+        "# file: other.yaml
         apiVersion: gateway.networking.k8s.io/v1
         kind: Gateway
         metadata: 7",
-        "broken policy.yaml:12:11: metadata: ...",
+        "broken other.yaml:3:11: metadata: ...",
     );
     check(
-        "# file: policy.yaml
-        apiVersion: security.istio.io/v1
-        kind: AuthorizationPolicy
-        metadata: {name: deny, namespace: demo}
-        spec: {anything: [goes]}
-        ---
-        apiVersion: security.istio.io/v1beta1
-        kind: PeerAuthentication
-        metadata: {name: strict, namespace: demo}
-        ---
+        "# file: other.yaml
         apiVersion: gateway.networking.k8s.io/v1
         kind: Gateway
         metadata: {name: Anything}
-        spec: {}",
-        "problem policy.yaml:1: AuthorizationPolicy demo/deny: AuthorizationPolicy is not enforced by this version: ...
-         problem policy.yaml:6: PeerAuthentication demo/strict: PeerAuthentication is not enforced by this version: ...",
+        spec: {}
+        ---
+        apiVersion: security.istio.io/v1
+        kind: RequestAuthentication
+        metadata: {name: tokens, namespace: demo}
+        spec: {anything: [goes]}",
+        "warning other.yaml:6: RequestAuthentication demo/tokens: RequestAuthentication needs a waypoint: ...",
     );
 }
 

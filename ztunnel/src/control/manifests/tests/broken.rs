@@ -4,9 +4,8 @@ use std::fmt::Write;
 
 use proptest::prelude::{Strategy, any, prop, proptest};
 
-use super::{check, show};
-use crate::control::manifests::{Arc, assemble, parse};
-use crate::model::identity::TrustDomain;
+use super::{check as check_files, show};
+use crate::control::manifests::{check, parse};
 
 #[test]
 fn broken_files_are_told_with_place_and_field() {
@@ -42,7 +41,7 @@ fn broken_files_are_told_with_place_and_field() {
         ("a: \u{1}", "broken f.yaml:1:..."),
     ];
     for (text, expected) in table {
-        check(&format!("# file: f.yaml\n{text}\n"), expected);
+        check_files(&format!("# file: f.yaml\n{text}\n"), expected);
     }
 }
 
@@ -76,17 +75,15 @@ const SAMPLE: &str = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  ki
                       addresses: [10.0.0.0/8, 1.2.3.4], ports: [{number: 80, name: h}], resolution: STATIC, endpoints: [{address: 1.1.1.1, \
                       ports: {h: 8080}, locality: a/b/c, weight: 3}], exportTo: [.], subjectAltNames: ['spiffe://a/ns/b/sa/c']}\n---\n\
                       apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata: {mesh: \"{trustDomain: a, \
-                      outboundTrafficPolicy: {mode: REGISTRY_ONLY}}\"}\n";
+                      outboundTrafficPolicy: {mode: REGISTRY_ONLY}}\"}\n---\n\
+                      apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: z, annotations: {istio.io/dry-run: 'true'}}\n\
+                      spec:\n  action: DENY\n  selector: {matchLabels: {a: b}}\n  rules:\n  - from:\n    - source: {principals: ['a*'], \
+                      notIpBlocks: [10.0.0.1]}\n    to: [{operation: {ports: ['80'], paths: [/]}}]\n    when: [{key: source.serviceAccount, \
+                      values: [a/b]}]\n---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: z}\nspec: {selector: \
+                      {matchLabels: {a: b}}, mtls: {mode: STRICT}, portLevelMtls: {80: {mode: DISABLE}}}\n";
 
 fn never_panics(text: &str) {
-    let name: Arc<str> = "any.yaml".into();
-    match parse(&name, text) {
-        Ok(content) => drop(assemble([(&name, &content), (&name, &content)], &TrustDomain::default())),
-        Err(error) => {
-            let lines = text.split(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}']).count() + 1;
-            assert!(error.line.is_none_or(|line| usize::try_from(line).unwrap() <= lines), "{error}");
-        }
-    }
+    check::manifests(text.as_bytes());
 }
 
 proptest! {
@@ -121,5 +118,15 @@ proptest! {
 
 #[test]
 fn the_sample_of_the_mutations_is_good() {
-    assert_eq!(show(&format!("# file: s.yaml\n{SAMPLE}")).lines().count(), 7);
+    assert_eq!(show(&format!("# file: s.yaml\n{SAMPLE}")).lines().count(), 11);
+}
+
+#[test]
+fn every_seed_of_the_fuzz_target_holds() {
+    let seeds = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/manifests");
+    let seeds: Vec<_> = std::fs::read_dir(seeds).unwrap().collect();
+    assert!(seeds.len() >= 6, "{} seeds", seeds.len());
+    for seed in seeds {
+        check::manifests(&std::fs::read(seed.unwrap().path()).unwrap());
+    }
 }

@@ -77,7 +77,7 @@ fn labels_that_are_no_labels_do_not_count() {
         kind: Pod
         metadata: {name: p, labels: {app: 'a,b=c'}}",
         "pod default/p sa=default not labelled
-         problem p.yaml:1: Pod default/p: label app: \"a,b=c\" is not a label's value: ...",
+         warning p.yaml:1: Pod default/p: label app: \"a,b=c\" is not a label's value: ...",
     );
 }
 
@@ -287,7 +287,7 @@ fn what_a_service_entry_cannot_have_is_told() {
         metadata: {name: void}
         spec: {resolution: STATIC}",
         "entry default/dns a.example 443->443 passes through
-         problem e.yaml:1: ServiceEntry default/dns: spec.resolution: host names are not resolved by this version: ...
+         warning e.yaml:1: ServiceEntry default/dns: spec.resolution: host names are not resolved by this version: ...
          problem e.yaml:6: ServiceEntry default/odd: spec.addresses: \"1.2.3.4/33\" is not an IP address or range; ...
          problem e.yaml:6: ServiceEntry default/odd: spec.addresses: \"web\" is not an IP address; ...
          problem e.yaml:6: ServiceEntry default/odd: spec.addresses: 127.0.0.1 is a loopback, ...

@@ -17,13 +17,14 @@ use crate::wire::connect::Authority;
 
 /// A mesh of lines `KIND namespace/name METADATA | FIELDS`, the latter two in YAML's flow style. A pod has a netns unless
 /// it has annotations of its own.
-fn mesh(lines: &str) -> Snapshot {
+pub(crate) fn mesh(lines: &str) -> Snapshot {
     let mut text = String::new();
     for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
         let (head, fields) = line.split_once('|').unwrap_or((line, ""));
         let mut head = head.trim().splitn(3, ' ');
         let (kind, name, metadata) = (head.next().unwrap(), head.next().unwrap(), head.next().unwrap_or_default());
         let version = match kind {
+            "AuthorizationPolicy" | "PeerAuthentication" => "security.istio.io/v1",
             "ServiceEntry" => "networking.istio.io/v1",
             "EndpointSlice" => "discovery.k8s.io/v1",
             _ => "v1",
@@ -48,6 +49,7 @@ fn mesh(lines: &str) -> Snapshot {
     Snapshot::build(1, assembled.workloads, assembled.services, assembled.problems)
         .with_registry_only(assembled.registry_only)
         .with_namespaces(assembled.namespaces)
+        .with_policies(assembled.policies)
 }
 
 /// The mesh of most tests: two nodes in two zones, `demo` in the mesh, `plain` outside.

@@ -1,8 +1,9 @@
-//! Workloads and services as lines of text.
+//! Workloads, services and policies as lines of text.
 
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 
 use crate::model::locality::{Distribution, Locality};
+use crate::model::policy::{AuthorizationPolicy, Match, MtlsMode, Part, PeerAuthentication, Rule, Scope};
 use crate::model::service::{Health, Origin, Resolution, Service, TargetPort, Visibility};
 use crate::model::workload::{Exclusions, Membership, Workload};
 
@@ -29,6 +30,12 @@ pub(super) fn show_workload(out: &mut String, workload: &Workload) {
     });
     if let Membership::Refused(reason) = workload.membership {
         write!(out, " {reason:?}").unwrap();
+    }
+    if !workload.probe_ports.is_empty() {
+        write!(out, " probes={:?}", workload.probe_ports).unwrap();
+    }
+    if !workload.node_addresses.is_empty() {
+        write!(out, " host={:?}", workload.node_addresses).unwrap();
     }
     if !workload.ready {
         out.push_str(" unready");
@@ -93,4 +100,89 @@ pub(super) fn show_service(out: &mut String, service: &Service) {
         }
         out.push('\n');
     }
+}
+
+/// `ALLOW demo/web for namespace demo: RULE; RULE`.
+pub(super) fn show_authorization(out: &mut String, policy: &AuthorizationPolicy) {
+    let dry_run = if policy.dry_run { " in dry-run" } else { "" };
+    let rules: Vec<String> = policy.rules.iter().map(rule).collect();
+    let (action, scope) = (policy.action.name(), scope(&policy.scope));
+    writeln!(out, "{action} {} for {scope}{dry_run}: {}", policy.name, rules.join("; ")).unwrap();
+}
+
+/// `mtls demo/web for namespace demo: STRICT, 80=-`.
+pub(super) fn show_authentication(out: &mut String, policy: &PeerAuthentication) {
+    let mode = |mode: Option<MtlsMode>| mode.map_or("-", MtlsMode::name);
+    write!(out, "mtls {} for {}: {}", policy.name, scope(&policy.scope), mode(policy.mode)).unwrap();
+    policy.ports.iter().for_each(|(port, of_port)| write!(out, ", {port}={}", mode(*of_port)).unwrap());
+    policy.created.iter().for_each(|created| write!(out, " of {created}").unwrap());
+    out.push('\n');
+}
+
+fn scope(scope: &Scope) -> String {
+    match scope {
+        Scope::Mesh => "mesh".to_owned(),
+        Scope::Namespace(namespace) => format!("namespace {namespace}"),
+        Scope::Selector { namespace, labels } => {
+            let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            format!("{} in {}", labels.join(","), namespace.as_deref().unwrap_or("any namespace"))
+        }
+        Scope::Services(services) => format!("services {}", joined(services)),
+    }
+}
+
+/// `from MATCH or MATCH, when[0] MATCH, unjudged: FIELDS`; `anything` without clauses.
+fn rule(rule: &Rule) -> String {
+    let clauses = rule.clauses.iter().map(|clause| {
+        let part = match clause.part {
+            Part::From => "from".to_owned(),
+            Part::To => "to".to_owned(),
+            Part::When(index) => format!("when[{index}]"),
+        };
+        let matches: Vec<String> = clause.matches.iter().map(one_match).collect();
+        format!("{part} {}", matches.join(" or "))
+    });
+    let mut parts: Vec<String> = clauses.collect();
+    if parts.is_empty() {
+        parts.push("anything".to_owned());
+    }
+    if !rule.unjudged.is_empty() {
+        parts.push(format!("unjudged: {}", rule.unjudged.join(" ")));
+    }
+    parts.join(", ")
+}
+
+fn one_match(found: &Match) -> String {
+    let Match {
+        principals,
+        not_principals,
+        namespaces,
+        not_namespaces,
+        service_accounts,
+        not_service_accounts,
+        source_ips,
+        not_source_ips,
+        destination_ips,
+        not_destination_ips,
+        destination_ports,
+        not_destination_ports,
+    } = found;
+    let fields = [
+        ("principal", joined(principals), joined(not_principals)),
+        ("namespace", joined(namespaces), joined(not_namespaces)),
+        ("account", joined(service_accounts), joined(not_service_accounts)),
+        ("source", joined(source_ips), joined(not_source_ips)),
+        ("address", joined(destination_ips), joined(not_destination_ips)),
+        ("port", joined(destination_ports), joined(not_destination_ports)),
+    ];
+    let mut shown = Vec::new();
+    for (name, is, is_not) in fields {
+        shown.extend((!is.is_empty()).then(|| format!("{name}={is}")));
+        shown.extend((!is_not.is_empty()).then(|| format!("{name}!={is_not}")));
+    }
+    shown.join(" ")
+}
+
+fn joined(values: &[impl Display]) -> String {
+    values.iter().map(ToString::to_string).collect::<Vec<_>>().join("|")
 }

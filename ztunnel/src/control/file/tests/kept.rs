@@ -1,0 +1,98 @@
+//! Policies that must not end with a file that makes no sense.
+
+use super::*;
+use crate::control::file::folder::Folder;
+
+/// Waits for these policies.
+async fn until_policies(mesh: &mut Mesh, expected: &str) -> Arc<Snapshot> {
+    let waiting = async {
+        while policies(&mesh.reader.load()) != expected {
+            mesh.changes.changed().await.unwrap();
+        }
+    };
+    let done = timeout(mesh.patience, waiting).await;
+    let snapshot = mesh.reader.load();
+    assert!(done.is_ok(), "not {expected:?} but {:?}, {:?}", policies(&snapshot), snapshot.problems());
+    snapshot
+}
+
+#[test]
+fn a_file_that_is_renamed_and_broken_at_once_leaves_its_policies_in_force() {
+    let dir = TempDir::new().unwrap();
+    let mut folder = Folder::new(dir.path().to_owned());
+    // Files with their new text, or without one that goes; then what counts after the next reading, and what is told.
+    let mut check = |changes: &[(&str, Option<&str>)], expected: &str, told: &[&str]| {
+        for (name, text) in changes {
+            match text {
+                Some(text) => fs::write(dir.path().join(name), text).unwrap(),
+                None => fs::remove_file(dir.path().join(name)).unwrap(),
+            }
+        }
+        folder.read();
+        let policies = assemble(folder.contents(), &TrustDomain::default()).policies.authorization;
+        let found: Vec<String> = policies.iter().map(|one| format!("{} {}", one.action.name(), one.name)).collect();
+        assert_eq!(found.join(", "), expected);
+        let problems: Vec<String> = folder.problems().map(|problem| problem.to_string()).collect();
+        let is_told =
+            problems.len() == told.len() && problems.iter().zip(told).all(|(one, told)| one.starts_with(told));
+        assert!(is_told, "{problems:?}");
+    };
+    let deny = policy("demo", "{action: DENY, rules: [{}]}");
+    let audit = deny.replace("DENY", "AUDIT");
+    let went =
+        "p.yaml: went when q.yaml came, which makes no sense: what it said stays in force until that is repaired";
+    check(&[("p.yaml", Some(&deny))], "DENY demo/p", &[]);
+    check(&[("p.yaml", None), ("q.yaml", Some("kind: ["))], "DENY demo/p", &["q.yaml:1: ", went]);
+    check(
+        &[("q.yaml", None), ("r.yaml", Some("kind: {"))],
+        "DENY demo/p",
+        &["r.yaml:1: ", "p.yaml: went when q.yaml, r.yaml"],
+    );
+    check(&[("r.yaml", Some(&audit))], "AUDIT demo/p", &[]);
+    check(
+        &[("r.yaml", None), ("s.yaml", Some("kind: ["))],
+        "AUDIT demo/p",
+        &["s.yaml:1: ", "r.yaml: went when s.yaml"],
+    );
+    check(&[("r.yaml", Some(&deny))], "DENY demo/p", &["s.yaml:1: "]);
+    // One that goes while another was broken before is meant to.
+    check(&[("r.yaml", None)], "", &["s.yaml:1: "]);
+    check(&[("s.yaml", Some(&deny))], "DENY demo/p", &[]);
+    check(&[("s.yaml", None), ("t.yaml", Some("kind: ["))], "DENY demo/p", &["t.yaml:1: ", "s.yaml: went"]);
+    check(&[("t.yaml", None)], "", &[]);
+}
+
+#[tokio::test]
+async fn a_policy_of_a_service_that_may_be_in_what_was_never_read_closes_its_namespace() {
+    let dir = TempDir::new().unwrap();
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: demo}\n";
+    let of_web = |more: &str| policy("demo", &format!("{{targetRefs: [{{kind: Service, name: web}}], {more}}}"));
+    fs::write(dir.path().join("p.yaml"), of_web("action: DENY, rules: [{}]")).unwrap();
+    fs::write(dir.path().join("s.yaml"), format!("{service}spec: 7\n")).unwrap();
+    running(dir.path(), SOON, async |mesh| {
+        let snapshot = until_policies(mesh, "DENY demo/p | s.yaml in demo").await;
+        let told =
+            "p.yaml:1: AuthorizationPolicy demo/p: spec.targetRefs: s.yaml could never be read, and may say which pods";
+        assert!(snapshot.problems().iter().any(|one| one.to_string().starts_with(told)), "{:?}", snapshot.problems());
+        mesh.write("p.yaml", &of_web("action: AUDIT"));
+        until_policies(mesh, "AUDIT demo/p | ").await;
+        mesh.write("p.yaml", &of_web(""));
+        until_policies(mesh, "ALLOW demo/p | s.yaml in demo").await;
+        // Of a service without selector, slices tell the pods; with one it does itself.
+        mesh.write("t.yaml", &format!("{service}spec: {{ports: [{{port: 80}}]}}\n"));
+        let snapshot = mesh.until("| p.yaml:1: ; p.yaml:1: ; s.yaml:4: ").await;
+        assert_eq!(policies(&snapshot), "ALLOW demo/p | s.yaml in demo");
+        mesh.write("t.yaml", &format!("{service}spec: {{selector: {{app: web}}, ports: [{{port: 80}}]}}\n"));
+        until_policies(mesh, "ALLOW demo/p | ").await;
+        mesh.remove("t.yaml");
+        until_policies(mesh, "ALLOW demo/p | s.yaml in demo").await;
+        mesh.remove("s.yaml");
+        let snapshot = until_policies(mesh, "ALLOW demo/p | ").await;
+        assert!(
+            snapshot.problems()[0].to_string().contains("Service demo/web is in no file"),
+            "{:?}",
+            snapshot.problems()
+        );
+    })
+    .await;
+}

@@ -1,0 +1,211 @@
+//! Istio's AuthorizationPolicy, as far as a connection can be judged by it: what it says itself. Whom it protects depends
+//! on which namespace is the root, and is decided in `assemble`.
+
+mod rules;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_saphyr::Spanned;
+
+use self::rules::Unjudged;
+use super::annotations::Annotations;
+use super::bounded::{Bounded, entries};
+use super::field::FieldError;
+use super::security::{ApiVersion, Metadata, Selector, labels};
+use super::{Report, check_name};
+use crate::model::policy::{Action, Rule};
+use crate::model::workload::NamespacedName;
+
+/// Annotation of an AuthorizationPolicy that only tells what it would do.
+pub const DRY_RUN: &str = "istio.io/dry-run";
+
+/// Most rules of a policy.
+const MOST_RULES: usize = 512;
+/// Most services that a policy protects; Istio takes as many.
+const MOST_TARGETS: usize = 16;
+/// Most fields of one policy that are told one by one for not being judged.
+const MOST_TOLD: usize = 32;
+
+/// The manifest.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[expect(dead_code, reason = "some fields are checked by being read")]
+pub(super) struct AuthorizationPolicy {
+    api_version: ApiVersion,
+    kind: IgnoredAny,
+    #[serde(default)]
+    metadata: Metadata,
+    spec: Option<Spec>,
+    status: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Spec {
+    selector: Option<Selector>,
+    target_ref: Option<Spanned<TargetRef>>,
+    target_refs: Option<Bounded<Spanned<TargetRef>, MOST_TARGETS>>,
+    action: Option<SpecAction>,
+    #[expect(dead_code, reason = "only the authorizer of action CUSTOM would read it")]
+    provider: Option<IgnoredAny>,
+    rules: Option<Bounded<Spanned<Option<rules::Rule>>, MOST_RULES>>,
+}
+
+#[derive(Deserialize, Clone, Copy)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+enum SpecAction {
+    Allow,
+    Deny,
+    Audit,
+    Custom,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TargetRef {
+    group: Option<String>,
+    kind: Option<String>,
+    name: Option<String>,
+    namespace: Option<String>,
+}
+
+/// A policy whose scope is not known yet.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct AuthorizationManifest {
+    pub(super) target: Target,
+    pub(super) action: Action,
+    pub(super) dry_run: bool,
+    pub(super) rules: Vec<Rule>,
+}
+
+/// Whom it protects, as it says itself.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Target {
+    /// Workloads with these labels; all, when there are none.
+    Labels(BTreeMap<String, String>),
+    /// Those that stand behind one of these services, at least one.
+    Services(Vec<NamespacedName>),
+}
+
+/// `None`: it is for a waypoint, which is told.
+pub(super) fn read(
+    name: &NamespacedName,
+    policy: AuthorizationPolicy,
+    annotation_lines: &BTreeMap<String, u64>,
+    report: &mut Report<'_>,
+) -> Result<Option<AuthorizationManifest>, FieldError> {
+    let spec = policy.spec.unwrap_or_default();
+    let action = match spec.action {
+        None | Some(SpecAction::Allow) => Action::Allow,
+        Some(SpecAction::Deny) => Action::Deny,
+        Some(SpecAction::Audit) => Action::Audit,
+        Some(SpecAction::Custom) => Action::Custom,
+    };
+    let (rules, unjudged) = rules::read(entries(spec.rules.as_ref()), &name.namespace)?;
+    let targets: Vec<_> = spec.target_ref.iter().chain(entries(spec.target_refs.as_ref())).collect();
+    let labels = labels(spec.selector)?;
+    let target = match targets.first() {
+        None => Target::Labels(labels),
+        Some(first) if !labels.is_empty() => {
+            let message = "stands beside selector: a policy has one of the two";
+            return Err(FieldError::new(first, "spec.targetRefs", message));
+        }
+        Some(first) if spec.target_ref.is_some() && targets.len() > 1 => {
+            return Err(FieldError::new(first, "spec.targetRef", "stands beside targetRefs: write targetRefs only"));
+        }
+        Some(_) => match services(&name.namespace, &targets, report)? {
+            services if services.is_empty() => return Ok(None),
+            services => Target::Services(services),
+        },
+    };
+    if action == Action::Custom {
+        report.error(
+            "spec.action: CUSTOM needs an external authorizer, which can't be asked at this layer: whatever its rules \
+             match is refused; write rules with ALLOW or DENY, or protect a waypoint with it",
+        );
+    }
+    report_unjudged(action, &unjudged, report);
+    for (index, rule) in rules.iter().enumerate() {
+        if let Some(value) = rules::stray_star(rule) {
+            report.error(format!(
+                "spec.rules[{index}]: {:?} matches nobody: a * is a wildcard only as the whole value, or at one end of it",
+                value.to_string()
+            ));
+        }
+    }
+    let annotations = policy.metadata.annotations.unwrap_or_default();
+    let mut annotations = Annotations { values: &annotations, lines: annotation_lines, report };
+    let dry_run = annotations.read(DRY_RUN, "the policy is enforced", |text| match text {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err("is neither \"true\" nor \"false\""),
+    });
+    Ok(Some(AuthorizationManifest { target, action, dry_run: dry_run.unwrap_or(false), rules }))
+}
+
+/// The services among the targets; told is what is not one.
+fn services(
+    namespace: &Arc<str>,
+    targets: &[&Spanned<TargetRef>],
+    report: &mut Report<'_>,
+) -> Result<Vec<NamespacedName>, FieldError> {
+    let mut services = Vec::new();
+    for (index, target) in targets.iter().enumerate() {
+        let wrong = |field: &str, message: String| {
+            Err(FieldError::new(target, format!("spec.targetRefs[{index}].{field}"), message))
+        };
+        let TargetRef { group, kind, name, namespace: own } = &target.value;
+        let kind = kind.as_deref().unwrap_or_default();
+        let name = name.as_deref().unwrap_or_default();
+        if let Err(message) = check_name(name) {
+            return wrong("name", message);
+        }
+        if let Some(other) = own.as_deref().filter(|own| !own.is_empty() && *own != &**namespace) {
+            return wrong(
+                "namespace",
+                format!("{other:?} is another namespace: a policy protects services of its own"),
+            );
+        }
+        match (group.as_deref().unwrap_or_default(), kind) {
+            ("" | "core", "Service") => {
+                let service = NamespacedName::new(Arc::clone(namespace), name);
+                if !services.contains(&service) {
+                    services.push(service);
+                }
+            }
+            ("" | "core", other) => {
+                return wrong("kind", format!("{other:?} is nothing that a policy protects: write Service"));
+            }
+            (_, kind) => report.warn_at(
+                report.line_of(target),
+                format!(
+                    "spec.targetRefs[{index}]: a policy for a {kind:?} is for a waypoint or gateway to enforce: here it \
+                     protects nobody; to protect the pods behind a service, write kind: Service"
+                ),
+            ),
+        }
+    }
+    Ok(services)
+}
+
+fn report_unjudged(action: Action, unjudged: &[Unjudged], report: &mut Report<'_>) {
+    let consequence = match action {
+        Action::Allow => "the rule never matches, so that it lets nobody in",
+        Action::Deny | Action::Custom => "the rule is enforced without it, so that it keeps out more than it says",
+        Action::Audit => "the rule is compared without it, so that it tells of more than it says",
+    };
+    for Unjudged { line, field } in unjudged.iter().take(MOST_TOLD) {
+        report.warn_at(
+            report.lines_before + line,
+            format!(
+                "{field}: requests can't be seen at this layer: {consequence}; take it out, or leave the policy to a waypoint"
+            ),
+        );
+    }
+    if let Some(more @ 1..) = unjudged.len().checked_sub(MOST_TOLD) {
+        report.warn(format!("{more} more fields can't be judged at this layer: {consequence}"));
+    }
+}

@@ -1,0 +1,63 @@
+//! What holds for whatever text is given as a manifest: run by the fuzz target, and on its seeds.
+
+use std::sync::Arc;
+
+use super::{PoliciesIn, assemble, parse, policies_in};
+use crate::model::identity::TrustDomain;
+use crate::model::policy::{PolicySet, Scope};
+use crate::store::snapshot::Snapshot;
+
+/// A text is refused with a place in it, or becomes a mesh: the same each time, ordered, and with no policy that a look at
+/// the headers alone would have missed.
+///
+/// # Panics
+/// When it is not so.
+pub fn manifests(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let (first, second): (Arc<str>, Arc<str>) = ("a.yaml".into(), "b.yaml".into());
+    let unread = policies_in(&text);
+    let content = match parse(&first, &text) {
+        Ok(content) => content,
+        Err(error) => {
+            let lines = text.split(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}']).count() + 1;
+            assert!(error.line.is_none_or(|line| usize::try_from(line).is_ok_and(|line| line <= lines)), "{error}");
+            assert!(!error.to_string().contains(char::is_control), "{error:?}");
+            return;
+        }
+    };
+    let mesh = assemble([(&first, &content), (&second, &content)], &TrustDomain::default());
+    assert!(mesh.problems.is_sorted());
+    for problem in &mesh.problems {
+        assert!(!problem.to_string().contains(char::is_control), "{problem:?}");
+    }
+    check_policies(&mesh.policies, &unread);
+    let again = assemble([(&first, &content), (&second, &content)], &TrustDomain::default());
+    assert_eq!(mesh, again);
+    let counts = (mesh.policies.authorization.len(), mesh.policies.authentication.len());
+    let snapshot = Snapshot::build(1, mesh.workloads, mesh.services, mesh.problems).with_policies(mesh.policies);
+    let policies = snapshot.policies();
+    assert_eq!((policies.authorization().len(), policies.authentication().len()), counts);
+}
+
+fn check_policies(policies: &PolicySet, unread: &PoliciesIn) {
+    let names = policies.authorization.iter().map(|policy| &policy.name);
+    assert!(names.clone().is_sorted());
+    assert!(policies.authentication.is_sorted_by_key(|policy| &policy.name));
+    if let PoliciesIn::Namespaces(namespaces) = unread {
+        for name in names.chain(policies.authentication.iter().map(|policy| &policy.name)) {
+            assert!(namespaces.contains(&name.namespace), "{name} is in none of {namespaces:?}");
+        }
+    }
+    for policy in &policies.authorization {
+        if let Scope::Selector { labels, .. } = &policy.scope {
+            assert!(!labels.is_empty(), "{policy:?}");
+        }
+        for found in policy.rules.iter().flat_map(|rule| &rule.clauses).flat_map(|clause| &clause.matches) {
+            let sources = found.source_ips.iter().chain(&found.not_source_ips);
+            for net in sources.chain(&found.destination_ips).chain(&found.not_destination_ips) {
+                assert!(net.addr() == net.network() && net.addr().to_canonical() == net.addr(), "{net}");
+            }
+            assert!(!found.destination_ports.iter().chain(&found.not_destination_ports).any(|port| *port == 0));
+        }
+    }
+}
