@@ -11,13 +11,16 @@ pub mod link;
 pub mod load;
 pub mod logs;
 pub mod maps;
+pub mod node_sockets;
 pub mod pins;
 pub mod probe;
 pub mod record;
 pub mod routes;
+mod sock_diag;
 pub mod survey;
 mod sys;
 pub mod sysctl;
 
 pub use controller::{Controller, EnrolError, Enrolment};
 pub use link::{NetnsFacts, NetnsLink};
+pub use node_sockets::NodeSockets;

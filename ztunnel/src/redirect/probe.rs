@@ -241,7 +241,8 @@ fn namespaces() -> Vec<Requirement> {
         Requirement::should(
             "listing connections",
             listed,
-            "connections from before a pod's enrolment are not counted; CONFIG_INET_DIAG (modules inet_diag, tcp_diag)",
+            "no kubelet probe is let in where policy asks for an identity, and connections from before a pod's enrolment \
+             are not counted; CONFIG_INET_DIAG (modules inet_diag, tcp_diag)",
         ),
         Requirement::should(
             "cutting connections",

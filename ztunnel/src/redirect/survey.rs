@@ -3,16 +3,15 @@
 
 use std::{io, net::IpAddr, path::PathBuf};
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP};
 pub use netlink_packet_sock_diag::inet::SocketId;
 use netlink_packet_sock_diag::{
-    SockDiagMessage,
-    constants::{AF_INET, AF_INET6, IPPROTO_TCP},
-    inet::{ExtensionFlags, InetRequest, StateFlags},
+    constants::{AF_INET, AF_INET6},
+    inet::StateFlags,
 };
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
 use thiserror::Error;
 
+use super::sock_diag::{self, Answer};
 use crate::net::netns::{Netns, NetnsError};
 
 /// Why the connections could not be listed or cut.
@@ -32,10 +31,6 @@ pub enum SurveyError {
         source: io::Error,
     },
 }
-
-/// SOCK_DESTROY of linux/sock_diag.h; the library knows only the request to list.
-const SOCK_DESTROY: u16 = 21;
-const MESSAGE_TYPE: std::ops::Range<usize> = 4..6;
 
 /// Connections of the namespace that are open, in part at least, with other machines or pods.
 ///
@@ -71,78 +66,46 @@ pub fn cut(netns: &Netns, connections: &[SocketId]) -> Result<usize, SurveyError
 
 fn list(family: u8) -> io::Result<Vec<SocketId>> {
     let id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
-    let request = request(family, id, NLM_F_REQUEST | NLM_F_DUMP);
-    let socket = open()?;
-    socket.send(&request, 0)?;
+    let socket = sock_diag::open()?;
+    socket.send(&sock_diag::request(family, id, open_states(), NLM_F_DUMP, 0), 0)?;
     let mut found = Vec::new();
     loop {
-        let (bytes, _) = socket.recv_from_full()?;
-        let mut rest = bytes.as_slice();
-        while !rest.is_empty() {
-            let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest).map_err(io::Error::other)?;
-            match message.payload {
-                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
+        for (_, answer) in sock_diag::receive(&socket)? {
+            match answer? {
+                Answer::Socket(response) => {
                     let id = response.header.socket_id;
                     if !is_local(id.source_address) && !is_local(id.destination_address) {
                         found.push(id);
                     }
                 }
-                NetlinkPayload::Done(_) => return Ok(found),
-                NetlinkPayload::Error(error) => return Err(error.to_io()),
-                _ => {}
+                Answer::Done => return Ok(found),
+                Answer::Other => {}
             }
-            let length = usize::try_from(message.header.length).unwrap_or(usize::MAX).next_multiple_of(4);
-            rest = rest.get(length.max(1)..).unwrap_or_default();
         }
     }
 }
 
 /// Whether the connection was still there.
 fn destroy(id: &SocketId) -> io::Result<bool> {
-    let family = if id.source_address.is_ipv4() { AF_INET } else { AF_INET6 };
-    let mut request = request(family, id.clone(), NLM_F_REQUEST | NLM_F_ACK);
-    if let Some(kind) = request.get_mut(MESSAGE_TYPE) {
-        kind.copy_from_slice(&SOCK_DESTROY.to_ne_bytes());
+    let request = sock_diag::request(sock_diag::family_of(id), id.clone(), open_states(), NLM_F_ACK, 0);
+    let socket = sock_diag::open()?;
+    socket.send(&sock_diag::to_destroy(request), 0)?;
+    for (_, answer) in sock_diag::receive(&socket)? {
+        match answer {
+            Err(gone) if gone.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(other) => return Err(other),
+            Ok(_) => {}
+        }
     }
-    let socket = open()?;
-    socket.send(&request, 0)?;
-    let (bytes, _) = socket.recv_from_full()?;
-    let answer = NetlinkMessage::<SockDiagMessage>::deserialize(&bytes).map_err(io::Error::other)?;
-    match answer.payload {
-        NetlinkPayload::Error(error) if error.code.is_some() => match error.to_io() {
-            gone if gone.kind() == io::ErrorKind::NotFound => Ok(false),
-            other => Err(other),
-        },
-        _ => Ok(true),
-    }
+    Ok(true)
 }
 
-fn open() -> io::Result<Socket> {
-    let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    Ok(socket)
-}
-
-fn request(family: u8, socket_id: SocketId, flags: u16) -> Vec<u8> {
-    let inet = InetRequest {
-        family,
-        protocol: IPPROTO_TCP,
-        extensions: ExtensionFlags::empty(),
-        states: StateFlags::ESTABLISHED
-            | StateFlags::SYN_SENT
-            | StateFlags::FIN_WAIT1
-            | StateFlags::FIN_WAIT2
-            | StateFlags::CLOSE_WAIT,
-        socket_id,
-    };
-    let mut header = NetlinkHeader::default();
-    header.flags = flags;
-    let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(inet).into());
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    bytes
+fn open_states() -> StateFlags {
+    StateFlags::ESTABLISHED
+        | StateFlags::SYN_SENT
+        | StateFlags::FIN_WAIT1
+        | StateFlags::FIN_WAIT2
+        | StateFlags::CLOSE_WAIT
 }
 
 fn is_local(ip: IpAddr) -> bool {
