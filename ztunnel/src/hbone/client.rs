@@ -2,8 +2,8 @@
 
 use std::{
     fmt,
-    future::{Future as _, poll_fn},
-    pin::Pin,
+    future::{Future, pending, poll_fn},
+    pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll, Waker},
     time::Duration,
@@ -21,9 +21,10 @@ use super::{
     linger::Linger,
     outbox::Outgoing,
     settings::Settings,
-    stream::{Link, Tunnel},
+    stream::{Cut, Link, Tunnel},
 };
 use crate::{
+    model::close::CloseReason,
     net::activity::Activity,
     wire::connect::{ConnectRequest, ConnectResponse},
 };
@@ -53,6 +54,8 @@ pub enum End {
     Dead(Duration),
     /// It broke, or the peer broke the rules.
     Failed(String),
+    /// This side has cut it.
+    Cut(Cut),
 }
 
 impl fmt::Display for End {
@@ -61,6 +64,17 @@ impl fmt::Display for End {
             End::Closed => f.write_str("closed"),
             End::Dead(silence) => write!(f, "the peer is dead: nothing was heard of it for {} s", silence.as_secs()),
             End::Failed(why) => f.write_str(why),
+            End::Cut(cut) => cut.fmt(f),
+        }
+    }
+}
+
+impl End {
+    /// What is said of the tunnels that it ends.
+    fn reason(&self) -> CloseReason {
+        match self {
+            End::Cut(cut) => cut.reason,
+            End::Closed | End::Dead(_) | End::Failed(_) => CloseReason::TunnelLost,
         }
     }
 }
@@ -120,10 +134,20 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     /// Runs until the connection ends.
-    pub async fn run(mut self) -> End {
-        let end = poll_fn(|cx| self.poll(cx)).await;
+    pub async fn run(self) -> End {
+        self.run_until(pending()).await
+    }
+
+    /// Runs until the connection ends, or is to be cut.
+    pub async fn run_until(mut self, cut: impl Future<Output = Cut>) -> End {
+        let mut cut = pin!(cut);
+        let end = poll_fn(|cx| match cut.as_mut().poll(cx) {
+            Poll::Ready(cut) => Poll::Ready(End::Cut(cut)),
+            Poll::Pending => self.poll(cx),
+        })
+        .await;
         // Before the connection is dropped, so that its tunnels can tell why.
-        self.link.ended(&end);
+        self.link.ended(end.reason(), &end);
         end
     }
 

@@ -9,7 +9,7 @@
 //! |---|---|
 //! | FIN | END_STREAM |
 //! | RST | RST_STREAM(CONNECT_ERROR) when sent; any RST_STREAM when received |
-//! | - | the connection is lost: `ConnectionAborted`, and the application gets an RST |
+//! | - | the connection is lost, or cut by this side ([`Cut`]): `ConnectionAborted`, and the application gets an RST |
 //!
 //! One exception: RST_STREAM(NO_ERROR) after END_STREAM says that the peer has all it wants (RFC 9113, 8.1), and is an end.
 //! Istio's ztunnel takes RST_STREAM(CANCEL) for an end as well, which hides that something is missing; here it is a reset.
@@ -27,6 +27,7 @@ mod stalls;
 pub mod stream;
 
 pub use settings::Settings;
+pub use stream::Cut;
 
 #[cfg(test)]
 pub(crate) mod tests;

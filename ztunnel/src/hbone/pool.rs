@@ -4,6 +4,7 @@
 //! - To one key there is one dial at a time. When it fails, everyone who waits for that key fails with it, at once; when it
 //!   succeeds they share the connection as far as its streams go, and one more dial begins for the others.
 //! - A connection whose streams are all taken is in use again when one ends.
+//! - A connection may be outdated before its streams have ended: then it takes no more. One that is cut ends with them.
 //! - A stream that the peer has not looked at is opened once more, on a connection newer than the failure.
 
 use std::{
@@ -19,6 +20,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use futures_util::future::LocalBoxFuture;
 use thiserror::Error;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -26,7 +28,11 @@ use tokio::{
     time::timeout,
 };
 
-use super::{client, settings::Settings, stream::Tunnel};
+use super::{
+    client,
+    settings::Settings,
+    stream::{Cut, Tunnel},
+};
 use crate::{
     lifecycle::tasks::{TaskCount, TaskSet},
     model::identity::SpiffeId,
@@ -75,6 +81,10 @@ pub struct Connected<Io> {
     pub local: Option<SocketAddr>,
     /// When the peer was last heard of.
     pub activity: Activity,
+    /// Comes when no new streams should be opened on it any more.
+    pub outdated: LocalBoxFuture<'static, ()>,
+    /// Comes when it is to be broken, with all its streams.
+    pub cut: LocalBoxFuture<'static, Cut>,
     /// Kept for as long as the connection.
     pub guard: Box<dyn Any>,
 }

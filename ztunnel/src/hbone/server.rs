@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    future::{Future as _, poll_fn},
+    future::{Future, poll_fn},
     pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll},
@@ -16,9 +16,15 @@ use tokio::{
     time::{Instant, Sleep, sleep, timeout},
 };
 
-use super::{keepalive::Keepalive, outbox::Outgoing, settings::Settings, stream::Link};
+use super::{
+    keepalive::Keepalive,
+    outbox::Outgoing,
+    settings::Settings,
+    stream::{Cut, Link},
+};
 use crate::{
     lifecycle::drain::DrainWatch,
+    model::close::CloseReason,
     net::activity::Activity,
     wire::connect::{ConnectRequest, RequestError},
 };
@@ -65,6 +71,18 @@ pub enum End {
     NoPreface,
     /// It broke, or the peer broke the rules.
     Failed(String),
+    /// This side has cut it.
+    Cut(Cut),
+}
+
+impl End {
+    /// What is said of the tunnels that it ends.
+    fn reason(&self) -> CloseReason {
+        match self {
+            End::Cut(cut) => cut.reason,
+            _ => CloseReason::TunnelLost,
+        }
+    }
 }
 
 impl fmt::Display for End {
@@ -78,26 +96,31 @@ impl fmt::Display for End {
             End::Abused => f.write_str("the peer opens and resets streams at a high rate"),
             End::NoPreface => f.write_str("the peer does not begin to speak HTTP/2"),
             End::Failed(why) => f.write_str(why),
+            End::Cut(cut) => cut.fmt(f),
         }
     }
 }
 
 /// Serves a connection to its end. Dropping the future breaks it, and all its tunnels.
 ///
-/// When the drain starts the peer is told to open no more streams; the connection ends with its last one. `on_request` is
-/// called once for each stream and should not take long: it starts a task, or answers.
+/// When the drain starts the peer is told to open no more streams; the connection ends with its last one. When `cut` comes,
+/// it ends at once, and its tunnels can tell why. `on_request` is called once for each stream and should not take long: it
+/// starts a task, or answers.
 pub async fn serve<S>(
     io: S,
     activity: Activity,
     settings: &Settings,
     mut drain: DrainWatch,
+    cut: impl Future<Output = Cut>,
     on_request: impl FnMut(Incoming),
 ) -> End
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let mut cut = pin!(cut);
     let begun = tokio::select! {
         biased;
+        cut = &mut cut => return End::Cut(cut),
         begun = timeout(settings.preface_timeout, settings.server().handshake(io)) => begun,
         () = drain.started() => return End::Drained,
     };
@@ -124,6 +147,9 @@ where
     let mut draining = pin!(drain.started());
     let mut drained = false;
     let end = poll_fn(|cx| {
+        if let Poll::Ready(cut) = cut.as_mut().poll(cx) {
+            return Poll::Ready(End::Cut(cut));
+        }
         if !drained && draining.as_mut().poll(cx).is_ready() {
             drained = true;
             serving.drain();
@@ -132,7 +158,7 @@ where
     })
     .await;
     // Before the connection is dropped, so that its tunnels can tell why.
-    link.ended(&end);
+    link.ended(end.reason(), &end);
     end
 }
 

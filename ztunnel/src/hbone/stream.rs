@@ -10,6 +10,7 @@ use std::{
 };
 
 use h2::{Reason, RecvStream, SendStream};
+use thiserror::Error;
 use tokio::time::sleep;
 
 use super::{
@@ -17,46 +18,101 @@ use super::{
     outbox::{Ledger, Outgoing},
     stalls::{Stall, Stalls},
 };
-use crate::net::buffer::{Borrowed, BufferPool};
+use crate::{
+    model::close::CloseReason,
+    net::buffer::{Borrowed, BufferPool},
+};
 
 /// How a tunnel is given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reset {
     /// The application reset its connection: CONNECT_ERROR (RFC 9113, 8.5).
     Application,
+    /// Policy does not allow the connection any more: INADEQUATE_SECURITY. A peer of another make takes it for what it is, a
+    /// reset.
+    Denied,
     /// Anything else: CANCEL.
     Cancelled,
+}
+
+/// A connection is to be broken, with all its tunnels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// What is said of its tunnels.
+    pub reason: CloseReason,
+    /// More about it.
+    pub why: String,
+}
+
+impl fmt::Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "this node cut it: {}", self.why)
+    }
+}
+
+/// What the error of a tunnel carries whose connection has ended, or which its peer had to end.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("the tunnel broke: {why}")]
+pub struct Lost {
+    /// [`CloseReason::TunnelLost`], unless this side has cut the connection, or the peer this tunnel.
+    pub reason: CloseReason,
+    why: String,
+}
+
+impl Lost {
+    /// What an error carries, if it is such a tunnel's.
+    #[must_use]
+    pub fn of(error: &io::Error) -> Option<&Self> {
+        error.get_ref()?.downcast_ref()
+    }
 }
 
 /// What tunnels and the connection that they run on know of each other.
 #[derive(Debug, Default)]
 pub(super) struct Link {
     /// What became of the connection; told by its driver.
-    end: RefCell<Option<String>>,
+    end: RefCell<Option<Lost>>,
     /// Told by the tunnels.
     pub(super) stalls: Stalls,
 }
 
 impl Link {
-    pub(super) fn ended(&self, why: &impl fmt::Display) {
-        self.end.borrow_mut().get_or_insert_with(|| why.to_string());
+    pub(super) fn ended(&self, reason: CloseReason, why: &impl fmt::Display) {
+        self.end.borrow_mut().get_or_insert_with(|| Lost { reason, why: why.to_string() });
     }
 
+    /// Why it ended, if it has.
     pub(super) fn end(&self) -> Option<String> {
-        self.end.borrow().clone()
+        self.end.borrow().as_ref().map(|lost| lost.why.clone())
+    }
+
+    fn lost(&self, error: &h2::Error) -> Lost {
+        let told = self.end.borrow().clone();
+        told.unwrap_or_else(|| Lost { reason: CloseReason::TunnelLost, why: error.to_string() })
     }
 }
 
 /// Why a tunnel broke.
 #[derive(Clone, Debug)]
-pub(super) struct Fault {
-    kind: io::ErrorKind,
-    text: String,
+pub(super) enum Fault {
+    /// Its peer reset it.
+    Reset(Reason),
+    /// Its connection is gone.
+    Lost(Lost),
 }
 
 impl From<Fault> for io::Error {
     fn from(fault: Fault) -> Self {
-        Self::new(fault.kind, fault.text)
+        match fault {
+            Fault::Reset(Reason::INADEQUATE_SECURITY) => {
+                let why = "policy of the destination does not allow the connection any more".to_owned();
+                Self::new(io::ErrorKind::ConnectionReset, Lost { reason: CloseReason::PolicyChanged, why })
+            }
+            Fault::Reset(reason) => {
+                Self::new(io::ErrorKind::ConnectionReset, format!("the peer reset the tunnel ({reason:?})"))
+            }
+            Fault::Lost(lost) => Self::new(io::ErrorKind::ConnectionAborted, lost),
+        }
     }
 }
 
@@ -127,6 +183,7 @@ impl Tunnel {
     pub fn reset(&mut self, how: Reset) {
         self.send.send_reset(match how {
             Reset::Application => Reason::CONNECT_ERROR,
+            Reset::Denied => Reason::INADEQUATE_SECURITY,
             Reset::Cancelled => Reason::CANCEL,
         });
     }
@@ -209,23 +266,18 @@ impl Tunnel {
             (Incoming::Ended, Ok(reason)) => match self.recv.poll_data(cx) {
                 Poll::Ready(Some(Err(error))) => Poll::Ready(Some(self.fault(&error))),
                 _ if reason == Reason::NO_ERROR => Poll::Ready(None),
-                _ => Poll::Ready(Some(reset_by_peer(reason))),
+                _ => Poll::Ready(Some(Fault::Reset(reason))),
             },
-            (Incoming::Open, Ok(reason)) => Poll::Ready(Some(reset_by_peer(reason))),
+            (Incoming::Open, Ok(reason)) => Poll::Ready(Some(Fault::Reset(reason))),
         }
     }
 
     fn fault(&self, error: &h2::Error) -> Fault {
-        if let Some(reason) = error.reason().filter(|_| error.is_reset() && error.is_remote()) {
-            return reset_by_peer(reason);
+        match error.reason().filter(|_| error.is_reset() && error.is_remote()) {
+            Some(reason) => Fault::Reset(reason),
+            None => Fault::Lost(self.link.lost(error)),
         }
-        let why = self.link.end().unwrap_or_else(|| error.to_string());
-        Fault { kind: io::ErrorKind::ConnectionAborted, text: format!("the tunnel broke: {why}") }
     }
-}
-
-fn reset_by_peer(reason: Reason) -> Fault {
-    Fault { kind: io::ErrorKind::ConnectionReset, text: format!("the peer reset the tunnel ({reason:?})") }
 }
 
 impl Drop for Tunnel {

@@ -63,7 +63,13 @@ impl CertHandle {
         }
     }
 
-    /// The same, and waits for the first answer of the source as long as `patience` lasts.
+    /// The newest certificate, valid or not.
+    #[must_use]
+    pub fn newest(&self) -> Option<Arc<Credentials>> {
+        self.state.borrow().credentials.clone()
+    }
+
+    /// As [`Self::current`], and waits for the first answer of the source as long as `patience` lasts.
     ///
     /// # Errors
     /// Why there is none.

@@ -1,18 +1,20 @@
 //! What a pod's end of a handshake is made of: its certificate, whom it trusts, what it offers.
 
-use std::{fmt, sync::Arc, time::Duration};
-
-use rustls::{
-    ClientConfig, RootCertStore, ServerConfig, client::Resumption, server::NoServerSessionStorage, version::TLS13,
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
 };
-use rustls_pki_types::CertificateDer;
+
+use rustls::{ClientConfig, ServerConfig, client::Resumption, server::NoServerSessionStorage, version::TLS13};
+use rustls_pki_types::TrustAnchor;
 use thiserror::Error;
-use tracing::warn;
 
 use super::{
     key_log::KeyLog,
     provider::provider,
-    verify::{PeerOf, ServerOneOf},
+    trust::{Role, Roots},
+    verify::{PeerOf, ServerOneOf, issuers_end},
 };
 use crate::{identity::Credentials, model::identity::SpiffeId};
 
@@ -26,12 +28,15 @@ pub struct Settings {
     pub deadline: Duration,
     /// Where secrets go; nowhere unless someone asked for it.
     pub key_log: Option<KeyLog>,
+    /// Whether a connection is cut when a certificate of its two ends expires; otherwise it only carries nothing new.
+    pub cut_expired: bool,
 }
 
 impl Default for Settings {
-    /// Five seconds, which is several round trips around the world with lost packets; and no key log.
+    /// Five seconds, which is several round trips around the world with lost packets; no key log, and what is expired may
+    /// come to its end.
     fn default() -> Self {
-        Self { deadline: Duration::from_secs(5), key_log: None }
+        Self { deadline: Duration::from_secs(5), key_log: None, cut_expired: false }
     }
 }
 
@@ -60,24 +65,32 @@ pub enum ConfigError {
 pub(super) struct Configs {
     pub(super) credentials: Arc<Credentials>,
     pub(super) server: Arc<ServerConfig>,
-    roots: Arc<RootCertStore>,
+    pub(super) roots: Arc<Roots>,
+    /// The root that the own certificate leads to.
+    pub(super) own_root: Option<Arc<TrustAnchor<'static>>>,
+    /// When the first certificate of the own chain expires.
+    pub(super) ends: SystemTime,
     /// Accepts no server: [`Configs::client`] puts in whom to expect.
     client: ClientConfig,
 }
 
 impl Configs {
-    pub(super) fn build(credentials: Arc<Credentials>, settings: &Settings) -> Result<Self, ConfigError> {
+    pub(super) fn build(
+        credentials: Arc<Credentials>,
+        roots: Arc<Roots>,
+        settings: &Settings,
+    ) -> Result<Self, ConfigError> {
         let identity = &credentials.identity;
         let no_roots = || ConfigError::NoRoots { identity: identity.clone() };
         let unusable = |source| {
             let (identity, serial) = (identity.clone(), credentials.serial.clone());
             ConfigError::Unusable { identity, serial, source: Box::new(source) }
         };
-        let roots = Arc::new(roots(identity, &credentials.roots));
-        if roots.is_empty() {
+        let store = roots.store();
+        if store.is_empty() {
             return Err(no_roots());
         }
-        let peers = PeerOf::new(&roots, identity.trust_domain.clone()).map_err(|_no_anchors| no_roots())?;
+        let peers = PeerOf::new(store, identity.trust_domain.clone()).map_err(|_no_anchors| no_roots())?;
         let mut server = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
             .map_err(unusable)?
@@ -92,7 +105,7 @@ impl Configs {
             .with_protocol_versions(&[&TLS13])
             .map_err(unusable)?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(ServerOneOf::new(Arc::clone(&roots), Arc::from([]))))
+            .with_custom_certificate_verifier(Arc::new(ServerOneOf::new(Arc::clone(store), Arc::from([]))))
             .with_client_auth_cert(credentials.chain.clone(), credentials.key.clone_key())
             .map_err(unusable)?;
         client.alpn_protocols = vec![ALPN.to_vec()];
@@ -102,7 +115,11 @@ impl Configs {
             server.key_log = Arc::new(key_log.clone());
             client.key_log = Arc::new(key_log.clone());
         }
-        Ok(Self { server: Arc::new(server), roots, client, credentials })
+        let now = SystemTime::now();
+        let own_root = roots.root_of(&credentials.chain, Role::Client, now).ok().map(Arc::new);
+        let ends =
+            issuers_end(&credentials.chain, now).map_or(credentials.not_after, |end| end.min(credentials.not_after));
+        Ok(Self { server: Arc::new(server), roots, own_root, ends, client, credentials })
     }
 
     /// The configuration of one connection: a few counted references and the verifier.
@@ -110,7 +127,7 @@ impl Configs {
         let mut config = self.client.clone();
         config
             .dangerous()
-            .set_certificate_verifier(Arc::new(ServerOneOf::new(Arc::clone(&self.roots), expected.into())));
+            .set_certificate_verifier(Arc::new(ServerOneOf::new(Arc::clone(self.roots.store()), expected.into())));
         Arc::new(config)
     }
 }
@@ -119,15 +136,4 @@ impl fmt::Debug for Configs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Configs").field("credentials", &self.credentials).finish_non_exhaustive()
     }
-}
-
-/// One unreadable root must not take the others with it.
-fn roots(identity: &SpiffeId, ders: &[CertificateDer<'static>]) -> RootCertStore {
-    let mut roots = RootCertStore::empty();
-    for der in ders {
-        if let Err(error) = roots.add(der.clone()) {
-            warn!(%identity, %error, "a root certificate can't be used, and is left out");
-        }
-    }
-    roots
 }

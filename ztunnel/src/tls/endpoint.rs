@@ -4,7 +4,7 @@ use std::{future::poll_fn, io, net::Ipv4Addr, sync::Arc, time::SystemTime};
 
 use arc_swap::ArcSwapOption;
 use rustls::{ClientConnection, Connection};
-use rustls_pki_types::ServerName;
+use rustls_pki_types::{ServerName, TrustAnchor};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
     time::{Instant, timeout_at},
@@ -16,7 +16,8 @@ use super::{
     hello,
     inbound::Inbound,
     stream::{Broken, TlsStream},
-    verify::Leaf,
+    trust::{Proof, Role, Roots, Shown},
+    verify::{Leaf, issuers_end},
 };
 use crate::{
     identity::{
@@ -37,19 +38,23 @@ struct Inner {
     settings: Settings,
     /// Of the newest certificate that was used.
     configs: ArcSwapOption<Configs>,
+    /// Of the newest certificate, whether it may be used or not.
+    roots: ArcSwapOption<Roots>,
 }
 
 /// Who is at the other end.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Peer {
     /// Proved by its certificate.
     pub identity: SpiffeId,
-    /// When the first of both ends' certificates expires: the connection should not be used longer.
+    /// When the first certificate of both ends expires, their issuers' included: the connection should not be used longer.
     pub expires: SystemTime,
     /// The cipher suite, for the log.
     pub suite: &'static str,
     /// The key exchange, for the log.
     pub group: &'static str,
+    /// What it proved that with, to be asked for again.
+    pub proof: Proof,
 }
 
 /// There is nothing to make a handshake with.
@@ -72,7 +77,7 @@ impl Endpoint {
     /// The end of the pod with this certificate.
     #[must_use]
     pub fn new(cert: CertHandle, settings: Settings) -> Self {
-        Self(Arc::new(Inner { cert, settings, configs: ArcSwapOption::empty() }))
+        Self(Arc::new(Inner { cert, settings, configs: ArcSwapOption::empty(), roots: ArcSwapOption::empty() }))
     }
 
     /// Whose end it is.
@@ -119,7 +124,7 @@ impl Endpoint {
             }
         };
         let stream = TlsStream::new(io, Connection::Server(connection), inbound);
-        finish(stream, &configs.credentials, deadline).await.map_err(|failed| match failed {
+        finish(stream, &configs, deadline).await.map_err(|failed| match failed {
             Failed::Deadline => AcceptError::Deadline(self.0.settings.deadline),
             Failed::Broken(Broken::Closed) => AcceptError::Io(io::ErrorKind::UnexpectedEof.into()),
             Failed::Broken(Broken::Io(error)) => AcceptError::Io(error),
@@ -151,7 +156,7 @@ impl Endpoint {
         let name = ServerName::from(std::net::IpAddr::from(Ipv4Addr::UNSPECIFIED));
         let connection = ClientConnection::new(configs.client(expected), name)?;
         let stream = TlsStream::new(io, Connection::Client(connection), Inbound::new(pool));
-        finish(stream, &configs.credentials, deadline).await.map_err(|failed| match failed {
+        finish(stream, &configs, deadline).await.map_err(|failed| match failed {
             Failed::Deadline => ConnectError::Deadline(self.0.settings.deadline),
             Failed::Broken(Broken::Closed) => ConnectError::Io(io::ErrorKind::UnexpectedEof.into()),
             Failed::Broken(Broken::Io(error)) => ConnectError::Io(error),
@@ -170,15 +175,50 @@ impl Endpoint {
     async fn configs(&self, deadline: Instant) -> Result<Arc<Configs>, Unready> {
         let patience = deadline.saturating_duration_since(Instant::now());
         let credentials = self.0.cert.credentials(patience).await.map_err(Unready::Unavailable)?;
+        self.configs_of(credentials).map_err(Unready::Unusable)
+    }
+
+    fn configs_of(&self, credentials: Arc<Credentials>) -> Result<Arc<Configs>, ConfigError> {
         if let Some(configs) = self.0.configs.load_full()
             && Arc::ptr_eq(&configs.credentials, &credentials)
         {
             return Ok(configs);
         }
         // Two workers may build it at once; either result does.
-        let configs = Arc::new(Configs::build(credentials, &self.0.settings).map_err(Unready::Unusable)?);
+        let roots = self.roots_of(&credentials);
+        let configs = Arc::new(Configs::build(credentials, roots, &self.0.settings)?);
         self.0.configs.store(Some(Arc::clone(&configs)));
         Ok(configs)
+    }
+
+    fn roots_of(&self, credentials: &Credentials) -> Arc<Roots> {
+        if let Some(roots) = self.0.roots.load_full()
+            && roots.is_of(&credentials.roots)
+        {
+            return roots;
+        }
+        let roots = Arc::new(Roots::read(&credentials.identity, &credentials.roots));
+        self.0.roots.store(Some(Arc::clone(&roots)));
+        roots
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.0.settings
+    }
+
+    pub(super) fn certificate(&self) -> &CertHandle {
+        &self.0.cert
+    }
+
+    /// The newest roots: they stay when the certificate that they came with has expired.
+    pub(super) fn roots(&self) -> Option<Arc<Roots>> {
+        self.0.cert.newest().map(|credentials| self.roots_of(&credentials))
+    }
+
+    /// The root that the newest certificate leads to.
+    pub(super) fn own_root(&self) -> Option<Arc<TrustAnchor<'static>>> {
+        let credentials = self.0.cert.current(SystemTime::now()).ok()?;
+        self.configs_of(credentials).ok()?.own_root.clone()
     }
 }
 
@@ -191,11 +231,7 @@ async fn farewell<S: AsyncWrite + Unpin>(io: &mut S, bytes: &[u8], deadline: Ins
     .await;
 }
 
-async fn finish<S>(
-    mut stream: TlsStream<S>,
-    own: &Credentials,
-    deadline: Instant,
-) -> Result<(TlsStream<S>, Peer), Failed>
+async fn finish<S>(mut stream: TlsStream<S>, own: &Configs, deadline: Instant) -> Result<(TlsStream<S>, Peer), Failed>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -221,21 +257,28 @@ where
 }
 
 /// Who it is. The verifiers have read the same certificate, and found it good.
-fn peer(tls: &Connection, own: &Credentials) -> Result<Peer, Failed> {
+fn peer(tls: &Connection, own: &Configs) -> Result<Peer, Failed> {
     if tls.alpn_protocol() != Some(ALPN) {
         return Err(Failed::NoAlpn);
     }
     let broken = |error: rustls::Error| Failed::Broken(Broken::Tls(error));
-    let leaf = tls.peer_certificates().and_then(<[_]>::first);
-    let leaf = leaf.ok_or_else(|| broken(rustls::Error::NoCertificatesPresented))?;
+    let chain = tls.peer_certificates().unwrap_or_default().to_vec();
+    let leaf = chain.first().ok_or_else(|| broken(rustls::Error::NoCertificatesPresented))?;
     let leaf = Leaf::read(leaf).map_err(|fault| broken(fault.into()))?;
+    let now = SystemTime::now();
+    let peer_ends = issuers_end(&chain, now).map_or(leaf.not_after, |end| end.min(leaf.not_after));
+    let role = if matches!(tls, Connection::Server(_)) { Role::Client } else { Role::Server };
+    // What was good in the handshake may be over by a moment now.
+    let at = now.min(peer_ends);
+    let (roots, own_root) = (Arc::clone(&own.roots), own.own_root.clone());
     Ok(Peer {
         identity: leaf.identity,
-        expires: leaf.not_after.min(own.not_after),
+        expires: peer_ends.min(own.ends),
         suite: tls.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or("unknown"),
         group: tls.negotiated_key_exchange_group().and_then(|group| group.name().as_str()).unwrap_or("unknown"),
+        proof: Proof::new(Shown { chain, role, at, roots, own_root }),
     })
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

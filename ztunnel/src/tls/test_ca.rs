@@ -67,9 +67,16 @@ impl TestCa {
 
     /// A CA below this one.
     pub(crate) fn below(&self, name: &str) -> Self {
-        let key = KeyPair::generate().unwrap();
-        let issuer = CertifiedIssuer::signed_by(authority(name), key, &self.issuer).unwrap();
-        Self { root: self.root.clone(), between: vec![issuer.der().clone()], issuer }
+        self.below_until(name, SystemTime::now() + 24 * HOUR)
+    }
+
+    /// The same, with an end.
+    pub(crate) fn below_until(&self, name: &str, end: SystemTime) -> Self {
+        let mut params = authority(name);
+        params.not_after = end.into();
+        let issuer = CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &self.issuer).unwrap();
+        let between = std::iter::once(issuer.der().clone()).chain(self.between.iter().cloned()).collect();
+        Self { root: self.root.clone(), between, issuer }
     }
 
     pub(crate) fn root(&self) -> CertificateDer<'static> {
@@ -109,6 +116,12 @@ impl TestCa {
             not_before: SystemTime::now() - HOUR,
             not_after: SystemTime::now() + 2 * HOUR,
         })
+    }
+
+    /// Good ones, whose holder trusts these.
+    pub(crate) fn trusting(&self, identity: &str, roots: &[&TestCa]) -> CertState {
+        let roots: Vec<_> = roots.iter().map(|ca| ca.root()).collect();
+        CertState { credentials: Some(self.credentials(identity, &good(identity), &roots)), failure: None }
     }
 
     pub(crate) fn good(&self, identity: &str) -> Arc<Credentials> {

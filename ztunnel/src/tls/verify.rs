@@ -25,7 +25,7 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use thiserror::Error;
-use x509_parser::extensions::GeneralName;
+use x509_parser::{certificate::X509Certificate, extensions::GeneralName, time::ASN1Time};
 
 use super::provider::provider;
 use crate::model::identity::{IdentityError, SpiffeId, TrustDomain};
@@ -139,10 +139,35 @@ impl Leaf {
         }
         let (1, Some(uri)) = (uris, first) else { return Err(IdentityFault::Uris(uris)) };
         let identity = uri.parse().map_err(IdentityFault::NotSpiffe)?;
-        let seconds = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or_default();
-        let not_after = UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).ok_or(IdentityFault::Unreadable)?;
+        let not_after = system_time(certificate.validity().not_after).ok_or(IdentityFault::Unreadable)?;
         Ok(Self { identity, not_after })
     }
+}
+
+/// When the first of those certificates expires that stand between a chain's leaf and its root, if there are any. The chain
+/// has been verified; names alone tell here which of them may have served, so of two for one name the one that ends first
+/// counts. What is not valid at that time has not served.
+pub(super) fn issuers_end(chain: &[CertificateDer<'_>], at: SystemTime) -> Option<SystemTime> {
+    let at = ASN1Time::from_timestamp(i64::try_from(at.duration_since(UNIX_EPOCH).ok()?.as_secs()).ok()?).ok()?;
+    let read = |der| x509_parser::parse_x509_certificate(der).ok().map(|(_, certificate)| certificate);
+    let (leaf, others) = chain.split_first()?;
+    let mut signed = vec![read(leaf)?];
+    let mut others: Vec<_> = others.iter().take(LONGEST_CHAIN).filter_map(|der| read(der)).collect();
+    others.retain(|other| other.validity().is_valid_at(at) && other.subject().as_raw() != other.issuer().as_raw());
+    let mut end = None;
+    while let Some(next) = signed.pop() {
+        let signs = |other: &X509Certificate<'_>| other.subject().as_raw() == next.issuer().as_raw();
+        let (issuers, rest): (Vec<_>, Vec<_>) = others.into_iter().partition(signs);
+        end = issuers.iter().filter_map(|issuer| system_time(issuer.validity().not_after)).chain(end).min();
+        signed.extend(issuers);
+        others = rest;
+    }
+    end
+}
+
+fn system_time(time: ASN1Time) -> Option<SystemTime> {
+    let seconds = u64::try_from(time.timestamp()).unwrap_or_default();
+    UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }
 
 /// Every mesh's CA may have the same name: a chain that leads to the right name and the wrong key is of an unknown CA, and

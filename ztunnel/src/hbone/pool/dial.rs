@@ -2,6 +2,7 @@
 
 use std::{error::Error, net::SocketAddr, rc::Rc, time::Duration};
 
+use futures_util::future::LocalBoxFuture;
 use tokio::time::timeout;
 use tracing::debug;
 
@@ -10,7 +11,10 @@ use super::{
     connection::{Connection, Lease, Usage},
     entry::{Dial, Entry},
 };
-use crate::hbone::client::{self, Driver};
+use crate::hbone::{
+    client::{self, Driver},
+    stream::Cut,
+};
 
 /// Why a dial made nothing.
 pub(super) enum DialFailure<E> {
@@ -85,6 +89,8 @@ struct Made<Io> {
     connection: Rc<Connection>,
     usage: Rc<Usage>,
     driver: Driver<Io>,
+    outdated: LocalBoxFuture<'static, ()>,
+    cut: LocalBoxFuture<'static, Cut>,
     guard: Box<dyn std::any::Any>,
 }
 
@@ -95,7 +101,7 @@ impl<C: Connect> Task<C> {
             Ok(Err(failure)) => return self.failed(&failure),
             Err(_elapsed) => return self.failed(&DialFailure::TimedOut),
         };
-        let Made { connection, usage, driver, guard: _guard } = made;
+        let Made { connection, usage, driver, outdated, cut, guard: _guard } = made;
         let _counted = Counted::new(&self.pool.counts.connections);
         let id = connection.id;
         self.dialling = false;
@@ -105,13 +111,16 @@ impl<C: Connect> Task<C> {
             self.take_out(id);
         }
         let unused = async {
-            usage.unused(self.pool.settings.idle_release).await;
+            tokio::select! {
+                () = usage.unused(self.pool.settings.idle_release) => {}
+                () = outdated => {}
+            }
             // With the last stream, or at once, the connection closes, which ends the driver.
             self.take_out(id);
             std::future::pending().await
         };
         let end = tokio::select! {
-            end = driver.run() => end,
+            end = driver.run_until(cut) => end,
             end = unused => end,
         };
         debug!(to = %self.key.to, %end, "a connection for tunnels ended");
@@ -121,7 +130,7 @@ impl<C: Connect> Task<C> {
     async fn dial(&self) -> Result<Made<C::Io>, DialFailure<C::Error>> {
         let pool = &self.pool;
         let connected = pool.connect.connect(&self.key).await;
-        let Connected { io, identity, expires, local, activity, guard } =
+        let Connected { io, identity, expires, local, activity, outdated, cut, guard } =
             connected.map_err(|error| DialFailure::Connect(Shared(Rc::new(error))))?;
         let (client, driver) = client::handshake(io, activity, &pool.settings)
             .await
@@ -130,7 +139,7 @@ impl<C: Connect> Task<C> {
         pool.next_id.set(id + 1);
         let usage = Rc::new(Usage::new(expires));
         let connection = Rc::new(Connection { id, client, identity, local, usage: Rc::clone(&usage) });
-        Ok(Made { connection, usage, driver, guard })
+        Ok(Made { connection, usage, driver, outdated, cut, guard })
     }
 
     fn failed(&mut self, failure: &DialFailure<C::Error>) {

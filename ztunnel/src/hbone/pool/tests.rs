@@ -2,6 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    future::pending,
     net::SocketAddr,
     rc::Rc,
     time::{Duration, SystemTime},
@@ -126,13 +127,14 @@ impl Connect for Net {
                 sleep(after).await;
                 Err(NoRoute)
             }
-            Dial::Never => std::future::pending().await,
+            Dial::Never => pending().await,
         };
         state.under_way.set(state.under_way.get() - 1);
         let (io, activity) = Watched::new(result?);
         let identity = key.expected[0].clone();
         let expires = SystemTime::now() + state.lifetime.get();
-        Ok(Connected { io, identity, expires, local: None, activity, guard: Box::new(()) })
+        let (outdated, cut) = (Box::pin(pending()), Box::pin(pending()));
+        Ok(Connected { io, identity, expires, local: None, activity, outdated, cut, guard: Box::new(()) })
     }
 }
 

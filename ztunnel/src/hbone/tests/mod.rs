@@ -9,7 +9,7 @@ mod windows;
 
 use std::{
     cell::RefCell,
-    future::{Future, poll_fn},
+    future::{Future, pending, poll_fn},
     io,
     pin::Pin,
     rc::Rc,
@@ -96,7 +96,7 @@ pub(crate) fn serve(settings: &Settings, on_request: impl FnMut(Incoming) + 'sta
     let told = Rc::clone(&end);
     tasks.spawn_local(async move {
         let (io, activity) = Watched::new(near);
-        let end = server::serve(io, activity, &settings, watch, on_request).await;
+        let end = server::serve(io, activity, &settings, watch, pending(), on_request).await;
         told.replace(Some(end));
     });
     Served { far, drain, end, tasks }

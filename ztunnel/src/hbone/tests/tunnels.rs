@@ -13,7 +13,7 @@ use crate::{
     hbone::{
         client::OpenError,
         server::{End, Gone},
-        stream::Reset,
+        stream::{Lost, Reset},
     },
     model::close::CloseReason,
     wire::connect::{ConnectResponse, Refusal},
@@ -86,7 +86,7 @@ async fn who_stops_waiting_cancels_and_is_noticed() {
 
 #[tokio::test(start_paused = true)]
 async fn a_reset_is_a_reset_after_what_was_sent_before_it() {
-    for how in [Some(Reset::Application), Some(Reset::Cancelled), None] {
+    for how in [Some(Reset::Application), Some(Reset::Denied), Some(Reset::Cancelled), None] {
         local(async {
             let Pair { mut near, mut far, served: _served, client } = pair(&Settings::default()).await;
             say(&mut near, &buffers(), b"last words").await;
@@ -99,7 +99,13 @@ async fn a_reset_is_a_reset_after_what_was_sent_before_it() {
             assert_eq!(hear(&mut far).await.unwrap(), b"last words");
             let error = hear(&mut far).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
-            let expected = if how == Some(Reset::Application) { "CONNECT_ERROR" } else { "CANCEL" };
+            let expected = match how {
+                Some(Reset::Application) => "CONNECT_ERROR",
+                Some(Reset::Denied) => "policy",
+                Some(Reset::Cancelled) | None => "CANCEL",
+            };
+            let reason = Lost::of(&error).map(|lost| lost.reason);
+            assert_eq!(reason, (how == Some(Reset::Denied)).then_some(CloseReason::PolicyChanged), "{error}");
             assert!(error.to_string().contains(expected), "{error}");
             assert!(client.is_usable());
         })

@@ -20,19 +20,19 @@ use tokio::{
 
 mod hostile;
 
-type Accepted = Result<(TlsStream<DuplexStream>, Peer), AcceptError>;
-type Connected = Result<(TlsStream<DuplexStream>, Peer), ConnectError>;
+pub(in crate::tls) type Accepted = Result<(TlsStream<DuplexStream>, Peer), AcceptError>;
+pub(in crate::tls) type Connected = Result<(TlsStream<DuplexStream>, Peer), ConnectError>;
 
 fn pool() -> BufferPool {
     BufferPool::new(64 << 10, 4)
 }
 
-fn ids(texts: &[&str]) -> Vec<SpiffeId> {
+pub(in crate::tls) fn ids(texts: &[&str]) -> Vec<SpiffeId> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 
 /// A handshake of the two, in which the client expects these.
-async fn meet(server: &Endpoint, client: &Endpoint, expected: &[&str]) -> (Accepted, Connected) {
+pub(in crate::tls) async fn meet(server: &Endpoint, client: &Endpoint, expected: &[&str]) -> (Accepted, Connected) {
     let (near, far) = duplex(64 << 10);
     let (pool, expected) = (pool(), ids(expected));
     tokio::join!(server.accept(near, &pool), client.connect(far, &expected, &pool))

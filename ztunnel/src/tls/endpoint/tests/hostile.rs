@@ -1,14 +1,18 @@
 //! Peers that must be refused: with which alert, under which label, and when.
 
 use super::{ids, meet, pool, say_hello};
-use crate::tls::{
-    AcceptError, Alert, Endpoint, Fault, PeerFault, TlsStream,
-    config::{Configs, Settings},
-    inbound::Inbound,
-    provider::provider,
-    stream::Broken,
-    test_ca::{CLIENT, TestCa, WEB, Wanted, endpoint, good},
-    verify::{IdentityFault, ServerOneOf},
+use crate::{
+    identity::Credentials,
+    tls::{
+        AcceptError, Alert, Endpoint, Fault, PeerFault, TlsStream,
+        config::{Configs, Settings},
+        inbound::Inbound,
+        provider::provider,
+        stream::Broken,
+        test_ca::{CLIENT, TestCa, WEB, Wanted, endpoint, good},
+        trust::Roots,
+        verify::{IdentityFault, ServerOneOf},
+    },
 };
 use rcgen::ExtendedKeyUsagePurpose;
 use rustls::{
@@ -54,6 +58,11 @@ const BAD: [Bad; 7] = [
     ("another URI", |wanted| wanted.uris = vec!["https://web".to_owned()], 46, "san"),
     ("a thousand SANs", |wanted| wanted.uris = vec![WEB.to_owned(); 1000], 46, "san"),
 ];
+
+fn configs(credentials: Arc<Credentials>) -> Configs {
+    let roots = Arc::new(Roots::read(&credentials.identity, &credentials.roots));
+    Configs::build(credentials, roots, &Settings::default()).unwrap()
+}
 
 fn server_only(wanted: &mut Wanted) {
     wanted.purposes = vec![ExtendedKeyUsagePurpose::ServerAuth];
@@ -191,7 +200,7 @@ fn expects_web(ca: &TestCa) -> Arc<ServerOneOf> {
 async fn no_certificate_no_alpn_and_the_wrong_alpn_are_refused() {
     let ca = TestCa::new("cluster.local");
     let server = ca.endpoint(WEB);
-    let ours = Configs::build(ca.good(CLIENT), &Settings::default()).unwrap();
+    let ours = configs(ca.good(CLIENT));
     let ours = || ClientConfig::clone(&ours.client(&ids(&[WEB])));
     for offered in [Vec::new(), vec![b"http/1.1".to_vec()]] {
         let mut config = ours();
@@ -238,7 +247,7 @@ async fn a_client_with_istios_preferences_gets_them_and_chacha_is_refused() {
 async fn a_server_that_does_not_speak_h2_or_tls_is_refused() {
     let ca = TestCa::new("cluster.local");
     let (near, far) = duplex(64 << 10);
-    let mut config = rustls::ServerConfig::clone(&Configs::build(ca.good(WEB), &Settings::default()).unwrap().server);
+    let mut config = rustls::ServerConfig::clone(&configs(ca.good(WEB)).server);
     config.alpn_protocols.clear();
     let connection = rustls::ServerConnection::new(Arc::new(config)).unwrap();
     let mut server = TlsStream::new(near, Connection::Server(connection), Inbound::new(&pool()));
@@ -287,7 +296,7 @@ fn told(number: u8) -> Vec<u8> {
 }
 
 fn hello() -> Vec<u8> {
-    let configs = Configs::build(TestCa::new("ca").good(CLIENT), &Settings::default()).unwrap();
+    let configs = configs(TestCa::new("ca").good(CLIENT));
     let mut bytes = Vec::new();
     ClientConnection::new(configs.client(&[]), nobody()).unwrap().write_tls(&mut bytes).unwrap();
     bytes
