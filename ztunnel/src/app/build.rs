@@ -1,6 +1,6 @@
 //! Builds the daemon from its settings and runs it to its end.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::pending, io, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use prometheus_client::registry::Registry;
@@ -12,9 +12,9 @@ use super::{
     process::{self, Lock},
 };
 use crate::{
-    config::{RunArgs, defaults},
+    config::{RunArgs, args::ExpiredPeers, defaults},
     control::file::MeshFolder,
-    flow::table::WorkerId,
+    flow::{gate::Gates, table::WorkerId},
     identity::{
         cache::{self, CacheSettings, Certificates},
         files::CertFiles,
@@ -31,7 +31,7 @@ use crate::{
         manager::{Manager, ManagerParts},
         worker::{WorkerHandle, WorkerSettings},
     },
-    redirect::{Controller, pins::PinDir, record::Records},
+    redirect::{Controller, NodeSockets, pins::PinDir, record::Records},
     store::publish::{self, Reader},
     tls::{self, KeyLog},
 };
@@ -56,6 +56,7 @@ pub async fn daemon(args: RunArgs, lost: ErrorCounter) -> anyhow::Result<()> {
     let mut registry = Registry::default();
     let traffic = Traffic::register(&mut registry, defaults::SERIES_KEPT, args.cluster_id.as_str().into());
     let (publisher, mesh) = publish::channel();
+    let gates = Gates::default();
     let workers = start_workers(&args, &mesh, &traffic, &tasks)?;
     let controller = Controller::start(
         pins,
@@ -67,19 +68,21 @@ pub async fn daemon(args: RunArgs, lost: ErrorCounter) -> anyhow::Result<()> {
     )?;
     let (manager, handle) = Manager::new(ManagerParts {
         node: args.node.clone(),
-        mesh,
+        mesh: mesh.clone(),
         controller,
         workers,
         host_cookie: Netns::current()?.cookie(),
         settings: args.pod_settings(tls),
+        gates: gates.clone(),
         certificates,
         tasks: tasks.clone(),
         drain_timeout: Duration::from_secs(args.drain_timeout),
     });
+    services.spawn(Span::none(), gates.follow(mesh.clone(), traffic.decisions().clone()));
     let (trigger, watch) = drain::channel();
-    let mut mesh_drain = watch.clone();
-    services.spawn(Span::none(), folder.run(publisher, async move { mesh_drain.started().await }));
-    let admin = Arc::new(Admin { manager: handle, registry, lost });
+    // To the very end: what is left while the daemon drains is judged by the newest policies.
+    services.spawn(Span::none(), folder.run(publisher, pending()));
+    let admin = Arc::new(Admin { manager: handle, mesh, registry, lost, explaining: admin::explain::places() });
     for (endpoints, listener) in listeners {
         services.spawn(Span::none(), admin::serve(listener, endpoints, Arc::clone(&admin), tasks.clone()));
     }
@@ -136,7 +139,19 @@ fn ca_settings(args: &RunArgs) -> CaSettings {
 fn tls_settings(args: &RunArgs) -> anyhow::Result<tls::Settings> {
     let open = |path| KeyLog::open(path).with_context(|| format!("cannot open the key log {}", path.display()));
     let key_log = args.tls_key_log.as_deref().map(open).transpose()?;
-    Ok(tls::Settings { deadline: Duration::from_secs(args.handshake_timeout), key_log })
+    Ok(tls::Settings {
+        deadline: Duration::from_secs(args.handshake_timeout),
+        key_log,
+        cut_expired: args.expired_peers == ExpiredPeers::Cut,
+    })
+}
+
+/// What tells the kubelet from others. A kernel that can't is no reason not to start: then nobody is taken for it.
+fn node_sockets() -> Option<NodeSockets> {
+    let warn = |error: &io::Error| {
+        warn!(%error, "the kubelet can't be told from others: policy holds for its probes as well; see `ztunnel check`");
+    };
+    NodeSockets::open().inspect_err(warn).ok()
 }
 
 fn start_workers(
@@ -152,6 +167,7 @@ fn start_workers(
         hbone: args.hbone_settings(),
         cluster: args.cluster_id.as_str().into(),
         mesh: mesh.clone(),
+        node: node_sockets(),
         traffic: traffic.clone(),
         tasks: tasks.clone(),
     };

@@ -36,6 +36,11 @@ pub enum Command {
     /// Make, show or use the certificate authority of a directory
     #[command(subcommand)]
     Ca(CaCommand),
+    /// Explain where a connection would go, whether it may, and what would change that: exit code 0 if it may, 3 if it may
+    /// not, 2 if that can't be told
+    Explain(ExplainArgs),
+    /// Find what is wrong, or likely not meant, in a folder of manifests: exit code 1 if something is an error
+    Analyze(AnalyzeArgs),
     /// Show the version
     Version,
 }
@@ -55,6 +60,15 @@ pub enum Existing {
     /// They stay as they are, outside the mesh, and are counted.
     Keep,
     /// They are reset, so that they are made again, inside the mesh.
+    Cut,
+}
+
+/// What happens to connections in a tunnel when a certificate of its two ends expires.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExpiredPeers {
+    /// They come to their end; the tunnel takes no more.
+    Drain,
+    /// They are reset.
     Cut,
 }
 
@@ -89,6 +103,9 @@ pub struct RunArgs {
     /// Seconds that a workload's certificate is valid; it is renewed at half of that
     #[arg(long, env = "ZTUNNEL_CERT_TTL", value_name = "SECONDS", default_value_t = defaults::CERT_TTL_SECONDS, value_parser = clap::value_parser!(u64).range(2..=31_536_000))]
     pub cert_ttl: u64,
+    /// Connections in a tunnel when a certificate of its two ends expires
+    #[arg(long, env = "ZTUNNEL_EXPIRED_PEERS", value_enum, default_value = "drain")]
+    pub expired_peers: ExpiredPeers,
     /// Address of /metrics for Prometheus; every address of the node, unless told otherwise
     #[arg(long, env = "ZTUNNEL_METRICS", value_name = "ADDR", default_value = defaults::METRICS)]
     pub metrics: SocketAddr,
@@ -204,6 +221,56 @@ pub struct CleanupArgs {
     /// As the daemon had it
     #[arg(long, env = "ZTUNNEL_BPF_PIN", value_name = "DIR", default_value = defaults::BPF_PIN)]
     pub bpf_pin: PathBuf,
+}
+
+/// How a command prints what it found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// Flags of `explain`.
+#[derive(Debug, ClapArgs)]
+pub struct ExplainArgs {
+    /// Folder of Kubernetes manifests that make the mesh
+    #[arg(long, env = "ZTUNNEL_MESH", value_name = "DIR", required_unless_present = "admin")]
+    pub mesh: Option<PathBuf>,
+    /// Ask the daemon whose admin endpoints are there, instead of reading manifests
+    #[arg(long, value_name = "ADDR", conflicts_with = "mesh")]
+    pub admin: Option<SocketAddr>,
+    /// Who connects: a pod, an identity (spiffe://…), or an address
+    #[arg(long, value_name = "NAMESPACE/POD|SPIFFE-ID|IP")]
+    pub from: String,
+    /// Where to: a pod, a service, or an address; `pod:` or `service:` before it tells two of one name apart
+    #[arg(long, value_name = "NAMESPACE/POD|NAMESPACE/SERVICE|IP")]
+    pub to: String,
+    /// To which TCP port of it
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: u16,
+    /// Trust domain of the mesh's identities, where manifests are read
+    #[arg(long, env = "ZTUNNEL_TRUST_DOMAIN", value_name = "NAME", default_value = defaults::TRUST_DOMAIN)]
+    pub trust_domain: TrustDomain,
+    /// How it is printed
+    #[arg(long, short, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// Flags of `analyze`.
+#[derive(Debug, ClapArgs)]
+pub struct AnalyzeArgs {
+    /// Folder of Kubernetes manifests that make the mesh
+    #[arg(long, env = "ZTUNNEL_MESH", value_name = "DIR")]
+    pub mesh: PathBuf,
+    /// Trust domain of the mesh's identities
+    #[arg(long, env = "ZTUNNEL_TRUST_DOMAIN", value_name = "NAME", default_value = defaults::TRUST_DOMAIN)]
+    pub trust_domain: TrustDomain,
+    /// How it is printed
+    #[arg(long, short, value_enum, default_value_t)]
+    pub output: Output,
 }
 
 /// What to do with a CA.

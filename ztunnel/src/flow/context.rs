@@ -7,6 +7,7 @@ use tokio::sync::Semaphore;
 use super::{
     admission::Admission,
     failures::Failures,
+    gate::Gate,
     table::{Table, Upstreams},
     tunnel::TunnelDialer,
 };
@@ -16,6 +17,7 @@ use crate::{
     metrics::traffic::Meter,
     model::{close::CloseReason, workload::NamespacedName},
     net::{buffer::BufferPool, dial::Dialer, socket::Keepalive},
+    redirect::NodeSockets,
     store::publish::Reader,
     tls,
 };
@@ -34,6 +36,10 @@ pub struct PodContext {
     pub pool: Pool<TunnelDialer>,
     /// HTTP/2 of the tunnels.
     pub hbone: hbone::Settings,
+    /// Who may connect to it.
+    pub gate: Gate,
+    /// Tells the kubelet from others, where the kernel can.
+    pub node: Option<NodeSockets>,
     /// Tunnels to it.
     pub admission: Admission,
     /// Connections to its applications that tunnels may still make.

@@ -11,17 +11,19 @@ use super::{PodContext, Refusal, table::DeliveryEntry};
 use crate::{
     model::{addr::OrigDst, close::CloseReason},
     net::dial::DialError,
+    policy::Permit,
 };
 
 /// How often another source port is tried for a delivery before it is given up.
 const TRIES: u32 = 16;
 
-/// Connects to `to` from the client's address and a port that is free.
+/// Connects to `to` from the client's address and a port that is free. Only what was judged gets here.
 ///
 /// # Errors
 /// Why it can't be; the application does not listen, most of the time.
 pub(super) async fn to_application(
     pod: &PodContext,
+    _judged: &Permit,
     client: IpAddr,
     to: SocketAddr,
 ) -> Result<(TcpStream, DeliveryEntry), Refusal> {

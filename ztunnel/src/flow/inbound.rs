@@ -1,11 +1,6 @@
 //! A tunnel to the pod: TLS, HTTP/2, and on every stream of it a connection to the pod's application.
 
-use std::{
-    cell::RefCell,
-    rc::Rc,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
 use http::StatusCode;
 use tokio::{
@@ -18,9 +13,12 @@ use tracing::debug;
 
 use super::{
     PodContext, Refusal, carry, deliver,
+    gate::Visit,
+    judge::judge,
     leg::Leg,
     record::{Facts, Recorded},
     table::DeliveryEntry,
+    tunnel::distrusted,
 };
 use crate::{
     hbone::{
@@ -36,10 +34,10 @@ use crate::{
         cause::causes,
         close::CloseReason,
         flow::{Direction, Flow},
-        identity::SpiffeId,
         workload::Workload,
     },
     net::{buffer::BufferPool, copy::Side, listen::Accepted, socket},
+    policy::{Connection, Principal},
     route::target,
     tls::{AcceptError, Endpoint, Peer, TlsStream},
     wire::{
@@ -49,10 +47,11 @@ use crate::{
     },
 };
 
-/// The wall clock may be set, and stands on while the machine sleeps, which timers don't see: it is looked at this often.
-const CLOCK_CHECK: Duration = Duration::from_secs(30);
 /// How long a peer may take to close its side, once everything has been said.
 const SEE_OFF: Duration = Duration::from_secs(5);
+
+/// A tunnel whose certificates change while it is made is not refused what it is made for.
+const FIRST_WORDS: Duration = Duration::from_secs(1);
 
 /// A peer that has said nothing for so long while it was told to close is not waited for.
 const SILENT: Duration = Duration::from_secs(1);
@@ -87,14 +86,18 @@ pub async fn serve(pod: Rc<PodContext>, accepted: Accepted, mut drain: DrainWatc
     place.ready();
     pod.meter.traffic().handshake(Direction::Inbound, begun.elapsed());
     let _open = pod.meter.traffic().tunnel(Direction::Inbound);
-    let link = Rc::new(Link { peer, local: dst, identity: identity.identity.clone() });
+    let link = Rc::new(Link { peer, local: dst, principal: Principal::new(identity.identity.clone()) });
     let streams = RefCell::new(TaskSet::new(pod.tasks.clone()));
-    let end = speak(&mut io, &identity, &pod.hbone, drain, |incoming| {
+    let end = speak(&mut io, (&pod.tls, &identity), &pod.hbone, drain, |incoming| {
         streams.borrow_mut().spawn_local(serve_stream(Rc::clone(&pod), Rc::clone(&link), incoming));
     })
     .await;
+    if matches!(end, End::Cut(_)) {
+        // What waits to be sent is taken back.
+        socket::reset_on_close(io.get_ref());
+    }
     drop(io);
-    debug!(src.addr = %peer, src.identity = %link.identity, %end, "a tunnel ended");
+    debug!(src.addr = %peer, src.identity = %link.principal.identity(), %end, "a tunnel ended");
     // They end with the connection, which is gone.
     streams.into_inner().join_all().await;
     drop((place, permit));
@@ -112,10 +115,10 @@ pub(super) async fn shake_hands(
     Ok((io, peer))
 }
 
-/// Speaks HTTP/2 until the tunnel ends, and sees the peer off.
+/// Speaks HTTP/2 until the tunnel ends, and sees the peer off; with one that is not trusted any more it ends at once.
 pub(super) async fn speak<S>(
     io: &mut TlsStream<S>,
-    peer: &Peer,
+    (tls, peer): (&Endpoint, &Peer),
     settings: &Settings,
     drain: DrainWatch,
     on_request: impl FnMut(Incoming),
@@ -126,11 +129,11 @@ where
     let (trigger, stop) = drain::channel();
     let activity = io.activity();
     let end = {
-        let served = server::serve(&mut *io, activity.clone(), settings, stop, on_request);
+        let served = server::serve(&mut *io, activity.clone(), settings, stop, distrusted(tls, peer), on_request);
         tokio::pin!(served);
         tokio::select! {
             end = &mut served => end,
-            () = until_stopped(drain, peer) => {
+            () = until_stopped(drain, tls, peer) => {
                 trigger.start();
                 served.await
             }
@@ -152,20 +155,12 @@ async fn see_off(io: &mut (impl AsyncRead + Unpin)) {
     let _too_late = timeout(SEE_OFF, ended).await;
 }
 
-/// Waits for the drain, or until the peer's certificate can't be relied upon any more.
-async fn until_stopped(mut drain: DrainWatch, peer: &Peer) {
+/// Waits for the drain, or until what was proved of the peer should not be relied upon for more.
+async fn until_stopped(mut drain: DrainWatch, tls: &Endpoint, peer: &Peer) {
+    let outdated = async { tokio::join!(tls.outdated(peer), sleep(FIRST_WORDS)) };
     tokio::select! {
         () = drain.started() => {}
-        () = until_expired(peer.expires) => {}
-    }
-}
-
-/// Waits for a time of the wall clock.
-async fn until_expired(end: SystemTime) {
-    while let Ok(left) = end.duration_since(SystemTime::now())
-        && !left.is_zero()
-    {
-        sleep(left.min(CLOCK_CHECK)).await;
+        _ = outdated => {}
     }
 }
 
@@ -173,7 +168,7 @@ async fn until_expired(end: SystemTime) {
 struct Link {
     peer: PeerAddr,
     local: OrigDst,
-    identity: SpiffeId,
+    principal: Principal,
 }
 
 /// A stream's application, and who it is.
@@ -181,7 +176,8 @@ struct Opened {
     application: TcpStream,
     entry: DeliveryEntry,
     destination: Option<Arc<Workload>>,
-    permit: OwnedSemaphorePermit,
+    visit: Visit,
+    place: OwnedSemaphorePermit,
 }
 
 async fn serve_stream(pod: Rc<PodContext>, link: Rc<Link>, incoming: Incoming) {
@@ -199,7 +195,7 @@ async fn serve_stream(pod: Rc<PodContext>, link: Rc<Link>, incoming: Incoming) {
             Err((error.status(), refusal))
         }
     };
-    let Opened { application, entry, destination, permit } = match opened {
+    let Opened { application, entry, destination, visit, place } = match opened {
         Ok(opened) => opened,
         Err((status, refusal)) => {
             pod.meter.traffic().refused(refusal.reason);
@@ -214,14 +210,14 @@ async fn serve_stream(pod: Rc<PodContext>, link: Rc<Link>, incoming: Incoming) {
     match responder.accept(&ConnectResponse::ok(about)) {
         Ok(tunnel) => {
             record.connected();
-            carry(&pod, record, application, tunnel, Side::Client, entry).await;
+            carry(&pod, record, application, tunnel, Side::Client, Some(visit), entry).await;
         }
         Err(error) => {
             drop((application, entry));
             record.end(CloseReason::ClientReset, Some(error.to_string()));
         }
     }
-    drop(permit);
+    drop(place);
 }
 
 async fn open(
@@ -233,7 +229,7 @@ async fn open(
 ) -> Result<Opened, (StatusCode, Refusal)> {
     let host = request.forwarded.as_ref().and_then(|forwarded| forwarded.host.as_deref());
     let facts = Facts {
-        source_identity: Some(link.identity.clone()),
+        source_identity: Some(link.principal.identity().clone()),
         destination_identity: Some(pod.tls.identity().clone()),
         hbone_addr: Some(request.authority.to_string()),
         ..Facts::of(flow)
@@ -243,7 +239,7 @@ async fn open(
         &pod.mesh.load(),
         link.local.socket(),
         link.peer,
-        &link.identity,
+        link.principal.identity(),
         &request.authority,
         host,
         &pod.name,
@@ -257,25 +253,21 @@ async fn open(
         dst_addr: target.to,
         ..facts
     });
+    let connection =
+        Connection { source: Some(link.principal.clone()), source_ip: link.peer.ip(), destination: target.to };
+    let mut visit = pod.gate.enter(connection);
+    let judged = judge(pod, flow, &visit).map_err(|refusal| (refusal.status(), refusal))?;
     let unavailable = |refusal| (StatusCode::SERVICE_UNAVAILABLE, refusal);
-    let permit = Arc::clone(&pod.streams).try_acquire_owned().map_err(|_full| {
+    let place = Arc::clone(&pod.streams).try_acquire_owned().map_err(|_full| {
         let detail = "the pod has as many connections open as --max-connections-per-pod allows".to_owned();
         unavailable(Refusal { reason: CloseReason::TooMany, detail: Some(detail) })
     })?;
-    let (application, entry) = deliver::to_application(pod, link.peer.ip(), target.to).await.map_err(unavailable)?;
-    Ok(Opened { application, entry, destination: target.destination, permit })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::until_expired;
-    use std::time::{Duration, SystemTime};
-
-    #[tokio::test]
-    async fn an_end_is_waited_for_by_the_wall_clock() {
-        until_expired(SystemTime::UNIX_EPOCH).await;
-        let end = SystemTime::now() + Duration::from_millis(30);
-        until_expired(end).await;
-        assert!(SystemTime::now() >= end);
-    }
+    let (application, entry) = tokio::select! {
+        opened = deliver::to_application(pod, &judged.permit, link.peer.ip(), target.to) => opened.map_err(unavailable)?,
+        denial = visit.stopped() => {
+            let refusal = Refusal::of_change(&denial);
+            return Err((refusal.status(), refusal));
+        }
+    };
+    Ok(Opened { application, entry, destination: target.destination, visit, place })
 }

@@ -28,6 +28,8 @@ pub struct Live {
     facts: RefCell<Option<Rc<Facts>>>,
     /// The facts say where it goes, not only who asks.
     decided: Cell<bool>,
+    /// It is the kubelet's, and counted apart.
+    apart: Cell<bool>,
     counted: RefCell<Option<Counted>>,
 }
 
@@ -39,6 +41,7 @@ impl Live {
             bytes: Transferred::default(),
             facts: RefCell::default(),
             decided: Cell::default(),
+            apart: Cell::default(),
             counted: RefCell::default(),
         }
     }
@@ -104,6 +107,11 @@ impl Live {
         }
     }
 
+    /// It is no connection of the mesh's: Istio's series don't count it.
+    pub(super) fn count_apart(&self) {
+        self.apart.set(true);
+    }
+
     /// Whether it is decided where it goes.
     pub(super) fn is_decided(&self) -> bool {
         self.decided.get()
@@ -112,7 +120,7 @@ impl Live {
     /// Counts it as opened, once, if it is decided where it goes: as in Istio, what was refused before is no connection.
     pub(super) fn count(&self, meter: &Meter) {
         let mut counted = self.counted.borrow_mut();
-        if let (None, true, Some(facts)) = (counted.as_ref(), self.is_decided(), self.facts()) {
+        if let (None, true, Some(facts)) = (counted.as_ref(), self.is_decided() && !self.apart.get(), self.facts()) {
             *counted = Some(meter.open(&facts));
         }
     }

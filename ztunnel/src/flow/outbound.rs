@@ -53,12 +53,12 @@ pub async fn serve(pod: Rc<PodContext>, accepted: Accepted) {
     match opened {
         Ok(Server::Plain(server, entry)) => {
             record.connected();
-            splice(&pod, record, client, Leg::new(server), entry).await;
+            splice(&pod, record, client, Leg::new(server), None, entry).await;
         }
         Ok(Server::Tunnel(opened)) => {
             record.proved(opened.identity);
             record.connected();
-            carry(&pod, record, client, opened.tunnel, Side::Server, ()).await;
+            carry(&pod, record, client, opened.tunnel, Side::Server, None, ()).await;
         }
         Err(refusal) => {
             drop(client);

@@ -2,11 +2,16 @@
 
 use std::rc::Rc;
 
+use tokio::net::TcpStream;
+
 use super::{
     PodContext, Refusal, deliver,
+    gate::Visit,
+    judge::judge,
     leg::Leg,
     record::{Facts, Recorded},
     splice,
+    table::DeliveryEntry,
 };
 use crate::{
     model::{
@@ -14,6 +19,7 @@ use crate::{
         flow::{Direction, Flow},
     },
     net::{listen::Accepted, socket},
+    policy::Connection,
     route::decide,
 };
 
@@ -25,9 +31,9 @@ pub async fn serve(pod: Rc<PodContext>, accepted: Accepted) {
     let mut record = Recorded::open(Rc::clone(&pod), flow);
     let mut client = Leg::new(stream);
     match open(&pod, &flow, &mut record, &mut client).await {
-        Ok((server, entry)) => {
+        Ok(Opened { server, entry, visit }) => {
             record.connected();
-            splice(&pod, record, client, Leg::new(server), entry).await;
+            splice(&pod, record, client, Leg::new(server), Some(visit), entry).await;
         }
         Err(refusal) => {
             drop(client);
@@ -37,12 +43,14 @@ pub async fn serve(pod: Rc<PodContext>, accepted: Accepted) {
     drop(permit);
 }
 
-async fn open(
-    pod: &PodContext,
-    flow: &Flow,
-    record: &mut Recorded,
-    client: &mut Leg,
-) -> Result<(tokio::net::TcpStream, super::table::DeliveryEntry), Refusal> {
+/// The application's side of a connection that may be.
+struct Opened {
+    server: TcpStream,
+    entry: DeliveryEntry,
+    visit: Visit,
+}
+
+async fn open(pod: &PodContext, flow: &Flow, record: &mut Recorded, client: &mut Leg) -> Result<Opened, Refusal> {
     if pod.table.is_own_delivery(flow.peer, flow.dst) {
         return Err(CloseReason::Recursive.into());
     }
@@ -53,6 +61,15 @@ async fn open(
         service: route.service,
         ..Facts::of(flow)
     });
+    let mut visit = pod.gate.enter(Connection { source: None, source_ip: flow.peer.ip(), destination: route.to });
+    let judged = judge(pod, flow, &visit)?;
+    if judged.probe {
+        record.live().count_apart();
+    }
     socket::set_data_options(client.stream(), pod.keepalive).map_err(|error| Refusal::of_client(&error))?;
-    deliver::to_application(pod, flow.peer.ip(), route.to).await
+    let (server, entry) = tokio::select! {
+        opened = deliver::to_application(pod, &judged.permit, flow.peer.ip(), route.to) => opened?,
+        denial = visit.stopped() => return Err(Refusal::of_change(&denial)),
+    };
+    Ok(Opened { server, entry, visit })
 }

@@ -4,11 +4,12 @@ use std::io;
 
 use http::StatusCode;
 
-use super::tunnel::TunnelDialError;
+use super::{judge, tunnel::TunnelDialError};
 use crate::{
     hbone::pool::OpenError,
     model::{cause::causes, close::CloseReason},
     net::dial::DialError,
+    policy::Denial,
     route::decide,
     tls,
     wire::{self, connect::ConnectResponse},
@@ -35,6 +36,14 @@ impl From<decide::Refusal> for Refusal {
 }
 
 impl Refusal {
+    /// What a peer is answered.
+    pub(crate) fn status(&self) -> StatusCode {
+        match self.reason {
+            CloseReason::Denied | CloseReason::PolicyChanged => StatusCode::UNAUTHORIZED,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
     /// The client's socket failed.
     pub(crate) fn of_client(error: &io::Error) -> Self {
         match error.raw_os_error() {
@@ -42,6 +51,11 @@ impl Refusal {
             Some(nix::libc::EINVAL | nix::libc::ECONNRESET) => CloseReason::ClientReset.into(),
             _ => Self { reason: CloseReason::LocalFault, detail: Some(error.to_string()) },
         }
+    }
+
+    /// Policy changed while it was on its way.
+    pub(crate) fn of_change(denial: &Denial) -> Self {
+        Self { reason: CloseReason::PolicyChanged, detail: Some(judge::cut(denial)) }
     }
 
     pub(crate) fn of_dial(error: &DialError) -> Self {

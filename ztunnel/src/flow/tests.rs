@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use self::nodes::{Mesh, NoTunnel, OTHER, WEB_APP};
-use super::inbound;
+use super::{inbound, reason_of};
 use crate::{
     hbone::{
         Settings, client,
@@ -126,6 +126,121 @@ async fn a_renewed_certificate_serves_the_next_tunnel_and_breaks_none() {
         let mut heard = [0; 10];
         old_server.read_exact(&mut heard).await.unwrap();
         assert_eq!(&heard, b"still here");
+    })
+    .await;
+}
+
+/// That bytes go both ways.
+async fn echo(client: &mut TcpStream, server: &mut TcpStream) {
+    let mut heard = [0; 10];
+    client.write_all(b"still here").await.unwrap();
+    server.read_exact(&mut heard).await.unwrap();
+    server.write_all(&heard).await.unwrap();
+    client.read_exact(&mut heard).await.unwrap();
+    assert_eq!(&heard, b"still here");
+}
+
+#[tokio::test]
+async fn a_tunnel_is_cut_where_the_root_of_its_peer_is_taken_away() {
+    for (distrustful, side, other) in [(CLIENT, Side::Server, Side::Client), (WEB, Side::Client, Side::Server)] {
+        local(async {
+            let (mesh, new) = (Mesh::new().await, TestCa::new("new"));
+            let (mut first, mut first_server) = (mesh.connect(WEB_APP).await.unwrap().client, mesh.accept().await);
+            let (mut second, mut second_server) = (mesh.connect(WEB_APP).await.unwrap().client, mesh.accept().await);
+            mesh.certify(distrustful, &mesh.ca, &[&new, &mesh.ca]);
+            echo(&mut first, &mut first_server).await;
+            echo(&mut second, &mut second_server).await;
+            mesh.certify(distrustful, &mesh.ca, &[&new]);
+            for stream in [&mut first, &mut first_server, &mut second, &mut second_server] {
+                let end = timeout(SOON, stream.read(&mut [0; 10])).await.expect("at once");
+                assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
+            }
+            let mut reasons = Vec::new();
+            for (tunnel_side, end) in timeout(SOON, mesh.ends(2)).await.unwrap() {
+                let error = end.unwrap_err();
+                assert_eq!(error.side, tunnel_side, "{error}");
+                reasons.push((tunnel_side == side, reason_of(&error)));
+                let why = "does not lead to a root that is trusted here any more";
+                assert_eq!(error.to_string().contains(why), tunnel_side == side, "{error}");
+            }
+            reasons.sort_by_key(|(here, _)| !here);
+            let (cut, lost) = (CloseReason::Distrusted, CloseReason::TunnelLost);
+            assert_eq!(reasons, [(true, cut), (true, cut), (false, lost), (false, lost)], "not {other:?}");
+            assert_eq!(mesh.pool.stats(), Stats::default());
+            assert!(mesh.connect(WEB_APP).await.is_err(), "nor is there another one");
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn who_is_still_trusted_notices_nothing_of_new_roots_and_certificates() {
+    local(async {
+        let (mesh, new, newer) = (Mesh::new().await, TestCa::new("new"), TestCa::new("newer"));
+        let (mut client, mut server) = (mesh.connect(WEB_APP).await.unwrap().client, mesh.accept().await);
+        let between = mesh.ca.below("intermediate");
+        for identity in [CLIENT, WEB] {
+            for (ca, roots) in [
+                (&mesh.ca, &[&mesh.ca][..]),
+                (&mesh.ca, &[&new, &mesh.ca]),
+                (&between, &[&newer, &mesh.ca, &new]),
+                (&between, &[&mesh.ca]),
+            ] {
+                mesh.certify(identity, ca, roots);
+                echo(&mut client, &mut server).await;
+                let _more = mesh.connect(WEB_APP).await.unwrap();
+                mesh.accept().await;
+            }
+        }
+        assert_eq!((mesh.wire.dials.get(), mesh.pool.stats().connections), (1, 1), "all on one tunnel");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_authority_is_replaced_without_cutting_what_moves_on_in_time() {
+    local(async {
+        let (mesh, new) = (Mesh::new().await, TestCa::new("new"));
+        let (mut old, mut old_server) = (mesh.connect(WEB_APP).await.unwrap().client, mesh.accept().await);
+        for identity in [CLIENT, WEB] {
+            mesh.certify(identity, &mesh.ca, &[&new, &mesh.ca]);
+        }
+        for (identity, dials) in [(CLIENT, 2), (WEB, 3)] {
+            mesh.certify(identity, &new, &[&new, &mesh.ca]);
+            // The tunnel's task has to learn of it, and over there the peer has to be told.
+            let moved_on = async {
+                while mesh.wire.dials.get() < dials {
+                    drop(mesh.connect(WEB_APP).await.unwrap());
+                    mesh.accept().await;
+                }
+            };
+            timeout(SOON, moved_on).await.expect("new connections take a new tunnel");
+            echo(&mut old, &mut old_server).await;
+        }
+        let (mut young, mut young_server) = (mesh.connect(WEB_APP).await.unwrap().client, mesh.accept().await);
+        for identity in [CLIENT, WEB] {
+            mesh.certify(identity, &new, &[&new]);
+        }
+        for stream in [&mut old, &mut old_server] {
+            let end = timeout(SOON, stream.read(&mut [0; 10])).await.expect("at once");
+            assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
+        }
+        echo(&mut young, &mut young_server).await;
+        assert_eq!(mesh.wire.dials.get(), 3);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_tunnel_that_is_outdated_from_its_first_moment_carries_what_it_was_made_for() {
+    local(async {
+        let (mesh, new) = (Mesh::new().await, TestCa::new("new"));
+        mesh.certify(CLIENT, &mesh.ca, &[&new, &mesh.ca]);
+        let (certificate, renewed) = (mesh.server_certificate.clone(), new.trusting(WEB, &[&new, &mesh.ca]));
+        mesh.wire.hesitates.set(true);
+        mesh.server.once_proved.replace(Some(Box::new(move || drop(certificate.send_replace(renewed)))));
+        let (mut client, mut server) = (mesh.connect(WEB_APP).await.unwrap().client, mesh.accept().await);
+        echo(&mut client, &mut server).await;
     })
     .await;
 }
@@ -336,7 +451,7 @@ async fn what_a_drained_tunnel_said_last_arrives_although_its_reader_is_slow() {
                 say(&mut tunnel, &buffers(), &vec![7; SIZE]).await;
                 finish(&mut tunnel);
             };
-            inbound::speak(&mut io, &peer, &Settings::default(), watch, |incoming| {
+            inbound::speak(&mut io, (&server_tls, &peer), &Settings::default(), watch, |incoming| {
                 streams.borrow_mut().spawn_local(saying(incoming));
             })
             .await;

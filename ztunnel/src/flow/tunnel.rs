@@ -1,20 +1,28 @@
 //! How the pool of a pod comes by a tunnel: TCP out of the pod's namespace, then TLS in the pod's name.
 
+use std::os::fd::AsFd as _;
+
+use futures_util::future::LocalBoxFuture;
 use thiserror::Error;
 use tokio::{net::TcpStream, time::Instant};
 
 use super::table::Upstreams;
 use crate::{
-    hbone::pool::{Connect, Connected, Key},
+    hbone::{
+        Cut,
+        pool::{Connect, Connected, Key},
+    },
     metrics::traffic::Traffic,
-    model::{addr::canonical, flow::Direction, identity::SpiffeId, workload::Membership},
+    model::{
+        addr::canonical, cause::causes, close::CloseReason, flow::Direction, identity::SpiffeId, workload::Membership,
+    },
     net::{
         buffer::BufferPool,
         dial::{DialError, Dialer},
         socket,
     },
     store::snapshot::Snapshot,
-    tls::{self, TlsStream},
+    tls::{self, Peer, TlsStream},
 };
 
 /// Connects to the HBONE ports of other pods.
@@ -61,8 +69,35 @@ impl Connect for TunnelDialer {
         let open = self.traffic.tunnel(Direction::Outbound);
         let (activity, local) = (io.activity(), io.get_ref().local_addr().ok().map(canonical));
         let guard = Box::new((entry, open));
-        Ok(Connected { io, identity: peer.identity, expires: peer.expires, local, activity, guard })
+        let (outdated, cut) = (outdated(&self.tls, &peer), cut(&self.tls, &peer, io.get_ref()));
+        Ok(Connected { io, identity: peer.identity, expires: peer.expires, local, activity, outdated, cut, guard })
     }
+}
+
+/// When a tunnel to that peer should take no more connections.
+pub(super) fn outdated(tls: &tls::Endpoint, peer: &Peer) -> LocalBoxFuture<'static, ()> {
+    let (tls, peer) = (tls.clone(), peer.clone());
+    Box::pin(async move { tls.outdated(&peer).await })
+}
+
+/// When a tunnel to that peer is to be broken; what waits to be sent to it is then taken back.
+fn cut(tls: &tls::Endpoint, peer: &Peer, stream: &TcpStream) -> LocalBoxFuture<'static, Cut> {
+    let (tls, peer) = (tls.clone(), peer.clone());
+    // The stream itself belongs to the tunnel's connection. Without a second descriptor it ends with what it has taken.
+    let stream = stream.as_fd().try_clone_to_owned();
+    Box::pin(async move {
+        let cut = distrusted(&tls, &peer).await;
+        if let Ok(stream) = &stream {
+            socket::reset_on_close(stream);
+        }
+        cut
+    })
+}
+
+/// Waits until the peer of a tunnel is not trusted any more.
+pub(super) async fn distrusted(tls: &tls::Endpoint, peer: &Peer) -> Cut {
+    let distrust = tls.distrusted(peer).await;
+    Cut { reason: CloseReason::Distrusted, why: causes(&distrust) }
 }
 
 /// Whether what a tunnel leads to is still there, in the mesh, and who it was. The one who proved an identity that a

@@ -6,5 +6,6 @@ pub mod certificates;
 pub mod facts;
 mod labels;
 mod latency;
+pub mod policy;
 mod series;
 pub mod traffic;

@@ -21,6 +21,7 @@ use super::{
     facts::{Facts, Protocol},
     labels::{Labels, reporter},
     latency::Latency,
+    policy::Decisions,
     series::{Book, BookCollector, Series},
 };
 use crate::model::{close::CloseReason, flow::Direction, identity::SpiffeId, service::Service, workload::Workload};
@@ -76,6 +77,7 @@ struct Shared {
     inbound: Way,
     handshake_failures: Family<ByReason, Counter>,
     refused: Family<ReasonLabel, Counter>,
+    decisions: Decisions,
     book: Arc<Book>,
     cluster: Arc<str>,
 }
@@ -139,6 +141,7 @@ impl Traffic {
             inbound: families.way(Direction::Inbound),
             handshake_failures: Family::default(),
             refused: Family::default(),
+            decisions: Decisions::register(registry),
             book: Arc::new(Book::new(kept)),
             cluster,
         };
@@ -214,6 +217,12 @@ impl Traffic {
         way.tunnels_opened.inc();
         way.tunnels_open.inc();
         OpenTunnel(way.tunnels_open.clone())
+    }
+
+    /// What policies decided.
+    #[must_use]
+    pub fn decisions(&self) -> &Decisions {
+        &self.0.decisions
     }
 
     /// A stream of a peer was refused.

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     flow::{
         admission::{Admission, Limits},
+        gate::Gates,
         table::Upstreams,
     },
     identity::cache::Certificates,
@@ -24,6 +25,7 @@ use crate::{
         socket::{self, Family, Keepalive},
     },
     redirect::{Controller, EnrolError, Enrolment, NetnsFacts, NetnsLink, link::LinkError, survey},
+    store::publish::Reader,
     tls,
 };
 
@@ -132,6 +134,10 @@ pub struct Node<'a> {
     pub host_cookie: u64,
     /// Settings.
     pub settings: &'a PodSettings,
+    /// Who may connect to the pods.
+    pub gates: &'a Gates,
+    /// The mesh.
+    pub mesh: &'a Reader,
     /// Where the pods' certificates come from.
     pub certificates: &'a Certificates,
     /// Tasks of the whole daemon.
@@ -264,6 +270,7 @@ impl Node<'_> {
         let upstreams = Upstreams::default();
         let open = OpenLimit::new(self.settings.connections);
         let admission = Admission::new(self.settings.tunnels);
+        let gate = self.gates.gate(name.clone(), self.mesh.clone());
         let certificate = self.certificates.handle(desired.identity.clone());
         let tls = tls::Endpoint::new(certificate, self.settings.tls.clone());
         for (worker, listeners) in self.workers.iter().zip(self.by_worker(listeners)) {
@@ -278,6 +285,7 @@ impl Node<'_> {
                     dialer,
                     upstreams: upstreams.clone(),
                     open: open.clone(),
+                    gate: gate.clone(),
                     admission: admission.clone(),
                     tls: tls.clone(),
                 })

@@ -19,6 +19,7 @@ use crate::{
         PodContext,
         admission::Admission,
         failures::Failures,
+        gate::Gate,
         inbound, outbound, plaintext,
         table::{Table, Upstreams, WorkerId},
         tunnel::{self, TunnelDialer},
@@ -31,6 +32,7 @@ use crate::{
     metrics::traffic::{Meter, Traffic},
     model::{close::CloseReason, workload::NamespacedName},
     net::{buffer::BufferPool, dial::Dialer, listen::Acceptor, netns::Netns, socket::Keepalive},
+    redirect::NodeSockets,
     store::{publish::Reader, snapshot::Snapshot},
     tls,
 };
@@ -50,6 +52,8 @@ pub struct WorkerSettings {
     pub cluster: Arc<str>,
     /// The mesh.
     pub mesh: Reader,
+    /// Tells the kubelet from others, where the kernel can.
+    pub node: Option<NodeSockets>,
     /// Counters.
     pub traffic: Traffic,
     /// Tasks of the whole daemon.
@@ -74,6 +78,8 @@ pub struct WorkerPod {
     pub open: OpenLimit,
     /// Tunnels to the pod, shared by its workers.
     pub admission: Admission,
+    /// Who may connect to the pod, asked by all of its workers.
+    pub gate: Gate,
     /// The pod's side of TLS.
     pub tls: tls::Endpoint,
 }
@@ -304,6 +310,8 @@ impl Worker {
             tls: pod.tls,
             pool: Pool::new(dialer, self.settings.hbone.clone(), alive.clone()),
             hbone: self.settings.hbone.clone(),
+            gate: pod.gate,
+            node: self.settings.node.clone(),
             admission: pod.admission,
             streams: pod.open.of(Purpose::Inbound),
             tasks: alive.clone(),

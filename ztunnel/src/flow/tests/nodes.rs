@@ -18,7 +18,7 @@ use tokio::{
 
 use crate::{
     control::manifests::{assemble, parse},
-    flow::{inbound, leg::Leg},
+    flow::{inbound, leg::Leg, tunnel},
     hbone::{
         Settings,
         pool::{Connect, Connected, Key, OpenError, Opened, Pool},
@@ -110,6 +110,8 @@ pub(super) struct ServerNode {
     /// What listens at the pod's addresses.
     applications: HashMap<SocketAddr, SocketAddr>,
     pub(super) seen: RefCell<Vec<Seen>>,
+    /// What happens when the next one has proved who it is.
+    pub(super) once_proved: RefCell<Option<Box<dyn FnOnce()>>>,
     /// Who came, once for each tunnel.
     pub(super) peers: RefCell<Vec<Peer>>,
     /// Why no tunnel came about.
@@ -131,8 +133,11 @@ impl ServerNode {
             Err(error) => return self.failures.borrow_mut().push(error.label()),
         };
         self.peers.borrow_mut().push(peer.clone());
+        if let Some(happens) = self.once_proved.take() {
+            happens();
+        }
         let streams = RefCell::new(TaskSet::default());
-        inbound::speak(&mut io, &peer, &self.settings, self.drain.1.clone(), |incoming| {
+        inbound::speak(&mut io, (&self.tls, &peer), &self.settings, self.drain.1.clone(), |incoming| {
             streams.borrow_mut().spawn_local(Rc::clone(&self).serve_stream(peer.identity.clone(), incoming));
         })
         .await;
@@ -213,6 +218,8 @@ pub(super) struct WireState {
     pub(super) dials: Cell<u32>,
     /// Whoever connects is heard by nobody.
     pub(super) stalled: Cell<bool>,
+    /// Whoever has proved himself is in no hurry to speak.
+    pub(super) hesitates: Cell<bool>,
     unheard: RefCell<Vec<DuplexStream>>,
 }
 
@@ -247,9 +254,24 @@ impl Connect for Wire {
             self.server.accept(far);
         }
         let (io, peer) = self.tls.connect(near, &key.expected, &buffers()).await?;
+        if self.hesitates.get() {
+            for _ in 0..50 {
+                tokio::task::yield_now().await;
+            }
+        }
         let activity = io.activity();
         let local = CLIENT_ADDR.parse().ok();
-        Ok(Connected { io, identity: peer.identity, expires: peer.expires, local, activity, guard: Box::new(()) })
+        let (tls, proved) = (self.tls.clone(), peer.clone());
+        Ok(Connected {
+            io,
+            outdated: tunnel::outdated(&self.tls, &peer),
+            cut: Box::pin(async move { tunnel::distrusted(&tls, &proved).await }),
+            identity: peer.identity,
+            expires: peer.expires,
+            local,
+            activity,
+            guard: Box::new(()),
+        })
     }
 }
 
@@ -265,7 +287,7 @@ pub(super) struct Flow {
 pub(super) struct Mesh {
     pub(super) ca: TestCa,
     pub(super) client_certificate: watch::Sender<CertState>,
-    _server_certificate: watch::Sender<CertState>,
+    pub(super) server_certificate: watch::Sender<CertState>,
     pub(super) server: Rc<ServerNode>,
     pub(super) wire: Wire,
     pub(super) pool: Pool<Wire>,
@@ -292,6 +314,7 @@ impl Mesh {
             snapshot: snapshot(),
             applications: HashMap::from([(WEB_APP.parse().unwrap(), at)]),
             seen: RefCell::default(),
+            once_proved: RefCell::default(),
             peers: RefCell::default(),
             failures: RefCell::default(),
             tasks: RefCell::default(),
@@ -303,13 +326,14 @@ impl Mesh {
             server: Rc::clone(&server),
             dials: Cell::new(0),
             stalled: Cell::new(false),
+            hesitates: Cell::new(false),
             unheard: RefCell::default(),
         }));
         let pool = Pool::new(wire.clone(), Settings::default(), TaskCount::default());
         Self {
             ca,
             client_certificate,
-            _server_certificate: server_certificate,
+            server_certificate,
             server,
             wire,
             pool,
@@ -355,6 +379,12 @@ impl Mesh {
     /// The server's node accepts nothing more.
     pub(super) fn drain_server(&self) {
         self.server.drain.0.start();
+    }
+
+    /// Gives a node a certificate of that authority, and these roots.
+    pub(super) fn certify(&self, identity: &str, ca: &TestCa, roots: &[&TestCa]) {
+        let certificate = if identity == CLIENT { &self.client_certificate } else { &self.server_certificate };
+        certificate.send_replace(ca.trusting(identity, roots));
     }
 
     /// Waits for `count` relays on each node to end, and says how.

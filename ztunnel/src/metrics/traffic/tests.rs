@@ -52,6 +52,8 @@ fn workload(name: &str, region: &str) -> Arc<Workload> {
         labels: Arc::default(),
         netns: None,
         ports: Vec::new(),
+        probe_ports: vec![],
+        node_addresses: vec![],
         ready: true,
         finished: false,
         membership: Membership::InMesh,

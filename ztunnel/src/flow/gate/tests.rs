@@ -1,0 +1,246 @@
+use std::{future::Future, net::SocketAddr, pin::pin, sync::Arc, task::Poll, time::Duration};
+
+use futures_util::{future::join, poll};
+use prometheus_client::registry::Registry;
+use tokio::time::timeout;
+
+use super::{Gate, Gates, Rechecked, Visit};
+use crate::{
+    metrics::{policy::Decisions, traffic::Traffic},
+    model::{
+        identity::{SpiffeId, TrustDomain},
+        policy::{Action, AuthorizationPolicy, Match, Part, Place, PolicySet, Rule, Scope},
+        policy::{Clause, MtlsMode, PeerAuthentication, StringMatch},
+        workload::NamespacedName,
+    },
+    policy::{Cause, Connection, Principal},
+    store::{
+        publish::{self, Publisher, Reader},
+        snapshot::Snapshot,
+    },
+};
+
+const WEB: &str = "10.0.0.2:8080";
+/// Of the pod's probe.
+const HEALTH: &str = "10.0.0.2:9000";
+
+/// For what must come about in real time.
+const SOON: Duration = Duration::from_secs(10);
+
+/// The pod `demo/web`, its gate, and the mesh that both follow.
+struct Bed {
+    publisher: Publisher,
+    mesh: Reader,
+    gates: Gates,
+    gate: Gate,
+    decisions: Decisions,
+}
+
+fn place() -> Place {
+    Place { file: "policies.yaml".into(), line: 1 }
+}
+
+/// Keeps these service accounts of the namespace out.
+fn deny(accounts: &[&str]) -> AuthorizationPolicy {
+    let principals =
+        accounts.iter().map(|account| StringMatch::new(&format!("cluster.local/ns/demo/sa/{account}"))).collect();
+    let from = Clause { part: Part::From, matches: vec![Match { principals, ..Match::default() }] };
+    AuthorizationPolicy {
+        name: NamespacedName::new("demo", "deny"),
+        place: place(),
+        scope: Scope::Namespace("demo".into()),
+        action: Action::Deny,
+        dry_run: false,
+        rules: vec![Rule { clauses: vec![from], unjudged: vec![] }],
+    }
+}
+
+fn strict() -> PeerAuthentication {
+    PeerAuthentication {
+        name: NamespacedName::new("istio-system", "default"),
+        place: place(),
+        created: None,
+        scope: Scope::Mesh,
+        mode: Some(MtlsMode::Strict),
+        ports: Default::default(),
+    }
+}
+
+impl Bed {
+    fn new() -> Self {
+        let (publisher, mesh) = publish::channel();
+        let gates = Gates::default();
+        let gate = gates.gate(NamespacedName::new("demo", "web"), mesh.clone());
+        let traffic = Traffic::register(&mut Registry::default(), Duration::from_secs(900), "Kubernetes".into());
+        let bed = Self { publisher, mesh, gates, gate, decisions: traffic.decisions().clone() };
+        bed.publish(PolicySet::default());
+        bed
+    }
+
+    fn publish(&self, policies: PolicySet) {
+        use crate::control::manifests::{assemble, parse};
+        let file: Arc<str> = "mesh.yaml".into();
+        let text = "{apiVersion: v1, kind: Pod, metadata: {name: web, namespace: demo, labels: {istio.io/dataplane-mode: ambient}, \
+                    annotations: {ambient.mesh/netns: /n}}, spec: {containers: []}, status: {podIP: 10.0.0.2}}";
+        let mesh = assemble([(&file, &parse(&file, text).unwrap())], &TrustDomain::default());
+        let mut workloads = mesh.workloads;
+        workloads.iter_mut().for_each(|web| web.probe_ports = vec![9000]);
+        let version = self.mesh.load().version() + 1;
+        self.publisher
+            .publish(Snapshot::build(version, workloads, mesh.services, mesh.problems).with_policies(policies));
+    }
+
+    fn deny(&self, accounts: &[&str]) {
+        self.publish(PolicySet { authorization: vec![deny(accounts)], ..PolicySet::default() });
+    }
+
+    fn strict(&self) {
+        self.publish(PolicySet { authentication: vec![strict()], ..PolicySet::default() });
+    }
+
+    /// A connection of a service account, or of nobody, to an address of the pod.
+    fn enter(&self, account: Option<&str>, to: &str) -> Visit {
+        let identity = |account| SpiffeId::new(TrustDomain::default(), "demo", account);
+        let destination: SocketAddr = to.parse().unwrap();
+        let source = account.map(identity).map(Principal::new);
+        self.gate.enter(Connection { source, source_ip: "10.0.0.1".parse().unwrap(), destination })
+    }
+
+    fn recheck(&self) -> Rechecked {
+        self.gates.recheck(&self.decisions)
+    }
+}
+
+fn is_let_in(visit: &Visit) -> bool {
+    visit.judge(|found| panic!("{found:?}")).is_ok()
+}
+
+/// Whether the connection was told to stop; it is not waited for.
+async fn is_stopped(visit: &mut Visit) -> Option<String> {
+    let mut stopped = pin!(visit.stopped());
+    match poll!(stopped.as_mut()) {
+        Poll::Ready(denial) => Some(denial.to_string()),
+        Poll::Pending => None,
+    }
+}
+
+#[tokio::test]
+async fn a_change_between_judgement_and_dial_is_caught() {
+    let bed = Bed::new();
+    let mut client = bed.enter(Some("client"), WEB);
+    assert!(is_let_in(&client), "judged by the mesh without policy");
+    // It dials now; nothing but the gate knows of it.
+    assert_eq!(is_stopped(&mut client).await, None);
+    bed.deny(&["client"]);
+    assert_eq!(bed.recheck(), Rechecked { judged: 1, cut: 1 });
+    let told = is_stopped(&mut client).await.unwrap();
+    assert!(told.contains("demo/deny") && told.contains("rules[0]"), "{told}");
+}
+
+#[tokio::test]
+async fn a_change_between_entry_and_judgement_is_judged_by() {
+    let bed = Bed::new();
+    let client = bed.enter(Some("client"), WEB);
+    // The recheck comes too early to see it judged, the judgement too late to miss the change.
+    bed.deny(&["client"]);
+    assert!(matches!(client.judge(|_| {}).unwrap_err().unwrap().cause, Cause::Matched { .. }));
+    assert_eq!(bed.recheck(), Rechecked { judged: 1, cut: 1 });
+    drop(client);
+    assert_eq!(bed.recheck(), Rechecked::default(), "who has left is not judged");
+}
+
+#[tokio::test]
+async fn only_those_who_may_not_any_more_are_stopped_and_only_once() {
+    let bed = Bed::new();
+    let (mut bad, mut good, mut nobody) =
+        (bed.enter(Some("bad"), WEB), bed.enter(Some("good"), WEB), bed.enter(None, WEB));
+    assert!([&bad, &good, &nobody].into_iter().all(is_let_in));
+    bed.deny(&["bad"]);
+    assert_eq!(bed.recheck(), Rechecked { judged: 3, cut: 1 });
+    assert_eq!(bed.recheck(), Rechecked { judged: 3, cut: 0 }, "it has been told");
+    assert!(is_stopped(&mut bad).await.is_some());
+    bed.strict();
+    assert_eq!(bed.recheck(), Rechecked { judged: 3, cut: 1 });
+    assert_eq!(is_stopped(&mut good).await, None);
+    let told = is_stopped(&mut nobody).await.unwrap();
+    assert!(told.contains("istio-system/default") && told.contains("STRICT"), "{told}");
+}
+
+/// A recheck takes its time, and meanwhile there may be a newer mesh, which lets in whom the older one denies.
+#[tokio::test]
+async fn an_older_mesh_cuts_nobody_whom_the_newest_lets_in() {
+    let bed = Bed::new();
+    bed.deny(&["client", "other"]);
+    let older = bed.gate.guard().unwrap();
+    bed.deny(&["other"]);
+    let (mut client, mut other) = (bed.enter(Some("client"), WEB), bed.enter(Some("other"), WEB));
+    assert!(is_let_in(&client));
+    assert_eq!(bed.gate.recheck(&older, &bed.decisions), Rechecked { judged: 2, cut: 1 });
+    assert_eq!(is_stopped(&mut client).await, None);
+    assert!(is_stopped(&mut other).await.is_some());
+}
+
+/// A data worker never has to free what the guard of an older mesh held.
+#[tokio::test]
+async fn only_a_recheck_replaces_the_guard_that_is_asked() {
+    let bed = Bed::new();
+    bed.recheck();
+    let kept = || Arc::as_ptr(bed.gate.0.current.load().as_ref().unwrap().guard.as_ref().unwrap());
+    let before = kept();
+    bed.deny(&["client"]);
+    let client = bed.enter(Some("client"), WEB);
+    assert!(client.judge(|_| {}).is_err(), "judged by the newest all the same");
+    assert_eq!(kept(), before);
+    bed.recheck();
+    assert_ne!(kept(), before);
+    assert_eq!(kept(), Arc::as_ptr(&bed.gate.guard().unwrap()));
+    let later = bed.gates.gate(NamespacedName::new("demo", "web"), bed.mesh.clone());
+    assert!(later.0.current.load().is_some(), "a gate that comes after the recheck has one");
+}
+
+#[tokio::test]
+async fn the_kubelet_stays_where_its_probes_are() {
+    let bed = Bed::new();
+    bed.strict();
+    let (mut kubelet, mut other, elsewhere) = (bed.enter(None, HEALTH), bed.enter(None, HEALTH), bed.enter(None, WEB));
+    assert!(kubelet.judge(|_| {}).unwrap_err().unwrap().at_probe);
+    assert!(!elsewhere.judge(|_| {}).unwrap_err().unwrap().at_probe);
+    kubelet.is_probe();
+    bed.strict();
+    assert_eq!(bed.recheck(), Rechecked { judged: 3, cut: 2 });
+    assert!(is_stopped(&mut kubelet).await.is_none() && is_stopped(&mut other).await.is_some());
+}
+
+#[tokio::test]
+async fn a_pod_that_the_mesh_does_not_know_lets_nobody_in() {
+    let bed = Bed::new();
+    let mut client = bed.enter(Some("client"), WEB);
+    bed.publisher.publish(Snapshot::build(9, vec![], vec![], vec![]));
+    assert_eq!(client.judge(|_| {}).unwrap_err(), None);
+    assert_eq!(bed.recheck(), Rechecked::default(), "its release ends what it has");
+    assert_eq!(is_stopped(&mut client).await, None);
+}
+
+#[tokio::test]
+async fn whoever_follows_the_mesh_judges_at_every_change() {
+    let bed = Bed::new();
+    let mut client = bed.enter(Some("client"), WEB);
+    let following = bed.gates.clone().follow(bed.mesh.clone(), bed.decisions.clone());
+    let changing = async {
+        tokio::task::yield_now().await;
+        bed.deny(&["other"]);
+        bed.deny(&["client"]);
+        client.stopped().await
+    };
+    let both = join(drop_when_done(following, changing), async {});
+    let (denial, ()) = timeout(SOON, both).await.unwrap();
+    assert!(matches!(denial.cause, Cause::Matched { .. }));
+}
+
+/// Runs `beside` for as long as `main` takes.
+async fn drop_when_done<T>(beside: impl Future<Output = ()>, main: impl Future<Output = T>) -> T {
+    tokio::select! {
+        done = main => done,
+        () = beside => panic!("the mesh has ended"),
+    }
+}

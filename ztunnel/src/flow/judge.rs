@@ -1,0 +1,81 @@
+//! Asks the gate of a pod for a connection to it, and tells what came of it.
+
+use std::io;
+
+use tracing::{Level, event};
+
+use super::{PodContext, Refusal, gate::Visit};
+use crate::{
+    metrics::policy::would,
+    model::{
+        close::CloseReason,
+        flow::{Direction, Flow},
+    },
+    policy::{Beside, Connection, Denial, Guard, Permit},
+};
+
+/// A connection that may be.
+pub(super) struct Judged {
+    pub(super) permit: Permit,
+    /// Only because its client is the kubelet.
+    pub(super) probe: bool,
+}
+
+/// Judges a connection that has entered.
+///
+/// # Errors
+/// Why it is refused.
+pub(super) fn judge(pod: &PodContext, flow: &Flow, visit: &Visit) -> Result<Judged, Refusal> {
+    let decisions = pod.meter.traffic().decisions();
+    let denial = match visit.judge(|found| {
+        decisions.beside(&found);
+        tell(visit.connection(), &found);
+    }) {
+        Ok(permit) => return Ok(Judged { permit, probe: false }),
+        Err(Some(denial)) => denial,
+        Err(None) => {
+            let detail = format!("the mesh knows no Pod {} (any more)", pod.name);
+            return Err(Refusal { reason: CloseReason::LocalFault, detail: Some(detail) });
+        }
+    };
+    let mut detail = format!("{}: {denial}", CloseReason::Denied);
+    if denial.at_probe {
+        let asked = pod.node.as_ref().ok_or(io::ErrorKind::Unsupported.into());
+        match asked.and_then(|node| node.holds(flow.peer.socket(), flow.dst.socket())) {
+            Ok(true) => {
+                if let Some(permit) = Guard::admit_probe(&denial) {
+                    visit.is_probe();
+                    decisions.probe();
+                    return Ok(Judged { permit, probe: true });
+                }
+            }
+            Ok(false) => {}
+            Err(error) => detail.push_str(&format!("; whether it is the kubelet can't be told: {error}")),
+        }
+    }
+    decisions.denied(&denial, &pod.name.namespace);
+    Err(Refusal { reason: CloseReason::Denied, detail: Some(detail) })
+}
+
+/// Why a connection was cut.
+pub(super) fn cut(denial: &Denial) -> String {
+    format!("{}: {denial}", CloseReason::PolicyChanged)
+}
+
+/// A line about what a policy without effect has to say.
+fn tell(connection: &Connection, found: &Beside<'_>) {
+    event!(
+        target: "access",
+        parent: None,
+        Level::INFO,
+        src.addr = %connection.source_ip,
+        src.identity = connection.source.as_ref().map(|source| source.identity().to_string()),
+        dst.addr = %connection.destination,
+        direction = Direction::Inbound.name(),
+        policy = %found.policy,
+        action = found.action.name(),
+        rule = found.rule,
+        decision = would(found),
+        "policy"
+    );
+}
