@@ -14,6 +14,8 @@ fn main() -> ExitCode {
         Command::Check(args) => return cli::check::check(&args.bpf_pin),
         Command::Cleanup(args) => cli::cleanup::cleanup(&args),
         Command::Ca(command) => cli::ca::ca(&command),
+        Command::Explain(args) => return cli::explain::explain(&args),
+        Command::Analyze(args) => return cli::analyze::analyze(&args),
         Command::Version => {
             println!("ztunnel {}", env!("CARGO_PKG_VERSION"));
             Ok(())

@@ -1,6 +1,8 @@
 //! What the daemon shows over HTTP: readiness, metrics, and the state of everything as JSON. Three listeners, one service:
 //! the address of the admin endpoints has all of it, those for Prometheus and the kubelet have their own part only.
 
+pub(super) mod explain;
+
 use std::{
     convert::Infallible,
     io,
@@ -20,6 +22,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::registry::Registry;
+use serde::Serialize;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -28,12 +31,15 @@ use tokio::{
 use tracing::{Span, debug};
 use tracing_appender::non_blocking::ErrorCounter;
 
+use self::explain::ExplainError;
 use super::exposition;
 use crate::{
+    explain::QueryError,
     flow::admission::{Admission, Limits},
     lifecycle::tasks::{TaskCount, TaskSet},
     net::listen::Acceptor,
     pods::{describe::Description, manager::ManagerHandle},
+    store::publish::Reader,
 };
 
 /// A request must be there by then.
@@ -42,6 +48,9 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(2);
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// Connections at once; more are closed. No one takes them all, or the kubelet would find the daemon not ready.
 const LIMITS: Limits = Limits { connections: 64, connections_per_peer: 16, handshakes: 64, handshakes_per_peer: 16 };
+
+/// Explains a connection.
+pub(super) const EXPLAIN: &str = "/explain";
 
 /// Which endpoints a listener has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +67,7 @@ impl Endpoints {
     fn paths(self) -> &'static [&'static str] {
         const METRICS: [&str; 2] = ["/metrics", "/stats/prometheus"];
         match self {
-            Self::Admin => &["/healthz/ready", METRICS[0], METRICS[1], "/config_dump"],
+            Self::Admin => &["/healthz/ready", METRICS[0], METRICS[1], "/config_dump", EXPLAIN],
             Self::Metrics => &METRICS,
             Self::Readiness => &["/healthz/ready"],
         }
@@ -77,10 +86,14 @@ impl Endpoints {
 pub struct Admin {
     /// The pods.
     pub manager: ManagerHandle,
+    /// The mesh.
+    pub mesh: Reader,
     /// The data path's counters.
     pub registry: Registry,
     /// Lost log lines.
     pub lost: ErrorCounter,
+    /// Places for explanations that are being made.
+    pub explaining: Arc<Semaphore>,
 }
 
 /// Listens. On a machine without IPv6, `[::]` is every IPv4 address.
@@ -139,8 +152,10 @@ async fn serve_connection(stream: TcpStream, endpoints: Endpoints, admin: Arc<Ad
     }
 }
 
+const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+
 async fn answer(admin: &Admin, endpoints: Endpoints, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    const TEXT: &str = "text/plain; charset=utf-8";
     let path = request.uri().path();
     let paths = endpoints.paths();
     if path != "/" && !paths.contains(&path) {
@@ -160,18 +175,39 @@ async fn answer(admin: &Admin, endpoints: Endpoints, request: &Request<Incoming>
             }
         };
     }
+    if path == EXPLAIN {
+        return match explain::answer(admin, request.uri().query()).await {
+            Ok(json) => response(StatusCode::OK, JSON, json),
+            Err(error) => response(status(&error), TEXT, format!("{error}\n")),
+        };
+    }
     let Some(now) = admin.manager.describe().await else {
         return response(StatusCode::SERVICE_UNAVAILABLE, TEXT, "not ready, pending: shutdown\n");
     };
     match path {
-        "/config_dump" => match serde_json::to_vec_pretty(&now) {
-            Ok(json) => response(StatusCode::OK, "application/json", json),
-            Err(error) => response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
-        },
+        "/config_dump" => json(&now),
         _ => match exposition::text(&admin.registry, &admin.lost, &now, expiries(&now)) {
             Ok(text) => response(StatusCode::OK, exposition_type(request), text),
             Err(error) => response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
         },
+    }
+}
+
+fn json(shown: &impl Serialize) -> Response<Full<Bytes>> {
+    match serde_json::to_vec_pretty(shown) {
+        Ok(json) => response(StatusCode::OK, JSON, json),
+        Err(error) => response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
+    }
+}
+
+fn status(error: &ExplainError) -> StatusCode {
+    match error {
+        ExplainError::Parameter(_) => StatusCode::BAD_REQUEST,
+        ExplainError::Query(QueryError::NoMesh) | ExplainError::Busy | ExplainError::GivenUp => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+        ExplainError::Json(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        ExplainError::Query(_) => StatusCode::BAD_REQUEST,
     }
 }
 

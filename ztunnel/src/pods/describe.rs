@@ -1,7 +1,10 @@
 //! What the daemon tells of its pods: the body of `/config_dump`, and the source of the pod metrics.
 
+mod policies;
+
 use serde::Serialize;
 
+pub use self::policies::PoliciesInfo;
 use crate::{
     flow::record::Live,
     identity::cache::CertInfo,
@@ -21,6 +24,8 @@ pub struct Description {
     pub snapshot: SnapshotInfo,
     /// What is wrong with the mesh's files.
     pub problems: Vec<ProblemInfo>,
+    /// The policies in force.
+    pub policies: PoliciesInfo,
     /// The labelled pods of this node.
     pub pods: Vec<PodInfo>,
     /// The BPF maps.

@@ -16,12 +16,13 @@ use tokio::{
 use tracing::{Span, error, info, warn};
 
 use super::{
-    describe::{Description, MapInfo, PodInfo, PodState, ProblemInfo, SnapshotInfo},
+    describe::{Description, MapInfo, PodInfo, PodState, PoliciesInfo, ProblemInfo, SnapshotInfo},
     pod::{Node, Pod, PodSettings},
     reconcile::{Action, Desired, Wanted, plan, wanted},
     worker::{Connections, WorkerHandle},
 };
 use crate::{
+    flow::gate::Gates,
     identity::cache::Certificates,
     lifecycle::{
         drain::DrainWatch,
@@ -59,6 +60,8 @@ pub struct ManagerParts {
     pub host_cookie: u64,
     /// How pods are set up.
     pub settings: PodSettings,
+    /// Who may connect to the pods.
+    pub gates: Gates,
     /// Where the pods' certificates come from.
     pub certificates: Certificates,
     /// Tasks of the whole daemon.
@@ -84,6 +87,12 @@ impl ManagerHandle {
         let (reply, answer) = oneshot::channel();
         self.asks.send(reply).await.ok()?;
         answer.await.ok()
+    }
+
+    /// Asks a manager that is gone.
+    #[cfg(test)]
+    pub fn of_nobody(mesh: Reader) -> Self {
+        Self { asks: mpsc::channel(1).0, mesh, reconciled: Arc::new(AtomicU64::new(STOPPING)) }
     }
 
     /// What is missing until the daemon is ready; nothing: it is. Waits for nobody, however busy the manager is.
@@ -415,6 +424,8 @@ impl Manager {
             workers: &parts.workers,
             host_cookie: parts.host_cookie,
             settings: &parts.settings,
+            gates: &parts.gates,
+            mesh: &parts.mesh,
             certificates: &parts.certificates,
             tasks: &parts.tasks,
         }
@@ -452,6 +463,7 @@ impl Manager {
                 services: counts.services,
             },
             problems: snapshot.problems().iter().map(ProblemInfo::from).collect(),
+            policies: PoliciesInfo::of(Arc::clone(&snapshot)),
             pods: enrolled.chain(refused).collect(),
             maps: usage.map(|map| MapInfo { name: map.name, used: map.used, capacity: map.capacity }).collect(),
             tasks: self.parts.tasks.alive(),

@@ -224,18 +224,37 @@ fn title(service: &Service) -> String {
 }
 
 /// A pod that connects, and the mesh as it is.
-struct Client<'a> {
-    snapshot: &'a Snapshot,
-    own: &'a Arc<Workload>,
+pub(super) struct Client<'a> {
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) own: &'a Arc<Workload>,
 }
 
 /// How good an endpoint is, smaller being better.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Rank {
+pub(super) struct Rank {
     /// Of these only the best are taken.
-    tier: (Health, OtherFamily),
+    pub(super) tier: (Health, OtherFamily),
     /// Of these the next are taken when the best fail.
-    distance: u8,
+    pub(super) distance: u8,
+}
+
+/// Why an endpoint can't be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unfit {
+    /// It lacks the port.
+    NoPort,
+    /// It is on another node, and the service stays on the client's.
+    Elsewhere,
+    /// It takes no connections.
+    Unready,
+    /// It has an address of a family that the service does not have.
+    Family,
+    /// It is not clear who answers there.
+    Unclear,
+    /// Its weight is 0.
+    Weightless,
+    /// It leads to the port of the mesh's tunnels.
+    Reserved,
 }
 
 type OtherFamily = bool;
@@ -309,22 +328,26 @@ impl Client<'_> {
     }
 
     fn endpoints<'s>(&self, service: &'s Service, dst: OrigDst, draw: u64) -> Choice<Rank, (&'s Endpoint, u16)> {
-        let here = Place { node: self.own.node.as_deref(), locality: &self.own.locality };
         let usable = service.endpoints.iter().filter_map(|endpoint| {
-            let target = *endpoint.ports.get(&dst.port())?;
-            let there = Place { node: endpoint.node.as_deref(), locality: &endpoint.locality };
-            let distance = service.distribution.distance(here, there)?;
-            let other_family = endpoint.address.is_ipv4() != dst.ip().is_ipv4();
-            let taken = endpoint.health != Health::Unready
-                && service.families.include(endpoint.address)
-                && self.is_reachable(endpoint);
-            taken.then_some((
-                Rank { tier: (endpoint.health, other_family), distance },
-                endpoint.weight,
-                (endpoint, target),
-            ))
+            let (rank, target) = self.rank(service, endpoint, dst).ok()?;
+            Some((rank, endpoint.weight, (endpoint, target)))
         });
         choose(usable, draw)
+    }
+
+    /// How good an endpoint is, and the port it takes the connection at.
+    pub(super) fn rank(&self, service: &Service, endpoint: &Endpoint, dst: OrigDst) -> Result<(Rank, u16), Unfit> {
+        let target = *endpoint.ports.get(&dst.port()).ok_or(Unfit::NoPort)?;
+        let here = Place { node: self.own.node.as_deref(), locality: &self.own.locality };
+        let there = Place { node: endpoint.node.as_deref(), locality: &endpoint.locality };
+        let distance = service.distribution.distance(here, there).ok_or(Unfit::Elsewhere)?;
+        let other_family = endpoint.address.is_ipv4() != dst.ip().is_ipv4();
+        match () {
+            () if endpoint.health == Health::Unready => Err(Unfit::Unready),
+            () if !service.families.include(endpoint.address) => Err(Unfit::Family),
+            () if !self.is_reachable(endpoint) => Err(Unfit::Unclear),
+            () => Ok((Rank { tier: (endpoint.health, other_family), distance }, target)),
+        }
     }
 
     /// Whether it is clear who answers at an endpoint's address.
@@ -353,7 +376,7 @@ impl Client<'_> {
         })
     }
 
-    fn to_endpoint(&self, service: &Service, endpoint: &Endpoint, target: u16) -> Option<Candidate> {
+    pub(super) fn to_endpoint(&self, service: &Service, endpoint: &Endpoint, target: u16) -> Option<Candidate> {
         let target = SocketAddr::new(endpoint.address, target);
         self.candidate(target, self.behind(endpoint), &service.identities)
     }

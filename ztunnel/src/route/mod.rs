@@ -2,4 +2,5 @@
 
 pub mod balance;
 pub mod decide;
+pub mod survey;
 pub mod target;

@@ -1,6 +1,8 @@
 //! The commands, one file each.
 
+pub mod analyze;
 pub mod ca;
 pub mod check;
 pub mod cleanup;
+pub mod explain;
 pub mod run;

@@ -1,0 +1,142 @@
+//! `/explain?from=…&to=…&port=…`: where a connection would go in the mesh in force, and whether it may.
+
+use std::{sync::Arc, time::Duration};
+
+use thiserror::Error;
+use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
+
+use super::Admin;
+use crate::{
+    explain::{Explanation, Query, QueryError, explain},
+    pods::describe::{Description, PodState},
+};
+
+/// Longer values are no names.
+const LONGEST: usize = 2048;
+/// Explanations that are made at once. One may take a CPU for a while, which the data path needs more.
+const AT_ONCE: usize = 1;
+/// The manager may be busy with a pod; the explanation does not wait for that any longer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why there is no explanation.
+#[derive(Debug, Error)]
+pub(super) enum ExplainError {
+    /// A parameter that is missing, there twice, unknown, or unreadable.
+    #[error("{0}; write /explain?from=NAMESPACE/POD&to=NAMESPACE/SERVICE&port=80")]
+    Parameter(String),
+    /// The mesh has no answer.
+    #[error(transparent)]
+    Query(#[from] QueryError),
+    /// There are others.
+    #[error("others are being explained: try again")]
+    Busy,
+    /// It can't be shown.
+    #[error("the explanation can't be written as JSON: {0}")]
+    Json(#[from] serde_json::Error),
+    /// It panicked, or the daemon is stopping.
+    #[error("the explanation was given up: the daemon is stopping, or this is a fault of it")]
+    GivenUp,
+}
+
+/// Explains what a query string asks for, as JSON.
+pub(super) async fn answer(admin: &Admin, parameters: Option<&str>) -> Result<Vec<u8>, ExplainError> {
+    let query = query(parameters.unwrap_or_default())?;
+    let place = timeout(PATIENCE, Arc::clone(&admin.explaining).acquire_owned()).await;
+    let place = place.map_err(|_elapsed| ExplainError::Busy)?.map_err(|_closed| ExplainError::GivenUp)?;
+    let snapshot = admin.mesh.load();
+    let now = timeout(PATIENCE, admin.manager.describe()).await.ok().flatten();
+    // A mesh can be large, and the thread that this runs on keeps the pods.
+    let explained = spawn_blocking(move || {
+        let mut explanation = explain(&snapshot, &query)?;
+        explanation.warnings.extend(match &now {
+            Some(now) => of_this_node(&explanation, now),
+            None => vec!["the daemon is busy or stopping: whether it serves these pods is not known".to_owned()],
+        });
+        let json = serde_json::to_vec_pretty(&explanation);
+        // It goes on when nobody waits for it any more; until then the next one waits.
+        drop(place);
+        Ok(json?)
+    });
+    explained.await.map_err(|_| ExplainError::GivenUp)?
+}
+
+/// The places for explanations.
+pub(in crate::app) fn places() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(AT_ONCE))
+}
+
+/// What the mesh's files can't tell: which of the pods this node's daemon can't serve.
+fn of_this_node(explanation: &Explanation, now: &Description) -> Vec<String> {
+    let mut names: Vec<&str> = explanation.from.pod.iter().map(String::as_str).collect();
+    names.extend(explanation.endpoints.iter().filter_map(|endpoint| endpoint.pod.as_deref()));
+    names.sort_unstable();
+    names.dedup();
+    let refused = now.pods.iter().filter(|pod| pod.state == PodState::Refused);
+    refused
+        .filter(|pod| names.contains(&format!("{}/{}", pod.namespace, pod.name).as_str()))
+        .map(|pod| {
+            let what = if pod.captured { "CLOSED: its connections fail" } else { "not captured" };
+            let why = pod.reason.as_deref().unwrap_or("no reason is known");
+            format!("node {}: Pod {}/{} is {what}, since {why}", now.node, pod.namespace, pod.name)
+        })
+        .collect()
+}
+
+/// Reads a query string. Each parameter is to be there once, and no other.
+fn query(parameters: &str) -> Result<Query, ExplainError> {
+    let [mut from, mut to, mut port] = [None, None, None];
+    for pair in parameters.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let place = match name {
+            "from" => &mut from,
+            "to" => &mut to,
+            "port" => &mut port,
+            _ => return Err(ExplainError::Parameter("there is a parameter beside from, to and port".to_owned())),
+        };
+        let value = decode(value).ok_or_else(|| {
+            ExplainError::Parameter(format!("{name}: not percent-encoded UTF-8 of at most {LONGEST} bytes"))
+        })?;
+        if place.replace(value).is_some() {
+            return Err(ExplainError::Parameter(format!("{name} is there twice")));
+        }
+    }
+    let there = |name, value: Option<String>| {
+        value.ok_or_else(|| ExplainError::Parameter(format!("the parameter {name} is missing")))
+    };
+    let (from, to, port) = (there("from", from)?, there("to", to)?, there("port", port)?);
+    let is_number = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    let port = port.parse().ok().filter(|_| is_number).ok_or(QueryError::Port)?;
+    Ok(Query::parse(&from, &to, port)?)
+}
+
+/// Undoes percent-encoding. `None`: it is broken, too long, or no UTF-8.
+fn decode(text: &str) -> Option<String> {
+    let mut decoded = Vec::new();
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        decoded.push(match byte {
+            b'%' => {
+                let [high, low] = [bytes.next()?, bytes.next()?].map(|digit| char::from(digit).to_digit(16));
+                u8::try_from(high? * 16 + low?).ok()?
+            }
+            other => other,
+        });
+        if decoded.len() > LONGEST {
+            return None;
+        }
+    }
+    String::from_utf8(decoded).ok()
+}
+
+/// A query string that [`answer`] understands.
+pub(in crate::app) fn encode(from: &str, to: &str, port: u16) -> String {
+    format!("from={}&to={}&port={port}", encoded(from), encoded(to))
+}
+
+fn encoded(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'/' | b':');
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,179 @@
+use std::{net::SocketAddr, sync::Arc};
+
+use prometheus_client::registry::Registry;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
+
+use super::{LONGEST, encode, query};
+use crate::{
+    app::admin::{Admin, Endpoints, serve},
+    control::manifests::{assemble, parse},
+    explain::{Explanation, Query},
+    lifecycle::tasks::TaskCount,
+    model::identity::TrustDomain,
+    pods::manager::ManagerHandle,
+    store::{
+        publish::{self, Publisher},
+        snapshot::Snapshot,
+    },
+};
+
+/// What a query string is taken for: as parsed, or the beginning of the error.
+fn check(parameters: &str, expected: Result<(&str, &str, u16), &str>) {
+    let got = query(parameters).map_err(|error| error.to_string());
+    match expected {
+        Ok((from, to, port)) => assert_eq!(got, Ok(Query::parse(from, to, port).unwrap()), "{parameters}"),
+        Err(error) => {
+            let got = got.expect_err(parameters);
+            assert!(got.starts_with(error) && !got.contains(char::is_control), "{parameters}: {got}");
+        }
+    }
+}
+
+#[test]
+fn query_strings() {
+    check("from=demo/a&to=demo/b&port=80", Ok(("demo/a", "demo/b", 80)));
+    check("port=80&to=demo/b&from=demo%2Fa", Ok(("demo/a", "demo/b", 80)));
+    check("&&from=fd00%3a%3A1&to=10.0.0.1&port=65535&", Ok(("fd00::1", "10.0.0.1", 65535)));
+    check("from=spiffe://td/ns/a/sa/b&to=pod:demo/b&port=1", Ok(("spiffe://td/ns/a/sa/b", "pod:demo/b", 1)));
+
+    check("", Err("the parameter from is missing"));
+    check("from=demo/a&port=80", Err("the parameter to is missing"));
+    check("from=demo/a&to=demo/b", Err("the parameter port is missing"));
+    check("from=demo/a&to=demo/b&port=80&port=81", Err("port is there twice"));
+    check("from=demo/a&from=demo/a&to=demo/b&port=80", Err("from is there twice"));
+    check("from=demo/a&to=demo/b&port=80&verbose", Err("there is a parameter beside"));
+    check("fr%6fm=demo/a&to=demo/b&port=80", Err("there is a parameter beside"));
+    for port in ["", "0", "-1", "+80", "65536", "80x", " 80", "0x50", "99999999999999999999", "８０", "%00"] {
+        check(&format!("from=demo/a&to=demo/b&port={port}"), Err("port: "));
+    }
+    for broken in ["%", "%2", "%2G", "%+1", "%ff", "%c3%28", "a%"] {
+        check(&format!("from={broken}&to=demo/b&port=80"), Err("from: not percent-encoded"));
+    }
+    for hostile in [
+        "",
+        "demo",
+        "/",
+        "demo/",
+        "/a",
+        "a/b/c",
+        "Demo/a",
+        "demo/%1b%5b2J",
+        "demo/a%0a",
+        "demo/a%00",
+        "..",
+        "demo/%E2%80%AE",
+    ] {
+        check(&format!("from={hostile}&to=demo/b&port=80"), Err("from: "));
+        check(&format!("from=demo/b&to={hostile}&port=80"), Err("to: "));
+    }
+    check(&format!("from={}&to=demo/b&port=80", "a".repeat(LONGEST + 1)), Err("from: not percent-encoded"));
+    check(&format!("from={}&to=demo/b&port=80", "%61".repeat(LONGEST + 1)), Err("from: not percent-encoded"));
+    check("from=spiffe://td/ns/a/sa/b%0d%0aX:1&to=demo/b&port=80", Err("from: "));
+}
+
+#[test]
+fn what_the_command_sends_is_understood() {
+    for (from, to) in [("demo/a", "service:demo/b"), ("spiffe://td/ns/a_b/sa/c", "fd00::1"), ("10.0.0.1", "pod:a/b.c")]
+    {
+        assert_eq!(query(&encode(from, to, 80)).unwrap(), Query::parse(from, to, 80).unwrap());
+    }
+    // Whatever was typed arrives as it was, and is refused there by name.
+    assert!(encode("a b&to=c%\n", "ü", 80).bytes().all(|byte| byte.is_ascii_graphic()));
+    check(&encode("a b&to=c%\n", "demo/b", 80), Err("from: \"a b&to=c%\\n\" is no client"));
+}
+
+const MESH: &str = "
+{apiVersion: v1, kind: Pod, metadata: {namespace: demo, name: a}, spec: {containers: []}, status: {podIP: 10.0.0.1}}
+---
+{apiVersion: v1, kind: Pod, metadata: {namespace: demo, name: b}, spec: {containers: []}, status: {podIP: 10.0.0.2}}
+";
+
+fn mesh() -> Snapshot {
+    let file: Arc<str> = "mesh.yaml".into();
+    let assembled = assemble([(&file, &parse(&file, MESH).unwrap())], &TrustDomain::default());
+    Snapshot::build(1, assembled.workloads, assembled.services, assembled.problems)
+}
+
+/// Listeners of the admin endpoints and of the metrics of a daemon that is stopping, and its mesh.
+async fn listeners() -> (SocketAddr, SocketAddr, Publisher) {
+    let (publisher, mesh) = publish::channel();
+    let (sink, guard) = tracing_appender::non_blocking(std::io::sink());
+    let lost = sink.error_counter();
+    drop(guard);
+    let manager = ManagerHandle::of_nobody(mesh.clone());
+    let admin = Arc::new(Admin { manager, mesh, registry: Registry::default(), lost, explaining: super::places() });
+    let mut addresses = Vec::new();
+    for endpoints in [Endpoints::Admin, Endpoints::Metrics] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        addresses.push(listener.local_addr().unwrap());
+        let admin = Arc::clone(&admin);
+        #[expect(clippy::disallowed_methods, reason = "it ends with the test")]
+        tokio::spawn(serve(listener, endpoints, admin, TaskCount::default()));
+    }
+    (addresses[0], addresses[1], publisher)
+}
+
+/// The status and body of an answer.
+async fn get(address: SocketAddr, method: &str, target: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("{method} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+#[tokio::test]
+async fn one_is_explained_at_a_time_and_the_others_do_not_wait_for_long() {
+    let (publisher, mesh) = publish::channel();
+    publisher.publish(self::mesh());
+    let (sink, _guard) = tracing_appender::non_blocking(std::io::sink());
+    let manager = ManagerHandle::of_nobody(mesh.clone());
+    let lost = sink.error_counter();
+    let admin = Admin { manager, mesh, registry: Registry::default(), lost, explaining: super::places() };
+    let question = Some("from=demo/a&to=demo/b&port=80");
+    let place = Arc::clone(&admin.explaining).acquire_owned().await.unwrap();
+    let error = super::answer(&admin, question).await.unwrap_err();
+    assert!(matches!(error, super::ExplainError::Busy), "{error}");
+    drop(place);
+    assert!(super::answer(&admin, question).await.is_ok());
+    assert_eq!(admin.explaining.available_permits(), super::AT_ONCE);
+}
+
+#[tokio::test]
+async fn the_admin_listener_explains_and_no_other() {
+    let (admin, metrics, publisher) = listeners().await;
+    let good = "/explain?from=demo%2Fa&to=demo/b&port=80";
+    let (status, body) = get(admin, "GET", good).await;
+    assert!(status == 503 && body.starts_with("the mesh has not been read yet"), "{status} {body}");
+
+    publisher.publish(mesh());
+    let (status, body) = get(admin, "GET", good).await;
+    let explanation: Explanation = serde_json::from_str(&body).unwrap();
+    assert!(status == 200 && explanation.is_allowed(), "{status} {body}");
+    assert!(explanation.reason.starts_with("NO POLICY IS ENFORCED: Pod demo/b"), "{body}");
+    assert!(explanation.warnings.iter().any(|one| one.contains("busy or stopping")), "{body}");
+
+    for (method, target, expected, said) in [
+        ("GET", "/explain", 400, "the parameter from is missing"),
+        ("GET", "/explain?from=demo/a&to=demo/c&port=80", 400, "to: the mesh has no Pod or Service demo/c"),
+        ("GET", "/explain?from=demo/a&to=demo/b&port=80&port=80", 400, "port is there twice"),
+        ("GET", "/explain?from=%1b[2J&to=demo/b&port=80", 400, "from: \"\\u{1b}[2J\" is no client"),
+        ("GET", "/explain?from=%zz&to=demo/b&port=80", 400, "from: not percent-encoded"),
+        ("POST", good, 405, "GET only"),
+        ("GET", "/explain/", 404, "not found"),
+        ("GET", "/", 200, "/explain\n"),
+    ] {
+        let (status, body) = get(admin, method, target).await;
+        assert!(status == expected && body.contains(said), "{method} {target}: {status} {body}");
+        assert!(!body.contains('\u{1b}'), "{body:?}");
+    }
+    let (status, _) = get(admin, "GET", &format!("/explain?from={}", "a".repeat(20_000))).await;
+    assert!((400..500).contains(&status), "{status}");
+    assert_eq!(get(metrics, "GET", good).await.0, 404);
+    assert!(!get(metrics, "GET", "/").await.1.contains("explain"));
+}

@@ -1,0 +1,85 @@
+//! Asks a running daemon for an explanation.
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::{Context as _, anyhow, bail};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::{
+    Request, StatusCode,
+    body::Bytes,
+    client::conn::http1,
+    header::{ACCEPT, HOST},
+};
+use hyper_util::rt::TokioIo;
+use tokio::{net::TcpStream, runtime, time::timeout};
+
+use crate::{
+    app::admin::{EXPLAIN, explain::encode},
+    explain::Explanation,
+};
+
+/// The daemon is on this node, or close.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// As long as the daemon gives itself for a connection.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// An explanation of a large mesh is far below; what is larger comes from something else.
+const LARGEST: usize = 64 << 20;
+/// What is shown of an answer that is none.
+const EXCERPT: usize = 500;
+
+/// Asks the daemon whose admin endpoints are there.
+///
+/// # Errors
+/// Says what to do when nobody answers, or somebody else.
+pub(super) fn daemon(admin: SocketAddr, from: &str, to: &str, port: u16) -> anyhow::Result<Explanation> {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    let path = format!("{EXPLAIN}?{}", encode(from, to, port));
+    let answered = runtime.block_on(async { timeout(TIMEOUT, fetch(admin, &path)).await });
+    let (status, body) = answered
+        .with_context(|| format!("the daemon at {admin} did not answer within {} s", TIMEOUT.as_secs()))?
+        .with_context(|| format!("cannot ask a daemon at {admin}"))?;
+    read(admin, status, &body)
+}
+
+async fn fetch(admin: SocketAddr, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {
+    const REMEDY: &str =
+        "is one running there? Its address is that of `ztunnel run --admin`, in the node's own network";
+    let connected = timeout(CONNECT_TIMEOUT, TcpStream::connect(admin)).await;
+    let stream = connected
+        .map_err(|_| anyhow!("no connection within {} s", CONNECT_TIMEOUT.as_secs()))
+        .and_then(|stream| Ok(stream?));
+    let stream = stream.context(REMEDY)?;
+    let (mut sender, connection) =
+        http1::handshake(TokioIo::new(stream)).await.context("what listens there does not speak HTTP")?;
+    let request = Request::get(path)
+        .header(HOST, admin.to_string())
+        .header(ACCEPT, "application/json")
+        .body(Empty::<Bytes>::new())
+        .context("cannot ask for that")?;
+    let answer = async {
+        let response = sender.send_request(request).await.context("what listens there does not answer in HTTP")?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), LARGEST).collect().await;
+        let body = body.map_err(|error| anyhow!("the answer can't be read: {error}"))?;
+        anyhow::Ok((status, body.to_bytes()))
+    };
+    tokio::pin!(answer, connection);
+    tokio::select! {
+        answer = &mut answer => answer,
+        // It ends first when the other side closes; what was read until then is with the answer.
+        _ended = &mut connection => answer.await,
+    }
+}
+
+fn read(admin: SocketAddr, status: StatusCode, body: &[u8]) -> anyhow::Result<Explanation> {
+    let said = || String::from_utf8_lossy(body).trim().chars().take(EXCERPT).collect::<String>();
+    match status {
+        StatusCode::OK => serde_json::from_slice(body).with_context(|| {
+            format!("what {admin} answered is no explanation: is that the admin address of a daemon of this version?")
+        }),
+        StatusCode::NOT_FOUND => {
+            bail!("{admin} explains nothing: give the daemon's --admin address, not that of --metrics or --readiness")
+        }
+        _ => bail!("the daemon at {admin} can't explain that: {}", said()),
+    }
+}

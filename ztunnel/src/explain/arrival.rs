@@ -1,0 +1,187 @@
+//! A connection at the end of its way: what the destination's node does with it.
+
+use super::client::Client;
+use super::explanation::{Authentication, Judgement, Verdict};
+use super::hints::{self, Case};
+use super::journey::{Leg, is_enforced};
+use super::judgement::{self, Sight};
+use crate::model::addr::{OrigDst, PeerAddr};
+use crate::model::close::CloseReason;
+use crate::model::flow::{Direction, Flow};
+use crate::model::workload::{Membership, Workload};
+use crate::policy::{Connection, Denial, Guard};
+use crate::route::decide::{self, HBONE_PORT, Hop};
+use crate::route::target;
+use crate::store::snapshot::Snapshot;
+use crate::wire::connect::Authority;
+
+/// A port that a client connects from: which one decides nothing.
+const ANY_PORT: u16 = 40_000;
+/// Policies that don't apply and are told; the others are counted.
+const ASIDE: usize = 100;
+
+/// A connection that comes to an endpoint.
+#[derive(Debug)]
+pub(super) struct Arrival<'a> {
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) client: &'a Client<'a>,
+    pub(super) captured: &'a Result<(), String>,
+    pub(super) leg: &'a Leg,
+}
+
+impl Arrival<'_> {
+    /// What becomes of it, and what would change that. `traced`: with every policy.
+    pub(super) fn judge(&self, traced: bool) -> (Judgement, Vec<String>) {
+        let leg = self.leg;
+        let Some(source_ip) = self.client.address_towards(leg.address.ip()) else {
+            let family = if leg.address.is_ipv4() { "IPv4" } else { "IPv6" };
+            let reason = format!("{} has no {family} address to reach {} from", self.client.title(), leg.address.ip());
+            return (refused(reason), Vec::new());
+        };
+        let Some(workload) = &leg.workload else {
+            let address = leg.address.ip();
+            let unenforced = match self.snapshot.contested(address) {
+                Some(_) => format!("{address} is claimed by several, so that nobody knows who answers"),
+                None => format!("no pod is known at {address}"),
+            };
+            return (unjudged(unenforced), Vec::new());
+        };
+        if self.client.pod.is_some_and(|pod| pod.name == workload.name) {
+            return (unjudged(format!("Pod {} reaches itself, which is not captured", workload.name)), Vec::new());
+        }
+        if let Err(why) = is_enforced(workload, leg.address.port()) {
+            return (unjudged(why), vec![hints::enforce(workload, leg.address.port())]);
+        }
+        if let Err(reason) = self.admitted(workload, source_ip) {
+            return (refused(reason), Vec::new());
+        }
+        let connection = Connection {
+            source: self.client.principal.clone().filter(|_| leg.expected().is_some()),
+            source_ip,
+            destination: leg.address,
+        };
+        self.judged(workload, &connection, traced)
+    }
+
+    /// Whether it gets as far as to be judged: the checks of the destination's node before.
+    fn admitted(&self, workload: &Workload, source_ip: std::net::IpAddr) -> Result<(), String> {
+        let leg = self.leg;
+        let peer = PeerAddr::new((source_ip, ANY_PORT).into());
+        match (&leg.hop, &self.client.principal) {
+            (Some(Hop::Tunnel { to, .. }), Some(principal)) => {
+                let host = leg.service.as_ref().map(|service| &*service.hostname);
+                let authority = Authority::Address(leg.address);
+                let (identity, name) = (principal.identity(), &workload.name);
+                let found = target::target(self.snapshot, *to, peer, identity, &authority, host, name);
+                found.map(|_| ()).map_err(|error| error.to_string())
+            }
+            _ if leg.address.port() == HBONE_PORT => {
+                Err(format!("port {HBONE_PORT} of Pod {} takes the mesh's tunnels only", workload.name))
+            }
+            _ => {
+                let flow = Flow { direction: Direction::Inbound, peer, dst: OrigDst::new(leg.address) };
+                let decided = decide::inbound(self.snapshot, &flow, &workload.name);
+                decided.map(|_| ()).map_err(|refusal| refusal.detail.unwrap_or_else(|| refusal.reason.to_string()))
+            }
+        }
+    }
+
+    fn judged(&self, workload: &Workload, connection: &Connection, traced: bool) -> (Judgement, Vec<String>) {
+        let guard = Guard::of(self.snapshot, workload);
+        let denial = guard.judge(connection).err().map(|denied| denied.told(connection));
+        let as_probe = denial.as_ref().is_some_and(|denial| is_probe(denial, workload, connection));
+        if !traced {
+            return (self.verdict_alone(denial.as_ref(), as_probe), Vec::new());
+        }
+        let sight = judgement::look(self.snapshot, workload, connection);
+        let verdict = if denial.is_none() || as_probe { Verdict::Allowed } else { Verdict::Denied };
+        let reason = match (&denial, as_probe) {
+            (Some(denial), true) => format!(
+                "let in as a probe of the kubelet's, if it is a process of node {} that connects; policies alone say: {denial}",
+                workload.node.as_deref().unwrap_or("(unnamed)")
+            ),
+            (Some(denial), false) => denial.to_string(),
+            (None, _) => sight.what_allows(),
+        };
+        let case = Case {
+            snapshot: self.snapshot,
+            client: self.client,
+            captured: self.captured,
+            workload,
+            connection,
+            sight: &sight,
+            denial: denial.as_ref(),
+        };
+        let hints = if as_probe { Vec::new() } else { hints::of(&case) };
+        let Sight { authentication, considered, elsewhere } = sight;
+        let aside = considered.iter().filter(|one| !one.told.applies).count();
+        let (applying, others): (Vec<_>, Vec<_>) =
+            considered.into_iter().map(|one| one.told).partition(|one| one.applies);
+        let judgement = Judgement {
+            verdict,
+            reason,
+            unenforced: None,
+            as_probe,
+            authentication: Some(authentication),
+            policies: applying.into_iter().chain(others.into_iter().take(ASIDE)).collect(),
+            more_policies: aside.saturating_sub(ASIDE).saturating_add(elsewhere),
+        };
+        (judgement, hints)
+    }
+
+    /// Of many endpoints, or policies: what the data path says, without a look at each policy.
+    fn verdict_alone(&self, denial: Option<&Denial>, as_probe: bool) -> Judgement {
+        let more_policies = self.snapshot.policies().authorization().len();
+        let reason = match (denial, as_probe) {
+            (Some(denial), true) => format!("let in as a probe of the kubelet's; policies alone say: {denial}"),
+            (Some(denial), false) => denial.to_string(),
+            (None, _) => "policy lets it in; by which is told of the first endpoints only".to_owned(),
+        };
+        let verdict = if denial.is_none() || as_probe { Verdict::Allowed } else { Verdict::Denied };
+        Judgement { verdict, as_probe, more_policies, ..refused(reason) }
+    }
+}
+
+/// The data path asks the kernel whether a process of the node connects; here the address has to do.
+fn is_probe(denial: &Denial, workload: &Workload, connection: &Connection) -> bool {
+    Guard::admit_probe(denial).is_some() && workload.node_addresses.contains(&connection.source_ip)
+}
+
+fn unjudged(unenforced: String) -> Judgement {
+    Judgement {
+        verdict: Verdict::Allowed,
+        reason: format!("NO POLICY IS ENFORCED: {unenforced}"),
+        unenforced: Some(unenforced),
+        ..refused(String::new())
+    }
+}
+
+fn refused(reason: String) -> Judgement {
+    Judgement {
+        verdict: Verdict::Denied,
+        reason,
+        unenforced: None,
+        as_probe: false,
+        authentication: None::<Authentication>,
+        policies: Vec::new(),
+        more_policies: 0,
+    }
+}
+
+/// Why no tunnel leads to an endpoint.
+pub(super) fn why_plaintext(leg: &Leg, client: &Client<'_>, captured: &Result<(), String>) -> String {
+    if let Err(why) = captured {
+        return why.clone();
+    }
+    let Some(workload) = &leg.workload else {
+        return format!("no pod is known at {}", leg.address.ip());
+    };
+    if client.pod.is_some_and(|pod| pod.name == workload.name) {
+        return format!("Pod {} reaches itself", workload.name);
+    }
+    match is_enforced(workload, leg.address.port()) {
+        Err(why) => why,
+        Ok(()) if workload.membership == Membership::InMesh => CloseReason::Recursive.to_string(),
+        Ok(()) => String::new(),
+    }
+}

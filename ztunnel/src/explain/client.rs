@@ -1,0 +1,196 @@
+//! Who connects: what it can prove, from which addresses, and whether its node captures it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use super::explanation::Source;
+use super::query::{From, Query, QueryError, client_pod};
+use crate::model::addr::is_link_local_v6;
+use crate::model::identity::SpiffeId;
+use crate::model::workload::{Membership, Workload};
+use crate::policy::Principal;
+use crate::store::snapshot::Snapshot;
+
+/// Whoever connects.
+#[derive(Debug)]
+pub(super) struct Client<'a> {
+    /// The pod, where one is known.
+    pub(super) pod: Option<&'a Arc<Workload>>,
+    /// What it proves in tunnels.
+    pub(super) principal: Option<Principal>,
+    /// Its addresses; empty: not known.
+    pub(super) addresses: Vec<IpAddr>,
+    /// What is good to know of it.
+    pub(super) notes: Vec<String>,
+}
+
+impl<'a> Client<'a> {
+    /// Whom a question means.
+    pub(super) fn of(snapshot: &'a Snapshot, query: &Query) -> Result<Self, QueryError> {
+        match &query.from {
+            From::Pod(name) => Self::pod(client_pod(snapshot, name)?),
+            From::Identity(identity) => Self::identity(snapshot, identity),
+            From::Address(address) => match snapshot.workload_at(*address) {
+                Some(pod) => Ok(Self { addresses: vec![*address], ..Self::pod(pod)? }),
+                None => Ok(Self::outside(snapshot, *address)),
+            },
+        }
+    }
+
+    fn pod(pod: &'a Arc<Workload>) -> Result<Self, QueryError> {
+        let no = |why| QueryError::NoAddress { side: "from", what: format!("Pod {} {why}", pod.name) };
+        match () {
+            () if pod.finished => Err(no("has finished")),
+            () if pod.addresses.is_empty() => Err(no("has no address (yet)")),
+            () => Ok(Self {
+                pod: Some(pod),
+                principal: Some(Principal::new(pod.identity.clone())),
+                addresses: pod.addresses.clone(),
+                notes: Vec::new(),
+            }),
+        }
+    }
+
+    /// One of the pods that have the identity; their service account makes them equal to all but rules about addresses.
+    fn identity(snapshot: &'a Snapshot, identity: &SpiffeId) -> Result<Self, QueryError> {
+        let bearers =
+            || snapshot.workloads().filter(|pod| pod.identity == *identity && !pod.own_addresses().is_empty());
+        let mut in_mesh = bearers().filter(|pod| pod.membership == Membership::InMesh);
+        if let Some(first) = in_mesh.next() {
+            let mut client = Self::pod(first)?;
+            client.notes.push(match in_mesh.count() {
+                0 => format!("{identity}: asked as Pod {}, the only one of the mesh that has it", first.name),
+                more => {
+                    format!("{identity}: asked as Pod {}, one of {} that have it", first.name, more.saturating_add(1))
+                }
+            });
+            return Ok(client);
+        }
+        let mut notes = vec![format!(
+            "no pod of the mesh has {identity}, so its address is not known: what rules say of the client's address is \
+             judged as for an address that none of them names"
+        )];
+        if let Some(pod) = bearers().next() {
+            notes.push(format!(
+                "Pod {} has this service account, but {}: it can't prove it",
+                pod.name,
+                outside_why(pod)
+            ));
+        }
+        Ok(Self { pod: None, principal: Some(Principal::new(identity.clone())), addresses: Vec::new(), notes })
+    }
+
+    fn outside(snapshot: &Snapshot, address: IpAddr) -> Self {
+        let mut notes = Vec::new();
+        if let Some(claimants) = snapshot.contested(address) {
+            let claimants: Vec<String> = claimants.iter().take(4).map(ToString::to_string).collect();
+            notes.push(format!(
+                "{address} is claimed by {}: until one is left it counts as nobody's, and has no identity",
+                claimants.join(", ")
+            ));
+        } else if let Some(service) = snapshot.cluster_ip(address) {
+            notes.push(format!("{address} is the address of Service {}: nothing connects from there", service.name));
+        } else if let Some(pod) = snapshot.workloads().find(|pod| pod.node_addresses.contains(&address)) {
+            let node = pod.node.as_deref().unwrap_or("(unnamed)");
+            notes.push(format!(
+                "{address} is an address of node {node}: its kubelet, its other processes and its hostNetwork pods have it"
+            ));
+        }
+        Self { pod: None, principal: None, addresses: vec![address], notes }
+    }
+
+    /// Whether its node captures a connection to this address, or why it does not.
+    pub(super) fn capture(&self, to: IpAddr, port: u16) -> Result<(), String> {
+        let Some(pod) = self.pod else {
+            let outside = || "the client is no pod that the mesh knows".to_owned();
+            return if self.principal.is_some() { Ok(()) } else { Err(outside()) };
+        };
+        let name = &pod.name;
+        match () {
+            () if pod.membership != Membership::InMesh => {
+                Err(format!("Pod {name} is not captured: {}", outside_why(pod)))
+            }
+            () if pod.host_network => Err(format!("Pod {name} is on its node's network, and is not captured")),
+            () if pod.own_addresses().contains(&to) => {
+                Err(format!("Pod {name} connects to an address of its own, which is not captured"))
+            }
+            () if to.is_loopback() || is_link_local_v6(to) => {
+                Err("connections to loopback and IPv6 link-local addresses are not captured".to_owned())
+            }
+            () if pod.exclusions.outbound_ports.contains(port) => Err(format!(
+                "Pod {name} excludes outbound port {port} (annotation traffic.ambient.mesh/exclude-outbound-ports)"
+            )),
+            () => match pod.exclusions.outbound_cidrs.iter().find(|cidr| cidr.contains(&to)) {
+                Some(cidr) => Err(format!(
+                    "Pod {name} excludes outbound {cidr} (annotation traffic.ambient.mesh/exclude-outbound-cidrs)"
+                )),
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// The address that it connects from to one of this family: the kernel takes a pod's first. `None`: it has none.
+    pub(super) fn address_towards(&self, to: IpAddr) -> Option<IpAddr> {
+        if self.addresses.is_empty() {
+            return Some(unknown_address(to));
+        }
+        self.addresses.iter().copied().find(|own| own.is_ipv4() == to.is_ipv4())
+    }
+
+    /// Of a destination's addresses the one that it would take.
+    pub(super) fn preferred(&self, of: &[IpAddr]) -> Option<IpAddr> {
+        of.iter().copied().find(|to| self.address_towards(*to).is_some()).or_else(|| of.first().copied())
+    }
+
+    /// How it is called in sentences.
+    pub(super) fn title(&self) -> String {
+        match (self.pod, &self.principal) {
+            (Some(pod), _) => format!("Pod {}", pod.name),
+            (None, Some(principal)) => principal.identity().to_string(),
+            (None, None) => self.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        }
+    }
+
+    /// As the explanation tells it.
+    pub(super) fn told(&self, query: &Query, captured: &Result<(), String>) -> Source {
+        let asked = match &query.from {
+            From::Pod(name) => name.to_string(),
+            From::Identity(identity) => identity.to_string(),
+            From::Address(address) => address.to_string(),
+        };
+        let state = match (captured, self.pod) {
+            (Ok(()), _) => "in the mesh".to_owned(),
+            (Err(why), _) => why.clone(),
+        };
+        Source {
+            asked,
+            pod: self.pod.map(|pod| pod.name.to_string()),
+            identity: self.principal.as_ref().map(|principal| principal.identity().to_string()),
+            addresses: self.addresses.clone(),
+            node: self.pod.and_then(|pod| pod.node.as_deref()).map(str::to_owned),
+            captured: captured.is_ok(),
+            state,
+        }
+    }
+}
+
+/// One of those reserved for documentation (RFC 5737, RFC 3849): no rule means it, unless it means all of the family.
+fn unknown_address(to: IpAddr) -> IpAddr {
+    match to {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+    }
+}
+
+/// Why a pod is not in the mesh.
+pub(super) fn outside_why(pod: &Workload) -> String {
+    match pod.membership {
+        Membership::InMesh => "it is in the mesh".to_owned(),
+        Membership::NotLabelled => format!(
+            "neither it nor its namespace {} has the label istio.io/dataplane-mode: ambient",
+            pod.name.namespace
+        ),
+        Membership::OptedOut => "its own label istio.io/dataplane-mode: none keeps it out of the mesh".to_owned(),
+        Membership::Refused(reason) => format!("it is labelled, but {reason}"),
+    }
+}

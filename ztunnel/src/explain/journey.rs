@@ -1,0 +1,471 @@
+//! The way of a connection: which addresses may be at its end, and how each is got to.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use super::client::{Client, outside_why};
+use super::explanation::{Destination, Health, Refusal, Route, Turn};
+use super::query::{Meant, Query, QueryError, To};
+use crate::model::addr::{OrigDst, PeerAddr};
+use crate::model::close::CloseReason;
+use crate::model::flow::{Direction, Flow};
+use crate::model::identity::SpiffeId;
+use crate::model::service::{self, Endpoint, Origin, Resolution, Service};
+use crate::model::workload::{Membership, NamespacedName, Workload};
+use crate::route::decide::{self, Candidate, HBONE_PORT, Hop, Unfit};
+use crate::route::survey;
+use crate::store::snapshot::Snapshot;
+
+/// A port that a client connects from: which one decides nothing.
+const ANY_PORT: u16 = 40_000;
+
+/// Where a connection can end, and how it gets there.
+#[derive(Debug)]
+pub(super) struct Journey {
+    pub(super) destination: Destination,
+    pub(super) route: Route,
+    /// Whether the client's node captures it.
+    pub(super) captured: Result<(), String>,
+    pub(super) legs: Vec<Leg>,
+    pub(super) notes: Vec<String>,
+    /// What would make a way where there is none.
+    pub(super) remedies: Vec<String>,
+}
+
+/// One address at which it may end.
+#[derive(Debug)]
+pub(super) struct Leg {
+    pub(super) address: SocketAddr,
+    pub(super) workload: Option<Arc<Workload>>,
+    pub(super) node: Option<String>,
+    pub(super) health: Health,
+    pub(super) turn: Turn,
+    /// Why it is never taken.
+    pub(super) why_never: Option<String>,
+    pub(super) hop: Option<Hop>,
+    /// The service that the client asked for.
+    pub(super) service: Option<Arc<Service>>,
+}
+
+/// A mesh, and who connects in it.
+#[derive(Debug)]
+pub(super) struct Traveller<'a> {
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) client: &'a Client<'a>,
+    pub(super) port: u16,
+}
+
+/// What becomes of a connection to one address.
+#[derive(Debug, Default)]
+struct Passage {
+    service: Option<Arc<Service>>,
+    refusal: Option<decide::Refusal>,
+    legs: Vec<Leg>,
+}
+
+impl Traveller<'_> {
+    /// The way to what a question means.
+    pub(super) fn travel(&self, query: &Query) -> Result<Journey, QueryError> {
+        let meant = query.meant(self.snapshot)?;
+        let mut notes = Vec::new();
+        let address = self.address(&meant, &mut notes)?;
+        let (passage, captured) = match address {
+            Some(address) => (self.towards(address), self.client.capture(address, self.port)),
+            None => self.headless(&meant, &mut notes),
+        };
+        let Passage { service, refusal, mut legs } = passage;
+        let (pod, named) = match meant {
+            Meant::Pod(pod) => (Some(pod), None),
+            Meant::Service(service) => (None, Some(service)),
+            Meant::Address(address) => (self.snapshot.workload_at(address), None),
+        };
+        if let Some(pod) = pod {
+            // Of an address on a node's network the mesh does not know whose it is; the question does.
+            for leg in legs.iter_mut().filter(|leg| pod.addresses.contains(&leg.address.ip()) && leg.workload.is_none())
+            {
+                let candidate = Candidate { target: leg.address, workload: Some(Arc::clone(pod)), hop: Hop::Plain };
+                *leg = Leg::of(candidate, None);
+            }
+        }
+        let remedies =
+            refusal.as_ref().map(|refusal| self.remedies(refusal, service.as_ref(), address)).unwrap_or_default();
+        let balanced = service.as_deref().filter(|_| refusal.is_none());
+        let route = Route {
+            text: self.route_text(&captured, balanced, &legs),
+            service: service.as_ref().map(|service| service.name.to_string()),
+            refusal: refusal.map(|refusal| told(&refusal)),
+        };
+        let destination = Destination {
+            asked: asked(&query.to),
+            pod: pod.map(|pod| pod.name.to_string()),
+            service: named.or(service.as_ref()).map(|service| service.name.to_string()),
+            address,
+            port: self.port,
+        };
+        Ok(Journey { destination, route, captured, legs, notes, remedies })
+    }
+
+    /// The address that the client connects to; none: the service has none of its own.
+    fn address(&self, meant: &Meant<'_>, notes: &mut Vec<String>) -> Result<Option<IpAddr>, QueryError> {
+        let (title, addresses) = match meant {
+            Meant::Address(address) => return Ok(Some(*address)),
+            Meant::Pod(pod) => (format!("Pod {}", pod.name), &pod.addresses),
+            Meant::Service(service) => (format!("{} {}", service.origin.kind(), service.name), &service.vips),
+        };
+        let no_address = |why: &str| QueryError::NoAddress { side: "to", what: format!("{title} {why}") };
+        let taken = match meant {
+            Meant::Pod(pod) if pod.finished => return Err(no_address("has finished")),
+            Meant::Service(service) if service.vips.is_empty() && service.origin == Origin::Entry => {
+                return Err(no_address("has no single address: ask for one of its ranges or endpoints"));
+            }
+            Meant::Service(service) if service.vips.is_empty() => return Ok(None),
+            Meant::Pod(_) | Meant::Service(_) | Meant::Address(_) => self.client.preferred(addresses),
+        };
+        let taken = taken.ok_or_else(|| no_address("has no address (yet)"))?;
+        let others: Vec<String> = addresses.iter().filter(|other| **other != taken).map(ToString::to_string).collect();
+        if !others.is_empty() {
+            notes.push(format!("{title} has other addresses, which rules may tell apart: --to {}", others.join(", ")));
+        }
+        Ok(Some(taken))
+    }
+
+    /// A service without an address: its name gives those of its ready pods, and the client connects to one of these.
+    fn headless(&self, meant: &Meant<'_>, notes: &mut Vec<String>) -> (Passage, Result<(), String>) {
+        let Meant::Service(service) = meant else { return (Passage::default(), Ok(())) };
+        let mut captured = Ok(());
+        let mut passage = Passage { service: Some(Arc::clone(service)), ..Passage::default() };
+        for endpoint in service.endpoints.iter().filter(|endpoint| service.families.include(endpoint.address)) {
+            if endpoint.health != service::Health::Ready {
+                let why = "it is not ready, so that the service's name does not lead to it";
+                passage.legs.push(Leg::never(self.snapshot, endpoint, self.port, why.to_owned()));
+                continue;
+            }
+            let direct = self.towards(endpoint.address);
+            captured = captured.and_then(|()| self.client.capture(endpoint.address, self.port));
+            if let Some(refusal) = direct.refusal {
+                passage.legs.push(Leg::never(self.snapshot, endpoint, self.port, told(&refusal).text));
+            }
+            passage.legs.extend(direct.legs);
+        }
+        notes.push(format!(
+            "Service {} is headless: its name gives the pods' own addresses, and the client connects to port {} of these \
+             itself, whatever targetPort says",
+            service.name, self.port
+        ));
+        if passage.legs.iter().all(|leg| leg.turn == Turn::Never) {
+            let detail = format!("{} is headless, and none of its endpoints can be reached", service.name);
+            passage.refusal = Some(decide::Refusal { reason: CloseReason::NoHealthyUpstream, detail: Some(detail) });
+        }
+        (passage, captured)
+    }
+
+    /// What becomes of a connection to an address.
+    fn towards(&self, address: IpAddr) -> Passage {
+        let dst = SocketAddr::new(address, self.port);
+        match (self.client.capture(address, self.port), self.client.pod) {
+            (Ok(()), Some(pod)) => self.through_the_mesh(dst, pod),
+            (captured, _) => self.past_the_mesh(dst, captured.is_ok()),
+        }
+    }
+
+    /// As the client's node decides it.
+    fn through_the_mesh(&self, dst: SocketAddr, pod: &Arc<Workload>) -> Passage {
+        let from = self.client.address_towards(dst.ip()).unwrap_or(dst.ip());
+        let peer = PeerAddr::new(SocketAddr::new(from, ANY_PORT));
+        let dst = OrigDst::new(dst);
+        let flow = Flow { direction: Direction::Outbound, peer, dst };
+        let decided = decide::outbound(self.snapshot, &flow, &pod.name, 0);
+        let owner = self.snapshot.owner(dst.ip(), dst.port(), &pod.name.namespace);
+        let surveyed = match owner {
+            crate::store::snapshot::Owner::Service(service) if service.resolution == Resolution::Endpoints => {
+                Some(service)
+            }
+            _ => None,
+        };
+        let service = surveyed.cloned();
+        match (decided, service) {
+            (decided, Some(service)) => {
+                Passage { legs: self.survey(&service, dst, &pod.name), refusal: decided.err(), service: Some(service) }
+            }
+            (Ok(decided), None) => {
+                let legs = decided.candidates.into_iter().map(|candidate| Leg::of(candidate, decided.service.clone()));
+                Passage { legs: legs.collect(), refusal: None, service: decided.service }
+            }
+            (Err(refusal), None) => Passage { refusal: Some(refusal), ..Passage::default() },
+        }
+    }
+
+    fn survey(&self, service: &Arc<Service>, dst: OrigDst, pod: &NamespacedName) -> Vec<Leg> {
+        let surveyed = survey::endpoints(self.snapshot, service, dst, pod);
+        surveyed
+            .into_iter()
+            .map(|surveyed| {
+                let endpoint = surveyed.endpoint;
+                match surveyed.standing {
+                    Err(unfit) => Leg::never(self.snapshot, endpoint, 0, self.unfit_text(unfit, service, endpoint)),
+                    Ok((turn, candidate)) => {
+                        let turn = match turn {
+                            survey::Turn::First => Turn::First,
+                            survey::Turn::Later => Turn::Later,
+                            survey::Turn::Never => Turn::Never,
+                        };
+                        let leg = Leg::of(candidate, Some(Arc::clone(service)));
+                        let why_never = (turn == Turn::Never).then(|| worse(endpoint, dst.ip()).to_owned());
+                        Leg { turn, why_never, ..leg.at(endpoint) }
+                    }
+                }
+            })
+            .collect()
+    }
+
+    fn unfit_text(&self, unfit: Unfit, service: &Service, endpoint: &Endpoint) -> String {
+        match unfit {
+            Unfit::NoPort => format!("it does not serve port {} of the service", self.port),
+            Unfit::Elsewhere => {
+                format!(
+                    "it is not on the client's node, and {} stays there (internalTrafficPolicy: Local)",
+                    service.name
+                )
+            }
+            Unfit::Unready => "it is not ready".to_owned(),
+            Unfit::Family => "it has an address of a family that the service does not have (ipFamilies)".to_owned(),
+            Unfit::Unclear => match self.snapshot.contested(endpoint.address) {
+                Some(_) => "its address is claimed by several, so that nobody knows who would answer".to_owned(),
+                None if self.snapshot.is_blind() => {
+                    "it may be a pod of the mesh in a file that could never be read".to_owned()
+                }
+                None => "its address can't be carried, or is that of a service".to_owned(),
+            },
+            Unfit::Weightless => "its weight is 0".to_owned(),
+            Unfit::Reserved => format!("port {HBONE_PORT} of a pod of the mesh is reserved for tunnels"),
+        }
+    }
+
+    /// Without the client's node: either it does not capture the client, or it is not known which node that is, and then
+    /// it makes tunnels as any node does.
+    fn past_the_mesh(&self, dst: SocketAddr, tunnels: bool) -> Passage {
+        if let Some(service) = self.snapshot.cluster_ip(dst.ip()) {
+            return self.balanced(service, dst.ip(), tunnels);
+        }
+        let workload = self.snapshot.workload_at(dst.ip()).cloned();
+        let candidate = Candidate { target: dst, hop: hop(workload.as_deref(), dst, tunnels), workload };
+        Passage { legs: vec![Leg::of(candidate, None)], ..Passage::default() }
+    }
+
+    /// As the node's load balancer does it: one of the ready endpoints; of those that are ending, when there is none.
+    fn balanced(&self, service: &Arc<Service>, dst: IpAddr, tunnels: bool) -> Passage {
+        let mut passage = Passage { service: Some(Arc::clone(service)), ..Passage::default() };
+        if service.port(self.port).is_none() {
+            let detail = format!("Service {} has no TCP port {}", service.name, self.port);
+            passage.refusal = Some(decide::Refusal { reason: CloseReason::NoHealthyUpstream, detail: Some(detail) });
+            return passage;
+        }
+        let tier = |endpoint: &Endpoint| (endpoint.health, endpoint.address.is_ipv4() != dst.is_ipv4());
+        // Only the mesh's daemons lead from one family to the other.
+        let serving = service.endpoints.iter().filter(|endpoint| {
+            let serves = endpoint.ports.contains_key(&self.port) && endpoint.health != service::Health::Unready;
+            serves && (tunnels || endpoint.address.is_ipv4() == dst.is_ipv4())
+        });
+        let best = serving.map(tier).min();
+        for endpoint in service.endpoints.iter() {
+            let Some(target) = endpoint.ports.get(&self.port) else {
+                let why = self.unfit_text(Unfit::NoPort, service, endpoint);
+                passage.legs.push(Leg::never(self.snapshot, endpoint, 0, why));
+                continue;
+            };
+            if Some(tier(endpoint)) != best {
+                let why =
+                    if endpoint.health == service::Health::Unready { "it is not ready" } else { worse(endpoint, dst) };
+                passage.legs.push(Leg::never(self.snapshot, endpoint, *target, why.to_owned()));
+                continue;
+            }
+            let target = SocketAddr::new(endpoint.address, *target);
+            let workload = owner_of(self.snapshot, endpoint);
+            let candidate = Candidate { target, hop: hop(workload.as_deref(), target, tunnels), workload };
+            passage.legs.push(Leg::of(candidate, Some(Arc::clone(service))).at(endpoint));
+        }
+        if best.is_none() {
+            let detail = format!("{}:{}: no endpoint is ready", service.name, self.port);
+            passage.refusal = Some(decide::Refusal { reason: CloseReason::NoHealthyUpstream, detail: Some(detail) });
+        }
+        passage
+    }
+
+    fn route_text(&self, captured: &Result<(), String>, service: Option<&Service>, legs: &[Leg]) -> String {
+        let begins = match (captured, self.client.pod) {
+            (Ok(()), Some(pod)) => match &pod.node {
+                Some(node) => format!("captured by the daemon of node {node}"),
+                None => "captured by the daemon of its node".to_owned(),
+            },
+            (Ok(()), None) => "captured by the daemon of the client's node".to_owned(),
+            (Err(why), _) => format!("NOT CAPTURED where it begins, so in plaintext and without identity: {why}"),
+        };
+        let taken = legs.iter().filter(|leg| leg.turn != Turn::Never).count();
+        let chooser = if captured.is_ok() { "it" } else { "the node's own load balancer" };
+        match service {
+            Some(service) if !service.vips.is_empty() && service.resolution == Resolution::Endpoints => format!(
+                "{begins}; of the {} endpoints of {} {} {chooser} takes one of {taken}",
+                legs.len(),
+                service.origin.kind(),
+                service.name
+            ),
+            _ => begins,
+        }
+    }
+
+    /// What would make a way.
+    fn remedies(
+        &self,
+        refusal: &decide::Refusal,
+        service: Option<&Arc<Service>>,
+        address: Option<IpAddr>,
+    ) -> Vec<String> {
+        if self.snapshot.is_blind() {
+            return vec!["repair the file that could never be read (see the warnings)".to_owned()];
+        }
+        if let Some(service) = service {
+            return vec![self.service_remedy(service)];
+        }
+        match (refusal.reason, address) {
+            (CloseReason::UnknownDestination, Some(address)) => vec![format!(
+                "add a ServiceEntry for {address} with port {}, or set outboundTrafficPolicy.mode: ALLOW_ANY in the mesh \
+                 config",
+                self.port
+            )],
+            (CloseReason::NoHealthyUpstream, Some(address)) => {
+                let namespace = self.client.pod.map(|pod| &*pod.name.namespace).unwrap_or_default();
+                match (self.snapshot.contested(address), self.snapshot.cluster_ip(address)) {
+                    (Some(_), _) => vec![format!("let only one object claim {address}")],
+                    (None, Some(service)) => vec![format!(
+                        "export Service {} to namespace {namespace}: add it to the annotation networking.istio.io/exportTo, \
+                         or remove that",
+                        service.name
+                    )],
+                    (None, None) => Vec::new(),
+                }
+            }
+            (CloseReason::Recursive, Some(_)) => {
+                vec![format!("connect to another port: {HBONE_PORT} is for the mesh's tunnels")]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn service_remedy(&self, service: &Service) -> String {
+        let title = format!("{} {}", service.origin.kind(), service.name);
+        if service.port(self.port).is_none() && !service.vips.is_empty() {
+            let ports: Vec<String> = service.ports.iter().map(|port| port.port.to_string()).collect();
+            return format!(
+                "connect to a port that {title} has ({}), or add port {} to it",
+                ports.join(", "),
+                self.port
+            );
+        }
+        if service.endpoints.is_empty() {
+            return match service.selector.is_empty() {
+                true => format!("give {title} endpoints: it has no selector, and no EndpointSlice names it"),
+                false => {
+                    let labels: Vec<String> =
+                        service.selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
+                    format!("give {title} endpoints: no pod of its namespace has the labels {}", labels.join(","))
+                }
+            };
+        }
+        format!("make one of the endpoints of {title} usable: beside each stands why it is not")
+    }
+}
+
+/// How the daemon of any node gets there, not knowing who connects.
+fn hop(workload: Option<&Workload>, target: SocketAddr, tunnels: bool) -> Hop {
+    match workload {
+        Some(workload) if tunnels && is_enforced(workload, target.port()).is_ok() && target.port() != HBONE_PORT => {
+            Hop::Tunnel { to: SocketAddr::new(target.ip(), HBONE_PORT), expected: [workload.identity.clone()].into() }
+        }
+        _ => Hop::Plain,
+    }
+}
+
+/// Whether the daemon of its node stands before this port of a pod, or why not.
+pub(super) fn is_enforced(workload: &Workload, port: u16) -> Result<(), String> {
+    let name = &workload.name;
+    match () {
+        () if workload.membership != Membership::InMesh => {
+            Err(format!("Pod {name} is not in the mesh ({})", outside_why(workload)))
+        }
+        () if workload.host_network => Err(format!("Pod {name} is on its node's network, which is not captured")),
+        () if workload.exclusions.inbound_ports.contains(port) => Err(format!(
+            "Pod {name} excludes inbound port {port} (annotation traffic.ambient.mesh/exclude-inbound-ports)"
+        )),
+        () => Ok(()),
+    }
+}
+
+/// Whose address decides, as on the data path.
+fn owner_of(snapshot: &Snapshot, endpoint: &Endpoint) -> Option<Arc<Workload>> {
+    let named = || snapshot.workload(endpoint.workload.as_ref()?).filter(|named| named.host_network);
+    snapshot.workload_at(endpoint.address).or_else(named).cloned()
+}
+
+/// Why an endpoint that serves is not taken.
+fn worse(endpoint: &Endpoint, dst: IpAddr) -> &'static str {
+    if endpoint.address.is_ipv4() != dst.is_ipv4() {
+        return "it is of the other address family";
+    }
+    match endpoint.health {
+        service::Health::Draining => "it is ending, and others are ready",
+        service::Health::Ready | service::Health::Unready => "enough others are nearer",
+    }
+}
+
+fn asked(to: &To) -> String {
+    match to {
+        To::Pod(name) => format!("pod:{name}"),
+        To::Service(name) => format!("service:{name}"),
+        To::Either(name) => name.to_string(),
+        To::Address(address) => address.to_string(),
+    }
+}
+
+fn told(refusal: &decide::Refusal) -> Refusal {
+    let text = refusal.detail.clone().unwrap_or_else(|| refusal.reason.to_string());
+    Refusal { reason: refusal.reason.label().to_owned(), text }
+}
+
+impl Leg {
+    fn of(candidate: Candidate, service: Option<Arc<Service>>) -> Self {
+        let Candidate { target, workload, hop } = candidate;
+        let health = match &workload {
+            None => Health::Unknown,
+            Some(workload) if workload.ready => Health::Ready,
+            Some(_) => Health::Unready,
+        };
+        let node = workload.as_ref().and_then(|workload| workload.node.as_deref()).map(str::to_owned);
+        let (address, hop) = (target, Some(hop));
+        Self { address, workload, node, health, turn: Turn::First, why_never: None, hop, service }
+    }
+
+    /// With what a service says of it.
+    fn at(mut self, endpoint: &Endpoint) -> Self {
+        self.health = match endpoint.health {
+            service::Health::Ready => Health::Ready,
+            service::Health::Draining => Health::Draining,
+            service::Health::Unready => Health::Unready,
+        };
+        self.node = self.node.or_else(|| endpoint.node.as_deref().map(str::to_owned));
+        self
+    }
+
+    fn never(snapshot: &Snapshot, endpoint: &Endpoint, port: u16, why: String) -> Self {
+        let target = SocketAddr::new(endpoint.address, port);
+        let candidate = Candidate { target, workload: owner_of(snapshot, endpoint), hop: Hop::Plain };
+        Self { turn: Turn::Never, why_never: Some(why), hop: None, ..Self::of(candidate, None).at(endpoint) }
+    }
+
+    /// Whom a tunnel may find there.
+    pub(super) fn expected(&self) -> Option<&[SpiffeId]> {
+        match self.hop.as_ref()? {
+            Hop::Tunnel { expected, .. } => Some(expected),
+            Hop::Plain => None,
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! What policies have to say of a connection, as [`policy`](crate::policy) tells it, in the words of an explanation.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::explanation::{Authentication, Policy, Rule};
+use crate::model::policy::{Action, AuthorizationPolicy, Place, PolicySet, Scope};
+use crate::model::workload::{NamespacedName, Workload};
+use crate::policy::{self, Applies, Connection, Guard, RuleTrace};
+use crate::store::snapshot::Snapshot;
+
+/// Everything that was considered at a workload.
+#[derive(Debug)]
+pub(super) struct Sight {
+    pub(super) authentication: Authentication,
+    pub(super) considered: Vec<Considered>,
+    /// Policies of other namespaces.
+    pub(super) elsewhere: usize,
+}
+
+/// A policy, and what it says.
+#[derive(Debug)]
+pub(super) struct Considered {
+    pub(super) policy: Arc<AuthorizationPolicy>,
+    /// That it protects this port, or not.
+    pub(super) is_sure: bool,
+    /// The first rule that matches.
+    pub(super) matched: Option<usize>,
+    pub(super) told: Policy,
+}
+
+impl Considered {
+    /// It applies, and is in force.
+    pub(super) fn counts(&self) -> bool {
+        self.told.applies && !self.policy.dry_run && self.policy.action != Action::Audit
+    }
+
+    /// It counts, and is one of those that let in.
+    pub(super) fn allows(&self) -> bool {
+        self.counts() && self.policy.action == Action::Allow
+    }
+
+    /// It counts, and keeps the connection out.
+    pub(super) fn denies(&self) -> bool {
+        self.counts() && self.policy.action != Action::Allow && self.matched.is_some()
+    }
+
+    /// The rule that matched, for people.
+    pub(super) fn title(&self) -> String {
+        let place = &self.policy.place;
+        format!("AuthorizationPolicy {} ({}:{})", self.policy.name, place.file, place.line)
+    }
+}
+
+/// Looks at everything that may protect a workload from a connection.
+pub(super) fn look(snapshot: &Snapshot, workload: &Workload, connection: &Connection) -> Sight {
+    let mut would = BTreeMap::new();
+    Guard::of(snapshot, workload).beside(connection, |beside| {
+        would.insert(beside.policy.clone(), beside.rule);
+    });
+    let traced = policy::trace(snapshot, workload, connection);
+    let elsewhere = snapshot.policies().authorization().len().saturating_sub(traced.len());
+    let considered = traced.into_iter().map(|one| considered(one, &would)).collect();
+    Sight { authentication: authentication(snapshot, workload, connection), considered, elsewhere }
+}
+
+fn authentication(snapshot: &Snapshot, workload: &Workload, connection: &Connection) -> Authentication {
+    let found = policy::authentication(snapshot, workload, connection.destination.port());
+    let identity = connection.source.as_ref().map(|source| source.identity().to_string());
+    Authentication {
+        refuses: found.mode == crate::model::policy::MtlsMode::Strict && identity.is_none(),
+        mode: found.mode.name().to_owned(),
+        policy: found.from.map(|name| name.to_string()),
+        port: found.port,
+        identity,
+        considered: found
+            .considered
+            .into_iter()
+            .map(|one| {
+                format!(
+                    "{} ({}, {}:{}): {}",
+                    one.policy.name, one.level, one.policy.place.file, one.policy.place.line, one.counts
+                )
+            })
+            .collect(),
+    }
+}
+
+fn considered(one: policy::Considered, would: &BTreeMap<NamespacedName, Option<usize>>) -> Considered {
+    let policy::Considered { policy, applies, is_sure, matched, rules } = one;
+    let does = applies == Applies::Yes;
+    let effect = if does { effect(&policy, matched, would.get(&policy.name)) } else { "none".to_owned() };
+    let Place { file, line } = &policy.place;
+    let told = Policy {
+        name: policy.name.to_string(),
+        place: format!("{file}:{line}"),
+        action: policy.action.name().to_owned(),
+        dry_run: policy.dry_run,
+        applies: does,
+        scope: if does { scope(&policy.scope) } else { applies.to_string() },
+        matched: matched.is_some(),
+        effect,
+        rules: if does { rules.into_iter().map(|trace| rule(&policy, trace)).collect() } else { Vec::new() },
+    };
+    Considered { policy, is_sure, matched, told }
+}
+
+/// What a policy that applies does to the connection. `would`: what [`Guard::beside`] has of it.
+fn effect(policy: &AuthorizationPolicy, matched: Option<usize>, would: Option<&Option<usize>>) -> String {
+    let by = |what: &str, rule: usize| format!("{what} (rules[{rule}])");
+    match (policy.action, policy.dry_run, matched) {
+        (Action::Audit, _, Some(rule)) => by("matches, and only tells of it: log and metrics", rule),
+        (Action::Allow, false, Some(rule)) => by("LETS IT IN", rule),
+        (Action::Deny, false, Some(rule)) => by("KEEPS IT OUT", rule),
+        (Action::Custom, false, Some(rule)) => by("KEEPS IT OUT, since nobody can be asked at this layer", rule),
+        (Action::Allow, true, Some(rule)) => by("would let it in", rule),
+        (Action::Deny | Action::Custom, true, Some(rule)) => by("would keep it out", rule),
+        (Action::Allow, true, None) if would.is_some() => "would keep it out, since no ALLOW policy matches".to_owned(),
+        (Action::Allow, false, None) if policy.rules.is_empty() => "has no rules, so it lets nobody in".to_owned(),
+        (_, _, None) if policy.rules.is_empty() => "has no rules, so it never matches".to_owned(),
+        (_, _, None) => "does not match".to_owned(),
+    }
+}
+
+fn scope(scope: &Scope) -> String {
+    match scope {
+        Scope::Mesh => "every pod of the mesh".to_owned(),
+        Scope::Namespace(namespace) => format!("every pod of namespace {namespace}"),
+        Scope::Selector { namespace, labels } => {
+            let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            let of = namespace.as_ref().map(|namespace| format!(" of namespace {namespace}")).unwrap_or_default();
+            format!("pods{of} with {}", labels.join(", "))
+        }
+        Scope::Services(services) => {
+            let names: Vec<String> = services.iter().map(|name| format!("Service {name}")).collect();
+            format!("pods behind {}", names.join(", "))
+        }
+    }
+}
+
+fn rule(policy: &AuthorizationPolicy, trace: RuleTrace) -> Rule {
+    let RuleTrace { index, matched, mut why, unjudged } = trace;
+    if !unjudged.is_empty() {
+        let fields = unjudged.join(", ");
+        why.push(match policy.action {
+            Action::Allow => format!("{fields} can't be judged at this layer, so that this ALLOW rule never matches"),
+            _ => format!("{fields} can't be judged at this layer, and goes for nothing"),
+        });
+    }
+    Rule { index, matched, detail: why.join("; ") }
+}
+
+impl Sight {
+    /// Why a connection is let in that nothing keeps out.
+    pub(super) fn what_allows(&self) -> String {
+        let mut allows = self.considered.iter().filter(|one| one.allows()).peekable();
+        if allows.peek().is_none() {
+            return "no DENY policy matches, and no ALLOW policy applies: it is open to everyone else".to_owned();
+        }
+        match allows.find_map(|one| Some((one, one.matched?))) {
+            Some((one, rule)) => format!("AuthorizationPolicy {} (ALLOW), rules[{rule}] lets it in", one.policy.name),
+            None => "policy lets it in".to_owned(),
+        }
+    }
+}
+
+/// Whether a policy that is not in the mesh would match a connection: asked as if it protected everyone.
+pub(super) fn would_match(policy: AuthorizationPolicy, workload: &Workload, connection: &Connection) -> bool {
+    let policies =
+        PolicySet { authorization: vec![AuthorizationPolicy { scope: Scope::Mesh, ..policy }], ..PolicySet::default() };
+    let mesh = Snapshot::build(1, vec![workload.clone()], Vec::new(), Vec::new()).with_policies(policies);
+    policy::trace(&mesh, workload, connection).iter().any(|one| one.matched.is_some())
+}

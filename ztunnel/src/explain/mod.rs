@@ -1,0 +1,131 @@
+//! Explains where a connection would go and whether it may: the functions of the data path, asked by a person.
+//!
+//! [`explain`] finds whom a [`Query`] means, lets [`route`](crate::route) decide the way and [`policy`](crate::policy) judge at
+//! each of its ends, and tells all of it as an [`Explanation`]. It decides nothing by itself.
+
+mod arrival;
+mod client;
+mod explanation;
+mod hints;
+mod journey;
+mod judgement;
+mod page;
+mod query;
+mod remarks;
+mod text;
+
+pub use self::explanation::{
+    Authentication, Destination, Endpoint, Explanation, Health, Judgement, Policy, Refusal, Route, Rule, Source, Turn,
+    Verdict, Way,
+};
+pub use self::page::{printable, printable_json};
+pub use self::query::{Query, QueryError};
+pub use self::text::text;
+
+use self::arrival::Arrival;
+use self::client::Client;
+use self::journey::{Journey, Leg, Traveller};
+use crate::model::workload::Membership;
+use crate::route::decide::Hop;
+use crate::store::snapshot::Snapshot;
+
+/// Endpoints of which every policy is listed; of more only the verdict is.
+const TRACED: usize = 32;
+/// Policies that are looked at, at all endpoints together: there are some hundred a millisecond.
+const LOOKS: usize = 20_000;
+
+/// Explains a connection in a mesh.
+///
+/// # Errors
+/// When the mesh has no such client or destination, or two.
+pub fn explain(snapshot: &Snapshot, query: &Query) -> Result<Explanation, QueryError> {
+    if snapshot.version() == 0 {
+        return Err(QueryError::NoMesh);
+    }
+    let client = Client::of(snapshot, query)?;
+    let traveller = Traveller { snapshot, client: &client, port: query.port };
+    let Journey { destination, route, captured, legs, notes, remedies } = traveller.travel(query)?;
+    let (mut endpoints, mut would_change, mut traced) = (Vec::new(), remedies, 0usize);
+    let most = (LOOKS / snapshot.policies().authorization().len().max(1)).clamp(1, TRACED);
+    for leg in &legs {
+        let judgement = (leg.turn != Turn::Never && route.refusal.is_none()).then(|| {
+            traced = traced.saturating_add(1);
+            let arrival = Arrival { snapshot, client: &client, captured: &captured, leg };
+            let (judgement, hints) = arrival.judge(traced <= most);
+            would_change.extend(hints.into_iter().filter(|hint| !would_change.contains(hint)).collect::<Vec<_>>());
+            judgement
+        });
+        endpoints.push(endpoint(leg, &client, &captured, judgement));
+    }
+    let (verdict, reason) = overall(&route, &endpoints);
+    let mut explanation = Explanation {
+        verdict,
+        reason,
+        from: client.told(query, &captured),
+        to: destination,
+        route,
+        endpoints,
+        would_change,
+        notes: client.notes.iter().cloned().chain(notes).collect(),
+        warnings: Vec::new(),
+        mesh_version: snapshot.version(),
+    };
+    explanation.warnings = remarks::warnings(snapshot, &explanation);
+    explanation.notes.extend(remarks::notes(&explanation));
+    Ok(explanation)
+}
+
+fn endpoint(leg: &Leg, client: &Client<'_>, captured: &Result<(), String>, judgement: Option<Judgement>) -> Endpoint {
+    let in_mesh = leg.workload.as_ref().is_some_and(|workload| workload.membership == Membership::InMesh);
+    let way = leg.hop.as_ref().map(|hop| match hop {
+        Hop::Tunnel { to, expected } => {
+            Way::Tunnel { to: *to, expected: expected.iter().map(ToString::to_string).collect() }
+        }
+        Hop::Plain => Way::Plaintext { because: arrival::why_plaintext(leg, client, captured) },
+    });
+    Endpoint {
+        address: leg.address,
+        pod: leg.workload.as_ref().map(|workload| workload.name.to_string()),
+        node: leg.node.clone(),
+        health: leg.health,
+        turn: leg.turn,
+        why_never: leg.why_never.clone(),
+        in_mesh,
+        way,
+        judgement,
+    }
+}
+
+/// Allowed is what has a way, and whom everyone at its end lets in.
+fn overall(route: &Route, endpoints: &[Endpoint]) -> (Verdict, String) {
+    if let Some(refusal) = &route.refusal {
+        return (Verdict::Denied, format!("it gets nowhere: {}", refusal.text));
+    }
+    let judged = || endpoints.iter().filter_map(|endpoint| Some((endpoint, endpoint.judgement.as_ref()?)));
+    let mut denied = judged().filter(|(_, judgement)| judgement.verdict == Verdict::Denied);
+    if let Some((first, judgement)) = denied.next() {
+        let (all, refusing) = (judged().count(), denied.count().saturating_add(1));
+        let reason = match all {
+            1 => judgement.reason.clone(),
+            _ if refusing == all => format!("all of {all} endpoints refuse it: {}", judgement.reason),
+            _ => {
+                let what = if refusing == 1 { "refuses" } else { "refuse" };
+                let one = titled(first);
+                format!("{refusing} of {all} endpoints {what} it, {one} since: {}", judgement.reason)
+            }
+        };
+        return (Verdict::Denied, reason);
+    }
+    let unenforced = judged().find(|(_, judgement)| judgement.unenforced.is_some());
+    match unenforced.or_else(|| judged().next()) {
+        Some((_, judgement)) => (Verdict::Allowed, judgement.reason.clone()),
+        None => (Verdict::Denied, "it gets nowhere: there is no endpoint".to_owned()),
+    }
+}
+
+fn titled(endpoint: &Endpoint) -> String {
+    match &endpoint.pod {
+        Some(pod) => format!("Pod {pod}"),
+        None => endpoint.address.to_string(),
+    }
+}

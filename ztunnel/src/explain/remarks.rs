@@ -1,0 +1,92 @@
+//! What else a person should know: of the connection, and of the files that the mesh is made of.
+
+use super::explanation::{Explanation, Judgement, Policy};
+use crate::model::problem::{Problem, Severity};
+use crate::store::snapshot::Snapshot;
+
+/// Problems that are told; more are counted.
+const PROBLEMS: usize = 100;
+
+/// What may make the explanation, or the mesh, other than meant.
+pub(super) fn warnings(snapshot: &Snapshot, explanation: &Explanation) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if snapshot.is_partial() {
+        warnings.push(
+            "the mesh is PARTIAL: a file of it could never be read, and what that says is missing here".to_owned(),
+        );
+    }
+    if snapshot.is_blind() {
+        warnings.push(
+            "until that file is repaired nothing is sent to addresses that may be in it, nor let in where its policies \
+             may protect"
+                .to_owned(),
+        );
+    }
+    let concerned = concerned(explanation);
+    let told = |problem: &&Problem| {
+        let named = problem.object.as_deref().and_then(|object| object.split_once(' '));
+        problem.severity == Severity::Error || named.is_some_and(|(_, name)| concerned.contains(&name))
+    };
+    let problems = snapshot.problems();
+    warnings.extend(problems.iter().filter(told).take(PROBLEMS).map(ToString::to_string));
+    let silent = problems.len().saturating_sub(problems.iter().filter(told).count().min(PROBLEMS));
+    if silent > 0 {
+        warnings
+            .push(format!("{silent} more about the files of the mesh, not of what is asked here: see ztunnel analyze"));
+    }
+    warnings
+}
+
+/// Names of the objects in it, and their namespaces.
+fn concerned(explanation: &Explanation) -> Vec<&str> {
+    let Explanation { from, to, route, endpoints, .. } = explanation;
+    let mut names: Vec<&str> =
+        [&from.pod, &to.pod, &to.service, &route.service].into_iter().flatten().map(String::as_str).collect();
+    for endpoint in endpoints {
+        names.extend(endpoint.pod.as_deref());
+        let Some(judgement) = &endpoint.judgement else { continue };
+        names.extend(judgement.policies.iter().filter(|policy| policy.applies).map(|policy| policy.name.as_str()));
+        names.extend(judgement.authentication.as_ref().and_then(|found| found.policy.as_deref()));
+    }
+    let namespaces: Vec<&str> = names.iter().filter_map(|name| Some(name.split_once('/')?.0)).collect();
+    names.extend(namespaces);
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+fn judged(explanation: &Explanation) -> impl Iterator<Item = &Judgement> {
+    explanation.endpoints.iter().filter_map(|endpoint| endpoint.judgement.as_ref())
+}
+
+/// What is good to know of such a connection.
+pub(super) fn notes(explanation: &Explanation) -> Vec<String> {
+    let mut notes = Vec::new();
+    let balanced = !explanation.from.captured && explanation.route.service.is_some();
+    if balanced && explanation.from.pod.is_none() {
+        notes.push(
+            "a load balancer on the way may put its own address in place of the client's: rules about addresses then see \
+             that one"
+                .to_owned(),
+        );
+    }
+    let mut beside: Vec<String> = Vec::new();
+    for policy in judged(explanation).flat_map(|judgement| &judgement.policies) {
+        let speaks = policy.matched || policy.effect.starts_with("would");
+        if policy.applies && speaks && (policy.dry_run || policy.action == "AUDIT") {
+            let Policy { name, action, effect, .. } = policy;
+            let dry_run = if policy.dry_run { " in dry-run" } else { "" };
+            beside.push(format!("without effect on this: {action} {name}{dry_run} {effect}"));
+        }
+    }
+    beside.sort();
+    beside.dedup();
+    notes.extend(beside);
+    if judged(explanation).any(|judgement| judgement.as_probe) {
+        notes.push(
+            "only a process of the pod's own node is let in as a probe: another client with that address is not"
+                .to_owned(),
+        );
+    }
+    notes
+}
