@@ -1,0 +1,38 @@
+//! Policies that do nothing, or not what they say, as a whole.
+
+use super::finding::{Report, Severity};
+use crate::model::policy::{Action, AuthorizationPolicy};
+use crate::store::snapshot::Snapshot;
+
+pub(super) fn check(snapshot: &Snapshot, report: &mut Report<'_>) {
+    for policy in snapshot.policies().authorization() {
+        custom(policy, report);
+        dry_run(policy, report);
+        without_rules(policy, report);
+    }
+}
+
+fn custom(policy: &AuthorizationPolicy, report: &mut Report<'_>) {
+    if policy.action == Action::Custom {
+        let message = "spec.action CUSTOM needs an external authorizer, which can't be asked at this layer: what its \
+                       rules match is refused";
+        let severity = if policy.dry_run { Severity::Warning } else { Severity::Error };
+        report.add(severity, "custom-action", policy, message, "write ALLOW or DENY rules instead");
+    }
+}
+
+fn dry_run(policy: &AuthorizationPolicy, report: &mut Report<'_>) {
+    if policy.dry_run {
+        let message = format!("is in dry-run: its {} is only told, not enforced", policy.action.name());
+        let remedy = "take the annotation istio.io/dry-run off when the logs show what you expect";
+        report.add(Severity::Info, "dry-run", policy, message, remedy);
+    }
+}
+
+fn without_rules(policy: &AuthorizationPolicy, report: &mut Report<'_>) {
+    if policy.rules.is_empty() && policy.action != Action::Allow {
+        let action = policy.action.name();
+        let message = format!("{action} without rules matches nothing, so it has no effect");
+        report.warn("no-rules", policy, message, "write `rules: [{}]` to match everything, or remove the policy");
+    }
+}

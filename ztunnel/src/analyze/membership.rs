@@ -1,0 +1,172 @@
+//! Pods, or ports of pods, for which policies are written and nothing is enforced.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::finding::{Report, Severity};
+use super::index::{Mesh, Outside, is_inside, list, outside};
+use crate::model::policy::{Action, Scope};
+use crate::model::workload::Workload;
+
+/// The label that decides on the mesh; a pod's wins over its namespace's.
+const MODE_LABEL: &str = "istio.io/dataplane-mode";
+
+pub(super) fn check(mesh: &Mesh<'_>, report: &mut Report<'_>) {
+    if !mesh.pods().iter().any(|pod| is_inside(pod)) {
+        if !mesh.pods().is_empty() {
+            let message = "no pod is in the mesh: nothing is enforced, and nothing is encrypted";
+            report.of_mesh(Severity::Info, "empty-mesh", message, Outside::NotLabelled.remedy());
+        }
+        return;
+    }
+    unenforced_policies(mesh, report);
+    unknown_modes(mesh, report);
+    let guarded = guarded_namespaces(mesh);
+    let mut unlabelled_namespaces = Vec::new();
+    for (namespace, pods) in mesh.by_namespace() {
+        let is_of_mesh = pods.iter().any(|pod| is_inside(pod));
+        if !is_of_mesh && !has_own_strict(mesh, pods) {
+            let strict = |pod: &&&Workload| mesh.authentication.of(pod).strict().is_some();
+            let live = pods.iter().filter(strict).any(|pod| outside(pod).is_some());
+            unlabelled_namespaces.extend(live.then_some(namespace));
+            continue;
+        }
+        unenforced_pods(mesh, (namespace, pods), guarded.contains(namespace), report);
+        excluded_ports(mesh, pods, report);
+        probes(mesh, namespace, pods, report);
+    }
+    if !unlabelled_namespaces.is_empty() {
+        let message = format!(
+            "the mesh is STRICT, which is not enforced for pods of namespaces outside of it: {}",
+            unlabelled_namespaces.join(", ")
+        );
+        report.of_mesh(Severity::Info, "namespaces-outside-mesh", message, Outside::NotLabelled.remedy());
+    }
+}
+
+/// Namespaces of which an AuthorizationPolicy that is enforced speaks as a whole.
+fn guarded_namespaces<'m>(mesh: &Mesh<'m>) -> BTreeSet<&'m str> {
+    let policies = mesh.snapshot.policies().authorization().iter();
+    let enforced = policies.filter(|policy| !policy.dry_run && policy.action != Action::Audit);
+    let namespaces = enforced.filter_map(|policy| match &policy.scope {
+        Scope::Namespace(namespace) => Some(&**namespace),
+        Scope::Mesh | Scope::Selector { .. } | Scope::Services(_) => None,
+    });
+    namespaces.collect()
+}
+
+/// Whether STRICT is said of the namespace, or of pods in it, and not only of the whole mesh.
+fn has_own_strict(mesh: &Mesh<'_>, pods: &[&Workload]) -> bool {
+    pods.iter().any(|pod| {
+        let by = mesh.authentication.of(pod).strict();
+        by.is_some_and(|by| by.scope != Scope::Mesh)
+    })
+}
+
+/// AuthorizationPolicies none of whose pods is in the mesh.
+fn unenforced_policies(mesh: &Mesh<'_>, report: &mut Report<'_>) {
+    let namespaces_inside: BTreeSet<&str> = mesh
+        .by_namespace()
+        .filter(|(_, pods)| pods.iter().any(|pod| is_inside(pod)))
+        .map(|(namespace, _)| namespace)
+        .collect();
+    for policy in mesh.snapshot.policies().authorization() {
+        let is_enforced = match &policy.scope {
+            Scope::Mesh => true,
+            Scope::Namespace(namespace) => namespaces_inside.contains(&**namespace),
+            Scope::Selector { .. } | Scope::Services(_) => mesh.protected(policy).any(is_inside),
+        };
+        if is_enforced {
+            continue;
+        }
+        let mut outside = mesh.protected(policy).filter_map(|pod| Some((pod, outside(pod)?)));
+        if let Some((pod, why)) = outside.next() {
+            let (name, why_not) = (&pod.name, why.why());
+            let message =
+                format!("nothing of it is enforced: all its pods are outside of the mesh, such as {name} ({why_not})");
+            report.warn("unenforced-policy", &**policy, message, why.remedy());
+        }
+    }
+}
+
+/// Pods outside of the mesh beside others that are in it, or where STRICT is said of the namespace.
+fn unenforced_pods(
+    mesh: &Mesh<'_>,
+    (namespace, pods): (&str, &[&Workload]),
+    is_guarded: bool,
+    report: &mut Report<'_>,
+) {
+    let strict_inside = pods.iter().any(|pod| is_inside(pod) && mesh.authentication.of(pod).strict().is_some());
+    let mut groups: BTreeMap<(Outside, Option<String>), Vec<&Workload>> = BTreeMap::new();
+    for pod in pods {
+        let Some(why) = outside(pod) else { continue };
+        let by = mesh.authentication.of(pod).strict();
+        let wanted = by.map(|by| format!("STRICT of PeerAuthentication {}", by.name));
+        let wanted =
+            wanted.or_else(|| is_guarded.then(|| format!("what AuthorizationPolicies of namespace {namespace} say")));
+        groups.entry((why, wanted)).or_default().push(pod);
+    }
+    for ((why, wanted), pods) in groups {
+        let Some(first) = pods.first() else { continue };
+        let others = match pods.len() {
+            1 => "is".to_owned(),
+            _ => format!("and {} are", list(pods.iter().skip(1).map(|pod| &pod.name))),
+        };
+        let refused = if strict_inside { "; STRICT pods of this namespace refuse their connections" } else { "" };
+        match wanted {
+            Some(wanted) => {
+                let message =
+                    format!("{others} outside of the mesh ({}): {wanted} is not enforced there{refused}", why.why());
+                report.warn("pod-outside-mesh", *first, message, why.remedy());
+            }
+            None if strict_inside => {
+                let message = format!("{others} outside of the mesh ({}){refused}", why.why());
+                report.warn("unlabelled-client", *first, message, why.remedy());
+            }
+            None if why == Outside::NoNetns => {
+                let message = format!("{others} labelled, and can't be in the mesh ({})", why.why());
+                report.warn("pod-refused", *first, message, why.remedy());
+            }
+            None => {}
+        }
+    }
+}
+
+/// Labels that say something else than `ambient` or `none`: they count for nothing.
+fn unknown_modes(mesh: &Mesh<'_>, report: &mut Report<'_>) {
+    for pod in mesh.pods().iter().filter(|pod| !pod.finished) {
+        let Some(mode) = pod.labels.get(MODE_LABEL).filter(|mode| !matches!(mode.as_str(), "ambient" | "none")) else {
+            continue;
+        };
+        let message = format!("the label {MODE_LABEL}: {mode} is not known, and counts for nothing");
+        report.warn("unknown-mode", *pod, message, "write ambient or none, or take it off");
+    }
+}
+
+fn excluded_ports(mesh: &Mesh<'_>, pods: &[&Workload], report: &mut Report<'_>) {
+    for pod in pods.iter().filter(|pod| is_inside(pod) && !pod.exclusions.inbound_ports.is_empty()) {
+        if let Some(by) = mesh.authentication.of(pod).strict() {
+            let message = format!(
+                "port {} is excluded from capture: STRICT of PeerAuthentication {} is not enforced there",
+                pod.exclusions.inbound_ports, by.name
+            );
+            let remedy =
+                "take the annotation traffic.ambient.mesh/exclude-inbound-ports off, or guard the port by other means";
+            report.warn("excluded-port", *pod, message, remedy);
+        }
+    }
+}
+
+/// Probes of STRICT pods whose node's addresses are not known.
+fn probes(mesh: &Mesh<'_>, namespace: &str, pods: &[&Workload], report: &mut Report<'_>) {
+    let unknown = |pod: &&&Workload| is_inside(pod) && !pod.probe_ports.is_empty() && pod.node_addresses.is_empty();
+    let strict: Vec<_> =
+        pods.iter().filter(unknown).filter(|pod| mesh.authentication.of(pod).strict().is_some()).collect();
+    if let Some(first) = strict.first() {
+        let names = list(strict.iter().map(|pod| &pod.name));
+        let message = format!(
+            "STRICT pods of namespace {namespace} have probes and no status.hostIPs ({names}): the kubelet is let in by the \
+             node, but `explain` can't tell its address"
+        );
+        report.add(Severity::Info, "probe-without-node-address", **first, message, "fill status.hostIPs");
+    }
+}

@@ -1,0 +1,80 @@
+//! PeerAuthentications: plaintext that is left open, and those that do not count.
+
+use std::collections::BTreeSet;
+
+use super::authentication::Mode;
+use super::finding::{Report, Severity};
+use super::index::{Mesh, is_inside};
+use crate::model::policy::{MtlsMode, PeerAuthentication, Scope};
+use crate::model::workload::NamespacedName;
+
+pub(super) fn check(mesh: &Mesh<'_>, report: &mut Report<'_>) {
+    let mut beaten = BTreeSet::new();
+    for (policy, by) in mesh.authentication.beaten() {
+        beaten.insert(&policy.name);
+        several(policy, by, report);
+    }
+    let policies = mesh.snapshot.policies().authentication();
+    for policy in policies.iter().filter(|policy| !beaten.contains(&policy.name)) {
+        permissive(mesh, policy, report);
+    }
+    no_strict(mesh, report);
+}
+
+fn several(policy: &PeerAuthentication, by: &PeerAuthentication, report: &mut Report<'_>) {
+    let whom = match &policy.scope {
+        Scope::Mesh => "the mesh".to_owned(),
+        Scope::Namespace(namespace) => format!("namespace {namespace}"),
+        Scope::Selector { .. } | Scope::Services(_) => "some of the pods that it selects".to_owned(),
+    };
+    let severity = if policy.scope == by.scope { Severity::Error } else { Severity::Warning };
+    let why = if policy.created == by.created { "comes first by name" } else { "is older" };
+    let message = format!("does not count for {whom}: PeerAuthentication {} is for the same and {why}", by.name);
+    report.add(severity, "several-peer-authentications", policy, message, "keep one of the two");
+}
+
+/// Plaintext let in where the next larger scope says STRICT.
+fn permissive(mesh: &Mesh<'_>, policy: &PeerAuthentication, report: &mut Report<'_>) {
+    let (above, whom) = match &policy.scope {
+        Scope::Namespace(namespace) => (mesh.authentication.of_mesh(), format!("namespace {namespace}")),
+        Scope::Selector { namespace: Some(namespace), .. } => {
+            (mesh.authentication.of_namespace(namespace), "the pods that it selects".to_owned())
+        }
+        Scope::Mesh | Scope::Selector { .. } | Scope::Services(_) => return,
+    };
+    let own = policy.mode.map_or(above, |mode| Mode { mode, by: Some(policy) });
+    if let (true, false, Some(by)) = (above.is_strict(), own.is_strict(), above.by) {
+        left_over(policy, own.mode, &whom, &by.name, report);
+    }
+    let open = |mode: &Option<MtlsMode>| matches!(mode, Some(MtlsMode::Permissive | MtlsMode::Disable));
+    let ports: Vec<String> =
+        policy.ports.iter().filter(|(_, mode)| open(mode)).map(|(port, _)| port.to_string()).collect();
+    if let (true, false, Some(by)) = (own.is_strict(), ports.is_empty(), own.by) {
+        let whom = format!("port {} of {whom}", ports.join(", "));
+        left_over(policy, MtlsMode::Permissive, &whom, &by.name, report);
+    }
+}
+
+fn left_over(
+    policy: &PeerAuthentication,
+    mode: MtlsMode,
+    whom: &str,
+    strict: &NamespacedName,
+    report: &mut Report<'_>,
+) {
+    let message = format!("{} lets plaintext in at {whom}, where PeerAuthentication {strict} says STRICT", mode.name());
+    report.warn("permissive-left-over", policy, message, "take it out when no client needs plaintext any more");
+}
+
+fn no_strict(mesh: &Mesh<'_>, report: &mut Report<'_>) {
+    let strict = |policy: &PeerAuthentication| {
+        policy.mode == Some(MtlsMode::Strict) || policy.ports.values().any(|mode| *mode == Some(MtlsMode::Strict))
+    };
+    let policies = mesh.snapshot.policies().authentication();
+    if mesh.pods().iter().any(|pod| is_inside(pod)) && !policies.iter().any(|policy| strict(policy)) {
+        let message = "nothing in this mesh is STRICT: its pods take plaintext, in which clients have no identity";
+        let remedy =
+            "add a PeerAuthentication with mtls.mode STRICT to the root namespace when all clients are in the mesh";
+        report.of_mesh(Severity::Info, "no-strict", message, remedy);
+    }
+}

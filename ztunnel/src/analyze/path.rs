@@ -1,0 +1,70 @@
+//! Where in a policy something stands, in the words of its manifest.
+
+use std::fmt;
+
+use crate::model::policy::{AuthorizationPolicy, Match, Part, Rule};
+
+/// An entry of `from` or `to`, or a condition of `when`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) rule: usize,
+    pub(super) part: Part,
+    pub(super) index: usize,
+}
+
+/// A field of an entry, or its not-form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Field {
+    Principals,
+    Namespaces,
+    ServiceAccounts,
+    SourceIps,
+    DestinationIps,
+    Ports,
+}
+
+impl Entry {
+    /// The place of a field in it, such as `rules[0].from[1].source.notPrincipals`.
+    pub(super) fn field(self, field: Field, negative: bool) -> String {
+        if let Part::When(_) = self.part {
+            return format!("{self}.{}", if negative { "notValues" } else { "values" });
+        }
+        let (object, name) = match field {
+            Field::Principals => ("source", "principals"),
+            Field::Namespaces => ("source", "namespaces"),
+            Field::ServiceAccounts => ("source", "serviceAccounts"),
+            Field::SourceIps => ("source", "ipBlocks"),
+            Field::DestinationIps => ("operation", "destination.ip"),
+            Field::Ports => ("operation", "ports"),
+        };
+        if !negative {
+            return format!("{self}.{object}.{name}");
+        }
+        let mut letters = name.chars();
+        let first = letters.next().map(|letter| letter.to_ascii_uppercase());
+        format!("{self}.{object}.not{}{}", first.into_iter().collect::<String>(), letters.as_str())
+    }
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.part {
+            Part::From => write!(f, "rules[{}].from[{}]", self.rule, self.index),
+            Part::To => write!(f, "rules[{}].to[{}]", self.rule, self.index),
+            Part::When(index) => write!(f, "rules[{}].when[{index}]", self.rule),
+        }
+    }
+}
+
+/// The entries of a policy that are compared, with their places: not those of rules that never match for other reasons.
+pub(super) fn entries(policy: &AuthorizationPolicy) -> impl Iterator<Item = (Entry, &Match)> {
+    policy.rules.iter().enumerate().flat_map(|(index, rule)| entries_of(index, rule))
+}
+
+/// The entries of a rule.
+pub(super) fn entries_of(rule_index: usize, rule: &Rule) -> impl Iterator<Item = (Entry, &Match)> {
+    rule.clauses.iter().flat_map(move |clause| {
+        let entry = move |index| Entry { rule: rule_index, part: clause.part, index };
+        clause.matches.iter().enumerate().map(move |(index, found)| (entry(index), found))
+    })
+}

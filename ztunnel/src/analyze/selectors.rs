@@ -1,0 +1,114 @@
+//! Selectors and namespaces that mean nobody.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::finding::{Report, Subject};
+use super::index::Mesh;
+use crate::model::policy::Scope;
+use crate::model::service::Origin;
+use crate::model::workload::NamespacedName;
+
+/// What was said of a selector in a namespace.
+type Known<'m> = HashMap<(Option<&'m str>, &'m BTreeMap<String, String>), Option<String>>;
+
+pub(super) fn check(mesh: &Mesh<'_>, report: &mut Report<'_>) {
+    let mut known = Known::new();
+    let policies = mesh.snapshot.policies();
+    for policy in policies.authorization() {
+        check_scope(mesh, &policy.scope, &policy.name, &**policy, &mut known, report);
+    }
+    for policy in policies.authentication() {
+        check_scope(mesh, &policy.scope, &policy.name, &**policy, &mut known, report);
+    }
+    for service in mesh.snapshot.services() {
+        // A ServiceEntry may also have endpoints of its own.
+        if service.selector.is_empty() || (service.origin == Origin::Entry && !service.endpoints.is_empty()) {
+            continue;
+        }
+        let namespace = Some(&*service.name.namespace);
+        if let Some(remedy) = unmatched(mesh, namespace, &service.selector, &mut known) {
+            let selector = shown(&service.selector);
+            let message = format!("spec.selector {selector} matches no pod: the service leads nowhere");
+            report.warn("unmatched-selector", &**service, message, remedy);
+        }
+    }
+}
+
+fn check_scope<'m>(
+    mesh: &'m Mesh<'_>,
+    scope: &'m Scope,
+    name: &'m NamespacedName,
+    subject: &impl Subject,
+    known: &mut Known<'m>,
+    report: &mut Report<'_>,
+) {
+    let is_of_mesh = matches!(scope, Scope::Mesh | Scope::Selector { namespace: None, .. });
+    if !is_of_mesh && !mesh.knows_namespace(&name.namespace) {
+        let message = format!("namespace {} is in no file, and has no pod: nobody is protected", name.namespace);
+        let remedy = match mesh.nearest.find(&name.namespace, mesh.namespaces()) {
+            Some(meant) => format!("is namespace {meant} meant?"),
+            None => "correct metadata.namespace, or add the namespace's manifests".to_owned(),
+        };
+        report.warn("unknown-namespace", subject, message, remedy);
+        return;
+    }
+    match scope {
+        Scope::Mesh | Scope::Namespace(_) => {}
+        Scope::Selector { namespace, labels } => {
+            if let Some(remedy) = unmatched(mesh, namespace.as_deref(), labels, known) {
+                let place = namespace.as_ref().map_or("of the mesh".to_owned(), |name| format!("of namespace {name}"));
+                let message = format!("spec.selector {} matches no pod {place}: nobody is protected", shown(labels));
+                report.warn("unmatched-selector", subject, message, remedy);
+            }
+        }
+        Scope::Services(services) => {
+            // One that is not there, or has no selector, is told by who reads the manifests.
+            let there =
+                services.iter().filter(|name| mesh.service(name).is_some_and(|service| !service.selector.is_empty()));
+            for name in there.filter(|name| mesh.behind(name).next().is_none()) {
+                let message = format!("spec.targetRefs: no pod stands behind Service {name}: nobody is protected");
+                report.warn("unmatched-target", subject, message, "correct the service's selector, or its endpoints");
+            }
+        }
+    }
+}
+
+/// What to do about a selector that matches no pod.
+fn unmatched<'m>(
+    mesh: &'m Mesh<'_>,
+    namespace: Option<&'m str>,
+    labels: &'m BTreeMap<String, String>,
+    known: &mut Known<'m>,
+) -> Option<String> {
+    known
+        .entry((namespace, labels))
+        .or_insert_with(|| mesh.selected(namespace, labels).next().is_none().then(|| remedy(mesh, namespace, labels)))
+        .clone()
+}
+
+fn remedy(mesh: &Mesh<'_>, namespace: Option<&str>, labels: &BTreeMap<String, String>) -> String {
+    let Some(in_use) = mesh.labels(namespace) else {
+        return "there is no pod with labels at all".to_owned();
+    };
+    for (key, value) in labels {
+        let Some(values) = in_use.get(key.as_str()) else {
+            return match mesh.nearest.find(key, in_use.keys().copied()) {
+                Some(meant) => format!("no pod has a label {key}: is {meant} meant?"),
+                None => format!("no pod has a label {key}: correct the selector, or label the pods"),
+            };
+        };
+        if !values.contains(value.as_str()) {
+            return match mesh.nearest.find(value, values.iter().copied()) {
+                Some(meant) => format!("no pod has {key}: {value}; is {key}: {meant} meant?"),
+                None => format!("no pod has {key}: {value}: correct the selector, or label the pods"),
+            };
+        }
+    }
+    "each of these labels is some pod's, but no pod has all of them".to_owned()
+}
+
+/// `app=web,tier=front`.
+fn shown(labels: &BTreeMap<String, String>) -> String {
+    let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    labels.join(",")
+}

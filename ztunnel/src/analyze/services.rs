@@ -1,0 +1,64 @@
+//! Services that lead nowhere, or out of the mesh.
+
+use super::finding::{Report, Severity};
+use super::index::{Mesh, is_inside};
+use crate::model::service::{Health, Origin, Resolution, Service};
+
+pub(super) fn check(mesh: &Mesh<'_>, report: &mut Report<'_>) {
+    for service in mesh.snapshot.services() {
+        let is_matched = service.selector.is_empty()
+            || mesh.selected(Some(&service.name.namespace), &service.selector).next().is_some();
+        // A selector that matches nothing is told as such.
+        if service.endpoints.is_empty() && is_matched {
+            without_endpoints(service, report);
+        }
+        if !service.endpoints.is_empty() {
+            unready(service, report);
+            ports(service, report);
+            outside(mesh, service, report);
+        }
+    }
+}
+
+fn without_endpoints(service: &Service, report: &mut Report<'_>) {
+    // Without address and selector it may be an alias in DNS, which needs none.
+    let may_be_alias = service.selector.is_empty() && service.vips.is_empty() && service.ranges.is_empty();
+    let is_entry = service.origin == Origin::Entry;
+    if may_be_alias || is_entry || service.resolution == Resolution::Passthrough {
+        return;
+    }
+    let (message, remedy) = if service.selector.is_empty() {
+        ("has neither a selector nor an EndpointSlice: it leads nowhere", "add one of them")
+    } else {
+        ("has no endpoints: none of the pods that it selects has an address of its families", "see the pods' status")
+    };
+    report.warn("service-without-endpoints", service, message, remedy);
+}
+
+fn unready(service: &Service, report: &mut Report<'_>) {
+    if service.endpoints.iter().all(|endpoint| endpoint.health == Health::Unready) {
+        let message = "none of its endpoints is ready: connections to it are refused";
+        report.add(Severity::Info, "service-not-ready", service, message, "see the pods' status");
+    }
+}
+
+fn ports(service: &Service, report: &mut Report<'_>) {
+    let is_served = |port: u16| service.endpoints.iter().any(|endpoint| endpoint.ports.contains_key(&port));
+    for port in service.ports.iter().filter(|port| !is_served(port.port)) {
+        let message =
+            format!("none of its endpoints has port {}: its targetPort is the name of no container port", port.port);
+        let remedy = "name a port of the pods' containers, or write its number";
+        report.warn("service-port-without-endpoint", service, message, remedy);
+    }
+}
+
+fn outside(mesh: &Mesh<'_>, service: &Service, report: &mut Report<'_>) {
+    let mut pods = service.endpoints.iter().filter_map(|endpoint| mesh.snapshot.workload(endpoint.workload.as_ref()?));
+    let has_pods = pods.clone().next().is_some();
+    let is_of_mesh = || mesh.in_namespace(&service.name.namespace).iter().any(|pod| is_inside(pod));
+    if has_pods && !pods.any(|pod| is_inside(pod)) && is_of_mesh() {
+        let message = "all of its pods are outside of the mesh, and others of its namespace are in it: it is spoken to in \
+                       plaintext";
+        report.add(Severity::Info, "service-outside-mesh", service, message, "label its pods, if that is not meant so");
+    }
+}

@@ -1,0 +1,150 @@
+//! What the manifests' reader has told, and what it could not read or use.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+
+use super::finding::{Finding, Report, Severity, Subject};
+use crate::model::policy::{Action, AuthorizationPolicy};
+use crate::model::problem::{self, Problem};
+use crate::store::snapshot::Snapshot;
+
+pub(super) fn check(snapshot: &Snapshot, report: &mut Report<'_>) {
+    let told = Told::by_other_checks(snapshot);
+    for problem in snapshot.problems().iter().filter(|problem| !told.includes(problem)) {
+        report.push(Finding {
+            severity: match problem.severity {
+                problem::Severity::Error => Severity::Error,
+                problem::Severity::Warning => Severity::Warning,
+            },
+            code: if is_contested(snapshot, problem) { "duplicate-address" } else { "manifest" },
+            object: problem.object.clone(),
+            file: Some(problem.file.to_string()),
+            line: problem.line,
+            message: problem.message.clone(),
+            remedy: None,
+        });
+    }
+    check_unread(snapshot, report);
+    let lines = unjudged_lines(snapshot, &told);
+    for policy in snapshot.policies().authorization() {
+        unjudged(policy, lines.get(&policy.title()).copied(), report);
+    }
+}
+
+fn check_unread(snapshot: &Snapshot, report: &mut Report<'_>) {
+    let unread = snapshot.policies().unread();
+    let mut add = |file: &str, whom: &str| {
+        report.push(Finding {
+            severity: Severity::Error,
+            code: "unread-policies",
+            object: None,
+            file: Some(file.to_owned()),
+            line: None,
+            message: format!("it may hold policies, and can't be read: a daemon that starts with it refuses every connection to pods of {whom}"),
+            remedy: Some("repair the file".to_owned()),
+        });
+    };
+    if let Some(file) = &unread.anywhere {
+        add(file, "the mesh");
+    }
+    for (namespace, file) in &unread.namespaces {
+        add(file, &format!("namespace {namespace}"));
+    }
+    if snapshot.is_partial() {
+        let message = "a part of the mesh could not be read, so it was not checked whether names and selectors of policies and services are right";
+        report.of_mesh(Severity::Info, "incomplete", message, "repair what can't be read, and run this again");
+    }
+}
+
+/// One finding per policy, since one waypoint, or one change, is needed for all of its fields.
+fn unjudged(policy: &AuthorizationPolicy, line: Option<u64>, report: &mut Report<'_>) {
+    let with_some = policy.rules.iter().filter(|rule| !rule.unjudged.is_empty()).count();
+    if with_some == 0 {
+        return;
+    }
+    let paths = policy
+        .rules
+        .iter()
+        .enumerate()
+        .flat_map(|(index, rule)| rule.unjudged.iter().map(move |field| format!("rules[{index}].{field}")));
+    let paths: Vec<String> = paths.collect();
+    let consequence = match policy.action {
+        Action::Allow if with_some == policy.rules.len() => {
+            "none of its rules ever matches, and so it lets nobody in".to_owned()
+        }
+        Action::Allow => "a rule with such a field never matches".to_owned(),
+        Action::Deny | Action::Custom => "the rule is enforced without the field, and so keeps out more".to_owned(),
+        Action::Audit => "the rule is applied without the field, and so tells of more".to_owned(),
+    };
+    let message = format!("{} can't be judged at this layer: {consequence}", paths.join(", "));
+    let remedy = "take out what is not L4, or put a waypoint in front that judges it";
+    report.push(Finding {
+        severity: Severity::Warning,
+        code: "l7-without-waypoint",
+        object: Some(policy.title()),
+        file: Some(policy.place.file.to_string()),
+        line: line.or(Some(policy.place.line)),
+        message,
+        remedy: Some(remedy.to_owned()),
+    });
+}
+
+/// Whether the problem is that somebody else claims the same address.
+fn is_contested(snapshot: &Snapshot, problem: &Problem) -> bool {
+    let address = problem.message.split(' ').next().and_then(|word| word.parse::<IpAddr>().ok());
+    let claimants = address.and_then(|address| snapshot.contested(address));
+    claimants.is_some_and(|claimants| claimants.iter().any(|one| Some(one.to_string()) == problem.object))
+}
+
+/// Whether the problem is that one of these fields can't be judged, or that there are more of them than are told.
+fn is_unjudged(problem: &Problem, fields: &HashSet<String>) -> bool {
+    let message = &problem.message;
+    fields.iter().any(|field| message.contains(field.as_str())) || message.contains("more fields can't be judged")
+}
+
+/// The first line on which a policy has something that can't be judged.
+fn unjudged_lines(snapshot: &Snapshot, told: &Told) -> HashMap<String, u64> {
+    let mut lines = HashMap::new();
+    for problem in snapshot.problems() {
+        let (Some(object), Some(line)) = (&problem.object, problem.line) else { continue };
+        if told.unjudged.get(object).is_some_and(|fields| is_unjudged(problem, fields)) {
+            let first = lines.entry(object.clone()).or_insert(line);
+            *first = line.min(*first);
+        }
+    }
+    lines
+}
+
+/// Problems that are findings of their own, with more to say.
+struct Told {
+    /// Fields that can't be judged, by policy.
+    unjudged: HashMap<String, HashSet<String>>,
+    /// Policies with the action CUSTOM.
+    custom: HashSet<String>,
+    /// PeerAuthentications.
+    authentication: HashSet<String>,
+}
+
+impl Told {
+    fn by_other_checks(snapshot: &Snapshot) -> Self {
+        let authentication = snapshot.policies().authentication().iter().map(|policy| policy.title()).collect();
+        let mut told = Self { unjudged: HashMap::new(), custom: HashSet::new(), authentication };
+        for policy in snapshot.policies().authorization() {
+            if policy.action == Action::Custom {
+                told.custom.insert(policy.title());
+            }
+            for field in policy.rules.iter().flat_map(|rule| &rule.unjudged) {
+                told.unjudged.entry(policy.title()).or_default().insert(field.clone());
+            }
+        }
+        told
+    }
+
+    fn includes(&self, problem: &Problem) -> bool {
+        let Some(object) = &problem.object else { return false };
+        let is_custom = self.custom.contains(object) && problem.message.contains("CUSTOM");
+        let is_several =
+            self.authentication.contains(object) && problem.message.starts_with("does not count: PeerAuthentication");
+        is_custom || is_several || self.unjudged.get(object).is_some_and(|fields| is_unjudged(problem, fields))
+    }
+}

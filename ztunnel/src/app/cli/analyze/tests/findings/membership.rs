@@ -1,0 +1,145 @@
+//! Where nothing is enforced.
+
+use super::*;
+
+fn outside(name: &str, why: &str, rest: &str) -> String {
+    format!("warning[pod-outside-mesh] Pod {name}: is outside of the mesh ({why}): {rest}")
+}
+
+const STRICT: &str = "STRICT of PeerAuthentication istio-system/default is not enforced there; STRICT pods of this \
+                      namespace refuse their connections | ...";
+
+#[test]
+fn pods_outside_of_the_mesh_beside_strict_ones() {
+    let out = pod("demo", "out", "istio.io/dataplane-mode: none", "", 3);
+    check(std::slice::from_ref(&out), &[&outside("demo/out", "labelled istio.io/dataplane-mode: none", STRICT)]);
+    let host = pod("demo", "host", "", ", hostNetwork: true", 4);
+    check(std::slice::from_ref(&host), &[&outside("demo/host", "hostNetwork", STRICT)]);
+    let two = [out.replace("name: out", "name: out2").replace(".3}", ".5}"), out];
+    check(
+        &two,
+        &["warning[pod-outside-mesh] Pod demo/out: and demo/out2 are outside of the mesh (labelled \
+           istio.io/dataplane-mode: none): ..."],
+    );
+    let nowhere = pod("demo", "p", "", "", 3).replace("ambient.mesh/netns: /run/netns/p", "");
+    check(&[nowhere], &[&outside("demo/p", "no network namespace given", STRICT)]);
+    // It has ended, or is not there yet.
+    check(
+        &[pod("demo", "p", "istio.io/dataplane-mode: none", "", 3).replace("podIPs", "phase: Succeeded, podIPs")],
+        &[],
+    );
+    check(&[pod("demo", "p", "", "", 3).replace("{ip: 10.0.0.3}", "")], &[]);
+}
+
+#[test]
+fn namespaces_outside_of_a_strict_mesh() {
+    let more = [namespace("legacy", ""), pod("legacy", "p", "", "", 3)];
+    let whole = "info[namespaces-outside-mesh] the mesh is STRICT, which is not enforced for pods of namespaces outside of \
+                 it: legacy | label the namespace, or the pod, istio.io/dataplane-mode: ambient";
+    check(&more, &[whole]);
+    let own = authentication("legacy", "a", "mtls: {mode: STRICT}");
+    let own = [more.as_slice(), &[own]].concat();
+    check(
+        &own,
+        &[&outside(
+            "legacy/p",
+            "not labelled",
+            "STRICT of PeerAuthentication legacy/a is not enforced there | label...",
+        )],
+    );
+}
+
+#[test]
+fn unlabelled_clients_of_strict_pods() {
+    let permissive = SANE.replace("STRICT", "PERMISSIVE");
+    let of_web = authentication("demo", "a", "selector: {matchLabels: {app: web}}, mtls: {mode: STRICT}");
+    let out = pod("demo", "out", "istio.io/dataplane-mode: none", "", 3);
+    check_all(
+        &[permissive.clone(), of_web, out.clone()].join("---\n"),
+        &[
+            "warning[unlabelled-client] Pod demo/out: is outside of the mesh (labelled istio.io/dataplane-mode: none); STRICT \
+           pods of this namespace refuse their connections | take the label off, or guard it by other means",
+        ],
+    );
+    check_all(&[permissive, out].join("---\n"), &["info[no-strict] ..."]);
+}
+
+#[test]
+fn policies_about_pods_outside_of_the_mesh() {
+    let more = [
+        namespace("legacy", ""),
+        pod("legacy", "p", "app: p", "", 3),
+        authentication("legacy", "a", "mtls: {mode: PERMISSIVE}"),
+    ];
+    let left_over = "warning[permissive-left-over] PeerAuthentication legacy/a: ...";
+    let unenforced = "warning[unenforced-policy] AuthorizationPolicy legacy/deny: nothing of it is enforced: all its pods are \
+                      outside of the mesh, such as legacy/p (not labelled) | label the namespace, or the pod, \
+                      istio.io/dataplane-mode: ambient";
+    for spec in ["", "selector: {matchLabels: {app: p}}"] {
+        let all = [more.as_slice(), &[policy_of("legacy", "deny", spec)]].concat();
+        check(&all, &[left_over, unenforced]);
+    }
+    let permissive = SANE.replace("STRICT", "PERMISSIVE");
+    let out = pod("demo", "out", "istio.io/dataplane-mode: none", "", 3);
+    check_all(
+        &[permissive, out, policy("deny", "")].join("---\n"),
+        &[
+            &outside(
+                "demo/out",
+                "labelled istio.io/dataplane-mode: none",
+                "what AuthorizationPolicies of namespace demo say is not enforced there | ...",
+            ),
+            "info[no-strict] ...",
+        ],
+    );
+}
+
+#[test]
+fn ports_that_are_not_captured() {
+    let excluded = |ports: &str| {
+        pod("demo", "p", "", "", 3).replace(
+            "annotations: {",
+            &format!("annotations: {{traffic.ambient.mesh/exclude-inbound-ports: '{ports}', "),
+        )
+    };
+    check(
+        &[excluded("80, 443")],
+        &["warning[excluded-port] Pod demo/p: port 80,443 is excluded from capture: STRICT of PeerAuthentication \
+           istio-system/default is not enforced there | ..."],
+    );
+    check(&[excluded("")], &[]);
+}
+
+#[test]
+fn probes_of_strict_pods() {
+    let probed = pod("demo", "p", "", "", 3)
+        .replace("containers: []", "containers: [{name: c, livenessProbe: {tcpSocket: {port: 81}}}]");
+    check(
+        std::slice::from_ref(&probed),
+        &[
+            "info[probe-without-node-address] Pod demo/p: STRICT pods of namespace demo have probes and no status.hostIPs \
+           (demo/p): the kubelet is let in by the node, but `explain` can't tell its address | fill status.hostIPs",
+        ],
+    );
+    check(&[probed.replace("podIPs", "hostIPs: [{ip: 192.168.0.1}], podIPs")], &[]);
+}
+
+#[test]
+fn labels_that_say_nothing() {
+    let more = pod("demo", "p", "istio.io/dataplane-mode: Ambient", "", 3);
+    check(
+        &[more],
+        &["warning[unknown-mode] Pod demo/p: the label istio.io/dataplane-mode: Ambient is not known, and counts for \
+           nothing | write ambient or none, or take it off"],
+    );
+}
+
+#[test]
+fn an_empty_mesh() {
+    let unlabelled = SANE.replace("istio.io/dataplane-mode: ambient", "");
+    check_all(
+        &unlabelled,
+        &["info[empty-mesh] no pod is in the mesh: nothing is enforced, and nothing is encrypted | ..."],
+    );
+    check_all("", &[]);
+}
