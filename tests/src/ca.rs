@@ -26,7 +26,13 @@ const ROOTS_KEPT: usize = 3;
 /// The identity of a service account of the tests' namespace.
 #[must_use]
 pub fn identity(service_account: &str) -> String {
-    format!("spiffe://{TRUST_DOMAIN}/ns/{NAMESPACE}/sa/{service_account}")
+    identity_in(NAMESPACE, service_account)
+}
+
+/// The identity of a service account of any namespace.
+#[must_use]
+pub fn identity_in(namespace: &str, service_account: &str) -> String {
+    format!("spiffe://{TRUST_DOMAIN}/ns/{namespace}/sa/{service_account}")
 }
 
 /// A certificate authority.
@@ -121,6 +127,15 @@ impl Authority {
     pub fn switch_to_next(&mut self) -> Result<()> {
         self.current = self.next.take().context("no next generation was announced")?;
         self.write_issuers()
+    }
+
+    /// The end of a rotation: only the current root is trusted.
+    ///
+    /// # Errors
+    /// When the folder can't be written.
+    pub fn forget_old(&mut self) -> Result<()> {
+        self.roots = vec![self.current.root.pem()];
+        self.write_roots()
     }
 
     /// Replaces the intermediate by one that will be over soon, and all that it signs with it.
@@ -315,6 +330,8 @@ mod tests {
         authority.switch_to_next()?;
         assert_ne!(read("ca-cert.pem")?, issuer);
         assert!(authority.switch_to_next().is_err());
+        authority.forget_old()?;
+        assert!(!read("root-cert.pem")?.contains(&roots) && authority.roots.len() == 1);
         assert_eq!(authority.issue(&Leaf::of("a").expired())?.chain.len(), 2);
         Ok(())
     }

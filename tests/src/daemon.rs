@@ -384,7 +384,7 @@ impl Daemon {
 
     fn wait_ready(&mut self) -> Result<()> {
         let netns = Netns::existing(self.netns.name());
-        let ready = wait::until("the daemon to be ready", wait::PATIENCE, || {
+        let ready = wait::until("the daemon to be ready", self.options.patience, || {
             if let Some(status) = self.process.ended()? {
                 bail!("it ended with {status}");
             }
@@ -409,6 +409,21 @@ impl Drop for Daemon {
 /// When it can't be started or does not end.
 pub fn command(binary: &Path, netns: &Netns, args: &[&str]) -> Result<Finished> {
     Launch::new(&binary.display().to_string()).args(args).inside(netns).finish()
+}
+
+/// Changes the manifests, and waits until these daemons have read them anew.
+///
+/// # Errors
+/// When the change fails, or a daemon does not read it in time.
+pub fn after_change<'a>(
+    daemons: impl Iterator<Item = &'a Daemon> + Clone,
+    change: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let before = daemons.clone().map(|daemon| Ok(daemon.dump()?.version())).collect::<Result<Vec<_>>>()?;
+    change()?;
+    daemons.zip(before).try_for_each(|(daemon, before)| {
+        daemon.wait_dump("the changed manifests to be read", wait::PATIENCE, |dump| dump.version() > before)
+    })
 }
 
 struct Paths<'a> {

@@ -15,13 +15,15 @@
 //! | [`daemon`], [`admin`], [`logs`], [`metrics`] | one daemon per node, its admin endpoint, its access log, its metrics |
 //! | [`apps`] | nginx, curl, iperf3, redis, servers and clients in threads |
 //! | [`testbed`], [`proof`] | all of the above put together; that a connection was captured, or was not |
+//! | [`policy`] | policies as text, and all that shows that one refused a connection |
 //! | [`hbone`] | peers at a pod's tunnel port, honest and hostile |
 //! | [`capture`] | what was on the wire between the nodes |
 //! | [`watch`] | that nothing gets past the daemon while something happens |
-//! | [`demo`] | the demo |
+//! | [`demo`], [`bench`] | the demo; what the mesh costs |
 
 pub mod admin;
 pub mod apps;
+pub mod bench;
 pub mod ca;
 pub mod capture;
 pub mod daemon;
@@ -33,6 +35,7 @@ pub mod mesh;
 pub mod metrics;
 pub mod names;
 pub mod netns;
+pub mod policy;
 pub mod process;
 pub mod proof;
 pub mod requirements;

@@ -38,8 +38,9 @@ pub struct Access {
 
 impl Access {
     fn parse(line: &Value) -> Option<Self> {
-        // A line at the opening, at debug level, has no end to tell of.
-        if line.get("scope")?.as_str()? != "access" || line.get("message")?.as_str()? == "connection opened" {
+        // A line at the opening, at debug level, has no end to tell of; nor has one about a policy without effect.
+        let message = line.get("message")?.as_str()?;
+        if line.get("scope")?.as_str()? != "access" || ["connection opened", "policy"].contains(&message) {
             return None;
         }
         let direction = match line.get("direction")?.as_str()? {

@@ -8,9 +8,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use crate::topology::Pod;
+use crate::topology::{Node, Pod};
 
 /// The label that puts a namespace or a pod into the mesh.
 pub const MODE_LABEL: &str = "istio.io/dataplane-mode";
@@ -22,7 +22,7 @@ pub const NAMESPACE: &str = "demo";
 pub const GROUP_LABEL: &str = "group";
 
 /// The annotation that names a pod's network namespace.
-const NETNS_ANNOTATION: &str = "ambient.mesh/netns";
+pub const NETNS_ANNOTATION: &str = "ambient.mesh/netns";
 
 /// A folder of manifests.
 #[derive(Debug)]
@@ -41,6 +41,9 @@ pub struct PodManifest {
     service_account: String,
     ports: Vec<(String, u16)>,
     host_network: bool,
+    namespace: String,
+    probes: Map<String, Value>,
+    node_addresses: Vec<String>,
 }
 
 impl Mesh {
@@ -130,6 +133,36 @@ impl Mesh {
         self.write(&format!("service-{name}.yaml"), &format!("{service:#}\n"))
     }
 
+    /// Writes another namespace than [`NAMESPACE`], labelled.
+    ///
+    /// # Errors
+    /// When the file can't be written.
+    pub fn labelled_namespace(&self, name: &str) -> Result<()> {
+        let labels = json!({ MODE_LABEL: "ambient" });
+        let namespace = json!({
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": { "name": name, "labels": labels },
+        });
+        self.write(&format!("namespace-{name}.yaml"), &format!("{namespace:#}\n"))
+    }
+
+    /// Writes policies, one or several documents, to the file [`policy_file`] names.
+    ///
+    /// # Errors
+    /// When the file can't be written.
+    pub fn policy(&self, name: &str, yaml: &str) -> Result<()> {
+        self.write(&policy_file(name), yaml)
+    }
+
+    /// Removes what [`Mesh::policy`] wrote.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn remove_policy(&self, name: &str) -> Result<()> {
+        self.remove(&policy_file(name))
+    }
+
     /// Writes a manifest as it is.
     ///
     /// # Errors
@@ -159,6 +192,12 @@ impl Mesh {
     }
 }
 
+/// The file of a policy, as the daemon names it.
+#[must_use]
+pub fn policy_file(name: &str) -> String {
+    format!("policy-{name}.yaml")
+}
+
 fn namespace(labels: &str) -> String {
     format!("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {NAMESPACE}\n{labels}")
 }
@@ -177,6 +216,9 @@ impl PodManifest {
             service_account: pod.name.clone(),
             ports: Vec::new(),
             host_network: false,
+            namespace: NAMESPACE.to_owned(),
+            probes: Map::new(),
+            node_addresses: Vec::new(),
         }
     }
 
@@ -184,6 +226,34 @@ impl PodManifest {
     #[must_use]
     pub fn named(mut self, name: &str) -> Self {
         name.clone_into(&mut self.name);
+        self
+    }
+
+    /// Puts it on another node.
+    #[must_use]
+    pub fn node(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.node);
+        self
+    }
+
+    /// Puts it into another namespace.
+    #[must_use]
+    pub fn namespace(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.namespace);
+        self
+    }
+
+    /// Gives its container a probe: `livenessProbe`, `readinessProbe` or `startupProbe`.
+    #[must_use]
+    pub fn probe(mut self, kind: &str, probe: &Value) -> Self {
+        self.probes.insert(kind.to_owned(), probe.clone());
+        self
+    }
+
+    /// Says which addresses its node has.
+    #[must_use]
+    pub fn on(mut self, node: &Node) -> Self {
+        self.node_addresses = vec![node.v4().to_string(), node.v6().to_string()];
         self
     }
 
@@ -253,12 +323,16 @@ impl PodManifest {
         let ips: Vec<Value> = self.addresses.iter().map(|ip| json!({ "ip": ip })).collect();
         let port = |(name, number): &(String, u16)| json!({ "name": name, "containerPort": number });
         let ports: Vec<Value> = self.ports.iter().map(port).collect();
+        let mut container = self.probes.clone();
+        container.extend([("name".to_owned(), json!("app")), ("image".to_owned(), json!("app"))]);
+        container.insert("ports".to_owned(), json!(ports));
+        let nodes: Vec<Value> = self.node_addresses.iter().map(|ip| json!({ "ip": ip })).collect();
         json!({
             "apiVersion": "v1",
             "kind": "Pod",
             "metadata": {
                 "name": self.name,
-                "namespace": NAMESPACE,
+                "namespace": self.namespace,
                 "uid": format!("uid-{}", self.name),
                 "labels": self.labels,
                 "annotations": self.annotations,
@@ -267,9 +341,15 @@ impl PodManifest {
                 "nodeName": self.node,
                 "serviceAccountName": self.service_account,
                 "hostNetwork": self.host_network,
-                "containers": [{ "name": "app", "image": "app", "ports": ports }],
+                "containers": [container],
             },
-            "status": { "phase": "Running", "podIP": self.addresses.first(), "podIPs": ips },
+            "status": {
+                "phase": "Running",
+                "hostIP": self.node_addresses.first(),
+                "hostIPs": nodes,
+                "podIP": self.addresses.first(),
+                "podIPs": ips,
+            },
         })
     }
 }

@@ -9,7 +9,6 @@ use crate::daemon::{self, Daemon, DaemonOptions};
 use crate::mesh::{Mesh, PodManifest};
 use crate::settings;
 use crate::topology::{ONE_NODE, Pod, Shape, TWO_NODES, Topology};
-use crate::wait;
 
 /// Everything one test uses, removed in the order of the fields.
 #[derive(Debug)]
@@ -119,12 +118,7 @@ impl Testbed {
     /// # Errors
     /// When the change fails, or a daemon does not read it in time.
     pub fn change(&self, change: impl FnOnce(&Mesh) -> Result<()>) -> Result<()> {
-        let version = |daemon: &Daemon| Ok(daemon.dump()?.version());
-        let before = self.daemons.values().map(version).collect::<Result<Vec<_>>>()?;
-        change(&self.mesh)?;
-        self.daemons.values().zip(before).try_for_each(|(daemon, before)| {
-            daemon.wait_dump("the changed manifests to be read", wait::PATIENCE, |dump| dump.version() > before)
-        })
+        daemon::after_change(self.daemons.values(), || change(&self.mesh))
     }
 
     /// A pod by name.

@@ -90,6 +90,21 @@ impl Node {
     pub fn v4(&self) -> Ipv4Addr {
         Ipv4Addr::new(10, 10, self.number, 1)
     }
+
+    /// Its IPv6 address, likewise.
+    #[must_use]
+    pub fn v6(&self) -> Ipv6Addr {
+        Ipv6Addr::new(0xfd00, 0x10, u16::from(self.number), 0, 0, 0, 0, 1)
+    }
+
+    /// Its address of a family, for its own pods.
+    #[must_use]
+    pub fn ip(&self, family: Family) -> IpAddr {
+        match family {
+            Family::V4 => self.v4().into(),
+            Family::V6 => self.v6().into(),
+        }
+    }
 }
 
 /// A pod.
@@ -222,8 +237,10 @@ impl Topology {
         for hook in ["iptables", "ip6tables", "arptables"] {
             let _ = netns.sysctl(&format!("bridge/bridge-nf-call-{hook}"), "0");
         }
+        // An address of its own: else the bridge takes the lowest of its ports', which changes when a pod comes, and
+        // packets of the pods to the old one are lost until they ask anew.
         let mut batch = format!(
-            "link add br0 type bridge mcast_snooping 0\n\
+            "link add br0 address 02:00:00:00:00:{number:02x} type bridge mcast_snooping 0\n\
              link set br0 up\n\
              addr add 10.10.{number}.1/24 dev br0\n\
              addr add fd00:10:{number}::1/64 dev br0 nodad\n"

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Read;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -22,9 +22,15 @@ const NODES: [&str; 2] = ["node-a", "node-b"];
 
 /// Everything enrolled, with certificates that live for so many seconds.
 fn bed_with(ttl: &str) -> Result<Testbed> {
+    bed_of(&["--cert-ttl", ttl])
+}
+
+/// Everything enrolled, by daemons with these arguments.
+fn bed_of(arguments: &[&str]) -> Result<Testbed> {
     let mut bed = Testbed::new(TWO_NODES)?;
     for node in NODES {
-        bed.start_with(node, |options| options.arguments = ["--cert-ttl", ttl].map(String::from).into())?;
+        let arguments = arguments.iter().copied().map(String::from);
+        bed.start_with(node, |options| options.arguments = arguments.collect())?;
     }
     bed.enrol()?;
     certified(&bed)?;
@@ -58,8 +64,9 @@ fn rotate(bed: &mut Testbed) -> Result<()> {
     wait::until_true("certificates of the new CA", wait::PATIENCE, || Ok(all_changed(&certified(bed)?, &before)))
 }
 
-/// Runs a load from `client-a` to `web-b` while something happens, again and again; no exchange may fail.
-fn under_load(bed: &mut Testbed, mut happens: impl FnMut(&mut Testbed) -> Result<()>) -> Result<()> {
+/// Runs a load from `client-a` to `web-b` while something happens, again and again; no exchange may fail. A long-lived
+/// connection stays for so many rounds.
+fn under_load(bed: &mut Testbed, rounds: usize, mut happens: impl FnMut(&mut Testbed) -> Result<()>) -> Result<()> {
     let web = bed.pod("web-b")?;
     web.netns.sysctl("ipv4/tcp_tw_reuse", "1")?;
     let echo = Server::echo(web, web.at(Family::V4, PORT))?;
@@ -69,11 +76,14 @@ fn under_load(bed: &mut Testbed, mut happens: impl FnMut(&mut Testbed) -> Result
     let load = Load::start(client, echo.address(), 4, Ending::WaitsForEnd)?;
     let mut long_lived = client.connect(echo.address())?;
     let (begin, duration) = (Instant::now(), settings::rotation());
-    let mut times = 0;
+    let mut times = 0_usize;
     while begin.elapsed() < duration {
         happens(bed)?;
         exchange(&mut long_lived, b"still here").with_context(|| format!("the long-lived one, round {times}"))?;
         times += 1;
+        if times.is_multiple_of(rounds) {
+            long_lived = bed.pod("client-a")?.connect(echo.address())?;
+        }
     }
     let report = load.stop()?;
     println!("{times} rounds in {:?}: {report:?}", begin.elapsed());
@@ -87,7 +97,7 @@ fn under_load(bed: &mut Testbed, mut happens: impl FnMut(&mut Testbed) -> Result
 fn certificates_that_live_four_seconds_fail_no_request() -> Result<()> {
     let mut bed = bed_with("4")?;
     let mut serials = BTreeSet::new();
-    under_load(&mut bed, |bed| {
+    under_load(&mut bed, usize::MAX, |bed| {
         wait::pass(Duration::from_millis(500));
         serials.extend(certified(bed)?);
         Ok(())
@@ -103,7 +113,9 @@ fn certificates_that_live_four_seconds_fail_no_request() -> Result<()> {
 fn a_new_ca_every_two_seconds_fails_no_request() -> Result<()> {
     let mut bed = bed_with("86400")?;
     let mut rounds = 0;
-    under_load(&mut bed, |bed| {
+    // Of the bundle's three roots the oldest goes in each round, and a connection that was made in the moment of a change
+    // may depend on the one before.
+    under_load(&mut bed, 1, |bed| {
         rotate(bed)?;
         rounds += 1;
         Ok(())
@@ -124,11 +136,46 @@ fn tunnels_are_made_under_the_new_ca() -> Result<()> {
     Ok(())
 }
 
+fn ends_in_a_reset(stream: &mut TcpStream) -> Result<()> {
+    stream.set_read_timeout(Some(wait::PATIENCE))?;
+    let end = stream.read(&mut [0; 1]);
+    ensure!(end.as_ref().is_err_and(is_reset), "not reset, but {end:?}");
+    Ok(())
+}
+
+/// One of the nodes says so of a connection: who notices first cuts the tunnel, the other one has lost it.
+fn told(bed: &Testbed, why: &str) -> Result<()> {
+    wait::until_true("the reason", wait::PATIENCE, || {
+        let lines = [bed.daemon("node-a")?.access()?, bed.daemon("node-b")?.access()?].concat();
+        Ok(lines.iter().filter_map(|line| line.error.as_deref()).any(|error| error.contains(why)))
+    })
+}
+
+/// What outlives the overlap of a rotation is cut, with all that it carries; the rest goes on.
+#[test]
+fn a_tunnel_ends_with_the_root_of_its_peer() -> Result<()> {
+    let mut bed = bed_with("86400")?;
+    let echo = Server::echo(bed.pod("web-b")?, bed.pod("web-b")?.at(Family::V4, PORT))?;
+    let connect = |bed: &Testbed| bed.pod("client-a")?.connect(echo.address());
+    let mut old = connect(&bed)?;
+    exchange(&mut old, b"under the old root")?;
+    rotate(&mut bed)?;
+    let mut new = connect(&bed)?;
+    exchange(&mut new, b"under the new root")?;
+    exchange(&mut old, b"still trusted")?;
+    bed.authority.forget_old()?;
+    ends_in_a_reset(&mut old)?;
+    told(&bed, "does not lead to a root that is trusted here any more")?;
+    exchange(&mut new, b"undisturbed")?;
+    proof::tunnelled(&bed, ("client-a", "web-b"), &echo, Pod::connect)?;
+    Ok(())
+}
+
 #[test]
 fn a_ca_that_is_away_for_a_while_fails_nothing() -> Result<()> {
     let mut bed = bed_with("6")?;
     let mut away = false;
-    under_load(&mut bed, |bed| {
+    under_load(&mut bed, usize::MAX, |bed| {
         match away {
             true => bed.authority.show(),
             false => bed.authority.hide(),
@@ -191,7 +238,7 @@ fn without_a_valid_certificate_nothing_goes_out_at_all() -> Result<()> {
     ensure!(!told.is_empty(), "nobody says what is missing: {}", bed.daemon("node-a")?.tail());
     ensure!(echo.accepted() == seen, "{} connections reached the server", echo.accepted() - seen);
     // A pod outside the mesh needs no certificate of anybody.
-    let mut plain = bed.topology.node("node-a")?.netns.run(|| std::net::TcpStream::connect(echo.address()))??;
+    let mut plain = bed.topology.node("node-a")?.netns.run(|| TcpStream::connect(echo.address()))??;
     exchange(&mut plain, b"hello").context("from the node, in plaintext")?;
     rotate_in(&mut bed)?;
     wait::until("certificates again", wait::PATIENCE * 2, || {
@@ -219,4 +266,15 @@ fn an_open_connection_does_not_hang_when_its_certificate_is_over() -> Result<()>
         }
     }
     Ok(())
+}
+
+#[test]
+fn an_open_connection_is_cut_with_its_certificate_where_that_is_wanted() -> Result<()> {
+    let mut bed = bed_of(&["--cert-ttl", "86400", "--expired-peers", "cut"])?;
+    let echo = Server::echo(bed.pod("web-b")?, bed.pod("web-b")?.at(Family::V4, PORT))?;
+    ends_soon(&mut bed)?;
+    let mut stream = bed.pod("client-a")?.connect(echo.address())?;
+    exchange(&mut stream, b"hello")?;
+    ends_in_a_reset(&mut stream)?;
+    told(&bed, "the certificate of the peer, or our own, has expired")
 }

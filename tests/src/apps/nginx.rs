@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::netns::Netns;
 use crate::process::{Launch, Process};
 use crate::topology::{Pod, Topology};
 use crate::wait;
@@ -23,7 +24,19 @@ impl Nginx {
     /// # Errors
     /// When it does not listen in time.
     pub fn start(topology: &Topology, pod: &Pod, port: u16, detached: bool) -> Result<Self> {
-        let folder = topology.folder.join(format!("nginx-{}", pod.name));
+        Self::start_in(&topology.folder.join(format!("nginx-{}", pod.name)), pod, port, detached)
+    }
+
+    /// One of several in a pod, with a name of its own.
+    ///
+    /// # Errors
+    /// As [`Nginx::start`].
+    pub fn start_named(topology: &Topology, pod: &Pod, port: u16, name: &str) -> Result<Self> {
+        Self::start_in(&topology.folder.join(format!("nginx-{name}")), pod, port, false)
+    }
+
+    fn start_in(folder: &Path, pod: &Pod, port: u16, detached: bool) -> Result<Self> {
+        let folder = folder.to_owned();
         fs::create_dir_all(folder.join("files")).with_context(|| format!("cannot make {}", folder.display()))?;
         let settings = folder.join("nginx.conf");
         fs::write(&settings, configuration(&folder, port))?;
@@ -111,14 +124,22 @@ pub struct Page {
 /// # Errors
 /// When curl fails; the message is curl's.
 pub fn curl(pod: &Pod, target: SocketAddr, arguments: &[&str]) -> Result<Page> {
+    curl_in(&pod.netns, target, arguments)
+}
+
+/// The same from any namespace.
+///
+/// # Errors
+/// As [`curl`].
+pub fn curl_in(netns: &Netns, target: SocketAddr, arguments: &[&str]) -> Result<Page> {
     let url = format!("http://{target}/");
     let done = Launch::new("curl")
         .args(["-sS", "--max-time", "5", "--noproxy", "*", "-w", "\n%{http_code} %{local_port}"])
         .args(arguments)
         .args([&url])
-        .inside(&pod.netns)
+        .inside(netns)
         .finish()?;
-    ensure!(done.success, "curl {url} in {}: {}", pod.name, done.stderr.trim());
+    ensure!(done.success, "curl {url} in {}: {}", netns.name(), done.stderr.trim());
     let (body, facts) = done.stdout.rsplit_once('\n').context("curl wrote no facts")?;
     let (status, port) = facts.split_once(' ').context("curl wrote other facts")?;
     Ok(Page { status: status.parse()?, local_port: port.parse()?, body: body.trim_end().to_owned() })

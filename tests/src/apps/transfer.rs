@@ -2,7 +2,14 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::thread;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+
+use anyhow::{Result, anyhow};
+
+use crate::topology::SOCKET_DEADLINE;
+use crate::wait;
 
 /// A stream of bytes that never repeats soon (splitmix64).
 #[derive(Debug, Clone)]
@@ -62,4 +69,97 @@ fn receive(mut stream: &TcpStream, chunks: usize, number: u64) -> io::Result<()>
         0 => Ok(()),
         more => Err(io::Error::other(format!("{more} bytes more than were sent"))),
     }
+}
+
+/// Exchanges with an echo without a pause, every byte checked, until it is stopped.
+#[derive(Debug)]
+pub struct Pump {
+    shared: Arc<Pumped>,
+    thread: Option<JoinHandle<io::Result<()>>>,
+}
+
+#[derive(Debug, Default)]
+struct Pumped {
+    stop: AtomicBool,
+    chunks: AtomicU64,
+    ended: AtomicBool,
+}
+
+/// What is in flight at a time.
+const GULP: usize = 8 * 1024;
+
+impl Pump {
+    /// Starts on a connection.
+    ///
+    /// # Errors
+    /// When the socket takes no deadline.
+    pub fn start(stream: TcpStream, number: u64) -> Result<Self> {
+        stream.set_read_timeout(Some(SOCKET_DEADLINE))?;
+        let shared = Arc::new(Pumped::default());
+        let counting = Arc::clone(&shared);
+        let thread = thread::spawn(move || {
+            let ended = pump(stream, number, &counting);
+            counting.ended.store(true, Ordering::SeqCst);
+            ended
+        });
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// Waits for so many more exchanges.
+    ///
+    /// # Errors
+    /// When they don't come.
+    pub fn more(&self, count: u64) -> Result<()> {
+        let enough = self.shared.chunks.load(Ordering::SeqCst) + count;
+        wait::until_true(&format!("{count} more exchanges"), wait::PATIENCE, || {
+            let chunks = self.shared.chunks.load(Ordering::SeqCst);
+            anyhow::ensure!(chunks >= enough || !self.shared.ended.load(Ordering::SeqCst), "the connection ended");
+            Ok(chunks >= enough)
+        })
+    }
+
+    /// Stops it.
+    ///
+    /// # Errors
+    /// As the connection's, and when other bytes came back.
+    pub fn finish(mut self) -> Result<()> {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        self.join()
+    }
+
+    /// Waits for the end that someone else makes of it.
+    ///
+    /// # Errors
+    /// When it does not end; else the connection's.
+    pub fn ended(mut self) -> Result<()> {
+        let ended = || Ok(self.shared.ended.load(Ordering::SeqCst));
+        wait::until_true("the end of the connection", wait::PATIENCE, ended)?;
+        self.join()
+    }
+
+    fn join(&mut self) -> Result<()> {
+        let Some(thread) = self.thread.take() else { return Ok(()) };
+        Ok(thread.join().map_err(|_| anyhow!("an exchange panicked"))??)
+    }
+}
+
+impl Drop for Pump {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        let _ = self.join();
+    }
+}
+
+fn pump(mut stream: TcpStream, number: u64, pumped: &Pumped) -> io::Result<()> {
+    let (mut pattern, mut sent, mut back) = (Pattern::new(number), vec![0; GULP], vec![0; GULP]);
+    while !pumped.stop.load(Ordering::SeqCst) {
+        pattern.fill(&mut sent);
+        stream.write_all(&sent)?;
+        stream.read_exact(&mut back)?;
+        if back != sent {
+            return Err(io::Error::other("other bytes came back"));
+        }
+        pumped.chunks.fetch_add(1, Ordering::SeqCst);
+    }
+    Ok(())
 }
