@@ -1,4 +1,4 @@
-//! The demo: two nodes, two pods each and a guest, before the label, with it, and after it.
+//! The demo: two nodes, two pods each and a guest, before the label, with it and with policies, and after it.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -18,11 +18,13 @@ use crate::wait;
 mod handshake;
 mod identities;
 mod leftovers;
+mod policies;
 mod probe;
 mod table;
 mod wire;
 
 use leftovers::Leftovers;
+use policies::Scene;
 use probe::Cell;
 
 /// The demo's manifests.
@@ -113,6 +115,7 @@ impl Stage {
         let ciphered = wire::watch(&self.topology, "with")?;
         let (guest, web) = (self.topology.pod(GUEST)?, self.topology.pod("web-b")?);
         let handshake = handshake::told(&self.ztunnel, &self.topology, guest, web)?;
+        let policy = self.policies()?;
         self.unlabel()?;
         columns.push(self.column(false)?);
         say(&table::render(&PHASES, &probe::paths(), &columns))?;
@@ -124,7 +127,9 @@ impl Stage {
             ciphered.told()
         ))?;
         say(&handshake)?;
+        say(&policy.text)?;
         let mut faults = self.differences(&before)?;
+        faults.extend(policy.faults);
         faults.extend(readable.faults(false).into_iter().chain(ciphered.faults(true)));
         faults.extend(columns.iter().flatten().flat_map(Cell::faults));
         if keep && faults.is_empty() {
@@ -133,6 +138,12 @@ impl Stage {
         }
         faults.extend(self.end()?);
         self.verdict(&faults)
+    }
+
+    fn policies(&self) -> Result<policies::Shown> {
+        let files = self.webs.last().context("no web")?.files();
+        let (ztunnel, daemons) = (self.ztunnel.as_path(), self.daemons.as_slice());
+        Scene { ztunnel, daemons, mesh: &self.mesh, topology: &self.topology, files: &files }.play()
     }
 
     /// Makes every request once.
@@ -188,8 +199,8 @@ impl Stage {
         for daemon in &mut self.daemons {
             daemon.terminate()?;
             // What openssl did has lines, too: about connections to the tunnel port itself.
-            let requests = daemon.access()?.iter().filter(|line| line.asked().port() == WEB_PORT).count();
-            let (lines, wanted) = (requests, probe::lines_at(&daemon.node));
+            let lines = daemon.access()?.iter().filter(|line| line.asked().port() == WEB_PORT).count();
+            let wanted = probe::lines_at(&daemon.node) + policies::lines_at(&self.topology, &daemon.node)?;
             if lines != wanted {
                 faults.push(format!(
                     "{} logged {lines} connections instead of {wanted}\n{}",
@@ -234,6 +245,7 @@ impl Stage {
             text.push_str(&format!("Log of {}: tail -f {}\n", daemon.node, daemon.output().display()));
         }
         text.push_str(&format!("Unlabel: edit {}/namespace.yaml\n", self.mesh.folder().display()));
+        text.push_str("Policies to put beside it: deploy/demo/policies\n");
         text.push_str("Ask a daemon, in its node: curl http://127.0.0.1:15000/config_dump\n");
         text.push_str("Look at the wire, in node-a: tcpdump -ni wire2\n");
         text.push_str(&format!("The CA: ztunnel ca show --ca-dir {}\n", daemon::ca_folder(&self.topology).display()));
