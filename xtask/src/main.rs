@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
+use ztunnel_tests::bench::{self, BenchOptions};
 use ztunnel_tests::demo::{self, DemoOptions};
 
 use crate::build::Profile;
@@ -63,6 +64,27 @@ enum Command {
         /// Remove what an earlier `--keep` left, and do nothing else
         #[arg(long, conflicts_with = "keep")]
         clean: bool,
+    },
+    /// Measure what the mesh costs, beside the same machine without it (needs root)
+    ///
+    /// Two nodes, real clients, the daemon in release. Every figure stands beside one without the mesh from the same round;
+    /// medians over the rounds, with their spread.
+    Bench {
+        /// Only work whose name contains one of these, for example `iperf3` or `idle`; "100,000" workloads run only if named
+        #[arg(value_name = "FILTER")]
+        filters: Vec<String>,
+        /// How often each figure is measured
+        #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+        rounds: u32,
+        /// How long each measurement takes
+        #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=600))]
+        seconds: u32,
+        /// Also write the figures to this file
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        /// Compare with the figures in this file: exit 1 when something is worse by more than noise
+        #[arg(long, value_name = "FILE")]
+        baseline: Option<PathBuf>,
     },
     /// Run tests
     ///
@@ -134,6 +156,15 @@ fn run(command: Command) -> Result<()> {
             setup::ensure(Needs { bpf: true, programs: true, deny: false })?;
             let ztunnel = build::daemon(&workspace, Profile::Release)?;
             demo::run(&DemoOptions { keep, clean, ztunnel })
+        }
+        Command::Bench { filters, rounds, seconds, json, baseline } => {
+            ensure!(
+                workspace::is_root()?,
+                "the benchmark makes network namespaces and loads BPF programs: run it as root"
+            );
+            setup::ensure(Needs { bpf: true, programs: true, deny: false })?;
+            let ztunnel = build::daemon(&workspace, Profile::Release)?;
+            bench::run(&BenchOptions { filters, rounds, seconds, json, baseline, ztunnel })
         }
         Command::Test { what, filter, daemon } => {
             test_runs::run(&workspace, what, filter.as_deref(), daemon.as_deref())

@@ -34,7 +34,7 @@ pub(crate) enum Mode {
 }
 
 /// Programs that tests and demo run, and the Debian package each is in.
-const PROGRAMS: [(&str, &str); 9] = [
+const PROGRAMS: [(&str, &str); 10] = [
     ("curl", "curl"),
     ("ip", "iproute2"),
     ("iperf3", "iperf3"),
@@ -44,6 +44,7 @@ const PROGRAMS: [(&str, &str); 9] = [
     ("python3", "python3"),
     ("redis-server", "redis-server"),
     ("tcpdump", "tcpdump"),
+    ("wrk", "wrk"),
 ];
 
 /// One line of the table.

@@ -1,8 +1,10 @@
 //! What differs between the daemons of tests.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::process::Capability;
+use crate::wait;
 
 /// How a daemon is started.
 #[derive(Debug, Clone)]
@@ -17,6 +19,8 @@ pub struct DaemonOptions {
     pub certificates: Issuer,
     /// Lets it live on when this process ends; see also [`Daemon::keep`].
     pub detached: bool,
+    /// How long it may take to become ready.
+    pub patience: Duration,
 }
 
 /// Where a daemon's certificates come from.
@@ -36,6 +40,13 @@ impl DaemonOptions {
     /// A daemon with all capabilities and default settings.
     #[must_use]
     pub fn new(binary: PathBuf) -> Self {
-        Self { binary, arguments: Vec::new(), capabilities: Vec::new(), certificates: Issuer::Shared, detached: false }
+        Self {
+            binary,
+            arguments: Vec::new(),
+            capabilities: Vec::new(),
+            certificates: Issuer::Shared,
+            detached: false,
+            patience: wait::PATIENCE,
+        }
     }
 }

@@ -1,0 +1,134 @@
+//! The benchmark: what the mesh costs, beside the same machine without it.
+//!
+//! Two nodes on a wire of MTU 1500, real programs in the pods, the daemon as it is shipped. Every figure of the mesh stands
+//! beside one without it from the same round, since a shared machine is never twice the same; medians over the rounds. Bytes
+//! that should have gone through a tunnel are looked up in the daemon's metrics: a figure of another path is an error.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::requirements;
+
+mod compare;
+mod crowd;
+mod crr;
+mod proc;
+mod report;
+mod servers;
+mod stage;
+mod work;
+
+use report::{Report, Row};
+use stage::{Mode, Stage};
+use work::Work;
+
+/// What is to be measured.
+#[derive(Debug, Clone)]
+pub struct BenchOptions {
+    /// Only work whose name contains one of these; all, but what takes minutes, when there are none.
+    pub filters: Vec<String>,
+    /// How often.
+    pub rounds: u32,
+    /// How long each measurement takes.
+    pub seconds: u32,
+    /// Where the figures go as JSON.
+    pub json: Option<PathBuf>,
+    /// Figures of an earlier run; a loss is an error.
+    pub baseline: Option<PathBuf>,
+    /// The daemon's program.
+    pub ztunnel: PathBuf,
+}
+
+/// Measures, and prints the table.
+///
+/// # Errors
+/// When something fails, or is worse than in the earlier run.
+pub fn run(options: &BenchOptions) -> Result<()> {
+    requirements::check()?;
+    for program in ["iperf3", "nginx", "wrk"] {
+        requirements::program(program)?;
+    }
+    ensure!(options.ztunnel.is_file(), "{} is no file: build the daemon first", options.ztunnel.display());
+    let chosen = chosen(&options.filters);
+    ensure!(!chosen.is_empty(), "no work has one of {:?} in its name", options.filters);
+    // Before the work of minutes: a file that can't be read, or that the new figures are written over.
+    let earlier = options.baseline.as_deref().map(read).transpose()?;
+    let mut stage = Stage::build(&options.ztunnel)?;
+    let mut report = Report::default();
+    for (work, modes) in chosen {
+        report.rows.extend(measure(&mut stage, work, &modes, options)?);
+    }
+    drop(stage);
+    let machine = proc::machine();
+    say(&format!("{machine}; medians of {} rounds of {} s\n{}", options.rounds, options.seconds, report.table()))?;
+    let figures = report.json(&machine);
+    if let Some(path) = &options.json {
+        std::fs::write(path, format!("{figures:#}\n")).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    let Some(earlier) = earlier else { return Ok(()) };
+    let losses = compare::losses(&figures, &earlier)?;
+    ensure!(losses.is_empty(), "worse than before by more than noise:\n{}", losses.join("\n"));
+    say("Nothing is worse than before by more than noise.")
+}
+
+/// What is worse in one file of figures than in an earlier one, by more than the noise of both.
+///
+/// # Errors
+/// When one of them is no file of figures.
+pub fn losses(now: &Path, earlier: &Path) -> Result<Vec<String>> {
+    compare::losses(&read(now)?, &read(earlier)?)
+}
+
+fn read(path: &Path) -> Result<Value> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("{} is no JSON", path.display()))
+}
+
+/// The work that is asked for.
+fn chosen(filters: &[String]) -> Vec<(Work, Vec<Mode>)> {
+    let wanted = |work: Work| {
+        let name = work.name();
+        let mut named = filters.iter().filter(|filter| name.contains(filter.as_str()));
+        match work.is_long() {
+            // "scale" is not meant to mean what takes minutes.
+            true => named.any(|filter| filter.contains("100,000")),
+            false => filters.is_empty() || named.next().is_some(),
+        }
+    };
+    Work::all().into_iter().filter(|(work, _)| wanted(*work)).collect()
+}
+
+/// One work in all of its modes, in turn.
+fn measure(stage: &mut Stage, work: Work, modes: &[Mode], options: &BenchOptions) -> Result<Vec<Row>> {
+    if let Some(first) = modes.first() {
+        stage.arrange(*first, work.crowd())?;
+    }
+    // What an earlier work left in a daemon's memory is not of this one.
+    stage.renew()?;
+    let mut rows: Vec<_> = modes.iter().map(|mode| Row { work, mode: *mode, samples: Vec::new() }).collect();
+    for round in 1..=options.rounds {
+        for row in &mut rows {
+            let sample = work.measure(stage, row.mode, options.seconds)?;
+            say(&format!(
+                "round {round} of {}: {}, {}: {} {}",
+                options.rounds,
+                work.name(),
+                row.mode.name(),
+                report::short(sample.value),
+                work.unit()
+            ))?;
+            row.samples.push(sample);
+        }
+    }
+    Ok(rows)
+}
+
+fn say(text: &str) -> Result<()> {
+    writeln!(std::io::stdout().lock(), "{text}").context("cannot write to standard output")
+}
+
+#[cfg(test)]
+mod tests;

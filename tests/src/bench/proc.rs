@@ -1,0 +1,48 @@
+//! What the kernel tells of a process: CPU time, memory.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::time::{clock_getcpuclockid, clock_gettime};
+use nix::unistd::Pid;
+
+/// CPU time that a process has used, user and system, all threads, those that ended too.
+///
+/// # Errors
+/// When it is gone.
+pub(super) fn cpu(pid: u32) -> Result<Duration> {
+    // The clock counts nanoseconds, `/proc` hundredths of a second: too coarse for a process that does next to nothing.
+    let clock =
+        clock_getcpuclockid(Pid::from_raw(i32::try_from(pid)?)).with_context(|| format!("process {pid} is gone"))?;
+    let time = clock_gettime(clock).with_context(|| format!("process {pid} is gone"))?;
+    Ok(Duration::from(time))
+}
+
+/// Whether it runs: not gone, and not dead and waited for.
+#[must_use]
+pub(super) fn is_alive(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The second field is the name in parentheses, which may contain anything.
+    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
+}
+
+/// Resident memory in kB.
+///
+/// # Errors
+/// When the process is gone.
+pub(super) fn rss_kb(pid: u32) -> Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| format!("process {pid} is gone"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}
+
+/// The processor's name, how many there are, and the kernel: what figures of two machines can't be compared without.
+#[must_use]
+pub(super) fn machine() -> String {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
+    let cores = cpuinfo.lines().filter(|line| line.starts_with("processor")).count();
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    format!("{cores} x {}, Linux {}", model.trim_start_matches([' ', '\t', ':']), kernel.trim())
+}

@@ -1,0 +1,467 @@
+//! Two nodes with their daemons, and what runs in the pods.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::crowd::{self, Crowd};
+use super::crr;
+use super::proc;
+use super::servers::{WRK_REPORT, nginx};
+use crate::admin::ConfigDump;
+use crate::apps::programs;
+use crate::daemon::{Daemon, DaemonOptions};
+use crate::mesh::{Mesh, PodManifest};
+use crate::process::Process;
+use crate::topology::{Family, Pod, TWO_NODES, Topology};
+use crate::wait;
+
+/// How the connection from client to server goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Mode {
+    /// Nobody is in the mesh: what everything is compared with.
+    None,
+    /// From pod to pod on two nodes, through a tunnel.
+    Mesh,
+    /// The same with 1,000 rules of policy for the server's namespace.
+    Policy,
+    /// The client is in the mesh, the server is not: capture alone.
+    Plaintext,
+    /// Nobody is in the mesh, both pods on one node.
+    NoneSameNode,
+    /// From pod to pod on one node, through a tunnel.
+    SameNode,
+}
+
+impl Mode {
+    /// Its name in tables and files.
+    #[must_use]
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::None => "no mesh",
+            Self::Mesh => "mesh",
+            Self::Policy => "mesh, 1000 rules",
+            Self::Plaintext => "capture alone",
+            Self::NoneSameNode => "no mesh, one node",
+            Self::SameNode => "mesh, one node",
+        }
+    }
+
+    /// What it is compared with.
+    #[must_use]
+    pub(super) const fn without(self) -> Self {
+        match self {
+            Self::NoneSameNode | Self::SameNode => Self::NoneSameNode,
+            Self::None | Self::Mesh | Self::Policy | Self::Plaintext => Self::None,
+        }
+    }
+
+    /// Which way its bytes must go.
+    const fn way(self) -> Way {
+        match self {
+            Self::None | Self::NoneSameNode => Way::Kernel,
+            Self::Plaintext => Way::Capture,
+            Self::Mesh | Self::Policy | Self::SameNode => Way::Tunnel,
+        }
+    }
+
+    /// Where the server is.
+    #[must_use]
+    pub(super) const fn server(self) -> &'static str {
+        match self {
+            Self::NoneSameNode | Self::SameNode => "web-a",
+            Self::None | Self::Mesh | Self::Policy | Self::Plaintext => "web-b",
+        }
+    }
+}
+
+/// Who carries bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// The kernel alone.
+    Kernel,
+    /// A daemon, without a tunnel.
+    Capture,
+    /// Two daemons, or one twice, through a tunnel.
+    Tunnel,
+}
+
+/// The pod with all clients.
+pub(super) const CLIENT: &str = "client-a";
+
+/// Ports of the servers.
+pub(super) const IPERF: u16 = 5201;
+/// nginx.
+pub(super) const HTTP: u16 = 80;
+/// Connect, request, response.
+pub(super) const EXCHANGE: u16 = 9000;
+
+/// Everything, removed in the order of the fields.
+pub(super) struct Stage {
+    /// One for each node.
+    pub(super) daemons: Vec<Daemon>,
+    _servers: Vec<Process>,
+    _exchanges: Vec<crr::Server>,
+    /// What the daemons read.
+    pub(super) mesh: Mesh,
+    /// Nodes and pods.
+    pub(super) topology: Topology,
+    /// Of wrk.
+    pub(super) script: PathBuf,
+    mode: Option<Mode>,
+    crowd: Option<Crowd>,
+    changes: usize,
+}
+
+/// What the daemons had used at a moment.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Used {
+    cpu: Duration,
+    /// Payload of tunnels, both ways, as the sources' daemons count it.
+    left: f64,
+    /// The same, as the destinations' daemons count it.
+    arrived: f64,
+    /// Payload that daemons carried without a tunnel.
+    plain: f64,
+    /// Connections that were sent into tunnels.
+    pub(super) connections: f64,
+}
+
+impl Used {
+    fn since(self, before: Self) -> Self {
+        Self {
+            cpu: self.cpu.saturating_sub(before.cpu),
+            left: self.left - before.left,
+            arrived: self.arrived - before.arrived,
+            plain: self.plain - before.plain,
+            connections: self.connections - before.connections,
+        }
+    }
+
+    /// Whether this is what `payload` bytes in a mode leave behind.
+    fn fits(self, mode: Mode, payload: f64) -> Result<()> {
+        // Less than all: what a client has sent when its time is over need not arrive.
+        let most = payload * 0.9;
+        let Self { left, arrived, plain, .. } = self;
+        let fits = match mode.way() {
+            Way::Tunnel => left >= most && arrived >= most && plain == 0.0,
+            Way::Capture => left == 0.0 && arrived == 0.0 && plain >= most,
+            Way::Kernel => left == 0.0 && arrived == 0.0 && plain == 0.0,
+        };
+        ensure!(
+            fits,
+            "{payload} bytes of payload went another way than they should in mode {:?}: of them the daemons saw {left} \
+             enter tunnels, {arrived} leave tunnels, and {plain} without a tunnel",
+            mode.name()
+        );
+        Ok(())
+    }
+}
+
+/// How long a daemon's counters may lag behind the clients.
+const LAG: Duration = Duration::from_secs(2);
+
+/// Longer than [`wait::PATIENCE`]: there may be 100,000 manifests to read.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+impl Stage {
+    /// Builds it.
+    ///
+    /// # Errors
+    /// When something of it can't be made.
+    pub(super) fn build(ztunnel: &std::path::Path) -> Result<Self> {
+        let topology = Topology::new(TWO_NODES)?;
+        let mesh = Mesh::new(&topology.folder.join("mesh"))?;
+        mesh.labelled_namespace(crowd::PLACE)?;
+        for pod in topology.pods() {
+            mesh.pod(&PodManifest::of(pod))?;
+        }
+        // Connections of every round have the same addresses: their ports run out, unless they can be used again.
+        let client = &topology.pod(CLIENT)?.netns;
+        client.sysctl("ipv4/tcp_tw_reuse", "1")?;
+        client.sysctl("ipv4/ip_local_port_range", "1024 65535")?;
+        let mut servers = Vec::new();
+        let mut exchanges = Vec::new();
+        for web in ["web-a", "web-b"] {
+            let pod = topology.pod(web)?;
+            servers.push(nginx(&topology, pod)?);
+            servers.push(programs::iperf3_server(pod, IPERF)?);
+            exchanges.push(crr::Server::start(pod, SocketAddr::new(Family::V4.any(), EXCHANGE), 16)?);
+        }
+        let script = topology.folder.join("report.lua");
+        fs::write(&script, WRK_REPORT).with_context(|| format!("cannot write {}", script.display()))?;
+        let start = |node| {
+            // It logs as people run it: a line for each connection is part of the cost.
+            let options = DaemonOptions { patience: PATIENCE, ..DaemonOptions::new(ztunnel.to_owned()) };
+            Daemon::start(&topology, node, &mesh, options)
+        };
+        let daemons = ["node-a", "node-b"].into_iter().map(start).collect::<Result<_>>()?;
+        let (_servers, _exchanges) = (servers, exchanges);
+        Ok(Self { daemons, _servers, _exchanges, mesh, topology, script, mode: None, crowd: None, changes: 0 })
+    }
+
+    /// The pod of the clients.
+    ///
+    /// # Errors
+    /// Never: it was made.
+    pub(super) fn client(&self) -> Result<&Pod> {
+        self.topology.pod(CLIENT)
+    }
+
+    /// Where a server listens in a mode.
+    ///
+    /// # Errors
+    /// Never: it was made.
+    pub(super) fn target(&self, mode: Mode, port: u16) -> Result<SocketAddr> {
+        Ok(self.topology.pod(mode.server())?.at(Family::V4, port))
+    }
+
+    /// Brings the mesh into a mode, with a crowd, and waits until it is.
+    ///
+    /// # Errors
+    /// When it does not come about in time.
+    pub(super) fn arrange(&mut self, mode: Mode, crowd: Option<Crowd>) -> Result<()> {
+        if (self.mode, self.crowd) == (Some(mode), crowd) {
+            return Ok(());
+        }
+        if self.crowd != crowd {
+            self.gather(crowd)?;
+        }
+        let policies = self.mesh.folder().join(POLICIES);
+        if mode == Mode::Policy {
+            self.mesh.write(POLICIES, &thousand_rules())?;
+        } else if policies.is_file() {
+            self.mesh.remove(POLICIES)?;
+        }
+        for pod in self.topology.pods().iter().filter(|pod| number(pod).is_none()) {
+            let manifest = PodManifest::of(pod);
+            let manifest = if self.is_invited(pod, mode) { manifest } else { manifest.mode("none") };
+            if !self.mesh.has_pod(&manifest) {
+                self.mesh.pod(&manifest)?;
+            }
+        }
+        if mode.way() == Way::Kernel {
+            self.mesh.unlabel()?;
+        } else {
+            self.mesh.label()?;
+        }
+        self.mode = Some(mode);
+        self.settle()
+    }
+
+    /// Ends the daemons and starts new ones, so that what they hold is of what is done next.
+    ///
+    /// # Errors
+    /// When one does not end or start as it should.
+    pub(super) fn renew(&mut self) -> Result<()> {
+        for daemon in &mut self.daemons {
+            daemon.terminate()?;
+            daemon.restart()?;
+        }
+        self.settle()
+    }
+
+    /// Whether a pod is in the mesh when its namespace is.
+    fn is_invited(&self, pod: &Pod, mode: Mode) -> bool {
+        let pods = self.crowd.and_then(Crowd::pods);
+        match (number(pod), &*pod.name) {
+            // The two that were there before count.
+            (Some(number), _) => pods.is_some_and(|pods| number + 2 < pods),
+            (None, "web-b") => mode != Mode::Plaintext,
+            (None, CLIENT) => true,
+            (None, _) => pods != Some(1),
+        }
+    }
+
+    /// Waits until no daemon has a connection any more: what ending them costs is of no later figure.
+    ///
+    /// # Errors
+    /// When one still has some after a while.
+    pub(super) fn rest(&self) -> Result<()> {
+        for daemon in &self.daemons {
+            wait::until_true(&format!("all connections of {} to end", daemon.node), PATIENCE, || {
+                let metrics = daemon.metrics()?;
+                let sum = |what: &str| metrics.sum(&format!("istio_tcp_connections_{what}_total"), &[]);
+                Ok(sum("opened") == sum("closed"))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Waits until all daemons have done what the manifests say.
+    ///
+    /// # Errors
+    /// When one does not in time.
+    pub(super) fn settle(&self) -> Result<()> {
+        let Some(mode) = self.mode else { return Ok(()) };
+        let own = self.topology.pods().iter().filter(|pod| self.has_manifest(pod)).count() + self.changes.min(1);
+        let (workloads, services) = self.crowd.map(Crowd::counts).unwrap_or_default();
+        let counts = (Some((own + workloads) as u64), Some(services as u64));
+        for daemon in &self.daemons {
+            let local = || self.topology.pods().iter().filter(|pod| pod.node == daemon.node);
+            let is_wanted =
+                |pod: &Pod| self.is_invited(pod, mode) && (mode.way() != Way::Kernel || number(pod).is_some());
+            Self::until(daemon, "all manifests to be read and all pods to be as they say", |dump| {
+                let count = |key: &str| dump.value().pointer(key).and_then(Value::as_u64);
+                let is_enrolled = |pod: &Pod| dump.pod(&pod.name).is_some_and(|pod| pod.state() == "enrolled");
+                (count("/snapshot/workloads"), count("/snapshot/services")) == counts
+                    && local().all(|pod| is_enrolled(pod) == is_wanted(pod))
+            })?;
+            for pod in local().filter(|pod| number(pod).is_none() && is_wanted(pod)) {
+                daemon.certified(&crate::ca::identity(&pod.name))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A daemon that enrols 100 pods has no time to answer; only one that is gone is an error.
+    fn until(daemon: &Daemon, what: &str, holds: impl Fn(&ConfigDump) -> bool) -> Result<()> {
+        wait::until_true(what, PATIENCE, || match daemon.dump() {
+            Ok(dump) => Ok(holds(&dump)),
+            Err(_) if proc::is_alive(daemon.id()) => Ok(false),
+            Err(error) => Err(error),
+        })
+        .with_context(|| daemon.tail())
+    }
+
+    fn has_manifest(&self, pod: &Pod) -> bool {
+        self.mesh.folder().join(format!("pod-{}.yaml", pod.name)).is_file()
+    }
+
+    /// Takes the last crowd away and brings another.
+    fn gather(&mut self, crowd: Option<Crowd>) -> Result<()> {
+        let last = self.crowd.take();
+        for (file, _) in last.into_iter().flat_map(Crowd::files) {
+            self.mesh.remove(&file)?;
+        }
+        self.crowd = crowd;
+        let further = crowd.and_then(Crowd::pods).unwrap_or_default().saturating_sub(2);
+        for node in ["node-a", "node-b"] {
+            for number in 0..further {
+                let name = format!("{CROWD}{node}-{number}");
+                if self.topology.pod(&name).is_err() {
+                    self.topology.grow(node, &name)?;
+                }
+            }
+        }
+        for pod in self.topology.pods() {
+            let Some(number) = number(pod) else { continue };
+            match (number < further, self.has_manifest(pod)) {
+                (true, false) => {
+                    // One identity for all: the cost of certificates is another matter.
+                    let manifest = PodManifest::of(pod).namespace(crowd::PLACE).service_account("crowd");
+                    self.mesh.pod(&manifest)?;
+                }
+                (false, true) => self.mesh.remove_pod(&pod.name)?,
+                _ => (),
+            }
+        }
+        for (file, text) in crowd.into_iter().flat_map(Crowd::files) {
+            self.mesh.write(&file, &text)?;
+        }
+        Ok(())
+    }
+
+    /// Changes one workload among all and says how long it takes until it counts at the first daemon.
+    ///
+    /// # Errors
+    /// When it never does.
+    pub(super) fn change_one(&mut self) -> Result<Duration> {
+        self.changes += 1;
+        let daemon = self.daemons.first().context("no daemon")?;
+        let version = || Ok::<_, anyhow::Error>(daemon.metrics()?.sum("ztunnel_snapshot_version", &[]));
+        let before = version()?;
+        let begun = Instant::now();
+        self.mesh.write("changing.yaml", &crowd::changing(self.changes))?;
+        wait::until_true("one change to be read", PATIENCE, || Ok(version()? > before))?;
+        let took = begun.elapsed();
+        self.settle()?;
+        Ok(took)
+    }
+
+    /// What the daemons have used until now.
+    ///
+    /// # Errors
+    /// When one is gone.
+    pub(super) fn used(&self) -> Result<Used> {
+        let mut used = Used::default();
+        for daemon in &self.daemons {
+            ensure!(proc::is_alive(daemon.id()), "the daemon of {} is dead: {}", daemon.node, daemon.tail());
+            used.cpu += proc::cpu(daemon.id())?;
+        }
+        for daemon in &self.daemons {
+            let metrics = daemon.metrics().with_context(|| format!("the daemon of {} does not answer", daemon.node))?;
+            let bytes = |labels: &[_]| {
+                metrics.sum("istio_tcp_sent_bytes_total", labels)
+                    + metrics.sum("istio_tcp_received_bytes_total", labels)
+            };
+            let tunnel = ("connection_security_policy", "mutual_tls");
+            let (left, arrived) =
+                (bytes(&[("reporter", "source"), tunnel]), bytes(&[("reporter", "destination"), tunnel]));
+            used.left += left;
+            used.arrived += arrived;
+            used.plain += bytes(&[]) - left - arrived;
+            used.connections += metrics.sum("istio_tcp_connections_opened_total", &[("reporter", "source"), tunnel]);
+        }
+        Ok(used)
+    }
+
+    /// Checks that what was measured went the way that it says, and says which CPU time it took.
+    ///
+    /// # Errors
+    /// When it did not: a figure of another path means nothing.
+    pub(super) fn check(&self, mode: Mode, before: Used, payload: f64) -> Result<Duration> {
+        let after = self.used()?.since(before);
+        let mut last = after.fits(mode, payload);
+        if last.is_err() {
+            // Counters that lag come; a wrong path stays wrong.
+            wait::pass(LAG);
+            last = self.used()?.since(before).fits(mode, payload);
+        }
+        last.map(|()| after.cpu)
+    }
+
+    /// The larger of the daemons' resident memories, in kB.
+    ///
+    /// # Errors
+    /// When one is gone.
+    pub(super) fn rss_kb(&self) -> Result<f64> {
+        let all = self.daemons.iter().map(|daemon| proc::rss_kb(daemon.id())).collect::<Result<Vec<_>>>()?;
+        Ok(all.into_iter().fold(0.0, f64::max))
+    }
+}
+
+/// What the names of further pods begin with.
+const CROWD: &str = "crowd-";
+
+/// The number of a further pod on its node; none of the pods that are measured.
+fn number(pod: &Pod) -> Option<usize> {
+    pod.name.strip_prefix(CROWD)?.strip_prefix(&*pod.node)?.strip_prefix('-')?.parse().ok()
+}
+
+const POLICIES: &str = "policies.yaml";
+
+/// 100 policies of 10 rules, of which the last rule of the last lets the client in.
+fn thousand_rules() -> String {
+    let mut text = String::new();
+    for policy in 0..100 {
+        text.push_str(&format!(
+            "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
+             metadata: {{name: policy-{policy}, namespace: {}}}\nspec:\n  rules:\n",
+            crate::mesh::NAMESPACE
+        ));
+        for rule in 0..10 {
+            let account =
+                if (policy, rule) == (99, 9) { CLIENT.to_owned() } else { format!("account-{policy}-{rule}") };
+            text.push_str(&format!(
+                "  - from: [{{source: {{principals: [\"cluster.local/ns/{}/sa/{account}\"]}}}}]\n",
+                crate::mesh::NAMESPACE
+            ));
+        }
+    }
+    text
+}

@@ -1,0 +1,306 @@
+//! What is measured.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::crowd::{Crowd, SERVICE, SERVICE_PORT, thousands};
+use super::crr::{self, Idle};
+use super::proc;
+use super::stage::{self, Mode, Stage};
+use crate::process::Launch;
+use crate::wait;
+
+/// One kind of work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Work {
+    /// iperf3 with so many streams.
+    Bulk(u32),
+    /// wrk over so many connections that stay open.
+    Requests(u32),
+    /// New connections, so many clients at once.
+    Connections(usize),
+    /// So many connections that do nothing.
+    Idle(usize),
+    /// From the start of a daemon until it is ready.
+    Start,
+    /// One of these beside a crowd.
+    Scale(Crowd, Task),
+}
+
+/// What is measured beside a crowd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Task {
+    /// As [`Work::Start`].
+    Start,
+    /// From the change of one manifest until it counts.
+    Change,
+    /// As [`Work::Connections`].
+    Connections,
+}
+
+/// Clients at once, of new connections.
+const CLIENTS: usize = 16;
+
+/// In which direction a value is good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Better {
+    /// Throughput.
+    Higher,
+    /// Latency, memory.
+    Lower,
+}
+
+/// One measurement.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct Sample {
+    /// In the work's unit.
+    pub(super) value: f64,
+    /// CPU of both daemons for one unit of work: seconds for a gigabyte, microseconds for a request or connection.
+    pub(super) cpu_per_unit: Option<f64>,
+    /// Median latency in microseconds.
+    pub(super) p50_us: Option<f64>,
+    /// 99 of 100.
+    pub(super) p99_us: Option<f64>,
+    /// 999 of 1,000.
+    pub(super) p999_us: Option<f64>,
+    /// Resident memory of the larger daemon, afterwards.
+    pub(super) rss_kb: Option<f64>,
+}
+
+impl Work {
+    /// All of it, in the order of the table, with the modes in which it is measured.
+    #[must_use]
+    pub(super) fn all() -> Vec<(Self, Vec<Mode>)> {
+        use Mode::{Mesh, None, NoneSameNode, Plaintext, Policy, SameNode};
+        let workloads = |count, task| (Self::Scale(Crowd::Workloads(count), task), vec![Mesh]);
+        let connections = |crowd| (Self::Scale(crowd, Task::Connections), vec![None, Mesh]);
+        vec![
+            (Self::Start, vec![Mesh]),
+            (Self::Idle(0), vec![Mesh]),
+            (Self::Bulk(1), vec![None, Mesh, Plaintext, NoneSameNode, SameNode]),
+            (Self::Bulk(8), vec![None, Mesh]),
+            (Self::Requests(1), vec![None, Mesh, Policy, Plaintext, NoneSameNode, SameNode]),
+            (Self::Requests(64), vec![None, Mesh, Plaintext]),
+            (Self::Connections(CLIENTS), vec![None, Mesh, Policy, Plaintext, NoneSameNode, SameNode]),
+            (Self::Idle(1_000), vec![Mesh]),
+            (Self::Idle(10_000), vec![Mesh]),
+            connections(Crowd::Pods(1)),
+            connections(Crowd::Pods(10)),
+            connections(Crowd::Pods(100)),
+            connections(Crowd::Services(1)),
+            connections(Crowd::Services(100)),
+            connections(Crowd::Services(10_000)),
+            connections(Crowd::Connections(10)),
+            connections(Crowd::Connections(10_000)),
+            workloads(1_000, Task::Start),
+            workloads(10_000, Task::Start),
+            workloads(100_000, Task::Start),
+            workloads(1_000, Task::Change),
+            workloads(10_000, Task::Change),
+            workloads(100_000, Task::Change),
+        ]
+    }
+
+    /// Whether it takes minutes, and is done only when it is asked for by name.
+    #[must_use]
+    pub(super) const fn is_long(self) -> bool {
+        matches!(self, Self::Scale(Crowd::Workloads(100_000), _))
+    }
+
+    /// Its name, the key in files.
+    #[must_use]
+    pub(super) fn name(self) -> String {
+        let many = |count: u32| thousands(count as usize);
+        match self {
+            Self::Bulk(1) => "iperf3, 1 stream".to_owned(),
+            Self::Bulk(streams) => format!("iperf3, {} streams", many(streams)),
+            Self::Requests(1) => "wrk, 1 connection".to_owned(),
+            Self::Requests(connections) => format!("wrk, {} connections", many(connections)),
+            Self::Connections(clients) => format!("connect-request-response, {} at once", thousands(clients)),
+            Self::Idle(0) => "idle".to_owned(),
+            Self::Idle(connections) => format!("{} idle connections", thousands(connections)),
+            Self::Start => "start to ready".to_owned(),
+            Self::Scale(crowd, Task::Connections) => format!("scale: {}", crowd.name()),
+            Self::Scale(crowd, Task::Start) => format!("scale: {}, cold start", crowd.name()),
+            Self::Scale(crowd, Task::Change) => format!("scale: {}, one change", crowd.name()),
+        }
+    }
+
+    /// The unit of its value.
+    #[must_use]
+    pub(super) const fn unit(self) -> &'static str {
+        match self {
+            Self::Bulk(_) => "Gbit/s",
+            Self::Requests(_) => "requests/s",
+            Self::Connections(_) | Self::Scale(_, Task::Connections) => "connections/s",
+            Self::Idle(_) => "% CPU",
+            Self::Start | Self::Scale(_, Task::Start | Task::Change) => "ms",
+        }
+    }
+
+    /// The unit of its CPU.
+    #[must_use]
+    pub(super) const fn cpu_unit(self) -> &'static str {
+        match self {
+            Self::Bulk(_) => "s/GB",
+            Self::Requests(_) => "us/request",
+            Self::Connections(_) | Self::Scale(_, Task::Connections) => "us/connection",
+            Self::Idle(_) | Self::Start | Self::Scale(_, Task::Start | Task::Change) => "",
+        }
+    }
+
+    /// Which way its value is good.
+    #[must_use]
+    pub(super) const fn better(self) -> Better {
+        match self {
+            Self::Bulk(_) | Self::Requests(_) | Self::Connections(_) | Self::Scale(_, Task::Connections) => {
+                Better::Higher
+            }
+            Self::Idle(_) | Self::Start | Self::Scale(_, Task::Start | Task::Change) => Better::Lower,
+        }
+    }
+
+    /// What is there beside it.
+    #[must_use]
+    pub(super) const fn crowd(self) -> Option<Crowd> {
+        if let Self::Scale(crowd, _) = self { Some(crowd) } else { None }
+    }
+
+    /// Measures it once.
+    ///
+    /// # Errors
+    /// When it fails, or went another way than the mode's.
+    pub(super) fn measure(self, stage: &mut Stage, mode: Mode, seconds: u32) -> Result<Sample> {
+        stage
+            .arrange(mode, self.crowd())
+            .and_then(|()| match self {
+                Self::Bulk(streams) => bulk(stage, mode, streams, seconds),
+                Self::Requests(connections) => requests(stage, mode, connections, seconds),
+                Self::Connections(clients) => connections(stage, mode, None, clients, seconds),
+                Self::Idle(connections) => idle(stage, mode, connections, seconds),
+                Self::Start | Self::Scale(_, Task::Start) => start(stage),
+                Self::Scale(_, Task::Change) => change(stage),
+                Self::Scale(crowd, Task::Connections) => connections(stage, mode, Some(crowd), CLIENTS, seconds),
+            })
+            .with_context(|| format!("{}, {}", self.name(), mode.name()))
+    }
+}
+
+fn bulk(stage: &Stage, mode: Mode, streams: u32, seconds: u32) -> Result<Sample> {
+    let (client, target) = (stage.client()?, stage.target(mode, stage::IPERF)?);
+    let before = stage.used()?;
+    let done = Launch::new("iperf3")
+        .args(["-J", "-c", &target.ip().to_string(), "-p", &target.port().to_string()])
+        .args(["-t", &seconds.to_string(), "-P", &streams.to_string()])
+        .inside(&client.netns)
+        .patience(wait::PATIENCE + Duration::from_secs(u64::from(seconds)))
+        .finish()?;
+    ensure!(done.success, "iperf3 failed: {}{}", done.stdout, done.stderr);
+    let report: Value = serde_json::from_str(&done.stdout).context("iperf3 wrote no JSON")?;
+    let number = |path: &str| report.pointer(path).and_then(Value::as_f64).with_context(|| format!("no {path}"));
+    let (bits, bytes) = (number("/end/sum_received/bits_per_second")?, number("/end/sum_received/bytes")?);
+    let cpu = stage.check(mode, before, bytes)?;
+    Ok(Sample {
+        value: bits / 1e9,
+        cpu_per_unit: Some(cpu.as_secs_f64() / (bytes / 1e9)),
+        rss_kb: Some(stage.rss_kb()?),
+        ..Sample::default()
+    })
+}
+
+fn requests(stage: &Stage, mode: Mode, connections: u32, seconds: u32) -> Result<Sample> {
+    let (client, target) = (stage.client()?, stage.target(mode, stage::HTTP)?);
+    let before = stage.used()?;
+    let done = Launch::new("wrk")
+        .args(["-t1", &format!("-c{connections}"), &format!("-d{seconds}s"), "-s"])
+        .args([stage.script.as_os_str()])
+        .args([format!("http://{target}/")])
+        .inside(&client.netns)
+        .patience(wait::PATIENCE + Duration::from_secs(u64::from(seconds)))
+        .finish()?;
+    ensure!(done.success, "wrk failed: {}{}", done.stdout, done.stderr);
+    let line = done.stdout.lines().find_map(|line| line.strip_prefix("RESULT ")).context("wrk wrote no result")?;
+    let fields = line.split(' ').map(str::parse::<f64>).collect::<Result<Vec<_>, _>>().context("wrk's result")?;
+    let &[requests, duration_us, bytes, p50, p99, p999, errors] = fields.as_slice() else {
+        anyhow::bail!("wrk wrote {line}");
+    };
+    ensure!(errors == 0.0, "{errors} requests failed");
+    let cpu = stage.check(mode, before, bytes)?;
+    Ok(Sample {
+        value: requests / (duration_us / 1e6),
+        cpu_per_unit: Some(cpu.as_secs_f64() * 1e6 / requests),
+        p50_us: Some(p50),
+        p99_us: Some(p99),
+        p999_us: Some(p999),
+        rss_kb: Some(stage.rss_kb()?),
+    })
+}
+
+fn connections(stage: &Stage, mode: Mode, crowd: Option<Crowd>, clients: usize, seconds: u32) -> Result<Sample> {
+    let client = stage.client()?;
+    let target = match crowd {
+        // Nobody translates a service's address without the mesh.
+        Some(Crowd::Services(_)) if mode != Mode::None => SocketAddr::new(SERVICE.parse()?, SERVICE_PORT),
+        _ => stage.target(mode, stage::EXCHANGE)?,
+    };
+    let others = if let Some(Crowd::Connections(count)) = crowd { count } else { 0 };
+    let others = Idle::open(client, stage.target(mode, stage::HTTP)?, others)?;
+    let before = stage.used()?;
+    let report = crr::run(client, target, clients, Duration::from_secs(u64::from(seconds)))?;
+    let done = report.latencies.len() as f64;
+    let cpu = stage.check(mode, before, done * crr::MESSAGE as f64 * 2.0)?;
+    let rss_kb = Some(stage.rss_kb()?);
+    others.close()?;
+    stage.rest()?;
+    Ok(Sample {
+        value: report.rate(),
+        cpu_per_unit: Some(cpu.as_secs_f64() * 1e6 / done),
+        p50_us: report.permille_us(500),
+        p99_us: report.permille_us(990),
+        p999_us: report.permille_us(999),
+        rss_kb,
+    })
+}
+
+fn idle(stage: &mut Stage, mode: Mode, connections: usize, seconds: u32) -> Result<Sample> {
+    // Memory is what is looked for: that of connections that are gone is none of it.
+    stage.renew()?;
+    let (client, target) = (stage.client()?, stage.target(mode, stage::HTTP)?);
+    let before = stage.used()?;
+    let open = Idle::open(client, target, connections)?;
+    stage.check(mode, before, open.payload())?;
+    let sent = stage.used()?.connections - before.connections;
+    ensure!(sent >= connections as f64, "only {sent} of {connections} connections went through tunnels");
+    let all = |stage: &Stage| {
+        let used = stage.daemons.iter().map(|daemon| proc::cpu(daemon.id())).collect::<Result<Vec<_>>>()?;
+        Ok::<_, anyhow::Error>(used.into_iter().sum::<Duration>())
+    };
+    let begun = all(stage)?;
+    let watched = Duration::from_secs(u64::from(seconds));
+    wait::pass(watched);
+    let cpu = all(stage)?.saturating_sub(begun);
+    let rss_kb = stage.rss_kb()?;
+    open.close()?;
+    stage.rest()?;
+    let value = cpu.as_secs_f64() / watched.as_secs_f64() * 100.0;
+    Ok(Sample { value, rss_kb: Some(rss_kb), ..Sample::default() })
+}
+
+fn start(stage: &mut Stage) -> Result<Sample> {
+    let daemon = stage.daemons.first_mut().context("no daemon")?;
+    daemon.terminate()?;
+    let begun = Instant::now();
+    daemon.restart()?;
+    let (value, rss_kb) = (begun.elapsed().as_secs_f64() * 1e3, proc::rss_kb(daemon.id())?);
+    stage.settle()?;
+    Ok(Sample { value, rss_kb: Some(rss_kb), ..Sample::default() })
+}
+
+fn change(stage: &mut Stage) -> Result<Sample> {
+    let value = stage.change_one()?.as_secs_f64() * 1e3;
+    let daemon = stage.daemons.first().context("no daemon")?;
+    Ok(Sample { value, rss_kb: Some(proc::rss_kb(daemon.id())?), ..Sample::default() })
+}

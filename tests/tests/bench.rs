@@ -1,0 +1,62 @@
+//! The benchmark runs, and says what it promises to say. Its figures are no matter here.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use ztunnel_tests::bench::{BenchOptions, losses, run};
+use ztunnel_tests::settings;
+
+/// What whoever reads the file may rely on.
+const KEYS: [&str; 9] = ["work", "mode", "value", "unit", "ratio", "cpu_per_unit", "p50_us", "p99_us", "rss_kb"];
+
+/// One of each kind.
+const WORKS: [&str; 7] = [
+    "start to ready",
+    "iperf3, 8 streams",
+    "wrk, 64 connections",
+    "connect-request-response",
+    "1,000 idle connections",
+    "scale: 100 services",
+    "scale: 1,000 workloads, one change",
+];
+
+#[test]
+fn one_work_of_each_kind_is_measured_and_compared() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("figures.json");
+    let options = BenchOptions {
+        filters: WORKS.map(ToOwned::to_owned).to_vec(),
+        rounds: 1,
+        seconds: 1,
+        json: Some(file.clone()),
+        baseline: None,
+        ztunnel: settings::daemon_binary()?,
+    };
+    run(&options)?;
+    let mut figures: Value = serde_json::from_str(&std::fs::read_to_string(&file)?)?;
+    let rows = figures.get_mut("rows").and_then(Value::as_array_mut).context("no rows")?;
+    for work in WORKS {
+        let of_work = |row: &&Value| row.get("work").and_then(Value::as_str).is_some_and(|name| name.contains(work));
+        ensure!(rows.iter().filter(of_work).count() > 0, "no row of {work}: {rows:#?}");
+    }
+    for row in rows.iter() {
+        for key in KEYS {
+            ensure!(row.get(key).is_some(), "no {key} in {row:#}");
+        }
+        ensure!(row.get("value").and_then(Value::as_f64).is_some_and(|value| value >= 0.0), "{row:#}");
+        ensure!(row.get("rss_kb").and_then(Value::as_f64).is_some_and(|kb| kb > 0.0), "{row:#}");
+        let (is_mesh, has_ratio) = (row.get("mode") == Some(&json!("mesh")), row.get("p50_us") != Some(&Value::Null));
+        ensure!(!(is_mesh && has_ratio) || row.get("ratio").is_some_and(Value::is_f64), "{row:#}");
+    }
+    ensure!(losses(&file, &file)?.is_empty(), "worse than itself: {:?}", losses(&file, &file)?);
+    // As if it had been twice as quick before.
+    for row in rows.iter_mut() {
+        if let Some(ratio) = row.get("ratio").and_then(Value::as_f64) {
+            row["ratio"] = json!(ratio * 2.0);
+        }
+    }
+    let better = folder.path().join("better.json");
+    std::fs::write(&better, figures.to_string())?;
+    let lost = losses(&file, &better)?;
+    ensure!(lost.iter().any(|line| line.starts_with("iperf3, 8 streams, mesh: ")), "{lost:?}");
+    Ok(())
+}
