@@ -3,8 +3,9 @@
 //!
 //! Between pods of the mesh a connection crosses the wire only inside mutual TLS, under the identities of the two pods:
 //! HTTP/2 CONNECT streams ("HBONE"), the same on the wire as those of Istio's ztunnel. Who is not in the mesh is spoken to,
-//! and may speak to its pods, in plaintext. There is no policy yet. The README tells how to run it and what the kernel
-//! does; here stands how the program is built.
+//! and may speak to its pods, in plaintext. Who may connect to a pod is judged on the pod's own node, when a connection comes
+//! and whenever the mesh changes. The README tells how to run it and what the kernel does; here stands how the program is
+//! built.
 //!
 //! # The map of the house
 //!
@@ -18,8 +19,10 @@
 //! | L1 | [`store`] | the mesh as one immutable [snapshot](store::snapshot::Snapshot), and how it is [published](store::publish) |
 //! | L1 | [`wire`] | the CONNECT request and its headers, both ways: pure, total, fuzzed |
 //! | L2 | [`route`] | where a connection goes: a pure function of snapshot and flow |
+//! | L2 | [`policy`] | who may connect to a workload: a pure function of snapshot and connection |
 //! | L3 | [`net`] | sockets, namespaces, the accept loop, dialling, copying; knows no pods |
 //! | L3 | [`metrics`] | counters of the data path |
+//! | L3 | [`explain`], [`analyze`] | the same functions, asked by a person: about one connection, about a whole mesh |
 //! | L4 | [`redirect`] | BPF programs, maps, pins, netlink, sysctls; the only user of `aya` and netlink |
 //! | L4 | [`identity`] | certificates: from an embedded CA or from files, always a [valid one at hand](identity::cache) |
 //! | L5 | [`tls`] | TLS 1.3 with exactly the expected peer; the only user of `rustls` |
@@ -58,13 +61,19 @@
 //! **Into a pod, through a tunnel.** `steer` gives port 15008 to the HBONE listener.
 //! [`inbound::serve`](flow::inbound::serve) asks [`Admission`](flow::admission::Admission) for a place,
 //! [`Endpoint::accept`](tls::Endpoint::accept) proves who comes, and [`server::serve`](hbone::server::serve) yields one
-//! request per stream. [`target`](route::target::target) proves that the authority is this pod,
-//! [`Table::register_delivery`](flow::table::Table::register_delivery) chooses a port, and
+//! request per stream. [`target`](route::target::target) proves that the authority is this pod; the connection enters the
+//! pod's [`Gate`](flow::gate::Gate), whose [`Guard`](policy::Guard) judges it: without its [`Permit`](policy::Permit) there is
+//! no way to the application. [`Table::register_delivery`](flow::table::Table::register_delivery) chooses a port, and
 //! [`Dialer::deliver`](net::dial::Dialer::deliver) connects to the application from the client's address and that port,
 //! marked [`DELIVER`](ebpf_common::mark::DELIVER). `steer` knows the packet by its interface, `lo`, and passes it on. Only
 //! then the peer is answered 200.
 //!
-//! **Into a pod, in plaintext.** [`plaintext::serve`](flow::plaintext::serve): the same, without TLS, HTTP/2 and identity.
+//! **Into a pod, in plaintext.** [`plaintext::serve`](flow::plaintext::serve): the same, without TLS, HTTP/2 and identity. What
+//! is denied at the port of a probe gets in all the same if [`NodeSockets`](redirect::node_sockets::NodeSockets) finds the
+//! client's socket on this node: it is the kubelet.
+//!
+//! **When the mesh changes**, [`Gates::follow`](flow::gate::Gates::follow) makes the guards anew and judges every live
+//! connection by them, on a thread of its own; the task of one that may not be any more hears of it, and resets it.
 //!
 //! **How a pod gets there.** [`MeshFolder`](control::file::MeshFolder) reads the files; [`parse`](control::manifests::parse)
 //! and [`assemble`](control::manifests::assemble) make workloads and services of them; the
@@ -83,6 +92,7 @@
 //! | which pods are enrolled or refused | [`Manager`](pods::manager::Manager) | [`ManagerHandle::describe`](pods::manager::ManagerHandle::describe) |
 //! | keys and certificates | [`CertCache`](identity::cache::CertCache) | [`CertHandle`](identity::handle::CertHandle) of one identity |
 //! | a pod's tunnels to other pods | [`Pool`](hbone::pool::Pool), one per pod and worker | one [stream](hbone::stream::Tunnel) of it |
+//! | who has entered a pod | [`Gate`](flow::gate::Gate), shared by the workers; [`Gates`](flow::gate::Gates) judges again | a [`Visit`](flow::gate::Visit) |
 //! | how many tunnels a pod takes, and from whom | [`Admission`](flow::admission::Admission), shared by the workers | a [`Place`](flow::admission::Place) |
 //! | a pod's listeners and live connections | its worker; [`Table`](flow::table::Table), one per pod and worker | entries that leave when they are dropped |
 //! | the tuples of a pod's upstream connections | [`Upstreams`](flow::table::Upstreams), shared by the workers: the kernel draws those ports | the same |
@@ -99,7 +109,8 @@
 //!   read on a blocking thread, so that a file system that hangs holds nothing up.
 //! - **Data**, `ztunnel-data-N`: one single-threaded runtime each. A connection is accepted, copied and closed on one of
 //!   them and never moves; every worker has listeners of its own in every pod. On the path of a byte there is no lock and
-//!   no other thread; on the path of a connection there is one short lock ([`Upstreams`](flow::table::Upstreams)).
+//!   no other thread; on the path of a connection there is one short lock ([`Upstreams`](flow::table::Upstreams), or
+//!   [`Gate`](flow::gate::Gate)).
 //! - **Log**, `ztunnel-log`: writes to standard output. A reader that stalls costs lines, which are counted.
 //!
 //! A thread enters a pod's namespace only for the length of a closure, which must not wait
@@ -118,10 +129,17 @@
 //! - A connection to a pod of the mesh is never made in plaintext, unless the pod is the connecting one itself or excludes
 //!   the port: a property test of [`route::decide`]; and never with anyone but that pod:
 //!   [`ConnectError`](tls::ConnectError) (`tests/tests/peers.rs`).
-//! - An expired certificate is never used: [`CertHandle::current`](identity::handle::CertHandle::current).
+//! - Nobody gets to an application without having been judged: a delivery takes a [`Permit`](policy::Permit), which only a
+//!   [`Guard`](policy::Guard) makes. A change of policy misses no connection, wherever that is on its way: it enters before
+//!   it is judged (`flow/gate/tests.rs`).
+//! - What can't be judged, or can't be read, never lets anyone in: tests of [`control::manifests`] and [`policy`].
+//! - An expired certificate is never used: [`CertHandle::current`](identity::handle::CertHandle::current). A tunnel does not
+//!   outlive the root of its peer: `tls::trust` (`tests/tests/rotation.rs`).
+//! - `explain` says what the data path does: it asks the same functions (`tests/tests/explain.rs` compares it with curl).
 //! - What the peer has not read is bounded by the windows of HTTP/2, and what an application has not read stays in its
 //!   socket: [`hbone::relay`] (`tests/tests/tunnel.rs`).
-//! - No byte of a peer makes a parser panic: fuzz targets of [`wire`], whose seeds `cargo test` replays.
+//! - No byte of a peer, nor of a manifest, makes a parser panic: fuzz targets of [`wire`] and [`control::manifests`], whose
+//!   seeds `cargo test` replays.
 //! - A connection is counted, logged and taken out of its table once, whatever ends it: [`Recorded`](flow::record::Recorded)
 //!   and [`Entry`](flow::table::Entry) do it in their drop (`tests/tests/load.rs`).
 //! - What does not end well ends in a reset, never in a FIN, also when the daemon is killed: `flow::leg`, and a
@@ -166,9 +184,11 @@
 //! - Of the mesh's files: a [`Problem`](model::problem::Problem) with file, line and object; the rest counts.
 //! - Of the start: the process ends, and what was captured before stays captured and closed.
 
+pub mod analyze;
 pub mod app;
 pub mod config;
 pub mod control;
+pub mod explain;
 pub mod flow;
 pub mod hbone;
 pub mod identity;
@@ -177,6 +197,7 @@ pub mod metrics;
 pub mod model;
 pub mod net;
 pub mod pods;
+pub mod policy;
 pub mod redirect;
 pub mod route;
 pub mod store;
