@@ -26,6 +26,7 @@ use crate::{
         server::{self, End, Incoming},
     },
     lifecycle::{
+        aside,
         drain::{self, DrainWatch},
         tasks::TaskSet,
     },
@@ -133,7 +134,7 @@ where
         tokio::pin!(served);
         tokio::select! {
             end = &mut served => end,
-            () = until_stopped(drain, tls, peer) => {
+            () = aside(until_stopped(drain, tls, peer)) => {
                 trigger.start();
                 served.await
             }

@@ -24,6 +24,7 @@ use super::{
     stream::{Cut, Link, Tunnel},
 };
 use crate::{
+    lifecycle::aside,
     model::close::CloseReason,
     net::activity::Activity,
     wire::connect::{ConnectRequest, ConnectResponse},
@@ -140,7 +141,7 @@ where
 
     /// Runs until the connection ends, or is to be cut.
     pub async fn run_until(mut self, cut: impl Future<Output = Cut>) -> End {
-        let mut cut = pin!(cut);
+        let mut cut = pin!(aside(cut));
         let end = poll_fn(|cx| match cut.as_mut().poll(cx) {
             Poll::Ready(cut) => Poll::Ready(End::Cut(cut)),
             Poll::Pending => self.poll(cx),

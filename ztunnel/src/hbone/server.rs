@@ -23,7 +23,7 @@ use super::{
     stream::{Cut, Link},
 };
 use crate::{
-    lifecycle::drain::DrainWatch,
+    lifecycle::{aside, drain::DrainWatch},
     model::close::CloseReason,
     net::activity::Activity,
     wire::connect::{ConnectRequest, RequestError},
@@ -117,7 +117,7 @@ pub async fn serve<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut cut = pin!(cut);
+    let mut cut = pin!(aside(cut));
     let begun = tokio::select! {
         biased;
         cut = &mut cut => return End::Cut(cut),
@@ -144,7 +144,7 @@ where
         farewell: None,
         on_request,
     };
-    let mut draining = pin!(drain.started());
+    let mut draining = pin!(aside(drain.started()));
     let mut drained = false;
     let end = poll_fn(|cx| {
         if let Poll::Ready(cut) = cut.as_mut().poll(cx) {

@@ -11,9 +11,12 @@ use super::{
     connection::{Connection, Lease, Usage},
     entry::{Dial, Entry},
 };
-use crate::hbone::{
-    client::{self, Driver},
-    stream::Cut,
+use crate::{
+    hbone::{
+        client::{self, Driver},
+        stream::Cut,
+    },
+    lifecycle::aside,
 };
 
 /// Why a dial made nothing.
@@ -121,7 +124,7 @@ impl<C: Connect> Task<C> {
         };
         let end = tokio::select! {
             end = driver.run_until(cut) => end,
-            end = unused => end,
+            end = aside(unused) => end,
         };
         debug!(to = %self.key.to, %end, "a connection for tunnels ended");
         self.take_out(id);
