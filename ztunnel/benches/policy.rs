@@ -8,11 +8,10 @@ use std::time::Duration;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
 use ztunnel::model::identity::{SpiffeId, TrustDomain};
-use ztunnel::model::locality::Locality;
 use ztunnel::model::policy::{
     Action, AuthorizationPolicy, Clause, Match, Part, Place, PolicySet, Rule, Scope, StringMatch,
 };
-use ztunnel::model::workload::{Controller, ControllerKind, Exclusions, Membership, NamespacedName, Workload};
+use ztunnel::model::workload::{Membership, NamespacedName, Workload};
 use ztunnel::policy::{Connection, Guard, Principal};
 use ztunnel::store::snapshot::Snapshot;
 
@@ -104,25 +103,10 @@ fn identity(namespace: &str, service_account: &str) -> SpiffeId {
 fn pod() -> Workload {
     let labels = BTreeMap::from([("app".to_owned(), "app-1".to_owned()), ("tier".to_owned(), "front".to_owned())]);
     Workload {
-        name: NamespacedName::new("demo", "web"),
-        uid: "".into(),
-        identity: identity("demo", "web"),
-        controller: Controller { kind: ControllerKind::Pod, name: "web".into() },
-        canonical_name: "web".into(),
-        canonical_revision: "latest".into(),
-        locality: Locality::default(),
-        node: None,
         addresses: vec![OWN],
-        host_network: false,
         labels: Arc::new(labels),
-        netns: None,
-        ports: vec![],
-        probe_ports: vec![],
-        node_addresses: vec![],
-        ready: true,
-        finished: false,
         membership: Membership::InMesh,
-        exclusions: Exclusions::default(),
+        ..Workload::new(NamespacedName::new("demo", "web"), identity("demo", "web"))
     }
 }
 

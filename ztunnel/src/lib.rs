@@ -15,7 +15,7 @@
 //! | layer | folder | what |
 //! |---|---|---|
 //! | L0 | [`model`] | one type per meaning of an address, workloads, services, flows, [reasons to close](model::close::CloseReason) |
-//! | L0 | [`lifecycle`] | the only [spawn](lifecycle::tasks::TaskSet), the signal to [drain](lifecycle::drain) |
+//! | L0 | [`lifecycle`] | the only [spawn](lifecycle::tasks::TaskSet), the signal to [drain](lifecycle::drain), waiting for what is rare [beside](lifecycle::aside()) what is busy |
 //! | L1 | [`store`] | the mesh as one immutable [snapshot](store::snapshot::Snapshot), and how it is [published](store::publish) |
 //! | L1 | [`wire`] | the CONNECT request and its headers, both ways: pure, total, fuzzed |
 //! | L2 | [`route`] | where a connection goes: a pure function of snapshot and flow |

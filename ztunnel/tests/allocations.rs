@@ -8,14 +8,11 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use ztunnel::model::identity::{SpiffeId, TrustDomain};
-use ztunnel::model::locality::Locality;
 use ztunnel::model::policy::{
     Action, AuthorizationPolicy, Clause, Match, MtlsMode, Part, PeerAuthentication, Place, PolicySet, Rule, Scope,
     StringMatch,
 };
-use ztunnel::model::workload::{
-    Controller, ControllerKind, Exclusions, Membership, NamedPort, NamespacedName, Workload,
-};
+use ztunnel::model::workload::{Membership, NamedPort, NamespacedName, Workload};
 use ztunnel::policy::{Connection, Guard, Principal};
 use ztunnel::store::snapshot::Snapshot;
 
@@ -64,25 +61,12 @@ fn identity(namespace: &str, service_account: &str) -> SpiffeId {
 
 fn web() -> Workload {
     Workload {
-        name: NamespacedName::new("demo", "web"),
-        uid: "".into(),
-        identity: identity("demo", "web"),
-        controller: Controller { kind: ControllerKind::Pod, name: "web".into() },
-        canonical_name: "web".into(),
-        canonical_revision: "latest".into(),
-        locality: Locality::default(),
-        node: None,
         addresses: vec![OWN],
-        host_network: false,
         labels: Arc::new([("app".to_owned(), "web".to_owned())].into()),
-        netns: None,
         ports: vec![NamedPort { name: "http".into(), number: 8080 }],
         probe_ports: vec![8086],
-        node_addresses: vec![],
-        ready: true,
-        finished: false,
         membership: Membership::InMesh,
-        exclusions: Exclusions::default(),
+        ..Workload::new(NamespacedName::new("demo", "web"), identity("demo", "web"))
     }
 }
 

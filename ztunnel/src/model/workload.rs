@@ -81,6 +81,32 @@ pub struct Workload {
 }
 
 impl Workload {
+    /// A pod of which nothing is known but its name and who it is: it is outside of the mesh, and has no address.
+    #[must_use]
+    pub fn new(name: NamespacedName, identity: SpiffeId) -> Self {
+        Self {
+            uid: Arc::from(""),
+            identity,
+            controller: Controller { kind: ControllerKind::Pod, name: Arc::clone(&name.name) },
+            canonical_name: Arc::clone(&name.name),
+            canonical_revision: Arc::from("latest"),
+            locality: Locality::default(),
+            node: None,
+            addresses: Vec::new(),
+            host_network: false,
+            labels: Arc::default(),
+            netns: None,
+            ports: Vec::new(),
+            probe_ports: Vec::new(),
+            node_addresses: Vec::new(),
+            ready: true,
+            finished: false,
+            membership: Membership::NotLabelled,
+            exclusions: Exclusions::default(),
+            name,
+        }
+    }
+
     /// Whether the operator wants it in the mesh, possible or not.
     pub fn is_labelled(&self) -> bool {
         matches!(self.membership, Membership::InMesh | Membership::Refused(_))

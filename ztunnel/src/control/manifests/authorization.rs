@@ -14,7 +14,7 @@ use self::rules::Unjudged;
 use super::annotations::Annotations;
 use super::bounded::{Bounded, entries};
 use super::field::FieldError;
-use super::security::{ApiVersion, Metadata, Selector, labels};
+use super::security::{Object, Selector, labels};
 use super::{Report, check_name};
 use crate::model::policy::{Action, Rule};
 use crate::model::workload::NamespacedName;
@@ -30,21 +30,11 @@ const MOST_TARGETS: usize = 16;
 const MOST_TOLD: usize = 32;
 
 /// The manifest.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[expect(dead_code, reason = "some fields are checked by being read")]
-pub(super) struct AuthorizationPolicy {
-    api_version: ApiVersion,
-    kind: IgnoredAny,
-    #[serde(default)]
-    metadata: Metadata,
-    spec: Option<Spec>,
-    status: Option<IgnoredAny>,
-}
+pub(super) type AuthorizationPolicy = Object<Spec>;
 
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Spec {
+pub(super) struct Spec {
     selector: Option<Selector>,
     target_ref: Option<Spanned<TargetRef>>,
     target_refs: Option<Bounded<Spanned<TargetRef>, MOST_TARGETS>>,

@@ -3,31 +3,20 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 use serde_saphyr::Spanned;
 
 use super::Report;
 use super::bounded::Unique;
 use super::field::FieldError;
-use super::security::{ApiVersion, Metadata, Selector, labels};
+use super::security::{Object, Selector, labels};
 use crate::model::policy::MtlsMode;
 
 /// The manifest.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[expect(dead_code, reason = "some fields are checked by being read")]
-pub(super) struct PeerAuthentication {
-    api_version: ApiVersion,
-    kind: IgnoredAny,
-    #[serde(default)]
-    metadata: Metadata,
-    spec: Option<Spec>,
-    status: Option<IgnoredAny>,
-}
+pub(super) type PeerAuthentication = Object<Spec>;
 
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Spec {
+pub(super) struct Spec {
     selector: Option<Selector>,
     mtls: Option<Mtls>,
     port_level_mtls: Option<Unique<Spanned<Option<Mtls>>>>,

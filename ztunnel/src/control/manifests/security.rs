@@ -10,9 +10,22 @@ use serde_saphyr::Spanned;
 use super::bounded::Unique;
 use super::field::FieldError;
 
+/// A manifest of the group. What it says beyond its fields would be lost, so nothing may.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[expect(dead_code, reason = "some fields are checked by being read")]
+pub(super) struct Object<Spec> {
+    api_version: ApiVersion,
+    kind: IgnoredAny,
+    #[serde(default)]
+    pub(super) metadata: Metadata,
+    pub(super) spec: Option<Spec>,
+    status: Option<IgnoredAny>,
+}
+
 /// The versions of Istio's group `security.istio.io`, which mean the same.
 #[derive(Deserialize)]
-pub(super) enum ApiVersion {
+enum ApiVersion {
     #[serde(rename = "security.istio.io/v1")]
     V1,
     #[serde(rename = "security.istio.io/v1beta1")]

@@ -18,7 +18,7 @@ use crate::model::policy::{
     StringMatch,
 };
 use crate::model::service::{Endpoint, Health, Service, ServicePort, TargetPort};
-use crate::model::workload::{Controller, ControllerKind, Exclusions, Membership, NamedPort, NamespacedName, Workload};
+use crate::model::workload::{Membership, NamedPort, NamespacedName, Workload};
 use crate::policy::{Connection, Guard, Principal};
 use crate::store::snapshot::Snapshot;
 
@@ -36,25 +36,12 @@ pub(super) fn verdict(snapshot: &Snapshot, connection: &Connection) -> String {
 /// The pod that is protected: 10.0.9.1, its port `http` is 8080, a probe asks at 8086.
 pub(super) fn web() -> Workload {
     Workload {
-        name: NamespacedName::new("demo", "web"),
-        uid: "".into(),
-        identity: SpiffeId::new(TrustDomain::default(), "demo", "web"),
-        controller: Controller { kind: ControllerKind::Pod, name: "web".into() },
-        canonical_name: "web".into(),
-        canonical_revision: "latest".into(),
-        locality: Locality::default(),
-        node: None,
         addresses: vec!["10.0.9.1".parse().unwrap()],
-        host_network: false,
         labels: Arc::new(labels("app=web,tier=front")),
-        netns: None,
         ports: vec![NamedPort { name: "http".into(), number: 8080 }],
         probe_ports: vec![8086],
-        node_addresses: vec![],
-        ready: true,
-        finished: false,
         membership: Membership::InMesh,
-        exclusions: Exclusions::default(),
+        ..Workload::new(NamespacedName::new("demo", "web"), SpiffeId::new(TrustDomain::default(), "demo", "web"))
     }
 }
 

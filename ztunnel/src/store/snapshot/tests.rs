@@ -2,29 +2,13 @@ use super::*;
 use crate::model::identity::{SpiffeId, TrustDomain};
 use crate::model::locality::Locality;
 use crate::model::service::{Endpoint, Health, Resolution, ServicePort, TargetPort, Visibility};
-use crate::model::workload::{Controller, ControllerKind, Exclusions};
 
 fn pod(name: &str, node: &str, addresses: &[&str]) -> Workload {
     Workload {
-        name: NamespacedName::new("demo", name),
-        uid: "".into(),
-        identity: SpiffeId::new(TrustDomain::default(), "demo", "default"),
-        controller: Controller { kind: ControllerKind::Pod, name: name.into() },
-        canonical_name: name.into(),
-        canonical_revision: "latest".into(),
-        locality: Locality::default(),
         node: Some(node.into()),
         addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
-        host_network: false,
-        labels: Arc::default(),
-        netns: None,
-        ports: vec![],
-        probe_ports: vec![],
-        node_addresses: vec![],
-        ready: true,
-        finished: false,
         membership: Membership::InMesh,
-        exclusions: Exclusions::default(),
+        ..Workload::new(NamespacedName::new("demo", name), SpiffeId::new(TrustDomain::default(), "demo", "default"))
     }
 }
 
