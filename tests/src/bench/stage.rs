@@ -162,6 +162,9 @@ impl Used {
     }
 }
 
+/// The one that every kernel has and lets every namespace use.
+const CONGESTION_CONTROL: &str = "reno";
+
 /// How long a daemon's counters may lag behind the clients.
 const LAG: Duration = Duration::from_secs(2);
 
@@ -179,6 +182,10 @@ impl Stage {
         mesh.labelled_namespace(crowd::PLACE)?;
         for pod in topology.pods() {
             mesh.pod(&PodManifest::of(pod))?;
+        }
+        // Not what the machine happens to use, which sets the figures more than anything here: BBR halves them.
+        for netns in topology.pods().iter().map(|pod| &pod.netns).chain(topology.nodes().iter().map(|node| &node.netns)) {
+            netns.sysctl("ipv4/tcp_congestion_control", CONGESTION_CONTROL)?;
         }
         // Connections of every round have the same addresses: their ports run out, unless they can be used again.
         let client = &topology.pod(CLIENT)?.netns;
