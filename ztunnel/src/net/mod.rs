@@ -8,4 +8,5 @@ pub mod copy;
 pub mod dial;
 pub mod listen;
 pub mod netns;
+pub mod packed;
 pub mod socket;

@@ -25,7 +25,7 @@ use crate::{
         handle::{CertHandle, Unavailable},
     },
     model::identity::SpiffeId,
-    net::buffer::BufferPool,
+    net::{buffer::BufferPool, packed::Packed},
 };
 
 /// One pod's end of its TLS connections. Cheap to clone; used by all workers.
@@ -100,7 +100,7 @@ impl Endpoint {
     /// Who it was not, or what went wrong. Where the peer could be told, it has been.
     pub async fn accept<S>(&self, mut io: S, pool: &BufferPool) -> Result<(TlsStream<S>, Peer), AcceptError>
     where
-        S: AsyncRead + AsyncWrite + Unpin,
+        S: AsyncRead + Packed + Unpin,
     {
         let deadline = self.deadline();
         let configs = match self.configs(deadline).await {
@@ -145,7 +145,7 @@ impl Endpoint {
         pool: &BufferPool,
     ) -> Result<(TlsStream<S>, Peer), ConnectError>
     where
-        S: AsyncRead + AsyncWrite + Unpin,
+        S: AsyncRead + Packed + Unpin,
     {
         let deadline = self.deadline();
         let configs = self.configs(deadline).await.map_err(|unready| match unready {
@@ -233,7 +233,7 @@ async fn farewell<S: AsyncWrite + Unpin>(io: &mut S, bytes: &[u8], deadline: Ins
 
 async fn finish<S>(mut stream: TlsStream<S>, own: &Configs, deadline: Instant) -> Result<(TlsStream<S>, Peer), Failed>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + Packed + Unpin,
 {
     let result = match timeout_at(deadline, poll_fn(|cx| stream.poll_handshake(cx))).await {
         Err(_elapsed) => return Err(Failed::Deadline),

@@ -5,6 +5,9 @@
 //!
 //! **Writing**: what is written becomes records at once and waits for [`poll_flush`](AsyncWrite::poll_flush), or until
 //! [`LIMIT`] bytes wait; then all of them go out in one vectored write. Who writes must flush, as h2 does.
+//!
+//! Of a large write the last packet, which is not full, waits until the worker's other tasks had their turn: one of them may
+//! have more to say. Then it is sent; see [`Tail`].
 
 use std::{
     cell::OnceCell,
@@ -20,7 +23,7 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{error::Alert, inbound::Inbound};
-use crate::net::activity::Activity;
+use crate::net::{activity::Activity, packed::Packed};
 
 /// What ended a stream before its time. The errors of its calls carry it.
 #[derive(Clone, Debug, Error)]
@@ -82,6 +85,8 @@ const RECORD: usize = 16 << 10;
 const OVERHEAD: usize = 5 + 1 + 16;
 /// Ciphertext that may wait to be written: 16 full records, 256 KiB. rustls gives up to 64 records to one write.
 pub const LIMIT: usize = 16 * (RECORD + OVERHEAD);
+/// A write of so much may be one of many.
+const BULK: usize = 64 << 10;
 /// Ciphertext after which, though more is there, the worker's other tasks get their turn.
 const TURN: usize = 1 << 20;
 /// What is not plaintext counts this often: empty records, tiny ones and new keys take more time than their length tells.
@@ -103,7 +108,19 @@ pub struct TlsStream<S> {
     grown: bool,
     /// Whether our goodbye was said.
     closed: bool,
+    tail: Tail,
     fault: Rc<OnceCell<Fault>>,
+}
+
+/// The end of what was written last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tail {
+    /// It is on its way.
+    Sent,
+    /// It may still be in the kernel.
+    Fresh,
+    /// So it may, and the other tasks' turn has begun since.
+    Old,
 }
 
 /// What came since the worker's other tasks had their turn.
@@ -179,7 +196,7 @@ impl<S> TlsStream<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
+impl<S: AsyncRead + Packed + Unpin> TlsStream<S> {
     pub(super) fn new(io: S, mut tls: Connection, inbound: Inbound) -> Self {
         // The limit is kept here, in whole records.
         tls.set_buffer_limit(None);
@@ -192,6 +209,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
             turn: Turn::default(),
             grown: false,
             closed: false,
+            tail: Tail::Sent,
             fault: Rc::default(),
         }
     }
@@ -286,10 +304,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
 
     /// One write of as much as the socket takes.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let result = self.tls.write_tls(&mut Outbound { io: &mut self.io, cx });
+        let unfinished = self.queued >= BULK;
+        let result = self.tls.write_tls(&mut Outbound { io: &mut self.io, cx, unfinished });
         match result {
             Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-            Ok(sent) => self.queued = self.queued.saturating_sub(sent),
+            Ok(sent) => {
+                self.queued = self.queued.saturating_sub(sent);
+                self.tail = if unfinished { Tail::Fresh } else { Tail::Sent };
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
             Err(error) => return Poll::Ready(Err(error)),
         }
@@ -297,6 +319,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
             self.queued = 0;
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Sends the tail, once nobody has more to add to it; who flushes is woken for that.
+    fn push(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        match self.tail {
+            Tail::Sent => {}
+            Tail::Fresh => {
+                self.tail = Tail::Old;
+                cx.waker().wake_by_ref();
+            }
+            Tail::Old => {
+                self.tail = Tail::Sent;
+                self.io.push()?;
+            }
+        }
+        Ok(())
     }
 
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -347,6 +385,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
 struct Outbound<'a, 'b, S> {
     io: &'a mut S,
     cx: &'a mut Context<'b>,
+    unfinished: bool,
 }
 
 fn blocking(poll: Poll<io::Result<usize>>) -> io::Result<usize> {
@@ -356,13 +395,17 @@ fn blocking(poll: Poll<io::Result<usize>>) -> io::Result<usize> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> io::Write for Outbound<'_, '_, S> {
+impl<S: Packed + Unpin> io::Write for Outbound<'_, '_, S> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         blocking(Pin::new(&mut *self.io).poll_write(self.cx, bytes))
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        blocking(Pin::new(&mut *self.io).poll_write_vectored(self.cx, slices))
+        let io = Pin::new(&mut *self.io);
+        blocking(match self.unfinished {
+            true => io.poll_write_unfinished(self.cx, slices),
+            false => io.poll_write_vectored(self.cx, slices),
+        })
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -370,7 +413,7 @@ impl<S: AsyncWrite + Unpin> io::Write for Outbound<'_, '_, S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
+impl<S: AsyncRead + Packed + Unpin> AsyncRead for TlsStream<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buffer.filled().len();
@@ -420,7 +463,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
+impl<S: AsyncRead + Packed + Unpin> AsyncWrite for TlsStream<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
     }
@@ -457,7 +500,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
         if let Err(error) = ready!(this.poll_drain(cx)) {
             return Poll::Ready(Err(this.cut(cx, error)));
         }
-        match ready!(Pin::new(&mut this.io).poll_flush(cx)) {
+        match ready!(Pin::new(&mut this.io).poll_flush(cx)).and_then(|()| this.push(cx)) {
             Ok(()) => Poll::Ready(Ok(())),
             Err(error) => Poll::Ready(Err(this.cut(cx, error))),
         }

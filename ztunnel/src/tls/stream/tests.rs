@@ -1,6 +1,6 @@
 use super::{Fault, LIMIT, OVERHEAD, RECORD, TlsStream};
 use crate::{
-    net::buffer::BufferPool,
+    net::{buffer::BufferPool, packed::Packed},
     tls::test_ca::{CLIENT, TestCa, WEB},
 };
 use std::{
@@ -9,7 +9,11 @@ use std::{
     io::{self, ErrorKind, IoSlice},
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, Wake},
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadBuf, duplex},
@@ -22,6 +26,8 @@ struct Calls {
     reads: Rc<Cell<usize>>,
     writes: Rc<Cell<usize>>,
     written: Rc<Cell<usize>>,
+    unfinished: Rc<Cell<usize>>,
+    pushes: Rc<Cell<usize>>,
 }
 
 impl Calls {
@@ -42,6 +48,22 @@ impl AsyncRead for Counted {
         let result = Pin::new(&mut self.io).poll_read(cx, buffer);
         self.calls.reads.set(self.calls.reads.get() + usize::from(result.is_ready()));
         result
+    }
+}
+
+impl Packed for Counted {
+    fn poll_write_unfinished(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.calls.unfinished.set(self.calls.unfinished.get() + 1);
+        self.poll_write_vectored(cx, slices)
+    }
+
+    fn push(&self) -> io::Result<()> {
+        self.calls.pushes.set(self.calls.pushes.get() + 1);
+        Ok(())
     }
 }
 
@@ -169,6 +191,40 @@ async fn head_and_body_become_one_record_and_one_write() {
     let mut heard = [0; 2000];
     assert_eq!(server.read(&mut heard).await.unwrap(), 1009);
     assert_eq!(server.io.calls.take().0, 1);
+}
+
+/// Counts how often it was woken.
+#[derive(Default)]
+struct Wakes(AtomicUsize);
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test]
+async fn the_end_of_bulk_waits_one_turn_for_more() {
+    let (mut client, _server) = pair(4 << 20).await;
+    let wakes = Arc::new(Wakes::default());
+    let waker = Arc::clone(&wakes).into();
+    let mut say = |bytes: usize| {
+        let mut cx = Context::from_waker(&waker);
+        let bytes = vec![3; bytes];
+        if !bytes.is_empty() {
+            assert!(Pin::new(&mut client).poll_write(&mut cx, &bytes).is_ready());
+        }
+        assert!(Pin::new(&mut client).poll_flush(&mut cx).is_ready());
+        let calls = &client.io.calls;
+        (calls.unfinished.get(), calls.pushes.get(), wakes.0.load(Ordering::Relaxed))
+    };
+    assert_eq!(say(4 * RECORD), (1, 0, 1), "its end may stay, and whoever flushes comes again");
+    assert_eq!(say(4 * RECORD), (2, 0, 2), "there was more");
+    assert_eq!(say(0), (2, 1, 2), "there was no more");
+    assert_eq!(say(0), (2, 1, 2), "it was sent already");
+    assert_eq!(say(4 * RECORD), (3, 1, 3));
+    assert_eq!(say(1), (3, 1, 3), "what is short goes out, and takes with it what waits");
+    assert_eq!(say(0), (3, 1, 3));
 }
 
 #[tokio::test]
