@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Buf;
 
-use crate::net::buffer::{BufferPool, Chunk};
+use crate::net::buffer::Chunk;
 
 /// Bytes on their way out; the buffer goes back to its worker, and its room to the stream, when they are written.
 #[derive(Debug, Default)]
@@ -55,9 +55,9 @@ impl Ledger {
         self.held.get()
     }
 
-    /// Whether there is room for one more buffer under the limit; there always is for one.
-    pub(super) fn has_room(&self, pool: &BufferPool, limit: usize) -> bool {
-        self.held() == 0 || self.held().saturating_add(pool.size()) <= limit
+    /// Whether there is room for one more buffer of that size under the limit; there always is for one.
+    pub(super) fn has_room(&self, size: usize, limit: usize) -> bool {
+        self.held() == 0 || self.held().saturating_add(size) <= limit
     }
 
     /// Wakes this one when something has been written.

@@ -22,7 +22,7 @@ use tokio::{
 
 use super::stream::{Incoming, Reset, Tunnel};
 use crate::net::{
-    buffer::BufferPool,
+    buffer::{BufferPool, Size},
     copy::{self, CopyError, Side, Transferred, error_of, flush},
 };
 
@@ -92,18 +92,18 @@ struct Relay<'a> {
 impl Relay<'_> {
     /// From the application into the tunnel.
     async fn up(&self, mut from: ReadHalf<'_>, pool: &BufferPool, count: &Cell<u64>) -> Result<(), CopyError> {
-        let mut share = 0;
+        let (mut share, mut size) = (0, Size::Small);
         loop {
             if !self.wait_readable(&from).await? {
                 self.unread.set(true);
                 return self.up_ends().await;
             }
             loop {
-                let Some(room) = self.wait_room(&from, pool).await? else {
+                let Some(room) = self.wait_room(&from, pool.bytes(size)).await? else {
                     self.unread.set(true);
                     return self.up_ends().await;
                 };
-                let mut buffer = pool.borrow();
+                let mut buffer = pool.borrow(size);
                 let room = room.min(buffer.bytes().len());
                 let into = buffer.bytes_mut().get_mut(..room).unwrap_or_default();
                 let Some(length) = copy::read(&mut from, into).await.map_err(|source| self.tcp_failed(source))? else {
@@ -111,7 +111,7 @@ impl Relay<'_> {
                 };
                 let open = match length {
                     0 => self.tunnel.borrow_mut().finish(),
-                    _ => self.tunnel.borrow_mut().send(buffer, length, pool),
+                    _ => self.tunnel.borrow_mut().send(buffer, length),
                 };
                 if !open && self.tunnel_takes_no_more().await? {
                     self.unread.set(length > 0);
@@ -121,6 +121,7 @@ impl Relay<'_> {
                     return self.up_ends().await;
                 }
                 count.set(count.get() + length as u64);
+                size = size.after(length, room);
                 self.take_turns(&mut share, length).await;
                 if length < room {
                     break;
@@ -157,12 +158,12 @@ impl Relay<'_> {
     }
 
     /// Waits until the tunnel takes bytes; `None`: it never will. An application that resets meanwhile is noticed at once.
-    async fn wait_room(&self, from: &ReadHalf<'_>, pool: &BufferPool) -> Result<Option<usize>, CopyError> {
+    async fn wait_room(&self, from: &ReadHalf<'_>, size: usize) -> Result<Option<usize>, CopyError> {
         let mut error = pin!(error_of(from.as_ref()));
         let mut stall = None;
         let room = poll_fn(|cx| {
             let mut tunnel = self.tunnel.borrow_mut();
-            if let Poll::Ready(room) = tunnel.poll_room(cx, pool) {
+            if let Poll::Ready(room) = tunnel.poll_room(cx, size) {
                 return Poll::Ready(Ok(room));
             }
             stall.get_or_insert_with(|| tunnel.stall());

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     model::close::CloseReason,
-    net::buffer::{Borrowed, BufferPool},
+    net::buffer::Borrowed,
 };
 
 /// How a tunnel is given up.
@@ -197,14 +197,14 @@ impl Tunnel {
         }
     }
 
-    /// How many bytes may be sent now. `None`: the tunnel takes no more, see [`Self::poll_fault`].
-    pub(super) fn poll_room(&mut self, cx: &mut Context<'_>, pool: &BufferPool) -> Poll<Option<usize>> {
-        if !self.ledger.has_room(pool, self.limit) {
+    /// How many bytes may be sent now, in a buffer of that size. `None`: the tunnel takes no more, see [`Self::poll_fault`].
+    pub(super) fn poll_room(&mut self, cx: &mut Context<'_>, size: usize) -> Poll<Option<usize>> {
+        if !self.ledger.has_room(size, self.limit) {
             // A reset empties the queue, and so wakes as well.
             self.ledger.wake_later(cx.waker());
             return Poll::Pending;
         }
-        self.send.reserve_capacity(pool.size());
+        self.send.reserve_capacity(size);
         loop {
             let room = self.send.capacity();
             if room > 0 {
@@ -224,8 +224,9 @@ impl Tunnel {
     }
 
     /// Sends a buffer's first bytes. `false`: the tunnel takes no more, see [`Self::poll_fault`].
-    pub(super) fn send(&mut self, buffer: Borrowed, length: usize, pool: &BufferPool) -> bool {
-        let outgoing = Outgoing::new(buffer.into_chunk(length), &self.ledger, pool.size());
+    pub(super) fn send(&mut self, buffer: Borrowed, length: usize) -> bool {
+        let size = buffer.bytes().len();
+        let outgoing = Outgoing::new(buffer.into_chunk(length), &self.ledger, size);
         self.send.send_data(outgoing, false).is_ok()
     }
 

@@ -22,7 +22,10 @@ use tokio::{
     time::sleep,
 };
 
-use super::{buffer::BufferPool, socket};
+use super::{
+    buffer::{BufferPool, Size},
+    socket,
+};
 
 /// Bytes copied so far; read while the copy runs, or after it.
 #[derive(Debug, Default)]
@@ -152,10 +155,10 @@ struct Direction<'a> {
 
 impl Direction<'_> {
     async fn run(mut self, pool: &BufferPool) -> Result<(), CopyError> {
-        let mut share = 0;
+        let (mut share, mut size) = (0, Size::Small);
         loop {
             self.wait().await?;
-            let mut buffer = pool.borrow();
+            let mut buffer = pool.borrow(size);
             while let Some(length) = self.read(buffer.bytes_mut()).await? {
                 if length == 0 {
                     self.finish().await?;
@@ -172,8 +175,12 @@ impl Direction<'_> {
                     share = 0;
                     yield_now().await;
                 }
+                size = size.after(length, buffer.bytes().len());
                 if !full {
                     break;
+                }
+                if buffer.bytes().len() < pool.bytes(size) {
+                    buffer = pool.borrow(size);
                 }
             }
         }

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::io::{AsyncRead, ReadBuf};
 
-use crate::net::buffer::{Borrowed, BufferPool};
+use crate::net::buffer::{Borrowed, BufferPool, Size};
 
 /// Received bytes that TLS has not taken yet.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ impl Inbound {
         io: &mut S,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        let mut borrowed = self.pool.borrow();
+        let mut borrowed = self.pool.borrow(Size::Large);
         let mut buffer = ReadBuf::new(borrowed.bytes_mut());
         ready!(Pin::new(io).poll_read(cx, &mut buffer))?;
         let count = buffer.filled().len();

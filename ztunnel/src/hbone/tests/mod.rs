@@ -32,7 +32,7 @@ use crate::{
         drain::{self, DrainTrigger},
         tasks::TaskSet,
     },
-    net::{activity::Activity, buffer::BufferPool},
+    net::{activity::Activity, buffer::{BufferPool, Size}},
     wire::connect::{ConnectRequest, ConnectResponse},
 };
 
@@ -159,11 +159,11 @@ pub(crate) fn buffers() -> BufferPool {
 /// Sends all of it.
 pub(crate) async fn say(tunnel: &mut Tunnel, pool: &BufferPool, mut bytes: &[u8]) {
     while !bytes.is_empty() {
-        let room = poll_fn(|cx| tunnel.poll_room(cx, pool)).await.expect("the tunnel takes no more");
-        let mut buffer = pool.borrow();
-        let length = room.min(bytes.len()).min(pool.size());
+        let room = poll_fn(|cx| tunnel.poll_room(cx, pool.bytes(Size::Large))).await.expect("the tunnel takes no more");
+        let mut buffer = pool.borrow(Size::Large);
+        let length = room.min(bytes.len()).min(buffer.bytes().len());
         buffer.bytes_mut()[..length].copy_from_slice(&bytes[..length]);
-        assert!(tunnel.send(buffer, length, pool), "the tunnel takes no more");
+        assert!(tunnel.send(buffer, length), "the tunnel takes no more");
         bytes = &bytes[length..];
     }
     tunnel.release_room();
