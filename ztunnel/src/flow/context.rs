@@ -16,7 +16,7 @@ use crate::{
     lifecycle::tasks::TaskCount,
     metrics::traffic::Meter,
     model::{close::CloseReason, workload::NamespacedName},
-    net::{buffer::BufferPool, dial::Dialer, socket::Keepalive},
+    net::{buffer::BufferPool, dial::Dialer},
     redirect::NodeSockets,
     store::publish::Reader,
     tls,
@@ -60,8 +60,6 @@ pub struct PodContext {
     pub failures: Failures,
     /// The worker's counters.
     pub meter: Meter,
-    /// For accepted connections.
-    pub keepalive: Keepalive,
     /// Why connections end that are cut from outside.
     pub ending: Cell<CloseReason>,
 }

@@ -4,7 +4,7 @@ use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
 use http::StatusCode;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite},
+    io::{AsyncRead, AsyncReadExt as _},
     net::TcpStream,
     sync::OwnedSemaphorePermit,
     time::{Instant, sleep, timeout},
@@ -37,7 +37,7 @@ use crate::{
         flow::{Direction, Flow},
         workload::Workload,
     },
-    net::{buffer::BufferPool, copy::Side, listen::Accepted, socket},
+    net::{buffer::BufferPool, copy::Side, listen::Accepted, packed::Packed, socket},
     policy::{Connection, Principal},
     route::target,
     tls::{AcceptError, Endpoint, Peer, TlsStream},
@@ -67,10 +67,6 @@ pub async fn serve(pod: Rc<PodContext>, accepted: Accepted, mut drain: DrainWatc
             return pod.failures.tell(peer, dst, CloseReason::TooMany, &full.to_string());
         }
     };
-    if let Err(error) = socket::set_data_options(&stream, pod.keepalive) {
-        debug!(src.addr = %peer, %error, "a tunnel's peer is gone already");
-        return;
-    }
     let begun = Instant::now();
     let shaken = tokio::select! {
         shaken = shake_hands(&pod.tls, stream, &pod.buffers) => shaken,
@@ -125,7 +121,7 @@ pub(super) async fn speak<S>(
     on_request: impl FnMut(Incoming),
 ) -> End
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + Packed + Unpin,
 {
     let (trigger, stop) = drain::channel();
     let activity = io.activity();

@@ -10,10 +10,9 @@ use crate::net::socket;
 pub(crate) struct Leg(TcpStream);
 
 impl Leg {
-    /// Takes a stream.
+    /// Takes a stream of a steered listener or a dialer: they make them so.
     #[must_use]
     pub(crate) fn new(stream: TcpStream) -> Self {
-        socket::reset_on_close(&stream);
         Self(stream)
     }
 

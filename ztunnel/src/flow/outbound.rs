@@ -21,7 +21,6 @@ use crate::{
     net::{
         copy::{Side, error_of},
         listen::Accepted,
-        socket,
     },
     route::decide::{self, Candidate, Hop, Outbound},
     wire::{
@@ -46,7 +45,7 @@ pub async fn serve(pod: Rc<PodContext>, accepted: Accepted) {
     let mut record = Recorded::open(Rc::clone(&pod), flow);
     let client = Leg::new(stream);
     let opened = tokio::select! {
-        opened = open(&pod, &flow, &mut record, client.socket()) => opened,
+        opened = open(&pod, &flow, &mut record) => opened,
         // Nobody waits for it any more.
         _ = error_of(client.socket()) => Err(CloseReason::ClientReset.into()),
     };
@@ -68,12 +67,11 @@ pub async fn serve(pod: Rc<PodContext>, accepted: Accepted) {
     drop(permit);
 }
 
-async fn open(pod: &PodContext, flow: &Flow, record: &mut Recorded, client: &TcpStream) -> Result<Server, Refusal> {
+async fn open(pod: &PodContext, flow: &Flow, record: &mut Recorded) -> Result<Server, Refusal> {
     if pod.upstreams.contains(flow.peer, flow.dst) {
         return Err(CloseReason::Recursive.into());
     }
     let route = decide::outbound(&pod.mesh.load(), flow, &pod.name, fastrand::u64(..))?;
-    socket::set_data_options(client, pod.keepalive).map_err(|error| Refusal::of_client(&error))?;
     let mut refusal = None;
     for candidate in &route.candidates {
         record.facts(facts(pod, flow, &route, candidate));

@@ -18,7 +18,7 @@ use crate::{
         close::CloseReason,
         flow::{Direction, Flow},
     },
-    net::{listen::Accepted, socket},
+    net::listen::Accepted,
     policy::Connection,
     route::decide,
 };
@@ -29,8 +29,8 @@ pub async fn serve(pod: Rc<PodContext>, accepted: Accepted) {
     let flow = Flow { direction: Direction::Inbound, peer, dst };
     // Declared before the legs: the record and its entry leave last, when the sockets are closed.
     let mut record = Recorded::open(Rc::clone(&pod), flow);
-    let mut client = Leg::new(stream);
-    match open(&pod, &flow, &mut record, &mut client).await {
+    let client = Leg::new(stream);
+    match open(&pod, &flow, &mut record).await {
         Ok(Opened { server, entry, visit }) => {
             record.connected();
             splice(&pod, record, client, Leg::new(server), Some(visit), entry).await;
@@ -50,7 +50,7 @@ struct Opened {
     visit: Visit,
 }
 
-async fn open(pod: &PodContext, flow: &Flow, record: &mut Recorded, client: &mut Leg) -> Result<Opened, Refusal> {
+async fn open(pod: &PodContext, flow: &Flow, record: &mut Recorded) -> Result<Opened, Refusal> {
     if pod.table.is_own_delivery(flow.peer, flow.dst) {
         return Err(CloseReason::Recursive.into());
     }
@@ -66,7 +66,6 @@ async fn open(pod: &PodContext, flow: &Flow, record: &mut Recorded, client: &mut
     if judged.probe {
         record.live().count_apart();
     }
-    socket::set_data_options(client.stream(), pod.keepalive).map_err(|error| Refusal::of_client(&error))?;
     let (server, entry) = tokio::select! {
         opened = deliver::to_application(pod, &judged.permit, flow.peer.ip(), route.to) => opened?,
         denial = visit.stopped() => return Err(Refusal::of_change(&denial)),

@@ -44,14 +44,6 @@ impl Refusal {
         }
     }
 
-    /// The client's socket failed.
-    pub(crate) fn of_client(error: &io::Error) -> Self {
-        match error.raw_os_error() {
-            // The client is gone already.
-            Some(nix::libc::EINVAL | nix::libc::ECONNRESET) => CloseReason::ClientReset.into(),
-            _ => Self { reason: CloseReason::LocalFault, detail: Some(error.to_string()) },
-        }
-    }
 
     /// Policy changed while it was on its way.
     pub(crate) fn of_change(denial: &Denial) -> Self {

@@ -99,12 +99,15 @@ impl Dialer {
         begun: impl FnOnce(SocketAddr) -> T,
     ) -> Result<(TcpStream, T), DialError> {
         let socket = self.socket(to, mark::UPSTREAM)?;
+        let options = socket::set_data_options(&socket, self.keepalive);
+        options.map_err(|source| DialError::Socket { what: "set TCP options", to, source })?;
         if let Some(ip) = from {
             let from = SocketAddr::new(ip, 0);
             // The port is chosen at connect, for the whole tuple: otherwise 28,000 connections would be the end.
             socket::bind_without_port(&socket).map_err(|source| DialError::Source { to, from, source })?;
             socket.bind(&from.into()).map_err(|source| DialError::Source { to, from, source })?;
         }
+        let begun = |stream: &TcpStream| Ok(begun(stream.local_addr()?));
         self.connect(socket, to, begun).await
     }
 
@@ -115,6 +118,9 @@ impl Dialer {
     pub async fn deliver(&self, to: SocketAddr, from: SocketAddr) -> Result<TcpStream, DialError> {
         let socket = self.socket(to, mark::DELIVER)?;
         let setup = |what| move |source| DialError::Socket { what, to, source };
+        // No keepalive: the other end is in this kernel, and can't vanish.
+        socket.set_tcp_nodelay(true).map_err(setup("set TCP_NODELAY"))?;
+        socket::set_local(&socket);
         socket::set_transparent(&socket, Family::of(from.ip())).map_err(setup("set IP_TRANSPARENT"))?;
         // Several deliveries share a client's port when they go to different ports of the pod.
         socket.set_reuse_address(true).map_err(setup("set SO_REUSEADDR"))?;
@@ -122,7 +128,7 @@ impl Dialer {
         // and it knows that of sockets bound to the loopback device.
         socket.bind_device(Some(b"lo")).map_err(setup("bind to the loopback device"))?;
         socket.bind(&from.into()).map_err(|source| DialError::Source { to, from, source })?;
-        match self.connect(socket, to, |_| ()).await {
+        match self.connect(socket, to, |_| Ok(())).await {
             Ok((stream, ())) => Ok(stream),
             Err(DialError::Connect { to, source }) if source.kind() == io::ErrorKind::AddrNotAvailable => {
                 Err(DialError::Source { to, from, source })
@@ -137,7 +143,6 @@ impl Dialer {
         let socket = made.map_err(setup("make a socket"))?;
         socket.set_mark(mark).map_err(setup("set SO_MARK"))?;
         self.own.claim(socket.as_fd()).map_err(setup("claim a socket"))?;
-        socket::set_data_options(&socket, self.keepalive).map_err(setup("set TCP options"))?;
         // A dial that is given up may be connected already: over there that must not look like an orderly end.
         socket::reset_on_close(&socket);
         Ok(socket)
@@ -147,7 +152,7 @@ impl Dialer {
         &self,
         socket: Socket,
         to: SocketAddr,
-        begun: impl FnOnce(SocketAddr) -> T,
+        begun: impl FnOnce(&TcpStream) -> io::Result<T>,
     ) -> Result<(TcpStream, T), DialError> {
         let failed = |source| DialError::Connect { to, source };
         match socket.connect(&to.into()) {
@@ -155,7 +160,7 @@ impl Dialer {
             _ => {}
         }
         let stream = TcpStream::from_std(socket.into()).map_err(failed)?;
-        let begun = begun(stream.local_addr().map_err(failed)?);
+        let begun = begun(&stream).map_err(failed)?;
         match timeout(self.deadline, stream.writable()).await {
             Ok(writable) => writable.map_err(failed)?,
             Err(_elapsed) => return Err(DialError::TimedOut { to, after: self.deadline }),

@@ -106,7 +106,8 @@ pub fn bind_without_port(socket: &Socket) -> io::Result<()> {
     set_int(socket.as_fd(), libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)
 }
 
-/// What every data socket gets: no delay for small writes, and keepalive.
+/// What every data socket gets whose other end is elsewhere: no delay for small writes, and keepalive. What a listener
+/// accepts inherits it.
 ///
 /// # Errors
 /// As `setsockopt(2)`.
@@ -116,6 +117,13 @@ pub fn set_data_options(socket: &impl AsFd, keepalive: Keepalive) -> io::Result<
     let settings =
         TcpKeepalive::new().with_time(keepalive.idle).with_interval(keepalive.interval).with_retries(keepalive.probes);
     socket.set_tcp_keepalive(&settings)
+}
+
+/// For a connection that stays in this kernel: what there is to be known of congestion on a network is of no use, and the
+/// pacing of BBR, where that is the machine's choice, costs a tenth of the time that a copy takes.
+pub fn set_local(socket: &impl AsFd) {
+    // No kernel lacks it. Should it be refused, the machine's choice does as well.
+    let _kept = SockRef::from(socket).set_tcp_congestion(b"reno");
 }
 
 /// Makes the coming close a reset.

@@ -31,7 +31,13 @@ use crate::{
     },
     metrics::traffic::{Meter, Traffic},
     model::{close::CloseReason, workload::NamespacedName},
-    net::{buffer::BufferPool, dial::Dialer, listen::Acceptor, netns::Netns, socket::Keepalive},
+    net::{
+        buffer::BufferPool,
+        dial::Dialer,
+        listen::Acceptor,
+        netns::Netns,
+        socket::{self, Keepalive},
+    },
     redirect::NodeSockets,
     store::{publish::Reader, snapshot::Snapshot},
     tls,
@@ -322,7 +328,6 @@ impl Worker {
             cluster: Arc::clone(&self.settings.cluster),
             failures: Failures::new(Instant::now()),
             meter: self.meter.clone(),
-            keepalive: self.settings.keepalive,
             ending: Cell::new(CloseReason::Released),
         });
         let accepting = TaskSet::new(alive.clone());
@@ -333,6 +338,11 @@ impl Worker {
     fn listen(&mut self, cookie: u64, listeners: Listeners) -> io::Result<()> {
         let served = self.pods.get_mut(&cookie).ok_or(io::ErrorKind::NotFound)?;
         for (purpose, listener) in listeners {
+            // Whatever is accepted inherits this.
+            socket::set_data_options(&listener, self.settings.keepalive)?;
+            if purpose == Purpose::Outbound {
+                socket::set_local(&listener);
+            }
             let listener = tokio::net::TcpListener::from_std(listener)?;
             let acceptor = Acceptor::new(listener, served.open.of(purpose));
             let (context, watch) = (Rc::clone(&served.context), served.drain.1.clone());

@@ -38,7 +38,10 @@ use crate::{
         identity::{SpiffeId, TrustDomain},
         workload::NamespacedName,
     },
-    net::copy::{CopyError, Side, Transferred},
+    net::{
+        copy::{CopyError, Side, Transferred},
+        socket::reset_on_close,
+    },
     route::target,
     store::snapshot::Snapshot,
     tls::{
@@ -190,6 +193,7 @@ impl ServerNode {
 
 /// As the nodes do it: what does not end well ends in a reset.
 async fn carry(application: TcpStream, mut tunnel: Tunnel, tunnel_side: Side) -> End {
+    reset_on_close(&application);
     let mut application = Leg::new(application);
     let counts = Transferred::default();
     let result = relay::both(application.stream(), &mut tunnel, tunnel_side, &buffers(), &counts).await;

@@ -71,13 +71,18 @@ impl Usage {
 
     fn add(&self) {
         self.ever.set(true);
-        self.streams.set(self.streams.get() + 1);
-        self.changed.notify_one();
+        let before = self.streams.replace(self.streams.get() + 1);
+        if before == 0 {
+            self.changed.notify_one();
+        }
     }
 
     fn subtract(&self) {
-        self.streams.set(self.streams.get().saturating_sub(1));
-        self.changed.notify_one();
+        let left = self.streams.get().saturating_sub(1);
+        self.streams.set(left);
+        if left == 0 {
+            self.changed.notify_one();
+        }
     }
 }
 
