@@ -13,15 +13,30 @@ use crate::model::addr::{OrigDst, PeerAddr};
 
 /// A connection that was just accepted. The permit goes back when it is dropped.
 #[derive(Debug)]
-pub struct Accepted {
+pub struct Accepted<S = TcpStream> {
     /// The connection.
-    pub stream: TcpStream,
+    pub stream: S,
     /// Who connected.
     pub peer: PeerAddr,
     /// Where it wanted to go.
     pub dst: OrigDst,
     /// Its place among the connections that may be open.
     pub permit: OwnedSemaphorePermit,
+}
+
+impl<S> Accepted<S> {
+    /// The same with another form of its stream. `None`, and a line in the log, when it can't have that.
+    #[must_use]
+    pub fn convert<T>(self, form: impl FnOnce(S) -> io::Result<T>) -> Option<Accepted<T>> {
+        let Self { stream, peer, dst, permit } = self;
+        match form(stream) {
+            Ok(stream) => Some(Accepted { stream, peer, dst, permit }),
+            Err(error) => {
+                warn!(src.addr = %peer, %error, "cannot take a connection");
+                None
+            }
+        }
+    }
 }
 
 const BACKOFF_FIRST: Duration = Duration::from_millis(5);

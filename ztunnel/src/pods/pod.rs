@@ -8,6 +8,7 @@ use tracing::{info, warn};
 
 use super::{
     reconcile::Desired,
+    spread,
     worker::{Listeners, OpenLimit, WorkerHandle, WorkerPod},
 };
 use crate::{
@@ -273,7 +274,8 @@ impl Node<'_> {
         let gate = self.gates.gate(name.clone(), self.mesh.clone());
         let certificate = self.certificates.handle(desired.identity.clone());
         let tls = tls::Endpoint::new(certificate, self.settings.tls.clone());
-        for (worker, listeners) in self.workers.iter().zip(self.by_worker(listeners)) {
+        let ends = spread::among(self.workers.len());
+        for ((worker, listeners), (spread, inbox)) in self.workers.iter().zip(self.by_worker(listeners)).zip(ends) {
             let own = self.controller.own_sockets();
             let dialer = Dialer::new(netns.clone(), own, self.settings.connect_timeout, self.settings.keepalive);
             worker
@@ -282,6 +284,8 @@ impl Node<'_> {
                     cookie: netns.cookie(),
                     addresses: desired.addresses.clone(),
                     listeners,
+                    spread,
+                    inbox,
                     dialer,
                     upstreams: upstreams.clone(),
                     open: open.clone(),

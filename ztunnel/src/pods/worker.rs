@@ -13,7 +13,10 @@ use tokio::{
 };
 use tracing::{error, warn};
 
-use super::describe::ConnectionInfo;
+use super::{
+    describe::ConnectionInfo,
+    spread::{self, Inbox, Spread},
+};
 use crate::{
     flow::{
         PodContext,
@@ -76,6 +79,10 @@ pub struct WorkerPod {
     pub addresses: Vec<IpAddr>,
     /// This worker's listeners in it.
     pub listeners: Listeners,
+    /// Hands tunnels to the pod to its other workers.
+    pub spread: Spread,
+    /// Tunnels from them.
+    pub inbox: Inbox,
     /// Connects from within it.
     pub dialer: Dialer,
     /// Shared by the pod's workers.
@@ -238,6 +245,7 @@ struct Served {
     drain: (DrainTrigger, DrainWatch),
     alive: TaskCount,
     open: OpenLimit,
+    spread: Rc<Spread>,
 }
 
 impl Served {
@@ -330,8 +338,11 @@ impl Worker {
             meter: self.meter.clone(),
             ending: Cell::new(CloseReason::Released),
         });
-        let accepting = TaskSet::new(alive.clone());
-        self.pods.insert(pod.cookie, Served { context, accepting, drain: drain::channel(), alive, open: pod.open });
+        let mut accepting = TaskSet::new(alive.clone());
+        let drain = drain::channel();
+        accepting.spawn_local(receive(pod.inbox, Rc::clone(&context), drain.1.clone(), alive.clone()));
+        let spread = Rc::new(pod.spread);
+        self.pods.insert(pod.cookie, Served { context, accepting, drain, alive, open: pod.open, spread });
         self.listen(pod.cookie, pod.listeners)
     }
 
@@ -346,7 +357,8 @@ impl Worker {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             let acceptor = Acceptor::new(listener, served.open.of(purpose));
             let (context, watch) = (Rc::clone(&served.context), served.drain.1.clone());
-            served.accepting.spawn_local(accept(acceptor, purpose, context, watch, served.alive.clone()));
+            let spread = (purpose == Purpose::Hbone).then(|| Rc::clone(&served.spread));
+            served.accepting.spawn_local(accept(acceptor, purpose, context, spread, watch, served.alive.clone()));
         }
         Ok(())
     }
@@ -400,6 +412,7 @@ async fn accept(
     mut acceptor: Acceptor,
     purpose: Purpose,
     pod: Rc<PodContext>,
+    spread: Option<Rc<Spread>>,
     mut drain: DrainWatch,
     alive: TaskCount,
 ) {
@@ -408,6 +421,11 @@ async fn accept(
     loop {
         tokio::select! {
             accepted = acceptor.next() => {
+                let kept = match &spread {
+                    Some(spread) => spread.pass(accepted),
+                    None => Some(accepted),
+                };
+                let Some(accepted) = kept else { continue };
                 let pod = Rc::clone(&pod);
                 match purpose {
                     Purpose::Outbound => flows.spawn_local(outbound::serve(pod, accepted)),
@@ -420,5 +438,25 @@ async fn accept(
         }
     }
     drop(acceptor);
+    flows.join_all().await;
+}
+
+/// Serves the tunnels that other workers have accepted. On drain it takes no more, and ends with the last of them.
+async fn receive(mut inbox: Inbox, pod: Rc<PodContext>, mut drain: DrainWatch, alive: TaskCount) {
+    let mut flows = TaskSet::new(alive);
+    let stop = drain.clone();
+    loop {
+        tokio::select! {
+            Some(accepted) = inbox.recv() => {
+                if let Some(accepted) = spread::receive(accepted) {
+                    flows.spawn_local(inbound::serve(Rc::clone(&pod), accepted, stop.clone()));
+                }
+            }
+            () = flows.reap_next(), if !flows.is_empty() => {}
+            () = drain.started() => break,
+        }
+    }
+    // What waits there has asked for nothing yet, and is reset.
+    drop(inbox);
     flows.join_all().await;
 }
