@@ -25,7 +25,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, info, warn};
 
 use self::folder::Folder;
-use self::watch::{Activity, Watch};
+use self::watch::{Sign, Watch};
 use super::manifests::{Assembled, assemble, places};
 use crate::model::identity::TrustDomain;
 use crate::model::policy::{Action, Scope};
@@ -69,7 +69,6 @@ pub enum OpenFolderError {
 pub struct MeshFolder {
     folder: Folder,
     watch: Watch,
-    activity: Arc<Activity>,
     trust_domain: TrustDomain,
     /// What the published snapshot was made of; `None` before the first.
     published: Option<Published>,
@@ -139,11 +138,9 @@ impl MeshFolder {
             return Err(OpenFolderError::NotADirectory { dir: dir.to_owned() });
         }
         std::fs::read_dir(&absolute).map_err(unreadable)?;
-        let activity = Arc::new(Activity::default());
         Ok(Self {
             folder: Folder::new(absolute.clone()),
-            watch: Watch::new(absolute, Arc::clone(&activity)),
-            activity,
+            watch: Watch::new(absolute),
             trust_domain,
             published: None,
             complete: false,
@@ -164,7 +161,7 @@ impl MeshFolder {
             let pause = if watched { REREAD } else { REREAD_UNWATCHED };
             tokio::select! {
                 () = &mut shutdown => return,
-                () = changed(&self.activity, pause) => {}
+                () = changed(&mut self.watch, pause) => {}
             }
         }
     }
@@ -184,7 +181,7 @@ impl MeshFolder {
             Ok(done) => done,
             Err(failure) => {
                 error!(%failure, "reading the mesh folder failed; the last good mesh stays");
-                self.watch = Watch::new(self.folder.path().to_owned(), Arc::clone(&self.activity));
+                self.watch = Watch::new(self.folder.path().to_owned());
                 return false;
             }
         };
@@ -252,17 +249,18 @@ fn close_unknown_targets(mesh: &mut Assembled, file: &Arc<str>) {
 }
 
 /// Returns when the folder has changed and is quiet again, or after `pause`.
-async fn changed(activity: &Activity, pause: Duration) {
+async fn changed(watch: &mut Watch, pause: Duration) {
+    let complete = async { while watch.sign().await == Sign::Busy {} };
     tokio::select! {
         () = sleep(pause) => return,
-        () = activity.changed() => {}
+        () = complete => {}
     }
     let deadline = Instant::now() + LONGEST_WAIT;
     loop {
         tokio::select! {
             () = sleep_until(deadline) => return,
             () = sleep(QUIET) => return,
-            () = activity.any() => {}
+            _ = watch.sign() => {}
         }
     }
 }

@@ -1,81 +1,62 @@
 //! Signs of change in a folder, by inotify, through its removal and return.
+//!
+//! Asked for is only what counts, so that nobody wakes up for the rest: what is written next to the folder, such as a log,
+//! and our own reading of manifests.
 
+use std::future::pending;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use notify::event::{AccessKind, AccessMode, ModifyKind};
-use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
-use tokio::sync::Notify;
+use nix::errno::Errno;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
+use thiserror::Error;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tracing::warn;
 
-/// What the watch has seen since it was asked last.
-#[derive(Debug, Default)]
-pub(super) struct Activity {
-    /// Something has changed and is complete.
-    changed: Notify,
+/// Asked of the folder above: what may put another folder in the place of ours.
+const ABOVE: AddWatchFlags = AddWatchFlags::IN_ONLYDIR
+    .union(AddWatchFlags::IN_CREATE)
+    .union(AddWatchFlags::IN_MOVE)
+    .union(AddWatchFlags::IN_DELETE)
+    .union(AddWatchFlags::IN_ATTRIB)
+    .union(AddWatchFlags::IN_MOVE_SELF)
+    .union(AddWatchFlags::IN_DELETE_SELF);
+/// Asked of the folder: the same, and what is written in it. Includes [`ABOVE`], since a link may make one folder both, and
+/// the kernel keeps what it was asked last.
+const INSIDE: AddWatchFlags = ABOVE.union(AddWatchFlags::IN_MODIFY).union(AddWatchFlags::IN_CLOSE_WRITE);
+
+/// What a watch tells, the weakest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Sign {
     /// Somebody is writing; the end of it will be told.
-    busy: Notify,
-    /// The folder itself may be another one now.
-    replaced: AtomicBool,
-}
-
-impl Activity {
-    /// Waits for a change.
-    pub(super) async fn changed(&self) {
-        self.changed.notified().await;
-    }
-
-    /// Waits for a change or the beginning of one.
-    pub(super) async fn any(&self) {
-        tokio::select! {
-            () = self.changed.notified() => {}
-            () = self.busy.notified() => {}
-        }
-    }
-
-    fn see(&self, dir: &Path, event: notify::Result<Event>) {
-        // An error of the watch itself, or lost events: anything may have happened.
-        let Some(event) = event.ok().filter(|event| !event.need_rescan()) else {
-            self.replaced.store(true, Ordering::Release);
-            self.changed.notify_one();
-            return;
-        };
-        let above = event.paths.iter().any(|path| dir.starts_with(path));
-        let inside = event.paths.iter().any(|path| path.parent() == Some(dir));
-        match event.kind {
-            // A file counts as changed when its writer closes it, not at the truncation that writing begins with.
-            EventKind::Modify(ModifyKind::Data(_)) if inside => self.busy.notify_one(),
-            EventKind::Access(AccessKind::Close(AccessMode::Write)) if inside => self.changed.notify_one(),
-            // Our own reading is among these.
-            EventKind::Access(_) | EventKind::Modify(ModifyKind::Data(_)) => {}
-            EventKind::Modify(ModifyKind::Metadata(_)) if above || inside => self.changed.notify_one(),
-            _ if above => {
-                self.replaced.store(true, Ordering::Release);
-                self.changed.notify_one();
-            }
-            _ if inside => self.changed.notify_one(),
-            _ => {}
-        }
-    }
+    Busy,
+    /// Something has changed and is complete.
+    Changed,
+    /// The same, and the folder itself may be another one now.
+    Replaced,
 }
 
 /// A watch on a folder and on the closest folder above it that exists, which tells its removal and return.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     dir: PathBuf,
-    activity: Arc<Activity>,
     armed: Option<Armed>,
+    /// Something has changed that no event will tell.
+    missed: bool,
+    replaced: bool,
     /// Told once, until it works again.
     failed: bool,
 }
 
 #[derive(Debug)]
 struct Armed {
-    /// What is watched. Numbers alone prove nothing, since a new folder may get those of the old one.
+    /// What is watched, and as what. Numbers alone prove nothing, since a new folder may get those of the old one.
     targets: Vec<Target>,
-    _watcher: RecommendedWatcher,
+    descriptors: Vec<WatchDescriptor>,
+    instance: AsyncFd<Instance>,
 }
 
 #[derive(Debug, PartialEq)]
@@ -85,14 +66,53 @@ struct Target {
     inode: u64,
 }
 
+/// An instance of inotify that does not block.
+#[derive(Debug)]
+struct Instance(Inotify);
+
+impl AsRawFd for Instance {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}
+
+/// Why a folder can't be watched.
+#[derive(Debug, Error)]
+enum ArmError {
+    #[error(
+        "this user has as many inotify instances as it may have, or this process as many open files: raise \
+         fs.inotify.max_user_instances, or the limit of open files"
+    )]
+    NoInstance,
+    #[error("this user has as many inotify watches as it may have: raise fs.inotify.max_user_watches")]
+    NoWatch,
+    #[error(transparent)]
+    Other(#[from] io::Error),
+}
+
+impl From<Errno> for ArmError {
+    fn from(error: Errno) -> Self {
+        match error {
+            Errno::EMFILE => Self::NoInstance,
+            // Nothing is written: this is no full disk.
+            Errno::ENOSPC => Self::NoWatch,
+            other => Self::Other(other.into()),
+        }
+    }
+}
+
 impl Watch {
-    pub(super) fn new(dir: PathBuf, activity: Arc<Activity>) -> Self {
-        Self { dir, activity, armed: None, failed: false }
+    pub(super) fn new(dir: PathBuf) -> Self {
+        Self { dir, ..Self::default() }
     }
 
-    /// Makes sure that the folder as it is now is watched, and says whether it is.
+    /// Makes sure that the folder as it is now is watched, and says whether it is. What changes after that is told by
+    /// [`Self::sign`]. Blocks on the file system.
+    ///
+    /// # Panics
+    /// Outside of a runtime.
     pub(super) fn arm(&mut self) -> bool {
-        let replaced = self.activity.replaced.swap(false, Ordering::AcqRel);
+        let replaced = std::mem::take(&mut self.replaced);
         let targets = self.targets();
         if !replaced && self.armed.as_ref().is_some_and(|armed| armed.targets == targets) {
             return true;
@@ -101,9 +121,7 @@ impl Watch {
         match self.start(targets) {
             Ok(armed) => {
                 // A folder that came or was replaced in between is unwatched: look again.
-                if self.targets() != armed.targets {
-                    self.activity.changed.notify_one();
-                }
+                self.missed = self.targets() != armed.targets;
                 self.armed = Some(armed);
                 self.failed = false;
                 true
@@ -111,14 +129,35 @@ impl Watch {
             Err(error) => {
                 // The folder may just have gone, which the next round finds; a limit on inotify stays.
                 if !std::mem::replace(&mut self.failed, true) {
-                    let dir = self.dir.display();
-                    warn!(
-                        %error,
-                        "cannot watch {dir}, reading it every second instead; if fs.inotify.max_user_watches or \
-                         max_user_instances is too low, raise it"
-                    );
+                    warn!(%error, "cannot watch {}, reading it every second instead", self.dir.display());
                 }
                 false
+            }
+        }
+    }
+
+    /// Waits for the next sign; forever when nothing is watched. Nothing is lost when it is dropped.
+    pub(super) async fn sign(&mut self) -> Sign {
+        if std::mem::take(&mut self.missed) {
+            return Sign::Changed;
+        }
+        let Some(armed) = &self.armed else { return pending().await };
+        loop {
+            let read = armed.instance.async_io(Interest::READABLE, |instance| Ok(instance.0.read_events()?));
+            match read.await {
+                Ok(events) => {
+                    let Some(sign) = events.iter().filter_map(|event| armed.meaning(event, &self.dir)).max() else {
+                        continue;
+                    };
+                    self.replaced |= sign == Sign::Replaced;
+                    return sign;
+                }
+                // Whatever has happened will not be told: arm anew, and look.
+                Err(error) => {
+                    warn!(%error, "watching {} failed, starting anew", self.dir.display());
+                    self.armed = None;
+                    return Sign::Replaced;
+                }
             }
         }
     }
@@ -129,13 +168,44 @@ impl Watch {
         above.into_iter().chain(target(&self.dir)).collect()
     }
 
-    fn start(&self, targets: Vec<Target>) -> notify::Result<Armed> {
-        let (activity, dir) = (Arc::clone(&self.activity), self.dir.clone());
-        let mut watcher = notify::recommended_watcher(move |event| activity.see(&dir, event))?;
-        for target in &targets {
-            watcher.watch(&target.path, RecursiveMode::NonRecursive)?;
+    fn start(&self, targets: Vec<Target>) -> Result<Armed, ArmError> {
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+        let ask = |target: &Target| {
+            let asked = if target.path == self.dir { INSIDE } else { ABOVE };
+            inotify.add_watch(&target.path, asked)
+        };
+        let descriptors = targets.iter().map(ask).collect::<Result<_, _>>()?;
+        // SAFETY: the instance owns its descriptor for as long as it lives, and always gives the same one.
+        let instance = unsafe { AsyncFd::register_with_interest(Instance(inotify), Interest::READABLE) };
+        Ok(Armed { targets, descriptors, instance: instance.map_err(io::Error::from)? })
+    }
+}
+
+impl Armed {
+    /// What an event means for the folder `dir`, if it means anything.
+    fn meaning(&self, event: &InotifyEvent, dir: &Path) -> Option<Sign> {
+        // Events were lost: anything may have happened.
+        if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
+            return Some(Sign::Replaced);
         }
-        Ok(Armed { targets, _watcher: watcher })
+        let watched = self.targets.iter().zip(&self.descriptors).filter(|(_, descriptor)| **descriptor == event.wd);
+        watched.filter_map(|(target, _)| target.meaning(event, dir)).max()
+    }
+}
+
+impl Target {
+    fn meaning(&self, event: &InotifyEvent, dir: &Path) -> Option<Sign> {
+        let is = |kind| event.mask.contains(kind);
+        let inside = self.path == dir;
+        match &event.name {
+            // A file counts as changed when its writer closes it, not at the truncation that writing begins with.
+            Some(_) if inside && is(AddWatchFlags::IN_MODIFY) => Some(Sign::Busy),
+            Some(_) if inside => Some(Sign::Changed),
+            // Next to the folder, or to one that leads to it.
+            Some(name) if dir.strip_prefix(&self.path).ok()?.iter().next() != Some(name) => None,
+            _ if is(AddWatchFlags::IN_ATTRIB) => Some(Sign::Changed),
+            _ => Some(Sign::Replaced),
+        }
     }
 }
 
@@ -143,3 +213,6 @@ fn target(path: &Path) -> Option<Target> {
     let metadata = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_dir)?;
     Some(Target { path: path.to_owned(), device: metadata.dev(), inode: metadata.ino() })
 }
+
+#[cfg(test)]
+mod tests;
