@@ -6,11 +6,13 @@
 
 use std::{
     collections::HashMap,
-    future::pending,
+    future::{Future as _, poll_fn},
+    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    task::{Context, Poll},
 };
 
 use arc_swap::ArcSwapOption;
@@ -55,7 +57,7 @@ struct Entered {
     connection: Connection,
     /// Its client is the kubelet.
     probe: AtomicBool,
-    stop: Mutex<Option<oneshot::Sender<Denial>>>,
+    stop: Mutex<Option<oneshot::Sender<Box<Denial>>>>,
 }
 
 /// A connection at the gate, and behind it; it leaves with this value.
@@ -64,7 +66,7 @@ pub struct Visit {
     gate: Gate,
     id: u64,
     entered: Arc<Entered>,
-    stopped: oneshot::Receiver<Denial>,
+    stopped: oneshot::Receiver<Box<Denial>>,
 }
 
 /// What became of the connections of a pod, or of all, when the mesh changed.
@@ -194,7 +196,7 @@ impl Gate {
                 rechecked.cut += 1;
                 decisions.cut(&denial, &self.0.pod.namespace);
                 // Whoever has ended meanwhile needs no telling.
-                let _ended = stop.send(denial);
+                let _ended = stop.send(Box::new(denial));
             }
         }
         rechecked
@@ -225,10 +227,18 @@ impl Visit {
 
     /// Waits until the connection may not be any more.
     pub async fn stopped(&mut self) -> Denial {
-        match (&mut self.stopped).await {
-            Ok(denial) => denial,
-            // Never: the sender is in what this value holds. If it were, nobody could say so any more.
-            Err(_) => pending().await,
+        poll_fn(|cx| self.poll_stopped(cx)).await
+    }
+
+    /// As [`Self::stopped`]; comes once.
+    pub fn poll_stopped(&mut self, cx: &mut Context<'_>) -> Poll<Denial> {
+        if self.stopped.is_terminated() {
+            return Poll::Pending;
+        }
+        match Pin::new(&mut self.stopped).poll(cx) {
+            Poll::Ready(Ok(denial)) => Poll::Ready(*denial),
+            // Never: the sender is in what this value holds.
+            Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
         }
     }
 }

@@ -1,7 +1,8 @@
 //! A tunnel to the pod: TLS, HTTP/2, and on every stream of it a connection to the pod's application.
 
-use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::RefCell, future::Future, rc::Rc, sync::Arc, time::Duration};
 
+use futures_util::future::LocalBoxFuture;
 use http::StatusCode;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _},
@@ -12,8 +13,9 @@ use tokio::{
 use tracing::debug;
 
 use super::{
-    PodContext, Refusal, carry, deliver,
+    Carried, PodContext, Refusal, deliver,
     gate::Visit,
+    in_two_parts,
     judge::judge,
     leg::Leg,
     record::{Facts, Recorded},
@@ -177,7 +179,11 @@ struct Opened {
     place: OwnedSemaphorePermit,
 }
 
-async fn serve_stream(pod: Rc<PodContext>, link: Rc<Link>, incoming: Incoming) {
+fn serve_stream(pod: Rc<PodContext>, link: Rc<Link>, incoming: Incoming) -> impl Future<Output = ()> {
+    in_two_parts(begin(pod, link, incoming))
+}
+
+async fn begin(pod: Rc<PodContext>, link: Rc<Link>, incoming: Incoming) -> Option<LocalBoxFuture<'static, ()>> {
     let Incoming { request, mut responder } = incoming;
     let flow = Flow { direction: Direction::Inbound, peer: link.peer, dst: link.local };
     let mut record = Recorded::open(Rc::clone(&pod), flow);
@@ -185,7 +191,10 @@ async fn serve_stream(pod: Rc<PodContext>, link: Rc<Link>, incoming: Incoming) {
         Ok(request) => tokio::select! {
             opened = open(&pod, &flow, &link, request, &mut record) => opened,
             // Nobody waits for it any more.
-            _gone = responder.gone() => return record.end(CloseReason::ClientReset, None),
+            _gone = responder.gone() => {
+                record.end(CloseReason::ClientReset, None);
+                return None;
+            }
         },
         Err(error) => {
             let refusal = Refusal { reason: error.reason(), detail: Some(error.to_string()) };
@@ -199,7 +208,8 @@ async fn serve_stream(pod: Rc<PodContext>, link: Rc<Link>, incoming: Incoming) {
             let told = wire::refusal::Refusal::new(refusal.reason, refusal.detail.clone().unwrap_or_default());
             // A peer that is gone needs no answer.
             let _peer_gone = responder.refuse(&ConnectResponse::refused(status, told));
-            return record.end(refusal.reason, refusal.detail);
+            record.end(refusal.reason, refusal.detail);
+            return None;
         }
     };
     let application = Leg::new(application);
@@ -207,14 +217,16 @@ async fn serve_stream(pod: Rc<PodContext>, link: Rc<Link>, incoming: Incoming) {
     match responder.accept(&ConnectResponse::ok(about)) {
         Ok(tunnel) => {
             record.connected();
-            carry(&pod, record, application, tunnel, Side::Client, Some(visit), entry).await;
+            let (tunnel_side, visit) = (Side::Client, Some(visit));
+            let carried = Carried { application, tunnel, tunnel_side, held: entry, visit, record, place };
+            Some(Box::pin(carried.relay()))
         }
         Err(error) => {
             drop((application, entry));
             record.end(CloseReason::ClientReset, Some(error.to_string()));
+            None
         }
     }
-    drop(place);
 }
 
 async fn open(

@@ -18,13 +18,18 @@ mod refusal;
 pub mod table;
 pub mod tunnel;
 
-use std::future::pending;
+use std::{
+    future::{Future, poll_fn},
+    task::Poll,
+};
 
 pub use context::PodContext;
+use futures_util::future::LocalBoxFuture;
 use gate::Visit;
 use leg::Leg;
 use record::Recorded;
 pub(crate) use refusal::Refusal;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
     hbone::{
@@ -36,77 +41,117 @@ use crate::{
     policy::Denial,
 };
 
-/// Copies between two TCP connections until they end, or must. `held` goes when the server's side is closed.
-async fn splice<T>(
-    pod: &PodContext,
-    record: Recorded,
-    mut client: Leg,
-    mut server: Leg,
-    mut visit: Option<Visit>,
-    held: T,
-) {
-    let ended = tokio::select! {
-        // Not a byte more, once that is known.
-        biased;
-        denial = stopped(&mut visit) => {
-            drop((client, server, held));
-            return record.end(CloseReason::PolicyChanged, Some(judge::cut(&denial)));
-        }
-        ended = copy::both(client.stream(), server.stream(), &pod.buffers, record.bytes()) => ended,
-    };
-    match ended {
-        Ok(()) => {
-            client.finish();
-            server.finish();
-            drop(held);
-            record.end(CloseReason::Complete, None);
-        }
-        Err(error) => {
-            drop((client, server, held));
-            record.end(reason_of(&error), Some(error.to_string()));
+/// A connection's task: its beginning, then the rest that comes of it, if any does.
+///
+/// The beginning takes several times the memory of the rest, and is short. In a box of its own it is gone by the time the
+/// connection may be idle for days.
+fn in_two_parts(
+    beginning: impl Future<Output = Option<LocalBoxFuture<'static, ()>>> + 'static,
+) -> impl Future<Output = ()> {
+    let beginning = Box::pin(beginning);
+    async move {
+        if let Some(rest) = beginning.await {
+            rest.await;
         }
     }
 }
 
-/// Copies between an application and a tunnel until they end, or must. `held` goes when the application's side is closed.
-async fn carry<T>(
-    pod: &PodContext,
-    record: Recorded,
-    mut application: Leg,
-    mut tunnel: Tunnel,
-    tunnel_side: Side,
-    mut visit: Option<Visit>,
+/// Two TCP connections between which bytes are to be copied. Ended from outside, it goes in the order of the fields: what
+/// counts on a socket being closed leaves after it.
+struct Spliced<T> {
+    client: Leg,
+    server: Leg,
+    /// Goes when the server's side is closed.
     held: T,
-) {
-    let ended = tokio::select! {
-        // As above.
-        biased;
-        denial = stopped(&mut visit) => {
-            tunnel.reset(Reset::Denied);
-            drop((application, tunnel, held));
-            return record.end(CloseReason::PolicyChanged, Some(judge::cut(&denial)));
+    visit: Option<Visit>,
+    record: Recorded,
+    place: OwnedSemaphorePermit,
+}
+
+impl<T> Spliced<T> {
+    /// Copies until both end, or must.
+    #[expect(clippy::manual_async_fn, reason = "an `async fn` holds its arguments twice")]
+    fn copy(mut self) -> impl Future<Output = ()> {
+        async move {
+            let this = &mut self;
+            let (pod, bytes) = (this.record.pod(), this.record.bytes());
+            let ended = tokio::select! {
+                // Not a byte more, once that is known.
+                biased;
+                denial = stopped(this.visit.as_mut()) => Err(denial),
+                ended = copy::both(this.client.stream(), this.server.stream(), &pod.buffers, bytes) => Ok(ended),
+            };
+            let Self { client, server, held, visit: _visit, record, place: _place } = self;
+            match ended {
+                Err(denial) => {
+                    drop((client, server, held));
+                    record.end(CloseReason::PolicyChanged, Some(judge::cut(&denial)));
+                }
+                Ok(Ok(())) => {
+                    client.finish();
+                    server.finish();
+                    drop(held);
+                    record.end(CloseReason::Complete, None);
+                }
+                Ok(Err(error)) => {
+                    drop((client, server, held));
+                    record.end(reason_of(&error), Some(error.to_string()));
+                }
+            }
         }
-        ended = relay::both(application.stream(), &mut tunnel, tunnel_side, &pod.buffers, record.bytes()) => ended,
-    };
-    match ended {
-        Ok(()) => {
-            application.finish();
-            drop((tunnel, held));
-            record.end(CloseReason::Complete, None);
-        }
-        Err(error) => {
-            drop((application, tunnel, held));
-            record.end(reason_of(&error), Some(error.to_string()));
+    }
+}
+
+/// An application and a tunnel, the same way.
+struct Carried<T> {
+    application: Leg,
+    tunnel: Tunnel,
+    tunnel_side: Side,
+    /// Goes when the application's side is closed.
+    held: T,
+    visit: Option<Visit>,
+    record: Recorded,
+    place: OwnedSemaphorePermit,
+}
+
+impl<T> Carried<T> {
+    /// As [`Spliced::copy`].
+    #[expect(clippy::manual_async_fn, reason = "an `async fn` holds its arguments twice")]
+    fn relay(mut self) -> impl Future<Output = ()> {
+        async move {
+            let this = &mut self;
+            let (pod, bytes) = (this.record.pod(), this.record.bytes());
+            let (application, tunnel) = (this.application.stream(), &mut this.tunnel);
+            let ended = tokio::select! {
+                // As above.
+                biased;
+                denial = stopped(this.visit.as_mut()) => Err(denial),
+                ended = relay::both(application, tunnel, this.tunnel_side, &pod.buffers, bytes) => Ok(ended),
+            };
+            let Self { application, mut tunnel, tunnel_side: _, held, visit: _visit, record, place: _place } = self;
+            match ended {
+                Err(denial) => {
+                    tunnel.reset(Reset::Denied);
+                    drop((application, tunnel, held));
+                    record.end(CloseReason::PolicyChanged, Some(judge::cut(&denial)));
+                }
+                Ok(Ok(())) => {
+                    application.finish();
+                    drop((tunnel, held));
+                    record.end(CloseReason::Complete, None);
+                }
+                Ok(Err(error)) => {
+                    drop((application, tunnel, held));
+                    record.end(reason_of(&error), Some(error.to_string()));
+                }
+            }
         }
     }
 }
 
 /// Waits until a connection may not be any more. Those that the pod itself makes are judged where they go.
-async fn stopped(visit: &mut Option<Visit>) -> Denial {
-    match visit {
-        Some(visit) => visit.stopped().await,
-        None => pending().await,
-    }
+fn stopped(mut visit: Option<&mut Visit>) -> impl Future<Output = Denial> {
+    poll_fn(move |cx| visit.as_mut().map_or(Poll::Pending, |visit| visit.poll_stopped(cx)))
 }
 
 fn reason_of(error: &CopyError) -> CloseReason {

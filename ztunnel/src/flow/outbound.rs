@@ -1,14 +1,14 @@
 //! A connection of the pod's application: into a tunnel, or in plaintext to who is not in the mesh.
 
-use std::{net::SocketAddr, rc::Rc};
+use std::{future::Future, net::SocketAddr, rc::Rc};
 
+use futures_util::future::LocalBoxFuture;
 use tokio::net::TcpStream;
 
 use super::{
-    PodContext, Refusal, carry,
+    Carried, PodContext, Refusal, Spliced, in_two_parts,
     leg::Leg,
     record::{Facts, Recorded},
-    splice,
     table::UpstreamEntry,
 };
 use crate::{
@@ -38,8 +38,12 @@ enum Server {
 }
 
 /// Decides, connects, copies and records. Whatever goes wrong, the client gets a reset.
-pub async fn serve(pod: Rc<PodContext>, accepted: Accepted) {
-    let Accepted { stream, peer, dst, permit } = accepted;
+pub fn serve(pod: Rc<PodContext>, accepted: Accepted) -> impl Future<Output = ()> {
+    in_two_parts(begin(pod, accepted))
+}
+
+async fn begin(pod: Rc<PodContext>, accepted: Accepted) -> Option<LocalBoxFuture<'static, ()>> {
+    let Accepted { stream, peer, dst, permit: place } = accepted;
     let flow = Flow { direction: Direction::Outbound, peer, dst };
     // Declared before the legs: the record and its entry leave last, when the sockets are closed.
     let mut record = Recorded::open(Rc::clone(&pod), flow);
@@ -50,21 +54,25 @@ pub async fn serve(pod: Rc<PodContext>, accepted: Accepted) {
         _ = error_of(client.socket()) => Err(CloseReason::ClientReset.into()),
     };
     match opened {
-        Ok(Server::Plain(server, entry)) => {
+        Ok(Server::Plain(server, held)) => {
             record.connected();
-            splice(&pod, record, client, Leg::new(server), None, entry).await;
+            let spliced = Spliced { client, server: Leg::new(server), held, visit: None, record, place };
+            Some(Box::pin(spliced.copy()))
         }
         Ok(Server::Tunnel(opened)) => {
-            record.proved(opened.identity);
+            let Opened { tunnel, identity, .. } = *opened;
+            record.proved(identity);
             record.connected();
-            carry(&pod, record, client, opened.tunnel, Side::Server, None, ()).await;
+            let tunnel_side = Side::Server;
+            let carried = Carried { application: client, tunnel, tunnel_side, held: (), visit: None, record, place };
+            Some(Box::pin(carried.relay()))
         }
         Err(refusal) => {
             drop(client);
             record.end(refusal.reason, refusal.detail);
+            None
         }
     }
-    drop(permit);
 }
 
 async fn open(pod: &PodContext, flow: &Flow, record: &mut Recorded) -> Result<Server, Refusal> {

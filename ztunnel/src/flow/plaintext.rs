@@ -1,16 +1,17 @@
 //! A plaintext connection to the pod: handed to its application.
 
-use std::rc::Rc;
+use std::{future::Future, rc::Rc};
 
+use futures_util::future::LocalBoxFuture;
 use tokio::net::TcpStream;
 
 use super::{
-    PodContext, Refusal, deliver,
+    PodContext, Refusal, Spliced, deliver,
     gate::Visit,
+    in_two_parts,
     judge::judge,
     leg::Leg,
     record::{Facts, Recorded},
-    splice,
     table::DeliveryEntry,
 };
 use crate::{
@@ -24,8 +25,12 @@ use crate::{
 };
 
 /// Decides, delivers, copies and records. Whatever goes wrong, the client gets a reset.
-pub async fn serve(pod: Rc<PodContext>, accepted: Accepted) {
-    let Accepted { stream, peer, dst, permit } = accepted;
+pub fn serve(pod: Rc<PodContext>, accepted: Accepted) -> impl Future<Output = ()> {
+    in_two_parts(begin(pod, accepted))
+}
+
+async fn begin(pod: Rc<PodContext>, accepted: Accepted) -> Option<LocalBoxFuture<'static, ()>> {
+    let Accepted { stream, peer, dst, permit: place } = accepted;
     let flow = Flow { direction: Direction::Inbound, peer, dst };
     // Declared before the legs: the record and its entry leave last, when the sockets are closed.
     let mut record = Recorded::open(Rc::clone(&pod), flow);
@@ -33,14 +38,15 @@ pub async fn serve(pod: Rc<PodContext>, accepted: Accepted) {
     match open(&pod, &flow, &mut record).await {
         Ok(Opened { server, entry, visit }) => {
             record.connected();
-            splice(&pod, record, client, Leg::new(server), Some(visit), entry).await;
+            let spliced = Spliced { client, server: Leg::new(server), held: entry, visit: Some(visit), record, place };
+            Some(Box::pin(spliced.copy()))
         }
         Err(refusal) => {
             drop(client);
             record.end(refusal.reason, refusal.detail);
+            None
         }
     }
-    drop(permit);
 }
 
 /// The application's side of a connection that may be.

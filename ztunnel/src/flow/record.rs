@@ -122,8 +122,7 @@ impl<'a> Party<'a> {
 /// it was refused before it was decided where it goes, and its line is `connection failed`.
 pub struct Recorded {
     pod: Rc<PodContext>,
-    _entry: Entry,
-    live: Rc<Live>,
+    entry: Entry,
     end: Option<(CloseReason, Option<String>)>,
 }
 
@@ -132,45 +131,50 @@ impl Recorded {
     #[must_use]
     pub fn open(pod: Rc<PodContext>, flow: Flow) -> Self {
         pod.meter.traffic().accepted(flow.direction);
-        let live = Rc::new(Live::new(flow));
-        let entry = pod.table.register(Rc::clone(&live));
-        Self { pod, _entry: entry, live, end: None }
+        let entry = pod.table.register(Rc::new(Live::new(flow)));
+        Self { pod, entry, end: None }
     }
 
     /// Who asks for what, before it is decided.
     pub fn asked(&mut self, facts: Facts) {
-        self.live.hear(facts);
+        self.live().hear(facts);
     }
 
     /// What is known about it, or known better: while candidates are tried, the last one counts.
     pub fn facts(&mut self, facts: Facts) {
-        self.live.learn(facts);
+        self.live().learn(facts);
     }
 
     /// Who its server has proved to be.
     pub fn proved(&mut self, server: SpiffeId) {
-        self.live.prove(server);
+        self.live().prove(server);
     }
 
     /// Its destination has answered; bytes are copied from now on. The facts are final.
     pub fn connected(&mut self) {
-        self.live.count(&self.pod.meter);
-        let direction = self.live.flow().direction;
-        let protocol = self.live.facts().map_or(Protocol::Tcp, |facts| facts.protocol());
-        self.pod.meter.traffic().connected(direction, protocol, self.live.age());
-        log_opened(Own::of(&self.pod), &self.live);
+        self.live().count(&self.pod.meter);
+        let direction = self.live().flow().direction;
+        let protocol = self.live().facts().map_or(Protocol::Tcp, |facts| facts.protocol());
+        self.pod.meter.traffic().connected(direction, protocol, self.live().age());
+        log_opened(Own::of(&self.pod), self.live());
     }
 
     /// For whoever lists live connections.
     #[must_use]
     pub fn live(&self) -> &Rc<Live> {
-        &self.live
+        self.entry.live()
+    }
+
+    /// The pod whose connection it is.
+    #[must_use]
+    pub fn pod(&self) -> &PodContext {
+        &self.pod
     }
 
     /// Bytes so far.
     #[must_use]
     pub fn bytes(&self) -> &Transferred {
-        self.live.bytes()
+        self.live().bytes()
     }
 
     /// It ended; `detail` says more than the reason does.
@@ -203,10 +207,10 @@ impl Drop for Recorded {
     fn drop(&mut self) {
         let (reason, detail) = self.end.take().unwrap_or_else(|| (self.pod.ending.get(), None));
         // One whose destination never answered has still been opened by its client.
-        self.live.count(&self.pod.meter);
-        self.live.close(reason);
-        self.pod.meter.traffic().ended(self.live.flow().direction, reason);
-        log_ended(Own::of(&self.pod), &self.live, reason, detail);
+        self.live().count(&self.pod.meter);
+        self.live().close(reason);
+        self.pod.meter.traffic().ended(self.live().flow().direction, reason);
+        log_ended(Own::of(&self.pod), self.live(), reason, detail);
     }
 }
 

@@ -14,7 +14,7 @@ use ebpf_common::worker_of;
 use super::record::Live;
 use crate::model::{
     addr::{OrigDst, PeerAddr},
-    flow::{Direction, Flow},
+    flow::Direction,
 };
 
 /// Source ports of deliveries. Clients draw theirs from 32768 up by themselves, NodePorts begin at 30000.
@@ -48,7 +48,7 @@ pub struct Table {
 pub struct Entry {
     table: Rc<Table>,
     id: u64,
-    flow: Flow,
+    live: Rc<Live>,
 }
 
 /// A delivery in the table; it leaves with this value.
@@ -78,11 +78,11 @@ impl Table {
         let id = self.next_id.get();
         self.next_id.set(id.wrapping_add(1));
         let flow = live.flow();
-        self.live.borrow_mut().insert(id, live);
+        self.live.borrow_mut().insert(id, Rc::clone(&live));
         if flow.direction == Direction::Inbound {
             *self.inbound.borrow_mut().entry((flow.peer.socket(), flow.dst.socket())).or_default() += 1;
         }
-        Entry { table: Rc::clone(self), id, flow }
+        Entry { table: Rc::clone(self), id, live }
     }
 
     /// Every live connection.
@@ -120,11 +120,20 @@ impl Table {
     }
 }
 
+impl Entry {
+    /// The connection.
+    #[must_use]
+    pub fn live(&self) -> &Rc<Live> {
+        &self.live
+    }
+}
+
 impl Drop for Entry {
     fn drop(&mut self) {
         self.table.live.borrow_mut().remove(&self.id);
-        if self.flow.direction == Direction::Inbound {
-            let tuple = (self.flow.peer.socket(), self.flow.dst.socket());
+        let flow = self.live.flow();
+        if flow.direction == Direction::Inbound {
+            let tuple = (flow.peer.socket(), flow.dst.socket());
             let mut inbound = self.table.inbound.borrow_mut();
             if let Some(count) = inbound.get_mut(&tuple) {
                 *count -= 1;

@@ -24,7 +24,10 @@ use tokio::{
 };
 
 use self::nodes::{Mesh, NoTunnel, OTHER, WEB_APP};
-use super::{inbound, reason_of};
+use super::{
+    Carried, Spliced, inbound, outbound, plaintext, reason_of,
+    table::{DeliveryEntry, UpstreamEntry},
+};
 use crate::{
     hbone::{
         Settings, client,
@@ -489,4 +492,25 @@ async fn what_a_drained_tunnel_said_last_arrives_although_its_reader_is_slow() {
         assert_eq!(heard.len(), SIZE);
     })
     .await;
+}
+
+/// Connections are many, and most of them idle. Twice the layout of something is soon there: see `in_two_parts`.
+#[test]
+fn what_a_live_connection_keeps_is_small() {
+    fn kept<A, F>(_: fn(A) -> F) -> usize {
+        size_of::<F>()
+    }
+    fn task<A, B, F>(_: fn(A, B) -> F) -> usize {
+        size_of::<F>()
+    }
+    for (bytes, most) in [
+        (task(outbound::serve), 64),
+        (task(plaintext::serve), 64),
+        (kept(Carried::<()>::relay), 1344),
+        (kept(Carried::<DeliveryEntry>::relay), 1408),
+        (kept(Spliced::<UpstreamEntry>::copy), 1728),
+        (kept(Spliced::<DeliveryEntry>::copy), 1728),
+    ] {
+        assert!(bytes <= most, "{bytes} bytes where {most} were enough");
+    }
 }

@@ -8,6 +8,7 @@ use std::{
     },
 };
 
+use futures_util::FutureExt as _;
 use tokio::task::JoinSet;
 use tracing::{Instrument, Span, error};
 
@@ -74,14 +75,14 @@ impl TaskSet {
     pub fn spawn(&mut self, span: Span, task: impl Future<Output = ()> + Send + 'static) {
         self.reap();
         let alive = self.count.enter();
-        self.tasks.spawn(async move { run(alive, task).await }.instrument(span));
+        self.tasks.spawn(counted(alive, task).instrument(span));
     }
 
     /// Starts a task that stays on this thread; only within a `LocalSet`.
     pub fn spawn_local(&mut self, task: impl Future<Output = ()> + 'static) {
         self.reap();
         let alive = self.count.enter();
-        self.tasks.spawn_local(run(alive, task));
+        self.tasks.spawn_local(counted(alive, task));
     }
 
     /// How many tasks have not been reaped.
@@ -123,9 +124,9 @@ impl TaskSet {
     }
 }
 
-async fn run(alive: Alive, task: impl Future<Output = ()>) {
-    let _alive = alive;
-    task.await;
+/// Not an `async fn`: that would hold the task twice, as its argument and as what it waits for.
+fn counted<F: Future<Output = ()>>(alive: Alive, task: F) -> impl Future<Output = ()> {
+    task.map(move |()| drop(alive))
 }
 
 fn report(result: Result<(), tokio::task::JoinError>) {
@@ -138,7 +139,20 @@ fn report(result: Result<(), tokio::task::JoinError>) {
 
 #[cfg(test)]
 mod tests {
-    use super::{TaskCount, TaskSet};
+    use super::{TaskCount, TaskSet, counted};
+    use std::future::pending;
+
+    #[test]
+    fn a_task_is_held_once() {
+        let task = async {
+            let much = vec![0u8; 1].into_iter().chain([0u8; 1000]);
+            pending::<()>().await;
+            drop(much);
+        };
+        let alone = size_of_val(&task);
+        let count = TaskCount::default();
+        assert!(size_of_val(&counted(count.enter(), task)) <= alone + 16);
+    }
 
     #[tokio::test]
     async fn ended_tasks_are_not_counted_and_panics_stay_alone() {
@@ -148,10 +162,10 @@ mod tests {
         set.spawn(tracing::Span::none(), async { panic!("on purpose") });
         set.join_all().await;
         assert_eq!(count.alive(), 0);
-        set.spawn(tracing::Span::none(), std::future::pending());
+        set.spawn(tracing::Span::none(), pending());
         assert_eq!(count.alive(), 1);
         let mut part = TaskSet::new(count.child());
-        part.spawn(tracing::Span::none(), std::future::pending());
+        part.spawn(tracing::Span::none(), pending());
         assert_eq!((count.alive(), part.count.alive()), (2, 1));
         part.abort_all().await;
         set.abort_all().await;
