@@ -9,6 +9,7 @@ use tracing_appender::non_blocking::ErrorCounter;
 
 use super::{
     admin::{self, Admin, Endpoints},
+    memory,
     process::{self, Lock},
 };
 use crate::{
@@ -78,6 +79,7 @@ pub async fn daemon(args: RunArgs, lost: ErrorCounter) -> anyhow::Result<()> {
         tasks: tasks.clone(),
         drain_timeout: Duration::from_secs(args.drain_timeout),
     });
+    services.spawn(Span::none(), memory::tend(mesh.clone()));
     services.spawn(Span::none(), gates.follow(mesh.clone(), traffic.decisions().clone()));
     let (trigger, watch) = drain::channel();
     // To the very end: what is left while the daemon drains is judged by the newest policies.

@@ -5,4 +5,5 @@ pub mod build;
 pub mod cli;
 pub mod exposition;
 pub mod log;
+pub mod memory;
 pub mod process;

@@ -1,0 +1,141 @@
+//! Gives memory back that was needed for a moment: by the start, or by a change of the mesh.
+//!
+//! To read manifests, to load BPF programs and to enrol pods takes several times the memory, and of the program's own pages,
+//! that carrying connections does. The allocator keeps what was freed below what is still in use, and the kernel counts
+//! every page of the program that was ever run.
+
+use std::{fs, ops::Range, time::Duration};
+
+use nix::libc;
+use tokio::{task::spawn_blocking, time::sleep};
+use tracing::{debug, error};
+
+use crate::store::publish::Reader;
+
+/// So long after a change everything that follows from it has been done, most of the time.
+const SETTLED: Duration = Duration::from_secs(1);
+
+/// Between two times; a mesh that changes all the time needs its memory again at once.
+const PAUSE: Duration = Duration::from_secs(30);
+
+/// Gives memory back after the start, and after changes of the mesh. Ends with the mesh.
+pub async fn tend(mesh: Reader) {
+    let mut changes = mesh.subscribe();
+    loop {
+        sleep(SETTLED).await;
+        // It takes milliseconds, in which nobody should have to wait for the main thread.
+        match spawn_blocking(give_back).await {
+            Ok(pages) => debug!(pages_kb = pages >> 10, "memory was given back"),
+            Err(failure) => error!(%failure, "giving memory back failed: this is a bug, please report it"),
+        }
+        sleep(PAUSE).await;
+        if changes.changed().await.is_none() {
+            return;
+        }
+    }
+}
+
+/// Returns how many bytes of the program and its libraries had been in memory for this process.
+fn give_back() -> usize {
+    trim();
+    let maps = fs::read_to_string("/proc/self/smaps").unwrap_or_default();
+    clean_files(&maps).inspect(|(range, _)| let_go(range)).map(|(_, resident)| resident).sum()
+}
+
+/// What is free within the heaps goes back to the kernel, whatever is above it.
+#[cfg(target_env = "gnu")]
+fn trim() {
+    // SAFETY: takes no pointer, and locks what it touches.
+    unsafe { libc::malloc_trim(0) };
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn trim() {}
+
+/// Takes pages of a file out of this process. They stay in the page cache, and come back when they are touched.
+fn let_go(range: &Range<usize>) {
+    // SAFETY: the kernel has just said that this range maps a file, can't be written, and has no page that differs from the
+    // file, so that whatever is read there later is the same. Should it be unmapped, nothing is there to lose.
+    let result =
+        unsafe { libc::madvise(std::ptr::with_exposed_provenance_mut(range.start), range.len(), libc::MADV_DONTNEED) };
+    if result != 0 {
+        debug!(error = %std::io::Error::last_os_error(), "the kernel keeps pages of the program");
+    }
+}
+
+/// Mappings of files that can't be written and have no page of their own, in the words of `/proc/self/smaps`, and how much
+/// of each is resident, in bytes. A page of its own is one that was relocated, or that a debugger has changed.
+fn clean_files(smaps: &str) -> impl Iterator<Item = (Range<usize>, usize)> {
+    let mut lines = smaps.lines().peekable();
+    std::iter::from_fn(move || {
+        let head = lines.next()?;
+        let (mut resident, mut own) = (0, None);
+        while let Some(field) = lines.next_if(|line| mapping(line).is_none()) {
+            let kilobytes = |name| field.strip_prefix(name)?.trim().strip_suffix(" kB")?.parse::<usize>().ok();
+            resident = kilobytes("Rss:").unwrap_or(resident);
+            own = kilobytes("Anonymous:").or(own);
+        }
+        Some((mapping(head), resident << 10, own))
+    })
+    .filter_map(|(range, resident, own)| {
+        range?.filter(|_| own == Some(0) && resident > 0).map(|range| (range, resident))
+    })
+}
+
+/// The first line of a mapping, `START-END PERMISSIONS OFFSET DEVICE INODE PATH`: `None` for any other line, `Some(None)` if
+/// it is not private, can be written or is no file's.
+#[expect(clippy::option_option, reason = "two questions about one line")]
+fn mapping(line: &str) -> Option<Option<Range<usize>>> {
+    let mut fields = line.split_ascii_whitespace();
+    let (start, end) = fields.next()?.split_once('-')?;
+    let address = |hex| usize::from_str_radix(hex, 16).ok();
+    let range = address(start)?..address(end)?;
+    let (permissions, inode) = (fields.next()?, fields.nth(2)?);
+    let is_clean = matches!(permissions.as_bytes(), [b'r', b'-', _, b'p']) && inode != "0";
+    Some(is_clean.then_some(range))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{clean_files, give_back};
+
+    const SMAPS: &str = "\
+55d0c4e00000-55d0c4e80000 r--p 00000000 fe:00 1 /usr/bin/ztunnel
+Rss:                 512 kB
+Anonymous:             0 kB
+VmFlags: rd mr mw me sd
+55d0c4e80000-55d0c4f00000 r-xp 00080000 fe:00 1 /usr/bin/ztunnel
+Rss:                 256 kB
+Anonymous:             4 kB
+55d0c4f00000-55d0c4f80000 rw-p 00080000 fe:00 1 /usr/bin/ztunnel
+Rss:                   4 kB
+Anonymous:             0 kB
+55d0c4f80000-55d0c4f90000 r--p 00000000 00:00 0
+Rss:                   4 kB
+Anonymous:             0 kB
+7f0000000000-7f0000002000 r-xp 00000000 fe:00 2 /lib/of a name: with spaces
+Size:                  8 kB
+Rss:                   8 kB
+Anonymous:             0 kB
+7f0000002000-7f0000003000 r-xs 00000000 fe:00 2 /shared
+Rss:                   4 kB
+Anonymous:             0 kB
+7ffd00000000-7ffd00002000 r-xp 00000000 00:00 0 [vdso]
+";
+
+    #[test]
+    fn only_what_is_the_same_in_its_file_is_let_go() {
+        let found: Vec<_> = clean_files(SMAPS).collect();
+        let program = (0x55d0_c4e0_0000..0x55d0_c4e8_0000, 512 << 10);
+        assert_eq!(found, [program, (0x7f00_0000_0000..0x7f00_0000_2000, 8 << 10)]);
+        assert_eq!(clean_files("").count(), 0);
+    }
+
+    #[test]
+    fn what_is_given_back_comes_back() {
+        let before: Vec<u64> = (0..100_000).map(|number| number ^ 7).collect();
+        assert!(give_back() > 0, "this program has pages");
+        assert!((0..100_000).all(|number| before[number as usize] == number ^ 7));
+        give_back();
+    }
+}
