@@ -29,10 +29,9 @@ use tokio::{
     time::timeout,
 };
 use tracing::{Span, debug};
-use tracing_appender::non_blocking::ErrorCounter;
 
 use self::explain::ExplainError;
-use super::exposition;
+use super::{exposition, log::LostLines};
 use crate::{
     explain::QueryError,
     flow::admission::{Admission, Limits},
@@ -91,7 +90,7 @@ pub struct Admin {
     /// The data path's counters.
     pub registry: Registry,
     /// Lost log lines.
-    pub lost: ErrorCounter,
+    pub lost: LostLines,
     /// Places for explanations that are being made.
     pub explaining: Arc<Semaphore>,
 }

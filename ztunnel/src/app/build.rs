@@ -5,10 +5,10 @@ use std::{future::pending, io, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use prometheus_client::registry::Registry;
 use tracing::{Span, info, warn};
-use tracing_appender::non_blocking::ErrorCounter;
 
 use super::{
     admin::{self, Admin, Endpoints},
+    log::LostLines,
     memory,
     process::{self, Lock},
 };
@@ -41,7 +41,7 @@ use crate::{
 ///
 /// # Errors
 /// When a part can't be started; nothing that was captured before has changed then.
-pub async fn daemon(args: RunArgs, lost: ErrorCounter) -> anyhow::Result<()> {
+pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
     let pins = PinDir::at(&args.bpf_pin);
     let _lock = Lock::take(&args.state, &pins)?;
     let folder = MeshFolder::open(&args.mesh, args.trust_domain.clone())?;

@@ -8,8 +8,8 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
-use tracing_appender::non_blocking::ErrorCounter;
 
+use super::log::LostLines;
 use crate::{
     metrics::certificates::register_expiry,
     pods::describe::{Description, PodState},
@@ -44,7 +44,7 @@ struct BuildLabels {
 /// When a series can't be encoded.
 pub fn text(
     traffic: &Registry,
-    lost: &ErrorCounter,
+    lost: &LostLines,
     now: &Description,
     certificates: impl IntoIterator<Item = (String, f64)>,
 ) -> Result<String, std::fmt::Error> {
@@ -69,7 +69,7 @@ pub fn text(
     );
     gauge(&mut registry, "ztunnel_tasks", "Tasks alive", now.tasks as u64);
     let lost_lines = Counter::<u64>::default();
-    lost_lines.inc_by(lost.dropped_lines() as u64);
+    lost_lines.inc_by(lost.count());
     registry.register("ztunnel_log_lines_lost", "Log lines that standard output did not take in time", lost_lines);
     if let Some(open) = open_files() {
         gauge(&mut registry, "process_open_fds", "Open file descriptors", open);

@@ -1,27 +1,26 @@
 //! The daemon's log: standard output, written by a thread of its own. A reader that stalls costs lines, never connections.
 
-use std::io::Write;
-
 use anyhow::Context as _;
-use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
-use self::format::{Json, Text};
+pub use self::queue::LostLines;
+use self::{
+    format::{Json, Text},
+    queue::Guard,
+};
 use crate::config::{args::LogFormat, defaults};
 
 mod format;
+mod queue;
 
 /// Writes out what is queued when it is dropped.
-pub struct LogGuard {
-    _worker: WorkerGuard,
-    lost: ErrorCounter,
-}
+pub struct LogGuard(Guard);
 
 impl LogGuard {
     /// Counts lines that were lost because standard output did not take them.
     #[must_use]
-    pub fn lost(&self) -> ErrorCounter {
-        self.lost.clone()
+    pub fn lost(&self) -> LostLines {
+        self.0.lost()
     }
 }
 
@@ -31,23 +30,24 @@ const BPF_LINES: &str = "ztunnel_ebpf=debug";
 /// Starts the log; `bpf` lets the lines of the BPF programs through, whatever the filter.
 ///
 /// # Errors
-/// When the filter is malformed.
+/// When the filter is malformed, or no thread is to be had.
 pub fn start(filter: &str, format: LogFormat, bpf: bool) -> anyhow::Result<LogGuard> {
     let filter = if bpf { format!("{filter},{BPF_LINES}") } else { filter.to_owned() };
     let filter = EnvFilter::builder().parse(&filter).with_context(|| format!("--log {filter:?} is not a filter"))?;
-    let (writer, worker) = queue(std::io::stdout(), defaults::LOG_LINES);
-    let lost = writer.error_counter();
+    let (writer, guard) = queue::start(std::io::stdout(), defaults::LOG_LINES).context("cannot start the log")?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(false);
     match format {
         LogFormat::Text => builder.fmt_fields(Text).event_format(Text).init(),
         LogFormat::Json => builder.fmt_fields(Text).event_format(Json).init(),
     }
-    Ok(LogGuard { _worker: worker, lost })
+    Ok(LogGuard(guard))
 }
 
-/// So many lines wait for the output, further ones are lost.
-fn queue(output: impl Write + Send + 'static, lines: usize) -> (NonBlocking, WorkerGuard) {
-    NonBlockingBuilder::default().lossy(true).buffered_lines_limit(lines).thread_name("ztunnel-log").finish(output)
+/// A log that nobody reads, for tests of what counts its lost lines.
+#[cfg(test)]
+pub(super) fn lost_lines() -> LostLines {
+    let (_queue, guard) = queue::start(std::io::sink(), 0).unwrap();
+    guard.lost()
 }
 
 #[cfg(test)]

@@ -152,8 +152,8 @@ impl Write for Stuck {
 fn an_output_that_is_stuck_costs_lines_and_holds_nobody_up() {
     const QUEUED: usize = 16;
     let (release, held) = mpsc::channel();
-    let (writer, guard) = queue(Stuck(held), QUEUED);
-    let lost = writer.error_counter();
+    let (writer, guard) = queue::start(Stuck(held), QUEUED).unwrap();
+    let lost = guard.lost();
     let subscriber = fmt().with_writer(writer).event_format(Text).finish();
     // That this returns at all is the test: nobody reads until it has.
     with_default(subscriber, || {
@@ -161,8 +161,46 @@ fn an_output_that_is_stuck_costs_lines_and_holds_nobody_up() {
             info!(number, "line");
         }
     });
-    // One more may be with the writing thread.
-    assert!((1000 - QUEUED - 1..=1000 - QUEUED).contains(&lost.dropped_lines()), "{}", lost.dropped_lines());
+    assert_eq!(lost.count(), 1000 - QUEUED as u64);
     drop(release);
     drop(guard);
+}
+
+#[test]
+fn all_lines_are_written_in_order_before_the_end_and_none_after_it() {
+    let output = Output::default();
+    let (writer, guard) = queue::start(output.clone(), 10_000).unwrap();
+    let lost = guard.lost();
+    with_default(fmt().with_writer(writer).event_format(Text).finish(), || {
+        for number in 0..1000 {
+            info!(number, "line");
+        }
+        drop(guard);
+        info!("after the end");
+    });
+    let text = output.text();
+    let numbers = text.lines().map(|line| line.rsplit_once('=').unwrap().1.parse::<u32>().unwrap());
+    assert!(numbers.eq(0..1000), "{text}");
+    assert_eq!(lost.count(), 1);
+}
+
+#[test]
+fn lines_that_the_output_refuses_are_lost() {
+    struct Refusing;
+    impl Write for Refusing {
+        fn write(&mut self, _bytes: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let (mut writer, guard) = queue::start(Refusing, 10).unwrap();
+    let lost = guard.lost();
+    for _ in 0..5 {
+        writer.write_all(b"line\n").unwrap();
+    }
+    drop(guard);
+    assert_eq!(lost.count(), 5);
 }

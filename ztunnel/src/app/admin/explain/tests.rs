@@ -8,7 +8,10 @@ use tokio::{
 
 use super::{LONGEST, encode, query};
 use crate::{
-    app::admin::{Admin, Endpoints, serve},
+    app::{
+        admin::{Admin, Endpoints, serve},
+        log::lost_lines,
+    },
     control::manifests::{assemble, parse},
     explain::{Explanation, Query},
     lifecycle::tasks::TaskCount,
@@ -100,9 +103,7 @@ fn mesh() -> Snapshot {
 /// Listeners of the admin endpoints and of the metrics of a daemon that is stopping, and its mesh.
 async fn listeners() -> (SocketAddr, SocketAddr, Publisher) {
     let (publisher, mesh) = publish::channel();
-    let (sink, guard) = tracing_appender::non_blocking(std::io::sink());
-    let lost = sink.error_counter();
-    drop(guard);
+    let lost = lost_lines();
     let manager = ManagerHandle::of_nobody(mesh.clone());
     let admin = Arc::new(Admin { manager, mesh, registry: Registry::default(), lost, explaining: super::places() });
     let mut addresses = Vec::new();
@@ -131,9 +132,8 @@ async fn get(address: SocketAddr, method: &str, target: &str) -> (u16, String) {
 async fn one_is_explained_at_a_time_and_the_others_do_not_wait_for_long() {
     let (publisher, mesh) = publish::channel();
     publisher.publish(self::mesh());
-    let (sink, _guard) = tracing_appender::non_blocking(std::io::sink());
     let manager = ManagerHandle::of_nobody(mesh.clone());
-    let lost = sink.error_counter();
+    let lost = lost_lines();
     let admin = Admin { manager, mesh, registry: Registry::default(), lost, explaining: super::places() };
     let question = Some("from=demo/a&to=demo/b&port=80");
     let place = Arc::clone(&admin.explaining).acquire_owned().await.unwrap();

@@ -1,0 +1,162 @@
+//! Lines on their way to an output that may stall: they wait in one buffer, which a thread of its own writes out.
+//!
+//! No memory is held for lines that are not there, none is allocated for a line, and all that wait go out in one write.
+
+use std::{
+    io::{self, Write},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use tracing_subscriber::fmt::MakeWriter;
+
+/// How long the end of the process waits for an output that takes nothing.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What a buffer may keep when it is empty: a busy moment's lines.
+const KEPT: usize = 64 << 10;
+
+/// Takes lines; clones are the same. Never waits for the output.
+#[derive(Clone, Debug)]
+pub(super) struct Queue(Arc<Shared>);
+
+/// Lets the thread end, when it is dropped, with what is queued written out.
+#[derive(Debug)]
+pub(super) struct Guard(Arc<Shared>);
+
+/// Counts lines that were lost because the output did not take them.
+#[derive(Clone, Debug)]
+pub struct LostLines(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// Something waits, or it is the end.
+    news: Condvar,
+    /// The thread has ended.
+    over: Condvar,
+    most: usize,
+    lost: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: Vec<u8>,
+    /// Those that wait, and those that the thread is writing.
+    lines: usize,
+    /// The thread waits for news.
+    asleep: bool,
+    ending: bool,
+    ended: bool,
+}
+
+/// A queue of so many lines, and the thread that writes them.
+///
+/// # Errors
+/// When there is no thread to be had.
+pub(super) fn start(output: impl Write + Send + 'static, lines: usize) -> io::Result<(Queue, Guard)> {
+    let (state, news, over) = (Mutex::default(), Condvar::default(), Condvar::default());
+    let shared = Arc::new(Shared { state, news, over, most: lines, lost: AtomicU64::new(0) });
+    let writing = Arc::clone(&shared);
+    thread::Builder::new().name("ztunnel-log".to_owned()).spawn(move || writing.write_to(output))?;
+    Ok((Queue(Arc::clone(&shared)), Guard(shared)))
+}
+
+impl LostLines {
+    /// So many until now.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.0.lost.load(Ordering::Relaxed)
+    }
+}
+
+impl Guard {
+    pub(super) fn lost(&self) -> LostLines {
+        LostLines(Arc::clone(&self.0))
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lose(&self, lines: usize) {
+        self.lost.fetch_add(lines as u64, Ordering::Relaxed);
+    }
+
+    fn write_to(&self, mut output: impl Write) {
+        let mut batch = Vec::new();
+        let mut written = 0;
+        loop {
+            batch.clear();
+            batch.shrink_to(KEPT);
+            {
+                let mut state = self.lock();
+                state.lines -= written;
+                while state.waiting.is_empty() && !state.ending {
+                    state.asleep = true;
+                    state = self.news.wait(state).unwrap_or_else(PoisonError::into_inner);
+                }
+                state.asleep = false;
+                if state.waiting.is_empty() {
+                    state.ended = true;
+                    self.over.notify_all();
+                    return;
+                }
+                written = state.lines;
+                std::mem::swap(&mut batch, &mut state.waiting);
+            }
+            if output.write_all(&batch).and_then(|()| output.flush()).is_err() {
+                self.lose(written);
+            }
+        }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.ending = true;
+        self.0.news.notify_one();
+        // An output that is stuck must not hold up the end.
+        drop(self.0.over.wait_timeout_while(state, PATIENCE, |state| !state.ended));
+    }
+}
+
+/// One event is one write of one line.
+impl Write for Queue {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let shared = &*self.0;
+        let mut state = shared.lock();
+        if state.lines >= shared.most || state.ended {
+            drop(state);
+            shared.lose(1);
+            return Ok(line.len());
+        }
+        state.waiting.extend_from_slice(line);
+        state.lines += 1;
+        // Once until it wakes: to tell it takes a system call.
+        if std::mem::take(&mut state.asleep) {
+            drop(state);
+            shared.news.notify_one();
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Queue {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
