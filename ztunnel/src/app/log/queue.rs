@@ -1,6 +1,8 @@
 //! Lines on their way to an output that may stall: they wait in one buffer, which a thread of its own writes out.
 //!
-//! No memory is held for lines that are not there, none is allocated for a line, and all that wait go out in one write.
+//! No memory is held for lines that are not there, none is allocated for a line, and all that wait go out in one write. The
+//! first line goes out at once; those that follow it closely gather for a moment, since to wake the thread for each of them
+//! would cost whoever logs more than the line itself.
 
 use std::{
     io::{self, Write},
@@ -16,6 +18,9 @@ use tracing_subscriber::fmt::MakeWriter;
 
 /// How long the end of the process waits for an output that takes nothing.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// For so long lines gather after a write.
+const GATHER: Duration = Duration::from_millis(5);
 
 /// What a buffer may keep when it is empty: a busy moment's lines.
 const KEPT: usize = 64 << 10;
@@ -114,6 +119,7 @@ impl Shared {
             if output.write_all(&batch).and_then(|()| output.flush()).is_err() {
                 self.lose(written);
             }
+            drop(self.news.wait_timeout_while(self.lock(), GATHER, |state| !state.ending));
         }
     }
 }
