@@ -7,7 +7,10 @@
 use std::{fs, ops::Range, time::Duration};
 
 use nix::libc;
-use tokio::{task::spawn_blocking, time::sleep};
+use tokio::{
+    task::spawn_blocking,
+    time::{sleep, timeout},
+};
 use tracing::{debug, error};
 
 use crate::store::publish::Reader;
@@ -18,7 +21,10 @@ const SETTLED: Duration = Duration::from_secs(1);
 /// Between two times; a mesh that changes all the time needs its memory again at once.
 const PAUSE: Duration = Duration::from_secs(30);
 
-/// Gives memory back after the start, and after changes of the mesh. Ends with the mesh.
+/// Without a change: there are other moments, such as the list of ten thousand connections that somebody asked for.
+const LATEST: Duration = Duration::from_secs(5 * 60);
+
+/// Gives memory back after the start, after changes of the mesh, and now and then. Ends with the mesh.
 pub async fn tend(mesh: Reader) {
     let mut changes = mesh.subscribe();
     loop {
@@ -29,7 +35,7 @@ pub async fn tend(mesh: Reader) {
             Err(failure) => error!(%failure, "giving memory back failed: this is a bug, please report it"),
         }
         sleep(PAUSE).await;
-        if changes.changed().await.is_none() {
+        if let Ok(None) = timeout(LATEST, changes.changed()).await {
             return;
         }
     }
