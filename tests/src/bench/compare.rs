@@ -50,7 +50,7 @@ impl Pair<'_> {
 }
 
 /// A row without the mesh tells of the machine alone. Of the others the ratio is compared where there is one, as it means
-/// the same on a busy machine; and CPU and memory.
+/// the same on a busy machine; likewise CPU, by that of the copy chain; and memory.
 fn losses_of(row: &Value, before: &Value) -> Vec<String> {
     if row.get("meshed") != Some(&Value::Bool(true)) {
         return Vec::new();
@@ -65,7 +65,8 @@ fn losses_of(row: &Value, before: &Value) -> Vec<String> {
     let is_higher_better = text(row, "better") == "higher";
     let value = pair("of no mesh", "ratio", "ratio_spread", is_higher_better)
         .or_else(|| pair(text(row, "unit"), "value", "spread", is_higher_better));
-    let cpu = pair(text(row, "cpu_unit"), "cpu_per_unit", "cpu_spread", false);
+    let cpu = pair("of the copy chain's CPU", "cpu_of_chain", "cpu_of_chain_spread", false)
+        .or_else(|| pair(text(row, "cpu_unit"), "cpu_per_unit", "cpu_spread", false));
     let memory = pair("kB", "rss_kb", "rss_spread", false);
     let lost = [value, cpu, memory].into_iter().flatten().filter(Pair::is_lost);
     let told = lost.map(|Pair { what, now, then, noise, .. }| {

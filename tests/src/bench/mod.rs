@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::requirements;
 
+mod chain;
 mod compare;
 mod crowd;
 mod crr;

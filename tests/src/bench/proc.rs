@@ -19,6 +19,19 @@ pub(super) fn cpu(pid: u32) -> Result<Duration> {
     Ok(Duration::from(time))
 }
 
+/// CPU time that one thread of this process has used, user and system.
+///
+/// # Errors
+/// When it has ended.
+pub(super) fn thread_cpu(id: i32) -> Result<Duration> {
+    let path = format!("/proc/self/task/{id}/schedstat");
+    let text = fs::read_to_string(&path).with_context(|| format!("thread {id} has ended: no {path}"))?;
+    // Nanoseconds on a processor, nanoseconds of waiting for one, turns.
+    let on_processor = text.split(' ').next().unwrap_or_default();
+    let nanoseconds = on_processor.parse().with_context(|| format!("{path} has {text:?}"))?;
+    Ok(Duration::from_nanos(nanoseconds))
+}
+
 /// Whether it runs: not gone, and not dead and waited for.
 #[must_use]
 pub(super) fn is_alive(pid: u32) -> bool {

@@ -41,11 +41,6 @@ impl Row {
     fn spread(&self, field: impl Fn(&Sample) -> Option<f64>) -> Option<f64> {
         spread(&self.samples.iter().filter_map(field).collect::<Vec<_>>())
     }
-
-    /// Whether the mesh has to do with it.
-    fn is_meshed(&self) -> bool {
-        self.mode != self.mode.without()
-    }
 }
 
 /// From the smallest to the largest, as a part of the median; none of one value, which says nothing of noise.
@@ -67,6 +62,14 @@ impl Report {
     fn without(&self, row: &Row) -> Option<&Row> {
         let without = row.mode.without();
         self.rows.iter().find(|other| other.work == row.work && other.mode == without && row.mode != without)
+    }
+
+    /// CPU by that of the copy chain in the same round: what a unit costs follows the machine, this does not.
+    fn of_chain(&self, row: &Row) -> Vec<f64> {
+        let chain = self.rows.iter().find(|other| other.work == row.work && other.mode == Mode::Chain);
+        let Some(chain) = chain.filter(|_| row.mode.has_chain()) else { return Vec::new() };
+        let both = row.samples.iter().zip(&chain.samples);
+        both.filter_map(|(row, chain)| Some(row.cpu_per_unit? / chain.cpu_per_unit.filter(|cpu| *cpu > 0.0)?)).collect()
     }
 
     /// To the run without the mesh. Each round is compared with its own, since the machine may be busier in one than in
@@ -92,7 +95,8 @@ impl Report {
             "mode",
             "value",
             "of no mesh",
-            "CPU, both daemons",
+            "CPU, both nodes",
+            "of chain's",
             "p50 / p99 / p99.9 us",
             "RSS MB",
         ]);
@@ -102,33 +106,35 @@ impl Report {
         table.to_string()
     }
 
-    fn cells(&self, row: &Row) -> [Cell; 7] {
+    fn cells(&self, row: &Row) -> [Cell; 8] {
         let spread = row.spread(|sample| Some(sample.value));
         let spread = spread.map(|spread| format!(" ±{:.0} %", spread * 50.0)).unwrap_or_default();
         let value = row.value().map(short).unwrap_or_default() + " " + row.work.unit() + &spread;
         let added = self.added_us(row).map(|added| format!(" ({added:+.0} us)")).unwrap_or_default();
         let ratio = median(self.ratios(row)).map(|ratio| format!("{ratio:.2}{added}")).unwrap_or_default();
-        let cpu = row.of(|sample| sample.cpu_per_unit).filter(|_| row.is_meshed());
+        let cpu = row.of(|sample| sample.cpu_per_unit).filter(|_| row.mode != row.mode.without());
         let cpu = cpu.map(|cpu| format!("{} {}", short(cpu), row.work.cpu_unit())).unwrap_or_default();
+        let of_chain = median(self.of_chain(row)).map(|ratio| format!("{ratio:.2}")).unwrap_or_default();
         let percentiles = [|s: &Sample| s.p50_us, |s: &Sample| s.p99_us, |s: &Sample| s.p999_us];
         let percentiles: Vec<_> = percentiles.iter().filter_map(|field| row.of(field)).map(short).collect();
-        let rss = row.of(|sample| sample.rss_kb).filter(|_| row.is_meshed());
+        let rss = row.of(|sample| sample.rss_kb).filter(|_| row.mode.is_meshed());
         let rss = rss.map(|kb| format!("{:.1}", kb / 1024.0)).unwrap_or_default();
         let right = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
         let (work, mode) = (Cell::new(row.work.name()), Cell::new(row.mode.name()));
-        [work, mode, right(value), right(ratio), right(cpu), right(percentiles.join(" / ")), right(rss)]
+        let percentiles = percentiles.join(" / ");
+        [work, mode, right(value), right(ratio), right(cpu), right(of_chain), right(percentiles), right(rss)]
     }
 
     /// For programs: one object a row, with keys that stay.
     #[must_use]
     pub(super) fn json(&self, machine: &str) -> Value {
         let row = |row: &Row| {
-            let ratios = self.ratios(row);
+            let (ratios, of_chain) = (self.ratios(row), self.of_chain(row));
             let better = if row.work.better() == Better::Higher { "higher" } else { "lower" };
             json!({
                 "work": row.work.name(),
                 "mode": row.mode.name(),
-                "meshed": row.is_meshed(),
+                "meshed": row.mode.is_meshed(),
                 "value": row.value(),
                 "unit": row.work.unit(),
                 "better": better,
@@ -138,6 +144,8 @@ impl Report {
                 "cpu_per_unit": row.of(|sample| sample.cpu_per_unit),
                 "cpu_unit": row.work.cpu_unit(),
                 "cpu_spread": row.spread(|sample| sample.cpu_per_unit),
+                "cpu_of_chain": median(of_chain.clone()),
+                "cpu_of_chain_spread": spread(&of_chain),
                 "added_p50_us": self.added_us(row),
                 "p50_us": row.of(|sample| sample.p50_us),
                 "p99_us": row.of(|sample| sample.p99_us),
@@ -215,6 +223,29 @@ mod tests {
         let idle = |value| of(Work::Idle(0), vec![sample(value, None, 10_000.0)]);
         assert_eq!(losses(&idle(0.4), &idle(0.0))?, Vec::<String>::new());
         assert_eq!(losses(&idle(5.0), &idle(0.0))?, ["idle, mesh: 5.00 % CPU, was 0.00; noise 10 %"]);
+        Ok(())
+    }
+
+    #[test]
+    fn cpu_is_compared_with_the_chain_of_the_same_run() -> Result<()> {
+        let of = |mode, cpu: [f64; 2]| {
+            let sample = |cpu| Sample { value: 10.0, cpu_per_unit: Some(cpu), ..Sample::default() };
+            Row { work: Work::Bulk(1), mode, samples: cpu.map(sample).to_vec() }
+        };
+        let run = |mesh: f64, chain: f64| {
+            // The second round on a machine that is busier by half.
+            let rows = [(Mode::Chain, chain), (Mode::Mesh, mesh), (Mode::SameNode, mesh)];
+            Report { rows: rows.map(|(mode, cpu)| of(mode, [cpu, cpu * 1.5])).to_vec() }.json("")
+        };
+        let before = run(1.0, 0.5);
+        let of_chain = ["/rows/0/cpu_of_chain", "/rows/1/cpu_of_chain", "/rows/2/cpu_of_chain"];
+        assert_eq!(
+            of_chain.map(|key| before.pointer(key)),
+            [Some(&Value::Null), Some(&json!(2.0)), Some(&Value::Null)]
+        );
+        assert_eq!(losses(&run(1.3, 0.65), &before)?, Vec::<String>::new(), "a slower machine is no loss");
+        let told = losses(&run(1.3, 0.5), &before)?;
+        assert_eq!(told, ["iperf3, 1 stream, mesh: 2.60 of the copy chain's CPU, was 2.00; noise 10 %"]);
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use super::chain::Chain;
 use super::crowd::{self, Crowd};
 use super::crr;
 use super::proc;
@@ -25,6 +26,8 @@ use crate::wait;
 pub(super) enum Mode {
     /// Nobody is in the mesh: what everything is compared with.
     None,
+    /// Nobody is in the mesh, and the bytes are copied on both nodes as they would be there: what no mesh undercuts.
+    Chain,
     /// From pod to pod on two nodes, through a tunnel.
     Mesh,
     /// The same with 1,000 rules of policy for the server's namespace.
@@ -43,6 +46,7 @@ impl Mode {
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::None => "no mesh",
+            Self::Chain => "copy chain",
             Self::Mesh => "mesh",
             Self::Policy => "mesh, 1000 rules",
             Self::Plaintext => "capture alone",
@@ -56,14 +60,27 @@ impl Mode {
     pub(super) const fn without(self) -> Self {
         match self {
             Self::NoneSameNode | Self::SameNode => Self::NoneSameNode,
-            Self::None | Self::Mesh | Self::Policy | Self::Plaintext => Self::None,
+            Self::None | Self::Chain | Self::Mesh | Self::Policy | Self::Plaintext => Self::None,
         }
+    }
+
+    /// Whether the daemons have to do with it.
+    #[must_use]
+    pub(super) fn is_meshed(self) -> bool {
+        matches!(self.way(), Way::Capture | Way::Tunnel)
+    }
+
+    /// Whether its CPU can be compared with that of the copy chain: it goes from node to node as well.
+    #[must_use]
+    pub(super) fn has_chain(self) -> bool {
+        self.is_meshed() && self.without() == Self::None
     }
 
     /// Which way its bytes must go.
     const fn way(self) -> Way {
         match self {
             Self::None | Self::NoneSameNode => Way::Kernel,
+            Self::Chain => Way::Chain,
             Self::Plaintext => Way::Capture,
             Self::Mesh | Self::Policy | Self::SameNode => Way::Tunnel,
         }
@@ -74,7 +91,7 @@ impl Mode {
     pub(super) const fn server(self) -> &'static str {
         match self {
             Self::NoneSameNode | Self::SameNode => "web-a",
-            Self::None | Self::Mesh | Self::Policy | Self::Plaintext => "web-b",
+            Self::None | Self::Chain | Self::Mesh | Self::Policy | Self::Plaintext => "web-b",
         }
     }
 }
@@ -84,6 +101,8 @@ impl Mode {
 enum Way {
     /// The kernel alone.
     Kernel,
+    /// The copy chain.
+    Chain,
     /// A daemon, without a tunnel.
     Capture,
     /// Two daemons, or one twice, through a tunnel.
@@ -106,6 +125,7 @@ pub(super) struct Stage {
     pub(super) daemons: Vec<Daemon>,
     _servers: Vec<Process>,
     _exchanges: Vec<crr::Server>,
+    chain: Chain,
     /// What the daemons read.
     pub(super) mesh: Mesh,
     /// Nodes and pods.
@@ -117,10 +137,14 @@ pub(super) struct Stage {
     changes: usize,
 }
 
-/// What the daemons had used at a moment.
+/// What the daemons, and the copiers of the chain, had used at a moment.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Used {
     cpu: Duration,
+    /// What both copiers of the chain have used.
+    chain_cpu: Duration,
+    /// Payload that each of them has carried, both ways.
+    chain: [f64; 2],
     /// Payload of tunnels, both ways, as the sources' daemons count it.
     left: f64,
     /// The same, as the destinations' daemons count it.
@@ -133,8 +157,11 @@ pub(super) struct Used {
 
 impl Used {
     fn since(self, before: Self) -> Self {
+        let ([near, far], [near_before, far_before]) = (self.chain, before.chain);
         Self {
             cpu: self.cpu.saturating_sub(before.cpu),
+            chain_cpu: self.chain_cpu.saturating_sub(before.chain_cpu),
+            chain: [near - near_before, far - far_before],
             left: self.left - before.left,
             arrived: self.arrived - before.arrived,
             plain: self.plain - before.plain,
@@ -146,16 +173,19 @@ impl Used {
     fn fits(self, mode: Mode, payload: f64) -> Result<()> {
         // Less than all: what a client has sent when its time is over need not arrive.
         let most = payload * 0.9;
-        let Self { left, arrived, plain, .. } = self;
+        let Self { left, arrived, plain, chain: [near, far], .. } = self;
+        let has_tunnel = left >= most && arrived >= most;
+        let (no_tunnel, no_chain) = (left == 0.0 && arrived == 0.0, near == 0.0 && far == 0.0);
         let fits = match mode.way() {
-            Way::Tunnel => left >= most && arrived >= most && plain == 0.0,
-            Way::Capture => left == 0.0 && arrived == 0.0 && plain >= most,
-            Way::Kernel => left == 0.0 && arrived == 0.0 && plain == 0.0,
+            Way::Tunnel => has_tunnel && plain == 0.0 && no_chain,
+            Way::Capture => no_tunnel && plain >= most && no_chain,
+            Way::Chain => no_tunnel && plain == 0.0 && near >= most && far >= most,
+            Way::Kernel => no_tunnel && plain == 0.0 && no_chain,
         };
         ensure!(
             fits,
             "{payload} bytes of payload went another way than they should in mode {:?}: of them the daemons saw {left} \
-             enter tunnels, {arrived} leave tunnels, and {plain} without a tunnel",
+             enter tunnels, {arrived} leave tunnels, and {plain} without a tunnel; the copy chain saw {near} and {far}",
             mode.name()
         );
         Ok(())
@@ -207,8 +237,9 @@ impl Stage {
             Daemon::start(&topology, node, &mesh, options)
         };
         let daemons = ["node-a", "node-b"].into_iter().map(start).collect::<Result<_>>()?;
+        let chain = Chain::start(&topology, &[IPERF, HTTP, EXCHANGE], Mode::Chain.server())?;
         let (_servers, _exchanges) = (servers, exchanges);
-        Ok(Self { daemons, _servers, _exchanges, mesh, topology, script, mode: None, crowd: None, changes: 0 })
+        Ok(Self { daemons, _servers, _exchanges, chain, mesh, topology, script, mode: None, crowd: None, changes: 0 })
     }
 
     /// The pod of the clients.
@@ -219,11 +250,14 @@ impl Stage {
         self.topology.pod(CLIENT)
     }
 
-    /// Where a server listens in a mode.
+    /// Where clients connect for a server's port in a mode.
     ///
     /// # Errors
     /// Never: it was made.
     pub(super) fn target(&self, mode: Mode, port: u16) -> Result<SocketAddr> {
+        if mode.way() == Way::Chain {
+            return Ok(SocketAddr::new(self.topology.node("node-a")?.ip(Family::V4), port));
+        }
         Ok(self.topology.pod(mode.server())?.at(Family::V4, port))
     }
 
@@ -251,10 +285,10 @@ impl Stage {
                 self.mesh.pod(&manifest)?;
             }
         }
-        if mode.way() == Way::Kernel {
-            self.mesh.unlabel()?;
-        } else {
+        if mode.is_meshed() {
             self.mesh.label()?;
+        } else {
+            self.mesh.unlabel()?;
         }
         self.mode = Some(mode);
         self.settle()
@@ -310,8 +344,7 @@ impl Stage {
         let counts = (Some((own + workloads) as u64), Some(services as u64));
         for daemon in &self.daemons {
             let local = || self.topology.pods().iter().filter(|pod| pod.node == daemon.node);
-            let is_wanted =
-                |pod: &Pod| self.is_invited(pod, mode) && (mode.way() != Way::Kernel || number(pod).is_some());
+            let is_wanted = |pod: &Pod| self.is_invited(pod, mode) && (mode.is_meshed() || number(pod).is_some());
             Self::until(daemon, "all manifests to be read and all pods to be as they say", |dump| {
                 let count = |key: &str| dump.value().pointer(key).and_then(Value::as_u64);
                 let is_enrolled = |pod: &Pod| dump.pod(&pod.name).is_some_and(|pod| pod.state() == "enrolled");
@@ -390,12 +423,12 @@ impl Stage {
         Ok(took)
     }
 
-    /// What the daemons have used until now.
+    /// What daemons and copiers have used until now.
     ///
     /// # Errors
     /// When one is gone.
     pub(super) fn used(&self) -> Result<Used> {
-        let mut used = Used::default();
+        let mut used = Used { chain_cpu: self.chain.cpu()?, chain: self.chain.carried(), ..Used::default() };
         for daemon in &self.daemons {
             ensure!(proc::is_alive(daemon.id()), "the daemon of {} is dead: {}", daemon.node, daemon.tail());
             used.cpu += proc::cpu(daemon.id())?;
@@ -417,7 +450,7 @@ impl Stage {
         Ok(used)
     }
 
-    /// Checks that what was measured went the way that it says, and says which CPU time it took.
+    /// Checks that what was measured went the way that it says, and says which CPU time that took on both nodes.
     ///
     /// # Errors
     /// When it did not: a figure of another path means nothing.
@@ -429,7 +462,7 @@ impl Stage {
             wait::pass(LAG);
             last = self.used()?.since(before).fits(mode, payload);
         }
-        last.map(|()| after.cpu)
+        last.map(|()| if mode.way() == Way::Chain { after.chain_cpu } else { after.cpu })
     }
 
     /// The larger of the daemons' resident memories, in kB.

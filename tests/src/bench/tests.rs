@@ -14,7 +14,7 @@ fn what_is_not_as_it_says_is_an_error() -> Result<()> {
         let report = crr::run(stage.client()?, target, 2, Duration::from_millis(100))?;
         Ok::<_, anyhow::Error>(report.latencies.len() as f64 * crr::MESSAGE as f64 * 2.0)
     };
-    let ways = [Mode::None, Mode::Mesh, Mode::Plaintext];
+    let ways = [Mode::None, Mode::Chain, Mode::Mesh, Mode::Plaintext];
     for real in ways {
         stage.arrange(real, None)?;
         let (before, target) = (stage.used()?, stage.target(real, stage::EXCHANGE)?);

@@ -58,7 +58,7 @@ pub(super) enum Better {
 pub(super) struct Sample {
     /// In the work's unit.
     pub(super) value: f64,
-    /// CPU of both daemons for one unit of work: seconds for a gigabyte, microseconds for a request or connection.
+    /// CPU of both daemons, or of the chain's copiers, for one unit of work: seconds for a gigabyte, microseconds for a request or connection.
     pub(super) cpu_per_unit: Option<f64>,
     /// Median latency in microseconds.
     pub(super) p50_us: Option<f64>,
@@ -74,17 +74,17 @@ impl Work {
     /// All of it, in the order of the table, with the modes in which it is measured.
     #[must_use]
     pub(super) fn all() -> Vec<(Self, Vec<Mode>)> {
-        use Mode::{Mesh, None, NoneSameNode, Plaintext, Policy, SameNode};
+        use Mode::{Chain, Mesh, None, NoneSameNode, Plaintext, Policy, SameNode};
         let workloads = |count, task| (Self::Scale(Crowd::Workloads(count), task), vec![Mesh]);
         let connections = |crowd| (Self::Scale(crowd, Task::Connections), vec![None, Mesh]);
         vec![
             (Self::Start, vec![Mesh]),
             (Self::Idle(0), vec![Mesh]),
-            (Self::Bulk(1), vec![None, Mesh, Plaintext, NoneSameNode, SameNode]),
-            (Self::Bulk(8), vec![None, Mesh]),
-            (Self::Requests(1), vec![None, Mesh, Policy, Plaintext, NoneSameNode, SameNode]),
-            (Self::Requests(64), vec![None, Mesh, Plaintext]),
-            (Self::Connections(CLIENTS), vec![None, Mesh, Policy, Plaintext, NoneSameNode, SameNode]),
+            (Self::Bulk(1), vec![None, Chain, Mesh, Plaintext, NoneSameNode, SameNode]),
+            (Self::Bulk(8), vec![None, Chain, Mesh]),
+            (Self::Requests(1), vec![None, Chain, Mesh, Policy, Plaintext, NoneSameNode, SameNode]),
+            (Self::Requests(64), vec![None, Chain, Mesh, Plaintext]),
+            (Self::Connections(CLIENTS), vec![None, Chain, Mesh, Policy, Plaintext, NoneSameNode, SameNode]),
             (Self::Idle(1_000), vec![Mesh]),
             (Self::Idle(10_000), vec![Mesh]),
             connections(Crowd::Pods(1)),
