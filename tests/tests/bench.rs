@@ -6,15 +6,28 @@ use ztunnel_tests::bench::{BenchOptions, losses, run};
 use ztunnel_tests::settings;
 
 /// What whoever reads the file may rely on.
-const KEYS: [&str; 9] = ["work", "mode", "value", "unit", "ratio", "cpu_per_unit", "p50_us", "p99_us", "rss_kb"];
+const KEYS: [&str; 11] = [
+    "work",
+    "mode",
+    "value",
+    "unit",
+    "ratio",
+    "cpu_per_unit",
+    "cpu_of_chain",
+    "p50_us",
+    "p99_us",
+    "rss_kb",
+    "taken_per_connection",
+];
 
 /// One of each kind.
-const WORKS: [&str; 7] = [
+const WORKS: [&str; 8] = [
     "start to ready",
     "iperf3, 8 streams",
     "wrk, 64 connections",
     "connect-request-response",
     "1,000 idle connections",
+    "slow reader, 8 connections",
     "scale: 100 services",
     "scale: 1,000 workloads, one change",
 ];
@@ -47,6 +60,23 @@ fn one_work_of_each_kind_is_measured_and_compared() -> Result<()> {
         let (is_mesh, has_ratio) = (row.get("mode") == Some(&json!("mesh")), row.get("p50_us") != Some(&Value::Null));
         ensure!(!(is_mesh && has_ratio) || row.get("ratio").is_some_and(Value::is_f64), "{row:#}");
     }
+    let of = |work: &str, mode: &str| {
+        let wanted = |row: &&Value| row.get("work") == Some(&json!(work)) && row.get("mode") == Some(&json!(mode));
+        rows.iter().find(wanted).with_context(|| format!("no row of {work}, {mode}"))
+    };
+    for work in ["iperf3, 8 streams", "wrk, 64 connections", "connect-request-response, 16 at once"] {
+        for key in ["ratio", "cpu_per_unit"] {
+            ensure!(
+                of(work, "copy chain")?.get(key).and_then(Value::as_f64) > Some(0.0),
+                "the chain's {key} of {work}"
+            );
+        }
+        ensure!(of(work, "mesh")?.get("cpu_of_chain").is_some_and(Value::is_f64), "no chain beside {work}");
+    }
+    let stream = of("scale: 100 services, one stream", "mesh")?;
+    ensure!(stream.get("cpu_per_unit").and_then(Value::as_f64) > Some(0.0), "{stream:#}");
+    let stuck = of("slow reader, 8 connections", "mesh")?;
+    ensure!(stuck.get("taken_per_connection").and_then(Value::as_f64) > Some(0.0), "{stuck:#}");
     ensure!(losses(&file, &file)?.is_empty(), "worse than itself: {:?}", losses(&file, &file)?);
     // As if it had been twice as quick before.
     for row in rows.iter_mut() {

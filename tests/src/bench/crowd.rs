@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::stage;
 use crate::mesh::{MODE_LABEL, NAMESPACE, NETNS_ANNOTATION};
 
 /// One thing of which there are many.
@@ -22,9 +23,6 @@ pub(super) const PLACE: &str = "crowd";
 
 /// Manifests in one file: many files are slow to list, and a large one is slow to read for a small change.
 const TOGETHER: usize = 1_000;
-
-/// The port of every service.
-pub(super) const SERVICE_PORT: u16 = 80;
 
 /// The service that clients connect to, one of [`Crowd::Services`].
 pub(super) const SERVICE: &str = "10.96.0.1";
@@ -115,7 +113,11 @@ fn service(number: usize) -> Value {
     // The first is 10.96.0.1, [`SERVICE`].
     let place = number + 1;
     let address = format!("10.{}.{}.{}", 96 + (place >> 16), place >> 8 & 255, place & 255);
-    let app = if number == 0 { "web-b".to_owned() } else { format!("nobody-{number}") };
+    let (app, ports) = match number {
+        0 => ("web-b".to_owned(), vec![stage::EXCHANGE, stage::IPERF]),
+        _ => (format!("nobody-{number}"), vec![stage::EXCHANGE]),
+    };
+    let port = |port| json!({ "name": format!("tcp-{port}"), "port": port, "targetPort": port });
     json!({
         "apiVersion": "v1",
         "kind": "Service",
@@ -124,7 +126,7 @@ fn service(number: usize) -> Value {
             "selector": { "app": app },
             "clusterIP": address,
             "clusterIPs": [address],
-            "ports": [{ "name": "tcp", "port": SERVICE_PORT, "targetPort": super::stage::EXCHANGE }],
+            "ports": ports.into_iter().map(port).collect::<Vec<_>>(),
         },
     })
 }

@@ -19,6 +19,7 @@ mod crr;
 mod proc;
 mod report;
 mod servers;
+mod slow;
 mod stage;
 mod work;
 

@@ -109,7 +109,10 @@ impl Report {
     fn cells(&self, row: &Row) -> [Cell; 8] {
         let spread = row.spread(|sample| Some(sample.value));
         let spread = spread.map(|spread| format!(" ±{:.0} %", spread * 50.0)).unwrap_or_default();
-        let value = row.value().map(short).unwrap_or_default() + " " + row.work.unit() + &spread;
+        let taken = row.of(|sample| sample.taken);
+        let taken = taken.map(|bytes| format!(" ({} MB taken each)", short(bytes / f64::from(1 << 20))));
+        let taken = taken.unwrap_or_default();
+        let value = row.value().map(short).unwrap_or_default() + " " + row.work.unit() + &spread + &taken;
         let added = self.added_us(row).map(|added| format!(" ({added:+.0} us)")).unwrap_or_default();
         let ratio = median(self.ratios(row)).map(|ratio| format!("{ratio:.2}{added}")).unwrap_or_default();
         let cpu = row.of(|sample| sample.cpu_per_unit).filter(|_| row.mode != row.mode.without());
@@ -151,6 +154,7 @@ impl Report {
                 "p99_us": row.of(|sample| sample.p99_us),
                 "p999_us": row.of(|sample| sample.p999_us),
                 "rss_kb": row.of(|sample| sample.rss_kb),
+                "taken_per_connection": row.of(|sample| sample.taken),
                 "rss_spread": row.spread(|sample| sample.rss_kb),
                 "rounds": row.samples.iter().map(|sample| sample.value).collect::<Vec<_>>(),
             })

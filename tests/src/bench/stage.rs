@@ -17,7 +17,7 @@ use crate::admin::ConfigDump;
 use crate::apps::programs;
 use crate::daemon::{Daemon, DaemonOptions};
 use crate::mesh::{Mesh, PodManifest};
-use crate::process::Process;
+use crate::process::{Launch, Process};
 use crate::topology::{Family, Pod, TWO_NODES, Topology};
 use crate::wait;
 
@@ -118,6 +118,10 @@ pub(super) const IPERF: u16 = 5201;
 pub(super) const HTTP: u16 = 80;
 /// Connect, request, response.
 pub(super) const EXCHANGE: u16 = 9000;
+/// Accepts, and does not read.
+pub(super) const SLOW: u16 = 9001;
+/// Where pods take tunnels.
+const TUNNELS: u16 = 15008;
 
 /// Everything, removed in the order of the fields.
 pub(super) struct Stage {
@@ -156,6 +160,12 @@ pub(super) struct Used {
 }
 
 impl Used {
+    /// Payload of tunnels, as both ends count it.
+    #[must_use]
+    pub(super) const fn tunnelled(self) -> (f64, f64) {
+        (self.left, self.arrived)
+    }
+
     fn since(self, before: Self) -> Self {
         let ([near, far], [near_before, far_before]) = (self.chain, before.chain);
         Self {
@@ -470,8 +480,26 @@ impl Stage {
     /// # Errors
     /// When one is gone.
     pub(super) fn rss_kb(&self) -> Result<f64> {
-        let all = self.daemons.iter().map(|daemon| proc::rss_kb(daemon.id())).collect::<Result<Vec<_>>>()?;
-        Ok(all.into_iter().fold(0.0, f64::max))
+        Ok(self.rss_of_each_kb()?.into_iter().fold(0.0, f64::max))
+    }
+
+    /// The daemons' resident memories, in kB.
+    ///
+    /// # Errors
+    /// When one is gone.
+    pub(super) fn rss_of_each_kb(&self) -> Result<Vec<f64>> {
+        self.daemons.iter().map(|daemon| proc::rss_kb(daemon.id())).collect()
+    }
+
+    /// How many tunnel connections a pod has taken and not closed.
+    ///
+    /// # Errors
+    /// When its sockets can't be listed.
+    pub(super) fn tunnels_to(&self, pod: &Pod) -> Result<usize> {
+        let filter = format!("sport = :{TUNNELS}");
+        let done = Launch::new("ss").args(["-Htn", "state", "established", &filter]).inside(&pod.netns).finish()?;
+        ensure!(done.success, "ss failed: {}", done.stderr);
+        Ok(done.stdout.lines().count())
     }
 }
 

@@ -48,6 +48,8 @@ fn filters_choose_and_what_takes_minutes_is_asked_for() {
     };
     assert_eq!(names(&["iperf3"]), ["iperf3, 1 stream", "iperf3, 8 streams"]);
     assert_eq!(names(&["8 streams", "wrk, 1 "]), ["iperf3, 8 streams", "wrk, 1 connection"]);
+    assert_eq!(names(&["slow"]), ["slow reader, 8 connections", "slow reader, 64 connections"]);
+    assert_eq!(names(&["scale: 10 live"]), ["scale: 10 live connections", "scale: 10 live connections, one stream"]);
     assert_eq!(names(&["no such work"]), [""; 0]);
     assert_eq!(names(&["100,000 workloads, one"]), ["scale: 100,000 workloads, one change"]);
     for some in [names(&[]), names(&["scale"])] {

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::crowd::{Crowd, SERVICE, SERVICE_PORT, thousands};
+use super::crowd::{Crowd, SERVICE, thousands};
 use super::crr::{self, Idle};
 use super::proc;
+use super::slow::Stuck;
 use super::stage::{self, Mode, Stage};
 use crate::process::Launch;
 use crate::wait;
@@ -24,6 +25,8 @@ pub(super) enum Work {
     Connections(usize),
     /// So many connections that do nothing.
     Idle(usize),
+    /// So many connections whose servers do not read what clients send as fast as they can.
+    SlowReader(usize),
     /// From the start of a daemon until it is ready.
     Start,
     /// One of these beside a crowd.
@@ -39,6 +42,8 @@ pub(super) enum Task {
     Change,
     /// As [`Work::Connections`].
     Connections,
+    /// As [`Work::Bulk`], one stream.
+    Bulk,
 }
 
 /// Clients at once, of new connections.
@@ -68,6 +73,8 @@ pub(super) struct Sample {
     pub(super) p999_us: Option<f64>,
     /// Resident memory of the larger daemon, afterwards.
     pub(super) rss_kb: Option<f64>,
+    /// Bytes that a client got rid of before it was held up.
+    pub(super) taken: Option<f64>,
 }
 
 impl Work {
@@ -76,8 +83,19 @@ impl Work {
     pub(super) fn all() -> Vec<(Self, Vec<Mode>)> {
         use Mode::{Chain, Mesh, None, NoneSameNode, Plaintext, Policy, SameNode};
         let workloads = |count, task| (Self::Scale(Crowd::Workloads(count), task), vec![Mesh]);
-        let connections = |crowd| (Self::Scale(crowd, Task::Connections), vec![None, Mesh]);
-        vec![
+        // One after the other, so that the crowd comes only once.
+        let both = |crowd| [Task::Connections, Task::Bulk].map(|task| (Self::Scale(crowd, task), vec![None, Mesh]));
+        let crowds = [
+            Crowd::Pods(1),
+            Crowd::Pods(10),
+            Crowd::Pods(100),
+            Crowd::Services(1),
+            Crowd::Services(100),
+            Crowd::Services(10_000),
+            Crowd::Connections(10),
+            Crowd::Connections(10_000),
+        ];
+        let plain = [
             (Self::Start, vec![Mesh]),
             (Self::Idle(0), vec![Mesh]),
             (Self::Bulk(1), vec![None, Chain, Mesh, Plaintext, NoneSameNode, SameNode]),
@@ -87,21 +105,18 @@ impl Work {
             (Self::Connections(CLIENTS), vec![None, Chain, Mesh, Policy, Plaintext, NoneSameNode, SameNode]),
             (Self::Idle(1_000), vec![Mesh]),
             (Self::Idle(10_000), vec![Mesh]),
-            connections(Crowd::Pods(1)),
-            connections(Crowd::Pods(10)),
-            connections(Crowd::Pods(100)),
-            connections(Crowd::Services(1)),
-            connections(Crowd::Services(100)),
-            connections(Crowd::Services(10_000)),
-            connections(Crowd::Connections(10)),
-            connections(Crowd::Connections(10_000)),
+            (Self::SlowReader(8), vec![Mesh]),
+            (Self::SlowReader(64), vec![Mesh]),
+        ];
+        let large = [
             workloads(1_000, Task::Start),
             workloads(10_000, Task::Start),
             workloads(100_000, Task::Start),
             workloads(1_000, Task::Change),
             workloads(10_000, Task::Change),
             workloads(100_000, Task::Change),
-        ]
+        ];
+        plain.into_iter().chain(crowds.into_iter().flat_map(both)).chain(large).collect()
     }
 
     /// Whether it takes minutes, and is done only when it is asked for by name.
@@ -122,8 +137,10 @@ impl Work {
             Self::Connections(clients) => format!("connect-request-response, {} at once", thousands(clients)),
             Self::Idle(0) => "idle".to_owned(),
             Self::Idle(connections) => format!("{} idle connections", thousands(connections)),
+            Self::SlowReader(connections) => format!("slow reader, {} connections", thousands(connections)),
             Self::Start => "start to ready".to_owned(),
             Self::Scale(crowd, Task::Connections) => format!("scale: {}", crowd.name()),
+            Self::Scale(crowd, Task::Bulk) => format!("scale: {}, one stream", crowd.name()),
             Self::Scale(crowd, Task::Start) => format!("scale: {}, cold start", crowd.name()),
             Self::Scale(crowd, Task::Change) => format!("scale: {}, one change", crowd.name()),
         }
@@ -133,10 +150,11 @@ impl Work {
     #[must_use]
     pub(super) const fn unit(self) -> &'static str {
         match self {
-            Self::Bulk(_) => "Gbit/s",
+            Self::Bulk(_) | Self::Scale(_, Task::Bulk) => "Gbit/s",
             Self::Requests(_) => "requests/s",
             Self::Connections(_) | Self::Scale(_, Task::Connections) => "connections/s",
             Self::Idle(_) => "% CPU",
+            Self::SlowReader(_) => "MB",
             Self::Start | Self::Scale(_, Task::Start | Task::Change) => "ms",
         }
     }
@@ -145,10 +163,10 @@ impl Work {
     #[must_use]
     pub(super) const fn cpu_unit(self) -> &'static str {
         match self {
-            Self::Bulk(_) => "s/GB",
+            Self::Bulk(_) | Self::Scale(_, Task::Bulk) => "s/GB",
             Self::Requests(_) => "us/request",
             Self::Connections(_) | Self::Scale(_, Task::Connections) => "us/connection",
-            Self::Idle(_) | Self::Start | Self::Scale(_, Task::Start | Task::Change) => "",
+            Self::Idle(_) | Self::SlowReader(_) | Self::Start | Self::Scale(_, Task::Start | Task::Change) => "",
         }
     }
 
@@ -156,10 +174,13 @@ impl Work {
     #[must_use]
     pub(super) const fn better(self) -> Better {
         match self {
-            Self::Bulk(_) | Self::Requests(_) | Self::Connections(_) | Self::Scale(_, Task::Connections) => {
-                Better::Higher
+            Self::Bulk(_)
+            | Self::Requests(_)
+            | Self::Connections(_)
+            | Self::Scale(_, Task::Connections | Task::Bulk) => Better::Higher,
+            Self::Idle(_) | Self::SlowReader(_) | Self::Start | Self::Scale(_, Task::Start | Task::Change) => {
+                Better::Lower
             }
-            Self::Idle(_) | Self::Start | Self::Scale(_, Task::Start | Task::Change) => Better::Lower,
         }
     }
 
@@ -177,20 +198,38 @@ impl Work {
         stage
             .arrange(mode, self.crowd())
             .and_then(|()| match self {
-                Self::Bulk(streams) => bulk(stage, mode, streams, seconds),
+                Self::Bulk(streams) => bulk(stage, mode, None, streams, seconds),
                 Self::Requests(connections) => requests(stage, mode, connections, seconds),
                 Self::Connections(clients) => connections(stage, mode, None, clients, seconds),
                 Self::Idle(connections) => idle(stage, mode, connections, seconds),
+                Self::SlowReader(connections) => slow_reader(stage, mode, connections),
                 Self::Start | Self::Scale(_, Task::Start) => start(stage),
                 Self::Scale(_, Task::Change) => change(stage),
                 Self::Scale(crowd, Task::Connections) => connections(stage, mode, Some(crowd), CLIENTS, seconds),
+                Self::Scale(crowd, Task::Bulk) => bulk(stage, mode, Some(crowd), 1, seconds),
             })
             .with_context(|| format!("{}, {}", self.name(), mode.name()))
     }
 }
 
-fn bulk(stage: &Stage, mode: Mode, streams: u32, seconds: u32) -> Result<Sample> {
-    let (client, target) = (stage.client()?, stage.target(mode, stage::IPERF)?);
+/// Where clients connect for a server's port, beside a crowd.
+fn target(stage: &Stage, mode: Mode, crowd: Option<Crowd>, port: u16) -> Result<SocketAddr> {
+    match crowd {
+        // Nobody translates a service's address without the mesh.
+        Some(Crowd::Services(_)) if mode != Mode::None => Ok(SocketAddr::new(SERVICE.parse()?, port)),
+        _ => stage.target(mode, port),
+    }
+}
+
+/// The live connections of a crowd.
+fn others(stage: &Stage, mode: Mode, crowd: Option<Crowd>) -> Result<Idle> {
+    let count = if let Some(Crowd::Connections(count)) = crowd { count } else { 0 };
+    Idle::open(stage.client()?, stage.target(mode, stage::HTTP)?, count)
+}
+
+fn bulk(stage: &Stage, mode: Mode, crowd: Option<Crowd>, streams: u32, seconds: u32) -> Result<Sample> {
+    let (client, target) = (stage.client()?, target(stage, mode, crowd, stage::IPERF)?);
+    let others = others(stage, mode, crowd)?;
     let before = stage.used()?;
     let done = Launch::new("iperf3")
         .args(["-J", "-c", &target.ip().to_string(), "-p", &target.port().to_string()])
@@ -203,12 +242,10 @@ fn bulk(stage: &Stage, mode: Mode, streams: u32, seconds: u32) -> Result<Sample>
     let number = |path: &str| report.pointer(path).and_then(Value::as_f64).with_context(|| format!("no {path}"));
     let (bits, bytes) = (number("/end/sum_received/bits_per_second")?, number("/end/sum_received/bytes")?);
     let cpu = stage.check(mode, before, bytes)?;
-    Ok(Sample {
-        value: bits / 1e9,
-        cpu_per_unit: Some(cpu.as_secs_f64() / (bytes / 1e9)),
-        rss_kb: Some(stage.rss_kb()?),
-        ..Sample::default()
-    })
+    let rss_kb = Some(stage.rss_kb()?);
+    others.close()?;
+    stage.rest()?;
+    Ok(Sample { value: bits / 1e9, cpu_per_unit: Some(cpu.as_secs_f64() / (bytes / 1e9)), rss_kb, ..Sample::default() })
 }
 
 fn requests(stage: &Stage, mode: Mode, connections: u32, seconds: u32) -> Result<Sample> {
@@ -236,18 +273,13 @@ fn requests(stage: &Stage, mode: Mode, connections: u32, seconds: u32) -> Result
         p99_us: Some(p99),
         p999_us: Some(p999),
         rss_kb: Some(stage.rss_kb()?),
+        ..Sample::default()
     })
 }
 
 fn connections(stage: &Stage, mode: Mode, crowd: Option<Crowd>, clients: usize, seconds: u32) -> Result<Sample> {
-    let client = stage.client()?;
-    let target = match crowd {
-        // Nobody translates a service's address without the mesh.
-        Some(Crowd::Services(_)) if mode != Mode::None => SocketAddr::new(SERVICE.parse()?, SERVICE_PORT),
-        _ => stage.target(mode, stage::EXCHANGE)?,
-    };
-    let others = if let Some(Crowd::Connections(count)) = crowd { count } else { 0 };
-    let others = Idle::open(client, stage.target(mode, stage::HTTP)?, others)?;
+    let (client, target) = (stage.client()?, target(stage, mode, crowd, stage::EXCHANGE)?);
+    let others = others(stage, mode, crowd)?;
     let before = stage.used()?;
     let report = crr::run(client, target, clients, Duration::from_secs(u64::from(seconds)))?;
     let done = report.latencies.len() as f64;
@@ -262,6 +294,7 @@ fn connections(stage: &Stage, mode: Mode, crowd: Option<Crowd>, clients: usize, 
         p99_us: report.permille_us(990),
         p999_us: report.permille_us(999),
         rss_kb,
+        ..Sample::default()
     })
 }
 
@@ -287,6 +320,51 @@ fn idle(stage: &mut Stage, mode: Mode, connections: usize, seconds: u32) -> Resu
     stage.rest()?;
     let value = cpu.as_secs_f64() / watched.as_secs_f64() * 100.0;
     Ok(Sample { value, rss_kb: Some(rss_kb), ..Sample::default() })
+}
+
+/// What tunnels may hold of bytes that nobody reads: the numbers of the daemon's `hbone::settings`, in bytes.
+mod limits {
+    /// Of a stream, at the server's node.
+    pub(super) const STREAM_WINDOW: usize = 4 << 20;
+    /// Of a connection between two places, at the server's node.
+    pub(super) const CONNECTION_WINDOW: usize = 16 << 20;
+    /// Of a stream, at the client's node.
+    pub(super) const SEND_BUFFER: usize = 256 << 10;
+    /// Of a daemon, whatever its connections do: copy buffers, TLS records, what an allocator keeps.
+    pub(super) const OTHERWISE: usize = 16 << 20;
+}
+
+/// How many bytes a daemon may grow by.
+fn allowed(streams: usize, tunnels: usize) -> usize {
+    let windows = (streams * limits::STREAM_WINDOW).min(tunnels * limits::CONNECTION_WINDOW);
+    windows + streams * limits::SEND_BUFFER + limits::OTHERWISE
+}
+
+fn slow_reader(stage: &mut Stage, mode: Mode, connections: usize) -> Result<Sample> {
+    // Memory is what is looked for: that of connections that are gone is none of it.
+    stage.renew()?;
+    let (client, server) = (stage.client()?, stage.topology.pod(mode.server())?);
+    let (rss_before, before) = (stage.rss_of_each_kb()?, stage.used()?);
+    let mut stuck = Stuck::open(client, server, stage.target(mode, stage::SLOW)?, connections)?;
+    stuck.fill(|| Ok(stage.used()?.tunnelled()))?;
+    let (rss, tunnels, taken) = (stage.rss_of_each_kb()?, stage.tunnels_to(server)?, stuck.taken());
+    let growth_kb = rss.iter().zip(&rss_before).map(|(now, before)| now - before).fold(0.0, f64::max);
+    let allowed = allowed(connections, tunnels);
+    ensure!(
+        growth_kb * 1024.0 <= allowed as f64,
+        "a daemon grew by {growth_kb} kB, more than the {} kB of {connections} streams in {tunnels} tunnel connections",
+        allowed >> 10
+    );
+    // It was a live connection that did not move: all arrives once it is read.
+    stuck.drain()?;
+    stage.check(mode, before, taken as f64)?;
+    stage.rest()?;
+    Ok(Sample {
+        value: growth_kb / 1024.0,
+        rss_kb: Some(rss.into_iter().fold(0.0, f64::max)),
+        taken: Some(taken as f64 / connections as f64),
+        ..Sample::default()
+    })
 }
 
 fn start(stage: &mut Stage) -> Result<Sample> {
