@@ -67,8 +67,8 @@ enum Command {
     },
     /// Measure what the mesh costs, beside the same machine without it (needs root)
     ///
-    /// Two nodes, real clients, the daemon in release. Every figure stands beside one without the mesh from the same round;
-    /// medians over the rounds, with their spread.
+    /// Two nodes, real clients, daemon and benchmark in release. Every figure stands beside one without the mesh, and one of a
+    /// mere chain of two copiers, from the same round; medians over the rounds, with their spread.
     Bench {
         /// Only work whose name contains one of these, for example `iperf3` or `idle`; "100,000" workloads run only if named
         #[arg(value_name = "FILTER")]
@@ -163,6 +163,9 @@ fn run(command: Command) -> Result<()> {
                 "the benchmark makes network namespaces and loads BPF programs: run it as root"
             );
             setup::ensure(Needs { bpf: true, programs: true, deny: false })?;
+            if cfg!(debug_assertions) {
+                return build::run_optimised(&workspace);
+            }
             let ztunnel = build::daemon(&workspace, Profile::Release)?;
             bench::run(&BenchOptions { filters, rounds, seconds, json, baseline, ztunnel })
         }
