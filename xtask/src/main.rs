@@ -19,6 +19,7 @@ mod build;
 mod deny;
 mod dist;
 mod fuzz;
+mod instructions;
 mod process;
 mod setup;
 mod test_runs;
@@ -36,8 +37,8 @@ struct Arguments {
 enum Command {
     /// Find or install what the build and the tests need
     ///
-    /// Looks for a C tool chain, a compiler and linker for BPF, the programs that the tests run, and cargo-deny. Installs
-    /// what is missing: Debian packages with apt-get (needs root; no service is started), bpf-linker and cargo-deny with
+    /// Looks for a C tool chain, a compiler and linker for BPF, the programs that the tests run, valgrind, and cargo-deny.
+    /// Installs what is missing: Debian packages with apt-get (needs root; no service is started), bpf-linker and cargo-deny with
     /// `cargo install`. Prints a table of what was found, done and not possible. Running it again changes nothing.
     Setup {
         /// Change nothing; exit 1 if something is missing
@@ -85,6 +86,15 @@ enum Command {
         /// Compare with the figures in this file: exit 1 when something is worse by more than noise
         #[arg(long, value_name = "FILE")]
         baseline: Option<PathBuf>,
+    },
+    /// Count the instructions of judgement, routing and a tunnel's words, and compare them with the committed figures
+    ///
+    /// valgrind counts them in a release build, so a busy machine makes no difference. Exits 1 when a scenario has become more
+    /// than 5 % longer, and says what to do; tells when one has become shorter.
+    Instructions {
+        /// Write the counts to ztunnel/benches/instructions.json instead
+        #[arg(long)]
+        update: bool,
     },
     /// Run tests
     ///
@@ -143,7 +153,7 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Setup { check, no_deny } => {
             let mode = if check { setup::Mode::Check } else { setup::Mode::Install };
-            setup::run(Needs { bpf: true, programs: true, deny: !no_deny }, mode)
+            setup::run(Needs { bpf: true, programs: true, deny: !no_deny, valgrind: true }, mode)
         }
         Command::Build { release } => {
             let profile = if release { Profile::Release } else { Profile::Dev };
@@ -153,7 +163,7 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Demo { keep, clean } => {
             ensure!(workspace::is_root()?, "the demo makes network namespaces and loads BPF programs: run it as root");
-            setup::ensure(Needs { bpf: true, programs: true, deny: false })?;
+            setup::ensure(Needs { bpf: true, programs: true, ..Needs::default() })?;
             let ztunnel = build::daemon(&workspace, Profile::Release)?;
             demo::run(&DemoOptions { keep, clean, ztunnel })
         }
@@ -162,13 +172,14 @@ fn run(command: Command) -> Result<()> {
                 workspace::is_root()?,
                 "the benchmark makes network namespaces and loads BPF programs: run it as root"
             );
-            setup::ensure(Needs { bpf: true, programs: true, deny: false })?;
+            setup::ensure(Needs { bpf: true, programs: true, ..Needs::default() })?;
             if cfg!(debug_assertions) {
                 return build::run_optimised(&workspace);
             }
             let ztunnel = build::daemon(&workspace, Profile::Release)?;
             bench::run(&BenchOptions { filters, rounds, seconds, json, baseline, ztunnel })
         }
+        Command::Instructions { update } => instructions::run(&workspace, update),
         Command::Test { what, filter, daemon } => {
             test_runs::run(&workspace, what, filter.as_deref(), daemon.as_deref())
         }

@@ -22,6 +22,8 @@ pub(crate) struct Needs {
     pub(crate) programs: bool,
     /// cargo-deny.
     pub(crate) deny: bool,
+    /// What counts instructions.
+    pub(crate) valgrind: bool,
 }
 
 /// Whether missing things are installed.
@@ -33,19 +35,34 @@ pub(crate) enum Mode {
     Install,
 }
 
-/// Programs that tests and demo run, and the Debian package each is in.
-const PROGRAMS: [(&str, &str); 10] = [
-    ("curl", "curl"),
-    ("ip", "iproute2"),
-    ("iperf3", "iperf3"),
-    ("nft", "nftables"),
-    ("nginx", "nginx-light"),
-    ("openssl", "openssl"),
-    ("python3", "python3"),
-    ("redis-server", "redis-server"),
-    ("tcpdump", "tcpdump"),
-    ("wrk", "wrk"),
+/// A program, the Debian package that it is in, and what runs it.
+#[derive(Clone, Copy)]
+struct Program {
+    name: &'static str,
+    package: &'static str,
+    user: &'static str,
+}
+
+impl Program {
+    const fn of_tests(name: &'static str, package: &'static str) -> Self {
+        Self { name, package, user: "tests, demo" }
+    }
+}
+
+const PROGRAMS: [Program; 10] = [
+    Program::of_tests("curl", "curl"),
+    Program::of_tests("ip", "iproute2"),
+    Program::of_tests("iperf3", "iperf3"),
+    Program::of_tests("nft", "nftables"),
+    Program::of_tests("nginx", "nginx-light"),
+    Program::of_tests("openssl", "openssl"),
+    Program::of_tests("python3", "python3"),
+    Program::of_tests("redis-server", "redis-server"),
+    Program::of_tests("tcpdump", "tcpdump"),
+    Program::of_tests("wrk", "wrk"),
 ];
+
+const COUNTERS: [Program; 1] = [Program { name: "valgrind", package: "valgrind", user: "instruction counts" }];
 
 /// One line of the table.
 struct Row {
@@ -106,9 +123,7 @@ fn rows(needs: Needs, mode: Mode) -> Vec<Row> {
     if needs.bpf {
         rows.extend(bpf::rows(&mut apt, mode));
     }
-    if needs.programs {
-        rows.extend(programs(&mut apt, mode));
-    }
+    rows.extend(programs(&mut apt, mode, needs));
     if needs.deny {
         rows.push(cargo_deny(mode));
     }
@@ -131,16 +146,18 @@ fn c_compiler(apt: &mut Apt, mode: Mode) -> Row {
 }
 
 /// All missing programs are installed in one go: apt-get takes longer to start than to unpack them.
-fn programs(apt: &mut Apt, mode: Mode) -> Vec<Row> {
-    let missing: Vec<&str> = PROGRAMS
+fn programs(apt: &mut Apt, mode: Mode, needs: Needs) -> Vec<Row> {
+    let wanted = |needed: bool, programs: &'static [Program]| if needed { programs } else { &[] };
+    let all = [wanted(needs.programs, &PROGRAMS), wanted(needs.valgrind, &COUNTERS)].concat();
+    let missing: Vec<&str> = all
         .iter()
-        .filter(|(name, _)| process::find_program(name).is_none())
-        .map(|(_, package)| *package)
+        .filter(|program| process::find_program(program.name).is_none())
+        .map(|program| program.package)
         .collect();
     let attempt = if mode == Mode::Install && !missing.is_empty() { apt.install(&missing) } else { Ok(()) };
     let failure = attempt.err().map(|error| format!("{error:#}"));
-    let row = |(name, package): (&str, &str)| {
-        let requirement = format!("{name} (tests, demo)");
+    let row = |Program { name, package, user }| {
+        let requirement = format!("{name} ({user})");
         let found = process::find_program(name).map(|path| path.display().to_string());
         if !missing.contains(&package) {
             return Row::met(requirement, found.unwrap_or_default());
@@ -157,7 +174,7 @@ fn programs(apt: &mut Apt, mode: Mode) -> Vec<Row> {
             }
         }
     };
-    PROGRAMS.into_iter().map(row).collect()
+    all.into_iter().map(row).collect()
 }
 
 fn cargo_deny(mode: Mode) -> Row {

@@ -45,7 +45,7 @@ fn privileged(workspace: &Workspace, filter: Option<&str>, daemon: Option<&Path>
         "the privileged tests make network namespaces and load BPF programs: run them as root (`cargo xtask test unit` \
          needs no root)"
     );
-    setup::ensure(Needs { bpf: true, programs: true, deny: false })?;
+    setup::ensure(Needs { bpf: true, programs: true, ..Needs::default() })?;
     let daemon = match daemon {
         Some(path) => given(path)?,
         None => build::daemon(workspace, Profile::Release)?,

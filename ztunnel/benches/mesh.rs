@@ -1,116 +1,31 @@
 //! What a large mesh costs: a snapshot to build, a connection to route, its CONNECT to write and to read, and all live
 //! connections to judge again.
 
-use std::collections::BTreeMap;
 use std::hint::black_box;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use prometheus_client::registry::Registry;
 use ztunnel::flow::gate::{Gates, Rechecked, Visit};
 use ztunnel::metrics::traffic::Traffic;
-use ztunnel::model::addr::{OrigDst, PeerAddr};
-use ztunnel::model::flow::{Direction, Flow};
-use ztunnel::model::identity::{SpiffeId, TrustDomain};
-use ztunnel::model::locality::Locality;
 use ztunnel::model::policy::{
     Action, AuthorizationPolicy, Clause, Match, Part, Place, PolicySet, Rule, Scope, StringMatch,
 };
-use ztunnel::model::service::{Endpoint, Health, Service, ServicePort, TargetPort};
-use ztunnel::model::workload::{Controller, ControllerKind, Exclusions, Membership, NamespacedName, Workload};
+use ztunnel::model::workload::NamespacedName;
 use ztunnel::policy::{Connection, Principal};
 use ztunnel::route::decide;
 use ztunnel::store::publish;
 use ztunnel::store::snapshot::Snapshot;
-use ztunnel::wire::baggage::Baggage;
 use ztunnel::wire::connect::{ConnectRequest, ConnectResponse};
-use ztunnel::wire::forwarded::Forwarded;
-use ztunnel::wire::trace::TraceParent;
 
-/// Services and pods of a large mesh.
-const LARGE: (usize, usize) = (10_000, 50_000);
+use self::fixtures::{LARGE, address, connect, flow, identity, mesh, name, objects};
+
+#[path = "fixtures/mesh.rs"]
+mod fixtures;
 
 /// Connections that are judged again.
 const LIVE: usize = 10_000;
-
-/// An address of its own for each number: pods in 10.0.0.0/8, services in 11.0.0.0/8.
-fn address(network: u8, number: usize) -> IpAddr {
-    let [_, high, middle, low] = u32::try_from(number).unwrap_or(u32::MAX).to_be_bytes();
-    Ipv4Addr::new(network, high, middle, low).into()
-}
-
-fn name(number: usize) -> NamespacedName {
-    NamespacedName::new(format!("space-{}", number % 100), format!("web-{number}"))
-}
-
-fn identity(name: &NamespacedName) -> SpiffeId {
-    SpiffeId::new(TrustDomain::default(), Arc::clone(&name.namespace), "default")
-}
-
-fn workload(number: usize) -> Workload {
-    let name = name(number);
-    let app: Arc<str> = format!("app-{}", number / 5).into();
-    Workload {
-        uid: format!("uid-{number}").into(),
-        identity: identity(&name),
-        controller: Controller { kind: ControllerKind::Deployment, name: Arc::clone(&app) },
-        canonical_name: Arc::clone(&app),
-        canonical_revision: "v1".into(),
-        locality: Locality::default(),
-        node: Some(format!("node-{}", number % 500).into()),
-        addresses: vec![address(10, number)],
-        host_network: false,
-        labels: Arc::new(BTreeMap::from([("app".to_owned(), app.to_string())])),
-        netns: None,
-        ports: vec![],
-        probe_ports: vec![],
-        node_addresses: vec![],
-        ready: true,
-        finished: false,
-        membership: Membership::InMesh,
-        exclusions: Exclusions::default(),
-        name,
-    }
-}
-
-/// A service with an even share of the pods.
-fn service(number: usize, services: usize, pods: usize) -> Service {
-    let share = pods / services.max(1);
-    let endpoint = |pod| Endpoint {
-        address: address(10, pod),
-        ports: BTreeMap::from([(80, 8080)]),
-        health: Health::Ready,
-        workload: Some(name(pod)),
-        weight: 1,
-        node: None,
-        locality: Locality::default(),
-    };
-    let own = NamespacedName::new(format!("space-{}", number % 100), format!("service-{number}"));
-    let hostname = format!("{}.{}.svc.cluster.local", own.name, own.namespace);
-    Service {
-        vips: vec![address(11, number)],
-        ports: vec![ServicePort { name: None, port: 80, target: TargetPort::Number(8080) }],
-        endpoints: (number * share..(number + 1) * share).map(endpoint).collect(),
-        ..Service::new(own, hostname)
-    }
-}
-
-fn objects((services, pods): (usize, usize)) -> (Vec<Workload>, Vec<Service>) {
-    ((0..pods).map(workload).collect(), (0..services).map(|number| service(number, services, pods)).collect())
-}
-
-fn mesh(size: (usize, usize)) -> Snapshot {
-    let (workloads, services) = objects(size);
-    Snapshot::build(1, workloads, services, vec![])
-}
-
-/// A connection of the first pod.
-fn flow(to: SocketAddr) -> Flow {
-    let peer = PeerAddr::new((address(10, 0), 40_000).into());
-    Flow { direction: Direction::Outbound, peer, dst: OrigDst::new(to) }
-}
 
 fn quick(
     criterion: &mut Criterion,
@@ -146,15 +61,7 @@ fn route(criterion: &mut Criterion) {
 }
 
 fn wire(criterion: &mut Criterion) {
-    let baggage = Baggage::of(&workload(1), &"Kubernetes".into());
-    let client = SocketAddr::from((address(10, 0), 40_000));
-    let request = ConnectRequest {
-        baggage: baggage.clone(),
-        forwarded: Some(Forwarded::new(client, Some("service-1.space-1.svc.cluster.local".to_owned()))),
-        traceparent: Some(TraceParent::new(1, 2)),
-        ..ConnectRequest::to(SocketAddr::from((address(10, 1), 8080)).into())
-    };
-    let response = ConnectResponse::ok(Some(baggage));
+    let (request, response) = connect();
     let (asked, _) = request.to_http().into_parts();
     let (answered, _) = response.to_http().into_parts();
     assert_eq!(ConnectRequest::from_http(&asked).ok().as_ref(), Some(&request), "what was written is read");
