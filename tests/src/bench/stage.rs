@@ -224,7 +224,8 @@ impl Stage {
             mesh.pod(&PodManifest::of(pod))?;
         }
         // Not what the machine happens to use, which sets the figures more than anything here: BBR halves them.
-        for netns in topology.pods().iter().map(|pod| &pod.netns).chain(topology.nodes().iter().map(|node| &node.netns)) {
+        for netns in topology.pods().iter().map(|pod| &pod.netns).chain(topology.nodes().iter().map(|node| &node.netns))
+        {
             netns.sysctl("ipv4/tcp_congestion_control", CONGESTION_CONTROL)?;
         }
         // Connections of every round have the same addresses: their ports run out, unless they can be used again.

@@ -44,7 +44,6 @@ impl Refusal {
         }
     }
 
-
     /// Policy changed while it was on its way.
     pub(crate) fn of_change(denial: &Denial) -> Self {
         Self { reason: CloseReason::PolicyChanged, detail: Some(judge::cut(denial)) }

@@ -18,10 +18,7 @@ use super::{
     outbox::{Ledger, Outgoing},
     stalls::{Stall, Stalls},
 };
-use crate::{
-    model::close::CloseReason,
-    net::buffer::Borrowed,
-};
+use crate::{model::close::CloseReason, net::buffer::Borrowed};
 
 /// How a tunnel is given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

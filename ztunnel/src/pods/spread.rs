@@ -108,6 +108,9 @@ mod tests {
         ends.truncate(1);
         let (_client, tunnel) = accepted().await;
         let (_other, next) = accepted().await;
-        assert!(ends[0].0.pass(tunnel).is_some() && ends[0].0.pass(next).is_some(), "the pod has left the other worker");
+        assert!(
+            ends[0].0.pass(tunnel).is_some() && ends[0].0.pass(next).is_some(),
+            "the pod has left the other worker"
+        );
     }
 }

@@ -10,6 +10,8 @@ use crate::model::workload::{ControllerKind, Workload};
 /// The header's name.
 pub const BAGGAGE: &str = "baggage";
 
+/// Of all seven entries.
+const USUAL_BYTES: usize = 224;
 /// How much of a request's baggage is looked at, over all its headers, commas not counted.
 const MOST_BYTES: usize = 8 << 10;
 /// How many entries are looked at; Istio sends seven.
@@ -103,34 +105,42 @@ impl Baggage {
     #[must_use]
     pub fn to_header(&self) -> HeaderValue {
         // Words are visible ASCII, so that this can't fail.
-        HeaderValue::try_from(self.to_string()).unwrap_or(HeaderValue::from_static(""))
+        HeaderValue::try_from(self.text()).unwrap_or(HeaderValue::from_static(""))
     }
-}
 
-impl fmt::Display for Baggage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn text(&self) -> String {
+        let mut text = String::with_capacity(USUAL_BYTES);
         let workload_key = match self.workload.as_ref().map(|(kind, _)| kind) {
             Some(ControllerKind::CronJob) => "k8s.cronjob.name",
             Some(ControllerKind::Job) => "k8s.job.name",
             Some(ControllerKind::Pod) => "k8s.pod.name",
             Some(ControllerKind::Deployment) | None => "k8s.deployment.name",
         };
-        let mut separator = "";
         for (key, value) in [
-            ("k8s.cluster.name", &self.cluster),
-            ("k8s.namespace.name", &self.namespace),
-            (workload_key, &self.workload.as_ref().map(|(_, name)| Arc::clone(name))),
-            ("service.name", &self.service),
-            ("service.version", &self.version),
-            ("cloud.region", &self.region),
-            ("cloud.availability_zone", &self.zone),
+            ("k8s.cluster.name", self.cluster.as_deref()),
+            ("k8s.namespace.name", self.namespace.as_deref()),
+            (workload_key, self.workload.as_ref().map(|(_, name)| &**name)),
+            ("service.name", self.service.as_deref()),
+            ("service.version", self.version.as_deref()),
+            ("cloud.region", self.region.as_deref()),
+            ("cloud.availability_zone", self.zone.as_deref()),
         ] {
-            if let Some(value) = value.as_deref().filter(|value| is_word(value)) {
-                write!(f, "{separator}{key}={value}")?;
-                separator = ",";
+            if let Some(value) = value.filter(|value| is_word(value)) {
+                if !text.is_empty() {
+                    text.push(',');
+                }
+                text.push_str(key);
+                text.push('=');
+                text.push_str(value);
             }
         }
-        Ok(())
+        text
+    }
+}
+
+impl fmt::Display for Baggage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text())
     }
 }
 

@@ -52,10 +52,8 @@ impl fmt::Display for TraceParent {
 }
 
 fn hex(digits: &[u8], length: usize) -> Option<u128> {
-    // `from_str_radix` alone would take a sign.
-    let is_number = digits.len() == length && digits.iter().all(u8::is_ascii_hexdigit);
-    let text = std::str::from_utf8(digits).ok().filter(|_| is_number)?;
-    u128::from_str_radix(text, 16).ok()
+    let digits = Some(digits).filter(|digits| digits.len() == length)?;
+    digits.iter().try_fold(0, |number, digit| Some(number << 4 | u128::from(char::from(*digit).to_digit(16)?)))
 }
 
 #[cfg(test)]

@@ -72,7 +72,11 @@ where
         let target = line.target.as_deref().unwrap_or(event.metadata().target());
         write!(writer, r#"{{"level":"{}","time":""#, level(*event.metadata().level()))?;
         SystemTime.format_time(&mut writer)?;
-        write!(writer, r#"","scope":{},"message":{}"#, json(target), json(line.message))?;
+        let mut head = String::from(r#"","scope":"#);
+        push_json(target, &mut head);
+        head.push_str(r#","message":"#);
+        push_json(&line.message, &mut head);
+        writer.write_str(&head)?;
         writer.write_str(&line.fields)?;
         writeln!(writer, "}}")
     }
@@ -203,12 +207,42 @@ struct JsonFields {
     target: Option<String>,
     /// `,"name":value` each.
     fields: String,
+    /// A value on its way.
+    scratch: String,
 }
 
 impl JsonFields {
+    fn name(&mut self, field: &Field) {
+        self.fields.push(',');
+        push_json(field.name(), &mut self.fields);
+        self.fields.push(':');
+    }
+
     fn push(&mut self, field: &Field, value: impl Into<Value>) {
+        self.name(field);
+        self.fields.push_str(&json(value));
+    }
+
+    fn push_str(&mut self, field: &Field, value: &str) {
+        self.name(field);
+        push_json(value, &mut self.fields);
+    }
+
+    fn push_integer(&mut self, field: &Field, value: impl fmt::Display) {
+        self.name(field);
         // Writing to a string can't fail.
-        let _ = write!(self.fields, ",{}:{}", json(field.name()), json(value));
+        let _ = write!(self.fields, "{value}");
+    }
+}
+
+/// Most text stands in JSON as it is.
+fn push_json(text: &str, into: &mut String) {
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\')) {
+        into.push('"');
+        into.push_str(text);
+        into.push('"');
+    } else {
+        into.push_str(&json(text));
     }
 }
 
@@ -235,12 +269,17 @@ impl Visit for JsonFields {
             Role::Message => self.message.push_str(value),
             Role::Target => self.target = Some(value.to_owned()),
             Role::Origin => {}
-            Role::Field => self.push(field, value),
+            Role::Field => self.push_str(field, value),
         }
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        self.record_str(field, &format!("{value:?}"));
+        let mut text = std::mem::take(&mut self.scratch);
+        text.clear();
+        // As above.
+        let _ = write!(text, "{value:?}");
+        self.record_str(field, &text);
+        self.scratch = text;
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
@@ -249,12 +288,12 @@ impl Visit for JsonFields {
 
     fn record_u64(&mut self, field: &Field, value: u64) {
         if matches!(Role::of(field), Role::Field) {
-            self.push(field, value);
+            self.push_integer(field, value);
         }
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.push(field, value);
+        self.push_integer(field, value);
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {

@@ -32,7 +32,10 @@ use crate::{
         drain::{self, DrainTrigger},
         tasks::TaskSet,
     },
-    net::{activity::Activity, buffer::{BufferPool, Size}},
+    net::{
+        activity::Activity,
+        buffer::{BufferPool, Size},
+    },
     wire::connect::{ConnectRequest, ConnectResponse},
 };
 
