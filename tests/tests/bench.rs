@@ -38,6 +38,7 @@ fn one_work_of_each_kind_is_measured_and_compared() -> Result<()> {
     let file = folder.path().join("figures.json");
     let options = BenchOptions {
         filters: WORKS.map(ToOwned::to_owned).to_vec(),
+        modes: Vec::new(),
         rounds: 1,
         seconds: 1,
         json: Some(file.clone()),

@@ -68,7 +68,7 @@ enum Command {
     },
     /// Measure what the mesh costs, beside the same machine without it (needs root)
     ///
-    /// Two nodes, real clients, daemon and benchmark in release. Every figure stands beside one without the mesh, and one of a
+    /// Two nodes, real clients, the daemon as it is shipped. Every figure stands beside one without the mesh, and one of a
     /// mere chain of two copiers, from the same round; medians over the rounds, with their spread.
     Bench {
         /// Only work whose name contains one of these, for example `iperf3` or `idle`; "100,000" workloads run only if named
@@ -86,6 +86,12 @@ enum Command {
         /// Compare with the figures in this file: exit 1 when something is worse by more than noise
         #[arg(long, value_name = "FILE")]
         baseline: Option<PathBuf>,
+        /// Only this mode, for example `no mesh` or `mesh`; may be given several times
+        #[arg(long = "mode", value_name = "MODE")]
+        modes: Vec<String>,
+        /// Measure this daemon instead of building one as it is shipped
+        #[arg(long, value_name = "PATH")]
+        daemon: Option<PathBuf>,
     },
     /// Count the instructions of judgement, routing and a tunnel's words, and compare them with the committed figures
     ///
@@ -167,7 +173,7 @@ fn run(command: Command) -> Result<()> {
             let ztunnel = build::daemon(&workspace, Profile::Release)?;
             demo::run(&DemoOptions { keep, clean, ztunnel })
         }
-        Command::Bench { filters, rounds, seconds, json, baseline } => {
+        Command::Bench { filters, rounds, seconds, json, baseline, modes, daemon } => {
             ensure!(
                 workspace::is_root()?,
                 "the benchmark makes network namespaces and loads BPF programs: run it as root"
@@ -176,8 +182,11 @@ fn run(command: Command) -> Result<()> {
             if cfg!(debug_assertions) {
                 return build::run_optimised(&workspace);
             }
-            let ztunnel = build::daemon(&workspace, Profile::Release)?;
-            bench::run(&BenchOptions { filters, rounds, seconds, json, baseline, ztunnel })
+            let ztunnel = match daemon {
+                Some(daemon) => daemon,
+                None => build::daemon(&workspace, Profile::ReleaseLto)?,
+            };
+            bench::run(&BenchOptions { filters, modes, rounds, seconds, json, baseline, ztunnel })
         }
         Command::Instructions { update } => instructions::run(&workspace, update),
         Command::Test { what, filter, daemon } => {

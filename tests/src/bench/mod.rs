@@ -32,6 +32,8 @@ use work::Work;
 pub struct BenchOptions {
     /// Only work whose name contains one of these; all, but what takes minutes, when there are none.
     pub filters: Vec<String>,
+    /// Only these modes, by name; all, when there are none.
+    pub modes: Vec<String>,
     /// How often.
     pub rounds: u32,
     /// How long each measurement takes.
@@ -54,8 +56,9 @@ pub fn run(options: &BenchOptions) -> Result<()> {
         requirements::program(program)?;
     }
     ensure!(options.ztunnel.is_file(), "{} is no file: build the daemon first", options.ztunnel.display());
-    let chosen = chosen(&options.filters);
-    ensure!(!chosen.is_empty(), "no work has one of {:?} in its name", options.filters);
+    let chosen = chosen(&options.filters, &options.modes);
+    let (filters, modes) = (&options.filters, &options.modes);
+    ensure!(!chosen.is_empty(), "no work has one of {filters:?} in its name, and one of the modes {modes:?}");
     // Before the work of minutes: a file that can't be read, or that the new figures are written over.
     let earlier = options.baseline.as_deref().map(read).transpose()?;
     let mut stage = Stage::build(&options.ztunnel)?;
@@ -90,7 +93,7 @@ fn read(path: &Path) -> Result<Value> {
 }
 
 /// The work that is asked for.
-fn chosen(filters: &[String]) -> Vec<(Work, Vec<Mode>)> {
+fn chosen(filters: &[String], modes: &[String]) -> Vec<(Work, Vec<Mode>)> {
     let wanted = |work: Work| {
         let name = work.name();
         let mut named = filters.iter().filter(|filter| name.contains(filter.as_str()));
@@ -100,7 +103,11 @@ fn chosen(filters: &[String]) -> Vec<(Work, Vec<Mode>)> {
             false => filters.is_empty() || named.next().is_some(),
         }
     };
-    Work::all().into_iter().filter(|(work, _)| wanted(*work)).collect()
+    let in_modes = |(work, mut all): (Work, Vec<Mode>)| {
+        all.retain(|mode| modes.is_empty() || modes.iter().any(|name| name == mode.name()));
+        (!all.is_empty()).then_some((work, all))
+    };
+    Work::all().into_iter().filter(|(work, _)| wanted(*work)).filter_map(in_modes).collect()
 }
 
 /// One work in all of its modes, in turn.

@@ -44,7 +44,7 @@ fn what_is_not_as_it_says_is_an_error() -> Result<()> {
 fn filters_choose_and_what_takes_minutes_is_asked_for() {
     let names = |filters: &[&str]| {
         let filters: Vec<_> = filters.iter().map(ToString::to_string).collect();
-        chosen(&filters).iter().map(|(work, _)| work.name()).collect::<Vec<_>>()
+        chosen(&filters, &[]).iter().map(|(work, _)| work.name()).collect::<Vec<_>>()
     };
     assert_eq!(names(&["iperf3"]), ["iperf3, 1 stream", "iperf3, 8 streams"]);
     assert_eq!(names(&["8 streams", "wrk, 1 "]), ["iperf3, 8 streams", "wrk, 1 connection"]);
@@ -56,4 +56,7 @@ fn filters_choose_and_what_takes_minutes_is_asked_for() {
         assert!(some.iter().any(|name| name.contains("10,000 workloads")), "{some:?}");
         assert!(!some.iter().any(|name| name.contains("100,000")), "{some:?}");
     }
+    let in_mode = |mode: &str| chosen(&["idle".to_owned(), "wrk, 64".to_owned()], &[mode.to_owned()]);
+    assert_eq!(in_mode("no mesh"), [(Work::Requests(64), vec![Mode::None])]);
+    assert!(in_mode("no such mode").is_empty());
 }

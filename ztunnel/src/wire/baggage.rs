@@ -3,12 +3,12 @@
 
 use std::{fmt, sync::Arc};
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::model::workload::{ControllerKind, Workload};
 
 /// The header's name.
-pub const BAGGAGE: &str = "baggage";
+pub const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
 
 /// Of all seven entries.
 const USUAL_BYTES: usize = 224;

@@ -2,12 +2,12 @@
 
 use std::{fmt, net::SocketAddr};
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 
 use super::authority::{self, Authority};
 
 /// The header's name.
-pub const FORWARDED: &str = "forwarded";
+pub const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 
 /// A longer header is ignored: the longest that Istio writes has 320 bytes.
 const LONGEST: usize = 1024;

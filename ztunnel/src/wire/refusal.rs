@@ -3,12 +3,12 @@
 
 use std::fmt::Write as _;
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 
 use crate::model::close::CloseReason;
 
 /// The header's name.
-pub const REFUSAL: &str = "x-ztunnel-refusal";
+pub const REFUSAL: HeaderName = HeaderName::from_static("x-ztunnel-refusal");
 
 /// The longest value: reason, space, detail.
 const LONGEST: usize = 512;

@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 
 /// The header's name.
-pub const TRACEPARENT: &str = "traceparent";
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// A connection's number: made once where the connection begins, from random bits. Never taken from what an application
 /// sends, and never sampled: the last field is `00` when it is written.
