@@ -58,8 +58,9 @@
 //!    fails; the two sides close or reset; the record leaves one line in the log, target `access`, and its counts in
 //!    [`metrics`].
 //!
-//! **Into a pod, through a tunnel.** `steer` gives port 15008 to the HBONE listener.
-//! [`inbound::serve`](flow::inbound::serve) asks [`Admission`](flow::admission::Admission) for a place,
+//! **Into a pod, through a tunnel.** `steer` gives port 15008 to the HBONE listener of a worker, and
+//! [`Spread`](pods::spread::Spread) to the worker whose turn it is. There [`inbound::serve`](flow::inbound::serve) asks
+//! [`Admission`](flow::admission::Admission) for a place,
 //! [`Endpoint::accept`](tls::Endpoint::accept) proves who comes, and [`server::serve`](hbone::server::serve) yields one
 //! request per stream. [`target`](route::target::target) proves that the authority is this pod; the connection enters the
 //! pod's [`Gate`](flow::gate::Gate), whose [`Guard`](policy::Guard) judges it: without its [`Permit`](policy::Permit) there is
@@ -108,10 +109,12 @@
 //! - **Control**, the main thread, a single-threaded runtime: mesh folder, certificates, manager, netlink, admin endpoints. Files are
 //!   read on a blocking thread, so that a file system that hangs holds nothing up.
 //! - **Data**, `ztunnel-data-N`: one single-threaded runtime each. A connection is accepted, copied and closed on one of
-//!   them and never moves; every worker has listeners of its own in every pod. On the path of a byte there is no lock and
+//!   them and never moves; every worker has listeners of its own in every pod. Only a tunnel, which carries many connections,
+//!   may be handed to another worker before its first byte, so that all have as many. On the path of a byte there is no lock and
 //!   no other thread; on the path of a connection there is one short lock ([`Upstreams`](flow::table::Upstreams), or
 //!   [`Gate`](flow::gate::Gate)).
-//! - **Log**, `ztunnel-log`: writes to standard output. A reader that stalls costs lines, which are counted.
+//! - **Log**, `ztunnel-log`: writes to standard output, many lines at once when there are many. A reader that stalls costs
+//!   lines, which are counted.
 //!
 //! A thread enters a pod's namespace only for the length of a closure, which must not wait
 //! ([`Netns::enter`](net::netns::Netns::enter)): to make a socket, or to read or write a few sysctls. A socket keeps the

@@ -185,3 +185,33 @@ fn set_int(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, valu
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{net::TcpStream, time::Duration};
+
+    use socket2::SockRef;
+
+    use super::{Family, Keepalive, reset_on_close, set_data_options, set_local, tcp};
+
+    #[test]
+    fn what_is_accepted_has_the_options_of_its_listener() {
+        let keepalive = Keepalive { idle: Duration::from_secs(61), interval: Duration::from_secs(11), probes: 7 };
+        let listener = tcp(Family::V4).unwrap();
+        set_data_options(&listener, keepalive).unwrap();
+        set_local(&listener);
+        reset_on_close(&listener);
+        listener.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+        listener.listen(1).unwrap();
+        listener.set_nonblocking(false).unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap().as_socket().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        let accepted = SockRef::from(&accepted);
+        assert!(accepted.tcp_nodelay().unwrap() && accepted.keepalive().unwrap());
+        assert_eq!(accepted.tcp_keepalive_time().unwrap(), keepalive.idle);
+        assert_eq!(accepted.tcp_keepalive_interval().unwrap(), keepalive.interval);
+        assert_eq!(accepted.tcp_keepalive_retries().unwrap(), keepalive.probes);
+        assert_eq!(accepted.linger().unwrap(), Some(Duration::ZERO));
+        assert!(accepted.tcp_congestion().unwrap().starts_with(b"reno"));
+    }
+}

@@ -1,6 +1,7 @@
 //! A data worker: one thread, one single-threaded runtime, and on it, for each pod, listeners, connections and table.
 //!
-//! A connection is accepted, copied and closed on one worker and never moves.
+//! A connection is accepted, copied and closed on one worker and never moves; tunnels are dealt out before they are served
+//! ([`spread`]).
 
 use std::{cell::Cell, collections::HashMap, io, net::IpAddr, rc::Rc, sync::Arc, thread::JoinHandle, time::Duration};
 
