@@ -22,8 +22,9 @@ const FILE: &str = "ztunnel/benches/instructions.json";
 /// The function whose calls are counted: see `ztunnel/benches/instructions`.
 const COUNTED: &str = "ztunnel_instructions::counted";
 
-/// Growth by more than this part is an error.
-const TOLERANCE: f64 = 0.05;
+/// Growth by more than this part is an error. What the compiler puts where moves a count by up to 12 % though the code of it
+/// stays the same; what is looked for is another order of growth, or a detour.
+const TOLERANCE: f64 = 0.15;
 
 /// Instructions of one operation of each scenario.
 type Counts = BTreeMap<String, u64>;

@@ -96,7 +96,7 @@ enum Command {
     /// Count the instructions of judgement, routing and a tunnel's words, and compare them with the committed figures
     ///
     /// valgrind counts them in a release build, so a busy machine makes no difference. Exits 1 when a scenario has become more
-    /// than 5 % longer, and says what to do; tells when one has become shorter.
+    /// than 15 % longer, and says what to do; tells when one has become shorter.
     Instructions {
         /// Write the counts to ztunnel/benches/instructions.json instead
         #[arg(long)]

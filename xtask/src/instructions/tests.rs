@@ -45,10 +45,10 @@ fn more_than_the_tolerance_is_told_in_both_directions() -> Result<()> {
     let before = figures(&[("judge", 1_000), ("route", 1_000), ("wire", 1_000)]);
     let verdict =
         |judge, route, wire| compare(&figures(&[("judge", judge), ("route", route), ("wire", wire)]), &before);
-    assert_eq!(verdict(1_000, 1_050, 950)?, Verdict::default());
-    let Verdict { grown, shrunk } = verdict(1_051, 1_000, 949)?;
-    assert_eq!(grown, ["judge: 1051 instructions, was 1000 (+5.1 %)"]);
-    assert_eq!(shrunk, ["wire: 949 instructions, was 1000 (-5.1 %)"]);
+    assert_eq!(verdict(1_000, 1_150, 850)?, Verdict::default());
+    let Verdict { grown, shrunk } = verdict(1_151, 1_000, 849)?;
+    assert_eq!(grown, ["judge: 1151 instructions, was 1000 (+15.1 %)"]);
+    assert_eq!(shrunk, ["wire: 849 instructions, was 1000 (-15.1 %)"]);
     Ok(())
 }
 
