@@ -317,10 +317,18 @@ impl Daemon {
     /// # Errors
     /// When none comes in time; the message has the end of the log.
     pub fn wait_access(&self, what: &str, wanted: impl Fn(&Access) -> bool) -> Result<Access> {
+        self.wait_access_after(0, what, wanted)
+    }
+
+    /// Waits for a line about a connection after the first `seen` such lines.
+    ///
+    /// # Errors
+    /// As [`Self::wait_access`].
+    pub fn wait_access_after(&self, seen: usize, what: &str, wanted: impl Fn(&Access) -> bool) -> Result<Access> {
         let found = wait::until(what, wait::PATIENCE, || {
             let mut log = self.log.borrow_mut();
             log.refresh()?;
-            Ok(log.access().iter().rev().find(|access| wanted(access)).cloned())
+            Ok(log.access().iter().skip(seen).rev().find(|access| wanted(access)).cloned())
         });
         found.with_context(|| self.tail())
     }
@@ -330,8 +338,24 @@ impl Daemon {
     /// # Errors
     /// When none comes in time.
     pub fn wait_connection(&self, direction: Direction, src: SocketAddr, dst: SocketAddr) -> Result<Access> {
+        self.wait_connection_after(0, direction, src, dst)
+    }
+
+    /// The same, but not among the first `seen` lines: where thousands of connections were, ports come again.
+    ///
+    /// # Errors
+    /// When none comes in time.
+    pub fn wait_connection_after(
+        &self,
+        seen: usize,
+        direction: Direction,
+        src: SocketAddr,
+        dst: SocketAddr,
+    ) -> Result<Access> {
         let what = format!("a line at {} about {direction:?} {src} -> {dst}", self.node);
-        self.wait_access(&what, |line| line.direction == direction && line.src == src && line.asked() == dst)
+        self.wait_access_after(seen, &what, |line| {
+            line.direction == direction && line.src == src && line.asked() == dst
+        })
     }
 
     /// What the daemon holds now.

@@ -33,7 +33,7 @@ pub fn outbound(
     let (pod, target) = (bed.pod(client)?, canonical(server.address()));
     let daemon = bed.daemon(&pod.node)?;
     let count = || Ok::<_, anyhow::Error>((daemon.verdict(client, "captured")?, daemon.verdict(client, "outbound")?));
-    let before = count()?;
+    let (before, seen) = (count()?, daemon.access()?.len());
     let mut stream = connect(pod, target)?;
     ensure!(canonical(stream.peer_addr()?) == target, "asked for {target}, getpeername says {}", stream.peer_addr()?);
     let own = canonical(stream.local_addr()?);
@@ -43,7 +43,7 @@ pub fn outbound(
     let last = canonical(*server.peers().last().context("nobody came to the server")?);
     ensure!(last.ip() == own.ip(), "the server saw {last}, not an address of {client}");
     ensure!(last != own, "the server saw the client's own socket {own}: it was not captured");
-    let line = daemon.wait_connection(Direction::Outbound, own, target)?;
+    let line = daemon.wait_connection_after(seen, Direction::Outbound, own, target)?;
     ensure!(line.error.is_none() && !line.is_tunnelled(), "{}", line.line);
     ensure!(line.sent >= 5 && line.received == line.sent, "wrong byte counts: {}", line.line);
     let after = count()?;
@@ -59,7 +59,7 @@ pub fn outbound(
 pub fn inbound(bed: &Testbed, client: &str, pod: &str, server: &Server, target: SocketAddr) -> Result<Access> {
     let daemon = bed.daemon(&bed.pod(pod)?.node)?;
     let count = || Ok::<_, anyhow::Error>((daemon.verdict(pod, "inbound")?, daemon.verdict(pod, "delivered")?));
-    let before = count()?;
+    let (before, seen) = (count()?, daemon.access()?.len());
     let mut stream = bed.pod(client)?.connect(target)?;
     let own = stream.local_addr()?;
     exchange(&mut stream, MESSAGE)?;
@@ -67,7 +67,7 @@ pub fn inbound(bed: &Testbed, client: &str, pod: &str, server: &Server, target: 
     let last = canonical(*server.peers().last().context("nobody came to the server")?);
     ensure!(last.ip() == own.ip(), "the server saw {last}, not the client's address {own}");
     ensure!(last.port() != own.port(), "the server saw the client's own socket {own}: it was not captured");
-    let line = daemon.wait_connection(Direction::Inbound, own, target)?;
+    let line = daemon.wait_connection_after(seen, Direction::Inbound, own, target)?;
     ensure!(line.error.is_none() && !line.is_tunnelled(), "{}", line.line);
     ensure!(line.sent == 5 && line.received == 5, "wrong byte counts: {}", line.line);
     let after = count()?;
@@ -90,6 +90,7 @@ pub fn tunnelled(
     let (from, to) = (bed.pod(client)?, bed.pod(pod)?);
     let (near, far) = (bed.daemon(&from.node)?, bed.daemon(&to.node)?);
     let (target, lines_before) = (canonical(server.address()), far.access()?.len());
+    let seen = near.access()?.len();
     let delivered = far.verdict(pod, "delivered")?;
     let mut stream = connect(from, target)?;
     let own = canonical(stream.local_addr()?);
@@ -97,7 +98,7 @@ pub fn tunnelled(
     drop(stream);
     let last = canonical(*server.peers().last().context("nobody came to the server")?);
     ensure!(last.ip() == own.ip() && last != own, "the server saw {last}, the client is {own}");
-    let out = near.wait_access(&format!("the outbound line of {own}"), |line| {
+    let out = near.wait_access_after(seen, &format!("the outbound line of {own}"), |line| {
         line.direction == Direction::Outbound && line.src == own
     })?;
     wait::until_true(&format!("an inbound line about {target}"), wait::PATIENCE, || {
