@@ -99,7 +99,8 @@ impl Connection {
 
     /// Whether a stream can be opened on it now.
     pub(super) fn has_slot(&self, settings: &Settings) -> bool {
-        self.usage.streams.get() < settings.slots().min(self.client.max_streams())
+        let streams = self.usage.streams.get();
+        streams < settings.slots() && streams < self.client.max_streams()
     }
 }
 

@@ -42,9 +42,13 @@ impl<E> Default for Entry<E> {
 impl<E> Entry<E> {
     /// A connection that can take a stream now.
     pub(super) fn pick(&mut self, newer_than: u64, settings: &Settings) -> Option<Rc<Connection>> {
-        self.live.retain(|connection| connection.is_usable());
         let fits = |connection: &&Rc<Connection>| connection.id >= newer_than && connection.has_slot(settings);
         let free = |connection: &&Rc<Connection>| fits(connection) && !connection.is_congested(settings);
+        // There may be a hundred, most of them full; whether one is usable takes longer to tell.
+        if let Some(found) = self.live.iter().find(|connection| free(connection) && connection.is_usable()) {
+            return Some(Rc::clone(found));
+        }
+        self.live.retain(|connection| connection.is_usable());
         let found = self.live.iter().find(free);
         // Where no further connection may be made, a congested one is better than none.
         let full = self.live.len() >= settings.connections_per_key.max(1);
