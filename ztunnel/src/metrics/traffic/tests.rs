@@ -13,7 +13,7 @@ use crate::{
         identity::{SpiffeId, TrustDomain},
         locality::Locality,
         service::Service,
-        workload::{Controller, ControllerKind, Exclusions, Membership, NamespacedName, Workload},
+        workload::{Controller, ControllerKind, Membership, NamespacedName, Workload},
     },
 };
 
@@ -38,26 +38,14 @@ fn says(registry: &Registry, lines: &[&str]) {
 }
 
 fn workload(name: &str, region: &str) -> Arc<Workload> {
+    let pod = NamespacedName::new("demo", format!("{name}-abc-xyz"));
     Arc::new(Workload {
-        name: NamespacedName::new("demo", format!("{name}-abc-xyz")),
-        uid: "".into(),
-        identity: SpiffeId::new(TrustDomain::default(), "demo", name),
         controller: Controller { kind: ControllerKind::Deployment, name: name.into() },
         canonical_name: format!("{name}-app").into(),
         canonical_revision: "v1".into(),
         locality: Locality { region: region.into(), ..Locality::default() },
-        node: None,
-        addresses: Vec::new(),
-        host_network: false,
-        labels: Arc::default(),
-        netns: None,
-        ports: Vec::new(),
-        probe_ports: vec![],
-        node_addresses: vec![],
-        ready: true,
-        finished: false,
         membership: Membership::InMesh,
-        exclusions: Exclusions::default(),
+        ..Workload::new(pod, SpiffeId::new(TrustDomain::default(), "demo", name))
     })
 }
 
