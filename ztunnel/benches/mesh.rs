@@ -9,9 +9,8 @@ use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, 
 use prometheus_client::registry::Registry;
 use ztunnel::flow::gate::{Gates, Rechecked, Visit};
 use ztunnel::metrics::traffic::Traffic;
-use ztunnel::model::policy::{
-    Action, AuthorizationPolicy, Clause, Match, Part, Place, PolicySet, Rule, Scope, StringMatch,
-};
+use ztunnel::model::origin::Origin;
+use ztunnel::model::policy::{Action, AuthorizationPolicy, Clause, Match, Part, PolicySet, Rule, Scope, StringMatch};
 use ztunnel::model::workload::NamespacedName;
 use ztunnel::policy::{Connection, Principal};
 use ztunnel::route::decide;
@@ -104,7 +103,7 @@ fn policies(count: usize) -> PolicySet {
     };
     let policy = |policy| AuthorizationPolicy {
         name: NamespacedName::new("space-0", format!("policy-{policy:05}")),
-        place: Place { file: "policies.yaml".into(), line: 1 },
+        origin: Origin::line_of("policies.yaml", 1),
         scope: Scope::Namespace("space-0".into()),
         action: Action::Allow,
         dry_run: false,

@@ -184,7 +184,8 @@
 //!   text and metric label follow; the client gets a reset.
 //! - Of one pod: it is *refused*, with a reason that log and `/config_dump` tell, and tried again unless its manifest rules
 //!   it out.
-//! - Of the mesh's files: a [`Problem`](model::problem::Problem) with file, line and object; the rest counts.
+//! - Of a mesh source: a [`Problem`](model::problem::Problem) with its [`Origin`](model::origin::Origin), such as file and line, and the
+//!   object; the rest counts.
 //! - Of the start: the process ends, and what was captured before stays captured and closed.
 
 pub mod analyze;

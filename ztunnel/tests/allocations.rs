@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use ztunnel::model::identity::{SpiffeId, TrustDomain};
+use ztunnel::model::origin::Origin;
 use ztunnel::model::policy::{
-    Action, AuthorizationPolicy, Clause, Match, MtlsMode, Part, PeerAuthentication, Place, PolicySet, Rule, Scope,
-    StringMatch,
+    Action, AuthorizationPolicy, Clause, Match, MtlsMode, Part, PeerAuthentication, PolicySet, Rule, Scope, StringMatch,
 };
 use ztunnel::model::workload::{Membership, NamedPort, NamespacedName, Workload};
 use ztunnel::policy::{Connection, Guard, Principal};
@@ -70,8 +70,8 @@ fn web() -> Workload {
     }
 }
 
-fn place() -> Place {
-    Place { file: "policies.yaml".into(), line: 1 }
+fn origin() -> Origin {
+    Origin::line_of("policies.yaml", 1)
 }
 
 /// A policy with a rule of every kind for each number, so that every way of the index is gone.
@@ -92,7 +92,7 @@ fn policy(name: &str, action: Action, scope: Scope, numbers: Range<u16>) -> Auth
         ]
     });
     let name = NamespacedName::new("demo", name);
-    AuthorizationPolicy { name, place: place(), scope, action, dry_run: false, rules: rules.collect() }
+    AuthorizationPolicy { name, origin: origin(), scope, action, dry_run: false, rules: rules.collect() }
 }
 
 /// What a judgement of the pod's guard says, and how often it asked the allocator for something.
@@ -113,7 +113,7 @@ fn a_judgement_allocates_nothing() {
     let selected = Scope::Selector { namespace: Some("demo".into()), labels: [("app".into(), "web".into())].into() };
     let strict = PeerAuthentication {
         name: NamespacedName::new("demo", "ports"),
-        place: place(),
+        origin: origin(),
         created: None,
         scope: selected.clone(),
         mode: None,

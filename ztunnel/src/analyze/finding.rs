@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
-use crate::model::policy::{AuthorizationPolicy, PeerAuthentication, Place};
+use crate::model::origin::Origin;
+use crate::model::policy::{AuthorizationPolicy, PeerAuthentication};
 use crate::model::service::Service;
 use crate::model::workload::Workload;
 use crate::store::snapshot::Snapshot;
@@ -41,22 +42,25 @@ pub struct Finding {
     pub code: &'static str,
     /// The object concerned, as `Kind namespace/name`.
     pub object: Option<String>,
-    /// The file in which the object stands, relative to the mesh folder.
-    pub file: Option<String>,
-    /// Its line there, counted from 1.
-    pub line: Option<u64>,
+    /// Where the object comes from. In JSON: `file`, relative to the mesh folder, and `line`, counted from 1.
+    #[serde(flatten, serialize_with = "origin_keys")]
+    pub origin: Option<Origin>,
     /// What is wrong, and what follows from it.
     pub message: String,
     /// What to do about it, where the message doesn't tell.
     pub remedy: Option<String>,
 }
 
+fn origin_keys<S: Serializer>(origin: &Option<Origin>, serializer: S) -> Result<S::Ok, S::Error> {
+    Origin::keys(origin.as_ref()).serialize(serializer)
+}
+
 /// What a finding may be about.
 pub(super) trait Subject {
     /// `Kind namespace/name`.
     fn title(&self) -> String;
-    /// Where it stands, if that is known.
-    fn place<'a>(&'a self, snapshot: &'a Snapshot) -> Option<&'a Place>;
+    /// Where it comes from, if that is known.
+    fn origin<'a>(&'a self, snapshot: &'a Snapshot) -> Option<&'a Origin>;
 }
 
 impl Subject for AuthorizationPolicy {
@@ -64,8 +68,8 @@ impl Subject for AuthorizationPolicy {
         format!("AuthorizationPolicy {}", self.name)
     }
 
-    fn place<'a>(&'a self, _snapshot: &'a Snapshot) -> Option<&'a Place> {
-        Some(&self.place)
+    fn origin<'a>(&'a self, _snapshot: &'a Snapshot) -> Option<&'a Origin> {
+        Some(&self.origin)
     }
 }
 
@@ -74,8 +78,8 @@ impl Subject for PeerAuthentication {
         format!("PeerAuthentication {}", self.name)
     }
 
-    fn place<'a>(&'a self, _snapshot: &'a Snapshot) -> Option<&'a Place> {
-        Some(&self.place)
+    fn origin<'a>(&'a self, _snapshot: &'a Snapshot) -> Option<&'a Origin> {
+        Some(&self.origin)
     }
 }
 
@@ -84,18 +88,18 @@ impl Subject for Workload {
         format!("Pod {}", self.name)
     }
 
-    fn place<'a>(&'a self, snapshot: &'a Snapshot) -> Option<&'a Place> {
-        snapshot.place("Pod", &self.name)
+    fn origin<'a>(&'a self, snapshot: &'a Snapshot) -> Option<&'a Origin> {
+        snapshot.origin("Pod", &self.name)
     }
 }
 
 impl Subject for Service {
     fn title(&self) -> String {
-        format!("{} {}", self.origin.kind(), self.name)
+        format!("{} {}", self.kind.name(), self.name)
     }
 
-    fn place<'a>(&'a self, snapshot: &'a Snapshot) -> Option<&'a Place> {
-        snapshot.place(self.origin.kind(), &self.name)
+    fn origin<'a>(&'a self, snapshot: &'a Snapshot) -> Option<&'a Origin> {
+        snapshot.origin(self.kind.name(), &self.name)
     }
 }
 
@@ -119,13 +123,11 @@ impl<'a> Report<'a> {
         message: impl Into<String>,
         remedy: impl Into<String>,
     ) {
-        let place = subject.place(self.snapshot);
         self.push(Finding {
             severity,
             code,
             object: Some(subject.title()),
-            file: place.map(|place| place.file.to_string()),
-            line: place.map(|place| place.line),
+            origin: subject.origin(self.snapshot).cloned(),
             message: message.into(),
             remedy: Some(remedy.into()).filter(|remedy| !remedy.is_empty()),
         });
@@ -150,7 +152,7 @@ impl<'a> Report<'a> {
         remedy: impl Into<String>,
     ) {
         let (message, remedy) = (message.into(), Some(remedy.into()));
-        self.push(Finding { severity, code, object: None, file: None, line: None, message, remedy });
+        self.push(Finding { severity, code, object: None, origin: None, message, remedy });
     }
 
     pub(super) fn push(&mut self, finding: Finding) {
@@ -160,7 +162,7 @@ impl<'a> Report<'a> {
     /// Everything found, in order.
     pub(super) fn finish(mut self) -> Vec<Finding> {
         fn order(found: &Finding) -> impl Ord + '_ {
-            (found.severity, &found.file, found.line, &found.object, found.code, &found.message)
+            (found.severity, &found.origin, &found.object, found.code, &found.message)
         }
         self.findings.sort_by(|one, other| order(one).cmp(&order(other)));
         self.findings.dedup();

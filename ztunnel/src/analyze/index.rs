@@ -7,7 +7,7 @@ use std::ops::Bound;
 use super::authentication::Authentication;
 use super::nearest::Nearest;
 use crate::model::policy::{AuthorizationPolicy, Scope, StringMatch};
-use crate::model::service::{Origin, Service};
+use crate::model::service::{Service, ServiceKind};
 use crate::model::workload::{Membership, NamespacedName, RefuseReason, Workload};
 use crate::store::snapshot::Snapshot;
 
@@ -56,7 +56,7 @@ impl<'a> Mesh<'a> {
         }
         for service in snapshot.services().map(|service| &**service) {
             mesh.namespaces.insert(&service.name.namespace);
-            if service.origin == Origin::Kubernetes {
+            if service.kind == ServiceKind::Kubernetes {
                 mesh.services.insert(&service.name, service);
             }
         }

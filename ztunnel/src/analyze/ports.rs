@@ -7,7 +7,7 @@ use super::finding::{Report, Severity};
 use super::index::{Mesh, list};
 use super::path::{Field, entries};
 use crate::model::policy::{AuthorizationPolicy, Scope};
-use crate::model::service::{Origin, Service, TargetPort};
+use crate::model::service::{Service, ServiceKind, TargetPort};
 use crate::model::workload::{NamespacedName, Workload};
 
 /// Namespace and labels of a policy's selector.
@@ -88,7 +88,7 @@ fn known<'a>(mesh: &Mesh<'a>, pods: impl Iterator<Item = &'a Workload>) -> Known
         known.listening.extend(pod.ports.iter().map(|port| port.number));
         known.listening.extend(&pod.probe_ports);
         let mut says_something = known.listening.len() > before || !pod.ports.is_empty() || !pod.probe_ports.is_empty();
-        for service in mesh.snapshot.services_of(&pod.name).iter().filter(|one| one.origin == Origin::Kubernetes) {
+        for service in mesh.snapshot.services_of(&pod.name).iter().filter(|one| one.kind == ServiceKind::Kubernetes) {
             for (port, target) in targets(service, pod) {
                 says_something = true;
                 known.listening.insert(target);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::finding::{Report, Subject};
 use super::index::Mesh;
 use crate::model::policy::Scope;
-use crate::model::service::Origin;
+use crate::model::service::ServiceKind;
 use crate::model::workload::NamespacedName;
 
 /// What was said of a selector in a namespace.
@@ -22,7 +22,7 @@ pub(super) fn check(mesh: &Mesh<'_>, report: &mut Report<'_>) {
     }
     for service in mesh.snapshot.services() {
         // A ServiceEntry may also have endpoints of its own.
-        if service.selector.is_empty() || (service.origin == Origin::Entry && !service.endpoints.is_empty()) {
+        if service.selector.is_empty() || (service.kind == ServiceKind::Entry && !service.endpoints.is_empty()) {
             continue;
         }
         let namespace = Some(&*service.name.namespace);

@@ -2,7 +2,7 @@
 
 use super::finding::{Report, Severity};
 use super::index::{Mesh, is_inside};
-use crate::model::service::{Health, Origin, Resolution, Service};
+use crate::model::service::{Health, Resolution, Service, ServiceKind};
 
 pub(super) fn check(mesh: &Mesh<'_>, report: &mut Report<'_>) {
     for service in mesh.snapshot.services() {
@@ -23,7 +23,7 @@ pub(super) fn check(mesh: &Mesh<'_>, report: &mut Report<'_>) {
 fn without_endpoints(service: &Service, report: &mut Report<'_>) {
     // Without address and selector it may be an alias in DNS, which needs none.
     let may_be_alias = service.selector.is_empty() && service.vips.is_empty() && service.ranges.is_empty();
-    let is_entry = service.origin == Origin::Entry;
+    let is_entry = service.kind == ServiceKind::Entry;
     if may_be_alias || is_entry || service.resolution == Resolution::Passthrough {
         return;
     }

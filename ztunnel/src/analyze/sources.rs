@@ -2,8 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::finding::{Finding, Report, Severity, Subject};
+use crate::model::origin::Origin;
 use crate::model::policy::{Action, AuthorizationPolicy};
 use crate::model::problem::{self, Problem};
 use crate::store::snapshot::Snapshot;
@@ -18,37 +20,35 @@ pub(super) fn check(snapshot: &Snapshot, report: &mut Report<'_>) {
             },
             code: if is_contested(snapshot, problem) { "duplicate-address" } else { "manifest" },
             object: problem.object.clone(),
-            file: Some(problem.file.to_string()),
-            line: problem.line,
+            origin: Some(problem.origin.clone()),
             message: problem.message.clone(),
             remedy: None,
         });
     }
     check_unread(snapshot, report);
-    let lines = unjudged_lines(snapshot, &told);
+    let origins = unjudged_origins(snapshot, &told);
     for policy in snapshot.policies().authorization() {
-        unjudged(policy, lines.get(&policy.title()).copied(), report);
+        unjudged(policy, origins.get(&policy.title()).copied(), report);
     }
 }
 
 fn check_unread(snapshot: &Snapshot, report: &mut Report<'_>) {
     let unread = snapshot.policies().unread();
-    let mut add = |file: &str, whom: &str| {
+    let mut add = |source: &Arc<str>, whom: &str| {
         report.push(Finding {
             severity: Severity::Error,
             code: "unread-policies",
             object: None,
-            file: Some(file.to_owned()),
-            line: None,
+            origin: Some(Origin::file(Arc::clone(source))),
             message: format!("it may hold policies, and can't be read: a daemon that starts with it refuses every connection to pods of {whom}"),
             remedy: Some("repair the file".to_owned()),
         });
     };
-    if let Some(file) = &unread.anywhere {
-        add(file, "the mesh");
+    if let Some(source) = &unread.anywhere {
+        add(source, "the mesh");
     }
-    for (namespace, file) in &unread.namespaces {
-        add(file, &format!("namespace {namespace}"));
+    for (namespace, source) in &unread.namespaces {
+        add(source, &format!("namespace {namespace}"));
     }
     if snapshot.is_partial() {
         let message = "a part of the mesh could not be read, so it was not checked whether names and selectors of policies and services are right";
@@ -57,7 +57,7 @@ fn check_unread(snapshot: &Snapshot, report: &mut Report<'_>) {
 }
 
 /// One finding per policy, since one waypoint, or one change, is needed for all of its fields.
-fn unjudged(policy: &AuthorizationPolicy, line: Option<u64>, report: &mut Report<'_>) {
+fn unjudged(policy: &AuthorizationPolicy, origin: Option<&Origin>, report: &mut Report<'_>) {
     let with_some = policy.rules.iter().filter(|rule| !rule.unjudged.is_empty()).count();
     if with_some == 0 {
         return;
@@ -82,8 +82,7 @@ fn unjudged(policy: &AuthorizationPolicy, line: Option<u64>, report: &mut Report
         severity: Severity::Warning,
         code: "l7-without-waypoint",
         object: Some(policy.title()),
-        file: Some(policy.place.file.to_string()),
-        line: line.or(Some(policy.place.line)),
+        origin: Some(origin.unwrap_or(&policy.origin).clone()),
         message,
         remedy: Some(remedy.to_owned()),
     });
@@ -102,17 +101,17 @@ fn is_unjudged(problem: &Problem, fields: &HashSet<String>) -> bool {
     fields.iter().any(|field| message.contains(field.as_str())) || message.contains("more fields can't be judged")
 }
 
-/// The first line on which a policy has something that can't be judged.
-fn unjudged_lines(snapshot: &Snapshot, told: &Told) -> HashMap<String, u64> {
-    let mut lines = HashMap::new();
+/// Where a policy has the first thing that can't be judged.
+fn unjudged_origins<'a>(snapshot: &'a Snapshot, told: &Told) -> HashMap<String, &'a Origin> {
+    let mut origins = HashMap::new();
     for problem in snapshot.problems() {
-        let (Some(object), Some(line)) = (&problem.object, problem.line) else { continue };
+        let Some(object) = &problem.object else { continue };
         if told.unjudged.get(object).is_some_and(|fields| is_unjudged(problem, fields)) {
-            let first = lines.entry(object.clone()).or_insert(line);
-            *first = line.min(*first);
+            let first = origins.entry(object.clone()).or_insert(&problem.origin);
+            *first = (&problem.origin).min(*first);
         }
     }
-    lines
+    origins
 }
 
 /// Problems that are findings of their own, with more to say.

@@ -26,11 +26,11 @@ use tracing::{error, info, warn};
 
 use self::folder::Folder;
 use self::watch::{Sign, Watch};
-use super::manifests::{Assembled, assemble, places};
+use super::manifests::{Assembled, assemble, origins};
 use crate::model::identity::TrustDomain;
 use crate::model::policy::{Action, Scope};
 use crate::model::problem::{Problem, Severity};
-use crate::model::service::Origin;
+use crate::model::service::ServiceKind;
 use crate::model::workload::NamespacedName;
 use crate::store::publish::Publisher;
 use crate::store::snapshot::Snapshot;
@@ -121,8 +121,8 @@ pub fn read_once(dir: &Path, trust_domain: TrustDomain) -> Result<Snapshot, Open
     let MeshFolder { mut folder, trust_domain, .. } = MeshFolder::open(dir, trust_domain)?;
     folder.read();
     let mesh = assemble(folder.contents(), &trust_domain);
-    let places = places(folder.contents());
-    Ok(Published::new(&folder, mesh, false).snapshot(u64::from(folder.was_read())).with_places(places))
+    let origins = origins(folder.contents());
+    Ok(Published::new(&folder, mesh, false).snapshot(u64::from(folder.was_read())).with_origins(origins))
 }
 
 impl MeshFolder {
@@ -220,7 +220,7 @@ impl MeshFolder {
 /// be read, and whoever they are, what protects them must not wait for that.
 fn close_unknown_targets(mesh: &mut Assembled, file: &Arc<str>) {
     let known = |name: &NamespacedName| {
-        let service = mesh.services.iter().find(|one| one.origin == Origin::Kubernetes && one.name == *name);
+        let service = mesh.services.iter().find(|one| one.kind == ServiceKind::Kubernetes && one.name == *name);
         // Without a selector only slices tell of its pods.
         service.is_some_and(|service| !service.selector.is_empty())
     };
@@ -234,8 +234,7 @@ fn close_unknown_targets(mesh: &mut Assembled, file: &Arc<str>) {
         let namespace = &policy.name.namespace;
         mesh.policies.unread.namespaces.entry(Arc::clone(namespace)).or_insert_with(|| Arc::clone(file));
         told.push(Problem {
-            file: Arc::clone(&policy.place.file),
-            line: Some(policy.place.line),
+            origin: policy.origin.clone(),
             object: Some(format!("AuthorizationPolicy {}", policy.name)),
             message: format!(
                 "spec.targetRefs: {file} could never be read, and may say which pods stand behind Service {unknown}: until it \

@@ -31,8 +31,8 @@ pub(super) struct Case<'a> {
 pub(super) fn of(case: &Case<'_>) -> Vec<String> {
     match case.denial {
         None => case.closing(),
-        Some(Denial { cause: Cause::Unread { file }, .. }) => {
-            vec![format!("repair {file}: as long as nobody knows what policies it holds, nobody is let in")]
+        Some(Denial { cause: Cause::Unread { source }, .. }) => {
+            vec![format!("repair {source}: as long as nobody knows what policies it holds, nobody is let in")]
         }
         Some(_) => case.opening(),
     }
@@ -340,13 +340,13 @@ impl Addition<'_> {
 
 /// A policy with this rule alone; a copy of all would be large.
 fn with_rule(policy: &AuthorizationPolicy, rule: Rule) -> AuthorizationPolicy {
-    let AuthorizationPolicy { name, place, scope, action, dry_run, rules: _ } = policy;
-    let (name, place, scope) = (name.clone(), place.clone(), scope.clone());
-    AuthorizationPolicy { name, place, scope, action: *action, dry_run: *dry_run, rules: vec![rule] }
+    let AuthorizationPolicy { name, origin, scope, action, dry_run, rules: _ } = policy;
+    let (name, origin, scope) = (name.clone(), origin.clone(), scope.clone());
+    AuthorizationPolicy { name, origin, scope, action: *action, dry_run: *dry_run, rules: vec![rule] }
 }
 
 fn titled(policy: &PeerAuthentication) -> String {
-    format!("{} ({}:{})", policy.name, policy.place.file, policy.place.line)
+    format!("{} ({})", policy.name, policy.origin)
 }
 
 /// A label's value as YAML reads it as a text: what is not a plain word is quoted.

@@ -10,7 +10,7 @@ use crate::model::addr::{OrigDst, PeerAddr};
 use crate::model::close::CloseReason;
 use crate::model::flow::{Direction, Flow};
 use crate::model::identity::SpiffeId;
-use crate::model::service::{self, Endpoint, Origin, Resolution, Service};
+use crate::model::service::{self, Endpoint, Resolution, Service, ServiceKind};
 use crate::model::workload::{Membership, NamespacedName, Workload};
 use crate::route::decide::{self, Candidate, HBONE_PORT, Hop, Unfit};
 use crate::route::survey;
@@ -110,12 +110,12 @@ impl Traveller<'_> {
         let (title, addresses) = match meant {
             Meant::Address(address) => return Ok(Some(*address)),
             Meant::Pod(pod) => (format!("Pod {}", pod.name), &pod.addresses),
-            Meant::Service(service) => (format!("{} {}", service.origin.kind(), service.name), &service.vips),
+            Meant::Service(service) => (format!("{} {}", service.kind.name(), service.name), &service.vips),
         };
         let no_address = |why: &str| QueryError::NoAddress { side: "to", what: format!("{title} {why}") };
         let taken = match meant {
             Meant::Pod(pod) if pod.finished => return Err(no_address("has finished")),
-            Meant::Service(service) if service.vips.is_empty() && service.origin == Origin::Entry => {
+            Meant::Service(service) if service.vips.is_empty() && service.kind == ServiceKind::Entry => {
                 return Err(no_address("has no single address: ask for one of its ranges or endpoints"));
             }
             Meant::Service(service) if service.vips.is_empty() => return Ok(None),
@@ -306,7 +306,7 @@ impl Traveller<'_> {
             Some(service) if !service.vips.is_empty() && service.resolution == Resolution::Endpoints => format!(
                 "{begins}; of the {} endpoints of {} {} {chooser} takes one of {taken}",
                 legs.len(),
-                service.origin.kind(),
+                service.kind.name(),
                 service.name
             ),
             _ => begins,
@@ -352,7 +352,7 @@ impl Traveller<'_> {
     }
 
     fn service_remedy(&self, service: &Service) -> String {
-        let title = format!("{} {}", service.origin.kind(), service.name);
+        let title = format!("{} {}", service.kind.name(), service.name);
         if service.port(self.port).is_none() && !service.vips.is_empty() {
             let ports: Vec<String> = service.ports.iter().map(|port| port.port.to_string()).collect();
             return format!(

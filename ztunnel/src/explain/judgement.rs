@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::explanation::{Authentication, Policy, Rule};
-use crate::model::policy::{Action, AuthorizationPolicy, Place, PolicySet, Scope};
+use crate::model::policy::{Action, AuthorizationPolicy, PolicySet, Scope};
 use crate::model::workload::{NamespacedName, Workload};
 use crate::policy::{self, Applies, Connection, Guard, RuleTrace};
 use crate::store::snapshot::Snapshot;
@@ -47,8 +47,7 @@ impl Considered {
 
     /// The rule that matched, for people.
     pub(super) fn title(&self) -> String {
-        let place = &self.policy.place;
-        format!("AuthorizationPolicy {} ({}:{})", self.policy.name, place.file, place.line)
+        format!("AuthorizationPolicy {} ({})", self.policy.name, self.policy.origin)
     }
 }
 
@@ -76,12 +75,7 @@ fn authentication(snapshot: &Snapshot, workload: &Workload, connection: &Connect
         considered: found
             .considered
             .into_iter()
-            .map(|one| {
-                format!(
-                    "{} ({}, {}:{}): {}",
-                    one.policy.name, one.level, one.policy.place.file, one.policy.place.line, one.counts
-                )
-            })
+            .map(|one| format!("{} ({}, {}): {}", one.policy.name, one.level, one.policy.origin, one.counts))
             .collect(),
     }
 }
@@ -90,10 +84,9 @@ fn considered(one: policy::Considered, would: &BTreeMap<NamespacedName, Option<u
     let policy::Considered { policy, applies, is_sure, matched, rules } = one;
     let does = applies == Applies::Yes;
     let effect = if does { effect(&policy, matched, would.get(&policy.name)) } else { "none".to_owned() };
-    let Place { file, line } = &policy.place;
     let told = Policy {
         name: policy.name.to_string(),
-        place: format!("{file}:{line}"),
+        place: policy.origin.to_string(),
         action: policy.action.name().to_owned(),
         dry_run: policy.dry_run,
         applies: does,

@@ -135,7 +135,8 @@ mod tests {
     use super::{Decisions, Registry};
     use crate::{
         model::{
-            policy::{Action, AuthorizationPolicy, Place, PolicySet, Scope},
+            origin::Origin,
+            policy::{Action, AuthorizationPolicy, PolicySet, Scope},
             workload::NamespacedName,
         },
         policy::{Beside, Cause, Denial},
@@ -145,7 +146,7 @@ mod tests {
     fn mesh(policies: &[&str]) -> Snapshot {
         let policy = |name: &&str| AuthorizationPolicy {
             name: NamespacedName::new("demo", *name),
-            place: Place { file: "p.yaml".into(), line: 1 },
+            origin: Origin::line_of("p.yaml", 1),
             scope: Scope::Namespace("demo".into()),
             action: Action::Deny,
             dry_run: false,

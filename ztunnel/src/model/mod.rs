@@ -6,6 +6,7 @@ pub mod close;
 pub mod flow;
 pub mod identity;
 pub mod locality;
+pub mod origin;
 pub mod policy;
 pub mod problem;
 pub mod service;

@@ -7,16 +7,8 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::origin::Origin;
 use super::workload::NamespacedName;
-
-/// Where an object stands in the mesh's sources.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place {
-    /// The file's name relative to the mesh folder.
-    pub file: Arc<str>,
-    /// Line in that file, counted from 1.
-    pub line: u64,
-}
 
 /// Whom a policy protects.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,8 +59,8 @@ impl Action {
 pub struct AuthorizationPolicy {
     /// Namespace and name.
     pub name: NamespacedName,
-    /// Where it stands.
-    pub place: Place,
+    /// Where it comes from.
+    pub origin: Origin,
     /// Whom it protects.
     pub scope: Scope,
     /// What it does.
@@ -192,8 +184,8 @@ impl fmt::Display for StringMatch {
 pub struct PeerAuthentication {
     /// Namespace and name.
     pub name: NamespacedName,
-    /// Where it stands.
-    pub place: Place,
+    /// Where it comes from.
+    pub origin: Origin,
     /// When it was made, as Unix seconds; the oldest of several for the same workloads counts, then the first by name.
     /// `None` is older than all.
     pub created: Option<i64>,
@@ -228,12 +220,13 @@ impl MtlsMode {
     }
 }
 
-/// Policies of which nothing is known but that there may be some: what holds them could never be read.
+/// Policies of which nothing is known but that there may be some: the source that holds them, such as a file, could never be
+/// read. The texts name it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct UnreadPolicies {
-    /// They may protect anyone: the file.
+    /// They may protect any workload: the source.
     pub anywhere: Option<Arc<str>>,
-    /// They protect workloads of a namespace: the file.
+    /// They protect workloads of a namespace: the source, by namespace.
     pub namespaces: BTreeMap<Arc<str>, Arc<str>>,
 }
 

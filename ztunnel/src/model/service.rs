@@ -18,7 +18,7 @@ pub struct Service {
     /// Its host name, such as `web.demo.svc.cluster.local`, or a ServiceEntry's host.
     pub hostname: Arc<str>,
     /// What kind of object says so.
-    pub origin: Origin,
+    pub kind: ServiceKind,
     /// Its own addresses, canonical; none when it is headless.
     pub vips: Vec<IpAddr>,
     /// Address ranges that are its own, canonical, without host bits; only a ServiceEntry has some.
@@ -48,7 +48,7 @@ impl Service {
         Self {
             name,
             hostname: hostname.into(),
-            origin: Origin::Kubernetes,
+            kind: ServiceKind::Kubernetes,
             vips: Vec::new(),
             ranges: Vec::new(),
             ports: Vec::new(),
@@ -85,17 +85,17 @@ impl Service {
 
 /// What kind of object a service comes from. Earlier ones win where two claim one address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Origin {
+pub enum ServiceKind {
     /// A Kubernetes Service.
     Kubernetes,
     /// An Istio ServiceEntry.
     Entry,
 }
 
-impl Origin {
+impl ServiceKind {
     /// The kind as manifests write it.
     #[must_use]
-    pub const fn kind(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Kubernetes => "Service",
             Self::Entry => "ServiceEntry",

@@ -2,14 +2,14 @@
 
 mod policies;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 pub use self::policies::PoliciesInfo;
 use crate::{
     flow::record::Live,
     identity::cache::CertInfo,
     metrics::facts::{Facts, Protocol},
-    model::{flow::Direction, problem::Problem, workload::NamespacedName},
+    model::{flow::Direction, origin::Origin, problem::Problem, workload::NamespacedName},
 };
 
 /// Everything at one moment.
@@ -52,27 +52,25 @@ pub struct SnapshotInfo {
     pub services: usize,
 }
 
-/// Something wrong with a file.
+/// Something wrong in a source of the mesh.
 #[derive(Clone, Debug, Serialize)]
 pub struct ProblemInfo {
-    /// Its name within the folder.
-    pub file: String,
-    /// Where in it.
-    pub line: Option<u64>,
+    /// Where it stands. In JSON: `file`, the name within the folder, and `line`.
+    #[serde(flatten, serialize_with = "origin_keys")]
+    pub origin: Origin,
     /// Which object.
     pub object: Option<String>,
     /// What.
     pub message: String,
 }
 
+fn origin_keys<S: Serializer>(origin: &Origin, serializer: S) -> Result<S::Ok, S::Error> {
+    Origin::keys(Some(origin)).serialize(serializer)
+}
+
 impl From<&Problem> for ProblemInfo {
     fn from(problem: &Problem) -> Self {
-        Self {
-            file: problem.file.to_string(),
-            line: problem.line,
-            object: problem.object.clone(),
-            message: problem.message.clone(),
-        }
+        Self { origin: problem.origin.clone(), object: problem.object.clone(), message: problem.message.clone() }
     }
 }
 

@@ -30,7 +30,7 @@ impl Denied<'_> {
     pub fn told(&self, connection: &Connection) -> Denial {
         let port = connection.destination.port();
         let cause = match self.ground {
-            Ground::Unread(file) => Cause::Unread { file: Arc::clone(file) },
+            Ground::Unread(source) => Cause::Unread { source: Arc::clone(source) },
             Ground::Strict { policy, port } => Cause::Strict { policy: policy.clone(), port },
             Ground::Matched { policy, rule } => Cause::Matched {
                 policy: policy.name.clone(),
@@ -61,8 +61,8 @@ pub struct Denial {
 pub enum Cause {
     /// Some policies could never be read.
     Unread {
-        /// The file that may hold them.
-        file: Arc<str>,
+        /// The source that may hold them, such as a file.
+        source: Arc<str>,
     },
     /// Plaintext where it must not be.
     Strict {
@@ -94,7 +94,7 @@ pub enum Cause {
 impl fmt::Display for Denial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.cause {
-            Cause::Unread { file } => write!(f, "policies of {file} are not known: it could never be read"),
+            Cause::Unread { source } => write!(f, "policies of {source} are not known: it could never be read"),
             Cause::Strict { policy, port } => {
                 write!(f, "PeerAuthentication {policy}")?;
                 if let Some(port) = port {

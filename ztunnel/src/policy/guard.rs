@@ -60,8 +60,8 @@ impl Guard {
     /// Why not; [`Denied::told`] has words for it.
     pub fn judge(&self, connection: &Connection) -> Result<Permit, Denied<'_>> {
         let denied = |ground| Err(Denied { guard: self, ground });
-        if let Some(file) = &self.unread {
-            return denied(Ground::Unread(file));
+        if let Some(source) = &self.unread {
+            return denied(Ground::Unread(source));
         }
         let port = connection.destination.port();
         if connection.source.is_none()

@@ -220,7 +220,7 @@ fn listed(claimants: &[Claimant]) -> String {
 }
 
 fn title(service: &Service) -> String {
-    format!("{} {}", service.origin.kind(), service.name)
+    format!("{} {}", service.kind.name(), service.name)
 }
 
 /// A pod that connects, and the mesh as it is.

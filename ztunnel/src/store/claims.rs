@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::model::service::{Origin, Resolution, Service};
+use crate::model::service::{Resolution, Service, ServiceKind};
 use crate::model::workload::{NamespacedName, Workload};
 
 /// The services at every address and range. Each list has the order in which they were added.
@@ -38,7 +38,7 @@ impl Claims {
 
     /// The Kubernetes service at a single address, whoever may know it.
     pub(super) fn cluster_ip(&self, address: IpAddr) -> Option<&Arc<Service>> {
-        self.single.get(&address)?.iter().find(|service| service.origin == Origin::Kubernetes)
+        self.single.get(&address)?.iter().find(|service| service.kind == ServiceKind::Kubernetes)
     }
 
     /// The service with the smallest range around an address that has the port, or else with the smallest of all.
@@ -104,7 +104,7 @@ pub fn contested_addresses<'a>(
             claim(*address, Claimant::Pod(workload.name.clone()));
         }
     }
-    for service in services.into_iter().filter(|service| service.origin == Origin::Kubernetes) {
+    for service in services.into_iter().filter(|service| service.kind == ServiceKind::Kubernetes) {
         for vip in &service.vips {
             claim(*vip, Claimant::Service(service.name.clone()));
         }

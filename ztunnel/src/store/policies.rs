@@ -18,7 +18,7 @@ pub use selectors::lacking;
 
 use super::snapshot::Snapshot;
 use crate::model::policy::{AuthorizationPolicy, PeerAuthentication, PolicySet, Scope, UnreadPolicies};
-use crate::model::service::{Origin, Service};
+use crate::model::service::{Service, ServiceKind};
 use crate::model::workload::{NamespacedName, Workload};
 
 /// All policies, indexed.
@@ -102,7 +102,7 @@ impl Policies {
         if services.is_empty() {
             return;
         }
-        let known = mesh.services().filter(|service| service.origin == Origin::Kubernetes);
+        let known = mesh.services().filter(|service| service.kind == ServiceKind::Kubernetes);
         let guarded: HashMap<NamespacedName, Arc<Guarded>> = known
             .filter_map(|service| {
                 let group = group(services.remove(&service.name)?);

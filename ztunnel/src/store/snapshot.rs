@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use super::claims::{Claimant, Claims, contested_addresses};
 use super::policies::Policies;
-use crate::model::policy::{Place, PolicySet};
+use crate::model::origin::Origin;
+use crate::model::policy::PolicySet;
 use crate::model::problem::Problem;
-use crate::model::service::{Origin, Service};
+use crate::model::service::{Service, ServiceKind};
 use crate::model::workload::{Membership, NamespacedName, Workload};
 
 /// An immutable state of the mesh. The default one is empty and has version 0: no mesh has been read yet.
@@ -34,7 +35,7 @@ pub struct Snapshot {
     policies: Policies,
     problems: Vec<Problem>,
     /// By kind, namespace and name.
-    places: HashMap<(&'static str, NamespacedName), Place>,
+    origins: HashMap<(&'static str, NamespacedName), Origin>,
 }
 
 /// How much a snapshot holds.
@@ -96,14 +97,14 @@ impl Snapshot {
 
     fn add_services(&mut self, services: Vec<Service>, contested: &BTreeMap<IpAddr, Vec<Claimant>>) {
         let mut services: Vec<Arc<Service>> = services.into_iter().map(Arc::new).collect();
-        fn order(service: &Service) -> (&str, &str, Origin, &str) {
-            (&service.name.namespace, &service.hostname, service.origin, &service.name.name)
+        fn order(service: &Service) -> (&str, &str, ServiceKind, &str) {
+            (&service.name.namespace, &service.hostname, service.kind, &service.name.name)
         }
         services.sort_by(|one, other| order(one).cmp(&order(other)));
         services.dedup_by(|later, first| {
             (&later.name.namespace, &later.hostname) == (&first.name.namespace, &first.hostname)
         });
-        services.sort_by(|one, other| (one.origin, &one.name).cmp(&(other.origin, &other.name)));
+        services.sort_by(|one, other| (one.kind, &one.name).cmp(&(other.kind, &other.name)));
         for service in &services {
             self.services_by_hostname.entry(Arc::clone(&service.hostname)).or_default().push(Arc::clone(service));
             for workload in service.endpoints.iter().filter_map(|endpoint| endpoint.workload.as_ref()) {
@@ -114,7 +115,7 @@ impl Snapshot {
             }
             let of_pods = &self.workloads_by_address;
             self.claims.add(service, |address| {
-                let is_pods = service.origin == Origin::Entry && of_pods.contains_key(address);
+                let is_pods = service.kind == ServiceKind::Entry && of_pods.contains_key(address);
                 !is_pods && !contested.contains_key(address)
             });
         }
@@ -168,16 +169,16 @@ impl Snapshot {
         self.namespaces.iter()
     }
 
-    /// Says where objects stand in their sources, by kind and name: only for those who tell people of it.
+    /// Says where objects come from, by kind and name: only for those who tell people of it.
     #[must_use]
-    pub fn with_places(mut self, places: HashMap<(&'static str, NamespacedName), Place>) -> Self {
-        self.places = places;
+    pub fn with_origins(mut self, origins: HashMap<(&'static str, NamespacedName), Origin>) -> Self {
+        self.origins = origins;
         self
     }
 
-    /// Where an object of this kind stands in the sources, where that was kept; see [`Snapshot::with_places`].
-    pub fn place(&self, kind: &'static str, name: &NamespacedName) -> Option<&Place> {
-        if self.places.is_empty() { None } else { self.places.get(&(kind, name.clone())) }
+    /// Where an object of this kind comes from, if that was kept; see [`Snapshot::with_origins`].
+    pub fn origin(&self, kind: &'static str, name: &NamespacedName) -> Option<&Origin> {
+        if self.origins.is_empty() { None } else { self.origins.get(&(kind, name.clone())) }
     }
 
     /// The number of this state; later states have higher ones. 0: no mesh has been read yet.

@@ -6,7 +6,8 @@ use fastrand::Rng;
 
 use super::pod;
 use crate::analyze::index::Mesh;
-use crate::model::policy::{MtlsMode, PeerAuthentication, Place, PolicySet, Scope};
+use crate::model::origin::Origin;
+use crate::model::policy::{MtlsMode, PeerAuthentication, PolicySet, Scope};
 use crate::model::workload::NamespacedName;
 use crate::policy::Guard;
 use crate::store::snapshot::Snapshot;
@@ -29,7 +30,7 @@ fn authentication(random: &mut Rng, index: usize) -> PeerAuthentication {
     let has_ports = matches!(scope, Scope::Selector { .. }) && random.bool();
     PeerAuthentication {
         name: NamespacedName::new("demo", format!("p{index}")),
-        place: Place { file: "f".into(), line: 1 },
+        origin: Origin::line_of("f", 1),
         created: random.bool().then(|| random.i64(0..2)),
         mode: MODES[random.usize(..4)],
         ports: if has_ports { BTreeMap::from([(8080, MODES[random.usize(..4)])]) } else { BTreeMap::new() },

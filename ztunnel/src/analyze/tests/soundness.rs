@@ -9,9 +9,8 @@ use super::pod;
 use crate::analyze::analyze;
 use crate::analyze::covers::{rule_covers, scope_covers};
 use crate::model::identity::SpiffeId;
-use crate::model::policy::{
-    Action, AuthorizationPolicy, Clause, Match, Part, Place, PolicySet, Rule, Scope, StringMatch,
-};
+use crate::model::origin::Origin;
+use crate::model::policy::{Action, AuthorizationPolicy, Clause, Match, Part, PolicySet, Rule, Scope, StringMatch};
 use crate::model::workload::{NamespacedName, Workload};
 use crate::policy::{Connection, Guard, Principal};
 use crate::store::snapshot::Snapshot;
@@ -111,7 +110,7 @@ fn connections() -> Vec<Connection> {
 fn denying(name: &str, scope: Scope, rule: Rule) -> AuthorizationPolicy {
     AuthorizationPolicy {
         name: NamespacedName::new("demo", name),
-        place: Place { file: "f".into(), line: 1 },
+        origin: Origin::line_of("f", 1),
         scope,
         action: Action::Deny,
         dry_run: false,

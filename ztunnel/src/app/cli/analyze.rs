@@ -93,10 +93,9 @@ impl Analysis {
 
 fn headline(finding: &Finding) -> String {
     let mut text = String::new();
-    let Finding { severity, code, object, file, line, message, .. } = finding;
-    if let Some(file) = file {
-        let place = line.map_or(String::new(), |line| format!(":{line}"));
-        text.push_str(&format!("{file}{place}: "));
+    let Finding { severity, code, object, origin, message, .. } = finding;
+    if let Some(origin) = origin {
+        text.push_str(&format!("{origin}: "));
     }
     text.push_str(&format!("{severity}[{code}]: "));
     if let Some(object) = object {

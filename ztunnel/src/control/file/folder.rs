@@ -12,6 +12,7 @@ use std::sync::Arc;
 use nix::fcntl::OFlag;
 
 use crate::control::manifests::{FileContent, FileError, PoliciesIn, parse, policies_in};
+use crate::model::origin::Origin;
 use crate::model::policy::UnreadPolicies;
 use crate::model::problem::{Problem, Severity};
 
@@ -129,8 +130,8 @@ impl Folder {
             }
             Err(error) => {
                 let message = format!("cannot read the mesh folder: {error}; the last good mesh stays in force");
-                let file = self.dir.to_string_lossy().into();
-                self.unreadable = Some(Problem { file, line: None, object: None, message, severity: Severity::Error });
+                let origin = Origin::file(self.dir.to_string_lossy());
+                self.unreadable = Some(Problem { origin, object: None, message, severity: Severity::Error });
             }
         }
     }
@@ -179,7 +180,7 @@ impl Folder {
                 let file = self.manifest(name);
                 file.bytes = None;
                 file.unread = PoliciesIn::Anywhere;
-                file.fail(None, &error.to_string());
+                file.fail(Origin::file(Arc::clone(&file.name)), &error.to_string());
                 return;
             }
         };
@@ -196,7 +197,7 @@ impl Folder {
             Err(error) => {
                 file.unread = policies_in_bytes(&bytes);
                 let problem = Problem::from(error);
-                file.fail(problem.line, &problem.message);
+                file.fail(problem.origin, &problem.message);
             }
         }
     }
@@ -219,12 +220,13 @@ impl Gone {
             "went when {} came, which makes no sense: what it said stays in force until that is repaired or removed",
             others.join(", ")
         );
-        Problem { file: Arc::clone(&self.name), line: None, object: None, message, severity: Severity::Error }
+        let origin = Origin::file(Arc::clone(&self.name));
+        Problem { origin, object: None, message, severity: Severity::Error }
     }
 }
 
 impl Manifest {
-    fn fail(&mut self, line: Option<u64>, why: &str) {
+    fn fail(&mut self, origin: Origin, why: &str) {
         let consequence = match self.content {
             Some(_) => "what the file said before stays in force",
             None => {
@@ -233,8 +235,7 @@ impl Manifest {
             }
         };
         let message = format!("{why}; {consequence}");
-        self.error =
-            Some(Problem { file: Arc::clone(&self.name), line, object: None, message, severity: Severity::Error });
+        self.error = Some(Problem { origin, object: None, message, severity: Severity::Error });
     }
 }
 

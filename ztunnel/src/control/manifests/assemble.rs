@@ -18,9 +18,10 @@ use super::service::{ServiceManifest, SliceManifest};
 use super::{Body, FileContent, NamespaceManifest, Object, title};
 use crate::model::identity::TrustDomain;
 use crate::model::locality::{Distribution, Locality};
-use crate::model::policy::{self, PolicySet};
+use crate::model::origin::Origin;
+use crate::model::policy::PolicySet;
 use crate::model::problem::{Problem, Severity};
-use crate::model::service::{Families, Origin, Service, Visibility};
+use crate::model::service::{Families, Service, ServiceKind, Visibility};
 use crate::model::workload::{NamespacedName, Workload};
 use crate::store::claims::{Claimant, contested_addresses};
 
@@ -84,18 +85,12 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    fn in_policy(self) -> policy::Place {
-        policy::Place { file: Arc::clone(self.file), line: self.line }
+    fn origin(self) -> Origin {
+        Origin::line_of(Arc::clone(self.file), self.line)
     }
 
     fn problem(self, object: String, message: String) -> Problem {
-        Problem {
-            file: Arc::clone(self.file),
-            line: Some(self.line),
-            object: Some(object),
-            message,
-            severity: Severity::Error,
-        }
+        Problem { origin: self.origin(), object: Some(object), message, severity: Severity::Error }
     }
 }
 
@@ -228,7 +223,7 @@ impl<'a> Objects<'a> {
         Service {
             name: name.clone(),
             hostname: Arc::clone(host),
-            origin: Origin::Entry,
+            kind: ServiceKind::Entry,
             vips: manifest.vips.clone(),
             ranges: manifest.ranges.clone(),
             ports: manifest.ports.clone(),

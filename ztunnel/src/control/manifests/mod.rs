@@ -41,7 +41,7 @@ use self::peer_authentication::PeerAuthenticationManifest;
 use self::pod::PodManifest;
 use self::service::{ServiceManifest, SliceManifest};
 use crate::model::locality::{Distribution, Locality};
-use crate::model::policy;
+use crate::model::origin::Origin;
 use crate::model::problem::{Problem, Severity};
 use crate::model::workload::NamespacedName;
 
@@ -84,8 +84,7 @@ impl From<FileError> for Problem {
     fn from(error: FileError) -> Self {
         let field = error.field.map(|field| format!("{field}: ")).unwrap_or_default();
         Self {
-            file: error.file,
-            line: error.line,
+            origin: Origin::File { file: error.file, line: error.line },
             object: None,
             message: format!("{field}{}", error.message),
             severity: Severity::Error,
@@ -192,8 +191,8 @@ impl Report<'_> {
     }
 
     fn add(&mut self, line: u64, message: String, severity: Severity) {
-        let (file, object) = (Arc::clone(self.file), Some(self.object.clone()));
-        self.problems.push(Problem { file, line: Some(line), object, message, severity });
+        let origin = Origin::line_of(Arc::clone(self.file), line);
+        self.problems.push(Problem { origin, object: Some(self.object.clone()), message, severity });
     }
 }
 
@@ -208,18 +207,18 @@ pub fn parse(file: &Arc<str>, text: &str) -> Result<FileContent, FileError> {
     Ok(content)
 }
 
-/// Where each object stands, by kind and name; of two with one name, the first, which counts.
-pub fn places<'a>(
+/// Where each object comes from, by kind and name; of two with one name, the first, which counts.
+pub fn origins<'a>(
     files: impl IntoIterator<Item = (&'a Arc<str>, &'a FileContent)>,
-) -> HashMap<(&'static str, NamespacedName), policy::Place> {
-    let mut places = HashMap::new();
+) -> HashMap<(&'static str, NamespacedName), Origin> {
+    let mut origins = HashMap::new();
     for (file, content) in files {
         for object in &content.objects {
             let key = (object.body.kind(), object.name.clone());
-            places.entry(key).or_insert_with(|| policy::Place { file: Arc::clone(file), line: object.line });
+            origins.entry(key).or_insert_with(|| Origin::line_of(Arc::clone(file), object.line));
         }
     }
-    places
+    origins
 }
 
 fn read_item(file: &Arc<str>, item: Item, content: &mut FileContent) -> Result<(), FileError> {

@@ -9,7 +9,8 @@ use crate::{
     metrics::{policy::Decisions, traffic::Traffic},
     model::{
         identity::{SpiffeId, TrustDomain},
-        policy::{Action, AuthorizationPolicy, Match, Part, Place, PolicySet, Rule, Scope},
+        origin::Origin,
+        policy::{Action, AuthorizationPolicy, Match, Part, PolicySet, Rule, Scope},
         policy::{Clause, MtlsMode, PeerAuthentication, StringMatch},
         workload::NamespacedName,
     },
@@ -36,8 +37,8 @@ struct Bed {
     decisions: Decisions,
 }
 
-fn place() -> Place {
-    Place { file: "policies.yaml".into(), line: 1 }
+fn origin() -> Origin {
+    Origin::line_of("policies.yaml", 1)
 }
 
 /// Keeps these service accounts of the namespace out.
@@ -47,7 +48,7 @@ fn deny(accounts: &[&str]) -> AuthorizationPolicy {
     let from = Clause { part: Part::From, matches: vec![Match { principals, ..Match::default() }] };
     AuthorizationPolicy {
         name: NamespacedName::new("demo", "deny"),
-        place: place(),
+        origin: origin(),
         scope: Scope::Namespace("demo".into()),
         action: Action::Deny,
         dry_run: false,
@@ -58,7 +59,7 @@ fn deny(accounts: &[&str]) -> AuthorizationPolicy {
 fn strict() -> PeerAuthentication {
     PeerAuthentication {
         name: NamespacedName::new("istio-system", "default"),
-        place: place(),
+        origin: origin(),
         created: None,
         scope: Scope::Mesh,
         mode: Some(MtlsMode::Strict),

@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Serialize, Serializer, ser::SerializeStruct as _};
 
 use crate::{
-    model::policy::{Action, AuthorizationPolicy, Match, MtlsMode, Part, PeerAuthentication, Place, Rule, Scope},
+    model::origin::{Origin, OriginKeys},
+    model::policy::{Action, AuthorizationPolicy, Match, MtlsMode, Part, PeerAuthentication, Rule, Scope},
     store::snapshot::Snapshot,
 };
 
@@ -33,7 +34,7 @@ impl Serialize for PoliciesInfo {
         info.serialize_field("authorization", &authorization)?;
         info.serialize_field("authentication", &authentication)?;
         let namespaces: BTreeMap<&str, &str> =
-            unread.namespaces.iter().map(|(namespace, file)| (&**namespace, &**file)).collect();
+            unread.namespaces.iter().map(|(namespace, source)| (&**namespace, &**source)).collect();
         info.serialize_field("unread", &UnreadInfo { anywhere: unread.anywhere.as_deref(), namespaces })?;
         info.end()
     }
@@ -44,8 +45,8 @@ impl Serialize for PoliciesInfo {
 struct AuthorizationInfo<'a> {
     namespace: &'a str,
     name: &'a str,
-    file: &'a str,
-    line: u64,
+    #[serde(flatten)]
+    origin: OriginKeys<'a>,
     scope: ScopeInfo<'a>,
     action: &'static str,
     dry_run: bool,
@@ -57,8 +58,8 @@ struct AuthorizationInfo<'a> {
 struct AuthenticationInfo<'a> {
     namespace: &'a str,
     name: &'a str,
-    file: &'a str,
-    line: u64,
+    #[serde(flatten)]
+    origin: OriginKeys<'a>,
     scope: ScopeInfo<'a>,
     mode: &'static str,
     ports: BTreeMap<u16, &'static str>,
@@ -98,12 +99,11 @@ struct RuleInfo<'a> {
 
 impl<'a> AuthorizationInfo<'a> {
     fn of(policy: &'a AuthorizationPolicy) -> Self {
-        let AuthorizationPolicy { name, place: Place { file, line }, scope, action, dry_run, rules } = policy;
+        let AuthorizationPolicy { name, origin, scope, action, dry_run, rules } = policy;
         Self {
             namespace: &name.namespace,
             name: &name.name,
-            file,
-            line: *line,
+            origin: Origin::keys(Some(origin)),
             scope: ScopeInfo::of(scope),
             action: Action::name(*action),
             dry_run: *dry_run,
@@ -114,13 +114,12 @@ impl<'a> AuthorizationInfo<'a> {
 
 impl<'a> AuthenticationInfo<'a> {
     fn of(policy: &'a PeerAuthentication) -> Self {
-        let PeerAuthentication { name, place: Place { file, line }, created: _, scope, mode, ports } = policy;
+        let PeerAuthentication { name, origin, created: _, scope, mode, ports } = policy;
         let mode_name = |mode: Option<MtlsMode>| mode.map_or("UNSET", MtlsMode::name);
         Self {
             namespace: &name.namespace,
             name: &name.name,
-            file,
-            line: *line,
+            origin: Origin::keys(Some(origin)),
             scope: ScopeInfo::of(scope),
             mode: mode_name(*mode),
             ports: ports.iter().map(|(port, mode)| (*port, mode_name(*mode))).collect(),

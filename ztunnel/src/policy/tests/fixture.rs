@@ -13,9 +13,9 @@ use std::sync::Arc;
 
 use crate::model::identity::{SpiffeId, TrustDomain};
 use crate::model::locality::Locality;
+use crate::model::origin::Origin;
 use crate::model::policy::{
-    Action, AuthorizationPolicy, Clause, Match, MtlsMode, Part, PeerAuthentication, Place, PolicySet, Rule, Scope,
-    StringMatch,
+    Action, AuthorizationPolicy, Clause, Match, MtlsMode, Part, PeerAuthentication, PolicySet, Rule, Scope, StringMatch,
 };
 use crate::model::service::{Endpoint, Health, Service, ServicePort, TargetPort};
 use crate::model::workload::{Membership, NamedPort, NamespacedName, Workload};
@@ -73,8 +73,8 @@ pub(super) fn snapshot(mesh: &str) -> Snapshot {
     Snapshot::build(1, vec![web()], services, vec![]).with_policies(policies)
 }
 
-pub(super) fn place() -> Place {
-    Place { file: "policies.yaml".into(), line: 1 }
+pub(super) fn origin() -> Origin {
+    Origin::line_of("policies.yaml", 1)
 }
 
 fn name(text: &str) -> NamespacedName {
@@ -110,7 +110,7 @@ fn authorization(line: &str) -> AuthorizationPolicy {
     let action = [Action::Allow, Action::Deny, Action::Audit, Action::Custom];
     let name = name(words[1]);
     AuthorizationPolicy {
-        place: place(),
+        origin: origin(),
         scope: scope(&name, words.iter().find_map(|word| word.strip_prefix('@'))),
         action: action.into_iter().find(|action| action.name() == words[0]).unwrap(),
         dry_run: words.contains(&"dry-run"),
@@ -184,7 +184,7 @@ fn authentication(text: &str) -> PeerAuthentication {
     let mut policy = PeerAuthentication {
         scope: scope(&name, None),
         name,
-        place: place(),
+        origin: origin(),
         created: None,
         mode: mode(words.next().unwrap()),
         ports: BTreeMap::new(),

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use proptest::prelude::{Strategy, any, prop};
 use proptest::test_runner::{Config, TestRunner};
 
-use super::fixture::{labels, place, snapshot, web};
+use super::fixture::{labels, origin, snapshot, web};
 use super::reference;
 use crate::model::identity::SpiffeId;
 use crate::model::policy::{
@@ -155,7 +155,7 @@ fn any_policy() -> impl Strategy<Value = AuthorizationPolicy> {
     (0..40_u8, prop::sample::select(actions), 0..8_u8, any_scope(), rules).prop_map(
         |(name, action, dry_run, scope, rules)| AuthorizationPolicy {
             name: NamespacedName::new("demo", format!("p{name}")),
-            place: place(),
+            origin: origin(),
             scope,
             action: if name == 0 && action == Action::Deny { Action::Custom } else { action },
             dry_run: dry_run == 0,
@@ -172,7 +172,7 @@ fn any_authentication() -> impl Strategy<Value = PeerAuthentication> {
     let ports = prop::collection::btree_map(prop::sample::select(PORTS.to_vec()), modes(), 0..3);
     (0..9_u8, created, any_scope(), modes(), ports).prop_map(|(name, created, scope, mode, ports)| PeerAuthentication {
         name: NamespacedName::new("demo", format!("a{name}")),
-        place: place(),
+        origin: origin(),
         created,
         ports: if matches!(scope, Scope::Selector { .. }) { ports } else { BTreeMap::new() },
         scope,

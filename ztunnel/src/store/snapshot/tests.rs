@@ -45,7 +45,7 @@ fn entry(namespace: &str, name: &str, addresses: &[&str]) -> Service {
     let vips = vips.iter().map(|text| text.parse().unwrap()).collect();
     let ranges = ranges.iter().map(|text| text.parse().unwrap()).collect();
     let bare = Service::new(NamespacedName::new(namespace, name), format!("{name}.example"));
-    with_port(80, Service { origin: Origin::Entry, vips, ranges, ..bare })
+    with_port(80, Service { kind: ServiceKind::Entry, vips, ranges, ..bare })
 }
 
 #[test]

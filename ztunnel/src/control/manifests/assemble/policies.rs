@@ -7,8 +7,8 @@ use super::{Objects, Place};
 use crate::control::manifests::authorization::{AuthorizationManifest, Target};
 use crate::control::manifests::peer_authentication::PeerAuthenticationManifest;
 use crate::control::manifests::title;
-use crate::model::policy::{self, AuthorizationPolicy, PeerAuthentication, PolicySet, Scope};
-use crate::model::problem::Problem;
+use crate::model::policy::{AuthorizationPolicy, PeerAuthentication, PolicySet, Scope};
+use crate::model::problem::{Problem, Severity};
 use crate::model::workload::NamespacedName;
 
 const AUTHORIZATION: &str = "AuthorizationPolicy";
@@ -48,7 +48,7 @@ fn authorization(
 ) -> AuthorizationPolicy {
     AuthorizationPolicy {
         name: name.clone(),
-        place: place.in_policy(),
+        origin: place.origin(),
         scope: match &manifest.target {
             Target::Labels(labels) => scope(&name.namespace, labels, root_namespace),
             Target::Services(services) => Scope::Services(services.clone()),
@@ -109,7 +109,7 @@ fn authentication(
     }
     Some(PeerAuthentication {
         name: name.clone(),
-        place: place.in_policy(),
+        origin: place.origin(),
         created: manifest.created,
         scope,
         mode: manifest.mode,
@@ -134,8 +134,12 @@ fn report_several(policies: &[PeerAuthentication], problems: &mut Vec<Problem>) 
             "does not count: {AUTHENTICATION} {} is for the same workloads and {why}: remove one of the two",
             counts.name
         );
-        let policy::Place { file, line } = &policy.place;
-        problems.push(Place { file, line: *line }.problem(title(AUTHENTICATION, &policy.name), message));
+        problems.push(Problem {
+            origin: policy.origin.clone(),
+            object: Some(title(AUTHENTICATION, &policy.name)),
+            message,
+            severity: Severity::Error,
+        });
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt::{Display, Write};
 
 use crate::model::locality::{Distribution, Locality};
 use crate::model::policy::{AuthorizationPolicy, Match, MtlsMode, Part, PeerAuthentication, Rule, Scope};
-use crate::model::service::{Health, Origin, Resolution, Service, TargetPort, Visibility};
+use crate::model::service::{Health, Resolution, Service, ServiceKind, TargetPort, Visibility};
 use crate::model::workload::{Exclusions, Membership, Workload};
 
 pub(super) fn show_workload(out: &mut String, workload: &Workload) {
@@ -48,8 +48,8 @@ pub(super) fn show_workload(out: &mut String, workload: &Workload) {
 }
 
 pub(super) fn show_service(out: &mut String, service: &Service) {
-    write!(out, "{} {}", if service.origin == Origin::Entry { "entry" } else { "service" }, service.name).unwrap();
-    if service.origin == Origin::Entry {
+    write!(out, "{} {}", if service.kind == ServiceKind::Entry { "entry" } else { "service" }, service.name).unwrap();
+    if service.kind == ServiceKind::Entry {
         write!(out, " {}", service.hostname).unwrap();
     }
     for vip in &service.vips {

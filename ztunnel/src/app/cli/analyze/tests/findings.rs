@@ -15,8 +15,9 @@ use std::sync::Arc;
 
 use crate::analyze::{Finding, Severity, analyze};
 use crate::control::file::read_once;
-use crate::control::manifests::{Assembled, assemble, parse, places};
+use crate::control::manifests::{Assembled, assemble, origins, parse};
 use crate::model::identity::TrustDomain;
+use crate::model::origin::Origin;
 use crate::store::snapshot::Snapshot;
 
 /// A sane mesh: `web` behind a service, and its client, both in the mesh, which is STRICT.
@@ -57,7 +58,7 @@ fn snapshot(manifests: &str) -> Snapshot {
     Snapshot::build(1, workloads, services, problems)
         .with_namespaces(namespaces)
         .with_policies(policies)
-        .with_places(places(files()))
+        .with_origins(origins(files()))
 }
 
 /// As a line each: how bad it is, which check, the object, the message, and the remedy behind a bar.
@@ -163,17 +164,17 @@ fn findings_come_by_severity_then_by_line_and_know_their_lines() {
         service("lost", "selector: {app: nobody}, ports: [{port: 80}]"),
     ];
     let found = analyze(&snapshot(&format!("{SANE}---\n{}", more.join("---\n"))));
-    let places: Vec<_> = found.iter().map(|found| (found.severity, found.code, found.line)).collect();
+    let origins: Vec<_> = found.iter().map(|found| (found.severity, found.code, found.origin.clone())).collect();
+    let line = |line| Some(Origin::line_of("mesh.yaml", line));
     let expected = [
-        (Severity::Error, "spiffe-prefix", Some(33)),
-        (Severity::Warning, "no-rules", Some(28)),
-        (Severity::Warning, "unmatched-selector", Some(38)),
+        (Severity::Error, "spiffe-prefix", line(33)),
+        (Severity::Warning, "no-rules", line(28)),
+        (Severity::Warning, "unmatched-selector", line(38)),
     ];
-    assert_eq!(places, expected);
-    assert!(found.iter().all(|found| found.file.as_deref() == Some("mesh.yaml")));
+    assert_eq!(origins, expected);
     let json = serde_json::to_value(&found[0]).unwrap();
     assert_eq!(
-        (&json["severity"], &json["code"], &json["line"]),
-        (&"error".into(), &"spiffe-prefix".into(), &33.into())
+        (&json["severity"], &json["code"], &json["file"], &json["line"]),
+        (&"error".into(), &"spiffe-prefix".into(), &"mesh.yaml".into(), &33.into())
     );
 }

@@ -1,6 +1,7 @@
 //! What the manifests' reader has told.
 
 use super::*;
+use crate::model::origin::Origin;
 use crate::model::policy::{PolicySet, UnreadPolicies};
 use crate::model::problem::{self, Problem};
 
@@ -67,8 +68,7 @@ fn policies_without_effect() {
 fn what_could_not_be_read_makes_names_uncertain() {
     let unread = UnreadPolicies { anywhere: Some("broken.yaml".into()), ..UnreadPolicies::default() };
     let problem = Problem {
-        file: "broken.yaml".into(),
-        line: Some(3),
+        origin: Origin::line_of("broken.yaml", 3),
         object: None,
         message: "is not YAML".to_owned(),
         severity: problem::Severity::Error,
