@@ -7,18 +7,19 @@ const FARTHEST: usize = 2;
 /// Of more candidates none is searched: a label with a value of its own in each pod is no list of names.
 const MOST_CANDIDATES: usize = 1_000;
 
-/// How many candidates are looked at for all names together: who has a thousand names wrong has no misspellings.
-const MOST_COMPARED: usize = 500_000;
+/// The work for all names of a mesh together, in pairs of letters: less than a second. A mesh with more unknown names has no
+/// misspellings.
+const MOST_WORK: usize = 40_000_000;
 
 /// Finds what was meant, as long as that does not take too long.
 pub(super) struct Nearest {
-    /// How many candidates may still be looked at.
+    /// The work that may still be done.
     left: Cell<usize>,
 }
 
 impl Default for Nearest {
     fn default() -> Self {
-        Self { left: Cell::new(MOST_COMPARED) }
+        Self { left: Cell::new(MOST_WORK) }
     }
 }
 
@@ -28,48 +29,30 @@ impl Nearest {
         if known.len() > MOST_CANDIDATES {
             return None;
         }
-        self.left.set(self.left.get().checked_sub(known.len())?);
-        let candidates = known.filter(|candidate| *candidate != name);
-        candidates.filter_map(|candidate| Some((distance(name, candidate)?, candidate))).min().map(|(_, best)| best)
+        let mut best = None;
+        for candidate in known.filter(|candidate| *candidate != name) {
+            let most = most_edits(name, candidate);
+            let work = most.map_or(1, |_| name.len().saturating_mul(candidate.len()));
+            self.left.set(self.left.get().checked_sub(work)?);
+            let edits = most.and_then(|most| distance(name, candidate, most));
+            best = edits.map(|edits| (edits, candidate)).into_iter().chain(best).min();
+        }
+        best.map(|(_, candidate)| candidate)
     }
 }
 
-/// How many letters have to be replaced, added or taken away, two neighbours that change places being one edit; `None` if
-/// these are two different names: more than two edits, or more than half of a short name.
-fn distance(one: &str, other: &str) -> Option<usize> {
-    // At most four bytes a letter.
-    if one.len().abs_diff(other.len()) > 4 * FARTHEST {
-        return None;
-    }
-    let (one, other): (Vec<char>, Vec<char>) = (one.chars().collect(), other.chars().collect());
-    let farthest = FARTHEST.min(one.len().min(other.len()).div_ceil(2).saturating_sub(1).max(1));
-    if one.len().abs_diff(other.len()) > farthest {
-        return None;
-    }
-    // Row by row of the usual table: to make `other[..column]` of `one[..row]`.
-    let mut before_last: Vec<usize> = Vec::new();
-    let mut last: Vec<usize> = (0..=other.len()).collect();
-    let mut one_before = None;
-    for (row, letter) in one.iter().enumerate() {
-        let mut current = vec![row + 1];
-        let mut other_before = None;
-        for (column, wanted) in other.iter().enumerate() {
-            let at = |row: &[usize], column: usize| row.get(column).copied().unwrap_or(usize::MAX - 1);
-            let replaced = at(&last, column) + usize::from(letter != wanted);
-            let mut best = replaced.min(at(&last, column + 1) + 1).min(at(&current, column) + 1);
-            if column > 0 && other_before == Some(letter) && one_before == Some(wanted) {
-                best = best.min(at(&before_last, column - 1) + 1);
-            }
-            current.push(best);
-            other_before = Some(wanted);
-        }
-        if current.iter().min().is_some_and(|least| *least > farthest) {
-            return None;
-        }
-        before_last = std::mem::replace(&mut last, current);
-        one_before = Some(letter);
-    }
-    last.last().copied().filter(|edits| *edits <= farthest)
+/// How many edits may lie between two names for one to be a misspelling of the other: at most [`FARTHEST`], and fewer than
+/// half of a short name. `None`: their lengths differ by more.
+fn most_edits(one: &str, other: &str) -> Option<usize> {
+    let [one, other] = [one, other].map(|name| name.chars().count());
+    let most = FARTHEST.min(one.min(other).div_ceil(2).saturating_sub(1).max(1));
+    (one.abs_diff(other) <= most).then_some(most)
+}
+
+/// The edits that make one name of the other: letters replaced, added or removed, and neighbours swapped. `None`: more than
+/// `most`.
+fn distance(one: &str, other: &str, most: usize) -> Option<usize> {
+    Some(strsim::osa_distance(one, other)).filter(|edits| *edits <= most)
 }
 
 #[cfg(test)]

@@ -1,9 +1,8 @@
 //! Certificates as they are read: what they say, what speaks against them, and their PEM form.
 
 use std::{
-    fmt,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use aws_lc_rs::digest;
@@ -12,19 +11,14 @@ use rustls_pki_types::{
     pem::{self, PemObject as _},
 };
 use thiserror::Error;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
-use x509_parser::{
-    certificate::X509Certificate,
-    error::X509Error,
-    extensions::{GeneralName, ParsedExtension},
-    oid_registry::{OID_EC_P256, OID_NIST_EC_P384},
-    parse_x509_certificate,
-    public_key::PublicKey,
-    time::ASN1Time,
-    x509::SubjectPublicKeyInfo,
-};
+use x509_parser::error::X509Error;
 
-use super::disk::{self, ReadError};
+use super::{
+    disk::{self, ReadError},
+    x509::{KeyType, X509View},
+};
 use crate::model::identity::{IdentityError, SpiffeId};
 
 /// What one certificate says, as far as it matters here.
@@ -53,30 +47,6 @@ pub struct Certificate {
     issuer_der: Vec<u8>,
     pub(super) public_key: Vec<u8>,
     pub(super) key_id: Option<Vec<u8>>,
-}
-
-/// A kind of key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum KeyType {
-    /// ECDSA over P-256.
-    P256,
-    /// ECDSA over P-384.
-    P384,
-    /// RSA, with the number of its bits.
-    Rsa(usize),
-    /// Something else, by the number of its algorithm or curve.
-    Other(String),
-}
-
-impl fmt::Display for KeyType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::P256 => f.write_str("EC P-256"),
-            Self::P384 => f.write_str("EC P-384"),
-            Self::Rsa(bits) => write!(f, "RSA {bits}"),
-            Self::Other(oid) => write!(f, "of kind {oid}"),
-        }
-    }
 }
 
 /// Why a file of certificates or keys makes no sense.
@@ -164,33 +134,22 @@ impl Certificate {
     /// # Errors
     /// What is wrong with it.
     pub fn parse(der: CertificateDer<'static>) -> Result<Self, X509Error> {
-        let (rest, x509) = parse_x509_certificate(&der).map_err(|error| match error {
-            x509_parser::nom::Err::Error(error) | x509_parser::nom::Err::Failure(error) => error,
-            x509_parser::nom::Err::Incomplete(_) => X509Error::InvalidCertificate,
-        })?;
-        if !rest.is_empty() {
-            return Err(X509Error::InvalidCertificate);
-        }
-        let uris = uris(&x509)?;
-        let may_sign = x509.key_usage()?.is_none_or(|usage| usage.value.key_cert_sign());
-        let is_ca = x509.basic_constraints()?.is_some_and(|constraints| constraints.value.ca);
-        let key_id = x509.iter_extensions().find_map(|extension| match extension.parsed_extension() {
-            ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
-            _ => None,
-        });
+        let view = X509View::parse(&der)?;
+        // The names of an issuer decide nothing here: a broken one is skipped.
+        let uris = view.uris()?.filter_map(Result::ok).map(str::to_owned).collect();
         Ok(Self {
-            serial: x509.serial.to_string(),
-            subject: x509.subject().to_string(),
-            issuer: x509.issuer().to_string(),
-            not_before: system_time(x509.validity().not_before),
-            not_after: system_time(x509.validity().not_after),
+            serial: view.serial(),
+            subject: view.subject(),
+            issuer: view.issuer(),
+            not_before: view.not_before(),
+            not_after: view.not_after(),
             uris,
-            key_type: key_type(x509.public_key()),
-            is_ca: is_ca && may_sign,
-            subject_der: x509.subject().as_raw().to_vec(),
-            issuer_der: x509.issuer().as_raw().to_vec(),
-            public_key: x509.public_key().subject_public_key.data.to_vec(),
-            key_id,
+            key_type: view.key_type(),
+            is_ca: view.is_ca()?,
+            subject_der: view.subject_der().to_vec(),
+            issuer_der: view.issuer_der().to_vec(),
+            public_key: view.public_key().to_vec(),
+            key_id: view.key_id().map(<[u8]>::to_vec),
             der,
         })
     }
@@ -297,37 +256,29 @@ fn encode(label: &str, der: &[u8]) -> String {
     ::pem::encode_config(&::pem::Pem::new(label, der), config)
 }
 
-/// A time as RFC 3339 has it, in whole seconds of UTC.
+/// A time in the form of RFC 3339, in whole seconds of UTC. Times before 1970 become 1970.
 #[must_use]
 pub fn rfc3339(time: SystemTime) -> String {
     let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let Ok(time) = ASN1Time::from_timestamp(i64::try_from(seconds).unwrap_or(i64::MAX)) else {
-        return format!("{seconds} s after 1970");
-    };
-    let time = time.to_datetime();
-    let (year, month, day) = (time.year(), u8::from(time.month()), time.day());
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", time.hour(), time.minute(), time.second())
+    let time = i64::try_from(seconds).ok().and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
+    let text = time.and_then(|time| time.format(&Rfc3339).ok());
+    // The form ends with the year 9999.
+    text.unwrap_or_else(|| format!("{seconds} s after 1970"))
 }
 
-fn system_time(time: ASN1Time) -> SystemTime {
-    UNIX_EPOCH + Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or(0))
-}
+#[cfg(test)]
+mod tests {
+    use super::rfc3339;
+    use std::time::{Duration, UNIX_EPOCH};
 
-fn uris(x509: &X509Certificate<'_>) -> Result<Vec<String>, X509Error> {
-    let names = x509.subject_alternative_name()?;
-    let names = names.iter().flat_map(|extension| &extension.value.general_names);
-    Ok(names.filter_map(|name| if let GeneralName::URI(uri) = name { Some((*uri).to_owned()) } else { None }).collect())
-}
-
-fn key_type(key: &SubjectPublicKeyInfo<'_>) -> KeyType {
-    if let Ok(PublicKey::RSA(rsa)) = key.parsed() {
-        return KeyType::Rsa(rsa.key_size());
-    }
-    let curve = key.algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok());
-    match curve {
-        Some(curve) if curve == OID_EC_P256 => KeyType::P256,
-        Some(curve) if curve == OID_NIST_EC_P384 => KeyType::P384,
-        Some(curve) => KeyType::Other(curve.to_string()),
-        None => KeyType::Other(key.algorithm.algorithm.to_string()),
+    #[test]
+    fn times_are_written_in_whole_seconds_of_utc() {
+        let text = |seconds, nanos| rfc3339(UNIX_EPOCH + Duration::new(seconds, nanos));
+        assert_eq!(text(0, 0), "1970-01-01T00:00:00Z");
+        assert_eq!(text(951_827_696, 999_999_999), "2000-02-29T12:34:56Z");
+        // What a certificate without an end states (RFC 5280, 4.1.2.5).
+        assert_eq!(text(253_402_300_799, 0), "9999-12-31T23:59:59Z");
+        assert_eq!(text(253_402_300_800, 0), "253402300800 s after 1970");
+        assert_eq!(rfc3339(UNIX_EPOCH - Duration::from_secs(1)), "1970-01-01T00:00:00Z");
     }
 }

@@ -8,6 +8,7 @@ pub mod handle;
 pub mod local_ca;
 mod poll;
 pub mod source;
+pub mod x509;
 
 use std::{fmt, sync::Arc, time::SystemTime};
 

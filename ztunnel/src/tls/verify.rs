@@ -8,7 +8,7 @@
 use std::{
     fmt,
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime},
 };
 
 use rustls::{
@@ -25,10 +25,12 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use thiserror::Error;
-use x509_parser::{certificate::X509Certificate, extensions::GeneralName, time::ASN1Time};
 
 use super::provider::provider;
-use crate::model::identity::{IdentityError, SpiffeId, TrustDomain};
+use crate::{
+    identity::x509::X509View,
+    model::identity::{IdentityError, SpiffeId, TrustDomain},
+};
 
 /// What is wrong with the identity in a certificate whose chain is good.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -122,25 +124,16 @@ pub(super) struct Leaf {
 
 impl Leaf {
     pub(super) fn read(der: &CertificateDer<'_>) -> Result<Self, IdentityFault> {
-        let (_, certificate) =
-            x509_parser::parse_x509_certificate(der).map_err(|_unreadable| IdentityFault::Unreadable)?;
-        let names = certificate.subject_alternative_name().map_err(|_twice| IdentityFault::Unreadable)?;
-        let (mut uris, mut first) = (0, None);
-        for name in names.iter().flat_map(|names| &names.value.general_names) {
-            match name {
-                GeneralName::URI(uri) => {
-                    uris += 1;
-                    first = first.or(Some(*uri));
-                }
-                // It may be a URI.
-                GeneralName::Invalid(..) => return Err(IdentityFault::Unreadable),
-                _ => {}
-            }
+        let view = X509View::parse(der).map_err(|_unreadable| IdentityFault::Unreadable)?;
+        let (mut count, mut first) = (0, None);
+        for uri in view.uris().map_err(|_twice| IdentityFault::Unreadable)? {
+            let uri = uri.map_err(|_invalid| IdentityFault::Unreadable)?;
+            count += 1;
+            first = first.or(Some(uri));
         }
-        let (1, Some(uri)) = (uris, first) else { return Err(IdentityFault::Uris(uris)) };
+        let (1, Some(uri)) = (count, first) else { return Err(IdentityFault::Uris(count)) };
         let identity = uri.parse().map_err(IdentityFault::NotSpiffe)?;
-        let not_after = system_time(certificate.validity().not_after).ok_or(IdentityFault::Unreadable)?;
-        Ok(Self { identity, not_after })
+        Ok(Self { identity, not_after: view.not_after() })
     }
 }
 
@@ -148,26 +141,24 @@ impl Leaf {
 /// has been verified; names alone tell here which of them may have served, so of two for one name the one that ends first
 /// counts. What is not valid at that time has not served.
 pub(super) fn issuers_end(chain: &[CertificateDer<'_>], at: SystemTime) -> Option<SystemTime> {
-    let at = ASN1Time::from_timestamp(i64::try_from(at.duration_since(UNIX_EPOCH).ok()?.as_secs()).ok()?).ok()?;
-    let read = |der| x509_parser::parse_x509_certificate(der).ok().map(|(_, certificate)| certificate);
     let (leaf, others) = chain.split_first()?;
-    let mut signed = vec![read(leaf)?];
-    let mut others: Vec<_> = others.iter().take(LONGEST_CHAIN).filter_map(|der| read(der)).collect();
-    others.retain(|other| other.validity().is_valid_at(at) && other.subject().as_raw() != other.issuer().as_raw());
+    let mut signed = vec![X509View::parse(leaf).ok()?];
+    let mut others: Vec<_> = others.iter().take(LONGEST_CHAIN).filter_map(|der| X509View::parse(der).ok()).collect();
+    others.retain(|other| is_valid_at(other, at) && other.subject_der() != other.issuer_der());
     let mut end = None;
     while let Some(next) = signed.pop() {
-        let signs = |other: &X509Certificate<'_>| other.subject().as_raw() == next.issuer().as_raw();
+        let signs = |other: &X509View<'_>| other.subject_der() == next.issuer_der();
         let (issuers, rest): (Vec<_>, Vec<_>) = others.into_iter().partition(signs);
-        end = issuers.iter().filter_map(|issuer| system_time(issuer.validity().not_after)).chain(end).min();
+        end = issuers.iter().map(X509View::not_after).chain(end).min();
         signed.extend(issuers);
         others = rest;
     }
     end
 }
 
-fn system_time(time: ASN1Time) -> Option<SystemTime> {
-    let seconds = u64::try_from(time.timestamp()).unwrap_or_default();
-    UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+/// Validity is stated in whole seconds; the last one belongs to it.
+fn is_valid_at(view: &X509View<'_>, at: SystemTime) -> bool {
+    view.not_before() <= at && at < view.not_after() + Duration::from_secs(1)
 }
 
 /// Every mesh's CA may have the same name: a chain that leads to the right name and the wrong key is of an unknown CA, and

@@ -1,9 +1,8 @@
 //! `x-ztunnel-refusal`: why a stream was refused, for the log of the node that asked. Sent to mesh peers only, who have
 //! shown a certificate by then; Istio's ztunnel ignores it.
 
-use std::fmt::Write as _;
-
 use http::{HeaderName, HeaderValue};
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode, utf8_percent_encode};
 
 use crate::model::close::CloseReason;
 
@@ -14,6 +13,8 @@ pub const REFUSAL: HeaderName = HeaderName::from_static("x-ztunnel-refusal");
 const LONGEST: usize = 512;
 /// The longest reason.
 const LONGEST_REASON: usize = 64;
+/// Encoded in a detail, beside all that is not ASCII.
+const ENCODED: &AsciiSet = &CONTROLS.add(b'%');
 
 /// Why a stream was refused: `<reason> <detail>`, where whatever is not visible ASCII is percent-encoded in the detail.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -43,7 +44,7 @@ impl Refusal {
         let value = value.get(..LONGEST).unwrap_or(value);
         let mut parts = value.splitn(2, |byte| *byte == b' ');
         let reason = std::str::from_utf8(parts.next()?).ok().filter(|reason| is_reason(reason))?;
-        let decoded = String::from_utf8_lossy(&decode(parts.next().unwrap_or_default())).into_owned();
+        let decoded = percent_decode(parts.next().unwrap_or_default()).decode_utf8_lossy().into_owned();
         let detail = decoded.replace(char::is_control, " ").trim().to_owned();
         Some(Self { reason: reason.to_owned(), detail })
     }
@@ -69,44 +70,18 @@ fn is_reason(text: &str) -> bool {
     (1..=LONGEST_REASON).contains(&text.len()) && text.bytes().all(allowed)
 }
 
-/// Appends as many whole characters as fit.
+/// Appends as many whole characters as fit. Control characters become spaces.
 fn encode(detail: &str, text: &mut String) {
+    let mut bytes = [0; 4];
     for character in detail.chars() {
         let character = if character.is_control() { ' ' } else { character };
-        let is_plain = character == ' ' || (character.is_ascii_graphic() && character != '%');
-        let length = if is_plain { 1 } else { 3 * character.len_utf8() };
+        let encoded = utf8_percent_encode(character.encode_utf8(&mut bytes), ENCODED);
+        let length: usize = encoded.clone().map(str::len).sum();
         if text.len() + length > LONGEST {
             return;
         }
-        if is_plain {
-            text.push(character);
-            continue;
-        }
-        for byte in character.encode_utf8(&mut [0; 4]).bytes() {
-            // Writing to a string can't fail.
-            let _ = write!(text, "%{byte:02X}");
-        }
+        text.extend(encoded);
     }
-}
-
-fn decode(mut text: &[u8]) -> Vec<u8> {
-    let mut decoded = Vec::with_capacity(text.len());
-    while let Some((first, after)) = text.split_first() {
-        let escaped = after.split_first_chunk::<2>().filter(|_| *first == b'%');
-        if let Some((byte, rest)) = escaped.and_then(|(digits, rest)| Some((hex(*digits)?, rest))) {
-            decoded.push(byte);
-            text = rest;
-        } else {
-            decoded.push(*first);
-            text = after;
-        }
-    }
-    decoded
-}
-
-fn hex([high, low]: [u8; 2]) -> Option<u8> {
-    let digit = |byte: u8| char::from(byte).to_digit(16);
-    u8::try_from(digit(high)? << 4 | digit(low)?).ok()
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use thiserror::Error;
 use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 
@@ -13,6 +14,9 @@ use crate::{
 
 /// Longer values are no names.
 const LONGEST: usize = 2048;
+/// Encoded in a parameter, beside all that is not ASCII.
+const ENCODED: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/').remove(b':');
 /// Explanations that are made at once. One may take a CPU for a while, which the data path needs more.
 const AT_ONCE: usize = 1;
 /// The manager may be busy with a pod; the explanation does not wait for that any longer.
@@ -109,33 +113,22 @@ fn query(parameters: &str) -> Result<Query, ExplainError> {
     Ok(Query::parse(&from, &to, port)?)
 }
 
-/// Undoes percent-encoding. `None`: it is broken, too long, or no UTF-8.
+/// Undoes percent-encoding. `None`: it is broken, too long, or not UTF-8.
 fn decode(text: &str) -> Option<String> {
-    let mut decoded = Vec::new();
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        decoded.push(match byte {
-            b'%' => {
-                let [high, low] = [bytes.next()?, bytes.next()?].map(|digit| char::from(digit).to_digit(16));
-                u8::try_from(high? * 16 + low?).ok()?
-            }
-            other => other,
-        });
-        if decoded.len() > LONGEST {
-            return None;
-        }
+    // The library leaves an incomplete escape as it is.
+    let is_escape =
+        |rest: &str| rest.as_bytes().get(..2).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+    if !text.split('%').skip(1).all(is_escape) {
+        return None;
     }
-    String::from_utf8(decoded).ok()
+    let decoded = percent_decode_str(text).decode_utf8().ok()?;
+    (decoded.len() <= LONGEST).then(|| decoded.into_owned())
 }
 
 /// A query string that [`answer`] understands.
 pub(in crate::app) fn encode(from: &str, to: &str, port: u16) -> String {
-    format!("from={}&to={}&port={port}", encoded(from), encoded(to))
-}
-
-fn encoded(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'/' | b':');
-    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+    let [from, to] = [from, to].map(|text| utf8_percent_encode(text, ENCODED));
+    format!("from={from}&to={to}&port={port}")
 }
 
 #[cfg(test)]

@@ -12,7 +12,6 @@ use rcgen::{
     PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use x509_parser::num_bigint::BigUint;
 
 use super::{
     CaError,
@@ -22,7 +21,8 @@ use super::{
 use crate::{
     identity::{
         Credentials,
-        certificate::{self, Certificate, Flaw, KeyType},
+        certificate::{self, Certificate, Flaw},
+        x509::{self, KeyType},
     },
     model::identity::{SpiffeId, TrustDomain},
 };
@@ -125,7 +125,7 @@ impl Authority {
         params.use_authority_key_identifier_extension = true;
         params.not_before = not_before.into();
         params.not_after = not_after.into();
-        let decimal = BigUint::from_bytes_be(serial.as_ref()).to_string();
+        let decimal = x509::decimal(serial.as_ref());
         params.serial_number = Some(serial);
         let unsigned = params.signed_by(&key, &self.issuer())?;
         let leaf = der::sign(unsigned.der(), &self.certificate.subject_der, &self.key)?;

@@ -1,17 +1,16 @@
-//! The few bytes of DER that rcgen can't write: a certificate under the issuer's own name.
+//! Puts the issuer's name into a certificate that rcgen has laid out.
 //!
-//! rcgen keeps a name as a map from attribute to value. A CA whose name has two `OU` or, like most of those of Active
-//! Directory, two `DC`, would lose one of them, and nobody would find the issuer. So rcgen lays the certificate out, and
-//! here the issuer's name is put in, byte for byte, before it is signed.
+//! rcgen keeps a name as a map from attribute to value. A CA whose name has two `OU` or, as most names of Active Directory
+//! CAs, two `DC`, would lose one of them, and verifiers would not find the issuer. So rcgen lays the certificate out without
+//! an issuer, and [`sign`] replaces that field by the bytes of the CA's own subject before it signs.
 
 use rcgen::{KeyPair, PublicKeyData, SignatureAlgorithm, SigningKey};
+use x509_parser::asn1_rs::{Any, BitString, Error, FromDer as _, Sequence, ToDer as _};
 
-const SEQUENCE: u8 = 0x30;
-const BIT_STRING: u8 = 0x03;
-/// The issuer's place in a `TBSCertificate` with its version given (RFC 5280, 4.1).
+/// The issuer's place in a `TBSCertificate` that states its version (RFC 5280, 4.1).
 const ISSUER: usize = 3;
 
-/// Has a certificate laid out for a key without signing it.
+/// Makes rcgen lay out a certificate for a key without a signature.
 pub(super) struct Unsigned<'a>(pub(super) &'a KeyPair);
 
 impl PublicKeyData for Unsigned<'_> {
@@ -30,92 +29,61 @@ impl SigningKey for Unsigned<'_> {
     }
 }
 
-/// Gives the laid out certificate its issuer, and signs it.
+/// Sets the issuer of a certificate that rcgen has laid out, and signs it. `issuer` is the encoded name.
 pub(super) fn sign(unsigned: &[u8], issuer: &[u8], key: &KeyPair) -> Result<Vec<u8>, rcgen::Error> {
-    let (to_be_signed, algorithm) =
-        with_field(unsigned, ISSUER, issuer).ok_or(rcgen::Error::CouldNotParseCertificate)?;
-    // Zero bits of the last byte are unused.
-    let signature = [&[0][..], &key.sign(&to_be_signed)?].concat();
-    Ok(element(SEQUENCE, &[&to_be_signed, algorithm, &element(BIT_STRING, &signature)].concat()))
+    with_field(unsigned, ISSUER, issuer, |to_be_signed| key.sign(to_be_signed))
 }
 
-/// What is to be signed, with one field replaced, and the algorithm.
-pub(super) fn with_field<'a>(unsigned: &'a [u8], replaced: usize, by: &[u8]) -> Option<(Vec<u8>, &'a [u8])> {
-    let certificate = split(unsigned)?.content;
-    let to_be_signed = split(certificate)?;
-    let algorithm = split(to_be_signed.rest)?.whole;
-    let mut fields = to_be_signed.content;
-    let mut content = Vec::with_capacity(fields.len() + by.len());
-    for index in 0.. {
-        if fields.is_empty() {
-            break;
-        }
-        let field = split(fields)?;
-        content.extend_from_slice(if index == replaced { by } else { field.whole });
-        fields = field.rest;
-    }
-    Some((element(SEQUENCE, &content), algorithm))
+/// Replaces one field of the certificate's `TBSCertificate` by an encoded element, and signs the result.
+pub(super) fn with_field(
+    certificate: &[u8],
+    index: usize,
+    encoded: &[u8],
+    sign: impl FnOnce(&[u8]) -> Result<Vec<u8>, rcgen::Error>,
+) -> Result<Vec<u8>, rcgen::Error> {
+    let unread = || rcgen::Error::CouldNotParseCertificate;
+    let parts = elements(certificate).ok_or_else(unread)?;
+    let [to_be_signed, algorithm, _signature] = parts.as_slice() else { return Err(unread()) };
+    let mut fields = elements(to_be_signed).ok_or_else(unread)?;
+    *fields.get_mut(index).ok_or_else(unread)? = encoded.to_vec();
+    let to_be_signed = sequence(&fields).ok_or_else(unread)?;
+    let signature = BitString::new(0, &sign(&to_be_signed)?).to_der_vec().map_err(|_| unread())?;
+    sequence(&[to_be_signed, algorithm.clone(), signature]).ok_or_else(unread)
 }
 
-struct Split<'a> {
-    whole: &'a [u8],
-    content: &'a [u8],
-    rest: &'a [u8],
+/// The elements of a SEQUENCE, each in its encoded form.
+fn elements(sequence: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let (_, sequence) = Sequence::from_der(sequence).ok()?;
+    sequence.der_iter::<Any<'_>, Error>().map(|element| element.ok()?.to_der_vec().ok()).collect()
 }
 
-/// The first element. Tags here have one byte.
-fn split(bytes: &[u8]) -> Option<Split<'_>> {
-    let (&first, mut after) = bytes.get(1..)?.split_first()?;
-    let mut length = usize::from(first);
-    if first >= 0x80 {
-        let (digits, rest) = after.split_at_checked(usize::from(first & 0x7f))?;
-        if digits.len() > 4 {
-            return None;
-        }
-        length = digits.iter().fold(0, |length, digit| (length << 8) | usize::from(*digit));
-        after = rest;
-    }
-    let (content, rest) = after.split_at_checked(length)?;
-    let whole = bytes.get(..bytes.len().checked_sub(rest.len())?)?;
-    Some(Split { whole, content, rest })
-}
-
-/// One element.
-pub(super) fn element(tag: u8, content: &[u8]) -> Vec<u8> {
-    let length = content.len();
-    let mut bytes = vec![tag];
-    match u8::try_from(length) {
-        Ok(short) if short < 0x80 => bytes.push(short),
-        _ => {
-            let digits: Vec<u8> = length.to_be_bytes().into_iter().skip_while(|digit| *digit == 0).collect();
-            // A usize has at most eight digits.
-            bytes.push(0x80 | u8::try_from(digits.len()).unwrap_or_default());
-            bytes.extend(digits);
-        }
-    }
-    bytes.extend_from_slice(content);
-    bytes
+fn sequence(elements: &[Vec<u8>]) -> Option<Vec<u8>> {
+    Sequence::new(elements.concat().into()).to_der_vec().ok()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{element, split};
+    use super::{elements, sequence, with_field};
+    use x509_parser::asn1_rs::{OctetString, ToDer as _};
 
     #[test]
-    fn lengths_of_every_form_are_read_as_written() {
+    fn elements_of_every_length_are_written_as_they_were_read() {
         for length in [0, 1, 127, 128, 255, 256, 65_535, 65_536] {
-            let content = vec![7; length];
-            let bytes = [element(0x30, &content), vec![1, 2, 3]].concat();
-            let found = split(&bytes).unwrap();
-            assert_eq!((found.content, found.rest), (content.as_slice(), [1, 2, 3].as_slice()));
-            assert_eq!(found.whole.len() + 3, bytes.len());
+            let inner = sequence(&[vec![0x05, 0x00]]).unwrap();
+            let long = OctetString::new(&vec![7; length]).to_der_vec().unwrap();
+            let whole = sequence(&[inner.clone(), long.clone()]).unwrap();
+            assert_eq!(elements(&whole).unwrap(), [inner, long], "{length}");
         }
     }
 
     #[test]
-    fn what_is_cut_off_or_too_long_is_no_element() {
+    fn bytes_that_are_no_certificate_are_refused() {
         for bytes in [&[][..], &[0x30], &[0x30, 2, 1], &[0x30, 0x82, 1], &[0x30, 0x85, 1, 1, 1, 1, 1], &[0x30, 0xff]] {
-            assert!(split(bytes).is_none(), "{bytes:?}");
+            assert!(elements(bytes).is_none(), "{bytes:?}");
         }
+        // Three elements, of which the first has no fields.
+        let certificate = [0x30, 6, 0x30, 0, 0x30, 0, 0x03, 0];
+        let signed = with_field(&certificate, 3, &[], |_| panic!("nothing may be signed"));
+        assert!(signed.is_err(), "{signed:?}");
     }
 }

@@ -8,15 +8,16 @@ use aws_lc_rs::{
 };
 use rcgen::{
     BasicConstraints, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_RSA_SHA256, RsaKeySize,
-    SignatureAlgorithm, SigningKey as _,
+    SignatureAlgorithm,
 };
 use rustls_pki_types::CertificateDer;
-use x509_parser::asn1_rs::{FromDer as _, Integer, OctetString, Sequence};
+use x509_parser::asn1_rs::{Any, FromDer as _, Integer, OctetString, Sequence, Tag, ToDer as _};
 
 use super::{HOUR, HandMade, lay_out, params, read, sign};
 use crate::identity::{
-    certificate::{self, KeyType, to_pem},
+    certificate::{self, to_pem},
     local_ca::der,
+    x509::KeyType,
 };
 
 fn pem(label: &str, der: &[u8]) -> String {
@@ -100,30 +101,29 @@ fn the_chain_is_sent_without_the_root() {
 #[test]
 fn an_issuers_name_is_kept_to_the_byte() {
     // C=DE in a PrintableString, DC=example, DC=com in IA5Strings, two OU, one of them with two values at once.
-    let attribute = |oid: &[u8], tag: u8, text: &str| {
-        der::element(0x30, &[der::element(6, oid), der::element(tag, text.as_bytes())].concat())
+    let element = |tag, content: &[u8]| Any::from_tag_and_data(tag, content).to_der_vec().unwrap();
+    let attribute = |oid: &[u8], tag, text: &str| {
+        element(Tag::Sequence, &[element(Tag::Oid, oid), element(tag, text.as_bytes())].concat())
     };
     let domain = [9, 146, 38, 137, 147, 242, 44, 100, 1, 25];
     let unit = [85, 4, 11];
-    let set = |parts: &[Vec<u8>]| der::element(0x31, &parts.concat());
-    let name = der::element(
-        0x30,
+    let set = |parts: &[Vec<u8>]| element(Tag::Set, &parts.concat());
+    let name = element(
+        Tag::Sequence,
         &[
-            set(&[attribute(&[85, 4, 6], 0x13, "DE")]),
-            set(&[attribute(&domain, 0x16, "example")]),
-            set(&[attribute(&domain, 0x16, "com")]),
-            set(&[attribute(&unit, 0x0c, "one")]),
-            set(&[attribute(&unit, 0x0c, "a"), attribute(&unit, 0x0c, "b")]),
+            set(&[attribute(&[85, 4, 6], Tag::PrintableString, "DE")]),
+            set(&[attribute(&domain, Tag::Ia5String, "example")]),
+            set(&[attribute(&domain, Tag::Ia5String, "com")]),
+            set(&[attribute(&unit, Tag::Utf8String, "one")]),
+            set(&[attribute(&unit, Tag::Utf8String, "a"), attribute(&unit, Tag::Utf8String, "b")]),
         ]
         .concat(),
     );
     let key = KeyPair::generate().unwrap();
     let made = params("replaced", BasicConstraints::Unconstrained).self_signed(&key).unwrap();
     // The subject is the sixth field.
-    let (with_subject, algorithm) = der::with_field(made.der(), 5, &name).unwrap();
-    let signature = [&[0][..], &key.sign(&with_subject).unwrap()].concat();
-    let unsigned = der::element(0x30, &[&with_subject, algorithm, &der::element(3, &signature)].concat());
-    let root = to_pem(&CertificateDer::from(der::sign(&unsigned, &name, &key).unwrap()));
+    let with_subject = der::with_field(made.der(), 5, &name, |_| Ok(Vec::new())).unwrap();
+    let root = to_pem(&CertificateDer::from(der::sign(&with_subject, &name, &key).unwrap()));
     let dir = tempfile::tempdir().unwrap();
     lay_out(dir.path(), [&root, &root, &key.serialize_pem(), &root]);
     let ca = read(dir.path()).unwrap();
