@@ -4,12 +4,12 @@
 use std::net::{SocketAddr, TcpStream};
 
 use anyhow::{Context, Result, ensure};
+use ebpf_common::HBONE_PORT;
 
 use crate::apps::client::exchange;
 use crate::apps::server::Server;
 use crate::ca;
 use crate::daemon::Daemon;
-use crate::hbone;
 use crate::logs::{Access, Direction, canonical};
 use crate::process::Launch;
 use crate::testbed::Testbed;
@@ -114,7 +114,7 @@ pub fn tunnelled(
         let identities = (line.field("src.identity"), line.field("dst.identity"));
         ensure!(identities == (ca::identity(client).as_str(), ca::identity(pod).as_str()), "{}", line.line);
     }
-    ensure!(out.dst == SocketAddr::new(target.ip(), hbone::PORT), "{}", out.line);
+    ensure!(out.dst == SocketAddr::new(target.ip(), HBONE_PORT), "{}", out.line);
     let (delivered_now, tunnels) = (far.verdict(pod, "delivered")?, far.verdict(pod, "hbone")?);
     ensure!(delivered_now > delivered && tunnels > 0, "delivered {delivered_now}, tunnels {tunnels}");
     Ok((out, inbound))
@@ -174,8 +174,8 @@ pub fn had_tunnels(bed: &Testbed, pod: &str) -> Result<()> {
 /// # Errors
 /// When `ss` fails.
 pub fn tunnels(pod: &Pod) -> Result<usize> {
-    let done =
-        Launch::new("ss").args(["-Htn", "state", "established", "dport = :15008"]).inside(&pod.netns).finish()?;
+    let to_tunnels = format!("dport = :{HBONE_PORT}");
+    let done = Launch::new("ss").args(["-Htn", "state", "established", &to_tunnels]).inside(&pod.netns).finish()?;
     ensure!(done.success, "{}", done.stderr);
     Ok(done.stdout.lines().count())
 }

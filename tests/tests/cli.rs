@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use anyhow::{Result, ensure};
+use ebpf_common::HBONE_PORT;
 use ztunnel_tests::admin;
 use ztunnel_tests::apps::server::Server;
 use ztunnel_tests::daemon::{self, Issuer};
@@ -184,7 +185,7 @@ fn a_ca_is_made_shown_and_issues_what_another_daemon_accepts() -> Result<()> {
     bed.start_with("node-a", |options| options.certificates = Issuer::Ca(folder.clone()))?;
     bed.enrol()?;
     bed.daemon("node-a")?.certified(&identity)?;
-    let target = bed.pod("web-a")?.at(Family::V4, 15008).to_string();
+    let target = bed.pod("web-a")?.at(Family::V4, HBONE_PORT).to_string();
     let mut arguments = vec!["s_client", "-connect", &target, "-alpn", "h2", "-verify_return_error"];
     let names = ["cert-chain.pem", "key.pem", "root-cert.pem"].map(|name| format!("{out}/{name}"));
     for (option, name) in ["-cert", "-key", "-CAfile"].into_iter().zip(&names) {

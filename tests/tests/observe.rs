@@ -4,6 +4,7 @@ use std::io::Read;
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
+use ebpf_common::HBONE_PORT;
 use serde_json::Value;
 use ztunnel_tests::admin;
 use ztunnel_tests::apps::client::exchange;
@@ -232,7 +233,7 @@ fn text_lines_are_as_istios() -> Result<()> {
     for words in [
         format!("src.addr={own}"),
         format!("src.identity=\"{}\"", ca::identity("client-a")),
-        format!("dst.addr={web}:15008"),
+        format!("dst.addr={web}:{HBONE_PORT}"),
         format!("dst.hbone_addr={web}:{PORT}"),
         format!("dst.identity=\"{}\"", ca::identity("web-b")),
         "direction=\"outbound\"".to_owned(),

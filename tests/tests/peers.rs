@@ -6,13 +6,14 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use ebpf_common::HBONE_PORT;
 use rcgen::ExtendedKeyUsagePurpose;
 use rustls::AlertDescription;
 use socket2::{Domain, Protocol, Socket, Type};
 use ztunnel_tests::apps::server::{Server, is_reset};
 use ztunnel_tests::ca::{Authority, Leaf};
 use ztunnel_tests::hbone::peer::{HbonePeer, Stream};
-use ztunnel_tests::hbone::{Caller, Ending, PORT, plain_ending};
+use ztunnel_tests::hbone::{Caller, Ending, plain_ending};
 use ztunnel_tests::mesh::PodManifest;
 use ztunnel_tests::process::Launch;
 use ztunnel_tests::proof;
@@ -50,7 +51,7 @@ fn failures(bed: &Testbed) -> Result<f64> {
 /// A peer that comes once; its own address is what the log must name.
 fn once(bed: &Testbed, come: impl FnOnce(&Pod, SocketAddr) -> Result<(SocketAddr, Ending)>) -> Result<Ending> {
     let before = failures(bed)?;
-    let (own, ending) = come(bed.pod(PEER)?, bed.pod(VICTIM)?.at(Family::V4, PORT))?;
+    let (own, ending) = come(bed.pod(PEER)?, bed.pod(VICTIM)?.at(Family::V4, HBONE_PORT))?;
     wait::until_true("the failure to be counted", wait::PATIENCE, || Ok(failures(bed)? > before))?;
     ensure!(failures(bed)? == before + 1.0, "one failure was counted {} times", failures(bed)? - before);
     let daemon = bed.daemon("node-b")?;
@@ -137,7 +138,7 @@ fn tls_of_version_1_2_is_refused() -> Result<()> {
     let (chain, key) = bed.authority.honest("client-a")?.write(&bed.topology.folder, "peer")?;
     let before = failures(&bed)?;
     for family in Family::BOTH {
-        let target = bed.pod(VICTIM)?.at(family, PORT).to_string();
+        let target = bed.pod(VICTIM)?.at(family, HBONE_PORT).to_string();
         let done = Launch::new("openssl")
             .args(["s_client", "-connect", &target, "-tls1_2", "-alpn", "h2"])
             .args(["-cert".as_ref(), chain.as_os_str(), "-key".as_ref(), key.as_os_str()])
@@ -165,7 +166,7 @@ fn what_is_no_tls_is_refused() -> Result<()> {
     ];
     for (what, bytes) in words {
         let before = failures(&bed)?;
-        let (pod, target) = (bed.pod(PEER)?, bed.pod(VICTIM)?.at(Family::V4, PORT));
+        let (pod, target) = (bed.pod(PEER)?, bed.pod(VICTIM)?.at(Family::V4, HBONE_PORT));
         let ending = plain_ending(pod, target, bytes, Duration::from_secs(8))?;
         let refused = matches!(ending, Ending::Alert(_) | Ending::Closed | Ending::Reset);
         ensure!(refused, "{what}: {ending:?}");
@@ -179,7 +180,7 @@ fn what_is_no_http2_is_refused_after_the_handshake() -> Result<()> {
     let bed = bed_with(&[])?;
     let id = bed.daemon("node-b")?.id();
     let honest = Caller::with(&bed.authority.honest("client-a")?)?;
-    let (pod, target) = (bed.pod(PEER)?, bed.pod(VICTIM)?.at(Family::V4, PORT));
+    let (pod, target) = (bed.pod(PEER)?, bed.pod(VICTIM)?.at(Family::V4, HBONE_PORT));
     for words in [&b"GET / HTTP/1.1\r\nHost: web-b\r\n\r\n"[..], &[0xff; 4096], b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n"] {
         let mut peer = ztunnel_tests::hbone::raw::RawPeer::silent(&honest, pod, target)?;
         peer.send(words)?;
@@ -212,7 +213,7 @@ fn silence_is_ended_by_the_handshakes_deadline() -> Result<()> {
 #[test]
 fn a_slow_handshake_is_ended_by_its_deadline() -> Result<()> {
     let bed = bed_with(&["--handshake-timeout", "1"])?;
-    let mut stream = bed.pod(PEER)?.connect(bed.pod(VICTIM)?.at(Family::V4, PORT))?;
+    let mut stream = bed.pod(PEER)?.connect(bed.pod(VICTIM)?.at(Family::V4, HBONE_PORT))?;
     stream.write_all(&[0x16, 3, 1, 2, 0])?;
     let begin = Instant::now();
     let ended = wait::until("the end of the slow one", Duration::from_secs(5), || {
@@ -235,7 +236,7 @@ fn ten_thousand_half_open_handshakes_cost_bounded_memory_and_stop_nobody() -> Re
     // What the client's node has open already proves nothing: somebody new must get in.
     let newcomer = || -> Result<()> {
         let echo = Server::echo(victim, victim.at(Family::V4, 7001))?;
-        let peer = HbonePeer::connect(&honest, bed.pod("guest")?, victim.at(Family::V4, PORT))?;
+        let peer = HbonePeer::connect(&honest, bed.pod("guest")?, victim.at(Family::V4, HBONE_PORT))?;
         let mut stream = peer.open(&echo.address().to_string(), &[])?;
         peer.exchange(&mut stream, b"hello")
     };
@@ -243,7 +244,7 @@ fn ten_thousand_half_open_handshakes_cost_bounded_memory_and_stop_nobody() -> Re
     peer.netns.ip("addr add 10.10.2.77/32 dev eth0\naddr add 10.10.2.78/32 dev eth0\n")?;
     let sources: [SocketAddr; 3] = [peer.at(Family::V4, 0), "10.10.2.77:0".parse()?, "10.10.2.78:0".parse()?];
     let (id, before) = (daemon.id(), daemon.memory()?);
-    let target = victim.at(Family::V4, PORT);
+    let target = victim.at(Family::V4, HBONE_PORT);
     let mut held = Vec::new();
     for number in 0..HALF_OPEN {
         let source = sources.get(number % sources.len()).context("no source")?;
@@ -274,7 +275,7 @@ fn ten_thousand_half_open_handshakes_cost_bounded_memory_and_stop_nobody() -> Re
 
 /// A tunnel with an open stream, which a test holds.
 fn tunnel(caller: &Caller, from: &Pod, echo: &Server) -> Result<(HbonePeer, Stream)> {
-    let peer = HbonePeer::connect(caller, from, SocketAddr::new(echo.address().ip(), PORT))?;
+    let peer = HbonePeer::connect(caller, from, SocketAddr::new(echo.address().ip(), HBONE_PORT))?;
     let mut stream = peer.open(&echo.address().to_string(), &[])?;
     peer.exchange(&mut stream, b"hello")?;
     Ok((peer, stream))
@@ -319,7 +320,7 @@ fn a_client_has_so_many_tunnels_and_no_more() -> Result<()> {
 fn a_client_has_so_many_handshakes_pending_and_no_more() -> Result<()> {
     let (bed, caller, echo) = limited(&["--hbone-max-handshakes-per-peer", "2", "--handshake-timeout", "60"])?;
     let (peer, guest) = (bed.pod(PEER)?, bed.pod(GUEST)?);
-    let target = bed.pod(VICTIM)?.at(Family::V4, PORT);
+    let target = bed.pod(VICTIM)?.at(Family::V4, HBONE_PORT);
     // One after the other: whoever is refused is told at once, the others hear nothing.
     let mut silent = Vec::new();
     wait::until_true("a refusal", wait::PATIENCE, || {
@@ -360,7 +361,7 @@ fn a_certificate_from_another_address_is_not_the_pod_at_that_address() -> Result
     let victim = bed.pod(VICTIM)?;
     let echo = Server::echo(victim, victim.at(Family::V4, 7000))?;
     let honest = Caller::with(&bed.authority.honest("client-a")?)?;
-    let peer = HbonePeer::connect(&honest, bed.pod(PEER)?, victim.at(Family::V4, PORT))?;
+    let peer = HbonePeer::connect(&honest, bed.pod(PEER)?, victim.at(Family::V4, HBONE_PORT))?;
     ensure!(peer.server_is(&ztunnel_tests::ca::identity(VICTIM)), "the server's certificate names another identity");
     let mut stream = peer.open(&echo.address().to_string(), &[])?;
     peer.exchange(&mut stream, b"hello")?;

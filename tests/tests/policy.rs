@@ -2,11 +2,12 @@
 //! and across two. A refusal is told the same way by both nodes, and counted.
 
 use anyhow::{Context, Result, ensure};
+use ebpf_common::HBONE_PORT;
 use serde_json::json;
 use ztunnel_tests::apps::server::Server;
 use ztunnel_tests::ca;
+use ztunnel_tests::hbone::Caller;
 use ztunnel_tests::hbone::peer::HbonePeer;
-use ztunnel_tests::hbone::{Caller, PORT as TUNNELS};
 use ztunnel_tests::mesh::{GROUP_LABEL, Mesh, PodManifest};
 use ztunnel_tests::policy::{DECISIONS, admitted, authorization, decisions, denied, denied_plaintext, dry_run, told};
 use ztunnel_tests::testbed::Testbed;
@@ -208,7 +209,7 @@ fn an_address_is_the_clients_own_and_not_what_a_peer_says() -> Result<()> {
     let (bed, victim) = (&stage.bed, stage.bed.pod("web-a")?);
     let allowed = bed.pod("client-a")?.v4;
     let caller = Caller::with(&bed.authority.honest("client-a")?)?;
-    let peer = HbonePeer::connect(&caller, bed.pod("guest")?, victim.at(Family::V4, TUNNELS))?;
+    let peer = HbonePeer::connect(&caller, bed.pod("guest")?, victim.at(Family::V4, HBONE_PORT))?;
     let authority = victim.at(Family::V4, 7000).to_string();
     for forwarded in
         [format!("for={allowed}"), format!("for=\"{allowed}:1\";by={allowed}"), format!("host={authority}")]
@@ -307,7 +308,7 @@ fn a_peer_that_asks_for_denied_ports_is_told_so_each_time() -> Result<()> {
     stage.bed.change(|mesh| mesh.policy("case", &authorization("case", spec)))?;
     let (bed, victim) = (&stage.bed, stage.bed.pod("web-a")?);
     let caller = Caller::with(&bed.authority.honest("client-a")?)?;
-    let peer = HbonePeer::connect(&caller, bed.pod("guest")?, victim.at(Family::V4, TUNNELS))?;
+    let peer = HbonePeer::connect(&caller, bed.pod("guest")?, victim.at(Family::V4, HBONE_PORT))?;
     let mut stream = peer.open(&victim.at(Family::V4, 7000).to_string(), &[])?;
     for port in (7001..7301).chain([1, 22, 65_535]) {
         let answer = peer.ask(&victim.at(Family::V4, port).to_string(), &[])?;

@@ -4,13 +4,14 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use ebpf_common::HBONE_PORT;
 use ztunnel_tests::apps::server::Server;
+use ztunnel_tests::hbone::Caller;
 use ztunnel_tests::hbone::peer::{Answer, HbonePeer};
 use ztunnel_tests::hbone::raw::{
     ACK, END_HEADERS, INITIAL_WINDOW_SIZE, REFUSED_STREAM, RawPeer, STATUS_200, STATUS_400, connect, fields, frame,
     kind,
 };
-use ztunnel_tests::hbone::{Caller, PORT};
 use ztunnel_tests::mesh::PodManifest;
 use ztunnel_tests::proof;
 use ztunnel_tests::testbed::Testbed;
@@ -50,11 +51,11 @@ impl Stage {
     }
 
     fn peer(&self, family: Family) -> Result<HbonePeer> {
-        HbonePeer::connect(&self.caller, self.bed.pod(PEER)?, self.bed.pod(VICTIM)?.at(family, PORT))
+        HbonePeer::connect(&self.caller, self.bed.pod(PEER)?, self.bed.pod(VICTIM)?.at(family, HBONE_PORT))
     }
 
     fn raw(&self, settings: &[(u16, u32)]) -> Result<RawPeer> {
-        RawPeer::connect(&self.caller, self.bed.pod(PEER)?, self.bed.pod(VICTIM)?.at(Family::V4, PORT), settings)
+        RawPeer::connect(&self.caller, self.bed.pod(PEER)?, self.bed.pod(VICTIM)?.at(Family::V4, HBONE_PORT), settings)
     }
 
     fn authority(&self) -> String {
@@ -87,7 +88,7 @@ fn only_the_pod_itself_and_its_applications_can_be_asked_for() -> Result<()> {
             (stage.bed.pod(PEER)?.at(family, APP).to_string(), 400, "the peer itself"),
             (std::net::SocketAddr::new(family.loopback(), APP).to_string(), 400, "loopback"),
             ("169.254.169.254:80".to_owned(), 400, "a metadata server"),
-            (victim.at(family, 15008).to_string(), 503, "the tunnel port"),
+            (victim.at(family, HBONE_PORT).to_string(), 503, "the tunnel port"),
             (victim.at(family, 15001).to_string(), 503, "Istio's outbound port"),
             (victim.at(family, 15006).to_string(), 503, "Istio's inbound port"),
             (victim.at(family, 0).to_string(), 400, "port 0"),

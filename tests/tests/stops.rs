@@ -7,11 +7,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use ebpf_common::HBONE_PORT;
 use nix::sys::signal::Signal;
 use ztunnel_tests::apps::client::{exchange, exchange_once};
 use ztunnel_tests::apps::server::{Server, finish_sending, is_reset};
 use ztunnel_tests::apps::transfer::both_ways;
-use ztunnel_tests::hbone::{self, Caller, peer::HbonePeer};
+use ztunnel_tests::hbone::{Caller, peer::HbonePeer};
 use ztunnel_tests::proof;
 use ztunnel_tests::testbed::Testbed;
 use ztunnel_tests::topology::{Family, Pod, SOCKET_DEADLINE, TWO_NODES};
@@ -229,7 +230,7 @@ fn an_idle_tunnel_of_a_silent_peer_does_not_delay_the_end() -> Result<()> {
     let web = bed.pod("web-b")?;
     let echo = Server::echo(web, web.at(Family::V4, PORT))?;
     let honest = Caller::with(&bed.authority.honest("client-a")?)?;
-    let peer = HbonePeer::connect(&honest, bed.pod("guest")?, web.at(Family::V4, hbone::PORT))?;
+    let peer = HbonePeer::connect(&honest, bed.pod("guest")?, web.at(Family::V4, HBONE_PORT))?;
     let mut stream = peer.open(&echo.address().to_string(), &[])?;
     peer.exchange(&mut stream, b"hello")?;
     drop(stream);

@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use ebpf_common::HBONE_PORT;
 use rustls::AlertDescription;
 use ztunnel_tests::apps::client::{exchange_once, read_once};
 use ztunnel_tests::apps::load::{Ending, Load};
@@ -115,9 +116,9 @@ fn a_peer_and_a_fake_server_understand_each_other() -> Result<()> {
     let authority = Authority::create(&topology.folder.join("ca"))?;
     let fake = FakeServer::start(web, &authority.honest("web-a")?)?;
     let caller = Caller::with(&authority.honest("client-a")?)?;
-    let ending = caller.clone().alpn(&["http/1.1"]).ending(client, web.at(Family::V4, hbone::PORT))?;
+    let ending = caller.clone().alpn(&["http/1.1"]).ending(client, web.at(Family::V4, HBONE_PORT))?;
     ensure!(ending == hbone::Ending::Alert(AlertDescription::NoApplicationProtocol), "{ending:?}");
-    let peer = RawPeer::connect(&caller, client, web.at(Family::V6, hbone::PORT), &[])?;
+    let peer = RawPeer::connect(&caller, client, web.at(Family::V6, HBONE_PORT), &[])?;
     wait::until_true("both to be recorded", wait::PATIENCE, || Ok(fake.endings().len() == 2))?;
     let said =
         |ending: &hbone::Ending| matches!(ending, hbone::Ending::Data(bytes) if bytes.starts_with(b"PRI * HTTP/2.0"));

@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use ebpf_common::HBONE_PORT;
 use ztunnel_tests::apps::client::exchange;
 use ztunnel_tests::apps::nginx::{Nginx, curl};
 use ztunnel_tests::apps::server::{Server, is_reset, read_all};
@@ -74,7 +75,7 @@ fn the_wire_carries_no_byte_of_what_pods_say() -> Result<()> {
             after.count(words.as_bytes())
         );
     }
-    let (tunnels, all) = (after.packets("tcp port 15008")?, after.packets("tcp")?);
+    let (tunnels, all) = (after.packets(&format!("tcp port {HBONE_PORT}"))?, after.packets("tcp")?);
     ensure!(tunnels > 10 && tunnels == all, "{tunnels} of {all} TCP packets belong to tunnels");
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use ebpf_common::HBONE_PORT;
 use serde_json::Value;
 
 use super::chain::Chain;
@@ -120,8 +121,6 @@ pub(super) const HTTP: u16 = 80;
 pub(super) const EXCHANGE: u16 = 9000;
 /// Accepts, and does not read.
 pub(super) const SLOW: u16 = 9001;
-/// Where pods take tunnels.
-const TUNNELS: u16 = 15008;
 
 /// Everything, removed in the order of the fields.
 pub(super) struct Stage {
@@ -497,7 +496,7 @@ impl Stage {
     /// # Errors
     /// When its sockets can't be listed.
     pub(super) fn tunnels_to(&self, pod: &Pod) -> Result<usize> {
-        let filter = format!("sport = :{TUNNELS}");
+        let filter = format!("sport = :{HBONE_PORT}");
         let done = Launch::new("ss").args(["-Htn", "state", "established", &filter]).inside(&pod.netns).finish()?;
         ensure!(done.success, "ss failed: {}", done.stderr);
         Ok(done.stdout.lines().count())

@@ -5,10 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use ebpf_common::HBONE_PORT;
 
 use crate::ca;
 use crate::daemon;
-use crate::hbone;
 use crate::process::{Finished, Launch};
 use crate::topology::{Family, Pod, Topology};
 
@@ -27,7 +27,7 @@ pub(super) fn told(ztunnel: &Path, topology: &Topology, from: &Pod, to: &Pod) ->
     run(ztunnel, issue.chain(rest))?;
     let (chain, key) = files(&issued)?;
     let root = ca_folder.join("root-cert.pem");
-    let target = to.at(Family::V4, hbone::PORT).to_string();
+    let target = to.at(Family::V4, HBONE_PORT).to_string();
     let with = [OsStr::new("-cert"), chain.as_os_str(), "-cert_chain".as_ref(), chain.as_os_str()];
     let with = with.into_iter().chain([OsStr::new("-key"), key.as_os_str(), "-CAfile".as_ref(), root.as_os_str()]);
     let done = s_client(from, &target, with)?;

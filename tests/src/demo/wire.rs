@@ -3,6 +3,7 @@
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
+use ebpf_common::HBONE_PORT;
 
 use super::WEB_PORT;
 use crate::apps::nginx::{Nginx, curl};
@@ -44,7 +45,7 @@ pub(super) fn watch(topology: &Topology, name: &str) -> Result<Sight> {
     let seen = capture.finish()?;
     Ok(Sight {
         packets: seen.packets("tcp")?,
-        to_tunnels: seen.packets("tcp port 15008")?,
+        to_tunnels: seen.packets(&format!("tcp port {HBONE_PORT}"))?,
         lines_of_the_page: seen.count(PAGE.trim().as_bytes()),
         requests: seen.count(NAME.as_bytes()),
     })

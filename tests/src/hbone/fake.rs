@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
+use ebpf_common::HBONE_PORT;
 use rustls::crypto::aws_lc_rs;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-use super::{Ending, PORT};
+use super::Ending;
 use crate::apps::server::Server;
 use crate::ca::Certificate;
 use crate::topology::{Family, Pod, SOCKET_DEADLINE};
@@ -33,7 +34,7 @@ impl FakeServer {
         config.alpn_protocols = vec![b"h2".to_vec()];
         let (config, endings) = (Arc::new(config), Arc::new(Mutex::new(Vec::new())));
         let recording = Arc::clone(&endings);
-        let address = SocketAddr::new(Family::V6.any(), PORT);
+        let address = SocketAddr::new(Family::V6.any(), HBONE_PORT);
         let server = Server::start(pod, address, move |tcp, _| {
             tcp.set_read_timeout(Some(SOCKET_DEADLINE))?;
             let session = ServerConnection::new(Arc::clone(&config)).map_err(std::io::Error::other)?;

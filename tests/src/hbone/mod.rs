@@ -22,9 +22,6 @@ pub mod fake;
 pub mod peer;
 pub mod raw;
 
-/// The port of tunnels.
-pub const PORT: u16 = 15008;
-
 /// What a peer shows of itself.
 #[derive(Debug, Clone)]
 pub struct Caller {

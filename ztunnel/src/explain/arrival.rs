@@ -1,5 +1,7 @@
 //! A connection at the end of its way: what the destination's node does with it.
 
+use ebpf_common::HBONE_PORT;
+
 use super::client::Client;
 use super::explanation::{Authentication, Judgement, Verdict};
 use super::hints::{self, Case};
@@ -10,7 +12,7 @@ use crate::model::close::CloseReason;
 use crate::model::flow::{Direction, Flow};
 use crate::model::workload::{Membership, Workload};
 use crate::policy::{Connection, Denial, Guard};
-use crate::route::decide::{self, HBONE_PORT, Hop};
+use crate::route::decide::{self, Hop};
 use crate::route::target;
 use crate::store::snapshot::Snapshot;
 use crate::wire::connect::Authority;

@@ -3,6 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use ebpf_common::HBONE_PORT;
+
 use super::client::{Client, outside_why};
 use super::explanation::{Destination, Health, Refusal, Route, Turn};
 use super::query::{Meant, Query, QueryError, To};
@@ -12,7 +14,7 @@ use crate::model::flow::{Direction, Flow};
 use crate::model::identity::SpiffeId;
 use crate::model::service::{self, Endpoint, Resolution, Service, ServiceKind};
 use crate::model::workload::{Membership, NamespacedName, Workload};
-use crate::route::decide::{self, Candidate, HBONE_PORT, Hop, Unfit};
+use crate::route::decide::{self, Candidate, Hop, Unfit};
 use crate::route::survey;
 use crate::store::snapshot::Snapshot;
 

@@ -205,11 +205,17 @@ impl fmt::Display for CloseReason {
 #[cfg(test)]
 mod tests {
     use super::CloseReason;
+    use ebpf_common::HBONE_PORT;
     use std::collections::HashSet;
 
     #[test]
     fn labels_are_distinct() {
         let labels: HashSet<_> = CloseReason::ALL.iter().map(|reason| reason.label()).collect();
         assert_eq!(labels.len(), CloseReason::ALL.len());
+    }
+
+    #[test]
+    fn the_text_names_the_port_of_tunnels() {
+        assert!(CloseReason::TunnelTimedOut.to_string().ends_with(&format!(" {HBONE_PORT}")));
     }
 }

@@ -9,6 +9,8 @@ use std::{
     sync::Arc,
 };
 
+use ebpf_common::HBONE_PORT;
+
 use super::balance::{Choice, MOST, choose};
 use crate::{
     model::{
@@ -25,9 +27,6 @@ use crate::{
         snapshot::{Owner, Snapshot},
     },
 };
-
-/// The port of a pod that takes tunnels.
-pub const HBONE_PORT: u16 = 15008;
 
 /// Where a connection out of a pod goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,10 +5,11 @@ use std::{
     sync::Arc,
 };
 
+use ebpf_common::HBONE_PORT;
 use http::StatusCode;
 use thiserror::Error;
 
-use super::decide::{HBONE_PORT, check_peer, is_carried, own_endpoints, service_behind};
+use super::decide::{check_peer, is_carried, own_endpoints, service_behind};
 use crate::{
     model::{
         addr::{PeerAddr, canonical},
