@@ -137,6 +137,12 @@ impl ConfigDump {
         self.0.pointer("/snapshot/version").and_then(Value::as_u64).unwrap_or(0)
     }
 
+    /// Whether the pods are not yet as this version of the mesh has them.
+    #[must_use]
+    pub fn is_pending(&self) -> bool {
+        self.list("pending").next().is_some()
+    }
+
     /// What is wrong with the manifests.
     #[must_use]
     pub fn problems(&self) -> Vec<&Value> {

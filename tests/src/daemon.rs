@@ -435,7 +435,7 @@ pub fn command(binary: &Path, netns: &Netns, args: &[&str]) -> Result<Finished> 
     Launch::new(&binary.display().to_string()).args(args).inside(netns).finish()
 }
 
-/// Changes the manifests, and waits until these daemons have read them anew.
+/// Changes the manifests, and waits until these daemons have read them anew and their pods are as the manifests say.
 ///
 /// # Errors
 /// When the change fails, or a daemon does not read it in time.
@@ -446,7 +446,8 @@ pub fn after_change<'a>(
     let before = daemons.clone().map(|daemon| Ok(daemon.dump()?.version())).collect::<Result<Vec<_>>>()?;
     change()?;
     daemons.zip(before).try_for_each(|(daemon, before)| {
-        daemon.wait_dump("the changed manifests to be read", wait::PATIENCE, |dump| dump.version() > before)
+        let done = |dump: &ConfigDump| dump.version() > before && !dump.is_pending();
+        daemon.wait_dump("the changed manifests to be read", wait::PATIENCE, done)
     })
 }
 

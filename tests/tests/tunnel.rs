@@ -14,6 +14,7 @@ use ztunnel_tests::apps::transfer::both_ways;
 use ztunnel_tests::capture::{Capture, Recording};
 use ztunnel_tests::hbone;
 use ztunnel_tests::mesh::PodManifest;
+use ztunnel_tests::policy::{authentication, authorization, denied};
 use ztunnel_tests::proof;
 use ztunnel_tests::testbed::Testbed;
 use ztunnel_tests::topology::{Family, Pod, SOCKET_DEADLINE, TWO_NODES};
@@ -36,6 +37,60 @@ fn both_daemons_know_both_identities_and_the_server_sees_the_client() -> Result<
             proof::tunnelled(&bed, (client, web), &echo, Pod::connect)
                 .with_context(|| format!("{client} to {web} over {family:?}"))?;
         }
+    }
+    Ok(())
+}
+
+/// No policy is enforced at an excluded port, whichever way a connection takes to it: in plaintext past the daemon, or, as pods of
+/// the mesh do, through a tunnel. As soon as the port is not excluded any more, policy decides about what is open as well.
+#[test]
+fn an_excluded_port_is_reached_through_a_tunnel_and_without_policy() -> Result<()> {
+    const EXCLUDE: &str = "traffic.ambient.mesh/exclude-inbound-ports";
+    let bed = Testbed::both_enrolled()?;
+    let web = bed.pod("web-b")?;
+    let right = PodManifest::of(web);
+    bed.change(|mesh| {
+        mesh.policy("strict", &authentication("strict", "{mtls: {mode: STRICT}}"))?;
+        mesh.policy("deny-all", &authorization("deny-all", "{}"))?;
+        mesh.pod(&right.clone().annotation(EXCLUDE, "7000"))
+    })?;
+    for family in Family::BOTH {
+        let excluded = Server::echo(web, web.at(family, PORT))?;
+        let (_, inbound) = proof::tunnelled(&bed, ("client-a", "web-b"), &excluded, Pod::connect)?;
+        let policy = inbound.field("policy");
+        ensure!(policy == "not enforced: port excluded from inbound capture", "{policy:?}: {}", inbound.line);
+        let told = denied(&bed, ("client-a", "web-b"), web.at(family, PORT + 1))?;
+        ensure!(told.starts_with("no ALLOW policy matched"), "{told}");
+    }
+    let excluded = Server::echo(web, web.at(Family::V4, PORT))?;
+    let mut open = bed.pod("client-a")?.connect(excluded.address())?;
+    exchange(&mut open, b"before")?;
+    bed.change(|mesh| mesh.pod(&right))?;
+    let mut rest = Vec::new();
+    let ended = open.read_to_end(&mut rest);
+    ensure!(ended.as_ref().is_err_and(is_reset), "not cut by the policy that is in force now: {ended:?}");
+    Ok(())
+}
+
+/// A labelled pod that its own node can't enrol is in the mesh all the same: nobody sends to it in plaintext.
+#[test]
+fn a_pod_that_its_node_cannot_enrol_is_never_reached_in_plaintext() -> Result<()> {
+    let mut bed = Testbed::new(TWO_NODES)?;
+    bed.start("node-a")?;
+    bed.start("node-b")?;
+    bed.mesh.pod(&PodManifest::of(bed.pod("web-b")?).no_netns())?;
+    bed.enrol_only(&["client-a", "web-a", "client-b"])?;
+    let reason = bed.daemon("node-b")?.refused("web-b")?;
+    ensure!(reason.contains("the pod's network namespace is not known"), "{reason}");
+    for family in Family::BOTH {
+        let echo = Server::echo(bed.pod("web-b")?, bed.pod("web-b")?.at(family, PORT))?;
+        // From the other node, and from its own.
+        for client in ["client-a", "client-b"] {
+            let mut stream = bed.pod(client)?.connect(echo.address())?;
+            let ended = exchange(&mut stream, b"secret");
+            ensure!(ended.is_err(), "{client} reached a pod of the mesh that has no tunnel");
+        }
+        ensure!(echo.peers().is_empty(), "the application saw {:?}", echo.peers());
     }
     Ok(())
 }

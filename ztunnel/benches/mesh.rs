@@ -9,6 +9,7 @@ use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, 
 use prometheus_client::registry::Registry;
 use ztunnel::flow::gate::{Gates, Rechecked, Visit};
 use ztunnel::metrics::traffic::Traffic;
+use ztunnel::model::local::LocalPod;
 use ztunnel::model::origin::Origin;
 use ztunnel::model::policy::{Action, AuthorizationPolicy, Clause, Match, Part, PolicySet, Rule, Scope, StringMatch};
 use ztunnel::model::workload::NamespacedName;
@@ -116,7 +117,7 @@ fn policies(count: usize) -> PolicySet {
 fn recheck(criterion: &mut Criterion) {
     let (publisher, reader) = publish::channel();
     let gates = Gates::default();
-    let gate = gates.gate(name(0), reader);
+    let gate = gates.gate(name(0), reader, LocalPod::default());
     let traffic = Traffic::register(&mut Registry::default(), Duration::from_secs(900), "Kubernetes".into());
     let fresh = |version| {
         let (workloads, services) = objects((10, 50));

@@ -29,7 +29,7 @@
 //! | L6 | [`hbone`] | HTTP/2 client, server, [pool](hbone::pool), and the copying between a stream and a socket; the only user of `h2` |
 //! | L6 | [`control`] | the mesh from a watched folder of Kubernetes manifests; the only user of `k8s-openapi`, YAML and inotify |
 //! | L7 | [`flow`] | one connection from accept to close: decide, dial, copy, record |
-//! | L8 | [`pods`] | which pods of this node are enrolled, and on which workers their connections live |
+//! | L8 | [`pods`] | which pods of this node are enrolled, on which workers their connections live, and [the source](pods::local) of what only this node knows of them |
 //! | L9 | [`config`] | flags and environment, read once; defaults with their reasons |
 //! | L10 | [`app`] | puts all of it together; commands, admin endpoints (the only user of `hyper`), log |
 //!
@@ -78,7 +78,8 @@
 //!
 //! **How a pod gets there.** [`MeshFolder`](control::file::MeshFolder) reads the files; [`parse`](control::manifests::parse)
 //! and [`assemble`](control::manifests::assemble) make workloads and services of them; the
-//! [`Publisher`](store::publish::Publisher) replaces the snapshot. The [manager](pods::manager::Manager) wakes up and acts
+//! [`Publisher`](store::publish::Publisher) replaces the snapshot. What only the pod's own node needs, such as its network
+//! namespace, goes to the node's [local source](pods::local::LocalSource). The [manager](pods::manager::Manager) wakes up and acts
 //! on the difference that [`plan`](pods::reconcile::plan) finds: [`Node::enrol`](pods::pod::Node::enrol) proves that the
 //! namespace is the pod's, asks for its [certificate](identity::cache::Certificates::handle), makes its listeners, has the [controller](redirect::Controller) redirect to them, and gives
 //! them to the [workers](pods::worker).
@@ -88,6 +89,7 @@
 //! | state | sole owner | others get |
 //! |---|---|---|
 //! | the mesh | [`Publisher`](store::publish::Publisher), in the task of [`MeshFolder`](control::file::MeshFolder) | [`Reader::load`](store::publish::Reader::load): once per decision |
+//! | local facts of this node's pods | [`LocalPublisher`](store::local::LocalPublisher), in the same task | the [manager](pods::manager::Manager), through a [`LocalSource`](pods::local::LocalSource) |
 //! | BPF programs, maps, links, pins, [records](redirect::record) | [`Controller`](redirect::Controller), a field of the [manager](pods::manager::Manager) | [`OwnSockets`](net::dial::OwnSockets), to claim a socket |
 //! | a namespace's rules, routes, sysctls | the same, through the pod's [`NetnsLink`](redirect::NetnsLink) | nothing |
 //! | which pods are enrolled or refused | [`Manager`](pods::manager::Manager) | [`ManagerHandle::describe`](pods::manager::ManagerHandle::describe) |
@@ -129,11 +131,12 @@
 //!   `spawn_local`.
 //! - A thread that can't leave a pod's namespace aborts the process: the guard of
 //!   [`Netns::enter`](net::netns::Netns::enter); tidy refuses `setns` elsewhere.
-//! - A connection to a pod of the mesh is never made in plaintext, unless the pod is the connecting one itself or excludes
-//!   the port: a property test of [`route::decide`]; and never with anyone but that pod:
-//!   [`ConnectError`](tls::ConnectError) (`tests/tests/peers.rs`).
+//! - A connection to a pod of the mesh is never made in plaintext, unless the pod is the connecting one itself; neither what
+//!   its node can open nor what its annotations exclude changes that: a property test of [`route::decide`]. And it is never
+//!   made with anyone but that pod: [`ConnectError`](tls::ConnectError) (`tests/tests/peers.rs`).
 //! - Nobody gets to an application without having been judged: a delivery takes a [`Permit`](policy::Permit), which only a
-//!   [`Guard`](policy::Guard) makes. A change of policy misses no connection, wherever that is on its way: it enters before
+//!   [`Guard`](policy::Guard) makes. At a port that the pod excludes from inbound capture the permit says so
+//!   ([`Basis`](policy::Basis)). A change of policy misses no connection, wherever that is on its way: it enters before
 //!   it is judged (`flow/gate/tests.rs`).
 //! - What can't be judged, or can't be read, never lets anyone in: tests of [`control::manifests`] and [`policy`].
 //! - An expired certificate is never used: [`CertHandle::current`](identity::handle::CertHandle::current). A tunnel does not

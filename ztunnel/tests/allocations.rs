@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use ztunnel::model::identity::{SpiffeId, TrustDomain};
+use ztunnel::model::local::LocalPod;
 use ztunnel::model::origin::Origin;
 use ztunnel::model::policy::{
     Action, AuthorizationPolicy, Clause, Match, MtlsMode, Part, PeerAuthentication, PolicySet, Rule, Scope, StringMatch,
@@ -64,7 +65,6 @@ fn web() -> Workload {
         addresses: vec![OWN],
         labels: Arc::new([("app".to_owned(), "web".to_owned())].into()),
         ports: vec![NamedPort { name: "http".into(), number: 8080 }],
-        probe_ports: vec![8086],
         membership: Membership::InMesh,
         ..Workload::new(NamespacedName::new("demo", "web"), identity("demo", "web"))
     }
@@ -126,7 +126,7 @@ fn a_judgement_allocates_nothing() {
     ];
     let policies = PolicySet { authorization, authentication: vec![strict], ..PolicySet::default() };
     let snapshot = Snapshot::build(1, vec![web()], vec![], vec![]).with_policies(policies);
-    let guard = Guard::of(&snapshot, &web());
+    let guard = Guard::of(&snapshot, &web(), &LocalPod { probe_ports: vec![8086], ..LocalPod::default() });
 
     let id = |namespace, account| Some(identity(namespace, account));
     // By an exact principal, a prefix, a suffix, a range, a port, a small group.

@@ -6,6 +6,7 @@ use std::ops::Bound;
 
 use super::authentication::Authentication;
 use super::nearest::Nearest;
+use crate::model::local::{LocalPod, LocalPods};
 use crate::model::policy::{AuthorizationPolicy, Scope, StringMatch};
 use crate::model::service::{Service, ServiceKind};
 use crate::model::workload::{Membership, NamespacedName, RefuseReason, Workload};
@@ -17,6 +18,7 @@ type Label<'a> = (&'a str, &'a str, &'a str);
 /// A snapshot and indexes of it.
 pub(super) struct Mesh<'a> {
     pub(super) snapshot: &'a Snapshot,
+    local: &'a LocalPods,
     /// Who must prove an identity.
     pub(super) authentication: Authentication<'a>,
     /// What was meant by a name that is not known.
@@ -36,9 +38,10 @@ pub(super) struct Mesh<'a> {
 }
 
 impl<'a> Mesh<'a> {
-    pub(super) fn index(snapshot: &'a Snapshot) -> Self {
+    pub(super) fn index(snapshot: &'a Snapshot, local: &'a LocalPods) -> Self {
         let mut mesh = Self {
             snapshot,
+            local,
             authentication: Authentication::default(),
             nearest: Nearest::default(),
             services: HashMap::new(),
@@ -84,6 +87,11 @@ impl<'a> Mesh<'a> {
         if forwards.insert(text.to_owned()) {
             backwards.insert(text.chars().rev().collect());
         }
+    }
+
+    /// The local facts of a pod, where they are known.
+    pub(super) fn local(&self, pod: &Workload) -> Option<&'a LocalPod> {
+        self.local.get(&pod.name)
     }
 
     /// All pods, by name.
@@ -203,7 +211,6 @@ pub(super) fn outside(pod: &Workload) -> Option<Outside> {
         Membership::NotLabelled => Some(Outside::NotLabelled),
         Membership::OptedOut => Some(Outside::OptedOut),
         Membership::Refused(RefuseReason::HostNetwork) => Some(Outside::HostNetwork),
-        Membership::Refused(RefuseReason::NoNetns) => Some(Outside::NoNetns),
     }
 }
 
@@ -216,7 +223,6 @@ pub(super) fn is_inside(pod: &Workload) -> bool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Outside {
     NotLabelled,
-    NoNetns,
     HostNetwork,
     OptedOut,
 }
@@ -226,7 +232,6 @@ impl Outside {
     pub(super) fn why(self) -> &'static str {
         match self {
             Self::NotLabelled => "not labelled",
-            Self::NoNetns => "no network namespace given",
             Self::HostNetwork => "hostNetwork",
             Self::OptedOut => "labelled istio.io/dataplane-mode: none",
         }
@@ -236,9 +241,6 @@ impl Outside {
     pub(super) fn remedy(self) -> &'static str {
         match self {
             Self::NotLabelled => "label the namespace, or the pod, istio.io/dataplane-mode: ambient",
-            Self::NoNetns => {
-                "set the annotation ambient.mesh/netns to the absolute path of the pod's network namespace"
-            }
             Self::HostNetwork => "run it without hostNetwork, or guard it by other means",
             Self::OptedOut => "take the label off, or guard it by other means",
         }

@@ -31,6 +31,7 @@ pub(super) fn check(mesh: &Mesh<'_>, report: &mut Report<'_>) {
             continue;
         }
         unenforced_pods(mesh, (namespace, pods), guarded.contains(namespace), report);
+        refused_pods(mesh, pods, report);
         excluded_ports(mesh, pods, report);
         probes(mesh, namespace, pods, report);
     }
@@ -122,12 +123,26 @@ fn unenforced_pods(
                 let message = format!("{others} outside of the mesh ({}){refused}", why.why());
                 report.warn("unlabelled-client", *first, message, why.remedy());
             }
-            None if why == Outside::NoNetns => {
-                let message = format!("{others} labelled, and can't be in the mesh ({})", why.why());
-                report.warn("pod-refused", *first, message, why.remedy());
-            }
             None => {}
         }
+    }
+}
+
+/// Pods of the mesh that their node can't enrol.
+fn refused_pods(mesh: &Mesh<'_>, pods: &[&Workload], report: &mut Report<'_>) {
+    let is_refused = |pod: &&&Workload| is_inside(pod) && mesh.local(pod).is_some_and(|local| local.netns.is_none());
+    let refused: Vec<_> = pods.iter().filter(is_refused).collect();
+    if let Some(first) = refused.first() {
+        let what = match refused.len() {
+            1 => "is".to_owned(),
+            _ => format!("and {} are", list(refused.iter().skip(1).map(|pod| &pod.name))),
+        };
+        let message = format!(
+            "{what} labelled, and can't be enrolled (no network namespace given): connections from the mesh fail, and no policy \
+             is enforced there"
+        );
+        let remedy = "set the annotation ambient.mesh/netns to the absolute path of the pod's network namespace";
+        report.warn("pod-refused", **first, message, remedy);
     }
 }
 
@@ -143,11 +158,15 @@ fn unknown_modes(mesh: &Mesh<'_>, report: &mut Report<'_>) {
 }
 
 fn excluded_ports(mesh: &Mesh<'_>, pods: &[&Workload], report: &mut Report<'_>) {
-    for pod in pods.iter().filter(|pod| is_inside(pod) && !pod.exclusions.inbound_ports.is_empty()) {
+    let excluding = pods.iter().filter(|pod| is_inside(pod)).filter_map(|pod| {
+        let ports = &mesh.local(pod)?.exclusions.inbound_ports;
+        (!ports.is_empty()).then_some((pod, ports))
+    });
+    for (pod, ports) in excluding {
         if let Some(by) = mesh.authentication.of(pod).strict() {
             let message = format!(
-                "port {} is excluded from capture: STRICT of PeerAuthentication {} is not enforced there",
-                pod.exclusions.inbound_ports, by.name
+                "port {ports} is excluded from capture: STRICT of PeerAuthentication {} is not enforced there",
+                by.name
             );
             let remedy =
                 "take the annotation traffic.ambient.mesh/exclude-inbound-ports off, or guard the port by other means";
@@ -158,7 +177,8 @@ fn excluded_ports(mesh: &Mesh<'_>, pods: &[&Workload], report: &mut Report<'_>) 
 
 /// Probes of STRICT pods whose node's addresses are not known.
 fn probes(mesh: &Mesh<'_>, namespace: &str, pods: &[&Workload], report: &mut Report<'_>) {
-    let unknown = |pod: &&&Workload| is_inside(pod) && !pod.probe_ports.is_empty() && pod.node_addresses.is_empty();
+    let is_probed = |pod: &Workload| mesh.local(pod).is_some_and(|local| !local.probe_ports.is_empty());
+    let unknown = |pod: &&&Workload| is_inside(pod) && is_probed(pod) && pod.node_addresses.is_empty();
     let strict: Vec<_> =
         pods.iter().filter(unknown).filter(|pod| mesh.authentication.of(pod).strict().is_some()).collect();
     if let Some(first) = strict.first() {

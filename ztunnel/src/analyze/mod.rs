@@ -23,14 +23,15 @@ mod sources;
 
 use self::finding::Report;
 use self::index::Mesh;
+use crate::model::local::LocalPods;
 use crate::store::snapshot::Snapshot;
 
 pub use self::finding::{Finding, Severity};
 
-/// All findings, the worst first, then by file and line.
+/// All findings, the worst first, then by file and line. `local`: the local facts of the pods, as far as they are known.
 #[must_use]
-pub fn analyze(snapshot: &Snapshot) -> Vec<Finding> {
-    let mesh = Mesh::index(snapshot);
+pub fn analyze(snapshot: &Snapshot, local: &LocalPods) -> Vec<Finding> {
+    let mesh = Mesh::index(snapshot, local);
     let mut report = Report::new(snapshot);
     sources::check(snapshot, &mut report);
     inert::check(snapshot, &mut report);

@@ -86,8 +86,9 @@ fn known<'a>(mesh: &Mesh<'a>, pods: impl Iterator<Item = &'a Workload>) -> Known
         known.has_pods = true;
         let before = known.listening.len();
         known.listening.extend(pod.ports.iter().map(|port| port.number));
-        known.listening.extend(&pod.probe_ports);
-        let mut says_something = known.listening.len() > before || !pod.ports.is_empty() || !pod.probe_ports.is_empty();
+        let probes = mesh.local(pod).map(|local| &*local.probe_ports).unwrap_or_default();
+        known.listening.extend(probes);
+        let mut says_something = known.listening.len() > before || !pod.ports.is_empty() || !probes.is_empty();
         for service in mesh.snapshot.services_of(&pod.name).iter().filter(|one| one.kind == ServiceKind::Kubernetes) {
             for (port, target) in targets(service, pod) {
                 says_something = true;

@@ -13,7 +13,6 @@ fn pod(namespace: &str, name: &str, labels: &[(&str, &str)]) -> Workload {
         addresses: vec![IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1))],
         labels: Arc::new(labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()),
         ports: Vec::new(),
-        probe_ports: Vec::new(),
         node_addresses: Vec::new(),
         membership: Membership::InMesh,
         ..Workload::new(NamespacedName::new(namespace, name), SpiffeId::new(TrustDomain::default(), namespace, name))

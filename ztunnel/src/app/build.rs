@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     config::{RunArgs, args::ExpiredPeers, defaults},
-    control::file::MeshFolder,
+    control::file::{Local, MeshFolder},
     flow::{gate::Gates, table::WorkerId},
     identity::{
         cache::{self, CacheSettings, Certificates},
@@ -29,11 +29,15 @@ use crate::{
     metrics::traffic::Traffic,
     net::netns::Netns,
     pods::{
+        local::Annotated,
         manager::{Manager, ManagerParts},
         worker::{WorkerHandle, WorkerSettings},
     },
     redirect::{Controller, NodeSockets, pins::PinDir, record::Records},
-    store::publish::{self, Reader},
+    store::{
+        local,
+        publish::{self, Reader},
+    },
     tls::{self, KeyLog},
 };
 
@@ -57,6 +61,7 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
     let mut registry = Registry::default();
     let traffic = Traffic::register(&mut registry, defaults::SERIES_KEPT, args.cluster_id.as_str().into());
     let (publisher, mesh) = publish::channel();
+    let (local, manifests) = local::channel();
     let gates = Gates::default();
     let workers = start_workers(&args, &mesh, &traffic, &tasks)?;
     let controller = Controller::start(
@@ -70,6 +75,7 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
     let (manager, handle) = Manager::new(ManagerParts {
         node: args.node.clone(),
         mesh: mesh.clone(),
+        local: Box::new(Annotated::new(manifests)),
         controller,
         workers,
         host_cookie: Netns::current()?.cookie(),
@@ -83,7 +89,8 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
     services.spawn(Span::none(), gates.follow(mesh.clone(), traffic.decisions().clone()));
     let (trigger, watch) = drain::channel();
     // To the very end: what is left while the daemon drains is judged by the newest policies.
-    services.spawn(Span::none(), folder.run(publisher, pending()));
+    let local = Local { node: args.node.as_str().into(), publisher: local };
+    services.spawn(Span::none(), folder.run(publisher, local, pending()));
     let admin = Arc::new(Admin { manager: handle, mesh, registry, lost, explaining: admin::explain::places() });
     for (endpoints, listener) in listeners {
         services.spawn(Span::none(), admin::serve(listener, endpoints, Arc::clone(&admin), tasks.clone()));

@@ -28,10 +28,12 @@ use self::folder::Folder;
 use self::watch::{Sign, Watch};
 use super::manifests::{Assembled, assemble, origins};
 use crate::model::identity::TrustDomain;
+use crate::model::local::LocalPods;
 use crate::model::policy::{Action, Scope};
 use crate::model::problem::{Problem, Severity};
 use crate::model::service::ServiceKind;
 use crate::model::workload::NamespacedName;
+use crate::store::local::LocalPublisher;
 use crate::store::publish::Publisher;
 use crate::store::snapshot::Snapshot;
 
@@ -62,6 +64,15 @@ pub enum OpenFolderError {
         /// What was given.
         dir: PathBuf,
     },
+}
+
+/// Where the local facts of this node's pods go: a Pod's annotations, and the ports of its probes.
+#[derive(Debug)]
+pub struct Local {
+    /// This node: facts about pods of other nodes are not published.
+    pub node: Arc<str>,
+    /// Receives the facts.
+    pub publisher: LocalPublisher,
 }
 
 /// A folder of manifests and what is known of it; [`MeshFolder::run`] keeps a publisher up to date with it.
@@ -101,6 +112,13 @@ impl Published {
         Self { mesh, partial, blind, read: folder.was_read() }
     }
 
+    /// The local facts of a node's pods.
+    fn local(&self, node: &str) -> LocalPods {
+        let here = self.mesh.workloads.iter().filter(|workload| workload.node.as_deref() == Some(node));
+        here.filter_map(|workload| Some((workload.name.clone(), self.mesh.local.get(&workload.name)?.clone())))
+            .collect()
+    }
+
     fn snapshot(&self, version: u64) -> Snapshot {
         let mesh = self.mesh.clone();
         Snapshot::build(version, mesh.workloads, mesh.services, mesh.problems)
@@ -113,16 +131,18 @@ impl Published {
 }
 
 /// The mesh that a folder describes now, as a daemon sees it right after its start: version 1, or 0 if the folder went away
-/// meanwhile. Blocks on the file system.
+/// meanwhile; and the local facts of the pods of all nodes. Blocks on the file system.
 ///
 /// # Errors
 /// The folder can't be used.
-pub fn read_once(dir: &Path, trust_domain: TrustDomain) -> Result<Snapshot, OpenFolderError> {
+pub fn read_once(dir: &Path, trust_domain: TrustDomain) -> Result<(Snapshot, LocalPods), OpenFolderError> {
     let MeshFolder { mut folder, trust_domain, .. } = MeshFolder::open(dir, trust_domain)?;
     folder.read();
     let mesh = assemble(folder.contents(), &trust_domain);
     let origins = origins(folder.contents());
-    Ok(Published::new(&folder, mesh, false).snapshot(u64::from(folder.was_read())).with_origins(origins))
+    let local = mesh.local.clone();
+    let snapshot = Published::new(&folder, mesh, false).snapshot(u64::from(folder.was_read())).with_origins(origins);
+    Ok((snapshot, local))
 }
 
 impl MeshFolder {
@@ -148,16 +168,17 @@ impl MeshFolder {
         })
     }
 
-    /// Publishes the folder's mesh at once and whenever what it says has changed, until `shutdown` is over.
+    /// Publishes the folder's mesh, and the local facts of one node's pods, at once and whenever the folder's content has
+    /// changed, until `shutdown` is over. A reader that sees a version of the mesh sees the local facts of its pods as well.
     ///
     /// The first mesh read has version 1. If the folder is gone before it could be read once, a snapshot of version 0
     /// tells the problem. What exists but could never be read makes the snapshot partial, and
     /// blind as well when it was there from the start.
-    pub async fn run(mut self, publisher: Publisher, shutdown: impl Future<Output = ()>) {
+    pub async fn run(mut self, publisher: Publisher, local: Local, shutdown: impl Future<Output = ()>) {
         let mut shutdown = pin!(shutdown);
         loop {
             // Reading on while shutting down is harmless; it is short and leaves nothing behind.
-            let watched = self.refresh(&publisher).await;
+            let watched = self.refresh(&publisher, &local).await;
             let pause = if watched { REREAD } else { REREAD_UNWATCHED };
             tokio::select! {
                 () = &mut shutdown => return,
@@ -167,7 +188,7 @@ impl MeshFolder {
     }
 
     /// Reads the folder on a blocking thread and publishes what is new. Says whether the folder is being watched.
-    async fn refresh(&mut self, publisher: &Publisher) -> bool {
+    async fn refresh(&mut self, publisher: &Publisher, local: &Local) -> bool {
         let (mut folder, mut watch) = (self.folder.clone(), std::mem::take(&mut self.watch));
         let trust_domain = self.trust_domain.clone();
         let work = move || {
@@ -186,11 +207,11 @@ impl MeshFolder {
             }
         };
         (self.folder, self.watch) = (folder, watch);
-        self.publish(publisher, mesh);
+        self.publish(publisher, local, mesh);
         watched
     }
 
-    fn publish(&mut self, publisher: &Publisher, mesh: Assembled) {
+    fn publish(&mut self, publisher: &Publisher, local: &Local, mesh: Assembled) {
         let next = Published::new(&self.folder, mesh, self.complete);
         if self.published.as_ref() == Some(&next) {
             return;
@@ -211,7 +232,10 @@ impl MeshFolder {
             problems = counts.problems,
             "mesh published"
         );
+        let of_node = next.read.then(|| next.local(&local.node));
+        of_node.iter().for_each(|pods| local.publisher.extend(pods));
         publisher.publish(snapshot);
+        of_node.into_iter().for_each(|pods| local.publisher.replace(pods));
         self.published = Some(next);
     }
 }

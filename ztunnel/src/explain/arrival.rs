@@ -2,19 +2,19 @@
 
 use ebpf_common::HBONE_PORT;
 
-use super::client::Client;
+use super::Sources;
+use super::client::{Client, NO_NETNS};
 use super::explanation::{Authentication, Judgement, Verdict};
 use super::hints::{self, Case};
-use super::journey::{Leg, is_enforced};
+use super::journey::{Leg, is_enforced, is_in_mesh};
 use super::judgement::{self, Sight};
 use crate::model::addr::{OrigDst, PeerAddr};
 use crate::model::close::CloseReason;
 use crate::model::flow::{Direction, Flow};
-use crate::model::workload::{Membership, Workload};
+use crate::model::workload::Workload;
 use crate::policy::{Connection, Denial, Guard};
 use crate::route::decide::{self, Hop};
 use crate::route::target;
-use crate::store::snapshot::Snapshot;
 use crate::wire::connect::Authority;
 
 /// A port that a client connects from: which one decides nothing.
@@ -25,7 +25,7 @@ const ASIDE: usize = 100;
 /// A connection that comes to an endpoint.
 #[derive(Debug)]
 pub(super) struct Arrival<'a> {
-    pub(super) snapshot: &'a Snapshot,
+    pub(super) sources: Sources<'a>,
     pub(super) client: &'a Client<'a>,
     pub(super) captured: &'a Result<(), String>,
     pub(super) leg: &'a Leg,
@@ -42,7 +42,7 @@ impl Arrival<'_> {
         };
         let Some(workload) = &leg.workload else {
             let address = leg.address.ip();
-            let unenforced = match self.snapshot.contested(address) {
+            let unenforced = match self.sources.snapshot.contested(address) {
                 Some(_) => format!("{address} is claimed by several, so that nobody knows who answers"),
                 None => format!("no pod is known at {address}"),
             };
@@ -51,11 +51,21 @@ impl Arrival<'_> {
         if self.client.pod.is_some_and(|pod| pod.name == workload.name) {
             return (unjudged(format!("Pod {} reaches itself, which is not captured", workload.name)), Vec::new());
         }
-        if let Err(why) = is_enforced(workload, leg.address.port()) {
-            return (unjudged(why), vec![hints::enforce(workload, leg.address.port())]);
-        }
-        if let Err(reason) = self.admitted(workload, source_ip) {
+        let local = self.sources.local(&workload.name);
+        let unenforced = is_enforced(self.sources, workload, leg.address.port()).err();
+        let is_tunnel = leg.expected().is_some();
+        if is_tunnel && local.is_some_and(|local| local.netns.is_none()) {
+            let reason = format!("no tunnel to Pod {} can be opened: {NO_NETNS}", workload.name);
             return (refused(reason), Vec::new());
+        }
+        // What is not captured gets there whatever the daemon of that node thinks of it.
+        if (is_tunnel || unenforced.is_none())
+            && let Err(reason) = self.admitted(workload, source_ip)
+        {
+            return (refused(reason), Vec::new());
+        }
+        if let Some(why) = unenforced {
+            return (unjudged(why), vec![hints::enforce(workload, local, leg.address.port())]);
         }
         let connection = Connection {
             source: self.client.principal.clone().filter(|_| leg.expected().is_some()),
@@ -74,7 +84,7 @@ impl Arrival<'_> {
                 let host = leg.service.as_ref().map(|service| &*service.hostname);
                 let authority = Authority::Address(leg.address);
                 let (identity, name) = (principal.identity(), &workload.name);
-                let found = target::target(self.snapshot, *to, peer, identity, &authority, host, name);
+                let found = target::target(self.sources.snapshot, *to, peer, identity, &authority, host, name);
                 found.map(|_| ()).map_err(|error| error.to_string())
             }
             _ if leg.address.port() == HBONE_PORT => {
@@ -82,20 +92,20 @@ impl Arrival<'_> {
             }
             _ => {
                 let flow = Flow { direction: Direction::Inbound, peer, dst: OrigDst::new(leg.address) };
-                let decided = decide::inbound(self.snapshot, &flow, &workload.name);
+                let decided = decide::inbound(self.sources.snapshot, &flow, &workload.name);
                 decided.map(|_| ()).map_err(|refusal| refusal.detail.unwrap_or_else(|| refusal.reason.to_string()))
             }
         }
     }
 
     fn judged(&self, workload: &Workload, connection: &Connection, traced: bool) -> (Judgement, Vec<String>) {
-        let guard = Guard::of(self.snapshot, workload);
+        let guard = self.sources.guard(workload);
         let denial = guard.judge(connection).err().map(|denied| denied.told(connection));
         let as_probe = denial.as_ref().is_some_and(|denial| is_probe(denial, workload, connection));
         if !traced {
             return (self.verdict_alone(denial.as_ref(), as_probe), Vec::new());
         }
-        let sight = judgement::look(self.snapshot, workload, connection);
+        let sight = judgement::look(self.sources, workload, connection);
         let verdict = if denial.is_none() || as_probe { Verdict::Allowed } else { Verdict::Denied };
         let reason = match (&denial, as_probe) {
             (Some(denial), true) => format!(
@@ -106,7 +116,7 @@ impl Arrival<'_> {
             (None, _) => sight.what_allows(),
         };
         let case = Case {
-            snapshot: self.snapshot,
+            sources: self.sources,
             client: self.client,
             captured: self.captured,
             workload,
@@ -133,7 +143,7 @@ impl Arrival<'_> {
 
     /// Of many endpoints, or policies: what the data path says, without a look at each policy.
     fn verdict_alone(&self, denial: Option<&Denial>, as_probe: bool) -> Judgement {
-        let more_policies = self.snapshot.policies().authorization().len();
+        let more_policies = self.sources.snapshot.policies().authorization().len();
         let reason = match (denial, as_probe) {
             (Some(denial), true) => format!("let in as a probe of the kubelet's; policies alone say: {denial}"),
             (Some(denial), false) => denial.to_string(),
@@ -181,9 +191,5 @@ pub(super) fn why_plaintext(leg: &Leg, client: &Client<'_>, captured: &Result<()
     if client.pod.is_some_and(|pod| pod.name == workload.name) {
         return format!("Pod {} reaches itself", workload.name);
     }
-    match is_enforced(workload, leg.address.port()) {
-        Err(why) => why,
-        Ok(()) if workload.membership == Membership::InMesh => CloseReason::Recursive.to_string(),
-        Ok(()) => String::new(),
-    }
+    is_in_mesh(workload).err().unwrap_or_else(|| CloseReason::Recursive.to_string())
 }

@@ -3,10 +3,12 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use super::Sources;
 use super::explanation::Source;
 use super::query::{From, Query, QueryError, client_pod};
 use crate::model::addr::is_link_local_v6;
 use crate::model::identity::SpiffeId;
+use crate::model::local::LocalPod;
 use crate::model::workload::{Membership, Workload};
 use crate::policy::Principal;
 use crate::store::snapshot::Snapshot;
@@ -16,6 +18,8 @@ use crate::store::snapshot::Snapshot;
 pub(super) struct Client<'a> {
     /// The pod, where one is known.
     pub(super) pod: Option<&'a Arc<Workload>>,
+    /// The pod's local facts, where they are known.
+    pub(super) local: Option<&'a LocalPod>,
     /// What it proves in tunnels.
     pub(super) principal: Option<Principal>,
     /// Its addresses; empty: not known.
@@ -26,7 +30,13 @@ pub(super) struct Client<'a> {
 
 impl<'a> Client<'a> {
     /// Whom a question means.
-    pub(super) fn of(snapshot: &'a Snapshot, query: &Query) -> Result<Self, QueryError> {
+    pub(super) fn of(sources: Sources<'a>, query: &Query) -> Result<Self, QueryError> {
+        let mut client = Self::meant(sources.snapshot, query)?;
+        client.local = client.pod.and_then(|pod| sources.local(&pod.name));
+        Ok(client)
+    }
+
+    fn meant(snapshot: &'a Snapshot, query: &Query) -> Result<Self, QueryError> {
         match &query.from {
             From::Pod(name) => Self::pod(client_pod(snapshot, name)?),
             From::Identity(identity) => Self::identity(snapshot, identity),
@@ -44,6 +54,7 @@ impl<'a> Client<'a> {
             () if pod.addresses.is_empty() => Err(no("has no address (yet)")),
             () => Ok(Self {
                 pod: Some(pod),
+                local: None,
                 principal: Some(Principal::new(pod.identity.clone())),
                 addresses: pod.addresses.clone(),
                 notes: Vec::new(),
@@ -77,7 +88,8 @@ impl<'a> Client<'a> {
                 outside_why(pod)
             ));
         }
-        Ok(Self { pod: None, principal: Some(Principal::new(identity.clone())), addresses: Vec::new(), notes })
+        let principal = Some(Principal::new(identity.clone()));
+        Ok(Self { pod: None, local: None, principal, addresses: Vec::new(), notes })
     }
 
     fn outside(snapshot: &Snapshot, address: IpAddr) -> Self {
@@ -96,7 +108,7 @@ impl<'a> Client<'a> {
                 "{address} is an address of node {node}: its kubelet, its other processes and its hostNetwork pods have it"
             ));
         }
-        Self { pod: None, principal: None, addresses: vec![address], notes }
+        Self { pod: None, local: None, principal: None, addresses: vec![address], notes }
     }
 
     /// Whether its node captures a connection to this address, or why it does not.
@@ -105,27 +117,32 @@ impl<'a> Client<'a> {
             let outside = || "the client is no pod that the mesh knows".to_owned();
             return if self.principal.is_some() { Ok(()) } else { Err(outside()) };
         };
-        let name = &pod.name;
+        let (name, exclusions) = (&pod.name, self.local.map(|local| &local.exclusions));
         match () {
             () if pod.membership != Membership::InMesh => {
                 Err(format!("Pod {name} is not captured: {}", outside_why(pod)))
             }
             () if pod.host_network => Err(format!("Pod {name} is on its node's network, and is not captured")),
+            () if self.local.is_some_and(|local| local.netns.is_none()) => {
+                Err(format!("Pod {name} is not captured: {NO_NETNS}"))
+            }
             () if pod.own_addresses().contains(&to) => {
                 Err(format!("Pod {name} connects to an address of its own, which is not captured"))
             }
             () if to.is_loopback() || is_link_local_v6(to) => {
                 Err("connections to loopback and IPv6 link-local addresses are not captured".to_owned())
             }
-            () if pod.exclusions.outbound_ports.contains(port) => Err(format!(
+            () if exclusions.is_some_and(|excluded| excluded.outbound_ports.contains(port)) => Err(format!(
                 "Pod {name} excludes outbound port {port} (annotation traffic.ambient.mesh/exclude-outbound-ports)"
             )),
-            () => match pod.exclusions.outbound_cidrs.iter().find(|cidr| cidr.contains(&to)) {
-                Some(cidr) => Err(format!(
-                    "Pod {name} excludes outbound {cidr} (annotation traffic.ambient.mesh/exclude-outbound-cidrs)"
-                )),
-                None => Ok(()),
-            },
+            () => {
+                match exclusions.and_then(|excluded| excluded.outbound_cidrs.iter().find(|cidr| cidr.contains(&to))) {
+                    Some(cidr) => Err(format!(
+                        "Pod {name} excludes outbound {cidr} (annotation traffic.ambient.mesh/exclude-outbound-cidrs)"
+                    )),
+                    None => Ok(()),
+                }
+            }
         }
     }
 
@@ -173,6 +190,10 @@ impl<'a> Client<'a> {
         }
     }
 }
+
+/// Why the node of a pod of the mesh can't enrol it.
+pub(super) const NO_NETNS: &str = "its node can't enrol it, because its network namespace is not known: set the annotation \
+                                   ambient.mesh/netns to its absolute path";
 
 /// One of those reserved for documentation (RFC 5737, RFC 3849): no rule means it, unless it means all of the family.
 fn unknown_address(to: IpAddr) -> IpAddr {

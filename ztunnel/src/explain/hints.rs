@@ -2,12 +2,13 @@
 
 use std::fmt::Write as _;
 
-use super::client::Client;
+use super::Sources;
+use super::client::{Client, NO_NETNS};
 use super::judgement::{Considered, Sight, would_match};
+use crate::model::local::LocalPod;
 use crate::model::policy::{Action, AuthorizationPolicy, Clause, Match, Part, PeerAuthentication, Rule, StringMatch};
 use crate::model::workload::{Membership, Workload};
-use crate::policy::{self, Cause, Connection, Counts, Denial, Guard, Level};
-use crate::store::snapshot::Snapshot;
+use crate::policy::{self, Cause, Connection, Counts, Denial, Level};
 
 /// Rules of other policies that are named at most.
 const NAMED: usize = 5;
@@ -18,7 +19,7 @@ const TRIED: usize = 100;
 /// A judgement, and all that it was made of.
 #[derive(Debug)]
 pub(super) struct Case<'a> {
-    pub(super) snapshot: &'a Snapshot,
+    pub(super) sources: Sources<'a>,
     pub(super) client: &'a Client<'a>,
     pub(super) captured: &'a Result<(), String>,
     pub(super) workload: &'a Workload,
@@ -39,7 +40,7 @@ pub(super) fn of(case: &Case<'_>) -> Vec<String> {
 }
 
 /// What would have policies enforced at a port of a pod.
-pub(super) fn enforce(workload: &Workload, port: u16) -> String {
+pub(super) fn enforce(workload: &Workload, local: Option<&LocalPod>, port: u16) -> String {
     let name = &workload.name;
     match workload.membership {
         Membership::Refused(reason) => format!("to enforce policy at Pod {name}: {reason}"),
@@ -53,6 +54,9 @@ pub(super) fn enforce(workload: &Workload, port: u16) -> String {
         ),
         Membership::OptedOut => {
             format!("to enforce policy at Pod {name}, remove its own label istio.io/dataplane-mode: none")
+        }
+        Membership::InMesh if local.is_some_and(|local| local.netns.is_none()) => {
+            format!("to enforce policy at Pod {name}: {NO_NETNS}")
         }
         Membership::InMesh => format!(
             "to enforce policy at port {port} of Pod {name}, take the port out of its annotation \
@@ -70,7 +74,7 @@ impl Case<'_> {
         let is_not_allowed = allows.peek().is_some() && allows.all(|one| one.matched.is_none());
         let causes = usize::from(authentication.refuses) + denying + usize::from(is_not_allowed);
         let proving = self.proving();
-        let guard = Guard::of(self.snapshot, self.workload);
+        let guard = self.sources.guard(self.workload);
         let is_enough = proving.as_ref().is_some_and(|proving| guard.judge(proving).is_ok());
         if is_enough && let Some(prove) = self.prove() {
             hints.push(format!("{prove}; that alone is enough"));
@@ -135,7 +139,7 @@ impl Case<'_> {
     /// How the port takes plaintext again.
     fn permit_plaintext(&self) -> String {
         let port = self.connection.destination.port();
-        let found = policy::authentication(self.snapshot, self.workload, port);
+        let found = policy::authentication(self.sources.snapshot, self.workload, port);
         let own = found.considered.iter().find(|one| {
             let counts = matches!(one.counts, Counts::Decides | Counts::Inherits | Counts::Overridden(_));
             one.level == Level::Workload && counts
@@ -251,7 +255,7 @@ impl Case<'_> {
     /// How the port takes no plaintext any more.
     fn demand_identity(&self) -> String {
         let authentication = &self.sight.authentication;
-        let found = policy::authentication(self.snapshot, self.workload, self.connection.destination.port());
+        let found = policy::authentication(self.sources.snapshot, self.workload, self.connection.destination.port());
         let by = match (&authentication.policy, authentication.port) {
             (Some(policy), Some(port)) => {
                 format!("mode STRICT in portLevelMtls[{port}] of PeerAuthentication {policy}")

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use ebpf_common::HBONE_PORT;
 
-use super::client::{Client, outside_why};
+use super::Sources;
+use super::client::{Client, NO_NETNS, outside_why};
 use super::explanation::{Destination, Health, Refusal, Route, Turn};
 use super::query::{Meant, Query, QueryError, To};
 use crate::model::addr::{OrigDst, PeerAddr};
@@ -52,7 +53,7 @@ pub(super) struct Leg {
 /// A mesh, and who connects in it.
 #[derive(Debug)]
 pub(super) struct Traveller<'a> {
-    pub(super) snapshot: &'a Snapshot,
+    pub(super) sources: Sources<'a>,
     pub(super) client: &'a Client<'a>,
     pub(super) port: u16,
 }
@@ -68,7 +69,7 @@ struct Passage {
 impl Traveller<'_> {
     /// The way to what a question means.
     pub(super) fn travel(&self, query: &Query) -> Result<Journey, QueryError> {
-        let meant = query.meant(self.snapshot)?;
+        let meant = query.meant(self.sources.snapshot)?;
         let mut notes = Vec::new();
         let address = self.address(&meant, &mut notes)?;
         let (passage, captured) = match address {
@@ -79,7 +80,7 @@ impl Traveller<'_> {
         let (pod, named) = match meant {
             Meant::Pod(pod) => (Some(pod), None),
             Meant::Service(service) => (None, Some(service)),
-            Meant::Address(address) => (self.snapshot.workload_at(address), None),
+            Meant::Address(address) => (self.sources.snapshot.workload_at(address), None),
         };
         if let Some(pod) = pod {
             // Of an address on a node's network the mesh does not know whose it is; the question does.
@@ -139,13 +140,13 @@ impl Traveller<'_> {
         for endpoint in service.endpoints.iter().filter(|endpoint| service.families.include(endpoint.address)) {
             if endpoint.health != service::Health::Ready {
                 let why = "it is not ready, so that the service's name does not lead to it";
-                passage.legs.push(Leg::never(self.snapshot, endpoint, self.port, why.to_owned()));
+                passage.legs.push(Leg::never(self.sources.snapshot, endpoint, self.port, why.to_owned()));
                 continue;
             }
             let direct = self.towards(endpoint.address);
             captured = captured.and_then(|()| self.client.capture(endpoint.address, self.port));
             if let Some(refusal) = direct.refusal {
-                passage.legs.push(Leg::never(self.snapshot, endpoint, self.port, told(&refusal).text));
+                passage.legs.push(Leg::never(self.sources.snapshot, endpoint, self.port, told(&refusal).text));
             }
             passage.legs.extend(direct.legs);
         }
@@ -176,8 +177,8 @@ impl Traveller<'_> {
         let peer = PeerAddr::new(SocketAddr::new(from, ANY_PORT));
         let dst = OrigDst::new(dst);
         let flow = Flow { direction: Direction::Outbound, peer, dst };
-        let decided = decide::outbound(self.snapshot, &flow, &pod.name, 0);
-        let owner = self.snapshot.owner(dst.ip(), dst.port(), &pod.name.namespace);
+        let decided = decide::outbound(self.sources.snapshot, &flow, &pod.name, 0);
+        let owner = self.sources.snapshot.owner(dst.ip(), dst.port(), &pod.name.namespace);
         let surveyed = match owner {
             crate::store::snapshot::Owner::Service(service) if service.resolution == Resolution::Endpoints => {
                 Some(service)
@@ -198,13 +199,15 @@ impl Traveller<'_> {
     }
 
     fn survey(&self, service: &Arc<Service>, dst: OrigDst, pod: &NamespacedName) -> Vec<Leg> {
-        let surveyed = survey::endpoints(self.snapshot, service, dst, pod);
+        let surveyed = survey::endpoints(self.sources.snapshot, service, dst, pod);
         surveyed
             .into_iter()
             .map(|surveyed| {
                 let endpoint = surveyed.endpoint;
                 match surveyed.standing {
-                    Err(unfit) => Leg::never(self.snapshot, endpoint, 0, self.unfit_text(unfit, service, endpoint)),
+                    Err(unfit) => {
+                        Leg::never(self.sources.snapshot, endpoint, 0, self.unfit_text(unfit, service, endpoint))
+                    }
                     Ok((turn, candidate)) => {
                         let turn = match turn {
                             survey::Turn::First => Turn::First,
@@ -231,9 +234,9 @@ impl Traveller<'_> {
             }
             Unfit::Unready => "it is not ready".to_owned(),
             Unfit::Family => "it has an address of a family that the service does not have (ipFamilies)".to_owned(),
-            Unfit::Unclear => match self.snapshot.contested(endpoint.address) {
+            Unfit::Unclear => match self.sources.snapshot.contested(endpoint.address) {
                 Some(_) => "its address is claimed by several, so that nobody knows who would answer".to_owned(),
-                None if self.snapshot.is_blind() => {
+                None if self.sources.snapshot.is_blind() => {
                     "it may be a pod of the mesh in a file that could never be read".to_owned()
                 }
                 None => "its address can't be carried, or is that of a service".to_owned(),
@@ -246,10 +249,10 @@ impl Traveller<'_> {
     /// Without the client's node: either it does not capture the client, or it is not known which node that is, and then
     /// it makes tunnels as any node does.
     fn past_the_mesh(&self, dst: SocketAddr, tunnels: bool) -> Passage {
-        if let Some(service) = self.snapshot.cluster_ip(dst.ip()) {
+        if let Some(service) = self.sources.snapshot.cluster_ip(dst.ip()) {
             return self.balanced(service, dst.ip(), tunnels);
         }
-        let workload = self.snapshot.workload_at(dst.ip()).cloned();
+        let workload = self.sources.snapshot.workload_at(dst.ip()).cloned();
         let candidate = Candidate { target: dst, hop: hop(workload.as_deref(), dst, tunnels), workload };
         Passage { legs: vec![Leg::of(candidate, None)], ..Passage::default() }
     }
@@ -272,17 +275,17 @@ impl Traveller<'_> {
         for endpoint in service.endpoints.iter() {
             let Some(target) = endpoint.ports.get(&self.port) else {
                 let why = self.unfit_text(Unfit::NoPort, service, endpoint);
-                passage.legs.push(Leg::never(self.snapshot, endpoint, 0, why));
+                passage.legs.push(Leg::never(self.sources.snapshot, endpoint, 0, why));
                 continue;
             };
             if Some(tier(endpoint)) != best {
                 let why =
                     if endpoint.health == service::Health::Unready { "it is not ready" } else { worse(endpoint, dst) };
-                passage.legs.push(Leg::never(self.snapshot, endpoint, *target, why.to_owned()));
+                passage.legs.push(Leg::never(self.sources.snapshot, endpoint, *target, why.to_owned()));
                 continue;
             }
             let target = SocketAddr::new(endpoint.address, *target);
-            let workload = owner_of(self.snapshot, endpoint);
+            let workload = owner_of(self.sources.snapshot, endpoint);
             let candidate = Candidate { target, hop: hop(workload.as_deref(), target, tunnels), workload };
             passage.legs.push(Leg::of(candidate, Some(Arc::clone(service))).at(endpoint));
         }
@@ -322,7 +325,7 @@ impl Traveller<'_> {
         service: Option<&Arc<Service>>,
         address: Option<IpAddr>,
     ) -> Vec<String> {
-        if self.snapshot.is_blind() {
+        if self.sources.snapshot.is_blind() {
             return vec!["repair the file that could never be read (see the warnings)".to_owned()];
         }
         if let Some(service) = service {
@@ -336,7 +339,7 @@ impl Traveller<'_> {
             )],
             (CloseReason::NoHealthyUpstream, Some(address)) => {
                 let namespace = self.client.pod.map(|pod| &*pod.name.namespace).unwrap_or_default();
-                match (self.snapshot.contested(address), self.snapshot.cluster_ip(address)) {
+                match (self.sources.snapshot.contested(address), self.sources.snapshot.cluster_ip(address)) {
                     (Some(_), _) => vec![format!("let only one object claim {address}")],
                     (None, Some(service)) => vec![format!(
                         "export Service {} to namespace {namespace}: add it to the annotation networking.istio.io/exportTo, \
@@ -380,22 +383,28 @@ impl Traveller<'_> {
 /// How the daemon of any node gets there, not knowing who connects.
 fn hop(workload: Option<&Workload>, target: SocketAddr, tunnels: bool) -> Hop {
     match workload {
-        Some(workload) if tunnels && is_enforced(workload, target.port()).is_ok() && target.port() != HBONE_PORT => {
+        Some(workload) if tunnels && is_in_mesh(workload).is_ok() && target.port() != HBONE_PORT => {
             Hop::Tunnel { to: SocketAddr::new(target.ip(), HBONE_PORT), expected: [workload.identity.clone()].into() }
         }
         _ => Hop::Plain,
     }
 }
 
-/// Whether the daemon of its node stands before this port of a pod, or why not.
-pub(super) fn is_enforced(workload: &Workload, port: u16) -> Result<(), String> {
-    let name = &workload.name;
+/// Whether a pod is in the mesh, so that captured clients reach it through a tunnel; or why not.
+pub(super) fn is_in_mesh(workload: &Workload) -> Result<(), String> {
+    match workload.membership {
+        Membership::InMesh => Ok(()),
+        _ => Err(format!("Pod {} is not in the mesh ({})", workload.name, outside_why(workload))),
+    }
+}
+
+/// Whether the daemon of its node stands before this port of a pod, as far as is known here; or why not.
+pub(super) fn is_enforced(sources: Sources<'_>, workload: &Workload, port: u16) -> Result<(), String> {
+    is_in_mesh(workload)?;
+    let (name, Some(local)) = (&workload.name, sources.local(&workload.name)) else { return Ok(()) };
     match () {
-        () if workload.membership != Membership::InMesh => {
-            Err(format!("Pod {name} is not in the mesh ({})", outside_why(workload)))
-        }
-        () if workload.host_network => Err(format!("Pod {name} is on its node's network, which is not captured")),
-        () if workload.exclusions.inbound_ports.contains(port) => Err(format!(
+        () if local.netns.is_none() => Err(format!("Pod {name} is not captured: {NO_NETNS}")),
+        () if local.exclusions.inbound_ports.contains(port) => Err(format!(
             "Pod {name} excludes inbound port {port} (annotation traffic.ambient.mesh/exclude-inbound-ports)"
         )),
         () => Ok(()),

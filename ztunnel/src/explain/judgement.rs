@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::Sources;
 use super::explanation::{Authentication, Policy, Rule};
 use crate::model::policy::{Action, AuthorizationPolicy, PolicySet, Scope};
 use crate::model::workload::{NamespacedName, Workload};
-use crate::policy::{self, Applies, Connection, Guard, RuleTrace};
+use crate::policy::{self, Applies, Connection, RuleTrace};
 use crate::store::snapshot::Snapshot;
 
 /// Everything that was considered at a workload.
@@ -52,9 +53,10 @@ impl Considered {
 }
 
 /// Looks at everything that may protect a workload from a connection.
-pub(super) fn look(snapshot: &Snapshot, workload: &Workload, connection: &Connection) -> Sight {
+pub(super) fn look(sources: Sources<'_>, workload: &Workload, connection: &Connection) -> Sight {
+    let Sources { snapshot, .. } = sources;
     let mut would = BTreeMap::new();
-    Guard::of(snapshot, workload).beside(connection, |beside| {
+    sources.guard(workload).beside(connection, |beside| {
         would.insert(beside.policy.clone(), beside.rule);
     });
     let traced = policy::trace(snapshot, workload, connection);

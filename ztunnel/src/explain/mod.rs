@@ -25,7 +25,9 @@ pub use self::text::text;
 use self::arrival::Arrival;
 use self::client::Client;
 use self::journey::{Journey, Leg, Traveller};
-use crate::model::workload::Membership;
+use crate::model::local::{LocalPod, LocalPods};
+use crate::model::workload::{Membership, NamespacedName, Workload};
+use crate::policy::Guard;
 use crate::route::decide::Hop;
 use crate::store::snapshot::Snapshot;
 
@@ -34,23 +36,45 @@ const TRACED: usize = 32;
 /// Policies that are looked at, at all endpoints together: there are some hundred a millisecond.
 const LOOKS: usize = 20_000;
 
-/// Explains a connection in a mesh.
+/// A mesh, and what is known of the local facts of its pods.
+#[derive(Clone, Copy, Debug)]
+struct Sources<'a> {
+    snapshot: &'a Snapshot,
+    local: &'a LocalPods,
+}
+
+impl<'a> Sources<'a> {
+    /// The local facts of a pod; none are known here of a pod of another node.
+    fn local(&self, pod: &NamespacedName) -> Option<&'a LocalPod> {
+        self.local.get(pod)
+    }
+
+    /// The guard of a pod, as far as its local facts are known.
+    fn guard(&self, workload: &Workload) -> Guard {
+        let unknown = LocalPod::default();
+        Guard::of(self.snapshot, workload, self.local(&workload.name).unwrap_or(&unknown))
+    }
+}
+
+/// Explains a connection in a mesh. `local`: the local facts of as many pods as are known. A running daemon has those of its own
+/// node's pods.
 ///
 /// # Errors
 /// When the mesh has no such client or destination, or two.
-pub fn explain(snapshot: &Snapshot, query: &Query) -> Result<Explanation, QueryError> {
+pub fn explain(snapshot: &Snapshot, local: &LocalPods, query: &Query) -> Result<Explanation, QueryError> {
+    let sources = Sources { snapshot, local };
     if snapshot.version() == 0 {
         return Err(QueryError::NoMesh);
     }
-    let client = Client::of(snapshot, query)?;
-    let traveller = Traveller { snapshot, client: &client, port: query.port };
+    let client = Client::of(sources, query)?;
+    let traveller = Traveller { sources, client: &client, port: query.port };
     let Journey { destination, route, captured, legs, notes, remedies } = traveller.travel(query)?;
     let (mut endpoints, mut would_change, mut traced) = (Vec::new(), remedies, 0usize);
     let most = (LOOKS / snapshot.policies().authorization().len().max(1)).clamp(1, TRACED);
     for leg in &legs {
         let judgement = (leg.turn != Turn::Never && route.refusal.is_none()).then(|| {
             traced = traced.saturating_add(1);
-            let arrival = Arrival { snapshot, client: &client, captured: &captured, leg };
+            let arrival = Arrival { sources, client: &client, captured: &captured, leg };
             let (judgement, hints) = arrival.judge(traced <= most);
             would_change.extend(hints.into_iter().filter(|hint| !would_change.contains(hint)).collect::<Vec<_>>());
             judgement
@@ -70,6 +94,7 @@ pub fn explain(snapshot: &Snapshot, query: &Query) -> Result<Explanation, QueryE
         warnings: Vec::new(),
         mesh_version: snapshot.version(),
     };
+    explanation.notes.extend(remarks::not_known_here(sources, &client, &legs, query.port));
     explanation.warnings = remarks::warnings(snapshot, &explanation);
     explanation.notes.extend(remarks::notes(&explanation));
     Ok(explanation)

@@ -1,7 +1,11 @@
 //! What else a person should know: of the connection, and of the files that the mesh is made of.
 
-use super::explanation::{Explanation, Judgement, Policy};
+use super::Sources;
+use super::client::Client;
+use super::explanation::{Explanation, Judgement, Policy, Turn};
+use super::journey::Leg;
 use crate::model::problem::{Problem, Severity};
+use crate::model::workload::{Membership, Workload};
 use crate::store::snapshot::Snapshot;
 
 /// Problems that are told; more are counted.
@@ -57,6 +61,35 @@ fn concerned(explanation: &Explanation) -> Vec<&str> {
 
 fn judged(explanation: &Explanation) -> impl Iterator<Item = &Judgement> {
     explanation.endpoints.iter().filter_map(|endpoint| endpoint.judgement.as_ref())
+}
+
+/// Facts of pods of other nodes that only these nodes know.
+pub(super) fn not_known_here(sources: Sources<'_>, client: &Client<'_>, legs: &[Leg], port: u16) -> Vec<String> {
+    let is_unknown = |pod: &Workload| pod.membership == Membership::InMesh && sources.local(&pod.name).is_none();
+    let node = |pod: &Workload| pod.node.as_deref().unwrap_or("(unnamed)").to_owned();
+    let mut notes = Vec::new();
+    if let Some(pod) = client.pod.filter(|pod| is_unknown(pod)) {
+        notes.push(format!(
+            "whether Pod {} excludes this connection from capture is known on node {} only: here it is taken as captured",
+            pod.name,
+            node(pod)
+        ));
+    }
+    let reached = legs.iter().filter(|leg| leg.turn != Turn::Never).filter_map(|leg| leg.workload.as_deref());
+    let mut others = reached.filter(|pod| is_unknown(pod) && client.pod.is_none_or(|client| client.name != pod.name));
+    if let Some(first) = others.next() {
+        let more = match others.count() {
+            0 => String::new(),
+            more => format!(" (and of {more} more pods)"),
+        };
+        notes.push(format!(
+            "whether Pod {} excludes port {port} from capture, or is probed at it, is known on node {} only{more}: here policy is \
+             taken as enforced",
+            first.name,
+            node(first)
+        ));
+    }
+    notes
 }
 
 /// What is good to know of such a connection.

@@ -1,4 +1,4 @@
-//! Who may connect to a pod: judged when a connection comes, and again whenever the mesh changes.
+//! Who may connect to a pod: judged when a connection comes, and again whenever the mesh or the pod's local facts change.
 //!
 //! A connection enters *before* it is judged, and is judged by a snapshot that is loaded after that. So a new snapshot is
 //! never missed: either the judgement was made by it, or the recheck that it starts finds the connection, wherever that is
@@ -15,20 +15,30 @@ use std::{
     task::{Context, Poll},
 };
 
-use arc_swap::ArcSwapOption;
-use tokio::{sync::oneshot, task::spawn_blocking};
+use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::{
+    sync::{Notify, oneshot},
+    task::spawn_blocking,
+};
 use tracing::{error, info};
 
 use crate::{
     metrics::policy::Decisions,
-    model::workload::NamespacedName,
+    model::{local::LocalPod, workload::NamespacedName},
     policy::{Beside, Connection, Denial, Guard, Permit},
     store::{publish::Reader, snapshot::Snapshot},
 };
 
 /// The gates of the pods of this node; clones are the same.
 #[derive(Clone, Debug, Default)]
-pub struct Gates(Arc<Mutex<Vec<Weak<Inner>>>>);
+pub struct Gates(Arc<All>);
+
+#[derive(Debug, Default)]
+struct All {
+    gates: Mutex<Vec<Weak<Inner>>>,
+    /// The local facts of a pod have changed.
+    changed: Arc<Notify>,
+}
 
 /// One pod's gate, shared by its workers; clones are the same.
 #[derive(Clone, Debug)]
@@ -38,6 +48,9 @@ pub struct Gate(Arc<Inner>);
 struct Inner {
     pod: NamespacedName,
     mesh: Reader,
+    /// What is in force of the pod's local facts.
+    local: ArcSwap<LocalPod>,
+    changed: Arc<Notify>,
     current: ArcSwapOption<Current>,
     entered: Mutex<HashMap<u64, Arc<Entered>>>,
     next: AtomicU64,
@@ -48,6 +61,7 @@ struct Inner {
 #[derive(Debug)]
 struct Current {
     snapshot: Arc<Snapshot>,
+    local: Arc<LocalPod>,
     /// None: that snapshot does not know the pod.
     guard: Option<Arc<Guard>>,
 }
@@ -79,14 +93,21 @@ pub struct Rechecked {
 }
 
 impl Gates {
-    /// A gate for a pod, as long as a clone of it lives.
+    /// A gate for a pod, as long as a clone of it lives. `local`: what is in force of the pod's local facts.
     #[must_use]
-    pub fn gate(&self, pod: NamespacedName, mesh: Reader) -> Gate {
-        let inner =
-            Inner { pod, mesh, current: ArcSwapOption::empty(), entered: Mutex::default(), next: AtomicU64::default() };
+    pub fn gate(&self, pod: NamespacedName, mesh: Reader, local: LocalPod) -> Gate {
+        let inner = Inner {
+            pod,
+            mesh,
+            local: ArcSwap::from_pointee(local),
+            changed: Arc::clone(&self.0.changed),
+            current: ArcSwapOption::empty(),
+            entered: Mutex::default(),
+            next: AtomicU64::default(),
+        };
         let gate = Gate(Arc::new(inner));
         {
-            let mut all = lock(&self.0);
+            let mut all = lock(&self.0.gates);
             all.retain(|gate| gate.strong_count() > 0);
             all.push(Arc::downgrade(&gate.0));
         }
@@ -95,7 +116,7 @@ impl Gates {
         gate
     }
 
-    /// Judges every connection again whenever the mesh changes, as long as it may. The data workers are not asked, and wait
+    /// Judges every connection again whenever the mesh or the local facts of a pod change, as long as it may. The data workers are not asked, and wait
     /// for nothing.
     pub async fn follow(self, mesh: Reader, decisions: Decisions) {
         let mut changes = mesh.subscribe();
@@ -113,13 +134,16 @@ impl Gates {
                     error!(%failure, "judging the live connections again failed: this is a bug, please report it");
                 }
             }
-            newest = changes.changed().await;
+            newest = tokio::select! {
+                newest = changes.changed() => newest,
+                () = self.0.changed.notified() => Some(mesh.load()),
+            };
         }
     }
 
     /// Judges every connection by the newest snapshot.
     pub fn recheck(&self, decisions: &Decisions) -> Rechecked {
-        let gates: Vec<Gate> = lock(&self.0).iter().filter_map(Weak::upgrade).map(Gate).collect();
+        let gates: Vec<Gate> = lock(&self.0.gates).iter().filter_map(Weak::upgrade).map(Gate).collect();
         // All of them before any connection, so that no worker makes its own for long.
         let guards: Vec<_> = gates.iter().map(Gate::renew).collect();
         let mut all = Rechecked::default();
@@ -148,29 +172,40 @@ impl Gate {
     /// The guard by the newest snapshot; none when that does not know the pod.
     #[must_use]
     pub fn guard(&self) -> Option<Arc<Guard>> {
-        let snapshot = self.0.mesh.load();
-        self.kept(&snapshot).unwrap_or_else(|| self.guard_by(&snapshot))
+        let (snapshot, local) = (self.0.mesh.load(), self.0.local.load());
+        self.kept(&snapshot, &local).unwrap_or_else(|| self.guard_by(&snapshot, &local))
     }
 
-    /// What is kept, if it is of that snapshot.
-    fn kept(&self, snapshot: &Arc<Snapshot>) -> Option<Option<Arc<Guard>>> {
+    /// Changes what is in force of the pod's local facts: from now on connections are judged by it, and those that are open
+    /// are judged again by [`Gates::follow`].
+    pub fn set_local(&self, local: LocalPod) {
+        if **self.0.local.load() != local {
+            self.0.local.store(Arc::new(local));
+            self.0.changed.notify_one();
+        }
+    }
+
+    /// What is kept, if it is of that snapshot and of these facts.
+    fn kept(&self, snapshot: &Arc<Snapshot>, local: &Arc<LocalPod>) -> Option<Option<Arc<Guard>>> {
         let current = self.0.current.load();
-        current.as_ref().filter(|current| Arc::ptr_eq(&current.snapshot, snapshot)).map(|current| current.guard.clone())
+        let is_of =
+            |current: &&Arc<Current>| Arc::ptr_eq(&current.snapshot, snapshot) && Arc::ptr_eq(&current.local, local);
+        current.as_ref().filter(is_of).map(|current| current.guard.clone())
     }
 
-    fn guard_by(&self, snapshot: &Snapshot) -> Option<Arc<Guard>> {
-        snapshot.workload(&self.0.pod).map(|workload| Arc::new(Guard::of(snapshot, workload)))
+    fn guard_by(&self, snapshot: &Snapshot, local: &LocalPod) -> Option<Arc<Guard>> {
+        snapshot.workload(&self.0.pod).map(|workload| Arc::new(Guard::of(snapshot, workload, local)))
     }
 
     /// Makes the guard by the newest snapshot the one that is asked.
     fn renew(&self) -> Option<Arc<Guard>> {
         loop {
-            let snapshot = self.0.mesh.load();
-            let guard = self.guard_by(&snapshot);
-            let current = Current { snapshot: Arc::clone(&snapshot), guard: guard.clone() };
+            let (snapshot, local) = (self.0.mesh.load(), self.0.local.load_full());
+            let guard = self.guard_by(&snapshot, &local);
+            let current = Current { snapshot: Arc::clone(&snapshot), local: Arc::clone(&local), guard: guard.clone() };
             self.0.current.store(Some(Arc::new(current)));
             // Someone else may have renewed it meanwhile, by a newer one.
-            if Arc::ptr_eq(&snapshot, &self.0.mesh.load()) {
+            if Arc::ptr_eq(&snapshot, &self.0.mesh.load()) && Arc::ptr_eq(&local, &self.0.local.load()) {
                 return guard;
             }
         }
@@ -185,7 +220,7 @@ impl Gate {
                 continue;
             }
             // It may have been let in by a mesh that came meanwhile: only by the newest anyone is cut.
-            let newest = self.kept(&self.0.mesh.load()).unwrap_or_else(|| self.renew());
+            let newest = self.kept(&self.0.mesh.load(), &self.0.local.load()).unwrap_or_else(|| self.renew());
             let Some(newest) = newest else { return rechecked };
             let Err(denied) = newest.judge(&entered.connection) else { continue };
             let denial = denied.told(&entered.connection);

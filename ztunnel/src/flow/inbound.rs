@@ -265,14 +265,15 @@ async fn open(
     let connection =
         Connection { source: Some(link.principal.clone()), source_ip: link.peer.ip(), destination: target.to };
     let mut visit = pod.gate.enter(connection);
-    let judged = judge(pod, flow, &visit).map_err(|refusal| (refusal.status(), refusal))?;
+    let permit = judge(pod, flow, &visit).map_err(|refusal| (refusal.status(), refusal))?;
+    record.live().permit(permit.basis());
     let unavailable = |refusal| (StatusCode::SERVICE_UNAVAILABLE, refusal);
     let place = Arc::clone(&pod.streams).try_acquire_owned().map_err(|_full| {
         let detail = "the pod has as many connections open as --max-connections-per-pod allows".to_owned();
         unavailable(Refusal { reason: CloseReason::TooMany, detail: Some(detail) })
     })?;
     let (application, entry) = tokio::select! {
-        opened = deliver::to_application(pod, &judged.permit, link.peer.ip(), target.to) => opened.map_err(unavailable)?,
+        opened = deliver::to_application(pod, &permit, link.peer.ip(), target.to) => opened.map_err(unavailable)?,
         denial = visit.stopped() => {
             let refusal = Refusal::of_change(&denial);
             return Err((refusal.status(), refusal));

@@ -14,24 +14,17 @@ use crate::{
     policy::{Beside, Connection, Denial, Guard, Permit},
 };
 
-/// A connection that may be.
-pub(super) struct Judged {
-    pub(super) permit: Permit,
-    /// Only because its client is the kubelet.
-    pub(super) probe: bool,
-}
-
 /// Judges a connection that has entered.
 ///
 /// # Errors
 /// Why it is refused.
-pub(super) fn judge(pod: &PodContext, flow: &Flow, visit: &Visit) -> Result<Judged, Refusal> {
+pub(super) fn judge(pod: &PodContext, flow: &Flow, visit: &Visit) -> Result<Permit, Refusal> {
     let decisions = pod.meter.traffic().decisions();
     let denial = match visit.judge(|found| {
         decisions.beside(&found);
         tell(visit.connection(), &found);
     }) {
-        Ok(permit) => return Ok(Judged { permit, probe: false }),
+        Ok(permit) => return Ok(permit),
         Err(Some(denial)) => denial,
         Err(None) => {
             let detail = format!("the mesh knows no Pod {} (any more)", pod.name);
@@ -46,7 +39,7 @@ pub(super) fn judge(pod: &PodContext, flow: &Flow, visit: &Visit) -> Result<Judg
                 if let Some(permit) = Guard::admit_probe(&denial) {
                     visit.is_probe();
                     decisions.probe();
-                    return Ok(Judged { permit, probe: true });
+                    return Ok(permit);
                 }
             }
             Ok(false) => {}

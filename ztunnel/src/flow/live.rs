@@ -17,6 +17,7 @@ use crate::{
         identity::SpiffeId,
     },
     net::copy::Transferred,
+    policy::Basis,
 };
 
 /// One live connection, shared by the task that serves it and the table that lists it.
@@ -28,8 +29,8 @@ pub struct Live {
     facts: RefCell<Option<Rc<Facts>>>,
     /// The facts say where it goes, not only who asks.
     decided: Cell<bool>,
-    /// It is the kubelet's, and counted apart.
-    apart: Cell<bool>,
+    /// Why it may be.
+    basis: Cell<Basis>,
     counted: RefCell<Option<Counted>>,
 }
 
@@ -41,7 +42,7 @@ impl Live {
             bytes: Transferred::default(),
             facts: RefCell::default(),
             decided: Cell::default(),
-            apart: Cell::default(),
+            basis: Cell::default(),
             counted: RefCell::default(),
         }
     }
@@ -107,9 +108,14 @@ impl Live {
         }
     }
 
-    /// It is no connection of the mesh's: Istio's series don't count it.
-    pub(super) fn count_apart(&self) {
-        self.apart.set(true);
+    /// Why it may be. Istio's series do not count a probe of the kubelet.
+    pub(super) fn permit(&self, basis: Basis) {
+        self.basis.set(basis);
+    }
+
+    /// Why policy did not decide about it; `None`: it did, or the connection is outbound.
+    pub(super) fn without_policy(&self) -> Option<&'static str> {
+        self.basis.get().without_policy()
     }
 
     /// Whether it is decided where it goes.
@@ -120,7 +126,9 @@ impl Live {
     /// Counts it as opened, once, if it is decided where it goes: as in Istio, what was refused before is no connection.
     pub(super) fn count(&self, meter: &Meter) {
         let mut counted = self.counted.borrow_mut();
-        if let (None, true, Some(facts)) = (counted.as_ref(), self.is_decided() && !self.apart.get(), self.facts()) {
+        if let (None, true, Some(facts)) =
+            (counted.as_ref(), self.is_decided() && self.basis.get() != Basis::Probe, self.facts())
+        {
             *counted = Some(meter.open(&facts));
         }
     }

@@ -68,12 +68,10 @@ async fn open(pod: &PodContext, flow: &Flow, record: &mut Recorded) -> Result<Op
         ..Facts::of(flow)
     });
     let mut visit = pod.gate.enter(Connection { source: None, source_ip: flow.peer.ip(), destination: route.to });
-    let judged = judge(pod, flow, &visit)?;
-    if judged.probe {
-        record.live().count_apart();
-    }
+    let permit = judge(pod, flow, &visit)?;
+    record.live().permit(permit.basis());
     let (server, entry) = tokio::select! {
-        opened = deliver::to_application(pod, &judged.permit, flow.peer.ip(), route.to) => opened?,
+        opened = deliver::to_application(pod, &permit, flow.peer.ip(), route.to) => opened?,
         denial = visit.stopped() => return Err(Refusal::of_change(&denial)),
     };
     Ok(Opened { server, entry, visit })

@@ -195,11 +195,15 @@ fn log_ended(own: Own<'_>, live: &Live, reason: CloseReason, detail: Option<Stri
     let error = (!reason.is_clean()).then(|| detail.unwrap_or_else(|| reason.to_string()));
     let (bytes_sent, bytes_recv) = live.sent_and_received();
     let duration = format!("{}ms", live.age().as_millis());
-    let reason = reason.label();
+    let (reason, policy) = (reason.label(), live.without_policy());
     match (live.is_decided(), &error) {
-        (true, None) => access!(INFO, "connection complete", line, bytes_sent, bytes_recv, duration, error, reason),
-        (true, _) => access!(ERROR, "connection complete", line, bytes_sent, bytes_recv, duration, error, reason),
-        (false, _) => access!(WARN, "connection failed", line, bytes_sent, bytes_recv, duration, error, reason),
+        (true, None) => {
+            access!(INFO, "connection complete", line, bytes_sent, bytes_recv, duration, error, reason, policy);
+        }
+        (true, _) => {
+            access!(ERROR, "connection complete", line, bytes_sent, bytes_recv, duration, error, reason, policy);
+        }
+        (false, _) => access!(WARN, "connection failed", line, bytes_sent, bytes_recv, duration, error, reason, policy),
     }
 }
 

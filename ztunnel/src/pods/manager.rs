@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwapOption;
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, MissedTickBehavior, interval, sleep},
@@ -17,8 +18,9 @@ use tracing::{Span, error, info, warn};
 
 use super::{
     describe::{Description, MapInfo, PodInfo, PodState, PoliciesInfo, ProblemInfo, SnapshotInfo},
+    local::LocalSource,
     pod::{Node, Pod, PodSettings},
-    reconcile::{Action, Desired, Wanted, plan, wanted},
+    reconcile::{Action, CannotEnrol, Desired, Wanted, plan, wanted},
     worker::{Connections, WorkerHandle},
 };
 use crate::{
@@ -28,12 +30,9 @@ use crate::{
         drain::DrainWatch,
         tasks::{TaskCount, TaskSet},
     },
-    model::{
-        cause::causes,
-        workload::{Exclusions, NamespacedName, RefuseReason},
-    },
+    model::{cause::causes, local::LocalPods, workload::NamespacedName},
     redirect::{Controller, NetnsLink},
-    store::{publish::Reader, snapshot::Snapshot},
+    store::publish::Reader,
 };
 
 /// How often it is looked whether namespaces are still there and refused pods may be tried again.
@@ -52,6 +51,8 @@ pub struct ManagerParts {
     pub node: String,
     /// The mesh.
     pub mesh: Reader,
+    /// The facts that this node has of its own pods.
+    pub local: Box<dyn LocalSource>,
     /// The redirection.
     pub controller: Controller,
     /// The data workers.
@@ -75,7 +76,16 @@ pub struct ManagerParts {
 pub struct ManagerHandle {
     asks: mpsc::Sender<oneshot::Sender<Description>>,
     mesh: Reader,
-    reconciled: Arc<AtomicU64>,
+    progress: Arc<Progress>,
+}
+
+/// How far the manager has come, for those who do not wait for it.
+#[derive(Debug, Default)]
+struct Progress {
+    /// The version of the mesh that the pods are as.
+    reconciled: AtomicU64,
+    /// The local facts that the pods are as; none: the source has not told any yet.
+    local: ArcSwapOption<LocalPods>,
 }
 
 /// In place of a version: the daemon is stopping.
@@ -92,20 +102,30 @@ impl ManagerHandle {
     /// Asks a manager that is gone.
     #[cfg(test)]
     pub fn of_nobody(mesh: Reader) -> Self {
-        Self { asks: mpsc::channel(1).0, mesh, reconciled: Arc::new(AtomicU64::new(STOPPING)) }
+        let progress = Progress { reconciled: AtomicU64::new(STOPPING), ..Progress::default() };
+        Self { asks: mpsc::channel(1).0, mesh, progress: Arc::new(progress) }
     }
 
     /// What is missing until the daemon is ready; nothing: it is. Waits for nobody, however busy the manager is.
     #[must_use]
     pub fn pending(&self) -> Option<&'static str> {
-        pending(&self.mesh, &self.reconciled)
+        pending(&self.mesh, &self.progress)
+    }
+
+    /// The local facts that this node has of its own pods.
+    #[must_use]
+    pub fn local_pods(&self) -> Arc<LocalPods> {
+        self.progress.local.load_full().unwrap_or_default()
     }
 }
 
-fn pending(mesh: &Reader, reconciled: &AtomicU64) -> Option<&'static str> {
-    match reconciled.load(Ordering::Relaxed) {
+fn pending(mesh: &Reader, progress: &Progress) -> Option<&'static str> {
+    let version = mesh.load().version();
+    match progress.reconciled.load(Ordering::Relaxed) {
         STOPPING => Some("shutdown"),
-        reconciled => (reconciled == 0 || reconciled < mesh.load().version()).then_some("mesh"),
+        _ if version == 0 => Some("mesh"),
+        _ if progress.local.load().is_none() => Some("local facts of the pods"),
+        reconciled => (reconciled < version).then_some("mesh"),
     }
 }
 
@@ -134,8 +154,7 @@ pub struct Manager {
     changed: (mpsc::Sender<NamespacedName>, mpsc::Receiver<NamespacedName>),
     /// Pods in whose namespaces something changed that could not be followed yet.
     unfollowed: BTreeSet<NamespacedName>,
-    /// The version of the mesh that the pods are as.
-    reconciled: Arc<AtomicU64>,
+    progress: Arc<Progress>,
     /// Something may be captured that is not to be.
     others_due: bool,
 }
@@ -160,11 +179,10 @@ impl Manager {
             refused: BTreeMap::new(),
             changed: mpsc::channel(256),
             unfollowed: BTreeSet::new(),
-            reconciled: Arc::default(),
+            progress: Arc::default(),
             others_due: true,
         };
-        let handle =
-            ManagerHandle { asks, mesh: manager.parts.mesh.clone(), reconciled: Arc::clone(&manager.reconciled) };
+        let handle = ManagerHandle { asks, mesh: manager.parts.mesh.clone(), progress: Arc::clone(&manager.progress) };
         (manager, handle)
     }
 
@@ -182,9 +200,10 @@ impl Manager {
             tokio::select! {
                 () = drain.started() => break,
                 changed = changes.changed() => match changed {
-                    Some(snapshot) => self.reconcile(&snapshot).await,
+                    Some(_) => self.reconcile().await,
                     None => break,
                 },
+                () = self.parts.local.changed() => self.reconcile().await,
                 Some(name) = self.changed.1.recv() => self.follow(&name).await,
                 Some(reply) = self.inbox.recv() => {
                     let description = self.describe().await;
@@ -200,7 +219,7 @@ impl Manager {
                 _ = resync.tick() => self.resync().await,
             }
         }
-        self.reconciled.store(STOPPING, Ordering::Relaxed);
+        self.progress.reconciled.store(STOPPING, Ordering::Relaxed);
         // One after the other would add the deadlines up.
         let drains = self.parts.workers.iter().map(|worker| worker.drain(self.parts.drain_timeout));
         let mut drained = std::pin::pin!(futures_util::future::join_all(drains));
@@ -213,12 +232,17 @@ impl Manager {
         }
     }
 
-    async fn reconcile(&mut self, snapshot: &Snapshot) {
-        self.wanted = wanted(snapshot, &self.parts.node);
+    async fn reconcile(&mut self) {
+        // The mesh first: local facts are published before the mesh that they belong to.
+        let snapshot = self.parts.mesh.load();
+        // Without local facts every pod would be one that can't be enrolled.
+        let Some(local) = self.parts.local.current() else { return };
+        self.wanted = wanted(&snapshot, &self.parts.node, &local, |pod| self.parts.local.missing_netns(pod));
+        self.progress.local.store(Some(local));
         for action in plan(&self.wanted, &self.actual()) {
             match action {
                 Action::Release(name) => self.release(&name).await,
-                Action::Exclude(name, exclusions) => self.exclude(&name, &exclusions),
+                Action::Adjust(name, desired) => self.adjust(&name, desired),
                 Action::Enrol(name, desired) => {
                     self.close(&name).await;
                     self.try_enrol(&name, desired, RETRY_FIRST).await;
@@ -234,7 +258,7 @@ impl Manager {
         for refused in self.refused.values_mut() {
             refused.retry = refused.retry.map(|(_, pause)| (Instant::now(), pause));
         }
-        self.reconciled.store(snapshot.version(), Ordering::Relaxed);
+        self.progress.reconciled.store(snapshot.version(), Ordering::Relaxed);
     }
 
     fn actual(&self) -> BTreeMap<NamespacedName, Wanted> {
@@ -274,7 +298,7 @@ impl Manager {
                 let reason = causes(&error);
                 let captured = !self.parts.controller.recorded(name).is_empty();
                 if before.as_deref() != Some(reason.as_str()) {
-                    error!(pod = %name, reason, captured, "pod refused: it is not in the mesh; captured pods are closed");
+                    error!(pod = %name, reason, captured, "pod refused: it is not enrolled; captured pods are closed");
                 }
                 // Who is closed waits for it.
                 let next = if captured { RETRY_FIRST } else { (pause * 2).min(RETRY_MOST) };
@@ -284,8 +308,8 @@ impl Manager {
         }
     }
 
-    fn refuse(&mut self, name: &NamespacedName, reason: RefuseReason) {
-        error!(pod = %name, %reason, "pod refused: it is not in the mesh");
+    fn refuse(&mut self, name: &NamespacedName, reason: CannotEnrol) {
+        error!(pod = %name, %reason, "pod refused: it is not enrolled");
         self.refused.insert(name.clone(), Refused { reason: reason.to_string(), wanted: Err(reason), retry: None });
     }
 
@@ -313,16 +337,14 @@ impl Manager {
         self.enrolled.values().map(|enrolled| enrolled.pod.netns.cookie()).collect()
     }
 
-    fn exclude(&mut self, name: &NamespacedName, exclusions: &Exclusions) {
-        if let Some(Refused { wanted: Ok(desired), .. }) = self.refused.get_mut(name) {
-            desired.exclusions = exclusions.clone();
+    fn adjust(&mut self, name: &NamespacedName, desired: Desired) {
+        if let Some(refused) = self.refused.get_mut(name) {
+            refused.wanted = Ok(desired);
+        } else if let Some(mut enrolled) = self.enrolled.remove(name) {
+            self.node().adjust(name, &mut enrolled.pod, desired);
+            info!(pod = %name, "the pod's exclusions or probe ports changed");
+            self.enrolled.insert(name.clone(), enrolled);
         }
-        let Some(enrolled) = self.enrolled.get_mut(name) else { return };
-        match self.parts.controller.set_exclusions(enrolled.pod.netns.cookie(), exclusions) {
-            Ok(()) => info!(pod = %name, "exclusions changed"),
-            Err(error) => error!(pod = %name, %error, "nothing is excluded from the pod's capture"),
-        }
-        enrolled.pod.desired.exclusions = exclusions.clone();
     }
 
     /// Passes word of changes in a pod's namespace on, at a pace that the pod can't drive up.
@@ -402,7 +424,7 @@ impl Manager {
         for (name, desired, pause) in due {
             self.try_enrol(&name, desired, pause).await;
         }
-        if self.reconciled.load(Ordering::Relaxed) > 0 {
+        if self.progress.reconciled.load(Ordering::Relaxed) > 0 {
             let partial = self.parts.mesh.load().is_partial();
             self.release_others(partial).await;
         }
@@ -468,7 +490,7 @@ impl Manager {
             maps: usage.map(|map| MapInfo { name: map.name, used: map.used, capacity: map.capacity }).collect(),
             tasks: self.parts.tasks.alive(),
             certificates: self.parts.certificates.describe().await,
-            pending: pending(&self.parts.mesh, &self.reconciled).into_iter().map(str::to_owned).collect(),
+            pending: pending(&self.parts.mesh, &self.progress).into_iter().map(str::to_owned).collect(),
         }
     }
 

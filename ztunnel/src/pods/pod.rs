@@ -4,7 +4,7 @@ use std::{io, net::IpAddr, path::PathBuf, time::Duration};
 
 use ebpf_common::{AF_INET, AF_INET6, Listener, Purpose};
 use thiserror::Error;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::{
     reconcile::Desired,
@@ -14,12 +14,15 @@ use super::{
 use crate::{
     flow::{
         admission::{Admission, Limits},
-        gate::Gates,
+        gate::{Gate, Gates},
         table::Upstreams,
     },
     identity::cache::Certificates,
     lifecycle::tasks::TaskCount,
-    model::workload::NamespacedName,
+    model::{
+        local::{Exclusions, LocalPod},
+        workload::NamespacedName,
+    },
     net::{
         dial::Dialer,
         netns::{Netns, NetnsError},
@@ -112,6 +115,8 @@ pub struct Pod {
     pub facts: NetnsFacts,
     /// As it was enrolled.
     pub desired: Desired,
+    /// Who may connect to it.
+    gate: Gate,
     /// Families that have listeners.
     pub listening: Vec<Family>,
     /// Connections from before, which the mesh does not carry.
@@ -161,8 +166,10 @@ impl Node<'_> {
         let before = self.survey(name, &netns);
         let listening: Vec<_> = Family::ALL.into_iter().filter(|family| facts.speaks(*family)).collect();
         let listeners = self.listen(&netns, &listening)?;
-        self.controller.enrol(&enrolment(name, desired, &netns, &link, &facts, &listeners)).await?;
-        if let Err(source) = self.serve(name, desired, &netns, listeners).await {
+        let excluded = self.controller.enrol(&enrolment(name, desired, &netns, &link, &facts, &listeners)).await?;
+        let in_force = LocalPod { exclusions: excluded, ..desired.local() };
+        let gate = self.gates.gate(name.clone(), self.mesh.clone(), in_force);
+        if let Err(source) = self.serve(name, desired, &netns, &gate, listeners).await {
             if was_captured {
                 self.close(&netns).await;
             } else {
@@ -172,7 +179,22 @@ impl Node<'_> {
         }
         let connections_before = self.cut(name, &netns, &before);
         info!(pod = %name, netns = %netns.path().display(), cookie = netns.cookie(), connections_before, "pod enrolled");
-        Ok(Pod { netns, link, facts, desired: desired.clone(), listening, connections_before })
+        Ok(Pod { netns, link, facts, desired: desired.clone(), gate, listening, connections_before })
+    }
+
+    /// Brings the exclusions and probe ports of a pod to what is desired. No connection is reset, except one that policy
+    /// denies and that only an exclusion let in.
+    pub fn adjust(&mut self, name: &NamespacedName, pod: &mut Pod, desired: Desired) {
+        let cookie = pod.netns.cookie();
+        let excluded = match self.controller.set_exclusions(cookie, &desired.exclusions) {
+            Ok(()) => desired.exclusions.clone(),
+            Err(error) => {
+                error!(pod = %name, %error, "nothing is excluded from the pod's capture");
+                Exclusions::default()
+            }
+        };
+        pod.gate.set_local(LocalPod { exclusions: excluded, ..desired.local() });
+        pod.desired = desired;
     }
 
     /// Follows a change in the pod's namespace; a family that is new gets listeners.
@@ -266,12 +288,12 @@ impl Node<'_> {
         name: &NamespacedName,
         desired: &Desired,
         netns: &Netns,
+        gate: &Gate,
         listeners: Vec<Listening>,
     ) -> io::Result<()> {
         let upstreams = Upstreams::default();
         let open = OpenLimit::new(self.settings.connections);
         let admission = Admission::new(self.settings.tunnels);
-        let gate = self.gates.gate(name.clone(), self.mesh.clone());
         let certificate = self.certificates.handle(desired.identity.clone());
         let tls = tls::Endpoint::new(certificate, self.settings.tls.clone());
         let ends = spread::among(self.workers.len());

@@ -1,62 +1,106 @@
-//! What has to happen so that the pods of this node are as the mesh says. Pure.
+//! What has to happen so that the pods of this node are as the mesh and the local source say. Pure.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf};
 
 use crate::{
     model::{
         identity::SpiffeId,
-        workload::{Exclusions, Membership, NamespacedName, RefuseReason, Workload},
+        local::{Exclusions, LocalPod, LocalPods},
+        workload::{Membership, NamespacedName, RefuseReason, Workload},
     },
     store::snapshot::Snapshot,
 };
 
-/// A labelled pod of this node, as the mesh wants it.
+/// A labelled pod of this node, as it is to be enrolled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Desired {
-    /// Who it is.
+    /// Its identity.
     pub identity: SpiffeId,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
     /// Its network namespace.
     pub netns: PathBuf,
-    /// What is not captured.
+    /// Its traffic that is not captured.
     pub exclusions: Exclusions,
+    /// The ports of its probes.
+    pub probe_ports: Vec<u16>,
+}
+
+impl Desired {
+    /// The part that its gate judges by.
+    #[must_use]
+    pub fn local(&self) -> LocalPod {
+        LocalPod {
+            netns: Some(self.netns.clone()),
+            exclusions: self.exclusions.clone(),
+            probe_ports: self.probe_ports.clone(),
+        }
+    }
+}
+
+/// Why a labelled pod of this node can't be enrolled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CannotEnrol {
+    /// No node could.
+    Membership(RefuseReason),
+    /// The local source does not know the pod's network namespace; with its explanation. The pod is in the mesh all the same.
+    NoNetns(String),
+}
+
+impl fmt::Display for CannotEnrol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Membership(reason) => reason.fmt(f),
+            Self::NoNetns(reason) => f.write_str(reason),
+        }
+    }
 }
 
 /// A labelled pod of this node: as it is to be enrolled, or why it can't be.
-pub type Wanted = Result<Desired, RefuseReason>;
+pub type Wanted = Result<Desired, CannotEnrol>;
 
 /// One step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Release the pod: it left the mesh.
     Release(NamespacedName),
-    /// Only what is not captured has changed.
-    Exclude(NamespacedName, Exclusions),
+    /// Only exclusions or probe ports have changed: no connection needs to end.
+    Adjust(NamespacedName, Desired),
     /// Enrol the pod; if it is enrolled otherwise, close it first.
     Enrol(NamespacedName, Desired),
     /// Say why the pod can't be enrolled; if it is, close it. It is in the mesh, so it is not opened.
-    Refuse(NamespacedName, RefuseReason),
+    Refuse(NamespacedName, CannotEnrol),
 }
 
-/// The labelled pods of a node. Pods that have finished are no pods any more.
+/// The labelled pods of a node. Pods that have finished are no pods any more. `missing` explains why the network namespace
+/// of a pod is not known.
 #[must_use]
-pub fn wanted(snapshot: &Snapshot, node: &str) -> BTreeMap<NamespacedName, Wanted> {
+pub fn wanted(
+    snapshot: &Snapshot,
+    node: &str,
+    local: &LocalPods,
+    missing: impl Fn(&NamespacedName) -> String,
+) -> BTreeMap<NamespacedName, Wanted> {
     let pods = snapshot.pods_on(node).filter(|pod| !pod.finished);
-    pods.filter_map(|pod| Some((pod.name.clone(), want(pod)?))).collect()
+    pods.filter_map(|pod| Some((pod.name.clone(), want(pod, local.get(&pod.name), &missing)?))).collect()
 }
 
-fn want(pod: &Workload) -> Option<Wanted> {
-    match (&pod.membership, &pod.netns) {
-        (Membership::NotLabelled | Membership::OptedOut | Membership::Refused(RefuseReason::Finished), _) => None,
-        (Membership::Refused(reason), _) => Some(Err(*reason)),
-        (Membership::InMesh, None) => Some(Err(RefuseReason::NoNetns)),
-        (Membership::InMesh, Some(netns)) => Some(Ok(Desired {
-            identity: pod.identity.clone(),
-            addresses: pod.addresses.clone(),
-            netns: netns.clone(),
-            exclusions: pod.exclusions.clone(),
-        })),
+fn want(pod: &Workload, local: Option<&LocalPod>, missing: impl Fn(&NamespacedName) -> String) -> Option<Wanted> {
+    match pod.membership {
+        Membership::NotLabelled | Membership::OptedOut | Membership::Refused(RefuseReason::Finished) => None,
+        Membership::Refused(reason) => Some(Err(CannotEnrol::Membership(reason))),
+        Membership::InMesh => {
+            let desired = local.and_then(|local| {
+                Some(Desired {
+                    identity: pod.identity.clone(),
+                    addresses: pod.addresses.clone(),
+                    netns: local.netns.clone()?,
+                    exclusions: local.exclusions.clone(),
+                    probe_ports: local.probe_ports.clone(),
+                })
+            });
+            Some(desired.ok_or_else(|| CannotEnrol::NoNetns(missing(&pod.name))))
+        }
     }
 }
 
@@ -71,41 +115,60 @@ pub fn plan(wanted: &BTreeMap<NamespacedName, Wanted>, actual: &BTreeMap<Namespa
         let have = actual.get(name);
         match (have, want) {
             (Some(have), want) if have == want => {}
-            (Some(Ok(have)), Ok(want))
-                if *have == (Desired { exclusions: have.exclusions.clone(), ..want.clone() }) =>
-            {
-                rest.push(Action::Exclude(name.clone(), want.exclusions.clone()));
+            (Some(Ok(have)), Ok(want)) if differs_locally(have, want) => {
+                rest.push(Action::Adjust(name.clone(), want.clone()));
             }
             (_, Ok(want)) => rest.push(Action::Enrol(name.clone(), want.clone())),
-            (_, Err(reason)) => rest.push(Action::Refuse(name.clone(), *reason)),
+            (_, Err(reason)) => rest.push(Action::Refuse(name.clone(), reason.clone())),
         }
     }
     releases.extend(rest);
     releases
 }
 
+/// Whether nothing but exclusions and probe ports differs.
+fn differs_locally(have: &Desired, want: &Desired) -> bool {
+    let Desired { identity, addresses, netns, exclusions: _, probe_ports: _ } = want;
+    (&have.identity, &have.addresses, &have.netns) == (identity, addresses, netns)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Action, Desired, Wanted, plan};
-    use crate::model::{
-        identity::{SpiffeId, TrustDomain},
-        workload::{Exclusions, NamespacedName, RefuseReason},
+    use super::{Action, CannotEnrol, Desired, Wanted, plan, wanted};
+    use crate::{
+        model::{
+            identity::{SpiffeId, TrustDomain},
+            local::{Exclusions, LocalPod, LocalPods},
+            workload::{Membership, NamespacedName, RefuseReason, Workload},
+        },
+        store::snapshot::Snapshot,
     };
     use std::collections::BTreeMap;
 
-    fn pod(address: &str, netns: &str, ports: &str) -> Wanted {
+    fn name(name: &str) -> NamespacedName {
+        NamespacedName::new("ns", name)
+    }
+
+    fn identity(account: &str) -> SpiffeId {
+        SpiffeId::new(TrustDomain::default(), "ns", account)
+    }
+
+    fn desired(address: &str, netns: &str, ports: &str) -> Desired {
         let exclusions = Exclusions { outbound_ports: ports.parse().unwrap_or_default(), ..Exclusions::default() };
-        let identity = SpiffeId::new(TrustDomain::default(), "ns", "default");
-        Ok(Desired { identity, addresses: vec![address.parse().unwrap()], netns: netns.into(), exclusions })
+        let addresses = vec![address.parse().unwrap()];
+        Desired { identity: identity("default"), addresses, netns: netns.into(), exclusions, probe_ports: Vec::new() }
+    }
+
+    fn pod(address: &str, netns: &str, ports: &str) -> Wanted {
+        Ok(desired(address, netns, ports))
     }
 
     fn of_account(account: &str) -> Wanted {
-        let identity = SpiffeId::new(TrustDomain::default(), "ns", account);
-        pod("10.0.0.1", "/n/a", "").map(|desired| Desired { identity, ..desired })
+        pod("10.0.0.1", "/n/a", "").map(|desired| Desired { identity: identity(account), ..desired })
     }
 
     fn pods(list: &[(&str, Wanted)]) -> BTreeMap<NamespacedName, Wanted> {
-        list.iter().map(|(name, want)| (NamespacedName::new("ns", *name), want.clone())).collect()
+        list.iter().map(|(pod, want)| (name(pod), want.clone())).collect()
     }
 
     fn check(wanted: &[(&str, Wanted)], actual: &[(&str, Wanted)], expected: &[&str]) {
@@ -113,7 +176,7 @@ mod tests {
             .iter()
             .map(|step| match step {
                 Action::Release(name) => format!("release {}", name.name),
-                Action::Exclude(name, _) => format!("exclude {}", name.name),
+                Action::Adjust(name, _) => format!("adjust {}", name.name),
                 Action::Enrol(name, _) => format!("enrol {}", name.name),
                 Action::Refuse(name, _) => format!("refuse {}", name.name),
             })
@@ -127,13 +190,46 @@ mod tests {
         check(&[("a", a())], &[("a", a())], &[]);
         check(&[("a", a())], &[], &["enrol a"]);
         check(&[], &[("a", a())], &["release a"]);
-        check(&[("a", pod("10.0.0.1", "/n/a", "80"))], &[("a", a())], &["exclude a"]);
+        check(&[("a", pod("10.0.0.1", "/n/a", "80"))], &[("a", a())], &["adjust a"]);
+        let probed = a().map(|desired| Desired { probe_ports: vec![80], ..desired });
+        check(&[("a", probed)], &[("a", a())], &["adjust a"]);
         check(&[("a", pod("10.0.0.2", "/n/a", ""))], &[("a", a())], &["enrol a"]);
         check(&[("a", pod("10.0.0.1", "/n/b", ""))], &[("a", a())], &["enrol a"]);
         check(&[("a", of_account("other"))], &[("a", a())], &["enrol a"]);
-        let refused = || Err(RefuseReason::HostNetwork);
+        let refused = || Err(CannotEnrol::Membership(RefuseReason::HostNetwork));
         check(&[("a", refused())], &[("a", a())], &["refuse a"]);
         check(&[("a", refused())], &[("a", refused())], &[]);
         check(&[("a", a()), ("b", refused())], &[("b", a()), ("c", a())], &["release c", "enrol a", "refuse b"]);
+    }
+
+    /// What is wanted of the pods `a`, of this node, and `b`, of another, if `a` has this membership.
+    fn wanted_of(membership: Membership, local: &LocalPods) -> BTreeMap<NamespacedName, Wanted> {
+        let pod = |pod, node: &str, membership| Workload {
+            node: Some(node.into()),
+            addresses: vec!["10.0.0.1".parse().unwrap()],
+            membership,
+            ..Workload::new(name(pod), identity("default"))
+        };
+        let pods = vec![pod("a", "here", membership), pod("b", "there", Membership::InMesh)];
+        let mesh = Snapshot::build(1, pods, vec![], vec![]);
+        wanted(&mesh, "here", local, |pod| format!("nobody knows the namespace of {pod}"))
+    }
+
+    #[test]
+    fn a_pod_of_the_mesh_without_a_known_namespace_is_refused_and_not_left_alone() {
+        let with = |local: LocalPod| LocalPods::from([(name("a"), local)]);
+        let refused = pods(&[("a", Err(CannotEnrol::NoNetns("nobody knows the namespace of ns/a".to_owned())))]);
+        assert_eq!(wanted_of(Membership::InMesh, &LocalPods::new()), refused);
+        let no_netns = LocalPod { probe_ports: vec![80], ..LocalPod::default() };
+        assert_eq!(wanted_of(Membership::InMesh, &with(no_netns)), refused);
+
+        let local = LocalPod { netns: Some("/n/a".into()), ..LocalPod::default() };
+        assert_eq!(wanted_of(Membership::InMesh, &with(local.clone())), pods(&[("a", pod("10.0.0.1", "/n/a", ""))]));
+        // Whatever is known of it, only the mesh says that it is wanted.
+        assert_eq!(wanted_of(Membership::NotLabelled, &with(local.clone())), BTreeMap::new());
+        assert_eq!(wanted_of(Membership::OptedOut, &with(local.clone())), BTreeMap::new());
+        let on_the_host = Membership::Refused(RefuseReason::HostNetwork);
+        let refused = pods(&[("a", Err(CannotEnrol::Membership(RefuseReason::HostNetwork)))]);
+        assert_eq!(wanted_of(on_the_host, &with(local)), refused);
     }
 }

@@ -6,6 +6,7 @@ use super::Connection;
 use super::authentication::{self, Mode};
 use super::denial::{Denial, Denied, Ground};
 use super::matching::rule_matches;
+use crate::model::local::{LocalPod, PortSet};
 use crate::model::policy::{Action, AuthorizationPolicy, MtlsMode, Rule};
 use crate::model::workload::{NamespacedName, Workload};
 use crate::store::policies::{Entry, Group, Ordered, Protection};
@@ -19,11 +20,47 @@ pub struct Guard {
     protections: Vec<Protection>,
     /// Ascending.
     probe_ports: Vec<u16>,
+    /// Ports excluded from inbound capture.
+    excluded_ports: PortSet,
 }
 
 /// Proof that a connection was judged and may be.
 #[derive(Debug)]
-pub struct Permit(());
+pub struct Permit(Basis);
+
+/// Why a connection may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Basis {
+    /// Policy admits it.
+    #[default]
+    Policy,
+    /// Its client is the kubelet, at the port of a probe. Policy denies it.
+    Probe,
+    /// The pod excludes the port from inbound capture, so no policy is enforced at it. Every client reaches the port in
+    /// plaintext past this daemon; to deny the same connection through a tunnel would protect nothing, and would lock out the
+    /// clients that are in the mesh.
+    ExcludedPort,
+}
+
+impl Basis {
+    /// For the access log: why policy did not decide. `None`: it did.
+    #[must_use]
+    pub const fn without_policy(self) -> Option<&'static str> {
+        match self {
+            Self::Policy => None,
+            Self::Probe => Some("not enforced: probe of the kubelet"),
+            Self::ExcludedPort => Some("not enforced: port excluded from inbound capture"),
+        }
+    }
+}
+
+impl Permit {
+    /// Why the connection may be.
+    #[must_use]
+    pub fn basis(&self) -> Basis {
+        self.0
+    }
+}
 
 /// What a policy without effect has to say of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,26 +77,30 @@ pub struct Beside<'a> {
 }
 
 impl Guard {
-    /// The guard of a workload.
+    /// The guard of a workload. `local`: what the workload's node knows of it.
     #[must_use]
-    pub fn of(snapshot: &Snapshot, workload: &Workload) -> Self {
+    pub fn of(snapshot: &Snapshot, workload: &Workload, local: &LocalPod) -> Self {
         let policies = snapshot.policies();
-        let mut probe_ports = workload.probe_ports.clone();
+        let mut probe_ports = local.probe_ports.clone();
         probe_ports.sort_unstable();
         Self {
             unread: policies.unread_of(&workload.name.namespace).cloned(),
             mode: authentication::resolve(policies.authenticating(workload), workload),
             protections: policies.protecting(workload, snapshot),
             probe_ports,
+            excluded_ports: local.exclusions.inbound_ports.clone(),
         }
     }
 
-    /// Whether a connection may be. Never allocates.
+    /// Whether a connection may be. At a port that is excluded from inbound capture every connection may. Never allocates.
     ///
     /// # Errors
     /// Why not; [`Denied::told`] has words for it.
     pub fn judge(&self, connection: &Connection) -> Result<Permit, Denied<'_>> {
         let denied = |ground| Err(Denied { guard: self, ground });
+        if self.is_excluded(connection.destination.port()) {
+            return Ok(Permit(Basis::ExcludedPort));
+        }
         if let Some(source) = &self.unread {
             return denied(Ground::Unread(source));
         }
@@ -78,7 +119,7 @@ impl Guard {
         if self.groups(port).any(|group| !group.allowing().is_empty()) && !self.is_allowed(connection) {
             return denied(Ground::NotAllowed);
         }
-        Ok(Permit(()))
+        Ok(Permit(Basis::Policy))
     }
 
     /// Whether an ALLOW policy in force matches.
@@ -92,13 +133,16 @@ impl Guard {
     /// The proof for a connection that is denied at a probe's port, whose client is known to be the kubelet.
     #[must_use]
     pub fn admit_probe(denial: &Denial) -> Option<Permit> {
-        denial.at_probe.then_some(Permit(()))
+        denial.at_probe.then_some(Permit(Basis::Probe))
     }
 
     /// What policies in dry-run and AUDIT policies have to say, by namespace and name: each that matches, and ALLOW policies
     /// that would keep the connection out.
     pub fn beside(&self, connection: &Connection, mut found: impl FnMut(Beside<'_>)) {
         let port = connection.destination.port();
+        if self.is_excluded(port) {
+            return;
+        }
         let mut allows = in_order(self.groups(port).flat_map(Group::allowing_in_dry_run));
         if allows.is_empty() && self.groups(port).all(|group| group.beside().is_empty()) {
             return;
@@ -151,6 +195,10 @@ impl Guard {
         first.truncate(few);
         let more = total.saturating_sub(first.len());
         (first.into_iter().map(|policy| &policy.name).collect(), more)
+    }
+
+    fn is_excluded(&self, port: u16) -> bool {
+        self.excluded_ports.contains(port)
     }
 
     pub(super) fn is_probed(&self, port: u16) -> bool {

@@ -3,7 +3,8 @@
 //! A [`Guard`] is made once for a workload and a snapshot, and then asked for each connection. What it decides by has two
 //! more readers, which use the same comparisons and tell everything that was considered: [`trace`] and [`authentication`].
 //!
-//! The order: policies that could never be read keep everyone out; then PeerAuthentication; then DENY, of which any match
+//! No policy is enforced at a port that the workload excludes from inbound capture ([`Basis::ExcludedPort`]). Else the order is:
+//! policies that could never be read keep everyone out; then PeerAuthentication; then DENY, of which any match
 //! keeps out; then ALLOW: if none applies, all may; else any match lets in. Dry-run and AUDIT decide nothing
 //! ([`Guard::beside`]).
 
@@ -19,7 +20,7 @@ use std::sync::Arc;
 
 pub use authentication::{Authentication, ConsideredAuthentication, Counts, Level, Mode, authentication};
 pub use denial::{Cause, Denial, Denied};
-pub use guard::{Beside, Guard, Permit};
+pub use guard::{Basis, Beside, Guard, Permit};
 pub use trace::{Applies, Considered, RuleTrace, trace};
 
 use crate::model::identity::SpiffeId;

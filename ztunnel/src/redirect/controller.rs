@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     lifecycle::tasks::{TaskCount, TaskSet},
-    model::workload::{Exclusions, NamespacedName},
+    model::{local::Exclusions, workload::NamespacedName},
     net::{
         dial::OwnSockets,
         netns::{Netns, NetnsError},
@@ -137,12 +137,13 @@ impl Controller {
         self.maps.own_sockets()
     }
 
-    /// Enrols a pod, or takes over one that is captured already.
+    /// Enrols a pod, or takes over one that is captured already. Gives the exclusions that are in force: none, if they do not
+    /// fit into the maps.
     ///
     /// # Errors
     /// As [`EnrolError`] tells: the pod is not captured then, or, where it was when this daemon started, still captured and
     /// closed.
-    pub async fn enrol(&mut self, pod: &Enrolment<'_>) -> Result<(), EnrolError> {
+    pub async fn enrol(&mut self, pod: &Enrolment<'_>) -> Result<Exclusions, EnrolError> {
         let cookie = pod.netns.cookie();
         let was_captured = self.has_captured(cookie);
         let result = self.try_enrol(pod).await;
@@ -152,13 +153,17 @@ impl Controller {
         result
     }
 
-    async fn try_enrol(&mut self, pod: &Enrolment<'_>) -> Result<(), EnrolError> {
+    async fn try_enrol(&mut self, pod: &Enrolment<'_>) -> Result<Exclusions, EnrolError> {
         let cookie = pod.netns.cookie();
         self.record(pod)?;
         self.maps.add_pod(cookie, self.workers)?;
-        if let Err(error) = self.maps.set_exclusions(cookie, pod.exclusions) {
-            error!(pod = %pod.name, %error, "nothing is excluded from the pod's capture");
-        }
+        let excluded = match self.maps.set_exclusions(cookie, pod.exclusions) {
+            Ok(()) => pod.exclusions.clone(),
+            Err(error) => {
+                error!(pod = %pod.name, %error, "nothing is excluded from the pod's capture");
+                Exclusions::default()
+            }
+        };
         // Before the maps tell of listeners and devices: from then on the connects of a pod that was captured are let go on.
         sysctl::enable(pod.netns)?;
         routes::ensure(pod.link, pod.facts, pod.addresses).await?;
@@ -168,7 +173,7 @@ impl Controller {
         }
         self.attach_steer(pod.netns)?;
         self.maps.capture(cookie, self.workers, pod.facts)?;
-        Ok(())
+        Ok(excluded)
     }
 
     /// Puts on record whose the namespace is now, and how it was before any daemon came.

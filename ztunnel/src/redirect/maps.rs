@@ -26,7 +26,7 @@ use super::{
     sys,
 };
 use crate::{
-    model::workload::Exclusions,
+    model::local::Exclusions,
     net::{dial::OwnSockets, socket::Family},
 };
 

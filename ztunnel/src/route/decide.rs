@@ -1,8 +1,9 @@
 //! The decision, both ways: where a connection of a pod goes on, and how.
 //!
-//! What fails closed: nothing goes on in plaintext to an address that is, or could be, that of a pod in the mesh. It goes on
-//! so to the pod itself, to ports that the destination has excluded, to pods that are not in the mesh, and to addresses that
-//! the mesh knows nothing of, unless it is told to refuse these.
+//! What fails closed: no connection is made in plaintext to an address that is, or could be, that of a pod in the mesh. What
+//! the destination's node knows of that pod (its network namespace, its excluded ports) is not asked. Plaintext is for
+//! connections of a pod to itself, to pods outside the mesh, and to addresses that the mesh does not know, unless the mesh
+//! refuses the latter (`REGISTRY_ONLY`).
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -384,17 +385,14 @@ impl Client<'_> {
     /// tunnels beside those of this daemon, with an identity of the application's own choice.
     fn candidate(&self, target: SocketAddr, workload: Option<&Arc<Workload>>, also: &[SpiffeId]) -> Option<Candidate> {
         let hop = match workload {
-            Some(workload) if workload.membership == Membership::InMesh => {
-                let excluded = workload.exclusions.inbound_ports.contains(target.port());
-                match target.port() {
-                    HBONE_PORT => return None,
-                    _ if excluded || workload.name == self.own.name || workload.host_network => Hop::Plain,
-                    _ => Hop::Tunnel {
-                        to: SocketAddr::new(target.ip(), HBONE_PORT),
-                        expected: [&workload.identity].into_iter().chain(also).cloned().collect(),
-                    },
-                }
-            }
+            Some(workload) if workload.membership == Membership::InMesh => match target.port() {
+                HBONE_PORT => return None,
+                _ if workload.name == self.own.name => Hop::Plain,
+                _ => Hop::Tunnel {
+                    to: SocketAddr::new(target.ip(), HBONE_PORT),
+                    expected: [&workload.identity].into_iter().chain(also).cloned().collect(),
+                },
+            },
             _ => Hop::Plain,
         };
         Some(Candidate { target, workload: workload.cloned(), hop })

@@ -201,8 +201,7 @@ impl Snapshot {
         match workload.membership {
             Membership::InMesh => true,
             Membership::NotLabelled => {
-                let can_be = workload.netns.is_some() && !workload.host_network;
-                can_be && self.is_blind() && !self.namespaces.contains(&workload.name.namespace)
+                !workload.host_network && self.is_blind() && !self.namespaces.contains(&workload.name.namespace)
             }
             Membership::OptedOut | Membership::Refused(_) => false,
         }

@@ -11,6 +11,7 @@ use std::io::{self, Write as _};
 
 use ztunnel::model::flow::Flow;
 use ztunnel::model::identity::{SpiffeId, TrustDomain};
+use ztunnel::model::local::LocalPod;
 use ztunnel::policy::{Connection, Guard, Principal};
 use ztunnel::route::decide;
 use ztunnel::store::snapshot::Snapshot;
@@ -89,7 +90,8 @@ fn judge() -> io::Result<()> {
 }
 
 fn guard(shape: Shape, count: usize, rules: usize) -> Guard {
-    Guard::of(&policies::mesh().with_policies(policies::policies(shape, count, rules)), &policies::pod())
+    let mesh = policies::mesh().with_policies(policies::policies(shape, count, rules));
+    Guard::of(&mesh, &policies::pod(), &LocalPod::default())
 }
 
 fn a_stranger(number: usize) -> Connection {

@@ -6,6 +6,7 @@ use fastrand::Rng;
 
 use super::pod;
 use crate::analyze::index::Mesh;
+use crate::model::local::{LocalPod, LocalPods};
 use crate::model::origin::Origin;
 use crate::model::policy::{MtlsMode, PeerAuthentication, PolicySet, Scope};
 use crate::model::workload::NamespacedName;
@@ -52,10 +53,11 @@ fn modes_are_those_of_the_data_path() {
         let policies = PolicySet { authentication, ..PolicySet::default() };
         let shown = format!("{policies:#?}");
         let snapshot = Snapshot::build(1, pods.to_vec(), Vec::new(), Vec::new()).with_policies(policies);
-        let mesh = Mesh::index(&snapshot);
+        let local = LocalPods::new();
+        let mesh = Mesh::index(&snapshot, &local);
         for pod in mesh.pods() {
             let found = mesh.authentication.of(pod);
-            let guard = Guard::of(&snapshot, pod);
+            let guard = Guard::of(&snapshot, pod, &LocalPod::default());
             let expected = guard.mode();
             let by = found.mode.by.map(|policy| &policy.name);
             assert_eq!((found.mode.mode, by), (expected.mode, expected.from.as_ref()), "{} {shown}", pod.name);

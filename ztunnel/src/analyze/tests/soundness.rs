@@ -9,6 +9,7 @@ use super::pod;
 use crate::analyze::analyze;
 use crate::analyze::covers::{rule_covers, scope_covers};
 use crate::model::identity::SpiffeId;
+use crate::model::local::{LocalPod, LocalPods};
 use crate::model::origin::Origin;
 use crate::model::policy::{Action, AuthorizationPolicy, Clause, Match, Part, PolicySet, Rule, Scope, StringMatch};
 use crate::model::workload::{NamespacedName, Workload};
@@ -125,7 +126,7 @@ fn mesh(policy: AuthorizationPolicy, pods: &[Workload]) -> Snapshot {
 
 fn matched(rule: &Rule, pods: &[Workload], connections: &[Connection]) -> Vec<bool> {
     let snapshot = mesh(denying("p", Scope::Mesh, rule.clone()), pods);
-    let guard = Guard::of(&snapshot, &pods[0]);
+    let guard = Guard::of(&snapshot, &pods[0], &LocalPod::default());
     connections.iter().map(|connection| guard.judge(connection).is_err()).collect()
 }
 
@@ -178,7 +179,9 @@ fn a_scope_that_covers_protects_as_many() {
     }
     let protected = |scope: &Scope| -> Vec<bool> {
         let snapshot = mesh(denying("p", scope.clone(), Rule::default()), &pods);
-        pods.iter().map(|pod| Guard::of(&snapshot, pod).judge(&connections()[0]).is_err()).collect()
+        pods.iter()
+            .map(|pod| Guard::of(&snapshot, pod, &LocalPod::default()).judge(&connections()[0]).is_err())
+            .collect()
     };
     for wide in &scopes {
         for narrow in &scopes {
@@ -198,7 +201,7 @@ fn what_can_t_match_matches_nothing() {
         // Of one entry each, so that a dead entry is a dead rule.
         rule.clauses.iter_mut().for_each(|clause| clause.matches.truncate(1));
         let snapshot = mesh(denying("p", Scope::Mesh, rule.clone()), &pods);
-        let found = analyze(&snapshot);
+        let found = analyze(&snapshot, &LocalPods::new());
         if found.iter().any(|finding| finding.code == "never-matches") {
             dead += 1;
             assert!(!matched(&rule, &pods, &connections).contains(&true), "{rule:#?}\n{found:#?}");

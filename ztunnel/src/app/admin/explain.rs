@@ -47,11 +47,11 @@ pub(super) async fn answer(admin: &Admin, parameters: Option<&str>) -> Result<Ve
     let query = query(parameters.unwrap_or_default())?;
     let place = timeout(PATIENCE, Arc::clone(&admin.explaining).acquire_owned()).await;
     let place = place.map_err(|_elapsed| ExplainError::Busy)?.map_err(|_closed| ExplainError::GivenUp)?;
-    let snapshot = admin.mesh.load();
+    let (snapshot, local) = (admin.mesh.load(), admin.manager.local_pods());
     let now = timeout(PATIENCE, admin.manager.describe()).await.ok().flatten();
     // A mesh can be large, and the thread that this runs on keeps the pods.
     let explained = spawn_blocking(move || {
-        let mut explanation = explain(&snapshot, &query)?;
+        let mut explanation = explain(&snapshot, &local, &query)?;
         explanation.warnings.extend(match &now {
             Some(now) => of_this_node(&explanation, now),
             None => vec!["the daemon is busy or stopping: whether it serves these pods is not known".to_owned()],

@@ -22,14 +22,14 @@ pub fn analyze(args: &AnalyzeArgs) -> ExitCode {
 }
 
 fn answer(args: &AnalyzeArgs, text: &mut String) -> u8 {
-    let snapshot = match read_once(&args.mesh, args.trust_domain.clone()) {
-        Ok(snapshot) => snapshot,
+    let (snapshot, local) = match read_once(&args.mesh, args.trust_domain.clone()) {
+        Ok(read) => read,
         Err(error) => {
             let _reader_gone = writeln!(io::stderr(), "error: {}", printable(&causes(&error)));
             return 2;
         }
     };
-    let result = Analysis::new(analyze::analyze(&snapshot));
+    let result = Analysis::new(analyze::analyze(&snapshot, &local));
     match args.output {
         Output::Text => text.push_str(&result.to_text()),
         Output::Json => {

@@ -44,12 +44,13 @@ fn look(args: &ExplainArgs) -> anyhow::Result<Explanation> {
     match (&args.admin, &args.mesh) {
         (Some(admin), _) => ask::daemon(*admin, &args.from, &args.to, args.port),
         (None, Some(mesh)) => {
-            let snapshot = read_once(mesh, args.trust_domain.clone())?;
+            let (snapshot, local) = read_once(mesh, args.trust_domain.clone())?;
             let folder = mesh.display();
             if let (0, Some(problem)) = (snapshot.version(), snapshot.problems().first()) {
                 bail!("cannot read the mesh folder {folder}: {problem}");
             }
-            explained(&snapshot, &query).with_context(|| format!("cannot explain that by the manifests in {folder}"))
+            explained(&snapshot, &local, &query)
+                .with_context(|| format!("cannot explain that by the manifests in {folder}"))
         }
         (None, None) => bail!("give --mesh DIR for manifests, or --admin ADDR for a running daemon"),
     }

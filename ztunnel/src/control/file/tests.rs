@@ -9,6 +9,8 @@ use tokio::time::timeout;
 
 use super::folder::LARGEST_FILE;
 use super::*;
+use crate::model::local::LocalPod;
+use crate::store::local::{self, LocalReader};
 use crate::store::publish::{Changes, Reader, channel};
 
 /// Longer than any debounce and shorter than [`REREAD`]: what arrives within it was told by inotify.
@@ -19,6 +21,7 @@ struct Mesh {
     dir: PathBuf,
     reader: Reader,
     changes: Changes,
+    facts: LocalReader,
     patience: Duration,
 }
 
@@ -64,14 +67,48 @@ fn pod(name: &str) -> String {
 /// Runs a mesh folder at `dir` while `body` goes on.
 async fn running(dir: &Path, patience: Duration, body: impl AsyncFnOnce(&mut Mesh)) {
     let (publisher, reader) = channel();
+    let (local, facts) = local::channel();
     let folder = MeshFolder::open(dir, TrustDomain::default()).unwrap();
-    let mut mesh = Mesh { dir: dir.to_owned(), changes: reader.subscribe(), reader, patience };
+    let mut mesh = Mesh { dir: dir.to_owned(), changes: reader.subscribe(), reader, facts, patience };
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let body = async {
         body(&mut mesh).await;
         drop(stop);
     };
-    tokio::join!(folder.run(publisher, async { drop(stopped.await) }), body);
+    let local = Local { node: "here".into(), publisher: local };
+    tokio::join!(folder.run(publisher, local, async { drop(stopped.await) }), body);
+}
+
+/// `NAME NETNS` of each pod whose local facts are known.
+fn facts(facts: &LocalReader) -> String {
+    let of = |(name, pod): (&NamespacedName, &LocalPod)| {
+        format!("{} {}", name.name, pod.netns.as_ref().map_or("-".into(), |path| path.display().to_string()))
+    };
+    facts.load().map_or("unknown".to_owned(), |pods| pods.iter().map(of).collect::<Vec<_>>().join(", "))
+}
+
+#[tokio::test]
+async fn with_the_mesh_come_the_local_facts_of_this_node() {
+    let on = |name: &str, node: &str, netns: &str| {
+        let annotations = format!("annotations: {{ambient.mesh/netns: {netns}}}");
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, {annotations}}}\nspec: {{nodeName: {node}}}\n---\n"
+        )
+    };
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("a.yaml"), on("a", "here", "/n/1") + &on("b", "there", "/n/2")).unwrap();
+    running(dir.path(), SOON, async |mesh| {
+        assert_eq!(facts(&mesh.facts), "unknown");
+        mesh.until("a b |").await;
+        assert_eq!(facts(&mesh.facts), "a /n/1");
+        mesh.write("a.yaml", &(on("a", "here", "relative") + &on("b", "there", "/n/2") + &on("c", "here", "/n/3")));
+        mesh.until("a b c | annotation ambient.mesh/netns").await;
+        assert_eq!(facts(&mesh.facts), "a -, c /n/3");
+        mesh.write("a.yaml", &on("c", "here", "/n/3"));
+        mesh.until("c |").await;
+        assert_eq!(facts(&mesh.facts), "c /n/3");
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -227,7 +264,7 @@ fn what_cannot_be_read_at_all_may_hold_policies_of_anyone() {
     let check = |fill: &dyn Fn(&Path), expected: &str| {
         let dir = TempDir::new().unwrap();
         fill(dir.path());
-        let snapshot = read_once(dir.path(), TrustDomain::default()).unwrap();
+        let (snapshot, _) = read_once(dir.path(), TrustDomain::default()).unwrap();
         assert_eq!(policies(&snapshot), format!(" | {expected}"));
         assert!(snapshot.is_partial() && snapshot.is_blind());
     };
@@ -255,12 +292,12 @@ fn a_folder_is_read_once_as_a_daemon_does_at_its_start() {
     let dir = TempDir::new().unwrap();
     fs::write(dir.path().join("a.yaml"), format!("{}---\n{}", pod("a"), policy("demo", "{action: DENY}"))).unwrap();
     let domain: TrustDomain = "example.org".parse().unwrap();
-    let snapshot = read_once(dir.path(), domain.clone()).unwrap();
+    let (snapshot, _) = read_once(dir.path(), domain.clone()).unwrap();
     assert_eq!((snapshot.version(), snapshot.is_partial(), snapshot.is_blind()), (1, false, false));
     assert_eq!((pods(&snapshot).as_str(), policies(&snapshot).as_str()), ("a", "DENY demo/p | "));
     assert!(snapshot.workloads().all(|pod| pod.identity.trust_domain == domain));
     fs::write(dir.path().join("b.yaml"), policy("other", "7")).unwrap();
-    let snapshot = read_once(dir.path(), domain.clone()).unwrap();
+    let (snapshot, _) = read_once(dir.path(), domain.clone()).unwrap();
     assert_eq!((snapshot.version(), snapshot.is_partial(), snapshot.is_blind()), (1, true, true));
     assert_eq!(policies(&snapshot), "DENY demo/p | b.yaml in other");
     assert!(matches(&snapshot, "a | b.yaml:4: spec: "));

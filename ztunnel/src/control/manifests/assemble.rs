@@ -17,6 +17,7 @@ use super::pod::PodManifest;
 use super::service::{ServiceManifest, SliceManifest};
 use super::{Body, FileContent, NamespaceManifest, Object, title};
 use crate::model::identity::TrustDomain;
+use crate::model::local::LocalPods;
 use crate::model::locality::{Distribution, Locality};
 use crate::model::origin::Origin;
 use crate::model::policy::PolicySet;
@@ -30,6 +31,8 @@ use crate::store::claims::{Claimant, contested_addresses};
 pub struct Assembled {
     /// All pods, by name.
     pub workloads: Vec<Workload>,
+    /// What the manifest of each pod says for the pod's own node.
+    pub local: LocalPods,
     /// All services: those of Kubernetes by name, then those of service entries by name and host.
     pub services: Vec<Service>,
     /// Destinations that are nobody's are not to be reached (`outboundTrafficPolicy: REGISTRY_ONLY`).
@@ -53,6 +56,7 @@ pub fn assemble<'a>(
     let mut problems = Vec::new();
     let objects = Objects::collect(files, &mut problems);
     let workloads: Vec<Workload> = objects.pods.values().map(|(_, pod)| objects.workload(pod, trust_domain)).collect();
+    let local = objects.pods.iter().map(|(name, (_, pod))| ((*name).clone(), pod.local.clone())).collect();
     let mut services: Vec<Service> =
         objects.services.iter().map(|(name, (_, service))| objects.service(name, service)).collect();
     let contested = contested_addresses(&workloads, &services);
@@ -74,7 +78,7 @@ pub fn assemble<'a>(
     let root_namespace = objects.root_namespace();
     let policies = policies::join(&objects, &root_namespace, &mut problems);
     problems.sort();
-    Assembled { workloads, services, registry_only, namespaces, policies, root_namespace, problems }
+    Assembled { workloads, local, services, registry_only, namespaces, policies, root_namespace, problems }
 }
 
 /// Where an object stands.

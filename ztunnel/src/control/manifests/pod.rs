@@ -10,10 +10,9 @@ use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
 use super::annotations::Annotations;
 use super::{Report, check_name, controller, node, probe, usable_address};
 use crate::model::identity::{SpiffeId, TrustDomain};
+use crate::model::local::{Exclusions, LocalPod, PortSet, parse_cidrs};
 use crate::model::locality::Locality;
-use crate::model::workload::{
-    Exclusions, Membership, NamedPort, NamespacedName, PortSet, RefuseReason, Workload, parse_cidrs,
-};
+use crate::model::workload::{Membership, NamedPort, NamespacedName, RefuseReason, Workload};
 
 /// Label of a Namespace (`ambient`) or a Pod (`ambient`, `none`; wins) that decides on the mesh.
 pub const MODE_LABEL: &str = "istio.io/dataplane-mode";
@@ -36,6 +35,8 @@ pub(super) struct PodManifest {
     /// It is being deleted and still takes connections.
     pub(super) draining: bool,
     pub(super) workload: Workload,
+    /// For the pod's own node.
+    pub(super) local: LocalPod,
 }
 
 impl PodManifest {
@@ -53,7 +54,6 @@ impl PodManifest {
             _ if workload.finished => Membership::Refused(RefuseReason::Finished),
             _ if workload.host_network => Membership::Refused(RefuseReason::HostNetwork),
             _ if workload.addresses.is_empty() => Membership::Refused(RefuseReason::NoAddress),
-            _ if workload.netns.is_none() => Membership::Refused(RefuseReason::NoNetns),
             _ => Membership::InMesh,
         };
         let locality = self.own_locality.as_ref().or(node).cloned().unwrap_or_default();
@@ -103,17 +103,15 @@ pub(super) fn read(
         addresses,
         host_network: spec.host_network.unwrap_or(false),
         labels: Arc::new(labels),
-        netns: netns.filter(|path| !path.as_os_str().is_empty()),
         ports: ports(&spec),
-        probe_ports: probe::ports(&spec),
         node_addresses,
         ready: !terminating && !finished && condition_ready(&status),
         finished,
         membership: Membership::NotLabelled,
-        exclusions,
     };
     let draining = terminating && !finished && condition_ready(&status);
-    PodManifest { own_mode, own_locality, draining, workload }
+    let local = LocalPod { netns, exclusions, probe_ports: probe::ports(&spec) };
+    PodManifest { own_mode, own_locality, draining, workload, local }
 }
 
 fn exclusions(annotations: &mut Annotations<'_, '_>) -> Exclusions {

@@ -40,9 +40,10 @@ fn show(files: &str) -> String {
         }
     }
     let contents = contents.iter().map(|(name, content)| (name, content));
-    let Assembled { workloads, services, registry_only, namespaces: _, policies, root_namespace: _, problems } =
-        assemble(contents, &TrustDomain::default());
-    workloads.iter().for_each(|workload| show_workload(&mut out, workload));
+    let mesh = assemble(contents, &TrustDomain::default());
+    let Assembled { workloads, local, services, registry_only, namespaces: _, policies, root_namespace: _, problems } =
+        mesh;
+    workloads.iter().for_each(|workload| show_workload(&mut out, workload, &local[&workload.name]));
     services.iter().for_each(|service| show_service(&mut out, service));
     if registry_only {
         out.push_str("registry only\n");
@@ -128,7 +129,7 @@ fn a_labelled_pod_that_cannot_be_captured_is_refused() {
         metadata: {name: gone, deletionTimestamp: 2024-01-01T00:00:00Z, labels: {istio.io/dataplane-mode: ambient}}",
         "pod default/gone sa=default refused: Finished unready
          pod default/no-address sa=default refused: NoAddress
-         pod default/no-netns sa=web node=a 10.0.0.1 refused: NoNetns",
+         pod default/no-netns sa=web node=a 10.0.0.1 in mesh",
     );
 }
 
@@ -174,7 +175,7 @@ fn exclusions_that_are_wrong_exclude_nothing() {
             traffic.ambient.mesh/exclude-outbound-cidrs: 10.0.0.0/33
             traffic.ambient.mesh/exclude-inbound-ports: '9090'
         status: {podIPs: [{ip: 10.0.0.1}]}",
-        "pod default/p sa=default 10.0.0.1 refused: NoNetns exclude out= [] in=9090
+        "pod default/p sa=default 10.0.0.1 in mesh exclude out= [] in=9090
          problem p.yaml:8: Pod default/p: annotation ambient.mesh/netns: \"run/netns/p\": the path is not absolute; the pod can't be captured
          problem p.yaml:9: Pod default/p: annotation traffic.ambient.mesh/exclude-outbound-ports: \"80,http\": \"http\" is not a port, ...
          problem p.yaml:10: Pod default/p: annotation traffic.ambient.mesh/exclude-outbound-cidrs: \"10.0.0.0/33\": \"10.0.0.0/33\" is not an address range, ...",

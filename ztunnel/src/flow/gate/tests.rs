@@ -9,12 +9,13 @@ use crate::{
     metrics::{policy::Decisions, traffic::Traffic},
     model::{
         identity::{SpiffeId, TrustDomain},
+        local::{Exclusions, LocalPod},
         origin::Origin,
         policy::{Action, AuthorizationPolicy, Match, Part, PolicySet, Rule, Scope},
         policy::{Clause, MtlsMode, PeerAuthentication, StringMatch},
         workload::NamespacedName,
     },
-    policy::{Cause, Connection, Principal},
+    policy::{Basis, Cause, Connection, Principal},
     store::{
         publish::{self, Publisher, Reader},
         snapshot::Snapshot,
@@ -35,6 +36,12 @@ struct Bed {
     gates: Gates,
     gate: Gate,
     decisions: Decisions,
+}
+
+/// The pod's local facts: a probe, and the ports that it excludes from inbound capture.
+fn local(excluded: &str) -> LocalPod {
+    let exclusions = Exclusions { inbound_ports: excluded.parse().unwrap(), ..Exclusions::default() };
+    LocalPod { probe_ports: vec![9000], exclusions, ..LocalPod::default() }
 }
 
 fn origin() -> Origin {
@@ -71,7 +78,7 @@ impl Bed {
     fn new() -> Self {
         let (publisher, mesh) = publish::channel();
         let gates = Gates::default();
-        let gate = gates.gate(NamespacedName::new("demo", "web"), mesh.clone());
+        let gate = gates.gate(NamespacedName::new("demo", "web"), mesh.clone(), local(""));
         let traffic = Traffic::register(&mut Registry::default(), Duration::from_secs(900), "Kubernetes".into());
         let bed = Self { publisher, mesh, gates, gate, decisions: traffic.decisions().clone() };
         bed.publish(PolicySet::default());
@@ -84,8 +91,7 @@ impl Bed {
         let text = "{apiVersion: v1, kind: Pod, metadata: {name: web, namespace: demo, labels: {istio.io/dataplane-mode: ambient}, \
                     annotations: {ambient.mesh/netns: /n}}, spec: {containers: []}, status: {podIP: 10.0.0.2}}";
         let mesh = assemble([(&file, &parse(&file, text).unwrap())], &TrustDomain::default());
-        let mut workloads = mesh.workloads;
-        workloads.iter_mut().for_each(|web| web.probe_ports = vec![9000]);
+        let workloads = mesh.workloads;
         let version = self.mesh.load().version() + 1;
         self.publisher
             .publish(Snapshot::build(version, workloads, mesh.services, mesh.problems).with_policies(policies));
@@ -195,7 +201,7 @@ async fn only_a_recheck_replaces_the_guard_that_is_asked() {
     bed.recheck();
     assert_ne!(kept(), before);
     assert_eq!(kept(), Arc::as_ptr(&bed.gate.guard().unwrap()));
-    let later = bed.gates.gate(NamespacedName::new("demo", "web"), bed.mesh.clone());
+    let later = bed.gates.gate(NamespacedName::new("demo", "web"), bed.mesh.clone(), local(""));
     assert!(later.0.current.load().is_some(), "a gate that comes after the recheck has one");
 }
 
@@ -210,6 +216,41 @@ async fn the_kubelet_stays_where_its_probes_are() {
     bed.strict();
     assert_eq!(bed.recheck(), Rechecked { judged: 3, cut: 2 });
     assert!(is_stopped(&mut kubelet).await.is_none() && is_stopped(&mut other).await.is_some());
+}
+
+/// A port that the pod excludes from capture is open to everyone, also through a tunnel; as soon as it is not excluded any
+/// more, policy decides, also about those that are open.
+#[tokio::test]
+async fn an_excluded_port_is_open_for_as_long_as_it_is_excluded() {
+    let bed = Bed::new();
+    bed.publish(PolicySet {
+        authorization: vec![deny(&["client"])],
+        authentication: vec![strict()],
+        ..PolicySet::default()
+    });
+    bed.gate.set_local(local("8080"));
+    let (mut plain, mut denied, mut good) =
+        (bed.enter(None, WEB), bed.enter(Some("client"), WEB), bed.enter(Some("good"), WEB));
+    for visit in [&plain, &denied, &good] {
+        assert_eq!(visit.judge(|found| panic!("{found:?}")).unwrap().basis(), Basis::ExcludedPort);
+    }
+    assert_eq!(bed.recheck(), Rechecked { judged: 3, cut: 0 });
+    bed.gate.set_local(local("8081"));
+    assert!(bed.enter(None, WEB).judge(|_| {}).is_err(), "judged by the new facts before any recheck");
+    assert_eq!(bed.recheck(), Rechecked { judged: 3, cut: 2 });
+    assert!(is_stopped(&mut plain).await.is_some() && is_stopped(&mut denied).await.is_some());
+    assert!(is_stopped(&mut good).await.is_none());
+    assert_eq!(good.judge(|_| {}).unwrap().basis(), Basis::Policy);
+}
+
+#[tokio::test]
+async fn a_probe_that_is_added_is_known_at_once() {
+    let bed = Bed::new();
+    bed.strict();
+    let at_web = bed.enter(None, WEB);
+    assert!(!at_web.judge(|_| {}).unwrap_err().unwrap().at_probe);
+    bed.gate.set_local(LocalPod { probe_ports: vec![8080], ..local("") });
+    assert!(at_web.judge(|_| {}).unwrap_err().unwrap().at_probe);
 }
 
 #[tokio::test]
@@ -235,6 +276,23 @@ async fn whoever_follows_the_mesh_judges_at_every_change() {
     };
     let both = join(drop_when_done(following, changing), async {});
     let (denial, ()) = timeout(SOON, both).await.unwrap();
+    assert!(matches!(denial.cause, Cause::Matched { .. }));
+}
+
+#[tokio::test]
+async fn whoever_follows_the_mesh_judges_when_the_local_facts_of_a_pod_change_as_well() {
+    let bed = Bed::new();
+    bed.gate.set_local(local("8080"));
+    bed.deny(&["client"]);
+    let mut client = bed.enter(Some("client"), WEB);
+    assert!(is_let_in(&client));
+    let following = bed.gates.clone().follow(bed.mesh.clone(), bed.decisions.clone());
+    let changing = async {
+        tokio::task::yield_now().await;
+        bed.gate.set_local(local(""));
+        client.stopped().await
+    };
+    let denial = timeout(SOON, drop_when_done(following, changing)).await.unwrap();
     assert!(matches!(denial.cause, Cause::Matched { .. }));
 }
 

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::model::identity::{SpiffeId, TrustDomain};
+use crate::model::local::LocalPod;
 use crate::model::locality::Locality;
 use crate::model::origin::Origin;
 use crate::model::policy::{
@@ -29,20 +30,24 @@ pub(super) fn check(mesh: &str, connection: &str, expected: &str) {
 }
 
 pub(super) fn verdict(snapshot: &Snapshot, connection: &Connection) -> String {
-    let guard = Guard::of(snapshot, &web());
+    let guard = Guard::of(snapshot, &web(), &local());
     guard.judge(connection).map_or_else(|denied| denied.told(connection).to_string(), |_| "allowed".to_owned())
 }
 
-/// The pod that is protected: 10.0.9.1, its port `http` is 8080, a probe asks at 8086.
+/// The pod that is protected: 10.0.9.1, its port `http` is 8080.
 pub(super) fn web() -> Workload {
     Workload {
         addresses: vec!["10.0.9.1".parse().unwrap()],
         labels: Arc::new(labels("app=web,tier=front")),
         ports: vec![NamedPort { name: "http".into(), number: 8080 }],
-        probe_ports: vec![8086],
         membership: Membership::InMesh,
         ..Workload::new(NamespacedName::new("demo", "web"), SpiffeId::new(TrustDomain::default(), "demo", "web"))
     }
+}
+
+/// Its local facts: a probe asks at 8086.
+pub(super) fn local() -> LocalPod {
+    LocalPod { probe_ports: vec![8086], ..LocalPod::default() }
 }
 
 /// `PRINCIPAL ADDRESS PORT`, the principal `-` in plaintext.

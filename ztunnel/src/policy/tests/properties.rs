@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use proptest::prelude::{Strategy, any, prop};
 use proptest::test_runner::{Config, TestRunner};
 
-use super::fixture::{labels, origin, snapshot, web};
+use super::fixture::{labels, local, origin, snapshot, web};
 use super::reference;
 use crate::model::identity::SpiffeId;
 use crate::model::policy::{
@@ -251,7 +251,7 @@ fn the_judgement_is_the_references() {
     let checked = runner(SETS).run(&any_policies(), |policies| {
         let mesh = mesh(policies);
         ways(&mesh, &mut used.borrow_mut());
-        let guard = Guard::of(&mesh, &web());
+        let guard = Guard::of(&mesh, &web(), &local());
         for connection in &connections {
             let found = verdict(&guard, connection);
             assert_eq!(found, reference::judge(&mesh, &web(), connection), "{connection:?}");
@@ -274,7 +274,7 @@ fn the_trace_and_what_is_told_beside_agree_with_the_judgement() {
     let connections = connections();
     let checked = runner(60).run(&(any_policies(), 0..7_usize), |(policies, first)| {
         let mesh = mesh(policies);
-        let guard = Guard::of(&mesh, &web());
+        let guard = Guard::of(&mesh, &web(), &local());
         for connection in connections.iter().skip(first).step_by(7) {
             let traced = trace(&mesh, &web(), connection);
             let (mut effective, mut beside) = (Vec::new(), Vec::new());
@@ -314,7 +314,7 @@ fn the_trace_and_what_is_told_beside_agree_with_the_judgement() {
 
 /// Whether whoever is let in by the second policies is by the first.
 fn assert_no_more_is_let_in(before: PolicySet, after: PolicySet, connections: &[Connection]) {
-    let [before, after] = [before, after].map(|policies| Guard::of(&mesh(policies), &web()));
+    let [before, after] = [before, after].map(|policies| Guard::of(&mesh(policies), &web(), &local()));
     for connection in connections {
         assert!(before.judge(connection).is_ok() || after.judge(connection).is_err(), "{connection:?}");
     }
@@ -359,7 +359,7 @@ fn dry_run_changes_nothing() {
     let checked = runner(60).run(&any_policies(), |policies| {
         let mut without = policies.clone();
         without.authorization.retain(|policy| !policy.dry_run && policy.action != Action::Audit);
-        let [with, without] = [policies, without].map(|policies| Guard::of(&mesh(policies), &web()));
+        let [with, without] = [policies, without].map(|policies| Guard::of(&mesh(policies), &web(), &local()));
         for connection in &connections {
             assert_eq!(verdict(&with, connection), verdict(&without, connection));
         }

@@ -9,6 +9,7 @@ use crate::control::manifests::{Arc, assemble, parse};
 use crate::model::addr::{OrigDst, PeerAddr};
 use crate::model::flow::{Direction, Flow};
 use crate::model::identity::TrustDomain;
+use crate::model::local::LocalPods;
 use crate::model::workload::NamespacedName;
 use crate::route::decide::{self, Candidate, Hop, Outbound, Refusal};
 use crate::route::target::{Target, TargetError, target};
@@ -18,6 +19,11 @@ use crate::wire::connect::Authority;
 /// A mesh of lines `KIND namespace/name METADATA | FIELDS`, the latter two in YAML's flow style. A pod has a netns unless
 /// it has annotations of its own.
 pub(crate) fn mesh(lines: &str) -> Snapshot {
+    mesh_and_local(lines).0
+}
+
+/// The mesh that these lines describe, and the local facts of its pods.
+pub(crate) fn mesh_and_local(lines: &str) -> (Snapshot, LocalPods) {
     let mut text = String::new();
     for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
         let (head, fields) = line.split_once('|').unwrap_or((line, ""));
@@ -46,10 +52,11 @@ pub(crate) fn mesh(lines: &str) -> Snapshot {
     let file: Arc<str> = "mesh.yaml".into();
     let content = parse(&file, &text).unwrap_or_else(|error| panic!("{error}\n{text}"));
     let assembled = assemble([(&file, &content)], &TrustDomain::default());
-    Snapshot::build(1, assembled.workloads, assembled.services, assembled.problems)
+    let snapshot = Snapshot::build(1, assembled.workloads, assembled.services, assembled.problems)
         .with_registry_only(assembled.registry_only)
         .with_namespaces(assembled.namespaces)
-        .with_policies(assembled.policies)
+        .with_policies(assembled.policies);
+    (snapshot, assembled.local)
 }
 
 /// The mesh of most tests: two nodes in two zones, `demo` in the mesh, `plain` outside.
@@ -149,9 +156,9 @@ fn what_is_not_in_the_mesh_gets_plaintext() {
     check(&mesh, "demo/client -> 10.96.0.5:80", "demo/host: plain 192.168.0.2:80");
     check(&mesh, "demo/client -> 192.168.0.2:80", "plain 192.168.0.2:80");
     check(&mesh, "demo/client -> 203.0.113.1:443", "plain 203.0.113.1:443");
-    // Ports that the destination excludes, and the pod itself.
-    check(&mesh, "demo/client -> 10.96.0.4:90", "demo/open: plain 10.0.2.4:9090");
-    check(&mesh, "demo/client -> 10.0.2.4:9090", "plain 10.0.2.4:9090");
+    // What the destination's node lets past itself makes no difference elsewhere.
+    check(&mesh, "demo/client -> 10.96.0.4:90", "demo/open: tunnel 10.0.2.4:9090 to default");
+    check(&mesh, "demo/client -> 10.0.2.4:9090", "tunnel 10.0.2.4:9090 to default");
     check(&mesh, "demo/client -> 10.96.0.4:80", "demo/open: tunnel 10.0.2.4:80 to default");
     check(
         &mesh,
@@ -163,6 +170,7 @@ fn what_is_not_in_the_mesh_gets_plaintext() {
         "demo/client -> 10.0.2.4:15008",
         "recursive: port 15008 of Pod demo/open is reserved for the mesh's tunnels",
     );
+    // The pod itself.
     check(&mesh, "demo/web-a -> 10.96.0.1:80", "demo/web: plain 10.0.1.2:8080 or tunnel 10.0.2.2:80 to web");
     check(&mesh, "demo/web-a -> 10.0.1.2:7", "plain 10.0.1.2:7");
 }

@@ -2,13 +2,15 @@
 
 use std::fmt::{Display, Write};
 
+use crate::model::local::{Exclusions, LocalPod};
 use crate::model::locality::{Distribution, Locality};
 use crate::model::policy::{AuthorizationPolicy, Match, MtlsMode, Part, PeerAuthentication, Rule, Scope};
 use crate::model::service::{Health, Resolution, Service, ServiceKind, TargetPort, Visibility};
-use crate::model::workload::{Exclusions, Membership, Workload};
+use crate::model::workload::{Membership, Workload};
 
-pub(super) fn show_workload(out: &mut String, workload: &Workload) {
-    let Workload { name, identity, addresses, exclusions, .. } = workload;
+pub(super) fn show_workload(out: &mut String, workload: &Workload, local: &LocalPod) {
+    let Workload { name, identity, addresses, .. } = workload;
+    let LocalPod { netns, exclusions, probe_ports } = local;
     write!(out, "pod {name} sa={}", identity.service_account).unwrap();
     if let Some(node) = &workload.node {
         write!(out, " node={node}").unwrap();
@@ -16,7 +18,7 @@ pub(super) fn show_workload(out: &mut String, workload: &Workload) {
     for address in addresses {
         write!(out, " {address}").unwrap();
     }
-    if let Some(netns) = &workload.netns {
+    if let Some(netns) = netns {
         write!(out, " netns={}", netns.display()).unwrap();
     }
     for port in &workload.ports {
@@ -31,8 +33,8 @@ pub(super) fn show_workload(out: &mut String, workload: &Workload) {
     if let Membership::Refused(reason) = workload.membership {
         write!(out, " {reason:?}").unwrap();
     }
-    if !workload.probe_ports.is_empty() {
-        write!(out, " probes={:?}", workload.probe_ports).unwrap();
+    if !probe_ports.is_empty() {
+        write!(out, " probes={probe_ports:?}").unwrap();
     }
     if !workload.node_addresses.is_empty() {
         write!(out, " host={:?}", workload.node_addresses).unwrap();

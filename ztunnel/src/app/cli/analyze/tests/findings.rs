@@ -17,6 +17,7 @@ use crate::analyze::{Finding, Severity, analyze};
 use crate::control::file::read_once;
 use crate::control::manifests::{Assembled, assemble, origins, parse};
 use crate::model::identity::TrustDomain;
+use crate::model::local::LocalPods;
 use crate::model::origin::Origin;
 use crate::store::snapshot::Snapshot;
 
@@ -49,6 +50,12 @@ metadata: {name: default, namespace: istio-system}
 spec: {mtls: {mode: STRICT}}
 ";
 
+/// The local facts that manifests tell.
+fn local(manifests: &str) -> LocalPods {
+    let file: Arc<str> = "mesh.yaml".into();
+    assemble([(&file, &parse(&file, manifests).unwrap())], &TrustDomain::default()).local
+}
+
 fn snapshot(manifests: &str) -> Snapshot {
     let file: Arc<str> = "mesh.yaml".into();
     let content = parse(&file, manifests).unwrap_or_else(|error| panic!("{error}\n{manifests}"));
@@ -79,7 +86,7 @@ fn check(more: &[String], expected: &[&str]) {
 
 /// The findings in a mesh.
 fn check_all(manifests: &str, expected: &[&str]) {
-    let found = shown(&analyze(&snapshot(manifests)));
+    let found = shown(&analyze(&snapshot(manifests), &local(manifests)));
     let is_same = |(found, expected): (&String, &&str)| match expected.strip_suffix("...") {
         Some(start) => found.starts_with(start),
         None => found == expected,
@@ -152,7 +159,8 @@ fn a_sane_mesh_gives_nothing() {
 #[test]
 fn the_demo_gives_no_error_and_no_warning() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/demo");
-    let found = analyze(&read_once(&folder, TrustDomain::default()).unwrap());
+    let (snapshot, local) = read_once(&folder, TrustDomain::default()).unwrap();
+    let found = analyze(&snapshot, &local);
     assert!(found.iter().all(|finding| finding.severity == Severity::Info), "{:#?}", shown(&found));
 }
 
@@ -163,7 +171,8 @@ fn findings_come_by_severity_then_by_line_and_know_their_lines() {
         policy("b", "rules: [{from: [{source: {principals: ['spiffe://x*']}}]}]"),
         service("lost", "selector: {app: nobody}, ports: [{port: 80}]"),
     ];
-    let found = analyze(&snapshot(&format!("{SANE}---\n{}", more.join("---\n"))));
+    let manifests = format!("{SANE}---\n{}", more.join("---\n"));
+    let found = analyze(&snapshot(&manifests), &local(&manifests));
     let origins: Vec<_> = found.iter().map(|found| (found.severity, found.code, found.origin.clone())).collect();
     let line = |line| Some(Origin::line_of("mesh.yaml", line));
     let expected = [

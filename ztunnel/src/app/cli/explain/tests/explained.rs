@@ -4,16 +4,20 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use crate::control::manifests::tests::routing::mesh;
+use crate::control::manifests::tests::routing::mesh_and_local as mesh;
 use crate::explain::{Explanation, Query, QueryError, Turn, Verdict, explain, text};
 use crate::model::addr::{OrigDst, PeerAddr};
 use crate::model::flow::{Direction, Flow};
+use crate::model::local::{Exclusions, LocalPod, LocalPods};
 use crate::model::workload::NamespacedName;
 use crate::route::decide;
 use crate::store::snapshot::Snapshot;
 
-fn ask(snapshot: &Snapshot, from: &str, to: &str, port: u16) -> Result<Explanation, QueryError> {
-    explain(snapshot, &Query::parse(from, to, port)?)
+/// A mesh with the local facts of its pods.
+type Mesh = (Snapshot, LocalPods);
+
+fn ask((snapshot, local): &Mesh, from: &str, to: &str, port: u16) -> Result<Explanation, QueryError> {
+    explain(snapshot, local, &Query::parse(from, to, port)?)
 }
 
 /// The fixture's text with what is said now in place of what is to be said.
@@ -163,8 +167,8 @@ const ENDPOINTS: &str = "
 
 /// All endpoints that the data path draws in many draws are those that are told, each as told: first, or only later.
 fn check_draws(spread: &str) {
-    let snapshot = mesh(&ENDPOINTS.replace("SPREAD", spread));
-    let told = ask(&snapshot, "demo/client", "demo/web", 80).unwrap();
+    let mesh = mesh(&ENDPOINTS.replace("SPREAD", spread));
+    let told = ask(&mesh, "demo/client", "demo/web", 80).unwrap();
     let of = |turns: &[Turn]| -> BTreeSet<_> {
         told.endpoints.iter().filter(|one| turns.contains(&one.turn)).map(|one| one.address).collect()
     };
@@ -175,7 +179,7 @@ fn check_draws(spread: &str) {
     };
     let (mut first, mut any) = (BTreeSet::new(), BTreeSet::new());
     for draw in 0..200 {
-        let drawn = decide::outbound(&snapshot, &flow, &NamespacedName::new("demo", "client"), draw).unwrap();
+        let drawn = decide::outbound(&mesh.0, &flow, &NamespacedName::new("demo", "client"), draw).unwrap();
         first.extend(drawn.candidates.first().map(|candidate| candidate.target));
         any.extend(drawn.candidates.iter().map(|candidate| candidate.target));
     }
@@ -202,7 +206,7 @@ fn a_question_that_makes_no_sense_is_answered_by_what_does() {
     check("demo/client", "pod:demo/web", "to: the mesh has no Pod demo/web; namespace demo has client, web-1");
     check("demo/client", "service:demo/web-1", "to: the mesh has no Service demo/web-1; namespace demo has web");
     check("demo/client", "demo/x", "to: the mesh has no Pod or Service demo/x; namespace demo has client, web, web-1");
-    assert_eq!(ask(&Snapshot::default(), "demo/a", "demo/b", 80), Err(QueryError::NoMesh));
+    assert_eq!(ask(&Mesh::default(), "demo/a", "demo/b", 80), Err(QueryError::NoMesh));
     let both = mesh(&format!(
         "{}\nPod demo/web | spec: {{containers: []}}, status: {{podIP: 10.0.0.9}}",
         ENDPOINTS.replace("SPREAD", "")
@@ -236,4 +240,46 @@ fn of_many_policies_few_endpoints_are_told_in_full_and_all_verdicts() {
     assert!(judged.iter().all(|judgement| judgement.verdict == Verdict::Denied && judgement.reason == *reason));
     assert!(judged.iter().all(|judgement| judgement.policies.len() + judgement.more_policies == 2_000));
     assert_eq!((judged.len(), in_full), (20, 10), "{reason}");
+}
+
+/// A daemon knows the local facts of its own node's pods only.
+#[test]
+fn what_only_another_node_knows_is_told_as_not_known() {
+    const MESH: &str = "
+        Namespace demo labels: {istio.io/dataplane-mode: ambient}
+        Pod demo/client annotations: {traffic.ambient.mesh/exclude-outbound-ports: '80'} | spec: {nodeName: a, containers: []}, status: {podIP: 10.0.0.1}
+        Pod demo/web annotations: {traffic.ambient.mesh/exclude-inbound-ports: '80'} | spec: {nodeName: b, containers: []}, status: {podIP: 10.0.0.2}
+        AuthorizationPolicy demo/deny-all | spec: {}\n";
+    let pod = |excluded: &str| LocalPod {
+        netns: Some("/n".into()),
+        exclusions: Exclusions { inbound_ports: excluded.parse().unwrap(), ..Exclusions::default() },
+        ..LocalPod::default()
+    };
+    let ask_with = |known: &[(&str, LocalPod)]| {
+        let local = known.iter().map(|(name, pod)| (NamespacedName::new("demo", *name), pod.clone())).collect();
+        ask(&(mesh(MESH).0, local), "demo/client", "demo/web", 80).unwrap()
+    };
+    let nothing = ask_with(&[]);
+    assert_eq!(nothing.verdict, Verdict::Denied, "{}", text(&nothing));
+    assert!(nothing.from.captured);
+    let [client, web] = &nothing.notes[..] else { panic!("{:#?}", nothing.notes) };
+    assert!(
+        client.starts_with("whether Pod demo/client excludes this connection from capture is known on node a only")
+    );
+    assert!(web.starts_with(
+        "whether Pod demo/web excludes port 80 from capture, or is probed at it, is known on node b only"
+    ));
+
+    let of_client = ask_with(&[("client", pod(""))]);
+    assert_eq!((of_client.verdict, of_client.notes.len()), (Verdict::Denied, 1), "{}", text(&of_client));
+    let of_both = ask_with(&[("client", pod("")), ("web", pod("80"))]);
+    assert_eq!((of_both.verdict, of_both.notes.len()), (Verdict::Allowed, 0), "{}", text(&of_both));
+    assert!(of_both.reason.starts_with("NO POLICY IS ENFORCED: Pod demo/web excludes inbound port 80"));
+    let closed = ask_with(&[("client", pod("")), ("web", LocalPod::default())]);
+    assert_eq!(closed.verdict, Verdict::Denied);
+    assert!(
+        closed.reason.starts_with("no tunnel to Pod demo/web can be opened: its node can't enrol it"),
+        "{}",
+        closed.reason
+    );
 }

@@ -19,11 +19,20 @@ fn any_mesh() -> impl Strategy<Value = String> {
             if ready { "True" } else { "False" }
         )
     });
-    let excluding = address().prop_map(|ip| {
-        format!(
-            " namespace: demo, annotations: {{ambient.mesh/netns: /n, traffic.ambient.mesh/exclude-inbound-ports: '81'}}\
-             | status: {{podIPs: [{{ip: {ip}}}]}}"
-        )
+    // Whatever its node can open, or lets past itself.
+    let local = (
+        address(),
+        prop::sample::subsequence(
+            vec![
+                "ambient.mesh/netns: /n",
+                "traffic.ambient.mesh/exclude-inbound-ports: '80,81'",
+                "traffic.ambient.mesh/exclude-outbound-cidrs: 0.0.0.0/0",
+            ],
+            0..=3,
+        ),
+    );
+    let local = local.prop_map(|(ip, annotations)| {
+        format!(" namespace: demo, annotations: {{{}}}| status: {{podIPs: [{{ip: {ip}}}]}}", annotations.join(", "))
     });
     let ports = "ports: [{port: 80}, {port: 81}, {port: 82, targetPort: 15008}]";
     let service = (namespace(), address(), 0u8..3, 0u8..3).prop_map(move |(namespace, ip, app, export)| {
@@ -51,7 +60,7 @@ fn any_mesh() -> impl Strategy<Value = String> {
         })
     };
     let parts = (
-        lines("Pod", prop_oneof![pod, excluding].boxed(), 8),
+        lines("Pod", prop_oneof![pod, local].boxed(), 8),
         lines("Service", service.boxed(), 5),
         lines("ServiceEntry", entry.boxed(), 5),
     );
@@ -78,10 +87,8 @@ proptest! {
             let in_mesh = claimants.iter().any(|pod| pod.membership == Membership::InMesh);
             match &candidate.hop {
                 Hop::Plain => {
-                    let open = |pod: &&Arc<Workload>| {
-                        pod.name.to_string() == "demo/own" || pod.exclusions.inbound_ports.contains(candidate.target.port())
-                    };
-                    assert!(!in_mesh || claimants.iter().all(open), "{dst} -> {candidate:?}");
+                    let itself = |pod: &&Arc<Workload>| pod.name.to_string() == "demo/own";
+                    assert!(!in_mesh || claimants.iter().all(itself), "{dst} -> {candidate:?}");
                     assert!(!in_mesh || candidate.target.port() != 15008);
                     assert!(mesh.cluster_ip(ip).is_none(), "{dst} -> {candidate:?}");
                     // What a file that was never read may say of it is not against it.

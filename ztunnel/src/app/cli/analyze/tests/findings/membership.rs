@@ -22,7 +22,14 @@ fn pods_outside_of_the_mesh_beside_strict_ones() {
            istio.io/dataplane-mode: none): ..."],
     );
     let nowhere = pod("demo", "p", "", "", 3).replace("ambient.mesh/netns: /run/netns/p", "");
-    check(&[nowhere], &[&outside("demo/p", "no network namespace given", STRICT)]);
+    check(
+        &[nowhere],
+        &[
+            "warning[pod-refused] Pod demo/p: is labelled, and can't be enrolled (no network namespace given): connections from \
+           the mesh fail, and no policy is enforced there | set the annotation ambient.mesh/netns to the absolute path of the \
+           pod's network namespace",
+        ],
+    );
     // It has ended, or is not there yet.
     check(
         &[pod("demo", "p", "istio.io/dataplane-mode: none", "", 3).replace("podIPs", "phase: Succeeded, podIPs")],

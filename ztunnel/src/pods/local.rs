@@ -1,0 +1,64 @@
+//! Where a node gets the facts of its own pods from: the local source.
+//!
+//! The mesh says which pods run on this node and must be reached through tunnels. Whether the node can enrol them depends on
+//! facts that the mesh does not have: above all their network namespaces. Neither fact follows from the other. A pod of which
+//! the source knows no namespace is refused, and closed if it was captured before; it is never served in plaintext.
+//!
+//! A source yields all its facts at once, whenever one has changed. It may know pods that the mesh does not know yet, for
+//! example one that is about to start: such a pod is enrolled as soon as the mesh has it. The first source, [`Annotated`], has
+//! the facts from annotations of the pods' manifests; it is written for a container runtime or Istio's CNI agent to come
+//! beside it.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+use crate::{
+    model::{local::LocalPods, workload::NamespacedName},
+    store::local::LocalReader,
+};
+
+/// A source of local facts.
+pub trait LocalSource: Send {
+    /// The newest facts. `None`: the source has not told any yet, so nothing may be concluded from the absence of a pod.
+    fn current(&self) -> Option<Arc<LocalPods>>;
+
+    /// Waits until [`current`](Self::current) has changed since the last call. Ends never if the source has ended. Dropping
+    /// the future loses nothing.
+    fn changed(&mut self) -> BoxFuture<'_, ()>;
+
+    /// Why the network namespace of a pod is not known, and what to do about it: a sentence for people.
+    fn missing_netns(&self, pod: &NamespacedName) -> String;
+}
+
+/// The facts that the manifests of the pods tell: annotations, and the ports of probes.
+#[derive(Debug)]
+pub struct Annotated(LocalReader);
+
+impl Annotated {
+    /// A source of what a folder of manifests publishes.
+    #[must_use]
+    pub fn new(manifests: LocalReader) -> Self {
+        Self(manifests)
+    }
+}
+
+impl LocalSource for Annotated {
+    fn current(&self) -> Option<Arc<LocalPods>> {
+        self.0.load()
+    }
+
+    fn changed(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            if !self.0.changed().await {
+                std::future::pending::<()>().await;
+            }
+        })
+    }
+
+    fn missing_netns(&self, _pod: &NamespacedName) -> String {
+        "the pod's network namespace is not known: set the annotation ambient.mesh/netns to its absolute path, for example \
+         /run/netns/NAME"
+            .to_owned()
+    }
+}
