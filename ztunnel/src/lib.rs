@@ -9,8 +9,9 @@
 //!
 //! # The map of the house
 //!
-//! A folder uses folders of lower layers only, and each engine has one folder. `cargo xtask tidy` checks both, as does a
-//! unit test of `xtask`; `cargo xtask tidy --layers` prints the table, with the layers of folders that are still to come.
+//! A folder uses folders of lower layers only, the files of a folder do not use each other in a circle, and each engine has
+//! one folder. `cargo xtask tidy` checks this, as does a unit test of `xtask`; `cargo xtask tidy --layers` prints the table,
+//! with the layers of folders that are still to come.
 //!
 //! | layer | folder | what |
 //! |---|---|---|
@@ -24,7 +25,7 @@
 //! | L3 | [`metrics`] | counters of the data path |
 //! | L3 | [`explain`], [`analyze`] | the same functions, asked by a person: about one connection, about a whole mesh |
 //! | L4 | [`redirect`] | BPF programs, maps, pins, netlink, sysctls; the only user of `aya` and netlink |
-//! | L4 | [`identity`] | certificates: from an embedded CA or from files, always a [valid one at hand](identity::cache) |
+//! | L4 | [`identity`] | certificates: from an embedded CA or from files, always a [valid one at hand](identity::cache); the only user of `x509-parser` |
 //! | L5 | [`tls`] | TLS 1.3 with exactly the expected peer; the only user of `rustls` |
 //! | L6 | [`hbone`] | HTTP/2 client, server, [pool](hbone::pool), and the copying between a stream and a socket; the only user of `h2` |
 //! | L6 | [`control`] | the mesh from a watched folder of Kubernetes manifests; the only user of `k8s-openapi`, YAML and inotify |

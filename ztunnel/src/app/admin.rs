@@ -175,7 +175,7 @@ async fn answer(admin: &Admin, endpoints: Endpoints, request: &Request<Incoming>
         };
     }
     if path == EXPLAIN {
-        return match explain::answer(admin, request.uri().query()).await {
+        return match explain::answer(&admin.mesh, &admin.manager, &admin.explaining, request.uri().query()).await {
             Ok(json) => response(StatusCode::OK, JSON, json),
             Err(error) => response(status(&error), TEXT, format!("{error}\n")),
         };

@@ -11,7 +11,7 @@ use crate::{
         close::CloseReason,
         flow::{Direction, Flow},
     },
-    policy::{Beside, Connection, Denial, Guard, Permit},
+    policy::{Beside, Connection, Guard, Permit},
 };
 
 /// Judges a connection that has entered.
@@ -48,11 +48,6 @@ pub(super) fn judge(pod: &PodContext, flow: &Flow, visit: &Visit) -> Result<Perm
     }
     decisions.denied(&denial, &pod.name.namespace);
     Err(Refusal { reason: CloseReason::Denied, detail: Some(detail) })
-}
-
-/// Why a connection was cut.
-pub(super) fn cut(denial: &Denial) -> String {
-    format!("{}: {denial}", CloseReason::PolicyChanged)
 }
 
 /// A line about what a policy without effect has to say.

@@ -85,7 +85,7 @@ impl<T> Spliced<T> {
             match ended {
                 Err(denial) => {
                     drop((client, server, held));
-                    record.end(CloseReason::PolicyChanged, Some(judge::cut(&denial)));
+                    record.end(CloseReason::PolicyChanged, Some(refusal::policy_changed(&denial)));
                 }
                 Ok(Ok(())) => {
                     client.finish();
@@ -133,7 +133,7 @@ impl<T> Carried<T> {
                 Err(denial) => {
                     tunnel.reset(Reset::Denied);
                     drop((application, tunnel, held));
-                    record.end(CloseReason::PolicyChanged, Some(judge::cut(&denial)));
+                    record.end(CloseReason::PolicyChanged, Some(refusal::policy_changed(&denial)));
                 }
                 Ok(Ok(())) => {
                     application.finish();

@@ -4,7 +4,7 @@ use std::io;
 
 use http::StatusCode;
 
-use super::{judge, tunnel::TunnelDialError};
+use super::tunnel::TunnelDialError;
 use crate::{
     hbone::pool::OpenError,
     model::{cause::causes, close::CloseReason},
@@ -46,7 +46,7 @@ impl Refusal {
 
     /// Policy changed while it was on its way.
     pub(crate) fn of_change(denial: &Denial) -> Self {
-        Self { reason: CloseReason::PolicyChanged, detail: Some(judge::cut(denial)) }
+        Self { reason: CloseReason::PolicyChanged, detail: Some(policy_changed(denial)) }
     }
 
     pub(crate) fn of_dial(error: &DialError) -> Self {
@@ -77,6 +77,11 @@ impl Refusal {
         };
         Self { reason, detail: Some(detail) }
     }
+}
+
+/// Why a connection ends after a change of policy.
+pub(super) fn policy_changed(denial: &Denial) -> String {
+    format!("{}: {denial}", CloseReason::PolicyChanged)
 }
 
 /// What a peer's refusal means here. It may say why in our words; where it says something that only this node can know, it

@@ -8,86 +8,33 @@
 //! - A stream that the peer has not looked at is opened once more, on a connection newer than the failure.
 
 use std::{
-    any::Any,
     cell::{Cell, RefCell},
-    collections::HashMap,
-    error::Error,
-    fmt,
-    future::Future,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     rc::Rc,
-    sync::Arc,
-    time::{Duration, SystemTime},
 };
 
-use futures_util::future::LocalBoxFuture;
-use thiserror::Error;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    sync::oneshot,
-    time::timeout,
-};
+use tokio::{sync::oneshot, time::timeout};
 
-use super::{
-    client,
-    settings::Settings,
-    stream::{Cut, Tunnel},
-};
+use super::{client, settings::Settings, stream::Tunnel};
 use crate::{
     lifecycle::tasks::{TaskCount, TaskSet},
     model::identity::SpiffeId,
-    net::activity::Activity,
     wire::connect::{ConnectRequest, ConnectResponse},
 };
 
+mod connect;
 mod connection;
+mod counts;
 mod dial;
 mod entry;
+mod error;
 
+pub use connect::{Connect, Connected, Key};
 use connection::Lease;
+use counts::Counts;
+use dial::Inner;
 use entry::{Entry, Waiter};
-
-/// What makes two connections the same. The pod that connects is the same for all of a pool.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Key {
-    /// The node's HBONE port at the pod's address, or wherever else the tunnel ends.
-    pub to: SocketAddr,
-    /// Who may be there.
-    pub expected: Arc<[SpiffeId]>,
-    /// The address to connect from, when it must be a certain one.
-    pub from: Option<IpAddr>,
-}
-
-/// Makes connections: TCP and TLS.
-pub trait Connect: 'static {
-    /// What HTTP/2 is spoken on.
-    type Io: AsyncRead + AsyncWrite + Unpin + 'static;
-    /// Why there is none.
-    type Error: Error + 'static;
-
-    /// Connects. It should have its own deadlines; the pool's is the last resort.
-    fn connect(&self, key: &Key) -> impl Future<Output = Result<Connected<Self::Io>, Self::Error>>;
-}
-
-/// A connection with a proven peer.
-pub struct Connected<Io> {
-    /// The bytes.
-    pub io: Io,
-    /// Who the peer is.
-    pub identity: SpiffeId,
-    /// When that is no longer proven: no new streams after it.
-    pub expires: SystemTime,
-    /// The connection's own address.
-    pub local: Option<SocketAddr>,
-    /// When the peer was last heard of.
-    pub activity: Activity,
-    /// Comes when no new streams should be opened on it any more.
-    pub outdated: LocalBoxFuture<'static, ()>,
-    /// Comes when it is to be broken, with all its streams.
-    pub cut: LocalBoxFuture<'static, Cut>,
-    /// Kept for as long as the connection.
-    pub guard: Box<dyn Any>,
-}
+pub use error::{OpenError, Shared};
 
 /// A stream that the peer has connected to its destination.
 #[derive(Debug)]
@@ -100,84 +47,6 @@ pub struct Opened {
     pub identity: SpiffeId,
     /// The connection's own address.
     pub local: Option<SocketAddr>,
-}
-
-/// The error of a dial, which everyone gets who waited for it.
-#[derive(Debug)]
-pub struct Shared<E>(Rc<E>);
-
-impl<E> Clone for Shared<E> {
-    fn clone(&self) -> Self {
-        Self(Rc::clone(&self.0))
-    }
-}
-
-impl<E> std::ops::Deref for Shared<E> {
-    type Target = E;
-
-    fn deref(&self) -> &E {
-        &self.0
-    }
-}
-
-impl<E: fmt::Display> fmt::Display for Shared<E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl<E: Error> Error for Shared<E> {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.0.source()
-    }
-}
-
-/// Why there is no stream.
-#[derive(Debug, Error)]
-pub enum OpenError<E: Error + 'static> {
-    /// There is no connection.
-    #[error(transparent)]
-    Connect(Shared<E>),
-    /// The peer does not speak HTTP/2 as it should.
-    #[error("the peer at {to} does not speak HTTP/2 as it should: {why}")]
-    Handshake {
-        /// The peer.
-        to: SocketAddr,
-        /// What it did.
-        why: String,
-    },
-    /// No connection, or no free stream on one, came about in time.
-    #[error("no tunnel to {to} came about within {} s", after.as_secs())]
-    NoConnection {
-        /// The peer.
-        to: SocketAddr,
-        /// How long was waited.
-        after: Duration,
-    },
-    /// The peer refused the stream.
-    #[error("{to}: {}", client::OpenError::Refused(response.clone()))]
-    Refused {
-        /// The peer.
-        to: SocketAddr,
-        /// Its answer.
-        response: ConnectResponse,
-    },
-    /// The peer did not answer in time.
-    #[error("{to} did not answer the CONNECT within {} s", after.as_secs())]
-    TimedOut {
-        /// The peer.
-        to: SocketAddr,
-        /// How long was waited.
-        after: Duration,
-    },
-    /// The peer, or the way to it, was lost before it answered.
-    #[error("{to}: {why}")]
-    Lost {
-        /// The peer.
-        to: SocketAddr,
-        /// How.
-        why: String,
-    },
 }
 
 /// How much there is of what.
@@ -195,39 +64,6 @@ pub struct Stats {
 
 /// The connections of one pod on one worker. Dropping it breaks them all.
 pub struct Pool<C: Connect>(Rc<Inner<C>>);
-
-struct Inner<C: Connect> {
-    connect: C,
-    settings: Settings,
-    entries: RefCell<HashMap<Rc<Key>, Entry<C::Error>>>,
-    /// `None`: the pool is dropped. The tasks hold the pool, so that it can't be its fields' drop that ends them.
-    tasks: RefCell<Option<TaskSet>>,
-    next_id: Cell<u64>,
-    counts: Counts,
-}
-
-/// See [`Stats`].
-#[derive(Clone, Default)]
-struct Counts {
-    connections: Rc<Cell<usize>>,
-    streams: Rc<Cell<usize>>,
-}
-
-/// One of those counted.
-struct Counted(Rc<Cell<usize>>);
-
-impl Counted {
-    fn new(count: &Rc<Cell<usize>>) -> Self {
-        count.set(count.get() + 1);
-        Self(Rc::clone(count))
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.set(self.0.get().saturating_sub(1));
-    }
-}
 
 impl<C: Connect> Pool<C> {
     /// An empty pool. Its tasks run in the `LocalSet` it is used in.
@@ -315,7 +151,7 @@ impl<C: Connect> Pool<C> {
             let key = entries.get_key_value(key).map_or_else(|| Rc::new(key.clone()), |(key, _)| Rc::clone(key));
             let entry = entries.entry(Rc::clone(&key)).or_default();
             if let Some(connection) = entry.pick(newer_than, &pool.settings) {
-                return Ok(Lease::new(&connection, pool, &key));
+                return Ok(pool.lease(&connection, &key));
             }
             let (lease, waiting) = oneshot::channel();
             entry.wait(Waiter { lease, newer_than });

@@ -5,20 +5,18 @@
 
 pub mod describe;
 mod keeper;
+mod registry;
 mod schedule;
+mod settings;
 
-use std::{
-    collections::HashMap,
-    fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime},
-};
+use std::sync::Arc;
 
 use tokio::sync::{Semaphore, mpsc, watch};
 use tracing::Span;
 
 pub use self::describe::CertInfo;
-use self::keeper::Keeper;
+pub use self::settings::{CacheSettings, Clock};
+use self::{keeper::Keeper, registry::Registry};
 use super::{
     handle::{CertHandle, CertState},
     source::CertSource,
@@ -27,60 +25,6 @@ use crate::{
     lifecycle::tasks::{TaskCount, TaskSet},
     model::identity::SpiffeId,
 };
-
-/// What the time is. Tests have their own.
-#[derive(Clone)]
-pub struct Clock(Arc<dyn Fn() -> SystemTime + Send + Sync>);
-
-impl Clock {
-    /// A clock that shows what the function returns.
-    pub fn new(now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
-        Self(Arc::new(now))
-    }
-
-    fn now(&self) -> SystemTime {
-        (self.0)()
-    }
-}
-
-impl Default for Clock {
-    fn default() -> Self {
-        Self::new(SystemTime::now)
-    }
-}
-
-impl fmt::Debug for Clock {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Clock")
-    }
-}
-
-/// How certificates are kept. The defaults are Istio's where it has one.
-#[derive(Clone, Debug)]
-pub struct CacheSettings {
-    /// Renewals at once, and as many first fetches beside them: a new pod never waits behind renewals.
-    pub at_once: usize,
-    /// When a silent source has failed. A CA across the world that is busy needs a few seconds.
-    pub patience: Duration,
-    /// The pause after a first failure; it doubles with every further one.
-    pub first_pause: Duration,
-    /// The longest pause between two tries.
-    pub longest_pause: Duration,
-    /// What the time is.
-    pub clock: Clock,
-}
-
-impl Default for CacheSettings {
-    fn default() -> Self {
-        Self {
-            at_once: 8,
-            patience: Duration::from_secs(30),
-            first_pause: Duration::from_millis(500),
-            longest_pause: Duration::from_secs(150),
-            clock: Clock::default(),
-        }
-    }
-}
 
 /// Certificates for whoever asks. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -173,42 +117,6 @@ impl Drop for CertCache {
     fn drop(&mut self) {
         self.wanted.close();
         self.registry.lock().clear();
-    }
-}
-
-/// The state of every identity that is kept.
-#[derive(Debug, Default)]
-struct Registry(Mutex<HashMap<SpiffeId, Arc<watch::Sender<CertState>>>>);
-
-impl Registry {
-    fn lock(&self) -> MutexGuard<'_, HashMap<SpiffeId, Arc<watch::Sender<CertState>>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Forgets an identity that nobody has a handle of, and says whether it did.
-    fn forget_unused(&self, identity: &SpiffeId, state: &Arc<watch::Sender<CertState>>) -> bool {
-        // New handles come under the same lock.
-        let mut states = self.lock();
-        if state.receiver_count() > 0 {
-            return false;
-        }
-        remove(&mut states, identity, state);
-        true
-    }
-
-    fn forget(&self, identity: &SpiffeId, state: &Arc<watch::Sender<CertState>>) {
-        remove(&mut self.lock(), identity, state);
-    }
-}
-
-fn remove(
-    states: &mut HashMap<SpiffeId, Arc<watch::Sender<CertState>>>,
-    identity: &SpiffeId,
-    state: &Arc<watch::Sender<CertState>>,
-) {
-    // Another keeper may have the identity meanwhile.
-    if states.get(identity).is_some_and(|kept| Arc::ptr_eq(kept, state)) {
-        states.remove(identity);
     }
 }
 

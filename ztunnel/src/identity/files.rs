@@ -10,6 +10,9 @@
 //!
 //! This is also what `ztunnel ca issue --out` writes. Files may be links, as in a mounted secret.
 
+mod error;
+mod layout;
+
 use std::{
     collections::BTreeMap,
     path::{Component, Path, PathBuf},
@@ -19,13 +22,16 @@ use std::{
 
 use rcgen::KeyPair;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use thiserror::Error;
 use tokio::{
     sync::{Semaphore, watch},
     task::spawn_blocking,
 };
 use tracing::{Span, info};
 
+pub use self::{
+    error::FilesError,
+    layout::{CHAIN, KEY, ROOTS},
+};
 use super::{
     Credentials,
     certificate::{self, Certificate, FileError, Flaw},
@@ -38,52 +44,8 @@ use crate::{
     model::identity::SpiffeId,
 };
 
-/// The leaf and its intermediates.
-pub const CHAIN: &str = "cert-chain.pem";
-/// The leaf's key.
-pub const KEY: &str = "key.pem";
-/// Whom to trust.
-pub const ROOTS: &str = "root-cert.pem";
-
 /// Identities whose files are read at once.
 const READERS: usize = 8;
-
-/// Why the files give no certificate for an identity.
-#[derive(Debug, Error)]
-pub enum FilesError {
-    /// Neither a directory of its own, nor one for all.
-    #[error(
-        "there is no certificate for {identity}: put {CHAIN} and {KEY} into {}, and {ROOTS} there or into {}",
-        place.display(),
-        dir.display()
-    )]
-    Absent {
-        /// Whose.
-        identity: SpiffeId,
-        /// Where they belong.
-        place: PathBuf,
-        /// The directory for all.
-        dir: PathBuf,
-    },
-    /// A name that is no name of a directory.
-    #[error("{identity} can't be a directory's name")]
-    NotAPath {
-        /// Whose.
-        identity: SpiffeId,
-    },
-    /// A file that can't be read or makes no sense.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// A file that does not fit the others, or not its purpose.
-    #[error("{} can't be used", path.display())]
-    Unfit {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        flaw: Flaw,
-    },
-}
 
 /// Ready certificates.
 #[derive(Debug)]

@@ -9,6 +9,7 @@
 pub mod authority;
 pub mod create;
 mod der;
+mod error;
 pub mod layout;
 
 use std::{
@@ -18,10 +19,10 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use thiserror::Error;
 use tokio::{sync::watch, task::spawn_blocking};
 use tracing::{Span, info};
 
+pub use self::error::CaError;
 use self::{
     authority::Authority,
     create::NewCa,
@@ -29,7 +30,7 @@ use self::{
 };
 use super::{
     Credentials,
-    certificate::{FileError, Flaw, rfc3339},
+    certificate::rfc3339,
     poll::{self, Polled},
     source::{CertSource, Issuing, SourceError},
 };
@@ -40,68 +41,6 @@ use crate::{
         identity::{SpiffeId, TrustDomain},
     },
 };
-
-/// Why there is no CA, or none that can be used.
-#[derive(Debug, Error)]
-pub enum CaError {
-    /// Not one of the files is there.
-    #[error("there is no CA in {dir}: `ztunnel ca init --ca-dir {dir}` makes one", dir = dir.display())]
-    Absent {
-        /// The directory.
-        dir: PathBuf,
-    },
-    /// A new one would replace it.
-    #[error("there is a CA in {} already: name another directory, or move that CA away", dir.display())]
-    Exists {
-        /// The directory.
-        dir: PathBuf,
-    },
-    /// Some of the files are missing.
-    #[error(
-        "the CA in {} is incomplete, it lacks {}: put the missing files there, or empty the directory to have a new CA made",
-        dir.display(),
-        missing.join(", ")
-    )]
-    Incomplete {
-        /// The directory.
-        dir: PathBuf,
-        /// What is not there.
-        missing: Vec<&'static str>,
-    },
-    /// A CA is only made in an empty directory.
-    #[error("{} holds no CA, but {found}: no CA is made in a directory that is used for something else", dir.display())]
-    Foreign {
-        /// The directory.
-        dir: PathBuf,
-        /// One of the things in it.
-        found: String,
-    },
-    /// A file that can't be read or makes no sense.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// A file that does not fit the others, or not its purpose.
-    #[error("{} can't be used", path.display())]
-    Unfit {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        flaw: Flaw,
-    },
-    /// The directory can't be worked with.
-    #[error("cannot {what} {}", dir.display())]
-    Write {
-        /// The directory.
-        dir: PathBuf,
-        /// What was tried.
-        what: &'static str,
-        /// The system's answer.
-        source: std::io::Error,
-    },
-    /// The crypto library fails.
-    #[error("cannot make a key or certificate")]
-    Make(#[source] rcgen::Error),
-}
 
 /// How the embedded CA works.
 #[derive(Clone, Debug)]

@@ -3,49 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::words::{self, MOST};
-use super::{Connection, Guard};
-use crate::model::policy::{Action, AuthorizationPolicy};
+use super::words;
+use crate::model::policy::Action;
 use crate::model::workload::NamespacedName;
-
-/// That a connection may not be, and where it is written.
-#[derive(Clone, Copy, Debug)]
-pub struct Denied<'a> {
-    pub(super) guard: &'a Guard,
-    pub(super) ground: Ground<'a>,
-}
-
-/// What decided, as the guard holds it.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Ground<'a> {
-    Unread(&'a Arc<str>),
-    Strict { policy: &'a NamespacedName, port: Option<u16> },
-    Matched { policy: &'a AuthorizationPolicy, rule: usize },
-    NotAllowed,
-}
-
-impl Denied<'_> {
-    /// Why, in words.
-    #[must_use]
-    pub fn told(&self, connection: &Connection) -> Denial {
-        let port = connection.destination.port();
-        let cause = match self.ground {
-            Ground::Unread(source) => Cause::Unread { source: Arc::clone(source) },
-            Ground::Strict { policy, port } => Cause::Strict { policy: policy.clone(), port },
-            Ground::Matched { policy, rule } => Cause::Matched {
-                policy: policy.name.clone(),
-                action: policy.action,
-                rule,
-                clauses: policy.rules.get(rule).map(|rule| words::matched(rule, connection)).unwrap_or_default(),
-            },
-            Ground::NotAllowed => {
-                let (policies, more) = self.guard.allowing(port, MOST);
-                Cause::NotAllowed { policies: policies.into_iter().cloned().collect(), more }
-            }
-        };
-        Denial { cause, at_probe: connection.source.is_none() && self.guard.is_probed(port) }
-    }
-}
 
 /// Why a connection may not be.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -19,8 +19,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 pub use authentication::{Authentication, ConsideredAuthentication, Counts, Level, Mode, authentication};
-pub use denial::{Cause, Denial, Denied};
-pub use guard::{Basis, Beside, Guard, Permit};
+pub use denial::{Cause, Denial};
+pub use guard::{Basis, Beside, Denied, Guard, Permit};
 pub use trace::{Applies, Considered, RuleTrace, trace};
 
 use crate::model::identity::SpiffeId;

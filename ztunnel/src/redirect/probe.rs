@@ -5,6 +5,8 @@
 //! returns, and what would change the machine is asked for and not done.
 
 mod bpf;
+mod capabilities;
+mod requirement;
 
 use std::{io, path::Path};
 
@@ -20,55 +22,13 @@ use nix::{
     unistd::{AccessFlags, faccessat},
 };
 
+pub use self::requirement::{Requirement, State};
+use self::{capabilities::Capabilities, requirement::Found};
 use super::{cgroup, pins, survey, sysctl};
 use crate::net::{
     netns::Netns,
     socket::{self, Family},
 };
-
-/// One thing that the daemon needs.
-#[derive(Clone, Debug)]
-pub struct Requirement {
-    /// What it is.
-    pub name: &'static str,
-    /// Whether it is there.
-    pub state: State,
-    /// What the probe saw.
-    pub found: String,
-    /// What is lost without it, and the remedy.
-    pub cost: &'static str,
-}
-
-/// How far a requirement is met.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// It is there.
-    Met,
-    /// It is not; the daemon runs without what the requirement names.
-    Lost,
-    /// It is not, and the daemon can't run.
-    Missing,
-}
-
-/// What a probe saw, good or bad.
-type Found = Result<String, String>;
-
-impl Requirement {
-    fn must(name: &'static str, found: Found, cost: &'static str) -> Self {
-        Self::new(name, State::Missing, found, cost)
-    }
-
-    fn should(name: &'static str, found: Found, cost: &'static str) -> Self {
-        Self::new(name, State::Lost, found, cost)
-    }
-
-    fn new(name: &'static str, without: State, found: Found, cost: &'static str) -> Self {
-        match found {
-            Ok(found) => Self { name, state: State::Met, found, cost },
-            Err(found) => Self { name, state: without, found, cost },
-        }
-    }
-}
 
 /// Two descriptors a connection: room for some 30,000 of them.
 const WANTED_FILES: u64 = 65_536;
@@ -93,36 +53,6 @@ pub fn requirements(pin_dir: &Path) -> Vec<Requirement> {
 pub fn missing_capabilities() -> Vec<&'static str> {
     let missing = capabilities(Capabilities::of_this_process()).into_iter();
     missing.filter(|requirement| requirement.state == State::Missing).map(|requirement| requirement.name).collect()
-}
-
-/// The effective set, a bit each as linux/capability.h numbers them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Capabilities(u64);
-
-impl Capabilities {
-    const NET_ADMIN: u32 = 12;
-    const NET_RAW: u32 = 13;
-    const SYS_ADMIN: u32 = 21;
-    const BPF: u32 = 39;
-
-    /// None, where /proc can't be read: the probes that come after then tell how it really is.
-    fn of_this_process() -> Self {
-        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
-        Self::parse(&status).unwrap_or(Self(0))
-    }
-
-    fn parse(status: &str) -> Option<Self> {
-        let digits = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
-        u64::from_str_radix(digits.trim(), 16).ok().map(Self)
-    }
-
-    fn has(self, bit: u32) -> bool {
-        self.0 >> bit & 1 == 1
-    }
-
-    fn may_load_bpf(self) -> bool {
-        self.has(Self::BPF) || self.has(Self::SYS_ADMIN)
-    }
 }
 
 fn capabilities(held: Capabilities) -> Vec<Requirement> {

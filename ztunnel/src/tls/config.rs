@@ -12,8 +12,8 @@ use thiserror::Error;
 
 use super::{
     key_log::KeyLog,
+    proof::{Role, Roots},
     provider::provider,
-    trust::{Role, Roots},
     verify::{PeerOf, ServerOneOf, issuers_end},
 };
 use crate::{identity::Credentials, model::identity::SpiffeId};

@@ -15,8 +15,8 @@ use super::{
     error::{AcceptError, ConnectError},
     hello,
     inbound::Inbound,
+    proof::{Proof, Role, Roots, Shown},
     stream::{Broken, TlsStream},
-    trust::{Proof, Role, Roots, Shown},
     verify::{Leaf, issuers_end},
 };
 use crate::{

@@ -10,6 +10,7 @@ pub mod error;
 mod hello;
 mod inbound;
 pub mod key_log;
+mod proof;
 mod provider;
 pub mod stream;
 #[cfg(test)]
@@ -21,5 +22,5 @@ pub use config::Settings;
 pub use endpoint::{Endpoint, Peer};
 pub use error::{AcceptError, Alert, ConnectError, PeerFault};
 pub use key_log::KeyLog;
+pub use proof::{Distrust, Proof};
 pub use stream::{Fault, TlsStream};
-pub use trust::{Distrust, Proof};

@@ -6,10 +6,13 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use thiserror::Error;
 use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 
-use super::Admin;
 use crate::{
     explain::{Explanation, Query, QueryError, explain},
-    pods::describe::{Description, PodState},
+    pods::{
+        describe::{Description, PodState},
+        manager::ManagerHandle,
+    },
+    store::publish::Reader,
 };
 
 /// Longer values are no names.
@@ -42,13 +45,18 @@ pub(super) enum ExplainError {
     GivenUp,
 }
 
-/// Explains what a query string asks for, as JSON.
-pub(super) async fn answer(admin: &Admin, parameters: Option<&str>) -> Result<Vec<u8>, ExplainError> {
+/// Explains what a query string asks for, as JSON, once one of the [`places`] is free.
+pub(super) async fn answer(
+    mesh: &Reader,
+    manager: &ManagerHandle,
+    places: &Arc<Semaphore>,
+    parameters: Option<&str>,
+) -> Result<Vec<u8>, ExplainError> {
     let query = query(parameters.unwrap_or_default())?;
-    let place = timeout(PATIENCE, Arc::clone(&admin.explaining).acquire_owned()).await;
+    let place = timeout(PATIENCE, Arc::clone(places).acquire_owned()).await;
     let place = place.map_err(|_elapsed| ExplainError::Busy)?.map_err(|_closed| ExplainError::GivenUp)?;
-    let (snapshot, local) = (admin.mesh.load(), admin.manager.local_pods());
-    let now = timeout(PATIENCE, admin.manager.describe()).await.ok().flatten();
+    let (snapshot, local) = (mesh.load(), manager.local_pods());
+    let now = timeout(PATIENCE, manager.describe()).await.ok().flatten();
     // A mesh can be large, and the thread that this runs on keeps the pods.
     let explained = spawn_blocking(move || {
         let mut explanation = explain(&snapshot, &local, &query)?;

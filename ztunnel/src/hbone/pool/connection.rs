@@ -3,7 +3,7 @@
 use std::{
     cell::Cell,
     net::SocketAddr,
-    rc::{Rc, Weak},
+    rc::Rc,
     time::{Duration, SystemTime},
 };
 
@@ -12,7 +12,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-use super::{Connect, Counted, Inner, Key};
+use super::counts::Counted;
 use crate::{
     hbone::{client::Client, settings::Settings},
     model::identity::SpiffeId,
@@ -113,17 +113,12 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    pub(super) fn new<C: Connect>(connection: &Rc<Connection>, pool: &Rc<Inner<C>>, key: &Rc<Key>) -> Self {
+    /// `released` is called when it ends.
+    pub(super) fn new(connection: &Rc<Connection>, counted: Counted, released: impl FnOnce() + 'static) -> Self {
         let was_used_before = connection.usage.ever.get();
         connection.usage.add();
-        let counted = Counted::new(&pool.counts.streams);
-        let (pool, key): (Weak<Inner<C>>, _) = (Rc::downgrade(pool), Rc::clone(key));
-        let released = Box::new(move || {
-            if let Some(pool) = pool.upgrade() {
-                pool.settle([key]);
-            }
-        });
-        Self { connection: Rc::clone(connection), was_used_before, released: Some(released), _counted: counted }
+        let connection = Rc::clone(connection);
+        Self { connection, was_used_before, released: Some(Box::new(released)), _counted: counted }
     }
 
     /// Ends it without telling the pool, which knows.

@@ -1,57 +1,59 @@
 //! The task of one connection: dials it, hands out its streams, and drives it to its end.
 
-use std::{error::Error, net::SocketAddr, rc::Rc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    rc::Rc,
+};
 
 use futures_util::future::LocalBoxFuture;
 use tokio::time::timeout;
 use tracing::debug;
 
 use super::{
-    Connect, Connected, Counted, Inner, Key, OpenError, Shared,
+    connect::{Connect, Connected, Key},
     connection::{Connection, Lease, Usage},
+    counts::{Counted, Counts},
     entry::{Dial, Entry},
+    error::{DialFailure, Shared},
 };
 use crate::{
     hbone::{
         client::{self, Driver},
+        settings::Settings,
         stream::Cut,
     },
-    lifecycle::aside,
+    lifecycle::{aside, tasks::TaskSet},
 };
 
-/// Why a dial made nothing.
-pub(super) enum DialFailure<E> {
-    Connect(Shared<E>),
-    Handshake(Rc<str>),
-    TimedOut,
-}
-
-impl<E> Clone for DialFailure<E> {
-    fn clone(&self) -> Self {
-        match self {
-            DialFailure::Connect(error) => DialFailure::Connect(error.clone()),
-            DialFailure::Handshake(why) => DialFailure::Handshake(Rc::clone(why)),
-            DialFailure::TimedOut => DialFailure::TimedOut,
-        }
-    }
-}
-
-impl<E: Error + 'static> DialFailure<E> {
-    pub(super) fn into_error(self, to: SocketAddr, after: Duration) -> OpenError<E> {
-        match self {
-            DialFailure::Connect(error) => OpenError::Connect(error),
-            DialFailure::Handshake(why) => OpenError::Handshake { to, why: why.to_string() },
-            DialFailure::TimedOut => OpenError::NoConnection { to, after },
-        }
-    }
+/// What a pool and the tasks of its connections share.
+pub(super) struct Inner<C: Connect> {
+    pub(super) connect: C,
+    pub(super) settings: Settings,
+    pub(super) entries: RefCell<HashMap<Rc<Key>, Entry<C::Error>>>,
+    /// `None`: the pool is dropped. The tasks hold the pool, so that it can't be its fields' drop that ends them.
+    pub(super) tasks: RefCell<Option<TaskSet>>,
+    pub(super) next_id: Cell<u64>,
+    pub(super) counts: Counts,
 }
 
 impl<C: Connect> Inner<C> {
+    /// The right to a stream on a connection.
+    pub(super) fn lease(self: &Rc<Self>, connection: &Rc<Connection>, key: &Rc<Key>) -> Lease {
+        let (pool, key) = (Rc::downgrade(self), Rc::clone(key));
+        let released = move || {
+            if let Some(pool) = pool.upgrade() {
+                pool.settle([key]);
+            }
+        };
+        Lease::new(connection, Counted::new(&self.counts.streams), released)
+    }
+
     /// Whatever has changed with these keys: whoever can have a stream gets it, and a dial begins where one is needed.
     pub(super) fn settle(self: &Rc<Self>, keys: impl IntoIterator<Item = Rc<Key>>) {
         for key in keys {
             while let Some((waiter, connection)) = self.with(&key, |entry| entry.next_grant(&self.settings)).flatten() {
-                let lease = Lease::new(&connection, self, &key);
+                let lease = self.lease(&connection, &key);
                 if let Err(Ok(lease)) = waiter.lease.send(Ok(lease)) {
                     // Has given up meanwhile.
                     lease.end_quietly();
@@ -134,7 +136,7 @@ impl<C: Connect> Task<C> {
         let pool = &self.pool;
         let connected = pool.connect.connect(&self.key).await;
         let Connected { io, identity, expires, local, activity, outdated, cut, guard } =
-            connected.map_err(|error| DialFailure::Connect(Shared(Rc::new(error))))?;
+            connected.map_err(|error| DialFailure::Connect(Shared::new(error)))?;
         let (client, driver) = client::handshake(io, activity, &pool.settings)
             .await
             .map_err(|error| DialFailure::Handshake(error.to_string().into()))?;

@@ -5,9 +5,9 @@ use std::{cell::Cell, collections::VecDeque, rc::Rc};
 use tokio::sync::oneshot;
 
 use super::{
-    Key,
+    connect::Key,
     connection::{Connection, Lease},
-    dial::DialFailure,
+    error::DialFailure,
 };
 use crate::{hbone::settings::Settings, model::identity::SpiffeId};
 

@@ -11,7 +11,7 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
-use super::{CacheSettings, Registry, schedule};
+use super::{registry::Registry, schedule, settings::CacheSettings};
 use crate::{
     identity::{
         Credentials,

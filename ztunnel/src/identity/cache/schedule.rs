@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::CacheSettings;
+use super::settings::CacheSettings;
 use crate::identity::Credentials;
 
 /// Nothing is fetched more often than this, however short-lived it is.

@@ -10,7 +10,10 @@ use aya::{
 };
 use nix::{libc, sched::CloneFlags};
 
-use super::{Capabilities, Found, Requirement};
+use super::{
+    capabilities::Capabilities,
+    requirement::{Found, Requirement},
+};
 use crate::{
     model::cause::causes,
     redirect::load::{self, LoadError},

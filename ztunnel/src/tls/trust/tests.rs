@@ -1,9 +1,10 @@
-use super::{Distrust, Proof, Role, Roots, Shown, until};
+use super::until;
 use crate::{
     net::buffer::BufferPool,
     tls::{
         Endpoint, Peer, Settings,
         endpoint::tests::{ids, meet},
+        proof::{Distrust, Proof, Role, Roots, Shown},
         test_ca::{CLIENT, TestCa, WEB, endpoint, good},
     },
 };

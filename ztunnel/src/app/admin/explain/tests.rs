@@ -137,10 +137,10 @@ async fn one_is_explained_at_a_time_and_the_others_do_not_wait_for_long() {
     let admin = Admin { manager, mesh, registry: Registry::default(), lost, explaining: super::places() };
     let question = Some("from=demo/a&to=demo/b&port=80");
     let place = Arc::clone(&admin.explaining).acquire_owned().await.unwrap();
-    let error = super::answer(&admin, question).await.unwrap_err();
+    let error = super::answer(&admin.mesh, &admin.manager, &admin.explaining, question).await.unwrap_err();
     assert!(matches!(error, super::ExplainError::Busy), "{error}");
     drop(place);
-    assert!(super::answer(&admin, question).await.is_ok());
+    assert!(super::answer(&admin.mesh, &admin.manager, &admin.explaining, question).await.is_ok());
     assert_eq!(admin.explaining.available_permits(), super::AT_ONCE);
 }
 

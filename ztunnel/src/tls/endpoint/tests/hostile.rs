@@ -7,10 +7,10 @@ use crate::{
         AcceptError, Alert, Endpoint, Fault, PeerFault, TlsStream,
         config::{Configs, Settings},
         inbound::Inbound,
+        proof::Roots,
         provider::provider,
         stream::Broken,
         test_ca::{CLIENT, TestCa, WEB, Wanted, endpoint, good},
-        trust::Roots,
         verify::{IdentityFault, ServerOneOf},
     },
 };
