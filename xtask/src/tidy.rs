@@ -1,7 +1,8 @@
-//! Structure as a test: layers, fences, lint inheritance, module docs, no path of one machine.
+//! Structure as a test: layers, fences, circles of files, lint inheritance, module docs, no path of one machine.
 //!
 //! Works on the text of the tree, so it needs no build and sees code that is configured out.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -9,6 +10,8 @@ use anyhow::{Result, bail};
 
 use self::tree::Tree;
 
+mod circles;
+mod definitions;
 mod docs;
 mod fences;
 mod layers;
@@ -50,17 +53,17 @@ pub(crate) fn tables() -> String {
 
 fn check(tree: &Tree) -> Vec<Violation> {
     let mut violations = Vec::new();
+    let mut named = HashMap::new();
     for source in &tree.sources {
         violations.extend(docs::check(source));
-        match &source.place {
-            Some(place) => {
-                let references = references::of(&source.syntax, &place.module, place.is_test);
-                violations.extend(layers::check(source, place, &references));
-                violations.extend(fences::check(source, place, &references));
-            }
-            None => continue,
+        if let Some(place) = &source.place {
+            let references = references::of(&source.syntax, &place.module, place.is_test);
+            violations.extend(layers::check(source, place, &references));
+            violations.extend(fences::check(source, place, &references));
+            named.insert(source.path.as_path(), references);
         }
     }
+    violations.extend(circles::check(tree, &named));
     violations.extend(manifests::check(tree));
     violations.extend(machine_paths::check(tree));
     violations.sort();

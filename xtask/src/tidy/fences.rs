@@ -15,9 +15,10 @@ struct Fence {
     folder: &'static str,
 }
 
-const FENCES: [Fence; 6] = [
+const FENCES: [Fence; 7] = [
     Fence { crates: &["aya", "aya_*", "rtnetlink", "netlink_*"], folder: "redirect" },
     Fence { crates: &["rustls", "tokio_rustls"], folder: "tls" },
+    Fence { crates: &["x509_parser"], folder: "identity" },
     Fence { crates: &["h2"], folder: "hbone" },
     Fence {
         crates: &["tonic", "tonic_*", "prost", "prost_*", "kube", "kube_*", "k8s_openapi", "serde_saphyr"],
@@ -101,7 +102,7 @@ fn clock(place: &Place, reference: &Reference) -> Option<String> {
             is_impure.then(|| names.join("::"))?
         }
         Target::Method(name) if name == "elapsed" => "elapsed()".to_owned(),
-        Target::Method(_) | Target::Own(_) => return None,
+        Target::Method(_) | Target::Name(_) | Target::Own(_) => return None,
     };
     Some(format!("`{what}`: in layers 0 to {PURE_UP_TO} time and randomness are arguments"))
 }

@@ -47,7 +47,7 @@ pub(super) fn check(source: &Source, place: &Place, references: &[Reference]) ->
     };
     let why = |target: &Target| match target {
         Target::Own(path) => broken_rule(folder, layer, path),
-        Target::Other(_) | Target::Method(_) => None,
+        Target::Other(_) | Target::Name(_) | Target::Method(_) => None,
     };
     references.iter().filter_map(|found| Some(violation(found.line, why(&found.target)?))).collect()
 }

@@ -10,8 +10,21 @@ use syn::{Attribute, ImplItem, Item, Meta, UseTree};
 pub(super) struct Reference {
     pub(super) target: Target,
     pub(super) line: usize,
+    /// The module that it stands in.
+    pub(super) module: Vec<String>,
     /// Whether it stands in code that is compiled for tests only.
     pub(super) is_test: bool,
+    /// What a `use` makes of it; `None` for code.
+    pub(super) import: Option<Import>,
+}
+
+/// What a `use` brings in.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Import {
+    /// The name in its module; `None` for `*`.
+    pub(super) name: Option<String>,
+    /// Whether it has a visibility: `pub use`, `pub(crate) use`.
+    pub(super) is_reexport: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -20,6 +33,8 @@ pub(super) enum Target {
     Own(Vec<String>),
     /// A path that begins with another crate, or with something that is in scope.
     Other(Vec<String>),
+    /// A path of one name.
+    Name(String),
     /// A call of a method of this name.
     Method(String),
 }
@@ -27,7 +42,7 @@ pub(super) enum Target {
 /// The layered crate's name, by which its own files could name it.
 const CRATE_NAME: &str = "ztunnel";
 
-/// All paths of two names or more, and all that a `use` brings in.
+/// All paths that are named, and all that a `use` brings in.
 pub(super) fn of(syntax: &syn::File, module: &[String], is_test: bool) -> Vec<Reference> {
     let mut collector = Collector { module: module.to_vec(), is_test, local: local_modules(syntax), found: Vec::new() };
     collector.visit_file(syntax);
@@ -49,6 +64,15 @@ fn local_modules(syntax: &syn::File) -> Vec<String> {
     syntax.items.iter().filter_map(name).collect()
 }
 
+/// How a `use` is written.
+#[derive(Clone, Copy)]
+struct How {
+    /// It begins with `::`.
+    is_absolute: bool,
+    /// It has a visibility.
+    is_reexport: bool,
+}
+
 struct Collector {
     module: Vec<String>,
     is_test: bool,
@@ -58,8 +82,12 @@ struct Collector {
 
 impl Collector {
     fn add(&mut self, path: Vec<String>, is_absolute: bool, line: usize) {
-        let target = self.resolve(path, is_absolute);
-        self.found.push(Reference { target, line, is_test: self.is_test });
+        self.push(self.resolve(path, is_absolute), line, None);
+    }
+
+    fn push(&mut self, target: Target, line: usize, import: Option<Import>) {
+        let module = self.module.clone();
+        self.found.push(Reference { target, line, module, is_test: self.is_test, import });
     }
 
     fn resolve(&self, path: Vec<String>, is_absolute: bool) -> Target {
@@ -80,17 +108,28 @@ impl Collector {
         }
     }
 
-    fn add_use(&mut self, tree: &UseTree, before: &[String], is_absolute: bool) {
+    fn add_use(&mut self, tree: &UseTree, before: &[String], how: How) {
         let with = |name: String| {
             if name == "self" && !before.is_empty() { before.to_vec() } else { [before, &[name]].concat() }
         };
         match tree {
-            UseTree::Path(path) => self.add_use(&path.tree, &[before, &[path.ident.to_string()]].concat(), is_absolute),
-            UseTree::Name(name) => self.add(with(name.ident.to_string()), is_absolute, line(name)),
-            UseTree::Rename(name) => self.add(with(name.ident.to_string()), is_absolute, line(name)),
-            UseTree::Glob(glob) => self.add(before.to_vec(), is_absolute, line(glob)),
-            UseTree::Group(group) => group.items.iter().for_each(|item| self.add_use(item, before, is_absolute)),
+            UseTree::Path(path) => self.add_use(&path.tree, &[before, &[path.ident.to_string()]].concat(), how),
+            UseTree::Name(name) => {
+                let path = with(name.ident.to_string());
+                let bound = path.last().cloned();
+                self.add_import(path, bound, line(name), how);
+            }
+            UseTree::Rename(name) => {
+                self.add_import(with(name.ident.to_string()), Some(name.rename.to_string()), line(name), how);
+            }
+            UseTree::Glob(glob) => self.add_import(before.to_vec(), None, line(glob), how),
+            UseTree::Group(group) => group.items.iter().for_each(|item| self.add_use(item, before, how)),
         }
+    }
+
+    fn add_import(&mut self, path: Vec<String>, name: Option<String>, line: usize, how: How) {
+        let import = Import { name, is_reexport: how.is_reexport };
+        self.push(self.resolve(path, how.is_absolute), line, Some(import));
     }
 
     fn in_test_code(&mut self, is_test: bool, visit: impl FnOnce(&mut Self)) {
@@ -147,8 +186,10 @@ impl Collector {
 
     fn finish(&mut self, path: &mut Vec<String>, before: &[String], line: usize) {
         let path = std::mem::take(path);
-        if path.len() > 1 && path != before {
-            self.add(path, false, line);
+        match path.as_slice() {
+            [name] if before.is_empty() => self.push(Target::Name(name.clone()), line, None),
+            [_, _, ..] if path != before => self.add(path, false, line),
+            _ => {}
         }
     }
 }
@@ -170,7 +211,8 @@ impl<'ast> Visit<'ast> for Collector {
     }
 
     fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
-        self.add_use(&item.tree, &[], item.leading_colon.is_some());
+        let is_reexport = !matches!(item.vis, syn::Visibility::Inherited);
+        self.add_use(&item.tree, &[], How { is_absolute: item.leading_colon.is_some(), is_reexport });
     }
 
     fn visit_item_extern_crate(&mut self, item: &'ast syn::ItemExternCrate) {
@@ -178,9 +220,10 @@ impl<'ast> Visit<'ast> for Collector {
     }
 
     fn visit_path(&mut self, path: &'ast syn::Path) {
-        if path.segments.len() > 1 {
-            let names = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
-            self.add(names, path.leading_colon.is_some(), line(path));
+        let names: Vec<_> = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
+        match names.as_slice() {
+            [name] => self.push(Target::Name(name.clone()), line(path), None),
+            _ => self.add(names, path.leading_colon.is_some(), line(path)),
         }
         visit::visit_path(self, path);
     }
@@ -189,8 +232,7 @@ impl<'ast> Visit<'ast> for Collector {
     fn visit_visibility(&mut self, _: &'ast syn::Visibility) {}
 
     fn visit_expr_method_call(&mut self, call: &'ast syn::ExprMethodCall) {
-        let target = Target::Method(call.method.to_string());
-        self.found.push(Reference { target, line: line(&call.method), is_test: self.is_test });
+        self.push(Target::Method(call.method.to_string()), line(&call.method), None);
         visit::visit_expr_method_call(self, call);
     }
 

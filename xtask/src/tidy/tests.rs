@@ -80,6 +80,83 @@ fn a_folder_without_a_layer_is_named() {
 }
 
 #[test]
+fn files_that_use_each_other_are_a_circle() {
+    let plant = [
+        ("ztunnel/src/pods.rs", "//! P.\nmod pod;\nmod spread;\n"),
+        ("ztunnel/src/pods/pod.rs", "//! P.\nuse super::spread::Spread;\npub struct Pod(Spread);\n"),
+        ("ztunnel/src/pods/spread.rs", "//! S.\npub struct Spread;\n\nfn of(pod: &super::pod::Pod) {}\n"),
+    ];
+    let found = broken(&plant);
+    let [circle] = found.as_slice() else { panic!("{found:#?}") };
+    for part in [
+        "ztunnel/src/pods/pod.rs:2: circle of 2 files\n",
+        "ztunnel/src/pods/pod.rs:2: `crate::pods::spread::Spread` is defined in ztunnel/src/pods/spread.rs",
+        "ztunnel/src/pods/spread.rs:4: `crate::pods::pod::Pod` is defined in ztunnel/src/pods/pod.rs",
+        "To break it",
+    ] {
+        assert!(circle.contains(part), "{part:?} is not in {circle}");
+    }
+}
+
+/// Files a, b, c and so on of a folder; its first file is mod.rs.
+fn circle(texts: &[&str]) -> Option<String> {
+    let names = ["mod", "a", "b", "c"].map(|name| format!("ztunnel/src/pods/{name}.rs"));
+    let texts = texts.iter().map(|text| format!("//! F.\n{text}"));
+    let plant: Vec<(String, String)> = names.into_iter().zip(texts).collect();
+    let plant: Vec<(&str, &str)> = plant.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    let mut found = broken(&plant);
+    assert!(found.len() <= 1, "{found:#?}");
+    found.pop()
+}
+
+#[test]
+fn the_shortest_of_several_circles_is_named() {
+    let mods = "mod a;\nmod b;\nmod c;\n";
+    let found = circle(&[
+        mods,
+        "use super::b::B;\npub struct A(B);\n",
+        "use super::c::C;\npub struct B(C);\n",
+        "use super::{a::A, b::B};\npub struct C(A, B);\n",
+    ]);
+    let found = found.unwrap();
+    assert!(found.contains("b.rs:2: circle of 2 files, the shortest one among 3 files that use each other"), "{found}");
+    assert!(!found.contains("a.rs"), "{found}");
+}
+
+#[test]
+fn a_reexport_counts_for_the_file_that_defines() {
+    let (a, b) = ("pub struct A;\nfn f(_: super::B) {}\n", "use super::a::A;\npub struct B(A);\n");
+    let found = circle(&["mod a;\nmod b;\npub use b::B;\n", a, b]).unwrap();
+    assert!(found.contains("a.rs:3: `crate::pods::B` is defined in ztunnel/src/pods/b.rs"), "{found}");
+    // Through `*`, and a module that is imported as a whole.
+    assert!(circle(&["mod a;\nmod b;\npub use b::*;\n", a, b]).is_some());
+    let through_module = "pub struct A;\nuse super::b;\nfn f(_: b::B) {}\n";
+    assert!(circle(&["mod a;\nmod b;\n", through_module, b]).is_some());
+}
+
+#[test]
+fn a_parent_may_declare_and_reexport_what_its_children_define() {
+    let a = "use super::Common;\npub struct A(Common);\n";
+    assert_eq!(circle(&["mod a;\npub use a::A;\npub struct Common;\n", a]), None);
+    let found = circle(&["mod a;\npub use a::A;\npub struct Common;\nfn f() -> A { A::new() }\n", a]).unwrap();
+    assert!(found.contains("mod.rs:3: `crate::pods::a::A` is defined in ztunnel/src/pods/a.rs"), "{found}");
+    assert!(circle(&["mod a;\nuse a::A;\npub struct Common;\n", a]).is_some());
+}
+
+#[test]
+fn tests_and_methods_make_no_circle() {
+    let a = "use super::Common;\npub struct A(Common);\n";
+    assert_eq!(circle(&["mod a;\npub struct Common;\n#[cfg(test)]\nmod tests {\n    use super::a::A;\n}\n", a]), None);
+    assert_eq!(circle(&["mod a;\npub struct Common;\nfn f(x: X) { x.a() }\n", a]), None);
+    let plant = [
+        ("ztunnel/src/pods.rs", "//! P.\npub struct Common;\n#[cfg(test)]\nmod tests;\n"),
+        ("ztunnel/src/pods/tests.rs", "use super::Common;\npub struct Test;\n"),
+        ("ztunnel/src/pods/tests/more.rs", "//! M.\nuse super::Test;\n"),
+    ];
+    assert_eq!(broken(&plant), Vec::<String>::new());
+}
+
+#[test]
 fn engines_stay_behind_their_fences() {
     breaks(
         "ztunnel/src/pods.rs",
@@ -91,6 +168,7 @@ fn engines_stay_behind_their_fences() {
     breaks("ztunnel/src/flow.rs", "//! F.\nfn f() { ::h2::client::handshake() }\n", "ztunnel/src/flow.rs:2:", "hbone");
     breaks("ztunnel/src/app.rs", "//! A.\n#[derive(serde_saphyr::X)]\nstruct S;\n", "ztunnel/src/app.rs:2:", "control");
     breaks("ztunnel/src/hbone.rs", "//! H.\nuse rustls;\n", "ztunnel/src/hbone.rs:2:", "only tls/");
+    breaks("ztunnel/src/tls.rs", "//! T.\nuse x509_parser::nom;\n", "ztunnel/src/tls.rs:2:", "only identity/");
     holds("ztunnel/src/app.rs", "//! A.\nuse hyper::Request;\nuse hyper_util::rt::TokioIo;\n");
     holds("ztunnel/src/pods.rs", "//! P.\nmod kube;\nfn f() { kube::watch() }\n");
     holds("ztunnel/src/tls.rs", "//! T.\nuse rustls::ServerConfig;\nuse rustls_pki_types::CertificateDer;\n");

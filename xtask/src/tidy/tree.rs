@@ -9,7 +9,7 @@ use toml::Table;
 
 use super::references;
 
-/// Folders that hold no text of the project.
+/// Folders that hold no text of the project; in a work tree of git, `.git` is a file.
 const NOT_OURS: [&str; 2] = [".git", "target"];
 /// The crate that has layers.
 pub(super) const LAYERED: &str = "ztunnel/src";
@@ -126,7 +126,7 @@ fn walk(root: &Path, inside: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
         let is_ours = !NOT_OURS.iter().any(|name| entry.file_name() == *name);
         if kind.is_dir() && is_ours {
             walk(root, &path, files)?;
-        } else if kind.is_file() {
+        } else if kind.is_file() && is_ours {
             files.push(path);
         }
     }

@@ -1,14 +1,21 @@
 use super::*;
 
-/// The paths that a file of module `net::netns` names, in order, as text.
+/// The paths of two names or more that a file of module `net::netns` names, in order, as text.
 fn named(text: &str) -> Vec<String> {
     let module = ["net".to_owned(), "netns".to_owned()];
     let show = |reference: Reference| match reference.target {
-        Target::Own(path) => format!("own {}", path.join("::")).trim_end().to_owned(),
-        Target::Other(path) => path.join("::"),
-        Target::Method(name) => format!(".{name}"),
+        Target::Own(path) => Some(format!("own {}", path.join("::")).trim_end().to_owned()),
+        Target::Other(path) => Some(path.join("::")),
+        Target::Method(name) => Some(format!(".{name}")),
+        Target::Name(_) => None,
     };
-    of(&syn::parse_file(text).unwrap(), &module, false).into_iter().map(show).collect()
+    of(&syn::parse_file(text).unwrap(), &module, false).into_iter().filter_map(show).collect()
+}
+
+/// The paths of one name, in order.
+fn short(text: &str) -> Vec<String> {
+    let name = |reference: Reference| if let Target::Name(name) = reference.target { Some(name) } else { None };
+    of(&syn::parse_file(text).unwrap(), &[], false).into_iter().filter_map(name).collect()
 }
 
 #[test]
@@ -38,6 +45,24 @@ fn code_attributes_and_macros_are_seen() {
 }
 
 #[test]
+fn names_alone_are_seen_in_code_and_macros() {
+    assert_eq!(short("fn f(x: Leg) -> Vec<Leg> { m!(Hop, a::b, [Way]) }"), ["Leg", "Vec", "Leg", "Hop", "Way", "m"]);
+    assert!(short("use crate::{Leg, Hop};").is_empty());
+}
+
+#[test]
+fn imports_know_their_name_and_whether_they_reexport() {
+    let text = "use a::b;\npub(crate) use a::{c as d, self};\nmod inner {\n    use super::*;\n}\n";
+    let facts = |reference: Reference| {
+        let Import { name, is_reexport } = reference.import?;
+        Some((reference.module.join("::"), name.unwrap_or_else(|| "*".to_owned()), is_reexport))
+    };
+    let found: Vec<_> = of(&syn::parse_file(text).unwrap(), &[], false).into_iter().filter_map(facts).collect();
+    let expected = [("", "b", false), ("", "d", true), ("", "a", true), ("inner", "*", false)];
+    assert_eq!(found, expected.map(|(module, name, reexport)| (module.to_owned(), name.to_owned(), reexport)));
+}
+
+#[test]
 fn text_and_visibility_name_nothing() {
     assert!(named("/// [`crate::flow`]\nfn f() { \"crate::flow\"; }").is_empty());
     assert!(named("pub(in crate::net) struct S;").is_empty());
@@ -47,7 +72,9 @@ fn text_and_visibility_name_nothing() {
 #[test]
 fn lines_and_test_code_are_known() {
     let text = "use a::b;\n#[cfg(test)]\nmod tests {\n    use c::d;\n}\n#[test]\nfn t() {\n    e::f();\n}\n";
-    let facts: Vec<_> = of(&syn::parse_file(text).unwrap(), &[], false).iter().map(|r| (r.line, r.is_test)).collect();
+    let found = of(&syn::parse_file(text).unwrap(), &[], false);
+    let long = found.iter().filter(|reference| !matches!(reference.target, Target::Name(_)));
+    let facts: Vec<_> = long.map(|reference| (reference.line, reference.is_test)).collect();
     assert_eq!(facts, [(1, false), (4, true), (8, true)]);
 }
 
