@@ -2,12 +2,12 @@
 
 use ebpf_common::HBONE_PORT;
 
-use super::Sources;
 use super::client::{Client, NO_NETNS};
 use super::explanation::{Authentication, Judgement, Verdict};
 use super::hints::{self, Case};
 use super::journey::{Leg, is_enforced, is_in_mesh};
 use super::judgement::{self, Sight};
+use super::sources::Sources;
 use crate::model::addr::{OrigDst, PeerAddr};
 use crate::model::close::CloseReason;
 use crate::model::flow::{Direction, Flow};

@@ -3,9 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use super::Sources;
 use super::explanation::Source;
 use super::query::{From, Query, QueryError, client_pod};
+use super::sources::Sources;
 use crate::model::addr::is_link_local_v6;
 use crate::model::identity::SpiffeId;
 use crate::model::local::LocalPod;

@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::Sources;
 use super::client::{Client, NO_NETNS};
 use super::judgement::{Considered, Sight, would_match};
+use super::sources::Sources;
 use crate::model::local::LocalPod;
 use crate::model::policy::{Action, AuthorizationPolicy, Clause, Match, Part, PeerAuthentication, Rule, StringMatch};
 use crate::model::workload::{Membership, Workload};

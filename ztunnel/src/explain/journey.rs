@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use ebpf_common::HBONE_PORT;
 
-use super::Sources;
 use super::client::{Client, NO_NETNS, outside_why};
 use super::explanation::{Destination, Health, Refusal, Route, Turn};
 use super::query::{Meant, Query, QueryError, To};
+use super::sources::Sources;
 use crate::model::addr::{OrigDst, PeerAddr};
 use crate::model::close::CloseReason;
 use crate::model::flow::{Direction, Flow};

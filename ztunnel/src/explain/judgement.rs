@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::Sources;
 use super::explanation::{Authentication, Policy, Rule};
+use super::sources::Sources;
 use crate::model::policy::{Action, AuthorizationPolicy, PolicySet, Scope};
 use crate::model::workload::{NamespacedName, Workload};
 use crate::policy::{self, Applies, Connection, RuleTrace};

@@ -12,6 +12,7 @@ mod judgement;
 mod page;
 mod query;
 mod remarks;
+mod sources;
 mod text;
 
 pub use self::explanation::{
@@ -25,9 +26,9 @@ pub use self::text::text;
 use self::arrival::Arrival;
 use self::client::Client;
 use self::journey::{Journey, Leg, Traveller};
-use crate::model::local::{LocalPod, LocalPods};
-use crate::model::workload::{Membership, NamespacedName, Workload};
-use crate::policy::Guard;
+use self::sources::Sources;
+use crate::model::local::LocalPods;
+use crate::model::workload::Membership;
 use crate::route::decide::Hop;
 use crate::store::snapshot::Snapshot;
 
@@ -35,26 +36,6 @@ use crate::store::snapshot::Snapshot;
 const TRACED: usize = 32;
 /// Policies that are looked at, at all endpoints together: there are some hundred a millisecond.
 const LOOKS: usize = 20_000;
-
-/// A mesh, and what is known of the local facts of its pods.
-#[derive(Clone, Copy, Debug)]
-struct Sources<'a> {
-    snapshot: &'a Snapshot,
-    local: &'a LocalPods,
-}
-
-impl<'a> Sources<'a> {
-    /// The local facts of a pod; none are known here of a pod of another node.
-    fn local(&self, pod: &NamespacedName) -> Option<&'a LocalPod> {
-        self.local.get(pod)
-    }
-
-    /// The guard of a pod, as far as its local facts are known.
-    fn guard(&self, workload: &Workload) -> Guard {
-        let unknown = LocalPod::default();
-        Guard::of(self.snapshot, workload, self.local(&workload.name).unwrap_or(&unknown))
-    }
-}
 
 /// Explains a connection in a mesh. `local`: the local facts of as many pods as are known. A running daemon has those of its own
 /// node's pods.

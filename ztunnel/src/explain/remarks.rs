@@ -1,9 +1,9 @@
 //! What else a person should know: of the connection, and of the files that the mesh is made of.
 
-use super::Sources;
 use super::client::Client;
 use super::explanation::{Explanation, Judgement, Policy, Turn};
 use super::journey::Leg;
+use super::sources::Sources;
 use crate::model::problem::{Problem, Severity};
 use crate::model::workload::{Membership, Workload};
 use crate::store::snapshot::Snapshot;

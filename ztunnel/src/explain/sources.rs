@@ -1,0 +1,26 @@
+//! What an explanation is made from.
+
+use crate::model::local::{LocalPod, LocalPods};
+use crate::model::workload::{NamespacedName, Workload};
+use crate::policy::Guard;
+use crate::store::snapshot::Snapshot;
+
+/// A mesh, and what is known of the local facts of its pods.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sources<'a> {
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) local: &'a LocalPods,
+}
+
+impl<'a> Sources<'a> {
+    /// The local facts of a pod; none are known here of a pod of another node.
+    pub(super) fn local(&self, pod: &NamespacedName) -> Option<&'a LocalPod> {
+        self.local.get(pod)
+    }
+
+    /// The guard of a pod, as far as its local facts are known.
+    pub(super) fn guard(&self, workload: &Workload) -> Guard {
+        let unknown = LocalPod::default();
+        Guard::of(self.snapshot, workload, self.local(&workload.name).unwrap_or(&unknown))
+    }
+}
