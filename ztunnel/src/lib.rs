@@ -78,7 +78,8 @@
 //! connection by them, on a thread of its own; the task of one that may not be any more hears of it, and resets it.
 //!
 //! **How a pod gets there.** [`MeshFolder`](control::file::MeshFolder) reads the files; [`parse`](control::manifests::parse)
-//! and [`assemble`](control::manifests::assemble) make workloads and services of them; the
+//! makes typed objects of their texts and has [`control::objects`] read what each object says;
+//! [`assemble`](control::manifests::assemble) makes workloads and services of the objects of all files; the
 //! [`Publisher`](store::publish::Publisher) replaces the snapshot. What only the pod's own node needs, such as its network
 //! namespace, goes to the node's [local source](pods::local::LocalSource). The [manager](pods::manager::Manager) wakes up and acts
 //! on the difference that [`plan`](pods::reconcile::plan) finds: [`Node::enrol`](pods::pod::Node::enrol) proves that the

@@ -4,7 +4,10 @@
 /// Without the watched folder.
 #[path = "../../src/control"]
 pub mod control {
+    mod field;
     pub mod manifests;
+    pub mod objects;
+    mod yaml;
 }
 #[path = "../../src/model/mod.rs"]
 pub mod model;

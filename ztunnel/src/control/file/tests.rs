@@ -319,7 +319,7 @@ async fn broken_mesh_settings_leave_the_last_ones_in_force() {
     running(dir.path(), SOON, async |mesh| {
         assert!(mesh.until("a |").await.is_registry_only());
         mesh.write("mesh.yaml", &settings("REGISTRYONLY"));
-        let told = "a | mesh.yaml:1: data.mesh.outboundTrafficPolicy.mode: unknown variant";
+        let told = "a | mesh.yaml:4: data.mesh.outboundTrafficPolicy.mode: unknown variant";
         assert!(mesh.until(told).await.is_registry_only());
         mesh.write("mesh.yaml", &settings("ALLOW_ANY"));
         assert!(!mesh.until("a |").await.is_registry_only());

@@ -7,15 +7,12 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::annotations;
-use super::authorization::AuthorizationManifest;
 use super::endpoints::Pods;
-use super::entry::EntryManifest;
-use super::mesh::{MeshSettings, ROOT_NAMESPACE};
-use super::peer_authentication::PeerAuthenticationManifest;
-use super::pod::PodManifest;
-use super::service::{ServiceManifest, SliceManifest};
-use super::{Body, FileContent, NamespaceManifest, Object, title};
+use super::parse::FileContent;
+use crate::control::objects::{
+    self, AuthorizationManifest, Body, EntryManifest, MeshSettings, NamespaceManifest, Object,
+    PeerAuthenticationManifest, PodManifest, ROOT_NAMESPACE, ServiceManifest, SliceManifest, title,
+};
 use crate::model::identity::TrustDomain;
 use crate::model::local::LocalPods;
 use crate::model::locality::{Distribution, Locality};
@@ -83,14 +80,11 @@ pub fn assemble<'a>(
 
 /// Where an object stands.
 #[derive(Clone, Copy)]
-struct Place<'a> {
-    file: &'a Arc<str>,
-    line: u64,
-}
+struct Place<'a>(&'a Origin);
 
 impl Place<'_> {
     fn origin(self) -> Origin {
-        Origin::line_of(Arc::clone(self.file), self.line)
+        self.0.clone()
     }
 
     fn problem(self, object: String, message: String) -> Problem {
@@ -116,18 +110,17 @@ impl<'a> Objects<'a> {
     fn collect(files: impl IntoIterator<Item = (&'a Arc<str>, &'a FileContent)>, problems: &mut Vec<Problem>) -> Self {
         let mut objects = Self::default();
         let mut places: HashMap<(&'static str, &'a NamespacedName), Place<'a>> = HashMap::new();
-        for (file, content) in files {
+        for (_, content) in files {
             problems.extend(content.problems.iter().cloned());
             for object in &content.objects {
-                let place = Place { file, line: object.line };
+                let place = Place(&object.origin);
                 match places.entry((object.body.kind(), &object.name)) {
                     hash_map::Entry::Vacant(entry) => {
                         entry.insert(place);
                         objects.add(place, object);
                     }
                     hash_map::Entry::Occupied(first) => {
-                        let Place { file, line } = first.get();
-                        let message = format!("is already in {file}:{line}, which counts: remove one of the two");
+                        let message = format!("is already in {}, which counts: remove one of the two", first.get().0);
                         problems.push(place.problem(object.title(), message));
                     }
                 }
@@ -174,7 +167,7 @@ impl<'a> Objects<'a> {
     fn visibility(&self, own: Option<&Visibility>, name: &NamespacedName) -> Visibility {
         let of_mesh = || {
             let (_, _, settings) = self.mesh.as_ref().filter(|(_, _, settings)| !settings.export_to.is_empty())?;
-            Some(annotations::visibility(settings.export_to.iter().map(String::as_str), &name.namespace).0)
+            Some(objects::visibility(settings.export_to.iter().map(String::as_str), &name.namespace).0)
         };
         own.cloned().or_else(of_mesh).unwrap_or(Visibility::Everyone)
     }
@@ -271,7 +264,7 @@ impl<'a> Objects<'a> {
             );
             problems.push(place.problem(object.title(), message));
         }
-        let (_, wrong) = annotations::visibility(settings.export_to.iter().map(String::as_str), &object.name.namespace);
+        let (_, wrong) = objects::visibility(settings.export_to.iter().map(String::as_str), &object.name.namespace);
         for message in wrong {
             problems.push(place.problem(object.title(), format!("data.mesh.defaultServiceExportTo: {message}")));
         }

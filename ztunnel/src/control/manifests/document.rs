@@ -1,25 +1,19 @@
-//! YAML and JSON text to Kubernetes resources, with the places where they stand.
+//! YAML and JSON text to typed objects, with the lines where they stand.
 //!
-//! Every document is read twice: first only as far as the kind and the lines are concerned, then as the type from
-//! `k8s-openapi` that the kind asks for. Reading it once into a generic tree would lose the lines.
+//! Every document is read twice: first only as far as the kinds and the lines are concerned, then as the types that the
+//! kinds ask for. Reading it once into a generic tree would lose the lines, and take more memory than both.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, de};
-use serde_saphyr::{DefaultMessageFormatter, Error, MessageFormatter, Options, Spanned};
 use tracing::debug;
 
-use super::FileError;
-use super::authorization::AuthorizationPolicy;
-use super::entry::ServiceEntry;
-use super::field::{self, FieldError};
-use super::mesh::{MESH_CONFIG, ROOT_NAMESPACE};
-use super::peer_authentication::PeerAuthentication;
+use super::error::FileError;
+use crate::control::field::FieldPath;
+use crate::control::objects::{FieldError, Kind, MESH_CONFIG, ROOT_NAMESPACE, Resource};
+use crate::control::yaml::{self, Marked};
 
 /// One document of a file.
 pub(super) struct Document<'a> {
@@ -28,96 +22,22 @@ pub(super) struct Document<'a> {
     text: &'a str,
 }
 
-/// One resource of a document.
+/// One object of a document.
 pub(super) struct Item {
-    pub(super) place: Place,
+    /// Its line in the file.
+    pub(super) line: u64,
+    /// Its path in the document: `items[2]`, or empty for a document of its own.
+    pub(super) path: FieldPath,
     pub(super) resource: Resource,
 }
 
-/// Where a resource stands and what it is called.
-pub(super) struct Place {
-    pub(super) line: u64,
-    /// The lines of the file before its document.
-    pub(super) lines_before: u64,
-    /// Its place in a list, such as `items[2].`; empty for a document of its own.
-    path: String,
-    pub(super) namespace: Option<String>,
-    pub(super) name: Option<String>,
-    /// The lines of its annotations.
-    pub(super) annotations: BTreeMap<String, u64>,
-}
-
-impl Place {
-    /// What is wrong with a field of which only the name is known.
-    pub(super) fn wrong(&self, file: &Arc<str>, field: &str, message: String) -> FileError {
-        let (file, field) = (Arc::clone(file), Some(field.to_owned()));
-        FileError { file, line: Some(self.line), column: None, field, message }
-    }
-
-    /// What is wrong with a field, as seen from the file.
-    pub(super) fn error(&self, file: &Arc<str>, error: FieldError) -> FileError {
-        let FieldError { place: (line, column), field, message } = error;
-        FileError {
-            file: Arc::clone(file),
-            line: Some(self.lines_before + line),
-            column: Some(column),
-            field: Some(format!("{}{field}", self.path)),
-            message,
-        }
-    }
-}
-
-/// A resource of a kind that means something here.
-pub(super) enum Resource {
-    Namespace(Box<Namespace>),
-    Node(Box<Node>),
-    Pod(Box<Pod>),
-    Service(Box<Service>),
-    Slice(Box<EndpointSlice>),
-    Entry(Box<ServiceEntry>),
-    /// Istio's mesh-wide settings; other ConfigMaps mean nothing.
-    Mesh(Box<ConfigMap>),
-    Authorization(Box<AuthorizationPolicy>),
-    PeerAuthentication(Box<PeerAuthentication>),
-    /// A rule that people rely on and that can't be carried out here.
-    RequestAuthentication,
-}
-
-impl Resource {
-    pub(super) fn kind(&self) -> &'static str {
-        match self {
-            Self::Namespace(_) => "Namespace",
-            Self::Node(_) => "Node",
-            Self::Pod(_) => "Pod",
-            Self::Service(_) => "Service",
-            Self::Slice(_) => "EndpointSlice",
-            Self::Entry(_) => "ServiceEntry",
-            Self::Mesh(_) => "ConfigMap",
-            Self::Authorization(_) => "AuthorizationPolicy",
-            Self::PeerAuthentication(_) => "PeerAuthentication",
-            Self::RequestAuthentication => "RequestAuthentication",
-        }
-    }
-
-    pub(super) fn is_namespaced(&self) -> bool {
-        !matches!(self, Self::Namespace(_) | Self::Node(_))
-    }
-}
-
+/// What a document, or an item of a list, is.
 #[derive(Clone, Copy, PartialEq)]
-pub(super) enum Kind {
-    Namespace,
-    Node,
-    Pod,
-    Service,
-    Slice,
-    Entry,
-    Mesh,
-    Authorization,
-    PeerAuthentication,
-    RequestAuthentication,
+pub(super) enum Content {
+    Object(Kind),
     List,
-    Unknown,
+    /// It means nothing here.
+    Other,
 }
 
 /// The first look at a document or at an item of a list.
@@ -133,7 +53,6 @@ struct Header {
 struct HeaderMetadata {
     namespace: Option<String>,
     name: Option<String>,
-    annotations: Option<BTreeMap<String, Spanned<IgnoredAny>>>,
 }
 
 /// What stands beside the items of a List is nothing else: a misspelt field would leave all of them out.
@@ -144,7 +63,7 @@ struct ListHeader {
     api_version: Option<IgnoredAny>,
     kind: Option<IgnoredAny>,
     metadata: Option<IgnoredAny>,
-    items: Option<Vec<Spanned<Header>>>,
+    items: Option<Vec<Marked<Header>>>,
 }
 
 impl Header {
@@ -154,24 +73,24 @@ impl Header {
         })
     }
 
-    fn kind(&self) -> Result<Kind, String> {
+    fn content(&self) -> Result<Content, String> {
         let (Some(version), Some(kind)) = (&self.api_version, &self.kind) else {
             return Err("this is not a Kubernetes object: apiVersion or kind is missing".to_owned());
         };
         // The version inside a group is checked by the type: a known kind in an unknown version is an error.
         let group = version.split_once('/').map_or("", |(group, _)| group);
         Ok(match (group, kind.as_str()) {
-            ("", "Namespace") => Kind::Namespace,
-            ("", "Node") => Kind::Node,
-            ("", "ConfigMap") if self.is_mesh_config() => Kind::Mesh,
-            ("", "Pod") => Kind::Pod,
-            ("", "Service") => Kind::Service,
-            ("", "List") => Kind::List,
-            ("discovery.k8s.io", "EndpointSlice") => Kind::Slice,
-            ("networking.istio.io", "ServiceEntry") => Kind::Entry,
-            ("security.istio.io", "AuthorizationPolicy") => Kind::Authorization,
-            ("security.istio.io", "PeerAuthentication") => Kind::PeerAuthentication,
-            ("security.istio.io", "RequestAuthentication") => Kind::RequestAuthentication,
+            ("", "Namespace") => Content::Object(Kind::Namespace),
+            ("", "Node") => Content::Object(Kind::Node),
+            ("", "ConfigMap") if self.is_mesh_config() => Content::Object(Kind::Mesh),
+            ("", "Pod") => Content::Object(Kind::Pod),
+            ("", "Service") => Content::Object(Kind::Service),
+            ("", "List") => Content::List,
+            ("discovery.k8s.io", "EndpointSlice") => Content::Object(Kind::Slice),
+            ("networking.istio.io", "ServiceEntry") => Content::Object(Kind::Entry),
+            ("security.istio.io", "AuthorizationPolicy") => Content::Object(Kind::Authorization),
+            ("security.istio.io", "PeerAuthentication") => Content::Object(Kind::PeerAuthentication),
+            ("security.istio.io", "RequestAuthentication") => Content::Object(Kind::RequestAuthentication),
             (
                 "" | "discovery.k8s.io" | "networking.istio.io" | "security.istio.io",
                 "NamespaceList"
@@ -206,7 +125,7 @@ impl Header {
             }
             _ => {
                 debug!(api_version = version, kind, "a manifest of another kind is ignored");
-                Kind::Unknown
+                Content::Other
             }
         })
     }
@@ -235,166 +154,113 @@ pub(super) fn split(text: &str) -> Vec<Document<'_>> {
     documents
 }
 
-/// Reads one document.
-pub(super) fn read(file: &Arc<str>, document: &Document<'_>) -> Result<Vec<Item>, FileError> {
-    let text = document.text;
-    let failed = |error: &Error| document.error(file, error);
-    let Some(headers) = document.headers(file)? else { return Ok(Vec::new()) };
-    match headers {
-        Headers::One(header, kind) => {
-            let resource = deserialize(text, KindSeed(kind)).map_err(|error| failed(&error))?;
-            Ok(document.item(header, String::new(), resource).into_iter().collect())
-        }
-        Headers::List(headers, kinds) => {
-            let resources = deserialize(text, ListSeed(&kinds)).map_err(|error| failed(&error))?;
-            let items =
-                headers.into_iter().zip(resources).enumerate().filter_map(|(index, (header, resource))| {
-                    document.item(header, format!("items[{index}]."), resource)
-                });
-            Ok(items.collect())
-        }
-    }
-}
-
-/// Kind and namespace of every resource of a document, whatever else is wrong with them; `None` where not even that can
-/// be read.
-pub(super) fn kinds(document: &Document<'_>) -> Option<Vec<(Kind, Option<String>)>> {
-    let of = |header: Spanned<Header>| header.value.metadata.and_then(|metadata| metadata.namespace);
-    Some(match document.headers(&"".into()).ok()? {
-        None => Vec::new(),
-        Some(Headers::One(header, kind)) => vec![(kind, of(header))],
-        Some(Headers::List(headers, kinds)) => kinds.into_iter().zip(headers.into_iter().map(of)).collect(),
-    })
-}
-
 /// The first look at a whole document.
 enum Headers {
-    One(Spanned<Header>, Kind),
+    One(Marked<Header>, Content),
     /// The items of a list.
-    List(Vec<Spanned<Header>>, Vec<Kind>),
+    List(Vec<Marked<Header>>, Vec<Content>),
 }
 
 impl Document<'_> {
-    /// `None` where nothing stands.
-    fn headers(&self, file: &Arc<str>) -> Result<Option<Headers>, FileError> {
-        let failed = |error: Error| self.error(file, &error);
-        let parsed = serde_saphyr::from_str_with_options::<Option<Spanned<Header>>>(self.text, options());
-        let Some(header) = parsed.map_err(failed)? else { return Ok(None) };
-        let kind = self.kind(file, &header)?;
-        if kind != Kind::List {
-            return Ok(Some(Headers::One(header, kind)));
+    /// Reads the objects of the document.
+    pub(super) fn read(&self, file: &Arc<str>) -> Result<Vec<Item>, FileError> {
+        let failed = |error| self.unreadable(file, error);
+        let Some(headers) = self.headers(file)? else { return Ok(Vec::new()) };
+        match headers {
+            Headers::One(header, content) => {
+                let resource = yaml::read_seed(self.text, content).map_err(failed)?;
+                Ok(self.item(&header, FieldPath::default(), resource).into_iter().collect())
+            }
+            Headers::List(headers, contents) => {
+                let resources = yaml::read_seed(self.text, ListSeed(&contents)).map_err(failed)?;
+                let items = headers.iter().zip(resources).enumerate();
+                let path = |index| FieldPath::of("items").index(index);
+                Ok(items.filter_map(|(index, (header, resource))| self.item(header, path(index), resource)).collect())
+            }
         }
-        let list: ListHeader = serde_saphyr::from_str_with_options(self.text, options()).map_err(failed)?;
-        let headers = list.items.unwrap_or_default();
-        let kinds = headers.iter().map(|header| self.kind(file, header)).collect::<Result<Vec<_>, _>>()?;
-        if let Some((header, _)) = headers.iter().zip(&kinds).find(|(_, kind)| **kind == Kind::List) {
-            return Err(self.wrong(file, header, "a List inside a List is not read".to_owned()));
-        }
-        Ok(Some(Headers::List(headers, kinds)))
     }
 
-    fn kind(&self, file: &Arc<str>, header: &Spanned<Header>) -> Result<Kind, FileError> {
-        header.value.kind().map_err(|message| self.wrong(file, header, message))
-    }
-
-    fn item(&self, header: Spanned<Header>, path: String, resource: Option<Resource>) -> Option<Item> {
-        let line = self.line(header.referenced.line());
-        let (namespace, name, annotations) = match header.value.metadata {
-            Some(metadata) => (metadata.namespace, metadata.name, metadata.annotations.unwrap_or_default()),
-            None => (None, None, BTreeMap::new()),
-        };
-        let annotations =
-            annotations.into_iter().map(|(key, value)| (key, self.line(value.referenced.line()))).collect();
-        Some(Item {
-            place: Place { line, lines_before: self.lines_before, path, namespace, name, annotations },
-            resource: resource?,
+    /// Kind and namespace of every object, whatever else is wrong with them; `None` where not even that can be read.
+    pub(super) fn kinds(&self) -> Option<Vec<(Content, Option<String>)>> {
+        let of = |header: Marked<Header>| header.value.metadata.and_then(|metadata| metadata.namespace);
+        Some(match self.headers(&"".into()).ok()? {
+            None => Vec::new(),
+            Some(Headers::One(header, content)) => vec![(content, of(header))],
+            Some(Headers::List(headers, contents)) => contents.into_iter().zip(headers.into_iter().map(of)).collect(),
         })
     }
 
-    fn line(&self, line_in_document: u64) -> u64 {
-        self.lines_before + line_in_document
+    /// Line in the file and column of each field; see [`yaml::locate`].
+    pub(super) fn locate(&self, fields: &[FieldPath]) -> Vec<Option<(u64, u64)>> {
+        let in_file = |(line, column)| (self.lines_before + line, column);
+        yaml::locate(self.text, fields).into_iter().map(|place| place.map(in_file)).collect()
     }
 
-    fn wrong(&self, file: &Arc<str>, header: &Spanned<Header>, message: String) -> FileError {
-        let line = Some(self.line(header.referenced.line()));
+    /// What is wrong with a field of an object in this line of the file. The field's path begins at the document.
+    pub(super) fn wrong_field(&self, file: &Arc<str>, line: u64, error: FieldError) -> FileError {
+        let FieldError { field, message } = error;
+        let place = self.locate(std::slice::from_ref(&field)).into_iter().flatten().next();
+        let (line, column) = place.map_or((line, None), |(line, column)| (line, Some(column)));
+        FileError { file: Arc::clone(file), line: Some(line), column, field: Some(field.to_string()), message }
+    }
+
+    /// `None` where nothing stands.
+    fn headers(&self, file: &Arc<str>) -> Result<Option<Headers>, FileError> {
+        let failed = |error| self.unreadable(file, error);
+        let parsed = yaml::read::<Option<Marked<Header>>>(self.text);
+        let Some(header) = parsed.map_err(failed)? else { return Ok(None) };
+        let content = self.content(file, &header)?;
+        if content != Content::List {
+            return Ok(Some(Headers::One(header, content)));
+        }
+        let list: ListHeader = yaml::read(self.text).map_err(failed)?;
+        let headers = list.items.unwrap_or_default();
+        let contents = headers.iter().map(|header| self.content(file, header)).collect::<Result<Vec<_>, _>>()?;
+        if let Some((header, _)) = headers.iter().zip(&contents).find(|(_, content)| **content == Content::List) {
+            return Err(self.wrong(file, header, "a List inside a List is not read".to_owned()));
+        }
+        Ok(Some(Headers::List(headers, contents)))
+    }
+
+    fn content(&self, file: &Arc<str>, header: &Marked<Header>) -> Result<Content, FileError> {
+        header.value.content().map_err(|message| self.wrong(file, header, message))
+    }
+
+    fn item(&self, header: &Marked<Header>, path: FieldPath, resource: Option<Resource>) -> Option<Item> {
+        Some(Item { line: self.lines_before + header.line, path, resource: resource? })
+    }
+
+    fn wrong(&self, file: &Arc<str>, header: &Marked<Header>, message: String) -> FileError {
+        let line = Some(self.lines_before + header.line);
         FileError { file: Arc::clone(file), line, column: None, field: None, message }
     }
 
-    fn error(&self, file: &Arc<str>, error: &Error) -> FileError {
-        let place = error.location().map(|location| (location.line(), location.column()));
+    fn unreadable(&self, file: &Arc<str>, error: yaml::Error) -> FileError {
+        let yaml::Error { place, field, message } = error;
         FileError {
             file: Arc::clone(file),
-            line: place.map(|(line, _)| self.line(line)),
+            line: place.map(|(line, _)| self.lines_before + line),
             column: place.map(|(_, column)| column),
-            field: place.and_then(|(line, column)| field::path_at(self.text, line, column)),
-            message: message(error),
+            field: field.map(|field| field.to_string()),
+            message,
         }
     }
 }
 
-/// The error's own words: place and excerpt are told otherwise, and control characters must not reach a log.
-pub(super) fn message(error: &Error) -> String {
-    let mut inner = error.without_snippet();
-    while let Error::AliasError { error, .. } = inner {
-        inner = error.without_snippet();
-    }
-    let text = DefaultMessageFormatter.format_message(inner);
-    let mut clean = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() { clean.extend(c.escape_default()) } else { clean.push(c) }
-    }
-    clean
-}
-
-/// Duplicate keys are errors and the limits on aliases stay as they are by default; the limits on size are raised to
-/// what manifests fit into 16 MiB.
-pub(super) fn options() -> Options {
-    serde_saphyr::options! {
-        budget: serde_saphyr::budget! {
-            max_events: 10_000_000,
-            max_nodes: 4_000_000,
-        },
-        with_snippet: false,
-    }
-}
-
-fn deserialize<'de, S: DeserializeSeed<'de>>(text: &'de str, seed: S) -> Result<S::Value, Error> {
-    serde_saphyr::with_deserializer_from_str_with_options(text, options(), |deserializer| {
-        seed.deserialize(deserializer)
-    })
-}
-
-/// Reads a value as the type that a kind asks for.
-struct KindSeed(Kind);
-
-impl<'de> DeserializeSeed<'de> for KindSeed {
+/// Reads an object as the type that its kind asks for.
+impl<'de> DeserializeSeed<'de> for Content {
     type Value = Option<Resource>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        Ok(Some(match self.0 {
-            Kind::Namespace => Resource::Namespace(Box::deserialize(deserializer)?),
-            Kind::Node => Resource::Node(Box::deserialize(deserializer)?),
-            Kind::Pod => Resource::Pod(Box::deserialize(deserializer)?),
-            Kind::Service => Resource::Service(Box::deserialize(deserializer)?),
-            Kind::Slice => Resource::Slice(Box::deserialize(deserializer)?),
-            Kind::Entry => Resource::Entry(Box::deserialize(deserializer)?),
-            Kind::Mesh => Resource::Mesh(Box::deserialize(deserializer)?),
-            Kind::Authorization => Resource::Authorization(Box::deserialize(deserializer)?),
-            Kind::PeerAuthentication => Resource::PeerAuthentication(Box::deserialize(deserializer)?),
-            Kind::RequestAuthentication => {
-                IgnoredAny::deserialize(deserializer)?;
-                Resource::RequestAuthentication
-            }
-            Kind::List | Kind::Unknown => {
-                IgnoredAny::deserialize(deserializer)?;
-                return Ok(None);
-            }
-        }))
+        match self {
+            Self::Object(kind) => kind.deserialize(deserializer).map(Some),
+            Self::List | Self::Other => IgnoredAny::deserialize(deserializer).map(|_| None),
+        }
     }
 }
 
-/// Reads a `kind: List` whose items have these kinds.
-struct ListSeed<'a>(&'a [Kind]);
+/// Reads a `kind: List` whose items are these.
+struct ListSeed<'a>(&'a [Content]);
 
 impl<'de> DeserializeSeed<'de> for ListSeed<'_> {
     type Value = Vec<Option<Resource>>;
@@ -424,7 +290,7 @@ impl<'de> Visitor<'de> for ListSeed<'_> {
     }
 }
 
-struct ItemsSeed<'a>(&'a [Kind]);
+struct ItemsSeed<'a>(&'a [Content]);
 
 impl<'de> DeserializeSeed<'de> for ItemsSeed<'_> {
     type Value = Vec<Option<Resource>>;
@@ -443,8 +309,8 @@ impl<'de> Visitor<'de> for ItemsSeed<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
         let mut resources = Vec::with_capacity(self.0.len());
-        for kind in self.0 {
-            let resource = items.next_element_seed(KindSeed(*kind))?;
+        for content in self.0 {
+            let resource = items.next_element_seed(*content)?;
             resources.push(resource.ok_or_else(|| de::Error::invalid_length(resources.len(), &self))?);
         }
         // The sequence has no more elements, which has to be seen for it to be over.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::service::{ServiceManifest, SliceEndpoint, SliceManifest};
+use crate::control::objects::{ServiceManifest, SliceEndpoint, SliceManifest};
 use crate::model::locality::Locality;
 use crate::model::service::{Endpoint, Health, Service, ServicePort, TargetPort};
 use crate::model::workload::{NamespacedName, Workload};

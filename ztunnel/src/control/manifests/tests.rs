@@ -1,15 +1,18 @@
 mod broken;
 mod istio;
+mod json;
 mod policies;
 mod probes;
 pub(crate) mod routing;
 mod show;
 
 use std::fmt::Write;
+use std::sync::Arc;
 
 use self::show::{show_authentication, show_authorization, show_service, show_workload};
 use super::*;
 use crate::model::identity::TrustDomain;
+use crate::model::problem::Severity;
 
 /// Reads files given as `# file: NAME` sections, joins them and compares what comes out, line by line. A file that
 /// can't be read at all shows as `broken ...`.

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::check_name;
-use super::document::{self, Kind};
+use super::document::{self, Content};
+use crate::control::objects::{Kind, check_name};
 
 /// Words without which a text holds no policy, nor anything that says whom policies protect.
 const TRACES: [&str; 3] = ["AuthorizationPolicy", "PeerAuthentication", "rootNamespace"];
@@ -32,9 +32,10 @@ pub fn policies_in(text: &str) -> PoliciesIn {
 fn by_headers(text: &str) -> Option<PoliciesIn> {
     let mut namespaces = BTreeSet::new();
     for document in document::split(text) {
-        for (kind, namespace) in document::kinds(&document)? {
+        for (content, namespace) in document.kinds()? {
             let namespace = namespace.filter(|namespace| !namespace.is_empty());
             let namespace = namespace.as_deref().unwrap_or("default");
+            let Content::Object(kind) = content else { continue };
             match kind {
                 // It tells which namespace is the root.
                 Kind::Mesh if text.contains("rootNamespace") => return Some(PoliciesIn::Anywhere),

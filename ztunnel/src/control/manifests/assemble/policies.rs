@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{Objects, Place};
-use crate::control::manifests::authorization::{AuthorizationManifest, Target};
-use crate::control::manifests::peer_authentication::PeerAuthenticationManifest;
-use crate::control::manifests::title;
+use crate::control::objects::{AuthorizationManifest, PeerAuthenticationManifest, Target, title};
 use crate::model::policy::{AuthorizationPolicy, PeerAuthentication, PolicySet, Scope};
 use crate::model::problem::{Problem, Severity};
 use crate::model::workload::NamespacedName;

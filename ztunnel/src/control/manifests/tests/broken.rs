@@ -23,11 +23,11 @@ fn broken_files_are_told_with_place_and_field() {
         ("apiVersion: v1\nkind: Pod\nspec: {}", "broken f.yaml:1: metadata.name: is missing"),
         (
             "apiVersion: v1\nkind: Pod\nmetadata: {name: 'a\\nb'}",
-            "broken f.yaml:1: metadata.name: \"a\\\\nb\" is not a Kubernetes name...",
+            "broken f.yaml:3:18: metadata.name: \"a\\\\nb\" is not a Kubernetes name...",
         ),
         (
             "apiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: A}",
-            "broken f.yaml:1: metadata.namespace: \"A\" is not ...",
+            "broken f.yaml:3:32: metadata.namespace: \"A\" is not ...",
         ),
         ("apiVersion: v1\nkind: Pod\nmetadata:\n  name: p\n  name: q", "broken f.yaml:5:3: metadata.name: ..."),
         (
@@ -66,7 +66,7 @@ fn depth_is_bounded() {
     assert!(parse(&"deep.yaml".into(), &block).is_err());
 }
 
-const SAMPLE: &str = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Pod\n  metadata:\n    name: p\n    annotations:\n      \
+pub(super) const SAMPLE: &str = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Pod\n  metadata:\n    name: p\n    annotations:\n      \
                       traffic.ambient.mesh/exclude-outbound-cidrs: 10.0.0.0/8\n  status: {podIPs: [{ip: 10.0.0.1}]}\n- apiVersion: v1\n  \
                       kind: Service\n  metadata: {name: s}\n  spec: {selector: {a: b}, ports: [{port: 80, targetPort: x}]}\n---\n\
                       apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: e, labels: {kubernetes.io/service-name: s}}\n\

@@ -1,7 +1,9 @@
 //! What Istio adds to a mesh: controllers and canonical names, localities, distribution, service entries, mesh settings.
 
 use super::{check, show, undent};
-use crate::control::manifests::{Arc, assemble, parse};
+use std::sync::Arc;
+
+use crate::control::manifests::{assemble, parse};
 use crate::model::identity::TrustDomain;
 
 /// How a pod with these labels and this owner is called: `kind name canonical-name revision region/zone/subzone`.
@@ -379,12 +381,12 @@ fn broken_mesh_settings_break_their_file() {
     let table = [
         (
             "outboundTrafficPolicy:\n  mode: registry_only",
-            "broken m.yaml:1: data.mesh.outboundTrafficPolicy.mode: unknown variant...",
+            "broken m.yaml:6:5: data.mesh.outboundTrafficPolicy.mode: unknown variant...",
         ),
-        ("outboundTrafficPolicy: REGISTRY_ONLY", "broken m.yaml:1: data.mesh.outboundTrafficPolicy: ..."),
-        ("trustDomain: UPPER", "broken m.yaml:1: data.mesh.trustDomain: \"UPPER\" is not a trust domain: ..."),
-        ("a: [", "broken m.yaml:1: data.mesh: ..."),
-        ("just words", "broken m.yaml:1: data.mesh: ..."),
+        ("outboundTrafficPolicy: REGISTRY_ONLY", "broken m.yaml:6:5: data.mesh.outboundTrafficPolicy: ..."),
+        ("trustDomain: UPPER", "broken m.yaml:6:5: data.mesh.trustDomain: \"UPPER\" is not a trust domain: ..."),
+        ("a: [", "broken m.yaml:6:5: data.mesh: ..."),
+        ("just words", "broken m.yaml:6:5: data.mesh: ..."),
     ];
     for (mesh, expected) in table {
         check(&config_map("istio", "istio-system", mesh), expected);

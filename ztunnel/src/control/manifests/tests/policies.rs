@@ -233,7 +233,7 @@ fn the_settings_name_the_root_namespace() {
     );
     check(
         &files("A"),
-        "broken a.yaml:1: data.mesh.rootNamespace: \"A\" is not a Kubernetes name: ...
+        "broken a.yaml:4:14: data.mesh.rootNamespace: \"A\" is not a Kubernetes name: ...
          ALLOW demo/p for namespace demo: 
          mtls istio-system/q for mesh: -",
     );

@@ -5,7 +5,9 @@ mod unclear;
 
 use std::collections::BTreeSet;
 
-use crate::control::manifests::{Arc, assemble, parse};
+use std::sync::Arc;
+
+use crate::control::manifests::{assemble, parse};
 use crate::model::addr::{OrigDst, PeerAddr};
 use crate::model::flow::{Direction, Flow};
 use crate::model::identity::TrustDomain;

@@ -13,12 +13,15 @@ fn broken_policies_are_told_with_place_and_field() {
         ("selector: {matchLabel: {a: b}}".to_owned(), "5:14: spec.selector.matchLabel: unknown field..."),
         (
             "selector: {matchLabels: {a: 'b*'}}".to_owned(),
-            "5:31: spec.selector.matchLabels: \"a\": \"b*\" has a wildcard, ...",
+            "5:31: spec.selector.matchLabels.a: \"a\": \"b*\" has a wildcard, ...",
         ),
-        ("selector: {matchLabels: {'': b}}".to_owned(), "5:32: spec.selector.matchLabels: a label's name is empty"),
+        (
+            "selector: {matchLabels: {'': b}}".to_owned(),
+            "5:32: spec.selector.matchLabels[\"\"]: a label's name is empty",
+        ),
         (
             "selector: {matchLabels: {a: b}}\ntargetRefs: [{kind: Service, name: a}]".to_owned(),
-            "6:16: spec.targetRefs: stands beside selector: ...",
+            "6:16: spec.targetRefs[0]: stands beside selector: ...",
         ),
         (
             "targetRef: {kind: Service, name: a}\ntargetRefs: [{kind: Service, name: a}]".to_owned(),
@@ -34,11 +37,11 @@ fn broken_policies_are_told_with_place_and_field() {
         ),
         (
             "targetRefs:\n- {kind: service, name: a}".to_owned(),
-            "6:5: spec.targetRefs[0].kind: \"service\" is nothing that a policy protects: write Service",
+            "6:12: spec.targetRefs[0].kind: \"service\" is nothing that a policy protects: write Service",
         ),
         (
             "targetRefs:\n- {kind: Service, name: a, namespace: other}".to_owned(),
-            "6:5: spec.targetRefs[0].namespace: \"other\" is another namespace: ...",
+            "6:41: spec.targetRefs[0].namespace: \"other\" is another namespace: ...",
         ),
         ("rules: {}".to_owned(), "5:10: spec.rules: ..."),
         (rule("null"), "6:5: spec.rules[0]: is null: write {} for a rule that matches everything"),
@@ -146,12 +149,12 @@ fn broken_peer_authentications_are_told_with_place_and_field() {
         ("mtl: {}", "5:3: spec.mtl: unknown field..."),
         ("mtls: {mod: STRICT}", "5:10: spec.mtls.mod: unknown field..."),
         ("targetRefs: []", "5:3: spec.targetRefs: unknown field..."),
-        ("selector: {matchLabels: {a: '*'}}", "5:31: spec.selector.matchLabels: \"a\": \"*\" has a wildcard, ..."),
-        ("portLevelMtls:\n  0: {mode: STRICT}", "6:8: spec.portLevelMtls: \"0\" is not a port from 1 to 65535"),
-        ("portLevelMtls:\n  http: {mode: STRICT}", "6:11: spec.portLevelMtls: \"http\" is not a port ..."),
+        ("selector: {matchLabels: {a: '*'}}", "5:31: spec.selector.matchLabels.a: \"a\": \"*\" has a wildcard, ..."),
+        ("portLevelMtls:\n  0: {mode: STRICT}", "6:8: spec.portLevelMtls.0: \"0\" is not a port from 1 to 65535"),
+        ("portLevelMtls:\n  http: {mode: STRICT}", "6:11: spec.portLevelMtls.http: \"http\" is not a port ..."),
         (
             "portLevelMtls:\n  80: {mode: STRICT}\n  080: {mode: STRICT}",
-            "6:9: spec.portLevelMtls: port 80 is there twice: ...",
+            "6:9: spec.portLevelMtls.80: port 80 is there twice: ...",
         ),
         ("portLevelMtls:\n  80: {mode: NONE}", "6:16: spec.portLevelMtls.80.mode: unknown variant..."),
         ("portLevelMtls: []", "5:18: spec.portLevelMtls: ..."),
@@ -172,7 +175,10 @@ fn what_stands_beside_the_spec_is_checked_as_well() {
     for kind in ["AuthorizationPolicy", "PeerAuthentication"] {
         check(&whole(kind, "v1", "rules: []"), "broken p.yaml:6:1: rules: unknown field...");
         check(&whole(kind, "v2", ""), "broken p.yaml:3:13: apiVersion: unknown variant...");
-        check(&whole(kind, "v1", "").replace("name: p", "name: P"), "broken p.yaml:3: metadata.name: \"P\" is not ...");
+        check(
+            &whole(kind, "v1", "").replace("name: p", "name: P"),
+            "broken p.yaml:5:18: metadata.name: \"P\" is not ...",
+        );
         check(&whole(kind, "v1", "spec: 7"), "broken p.yaml:6:7: spec: ...");
         check(
             &format!("# file: p.yaml\napiVersion: security.istio.io/v1\nkind: {kind}List\nitems: []"),

@@ -10,21 +10,24 @@ use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 
+use super::address::usable_address;
 use super::annotations::{Annotations, visibility};
-use super::{Report, usable_address};
+use super::intern::Interner;
+use super::port::port_number;
+use super::report::Report;
 use crate::model::identity::SpiffeId;
 use crate::model::locality::{Distribution, Locality};
 use crate::model::service::{Endpoint, Health, Resolution, ServicePort, TargetPort, Visibility};
 use crate::model::workload::NamespacedName;
 
-/// The manifest. Fields that mean nothing here are not listed.
+/// The object. Fields that mean nothing here are not listed.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct ServiceEntry {
+pub(in crate::control) struct ServiceEntry {
     #[expect(dead_code, reason = "checked by being read")]
     api_version: ApiVersion,
     #[serde(default)]
-    metadata: ObjectMeta,
+    pub(super) metadata: ObjectMeta,
     spec: Option<Spec>,
 }
 
@@ -85,35 +88,35 @@ struct Selector {
 
 /// An entry without the pods that its selector leads to.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct EntryManifest {
-    pub(super) hosts: Vec<Arc<str>>,
-    pub(super) vips: Vec<IpAddr>,
-    pub(super) ranges: Vec<IpNet>,
-    pub(super) ports: Vec<ServicePort>,
-    pub(super) resolution: Resolution,
+pub(in crate::control) struct EntryManifest {
+    pub(in crate::control) hosts: Vec<Arc<str>>,
+    pub(in crate::control) vips: Vec<IpAddr>,
+    pub(in crate::control) ranges: Vec<IpNet>,
+    pub(in crate::control) ports: Vec<ServicePort>,
+    pub(in crate::control) resolution: Resolution,
     /// Those given in the entry; their workloads are not known yet.
-    pub(super) endpoints: Vec<Endpoint>,
-    pub(super) selector: Arc<BTreeMap<String, String>>,
-    pub(super) distribution: Option<Distribution>,
+    pub(in crate::control) endpoints: Vec<Endpoint>,
+    pub(in crate::control) selector: Arc<BTreeMap<String, String>>,
+    pub(in crate::control) distribution: Option<Distribution>,
     /// Whose pods know it; `None`: as the mesh says.
-    pub(super) visibility: Option<Visibility>,
-    pub(super) identities: Vec<SpiffeId>,
+    pub(in crate::control) visibility: Option<Visibility>,
+    pub(in crate::control) identities: Vec<SpiffeId>,
 }
 
 pub(super) fn read(
     name: &NamespacedName,
     entry: ServiceEntry,
-    annotation_lines: &BTreeMap<String, u64>,
-    report: &mut Report<'_>,
+    texts: &mut Interner,
+    report: &mut Report,
 ) -> EntryManifest {
     let mut spec = entry.spec.unwrap_or_default();
     limit(&mut spec, report);
     let annotations = entry.metadata.annotations.unwrap_or_default();
-    let distribution = Annotations { values: &annotations, lines: annotation_lines, report }.distribution();
+    let distribution = Annotations { values: &annotations, report }.distribution();
     let resolution = resolution(&spec, report);
     let hosts = hosts(&spec, report);
     let (vips, ranges) = addresses(&spec, report);
-    let ports = ports(&spec, report);
+    let ports = ports(&spec, texts, report);
     let given = spec.endpoints.unwrap_or_default();
     let selector = spec.workload_selector.and_then(|selector| selector.labels).unwrap_or_default();
     let (mut endpoints, mut selected) = (Vec::new(), BTreeMap::new());
@@ -160,7 +163,7 @@ const MOST: usize = 256;
 const MOST_ENDPOINTS: usize = 4096;
 
 /// Whoever may write an entry must not be able to fill the memory of every node with it.
-fn limit(spec: &mut Spec, report: &mut Report<'_>) {
+fn limit(spec: &mut Spec, report: &mut Report) {
     cut("hosts", &mut spec.hosts, MOST, report);
     cut("addresses", &mut spec.addresses, MOST, report);
     cut("ports", &mut spec.ports, MOST, report);
@@ -168,14 +171,14 @@ fn limit(spec: &mut Spec, report: &mut Report<'_>) {
     cut("endpoints", &mut spec.endpoints, MOST_ENDPOINTS, report);
 }
 
-fn cut<T>(field: &str, list: &mut Option<Vec<T>>, most: usize, report: &mut Report<'_>) {
+fn cut<T>(field: &str, list: &mut Option<Vec<T>>, most: usize, report: &mut Report) {
     if let Some(list) = list.as_mut().filter(|list| list.len() > most) {
         report.error(format!("spec.{field}: there are {}, of which only the first {most} count", list.len()));
         list.truncate(most);
     }
 }
 
-fn resolution(spec: &Spec, report: &mut Report<'_>) -> Resolution {
+fn resolution(spec: &Spec, report: &mut Report) -> Resolution {
     match spec.resolution.unwrap_or(EntryResolution::None) {
         EntryResolution::Static => return Resolution::Endpoints,
         EntryResolution::None => {
@@ -191,7 +194,7 @@ fn resolution(spec: &Spec, report: &mut Report<'_>) -> Resolution {
     Resolution::Passthrough
 }
 
-fn hosts(spec: &Spec, report: &mut Report<'_>) -> Vec<Arc<str>> {
+fn hosts(spec: &Spec, report: &mut Report) -> Vec<Arc<str>> {
     let mut hosts: Vec<Arc<str>> = Vec::new();
     for text in spec.hosts.iter().flatten() {
         let host = text.to_ascii_lowercase();
@@ -210,7 +213,7 @@ fn hosts(spec: &Spec, report: &mut Report<'_>) -> Vec<Arc<str>> {
 }
 
 /// Single addresses and ranges. A range of one address is that address.
-fn addresses(spec: &Spec, report: &mut Report<'_>) -> (Vec<IpAddr>, Vec<IpNet>) {
+fn addresses(spec: &Spec, report: &mut Report) -> (Vec<IpAddr>, Vec<IpNet>) {
     let (mut vips, mut ranges) = (Vec::new(), Vec::new());
     for text in spec.addresses.iter().flatten() {
         match address(text.trim()) {
@@ -244,7 +247,7 @@ fn address(text: &str) -> Result<IpNet, String> {
     Ok(range.trunc())
 }
 
-fn ports(spec: &Spec, report: &mut Report<'_>) -> Vec<ServicePort> {
+fn ports(spec: &Spec, texts: &mut Interner, report: &mut Report) -> Vec<ServicePort> {
     let mut ports: Vec<ServicePort> = Vec::new();
     for port in spec.ports.iter().flatten() {
         // Whatever Istio does not know it takes for TCP; what is not carried by TCP is UDP only.
@@ -267,18 +270,14 @@ fn ports(spec: &Spec, report: &mut Report<'_>) -> Vec<ServicePort> {
         };
         let Some(target) = target else { continue };
         if !ports.iter().any(|known| known.port == own) {
-            let name = port.name.as_deref().filter(|name| !name.is_empty()).map(Arc::from);
+            let name = port.name.as_deref().filter(|name| !name.is_empty()).map(|name| texts.text(name));
             ports.push(ServicePort { name, port: own, target: TargetPort::Number(target) });
         }
     }
     ports
 }
 
-fn port_number(value: u32) -> Option<u16> {
-    u16::try_from(value).ok().filter(|port| *port != 0)
-}
-
-fn endpoint(given: &WorkloadEntry, ports: &[ServicePort], report: &mut Report<'_>) -> Option<Endpoint> {
+fn endpoint(given: &WorkloadEntry, ports: &[ServicePort], report: &mut Report) -> Option<Endpoint> {
     let text = given.address.as_deref().unwrap_or_default();
     let address = match usable_address(text) {
         Ok(address) => address,
@@ -318,7 +317,7 @@ fn endpoint(given: &WorkloadEntry, ports: &[ServicePort], report: &mut Report<'_
     })
 }
 
-fn identities(names: &[String], report: &mut Report<'_>) -> Vec<SpiffeId> {
+fn identities(names: &[String], report: &mut Report) -> Vec<SpiffeId> {
     let mut identities = Vec::new();
     for name in names {
         match name.parse() {

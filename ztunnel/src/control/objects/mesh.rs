@@ -6,7 +6,10 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::ConfigMap;
 use serde::Deserialize;
 
-use super::{check_name, document, field};
+use super::name::check_name;
+use super::report::FieldError;
+use crate::control::field::FieldPath;
+use crate::control::yaml;
 use crate::model::identity::TrustDomain;
 
 /// The namespace with the mesh-wide settings, and with the mesh-wide policies where the settings name no other.
@@ -16,25 +19,17 @@ pub const MESH_CONFIG: &str = "istio";
 
 /// What is read of the mesh-wide settings.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct MeshSettings {
+pub(in crate::control) struct MeshSettings {
     /// Destinations that are nobody's are not to be reached.
-    pub(super) registry_only: bool,
+    pub(in crate::control) registry_only: bool,
     /// The trust domain that is named there.
-    pub(super) trust_domain: Option<TrustDomain>,
+    pub(in crate::control) trust_domain: Option<TrustDomain>,
     /// Whom services without an `exportTo` of their own are exported to; empty: everyone.
-    pub(super) export_to: Vec<String>,
+    pub(in crate::control) export_to: Vec<String>,
     /// The namespace whose policies are for the whole mesh, if another is named.
-    pub(super) root_namespace: Option<Arc<str>>,
+    pub(in crate::control) root_namespace: Option<Arc<str>>,
     /// Other names of the trust domain; they don't count.
-    pub(super) trust_domain_aliases: Vec<String>,
-}
-
-/// Why the settings can't be read.
-#[derive(Debug)]
-pub(super) struct MeshError {
-    /// The field, from the ConfigMap on.
-    pub(super) field: String,
-    pub(super) message: String,
+    pub(in crate::control) trust_domain_aliases: Vec<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -59,30 +54,25 @@ enum Mode {
     RegistryOnly,
 }
 
-pub(super) fn read(config_map: &ConfigMap) -> Result<MeshSettings, MeshError> {
+pub(super) fn read(config_map: &ConfigMap) -> Result<MeshSettings, FieldError> {
     let text = config_map.data.as_ref().and_then(|data| data.get("mesh")).map(String::as_str).unwrap_or_default();
-    let failed = |field: Option<String>, message: String| {
-        let field = field.map(|field| format!(".{field}")).unwrap_or_default();
-        MeshError { field: format!("data.mesh{field}"), message }
-    };
-    let parsed = serde_saphyr::from_str_with_options::<Option<MeshConfig>>(text, document::options());
-    let config = parsed.map_err(|error| {
-        let place = error.location().map(|location| (location.line(), location.column()));
-        let field = place.and_then(|(line, column)| field::path_at(text, line, column));
+    let failed = |field: &FieldPath, message| FieldError::new(FieldPath::of("data.mesh").join(field), message);
+    let config: Option<MeshConfig> = yaml::read(text).map_err(|error| {
+        let yaml::Error { place, field, message } = error;
         let line = place.map(|(line, _)| format!(" (line {line} of that text)")).unwrap_or_default();
-        failed(field, format!("{}{line}", document::message(&error)))
+        failed(&field.unwrap_or_default(), format!("{message}{line}"))
     })?;
     let config = config.unwrap_or_default();
     let trust_domain = config.trust_domain.filter(|text| !text.is_empty());
     let trust_domain = trust_domain.map(|text| TrustDomain::from_str(&text)).transpose();
     let root_namespace = config.root_namespace.filter(|text| !text.is_empty());
-    let wrong_root = |error| failed(Some("rootNamespace".to_owned()), error);
+    let wrong_root = |error| failed(&FieldPath::of("rootNamespace"), error);
     root_namespace.as_deref().map_or(Ok(()), check_name).map_err(wrong_root)?;
     Ok(MeshSettings {
         root_namespace: root_namespace.map(Arc::from),
         trust_domain_aliases: config.trust_domain_aliases.unwrap_or_default(),
         registry_only: config.outbound_traffic_policy.and_then(|policy| policy.mode) == Some(Mode::RegistryOnly),
         export_to: config.default_service_export_to.unwrap_or_default(),
-        trust_domain: trust_domain.map_err(|error| failed(Some("trustDomain".to_owned()), error.to_string()))?,
+        trust_domain: trust_domain.map_err(|error| failed(&FieldPath::of("trustDomain"), error.to_string()))?,
     })
 }

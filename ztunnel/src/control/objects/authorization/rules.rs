@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net};
 use serde::Deserialize;
-use serde_saphyr::Spanned;
 
-use crate::control::manifests::bounded::{Bounded, entries};
-use crate::control::manifests::check_name;
-use crate::control::manifests::field::FieldError;
-use crate::control::manifests::peer_authentication::port;
+use crate::control::field::FieldPath;
+use crate::control::objects::bounded::{Bounded, entries};
+use crate::control::objects::name::check_name;
+use crate::control::objects::port::port_text;
+use crate::control::objects::report::FieldError;
 use crate::model::policy::{self, Clause, Match, Part, StringMatch};
 use crate::model::workload::NamespacedName;
 
@@ -21,21 +21,21 @@ const MOST_VALUES: usize = 4096;
 /// The longest value, in bytes: that of the longest identity.
 const LONGEST_VALUE: usize = 2048;
 
-type Values = Bounded<Spanned<String>, MOST_VALUES>;
+type Values = Bounded<String, MOST_VALUES>;
 
 /// One of `spec.rules`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Rule {
-    from: Option<Spanned<Bounded<Spanned<From>, MOST_ENTRIES>>>,
-    to: Option<Spanned<Bounded<Spanned<To>, MOST_ENTRIES>>>,
-    when: Option<Bounded<Spanned<Condition>, MOST_ENTRIES>>,
+    from: Option<Bounded<From, MOST_ENTRIES>>,
+    to: Option<Bounded<To, MOST_ENTRIES>>,
+    when: Option<Bounded<Condition, MOST_ENTRIES>>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct From {
-    source: Option<Spanned<Source>>,
+    source: Option<Source>,
 }
 
 #[derive(Deserialize)]
@@ -58,7 +58,7 @@ struct Source {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct To {
-    operation: Option<Spanned<Operation>>,
+    operation: Option<Operation>,
 }
 
 #[derive(Deserialize)]
@@ -77,51 +77,48 @@ struct Operation {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Condition {
-    key: Option<Spanned<String>>,
+    key: Option<String>,
     values: Option<Values>,
     not_values: Option<Values>,
 }
 
 /// A field that can't be judged at this layer.
 pub(super) struct Unjudged {
-    /// Line in the document.
-    pub(super) line: u64,
-    /// Its path in the policy.
+    /// The path of its first value.
+    pub(super) at: FieldPath,
+    /// Its own path, for people.
     pub(super) field: String,
 }
 
 /// Reads the rules of a policy in a namespace, and what can't be judged of them.
 pub(super) fn read(
-    rules: &[Spanned<Option<Rule>>],
+    rules: &[Option<Rule>],
     namespace: &Arc<str>,
 ) -> Result<(Vec<policy::Rule>, Vec<Unjudged>), FieldError> {
     let mut unjudged = Vec::new();
     let mut read = Vec::with_capacity(rules.len());
     for (index, rule) in rules.iter().enumerate() {
-        let path = format!("spec.rules[{index}]");
+        let path = FieldPath::of("spec.rules").index(index);
         // Nothing and everything must not be one hyphen apart.
-        let Some(given) = &rule.value else {
-            let message = "is null: write {} for a rule that matches everything";
-            return Err(FieldError::new(rule, path, message));
+        let Some(given) = rule else {
+            return Err(FieldError::new(path, "is null: write {} for a rule that matches everything"));
         };
-        let mut reader = Reader { namespace, path, unjudged: Vec::new(), unjudged_lines: Vec::new() };
-        let clauses = reader.clauses(given)?;
-        let lines = reader.unjudged_lines.iter().zip(&reader.unjudged);
-        unjudged.extend(lines.map(|(line, field)| Unjudged { line: *line, field: format!("{}.{field}", reader.path) }));
+        let mut reader = Reader { namespace, unjudged: Vec::new(), first_values: Vec::new() };
+        let clauses = reader.clauses(given).map_err(|error| error.below(&path))?;
+        let places = reader.first_values.iter().zip(&reader.unjudged);
+        unjudged.extend(places.map(|(at, field)| Unjudged { at: path.join(at), field: format!("{path}.{field}") }));
         read.push(policy::Rule { clauses, unjudged: reader.unjudged });
     }
     Ok((read, unjudged))
 }
 
-/// Reads one rule.
+/// Reads one rule. All paths begin at the rule.
 struct Reader<'a> {
     namespace: &'a Arc<str>,
-    /// The rule's own path.
-    path: String,
-    /// Paths within the rule of what can't be judged.
+    /// What can't be judged.
     unjudged: Vec<String>,
-    /// Their lines in the document.
-    unjudged_lines: Vec<u64>,
+    /// The paths of its first values.
+    first_values: Vec<FieldPath>,
 }
 
 impl Reader<'_> {
@@ -129,49 +126,30 @@ impl Reader<'_> {
         let mut clauses = Vec::new();
         if let Some(from) = &rule.from {
             let mut matches = Vec::new();
-            for (index, entry) in self.some(from, "from")? {
-                let place = format!("from[{index}].source");
-                let source = self.given(entry, entry.value.source.as_ref(), &place)?;
+            for (index, entry) in some(from, "from")? {
+                let place = FieldPath::of("from").index(index).key("source");
+                let source = given(entry.source.as_ref(), &place)?;
                 matches.push(self.source(&place, source)?);
             }
             clauses.extend(clause(Part::From, matches));
         }
         if let Some(to) = &rule.to {
             let mut matches = Vec::new();
-            for (index, entry) in self.some(to, "to")? {
-                let place = format!("to[{index}].operation");
-                let operation = self.given(entry, entry.value.operation.as_ref(), &place)?;
+            for (index, entry) in some(to, "to")? {
+                let place = FieldPath::of("to").index(index).key("operation");
+                let operation = given(entry.operation.as_ref(), &place)?;
                 matches.push(self.operation(&place, operation)?);
             }
             clauses.extend(clause(Part::To, matches));
         }
         for (index, condition) in entries(rule.when.as_ref()).iter().enumerate() {
-            let found = self.condition(&format!("when[{index}]"), condition)?;
+            let found = self.condition(&FieldPath::of("when").index(index), condition)?;
             clauses.extend(found.map(|found| Clause { part: Part::When(index), matches: vec![found] }));
         }
         Ok(clauses)
     }
 
-    /// The entries of a list that must have some: without any it could mean everybody, and nobody as well.
-    fn some<'e, T>(
-        &self,
-        list: &'e Spanned<Bounded<T, MOST_ENTRIES>>,
-        field: &str,
-    ) -> Result<impl Iterator<Item = (usize, &'e T)> + use<'e, T>, FieldError> {
-        let entries = list.value.as_slice();
-        if entries.is_empty() {
-            let message = "is an empty list: take it out to mean everybody";
-            return Err(FieldError::new(list, format!("{}.{field}", self.path), message));
-        }
-        Ok(entries.iter().enumerate())
-    }
-
-    fn given<'e, E, T>(&self, entry: &Spanned<E>, field: Option<&'e T>, place: &str) -> Result<&'e T, FieldError> {
-        field.ok_or_else(|| FieldError::new(entry, format!("{}.{place}", self.path), "is missing"))
-    }
-
-    fn source(&mut self, place: &str, source: &Spanned<Source>) -> Result<Match, FieldError> {
-        let fields = &source.value;
+    fn source(&mut self, place: &FieldPath, fields: &Source) -> Result<Match, FieldError> {
         let account = |text: &str| service_account(text, self.namespace);
         let found = Match {
             principals: self.each(place, "principals", &fields.principals, string)?,
@@ -193,7 +171,7 @@ impl Reader<'_> {
         let unjudged = self.unjudged(place, &of_requests)?;
         let Match { principals, not_principals, namespaces, not_namespaces, .. } = &found;
         let by_name = principals.len() + not_principals.len() + namespaces.len() + not_namespaces.len() > 0;
-        let wrong = |message| Err(FieldError::new(source, format!("{}.{place}", self.path), message));
+        let wrong = |message| Err(FieldError::new(place.clone(), message));
         if found == Match::default() && !unjudged {
             return wrong("is empty: name at least one field, or take from out to mean everybody");
         }
@@ -203,11 +181,10 @@ impl Reader<'_> {
         Ok(found)
     }
 
-    fn operation(&mut self, place: &str, operation: &Spanned<Operation>) -> Result<Match, FieldError> {
-        let fields = &operation.value;
+    fn operation(&mut self, place: &FieldPath, fields: &Operation) -> Result<Match, FieldError> {
         let found = Match {
-            destination_ports: self.each(place, "ports", &fields.ports, port)?,
-            not_destination_ports: self.each(place, "notPorts", &fields.not_ports, port)?,
+            destination_ports: self.each(place, "ports", &fields.ports, port_text)?,
+            not_destination_ports: self.each(place, "notPorts", &fields.not_ports, port_text)?,
             ..Match::default()
         };
         let of_requests = [
@@ -220,21 +197,20 @@ impl Reader<'_> {
         ];
         if !self.unjudged(place, &of_requests)? && found == Match::default() {
             let message = "is empty: name at least one field, or take to out to mean everything";
-            return Err(FieldError::new(operation, format!("{}.{place}", self.path), message));
+            return Err(FieldError::new(place.clone(), message));
         }
         Ok(found)
     }
 
     /// `None` where it can't be judged.
-    fn condition(&mut self, place: &str, condition: &Spanned<Condition>) -> Result<Option<Match>, FieldError> {
-        let Condition { key, values, not_values } = &condition.value;
-        let key_place = format!("{place}.key");
-        let key = self.given(condition, key.as_ref(), &key_place)?;
-        let wrong = |message| FieldError::new(key, format!("{}.{key_place}", self.path), message);
-        let name = checked(&key.value).map_err(wrong)?;
+    fn condition(&mut self, place: &FieldPath, condition: &Condition) -> Result<Option<Match>, FieldError> {
+        let Condition { key, values, not_values } = condition;
+        let key_place = place.clone().key("key");
+        let wrong = |message| FieldError::new(key_place.clone(), message);
+        let name = checked(given(key.as_ref(), &key_place)?).map_err(wrong)?;
         if entries(values.as_ref()).is_empty() && entries(not_values.as_ref()).is_empty() {
             let message = "has neither values nor notValues";
-            return Err(FieldError::new(condition, format!("{}.{place}", self.path), message));
+            return Err(FieldError::new(place.clone(), message));
         }
         let (is, is_not) = ((place, "values", values), (place, "notValues", not_values));
         let mut found = Match::default();
@@ -250,12 +226,12 @@ impl Reader<'_> {
                 (found.destination_ips, found.not_destination_ips) = self.pair(is, is_not, ip_block)?;
             }
             "destination.port" => {
-                (found.destination_ports, found.not_destination_ports) = self.pair(is, is_not, port)?;
+                (found.destination_ports, found.not_destination_ports) = self.pair(is, is_not, port_text)?;
             }
             name if is_of_requests(name) => {
                 self.pair(is, is_not, string)?;
                 self.unjudged.push(format!("{key_place}: {name}"));
-                self.unjudged_lines.push(key.referenced.line());
+                self.first_values.push(key_place);
                 return Ok(None);
             }
             name => {
@@ -271,21 +247,21 @@ impl Reader<'_> {
     /// The values that one must be, and those that none may be.
     fn pair<T>(
         &self,
-        (place, field, values): (&str, &str, &Option<Values>),
-        (_, not_field, not_values): (&str, &str, &Option<Values>),
+        (place, field, values): (&FieldPath, &str, &Option<Values>),
+        (_, not_field, not_values): (&FieldPath, &str, &Option<Values>),
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Result<(Vec<T>, Vec<T>), FieldError> {
         Ok((self.each(place, field, values, &parse)?, self.each(place, not_field, not_values, &parse)?))
     }
 
     /// Notes the fields that have values as not to be judged. Says whether there are some.
-    fn unjudged(&mut self, place: &str, fields: &[(&str, &Option<Values>)]) -> Result<bool, FieldError> {
+    fn unjudged(&mut self, place: &FieldPath, fields: &[(&str, &Option<Values>)]) -> Result<bool, FieldError> {
         let before = self.unjudged.len();
         for (field, values) in fields {
             self.each(place, field, values, string)?;
-            if let Some(first) = entries(values.as_ref()).first() {
+            if !entries(values.as_ref()).is_empty() {
                 self.unjudged.push(format!("{place}.{field}"));
-                self.unjudged_lines.push(first.referenced.line());
+                self.first_values.push(place.clone().key(field).index(0));
             }
         }
         Ok(self.unjudged.len() > before)
@@ -293,18 +269,33 @@ impl Reader<'_> {
 
     fn each<T>(
         &self,
-        place: &str,
+        place: &FieldPath,
         field: &str,
         values: &Option<Values>,
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Result<Vec<T>, FieldError> {
-        let one = |(index, value): (usize, &Spanned<String>)| {
-            checked(&value.value)
-                .and_then(&parse)
-                .map_err(|message| FieldError::new(value, format!("{}.{place}.{field}[{index}]", self.path), message))
+        let one = |(index, value): (usize, &String)| {
+            let wrong = |message| FieldError::new(place.clone().key(field).index(index), message);
+            checked(value).and_then(&parse).map_err(wrong)
         };
         entries(values.as_ref()).iter().enumerate().map(one).collect()
     }
+}
+
+/// The entries of a list that must have some: without any it could mean everybody, and nobody as well.
+fn some<'e, T>(
+    list: &'e Bounded<T, MOST_ENTRIES>,
+    field: &str,
+) -> Result<impl Iterator<Item = (usize, &'e T)> + use<'e, T>, FieldError> {
+    let entries = list.as_slice();
+    if entries.is_empty() {
+        return Err(FieldError::new(FieldPath::of(field), "is an empty list: take it out to mean everybody"));
+    }
+    Ok(entries.iter().enumerate())
+}
+
+fn given<'e, T>(field: Option<&'e T>, place: &FieldPath) -> Result<&'e T, FieldError> {
+    field.ok_or_else(|| FieldError::new(place.clone(), "is missing"))
 }
 
 /// The clause of `from` or `to`; none where an entry says nothing that can be judged: then it may be anything.

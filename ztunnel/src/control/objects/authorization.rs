@@ -1,5 +1,5 @@
 //! Istio's AuthorizationPolicy, as far as a connection can be judged by it: what it says itself. Whom it protects depends
-//! on which namespace is the root, and is decided in `assemble`.
+//! on which namespace is the root, and is decided where objects are joined.
 
 mod rules;
 
@@ -8,14 +8,14 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use serde_saphyr::Spanned;
 
 use self::rules::Unjudged;
 use super::annotations::Annotations;
 use super::bounded::{Bounded, entries};
-use super::field::FieldError;
+use super::name::check_name;
+use super::report::{FieldError, Report};
 use super::security::{Object, Selector, labels};
-use super::{Report, check_name};
+use crate::control::field::FieldPath;
 use crate::model::policy::{Action, Rule};
 use crate::model::workload::NamespacedName;
 
@@ -29,19 +29,19 @@ const MOST_TARGETS: usize = 16;
 /// Most fields of one policy that are told one by one for not being judged.
 const MOST_TOLD: usize = 32;
 
-/// The manifest.
-pub(super) type AuthorizationPolicy = Object<Spec>;
+/// The object.
+pub(in crate::control) type AuthorizationPolicy = Object<Spec>;
 
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct Spec {
+pub(in crate::control) struct Spec {
     selector: Option<Selector>,
-    target_ref: Option<Spanned<TargetRef>>,
-    target_refs: Option<Bounded<Spanned<TargetRef>, MOST_TARGETS>>,
+    target_ref: Option<TargetRef>,
+    target_refs: Option<Bounded<TargetRef, MOST_TARGETS>>,
     action: Option<SpecAction>,
     #[expect(dead_code, reason = "only the authorizer of action CUSTOM would read it")]
     provider: Option<IgnoredAny>,
-    rules: Option<Bounded<Spanned<Option<rules::Rule>>, MOST_RULES>>,
+    rules: Option<Bounded<Option<rules::Rule>, MOST_RULES>>,
 }
 
 #[derive(Deserialize, Clone, Copy)]
@@ -64,16 +64,16 @@ struct TargetRef {
 
 /// A policy whose scope is not known yet.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct AuthorizationManifest {
-    pub(super) target: Target,
-    pub(super) action: Action,
-    pub(super) dry_run: bool,
-    pub(super) rules: Vec<Rule>,
+pub(in crate::control) struct AuthorizationManifest {
+    pub(in crate::control) target: Target,
+    pub(in crate::control) action: Action,
+    pub(in crate::control) dry_run: bool,
+    pub(in crate::control) rules: Vec<Rule>,
 }
 
 /// Whom it protects, as it says itself.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Target {
+pub(in crate::control) enum Target {
     /// Workloads with these labels; all, when there are none.
     Labels(BTreeMap<String, String>),
     /// Those that stand behind one of these services, at least one.
@@ -84,8 +84,7 @@ pub(super) enum Target {
 pub(super) fn read(
     name: &NamespacedName,
     policy: AuthorizationPolicy,
-    annotation_lines: &BTreeMap<String, u64>,
-    report: &mut Report<'_>,
+    report: &mut Report,
 ) -> Result<Option<AuthorizationManifest>, FieldError> {
     let spec = policy.spec.unwrap_or_default();
     let action = match spec.action {
@@ -95,16 +94,13 @@ pub(super) fn read(
         Some(SpecAction::Custom) => Action::Custom,
     };
     let (rules, unjudged) = rules::read(entries(spec.rules.as_ref()), &name.namespace)?;
-    let targets: Vec<_> = spec.target_ref.iter().chain(entries(spec.target_refs.as_ref())).collect();
     let labels = labels(spec.selector)?;
+    let targets = targets(spec.target_ref.as_ref(), entries(spec.target_refs.as_ref()))?;
     let target = match targets.first() {
         None => Target::Labels(labels),
-        Some(first) if !labels.is_empty() => {
+        Some((field, _)) if !labels.is_empty() => {
             let message = "stands beside selector: a policy has one of the two";
-            return Err(FieldError::new(first, "spec.targetRefs", message));
-        }
-        Some(first) if spec.target_ref.is_some() && targets.len() > 1 => {
-            return Err(FieldError::new(first, "spec.targetRef", "stands beside targetRefs: write targetRefs only"));
+            return Err(FieldError::new(field.clone(), message));
         }
         Some(_) => match services(&name.namespace, &targets, report)? {
             services if services.is_empty() => return Ok(None),
@@ -127,7 +123,7 @@ pub(super) fn read(
         }
     }
     let annotations = policy.metadata.annotations.unwrap_or_default();
-    let mut annotations = Annotations { values: &annotations, lines: annotation_lines, report };
+    let mut annotations = Annotations { values: &annotations, report };
     let dry_run = annotations.read(DRY_RUN, "the policy is enforced", |text| match text {
         "true" => Ok(true),
         "false" => Ok(false),
@@ -136,18 +132,34 @@ pub(super) fn read(
     Ok(Some(AuthorizationManifest { target, action, dry_run: dry_run.unwrap_or(false), rules }))
 }
 
+/// All targets with their paths.
+fn targets<'a>(
+    one: Option<&'a TargetRef>,
+    several: &'a [TargetRef],
+) -> Result<Vec<(FieldPath, &'a TargetRef)>, FieldError> {
+    let path_of_one = || FieldPath::of("spec.targetRef");
+    match one {
+        Some(_) if !several.is_empty() => {
+            Err(FieldError::new(path_of_one(), "stands beside targetRefs: write targetRefs only"))
+        }
+        Some(target) => Ok(vec![(path_of_one(), target)]),
+        None => {
+            let path = |index| FieldPath::of("spec.targetRefs").index(index);
+            Ok(several.iter().enumerate().map(|(index, target)| (path(index), target)).collect())
+        }
+    }
+}
+
 /// The services among the targets; told is what is not one.
 fn services(
     namespace: &Arc<str>,
-    targets: &[&Spanned<TargetRef>],
-    report: &mut Report<'_>,
+    targets: &[(FieldPath, &TargetRef)],
+    report: &mut Report,
 ) -> Result<Vec<NamespacedName>, FieldError> {
     let mut services = Vec::new();
-    for (index, target) in targets.iter().enumerate() {
-        let wrong = |field: &str, message: String| {
-            Err(FieldError::new(target, format!("spec.targetRefs[{index}].{field}"), message))
-        };
-        let TargetRef { group, kind, name, namespace: own } = &target.value;
+    for (path, target) in targets {
+        let wrong = |field: &str, message: String| Err(FieldError::new(path.clone().key(field), message));
+        let TargetRef { group, kind, name, namespace: own } = target;
         let kind = kind.as_deref().unwrap_or_default();
         let name = name.as_deref().unwrap_or_default();
         if let Err(message) = check_name(name) {
@@ -170,9 +182,9 @@ fn services(
                 return wrong("kind", format!("{other:?} is nothing that a policy protects: write Service"));
             }
             (_, kind) => report.warn_at(
-                report.line_of(target),
+                path.clone(),
                 format!(
-                    "spec.targetRefs[{index}]: a policy for a {kind:?} is for a waypoint or gateway to enforce: here it \
+                    "{path}: a policy for a {kind:?} is for a waypoint or gateway to enforce: here it \
                      protects nobody; to protect the pods behind a service, write kind: Service"
                 ),
             ),
@@ -181,15 +193,15 @@ fn services(
     Ok(services)
 }
 
-fn report_unjudged(action: Action, unjudged: &[Unjudged], report: &mut Report<'_>) {
+fn report_unjudged(action: Action, unjudged: &[Unjudged], report: &mut Report) {
     let consequence = match action {
         Action::Allow => "the rule never matches, so that it lets nobody in",
         Action::Deny | Action::Custom => "the rule is enforced without it, so that it keeps out more than it says",
         Action::Audit => "the rule is compared without it, so that it tells of more than it says",
     };
-    for Unjudged { line, field } in unjudged.iter().take(MOST_TOLD) {
+    for Unjudged { at, field } in unjudged.iter().take(MOST_TOLD) {
         report.warn_at(
-            report.lines_before + line,
+            at.clone(),
             format!(
                 "{field}: requests can't be seen at this layer: {consequence}; take it out, or leave the policy to a waypoint"
             ),

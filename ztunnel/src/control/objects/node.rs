@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Node;
 
+use super::intern::Interner;
 use crate::model::locality::Locality;
 
 const REGION: &str = "topology.kubernetes.io/region";
@@ -12,9 +13,9 @@ const SUBZONE: &str = "topology.istio.io/subzone";
 /// Labels of a Pod with `region.zone.subzone`, since a label can't hold slashes. The first one wins.
 const OF_POD: [&str; 2] = ["topology.istio.io/locality", "istio-locality"];
 
-pub(super) fn read(node: Node) -> Locality {
+pub(super) fn read(node: Node, texts: &mut Interner) -> Locality {
     let labels = node.metadata.labels.unwrap_or_default();
-    let label = |key| labels.get(key).map(String::as_str).unwrap_or_default().into();
+    let mut label = |key| texts.text(labels.get(key).map(String::as_str).unwrap_or_default());
     Locality { region: label(REGION), zone: label(ZONE), subzone: label(SUBZONE) }
 }
 

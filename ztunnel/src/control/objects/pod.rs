@@ -1,14 +1,18 @@
-//! A Pod's manifest: everything the pod says itself. What its namespace adds comes in `assemble`.
+//! A Pod: everything the pod says itself. What its namespace adds comes where objects are joined.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
 
+use super::address::usable_address;
 use super::annotations::Annotations;
-use super::{Report, check_name, controller, node, probe, usable_address};
+use super::intern::Interner;
+use super::name::check_name;
+use super::report::Report;
+use super::{controller, node, probe};
 use crate::model::identity::{SpiffeId, TrustDomain};
 use crate::model::local::{Exclusions, LocalPod, PortSet, parse_cidrs};
 use crate::model::locality::Locality;
@@ -27,21 +31,21 @@ pub const EXCLUDE_INBOUND_PORTS: &str = "traffic.ambient.mesh/exclude-inbound-po
 
 /// A pod with its own label's wish; `workload`'s membership, trust domain and locality are not decided yet.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct PodManifest {
+pub(in crate::control) struct PodManifest {
     /// `Some(true)`: wants in, `Some(false)`: wants out, `None`: as the namespace says.
-    pub(super) own_mode: Option<bool>,
+    pub(in crate::control) own_mode: Option<bool>,
     /// Where its own labels say it runs.
     own_locality: Option<Locality>,
     /// It is being deleted and still takes connections.
-    pub(super) draining: bool,
-    pub(super) workload: Workload,
+    pub(in crate::control) draining: bool,
+    pub(in crate::control) workload: Workload,
     /// For the pod's own node.
-    pub(super) local: LocalPod,
+    pub(in crate::control) local: LocalPod,
 }
 
 impl PodManifest {
     /// The workload. Membership and locality are decided by the pod's own labels, or else by its namespace and its node.
-    pub(super) fn workload(
+    pub(in crate::control) fn workload(
         &self,
         namespace_labelled: bool,
         node: Option<&Locality>,
@@ -62,12 +66,7 @@ impl PodManifest {
     }
 }
 
-pub(super) fn read(
-    name: &NamespacedName,
-    pod: Pod,
-    annotation_lines: &BTreeMap<String, u64>,
-    report: &mut Report<'_>,
-) -> PodManifest {
+pub(super) fn read(name: &NamespacedName, pod: Pod, texts: &mut Interner, report: &mut Report) -> PodManifest {
     let Pod { metadata, spec, status } = pod;
     let (spec, status) = (spec.unwrap_or_default(), status.unwrap_or_default());
     let labels = metadata.labels.unwrap_or_default();
@@ -77,7 +76,7 @@ pub(super) fn read(
         _ => None,
     };
     let annotations = metadata.annotations.unwrap_or_default();
-    let mut annotations = Annotations { values: &annotations, lines: annotation_lines, report };
+    let mut annotations = Annotations { values: &annotations, report };
     let netns = annotations.read(NETNS, "the pod can't be captured", |path| {
         Some(PathBuf::from(path)).filter(|path| path.is_absolute()).ok_or("the path is not absolute")
     });
@@ -88,22 +87,28 @@ pub(super) fn read(
     let terminating = metadata.deletion_timestamp.is_some();
     let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
     let finished = ended || (terminating && addresses.is_empty());
-    let controller = controller::controller(&name.name, &metadata.owner_references.unwrap_or_default(), &labels);
-    let (canonical_name, canonical_revision) = controller::canonical(&controller, &labels, report);
+    let owners = metadata.owner_references.unwrap_or_default();
+    let controller = controller::controller(&name.name, &owners, &labels, texts);
+    let (canonical_name, canonical_revision) = controller::canonical(&controller, &labels, texts, report);
     let own_locality = node::of_pod(&labels);
+    let node = valid(spec.node_name.as_deref(), "spec.nodeName", "the pod is on no node", report);
     let workload = Workload {
         name: name.clone(),
         uid: metadata.uid.unwrap_or_default().into(),
-        identity: SpiffeId::new(TrustDomain::default(), Arc::clone(&name.namespace), service_account(&spec, report)),
+        identity: SpiffeId::new(
+            TrustDomain::default(),
+            Arc::clone(&name.namespace),
+            texts.text(service_account(&spec, report)),
+        ),
         controller,
         canonical_name,
         canonical_revision,
         locality: Locality::default(),
-        node: valid(spec.node_name.as_deref(), "spec.nodeName", "the pod is on no node", report),
+        node: node.map(|node| texts.text(node)),
         addresses,
         host_network: spec.host_network.unwrap_or(false),
         labels: Arc::new(labels),
-        ports: ports(&spec),
+        ports: ports(&spec, texts),
         node_addresses,
         ready: !terminating && !finished && condition_ready(&status),
         finished,
@@ -114,7 +119,7 @@ pub(super) fn read(
     PodManifest { own_mode, own_locality, draining, workload, local }
 }
 
-fn exclusions(annotations: &mut Annotations<'_, '_>) -> Exclusions {
+fn exclusions(annotations: &mut Annotations<'_>) -> Exclusions {
     const CAPTURED: &str = "nothing is excluded by it, the traffic is captured";
     let port_set = |text: &str| text.parse::<PortSet>();
     Exclusions {
@@ -124,14 +129,14 @@ fn exclusions(annotations: &mut Annotations<'_, '_>) -> Exclusions {
     }
 }
 
-fn addresses(status: &PodStatus, report: &mut Report<'_>) -> Vec<IpAddr> {
+fn addresses(status: &PodStatus, report: &mut Report) -> Vec<IpAddr> {
     let all = status.pod_ips.iter().flatten().map(|entry| entry.ip.as_str());
     let wrong = |error| report.error(format!("status.podIPs: {error}; it is not taken as the pod's"));
     usable(all, status.pod_ip.as_deref(), wrong)
 }
 
 /// The addresses from which the pod's kubelet may ask how it is.
-fn node_addresses(status: &PodStatus, report: &mut Report<'_>) -> Vec<IpAddr> {
+fn node_addresses(status: &PodStatus, report: &mut Report) -> Vec<IpAddr> {
     let all = status.host_ips.iter().flatten().map(|entry| entry.ip.as_str());
     let wrong = |error| report.error(format!("status.hostIPs: {error}; it is not taken as the node's"));
     usable(all, status.host_ip.as_deref(), wrong)
@@ -153,18 +158,18 @@ fn usable<'a>(all: impl Iterator<Item = &'a str>, one: Option<&'a str>, mut wron
     addresses
 }
 
-fn service_account(spec: &PodSpec, report: &mut Report<'_>) -> Arc<str> {
+fn service_account<'a>(spec: &'a PodSpec, report: &mut Report) -> &'a str {
     // `serviceAccount` is the older spelling of `serviceAccountName`; the API server fills both.
     let named = spec.service_account_name.as_deref().or(spec.service_account.as_deref());
     let consequence = "the pod counts as service account default";
-    valid(named, "spec.serviceAccountName", consequence, report).unwrap_or_else(|| "default".into())
+    valid(named, "spec.serviceAccountName", consequence, report).unwrap_or("default")
 }
 
 /// A name given in a field, if it is one.
-fn valid(name: Option<&str>, field: &str, consequence: &str, report: &mut Report<'_>) -> Option<Arc<str>> {
+fn valid<'a>(name: Option<&'a str>, field: &str, consequence: &str, report: &mut Report) -> Option<&'a str> {
     let name = name.filter(|name| !name.is_empty())?;
     match check_name(name) {
-        Ok(()) => Some(name.into()),
+        Ok(()) => Some(name),
         Err(error) => {
             report.error(format!("{field}: {error}; {consequence}"));
             None
@@ -172,7 +177,7 @@ fn valid(name: Option<&str>, field: &str, consequence: &str, report: &mut Report
     }
 }
 
-fn ports(spec: &PodSpec) -> Vec<NamedPort> {
+fn ports(spec: &PodSpec, texts: &mut Interner) -> Vec<NamedPort> {
     // Init containers count because those that are restarted always (sidecars) serve ports, too.
     let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
     let (mut ports, mut seen) = (Vec::new(), HashSet::new());
@@ -180,7 +185,7 @@ fn ports(spec: &PodSpec) -> Vec<NamedPort> {
         let is_tcp = port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP");
         let (Some(name), Ok(number), true) = (&port.name, u16::try_from(port.container_port), is_tcp) else { continue };
         if number != 0 && seen.insert(name) {
-            ports.push(NamedPort { name: name.as_str().into(), number });
+            ports.push(NamedPort { name: texts.text(name), number });
         }
     }
     ports

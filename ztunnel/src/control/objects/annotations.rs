@@ -1,10 +1,12 @@
-//! Annotations, read so that a wrong one is told with its line; and those that services share.
+//! Annotations, read so that a wrong one is told; and those that services share.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::sync::Arc;
 
-use super::{Report, check_name};
+use super::name::check_name;
+use super::report::Report;
+use crate::control::field::FieldPath;
 use crate::model::locality::Distribution;
 use crate::model::service::Visibility;
 
@@ -14,13 +16,12 @@ pub const TRAFFIC_DISTRIBUTION: &str = "networking.istio.io/traffic-distribution
 pub const EXPORT_TO: &str = "networking.istio.io/exportTo";
 
 /// The annotations of one object.
-pub(super) struct Annotations<'a, 'r> {
+pub(super) struct Annotations<'a> {
     pub(super) values: &'a BTreeMap<String, String>,
-    pub(super) lines: &'a BTreeMap<String, u64>,
-    pub(super) report: &'a mut Report<'r>,
+    pub(super) report: &'a mut Report,
 }
 
-impl Annotations<'_, '_> {
+impl Annotations<'_> {
     /// One annotation's value; a wrong one is told and counts as absent.
     pub(super) fn read<T, E: Display>(
         &mut self,
@@ -39,8 +40,7 @@ impl Annotations<'_, '_> {
     }
 
     fn report_at(&mut self, key: &str, message: String) {
-        let line = self.lines.get(key).copied().unwrap_or(self.report.line);
-        self.report.error_at(line, message);
+        self.report.error_at(FieldPath::of("metadata.annotations").key(key), message);
     }
 
     /// The preferred endpoints; `None` where nothing is said.
@@ -73,7 +73,7 @@ pub(super) fn distribution(text: &str) -> Result<Distribution, &'static str> {
 }
 
 /// Reads the entries of an `exportTo`; an entry that is wrong exports to nobody, and is told.
-pub(super) fn visibility<'a>(
+pub(in crate::control) fn visibility<'a>(
     entries: impl Iterator<Item = &'a str>,
     namespace: &Arc<str>,
 ) -> (Visibility, Vec<String>) {

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
-use super::{Report, check_name};
+use super::intern::Interner;
+use super::name::check_name;
+use super::report::Report;
 use crate::model::workload::{Controller, ControllerKind};
 
 /// Label of a ReplicaSet's pods with the end of the ReplicaSet's name.
@@ -17,7 +19,12 @@ const CANONICAL_NAME: [&str; 3] = ["service.istio.io/canonical-name", "app.kuber
 const CANONICAL_REVISION: [&str; 3] = ["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"];
 
 /// What made the pod of this name. An owner whose name is none does not count.
-pub(super) fn controller(pod: &Arc<str>, owners: &[OwnerReference], labels: &BTreeMap<String, String>) -> Controller {
+pub(super) fn controller(
+    pod: &Arc<str>,
+    owners: &[OwnerReference],
+    labels: &BTreeMap<String, String>,
+    texts: &mut Interner,
+) -> Controller {
     let owner = owners.iter().find(|owner| owner.controller == Some(true));
     let Some(owner) = owner.filter(|owner| check_name(&owner.name).is_ok()) else {
         return Controller { kind: ControllerKind::Pod, name: Arc::clone(pod) };
@@ -32,9 +39,9 @@ pub(super) fn controller(pod: &Arc<str>, owners: &[OwnerReference], labels: &BTr
         "CronJob" => (ControllerKind::CronJob, whole),
         "Deployment" => (ControllerKind::Deployment, whole),
         // As istiod tells it of StatefulSets, DaemonSets and whatever else.
-        _ => (ControllerKind::Pod, &**pod),
+        _ => return Controller { kind: ControllerKind::Pod, name: Arc::clone(pod) },
     };
-    Controller { kind, name: name.into() }
+    Controller { kind, name: texts.text(name) }
 }
 
 fn without_hash<'a>(name: &'a str, labels: &BTreeMap<String, String>) -> Option<&'a str> {
@@ -52,21 +59,22 @@ fn cron_job(job: &str) -> Option<&str> {
 pub(super) fn canonical(
     controller: &Controller,
     labels: &BTreeMap<String, String>,
-    report: &mut Report<'_>,
+    texts: &mut Interner,
+    report: &mut Report,
 ) -> (Arc<str>, Arc<str>) {
     let mut first = |keys: &[&str]| keys.iter().find_map(|key| label(labels, key, report));
-    let name = first(&CANONICAL_NAME).unwrap_or_else(|| Arc::clone(&controller.name));
-    let revision = first(&CANONICAL_REVISION).unwrap_or_else(|| "latest".into());
-    (name, revision)
+    let (name, revision) = (first(&CANONICAL_NAME), first(&CANONICAL_REVISION));
+    let name = name.map_or_else(|| Arc::clone(&controller.name), |name| texts.text(name));
+    (name, texts.text(revision.unwrap_or("latest")))
 }
 
 /// A label's value. It reaches logs, metrics and headers, so what Kubernetes would not take does not count.
-fn label(labels: &BTreeMap<String, String>, key: &str, report: &mut Report<'_>) -> Option<Arc<str>> {
+fn label<'a>(labels: &'a BTreeMap<String, String>, key: &str, report: &mut Report) -> Option<&'a str> {
     let value = labels.get(key).filter(|value| !value.is_empty())?;
     let edge = |c: char| c.is_ascii_alphanumeric();
     let allowed = |c: char| edge(c) || matches!(c, '-' | '_' | '.');
     if value.len() <= 63 && value.starts_with(edge) && value.ends_with(edge) && value.chars().all(allowed) {
-        return Some(value.as_str().into());
+        return Some(value);
     }
     report.warn(format!(
         "label {key}: {value:?} is not a label's value: letters, digits, '-', '_' and '.'; it is ignored"

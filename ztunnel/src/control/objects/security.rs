@@ -5,16 +5,16 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use serde_saphyr::Spanned;
 
 use super::bounded::Unique;
-use super::field::FieldError;
+use super::report::FieldError;
+use crate::control::field::FieldPath;
 
-/// A manifest of the group. What it says beyond its fields would be lost, so nothing may.
+/// An object of the group. What it says beyond its fields would be lost, so nothing may.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[expect(dead_code, reason = "some fields are checked by being read")]
-pub(super) struct Object<Spec> {
+pub(in crate::control) struct Object<Spec> {
     api_version: ApiVersion,
     kind: IgnoredAny,
     #[serde(default)]
@@ -35,11 +35,11 @@ enum ApiVersion {
 /// The metadata of a policy. A misspelt `namespace` would have it protect others than it was written for.
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub(super) struct Metadata {
+pub(in crate::control) struct Metadata {
     pub(super) annotations: Option<BTreeMap<String, String>>,
     pub(super) creation_timestamp: Option<Time>,
-    name: Option<IgnoredAny>,
-    namespace: Option<IgnoredAny>,
+    name: Option<String>,
+    namespace: Option<String>,
     labels: Option<IgnoredAny>,
     cluster_name: Option<IgnoredAny>,
     deletion_grace_period_seconds: Option<IgnoredAny>,
@@ -54,11 +54,18 @@ pub(super) struct Metadata {
     uid: Option<IgnoredAny>,
 }
 
+impl Metadata {
+    /// `namespace` and `name`.
+    pub(super) fn named(&self) -> (Option<&str>, Option<&str>) {
+        (self.namespace.as_deref(), self.name.as_deref())
+    }
+}
+
 /// Whose pods are meant.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct Selector {
-    match_labels: Option<Unique<Spanned<String>>>,
+pub(in crate::control) struct Selector {
+    match_labels: Option<Unique<String>>,
 }
 
 /// Most labels of a selector; Istio takes as many.
@@ -67,17 +74,20 @@ const MOST_LABELS: usize = 4096;
 /// The labels that a selector asks for; none where it is missing or empty.
 pub(super) fn labels(selector: Option<Selector>) -> Result<BTreeMap<String, String>, FieldError> {
     let labels = selector.and_then(|selector| selector.match_labels).map(|labels| labels.0).unwrap_or_default();
-    let too_many = labels.len() > MOST_LABELS;
-    let label = |(key, value): (String, Spanned<String>)| {
+    let field = || FieldPath::of("spec.selector.matchLabels");
+    if labels.len() > MOST_LABELS {
+        let message = format!("has more than {MOST_LABELS} labels, the most that are read");
+        return Err(FieldError::new(field(), message));
+    }
+    let label = |(key, value): (String, String)| {
         let wrong = match () {
-            () if too_many => format!("has more than {MOST_LABELS} labels, the most that are read"),
             () if key.is_empty() => "a label's name is empty".to_owned(),
-            () if key.contains('*') || value.value.contains('*') => {
-                format!("{key:?}: {:?} has a wildcard, which no label matches: write the label as it is", value.value)
+            () if key.contains('*') || value.contains('*') => {
+                format!("{key:?}: {value:?} has a wildcard, which no label matches: write the label as it is")
             }
-            () => return Ok((key, value.value)),
+            () => return Ok((key, value)),
         };
-        Err(FieldError::new(&value, "spec.selector.matchLabels", wrong))
+        Err(FieldError::new(field().key(&key), wrong))
     };
     labels.into_iter().map(label).collect()
 }

@@ -1,0 +1,68 @@
+//! An object, read but not yet related to the others.
+
+use std::sync::Arc;
+
+use super::authorization::AuthorizationManifest;
+use super::entry::EntryManifest;
+use super::mesh::MeshSettings;
+use super::namespace::NamespaceManifest;
+use super::peer_authentication::PeerAuthenticationManifest;
+use super::pod::PodManifest;
+use super::service::ServiceManifest;
+use super::slice::SliceManifest;
+use crate::model::locality::Locality;
+use crate::model::origin::Origin;
+use crate::model::workload::NamespacedName;
+
+/// One object of a source. Its kind and its name are its key.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::control) struct Object {
+    /// Its name; the namespace is empty where the kind has none.
+    pub(in crate::control) name: NamespacedName,
+    /// Where it comes from.
+    pub(in crate::control) origin: Origin,
+    /// What it says.
+    pub(in crate::control) body: Body,
+}
+
+/// What an object says itself, by its kind. Clones share it.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::control) enum Body {
+    Namespace(NamespaceManifest),
+    Node(Arc<Locality>),
+    Pod(Arc<PodManifest>),
+    Service(Arc<ServiceManifest>),
+    Slice(Arc<SliceManifest>),
+    Entry(Arc<EntryManifest>),
+    Mesh(Arc<MeshSettings>),
+    Authorization(Arc<AuthorizationManifest>),
+    PeerAuthentication(Arc<PeerAuthenticationManifest>),
+}
+
+impl Body {
+    pub(in crate::control) fn kind(&self) -> &'static str {
+        match self {
+            Self::Namespace(_) => "Namespace",
+            Self::Node(_) => "Node",
+            Self::Pod(_) => "Pod",
+            Self::Service(_) => "Service",
+            Self::Slice(_) => "EndpointSlice",
+            Self::Entry(_) => "ServiceEntry",
+            Self::Mesh(_) => "ConfigMap",
+            Self::Authorization(_) => "AuthorizationPolicy",
+            Self::PeerAuthentication(_) => "PeerAuthentication",
+        }
+    }
+}
+
+impl Object {
+    /// How it is called in problems.
+    pub(in crate::control) fn title(&self) -> String {
+        title(self.body.kind(), &self.name)
+    }
+}
+
+/// `Kind namespace/name`, or `Kind name` for what is in no namespace.
+pub(in crate::control) fn title(kind: &str, name: &NamespacedName) -> String {
+    if name.namespace.is_empty() { format!("{kind} {}", name.name) } else { format!("{kind} {name}") }
+}

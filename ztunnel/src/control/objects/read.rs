@@ -1,0 +1,86 @@
+//! An object of any kind to what it says.
+
+use std::sync::Arc;
+
+use super::body::{Body, title};
+use super::intern::Interner;
+use super::name::check_name;
+use super::report::{FieldError, Remark, Report};
+use super::resource::Resource;
+use super::{authorization, entry, mesh, namespace, node, peer_authentication, pod, service, slice};
+use crate::control::field::FieldPath;
+use crate::model::workload::NamespacedName;
+
+/// What one object says.
+#[derive(Debug)]
+pub(in crate::control) struct Said {
+    /// Its name; the namespace is empty where the kind has none.
+    pub(in crate::control) name: NamespacedName,
+    /// How it is called in problems.
+    pub(in crate::control) title: String,
+    /// `None`: it means nothing here, which a remark tells.
+    pub(in crate::control) body: Option<Body>,
+    /// What is wrong with it.
+    pub(in crate::control) remarks: Vec<Remark>,
+}
+
+/// Reads an object.
+///
+/// # Errors
+/// A field makes all of it count for nothing.
+pub(in crate::control) fn read(resource: Resource, texts: &mut Interner) -> Result<Said, FieldError> {
+    let name = name(&resource, texts)?;
+    let title = title(resource.kind().name(), &name);
+    let mut report = Report::default();
+    let body = body(&name, resource, texts, &mut report)?;
+    Ok(Said { name, title, body, remarks: report.finish() })
+}
+
+fn name(resource: &Resource, texts: &mut Interner) -> Result<NamespacedName, FieldError> {
+    let (namespace, name) = resource.named();
+    let wrong = |field: &str| {
+        let field = FieldPath::of("metadata").key(field);
+        move |message: String| FieldError::new(field, message)
+    };
+    let name = name.ok_or_else(|| wrong("name")("is missing".to_owned()))?;
+    check_name(name).map_err(wrong("name"))?;
+    if !resource.kind().is_namespaced() {
+        return Ok(NamespacedName::new(texts.text(""), texts.text(name)));
+    }
+    let namespace = namespace.filter(|namespace| !namespace.is_empty()).unwrap_or("default");
+    check_name(namespace).map_err(wrong("namespace"))?;
+    Ok(NamespacedName::new(texts.text(namespace), texts.text(name)))
+}
+
+fn body(
+    name: &NamespacedName,
+    resource: Resource,
+    texts: &mut Interner,
+    report: &mut Report,
+) -> Result<Option<Body>, FieldError> {
+    Ok(Some(match resource {
+        Resource::Namespace(namespace) => Body::Namespace(namespace::read(*namespace, report)),
+        Resource::Node(node) => Body::Node(Arc::new(node::read(*node, texts))),
+        Resource::Pod(pod) => Body::Pod(Arc::new(pod::read(name, *pod, texts, report))),
+        Resource::Service(service) => Body::Service(Arc::new(service::read(name, *service, texts, report))),
+        Resource::Slice(slice) => {
+            return Ok(slice::read(name, *slice, texts, report).map(|slice| Body::Slice(Arc::new(slice))));
+        }
+        Resource::Entry(entry) => Body::Entry(Arc::new(entry::read(name, *entry, texts, report))),
+        Resource::Mesh(config_map) => Body::Mesh(Arc::new(mesh::read(&config_map)?)),
+        Resource::Authorization(policy) => {
+            let policy = authorization::read(name, *policy, report)?;
+            return Ok(policy.map(|policy| Body::Authorization(Arc::new(policy))));
+        }
+        Resource::PeerAuthentication(policy) => {
+            Body::PeerAuthentication(Arc::new(peer_authentication::read(*policy, report)?))
+        }
+        Resource::RequestAuthentication(_) => {
+            report.warn(
+                "RequestAuthentication needs a waypoint: tokens are in requests, which can't be seen at this layer, so that \
+                 nobody is kept out by it",
+            );
+            return Ok(None);
+        }
+    }))
+}

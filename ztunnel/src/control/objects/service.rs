@@ -1,0 +1,128 @@
+//! A Service: what it says itself. What stands behind it is found where objects are joined.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{self as core, ServiceSpec};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::address::usable_address;
+use super::annotations::{self, Annotations};
+use super::intern::Interner;
+use super::port::{is_tcp, port_number};
+use super::report::Report;
+use crate::model::locality::Distribution;
+use crate::model::service::{Families, ServicePort, TargetPort, Visibility};
+use crate::model::workload::NamespacedName;
+
+/// A service without its endpoints.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::control) struct ServiceManifest {
+    pub(in crate::control) vips: Vec<IpAddr>,
+    pub(in crate::control) ports: Vec<ServicePort>,
+    pub(in crate::control) selector: Arc<BTreeMap<String, String>>,
+    /// Which families of pod addresses stand behind it when endpoints are derived from the selector.
+    pub(in crate::control) families: Families,
+    /// `publishNotReadyAddresses`: every endpoint counts as ready.
+    pub(in crate::control) every_endpoint_ready: bool,
+    /// Which endpoints are preferred; `None`: as the namespace says.
+    pub(in crate::control) distribution: Option<Distribution>,
+    /// Whose pods know it; `None`: as the mesh says.
+    pub(in crate::control) visibility: Option<Visibility>,
+}
+
+pub(super) fn read(
+    name: &NamespacedName,
+    service: core::Service,
+    texts: &mut Interner,
+    report: &mut Report,
+) -> ServiceManifest {
+    let spec = service.spec.unwrap_or_default();
+    let annotations = service.metadata.annotations.unwrap_or_default();
+    let mut annotations = Annotations { values: &annotations, report };
+    let annotated = annotations.distribution();
+    let visibility = annotations.visibility(&name.namespace);
+    let distribution = distribution(&spec, report).or(annotated);
+    // An ExternalName service is an alias in DNS: it has no address, and Kubernetes ignores its selector.
+    let external = spec.type_.as_deref() == Some("ExternalName");
+    let vips = if external { Vec::new() } else { vips(&spec, report) };
+    let families = families(&spec, &vips);
+    ServiceManifest {
+        ports: spec.ports.iter().flatten().filter_map(|port| service_port(port, texts, report)).collect(),
+        selector: Arc::new(if external { BTreeMap::new() } else { spec.selector.unwrap_or_default() }),
+        families,
+        every_endpoint_ready: spec.publish_not_ready_addresses.unwrap_or(false),
+        vips,
+        distribution,
+        visibility,
+    }
+}
+
+fn distribution(spec: &ServiceSpec, report: &mut Report) -> Option<Distribution> {
+    match spec.internal_traffic_policy.as_deref() {
+        Some("Local") => return Some(Distribution::SameNode),
+        None | Some("" | "Cluster") => {}
+        Some(other) => {
+            report
+                .error(format!("spec.internalTrafficPolicy: {other:?} is not Cluster or Local; it counts as Cluster"));
+        }
+    }
+    let text = spec.traffic_distribution.as_deref().filter(|text| !text.is_empty())?;
+    Some(annotations::distribution(text).unwrap_or_else(|error| {
+        report.warn(format!("spec.trafficDistribution: {text:?} {error}; all endpoints are the same"));
+        Distribution::Any
+    }))
+}
+
+fn vips(spec: &ServiceSpec, report: &mut Report) -> Vec<IpAddr> {
+    let all = spec.cluster_ips.iter().flatten();
+    let mut texts: Vec<&str> = all.map(String::as_str).collect();
+    if texts.is_empty() {
+        texts.extend(spec.cluster_ip.as_deref());
+    }
+    let (mut vips, mut seen) = (Vec::new(), HashSet::new());
+    for text in texts.into_iter().filter(|text| !text.is_empty() && *text != "None") {
+        match usable_address(text) {
+            Ok(vip) => vips.extend(seen.insert(vip).then_some(vip)),
+            Err(error) => report.error(format!("spec.clusterIPs: {error}; it is not taken as the service's")),
+        }
+    }
+    vips
+}
+
+fn families(spec: &ServiceSpec, vips: &[IpAddr]) -> Families {
+    let given: BTreeSet<&str> = spec.ip_families.iter().flatten().map(String::as_str).collect();
+    if !given.is_empty() {
+        return Families { v4: given.contains("IPv4"), v6: given.contains("IPv6") };
+    }
+    Families {
+        v4: vips.is_empty() || vips.iter().any(IpAddr::is_ipv4),
+        v6: vips.is_empty() || vips.iter().any(IpAddr::is_ipv6),
+    }
+}
+
+fn service_port(port: &core::ServicePort, texts: &mut Interner, report: &mut Report) -> Option<ServicePort> {
+    if !is_tcp(port.protocol.as_deref()) {
+        return None;
+    }
+    let mut number = |field: &str, value: i32| {
+        let number = port_number(value);
+        if number.is_none() {
+            report.error(format!(
+                "spec.ports.{field}: {value} is not a port from 1 to 65535; the service lacks this port"
+            ));
+        }
+        number
+    };
+    let own = number("port", port.port)?;
+    let target = match &port.target_port {
+        // The API server reads 0 and an empty text as "the same port".
+        None | Some(IntOrString::Int(0)) => TargetPort::Number(own),
+        Some(IntOrString::Int(value)) => TargetPort::Number(number("targetPort", *value)?),
+        Some(IntOrString::String(name)) if name.is_empty() => TargetPort::Number(own),
+        Some(IntOrString::String(name)) => TargetPort::Name(texts.text(name)),
+    };
+    let name = port.name.as_deref().filter(|name| !name.is_empty()).map(|name| texts.text(name));
+    Some(ServicePort { name, port: own, target })
+}

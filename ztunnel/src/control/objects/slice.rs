@@ -1,0 +1,104 @@
+//! An EndpointSlice: the addresses that it gives to a service.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+
+use super::address::usable_address;
+use super::intern::Interner;
+use super::port::{is_tcp, port_number};
+use super::report::Report;
+use crate::model::service::Health;
+use crate::model::workload::NamespacedName;
+
+/// Label of an EndpointSlice with the name of its service.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// Endpoints given by hand or by a cluster.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::control) struct SliceManifest {
+    /// The service they belong to.
+    pub(in crate::control) service: NamespacedName,
+    /// TCP ports: name (empty for none) and number; no number means the service's own.
+    pub(in crate::control) ports: Vec<(Arc<str>, Option<u16>)>,
+    pub(in crate::control) endpoints: Vec<SliceEndpoint>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::control) struct SliceEndpoint {
+    pub(in crate::control) addresses: Vec<IpAddr>,
+    pub(in crate::control) health: Health,
+    pub(in crate::control) pod: Option<NamespacedName>,
+    pub(in crate::control) node: Option<Arc<str>>,
+    pub(in crate::control) zone: Option<Arc<str>>,
+}
+
+/// Reads a slice; `None` when it belongs to no service or gives no addresses, which is reported.
+pub(super) fn read(
+    name: &NamespacedName,
+    slice: EndpointSlice,
+    texts: &mut Interner,
+    report: &mut Report,
+) -> Option<SliceManifest> {
+    let labels = slice.metadata.labels.unwrap_or_default();
+    let Some(service) = labels.get(SERVICE_NAME) else {
+        report.warn(format!("label {SERVICE_NAME} is missing: it belongs to no service and is ignored"));
+        return None;
+    };
+    if !matches!(slice.address_type.as_str(), "IPv4" | "IPv6") {
+        report.warn(format!("addressType {:?} is not IPv4 or IPv6: it is ignored", slice.address_type));
+        return None;
+    }
+    let ports = slice.ports.iter().flatten().filter(|port| is_tcp(port.protocol.as_deref()));
+    let ports = ports.filter_map(|port| {
+        let name = texts.text(port.name.as_deref().unwrap_or_default());
+        let Some(value) = port.port else { return Some((name, None)) };
+        let number = port_number(value);
+        if number.is_none() {
+            report.error(format!("ports.port: {value} is not a port from 1 to 65535; it is ignored"));
+        }
+        number.map(|number| (name, Some(number)))
+    });
+    let ports = ports.collect();
+    let endpoints = slice.endpoints.into_iter().map(|endpoint| slice_endpoint(name, endpoint, texts, report)).collect();
+    Some(SliceManifest {
+        service: NamespacedName::new(Arc::clone(&name.namespace), texts.text(service)),
+        ports,
+        endpoints,
+    })
+}
+
+fn slice_endpoint(
+    name: &NamespacedName,
+    endpoint: Endpoint,
+    texts: &mut Interner,
+    report: &mut Report,
+) -> SliceEndpoint {
+    let mut addresses = Vec::new();
+    for text in &endpoint.addresses {
+        match usable_address(text) {
+            Ok(address) => addresses.push(address),
+            Err(error) => report.error(format!("endpoints.addresses: {error}; it is ignored")),
+        }
+    }
+    let pod = endpoint.target_ref.filter(|target| target.kind.as_deref() == Some("Pod")).and_then(|target| {
+        let namespace =
+            target.namespace.map_or_else(|| Arc::clone(&name.namespace), |namespace| texts.text(&namespace));
+        Some(NamespacedName::new(namespace, texts.text(&target.name?)))
+    });
+    let conditions = endpoint.conditions.unwrap_or_default();
+    // Kubernetes: of missing conditions, ready and serving are to be taken as true, terminating as false.
+    let health = match conditions {
+        conditions if conditions.ready.unwrap_or(true) => Health::Ready,
+        conditions if conditions.serving.unwrap_or(true) && conditions.terminating.unwrap_or(false) => Health::Draining,
+        _ => Health::Unready,
+    };
+    SliceEndpoint {
+        addresses,
+        health,
+        pod,
+        node: endpoint.node_name.map(|node| texts.text(&node)),
+        zone: endpoint.zone.filter(|zone| !zone.is_empty()).map(|zone| texts.text(&zone)),
+    }
+}
