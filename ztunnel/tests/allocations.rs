@@ -4,7 +4,6 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
-use std::sync::Arc;
 
 use ipnet::IpNet;
 use ztunnel::model::identity::{SpiffeId, TrustDomain};
@@ -63,7 +62,7 @@ fn identity(namespace: &str, service_account: &str) -> SpiffeId {
 fn web() -> Workload {
     Workload {
         addresses: vec![OWN],
-        labels: Arc::new([("app".to_owned(), "web".to_owned())].into()),
+        labels: [("app", "web")].into(),
         ports: vec![NamedPort { name: "http".into(), number: 8080 }],
         membership: Membership::InMesh,
         ..Workload::new(NamespacedName::new("demo", "web"), identity("demo", "web"))
@@ -110,7 +109,7 @@ fn a_judgement_allocates_nothing() {
     drop(std::hint::black_box(Box::new(1)));
     assert_eq!(ASKED.get() - before, 2, "the allocator counts");
 
-    let selected = Scope::Selector { namespace: Some("demo".into()), labels: [("app".into(), "web".into())].into() };
+    let selected = Scope::Selector { namespace: Some("demo".into()), labels: [("app", "web")].into() };
     let strict = PeerAuthentication {
         name: NamespacedName::new("demo", "ports"),
         origin: origin(),

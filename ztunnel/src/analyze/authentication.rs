@@ -78,7 +78,7 @@ impl<'a> Authentication<'a> {
             Scope::Mesh => *self.mesh.get_or_insert(policy),
             Scope::Namespace(namespace) => *self.namespaces.entry(namespace).or_insert(policy),
             Scope::Selector { namespace: Some(namespace), labels } => {
-                if let Some((key, value)) = labels.first_key_value() {
+                if let Some((key, value)) = labels.iter().next() {
                     self.selectors.entry((namespace, key, value)).or_default().push(policy);
                 }
                 return;
@@ -94,10 +94,10 @@ impl<'a> Authentication<'a> {
     /// Those whose selector means the pod, the one that counts first.
     fn meaning(&self, pod: &Workload) -> impl Iterator<Item = &'a PeerAuthentication> + use<'a> {
         let namespace = &*pod.name.namespace;
-        let of_labels = pod.labels.iter().filter_map(|(key, value)| self.selectors.get(&(namespace, key, value)));
+        let of_labels = pod.labels.iter().filter_map(|(key, value)| self.selectors.get(&(namespace, &**key, &**value)));
         let mut found: Vec<&PeerAuthentication> = of_labels.flatten().copied().collect();
         found.retain(|policy| match &policy.scope {
-            Scope::Selector { labels, .. } => labels.iter().all(|(key, value)| pod.labels.get(key) == Some(value)),
+            Scope::Selector { labels, .. } => pod.labels.include(labels),
             Scope::Mesh | Scope::Namespace(_) | Scope::Services(_) => false,
         });
         found.sort_by_key(|policy| (policy.created, &policy.name));

@@ -200,7 +200,7 @@ pub(super) fn scope_covers(wide: &Scope, narrow: &Scope) -> bool {
         (Scope::Namespace(wide), Scope::Namespace(narrow)) => wide == narrow,
         (Scope::Namespace(wide), Scope::Selector { namespace, .. }) => namespace.as_ref() == Some(wide),
         (Scope::Selector { namespace, labels }, Scope::Selector { namespace: inner, labels: narrow }) => {
-            is_within(inner, namespace) && labels.iter().all(|(key, value)| narrow.get(key) == Some(value))
+            is_within(inner, namespace) && narrow.include(labels)
         }
         (Scope::Services(wide), Scope::Services(narrow)) => narrow.iter().all(|name| wide.contains(name)),
         // Also because a service may lead to pods of other namespaces and with any labels.

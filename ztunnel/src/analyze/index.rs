@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::ops::Bound;
+use std::sync::Arc;
 
 use super::authentication::Authentication;
 use super::nearest::Nearest;
+use crate::model::labels::Labels;
 use crate::model::local::{LocalPod, LocalPods};
 use crate::model::policy::{AuthorizationPolicy, Scope, StringMatch};
 use crate::model::service::{Service, ServiceKind};
@@ -71,7 +73,7 @@ impl<'a> Mesh<'a> {
         let namespace = &*pod.name.namespace;
         self.namespaces.insert(namespace);
         self.by_namespace.entry(namespace).or_default().push(pod);
-        for (key, value) in &*pod.labels {
+        for (key, value) in &pod.labels {
             for namespace in [namespace, ""] {
                 self.by_label.entry((namespace, key, value)).or_default().push(pod);
                 self.labels.entry(namespace).or_default().entry(key).or_default().insert(value);
@@ -128,13 +130,13 @@ impl<'a> Mesh<'a> {
     pub(super) fn selected<'m>(
         &'m self,
         namespace: Option<&'m str>,
-        labels: &'m BTreeMap<String, String>,
+        labels: &'m Labels,
     ) -> impl Iterator<Item = &'a Workload> + 'm {
-        let of_label = |(key, value): (&'m String, &'m String)| {
-            self.by_label.get(&(namespace.unwrap_or_default(), key.as_str(), value.as_str()))
+        let of_label = |(key, value): (&'m Arc<str>, &'m Arc<str>)| {
+            self.by_label.get(&(namespace.unwrap_or_default(), &**key, &**value))
         };
         let rarest = labels.iter().map(of_label).min_by_key(|pods| pods.map_or(0, Vec::len)).flatten();
-        let has_all = |pod: &&Workload| labels.iter().all(|(key, value)| pod.labels.get(key) == Some(value));
+        let has_all = |pod: &&Workload| pod.labels.include(labels);
         rarest.into_iter().flatten().copied().filter(has_all)
     }
 

@@ -149,7 +149,7 @@ fn refused_pods(mesh: &Mesh<'_>, pods: &[&Workload], report: &mut Report<'_>) {
 /// Labels that say something else than `ambient` or `none`: they count for nothing.
 fn unknown_modes(mesh: &Mesh<'_>, report: &mut Report<'_>) {
     for pod in mesh.pods().iter().filter(|pod| !pod.finished) {
-        let Some(mode) = pod.labels.get(MODE_LABEL).filter(|mode| !matches!(mode.as_str(), "ambient" | "none")) else {
+        let Some(mode) = pod.labels.get(MODE_LABEL).filter(|mode| !matches!(&***mode, "ambient" | "none")) else {
             continue;
         };
         let message = format!("the label {MODE_LABEL}: {mode} is not known, and counts for nothing");

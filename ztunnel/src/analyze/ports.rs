@@ -6,12 +6,13 @@ use std::sync::Arc;
 use super::finding::{Report, Severity};
 use super::index::{Mesh, list};
 use super::path::{Field, entries};
+use crate::model::labels::Labels;
 use crate::model::policy::{AuthorizationPolicy, Scope};
 use crate::model::service::{Service, ServiceKind, TargetPort};
 use crate::model::workload::{NamespacedName, Workload};
 
 /// Namespace and labels of a policy's selector.
-type Selector<'p> = (&'p Option<Arc<str>>, &'p BTreeMap<String, String>);
+type Selector<'p> = (&'p Option<Arc<str>>, &'p Labels);
 
 /// What is known about the ports of some pods.
 #[derive(Default)]

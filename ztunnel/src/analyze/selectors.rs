@@ -1,15 +1,16 @@
 //! Selectors and namespaces that mean nobody.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use super::finding::{Report, Subject};
 use super::index::Mesh;
+use crate::model::labels::Labels;
 use crate::model::policy::Scope;
 use crate::model::service::ServiceKind;
 use crate::model::workload::NamespacedName;
 
 /// What was said of a selector in a namespace.
-type Known<'m> = HashMap<(Option<&'m str>, &'m BTreeMap<String, String>), Option<String>>;
+type Known<'m> = HashMap<(Option<&'m str>, &'m Labels), Option<String>>;
 
 pub(super) fn check(mesh: &Mesh<'_>, report: &mut Report<'_>) {
     let mut known = Known::new();
@@ -27,7 +28,7 @@ pub(super) fn check(mesh: &Mesh<'_>, report: &mut Report<'_>) {
         }
         let namespace = Some(&*service.name.namespace);
         if let Some(remedy) = unmatched(mesh, namespace, &service.selector, &mut known) {
-            let selector = shown(&service.selector);
+            let selector = &service.selector;
             let message = format!("spec.selector {selector} matches no pod: the service leads nowhere");
             report.warn("unmatched-selector", &**service, message, remedy);
         }
@@ -57,7 +58,7 @@ fn check_scope<'m>(
         Scope::Selector { namespace, labels } => {
             if let Some(remedy) = unmatched(mesh, namespace.as_deref(), labels, known) {
                 let place = namespace.as_ref().map_or("of the mesh".to_owned(), |name| format!("of namespace {name}"));
-                let message = format!("spec.selector {} matches no pod {place}: nobody is protected", shown(labels));
+                let message = format!("spec.selector {labels} matches no pod {place}: nobody is protected");
                 report.warn("unmatched-selector", subject, message, remedy);
             }
         }
@@ -77,7 +78,7 @@ fn check_scope<'m>(
 fn unmatched<'m>(
     mesh: &'m Mesh<'_>,
     namespace: Option<&'m str>,
-    labels: &'m BTreeMap<String, String>,
+    labels: &'m Labels,
     known: &mut Known<'m>,
 ) -> Option<String> {
     known
@@ -86,18 +87,18 @@ fn unmatched<'m>(
         .clone()
 }
 
-fn remedy(mesh: &Mesh<'_>, namespace: Option<&str>, labels: &BTreeMap<String, String>) -> String {
+fn remedy(mesh: &Mesh<'_>, namespace: Option<&str>, labels: &Labels) -> String {
     let Some(in_use) = mesh.labels(namespace) else {
         return "there is no pod with labels at all".to_owned();
     };
     for (key, value) in labels {
-        let Some(values) = in_use.get(key.as_str()) else {
+        let Some(values) = in_use.get(&**key) else {
             return match mesh.nearest.find(key, in_use.keys().copied()) {
                 Some(meant) => format!("no pod has a label {key}: is {meant} meant?"),
                 None => format!("no pod has a label {key}: correct the selector, or label the pods"),
             };
         };
-        if !values.contains(value.as_str()) {
+        if !values.contains(&**value) {
             return match mesh.nearest.find(value, values.iter().copied()) {
                 Some(meant) => format!("no pod has {key}: {value}; is {key}: {meant} meant?"),
                 None => format!("no pod has {key}: {value}: correct the selector, or label the pods"),
@@ -105,10 +106,4 @@ fn remedy(mesh: &Mesh<'_>, namespace: Option<&str>, labels: &BTreeMap<String, St
         }
     }
     "each of these labels is some pod's, but no pod has all of them".to_owned()
-}
-
-/// `app=web,tier=front`.
-fn shown(labels: &BTreeMap<String, String>) -> String {
-    let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    labels.join(",")
 }

@@ -302,7 +302,7 @@ fn keys_of(scope: &Scope) -> Vec<ScopeKey<'_>> {
         Scope::Mesh => vec![ScopeKey::Mesh],
         Scope::Namespace(namespace) => vec![ScopeKey::Namespace(namespace)],
         Scope::Selector { namespace, labels } => {
-            let first = labels.first_key_value();
+            let first = labels.iter().next();
             first.map(|(key, value)| ScopeKey::Label(namespace.as_deref(), key, value)).into_iter().collect()
         }
         Scope::Services(services) => services.iter().map(ScopeKey::Service).collect(),

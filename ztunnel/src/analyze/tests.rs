@@ -2,7 +2,6 @@ mod modes;
 mod soundness;
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
 
 use crate::model::identity::{SpiffeId, TrustDomain};
 use crate::model::workload::{Membership, NamespacedName, Workload};
@@ -11,7 +10,7 @@ use crate::model::workload::{Membership, NamespacedName, Workload};
 fn pod(namespace: &str, name: &str, labels: &[(&str, &str)]) -> Workload {
     Workload {
         addresses: vec![IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1))],
-        labels: Arc::new(labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()),
+        labels: labels.iter().copied().collect(),
         ports: Vec::new(),
         node_addresses: Vec::new(),
         membership: Membership::InMesh,

@@ -364,7 +364,7 @@ fn scalar(value: &str) -> String {
 /// `selector: {…}, ` with labels that the pod has: those by which people know it, or all; nothing if it has none.
 fn selector(workload: &Workload) -> String {
     const KNOWN: [&str; 3] = ["app", "app.kubernetes.io/name", "k8s-app"];
-    let known: Vec<_> = workload.labels.iter().filter(|(key, _)| KNOWN.contains(&key.as_str())).collect();
+    let known: Vec<_> = workload.labels.iter().filter(|(key, _)| KNOWN.contains(&&***key)).collect();
     let labels = if known.is_empty() { workload.labels.iter().collect() } else { known };
     if labels.is_empty() {
         return String::new();

@@ -370,9 +370,8 @@ impl Traveller<'_> {
             return match service.selector.is_empty() {
                 true => format!("give {title} endpoints: it has no selector, and no EndpointSlice names it"),
                 false => {
-                    let labels: Vec<String> =
-                        service.selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
-                    format!("give {title} endpoints: no pod of its namespace has the labels {}", labels.join(","))
+                    let labels = &service.selector;
+                    format!("give {title} endpoints: no pod of its namespace has the labels {labels}")
                 }
             };
         }

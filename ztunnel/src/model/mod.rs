@@ -5,6 +5,7 @@ pub mod cause;
 pub mod close;
 pub mod flow;
 pub mod identity;
+pub mod labels;
 pub mod local;
 pub mod locality;
 pub mod origin;

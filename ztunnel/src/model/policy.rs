@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::labels::Labels;
 use super::origin::Origin;
 use super::workload::NamespacedName;
 
@@ -22,7 +23,7 @@ pub enum Scope {
         /// The namespace.
         namespace: Option<Arc<str>>,
         /// The labels, at least one.
-        labels: BTreeMap<String, String>,
+        labels: Labels,
     },
     /// Those that stand behind one of these services, at the ports to which it leads.
     Services(Vec<NamespacedName>),

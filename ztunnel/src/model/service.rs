@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::identity::SpiffeId;
+use super::labels::Labels;
 use super::locality::{Distribution, Locality};
 use super::workload::NamespacedName;
 
@@ -30,7 +31,7 @@ pub struct Service {
     /// What stands behind it, ordered by address. The services of one ServiceEntry share theirs.
     pub endpoints: Arc<[Endpoint]>,
     /// The labels a pod must have to stand behind it; empty when its endpoints are given otherwise.
-    pub selector: Arc<BTreeMap<String, String>>,
+    pub selector: Labels,
     /// Families of addresses its endpoints may have.
     pub families: Families,
     /// Which endpoints are preferred.
@@ -54,7 +55,7 @@ impl Service {
             ports: Vec::new(),
             resolution: Resolution::Endpoints,
             endpoints: Arc::default(),
-            selector: Arc::default(),
+            selector: Labels::default(),
             families: Families::default(),
             distribution: Distribution::Any,
             visibility: Visibility::Everyone,

@@ -2,12 +2,12 @@
 //!
 //! Facts that only the pod's own node needs are in [`local`](super::local).
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::identity::SpiffeId;
+use super::labels::Labels;
 use super::locality::Locality;
 
 /// The name of an object inside its namespace; shown as `namespace/name`.
@@ -58,7 +58,7 @@ pub struct Workload {
     /// It shares the node's network namespace.
     pub host_network: bool,
     /// Its labels.
-    pub labels: Arc<BTreeMap<String, String>>,
+    pub labels: Labels,
     /// Its named TCP ports, in the manifest's order.
     pub ports: Vec<NamedPort>,
     /// Addresses of its node, canonical (`status.hostIPs`).
@@ -85,7 +85,7 @@ impl Workload {
             node: None,
             addresses: Vec::new(),
             host_network: false,
-            labels: Arc::default(),
+            labels: Labels::default(),
             ports: Vec::new(),
             node_addresses: Vec::new(),
             ready: true,

@@ -7,7 +7,7 @@ mod keys;
 mod reach;
 mod selectors;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 pub use group::{Entry, Group, Ordered, Rules, can_match};
@@ -17,6 +17,7 @@ use selectors::Selectors;
 pub use selectors::lacking;
 
 use super::snapshot::Snapshot;
+use crate::model::labels::Labels;
 use crate::model::policy::{AuthorizationPolicy, PeerAuthentication, PolicySet, Scope, UnreadPolicies};
 use crate::model::service::{Service, ServiceKind};
 use crate::model::workload::{NamespacedName, Workload};
@@ -55,7 +56,7 @@ pub struct Protection {
 }
 
 /// A namespace, or any, and labels.
-type Selector<'a> = (Option<Arc<str>>, &'a BTreeMap<String, String>);
+type Selector<'a> = (Option<Arc<str>>, &'a Labels);
 
 impl Policies {
     pub(super) fn index(policies: PolicySet, mesh: &Snapshot) -> Self {
@@ -112,7 +113,7 @@ impl Policies {
         let with_selector = guarded.values().filter(|guarded| !guarded.service.selector.is_empty());
         let by_selector = with_selector.map(|guarded| {
             let service = &guarded.service;
-            (Some(Arc::clone(&service.name.namespace)), (*service.selector).clone(), Arc::clone(guarded))
+            (Some(Arc::clone(&service.name.namespace)), service.selector.clone(), Arc::clone(guarded))
         });
         self.services_by_selector = Selectors::new(by_selector.collect());
         self.services = guarded;

@@ -6,6 +6,7 @@ use fastrand::Rng;
 
 use super::pod;
 use crate::analyze::index::Mesh;
+use crate::model::labels::Labels;
 use crate::model::local::{LocalPod, LocalPods};
 use crate::model::origin::Origin;
 use crate::model::policy::{MtlsMode, PeerAuthentication, PolicySet, Scope};
@@ -17,10 +18,7 @@ const MODES: [Option<MtlsMode>; 4] =
     [None, Some(MtlsMode::Permissive), Some(MtlsMode::Strict), Some(MtlsMode::Disable)];
 
 fn authentication(random: &mut Rng, index: usize) -> PeerAuthentication {
-    let selector = |app: &str| Scope::Selector {
-        namespace: Some("demo".into()),
-        labels: BTreeMap::from([("app".to_owned(), app.to_owned())]),
-    };
+    let selector = |app: &str| Scope::Selector { namespace: Some("demo".into()), labels: Labels::from([("app", app)]) };
     let scope = match random.usize(..5) {
         0 => Scope::Mesh,
         1 => Scope::Namespace("demo".into()),

@@ -177,7 +177,7 @@ impl<'a> Objects<'a> {
         Service {
             vips: manifest.vips.clone(),
             ports: manifest.ports.clone(),
-            selector: Arc::clone(&manifest.selector),
+            selector: manifest.selector.clone(),
             families: manifest.families,
             distribution: self.distribution(manifest.distribution, name),
             visibility: self.visibility(manifest.visibility.as_ref(), name),
@@ -226,7 +226,7 @@ impl<'a> Objects<'a> {
             ports: manifest.ports.clone(),
             resolution: manifest.resolution,
             endpoints: Arc::default(),
-            selector: Arc::clone(&manifest.selector),
+            selector: manifest.selector.clone(),
             families: Families::default(),
             distribution: self.distribution(manifest.distribution, name),
             visibility: self.visibility(manifest.visibility.as_ref(), name),

@@ -83,7 +83,7 @@ impl<'a> Pods<'a> {
         let mut endpoints: BTreeMap<IpAddr, Endpoint> = BTreeMap::new();
         // In Kubernetes an empty selector selects nothing here.
         let candidates = self.by_namespace.get(&*service.name.namespace).into_iter().flatten();
-        let selects = |pod: &&&Workload| !service.selector.is_empty() && selects(&service.selector, pod);
+        let selects = |pod: &&&Workload| !service.selector.is_empty() && pod.labels.include(&service.selector);
         for pod in candidates.filter(selects) {
             let health = match () {
                 () if pod.ready || every_endpoint_ready => Health::Ready,
@@ -140,10 +140,6 @@ fn placed(
         node: workload.map_or(node, |workload| workload.node.clone()),
         locality: workload.map_or(locality, |workload| workload.locality.clone()),
     }
-}
-
-fn selects(selector: &BTreeMap<String, String>, pod: &Workload) -> bool {
-    selector.iter().all(|(key, value)| pod.labels.get(key) == Some(value))
 }
 
 fn port_of_pod(port: &ServicePort, pod: &Workload) -> Option<(u16, u16)> {

@@ -3,7 +3,6 @@
 
 mod rules;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -16,6 +15,7 @@ use super::name::check_name;
 use super::report::{FieldError, Report};
 use super::security::{Object, Selector, labels};
 use crate::control::field::FieldPath;
+use crate::model::labels::Labels;
 use crate::model::policy::{Action, Rule};
 use crate::model::workload::NamespacedName;
 
@@ -75,7 +75,7 @@ pub(in crate::control) struct AuthorizationManifest {
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::control) enum Target {
     /// Workloads with these labels; all, when there are none.
-    Labels(BTreeMap<String, String>),
+    Labels(Labels),
     /// Those that stand behind one of these services, at least one.
     Services(Vec<NamespacedName>),
 }

@@ -16,6 +16,7 @@ use super::intern::Interner;
 use super::port::port_number;
 use super::report::Report;
 use crate::model::identity::SpiffeId;
+use crate::model::labels::Labels;
 use crate::model::locality::{Distribution, Locality};
 use crate::model::service::{Endpoint, Health, Resolution, ServicePort, TargetPort, Visibility};
 use crate::model::workload::NamespacedName;
@@ -96,7 +97,7 @@ pub(in crate::control) struct EntryManifest {
     pub(in crate::control) resolution: Resolution,
     /// Those given in the entry; their workloads are not known yet.
     pub(in crate::control) endpoints: Vec<Endpoint>,
-    pub(in crate::control) selector: Arc<BTreeMap<String, String>>,
+    pub(in crate::control) selector: Labels,
     pub(in crate::control) distribution: Option<Distribution>,
     /// Whose pods know it; `None`: as the mesh says.
     pub(in crate::control) visibility: Option<Visibility>,
@@ -142,7 +143,7 @@ pub(super) fn read(
         visibility
     });
     let identities = identities(spec.subject_alt_names.as_deref().unwrap_or_default(), report);
-    let selector = Arc::new(selected);
+    let selector = texts.labels(&selected);
     EntryManifest {
         hosts,
         vips,

@@ -9,6 +9,7 @@ use super::port::port_text;
 use super::report::{FieldError, Report};
 use super::security::{Object, Selector, labels};
 use crate::control::field::FieldPath;
+use crate::model::labels::Labels;
 use crate::model::policy::MtlsMode;
 
 /// The object.
@@ -43,7 +44,7 @@ pub(in crate::control) struct PeerAuthenticationManifest {
     /// Unix seconds.
     pub(in crate::control) created: Option<i64>,
     /// The labels of its selector; empty: it has none.
-    pub(in crate::control) selector: BTreeMap<String, String>,
+    pub(in crate::control) selector: Labels,
     pub(in crate::control) mode: Option<MtlsMode>,
     pub(in crate::control) ports: BTreeMap<u16, Option<MtlsMode>>,
 }

@@ -35,7 +35,7 @@ pub(in crate::control) struct PodManifest {
     /// `Some(true)`: wants in, `Some(false)`: wants out, `None`: as the namespace says.
     pub(in crate::control) own_mode: Option<bool>,
     /// Where its own labels say it runs.
-    own_locality: Option<Locality>,
+    own_locality: Option<Box<Locality>>,
     /// It is being deleted and still takes connections.
     pub(in crate::control) draining: bool,
     pub(in crate::control) workload: Workload,
@@ -60,7 +60,7 @@ impl PodManifest {
             _ if workload.addresses.is_empty() => Membership::Refused(RefuseReason::NoAddress),
             _ => Membership::InMesh,
         };
-        let locality = self.own_locality.as_ref().or(node).cloned().unwrap_or_default();
+        let locality = self.own_locality.as_deref().or(node).cloned().unwrap_or_default();
         let identity = SpiffeId { trust_domain: trust_domain.clone(), ..workload.identity.clone() };
         Workload { membership, locality, identity, ..workload.clone() }
     }
@@ -90,7 +90,7 @@ pub(super) fn read(name: &NamespacedName, pod: Pod, texts: &mut Interner, report
     let owners = metadata.owner_references.unwrap_or_default();
     let controller = controller::controller(&name.name, &owners, &labels, texts);
     let (canonical_name, canonical_revision) = controller::canonical(&controller, &labels, texts, report);
-    let own_locality = node::of_pod(&labels);
+    let own_locality = node::of_pod(&labels).map(Box::new);
     let node = valid(spec.node_name.as_deref(), "spec.nodeName", "the pod is on no node", report);
     let workload = Workload {
         name: name.clone(),
@@ -107,7 +107,7 @@ pub(super) fn read(name: &NamespacedName, pod: Pod, texts: &mut Interner, report
         node: node.map(|node| texts.text(node)),
         addresses,
         host_network: spec.host_network.unwrap_or(false),
-        labels: Arc::new(labels),
+        labels: texts.labels(&labels),
         ports: ports(&spec, texts),
         node_addresses,
         ready: !terminating && !finished && condition_ready(&status),
@@ -155,6 +155,7 @@ fn usable<'a>(all: impl Iterator<Item = &'a str>, one: Option<&'a str>, mut wron
             Err(error) => wrong(error),
         }
     }
+    addresses.shrink_to_fit();
     addresses
 }
 
@@ -188,6 +189,7 @@ fn ports(spec: &PodSpec, texts: &mut Interner) -> Vec<NamedPort> {
             ports.push(NamedPort { name: texts.text(name), number });
         }
     }
+    ports.shrink_to_fit();
     ports
 }
 

@@ -9,6 +9,7 @@ use serde::de::IgnoredAny;
 use super::bounded::Unique;
 use super::report::FieldError;
 use crate::control::field::FieldPath;
+use crate::model::labels::Labels;
 
 /// An object of the group. What it says beyond its fields would be lost, so nothing may.
 #[derive(Deserialize)]
@@ -72,7 +73,7 @@ pub(in crate::control) struct Selector {
 const MOST_LABELS: usize = 4096;
 
 /// The labels that a selector asks for; none where it is missing or empty.
-pub(super) fn labels(selector: Option<Selector>) -> Result<BTreeMap<String, String>, FieldError> {
+pub(super) fn labels(selector: Option<Selector>) -> Result<Labels, FieldError> {
     let labels = selector.and_then(|selector| selector.match_labels).map(|labels| labels.0).unwrap_or_default();
     let field = || FieldPath::of("spec.selector.matchLabels");
     if labels.len() > MOST_LABELS {

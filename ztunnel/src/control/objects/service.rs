@@ -1,8 +1,7 @@
 //! A Service: what it says itself. What stands behind it is found where objects are joined.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{self as core, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -12,6 +11,7 @@ use super::annotations::{self, Annotations};
 use super::intern::Interner;
 use super::port::{is_tcp, port_number};
 use super::report::Report;
+use crate::model::labels::Labels;
 use crate::model::locality::Distribution;
 use crate::model::service::{Families, ServicePort, TargetPort, Visibility};
 use crate::model::workload::NamespacedName;
@@ -21,7 +21,7 @@ use crate::model::workload::NamespacedName;
 pub(in crate::control) struct ServiceManifest {
     pub(in crate::control) vips: Vec<IpAddr>,
     pub(in crate::control) ports: Vec<ServicePort>,
-    pub(in crate::control) selector: Arc<BTreeMap<String, String>>,
+    pub(in crate::control) selector: Labels,
     /// Which families of pod addresses stand behind it when endpoints are derived from the selector.
     pub(in crate::control) families: Families,
     /// `publishNotReadyAddresses`: every endpoint counts as ready.
@@ -50,7 +50,7 @@ pub(super) fn read(
     let families = families(&spec, &vips);
     ServiceManifest {
         ports: spec.ports.iter().flatten().filter_map(|port| service_port(port, texts, report)).collect(),
-        selector: Arc::new(if external { BTreeMap::new() } else { spec.selector.unwrap_or_default() }),
+        selector: if external { Labels::default() } else { texts.labels(&spec.selector.unwrap_or_default()) },
         families,
         every_endpoint_ready: spec.publish_not_ready_addresses.unwrap_or(false),
         vips,

@@ -82,6 +82,7 @@ fn slice_endpoint(
             Err(error) => report.error(format!("endpoints.addresses: {error}; it is ignored")),
         }
     }
+    addresses.shrink_to_fit();
     let pod = endpoint.target_ref.filter(|target| target.kind.as_deref() == Some("Pod")).and_then(|target| {
         let namespace =
             target.namespace.map_or_else(|| Arc::clone(&name.namespace), |namespace| texts.text(&namespace));

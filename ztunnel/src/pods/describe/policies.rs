@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Serialize, Serializer, ser::SerializeStruct as _};
 
 use crate::{
+    model::labels::Labels,
     model::origin::{Origin, OriginKeys},
     model::policy::{Action, AuthorizationPolicy, Match, MtlsMode, Part, PeerAuthentication, Rule, Scope},
     store::snapshot::Snapshot,
@@ -78,7 +79,7 @@ struct UnreadInfo<'a> {
 enum ScopeInfo<'a> {
     Mesh,
     Namespace(&'a str),
-    Selector { namespace: Option<&'a str>, labels: &'a BTreeMap<String, String> },
+    Selector { namespace: Option<&'a str>, labels: &'a Labels },
     Services(Vec<String>),
 }
 

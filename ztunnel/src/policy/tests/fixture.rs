@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::model::identity::{SpiffeId, TrustDomain};
+use crate::model::labels::Labels;
 use crate::model::local::LocalPod;
 use crate::model::locality::Locality;
 use crate::model::origin::Origin;
@@ -38,7 +39,7 @@ pub(super) fn verdict(snapshot: &Snapshot, connection: &Connection) -> String {
 pub(super) fn web() -> Workload {
     Workload {
         addresses: vec!["10.0.9.1".parse().unwrap()],
-        labels: Arc::new(labels("app=web,tier=front")),
+        labels: labels("app=web,tier=front"),
         ports: vec![NamedPort { name: "http".into(), number: 8080 }],
         membership: Membership::InMesh,
         ..Workload::new(NamespacedName::new("demo", "web"), SpiffeId::new(TrustDomain::default(), "demo", "web"))
@@ -87,7 +88,7 @@ fn name(text: &str) -> NamespacedName {
     NamespacedName::new(namespace, name)
 }
 
-pub(super) fn labels(text: &str) -> BTreeMap<String, String> {
+pub(super) fn labels(text: &str) -> Labels {
     let pairs = text.split(',').map(|pair| pair.split_once('=').unwrap());
     pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }
@@ -214,7 +215,7 @@ fn service(text: &str) -> Service {
     for word in words {
         let (first, rest) = word.split_once(':').unwrap();
         match first {
-            "selector" => service.selector = Arc::new(labels(rest)),
+            "selector" => service.selector = labels(rest),
             "behind" => {
                 let pair = rest.split_once(':').map(|(port, own)| (port.parse().unwrap(), own.parse().unwrap()));
                 let endpoint = Endpoint {

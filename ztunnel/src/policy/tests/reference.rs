@@ -1,5 +1,6 @@
 //! The meaning of policies once more: no index, no shared comparison, one policy after the other.
 
+use crate::model::labels::Labels;
 use crate::model::policy::{Action, AuthorizationPolicy, Match, MtlsMode, Rule, Scope, StringMatch};
 use crate::model::service::TargetPort;
 use crate::model::workload::Workload;
@@ -34,7 +35,7 @@ pub(super) fn judge(snapshot: &Snapshot, workload: &Workload, connection: &Conne
     format!("none of {} and {}", names.join(" "), allow.len().saturating_sub(10))
 }
 
-fn has_labels(workload: &Workload, labels: &std::collections::BTreeMap<String, String>) -> bool {
+fn has_labels(workload: &Workload, labels: &Labels) -> bool {
     labels.iter().all(|(key, value)| workload.labels.get(key) == Some(value))
 }
 

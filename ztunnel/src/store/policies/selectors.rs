@@ -1,9 +1,12 @@
 //! What is chosen by labels, found by the labels of a workload.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
-type Labels = BTreeMap<String, String>;
+use crate::model::labels::Labels;
+
+/// By the value of a label.
+type ByValue<T> = HashMap<Arc<str>, Vec<(Labels, T)>>;
 
 /// Things with selectors. Each is kept under the rarest of its labels, so that a workload meets few that it is not.
 #[derive(Debug)]
@@ -17,7 +20,7 @@ struct ByLabel<T> {
     /// With a selector that names no label.
     all: Vec<T>,
     /// By a label's key, then by its value.
-    labels: HashMap<String, HashMap<String, Vec<(Labels, T)>>>,
+    labels: HashMap<Arc<str>, ByValue<T>>,
 }
 
 impl<T> Default for ByLabel<T> {
@@ -35,7 +38,7 @@ impl<T> Default for Selectors<T> {
 impl<T> Selectors<T> {
     /// Indexes things by namespace (`None`: any) and selector.
     pub(super) fn new(selected: Vec<(Option<Arc<str>>, Labels, T)>) -> Self {
-        let mut popular: HashMap<(String, String), usize> = HashMap::new();
+        let mut popular: HashMap<(Arc<str>, Arc<str>), usize> = HashMap::new();
         for (key, value) in selected.iter().flat_map(|(_, labels, _)| labels) {
             *popular.entry((key.clone(), value.clone())).or_default() += 1;
         }
@@ -74,6 +77,6 @@ impl<T> Selectors<T> {
 /// The first of a selector's labels that is not among a workload's.
 #[must_use]
 pub fn lacking<'a>(selector: &'a Labels, labels: &Labels) -> Option<(&'a str, &'a str)> {
-    let missing = selector.iter().find(|(key, value)| labels.get(*key) != Some(value));
-    missing.map(|(key, value)| (key.as_str(), value.as_str()))
+    let missing = selector.iter().find(|(key, value)| labels.get(key) != Some(value));
+    missing.map(|(key, value)| (&**key, &**value))
 }

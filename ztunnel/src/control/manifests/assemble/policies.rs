@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::{Objects, Place};
 use crate::control::objects::{AuthorizationManifest, PeerAuthenticationManifest, Target, title};
+use crate::model::labels::Labels;
 use crate::model::policy::{AuthorizationPolicy, PeerAuthentication, PolicySet, Scope};
 use crate::model::problem::{Problem, Severity};
 use crate::model::workload::NamespacedName;
@@ -29,7 +30,7 @@ pub(super) fn join(objects: &Objects<'_>, root_namespace: &str, problems: &mut V
     set
 }
 
-fn scope(namespace: &Arc<str>, labels: &BTreeMap<String, String>, root_namespace: &str) -> Scope {
+fn scope(namespace: &Arc<str>, labels: &Labels, root_namespace: &str) -> Scope {
     match (**namespace == *root_namespace, labels.is_empty()) {
         (true, true) => Scope::Mesh,
         (false, true) => Scope::Namespace(Arc::clone(namespace)),
@@ -141,7 +142,7 @@ fn report_several(policies: &[PeerAuthentication], problems: &mut Vec<Problem>) 
     }
 }
 
-type Level<'a> = (Option<&'a Arc<str>>, Option<&'a BTreeMap<String, String>>);
+type Level<'a> = (Option<&'a Arc<str>>, Option<&'a Labels>);
 
 fn level(scope: &Scope) -> Level<'_> {
     match scope {

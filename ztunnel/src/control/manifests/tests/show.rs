@@ -126,8 +126,7 @@ fn scope(scope: &Scope) -> String {
         Scope::Mesh => "mesh".to_owned(),
         Scope::Namespace(namespace) => format!("namespace {namespace}"),
         Scope::Selector { namespace, labels } => {
-            let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-            format!("{} in {}", labels.join(","), namespace.as_deref().unwrap_or("any namespace"))
+            format!("{labels} in {}", namespace.as_deref().unwrap_or("any namespace"))
         }
         Scope::Services(services) => format!("services {}", joined(services)),
     }
