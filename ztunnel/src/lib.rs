@@ -156,6 +156,8 @@
 //!   [`Table::register_delivery`](flow::table::Table::register_delivery) (`reversed_tuples_*` in `tests/tests/load.rs`).
 //! - A pod is enrolled whole or not at all: [`Controller::enrol`](redirect::Controller::enrol) undoes what it did
 //!   (`tests/tests/refusals.rs`).
+//! - A pod that changes is enrolled anew only if it must be: another identity, another namespace, an address that the
+//!   namespace lacks (`tests/tests/updates.rs`).
 //! - A pod that was captured is opened only when the mesh no longer wants it. Whatever else goes wrong with it, it is
 //!   [closed](pods::pod::Node::close): captured, and served by nobody (`tests/tests/changes.rs`).
 //! - A namespace is a pod's only if it has all of the pod's addresses, is not the node's, and no other pod is enrolled with

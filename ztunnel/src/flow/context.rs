@@ -1,8 +1,14 @@
 //! What every connection of one pod on one worker needs.
 
-use std::{cell::Cell, net::IpAddr, rc::Rc, sync::Arc};
+use std::{
+    cell::{Cell, RefCell},
+    future::pending,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    rc::Rc,
+    sync::Arc,
+};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use super::{
     admission::Admission,
@@ -15,7 +21,7 @@ use crate::{
     hbone::{self, pool::Pool},
     lifecycle::tasks::TaskCount,
     metrics::traffic::Meter,
-    model::{close::CloseReason, workload::NamespacedName},
+    model::{close::CloseReason, flow::Direction, workload::NamespacedName},
     net::{buffer::BufferPool, dial::Dialer},
     redirect::NodeSockets,
     store::publish::Reader,
@@ -26,8 +32,8 @@ use crate::{
 pub struct PodContext {
     /// The pod.
     pub name: NamespacedName,
-    /// Its addresses, as the mesh has them.
-    pub addresses: Vec<IpAddr>,
+    /// Its addresses.
+    pub addresses: Addresses,
     /// Connects from within its network namespace.
     pub dialer: Dialer,
     /// Its side of TLS.
@@ -62,4 +68,77 @@ pub struct PodContext {
     pub meter: Meter,
     /// Why connections end that are cut from outside.
     pub ending: Cell<CloseReason>,
+}
+
+/// A pod's addresses, as the mesh has them now.
+#[derive(Debug)]
+pub struct Addresses {
+    current: RefCell<Vec<IpAddr>>,
+    changed: Notify,
+}
+
+impl Addresses {
+    /// The addresses that a pod begins with.
+    #[must_use]
+    pub fn new(addresses: Vec<IpAddr>) -> Self {
+        Self { current: RefCell::new(addresses), changed: Notify::new() }
+    }
+
+    /// Replaces them. Gives those that are not the pod's any more.
+    pub fn replace(&self, addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+        let before = self.current.replace(addresses);
+        self.changed.notify_waiters();
+        let current = self.current.borrow();
+        before.into_iter().filter(|address| !current.contains(address)).collect()
+    }
+
+    fn contains(&self, address: IpAddr) -> bool {
+        self.current.borrow().contains(&address)
+    }
+}
+
+impl PodContext {
+    /// The first of its addresses that is of the same family as this one.
+    pub(super) fn first_address(&self, like: IpAddr) -> Option<IpAddr> {
+        self.addresses.current.borrow().iter().copied().find(|own| own.is_ipv4() == like.is_ipv4())
+    }
+
+    /// Waits until an address that is the pod's now is taken from it.
+    pub(super) async fn lost(&self, address: IpAddr) {
+        if !self.addresses.contains(address) {
+            pending::<()>().await;
+        }
+        loop {
+            // Whoever waits before the change is told, also if this is not polled in between.
+            let changed = self.addresses.changed.notified();
+            if !self.addresses.contains(address) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Replaces the pod's addresses. Connections of those that are gone end; others notice nothing.
+    pub fn readdress(&self, addresses: Vec<IpAddr>) {
+        let families = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+        let before = families.map(|family| self.first_address(family));
+        let removed = self.addresses.replace(addresses);
+        for live in self.table.live() {
+            let flow = live.flow();
+            let own = match flow.direction {
+                Direction::Outbound => flow.peer.ip(),
+                Direction::Inbound => flow.dst.ip(),
+            };
+            if removed.contains(&own) {
+                live.cut(CloseReason::AddressRemoved);
+            }
+        }
+        let moved = families.map(|family| self.first_address(family)).into_iter().zip(before);
+        let moved: Vec<_> = moved.filter(|(now, before)| now != before).filter_map(|(_, before)| before).collect();
+        self.pool.retain(|key, _| match key.from {
+            Some(from) => !removed.contains(&from),
+            // A tunnel that is bound to no address has come from the pod's first one of that family.
+            None => !moved.iter().any(|first| first.is_ipv4() == key.to.is_ipv4()),
+        });
+    }
 }

@@ -87,16 +87,20 @@ pub async fn serve(pod: Rc<PodContext>, accepted: Accepted, mut drain: DrainWatc
     let _open = pod.meter.traffic().tunnel(Direction::Inbound);
     let link = Rc::new(Link { peer, local: dst, principal: Principal::new(identity.identity.clone()) });
     let streams = RefCell::new(TaskSet::new(pod.tasks.clone()));
-    let end = speak(&mut io, (&pod.tls, &identity), &pod.hbone, drain, |incoming| {
+    let spoken = speak(&mut io, (&pod.tls, &identity), &pod.hbone, drain, |incoming| {
         streams.borrow_mut().spawn_local(serve_stream(Rc::clone(&pod), Rc::clone(&link), incoming));
-    })
-    .await;
-    if matches!(end, End::Cut(_)) {
+    });
+    let end = tokio::select! {
+        end = spoken => Some(end),
+        () = pod.lost(dst.ip()) => None,
+    };
+    if matches!(end, Some(End::Cut(_)) | None) {
         // What waits to be sent is taken back.
         socket::reset_on_close(io.get_ref());
     }
     drop(io);
-    debug!(src.addr = %peer, src.identity = %link.principal.identity(), %end, "a tunnel ended");
+    let end = end.map_or_else(|| CloseReason::AddressRemoved.to_string(), |end| end.to_string());
+    debug!(src.addr = %peer, src.identity = %link.principal.identity(), end, "a tunnel ended");
     // They end with the connection, which is gone.
     streams.into_inner().join_all().await;
     drop((place, permit));
@@ -187,6 +191,7 @@ async fn begin(pod: Rc<PodContext>, link: Rc<Link>, incoming: Incoming) -> Optio
     let Incoming { request, mut responder } = incoming;
     let flow = Flow { direction: Direction::Inbound, peer: link.peer, dst: link.local };
     let mut record = Recorded::open(Rc::clone(&pod), flow);
+    let live = Rc::clone(record.live());
     let opened = match &request {
         Ok(request) => tokio::select! {
             opened = open(&pod, &flow, &link, request, &mut record) => opened,
@@ -194,6 +199,10 @@ async fn begin(pod: Rc<PodContext>, link: Rc<Link>, incoming: Incoming) -> Optio
             _gone = responder.gone() => {
                 record.end(CloseReason::ClientReset, None);
                 return None;
+            }
+            reason = live.until_cut() => {
+                let refusal = Refusal::from(reason);
+                Err((refusal.status(), refusal))
             }
         },
         Err(error) => {

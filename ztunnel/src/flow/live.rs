@@ -2,7 +2,9 @@
 
 use std::{
     cell::{Cell, RefCell},
+    future::{Future, poll_fn},
     rc::Rc,
+    task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
@@ -32,6 +34,10 @@ pub struct Live {
     /// Why it may be.
     basis: Cell<Basis>,
     counted: RefCell<Option<Counted>>,
+    /// It has to end.
+    cut: Cell<Option<CloseReason>>,
+    /// Its task, which waits to hear of that.
+    waiting: RefCell<Option<Waker>>,
 }
 
 impl Live {
@@ -44,6 +50,8 @@ impl Live {
             decided: Cell::default(),
             basis: Cell::default(),
             counted: RefCell::default(),
+            cut: Cell::default(),
+            waiting: RefCell::default(),
         }
     }
 
@@ -131,6 +139,31 @@ impl Live {
         {
             *counted = Some(meter.open(&facts));
         }
+    }
+
+    /// Has the connection end for a reason that lies outside of it.
+    pub fn cut(&self, reason: CloseReason) {
+        self.cut.set(Some(reason));
+        if let Some(waiting) = self.waiting.take() {
+            waiting.wake();
+        }
+    }
+
+    /// Whether it has to end. For one task at a time.
+    pub(super) fn poll_cut(&self, cx: &Context<'_>) -> Poll<CloseReason> {
+        if let Some(reason) = self.cut.get() {
+            return Poll::Ready(reason);
+        }
+        let mut waiting = self.waiting.borrow_mut();
+        if !waiting.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waiting = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Waits until it has to end.
+    pub(super) fn until_cut(&self) -> impl Future<Output = CloseReason> + '_ {
+        poll_fn(|cx| self.poll_cut(cx))
     }
 
     pub(super) fn close(&self, reason: CloseReason) {

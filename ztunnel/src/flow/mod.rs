@@ -27,7 +27,7 @@ pub use context::PodContext;
 use futures_util::future::LocalBoxFuture;
 use gate::Visit;
 use leg::Leg;
-use record::Recorded;
+use record::{Live, Recorded};
 pub(crate) use refusal::Refusal;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -78,14 +78,14 @@ impl<T> Spliced<T> {
             let ended = tokio::select! {
                 // Not a byte more, once that is known.
                 biased;
-                denial = stopped(this.visit.as_mut()) => Err(denial),
+                stop = stopped(this.visit.as_mut(), this.record.live()) => Err(stop),
                 ended = copy::both(this.client.stream(), this.server.stream(), &pod.buffers, bytes) => Ok(ended),
             };
             let Self { client, server, held, visit: _visit, record, place: _place } = self;
             match ended {
-                Err(denial) => {
+                Err(stop) => {
                     drop((client, server, held));
-                    record.end(CloseReason::PolicyChanged, Some(refusal::policy_changed(&denial)));
+                    stop.end(record);
                 }
                 Ok(Ok(())) => {
                     client.finish();
@@ -125,15 +125,17 @@ impl<T> Carried<T> {
             let ended = tokio::select! {
                 // As above.
                 biased;
-                denial = stopped(this.visit.as_mut()) => Err(denial),
+                stop = stopped(this.visit.as_mut(), this.record.live()) => Err(stop),
                 ended = relay::both(application, tunnel, this.tunnel_side, &pod.buffers, bytes) => Ok(ended),
             };
             let Self { application, mut tunnel, tunnel_side: _, held, visit: _visit, record, place: _place } = self;
             match ended {
-                Err(denial) => {
-                    tunnel.reset(Reset::Denied);
+                Err(stop) => {
+                    if let Stop::Denied(_) = stop {
+                        tunnel.reset(Reset::Denied);
+                    }
                     drop((application, tunnel, held));
-                    record.end(CloseReason::PolicyChanged, Some(refusal::policy_changed(&denial)));
+                    stop.end(record);
                 }
                 Ok(Ok(())) => {
                     application.finish();
@@ -149,9 +151,31 @@ impl<T> Carried<T> {
     }
 }
 
-/// Waits until a connection may not be any more. Those that the pod itself makes are judged where they go.
-fn stopped(mut visit: Option<&mut Visit>) -> impl Future<Output = Denial> {
-    poll_fn(move |cx| visit.as_mut().map_or(Poll::Pending, |visit| visit.poll_stopped(cx)))
+/// Why a connection has to end before its two sides want it.
+enum Stop {
+    /// Policy denies it.
+    Denied(Denial),
+    /// Something else outside of it.
+    Cut(CloseReason),
+}
+
+impl Stop {
+    fn end(self, record: Recorded) {
+        match self {
+            Self::Denied(denial) => record.end(CloseReason::PolicyChanged, Some(refusal::policy_changed(&denial))),
+            Self::Cut(reason) => record.end(reason, None),
+        }
+    }
+}
+
+/// Waits until a connection has to end. Those that the pod itself makes are judged where they go.
+fn stopped<'a>(mut visit: Option<&'a mut Visit>, live: &'a Live) -> impl Future<Output = Stop> + 'a {
+    poll_fn(move |cx| {
+        if let Poll::Ready(reason) = live.poll_cut(cx) {
+            return Poll::Ready(Stop::Cut(reason));
+        }
+        visit.as_mut().map_or(Poll::Pending, |visit| visit.poll_stopped(cx).map(Stop::Denied))
+    })
 }
 
 fn reason_of(error: &CopyError) -> CloseReason {

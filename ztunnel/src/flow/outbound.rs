@@ -47,11 +47,12 @@ async fn begin(pod: Rc<PodContext>, accepted: Accepted) -> Option<LocalBoxFuture
     let flow = Flow { direction: Direction::Outbound, peer, dst };
     // Declared before the legs: the record and its entry leave last, when the sockets are closed.
     let mut record = Recorded::open(Rc::clone(&pod), flow);
-    let client = Leg::new(stream);
+    let (client, live) = (Leg::new(stream), Rc::clone(record.live()));
     let opened = tokio::select! {
         opened = open(&pod, &flow, &mut record) => opened,
         // Nobody waits for it any more.
         _ = error_of(client.socket()) => Err(CloseReason::ClientReset.into()),
+        reason = live.until_cut() => Err(reason.into()),
     };
     match opened {
         Ok(Server::Plain(server, held)) => {
@@ -117,8 +118,7 @@ async fn connect(pod: &PodContext, flow: &Flow, route: &Outbound, candidate: &Ca
 /// address of the family; any other is a choice of the application, and is kept.
 fn source(pod: &PodContext, flow: &Flow, to: SocketAddr) -> Option<std::net::IpAddr> {
     let source = flow.peer.ip();
-    let first = pod.addresses.iter().find(|ip| ip.is_ipv4() == source.is_ipv4());
-    (first != Some(&source) && source.is_ipv4() == to.is_ipv4()).then_some(source)
+    (pod.first_address(source) != Some(source) && source.is_ipv4() == to.is_ipv4()).then_some(source)
 }
 
 fn request(pod: &PodContext, flow: &Flow, route: &Outbound, candidate: &Candidate) -> ConnectRequest {

@@ -34,8 +34,12 @@ async fn begin(pod: Rc<PodContext>, accepted: Accepted) -> Option<LocalBoxFuture
     let flow = Flow { direction: Direction::Inbound, peer, dst };
     // Declared before the legs: the record and its entry leave last, when the sockets are closed.
     let mut record = Recorded::open(Rc::clone(&pod), flow);
-    let client = Leg::new(stream);
-    match open(&pod, &flow, &mut record).await {
+    let (client, live) = (Leg::new(stream), Rc::clone(record.live()));
+    let opened = tokio::select! {
+        opened = open(&pod, &flow, &mut record) => opened,
+        reason = live.until_cut() => Err(reason.into()),
+    };
+    match opened {
         Ok(Opened { server, entry, visit }) => {
             record.connected();
             let spliced = Spliced { client, server: Leg::new(server), held: entry, visit: Some(visit), record, place };

@@ -82,7 +82,7 @@ impl Series {
 
 /// Whether Istio counts the end as a failure: ends that the mesh's operators brought about are none.
 fn is_failure(reason: CloseReason) -> bool {
-    !reason.is_clean() && !matches!(reason, CloseReason::Drained | CloseReason::Released)
+    !reason.is_clean() && !matches!(reason, CloseReason::Drained | CloseReason::Released | CloseReason::AddressRemoved)
 }
 
 /// All series. One that has no open connection, and had none opened for a while, is dropped: workloads come and go, and

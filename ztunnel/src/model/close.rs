@@ -55,13 +55,15 @@ pub enum CloseReason {
     TooMany,
     /// The pod left the mesh.
     Released,
+    /// The mesh has taken the connection's own address from the pod.
+    AddressRemoved,
     /// The daemon is stopping and the connection outlived the drain.
     Drained,
 }
 
 impl CloseReason {
     /// Every reason.
-    pub const ALL: [CloseReason; 26] = [
+    pub const ALL: [CloseReason; 27] = [
         CloseReason::Complete,
         CloseReason::ClientReset,
         CloseReason::ServerReset,
@@ -87,6 +89,7 @@ impl CloseReason {
         CloseReason::BadRequest,
         CloseReason::TooMany,
         CloseReason::Released,
+        CloseReason::AddressRemoved,
         CloseReason::Drained,
     ];
 
@@ -119,6 +122,7 @@ impl CloseReason {
             CloseReason::BadRequest => "bad_request",
             CloseReason::TooMany => "too_many",
             CloseReason::Released => "released",
+            CloseReason::AddressRemoved => "address_removed",
             CloseReason::Drained => "drained",
         }
     }
@@ -133,6 +137,7 @@ impl CloseReason {
             | CloseReason::PeerLost
             | CloseReason::TunnelLost
             | CloseReason::Released
+            | CloseReason::AddressRemoved
             | CloseReason::Drained => "-",
             CloseReason::Denied | CloseReason::PolicyChanged => "DENY",
             CloseReason::TlsFailed | CloseReason::Distrusted => "TLS_FAILURE",
@@ -197,6 +202,7 @@ impl fmt::Display for CloseReason {
             CloseReason::BadRequest => "the request is no HBONE CONNECT",
             CloseReason::TooMany => "too many connections",
             CloseReason::Released => "the pod left the mesh",
+            CloseReason::AddressRemoved => "the mesh has taken the address from the pod",
             CloseReason::Drained => "connection closed due to connection drain",
         })
     }

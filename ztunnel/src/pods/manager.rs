@@ -19,7 +19,7 @@ use tracing::{Span, error, info, warn};
 use super::{
     describe::{Description, MapInfo, PodInfo, PodState, PoliciesInfo, ProblemInfo, SnapshotInfo},
     local::LocalSource,
-    pod::{Node, Pod, PodSettings},
+    pod::{Node, Pod, PodError, PodSettings, UpdateError},
     reconcile::{Action, CannotEnrol, Desired, Wanted, plan, wanted},
     worker::{Connections, WorkerHandle},
 };
@@ -242,7 +242,7 @@ impl Manager {
         for action in plan(&self.wanted, &self.actual()) {
             match action {
                 Action::Release(name) => self.release(&name).await,
-                Action::Adjust(name, desired) => self.adjust(&name, desired),
+                Action::Update(name, desired) => self.update(&name, desired).await,
                 Action::Enrol(name, desired) => {
                     self.close(&name).await;
                     self.try_enrol(&name, desired, RETRY_FIRST).await;
@@ -337,14 +337,23 @@ impl Manager {
         self.enrolled.values().map(|enrolled| enrolled.pod.netns.cookie()).collect()
     }
 
-    fn adjust(&mut self, name: &NamespacedName, desired: Desired) {
-        if let Some(refused) = self.refused.get_mut(name) {
-            refused.wanted = Ok(desired);
-        } else if let Some(mut enrolled) = self.enrolled.remove(name) {
-            self.node().adjust(name, &mut enrolled.pod, desired);
-            info!(pod = %name, "the pod's exclusions or probe ports changed");
-            self.enrolled.insert(name.clone(), enrolled);
+    /// Changes a pod in place where that can be done, so that its connections live on.
+    async fn update(&mut self, name: &NamespacedName, desired: Desired) {
+        let Some(mut enrolled) = self.enrolled.remove(name) else {
+            // It was refused; what has changed may be what was wrong.
+            return self.try_enrol(name, desired, RETRY_FIRST).await;
+        };
+        match self.node().update(name, &mut enrolled.pod, &desired).await {
+            Ok(()) => info!(pod = %name, "pod changed in place"),
+            Err(UpdateError::NotYet(error)) => self.follow_later(name, &mut enrolled, &error),
+            Err(UpdateError::Anew(error)) => {
+                info!(pod = %name, reason = causes(&error), "the pod can't be changed in place");
+                self.enrolled.insert(name.clone(), enrolled);
+                self.close(name).await;
+                return self.try_enrol(name, desired, RETRY_FIRST).await;
+            }
         }
+        self.enrolled.insert(name.clone(), enrolled);
     }
 
     /// Passes word of changes in a pod's namespace on, at a pace that the pod can't drive up.
@@ -385,16 +394,20 @@ impl Manager {
             Err(error) => Err(error.into()),
         };
         if let Err(error) = result {
-            warn!(pod = %name, error = causes(&error), "cannot follow a change in the pod's network namespace; trying again");
-            self.unfollowed.insert(name.clone());
-            // A fresh connection, in case it was this one's fault.
-            match NetnsLink::open(&pod.netns, self.parts.tasks.clone()) {
-                Ok(link) => pod.link = link,
-                Err(error) => warn!(pod = %name, error = causes(&error), "cannot open netlink anew"),
-            }
-            enrolled.following = self.watch(name, &enrolled.pod);
+            self.follow_later(name, &mut enrolled, &error);
         }
         self.enrolled.insert(name.clone(), enrolled);
+    }
+
+    fn follow_later(&mut self, name: &NamespacedName, enrolled: &mut Enrolled, error: &PodError) {
+        warn!(pod = %name, error = causes(error), "cannot follow a change in the pod's network namespace; trying again");
+        self.unfollowed.insert(name.clone());
+        // A fresh connection, in case it was this one's fault.
+        match NetnsLink::open(&enrolled.pod.netns, self.parts.tasks.clone()) {
+            Ok(link) => enrolled.pod.link = link,
+            Err(error) => warn!(pod = %name, error = causes(&error), "cannot open netlink anew"),
+        }
+        enrolled.following = self.watch(name, &enrolled.pod);
     }
 
     async fn tick(&mut self) {

@@ -92,6 +92,12 @@ pub enum PodError {
         /// The namespace's addresses.
         found: String,
     },
+    /// It is another one than before.
+    #[error("{netns} is another network namespace than the one that the pod is enrolled with")]
+    Elsewhere {
+        /// The namespace.
+        netns: PathBuf,
+    },
     /// A listener could not be made.
     #[error("cannot listen in {netns}: {source}; the daemon needs CAP_NET_ADMIN")]
     Listen {
@@ -103,6 +109,17 @@ pub enum PodError {
     /// The redirection failed.
     #[error(transparent)]
     Enrol(#[from] EnrolError),
+}
+
+/// Why a pod could not be changed in place.
+#[derive(Debug, Error)]
+pub enum UpdateError {
+    /// It has to be closed, and enrolled anew.
+    #[error(transparent)]
+    Anew(PodError),
+    /// It is as desired, but the redirection does not follow yet: it is worth another try.
+    #[error(transparent)]
+    NotYet(PodError),
 }
 
 /// An enrolled pod.
@@ -182,9 +199,45 @@ impl Node<'_> {
         Ok(Pod { netns, link, facts, desired: desired.clone(), gate, listening, connections_before })
     }
 
-    /// Brings the exclusions and probe ports of a pod to what is desired. No connection is reset, except one that policy
-    /// denies and that only an exclusion let in.
-    pub fn adjust(&mut self, name: &NamespacedName, pod: &mut Pod, desired: Desired) {
+    /// Brings a pod to what is desired, without a new enrolment. Connections of addresses that are gone end, and those that
+    /// policy denies and only an exclusion let in; all others live on. The identity is to be the same.
+    ///
+    /// # Errors
+    /// Why that can't be done: see [`UpdateError`].
+    pub async fn update(&mut self, name: &NamespacedName, pod: &mut Pod, desired: &Desired) -> Result<(), UpdateError> {
+        let have = pod.desired.clone();
+        if have.netns != desired.netns {
+            let netns = Netns::open(&desired.netns).map_err(|error| UpdateError::Anew(error.into()))?;
+            if netns.cookie() != pod.netns.cookie() {
+                return Err(UpdateError::Anew(PodError::Elsewhere { netns: desired.netns.clone() }));
+            }
+            pod.netns = netns;
+        }
+        let mut facts = pod.facts.clone();
+        if have.addresses != desired.addresses {
+            // The namespace was proved to be the pod's by the addresses before. It has to have all of the new ones as well.
+            let found = pod.link.facts().await.map_err(|error| UpdateError::Anew(error.into()))?;
+            facts = found.limited(&desired.addresses, self.controller.per_pod_limit());
+            if let Some(missing) = desired.addresses.iter().find(|address| !facts.addresses.contains(address)) {
+                return Err(UpdateError::Anew(not_its_own(&pod.netns, *missing, &facts)));
+            }
+            for worker in self.workers {
+                worker.readdress(pod.netns.cookie(), desired.addresses.clone()).await;
+            }
+        }
+        self.adjust(name, pod, desired);
+        if (&have.netns, &have.addresses) != (&desired.netns, &desired.addresses) {
+            self.follow(name, pod, facts).await.map_err(UpdateError::NotYet)?;
+        }
+        Ok(())
+    }
+
+    /// Brings the exclusions and probe ports of a pod to what is desired.
+    fn adjust(&mut self, name: &NamespacedName, pod: &mut Pod, desired: &Desired) {
+        let before = std::mem::replace(&mut pod.desired, desired.clone());
+        if (&before.exclusions, &before.probe_ports) == (&desired.exclusions, &desired.probe_ports) {
+            return;
+        }
         let cookie = pod.netns.cookie();
         let excluded = match self.controller.set_exclusions(cookie, &desired.exclusions) {
             Ok(()) => desired.exclusions.clone(),
@@ -194,7 +247,6 @@ impl Node<'_> {
             }
         };
         pod.gate.set_local(LocalPod { exclusions: excluded, ..desired.local() });
-        pod.desired = desired;
     }
 
     /// Follows a change in the pod's namespace; a family that is new gets listeners.
@@ -249,10 +301,8 @@ impl Node<'_> {
         let link = NetnsLink::open(&netns, self.tasks.clone())?;
         let facts = link.facts().await?.limited(&desired.addresses, self.controller.per_pod_limit());
         if let Some(address) = desired.addresses.iter().find(|address| !facts.addresses.contains(address)) {
-            let found: Vec<_> = facts.addresses.iter().map(ToString::to_string).collect();
             self.controller.refresh_closed(&netns, &facts);
-            let found = if found.is_empty() { "none".to_owned() } else { found.join(", ") };
-            return Err(PodError::NotItsOwn { netns: path(), address: *address, found });
+            return Err(not_its_own(&netns, *address, &facts));
         }
         Ok(Proved { netns, link, facts })
     }
@@ -344,6 +394,12 @@ impl Node<'_> {
             }
         }
     }
+}
+
+fn not_its_own(netns: &Netns, address: IpAddr, facts: &NetnsFacts) -> PodError {
+    let found: Vec<_> = facts.addresses.iter().map(ToString::to_string).collect();
+    let found = if found.is_empty() { "none".to_owned() } else { found.join(", ") };
+    PodError::NotItsOwn { netns: netns.path().to_owned(), address, found }
 }
 
 /// A listener and its place.

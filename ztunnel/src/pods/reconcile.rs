@@ -64,8 +64,8 @@ pub type Wanted = Result<Desired, CannotEnrol>;
 pub enum Action {
     /// Release the pod: it left the mesh.
     Release(NamespacedName),
-    /// Only exclusions or probe ports have changed: no connection needs to end.
-    Adjust(NamespacedName, Desired),
+    /// The pod is the same one, with other facts: change it in place, so that its connections live on.
+    Update(NamespacedName, Desired),
     /// Enrol the pod; if it is enrolled otherwise, close it first.
     Enrol(NamespacedName, Desired),
     /// Say why the pod can't be enrolled; if it is, close it. It is in the mesh, so it is not opened.
@@ -115,8 +115,8 @@ pub fn plan(wanted: &BTreeMap<NamespacedName, Wanted>, actual: &BTreeMap<Namespa
         let have = actual.get(name);
         match (have, want) {
             (Some(have), want) if have == want => {}
-            (Some(Ok(have)), Ok(want)) if differs_locally(have, want) => {
-                rest.push(Action::Adjust(name.clone(), want.clone()));
+            (Some(Ok(have)), Ok(want)) if have.identity == want.identity => {
+                rest.push(Action::Update(name.clone(), want.clone()));
             }
             (_, Ok(want)) => rest.push(Action::Enrol(name.clone(), want.clone())),
             (_, Err(reason)) => rest.push(Action::Refuse(name.clone(), reason.clone())),
@@ -124,12 +124,6 @@ pub fn plan(wanted: &BTreeMap<NamespacedName, Wanted>, actual: &BTreeMap<Namespa
     }
     releases.extend(rest);
     releases
-}
-
-/// Whether nothing but exclusions and probe ports differs.
-fn differs_locally(have: &Desired, want: &Desired) -> bool {
-    let Desired { identity, addresses, netns, exclusions: _, probe_ports: _ } = want;
-    (&have.identity, &have.addresses, &have.netns) == (identity, addresses, netns)
 }
 
 #[cfg(test)]
@@ -176,7 +170,7 @@ mod tests {
             .iter()
             .map(|step| match step {
                 Action::Release(name) => format!("release {}", name.name),
-                Action::Adjust(name, _) => format!("adjust {}", name.name),
+                Action::Update(name, _) => format!("update {}", name.name),
                 Action::Enrol(name, _) => format!("enrol {}", name.name),
                 Action::Refuse(name, _) => format!("refuse {}", name.name),
             })
@@ -190,11 +184,12 @@ mod tests {
         check(&[("a", a())], &[("a", a())], &[]);
         check(&[("a", a())], &[], &["enrol a"]);
         check(&[], &[("a", a())], &["release a"]);
-        check(&[("a", pod("10.0.0.1", "/n/a", "80"))], &[("a", a())], &["adjust a"]);
+        check(&[("a", pod("10.0.0.1", "/n/a", "80"))], &[("a", a())], &["update a"]);
         let probed = a().map(|desired| Desired { probe_ports: vec![80], ..desired });
-        check(&[("a", probed)], &[("a", a())], &["adjust a"]);
-        check(&[("a", pod("10.0.0.2", "/n/a", ""))], &[("a", a())], &["enrol a"]);
-        check(&[("a", pod("10.0.0.1", "/n/b", ""))], &[("a", a())], &["enrol a"]);
+        check(&[("a", probed)], &[("a", a())], &["update a"]);
+        check(&[("a", pod("10.0.0.2", "/n/a", ""))], &[("a", a())], &["update a"]);
+        check(&[("a", pod("10.0.0.1", "/n/b", ""))], &[("a", a())], &["update a"]);
+        // Who it is can't change under its connections.
         check(&[("a", of_account("other"))], &[("a", a())], &["enrol a"]);
         let refused = || Err(CannotEnrol::Membership(RefuseReason::HostNetwork));
         check(&[("a", refused())], &[("a", a())], &["refuse a"]);

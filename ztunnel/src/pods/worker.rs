@@ -22,6 +22,7 @@ use crate::{
     flow::{
         PodContext,
         admission::Admission,
+        context::Addresses,
         failures::Failures,
         gate::Gate,
         inbound, outbound, plaintext,
@@ -138,6 +139,7 @@ pub struct Connections {
 enum Command {
     Add(Box<WorkerPod>, oneshot::Sender<io::Result<()>>),
     Listen(u64, Listeners, oneshot::Sender<io::Result<()>>),
+    Readdress(u64, Vec<IpAddr>, oneshot::Sender<()>),
     Remove(u64, oneshot::Sender<()>),
     Connections(oneshot::Sender<Vec<(u64, Connections)>>),
     Drain(Duration, oneshot::Sender<()>),
@@ -190,6 +192,11 @@ impl WorkerHandle {
     #[must_use]
     pub fn is_lost(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Replaces the addresses of a pod. Connections of those that are gone end.
+    pub async fn readdress(&self, cookie: u64, addresses: Vec<IpAddr>) {
+        self.ask(|reply| Command::Readdress(cookie, addresses, reply)).await;
     }
 
     /// Takes a pod from the worker; its connections are reset when this returns.
@@ -284,6 +291,12 @@ impl Worker {
             match command {
                 Command::Add(pod, reply) => drop(reply.send(self.add(*pod))),
                 Command::Listen(cookie, listeners, reply) => drop(reply.send(self.listen(cookie, listeners))),
+                Command::Readdress(cookie, addresses, reply) => {
+                    if let Some(served) = self.pods.get(&cookie) {
+                        served.context.readdress(addresses);
+                    }
+                    let _asker_gone = reply.send(());
+                }
                 Command::Remove(cookie, reply) => {
                     self.remove(cookie, CloseReason::Released).await;
                     let _asker_gone = reply.send(());
@@ -320,7 +333,7 @@ impl Worker {
         };
         let context = Rc::new(PodContext {
             name: pod.name,
-            addresses: pod.addresses,
+            addresses: Addresses::new(pod.addresses),
             dialer: pod.dialer,
             tls: pod.tls,
             pool: Pool::new(dialer, self.settings.hbone.clone(), alive.clone()),

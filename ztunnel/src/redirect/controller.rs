@@ -206,6 +206,8 @@ impl Controller {
     /// The first failure, as [`EnrolError`] tells.
     pub async fn follow(&mut self, pod: &Enrolment<'_>) -> Result<(), EnrolError> {
         let cookie = pod.netns.cookie();
+        // Its path may be another one by now.
+        let record = self.record(pod);
         let sysctls = sysctl::enable(pod.netns);
         let routes = routes::ensure(pod.link, pod.facts, pod.addresses).await;
         let facts = match &routes {
@@ -217,6 +219,7 @@ impl Controller {
         }
         // With what the pod speaks now: a family that it lost is refused, as the kernel would.
         let capture = self.maps.capture(cookie, self.workers, pod.facts);
+        record?;
         sysctls?;
         routes?;
         facts?;
