@@ -53,8 +53,8 @@
 //!    [`TunnelDialer`](flow::tunnel::TunnelDialer) connects out of the pod's namespace and
 //!    [`Endpoint::connect`](tls::Endpoint::connect) proves both identities. A CONNECT names the pod's address and port; its
 //!    answer 200 says that the application over there has been reached.
-//!    To anyone else: [`Dialer::upstream`](net::dial::Dialer::upstream) makes a socket in the pod's namespace, claims it as
-//!    the daemon's own ([`OwnSockets`](net::dial::OwnSockets)) and connects.
+//!    To anyone else: [`Dialer::upstream`](net::dial::Dialer::upstream) has [`PodSockets`](net::dial::PodSockets) make a
+//!    socket in the pod's namespace, claim it as the daemon's own ([`OwnSockets`](net::dial::OwnSockets)) and connect.
 //! 5. [`relay::both`](hbone::relay::both), or [`copy::both`](net::copy::both), copies until both sides have finished or one
 //!    fails; the two sides close or reset; the record leaves one line in the log, target `access`, and its counts in
 //!    [`metrics`].
@@ -92,7 +92,7 @@
 //! |---|---|---|
 //! | the mesh | [`Publisher`](store::publish::Publisher), in the task of [`MeshFolder`](control::file::MeshFolder) | [`Reader::load`](store::publish::Reader::load): once per decision |
 //! | local facts of this node's pods | [`LocalPublisher`](store::local::LocalPublisher), in the same task | the [manager](pods::manager::Manager), through a [`LocalSource`](pods::local::LocalSource) |
-//! | BPF programs, maps, links, pins, [records](redirect::record) | [`Controller`](redirect::Controller), a field of the [manager](pods::manager::Manager) | [`OwnSockets`](net::dial::OwnSockets), to claim a socket |
+//! | BPF programs, maps, links, pins, [records](redirect::record) | [`Controller`](redirect::Controller), in the [kernel](pods::kernel::Linux) of the [manager](pods::manager::Manager) | [`OwnSockets`](net::dial::OwnSockets), to claim a socket |
 //! | a namespace's rules, routes, sysctls | the same, through the pod's [`NetnsLink`](redirect::NetnsLink) | nothing |
 //! | which pods are enrolled or refused | [`Manager`](pods::manager::Manager) | [`ManagerHandle::describe`](pods::manager::ManagerHandle::describe) |
 //! | keys and certificates | [`CertCache`](identity::cache::CertCache) | [`CertHandle`](identity::handle::CertHandle) of one identity |
@@ -123,6 +123,14 @@
 //! A thread enters a pod's namespace only for the length of a closure, which must not wait
 //! ([`Netns::enter`](net::netns::Netns::enter)): to make a socket, or to read or write a few sysctls. A socket keeps the
 //! namespace it was made in.
+//!
+//! # Without root
+//!
+//! The system calls that need root or a pod stand behind two traits. [`Sockets`](net::dial::Sockets) is asked once for a
+//! connection: it makes the socket, and it says where an accepted one wanted to go. [`Kernel`](pods::kernel::Kernel) is what
+//! the manager asks: network namespaces, and the redirection of what is in them. So `pods/tests` runs two whole nodes in one
+//! process: manager, workers, gates and certificates are the daemon's, the connections are TCP over loopback under scripted
+//! addresses. What the kernel itself does is tested as root, in `tests`.
 //!
 //! # Invariants
 //!

@@ -27,8 +27,9 @@ use crate::{
         tasks::{TaskCount, TaskSet},
     },
     metrics::traffic::Traffic,
-    net::netns::Netns,
+    net::{netns::Netns, node::NodeConnections},
     pods::{
+        kernel::Linux,
         local::Annotated,
         manager::{Manager, ManagerParts},
         worker::{WorkerHandle, WorkerSettings},
@@ -76,7 +77,7 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
         node: args.node.clone(),
         mesh: mesh.clone(),
         local: Box::new(Annotated::new(manifests)),
-        controller,
+        kernel: Linux { controller, keepalive: args.keepalive(), tasks: tasks.clone() },
         workers,
         host_cookie: Netns::current()?.cookie(),
         settings: args.pod_settings(tls),
@@ -176,7 +177,7 @@ fn start_workers(
         hbone: args.hbone_settings(),
         cluster: args.cluster_id.as_str().into(),
         mesh: mesh.clone(),
-        node: node_sockets(),
+        node: node_sockets().map(|sockets| Arc::new(sockets) as Arc<dyn NodeConnections>),
         traffic: traffic.clone(),
         tasks: tasks.clone(),
     };

@@ -385,7 +385,6 @@ impl RunArgs {
     pub fn pod_settings(&self, tls: tls::Settings) -> PodSettings {
         PodSettings {
             connect_timeout: Duration::from_secs(self.connect_timeout),
-            keepalive: self.keepalive(),
             backlog: defaults::BACKLOG,
             connections: self.max_connections_per_pod,
             cut_existing: self.existing_connections == Existing::Cut,

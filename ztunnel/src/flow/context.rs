@@ -22,8 +22,7 @@ use crate::{
     lifecycle::tasks::TaskCount,
     metrics::traffic::Meter,
     model::{close::CloseReason, flow::Direction, workload::NamespacedName},
-    net::{buffer::BufferPool, dial::Dialer},
-    redirect::NodeSockets,
+    net::{buffer::BufferPool, dial::Dialer, node::NodeConnections},
     store::publish::Reader,
     tls,
 };
@@ -45,7 +44,7 @@ pub struct PodContext {
     /// Who may connect to it.
     pub gate: Gate,
     /// Tells the kubelet from others, where the kernel can.
-    pub node: Option<NodeSockets>,
+    pub node: Option<Arc<dyn NodeConnections>>,
     /// Tunnels to it.
     pub admission: Admission,
     /// Connections to its applications that tunnels may still make.

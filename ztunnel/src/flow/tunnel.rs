@@ -57,8 +57,8 @@ impl Connect for TunnelDialer {
     async fn connect(&self, key: &Key) -> Result<Connected<Self::Io>, TunnelDialError> {
         // First, because without a certificate there is nothing to say to anyone.
         self.tls.ready().await.map_err(tls::ConnectError::from)?;
-        let begun = |local| self.upstreams.register(canonical(local), key.to);
-        let (stream, entry) = self.dialer.upstream(key.to, key.from, begun).await?;
+        let begun = |local| (self.upstreams.register(canonical(local), key.to), canonical(local));
+        let (stream, (entry, local)) = self.dialer.upstream(key.to, key.from, begun).await?;
         // TLS tells an end from a loss, and a tunnel's last bytes must arrive.
         socket::finish_on_close(&stream);
         let begun = Instant::now();
@@ -67,7 +67,7 @@ impl Connect for TunnelDialer {
         })?;
         self.traffic.handshake(Direction::Outbound, begun.elapsed());
         let open = self.traffic.tunnel(Direction::Outbound);
-        let (activity, local) = (io.activity(), io.get_ref().local_addr().ok().map(canonical));
+        let (activity, local) = (io.activity(), Some(local));
         let guard = Box::new((entry, open));
         let (outdated, cut) = (outdated(&self.tls, &peer), cut(&self.tls, &peer, io.get_ref()));
         Ok(Connected { io, identity: peer.identity, expires: peer.expires, local, activity, outdated, cut, guard })

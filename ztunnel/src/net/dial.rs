@@ -17,6 +17,7 @@ use super::{
     netns::{Netns, NetnsError},
     socket::{self, Family, Keepalive},
 };
+use crate::model::addr::{OrigDst, PeerAddr};
 
 /// Marks a socket as the daemon's own, so that its connect is not captured. Nothing in a pod can do the same.
 pub trait OwnSockets: Send + Sync {
@@ -27,12 +28,48 @@ pub trait OwnSockets: Send + Sync {
     fn claim(&self, socket: BorrowedFd<'_>) -> io::Result<()>;
 }
 
-/// Connects from within one network namespace. Its connections end in a reset unless told otherwise.
+/// The system calls of a pod's connections: what only the kernel of a real node does, so that all that is above runs in tests
+/// as well. Called once for a connection, never for a byte.
+pub trait Sockets: Send + Sync {
+    /// Begins to connect to where the pod wanted to go, from an address of the pod (`None`: the kernel's choice).
+    ///
+    /// # Errors
+    /// Each names the step and the destination.
+    fn upstream(&self, to: SocketAddr, from: Option<IpAddr>) -> Result<Begun, DialError>;
+
+    /// Begins to connect to the pod's application from the client's address, and from a port of the caller's choice.
+    ///
+    /// # Errors
+    /// Each names the step and the destination; [`DialError::Source`] means that another port may do.
+    fn deliver(&self, to: SocketAddr, from: SocketAddr) -> Result<Begun, DialError>;
+
+    /// Where a connection that a listener has accepted from `peer` wanted to go, and who made it.
+    ///
+    /// # Errors
+    /// When the connection is gone already.
+    fn ends(&self, accepted: &TcpStream, peer: SocketAddr) -> io::Result<(PeerAddr, OrigDst)>;
+}
+
+/// A connection that is being made.
+#[derive(Debug)]
+pub struct Begun {
+    /// Writable when it is there, or has failed.
+    pub stream: TcpStream,
+    /// Its own end.
+    pub local: SocketAddr,
+}
+
+/// Connects as a pod, within a deadline. Its connections end in a reset unless told otherwise.
 #[derive(Clone)]
 pub struct Dialer {
+    sockets: Arc<dyn Sockets>,
+    deadline: Duration,
+}
+
+/// The sockets of a pod on a real node: made in its network namespace.
+pub struct PodSockets {
     netns: Netns,
     own: Arc<dyn OwnSockets>,
-    deadline: Duration,
     keepalive: Keepalive,
 }
 
@@ -81,10 +118,16 @@ pub enum DialError {
 }
 
 impl Dialer {
-    /// A dialer for a namespace. A connect that takes longer than `deadline` fails.
+    /// A dialer with these sockets. A connect that takes longer than `deadline` fails.
     #[must_use]
-    pub fn new(netns: Netns, own: Arc<dyn OwnSockets>, deadline: Duration, keepalive: Keepalive) -> Self {
-        Self { netns, own, deadline, keepalive }
+    pub fn new(sockets: Arc<dyn Sockets>, deadline: Duration) -> Self {
+        Self { sockets, deadline }
+    }
+
+    /// The pod's sockets.
+    #[must_use]
+    pub fn sockets(&self) -> &Arc<dyn Sockets> {
+        &self.sockets
     }
 
     /// Connects to where the pod wanted to go, from an address of the pod (`None`: the kernel's choice). `begun` learns the
@@ -98,17 +141,9 @@ impl Dialer {
         from: Option<IpAddr>,
         begun: impl FnOnce(SocketAddr) -> T,
     ) -> Result<(TcpStream, T), DialError> {
-        let socket = self.socket(to, mark::UPSTREAM)?;
-        let options = socket::set_data_options(&socket, self.keepalive);
-        options.map_err(|source| DialError::Socket { what: "set TCP options", to, source })?;
-        if let Some(ip) = from {
-            let from = SocketAddr::new(ip, 0);
-            // The port is chosen at connect, for the whole tuple: otherwise 28,000 connections would be the end.
-            socket::bind_without_port(&socket).map_err(|source| DialError::Source { to, from, source })?;
-            socket.bind(&from.into()).map_err(|source| DialError::Source { to, from, source })?;
-        }
-        let begun = |stream: &TcpStream| Ok(begun(stream.local_addr()?));
-        self.connect(socket, to, begun).await
+        let Begun { stream, local } = self.sockets.upstream(to, from)?;
+        let begun = begun(local);
+        Ok((self.connected(stream, to).await?, begun))
     }
 
     /// Connects to the pod's application from the client's address, and from a port of the caller's choice.
@@ -116,25 +151,38 @@ impl Dialer {
     /// # Errors
     /// Each names the step and the destination; [`DialError::Source`] means that another port may do.
     pub async fn deliver(&self, to: SocketAddr, from: SocketAddr) -> Result<TcpStream, DialError> {
-        let socket = self.socket(to, mark::DELIVER)?;
-        let setup = |what| move |source| DialError::Socket { what, to, source };
-        // No keepalive: the other end is in this kernel, and can't vanish.
-        socket.set_tcp_nodelay(true).map_err(setup("set TCP_NODELAY"))?;
-        socket::set_local(&socket);
-        socket::set_transparent(&socket, Family::of(from.ip())).map_err(setup("set IP_TRANSPARENT"))?;
-        // Several deliveries share a client's port when they go to different ports of the pod.
-        socket.set_reuse_address(true).map_err(setup("set SO_REUSEADDR"))?;
-        // The kernel lets a port in TIME-WAIT be used again after a second where it knows that both ends are here,
-        // and it knows that of sockets bound to the loopback device.
-        socket.bind_device(Some(b"lo")).map_err(setup("bind to the loopback device"))?;
-        socket.bind(&from.into()).map_err(|source| DialError::Source { to, from, source })?;
-        match self.connect(socket, to, |_| Ok(())).await {
-            Ok((stream, ())) => Ok(stream),
-            Err(DialError::Connect { to, source }) if source.kind() == io::ErrorKind::AddrNotAvailable => {
-                Err(DialError::Source { to, from, source })
-            }
-            Err(error) => Err(error),
+        let Begun { stream, .. } = self.sockets.deliver(to, from)?;
+        self.connected(stream, to).await.map_err(|error| of_source(error, from))
+    }
+
+    async fn connected(&self, stream: TcpStream, to: SocketAddr) -> Result<TcpStream, DialError> {
+        let failed = |source| DialError::Connect { to, source };
+        match timeout(self.deadline, stream.writable()).await {
+            Ok(writable) => writable.map_err(failed)?,
+            Err(_elapsed) => return Err(DialError::TimedOut { to, after: self.deadline }),
         }
+        match stream.take_error().map_err(failed)? {
+            Some(error) => Err(failed(error)),
+            None => Ok(stream),
+        }
+    }
+}
+
+/// An address that is not available is the local one.
+fn of_source(error: DialError, from: SocketAddr) -> DialError {
+    match error {
+        DialError::Connect { to, source } if source.kind() == io::ErrorKind::AddrNotAvailable => {
+            DialError::Source { to, from, source }
+        }
+        error => error,
+    }
+}
+
+impl PodSockets {
+    /// The sockets of the pod in a namespace.
+    #[must_use]
+    pub fn new(netns: Netns, own: Arc<dyn OwnSockets>, keepalive: Keepalive) -> Self {
+        Self { netns, own, keepalive }
     }
 
     fn socket(&self, to: SocketAddr, mark: u32) -> Result<Socket, DialError> {
@@ -147,27 +195,64 @@ impl Dialer {
         socket::reset_on_close(&socket);
         Ok(socket)
     }
+}
 
-    async fn connect<T>(
-        &self,
-        socket: Socket,
-        to: SocketAddr,
-        begun: impl FnOnce(&TcpStream) -> io::Result<T>,
-    ) -> Result<(TcpStream, T), DialError> {
+impl Sockets for PodSockets {
+    fn upstream(&self, to: SocketAddr, from: Option<IpAddr>) -> Result<Begun, DialError> {
+        let socket = self.socket(to, mark::UPSTREAM)?;
+        let options = socket::set_data_options(&socket, self.keepalive);
+        options.map_err(|source| DialError::Socket { what: "set TCP options", to, source })?;
+        if let Some(ip) = from {
+            let from = SocketAddr::new(ip, 0);
+            // The port is chosen at connect, for the whole tuple: otherwise 28,000 connections would be the end.
+            socket::bind_without_port(&socket).map_err(|source| DialError::Source { to, from, source })?;
+            socket.bind(&from.into()).map_err(|source| DialError::Source { to, from, source })?;
+        }
+        begin(socket, to)
+    }
+
+    fn deliver(&self, to: SocketAddr, from: SocketAddr) -> Result<Begun, DialError> {
+        let socket = self.socket(to, mark::DELIVER)?;
+        let setup = |what| move |source| DialError::Socket { what, to, source };
+        // No keepalive: the other end is in this kernel, and can't vanish.
+        socket.set_tcp_nodelay(true).map_err(setup("set TCP_NODELAY"))?;
+        socket::set_local(&socket);
+        socket::set_transparent(&socket, Family::of(from.ip())).map_err(setup("set IP_TRANSPARENT"))?;
+        // Several deliveries share a client's port when they go to different ports of the pod.
+        socket.set_reuse_address(true).map_err(setup("set SO_REUSEADDR"))?;
+        // The kernel lets a port in TIME-WAIT be used again after a second where it knows that both ends are here,
+        // and it knows that of sockets bound to the loopback device.
+        socket.bind_device(Some(b"lo")).map_err(setup("bind to the loopback device"))?;
+        socket.bind(&from.into()).map_err(|source| DialError::Source { to, from, source })?;
+        connect(&socket, to).map_err(|error| of_source(error, from))?;
         let failed = |source| DialError::Connect { to, source };
-        match socket.connect(&to.into()) {
-            Err(error) if error.raw_os_error() != Some(nix::libc::EINPROGRESS) => return Err(failed(error)),
-            _ => {}
+        Ok(Begun { stream: TcpStream::from_std(socket.into()).map_err(failed)?, local: from })
+    }
+
+    fn ends(&self, accepted: &TcpStream, peer: SocketAddr) -> io::Result<(PeerAddr, OrigDst)> {
+        ends(accepted, peer)
+    }
+}
+
+/// The ends of an accepted connection, as the kernel tells them.
+pub(super) fn ends(accepted: &TcpStream, peer: SocketAddr) -> io::Result<(PeerAddr, OrigDst)> {
+    Ok((PeerAddr::new(peer), OrigDst::new(accepted.local_addr()?)))
+}
+
+/// Begins to connect.
+fn begin(socket: Socket, to: SocketAddr) -> Result<Begun, DialError> {
+    let failed = |source| DialError::Connect { to, source };
+    connect(&socket, to)?;
+    let stream = TcpStream::from_std(socket.into()).map_err(failed)?;
+    let local = stream.local_addr().map_err(failed)?;
+    Ok(Begun { stream, local })
+}
+
+fn connect(socket: &Socket, to: SocketAddr) -> Result<(), DialError> {
+    match socket.connect(&to.into()) {
+        Err(error) if error.raw_os_error() != Some(nix::libc::EINPROGRESS) => {
+            Err(DialError::Connect { to, source: error })
         }
-        let stream = TcpStream::from_std(socket.into()).map_err(failed)?;
-        let begun = begun(&stream).map_err(failed)?;
-        match timeout(self.deadline, stream.writable()).await {
-            Ok(writable) => writable.map_err(failed)?,
-            Err(_elapsed) => return Err(DialError::TimedOut { to, after: self.deadline }),
-        }
-        match stream.take_error().map_err(failed)? {
-            Some(error) => Err(failed(error)),
-            None => Ok((stream, begun)),
-        }
+        _ => Ok(()),
     }
 }

@@ -9,6 +9,7 @@ use tokio::{
 };
 use tracing::warn;
 
+use super::dial::{Sockets, ends};
 use crate::model::addr::{OrigDst, PeerAddr};
 
 /// A connection that was just accepted. The permit goes back when it is dropped.
@@ -44,9 +45,10 @@ const BACKOFF_MOST: Duration = Duration::from_secs(1);
 
 /// Takes connections from one listener. One beyond what `open` has permits for is held here, the rest in the kernel's
 /// backlog; a listener to which nobody comes holds no permit.
-#[derive(Debug)]
 pub struct Acceptor {
     listener: TcpListener,
+    /// Of the pod whose listener it is.
+    sockets: Option<Arc<dyn Sockets>>,
     open: Arc<Semaphore>,
     backoff: Duration,
     resume: Option<Instant>,
@@ -54,10 +56,20 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// An acceptor for a listener.
+    /// An acceptor for a listener of the daemon's own.
     #[must_use]
     pub fn new(listener: TcpListener, open: Arc<Semaphore>) -> Self {
-        Self { listener, open, backoff: BACKOFF_FIRST, resume: None, waiting: None }
+        Self::with(listener, None, open)
+    }
+
+    /// An acceptor for a listener of a pod.
+    #[must_use]
+    pub fn of_pod(listener: TcpListener, sockets: Arc<dyn Sockets>, open: Arc<Semaphore>) -> Self {
+        Self::with(listener, Some(sockets), open)
+    }
+
+    fn with(listener: TcpListener, sockets: Option<Arc<dyn Sockets>>, open: Arc<Semaphore>) -> Self {
+        Self { listener, sockets, open, backoff: BACKOFF_FIRST, resume: None, waiting: None }
     }
 
     /// The next connection. Errors are dealt with here: those of one connection are passed over, those of the machine
@@ -77,7 +89,7 @@ impl Acceptor {
                     return Accepted { stream, peer, dst, permit };
                 }
             }
-            match accept(&self.listener).await {
+            match accept(&self.listener, self.sockets.as_deref()).await {
                 Ok(accepted) => {
                     self.backoff = BACKOFF_FIRST;
                     self.waiting = Some(accepted);
@@ -93,10 +105,13 @@ impl Acceptor {
     }
 }
 
-async fn accept(listener: &TcpListener) -> io::Result<(TcpStream, PeerAddr, OrigDst)> {
+async fn accept(listener: &TcpListener, sockets: Option<&dyn Sockets>) -> io::Result<(TcpStream, PeerAddr, OrigDst)> {
     let (stream, peer) = listener.accept().await?;
-    let dst = OrigDst::new(stream.local_addr()?);
-    Ok((stream, PeerAddr::new(peer), dst))
+    let (peer, dst) = match sockets {
+        Some(sockets) => sockets.ends(&stream, peer)?,
+        None => ends(&stream, peer)?,
+    };
+    Ok((stream, peer, dst))
 }
 
 /// Errors that speak of one connection that is gone already, not of the listener or the machine.

@@ -8,5 +8,6 @@ pub mod copy;
 pub mod dial;
 pub mod listen;
 pub mod netns;
+pub mod node;
 pub mod packed;
 pub mod socket;

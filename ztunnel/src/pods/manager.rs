@@ -18,6 +18,7 @@ use tracing::{Span, error, info, warn};
 
 use super::{
     describe::{Description, MapInfo, PodInfo, PodState, PoliciesInfo, ProblemInfo, SnapshotInfo},
+    kernel::{Kernel, Link as _, Namespace as _},
     local::LocalSource,
     pod::{Node, Pod, PodError, PodSettings, UpdateError},
     reconcile::{Action, CannotEnrol, Desired, Wanted, plan, wanted},
@@ -31,7 +32,6 @@ use crate::{
         tasks::{TaskCount, TaskSet},
     },
     model::{cause::causes, local::LocalPods, workload::NamespacedName},
-    redirect::{Controller, NetnsLink},
     store::publish::Reader,
 };
 
@@ -46,15 +46,15 @@ const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MOST: Duration = Duration::from_secs(30);
 
 /// What the manager is made of.
-pub struct ManagerParts {
+pub struct ManagerParts<K> {
     /// This node.
     pub node: String,
     /// The mesh.
     pub mesh: Reader,
     /// The facts that this node has of its own pods.
     pub local: Box<dyn LocalSource>,
-    /// The redirection.
-    pub controller: Controller,
+    /// The kernel of this node.
+    pub kernel: K,
     /// The data workers.
     pub workers: Vec<WorkerHandle>,
     /// The cookie of the node's own network namespace.
@@ -138,18 +138,18 @@ struct Refused {
 }
 
 /// A pod that is enrolled, and the task that waits for changes in its namespace.
-struct Enrolled {
-    pod: Pod,
+struct Enrolled<K: Kernel> {
+    pod: Pod<K>,
     /// Ends with the pod.
     following: TaskSet,
 }
 
 /// The manager; [`Manager::run`] is its task.
-pub struct Manager {
-    parts: ManagerParts,
+pub struct Manager<K: Kernel> {
+    parts: ManagerParts<K>,
     inbox: mpsc::Receiver<oneshot::Sender<Description>>,
     wanted: BTreeMap<NamespacedName, Wanted>,
-    enrolled: BTreeMap<NamespacedName, Enrolled>,
+    enrolled: BTreeMap<NamespacedName, Enrolled<K>>,
     refused: BTreeMap<NamespacedName, Refused>,
     changed: (mpsc::Sender<NamespacedName>, mpsc::Receiver<NamespacedName>),
     /// Pods in whose namespaces something changed that could not be followed yet.
@@ -166,10 +166,10 @@ pub struct Manager {
 )]
 pub struct WorkerLost;
 
-impl Manager {
+impl<K: Kernel> Manager<K> {
     /// A manager and its handle.
     #[must_use]
-    pub fn new(parts: ManagerParts) -> (Self, ManagerHandle) {
+    pub fn new(parts: ManagerParts<K>) -> (Self, ManagerHandle) {
         let (asks, inbox) = mpsc::channel(16);
         let manager = Self {
             parts,
@@ -278,7 +278,7 @@ impl Manager {
         let wanted: HashMap<_, _> = self.wanted.keys().map(|name| (name.to_string(), cookie_of(name))).collect();
         let is_wanted = |pod: &str, cookie| wanted.get(pod).is_some_and(|own| own.is_none_or(|own| own == cookie));
         let keep = |pod: &str, cookie| taken.contains(&cookie) || is_wanted(pod, cookie);
-        self.parts.controller.release_others(keep, &self.parts.tasks).await;
+        self.parts.kernel.release_others(keep).await;
         self.others_due = false;
     }
 
@@ -290,13 +290,13 @@ impl Manager {
         match result {
             Ok(pod) => {
                 let own = pod.netns.cookie();
-                self.others_due |= self.parts.controller.recorded(name).iter().any(|cookie| *cookie != own);
+                self.others_due |= self.parts.kernel.recorded(name).iter().any(|cookie| *cookie != own);
                 let following = self.watch(name, &pod);
                 self.enrolled.insert(name.clone(), Enrolled { pod, following });
             }
             Err(error) => {
                 let reason = causes(&error);
-                let captured = !self.parts.controller.recorded(name).is_empty();
+                let captured = !self.parts.kernel.recorded(name).is_empty();
                 if before.as_deref() != Some(reason.as_str()) {
                     error!(pod = %name, reason, captured, "pod refused: it is not enrolled; captured pods are closed");
                 }
@@ -329,7 +329,7 @@ impl Manager {
         }
         // It may be closed, or have been captured in another namespace before.
         let taken = self.taken();
-        self.parts.controller.release_recorded(name, |cookie| taken.contains(&cookie), &self.parts.tasks).await;
+        self.parts.kernel.release_recorded(name, &taken).await;
     }
 
     /// Cookies of the namespaces of enrolled pods.
@@ -357,7 +357,7 @@ impl Manager {
     }
 
     /// Passes word of changes in a pod's namespace on, at a pace that the pod can't drive up.
-    fn watch(&self, name: &NamespacedName, pod: &Pod) -> TaskSet {
+    fn watch(&self, name: &NamespacedName, pod: &Pod<K>) -> TaskSet {
         let (changed, tell, name) = (pod.link.changed(), self.changed.0.clone(), name.clone());
         let mut tasks = TaskSet::new(self.parts.tasks.clone());
         tasks.spawn(Span::none(), async move {
@@ -380,7 +380,7 @@ impl Manager {
         let pod = &mut enrolled.pod;
         let result = match facts {
             Ok(facts) => {
-                let facts = facts.limited(&pod.desired.addresses, self.parts.controller.per_pod_limit());
+                let facts = facts.limited(&pod.desired.addresses, self.parts.kernel.per_pod_limit());
                 if pod.desired.addresses.iter().any(|address| !facts.addresses.contains(address)) {
                     // Whose namespace it is has to be proved again; until then nobody may speak in the pod's name.
                     let desired = pod.desired.clone();
@@ -399,11 +399,11 @@ impl Manager {
         self.enrolled.insert(name.clone(), enrolled);
     }
 
-    fn follow_later(&mut self, name: &NamespacedName, enrolled: &mut Enrolled, error: &PodError) {
+    fn follow_later(&mut self, name: &NamespacedName, enrolled: &mut Enrolled<K>, error: &PodError) {
         warn!(pod = %name, error = causes(error), "cannot follow a change in the pod's network namespace; trying again");
         self.unfollowed.insert(name.clone());
         // A fresh connection, in case it was this one's fault.
-        match NetnsLink::open(&enrolled.pod.netns, self.parts.tasks.clone()) {
+        match self.parts.kernel.link(&enrolled.pod.netns) {
             Ok(link) => enrolled.pod.link = link,
             Err(error) => warn!(pod = %name, error = causes(&error), "cannot open netlink anew"),
         }
@@ -414,7 +414,7 @@ impl Manager {
         for name in std::mem::take(&mut self.unfollowed) {
             self.follow(&name).await;
         }
-        let moved = |enrolled: &Enrolled| !enrolled.pod.netns.is_current();
+        let moved = |enrolled: &Enrolled<K>| !enrolled.pod.netns.is_current();
         let gone: Vec<_> =
             self.enrolled.iter().filter(|(_, enrolled)| moved(enrolled)).map(|(name, _)| name.clone()).collect();
         for name in gone {
@@ -452,17 +452,16 @@ impl Manager {
         }
     }
 
-    fn node(&mut self) -> Node<'_> {
+    fn node(&mut self) -> Node<'_, K> {
         let parts = &mut self.parts;
         Node {
-            controller: &mut parts.controller,
+            kernel: &mut parts.kernel,
             workers: &parts.workers,
             host_cookie: parts.host_cookie,
             settings: &parts.settings,
             gates: &parts.gates,
             mesh: &parts.mesh,
             certificates: &parts.certificates,
-            tasks: &parts.tasks,
         }
     }
 
@@ -483,11 +482,11 @@ impl Manager {
             PodInfo {
                 reason: Some(refused.reason.clone()),
                 netns,
-                captured: !self.parts.controller.recorded(name).is_empty(),
+                captured: !self.parts.kernel.recorded(name).is_empty(),
                 ..PodInfo::new(name, PodState::Refused)
             }
         });
-        let usage = self.parts.controller.map_usage().into_iter();
+        let usage = self.parts.kernel.map_usage().into_iter();
         Description {
             version: env!("CARGO_PKG_VERSION"),
             node: self.parts.node.clone(),
@@ -507,9 +506,9 @@ impl Manager {
         }
     }
 
-    fn describe_enrolled(&self, name: &NamespacedName, pod: &Pod, open: &HashMap<u64, Connections>) -> PodInfo {
+    fn describe_enrolled(&self, name: &NamespacedName, pod: &Pod<K>, open: &HashMap<u64, Connections>) -> PodInfo {
         let cookie = pod.netns.cookie();
-        let verdicts = self.parts.controller.verdicts(cookie).into_iter();
+        let verdicts = self.parts.kernel.verdicts(cookie).into_iter();
         let open = open.get(&cookie).cloned().unwrap_or_default();
         PodInfo {
             netns: Some(pod.netns.path().display().to_string()),

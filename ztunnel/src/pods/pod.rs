@@ -7,6 +7,7 @@ use thiserror::Error;
 use tracing::{error, info, warn};
 
 use super::{
+    kernel::{Kernel, Link as _, Namespace, Place},
     reconcile::Desired,
     spread,
     worker::{Listeners, OpenLimit, WorkerHandle, WorkerPod},
@@ -18,17 +19,12 @@ use crate::{
         table::Upstreams,
     },
     identity::cache::Certificates,
-    lifecycle::tasks::TaskCount,
     model::{
         local::{Exclusions, LocalPod},
         workload::NamespacedName,
     },
-    net::{
-        dial::Dialer,
-        netns::{Netns, NetnsError},
-        socket::{self, Family, Keepalive},
-    },
-    redirect::{Controller, EnrolError, Enrolment, NetnsFacts, NetnsLink, link::LinkError, survey},
+    net::{dial::Dialer, netns::NetnsError, socket::Family},
+    redirect::{EnrolError, Enrolment, NetnsFacts, link::LinkError},
     store::publish::Reader,
     tls,
 };
@@ -38,8 +34,6 @@ use crate::{
 pub struct PodSettings {
     /// A connect that takes longer fails.
     pub connect_timeout: Duration,
-    /// For connections that the daemon makes.
-    pub keepalive: Keepalive,
     /// Connections that wait to be accepted, per listener.
     pub backlog: i32,
     /// Connections that a pod may have open.
@@ -123,11 +117,11 @@ pub enum UpdateError {
 }
 
 /// An enrolled pod.
-pub struct Pod {
+pub struct Pod<K: Kernel> {
     /// Its network namespace, kept open.
-    pub netns: Netns,
-    /// Netlink into it.
-    pub link: NetnsLink,
+    pub netns: K::Namespace,
+    /// News from within it.
+    pub link: K::Link,
     /// What was in it when last looked at.
     pub facts: NetnsFacts,
     /// As it was enrolled.
@@ -141,16 +135,16 @@ pub struct Pod {
 }
 
 /// A namespace that has been proved to be the pod's.
-struct Proved {
-    netns: Netns,
-    link: NetnsLink,
+struct Proved<K: Kernel> {
+    netns: K::Namespace,
+    link: K::Link,
     facts: NetnsFacts,
 }
 
 /// Where a pod is enrolled.
-pub struct Node<'a> {
-    /// The redirection.
-    pub controller: &'a mut Controller,
+pub struct Node<'a, K> {
+    /// The kernel.
+    pub kernel: &'a mut K,
     /// The workers.
     pub workers: &'a [WorkerHandle],
     /// The cookie of the node's own network namespace.
@@ -163,11 +157,9 @@ pub struct Node<'a> {
     pub mesh: &'a Reader,
     /// Where the pods' certificates come from.
     pub certificates: &'a Certificates,
-    /// Tasks of the whole daemon.
-    pub tasks: &'a TaskCount,
 }
 
-impl Node<'_> {
+impl<K: Kernel> Node<'_, K> {
     /// Enrols a pod. `owner_of` names the pod that is enrolled with a cookie.
     ///
     /// # Errors
@@ -177,13 +169,13 @@ impl Node<'_> {
         name: &NamespacedName,
         desired: &Desired,
         owner_of: impl Fn(u64) -> Option<NamespacedName>,
-    ) -> Result<Pod, PodError> {
+    ) -> Result<Pod<K>, PodError> {
         let Proved { netns, link, facts } = self.prove(desired, owner_of).await?;
-        let was_captured = self.controller.has_captured(netns.cookie());
+        let was_captured = self.kernel.has_captured(netns.cookie());
         let before = self.survey(name, &netns);
         let listening: Vec<_> = Family::ALL.into_iter().filter(|family| facts.speaks(*family)).collect();
         let listeners = self.listen(&netns, &listening)?;
-        let excluded = self.controller.enrol(&enrolment(name, desired, &netns, &link, &facts, &listeners)).await?;
+        let excluded = self.kernel.enrol(&enrolment(name, desired, &netns, &link, &facts, &listeners)).await?;
         let in_force = LocalPod { exclusions: excluded, ..desired.local() };
         let gate = self.gates.gate(name.clone(), self.mesh.clone(), in_force);
         if let Err(source) = self.serve(name, desired, &netns, &gate, listeners).await {
@@ -204,10 +196,15 @@ impl Node<'_> {
     ///
     /// # Errors
     /// Why that can't be done: see [`UpdateError`].
-    pub async fn update(&mut self, name: &NamespacedName, pod: &mut Pod, desired: &Desired) -> Result<(), UpdateError> {
+    pub async fn update(
+        &mut self,
+        name: &NamespacedName,
+        pod: &mut Pod<K>,
+        desired: &Desired,
+    ) -> Result<(), UpdateError> {
         let have = pod.desired.clone();
         if have.netns != desired.netns {
-            let netns = Netns::open(&desired.netns).map_err(|error| UpdateError::Anew(error.into()))?;
+            let netns = self.kernel.open(&desired.netns).map_err(|error| UpdateError::Anew(error.into()))?;
             if netns.cookie() != pod.netns.cookie() {
                 return Err(UpdateError::Anew(PodError::Elsewhere { netns: desired.netns.clone() }));
             }
@@ -217,7 +214,7 @@ impl Node<'_> {
         if have.addresses != desired.addresses {
             // The namespace was proved to be the pod's by the addresses before. It has to have all of the new ones as well.
             let found = pod.link.facts().await.map_err(|error| UpdateError::Anew(error.into()))?;
-            facts = found.limited(&desired.addresses, self.controller.per_pod_limit());
+            facts = found.limited(&desired.addresses, self.kernel.per_pod_limit());
             if let Some(missing) = desired.addresses.iter().find(|address| !facts.addresses.contains(address)) {
                 return Err(UpdateError::Anew(not_its_own(&pod.netns, *missing, &facts)));
             }
@@ -233,13 +230,13 @@ impl Node<'_> {
     }
 
     /// Brings the exclusions and probe ports of a pod to what is desired.
-    fn adjust(&mut self, name: &NamespacedName, pod: &mut Pod, desired: &Desired) {
+    fn adjust(&mut self, name: &NamespacedName, pod: &mut Pod<K>, desired: &Desired) {
         let before = std::mem::replace(&mut pod.desired, desired.clone());
         if (&before.exclusions, &before.probe_ports) == (&desired.exclusions, &desired.probe_ports) {
             return;
         }
         let cookie = pod.netns.cookie();
-        let excluded = match self.controller.set_exclusions(cookie, &desired.exclusions) {
+        let excluded = match self.kernel.set_exclusions(cookie, &desired.exclusions) {
             Ok(()) => desired.exclusions.clone(),
             Err(error) => {
                 error!(pod = %name, %error, "nothing is excluded from the pod's capture");
@@ -253,11 +250,11 @@ impl Node<'_> {
     ///
     /// # Errors
     /// The pod stays as captured as it was, or more; it is worth another try.
-    pub async fn follow(&mut self, name: &NamespacedName, pod: &mut Pod, facts: NetnsFacts) -> Result<(), PodError> {
+    pub async fn follow(&mut self, name: &NamespacedName, pod: &mut Pod<K>, facts: NetnsFacts) -> Result<(), PodError> {
         let fresh: Vec<_> =
             Family::ALL.into_iter().filter(|family| facts.speaks(*family) && !pod.listening.contains(family)).collect();
         let listeners = self.listen(&pod.netns, &fresh)?;
-        self.controller.follow(&enrolment(name, &pod.desired, &pod.netns, &pod.link, &facts, &listeners)).await?;
+        self.kernel.follow(&enrolment(name, &pod.desired, &pod.netns, &pod.link, &facts, &listeners)).await?;
         for (worker, listeners) in self.workers.iter().zip(self.by_worker(listeners)) {
             if !listeners.is_empty() {
                 let served = worker.listen(pod.netns.cookie(), listeners).await;
@@ -270,16 +267,16 @@ impl Node<'_> {
     }
 
     /// Releases a pod: nothing new is captured, what is open is reset, and the namespace is as it was.
-    pub async fn release(&mut self, netns: &Netns, link: &NetnsLink) {
+    pub async fn release(&mut self, netns: &K::Namespace, link: &K::Link) {
         // First of all, so that new connections go where the pod wants while the open ones are reset; and those while the
         // routes are still there, so that the resets find their way.
-        self.controller.detach(netns.cookie());
+        self.kernel.detach(netns.cookie());
         self.close(netns).await;
-        self.controller.release(netns, Some(link)).await;
+        self.kernel.release(netns, Some(link)).await;
     }
 
     /// Closes a pod: it stays captured, but nobody serves it, so that every connection of it or to it is refused.
-    pub async fn close(&self, netns: &Netns) {
+    pub async fn close(&self, netns: &K::Namespace) {
         for worker in self.workers {
             worker.remove(netns.cookie()).await;
         }
@@ -289,8 +286,8 @@ impl Node<'_> {
         &mut self,
         desired: &Desired,
         owner_of: impl Fn(u64) -> Option<NamespacedName>,
-    ) -> Result<Proved, PodError> {
-        let netns = Netns::open(&desired.netns)?;
+    ) -> Result<Proved<K>, PodError> {
+        let netns = self.kernel.open(&desired.netns)?;
         let path = || netns.path().to_owned();
         if netns.cookie() == self.host_cookie {
             return Err(PodError::HostNetns { netns: path() });
@@ -298,25 +295,27 @@ impl Node<'_> {
         if let Some(other) = owner_of(netns.cookie()) {
             return Err(PodError::Taken { netns: path(), other });
         }
-        let link = NetnsLink::open(&netns, self.tasks.clone())?;
-        let facts = link.facts().await?.limited(&desired.addresses, self.controller.per_pod_limit());
+        let link = self.kernel.link(&netns)?;
+        let facts = link.facts().await?.limited(&desired.addresses, self.kernel.per_pod_limit());
         if let Some(address) = desired.addresses.iter().find(|address| !facts.addresses.contains(address)) {
-            self.controller.refresh_closed(&netns, &facts);
+            self.kernel.refresh_closed(&netns, &facts);
             return Err(not_its_own(&netns, *address, &facts));
         }
         Ok(Proved { netns, link, facts })
     }
 
-    fn listen(&self, netns: &Netns, families: &[Family]) -> Result<Vec<Listening>, PodError> {
+    fn listen(&self, netns: &K::Namespace, families: &[Family]) -> Result<Vec<Listening>, PodError> {
         let mut listeners = Vec::new();
         // The first worker's come last into the map: where they are, the others are.
         for worker in (0..self.workers.len()).rev() {
             for family in families {
                 for purpose in [Purpose::Outbound, Purpose::Inbound, Purpose::Hbone] {
-                    let made = netns.enter(|| socket::steered_listener(*family, self.settings.backlog))?;
+                    let key = place(netns.cookie(), purpose, *family, worker);
+                    let place = Place { key, family: *family, backlog: self.settings.backlog };
+                    let made = self.kernel.listen(netns, place)?;
                     let listener =
                         made.map_err(|source| PodError::Listen { netns: netns.path().to_owned(), source })?;
-                    listeners.push((place(netns, purpose, *family, worker), purpose, listener));
+                    listeners.push((key, purpose, listener));
                 }
             }
         }
@@ -337,7 +336,7 @@ impl Node<'_> {
         &self,
         name: &NamespacedName,
         desired: &Desired,
-        netns: &Netns,
+        netns: &K::Namespace,
         gate: &Gate,
         listeners: Vec<Listening>,
     ) -> io::Result<()> {
@@ -348,8 +347,7 @@ impl Node<'_> {
         let tls = tls::Endpoint::new(certificate, self.settings.tls.clone());
         let ends = spread::among(self.workers.len());
         for ((worker, listeners), (spread, inbox)) in self.workers.iter().zip(self.by_worker(listeners)).zip(ends) {
-            let own = self.controller.own_sockets();
-            let dialer = Dialer::new(netns.clone(), own, self.settings.connect_timeout, self.settings.keepalive);
+            let dialer = Dialer::new(self.kernel.sockets(netns), self.settings.connect_timeout);
             worker
                 .add(WorkerPod {
                     name: name.clone(),
@@ -371,19 +369,19 @@ impl Node<'_> {
     }
 
     /// What is connected now, before the pod is enrolled.
-    fn survey(&self, name: &NamespacedName, netns: &Netns) -> Vec<survey::SocketId> {
-        let before = survey::connections(netns);
+    fn survey(&self, name: &NamespacedName, netns: &K::Namespace) -> Vec<K::Connection> {
+        let before = self.kernel.connections(netns);
         let before =
             before.inspect_err(|error| warn!(pod = %name, %error, "cannot tell which connections the pod has"));
         before.unwrap_or_default()
     }
 
     /// Cuts what was connected before, where that is wanted. How many are left.
-    fn cut(&self, name: &NamespacedName, netns: &Netns, before: &[survey::SocketId]) -> usize {
+    fn cut(&self, name: &NamespacedName, netns: &K::Namespace, before: &[K::Connection]) -> usize {
         if before.is_empty() || !self.settings.cut_existing {
             return before.len();
         }
-        match survey::cut(netns, before) {
+        match self.kernel.cut(netns, before) {
             Ok(cut) => {
                 info!(pod = %name, cut, "cut the connections that the pod had before it was enrolled");
                 0
@@ -396,7 +394,7 @@ impl Node<'_> {
     }
 }
 
-fn not_its_own(netns: &Netns, address: IpAddr, facts: &NetnsFacts) -> PodError {
+fn not_its_own(netns: &impl Namespace, address: IpAddr, facts: &NetnsFacts) -> PodError {
     let found: Vec<_> = facts.addresses.iter().map(ToString::to_string).collect();
     let found = if found.is_empty() { "none".to_owned() } else { found.join(", ") };
     PodError::NotItsOwn { netns: netns.path().to_owned(), address, found }
@@ -405,14 +403,14 @@ fn not_its_own(netns: &Netns, address: IpAddr, facts: &NetnsFacts) -> PodError {
 /// A listener and its place.
 type Listening = (Listener, Purpose, std::net::TcpListener);
 
-fn enrolment<'a>(
+fn enrolment<'a, N, L>(
     name: &'a NamespacedName,
     desired: &'a Desired,
-    netns: &'a Netns,
-    link: &'a NetnsLink,
+    netns: &'a N,
+    link: &'a L,
     facts: &'a NetnsFacts,
     listeners: &'a [Listening],
-) -> Enrolment<'a> {
+) -> Enrolment<'a, N, L> {
     Enrolment {
         name,
         netns,
@@ -424,10 +422,10 @@ fn enrolment<'a>(
     }
 }
 
-fn place(netns: &Netns, purpose: Purpose, family: Family, worker: usize) -> Listener {
+fn place(cookie: u64, purpose: Purpose, family: Family, worker: usize) -> Listener {
     let family = if family == Family::V4 { AF_INET } else { AF_INET6 };
     Listener {
-        cookie: netns.cookie(),
+        cookie,
         purpose: purpose as u32,
         // Both fit: families are small numbers, and the number of workers is capped by the configuration.
         family: family as u16,

@@ -41,9 +41,9 @@ use crate::{
         dial::Dialer,
         listen::Acceptor,
         netns::Netns,
+        node::NodeConnections,
         socket::{self, Keepalive},
     },
-    redirect::NodeSockets,
     store::{publish::Reader, snapshot::Snapshot},
     tls,
 };
@@ -64,7 +64,7 @@ pub struct WorkerSettings {
     /// The mesh.
     pub mesh: Reader,
     /// Tells the kubelet from others, where the kernel can.
-    pub node: Option<NodeSockets>,
+    pub node: Option<Arc<dyn NodeConnections>>,
     /// Counters.
     pub traffic: Traffic,
     /// Tasks of the whole daemon.
@@ -148,7 +148,16 @@ enum Command {
 /// The narrow handle of a worker. Dropping it ends the worker, and its connections with resets.
 pub struct WorkerHandle {
     commands: Option<mpsc::UnboundedSender<Command>>,
-    thread: Option<JoinHandle<()>>,
+    running: Running,
+}
+
+/// Where a worker runs.
+enum Running {
+    /// On a thread of its own. None: it has been waited for.
+    Thread(Option<JoinHandle<()>>),
+    /// Beside the test that uses it, so that both have one clock.
+    #[cfg(test)]
+    Beside(TaskSet),
 }
 
 impl WorkerHandle {
@@ -166,7 +175,16 @@ impl WorkerHandle {
             let local = LocalSet::new();
             local.block_on(&runtime, Worker::new(id, settings).run(inbox));
         })?;
-        Ok(Self { commands: Some(commands), thread: Some(thread) })
+        Ok(Self { commands: Some(commands), running: Running::Thread(Some(thread)) })
+    }
+
+    /// Starts a worker on this thread; only within a `LocalSet`.
+    #[cfg(test)]
+    pub(super) fn beside(id: WorkerId, settings: WorkerSettings) -> Self {
+        let (commands, inbox) = mpsc::unbounded_channel();
+        let mut tasks = TaskSet::new(settings.tasks.clone());
+        tasks.spawn_local(Worker::new(id, settings).run(inbox));
+        Self { commands: Some(commands), running: Running::Beside(tasks) }
     }
 
     /// Gives the worker a pod.
@@ -191,7 +209,11 @@ impl WorkerHandle {
     /// Whether the worker has ended, which it does by itself only when it panics.
     #[must_use]
     pub fn is_lost(&self) -> bool {
-        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+        match &self.running {
+            Running::Thread(thread) => thread.as_ref().is_none_or(JoinHandle::is_finished),
+            #[cfg(test)]
+            Running::Beside(tasks) => tasks.is_empty(),
+        }
     }
 
     /// Replaces the addresses of a pod. Connections of those that are gone end.
@@ -224,7 +246,8 @@ impl WorkerHandle {
 impl Drop for WorkerHandle {
     fn drop(&mut self) {
         drop(self.commands.take());
-        if let Some(thread) = self.thread.take()
+        if let Running::Thread(thread) = &mut self.running
+            && let Some(thread) = thread.take()
             && thread.join().is_err()
         {
             error!("a data worker panicked: this is a bug, please report it with the lines before");
@@ -369,7 +392,8 @@ impl Worker {
                 socket::set_local(&listener);
             }
             let listener = tokio::net::TcpListener::from_std(listener)?;
-            let acceptor = Acceptor::new(listener, served.open.of(purpose));
+            let sockets = Arc::clone(served.context.dialer.sockets());
+            let acceptor = Acceptor::of_pod(listener, sockets, served.open.of(purpose));
             let (context, watch) = (Rc::clone(&served.context), served.drain.1.clone());
             let spread = (purpose == Purpose::Hbone).then(|| Rc::clone(&served.spread));
             served.accepting.spawn_local(accept(acceptor, purpose, context, spread, watch, served.alive.clone()));

@@ -77,13 +77,13 @@ pub enum EnrolError {
 }
 
 /// A pod to enrol.
-pub struct Enrolment<'a> {
+pub struct Enrolment<'a, N = Netns, L = NetnsLink> {
     /// The pod.
     pub name: &'a NamespacedName,
     /// Its network namespace.
-    pub netns: &'a Netns,
+    pub netns: &'a N,
     /// Netlink into it.
-    pub link: &'a NetnsLink,
+    pub link: &'a L,
     /// What is in it.
     pub facts: &'a NetnsFacts,
     /// The pod's addresses, as the mesh has them.

@@ -23,6 +23,7 @@ use netlink_packet_sock_diag::{
 use netlink_sys::Socket;
 
 use super::sock_diag::{self, Answer};
+use crate::net::node::NodeConnections;
 
 /// Any: INET_DIAG_NOCOOKIE of linux/inet_diag.h.
 const ANY_COOKIE: [u8; 8] = [0xff; 8];
@@ -59,13 +60,10 @@ impl NodeSockets {
         socket.set_non_blocking(true)?;
         Ok(Self(Arc::new(Mutex::new(Asker { socket, sequence: 0 }))))
     }
+}
 
-    /// Whether the namespace has a connection, open in one direction at least, between these two ends: `local` is the
-    /// one that its process has. Never waits.
-    ///
-    /// # Errors
-    /// When the kernel does not answer: then it is not known.
-    pub fn holds(&self, local: SocketAddr, remote: SocketAddr) -> io::Result<bool> {
+impl NodeConnections for NodeSockets {
+    fn holds(&self, local: SocketAddr, remote: SocketAddr) -> io::Result<bool> {
         let (local, remote) = (canonical(local), canonical(remote));
         if local.is_ipv4() != remote.is_ipv4() {
             return Ok(false);

@@ -8,7 +8,7 @@ use std::{
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use super::NodeSockets;
+use super::{NodeConnections as _, NodeSockets};
 
 /// A connection, the end of who connected first.
 fn connected(to: &TcpListener, through: SocketAddr) -> (TcpStream, TcpStream) {

@@ -1,0 +1,344 @@
+//! Two whole nodes in one process, without root: everything but the kernel's part is what the daemon runs.
+
+mod network;
+mod nodes;
+mod tunnels;
+
+use std::{io::ErrorKind, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time::Instant,
+};
+
+use self::nodes::{CONNECT_TIMEOUT, MESH, World, echo, eventually, is_reset};
+use super::describe::PodState;
+use crate::hbone::tests::local;
+
+/// The server's application, its service, and the guest's application.
+const WEB: &str = "10.0.0.2:8080";
+const SERVICE: &str = "10.96.0.1:80";
+const GUEST: &str = "10.0.0.3:8080";
+
+const DENY_CLIENT: &str = "
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: deny-client}
+spec: {action: DENY, rules: [{from: [{source: {serviceAccounts: [default/client]}}]}]}
+";
+const DENY_ALL: &str = "
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: deny-all}
+spec: {}
+";
+
+#[tokio::test]
+async fn a_pod_is_enrolled_connects_is_cut_by_policy_and_is_released() {
+    local(async {
+        let world = World::new().await;
+        let web = world.network.listen(WEB).await;
+        let mut client = world.network.connect("10.0.0.1", SERVICE).await.unwrap();
+        let (mut server, _) = web.accept().await.unwrap();
+        echo(&mut client, &mut server).await;
+        assert_eq!(world.network.client(&server).ip().to_string(), "10.0.0.1", "the server sees its client's address");
+        let [near] = &world.pod("a", "client").await.connections[..] else { panic!("not one connection") };
+        assert_eq!((near.direction, near.protocol, &*near.dst), ("outbound", "HBONE", SERVICE));
+        assert_eq!((near.service.as_deref(), near.actual_dst.as_deref()), (Some("default/web"), Some(WEB)));
+        assert_eq!(near.peer_identity.as_deref(), Some("spiffe://cluster.local/ns/default/sa/web"));
+        let [far] = &world.pod("b", "web").await.connections[..] else { panic!("not one connection") };
+        assert_eq!((far.direction, far.protocol, far.bytes_received), ("inbound", "HBONE", 10));
+        assert_eq!(far.peer_identity.as_deref(), Some("spiffe://cluster.local/ns/default/sa/client"));
+
+        world.publish(&format!("{MESH}{DENY_CLIENT}")).await;
+        assert!(is_reset(&mut client).await && is_reset(&mut server).await);
+        eventually("the end is counted", async || !world.node("b").closed().is_empty()).await;
+        assert_eq!(world.node("b").closed(), [("inbound policy_changed".to_owned(), 1)].into());
+        let mut refused = world.network.connect("10.0.0.1", WEB).await.unwrap();
+        assert!(is_reset(&mut refused).await);
+
+        world.publish(&MESH.replace("istio.io/dataplane-mode: ambient}", "istio.io/dataplane-mode: none}")).await;
+        assert!(!world.network.is_captured("/n/client"));
+        let _direct = world.network.connect("10.0.0.1", WEB).await.unwrap();
+        let tunnels = world.network.tunnels();
+        let (server, _) = web.accept().await.unwrap();
+        assert_eq!((world.network.client(&server).ip().to_string().as_str(), tunnels), ("10.0.0.1", 1));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn whoever_is_not_in_the_mesh_is_spoken_to_in_plaintext_both_ways() {
+    local(async {
+        let world = World::new().await;
+        let (web, guest) = (world.network.listen(WEB).await, world.network.listen(GUEST).await);
+        let mut inward = world.network.connect("10.0.0.3", WEB).await.unwrap();
+        echo(&mut inward, &mut web.accept().await.unwrap().0).await;
+        let mut outward = world.network.connect("10.0.0.1", GUEST).await.unwrap();
+        let (mut server, _) = guest.accept().await.unwrap();
+        echo(&mut outward, &mut server).await;
+        assert_eq!(world.network.client(&server).ip().to_string(), "10.0.0.1");
+        assert_eq!(world.network.tunnels(), 0);
+        for (node, pod, direction) in [("b", "web", "inbound"), ("a", "client", "outbound")] {
+            let [one] = &world.pod(node, pod).await.connections[..] else { panic!("not one connection") };
+            assert_eq!((one.direction, one.protocol, &one.peer_identity), (direction, "TCP", &None));
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_does_not_answer_is_given_up_after_the_deadline() {
+    local(async {
+        let world = World::new().await;
+        world.network.silence("10.0.0.2");
+        let begun = Instant::now();
+        let mut client = world.network.connect("10.0.0.1", WEB).await.unwrap();
+        assert!(is_reset(&mut client).await);
+        assert!(begun.elapsed() >= CONNECT_TIMEOUT && begun.elapsed() < 2 * CONNECT_TIMEOUT, "{:?}", begun.elapsed());
+        eventually("the end is counted", async || !world.node("a").closed().is_empty()).await;
+        assert_eq!(world.node("a").closed(), [("outbound tunnel_timed_out".to_owned(), 1)].into());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_port_where_nobody_listens_is_refused_by_the_destinations_node() {
+    local(async {
+        let world = World::new().await;
+        let mut client = world.network.connect("10.0.0.1", WEB).await.unwrap();
+        assert!(is_reset(&mut client).await);
+        for (node, direction) in [("a", "outbound"), ("b", "inbound")] {
+            eventually("the end is counted", async || !world.node(node).closed().is_empty()).await;
+            assert_eq!(world.node(node).closed(), [(format!("{direction} connect_refused"), 1)].into());
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn resets_of_either_application_reach_the_other() {
+    for (client_resets, reason) in [(true, "client_reset"), (false, "server_reset")] {
+        local(async {
+            let world = World::new().await;
+            let web = world.network.listen(WEB).await;
+            let mut client = world.network.connect("10.0.0.1", WEB).await.unwrap();
+            let (mut server, _) = web.accept().await.unwrap();
+            echo(&mut client, &mut server).await;
+            let (resets, mut hears) = if client_resets { (client, server) } else { (server, client) };
+            crate::net::socket::reset_on_close(&resets);
+            drop(resets);
+            assert!(is_reset(&mut hears).await);
+            for (node, direction) in [("a", "outbound"), ("b", "inbound")] {
+                eventually("the end is counted", async || !world.node(node).closed().is_empty()).await;
+                assert_eq!(world.node(node).closed(), [(format!("{direction} {reason}"), 1)].into());
+            }
+            let mut again = world.network.connect("10.0.0.1", WEB).await.unwrap();
+            echo(&mut again, &mut web.accept().await.unwrap().0).await;
+            assert_eq!(world.network.tunnels(), 1, "a reset is of the connection, not of the tunnel");
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_half_close_lets_the_other_direction_go_on() {
+    for client_first in [true, false] {
+        local(async {
+            let world = World::new().await;
+            let web = world.network.listen(WEB).await;
+            let client = world.network.connect("10.0.0.1", WEB).await.unwrap();
+            let (server, _) = web.accept().await.unwrap();
+            let (mut first, mut second) = if client_first { (client, server) } else { (server, client) };
+            first.write_all(b"before").await.unwrap();
+            first.shutdown().await.unwrap();
+            let mut heard = Vec::new();
+            second.read_to_end(&mut heard).await.unwrap();
+            second.write_all(b"after").await.unwrap();
+            second.shutdown().await.unwrap();
+            first.read_to_end(&mut heard).await.unwrap();
+            assert_eq!(heard, b"beforeafter");
+            for (node, direction) in [("a", "outbound"), ("b", "inbound")] {
+                eventually("the end is counted", async || !world.node(node).closed().is_empty()).await;
+                assert_eq!(world.node(node).closed(), [(format!("{direction} complete"), 1)].into());
+            }
+        })
+        .await;
+    }
+}
+
+/// A fact of the mesh and a fact of the node: other nodes require a tunnel, and its own node has none to offer.
+#[tokio::test]
+async fn a_pod_without_a_known_namespace_is_refused_and_never_reached_in_plaintext() {
+    local(async {
+        let world = World::empty();
+        world.publish(&MESH.replace("annotations: {ambient.mesh/netns: /n/web}", "annotations: {}")).await;
+        let web = world.pod("b", "web").await;
+        assert_eq!((web.state, web.captured), (PodState::Refused, false));
+        assert!(web.reason.unwrap().starts_with("the pod's network namespace is not known"));
+        let application = world.network.listen(WEB).await;
+        let mut client = world.network.connect("10.0.0.1", WEB).await.unwrap();
+        assert!(is_reset(&mut client).await);
+        assert_eq!(world.node("a").closed(), [("outbound connect_refused".to_owned(), 1)].into());
+        let nobody = futures_util::future::FutureExt::now_or_never(application.accept());
+        assert!(nobody.is_none(), "the application saw {nobody:?}");
+
+        // The annotation makes up for it, and nothing else is needed.
+        world.publish(MESH).await;
+        let mut client = world.network.connect("10.0.0.1", WEB).await.unwrap();
+        echo(&mut client, &mut application.accept().await.unwrap().0).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_node_is_not_ready_before_it_has_the_facts_of_its_own_pods() {
+    local(async {
+        let world = World::empty();
+        assert_eq!(world.node("a").pending(), Some("mesh"));
+        world.publish_without_local_facts(MESH);
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(world.node("a").pending(), Some("local facts of the pods"));
+        assert!(world.node("a").describe().await.pods.is_empty(), "nothing is concluded from what is not known yet");
+        world.publish(MESH).await;
+        assert_eq!(world.node("a").pending(), None);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_loses_its_namespace_is_closed_until_it_is_back() {
+    local(async {
+        let world = World::new().await;
+        let web = world.network.listen(WEB).await;
+        let mut client = world.network.connect("10.0.0.1", WEB).await.unwrap();
+        let (mut server, _) = web.accept().await.unwrap();
+        echo(&mut client, &mut server).await;
+        world.network.unmount("/n/client");
+        // The namespaces are looked at every second.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let closed = world.pod("a", "client").await;
+        assert_eq!((closed.state, closed.captured), (PodState::Refused, true));
+        assert!(closed.reason.unwrap().starts_with("cannot open network namespace /n/client"));
+        assert!(is_reset(&mut client).await && is_reset(&mut server).await);
+        for to in [WEB, GUEST] {
+            let error = world.network.connect("10.0.0.1", to).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "nothing gets out of a closed pod");
+        }
+        world.publish(&MESH.replace("/n/client", "/n/elsewhere")).await;
+        assert_eq!(world.pod("a", "client").await.state, PodState::Refused);
+        assert!(world.network.is_captured_anywhere("default/client"), "only the label opens it");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn no_policy_is_enforced_at_an_excluded_port_and_the_tunnel_leads_there_all_the_same() {
+    const EXCLUDE: &str = "{ambient.mesh/netns: /n/web, traffic.ambient.mesh/exclude-inbound-ports: '8080'}";
+    local(async {
+        let world = World::empty();
+        let excluded = format!("{MESH}{DENY_ALL}").replace("{ambient.mesh/netns: /n/web}", EXCLUDE);
+        world.publish(&excluded).await;
+        let web = world.network.listen(WEB).await;
+        let mut client = world.network.connect("10.0.0.1", WEB).await.unwrap();
+        let (mut server, _) = web.accept().await.unwrap();
+        echo(&mut client, &mut server).await;
+        assert_eq!(world.network.tunnels(), 1);
+        let mut plain = world.network.connect("10.0.0.3", WEB).await.unwrap();
+        let (mut direct, _) = web.accept().await.unwrap();
+        echo(&mut plain, &mut direct).await;
+        // As soon as it is not excluded any more, policy decides about what goes through the daemon.
+        world.publish(&format!("{MESH}{DENY_ALL}")).await;
+        assert!(is_reset(&mut client).await && is_reset(&mut server).await);
+        echo(&mut plain, &mut direct).await;
+    })
+    .await;
+}
+
+/// Everything about a pod may change under its connections but who it is, and what was proved of it.
+#[tokio::test]
+async fn connections_live_through_what_can_be_changed_in_place() {
+    local(async {
+        let world = World::new().await;
+        let (web, guest) = (world.network.listen(WEB).await, world.network.listen(GUEST).await);
+        world.network.readdress("/n/web", &["10.0.0.2", "10.0.0.4"]);
+        let mut open = Vec::new();
+        for (from, to, listener) in [("10.0.0.1", WEB, &web), ("10.0.0.3", WEB, &web), ("10.0.0.2", GUEST, &guest)] {
+            let client = world.network.connect(from, to).await.unwrap();
+            open.push((client, listener.accept().await.unwrap().0));
+        }
+        world.network.alias("/n/web", "/n/other-path");
+        let third = "podIPs: [{ip: 10.0.0.4}, {ip: 10.0.0.2}]";
+        let changes = [
+            ("app: web}", "app: web, version: v2}"),
+            ("containers: []", "containers: [{name: c, ports: [{name: http, containerPort: 80}]}]"),
+            ("{ambient.mesh/netns: /n/web}", "{ambient.mesh/netns: /n/web, example.org/note: x}"),
+            (
+                "{ambient.mesh/netns: /n/web}",
+                "{ambient.mesh/netns: /n/web, traffic.ambient.mesh/exclude-outbound-ports: '9'}",
+            ),
+            ("{ambient.mesh/netns: /n/web}", "{ambient.mesh/netns: /n/other-path}"),
+            ("podIPs: [{ip: 10.0.0.2}]", "podIPs: [{ip: 10.0.0.2}, {ip: 10.0.0.4}]"),
+            ("podIPs: [{ip: 10.0.0.2}]", third),
+        ];
+        for (before, after) in changes {
+            assert!(MESH.contains(before), "{before}");
+            world.publish(&MESH.replace(before, after)).await;
+            for (client, server) in &mut open {
+                echo(client, server).await;
+            }
+        }
+        // The last change left it with two addresses. Of these the second goes, with its own connections.
+        let more = world.network.listen("10.0.0.4:8080").await;
+        let mut of_third = Vec::new();
+        for from in ["10.0.0.1", "10.0.0.3"] {
+            let client = world.network.connect(from, "10.0.0.4:8080").await.unwrap();
+            of_third.push((client, more.accept().await.unwrap().0));
+        }
+        let outward = world.network.connect("10.0.0.4", GUEST).await.unwrap();
+        of_third.push((outward, guest.accept().await.unwrap().0));
+        for (client, server) in &mut of_third {
+            echo(client, server).await;
+        }
+        world.publish(MESH).await;
+        for (client, server) in &mut of_third {
+            assert!(is_reset(client).await && is_reset(server).await);
+        }
+        for (client, server) in &mut open {
+            echo(client, server).await;
+        }
+        let removed: u64 = world
+            .node("b")
+            .closed()
+            .iter()
+            .filter(|(why, _)| why.ends_with("address_removed"))
+            .map(|(_, count)| count)
+            .sum();
+        assert_eq!(removed, 3);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn connections_end_with_what_they_were_made_with() {
+    for (before, after) in [
+        ("serviceAccountName: web", "serviceAccountName: other"),
+        ("/n/web", "/n/guest"),
+        ("podIPs: [{ip: 10.0.0.2}]", "podIPs: [{ip: 10.0.0.2}, {ip: 10.0.0.9}]"),
+    ] {
+        local(async {
+            let world = World::new().await;
+            let web = world.network.listen(WEB).await;
+            let mut client = world.network.connect("10.0.0.3", WEB).await.unwrap();
+            let (mut server, _) = web.accept().await.unwrap();
+            echo(&mut client, &mut server).await;
+            world.publish(&MESH.replace(before, after)).await;
+            assert!(is_reset(&mut client).await && is_reset(&mut server).await, "{after}");
+        })
+        .await;
+    }
+}

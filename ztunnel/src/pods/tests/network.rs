@@ -1,0 +1,491 @@
+//! A network of pods in one process, and the kernel of each of its nodes: what `ebpf`, `redirect` and routes do on a real node,
+//! done by looking up who listens where.
+//!
+//! Connections are real TCP connections over loopback, because the data path reads and writes real sockets, half-closes and
+//! resets them. Their addresses are scripted: a name is kept for each of their ends.
+
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use ebpf_common::{HBONE_PORT, Listener, Purpose, Verdict, worker_of};
+use socket2::Socket;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Notify,
+};
+
+use crate::{
+    model::{
+        addr::{OrigDst, PeerAddr},
+        local::Exclusions,
+        workload::NamespacedName,
+    },
+    net::{
+        dial::{Begun, DialError, Sockets},
+        netns::NetnsError,
+        socket::{self, Family},
+    },
+    pods::kernel::{Kernel, Link, Namespace, Place},
+    redirect::{EnrolError, Enrolment, NetnsFacts, link::LinkError, maps::MapUse, survey::SurveyError},
+};
+
+/// Everything there is; clones are the same.
+#[derive(Clone, Default)]
+pub(super) struct Network(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    /// Which namespace a path leads to.
+    paths: HashMap<PathBuf, u64>,
+    namespaces: HashMap<u64, Inside>,
+    /// Where on loopback an application listens.
+    applications: HashMap<SocketAddr, SocketAddr>,
+    /// What a connection's ends are called, by the loopback address of the end that connected.
+    names: HashMap<SocketAddr, (SocketAddr, SocketAddr)>,
+    /// Who does not answer.
+    silent: HashSet<IpAddr>,
+    /// Who answers, and hears nothing.
+    deaf: HashMap<IpAddr, (SocketAddr, std::net::TcpListener)>,
+    unheard: usize,
+    /// A loopback address that does not answer, and what fills it.
+    hole: Option<(SocketAddr, Vec<Box<dyn Send>>)>,
+    next_port: u16,
+    /// How many connections have been begun to port 15008.
+    tunnels: usize,
+}
+
+/// A namespace.
+#[derive(Default)]
+struct Inside {
+    addresses: Vec<IpAddr>,
+    changed: Arc<Notify>,
+    capture: Option<Capture>,
+}
+
+struct Capture {
+    /// Whose kernel does it.
+    node: &'static str,
+    pod: String,
+    attached: bool,
+    workers: u32,
+    listeners: HashMap<(u32, u16, u16), SocketAddr>,
+    exclusions: Exclusions,
+}
+
+impl Network {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    /// Makes a namespace with these addresses.
+    pub(super) fn namespace(&self, path: &str, addresses: &[&str]) {
+        let mut state = self.lock();
+        let cookie = state.namespaces.len() as u64 + 1;
+        let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        state.namespaces.insert(cookie, Inside { addresses, ..Inside::default() });
+        state.paths.insert(path.into(), cookie);
+    }
+
+    /// Lets another path lead to the same namespace.
+    pub(super) fn alias(&self, path: &str, other: &str) {
+        let mut state = self.lock();
+        let cookie = state.paths[Path::new(path)];
+        state.paths.insert(other.into(), cookie);
+    }
+
+    /// Takes a path away, as a runtime does that deletes a pod.
+    pub(super) fn unmount(&self, path: &str) {
+        self.lock().paths.remove(Path::new(path)).unwrap();
+    }
+
+    /// Changes the addresses of a namespace, which tells of it.
+    pub(super) fn readdress(&self, path: &str, addresses: &[&str]) {
+        let mut state = self.lock();
+        let cookie = state.paths[Path::new(path)];
+        let inside = state.namespaces.get_mut(&cookie).unwrap();
+        inside.addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        inside.changed.notify_one();
+    }
+
+    /// From now on nobody at that address answers.
+    pub(super) fn silence(&self, address: &str) {
+        self.lock().silent.insert(address.parse().unwrap());
+    }
+
+    /// From now on connections to that address come about, and nobody listens to them.
+    pub(super) fn deafen(&self, address: &str) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        self.lock().deaf.insert(address.parse().unwrap(), (at, listener));
+    }
+
+    /// How many connections nobody has listened to.
+    pub(super) fn unheard(&self) -> usize {
+        self.lock().unheard
+    }
+
+    /// How many tunnels have been begun.
+    pub(super) fn tunnels(&self) -> usize {
+        self.lock().tunnels
+    }
+
+    /// Whether the pod in a namespace is captured.
+    pub(super) fn is_captured(&self, path: &str) -> bool {
+        let state = self.lock();
+        state.namespaces[&state.paths[Path::new(path)]].capture.is_some()
+    }
+
+    /// Whether a pod is captured, in whatever namespace.
+    pub(super) fn is_captured_anywhere(&self, pod: &str) -> bool {
+        let state = self.lock();
+        state.namespaces.values().any(|inside| inside.capture.as_ref().is_some_and(|capture| capture.pod == pod))
+    }
+
+    /// Listens as an application of a pod.
+    pub(super) async fn listen(&self, at: &str) -> TcpListener {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        self.lock().applications.insert(at.parse().unwrap(), listener.local_addr().unwrap());
+        listener
+    }
+
+    /// Who has connected to an application, as that sees it.
+    pub(super) fn client(&self, accepted: &TcpStream) -> SocketAddr {
+        self.lock().names[&accepted.peer_addr().unwrap()].0
+    }
+
+    /// Connects as an application of the pod that has the address `from`.
+    pub(super) async fn connect(&self, from: &str, to: &str) -> io::Result<TcpStream> {
+        let (from, to): (IpAddr, SocketAddr) = (from.parse().unwrap(), to.parse().unwrap());
+        let stream = {
+            let mut state = self.lock();
+            let from = SocketAddr::new(from, state.port());
+            let end = state.leave(from, to)?;
+            state.begin(end, from, to)?
+        };
+        finished(stream).await
+    }
+
+    /// Connects past whatever captures the one that connects: as who is in no pod.
+    pub(super) async fn connect_from_outside(&self, from: &str, to: &str) -> io::Result<TcpStream> {
+        let (from, to): (IpAddr, SocketAddr) = (from.parse().unwrap(), to.parse().unwrap());
+        let stream = {
+            let mut state = self.lock();
+            let from = SocketAddr::new(from, state.port());
+            let end = state.arrive(from, to)?;
+            state.begin(end, from, to)?
+        };
+        finished(stream).await
+    }
+}
+
+async fn finished(stream: TcpStream) -> io::Result<TcpStream> {
+    stream.writable().await?;
+    match stream.take_error()? {
+        Some(error) => Err(error),
+        None => Ok(stream),
+    }
+}
+
+impl State {
+    fn port(&mut self) -> u16 {
+        self.next_port = if self.next_port == u16::MAX { 0 } else { self.next_port + 1 };
+        self.next_port.max(32_768)
+    }
+
+    fn of_address(&self, address: IpAddr) -> Option<&Inside> {
+        self.namespaces.values().find(|inside| inside.addresses.contains(&address))
+    }
+
+    /// Where on loopback a connection ends that an application makes: the hook `connect`.
+    fn leave(&mut self, from: SocketAddr, to: SocketAddr) -> io::Result<SocketAddr> {
+        let inside = self.of_address(from.ip()).unwrap();
+        let is_own = inside.addresses.contains(&to.ip());
+        match &inside.capture {
+            Some(capture) if capture.attached && !is_own && !capture.excludes(to) => {
+                capture.listener(Purpose::Outbound, from, to)
+            }
+            _ => self.arrive(from, to),
+        }
+    }
+
+    /// Where on loopback a connection ends that comes to an address: the program `steer`.
+    fn arrive(&mut self, from: SocketAddr, to: SocketAddr) -> io::Result<SocketAddr> {
+        if self.silent.contains(&to.ip()) {
+            return Ok(self.hole());
+        }
+        if let Some((at, _)) = self.deaf.get(&to.ip()) {
+            self.unheard += 1;
+            return Ok(*at);
+        }
+        let inside = self.of_address(to.ip()).ok_or(io::ErrorKind::HostUnreachable)?;
+        let is_own = inside.addresses.contains(&from.ip());
+        match &inside.capture {
+            Some(capture) if capture.attached && !is_own => {
+                if to.port() == HBONE_PORT {
+                    let listener = capture.listener(Purpose::Hbone, from, to)?;
+                    self.tunnels += 1;
+                    return Ok(listener);
+                }
+                if !capture.exclusions.inbound_ports.contains(to.port()) {
+                    return capture.listener(Purpose::Inbound, from, to);
+                }
+            }
+            _ => {}
+        }
+        self.application(to)
+    }
+
+    fn application(&self, at: SocketAddr) -> io::Result<SocketAddr> {
+        self.applications.get(&at).copied().ok_or(io::ErrorKind::ConnectionRefused.into())
+    }
+
+    /// A listener whose queue is full: the kernel answers nobody who comes.
+    fn hole(&mut self) -> SocketAddr {
+        let (at, _) = self.hole.get_or_insert_with(|| {
+            let socket = socket::tcp(Family::V4).unwrap();
+            socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+            socket.listen(0).unwrap();
+            let at = socket.local_addr().unwrap().as_socket().unwrap();
+            let mut kept: Vec<Box<dyn Send>> = vec![Box::new(socket)];
+            while let Ok(stream) = std::net::TcpStream::connect_timeout(&at, Duration::from_millis(100)) {
+                kept.push(Box::new(stream));
+            }
+            (at, kept)
+        });
+        *at
+    }
+
+    /// Connects to a loopback address, under scripted names.
+    fn begin(&mut self, end: SocketAddr, from: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
+        let socket: Socket = socket::tcp(Family::V4)?;
+        socket.set_tcp_nodelay(true)?;
+        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+        let local = socket.local_addr()?.as_socket().unwrap();
+        self.names.insert(local, (from, to));
+        match socket.connect(&end.into()) {
+            Err(error) if error.raw_os_error() != Some(nix::libc::EINPROGRESS) => Err(error),
+            _ => TcpStream::from_std(socket.into()),
+        }
+    }
+}
+
+impl Capture {
+    fn excludes(&self, to: SocketAddr) -> bool {
+        let Exclusions { outbound_ports, outbound_cidrs, .. } = &self.exclusions;
+        outbound_ports.contains(to.port()) || outbound_cidrs.iter().any(|cidr| cidr.contains(&to.ip()))
+    }
+
+    fn listener(&self, purpose: Purpose, from: SocketAddr, to: SocketAddr) -> io::Result<SocketAddr> {
+        let family = if to.is_ipv4() { ebpf_common::AF_INET } else { ebpf_common::AF_INET6 };
+        let worker = worker_of(from.port(), self.workers) as u16;
+        let listener = self.listeners.get(&(purpose as u32, family as u16, worker));
+        listener.copied().ok_or(io::ErrorKind::ConnectionRefused.into())
+    }
+}
+
+/// A namespace that is kept open.
+#[derive(Clone)]
+pub(super) struct Opened {
+    network: Network,
+    path: PathBuf,
+    cookie: u64,
+}
+
+impl Namespace for Opened {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn cookie(&self) -> u64 {
+        self.cookie
+    }
+
+    fn is_current(&self) -> bool {
+        self.network.lock().paths.get(&self.path) == Some(&self.cookie)
+    }
+}
+
+impl Link for Opened {
+    async fn facts(&self) -> Result<NetnsFacts, LinkError> {
+        let state = self.network.lock();
+        Ok(NetnsFacts { addresses: state.namespaces[&self.cookie].addresses.clone(), ..NetnsFacts::default() })
+    }
+
+    fn changed(&self) -> Arc<Notify> {
+        Arc::clone(&self.network.lock().namespaces[&self.cookie].changed)
+    }
+}
+
+/// The sockets of the pod in a namespace.
+impl Sockets for Opened {
+    fn upstream(&self, to: SocketAddr, from: Option<IpAddr>) -> Result<Begun, DialError> {
+        let failed = |source| DialError::Connect { to, source };
+        let mut state = self.network.lock();
+        let own = &state.namespaces[&self.cookie].addresses;
+        let first = own.iter().copied().find(|own| own.is_ipv4() == to.is_ipv4());
+        let from = from.or(first).ok_or(failed(io::ErrorKind::NetworkUnreachable.into()))?;
+        let local = SocketAddr::new(from, state.port());
+        let end = state.arrive(local, to).map_err(failed)?;
+        let stream = state.begin(end, local, to).map_err(failed)?;
+        socket::reset_on_close(&stream);
+        Ok(Begun { stream, local })
+    }
+
+    fn deliver(&self, to: SocketAddr, from: SocketAddr) -> Result<Begun, DialError> {
+        let failed = |source| DialError::Connect { to, source };
+        let mut state = self.network.lock();
+        let end = state.application(to).map_err(failed)?;
+        let stream = state.begin(end, from, to).map_err(failed)?;
+        socket::reset_on_close(&stream);
+        Ok(Begun { stream, local: from })
+    }
+
+    fn ends(&self, _accepted: &TcpStream, peer: SocketAddr) -> io::Result<(PeerAddr, OrigDst)> {
+        let (from, to) = self.network.lock().names.remove(&peer).ok_or(io::ErrorKind::NotConnected)?;
+        Ok((PeerAddr::new(from), OrigDst::new(to)))
+    }
+}
+
+/// The kernel of one node.
+pub(super) struct Scripted {
+    pub(super) node: &'static str,
+    pub(super) network: Network,
+    pub(super) workers: u32,
+}
+
+impl Scripted {
+    fn captured<T>(&self, cookie: u64, act: impl FnOnce(&mut Option<Capture>) -> T) -> T {
+        act(&mut self.network.lock().namespaces.get_mut(&cookie).unwrap().capture)
+    }
+
+    fn place(&self, pod: &Enrolment<'_, Opened, Opened>) {
+        self.captured(pod.netns.cookie, |capture| {
+            let capture = capture.get_or_insert_with(|| Capture {
+                node: self.node,
+                pod: pod.name.to_string(),
+                attached: false,
+                workers: self.workers,
+                listeners: HashMap::new(),
+                exclusions: Exclusions::default(),
+            });
+            capture.pod = pod.name.to_string();
+            let places = pod.listeners.iter().map(|(key, listener)| {
+                let Listener { purpose, family, worker, .. } = *key;
+                ((purpose, family, worker), listener.local_addr().unwrap())
+            });
+            capture.listeners.extend(places);
+            capture.attached = true;
+        });
+    }
+}
+
+impl Kernel for Scripted {
+    type Namespace = Opened;
+    type Link = Opened;
+    type Connection = ();
+
+    fn open(&self, path: &Path) -> Result<Opened, NetnsError> {
+        let failed = || NetnsError::Open { path: path.to_owned(), source: io::ErrorKind::NotFound.into() };
+        let cookie = *self.network.lock().paths.get(path).ok_or_else(failed)?;
+        Ok(Opened { network: self.network.clone(), path: path.to_owned(), cookie })
+    }
+
+    fn link(&self, netns: &Opened) -> Result<Opened, LinkError> {
+        Ok(netns.clone())
+    }
+
+    fn listen(&self, _netns: &Opened, place: Place) -> Result<io::Result<std::net::TcpListener>, NetnsError> {
+        let listen = || {
+            let socket = socket::tcp(Family::V4)?;
+            // As those of a real pod: a connection that nobody came to serve ends in a reset.
+            socket::reset_on_close(&socket);
+            socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+            socket.listen(place.backlog)?;
+            Ok(socket.into())
+        };
+        Ok(listen())
+    }
+
+    fn sockets(&self, netns: &Opened) -> Arc<dyn Sockets> {
+        Arc::new(netns.clone())
+    }
+
+    fn connections(&self, _netns: &Opened) -> Result<Vec<()>, SurveyError> {
+        Ok(Vec::new())
+    }
+
+    fn cut(&self, _netns: &Opened, connections: &[()]) -> Result<usize, SurveyError> {
+        Ok(connections.len())
+    }
+
+    async fn enrol(&mut self, pod: &Enrolment<'_, Opened, Opened>) -> Result<Exclusions, EnrolError> {
+        self.place(pod);
+        self.set_exclusions(pod.netns.cookie, pod.exclusions)?;
+        Ok(pod.exclusions.clone())
+    }
+
+    async fn follow(&mut self, pod: &Enrolment<'_, Opened, Opened>) -> Result<(), EnrolError> {
+        self.place(pod);
+        Ok(())
+    }
+
+    fn set_exclusions(&mut self, cookie: u64, exclusions: &Exclusions) -> Result<(), EnrolError> {
+        self.captured(cookie, |capture| capture.as_mut().unwrap().exclusions = exclusions.clone());
+        Ok(())
+    }
+
+    fn refresh_closed(&mut self, _netns: &Opened, _facts: &NetnsFacts) {}
+
+    fn detach(&mut self, cookie: u64) {
+        self.captured(cookie, |capture| capture.iter_mut().for_each(|capture| capture.attached = false));
+    }
+
+    async fn release(&mut self, netns: &Opened, _link: Option<&Opened>) {
+        self.captured(netns.cookie, |capture| *capture = None);
+    }
+
+    async fn release_others(&mut self, keep: impl Fn(&str, u64) -> bool) {
+        for (cookie, inside) in &mut self.network.lock().namespaces {
+            inside.capture.take_if(|capture| capture.node == self.node && !keep(&capture.pod, *cookie));
+        }
+    }
+
+    async fn release_recorded(&mut self, pod: &NamespacedName, taken: &HashSet<u64>) {
+        let pod = pod.to_string();
+        for (cookie, inside) in &mut self.network.lock().namespaces {
+            inside
+                .capture
+                .take_if(|capture| capture.node == self.node && capture.pod == pod && !taken.contains(cookie));
+        }
+    }
+
+    fn has_captured(&self, cookie: u64) -> bool {
+        self.captured(cookie, |capture| capture.is_some())
+    }
+
+    fn recorded(&self, pod: &NamespacedName) -> Vec<u64> {
+        let pod = pod.to_string();
+        let of_pod = |inside: &Inside| {
+            inside.capture.as_ref().is_some_and(|capture| capture.node == self.node && capture.pod == pod)
+        };
+        self.network.lock().namespaces.iter().filter(|(_, inside)| of_pod(inside)).map(|(cookie, _)| *cookie).collect()
+    }
+
+    fn per_pod_limit(&self) -> usize {
+        16
+    }
+
+    fn verdicts(&self, _cookie: u64) -> Vec<(Verdict, u64)> {
+        Vec::new()
+    }
+
+    fn map_usage(&self) -> Vec<MapUse> {
+        Vec::new()
+    }
+}

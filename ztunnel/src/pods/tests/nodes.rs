@@ -1,0 +1,324 @@
+//! Two whole nodes: each with its manager, workers, gates and certificates, as the daemon puts them together.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use prometheus_client::registry::Registry;
+use tokio::{net::TcpStream, sync::watch, task::yield_now};
+use tracing::Span;
+
+use super::network::{Network, Scripted};
+use crate::{
+    control::manifests::{Assembled, assemble, parse},
+    flow::{admission::Limits, gate::Gates, table::WorkerId},
+    hbone,
+    identity::{
+        Credentials,
+        cache::{self, CacheSettings},
+        source::{CertSource, Issuing},
+    },
+    lifecycle::{
+        drain::{self, DrainTrigger},
+        tasks::{TaskCount, TaskSet},
+    },
+    metrics::traffic::Traffic,
+    model::identity::{SpiffeId, TrustDomain},
+    net::socket::Keepalive,
+    pods::{
+        describe::{Description, PodInfo, PodState},
+        local::Annotated,
+        manager::{Manager, ManagerHandle, ManagerParts},
+        pod::PodSettings,
+        worker::{WorkerHandle, WorkerSettings},
+    },
+    store::{
+        local::{self, LocalPublisher},
+        publish::{self, Publisher},
+        snapshot::Snapshot,
+    },
+    tls::{
+        self,
+        test_ca::{TestCa, good},
+    },
+};
+
+/// Longer than anything takes here.
+const SOON: Duration = Duration::from_secs(20);
+/// How long a connect may take.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const WORKERS: u32 = 2;
+
+/// The client is on node a, the server on node b; both are in the mesh. The guest is on node b, and is not.
+pub(super) const MESH: &str = "
+apiVersion: v1
+kind: Pod
+metadata:
+  name: client
+  labels: {istio.io/dataplane-mode: ambient}
+  annotations: {ambient.mesh/netns: /n/client}
+spec: {nodeName: a, serviceAccountName: client, containers: []}
+status: {podIPs: [{ip: 10.0.0.1}]}
+---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: web
+  labels: {istio.io/dataplane-mode: ambient, app: web}
+  annotations: {ambient.mesh/netns: /n/web}
+spec: {nodeName: b, serviceAccountName: web, containers: []}
+status: {podIPs: [{ip: 10.0.0.2}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: guest}
+spec: {nodeName: b, serviceAccountName: guest, containers: []}
+status: {podIPs: [{ip: 10.0.0.3}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {clusterIP: 10.96.0.1, selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
+";
+
+/// Who issues the certificates of both nodes.
+pub(super) struct Authority {
+    pub(super) ca: Arc<TestCa>,
+    others: Mutex<HashMap<String, Issuer>>,
+    generation: watch::Sender<u64>,
+}
+
+type Issuer = Box<dyn Fn() -> Arc<Credentials> + Send>;
+
+impl Authority {
+    fn new() -> Arc<Self> {
+        let (ca, generation) = (Arc::new(TestCa::new("root")), watch::Sender::new(0));
+        Arc::new(Self { ca, others: Mutex::default(), generation })
+    }
+
+    /// Gives the pods of an identity certificates of that authority, and these roots.
+    pub(super) fn certify(&self, identity: &str, ca: &Arc<TestCa>, roots: &[&Arc<TestCa>]) {
+        let roots: Vec<_> = roots.iter().map(|ca| ca.root()).collect();
+        let (name, ca) = (identity.to_owned(), Arc::clone(ca));
+        self.give(identity, Box::new(move || ca.credentials(&name, &good(&name), &roots)));
+    }
+
+    /// Gives the pods of an identity a certificate of another one.
+    pub(super) fn mistake(&self, identity: &str, other: &str) {
+        let (name, other, ca) = (identity.to_owned(), other.to_owned(), Arc::clone(&self.ca));
+        self.give(identity, Box::new(move || ca.credentials(&name, &good(&other), &[ca.root()])));
+    }
+
+    fn give(&self, identity: &str, issuer: Issuer) {
+        self.others.lock().unwrap().insert(identity.to_owned(), issuer);
+        self.generation.send_modify(|generation| *generation += 1);
+    }
+}
+
+impl CertSource for Authority {
+    fn issue<'a>(&'a self, identity: &'a SpiffeId) -> Issuing<'a> {
+        let name = identity.to_string();
+        let credentials = match self.others.lock().unwrap().get(&name) {
+            Some(issuer) => issuer(),
+            None => self.ca.good(&name),
+        };
+        Box::pin(async { Ok(Arc::into_inner(credentials).unwrap()) })
+    }
+
+    fn generation(&self) -> watch::Receiver<u64> {
+        self.generation.subscribe()
+    }
+}
+
+/// One node.
+pub(super) struct Node {
+    name: &'static str,
+    manager: ManagerHandle,
+    local: LocalPublisher,
+    registry: Registry,
+    drain: DrainTrigger,
+    _tasks: TaskSet,
+}
+
+/// Both nodes, and what is between them.
+pub(super) struct World {
+    pub(super) network: Network,
+    pub(super) authority: Arc<Authority>,
+    publisher: Publisher,
+    mesh: publish::Reader,
+    nodes: [Node; 2],
+}
+
+impl World {
+    /// Two nodes that know [`MESH`], with the pods of the mesh enrolled.
+    pub(super) async fn new() -> Self {
+        let world = Self::empty();
+        world.publish(MESH).await;
+        for (node, pod) in [("a", "client"), ("b", "web")] {
+            assert_eq!(world.pod(node, pod).await.state, PodState::Enrolled);
+        }
+        world
+    }
+
+    /// Two nodes that have read no mesh yet.
+    pub(super) fn empty() -> Self {
+        let network = Network::default();
+        network.namespace("/n/client", &["10.0.0.1"]);
+        network.namespace("/n/web", &["10.0.0.2"]);
+        network.namespace("/n/guest", &["10.0.0.3"]);
+        let (authority, (publisher, mesh)) = (Authority::new(), publish::channel());
+        let nodes = ["a", "b"].map(|name| Node::start(name, &network, &authority, &mesh));
+        Self { network, authority, publisher, mesh, nodes }
+    }
+
+    pub(super) fn node(&self, name: &str) -> &Node {
+        self.nodes.iter().find(|node| node.name == name).unwrap()
+    }
+
+    /// Publishes manifests as the folder does, and waits until the pods are as they say.
+    pub(super) async fn publish(&self, manifests: &str) {
+        let version = self.mesh.load().version() + 1;
+        let file: Arc<str> = "mesh.yaml".into();
+        let assembled = assemble([(&file, &parse(&file, manifests).unwrap())], &TrustDomain::default());
+        let Assembled { workloads, local, services, policies, problems, .. } = assembled;
+        assert_eq!(problems, []);
+        let snapshot = Snapshot::build(version, workloads, services, problems).with_policies(policies);
+        let facts = self.nodes.each_ref().map(|node| {
+            let here = snapshot.pods_on(node.name).map(|pod| (pod.name.clone(), local[&pod.name].clone()));
+            here.collect()
+        });
+        self.nodes.iter().zip(&facts).for_each(|(node, facts)| node.local.extend(facts));
+        self.publisher.publish(snapshot);
+        self.nodes.iter().zip(facts).for_each(|(node, facts)| node.local.replace(facts));
+        for node in &self.nodes {
+            eventually("the pods are as the manifests say", async || node.manager.pending().is_none()).await;
+        }
+    }
+
+    /// Publishes the mesh alone, of which nobody has local facts.
+    pub(super) fn publish_without_local_facts(&self, manifests: &str) {
+        let file: Arc<str> = "mesh.yaml".into();
+        let mesh = assemble([(&file, &parse(&file, manifests).unwrap())], &TrustDomain::default());
+        self.publisher.publish(Snapshot::build(1, mesh.workloads, mesh.services, mesh.problems));
+    }
+
+    pub(super) async fn pod(&self, node: &str, pod: &str) -> PodInfo {
+        let Description { pods, .. } = self.node(node).describe().await;
+        pods.into_iter().find(|found| found.name == pod).unwrap()
+    }
+}
+
+impl Node {
+    fn start(name: &'static str, network: &Network, authority: &Arc<Authority>, mesh: &publish::Reader) -> Self {
+        let count = TaskCount::default();
+        let mut tasks = TaskSet::new(count.clone());
+        let mut registry = Registry::default();
+        let traffic = Traffic::register(&mut registry, Duration::from_secs(900), "Kubernetes".into());
+        let source = Arc::clone(authority) as Arc<dyn CertSource>;
+        let (cache, certificates) = cache::channel(source, CacheSettings::default(), count.clone());
+        tasks.spawn(Span::none(), cache.run());
+        let gates = Gates::default();
+        tasks.spawn(Span::none(), gates.clone().follow(mesh.clone(), traffic.decisions().clone()));
+        let keepalive = Keepalive { idle: Duration::from_secs(60), interval: Duration::from_secs(10), probes: 6 };
+        let settings = WorkerSettings {
+            keepalive,
+            buffer_size: 64 << 10,
+            buffers_kept: 32,
+            hbone: hbone::Settings::default(),
+            cluster: "Kubernetes".into(),
+            mesh: mesh.clone(),
+            node: None,
+            traffic,
+            tasks: count.clone(),
+        };
+        let worker = |index| WorkerHandle::beside(WorkerId { index, of: WORKERS }, settings.clone());
+        let (local, facts) = local::channel();
+        let (manager, handle) = Manager::new(ManagerParts {
+            node: name.to_owned(),
+            mesh: mesh.clone(),
+            local: Box::new(Annotated::new(facts)),
+            kernel: Scripted { node: name, network: network.clone(), workers: WORKERS },
+            workers: (0..WORKERS).map(worker).collect(),
+            host_cookie: 0,
+            settings: PodSettings {
+                connect_timeout: CONNECT_TIMEOUT,
+                backlog: 1024,
+                connections: 10_000,
+                cut_existing: false,
+                tunnels: Limits {
+                    connections: 1024,
+                    connections_per_peer: 128,
+                    handshakes: 256,
+                    handshakes_per_peer: 32,
+                },
+                tls: tls::Settings::default(),
+            },
+            gates,
+            certificates,
+            tasks: count,
+            drain_timeout: Duration::from_secs(30),
+        });
+        let (drain, watch) = drain::channel();
+        tasks.spawn_local(async { manager.run(watch).await.unwrap() });
+        Self { name, manager: handle, local, registry, drain, _tasks: tasks }
+    }
+
+    /// What is missing until the node is ready.
+    pub(super) fn pending(&self) -> Option<&'static str> {
+        self.manager.pending()
+    }
+
+    pub(super) async fn describe(&self) -> Description {
+        self.manager.describe().await.unwrap()
+    }
+
+    /// Lets connections end, and takes no more.
+    pub(super) fn drain(&self) {
+        self.drain.start();
+    }
+
+    /// Connections that have ended, by direction and reason.
+    pub(super) fn closed(&self) -> BTreeMap<String, u64> {
+        self.counted("ztunnel_connections_closed_total")
+    }
+
+    /// The values of a metric, by the values of its labels.
+    pub(super) fn counted(&self, metric: &str) -> BTreeMap<String, u64> {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+        let values = text.lines().filter_map(|line| {
+            let (labels, value) = line.strip_prefix(metric)?.strip_prefix('{')?.split_once("} ")?;
+            let labels: Vec<&str> = labels.split(',').filter_map(|label| label.split('"').nth(1)).collect();
+            Some((labels.join(" "), value.parse().ok()?))
+        });
+        values.filter(|(_, value)| *value > 0).collect()
+    }
+}
+
+/// Waits until something holds. Without sleeping: where the clock stands still, only the real one limits it.
+pub(super) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds().await {
+        assert!(begun.elapsed() < SOON, "{what}: not within {SOON:?}");
+        yield_now().await;
+    }
+}
+
+/// That bytes go both ways.
+pub(super) async fn echo(client: &mut TcpStream, server: &mut TcpStream) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut heard = [0; 10];
+    client.write_all(b"still here").await.unwrap();
+    server.read_exact(&mut heard).await.unwrap();
+    server.write_all(&heard).await.unwrap();
+    client.read_exact(&mut heard).await.unwrap();
+    assert_eq!(&heard, b"still here");
+}
+
+/// That a connection ends in a reset.
+pub(super) async fn is_reset(stream: &mut TcpStream) -> bool {
+    use tokio::io::AsyncReadExt as _;
+    stream.read(&mut [0; 10]).await.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
+}
