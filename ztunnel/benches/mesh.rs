@@ -3,6 +3,7 @@
 
 use std::hint::black_box;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -12,11 +13,12 @@ use ztunnel::metrics::traffic::Traffic;
 use ztunnel::model::local::LocalPod;
 use ztunnel::model::origin::Origin;
 use ztunnel::model::policy::{Action, AuthorizationPolicy, Clause, Match, Part, PolicySet, Rule, Scope, StringMatch};
-use ztunnel::model::workload::NamespacedName;
+use ztunnel::model::workload::{NamespacedName, Workload};
 use ztunnel::policy::{Connection, Principal};
 use ztunnel::route::decide;
+use ztunnel::store::change::{Batch, Change};
 use ztunnel::store::publish;
-use ztunnel::store::snapshot::Snapshot;
+use ztunnel::store::snapshot::{Owner, Snapshot};
 use ztunnel::wire::connect::{ConnectRequest, ConnectResponse};
 
 use self::fixtures::{LARGE, address, connect, flow, identity, mesh, name, objects};
@@ -91,6 +93,91 @@ fn snapshot(criterion: &mut Criterion) {
     });
 }
 
+/// Workloads, services and policies of a very large mesh.
+const HUGE: (usize, usize, usize) = (100_000, 10_000, 1_000);
+
+/// The changes that make up a mesh: a tenth of the policies in each of some namespaces.
+fn everything((workloads, services, policies): (usize, usize, usize)) -> Vec<Change> {
+    let (pods, fronts) = objects((services, workloads));
+    let policies = self::policies(policies).authorization.into_iter().enumerate().map(|(number, policy)| {
+        let namespace: Arc<str> = format!("space-{}", number % 100).into();
+        let name = NamespacedName::new(Arc::clone(&namespace), Arc::clone(&policy.name.name));
+        AuthorizationPolicy { name, scope: Scope::Namespace(namespace), ..policy }
+    });
+    let pods = pods.into_iter().map(|pod| Change::Workload(Arc::new(pod)));
+    let fronts = fronts.into_iter().map(|service| Change::Service(Arc::new(service)));
+    pods.chain(fronts).chain(policies.map(|policy| Change::Authorization(Arc::new(policy)))).collect()
+}
+
+/// What one change costs in a very large mesh, until everyone who asks sees it, and what a look-up costs there.
+fn change(criterion: &mut Criterion) {
+    let size = format!("{} workloads, {} services, {} policies", HUGE.0, HUGE.1, HUGE.2);
+    let resident = || {
+        let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+        statm.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap_or_default() * 4 / 1024
+    };
+    let (publisher, mesh) = publish::channel();
+    let (before, all) = (resident(), everything(HUGE));
+    publisher.apply(Batch::of(all));
+    println!("a mesh of {size}: {} MB more than before", resident() - before);
+    quick(criterion, "change", |group| {
+        group.sample_size(10);
+        let fresh = || Batch::of(everything(HUGE));
+        group.bench_function(BenchmarkId::new("first build", &size), |bencher| {
+            bencher.iter_batched(fresh, |batch| Snapshot::default().apply(batch), BatchSize::PerIteration);
+        });
+        group.sample_size(50);
+        let mut number = 0;
+        let mut next = || {
+            number += 1;
+            number
+        };
+        let pod = |number: usize| {
+            let pod = fixtures::workload(number * 7919 % HUGE.0);
+            Batch::of(vec![Change::Workload(Arc::new(Workload { uid: format!("again-{number}").into(), ..pod }))])
+        };
+        group.bench_function(BenchmarkId::new("one pod", &size), |bencher| {
+            bencher.iter_batched(|| pod(next()), |batch| publisher.apply(batch), BatchSize::PerIteration);
+        });
+        let endpoint = |number: usize| {
+            let mut service = fixtures::service(number * 7919 % HUGE.1, HUGE.1, HUGE.0);
+            let mut endpoints = service.endpoints.to_vec();
+            if let Some(endpoint) = endpoints.first_mut() {
+                endpoint.weight = u32::try_from(number).unwrap_or(1);
+            }
+            service.endpoints = endpoints.into();
+            Batch::of(vec![Change::Service(Arc::new(service))])
+        };
+        group.bench_function(BenchmarkId::new("one endpoint", &size), |bencher| {
+            bencher.iter_batched(|| endpoint(next()), |batch| publisher.apply(batch), BatchSize::PerIteration);
+        });
+        let comes_and_goes = |number: usize| {
+            let pod = fixtures::workload(HUGE.0 + number);
+            let gone = pod.name.clone();
+            [Change::Workload(Arc::new(pod)), Change::WorkloadGone(gone)].map(|change| Batch::of(vec![change]))
+        };
+        group.bench_function(BenchmarkId::new("a pod that comes and goes", &size), |bencher| {
+            let both = |[comes, goes]: [Batch; 2]| (publisher.apply(comes), publisher.apply(goes));
+            bencher.iter_batched(|| comes_and_goes(next()), both, BatchSize::PerIteration);
+        });
+        let snapshot = mesh.load();
+        let addresses: Vec<_> = (0..HUGE.0).map(|number| address(10, number * 7919 % HUGE.0)).collect();
+        let mut at = 0;
+        let mut random = || {
+            at = (at + 1) % addresses.len();
+            addresses.get(at).copied()
+        };
+        group.bench_function(BenchmarkId::new("a workload by its address", &size), |bencher| {
+            bencher
+                .iter(|| random().and_then(|address| snapshot.workload_at(black_box(address)).is_some().then_some(())));
+        });
+        group.bench_function(BenchmarkId::new("the owner of an address", &size), |bencher| {
+            bencher
+                .iter(|| random().map(|address| matches!(snapshot.owner(address, 80, "space-0"), Owner::Workload(_))));
+        });
+    });
+}
+
 /// Each lets ten service accounts in; those of the live connections are in the last, so that none is cut.
 fn policies(count: usize) -> PolicySet {
     let rule = |policy: usize, rule: usize| {
@@ -146,5 +233,5 @@ fn recheck(criterion: &mut Criterion) {
     drop(live);
 }
 
-criterion_group!(benches, route, wire, snapshot, recheck);
+criterion_group!(benches, route, wire, snapshot, change, recheck);
 criterion_main!(benches);

@@ -17,7 +17,7 @@
 //! |---|---|---|
 //! | L0 | [`model`] | one type per meaning of an address, workloads, services, flows, [reasons to close](model::close::CloseReason) |
 //! | L0 | [`lifecycle`] | the only [spawn](lifecycle::tasks::TaskSet), the signal to [drain](lifecycle::drain), waiting for what is rare [beside](lifecycle::aside()) what is busy |
-//! | L1 | [`store`] | the mesh as one immutable [snapshot](store::snapshot::Snapshot), and how it is [published](store::publish) |
+//! | L1 | [`store`] | the mesh as one immutable [snapshot](store::snapshot::Snapshot), the [changes](store::change) that lead to the next one, and how it is [published](store::publish) |
 //! | L1 | [`wire`] | the CONNECT request and its headers, both ways: pure, total, fuzzed |
 //! | L2 | [`route`] | where a connection goes: a pure function of snapshot and flow |
 //! | L2 | [`policy`] | who may connect to a workload: a pure function of snapshot and connection |
@@ -28,7 +28,7 @@
 //! | L4 | [`identity`] | certificates: from an embedded CA or from files, always a [valid one at hand](identity::cache); the only user of `x509-parser` |
 //! | L5 | [`tls`] | TLS 1.3 with exactly the expected peer; the only user of `rustls` |
 //! | L6 | [`hbone`] | HTTP/2 client, server, [pool](hbone::pool), and the copying between a stream and a socket; the only user of `h2` |
-//! | L6 | [`control`] | the mesh from a watched folder of Kubernetes manifests; the only user of `k8s-openapi`, YAML and inotify |
+//! | L6 | [`control`] | where the mesh comes from: [sources](control::source::MeshSource), of which a watched folder of Kubernetes manifests is the first; the only user of `k8s-openapi`, YAML and inotify |
 //! | L7 | [`flow`] | one connection from accept to close: decide, dial, copy, record |
 //! | L8 | [`pods`] | which pods of this node are enrolled, on which workers their connections live, and [the source](pods::local) of what only this node knows of them |
 //! | L9 | [`config`] | flags and environment, read once; defaults with their reasons |
@@ -74,13 +74,15 @@
 //! is denied at the port of a probe gets in all the same if [`NodeSockets`](redirect::node_sockets::NodeSockets) finds the
 //! client's socket on this node: it is the kubelet.
 //!
-//! **When the mesh changes**, [`Gates::follow`](flow::gate::Gates::follow) makes the guards anew and judges every live
-//! connection by them, on a thread of its own; the task of one that may not be any more hears of it, and resets it.
+//! **When the mesh changes**, [`Gates::follow`](flow::gate::Gates::follow) looks for which pods of the node others decide than
+//! before, and judges the live connections of those pods again, on a thread of its own; the task of a connection that is denied
+//! now hears of it, and resets the connection.
 //!
 //! **How a pod gets there.** [`MeshFolder`](control::file::MeshFolder) reads the files; [`parse`](control::manifests::parse)
 //! makes typed objects of their texts and has [`control::objects`] read what each object says;
-//! [`assemble`](control::manifests::assemble) makes workloads and services of the objects of all files; the
-//! [`Publisher`](store::publish::Publisher) replaces the snapshot. What only the pod's own node needs, such as its network
+//! the [`Joiner`](control::join::Joiner) relates the objects of all files and yields the workloads, services and policies that are
+//! others now. [`feed`](control::source::feed) takes such batches from any source to the [`Publisher`](store::publish::Publisher),
+//! which makes the next snapshot of the last one. What only the pod's own node needs, such as its network
 //! namespace, goes to the node's [local source](pods::local::LocalSource). The [manager](pods::manager::Manager) wakes up and acts
 //! on the difference that [`plan`](pods::reconcile::plan) finds: [`Node::enrol`](pods::pod::Node::enrol) proves that the
 //! namespace is the pod's, asks for its [certificate](identity::cache::Certificates::handle), makes its listeners, has the [controller](redirect::Controller) redirect to them, and gives
@@ -90,8 +92,8 @@
 //!
 //! | state | sole owner | others get |
 //! |---|---|---|
-//! | the mesh | [`Publisher`](store::publish::Publisher), in the task of [`MeshFolder`](control::file::MeshFolder) | [`Reader::load`](store::publish::Reader::load): once per decision |
-//! | local facts of this node's pods | [`LocalPublisher`](store::local::LocalPublisher), in the same task | the [manager](pods::manager::Manager), through a [`LocalSource`](pods::local::LocalSource) |
+//! | the mesh | [`Publisher`](store::publish::Publisher), in the task that [feeds](control::source::feed) it | [`Reader::load`](store::publish::Reader::load): once per decision |
+//! | local facts of this node's pods | [`LocalPublisher`](store::local::LocalPublisher), in the task of [`MeshFolder`](control::file::MeshFolder) | the [manager](pods::manager::Manager), through a [`LocalSource`](pods::local::LocalSource) |
 //! | BPF programs, maps, links, pins, [records](redirect::record) | [`Controller`](redirect::Controller), in the [kernel](pods::kernel::Linux) of the [manager](pods::manager::Manager) | [`OwnSockets`](net::dial::OwnSockets), to claim a socket |
 //! | a namespace's rules, routes, sysctls | the same, through the pod's [`NetnsLink`](redirect::NetnsLink) | nothing |
 //! | which pods are enrolled or refused | [`Manager`](pods::manager::Manager) | [`ManagerHandle::describe`](pods::manager::ManagerHandle::describe) |
@@ -148,6 +150,11 @@
 //!   [`Guard`](policy::Guard) makes. At a port that the pod excludes from inbound capture the permit says so
 //!   ([`Basis`](policy::Basis)). A change of policy misses no connection, wherever that is on its way: it enters before
 //!   it is judged (`flow/gate/tests.rs`).
+//! - A mesh that follows changes decides as one that is read from nothing, in whatever order the changes of a batch come, and
+//!   however often: property tests in `control/manifests/tests/changes.rs`. Changes leave no memory behind
+//!   (`ztunnel/tests/changes.rs`).
+//! - No policy reaches beyond its own namespace, the root namespace excepted, whatever endpoints a tenant writes:
+//!   [`Policies::protecting`](store::policies::Policies::protecting), where alone policies and workloads are joined.
 //! - What can't be judged, or can't be read, never lets anyone in: tests of [`control::manifests`] and [`policy`].
 //! - An expired certificate is never used: [`CertHandle::current`](identity::handle::CertHandle::current). A tunnel does not
 //!   outlive the root of its peer: `tls::trust` (`tests/tests/rotation.rs`).
@@ -179,7 +186,7 @@
 //!   the snapshot is [partial](store::snapshot::Snapshot::is_partial), on whose word nothing left by an earlier daemon is
 //!   released, and nothing is sent in plaintext where a pod of that file may be: the property test of [`route::decide`].
 //! - Nobody's ServiceEntry takes the address of a pod, nor makes it unreachable:
-//!   [`contested_addresses`](store::claims::contested_addresses).
+//!   [`contested`](store::claims::contested).
 //! - An exclusion that is wrong excludes nothing: tests of [`control::manifests`].
 //! - An IPv4-mapped address of a connection becomes IPv4 in one place, [`canonical`](model::addr::canonical), which the
 //!   address types call.

@@ -90,7 +90,7 @@ fn known<'a>(mesh: &Mesh<'a>, pods: impl Iterator<Item = &'a Workload>) -> Known
         let probes = mesh.local(pod).map(|local| &*local.probe_ports).unwrap_or_default();
         known.listening.extend(probes);
         let mut says_something = known.listening.len() > before || !pod.ports.is_empty() || !probes.is_empty();
-        for service in mesh.snapshot.services_of(&pod.name).iter().filter(|one| one.kind == ServiceKind::Kubernetes) {
+        for service in mesh.snapshot.services_of(&pod.name).filter(|one| one.kind == ServiceKind::Kubernetes) {
             for (port, target) in targets(service, pod) {
                 says_something = true;
                 known.listening.insert(target);

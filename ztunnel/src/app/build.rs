@@ -14,7 +14,10 @@ use super::{
 };
 use crate::{
     config::{RunArgs, args::ExpiredPeers, defaults},
-    control::file::{Local, MeshFolder},
+    control::{
+        file::{Local, MeshFolder},
+        source::feed,
+    },
     flow::{gate::Gates, table::WorkerId},
     identity::{
         cache::{self, CacheSettings, Certificates},
@@ -91,7 +94,7 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
     let (trigger, watch) = drain::channel();
     // To the very end: what is left while the daemon drains is judged by the newest policies.
     let local = Local { node: args.node.as_str().into(), publisher: local };
-    services.spawn(Span::none(), folder.run(publisher, local, pending()));
+    services.spawn(Span::none(), feed(folder.with_local(local), publisher, pending()));
     let admin = Arc::new(Admin { manager: handle, mesh, registry, lost, explaining: admin::explain::places() });
     for (endpoints, listener) in listeners {
         services.spawn(Span::none(), admin::serve(listener, endpoints, Arc::clone(&admin), tasks.clone()));

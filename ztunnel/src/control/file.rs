@@ -16,7 +16,6 @@ mod watch;
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,17 +23,16 @@ use thiserror::Error;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, info, warn};
 
-use self::folder::Folder;
+use self::folder::{Folder, Reading};
 use self::watch::{Sign, Watch};
-use super::manifests::{Assembled, assemble, origins};
+use super::join::Joiner;
+use super::source::MeshSource;
 use crate::model::identity::TrustDomain;
 use crate::model::local::LocalPods;
-use crate::model::policy::{Action, Scope};
+use crate::model::policy::UnreadPolicies;
 use crate::model::problem::{Problem, Severity};
-use crate::model::service::ServiceKind;
-use crate::model::workload::NamespacedName;
+use crate::store::change::{Batch, Gaps};
 use crate::store::local::LocalPublisher;
-use crate::store::publish::Publisher;
 use crate::store::snapshot::Snapshot;
 
 /// How long the folder must be quiet before it is read: a tool that writes several files is then read once.
@@ -75,59 +73,39 @@ pub struct Local {
     pub publisher: LocalPublisher,
 }
 
-/// A folder of manifests and what is known of it; [`MeshFolder::run`] keeps a publisher up to date with it.
+/// A watched folder of manifests, as a source of the mesh.
 #[derive(Debug)]
 pub struct MeshFolder {
-    folder: Folder,
-    watch: Watch,
+    dir: PathBuf,
     trust_domain: TrustDomain,
-    /// What the published snapshot was made of; `None` before the first.
-    published: Option<Published>,
+    local: Option<Local>,
+    /// Local facts that count when the batch that was yielded last is published.
+    local_due: Option<LocalPods>,
+    /// `None` while it is being read.
+    content: Option<Content>,
+    watch: Watch,
+    /// Whether it could be watched the last time; `None`: it has not been read yet.
+    watched: Option<bool>,
+    /// What was last told; `None` before the first time.
+    told: Option<Told>,
     /// There was a state in which everything made sense.
     complete: bool,
-    version: u64,
+    /// A reading failed by a fault of this program, and with it what was known of the files.
+    is_lost: bool,
 }
 
-#[derive(Debug, PartialEq)]
-struct Published {
-    mesh: Assembled,
-    partial: bool,
-    blind: bool,
+/// What is known of the folder.
+#[derive(Debug)]
+struct Content {
+    folder: Folder,
+    joiner: Joiner,
+}
+
+#[derive(Debug)]
+struct Told {
+    gaps: Gaps,
+    problems: Arc<[Problem]>,
     read: bool,
-}
-
-impl Published {
-    /// What a folder says, and what of it is missing. `complete`: there was a state before in which nothing was.
-    fn new(folder: &Folder, mut mesh: Assembled, complete: bool) -> Self {
-        mesh.problems.extend(folder.problems());
-        mesh.problems.sort();
-        let partial = folder.is_partial();
-        let blind = partial && !complete;
-        if blind {
-            mesh.policies.unread = folder.unread(&mesh.root_namespace);
-            if let Some(file) = folder.first_unread() {
-                close_unknown_targets(&mut mesh, &file);
-            }
-        }
-        Self { mesh, partial, blind, read: folder.was_read() }
-    }
-
-    /// The local facts of a node's pods.
-    fn local(&self, node: &str) -> LocalPods {
-        let here = self.mesh.workloads.iter().filter(|workload| workload.node.as_deref() == Some(node));
-        here.filter_map(|workload| Some((workload.name.clone(), self.mesh.local.get(&workload.name)?.clone())))
-            .collect()
-    }
-
-    fn snapshot(&self, version: u64) -> Snapshot {
-        let mesh = self.mesh.clone();
-        Snapshot::build(version, mesh.workloads, mesh.services, mesh.problems)
-            .with_partial(self.partial)
-            .with_blind(self.blind)
-            .with_registry_only(mesh.registry_only)
-            .with_namespaces(mesh.namespaces)
-            .with_policies(mesh.policies)
-    }
 }
 
 /// The mesh that a folder describes now, as a daemon sees it right after its start: version 1, or 0 if the folder went away
@@ -136,13 +114,12 @@ impl Published {
 /// # Errors
 /// The folder can't be used.
 pub fn read_once(dir: &Path, trust_domain: TrustDomain) -> Result<(Snapshot, LocalPods), OpenFolderError> {
-    let MeshFolder { mut folder, trust_domain, .. } = MeshFolder::open(dir, trust_domain)?;
-    folder.read();
-    let mesh = assemble(folder.contents(), &trust_domain);
-    let origins = origins(folder.contents());
-    let local = mesh.local.clone();
-    let snapshot = Published::new(&folder, mesh, false).snapshot(u64::from(folder.was_read())).with_origins(origins);
-    Ok((snapshot, local))
+    let mut folder = MeshFolder::open(dir, trust_domain)?;
+    let mut content = folder.content.take().unwrap_or_else(|| folder.nothing());
+    content.folder.read(&mut content.joiner, Reading::Thorough);
+    let batch = folder.batch(&mut content).unwrap_or_default();
+    let local = content.joiner.local().clone();
+    Ok((Snapshot::default().apply(batch).with_origins(content.joiner.origins()), local))
 }
 
 impl MeshFolder {
@@ -159,107 +136,138 @@ impl MeshFolder {
         }
         std::fs::read_dir(&absolute).map_err(unreadable)?;
         Ok(Self {
-            folder: Folder::new(absolute.clone()),
-            watch: Watch::new(absolute),
+            watch: Watch::new(absolute.clone()),
+            dir: absolute,
             trust_domain,
-            published: None,
+            local: None,
+            local_due: None,
+            content: None,
+            watched: None,
+            told: None,
             complete: false,
-            version: 0,
+            is_lost: false,
         })
     }
 
-    /// Publishes the folder's mesh, and the local facts of one node's pods, at once and whenever the folder's content has
-    /// changed, until `shutdown` is over. A reader that sees a version of the mesh sees the local facts of its pods as well.
-    ///
-    /// The first mesh read has version 1. If the folder is gone before it could be read once, a snapshot of version 0
-    /// tells the problem. What exists but could never be read makes the snapshot partial, and
-    /// blind as well when it was there from the start.
-    pub async fn run(mut self, publisher: Publisher, local: Local, shutdown: impl Future<Output = ()>) {
-        let mut shutdown = pin!(shutdown);
-        loop {
-            // Reading on while shutting down is harmless; it is short and leaves nothing behind.
-            let watched = self.refresh(&publisher, &local).await;
-            let pause = if watched { REREAD } else { REREAD_UNWATCHED };
-            tokio::select! {
-                () = &mut shutdown => return,
-                () = changed(&mut self.watch, pause) => {}
-            }
-        }
+    /// Publishes the local facts of one node's pods as well. A reader that sees a version of the mesh sees the local facts of
+    /// its pods.
+    #[must_use]
+    pub fn with_local(self, local: Local) -> Self {
+        Self { local: Some(local), ..self }
     }
 
-    /// Reads the folder on a blocking thread and publishes what is new. Says whether the folder is being watched.
-    async fn refresh(&mut self, publisher: &Publisher, local: &Local) -> bool {
-        let (mut folder, mut watch) = (self.folder.clone(), std::mem::take(&mut self.watch));
-        let trust_domain = self.trust_domain.clone();
+    fn nothing(&self) -> Content {
+        let node = self.local.as_ref().map(|local| Arc::clone(&local.node));
+        Content { folder: Folder::new(self.dir.clone()), joiner: Joiner::new(self.trust_domain.clone(), node) }
+    }
+
+    /// Reads the folder on a blocking thread. What is new, if anything is.
+    async fn refresh(&mut self, reading: Reading) -> Option<Batch> {
+        let mut content = self.content.take().unwrap_or_else(|| self.nothing());
+        let mut watch = std::mem::take(&mut self.watch);
         let work = move || {
             // Watch first: what changes after this is told, what changed before is read.
             let watched = watch.arm();
-            folder.read();
-            let mesh = assemble(folder.contents(), &trust_domain);
-            (folder, watch, watched, mesh)
+            content.folder.read(&mut content.joiner, reading);
+            (content, watch, watched)
         };
-        let (folder, watch, watched, mesh) = match tokio::task::spawn_blocking(work).await {
+        let (mut content, watch, watched) = match tokio::task::spawn_blocking(work).await {
             Ok(done) => done,
             Err(failure) => {
-                error!(%failure, "reading the mesh folder failed; the last good mesh stays");
-                self.watch = Watch::new(self.folder.path().to_owned());
-                return false;
+                error!(%failure, "reading the mesh folder failed: this is a bug, please report it; the last good mesh stays");
+                self.watch = Watch::new(self.dir.clone());
+                (self.watched, self.is_lost) = (Some(false), true);
+                return None;
             }
         };
-        (self.folder, self.watch) = (folder, watch);
-        self.publish(publisher, local, mesh);
-        watched
+        (self.watch, self.watched) = (watch, Some(watched));
+        // What broken files said before is not known any more: until they are repaired, what was published counts.
+        let counts = !self.is_lost || (content.folder.was_read() && !content.folder.is_partial());
+        let batch = if counts { self.batch(&mut content) } else { None };
+        self.content = Some(content);
+        batch
     }
 
-    fn publish(&mut self, publisher: &Publisher, local: &Local, mesh: Assembled) {
-        let next = Published::new(&self.folder, mesh, self.complete);
-        if self.published.as_ref() == Some(&next) {
-            return;
+    /// What is new since the last time.
+    fn batch(&mut self, content: &mut Content) -> Option<Batch> {
+        let Content { folder, joiner } = content;
+        let is_whole = std::mem::take(&mut self.is_lost);
+        let joined = joiner.take();
+        let partial = folder.is_partial();
+        let blind = partial && !self.complete;
+        self.complete |= !partial;
+        let mut closed = Vec::new();
+        let unread = match folder.first_unread() {
+            Some(file) if blind => {
+                let mut unread = folder.unread(&joiner.root_namespace());
+                closed = close_unknown_targets(joiner, &mut unread, &file);
+                unread
+            }
+            _ => UnreadPolicies::default(),
+        };
+        let mut problems = joiner.problems();
+        problems.extend(folder.problems().chain(closed));
+        problems.sort();
+        let now = Told { gaps: Gaps { partial, blind, unread }, problems: problems.into(), read: folder.was_read() };
+        let last = self.told.as_ref();
+        let batch = Batch {
+            changes: joined.changes,
+            is_whole,
+            gaps: (last.is_none_or(|last| last.gaps != now.gaps)).then(|| now.gaps.clone()),
+            problems: last.is_none_or(|last| last.problems != now.problems).then(|| Arc::clone(&now.problems)),
+            is_read: now.read,
+        };
+        let is_first_read = now.read && last.is_none_or(|last| !last.read);
+        if joined.local || is_first_read {
+            self.local_due = now.read.then(|| joiner.local().clone());
         }
-        self.complete |= !next.partial;
-        log_problems(self.published.as_ref().map_or(&[], |last| &last.mesh.problems), &next.mesh.problems);
-        if next.read {
-            self.version += 1;
+        if batch.is_empty() && last.is_some_and(|last| last.read == now.read) {
+            return None;
         }
-        let snapshot = next.snapshot(self.version);
-        let counts = snapshot.counts();
-        info!(
-            version = self.version,
-            workloads = counts.workloads,
-            in_mesh = counts.in_mesh,
-            services = counts.services,
-            registry_only = snapshot.is_registry_only(),
-            problems = counts.problems,
-            "mesh published"
-        );
-        let of_node = next.read.then(|| next.local(&local.node));
-        of_node.iter().for_each(|pods| local.publisher.extend(pods));
-        publisher.publish(snapshot);
-        of_node.into_iter().for_each(|pods| local.publisher.replace(pods));
-        self.published = Some(next);
+        log_problems(last.map_or(&[], |last| &last.problems), &now.problems);
+        self.told = Some(now);
+        Some(batch)
+    }
+}
+
+impl MeshSource for MeshFolder {
+    /// Reads the folder at once, and again whenever it has changed.
+    ///
+    /// If the folder is gone before it could be read once, the first batch tells the problem and is none of a source that was read.
+    /// What exists but could never be read makes the mesh partial, and blind as well when it was there from the start.
+    async fn next(&mut self) -> Option<Batch> {
+        loop {
+            // What was yielded before is published by now.
+            if let (Some(local), Some(pods)) = (&self.local, self.local_due.take()) {
+                local.publisher.replace(pods);
+            }
+            let reading = match self.watched {
+                None => Reading::Thorough,
+                Some(watched) => changed(&mut self.watch, if watched { REREAD } else { REREAD_UNWATCHED }).await,
+            };
+            if let Some(batch) = self.refresh(reading).await {
+                // Before the mesh: no pod is to be seen without its facts.
+                if let (Some(local), Some(pods)) = (&self.local, &self.local_due) {
+                    local.publisher.extend(pods);
+                }
+                return Some(batch);
+            }
+        }
     }
 }
 
 /// Closes the namespaces of policies that name a service whose pods are not known: those may be told of in what could never
-/// be read, and whoever they are, what protects them must not wait for that.
-fn close_unknown_targets(mesh: &mut Assembled, file: &Arc<str>) {
-    let known = |name: &NamespacedName| {
-        let service = mesh.services.iter().find(|one| one.kind == ServiceKind::Kubernetes && one.name == *name);
-        // Without a selector only slices tell of its pods.
-        service.is_some_and(|service| !service.selector.is_empty())
-    };
+/// be read, and whoever they are, what protects them must not wait for that. What is to be told of it.
+fn close_unknown_targets(joiner: &Joiner, unread: &mut UnreadPolicies, file: &Arc<str>) -> Vec<Problem> {
     let mut told = Vec::new();
-    for policy in &mesh.policies.authorization {
-        let Scope::Services(names) = &policy.scope else { continue };
-        if policy.dry_run || policy.action == Action::Audit {
-            continue;
-        }
-        let Some(unknown) = names.iter().find(|name| !known(name)) else { continue };
-        let namespace = &policy.name.namespace;
-        mesh.policies.unread.namespaces.entry(Arc::clone(namespace)).or_insert_with(|| Arc::clone(file));
+    for (name, origin, services) in joiner.targeted() {
+        // Without a selector only slices tell of its pods.
+        let Some(unknown) = services.iter().find(|service| !joiner.has_selector(service)) else { continue };
+        let namespace = &name.namespace;
+        unread.namespaces.entry(Arc::clone(namespace)).or_insert_with(|| Arc::clone(file));
         told.push(Problem {
-            origin: policy.origin.clone(),
-            object: Some(format!("AuthorizationPolicy {}", policy.name)),
+            origin,
+            object: Some(format!("AuthorizationPolicy {name}")),
             message: format!(
                 "spec.targetRefs: {file} could never be read, and may say which pods stand behind Service {unknown}: until it \
                  is repaired, nobody is let in in namespace {namespace}"
@@ -267,22 +275,21 @@ fn close_unknown_targets(mesh: &mut Assembled, file: &Arc<str>) {
             severity: Severity::Error,
         });
     }
-    mesh.problems.extend(told);
-    mesh.problems.sort();
+    told
 }
 
-/// Returns when the folder has changed and is quiet again, or after `pause`.
-async fn changed(watch: &mut Watch, pause: Duration) {
+/// Returns when the folder has changed and is quiet again, or after `pause`; how it is to be read then.
+async fn changed(watch: &mut Watch, pause: Duration) -> Reading {
     let complete = async { while watch.sign().await == Sign::Busy {} };
     tokio::select! {
-        () = sleep(pause) => return,
+        () = sleep(pause) => return Reading::Thorough,
         () = complete => {}
     }
     let deadline = Instant::now() + LONGEST_WAIT;
     loop {
         tokio::select! {
-            () = sleep_until(deadline) => return,
-            () = sleep(QUIET) => return,
+            () = sleep_until(deadline) => return Reading::Changed,
+            () = sleep(QUIET) => return Reading::Changed,
             _ = watch.sign() => {}
         }
     }

@@ -1,10 +1,13 @@
 //! Where the mesh comes from: sources that build snapshots and publish them.
 //!
-//! [`objects`] makes the model of typed Kubernetes objects, wherever they come from. [`manifests`] makes typed objects of the
-//! texts of files, and [`file`] watches a folder of them.
+//! Every source implements [`MeshSource`](source::MeshSource). For sources of Kubernetes objects, [`objects`] reads what each typed
+//! object says, and [`join`] relates the objects and yields what has changed. The folder of manifests is the first of them:
+//! [`manifests`] makes typed objects of the texts of files, and [`file`] watches a folder of them.
 
 mod field;
 pub mod file;
+pub mod join;
 pub mod manifests;
 pub mod objects;
+pub mod source;
 mod yaml;

@@ -10,7 +10,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering, fence},
     },
     task::{Context, Poll},
 };
@@ -24,9 +24,12 @@ use tracing::{error, info};
 
 use crate::{
     metrics::policy::Decisions,
-    model::{local::LocalPod, workload::NamespacedName},
+    model::{
+        local::LocalPod,
+        workload::{NamespacedName, Workload},
+    },
     policy::{Beside, Connection, Denial, Guard, Permit},
-    store::{publish::Reader, snapshot::Snapshot},
+    store::{policies::Policies, publish::Reader, snapshot::Snapshot},
 };
 
 /// The gates of the pods of this node; clones are the same.
@@ -52,18 +55,29 @@ struct Inner {
     local: ArcSwap<LocalPod>,
     changed: Arc<Notify>,
     current: ArcSwapOption<Current>,
+    /// Since all connections were judged by one guard, another has judged some, or is asked now.
+    is_due: AtomicBool,
     entered: Mutex<HashMap<u64, Arc<Entered>>>,
     next: AtomicU64,
 }
 
-/// The guard of the newest snapshot, as soon as the recheck that it starts has been here. Only that, which is no data
-/// worker, puts another in its place: to free what the last one held takes its time, with many policies.
+/// What is kept of the newest snapshot, as soon as the recheck that it starts has been here. Only that, which is no data
+/// worker, puts another in its place: to free what the last one held takes its time, with many policies. The guard stays the same
+/// value as long as it would decide alike, so that a change which does not concern the pod costs nothing here.
 #[derive(Debug)]
 struct Current {
     snapshot: Arc<Snapshot>,
     local: Arc<LocalPod>,
     /// None: that snapshot does not know the pod.
-    guard: Option<Arc<Guard>>,
+    known: Option<Known>,
+}
+
+/// The guard of a pod, and what it was made of.
+#[derive(Clone, Debug)]
+struct Known {
+    guard: Arc<Guard>,
+    workload: Arc<Workload>,
+    policies: Arc<Policies>,
 }
 
 #[derive(Debug)]
@@ -102,6 +116,7 @@ impl Gates {
             local: ArcSwap::from_pointee(local),
             changed: Arc::clone(&self.0.changed),
             current: ArcSwapOption::empty(),
+            is_due: AtomicBool::new(false),
             entered: Mutex::default(),
             next: AtomicU64::default(),
         };
@@ -141,14 +156,14 @@ impl Gates {
         }
     }
 
-    /// Judges every connection by the newest snapshot.
+    /// Judges the connections by the newest snapshot: those of the pods for which others decide than before.
     pub fn recheck(&self, decisions: &Decisions) -> Rechecked {
         let gates: Vec<Gate> = lock(&self.0.gates).iter().filter_map(Weak::upgrade).map(Gate).collect();
         // All of them before any connection, so that no worker makes its own for long.
-        let guards: Vec<_> = gates.iter().map(Gate::renew).collect();
+        let guards: Vec<_> = gates.iter().map(|gate| gate.renew().filter(|_| gate.takes_due())).collect();
         let mut all = Rechecked::default();
         for (gate, guard) in gates.into_iter().zip(guards) {
-            // A pod that has left is released, and its connections with it.
+            // A pod that has left is released, and its connections with it. Where nobody else decides than did, nothing is due.
             let Some(guard) = guard else { continue };
             let Rechecked { judged, cut } = gate.recheck(&guard, decisions);
             all.judged += judged;
@@ -172,8 +187,25 @@ impl Gate {
     /// The guard by the newest snapshot; none when that does not know the pod.
     #[must_use]
     pub fn guard(&self) -> Option<Arc<Guard>> {
-        let (snapshot, local) = (self.0.mesh.load(), self.0.local.load());
-        self.kept(&snapshot, &local).unwrap_or_else(|| self.guard_by(&snapshot, &local))
+        loop {
+            let (snapshot, local) = (self.0.mesh.load(), self.0.local.load_full());
+            let current = self.0.current.load();
+            let known = current.as_ref().and_then(|current| current.known.as_ref());
+            if current.as_ref().is_some_and(|current| current.is_of(&snapshot, &local)) {
+                return known.map(|known| Arc::clone(&known.guard));
+            }
+            let guard = self.known_by(&snapshot, &local).map(|known| known.guard);
+            match (&guard, known) {
+                (None, _) => return None,
+                (Some(guard), Some(known)) if Arc::ptr_eq(guard, &known.guard) => {}
+                (Some(_), _) => self.0.is_due.store(true, Ordering::SeqCst),
+            }
+            // Either a newer snapshot is seen here, or the recheck of that snapshot sees that it is due.
+            fence(Ordering::SeqCst);
+            if Arc::ptr_eq(&snapshot, &self.0.mesh.load()) && Arc::ptr_eq(&local, &self.0.local.load()) {
+                return guard;
+            }
+        }
     }
 
     /// Changes what is in force of the pod's local facts: from now on connections are judged by it, and those that are open
@@ -185,29 +217,59 @@ impl Gate {
         }
     }
 
-    /// What is kept, if it is of that snapshot and of these facts.
-    fn kept(&self, snapshot: &Arc<Snapshot>, local: &Arc<LocalPod>) -> Option<Option<Arc<Guard>>> {
+    /// The guard by a snapshot and local facts: the one that is kept, if it would be the same.
+    fn known_by(&self, snapshot: &Snapshot, local: &Arc<LocalPod>) -> Option<Known> {
+        let workload = snapshot.workload(&self.0.pod)?;
+        let policies = snapshot.policies();
         let current = self.0.current.load();
-        let is_of =
-            |current: &&Arc<Current>| Arc::ptr_eq(&current.snapshot, snapshot) && Arc::ptr_eq(&current.local, local);
-        current.as_ref().filter(is_of).map(|current| current.guard.clone())
-    }
-
-    fn guard_by(&self, snapshot: &Snapshot, local: &LocalPod) -> Option<Arc<Guard>> {
-        snapshot.workload(&self.0.pod).map(|workload| Arc::new(Guard::of(snapshot, workload, local)))
+        let kept = current.as_ref().filter(|current| Arc::ptr_eq(&current.local, local));
+        let kept = kept.and_then(|current| current.known.as_ref());
+        let is_untouched = |kept: &&Known| {
+            let is_same = Arc::ptr_eq(&kept.workload, workload) && Arc::ptr_eq(&kept.policies, policies);
+            // Which services are in front of the pod counts as well, where policies name some.
+            is_same && !policies.name_services()
+        };
+        if let Some(kept) = kept.filter(is_untouched) {
+            return Some(kept.clone());
+        }
+        let made = Guard::of(snapshot, workload, local);
+        let guard = kept.map(|kept| &kept.guard).filter(|guard| guard.is_same(&made)).cloned();
+        let (workload, policies) = (Arc::clone(workload), Arc::clone(policies));
+        Some(Known { guard: guard.unwrap_or_else(|| Arc::new(made)), workload, policies })
     }
 
     /// Makes the guard by the newest snapshot the one that is asked.
     fn renew(&self) -> Option<Arc<Guard>> {
         loop {
             let (snapshot, local) = (self.0.mesh.load(), self.0.local.load_full());
-            let guard = self.guard_by(&snapshot, &local);
-            let current = Current { snapshot: Arc::clone(&snapshot), local: Arc::clone(&local), guard: guard.clone() };
-            self.0.current.store(Some(Arc::new(current)));
+            let known = self.known_by(&snapshot, &local);
+            let guard = known.as_ref().map(|known| Arc::clone(&known.guard));
+            let current = Current { snapshot: Arc::clone(&snapshot), local: Arc::clone(&local), known };
+            let before = self.0.current.swap(Some(Arc::new(current)));
+            let before = before.as_ref().and_then(|before| before.known.as_ref());
+            if !before.zip(guard.as_ref()).is_some_and(|(before, guard)| Arc::ptr_eq(&before.guard, guard)) {
+                self.0.is_due.store(true, Ordering::SeqCst);
+            }
             // Someone else may have renewed it meanwhile, by a newer one.
             if Arc::ptr_eq(&snapshot, &self.0.mesh.load()) && Arc::ptr_eq(&local, &self.0.local.load()) {
                 return guard;
             }
+        }
+    }
+
+    /// Whether the connections are to be judged again; whoever asks does so.
+    fn takes_due(&self) -> bool {
+        // See `guard`.
+        fence(Ordering::SeqCst);
+        self.0.is_due.swap(false, Ordering::SeqCst)
+    }
+
+    /// The guard by the newest snapshot, made the one that is asked.
+    fn newest(&self) -> Option<Arc<Guard>> {
+        let current = self.0.current.load();
+        match current.as_ref().filter(|current| current.is_of(&self.0.mesh.load(), &self.0.local.load())) {
+            Some(current) => current.known.as_ref().map(|known| Arc::clone(&known.guard)),
+            None => self.renew(),
         }
     }
 
@@ -220,7 +282,7 @@ impl Gate {
                 continue;
             }
             // It may have been let in by a mesh that came meanwhile: only by the newest anyone is cut.
-            let newest = self.kept(&self.0.mesh.load(), &self.0.local.load()).unwrap_or_else(|| self.renew());
+            let newest = self.newest();
             let Some(newest) = newest else { return rechecked };
             let Err(denied) = newest.judge(&entered.connection) else { continue };
             let denial = denied.told(&entered.connection);
@@ -235,6 +297,12 @@ impl Gate {
             }
         }
         rechecked
+    }
+}
+
+impl Current {
+    fn is_of(&self, snapshot: &Arc<Snapshot>, local: &Arc<LocalPod>) -> bool {
+        Arc::ptr_eq(&self.snapshot, snapshot) && Arc::ptr_eq(&self.local, local)
     }
 }
 

@@ -82,12 +82,13 @@ impl Decisions {
     /// Forgets policies that are no longer there.
     pub fn retain(&self, snapshot: &Snapshot) {
         let policies = snapshot.policies();
-        let mut names: HashSet<(&'static str, &NamespacedName)> = HashSet::new();
-        names.extend(policies.authorization().iter().map(|policy| (AUTHORIZATION, &policy.name)));
-        names.extend(policies.authentication().iter().map(|policy| (AUTHENTICATION, &policy.name)));
         self.known.lock().unwrap_or_else(PoisonError::into_inner).retain(|labels| {
             let name = NamespacedName::new(Arc::clone(&labels.namespace), Arc::clone(&labels.policy));
-            let stays = matches!(labels.kind, NONE | UNREAD) || names.contains(&(labels.kind, &name));
+            let stays = match labels.kind {
+                AUTHORIZATION => policies.authorization_named(&name).is_some(),
+                AUTHENTICATION => policies.authentication_named(&name).is_some(),
+                _ => true,
+            };
             if !stays {
                 self.family.remove(labels);
             }

@@ -10,7 +10,7 @@ use super::words::{self, MOST};
 use crate::model::local::{LocalPod, PortSet};
 use crate::model::policy::{Action, AuthorizationPolicy, MtlsMode, Rule};
 use crate::model::workload::{NamespacedName, Workload};
-use crate::store::policies::{Entry, Group, Ordered, Protection};
+use crate::store::policies::{Entry, Group, Protection};
 use crate::store::snapshot::Snapshot;
 
 /// Everything that decides who may connect to a workload. Any thread may use it, also when the snapshot is gone.
@@ -132,6 +132,22 @@ impl Guard {
         }
     }
 
+    /// Whether two guards decide alike for being made of the same policies: `false` may also be said of guards that do. Costs as
+    /// much as few policies are different.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        let Self { unread, mode, protections, probe_ports, excluded_ports } = self;
+        let is_same = |(one, other): (&Protection, &Protection)| {
+            Arc::ptr_eq(&one.group, &other.group) && one.ports == other.ports
+        };
+        *unread == other.unread
+            && *mode == other.mode
+            && *probe_ports == other.probe_ports
+            && *excluded_ports == other.excluded_ports
+            && protections.len() == other.protections.len()
+            && protections.iter().zip(&other.protections).all(is_same)
+    }
+
     /// Whether a connection may be. At a port that is excluded from inbound capture every connection may. Never allocates.
     ///
     /// # Errors
@@ -192,8 +208,8 @@ impl Guard {
         for group in self.groups(port) {
             group.beside().each(&facts, |rule| rule_matches(rule, connection), |entry| entries.push(entry));
         }
-        entries.sort_by_key(|entry| entry.order());
-        entries.dedup_by_key(|entry| entry.order().0);
+        entries.sort_by(|one, other| one.order().cmp(&other.order()));
+        entries.dedup_by(|later, first| later.order().0 == first.order().0);
         if entries.iter().any(|entry| entry.policy().action == Action::Allow) || self.is_allowed(connection) {
             allows.clear();
         }
@@ -229,7 +245,7 @@ impl Guard {
         let total = if self.groups(port).any(Group::is_shared) {
             in_order(groups().flatten()).len()
         } else {
-            groups().map(<[Ordered]>::len).sum()
+            groups().map(<[_]>::len).sum()
         };
         let mut first = in_order(groups().flat_map(|policies| policies.iter().take(few)));
         first.truncate(few);
@@ -251,9 +267,9 @@ impl Guard {
     }
 }
 
-fn in_order<'a>(policies: impl Iterator<Item = &'a Ordered>) -> Vec<&'a AuthorizationPolicy> {
-    let mut found: Vec<&Ordered> = policies.collect();
-    found.sort_by_key(|(order, _)| *order);
-    found.dedup_by_key(|(order, _)| *order);
-    found.into_iter().map(|(_, policy)| &**policy).collect()
+fn in_order<'a>(policies: impl Iterator<Item = &'a Arc<AuthorizationPolicy>>) -> Vec<&'a AuthorizationPolicy> {
+    let mut found: Vec<&AuthorizationPolicy> = policies.map(|policy| &**policy).collect();
+    found.sort_by(|one, other| one.name.cmp(&other.name));
+    found.dedup_by(|later, first| later.name == first.name);
+    found
 }

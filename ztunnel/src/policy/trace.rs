@@ -125,7 +125,7 @@ fn applies(
             is_meant.then_some((applies, true))
         }
         Scope::Services(names) => {
-            let services = names.iter().filter_map(|name| snapshot.policies().service(name));
+            let services = names.iter().filter_map(|name| snapshot.kubernetes_service(name));
             let (mut other_port, mut is_unclear) = (None, false);
             for service in services {
                 match ports_behind(service, workload) {

@@ -172,13 +172,13 @@ pub(super) fn service_behind<'a>(
     port: u16,
     hostname: Option<&str>,
 ) -> Option<&'a Arc<Service>> {
-    let services = snapshot.services_of(pod);
+    let mut services = snapshot.services_of(pod);
     let named = hostname.and_then(|hostname| {
-        services.iter().find(|service| service.hostname.eq_ignore_ascii_case(without_port(hostname)))
+        services.clone().find(|service| service.hostname.eq_ignore_ascii_case(without_port(hostname)))
     });
     named.or_else(|| {
         let pod = snapshot.workload(pod)?;
-        services.iter().find(|service| {
+        services.find(|service| {
             own_endpoints(service, pod).flat_map(|endpoint| endpoint.ports.values()).any(|target| *target == port)
         })
     })

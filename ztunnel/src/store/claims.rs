@@ -1,44 +1,104 @@
 //! Who claims which address: services that share one, ranges, and the addresses that are nobody's for being two pods'.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::change::ServiceKey;
+use super::shared::SharedMap;
 use crate::model::service::{Resolution, Service, ServiceKind};
-use crate::model::workload::{NamespacedName, Workload};
+use crate::model::workload::NamespacedName;
 
-/// The services at every address and range. Each list has the order in which they were added.
-#[derive(Debug, Default)]
+/// Services in the order in which they win over each other.
+pub(super) type Ranked = Arc<[Arc<Service>]>;
+
+/// The services at every address and range.
+#[derive(Debug, Clone, Default)]
 pub(super) struct Claims {
-    single: HashMap<IpAddr, Vec<Arc<Service>>>,
+    single: SharedMap<IpAddr, Ranked>,
     /// The longest prefixes first. One map for each length in use, so that a lookup costs as many as there are lengths.
-    ranges: BTreeMap<Reverse<u8>, HashMap<IpNet, Vec<Arc<Service>>>>,
+    ranges: BTreeMap<Reverse<u8>, SharedMap<IpNet, Ranked>>,
+}
+
+/// The order of services: those of Kubernetes first, then by name.
+pub(super) fn rank(service: &Service) -> impl Ord + use<> {
+    (service.kind, service.name.clone(), Arc::clone(&service.hostname))
+}
+
+/// A list with one service more, or with another in place of the one that had its key.
+pub(super) fn with(list: Option<&Ranked>, service: &Arc<Service>) -> Ranked {
+    let key = ServiceKey::of(service);
+    let others = list.into_iter().flat_map(|list| list.iter()).filter(|other| ServiceKey::of(other) != key);
+    let mut all: Vec<Arc<Service>> = others.chain([service]).cloned().collect();
+    all.sort_by_cached_key(|service| rank(service));
+    all.into()
+}
+
+/// A list without the service of a key; `None`: nothing is left.
+pub(super) fn without(list: Option<&Ranked>, key: &ServiceKey) -> Option<Ranked> {
+    let left: Vec<Arc<Service>> = list?.iter().filter(|other| ServiceKey::of(other) != *key).cloned().collect();
+    (!left.is_empty()).then(|| left.into())
 }
 
 impl Claims {
-    /// Adds a service's ranges, and those of its addresses that it may have.
-    pub(super) fn add(&mut self, service: &Arc<Service>, may_have: impl Fn(&IpAddr) -> bool) {
-        for vip in service.vips.iter().filter(|vip| may_have(vip)) {
-            self.single.entry(*vip).or_default().push(Arc::clone(service));
+    /// Adds a service, or replaces the one that was there under its key.
+    pub(super) fn set(&mut self, service: &Arc<Service>, before: Option<&Service>) {
+        let key = ServiceKey::of(service);
+        for vip in before.iter().flat_map(|before| &before.vips).filter(|vip| !service.vips.contains(vip)) {
+            self.single.set(*vip, without(self.single.get(vip), &key));
+        }
+        for range in before.iter().flat_map(|before| &before.ranges).filter(|range| !service.ranges.contains(range)) {
+            self.leave(range, &key);
+        }
+        for vip in &service.vips {
+            let list = with(self.single.get(vip), service);
+            self.single.insert(*vip, list);
         }
         for range in &service.ranges {
             let of_length = self.ranges.entry(Reverse(range.prefix_len())).or_default();
-            of_length.entry(range.trunc()).or_default().push(Arc::clone(service));
+            let list = with(of_length.get(&range.trunc()), service);
+            of_length.insert(range.trunc(), list);
         }
     }
 
-    /// The service that a client means by a single address.
-    pub(super) fn at(&self, address: IpAddr, port: u16, namespace: &str) -> Option<&Arc<Service>> {
-        best(self.single.get(&address)?, port, namespace)
+    /// Takes a service out.
+    pub(super) fn remove(&mut self, service: &Service) {
+        let key = ServiceKey::of(service);
+        for vip in &service.vips {
+            self.single.set(*vip, without(self.single.get(vip), &key));
+        }
+        for range in &service.ranges {
+            self.leave(range, &key);
+        }
+    }
+
+    fn leave(&mut self, range: &IpNet, key: &ServiceKey) {
+        let length = Reverse(range.prefix_len());
+        let Some(of_length) = self.ranges.get_mut(&length) else { return };
+        of_length.set(range.trunc(), without(of_length.get(&range.trunc()), key));
+        if of_length.is_empty() {
+            self.ranges.remove(&length);
+        }
+    }
+
+    /// The services at a single address.
+    pub(super) fn single(&self, address: IpAddr) -> &[Arc<Service>] {
+        self.single.get(&address).map(|services| &**services).unwrap_or_default()
+    }
+
+    /// The service that a client means by a single address. An address that is a pod's is no ServiceEntry's.
+    pub(super) fn at(&self, address: IpAddr, port: u16, namespace: &str, is_pods: bool) -> Option<&Arc<Service>> {
+        let services = self.single.get(&address)?.iter();
+        best(services.filter(|service| !is_pods || service.kind == ServiceKind::Kubernetes), port, namespace)
     }
 
     /// The Kubernetes service at a single address, whoever may know it.
     pub(super) fn cluster_ip(&self, address: IpAddr) -> Option<&Arc<Service>> {
-        self.single.get(&address)?.iter().find(|service| service.kind == ServiceKind::Kubernetes)
+        self.single(address).iter().find(|service| service.kind == ServiceKind::Kubernetes)
     }
 
     /// The service with the smallest range around an address that has the port, or else with the smallest of all.
@@ -46,7 +106,8 @@ impl Claims {
         let mut smallest = None;
         for (Reverse(length), ranges) in &self.ranges {
             let Ok(range) = IpNet::new(address, *length) else { continue };
-            let Some(found) = ranges.get(&range.trunc()).and_then(|services| best(services, port, namespace)) else {
+            let services = ranges.get(&range.trunc());
+            let Some(found) = services.and_then(|services| best(services.iter(), port, namespace)) else {
                 continue;
             };
             if found.port(port).is_some() {
@@ -58,9 +119,9 @@ impl Claims {
     }
 }
 
-fn best<'a>(services: &'a [Arc<Service>], port: u16, namespace: &str) -> Option<&'a Arc<Service>> {
+fn best<'a>(services: impl Iterator<Item = &'a Arc<Service>>, port: u16, namespace: &str) -> Option<&'a Arc<Service>> {
     // What passes an address through must not take it from a service that knows its endpoints.
-    services.iter().filter(|service| service.is_visible_to(namespace)).min_by_key(|service| {
+    services.filter(|service| service.is_visible_to(namespace)).min_by_key(|service| {
         let passes = service.resolution == Resolution::Passthrough;
         (service.port(port).is_none(), passes, *service.name.namespace != *namespace)
     })
@@ -84,31 +145,19 @@ impl fmt::Display for Claimant {
     }
 }
 
-/// The addresses that a pod and another pod or a Kubernetes service claim, each with all claimants. Pods that have finished
-/// or are on their node's network claim none; services may share an address with each other. A ServiceEntry is not asked:
-/// whoever writes one in a namespace of his own could make any pod unreachable. The pod keeps its address.
-pub fn contested_addresses<'a>(
-    workloads: impl IntoIterator<Item = &'a Workload>,
-    services: impl IntoIterator<Item = &'a Service>,
-) -> BTreeMap<IpAddr, Vec<Claimant>> {
-    let mut claims: BTreeMap<IpAddr, Vec<Claimant>> = BTreeMap::new();
-    let mut claim = |address: IpAddr, claimant: Claimant| {
-        let claimants = claims.entry(address).or_default();
-        // One object's claims come one after the other.
-        if claimants.last() != Some(&claimant) {
-            claimants.push(claimant);
-        }
-    };
-    for workload in workloads {
-        for address in workload.own_addresses() {
-            claim(*address, Claimant::Pod(workload.name.clone()));
-        }
+/// The claimants of an address, each once, where a pod and another pod or a Kubernetes service claim it: then it is nobody's.
+/// Services may share an address with each other. A ServiceEntry is not asked: whoever writes one in a namespace of his own could
+/// make any pod unreachable.
+pub fn contested<'a>(
+    pods: impl IntoIterator<Item = &'a NamespacedName>,
+    services: impl IntoIterator<Item = &'a NamespacedName>,
+) -> Option<Vec<Claimant>> {
+    let mut claimants: Vec<Claimant> = pods.into_iter().cloned().map(Claimant::Pod).collect();
+    if claimants.is_empty() {
+        return None;
     }
-    for service in services.into_iter().filter(|service| service.kind == ServiceKind::Kubernetes) {
-        for vip in &service.vips {
-            claim(*vip, Claimant::Service(service.name.clone()));
-        }
-    }
-    claims.retain(|_, claimants| claimants.len() > 1 && matches!(claimants.first(), Some(Claimant::Pod(_))));
-    claims
+    claimants.extend(services.into_iter().cloned().map(Claimant::Service));
+    claimants.sort();
+    claimants.dedup();
+    (claimants.len() > 1).then_some(claimants)
 }

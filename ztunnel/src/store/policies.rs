@@ -5,45 +5,72 @@ mod group;
 mod index;
 mod keys;
 mod reach;
-mod selectors;
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, OnceLock};
 
-pub use group::{Entry, Group, Ordered, Rules, can_match};
+pub use group::{Entry, Group, Rules, can_match};
 pub use index::{Facts, Source};
 pub use reach::{Ports, ports_behind};
-use selectors::Selectors;
-pub use selectors::lacking;
 
+use super::selectors::Selectors;
+pub use super::selectors::lacking;
+use super::shared::SharedMap;
 use super::snapshot::Snapshot;
 use crate::model::labels::Labels;
-use crate::model::policy::{AuthorizationPolicy, PeerAuthentication, PolicySet, Scope, UnreadPolicies};
+use crate::model::policy::{AuthorizationPolicy, PeerAuthentication, Scope, UnreadPolicies};
 use crate::model::service::{Service, ServiceKind};
 use crate::model::workload::{NamespacedName, Workload};
 
-/// All policies, indexed.
-#[derive(Debug, Default)]
+/// All policies, indexed. A clone shares what is not changed.
+#[derive(Debug, Clone, Default)]
 pub struct Policies {
-    authorization: Vec<Arc<AuthorizationPolicy>>,
-    authentication: Vec<Arc<PeerAuthentication>>,
-    unread: UnreadPolicies,
+    authorization: All<AuthorizationPolicy>,
+    authentication: All<PeerAuthentication>,
+    unread: Arc<UnreadPolicies>,
     mesh: Option<Arc<Group>>,
-    namespaces: HashMap<Arc<str>, Arc<Group>>,
+    namespaces: SharedMap<Arc<str>, Arc<Group>>,
     selectors: Selectors<Arc<Group>>,
-    services: HashMap<NamespacedName, Arc<Guarded>>,
-    /// Those of the services that have a selector, by it.
-    services_by_selector: Selectors<Arc<Guarded>>,
-    authentication_of_mesh: Vec<Arc<PeerAuthentication>>,
-    authentication_of_namespaces: HashMap<Arc<str>, Vec<Arc<PeerAuthentication>>>,
-    authentication_by_selector: Selectors<Arc<PeerAuthentication>>,
+    /// By the service that they name, whether it is there or not.
+    services: SharedMap<NamespacedName, Arc<Group>>,
+    /// Of these services those that are there and have a selector, by it.
+    selecting: Selectors<Arc<[NamespacedName]>>,
+    authentication_of_mesh: Level,
+    authentication_of_namespaces: SharedMap<Arc<str>, Level>,
+    authentication_by_selector: Selectors<Level>,
 }
 
-/// A service and the policies that name it.
+/// PeerAuthentications of one scope, by namespace and name.
+type Level = Arc<[Arc<PeerAuthentication>]>;
+
+/// Policies of one kind.
 #[derive(Debug)]
-struct Guarded {
-    service: Arc<Service>,
-    group: Arc<Group>,
+struct All<T> {
+    by_name: SharedMap<NamespacedName, Arc<T>>,
+    /// The same by namespace and name, made when somebody asks for it.
+    sorted: OnceLock<Vec<Arc<T>>>,
+}
+
+impl<T> Clone for All<T> {
+    fn clone(&self) -> Self {
+        Self { by_name: self.by_name.clone(), sorted: OnceLock::new() }
+    }
+}
+
+impl<T> Default for All<T> {
+    fn default() -> Self {
+        Self { by_name: SharedMap::default(), sorted: OnceLock::new() }
+    }
+}
+
+impl<T> All<T> {
+    fn sorted(&self) -> &[Arc<T>] {
+        self.sorted.get_or_init(|| {
+            let mut all: Vec<(&NamespacedName, &Arc<T>)> = self.by_name.iter().collect();
+            all.sort_by_key(|(name, _)| *name);
+            all.into_iter().map(|(_, policy)| Arc::clone(policy)).collect()
+        })
+    }
 }
 
 /// Policies that protect a workload, and where.
@@ -55,107 +82,201 @@ pub struct Protection {
     pub ports: Ports,
 }
 
-/// A namespace, or any, and labels.
-type Selector<'a> = (Option<Arc<str>>, &'a Labels);
+/// Policies that are there from now on, or (`None`) no more.
+pub(super) type Changes<T> = BTreeMap<NamespacedName, Option<Arc<T>>>;
 
-impl Policies {
-    pub(super) fn index(policies: PolicySet, mesh: &Snapshot) -> Self {
-        let PolicySet { mut authorization, mut authentication, unread } = policies;
-        authorization.sort_by(|one, other| one.name.cmp(&other.name));
-        authentication.sort_by(|one, other| one.name.cmp(&other.name));
-        let mut indexed = Self {
-            authorization: authorization.into_iter().map(Arc::new).collect(),
-            authentication: authentication.into_iter().map(Arc::new).collect(),
-            unread,
-            ..Self::default()
-        };
-        indexed.group_authorization(mesh);
-        indexed.group_authentication();
-        indexed
+/// Whom some policies protect, one by one for services.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Target {
+    Mesh,
+    Namespace(Arc<str>),
+    Selector(Option<Arc<str>>, Labels),
+    Service(NamespacedName),
+}
+
+impl Target {
+    fn of(scope: &Scope) -> Vec<Self> {
+        match scope {
+            Scope::Mesh => vec![Self::Mesh],
+            Scope::Namespace(namespace) => vec![Self::Namespace(Arc::clone(namespace))],
+            Scope::Selector { namespace, labels } => vec![Self::Selector(namespace.clone(), labels.clone())],
+            Scope::Services(names) => names.iter().cloned().map(Self::Service).collect(),
+        }
+    }
+}
+
+/// A policy of either kind.
+trait Policy: PartialEq {
+    fn name(&self) -> &NamespacedName;
+    fn scope(&self) -> &Scope;
+}
+
+impl Policy for AuthorizationPolicy {
+    fn name(&self) -> &NamespacedName {
+        &self.name
     }
 
-    fn group_authorization(&mut self, mesh: &Snapshot) {
-        let mut everywhere: Vec<Ordered> = Vec::new();
-        let mut namespaces: HashMap<Arc<str>, Vec<Ordered>> = HashMap::new();
-        let mut selectors: HashMap<Selector<'_>, Vec<Ordered>> = HashMap::new();
-        let mut services: HashMap<&NamespacedName, Vec<Ordered>> = HashMap::new();
-        for (order, policy) in (0..).zip(&self.authorization) {
-            let entry = || (order, Arc::clone(policy));
-            match &policy.scope {
-                Scope::Mesh => everywhere.push(entry()),
-                Scope::Namespace(namespace) => namespaces.entry(Arc::clone(namespace)).or_default().push(entry()),
-                Scope::Selector { namespace, labels } => {
-                    selectors.entry((namespace.clone(), labels)).or_default().push(entry());
-                }
-                Scope::Services(names) => {
-                    for name in names {
-                        services.entry(name).or_default().push(entry());
+    fn scope(&self) -> &Scope {
+        &self.scope
+    }
+}
+
+impl Policy for PeerAuthentication {
+    fn name(&self) -> &NamespacedName {
+        &self.name
+    }
+
+    fn scope(&self) -> &Scope {
+        &self.scope
+    }
+}
+
+impl<T: Policy> All<T> {
+    /// Takes changes over. `members` tells the policies of a target as they were before. The policies of each target that is
+    /// concerned, as they are now, by namespace and name.
+    fn change<'a>(
+        &mut self,
+        changes: Changes<T>,
+        members: impl Fn(&Target) -> &'a [Arc<T>],
+    ) -> Vec<(Target, Vec<Arc<T>>)>
+    where
+        T: 'a,
+    {
+        let mut concerned: HashMap<Target, BTreeMap<NamespacedName, Arc<T>>> = HashMap::new();
+        let known = |target: &Target| {
+            members(target).iter().map(|policy| (policy.name().clone(), Arc::clone(policy))).collect::<BTreeMap<_, _>>()
+        };
+        for (name, policy) in changes {
+            let before = self.by_name.get(&name).cloned();
+            if before == policy {
+                continue;
+            }
+            for target in before.iter().flat_map(|before| Target::of(before.scope())) {
+                concerned.entry(target).or_insert_with_key(known).remove(&name);
+            }
+            for target in policy.iter().flat_map(|policy| Target::of(policy.scope())) {
+                let of_target = concerned.entry(target).or_insert_with_key(known);
+                of_target.extend(policy.iter().map(|policy| (name.clone(), Arc::clone(policy))));
+            }
+            self.by_name.set(name, policy);
+            self.sorted = OnceLock::new();
+        }
+        concerned.into_iter().map(|(target, policies)| (target, policies.into_values().collect())).collect()
+    }
+}
+
+impl Policies {
+    /// Takes changes of AuthorizationPolicies over. `mesh` has the services as they are now.
+    pub(super) fn set_authorization(&mut self, changes: Changes<AuthorizationPolicy>, mesh: &Snapshot) {
+        let mut all = std::mem::take(&mut self.authorization);
+        let concerned =
+            all.change(changes, |target| self.group(target).map(|group| group.policies()).unwrap_or_default());
+        self.authorization = all;
+        for (target, policies) in concerned {
+            let group = (!policies.is_empty()).then(|| Arc::new(Group::new(policies)));
+            match target {
+                Target::Mesh => self.mesh = group,
+                Target::Namespace(namespace) => self.namespaces.set(namespace, group),
+                Target::Selector(namespace, labels) => self.selectors.set(namespace.as_ref(), &labels, group),
+                Target::Service(name) => {
+                    let (was_named, is_named) = (self.services.contains_key(&name), group.is_some());
+                    self.services.set(name.clone(), group);
+                    if let (true, Some(service)) = (was_named != is_named, mesh.kubernetes_service(&name)) {
+                        self.select(service, is_named);
                     }
                 }
             }
         }
-        let group = |policies: Vec<Ordered>| Arc::new(Group::new(policies));
-        self.mesh = (!everywhere.is_empty()).then(|| group(everywhere));
-        self.namespaces = namespaces.into_iter().map(|(namespace, policies)| (namespace, group(policies))).collect();
-        let selected =
-            selectors.into_iter().map(|((namespace, labels), policies)| (namespace, labels.clone(), group(policies)));
-        self.selectors = Selectors::new(selected.collect());
-        if services.is_empty() {
-            return;
-        }
-        let known = mesh.services().filter(|service| service.kind == ServiceKind::Kubernetes);
-        let guarded: HashMap<NamespacedName, Arc<Guarded>> = known
-            .filter_map(|service| {
-                let group = group(services.remove(&service.name)?);
-                Some((service.name.clone(), Arc::new(Guarded { service: Arc::clone(service), group })))
-            })
-            .collect();
-        let with_selector = guarded.values().filter(|guarded| !guarded.service.selector.is_empty());
-        let by_selector = with_selector.map(|guarded| {
-            let service = &guarded.service;
-            (Some(Arc::clone(&service.name.namespace)), service.selector.clone(), Arc::clone(guarded))
-        });
-        self.services_by_selector = Selectors::new(by_selector.collect());
-        self.services = guarded;
     }
 
-    fn group_authentication(&mut self) {
-        let mut selected = Vec::new();
-        for policy in &self.authentication {
-            match &policy.scope {
-                Scope::Mesh => self.authentication_of_mesh.push(Arc::clone(policy)),
-                Scope::Namespace(namespace) => {
-                    let known = self.authentication_of_namespaces.entry(Arc::clone(namespace)).or_default();
-                    known.push(Arc::clone(policy));
-                }
-                Scope::Selector { namespace: Some(namespace), labels } => {
-                    selected.push((Some(Arc::clone(namespace)), labels.clone(), Arc::clone(policy)));
+    /// Takes changes of PeerAuthentications over.
+    pub(super) fn set_authentication(&mut self, changes: Changes<PeerAuthentication>) {
+        let mut all = std::mem::take(&mut self.authentication);
+        let concerned = all.change(changes, |target| self.level(target).map(|level| &**level).unwrap_or_default());
+        self.authentication = all;
+        for (target, policies) in concerned {
+            let level: Level = policies.into();
+            let left = (!level.is_empty()).then(|| Arc::clone(&level));
+            match target {
+                Target::Mesh => self.authentication_of_mesh = level,
+                Target::Namespace(namespace) => self.authentication_of_namespaces.set(namespace, left),
+                Target::Selector(Some(namespace), labels) => {
+                    self.authentication_by_selector.set(Some(&namespace), &labels, left);
                 }
                 // Neither counts.
-                Scope::Selector { namespace: None, .. } | Scope::Services(_) => {}
+                Target::Selector(None, _) | Target::Service(_) => {}
             }
         }
-        self.authentication_by_selector = Selectors::new(selected);
+    }
+
+    fn group(&self, target: &Target) -> Option<&Arc<Group>> {
+        match target {
+            Target::Mesh => self.mesh.as_ref(),
+            Target::Namespace(namespace) => self.namespaces.get(namespace),
+            Target::Selector(namespace, labels) => self.selectors.get(namespace.as_ref(), labels),
+            Target::Service(name) => self.services.get(name),
+        }
+    }
+
+    fn level(&self, target: &Target) -> Option<&Level> {
+        match target {
+            Target::Mesh => Some(&self.authentication_of_mesh),
+            Target::Namespace(namespace) => self.authentication_of_namespaces.get(namespace),
+            Target::Selector(namespace, labels) => self.authentication_by_selector.get(namespace.as_ref(), labels),
+            Target::Service(_) => None,
+        }
+    }
+
+    /// Whether policies name services.
+    pub fn name_services(&self) -> bool {
+        !self.services.is_empty()
+    }
+
+    /// Whether a service is one that a policy names.
+    pub(super) fn name_service(&self, service: &Service) -> bool {
+        service.kind == ServiceKind::Kubernetes && self.services.contains_key(&service.name)
+    }
+
+    /// Finds a service that a policy names by its selector from now on, or no more.
+    pub(super) fn select(&mut self, service: &Service, is_there: bool) {
+        if service.selector.is_empty() {
+            return;
+        }
+        let namespace = Some(&service.name.namespace);
+        let known = self.selecting.get(namespace, &service.selector);
+        let others = known.into_iter().flat_map(|names| names.iter()).filter(|name| **name != service.name);
+        let names: Arc<[NamespacedName]> = others.chain(is_there.then_some(&service.name)).cloned().collect();
+        self.selecting.set(namespace, &service.selector, (!names.is_empty()).then_some(names));
+    }
+
+    /// Says which policies may exist that could never be read.
+    pub(super) fn set_unread(&mut self, unread: UnreadPolicies) {
+        self.unread = Arc::new(unread);
     }
 
     /// All AuthorizationPolicies, by namespace and name.
     pub fn authorization(&self) -> &[Arc<AuthorizationPolicy>] {
-        &self.authorization
+        self.authorization.sorted()
     }
 
     /// All PeerAuthentications, by namespace and name.
     pub fn authentication(&self) -> &[Arc<PeerAuthentication>] {
-        &self.authentication
+        self.authentication.sorted()
+    }
+
+    /// The AuthorizationPolicy of a name.
+    pub fn authorization_named(&self, name: &NamespacedName) -> Option<&Arc<AuthorizationPolicy>> {
+        self.authorization.by_name.get(name)
+    }
+
+    /// The PeerAuthentication of a name.
+    pub fn authentication_named(&self, name: &NamespacedName) -> Option<&Arc<PeerAuthentication>> {
+        self.authentication.by_name.get(name)
     }
 
     /// What is missing.
     pub fn unread(&self) -> &UnreadPolicies {
         &self.unread
-    }
-
-    /// A service that a policy names.
-    pub fn service(&self, name: &NamespacedName) -> Option<&Arc<Service>> {
-        self.services.get(name).map(|guarded| &guarded.service)
     }
 
     /// The file that may hold policies which protect a namespace, and could never be read.
@@ -164,6 +285,9 @@ impl Policies {
     }
 
     /// The AuthorizationPolicies that protect a workload of this mesh.
+    ///
+    /// This is the one place where policies and workloads are joined. A policy that names a service protects only pods of the
+    /// service's own namespace: whoever may write endpoints in one namespace could otherwise open or close the pods of another.
     pub fn protecting(&self, workload: &Workload, mesh: &Snapshot) -> Vec<Protection> {
         let namespace = &workload.name.namespace;
         let mut found = Vec::new();
@@ -174,15 +298,17 @@ impl Policies {
         if self.services.is_empty() {
             return found;
         }
-        let mut services: Vec<&Arc<Guarded>> = Vec::new();
-        let listed = mesh.services_of(&workload.name).iter();
-        services.extend(listed.filter_map(|service| self.services.get(&service.name)));
-        self.services_by_selector.find(namespace, &workload.labels, |guarded| services.push(guarded));
-        services.sort_by(|one, other| one.service.name.cmp(&other.service.name));
-        services.dedup_by(|one, other| one.service.name == other.service.name);
-        for guarded in services {
-            if let Some(ports) = ports_behind(&guarded.service, workload) {
-                add(&guarded.group, ports);
+        let listed = mesh.services_of(&workload.name);
+        let mut services: Vec<&Arc<Service>> = listed.filter(|service| self.name_service(service)).collect();
+        self.selecting.find(namespace, &workload.labels, |names| {
+            services.extend(names.iter().filter_map(|name| mesh.kubernetes_service(name)));
+        });
+        services.sort_by(|one, other| one.name.cmp(&other.name));
+        services.dedup_by(|one, other| one.name == other.name);
+        for service in services {
+            let group = self.services.get(&service.name);
+            if let (Some(group), Some(ports)) = (group, ports_behind(service, workload)) {
+                add(group, ports);
             }
         }
         found
@@ -192,8 +318,9 @@ impl Policies {
     pub fn authenticating(&self, workload: &Workload) -> Vec<&Arc<PeerAuthentication>> {
         let namespace = &workload.name.namespace;
         let mut found: Vec<_> = self.authentication_of_mesh.iter().collect();
-        found.extend(self.authentication_of_namespaces.get(namespace).into_iter().flatten());
-        self.authentication_by_selector.find(namespace, &workload.labels, |policy| found.push(policy));
+        let of_namespace = self.authentication_of_namespaces.get(namespace);
+        found.extend(of_namespace.into_iter().flat_map(|level| level.iter()));
+        self.authentication_by_selector.find(namespace, &workload.labels, |level| found.extend(level.iter()));
         found
     }
 }

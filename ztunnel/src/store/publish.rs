@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
+use super::change::Batch;
 use super::snapshot::Snapshot;
 
 /// A publisher and its first reader, with the empty snapshot of version 0 between them.
@@ -22,6 +23,14 @@ pub struct Publisher {
 }
 
 impl Publisher {
+    /// Makes the next snapshot of the last one and a batch, and publishes it. What it is now.
+    pub fn apply(&self, batch: Batch) -> Arc<Snapshot> {
+        let next = Arc::new(self.current.load().apply(batch));
+        self.current.store(Arc::clone(&next));
+        self.changed.send_replace(());
+        next
+    }
+
     /// Replaces the snapshot, then wakes those who wait for a change.
     pub fn publish(&self, snapshot: Snapshot) {
         self.current.store(Arc::new(snapshot));

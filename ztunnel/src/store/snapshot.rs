@@ -1,41 +1,50 @@
-//! One consistent state of the mesh with the indexes that decisions need. Built once, then only looked at.
+//! One consistent state of the mesh with the indexes that decisions need, made of the state before and a batch of changes. Then
+//! it is only looked at.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod apply;
+
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::claims::{Claimant, Claims, contested_addresses};
+use super::change::{Batch, Change, ServiceKey};
+use super::claims::{Claimant, Claims, Ranked, rank};
+use super::holders::Holders;
 use super::policies::Policies;
+use super::shared::SharedMap;
 use crate::model::origin::Origin;
 use crate::model::policy::PolicySet;
 use crate::model::problem::Problem;
-use crate::model::service::{Service, ServiceKind};
+use crate::model::service::Service;
 use crate::model::workload::{Membership, NamespacedName, Workload};
 
 /// An immutable state of the mesh. The default one is empty and has version 0: no mesh has been read yet.
-#[derive(Debug, Default)]
+///
+/// A clone costs as much as a handful of references; what a change does not concern is shared with the state before it.
+#[derive(Debug, Clone, Default)]
 pub struct Snapshot {
     version: u64,
     partial: bool,
     blind: bool,
     registry_only: bool,
     /// Those that a source describes.
-    namespaces: BTreeSet<Arc<str>>,
-    /// By name.
-    workloads: Vec<Arc<Workload>>,
-    workloads_by_name: HashMap<NamespacedName, Arc<Workload>>,
-    workloads_by_address: HashMap<IpAddr, Arc<Workload>>,
-    workloads_by_node: HashMap<Arc<str>, Vec<Arc<Workload>>>,
-    /// In the order in which they win over each other: see [`Snapshot::services`].
-    services: Vec<Arc<Service>>,
-    services_by_hostname: HashMap<Arc<str>, Vec<Arc<Service>>>,
-    services_by_workload: HashMap<NamespacedName, Vec<Arc<Service>>>,
+    namespaces: Arc<BTreeSet<Arc<str>>>,
+    workloads: SharedMap<NamespacedName, Arc<Workload>>,
+    holders: Holders,
+    nodes: SharedMap<Arc<str>, SharedMap<NamespacedName, Arc<Workload>>>,
+    in_mesh: usize,
+    services: SharedMap<ServiceKey, Arc<Service>>,
+    /// The Kubernetes services among them.
+    kubernetes_services: SharedMap<NamespacedName, ServiceKey>,
+    services_by_hostname: SharedMap<Arc<str>, Ranked>,
+    /// Only the keys: a service may be in front of thousands of workloads, and changes whenever one of them does.
+    services_by_workload: SharedMap<NamespacedName, Arc<[ServiceKey]>>,
     claims: Claims,
-    contested: BTreeMap<IpAddr, Vec<Claimant>>,
-    policies: Policies,
-    problems: Vec<Problem>,
+    contested: SharedMap<IpAddr, Arc<[Claimant]>>,
+    policies: Arc<Policies>,
+    problems: Arc<[Problem]>,
     /// By kind, namespace and name.
-    origins: HashMap<(&'static str, NamespacedName), Origin>,
+    origins: Arc<HashMap<(&'static str, NamespacedName), Origin>>,
 }
 
 /// How much a snapshot holds.
@@ -67,71 +76,40 @@ pub enum Owner<'a> {
 }
 
 impl Snapshot {
-    /// Indexes a mesh. An address that a pod and another claim (see [`contested_addresses`]) leads to nobody, so that
+    /// Indexes a mesh. An address that a pod and another claim (see [`contested`](super::claims::contested)) leads to nobody, so that
     /// neither has the other's identity; a ServiceEntry never has the address of a pod; services may share addresses. Of
     /// two workloads with one name, and of two services with one host name in a namespace, the first counts.
     pub fn build(version: u64, workloads: Vec<Workload>, services: Vec<Service>, problems: Vec<Problem>) -> Self {
-        let mut snapshot = Self { version, problems, ..Self::default() };
-        let contested = contested_addresses(&workloads, &services);
-        snapshot.add_workloads(workloads, &contested);
-        snapshot.add_services(services, &contested);
-        snapshot.contested = contested;
-        snapshot
-    }
-
-    fn add_workloads(&mut self, workloads: Vec<Workload>, contested: &BTreeMap<IpAddr, Vec<Claimant>>) {
-        for workload in workloads {
-            self.workloads_by_name.entry(workload.name.clone()).or_insert_with(|| Arc::new(workload));
-        }
-        self.workloads = self.workloads_by_name.values().cloned().collect();
-        self.workloads.sort_by(|one, other| one.name.cmp(&other.name));
-        for workload in &self.workloads {
-            if let Some(node) = &workload.node {
-                self.workloads_by_node.entry(Arc::clone(node)).or_default().push(Arc::clone(workload));
-            }
-            for address in workload.own_addresses().iter().filter(|address| !contested.contains_key(address)) {
-                self.workloads_by_address.insert(*address, Arc::clone(workload));
-            }
-        }
-    }
-
-    fn add_services(&mut self, services: Vec<Service>, contested: &BTreeMap<IpAddr, Vec<Claimant>>) {
         let mut services: Vec<Arc<Service>> = services.into_iter().map(Arc::new).collect();
-        fn order(service: &Service) -> (&str, &str, ServiceKind, &str) {
-            (&service.name.namespace, &service.hostname, service.kind, &service.name.name)
-        }
-        services.sort_by(|one, other| order(one).cmp(&order(other)));
-        services.dedup_by(|later, first| {
-            (&later.name.namespace, &later.hostname) == (&first.name.namespace, &first.hostname)
-        });
-        services.sort_by(|one, other| (one.kind, &one.name).cmp(&(other.kind, &other.name)));
-        for service in &services {
-            self.services_by_hostname.entry(Arc::clone(&service.hostname)).or_default().push(Arc::clone(service));
-            for workload in service.endpoints.iter().filter_map(|endpoint| endpoint.workload.as_ref()) {
-                let known = self.services_by_workload.entry(workload.clone()).or_default();
-                if !known.last().is_some_and(|last| Arc::ptr_eq(last, service)) {
-                    known.push(Arc::clone(service));
-                }
-            }
-            let of_pods = &self.workloads_by_address;
-            self.claims.add(service, |address| {
-                let is_pods = service.kind == ServiceKind::Entry && of_pods.contains_key(address);
-                !is_pods && !contested.contains_key(address)
-            });
-        }
-        self.services = services;
+        services.sort_by_cached_key(|service| (ServiceKey::of(service), rank(service)));
+        services.dedup_by(|later, first| ServiceKey::of(later) == ServiceKey::of(first));
+        let workloads = workloads.into_iter().rev().map(|workload| Change::Workload(Arc::new(workload)));
+        let changes = workloads.chain(services.into_iter().map(Change::Service)).collect();
+        let mut snapshot = Self::default();
+        snapshot.take(Batch { problems: Some(problems.into()), ..Batch::of(changes) });
+        Self { version, ..snapshot }
     }
 
-    /// Says that a source exists that could never be read: absence from this snapshot is then no proof of absence,
-    /// and what an earlier daemon captured must not be released because of it.
+    /// The next state, after a batch of changes. Costs as much as the batch is long, however large the mesh is: policies that
+    /// protect the same workloads as one that changes are indexed anew, and a list of problems replaces the last one.
+    #[must_use]
+    pub fn apply(&self, batch: Batch) -> Self {
+        let mut next = self.clone();
+        if batch.is_read {
+            next.version += 1;
+        }
+        next.take(batch);
+        next
+    }
+
+    /// Says that a source exists that could never be read; see [`Gaps::partial`](super::change::Gaps::partial).
     #[must_use]
     pub fn with_partial(mut self, partial: bool) -> Self {
         self.partial = partial;
         self
     }
 
-    /// Says that there has never been a state in which nothing was missing: what this one does not know may well be in the
-    /// mesh. What comes later and makes no sense does not blind; there is a last good state then, which goes on counting.
+    /// Says that there has never been a state in which nothing was missing; see [`Gaps::blind`](super::change::Gaps::blind).
     #[must_use]
     pub fn with_blind(mut self, blind: bool) -> Self {
         self.blind = blind;
@@ -145,22 +123,26 @@ impl Snapshot {
         self
     }
 
-    /// Adds the policies: the last thing to do, since whom they protect depends on the services.
+    /// Adds policies.
     #[must_use]
     pub fn with_policies(mut self, policies: PolicySet) -> Self {
-        self.policies = Policies::index(policies, &self);
+        let PolicySet { authorization, authentication, unread } = policies;
+        let authorization = authorization.into_iter().map(|policy| Change::Authorization(Arc::new(policy)));
+        let authentication = authentication.into_iter().map(|policy| Change::Authentication(Arc::new(policy)));
+        self.take(Batch::of(authorization.chain(authentication).collect()));
+        Arc::make_mut(&mut self.policies).set_unread(unread);
         self
     }
 
-    /// Who may connect to whom.
-    pub fn policies(&self) -> &Policies {
+    /// Who may connect to whom. The same value as long as no policy changes, nor a service that a policy names.
+    pub fn policies(&self) -> &Arc<Policies> {
         &self.policies
     }
 
     /// Says which namespaces the sources describe.
     #[must_use]
     pub fn with_namespaces(mut self, namespaces: BTreeSet<Arc<str>>) -> Self {
-        self.namespaces = namespaces;
+        self.namespaces = Arc::new(namespaces);
         self
     }
 
@@ -172,7 +154,7 @@ impl Snapshot {
     /// Says where objects come from, by kind and name: only for those who tell people of it.
     #[must_use]
     pub fn with_origins(mut self, origins: HashMap<(&'static str, NamespacedName), Origin>) -> Self {
-        self.origins = origins;
+        self.origins = Arc::new(origins);
         self
     }
 
@@ -186,12 +168,12 @@ impl Snapshot {
         self.version
     }
 
-    /// Whether something is missing; see [`Snapshot::with_partial`]. A snapshot of version 0 always is partial.
+    /// Whether something is missing; see [`Gaps::partial`](super::change::Gaps::partial). A snapshot of version 0 always is partial.
     pub fn is_partial(&self) -> bool {
         self.partial || self.version == 0
     }
 
-    /// Whether the unknown may be in the mesh; see [`Snapshot::with_blind`]. A snapshot of version 0 is blind.
+    /// Whether the unknown may be in the mesh; see [`Gaps::blind`](super::change::Gaps::blind). A snapshot of version 0 is blind.
     pub fn is_blind(&self) -> bool {
         self.blind || self.version == 0
     }
@@ -214,17 +196,18 @@ impl Snapshot {
 
     /// The workload whose own address this is. A v4-mapped address counts as the IPv4 one.
     pub fn workload_at(&self, address: IpAddr) -> Option<&Arc<Workload>> {
-        self.workloads_by_address.get(&address.to_canonical())
+        let address = address.to_canonical();
+        if self.contested.contains_key(&address) { None } else { self.holders.only(address) }
     }
 
     /// The workload of this name.
     pub fn workload(&self, name: &NamespacedName) -> Option<&Arc<Workload>> {
-        self.workloads_by_name.get(name)
+        self.workloads.get(name)
     }
 
-    /// All workloads, by name.
-    pub fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
-        self.workloads.iter()
+    /// All workloads, by name. Sorts them: not for what is asked often.
+    pub fn workloads(&self) -> impl ExactSizeIterator<Item = &Arc<Workload>> {
+        by_name(&self.workloads)
     }
 
     /// Whose an address is, as pods of a namespace see it that want to reach this port of it.
@@ -237,32 +220,46 @@ impl Snapshot {
         if let Some(claimants) = self.contested.get(&address) {
             return Owner::Contested(claimants);
         }
-        if let Some(service) = self.claims.at(address, port, namespace) {
+        let workload = self.holders.only(address);
+        if let Some(service) = self.claims.at(address, port, namespace, workload.is_some()) {
             return Owner::Service(service);
         }
         if let Some(service) = self.claims.cluster_ip(address) {
             return Owner::Hidden(service);
         }
-        if let Some(workload) = self.workloads_by_address.get(&address) {
+        if let Some(workload) = workload {
             return Owner::Workload(workload);
         }
         self.claims.around(address, port, namespace).map_or(Owner::Unknown, Owner::Service)
     }
 
-    /// The claimants of an address that a pod and somebody else claim.
+    /// The claimants of an address that a pod and somebody else claim, in order.
     pub fn contested(&self, address: IpAddr) -> Option<&[Claimant]> {
-        self.contested.get(&address.to_canonical()).map(Vec::as_slice)
+        self.contested.get(&address.to_canonical()).map(|claimants| &**claimants)
     }
 
     /// The Kubernetes service whose single address this is, visible or not: the node's own load balancer may lead from
     /// there to any of its pods.
     pub fn cluster_ip(&self, address: IpAddr) -> Option<&Arc<Service>> {
-        self.claims.cluster_ip(address.to_canonical())
+        let address = address.to_canonical();
+        if self.contested.contains_key(&address) { None } else { self.claims.cluster_ip(address) }
     }
 
-    /// All services: those of Kubernetes first, then by name.
-    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
-        self.services.iter()
+    /// All services: those of Kubernetes first, then by name. Sorts them: not for what is asked often.
+    pub fn services(&self) -> impl ExactSizeIterator<Item = &Arc<Service>> {
+        let mut all: Vec<&Arc<Service>> = self.services.values().collect();
+        all.sort_by_cached_key(|service| rank(service));
+        all.into_iter()
+    }
+
+    /// The service of a key.
+    pub fn service(&self, key: &ServiceKey) -> Option<&Arc<Service>> {
+        self.services.get(key)
+    }
+
+    /// The Kubernetes service of a name.
+    pub fn kubernetes_service(&self, name: &NamespacedName) -> Option<&Arc<Service>> {
+        self.services.get(self.kubernetes_services.get(name)?)
     }
 
     /// The services with a host name (without regard to case), each in another namespace; ordered as all are.
@@ -273,17 +270,28 @@ impl Snapshot {
             }
             found => found,
         };
-        found.map(Vec::as_slice).unwrap_or_default()
+        found.map(|services| &**services).unwrap_or_default()
     }
 
     /// The services that a workload stands behind; ordered as all are.
-    pub fn services_of(&self, workload: &NamespacedName) -> &[Arc<Service>] {
-        self.services_by_workload.get(workload).map(Vec::as_slice).unwrap_or_default()
+    pub fn services_of(&self, workload: &NamespacedName) -> impl Iterator<Item = &Arc<Service>> + Clone {
+        let keys = self.services_by_workload.get(workload).map(|keys| &**keys).unwrap_or_default();
+        keys.iter().filter_map(|key| self.services.get(key))
     }
 
     /// The pods bound to a node, by name, in the mesh or not.
-    pub fn pods_on<'a>(&'a self, node: &str) -> impl Iterator<Item = &'a Arc<Workload>> {
-        self.workloads_by_node.get(node).into_iter().flatten()
+    pub fn pods_on(&self, node: &str) -> impl ExactSizeIterator<Item = &Arc<Workload>> {
+        self.nodes.get(node).map(by_name).unwrap_or_default()
+    }
+
+    /// Whether the pods bound to a node are the very same in another state: `false` may also be said of states in which they are
+    /// equal. Looks at no pod.
+    pub fn has_same_pods_on(&self, other: &Self, node: &str) -> bool {
+        match (self.nodes.get(node), other.nodes.get(node)) {
+            (Some(one), Some(other)) => one.is_same(other),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        }
     }
 
     /// What is wrong with the sources of this state.
@@ -293,14 +301,19 @@ impl Snapshot {
 
     /// How much there is.
     pub fn counts(&self) -> Counts {
-        let in_mesh = self.workloads.iter().filter(|workload| workload.membership == Membership::InMesh).count();
         Counts {
             workloads: self.workloads.len(),
-            in_mesh,
+            in_mesh: self.in_mesh,
             services: self.services.len(),
             problems: self.problems.len(),
         }
     }
+}
+
+fn by_name(workloads: &SharedMap<NamespacedName, Arc<Workload>>) -> std::vec::IntoIter<&Arc<Workload>> {
+    let mut all: Vec<&Arc<Workload>> = workloads.values().collect();
+    all.sort_by(|one, other| one.name.cmp(&other.name));
+    all.into_iter()
 }
 
 #[cfg(test)]

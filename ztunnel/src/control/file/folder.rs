@@ -1,16 +1,21 @@
-//! The folder's content: every file's last text and the last it said that made sense.
+//! The folder's files: what each says when it is read, and what is wrong with those that say nothing that makes sense.
+//!
+//! What a file says is handed on and not kept here, so that a mesh of many pods is in memory once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
+use aws_lc_rs::digest;
 use nix::fcntl::OFlag;
 
+use crate::control::join::{Joiner, Voice};
 use crate::control::manifests::{FileContent, FileError, PoliciesIn, parse, policies_in};
 use crate::model::origin::Origin;
 use crate::model::policy::UnreadPolicies;
@@ -19,8 +24,8 @@ use crate::model::problem::{Problem, Severity};
 /// The largest file that is read. A manifest of ten thousand pods has a tenth of it; what is larger is a mistake.
 pub(super) const LARGEST_FILE: u64 = 16 * 1024 * 1024;
 
-/// A folder and its files. Cheap to clone.
-#[derive(Debug, Clone)]
+/// A folder and its files.
+#[derive(Debug)]
 pub(super) struct Folder {
     dir: PathBuf,
     files: BTreeMap<OsString, Manifest>,
@@ -32,35 +37,74 @@ pub(super) struct Folder {
 }
 
 /// One file.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Manifest {
     name: Arc<str>,
-    /// The bytes that `content` or `error` came from; `None` when there were none to be had.
-    bytes: Option<Arc<[u8]>>,
-    /// The last good content, which counts.
-    content: Option<Arc<FileContent>>,
+    /// Of the bytes that were read the last time; `None` when there were none to be had.
+    digest: Option<Digest>,
+    /// What the file system said of it before these were read. A file of which it says the same again has not changed.
+    state: Option<State>,
+    /// It has made sense at least once, and what it said then counts.
+    has_said: bool,
     /// Why the newest content does not count.
     error: Option<Problem>,
     /// Where that has policies, for all that is known.
     unread: PoliciesIn,
 }
 
-/// A file that may have been renamed: what it said may now stand in a file that has never made sense.
-#[derive(Debug, Clone)]
+/// What the file system says of a file, behind links. Whatever writes to the file changes its `ctime`, which nobody can set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct State {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+/// The clock of a file system may tick this slowly: a file that changed within the same tick as it was read looks the same.
+const COARSEST_TICK: Duration = Duration::from_secs(2);
+
+impl State {
+    /// `None` also for a file that has changed just now: it may do so again, and look the same.
+    pub(super) fn settled(path: &Path, now: SystemTime) -> Option<Self> {
+        let metadata = fs::metadata(path).ok()?;
+        let changed = (metadata.ctime(), metadata.ctime_nsec());
+        let since = Duration::new(changed.0.try_into().ok()?, changed.1.try_into().ok()?);
+        let is_settled = now.duration_since(SystemTime::UNIX_EPOCH).ok()?.checked_sub(since)? > COARSEST_TICK;
+        is_settled.then(|| Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed,
+        })
+    }
+}
+
+/// How a folder is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reading {
+    /// All files.
+    Thorough,
+    /// Those that are not surely as they were.
+    Changed,
+}
+
+/// SHA-256.
+type Digest = [u8; digest::SHA256_OUTPUT_LEN];
+
+/// A file that may have been renamed: what it said may now stand in a file that has never made sense, and counts as long as one
+/// of those is there.
+#[derive(Debug)]
 struct Gone {
     name: Arc<str>,
-    /// What it said, which counts as long as one of the others is there and makes no sense.
-    content: Arc<FileContent>,
     others: BTreeSet<OsString>,
 }
 
 impl Folder {
     pub(super) fn new(dir: PathBuf) -> Self {
         Self { dir, files: BTreeMap::new(), gone: BTreeMap::new(), unreadable: None, was_read: false }
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.dir
     }
 
     /// Whether it could be read at least once.
@@ -70,7 +114,7 @@ impl Folder {
 
     /// Whether something in it has never made sense, so that nobody knows what it would say.
     pub(super) fn is_partial(&self) -> bool {
-        !self.was_read || self.files.values().any(|file| file.content.is_none())
+        !self.was_read || self.files.values().any(|file| !file.has_said)
     }
 
     /// Which policies may stand in what has never made sense, in a mesh with this root namespace. Of several files the
@@ -80,7 +124,7 @@ impl Folder {
         if !self.was_read {
             unread.anywhere = Some(self.dir.to_string_lossy().into());
         }
-        for file in self.files.values().filter(|file| file.content.is_none()) {
+        for file in self.files.values().filter(|file| !file.has_said) {
             let namespaces = match &file.unread {
                 PoliciesIn::Namespaces(namespaces) if !namespaces.contains(root_namespace) => namespaces,
                 _ => {
@@ -97,14 +141,8 @@ impl Folder {
 
     /// The first of what has never made sense.
     pub(super) fn first_unread(&self) -> Option<Arc<str>> {
-        let never = || self.files.values().find(|file| file.content.is_none()).map(|file| Arc::clone(&file.name));
+        let never = || self.files.values().find(|file| !file.has_said).map(|file| Arc::clone(&file.name));
         if self.was_read { never() } else { Some(self.dir.to_string_lossy().into()) }
-    }
-
-    /// What counts, in the order of the files' names; then that of files which may have been renamed.
-    pub(super) fn contents(&self) -> impl Iterator<Item = (&Arc<str>, &FileContent)> {
-        let there = self.files.values().filter_map(|file| Some((&file.name, file.content.as_deref()?)));
-        there.chain(self.gone.values().map(|gone| (&gone.name, &*gone.content)))
     }
 
     /// What could not be read.
@@ -113,8 +151,8 @@ impl Folder {
         self.unreadable.iter().chain(broken).cloned().chain(self.gone.values().map(Gone::problem))
     }
 
-    /// Reads everything again. Blocks on the file system, on nothing else.
-    pub(super) fn read(&mut self) {
+    /// Reads the files again, and has the joiner hear what is new. Blocks on the file system, on nothing else.
+    pub(super) fn read(&mut self, joiner: &mut Joiner, reading: Reading) {
         match self.manifest_names() {
             Ok(names) => {
                 self.unreadable = None;
@@ -124,9 +162,9 @@ impl Folder {
                 let (there, went): (BTreeMap<_, _>, BTreeMap<_, _>) = files.partition(|(name, _)| names.contains(name));
                 self.files = there;
                 for name in names {
-                    self.read_file(&name);
+                    self.read_file(&name, joiner, reading);
                 }
-                self.keep_renamed(&before, went);
+                self.keep_renamed(&before, went, joiner);
             }
             Err(error) => {
                 let message = format!("cannot read the mesh folder: {error}; the last good mesh stays in force");
@@ -138,20 +176,30 @@ impl Folder {
 
     /// Keeps what files said that went while others came which have never made sense: nobody knows whether they were
     /// renamed, and what stands in them, policies above all, must not end with that.
-    fn keep_renamed(&mut self, before: &BTreeSet<OsString>, went: BTreeMap<OsString, Manifest>) {
+    fn keep_renamed(&mut self, before: &BTreeSet<OsString>, went: BTreeMap<OsString, Manifest>, joiner: &mut Joiner) {
         let files = &self.files;
-        let never = |name: &OsString| files.get(name).is_some_and(|file| file.content.is_none());
+        let never = |name: &OsString| files.get(name).is_some_and(|file| !file.has_said);
         let came: BTreeSet<OsString> =
             files.keys().filter(|name| !before.contains(*name) && never(name)).cloned().collect();
         if !came.is_empty() {
             self.gone.values_mut().for_each(|gone| gone.others.extend(came.iter().cloned()));
-            let said = went.into_iter().filter_map(|(name, file)| {
-                Some((name, Gone { name: file.name, content: file.content?, others: came.clone() }))
-            });
-            self.gone.extend(said);
         }
-        let is_back = |name: &OsString| files.get(name).is_some_and(|file| file.content.is_some());
-        self.gone.retain(|name, gone| !is_back(name) && gone.others.iter().any(never));
+        for (key, file) in went {
+            if came.is_empty() || !file.has_said {
+                joiner.silence(&voice(&file.name));
+            } else {
+                joiner.keep(&file.name);
+                self.gone.insert(key, Gone { name: file.name, others: came.clone() });
+            }
+        }
+        let is_back = |name: &OsString| files.get(name).is_some_and(|file| file.has_said);
+        self.gone.retain(|name, gone| {
+            let counts = !is_back(name) && gone.others.iter().any(never);
+            if !counts {
+                joiner.silence(&Voice { is_gone: true, name: Arc::clone(&gone.name) });
+            }
+            counts
+        });
     }
 
     fn manifest_names(&self) -> io::Result<BTreeSet<OsString>> {
@@ -165,34 +213,47 @@ impl Folder {
         Ok(names)
     }
 
-    fn read_file(&mut self, name: &OsStr) {
+    fn read_file(&mut self, name: &OsStr, joiner: &mut Joiner, reading: Reading) {
         let path = self.dir.join(name);
+        // Before the file is read: what comes later changes it again.
+        let state = State::settled(&path, SystemTime::now());
+        if reading == Reading::Changed
+            && state.is_some()
+            && self.files.get(name).is_some_and(|file| file.digest.is_some() && file.state == state)
+        {
+            return;
+        }
         let bytes = match read_bytes(&path) {
-            Ok(bytes) => Arc::<[u8]>::from(bytes),
+            Ok(bytes) => bytes,
             // Removed since the folder was listed; a link that leads nowhere is something else.
             Err(ReadError::Open(error))
                 if error.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(&path).is_err() =>
             {
-                self.files.remove(name);
+                if let Some(file) = self.files.remove(name) {
+                    joiner.silence(&voice(&file.name));
+                }
                 return;
             }
             Err(error) => {
                 let file = self.manifest(name);
-                file.bytes = None;
+                file.digest = None;
                 file.unread = PoliciesIn::Anywhere;
                 file.fail(Origin::file(Arc::clone(&file.name)), &error.to_string());
                 return;
             }
         };
         let file = self.manifest(name);
-        if file.bytes.as_ref() == Some(&bytes) {
+        let digest = digest::digest(&digest::SHA256, &bytes).as_ref().try_into().ok();
+        file.state = state;
+        if digest.is_some() && file.digest == digest {
             return;
         }
-        file.bytes = Some(Arc::clone(&bytes));
+        file.digest = digest;
         match parse_bytes(&file.name, &bytes) {
             Ok(content) => {
-                file.content = Some(Arc::new(content));
+                file.has_said = true;
                 file.error = None;
+                joiner.say(&voice(&file.name), content.objects, content.problems);
             }
             Err(error) => {
                 file.unread = policies_in_bytes(&bytes);
@@ -205,12 +266,17 @@ impl Folder {
     fn manifest(&mut self, name: &OsStr) -> &mut Manifest {
         self.files.entry(name.to_owned()).or_insert_with(|| Manifest {
             name: name.to_string_lossy().into(),
-            bytes: None,
-            content: None,
+            digest: None,
+            state: None,
+            has_said: false,
             error: None,
             unread: PoliciesIn::Anywhere,
         })
     }
+}
+
+fn voice(name: &Arc<str>) -> Voice {
+    Voice::of(Arc::clone(name))
 }
 
 impl Gone {
@@ -227,9 +293,9 @@ impl Gone {
 
 impl Manifest {
     fn fail(&mut self, origin: Origin, why: &str) {
-        let consequence = match self.content {
-            Some(_) => "what the file said before stays in force",
-            None => {
+        let consequence = match self.has_said {
+            true => "what the file said before stays in force",
+            false => {
                 "the file counts for nothing until it is repaired; if it was there from the start, nothing is sent where a pod \
                  that it tells of may be, and nobody is let in where a policy of it may say no"
             }

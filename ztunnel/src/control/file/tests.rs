@@ -2,14 +2,16 @@ mod kept;
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-use super::folder::LARGEST_FILE;
+use super::folder::{LARGEST_FILE, State};
 use super::*;
+use crate::control::source::feed;
 use crate::model::local::LocalPod;
+use crate::model::workload::NamespacedName;
 use crate::store::local::{self, LocalReader};
 use crate::store::publish::{Changes, Reader, channel};
 
@@ -76,7 +78,7 @@ async fn running(dir: &Path, patience: Duration, body: impl AsyncFnOnce(&mut Mes
         drop(stop);
     };
     let local = Local { node: "here".into(), publisher: local };
-    tokio::join!(folder.run(publisher, local, async { drop(stopped.await) }), body);
+    tokio::join!(feed(folder.with_local(local), publisher, async { drop(stopped.await) }), body);
 }
 
 /// `NAME NETNS` of each pod whose local facts are known.
@@ -470,4 +472,24 @@ fn only_folders_can_be_opened() {
     assert!(matches!(MeshFolder::open(&file, TrustDomain::default()), Err(OpenFolderError::NotADirectory { .. })));
     let error = MeshFolder::open(&dir.path().join("none"), TrustDomain::default()).unwrap_err();
     assert!(error.to_string().ends_with("none: create it or correct --mesh"), "{error}");
+}
+
+/// The time of modification can be set by anyone who may write; that of the change of state can't.
+#[test]
+fn a_file_that_was_written_looks_different_whatever_its_times_are_set_to() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("a.yaml");
+    fs::write(&path, pod("a")).unwrap();
+    let modified = fs::metadata(&path).unwrap().modified().unwrap();
+    let later = || SystemTime::now() + Duration::from_secs(60);
+    assert_eq!(State::settled(&path, SystemTime::now()), None, "it may be written again within the same tick");
+    let before = State::settled(&path, later());
+    assert!(before.is_some() && before == State::settled(&path, later()));
+    let waiting = std::time::Instant::now();
+    while State::settled(&path, later()) == before {
+        assert!(waiting.elapsed() < SOON, "no tick of the file system's clock");
+        fs::write(&path, pod("b")).unwrap();
+        fs::File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
+    }
+    assert_eq!(State::settled(&dir.path().join("none.yaml"), later()), None);
 }

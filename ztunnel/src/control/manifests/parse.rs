@@ -1,6 +1,5 @@
 //! One file to its objects.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::document::{self, Document};
@@ -9,7 +8,6 @@ use crate::control::field::FieldPath;
 use crate::control::objects::{self, Interner, Object, Remark, Said};
 use crate::model::origin::Origin;
 use crate::model::problem::Problem;
-use crate::model::workload::NamespacedName;
 
 /// What one file says.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -80,18 +78,4 @@ fn problems(file: &Arc<str>, document: &Document<'_>, noted: Vec<Noted>) -> Vec<
         Problem { origin: Origin::line_of(Arc::clone(file), line), object: Some(title), message, severity }
     };
     noted.into_iter().zip(places).map(problem).collect()
-}
-
-/// Where each object comes from, by kind and name; of two with one name, the first, which counts.
-pub fn origins<'a>(
-    files: impl IntoIterator<Item = (&'a Arc<str>, &'a FileContent)>,
-) -> HashMap<(&'static str, NamespacedName), Origin> {
-    let mut origins = HashMap::new();
-    for (_, content) in files {
-        for object in &content.objects {
-            let key = (object.body.kind(), object.name.clone());
-            origins.entry(key).or_insert_with(|| object.origin.clone());
-        }
-    }
-    origins
 }

@@ -1,4 +1,5 @@
 mod broken;
+mod changes;
 mod istio;
 mod json;
 mod policies;
@@ -44,8 +45,7 @@ fn show(files: &str) -> String {
     }
     let contents = contents.iter().map(|(name, content)| (name, content));
     let mesh = assemble(contents, &TrustDomain::default());
-    let Assembled { workloads, local, services, registry_only, namespaces: _, policies, root_namespace: _, problems } =
-        mesh;
+    let Assembled { workloads, local, services, registry_only, policies, problems, .. } = mesh;
     workloads.iter().for_each(|workload| show_workload(&mut out, workload, &local[&workload.name]));
     services.iter().for_each(|service| show_service(&mut out, service));
     if registry_only {

@@ -55,13 +55,6 @@ impl Body {
     }
 }
 
-impl Object {
-    /// How it is called in problems.
-    pub(in crate::control) fn title(&self) -> String {
-        title(self.body.kind(), &self.name)
-    }
-}
-
 /// `Kind namespace/name`, or `Kind name` for what is in no namespace.
 pub(in crate::control) fn title(kind: &str, name: &NamespacedName) -> String {
     if name.namespace.is_empty() { format!("{kind} {}", name.name) } else { format!("{kind} {name}") }

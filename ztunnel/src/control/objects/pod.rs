@@ -38,9 +38,9 @@ pub(in crate::control) struct PodManifest {
     own_locality: Option<Box<Locality>>,
     /// It is being deleted and still takes connections.
     pub(in crate::control) draining: bool,
-    pub(in crate::control) workload: Workload,
+    pub(in crate::control) workload: Arc<Workload>,
     /// For the pod's own node.
-    pub(in crate::control) local: LocalPod,
+    pub(in crate::control) local: Arc<LocalPod>,
 }
 
 impl PodManifest {
@@ -50,7 +50,7 @@ impl PodManifest {
         namespace_labelled: bool,
         node: Option<&Locality>,
         trust_domain: &TrustDomain,
-    ) -> Workload {
+    ) -> Arc<Workload> {
         let workload = &self.workload;
         let membership = match self.own_mode {
             Some(false) => Membership::OptedOut,
@@ -61,8 +61,13 @@ impl PodManifest {
             _ => Membership::InMesh,
         };
         let locality = self.own_locality.as_deref().or(node).cloned().unwrap_or_default();
+        if (workload.membership, &workload.locality, &workload.identity.trust_domain)
+            == (membership, &locality, trust_domain)
+        {
+            return Arc::clone(workload);
+        }
         let identity = SpiffeId { trust_domain: trust_domain.clone(), ..workload.identity.clone() };
-        Workload { membership, locality, identity, ..workload.clone() }
+        Arc::new(Workload { membership, locality, identity, ..Workload::clone(workload) })
     }
 }
 
@@ -116,7 +121,7 @@ pub(super) fn read(name: &NamespacedName, pod: Pod, texts: &mut Interner, report
     };
     let draining = terminating && !finished && condition_ready(&status);
     let local = LocalPod { netns, exclusions, probe_ports: probe::ports(&spec) };
-    PodManifest { own_mode, own_locality, draining, workload, local }
+    PodManifest { own_mode, own_locality, draining, workload: Arc::new(workload), local: Arc::new(local) }
 }
 
 fn exclusions(annotations: &mut Annotations<'_>) -> Exclusions {

@@ -13,10 +13,11 @@ use crate::{
         origin::Origin,
         policy::{Action, AuthorizationPolicy, Match, Part, PolicySet, Rule, Scope},
         policy::{Clause, MtlsMode, PeerAuthentication, StringMatch},
-        workload::NamespacedName,
+        workload::{NamespacedName, Workload},
     },
     policy::{Basis, Cause, Connection, Principal},
     store::{
+        change::{Batch, Change},
         publish::{self, Publisher, Reader},
         snapshot::Snapshot,
     },
@@ -164,7 +165,7 @@ async fn only_those_who_may_not_any_more_are_stopped_and_only_once() {
     assert!([&bad, &good, &nobody].into_iter().all(is_let_in));
     bed.deny(&["bad"]);
     assert_eq!(bed.recheck(), Rechecked { judged: 3, cut: 1 });
-    assert_eq!(bed.recheck(), Rechecked { judged: 3, cut: 0 }, "it has been told");
+    assert_eq!(bed.recheck(), Rechecked::default(), "it has been told, and nothing has changed");
     assert!(is_stopped(&mut bad).await.is_some());
     bed.strict();
     assert_eq!(bed.recheck(), Rechecked { judged: 3, cut: 1 });
@@ -187,12 +188,55 @@ async fn an_older_mesh_cuts_nobody_whom_the_newest_lets_in() {
     assert!(is_stopped(&mut other).await.is_some());
 }
 
+/// Others decide than before only where something changes that concerns the pod.
+#[tokio::test]
+async fn a_change_that_does_not_concern_the_pod_judges_nobody() {
+    let bed = Bed::new();
+    bed.deny(&["bad"]);
+    bed.recheck();
+    let client = bed.enter(Some("client"), WEB);
+    assert!(is_let_in(&client));
+    let guard = bed.gate.guard().unwrap();
+    let identity = SpiffeId::new(TrustDomain::default(), "demo", "other");
+    let other = Workload::new(NamespacedName::new("demo", "other"), identity);
+    let elsewhere = AuthorizationPolicy {
+        name: NamespacedName::new("prod", "deny"),
+        scope: Scope::Namespace("prod".into()),
+        ..deny(&["client"])
+    };
+    for change in [Change::Workload(Arc::new(other)), Change::Authorization(Arc::new(elsewhere))] {
+        bed.publisher.apply(Batch::of(vec![change]));
+        assert!(Arc::ptr_eq(&guard, &bed.gate.guard().unwrap()));
+        assert_eq!(bed.recheck(), Rechecked::default());
+        assert!(Arc::ptr_eq(&guard, &bed.gate.guard().unwrap()));
+    }
+    let more = AuthorizationPolicy { name: NamespacedName::new("demo", "more"), ..deny(&["client"]) };
+    bed.publisher.apply(Batch::of(vec![Change::Authorization(Arc::new(more))]));
+    assert_eq!(bed.recheck(), Rechecked { judged: 1, cut: 1 });
+    assert!(client.judge(|_| {}).is_err());
+}
+
+/// Between two meshes that decide alike there was one that let somebody in, and no recheck had been there.
+#[tokio::test]
+async fn who_was_let_in_by_a_mesh_in_between_is_judged_by_the_next() {
+    let bed = Bed::new();
+    bed.strict();
+    bed.recheck();
+    bed.publish(PolicySet::default());
+    let mut plain = bed.enter(None, WEB);
+    assert!(is_let_in(&plain));
+    bed.strict();
+    assert_eq!(bed.recheck(), Rechecked { judged: 1, cut: 1 });
+    assert!(is_stopped(&mut plain).await.is_some());
+    assert_eq!(bed.recheck(), Rechecked::default());
+}
+
 /// A data worker never has to free what the guard of an older mesh held.
 #[tokio::test]
 async fn only_a_recheck_replaces_the_guard_that_is_asked() {
     let bed = Bed::new();
     bed.recheck();
-    let kept = || Arc::as_ptr(bed.gate.0.current.load().as_ref().unwrap().guard.as_ref().unwrap());
+    let kept = || Arc::as_ptr(&bed.gate.0.current.load().as_ref().unwrap().known.as_ref().unwrap().guard);
     let before = kept();
     bed.deny(&["client"]);
     let client = bed.enter(Some("client"), WEB);

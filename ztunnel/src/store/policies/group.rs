@@ -5,16 +5,14 @@ use std::sync::Arc;
 
 use super::index::{Facts, Index};
 use crate::model::policy::{Action, AuthorizationPolicy, Rule, Scope};
+use crate::model::workload::NamespacedName;
 
-/// A policy with its place among all of the mesh, by namespace and name.
-pub type Ordered = (u32, Arc<AuthorizationPolicy>);
-
-/// Policies of one scope.
+/// Policies of one scope, by namespace and name.
 #[derive(Debug)]
 pub struct Group {
-    policies: Vec<Ordered>,
-    allowing: Vec<Ordered>,
-    allowing_in_dry_run: Vec<Ordered>,
+    policies: Vec<Arc<AuthorizationPolicy>>,
+    allowing: Vec<Arc<AuthorizationPolicy>>,
+    allowing_in_dry_run: Vec<Arc<AuthorizationPolicy>>,
     is_shared: bool,
     deny: Rules,
     allow: Rules,
@@ -33,7 +31,6 @@ pub struct Rules {
 #[derive(Debug, Clone)]
 pub struct Entry {
     policy: Arc<AuthorizationPolicy>,
-    order: u32,
     rule: u32,
 }
 
@@ -44,12 +41,10 @@ pub fn can_match(policy: &AuthorizationPolicy, rule: &Rule) -> bool {
 }
 
 impl Group {
-    /// Of policies in their order.
-    pub(super) fn new(mut policies: Vec<Ordered>) -> Self {
-        // A policy may name a service twice.
-        policies.dedup_by_key(|(order, _)| *order);
+    /// Of policies by namespace and name, each once.
+    pub(super) fn new(policies: Vec<Arc<AuthorizationPolicy>>) -> Self {
         let (mut deny, mut allow, mut beside) = (Vec::new(), Vec::new(), Vec::new());
-        for (order, policy) in &policies {
+        for policy in &policies {
             let entries = match policy.action {
                 _ if policy.dry_run => &mut beside,
                 Action::Audit => &mut beside,
@@ -57,32 +52,32 @@ impl Group {
                 Action::Allow => &mut allow,
             };
             let rules = (0..).zip(&policy.rules).filter(|(_, rule)| can_match(policy, rule));
-            entries.extend(rules.map(|(rule, _)| Entry { policy: Arc::clone(policy), order: *order, rule }));
+            entries.extend(rules.map(|(rule, _)| Entry { policy: Arc::clone(policy), rule }));
         }
         let [deny, allow, beside] = [deny, allow, beside].map(Rules::new);
         let allowing = |in_dry_run| {
             let wanted =
                 move |policy: &AuthorizationPolicy| policy.action == Action::Allow && policy.dry_run == in_dry_run;
-            policies.iter().filter(|(_, policy)| wanted(policy)).cloned().collect()
+            policies.iter().filter(|policy| wanted(policy)).cloned().collect()
         };
         let (allowing, allowing_in_dry_run) = (allowing(false), allowing(true));
         let is_shared =
-            policies.iter().any(|(_, policy)| matches!(&policy.scope, Scope::Services(names) if names.len() > 1));
+            policies.iter().any(|policy| matches!(&policy.scope, Scope::Services(names) if names.len() > 1));
         Self { policies, allowing, allowing_in_dry_run, is_shared, deny, allow, beside }
     }
 
     /// The policies.
-    pub fn policies(&self) -> &[Ordered] {
+    pub fn policies(&self) -> &[Arc<AuthorizationPolicy>] {
         &self.policies
     }
 
     /// The ALLOW policies in force. With one of them, what none allows is kept out.
-    pub fn allowing(&self) -> &[Ordered] {
+    pub fn allowing(&self) -> &[Arc<AuthorizationPolicy>] {
         &self.allowing
     }
 
     /// The ALLOW policies in dry-run.
-    pub fn allowing_in_dry_run(&self) -> &[Ordered] {
+    pub fn allowing_in_dry_run(&self) -> &[Arc<AuthorizationPolicy>] {
         &self.allowing_in_dry_run
     }
 
@@ -124,8 +119,8 @@ impl Entry {
     }
 
     /// Orders entries of all groups of a mesh by namespace, name and place in the policy.
-    pub fn order(&self) -> (u32, u32) {
-        (self.order, self.rule)
+    pub fn order(&self) -> (&NamespacedName, u32) {
+        (&self.policy.name, self.rule)
     }
 }
 

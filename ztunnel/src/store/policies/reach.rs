@@ -1,8 +1,8 @@
 //! Whether a workload stands behind a service, and at which of its ports.
 
-use super::lacking;
 use crate::model::service::{Service, TargetPort};
 use crate::model::workload::Workload;
+use crate::store::selectors::lacking;
 
 /// Ports of a workload.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,17 +35,19 @@ impl Ports {
     }
 }
 
-/// The ports of a workload to which a service leads; `None`: the workload does not stand behind it. It does when it is one
-/// of the endpoints, ready or not, and when it is of the service's namespace and has the labels of its selector. Where a
-/// port can't be told, all are meant: what protects a service must not end at a name.
+/// The ports of a workload at which the policies of a service protect it; `None`: they don't. They do when the workload is of
+/// the service's namespace, and is one of the endpoints, ready or not, or has the labels of the selector. A workload of another
+/// namespace may be among the endpoints, since anyone may write an EndpointSlice in a namespace of his own: no policy of that
+/// namespace reaches it. Where a port can't be told, all are meant: what protects a service must not end at a name.
 #[must_use]
 pub fn ports_behind(service: &Service, workload: &Workload) -> Option<Ports> {
+    if service.name.namespace != workload.name.namespace {
+        return None;
+    }
     let addresses = workload.own_addresses().iter();
     let listed = addresses.flat_map(|address| service.endpoints_at(*address));
     let endpoints: Vec<_> = listed.filter(|endpoint| endpoint.workload.as_ref() == Some(&workload.name)).collect();
-    let is_selected = service.name.namespace == workload.name.namespace
-        && !service.selector.is_empty()
-        && lacking(&service.selector, &workload.labels).is_none();
+    let is_selected = !service.selector.is_empty() && lacking(&service.selector, &workload.labels).is_none();
     if endpoints.is_empty() && !is_selected {
         return None;
     }

@@ -1,7 +1,9 @@
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::model::identity::{SpiffeId, TrustDomain};
 use crate::model::locality::Locality;
-use crate::model::service::{Endpoint, Health, Resolution, ServicePort, TargetPort, Visibility};
+use crate::model::service::{Endpoint, Health, Resolution, ServiceKind, ServicePort, TargetPort, Visibility};
 
 fn pod(name: &str, node: &str, addresses: &[&str]) -> Workload {
     Workload {
@@ -171,10 +173,12 @@ fn services_are_known_by_host_and_by_pod() {
     };
     let services = vec![hosted("b", "two"), hosted("a", "one"), hosted("a", "one-again")];
     let snapshot = Snapshot::build(1, vec![pod("web", "a", &["10.0.0.1", "fd00::1"])], services, vec![]);
-    let names = |services: &[Arc<Service>]| services.iter().map(|service| service.name.to_string()).collect::<Vec<_>>();
+    fn names<'a>(services: impl IntoIterator<Item = &'a Arc<Service>>) -> Vec<String> {
+        services.into_iter().map(|service| service.name.to_string()).collect()
+    }
     assert_eq!(names(snapshot.services_named("same.example")), ["a/one", "b/two"]);
     assert_eq!(names(snapshot.services_of(&web)), ["a/one", "b/two"]);
-    assert!(snapshot.services_of(&NamespacedName::new("demo", "client")).is_empty());
+    assert_eq!(snapshot.services_of(&NamespacedName::new("demo", "client")).count(), 0);
 }
 
 #[test]

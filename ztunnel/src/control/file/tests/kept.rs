@@ -1,7 +1,7 @@
 //! Policies that must not end with a file that makes no sense.
 
 use super::*;
-use crate::control::file::folder::Folder;
+use crate::control::file::folder::{Folder, Reading};
 
 /// Waits for these policies.
 async fn until_policies(mesh: &mut Mesh, expected: &str) -> Arc<Snapshot> {
@@ -20,6 +20,8 @@ async fn until_policies(mesh: &mut Mesh, expected: &str) -> Arc<Snapshot> {
 fn a_file_that_is_renamed_and_broken_at_once_leaves_its_policies_in_force() {
     let dir = TempDir::new().unwrap();
     let mut folder = Folder::new(dir.path().to_owned());
+    let mut joiner = Joiner::new(TrustDomain::default(), None);
+    let mut mesh = Snapshot::default();
     // Files with their new text, or without one that goes; then what counts after the next reading, and what is told.
     let mut check = |changes: &[(&str, Option<&str>)], expected: &str, told: &[&str]| {
         for (name, text) in changes {
@@ -28,8 +30,9 @@ fn a_file_that_is_renamed_and_broken_at_once_leaves_its_policies_in_force() {
                 None => fs::remove_file(dir.path().join(name)).unwrap(),
             }
         }
-        folder.read();
-        let policies = assemble(folder.contents(), &TrustDomain::default()).policies.authorization;
+        folder.read(&mut joiner, Reading::Changed);
+        mesh = mesh.apply(Batch::of(joiner.take().changes));
+        let policies = mesh.policies().authorization();
         let found: Vec<String> = policies.iter().map(|one| format!("{} {}", one.action.name(), one.name)).collect();
         assert_eq!(found.join(", "), expected);
         let problems: Vec<String> = folder.problems().map(|problem| problem.to_string()).collect();

@@ -232,10 +232,10 @@ fn service_entries_are_read() {
         metadata: {name: db, namespace: elsewhere}
         status: {podIPs: [{ip: 10.0.0.9}]}",
         "pod elsewhere/db sa=default 10.0.0.9 not labelled
-         entry demo/db db.example 192.0.2.1 198.51.100.7 5432->5433 443->443 192.0.2.0/24 10.0.0.0/8 spiffe://cluster.local/ns/db/sa/db for [demo other]
+         entry demo/db *.db.example 192.0.2.1 198.51.100.7 5432->5433 443->443 192.0.2.0/24 10.0.0.0/8 spiffe://cluster.local/ns/db/sa/db for [demo other]
            10.0.0.9 443->443 5432->5433 elsewhere/db
            203.0.113.2 443->443 5432->6000 weight=5 in r/z/s
-         entry demo/db *.db.example 192.0.2.1 198.51.100.7 5432->5433 443->443 192.0.2.0/24 10.0.0.0/8 spiffe://cluster.local/ns/db/sa/db for [demo other]
+         entry demo/db db.example 192.0.2.1 198.51.100.7 5432->5433 443->443 192.0.2.0/24 10.0.0.0/8 spiffe://cluster.local/ns/db/sa/db for [demo other]
            10.0.0.9 443->443 5432->5433 elsewhere/db
            203.0.113.2 443->443 5432->6000 weight=5 in r/z/s",
     );

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use crate::analyze::{Finding, Severity, analyze};
 use crate::control::file::read_once;
-use crate::control::manifests::{Assembled, assemble, origins, parse};
+use crate::control::manifests::{Assembled, assemble, parse};
 use crate::model::identity::TrustDomain;
 use crate::model::local::LocalPods;
 use crate::model::origin::Origin;
@@ -60,12 +60,12 @@ fn snapshot(manifests: &str) -> Snapshot {
     let file: Arc<str> = "mesh.yaml".into();
     let content = parse(&file, manifests).unwrap_or_else(|error| panic!("{error}\n{manifests}"));
     let files = || [(&file, &content)].into_iter();
-    let Assembled { workloads, services, namespaces, policies, problems, .. } =
+    let Assembled { workloads, services, namespaces, policies, problems, origins, .. } =
         assemble(files(), &TrustDomain::default());
     Snapshot::build(1, workloads, services, problems)
         .with_namespaces(namespaces)
         .with_policies(policies)
-        .with_origins(origins(files()))
+        .with_origins(origins)
 }
 
 /// As a line each: how bad it is, which check, the object, the message, and the remedy behind a bar.

@@ -1,56 +1,33 @@
 //! What stands behind a service: given by slices or entries, or the pods that a selector leads to.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::Joiner;
 use crate::control::objects::{ServiceManifest, SliceEndpoint, SliceManifest};
 use crate::model::locality::Locality;
 use crate::model::service::{Endpoint, Health, Service, ServicePort, TargetPort};
 use crate::model::workload::{NamespacedName, Workload};
-use crate::store::claims::Claimant;
 
-/// The pods in the ways services look for them.
-pub(super) struct Pods<'a> {
-    by_namespace: HashMap<&'a str, Vec<&'a Workload>>,
-    by_name: HashMap<&'a NamespacedName, &'a Workload>,
-    by_address: HashMap<IpAddr, &'a Workload>,
-    draining: HashSet<&'a NamespacedName>,
-    nodes: &'a HashMap<&'a str, &'a Locality>,
-}
-
-impl<'a> Pods<'a> {
-    /// `draining` are the pods that are ending and still serve.
-    pub(super) fn index(
-        workloads: &'a [Workload],
-        draining: HashSet<&'a NamespacedName>,
-        nodes: &'a HashMap<&'a str, &'a Locality>,
-        contested: &BTreeMap<IpAddr, Vec<Claimant>>,
-    ) -> Self {
-        let (by_namespace, by_name, by_address) = (HashMap::new(), HashMap::new(), HashMap::new());
-        let mut pods = Self { by_namespace, by_name, by_address, draining, nodes };
-        for workload in workloads.iter().filter(|workload| !workload.finished) {
-            pods.by_namespace.entry(&workload.name.namespace).or_default().push(workload);
-            pods.by_name.insert(&workload.name, workload);
-            for address in workload.own_addresses().iter().filter(|address| !contested.contains_key(address)) {
-                pods.by_address.insert(*address, workload);
-            }
-        }
-        pods
+impl Joiner {
+    /// The pod whose own address this is, and nobody else's.
+    pub(super) fn owner(&self, address: IpAddr) -> Option<&Arc<Workload>> {
+        if self.contested.contains_key(&address) { None } else { self.holders.only(address) }
     }
 
     /// The workload at an address. An address on a node's network is shared, so there the slice's word is needed.
-    fn at(&self, address: IpAddr, named: Option<&NamespacedName>) -> Option<&'a Workload> {
+    fn at(&self, address: IpAddr, named: Option<&NamespacedName>) -> Option<&Arc<Workload>> {
         let on_host = || {
-            let pod = *self.by_name.get(named?)?;
-            (pod.host_network && pod.addresses.contains(&address)).then_some(pod)
+            let pod = &self.pods_joined.get(named?)?.workload;
+            (pod.host_network && !pod.finished && pod.addresses.contains(&address)).then_some(pod)
         };
         self.owner(address).or_else(on_host)
     }
 
     /// Where an endpoint without a pod runs, as far as its slice tells.
     fn locality(&self, endpoint: &SliceEndpoint) -> Locality {
-        let node = endpoint.node.as_ref().and_then(|node| self.nodes.get(&**node)).copied();
+        let node = endpoint.node.as_ref().and_then(|node| self.node(node));
         let mut locality = node.cloned().unwrap_or_default();
         if let Some(zone) = &endpoint.zone {
             locality.zone = zone.clone();
@@ -59,7 +36,11 @@ impl<'a> Pods<'a> {
     }
 
     /// The endpoints that slices give. Slices that name one address differ in ports, so these add up.
-    pub(super) fn given(&self, service: &ServiceManifest, slices: &[&SliceManifest]) -> Arc<[Endpoint]> {
+    pub(super) fn given<'s>(
+        &self,
+        service: &ServiceManifest,
+        slices: impl Iterator<Item = &'s SliceManifest>,
+    ) -> Arc<[Endpoint]> {
         let mut endpoints: BTreeMap<IpAddr, Endpoint> = BTreeMap::new();
         for slice in slices {
             let ports = ports_given(service, slice);
@@ -68,7 +49,8 @@ impl<'a> Pods<'a> {
                 for address in &given.addresses {
                     let endpoint = endpoints.entry(*address).or_insert_with(|| {
                         let (node, locality) = (given.node.clone(), self.locality(given));
-                        placed(*address, Health::Unready, self.at(*address, given.pod.as_ref()), node, locality)
+                        let workload = self.at(*address, given.pod.as_ref());
+                        placed(*address, Health::Unready, workload.map(|workload| &**workload), node, locality)
                     });
                     endpoint.health = endpoint.health.min(health);
                     endpoint.ports.extend(ports.iter().copied());
@@ -78,48 +60,41 @@ impl<'a> Pods<'a> {
         endpoints.into_values().collect()
     }
 
-    /// The endpoints that a selector leads to.
-    pub(super) fn selected(&self, service: &Service, every_endpoint_ready: bool) -> Arc<[Endpoint]> {
+    /// The endpoints that a selector leads to. In Kubernetes an empty selector selects nothing here.
+    pub(super) fn selected<'n>(
+        &self,
+        service: &Service,
+        members: impl Iterator<Item = &'n NamespacedName>,
+        every_endpoint_ready: bool,
+    ) -> Arc<[Endpoint]> {
         let mut endpoints: BTreeMap<IpAddr, Endpoint> = BTreeMap::new();
-        // In Kubernetes an empty selector selects nothing here.
-        let candidates = self.by_namespace.get(&*service.name.namespace).into_iter().flatten();
-        let selects = |pod: &&&Workload| !service.selector.is_empty() && pod.labels.include(&service.selector);
-        for pod in candidates.filter(selects) {
+        for joined in members.filter_map(|name| self.pods_joined.get(name)) {
+            let pod = &joined.workload;
             let health = match () {
                 () if pod.ready || every_endpoint_ready => Health::Ready,
-                () if self.draining.contains(&pod.name) => Health::Draining,
+                () if joined.draining => Health::Draining,
                 () => Health::Unready,
             };
             for address in pod.addresses.iter().filter(|address| service.families.include(**address)) {
-                endpoints.entry(*address).or_insert_with(|| Endpoint {
-                    ports: service.ports.iter().filter_map(|port| port_of_pod(port, pod)).collect(),
-                    node: pod.node.clone(),
-                    locality: pod.locality.clone(),
-                    ..placed(*address, health, self.at(*address, Some(&pod.name)), None, Locality::default())
+                endpoints.entry(*address).or_insert_with(|| {
+                    let workload = self.at(*address, Some(&pod.name));
+                    Endpoint {
+                        ports: service.ports.iter().filter_map(|port| port_of_pod(port, pod)).collect(),
+                        node: pod.node.clone(),
+                        locality: pod.locality.clone(),
+                        ..placed(*address, health, workload.map(|workload| &**workload), None, Locality::default())
+                    }
                 });
             }
         }
         endpoints.into_values().collect()
     }
 
-    /// The endpoints of a service entry: those that it gives, or those that its selector leads to.
-    pub(super) fn of_entry(&self, entry: &Service, given: &[Endpoint]) -> Arc<[Endpoint]> {
-        match entry.selector.is_empty() {
-            true => given.iter().map(|endpoint| self.recognised(endpoint.clone())).collect(),
-            false => self.selected(entry, false),
-        }
-    }
-
     /// An endpoint as a service entry gives it, with the pod whose address it is.
-    fn recognised(&self, endpoint: Endpoint) -> Endpoint {
+    pub(super) fn recognised(&self, endpoint: Endpoint) -> Endpoint {
         let Some(workload) = self.owner(endpoint.address) else { return endpoint };
         let (workload, node, locality) = (workload.name.clone(), workload.node.clone(), workload.locality.clone());
         Endpoint { workload: Some(workload), node, locality, ..endpoint }
-    }
-
-    /// The pod whose own address this is.
-    pub(super) fn owner(&self, address: IpAddr) -> Option<&'a Workload> {
-        self.by_address.get(&address).copied()
     }
 }
 

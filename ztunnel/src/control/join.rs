@@ -1,0 +1,435 @@
+//! Joins objects to workloads, services and policies, and follows their changes: what an object does not concern is not looked
+//! at again.
+//!
+//! What a Pod means depends on its Namespace and its Node, and what a Service leads to on Pods and EndpointSlices. Each change
+//! notes what has to be joined anew ([`Dirty`]); [`Joiner::take`] does so and yields the difference. Changes that rarely come
+//! (a namespace's label, a node's labels, the mesh's settings) go through all objects that they may concern.
+//!
+//! It needs no order: whatever comes first, what is joined at the end is the same.
+
+mod endpoints;
+mod pods;
+mod policies;
+mod problems;
+mod services;
+mod table;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use self::table::{Said, Table};
+use super::objects::{
+    AuthorizationManifest, Body, EntryManifest, MeshSettings, NamespaceManifest, Object, PeerAuthenticationManifest,
+    PodManifest, ROOT_NAMESPACE, ServiceManifest, SliceManifest,
+};
+use crate::model::identity::TrustDomain;
+use crate::model::local::{LocalPod, LocalPods};
+use crate::model::locality::Locality;
+use crate::model::origin::Origin;
+use crate::model::problem::Problem;
+use crate::model::service::{Service, ServiceKind};
+use crate::model::workload::{NamespacedName, Workload};
+use crate::store::change::{Change, ServiceKey, Setting};
+use crate::store::claims::Claimant;
+use crate::store::holders::Holders;
+use crate::store::selectors::Selectors;
+
+pub use self::table::Voice;
+
+/// An object: its kind and its name.
+type Key = (&'static str, NamespacedName);
+
+/// What has endpoints: a Service or a ServiceEntry.
+type Fronting = (ServiceKind, NamespacedName);
+
+/// All objects, and what has been made of them.
+#[derive(Debug)]
+pub struct Joiner {
+    trust_domain: TrustDomain,
+    /// The node whose local facts are kept; `None`: those of all.
+    node: Option<Arc<str>>,
+    voices: BTreeMap<Arc<Voice>, Speech>,
+
+    namespaces: Table<NamespaceManifest>,
+    nodes: Table<Arc<Locality>>,
+    pods: Table<Arc<PodManifest>>,
+    services: Table<Arc<ServiceManifest>>,
+    slices: Table<Arc<SliceManifest>>,
+    entries: Table<Arc<EntryManifest>>,
+    settings: Table<Arc<MeshSettings>>,
+    authorization: Table<Arc<AuthorizationManifest>>,
+    authentication: Table<Arc<PeerAuthenticationManifest>>,
+
+    local: LocalPods,
+    /// In place of the local facts of pods of other nodes.
+    no_local: Arc<LocalPod>,
+    pods_joined: HashMap<NamespacedName, JoinedPod>,
+    services_joined: HashMap<ServiceKey, Arc<Service>>,
+    holders: Holders,
+    /// The pods on the network of a node, by its addresses.
+    on_hosts: HashMap<IpAddr, BTreeSet<NamespacedName>>,
+    /// Of Kubernetes services.
+    vips: HashMap<IpAddr, BTreeSet<NamespacedName>>,
+    contested: BTreeMap<IpAddr, Vec<Claimant>>,
+
+    /// By the selector.
+    selecting: Selectors<Arc<[Fronting]>>,
+    /// The pods that their selectors lead to.
+    members: HashMap<Fronting, BTreeSet<NamespacedName>>,
+    slices_of: BTreeMap<NamespacedName, BTreeSet<NamespacedName>>,
+    /// What names an address among its endpoints: a ServiceEntry, or (as of its service) a slice.
+    naming: HashMap<IpAddr, Box<[Key]>>,
+    /// The entries that have a host.
+    hosts: HashMap<ServiceKey, BTreeSet<NamespacedName>>,
+    /// The entries that have an address.
+    entry_vips: HashMap<IpAddr, BTreeSet<NamespacedName>>,
+    /// The AuthorizationPolicies that name a service.
+    targeting: HashMap<NamespacedName, BTreeSet<NamespacedName>>,
+
+    problems: BTreeMap<Subject, Vec<Problem>>,
+    dirty: Dirty,
+}
+
+/// What one voice says.
+#[derive(Debug, Default)]
+struct Speech {
+    keys: Box<[Key]>,
+    problems: Vec<Problem>,
+}
+
+/// A pod as others need it.
+#[derive(Debug, Clone, PartialEq)]
+struct JoinedPod {
+    workload: Arc<Workload>,
+    /// It is being deleted and still takes connections.
+    draining: bool,
+}
+
+/// What problems are about that only show when objects are joined.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Subject {
+    /// Several objects have one name.
+    Duplicates(Key),
+    /// Addresses that several claim.
+    Contested,
+    Slice(NamespacedName),
+    Entry(NamespacedName),
+    Authorization(NamespacedName),
+    /// All of them: which of several counts shows only beside the others.
+    Authentication,
+    Settings,
+}
+
+/// What has to be joined anew.
+#[derive(Debug, Default)]
+struct Dirty {
+    pods: BTreeSet<NamespacedName>,
+    fronting: BTreeSet<Fronting>,
+    keys: BTreeSet<ServiceKey>,
+    authorization: BTreeSet<NamespacedName>,
+    authentication: BTreeSet<NamespacedName>,
+    subjects: BTreeSet<Subject>,
+    /// Changes that need no joining.
+    changes: Vec<Change>,
+    /// What a voice says by itself is wrong in another way.
+    problems: bool,
+    local: bool,
+}
+
+/// The difference that some changes make.
+#[derive(Debug, Default)]
+pub struct Joined {
+    /// The changes.
+    pub changes: Vec<Change>,
+    /// Whether [`Joiner::problems`] are others now.
+    pub problems: bool,
+    /// Whether [`Joiner::local`] is.
+    pub local: bool,
+}
+
+impl Joiner {
+    /// Identities are of the given trust domain. Local facts are kept of the pods of one node, or (`None`) of all.
+    #[must_use]
+    pub fn new(trust_domain: TrustDomain, node: Option<Arc<str>>) -> Self {
+        Self {
+            trust_domain,
+            node,
+            voices: BTreeMap::new(),
+            namespaces: Table::default(),
+            nodes: Table::default(),
+            pods: Table::default(),
+            services: Table::default(),
+            slices: Table::default(),
+            entries: Table::default(),
+            settings: Table::default(),
+            authorization: Table::default(),
+            authentication: Table::default(),
+            local: LocalPods::new(),
+            no_local: Arc::default(),
+            pods_joined: HashMap::new(),
+            services_joined: HashMap::new(),
+            holders: Holders::default(),
+            on_hosts: HashMap::new(),
+            vips: HashMap::new(),
+            contested: BTreeMap::new(),
+            selecting: Selectors::default(),
+            members: HashMap::new(),
+            slices_of: BTreeMap::new(),
+            naming: HashMap::new(),
+            hosts: HashMap::new(),
+            entry_vips: HashMap::new(),
+            targeting: HashMap::new(),
+            problems: BTreeMap::new(),
+            dirty: Dirty::default(),
+        }
+    }
+
+    /// Puts what a voice says, and what is wrong with that, in the place of what it said before.
+    pub(in crate::control) fn say(&mut self, voice: &Voice, objects: Vec<Object>, problems: Vec<Problem>) {
+        let mut said: BTreeMap<Key, Vec<(Origin, Body)>> = BTreeMap::new();
+        for Object { name, origin, body } in objects {
+            said.entry((body.kind(), name)).or_default().push((origin, body));
+        }
+        let (voice, speech) = match self.voices.remove_entry(voice) {
+            Some((voice, speech)) => (voice, speech),
+            None => (Arc::new(voice.clone()), Speech::default()),
+        };
+        self.dirty.problems |= speech.problems != problems;
+        let keys: BTreeSet<Key> = said.keys().cloned().collect();
+        for key in speech.keys.iter().filter(|key| !keys.contains(*key)) {
+            self.replace(key, &voice, Vec::new());
+        }
+        // Selectors before the pods that they may lead to: each pod then finds its services, and no service all pods.
+        let (pods, others): (Vec<_>, Vec<_>) = said.into_iter().partition(|((kind, _), _)| *kind == "Pod");
+        for (key, said) in others.into_iter().chain(pods) {
+            self.replace(&key, &voice, said);
+        }
+        if !keys.is_empty() || !problems.is_empty() {
+            self.voices.insert(voice, Speech { keys: keys.into_iter().collect(), problems });
+        }
+    }
+
+    /// Has what a voice says count on after it went away, behind all that others say.
+    pub fn keep(&mut self, name: &Arc<str>) {
+        let [here, gone] = [false, true].map(|is_gone| Voice { is_gone, name: Arc::clone(name) });
+        let Some(speech) = self.voices.get(&here) else { return };
+        let mut objects = Vec::new();
+        for (kind, name) in &speech.keys {
+            macro_rules! add {
+                ($table:ident, $body:ident) => {
+                    objects.extend(self.$table.of(name, &here).map(|said| Object {
+                        name: name.clone(),
+                        origin: said.place.origin.clone(),
+                        body: Body::$body(said.body.clone()),
+                    }))
+                };
+            }
+            match *kind {
+                "Namespace" => add!(namespaces, Namespace),
+                "Node" => add!(nodes, Node),
+                "Pod" => add!(pods, Pod),
+                "Service" => add!(services, Service),
+                "EndpointSlice" => add!(slices, Slice),
+                "ServiceEntry" => add!(entries, Entry),
+                "ConfigMap" => add!(settings, Mesh),
+                "AuthorizationPolicy" => add!(authorization, Authorization),
+                "PeerAuthentication" => add!(authentication, PeerAuthentication),
+                _ => {}
+            }
+        }
+        let problems = speech.problems.clone();
+        self.say(&gone, objects, problems);
+        self.silence(&here);
+    }
+
+    /// Ends what a voice says.
+    pub fn silence(&mut self, voice: &Voice) {
+        self.say(voice, Vec::new(), Vec::new());
+    }
+
+    /// The difference to the last time.
+    pub fn take(&mut self) -> Joined {
+        let mut changes = std::mem::take(&mut self.dirty.changes);
+        // In this order: each may find more of the next.
+        self.join_pods(&mut changes);
+        self.join_services(&mut changes);
+        self.join_policies(&mut changes);
+        let problems = self.find_problems();
+        Joined { changes, problems, local: std::mem::take(&mut self.dirty.local) }
+    }
+
+    /// All that is wrong with the objects, in order.
+    #[must_use]
+    pub fn problems(&self) -> Vec<Problem> {
+        let own = self.voices.values().flat_map(|speech| &speech.problems);
+        let mut all: Vec<Problem> = own.chain(self.problems.values().flatten()).cloned().collect();
+        all.sort();
+        all
+    }
+
+    /// What manifests of pods say for the pods' own node.
+    #[must_use]
+    pub fn local(&self) -> &LocalPods {
+        &self.local
+    }
+
+    /// The namespace whose policies are for the whole mesh.
+    #[must_use]
+    pub fn root_namespace(&self) -> Arc<str> {
+        let named = self.settings().and_then(|(_, settings)| settings.body.root_namespace.clone());
+        named.unwrap_or_else(|| ROOT_NAMESPACE.into())
+    }
+
+    /// The namespaces that are described.
+    pub fn namespaces(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.namespaces.iter().map(|(name, _)| &name.name)
+    }
+
+    /// Where each object comes from, by kind and name.
+    #[must_use]
+    pub fn origins(&self) -> HashMap<Key, Origin> {
+        let mut origins = HashMap::new();
+        for key in self.voices.values().flat_map(|speech| &speech.keys) {
+            origins.extend(self.origin(key).map(|origin| (key.clone(), origin)));
+        }
+        origins
+    }
+
+    fn origin(&self, (kind, name): &Key) -> Option<Origin> {
+        let place = match *kind {
+            "Namespace" => &self.namespaces.get(name)?.place,
+            "Node" => &self.nodes.get(name)?.place,
+            "Pod" => &self.pods.get(name)?.place,
+            "Service" => &self.services.get(name)?.place,
+            "EndpointSlice" => &self.slices.get(name)?.place,
+            "ServiceEntry" => &self.entries.get(name)?.place,
+            "ConfigMap" => &self.settings.get(name)?.place,
+            "AuthorizationPolicy" => &self.authorization.get(name)?.place,
+            "PeerAuthentication" => &self.authentication.get(name)?.place,
+            _ => return None,
+        };
+        Some(place.origin.clone())
+    }
+
+    fn settings(&self) -> Option<(&NamespacedName, &Said<Arc<MeshSettings>>)> {
+        self.settings.iter().next()
+    }
+
+    fn namespace(&self, name: &NamespacedName) -> NamespaceManifest {
+        let key = NamespacedName::new("", Arc::clone(&name.namespace));
+        self.namespaces.get(&key).map(|said| said.body).unwrap_or_default()
+    }
+
+    fn node(&self, name: &str) -> Option<&Locality> {
+        self.nodes.get(&NamespacedName::new("", name)).map(|said| &*said.body)
+    }
+
+    /// Notes what follows from what a voice says of an object now.
+    fn replace(&mut self, key: &Key, voice: &Arc<Voice>, said: Vec<(Origin, Body)>) {
+        macro_rules! table {
+            ($table:ident, $body:ident) => {{
+                let said = said.into_iter().filter_map(|(origin, body)| {
+                    let Body::$body(body) = body else { return None };
+                    Some(Said { place: table::Place { voice: Arc::clone(voice), origin }, body })
+                });
+                let said = said.collect();
+                self.$table.replace(&key.1, voice, said)
+            }};
+        }
+        let name = &key.1;
+        let had_others = self.has_others(key);
+        match key.0 {
+            "Namespace" => {
+                let replaced = table!(namespaces, Namespace);
+                replaced.into_iter().for_each(|replaced| self.namespace_replaced(name, &replaced));
+            }
+            "Node" => {
+                let replaced = table!(nodes, Node);
+                replaced.into_iter().for_each(|replaced| self.node_replaced(name, &replaced));
+            }
+            "Pod" => {
+                let replaced = table!(pods, Pod);
+                self.dirty.pods.extend(replaced.map(|_| name.clone()));
+            }
+            "Service" => {
+                let replaced = table!(services, Service);
+                replaced.into_iter().for_each(|replaced| self.service_replaced(name, &replaced));
+            }
+            "EndpointSlice" => {
+                let replaced = table!(slices, Slice);
+                replaced.into_iter().for_each(|replaced| self.slice_replaced(name, &replaced));
+            }
+            "ServiceEntry" => {
+                let replaced = table!(entries, Entry);
+                replaced.into_iter().for_each(|replaced| self.entry_replaced(name, &replaced));
+            }
+            "ConfigMap" => {
+                let replaced = table!(settings, Mesh);
+                replaced.into_iter().for_each(|replaced| self.settings_replaced(&replaced));
+            }
+            "AuthorizationPolicy" => {
+                let replaced = table!(authorization, Authorization);
+                replaced.into_iter().for_each(|replaced| self.authorization_replaced(name, &replaced));
+            }
+            "PeerAuthentication" => {
+                let replaced = table!(authentication, PeerAuthentication);
+                self.dirty.subjects.extend(replaced.iter().map(|_| Subject::Authentication));
+                self.dirty.authentication.extend(replaced.map(|_| name.clone()));
+            }
+            _ => {}
+        }
+        if had_others || self.has_others(key) {
+            self.dirty.subjects.insert(Subject::Duplicates(key.clone()));
+        }
+    }
+
+    fn namespace_replaced(&mut self, name: &NamespacedName, replaced: &table::Replaced<NamespaceManifest>) {
+        let (before, after) = (replaced.before, replaced.after);
+        match (before, after) {
+            (None, Some(_)) => self.dirty.changes.push(Change::Namespace(Arc::clone(&name.name))),
+            (Some(_), None) => self.dirty.changes.push(Change::NamespaceGone(Arc::clone(&name.name))),
+            _ => {}
+        }
+        let (before, after) = (before.unwrap_or_default(), after.unwrap_or_default());
+        if before.labelled != after.labelled {
+            self.dirty.pods.extend(self.pods.names_in(&name.name).cloned());
+        }
+        if before.distribution != after.distribution {
+            let services = self.services.names_in(&name.name).map(|name| (ServiceKind::Kubernetes, name.clone()));
+            self.dirty.fronting.extend(services);
+            let entries = self.entries.names_in(&name.name).map(|name| (ServiceKind::Entry, name.clone()));
+            self.dirty.fronting.extend(entries);
+        }
+    }
+
+    fn node_replaced(&mut self, name: &NamespacedName, replaced: &table::Replaced<Arc<Locality>>) {
+        if replaced.before.clone().unwrap_or_default() == replaced.after.clone().unwrap_or_default() {
+            return;
+        }
+        let here = |node: &Option<Arc<str>>| node.as_ref() == Some(&name.name);
+        let pods = self.pods.iter().filter(|(_, pod)| here(&pod.body.workload.node)).map(|(name, _)| name.clone());
+        self.dirty.pods.extend(pods);
+        let slices = self.slices.iter().map(|(_, slice)| &slice.body);
+        let concerned = slices.filter(|slice| slice.endpoints.iter().any(|endpoint| here(&endpoint.node)));
+        self.dirty.fronting.extend(concerned.map(|slice| (ServiceKind::Kubernetes, slice.service.clone())));
+    }
+
+    fn settings_replaced(&mut self, replaced: &table::Replaced<Arc<MeshSettings>>) {
+        let before = replaced.before.as_deref().cloned().unwrap_or_default();
+        let after = replaced.after.as_deref().cloned().unwrap_or_default();
+        if before.registry_only != after.registry_only {
+            self.dirty.changes.push(Change::Setting(Setting::RegistryOnly(after.registry_only)));
+        }
+        if before.export_to != after.export_to {
+            self.dirty.fronting.extend(self.services.iter().map(|(name, _)| (ServiceKind::Kubernetes, name.clone())));
+            self.dirty.fronting.extend(self.entries.iter().map(|(name, _)| (ServiceKind::Entry, name.clone())));
+        }
+        if before.root_namespace != after.root_namespace {
+            self.dirty.authorization.extend(self.authorization.iter().map(|(name, _)| name.clone()));
+            self.dirty.authentication.extend(self.authentication.iter().map(|(name, _)| name.clone()));
+            self.dirty.subjects.insert(Subject::Authentication);
+        }
+        self.dirty.subjects.insert(Subject::Settings);
+    }
+}

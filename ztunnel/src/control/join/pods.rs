@@ -1,0 +1,145 @@
+//! Pods: what each means with its namespace and its node, which addresses are whose, and which services that concerns.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::services::note;
+use super::{Fronting, JoinedPod, Joiner, Subject};
+use crate::model::service::ServiceKind;
+use crate::model::workload::{NamespacedName, Workload};
+use crate::store::change::Change;
+use crate::store::claims::contested;
+
+impl Joiner {
+    /// Joins the pods anew that have to be.
+    pub(super) fn join_pods(&mut self, changes: &mut Vec<Change>) {
+        for name in std::mem::take(&mut self.dirty.pods) {
+            let before = self.pods_joined.get(&name).cloned();
+            // The very same value, if it says the same.
+            let after = self.join_pod(&name).map(|after| before.clone().filter(|one| *one == after).unwrap_or(after));
+            self.keep_once(&name, after.as_ref().map(|after| &after.workload));
+            if !self.contested.is_empty() {
+                // It may stand elsewhere.
+                self.dirty.subjects.insert(Subject::Contested);
+            }
+            if before == after {
+                continue;
+            }
+            match &after {
+                Some(after) => drop(self.pods_joined.insert(name.clone(), after.clone())),
+                None => drop(self.pods_joined.remove(&name)),
+            }
+            let was = before.as_ref().map(|before| &*before.workload);
+            let is = after.as_ref().map(|after| &after.workload);
+            self.move_between_services(was, is.map(|is| &**is));
+            for (pod, is_in) in [(was, false), (is.map(|is| &**is), true)] {
+                for address in pod.filter(|pod| pod.host_network).into_iter().flat_map(|pod| &pod.addresses) {
+                    note(&mut self.on_hosts, *address, name.clone(), is_in);
+                }
+            }
+            for address in self.holders.replace(was, is) {
+                self.settle(address);
+            }
+            let addresses: BTreeSet<IpAddr> =
+                was.into_iter().chain(is.map(|is| &**is)).flat_map(|pod| &pod.addresses).copied().collect();
+            addresses.into_iter().for_each(|address| self.note_naming(address));
+            match after {
+                Some(after) if was != Some(&after.workload) => changes.push(Change::Workload(after.workload)),
+                // Only services need to know that it is draining.
+                Some(_) => {}
+                None => changes.push(Change::WorkloadGone(name)),
+            }
+        }
+    }
+
+    /// Keeps what a pod's manifest says once: the workload as it is published, and its local facts only where they are wanted.
+    fn keep_once(&mut self, name: &NamespacedName, pod: Option<&Arc<Workload>>) {
+        let is_here = pod.is_some_and(|pod| self.node.is_none() || pod.node == self.node);
+        let mut local = None;
+        if let (Some(pod), Some(manifest)) = (pod, self.pods.body_mut(name)) {
+            let manifest = Arc::make_mut(manifest);
+            manifest.workload = Arc::clone(pod);
+            if is_here {
+                local = Some(&*manifest.local);
+            } else {
+                manifest.local = Arc::clone(&self.no_local);
+            }
+        }
+        if local == self.local.get(name) {
+            return;
+        }
+        self.dirty.local = true;
+        match local {
+            Some(local) => drop(self.local.insert(name.clone(), local.clone())),
+            None => drop(self.local.remove(name)),
+        }
+    }
+
+    fn join_pod(&self, name: &NamespacedName) -> Option<JoinedPod> {
+        let manifest = &self.pods.get(name)?.body;
+        let node = manifest.workload.node.as_ref().and_then(|node| self.node(node));
+        let workload = manifest.workload(self.namespace(name).labelled, node, &self.trust_domain);
+        Some(JoinedPod { workload, draining: manifest.draining })
+    }
+
+    /// Has the services follow whose selectors lead to a pod, or led.
+    fn move_between_services(&mut self, was: Option<&Workload>, is: Option<&Workload>) {
+        for fronting in was.map(|was| self.selecting_pod(was)).unwrap_or_default() {
+            if let (Some(members), Some(was)) = (self.members.get_mut(&fronting), was) {
+                members.remove(&was.name);
+            }
+            self.dirty.fronting.insert(fronting);
+        }
+        for fronting in is.map(|is| self.selecting_pod(is)).unwrap_or_default() {
+            let members = self.members.entry(fronting.clone()).or_default();
+            members.extend(is.map(|is| is.name.clone()));
+            self.dirty.fronting.insert(fronting);
+        }
+    }
+
+    /// What has a selector that leads to a pod. None leads to one that has ended.
+    pub(super) fn selecting_pod(&self, pod: &Workload) -> Vec<Fronting> {
+        let mut found = Vec::new();
+        if !pod.finished {
+            self.selecting.find(&pod.name.namespace, &pod.labels, |fronting| found.extend(fronting.iter().cloned()));
+        }
+        found
+    }
+
+    /// Finds out anew whether an address is claimed by a pod and somebody else.
+    pub(super) fn settle(&mut self, address: IpAddr) {
+        let pods = self.holders.all(address);
+        let services = self.vips.get(&address).into_iter().flatten();
+        let now = contested(pods.iter().map(|pod| &pod.name), services);
+        if now.as_ref() == self.contested.get(&address) {
+            return;
+        }
+        let concerned: Vec<Fronting> = pods.iter().flat_map(|pod| self.selecting_pod(pod)).collect();
+        self.dirty.fronting.extend(concerned);
+        self.note_naming(address);
+        self.dirty.subjects.insert(Subject::Contested);
+        match now {
+            Some(claimants) => drop(self.contested.insert(address, claimants)),
+            None => drop(self.contested.remove(&address)),
+        }
+    }
+
+    /// Whose an address is has changed: whatever names it has to be joined anew.
+    fn note_naming(&mut self, address: IpAddr) {
+        for (kind, name) in self.naming.get(&address).into_iter().flatten() {
+            let fronting = match (*kind, self.slices.get(name)) {
+                ("EndpointSlice", Some(slice)) => (ServiceKind::Kubernetes, slice.body.service.clone()),
+                _ => (ServiceKind::Entry, name.clone()),
+            };
+            self.dirty.fronting.insert(fronting);
+        }
+        let on_host = self.on_hosts.get(&address).into_iter().flatten();
+        let pods = on_host.filter_map(|name| self.pods_joined.get(name)).map(|pod| &pod.workload);
+        let selecting: Vec<Fronting> = pods.flat_map(|pod| self.selecting_pod(pod)).collect();
+        self.dirty.fronting.extend(selecting);
+        for name in self.entry_vips.get(&address).into_iter().flatten() {
+            self.dirty.subjects.insert(Subject::Entry(name.clone()));
+        }
+    }
+}

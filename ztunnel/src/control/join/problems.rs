@@ -1,0 +1,227 @@
+//! What is wrong with objects that only shows when they are joined.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::policies::{authentication, targets};
+use super::table::{Place, Table};
+use super::{Joiner, Key, Subject};
+use crate::control::objects::{title, visibility};
+use crate::model::labels::Labels;
+use crate::model::policy::{PeerAuthentication, Scope};
+use crate::model::problem::{Problem, Severity};
+use crate::model::workload::NamespacedName;
+use crate::store::change::ServiceKey;
+use crate::store::claims::Claimant;
+
+const AUTHORIZATION: &str = "AuthorizationPolicy";
+const AUTHENTICATION: &str = "PeerAuthentication";
+
+impl Joiner {
+    /// Looks again at what has to be. Whether [`Joiner::problems`] are others now.
+    pub(super) fn find_problems(&mut self) -> bool {
+        let mut changed = std::mem::take(&mut self.dirty.problems);
+        for subject in std::mem::take(&mut self.dirty.subjects) {
+            let found = match &subject {
+                Subject::Duplicates(key) => self.duplicates(key),
+                Subject::Contested => self.of_contested(),
+                Subject::Slice(name) => self.of_slice(name).into_iter().collect(),
+                Subject::Entry(name) => self.of_entry(name),
+                Subject::Authorization(name) => self.of_authorization(name),
+                Subject::Authentication => self.of_authentication(),
+                Subject::Settings => self.of_settings(),
+            };
+            let before = match found.is_empty() {
+                true => self.problems.remove(&subject),
+                false => self.problems.insert(subject.clone(), found),
+            };
+            changed |= before.as_ref() != self.problems.get(&subject);
+        }
+        changed
+    }
+
+    pub(super) fn has_others(&self, key: &Key) -> bool {
+        self.first_and_others(key).is_some_and(|(_, others)| !others.is_empty())
+    }
+
+    fn first_and_others(&self, (kind, name): &Key) -> Option<(&Place, Vec<&Place>)> {
+        fn of<'t, T: Clone + PartialEq>(
+            table: &'t Table<T>,
+            name: &NamespacedName,
+        ) -> Option<(&'t Place, Vec<&'t Place>)> {
+            let others = table.others(name).iter().map(|said| &said.place);
+            Some((&table.get(name)?.place, others.collect()))
+        }
+        match *kind {
+            "Namespace" => of(&self.namespaces, name),
+            "Node" => of(&self.nodes, name),
+            "Pod" => of(&self.pods, name),
+            "Service" => of(&self.services, name),
+            "EndpointSlice" => of(&self.slices, name),
+            "ServiceEntry" => of(&self.entries, name),
+            "ConfigMap" => of(&self.settings, name),
+            AUTHORIZATION => of(&self.authorization, name),
+            AUTHENTICATION => of(&self.authentication, name),
+            _ => None,
+        }
+    }
+
+    fn duplicates(&self, key: &Key) -> Vec<Problem> {
+        let Some((first, others)) = self.first_and_others(key) else { return Vec::new() };
+        let message = format!("is already in {}, which counts: remove one of the two", first.origin);
+        others.iter().map(|place| place.problem(title(key.0, &key.1), message.clone())).collect()
+    }
+
+    fn of_contested(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        for (address, claimants) in &self.contested {
+            for claimant in claimants {
+                let place = match claimant {
+                    Claimant::Pod(name) => self.pods.get(name).map(|said| &said.place),
+                    Claimant::Service(name) => self.services.get(name).map(|said| &said.place),
+                };
+                let Some(other) = claimants.iter().find(|other| *other != claimant) else { continue };
+                let more = match claimants.len() {
+                    2 => String::new(),
+                    all => format!(" and {} more", all - 2),
+                };
+                let message =
+                    format!("{address} is also claimed by {other}{more}: until one is left, the address is nobody's");
+                problems.extend(place.map(|place| place.problem(claimant.to_string(), message)));
+            }
+        }
+        problems
+    }
+
+    fn of_slice(&self, name: &NamespacedName) -> Option<Problem> {
+        let slice = self.slices.get(name).filter(|slice| self.services.get(&slice.body.service).is_none())?;
+        let message = format!("Service {} is in no file: the slice is ignored", slice.body.service);
+        Some(slice.place.problem(title("EndpointSlice", name), message))
+    }
+
+    /// Told is a host name that is taken already in its namespace, and an address that is a pod's.
+    fn of_entry(&self, name: &NamespacedName) -> Vec<Problem> {
+        let Some(entry) = self.entries.get(name) else { return Vec::new() };
+        let mut problems = Vec::new();
+        for host in &entry.body.hosts {
+            let key = ServiceKey { namespace: Arc::clone(&name.namespace), hostname: Arc::clone(host) };
+            if self.services_joined.get(&key).is_some_and(|service| service.name == *name && service.hostname == *host)
+            {
+                continue;
+            }
+            let message = format!(
+                "spec.hosts: {host} already belongs to another service of namespace {}; here it does not count",
+                name.namespace
+            );
+            problems.push(entry.place.problem(title("ServiceEntry", name), message));
+        }
+        let taken = |address: &IpAddr| Some((*address, self.owner(*address)?));
+        for (address, pod) in entry.body.vips.iter().filter_map(taken) {
+            let message = format!("spec.addresses: {address} is the address of Pod {}, which keeps it", pod.name);
+            problems.push(entry.place.problem(title("ServiceEntry", name), message));
+        }
+        problems
+    }
+
+    fn of_settings(&self) -> Vec<Problem> {
+        let Some((name, settings)) = self.settings() else { return Vec::new() };
+        let (place, settings, title) = (&settings.place, &settings.body, title("ConfigMap", name));
+        let mut problems = Vec::new();
+        if let Some(named) = settings.trust_domain.as_ref().filter(|named| **named != self.trust_domain) {
+            let message = format!(
+                "data.mesh.trustDomain: {named} is not this daemon's trust domain, {}, which counts: correct it here or \
+                 with --trust-domain",
+                self.trust_domain
+            );
+            problems.push(place.problem(title.clone(), message));
+        }
+        if let Some(alias) = settings.trust_domain_aliases.first() {
+            let message = format!(
+                "data.mesh.trustDomainAliases: {alias:?} does not count: principals are compared as they are; name each \
+                 trust domain in policies, or write \"*/ns/NAMESPACE/sa/NAME\""
+            );
+            problems.push(place.problem(title.clone(), message));
+        }
+        let (_, wrong) = visibility(settings.export_to.iter().map(String::as_str), &name.namespace);
+        for message in wrong {
+            problems.push(place.problem(title.clone(), format!("data.mesh.defaultServiceExportTo: {message}")));
+        }
+        problems
+    }
+
+    fn of_authorization(&self, name: &NamespacedName) -> Vec<Problem> {
+        let Some(policy) = self.authorization.get(name) else { return Vec::new() };
+        let mut problems = Vec::new();
+        let mut wrong = |message: String| problems.push(policy.place.problem(title(AUTHORIZATION, name), message));
+        for service in targets(&policy.body) {
+            match self.services.get(service) {
+                None => {
+                    wrong(format!(
+                        "spec.targetRefs: Service {service} is in no file: the policy protects nobody behind it"
+                    ));
+                }
+                // An ExternalName, or one whose slices are not there.
+                Some(known) if known.body.selector.is_empty() && !self.slices_of.contains_key(service) => {
+                    wrong(format!(
+                        "spec.targetRefs: Service {service} has no selector, and no EndpointSlice names it: the policy \
+                         protects nobody behind it"
+                    ));
+                }
+                Some(_) => {}
+            }
+        }
+        problems
+    }
+
+    /// Told is what does not count, of each and beside the others: those that are for the same workloads as another that counts.
+    fn of_authentication(&self) -> Vec<Problem> {
+        let root_namespace = self.root_namespace();
+        let mut problems = Vec::new();
+        let mut policies = Vec::new();
+        for (name, said) in self.authentication.iter() {
+            let mut wrong = |message: String| problems.push(said.place.problem(title(AUTHENTICATION, name), message));
+            let Some(policy) = authentication(name, &said.place, &said.body, &root_namespace) else {
+                wrong(format!(
+                    "spec.selector: {root_namespace} is the root namespace, where a selector does not count, nor what \
+                     stands beside it: move it to the namespace of the workloads"
+                ));
+                continue;
+            };
+            if !matches!(policy.scope, Scope::Selector { .. }) && !said.body.ports.is_empty() {
+                wrong("spec.portLevelMtls: counts only beside a selector: write one".to_owned());
+            }
+            policies.push(policy);
+        }
+        let mut first: BTreeMap<_, &PeerAuthentication> = BTreeMap::new();
+        let rank = |policy: &PeerAuthentication| (policy.created, policy.name.clone());
+        for policy in &policies {
+            let counts = first.entry(level(&policy.scope)).or_insert(policy);
+            if rank(policy) < rank(counts) {
+                *counts = policy;
+            }
+        }
+        for policy in &policies {
+            let counts = first.get(&level(&policy.scope)).filter(|first| first.name != policy.name);
+            let Some(counts) = counts else { continue };
+            let why = if policy.created == counts.created { "comes first by name" } else { "is older" };
+            let message = format!(
+                "does not count: {AUTHENTICATION} {} is for the same workloads and {why}: remove one of the two",
+                counts.name
+            );
+            let (origin, object) = (policy.origin.clone(), Some(title(AUTHENTICATION, &policy.name)));
+            problems.push(Problem { origin, object, message, severity: Severity::Error });
+        }
+        problems
+    }
+}
+
+type Level<'a> = (Option<&'a Arc<str>>, Option<&'a Labels>);
+
+fn level(scope: &Scope) -> Level<'_> {
+    match scope {
+        Scope::Mesh | Scope::Services(_) => (None, None),
+        Scope::Namespace(namespace) => (Some(namespace), None),
+        Scope::Selector { namespace, labels } => (namespace.as_ref(), Some(labels)),
+    }
+}

@@ -1,0 +1,311 @@
+//! Services, of Kubernetes and of service entries, with what stands behind them.
+
+use std::collections::{BTreeSet, HashMap};
+use std::hash::Hash;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::table::Replaced;
+use super::{Fronting, Joiner, Key, Subject};
+use crate::control::objects::{EntryManifest, ServiceManifest, SliceManifest, visibility};
+use crate::model::labels::Labels;
+use crate::model::locality::Distribution;
+use crate::model::service::{Endpoint, Families, Service, ServiceKind, Visibility};
+use crate::model::workload::NamespacedName;
+use crate::store::change::{Change, ServiceKey};
+
+fn hostname(name: &NamespacedName) -> String {
+    format!("{}.{}.svc.cluster.local", name.name, name.namespace)
+}
+
+fn key_of(name: &NamespacedName) -> ServiceKey {
+    ServiceKey { namespace: Arc::clone(&name.namespace), hostname: hostname(name).into() }
+}
+
+fn host_key(name: &NamespacedName, host: &Arc<str>) -> ServiceKey {
+    ServiceKey { namespace: Arc::clone(&name.namespace), hostname: Arc::clone(host) }
+}
+
+/// The Kubernetes service that has a host name, if that is one's.
+fn named_by(key: &ServiceKey) -> Option<NamespacedName> {
+    let name = key.hostname.strip_suffix(".svc.cluster.local")?.strip_suffix(&*key.namespace)?.strip_suffix('.')?;
+    Some(NamespacedName::new(Arc::clone(&key.namespace), name))
+}
+
+/// Adds to, or takes out of, a set that is there only while it has something.
+pub(super) fn note<K: Hash + Eq, V: Ord>(sets: &mut HashMap<K, BTreeSet<V>>, key: K, value: V, is_in: bool) {
+    if is_in {
+        sets.entry(key).or_default().insert(value);
+    } else if let Some(set) = sets.get_mut(&key) {
+        set.remove(&value);
+        if set.is_empty() {
+            sets.remove(&key);
+        }
+    }
+}
+
+impl Joiner {
+    pub(super) fn service_replaced(&mut self, name: &NamespacedName, replaced: &Replaced<Arc<ServiceManifest>>) {
+        let (before, after) = (replaced.before.as_deref(), replaced.after.as_deref());
+        let fronting = (ServiceKind::Kubernetes, name.clone());
+        let vips = |service: Option<&ServiceManifest>| {
+            service.map(|service| service.vips.iter().copied().collect::<BTreeSet<IpAddr>>()).unwrap_or_default()
+        };
+        let (had, has) = (vips(before), vips(after));
+        for vip in had.symmetric_difference(&has) {
+            note(&mut self.vips, *vip, name.clone(), has.contains(vip));
+            self.settle(*vip);
+        }
+        let selector = |service: Option<&ServiceManifest>| service.map(|service| service.selector.clone());
+        self.select(&fronting, selector(before), selector(after));
+        let is_bare = |service: Option<&ServiceManifest>| service.map(|service| service.selector.is_empty());
+        if is_bare(before) != is_bare(after) {
+            self.note_policies_of(name);
+        }
+        if before.is_some() != after.is_some() {
+            let slices = self.slices_of.get(name).into_iter().flatten().cloned().map(Subject::Slice);
+            self.dirty.subjects.extend(slices);
+            self.note_host(key_of(name));
+        }
+        if !self.contested.is_empty() {
+            self.dirty.subjects.insert(Subject::Contested);
+        }
+        self.dirty.fronting.insert(fronting);
+    }
+
+    pub(super) fn slice_replaced(&mut self, name: &NamespacedName, replaced: &Replaced<Arc<SliceManifest>>) {
+        let (before, after) = (replaced.before.as_deref(), replaced.after.as_deref());
+        for (slice, is_in) in [(before, false), (after, true)] {
+            let Some(slice) = slice else { continue };
+            let had_some = self.slices_of.contains_key(&slice.service);
+            let of_service = self.slices_of.entry(slice.service.clone()).or_default();
+            if is_in {
+                of_service.insert(name.clone())
+            } else {
+                of_service.remove(name)
+            };
+            if of_service.is_empty() {
+                self.slices_of.remove(&slice.service);
+            }
+            if had_some != self.slices_of.contains_key(&slice.service) {
+                self.note_policies_of(&slice.service);
+            }
+            self.dirty.fronting.insert((ServiceKind::Kubernetes, slice.service.clone()));
+        }
+        let addresses = |slice: Option<&SliceManifest>| {
+            let endpoints = slice.into_iter().flat_map(|slice| &slice.endpoints);
+            endpoints.flat_map(|endpoint| &endpoint.addresses).copied().collect()
+        };
+        self.name(&("EndpointSlice", name.clone()), &addresses(before), &addresses(after));
+        self.dirty.subjects.insert(Subject::Slice(name.clone()));
+    }
+
+    pub(super) fn entry_replaced(&mut self, name: &NamespacedName, replaced: &Replaced<Arc<EntryManifest>>) {
+        let (before, after) = (replaced.before.as_deref(), replaced.after.as_deref());
+        let hosts = |entry: Option<&EntryManifest>| {
+            let hosts = entry.into_iter().flat_map(|entry| &entry.hosts);
+            hosts.map(|host| host_key(name, host)).collect::<BTreeSet<_>>()
+        };
+        let (had, has) = (hosts(before), hosts(after));
+        for key in had.symmetric_difference(&has) {
+            note(&mut self.hosts, key.clone(), name.clone(), has.contains(key));
+            self.note_host(key.clone());
+        }
+        let vips = |entry: Option<&EntryManifest>| {
+            entry.into_iter().flat_map(|entry| &entry.vips).copied().collect::<BTreeSet<IpAddr>>()
+        };
+        let (had, has) = (vips(before), vips(after));
+        for vip in had.symmetric_difference(&has) {
+            note(&mut self.entry_vips, *vip, name.clone(), has.contains(vip));
+        }
+        let addresses = |entry: Option<&EntryManifest>| {
+            entry.into_iter().flat_map(|entry| &entry.endpoints).map(|endpoint| endpoint.address).collect()
+        };
+        self.name(&("ServiceEntry", name.clone()), &addresses(before), &addresses(after));
+        let selector = |entry: Option<&EntryManifest>| entry.map(|entry| entry.selector.clone());
+        let fronting = (ServiceKind::Entry, name.clone());
+        self.select(&fronting, selector(before), selector(after));
+        self.dirty.fronting.insert(fronting);
+        self.dirty.subjects.insert(Subject::Entry(name.clone()));
+    }
+
+    /// Who has a host may have changed.
+    fn note_host(&mut self, key: ServiceKey) {
+        let entries = self.hosts.get(&key).into_iter().flatten().cloned().map(Subject::Entry);
+        self.dirty.subjects.extend(entries);
+        self.dirty.keys.insert(key);
+    }
+
+    /// What is wrong with the policies that name a service may have changed.
+    fn note_policies_of(&mut self, service: &NamespacedName) {
+        let policies = self.targeting.get(service).into_iter().flatten().cloned().map(Subject::Authorization);
+        self.dirty.subjects.extend(policies);
+    }
+
+    /// Follows the addresses that an object names.
+    fn name(&mut self, key: &Key, before: &BTreeSet<IpAddr>, after: &BTreeSet<IpAddr>) {
+        for address in before.symmetric_difference(after) {
+            let known = self.naming.get(address).map(|keys| &**keys).unwrap_or_default();
+            let others = known.iter().filter(|other| *other != key);
+            let keys: Box<[Key]> = others.chain(after.contains(address).then_some(key)).cloned().collect();
+            if keys.is_empty() {
+                self.naming.remove(address);
+            } else {
+                self.naming.insert(*address, keys);
+            }
+        }
+    }
+
+    /// Follows a selector, and finds the pods that it leads to.
+    fn select(&mut self, fronting: &Fronting, before: Option<Labels>, after: Option<Labels>) {
+        let (before, after) = (before.unwrap_or_default(), after.unwrap_or_default());
+        if before == after {
+            return;
+        }
+        let namespace = &fronting.1.namespace;
+        for (labels, is_in) in [(before, false), (after.clone(), true)] {
+            if labels.is_empty() {
+                continue;
+            }
+            let known = self.selecting.get(Some(namespace), &labels);
+            let others = known.into_iter().flat_map(|all| all.iter()).filter(|other| *other != fronting);
+            let all: Arc<[Fronting]> = others.chain(is_in.then_some(fronting)).cloned().collect();
+            self.selecting.set(Some(namespace), &labels, (!all.is_empty()).then_some(all));
+        }
+        self.members.remove(fronting);
+        if after.is_empty() {
+            return;
+        }
+        // Those that are still to be joined find it by themselves.
+        let joined = self.pods.names_in(namespace).filter_map(|name| self.pods_joined.get(name));
+        let pods = joined.map(|pod| &pod.workload).filter(|pod| !pod.finished && pod.labels.include(&after));
+        let members: BTreeSet<NamespacedName> = pods.map(|pod| pod.name.clone()).collect();
+        if !members.is_empty() {
+            self.members.insert(fronting.clone(), members);
+        }
+    }
+
+    /// Joins the services anew that have to be.
+    pub(super) fn join_services(&mut self, changes: &mut Vec<Change>) {
+        let mut keys = std::mem::take(&mut self.dirty.keys);
+        for (kind, name) in std::mem::take(&mut self.dirty.fronting) {
+            match (kind, self.entries.get(&name)) {
+                (ServiceKind::Kubernetes, _) => drop(keys.insert(key_of(&name))),
+                (ServiceKind::Entry, Some(entry)) => {
+                    keys.extend(entry.body.hosts.iter().map(|host| host_key(&name, host)));
+                }
+                (ServiceKind::Entry, None) => {}
+            }
+        }
+        // The hosts of an entry share their endpoints.
+        let mut of_entries = HashMap::new();
+        for key in keys {
+            let before = self.services_joined.get(&key);
+            let after = self.join_service(&key, &mut of_entries);
+            match (before, after) {
+                (Some(before), Some(after)) if **before == after => {}
+                (_, Some(after)) => {
+                    let after = Arc::new(after);
+                    self.services_joined.insert(key, Arc::clone(&after));
+                    changes.push(Change::Service(after));
+                }
+                (Some(_), None) => {
+                    self.services_joined.remove(&key);
+                    changes.push(Change::ServiceGone(key));
+                }
+                (None, None) => {}
+            }
+        }
+    }
+
+    fn join_service(
+        &self,
+        key: &ServiceKey,
+        of_entries: &mut HashMap<NamespacedName, Arc<[Endpoint]>>,
+    ) -> Option<Service> {
+        if let Some(name) = named_by(key)
+            && let Some(service) = self.services.get(&name)
+        {
+            return Some(self.kubernetes_service(&name, &service.body));
+        }
+        let name = self.hosts.get(key)?.first()?;
+        let entry = &self.entries.get(name)?.body;
+        let mut service = self.entry_service(name, &key.hostname, entry);
+        let endpoints = of_entries.entry(name.clone()).or_insert_with(|| {
+            let found = self.endpoints_of_entry(&service, entry);
+            let joined = entry.hosts.iter().filter_map(|host| self.services_joined.get(&host_key(name, host)));
+            let mut shared = joined.filter(|service| service.name == *name).map(|service| &service.endpoints);
+            shared.find(|shared| **shared == found).map_or(found, Arc::clone)
+        });
+        service.endpoints = Arc::clone(endpoints);
+        Some(service)
+    }
+
+    fn members(&self, kind: ServiceKind, name: &NamespacedName) -> impl Iterator<Item = &NamespacedName> {
+        self.members.get(&(kind, name.clone())).into_iter().flatten()
+    }
+
+    fn kubernetes_service(&self, name: &NamespacedName, manifest: &ServiceManifest) -> Service {
+        let mut service = Service {
+            vips: manifest.vips.clone(),
+            ports: manifest.ports.clone(),
+            selector: manifest.selector.clone(),
+            families: manifest.families,
+            distribution: self.distribution(manifest.distribution, name),
+            visibility: self.visibility(manifest.visibility.as_ref(), name),
+            ..Service::new(name.clone(), hostname(name))
+        };
+        service.endpoints = match self.slices_of.get(name) {
+            Some(slices) => {
+                let slices = slices.iter().filter_map(|name| self.slices.get(name));
+                self.given(manifest, slices.map(|slice| &*slice.body))
+            }
+            None => {
+                let members = self.members(ServiceKind::Kubernetes, name);
+                self.selected(&service, members, manifest.every_endpoint_ready)
+            }
+        };
+        service
+    }
+
+    /// A host's service without its endpoints.
+    fn entry_service(&self, name: &NamespacedName, host: &Arc<str>, manifest: &EntryManifest) -> Service {
+        Service {
+            name: name.clone(),
+            hostname: Arc::clone(host),
+            kind: ServiceKind::Entry,
+            vips: manifest.vips.clone(),
+            ranges: manifest.ranges.clone(),
+            ports: manifest.ports.clone(),
+            resolution: manifest.resolution,
+            endpoints: Arc::default(),
+            selector: manifest.selector.clone(),
+            families: Families::default(),
+            distribution: self.distribution(manifest.distribution, name),
+            visibility: self.visibility(manifest.visibility.as_ref(), name),
+            identities: manifest.identities.clone(),
+        }
+    }
+
+    /// Those that it gives, or those that its selector leads to.
+    fn endpoints_of_entry(&self, service: &Service, manifest: &EntryManifest) -> Arc<[Endpoint]> {
+        match manifest.selector.is_empty() {
+            true => manifest.endpoints.iter().map(|endpoint| self.recognised(endpoint.clone())).collect(),
+            false => self.selected(service, self.members(ServiceKind::Entry, &service.name), false),
+        }
+    }
+
+    /// What the service's own distribution is, or else its namespace's.
+    fn distribution(&self, own: Option<Distribution>, name: &NamespacedName) -> Distribution {
+        own.or(self.namespace(name).distribution).unwrap_or(Distribution::Any)
+    }
+
+    /// Whose pods know a service: as it says itself, or else as the mesh does.
+    fn visibility(&self, own: Option<&Visibility>, name: &NamespacedName) -> Visibility {
+        let of_mesh = || {
+            let (_, settings) = self.settings().filter(|(_, settings)| !settings.body.export_to.is_empty())?;
+            Some(visibility(settings.body.export_to.iter().map(String::as_str), &name.namespace).0)
+        };
+        own.cloned().or_else(of_mesh).unwrap_or(Visibility::Everyone)
+    }
+}
