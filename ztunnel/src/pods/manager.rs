@@ -32,7 +32,7 @@ use crate::{
         tasks::{TaskCount, TaskSet},
     },
     model::{cause::causes, local::LocalPods, workload::NamespacedName},
-    store::publish::Reader,
+    store::{publish::Reader, snapshot::Snapshot},
 };
 
 /// How often it is looked whether namespaces are still there and refused pods may be tried again.
@@ -154,6 +154,8 @@ pub struct Manager<K: Kernel> {
     changed: (mpsc::Sender<NamespacedName>, mpsc::Receiver<NamespacedName>),
     /// Pods in whose namespaces something changed that could not be followed yet.
     unfollowed: BTreeSet<NamespacedName>,
+    /// The mesh and the local facts that the pods were last brought in line with.
+    seen: Option<(Arc<Snapshot>, Arc<LocalPods>)>,
     progress: Arc<Progress>,
     /// Something may be captured that is not to be.
     others_due: bool,
@@ -179,6 +181,7 @@ impl<K: Kernel> Manager<K> {
             refused: BTreeMap::new(),
             changed: mpsc::channel(256),
             unfollowed: BTreeSet::new(),
+            seen: None,
             progress: Arc::default(),
             others_due: true,
         };
@@ -237,8 +240,21 @@ impl<K: Kernel> Manager<K> {
         let snapshot = self.parts.mesh.load();
         // Without local facts every pod would be one that can't be enrolled.
         let Some(local) = self.parts.local.current() else { return };
-        self.wanted = wanted(&snapshot, &self.parts.node, &local, |pod| self.parts.local.missing_netns(pod));
-        self.progress.local.store(Some(local));
+        let is_as_before = self.seen.as_ref().is_some_and(|(mesh, facts)| {
+            Arc::ptr_eq(facts, &local) && mesh.has_same_pods_on(&snapshot, &self.parts.node)
+        });
+        if !is_as_before {
+            self.reconcile_pods(&snapshot, &local).await;
+        }
+        self.release_others(snapshot.is_partial()).await;
+        self.progress.local.store(Some(Arc::clone(&local)));
+        self.progress.reconciled.store(snapshot.version(), Ordering::Relaxed);
+        self.seen = Some((snapshot, local));
+    }
+
+    /// Acts on what the mesh and the local facts say of this node's pods: not for each change of a large mesh.
+    async fn reconcile_pods(&mut self, snapshot: &Snapshot, local: &LocalPods) {
+        self.wanted = wanted(snapshot, &self.parts.node, local, |pod| self.parts.local.missing_netns(pod));
         for action in plan(&self.wanted, &self.actual()) {
             match action {
                 Action::Release(name) => self.release(&name).await,
@@ -253,12 +269,10 @@ impl<K: Kernel> Manager<K> {
                 }
             }
         }
-        self.release_others(snapshot.is_partial()).await;
         // Whoever was refused for want of room may find some now.
         for refused in self.refused.values_mut() {
             refused.retry = refused.retry.map(|(_, pause)| (Instant::now(), pause));
         }
-        self.progress.reconciled.store(snapshot.version(), Ordering::Relaxed);
     }
 
     fn actual(&self) -> BTreeMap<NamespacedName, Wanted> {

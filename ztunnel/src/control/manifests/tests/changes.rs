@@ -165,7 +165,7 @@ fn any_file() -> impl Strategy<Value = String> {
 }
 
 /// Everything that somebody could learn of a mesh.
-fn seen(mesh: &Snapshot, local: &LocalPods) -> String {
+pub(super) fn seen(mesh: &Snapshot, local: &LocalPods) -> String {
     let mut out = String::new();
     writeln!(out, "{:?} {}", mesh.counts(), mesh.is_registry_only()).unwrap();
     writeln!(out, "{:?}", mesh.namespaces().collect::<Vec<_>>()).unwrap();
@@ -263,7 +263,7 @@ fn from_nothing(files: &[(&str, String)]) -> Following {
 }
 
 #[track_caller]
-fn assert_same(followed: &str, expected: &str, what: &str) {
+pub(super) fn assert_same(followed: &str, expected: &str, what: &str) {
     if followed == expected {
         return;
     }

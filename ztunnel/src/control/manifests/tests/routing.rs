@@ -3,11 +3,15 @@
 mod claims;
 mod unclear;
 
-use std::collections::BTreeSet;
-
+use std::collections::{BTreeSet, VecDeque};
+use std::future::pending;
+use std::iter;
 use std::sync::Arc;
 
-use crate::control::manifests::{assemble, parse};
+use super::changes::{assert_same, seen};
+use crate::control::join::{Joiner, Voice};
+use crate::control::manifests::{FileContent, assemble, parse};
+use crate::control::source::{MeshSource, feed};
 use crate::model::addr::{OrigDst, PeerAddr};
 use crate::model::flow::{Direction, Flow};
 use crate::model::identity::TrustDomain;
@@ -15,6 +19,8 @@ use crate::model::local::LocalPods;
 use crate::model::workload::NamespacedName;
 use crate::route::decide::{self, Candidate, Hop, Outbound, Refusal};
 use crate::route::target::{Target, TargetError, target};
+use crate::store::change::Batch;
+use crate::store::publish;
 use crate::store::snapshot::Snapshot;
 use crate::wire::connect::Authority;
 
@@ -54,11 +60,39 @@ pub(crate) fn mesh_and_local(lines: &str) -> (Snapshot, LocalPods) {
     let file: Arc<str> = "mesh.yaml".into();
     let content = parse(&file, &text).unwrap_or_else(|error| panic!("{error}\n{text}"));
     let assembled = assemble([(&file, &content)], &TrustDomain::default());
-    let snapshot = Snapshot::build(1, assembled.workloads, assembled.services, assembled.problems)
+    let snapshot = scripted(content);
+    let from_nothing = Snapshot::build(1, assembled.workloads, assembled.services, assembled.problems)
         .with_registry_only(assembled.registry_only)
         .with_namespaces(assembled.namespaces)
         .with_policies(assembled.policies);
+    assert_same(&seen(&snapshot, &assembled.local), &seen(&from_nothing, &assembled.local), "another source");
     (snapshot, assembled.local)
+}
+
+/// A source that says what it is told to, one batch after the other.
+struct Scripted(VecDeque<Batch>);
+
+impl MeshSource for Scripted {
+    async fn next(&mut self) -> Option<Batch> {
+        self.0.pop_front()
+    }
+}
+
+/// The mesh of a source that is as bad as sources may be: it says half of the mesh first, then everything one by one from the
+/// end to the beginning, each change twice. All tests of decisions are about this mesh.
+fn scripted(content: FileContent) -> Snapshot {
+    let mut joiner = Joiner::new(TrustDomain::default(), None);
+    joiner.say(&Voice::of("mesh.yaml"), content.objects, content.problems);
+    let changes = joiner.take().changes;
+    let half = Batch::of(changes.iter().step_by(2).cloned().collect());
+    let problems = Batch { problems: Some(joiner.problems().into()), ..Batch::of(Vec::new()) };
+    let singly =
+        changes.into_iter().rev().flat_map(|change| [Batch::of(vec![change.clone()]), Batch::of(vec![change])]);
+    let batches = iter::once(half).chain(singly).chain([problems]).collect();
+    let (publisher, mesh) = publish::channel();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(feed(Scripted(batches), publisher, pending()));
+    Snapshot::clone(&mesh.load())
 }
 
 /// The mesh of most tests: two nodes in two zones, `demo` in the mesh, `plain` outside.
