@@ -148,10 +148,10 @@ fn addresses_are_canonical_and_plausible() {
           podIPs: [{ip: '::ffff:10.0.0.1'}, {ip: 10.0.0.1}, {ip: 'FD00::1'}, {ip: 127.0.0.1}, {ip: '::'}, {ip: 224.0.0.1}, {ip: web}]
         ",
         "pod default/p sa=default 10.0.0.1 fd00::1 not labelled
-         problem p.yaml:1: Pod default/p: status.podIPs: \"web\" is not an IP address; it is not taken as the pod's
-         problem p.yaml:1: Pod default/p: status.podIPs: 127.0.0.1 is a loopback, ...
-         problem p.yaml:1: Pod default/p: status.podIPs: 224.0.0.1 is a loopback, ...
-         problem p.yaml:1: Pod default/p: status.podIPs: :: is a loopback, ...",
+         problem p.yaml:6: Pod default/p: status.podIPs: \"web\" is not an IP address; it is not taken as the pod's
+         problem p.yaml:6: Pod default/p: status.podIPs: 127.0.0.1 is a loopback, ...
+         problem p.yaml:6: Pod default/p: status.podIPs: 224.0.0.1 is a loopback, ...
+         problem p.yaml:6: Pod default/p: status.podIPs: :: is a loopback, ...",
     );
 }
 
@@ -284,9 +284,9 @@ fn endpoint_slices_replace_the_selector() {
          service default/web 10.96.0.1 80->http 90->90
            10.0.0.1 80->8080 90->9000 default/one
            10.0.0.7 80->8080 unready
-         problem mesh.yaml:11: EndpointSlice default/web-1: endpoints.addresses: 127.0.0.1 is a loopback, ...
+         problem mesh.yaml:16: EndpointSlice default/web-1: endpoints.addresses: 127.0.0.1 is a loopback, ...
          problem mesh.yaml:25: EndpointSlice default/lost: Service default/nobody is in no file: the slice is ignored
-         warning mesh.yaml:31: EndpointSlice default/stray: label kubernetes.io/service-name is missing: ...",
+         warning mesh.yaml:33: EndpointSlice default/stray: label kubernetes.io/service-name is missing: ...",
     );
 }
 
@@ -354,7 +354,7 @@ fn lists_and_json_are_read() {
         ",
         "pod default/one sa=default refused: NoAddress
          pod demo/two sa=default 10.0.0.2 fd00::2 not labelled
-         problem list.yaml:5: Pod default/one: status.podIPs: \"nowhere\" is not an IP address; ...",
+         problem list.yaml:9: Pod default/one: status.podIPs: \"nowhere\" is not an IP address; ...",
     );
     check(
         "# file: list.yaml

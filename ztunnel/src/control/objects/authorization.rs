@@ -108,7 +108,8 @@ pub(super) fn read(
         },
     };
     if action == Action::Custom {
-        report.error(
+        report.error_at(
+            FieldPath::of("spec.action"),
             "spec.action: CUSTOM needs an external authorizer, which can't be asked at this layer: whatever its rules \
              match is refused; write rules with ALLOW or DENY, or protect a waypoint with it",
         );
@@ -116,10 +117,12 @@ pub(super) fn read(
     report_unjudged(action, &unjudged, report);
     for (index, rule) in rules.iter().enumerate() {
         if let Some(value) = rules::stray_star(rule) {
-            report.error(format!(
-                "spec.rules[{index}]: {:?} matches nobody: a * is a wildcard only as the whole value, or at one end of it",
+            let field = FieldPath::of("spec.rules").index(index);
+            let message = format!(
+                "{field}: {:?} matches nobody: a * is a wildcard only as the whole value, or at one end of it",
                 value.to_string()
-            ));
+            );
+            report.error_at(field, message);
         }
     }
     let annotations = policy.metadata.annotations.unwrap_or_default();

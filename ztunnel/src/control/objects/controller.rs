@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use super::intern::Interner;
 use super::name::check_name;
 use super::report::Report;
+use crate::control::field::FieldPath;
 use crate::model::workload::{Controller, ControllerKind};
 
 /// Label of a ReplicaSet's pods with the end of the ReplicaSet's name.
@@ -76,8 +77,9 @@ fn label<'a>(labels: &'a BTreeMap<String, String>, key: &str, report: &mut Repor
     if value.len() <= 63 && value.starts_with(edge) && value.ends_with(edge) && value.chars().all(allowed) {
         return Some(value);
     }
-    report.warn(format!(
-        "label {key}: {value:?} is not a label's value: letters, digits, '-', '_' and '.'; it is ignored"
-    ));
+    report.warn_at(
+        FieldPath::of("metadata.labels").key(key),
+        format!("label {key}: {value:?} is not a label's value: letters, digits, '-', '_' and '.'; it is ignored"),
+    );
     None
 }

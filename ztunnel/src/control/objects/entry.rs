@@ -15,6 +15,7 @@ use super::annotations::{Annotations, visibility};
 use super::intern::Interner;
 use super::port::port_number;
 use super::report::Report;
+use crate::control::field::FieldPath;
 use crate::model::identity::SpiffeId;
 use crate::model::labels::Labels;
 use crate::model::locality::{Distribution, Locality};
@@ -124,22 +125,29 @@ pub(super) fn read(
     match resolution {
         Resolution::Passthrough => {}
         Resolution::Endpoints if given.is_empty() && selector.is_empty() => {
-            report.error(
+            report.error_at(
+                FieldPath::of("spec.resolution"),
                 "spec: resolution is STATIC, but there are neither endpoints nor a workloadSelector: it leads nowhere",
             );
         }
         Resolution::Endpoints if given.is_empty() => selected = selector,
         Resolution::Endpoints => {
             if !selector.is_empty() {
-                report.error("spec: workloadSelector does not count beside endpoints: write one of them");
+                report.error_at(
+                    FieldPath::of("spec.workloadSelector"),
+                    "spec: workloadSelector does not count beside endpoints: write one of them",
+                );
             }
-            endpoints = given.iter().filter_map(|given| endpoint(given, &ports, report)).collect();
+            let given = given.iter().enumerate();
+            endpoints = given.filter_map(|(index, given)| endpoint(index, given, &ports, report)).collect();
             endpoints.sort_by_key(|endpoint| endpoint.address);
         }
     }
     let exported = spec.export_to.as_deref().filter(|entries| !entries.is_empty()).map(|entries| {
         let (visibility, wrong) = visibility(entries.iter().map(String::as_str), &name.namespace);
-        wrong.into_iter().for_each(|message| report.error(format!("spec.exportTo: {message}")));
+        for message in wrong {
+            report.error_at(FieldPath::of("spec.exportTo"), format!("spec.exportTo: {message}"));
+        }
         visibility
     });
     let identities = identities(spec.subject_alt_names.as_deref().unwrap_or_default(), report);
@@ -174,7 +182,10 @@ fn limit(spec: &mut Spec, report: &mut Report) {
 
 fn cut<T>(field: &str, list: &mut Option<Vec<T>>, most: usize, report: &mut Report) {
     if let Some(list) = list.as_mut().filter(|list| list.len() > most) {
-        report.error(format!("spec.{field}: there are {}, of which only the first {most} count", list.len()));
+        report.error_at(
+            FieldPath::of("spec").key(field),
+            format!("spec.{field}: there are {}, of which only the first {most} count", list.len()),
+        );
         list.truncate(most);
     }
 }
@@ -184,10 +195,14 @@ fn resolution(spec: &Spec, report: &mut Report) -> Resolution {
         EntryResolution::Static => return Resolution::Endpoints,
         EntryResolution::None => {
             if spec.endpoints.as_ref().is_some_and(|endpoints| !endpoints.is_empty()) {
-                report.error("spec.endpoints: with resolution NONE they do not count: write resolution STATIC");
+                report.error_at(
+                    FieldPath::of("spec.endpoints"),
+                    "spec.endpoints: with resolution NONE they do not count: write resolution STATIC",
+                );
             }
         }
-        EntryResolution::Dns | EntryResolution::DnsRoundRobin | EntryResolution::DynamicDns => report.warn(
+        EntryResolution::Dns | EntryResolution::DnsRoundRobin | EntryResolution::DynamicDns => report.warn_at(
+            FieldPath::of("spec.resolution"),
             "spec.resolution: host names are not resolved by this version: what goes to the entry's addresses goes on to \
              where it wanted, and its endpoints do not count",
         ),
@@ -197,18 +212,19 @@ fn resolution(spec: &Spec, report: &mut Report) -> Resolution {
 
 fn hosts(spec: &Spec, report: &mut Report) -> Vec<Arc<str>> {
     let mut hosts: Vec<Arc<str>> = Vec::new();
-    for text in spec.hosts.iter().flatten() {
+    for (index, text) in spec.hosts.iter().flatten().enumerate() {
         let host = text.to_ascii_lowercase();
         let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.' | '_');
         let name = host.strip_prefix("*.").unwrap_or(&host);
         if host.len() > 253 || name.is_empty() || !name.chars().all(allowed) {
-            report.error(format!("spec.hosts: {text:?} is not a host name; it is ignored"));
+            let message = format!("spec.hosts: {text:?} is not a host name; it is ignored");
+            report.error_at(FieldPath::of("spec.hosts").index(index), message);
         } else if !hosts.iter().any(|known| **known == *host) {
             hosts.push(host.into());
         }
     }
     if hosts.is_empty() {
-        report.error("spec.hosts: there is none: the entry counts for nothing");
+        report.error_at(FieldPath::of("spec.hosts"), "spec.hosts: there is none: the entry counts for nothing");
     }
     hosts
 }
@@ -216,7 +232,7 @@ fn hosts(spec: &Spec, report: &mut Report) -> Vec<Arc<str>> {
 /// Single addresses and ranges. A range of one address is that address.
 fn addresses(spec: &Spec, report: &mut Report) -> (Vec<IpAddr>, Vec<IpNet>) {
     let (mut vips, mut ranges) = (Vec::new(), Vec::new());
-    for text in spec.addresses.iter().flatten() {
+    for (index, text) in spec.addresses.iter().flatten().enumerate() {
         match address(text.trim()) {
             Ok(range) if range.prefix_len() == range.max_prefix_len() => {
                 if !vips.contains(&range.addr()) {
@@ -225,7 +241,10 @@ fn addresses(spec: &Spec, report: &mut Report) -> (Vec<IpAddr>, Vec<IpNet>) {
             }
             Ok(range) if ranges.contains(&range) => {}
             Ok(range) => ranges.push(range),
-            Err(error) => report.error(format!("spec.addresses: {error}; it is not taken as the entry's")),
+            Err(error) => report.error_at(
+                FieldPath::of("spec.addresses").index(index),
+                format!("spec.addresses: {error}; it is not taken as the entry's"),
+            ),
         }
     }
     (vips, ranges)
@@ -250,7 +269,7 @@ fn address(text: &str) -> Result<IpNet, String> {
 
 fn ports(spec: &Spec, texts: &mut Interner, report: &mut Report) -> Vec<ServicePort> {
     let mut ports: Vec<ServicePort> = Vec::new();
-    for port in spec.ports.iter().flatten() {
+    for (index, port) in spec.ports.iter().flatten().enumerate() {
         // Whatever Istio does not know it takes for TCP; what is not carried by TCP is UDP only.
         if port.protocol.as_deref().is_some_and(|protocol| protocol.eq_ignore_ascii_case("UDP")) {
             continue;
@@ -258,9 +277,10 @@ fn ports(spec: &Spec, texts: &mut Interner, report: &mut Report) -> Vec<ServiceP
         let mut number = |field: &str, value: u32| {
             let number = port_number(value);
             if number.is_none() {
-                report.error(format!(
-                    "spec.ports.{field}: {value} is not a port from 1 to 65535; the entry lacks this port"
-                ));
+                report.error_at(
+                    FieldPath::of("spec.ports").index(index).key(field),
+                    format!("spec.ports.{field}: {value} is not a port from 1 to 65535; the entry lacks this port"),
+                );
             }
             number
         };
@@ -278,7 +298,8 @@ fn ports(spec: &Spec, texts: &mut Interner, report: &mut Report) -> Vec<ServiceP
     ports
 }
 
-fn endpoint(given: &WorkloadEntry, ports: &[ServicePort], report: &mut Report) -> Option<Endpoint> {
+fn endpoint(index: usize, given: &WorkloadEntry, ports: &[ServicePort], report: &mut Report) -> Option<Endpoint> {
+    let path = |field| FieldPath::of("spec.endpoints").index(index).key(field);
     let text = given.address.as_deref().unwrap_or_default();
     let address = match usable_address(text) {
         Ok(address) => address,
@@ -287,7 +308,7 @@ fn endpoint(given: &WorkloadEntry, ports: &[ServicePort], report: &mut Report) -
                 unix if unix.starts_with("unix://") => format!("{text:?} is a Unix socket, which is not TCP"),
                 _ => error,
             };
-            report.error(format!("spec.endpoints.address: {error}; the endpoint is ignored"));
+            report.error_at(path("address"), format!("spec.endpoints.address: {error}; the endpoint is ignored"));
             return None;
         }
     };
@@ -302,7 +323,10 @@ fn endpoint(given: &WorkloadEntry, ports: &[ServicePort], report: &mut Report) -
         match target {
             Some(target) => drop(targets.insert(port.port, target)),
             None => {
-                report.error(format!("spec.endpoints.ports: {address} has no port from 1 to 65535 for {}", port.port));
+                report.error_at(
+                    path("ports"),
+                    format!("spec.endpoints.ports: {address} has no port from 1 to 65535 for {}", port.port),
+                );
             }
         }
     }
@@ -320,10 +344,13 @@ fn endpoint(given: &WorkloadEntry, ports: &[ServicePort], report: &mut Report) -
 
 fn identities(names: &[String], report: &mut Report) -> Vec<SpiffeId> {
     let mut identities = Vec::new();
-    for name in names {
+    for (index, name) in names.iter().enumerate() {
         match name.parse() {
             Ok(identity) => identities.push(identity),
-            Err(error) => report.error(format!("spec.subjectAltNames: {error}; it is nobody's identity")),
+            Err(error) => report.error_at(
+                FieldPath::of("spec.subjectAltNames").index(index),
+                format!("spec.subjectAltNames: {error}; it is nobody's identity"),
+            ),
         }
     }
     identities

@@ -13,6 +13,7 @@ use super::intern::Interner;
 use super::name::check_name;
 use super::report::Report;
 use super::{controller, node, probe};
+use crate::control::field::FieldPath;
 use crate::model::identity::{SpiffeId, TrustDomain};
 use crate::model::local::{Exclusions, LocalPod, PortSet, parse_cidrs};
 use crate::model::locality::Locality;
@@ -136,28 +137,43 @@ fn exclusions(annotations: &mut Annotations<'_>) -> Exclusions {
 
 fn addresses(status: &PodStatus, report: &mut Report) -> Vec<IpAddr> {
     let all = status.pod_ips.iter().flatten().map(|entry| entry.ip.as_str());
-    let wrong = |error| report.error(format!("status.podIPs: {error}; it is not taken as the pod's"));
-    usable(all, status.pod_ip.as_deref(), wrong)
+    usable(all, status.pod_ip.as_deref(), |index, error| {
+        let field = field_of(index, "status.podIPs", "status.podIP");
+        report.error_at(field, format!("status.podIPs: {error}; it is not taken as the pod's"));
+    })
 }
 
 /// The addresses from which the pod's kubelet may ask how it is.
 fn node_addresses(status: &PodStatus, report: &mut Report) -> Vec<IpAddr> {
     let all = status.host_ips.iter().flatten().map(|entry| entry.ip.as_str());
-    let wrong = |error| report.error(format!("status.hostIPs: {error}; it is not taken as the node's"));
-    usable(all, status.host_ip.as_deref(), wrong)
+    usable(all, status.host_ip.as_deref(), |index, error| {
+        let field = field_of(index, "status.hostIPs", "status.hostIP");
+        report.error_at(field, format!("status.hostIPs: {error}; it is not taken as the node's"));
+    })
 }
 
-/// The addresses of a list, or else the one that stands beside it, without what is wrong and without duplicates.
-fn usable<'a>(all: impl Iterator<Item = &'a str>, one: Option<&'a str>, mut wrong: impl FnMut(String)) -> Vec<IpAddr> {
-    let mut texts: Vec<&str> = all.filter(|text| !text.is_empty()).collect();
+/// The entry of a list, or the field that stands beside the list.
+fn field_of(index: Option<usize>, list: &str, one: &str) -> FieldPath {
+    index.map_or_else(|| FieldPath::of(one), |index| FieldPath::of(list).index(index))
+}
+
+/// The addresses of a list, or else the one that stands beside it, without what is wrong and without duplicates. `wrong` is
+/// told which entry of the list it is.
+fn usable<'a>(
+    all: impl Iterator<Item = &'a str>,
+    one: Option<&'a str>,
+    mut wrong: impl FnMut(Option<usize>, String),
+) -> Vec<IpAddr> {
+    let given = |(_, text): &(Option<usize>, &str)| !text.is_empty();
+    let mut texts: Vec<_> = all.enumerate().map(|(index, text)| (Some(index), text)).filter(given).collect();
     if texts.is_empty() {
-        texts.extend(one.filter(|text| !text.is_empty()));
+        texts.extend(one.map(|text| (None, text)).filter(given));
     }
     let (mut addresses, mut seen) = (Vec::new(), HashSet::new());
-    for text in texts {
+    for (index, text) in texts {
         match usable_address(text) {
             Ok(address) => addresses.extend(seen.insert(address).then_some(address)),
-            Err(error) => wrong(error),
+            Err(error) => wrong(index, error),
         }
     }
     addresses.shrink_to_fit();
@@ -177,7 +193,7 @@ fn valid<'a>(name: Option<&'a str>, field: &str, consequence: &str, report: &mut
     match check_name(name) {
         Ok(()) => Some(name),
         Err(error) => {
-            report.error(format!("{field}: {error}; {consequence}"));
+            report.error_at(FieldPath::of(field), format!("{field}: {error}; {consequence}"));
             None
         }
     }

@@ -43,10 +43,6 @@ pub(super) struct Report(Vec<Remark>);
 
 impl Report {
     /// Something counts for nothing, or is not done.
-    pub(super) fn error(&mut self, message: impl Into<String>) {
-        self.error_at(FieldPath::default(), message);
-    }
-
     pub(super) fn error_at(&mut self, field: FieldPath, message: impl Into<String>) {
         self.0.push(Remark { field, message: message.into(), severity: Severity::Error });
     }

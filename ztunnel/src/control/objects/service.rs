@@ -11,6 +11,7 @@ use super::annotations::{self, Annotations};
 use super::intern::Interner;
 use super::port::{is_tcp, port_number};
 use super::report::Report;
+use crate::control::field::FieldPath;
 use crate::model::labels::Labels;
 use crate::model::locality::Distribution;
 use crate::model::service::{Families, ServicePort, TargetPort, Visibility};
@@ -48,8 +49,10 @@ pub(super) fn read(
     let external = spec.type_.as_deref() == Some("ExternalName");
     let vips = if external { Vec::new() } else { vips(&spec, report) };
     let families = families(&spec, &vips);
+    let given = spec.ports.iter().flatten().enumerate();
+    let ports = given.filter_map(|(index, port)| service_port(index, port, texts, report)).collect();
     ServiceManifest {
-        ports: spec.ports.iter().flatten().filter_map(|port| service_port(port, texts, report)).collect(),
+        ports,
         selector: if external { Labels::default() } else { texts.labels(&spec.selector.unwrap_or_default()) },
         families,
         every_endpoint_ready: spec.publish_not_ready_addresses.unwrap_or(false),
@@ -64,28 +67,37 @@ fn distribution(spec: &ServiceSpec, report: &mut Report) -> Option<Distribution>
         Some("Local") => return Some(Distribution::SameNode),
         None | Some("" | "Cluster") => {}
         Some(other) => {
-            report
-                .error(format!("spec.internalTrafficPolicy: {other:?} is not Cluster or Local; it counts as Cluster"));
+            report.error_at(
+                FieldPath::of("spec.internalTrafficPolicy"),
+                format!("spec.internalTrafficPolicy: {other:?} is not Cluster or Local; it counts as Cluster"),
+            );
         }
     }
     let text = spec.traffic_distribution.as_deref().filter(|text| !text.is_empty())?;
     Some(annotations::distribution(text).unwrap_or_else(|error| {
-        report.warn(format!("spec.trafficDistribution: {text:?} {error}; all endpoints are the same"));
+        report.warn_at(
+            FieldPath::of("spec.trafficDistribution"),
+            format!("spec.trafficDistribution: {text:?} {error}; all endpoints are the same"),
+        );
         Distribution::Any
     }))
 }
 
 fn vips(spec: &ServiceSpec, report: &mut Report) -> Vec<IpAddr> {
-    let all = spec.cluster_ips.iter().flatten();
-    let mut texts: Vec<&str> = all.map(String::as_str).collect();
+    let all = spec.cluster_ips.iter().flatten().enumerate();
+    let mut texts: Vec<(Option<usize>, &str)> = all.map(|(index, text)| (Some(index), text.as_str())).collect();
     if texts.is_empty() {
-        texts.extend(spec.cluster_ip.as_deref());
+        texts.extend(spec.cluster_ip.as_deref().map(|text| (None, text)));
     }
     let (mut vips, mut seen) = (Vec::new(), HashSet::new());
-    for text in texts.into_iter().filter(|text| !text.is_empty() && *text != "None") {
+    for (index, text) in texts.into_iter().filter(|(_, text)| !text.is_empty() && *text != "None") {
         match usable_address(text) {
             Ok(vip) => vips.extend(seen.insert(vip).then_some(vip)),
-            Err(error) => report.error(format!("spec.clusterIPs: {error}; it is not taken as the service's")),
+            Err(error) => {
+                let entry = |index| FieldPath::of("spec.clusterIPs").index(index);
+                let field = index.map_or_else(|| FieldPath::of("spec.clusterIP"), entry);
+                report.error_at(field, format!("spec.clusterIPs: {error}; it is not taken as the service's"));
+            }
         }
     }
     vips
@@ -102,16 +114,22 @@ fn families(spec: &ServiceSpec, vips: &[IpAddr]) -> Families {
     }
 }
 
-fn service_port(port: &core::ServicePort, texts: &mut Interner, report: &mut Report) -> Option<ServicePort> {
+fn service_port(
+    index: usize,
+    port: &core::ServicePort,
+    texts: &mut Interner,
+    report: &mut Report,
+) -> Option<ServicePort> {
     if !is_tcp(port.protocol.as_deref()) {
         return None;
     }
     let mut number = |field: &str, value: i32| {
         let number = port_number(value);
         if number.is_none() {
-            report.error(format!(
-                "spec.ports.{field}: {value} is not a port from 1 to 65535; the service lacks this port"
-            ));
+            report.error_at(
+                FieldPath::of("spec.ports").index(index).key(field),
+                format!("spec.ports.{field}: {value} is not a port from 1 to 65535; the service lacks this port"),
+            );
         }
         number
     };

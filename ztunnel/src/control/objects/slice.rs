@@ -9,6 +9,7 @@ use super::address::usable_address;
 use super::intern::Interner;
 use super::port::{is_tcp, port_number};
 use super::report::Report;
+use crate::control::field::FieldPath;
 use crate::model::service::Health;
 use crate::model::workload::NamespacedName;
 
@@ -43,25 +44,35 @@ pub(super) fn read(
 ) -> Option<SliceManifest> {
     let labels = slice.metadata.labels.unwrap_or_default();
     let Some(service) = labels.get(SERVICE_NAME) else {
-        report.warn(format!("label {SERVICE_NAME} is missing: it belongs to no service and is ignored"));
+        report.warn_at(
+            FieldPath::of("metadata.labels"),
+            format!("label {SERVICE_NAME} is missing: it belongs to no service and is ignored"),
+        );
         return None;
     };
     if !matches!(slice.address_type.as_str(), "IPv4" | "IPv6") {
-        report.warn(format!("addressType {:?} is not IPv4 or IPv6: it is ignored", slice.address_type));
+        report.warn_at(
+            FieldPath::of("addressType"),
+            format!("addressType {:?} is not IPv4 or IPv6: it is ignored", slice.address_type),
+        );
         return None;
     }
-    let ports = slice.ports.iter().flatten().filter(|port| is_tcp(port.protocol.as_deref()));
-    let ports = ports.filter_map(|port| {
+    let ports = slice.ports.iter().flatten().enumerate().filter(|(_, port)| is_tcp(port.protocol.as_deref()));
+    let ports = ports.filter_map(|(index, port)| {
         let name = texts.text(port.name.as_deref().unwrap_or_default());
         let Some(value) = port.port else { return Some((name, None)) };
         let number = port_number(value);
         if number.is_none() {
-            report.error(format!("ports.port: {value} is not a port from 1 to 65535; it is ignored"));
+            report.error_at(
+                FieldPath::of("ports").index(index).key("port"),
+                format!("ports.port: {value} is not a port from 1 to 65535; it is ignored"),
+            );
         }
         number.map(|number| (name, Some(number)))
     });
     let ports = ports.collect();
-    let endpoints = slice.endpoints.into_iter().map(|endpoint| slice_endpoint(name, endpoint, texts, report)).collect();
+    let endpoints = slice.endpoints.into_iter().enumerate();
+    let endpoints = endpoints.map(|(index, endpoint)| slice_endpoint(name, index, endpoint, texts, report)).collect();
     Some(SliceManifest {
         service: NamespacedName::new(Arc::clone(&name.namespace), texts.text(service)),
         ports,
@@ -71,15 +82,19 @@ pub(super) fn read(
 
 fn slice_endpoint(
     name: &NamespacedName,
+    index: usize,
     endpoint: Endpoint,
     texts: &mut Interner,
     report: &mut Report,
 ) -> SliceEndpoint {
     let mut addresses = Vec::new();
-    for text in &endpoint.addresses {
+    for (number, text) in endpoint.addresses.iter().enumerate() {
         match usable_address(text) {
             Ok(address) => addresses.push(address),
-            Err(error) => report.error(format!("endpoints.addresses: {error}; it is ignored")),
+            Err(error) => report.error_at(
+                FieldPath::of("endpoints").index(index).key("addresses").index(number),
+                format!("endpoints.addresses: {error}; it is ignored"),
+            ),
         }
     }
     addresses.shrink_to_fit();

@@ -78,7 +78,7 @@ fn an_action_is_read_and_an_empty_policy_has_no_rules() {
     check(
         &policy("action: CUSTOM\nprovider: {name: opa}\nrules: [{}]"),
         "CUSTOM demo/p for namespace demo: anything
-         problem p.yaml:1: AuthorizationPolicy demo/p: spec.action: CUSTOM needs an external authorizer, which can't be asked at this layer: whatever its rules match is refused; ...",
+         problem p.yaml:5: AuthorizationPolicy demo/p: spec.action: CUSTOM needs an external authorizer, which can't be asked at this layer: whatever its rules match is refused; ...",
     );
     for version in ["v1", "v1beta1"] {
         check(

@@ -87,7 +87,7 @@ fn the_nodes_addresses_are_read() {
     shown(
         ", hostIPs: [{ip: 127.0.0.1}, {ip: node}]",
         "
-        problem p.yaml:1: Pod demo/p: status.hostIPs: \"node\" is not an IP address; it is not taken as the node's
-        problem p.yaml:1: Pod demo/p: status.hostIPs: 127.0.0.1 is a loopback, ...",
+        problem p.yaml:5: Pod demo/p: status.hostIPs: \"node\" is not an IP address; it is not taken as the node's
+        problem p.yaml:5: Pod demo/p: status.hostIPs: 127.0.0.1 is a loopback, ...",
     );
 }
