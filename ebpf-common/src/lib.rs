@@ -1,8 +1,12 @@
-//! What the node daemon and its BPF programs agree on: marks, map keys and values, verdicts.
+//! What the node daemon and its BPF programs agree on: marks, map keys and values, verdicts, what is captured.
 //!
 //! Every type that crosses the border between kernel and daemon is `repr(C)`, has no padding (asserted below) and stands
 //! here once. Raise [`LAYOUT`] whenever one of them changes: pins of another layout are never adopted.
 #![no_std]
+
+pub mod capture;
+
+use core::net::IpAddr;
 
 /// Version of everything in this crate; part of the pin path (`<pin dir>/v<LAYOUT>`).
 pub const LAYOUT: u32 = 1;
@@ -35,6 +39,15 @@ pub type Addr = [u8; 16];
 #[must_use]
 pub const fn mapped(octets: [u8; 4]) -> Addr {
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, octets[0], octets[1], octets[2], octets[3]]
+}
+
+/// The map form of an address.
+#[must_use]
+pub const fn map_addr(ip: IpAddr) -> Addr {
+    match ip {
+        IpAddr::V4(v4) => mapped(v4.octets()),
+        IpAddr::V6(v6) => v6.octets(),
+    }
 }
 
 /// Whether an address is IPv4.
@@ -322,14 +335,10 @@ mod user {
 
 #[cfg(test)]
 mod tests {
-    use super::{is_loopback, mapped, stays_on_link, worker_of};
-    use core::net::{IpAddr, Ipv6Addr};
+    use super::{is_loopback, map_addr, stays_on_link, worker_of};
 
     fn addr(text: &str) -> super::Addr {
-        match text.parse().unwrap() {
-            IpAddr::V4(v4) => mapped(v4.octets()),
-            IpAddr::V6(v6) => Ipv6Addr::octets(&v6),
-        }
+        map_addr(text.parse().unwrap())
     }
 
     #[test]

@@ -10,8 +10,9 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use ebpf_common::{
-    AF_INET, AF_INET6, Addr, Direction, ExcludedPort, Interface, Listener, LocalAddr, Pod, Purpose, Verdict, cidr_data,
-    is_mapped, mapped, mark, stays_on_link,
+    AF_INET, AF_INET6, Addr, Direction, ExcludedPort, Interface, Listener, LocalAddr, Pod, Purpose, Verdict,
+    capture::{Capture, Exceptions},
+    cidr_data, is_mapped, mapped, mark,
 };
 
 use crate::{
@@ -71,7 +72,9 @@ fn connect(ctx: &SockAddrContext, addr: &Addr) -> i32 {
         count(cookie, Verdict::OwnSocket);
         return ALLOW;
     }
-    let mut verdict = judge(ctx, cookie, addr);
+    // SAFETY: the context is valid for the length of the program.
+    let port = u16::from_be(unsafe { (*ctx.sock_addr).user_port } as u16);
+    let mut verdict = Capture::of(addr, port, &Maps { cookie }).verdict();
     if matches!(verdict, Verdict::Captured) {
         let speaks = if is_mapped(addr) { Pod::SPEAKS_V4 } else { Pod::SPEAKS_V6 };
         if pod.flags & speaks == 0 {
@@ -135,21 +138,30 @@ fn refuse(error: i32) -> i32 {
     REFUSE
 }
 
-#[inline(always)]
-fn judge(ctx: &SockAddrContext, cookie: u64, addr: &Addr) -> Verdict {
-    // SAFETY: map values are not dereferenced, only their presence counts.
-    if stays_on_link(addr) || unsafe { LOCAL_ADDRS.get(LocalAddr { cookie, addr: *addr }) }.is_some() {
-        return Verdict::Local;
+/// A pod's exceptions as the maps hold them.
+struct Maps {
+    cookie: u64,
+}
+
+impl Exceptions for Maps {
+    #[inline(always)]
+    fn is_own(&self, addr: &Addr) -> bool {
+        // SAFETY: map values are not dereferenced, only their presence counts.
+        unsafe { LOCAL_ADDRS.get(LocalAddr { cookie: self.cookie, addr: *addr }) }.is_some()
     }
-    // SAFETY: the context is valid for the length of the program.
-    let port = u32::from(u16::from_be(unsafe { (*ctx.sock_addr).user_port } as u16));
-    // SAFETY: as above.
-    let port = unsafe { EXCLUDED_PORTS.get(ExcludedPort { cookie, direction: Direction::Outbound as u32, port }) };
-    let cidr = aya_ebpf::btf_maps::lpm_trie::Key::new(CIDR_BITS, cidr_data(cookie, addr));
-    if port.is_some() || EXCLUDED_CIDRS.get(&cidr).is_some() {
-        return Verdict::ExcludedOutbound;
+
+    #[inline(always)]
+    fn excludes_port(&self, port: u16) -> bool {
+        let direction = Direction::Outbound as u32;
+        // SAFETY: as above.
+        unsafe { EXCLUDED_PORTS.get(ExcludedPort { cookie: self.cookie, direction, port: u32::from(port) }) }.is_some()
     }
-    Verdict::Captured
+
+    #[inline(always)]
+    fn excludes_addr(&self, addr: &Addr) -> bool {
+        let key = aya_ebpf::btf_maps::lpm_trie::Key::new(CIDR_BITS, cidr_data(self.cookie, addr));
+        EXCLUDED_CIDRS.get(&key).is_some()
+    }
 }
 
 /// Brings the daemon's bits of the socket's mark to what the verdict asks for: also off, where an earlier connect of the

@@ -3,12 +3,15 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use ebpf_common::capture::{Capture, Exceptions};
+use ebpf_common::{Addr, map_addr};
+use ipnet::IpNet;
+
 use super::explanation::Source;
 use super::query::{From, Query, QueryError, client_pod};
 use super::sources::Sources;
-use crate::model::addr::is_link_local_v6;
 use crate::model::identity::SpiffeId;
-use crate::model::local::LocalPod;
+use crate::model::local::{Exclusions, LocalPod};
 use crate::model::workload::{Membership, Workload};
 use crate::policy::Principal;
 use crate::store::snapshot::Snapshot;
@@ -117,32 +120,33 @@ impl<'a> Client<'a> {
             let outside = || "the client is no pod that the mesh knows".to_owned();
             return if self.principal.is_some() { Ok(()) } else { Err(outside()) };
         };
-        let (name, exclusions) = (&pod.name, self.local.map(|local| &local.exclusions));
+        let name = &pod.name;
         match () {
             () if pod.membership != Membership::InMesh => {
-                Err(format!("Pod {name} is not captured: {}", outside_why(pod)))
+                return Err(format!("Pod {name} is not captured: {}", outside_why(pod)));
             }
-            () if pod.host_network => Err(format!("Pod {name} is on its node's network, and is not captured")),
+            () if pod.host_network => {
+                return Err(format!("Pod {name} is on its node's network, and is not captured"));
+            }
             () if self.local.is_some_and(|local| local.netns.is_none()) => {
-                Err(format!("Pod {name} is not captured: {NO_NETNS}"))
+                return Err(format!("Pod {name} is not captured: {NO_NETNS}"));
             }
-            () if pod.own_addresses().contains(&to) => {
-                Err(format!("Pod {name} connects to an address of its own, which is not captured"))
+            () => {}
+        }
+        let known = Known { pod, exclusions: self.local.map(|local| &local.exclusions) };
+        match Capture::of(&map_addr(to), port, &known) {
+            Capture::Captured => Ok(()),
+            Capture::Own => Err(format!("Pod {name} connects to an address of its own, which is not captured")),
+            Capture::OnLink => {
+                Err("connections to loopback, unspecified and IPv6 link-local addresses are not captured".to_owned())
             }
-            () if to.is_loopback() || is_link_local_v6(to) => {
-                Err("connections to loopback and IPv6 link-local addresses are not captured".to_owned())
-            }
-            () if exclusions.is_some_and(|excluded| excluded.outbound_ports.contains(port)) => Err(format!(
+            Capture::ExcludedPort => Err(format!(
                 "Pod {name} excludes outbound port {port} (annotation traffic.ambient.mesh/exclude-outbound-ports)"
             )),
-            () => {
-                match exclusions.and_then(|excluded| excluded.outbound_cidrs.iter().find(|cidr| cidr.contains(&to))) {
-                    Some(cidr) => Err(format!(
-                        "Pod {name} excludes outbound {cidr} (annotation traffic.ambient.mesh/exclude-outbound-cidrs)"
-                    )),
-                    None => Ok(()),
-                }
-            }
+            Capture::ExcludedAddr => Err(format!(
+                "Pod {name} excludes outbound {} (annotation traffic.ambient.mesh/exclude-outbound-cidrs)",
+                known.excluded_range(to).map_or_else(|| to.to_string(), ToString::to_string)
+            )),
         }
     }
 
@@ -194,6 +198,32 @@ impl<'a> Client<'a> {
 /// Why the node of a pod of the mesh can't enrol it.
 pub(super) const NO_NETNS: &str = "its node can't enrol it, because its network namespace is not known: set the annotation \
                                    ambient.mesh/netns to its absolute path";
+
+/// A pod's exceptions from capture, as far as they are known here.
+struct Known<'a> {
+    pod: &'a Workload,
+    exclusions: Option<&'a Exclusions>,
+}
+
+impl<'a> Known<'a> {
+    fn excluded_range(&self, to: IpAddr) -> Option<&'a IpNet> {
+        self.exclusions?.outbound_cidrs.iter().find(|cidr| cidr.contains(&to))
+    }
+}
+
+impl Exceptions for Known<'_> {
+    fn is_own(&self, addr: &Addr) -> bool {
+        self.pod.own_addresses().iter().any(|own| map_addr(*own) == *addr)
+    }
+
+    fn excludes_port(&self, port: u16) -> bool {
+        self.exclusions.is_some_and(|exclusions| exclusions.outbound_ports.contains(port))
+    }
+
+    fn excludes_addr(&self, addr: &Addr) -> bool {
+        self.excluded_range(Ipv6Addr::from(*addr).to_canonical()).is_some()
+    }
+}
 
 /// One of those reserved for documentation (RFC 5737, RFC 3849): no rule means it, unless it means all of the family.
 fn unknown_address(to: IpAddr) -> IpAddr {

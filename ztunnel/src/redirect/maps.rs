@@ -3,7 +3,6 @@
 use std::{
     collections::HashMap,
     io,
-    net::IpAddr,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     sync::Arc,
 };
@@ -13,8 +12,8 @@ use aya::{
     maps::{HashMap as BpfHash, LpmTrie, Map, MapData, MapError, PerCpuHashMap, PerCpuValues, SockHash, lpm_trie::Key},
 };
 use ebpf_common::{
-    Addr, CIDR_BITS_BEFORE, CidrData, Counts, Direction, ExcludedPort, Interface, Listener, LocalAddr, Pod as PodEntry,
-    Verdict, cidr_data, mapped, maps as names,
+    CIDR_BITS_BEFORE, CidrData, Counts, Direction, ExcludedPort, Interface, Listener, LocalAddr, Pod as PodEntry,
+    Verdict, cidr_data, map_addr, maps as names,
 };
 use ipnet::IpNet;
 use nix::libc;
@@ -323,14 +322,6 @@ impl Maps {
             return MapWriteError::Full { map, capacity, setting };
         }
         MapWriteError::Refused { map, source }
-    }
-}
-
-/// The map's form of an address.
-fn map_addr(ip: IpAddr) -> Addr {
-    match ip.to_canonical() {
-        IpAddr::V4(v4) => mapped(v4.octets()),
-        IpAddr::V6(v6) => v6.octets(),
     }
 }
 
