@@ -9,18 +9,13 @@ use super::client::{Client, NO_NETNS, outside_why};
 use super::explanation::{Destination, Health, Refusal, Route, Turn};
 use super::query::{Meant, Query, QueryError, To};
 use super::sources::Sources;
-use crate::model::addr::{OrigDst, PeerAddr};
+use crate::model::addr::OrigDst;
 use crate::model::close::CloseReason;
-use crate::model::flow::{Direction, Flow};
 use crate::model::identity::SpiffeId;
 use crate::model::service::{self, Endpoint, Resolution, Service, ServiceKind};
 use crate::model::workload::{Membership, NamespacedName, Workload};
-use crate::route::decide::{self, Candidate, Hop, Unfit};
-use crate::route::survey;
-use crate::store::snapshot::Snapshot;
-
-/// A port that a client connects from: which one decides nothing.
-const ANY_PORT: u16 = 40_000;
+use crate::route::decide::{self, Hop, Unfit};
+use crate::route::survey::{self, End, Survey};
 
 /// Where a connection can end, and how it gets there.
 #[derive(Debug)]
@@ -86,8 +81,9 @@ impl Traveller<'_> {
             // Of an address on a node's network the mesh does not know whose it is; the question does.
             for leg in legs.iter_mut().filter(|leg| pod.addresses.contains(&leg.address.ip()) && leg.workload.is_none())
             {
-                let candidate = Candidate { target: leg.address, workload: Some(Arc::clone(pod)), hop: Hop::Plain };
-                *leg = Leg::of(candidate, None);
+                let (target, workload) = (leg.address, Some(Arc::clone(pod)));
+                let standing = Ok((survey::Turn::First, Hop::Plain));
+                *leg = Leg::of(End { target, workload, endpoint: None, standing });
             }
         }
         let remedies =
@@ -137,16 +133,23 @@ impl Traveller<'_> {
         let Meant::Service(service) = meant else { return (Passage::default(), Ok(())) };
         let mut captured = Ok(());
         let mut passage = Passage { service: Some(Arc::clone(service)), ..Passage::default() };
+        let snapshot = self.sources.snapshot;
         for endpoint in service.endpoints.iter().filter(|endpoint| service.families.include(endpoint.address)) {
+            let never = |why: String| {
+                let end = End {
+                    target: SocketAddr::new(endpoint.address, self.port),
+                    ..End::at(snapshot, endpoint, self.port, Err(Unfit::Unready))
+                };
+                Leg { why_never: Some(why), ..Leg::of(end) }
+            };
             if endpoint.health != service::Health::Ready {
-                let why = "it is not ready, so that the service's name does not lead to it";
-                passage.legs.push(Leg::never(self.sources.snapshot, endpoint, self.port, why.to_owned()));
+                passage.legs.push(never("it is not ready, so that the service's name does not lead to it".to_owned()));
                 continue;
             }
             let direct = self.towards(endpoint.address);
             captured = captured.and_then(|()| self.client.capture(endpoint.address, self.port));
             if let Some(refusal) = direct.refusal {
-                passage.legs.push(Leg::never(self.sources.snapshot, endpoint, self.port, told(&refusal).text));
+                passage.legs.push(never(told(&refusal).text));
             }
             passage.legs.extend(direct.legs);
         }
@@ -164,73 +167,34 @@ impl Traveller<'_> {
 
     /// What becomes of a connection to an address.
     fn towards(&self, address: IpAddr) -> Passage {
-        let dst = SocketAddr::new(address, self.port);
-        match (self.client.capture(address, self.port), self.client.pod) {
-            (Ok(()), Some(pod)) => self.through_the_mesh(dst, pod),
-            (captured, _) => self.past_the_mesh(dst, captured.is_ok()),
-        }
+        let (snapshot, dst) = (self.sources.snapshot, OrigDst::new(SocketAddr::new(address, self.port)));
+        let captured = self.client.capture(address, self.port).is_ok();
+        let Survey { service, refusal, ends } = match (self.client.pod, &self.client.principal) {
+            (Some(pod), _) if captured => survey::of_pod(snapshot, pod, dst),
+            (None, Some(principal)) if captured => survey::of_identity(snapshot, principal.identity(), dst),
+            _ => survey::uncaptured(snapshot, dst),
+        };
+        let legs = ends.into_iter().map(|end| self.leg(end, service.as_ref(), dst.ip())).collect();
+        Passage { service, refusal, legs }
     }
 
-    /// As the client's node decides it.
-    fn through_the_mesh(&self, dst: SocketAddr, pod: &Arc<Workload>) -> Passage {
-        let from = self.client.address_towards(dst.ip()).unwrap_or(dst.ip());
-        let peer = PeerAddr::new(SocketAddr::new(from, ANY_PORT));
-        let dst = OrigDst::new(dst);
-        let flow = Flow { direction: Direction::Outbound, peer, dst };
-        let decided = decide::outbound(self.sources.snapshot, &flow, &pod.name, 0);
-        let owner = self.sources.snapshot.owner(dst.ip(), dst.port(), &pod.name.namespace);
-        let surveyed = match owner {
-            crate::store::snapshot::Owner::Service(service) if service.resolution == Resolution::Endpoints => {
-                Some(service)
+    fn leg(&self, end: End<'_>, service: Option<&Arc<Service>>, dst: IpAddr) -> Leg {
+        let why_never = match (&end.standing, end.endpoint) {
+            (Err(unfit), Some(endpoint)) => {
+                Some(self.unfit_text(*unfit, service.map(|service| &service.name), endpoint))
             }
+            (Ok((survey::Turn::Never, _)), Some(endpoint)) => Some(worse(endpoint, dst).to_owned()),
             _ => None,
         };
-        let service = surveyed.cloned();
-        match (decided, service) {
-            (decided, Some(service)) => {
-                Passage { legs: self.survey(&service, dst, &pod.name), refusal: decided.err(), service: Some(service) }
-            }
-            (Ok(decided), None) => {
-                let legs = decided.candidates.into_iter().map(|candidate| Leg::of(candidate, decided.service.clone()));
-                Passage { legs: legs.collect(), refusal: None, service: decided.service }
-            }
-            (Err(refusal), None) => Passage { refusal: Some(refusal), ..Passage::default() },
-        }
+        Leg { why_never, service: service.cloned(), ..Leg::of(end) }
     }
 
-    fn survey(&self, service: &Arc<Service>, dst: OrigDst, pod: &NamespacedName) -> Vec<Leg> {
-        let surveyed = survey::endpoints(self.sources.snapshot, service, dst, pod);
-        surveyed
-            .into_iter()
-            .map(|surveyed| {
-                let endpoint = surveyed.endpoint;
-                match surveyed.standing {
-                    Err(unfit) => {
-                        Leg::never(self.sources.snapshot, endpoint, 0, self.unfit_text(unfit, service, endpoint))
-                    }
-                    Ok((turn, candidate)) => {
-                        let turn = match turn {
-                            survey::Turn::First => Turn::First,
-                            survey::Turn::Later => Turn::Later,
-                            survey::Turn::Never => Turn::Never,
-                        };
-                        let leg = Leg::of(candidate, Some(Arc::clone(service)));
-                        let why_never = (turn == Turn::Never).then(|| worse(endpoint, dst.ip()).to_owned());
-                        Leg { turn, why_never, ..leg.at(endpoint) }
-                    }
-                }
-            })
-            .collect()
-    }
-
-    fn unfit_text(&self, unfit: Unfit, service: &Service, endpoint: &Endpoint) -> String {
+    fn unfit_text(&self, unfit: Unfit, service: Option<&NamespacedName>, endpoint: &Endpoint) -> String {
         match unfit {
             Unfit::NoPort => format!("it does not serve port {} of the service", self.port),
             Unfit::Elsewhere => {
-                format!(
-                    "it is not on the client's node, and {} stays there (internalTrafficPolicy: Local)",
-                    service.name
-                )
+                let service = service.map(ToString::to_string).unwrap_or_default();
+                format!("it is not on the client's node, and {service} stays there (internalTrafficPolicy: Local)")
             }
             Unfit::Unready => "it is not ready".to_owned(),
             Unfit::Family => "it has an address of a family that the service does not have (ipFamilies)".to_owned(),
@@ -244,56 +208,6 @@ impl Traveller<'_> {
             Unfit::Weightless => "its weight is 0".to_owned(),
             Unfit::Reserved => format!("port {HBONE_PORT} of a pod of the mesh is reserved for tunnels"),
         }
-    }
-
-    /// Without the client's node: either it does not capture the client, or it is not known which node that is, and then
-    /// it makes tunnels as any node does.
-    fn past_the_mesh(&self, dst: SocketAddr, tunnels: bool) -> Passage {
-        if let Some(service) = self.sources.snapshot.cluster_ip(dst.ip()) {
-            return self.balanced(service, dst.ip(), tunnels);
-        }
-        let workload = self.sources.snapshot.workload_at(dst.ip()).cloned();
-        let candidate = Candidate { target: dst, hop: hop(workload.as_deref(), dst, tunnels), workload };
-        Passage { legs: vec![Leg::of(candidate, None)], ..Passage::default() }
-    }
-
-    /// As the node's load balancer does it: one of the ready endpoints; of those that are ending, when there is none.
-    fn balanced(&self, service: &Arc<Service>, dst: IpAddr, tunnels: bool) -> Passage {
-        let mut passage = Passage { service: Some(Arc::clone(service)), ..Passage::default() };
-        if service.port(self.port).is_none() {
-            let detail = format!("Service {} has no TCP port {}", service.name, self.port);
-            passage.refusal = Some(decide::Refusal { reason: CloseReason::NoHealthyUpstream, detail: Some(detail) });
-            return passage;
-        }
-        let tier = |endpoint: &Endpoint| (endpoint.health, endpoint.address.is_ipv4() != dst.is_ipv4());
-        // Only the mesh's daemons lead from one family to the other.
-        let serving = service.endpoints.iter().filter(|endpoint| {
-            let serves = endpoint.ports.contains_key(&self.port) && endpoint.health != service::Health::Unready;
-            serves && (tunnels || endpoint.address.is_ipv4() == dst.is_ipv4())
-        });
-        let best = serving.map(tier).min();
-        for endpoint in service.endpoints.iter() {
-            let Some(target) = endpoint.ports.get(&self.port) else {
-                let why = self.unfit_text(Unfit::NoPort, service, endpoint);
-                passage.legs.push(Leg::never(self.sources.snapshot, endpoint, 0, why));
-                continue;
-            };
-            if Some(tier(endpoint)) != best {
-                let why =
-                    if endpoint.health == service::Health::Unready { "it is not ready" } else { worse(endpoint, dst) };
-                passage.legs.push(Leg::never(self.sources.snapshot, endpoint, *target, why.to_owned()));
-                continue;
-            }
-            let target = SocketAddr::new(endpoint.address, *target);
-            let workload = owner_of(self.sources.snapshot, endpoint);
-            let candidate = Candidate { target, hop: hop(workload.as_deref(), target, tunnels), workload };
-            passage.legs.push(Leg::of(candidate, Some(Arc::clone(service))).at(endpoint));
-        }
-        if best.is_none() {
-            let detail = format!("{}:{}: no endpoint is ready", service.name, self.port);
-            passage.refusal = Some(decide::Refusal { reason: CloseReason::NoHealthyUpstream, detail: Some(detail) });
-        }
-        passage
     }
 
     fn route_text(&self, captured: &Result<(), String>, service: Option<&Service>, legs: &[Leg]) -> String {
@@ -379,13 +293,13 @@ impl Traveller<'_> {
     }
 }
 
-/// How the daemon of any node gets there, not knowing who connects.
-fn hop(workload: Option<&Workload>, target: SocketAddr, tunnels: bool) -> Hop {
-    match workload {
-        Some(workload) if tunnels && is_in_mesh(workload).is_ok() && target.port() != HBONE_PORT => {
-            Hop::Tunnel { to: SocketAddr::new(target.ip(), HBONE_PORT), expected: [workload.identity.clone()].into() }
+impl From<survey::Turn> for Turn {
+    fn from(turn: survey::Turn) -> Self {
+        match turn {
+            survey::Turn::First => Self::First,
+            survey::Turn::Later => Self::Later,
+            survey::Turn::Never => Self::Never,
         }
-        _ => Hop::Plain,
     }
 }
 
@@ -408,12 +322,6 @@ pub(super) fn is_enforced(sources: Sources<'_>, workload: &Workload, port: u16) 
         )),
         () => Ok(()),
     }
-}
-
-/// Whose address decides, as on the data path.
-fn owner_of(snapshot: &Snapshot, endpoint: &Endpoint) -> Option<Arc<Workload>> {
-    let named = || snapshot.workload(endpoint.workload.as_ref()?).filter(|named| named.host_network);
-    snapshot.workload_at(endpoint.address).or_else(named).cloned()
 }
 
 /// Why an endpoint that serves is not taken.
@@ -442,33 +350,25 @@ fn told(refusal: &decide::Refusal) -> Refusal {
 }
 
 impl Leg {
-    fn of(candidate: Candidate, service: Option<Arc<Service>>) -> Self {
-        let Candidate { target, workload, hop } = candidate;
-        let health = match &workload {
-            None => Health::Unknown,
-            Some(workload) if workload.ready => Health::Ready,
-            Some(_) => Health::Unready,
+    fn of(end: End<'_>) -> Self {
+        let End { target, workload, endpoint, standing } = end;
+        let health = match (endpoint, &workload) {
+            (Some(endpoint), _) => match endpoint.health {
+                service::Health::Ready => Health::Ready,
+                service::Health::Draining => Health::Draining,
+                service::Health::Unready => Health::Unready,
+            },
+            (None, None) => Health::Unknown,
+            (None, Some(workload)) if workload.ready => Health::Ready,
+            (None, Some(_)) => Health::Unready,
         };
-        let node = workload.as_ref().and_then(|workload| workload.node.as_deref()).map(str::to_owned);
-        let (address, hop) = (target, Some(hop));
-        Self { address, workload, node, health, turn: Turn::First, why_never: None, hop, service }
-    }
-
-    /// With what a service says of it.
-    fn at(mut self, endpoint: &Endpoint) -> Self {
-        self.health = match endpoint.health {
-            service::Health::Ready => Health::Ready,
-            service::Health::Draining => Health::Draining,
-            service::Health::Unready => Health::Unready,
+        let node = workload.as_ref().and_then(|workload| workload.node.as_deref());
+        let node = node.or_else(|| endpoint?.node.as_deref()).map(str::to_owned);
+        let (turn, hop) = match standing {
+            Ok((turn, hop)) => (turn.into(), Some(hop)),
+            Err(_) => (Turn::Never, None),
         };
-        self.node = self.node.or_else(|| endpoint.node.as_deref().map(str::to_owned));
-        self
-    }
-
-    fn never(snapshot: &Snapshot, endpoint: &Endpoint, port: u16, why: String) -> Self {
-        let target = SocketAddr::new(endpoint.address, port);
-        let candidate = Candidate { target, workload: owner_of(snapshot, endpoint), hop: Hop::Plain };
-        Self { turn: Turn::Never, why_never: Some(why), hop: None, ..Self::of(candidate, None).at(endpoint) }
+        Self { address: target, workload, node, health, turn, why_never: None, hop, service: None }
     }
 
     /// Whom a tunnel may find there.

@@ -88,7 +88,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    fn because(reason: CloseReason, detail: impl Into<String>) -> Self {
+    pub(super) fn because(reason: CloseReason, detail: impl Into<String>) -> Self {
         Self { reason, detail: Some(detail.into()) }
     }
 }
@@ -105,30 +105,10 @@ impl From<CloseReason> for Refusal {
 /// Why it is refused.
 pub fn outbound(snapshot: &Snapshot, flow: &Flow, pod: &NamespacedName, draw: u64) -> Result<Outbound, Refusal> {
     let dst = flow.dst;
-    // Nothing of the kind is ever captured: it can only have been made to reach the listener itself.
-    if !is_carried(dst.ip()) {
-        return Err(CloseReason::Recursive.into());
-    }
-    let Some(own) = snapshot.workload(pod) else {
-        return Err(Refusal::because(CloseReason::LocalFault, format!("the mesh knows no Pod {pod} (any more)")));
-    };
-    let client = Client { snapshot, own };
-    match snapshot.owner(dst.ip(), dst.port(), &own.name.namespace) {
-        Owner::Service(service) => client.to_service(service, dst, draw),
-        Owner::Workload(workload) => client.to_workload(workload, dst),
-        Owner::Unknown if snapshot.is_registry_only() => {
-            Err(Refusal::because(CloseReason::UnknownDestination, unknown(dst)))
-        }
-        Owner::Unknown => client.through(dst, None),
-        Owner::Contested(claimants) => {
-            let detail = format!("{} is claimed by {}: it is nobody's until one is left", dst.ip(), listed(claimants));
-            Err(Refusal::because(CloseReason::NoHealthyUpstream, detail))
-        }
-        Owner::Hidden(service) => {
-            let namespace = &own.name.namespace;
-            let detail = format!("{} is not exported to namespace {namespace}", title(service));
-            Err(Refusal::because(CloseReason::NoHealthyUpstream, detail))
-        }
+    match snapshot.workload(pod) {
+        Some(own) => Client::pod(snapshot, own).decide(dst, draw),
+        None if !is_carried(dst.ip()) => Err(CloseReason::Recursive.into()),
+        None => Err(Refusal::because(CloseReason::LocalFault, format!("the mesh knows no Pod {pod} (any more)"))),
     }
 }
 
@@ -219,14 +199,17 @@ fn listed(claimants: &[Claimant]) -> String {
     format!("{}{more}", named.join(", "))
 }
 
-fn title(service: &Service) -> String {
+pub(super) fn title(service: &Service) -> String {
     format!("{} {}", service.kind.name(), service.name)
 }
 
-/// A pod that connects, and the mesh as it is.
+/// A client whose connections are captured, and the mesh as it is.
 pub(super) struct Client<'a> {
     pub(super) snapshot: &'a Snapshot,
-    pub(super) own: &'a Arc<Workload>,
+    /// Its namespace, whose view of the services counts.
+    pub(super) namespace: &'a str,
+    /// The pod that connects. `None`: only its identity is known, so that all endpoints are equally near.
+    own: Option<&'a Arc<Workload>>,
 }
 
 /// How good an endpoint is, smaller being better.
@@ -259,9 +242,44 @@ pub enum Unfit {
 
 type OtherFamily = bool;
 
-impl Client<'_> {
+impl<'a> Client<'a> {
+    /// A pod.
+    pub(super) fn pod(snapshot: &'a Snapshot, own: &'a Arc<Workload>) -> Self {
+        Self { snapshot, namespace: &own.name.namespace, own: Some(own) }
+    }
+
+    /// Any pod of a namespace.
+    pub(super) fn anywhere(snapshot: &'a Snapshot, namespace: &'a str) -> Self {
+        Self { snapshot, namespace, own: None }
+    }
+
+    /// Decides about a connection. `draw` is to be random.
+    pub(super) fn decide(&self, dst: OrigDst, draw: u64) -> Result<Outbound, Refusal> {
+        // Nothing of the kind is ever captured: it can only have been made to reach the listener itself.
+        if !is_carried(dst.ip()) {
+            return Err(CloseReason::Recursive.into());
+        }
+        match self.snapshot.owner(dst.ip(), dst.port(), self.namespace) {
+            Owner::Service(service) => self.to_service(service, dst, draw),
+            Owner::Workload(workload) => self.to_workload(workload, dst),
+            Owner::Unknown if self.snapshot.is_registry_only() => {
+                Err(Refusal::because(CloseReason::UnknownDestination, unknown(dst)))
+            }
+            Owner::Unknown => self.through(dst, None),
+            Owner::Contested(claimants) => {
+                let detail =
+                    format!("{} is claimed by {}: it is nobody's until one is left", dst.ip(), listed(claimants));
+                Err(Refusal::because(CloseReason::NoHealthyUpstream, detail))
+            }
+            Owner::Hidden(service) => {
+                let detail = format!("{} is not exported to namespace {}", title(service), self.namespace);
+                Err(Refusal::because(CloseReason::NoHealthyUpstream, detail))
+            }
+        }
+    }
+
     fn outbound(&self, service: Option<&Arc<Service>>, candidates: Vec<Candidate>) -> Outbound {
-        Outbound { source: Some(Arc::clone(self.own)), service: service.cloned(), candidates }
+        Outbound { source: self.own.cloned(), service: service.cloned(), candidates }
     }
 
     /// Goes on to where the pod wanted, in plaintext: the address is nobody's, as far as the mesh has been read.
@@ -338,9 +356,14 @@ impl Client<'_> {
     /// How good an endpoint is, and the port it takes the connection at.
     pub(super) fn rank(&self, service: &Service, endpoint: &Endpoint, dst: OrigDst) -> Result<(Rank, u16), Unfit> {
         let target = *endpoint.ports.get(&dst.port()).ok_or(Unfit::NoPort)?;
-        let here = Place { node: self.own.node.as_deref(), locality: &self.own.locality };
-        let there = Place { node: endpoint.node.as_deref(), locality: &endpoint.locality };
-        let distance = service.distribution.distance(here, there).ok_or(Unfit::Elsewhere)?;
+        let distance = match self.own {
+            Some(own) => {
+                let here = Place { node: own.node.as_deref(), locality: &own.locality };
+                let there = Place { node: endpoint.node.as_deref(), locality: &endpoint.locality };
+                service.distribution.distance(here, there).ok_or(Unfit::Elsewhere)?
+            }
+            None => 0,
+        };
         let other_family = endpoint.address.is_ipv4() != dst.ip().is_ipv4();
         match () {
             () if endpoint.health == Health::Unready => Err(Unfit::Unready),
@@ -357,7 +380,7 @@ impl Client<'_> {
             // The node's load balancer would lead on from there, past the mesh.
             && self.snapshot.cluster_ip(endpoint.address).is_none()
             // A look-up less for every endpoint, nearly always.
-            && !(self.snapshot.is_blind() && self.is_unclear(self.behind(endpoint)))
+            && !(self.snapshot.is_blind() && self.is_unclear(behind(self.snapshot, endpoint)))
     }
 
     /// Whether a pod of the mesh may be there without being known as one: a file could never be read.
@@ -367,18 +390,9 @@ impl Client<'_> {
         })
     }
 
-    /// Whose address it is decides, not whose the endpoint says it is; of an address on a node's network only the endpoint
-    /// can tell.
-    fn behind(&self, endpoint: &Endpoint) -> Option<&Arc<Workload>> {
-        self.snapshot.workload_at(endpoint.address).or_else(|| {
-            let named = self.snapshot.workload(endpoint.workload.as_ref()?)?;
-            named.host_network.then_some(named)
-        })
-    }
-
     pub(super) fn to_endpoint(&self, service: &Service, endpoint: &Endpoint, target: u16) -> Option<Candidate> {
         let target = SocketAddr::new(endpoint.address, target);
-        self.candidate(target, self.behind(endpoint), &service.identities)
+        self.candidate(target, behind(self.snapshot, endpoint), &service.identities)
     }
 
     /// The way to an address; `None` to the reserved port of a pod in the mesh. Connected to directly, that would be
@@ -387,7 +401,7 @@ impl Client<'_> {
         let hop = match workload {
             Some(workload) if workload.membership == Membership::InMesh => match target.port() {
                 HBONE_PORT => return None,
-                _ if workload.name == self.own.name => Hop::Plain,
+                _ if self.own.is_some_and(|own| own.name == workload.name) => Hop::Plain,
                 _ => Hop::Tunnel {
                     to: SocketAddr::new(target.ip(), HBONE_PORT),
                     expected: [&workload.identity].into_iter().chain(also).cloned().collect(),
@@ -397,6 +411,15 @@ impl Client<'_> {
         };
         Some(Candidate { target, workload: workload.cloned(), hop })
     }
+}
+
+/// Whose address it is decides, not whose the endpoint says it is; of an address on a node's network only the endpoint
+/// can tell.
+pub(super) fn behind<'a>(snapshot: &'a Snapshot, endpoint: &Endpoint) -> Option<&'a Arc<Workload>> {
+    snapshot.workload_at(endpoint.address).or_else(|| {
+        let named = snapshot.workload(endpoint.workload.as_ref()?)?;
+        named.host_network.then_some(named)
+    })
 }
 
 /// Why a service leads nowhere: `demo/web:80: 0 of 3 endpoints ready`.

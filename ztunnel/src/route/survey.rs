@@ -1,29 +1,48 @@
-//! All endpoints of a service as a pod's connections may meet them, where [`outbound`](super::decide::outbound) draws a few:
-//! for people who ask where a connection can go.
+//! Everything that may become of a connection, where the data path draws one way of several: for people who ask where a
+//! connection can go. The decisions are those of [`decide`](super::decide).
+
+use std::{net::SocketAddr, sync::Arc};
 
 use super::{
     balance::MOST,
-    decide::{Candidate, Client, Rank, Unfit},
+    decide::{Candidate, Client, Hop, Rank, Refusal, Unfit, behind, title},
 };
 use crate::{
     model::{
         addr::OrigDst,
-        service::{Endpoint, Service},
-        workload::NamespacedName,
+        close::CloseReason,
+        identity::SpiffeId,
+        service::{Endpoint, Health, Resolution, Service},
+        workload::Workload,
     },
-    store::snapshot::Snapshot,
+    store::snapshot::{Owner, Snapshot},
 };
 
-/// An endpoint, and what it is to the pod.
-#[derive(Clone, Debug)]
-pub struct Surveyed<'a> {
-    /// The endpoint.
-    pub endpoint: &'a Endpoint,
-    /// When it is taken, and how it is got to.
-    pub standing: Result<(Turn, Candidate), Unfit>,
+/// What may become of a connection to one address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Survey<'a> {
+    /// The service whose address it is.
+    pub service: Option<Arc<Service>>,
+    /// Why it gets nowhere.
+    pub refusal: Option<Refusal>,
+    /// Where it may end: all endpoints of the service in their order, or the one address.
+    pub ends: Vec<End<'a>>,
 }
 
-/// When an endpoint is taken.
+/// An address at which a connection may end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct End<'a> {
+    /// The address, with port 0 where an endpoint lacks the port.
+    pub target: SocketAddr,
+    /// Whose address it is.
+    pub workload: Option<Arc<Workload>>,
+    /// The endpoint of the service.
+    pub endpoint: Option<&'a Endpoint>,
+    /// When it is taken, and how it is got to; or why it can't be taken.
+    pub standing: Result<(Turn, Hop), Unfit>,
+}
+
+/// When an end is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Turn {
     /// At once, by chance among its equals.
@@ -34,19 +53,47 @@ pub enum Turn {
     Never,
 }
 
-/// What the endpoints of a service are to connections of a pod to this address of it; in the service's order. Empty if the
-/// mesh does not know the pod.
+/// Connections that a pod's daemon has captured; see [`outbound`](super::decide::outbound).
 #[must_use]
-pub fn endpoints<'a>(
-    snapshot: &'a Snapshot,
-    service: &'a Service,
-    dst: OrigDst,
-    pod: &NamespacedName,
-) -> Vec<Surveyed<'a>> {
-    let Some(own) = snapshot.workload(pod) else { return Vec::new() };
-    let client = Client { snapshot, own };
+pub fn of_pod<'a>(snapshot: &'a Snapshot, pod: &Arc<Workload>, dst: OrigDst) -> Survey<'a> {
+    captured(snapshot, &Client::pod(snapshot, pod), dst)
+}
+
+/// The same for a client of which only the identity is known: it may be on any node, and all endpoints are equally near.
+#[must_use]
+pub fn of_identity<'a>(snapshot: &'a Snapshot, identity: &SpiffeId, dst: OrigDst) -> Survey<'a> {
+    captured(snapshot, &Client::anywhere(snapshot, &identity.namespace), dst)
+}
+
+fn captured<'a>(snapshot: &'a Snapshot, client: &Client<'_>, dst: OrigDst) -> Survey<'a> {
+    let decided = client.decide(dst, 0);
+    if let Owner::Service(service) = snapshot.owner(dst.ip(), dst.port(), client.namespace)
+        && service.resolution == Resolution::Endpoints
+    {
+        let ends = endpoints(client, service, dst);
+        return Survey { service: Some(Arc::clone(service)), refusal: decided.err(), ends };
+    }
+    match decided {
+        Err(refusal) => Survey { refusal: Some(refusal), ..Survey::default() },
+        Ok(outbound) => {
+            let end = |candidate: Candidate| End {
+                target: candidate.target,
+                workload: candidate.workload,
+                endpoint: None,
+                standing: Ok((Turn::First, candidate.hop)),
+            };
+            Survey {
+                service: outbound.service,
+                refusal: None,
+                ends: outbound.candidates.into_iter().map(end).collect(),
+            }
+        }
+    }
+}
+
+fn endpoints<'a>(client: &Client<'_>, service: &'a Service, dst: OrigDst) -> Vec<End<'a>> {
     let ranked: Vec<Ranked<'_>> =
-        service.endpoints.iter().map(|endpoint| (endpoint, rank(&client, service, endpoint, dst))).collect();
+        service.endpoints.iter().map(|endpoint| (endpoint, rank(client, service, endpoint, dst))).collect();
     let mut fit: Vec<Rank> = ranked.iter().filter_map(|(_, ranked)| Some(ranked.as_ref().ok()?.0)).collect();
     fit.sort_unstable();
     let turn_of = |rank: &Rank| match fit.partition_point(|other| other < rank) {
@@ -58,9 +105,10 @@ pub fn endpoints<'a>(
     let standing = |endpoint, ranked: Result<(Rank, u16), Unfit>| {
         let (rank, target) = ranked?;
         let candidate = client.to_endpoint(service, endpoint, target).ok_or(Unfit::Reserved)?;
-        Ok((turn_of(&rank), candidate))
+        Ok((turn_of(&rank), candidate.hop))
     };
-    ranked.into_iter().map(|(endpoint, ranked)| Surveyed { endpoint, standing: standing(endpoint, ranked) }).collect()
+    let end = |(endpoint, ranked)| End::at(client.snapshot, endpoint, dst.port(), standing(endpoint, ranked));
+    ranked.into_iter().map(end).collect()
 }
 
 /// An endpoint with how good it is, and its port.
@@ -69,4 +117,53 @@ type Ranked<'a> = (&'a Endpoint, Result<(Rank, u16), Unfit>);
 fn rank(client: &Client<'_>, service: &Service, endpoint: &Endpoint, dst: OrigDst) -> Result<(Rank, u16), Unfit> {
     let ranked = client.rank(service, endpoint, dst)?;
     if endpoint.weight == 0 { Err(Unfit::Weightless) } else { Ok(ranked) }
+}
+
+/// Connections that no daemon captures. They are made in plaintext to where the client wants, or, to the address of a
+/// Kubernetes service, to where the load balancer of the client's node leads: to one of the ready endpoints of the
+/// address's family, or else to one of those that are ending.
+#[must_use]
+pub fn uncaptured(snapshot: &Snapshot, dst: OrigDst) -> Survey<'_> {
+    let Some(service) = snapshot.cluster_ip(dst.ip()) else {
+        let workload = snapshot.workload_at(dst.ip()).cloned();
+        let end = End { target: dst.socket(), workload, endpoint: None, standing: Ok((Turn::First, Hop::Plain)) };
+        return Survey { ends: vec![end], ..Survey::default() };
+    };
+    let port = dst.port();
+    let survey = |ends, why: Option<String>| Survey {
+        service: Some(Arc::clone(service)),
+        refusal: why.map(|why| Refusal::because(CloseReason::NoHealthyUpstream, why)),
+        ends,
+    };
+    if service.port(port).is_none() {
+        return survey(Vec::new(), Some(format!("{} has no TCP port {port}", title(service))));
+    }
+    let fits = |endpoint: &Endpoint| match () {
+        () if !endpoint.ports.contains_key(&port) => Err(Unfit::NoPort),
+        () if endpoint.health == Health::Unready => Err(Unfit::Unready),
+        () => Ok(endpoint.address.is_ipv4() == dst.ip().is_ipv4()),
+    };
+    let serving = service.endpoints.iter().filter(|endpoint| fits(endpoint) == Ok(true));
+    let best = serving.map(|endpoint| endpoint.health).min();
+    let ends = service.endpoints.iter().map(|endpoint| {
+        let standing = fits(endpoint).map(|same_family| {
+            let is_best = same_family && Some(endpoint.health) == best;
+            (if is_best { Turn::First } else { Turn::Never }, Hop::Plain)
+        });
+        End::at(snapshot, endpoint, port, standing)
+    });
+    survey(ends.collect(), best.is_none().then(|| format!("{}:{port}: no endpoint is ready", service.name)))
+}
+
+impl<'a> End<'a> {
+    /// An endpoint of a service.
+    #[must_use]
+    pub fn at(snapshot: &Snapshot, endpoint: &'a Endpoint, port: u16, standing: Result<(Turn, Hop), Unfit>) -> Self {
+        Self {
+            target: SocketAddr::new(endpoint.address, endpoint.ports.get(&port).copied().unwrap_or_default()),
+            workload: behind(snapshot, endpoint).cloned(),
+            endpoint: Some(endpoint),
+            standing,
+        }
+    }
 }
