@@ -34,9 +34,9 @@
 //! | L9 | [`config`] | flags and environment, read once; defaults with their reasons |
 //! | L10 | [`app`] | puts all of it together; commands, admin endpoints (the only user of `hyper`), log |
 //!
-//! Beside this crate: `ebpf-common`, the marks, keys and values that kernel and daemon agree on, once for both; `ebpf`, the
-//! kernel's side (`connect` marks, `steer` steers, `count` counts); `tests`, two nodes and four pods on the real kernel;
-//! `xtask`.
+//! Beside this crate: `ebpf-common`, what kernel and daemon agree on: marks, keys, values, and which destinations are captured;
+//! `ebpf`, the kernel's side (`connect` marks, `steer` steers, `count` counts); `tests`, two nodes and four pods on the real
+//! kernel; `xtask`.
 //!
 //! # The way of a connection
 //!
@@ -158,7 +158,9 @@
 //! - What can't be judged, or can't be read, never lets anyone in: tests of [`control::manifests`] and [`policy`].
 //! - An expired certificate is never used: [`CertHandle::current`](identity::handle::CertHandle::current). A tunnel does not
 //!   outlive the root of its peer: `tls::trust` (`tests/tests/rotation.rs`).
-//! - `explain` says what the data path does: it asks the same functions (`tests/tests/explain.rs` compares it with curl).
+//! - `explain` says what the data path does: it asks the same functions ([`route::survey`], [`policy`], and
+//!   [`Capture`](ebpf_common::capture::Capture), by which the connect hook decides as well). `app/cli/explain/tests/agreement.rs`
+//!   compares it with the decisions of both ends on random meshes, `tests/tests/explain.rs` with curl.
 //! - What the peer has not read is bounded by the windows of HTTP/2, and what an application has not read stays in its
 //!   socket: [`hbone::relay`] (`tests/tests/tunnel.rs`).
 //! - No byte of a peer, nor of a manifest, makes a parser panic: fuzz targets of [`wire`] and [`control::manifests`], whose

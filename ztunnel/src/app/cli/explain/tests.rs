@@ -1,3 +1,4 @@
+mod agreement;
 mod explained;
 
 use std::{

@@ -1,6 +1,6 @@
 //! From manifests to decisions: where connections of a mesh go. It stands here because `route` is below `control`.
 
-mod claims;
+pub(crate) mod claims;
 mod unclear;
 
 use std::collections::{BTreeSet, VecDeque};

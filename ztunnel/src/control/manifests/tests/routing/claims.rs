@@ -9,7 +9,7 @@ use crate::model::workload::{Membership, Workload};
 use crate::route::decide::Hop;
 
 /// Lines of a mesh of pods, services and entries that claim few addresses, with and without right.
-fn any_mesh() -> impl Strategy<Value = String> {
+pub(crate) fn any_mesh() -> impl Strategy<Value = String> {
     let address = || (0u8..8).prop_map(|last| format!("10.0.0.{last}"));
     let namespace = || prop_oneof![Just("demo"), Just("plain")];
     let pod = (namespace(), address(), any::<bool>(), any::<bool>(), 0u8..3).prop_map(|(namespace, ip, host, ready, app)| {
