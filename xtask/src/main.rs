@@ -126,7 +126,7 @@ enum Command {
         #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
         seconds: u32,
     },
-    /// Check the structure: layers, fences, lint inheritance, module docs, paths of one machine
+    /// Check the structure: layers, fences, circles of files, lint inheritance, module docs, paths of one machine
     ///
     /// Also lists the longest files and functions: a question to ask, not a limit.
     Tidy {
