@@ -5,6 +5,7 @@
 #[path = "../../src/control"]
 pub mod control {
     mod field;
+    pub mod join;
     pub mod manifests;
     pub mod objects;
     mod yaml;
