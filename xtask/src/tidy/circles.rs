@@ -12,9 +12,6 @@ use super::definitions::Definitions;
 use super::references::{Reference, Target};
 use super::tree::Tree;
 
-/// Folders whose files still form circles. TEMPORARY: to be removed with the last entry, together with its use in [`graph`].
-const NOT_YET: [&str; 2] = ["control", "store"];
-
 /// Where a file names an item of another.
 struct Use {
     line: usize,
@@ -54,7 +51,7 @@ fn graph<'a>(tree: &'a Tree, references: &HashMap<&'a Path, Vec<Reference>>) -> 
         .filter_map(|source| Some((source.path.as_path(), source.place.as_ref()?.folder()?)))
         .collect();
     let mut graph = Graph::new();
-    for (file, folder) in folder_of.iter().filter(|(_, folder)| !NOT_YET.contains(folder)) {
+    for (file, folder) in &folder_of {
         let found = references.get(file).map(Vec::as_slice).unwrap_or_default();
         let used: &mut BTreeMap<&Path, Use> = graph.entry(*file).or_default();
         for reference in found.iter().filter(|reference| counts(reference, found)) {

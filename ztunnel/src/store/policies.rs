@@ -16,7 +16,6 @@ pub use reach::{Ports, ports_behind};
 use super::selectors::Selectors;
 pub use super::selectors::lacking;
 use super::shared::SharedMap;
-use super::snapshot::Snapshot;
 use crate::model::labels::Labels;
 use crate::model::policy::{AuthorizationPolicy, PeerAuthentication, Scope, UnreadPolicies};
 use crate::model::service::{Service, ServiceKind};
@@ -165,9 +164,18 @@ impl<T: Policy> All<T> {
     }
 }
 
+/// The services of a mesh, as policies that name services look them up.
+pub trait ServiceLookup {
+    /// The Kubernetes Service of this name.
+    fn kubernetes_service(&self, name: &NamespacedName) -> Option<&Arc<Service>>;
+
+    /// The services that a workload stands behind.
+    fn services_of(&self, workload: &NamespacedName) -> impl Iterator<Item = &Arc<Service>>;
+}
+
 impl Policies {
     /// Takes changes of AuthorizationPolicies over. `mesh` has the services as they are now.
-    pub(super) fn set_authorization(&mut self, changes: Changes<AuthorizationPolicy>, mesh: &Snapshot) {
+    pub(super) fn set_authorization(&mut self, changes: Changes<AuthorizationPolicy>, mesh: &impl ServiceLookup) {
         let mut all = std::mem::take(&mut self.authorization);
         let concerned =
             all.change(changes, |target| self.group(target).map(|group| group.policies()).unwrap_or_default());
@@ -288,7 +296,7 @@ impl Policies {
     ///
     /// This is the one place where policies and workloads are joined. A policy that names a service protects only pods of the
     /// service's own namespace: whoever may write endpoints in one namespace could otherwise open or close the pods of another.
-    pub fn protecting(&self, workload: &Workload, mesh: &Snapshot) -> Vec<Protection> {
+    pub fn protecting(&self, workload: &Workload, mesh: &impl ServiceLookup) -> Vec<Protection> {
         let namespace = &workload.name.namespace;
         let mut found = Vec::new();
         let mut add = |group: &Arc<Group>, ports| found.push(Protection { group: Arc::clone(group), ports });

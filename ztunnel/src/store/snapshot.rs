@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::change::{Batch, Change, ServiceKey};
 use super::claims::{Claimant, Claims, Ranked, rank};
 use super::holders::Holders;
-use super::policies::Policies;
+use super::policies::{Policies, ServiceLookup};
 use super::shared::SharedMap;
 use crate::model::origin::Origin;
 use crate::model::policy::PolicySet;
@@ -314,6 +314,16 @@ fn by_name(workloads: &SharedMap<NamespacedName, Arc<Workload>>) -> std::vec::In
     let mut all: Vec<&Arc<Workload>> = workloads.values().collect();
     all.sort_by(|one, other| one.name.cmp(&other.name));
     all.into_iter()
+}
+
+impl ServiceLookup for Snapshot {
+    fn kubernetes_service(&self, name: &NamespacedName) -> Option<&Arc<Service>> {
+        self.kubernetes_service(name)
+    }
+
+    fn services_of(&self, workload: &NamespacedName) -> impl Iterator<Item = &Arc<Service>> {
+        self.services_of(workload)
+    }
 }
 
 #[cfg(test)]
