@@ -33,15 +33,16 @@ fn run(bed: &Testbed, node: &str, arguments: &[&str]) -> Result<Finished> {
 
 /// Asks the manifests, and the daemon of each node. They agree; gives what the first said.
 fn explained(bed: &Testbed, from: &str, to: &str, port: u16) -> Result<(i32, String)> {
+    explained_by(bed, &["node-a", "node-b"], (from, to, port))
+}
+
+/// The same, with the daemons of these nodes.
+fn explained_by(bed: &Testbed, nodes: &[&str], (from, to, port): (&str, &str, u16)) -> Result<(i32, String)> {
     let (mesh, port) = (bed.mesh.folder().display().to_string(), port.to_string());
     let question = ["--from", from, "--to", to, "--port", &port];
-    let sources = [
-        ("node-a", ["--mesh", &mesh]),
-        ("node-a", ["--admin", admin::ADDRESS]),
-        ("node-b", ["--admin", admin::ADDRESS]),
-    ];
+    let daemons = nodes.iter().map(|node| (*node, ["--admin", admin::ADDRESS]));
     let mut first = None;
-    for (node, source) in sources {
+    for (node, source) in [("node-a", ["--mesh", &mesh])].into_iter().chain(daemons) {
         let done = run(bed, node, &[&["explain"], &source[..], &question].concat())?;
         let code = done.status.code().with_context(|| format!("{source:?}: {}", done.status))?;
         let json = run(bed, node, &[&["explain", "-o", "json"], &source[..], &question].concat())?;
@@ -115,7 +116,16 @@ fn explain_knows_the_ports_of_probes() -> Result<()> {
             let (target, is_own) = (pod.at(family, port), pod.node == node.name);
             let got = curl_in(&node.netns, target, &[]);
             ensure!(got.is_ok() == (is_own && port == PROBE), "{target} from {}: {got:?}", node.name);
-            agree(&bed, &node.ip(family).to_string(), &format!("demo/{web}"), target, got.is_ok())?;
+            let (from, to) = (node.ip(family).to_string(), format!("demo/{web}"));
+            let (code, text) = explained_by(&bed, &[&pod.node], (&from, &to, port))?;
+            let wanted = if got.is_ok() { ALLOWED } else { DENIED };
+            ensure!(code == wanted, "{from} to {to} ({target}): {got:?}, but `explain` ends with {code}:\n{text}");
+            // Which ports are probed, only the pod's own node knows; the other one says so.
+            let other = if pod.node == "node-a" { "node-b" } else { "node-a" };
+            let asked =
+                ["explain", "--admin", admin::ADDRESS, "--from", &from, "--to", &to, "--port", &port.to_string()];
+            let told = run(&bed, other, &asked)?.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+            ensure!(told.contains(&format!("is known on node {} only", pod.node)), "{other}: {told}");
         }
     }
     Ok(())

@@ -3,9 +3,9 @@
 //! A trait, so that the manager and the workers run in tests without root, on a scripted network. [`Linux`] is the one
 //! implementation of the daemon; none of this is asked for a connection, let alone for a byte.
 
-use std::{collections::HashSet, future::Future, net::TcpListener, path::Path, sync::Arc};
+use std::{collections::HashSet, future::Future, io, net::TcpListener, path::Path, sync::Arc};
 
-use ebpf_common::{Listener, Verdict};
+use ebpf_common::Verdict;
 use tokio::sync::Notify;
 
 use crate::{
@@ -48,17 +48,6 @@ pub trait Link {
     fn changed(&self) -> Arc<Notify>;
 }
 
-/// A listener of a pod, before it has a place.
-#[derive(Clone, Copy, Debug)]
-pub struct Place {
-    /// Which connections are steered to it.
-    pub key: Listener,
-    /// Its family.
-    pub family: Family,
-    /// Connections that may wait to be accepted.
-    pub backlog: i32,
-}
-
 /// The kernel of a node, as the manager uses it. The rules of [`Controller`] hold for the redirection.
 pub trait Kernel {
     /// A network namespace.
@@ -80,11 +69,16 @@ pub trait Kernel {
     /// When that is refused.
     fn link(&self, netns: &Self::Namespace) -> Result<Self::Link, LinkError>;
 
-    /// Makes a listener in a namespace.
+    /// Makes a listener in a namespace, at which so many connections may wait to be accepted.
     ///
     /// # Errors
     /// When the namespace can't be entered, or the socket not be made.
-    fn listen(&self, netns: &Self::Namespace, place: Place) -> Result<std::io::Result<TcpListener>, NetnsError>;
+    fn listen(
+        &self,
+        netns: &Self::Namespace,
+        family: Family,
+        backlog: i32,
+    ) -> Result<io::Result<TcpListener>, NetnsError>;
 
     /// The sockets of the pod in a namespace.
     fn sockets(&self, netns: &Self::Namespace) -> Arc<dyn Sockets>;
@@ -203,8 +197,8 @@ impl Kernel for Linux {
         NetnsLink::open(netns, self.tasks.clone())
     }
 
-    fn listen(&self, netns: &Netns, place: Place) -> Result<std::io::Result<TcpListener>, NetnsError> {
-        netns.enter(|| socket::steered_listener(place.family, place.backlog))
+    fn listen(&self, netns: &Netns, family: Family, backlog: i32) -> Result<io::Result<TcpListener>, NetnsError> {
+        netns.enter(|| socket::steered_listener(family, backlog))
     }
 
     fn sockets(&self, netns: &Netns) -> Arc<dyn Sockets> {

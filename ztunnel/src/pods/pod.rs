@@ -7,7 +7,7 @@ use thiserror::Error;
 use tracing::{error, info, warn};
 
 use super::{
-    kernel::{Kernel, Link as _, Namespace, Place},
+    kernel::{Kernel, Link as _, Namespace},
     reconcile::Desired,
     spread,
     worker::{Listeners, OpenLimit, WorkerHandle, WorkerPod},
@@ -311,8 +311,7 @@ impl<K: Kernel> Node<'_, K> {
             for family in families {
                 for purpose in [Purpose::Outbound, Purpose::Inbound, Purpose::Hbone] {
                     let key = place(netns.cookie(), purpose, *family, worker);
-                    let place = Place { key, family: *family, backlog: self.settings.backlog };
-                    let made = self.kernel.listen(netns, place)?;
+                    let made = self.kernel.listen(netns, *family, self.settings.backlog)?;
                     let listener =
                         made.map_err(|source| PodError::Listen { netns: netns.path().to_owned(), source })?;
                     listeners.push((key, purpose, listener));

@@ -259,6 +259,37 @@ async fn no_policy_is_enforced_at_an_excluded_port_and_the_tunnel_leads_there_al
     .await;
 }
 
+/// Probes are told by their socket on the node, not by an address; and by the port, which may change at any time.
+#[tokio::test]
+async fn the_kubelet_gets_through_where_a_probe_is_and_nobody_else_does() {
+    const STRICT: &str = "
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: strict}
+spec: {mtls: {mode: STRICT}}
+";
+    const NODE: &str = "192.168.0.2";
+    local(async {
+        let world = World::empty();
+        let strict = format!("{MESH}{STRICT}");
+        let probe = "containers: [{name: c, livenessProbe: {tcpSocket: {port: 8080}}}]";
+        world.publish(&strict.replace("containers: []", probe)).await;
+        let web = world.network.listen(WEB).await;
+        let mut kubelet = world.network.connect_from_node(NODE, WEB).await.unwrap();
+        let (mut probed, _) = web.accept().await.unwrap();
+        echo(&mut kubelet, &mut probed).await;
+        let mut liar = world.network.connect_from_outside(NODE, WEB).await.unwrap();
+        assert!(is_reset(&mut liar).await);
+        assert_eq!(world.node("b").closed(), [("inbound denied".to_owned(), 1)].into());
+
+        world.publish(&strict).await;
+        let mut kubelet = world.network.connect_from_node(NODE, WEB).await.unwrap();
+        assert!(is_reset(&mut kubelet).await, "it has no probe there any more");
+    })
+    .await;
+}
+
 /// Everything about a pod may change under its connections but who it is, and what was proved of it.
 #[tokio::test]
 async fn connections_live_through_what_can_be_changed_in_place() {

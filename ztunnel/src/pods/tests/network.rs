@@ -29,9 +29,10 @@ use crate::{
     net::{
         dial::{Begun, DialError, Sockets},
         netns::NetnsError,
+        node::NodeConnections,
         socket::{self, Family},
     },
-    pods::kernel::{Kernel, Link, Namespace, Place},
+    pods::kernel::{Kernel, Link, Namespace},
     redirect::{EnrolError, Enrolment, NetnsFacts, link::LinkError, maps::MapUse, survey::SurveyError},
 };
 
@@ -53,6 +54,8 @@ struct State {
     /// Who answers, and hears nothing.
     deaf: HashMap<IpAddr, (SocketAddr, std::net::TcpListener)>,
     unheard: usize,
+    /// Connections of processes of a node, in no pod: from where to where.
+    of_nodes: HashSet<(SocketAddr, SocketAddr)>,
     /// A loopback address that does not answer, and what fills it.
     hole: Option<(SocketAddr, Vec<Box<dyn Send>>)>,
     next_port: u16,
@@ -171,12 +174,24 @@ impl Network {
         finished(stream).await
     }
 
-    /// Connects past whatever captures the one that connects: as who is in no pod.
+    /// Connects as a process of a node that is in no pod, such as the kubelet.
+    pub(super) async fn connect_from_node(&self, from: &str, to: &str) -> io::Result<TcpStream> {
+        self.connect_past(from, to, true).await
+    }
+
+    /// Connects as who is in no pod, and on none of the nodes, whatever it says of its address.
     pub(super) async fn connect_from_outside(&self, from: &str, to: &str) -> io::Result<TcpStream> {
+        self.connect_past(from, to, false).await
+    }
+
+    async fn connect_past(&self, from: &str, to: &str, of_node: bool) -> io::Result<TcpStream> {
         let (from, to): (IpAddr, SocketAddr) = (from.parse().unwrap(), to.parse().unwrap());
         let stream = {
             let mut state = self.lock();
             let from = SocketAddr::new(from, state.port());
+            if of_node {
+                state.of_nodes.insert((from, to));
+            }
             let end = state.arrive(from, to)?;
             state.begin(end, from, to)?
         };
@@ -286,6 +301,12 @@ impl Capture {
         let worker = worker_of(from.port(), self.workers) as u16;
         let listener = self.listeners.get(&(purpose as u32, family as u16, worker));
         listener.copied().ok_or(io::ErrorKind::ConnectionRefused.into())
+    }
+}
+
+impl NodeConnections for Network {
+    fn holds(&self, local: SocketAddr, remote: SocketAddr) -> io::Result<bool> {
+        Ok(self.lock().of_nodes.contains(&(local, remote)))
     }
 }
 
@@ -400,13 +421,18 @@ impl Kernel for Scripted {
         Ok(netns.clone())
     }
 
-    fn listen(&self, _netns: &Opened, place: Place) -> Result<io::Result<std::net::TcpListener>, NetnsError> {
+    fn listen(
+        &self,
+        _netns: &Opened,
+        _family: Family,
+        backlog: i32,
+    ) -> Result<io::Result<std::net::TcpListener>, NetnsError> {
         let listen = || {
             let socket = socket::tcp(Family::V4)?;
             // As those of a real pod: a connection that nobody came to serve ends in a reset.
             socket::reset_on_close(&socket);
             socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
-            socket.listen(place.backlog)?;
+            socket.listen(backlog)?;
             Ok(socket.into())
         };
         Ok(listen())

@@ -229,7 +229,7 @@ impl Node {
             hbone: hbone::Settings::default(),
             cluster: "Kubernetes".into(),
             mesh: mesh.clone(),
-            node: None,
+            node: Some(Arc::new(network.clone())),
             traffic,
             tasks: count.clone(),
         };
