@@ -131,10 +131,11 @@ impl ConfigDump {
         self.0.get("tasks").and_then(Value::as_u64).unwrap_or(0)
     }
 
-    /// Which version of the mesh is in force.
+    /// Counts up with every change of the mesh, and of the local facts of the node's pods.
     #[must_use]
     pub fn version(&self) -> u64 {
-        self.0.pointer("/snapshot/version").and_then(Value::as_u64).unwrap_or(0)
+        let number = |of: &str| self.0.pointer(of).and_then(Value::as_u64).unwrap_or(0);
+        number("/snapshot/version") + number("/snapshot/localFacts")
     }
 
     /// Whether the pods are not yet as this version of the mesh has them.

@@ -121,6 +121,14 @@ impl Testbed {
         daemon::after_change(self.daemons.values(), || change(&self.mesh))
     }
 
+    /// The same, for a change that may concern the pods of one node only: waits for that node's daemon.
+    ///
+    /// # Errors
+    /// When the change fails, or the daemon does not read it in time.
+    pub fn change_on(&self, node: &str, change: impl FnOnce(&Mesh) -> Result<()>) -> Result<()> {
+        daemon::after_change([self.daemon(node)?].into_iter(), || change(&self.mesh))
+    }
+
     /// A pod by name.
     ///
     /// # Errors

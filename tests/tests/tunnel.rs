@@ -65,7 +65,7 @@ fn an_excluded_port_is_reached_through_a_tunnel_and_without_policy() -> Result<(
     let excluded = Server::echo(web, web.at(Family::V4, PORT))?;
     let mut open = bed.pod("client-a")?.connect(excluded.address())?;
     exchange(&mut open, b"before")?;
-    bed.change(|mesh| mesh.pod(&right))?;
+    bed.change_on(&web.node, |mesh| mesh.pod(&right))?;
     let mut rest = Vec::new();
     let ended = open.read_to_end(&mut rest);
     ensure!(ended.as_ref().is_err_and(is_reset), "not cut by the policy that is in force now: {ended:?}");

@@ -66,7 +66,7 @@ impl Held {
     }
 
     fn change(&self, manifest: &PodManifest) -> Result<()> {
-        self.bed.change(|mesh| mesh.pod(manifest))
+        self.bed.change_on("node-b", |mesh| mesh.pod(manifest))
     }
 
     fn manifest(&self) -> Result<PodManifest> {

@@ -44,6 +44,8 @@ pub struct Description {
 pub struct SnapshotInfo {
     /// 0: none has been read yet.
     pub version: u64,
+    /// How often the local facts of this node's pods have changed: annotations change no version of the mesh.
+    pub local_facts: u64,
     /// A file has never been readable.
     pub partial: bool,
     /// Pods of the whole mesh.

@@ -156,6 +156,8 @@ pub struct Manager<K: Kernel> {
     unfollowed: BTreeSet<NamespacedName>,
     /// The mesh and the local facts that the pods were last brought in line with.
     seen: Option<(Arc<Snapshot>, Arc<LocalPods>)>,
+    /// How often the local facts have changed.
+    local_facts: u64,
     progress: Arc<Progress>,
     /// Something may be captured that is not to be.
     others_due: bool,
@@ -182,6 +184,7 @@ impl<K: Kernel> Manager<K> {
             changed: mpsc::channel(256),
             unfollowed: BTreeSet::new(),
             seen: None,
+            local_facts: 0,
             progress: Arc::default(),
             others_due: true,
         };
@@ -240,6 +243,8 @@ impl<K: Kernel> Manager<K> {
         let snapshot = self.parts.mesh.load();
         // Without local facts every pod would be one that can't be enrolled.
         let Some(local) = self.parts.local.current() else { return };
+        let is_new = self.seen.as_ref().is_none_or(|(_, facts)| !Arc::ptr_eq(facts, &local));
+        self.local_facts += u64::from(is_new);
         let is_as_before = self.seen.as_ref().is_some_and(|(mesh, facts)| {
             Arc::ptr_eq(facts, &local) && mesh.has_same_pods_on(&snapshot, &self.parts.node)
         });
@@ -506,6 +511,7 @@ impl<K: Kernel> Manager<K> {
             node: self.parts.node.clone(),
             snapshot: SnapshotInfo {
                 version: snapshot.version(),
+                local_facts: self.local_facts,
                 partial: snapshot.is_partial(),
                 workloads: counts.workloads,
                 services: counts.services,
