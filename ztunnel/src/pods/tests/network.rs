@@ -285,7 +285,8 @@ impl State {
     fn begin(&mut self, end: SocketAddr, from: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
         let socket: Socket = socket::tcp(Family::V4)?;
         socket.set_tcp_nodelay(true)?;
-        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+        // Not the address of the listeners: with the port of one that is closed, it would connect to itself.
+        socket.bind(&SocketAddr::from((Ipv4Addr::new(127, 0, 0, 2), 0)).into())?;
         let local = socket.local_addr()?.as_socket().unwrap();
         self.names.insert(local, (from, to));
         match socket.connect(&end.into()) {
