@@ -1,7 +1,7 @@
 //! Who claims which address: services that share one, ranges, and the addresses that are nobody's for being two pods'.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -22,6 +22,28 @@ pub(super) struct Claims {
     single: SharedMap<IpAddr, Ranked>,
     /// The longest prefixes first. One map for each length in use, so that a lookup costs as many as there are lengths.
     ranges: BTreeMap<Reverse<u8>, SharedMap<IpNet, Ranked>>,
+    /// What has changed since the lists were made.
+    noted: HashMap<IpNet, Noted>,
+}
+
+/// Services that are there now, or gone.
+type Changed = HashMap<ServiceKey, Option<Arc<Service>>>;
+
+/// What has changed at an address, and at the range that is only this address.
+#[derive(Debug, Clone, Default)]
+struct Noted {
+    single: Changed,
+    ranges: Changed,
+}
+
+/// A list after changes; `None`: nothing is left.
+fn merged(list: Option<&Ranked>, changed: Changed) -> Option<Ranked> {
+    let others = list.into_iter().flat_map(|list| list.iter());
+    let others = others.filter(|service| !changed.contains_key(&ServiceKey::of(service)));
+    let mut all: Vec<Arc<Service>> = others.cloned().collect();
+    all.extend(changed.into_values().flatten());
+    all.sort_by_cached_key(|service| rank(service));
+    (!all.is_empty()).then(|| all.into())
 }
 
 /// The order of services: those of Kubernetes first, then by name.
@@ -45,44 +67,40 @@ pub(super) fn without(list: Option<&Ranked>, key: &ServiceKey) -> Option<Ranked>
 }
 
 impl Claims {
-    /// Adds a service, or replaces the one that was there under its key.
-    pub(super) fn set(&mut self, service: &Arc<Service>, before: Option<&Service>) {
-        let key = ServiceKey::of(service);
-        for vip in before.iter().flat_map(|before| &before.vips).filter(|vip| !service.vips.contains(vip)) {
-            self.single.set(*vip, without(self.single.get(vip), &key));
+    /// Notes that a service is there, in place of the one that was there under its key, or is gone. Takes effect with
+    /// [`Claims::settle`].
+    pub(super) fn note(&mut self, key: &ServiceKey, before: Option<&Service>, after: Option<&Arc<Service>>) {
+        let both = || before.into_iter().chain(after.map(|after| &**after));
+        for vip in both().flat_map(|service| &service.vips) {
+            let now = after.filter(|after| after.vips.contains(vip));
+            self.noted.entry(IpNet::from(*vip)).or_default().single.insert(key.clone(), now.cloned());
         }
-        for range in before.iter().flat_map(|before| &before.ranges).filter(|range| !service.ranges.contains(range)) {
-            self.leave(range, &key);
-        }
-        for vip in &service.vips {
-            let list = with(self.single.get(vip), service);
-            self.single.insert(*vip, list);
-        }
-        for range in &service.ranges {
-            let of_length = self.ranges.entry(Reverse(range.prefix_len())).or_default();
-            let list = with(of_length.get(&range.trunc()), service);
-            of_length.insert(range.trunc(), list);
+        for range in both().flat_map(|service| &service.ranges) {
+            let now = after.filter(|after| after.ranges.contains(range));
+            self.noted.entry(range.trunc()).or_default().ranges.insert(key.clone(), now.cloned());
         }
     }
 
-    /// Takes a service out.
-    pub(super) fn remove(&mut self, service: &Service) {
-        let key = ServiceKey::of(service);
-        for vip in &service.vips {
-            self.single.set(*vip, without(self.single.get(vip), &key));
+    /// Makes the list of each address and range that was noted, once for all that was noted of it: there may be as many services
+    /// at an address as somebody cares to write. The single addresses among them.
+    pub(super) fn settle(&mut self) -> Vec<IpAddr> {
+        let mut addresses = Vec::new();
+        for (place, Noted { single, ranges }) in std::mem::take(&mut self.noted) {
+            if !single.is_empty() {
+                let address = place.addr();
+                self.single.set(address, merged(self.single.get(&address), single));
+                addresses.push(address);
+            }
+            if !ranges.is_empty() {
+                let length = Reverse(place.prefix_len());
+                let of_length = self.ranges.entry(length).or_default();
+                of_length.set(place, merged(of_length.get(&place), ranges));
+                if of_length.is_empty() {
+                    self.ranges.remove(&length);
+                }
+            }
         }
-        for range in &service.ranges {
-            self.leave(range, &key);
-        }
-    }
-
-    fn leave(&mut self, range: &IpNet, key: &ServiceKey) {
-        let length = Reverse(range.prefix_len());
-        let Some(of_length) = self.ranges.get_mut(&length) else { return };
-        of_length.set(range.trunc(), without(of_length.get(&range.trunc()), key));
-        if of_length.is_empty() {
-            self.ranges.remove(&length);
-        }
+        addresses
     }
 
     /// The services at a single address.

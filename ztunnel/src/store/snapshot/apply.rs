@@ -37,6 +37,9 @@ impl Snapshot {
                 Change::Setting(Setting::RegistryOnly(registry_only)) => self.registry_only = registry_only,
             }
         }
+        for address in self.claims.settle() {
+            self.settle(address);
+        }
         self.set_policies(authorization, authentication);
         if let Some(Gaps { partial, blind, unread }) = gaps {
             (self.partial, self.blind) = (partial, blind);
@@ -159,10 +162,8 @@ impl Snapshot {
         }
         let named = with(self.services_by_hostname.get(&service.hostname), service);
         self.services_by_hostname.insert(Arc::clone(&service.hostname), named);
-        self.claims.set(service, before.as_deref());
+        self.claims.note(&key, before.as_deref(), Some(service));
         self.stand_behind(&key, before.as_deref(), Some(service));
-        self.settle_vips(before.as_deref());
-        self.settle_vips(Some(service));
         self.select(before.as_deref(), Some(service));
     }
 
@@ -173,9 +174,8 @@ impl Snapshot {
         }
         let named = without(self.services_by_hostname.get(&before.hostname), key);
         self.services_by_hostname.set(Arc::clone(&before.hostname), named);
-        self.claims.remove(&before);
+        self.claims.note(key, Some(&before), None);
         self.stand_behind(key, Some(&before), None);
-        self.settle_vips(Some(&before));
         self.select(Some(&before), None);
     }
 
@@ -194,14 +194,6 @@ impl Snapshot {
                 keys.sort_by_cached_key(|key| self.services.get(key).map(|service| rank(service)));
             }
             self.services_by_workload.set(name.clone(), (!keys.is_empty()).then(|| keys.into()));
-        }
-    }
-
-    fn settle_vips(&mut self, service: Option<&Service>) {
-        for vip in
-            service.filter(|service| service.kind == ServiceKind::Kubernetes).into_iter().flat_map(|one| &one.vips)
-        {
-            self.settle(*vip);
         }
     }
 
