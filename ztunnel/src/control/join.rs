@@ -8,6 +8,7 @@
 //! It needs no order: whatever comes first, what is joined at the end is the same.
 
 mod endpoints;
+mod few;
 mod pods;
 mod policies;
 mod problems;
@@ -18,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use self::few::Few;
 use self::table::{Said, Table};
 use super::objects::{
     AuthorizationManifest, Body, EntryManifest, MeshSettings, NamespaceManifest, Object, PeerAuthenticationManifest,
@@ -34,6 +36,7 @@ use crate::store::change::{Change, ServiceKey, Setting};
 use crate::store::claims::Claimant;
 use crate::store::holders::Holders;
 use crate::store::selectors::Selectors;
+use crate::store::shared::SharedMap;
 
 pub use self::table::Voice;
 
@@ -74,12 +77,12 @@ pub struct Joiner {
     contested: BTreeMap<IpAddr, Vec<Claimant>>,
 
     /// By the selector.
-    selecting: Selectors<Arc<[Fronting]>>,
+    selecting: Selectors<SharedMap<Fronting, ()>>,
     /// The pods that their selectors lead to.
     members: HashMap<Fronting, BTreeSet<NamespacedName>>,
     slices_of: BTreeMap<NamespacedName, BTreeSet<NamespacedName>>,
     /// What names an address among its endpoints: a ServiceEntry, or (as of its service) a slice.
-    naming: HashMap<IpAddr, Box<[Key]>>,
+    naming: HashMap<IpAddr, Few<Key>>,
     /// The entries that have a host.
     hosts: HashMap<ServiceKey, BTreeSet<NamespacedName>>,
     /// The entries that have an address.
@@ -130,6 +133,10 @@ struct Dirty {
     authorization: BTreeSet<NamespacedName>,
     authentication: BTreeSet<NamespacedName>,
     subjects: BTreeSet<Subject>,
+    /// Addresses that others may claim now than before.
+    claimed: BTreeSet<IpAddr>,
+    /// Addresses whose owner may be another: what names them has to be joined anew.
+    moved: BTreeSet<IpAddr>,
     /// Changes that need no joining.
     changes: Vec<Change>,
     /// What a voice says by itself is wrong in another way.

@@ -108,17 +108,6 @@ impl Claims {
         self.single.get(&address).map(|services| &**services).unwrap_or_default()
     }
 
-    /// The service that a client means by a single address. An address that is a pod's is no ServiceEntry's.
-    pub(super) fn at(&self, address: IpAddr, port: u16, namespace: &str, is_pods: bool) -> Option<&Arc<Service>> {
-        let services = self.single.get(&address)?.iter();
-        best(services.filter(|service| !is_pods || service.kind == ServiceKind::Kubernetes), port, namespace)
-    }
-
-    /// The Kubernetes service at a single address, whoever may know it.
-    pub(super) fn cluster_ip(&self, address: IpAddr) -> Option<&Arc<Service>> {
-        self.single(address).iter().find(|service| service.kind == ServiceKind::Kubernetes)
-    }
-
     /// The service with the smallest range around an address that has the port, or else with the smallest of all.
     pub(super) fn around(&self, address: IpAddr, port: u16, namespace: &str) -> Option<&Arc<Service>> {
         let mut smallest = None;
@@ -135,6 +124,22 @@ impl Claims {
         }
         smallest
     }
+}
+
+/// The one of the services at a single address that a client means. An address that is a pod's is no ServiceEntry's.
+pub(super) fn meant<'a>(
+    services: &'a [Arc<Service>],
+    port: u16,
+    namespace: &str,
+    is_pods: bool,
+) -> Option<&'a Arc<Service>> {
+    let services = services.iter();
+    best(services.filter(|service| !is_pods || service.kind == ServiceKind::Kubernetes), port, namespace)
+}
+
+/// The Kubernetes service among the services at a single address, whoever may know it.
+pub(super) fn cluster_ip(services: &[Arc<Service>]) -> Option<&Arc<Service>> {
+    services.iter().find(|service| service.kind == ServiceKind::Kubernetes)
 }
 
 fn best<'a>(services: impl Iterator<Item = &'a Arc<Service>>, port: u16, namespace: &str) -> Option<&'a Arc<Service>> {

@@ -33,7 +33,7 @@ pub struct Policies {
     /// By the service that they name, whether it is there or not.
     services: SharedMap<NamespacedName, Arc<Group>>,
     /// Of these services those that are there and have a selector, by it.
-    selecting: Selectors<Arc<[NamespacedName]>>,
+    selecting: Selectors<SharedMap<NamespacedName, ()>>,
     authentication_of_mesh: Level,
     authentication_of_namespaces: SharedMap<Arc<str>, Level>,
     authentication_by_selector: Selectors<Level>,
@@ -251,9 +251,8 @@ impl Policies {
             return;
         }
         let namespace = Some(&service.name.namespace);
-        let known = self.selecting.get(namespace, &service.selector);
-        let others = known.into_iter().flat_map(|names| names.iter()).filter(|name| **name != service.name);
-        let names: Arc<[NamespacedName]> = others.chain(is_there.then_some(&service.name)).cloned().collect();
+        let mut names = self.selecting.get(namespace, &service.selector).cloned().unwrap_or_default();
+        names.set(service.name.clone(), is_there.then_some(()));
         self.selecting.set(namespace, &service.selector, (!names.is_empty()).then_some(names));
     }
 
@@ -309,7 +308,7 @@ impl Policies {
         let listed = mesh.services_of(&workload.name);
         let mut services: Vec<&Arc<Service>> = listed.filter(|service| self.name_service(service)).collect();
         self.selecting.find(namespace, &workload.labels, |names| {
-            services.extend(names.iter().filter_map(|name| mesh.kubernetes_service(name)));
+            services.extend(names.keys().filter_map(|name| mesh.kubernetes_service(name)));
         });
         services.sort_by(|one, other| one.name.cmp(&other.name));
         services.dedup_by(|one, other| one.name == other.name);

@@ -2,8 +2,9 @@
 //!
 //! The libraries for this (`imbl`, `rpds`) were measured first, with 100,000 addresses: 245 to 280 ns for a lookup and 220 to
 //! 260 bytes an entry. A hash table takes 17 ns and 45 bytes. The data path looks an address up several times for each
-//! connection, and five such maps are kept, so the nodes here are wide: branches of 32 children, and leaves that are hash tables
-//! of up to 128 entries.
+//! connection, and five such maps are kept, so the nodes here are wide and near to each other: branches of 32 children, and leaves
+//! that are hash tables of up to 128 entries in one allocation, which the branch points into. A look-up reads memory that is not in
+//! the nearest cache about once.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -11,14 +12,11 @@ use std::hash::{BuildHasher as _, Hash, RandomState};
 use std::slice;
 use std::sync::Arc;
 
-use hashbrown::HashTable;
-use hashbrown::hash_table;
-
 /// Children of a branch.
 const CHILDREN: usize = 32;
 /// Bits of the hash that choose among them.
 const BITS: u32 = CHILDREN.trailing_zeros();
-/// The first of these bits. The tables of the leaves use the bits below for the place and the topmost seven as a tag.
+/// The first of these bits. The bits below choose the place in a leaf.
 const FIRST_BIT: u32 = 24;
 /// Branches above each other, at most: as many as there are bits for.
 const DEEPEST: u32 = 6;
@@ -38,8 +36,23 @@ pub struct SharedMap<K, V> {
 
 enum Node<K, V> {
     Empty,
-    Leaf(Arc<HashTable<(K, V)>>),
+    Leaf(Leaf<K, V>),
     Branch(Arc<Branch<K, V>>),
+}
+
+/// A hash table: an entry is at its place, or at the first that was free after it. A third or more of the places is free.
+struct Leaf<K, V> {
+    len: u32,
+    places: Arc<[Place<K, V>]>,
+}
+
+type Place<K, V> = Option<Entry<K, V>>;
+
+#[derive(Clone)]
+struct Entry<K, V> {
+    hash: u64,
+    key: K,
+    value: V,
 }
 
 struct Branch<K, V> {
@@ -58,7 +71,7 @@ impl<K, V> Clone for Node<K, V> {
     fn clone(&self) -> Self {
         match self {
             Self::Empty => Self::Empty,
-            Self::Leaf(leaf) => Self::Leaf(Arc::clone(leaf)),
+            Self::Leaf(leaf) => Self::Leaf(Leaf { len: leaf.len, places: Arc::clone(&leaf.places) }),
             Self::Branch(branch) => Self::Branch(Arc::clone(branch)),
         }
     }
@@ -98,15 +111,16 @@ impl<K, V> SharedMap<K, V> {
     pub fn is_same(&self, other: &Self) -> bool {
         match (&self.root, &other.root) {
             (Node::Empty, Node::Empty) => true,
-            (Node::Leaf(one), Node::Leaf(other)) => Arc::ptr_eq(one, other),
+            (Node::Leaf(one), Node::Leaf(other)) => Arc::ptr_eq(&one.places, &other.places),
             (Node::Branch(one), Node::Branch(other)) => Arc::ptr_eq(one, other),
             (Node::Empty | Node::Leaf(_) | Node::Branch(_), _) => false,
         }
     }
 
     /// All entries, in no order.
-    pub fn iter(&self) -> Iter<'_, K, V> {
-        Iter { nodes: vec![slice::from_ref(&self.root).iter()], leaf: None }
+    pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        let entries = Iter { nodes: vec![slice::from_ref(&self.root).iter()], leaf: [].iter() };
+        entries.map(|entry| (&entry.key, &entry.value))
     }
 
     /// All values, in no order.
@@ -134,9 +148,7 @@ impl<K: Hash + Eq, V> SharedMap<K, V> {
         loop {
             match node {
                 Node::Empty => return None,
-                Node::Leaf(leaf) => {
-                    return leaf.find(hash, |(known, _)| known.borrow() == key).map(|(_, value)| value);
-                }
+                Node::Leaf(leaf) => return leaf.find(hash, key),
                 Node::Branch(branch) => node = branch.children.get(child(hash, depth))?,
             }
             depth += 1;
@@ -156,7 +168,7 @@ impl<K: Hash + Eq + Clone, V: Clone> SharedMap<K, V> {
     /// Sets the value of a key; the one that it had.
     pub fn insert(&mut self, key: K, value: V) -> Option<V> {
         let hash = self.hasher.hash_one(&key);
-        let before = self.root.insert(hash, 0, (key, value), &self.hasher);
+        let before = self.root.insert(0, Entry { hash, key, value });
         self.len += usize::from(before.is_none());
         before
     }
@@ -169,7 +181,7 @@ impl<K: Hash + Eq + Clone, V: Clone> SharedMap<K, V> {
         // Who is not there must not have a path copied for it.
         self.get(key)?;
         let hash = self.hasher.hash_one(key);
-        let before = self.root.remove(hash, 0, key, &self.hasher);
+        let before = self.root.remove(hash, 0, key);
         self.len -= usize::from(before.is_some());
         before
     }
@@ -199,74 +211,141 @@ impl<K: Hash + Eq + Clone, V: Clone> FromIterator<(K, V)> for SharedMap<K, V> {
     }
 }
 
+impl<K, V> Leaf<K, V> {
+    /// A table of these entries, no two of which have the same key.
+    fn new(entries: Vec<Entry<K, V>>) -> Self {
+        let len = u32::try_from(entries.len()).unwrap_or(u32::MAX);
+        let mut places: Arc<[Place<K, V>]> = (0..entries.len().next_multiple_of(2) / 2 * 3).map(|_| None).collect();
+        if let Some(places) = Arc::get_mut(&mut places) {
+            entries.into_iter().for_each(|entry| put(places, entry));
+        }
+        Self { len, places }
+    }
+
+    fn find<Q: Eq + ?Sized>(&self, hash: u64, key: &Q) -> Option<&V>
+    where
+        K: Borrow<Q>,
+    {
+        let (before, after) = self.places.split_at(place(hash, self.places.len()));
+        let mut entries = after.iter().chain(before).map_while(Option::as_ref);
+        entries.find(|entry| entry.hash == hash && entry.key.borrow() == key).map(|entry| &entry.value)
+    }
+}
+
+impl<K: Eq + Clone, V: Clone> Leaf<K, V> {
+    /// Takes the place of an entry of the same key, whose value is returned, or says that there is none.
+    fn replace(&mut self, entry: Entry<K, V>) -> Result<V, Entry<K, V>> {
+        if self.find(entry.hash, &entry.key).is_none() {
+            return Err(entry);
+        }
+        let places = Arc::make_mut(&mut self.places);
+        let (before, after) = places.split_at_mut(place(entry.hash, places.len()));
+        let mut entries = after.iter_mut().chain(before).map_while(Option::as_mut);
+        match entries.find(|known| known.hash == entry.hash && known.key == entry.key) {
+            // The key too: it may share memory with the new value.
+            Some(known) => Ok(std::mem::replace(known, entry).value),
+            None => Err(entry),
+        }
+    }
+
+    /// Adds an entry whose key is not there.
+    fn add(&mut self, entry: Entry<K, V>) {
+        let is_room = (self.len as usize + 1) * 4 <= self.places.len() * 3;
+        match Arc::get_mut(&mut self.places) {
+            Some(places) if is_room => {
+                put(places, entry);
+                self.len += 1;
+            }
+            _ => {
+                let mut entries = self.take();
+                entries.push(entry);
+                *self = Self::new(entries);
+            }
+        }
+    }
+
+    /// All entries: copies, where somebody else has the leaf as well.
+    fn take(&mut self) -> Vec<Entry<K, V>> {
+        let mut entries = Vec::with_capacity(self.len as usize + 1);
+        match Arc::get_mut(&mut self.places) {
+            Some(places) => entries.extend(places.iter_mut().filter_map(Option::take)),
+            None => entries.extend(self.places.iter().flatten().cloned()),
+        }
+        entries
+    }
+}
+
 impl<K: Hash + Eq + Clone, V: Clone> Node<K, V> {
-    fn insert(&mut self, hash: u64, depth: u32, entry: (K, V), hasher: &RandomState) -> Option<V> {
+    fn insert(&mut self, depth: u32, entry: Entry<K, V>) -> Option<V> {
         match self {
             Self::Empty => {
-                let mut leaf = HashTable::with_capacity(1);
-                leaf.insert_unique(hash, entry, |(key, _)| hasher.hash_one(key));
-                *self = Self::Leaf(Arc::new(leaf));
+                *self = Self::Leaf(Leaf::new(vec![entry]));
                 None
             }
-            Self::Leaf(shared) => {
-                let leaf = Arc::make_mut(shared);
-                if let Some((_, value)) = leaf.find_mut(hash, |(key, _)| *key == entry.0) {
-                    return Some(std::mem::replace(value, entry.1));
-                }
-                if leaf.len() < LARGEST_LEAF || depth == DEEPEST {
-                    leaf.insert_unique(hash, entry, |(key, _)| hasher.hash_one(key));
+            Self::Leaf(leaf) => {
+                let entry = match leaf.replace(entry) {
+                    Ok(before) => return Some(before),
+                    Err(entry) => entry,
+                };
+                if (leaf.len as usize) < LARGEST_LEAF || depth == DEEPEST {
+                    leaf.add(entry);
                     return None;
                 }
-                let entries = std::mem::take(leaf);
+                let entries = leaf.take();
                 *self = Self::Branch(Arc::new(Branch { len: 0, children: [const { Self::Empty }; CHILDREN] }));
-                for entry in entries {
-                    self.insert(hasher.hash_one(&entry.0), depth, entry, hasher);
-                }
-                self.insert(hash, depth, entry, hasher)
+                entries.into_iter().chain([entry]).for_each(|entry| drop(self.insert(depth, entry)));
+                None
             }
             Self::Branch(shared) => {
                 let branch = Arc::make_mut(shared);
-                let before = branch.children.get_mut(child(hash, depth))?.insert(hash, depth + 1, entry, hasher);
+                let before = branch.children.get_mut(child(entry.hash, depth))?.insert(depth + 1, entry);
                 branch.len += usize::from(before.is_none());
                 before
             }
         }
     }
 
-    fn remove<Q: Hash + Eq + ?Sized>(&mut self, hash: u64, depth: u32, key: &Q, hasher: &RandomState) -> Option<V>
+    /// Takes out a key that is there.
+    fn remove<Q: Eq + ?Sized>(&mut self, hash: u64, depth: u32, key: &Q) -> Option<V>
     where
         K: Borrow<Q>,
     {
         match self {
             Self::Empty => None,
-            Self::Leaf(shared) => {
-                let leaf = Arc::make_mut(shared);
-                let entry = leaf.find_entry(hash, |(known, _)| known.borrow() == key).ok()?;
-                let ((_, value), _) = entry.remove();
-                match leaf.len() {
-                    0 => *self = Self::Empty,
-                    len if leaf.capacity() > 4 * len.max(4) => leaf.shrink_to(len, |(key, _)| hasher.hash_one(key)),
-                    _ => {}
-                }
-                Some(value)
+            Self::Leaf(leaf) => {
+                let mut entries = leaf.take();
+                let position = entries.iter().position(|entry| entry.hash == hash && entry.key.borrow() == key);
+                let removed = position.map(|position| entries.swap_remove(position).value);
+                *self = if entries.is_empty() { Self::Empty } else { Self::Leaf(Leaf::new(entries)) };
+                removed
             }
             Self::Branch(shared) => {
                 let branch = Arc::make_mut(shared);
-                let value = branch.children.get_mut(child(hash, depth))?.remove(hash, depth + 1, key, hasher)?;
+                let value = branch.children.get_mut(child(hash, depth))?.remove(hash, depth + 1, key)?;
                 branch.len -= 1;
                 if branch.len < SMALLEST_BRANCH {
-                    let mut leaf = HashTable::with_capacity(branch.len);
-                    let nodes = vec![branch.children.iter()];
-                    for (key, value) in (Iter { nodes, leaf: None }) {
-                        let entry = (key.clone(), value.clone());
-                        leaf.insert_unique(hasher.hash_one(key), entry, |(key, _)| hasher.hash_one(key));
-                    }
-                    *self = Self::Leaf(Arc::new(leaf));
+                    let entries = Iter { nodes: vec![branch.children.iter()], leaf: [].iter() };
+                    *self = Self::Leaf(Leaf::new(entries.cloned().collect()));
                 }
                 Some(value)
             }
         }
     }
+}
+
+/// Puts an entry at the first free of its places. There must be one.
+fn put<K, V>(places: &mut [Place<K, V>], entry: Entry<K, V>) {
+    let (before, after) = places.split_at_mut(place(entry.hash, places.len()));
+    if let Some(free) = after.iter_mut().chain(before).find(|place| place.is_none()) {
+        *free = Some(entry);
+    }
+}
+
+/// The first place of a hash among so many.
+const fn place(hash: u64, places: usize) -> usize {
+    // Less than 2^24 of 2^24.
+    let below = hash & ((1 << FIRST_BIT) - 1);
+    ((below * places as u64) >> FIRST_BIT) as usize
 }
 
 /// The child that leads to a hash.
@@ -275,24 +354,24 @@ const fn child(hash: u64, depth: u32) -> usize {
     (hash >> (FIRST_BIT + BITS * depth)) as usize & (CHILDREN - 1)
 }
 
-/// The entries of a map, in no order.
-pub struct Iter<'a, K, V> {
+/// The entries of nodes, in no order.
+struct Iter<'a, K, V> {
     nodes: Vec<slice::Iter<'a, Node<K, V>>>,
-    leaf: Option<hash_table::Iter<'a, (K, V)>>,
+    leaf: slice::Iter<'a, Place<K, V>>,
 }
 
 impl<'a, K, V> Iterator for Iter<'a, K, V> {
-    type Item = (&'a K, &'a V);
+    type Item = &'a Entry<K, V>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            if let Some((key, value)) = self.leaf.as_mut().and_then(Iterator::next) {
-                return Some((key, value));
+            if let Some(entry) = self.leaf.find_map(Option::as_ref) {
+                return Some(entry);
             }
             match self.nodes.last_mut()?.next() {
                 None => drop(self.nodes.pop()),
                 Some(Node::Empty) => {}
-                Some(Node::Leaf(leaf)) => self.leaf = Some(leaf.iter()),
+                Some(Node::Leaf(leaf)) => self.leaf = leaf.places.iter(),
                 Some(Node::Branch(branch)) => self.nodes.push(branch.children.iter()),
             }
         }

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::change::{Batch, Change, ServiceKey};
-use super::claims::{Claimant, Claims, Ranked, rank};
+use super::claims::{Claimant, Claims, Ranked, cluster_ip, meant, rank};
 use super::holders::Holders;
 use super::policies::{Policies, ServiceLookup};
 use super::shared::SharedMap;
@@ -39,6 +39,8 @@ pub struct Snapshot {
     services_by_hostname: SharedMap<Arc<str>, Ranked>,
     /// Only the keys: a service may be in front of thousands of workloads, and changes whenever one of them does.
     services_by_workload: SharedMap<NamespacedName, Arc<[ServiceKey]>>,
+    /// What has changed since these lists were made: whether a service is in front of a workload.
+    noted_behind: HashMap<NamespacedName, HashMap<ServiceKey, bool>>,
     claims: Claims,
     contested: SharedMap<IpAddr, Arc<[Claimant]>>,
     policies: Arc<Policies>,
@@ -221,10 +223,11 @@ impl Snapshot {
             return Owner::Contested(claimants);
         }
         let workload = self.holders.only(address);
-        if let Some(service) = self.claims.at(address, port, namespace, workload.is_some()) {
+        let services = self.claims.single(address);
+        if let Some(service) = meant(services, port, namespace, workload.is_some()) {
             return Owner::Service(service);
         }
-        if let Some(service) = self.claims.cluster_ip(address) {
+        if let Some(service) = cluster_ip(services) {
             return Owner::Hidden(service);
         }
         if let Some(workload) = workload {
@@ -242,7 +245,7 @@ impl Snapshot {
     /// there to any of its pods.
     pub fn cluster_ip(&self, address: IpAddr) -> Option<&Arc<Service>> {
         let address = address.to_canonical();
-        if self.contested.contains_key(&address) { None } else { self.claims.cluster_ip(address) }
+        if self.contested.contains_key(&address) { None } else { cluster_ip(self.claims.single(address)) }
     }
 
     /// All services: those of Kubernetes first, then by name. Sorts them: not for what is asked often.

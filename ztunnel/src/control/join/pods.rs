@@ -1,9 +1,9 @@
 //! Pods: what each means with its namespace and its node, which addresses are whose, and which services that concerns.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::few::Few;
 use super::services::note;
 use super::{Fronting, JoinedPod, Joiner, Subject};
 use crate::model::service::ServiceKind;
@@ -38,12 +38,9 @@ impl Joiner {
                     note(&mut self.on_hosts, *address, name.clone(), is_in);
                 }
             }
-            for address in self.holders.replace(was, is) {
-                self.settle(address);
-            }
-            let addresses: BTreeSet<IpAddr> =
-                was.into_iter().chain(is.map(|is| &**is)).flat_map(|pod| &pod.addresses).copied().collect();
-            addresses.into_iter().for_each(|address| self.note_naming(address));
+            self.dirty.claimed.extend(self.holders.replace(was, is));
+            let both = was.into_iter().chain(is.map(|is| &**is));
+            self.dirty.moved.extend(both.flat_map(|pod| &pod.addresses));
             match after {
                 Some(after) if was != Some(&after.workload) => changes.push(Change::Workload(after.workload)),
                 // Only services need to know that it is draining.
@@ -51,6 +48,8 @@ impl Joiner {
                 None => changes.push(Change::WorkloadGone(name)),
             }
         }
+        std::mem::take(&mut self.dirty.claimed).into_iter().for_each(|address| self.settle(address));
+        std::mem::take(&mut self.dirty.moved).into_iter().for_each(|address| self.note_naming(address));
     }
 
     /// Keeps what a pod's manifest says once: the workload as it is published, and its local facts only where they are wanted.
@@ -102,13 +101,13 @@ impl Joiner {
     pub(super) fn selecting_pod(&self, pod: &Workload) -> Vec<Fronting> {
         let mut found = Vec::new();
         if !pod.finished {
-            self.selecting.find(&pod.name.namespace, &pod.labels, |fronting| found.extend(fronting.iter().cloned()));
+            self.selecting.find(&pod.name.namespace, &pod.labels, |all| found.extend(all.keys().cloned()));
         }
         found
     }
 
     /// Finds out anew whether an address is claimed by a pod and somebody else.
-    pub(super) fn settle(&mut self, address: IpAddr) {
+    fn settle(&mut self, address: IpAddr) {
         let pods = self.holders.all(address);
         let services = self.vips.get(&address).into_iter().flatten();
         let now = contested(pods.iter().map(|pod| &pod.name), services);
@@ -117,7 +116,7 @@ impl Joiner {
         }
         let concerned: Vec<Fronting> = pods.iter().flat_map(|pod| self.selecting_pod(pod)).collect();
         self.dirty.fronting.extend(concerned);
-        self.note_naming(address);
+        self.dirty.moved.insert(address);
         self.dirty.subjects.insert(Subject::Contested);
         match now {
             Some(claimants) => drop(self.contested.insert(address, claimants)),
@@ -127,7 +126,7 @@ impl Joiner {
 
     /// Whose an address is has changed: whatever names it has to be joined anew.
     fn note_naming(&mut self, address: IpAddr) {
-        for (kind, name) in self.naming.get(&address).into_iter().flatten() {
+        for (kind, name) in self.naming.get(&address).into_iter().flat_map(Few::iter) {
             let fronting = match (*kind, self.slices.get(name)) {
                 ("EndpointSlice", Some(slice)) => (ServiceKind::Kubernetes, slice.body.service.clone()),
                 _ => (ServiceKind::Entry, name.clone()),

@@ -54,7 +54,7 @@ impl Joiner {
         let (had, has) = (vips(before), vips(after));
         for vip in had.symmetric_difference(&has) {
             note(&mut self.vips, *vip, name.clone(), has.contains(vip));
-            self.settle(*vip);
+            self.dirty.claimed.insert(*vip);
         }
         let selector = |service: Option<&ServiceManifest>| service.map(|service| service.selector.clone());
         self.select(&fronting, selector(before), selector(after));
@@ -145,13 +145,10 @@ impl Joiner {
     /// Follows the addresses that an object names.
     fn name(&mut self, key: &Key, before: &BTreeSet<IpAddr>, after: &BTreeSet<IpAddr>) {
         for address in before.symmetric_difference(after) {
-            let known = self.naming.get(address).map(|keys| &**keys).unwrap_or_default();
-            let others = known.iter().filter(|other| *other != key);
-            let keys: Box<[Key]> = others.chain(after.contains(address).then_some(key)).cloned().collect();
+            let keys = self.naming.entry(*address).or_default();
+            keys.note(key, after.contains(address));
             if keys.is_empty() {
                 self.naming.remove(address);
-            } else {
-                self.naming.insert(*address, keys);
             }
         }
     }
@@ -167,9 +164,8 @@ impl Joiner {
             if labels.is_empty() {
                 continue;
             }
-            let known = self.selecting.get(Some(namespace), &labels);
-            let others = known.into_iter().flat_map(|all| all.iter()).filter(|other| *other != fronting);
-            let all: Arc<[Fronting]> = others.chain(is_in.then_some(fronting)).cloned().collect();
+            let mut all = self.selecting.get(Some(namespace), &labels).cloned().unwrap_or_default();
+            all.set(fronting.clone(), is_in.then_some(()));
             self.selecting.set(Some(namespace), &labels, (!all.is_empty()).then_some(all));
         }
         self.members.remove(fronting);

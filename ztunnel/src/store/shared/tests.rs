@@ -11,7 +11,7 @@ fn contents(map: &SharedMap<u32, u32>) -> HashMap<u32, u32> {
 /// Nodes of the map that are shared with another, and all.
 fn shared(one: &Node<u32, u32>, other: &Node<u32, u32>) -> (usize, usize) {
     match (one, other) {
-        (Node::Leaf(one), Node::Leaf(other)) => (usize::from(Arc::ptr_eq(one, other)), 1),
+        (Node::Leaf(one), Node::Leaf(other)) => (usize::from(Arc::ptr_eq(&one.places, &other.places)), 1),
         (Node::Branch(one), Node::Branch(other)) if !Arc::ptr_eq(one, other) => {
             let below = one.children.iter().zip(&other.children).map(|(one, other)| shared(one, other));
             below.fold((0, 1), |(a, b), (c, d)| (a + c, b + d))

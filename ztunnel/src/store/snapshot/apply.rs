@@ -40,6 +40,7 @@ impl Snapshot {
         for address in self.claims.settle() {
             self.settle(address);
         }
+        self.settle_behind();
         self.set_policies(authorization, authentication);
         if let Some(Gaps { partial, blind, unread }) = gaps {
             (self.partial, self.blind) = (partial, blind);
@@ -187,13 +188,19 @@ impl Snapshot {
         };
         let (before, after) = (behind(before), behind(after));
         for name in before.symmetric_difference(&after) {
-            let known = self.services_by_workload.get(name).map(|keys| &**keys).unwrap_or_default();
-            let mut keys: Vec<ServiceKey> = known.iter().filter(|known| *known != key).cloned().collect();
-            if after.contains(name) {
-                keys.push(key.clone());
-                keys.sort_by_cached_key(|key| self.services.get(key).map(|service| rank(service)));
-            }
-            self.services_by_workload.set(name.clone(), (!keys.is_empty()).then(|| keys.into()));
+            self.noted_behind.entry(name.clone()).or_default().insert(key.clone(), after.contains(name));
+        }
+    }
+
+    /// Makes the list of services of each workload that was noted, once for all that was noted of it: there may be as many in
+    /// front of a workload as somebody cares to write.
+    fn settle_behind(&mut self) {
+        for (name, noted) in std::mem::take(&mut self.noted_behind) {
+            let known = self.services_by_workload.get(&name).map(|keys| &**keys).unwrap_or_default();
+            let mut keys: Vec<ServiceKey> = known.iter().filter(|key| !noted.contains_key(*key)).cloned().collect();
+            keys.extend(noted.into_iter().filter_map(|(key, is_behind)| is_behind.then_some(key)));
+            keys.sort_by_cached_key(|key| self.services.get(key).map(|service| rank(service)));
+            self.services_by_workload.set(name, (!keys.is_empty()).then(|| keys.into()));
         }
     }
 
