@@ -36,8 +36,9 @@ use crate::{
     redirect::{EnrolError, Enrolment, NetnsFacts, link::LinkError, maps::MapUse, survey::SurveyError},
 };
 
-/// All connections of pods come from this port. The worker that takes a connection follows from the port, and each worker has
-/// tunnels of its own: so that one tunnel is made where the tests count one.
+/// All connections of pods come from this port, unless a test wants otherwise. The worker that takes a connection follows from
+/// the port, and each worker has tunnels of its own: so that one tunnel is made where the tests count one, and is not made anew
+/// under a connection that is being opened, which the application would see twice.
 const PORT_OF_PODS: u16 = 32_768;
 
 /// Everything there is; clones are the same.
@@ -63,6 +64,8 @@ struct State {
     /// A loopback address that does not answer, and what fills it.
     hole: Option<(SocketAddr, Vec<Box<dyn Send>>)>,
     next_port: u16,
+    /// Connections of pods come from ports of their own, too.
+    has_many_ports: bool,
     /// How many connections have been begun to port 15008.
     tunnels: usize,
 }
@@ -137,6 +140,11 @@ impl Network {
         self.lock().unheard
     }
 
+    /// From now on connections of pods come from ports of their own, so that all workers take some.
+    pub(super) fn vary_ports(&self) {
+        self.lock().has_many_ports = true;
+    }
+
     /// How many tunnels have been begun.
     pub(super) fn tunnels(&self) -> usize {
         self.lock().tunnels
@@ -171,7 +179,7 @@ impl Network {
         let (from, to): (IpAddr, SocketAddr) = (from.parse().unwrap(), to.parse().unwrap());
         let stream = {
             let mut state = self.lock();
-            let from = SocketAddr::new(from, PORT_OF_PODS);
+            let from = SocketAddr::new(from, state.port_of_pods());
             let end = state.leave(from, to)?;
             state.begin(end, from, to)?
         };
@@ -216,6 +224,10 @@ impl State {
     fn port(&mut self) -> u16 {
         self.next_port = self.next_port.wrapping_add(1).max(PORT_OF_PODS + 1);
         self.next_port
+    }
+
+    fn port_of_pods(&mut self) -> u16 {
+        if self.has_many_ports { self.port() } else { PORT_OF_PODS }
     }
 
     fn of_address(&self, address: IpAddr) -> Option<&Inside> {
@@ -357,7 +369,7 @@ impl Sockets for Opened {
         let own = &state.namespaces[&self.cookie].addresses;
         let first = own.iter().copied().find(|own| own.is_ipv4() == to.is_ipv4());
         let from = from.or(first).ok_or(failed(io::ErrorKind::NetworkUnreachable.into()))?;
-        let local = SocketAddr::new(from, PORT_OF_PODS);
+        let local = SocketAddr::new(from, state.port_of_pods());
         let end = state.arrive(local, to).map_err(failed)?;
         let stream = state.begin(end, local, to).map_err(failed)?;
         socket::reset_on_close(&stream);
