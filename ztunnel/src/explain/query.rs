@@ -109,12 +109,6 @@ impl Query {
         }
         Ok(Self { from: client(from)?, to: server(to)?, port })
     }
-
-    /// The port asked for.
-    #[must_use]
-    pub fn port(&self) -> u16 {
-        self.port
-    }
 }
 
 fn client(text: &str) -> Result<From, QueryError> {

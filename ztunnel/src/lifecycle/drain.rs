@@ -30,23 +30,18 @@ impl DrainWatch {
         // An error means that the trigger is gone, which is a start as well.
         let _gone = self.0.wait_for(|started| *started).await;
     }
-
-    /// Whether the drain has started.
-    #[must_use]
-    pub fn has_started(&self) -> bool {
-        *self.0.borrow()
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     #[tokio::test]
     async fn a_trigger_or_its_loss_starts_the_drain() {
         let (trigger, mut watch) = super::channel();
-        assert!(!watch.has_started());
+        assert!(watch.started().now_or_never().is_none());
         trigger.start();
         watch.started().await;
-        assert!(watch.has_started());
         let (trigger, mut watch) = super::channel();
         drop(trigger);
         watch.started().await;

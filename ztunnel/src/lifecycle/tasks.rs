@@ -85,12 +85,6 @@ impl TaskSet {
         self.tasks.spawn_local(counted(alive, task));
     }
 
-    /// How many tasks have not been reaped.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.tasks.len()
-    }
-
     /// Whether no task is left.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -95,11 +95,6 @@ impl Workload {
         }
     }
 
-    /// Whether the operator wants it in the mesh, possible or not.
-    pub fn is_labelled(&self) -> bool {
-        matches!(self.membership, Membership::InMesh | Membership::Refused(_))
-    }
-
     /// The number of the TCP port with this name.
     pub fn port_named(&self, name: &str) -> Option<u16> {
         self.ports.iter().find(|port| *port.name == *name).map(|port| port.number)

@@ -233,11 +233,6 @@ impl Guard {
         &self.mode
     }
 
-    /// The file that may hold policies for the workload and could never be read, so that nobody is let in.
-    pub fn unread(&self) -> Option<&Arc<str>> {
-        self.unread.as_ref()
-    }
-
     /// The first few ALLOW policies in force at a port, by namespace and name, and how many more there are. Denials may come
     /// in floods, so that all of them are gone through only when some may be there twice.
     pub(super) fn allowing(&self, port: u16, few: usize) -> (Vec<&NamespacedName>, usize) {
