@@ -92,7 +92,7 @@ fn unjudged(policy: &AuthorizationPolicy, origin: Option<&Origin>, report: &mut 
 fn is_contested(snapshot: &Snapshot, problem: &Problem) -> bool {
     let address = problem.message.split(' ').next().and_then(|word| word.parse::<IpAddr>().ok());
     let claimants = address.and_then(|address| snapshot.contested(address));
-    claimants.is_some_and(|claimants| claimants.iter().any(|one| Some(one.to_string()) == problem.object))
+    claimants.is_some_and(|claimants| claimants.iter().any(|one| Some(format!("Pod {one}")) == problem.object))
 }
 
 /// Whether the problem is that one of these fields can't be judged, or that there are more of them than are told.

@@ -7,6 +7,7 @@
 //!
 //! It needs no order: whatever comes first, what is joined at the end is the same.
 
+mod budget;
 mod endpoints;
 mod few;
 mod pods;
@@ -19,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use self::budget::Budget;
 use self::few::Few;
 use self::table::{Said, Table};
 use super::objects::{
@@ -33,7 +35,6 @@ use crate::model::problem::Problem;
 use crate::model::service::{Service, ServiceKind};
 use crate::model::workload::{NamespacedName, Workload};
 use crate::store::change::{Change, ServiceKey, Setting};
-use crate::store::claims::Claimant;
 use crate::store::holders::Holders;
 use crate::store::selectors::Selectors;
 use crate::store::shared::SharedMap;
@@ -69,12 +70,13 @@ pub struct Joiner {
     no_local: Arc<LocalPod>,
     pods_joined: HashMap<NamespacedName, JoinedPod>,
     services_joined: HashMap<ServiceKey, Arc<Service>>,
+    budget: Budget,
     holders: Holders,
     /// The pods on the network of a node, by its addresses.
     on_hosts: HashMap<IpAddr, BTreeSet<NamespacedName>>,
     /// Of Kubernetes services.
     vips: HashMap<IpAddr, BTreeSet<NamespacedName>>,
-    contested: BTreeMap<IpAddr, Vec<Claimant>>,
+    contested: BTreeMap<IpAddr, Vec<NamespacedName>>,
 
     /// By the selector.
     selecting: Selectors<SharedMap<Fronting, ()>>,
@@ -114,8 +116,11 @@ struct JoinedPod {
 enum Subject {
     /// Several objects have one name.
     Duplicates(Key),
+    /// What the services of a namespace take.
+    Budget(Arc<str>),
     /// Addresses that several claim.
     Contested,
+    Service(NamespacedName),
     Slice(NamespacedName),
     Entry(NamespacedName),
     Authorization(NamespacedName),
@@ -176,6 +181,7 @@ impl Joiner {
             no_local: Arc::default(),
             pods_joined: HashMap::new(),
             services_joined: HashMap::new(),
+            budget: Budget::default(),
             holders: Holders::default(),
             on_hosts: HashMap::new(),
             vips: HashMap::new(),
@@ -190,6 +196,13 @@ impl Joiner {
             problems: BTreeMap::new(),
             dirty: Dirty::default(),
         }
+    }
+
+    /// Has the services of a namespace take so much.
+    #[cfg(test)]
+    pub(in crate::control) fn with_budget(mut self, most: usize) -> Self {
+        self.budget = Budget::of(most);
+        self
     }
 
     /// Puts what a voice says, and what is wrong with that, in the place of what it said before.
@@ -429,8 +442,15 @@ impl Joiner {
             self.dirty.changes.push(Change::Setting(Setting::RegistryOnly(after.registry_only)));
         }
         if before.export_to != after.export_to {
+            self.dirty.subjects.extend(self.entries.iter().map(|(name, _)| Subject::Entry(name.clone())));
             self.dirty.fronting.extend(self.services.iter().map(|(name, _)| (ServiceKind::Kubernetes, name.clone())));
             self.dirty.fronting.extend(self.entries.iter().map(|(name, _)| (ServiceKind::Entry, name.clone())));
+        }
+        if (&before.root_namespace, before.entries_lead_everyone)
+            != (&after.root_namespace, after.entries_lead_everyone)
+        {
+            self.dirty.fronting.extend(self.entries.iter().map(|(name, _)| (ServiceKind::Entry, name.clone())));
+            self.dirty.subjects.extend(self.entries.iter().map(|(name, _)| Subject::Entry(name.clone())));
         }
         if before.root_namespace != after.root_namespace {
             self.dirty.authorization.extend(self.authorization.iter().map(|(name, _)| name.clone()));

@@ -98,7 +98,7 @@ impl<'a> Client<'a> {
     fn outside(snapshot: &Snapshot, address: IpAddr) -> Self {
         let mut notes = Vec::new();
         if let Some(claimants) = snapshot.contested(address) {
-            let claimants: Vec<String> = claimants.iter().take(4).map(ToString::to_string).collect();
+            let claimants: Vec<String> = claimants.iter().take(4).map(|name| format!("Pod {name}")).collect();
             notes.push(format!(
                 "{address} is claimed by {}: until one is left it counts as nobody's, and has no identity",
                 claimants.join(", ")

@@ -254,7 +254,7 @@ impl Traveller<'_> {
             (CloseReason::NoHealthyUpstream, Some(address)) => {
                 let namespace = self.client.pod.map(|pod| &*pod.name.namespace).unwrap_or_default();
                 match (self.sources.snapshot.contested(address), self.sources.snapshot.cluster_ip(address)) {
-                    (Some(_), _) => vec![format!("let only one object claim {address}")],
+                    (Some(_), _) => vec![format!("let only one pod claim {address}")],
                     (None, Some(service)) => vec![format!(
                         "export Service {} to namespace {namespace}: add it to the annotation networking.istio.io/exportTo, \
                          or remove that",

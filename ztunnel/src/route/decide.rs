@@ -23,10 +23,7 @@ use crate::{
         service::{Endpoint, Health, Resolution, Service},
         workload::{Membership, NamespacedName, Workload},
     },
-    store::{
-        claims::Claimant,
-        snapshot::{Owner, Snapshot},
-    },
+    store::snapshot::{Owner, Snapshot},
 };
 
 /// Where a connection out of a pod goes on.
@@ -189,9 +186,9 @@ fn unread(what: &str) -> String {
 }
 
 /// The first of them; there may be as many as objects.
-fn listed(claimants: &[Claimant]) -> String {
+fn listed(claimants: &[NamespacedName]) -> String {
     const MOST: usize = 4;
-    let named: Vec<String> = claimants.iter().take(MOST).map(ToString::to_string).collect();
+    let named: Vec<String> = claimants.iter().take(MOST).map(|name| format!("Pod {name}")).collect();
     let more = match claimants.len().saturating_sub(MOST) {
         0 => String::new(),
         more => format!(" and {more} more"),

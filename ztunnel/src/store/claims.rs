@@ -2,7 +2,6 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -82,14 +81,12 @@ impl Claims {
     }
 
     /// Makes the list of each address and range that was noted, once for all that was noted of it: there may be as many services
-    /// at an address as somebody cares to write. The single addresses among them.
-    pub(super) fn settle(&mut self) -> Vec<IpAddr> {
-        let mut addresses = Vec::new();
+    /// at an address as somebody cares to write.
+    pub(super) fn settle(&mut self) {
         for (place, Noted { single, ranges }) in std::mem::take(&mut self.noted) {
             if !single.is_empty() {
                 let address = place.addr();
                 self.single.set(address, merged(self.single.get(&address), single));
-                addresses.push(address);
             }
             if !ranges.is_empty() {
                 let length = Reverse(place.prefix_len());
@@ -100,7 +97,6 @@ impl Claims {
                 }
             }
         }
-        addresses
     }
 
     /// The services at a single address.
@@ -126,15 +122,9 @@ impl Claims {
     }
 }
 
-/// The one of the services at a single address that a client means. An address that is a pod's is no ServiceEntry's.
-pub(super) fn meant<'a>(
-    services: &'a [Arc<Service>],
-    port: u16,
-    namespace: &str,
-    is_pods: bool,
-) -> Option<&'a Arc<Service>> {
-    let services = services.iter();
-    best(services.filter(|service| !is_pods || service.kind == ServiceKind::Kubernetes), port, namespace)
+/// The one of the services at a single address that a client means.
+pub(super) fn meant<'a>(services: &'a [Arc<Service>], port: u16, namespace: &str) -> Option<&'a Arc<Service>> {
+    best(services.iter(), port, namespace)
 }
 
 /// The Kubernetes service among the services at a single address, whoever may know it.
@@ -150,37 +140,10 @@ fn best<'a>(services: impl Iterator<Item = &'a Arc<Service>>, port: u16, namespa
     })
 }
 
-/// Who claims an address.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Claimant {
-    /// A pod.
-    Pod(NamespacedName),
-    /// A service.
-    Service(NamespacedName),
-}
-
-impl fmt::Display for Claimant {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Pod(name) => write!(f, "Pod {name}"),
-            Self::Service(name) => write!(f, "Service {name}"),
-        }
-    }
-}
-
-/// The claimants of an address, each once, where a pod and another pod or a Kubernetes service claim it: then it is nobody's.
-/// Services may share an address with each other. A ServiceEntry is not asked: whoever writes one in a namespace of his own could
-/// make any pod unreachable.
-pub fn contested<'a>(
-    pods: impl IntoIterator<Item = &'a NamespacedName>,
-    services: impl IntoIterator<Item = &'a NamespacedName>,
-) -> Option<Vec<Claimant>> {
-    let mut claimants: Vec<Claimant> = pods.into_iter().cloned().map(Claimant::Pod).collect();
-    if claimants.is_empty() {
-        return None;
-    }
-    claimants.extend(services.into_iter().cloned().map(Claimant::Service));
-    claimants.sort();
-    claimants.dedup();
-    (claimants.len() > 1).then_some(claimants)
+/// The pods that claim an address, where there are several: then it is nobody's, so that neither has the other's identity.
+///
+/// No service is asked. A pod's address is what its node reports of it; that of a Service or a ServiceEntry is whatever its author
+/// wrote, who could make the pods of others unreachable.
+pub fn contested<'a>(pods: impl ExactSizeIterator<Item = &'a NamespacedName>) -> Option<Vec<NamespacedName>> {
+    (pods.len() > 1).then(|| pods.cloned().collect())
 }

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::change::{Batch, Change, ServiceKey};
-use super::claims::{Claimant, Claims, Ranked, cluster_ip, meant, rank};
+use super::claims::{Claims, Ranked, cluster_ip, meant, rank};
 use super::holders::Holders;
 use super::policies::{Policies, ServiceLookup};
 use super::shared::SharedMap;
@@ -42,7 +42,7 @@ pub struct Snapshot {
     /// What has changed since these lists were made: whether a service is in front of a workload.
     noted_behind: HashMap<NamespacedName, HashMap<ServiceKey, bool>>,
     claims: Claims,
-    contested: SharedMap<IpAddr, Arc<[Claimant]>>,
+    contested: SharedMap<IpAddr, Arc<[NamespacedName]>>,
     policies: Arc<Policies>,
     problems: Arc<[Problem]>,
     /// By kind, namespace and name.
@@ -69,8 +69,8 @@ pub enum Owner<'a> {
     Service(&'a Arc<Service>),
     /// A workload's own.
     Workload(&'a Arc<Workload>),
-    /// That of several, so that nobody knows who would answer.
-    Contested(&'a [Claimant]),
+    /// That of several pods, so that nobody knows who would answer.
+    Contested(&'a [NamespacedName]),
     /// That of a Kubernetes service which the client's namespace may not know.
     Hidden(&'a Arc<Service>),
     /// Nobody's.
@@ -78,8 +78,8 @@ pub enum Owner<'a> {
 }
 
 impl Snapshot {
-    /// Indexes a mesh. An address that a pod and another claim (see [`contested`](super::claims::contested)) leads to nobody, so that
-    /// neither has the other's identity; a ServiceEntry never has the address of a pod; services may share addresses. Of
+    /// Indexes a mesh. An address that several pods claim (see [`contested`](super::claims::contested)) leads to nobody, so that
+    /// none has another's identity; no service has the address of a pod; services may share addresses. Of
     /// two workloads with one name, and of two services with one host name in a namespace, the first counts.
     pub fn build(version: u64, workloads: Vec<Workload>, services: Vec<Service>, problems: Vec<Problem>) -> Self {
         let mut services: Vec<Arc<Service>> = services.into_iter().map(Arc::new).collect();
@@ -222,30 +222,29 @@ impl Snapshot {
         if let Some(claimants) = self.contested.get(&address) {
             return Owner::Contested(claimants);
         }
-        let workload = self.holders.only(address);
+        if let Some(workload) = self.holders.only(address) {
+            return Owner::Workload(workload);
+        }
         let services = self.claims.single(address);
-        if let Some(service) = meant(services, port, namespace, workload.is_some()) {
+        if let Some(service) = meant(services, port, namespace) {
             return Owner::Service(service);
         }
         if let Some(service) = cluster_ip(services) {
             return Owner::Hidden(service);
         }
-        if let Some(workload) = workload {
-            return Owner::Workload(workload);
-        }
         self.claims.around(address, port, namespace).map_or(Owner::Unknown, Owner::Service)
     }
 
-    /// The claimants of an address that a pod and somebody else claim, in order.
-    pub fn contested(&self, address: IpAddr) -> Option<&[Claimant]> {
+    /// The pods that claim an address, by name, where there are several.
+    pub fn contested(&self, address: IpAddr) -> Option<&[NamespacedName]> {
         self.contested.get(&address.to_canonical()).map(|claimants| &**claimants)
     }
 
-    /// The Kubernetes service whose single address this is, visible or not: the node's own load balancer may lead from
-    /// there to any of its pods.
+    /// The Kubernetes service whose single address this is, visible or not, if it is no pod's: the node's own load balancer may
+    /// lead from there to any of its pods.
     pub fn cluster_ip(&self, address: IpAddr) -> Option<&Arc<Service>> {
         let address = address.to_canonical();
-        if self.contested.contains_key(&address) { None } else { cluster_ip(self.claims.single(address)) }
+        if self.holders.all(address).is_empty() { cluster_ip(self.claims.single(address)) } else { None }
     }
 
     /// All services: those of Kubernetes first, then by name. Sorts them: not for what is asked often.

@@ -106,11 +106,10 @@ impl Joiner {
         found
     }
 
-    /// Finds out anew whether an address is claimed by a pod and somebody else.
+    /// Finds out anew whether several pods claim an address.
     fn settle(&mut self, address: IpAddr) {
         let pods = self.holders.all(address);
-        let services = self.vips.get(&address).into_iter().flatten();
-        let now = contested(pods.iter().map(|pod| &pod.name), services);
+        let now = contested(pods.iter().map(|pod| &pod.name));
         if now.as_ref() == self.contested.get(&address) {
             return;
         }
@@ -137,6 +136,8 @@ impl Joiner {
         let pods = on_host.filter_map(|name| self.pods_joined.get(name)).map(|pod| &pod.workload);
         let selecting: Vec<Fronting> = pods.flat_map(|pod| self.selecting_pod(pod)).collect();
         self.dirty.fronting.extend(selecting);
+        let services = self.vips.get(&address).into_iter().flatten();
+        self.dirty.subjects.extend(services.cloned().map(Subject::Service));
         for name in self.entry_vips.get(&address).into_iter().flatten() {
             self.dirty.subjects.insert(Subject::Entry(name.clone()));
         }

@@ -1,19 +1,19 @@
 //! What is wrong with objects that only shows when they are joined.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::budget::Excess;
 use super::policies::{authentication, targets};
 use super::table::{Place, Table};
 use super::{Joiner, Key, Subject};
-use crate::control::objects::{title, visibility};
+use crate::control::objects::{ENTRIES_LEAD, EntryManifest, title, visibility};
 use crate::model::labels::Labels;
 use crate::model::policy::{PeerAuthentication, Scope};
 use crate::model::problem::{Problem, Severity};
 use crate::model::workload::NamespacedName;
 use crate::store::change::ServiceKey;
-use crate::store::claims::Claimant;
 
 const AUTHORIZATION: &str = "AuthorizationPolicy";
 const AUTHENTICATION: &str = "PeerAuthentication";
@@ -25,7 +25,9 @@ impl Joiner {
         for subject in std::mem::take(&mut self.dirty.subjects) {
             let found = match &subject {
                 Subject::Duplicates(key) => self.duplicates(key),
+                Subject::Budget(namespace) => self.of_budget(namespace).into_iter().collect(),
                 Subject::Contested => self.of_contested(),
+                Subject::Service(name) => self.of_service(name),
                 Subject::Slice(name) => self.of_slice(name).into_iter().collect(),
                 Subject::Entry(name) => self.of_entry(name),
                 Subject::Authorization(name) => self.of_authorization(name),
@@ -73,25 +75,53 @@ impl Joiner {
         others.iter().map(|place| place.problem(title(key.0, &key.1), message.clone())).collect()
     }
 
+    fn of_budget(&self, namespace: &Arc<str>) -> Option<Problem> {
+        let (first, Excess { total, services }) = self.budget.excess(namespace)?;
+        let service = super::services::named_by(first).filter(|name| self.services.get(name).is_some());
+        let (kind, name) = match service {
+            Some(name) => ("Service", name),
+            None => ("ServiceEntry", self.hosts.get(first)?.first()?.clone()),
+        };
+        let place = match kind {
+            "Service" => &self.services.get(&name)?.place,
+            _ => &self.entries.get(&name)?.place,
+        };
+        let message = format!(
+            "the services of namespace {namespace} have {total} addresses and endpoints, of which a namespace may have {}: \
+             {services} of them, beginning with {}, lead nowhere: select fewer pods, or write fewer hosts and addresses",
+            self.budget.most(),
+            first.hostname
+        );
+        Some(place.problem(title(kind, &name), message))
+    }
+
     fn of_contested(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         for (address, claimants) in &self.contested {
             for claimant in claimants {
-                let place = match claimant {
-                    Claimant::Pod(name) => self.pods.get(name).map(|said| &said.place),
-                    Claimant::Service(name) => self.services.get(name).map(|said| &said.place),
-                };
+                let place = self.pods.get(claimant).map(|said| &said.place);
                 let Some(other) = claimants.iter().find(|other| *other != claimant) else { continue };
                 let more = match claimants.len() {
                     2 => String::new(),
                     all => format!(" and {} more", all - 2),
                 };
-                let message =
-                    format!("{address} is also claimed by {other}{more}: until one is left, the address is nobody's");
-                problems.extend(place.map(|place| place.problem(claimant.to_string(), message)));
+                let message = format!(
+                    "{address} is also claimed by Pod {other}{more}: until one is left, the address is nobody's"
+                );
+                problems.extend(place.map(|place| place.problem(title("Pod", claimant), message)));
             }
         }
         problems
+    }
+
+    fn of_service(&self, name: &NamespacedName) -> Vec<Problem> {
+        let Some(service) = self.services.get(name) else { return Vec::new() };
+        let taken = |address: &IpAddr| Some((*address, self.holders.all(*address).first()?));
+        let told = service.body.vips.iter().filter_map(taken).map(|(address, pod)| {
+            let message = format!("spec.clusterIPs: {address} is the address of Pod {}, which keeps it", pod.name);
+            service.place.problem(title("Service", name), message)
+        });
+        told.collect()
     }
 
     fn of_slice(&self, name: &NamespacedName) -> Option<Problem> {
@@ -106,6 +136,10 @@ impl Joiner {
         let mut problems = Vec::new();
         for host in &entry.body.hosts {
             let key = ServiceKey { namespace: Arc::clone(&name.namespace), hostname: Arc::clone(host) };
+            // That there is no place for it is told once for the namespace.
+            if self.budget.is_over(&key) {
+                continue;
+            }
             if self.services_joined.get(&key).is_some_and(|service| service.name == *name && service.hostname == *host)
             {
                 continue;
@@ -116,12 +150,50 @@ impl Joiner {
             );
             problems.push(entry.place.problem(title("ServiceEntry", name), message));
         }
-        let taken = |address: &IpAddr| Some((*address, self.owner(*address)?));
+        let taken = |address: &IpAddr| Some((*address, self.holders.all(*address).first()?));
         for (address, pod) in entry.body.vips.iter().filter_map(taken) {
             let message = format!("spec.addresses: {address} is the address of Pod {}, which keeps it", pod.name);
             problems.push(entry.place.problem(title("ServiceEntry", name), message));
         }
+        let leads = !entry.body.hosts.is_empty() && !(entry.body.vips.is_empty() && entry.body.ranges.is_empty());
+        if leads && self.is_kept_in(name, &entry.body) {
+            let message = format!(
+                "spec.exportTo: the entry has endpoints, and so it leads only pods of namespace {}: move it to the root \
+                 namespace {}, or set the annotation {ENTRIES_LEAD}: exported of the mesh's ConfigMap",
+                name.namespace,
+                self.root_namespace()
+            );
+            problems.push(Problem {
+                severity: Severity::Warning,
+                ..entry.place.problem(title("ServiceEntry", name), message)
+            });
+        }
+        problems.extend(self.overlap(name, &entry.body).map(|message| Problem {
+            severity: Severity::Warning,
+            ..entry.place.problem(title("ServiceEntry", name), message)
+        }));
         problems
+    }
+
+    /// The first address that an entry shares with another service of its namespace, or of the root namespace.
+    fn overlap(&self, name: &NamespacedName, entry: &EntryManifest) -> Option<String> {
+        let root = self.root_namespace();
+        let in_namespace = |names: &BTreeSet<NamespacedName>, namespace: &Arc<str>| {
+            let from = NamespacedName::new(Arc::clone(namespace), "");
+            let others = names.range(from..).take_while(|other| other.namespace == *namespace);
+            others.filter(|other| *other != name).map(NamespacedName::clone).next()
+        };
+        entry.vips.iter().find_map(|vip| {
+            if let Some(service) = self.vips.get(vip).and_then(BTreeSet::first) {
+                return Some(format!("spec.addresses: {vip} is the address of Service {service}, which comes first"));
+            }
+            let names = self.entry_vips.get(vip)?;
+            let other = [&name.namespace, &root].into_iter().find_map(|namespace| in_namespace(names, namespace))?;
+            Some(format!(
+                "spec.addresses: {vip} is also an address of ServiceEntry {other}: of the two, the one counts that has the \
+                 port, then the one of the client's namespace, then the first by name"
+            ))
+        })
     }
 
     fn of_settings(&self) -> Vec<Problem> {
@@ -142,6 +214,13 @@ impl Joiner {
                  trust domain in policies, or write \"*/ns/NAMESPACE/sa/NAME\""
             );
             problems.push(place.problem(title.clone(), message));
+        }
+        if settings.entries_lead_everyone {
+            let message = format!(
+                "metadata.annotations.{ENTRIES_LEAD}: exported: whoever may write a ServiceEntry in any namespace may take the \
+                 traffic of all pods to any address outside of the cluster"
+            );
+            problems.push(Problem { severity: Severity::Warning, ..place.problem(title.clone(), message) });
         }
         let (_, wrong) = visibility(settings.export_to.iter().map(String::as_str), &name.namespace);
         for message in wrong {

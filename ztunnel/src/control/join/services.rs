@@ -10,7 +10,7 @@ use super::{Fronting, Joiner, Key, Subject};
 use crate::control::objects::{EntryManifest, ServiceManifest, SliceManifest, visibility};
 use crate::model::labels::Labels;
 use crate::model::locality::Distribution;
-use crate::model::service::{Endpoint, Families, Service, ServiceKind, Visibility};
+use crate::model::service::{Endpoint, Families, Resolution, Service, ServiceKind, Visibility};
 use crate::model::workload::NamespacedName;
 use crate::store::change::{Change, ServiceKey};
 
@@ -27,7 +27,7 @@ fn host_key(name: &NamespacedName, host: &Arc<str>) -> ServiceKey {
 }
 
 /// The Kubernetes service that has a host name, if that is one's.
-fn named_by(key: &ServiceKey) -> Option<NamespacedName> {
+pub(super) fn named_by(key: &ServiceKey) -> Option<NamespacedName> {
     let name = key.hostname.strip_suffix(".svc.cluster.local")?.strip_suffix(&*key.namespace)?.strip_suffix('.')?;
     Some(NamespacedName::new(Arc::clone(&key.namespace), name))
 }
@@ -54,7 +54,7 @@ impl Joiner {
         let (had, has) = (vips(before), vips(after));
         for vip in had.symmetric_difference(&has) {
             note(&mut self.vips, *vip, name.clone(), has.contains(vip));
-            self.dirty.claimed.insert(*vip);
+            self.dirty.moved.insert(*vip);
         }
         let selector = |service: Option<&ServiceManifest>| service.map(|service| service.selector.clone());
         self.select(&fronting, selector(before), selector(after));
@@ -67,9 +67,7 @@ impl Joiner {
             self.dirty.subjects.extend(slices);
             self.note_host(key_of(name));
         }
-        if !self.contested.is_empty() {
-            self.dirty.subjects.insert(Subject::Contested);
-        }
+        self.dirty.subjects.insert(Subject::Service(name.clone()));
         self.dirty.fronting.insert(fronting);
     }
 
@@ -117,6 +115,8 @@ impl Joiner {
         let (had, has) = (vips(before), vips(after));
         for vip in had.symmetric_difference(&has) {
             note(&mut self.entry_vips, *vip, name.clone(), has.contains(vip));
+            // Other entries may have it as well.
+            self.dirty.moved.insert(*vip);
         }
         let addresses = |entry: Option<&EntryManifest>| {
             entry.into_iter().flat_map(|entry| &entry.endpoints).map(|endpoint| endpoint.address).collect()
@@ -193,6 +193,16 @@ impl Joiner {
                 (ServiceKind::Entry, None) => {}
             }
         }
+        let mut namespaces = BTreeSet::new();
+        for key in &keys {
+            let (kind, cost) = self.cost(key);
+            self.budget.enter(kind, key, cost);
+            namespaces.insert(Arc::clone(&key.namespace));
+        }
+        for namespace in namespaces {
+            keys.extend(self.budget.settle(&namespace));
+            self.dirty.subjects.insert(Subject::Budget(namespace));
+        }
         // The hosts of an entry share their endpoints.
         let mut of_entries = HashMap::new();
         for key in keys {
@@ -214,6 +224,38 @@ impl Joiner {
         }
     }
 
+    /// What a service takes of the budget of its namespace, found out without joining it.
+    fn cost(&self, key: &ServiceKey) -> (ServiceKind, usize) {
+        if let Some(name) = named_by(key)
+            && let Some(service) = self.services.get(&name)
+        {
+            let endpoints = match self.slices_of.get(&name) {
+                Some(slices) => {
+                    let slices = slices.iter().filter_map(|name| self.slices.get(name));
+                    let endpoints = slices.flat_map(|slice| &slice.body.endpoints);
+                    endpoints.map(|endpoint| endpoint.addresses.len()).sum()
+                }
+                None => self.members(ServiceKind::Kubernetes, &name).count(),
+            };
+            return (ServiceKind::Kubernetes, 1 + service.body.vips.len() + endpoints);
+        }
+        let found = self.hosts.get(key).and_then(BTreeSet::first);
+        let Some((name, entry)) = found.and_then(|name| Some((name, self.entries.get(name)?))) else {
+            return (ServiceKind::Entry, 0);
+        };
+        let entry = &entry.body;
+        // Endpoints are shared by the hosts, but each pod among them knows each host.
+        let pods = match entry.selector.is_empty() {
+            true => entry.endpoints.iter().filter(|endpoint| self.owner(endpoint.address).is_some()).count(),
+            false => self.members(ServiceKind::Entry, name).count(),
+        };
+        let is_first = entry.hosts.first() == Some(&key.hostname);
+        let own = if is_first { entry.endpoints.len() } else { 0 };
+        (ServiceKind::Entry, 1 + entry.vips.len() + entry.ranges.len() + own.max(pods))
+    }
+
+    /// A service as it is published. One for which its namespace has no place has no endpoints, so that nothing passes it by to
+    /// a pod; a ServiceEntry does not count at all.
     fn join_service(
         &self,
         key: &ServiceKey,
@@ -222,7 +264,10 @@ impl Joiner {
         if let Some(name) = named_by(key)
             && let Some(service) = self.services.get(&name)
         {
-            return Some(self.kubernetes_service(&name, &service.body));
+            return Some(self.kubernetes_service(&name, &service.body, self.budget.is_over(key)));
+        }
+        if self.budget.is_over(key) {
+            return None;
         }
         let name = self.hosts.get(key)?.first()?;
         let entry = &self.entries.get(name)?.body;
@@ -241,7 +286,7 @@ impl Joiner {
         self.members.get(&(kind, name.clone())).into_iter().flatten()
     }
 
-    fn kubernetes_service(&self, name: &NamespacedName, manifest: &ServiceManifest) -> Service {
+    fn kubernetes_service(&self, name: &NamespacedName, manifest: &ServiceManifest, is_over: bool) -> Service {
         let mut service = Service {
             vips: manifest.vips.clone(),
             ports: manifest.ports.clone(),
@@ -252,6 +297,7 @@ impl Joiner {
             ..Service::new(name.clone(), hostname(name))
         };
         service.endpoints = match self.slices_of.get(name) {
+            _ if is_over => Arc::default(),
             Some(slices) => {
                 let slices = slices.iter().filter_map(|name| self.slices.get(name));
                 self.given(manifest, slices.map(|slice| &*slice.body))
@@ -278,7 +324,7 @@ impl Joiner {
             selector: manifest.selector.clone(),
             families: Families::default(),
             distribution: self.distribution(manifest.distribution, name),
-            visibility: self.visibility(manifest.visibility.as_ref(), name),
+            visibility: self.entry_visibility(name, manifest),
             identities: manifest.identities.clone(),
         }
     }
@@ -294,6 +340,32 @@ impl Joiner {
     /// What the service's own distribution is, or else its namespace's.
     fn distribution(&self, own: Option<Distribution>, name: &NamespacedName) -> Distribution {
         own.or(self.namespace(name).distribution).unwrap_or(Distribution::Any)
+    }
+
+    /// Whose pods know a ServiceEntry. One with endpoints leads traffic elsewhere, and any address or range may be written there:
+    /// whoever may write one in a namespace of his own could otherwise take the traffic of everybody.
+    fn entry_visibility(&self, name: &NamespacedName, manifest: &EntryManifest) -> Visibility {
+        let exported = self.visibility(manifest.visibility.as_ref(), name);
+        let own = &name.namespace;
+        match &exported {
+            _ if self.may_lead_everyone(name, manifest) => exported,
+            Visibility::Namespaces(namespaces) if !namespaces.contains(own) => Visibility::Namespaces(Vec::new()),
+            Visibility::Everyone | Visibility::Namespaces(_) => Visibility::Namespaces(vec![Arc::clone(own)]),
+        }
+    }
+
+    fn may_lead_everyone(&self, name: &NamespacedName, manifest: &EntryManifest) -> bool {
+        let is_free = self.settings().is_some_and(|(_, settings)| settings.body.entries_lead_everyone);
+        is_free || manifest.resolution == Resolution::Passthrough || name.namespace == self.root_namespace()
+    }
+
+    /// Whether an entry is exported to more pods than those it leads.
+    pub(super) fn is_kept_in(&self, name: &NamespacedName, manifest: &EntryManifest) -> bool {
+        !self.may_lead_everyone(name, manifest)
+            && match self.visibility(manifest.visibility.as_ref(), name) {
+                Visibility::Everyone => true,
+                Visibility::Namespaces(namespaces) => namespaces.iter().any(|namespace| *namespace != name.namespace),
+            }
     }
 
     /// Whose pods know a service: as it says itself, or else as the mesh does.

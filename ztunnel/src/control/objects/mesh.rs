@@ -17,6 +17,9 @@ pub const ROOT_NAMESPACE: &str = "istio-system";
 /// Name of the ConfigMap.
 pub const MESH_CONFIG: &str = "istio";
 
+/// Annotation of that ConfigMap: whose pods the addresses of a ServiceEntry with endpoints lead.
+pub(in crate::control) const ENTRIES_LEAD: &str = "traffic.ambient.mesh/service-entries-lead";
+
 /// What is read of the mesh-wide settings.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(in crate::control) struct MeshSettings {
@@ -30,6 +33,8 @@ pub(in crate::control) struct MeshSettings {
     pub(in crate::control) root_namespace: Option<Arc<str>>,
     /// Other names of the trust domain; they don't count.
     pub(in crate::control) trust_domain_aliases: Vec<String>,
+    /// A ServiceEntry of any namespace leads the pods of all that it is exported to, as in Istio.
+    pub(in crate::control) entries_lead_everyone: bool,
 }
 
 #[derive(Deserialize, Default)]
@@ -63,12 +68,22 @@ pub(super) fn read(config_map: &ConfigMap) -> Result<MeshSettings, FieldError> {
         failed(&field.unwrap_or_default(), format!("{message}{line}"))
     })?;
     let config = config.unwrap_or_default();
+    let lead = config_map.metadata.annotations.as_ref().and_then(|annotations| annotations.get(ENTRIES_LEAD));
+    let entries_lead_everyone = match lead.map(|text| text.trim()) {
+        None | Some("" | "own-namespace") => false,
+        Some("exported") => true,
+        Some(other) => {
+            let message = format!("{other:?} is neither \"own-namespace\" nor \"exported\"");
+            return Err(FieldError::new(FieldPath::of("metadata.annotations").key(ENTRIES_LEAD), message));
+        }
+    };
     let trust_domain = config.trust_domain.filter(|text| !text.is_empty());
     let trust_domain = trust_domain.map(|text| TrustDomain::from_str(&text)).transpose();
     let root_namespace = config.root_namespace.filter(|text| !text.is_empty());
     let wrong_root = |error| failed(&FieldPath::of("rootNamespace"), error);
     root_namespace.as_deref().map_or(Ok(()), check_name).map_err(wrong_root)?;
     Ok(MeshSettings {
+        entries_lead_everyone,
         root_namespace: root_namespace.map(Arc::from),
         trust_domain_aliases: config.trust_domain_aliases.unwrap_or_default(),
         registry_only: config.outbound_traffic_policy.and_then(|policy| policy.mode) == Some(Mode::RegistryOnly),

@@ -37,9 +37,7 @@ impl Snapshot {
                 Change::Setting(Setting::RegistryOnly(registry_only)) => self.registry_only = registry_only,
             }
         }
-        for address in self.claims.settle() {
-            self.settle(address);
-        }
+        self.claims.settle();
         self.settle_behind();
         self.set_policies(authorization, authentication);
         if let Some(Gaps { partial, blind, unread }) = gaps {
@@ -204,11 +202,10 @@ impl Snapshot {
         }
     }
 
-    /// Finds out anew whether an address is claimed by a pod and somebody else.
+    /// Finds out anew whether several pods claim an address.
     fn settle(&mut self, address: IpAddr) {
         let pods = self.holders.all(address);
-        let services = self.claims.single(address).iter().filter(|service| service.kind == ServiceKind::Kubernetes);
-        let claimants = contested(pods.iter().map(|pod| &pod.name), services.map(|service| &service.name));
+        let claimants = contested(pods.iter().map(|pod| &pod.name));
         if claimants.is_some() || !self.contested.is_empty() {
             self.contested.set(address, claimants.map(Arc::from));
         }

@@ -88,10 +88,11 @@ fn a_contested_address_leads_to_nobody() {
         vec![service("three", &["10.0.0.3", "10.96.0.1"]), service("four", &["10.96.0.1"])],
         vec![],
     );
-    assert_eq!(at(&snapshot, "10.0.0.1"), "contested: Pod demo/one, Pod demo/two");
+    assert_eq!(at(&snapshot, "10.0.0.1"), "contested: demo/one, demo/two");
     assert_eq!(at(&snapshot, "10.0.0.2"), "pod one");
-    assert_eq!(at(&snapshot, "10.0.0.3"), "contested: Pod demo/two, Service demo/three");
-    assert!(snapshot.workload_at("10.0.0.3".parse().unwrap()).is_none());
+    assert!(snapshot.workload_at("10.0.0.1".parse().unwrap()).is_none());
+    assert_eq!(at(&snapshot, "10.0.0.3"), "pod two", "a pod keeps its address against services");
+    assert!(snapshot.cluster_ip("10.0.0.3".parse().unwrap()).is_none());
     assert_eq!(at(&snapshot, "10.96.0.1"), "service four");
 }
 

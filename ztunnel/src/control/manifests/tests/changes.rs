@@ -47,8 +47,9 @@ fn object(kind: u8, namespace: usize, number: u8, variant: u32) -> String {
                 "rootNamespace: demo",
             ];
             let text = text[digit(4) as usize];
+            let lead = ["", ", annotations: {traffic.ambient.mesh/service-entries-lead: exported}"][digit(2) as usize];
             return format!(
-                "{{apiVersion: v1, kind: ConfigMap, metadata: {{name: istio, namespace: istio-system}}, data: {{mesh: '{}'}}}}",
+                "{{apiVersion: v1, kind: ConfigMap, metadata: {{name: istio, namespace: istio-system{lead}}}, data: {{mesh: '{}'}}}}",
                 text.replace('\'', "''")
             );
         }
@@ -235,6 +236,18 @@ impl Following {
         Self { joiner: Joiner::new(TrustDomain::default(), None), mesh: Snapshot::default() }
     }
 
+    /// Namespaces have little place for services.
+    fn within(budget: Option<usize>) -> Self {
+        let Self { joiner, mesh } = Self::new();
+        Self {
+            joiner: match budget {
+                Some(budget) => joiner.with_budget(budget),
+                None => joiner,
+            },
+            mesh,
+        }
+    }
+
     fn batch(&mut self) -> Batch {
         let joined = self.joiner.take();
         let problems = joined.problems.then(|| self.joiner.problems().into());
@@ -254,7 +267,11 @@ impl Following {
 }
 
 fn from_nothing(files: &[(&str, String)]) -> Following {
-    let mut following = Following::new();
+    from_nothing_within(None, files)
+}
+
+fn from_nothing_within(budget: Option<usize>, files: &[(&str, String)]) -> Following {
+    let mut following = Following::within(budget);
     for (name, text) in files {
         say(&mut following.joiner, name, text);
     }
@@ -278,10 +295,11 @@ proptest! {
     /// Files change one after the other; some changes are taken together, some one by one.
     #[test]
     fn following_changes_leads_to_what_is_read_from_nothing(
-        steps in prop::collection::vec((0usize..4, any_file(), any::<bool>()), 1..12)
+        steps in prop::collection::vec((0usize..4, any_file(), any::<bool>()), 1..12), budget in prop::option::of(1usize..12)
     ) {
+        let from_nothing = |files: &[(&str, String)]| from_nothing_within(budget, files);
         let mut files = [("a", String::new()), ("b", String::new()), ("c", String::new()), ("d", String::new())];
-        let mut following = Following::new();
+        let mut following = Following::within(budget);
         for (file, text, together) in steps {
             say(&mut following.joiner, files[file].0, &text);
             files[file].1 = text;
@@ -379,6 +397,63 @@ proptest! {
                 assert!(may(&policy.name.namespace), "{} is for {}", policy.name, pod.name);
             }
         }
+    }
+}
+
+/// Each host of an entry has each address, so that a short file makes millions.
+#[test]
+fn the_memory_of_all_nodes_is_not_filled_by_the_services_of_one_namespace() {
+    let entry = |number: usize| {
+        let hosts: Vec<String> = (0..256).map(|host| format!("h{host:03}.e{number}.example")).collect();
+        let addresses: Vec<String> = (0..256).map(|last| format!("198.51.100.{last}")).collect();
+        let (hosts, addresses) = (hosts.join(", "), addresses.join(", "));
+        format!(
+            "{{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {{name: e{number}, namespace: evil}}, spec: \
+             {{hosts: [{hosts}], addresses: [{addresses}], ports: [{{number: 80}}]}}}}"
+        )
+    };
+    let good = "{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: good, namespace: demo}, spec: {hosts: \
+                [good.example], addresses: [198.51.100.1], ports: [{number: 80}]}}";
+    let text = [good.to_owned(), entry(0), entry(1), entry(2)].join("\n---\n");
+    let mut following = from_nothing(&[("a", text)]);
+    let taken = |mesh: &Snapshot| mesh.services().map(|service| service.vips.len() + 1).sum::<usize>();
+    assert!((99_000..=100_002).contains(&taken(&following.mesh)), "{}", taken(&following.mesh));
+    let problems: Vec<String> = following
+        .mesh
+        .problems()
+        .iter()
+        .map(ToString::to_string)
+        .filter(|told| told.contains("may have 100000"))
+        .collect();
+    let [told] = &problems[..] else { panic!("{problems:?}") };
+    assert!(told.contains("the services of namespace evil have 197376 addresses and endpoints"), "{told}");
+    let owner = |following: &Following, namespace: &str| {
+        let owner = following.mesh.owner("198.51.100.1".parse().unwrap(), 80, namespace);
+        let Owner::Service(service) = owner else { panic!("{owner:?}") };
+        service.name.to_string()
+    };
+    assert_eq!(owner(&following, "demo"), "demo/good");
+    say(&mut following.joiner, "a", &[good.to_owned(), entry(2)].join("\n---\n"));
+    following.follow();
+    assert_eq!((following.mesh.services().count(), owner(&following, "evil")), (257, "evil/e2".to_owned()));
+    assert!(!following.mesh.problems().iter().any(|problem| problem.message.contains("may have")));
+}
+
+#[test]
+fn a_service_without_a_place_leads_nowhere_rather_than_past_the_mesh() {
+    let pod = |number: u8| {
+        format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: p{number}, namespace: demo, labels: {{app: a}}}}, status: {{podIP: 10.0.0.{number}}}}}"
+        )
+    };
+    let service = "{apiVersion: v1, kind: Service, metadata: {name: s, namespace: demo}, spec: {clusterIP: 10.96.0.1, selector: \
+                   {app: a}, ports: [{port: 80}]}}";
+    let text = [service.to_owned(), pod(1), pod(2), pod(3)].join("\n---\n");
+    for (budget, endpoints) in [(5, 3), (4, 0)] {
+        let following = from_nothing_within(Some(budget), &[("a", text.clone())]);
+        let found = following.mesh.owner("10.96.0.1".parse().unwrap(), 80, "other");
+        let Owner::Service(service) = found else { panic!("{found:?}") };
+        assert_eq!(service.endpoints.len(), endpoints, "{budget}");
     }
 }
 

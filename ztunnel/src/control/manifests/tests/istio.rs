@@ -232,12 +232,13 @@ fn service_entries_are_read() {
         metadata: {name: db, namespace: elsewhere}
         status: {podIPs: [{ip: 10.0.0.9}]}",
         "pod elsewhere/db sa=default 10.0.0.9 not labelled
-         entry demo/db *.db.example 192.0.2.1 198.51.100.7 5432->5433 443->443 192.0.2.0/24 10.0.0.0/8 spiffe://cluster.local/ns/db/sa/db for [demo other]
+         entry demo/db *.db.example 192.0.2.1 198.51.100.7 5432->5433 443->443 192.0.2.0/24 10.0.0.0/8 spiffe://cluster.local/ns/db/sa/db for [demo]
            10.0.0.9 443->443 5432->5433 elsewhere/db
            203.0.113.2 443->443 5432->6000 weight=5 in r/z/s
-         entry demo/db db.example 192.0.2.1 198.51.100.7 5432->5433 443->443 192.0.2.0/24 10.0.0.0/8 spiffe://cluster.local/ns/db/sa/db for [demo other]
+         entry demo/db db.example 192.0.2.1 198.51.100.7 5432->5433 443->443 192.0.2.0/24 10.0.0.0/8 spiffe://cluster.local/ns/db/sa/db for [demo]
            10.0.0.9 443->443 5432->5433 elsewhere/db
-           203.0.113.2 443->443 5432->6000 weight=5 in r/z/s",
+           203.0.113.2 443->443 5432->6000 weight=5 in r/z/s
+         warning e.yaml:1: ServiceEntry demo/db: spec.exportTo: the entry has endpoints, and so it leads only pods of namespace demo: ...",
     );
     check(
         "# file: e.yaml
@@ -257,7 +258,7 @@ fn service_entries_are_read() {
         status: {podIPs: [{ip: 10.0.0.9}]}",
         "pod default/b sa=default 10.0.0.9 not labelled
          entry default/none a.example 443->443 192.0.2.0/24 passes through prefer [Region, Zone]
-         entry default/pods b.example 80->8080
+         entry default/pods b.example 80->8080 for [default]
            10.0.0.9 80->8080 default/b",
     );
 }
@@ -345,7 +346,8 @@ fn a_pod_keeps_its_address_against_an_entry() {
          service default/s 10.96.0.1 80->80
          entry default/e a.example 10.0.0.1 10.96.0.1 80->80 passes through
          entry default/e b.example 10.0.0.1 10.96.0.1 80->80 passes through
-         problem e.yaml:1: ServiceEntry default/e: spec.addresses: 10.0.0.1 is the address of Pod default/p, which keeps it",
+         problem e.yaml:1: ServiceEntry default/e: spec.addresses: 10.0.0.1 is the address of Pod default/p, which keeps it
+         warning e.yaml:1: ServiceEntry default/e: spec.addresses: 10.96.0.1 is the address of Service default/s, which comes first",
     );
 }
 

@@ -2,6 +2,7 @@
 //! is, and nothing goes in plaintext where a pod of the mesh may be.
 
 use super::{MESH, check, mesh};
+use crate::model::problem::Severity;
 use crate::store::snapshot::Snapshot;
 
 /// The mesh of [`MESH`] and these lines, beside a file that could never be read.
@@ -80,10 +81,85 @@ fn an_entry_takes_no_pods_address_and_adds_no_identity_to_others_services() {
     check(&mesh, "demo/client -> 10.0.2.3:7", "plain 10.0.2.3:7");
     check(&mesh, "demo/client -> 10.96.0.1:80", both);
     check(&mesh, "demo/client -> 10.96.0.4:80", "demo/open: tunnel 10.0.2.4:80 to default");
-    let problems: Vec<String> = mesh.problems().iter().map(|problem| problem.message.clone()).collect();
+    let errors = mesh.problems().iter().filter(|problem| problem.severity == Severity::Error);
+    let problems: Vec<String> = errors.map(|problem| problem.message.clone()).collect();
     let kept =
         |address: &str, pod: &str| format!("spec.addresses: {address} is the address of Pod {pod}, which keeps it");
     assert_eq!(problems, [kept("10.0.1.2", "demo/web-a"), kept("10.0.2.3", "plain/old")]);
+}
+
+/// Entries of a tenant for what is not his.
+const GRABS: &str = "
+    ServiceEntry evil/all | spec: {hosts: [a.example], addresses: [0.0.0.0/0, '::/0'], ports: [{number: 443}], resolution: STATIC, endpoints: [{address: 203.0.113.66}], exportTo: ['*']}
+    ServiceEntry evil/one | spec: {hosts: [b.example], addresses: [198.51.100.1], ports: [{number: 443}], resolution: STATIC, endpoints: [{address: 203.0.113.67}]}
+    ServiceEntry evil/pods | spec: {hosts: [c.example], addresses: [198.51.100.2], ports: [{number: 443}], resolution: STATIC, workloadSelector: {labels: {app: trap}}, exportTo: [demo]}
+    Pod evil/trap labels: {app: trap} | status: {phase: Running, podIPs: [{ip: 10.66.0.1}], conditions: [{type: Ready, status: 'True'}]}
+    Pod evil/client | status: {podIPs: [{ip: 10.66.0.2}]}
+";
+
+#[test]
+fn the_traffic_of_others_is_not_taken_by_an_entry() {
+    let kept = mesh(&format!("{MESH}{GRABS}"));
+    for address in ["192.0.2.1", "198.51.100.1", "198.51.100.2"] {
+        check(&kept, &format!("demo/client -> {address}:443"), &format!("plain {address}:443"));
+    }
+    check(&kept, "evil/client -> 192.0.2.1:443", "evil/all: plain 203.0.113.66:443");
+    check(&kept, "evil/client -> 198.51.100.1:443", "evil/one: plain 203.0.113.67:443");
+    // Exported to demo, and so not to its own.
+    check(&kept, "evil/client -> 198.51.100.2:443", "evil/all: plain 203.0.113.66:443");
+    let told = |mesh: &Snapshot, text: &str| {
+        let warnings = mesh.problems().iter().filter(|problem| problem.severity == Severity::Warning);
+        warnings.filter(|problem| problem.message.contains(text)).count()
+    };
+    assert_eq!(told(&kept, "leads only pods of namespace evil"), 3);
+
+    let settings =
+        "ConfigMap istio-system/istio annotations: {traffic.ambient.mesh/service-entries-lead: exported} | data: {}\n";
+    let as_in_istio = mesh(&format!("{MESH}{GRABS}{settings}"));
+    check(&as_in_istio, "demo/client -> 192.0.2.1:443", "evil/all: plain 203.0.113.66:443");
+    check(&as_in_istio, "demo/client -> 198.51.100.1:443", "evil/one: plain 203.0.113.67:443");
+    check(&as_in_istio, "demo/client -> 198.51.100.2:443", "evil/pods: plain 10.66.0.1:443");
+    assert_eq!(told(&as_in_istio, "leads only pods of namespace evil"), 0);
+    assert_eq!(told(&as_in_istio, "may take the traffic of all pods"), 1);
+
+    let root = GRABS.replace("ServiceEntry evil", "ServiceEntry istio-system");
+    let of_root = mesh(&format!("{MESH}{root}"));
+    check(&of_root, "demo/client -> 192.0.2.1:443", "istio-system/all: plain 203.0.113.66:443");
+    check(&of_root, "demo/client -> 198.51.100.1:443", "istio-system/one: plain 203.0.113.67:443");
+}
+
+#[test]
+fn entries_that_share_an_address_are_told() {
+    let entry = |name: &str, address: &str| {
+        format!("ServiceEntry {name} | spec: {{hosts: [h.example], addresses: [{address}], ports: [{{number: 80}}]}}\n")
+    };
+    let told = |lines: &[String]| {
+        let problems = mesh(&format!("{MESH}{}", lines.concat())).problems().to_vec();
+        let told = problems.iter().filter(|problem| problem.message.contains("is also an address of"));
+        told.map(|problem| problem.object.clone().unwrap()).collect::<Vec<_>>()
+    };
+    let one = entry("demo/one", "192.0.2.1");
+    assert_eq!(told(&[one.clone(), entry("plain/two", "192.0.2.1")]), <[&str; 0]>::default());
+    assert_eq!(told(&[one.clone(), entry("demo/two", "192.0.2.2")]), <[&str; 0]>::default());
+    assert_eq!(told(&[one.clone(), entry("istio-system/two", "192.0.2.1")]), ["ServiceEntry demo/one"]);
+    let both = told(&[one, entry("demo/two", "192.0.2.1").replace("h.example", "i.example")]);
+    assert_eq!(both, ["ServiceEntry demo/one", "ServiceEntry demo/two"]);
+}
+
+#[test]
+fn a_pod_is_not_made_unreachable_by_a_service_that_claims_its_address() {
+    let claim = "
+        Service plain/grab | spec: {selector: {app: old}, clusterIP: 10.0.1.2, ports: [{port: 80}]}
+    ";
+    let mesh = mesh(&format!("{MESH}{claim}"));
+    check(&mesh, "demo/client -> 10.0.1.2:80", "tunnel 10.0.1.2:80 to web");
+    check(&mesh, "plain/old -> 10.0.1.2:80", "tunnel 10.0.1.2:80 to web");
+    let both = "demo/web: tunnel 10.0.1.2:8080 to web or tunnel 10.0.2.2:80 to web";
+    check(&mesh, "demo/client -> 10.96.0.1:80", both);
+    let problems: Vec<String> = mesh.problems().iter().map(ToString::to_string).collect();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    let told = "Service plain/grab: spec.clusterIPs: 10.0.1.2 is the address of Pod demo/web-a, which keeps it";
+    assert!(problems[0].ends_with(told), "{problems:?}");
 }
 
 #[test]
@@ -92,12 +168,14 @@ fn the_mesh_says_to_whom_services_are_exported_that_do_not_say_it() {
         ConfigMap istio-system/istio | data: {mesh: '{defaultServiceExportTo: [.]}'}
         ServiceEntry plain/all | spec: {hosts: [a.example], addresses: [0.0.0.0/0], ports: [{number: 80}], resolution: STATIC, endpoints: [{address: 203.0.113.66}]}
         ServiceEntry plain/told | spec: {hosts: [b.example], addresses: [198.51.100.1], ports: [{number: 80}], resolution: STATIC, endpoints: [{address: 203.0.113.67}], exportTo: ['*']}
+        ServiceEntry istio-system/told | spec: {hosts: [b.example], addresses: [198.51.100.2], ports: [{number: 80}], resolution: STATIC, endpoints: [{address: 203.0.113.68}], exportTo: ['*']}
         Service demo/told annotations: {networking.istio.io/exportTo: 'plain'} | spec: {selector: {app: web}, clusterIP: 10.96.0.12, ports: [{port: 80}]}
     ";
     let mesh = mesh(&format!("{MESH}{lines}"));
     check(&mesh, "demo/client -> 192.0.2.1:80", "plain 192.0.2.1:80");
     check(&mesh, "plain/old -> 192.0.2.1:80", "plain/all: plain 203.0.113.66:80");
-    check(&mesh, "demo/client -> 198.51.100.1:80", "plain/told: plain 203.0.113.67:80");
+    check(&mesh, "demo/client -> 198.51.100.1:80", "plain 198.51.100.1:80");
+    check(&mesh, "demo/client -> 198.51.100.2:80", "istio-system/told: plain 203.0.113.68:80");
     check(&mesh, "demo/client -> 10.96.0.4:80", "demo/open: tunnel 10.0.2.4:80 to default");
     check(
         &mesh,

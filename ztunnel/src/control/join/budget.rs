@@ -1,0 +1,133 @@
+//! How much of every node's memory the services of one namespace may take. A few short objects make much: each host of a
+//! ServiceEntry has each of its addresses, and each Service has each of the pods that it selects.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use crate::model::service::ServiceKind;
+use crate::store::change::ServiceKey;
+
+/// Addresses and endpoints of all services of a namespace, each counted for each service that has it: some 300 bytes each.
+/// A namespace of 3,000 pods, more than Kubernetes is tested with, may have each of them behind 30 services.
+const MOST: usize = 100_000;
+
+/// What the services of each namespace take.
+#[derive(Debug)]
+pub(super) struct Budget {
+    most: usize,
+    namespaces: HashMap<Arc<str>, Ledger>,
+}
+
+#[derive(Debug, Default)]
+struct Ledger {
+    total: usize,
+    /// In the order in which they count.
+    costs: BTreeMap<(ServiceKind, ServiceKey), usize>,
+    /// Those for which nothing is left.
+    over: BTreeSet<ServiceKey>,
+}
+
+/// What one namespace has too much of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Excess {
+    /// What all its services would take.
+    pub(super) total: usize,
+    /// How many services are too many.
+    pub(super) services: usize,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self::of(MOST)
+    }
+}
+
+impl Budget {
+    pub(super) fn of(most: usize) -> Self {
+        Self { most, namespaces: HashMap::new() }
+    }
+
+    /// What a namespace may have.
+    pub(super) fn most(&self) -> usize {
+        self.most
+    }
+
+    /// Enters what a service takes from now on; 0: it is gone. It may be of one kind only.
+    pub(super) fn enter(&mut self, kind: ServiceKind, key: &ServiceKey, cost: usize) {
+        let ledger = self.namespaces.entry(Arc::clone(&key.namespace)).or_default();
+        for other in [ServiceKind::Kubernetes, ServiceKind::Entry] {
+            ledger.total -= ledger.costs.remove(&(other, key.clone())).unwrap_or_default();
+        }
+        if cost > 0 {
+            ledger.total += cost;
+            ledger.costs.insert((kind, key.clone()), cost);
+        }
+    }
+
+    /// Finds out anew for which services of a namespace there is no place. Those for which that has changed.
+    pub(super) fn settle(&mut self, namespace: &Arc<str>) -> Vec<ServiceKey> {
+        let Some(ledger) = self.namespaces.get_mut(namespace) else { return Vec::new() };
+        let mut over = BTreeSet::new();
+        if ledger.total > self.most {
+            let mut total = 0;
+            for ((_, key), cost) in &ledger.costs {
+                // A smaller one after it may still have a place.
+                if total + cost > self.most {
+                    over.insert(key.clone());
+                } else {
+                    total += cost;
+                }
+            }
+        }
+        let changed = ledger.over.symmetric_difference(&over).cloned().collect();
+        ledger.over = over;
+        if ledger.costs.is_empty() {
+            self.namespaces.remove(namespace);
+        }
+        changed
+    }
+
+    /// Whether there is no place for a service.
+    pub(super) fn is_over(&self, key: &ServiceKey) -> bool {
+        self.namespaces.get(&key.namespace).is_some_and(|ledger| ledger.over.contains(key))
+    }
+
+    /// What a namespace has too much of, with the first service that is too much.
+    pub(super) fn excess(&self, namespace: &str) -> Option<(&ServiceKey, Excess)> {
+        let ledger = self.namespaces.get(namespace)?;
+        let excess = Excess { total: ledger.total, services: ledger.over.len() };
+        ledger.over.first().map(|first| (first, excess))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(name: &str) -> ServiceKey {
+        ServiceKey { namespace: "evil".into(), hostname: name.into() }
+    }
+
+    #[test]
+    fn what_is_too_much_is_the_last_in_order_and_comes_back_when_there_is_a_place() {
+        let (mut budget, namespace) = (Budget::default(), "evil".into());
+        for name in ["a", "b", "c"] {
+            budget.enter(ServiceKind::Entry, &key(name), MOST / 2);
+        }
+        assert_eq!(budget.settle(&namespace), [key("c")]);
+        assert!(budget.is_over(&key("c")) && !budget.is_over(&key("b")));
+        let excess = Excess { total: MOST / 2 * 3, services: 1 };
+        assert_eq!(budget.excess("evil"), Some((&key("c"), excess)));
+        budget.enter(ServiceKind::Kubernetes, &key("z"), 1);
+        assert_eq!(budget.settle(&namespace), [key("b")], "services of Kubernetes come first");
+        budget.enter(ServiceKind::Kubernetes, &key("z"), 0);
+        budget.enter(ServiceKind::Kubernetes, &key("a"), 1);
+        assert_eq!(budget.settle(&namespace), [key("b")]);
+        assert_eq!(budget.excess("evil").unwrap().1.services, 1);
+        for name in ["a", "b", "c"] {
+            budget.enter(ServiceKind::Entry, &key(name), 0);
+        }
+        assert_eq!(budget.settle(&namespace), [key("c")]);
+        assert!(budget.namespaces.is_empty());
+    }
+}
