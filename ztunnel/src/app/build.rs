@@ -52,7 +52,7 @@ use crate::{
 pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
     let pins = PinDir::at(&args.bpf_pin);
     let _lock = Lock::take(&args.state, &pins)?;
-    let folder = MeshFolder::open(&args.mesh, args.trust_domain.clone())?;
+    let folder = MeshFolder::open(&args.mesh, args.trust_domain.clone())?.with_kept(args.state.join("mesh"));
     let listeners = [
         (Endpoints::Admin, admin::bind(Endpoints::Admin, args.admin).await?),
         (Endpoints::Metrics, admin::bind(Endpoints::Metrics, args.metrics).await?),

@@ -11,6 +11,7 @@
 //! sense, nobody knows whom they keep out: see [`UnreadPolicies`](crate::model::policy::UnreadPolicies).
 
 mod folder;
+mod kept;
 mod watch;
 
 use std::collections::BTreeSet;
@@ -79,6 +80,8 @@ pub struct MeshFolder {
     dir: PathBuf,
     trust_domain: TrustDomain,
     local: Option<Local>,
+    /// Where copies of what the files say are kept.
+    kept: Option<PathBuf>,
     /// Local facts that count when the batch that was yielded last is published.
     local_due: Option<LocalPods>,
     /// `None` while it is being read.
@@ -140,6 +143,7 @@ impl MeshFolder {
             dir: absolute,
             trust_domain,
             local: None,
+            kept: None,
             local_due: None,
             content: None,
             watched: None,
@@ -156,9 +160,18 @@ impl MeshFolder {
         Self { local: Some(local), ..self }
     }
 
+    /// Keeps the last content of each file that made sense in a directory, for a process that starts while a file is broken.
+    #[must_use]
+    pub fn with_kept(self, dir: PathBuf) -> Self {
+        Self { kept: Some(dir), ..self }
+    }
+
     fn nothing(&self) -> Content {
         let node = self.local.as_ref().map(|local| Arc::clone(&local.node));
-        Content { folder: Folder::new(self.dir.clone()), joiner: Joiner::new(self.trust_domain.clone(), node) }
+        Content {
+            folder: Folder::new(self.dir.clone(), self.kept.clone()),
+            joiner: Joiner::new(self.trust_domain.clone(), node),
+        }
     }
 
     /// Reads the folder on a blocking thread. What is new, if anything is.

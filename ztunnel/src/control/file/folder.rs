@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 use aws_lc_rs::digest;
 use nix::fcntl::OFlag;
 
+use super::kept::Kept;
 use crate::control::join::{Joiner, Voice};
 use crate::control::manifests::{FileContent, FileError, PoliciesIn, parse, policies_in};
 use crate::model::origin::Origin;
@@ -29,6 +30,8 @@ pub(super) const LARGEST_FILE: u64 = 16 * 1024 * 1024;
 pub(super) struct Folder {
     dir: PathBuf,
     files: BTreeMap<OsString, Manifest>,
+    /// `None`: nothing is kept beyond this process.
+    kept: Option<Kept>,
     /// Files that went when others came that make no sense.
     gone: BTreeMap<OsString, Gone>,
     /// Why the folder as a whole could not be read the last time.
@@ -103,8 +106,10 @@ struct Gone {
 }
 
 impl Folder {
-    pub(super) fn new(dir: PathBuf) -> Self {
-        Self { dir, files: BTreeMap::new(), gone: BTreeMap::new(), unreadable: None, was_read: false }
+    /// Copies are kept in a directory, if one is given.
+    pub(super) fn new(dir: PathBuf, kept: Option<PathBuf>) -> Self {
+        let kept = kept.map(|kept| Kept::new(kept, &dir));
+        Self { dir, files: BTreeMap::new(), kept, gone: BTreeMap::new(), unreadable: None, was_read: false }
     }
 
     /// Whether it could be read at least once.
@@ -161,10 +166,14 @@ impl Folder {
                 let files = std::mem::take(&mut self.files).into_iter();
                 let (there, went): (BTreeMap<_, _>, BTreeMap<_, _>) = files.partition(|(name, _)| names.contains(name));
                 self.files = there;
-                for name in names {
-                    self.read_file(&name, joiner, reading);
+                for name in &names {
+                    self.read_file(name, joiner, reading);
                 }
                 self.keep_renamed(&before, went, joiner);
+                // What a renamed file said counts on, and may be asked for after a restart.
+                if let Some(kept) = self.kept.as_ref().filter(|_| self.gone.is_empty()) {
+                    kept.retain(&names);
+                }
             }
             Err(error) => {
                 let message = format!("cannot read the mesh folder: {error}; the last good mesh stays in force");
@@ -235,6 +244,7 @@ impl Folder {
                 return;
             }
             Err(error) => {
+                self.recall(name, joiner);
                 let file = self.manifest(name);
                 file.digest = None;
                 file.unread = PoliciesIn::Anywhere;
@@ -254,12 +264,30 @@ impl Folder {
                 file.has_said = true;
                 file.error = None;
                 joiner.say(&voice(&file.name), content.objects, content.problems);
+                if let Some(kept) = &mut self.kept {
+                    kept.put(name, &bytes);
+                }
             }
             Err(error) => {
+                self.recall(name, joiner);
+                let file = self.manifest(name);
                 file.unread = policies_in_bytes(&bytes);
                 let problem = Problem::from(error);
                 file.fail(problem.origin, &problem.message);
             }
+        }
+    }
+
+    /// Has a file that was never read here say what it said to the process before.
+    fn recall(&mut self, name: &OsStr, joiner: &mut Joiner) {
+        if self.manifest(name).has_said {
+            return;
+        }
+        let Some(bytes) = self.kept.as_ref().and_then(|kept| kept.get(name)) else { return };
+        let file = self.manifest(name);
+        if let Ok(content) = parse_bytes(&file.name, &bytes) {
+            file.has_said = true;
+            joiner.say(&voice(&file.name), content.objects, content.problems);
         }
     }
 

@@ -1,5 +1,7 @@
 //! Policies that must not end with a file that makes no sense.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use super::*;
 use crate::control::file::folder::{Folder, Reading};
 
@@ -19,7 +21,7 @@ async fn until_policies(mesh: &mut Mesh, expected: &str) -> Arc<Snapshot> {
 #[test]
 fn a_file_that_is_renamed_and_broken_at_once_leaves_its_policies_in_force() {
     let dir = TempDir::new().unwrap();
-    let mut folder = Folder::new(dir.path().to_owned());
+    let mut folder = Folder::new(dir.path().to_owned(), None);
     let mut joiner = Joiner::new(TrustDomain::default(), None);
     let mut mesh = Snapshot::default();
     // Files with their new text, or without one that goes; then what counts after the next reading, and what is told.
@@ -98,4 +100,70 @@ async fn a_policy_of_a_service_that_may_be_in_what_was_never_read_closes_its_nam
         );
     })
     .await;
+}
+
+/// A daemon that starts.
+fn started(dir: &TempDir, kept: &TempDir) -> (Folder, String) {
+    let mut folder = Folder::new(dir.path().to_owned(), Some(kept.path().join("mesh")));
+    let mut joiner = Joiner::new(TrustDomain::default(), None);
+    folder.read(&mut joiner, Reading::Thorough);
+    let mesh = Snapshot::default().apply(Batch::of(joiner.take().changes));
+    let found = policies(&mesh).trim_end_matches(" | ").to_owned();
+    (folder, found)
+}
+
+#[test]
+fn a_restart_does_not_forget_what_a_broken_file_said() {
+    let (dir, other, kept) = (TempDir::new().unwrap(), TempDir::new().unwrap(), TempDir::new().unwrap());
+    let write = |dir: &TempDir, text: &str| fs::write(dir.path().join("p.yaml"), text).unwrap();
+    let deny = policy("demo", "{action: DENY, rules: [{}]}");
+    let audit = deny.replace("DENY", "AUDIT");
+    let broken = "kind: [";
+    write(&dir, &deny);
+    write(&other, &audit);
+    assert_eq!(started(&dir, &kept).1, started(&dir, &kept).1);
+    assert_eq!(started(&other, &kept).1, "AUDIT demo/p");
+
+    write(&dir, broken);
+    let (folder, found) = started(&dir, &kept);
+    assert_eq!((found.as_str(), folder.is_partial()), ("DENY demo/p", false));
+    let problems: Vec<String> = folder.problems().map(|problem| problem.to_string()).collect();
+    assert!(problems.len() == 1 && problems[0].ends_with("what the file said before stays in force"), "{problems:?}");
+
+    // What makes sense replaces the copy.
+    write(&dir, &audit);
+    started(&dir, &kept);
+    write(&dir, broken);
+    assert_eq!(started(&dir, &kept).1, "AUDIT demo/p");
+
+    // A crash has left half of the copies.
+    let copies = || fs::read_dir(kept.path().join("mesh")).unwrap().map(|copy| copy.unwrap().path());
+    for copy in copies() {
+        assert_eq!(fs::metadata(&copy).unwrap().permissions().mode() & 0o777, 0o600);
+        let bytes = fs::read(&copy).unwrap();
+        fs::write(&copy, &bytes[..bytes.len() / 2]).unwrap();
+    }
+    let (folder, found) = started(&dir, &kept);
+    assert_eq!((found.as_str(), folder.is_partial()), ("", true));
+
+    // What is removed is forgotten, the other folder's is not.
+    fs::remove_file(dir.path().join("p.yaml")).unwrap();
+    started(&dir, &kept);
+    assert_eq!(copies().count(), 1);
+    write(&other, &audit);
+    started(&other, &kept);
+    write(&other, broken);
+    assert_eq!(started(&other, &kept).1, "AUDIT demo/p");
+    assert_eq!(fs::metadata(kept.path().join("mesh")).unwrap().permissions().mode() & 0o777, 0o700);
+}
+
+#[test]
+fn where_nothing_can_be_kept_the_mesh_is_read_all_the_same() {
+    let (dir, kept) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    fs::write(kept.path().join("mesh"), "a file in the way").unwrap();
+    fs::write(dir.path().join("p.yaml"), policy("demo", "{action: DENY, rules: [{}]}")).unwrap();
+    assert_eq!(started(&dir, &kept).1, "DENY demo/p");
+    fs::write(dir.path().join("p.yaml"), "kind: [").unwrap();
+    let (folder, found) = started(&dir, &kept);
+    assert_eq!((found.as_str(), folder.is_partial()), ("", true));
 }

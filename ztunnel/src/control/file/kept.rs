@@ -1,0 +1,97 @@
+//! The last content of each file that made sense, kept on disk: a daemon that starts while a file is broken goes on with what it
+//! said, as one does that was running. Without it nobody would know what the file may hold, and everything that it may hold has to
+//! be refused.
+
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
+use nix::fcntl::OFlag;
+use tracing::warn;
+
+use super::folder::LARGEST_FILE;
+
+/// What a copy is called that is not finished, and after a crash still.
+const UNFINISHED: &str = ".unfinished";
+
+/// A directory of copies, of the files of one folder.
+#[derive(Debug)]
+pub(super) struct Kept {
+    dir: PathBuf,
+    /// What the copies of this folder's files begin with; there may be others of another folder.
+    prefix: String,
+    /// Why the last one could not be written, which is told once.
+    failure: Option<String>,
+}
+
+impl Kept {
+    pub(super) fn new(dir: PathBuf, folder: &Path) -> Self {
+        Self { dir, prefix: hex(folder.as_os_str(), 8), failure: None }
+    }
+
+    fn name(&self, file: &OsStr) -> String {
+        format!("{}-{}", self.prefix, hex(file, SHA256_OUTPUT_LEN))
+    }
+
+    /// What a file said last, if that was kept and is whole.
+    pub(super) fn get(&self, file: &OsStr) -> Option<Vec<u8>> {
+        let flags = (OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW).bits();
+        let copy = OpenOptions::new().read(true).custom_flags(flags).open(self.dir.join(self.name(file))).ok()?;
+        let mut bytes = Vec::new();
+        copy.take(LARGEST_FILE + SHA256_OUTPUT_LEN as u64).read_to_end(&mut bytes).ok()?;
+        let (sum, content) = bytes.split_at_checked(SHA256_OUTPUT_LEN)?;
+        // A crash of the machine may have left half of it, which would say less than the whole.
+        (digest(&SHA256, content).as_ref() == sum).then(|| content.to_vec())
+    }
+
+    /// Keeps what a file says. Where that fails, the daemon goes on without.
+    pub(super) fn put(&mut self, file: &OsStr, content: &[u8]) {
+        if self.get(file).is_some_and(|known| known == content) {
+            return;
+        }
+        let failure = self.write(&self.name(file), content).err().map(|error| error.to_string());
+        if let Some(failure) = &failure
+            && self.failure.as_ref() != Some(failure)
+        {
+            warn!(
+                dir = %self.dir.display(), error = %failure,
+                "cannot keep a copy of what the mesh folder says: a daemon that starts while a file is broken will refuse what \
+                 that may hold; make the directory writable"
+            );
+        }
+        self.failure = failure;
+    }
+
+    fn write(&self, name: &str, content: &[u8]) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
+        let unfinished = self.dir.join(format!("{}{UNFINISHED}", self.prefix));
+        let _left_by_a_crash = fs::remove_file(&unfinished);
+        let mut copy = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
+        copy.write_all(digest(&SHA256, content).as_ref())?;
+        copy.write_all(content)?;
+        copy.sync_data()?;
+        fs::rename(&unfinished, self.dir.join(name))
+    }
+
+    /// Forgets the files that are not among these.
+    pub(super) fn retain(&self, files: &BTreeSet<OsString>) {
+        let names: BTreeSet<String> = files.iter().map(|file| self.name(file)).collect();
+        let Ok(entries) = fs::read_dir(&self.dir) else { return };
+        for name in entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
+            let is_ours = name.split('-').next() == Some(&self.prefix);
+            if is_ours && !names.contains(&name) {
+                let _gone_already = fs::remove_file(self.dir.join(&name));
+            }
+        }
+    }
+}
+
+fn hex(text: &OsStr, bytes: usize) -> String {
+    let sum = digest(&SHA256, text.as_bytes());
+    sum.as_ref().iter().take(bytes).map(|byte| format!("{byte:02x}")).collect()
+}
