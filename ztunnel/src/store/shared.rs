@@ -215,7 +215,7 @@ impl<K, V> Leaf<K, V> {
     /// A table of these entries, no two of which have the same key.
     fn new(entries: Vec<Entry<K, V>>) -> Self {
         let len = u32::try_from(entries.len()).unwrap_or(u32::MAX);
-        let mut places: Arc<[Place<K, V>]> = (0..entries.len().next_multiple_of(2) / 2 * 3).map(|_| None).collect();
+        let mut places: Arc<[Place<K, V>]> = (0..entries.len().div_ceil(2) * 3).map(|_| None).collect();
         if let Some(places) = Arc::get_mut(&mut places) {
             entries.into_iter().for_each(|entry| put(places, entry));
         }

@@ -108,7 +108,7 @@ struct Gone {
 impl Folder {
     /// Copies are kept in a directory, if one is given.
     pub(super) fn new(dir: PathBuf, kept: Option<PathBuf>) -> Self {
-        let kept = kept.map(|kept| Kept::new(kept, &dir));
+        let kept = kept.map(|kept| Kept::new(kept, &dir, LARGEST_FILE));
         Self { dir, files: BTreeMap::new(), kept, gone: BTreeMap::new(), unreadable: None, was_read: false }
     }
 

@@ -14,8 +14,6 @@ use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use nix::fcntl::OFlag;
 use tracing::warn;
 
-use super::folder::LARGEST_FILE;
-
 /// What a copy is called that is not finished, and after a crash still.
 const UNFINISHED: &str = ".unfinished";
 
@@ -23,6 +21,8 @@ const UNFINISHED: &str = ".unfinished";
 #[derive(Debug)]
 pub(super) struct Kept {
     dir: PathBuf,
+    /// Bytes of the largest file.
+    largest: u64,
     /// What the copies of this folder's files begin with; there may be others of another folder.
     prefix: String,
     /// Why the last one could not be written, which is told once.
@@ -30,8 +30,8 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    pub(super) fn new(dir: PathBuf, folder: &Path) -> Self {
-        Self { dir, prefix: hex(folder.as_os_str(), 8), failure: None }
+    pub(super) fn new(dir: PathBuf, folder: &Path, largest: u64) -> Self {
+        Self { dir, largest, prefix: hex(folder.as_os_str(), 8), failure: None }
     }
 
     fn name(&self, file: &OsStr) -> String {
@@ -43,7 +43,7 @@ impl Kept {
         let flags = (OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW).bits();
         let copy = OpenOptions::new().read(true).custom_flags(flags).open(self.dir.join(self.name(file))).ok()?;
         let mut bytes = Vec::new();
-        copy.take(LARGEST_FILE + SHA256_OUTPUT_LEN as u64).read_to_end(&mut bytes).ok()?;
+        copy.take(self.largest + SHA256_OUTPUT_LEN as u64).read_to_end(&mut bytes).ok()?;
         let (sum, content) = bytes.split_at_checked(SHA256_OUTPUT_LEN)?;
         // A crash of the machine may have left half of it, which would say less than the whole.
         (digest(&SHA256, content).as_ref() == sum).then(|| content.to_vec())

@@ -155,8 +155,8 @@ impl Joiner {
             let message = format!("spec.addresses: {address} is the address of Pod {}, which keeps it", pod.name);
             problems.push(entry.place.problem(title("ServiceEntry", name), message));
         }
-        let leads = !entry.body.hosts.is_empty() && !(entry.body.vips.is_empty() && entry.body.ranges.is_empty());
-        if leads && self.is_kept_in(name, &entry.body) {
+        let has_addresses = !(entry.body.vips.is_empty() && entry.body.ranges.is_empty());
+        if has_addresses && !entry.body.hosts.is_empty() && self.is_kept_in(name, &entry.body) {
             let message = format!(
                 "spec.exportTo: the entry has endpoints, and so it leads only pods of namespace {}: move it to the root \
                  namespace {}, or set the annotation {ENTRIES_LEAD}: exported of the mesh's ConfigMap",
