@@ -242,6 +242,14 @@ fn text_lines_are_as_istios() -> Result<()> {
     ] {
         ensure!(rest.contains(&words), "no {words} in {line}");
     }
+    // At the other end the same addresses say where the tunnel ended, and what was asked for there.
+    let far = bed.daemon("node-b")?;
+    let line = wait::until("the line of the other node", wait::PATIENCE, || {
+        Ok(far.lines_with(&["connection complete", "direction=\"inbound\""])?.into_iter().next())
+    })?;
+    for words in [format!("dst.addr={web}:{HBONE_PORT}"), format!("dst.hbone_addr={web}:{PORT}")] {
+        ensure!(line.contains(&words), "no {words} in {line}");
+    }
     Ok(())
 }
 

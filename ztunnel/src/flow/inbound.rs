@@ -268,7 +268,9 @@ async fn open(
         source: target.source,
         destination: target.destination.clone(),
         service: target.service,
-        dst_addr: target.to,
+        // As Istio's: where the peer has connected to, and what it asked for there.
+        dst_addr: link.local.socket(),
+        hbone_addr: Some(target.to.to_string()),
         ..facts
     });
     let connection =

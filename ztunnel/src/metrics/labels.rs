@@ -121,18 +121,12 @@ impl EncodeLabelSet for WithFlags<'_> {
             ("request_protocol", Some("tcp")),
             ("response_flags", Some(self.flags)),
             ("connection_security_policy", is_mutual_tls.then_some("mutual_tls")),
+            ("source_region", source.region.as_deref()),
+            ("source_zone", source.zone.as_deref()),
+            ("destination_region", destination.region.as_deref()),
+            ("destination_zone", destination.zone.as_deref()),
         ] {
             (key, value.unwrap_or(UNKNOWN)).encode(encoder.encode_label())?;
-        }
-        for (key, value) in [
-            ("source_region", &source.region),
-            ("source_zone", &source.zone),
-            ("destination_region", &destination.region),
-            ("destination_zone", &destination.zone),
-        ] {
-            if let Some(value) = value {
-                (key, &**value).encode(encoder.encode_label())?;
-            }
         }
         Ok(())
     }

@@ -80,9 +80,17 @@ impl Series {
     }
 }
 
-/// Whether Istio counts the end as a failure: ends that the mesh's operators brought about are none.
+/// Whether Istio counts the end as a failure: ends that an application or the mesh's operators brought about are none.
 fn is_failure(reason: CloseReason) -> bool {
-    !reason.is_clean() && !matches!(reason, CloseReason::Drained | CloseReason::Released | CloseReason::AddressRemoved)
+    let is_wanted = matches!(
+        reason,
+        CloseReason::ClientReset
+            | CloseReason::ServerReset
+            | CloseReason::Drained
+            | CloseReason::Released
+            | CloseReason::AddressRemoved
+    );
+    !reason.is_clean() && !is_wanted
 }
 
 /// All series. One that has no open connection, and had none opened for a while, is dropped: workloads come and go, and

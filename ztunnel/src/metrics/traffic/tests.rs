@@ -92,7 +92,7 @@ fn a_tunnelled_connection_has_istios_labels_in_istios_order() {
         r#"destination_workload_namespace="demo",destination_principal="spiffe://cluster.local/ns/demo/sa/web","#,
         r#"destination_app="web-app",destination_version="v1",destination_cluster="Kubernetes","#,
         r#"request_protocol="tcp",response_flags="FLAGS",connection_security_policy="mutual_tls","#,
-        r#"destination_region="r1""#
+        r#"source_region="unknown",source_zone="unknown",destination_region="r1",destination_zone="unknown""#
     );
     let line = |name: &str, flags: &str, value: u64| format!("{name}{{{}}} {value}", LABELS.replace("FLAGS", flags));
     says(
@@ -129,21 +129,28 @@ fn what_is_not_known_says_so_and_a_source_in_plaintext_has_no_principal() {
         r#"destination_workload="unknown""#,
         r#"destination_cluster="unknown""#,
         r#"connection_security_policy="unknown""#,
+        r#"source_region="unknown""#,
+        r#"destination_zone="unknown""#,
     ] {
         assert!(opened.contains(label), "{label} not in {opened}");
     }
-    assert!(!opened.contains("region") && !opened.contains("zone"), "{opened}");
     assert!(!text.contains("istio_tcp_connections_failed"), "an empty family is left out");
 }
 
 #[test]
-fn cut_connections_are_no_failures() {
+fn connections_that_somebody_wanted_to_end_are_no_failures() {
     let (registry, meter) = traffic();
-    for reason in [CloseReason::Complete, CloseReason::Drained, CloseReason::Released] {
+    for reason in [
+        CloseReason::Complete,
+        CloseReason::ClientReset,
+        CloseReason::ServerReset,
+        CloseReason::Drained,
+        CloseReason::Released,
+    ] {
         meter.open(&tunnelled()).close(reason);
     }
     assert!(!scrape(&registry).contains("istio_tcp_connections_failed"));
-    meter.open(&tunnelled()).close(CloseReason::ClientReset);
+    meter.open(&tunnelled()).close(CloseReason::PeerLost);
     assert!(scrape(&registry).contains("istio_tcp_connections_failed_total{"));
 }
 
