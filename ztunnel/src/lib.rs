@@ -177,8 +177,9 @@
 //!   namespace lacks (`tests/tests/updates.rs`).
 //! - A pod that was captured is opened only when the mesh no longer wants it. Whatever else goes wrong with it, it is
 //!   [closed](pods::pod::Node::close): captured, and served by nobody (`tests/tests/changes.rs`).
-//! - A namespace is a pod's only if it has all of the pod's addresses, is not the node's, and no other pod is enrolled with
-//!   it: [`PodError`](pods::pod::PodError) (`tests/tests/refusals.rs`).
+//! - A namespace is a pod's only if it has all of the pod's addresses, is not the node's, and no other pod is enrolled or on
+//!   record with it, or names it while nobody is on record: [`Claims`](pods::claims::Claims),
+//!   [`PodError`](pods::pod::PodError) (`tests/tests/thefts.rs`).
 //! - Without a daemon a captured pod's connects are refused, and connections to it are reset; nothing gets past
 //!   (`tests/tests/crash.rs`).
 //! - A released pod's rules, routes, sysctls and listeners are as before (`tests/tests/lifecycle.rs`).

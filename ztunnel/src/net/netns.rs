@@ -19,7 +19,26 @@ use super::socket;
 pub struct Netns {
     file: Arc<File>,
     path: PathBuf,
+    id: NetnsId,
     cookie: u64,
+}
+
+/// Which network namespace it is, whatever the path to it: its place in the kernel's file system of namespaces. It is given
+/// anew only after the namespace is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct NetnsId {
+    /// The device.
+    pub device: u64,
+    /// The inode.
+    pub inode: u64,
+}
+
+impl NetnsId {
+    /// What a path leads to now; `None`: nothing. Does not look whether it is a network namespace.
+    #[must_use]
+    pub fn at(path: &Path) -> Option<Self> {
+        std::fs::metadata(path).ok().map(|found| Self { device: found.dev(), inode: found.ino() })
+    }
 }
 
 /// Why a network namespace could not be used.
@@ -70,7 +89,9 @@ impl Netns {
         if kind.ok() != Some(NSFS_MAGIC) {
             return Err(NetnsError::NotANetns { path: path.to_owned() });
         }
-        let mut netns = Self { file: Arc::new(file), path: path.to_owned(), cookie: 0 };
+        let found = file.metadata().map_err(|source| NetnsError::Open { path: path.to_owned(), source })?;
+        let id = NetnsId { device: found.dev(), inode: found.ino() };
+        let mut netns = Self { file: Arc::new(file), path: path.to_owned(), id, cookie: 0 };
         let cookie = netns.enter(socket::netns_cookie)?;
         netns.cookie = cookie.map_err(|source| NetnsError::Cookie { path: path.to_owned(), source })?;
         Ok(netns)
@@ -107,10 +128,13 @@ impl Netns {
     /// Whether the file still leads to this namespace: a runtime that deletes a pod unmounts or replaces it.
     #[must_use]
     pub fn is_current(&self) -> bool {
-        match (std::fs::metadata(&self.path), self.file.metadata()) {
-            (Ok(now), Ok(ours)) => (now.dev(), now.ino()) == (ours.dev(), ours.ino()),
-            _ => false,
-        }
+        NetnsId::at(&self.path) == Some(self.id)
+    }
+
+    /// Which namespace it is.
+    #[must_use]
+    pub fn id(&self) -> NetnsId {
+        self.id
     }
 
     /// Runs `f` with this thread inside the namespace. `f` must not wait: the thread serves others.

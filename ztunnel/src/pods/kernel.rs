@@ -13,13 +13,14 @@ use crate::{
     model::{local::Exclusions, workload::NamespacedName},
     net::{
         dial::{PodSockets, Sockets},
-        netns::{Netns, NetnsError},
+        netns::{Netns, NetnsError, NetnsId},
         socket::{self, Family, Keepalive},
     },
     redirect::{
         Controller, EnrolError, Enrolment, NetnsFacts, NetnsLink,
         link::LinkError,
         maps::MapUse,
+        record::Holder,
         survey::{self, SurveyError},
     },
 };
@@ -28,6 +29,9 @@ use crate::{
 pub trait Namespace: Clone {
     /// The file it was opened from.
     fn path(&self) -> &Path;
+
+    /// Which one it is, whatever the path to it.
+    fn id(&self) -> NetnsId;
 
     /// Its number, never used twice while the machine runs.
     fn cookie(&self) -> u64;
@@ -62,6 +66,9 @@ pub trait Kernel {
     /// # Errors
     /// When it can't be used.
     fn open(&self, path: &Path) -> Result<Self::Namespace, NetnsError>;
+
+    /// Which network namespace is behind a file now, if there is a file.
+    fn identify(&self, path: &Path) -> Option<NetnsId>;
 
     /// Begins to listen to news from within a namespace.
     ///
@@ -137,6 +144,9 @@ pub trait Kernel {
     /// As [`Controller::has_captured`].
     fn has_captured(&self, cookie: u64) -> bool;
 
+    /// As [`Controller::holder`].
+    fn holder(&self, cookie: u64) -> Option<Holder>;
+
     /// As [`Controller::recorded`].
     fn recorded(&self, pod: &NamespacedName) -> Vec<u64>;
 
@@ -165,6 +175,10 @@ impl Namespace for Netns {
         self.path()
     }
 
+    fn id(&self) -> NetnsId {
+        self.id()
+    }
+
     fn cookie(&self) -> u64 {
         self.cookie()
     }
@@ -191,6 +205,10 @@ impl Kernel for Linux {
 
     fn open(&self, path: &Path) -> Result<Netns, NetnsError> {
         Netns::open(path)
+    }
+
+    fn identify(&self, path: &Path) -> Option<NetnsId> {
+        NetnsId::at(path)
     }
 
     fn link(&self, netns: &Netns) -> Result<NetnsLink, LinkError> {
@@ -247,6 +265,10 @@ impl Kernel for Linux {
 
     fn has_captured(&self, cookie: u64) -> bool {
         self.controller.has_captured(cookie)
+    }
+
+    fn holder(&self, cookie: u64) -> Option<Holder> {
+        self.controller.holder(cookie)
     }
 
     fn recorded(&self, pod: &NamespacedName) -> Vec<u64> {

@@ -17,6 +17,7 @@ use tokio::{
 use tracing::{Span, error, info, warn};
 
 use super::{
+    claims::{Claims, Named},
     describe::{Description, MapInfo, PodInfo, PodState, PoliciesInfo, ProblemInfo, SnapshotInfo},
     kernel::{Kernel, Link as _, Namespace as _},
     local::LocalSource,
@@ -135,6 +136,8 @@ struct Refused {
     /// What was wanted of it.
     wanted: Wanted,
     retry: Option<(Instant, Duration)>,
+    /// Somebody else claims its network namespace or an address of it: whatever changes in the mesh may end that.
+    is_claimed: bool,
 }
 
 /// A pod that is enrolled, and the task that waits for changes in its namespace.
@@ -151,6 +154,8 @@ pub struct Manager<K: Kernel> {
     wanted: BTreeMap<NamespacedName, Wanted>,
     enrolled: BTreeMap<NamespacedName, Enrolled<K>>,
     refused: BTreeMap<NamespacedName, Refused>,
+    /// Which network namespaces the pods named when that was last looked at.
+    named: Named,
     changed: (mpsc::Sender<NamespacedName>, mpsc::Receiver<NamespacedName>),
     /// Pods in whose namespaces something changed that could not be followed yet.
     unfollowed: BTreeSet<NamespacedName>,
@@ -181,6 +186,7 @@ impl<K: Kernel> Manager<K> {
             wanted: BTreeMap::new(),
             enrolled: BTreeMap::new(),
             refused: BTreeMap::new(),
+            named: Named::default(),
             changed: mpsc::channel(256),
             unfollowed: BTreeSet::new(),
             seen: None,
@@ -251,6 +257,9 @@ impl<K: Kernel> Manager<K> {
         if !is_as_before {
             self.reconcile_pods(&snapshot, &local).await;
         }
+        for refused in self.refused.values_mut().filter(|refused| refused.is_claimed) {
+            refused.retry = refused.retry.map(|(_, pause)| (Instant::now(), pause));
+        }
         self.release_others(snapshot.is_partial()).await;
         self.progress.local.store(Some(Arc::clone(&local)));
         self.progress.reconciled.store(snapshot.version(), Ordering::Relaxed);
@@ -259,6 +268,7 @@ impl<K: Kernel> Manager<K> {
 
     /// Acts on what the mesh and the local facts say of this node's pods: not for each change of a large mesh.
     async fn reconcile_pods(&mut self, snapshot: &Snapshot, local: &LocalPods) {
+        self.named = Named::by(snapshot, local, |path| self.parts.kernel.identify(path));
         self.wanted = wanted(snapshot, &self.parts.node, local, |pod| self.parts.local.missing_netns(pod));
         for action in plan(&self.wanted, &self.actual()) {
             match action {
@@ -303,9 +313,9 @@ impl<K: Kernel> Manager<K> {
 
     async fn try_enrol(&mut self, name: &NamespacedName, desired: Desired, pause: Duration) {
         let before = self.refused.remove(name).map(|refused| refused.reason);
-        let owners: HashMap<u64, NamespacedName> =
-            self.enrolled.iter().map(|(name, enrolled)| (enrolled.pod.netns.cookie(), name.clone())).collect();
-        let result = self.node().enrol(name, &desired, |cookie| owners.get(&cookie).cloned()).await;
+        let mesh = self.parts.mesh.load();
+        let claims = claims(&mesh, &self.named, &self.enrolled, &self.wanted);
+        let result = node(&mut self.parts).enrol(name, &desired, &claims).await;
         match result {
             Ok(pod) => {
                 let own = pod.netns.cookie();
@@ -322,20 +332,22 @@ impl<K: Kernel> Manager<K> {
                 // Who is closed waits for it.
                 let next = if captured { RETRY_FIRST } else { (pause * 2).min(RETRY_MOST) };
                 let retry = Some((Instant::now() + pause, next));
-                self.refused.insert(name.clone(), Refused { reason, wanted: Ok(desired), retry });
+                let is_claimed = matches!(error, PodError::Claim(_));
+                self.refused.insert(name.clone(), Refused { reason, wanted: Ok(desired), retry, is_claimed });
             }
         }
     }
 
     fn refuse(&mut self, name: &NamespacedName, reason: CannotEnrol) {
         error!(pod = %name, %reason, "pod refused: it is not enrolled");
-        self.refused.insert(name.clone(), Refused { reason: reason.to_string(), wanted: Err(reason), retry: None });
+        let (reason, wanted) = (reason.to_string(), Err(reason));
+        self.refused.insert(name.clone(), Refused { reason, wanted, retry: None, is_claimed: false });
     }
 
     /// Closes a pod that is enrolled: it stays captured, and every connection is refused.
     async fn close(&mut self, name: &NamespacedName) {
         if let Some(Enrolled { pod, .. }) = self.enrolled.remove(name) {
-            self.node().close(&pod.netns).await;
+            node(&mut self.parts).close(&pod.netns).await;
             info!(pod = %name, "pod closed: it stays captured, and its connections are refused");
         }
     }
@@ -343,7 +355,7 @@ impl<K: Kernel> Manager<K> {
     async fn release(&mut self, name: &NamespacedName) {
         self.refused.remove(name);
         if let Some(Enrolled { pod, .. }) = self.enrolled.remove(name) {
-            self.node().release(&pod.netns, &pod.link).await;
+            node(&mut self.parts).release(&pod.netns, &pod.link).await;
             info!(pod = %name, "pod released");
         }
         // It may be closed, or have been captured in another namespace before.
@@ -362,7 +374,9 @@ impl<K: Kernel> Manager<K> {
             // It was refused; what has changed may be what was wrong.
             return self.try_enrol(name, desired, RETRY_FIRST).await;
         };
-        match self.node().update(name, &mut enrolled.pod, &desired).await {
+        let mesh = self.parts.mesh.load();
+        let claims = claims(&mesh, &self.named, &self.enrolled, &self.wanted);
+        match node(&mut self.parts).update(name, &mut enrolled.pod, &desired, &claims).await {
             Ok(()) => info!(pod = %name, "pod changed in place"),
             Err(UpdateError::NotYet(error)) => self.follow_later(name, &mut enrolled, &error),
             Err(UpdateError::Anew(error)) => {
@@ -405,10 +419,11 @@ impl<K: Kernel> Manager<K> {
                     let desired = pod.desired.clone();
                     self.enrolled.insert(name.clone(), enrolled);
                     self.close(name).await;
+                    self.look_at_names();
                     self.try_enrol(name, desired, RETRY_FIRST).await;
                     return;
                 }
-                self.node().follow(name, pod, facts).await
+                node(&mut self.parts).follow(name, pod, facts).await
             }
             Err(error) => Err(error.into()),
         };
@@ -436,6 +451,9 @@ impl<K: Kernel> Manager<K> {
         let moved = |enrolled: &Enrolled<K>| !enrolled.pod.netns.is_current();
         let gone: Vec<_> =
             self.enrolled.iter().filter(|(_, enrolled)| moved(enrolled)).map(|(name, _)| name.clone()).collect();
+        if !(gone.is_empty() && self.refused.is_empty()) {
+            self.look_at_names();
+        }
         for name in gone {
             let desired = self.enrolled.get(&name).map(|enrolled| enrolled.pod.desired.clone());
             info!(pod = %name, "the path of the pod's network namespace leads nowhere, or elsewhere");
@@ -471,16 +489,10 @@ impl<K: Kernel> Manager<K> {
         }
     }
 
-    fn node(&mut self) -> Node<'_, K> {
-        let parts = &mut self.parts;
-        Node {
-            kernel: &mut parts.kernel,
-            workers: &parts.workers,
-            host_cookie: parts.host_cookie,
-            settings: &parts.settings,
-            gates: &parts.gates,
-            mesh: &parts.mesh,
-            certificates: &parts.certificates,
+    /// Looks again at which network namespaces the pods name: paths may lead elsewhere by now.
+    fn look_at_names(&mut self) {
+        if let Some((mesh, local)) = &self.seen {
+            self.named = Named::by(mesh, local, |path| self.parts.kernel.identify(path));
         }
     }
 
@@ -543,4 +555,26 @@ impl<K: Kernel> Manager<K> {
             ..PodInfo::new(name, PodState::Enrolled)
         }
     }
+}
+
+fn node<K: Kernel>(parts: &mut ManagerParts<K>) -> Node<'_, K> {
+    Node {
+        kernel: &mut parts.kernel,
+        workers: &parts.workers,
+        host_cookie: parts.host_cookie,
+        settings: &parts.settings,
+        gates: &parts.gates,
+        mesh: &parts.mesh,
+        certificates: &parts.certificates,
+    }
+}
+
+fn claims<'a, K: Kernel>(
+    mesh: &'a Snapshot,
+    named: &'a Named,
+    enrolled: &'a BTreeMap<NamespacedName, Enrolled<K>>,
+    wanted: &'a BTreeMap<NamespacedName, Wanted>,
+) -> Claims<'a> {
+    let enrolled = enrolled.iter().map(|(name, enrolled)| (name, enrolled.pod.netns.cookie())).collect();
+    Claims { mesh, named, enrolled, wanted }
 }

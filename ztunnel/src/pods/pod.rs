@@ -7,6 +7,7 @@ use thiserror::Error;
 use tracing::{error, info, warn};
 
 use super::{
+    claims::{ClaimError, Claimed, Claims},
     kernel::{Kernel, Link as _, Namespace},
     reconcile::Desired,
     spread,
@@ -63,16 +64,9 @@ pub enum PodError {
         /// The namespace.
         netns: PathBuf,
     },
-    /// Another pod has it.
-    #[error(
-        "{netns} already belongs to pod {other}, which is enrolled with it; correct the annotation ambient.mesh/netns of one of them"
-    )]
-    Taken {
-        /// The namespace.
-        netns: PathBuf,
-        /// The other pod.
-        other: NamespacedName,
-    },
+    /// Another pod has it, or may have it.
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
     /// It does not have the pod's addresses.
     #[error(
         "{netns} is not this pod's network namespace: it lacks the pod's address {address} and has {found}; \
@@ -160,7 +154,7 @@ pub struct Node<'a, K> {
 }
 
 impl<K: Kernel> Node<'_, K> {
-    /// Enrols a pod. `owner_of` names the pod that is enrolled with a cookie.
+    /// Enrols a pod, if the network namespace is its own by the claims.
     ///
     /// # Errors
     /// The pod is not enrolled then, not even in part.
@@ -168,9 +162,9 @@ impl<K: Kernel> Node<'_, K> {
         &mut self,
         name: &NamespacedName,
         desired: &Desired,
-        owner_of: impl Fn(u64) -> Option<NamespacedName>,
+        claims: &Claims<'_>,
     ) -> Result<Pod<K>, PodError> {
-        let Proved { netns, link, facts } = self.prove(desired, owner_of).await?;
+        let Proved { netns, link, facts } = self.prove(name, desired, claims).await?;
         let was_captured = self.kernel.has_captured(netns.cookie());
         let before = self.survey(name, &netns);
         let listening: Vec<_> = Family::ALL.into_iter().filter(|family| facts.speaks(*family)).collect();
@@ -201,6 +195,7 @@ impl<K: Kernel> Node<'_, K> {
         name: &NamespacedName,
         pod: &mut Pod<K>,
         desired: &Desired,
+        claims: &Claims<'_>,
     ) -> Result<(), UpdateError> {
         let have = pod.desired.clone();
         if have.netns != desired.netns {
@@ -212,6 +207,8 @@ impl<K: Kernel> Node<'_, K> {
         }
         let mut facts = pod.facts.clone();
         if have.addresses != desired.addresses {
+            let added = desired.addresses.iter().filter(|address| !have.addresses.contains(address));
+            claims.addresses(name, added).map_err(|error| UpdateError::Anew(error.into()))?;
             // The namespace was proved to be the pod's by the addresses before. It has to have all of the new ones as well.
             let found = pod.link.facts().await.map_err(|error| UpdateError::Anew(error.into()))?;
             facts = found.limited(&desired.addresses, self.kernel.per_pod_limit());
@@ -284,17 +281,17 @@ impl<K: Kernel> Node<'_, K> {
 
     async fn prove(
         &mut self,
+        name: &NamespacedName,
         desired: &Desired,
-        owner_of: impl Fn(u64) -> Option<NamespacedName>,
+        claims: &Claims<'_>,
     ) -> Result<Proved<K>, PodError> {
         let netns = self.kernel.open(&desired.netns)?;
         let path = || netns.path().to_owned();
         if netns.cookie() == self.host_cookie {
             return Err(PodError::HostNetns { netns: path() });
         }
-        if let Some(other) = owner_of(netns.cookie()) {
-            return Err(PodError::Taken { netns: path(), other });
-        }
+        let (cookie, holder) = (netns.cookie(), self.kernel.holder(netns.cookie()));
+        claims.check(name, &Claimed { cookie, netns: netns.id(), path: &desired.netns, holder }, &desired.addresses)?;
         let link = self.kernel.link(&netns)?;
         let facts = link.facts().await?.limited(&desired.addresses, self.kernel.per_pod_limit());
         if let Some(address) = desired.addresses.iter().find(|address| !facts.addresses.contains(address)) {

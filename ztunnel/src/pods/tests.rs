@@ -2,6 +2,7 @@
 
 mod network;
 mod nodes;
+mod thefts;
 mod tunnels;
 
 use std::{io::ErrorKind, time::Duration};

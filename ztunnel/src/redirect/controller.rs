@@ -26,7 +26,7 @@ use super::{
     logs,
     maps::{MapUse, MapWriteError, Maps},
     pins::{PinDir, PinError},
-    record::{self, Record, RecordError, Records},
+    record::{self, Holder, Record, RecordError, Records},
     routes, sys,
     sysctl::{self, SysctlError},
 };
@@ -191,8 +191,9 @@ impl Controller {
                 sysctls
             }
         };
+        let addresses = pod.addresses.to_vec();
         let (pod, netns) = (pod.name.to_string(), pod.netns.path().to_owned());
-        let record = Record { pod, cookie, netns, boot: record::this_boot()?, sysctls };
+        let record = Record { pod, cookie, netns, addresses, boot: record::this_boot()?, sysctls };
         if before != Some(&record) {
             self.records.keep(record)?;
         }
@@ -313,6 +314,13 @@ impl Controller {
     #[must_use]
     pub fn has_captured(&self, cookie: u64) -> bool {
         self.loader.pins().pod(cookie).exists()
+    }
+
+    /// Who is on record with a namespace.
+    #[must_use]
+    pub fn holder(&self, cookie: u64) -> Option<Holder> {
+        let record = self.records.of(cookie)?;
+        Some(Holder { pod: record.pod.clone(), addresses: record.addresses.clone() })
     }
 
     /// Cookies that are on record for a pod.

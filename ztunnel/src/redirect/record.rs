@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs, io,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
@@ -21,10 +22,22 @@ pub struct Record {
     pub cookie: u64,
     /// Where the namespace was opened.
     pub netns: PathBuf,
+    /// The addresses that were proved to be the pod's. Records of version 0.1 lack them.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
     /// The boot in which that was: cookies begin anew with the next.
     pub boot: String,
     /// Sysctls before.
     pub sysctls: Vec<Saved>,
+}
+
+/// Whose a network namespace is, by its record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// The pod, as `namespace/name`.
+    pub pod: String,
+    /// The addresses with which it was enrolled.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// The kernel's name for this boot.
@@ -148,6 +161,7 @@ mod tests {
             pod: "a/b".into(),
             cookie,
             netns: "/run/netns/x".into(),
+            addresses: vec!["10.0.0.1".parse().unwrap()],
             boot: boot.into(),
             sysctls: vec![],
         };

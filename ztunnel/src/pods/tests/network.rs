@@ -28,12 +28,12 @@ use crate::{
     },
     net::{
         dial::{Begun, DialError, Sockets},
-        netns::NetnsError,
+        netns::{NetnsError, NetnsId},
         node::NodeConnections,
         socket::{self, Family},
     },
     pods::kernel::{Kernel, Link, Namespace},
-    redirect::{EnrolError, Enrolment, NetnsFacts, link::LinkError, maps::MapUse, survey::SurveyError},
+    redirect::{EnrolError, Enrolment, NetnsFacts, link::LinkError, maps::MapUse, record::Holder, survey::SurveyError},
 };
 
 /// All connections of pods come from this port, unless a test wants otherwise. The worker that takes a connection follows from
@@ -82,6 +82,7 @@ struct Capture {
     /// Whose kernel does it.
     node: &'static str,
     pod: String,
+    addresses: Vec<IpAddr>,
     attached: bool,
     workers: u32,
     listeners: HashMap<(u32, u16, u16), SocketAddr>,
@@ -341,6 +342,10 @@ impl Namespace for Opened {
         &self.path
     }
 
+    fn id(&self) -> NetnsId {
+        NetnsId { device: 0, inode: self.cookie }
+    }
+
     fn cookie(&self) -> u64 {
         self.cookie
     }
@@ -408,12 +413,14 @@ impl Scripted {
             let capture = capture.get_or_insert_with(|| Capture {
                 node: self.node,
                 pod: pod.name.to_string(),
+                addresses: Vec::new(),
                 attached: false,
                 workers: self.workers,
                 listeners: HashMap::new(),
                 exclusions: Exclusions::default(),
             });
             capture.pod = pod.name.to_string();
+            capture.addresses = pod.addresses.to_vec();
             let places = pod.listeners.iter().map(|(key, listener)| {
                 let Listener { purpose, family, worker, .. } = *key;
                 ((purpose, family, worker), listener.local_addr().unwrap())
@@ -433,6 +440,10 @@ impl Kernel for Scripted {
         let failed = || NetnsError::Open { path: path.to_owned(), source: io::ErrorKind::NotFound.into() };
         let cookie = *self.network.lock().paths.get(path).ok_or_else(failed)?;
         Ok(Opened { network: self.network.clone(), path: path.to_owned(), cookie })
+    }
+
+    fn identify(&self, path: &Path) -> Option<NetnsId> {
+        self.network.lock().paths.get(path).map(|cookie| NetnsId { device: 0, inode: *cookie })
     }
 
     fn link(&self, netns: &Opened) -> Result<Opened, LinkError> {
@@ -511,6 +522,13 @@ impl Kernel for Scripted {
 
     fn has_captured(&self, cookie: u64) -> bool {
         self.captured(cookie, |capture| capture.is_some())
+    }
+
+    fn holder(&self, cookie: u64) -> Option<Holder> {
+        self.captured(cookie, |capture| {
+            let capture = capture.as_ref()?;
+            Some(Holder { pod: capture.pod.clone(), addresses: capture.addresses.clone() })
+        })
     }
 
     fn recorded(&self, pod: &NamespacedName) -> Vec<u64> {

@@ -25,7 +25,10 @@ use crate::{
         tasks::{TaskCount, TaskSet},
     },
     metrics::traffic::Traffic,
-    model::identity::{SpiffeId, TrustDomain},
+    model::{
+        identity::{SpiffeId, TrustDomain},
+        problem::Problem,
+    },
     net::socket::Keepalive,
     pods::{
         describe::{Description, PodInfo, PodState},
@@ -173,18 +176,28 @@ impl World {
         Self { network, authority, publisher, mesh, nodes }
     }
 
+    /// Ends a node's daemon without a word, and starts another, which has read no mesh yet. What was captured stays so.
+    pub(super) fn restart(&mut self, name: &'static str) {
+        let node = self.nodes.iter_mut().find(|node| node.name == name).unwrap();
+        *node = Node::start(name, &self.network, &self.authority, &self.mesh);
+    }
+
     pub(super) fn node(&self, name: &str) -> &Node {
         self.nodes.iter().find(|node| node.name == name).unwrap()
     }
 
     /// Publishes manifests as the folder does, and waits until the pods are as they say.
     pub(super) async fn publish(&self, manifests: &str) {
+        assert_eq!(self.publish_with_problems(manifests).await, []);
+    }
+
+    /// The same, of manifests in which something may be wrong: what that is.
+    pub(super) async fn publish_with_problems(&self, manifests: &str) -> Vec<Problem> {
         let version = self.mesh.load().version() + 1;
         let file: Arc<str> = "mesh.yaml".into();
         let assembled = assemble([(&file, &parse(&file, manifests).unwrap())], &TrustDomain::default());
         let Assembled { workloads, local, services, policies, problems, .. } = assembled;
-        assert_eq!(problems, []);
-        let snapshot = Snapshot::build(version, workloads, services, problems).with_policies(policies);
+        let snapshot = Snapshot::build(version, workloads, services, problems.clone()).with_policies(policies);
         let facts = self.nodes.each_ref().map(|node| {
             let here = snapshot.pods_on(node.name).map(|pod| (pod.name.clone(), local[&pod.name].clone()));
             here.collect()
@@ -195,6 +208,7 @@ impl World {
         for node in &self.nodes {
             eventually("the pods are as the manifests say", async || node.manager.pending().is_none()).await;
         }
+        problems
     }
 
     /// Publishes the mesh alone, of which nobody has local facts.
