@@ -1,19 +1,26 @@
 //! Kubelet's probes: plaintext from the pod's own node, to a port that a probe of the pod names, is let in whatever policy
 //! says. Nothing else is.
 
+use std::fs;
+use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
+use nix::unistd::{Uid, setfsuid};
 use serde_json::json;
 use ztunnel_tests::apps::client::exchange;
 use ztunnel_tests::apps::nginx::{Nginx, curl, curl_in};
 use ztunnel_tests::apps::server::Server;
+use ztunnel_tests::logs::Direction;
 use ztunnel_tests::mesh::PodManifest;
 use ztunnel_tests::netns::Netns;
 use ztunnel_tests::policy::{
     DECISIONS, PROBES, authentication, authorization, connect_as, denied, denied_plaintext, denied_stream, impersonate,
     refused_at,
 };
+use ztunnel_tests::process::{Finished, Launch};
+use ztunnel_tests::requirements;
 use ztunnel_tests::testbed::Testbed;
 use ztunnel_tests::topology::Family;
 use ztunnel_tests::wait;
@@ -25,6 +32,9 @@ const GUEST: &str = "guest";
 const LIVENESS: u16 = 8080;
 const READINESS: u16 = 8081;
 const STARTUP: u16 = 8082;
+
+/// A user of the node who may nothing.
+const NOBODY: u32 = 65_534;
 
 /// No probe's.
 const APPLICATION: u16 = 7000;
@@ -177,4 +187,111 @@ fn an_open_probe_outlives_a_change_of_policy() -> Result<()> {
     bed.change(|mesh| mesh.pod(&PodManifest::of(web).on(bed.topology.node("node-a")?)))?;
     refused_at(probe).context("after the probe is gone from the manifest")?;
     wait::until_true("the end at the server", wait::PATIENCE, || Ok(echo.open() == 0))
+}
+
+/// Connects from a namespace with a socket of another user.
+fn connect_as_user(netns: &Netns, target: SocketAddr, uid: u32) -> Result<TcpStream> {
+    let connected = netns.run(|| {
+        // Of this thread, which ends here.
+        setfsuid(Uid::from_raw(uid));
+        TcpStream::connect(target)
+    });
+    let stream = connected?.with_context(|| format!("uid {uid} in {} to {target}", netns.name()))?;
+    stream.set_read_timeout(Some(ztunnel_tests::topology::SOCKET_DEADLINE))?;
+    Ok(stream)
+}
+
+#[test]
+fn a_local_user_reads_an_application_at_its_probe_port() -> Result<()> {
+    let bed = bed()?;
+    let (web, node) = (bed.pod(WEB)?, &bed.topology.node("node-a")?.netns);
+    bed.change(|mesh| mesh.policy("case", &closed()))?;
+    for family in Family::BOTH {
+        let echo = Server::echo(web, web.at(family, LIVENESS))?;
+        let target = echo.address();
+        let told = denied_stream(&bed, connect_as_user(node, target, NOBODY)?, WEB, target)?;
+        ensure!(
+            told.contains("not taken for a probe of the kubelet: it is a process of this node with uid 65534"),
+            "{told}"
+        );
+        // Nor does he write to it blindly: the socket is closed before anyone asks whose it is.
+        let mut blind = connect_as_user(node, target, NOBODY)?;
+        blind.write_all(b"hello")?;
+        let own = blind.local_addr()?;
+        drop(blind);
+        let line = bed.daemon("node-a")?.wait_connection(Direction::Inbound, own, target)?;
+        ensure!(line.field("reason") == "denied", "{}", line.line);
+        // Root is who the kubelet is.
+        exchange(&mut connect_in(node, target)?, b"hello")?;
+        ensure!(echo.accepted() == 1, "these came: {:?}", echo.peers());
+    }
+    let nginx = Nginx::start(&bed.topology, web, READINESS, false)?;
+    let url = format!("http://{}/", web.at(Family::V4, READINESS));
+    let curl = ["curl", "-sS", "--max-time", "5", "--noproxy", "*", &url];
+    let of_user = ["--reuid", "65534", "--regid", "65534", "--clear-groups"];
+    let refused = Launch::new("setpriv").args(of_user).args(curl).inside(node).finish()?;
+    ensure!(!refused.success && is_refusal(&refused), "{refused:?}");
+    let page = Launch::new("setpriv").args(["--reuid", "0"]).args(curl).inside(node).finish()?;
+    ensure!(page.success, "{page:?}");
+    drop(nginx);
+    Ok(())
+}
+
+/// Whether curl met a reset. Where that comes at once, curl takes it for the answer to its connect.
+fn is_refusal(done: &Finished) -> bool {
+    done.stdout.is_empty() && ["reset", "Failed to connect"].iter().any(|said| done.stderr.contains(said))
+}
+
+/// A cgroup below the root, removed when dropped.
+struct Cgroup(PathBuf);
+
+impl Cgroup {
+    fn make(path: PathBuf) -> Result<Self> {
+        fs::create_dir(&path).with_context(|| format!("cannot make the cgroup {}", path.display()))?;
+        Ok(Self(path))
+    }
+
+    /// Fetches a page as root of the node, in this cgroup. Whether there was one.
+    fn curl(&self, node: &Netns, target: SocketAddr) -> Result<bool> {
+        const MOVE: &str = "echo $$ > \"$0/cgroup.procs\" && exec curl -sS --max-time 5 --noproxy '*' \"$1\"";
+        let done = Launch::new("sh").args(["-c", MOVE]).args([&self.0]).args([format!("http://{target}/")]);
+        let done = done.inside(node).finish()?;
+        ensure!(done.success || is_refusal(&done), "{done:?}");
+        Ok(done.success)
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir(&self.0) {
+            eprintln!("cannot remove the cgroup {}: {error}", self.0.display());
+        }
+    }
+}
+
+/// A pod with `hostNetwork` is in the node's network namespace, and its root is root.
+#[test]
+fn root_of_a_pod_in_the_hosts_network_is_taken_for_the_kubelet() -> Result<()> {
+    let mut bed = bed()?;
+    bed.change(|mesh| mesh.policy("case", &closed()))?;
+    let (web, node) = (bed.pod(WEB)?, Netns::existing(bed.topology.node("node-a")?.netns.name()));
+    let _nginx = Nginx::start(&bed.topology, web, LIVENESS, false)?;
+    let (target, root) = (web.at(Family::V4, LIVENESS), requirements::cgroup_root()?);
+    let pod = Cgroup::make(root.join(bed.topology.prefix.member("kubepods")))?;
+    let kubelet = Cgroup::make(root.join(bed.topology.prefix.member("kubelet")))?;
+    let other = Cgroup::make(root.join(bed.topology.prefix.member("other")))?;
+    ensure!(!pod.curl(&node, target)?, "a pod was taken for the kubelet");
+    let lines = bed.daemon("node-a")?.lines_with(&["in the cgroup of a pod or another container"])?;
+    ensure!(lines.len() == 1, "{lines:#?}");
+    ensure!(kubelet.curl(&node, target)? && other.curl(&node, target)?, "root of the node is kept out");
+
+    let named = format!("/{}", bed.topology.prefix.member("kubelet"));
+    let daemon = bed.daemon_mut("node-a")?;
+    daemon.terminate()?;
+    daemon.set_arguments(&["--kubelet-cgroup", &named]);
+    daemon.restart()?;
+    daemon.enrolled(WEB)?;
+    ensure!(kubelet.curl(&node, target)?, "the kubelet's own cgroup is kept out");
+    ensure!(!other.curl(&node, target)? && !pod.curl(&node, target)?, "another cgroup than the kubelet's is let in");
+    Ok(())
 }

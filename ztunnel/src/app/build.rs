@@ -160,11 +160,12 @@ fn tls_settings(args: &RunArgs) -> anyhow::Result<tls::Settings> {
 }
 
 /// What tells the kubelet from others. A kernel that can't is no reason not to start: then nobody is taken for it.
-fn node_sockets() -> Option<NodeSockets> {
+fn node_sockets(args: &RunArgs) -> Option<NodeSockets> {
     let warn = |error: &io::Error| {
         warn!(%error, "the kubelet can't be told from others: policy holds for its probes as well; see `ztunnel check`");
     };
-    NodeSockets::open().inspect_err(warn).ok()
+    let kubelet = args.kubelet_cgroup.clone().unwrap_or_default();
+    NodeSockets::open(kubelet).inspect_err(warn).ok()
 }
 
 fn start_workers(
@@ -180,7 +181,7 @@ fn start_workers(
         hbone: args.hbone_settings(),
         cluster: args.cluster_id.as_str().into(),
         mesh: mesh.clone(),
-        node: node_sockets().map(|sockets| Arc::new(sockets) as Arc<dyn NodeConnections>),
+        node: node_sockets(args).map(|sockets| Arc::new(sockets) as Arc<dyn NodeConnections>),
         traffic: traffic.clone(),
         tasks: tasks.clone(),
     };

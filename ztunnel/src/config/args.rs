@@ -11,7 +11,7 @@ use crate::{
     model::identity::{SpiffeId, TrustDomain},
     net::socket::Keepalive,
     pods::pod::PodSettings,
-    redirect::load::MapSizes,
+    redirect::{kubelet::KubeletCgroup, load::MapSizes},
     tls,
 };
 
@@ -97,6 +97,10 @@ pub struct RunArgs {
     /// Trust domain of the mesh's identities
     #[arg(long, env = "ZTUNNEL_TRUST_DOMAIN", value_name = "NAME", default_value = defaults::TRUST_DOMAIN)]
     pub trust_domain: TrustDomain,
+    /// Cgroup of the kubelet, from the root of cgroup v2, for example /system.slice/kubelet.service: whose probes get through
+    /// whatever policy says, if it has uid 0. The default is every cgroup that is not that of a pod or another container
+    #[arg(long, env = "ZTUNNEL_KUBELET_CGROUP", value_name = "PATH")]
+    pub kubelet_cgroup: Option<KubeletCgroup>,
     /// Name of this cluster, in telemetry and towards peers
     #[arg(long, env = "ZTUNNEL_CLUSTER_ID", value_name = "NAME", default_value = defaults::CLUSTER_ID)]
     pub cluster_id: String,
@@ -439,3 +443,4 @@ mod tests {
         assert!(matches!(args.command, Command::Run(run) if run.worker_count() >= 1));
     }
 }
+            "--kubelet-cgroup=kubelet",

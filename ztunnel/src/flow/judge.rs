@@ -11,6 +11,7 @@ use crate::{
         close::CloseReason,
         flow::{Direction, Flow},
     },
+    net::node::Client,
     policy::{Beside, Connection, Guard, Permit},
 };
 
@@ -34,15 +35,18 @@ pub(super) fn judge(pod: &PodContext, flow: &Flow, visit: &Visit) -> Result<Perm
     let mut detail = format!("{}: {denial}", CloseReason::Denied);
     if denial.at_probe {
         let asked = pod.node.as_ref().ok_or(io::ErrorKind::Unsupported.into());
-        match asked.and_then(|node| node.holds(flow.peer.socket(), flow.dst.socket())) {
-            Ok(true) => {
+        match asked.and_then(|node| node.client(flow.peer.socket(), flow.dst.socket())) {
+            Ok(Client::Kubelet) => {
                 if let Some(permit) = Guard::admit_probe(&denial) {
                     visit.is_probe();
                     decisions.probe();
                     return Ok(permit);
                 }
             }
-            Ok(false) => {}
+            Ok(Client::Elsewhere) => {}
+            Ok(Client::Other { why }) => {
+                detail.push_str(&format!("; it is not taken for a probe of the kubelet: {why}"))
+            }
             Err(error) => detail.push_str(&format!("; whether it is the kubelet can't be told: {error}")),
         }
     }

@@ -7,6 +7,7 @@
 
 pub mod cgroup;
 pub mod controller;
+pub mod kubelet;
 pub mod link;
 pub mod load;
 pub mod logs;

@@ -29,7 +29,7 @@ use crate::{
     net::{
         dial::{Begun, DialError, Sockets},
         netns::{NetnsError, NetnsId},
-        node::NodeConnections,
+        node::{Client, NodeConnections},
         socket::{self, Family},
     },
     pods::kernel::{Kernel, Link, Namespace},
@@ -324,8 +324,9 @@ impl Capture {
 }
 
 impl NodeConnections for Network {
-    fn holds(&self, local: SocketAddr, remote: SocketAddr) -> io::Result<bool> {
-        Ok(self.lock().of_nodes.contains(&(local, remote)))
+    fn client(&self, local: SocketAddr, remote: SocketAddr) -> io::Result<Client> {
+        let is_here = self.lock().of_nodes.contains(&(local, remote));
+        Ok(if is_here { Client::Kubelet } else { Client::Elsewhere })
     }
 }
 
