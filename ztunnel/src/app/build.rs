@@ -8,9 +8,9 @@ use tracing::{Span, info, warn};
 
 use super::{
     admin::{self, Admin, Endpoints},
+    lock::Lock,
     log::LostLines,
-    memory,
-    process::{self, Lock},
+    memory, process,
 };
 use crate::{
     config::{RunArgs, args::ExpiredPeers, defaults},

@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 
 use crate::{
-    app::process::{self, Lock},
+    app::{lock::Lock, process},
     config::args::CleanupArgs,
     lifecycle::tasks::TaskCount,
     redirect::{controller, pins::PinDir, record::Records},

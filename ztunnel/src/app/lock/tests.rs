@@ -1,0 +1,71 @@
+//! The state directory: what others may have done to it before the daemon starts.
+
+use std::os::unix::fs::symlink;
+
+use super::*;
+
+fn mode(path: &Path) -> u32 {
+    std::fs::symlink_metadata(path).unwrap().mode() & 0o7777
+}
+
+/// A directory as earlier versions made it.
+fn open_to_all() -> (tempfile::TempDir, PathBuf) {
+    let parent = tempfile::tempdir().unwrap();
+    let state = parent.path().join("state");
+    DirBuilder::new().mode(0o700).create(&state).unwrap();
+    std::fs::set_permissions(&state, Permissions::from_mode(0o755)).unwrap();
+    (parent, state)
+}
+
+#[test]
+fn hold_the_daemon_back_with_a_lock_on_its_directory() {
+    let (_parent, state) = open_to_all();
+    let attacker = Flock::lock(File::open(&state).unwrap(), FlockArg::LockExclusiveNonblock).unwrap();
+    let held = lock_state(&state).unwrap();
+    assert_eq!((mode(&state), mode(&state.join(LOCK))), (0o700, 0o600));
+    assert!(matches!(lock_state(&state), Err(LockError::Held { path }) if path == state.join(LOCK)));
+    drop(held);
+    drop(lock_state(&state).unwrap());
+    drop(attacker);
+}
+
+#[test]
+fn a_directory_that_is_made_is_for_its_owner_only() {
+    let parent = tempfile::tempdir().unwrap();
+    let state = parent.path().join("a/b");
+    let _held = lock_state(&state).unwrap();
+    assert_eq!(mode(&state), 0o700);
+}
+
+#[test]
+fn lead_the_state_elsewhere_by_a_link() {
+    let (parent, state) = open_to_all();
+    let link = parent.path().join("link");
+    symlink(&state, &link).unwrap();
+    let refused = lock_state(&link).unwrap_err();
+    assert!(matches!(&refused, LockError::NotADirectory { path, .. } if *path == link), "{refused}");
+    assert!(refused.to_string().contains("--state"), "{refused}");
+    assert_eq!(mode(&state), 0o755, "what the link leads to was changed");
+
+    let victim = parent.path().join("victim");
+    std::fs::write(&victim, "").unwrap();
+    symlink(&victim, state.join(LOCK)).unwrap();
+    assert!(matches!(lock_state(&state), Err(LockError::Access { what: "open the lock", .. })));
+    let file = parent.path().join("victim");
+    assert!(matches!(lock_state(&file), Err(LockError::NotADirectory { .. })));
+}
+
+/// Root gives one away; others take one that is root's.
+#[test]
+fn own_the_directory_of_the_daemons_state() {
+    let (_parent, own) = open_to_all();
+    let root = geteuid().is_root();
+    let dir = if root { own } else { PathBuf::from("/usr") };
+    if root {
+        std::os::unix::fs::chown(&dir, Some(65_534), None).unwrap();
+    }
+    let refused = lock_state(&dir).unwrap_err();
+    let owner = if root { 65_534 } else { 0 };
+    assert!(matches!(&refused, LockError::NotOurs { owner: found, .. } if *found == owner), "{refused}");
+    assert!(refused.to_string().contains("chown"), "{refused}");
+}
