@@ -11,7 +11,7 @@ use ztunnel::{
 fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Run(args) => cli::run::run(*args),
-        Command::Check(args) => return cli::check::check(&args.bpf_pin),
+        Command::Check(args) => return cli::check::check(&args),
         Command::Cleanup(args) => cli::cleanup::cleanup(&args),
         Command::Ca(command) => cli::ca::ca(&command),
         Command::Explain(args) => return cli::explain::explain(&args),

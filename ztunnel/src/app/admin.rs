@@ -167,12 +167,7 @@ async fn answer(admin: &Admin, endpoints: Endpoints, request: &Request<Incoming>
         return response(StatusCode::OK, TEXT, paths.join("\n") + "\n");
     }
     if path == "/healthz/ready" {
-        return match admin.manager.pending() {
-            None => response(StatusCode::OK, TEXT, "ready\n"),
-            Some(pending) => {
-                response(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("not ready, pending: {pending}\n"))
-            }
-        };
+        return readiness(admin);
     }
     if path == EXPLAIN {
         return match explain::answer(&admin.mesh, &admin.manager, &admin.explaining, request.uri().query()).await {
@@ -190,6 +185,20 @@ async fn answer(admin: &Admin, endpoints: Endpoints, request: &Request<Incoming>
             Err(error) => response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
         },
     }
+}
+
+fn readiness(admin: &Admin) -> Response<Full<Bytes>> {
+    let Some(pending) = admin.manager.pending() else {
+        let warning = admin.manager.unknown_node().map(|unknown| format!("warning: {unknown}\n"));
+        return response(StatusCode::OK, TEXT, format!("ready\n{}", warning.unwrap_or_default()));
+    };
+    let mut text = format!("not ready, pending: {pending}\n");
+    let mesh = admin.mesh.load();
+    // Nothing of the mesh has made sense yet: here is where to begin.
+    if let Some(first) = mesh.problems().first().filter(|_| mesh.version() == 0) {
+        text.push_str(&format!("{} problem(s) with the mesh, the first: {first}\n", mesh.problems().len()));
+    }
+    response(StatusCode::SERVICE_UNAVAILABLE, TEXT, text)
 }
 
 fn json(shown: &impl Serialize) -> Response<Full<Bytes>> {

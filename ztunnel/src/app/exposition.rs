@@ -67,6 +67,12 @@ pub fn text(
         "What is wrong with the files of the mesh",
         now.problems.len() as u64,
     );
+    gauge(
+        &mut registry,
+        "ztunnel_node_unknown",
+        "1 while no Node and no Pod of the mesh has the name of this node (--node), so that nothing is captured",
+        u64::from(now.unknown_node.is_some()),
+    );
     gauge(&mut registry, "ztunnel_tasks", "Tasks alive", now.tasks as u64);
     let lost_lines = Counter::<u64>::default();
     lost_lines.inc_by(lost.count());

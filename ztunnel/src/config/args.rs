@@ -8,7 +8,10 @@ use super::defaults;
 use crate::{
     flow::admission::Limits,
     hbone,
-    model::identity::{SpiffeId, TrustDomain},
+    model::{
+        identity::{SpiffeId, TrustDomain},
+        name::check_name,
+    },
     net::socket::Keepalive,
     pods::pod::PodSettings,
     redirect::{kubelet::KubeletCgroup, load::MapSizes},
@@ -76,7 +79,7 @@ pub enum ExpiredPeers {
 #[derive(Clone, Debug, ClapArgs)]
 pub struct RunArgs {
     /// Name of this node, as pods have it in spec.nodeName
-    #[arg(long, env = "ZTUNNEL_NODE")]
+    #[arg(long, env = "ZTUNNEL_NODE", value_parser = node_name)]
     pub node: String,
     /// Folder of Kubernetes manifests that make the mesh; it is watched
     #[arg(long, env = "ZTUNNEL_MESH", value_name = "DIR")]
@@ -94,13 +97,13 @@ pub struct RunArgs {
     /// Folder of ready certificates, instead of an authority
     #[arg(long, env = "ZTUNNEL_CERT_DIR", value_name = "DIR")]
     pub cert_dir: Option<PathBuf>,
-    /// Trust domain of the mesh's identities
-    #[arg(long, env = "ZTUNNEL_TRUST_DOMAIN", value_name = "NAME", default_value = defaults::TRUST_DOMAIN)]
-    pub trust_domain: TrustDomain,
     /// Cgroup of the kubelet, from the root of cgroup v2, for example /system.slice/kubelet.service: whose probes get through
     /// whatever policy says, if it has uid 0. The default is every cgroup that is not that of a pod or another container
     #[arg(long, env = "ZTUNNEL_KUBELET_CGROUP", value_name = "PATH")]
     pub kubelet_cgroup: Option<KubeletCgroup>,
+    /// Trust domain of the mesh's identities
+    #[arg(long, env = "ZTUNNEL_TRUST_DOMAIN", value_name = "NAME", default_value = defaults::TRUST_DOMAIN)]
+    pub trust_domain: TrustDomain,
     /// Name of this cluster, in telemetry and towards peers
     #[arg(long, env = "ZTUNNEL_CLUSTER_ID", value_name = "NAME", default_value = defaults::CLUSTER_ID)]
     pub cluster_id: String,
@@ -205,12 +208,25 @@ pub struct RunArgs {
     pub hbone_max_handshakes_per_peer: u32,
 }
 
+/// A daemon whose name no node can have would be ready, and capture nothing.
+fn node_name(text: &str) -> Result<String, String> {
+    check_name(text).map(|()| text.to_owned()).map_err(|error| {
+        format!("{error}; set --node to the name of this node as `kubectl get nodes` shows it and pods have it in spec.nodeName")
+    })
+}
+
 /// The largest window of HTTP/2.
 const MAX_WINDOW: i64 = 0x7fff_ffff;
 
 /// Flags of `check`.
 #[derive(Debug, ClapArgs)]
 pub struct CheckArgs {
+    /// Name of this node, to be looked up in the mesh
+    #[arg(long, env = "ZTUNNEL_NODE", value_parser = node_name)]
+    pub node: Option<String>,
+    /// Folder of Kubernetes manifests that make the mesh
+    #[arg(long, env = "ZTUNNEL_MESH", value_name = "DIR")]
+    pub mesh: Option<PathBuf>,
     /// Where BPF programs and maps would be pinned
     #[arg(long, env = "ZTUNNEL_BPF_PIN", value_name = "DIR", default_value = defaults::BPF_PIN)]
     pub bpf_pin: PathBuf,
@@ -419,6 +435,18 @@ mod tests {
     }
 
     #[test]
+    fn be_ready_under_a_name_that_no_node_can_have() {
+        for bad in ["", "nodeA", "node_a", "-node", "node/a", "node a"] {
+            let error =
+                Args::try_parse_from(["ztunnel", "run", "--mesh=m", &format!("--node={bad}")]).unwrap_err().to_string();
+            assert!(error.contains("--node") && error.contains("spec.nodeName"), "{bad:?}: {error}");
+        }
+        for good in ["node-a", "ip-10-0-0-1.eu.internal", "7"] {
+            assert!(Args::try_parse_from(["ztunnel", "run", "--mesh=m", "--node", good]).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
     fn numbers_out_of_range_are_refused() {
         for bad in [
             "--workers=0",
@@ -433,6 +461,7 @@ mod tests {
             "--hbone-max-handshakes=0",
             "--hbone-stream-window=65534",
             "--trust-domain=no_domain/",
+            "--kubelet-cgroup=kubelet",
         ] {
             let args = Args::try_parse_from(["ztunnel", "run", "--node=n", "--mesh=m", bad]);
             assert!(args.is_err(), "{bad}");
@@ -443,4 +472,3 @@ mod tests {
         assert!(matches!(args.command, Command::Run(run) if run.worker_count() >= 1));
     }
 }
-            "--kubelet-cgroup=kubelet",

@@ -221,8 +221,11 @@ impl MeshFolder {
         let mut problems = joiner.problems();
         problems.extend(folder.problems().chain(closed));
         problems.sort();
-        let now = Told { gaps: Gaps { partial, blind, unread }, problems: problems.into(), read: folder.was_read() };
         let last = self.told.as_ref();
+        // A folder of which nothing at all makes sense says no more than one that can't be read.
+        let is_nonsense = !joiner.has_objects() && problems.iter().any(|problem| problem.severity == Severity::Error);
+        let read = folder.was_read() && (!is_nonsense || last.is_some_and(|last| last.read));
+        let now = Told { gaps: Gaps { partial, blind, unread }, problems: problems.into(), read };
         let batch = Batch {
             changes: joined.changes,
             is_whole,
@@ -246,7 +249,7 @@ impl MeshFolder {
 impl MeshSource for MeshFolder {
     /// Reads the folder at once, and again whenever it has changed.
     ///
-    /// If the folder is gone before it could be read once, the first batch tells the problem and is none of a source that was read.
+    /// If the folder is gone before it could be read once, or nothing in it makes sense, the first batch tells the problem and is none of a source that was read.
     /// What exists but could never be read makes the mesh partial, and blind as well when it was there from the start.
     async fn next(&mut self) -> Option<Batch> {
         loop {

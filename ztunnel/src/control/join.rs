@@ -301,6 +301,12 @@ impl Joiner {
         named.unwrap_or_else(|| ROOT_NAMESPACE.into())
     }
 
+    /// Whether anything is said that makes sense.
+    #[must_use]
+    pub fn has_objects(&self) -> bool {
+        self.voices.values().any(|speech| !speech.keys.is_empty())
+    }
+
     /// The namespaces that are described.
     pub fn namespaces(&self) -> impl Iterator<Item = &Arc<str>> {
         self.namespaces.iter().map(|(name, _)| &name.name)
@@ -424,6 +430,11 @@ impl Joiner {
     }
 
     fn node_replaced(&mut self, name: &NamespacedName, replaced: &table::Replaced<Arc<Locality>>) {
+        match (&replaced.before, &replaced.after) {
+            (None, Some(_)) => self.dirty.changes.push(Change::Node(Arc::clone(&name.name))),
+            (Some(_), None) => self.dirty.changes.push(Change::NodeGone(Arc::clone(&name.name))),
+            _ => {}
+        }
         if replaced.before.clone().unwrap_or_default() == replaced.after.clone().unwrap_or_default() {
             return;
         }

@@ -8,6 +8,7 @@ pub mod identity;
 pub mod labels;
 pub mod local;
 pub mod locality;
+pub mod name;
 pub mod origin;
 pub mod policy;
 pub mod problem;

@@ -20,6 +20,8 @@ pub struct Description {
     pub version: &'static str,
     /// This node.
     pub node: String,
+    /// What is wrong with its name, if the mesh does not know it.
+    pub unknown_node: Option<String>,
     /// The mesh.
     pub snapshot: SnapshotInfo,
     /// What is wrong with the mesh's files.

@@ -21,6 +21,7 @@ use super::{
     describe::{Description, MapInfo, PodInfo, PodState, PoliciesInfo, ProblemInfo, SnapshotInfo},
     kernel::{Kernel, Link as _, Namespace as _},
     local::LocalSource,
+    node_name::UnknownNode,
     pod::{Node, Pod, PodError, PodSettings, UpdateError},
     reconcile::{Action, CannotEnrol, Desired, Wanted, plan, wanted},
     worker::{Connections, WorkerHandle},
@@ -87,6 +88,8 @@ struct Progress {
     reconciled: AtomicU64,
     /// The local facts that the pods are as; none: the source has not told any yet.
     local: ArcSwapOption<LocalPods>,
+    /// What is wrong with the name of this node.
+    unknown_node: ArcSwapOption<UnknownNode>,
 }
 
 /// In place of a version: the daemon is stopping.
@@ -111,6 +114,12 @@ impl ManagerHandle {
     #[must_use]
     pub fn pending(&self) -> Option<&'static str> {
         pending(&self.mesh, &self.progress)
+    }
+
+    /// What is wrong with the name of this node, if the mesh does not know it. Waits for nobody.
+    #[must_use]
+    pub fn unknown_node(&self) -> Option<Arc<UnknownNode>> {
+        self.progress.unknown_node.load_full()
     }
 
     /// The local facts that this node has of its own pods.
@@ -249,6 +258,7 @@ impl<K: Kernel> Manager<K> {
         let snapshot = self.parts.mesh.load();
         // Without local facts every pod would be one that can't be enrolled.
         let Some(local) = self.parts.local.current() else { return };
+        self.look_up_node(&snapshot);
         let is_new = self.seen.as_ref().is_none_or(|(_, facts)| !Arc::ptr_eq(facts, &local));
         self.local_facts += u64::from(is_new);
         let is_as_before = self.seen.as_ref().is_some_and(|(mesh, facts)| {
@@ -264,6 +274,17 @@ impl<K: Kernel> Manager<K> {
         self.progress.local.store(Some(Arc::clone(&local)));
         self.progress.reconciled.store(snapshot.version(), Ordering::Relaxed);
         self.seen = Some((snapshot, local));
+    }
+
+    /// Tells once of a name that the mesh does not know: no pod would be captured, and nobody would notice.
+    fn look_up_node(&self, mesh: &Snapshot) {
+        let unknown = UnknownNode::in_mesh(mesh, &self.parts.node).map(Arc::new);
+        let before = self.progress.unknown_node.swap(unknown.clone());
+        match (before, unknown) {
+            (before, Some(unknown)) if before.as_ref() != Some(&unknown) => warn!("{unknown}"),
+            (Some(_), None) => info!(node = self.parts.node, "the mesh knows this node now"),
+            _ => {}
+        }
     }
 
     /// Acts on what the mesh and the local facts say of this node's pods: not for each change of a large mesh.
@@ -521,6 +542,7 @@ impl<K: Kernel> Manager<K> {
         Description {
             version: env!("CARGO_PKG_VERSION"),
             node: self.parts.node.clone(),
+            unknown_node: self.progress.unknown_node.load().as_ref().map(ToString::to_string),
             snapshot: SnapshotInfo {
                 version: snapshot.version(),
                 local_facts: self.local_facts,

@@ -3,13 +3,14 @@
 //! The mesh says which pods run on this node; a [`local`] source says how to get into them. [`reconcile`] compares both with
 //! what is enrolled, and [`claims`] says whose a network namespace is that several pods name. [`manager`] acts on the difference: it owns the redirection ([`kernel`]) and every enrolled [`pod`], and it
 //! alone talks to the [`worker`]s, on which the connections live. [`spread`] gives each worker its part of the tunnels.
-//! [`describe`] is what the manager tells of the pods.
+//! [`node_name`] finds out whether the node has the name that it was given. [`describe`] is what the manager tells of the pods.
 
 pub mod claims;
 pub mod describe;
 pub mod kernel;
 pub mod local;
 pub mod manager;
+pub mod node_name;
 pub mod pod;
 pub mod reconcile;
 pub mod spread;

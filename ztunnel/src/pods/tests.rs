@@ -211,6 +211,22 @@ async fn a_node_is_not_ready_before_it_has_the_facts_of_its_own_pods() {
     .await;
 }
 
+#[tokio::test]
+async fn a_node_of_another_name_than_the_meshs_is_told_which_one_it_may_be() {
+    local(async {
+        let world = World::new().await;
+        assert_eq!(world.node("b").describe().await.unknown_node, None);
+        world.publish(&MESH.replace("nodeName: b", "nodeName: b.internal")).await;
+        let unknown = world.node("b").describe().await.unknown_node.unwrap();
+        assert!(unknown.contains("\"b\"") && unknown.contains("--node"), "{unknown}");
+        // A Node without pods is enough.
+        let node = "---\napiVersion: v1\nkind: Node\nmetadata: {name: b}\n";
+        world.publish(&format!("{}{node}", MESH.replace("nodeName: b", "nodeName: b.internal"))).await;
+        assert_eq!(world.node("b").describe().await.unknown_node, None);
+    })
+    .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_pod_that_loses_its_namespace_is_closed_until_it_is_back() {
     local(async {

@@ -48,6 +48,10 @@ pub enum Change {
     Namespace(Arc<str>),
     /// A namespace is described no more.
     NamespaceGone(Arc<str>),
+    /// A Node is described.
+    Node(Arc<str>),
+    /// A Node is described no more.
+    NodeGone(Arc<str>),
     /// A setting of the whole mesh.
     Setting(Setting),
 }

@@ -29,6 +29,8 @@ pub struct Snapshot {
     registry_only: bool,
     /// Those that a source describes.
     namespaces: Arc<BTreeSet<Arc<str>>>,
+    /// Those that a source describes, with pods or without.
+    described_nodes: Arc<BTreeSet<Arc<str>>>,
     workloads: SharedMap<NamespacedName, Arc<Workload>>,
     holders: Holders,
     nodes: SharedMap<Arc<str>, SharedMap<NamespacedName, Arc<Workload>>>,
@@ -284,6 +286,16 @@ impl Snapshot {
     /// The pods bound to a node, by name, in the mesh or not.
     pub fn pods_on(&self, node: &str) -> impl ExactSizeIterator<Item = &Arc<Workload>> {
         self.nodes.get(node).map(by_name).unwrap_or_default()
+    }
+
+    /// Whether a Node of this name is described, or a pod is bound to one.
+    pub fn knows_node(&self, node: &str) -> bool {
+        self.described_nodes.contains(node) || self.nodes.get(node).is_some()
+    }
+
+    /// The names of all nodes that are described or have pods.
+    pub fn node_names(&self) -> BTreeSet<&Arc<str>> {
+        self.described_nodes.iter().chain(self.nodes.keys()).collect()
     }
 
     /// Whether the pods bound to a node are the very same in another state: `false` may also be said of states in which they are

@@ -493,3 +493,24 @@ fn a_file_that_was_written_looks_different_whatever_its_times_are_set_to() {
     }
     assert_eq!(State::settled(&dir.path().join("none.yaml"), later()), None);
 }
+
+/// Nothing is known of the mesh then: it is as if the folder could not be read.
+#[tokio::test]
+async fn be_ready_on_a_folder_of_which_every_object_is_rejected() {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("a.yaml"), "{").unwrap();
+    fs::write(dir.path().join("b.yaml"), pod("Not_A_Name")).unwrap();
+    running(dir.path(), SOON, async |mesh| {
+        let snapshot = mesh.until("| a.yaml; b.yaml").await;
+        assert_eq!((snapshot.version(), facts(&mesh.facts).as_str()), (0, "unknown"));
+        assert!(snapshot.is_partial() && snapshot.is_blind());
+        mesh.write("c.yaml", &pod("c"));
+        let snapshot = mesh.until("c | a.yaml; b.yaml").await;
+        assert!(snapshot.version() > 0);
+        // What has been read once stays read, whatever becomes of it.
+        mesh.remove("c.yaml");
+        let snapshot = mesh.until("| a.yaml; b.yaml").await;
+        assert!(snapshot.version() > 1);
+    })
+    .await;
+}

@@ -27,6 +27,8 @@ pub struct Assembled {
     pub registry_only: bool,
     /// The namespaces that are described.
     pub namespaces: BTreeSet<Arc<str>>,
+    /// The Nodes that are described.
+    pub nodes: BTreeSet<Arc<str>>,
     /// Who may connect to whom; what could never be read is not in it.
     pub policies: PolicySet,
     /// The namespace whose policies are for the whole mesh.
@@ -54,13 +56,15 @@ pub fn assemble<'a>(
             Change::Authorization(policy) => mesh.policies.authorization.push(Arc::unwrap_or_clone(policy)),
             Change::Authentication(policy) => mesh.policies.authentication.push(Arc::unwrap_or_clone(policy)),
             Change::Namespace(name) => drop(mesh.namespaces.insert(name)),
+            Change::Node(name) => drop(mesh.nodes.insert(name)),
             Change::Setting(Setting::RegistryOnly(registry_only)) => mesh.registry_only = registry_only,
             // Nothing was there before.
             Change::WorkloadGone(_)
             | Change::ServiceGone(_)
             | Change::AuthorizationGone(_)
             | Change::AuthenticationGone(_)
-            | Change::NamespaceGone(_) => {}
+            | Change::NamespaceGone(_)
+            | Change::NodeGone(_) => {}
         }
     }
     mesh.workloads.sort_by(|one, other| one.name.cmp(&other.name));

@@ -38,6 +38,7 @@ use crate::{
         worker::{WorkerHandle, WorkerSettings},
     },
     store::{
+        change::{Batch, Change},
         local::{self, LocalPublisher},
         publish::{self, Publisher},
         snapshot::Snapshot,
@@ -196,8 +197,10 @@ impl World {
         let version = self.mesh.load().version() + 1;
         let file: Arc<str> = "mesh.yaml".into();
         let assembled = assemble([(&file, &parse(&file, manifests).unwrap())], &TrustDomain::default());
-        let Assembled { workloads, local, services, policies, problems, .. } = assembled;
+        let Assembled { workloads, local, services, policies, problems, nodes, .. } = assembled;
         let snapshot = Snapshot::build(version, workloads, services, problems.clone()).with_policies(policies);
+        let nodes = Batch { is_read: false, ..Batch::of(nodes.into_iter().map(Change::Node).collect()) };
+        let snapshot = snapshot.apply(nodes);
         let facts = self.nodes.each_ref().map(|node| {
             let here = snapshot.pods_on(node.name).map(|pod| (pod.name.clone(), local[&pod.name].clone()));
             here.collect()

@@ -34,6 +34,8 @@ impl Snapshot {
                 Change::Namespace(name) => drop(Arc::make_mut(&mut self.namespaces).insert(name)),
                 Change::NamespaceGone(name) if !self.namespaces.contains(&name) => {}
                 Change::NamespaceGone(name) => drop(Arc::make_mut(&mut self.namespaces).remove(&name)),
+                Change::Node(name) => drop(Arc::make_mut(&mut self.described_nodes).insert(name)),
+                Change::NodeGone(name) => drop(Arc::make_mut(&mut self.described_nodes).remove(&name)),
                 Change::Setting(Setting::RegistryOnly(registry_only)) => self.registry_only = registry_only,
             }
         }
@@ -55,7 +57,8 @@ impl Snapshot {
     fn all_but(&self, changes: &[Change]) -> Vec<Change> {
         let mut named: [HashSet<&NamespacedName>; 3] = Default::default();
         let [workloads, authorization, authentication] = &mut named;
-        let (mut services, mut namespaces, mut is_set) = (HashSet::new(), HashSet::new(), false);
+        let (mut services, mut namespaces, mut nodes, mut is_set) =
+            (HashSet::new(), HashSet::new(), HashSet::new(), false);
         for change in changes {
             match change {
                 Change::Workload(workload) => drop(workloads.insert(&workload.name)),
@@ -63,12 +66,14 @@ impl Snapshot {
                 Change::Authorization(policy) => drop(authorization.insert(&policy.name)),
                 Change::Authentication(policy) => drop(authentication.insert(&policy.name)),
                 Change::Namespace(name) => drop(namespaces.insert(name)),
+                Change::Node(name) => drop(nodes.insert(name)),
                 Change::Setting(Setting::RegistryOnly(_)) => is_set = true,
                 Change::WorkloadGone(_)
                 | Change::ServiceGone(_)
                 | Change::AuthorizationGone(_)
                 | Change::AuthenticationGone(_)
-                | Change::NamespaceGone(_) => {}
+                | Change::NamespaceGone(_)
+                | Change::NodeGone(_) => {}
             }
         }
         let gone =
@@ -83,6 +88,8 @@ impl Snapshot {
         all.extend(known.filter_map(|name| gone(authentication, name)).map(Change::AuthenticationGone));
         let namespaces = self.namespaces.iter().filter(|name| !namespaces.contains(name));
         all.extend(namespaces.cloned().map(Change::NamespaceGone));
+        let nodes = self.described_nodes.iter().filter(|name| !nodes.contains(name));
+        all.extend(nodes.cloned().map(Change::NodeGone));
         all.extend((!is_set).then_some(Change::Setting(Setting::RegistryOnly(false))));
         all
     }
