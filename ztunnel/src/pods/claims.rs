@@ -65,7 +65,7 @@ pub enum ClaimError {
     },
     /// Somebody else claims an address of the pod.
     #[error(
-        "cannot enrol pod {pod}: its address {address} is claimed by {claimants}, so it cannot be told whose network namespace \
+        "cannot enrol pod {pod}: its address {address} is claimed by several pods ({claimants}), so it cannot be told whose network namespace \
          has it; correct status.podIPs of the wrong one, or delete it"
     )]
     Contested {

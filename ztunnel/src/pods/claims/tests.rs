@@ -127,7 +127,7 @@ fn an_address_that_several_claim_is_nobodys_unless_it_was_proved_before() {
     let contested = || Case { mesh: mesh(&[("a", "10.0.0.1"), ("b", "10.0.0.1")]), ..Case::default() };
     let denied = |case: Case<'_>| match case.judge() {
         Err(ClaimError::Contested { address, claimants, .. }) => {
-            assert_eq!((address.to_string().as_str(), claimants.as_str()), ("10.0.0.1", "Pod ns/a, Pod ns/b"));
+            assert_eq!((address.to_string().as_str(), claimants.as_str()), ("10.0.0.1", "ns/a, ns/b"));
             true
         }
         _ => false,

@@ -71,7 +71,7 @@ async fn capture_a_pod_outside_of_the_mesh() {
         for (mesh, words) in [
             // The other pod is known by its path, or, where its manifest names none, by its address.
             (&*annotated, ["pod default/guest names the same network namespace", "ambient.mesh/netns"]),
-            (MESH, ["10.0.0.3 is claimed by", "Pod default/guest"]),
+            (MESH, ["10.0.0.3 is claimed by", "default/guest"]),
         ] {
             let stolen = format!("{mesh}{}", thief("ambient.mesh/netns: /n/alias", "10.0.0.3"));
             world.publish_with_problems(&stolen).await;
@@ -111,7 +111,7 @@ async fn add_the_address_of_another_pod_to_an_own_namespace() {
         world.network.readdress("/n/web", &["10.0.0.2", "10.0.0.3"]);
         let more = MESH.replace("podIPs: [{ip: 10.0.0.2}]", "podIPs: [{ip: 10.0.0.2}, {ip: 10.0.0.3}]");
         assert_ne!(world.publish_with_problems(&more).await, []);
-        refused(&world, "web", &["10.0.0.3 is claimed by", "Pod default/guest"]).await;
+        refused(&world, "web", &["10.0.0.3 is claimed by", "default/guest"]).await;
         assert!(world.pod("b", "web").await.captured, "it stays closed");
         world.publish(MESH).await;
         tokio::time::sleep(Duration::from_secs(2)).await;
