@@ -45,7 +45,7 @@ pub(super) fn judge(pod: &PodContext, flow: &Flow, visit: &Visit) -> Result<Perm
             }
             Ok(Client::Elsewhere) => {}
             Ok(Client::Other { why }) => {
-                detail.push_str(&format!("; it is not taken for a probe of the kubelet: {why}"))
+                detail.push_str(&format!("; it is not taken for a probe of the kubelet: {why}"));
             }
             Err(error) => detail.push_str(&format!("; whether it is the kubelet can't be told: {error}")),
         }
