@@ -180,6 +180,10 @@
 //! - A namespace is a pod's only if it has all of the pod's addresses, is not the node's, and no other pod is enrolled or on
 //!   record with it, or names it while nobody is on record: [`Claims`](pods::claims::Claims),
 //!   [`PodError`](pods::pod::PodError) (`tests/tests/thefts.rs`).
+//! - Nobody but the kubelet gets to a probe's port past policy: it is known by its socket's user and cgroup,
+//!   [`redirect::kubelet`] (`tests/tests/probes.rs`).
+//! - What a pod does to its own network namespace holds nobody else up: answers are filtered and bounded in [`redirect::link`],
+//!   and each pod is looked at by a task of its own (`hold_the_daemon_up_with_an_endless_namespace` in `tests/tests/hostile.rs`).
 //! - Without a daemon a captured pod's connects are refused, and connections to it are reset; nothing gets past
 //!   (`tests/tests/crash.rs`).
 //! - A released pod's rules, routes, sysctls and listeners are as before (`tests/tests/lifecycle.rs`).

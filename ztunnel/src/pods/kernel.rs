@@ -41,12 +41,12 @@ pub trait Namespace: Clone {
 }
 
 /// What can be heard of a network namespace.
-pub trait Link {
+pub trait Link: Clone + Send + Sync + 'static {
     /// What is in it now.
     ///
     /// # Errors
     /// When the kernel does not tell.
-    fn facts(&self) -> impl Future<Output = Result<NetnsFacts, LinkError>>;
+    fn facts(&self) -> impl Future<Output = Result<NetnsFacts, LinkError>> + Send;
 
     /// Told of every change in it.
     fn changed(&self) -> Arc<Notify>;
@@ -189,7 +189,7 @@ impl Namespace for Netns {
 }
 
 impl Link for NetnsLink {
-    fn facts(&self) -> impl Future<Output = Result<NetnsFacts, LinkError>> {
+    fn facts(&self) -> impl Future<Output = Result<NetnsFacts, LinkError>> + Send {
         self.facts()
     }
 

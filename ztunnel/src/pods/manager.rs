@@ -1,7 +1,7 @@
 //! Keeps the pods of this node as the mesh wants them: the owner of the redirection and of every enrolled pod.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -34,6 +34,7 @@ use crate::{
         tasks::{TaskCount, TaskSet},
     },
     model::{cause::causes, local::LocalPods, workload::NamespacedName},
+    redirect::{NetnsFacts, link::LinkError},
     store::{publish::Reader, snapshot::Snapshot},
 };
 
@@ -41,8 +42,10 @@ use crate::{
 const TICK: Duration = Duration::from_secs(1);
 /// How often everything in a pod's namespace is looked at although nothing told of a change: netlink may lose messages.
 const RESYNC: Duration = Duration::from_secs(30);
-/// Changes in one pod's namespace are followed at most this often, whatever the pod does to it.
+/// Changes in one pod's namespace are followed at most this often, whatever the pod does to it, doubling up to
+/// [`FOLLOW_PAUSE_MOST`] while they do not end.
 const FOLLOW_PAUSE: Duration = Duration::from_millis(200);
+const FOLLOW_PAUSE_MOST: Duration = Duration::from_secs(2);
 /// A refused pod is tried again after this, doubling up to [`RETRY_MOST`].
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MOST: Duration = Duration::from_secs(30);
@@ -156,6 +159,14 @@ struct Enrolled<K: Kernel> {
     following: TaskSet,
 }
 
+/// What is in the namespace of a pod, after something has changed in it.
+struct Found {
+    pod: NamespacedName,
+    /// The cookie of the namespace.
+    cookie: u64,
+    facts: Result<NetnsFacts, LinkError>,
+}
+
 /// The manager; [`Manager::run`] is its task.
 pub struct Manager<K: Kernel> {
     parts: ManagerParts<K>,
@@ -165,9 +176,9 @@ pub struct Manager<K: Kernel> {
     refused: BTreeMap<NamespacedName, Refused>,
     /// Which network namespaces the pods named when that was last looked at.
     named: Named,
-    changed: (mpsc::Sender<NamespacedName>, mpsc::Receiver<NamespacedName>),
-    /// Pods in whose namespaces something changed that could not be followed yet.
-    unfollowed: BTreeSet<NamespacedName>,
+    changed: (mpsc::Sender<Found>, mpsc::Receiver<Found>),
+    /// Pods in whose namespaces something changed that could not be followed yet: when it is tried again, and how long after that.
+    unfollowed: BTreeMap<NamespacedName, (Instant, Duration)>,
     /// The mesh and the local facts that the pods were last brought in line with.
     seen: Option<(Arc<Snapshot>, Arc<LocalPods>)>,
     /// How often the local facts have changed.
@@ -197,7 +208,7 @@ impl<K: Kernel> Manager<K> {
             refused: BTreeMap::new(),
             named: Named::default(),
             changed: mpsc::channel(256),
-            unfollowed: BTreeSet::new(),
+            unfollowed: BTreeMap::new(),
             seen: None,
             local_facts: 0,
             progress: Arc::default(),
@@ -225,7 +236,7 @@ impl<K: Kernel> Manager<K> {
                     None => break,
                 },
                 () = self.parts.local.changed() => self.reconcile().await,
-                Some(name) = self.changed.1.recv() => self.follow(&name).await,
+                Some(found) = self.changed.1.recv() => self.follow(found).await,
                 Some(reply) = self.inbox.recv() => {
                     let description = self.describe().await;
                     // Whoever asked may have gone away.
@@ -237,7 +248,7 @@ impl<K: Kernel> Manager<K> {
                     }
                     self.tick().await;
                 }
-                _ = resync.tick() => self.resync().await,
+                _ = resync.tick() => self.resync(),
             }
         }
         self.progress.reconciled.store(STOPPING, Ordering::Relaxed);
@@ -410,27 +421,38 @@ impl<K: Kernel> Manager<K> {
         self.enrolled.insert(name.clone(), enrolled);
     }
 
-    /// Passes word of changes in a pod's namespace on, at a pace that the pod can't drive up.
+    /// Looks at a pod's namespace whenever something changes in it, at a pace that the pod can't drive up, and tells what is there.
+    /// A task of the pod's own: however long its namespace keeps the kernel busy, nobody else waits for that.
     fn watch(&self, name: &NamespacedName, pod: &Pod<K>) -> TaskSet {
-        let (changed, tell, name) = (pod.link.changed(), self.changed.0.clone(), name.clone());
+        let (link, changed, tell) = (pod.link.clone(), pod.link.changed(), self.changed.0.clone());
+        let (name, cookie) = (name.clone(), pod.netns.cookie());
         let mut tasks = TaskSet::new(self.parts.tasks.clone());
         tasks.spawn(Span::none(), async move {
+            let mut pause = FOLLOW_PAUSE;
             loop {
+                let since = Instant::now();
                 changed.notified().await;
-                if tell.send(name.clone()).await.is_err() {
+                let is_quiet = since.elapsed() >= pause;
+                pause = if is_quiet { FOLLOW_PAUSE } else { (pause * 2).min(FOLLOW_PAUSE_MOST) };
+                let facts = link.facts().await;
+                if tell.send(Found { pod: name.clone(), cookie, facts }).await.is_err() {
                     return;
                 }
-                sleep(FOLLOW_PAUSE).await;
+                sleep(pause).await;
             }
         });
         tasks
     }
 
     /// Something in the pod's namespace has changed.
-    async fn follow(&mut self, name: &NamespacedName) {
-        let Some(Enrolled { pod, .. }) = self.enrolled.get(name) else { return };
-        let facts = pod.link.facts().await;
-        let Some(mut enrolled) = self.enrolled.remove(name) else { return };
+    async fn follow(&mut self, found: Found) {
+        let Found { pod: name, cookie, facts } = found;
+        // It may be enrolled in another namespace by now.
+        let Some(mut enrolled) = self.enrolled.remove(&name) else { return };
+        if enrolled.pod.netns.cookie() != cookie {
+            self.enrolled.insert(name, enrolled);
+            return;
+        }
         let pod = &mut enrolled.pod;
         let result = match facts {
             Ok(facts) => {
@@ -439,24 +461,26 @@ impl<K: Kernel> Manager<K> {
                     // Whose namespace it is has to be proved again; until then nobody may speak in the pod's name.
                     let desired = pod.desired.clone();
                     self.enrolled.insert(name.clone(), enrolled);
-                    self.close(name).await;
+                    self.close(&name).await;
                     self.look_at_names();
-                    self.try_enrol(name, desired, RETRY_FIRST).await;
+                    self.try_enrol(&name, desired, RETRY_FIRST).await;
                     return;
                 }
-                node(&mut self.parts).follow(name, pod, facts).await
+                node(&mut self.parts).follow(&name, pod, facts).await
             }
             Err(error) => Err(error.into()),
         };
-        if let Err(error) = result {
-            self.follow_later(name, &mut enrolled, &error);
+        match result {
+            Ok(()) => drop(self.unfollowed.remove(&name)),
+            Err(error) => self.follow_later(&name, &mut enrolled, &error),
         }
-        self.enrolled.insert(name.clone(), enrolled);
+        self.enrolled.insert(name, enrolled);
     }
 
     fn follow_later(&mut self, name: &NamespacedName, enrolled: &mut Enrolled<K>, error: &PodError) {
         warn!(pod = %name, error = causes(error), "cannot follow a change in the pod's network namespace; trying again");
-        self.unfollowed.insert(name.clone());
+        let pause = self.unfollowed.get(name).map_or(RETRY_FIRST, |(_, pause)| (*pause * 2).min(RETRY_MOST));
+        self.unfollowed.insert(name.clone(), (Instant::now() + pause, pause));
         // A fresh connection, in case it was this one's fault.
         match self.parts.kernel.link(&enrolled.pod.netns) {
             Ok(link) => enrolled.pod.link = link,
@@ -466,8 +490,11 @@ impl<K: Kernel> Manager<K> {
     }
 
     async fn tick(&mut self) {
-        for name in std::mem::take(&mut self.unfollowed) {
-            self.follow(&name).await;
+        let now = Instant::now();
+        self.unfollowed.retain(|name, _| self.enrolled.contains_key(name));
+        for (name, (at, pause)) in self.unfollowed.iter_mut().filter(|(_, (at, _))| *at <= now) {
+            *at = now + *pause;
+            self.enrolled.get(name).into_iter().for_each(|enrolled| enrolled.pod.link.changed().notify_one());
         }
         let moved = |enrolled: &Enrolled<K>| !enrolled.pod.netns.is_current();
         let gone: Vec<_> =
@@ -483,7 +510,6 @@ impl<K: Kernel> Manager<K> {
                 self.try_enrol(&name, desired, RETRY_FIRST).await;
             }
         }
-        let now = Instant::now();
         let due: Vec<_> = self
             .refused
             .iter()
@@ -501,13 +527,11 @@ impl<K: Kernel> Manager<K> {
         }
     }
 
-    async fn resync(&mut self) {
+    /// Has every namespace looked at, each by its own task.
+    fn resync(&mut self) {
         // Also what could not be restored the last time.
         self.others_due = true;
-        let names: Vec<_> = self.enrolled.keys().cloned().collect();
-        for name in names {
-            self.follow(&name).await;
-        }
+        self.enrolled.values().for_each(|enrolled| enrolled.pod.link.changed().notify_one());
     }
 
     /// Looks again at which network namespaces the pods name: paths may lead elsewhere by now.

@@ -1,7 +1,8 @@
 //! Netlink into a pod's network namespace: what is there, and word of every change.
 //!
 //! Two sockets: a pod that floods the one with changes makes the kernel drop messages on it, and an answer that the daemon
-//! waits for must not be among them.
+//! waits for must not be among them. What the words of change say is never looked at, and they are taken at a pace that the pod
+//! can't drive up; beyond that the kernel drops them. Answers are filtered by the kernel, and their length is bounded.
 
 use std::{
     future::Future,
@@ -12,14 +13,21 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt as _, TryStreamExt as _};
+use bytes::BytesMut;
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use netlink_packet_route::{
     address::{AddressAttribute, AddressHeaderFlags},
     link::{LinkAttribute, LinkFlags},
 };
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use nix::libc;
 use rtnetlink::{Handle, MulticastGroup};
 use thiserror::Error;
-use tokio::{sync::Notify, time::timeout};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::Notify,
+    time::{sleep, timeout},
+};
 use tracing::Span;
 
 use crate::{
@@ -105,6 +113,17 @@ pub enum LinkError {
         /// The cause.
         source: Box<rtnetlink::Error>,
     },
+    /// The answer has no end.
+    #[error(
+        "cannot {what} in {netns}: there are more than {MOST}; only somebody with CAP_NET_ADMIN in the pod can have made them, \
+         and has to remove them"
+    )]
+    TooMany {
+        /// The request.
+        what: String,
+        /// The namespace.
+        netns: PathBuf,
+    },
     /// The kernel did not answer.
     #[error("no answer within {ANSWER:?} to the request to {what} in {netns}; it will be made again")]
     NoAnswer {
@@ -117,14 +136,23 @@ pub enum LinkError {
 
 /// The kernel answers at once; a dump of a large namespace takes a moment.
 const ANSWER: Duration = Duration::from_secs(5);
+/// Entries of one answer that are read. A pod has some interfaces, addresses and rules; one with CAP_NET_ADMIN can make as many
+/// as it likes, and would have the daemon read them all, again and again.
+const MOST: usize = 4096;
+/// Words of change that the kernel keeps until they are read, in bytes: that there is one is all that matters.
+const CHANGES_KEPT: libc::c_int = 32 << 10;
+/// Words of change that are read at once.
+const CHANGES_READ: usize = 64;
+/// How long none is read after that.
+const CHANGES_PAUSE: Duration = Duration::from_millis(50);
 
-/// The connections; dropping it closes them.
-#[derive(Debug)]
+/// The connections; dropping the last clone closes them.
+#[derive(Clone, Debug)]
 pub struct NetnsLink {
     handle: Handle,
     netns: PathBuf,
     changed: Arc<Notify>,
-    _tasks: TaskSet,
+    _tasks: Arc<TaskSet>,
 }
 
 const GROUPS: [MulticastGroup; 7] = [
@@ -143,24 +171,17 @@ impl NetnsLink {
     /// # Errors
     /// When the namespace can't be entered or the socket not made.
     pub fn open(netns: &Netns, count: TaskCount) -> Result<Self, LinkError> {
-        let opened =
-            netns.enter(|| Ok((rtnetlink::new_connection()?, rtnetlink::new_multicast_connection(&GROUPS)?)))?;
-        let ((requests, handle, _), (changes, _, mut messages)) =
-            opened.map_err(|source| LinkError::Open { netns: netns.path().to_owned(), source })?;
+        let opened = netns.enter(|| Ok((rtnetlink::new_connection_with_strict_check()?, listen()?)))?;
+        let failed = |source| LinkError::Open { netns: netns.path().to_owned(), source };
+        let ((requests, handle, _), changes) = opened.map_err(failed)?;
+        // SAFETY: the socket has one descriptor, which it closes when it is dropped.
+        let changes = unsafe { AsyncFd::register_with_interest(changes, Interest::READABLE) };
+        let changes = changes.map_err(|error| failed(error.into_parts().1))?;
         let changed = Arc::new(Notify::new());
         let mut tasks = TaskSet::new(count);
         tasks.spawn(Span::none(), requests);
-        tasks.spawn(Span::none(), changes);
-        let notify = Arc::clone(&changed);
-        // Whatever a pod does to its namespace collapses into one permit: a flood of changes costs no memory.
-        tasks.spawn(Span::none(), async move {
-            while messages.next().await.is_some() {
-                notify.notify_one();
-            }
-            // Word of changes ends here; whoever looks next opens another connection when this one is of no use.
-            notify.notify_one();
-        });
-        Ok(Self { handle, netns: netns.path().to_owned(), changed, _tasks: tasks })
+        tasks.spawn(Span::none(), tell_of_changes(changes, Arc::clone(&changed)));
+        Ok(Self { handle, netns: netns.path().to_owned(), changed, _tasks: Arc::new(tasks) })
     }
 
     /// Told of every change of links, addresses, routes or rules.
@@ -175,8 +196,7 @@ impl NetnsLink {
     /// When the kernel refuses a dump.
     pub async fn facts(&self) -> Result<NetnsFacts, LinkError> {
         let mut facts = NetnsFacts::default();
-        let links = self.handle.link().get().execute().try_collect::<Vec<_>>();
-        for link in self.ask("list the interfaces", links).await? {
+        for link in self.list("list the interfaces", self.handle.link().get().execute()).await? {
             if !link.header.flags.contains(LinkFlags::Up) {
                 continue;
             }
@@ -192,8 +212,7 @@ impl NetnsLink {
                 addresses: Vec::new(),
             });
         }
-        let addresses = self.handle.address().get().execute().try_collect::<Vec<_>>();
-        for message in self.ask("list the addresses", addresses).await? {
+        for message in self.list("list the addresses", self.handle.address().get().execute()).await? {
             let Some(own) = own_address(&message.attributes) else { continue };
             facts.addresses.push(own);
             if message.header.flags.contains(AddressHeaderFlags::Tentative) {
@@ -213,6 +232,19 @@ impl NetnsLink {
         &self.handle
     }
 
+    /// Reads a list, but not one without an end: this connection is of no use any more then.
+    pub(super) async fn list<T>(
+        &self,
+        what: &str,
+        dump: impl Stream<Item = Result<T, rtnetlink::Error>>,
+    ) -> Result<Vec<T>, LinkError> {
+        let all = self.ask(what, dump.take(MOST + 1).try_collect::<Vec<_>>()).await?;
+        if all.len() > MOST {
+            return Err(LinkError::TooMany { what: what.to_owned(), netns: self.netns.clone() });
+        }
+        Ok(all)
+    }
+
     /// Waits for the kernel's answer, but not for ever.
     pub(super) async fn ask<T>(
         &self,
@@ -225,6 +257,36 @@ impl NetnsLink {
             Err(_elapsed) => Err(LinkError::NoAnswer { what, netns }),
         }
     }
+}
+
+/// A socket that hears of every change in the namespace that this thread is in.
+fn listen() -> io::Result<Socket> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.set_non_blocking(true)?;
+    socket.set_rx_buf_sz(CHANGES_KEPT)?;
+    let groups = GROUPS.iter().fold(0, |groups, group| groups | 1 << (*group as u32 - 1));
+    socket.bind(&SocketAddr::new(0, groups))?;
+    Ok(socket)
+}
+
+/// Tells that something has changed, whatever it was. Whatever a pod does to its namespace collapses into one permit.
+async fn tell_of_changes(socket: AsyncFd<Socket>, changed: Arc<Notify>) {
+    let mut word = BytesMut::with_capacity(1);
+    while let Ok(mut ready) = socket.readable().await {
+        changed.notify_one();
+        for _ in 0..CHANGES_READ {
+            word.clear();
+            // Only its first byte is kept, the kernel drops the rest. Words that were dropped before are reported once, as an error.
+            if socket.get_ref().recv(&mut word, 0).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+                ready.clear_ready();
+                break;
+            }
+        }
+        drop(ready);
+        sleep(CHANGES_PAUSE).await;
+    }
+    // Word of changes ends here; whoever looks next opens another connection when this one is of no use.
+    changed.notify_one();
 }
 
 impl LinkError {

@@ -15,20 +15,16 @@
 //! resolve through `lo`: that is how `steer` tells it from a stranger's packet. The preferences are the first there are, so
 //! that no rule of the pod's own comes between.
 
-use std::{
-    collections::HashSet,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-};
+use std::{collections::HashSet, net::IpAddr};
 
 use ebpf_common::mark;
-use futures_util::TryStreamExt as _;
 use netlink_packet_route::{
     AddressFamily,
     route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType},
     rule::{RuleAction, RuleAttribute, RuleMessage},
 };
 use nix::libc;
-use rtnetlink::{IpVersion, RouteMessageBuilder};
+use rtnetlink::IpVersion;
 
 use super::link::{Interface, LinkError, NetnsFacts, NetnsLink};
 use crate::{model::addr::is_link_local_v6, net::socket::Family};
@@ -113,8 +109,7 @@ async fn restore_rules(link: &NetnsLink, family: Family) -> Result<(), LinkError
 
 async fn rules(link: &NetnsLink, family: Family) -> Result<Vec<RuleMessage>, LinkError> {
     let version = if family == Family::V4 { IpVersion::V4 } else { IpVersion::V6 };
-    let dump = link.handle().rule().get(version).execute().try_collect::<Vec<_>>();
-    present(link.ask(&format!("list the {family:?} rules"), dump).await)
+    present(link.list(&format!("list the {family:?} rules"), link.handle().rule().get(version).execute()).await)
 }
 
 /// A kernel without the family has none of its rules and routes.
@@ -275,15 +270,28 @@ async fn delete_route(link: &NetnsLink, family: Family, route: RouteMessage) -> 
     unless(link.ask(&what, link.handle().route().del(route).execute()).await, &[libc::ESRCH])
 }
 
-/// The routes of this daemon's tables.
+/// The routes of this daemon's tables. The kernel filters them: a pod may have a million of others.
 async fn routes(link: &NetnsLink, family: Family) -> Result<Vec<RouteMessage>, LinkError> {
-    let query = match family {
-        Family::V4 => RouteMessageBuilder::<Ipv4Addr>::new().build(),
-        Family::V6 => RouteMessageBuilder::<Ipv6Addr>::new().build(),
-    };
-    let dump = link.handle().route().get(query).execute().try_collect::<Vec<_>>();
-    let all = present(link.ask(&format!("list the {family:?} routes"), dump).await)?;
-    Ok(all.into_iter().filter(|route| matches!(table_of(route), TABLE_CAPTURE | TABLE_DELIVER)).collect())
+    let mut all = Vec::new();
+    for table in [TABLE_CAPTURE, TABLE_DELIVER] {
+        let what = format!("list the {family:?} routes of table {table}");
+        let found = link.list(&what, link.handle().route().get(of_table(family, table)).execute()).await;
+        let found = match found {
+            // There is no such table yet.
+            Err(error) if error.errno() == Some(libc::ENOENT) => continue,
+            found => present(found)?,
+        };
+        all.extend(found.into_iter().filter(|route| table_of(route) == table));
+    }
+    Ok(all)
+}
+
+/// The question for all routes of a table: whatever else it named would be a filter as well.
+fn of_table(family: Family, table: u32) -> RouteMessage {
+    let mut query = RouteMessage::default();
+    query.header.address_family = address_family(family);
+    query.attributes = vec![RouteAttribute::Table(table)];
+    query
 }
 
 /// `local default dev INTERFACE [src SOURCE] table TABLE metric …`
