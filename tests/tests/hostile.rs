@@ -10,10 +10,12 @@ use anyhow::{Context, Result, ensure};
 use nix::libc;
 use ztunnel_tests::apps::server::Server;
 use ztunnel_tests::daemon::Daemon;
+use ztunnel_tests::mesh::PodManifest;
 use ztunnel_tests::process::Launch;
 use ztunnel_tests::proof;
 use ztunnel_tests::testbed::Testbed;
 use ztunnel_tests::topology::{Family, Pod, TWO_NODES};
+use ztunnel_tests::wait;
 
 const PORT: u16 = 7000;
 
@@ -241,5 +243,59 @@ fn thousands_of_silent_connections_starve_nobody() -> Result<()> {
         proved.with_context(|| format!("{pod}: {}", bed.daemon("node-a").map(Daemon::tail).unwrap_or_default()))?;
     }
     drop(held);
+    Ok(())
+}
+
+/// A pod that may change its network namespace has the daemon read it, but not without end, and nobody else waits for that.
+#[test]
+fn hold_the_daemon_up_with_an_endless_namespace() -> Result<()> {
+    const RULES: usize = 5_000;
+    let mut bed = Testbed::node_a_enrolled()?;
+    let batch = |from: usize, to: usize, line: &dyn Fn(usize) -> String| (from..to).map(line).collect::<String>();
+    // The kernel filters the routes, whose tables are known.
+    let routes = batch(0, 20_000, &|number| {
+        format!("route add 10.{}.{}.0/24 dev lo table 77\n", 100 + number / 256, number % 256)
+    });
+    let hostile = bed.pod("client-a")?.netns.path().to_owned();
+    bed.pod("client-a")?.netns.ip(&routes)?;
+    bed.pod("client-a")?.netns.ip("rule del pref 1\n")?;
+    let has_rule = |bed: &Testbed| Ok(rules(bed.pod("client-a")?)?.contains("lookup 15001"));
+    wait::until_true("the rule to be put back", wait::PATIENCE, || has_rule(&bed))?;
+
+    bed.pod("client-a")?.netns.ip(&batch(0, RULES, &|number| format!("rule add pref {} table 77\n", 1000 + number)))?;
+    bed.pod("client-a")?.netns.ip("rule del pref 1\n")?;
+    wait::until_true("the daemon to give up reading", wait::PATIENCE, || {
+        Ok(!bed.daemon("node-a")?.lines_with(&["there are more than 4096", &hostile.display().to_string()])?.is_empty())
+    })?;
+    bed.topology.grow("node-a", "late")?;
+    bed.mesh.pod(&PodManifest::of(bed.pod("late")?))?;
+    bed.daemon("node-a")?.enrolled("late")?;
+    bed.daemon("node-a")?.metrics()?;
+
+    bed.pod("client-a")?.netns.ip(&batch(0, RULES, &|number| format!("rule del pref {}\n", 1000 + number)))?;
+    wait::until_true("the rule to be put back", wait::PATIENCE, || has_rule(&bed))
+}
+
+fn rules(pod: &Pod) -> Result<String> {
+    let done = Launch::new("ip").args(["-n", pod.netns.name(), "rule", "show"]).finish()?;
+    ensure!(done.success, "{}", done.stderr);
+    Ok(done.stdout)
+}
+
+/// Who has CAP_NET_ADMIN in a pod can close any socket in it.
+#[test]
+fn close_the_listeners_in_its_own_pod() -> Result<()> {
+    let bed = Testbed::node_a_enrolled()?;
+    let (hostile, web) = (bed.pod("client-a")?, bed.pod("web-b")?);
+    let echo = Server::echo(web, web.at(Family::V4, PORT))?;
+    let done = Launch::new("ss").args(["-K", "-tl"]).inside(&hostile.netns).finish()?;
+    ensure!(done.success, "{done:?}");
+    wait::until_true("the pod to be enrolled anew", wait::PATIENCE, || {
+        Ok(!bed.daemon("node-a")?.lines_with(&["was closed from outside", "client-a"])?.is_empty())
+    })?;
+    bed.daemon("node-a")?.enrolled("client-a")?;
+    proof::outbound(&bed, "client-a", &echo, Pod::connect)?;
+    let inside = Server::echo(hostile, hostile.at(Family::V4, PORT))?;
+    proof::inbound(&bed, "client-b", "client-a", &inside, inside.address())?;
     Ok(())
 }

@@ -1,13 +1,21 @@
 //! The one accept loop: it backs off when the machine is short of something, caps what is open, and stops on drain.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
+use nix::libc;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, sleep_until},
 };
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::dial::{Sockets, ends};
 use crate::model::addr::{OrigDst, PeerAddr};
@@ -43,12 +51,26 @@ impl<S> Accepted<S> {
 const BACKOFF_FIRST: Duration = Duration::from_millis(5);
 const BACKOFF_MOST: Duration = Duration::from_secs(1);
 
+/// Whether somebody else has closed one of a pod's listeners: who has CAP_NET_ADMIN in the pod can (`ss -K`). Clones are the
+/// same.
+#[derive(Clone, Debug, Default)]
+pub struct Deaf(Arc<AtomicBool>);
+
+impl Deaf {
+    /// Whether that is so.
+    #[must_use]
+    pub fn is_so(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// Takes connections from one listener. One beyond what `open` has permits for is held here, the rest in the kernel's
 /// backlog; a listener to which nobody comes holds no permit.
 pub struct Acceptor {
     listener: TcpListener,
     /// Of the pod whose listener it is.
     sockets: Option<Arc<dyn Sockets>>,
+    deaf: Deaf,
     open: Arc<Semaphore>,
     backoff: Duration,
     resume: Option<Instant>,
@@ -59,17 +81,17 @@ impl Acceptor {
     /// An acceptor for a listener of the daemon's own.
     #[must_use]
     pub fn new(listener: TcpListener, open: Arc<Semaphore>) -> Self {
-        Self::with(listener, None, open)
+        Self::with(listener, None, Deaf::default(), open)
     }
 
-    /// An acceptor for a listener of a pod.
+    /// An acceptor for a listener of a pod, which tells when somebody has closed it.
     #[must_use]
-    pub fn of_pod(listener: TcpListener, sockets: Arc<dyn Sockets>, open: Arc<Semaphore>) -> Self {
-        Self::with(listener, Some(sockets), open)
+    pub fn of_pod(listener: TcpListener, sockets: Arc<dyn Sockets>, deaf: Deaf, open: Arc<Semaphore>) -> Self {
+        Self::with(listener, Some(sockets), deaf, open)
     }
 
-    fn with(listener: TcpListener, sockets: Option<Arc<dyn Sockets>>, open: Arc<Semaphore>) -> Self {
-        Self { listener, sockets, open, backoff: BACKOFF_FIRST, resume: None, waiting: None }
+    fn with(listener: TcpListener, sockets: Option<Arc<dyn Sockets>>, deaf: Deaf, open: Arc<Semaphore>) -> Self {
+        Self { listener, sockets, deaf, open, backoff: BACKOFF_FIRST, resume: None, waiting: None }
     }
 
     /// The next connection. Errors are dealt with here: those of one connection are passed over, those of the machine
@@ -95,6 +117,13 @@ impl Acceptor {
                     self.waiting = Some(accepted);
                 }
                 Err(error) if is_of_the_connection(&error) => {}
+                Err(cause) if cause.raw_os_error() == Some(libc::EINVAL) => {
+                    if !self.deaf.0.swap(true, Ordering::Relaxed) {
+                        error!(error = %cause, "somebody has closed a listener of the daemon");
+                    }
+                    // Nobody comes here any more.
+                    return std::future::pending().await;
+                }
                 Err(error) => {
                     warn!(%error, pause_ms = self.backoff.as_millis(), "cannot accept; pausing");
                     self.resume = Some(Instant::now() + self.backoff);
@@ -131,12 +160,33 @@ fn is_of_the_connection(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::Acceptor;
-    use std::sync::Arc;
+    use super::{Acceptor, Deaf};
+    use socket2::SockRef;
+    use std::{net::Shutdown, sync::Arc};
     use tokio::{
         net::{TcpListener, TcpStream},
         sync::Semaphore,
     };
+
+    /// What `ss -K` does to a listener, a shutdown does as well.
+    #[tokio::test]
+    async fn close_a_listener_under_the_daemon() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let own = std::net::TcpListener::from(std::os::fd::AsFd::as_fd(&listener).try_clone_to_owned().unwrap());
+        let deaf = Deaf::default();
+        let mut acceptor = Acceptor::with(listener, None, deaf.clone(), Arc::new(Semaphore::new(1)));
+        {
+            let mut nobody = Box::pin(acceptor.next());
+            assert!(futures_util::poll!(nobody.as_mut()).is_pending());
+        }
+        assert!(!deaf.is_so());
+        SockRef::from(&own).shutdown(Shutdown::Both).unwrap();
+        let mut nobody = Box::pin(acceptor.next());
+        while !deaf.is_so() {
+            assert!(futures_util::poll!(nobody.as_mut()).is_pending());
+            tokio::task::yield_now().await;
+        }
+    }
 
     #[tokio::test]
     async fn no_more_connections_than_permits_are_taken() {

@@ -496,7 +496,7 @@ impl<K: Kernel> Manager<K> {
             *at = now + *pause;
             self.enrolled.get(name).into_iter().for_each(|enrolled| enrolled.pod.link.changed().notify_one());
         }
-        let moved = |enrolled: &Enrolled<K>| !enrolled.pod.netns.is_current();
+        let moved = |enrolled: &Enrolled<K>| enrolled.pod.deaf.is_so() || !enrolled.pod.netns.is_current();
         let gone: Vec<_> =
             self.enrolled.iter().filter(|(_, enrolled)| moved(enrolled)).map(|(name, _)| name.clone()).collect();
         if !(gone.is_empty() && self.refused.is_empty()) {
@@ -504,7 +504,11 @@ impl<K: Kernel> Manager<K> {
         }
         for name in gone {
             let desired = self.enrolled.get(&name).map(|enrolled| enrolled.pod.desired.clone());
-            info!(pod = %name, "the path of the pod's network namespace leads nowhere, or elsewhere");
+            if self.enrolled.get(&name).is_some_and(|enrolled| enrolled.pod.deaf.is_so()) {
+                warn!(pod = %name, "a listener in the pod's network namespace was closed from outside: the pod is enrolled anew");
+            } else {
+                info!(pod = %name, "the path of the pod's network namespace leads nowhere, or elsewhere");
+            }
             self.close(&name).await;
             if let Some(desired) = desired {
                 self.try_enrol(&name, desired, RETRY_FIRST).await;

@@ -24,7 +24,7 @@ use crate::{
         local::{Exclusions, LocalPod},
         workload::NamespacedName,
     },
-    net::{dial::Dialer, netns::NetnsError, socket::Family},
+    net::{dial::Dialer, listen::Deaf, netns::NetnsError, socket::Family},
     redirect::{EnrolError, Enrolment, NetnsFacts, link::LinkError},
     store::publish::Reader,
     tls,
@@ -122,6 +122,8 @@ pub struct Pod<K: Kernel> {
     pub desired: Desired,
     /// Who may connect to it.
     gate: Gate,
+    /// Set when somebody else closes one of its listeners.
+    pub deaf: Deaf,
     /// Families that have listeners.
     pub listening: Vec<Family>,
     /// Connections from before, which the mesh does not carry.
@@ -172,7 +174,8 @@ impl<K: Kernel> Node<'_, K> {
         let excluded = self.kernel.enrol(&enrolment(name, desired, &netns, &link, &facts, &listeners)).await?;
         let in_force = LocalPod { exclusions: excluded, ..desired.local() };
         let gate = self.gates.gate(name.clone(), self.mesh.clone(), in_force);
-        if let Err(source) = self.serve(name, desired, &netns, &gate, listeners).await {
+        let deaf = Deaf::default();
+        if let Err(source) = self.serve(name, desired, &netns, (&gate, &deaf), listeners).await {
             if was_captured {
                 self.close(&netns).await;
             } else {
@@ -182,7 +185,7 @@ impl<K: Kernel> Node<'_, K> {
         }
         let connections_before = self.cut(name, &netns, &before);
         info!(pod = %name, netns = %netns.path().display(), cookie = netns.cookie(), connections_before, "pod enrolled");
-        Ok(Pod { netns, link, facts, desired: desired.clone(), gate, listening, connections_before })
+        Ok(Pod { netns, link, facts, desired: desired.clone(), gate, deaf, listening, connections_before })
     }
 
     /// Brings a pod to what is desired, without a new enrolment. Connections of addresses that are gone end, and those that
@@ -333,7 +336,7 @@ impl<K: Kernel> Node<'_, K> {
         name: &NamespacedName,
         desired: &Desired,
         netns: &K::Namespace,
-        gate: &Gate,
+        (gate, deaf): (&Gate, &Deaf),
         listeners: Vec<Listening>,
     ) -> io::Result<()> {
         let upstreams = Upstreams::default();
@@ -355,6 +358,7 @@ impl<K: Kernel> Node<'_, K> {
                     dialer,
                     upstreams: upstreams.clone(),
                     open: open.clone(),
+                    deaf: deaf.clone(),
                     gate: gate.clone(),
                     admission: admission.clone(),
                     tls: tls.clone(),

@@ -39,7 +39,7 @@ use crate::{
     net::{
         buffer::BufferPool,
         dial::Dialer,
-        listen::Acceptor,
+        listen::{Acceptor, Deaf},
         netns::Netns,
         node::NodeConnections,
         socket::{self, Keepalive},
@@ -91,6 +91,8 @@ pub struct WorkerPod {
     pub upstreams: Upstreams,
     /// Connections that the pod may have open, shared by its workers.
     pub open: OpenLimit,
+    /// Set when somebody else closes a listener of the pod.
+    pub deaf: Deaf,
     /// Tunnels to the pod, shared by its workers.
     pub admission: Admission,
     /// Who may connect to the pod, asked by all of its workers.
@@ -276,6 +278,7 @@ struct Served {
     drain: (DrainTrigger, DrainWatch),
     alive: TaskCount,
     open: OpenLimit,
+    deaf: Deaf,
     spread: Rc<Spread>,
 }
 
@@ -379,7 +382,8 @@ impl Worker {
         let drain = drain::channel();
         accepting.spawn_local(receive(pod.inbox, Rc::clone(&context), drain.1.clone(), alive.clone()));
         let spread = Rc::new(pod.spread);
-        self.pods.insert(pod.cookie, Served { context, accepting, drain, alive, open: pod.open, spread });
+        self.pods
+            .insert(pod.cookie, Served { context, accepting, drain, alive, open: pod.open, deaf: pod.deaf, spread });
         self.listen(pod.cookie, pod.listeners)
     }
 
@@ -393,7 +397,7 @@ impl Worker {
             }
             let listener = tokio::net::TcpListener::from_std(listener)?;
             let sockets = Arc::clone(served.context.dialer.sockets());
-            let acceptor = Acceptor::of_pod(listener, sockets, served.open.of(purpose));
+            let acceptor = Acceptor::of_pod(listener, sockets, served.deaf.clone(), served.open.of(purpose));
             let (context, watch) = (Rc::clone(&served.context), served.drain.1.clone());
             let spread = (purpose == Purpose::Hbone).then(|| Rc::clone(&served.spread));
             served.accepting.spawn_local(accept(acceptor, purpose, context, spread, watch, served.alive.clone()));
