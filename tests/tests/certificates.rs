@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use ztunnel_tests::apps::client::exchange_once;
 use ztunnel_tests::apps::server::Server;
 use ztunnel_tests::ca;
-use ztunnel_tests::daemon::Issuer;
+use ztunnel_tests::daemon::{Issuer, ca_folder};
 use ztunnel_tests::mesh::NAMESPACE;
 use ztunnel_tests::process::{Finished, Launch};
 use ztunnel_tests::proof;
@@ -135,4 +135,20 @@ fn the_key_log_has_the_secrets_of_both_ends_for_its_owner_only() -> Result<()> {
         ensure!(both.iter().any(|line| line.starts_with(label)), "no {label}that both ends have: {both:?}");
     }
     Ok(())
+}
+
+/// A volume that was not mounted is no reason for a new authority, which no other node would trust.
+#[test]
+fn be_ready_with_a_new_authority_in_place_of_one_that_is_gone() -> Result<()> {
+    let mut bed = Testbed::node_a_enrolled()?;
+    let (ca, away) = (ca_folder(&bed.topology), bed.topology.folder.join("ca-away"));
+    bed.daemon_mut("node-a")?.terminate()?;
+    fs::rename(&ca, &away)?;
+    let refused = bed.daemon_mut("node-a")?.restart().err().context("the daemon is ready")?;
+    let (refused, remedy) = (format!("{refused:#}"), format!("ztunnel ca init --ca-dir {}", ca.display()));
+    ensure!(refused.contains("there is no CA in") && refused.contains(&remedy), "{refused}");
+    ensure!(!ca.exists(), "a CA was made");
+    fs::rename(&away, &ca)?;
+    bed.daemon_mut("node-a")?.restart()?;
+    bed.daemon("node-a")?.enrolled("web-a")
 }

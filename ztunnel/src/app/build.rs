@@ -8,6 +8,7 @@ use tracing::{Span, info, warn};
 
 use super::{
     admin::{self, Admin, Endpoints},
+    issuer,
     lock::Lock,
     log::LostLines,
     memory, process,
@@ -60,7 +61,8 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
     ];
     let tasks = TaskCount::default();
     let mut services = TaskSet::new(tasks.clone());
-    let certificates = certificates(&args, &mut services, &tasks)?;
+    let records = Records::open(&args.state)?;
+    let certificates = certificates(&args, records.all().next().is_some(), &mut services, &tasks)?;
     let tls = tls_settings(&args)?;
     let mut registry = Registry::default();
     let traffic = Traffic::register(&mut registry, defaults::SERIES_KEPT, args.cluster_id.as_str().into());
@@ -70,7 +72,7 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
     let workers = start_workers(&args, &mesh, &traffic, &tasks)?;
     let controller = Controller::start(
         pins,
-        Records::open(&args.state)?,
+        records,
         args.map_sizes(),
         u32::from(args.worker_count()),
         args.bpf_log,
@@ -126,11 +128,22 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
 }
 
 /// Starts what keeps the certificates; handles come from what is returned.
-fn certificates(args: &RunArgs, services: &mut TaskSet, tasks: &TaskCount) -> anyhow::Result<Certificates> {
+fn certificates(
+    args: &RunArgs,
+    has_pods: bool,
+    services: &mut TaskSet,
+    tasks: &TaskCount,
+) -> anyhow::Result<Certificates> {
     let source: Arc<dyn CertSource> = match &args.cert_dir {
         Some(dir) => Arc::new(CertFiles::open(dir.clone(), tasks.clone())),
-        None => Arc::new(LocalCa::open(ca_settings(args), tasks.clone())?),
+        None => {
+            let settings = ca_settings(args);
+            issuer::check(&args.state, &settings.dir, has_pods)?;
+            Arc::new(LocalCa::open(settings, tasks.clone())?)
+        }
     };
+    let own = || args.state.join("ca");
+    issuer::remember(&args.state, args.cert_dir.is_none().then(|| args.ca_dir.clone().unwrap_or_else(own)).as_deref())?;
     let (cache, certificates) = cache::channel(source, CacheSettings::default(), tasks.clone());
     services.spawn(Span::none(), cache.run());
     Ok(certificates)

@@ -4,6 +4,7 @@ pub mod admin;
 pub mod build;
 pub mod cli;
 pub mod exposition;
+pub mod issuer;
 pub mod lock;
 pub mod log;
 pub mod memory;
