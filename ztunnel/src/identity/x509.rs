@@ -121,6 +121,23 @@ impl<'a> X509View<'a> {
         Ok(may_sign && self.0.basic_constraints()?.is_some_and(|constraints| constraints.value.ca))
     }
 
+    /// Whether its key may sign handshakes: digitalSignature, if the certificate limits the use of its key.
+    ///
+    /// # Errors
+    /// The certificate has the extension twice.
+    pub fn may_sign_handshakes(&self) -> Result<bool, X509Error> {
+        Ok(self.0.key_usage()?.is_none_or(|usage| usage.value.digital_signature()))
+    }
+
+    /// Whether it calls itself a CA and limits the use of its key to something else than signing certificates.
+    ///
+    /// # Errors
+    /// The certificate has one of the two extensions twice.
+    pub fn is_ca_that_may_not_sign(&self) -> Result<bool, X509Error> {
+        let is_ca = self.0.basic_constraints()?.is_some_and(|constraints| constraints.value.ca);
+        Ok(is_ca && !self.is_ca()?)
+    }
+
     /// The bytes of the public key.
     pub(super) fn public_key(&self) -> &[u8] {
         &self.0.public_key().subject_public_key.data

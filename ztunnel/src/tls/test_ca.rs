@@ -29,6 +29,7 @@ pub(crate) struct Wanted {
     pub(crate) uris: Vec<String>,
     pub(crate) dns: Vec<String>,
     pub(crate) purposes: Vec<ExtendedKeyUsagePurpose>,
+    pub(crate) usages: Vec<KeyUsagePurpose>,
     pub(crate) not_before: SystemTime,
     pub(crate) not_after: SystemTime,
 }
@@ -39,6 +40,8 @@ pub(crate) fn good(identity: &str) -> Wanted {
         uris: vec![identity.to_owned()],
         dns: Vec::new(),
         purposes: vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth],
+        // As Istio's.
+        usages: vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment],
         not_before: SystemTime::now() - HOUR,
         not_after: SystemTime::now() + HOUR,
     }
@@ -74,6 +77,17 @@ impl TestCa {
     pub(crate) fn below_until(&self, name: &str, end: SystemTime) -> Self {
         let mut params = authority(name);
         params.not_after = end.into();
+        self.sign(params)
+    }
+
+    /// A CA below this one whose key is for something else.
+    pub(crate) fn below_for(&self, name: &str, usages: Vec<KeyUsagePurpose>) -> Self {
+        let mut params = authority(name);
+        params.key_usages = usages;
+        self.sign(params)
+    }
+
+    fn sign(&self, params: CertificateParams) -> Self {
         let issuer = CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &self.issuer).unwrap();
         let between = std::iter::once(issuer.der().clone()).chain(self.between.iter().cloned()).collect();
         Self { root: self.root.clone(), between, issuer }
@@ -89,6 +103,7 @@ impl TestCa {
             params.subject_alt_names.push(SanType::URI(uri.as_str().try_into().unwrap()));
         }
         params.extended_key_usages.clone_from(&wanted.purposes);
+        params.key_usages.clone_from(&wanted.usages);
         params.not_before = wanted.not_before.into();
         params.not_after = wanted.not_after.into();
         let key = KeyPair::generate().unwrap();

@@ -2,7 +2,8 @@
 //!
 //! Both ends ask for a chain to one of the roots, with the purpose (extended key usage) of the peer's role, and for exactly
 //! one URI among the leaf's alternative names, a SPIFFE ID in Istio's form: of two identities nobody could say which one
-//! is meant. Names of other kinds beside it are nobody's business. Who accepts then asks for the own trust domain, who
+//! is meant. Names of other kinds beside it are nobody's business. A certificate that limits the use of its key (key usage) has to
+//! allow what it is used for here: the leaf's digital signatures, those of the CAs behind it signing certificates. Who accepts then asks for the own trust domain, who
 //! connects for one of the identities that are expected there.
 
 use std::{
@@ -41,6 +42,14 @@ pub enum IdentityFault {
     /// More certificates than any path through them may have.
     #[error("it presented {0} certificates beside its own: at most {most} are looked at", most = LONGEST_CHAIN)]
     Chain(usize),
+    /// The use of its key is limited, and not to this.
+    #[error("the key usage of {whose} does not allow {needed}; issue it with {needed}, or without the extension")]
+    KeyUsage {
+        /// Which certificate.
+        whose: &'static str,
+        /// As RFC 5280 names it.
+        needed: &'static str,
+    },
     /// No URI among its alternative names, or several.
     #[error("its certificate has {0} URI names instead of one")]
     Uris(usize),
@@ -71,6 +80,7 @@ impl IdentityFault {
     pub const fn label(&self) -> &'static str {
         match self {
             IdentityFault::Chain(_) => "chain",
+            IdentityFault::KeyUsage { .. } => "key_usage",
             IdentityFault::Unreadable | IdentityFault::Uris(_) | IdentityFault::NotSpiffe(_) => "san",
             IdentityFault::TrustDomain { .. } => "trust_domain",
             IdentityFault::Unexpected { .. } => "unexpected_identity",
@@ -87,6 +97,18 @@ fn check_length(intermediates: &[CertificateDer<'_>]) -> Result<(), IdentityFaul
         0..=LONGEST_CHAIN => Ok(()),
         more => Err(IdentityFault::Chain(more)),
     }
+}
+
+/// Asked of a chain that is good otherwise: what verifies it does not look at the use of keys.
+fn check_usage(intermediates: &[CertificateDer<'_>]) -> Result<(), IdentityFault> {
+    for der in intermediates {
+        // What can't be read has not served.
+        let Ok(view) = X509View::parse(der) else { continue };
+        if view.is_ca_that_may_not_sign().map_err(|_twice| IdentityFault::Unreadable)? {
+            return Err(IdentityFault::KeyUsage { whose: "a CA certificate behind its own", needed: "keyCertSign" });
+        }
+    }
+    Ok(())
 }
 
 /// A service may have many identities; a log line has room for some.
@@ -125,6 +147,9 @@ pub(super) struct Leaf {
 impl Leaf {
     pub(super) fn read(der: &CertificateDer<'_>) -> Result<Self, IdentityFault> {
         let view = X509View::parse(der).map_err(|_unreadable| IdentityFault::Unreadable)?;
+        if !view.may_sign_handshakes().map_err(|_twice| IdentityFault::Unreadable)? {
+            return Err(IdentityFault::KeyUsage { whose: "its certificate", needed: "digitalSignature" });
+        }
         let (mut count, mut first) = (0, None);
         for uri in view.uris().map_err(|_twice| IdentityFault::Unreadable)? {
             let uri = uri.map_err(|_invalid| IdentityFault::Unreadable)?;
@@ -197,6 +222,7 @@ impl ClientCertVerifier for PeerOf {
     ) -> Result<ClientCertVerified, rustls::Error> {
         check_length(intermediates)?;
         let verified = self.chain.verify_client_cert(leaf, intermediates, now).map_err(foreign)?;
+        check_usage(intermediates)?;
         let found = Leaf::read(leaf)?.identity;
         if found.trust_domain != self.own {
             return Err(IdentityFault::TrustDomain { found, own: self.own.clone() }.into());
@@ -255,6 +281,7 @@ impl ServerCertVerifier for ServerOneOf {
         let parsed = ParsedCertificate::try_from(leaf)?;
         let (roots, algorithms) = (&self.roots, self.algorithms.all);
         verify_server_cert_signed_by_trust_anchor(&parsed, roots, intermediates, now, algorithms).map_err(foreign)?;
+        check_usage(intermediates)?;
         let found = Leaf::read(leaf)?.identity;
         if !self.expected.contains(&found) {
             return Err(IdentityFault::Unexpected { found, expected: Arc::clone(&self.expected) }.into());

@@ -1,10 +1,14 @@
-use super::{IdentityFault, LONGEST_CHAIN, Leaf, Listed, PeerOf};
+use super::{IdentityFault, LONGEST_CHAIN, Leaf, Listed, PeerOf, ServerOneOf};
 use crate::{
     model::identity::SpiffeId,
     tls::test_ca::{CLIENT, TestCa, WEB, Wanted, good},
 };
-use rustls::{CertificateError, Error, RootCertStore, server::danger::ClientCertVerifier as _};
-use rustls_pki_types::{CertificateDer, UnixTime};
+use rcgen::KeyUsagePurpose;
+use rustls::{
+    CertificateError, Error, RootCertStore, client::danger::ServerCertVerifier as _,
+    server::danger::ClientCertVerifier as _,
+};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use std::sync::Arc;
 
 fn read(change: impl FnOnce(&mut Wanted)) -> Result<Leaf, IdentityFault> {
@@ -66,6 +70,14 @@ fn a_long_list_of_expected_identities_is_cut() {
     assert!(Listed(&[]).to_string().starts_with("nobody"));
 }
 
+/// The fault that a refusal is for, if it is for one.
+fn fault(error: Error) -> Option<IdentityFault> {
+    match error {
+        Error::InvalidCertificate(CertificateError::Other(other)) => other.0.downcast_ref::<IdentityFault>().cloned(),
+        _ => None,
+    }
+}
+
 /// Our own chain tells a stranger which certificate signs: each copy of it would be tried.
 #[test]
 fn a_chain_of_hundreds_is_refused_before_it_is_followed() {
@@ -77,14 +89,45 @@ fn a_chain_of_hundreds_is_refused_before_it_is_followed() {
     let verify = |leaf: &CertificateDer<'_>, count| {
         peers.verify_client_cert(leaf, &vec![between.clone(); count], UnixTime::now()).map(|_good| ())
     };
-    let fault = |error: Error| match error {
-        Error::InvalidCertificate(CertificateError::Other(other)) => other.0.downcast_ref::<IdentityFault>().cloned(),
-        _ => None,
-    };
     let (good_leaf, stranger) = (ours.leaf(&good(CLIENT)).0, TestCa::new("between").leaf(&good(CLIENT)).0);
     assert_eq!(verify(&good_leaf, LONGEST_CHAIN), Ok(()));
     assert_eq!(verify(&stranger, LONGEST_CHAIN), Err(CertificateError::UnknownIssuer.into()));
     for leaf in [good_leaf, stranger] {
         assert_eq!(fault(verify(&leaf, 150).unwrap_err()), Some(IdentityFault::Chain(150)));
+    }
+}
+
+/// A key that is in a certificate for something else signs no handshake, and no certificate.
+#[test]
+fn speak_for_a_workload_with_a_key_that_is_for_something_else() {
+    let root = TestCa::new("root");
+    let mut roots = RootCertStore::empty();
+    roots.add(root.root()).unwrap();
+    let roots = Arc::new(roots);
+    let peers = PeerOf::new(&roots, "cluster.local".parse().unwrap()).unwrap();
+    let servers = ServerOneOf::new(roots, Arc::from([CLIENT.parse().unwrap()]));
+    let both = |ca: &TestCa, usages: &[KeyUsagePurpose]| {
+        let wanted = Wanted { usages: usages.to_vec(), ..good(CLIENT) };
+        let chain = &ca.credentials(CLIENT, &wanted, &[]).chain;
+        let (leaf, between, now) = (&chain[0], &chain[1..], UnixTime::now());
+        let name = ServerName::try_from("nobody").unwrap();
+        let as_client = peers.verify_client_cert(leaf, between, now).map(|_good| ());
+        let as_server = servers.verify_server_cert(leaf, between, &name, &[], now).map(|_good| ());
+        [as_client, as_server]
+            .map(|verified| verified.map_err(|error| fault(error).map_or_else(String::new, |fault| fault.to_string())))
+    };
+    use KeyUsagePurpose::{CrlSign, DigitalSignature, KeyCertSign, KeyEncipherment};
+    for fine in [&[][..], &[DigitalSignature], &[DigitalSignature, KeyEncipherment]] {
+        for ca in [&root, &root.below("between"), &root.below_for("unlimited", vec![])] {
+            assert_eq!(both(ca, fine), [Ok(()), Ok(())], "{fine:?}");
+        }
+    }
+    for wrong in [&[KeyEncipherment][..], &[KeyCertSign, CrlSign]] {
+        for verified in both(&root, wrong) {
+            assert!(verified.unwrap_err().contains("does not allow digitalSignature"), "{wrong:?}");
+        }
+    }
+    for verified in both(&root.below_for("mute", vec![DigitalSignature, CrlSign]), &[DigitalSignature]) {
+        assert!(verified.unwrap_err().contains("does not allow keyCertSign"));
     }
 }
