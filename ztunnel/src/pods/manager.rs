@@ -2,23 +2,21 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use arc_swap::ArcSwapOption;
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
 use tracing::{Span, error, info, warn};
 
+pub use super::handle::ManagerHandle;
 use super::{
     claims::{Claims, Named},
     describe::{Description, MapInfo, PodInfo, PodState, PoliciesInfo, ProblemInfo, SnapshotInfo},
+    handle::{Progress, STOPPING, pending},
     kernel::{Kernel, Link as _, Namespace as _},
     local::LocalSource,
     node_name::UnknownNode,
@@ -74,72 +72,6 @@ pub struct ManagerParts<K> {
     pub tasks: TaskCount,
     /// How long connections may live on after the drain began.
     pub drain_timeout: Duration,
-}
-
-/// Asks the manager.
-#[derive(Clone, Debug)]
-pub struct ManagerHandle {
-    asks: mpsc::Sender<oneshot::Sender<Description>>,
-    mesh: Reader,
-    progress: Arc<Progress>,
-}
-
-/// How far the manager has come, for those who do not wait for it.
-#[derive(Debug, Default)]
-struct Progress {
-    /// The version of the mesh that the pods are as.
-    reconciled: AtomicU64,
-    /// The local facts that the pods are as; none: the source has not told any yet.
-    local: ArcSwapOption<LocalPods>,
-    /// What is wrong with the name of this node.
-    unknown_node: ArcSwapOption<UnknownNode>,
-}
-
-/// In place of a version: the daemon is stopping.
-const STOPPING: u64 = u64::MAX;
-
-impl ManagerHandle {
-    /// Everything at this moment; `None`: the daemon is stopping.
-    pub async fn describe(&self) -> Option<Description> {
-        let (reply, answer) = oneshot::channel();
-        self.asks.send(reply).await.ok()?;
-        answer.await.ok()
-    }
-
-    /// Asks a manager that is gone.
-    #[cfg(test)]
-    pub fn of_nobody(mesh: Reader) -> Self {
-        let progress = Progress { reconciled: AtomicU64::new(STOPPING), ..Progress::default() };
-        Self { asks: mpsc::channel(1).0, mesh, progress: Arc::new(progress) }
-    }
-
-    /// What is missing until the daemon is ready; nothing: it is. Waits for nobody, however busy the manager is.
-    #[must_use]
-    pub fn pending(&self) -> Option<&'static str> {
-        pending(&self.mesh, &self.progress)
-    }
-
-    /// What is wrong with the name of this node, if the mesh does not know it. Waits for nobody.
-    #[must_use]
-    pub fn unknown_node(&self) -> Option<Arc<UnknownNode>> {
-        self.progress.unknown_node.load_full()
-    }
-
-    /// The local facts that this node has of its own pods.
-    #[must_use]
-    pub fn local_pods(&self) -> Arc<LocalPods> {
-        self.progress.local.load_full().unwrap_or_default()
-    }
-}
-
-fn pending(mesh: &Reader, progress: &Progress) -> Option<&'static str> {
-    let version = mesh.load().version();
-    match progress.reconciled.load(Ordering::Relaxed) {
-        STOPPING => Some("shutdown"),
-        _ if version == 0 => Some("mesh"),
-        _ if progress.local.load().is_none() => Some("local facts of the pods"),
-        reconciled => (reconciled < version).then_some("mesh"),
-    }
 }
 
 /// A pod that could not be enrolled.

@@ -7,6 +7,7 @@
 
 pub mod claims;
 pub mod describe;
+pub mod handle;
 pub mod kernel;
 pub mod local;
 pub mod manager;

@@ -1,0 +1,78 @@
+//! Asks the manager, and tells how far it has come without asking.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use arc_swap::ArcSwapOption;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{describe::Description, node_name::UnknownNode};
+use crate::{model::local::LocalPods, store::publish::Reader};
+
+/// Asks the manager.
+#[derive(Clone, Debug)]
+pub struct ManagerHandle {
+    pub(super) asks: mpsc::Sender<oneshot::Sender<Description>>,
+    pub(super) mesh: Reader,
+    pub(super) progress: Arc<Progress>,
+}
+
+/// How far the manager has come, for those who do not wait for it.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// The version of the mesh that the pods are as.
+    pub(super) reconciled: AtomicU64,
+    /// The local facts that the pods are as; none: the source has not told any yet.
+    pub(super) local: ArcSwapOption<LocalPods>,
+    /// What is wrong with the name of this node.
+    pub(super) unknown_node: ArcSwapOption<UnknownNode>,
+}
+
+/// In place of a version: the daemon is stopping.
+pub(super) const STOPPING: u64 = u64::MAX;
+
+impl ManagerHandle {
+    /// Everything at this moment; `None`: the daemon is stopping.
+    pub async fn describe(&self) -> Option<Description> {
+        let (reply, answer) = oneshot::channel();
+        self.asks.send(reply).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Asks a manager that is gone.
+    #[cfg(test)]
+    pub fn of_nobody(mesh: Reader) -> Self {
+        let progress = Progress { reconciled: AtomicU64::new(STOPPING), ..Progress::default() };
+        Self { asks: mpsc::channel(1).0, mesh, progress: Arc::new(progress) }
+    }
+
+    /// What is missing until the daemon is ready; nothing: it is. Waits for nobody, however busy the manager is.
+    #[must_use]
+    pub fn pending(&self) -> Option<&'static str> {
+        pending(&self.mesh, &self.progress)
+    }
+
+    /// What is wrong with the name of this node, if the mesh does not know it. Waits for nobody.
+    #[must_use]
+    pub fn unknown_node(&self) -> Option<Arc<UnknownNode>> {
+        self.progress.unknown_node.load_full()
+    }
+
+    /// The local facts that this node has of its own pods.
+    #[must_use]
+    pub fn local_pods(&self) -> Arc<LocalPods> {
+        self.progress.local.load_full().unwrap_or_default()
+    }
+}
+
+pub(super) fn pending(mesh: &Reader, progress: &Progress) -> Option<&'static str> {
+    let version = mesh.load().version();
+    match progress.reconciled.load(Ordering::Relaxed) {
+        STOPPING => Some("shutdown"),
+        _ if version == 0 => Some("mesh"),
+        _ if progress.local.load().is_none() => Some("local facts of the pods"),
+        reconciled => (reconciled < version).then_some("mesh"),
+    }
+}
