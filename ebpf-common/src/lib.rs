@@ -232,11 +232,14 @@ pub enum Verdict {
     NoAddress = 13,
     /// Connect: the socket is bound to a device that has no capture route (yet); refused.
     NoRoute = 14,
+    /// Packet, dropped: the first of a connection that would have left the pod past the capture, or that came from outside in
+    /// the name of the pod.
+    Bypass = 15,
 }
 
 impl Verdict {
     /// Every verdict, in the order of their counters.
-    pub const ALL: [Verdict; 15] = [
+    pub const ALL: [Verdict; 16] = [
         Verdict::Captured,
         Verdict::OwnSocket,
         Verdict::Local,
@@ -252,6 +255,7 @@ impl Verdict {
         Verdict::NoDaemon,
         Verdict::NoAddress,
         Verdict::NoRoute,
+        Verdict::Bypass,
     ];
 
     /// The verdict's name in metrics and dumps.
@@ -273,6 +277,7 @@ impl Verdict {
             Verdict::NoDaemon => "no_daemon",
             Verdict::NoAddress => "no_address",
             Verdict::NoRoute => "no_route",
+            Verdict::Bypass => "bypass",
         }
     }
 }
@@ -281,7 +286,7 @@ impl Verdict {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Counts by verdict; the rest is spare.
+    /// Counts by verdict.
     pub by_verdict: [u64; 16],
 }
 

@@ -10,14 +10,12 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use ebpf_common::{
-    AF_INET, AF_INET6, Addr, Direction, ExcludedPort, Interface, Listener, LocalAddr, Pod, Purpose, Verdict,
-    capture::{Capture, Exceptions},
-    cidr_data, is_mapped, mapped, mark,
+    AF_INET, AF_INET6, Addr, Interface, Listener, Pod, Purpose, Verdict, capture::Capture, is_mapped, mapped, mark,
 };
 
 use crate::{
     count::count,
-    maps::{CAN_SET_RETVAL, EXCLUDED_CIDRS, EXCLUDED_PORTS, INTERFACES, LISTENERS, LOCAL_ADDRS, OWN_SOCKETS, PODS},
+    maps::{CAN_SET_RETVAL, Exceptions, INTERFACES, LISTENERS, PODS, is_daemons},
 };
 
 const REFUSE: i32 = 0;
@@ -28,7 +26,6 @@ const SOL_SOCKET: i32 = 1;
 const SO_MARK: i32 = 36;
 const ENETUNREACH: i32 = 101;
 const ECONNREFUSED: i32 = 111;
-const CIDR_BITS: u32 = 8 * size_of::<ebpf_common::CidrData>() as u32;
 
 #[inline(always)]
 pub(crate) fn connect4(ctx: &SockAddrContext) -> i32 {
@@ -66,15 +63,14 @@ fn connect(ctx: &SockAddrContext, addr: &Addr) -> i32 {
     if pod.flags & Pod::CAPTURE_OUTBOUND == 0 {
         return ALLOW;
     }
-    // The daemon tells its own sockets apart by storage on the socket, which a pod can't write, whatever mark it may set.
     // SAFETY: the context holds the socket for the length of the program.
-    if !unsafe { OWN_SOCKETS.get_ptr_mut(ctx) }.is_null() {
+    if unsafe { is_daemons((*ctx.sock_addr).__bindgen_anon_1.sk) } {
         count(cookie, Verdict::OwnSocket);
         return ALLOW;
     }
     // SAFETY: the context is valid for the length of the program.
     let port = u16::from_be(unsafe { (*ctx.sock_addr).user_port } as u16);
-    let mut verdict = Capture::of(addr, port, &Maps { cookie }).verdict();
+    let mut verdict = Capture::of(addr, port, &Exceptions { cookie }).verdict();
     if matches!(verdict, Verdict::Captured) {
         let speaks = if is_mapped(addr) { Pod::SPEAKS_V4 } else { Pod::SPEAKS_V6 };
         if pod.flags & speaks == 0 {
@@ -136,32 +132,6 @@ fn refuse(error: i32) -> i32 {
         unsafe { bpf_set_retval(-error) };
     }
     REFUSE
-}
-
-/// A pod's exceptions as the maps hold them.
-struct Maps {
-    cookie: u64,
-}
-
-impl Exceptions for Maps {
-    #[inline(always)]
-    fn is_own(&self, addr: &Addr) -> bool {
-        // SAFETY: map values are not dereferenced, only their presence counts.
-        unsafe { LOCAL_ADDRS.get(LocalAddr { cookie: self.cookie, addr: *addr }) }.is_some()
-    }
-
-    #[inline(always)]
-    fn excludes_port(&self, port: u16) -> bool {
-        let direction = Direction::Outbound as u32;
-        // SAFETY: as above.
-        unsafe { EXCLUDED_PORTS.get(ExcludedPort { cookie: self.cookie, direction, port: u32::from(port) }) }.is_some()
-    }
-
-    #[inline(always)]
-    fn excludes_addr(&self, addr: &Addr) -> bool {
-        let key = aya_ebpf::btf_maps::lpm_trie::Key::new(CIDR_BITS, cidr_data(self.cookie, addr));
-        EXCLUDED_CIDRS.get(&key).is_some()
-    }
 }
 
 /// Brings the daemon's bits of the socket's mark to what the verdict asks for: also off, where an earlier connect of the

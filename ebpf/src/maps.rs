@@ -1,13 +1,20 @@
-//! The maps, shared with the daemon by name, and the two values that it writes into the object before loading.
+//! The maps, shared with the daemon by name, the questions that several programs ask of them, and the two values that the
+//! daemon writes into the object before loading.
 //!
 //! The sizes here are placeholders: the daemon sets each map's size from its configuration.
 
 use aya_ebpf::{
     Global,
+    bindings::bpf_sock,
     btf_maps::{HashMap, LpmTrie, PerCpuHashMap, SkStorage, SockHash},
+    helpers::bpf_sk_storage_get,
     macros::btf_map,
 };
-use ebpf_common::{CidrData, Counts, ExcludedPort, Interface, Listener, LocalAddr, Pod};
+use ebpf_common::{
+    Addr, CidrData, Counts, Direction, ExcludedPort, Interface, Listener, LocalAddr, Pod, capture, cidr_data,
+};
+
+const CIDR_BITS: u32 = 8 * size_of::<CidrData>() as u32;
 
 #[btf_map]
 pub(crate) static PODS: HashMap<u64, Pod, 1> = HashMap::new();
@@ -33,10 +40,48 @@ pub(crate) static VERDICTS: PerCpuHashMap<u64, Counts, 1> = PerCpuHashMap::new()
 #[btf_map]
 pub(crate) static OWN_SOCKETS: SkStorage<u32> = SkStorage::new();
 
-/// The netns cookie of the pod that this copy of `steer` serves: the helper that would tell does not exist there.
+/// The netns cookie of the pod that this copy of `steer` or of a guard serves: the helper that would tell does not exist there.
 #[unsafe(no_mangle)]
 pub(crate) static COOKIE: Global<u64> = Global::new(0);
 
 /// Not 0: the kernel has `bpf_set_retval` for connect hooks. Where it is 0 the call is dead code, which the verifier drops.
 #[unsafe(no_mangle)]
 pub(crate) static CAN_SET_RETVAL: Global<u32> = Global::new(0);
+
+/// Whether a socket is the daemon's: it has storage that a pod can't write, whatever mark it may set.
+///
+/// # Safety
+/// `sk` must be a socket that the program's context holds.
+#[inline(always)]
+pub(crate) unsafe fn is_daemons(sk: *mut bpf_sock) -> bool {
+    // SAFETY: by the caller; without the flag to make it, the storage's first value is not read.
+    let storage =
+        unsafe { bpf_sk_storage_get((&raw const OWN_SOCKETS).cast_mut().cast(), sk.cast(), core::ptr::null_mut(), 0) };
+    !storage.is_null()
+}
+
+/// A pod's exceptions from capture as the maps hold them.
+pub(crate) struct Exceptions {
+    pub(crate) cookie: u64,
+}
+
+impl capture::Exceptions for Exceptions {
+    #[inline(always)]
+    fn is_own(&self, addr: &Addr) -> bool {
+        // SAFETY: map values are not dereferenced, only their presence counts.
+        unsafe { LOCAL_ADDRS.get(LocalAddr { cookie: self.cookie, addr: *addr }) }.is_some()
+    }
+
+    #[inline(always)]
+    fn excludes_port(&self, port: u16) -> bool {
+        let direction = Direction::Outbound as u32;
+        // SAFETY: as above.
+        unsafe { EXCLUDED_PORTS.get(ExcludedPort { cookie: self.cookie, direction, port: u32::from(port) }) }.is_some()
+    }
+
+    #[inline(always)]
+    fn excludes_addr(&self, addr: &Addr) -> bool {
+        let key = aya_ebpf::btf_maps::lpm_trie::Key::new(CIDR_BITS, cidr_data(self.cookie, addr));
+        EXCLUDED_CIDRS.get(&key).is_some()
+    }
+}

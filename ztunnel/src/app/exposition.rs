@@ -74,6 +74,13 @@ pub fn text(
         u64::from(now.unknown_node.is_some()),
     );
     gauge(&mut registry, "ztunnel_tasks", "Tasks alive", now.tasks as u64);
+    let restored = Counter::<u64>::default();
+    restored.inc_by(now.links_restored);
+    registry.register(
+        "ztunnel_bpf_links_restored",
+        "BPF links that somebody had removed, and that were put back",
+        restored,
+    );
     let lost_lines = Counter::<u64>::default();
     lost_lines.inc_by(lost.count());
     registry.register("ztunnel_log_lines_lost", "Log lines that standard output did not take in time", lost_lines);

@@ -189,8 +189,9 @@ impl PodSockets {
         let setup = |what| move |source| DialError::Socket { what, to, source };
         let made = self.netns.enter(|| socket::tcp(Family::of(to.ip())))?;
         let socket = made.map_err(setup("make a socket"))?;
-        socket.set_mark(mark).map_err(setup("set SO_MARK"))?;
+        // Before the mark: of a socket that is not the daemon's the hook would keep its bits off.
         self.own.claim(socket.as_fd()).map_err(setup("claim a socket"))?;
+        socket.set_mark(mark).map_err(setup("set SO_MARK"))?;
         // A dial that is given up may be connected already: over there that must not look like an orderly end.
         socket::reset_on_close(&socket);
         Ok(socket)

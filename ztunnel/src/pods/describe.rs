@@ -32,6 +32,8 @@ pub struct Description {
     pub pods: Vec<PodInfo>,
     /// The BPF maps.
     pub maps: Vec<MapInfo>,
+    /// BPF links that somebody had removed, and that were put back.
+    pub links_restored: u64,
     /// Tasks alive.
     pub tasks: usize,
     /// The certificates of its pods.

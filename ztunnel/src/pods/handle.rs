@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use arc_swap::ArcSwapOption;
@@ -28,6 +28,8 @@ pub(super) struct Progress {
     pub(super) local: ArcSwapOption<LocalPods>,
     /// What is wrong with the name of this node.
     pub(super) unknown_node: ArcSwapOption<UnknownNode>,
+    /// Something that captures is gone from the kernel and could not be put back.
+    pub(super) unhooked: AtomicBool,
 }
 
 /// In place of a version: the daemon is stopping.
@@ -72,6 +74,9 @@ pub(super) fn pending(mesh: &Reader, progress: &Progress) -> Option<&'static str
     match progress.reconciled.load(Ordering::Relaxed) {
         STOPPING => Some("shutdown"),
         _ if version == 0 => Some("mesh"),
+        _ if progress.unhooked.load(Ordering::Relaxed) => {
+            Some("BPF links, which someone removed and which can't be put back")
+        }
         _ if progress.local.load().is_none() => Some("local facts of the pods"),
         reconciled => (reconciled < version).then_some("mesh"),
     }

@@ -19,6 +19,7 @@ use crate::{
     redirect::{
         Controller, EnrolError, Enrolment, NetnsFacts, NetnsLink,
         link::LinkError,
+        load::LoadError,
         maps::MapUse,
         record::Holder,
         survey::{self, SurveyError},
@@ -158,6 +159,15 @@ pub trait Kernel {
 
     /// As [`Controller::map_usage`].
     fn map_usage(&self) -> Vec<MapUse>;
+
+    /// As [`Controller::mend`].
+    ///
+    /// # Errors
+    /// As there.
+    fn mend(&mut self) -> Result<(), LoadError>;
+
+    /// As [`Controller::restored`].
+    fn restored(&self) -> u64;
 }
 
 /// The kernel that this daemon runs on.
@@ -285,5 +295,13 @@ impl Kernel for Linux {
 
     fn map_usage(&self) -> Vec<MapUse> {
         self.controller.map_usage()
+    }
+
+    fn mend(&mut self) -> Result<(), LoadError> {
+        self.controller.mend()
+    }
+
+    fn restored(&self) -> u64 {
+        self.controller.restored()
     }
 }

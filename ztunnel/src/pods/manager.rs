@@ -422,6 +422,7 @@ impl<K: Kernel> Manager<K> {
     }
 
     async fn tick(&mut self) {
+        self.mend();
         let now = Instant::now();
         self.unfollowed.retain(|name, _| self.enrolled.contains_key(name));
         for (name, (at, pause)) in self.unfollowed.iter_mut().filter(|(_, (at, _))| *at <= now) {
@@ -460,6 +461,19 @@ impl<K: Kernel> Manager<K> {
         if self.progress.reconciled.load(Ordering::Relaxed) > 0 {
             let partial = self.parts.mesh.load().is_partial();
             self.release_others(partial).await;
+        }
+    }
+
+    /// Looks whether what captures is still in the kernel. Not ready while it is not: pods may be open.
+    fn mend(&mut self) {
+        let mended = self.parts.kernel.mend();
+        let was_unhooked = self.progress.unhooked.swap(mended.is_err(), Ordering::Relaxed);
+        match mended {
+            Err(error) if !was_unhooked => {
+                error!(error = causes(&error), "BPF links are gone and can't be put back: captured pods may be open");
+            }
+            Ok(()) if was_unhooked => info!("all BPF links are in place again"),
+            _ => {}
         }
     }
 
@@ -514,6 +528,7 @@ impl<K: Kernel> Manager<K> {
             policies: PoliciesInfo::of(Arc::clone(&snapshot)),
             pods: enrolled.chain(refused).collect(),
             maps: usage.map(|map| MapInfo { name: map.name, used: map.used, capacity: map.capacity }).collect(),
+            links_restored: self.parts.kernel.restored(),
             tasks: self.parts.tasks.alive(),
             certificates: self.parts.certificates.describe().await,
             pending: pending(&self.parts.mesh, &self.progress).into_iter().map(str::to_owned).collect(),

@@ -228,6 +228,23 @@ async fn a_node_of_another_name_than_the_meshs_is_told_which_one_it_may_be() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_is_not_ready_while_what_captures_is_gone() {
+    local(async {
+        let world = World::new().await;
+        assert_eq!(world.node("a").pending(), None);
+        for gone in [true, false] {
+            world.network.unhook(gone);
+            // It is looked at every second.
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            let pending = world.node("a").pending();
+            assert_eq!(pending.is_some_and(|pending| pending.contains("BPF links")), gone, "{pending:?}");
+            assert_eq!(world.node("b").pending().is_some(), gone, "both have the same kernel here");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pod_that_loses_its_namespace_is_closed_until_it_is_back() {
     local(async {
         let world = World::new().await;

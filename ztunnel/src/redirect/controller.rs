@@ -5,29 +5,28 @@
 //! those before it, unless the pod was captured before: then it stays captured, and closed. Closed is what a pod of the
 //! mesh is whenever it can't be served: it is released only when the mesh no longer wants it.
 
-use std::{fs::File, net::IpAddr, os::fd::AsFd as _, sync::Arc};
-
-use aya::{
-    Ebpf,
-    programs::{
-        CgroupAttachMode, CgroupSockAddr,
-        links::{FdLink, LinkError as BpfLinkError},
-    },
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    net::IpAddr,
+    os::fd::AsFd as _,
+    sync::Arc,
 };
+
 use ebpf_common::{Listener, Verdict};
-use nix::libc;
 use thiserror::Error;
 use tracing::{error, info, warn};
 
 use super::{
+    captured::Captured,
     cgroup::{self, CgroupError},
+    hooks::{HOOKS, Hooks},
     link::{LinkError, NetnsFacts, NetnsLink},
-    load::{LoadError, Loader, MapSizes, steer_of},
+    load::{LoadError, Loader, MapSizes},
     logs,
     maps::{MapUse, MapWriteError, Maps},
     pins::{PinDir, PinError},
     record::{self, Holder, Record, RecordError, Records},
-    routes, sys,
+    routes, survey,
     sysctl::{self, SysctlError},
 };
 use crate::{
@@ -65,7 +64,7 @@ pub enum EnrolError {
     /// A map refused an entry.
     #[error(transparent)]
     Map(#[from] MapWriteError),
-    /// `steer` could not be loaded or attached.
+    /// `steer` or a guard could not be loaded or attached.
     #[error(transparent)]
     Load(#[from] LoadError),
     /// A sysctl could not be set.
@@ -100,6 +99,9 @@ pub struct Controller {
     maps: Maps,
     records: Records,
     workers: u32,
+    hooks: Hooks,
+    captured: HashMap<u64, Captured>,
+    restored: u64,
     _logs: TaskSet,
 }
 
@@ -117,18 +119,17 @@ impl Controller {
         verbose: bool,
         tasks: TaskCount,
     ) -> Result<Self, StartError> {
-        let loader = Loader::new(pins, sizes, verbose);
+        let mut loader = Loader::new(pins, sizes, verbose);
         let mut object = loader.load(0)?;
-        let cgroup = cgroup::open_root()?;
-        for name in ["connect4", "connect6"] {
-            attach_hook(&mut object, name, &cgroup, loader.pins())?;
-        }
+        loader.hold_maps()?;
+        let hooks = Hooks::attach(&mut object, cgroup::open_root()?, loader.pins())?;
         let mut logs_tasks = TaskSet::new(tasks);
         if verbose && let Err(reason) = logs::follow(&mut object, &mut logs_tasks) {
             warn!(reason, "the log of the BPF programs can't be read");
         }
         let maps = Maps::take(&mut object, sizes)?;
-        Ok(Self { loader, maps, records, workers, _logs: logs_tasks })
+        let captured = HashMap::new();
+        Ok(Self { loader, maps, records, workers, hooks, captured, restored: 0, _logs: logs_tasks })
     }
 
     /// What the data path needs to claim its sockets.
@@ -147,8 +148,10 @@ impl Controller {
         let cookie = pod.netns.cookie();
         let was_captured = self.has_captured(cookie);
         let result = self.try_enrol(pod).await;
-        if result.is_err() && !was_captured {
-            self.release(pod.netns, Some(pod.link)).await;
+        match &result {
+            _ if was_captured => {}
+            Err(_) => self.release(pod.netns, Some(pod.link)).await,
+            Ok(_) => begin_anew(pod),
         }
         result
     }
@@ -171,7 +174,7 @@ impl Controller {
         for (key, listener) in &pod.listeners {
             self.maps.set_listener(*key, listener.as_fd())?;
         }
-        self.attach_steer(pod.netns)?;
+        self.captured.insert(cookie, Captured::attach(&self.loader, pod.netns, &pod.facts.interfaces)?);
         self.maps.capture(cookie, self.workers, pod.facts)?;
         Ok(excluded)
     }
@@ -211,9 +214,16 @@ impl Controller {
         let record = self.record(pod);
         let sysctls = sysctl::enable(pod.netns);
         let routes = routes::ensure(pod.link, pod.facts, pod.addresses).await;
-        let facts = match &routes {
-            Ok(()) => self.maps.set_facts(cookie, pod.facts),
-            Err(_) => self.maps.set_facts(cookie, &pod.facts.without_devices()),
+        let links = match self.captured.entry(cookie) {
+            Entry::Occupied(mut captured) => captured.get_mut().follow(&self.loader, &pod.facts.interfaces),
+            Entry::Vacant(vacant) => Captured::attach(&self.loader, pod.netns, &pod.facts.interfaces).map(|captured| {
+                vacant.insert(captured);
+            }),
+        };
+        let facts = if routes.is_ok() && links.is_ok() {
+            self.maps.set_facts(cookie, pod.facts)
+        } else {
+            self.maps.set_facts(cookie, &pod.facts.without_devices())
         };
         for (key, listener) in &pod.listeners {
             self.maps.set_listener(*key, listener.as_fd())?;
@@ -223,6 +233,7 @@ impl Controller {
         record?;
         sysctls?;
         routes?;
+        links?;
         facts?;
         Ok(capture?)
     }
@@ -254,7 +265,32 @@ impl Controller {
         if let Err(error) = self.maps.stop_capture(cookie, self.workers) {
             warn!(%error, "cannot stop the capture of a pod's connects");
         }
-        log_failure("detach", self.loader.pins().remove(&self.loader.pins().pod(cookie)));
+        self.unlink(cookie);
+    }
+
+    /// Takes the programs off a pod.
+    fn unlink(&mut self, cookie: u64) {
+        self.captured.remove(&cookie);
+        log_failure("detach", self.loader.pins().remove_pod(cookie));
+    }
+
+    /// Looks whether all that captures is still attached and pinned, and puts back what somebody has removed.
+    ///
+    /// # Errors
+    /// The first that can't be put back: pods may be open.
+    pub fn mend(&mut self) -> Result<(), LoadError> {
+        let maps = self.loader.repin().map(|repinned| self.restored += repinned);
+        let mut result = maps.and(self.hooks.mend(&mut self.restored));
+        for captured in self.captured.values_mut() {
+            result = result.and(captured.mend(&self.loader, &mut self.restored));
+        }
+        result
+    }
+
+    /// How many links somebody had removed, and were put back.
+    #[must_use]
+    pub fn restored(&self) -> u64 {
+        self.restored
     }
 
     /// Undoes an enrolment, as far as it went. Whatever fails is logged, and the rest is done; what could not be restored
@@ -313,7 +349,7 @@ impl Controller {
     /// Whether a pod is captured, if only by an earlier daemon: then it is closed until it is enrolled again.
     #[must_use]
     pub fn has_captured(&self, cookie: u64) -> bool {
-        self.loader.pins().pod(cookie).exists()
+        self.captured.contains_key(&cookie) || self.loader.pins().pod(cookie).exists()
     }
 
     /// Who is on record with a namespace.
@@ -343,30 +379,9 @@ impl Controller {
     }
 
     fn forget(&mut self, cookie: u64) {
-        log_failure("detach", self.loader.pins().remove(&self.loader.pins().pod(cookie)));
+        self.unlink(cookie);
         self.maps.remove_pod(cookie);
         log_failure("forget", self.records.forget(cookie));
-    }
-
-    fn attach_steer(&self, netns: &Netns) -> Result<(), LoadError> {
-        let mut object = self.loader.steer(netns.cookie())?;
-        let program = steer_of(&mut object)?;
-        let pin = self.loader.pins().pod(netns.cookie());
-        let failed = |source| LoadError::Attach { name: "steer", source };
-        if pin.exists() {
-            let fd = program.fd().map_err(|source| LoadError::Program { name: "steer", source })?;
-            match sys::open_pin(&pin).and_then(|link| sys::update_link(link.as_fd(), fd.as_fd())) {
-                Ok(()) => return Ok(()),
-                Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {
-                    std::fs::remove_file(&pin).map_err(failed)?;
-                }
-                Err(error) => return Err(failed(error)),
-            }
-        }
-        let refused = |source| LoadError::Program { name: "steer", source };
-        let id = program.attach(netns).map_err(refused)?;
-        let link: FdLink = program.take_link(id).map_err(refused)?.into();
-        link.pin(&pin).map(|_| ()).map_err(|error| failed(std::io::Error::other(error)))
     }
 }
 
@@ -375,12 +390,12 @@ impl Controller {
 /// # Errors
 /// When the records can't be read or the pins not removed.
 pub async fn clean_up(pins: &PinDir, records: &mut Records, tasks: &TaskCount) -> Result<usize, StartError> {
-    for name in ["connect4", "connect6"] {
+    for (name, _) in HOOKS {
         pins.remove(&pins.hook(name))?;
     }
     let recorded: Vec<_> = records.all().cloned().collect();
     for record in &recorded {
-        pins.remove(&pins.pod(record.cookie))?;
+        pins.remove_pod(record.cookie)?;
         match open_recorded(record, tasks) {
             Recorded::Open(netns, link) => {
                 restore(&netns, link.as_ref(), records).await;
@@ -392,6 +407,15 @@ pub async fn clean_up(pins: &PinDir, records: &mut Records, tasks: &TaskCount) -
     }
     pins.remove_all()?;
     Ok(recorded.len())
+}
+
+/// Connects from before the enrolment that are still without an answer are begun anew, inside the mesh.
+fn begin_anew(pod: &Enrolment<'_>) {
+    match survey::cut_unanswered(pod.netns) {
+        Ok(0) => {}
+        Ok(cut) => info!(pod = %pod.name, cut, "reset the connects that had no answer when the pod was enrolled"),
+        Err(error) => warn!(pod = %pod.name, %error, "connects that had no answer yet will time out"),
+    }
 }
 
 /// What has become of the namespace of a record.
@@ -436,27 +460,4 @@ fn log_failure<E: std::error::Error>(what: &str, result: Result<(), E>) -> bool 
             false
         }
     }
-}
-
-/// Attaches a connect hook to the root of cgroup v2, or puts the new program behind the pinned link.
-fn attach_hook(object: &mut Ebpf, name: &'static str, cgroup: &File, pins: &PinDir) -> Result<(), LoadError> {
-    let refused = |source| LoadError::Program { name, source };
-    let program = object.program_mut(name).ok_or(LoadError::NotBuiltIn)?;
-    let program: &mut CgroupSockAddr = program.try_into().map_err(refused)?;
-    program.load().map_err(refused)?;
-    let pin = pins.hook(name);
-    if pin.exists() {
-        let fd = program.fd().map_err(refused)?;
-        let updated = sys::open_pin(&pin).and_then(|link| sys::update_link(link.as_fd(), fd.as_fd()));
-        return updated.map_err(|source| LoadError::Attach { name, source });
-    }
-    // `Single` is no flags at all: a link is multi-attach anyway, and the kernel refuses the flag.
-    let id = program.attach(cgroup, CgroupAttachMode::Single).map_err(refused)?;
-    let link = program.take_link(id).map_err(refused)?;
-    let link: FdLink = link.try_into().map_err(|error: BpfLinkError| attach_failed(name, error))?;
-    link.pin(&pin).map(|_| ()).map_err(|error| attach_failed(name, error))
-}
-
-fn attach_failed(name: &'static str, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> LoadError {
-    LoadError::Attach { name, source: std::io::Error::other(error) }
 }

@@ -17,7 +17,7 @@ use bytes::BytesMut;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use netlink_packet_route::{
     address::{AddressAttribute, AddressHeaderFlags},
-    link::{LinkAttribute, LinkFlags},
+    link::{LinkAttribute, LinkFlags, LinkLayerType},
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::libc;
@@ -47,6 +47,8 @@ pub struct Interface {
     pub name: String,
     /// It is `lo`.
     pub loopback: bool,
+    /// Its packets begin with an Ethernet header; those of all others begin with the IP header.
+    pub ethernet: bool,
     /// Its own addresses.
     pub addresses: Vec<IpAddr>,
 }
@@ -209,6 +211,7 @@ impl NetnsLink {
                 index: link.header.index,
                 name: name.unwrap_or_default(),
                 loopback,
+                ethernet: link.header.link_layer_type == LinkLayerType::Ether,
                 addresses: Vec::new(),
             });
         }

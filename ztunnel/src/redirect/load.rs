@@ -1,6 +1,10 @@
 //! Puts the programs into the kernel, with maps that are pinned and may be there already.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+    path::PathBuf,
+};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
@@ -10,8 +14,13 @@ use aya::{
 };
 use ebpf_common::maps as names;
 use thiserror::Error;
+use tracing::{error, warn};
 
-use super::pins::PinDir;
+use super::{
+    guard, held,
+    pins::{PinDir, PinError},
+    sys,
+};
 
 /// The object, embedded when the daemon was built with the BPF tool chain, else empty.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ztunnel.bpf.o"));
@@ -104,6 +113,9 @@ pub enum LoadError {
         /// The cause.
         source: MapError,
     },
+    /// A pin that is of no use any more could not be removed.
+    #[error(transparent)]
+    Pin(Box<PinError>),
     /// A pinned link could not be updated or made.
     #[error("cannot attach {name}: {source}")]
     Attach {
@@ -121,6 +133,9 @@ pub struct Loader {
     sizes: MapSizes,
     log_level: u8,
     can_set_retval: u32,
+    guards: bool,
+    /// The pinned maps, held: an object that found none would make its own, of which nobody else knows.
+    maps: Vec<(&'static str, OwnedFd)>,
 }
 
 impl Loader {
@@ -129,7 +144,18 @@ impl Loader {
     pub fn new(pins: PinDir, sizes: MapSizes, verbose: bool) -> Self {
         let log_level = if verbose { aya_log::Level::Debug as u8 } else { 0 };
         let can_set_retval = is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval);
-        Self { pins, sizes, log_level, can_set_retval: u32::from(can_set_retval.unwrap_or(false)) }
+        let guards = guard::supported();
+        if let Err(error) = &guards {
+            warn!(%error, "the devices of pods are not guarded: see `ztunnel check`");
+        }
+        let can_set_retval = u32::from(can_set_retval.unwrap_or(false));
+        Self { pins, sizes, log_level, can_set_retval, guards: guards.is_ok(), maps: Vec::new() }
+    }
+
+    /// Whether the devices of pods are guarded.
+    #[must_use]
+    pub fn guards(&self) -> bool {
+        self.guards
     }
 
     /// The pins it uses.
@@ -138,7 +164,7 @@ impl Loader {
         &self.pins
     }
 
-    /// Loads the object with its maps; its programs are not in the kernel yet. `cookie` goes into `steer`.
+    /// Loads the object with its maps; its programs are not in the kernel yet. `cookie` goes into `steer` and the guards.
     ///
     /// # Errors
     /// As [`LoadError`] tells.
@@ -146,6 +172,7 @@ impl Loader {
         if !is_built_in() {
             return Err(LoadError::NotBuiltIn);
         }
+        self.repin()?;
         self.check_sizes()?;
         let mut loader = EbpfLoader::new();
         for (name, entries) in self.sizes.entries() {
@@ -159,15 +186,35 @@ impl Loader {
         Ok(loader.load(OBJECT)?)
     }
 
-    /// `steer` for one pod, in the kernel, and the object that holds its data.
+    /// Holds the maps that the first object has pinned, or found.
     ///
     /// # Errors
-    /// As [`LoadError`] tells.
-    pub fn steer(&self, cookie: u64) -> Result<Ebpf, LoadError> {
-        let mut object = self.load(cookie)?;
-        let program = steer_of(&mut object)?;
-        program.load().map_err(|source| LoadError::Program { name: "steer", source })?;
-        Ok(object)
+    /// Names the map.
+    pub fn hold_maps(&mut self) -> Result<(), LoadError> {
+        let sized = self.sizes.entries().map(|(name, _)| name);
+        for name in sized.into_iter().chain([names::OWN_SOCKETS, names::LOGS]) {
+            let failed = |source| LoadError::Map { name, source: MapError::IoError(source) };
+            self.maps.push((name, sys::open_pin(&self.pins.map(name)).map_err(failed)?));
+        }
+        Ok(())
+    }
+
+    /// Pins again the maps whose pins somebody has removed. How many there were.
+    ///
+    /// # Errors
+    /// Names the map.
+    pub fn repin(&self) -> Result<u64, LoadError> {
+        let mut repinned = 0;
+        for (name, map) in &self.maps {
+            let pin = self.pins.map(name);
+            if !pin.exists() {
+                let failed = |source| LoadError::Map { name, source: MapError::IoError(source) };
+                held::pin_anew(map.as_fd(), &pin).map_err(failed)?;
+                error!(map = name, pin = %pin.display(), "somebody removed the pin of a BPF map, and it was put back");
+                repinned += 1;
+            }
+        }
+        Ok(repinned)
     }
 
     fn check_sizes(&self) -> Result<(), LoadError> {

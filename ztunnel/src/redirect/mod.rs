@@ -1,12 +1,17 @@
 //! Steers pods' sockets to this daemon: the only user of BPF and netlink.
 //!
-//! A pod is named by the cookie of its network namespace. [`load`] puts the programs into the kernel, [`pins`] keeps them
-//! there when the daemon is gone, [`maps`] is what they know of a pod, [`routes`] leads marked packets to the loopback
+//! A pod is named by the cookie of its network namespace. [`load`] puts the programs into the kernel, `hooks` attaches those of
+//! the node and `captured` those of a pod, among them the [guards](guard) of its devices; [`pins`] keeps them
+//! there when the daemon is gone, and `held` while it runs; [`maps`] is what they know of a pod, [`routes`] leads marked packets to the loopback
 //! interface, [`sysctl`] makes answers follow, [`record`] remembers how the namespace was before, and [`controller`] does
 //! all of it in the one order that never leaves a pod half enrolled.
 
+mod captured;
 pub mod cgroup;
 pub mod controller;
+pub mod guard;
+mod held;
+mod hooks;
 pub mod kubelet;
 pub mod link;
 pub mod load;

@@ -3,16 +3,23 @@
 //! | path | what |
 //! |---|---|
 //! | `maps/NAME` | a map |
-//! | `connect4`, `connect6` | the links of the connect hooks |
+//! | `connect4`, `connect6`, `setsockopt` | the links of the hooks |
 //! | `pods/COOKIE` | the link of `steer` to a pod's network namespace |
+//! | `devices/COOKIE/INDEX-egress`, `-ingress` | the links of the guards to a device of a pod |
 
 use std::{
     fs, io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
-use nix::{mount::MsFlags, sys::statfs};
+use nix::{
+    mount::MsFlags,
+    sys::{stat, statfs},
+};
 use thiserror::Error;
+
+use super::guard::Guard;
 
 /// The pin directory of this layout.
 #[derive(Clone, Debug)]
@@ -75,7 +82,8 @@ impl PinDir {
                 .map_err(|errno| PinError::Mount { path: target.to_owned(), source: errno.into() })?;
         }
         make_dir(&self.root.join("maps"))?;
-        make_dir(&self.root.join("pods"))
+        make_dir(&self.root.join("pods"))?;
+        make_dir(&self.root.join("devices"))
     }
 
     /// The directory itself.
@@ -102,12 +110,47 @@ impl PinDir {
         self.root.join("pods").join(cookie.to_string())
     }
 
-    /// Cookies of the pods whose links are pinned.
+    /// The pins of the links to a pod's devices.
+    #[must_use]
+    pub fn devices(&self, cookie: u64) -> PathBuf {
+        self.root.join("devices").join(cookie.to_string())
+    }
+
+    /// The pin of the link of a guard.
+    #[must_use]
+    pub fn guard(&self, cookie: u64, guard: Guard) -> PathBuf {
+        self.devices(cookie).join(guard.to_string())
+    }
+
+    /// Removes every link of a pod.
     ///
     /// # Errors
-    /// When the directory can't be listed.
+    /// Names the file; the others have been tried.
+    pub fn remove_pod(&self, cookie: u64) -> Result<(), PinError> {
+        let steer = self.remove(&self.pod(cookie));
+        let path = self.devices(cookie);
+        match fs::remove_dir_all(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(PinError::Access { what: "remove", path, source })
+            }
+            _ => steer,
+        }
+    }
+
+    /// Cookies of the pods that have links.
+    ///
+    /// # Errors
+    /// When a directory can't be listed.
     pub fn pods(&self) -> Result<Vec<u64>, PinError> {
-        let path = self.root.join("pods");
+        let mut cookies = self.cookies("pods")?;
+        cookies.extend(self.cookies("devices")?);
+        cookies.sort_unstable();
+        cookies.dedup();
+        Ok(cookies)
+    }
+
+    fn cookies(&self, dir: &str) -> Result<Vec<u64>, PinError> {
+        let path = self.root.join(dir);
         let entries = match fs::read_dir(&path) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -129,19 +172,24 @@ impl PinDir {
         }
     }
 
+    /// The directories of this layout and of all others.
+    ///
+    /// # Errors
+    /// When the directory can't be listed.
+    pub fn layouts(&self) -> Result<Vec<PathBuf>, PinError> {
+        let list = |source| PinError::Access { what: "list", path: self.base.clone(), source };
+        let entries = fs::read_dir(&self.base).map_err(list)?.map(|entry| Ok(entry.map_err(list)?.path()));
+        let all: Vec<_> = entries.collect::<Result<_, PinError>>()?;
+        Ok(all.into_iter().filter(|path| is_layout(path)).collect())
+    }
+
     /// Removes what is pinned in other layouts.
     ///
     /// # Errors
     /// Names the directory.
     pub fn remove_other_layouts(&self) -> Result<(), PinError> {
-        let list = |source| PinError::Access { what: "list", path: self.base.clone(), source };
-        for entry in fs::read_dir(&self.base).map_err(list)? {
-            let path = entry.map_err(list)?.path();
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            let is_layout = name.strip_prefix('v').is_some_and(|number| number.parse::<u32>().is_ok());
-            if is_layout && path != self.root {
-                fs::remove_dir_all(&path).map_err(|source| PinError::Access { what: "remove", path, source })?;
-            }
+        for path in self.layouts()?.into_iter().filter(|path| *path != self.root) {
+            fs::remove_dir_all(&path).map_err(|source| PinError::Access { what: "remove", path, source })?;
         }
         Ok(())
     }
@@ -174,3 +222,36 @@ pub fn on_bpffs(path: &Path) -> bool {
     let existing = path.ancestors().find(|ancestor| ancestor.exists());
     existing.is_some_and(|dir| statfs::statfs(dir).is_ok_and(|stat| stat.filesystem_type() == statfs::BPF_FS_MAGIC))
 }
+
+/// Whether a directory has the name of a layout.
+pub(super) fn is_layout(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.strip_prefix('v').is_some_and(|number| number.parse::<u32>().is_ok())
+}
+
+/// A BPF file system that is mounted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct BpfMount {
+    /// Where.
+    pub(super) point: PathBuf,
+    /// Its device, which tells one from another.
+    device: u64,
+}
+
+/// The BPF file systems in a text of `/proc/PID/mountinfo`: `ID PARENT MAJOR:MINOR ROOT POINT OPTIONS ... - TYPE SOURCE OPTIONS`.
+pub(super) fn bpf_mounts(mountinfo: &str) -> Vec<BpfMount> {
+    let mount = |line: &str| {
+        let (before, after) = line.split_once(" - ")?;
+        if after.split(' ').next()? != "bpf" {
+            return None;
+        }
+        let mut fields = before.split(' ').skip(2);
+        let (major, minor) = fields.next()?.split_once(':')?;
+        let device = stat::makedev(major.parse().ok()?, minor.parse().ok()?);
+        Some(BpfMount { point: fields.nth(1)?.into(), device })
+    };
+    mountinfo.lines().filter_map(mount).collect()
+}
+
+#[cfg(test)]
+mod tests;

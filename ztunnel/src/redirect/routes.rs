@@ -403,8 +403,13 @@ mod tests {
 
     #[test]
     fn own_addresses_are_thrown_back_and_all_else_is_local() {
-        let interface =
-            |index, name: &str| Interface { index, name: name.into(), loopback: index == 1, addresses: Vec::new() };
+        let interface = |index, name: &str| Interface {
+            index,
+            name: name.into(),
+            loopback: index == 1,
+            ethernet: true,
+            addresses: Vec::new(),
+        };
         let facts = NetnsFacts {
             addresses: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
             tentative: Vec::new(),

@@ -41,7 +41,7 @@ pub fn connections(netns: &Netns) -> Result<Vec<SocketId>, SurveyError> {
     let listed = netns.enter(|| -> io::Result<Vec<SocketId>> {
         let mut found = Vec::new();
         for family in [AF_INET, AF_INET6] {
-            found.extend(list(family)?);
+            found.extend(list(family, open_states())?);
         }
         Ok(found)
     })?;
@@ -64,10 +64,29 @@ pub fn cut(netns: &Netns, connections: &[SocketId]) -> Result<usize, SurveyError
     cut.map_err(failed)
 }
 
-fn list(family: u8) -> io::Result<Vec<SocketId>> {
+/// Resets the connects that nobody has answered yet: their next first packets would be dropped, and they would wait for minutes.
+/// How many there were.
+///
+/// # Errors
+/// When the kernel can't list or cut them.
+pub fn cut_unanswered(netns: &Netns) -> Result<usize, SurveyError> {
+    let failed = |source| SurveyError::Request { what: "cut a connect", netns: netns.path().to_owned(), source };
+    let cut = netns.enter(|| -> io::Result<usize> {
+        let mut cut = 0;
+        for family in [AF_INET, AF_INET6] {
+            for id in list(family, StateFlags::SYN_SENT)? {
+                cut += usize::from(destroy(&id)?);
+            }
+        }
+        Ok(cut)
+    })?;
+    cut.map_err(failed)
+}
+
+fn list(family: u8, states: StateFlags) -> io::Result<Vec<SocketId>> {
     let id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
     let socket = sock_diag::open()?;
-    socket.send(&sock_diag::request(family, id, open_states(), NLM_F_DUMP, 0), 0)?;
+    socket.send(&sock_diag::request(family, id, states, NLM_F_DUMP, 0), 0)?;
     let mut found = Vec::new();
     loop {
         for (_, answer) in sock_diag::receive(&socket)? {

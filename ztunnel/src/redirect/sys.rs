@@ -3,7 +3,7 @@
 use std::{
     ffi::CString,
     io,
-    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
     os::unix::ffi::OsStrExt as _,
     path::Path,
 };
@@ -11,8 +11,34 @@ use std::{
 use nix::libc;
 
 const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
+const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const BPF_PROG_QUERY: libc::c_int = 16;
+const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_LINK_UPDATE: libc::c_int = 29;
+
+const BPF_F_BEFORE: u32 = 1 << 3;
+
+/// Programs that are asked for at one place: the kernel allows 64 of them.
+const MOST_PROGRAMS: usize = 64;
+/// Where a program is attached (`enum bpf_attach_type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(super) enum At {
+    /// `connect()` of IPv4 sockets of a cgroup.
+    Connect4 = 10,
+    /// The same for IPv6 sockets.
+    Connect6 = 11,
+    /// `setsockopt()` of sockets of a cgroup.
+    Setsockopt = 22,
+    /// Socket look-up in a network namespace.
+    SkLookup = 36,
+    /// Packets that arrive over a device.
+    TcxIngress = 46,
+    /// Packets that leave over a device.
+    TcxEgress = 47,
+}
 
 /// The members of `union bpf_attr` for BPF_MAP_UPDATE_ELEM.
 #[repr(C)]
@@ -24,9 +50,9 @@ struct UpdateElem {
     flags: u64,
 }
 
-/// The members of `union bpf_attr` for BPF_OBJ_GET.
+/// The members of `union bpf_attr` for BPF_OBJ_GET and BPF_OBJ_PIN.
 #[repr(C)]
-struct ObjGet {
+struct Path64 {
     path: u64,
     fd: u32,
     flags: u32,
@@ -41,14 +67,70 @@ struct LinkUpdate {
     old_prog_fd: u32,
 }
 
+/// The members of `union bpf_attr` for BPF_LINK_CREATE; those behind the flags are for devices.
+#[repr(C)]
+struct LinkCreate {
+    prog_fd: u32,
+    target: u32,
+    attach_type: u32,
+    flags: u32,
+    relative: u32,
+    padding: u32,
+    expected_revision: u64,
+}
+
+/// The members of `union bpf_attr` for BPF_PROG_QUERY, up to those that the oldest kernel knows.
+#[repr(C)]
+struct ProgQuery {
+    target: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    count: u32,
+    padding: u32,
+}
+
+/// The members of `union bpf_attr` for BPF_OBJ_GET_INFO_BY_FD.
+#[repr(C)]
+struct GetInfo {
+    fd: u32,
+    length: u32,
+    info: u64,
+}
+
+/// The beginning of `struct bpf_link_info`. The kernel cuts or fills up what it copies.
+#[repr(C)]
+#[derive(Default)]
+struct RawLinkInfo {
+    kind: u32,
+    id: u32,
+    prog_id: u32,
+    padding: u32,
+    /// Of a cgroup its id, in two halves; of a namespace inode and attach type; of a device index and attach type.
+    target: [u32; 4],
+}
+
+/// A link as the kernel tells of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LinkInfo {
+    /// Whether it is still attached to anything.
+    pub(super) attached: bool,
+}
+
 /// Puts `value` into the storage of a socket. Takes the map by reference, so that every worker can do it at once.
 ///
 /// # Errors
 /// As bpf(2).
 pub(super) fn store_on_socket(map: BorrowedFd<'_>, socket: BorrowedFd<'_>, value: u32) -> io::Result<()> {
     let key: libc::c_int = socket.as_raw_fd();
-    let (key_at, value_at) = ((&raw const key).expose_provenance(), (&raw const value).expose_provenance());
-    let attr = UpdateElem { map_fd: fd(map), padding: 0, key: key_at as u64, value: value_at as u64, flags: 0 };
+    let attr = UpdateElem {
+        map_fd: fd(map),
+        padding: 0,
+        key: address(&raw const key),
+        value: address(&raw const value),
+        flags: 0,
+    };
     bpf(BPF_MAP_UPDATE_ELEM, &attr).map(|_| ())
 }
 
@@ -67,10 +149,90 @@ pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
 /// As bpf(2).
 pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     let text = CString::new(path.as_os_str().as_bytes())?;
-    let attr = ObjGet { path: text.as_ptr().expose_provenance() as u64, fd: 0, flags: 0 };
-    let fd = bpf(BPF_OBJ_GET, &attr)?;
-    // SAFETY: the call gave this process a new descriptor, which nothing else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    let attr = Path64 { path: address(text.as_ptr()), fd: 0, flags: 0 };
+    bpf(BPF_OBJ_GET, &attr).map(owned)
+}
+
+/// Pins an object at a path where nothing is.
+///
+/// # Errors
+/// As bpf(2).
+pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let text = CString::new(path.as_os_str().as_bytes())?;
+    let attr = Path64 { path: address(text.as_ptr()), fd: fd(object), flags: 0 };
+    bpf(BPF_OBJ_PIN, &attr).map(|_| ())
+}
+
+/// Attaches a program to a cgroup or a network namespace, beside all others that are there.
+///
+/// # Errors
+/// As bpf(2).
+pub(super) fn attach(program: BorrowedFd<'_>, target: BorrowedFd<'_>, at: At) -> io::Result<OwnedFd> {
+    create_link(program, fd(target), at, 0)
+}
+
+/// Attaches a program to a device of this thread's network namespace, before all others that are there.
+///
+/// # Errors
+/// As bpf(2); EINVAL: the kernel has no such links (before Linux 6.6, or without CONFIG_NET_XGRESS).
+pub(super) fn attach_to_device(program: BorrowedFd<'_>, index: u32, at: At) -> io::Result<OwnedFd> {
+    create_link(program, index, at, BPF_F_BEFORE)
+}
+
+fn create_link(program: BorrowedFd<'_>, target: u32, at: At, flags: u32) -> io::Result<OwnedFd> {
+    let attr = LinkCreate {
+        prog_fd: fd(program),
+        target,
+        attach_type: at as u32,
+        flags,
+        relative: 0,
+        padding: 0,
+        expected_revision: 0,
+    };
+    bpf(BPF_LINK_CREATE, &attr).map(owned)
+}
+
+/// Ids of the programs that are attached to a device of this thread's network namespace.
+///
+/// # Errors
+/// As bpf(2); EINVAL: as of [`attach_to_device`].
+pub(super) fn attached_to_device(index: u32, at: At) -> io::Result<Vec<u32>> {
+    query(index, at)
+}
+
+fn query(target: u32, at: At) -> io::Result<Vec<u32>> {
+    let mut ids = vec![0_u32; MOST_PROGRAMS];
+    let mut attr = ProgQuery {
+        target,
+        attach_type: at as u32,
+        query_flags: 0,
+        attach_flags: 0,
+        prog_ids: address(ids.as_mut_ptr()),
+        count: MOST_PROGRAMS as u32,
+        padding: 0,
+    };
+    bpf_mut(BPF_PROG_QUERY, &mut attr)?;
+    ids.truncate(attr.count as usize);
+    Ok(ids)
+}
+
+/// What the kernel tells of a link.
+///
+/// # Errors
+/// As bpf(2).
+pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    let info: RawLinkInfo = info(link, RawLinkInfo::default())?;
+    // The first word of a cgroup's id may be anything but 0 in both halves; the second word of the others is a constant.
+    const BPF_LINK_TYPE_CGROUP: u32 = 3;
+    let [first, second, ..] = info.target;
+    let attached = first != 0 || (info.kind == BPF_LINK_TYPE_CGROUP && second != 0);
+    Ok(LinkInfo { attached })
+}
+
+fn info<T>(object: BorrowedFd<'_>, mut asked: T) -> io::Result<T> {
+    let mut attr = GetInfo { fd: fd(object), length: size_of::<T>() as u32, info: address(&raw mut asked) };
+    bpf_mut(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(asked)
 }
 
 fn fd(fd: BorrowedFd<'_>) -> u32 {
@@ -78,9 +240,24 @@ fn fd(fd: BorrowedFd<'_>) -> u32 {
     fd.as_raw_fd().unsigned_abs()
 }
 
+fn owned(fd: i32) -> OwnedFd {
+    // SAFETY: only given what a call has returned as a new descriptor, which nothing else owns.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+fn address<T>(pointer: *const T) -> u64 {
+    pointer.expose_provenance() as u64
+}
+
 fn bpf<T>(command: libc::c_int, attr: &T) -> io::Result<i32> {
-    // SAFETY: the kernel reads `size_of::<T>()` bytes of a live value, and through the addresses in it values that outlive
-    // the call; none of these commands writes anything back.
+    // SAFETY: the kernel reads `size_of::<T>()` bytes of a live value, and reads or writes through the addresses in it values
+    // that outlive the call; none of the commands that are given to this function writes into the value itself.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(i32::try_from(result).unwrap_or(i32::MAX)) }
+}
+
+fn bpf_mut<T>(command: libc::c_int, attr: &mut T) -> io::Result<i32> {
+    // SAFETY: as above, and the kernel may write as many bytes of the value, all of whose bit patterns are valid.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(i32::try_from(result).unwrap_or(i32::MAX)) }
 }

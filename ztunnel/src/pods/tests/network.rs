@@ -33,7 +33,10 @@ use crate::{
         socket::{self, Family},
     },
     pods::kernel::{Kernel, Link, Namespace},
-    redirect::{EnrolError, Enrolment, NetnsFacts, link::LinkError, maps::MapUse, record::Holder, survey::SurveyError},
+    redirect::{
+        EnrolError, Enrolment, NetnsFacts, link::LinkError, load::LoadError, maps::MapUse, record::Holder,
+        survey::SurveyError,
+    },
 };
 
 /// All connections of pods come from this port, unless a test wants otherwise. The worker that takes a connection follows from
@@ -68,6 +71,8 @@ struct State {
     has_many_ports: bool,
     /// How many connections have been begun to port 15008.
     tunnels: usize,
+    /// What captures is gone, and can't be put back.
+    unhooked: bool,
 }
 
 /// A namespace.
@@ -101,6 +106,11 @@ impl Network {
         let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
         state.namespaces.insert(cookie, Inside { addresses, ..Inside::default() });
         state.paths.insert(path.into(), cookie);
+    }
+
+    /// Takes what captures out of the kernel, for good; or lets it be put back.
+    pub(super) fn unhook(&self, gone: bool) {
+        self.lock().unhooked = gone;
     }
 
     /// Lets another path lead to the same namespace.
@@ -546,6 +556,14 @@ impl Kernel for Scripted {
 
     fn verdicts(&self, _cookie: u64) -> Vec<(Verdict, u64)> {
         Vec::new()
+    }
+
+    fn mend(&mut self) -> Result<(), LoadError> {
+        if self.network.lock().unhooked { Err(LoadError::NotBuiltIn) } else { Ok(()) }
+    }
+
+    fn restored(&self) -> u64 {
+        0
     }
 
     fn map_usage(&self) -> Vec<MapUse> {

@@ -16,13 +16,24 @@ use super::{
 };
 use crate::{
     model::cause::causes,
-    redirect::load::{self, LoadError},
+    redirect::{
+        captured,
+        guard::{self, GUARDS},
+        hooks::{self, HOOKS},
+        load::{self, LoadError},
+    },
 };
 
 /// The helpers that connect4 and connect6 call.
 const CONNECT_HELPERS: [(&str, BpfHelper); 4] = [
     ("get_netns_cookie", BpfHelper::BPF_FUNC_get_netns_cookie),
     ("setsockopt", BpfHelper::BPF_FUNC_setsockopt),
+    ("sk_storage_get", BpfHelper::BPF_FUNC_sk_storage_get),
+    ("map_lookup_elem", BpfHelper::BPF_FUNC_map_lookup_elem),
+];
+/// The helpers that setsockopt calls.
+const OPTION_HELPERS: [(&str, BpfHelper); 3] = [
+    ("get_netns_cookie", BpfHelper::BPF_FUNC_get_netns_cookie),
     ("sk_storage_get", BpfHelper::BPF_FUNC_sk_storage_get),
     ("map_lookup_elem", BpfHelper::BPF_FUNC_map_lookup_elem),
 ];
@@ -47,16 +58,22 @@ const MAPS: [(&str, MapType); 6] = [
 pub(super) fn features(held: Capabilities) -> Vec<Requirement> {
     const KERNEL: &str =
         "no capture; run a kernel of 5.17 or later with CONFIG_CGROUP_BPF, in the host's user namespace";
-    let (connect, steer) = (ProgramType::CgroupSockAddr, ProgramType::SkLookup);
+    const UNGUARDED: &str = "a second hold on captured pods: without it a pod with CAP_NET_RAW can send TCP that no socket connects, and a neighbour can \
+         reach it in its own IPv6 address; run a kernel of 6.6 or later with CONFIG_NET_XGRESS";
+    let (connect, option, steer) = (ProgramType::CgroupSockAddr, ProgramType::CgroupSockopt, ProgramType::SkLookup);
+    let guards = guard::supported().map(|()| "known to the kernel".to_owned()).map_err(|error| error.to_string());
     let log = helpers(connect, &LOG_HELPERS).and_then(|_| helpers(steer, &LOG_HELPERS));
     let maps = supported(MAPS.map(|(name, kind)| (name, is_map_supported(kind))));
     vec![
         Requirement::must("BPF program type cgroup_sock_addr", program_type(connect), KERNEL),
+        Requirement::must("BPF program type cgroup_sockopt", program_type(option), KERNEL),
         Requirement::must("BPF program type sk_lookup", program_type(steer), KERNEL),
         Requirement::must("BPF helpers of connect4/6", helpers(connect, &CONNECT_HELPERS), KERNEL),
+        Requirement::must("BPF helpers of setsockopt", helpers(option, &OPTION_HELPERS), KERNEL),
         Requirement::must("BPF helpers of steer", helpers(steer, &STEER_HELPERS), KERNEL),
         Requirement::must("BPF map types", maps, KERNEL),
         Requirement::must("BPF type information (BTF)", btf(held), KERNEL),
+        Requirement::should("BPF links to devices (tcx)", guards, UNGUARDED),
         Requirement::should("BPF log", log, "the log of the BPF programs' decisions; run a kernel of 5.17 or later"),
     ]
 }
@@ -120,15 +137,27 @@ pub(super) fn programs() -> Vec<Requirement> {
     ]
 }
 
-/// Puts every program into the kernel.
+/// Puts every program into the kernel; the guards where it has a place for them.
 fn verify(object: &mut Ebpf) -> Found {
-    for name in ["connect4", "connect6"] {
-        let loaded = connect_hook(object, name).and_then(CgroupSockAddr::load);
-        loaded.map_err(|error| format!("{name}: {}", refusal(&error)))?;
+    let refused = |name: &str, error: LoadError| match error {
+        LoadError::Program { source, .. } => format!("{name}: {}", refusal(&source)),
+        other => causes(&other),
+    };
+    let mut loaded = Vec::new();
+    for (name, _) in HOOKS {
+        hooks::load(object, name).map_err(|error| refused(name, error))?;
+        loaded.push(name);
     }
     let steer = load::steer_of(object).map_err(|error| causes(&error))?;
     steer.load().map_err(|error| format!("steer: {}", refusal(&error)))?;
-    Ok("connect4, connect6, steer".to_owned())
+    loaded.push("steer");
+    if guard::supported().is_ok() {
+        for name in GUARDS {
+            captured::load_guard(object, name).map_err(|error| refused(name, error))?;
+            loaded.push(name);
+        }
+    }
+    Ok(loaded.join(", "))
 }
 
 fn connect_hook<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut CgroupSockAddr, ProgramError> {

@@ -1,0 +1,148 @@
+//! Somebody takes away what captures: pins, links, the file system under them.
+
+use std::fs;
+use std::io::Error;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use nix::libc;
+use ztunnel_tests::apps::server::Server;
+use ztunnel_tests::process::Launch;
+use ztunnel_tests::proof;
+use ztunnel_tests::settings;
+use ztunnel_tests::testbed::Testbed;
+use ztunnel_tests::topology::{Family, ONE_NODE, Pod};
+use ztunnel_tests::wait;
+
+const PORT: u16 = 7000;
+const BPF_OBJ_GET: i64 = 7;
+const BPF_LINK_DETACH: i64 = 34;
+
+fn bpf(command: i64, attributes: &mut [u64; 2]) -> Result<i32> {
+    // SAFETY: the attributes are sixteen bytes, and what they point to outlives the call.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), 16) };
+    ensure!(result >= 0, "bpf({command}): {}", Error::last_os_error());
+    Ok(i32::try_from(result)?)
+}
+
+/// Detaches the link that is pinned at a path, as `bpftool link detach` does.
+fn detach(pin: &Path) -> Result<()> {
+    let path = std::ffi::CString::new(pin.as_os_str().as_bytes())?;
+    let fd = bpf(BPF_OBJ_GET, &mut [path.as_ptr() as u64, 0]).with_context(|| pin.display().to_string())?;
+    // SAFETY: the call has returned a new descriptor.
+    let link = unsafe { OwnedFd::from_raw_fd(fd) };
+    bpf(BPF_LINK_DETACH, &mut [u64::try_from(link.as_raw_fd())?, 0]).with_context(|| pin.display().to_string())?;
+    Ok(())
+}
+
+/// The pins of every link of a daemon.
+fn links(pins: &Path) -> Result<Vec<PathBuf>> {
+    let layout = fs::read_dir(pins)?.next().context("no layout")??.path();
+    let mut found: Vec<_> = ["connect4", "connect6", "setsockopt"].iter().map(|name| layout.join(name)).collect();
+    for folder in [layout.join("pods"), layout.join("devices")] {
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                found.extend(fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?);
+            } else {
+                found.push(path);
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn enrolled() -> Result<(Testbed, Vec<PathBuf>)> {
+    let mut bed = Testbed::node_a_enrolled()?;
+    let pins = bed.daemon_mut("node-a")?.pins().to_owned();
+    let links = links(&pins)?;
+    // Three hooks; of two pods `steer` and both guards of one device.
+    ensure!(links.len() == 3 + 2 * 3, "{links:?}");
+    Ok((bed, links))
+}
+
+/// Everything is pinned again, it was told, and connections are captured.
+fn whole_again(bed: &Testbed, links: &[PathBuf]) -> Result<()> {
+    let daemon = bed.daemon("node-a")?;
+    let there = || Ok(links.iter().all(|link| link.exists()) && restored(bed)? >= links.len() as u64);
+    wait::until_true("every link to be put back", wait::PATIENCE, there).with_context(|| daemon.tail())?;
+    ensure!(daemon.get("/healthz/ready")?.status == 200, "not ready");
+    ensure!(!daemon.lines_with(&["removed", "put back"])?.is_empty(), "it said nothing");
+    captured(bed)
+}
+
+fn restored(bed: &Testbed) -> Result<u64> {
+    let dump = bed.daemon("node-a")?.dump()?;
+    dump.value().get("linksRestored").and_then(serde_json::Value::as_u64).context("no linksRestored")
+}
+
+fn captured(bed: &Testbed) -> Result<()> {
+    for family in Family::BOTH {
+        let echo = Server::echo(bed.pod("web-b")?, bed.pod("web-b")?.at(family, PORT))?;
+        proof::outbound(bed, "client-a", &echo, Pod::connect)?;
+        let inside = Server::echo(bed.pod("web-a")?, bed.pod("web-a")?.at(family, PORT))?;
+        proof::inbound(bed, "client-b", "web-a", &inside, inside.address())?;
+    }
+    Ok(())
+}
+
+#[test]
+fn removed_pins_open_no_pod_and_come_back() -> Result<()> {
+    let (bed, links) = enrolled()?;
+    let echo = Server::echo(bed.pod("web-b")?, bed.pod("web-b")?.at(Family::V4, PORT))?;
+    for link in &links {
+        fs::remove_file(link).with_context(|| link.display().to_string())?;
+    }
+    proof::outbound(&bed, "client-a", &echo, Pod::connect).context("without any pin")?;
+    drop(echo);
+    whole_again(&bed, &links)
+}
+
+#[test]
+fn removed_pins_are_there_again_for_the_next_daemon() -> Result<()> {
+    let (mut bed, links) = enrolled()?;
+    let layout = links.first().and_then(|link| link.parent()).context("no link")?.to_owned();
+    fs::remove_dir_all(&layout)?;
+    whole_again(&bed, &links)?;
+    // A pod that comes now shares the maps of the others.
+    bed.release()?;
+    bed.enrol()?;
+    whole_again(&bed, &links)?;
+    let echo = Server::echo(bed.pod("web-b")?, bed.pod("web-b")?.at(Family::V4, PORT + 1))?;
+    bed.daemon_mut("node-a")?.kill9()?;
+    ensure!(bed.pod("client-a")?.connect(echo.address()).is_err(), "the pod is open");
+    bed.daemon_mut("node-a")?.restart()?;
+    bed.daemon("node-a")?.enrolled("client-a")?;
+    captured(&bed)
+}
+
+#[test]
+fn detached_links_are_attached_again() -> Result<()> {
+    let (bed, links) = enrolled()?;
+    for link in &links {
+        detach(link)?;
+    }
+    whole_again(&bed, &links)
+}
+
+#[test]
+fn a_new_device_of_a_pod_is_guarded_and_one_that_goes_leaves_no_pin() -> Result<()> {
+    let (bed, before) = enrolled()?;
+    let pins = bed.daemon("node-a")?.pins().to_owned();
+    let pod = bed.pod("client-a")?;
+    pod.netns.ip("link add extra type veth peer name far\nlink set far up\nlink set extra up\n")?;
+    let count = |wanted: usize| {
+        wait::until_true(&format!("{wanted} links"), wait::PATIENCE, || Ok(links(&pins)?.len() == wanted))
+            .with_context(|| format!("{:#?}", links(&pins)))
+    };
+    // Of a pair, both ends are in the pod.
+    count(before.len() + 4)?;
+    pod.netns.ip("link del extra\n")?;
+    count(before.len())?;
+    ensure!(restored(&bed)? == 0, "a device that went was taken for an attack");
+    captured(&bed)?;
+    bed.release()?;
+    count(3)
+}

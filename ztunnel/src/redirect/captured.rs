@@ -1,0 +1,169 @@
+//! What captures one pod: `steer` in its network namespace, and the guards of its devices.
+
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsFd as _, OwnedFd},
+};
+
+use aya::{
+    Ebpf,
+    programs::{ProgramError, SchedClassifier},
+};
+use nix::libc;
+use tracing::error;
+
+use super::{
+    guard::Guard,
+    held::{Condition, Held},
+    link::Interface,
+    load::{LoadError, Loader, steer_of},
+    sys::{self, At},
+};
+use crate::net::netns::{Netns, NetnsError};
+
+/// The links of a pod.
+#[derive(Debug)]
+pub(super) struct Captured {
+    netns: Netns,
+    steer: Held,
+    guards: BTreeMap<Guard, Held>,
+    devices: Vec<Interface>,
+}
+
+impl Captured {
+    /// Attaches `steer` and the guards of all devices, or puts new programs behind the links that are pinned.
+    ///
+    /// # Errors
+    /// Names the program; what was attached before the failure stays pinned.
+    pub(super) fn attach(loader: &Loader, netns: &Netns, devices: &[Interface]) -> Result<Self, LoadError> {
+        let mut object = loader.load(netns.cookie())?;
+        // The guards come first: what the hook lets go on has to find them there.
+        let mut guards = BTreeMap::new();
+        for (guard, ethernet) in wanted(loader, devices) {
+            guards.insert(guard, attach_guard(loader, &mut object, netns, guard, ethernet)?);
+        }
+        let steer = attach_steer(loader, &mut object, netns)?;
+        Ok(Self { netns: netns.clone(), steer, guards, devices: devices.to_vec() })
+    }
+
+    /// Follows the devices: new ones get guards, and those that are gone leave no pin.
+    ///
+    /// # Errors
+    /// Names the program that could not be attached to a new device.
+    pub(super) fn follow(&mut self, loader: &Loader, devices: &[Interface]) -> Result<(), LoadError> {
+        self.devices = devices.to_vec();
+        self.mend(loader, &mut 0)
+    }
+
+    /// Looks whether everything is there, and puts back what is not. Adds what somebody had removed to `restored`.
+    ///
+    /// # Errors
+    /// Names the first that can't be put back.
+    pub(super) fn mend(&mut self, loader: &Loader, restored: &mut u64) -> Result<(), LoadError> {
+        let failed = |name| move |source| LoadError::Attach { name, source };
+        let mut removed = Vec::new();
+        match self.steer.mend().map_err(failed("steer"))? {
+            Condition::Whole => {}
+            Condition::Repinned => removed.push("steer".to_owned()),
+            Condition::Detached => {
+                let mut object = loader.load(self.netns.cookie())?;
+                self.steer = attach_steer(loader, &mut object, &self.netns)?;
+                removed.push("steer".to_owned());
+            }
+        }
+        let mut gone = Vec::new();
+        for (guard, held) in &self.guards {
+            match held.mend().map_err(failed("guard"))? {
+                Condition::Whole => {}
+                Condition::Repinned => removed.push(guard.to_string()),
+                Condition::Detached => gone.push(*guard),
+            }
+        }
+        for held in gone.iter().filter_map(|guard| self.guards.remove(guard)) {
+            loader.pins().remove(held.pin()).map_err(|error| LoadError::Pin(Box::new(error)))?;
+        }
+        let attached = self.guard_devices(loader)?;
+        removed.extend(attached.into_iter().filter(|guard| gone.contains(guard)).map(|guard| guard.to_string()));
+        if !removed.is_empty() {
+            error!(
+                netns = %self.netns.path().display(),
+                cookie = self.netns.cookie(),
+                links = removed.join(", "),
+                "somebody removed BPF links of a captured pod, and they were put back; find out who: without them the pod is open"
+            );
+            *restored += removed.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Attaches the guards that are missing, and says which these were.
+    fn guard_devices(&mut self, loader: &Loader) -> Result<Vec<Guard>, LoadError> {
+        let missing: Vec<_> =
+            wanted(loader, &self.devices).filter(|(guard, _)| !self.guards.contains_key(guard)).collect();
+        let mut attached = Vec::new();
+        if missing.is_empty() {
+            return Ok(attached);
+        }
+        let mut object = loader.load(self.netns.cookie())?;
+        for (guard, ethernet) in missing {
+            match attach_guard(loader, &mut object, &self.netns, guard, ethernet) {
+                Ok(held) => {
+                    self.guards.insert(guard, held);
+                    attached.push(guard);
+                }
+                // The device went, and word of it is on its way.
+                Err(LoadError::Attach { source, .. }) if source.raw_os_error() == Some(libc::ENODEV) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(attached)
+    }
+}
+
+/// The guards of devices, and whether each carries Ethernet frames.
+fn wanted<'a>(loader: &Loader, devices: &'a [Interface]) -> impl Iterator<Item = (Guard, bool)> + use<'a> {
+    let devices = if loader.guards() { devices } else { &[] };
+    devices.iter().flat_map(|device| Guard::of(device).map(|guard| (guard, device.ethernet)))
+}
+
+fn attach_steer(loader: &Loader, object: &mut Ebpf, netns: &Netns) -> Result<Held, LoadError> {
+    let refused = |source| LoadError::Program { name: "steer", source };
+    let program = steer_of(object)?;
+    program.load().map_err(refused)?;
+    let program = program.fd().map_err(refused)?.as_fd();
+    let attach = || sys::attach(program, netns.as_fd(), At::SkLookup);
+    let held = Held::take(loader.pins().pod(netns.cookie()), program, attach);
+    held.map_err(|source| LoadError::Attach { name: "steer", source })
+}
+
+fn attach_guard(
+    loader: &Loader,
+    object: &mut Ebpf,
+    netns: &Netns,
+    guard: Guard,
+    ethernet: bool,
+) -> Result<Held, LoadError> {
+    let name = guard.program(ethernet);
+    let program = load_guard(object, name)?;
+    let failed = |source| LoadError::Attach { name, source };
+    let attach = || {
+        let attached = netns.enter(|| sys::attach_to_device(program.as_fd(), guard.device, guard.place()));
+        attached.map_err(|error: NetnsError| std::io::Error::other(error))?
+    };
+    Held::take(loader.pins().guard(netns.cookie(), guard), program.as_fd(), attach).map_err(failed)
+}
+
+/// Puts a guard of an object into the kernel, once.
+///
+/// # Errors
+/// When the kernel refuses it.
+pub(super) fn load_guard(object: &mut Ebpf, name: &'static str) -> Result<OwnedFd, LoadError> {
+    let refused = |source| LoadError::Program { name, source };
+    let program = object.program_mut(name).ok_or(LoadError::NotBuiltIn)?;
+    let program: &mut SchedClassifier = program.try_into().map_err(refused)?;
+    if program.fd().is_err() {
+        program.load().map_err(refused)?;
+    }
+    let fd = program.fd().map_err(refused)?.as_fd().try_clone_to_owned();
+    fd.map_err(|error| refused(ProgramError::IOError(error)))
+}
