@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use nix::libc;
+use ztunnel_tests::admin;
 use ztunnel_tests::apps::server::Server;
 use ztunnel_tests::process::Launch;
 use ztunnel_tests::proof;
@@ -145,4 +146,35 @@ fn a_new_device_of_a_pod_is_guarded_and_one_that_goes_leaves_no_pin() -> Result<
     captured(&bed)?;
     bed.release()?;
     count(3)
+}
+
+#[test]
+fn pins_that_die_with_the_daemon_are_refused() -> Result<()> {
+    let bed = Testbed::new(ONE_NODE)?;
+    let (binary, netns) = (settings::daemon_binary()?.display().to_string(), &bed.topology.node("node-a")?.netns);
+    let folder = &bed.topology.folder;
+    let pins = folder.join("bpf").display().to_string();
+    // In a mount namespace of its own: the daemon mounts a BPF file system there, which goes away with it.
+    let launch = |args: &[&str]| Launch::new("unshare").args(["--mount", &binary]).args(args).inside(netns);
+    let private = |args: &[&str]| launch(args).finish();
+    let (mesh, state) = (bed.mesh.folder().display().to_string(), folder.join("state").display().to_string());
+    let run = ["run", "--node", "node-a", "--mesh", &mesh, "--state", &state, "--bpf-pin", &pins];
+    let done = private(&run)?;
+    ensure!(!done.success && done.stderr.contains("--bpf-pin-private"), "{}{}", done.stdout, done.stderr);
+    let done = private(&["check", "--bpf-pin", &pins])?;
+    let row = done.stdout.lines().find(|line| line.contains("pins outlive")).unwrap_or_default();
+    ensure!(!done.success && row.contains("MISSING"), "{}", done.stdout);
+    let accepted = launch(&[&run[..], &["--bpf-pin-private"]].concat());
+    let mut accepted = accepted.log_to(&folder.join("private.log")).start()?;
+    wait::until_true("a daemon that may be private to be ready", wait::PATIENCE, || {
+        ensure!(accepted.ended()?.is_none(), "it ended");
+        Ok(admin::get(netns, "/healthz/ready").is_ok_and(|answer| answer.status == 200))
+    })?;
+    drop(accepted);
+    // Where the machine's own is used, all is well.
+    let usual = bed.topology.prefix.pins("node-a").display().to_string();
+    let done = private(&["check", "--bpf-pin", &usual])?;
+    let row = done.stdout.lines().find(|line| line.contains("pins outlive")).unwrap_or_default();
+    ensure!(row.contains("ok"), "{}", done.stdout);
+    Ok(())
 }

@@ -189,7 +189,8 @@
 //!   (`tests/tests/crash.rs`).
 //! - No first packet of a captured pod leaves it past the daemon, whatever became of its socket since the connect, or without any:
 //!   [`redirect::guard`] (`tests/tests/escapes.rs`).
-//! - What captures stays, or the daemon is not ready: [`Controller::mend`](redirect::Controller::mend).  (`tests/tests/links.rs`).
+//! - What captures stays, or the daemon is not ready: [`Controller::mend`](redirect::Controller::mend). A pin that would not outlive
+//!   the daemon is none: [`PinDir::survive`](redirect::pins::PinDir::survive). (`tests/tests/links.rs`).
 //! - A released pod's rules, routes, sysctls and listeners are as before (`tests/tests/lifecycle.rs`).
 //! - No mark that a pod sets takes a connection out of capture (`tests/tests/hostile.rs`).
 //! - What can't be read never empties the mesh: a broken file goes on saying what it last said

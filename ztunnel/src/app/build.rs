@@ -53,6 +53,7 @@ use crate::{
 pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
     let pins = PinDir::at(&args.bpf_pin);
     let _lock = Lock::take(&args.state, &pins)?;
+    require_lasting(&pins, args.bpf_pin_private)?;
     let folder = MeshFolder::open(&args.mesh, args.trust_domain.clone())?.with_kept(args.state.join("mesh"));
     let listeners = [
         (Endpoints::Admin, admin::bind(Endpoints::Admin, args.admin).await?),
@@ -124,6 +125,15 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
         result = &mut running => result?,
     }
     info!("ztunnel stops");
+    Ok(())
+}
+
+/// Makes sure that capture outlives the daemon, unless whoever runs it has accepted that it does not.
+fn require_lasting(pins: &PinDir, accepted: bool) -> anyhow::Result<()> {
+    match pins.survive() {
+        Err(error) if accepted => warn!(%error, "accepted: captured pods are open when this daemon ends"),
+        survive => survive?,
+    }
     Ok(())
 }
 

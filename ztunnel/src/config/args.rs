@@ -90,6 +90,9 @@ pub struct RunArgs {
     /// Where BPF programs and maps are pinned; a bpffs is mounted where there is none
     #[arg(long, env = "ZTUNNEL_BPF_PIN", value_name = "DIR", default_value = defaults::BPF_PIN)]
     pub bpf_pin: PathBuf,
+    /// Accept a --bpf-pin on a BPF file system that only this daemon has mounted: captured pods are open when it ends
+    #[arg(long, env = "ZTUNNEL_BPF_PIN_PRIVATE")]
+    pub bpf_pin_private: bool,
     /// Folder of the certificate authority, in the layout of Istio's secret `cacerts`; made when it is empty. The nodes of a
     /// mesh share one. The default is `ca` in the state directory, which only this node trusts
     #[arg(long, env = "ZTUNNEL_CA_DIR", value_name = "DIR", conflicts_with = "cert_dir")]

@@ -49,6 +49,18 @@ pub enum PinError {
         /// The cause.
         source: io::Error,
     },
+    /// Nobody but this process has the file system.
+    #[error(
+        "{path} is on a BPF file system that goes away with this daemon: {reason}. Its pins would too, and captured pods would be \
+         open when it ends. Mount bpffs on the host and give the daemon that mount (in Kubernetes: a hostPath volume), or accept it \
+         with --bpf-pin-private"
+    )]
+    Private {
+        /// The directory.
+        path: PathBuf,
+        /// How that is known.
+        reason: String,
+    },
     /// A pin could not be removed or listed.
     #[error("cannot {what} {path}: {source}")]
     Access {
@@ -84,6 +96,14 @@ impl PinDir {
         make_dir(&self.root.join("maps"))?;
         make_dir(&self.root.join("pods"))?;
         make_dir(&self.root.join("devices"))
+    }
+
+    /// Makes sure that the pins outlive this process.
+    ///
+    /// # Errors
+    /// When the directory is on no BPF file system that the first process of the machine has as well.
+    pub fn survive(&self) -> Result<(), PinError> {
+        survives(&self.base).map(|_| ()).map_err(|reason| PinError::Private { path: self.base.clone(), reason })
     }
 
     /// The directory itself.
@@ -251,6 +271,59 @@ pub(super) fn bpf_mounts(mountinfo: &str) -> Vec<BpfMount> {
         Some(BpfMount { point: fields.nth(1)?.into(), device })
     };
     mountinfo.lines().filter_map(mount).collect()
+}
+
+/// Whether what is pinned at a path, or at what exists of it, outlives this process: says how that is known.
+///
+/// # Errors
+/// When it does not, or when that can't be told: says why.
+pub(super) fn survives(path: &Path) -> Result<String, String> {
+    let existing = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
+    let device =
+        fs::metadata(existing).map_err(|error| format!("{} can't be read: {error}", existing.display()))?.dev();
+    let pid_namespace = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    let mounts = fs::read_to_string("/proc/1/mountinfo")
+        .map_err(|error| format!("/proc/1/mountinfo can't be read, so it can't be told who else has it: {error}"))?;
+    known_to_the_host(&pid_namespace, &mounts, device)
+}
+
+/// Whether what this process mounts is mounted for the host: says how that is known.
+///
+/// # Errors
+/// When it is not, or when that can't be told: says why.
+pub(super) fn is_in_first_mount_namespace() -> Result<String, String> {
+    let read = |path: &str| fs::read_to_string(path).map_err(|error| format!("{path} can't be read: {error}"));
+    let (own, first) = (read("/proc/self/mountinfo")?, read("/proc/1/mountinfo")?);
+    let pid_namespace = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    if pid_namespace != Path::new(FIRST_PID_NAMESPACE)
+        || root_mount(&own).is_none()
+        || root_mount(&own) != root_mount(&first)
+    {
+        return Err("none is mounted, and what the daemon mounts would be its own only".to_owned());
+    }
+    Ok("the daemon mounts for the host".to_owned())
+}
+
+/// The number of the mount at `/`, which no other mount of the machine has. Links to namespaces tell less: following that of
+/// process 1 takes all of its capabilities.
+fn root_mount(mountinfo: &str) -> Option<&str> {
+    let fields = mountinfo.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    fields.filter(|fields| fields.get(4) == Some(&"/")).find_map(|fields| fields.first().copied())
+}
+
+/// The number of the machine's first PID namespace (PROC_PID_INIT_INO of linux/proc_ns.h).
+const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
+
+fn known_to_the_host(pid_namespace: &Path, mounts: &str, device: u64) -> Result<String, String> {
+    if pid_namespace != Path::new(FIRST_PID_NAMESPACE) {
+        return Err("the daemon is in a PID namespace of its own (without hostPID), so it can't be told whether the host has the \
+                    file system as well"
+            .to_owned());
+    }
+    match bpf_mounts(mounts).into_iter().find(|mount| mount.device == device) {
+        Some(mount) => Ok(format!("the host has it at {}", mount.point.display())),
+        None => Err("process 1 does not have it mounted, so only the daemon's own mount namespace has".to_owned()),
+    }
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ pub fn requirements(pin_dir: &Path) -> Vec<Requirement> {
     let mut all = capabilities(held);
     all.extend(bpf::features(held));
     all.extend(bpf::programs());
-    all.extend([cgroup_root(), bpf_file_system(pin_dir, held)]);
+    all.extend([cgroup_root(), bpf_file_system(pin_dir, held), lasting_pins(pin_dir)]);
     all.extend(namespaces());
     all.extend(sockets());
     all.extend(routing());
@@ -132,6 +132,17 @@ fn bpf_file_system(pin_dir: &Path, held: Capabilities) -> Requirement {
         "BPF file system",
         found,
         "capture would not outlive the daemon, so it refuses to start; mount a bpffs there, or give CAP_SYS_ADMIN",
+    )
+}
+
+fn lasting_pins(pin_dir: &Path) -> Requirement {
+    // Where none is mounted yet, the daemon mounts it in its own mount namespace, which has to be the host's.
+    let found = if pins::on_bpffs(pin_dir) { pins::survives(pin_dir) } else { pins::is_in_first_mount_namespace() };
+    Requirement::must(
+        "pins outlive the daemon",
+        found,
+        "captured pods are open once the daemon is gone, so it refuses to start; mount bpffs on the host and give the daemon that \
+         mount, or run it with --bpf-pin-private",
     )
 }
 

@@ -1,8 +1,8 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::sys::stat::makedev;
 
-use super::{BpfMount, PinDir, bpf_mounts};
+use super::{BpfMount, FIRST_PID_NAMESPACE, PinDir, bpf_mounts, known_to_the_host, root_mount};
 
 const MOUNTS: &str = "23 1 8:1 / / rw - ext4 /dev/sda1 rw\n\
     48 23 0:39 / /sys/fs/bpf rw,relatime shared:3 - bpf bpf rw,mode=700\n\
@@ -12,6 +12,28 @@ const MOUNTS: &str = "23 1 8:1 / / rw - ext4 /dev/sda1 rw\n\
 #[test]
 fn bpf_file_systems_are_told_by_type_and_not_by_source() {
     assert_eq!(bpf_mounts(MOUNTS), [BpfMount { point: "/sys/fs/bpf".into(), device: makedev(0, 39) }]);
+}
+
+#[test]
+fn only_a_file_system_that_process_1_has_outlives_the_daemon() {
+    let first = Path::new(FIRST_PID_NAMESPACE);
+    let answer = known_to_the_host(first, MOUNTS, makedev(0, 39)).unwrap();
+    assert!(answer.contains("/sys/fs/bpf"), "{answer}");
+    assert!(known_to_the_host(first, MOUNTS, makedev(0, 41)).is_err(), "another one, at whatever path");
+    assert!(known_to_the_host(first, "", makedev(0, 39)).is_err());
+}
+
+#[test]
+fn mount_namespaces_are_told_apart_by_their_root() {
+    assert_eq!(root_mount(MOUNTS), Some("23"));
+    assert_eq!(root_mount("garbage"), None);
+}
+
+/// Process 1 of a container is no witness: it may be the daemon itself.
+#[test]
+fn in_a_pid_namespace_of_its_own_nothing_is_proved() {
+    let reason = known_to_the_host(Path::new("pid:[4026532299]"), MOUNTS, makedev(0, 39)).unwrap_err();
+    assert!(reason.contains("hostPID"), "{reason}");
 }
 
 #[test]
