@@ -97,7 +97,7 @@ fn is_plainly_other(ctx: &TcContext, link: usize) -> bool {
     // A byte within the bounds that have been compared before.
     // SAFETY: each call is behind a comparison of its place with the end of the packet, as the verifier proves.
     let at = |place: usize| unsafe { *((data + place) as *const u8) };
-    if data + link + V4 + FLAGS_AT as usize + 1 > end {
+    if data + link + V4 + FLAGS_AT as usize >= end {
         return false;
     }
     match at(link) {
@@ -106,7 +106,7 @@ fn is_plainly_other(ctx: &TcContext, link: usize) -> bool {
             at(link + 9) != IPPROTO_TCP || !is_syn(at(link + V4 + FLAGS_AT as usize))
         }
         first if first >> 4 == 6 && is_type(&at, link, ETHERTYPE_IPV6) && at(link + 6) == IPPROTO_TCP => {
-            data + link + V6 + FLAGS_AT as usize + 1 <= end && !is_syn(at(link + V6 + FLAGS_AT as usize))
+            data + link + V6 + (FLAGS_AT as usize) < end && !is_syn(at(link + V6 + FLAGS_AT as usize))
         }
         _ => false,
     }

@@ -1,4 +1,4 @@
-//! Somebody takes away what captures: pins, links, the file system under them.
+//! Somebody takes away what captures: pins, links, the file system under them; or leaves an older installation behind.
 
 use std::fs;
 use std::io::Error;
@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use nix::libc;
 use ztunnel_tests::admin;
 use ztunnel_tests::apps::server::Server;
+use ztunnel_tests::daemon;
 use ztunnel_tests::process::Launch;
 use ztunnel_tests::proof;
 use ztunnel_tests::settings;
@@ -176,5 +177,44 @@ fn pins_that_die_with_the_daemon_are_refused() -> Result<()> {
     let done = private(&["check", "--bpf-pin", &usual])?;
     let row = done.stdout.lines().find(|line| line.contains("pins outlive")).unwrap_or_default();
     ensure!(row.contains("ok"), "{}", done.stdout);
+    Ok(())
+}
+
+#[test]
+fn an_older_installation_is_seen_and_named() -> Result<()> {
+    let mut bed = Testbed::node_a_enrolled()?;
+    bed.daemon_mut("node-a")?.kill9()?;
+    // As if it had had another --bpf-pin.
+    let (pins, old) = (bed.daemon("node-a")?.pins().to_owned(), bed.topology.prefix.pins("old"));
+    fs::rename(&pins, &old)?;
+    bed.daemon_mut("node-a")?.restart()?;
+    let reason = bed.daemon("node-a")?.refused("client-a")?;
+    let remedy = format!("ztunnel cleanup --bpf-pin {}", old.display());
+    ensure!(reason.contains(&remedy), "{reason}");
+    let echo = Server::echo(bed.pod("web-b")?, bed.pod("web-b")?.at(Family::V4, PORT))?;
+    ensure!(bed.pod("client-a")?.connect(echo.address()).is_err(), "the pod is open");
+
+    let state = bed.topology.folder.join("state-old").display().to_string();
+    let node = &bed.topology.node("node-a")?.netns;
+    let args = ["cleanup", "--bpf-pin", &old.display().to_string(), "--state", &state];
+    let done = daemon::command(&settings::daemon_binary()?, node, &args)?;
+    ensure!(done.success, "{}{}", done.stdout, done.stderr);
+    for pod in ["client-a", "web-a"] {
+        bed.daemon("node-a")?.enrolled(pod)?;
+    }
+    proof::outbound(&bed, "client-a", &echo, Pod::connect)?;
+    Ok(())
+}
+
+#[test]
+fn a_namespace_that_is_gone_is_not_held_open() -> Result<()> {
+    let mut bed = Testbed::node_a_enrolled()?;
+    bed.topology.delete_netns("client-a")?;
+    // Its manifest is there, and so it stays captured, and closed.
+    bed.daemon("node-a")?.shut("client-a")?;
+    wait::until_true("the kernel to remove the namespace", wait::PATIENCE, || Ok(!bed.topology.plugged("client-a")?))
+        .with_context(|| bed.daemon("node-a").map(daemon::Daemon::tail).unwrap_or_default())?;
+    ensure!(restored(&bed)? == 0, "the end of a namespace was taken for an attack");
+    ensure!(bed.daemon("node-a")?.get("/healthz/ready")?.status == 200, "not ready");
     Ok(())
 }

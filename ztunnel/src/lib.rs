@@ -35,8 +35,8 @@
 //! | L10 | [`app`] | puts all of it together; commands, admin endpoints (the only user of `hyper`), log |
 //!
 //! Beside this crate: `ebpf-common`, what kernel and daemon agree on: marks, keys, values, and which destinations are captured;
-//! `ebpf`, the kernel's side (`connect` marks, `option` keeps the mark, `steer` steers, `guard` judges first packets again where they leave,
-//! `count` counts); `tests`, two nodes and four pods on the real
+//! `ebpf`, the kernel's side (`connect` marks, `option` keeps the mark, `steer` steers, `guard` judges first packets again where
+//! they leave, `count` counts); `tests`, two nodes and four pods on the real
 //! kernel; `xtask`.
 //!
 //! # The way of a connection
@@ -190,7 +190,8 @@
 //! - No first packet of a captured pod leaves it past the daemon, whatever became of its socket since the connect, or without any:
 //!   [`redirect::guard`] (`tests/tests/escapes.rs`).
 //! - What captures stays, or the daemon is not ready: [`Controller::mend`](redirect::Controller::mend). A pin that would not outlive
-//!   the daemon is none: [`PinDir::survive`](redirect::pins::PinDir::survive). (`tests/tests/links.rs`).
+//!   the daemon is none: [`PinDir::survive`](redirect::pins::PinDir::survive). A pod has one installation:
+//!   [`foreign`](redirect::foreign) (`tests/tests/links.rs`).
 //! - A released pod's rules, routes, sysctls and listeners are as before (`tests/tests/lifecycle.rs`).
 //! - No mark that a pod sets takes a connection out of capture (`tests/tests/hostile.rs`).
 //! - What can't be read never empties the mesh: a broken file goes on saying what it last said

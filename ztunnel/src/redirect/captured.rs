@@ -24,7 +24,9 @@ use crate::net::netns::{Netns, NetnsError};
 /// The links of a pod.
 #[derive(Debug)]
 pub(super) struct Captured {
-    netns: Netns,
+    cookie: u64,
+    /// None once its file leads elsewhere: held open here, a namespace would outlive its pod.
+    netns: Option<Netns>,
     steer: Held,
     guards: BTreeMap<Guard, Held>,
     devices: Vec<Interface>,
@@ -43,14 +45,16 @@ impl Captured {
             guards.insert(guard, attach_guard(loader, &mut object, netns, guard, ethernet)?);
         }
         let steer = attach_steer(loader, &mut object, netns)?;
-        Ok(Self { netns: netns.clone(), steer, guards, devices: devices.to_vec() })
+        let (cookie, netns) = (netns.cookie(), Some(netns.clone()));
+        Ok(Self { cookie, netns, steer, guards, devices: devices.to_vec() })
     }
 
     /// Follows the devices: new ones get guards, and those that are gone leave no pin.
     ///
     /// # Errors
     /// Names the program that could not be attached to a new device.
-    pub(super) fn follow(&mut self, loader: &Loader, devices: &[Interface]) -> Result<(), LoadError> {
+    pub(super) fn follow(&mut self, loader: &Loader, netns: &Netns, devices: &[Interface]) -> Result<(), LoadError> {
+        self.netns = Some(netns.clone());
         self.devices = devices.to_vec();
         self.mend(loader, &mut 0)
     }
@@ -61,14 +65,17 @@ impl Captured {
     /// Names the first that can't be put back.
     pub(super) fn mend(&mut self, loader: &Loader, restored: &mut u64) -> Result<(), LoadError> {
         let failed = |name| move |source| LoadError::Attach { name, source };
+        self.netns.take_if(|netns| !netns.is_current());
+        let netns = self.netns.clone();
         let mut removed = Vec::new();
         match self.steer.mend().map_err(failed("steer"))? {
             Condition::Whole => {}
             Condition::Repinned => removed.push("steer".to_owned()),
             Condition::Detached => {
-                let mut object = loader.load(self.netns.cookie())?;
-                self.steer = attach_steer(loader, &mut object, &self.netns)?;
-                removed.push("steer".to_owned());
+                if let Some(netns) = &netns {
+                    self.steer = attach_steer(loader, &mut loader.load(self.cookie)?, netns)?;
+                    removed.push("steer".to_owned());
+                }
             }
         }
         let mut gone = Vec::new();
@@ -79,15 +86,17 @@ impl Captured {
                 Condition::Detached => gone.push(*guard),
             }
         }
-        for held in gone.iter().filter_map(|guard| self.guards.remove(guard)) {
-            loader.pins().remove(held.pin()).map_err(|error| LoadError::Pin(Box::new(error)))?;
+        if let Some(netns) = &netns {
+            for held in gone.iter().filter_map(|guard| self.guards.remove(guard)) {
+                loader.pins().remove(held.pin()).map_err(|error| LoadError::Pin(Box::new(error)))?;
+            }
+            let attached = self.guard_devices(loader, netns)?;
+            removed.extend(attached.into_iter().filter(|guard| gone.contains(guard)).map(|guard| guard.to_string()));
         }
-        let attached = self.guard_devices(loader)?;
-        removed.extend(attached.into_iter().filter(|guard| gone.contains(guard)).map(|guard| guard.to_string()));
         if !removed.is_empty() {
             error!(
-                netns = %self.netns.path().display(),
-                cookie = self.netns.cookie(),
+                netns = netns.map(|netns| netns.path().display().to_string()),
+                cookie = self.cookie,
                 links = removed.join(", "),
                 "somebody removed BPF links of a captured pod, and they were put back; find out who: without them the pod is open"
             );
@@ -97,16 +106,16 @@ impl Captured {
     }
 
     /// Attaches the guards that are missing, and says which these were.
-    fn guard_devices(&mut self, loader: &Loader) -> Result<Vec<Guard>, LoadError> {
+    fn guard_devices(&mut self, loader: &Loader, netns: &Netns) -> Result<Vec<Guard>, LoadError> {
         let missing: Vec<_> =
             wanted(loader, &self.devices).filter(|(guard, _)| !self.guards.contains_key(guard)).collect();
         let mut attached = Vec::new();
         if missing.is_empty() {
             return Ok(attached);
         }
-        let mut object = loader.load(self.netns.cookie())?;
+        let mut object = loader.load(self.cookie)?;
         for (guard, ethernet) in missing {
-            match attach_guard(loader, &mut object, &self.netns, guard, ethernet) {
+            match attach_guard(loader, &mut object, netns, guard, ethernet) {
                 Ok(held) => {
                     self.guards.insert(guard, held);
                     attached.push(guard);

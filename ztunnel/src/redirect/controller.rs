@@ -19,6 +19,7 @@ use tracing::{error, info, warn};
 use super::{
     captured::Captured,
     cgroup::{self, CgroupError},
+    foreign::{self, ForeignError},
     hooks::{HOOKS, Hooks},
     link::{LinkError, NetnsFacts, NetnsLink},
     load::{LoadError, Loader, MapSizes},
@@ -67,6 +68,9 @@ pub enum EnrolError {
     /// `steer` or a guard could not be loaded or attached.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// Another installation captures the pod, or that can't be told.
+    #[error(transparent)]
+    Foreign(#[from] ForeignError),
     /// A sysctl could not be set.
     #[error(transparent)]
     Sysctl(#[from] SysctlError),
@@ -146,6 +150,8 @@ impl Controller {
     /// closed.
     pub async fn enrol(&mut self, pod: &Enrolment<'_>) -> Result<Exclusions, EnrolError> {
         let cookie = pod.netns.cookie();
+        // Nothing is undone then: rules and routes are what holds the connections that the other one captures.
+        foreign::refuse(self.loader.pins(), self.hooks.cgroup(), pod.netns, cookie)?;
         let was_captured = self.has_captured(cookie);
         let result = self.try_enrol(pod).await;
         match &result {
@@ -215,7 +221,7 @@ impl Controller {
         let sysctls = sysctl::enable(pod.netns);
         let routes = routes::ensure(pod.link, pod.facts, pod.addresses).await;
         let links = match self.captured.entry(cookie) {
-            Entry::Occupied(mut captured) => captured.get_mut().follow(&self.loader, &pod.facts.interfaces),
+            Entry::Occupied(mut captured) => captured.get_mut().follow(&self.loader, pod.netns, &pod.facts.interfaces),
             Entry::Vacant(vacant) => Captured::attach(&self.loader, pod.netns, &pod.facts.interfaces).map(|captured| {
                 vacant.insert(captured);
             }),

@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io,
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
 };
 
 use aya::{
@@ -80,6 +80,11 @@ impl Hooks {
             *restored += 1;
         }
         Ok(())
+    }
+
+    /// The cgroup.
+    pub(super) fn cgroup(&self) -> BorrowedFd<'_> {
+        self.cgroup.as_fd()
     }
 }
 

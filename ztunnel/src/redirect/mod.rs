@@ -1,14 +1,15 @@
 //! Steers pods' sockets to this daemon: the only user of BPF and netlink.
 //!
-//! A pod is named by the cookie of its network namespace. [`load`] puts the programs into the kernel, `hooks` attaches those of
-//! the node and `captured` those of a pod, among them the [guards](guard) of its devices; [`pins`] keeps them
-//! there when the daemon is gone, and `held` while it runs; [`maps`] is what they know of a pod, [`routes`] leads marked packets to the loopback
-//! interface, [`sysctl`] makes answers follow, [`record`] remembers how the namespace was before, and [`controller`] does
-//! all of it in the one order that never leaves a pod half enrolled.
+//! A pod is named by the cookie of its network namespace. [`load`] puts the programs into the kernel; `hooks` attaches those of
+//! the node, and `captured` those of a pod, among them the [guards](guard) of its devices. [`pins`] keeps them there when the
+//! daemon is gone, and `held` while it runs. [`foreign`] looks for other installations. [`maps`] is what the programs know of a pod,
+//! [`routes`] leads marked packets to the loopback interface, [`sysctl`] makes answers follow, [`record`] remembers how the
+//! namespace was before, and [`controller`] does all of it in the one order that never leaves a pod half enrolled.
 
 mod captured;
 pub mod cgroup;
 pub mod controller;
+pub mod foreign;
 pub mod guard;
 mod held;
 mod hooks;

@@ -10,9 +10,12 @@ use std::{
 
 use nix::libc;
 
+const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
 const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
 const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_PROG_GET_FD_BY_ID: libc::c_int = 13;
+const BPF_MAP_GET_FD_BY_ID: libc::c_int = 14;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_PROG_QUERY: libc::c_int = 16;
 const BPF_LINK_CREATE: libc::c_int = 28;
@@ -22,6 +25,9 @@ const BPF_F_BEFORE: u32 = 1 << 3;
 
 /// Programs that are asked for at one place: the kernel allows 64 of them.
 const MOST_PROGRAMS: usize = 64;
+/// Maps that are asked for of one program: `connect4` has ten.
+const MOST_MAPS: usize = 32;
+
 /// Where a program is attached (`enum bpf_attach_type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -48,6 +54,15 @@ struct UpdateElem {
     key: u64,
     value: u64,
     flags: u64,
+}
+
+/// The members of `union bpf_attr` for BPF_MAP_LOOKUP_ELEM.
+#[repr(C)]
+struct LookupElem {
+    map_fd: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
 }
 
 /// The members of `union bpf_attr` for BPF_OBJ_GET and BPF_OBJ_PIN.
@@ -91,6 +106,14 @@ struct ProgQuery {
     padding: u32,
 }
 
+/// The members of `union bpf_attr` for BPF_*_GET_FD_BY_ID.
+#[repr(C)]
+struct ById {
+    id: u32,
+    next: u32,
+    flags: u32,
+}
+
 /// The members of `union bpf_attr` for BPF_OBJ_GET_INFO_BY_FD.
 #[repr(C)]
 struct GetInfo {
@@ -111,11 +134,53 @@ struct RawLinkInfo {
     target: [u32; 4],
 }
 
+/// The beginning of `struct bpf_prog_info`, up to the name.
+#[repr(C)]
+#[derive(Default)]
+struct RawProgInfo {
+    kind: u32,
+    id: u32,
+    tag: [u8; 8],
+    jited_len: u32,
+    xlated_len: u32,
+    jited: u64,
+    xlated: u64,
+    load_time: u64,
+    created_by_uid: u32,
+    map_count: u32,
+    map_ids: u64,
+    name: [u8; 16],
+}
+
+/// The beginning of `struct bpf_map_info`, up to the name.
+#[repr(C)]
+#[derive(Default)]
+struct RawMapInfo {
+    kind: u32,
+    id: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    flags: u32,
+    name: [u8; 16],
+}
+
 /// A link as the kernel tells of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LinkInfo {
+    /// The program behind it.
+    pub(super) program: u32,
     /// Whether it is still attached to anything.
     pub(super) attached: bool,
+}
+
+/// A program as the kernel tells of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ProgramInfo {
+    /// Its name, at most 15 bytes.
+    pub(super) name: String,
+    /// The ids of its maps.
+    pub(super) maps: Vec<u32>,
 }
 
 /// Puts `value` into the storage of a socket. Takes the map by reference, so that every worker can do it at once.
@@ -192,6 +257,14 @@ fn create_link(program: BorrowedFd<'_>, target: u32, at: At, flags: u32) -> io::
     bpf(BPF_LINK_CREATE, &attr).map(owned)
 }
 
+/// Ids of the programs that are attached to a cgroup or a network namespace.
+///
+/// # Errors
+/// As bpf(2).
+pub(super) fn attached(target: BorrowedFd<'_>, at: At) -> io::Result<Vec<u32>> {
+    query(fd(target), at)
+}
+
 /// Ids of the programs that are attached to a device of this thread's network namespace.
 ///
 /// # Errors
@@ -226,13 +299,66 @@ pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     const BPF_LINK_TYPE_CGROUP: u32 = 3;
     let [first, second, ..] = info.target;
     let attached = first != 0 || (info.kind == BPF_LINK_TYPE_CGROUP && second != 0);
-    Ok(LinkInfo { attached })
+    Ok(LinkInfo { program: info.prog_id, attached })
+}
+
+/// What the kernel tells of a program; none: there is no such program any more.
+///
+/// # Errors
+/// As bpf(2).
+pub(super) fn program_info(id: u32) -> io::Result<Option<ProgramInfo>> {
+    let Some(program) = by_id(BPF_PROG_GET_FD_BY_ID, id)? else { return Ok(None) };
+    let mut maps = vec![0_u32; MOST_MAPS];
+    let asked =
+        RawProgInfo { map_count: MOST_MAPS as u32, map_ids: address(maps.as_mut_ptr()), ..RawProgInfo::default() };
+    let info = info(program.as_fd(), asked)?;
+    maps.truncate(info.map_count as usize);
+    Ok(Some(ProgramInfo { name: text(&info.name), maps }))
+}
+
+/// The map with an id, if it is there and has this name and these sizes of key and value.
+///
+/// # Errors
+/// As bpf(2).
+pub(super) fn map_like(id: u32, name: &str, key_size: usize, value_size: usize) -> io::Result<Option<OwnedFd>> {
+    let Some(map) = by_id(BPF_MAP_GET_FD_BY_ID, id)? else { return Ok(None) };
+    let info = info(map.as_fd(), RawMapInfo::default())?;
+    let fits = text(&info.name) == name && (info.key_size, info.value_size) == (key_size as u32, value_size as u32);
+    Ok(fits.then_some(map))
+}
+
+/// The value of a key of eight bytes in a map whose values have eight bytes.
+///
+/// # Errors
+/// As bpf(2).
+pub(super) fn value_of(map: BorrowedFd<'_>, key: u64) -> io::Result<Option<[u32; 2]>> {
+    let mut value = [0_u32; 2];
+    let attr =
+        LookupElem { map_fd: fd(map), padding: 0, key: address(&raw const key), value: address(value.as_mut_ptr()) };
+    match bpf(BPF_MAP_LOOKUP_ELEM, &attr) {
+        Ok(_) => Ok(Some(value)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn info<T>(object: BorrowedFd<'_>, mut asked: T) -> io::Result<T> {
     let mut attr = GetInfo { fd: fd(object), length: size_of::<T>() as u32, info: address(&raw mut asked) };
     bpf_mut(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
     Ok(asked)
+}
+
+fn by_id(command: libc::c_int, id: u32) -> io::Result<Option<OwnedFd>> {
+    match bpf(command, &ById { id, next: 0, flags: 0 }) {
+        Ok(fd) => Ok(Some(owned(fd))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn text(name: &[u8; 16]) -> String {
+    let bytes = name.split(|byte| *byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 fn fd(fd: BorrowedFd<'_>) -> u32 {

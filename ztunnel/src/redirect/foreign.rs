@@ -1,0 +1,136 @@
+//! Other installations of this daemon: one that had another pin directory may still capture a pod, and then its hook refuses
+//! what this one lets go on.
+
+use std::{
+    collections::HashSet,
+    fs, io,
+    os::fd::{AsFd, BorrowedFd},
+    path::{Path, PathBuf},
+};
+
+use ebpf_common::{Pod, maps as names};
+use thiserror::Error;
+
+use super::{
+    pins::{self, PinDir},
+    sys,
+};
+
+/// How deep below a BPF file system pin directories are looked for.
+const DEPTH: usize = 3;
+
+/// Another installation captures the pod.
+#[derive(Debug, Error)]
+#[error(
+    "another installation of ztunnel still captures the pod, {place}: its {program} (BPF program {id}) takes or refuses the pod's \
+     connections; stop it and run `ztunnel cleanup --bpf-pin {remedy} --state DIR` with the directories that it had; the pod is \
+     then enrolled by itself"
+)]
+pub struct Foreign {
+    program: &'static str,
+    id: u32,
+    place: String,
+    remedy: String,
+}
+
+/// Why it could not be told whether there is one.
+#[derive(Debug, Error)]
+pub enum ForeignError {
+    /// There is.
+    #[error(transparent)]
+    Captured(Box<Foreign>),
+    /// The kernel does not tell.
+    #[error(
+        "cannot ask the kernel which BPF programs are attached to {object}: {source}; the daemon needs CAP_SYS_ADMIN"
+    )]
+    Ask {
+        /// The object.
+        object: &'static str,
+        /// The cause.
+        source: io::Error,
+    },
+}
+
+/// Makes sure that no other installation captures the network namespace with a cookie.
+///
+/// # Errors
+/// When one does, or when that can't be told.
+pub fn refuse(pins: &PinDir, cgroup: BorrowedFd<'_>, netns: impl AsFd, cookie: u64) -> Result<(), ForeignError> {
+    let own = own_programs(pins, cookie);
+    let failed = |object| move |source| ForeignError::Ask { object, source };
+    let hooks = sys::attached(cgroup, sys::At::Connect4).map_err(failed("the root of cgroup v2"))?;
+    for id in hooks.into_iter().filter(|id| !own.contains(id)) {
+        if captures(id, cookie).map_err(failed("the root of cgroup v2"))? {
+            return Err(found("connect4", id, cookie));
+        }
+    }
+    let steering = sys::attached(netns.as_fd(), sys::At::SkLookup).map_err(failed("the pod's network namespace"))?;
+    for id in steering.into_iter().filter(|id| !own.contains(id)) {
+        let program = sys::program_info(id).map_err(failed("the pod's network namespace"))?;
+        if program.is_some_and(|program| program.name == "steer") {
+            return Err(found("steer", id, cookie));
+        }
+    }
+    Ok(())
+}
+
+/// Programs behind the pins of this installation, those of another layout included: an upgrade replaces these.
+fn own_programs(pins: &PinDir, cookie: u64) -> HashSet<u32> {
+    let layouts = pins.layouts().unwrap_or_default();
+    let links = layouts.iter().flat_map(|dir| [dir.join("connect4"), dir.join("pods").join(cookie.to_string())]);
+    let program = |pin: PathBuf| Some(sys::link_info(sys::open_pin(&pin).ok()?.as_fd()).ok()?.program);
+    links.filter_map(program).collect()
+}
+
+/// Whether a connect hook of this daemon's kind captures the connects of a network namespace.
+fn captures(program: u32, cookie: u64) -> io::Result<bool> {
+    let Some(info) = sys::program_info(program)? else { return Ok(false) };
+    if info.name != "connect4" {
+        return Ok(false);
+    }
+    for id in info.maps {
+        if let Some(map) = sys::map_like(id, names::PODS, size_of::<u64>(), size_of::<Pod>())? {
+            let flags = sys::value_of(map.as_fd(), cookie)?.map_or(0, |[flags, _workers]| flags);
+            return Ok(flags & Pod::CAPTURE_OUTBOUND != 0);
+        }
+    }
+    Ok(false)
+}
+
+fn found(program: &'static str, id: u32, cookie: u64) -> ForeignError {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let pin = pins::bpf_mounts(&mounts).iter().find_map(|mount| pinned_below(&mount.point, cookie, DEPTH));
+    let (place, remedy) = match pin {
+        Some(pin) => (format!("pinned at {}", pin.display()), pin.display().to_string()),
+        None => ("with pins that are on no BPF file system mounted here".to_owned(), "DIR".to_owned()),
+    };
+    ForeignError::Captured(Box::new(Foreign { program, id, place, remedy }))
+}
+
+/// The pin directory below `dir` that has a link of the pod.
+fn pinned_below(dir: &Path, cookie: u64, depth: usize) -> Option<PathBuf> {
+    let folders = fs::read_dir(dir).ok()?.flatten().map(|entry| entry.path()).filter(|path| path.is_dir());
+    let folders: Vec<_> = folders.collect();
+    if folders.iter().any(|path| pins::is_layout(path) && path.join("pods").join(cookie.to_string()).exists()) {
+        return Some(dir.to_owned());
+    }
+    let depth = depth.checked_sub(1)?;
+    folders.iter().find_map(|folder| pinned_below(folder, cookie, depth))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::pinned_below;
+
+    #[test]
+    fn a_pin_directory_is_found_by_the_pod_in_it() {
+        let root = tempfile::tempdir().unwrap();
+        let pods = root.path().join("a/old/v1/pods");
+        std::fs::create_dir_all(&pods).unwrap();
+        std::fs::create_dir_all(root.path().join("b/v1/pods")).unwrap();
+        std::fs::write(pods.join("77"), "").unwrap();
+        assert_eq!(pinned_below(root.path(), 77, 3), Some(root.path().join("a/old")));
+        assert_eq!(pinned_below(root.path(), 7, 3), None);
+        assert_eq!(pinned_below(root.path(), 77, 1), None, "deeper than it is looked");
+    }
+}
