@@ -99,6 +99,10 @@ pub async fn serve(pod: Rc<PodContext>, accepted: Accepted, mut drain: DrainWatc
         socket::reset_on_close(io.get_ref());
     }
     drop(io);
+    if let Some((end, abuse)) = end.as_ref().and_then(|end| Some((end, end.abuse()?))) {
+        pod.meter.traffic().abused(Direction::Inbound, abuse);
+        pod.failures.tell(peer, dst, CloseReason::TooMany, &end.to_string());
+    }
     let end = end.map_or_else(|| CloseReason::AddressRemoved.to_string(), |end| end.to_string());
     debug!(src.addr = %peer, src.identity = %link.principal.identity(), end, "a tunnel ended");
     // They end with the connection, which is gone.
@@ -142,7 +146,7 @@ where
             }
         }
     };
-    let in_order = matches!(end, End::Drained | End::Idle | End::Unused | End::PeerClosed);
+    let in_order = matches!(end, End::Drained | End::Idle | End::Stalled | End::Unused | End::PeerClosed);
     // Who did not react to the farewell will not react to the FIN.
     if in_order && activity.last().elapsed() < SILENT {
         see_off(io).await;

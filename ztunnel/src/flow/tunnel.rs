@@ -5,11 +5,13 @@ use std::os::fd::AsFd as _;
 use futures_util::future::LocalBoxFuture;
 use thiserror::Error;
 use tokio::{net::TcpStream, time::Instant};
+use tracing::warn;
 
 use super::table::Upstreams;
 use crate::{
     hbone::{
         Cut,
+        client::End,
         pool::{Connect, Connected, Key},
     },
     metrics::traffic::Traffic,
@@ -71,6 +73,13 @@ impl Connect for TunnelDialer {
         let guard = Box::new((entry, open));
         let (outdated, cut) = (outdated(&self.tls, &peer), cut(&self.tls, &peer, io.get_ref()));
         Ok(Connected { io, identity: peer.identity, expires: peer.expires, local, activity, outdated, cut, guard })
+    }
+
+    fn ended(&self, key: &Key, end: &End) {
+        if let Some(abuse) = end.abuse() {
+            self.traffic.abused(Direction::Outbound, abuse);
+            warn!(to = %key.to, %end, "this node ended a tunnel to another pod");
+        }
     }
 }
 

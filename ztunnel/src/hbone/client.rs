@@ -13,13 +13,14 @@ use h2::{Reason, client::SendRequest};
 use thiserror::Error;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use super::{
     keepalive::Keepalive,
     linger::Linger,
     outbox::Outgoing,
+    pace::Paced,
     settings::Settings,
     stream::{Cut, Link, Tunnel},
 };
@@ -40,7 +41,7 @@ pub struct Client {
 
 /// Moves the connection's bytes; dropping it breaks the connection.
 pub struct Driver<S> {
-    connection: h2::client::Connection<Linger<S>, Outgoing>,
+    connection: h2::client::Connection<Linger<Paced<S>>, Outgoing>,
     keepalive: Keepalive,
     silence: Duration,
     link: Rc<Link>,
@@ -53,6 +54,8 @@ pub enum End {
     Closed,
     /// The peer was silent for this long, although it was asked for a sign of life.
     Dead(Duration),
+    /// The peer sent too many frames that carry nothing.
+    Flooded,
     /// It broke, or the peer broke the rules.
     Failed(String),
     /// This side has cut it.
@@ -62,6 +65,7 @@ pub enum End {
 impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            End::Flooded => f.write_str("the peer sends frames that carry nothing at a high rate"),
             End::Closed => f.write_str("closed"),
             End::Dead(silence) => write!(f, "the peer is dead: nothing was heard of it for {} s", silence.as_secs()),
             End::Failed(why) => f.write_str(why),
@@ -71,11 +75,17 @@ impl fmt::Display for End {
 }
 
 impl End {
+    /// What the peer was given up for, as the value of a metric label.
+    #[must_use]
+    pub fn abuse(&self) -> Option<&'static str> {
+        (*self == End::Flooded).then_some("useless_frames")
+    }
+
     /// What is said of the tunnels that it ends.
     fn reason(&self) -> CloseReason {
         match self {
             End::Cut(cut) => cut.reason,
-            End::Closed | End::Dead(_) | End::Failed(_) => CloseReason::TunnelLost,
+            End::Closed | End::Dead(_) | End::Flooded | End::Failed(_) => CloseReason::TunnelLost,
         }
     }
 }
@@ -122,9 +132,10 @@ pub async fn handshake<S>(io: S, activity: Activity, settings: &Settings) -> Res
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let (send, mut connection) = settings.client().handshake(Linger::new(io)).await?;
+    let link = Rc::new(Link::new());
+    let io = Linger::new(Paced::new(io, 0, &link.pace));
+    let (send, mut connection) = settings.client().handshake(io).await?;
     let keepalive = Keepalive::new(connection.ping_pong(), activity, settings);
-    let link = Rc::new(Link::default());
     let client = Client { send, send_buffer: settings.send_buffer, link: Rc::clone(&link) };
     let silence = settings.ping_interval + settings.ping_timeout;
     Ok((client, Driver { connection, keepalive, silence, link }))
@@ -153,8 +164,12 @@ where
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        self.link.pace.begin_turn();
         if let Poll::Ready(result) = Pin::new(&mut self.connection).poll(cx) {
             return Poll::Ready(result.map_or_else(|error| End::Failed(error.to_string()), |()| End::Closed));
+        }
+        if self.link.pace.is_exhausted() {
+            return Poll::Ready(End::Flooded);
         }
         self.keepalive.poll_dead(cx).map(|()| End::Dead(self.silence))
     }
@@ -172,6 +187,15 @@ impl Client {
     #[must_use]
     pub fn stalled(&self) -> usize {
         self.link.stalls.count()
+    }
+
+    /// Waits until the peer has taken no more streams for so long. A stream that it had promised to answer may never be.
+    pub fn deserted(&self, after: Duration) -> impl Future<Output = ()> + use<> {
+        let link = Rc::clone(&self.link);
+        async move {
+            link.pace.left().await;
+            sleep(after).await;
+        }
     }
 
     /// Why the connection has ended, if it has.

@@ -19,6 +19,7 @@ mod inbox;
 mod keepalive;
 mod linger;
 mod outbox;
+mod pace;
 pub mod pool;
 pub mod relay;
 pub mod server;

@@ -5,12 +5,15 @@
 //!   succeeds they share the connection as far as its streams go, and one more dial begins for the others.
 //! - A connection whose streams are all taken is in use again when one ends.
 //! - A connection may be outdated before its streams have ended: then it takes no more. One that is cut ends with them.
-//! - A stream that the peer has not looked at is opened once more, on a connection newer than the failure.
+//! - A stream that the peer has not looked at is opened once more, on a connection newer than the failure. So is one that
+//!   has no answer a while after the peer said goodbye; whichever is answered first is taken.
 
 use std::{
     cell::{Cell, RefCell},
     net::SocketAddr,
+    pin::pin,
     rc::Rc,
+    time::Duration,
 };
 
 use tokio::{sync::oneshot, time::timeout};
@@ -35,6 +38,9 @@ use counts::Counts;
 use dial::Inner;
 use entry::{Entry, Waiter};
 pub use error::{OpenError, Shared};
+
+/// How long an answer is waited for from a peer that has said goodbye, before another connection is tried as well.
+const FORSAKEN: Duration = Duration::from_secs(1);
 
 /// A stream that the peer has connected to its destination.
 #[derive(Debug)]
@@ -86,16 +92,36 @@ impl<C: Connect> Pool<C> {
     /// When there is no connection, or the peer does not connect the stream.
     pub async fn open(&self, key: &Key, request: &ConnectRequest) -> Result<Opened, OpenError<C::Error>> {
         let lease = self.lease(key, 0).await?;
-        let error = match self.open_on(lease, key, request).await {
-            Ok(opened) => return Ok(opened),
-            Err(Failure::Final(error)) => return Err(error),
-            Err(Failure::Retry(_)) => {
-                // Whatever is older than this failure is as likely to be stale.
-                let lease = self.lease(key, self.0.next_id.get()).await?;
-                self.open_on(lease, key, request).await
+        let deserted = lease.connection().client.deserted(FORSAKEN);
+        let mut first = pin!(self.open_on(lease, key, request));
+        let done = tokio::select! {
+            biased;
+            done = &mut first => done,
+            () = deserted => {
+                let mut second = pin!(self.open_again(key, request));
+                tokio::select! {
+                    biased;
+                    done = &mut first => done,
+                    done = &mut second => match done {
+                        Ok(opened) => return Ok(opened),
+                        // It may still come on the old one.
+                        Err(_) => first.await,
+                    },
+                }
             }
         };
-        error.map_err(|failure| match failure {
+        match done {
+            Ok(opened) => Ok(opened),
+            Err(Failure::Final(error)) => Err(error),
+            Err(Failure::Retry(_)) => self.open_again(key, request).await,
+        }
+    }
+
+    /// Once more: whatever is older than a failure is as likely to be stale.
+    async fn open_again(&self, key: &Key, request: &ConnectRequest) -> Result<Opened, OpenError<C::Error>> {
+        let lease = self.lease(key, self.0.next_id.get()).await?;
+        let opened = self.open_on(lease, key, request).await;
+        opened.map_err(|failure| match failure {
             Failure::Final(error) | Failure::Retry(error) => error,
         })
     }

@@ -19,6 +19,7 @@ use tokio::{
 use super::{
     keepalive::Keepalive,
     outbox::Outgoing,
+    pace::{PREFACE, Paced},
     settings::Settings,
     stream::{Cut, Link},
 };
@@ -40,6 +41,8 @@ pub use responder::{Gone, Responder};
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 /// The same for a peer without streams when the daemon is told to stop.
 const DRAINED_WITHIN: Duration = Duration::from_secs(1);
+/// Tunnels that wait for their applications longer than this keep their connection from moving, if they are many.
+const STALLED_FOR: Duration = Duration::from_secs(1);
 /// Streams accepted before the worker's other tasks get their turn.
 const FAIR_SHARE: usize = 64;
 
@@ -67,6 +70,10 @@ pub enum End {
     Dead(Duration),
     /// The peer gave up too many streams that it had just opened.
     Abused,
+    /// The peer sent too many frames that carry nothing.
+    Flooded,
+    /// Applications that do not read have filled its window, and its last stream has ended since.
+    Stalled,
     /// The peer never began to speak HTTP/2.
     NoPreface,
     /// It broke, or the peer broke the rules.
@@ -76,6 +83,16 @@ pub enum End {
 }
 
 impl End {
+    /// What the peer was told to calm down for, as the value of a metric label.
+    #[must_use]
+    pub fn abuse(&self) -> Option<&'static str> {
+        match self {
+            End::Abused => Some("resets"),
+            End::Flooded => Some("useless_frames"),
+            _ => None,
+        }
+    }
+
     /// What is said of the tunnels that it ends.
     fn reason(&self) -> CloseReason {
         match self {
@@ -94,6 +111,8 @@ impl fmt::Display for End {
             End::Drained => f.write_str("drained"),
             End::Dead(silence) => write!(f, "the peer is dead: nothing was heard of it for {} s", silence.as_secs()),
             End::Abused => f.write_str("the peer opens and resets streams at a high rate"),
+            End::Flooded => f.write_str("the peer sends frames that carry nothing at a high rate"),
+            End::Stalled => f.write_str("closed because applications that do not read had filled its window"),
             End::NoPreface => f.write_str("the peer does not begin to speak HTTP/2"),
             End::Failed(why) => f.write_str(why),
             End::Cut(cut) => cut.fmt(f),
@@ -118,10 +137,16 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut cut = pin!(aside(cut));
+    let link = Rc::new(Link::new());
+    let mut handshake = pin!(settings.server().handshake(Paced::new(io, PREFACE, &link.pace)));
+    let handshake = poll_fn(|cx| {
+        link.pace.begin_turn();
+        handshake.as_mut().poll(cx)
+    });
     let begun = tokio::select! {
         biased;
         cut = &mut cut => return End::Cut(cut),
-        begun = timeout(settings.preface_timeout, settings.server().handshake(io)) => begun,
+        begun = timeout(settings.preface_timeout, handshake) => begun,
         () = drain.started() => return End::Drained,
     };
     let mut connection = match begun {
@@ -129,7 +154,6 @@ where
         Ok(Err(error)) => return End::Failed(error.to_string()),
         Err(_elapsed) => return End::NoPreface,
     };
-    let link = Rc::new(Link::default());
     let mut serving = Serving {
         keepalive: Keepalive::new(connection.ping_pong(), activity, settings),
         connection,
@@ -137,6 +161,8 @@ where
         patience: Patience::new(),
         silence: settings.ping_interval + settings.ping_timeout,
         idle: settings.server_idle(),
+        stalls: settings.stalls(),
+        stalled: None,
         quiet: true,
         timer: Box::pin(sleep(settings.first_stream_timeout)),
         used: false,
@@ -152,7 +178,7 @@ where
         }
         if !drained && draining.as_mut().poll(cx).is_ready() {
             drained = true;
-            serving.drain();
+            serving.leave(End::Drained);
         }
         serving.poll(cx)
     })
@@ -163,12 +189,16 @@ where
 }
 
 struct Serving<S, F> {
-    connection: h2::server::Connection<S, Outgoing>,
+    connection: h2::server::Connection<Paced<S>, Outgoing>,
     streams: Rc<Streams>,
     keepalive: Keepalive,
     patience: Patience,
     silence: Duration,
     idle: Duration,
+    /// So many waits fill the connection's window.
+    stalls: usize,
+    /// Runs while there are as many.
+    stalled: Option<Pin<Box<Sleep>>>,
     /// There is no stream, and the timer runs.
     quiet: bool,
     /// Until the first stream, then while it is quiet, then until it must be closed.
@@ -186,6 +216,7 @@ where
     F: FnMut(Incoming),
 {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        self.streams.link().pace.begin_turn();
         for accepted in 0.. {
             match self.connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => self.admit(request, respond),
@@ -203,15 +234,51 @@ where
                 break;
             }
         }
-        if self.patience.is_over(self.streams.take_given_up(), Instant::now()) && self.ending != Some(End::Abused) {
-            self.close(End::Abused);
+        if !self.is_abused()
+            && let Some(abuse) = self.abuse()
+        {
+            self.close(abuse);
             self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
             cx.waker().wake_by_ref();
         }
+        self.poll_stalled(cx);
         if self.keepalive.poll_dead(cx).is_ready() {
             return Poll::Ready(End::Dead(self.silence));
         }
         self.poll_quiet(cx)
+    }
+
+    fn is_abused(&self) -> bool {
+        self.ending.as_ref().is_some_and(|end| end.abuse().is_some())
+    }
+
+    /// What the peer does too often.
+    fn abuse(&mut self) -> Option<End> {
+        if self.streams.link().pace.is_exhausted() {
+            return Some(End::Flooded);
+        }
+        self.patience.is_over(self.streams.take_given_up(), Instant::now()).then_some(End::Abused)
+    }
+
+    /// Tells the peer to put new streams elsewhere, when stalled ones keep this connection from moving. It is the peer's next
+    /// frames, at the latest its PING, that call this.
+    fn poll_stalled(&mut self, cx: &mut Context<'_>) {
+        let stalls = &self.streams.link().stalls;
+        if self.ending.is_some() || stalls.count() < self.stalls {
+            self.stalled = None;
+            return;
+        }
+        let timer = self.stalled.get_or_insert_with(|| {
+            stalls.since_last_look();
+            Box::pin(sleep(STALLED_FOR))
+        });
+        while timer.as_mut().poll(cx).is_ready() {
+            if stalls.since_last_look() >= self.stalls {
+                self.leave(End::Stalled);
+                return cx.waker().wake_by_ref();
+            }
+            timer.as_mut().reset(Instant::now() + STALLED_FOR);
+        }
     }
 
     fn admit(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Outgoing>) {
@@ -230,7 +297,7 @@ where
     /// Ends the connection when it has been quiet for too long.
     fn poll_quiet(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         // A stream that crossed the farewell is served, too.
-        if self.connection.has_streams() && self.ending != Some(End::Abused) {
+        if self.connection.has_streams() && !self.is_abused() {
             self.quiet = false;
             return Poll::Pending;
         }
@@ -260,9 +327,10 @@ where
         self.timer.as_mut().reset(now + CLOSE_WITHIN);
     }
 
-    fn drain(&mut self) {
+    /// Lets the peer open no more streams; those that are open go on.
+    fn leave(&mut self, why: End) {
         if self.ending.is_none() {
-            self.close(End::Drained);
+            self.close(why);
             if !self.connection.has_streams() {
                 self.timer.as_mut().reset(Instant::now() + DRAINED_WITHIN);
             }

@@ -16,6 +16,7 @@ use tokio::time::sleep;
 use super::{
     inbox::Inbox,
     outbox::{Ledger, Outgoing},
+    pace::Pace,
     stalls::{Stall, Stalls},
 };
 use crate::{model::close::CloseReason, net::buffer::Borrowed};
@@ -65,15 +66,21 @@ impl Lost {
 }
 
 /// What tunnels and the connection that they run on know of each other.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Link {
     /// What became of the connection; told by its driver.
     end: RefCell<Option<Lost>>,
     /// Told by the tunnels.
     pub(super) stalls: Stalls,
+    /// What its peer costs.
+    pub(super) pace: Rc<Pace>,
 }
 
 impl Link {
+    pub(super) fn new() -> Self {
+        Self { end: RefCell::default(), stalls: Stalls::default(), pace: Rc::new(Pace::new()) }
+    }
+
     pub(super) fn ended(&self, reason: CloseReason, why: &impl fmt::Display) {
         self.end.borrow_mut().get_or_insert_with(|| Lost { reason, why: why.to_string() });
     }
@@ -223,6 +230,7 @@ impl Tunnel {
     /// Sends a buffer's first bytes. `false`: the tunnel takes no more, see [`Self::poll_fault`].
     pub(super) fn send(&mut self, buffer: Borrowed, length: usize) -> bool {
         let size = buffer.bytes().len();
+        self.link.pace.sent(length);
         let outgoing = Outgoing::new(buffer.into_chunk(length), &self.ledger, size);
         self.send.send_data(outgoing, false).is_ok()
     }

@@ -77,6 +77,7 @@ struct Shared {
     inbound: Way,
     handshake_failures: Family<ByReason, Counter>,
     refused: Family<ReasonLabel, Counter>,
+    abused: Family<ByReason, Counter>,
     decisions: Decisions,
     book: Arc<Book>,
     cluster: Arc<str>,
@@ -141,6 +142,7 @@ impl Traffic {
             inbound: families.way(Direction::Inbound),
             handshake_failures: Family::default(),
             refused: Family::default(),
+            abused: Family::default(),
             decisions: Decisions::register(registry),
             book: Arc::new(Book::new(kept)),
             cluster,
@@ -155,6 +157,11 @@ impl Traffic {
             "ztunnel_hbone_refused",
             "Streams of authenticated peers that were refused, by reason",
             shared.refused.clone(),
+        );
+        registry.register(
+            "ztunnel_hbone_abuse",
+            "Tunnels that this node ended because of what the peer did, by reason",
+            shared.abused.clone(),
         );
         registry.register_collector(Box::new(BookCollector(Arc::clone(&shared.book))));
         Self(Arc::new(shared))
@@ -223,6 +230,11 @@ impl Traffic {
     #[must_use]
     pub fn decisions(&self) -> &Decisions {
         &self.0.decisions
+    }
+
+    /// A tunnel was ended because of what its peer did; `reason` is one of a few words.
+    pub fn abused(&self, direction: Direction, reason: &'static str) {
+        self.0.abused.get_or_create(&ByReason { direction: direction.name(), reason }).inc();
     }
 
     /// A stream of a peer was refused.

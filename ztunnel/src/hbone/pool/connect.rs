@@ -12,7 +12,11 @@ use std::{
 use futures_util::future::LocalBoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::{hbone::stream::Cut, model::identity::SpiffeId, net::activity::Activity};
+use crate::{
+    hbone::{client::End, stream::Cut},
+    model::identity::SpiffeId,
+    net::activity::Activity,
+};
 
 /// What makes two connections the same. The pod that connects is the same for all of a pool.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -34,6 +38,11 @@ pub trait Connect: 'static {
 
     /// Connects. It should have its own deadlines; the pool's is the last resort.
     fn connect(&self, key: &Key) -> impl Future<Output = Result<Connected<Self::Io>, Self::Error>>;
+
+    /// Is told how a connection to a key has ended.
+    fn ended(&self, key: &Key, end: &End) {
+        let _unused = (key, end);
+    }
 }
 
 /// A connection with a proven peer.

@@ -128,6 +128,7 @@ impl<C: Connect> Task<C> {
             end = driver.run_until(cut) => end,
             end = aside(unused) => end,
         };
+        self.pool.connect.ended(&self.key, &end);
         debug!(to = %self.key.to, %end, "a connection for tunnels ended");
         self.take_out(id);
     }

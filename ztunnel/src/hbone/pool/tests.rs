@@ -500,3 +500,26 @@ async fn a_connection_on_which_much_is_stalled_takes_no_more_streams() {
     })
     .await;
 }
+
+/// A peer that leaves may keep a stream that it had promised to serve waiting until its connection ends.
+#[tokio::test(start_paused = true)]
+async fn a_connect_that_a_leaving_peer_does_not_answer_is_tried_elsewhere_after_a_second() {
+    local(async {
+        let net = Net::serving();
+        let pool = pool(&net);
+        let kept = open(&pool, A).await.unwrap();
+        net.0.answer.set(false);
+        let mut waiting = std::pin::pin!(open(&pool, A));
+        assert!(futures_util::poll!(waiting.as_mut()).is_pending());
+        settle().await;
+        net.0.served.borrow()[0].drain.start();
+        net.0.answer.set(true);
+        let left = Instant::now();
+        let mut tunnel = waiting.await.unwrap();
+        assert!(left.elapsed() < Duration::from_millis(1500), "{:?}", left.elapsed());
+        echo(&mut tunnel).await;
+        assert_eq!(net.dials(), 2);
+        drop(kept);
+    })
+    .await;
+}

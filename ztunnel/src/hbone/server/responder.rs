@@ -41,6 +41,11 @@ impl Streams {
         Self { live: Cell::new(0), most, given_up: Cell::new(0), send_buffer: settings.send_buffer, link }
     }
 
+    /// What they know of their connection.
+    pub(super) fn link(&self) -> &Rc<Link> {
+        &self.link
+    }
+
     /// Whether nobody works on any.
     pub(super) fn are_over(&self) -> bool {
         self.live.get() == 0

@@ -11,8 +11,8 @@ use tokio::io::AsyncWriteExt as _;
 use super::{
     Served, Settings, client, local, ok,
     raw::{
-        ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PREFACE, PUSH_PROMISE, RST_STREAM,
-        Raw, SETTINGS, WINDOW_UPDATE, connect, connect_block, frame, header,
+        ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PREFACE, PRIORITY, PUSH_PROMISE,
+        RST_STREAM, Raw, SETTINGS, WINDOW_UPDATE, connect, connect_block, frame, header,
     },
     serve, to,
 };
@@ -316,10 +316,10 @@ async fn floods_of_frames_that_want_an_answer_are_bounded_by_who_reads_it() {
             let Raw { read, write } = &mut raw;
             let kind = flood[3];
             let send = async {
-                write.write_all(&flood.repeat(100_000)).await.unwrap();
+                write.write_all(&flood.repeat(10_000)).await.unwrap();
             };
             let hear = async {
-                for _ in 0..100_000 {
+                for _ in 0..10_000 {
                     read.next(kind).await.unwrap();
                 }
             };
@@ -343,6 +343,49 @@ async fn floods_of_frames_that_want_an_answer_are_bounded_by_who_reads_it() {
         })
         .await;
     }
+}
+
+/// Frames that cost a worker time, and move nothing.
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_keeps_a_worker_busy_with_frames_that_carry_nothing_is_told_to_calm_down() {
+    let floods = [
+        frame(PRIORITY, 0, 1, &[0, 0, 0, 0, 7]),
+        frame(0xfa, 0, 0, &[]),
+        frame(PING, ACK, 0, &[7; 8]),
+        frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1]),
+        frame(RST_STREAM, 0, 3, &8u32.to_be_bytes()),
+    ];
+    for flood in floods {
+        local(async {
+            let served = accepting(&Settings::default());
+            let mut raw = Raw::client(served.far).await;
+            raw.send(&connect(1)).await;
+            raw.send(&frame(HEADERS, END_HEADERS | END_STREAM, 3, &connect_block("10.0.0.1:80"))).await;
+            let Raw { read, write } = &mut raw;
+            let flood = flood.repeat(30_000);
+            // The rest is not read any more.
+            let (_cut_off, code) = tokio::join!(write.write_all(&flood), read.goodbye());
+            assert_eq!(code, Some(ENHANCE_YOUR_CALM), "{:?} {:?}", &flood[..9], served.end.borrow());
+            tokio::task::yield_now().await;
+            assert_eq!(*served.end.borrow(), Some(End::Flooded));
+        })
+        .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_keeps_a_worker_busy_with_frames_that_carry_nothing_is_left() {
+    local(async {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let (io, activity) = super::Watched::new(near);
+        let (_client, driver) = client::handshake(io, activity, &Settings::default()).await.unwrap();
+        let mut raw = Raw::new(far);
+        raw.send(&frame(SETTINGS, 0, 0, &[])).await;
+        let flood = frame(PRIORITY, 0, 1, &[0, 0, 0, 0, 7]).repeat(30_000);
+        let (end, _cut_off) = tokio::join!(driver.run(), raw.write.write_all(&flood));
+        assert_eq!(end, client::End::Flooded);
+    })
+    .await;
 }
 
 #[tokio::test(start_paused = true)]

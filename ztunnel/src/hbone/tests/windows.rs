@@ -6,11 +6,11 @@ use tokio::io::AsyncWriteExt as _;
 
 use super::{
     Settings, buffers, local, ok,
-    raw::{DATA, HEADERS, RST_STREAM, Raw, SETTINGS, WINDOW_UPDATE, connect, frame},
+    raw::{DATA, GOAWAY, HEADERS, PING, RST_STREAM, Raw, SETTINGS, WINDOW_UPDATE, connect, frame},
     serve, tcp_pair,
 };
 use crate::{
-    hbone::{relay, stream::Tunnel},
+    hbone::{relay, server::End, stream::Tunnel},
     lifecycle::tasks::TaskSet,
     net::copy::{Side, Transferred},
 };
@@ -76,6 +76,40 @@ async fn errors_in_the_windows_of_a_stream_end_the_stream_only() {
         // The first was gone before it was answered.
         assert_eq!(tunnels.borrow().len(), 2);
         assert_eq!(*served.end.borrow(), None);
+    })
+    .await;
+}
+
+/// Who opens streams that nobody reads blocks a connection for all others of its pod.
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_stalled_streams_have_filled_is_left_and_a_slow_reader_alone_changes_nothing() {
+    local(async {
+        let tunnels: Rc<RefCell<Vec<Tunnel>>> = Rc::default();
+        let kept = Rc::clone(&tunnels);
+        let served = serve(&Settings::default(), move |incoming| {
+            kept.borrow_mut().extend(incoming.responder.accept(&ok()).ok());
+        });
+        let mut raw = Raw::client(served.far).await;
+        for stream in [1, 3, 5] {
+            raw.send(&connect(stream)).await;
+            raw.read.next(HEADERS).await.unwrap();
+        }
+        let stall = |index: usize| tunnels.borrow()[index].stall();
+        let (first, second) = (stall(0), stall(1));
+        for _ in 0..5 {
+            // One that waits now and then, and two that wait for ever.
+            drop(stall(2));
+            raw.send(&frame(PING, 0, 0, &[7; 8])).await;
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            assert_ne!(raw.read.frame().await.unwrap().kind, GOAWAY);
+        }
+        let third = stall(2);
+        raw.send(&frame(PING, 0, 0, &[7; 8])).await;
+        assert_eq!(raw.read.next(GOAWAY).await.unwrap().code(), 0, "an orderly goodbye");
+        drop((first, second, third));
+        tunnels.borrow_mut().clear();
+        raw.read.rest().await;
+        assert_eq!(*served.end.borrow(), Some(End::Stalled));
     })
     .await;
 }

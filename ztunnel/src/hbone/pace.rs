@@ -1,0 +1,288 @@
+//! How much of a worker's time the peer of one connection takes. A worker is one thread: whoever keeps it busy keeps all
+//! other connections waiting.
+//!
+//! - **A turn** of a connection's task is bounded by frames, bytes and time. h2 reads for as long as there are bytes, so the
+//!   bound is below it: [`Paced`] gives it bytes in small pieces, and none any more when the turn is over.
+//! - **Frames that carry nothing** (PRIORITY, PING, SETTINGS, WINDOW_UPDATE, empty or padded DATA, unknown types, resets) have
+//!   an allowance. A peer that uses it up is told to calm down, and the connection ends.
+
+use std::{
+    cell::{Cell, RefCell},
+    io,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::Notify,
+    time::Instant,
+};
+
+/// What ends a turn: frames, bytes, or time, whichever comes first. A frame costs h2 100 to 500 ns.
+const TURN_FRAMES: usize = 2048;
+const TURN_BYTES: usize = 1 << 20;
+const TURN_TIME: Duration = Duration::from_millis(1);
+/// Bytes given at once that may be heads of frames: at most 910 frames.
+const PIECE: usize = 8 << 10;
+
+/// Frames that carry nothing: so many at once. More than the WINDOW_UPDATEs for a whole connection's window.
+const BURST: u32 = 20_000;
+/// So many each second, for ever.
+const PER_SECOND: u32 = 1000;
+/// So many bytes of such a frame count as one more.
+const BYTES_PER_FRAME: usize = 256;
+/// What a frame that carries something allows: a peer may measure the round trip with a PING, or reset a stream.
+const PER_USEFUL: u32 = 2;
+/// What is sent allows WINDOW_UPDATEs: two for a message, and one for each so many bytes.
+const BYTES_PER_UPDATE: usize = 256;
+
+/// The bytes of a client before its first frame (RFC 9113, 3.4).
+pub(super) const PREFACE: usize = 24;
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const GOAWAY: u8 = 7;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
+const PADDED: u8 = 8;
+
+/// What one connection's peer may still cost, and what it has said.
+#[derive(Debug)]
+pub(super) struct Pace {
+    turn: RefCell<Turn>,
+    allowance: RefCell<Allowance>,
+    exhausted: Cell<bool>,
+    left: Cell<bool>,
+    leaving: Notify,
+}
+
+#[derive(Debug)]
+struct Turn {
+    /// On the machine's clock, which goes on where that of a test stands still.
+    begun: std::time::Instant,
+    frames: usize,
+    bytes: usize,
+}
+
+impl Turn {
+    fn new() -> Self {
+        Self { begun: std::time::Instant::now(), frames: 0, bytes: 0 }
+    }
+}
+
+/// A bucket that is filled again.
+#[derive(Debug)]
+struct Allowance {
+    left: u32,
+    filled: Instant,
+}
+
+impl Allowance {
+    fn new() -> Self {
+        Self { left: BURST, filled: Instant::now() }
+    }
+
+    fn earn(&mut self, more: u32) {
+        self.left = self.left.saturating_add(more).min(BURST);
+    }
+
+    /// Whether there was as much.
+    fn spend(&mut self, cost: u32) -> bool {
+        if self.left < cost {
+            let now = Instant::now();
+            let passed = now.saturating_duration_since(self.filled).as_millis();
+            self.filled = now;
+            self.earn(u32::try_from(passed.saturating_mul(PER_SECOND.into()) / 1000).unwrap_or(BURST));
+        }
+        let enough = self.left >= cost;
+        self.left = self.left.saturating_sub(cost);
+        enough
+    }
+}
+
+impl Pace {
+    pub(super) fn new() -> Self {
+        Self {
+            turn: RefCell::new(Turn::new()),
+            allowance: RefCell::new(Allowance::new()),
+            exhausted: Cell::new(false),
+            left: Cell::new(false),
+            leaving: Notify::new(),
+        }
+    }
+
+    /// The connection's task begins a turn.
+    pub(super) fn begin_turn(&self) {
+        self.turn.replace(Turn::new());
+    }
+
+    /// Whether the peer has sent more frames that carry nothing than it may.
+    pub(super) fn is_exhausted(&self) -> bool {
+        self.exhausted.get()
+    }
+
+    /// Waits until the peer has said goodbye: it takes no new streams.
+    pub(super) async fn left(&self) {
+        while !self.left.get() {
+            self.leaving.notified().await;
+        }
+    }
+
+    /// A message of that length was sent, which the peer will acknowledge.
+    pub(super) fn sent(&self, length: usize) {
+        let updates = u32::try_from(length / BYTES_PER_UPDATE).unwrap_or(BURST);
+        self.allowance.borrow_mut().earn(updates.saturating_add(2));
+    }
+
+    fn is_turn_over(&self) -> bool {
+        let turn = self.turn.borrow();
+        turn.frames >= TURN_FRAMES || turn.bytes >= TURN_BYTES || turn.begun.elapsed() >= TURN_TIME
+    }
+
+    fn received(&self, bytes: usize) {
+        let mut turn = self.turn.borrow_mut();
+        turn.bytes = turn.bytes.saturating_add(bytes);
+    }
+
+    fn frame(&self, frame: Head) {
+        let mut turn = self.turn.borrow_mut();
+        turn.frames = turn.frames.saturating_add(1);
+        if frame.is_useful() {
+            return self.allowance.borrow_mut().earn(PER_USEFUL);
+        }
+        if frame.kind == GOAWAY && !self.left.replace(true) {
+            self.leaving.notify_waiters();
+        }
+        let cost = u32::try_from(frame.length / BYTES_PER_FRAME).unwrap_or(BURST).saturating_add(1);
+        if frame.kind != DATA || frame.flags & END_STREAM == 0 {
+            let enough = self.allowance.borrow_mut().spend(cost);
+            self.exhausted.set(self.exhausted.get() || !enough);
+        }
+    }
+}
+
+/// The head of a frame (RFC 9113, 4.1).
+#[derive(Clone, Copy, Debug)]
+struct Head {
+    length: usize,
+    kind: u8,
+    flags: u8,
+}
+
+impl Head {
+    fn is_useful(self) -> bool {
+        match self.kind {
+            DATA => self.length > 0 && self.flags & PADDED == 0,
+            HEADERS | CONTINUATION => self.length > 0,
+            _ => false,
+        }
+    }
+}
+
+const HEAD: usize = 9;
+
+/// Where in the peer's bytes the frames begin.
+#[derive(Debug)]
+struct Scan {
+    /// Bytes until the next head.
+    skip: usize,
+    /// Whether they are a frame's payload that h2 has to take as a whole.
+    payload: bool,
+    head: [u8; HEAD],
+    have: usize,
+}
+
+impl Scan {
+    fn take(&mut self, mut bytes: &[u8], pace: &Pace) {
+        while !bytes.is_empty() {
+            let skipped = self.skip.min(bytes.len());
+            self.skip -= skipped;
+            bytes = bytes.get(skipped..).unwrap_or_default();
+            let taken = (HEAD - self.have).min(bytes.len());
+            let (head, rest) = bytes.split_at(taken);
+            if let Some(into) = self.head.get_mut(self.have..self.have + taken) {
+                into.copy_from_slice(head);
+            }
+            self.have += taken;
+            bytes = rest;
+            if self.have == HEAD {
+                let [long, middle, short, kind, flags, ..] = self.head;
+                let length = u32::from_be_bytes([0, long, middle, short]) as usize;
+                (self.have, self.skip, self.payload) = (0, length, kind == DATA);
+                pace.frame(Head { length, kind, flags });
+            }
+        }
+    }
+
+    /// How many bytes may be taken at once.
+    fn piece(&self) -> usize {
+        if self.payload { self.skip.saturating_add(PIECE) } else { PIECE }
+    }
+}
+
+/// A connection whose peer is paced.
+#[derive(Debug)]
+pub(super) struct Paced<S> {
+    io: S,
+    scan: Scan,
+    pace: Rc<Pace>,
+}
+
+impl<S> Paced<S> {
+    /// The peer's frames begin after so many bytes.
+    pub(super) fn new(io: S, preface: usize, pace: &Rc<Pace>) -> Self {
+        let scan = Scan { skip: preface, payload: false, head: [0; HEAD], have: 0 };
+        Self { io, scan, pace: Rc::clone(pace) }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Self { io, scan, pace } = self.get_mut();
+        if pace.is_exhausted() || pace.is_turn_over() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let mut piece = into.take(scan.piece());
+        ready!(Pin::new(io).poll_read(cx, &mut piece))?;
+        scan.take(piece.filled(), pace);
+        let count = piece.filled().len();
+        pace.received(count);
+        // SAFETY: `piece` was the beginning of the unfilled part of `into`, and its first `count` bytes have been filled.
+        unsafe { into.assume_init(count) };
+        into.advance(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,127 @@
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    io::{AsyncRead as _, ReadBuf},
+    time::advance,
+};
+
+use super::{BURST, PER_SECOND, PIECE, Pace, Paced, TURN_BYTES, TURN_FRAMES, TURN_TIME};
+
+fn frame(kind: u8, flags: u8, length: usize) -> Vec<u8> {
+    let size = u32::try_from(length).unwrap().to_be_bytes();
+    let mut bytes = vec![size[1], size[2], size[3], kind, flags, 0, 0, 0, 1];
+    bytes.resize(bytes.len() + length, 7);
+    bytes
+}
+
+/// How many bytes one read gives into a buffer of that size; `None`: the turn is over.
+async fn read(paced: &mut Paced<&[u8]>, size: usize) -> Option<usize> {
+    let mut space = vec![0; size];
+    let mut buffer = ReadBuf::new(&mut space);
+    // However slow the machine is, it is frames and bytes that end a turn here.
+    paced.pace.turn.borrow_mut().begun = Instant::now();
+    poll_fn(|cx| match Pin::new(&mut *paced).poll_read(cx, &mut buffer) {
+        std::task::Poll::Ready(result) => std::task::Poll::Ready(result.map(|()| true).unwrap()),
+        std::task::Poll::Pending => std::task::Poll::Ready(false),
+    })
+    .await
+    .then(|| buffer.filled().len())
+}
+
+/// How many bytes a turn gives.
+async fn turn(bytes: &[u8]) -> usize {
+    let pace = Rc::new(Pace::new());
+    let mut paced = Paced::new(bytes, 0, &pace);
+    let mut taken = 0;
+    while let Some(count @ 1..) = read(&mut paced, 4 << 20).await {
+        taken += count;
+    }
+    taken
+}
+
+#[tokio::test]
+async fn a_turn_ends_after_some_frames_however_small_they_are() {
+    for kind in [2, 6, 8, 99] {
+        let frame = frame(kind, 0, 5);
+        let taken = turn(&frame.repeat(4 * TURN_FRAMES)).await;
+        assert!(taken <= TURN_FRAMES * frame.len() + PIECE, "type {kind}: {taken} bytes in one turn");
+    }
+}
+
+#[tokio::test]
+async fn a_turn_ends_after_some_bytes_and_large_frames_come_in_large_pieces() {
+    let bytes = frame(0, 0, 1 << 20).repeat(4);
+    assert!(turn(&bytes).await <= TURN_BYTES + (1 << 20) + PIECE);
+    let pace = Rc::new(Pace::new());
+    let mut paced = Paced::new(&bytes[..], 0, &pace);
+    assert_eq!(read(&mut paced, 4 << 20).await, Some(PIECE), "the first may be frames of any kind");
+    pace.begin_turn();
+    assert_eq!(read(&mut paced, 4 << 20).await, Some((1 << 20) + 9));
+}
+
+#[tokio::test]
+async fn a_turn_ends_after_some_time_and_the_next_one_goes_on() {
+    let bytes = frame(0, 0, 100);
+    let pace = Rc::new(Pace::new());
+    let mut paced = Paced::new(&bytes[..], 0, &pace);
+    let mut space = [0; 200];
+    let mut buffer = ReadBuf::new(&mut space);
+    pace.turn.borrow_mut().begun = Instant::now().checked_sub(TURN_TIME).unwrap();
+    assert!(futures_util::poll!(poll_fn(|cx| Pin::new(&mut paced).poll_read(cx, &mut buffer))).is_pending());
+    pace.begin_turn();
+    assert_eq!(read(&mut paced, 200).await, Some(109));
+}
+
+#[tokio::test]
+async fn the_frames_are_found_however_the_bytes_are_cut() {
+    for size in [1, 2, 8, 9, 10, 1000] {
+        let bytes = [vec![b'P'; 24], frame(4, 0, 12), frame(0, 0, 300), frame(7, 0, 8), frame(0, 1, 0)].concat();
+        let pace = Rc::new(Pace::new());
+        let mut paced = Paced::new(&bytes[..], 24, &pace);
+        while let Some(1..) = read(&mut paced, size).await {}
+        assert_eq!((pace.turn.borrow().frames, pace.left.get(), pace.is_exhausted()), (4, true, false), "{size}");
+        // SETTINGS and GOAWAY cost; what DATA allows does not go beyond the burst.
+        assert_eq!(pace.allowance.borrow().left, BURST - 1, "{size}");
+    }
+}
+
+/// What is left after so many of these frames.
+async fn after(count: u32, frame: &[u8], pace: &Rc<Pace>) -> bool {
+    let bytes = frame.repeat(count as usize);
+    let mut paced = Paced::new(&bytes[..], 0, pace);
+    while let Some(1..) = read(&mut paced, 1 << 20).await {
+        pace.begin_turn();
+    }
+    !pace.is_exhausted()
+}
+
+#[tokio::test(start_paused = true)]
+async fn frames_that_carry_nothing_have_an_allowance_that_grows_with_time() {
+    let useless = [frame(2, 0, 5), frame(3, 0, 4), frame(4, 0, 6), frame(6, 0, 8), frame(8, 0, 4), frame(200, 0, 0)];
+    let data = [frame(0, 0, 0), frame(0, 8, 1)];
+    for frame in useless.iter().chain(&data) {
+        let pace = Rc::new(Pace::new());
+        assert!(after(BURST, frame, &pace).await, "type {}", frame[3]);
+        advance(Duration::from_secs(1)).await;
+        assert!(after(PER_SECOND, frame, &pace).await, "type {}", frame[3]);
+        assert!(!after(1, frame, &pace).await, "type {}", frame[3]);
+    }
+    let pace = Rc::new(Pace::new());
+    assert!(!after(40, &frame(99, 0, 1 << 20), &pace).await, "long ones count as many");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_may_acknowledge_what_it_gets_and_measure_what_it_sends() {
+    let pace = Rc::new(Pace::new());
+    for _ in 0..3 * BURST {
+        pace.sent(1);
+        assert!(after(2, &frame(8, 0, 4), &pace).await, "two WINDOW_UPDATEs for one byte");
+    }
+    assert!(after(3 * BURST, &[frame(0, 0, 1), frame(6, 0, 8)].concat(), &pace).await, "a PING with each message");
+    assert!(after(3 * BURST, &[frame(1, 4, 20), frame(3, 0, 4)].concat(), &pace).await, "streams that are given up");
+}
