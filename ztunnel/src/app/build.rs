@@ -198,7 +198,6 @@ fn start_workers(
     tasks: &TaskCount,
 ) -> anyhow::Result<Vec<WorkerHandle>> {
     let settings = WorkerSettings {
-        keepalive: args.keepalive(),
         buffer_size: args.buffer_bytes,
         buffers_kept: defaults::BUFFERS_KEPT,
         hbone: args.hbone_settings(),

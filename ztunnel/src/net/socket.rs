@@ -68,7 +68,7 @@ pub fn tcp(family: Family) -> io::Result<Socket> {
 ///
 /// # Errors
 /// As `socket(2)`, `setsockopt(2)` (`IP_TRANSPARENT` wants CAP_NET_ADMIN), `bind(2)`, `listen(2)`.
-pub fn steered_listener(family: Family, backlog: i32) -> io::Result<std::net::TcpListener> {
+pub fn steered_listener(family: Family, options: ListenOptions) -> io::Result<std::net::TcpListener> {
     let socket = tcp(family)?;
     set_transparent(&socket, family)?;
     // What is accepted here holds the port that its client asked for: an application that binds that port must be able to.
@@ -80,10 +80,34 @@ pub fn steered_listener(family: Family, backlog: i32) -> io::Result<std::net::Tc
             LISTENER_V6.into()
         }
     };
-    // What is accepted inherits it: a connection that nobody came to serve ends in a reset, too.
+    listen(socket, SocketAddr::new(unreachable, 0), options)
+}
+
+/// What a listener of a pod is made with.
+#[derive(Clone, Copy, Debug)]
+pub struct ListenOptions {
+    /// For what is accepted.
+    pub keepalive: Keepalive,
+    /// Whether who connects is in this kernel.
+    pub is_local: bool,
+    /// Connections that wait to be accepted.
+    pub backlog: i32,
+}
+
+/// Listens. All options are set before: what is accepted inherits them from that moment on, and a connection may come at any
+/// time from then, before anyone serves the listener.
+///
+/// # Errors
+/// As `setsockopt(2)`, `bind(2)`, `listen(2)`.
+pub fn listen(socket: Socket, at: SocketAddr, options: ListenOptions) -> io::Result<std::net::TcpListener> {
+    // A connection that nobody came to serve ends in a reset, too.
     socket.set_linger(Some(Duration::ZERO))?;
-    socket.bind(&SocketAddr::new(unreachable, 0).into())?;
-    socket.listen(backlog)?;
+    set_data_options(&socket, options.keepalive)?;
+    if options.is_local {
+        set_local(&socket);
+    }
+    socket.bind(&at.into())?;
+    socket.listen(options.backlog)?;
     Ok(socket.into())
 }
 
@@ -192,19 +216,15 @@ mod tests {
 
     use socket2::SockRef;
 
-    use super::{Family, Keepalive, reset_on_close, set_data_options, set_local, tcp};
+    use super::{Family, Keepalive, ListenOptions, listen, tcp};
 
     #[test]
     fn what_is_accepted_has_the_options_of_its_listener() {
         let keepalive = Keepalive { idle: Duration::from_secs(61), interval: Duration::from_secs(11), probes: 7 };
-        let listener = tcp(Family::V4).unwrap();
-        set_data_options(&listener, keepalive).unwrap();
-        set_local(&listener);
-        reset_on_close(&listener);
-        listener.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
-        listener.listen(1).unwrap();
+        let options = ListenOptions { keepalive, is_local: true, backlog: 1 };
+        let listener = listen(tcp(Family::V4).unwrap(), "127.0.0.1:0".parse().unwrap(), options).unwrap();
         listener.set_nonblocking(false).unwrap();
-        let _client = TcpStream::connect(listener.local_addr().unwrap().as_socket().unwrap()).unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (accepted, _) = listener.accept().unwrap();
         let accepted = SockRef::from(&accepted);
         assert!(accepted.tcp_nodelay().unwrap() && accepted.keepalive().unwrap());

@@ -5,7 +5,7 @@
 
 use std::{collections::HashSet, future::Future, io, net::TcpListener, path::Path, sync::Arc};
 
-use ebpf_common::Verdict;
+use ebpf_common::{Purpose, Verdict};
 use tokio::sync::Notify;
 
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
     net::{
         dial::{PodSockets, Sockets},
         netns::{Netns, NetnsError, NetnsId},
-        socket::{self, Family, Keepalive},
+        socket::{self, Family, Keepalive, ListenOptions},
     },
     redirect::{
         Controller, EnrolError, Enrolment, NetnsFacts, NetnsLink,
@@ -77,7 +77,8 @@ pub trait Kernel {
     /// When that is refused.
     fn link(&self, netns: &Self::Namespace) -> Result<Self::Link, LinkError>;
 
-    /// Makes a listener in a namespace, at which so many connections may wait to be accepted.
+    /// Makes a listener for a purpose in a namespace, at which so many connections may wait to be accepted. Every option that
+    /// accepted connections need is set on it: they may come before anyone serves it.
     ///
     /// # Errors
     /// When the namespace can't be entered, or the socket not be made.
@@ -85,6 +86,7 @@ pub trait Kernel {
         &self,
         netns: &Self::Namespace,
         family: Family,
+        purpose: Purpose,
         backlog: i32,
     ) -> Result<io::Result<TcpListener>, NetnsError>;
 
@@ -225,8 +227,16 @@ impl Kernel for Linux {
         NetnsLink::open(netns, self.tasks.clone())
     }
 
-    fn listen(&self, netns: &Netns, family: Family, backlog: i32) -> Result<io::Result<TcpListener>, NetnsError> {
-        netns.enter(|| socket::steered_listener(family, backlog))
+    fn listen(
+        &self,
+        netns: &Netns,
+        family: Family,
+        purpose: Purpose,
+        backlog: i32,
+    ) -> Result<io::Result<TcpListener>, NetnsError> {
+        let is_local = purpose == Purpose::Outbound;
+        let options = ListenOptions { keepalive: self.keepalive, is_local, backlog };
+        netns.enter(|| socket::steered_listener(family, options))
     }
 
     fn sockets(&self, netns: &Netns) -> Arc<dyn Sockets> {

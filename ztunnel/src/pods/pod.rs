@@ -311,7 +311,7 @@ impl<K: Kernel> Node<'_, K> {
             for family in families {
                 for purpose in [Purpose::Outbound, Purpose::Inbound, Purpose::Hbone] {
                     let key = place(netns.cookie(), purpose, *family, worker);
-                    let made = self.kernel.listen(netns, *family, self.settings.backlog)?;
+                    let made = self.kernel.listen(netns, *family, purpose, self.settings.backlog)?;
                     let listener =
                         made.map_err(|source| PodError::Listen { netns: netns.path().to_owned(), source })?;
                     listeners.push((key, purpose, listener));

@@ -51,8 +51,6 @@ use crate::{
 /// What a worker is made of, the same for all.
 #[derive(Clone)]
 pub struct WorkerSettings {
-    /// For accepted connections.
-    pub keepalive: Keepalive,
     /// Bytes of a copy buffer.
     pub buffer_size: usize,
     /// Idle copy buffers that are kept.
@@ -390,11 +388,6 @@ impl Worker {
     fn listen(&mut self, cookie: u64, listeners: Listeners) -> io::Result<()> {
         let served = self.pods.get_mut(&cookie).ok_or(io::ErrorKind::NotFound)?;
         for (purpose, listener) in listeners {
-            // Whatever is accepted inherits this.
-            socket::set_data_options(&listener, self.settings.keepalive)?;
-            if purpose == Purpose::Outbound {
-                socket::set_local(&listener);
-            }
             let listener = tokio::net::TcpListener::from_std(listener)?;
             let sockets = Arc::clone(served.context.dialer.sockets());
             let acceptor = Acceptor::of_pod(listener, sockets, served.deaf.clone(), served.open.of(purpose));

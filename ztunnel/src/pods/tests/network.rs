@@ -8,13 +8,14 @@ use std::{
     collections::{HashMap, HashSet},
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    os::fd::AsFd,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
 use ebpf_common::{HBONE_PORT, Listener, Purpose, Verdict, worker_of};
-use socket2::Socket;
+use socket2::{SockRef, Socket};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Notify,
@@ -30,7 +31,7 @@ use crate::{
         dial::{Begun, DialError, Sockets},
         netns::{NetnsError, NetnsId},
         node::{Client, NodeConnections},
-        socket::{self, Family},
+        socket::{self, Family, Keepalive, ListenOptions},
     },
     pods::kernel::{Kernel, Link, Namespace},
     redirect::{
@@ -73,6 +74,8 @@ struct State {
     tunnels: usize,
     /// What captures is gone, and can't be put back.
     unhooked: bool,
+    /// How many connections were accepted with all options.
+    accepted: usize,
 }
 
 /// A namespace.
@@ -159,6 +162,11 @@ impl Network {
     /// How many tunnels have been begun.
     pub(super) fn tunnels(&self) -> usize {
         self.lock().tunnels
+    }
+
+    /// How many connections were accepted that have all options.
+    pub(super) fn accepted(&self) -> usize {
+        self.lock().accepted
     }
 
     /// Whether the pod in a namespace is captured.
@@ -401,10 +409,23 @@ impl Sockets for Opened {
         Ok(Begun { stream, local: from })
     }
 
-    fn ends(&self, _accepted: &TcpStream, peer: SocketAddr) -> io::Result<(PeerAddr, OrigDst)> {
+    fn ends(&self, accepted: &TcpStream, peer: SocketAddr) -> io::Result<(PeerAddr, OrigDst)> {
+        assert_options(accepted);
+        self.network.lock().accepted += 1;
         let (from, to) = self.network.lock().names.remove(&peer).ok_or(io::ErrorKind::NotConnected)?;
         Ok((PeerAddr::new(from), OrigDst::new(to)))
     }
+}
+
+const KEEPALIVE: Keepalive = Keepalive { idle: Duration::from_secs(61), interval: Duration::from_secs(11), probes: 7 };
+
+/// That a socket has what every connection with another node needs.
+pub(super) fn assert_options(socket: &impl AsFd) {
+    let socket = SockRef::from(socket);
+    assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+    let (idle, interval) = (socket.tcp_keepalive_time().unwrap(), socket.tcp_keepalive_interval().unwrap());
+    let Keepalive { idle: expected, interval: between, probes } = KEEPALIVE;
+    assert_eq!((idle, interval, socket.tcp_keepalive_retries().unwrap()), (expected, between, probes));
 }
 
 /// The kernel of one node.
@@ -432,6 +453,8 @@ impl Scripted {
             });
             capture.pod = pod.name.to_string();
             capture.addresses = pod.addresses.to_vec();
+            // From here on connections may come, and what they inherit stays.
+            pod.listeners.iter().for_each(|(_, listener)| assert_options(listener));
             let places = pod.listeners.iter().map(|(key, listener)| {
                 let Listener { purpose, family, worker, .. } = *key;
                 ((purpose, family, worker), listener.local_addr().unwrap())
@@ -465,17 +488,12 @@ impl Kernel for Scripted {
         &self,
         _netns: &Opened,
         _family: Family,
+        purpose: Purpose,
         backlog: i32,
     ) -> Result<io::Result<std::net::TcpListener>, NetnsError> {
-        let listen = || {
-            let socket = socket::tcp(Family::V4)?;
-            // As those of a real pod: a connection that nobody came to serve ends in a reset.
-            socket::reset_on_close(&socket);
-            socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
-            socket.listen(backlog)?;
-            Ok(socket.into())
-        };
-        Ok(listen())
+        let options = ListenOptions { keepalive: KEEPALIVE, is_local: purpose == Purpose::Outbound, backlog };
+        let at = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        Ok(socket::tcp(Family::V4).and_then(|socket| socket::listen(socket, at, options)))
     }
 
     fn sockets(&self, netns: &Opened) -> Arc<dyn Sockets> {

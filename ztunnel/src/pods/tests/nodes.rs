@@ -29,7 +29,6 @@ use crate::{
         identity::{SpiffeId, TrustDomain},
         problem::Problem,
     },
-    net::socket::Keepalive,
     pods::{
         describe::{Description, PodInfo, PodState},
         local::Annotated,
@@ -238,9 +237,7 @@ impl Node {
         tasks.spawn(Span::none(), cache.run());
         let gates = Gates::default();
         tasks.spawn(Span::none(), gates.clone().follow(mesh.clone(), traffic.decisions().clone()));
-        let keepalive = Keepalive { idle: Duration::from_secs(60), interval: Duration::from_secs(10), probes: 6 };
         let settings = WorkerSettings {
-            keepalive,
             buffer_size: 64 << 10,
             buffers_kept: 32,
             hbone: hbone::Settings::default(),

@@ -344,3 +344,22 @@ async fn a_drain_lets_connections_end_and_takes_no_more() {
     })
     .await;
 }
+
+/// What a listener is given after it can be reached, its first connections lack for their whole lives.
+#[tokio::test]
+async fn tunnels_that_come_while_their_pod_is_enrolled_have_all_options() {
+    const TUNNELS: usize = 50;
+    local(async {
+        let world = World::empty();
+        let mut arrived = Vec::new();
+        let arrivals = async {
+            while arrived.len() < TUNNELS {
+                arrived.extend(world.network.connect_from_outside(CLIENT_IP, HBONE).await);
+                yield_now().await;
+            }
+        };
+        tokio::join!(arrivals, world.publish(super::nodes::MESH));
+        eventually("all are looked at", async || world.network.accepted() == TUNNELS).await;
+    })
+    .await;
+}
