@@ -317,28 +317,41 @@ fn a_client_has_so_many_tunnels_and_no_more() -> Result<()> {
 }
 
 #[test]
-fn a_client_has_so_many_handshakes_pending_and_no_more() -> Result<()> {
+fn a_client_has_so_many_handshakes_pending_and_the_oldest_gives_way() -> Result<()> {
     let (bed, caller, echo) = limited(&["--hbone-max-handshakes-per-peer", "2", "--handshake-timeout", "60"])?;
     let (peer, guest) = (bed.pod(PEER)?, bed.pod(GUEST)?);
     let target = bed.pod(VICTIM)?.at(Family::V4, HBONE_PORT);
-    // One after the other: whoever is refused is told at once, the others hear nothing.
     let mut silent = Vec::new();
-    wait::until_true("a refusal", wait::PATIENCE, || {
-        let mut stream = peer.connect(target)?;
-        stream.set_read_timeout(Some(Duration::from_millis(300)))?;
-        let refused = stream.read(&mut [0; 1]).is_err_and(|error| is_reset(&error));
-        if !refused {
-            silent.push(stream);
-        }
-        Ok(refused)
+    for _ in 1..=3 {
+        let handshake = peer.connect(target)?;
+        handshake.set_read_timeout(Some(Duration::from_millis(300)))?;
+        silent.push(handshake);
+    }
+    let first = silent.first_mut().context("three were opened")?;
+    wait::until_true("the oldest to be reset", wait::PATIENCE, || {
+        Ok(first.read(&mut [0; 1]).is_err_and(|error| is_reset(&error)))
     })?;
-    ensure!(silent.len() == 2, "{} handshakes are pending", silent.len());
-    refused_because(&bed, "handshakes_of_peer", 1.0)?;
+    refused_because(&bed, "evicted", 1.0)?;
     tunnel(&caller, guest, &echo).context("another client")?;
-    ensure!(tunnel(&caller, peer, &echo).is_err(), "a third handshake of one client came about");
-    refused_because(&bed, "handshakes_of_peer", 2.0)?;
+    tunnel(&caller, peer, &echo).context("the same client, when it means it")?;
+    refused_because(&bed, "evicted", 2.0)?;
     drop(silent);
-    wait::until("the places to be free again", wait::PATIENCE, || Ok(tunnel(&caller, peer, &echo).ok()))?;
+    unharmed(&bed, bed.daemon("node-b")?.id())
+}
+
+/// Nine neighbours, 32 connections each, and not a word: more than there are places.
+#[test]
+fn neighbours_that_connect_and_say_nothing_shut_no_pod_of_the_mesh_out() -> Result<()> {
+    let (bed, caller, echo) = limited(&["--handshake-timeout", "60", "--hbone-max-handshakes", "16"])?;
+    let (peer, guest) = (bed.pod(PEER)?, bed.pod(GUEST)?);
+    let target = bed.pod(VICTIM)?.at(Family::V4, HBONE_PORT);
+    let mut silent = Vec::new();
+    for _ in 0..40 {
+        for neighbour in [guest, peer] {
+            silent.push(neighbour.connect(target)?);
+        }
+        tunnel(&caller, peer, &echo).context("a pod of the mesh")?;
+    }
     unharmed(&bed, bed.daemon("node-b")?.id())
 }
 

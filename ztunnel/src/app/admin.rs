@@ -34,9 +34,9 @@ use self::explain::ExplainError;
 use super::{exposition, log::LostLines};
 use crate::{
     explain::QueryError,
-    flow::admission::{Admission, Limits},
+    flow::admission::{Admission, Client, Limits},
     lifecycle::tasks::{TaskCount, TaskSet},
-    net::listen::Acceptor,
+    net::listen::{Accepted, Acceptor},
     pods::{describe::Description, manager::ManagerHandle},
     store::publish::Reader,
 };
@@ -45,7 +45,8 @@ use crate::{
 const HEADER_TIMEOUT: Duration = Duration::from_secs(2);
 /// A connection ends by then, also one whose reader stalls.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
-/// Connections at once; more are closed. No one takes them all, or the kubelet would find the daemon not ready.
+/// Connections at once. Where more come, the oldest of the client that has the most is closed: silent ones must not keep a
+/// scrape out, or the kubelet, which would find the daemon not ready.
 const LIMITS: Limits = Limits { connections: 64, connections_per_peer: 16, handshakes: 64, handshakes_per_peer: 16 };
 
 /// Explains a connection.
@@ -121,12 +122,14 @@ pub async fn serve(listener: TcpListener, endpoints: Endpoints, admin: Arc<Admin
     loop {
         tokio::select! {
             accepted = acceptor.next() => {
-                match admission.admit(accepted.peer.ip()) {
+                match admission.admit(client(&accepted)) {
                     Ok(place) => {
                         let admin = Arc::clone(&admin);
                         connections.spawn(Span::none(), async move {
-                            serve_connection(accepted.stream, endpoints, admin).await;
-                            drop(place);
+                            tokio::select! {
+                                () = serve_connection(accepted.stream, endpoints, admin) => {}
+                                _evicted = place.evicted() => debug!("an admin connection gave its place to a later one"),
+                            }
                         });
                     }
                     Err(full) => debug!(peer = %accepted.peer, reason = full.label(), "an admin connection was refused"),
@@ -135,6 +138,12 @@ pub async fn serve(listener: TcpListener, endpoints: Endpoints, admin: Arc<Admin
             () = connections.reap_next(), if !connections.is_empty() => {}
         }
     }
+}
+
+/// Who connects. The kubelet, and whoever is on the node, has the address that it connects to.
+fn client(accepted: &Accepted) -> Client {
+    let (peer, own) = (accepted.peer.ip(), accepted.dst.ip());
+    Client::new(peer, peer.is_loopback() || peer == own)
 }
 
 async fn serve_connection(stream: TcpStream, endpoints: Endpoints, admin: Arc<Admin>) {

@@ -1,12 +1,21 @@
 //! How many tunnels a pod takes, and from whom: a neighbour that opens connections and says nothing must not keep others out.
+//!
+//! Places for handshakes are never refused, but taken from the oldest handshake of the client that has the most: a client that
+//! means it needs its place for milliseconds, and a silent one would keep it for seconds. Half of the places is for the addresses
+//! of pods of the mesh, whatever strangers do. Strangers of one IPv6 /64 count as one client: a machine there has as many
+//! addresses as it likes.
+
+mod counts;
 
 use std::{
-    collections::HashMap,
-    net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    net::{IpAddr, Ipv6Addr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use thiserror::Error;
+use tokio::sync::Notify;
+
+use counts::Counts;
 
 /// Limits of one pod.
 #[derive(Clone, Copy, Debug)]
@@ -30,12 +39,6 @@ pub enum Full {
     /// [`Limits::connections_per_peer`].
     #[error("the client has {0} tunnels to the pod; --hbone-max-connections-per-peer allows no more")]
     ConnectionsOfPeer(u32),
-    /// [`Limits::handshakes`].
-    #[error("{0} handshakes with the pod are pending; --hbone-max-handshakes allows no more")]
-    Handshakes(u32),
-    /// [`Limits::handshakes_per_peer`].
-    #[error("{0} handshakes of the client are pending; --hbone-max-handshakes-per-peer allows no more")]
-    HandshakesOfPeer(u32),
 }
 
 impl Full {
@@ -45,9 +48,48 @@ impl Full {
         match self {
             Self::Connections(_) => "connections",
             Self::ConnectionsOfPeer(_) => "connections_of_peer",
-            Self::Handshakes(_) => "handshakes",
-            Self::HandshakesOfPeer(_) => "handshakes_of_peer",
         }
+    }
+}
+
+/// A handshake has lost its place to a later one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error(
+    "the handshake was not finished when others needed its place; \
+     --hbone-max-handshakes and --hbone-max-handshakes-per-peer allow no more at once"
+)]
+pub struct Evicted;
+
+impl Evicted {
+    /// The value of the metric label `reason`.
+    pub const LABEL: &'static str = "evicted";
+}
+
+/// Who counts as one client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Client {
+    /// An address that the mesh knows as a pod's, or another that is trusted not to lie about itself.
+    Known(IpAddr),
+    /// An IPv4 address, or an IPv6 /64.
+    Stranger(IpAddr),
+}
+
+impl Client {
+    /// An address, of which it is known or not that it belongs to the mesh.
+    #[must_use]
+    pub fn new(address: IpAddr, is_known: bool) -> Self {
+        match address.to_canonical() {
+            known if is_known => Self::Known(known),
+            IpAddr::V6(address) => {
+                const NETWORK: u128 = u128::MAX << 64;
+                Self::Stranger(Ipv6Addr::from_bits(address.to_bits() & NETWORK).into())
+            }
+            stranger => Self::Stranger(stranger),
+        }
+    }
+
+    fn is_stranger(self) -> bool {
+        matches!(self, Self::Stranger(_))
     }
 }
 
@@ -58,24 +100,14 @@ pub struct Admission {
     counts: Arc<Mutex<Counts>>,
 }
 
-#[derive(Debug, Default)]
-struct Counts {
-    all: Count,
-    by_peer: HashMap<IpAddr, Count>,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Count {
-    handshakes: u32,
-    connections: u32,
-}
-
 /// The place of one tunnel; free again when it is dropped.
 #[derive(Debug)]
 pub struct Place {
     admission: Admission,
-    peer: IpAddr,
-    ready: bool,
+    client: Client,
+    /// The number of its handshake, until that is done.
+    handshake: Option<u64>,
+    evicted: Arc<Notify>,
 }
 
 impl Admission {
@@ -85,96 +117,72 @@ impl Admission {
         Self { limits, counts: Arc::default() }
     }
 
-    /// Takes a client in, who begins a handshake.
+    /// Takes a client in, who begins a handshake. Another handshake may lose its place by that.
     ///
     /// # Errors
-    /// Which limit is reached.
-    pub fn admit(&self, peer: IpAddr) -> Result<Place, Full> {
+    /// Which limit is reached, by tunnels that are ready.
+    pub fn admit(&self, client: Client) -> Result<Place, Full> {
         let limits = self.limits;
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_peer = counts.by_peer.get(&peer).copied().unwrap_or_default();
-        let all = counts.all;
-        let full = [
-            // The peer's own first: who is refused for what it does itself shall read that.
-            (of_peer.handshakes >= limits.handshakes_per_peer, Full::HandshakesOfPeer(of_peer.handshakes)),
-            (
-                of_peer.connections + of_peer.handshakes >= limits.connections_per_peer,
-                Full::ConnectionsOfPeer(of_peer.connections),
-            ),
-            (all.handshakes >= limits.handshakes, Full::Handshakes(all.handshakes)),
-            (all.connections + all.handshakes >= limits.connections, Full::Connections(all.connections)),
-        ];
-        if let Some((_, full)) = full.into_iter().find(|(reached, _)| *reached) {
-            return Err(full);
+        let mut counts = self.lock();
+        let (of_client, all) = (counts.of(client), counts.all());
+        // The client's own first: who is refused for what it does itself shall read that.
+        if of_client.connections >= limits.connections_per_peer {
+            return Err(Full::ConnectionsOfPeer(of_client.connections));
         }
-        counts.all.handshakes += 1;
-        counts.by_peer.entry(peer).or_default().handshakes += 1;
-        Ok(Place { admission: self.clone(), peer, ready: false })
+        if all.connections >= limits.connections {
+            return Err(Full::Connections(all.connections));
+        }
+        let strangers = (limits.handshakes / 2).max(1);
+        if of_client.handshakes >= limits.handshakes_per_peer
+            || of_client.connections.saturating_add(of_client.handshakes) >= limits.connections_per_peer
+        {
+            counts.evict_of(client);
+        } else if client.is_stranger() && counts.strangers() >= strangers {
+            counts.evict(Client::is_stranger);
+        } else if all.handshakes >= limits.handshakes
+            || all.connections.saturating_add(all.handshakes) >= limits.connections
+        {
+            counts.evict(|_| true);
+        }
+        let (handshake, evicted) = counts.begin(client);
+        Ok(Place { admission: self.clone(), client, handshake: Some(handshake), evicted })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Place {
-    /// The handshake is done.
-    pub fn ready(&mut self) {
-        if !self.ready {
-            self.ready = true;
-            self.change(|count| {
-                count.handshakes = count.handshakes.saturating_sub(1);
-                count.connections += 1;
-            });
-        }
+    /// Waits until a later handshake has taken the place.
+    pub async fn evicted(&self) -> Evicted {
+        self.evicted.notified().await;
+        Evicted
     }
 
-    fn change(&self, change: impl Fn(&mut Count)) {
-        let mut counts = self.admission.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        change(&mut counts.all);
-        if let Some(count) = counts.by_peer.get_mut(&self.peer) {
-            change(count);
-            if count.handshakes == 0 && count.connections == 0 {
-                counts.by_peer.remove(&self.peer);
-            }
+    /// The handshake is done.
+    ///
+    /// # Errors
+    /// When it has lost its place before.
+    pub fn ready(&mut self) -> Result<(), Evicted> {
+        let Some(handshake) = self.handshake.take() else { return Ok(()) };
+        if self.admission.lock().finish(self.client, handshake) {
+            return Ok(());
         }
+        self.handshake = Some(handshake);
+        Err(Evicted)
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let ready = self.ready;
-        self.change(|count| {
-            let taken = if ready { &mut count.connections } else { &mut count.handshakes };
-            *taken = taken.saturating_sub(1);
-        });
+        let mut counts = self.admission.lock();
+        match self.handshake {
+            Some(handshake) => counts.give_up(self.client, handshake),
+            None => counts.leave(self.client),
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{Admission, Full, Limits};
-    use std::net::IpAddr;
-
-    fn ip(last: u8) -> IpAddr {
-        [10, 0, 0, last].into()
-    }
-
-    #[test]
-    fn every_limit_holds_and_places_come_back() {
-        let limits = Limits { connections: 4, connections_per_peer: 3, handshakes: 3, handshakes_per_peer: 2 };
-        let pod = Admission::new(limits);
-        let (mut a, mut b) = (pod.admit(ip(1)).unwrap(), pod.admit(ip(1)).unwrap());
-        assert_eq!(pod.admit(ip(1)).unwrap_err(), Full::HandshakesOfPeer(2));
-        let c = pod.admit(ip(2)).unwrap();
-        assert_eq!(pod.admit(ip(2)).unwrap_err(), Full::Handshakes(3));
-        a.ready();
-        a.ready();
-        b.ready();
-        let mut d = pod.admit(ip(1)).unwrap();
-        d.ready();
-        assert_eq!(pod.admit(ip(1)).unwrap_err(), Full::ConnectionsOfPeer(3));
-        assert_eq!(pod.admit(ip(3)).unwrap_err(), Full::Connections(3));
-        drop((a, b));
-        assert!(pod.admit(ip(3)).is_ok(), "it is given back at once, as nobody keeps it");
-        drop((c, d));
-        let counts = pod.counts.lock().unwrap();
-        assert_eq!((counts.all.handshakes, counts.all.connections, counts.by_peer.len()), (0, 0, 0));
-    }
-}
+mod tests;

@@ -13,7 +13,9 @@ use tokio::{
 use tracing::debug;
 
 use super::{
-    Carried, PodContext, Refusal, deliver,
+    Carried, PodContext, Refusal,
+    admission::{Client, Evicted},
+    deliver,
     gate::Visit,
     in_two_parts,
     judge::judge,
@@ -62,7 +64,8 @@ const SILENT: Duration = Duration::from_secs(1);
 /// Serves a tunnel to its end. A peer that proves no identity gets an alert, and no HTTP/2.
 pub async fn serve(pod: Rc<PodContext>, accepted: Accepted, mut drain: DrainWatch) {
     let Accepted { stream, peer, dst, permit } = accepted;
-    let mut place = match pod.admission.admit(peer.ip()) {
+    let is_known = pod.mesh.load().workload_at(peer.ip()).is_some_and(|workload| workload.is_labelled());
+    let mut place = match pod.admission.admit(Client::new(peer.ip(), is_known)) {
         Ok(place) => place,
         Err(full) => {
             pod.meter.traffic().handshake_failed(Direction::Inbound, full.label());
@@ -71,18 +74,19 @@ pub async fn serve(pod: Rc<PodContext>, accepted: Accepted, mut drain: DrainWatc
     };
     let begun = Instant::now();
     let shaken = tokio::select! {
-        shaken = shake_hands(&pod.tls, stream, &pod.buffers) => shaken,
+        shaken = shake_hands(&pod.tls, stream, &pod.buffers) => shaken.map_err(|error| (error.label(), causes(&error))),
+        evicted = place.evicted() => Err((Evicted::LABEL, evicted.to_string())),
         // It has asked for nothing yet, and would be told to go elsewhere.
         () = drain.started() => return debug!(src.addr = %peer, "a handshake was cut short, because the daemon is stopping"),
     };
-    let (mut io, identity) = match shaken {
+    let kept = |shaken| place.ready().map(|()| shaken).map_err(|evicted| (Evicted::LABEL, evicted.to_string()));
+    let (mut io, identity) = match shaken.and_then(kept) {
         Ok(shaken) => shaken,
-        Err(error) => {
-            pod.meter.traffic().handshake_failed(Direction::Inbound, error.label());
-            return pod.failures.tell(peer, dst, CloseReason::TlsFailed, &causes(&error));
+        Err((label, error)) => {
+            pod.meter.traffic().handshake_failed(Direction::Inbound, label);
+            return pod.failures.tell(peer, dst, CloseReason::TlsFailed, &error);
         }
     };
-    place.ready();
     pod.meter.traffic().handshake(Direction::Inbound, begun.elapsed());
     let _open = pod.meter.traffic().tunnel(Direction::Inbound);
     let link = Rc::new(Link { peer, local: dst, principal: Principal::new(identity.identity.clone()) });

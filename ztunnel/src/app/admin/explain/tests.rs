@@ -3,7 +3,7 @@ use std::{net::SocketAddr, sync::Arc};
 use prometheus_client::registry::Registry;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
 };
 
 use super::{LONGEST, encode, query};
@@ -176,4 +176,19 @@ async fn the_admin_listener_explains_and_no_other() {
     assert!((400..500).contains(&status), "{status}");
     assert_eq!(get(metrics, "GET", good).await.0, 404);
     assert!(!get(metrics, "GET", "/").await.1.contains("explain"));
+}
+
+/// Neighbours that connect and say nothing must not make the kubelet find the daemon not ready, nor hide it from Prometheus.
+#[tokio::test]
+async fn silent_connections_shut_no_scrape_out() {
+    let (admin, metrics, _publisher) = listeners().await;
+    for address in [admin, metrics] {
+        let mut silent = Vec::new();
+        for number in 0..9 * 28_u8 {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.bind(SocketAddr::from(([127, 0, 0, 2 + number % 9], 0))).unwrap();
+            silent.push(socket.connect(address).await.unwrap());
+        }
+        assert_eq!(get(address, "GET", "/").await.0, 200);
+    }
 }
