@@ -105,6 +105,7 @@
 //! | a pod's listeners and live connections | its worker; [`Table`](flow::table::Table), one per pod and worker | entries that leave when they are dropped |
 //! | the tuples of a pod's upstream connections | [`Upstreams`](flow::table::Upstreams), shared by the workers: the kernel draws those ports | the same |
 //! | copy buffers | [`BufferPool`](net::buffer::BufferPool) of the worker | a buffer, while there are bytes |
+//! | memory for buffers and windows | [`Budget`](net::memory::Budget), one for the daemon | an [`Account`](net::memory::Account) of a pod or of one of its peers |
 //! | settings | [`RunArgs`](config::RunArgs), taken apart in [`app::build`] | the values they need |
 //!
 //! The manager owns the controller as a value; there is no task with commands in between. Enrolling is a sequence that

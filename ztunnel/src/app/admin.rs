@@ -36,7 +36,10 @@ use crate::{
     explain::QueryError,
     flow::admission::{Admission, Client, Limits},
     lifecycle::tasks::{TaskCount, TaskSet},
-    net::listen::{Accepted, Acceptor},
+    net::{
+        listen::{Accepted, Acceptor},
+        memory::Budget,
+    },
     pods::{describe::Description, manager::ManagerHandle},
     store::publish::Reader,
 };
@@ -92,6 +95,8 @@ pub struct Admin {
     pub registry: Registry,
     /// Lost log lines.
     pub lost: LostLines,
+    /// The memory of buffers and windows.
+    pub budget: Budget,
     /// Places for explanations that are being made.
     pub explaining: Arc<Semaphore>,
 }
@@ -189,7 +194,7 @@ async fn answer(admin: &Admin, endpoints: Endpoints, request: &Request<Incoming>
     };
     match path {
         "/config_dump" => json(&now),
-        _ => match exposition::text(&admin.registry, &admin.lost, &now, expiries(&now)) {
+        _ => match exposition::text(&admin.registry, &admin.lost, &admin.budget, &now, expiries(&now)) {
             Ok(text) => response(StatusCode::OK, exposition_type(request), text),
             Err(error) => response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
         },

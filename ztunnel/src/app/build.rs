@@ -65,6 +65,7 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
     let records = Records::open(&args.state)?;
     let certificates = certificates(&args, records.all().next().is_some(), &mut services, &tasks)?;
     let tls = tls_settings(&args)?;
+    let budget = memory::budget(args.memory_budget);
     let mut registry = Registry::default();
     let traffic = Traffic::register(&mut registry, defaults::SERIES_KEPT, args.cluster_id.as_str().into());
     let (publisher, mesh) = publish::channel();
@@ -86,7 +87,7 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
         kernel: Linux { controller, keepalive: args.keepalive(), tasks: tasks.clone() },
         workers,
         host_cookie: Netns::current()?.cookie(),
-        settings: args.pod_settings(tls),
+        settings: args.pod_settings(tls, budget.clone()),
         gates: gates.clone(),
         certificates,
         tasks: tasks.clone(),
@@ -98,7 +99,7 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
     // To the very end: what is left while the daemon drains is judged by the newest policies.
     let local = Local { node: args.node.as_str().into(), publisher: local };
     services.spawn(Span::none(), feed(folder.with_local(local), publisher, pending()));
-    let admin = Arc::new(Admin { manager: handle, mesh, registry, lost, explaining: admin::explain::places() });
+    let admin = Arc::new(Admin { manager: handle, mesh, registry, lost, budget, explaining: admin::explain::places() });
     for (endpoints, listener) in listeners {
         services.spawn(Span::none(), admin::serve(listener, endpoints, Arc::clone(&admin), tasks.clone()));
     }

@@ -12,6 +12,7 @@ use prometheus_client::{
 use super::log::LostLines;
 use crate::{
     metrics::certificates::register_expiry,
+    net::memory::Budget,
     pods::describe::{Description, PodState},
 };
 
@@ -45,6 +46,7 @@ struct BuildLabels {
 pub fn text(
     traffic: &Registry,
     lost: &LostLines,
+    budget: &Budget,
     now: &Description,
     certificates: impl IntoIterator<Item = (String, f64)>,
 ) -> Result<String, std::fmt::Error> {
@@ -84,6 +86,7 @@ pub fn text(
     let lost_lines = Counter::<u64>::default();
     lost_lines.inc_by(lost.count());
     registry.register("ztunnel_log_lines_lost", "Log lines that standard output did not take in time", lost_lines);
+    memory(&mut registry, budget);
     if let Some(open) = open_files() {
         gauge(&mut registry, "process_open_fds", "Open file descriptors", open);
     }
@@ -92,6 +95,15 @@ pub fn text(
     encode_registry(&mut text, &registry)?;
     encode_eof(&mut text)?;
     Ok(text)
+}
+
+fn memory(registry: &mut Registry, budget: &Budget) {
+    let (limit, used) = (budget.limit() as u64, budget.used() as u64);
+    gauge(registry, "ztunnel_memory_budget_bytes", "Memory that buffers and the windows of tunnels may take", limit);
+    gauge(registry, "ztunnel_memory_used_bytes", "Memory that they have, or were promised", used);
+    let refused = Counter::<u64>::default();
+    refused.inc_by(budget.refused());
+    registry.register("ztunnel_memory_refused", "Tunnels and streams for which no memory was left", refused);
 }
 
 fn pods(registry: &mut Registry, now: &Description) {

@@ -4,6 +4,8 @@
 //! that carrying connections does. The allocator keeps what was freed below what is still in use, and the kernel counts
 //! every page of the program that was ever run.
 
+mod limit;
+
 use std::{fs, ops::Range, time::Duration};
 
 use nix::libc;
@@ -11,9 +13,9 @@ use tokio::{
     task::spawn_blocking,
     time::{sleep, timeout},
 };
-use tracing::{debug, error};
+use tracing::{debug, error, info};
 
-use crate::store::publish::Reader;
+use crate::{config::defaults, net::memory::Budget, store::publish::Reader};
 
 /// So long after a change everything that follows from it has been done, most of the time.
 const SETTLED: Duration = Duration::from_secs(1);
@@ -23,6 +25,17 @@ const PAUSE: Duration = Duration::from_secs(30);
 
 /// Without a change: there are other moments, such as the list of ten thousand connections that somebody asked for.
 const LATEST: Duration = Duration::from_secs(5 * 60);
+
+/// What buffers and windows may take: as told, or a part of what the daemon may use.
+#[must_use]
+pub fn budget(told: Option<usize>) -> Budget {
+    let read = |path: &std::path::Path| fs::read_to_string(path).ok();
+    let bytes = told.or_else(|| Some(limit::of_process(read)? / defaults::MEMORY_PART));
+    // Without /proc nothing is known; then nothing can be shared out.
+    let budget = bytes.map(Budget::new).unwrap_or_default();
+    info!(bytes = budget.limit(), "memory for buffers and windows; set --memory-budget to change it");
+    budget
+}
 
 /// Gives memory back after the start, after changes of the mesh, and now and then. Ends with the mesh.
 pub async fn tend(mesh: Reader) {

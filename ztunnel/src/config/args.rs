@@ -12,7 +12,7 @@ use crate::{
         identity::{SpiffeId, TrustDomain},
         name::check_name,
     },
-    net::socket::Keepalive,
+    net::{memory::Budget, socket::Keepalive},
     pods::pod::PodSettings,
     redirect::{kubelet::KubeletCgroup, load::MapSizes},
     tls,
@@ -146,6 +146,10 @@ pub struct RunArgs {
     /// Connections that one pod may have open; more wait to be accepted
     #[arg(long, env = "ZTUNNEL_MAX_CONNECTIONS_PER_POD", default_value_t = defaults::MAX_CONNECTIONS_PER_POD, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_048_576))]
     pub max_connections_per_pod: usize,
+    /// Bytes that buffers and the windows of tunnels may take, over all pods; the default is half of what the daemon's cgroup,
+    /// or else the machine, has
+    #[arg(long, env = "ZTUNNEL_MEMORY_BUDGET", value_name = "BYTES", value_parser = RangedU64ValueParser::<usize>::new().range(16_777_216..))]
+    pub memory_budget: Option<usize>,
     /// Connections of a pod from before its enrolment
     #[arg(long, env = "ZTUNNEL_EXISTING_CONNECTIONS", value_enum, default_value = "keep")]
     pub existing_connections: Existing,
@@ -403,9 +407,9 @@ impl RunArgs {
         }
     }
 
-    /// How pods are set up, given how tunnels are secured.
+    /// How pods are set up, given how tunnels are secured and what memory there is.
     #[must_use]
-    pub fn pod_settings(&self, tls: tls::Settings) -> PodSettings {
+    pub fn pod_settings(&self, tls: tls::Settings, memory: Budget) -> PodSettings {
         PodSettings {
             connect_timeout: Duration::from_secs(self.connect_timeout),
             backlog: defaults::BACKLOG,
@@ -413,6 +417,7 @@ impl RunArgs {
             cut_existing: self.existing_connections == Existing::Cut,
             tunnels: self.tunnel_limits(),
             tls,
+            memory,
         }
     }
 }
@@ -459,6 +464,7 @@ mod tests {
             "--admin=nowhere",
             "--max-connections-per-pod=0",
             "--buffer-bytes=0",
+            "--memory-budget=1000",
             // Allocating it would panic in a worker.
             "--buffer-bytes=18446744073709551615",
             "--hbone-max-handshakes=0",

@@ -73,3 +73,6 @@ pub const HBONE_MAX_CONNECTIONS_PER_PEER: u32 = 128;
 pub const HBONE_MAX_HANDSHAKES: u32 = 256;
 /// No one takes them all.
 pub const HBONE_MAX_HANDSHAKES_PER_PEER: u32 = 32;
+/// Of the memory that the daemon may use, what buffers and windows get: the rest is the kernel's for the daemon's sockets, the
+/// mesh, and tasks.
+pub const MEMORY_PART: usize = 2;

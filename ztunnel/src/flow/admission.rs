@@ -65,6 +65,16 @@ impl Evicted {
     pub const LABEL: &'static str = "evicted";
 }
 
+/// The budget of memory, or the share of the pod or of its peer, is used up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the pod, or its peer, has its share of the daemon's memory; --memory-budget allows no more")]
+pub struct NoMemory;
+
+impl NoMemory {
+    /// The value of the metric label `reason`.
+    pub const LABEL: &'static str = "memory";
+}
+
 /// Who counts as one client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Client {

@@ -22,7 +22,7 @@ use crate::{
     lifecycle::tasks::TaskCount,
     metrics::traffic::Meter,
     model::{close::CloseReason, flow::Direction, workload::NamespacedName},
-    net::{buffer::BufferPool, dial::Dialer, node::NodeConnections},
+    net::{buffer::BufferPool, dial::Dialer, memory::Account, node::NodeConnections},
     store::publish::Reader,
     tls,
 };
@@ -57,8 +57,10 @@ pub struct PodContext {
     pub table: Rc<Table>,
     /// Its upstream connections on all workers.
     pub upstreams: Upstreams,
-    /// The worker's copy buffers.
+    /// The worker's copy buffers, at the expense of the pod.
     pub buffers: BufferPool,
+    /// The pod's share of the daemon's memory.
+    pub memory: Account,
     /// The cluster's name, for telemetry.
     pub cluster: Arc<str>,
     /// Tells of tunnels that came to nothing.

@@ -14,7 +14,7 @@ use tracing::debug;
 
 use super::{
     Carried, PodContext, Refusal,
-    admission::{Client, Evicted},
+    admission::{Client, Evicted, NoMemory},
     deliver,
     gate::Visit,
     in_two_parts,
@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     hbone::{
-        Settings,
+        Settings, Windows,
         server::{self, End, Incoming},
     },
     lifecycle::{
@@ -41,7 +41,14 @@ use crate::{
         flow::{Direction, Flow},
         workload::Workload,
     },
-    net::{buffer::BufferPool, copy::Side, listen::Accepted, packed::Packed, socket},
+    net::{
+        buffer::BufferPool,
+        copy::Side,
+        listen::Accepted,
+        memory::{Account, Claim},
+        packed::Packed,
+        socket,
+    },
     policy::{Connection, Principal},
     route::target,
     tls::{AcceptError, Endpoint, Peer, TlsStream},
@@ -51,6 +58,9 @@ use crate::{
         connect::{ConnectRequest, ConnectResponse},
     },
 };
+
+/// What a stream takes of the daemon's memory, its buffers aside: tasks, tables and what HTTP/2 remembers of it.
+const STREAM: usize = 12 << 10;
 
 /// How long a peer may take to close its side, once everything has been said.
 const SEE_OFF: Duration = Duration::from_secs(5);
@@ -72,6 +82,11 @@ pub async fn serve(pod: Rc<PodContext>, accepted: Accepted, mut drain: DrainWatc
             return pod.failures.tell(peer, dst, CloseReason::TooMany, &full.to_string());
         }
     };
+    let memory = pod.memory.of_peer(peer.ip());
+    let Some(windows) = Windows::claim(&pod.hbone, &memory) else {
+        pod.meter.traffic().handshake_failed(Direction::Inbound, NoMemory::LABEL);
+        return pod.failures.tell(peer, dst, CloseReason::TooMany, &NoMemory.to_string());
+    };
     let begun = Instant::now();
     let shaken = tokio::select! {
         shaken = shake_hands(&pod.tls, stream, &pod.buffers) => shaken.map_err(|error| (error.label(), causes(&error))),
@@ -89,9 +104,9 @@ pub async fn serve(pod: Rc<PodContext>, accepted: Accepted, mut drain: DrainWatc
     };
     pod.meter.traffic().handshake(Direction::Inbound, begun.elapsed());
     let _open = pod.meter.traffic().tunnel(Direction::Inbound);
-    let link = Rc::new(Link { peer, local: dst, principal: Principal::new(identity.identity.clone()) });
+    let link = Rc::new(Link { peer, local: dst, principal: Principal::new(identity.identity.clone()), memory });
     let streams = RefCell::new(TaskSet::new(pod.tasks.clone()));
-    let spoken = speak(&mut io, (&pod.tls, &identity), &pod.hbone, drain, |incoming| {
+    let spoken = speak(&mut io, (&pod.tls, &identity), (&pod.hbone, windows), drain, |incoming| {
         streams.borrow_mut().spawn_local(serve_stream(Rc::clone(&pod), Rc::clone(&link), incoming));
     });
     let end = tokio::select! {
@@ -130,7 +145,7 @@ pub(super) async fn shake_hands(
 pub(super) async fn speak<S>(
     io: &mut TlsStream<S>,
     (tls, peer): (&Endpoint, &Peer),
-    settings: &Settings,
+    settings: (&Settings, Windows),
     drain: DrainWatch,
     on_request: impl FnMut(Incoming),
 ) -> End
@@ -180,6 +195,7 @@ struct Link {
     peer: PeerAddr,
     local: OrigDst,
     principal: Principal,
+    memory: Account,
 }
 
 /// A stream's application, and who it is.
@@ -189,6 +205,7 @@ struct Opened {
     destination: Option<Arc<Workload>>,
     visit: Visit,
     place: OwnedSemaphorePermit,
+    memory: Claim,
 }
 
 fn serve_stream(pod: Rc<PodContext>, link: Rc<Link>, incoming: Incoming) -> impl Future<Output = ()> {
@@ -218,7 +235,7 @@ async fn begin(pod: Rc<PodContext>, link: Rc<Link>, incoming: Incoming) -> Optio
             Err((error.status(), refusal))
         }
     };
-    let Opened { application, entry, destination, visit, place } = match opened {
+    let Opened { application, entry, destination, visit, place, memory } = match opened {
         Ok(opened) => opened,
         Err((status, refusal)) => {
             pod.meter.traffic().refused(refusal.reason);
@@ -232,7 +249,8 @@ async fn begin(pod: Rc<PodContext>, link: Rc<Link>, incoming: Incoming) -> Optio
     let application = Leg::new(application);
     let about = destination.as_deref().map(|workload| Baggage::of(workload, &pod.cluster));
     match responder.accept(&ConnectResponse::ok(about)) {
-        Ok(tunnel) => {
+        Ok(mut tunnel) => {
+            tunnel.hold(memory);
             record.connected();
             let (tunnel_side, visit) = (Side::Client, Some(visit));
             let carried = Carried { application, tunnel, tunnel_side, held: entry, visit, record, place };
@@ -291,6 +309,9 @@ async fn open(
         let detail = "the pod has as many connections open as --max-connections-per-pod allows".to_owned();
         unavailable(Refusal { reason: CloseReason::TooMany, detail: Some(detail) })
     })?;
+    let memory = link.memory.claim(STREAM);
+    let no_memory = || Refusal { reason: CloseReason::TooMany, detail: Some(NoMemory.to_string()) };
+    let memory = memory.ok_or_else(|| unavailable(no_memory()))?;
     let (application, entry) = tokio::select! {
         opened = deliver::to_application(pod, &permit, link.peer.ip(), target.to) => opened.map_err(unavailable)?,
         denial = visit.stopped() => {
@@ -298,5 +319,5 @@ async fn open(
             return Err((refusal.status(), refusal));
         }
     };
-    Ok(Opened { application, entry, destination: target.destination, visit, place })
+    Ok(Opened { application, entry, destination: target.destination, visit, place, memory })
 }

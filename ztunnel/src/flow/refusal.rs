@@ -64,6 +64,7 @@ impl Refusal {
                     CloseReason::NoCertificate
                 }
                 TunnelDialError::Tls(_) => CloseReason::TlsFailed,
+                TunnelDialError::Memory(_) => CloseReason::TooMany,
             },
             OpenError::Handshake { .. } | OpenError::Lost { .. } => CloseReason::TunnelFailed,
             OpenError::NoConnection { .. } => CloseReason::TunnelTimedOut,

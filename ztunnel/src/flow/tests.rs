@@ -13,7 +13,7 @@ use crate::{
     hbone::{
         Settings, client,
         server::Incoming,
-        tests::{buffers, finish, hear, hear_all, local, say, tcp_pair},
+        tests::{buffers, finish, hear, hear_all, local, plenty, say, tcp_pair},
     },
     lifecycle::{drain, tasks::TaskSet},
     net::socket::reset_on_close,
@@ -49,7 +49,9 @@ async fn what_a_drained_tunnel_said_last_arrives_although_its_reader_is_slow() {
                 say(&mut tunnel, &buffers(), &vec![7; SIZE]).await;
                 finish(&mut tunnel);
             };
-            inbound::speak(&mut io, (&server_tls, &peer), &Settings::default(), watch, |incoming| {
+            let settings = Settings::default();
+            let windows = plenty(&settings);
+            inbound::speak(&mut io, (&server_tls, &peer), (&settings, windows), watch, |incoming| {
                 streams.borrow_mut().spawn_local(saying(incoming));
             })
             .await;
@@ -58,7 +60,8 @@ async fn what_a_drained_tunnel_said_last_arrives_although_its_reader_is_slow() {
         });
         let (io, _) = client_tls.connect(far, &[WEB.parse().unwrap()], &buffers()).await.unwrap();
         let activity = io.activity();
-        let (client, driver) = client::handshake(io, activity, &Settings::default()).await.unwrap();
+        let (client, driver) =
+            client::handshake(io, activity, &Settings::default(), plenty(&Settings::default())).await.unwrap();
         let mut driver = pin!(driver.run());
         let open = async {
             let request = ConnectRequest::to("10.0.0.2:8080".parse().unwrap());

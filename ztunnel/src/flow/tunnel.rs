@@ -7,10 +7,10 @@ use thiserror::Error;
 use tokio::{net::TcpStream, time::Instant};
 use tracing::warn;
 
-use super::table::Upstreams;
+use super::{admission::NoMemory, table::Upstreams};
 use crate::{
     hbone::{
-        Cut,
+        self, Cut, Windows,
         client::End,
         pool::{Connect, Connected, Key},
     },
@@ -21,6 +21,7 @@ use crate::{
     net::{
         buffer::BufferPool,
         dial::{DialError, Dialer},
+        memory::Account,
         socket,
     },
     store::snapshot::Snapshot,
@@ -37,6 +38,10 @@ pub struct TunnelDialer {
     pub upstreams: Upstreams,
     /// The worker's buffers.
     pub buffers: BufferPool,
+    /// The pod's share of the daemon's memory.
+    pub memory: Account,
+    /// HTTP/2 of the tunnels.
+    pub hbone: hbone::Settings,
     /// Counters.
     pub traffic: Traffic,
 }
@@ -47,6 +52,9 @@ pub enum TunnelDialError {
     /// No TCP connection.
     #[error(transparent)]
     Dial(#[from] DialError),
+    /// No memory for what the peer may send.
+    #[error(transparent)]
+    Memory(#[from] NoMemory),
     /// No TLS, or with someone else.
     #[error(transparent)]
     Tls(#[from] tls::ConnectError),
@@ -59,6 +67,7 @@ impl Connect for TunnelDialer {
     async fn connect(&self, key: &Key) -> Result<Connected<Self::Io>, TunnelDialError> {
         // First, because without a certificate there is nothing to say to anyone.
         self.tls.ready().await.map_err(tls::ConnectError::from)?;
+        let windows = Windows::claim(&self.hbone, &self.memory.of_peer(key.to.ip())).ok_or(NoMemory)?;
         let begun = |local| (self.upstreams.register(canonical(local), key.to), canonical(local));
         let (stream, (entry, local)) = self.dialer.upstream(key.to, key.from, begun).await?;
         // TLS tells an end from a loss, and a tunnel's last bytes must arrive.
@@ -72,7 +81,17 @@ impl Connect for TunnelDialer {
         let (activity, local) = (io.activity(), Some(local));
         let guard = Box::new((entry, open));
         let (outdated, cut) = (outdated(&self.tls, &peer), cut(&self.tls, &peer, io.get_ref()));
-        Ok(Connected { io, identity: peer.identity, expires: peer.expires, local, activity, outdated, cut, guard })
+        Ok(Connected {
+            io,
+            identity: peer.identity,
+            expires: peer.expires,
+            local,
+            activity,
+            windows,
+            outdated,
+            cut,
+            guard,
+        })
     }
 
     fn ended(&self, key: &Key, end: &End) {

@@ -23,6 +23,7 @@ use super::{
     pace::Paced,
     settings::Settings,
     stream::{Cut, Link, Tunnel},
+    windows::Windows,
 };
 use crate::{
     lifecycle::aside,
@@ -43,6 +44,7 @@ pub struct Client {
 pub struct Driver<S> {
     connection: h2::client::Connection<Linger<Paced<S>>, Outgoing>,
     keepalive: Keepalive,
+    windows: Windows,
     silence: Duration,
     link: Rc<Link>,
 }
@@ -124,21 +126,26 @@ fn said(response: &ConnectResponse) -> String {
     }
 }
 
-/// Begins to speak HTTP/2.
+/// Begins to speak HTTP/2. The windows are given back when the driver is dropped.
 ///
 /// # Errors
 /// When the connection breaks at once; later errors are the driver's.
-pub async fn handshake<S>(io: S, activity: Activity, settings: &Settings) -> Result<(Client, Driver<S>), h2::Error>
+pub async fn handshake<S>(
+    io: S,
+    activity: Activity,
+    settings: &Settings,
+    windows: Windows,
+) -> Result<(Client, Driver<S>), h2::Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let link = Rc::new(Link::new());
+    let link = Rc::new(Link::new(windows.account()));
     let io = Linger::new(Paced::new(io, 0, &link.pace));
-    let (send, mut connection) = settings.client().handshake(io).await?;
+    let (send, mut connection) = windows.of(settings).client().handshake(io).await?;
     let keepalive = Keepalive::new(connection.ping_pong(), activity, settings);
     let client = Client { send, send_buffer: settings.send_buffer, link: Rc::clone(&link) };
     let silence = settings.ping_interval + settings.ping_timeout;
-    Ok((client, Driver { connection, keepalive, silence, link }))
+    Ok((client, Driver { connection, keepalive, windows, silence, link }))
 }
 
 impl<S> Driver<S>
@@ -171,6 +178,10 @@ where
         if self.link.pace.is_exhausted() {
             return Poll::Ready(End::Flooded);
         }
+        if let Some(window) = self.windows.grow(self.link.read()) {
+            self.connection.set_target_window_size(window);
+        }
+        self.windows.announce(|window| self.connection.set_initial_window_size(window).is_ok());
         self.keepalive.poll_dead(cx).map(|()| End::Dead(self.silence))
     }
 }

@@ -26,9 +26,11 @@ pub mod server;
 pub mod settings;
 mod stalls;
 pub mod stream;
+mod windows;
 
 pub use settings::Settings;
 pub use stream::Cut;
+pub use windows::Windows;
 
 #[cfg(test)]
 pub(crate) mod tests;

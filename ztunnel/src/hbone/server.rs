@@ -22,6 +22,7 @@ use super::{
     pace::{PREFACE, Paced},
     settings::Settings,
     stream::{Cut, Link},
+    windows::Windows,
 };
 use crate::{
     lifecycle::{aside, drain::DrainWatch},
@@ -123,12 +124,12 @@ impl fmt::Display for End {
 /// Serves a connection to its end. Dropping the future breaks it, and all its tunnels.
 ///
 /// When the drain starts the peer is told to open no more streams; the connection ends with its last one. When `cut` comes,
-/// it ends at once, and its tunnels can tell why. `on_request` is called once for each stream and should not take long: it
+/// it ends at once, and its tunnels can tell why. The windows are given back at its end. `on_request` is called once for each stream and should not take long: it
 /// starts a task, or answers.
 pub async fn serve<S>(
     io: S,
     activity: Activity,
-    settings: &Settings,
+    (settings, windows): (&Settings, Windows),
     mut drain: DrainWatch,
     cut: impl Future<Output = Cut>,
     on_request: impl FnMut(Incoming),
@@ -137,8 +138,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut cut = pin!(aside(cut));
-    let link = Rc::new(Link::new());
-    let mut handshake = pin!(settings.server().handshake(Paced::new(io, PREFACE, &link.pace)));
+    let link = Rc::new(Link::new(windows.account()));
+    let mut handshake = pin!(windows.of(settings).server().handshake(Paced::new(io, PREFACE, &link.pace)));
     let handshake = poll_fn(|cx| {
         link.pace.begin_turn();
         handshake.as_mut().poll(cx)
@@ -159,6 +160,7 @@ where
         connection,
         streams: Rc::new(Streams::new(settings, Rc::clone(&link))),
         patience: Patience::new(),
+        windows,
         silence: settings.ping_interval + settings.ping_timeout,
         idle: settings.server_idle(),
         stalls: settings.stalls(),
@@ -193,6 +195,7 @@ struct Serving<S, F> {
     streams: Rc<Streams>,
     keepalive: Keepalive,
     patience: Patience,
+    windows: Windows,
     silence: Duration,
     idle: Duration,
     /// So many waits fill the connection's window.
@@ -241,6 +244,10 @@ where
             self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
             cx.waker().wake_by_ref();
         }
+        if let Some(window) = self.windows.grow(self.streams.link().read()) {
+            self.connection.set_target_window_size(window);
+        }
+        self.windows.announce(|window| self.connection.set_initial_window_size(window).is_ok());
         self.poll_stalled(cx);
         if self.keepalive.poll_dead(cx).is_ready() {
             return Poll::Ready(End::Dead(self.silence));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// The largest window (RFC 9113, 6.9.1).
-const LARGEST_WINDOW: u32 = (1 << 31) - 1;
+pub(super) const LARGEST_WINDOW: u32 = (1 << 31) - 1;
 /// The smallest and the largest value of SETTINGS_MAX_FRAME_SIZE (RFC 9113, 6.5.2).
 const FRAME_SIZES: (u32, u32) = (1 << 14, (1 << 24) - 1);
 /// Streams that the client resets before this side has looked at them; more in one go ends the connection

@@ -2,7 +2,7 @@
 
 use std::{
     any::Any,
-    cell::RefCell,
+    cell::{Cell, RefCell},
     fmt, io,
     rc::Rc,
     task::{Context, Poll, ready},
@@ -19,7 +19,13 @@ use super::{
     pace::Pace,
     stalls::{Stall, Stalls},
 };
-use crate::{model::close::CloseReason, net::buffer::Borrowed};
+use crate::{
+    model::close::CloseReason,
+    net::{buffer::Borrowed, memory::Account},
+};
+
+/// What a tunnel may have waiting to be sent where memory is tight.
+const LITTLE: usize = 32 << 10;
 
 /// How a tunnel is given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,11 +80,21 @@ pub(super) struct Link {
     pub(super) stalls: Stalls,
     /// What its peer costs.
     pub(super) pace: Rc<Pace>,
+    /// Whose memory its tunnels use.
+    memory: Account,
+    /// Bytes of its tunnels that applications here have read.
+    read: Cell<u64>,
 }
 
 impl Link {
-    pub(super) fn new() -> Self {
-        Self { end: RefCell::default(), stalls: Stalls::default(), pace: Rc::new(Pace::new()) }
+    pub(super) fn new(memory: &Account) -> Self {
+        let (memory, pace) = (memory.clone(), Rc::new(Pace::new()));
+        Self { end: RefCell::default(), stalls: Stalls::default(), pace, memory, read: Cell::new(0) }
+    }
+
+    /// Bytes of its tunnels that applications here have read.
+    pub(super) fn read(&self) -> u64 {
+        self.read.get()
     }
 
     pub(super) fn ended(&self, reason: CloseReason, why: &impl fmt::Display) {
@@ -173,7 +189,7 @@ impl Tunnel {
     }
 
     /// Keeps something for as long as the tunnel lives.
-    pub(super) fn hold(&mut self, what: impl Any) {
+    pub(crate) fn hold(&mut self, what: impl Any) {
         self.held.push(Box::new(what));
     }
 
@@ -203,7 +219,8 @@ impl Tunnel {
 
     /// How many bytes may be sent now, in a buffer of that size. `None`: the tunnel takes no more, see [`Self::poll_fault`].
     pub(super) fn poll_room(&mut self, cx: &mut Context<'_>, size: usize) -> Poll<Option<usize>> {
-        if !self.ledger.has_room(size, self.limit) {
+        let limit = if self.link.memory.is_tight() { self.limit.min(LITTLE) } else { self.limit };
+        if !self.ledger.has_room(size, limit) {
             // A reset empties the queue, and so wakes as well.
             self.ledger.wake_later(cx.waker());
             return Poll::Pending;
@@ -257,6 +274,7 @@ impl Tunnel {
 
     /// Lets the peer send as much more, because that much has been passed on.
     pub(super) fn release(&mut self, count: usize) {
+        self.link.read.set(self.link.read.get().saturating_add(count as u64));
         // The stream may have been reset meanwhile; then there is nothing to release.
         let _reset = self.recv.flow_control().release_capacity(count);
     }

@@ -1,13 +1,48 @@
 //! Buffers of one worker, used again and again: whoever waits holds none. Large ones move much with few system calls; of
 //! small ones many can be in use, one for each of many short messages, without new memory for each.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
 
 use bytes::Buf;
 
-/// Buffers of one worker.
+use super::memory::{Account, Budget, Claim};
+
+/// Buffers of one worker, as one pod uses them.
 #[derive(Clone, Debug)]
-pub struct BufferPool(Rc<Pool>);
+pub struct BufferPool {
+    pool: Rc<Pool>,
+    user: Rc<User>,
+}
+
+/// A pod's use of buffers, counted in its account. Not each buffer by itself: the account is shared by threads.
+#[derive(Debug)]
+struct User {
+    account: Account,
+    used: Cell<usize>,
+    counted: Cell<usize>,
+    claim: RefCell<Claim>,
+}
+
+/// The account is at most so much behind.
+const STEP: usize = 1 << 20;
+
+impl User {
+    fn new(account: Account) -> Self {
+        let claim = RefCell::new(account.count());
+        Self { account, used: Cell::new(0), counted: Cell::new(0), claim }
+    }
+
+    fn change(&self, used: usize) {
+        self.used.set(used);
+        if used.abs_diff(self.counted.get()) >= STEP {
+            self.counted.set(used);
+            self.claim.borrow_mut().resize(used);
+        }
+    }
+}
 
 #[derive(Debug)]
 struct Pool {
@@ -71,19 +106,33 @@ impl BufferPool {
     #[must_use]
     pub fn new(size: usize, keep: usize) -> Self {
         let small = Class::new(SMALL.min(size), keep.saturating_mul(MORE_SMALL));
-        Self(Rc::new(Pool { large: Class::new(size, keep), small }))
+        let pool = Rc::new(Pool { large: Class::new(size, keep), small });
+        Self { pool, user: Rc::new(User::new(Budget::default().pod())) }
+    }
+
+    /// The same buffers, used at the expense of a pod. Where its memory is tight there are small ones only.
+    #[must_use]
+    pub fn of(&self, account: Account) -> Self {
+        Self { pool: Rc::clone(&self.pool), user: Rc::new(User::new(account)) }
+    }
+
+    fn granted(&self, size: Size) -> Size {
+        if size == Size::Large && self.user.account.is_tight() { Size::Small } else { size }
     }
 
     /// Bytes of a buffer.
     #[must_use]
     pub fn bytes(&self, size: Size) -> usize {
-        self.0.class(size).size
+        self.pool.class(self.granted(size)).size
     }
 
     /// A buffer, which goes back when it is dropped. What is in it is left from its last use.
     #[must_use]
     pub fn borrow(&self, size: Size) -> Borrowed {
-        Borrowed { bytes: self.0.class(size).take(), size, pool: Rc::clone(&self.0) }
+        let size = self.granted(size);
+        let bytes = self.pool.class(size).take();
+        self.user.change(self.user.used.get().saturating_add(bytes.len()));
+        Borrowed { bytes, size, pool: Rc::clone(&self.pool), user: Rc::clone(&self.user) }
     }
 }
 
@@ -102,6 +151,7 @@ pub struct Borrowed {
     bytes: Box<[u8]>,
     size: Size,
     pool: Rc<Pool>,
+    user: Rc<User>,
 }
 
 impl Borrowed {
@@ -126,6 +176,7 @@ impl Borrowed {
 
 impl Drop for Borrowed {
     fn drop(&mut self) {
+        self.user.change(self.user.used.get().saturating_sub(self.bytes.len()));
         self.pool.class(self.size).put_back(std::mem::take(&mut self.bytes));
     }
 }
@@ -160,12 +211,13 @@ impl Buf for Chunk {
 #[cfg(test)]
 mod tests {
     use super::{BufferPool, Chunk, SMALL, Size};
+    use crate::net::memory::Budget;
     use bytes::Buf as _;
 
     #[test]
     fn a_chunk_is_read_to_its_end_and_its_buffer_goes_back() {
         let pool = BufferPool::new(8, 1);
-        let free = |pool: &BufferPool| pool.0.large.free.borrow().len();
+        let free = |pool: &BufferPool| pool.pool.large.free.borrow().len();
         let mut buffer = pool.borrow(Size::Large);
         buffer.bytes_mut()[..3].copy_from_slice(b"abc");
         let mut chunk = buffer.into_chunk(3);
@@ -185,10 +237,27 @@ mod tests {
         let small = pool.borrow(Size::Small);
         assert_eq!((small.bytes().len(), pool.bytes(Size::Small)), (SMALL, SMALL));
         drop((small, pool.borrow(Size::Small)));
-        assert_eq!((pool.0.small.free.borrow().len(), pool.0.large.free.borrow().len()), (2, 0));
+        assert_eq!((pool.pool.small.free.borrow().len(), pool.pool.large.free.borrow().len()), (2, 0));
         assert_eq!(Size::Small.after(SMALL, SMALL), Size::Large);
         assert_eq!(Size::Small.after(SMALL - 1, SMALL), Size::Small);
         assert_eq!(Size::Large.after(SMALL, 4 * SMALL), Size::Large);
         assert_eq!(Size::Large.after(1, 4 * SMALL), Size::Small);
+    }
+
+    #[test]
+    fn a_pod_that_holds_much_gets_small_buffers_and_others_do_not_notice() {
+        let budget = Budget::new(64 << 20);
+        let worker = BufferPool::new(256 << 10, 1);
+        let (greedy, other) = (worker.of(budget.pod()), worker.of(budget.pod()));
+        let held: Vec<_> = (0..3000).map(|_| greedy.borrow(Size::Large)).collect();
+        let bytes: usize = held.iter().map(|buffer| buffer.bytes().len()).sum();
+        assert!(bytes <= (32 << 20) + 3000 * SMALL, "{bytes} bytes");
+        assert_eq!(greedy.bytes(Size::Large), SMALL);
+        assert!(budget.used().abs_diff(bytes) <= super::STEP);
+        drop(held);
+        assert_eq!(other.borrow(Size::Large).bytes().len(), 256 << 10);
+        assert!(budget.used() <= 2 * super::STEP);
+        drop((greedy, other));
+        assert_eq!(budget.used(), 0);
     }
 }

@@ -7,6 +7,7 @@ pub mod buffer;
 pub mod copy;
 pub mod dial;
 pub mod listen;
+pub mod memory;
 pub mod netns;
 pub mod node;
 pub mod packed;

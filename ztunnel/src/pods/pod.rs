@@ -24,7 +24,7 @@ use crate::{
         local::{Exclusions, LocalPod},
         workload::NamespacedName,
     },
-    net::{dial::Dialer, listen::Deaf, netns::NetnsError, socket::Family},
+    net::{dial::Dialer, listen::Deaf, memory::Budget, netns::NetnsError, socket::Family},
     redirect::{EnrolError, Enrolment, NetnsFacts, link::LinkError},
     store::publish::Reader,
     tls,
@@ -45,6 +45,8 @@ pub struct PodSettings {
     pub tunnels: Limits,
     /// How tunnels are secured.
     pub tls: tls::Settings,
+    /// The daemon's memory for buffers.
+    pub memory: Budget,
 }
 
 /// Why a pod is not enrolled.
@@ -341,6 +343,7 @@ impl<K: Kernel> Node<'_, K> {
     ) -> io::Result<()> {
         let upstreams = Upstreams::default();
         let open = OpenLimit::new(self.settings.connections);
+        let memory = self.settings.memory.pod();
         let admission = Admission::new(self.settings.tunnels);
         let certificate = self.certificates.handle(desired.identity.clone());
         let tls = tls::Endpoint::new(certificate, self.settings.tls.clone());
@@ -359,6 +362,7 @@ impl<K: Kernel> Node<'_, K> {
                     upstreams: upstreams.clone(),
                     open: open.clone(),
                     deaf: deaf.clone(),
+                    memory: memory.clone(),
                     gate: gate.clone(),
                     admission: admission.clone(),
                     tls: tls.clone(),

@@ -40,6 +40,7 @@ use crate::{
         buffer::BufferPool,
         dial::Dialer,
         listen::{Acceptor, Deaf},
+        memory::Account,
         netns::Netns,
         node::NodeConnections,
         socket::{self, Keepalive},
@@ -91,6 +92,8 @@ pub struct WorkerPod {
     pub open: OpenLimit,
     /// Set when somebody else closes a listener of the pod.
     pub deaf: Deaf,
+    /// Its share of the daemon's memory, shared by its workers.
+    pub memory: Account,
     /// Tunnels to the pod, shared by its workers.
     pub admission: Admission,
     /// Who may connect to the pod, asked by all of its workers.
@@ -348,11 +351,14 @@ impl Worker {
 
     fn add(&mut self, pod: WorkerPod) -> io::Result<()> {
         let alive = self.settings.tasks.child();
+        let buffers = self.buffers.of(pod.memory.clone());
         let dialer = TunnelDialer {
             dialer: pod.dialer.clone(),
             tls: pod.tls.clone(),
             upstreams: pod.upstreams.clone(),
-            buffers: self.buffers.clone(),
+            buffers: buffers.clone(),
+            memory: pod.memory.clone(),
+            hbone: self.settings.hbone.clone(),
             traffic: self.settings.traffic.clone(),
         };
         let context = Rc::new(PodContext {
@@ -370,7 +376,8 @@ impl Worker {
             mesh: self.settings.mesh.clone(),
             table: Table::new(self.id),
             upstreams: pod.upstreams,
-            buffers: self.buffers.clone(),
+            buffers,
+            memory: pod.memory,
             cluster: Arc::clone(&self.settings.cluster),
             failures: Failures::new(Instant::now()),
             meter: self.meter.clone(),

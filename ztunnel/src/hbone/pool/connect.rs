@@ -13,7 +13,7 @@ use futures_util::future::LocalBoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
-    hbone::{client::End, stream::Cut},
+    hbone::{Windows, client::End, stream::Cut},
     model::identity::SpiffeId,
     net::activity::Activity,
 };
@@ -57,6 +57,8 @@ pub struct Connected<Io> {
     pub local: Option<SocketAddr>,
     /// When the peer was last heard of.
     pub activity: Activity,
+    /// What the peer may send before somebody reads it.
+    pub windows: Windows,
     /// Comes when no new streams should be opened on it any more.
     pub outdated: LocalBoxFuture<'static, ()>,
     /// Comes when it is to be broken, with all its streams.

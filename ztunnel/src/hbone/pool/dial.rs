@@ -136,9 +136,9 @@ impl<C: Connect> Task<C> {
     async fn dial(&self) -> Result<Made<C::Io>, DialFailure<C::Error>> {
         let pool = &self.pool;
         let connected = pool.connect.connect(&self.key).await;
-        let Connected { io, identity, expires, local, activity, outdated, cut, guard } =
+        let Connected { io, identity, expires, local, activity, windows, outdated, cut, guard } =
             connected.map_err(|error| DialFailure::Connect(Shared::new(error)))?;
-        let (client, driver) = client::handshake(io, activity, &pool.settings)
+        let (client, driver) = client::handshake(io, activity, &pool.settings, windows)
             .await
             .map_err(|error| DialFailure::Handshake(error.to_string().into()))?;
         let id = pool.next_id.get();

@@ -19,7 +19,7 @@ use crate::{
         Settings,
         server::End,
         stream::Tunnel,
-        tests::{Served, Watched, buffers, finish, hear, hear_all, local, ok, say, serve, to},
+        tests::{Served, Watched, buffers, finish, hear, hear_all, local, ok, plenty, say, serve, to},
     },
     lifecycle::tasks::{TaskCount, TaskSet},
     model::identity::SpiffeId,
@@ -134,7 +134,8 @@ impl Connect for Net {
         let identity = key.expected[0].clone();
         let expires = SystemTime::now() + state.lifetime.get();
         let (outdated, cut) = (Box::pin(pending()), Box::pin(pending()));
-        Ok(Connected { io, identity, expires, local: None, activity, outdated, cut, guard: Box::new(()) })
+        let (local, guard, windows) = (None, Box::new(()), plenty(&Settings::default()));
+        Ok(Connected { io, identity, expires, local, activity, windows, outdated, cut, guard })
     }
 }
 

@@ -378,7 +378,8 @@ async fn a_server_that_keeps_a_worker_busy_with_frames_that_carry_nothing_is_lef
     local(async {
         let (near, far) = tokio::io::duplex(1 << 16);
         let (io, activity) = super::Watched::new(near);
-        let (_client, driver) = client::handshake(io, activity, &Settings::default()).await.unwrap();
+        let (_client, driver) =
+            client::handshake(io, activity, &Settings::default(), super::plenty(&Settings::default())).await.unwrap();
         let mut raw = Raw::new(far);
         raw.send(&frame(SETTINGS, 0, 0, &[])).await;
         let flood = frame(PRIORITY, 0, 1, &[0, 0, 0, 0, 7]).repeat(30_000);

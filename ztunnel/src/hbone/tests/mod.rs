@@ -23,7 +23,7 @@ use tokio::{
 };
 
 use super::{
-    Settings, client,
+    Settings, Windows, client,
     server::{self, Incoming},
     stream::{self, Tunnel},
 };
@@ -35,6 +35,7 @@ use crate::{
     net::{
         activity::Activity,
         buffer::{BufferPool, Size},
+        memory::Budget,
     },
     wire::connect::{ConnectRequest, ConnectResponse},
 };
@@ -42,6 +43,11 @@ use crate::{
 /// Runs a test where tasks of one thread can be started.
 pub(crate) async fn local<T>(test: impl Future<Output = T>) -> T {
     LocalSet::new().run_until(test).await
+}
+
+/// The windows of the settings.
+pub(crate) fn plenty(settings: &Settings) -> Windows {
+    Windows::claim(settings, &Budget::default().pod()).unwrap()
 }
 
 /// Notes when bytes arrive, as TLS does.
@@ -92,6 +98,15 @@ pub(crate) struct Served {
 }
 
 pub(crate) fn serve(settings: &Settings, on_request: impl FnMut(Incoming) + 'static) -> Served {
+    serve_within(settings, plenty(settings), on_request)
+}
+
+/// The same with windows out of some budget.
+pub(crate) fn serve_within(
+    settings: &Settings,
+    windows: Windows,
+    on_request: impl FnMut(Incoming) + 'static,
+) -> Served {
     let (near, far) = tokio::io::duplex(64 << 10);
     let (drain, watch) = drain::channel();
     let (end, settings) = (Rc::new(RefCell::new(None)), settings.clone());
@@ -99,7 +114,7 @@ pub(crate) fn serve(settings: &Settings, on_request: impl FnMut(Incoming) + 'sta
     let told = Rc::clone(&end);
     tasks.spawn_local(async move {
         let (io, activity) = Watched::new(near);
-        let end = server::serve(io, activity, &settings, watch, pending(), on_request).await;
+        let end = server::serve(io, activity, (&settings, windows), watch, pending(), on_request).await;
         told.replace(Some(end));
     });
     Served { far, drain, end, tasks }
@@ -108,7 +123,7 @@ pub(crate) fn serve(settings: &Settings, on_request: impl FnMut(Incoming) + 'sta
 /// A client on a connection; its driver runs among the tasks.
 pub(crate) async fn client(io: DuplexStream, settings: &Settings, tasks: &mut TaskSet) -> client::Client {
     let (io, activity) = Watched::new(io);
-    let (client, driver) = client::handshake(io, activity, settings).await.unwrap();
+    let (client, driver) = client::handshake(io, activity, settings, plenty(settings)).await.unwrap();
     tasks.spawn_local(async move {
         driver.run().await;
     });
@@ -132,9 +147,14 @@ pub(crate) struct Pair {
 }
 
 pub(crate) async fn pair(settings: &Settings) -> Pair {
+    pair_within(settings, plenty(settings)).await
+}
+
+/// The same with windows of the server out of some budget.
+pub(crate) async fn pair_within(settings: &Settings, windows: Windows) -> Pair {
     let tunnels: Rc<RefCell<Vec<Tunnel>>> = Rc::default();
     let accepted = Rc::clone(&tunnels);
-    let mut served = serve(settings, move |incoming| {
+    let mut served = serve_within(settings, windows, move |incoming| {
         accepted.borrow_mut().push(incoming.responder.accept(&ok()).unwrap());
     });
     let (far_io, _closed) = tokio::io::duplex(1);

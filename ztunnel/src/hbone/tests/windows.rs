@@ -5,14 +5,17 @@ use std::{cell::RefCell, rc::Rc, time::Duration};
 use tokio::io::AsyncWriteExt as _;
 
 use super::{
-    Settings, buffers, local, ok,
-    raw::{DATA, GOAWAY, HEADERS, PING, RST_STREAM, Raw, SETTINGS, WINDOW_UPDATE, connect, frame},
-    serve, tcp_pair,
+    Pair, Settings, Windows, buffers, hear, local, ok, pair_within,
+    raw::{ACK, DATA, GOAWAY, HEADERS, PING, RST_STREAM, Raw, SETTINGS, WINDOW_UPDATE, connect, frame},
+    say, serve, serve_within, tcp_pair,
 };
 use crate::{
     hbone::{relay, server::End, stream::Tunnel},
     lifecycle::tasks::TaskSet,
-    net::copy::{Side, Transferred},
+    net::{
+        copy::{Side, Transferred},
+        memory::Budget,
+    },
 };
 
 const FLOW_CONTROL_ERROR: u32 = 3;
@@ -112,4 +115,72 @@ async fn a_connection_that_stalled_streams_have_filled_is_left_and_a_slow_reader
         assert_eq!(*served.end.borrow(), Some(End::Stalled));
     })
     .await;
+}
+
+/// As many tunnels as a peer may have, to an application that reads nothing, must not take the memory of all others.
+#[tokio::test(start_paused = true)]
+async fn tunnels_to_an_application_that_does_not_read_cost_no_more_than_their_peers_share() {
+    const TUNNELS: usize = 40;
+    local(async {
+        let (budget, settings) = (Budget::new(128 << 20), Settings::default());
+        let account = budget.pod().of_peer([10, 0, 0, 9].into());
+        let mut taken = 0;
+        let mut all = Vec::new();
+        for _ in 0..TUNNELS {
+            let tunnels: RefCell<Vec<Tunnel>> = RefCell::default();
+            let windows = Windows::claim(&settings, &account).unwrap();
+            let served = serve_within(&settings, windows, move |incoming| {
+                tunnels.borrow_mut().extend(incoming.responder.accept(&ok()).ok());
+            });
+            let mut raw = Raw::client(served.far).await;
+            let mut window = raw.read.frame().await.unwrap();
+            while window.kind != SETTINGS || window.flags & ACK != 0 {
+                window = raw.read.frame().await.unwrap();
+            }
+            let of_stream = u32::from_be_bytes(window.payload[8..12].try_into().unwrap());
+            for stream in [1, 3, 5, 7] {
+                raw.send(&connect(stream)).await;
+                let mut rest = of_stream as usize;
+                while rest > 0 {
+                    let size = rest.min(1 << 14);
+                    raw.send(&frame(DATA, 0, stream, &vec![0; size])).await;
+                    (rest, taken) = (rest - size, taken + size);
+                }
+            }
+            all.push((raw, served.tasks, served.drain));
+        }
+        assert!(taken <= 16 << 20, "{taken} bytes were taken");
+        assert!(budget.used() <= 16 << 20, "{} bytes are counted", budget.used());
+        drop(all);
+        settle().await;
+        assert_eq!(budget.used(), 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_tunnel_whose_application_reads_grows_to_the_windows_of_the_settings() {
+    local(async {
+        let (budget, settings) = (Budget::new(512 << 20), Settings::default());
+        let windows = Windows::claim(&settings, &budget.pod().of_peer([10, 0, 0, 9].into())).unwrap();
+        let begun = budget.used();
+        let Pair { mut near, mut far, served: _served, client: _client } = pair_within(&settings, windows).await;
+        let pool = buffers();
+        let bytes = vec![7; 48 << 20];
+        let read = async {
+            let mut heard = 0;
+            while heard < bytes.len() {
+                heard += hear(&mut far).await.unwrap().len();
+            }
+        };
+        tokio::join!(say(&mut near, &pool, &bytes), read);
+        assert_eq!((begun, budget.used()), (256 << 10, 16 << 20));
+    })
+    .await;
+}
+
+async fn settle() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
 }

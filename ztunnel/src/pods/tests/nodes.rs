@@ -29,6 +29,7 @@ use crate::{
         identity::{SpiffeId, TrustDomain},
         problem::Problem,
     },
+    net::memory::Budget,
     pods::{
         describe::{Description, PodInfo, PodState},
         local::Annotated,
@@ -268,6 +269,7 @@ impl Node {
                     handshakes_per_peer: 32,
                 },
                 tls: tls::Settings::default(),
+                memory: Budget::default(),
             },
             gates,
             certificates,

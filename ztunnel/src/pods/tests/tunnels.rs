@@ -22,7 +22,7 @@ use crate::{
     hbone::{
         Settings,
         client::{self, Client, OpenError},
-        tests::{buffers, local},
+        tests::{buffers, local, plenty},
     },
     lifecycle::tasks::TaskSet,
     model::close::CloseReason,
@@ -44,7 +44,8 @@ async fn tunnel(world: &World, tls: &Endpoint, tasks: &mut TaskSet) -> Result<Cl
     let stream = world.network.connect_from_outside(CLIENT_IP, HBONE).await.unwrap();
     let (io, _) = tls.connect(stream, &[WEB_IDENTITY.parse().unwrap()], &buffers()).await?;
     let activity = io.activity();
-    let (client, driver) = client::handshake(io, activity, &Settings::default()).await.unwrap();
+    let (client, driver) =
+        client::handshake(io, activity, &Settings::default(), plenty(&Settings::default())).await.unwrap();
     tasks.spawn_local(async move {
         let _end = driver.run().await;
     });

@@ -16,6 +16,7 @@ use crate::{
     explain::{Explanation, Query},
     lifecycle::tasks::TaskCount,
     model::identity::TrustDomain,
+    net::memory::Budget,
     pods::manager::ManagerHandle,
     store::{
         publish::{self, Publisher},
@@ -105,7 +106,14 @@ async fn listeners() -> (SocketAddr, SocketAddr, Publisher) {
     let (publisher, mesh) = publish::channel();
     let lost = lost_lines();
     let manager = ManagerHandle::of_nobody(mesh.clone());
-    let admin = Arc::new(Admin { manager, mesh, registry: Registry::default(), lost, explaining: super::places() });
+    let admin = Arc::new(Admin {
+        manager,
+        mesh,
+        registry: Registry::default(),
+        lost,
+        budget: Budget::default(),
+        explaining: super::places(),
+    });
     let mut addresses = Vec::new();
     for endpoints in [Endpoints::Admin, Endpoints::Metrics] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -134,7 +142,14 @@ async fn one_is_explained_at_a_time_and_the_others_do_not_wait_for_long() {
     publisher.publish(self::mesh());
     let manager = ManagerHandle::of_nobody(mesh.clone());
     let lost = lost_lines();
-    let admin = Admin { manager, mesh, registry: Registry::default(), lost, explaining: super::places() };
+    let admin = Admin {
+        manager,
+        mesh,
+        registry: Registry::default(),
+        lost,
+        budget: Budget::default(),
+        explaining: super::places(),
+    };
     let question = Some("from=demo/a&to=demo/b&port=80");
     let place = Arc::clone(&admin.explaining).acquire_owned().await.unwrap();
     let error = super::answer(&admin.mesh, &admin.manager, &admin.explaining, question).await.unwrap_err();
