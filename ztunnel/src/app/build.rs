@@ -31,7 +31,7 @@ use crate::{
         tasks::{TaskCount, TaskSet},
     },
     metrics::traffic::Traffic,
-    net::{netns::Netns, node::NodeConnections},
+    net::{memory::Budget, netns::Netns, node::NodeConnections, open::Resources},
     pods::{
         kernel::Linux,
         local::Annotated,
@@ -87,7 +87,7 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
         kernel: Linux { controller, keepalive: args.keepalive(), tasks: tasks.clone() },
         workers,
         host_cookie: Netns::current()?.cookie(),
-        settings: args.pod_settings(tls, budget.clone()),
+        settings: args.pod_settings(tls, budget.clone(), resources(&args, &budget)),
         gates: gates.clone(),
         certificates,
         tasks: tasks.clone(),
@@ -136,6 +136,18 @@ fn require_lasting(pins: &PinDir, accepted: bool) -> anyhow::Result<()> {
         survive => survive?,
     }
     Ok(())
+}
+
+/// What the connections of one pod may use.
+fn resources(args: &RunArgs, budget: &Budget) -> Resources {
+    // The memory of sockets is the cgroup's as well, which has as much for the kernel as for buffers.
+    let sockets = memory::of_sockets().min(budget.limit()) / defaults::SOCKET_MEMORY_PART;
+    let resources = Resources::within(args.max_connections_per_pod, process::open_files(), sockets);
+    if resources.connections < args.max_connections_per_pod {
+        let (wanted, connections) = (args.max_connections_per_pod, resources.connections);
+        warn!(wanted, connections, "a pod may have fewer connections open than wanted; raise RLIMIT_NOFILE");
+    }
+    resources
 }
 
 /// Starts what keeps the certificates; handles come from what is returned.

@@ -17,6 +17,9 @@ use tracing::{debug, error, info};
 
 use crate::{config::defaults, net::memory::Budget, store::publish::Reader};
 
+/// The kernel counts in these.
+const PAGE: usize = 4096;
+
 /// So long after a change everything that follows from it has been done, most of the time.
 const SETTLED: Duration = Duration::from_secs(1);
 
@@ -35,6 +38,15 @@ pub fn budget(told: Option<usize>) -> Budget {
     let budget = bytes.map(Budget::new).unwrap_or_default();
     info!(bytes = budget.limit(), "memory for buffers and windows; set --memory-budget to change it");
     budget
+}
+
+/// The kernel's memory for TCP on this machine, from where it begins to press its sockets.
+#[must_use]
+pub fn of_sockets() -> usize {
+    // Three numbers of pages: low, pressure, high. Only the node's own network namespace has the file.
+    let pages = fs::read_to_string("/proc/sys/net/ipv4/tcp_mem").unwrap_or_default();
+    let pressure = pages.split_ascii_whitespace().nth(1).and_then(|pages| pages.parse::<usize>().ok());
+    pressure.map_or(usize::MAX, |pages| pages.saturating_mul(PAGE))
 }
 
 /// Gives memory back after the start, after changes of the mesh, and now and then. Ends with the mesh.

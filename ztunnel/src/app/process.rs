@@ -17,6 +17,12 @@ pub fn raise_open_files() {
     }
 }
 
+/// How many files may be open.
+#[must_use]
+pub fn open_files() -> usize {
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(usize::MAX, |(soft, _)| usize::try_from(soft).unwrap_or(usize::MAX))
+}
+
 /// Says which capabilities are missing.
 ///
 /// # Errors

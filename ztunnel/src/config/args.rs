@@ -12,7 +12,7 @@ use crate::{
         identity::{SpiffeId, TrustDomain},
         name::check_name,
     },
-    net::{memory::Budget, socket::Keepalive},
+    net::{memory::Budget, open::Resources, socket::Keepalive},
     pods::pod::PodSettings,
     redirect::{kubelet::KubeletCgroup, load::MapSizes},
     tls,
@@ -407,15 +407,22 @@ impl RunArgs {
         }
     }
 
-    /// How pods are set up, given how tunnels are secured and what memory there is.
+    /// How pods are set up, given how tunnels are secured, and what memory, descriptors and sockets there are.
     #[must_use]
-    pub fn pod_settings(&self, tls: tls::Settings, memory: Budget) -> PodSettings {
+    pub fn pod_settings(&self, tls: tls::Settings, memory: Budget, open: Resources) -> PodSettings {
+        let most = u32::try_from(open.connections).unwrap_or(u32::MAX);
+        let tunnels = self.tunnel_limits();
         PodSettings {
             connect_timeout: Duration::from_secs(self.connect_timeout),
             backlog: defaults::BACKLOG,
-            connections: self.max_connections_per_pod,
+            open,
             cut_existing: self.existing_connections == Existing::Cut,
-            tunnels: self.tunnel_limits(),
+            // Each has a descriptor.
+            tunnels: Limits {
+                connections: tunnels.connections.min(most),
+                handshakes: tunnels.handshakes.min(most.div_ceil(2)),
+                ..tunnels
+            },
             tls,
             memory,
         }

@@ -76,3 +76,5 @@ pub const HBONE_MAX_HANDSHAKES_PER_PEER: u32 = 32;
 /// Of the memory that the daemon may use, what buffers and windows get: the rest is the kernel's for the daemon's sockets, the
 /// mesh, and tasks.
 pub const MEMORY_PART: usize = 2;
+/// Of the kernel's memory for TCP, from where it begins to press its sockets, what one pod's connections get.
+pub const SOCKET_MEMORY_PART: usize = 4;

@@ -22,7 +22,7 @@ use crate::{
     lifecycle::tasks::TaskCount,
     metrics::traffic::Meter,
     model::{close::CloseReason, flow::Direction, workload::NamespacedName},
-    net::{buffer::BufferPool, dial::Dialer, memory::Account, node::NodeConnections},
+    net::{buffer::BufferPool, dial::Dialer, memory::Account, node::NodeConnections, open::OpenLimit},
     store::publish::Reader,
     tls,
 };
@@ -49,6 +49,8 @@ pub struct PodContext {
     pub admission: Admission,
     /// Connections to its applications that tunnels may still make.
     pub streams: Arc<Semaphore>,
+    /// What its connections may use.
+    pub open: OpenLimit,
     /// Its tasks on this worker.
     pub tasks: TaskCount,
     /// The mesh.

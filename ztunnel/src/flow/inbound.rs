@@ -87,6 +87,7 @@ pub async fn serve(pod: Rc<PodContext>, accepted: Accepted, mut drain: DrainWatc
         pod.meter.traffic().handshake_failed(Direction::Inbound, NoMemory::LABEL);
         return pod.failures.tell(peer, dst, CloseReason::TooMany, &NoMemory.to_string());
     };
+    pod.open.fit(&stream);
     let begun = Instant::now();
     let shaken = tokio::select! {
         shaken = shake_hands(&pod.tls, stream, &pod.buffers) => shaken.map_err(|error| (error.label(), causes(&error))),

@@ -34,6 +34,7 @@ async fn begin(pod: Rc<PodContext>, accepted: Accepted) -> Option<LocalBoxFuture
     let flow = Flow { direction: Direction::Inbound, peer, dst };
     // Declared before the legs: the record and its entry leave last, when the sockets are closed.
     let mut record = Recorded::open(Rc::clone(&pod), flow);
+    pod.open.fit(&stream);
     let (client, live) = (Leg::new(stream), Rc::clone(record.live()));
     let opened = tokio::select! {
         opened = open(&pod, &flow, &mut record) => opened,

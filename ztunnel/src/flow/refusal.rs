@@ -107,6 +107,7 @@ fn reason_of_answer(response: &ConnectResponse) -> CloseReason {
 pub(crate) fn reason_of_dial(error: &DialError) -> CloseReason {
     match error {
         DialError::TimedOut { .. } => CloseReason::ConnectTimedOut,
+        DialError::Exhausted { .. } => CloseReason::TooMany,
         DialError::Connect { source, .. } => match source.kind() {
             // The last is a connection that was made, and reset at once.
             io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {

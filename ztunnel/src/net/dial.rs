@@ -15,6 +15,7 @@ use tokio::{net::TcpStream, time::timeout};
 
 use super::{
     netns::{Netns, NetnsError},
+    open::OpenLimit,
     socket::{self, Family, Keepalive},
 };
 use crate::model::addr::{OrigDst, PeerAddr};
@@ -64,6 +65,7 @@ pub struct Begun {
 pub struct Dialer {
     sockets: Arc<dyn Sockets>,
     deadline: Duration,
+    limit: OpenLimit,
 }
 
 /// The sockets of a pod on a real node: made in its network namespace.
@@ -107,6 +109,12 @@ pub enum DialError {
         /// The cause.
         source: io::Error,
     },
+    /// The descriptors that are left are for the daemon itself.
+    #[error("cannot connect to {to}: the process has too few descriptors; raise RLIMIT_NOFILE")]
+    Exhausted {
+        /// The destination.
+        to: SocketAddr,
+    },
     /// The connect took too long.
     #[error("no answer from {to} within {after:?}")]
     TimedOut {
@@ -120,8 +128,8 @@ pub enum DialError {
 impl Dialer {
     /// A dialer with these sockets. A connect that takes longer than `deadline` fails.
     #[must_use]
-    pub fn new(sockets: Arc<dyn Sockets>, deadline: Duration) -> Self {
-        Self { sockets, deadline }
+    pub fn new(sockets: Arc<dyn Sockets>, deadline: Duration, limit: OpenLimit) -> Self {
+        Self { sockets, deadline, limit }
     }
 
     /// The pod's sockets.
@@ -157,6 +165,10 @@ impl Dialer {
 
     async fn connected(&self, stream: TcpStream, to: SocketAddr) -> Result<TcpStream, DialError> {
         let failed = |source| DialError::Connect { to, source };
+        if !self.limit.has_room_for(&stream) {
+            return Err(DialError::Exhausted { to });
+        }
+        self.limit.fit(&stream);
         match timeout(self.deadline, stream.writable()).await {
             Ok(writable) => writable.map_err(failed)?,
             Err(_elapsed) => return Err(DialError::TimedOut { to, after: self.deadline }),

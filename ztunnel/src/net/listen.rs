@@ -1,6 +1,7 @@
 //! The one accept loop: it backs off when the machine is short of something, caps what is open, and stops on drain.
 
 use std::{
+    fmt::Display,
     io,
     sync::{
         Arc,
@@ -17,7 +18,10 @@ use tokio::{
 };
 use tracing::{error, warn};
 
-use super::dial::{Sockets, ends};
+use super::{
+    dial::{Sockets, ends},
+    open::OpenLimit,
+};
 use crate::model::addr::{OrigDst, PeerAddr};
 
 /// A connection that was just accepted. The permit goes back when it is dropped.
@@ -69,7 +73,7 @@ impl Deaf {
 pub struct Acceptor {
     listener: TcpListener,
     /// Of the pod whose listener it is.
-    sockets: Option<Arc<dyn Sockets>>,
+    pod: Option<(Arc<dyn Sockets>, OpenLimit)>,
     deaf: Deaf,
     open: Arc<Semaphore>,
     backoff: Duration,
@@ -86,12 +90,23 @@ impl Acceptor {
 
     /// An acceptor for a listener of a pod, which tells when somebody has closed it.
     #[must_use]
-    pub fn of_pod(listener: TcpListener, sockets: Arc<dyn Sockets>, deaf: Deaf, open: Arc<Semaphore>) -> Self {
-        Self::with(listener, Some(sockets), deaf, open)
+    pub fn of_pod(
+        listener: TcpListener,
+        sockets: Arc<dyn Sockets>,
+        limit: OpenLimit,
+        deaf: Deaf,
+        open: Arc<Semaphore>,
+    ) -> Self {
+        Self::with(listener, Some((sockets, limit)), deaf, open)
     }
 
-    fn with(listener: TcpListener, sockets: Option<Arc<dyn Sockets>>, deaf: Deaf, open: Arc<Semaphore>) -> Self {
-        Self { listener, sockets, deaf, open, backoff: BACKOFF_FIRST, resume: None, waiting: None }
+    fn with(
+        listener: TcpListener,
+        pod: Option<(Arc<dyn Sockets>, OpenLimit)>,
+        deaf: Deaf,
+        open: Arc<Semaphore>,
+    ) -> Self {
+        Self { listener, pod, deaf, open, backoff: BACKOFF_FIRST, resume: None, waiting: None }
     }
 
     /// The next connection. Errors are dealt with here: those of one connection are passed over, those of the machine
@@ -111,7 +126,14 @@ impl Acceptor {
                     return Accepted { stream, peer, dst, permit };
                 }
             }
-            match accept(&self.listener, self.sockets.as_deref()).await {
+            match accept(&self.listener, self.pod.as_ref().map(|(sockets, _)| &**sockets)).await {
+                Ok((stream, peer, _)) if self.pod.as_ref().is_some_and(|(_, limit)| !limit.has_room_for(&stream)) => {
+                    // Dropped, it is reset; in the backlog its client would wait for nothing.
+                    drop(stream);
+                    self.pause(&format!(
+                        "a connection of {peer} was reset: the process has too few descriptors; raise RLIMIT_NOFILE"
+                    ));
+                }
                 Ok(accepted) => {
                     self.backoff = BACKOFF_FIRST;
                     self.waiting = Some(accepted);
@@ -124,13 +146,15 @@ impl Acceptor {
                     // Nobody comes here any more.
                     return std::future::pending().await;
                 }
-                Err(error) => {
-                    warn!(%error, pause_ms = self.backoff.as_millis(), "cannot accept; pausing");
-                    self.resume = Some(Instant::now() + self.backoff);
-                    self.backoff = (self.backoff * 2).min(BACKOFF_MOST);
-                }
+                Err(error) => self.pause(&error),
             }
         }
+    }
+
+    fn pause(&mut self, error: &dyn Display) {
+        warn!(%error, pause_ms = self.backoff.as_millis(), "cannot accept; pausing");
+        self.resume = Some(Instant::now() + self.backoff);
+        self.backoff = (self.backoff * 2).min(BACKOFF_MOST);
     }
 }
 
@@ -161,9 +185,21 @@ fn is_of_the_connection(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::{Acceptor, Deaf};
+    use crate::{
+        model::addr::{OrigDst, PeerAddr},
+        net::{
+            dial::{Begun, DialError, Sockets, ends},
+            open::{OpenLimit, Resources},
+        },
+    };
     use socket2::SockRef;
-    use std::{net::Shutdown, sync::Arc};
+    use std::{
+        io,
+        net::{IpAddr, Shutdown, SocketAddr},
+        sync::Arc,
+    };
     use tokio::{
+        io::AsyncReadExt as _,
         net::{TcpListener, TcpStream},
         sync::Semaphore,
     };
@@ -185,6 +221,49 @@ mod tests {
         while !deaf.is_so() {
             assert!(futures_util::poll!(nobody.as_mut()).is_pending());
             tokio::task::yield_now().await;
+        }
+    }
+
+    /// A pod that makes no connections.
+    struct Passive;
+
+    impl Sockets for Passive {
+        fn upstream(&self, to: SocketAddr, _from: Option<IpAddr>) -> Result<Begun, DialError> {
+            Err(DialError::Exhausted { to })
+        }
+
+        fn deliver(&self, to: SocketAddr, _from: SocketAddr) -> Result<Begun, DialError> {
+            Err(DialError::Exhausted { to })
+        }
+
+        fn ends(&self, accepted: &TcpStream, peer: SocketAddr) -> io::Result<(PeerAddr, OrigDst)> {
+            ends(accepted, peer)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_pod_that_takes_all_descriptors_leaves_the_daemon_its_own() {
+        let places = Arc::new(Semaphore::new(10));
+        for (highest, is_kept) in [(0, false), (i32::MAX, true)] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let addr = listener.local_addr().unwrap();
+            let limit = OpenLimit::new(Resources { highest, ..Resources::within(10, 4096, 1 << 20) });
+            let mut acceptor =
+                Acceptor::of_pod(listener, Arc::new(Passive), limit, Deaf::default(), Arc::clone(&places));
+            let mut clients = [TcpStream::connect(addr).await.unwrap(), TcpStream::connect(addr).await.unwrap()];
+            if is_kept {
+                let _both = (acceptor.next().await, acceptor.next().await);
+                continue;
+            }
+            let closed = async {
+                for client in &mut clients {
+                    assert_eq!(client.read(&mut [0; 1]).await.unwrap_or(0), 0, "a client waits for nothing");
+                }
+            };
+            tokio::select! {
+                _ = acceptor.next() => panic!("it was kept"),
+                () = closed => {}
+            }
         }
     }
 

@@ -10,5 +10,6 @@ pub mod listen;
 pub mod memory;
 pub mod netns;
 pub mod node;
+pub mod open;
 pub mod packed;
 pub mod socket;

@@ -150,6 +150,14 @@ pub fn set_local(socket: &impl AsFd) {
     let _kept = SockRef::from(socket).set_tcp_congestion(b"reno");
 }
 
+/// Sets the size of a socket's buffers, which otherwise grow with what is sent, up to several MiB each.
+pub fn bound_buffers(socket: &impl AsFd, bytes: usize) {
+    let socket = SockRef::from(socket);
+    // A kernel that refuses sizes them itself.
+    let _receive = socket.set_recv_buffer_size(bytes);
+    let _send = socket.set_send_buffer_size(bytes);
+}
+
 /// Makes the coming close a reset.
 pub fn reset_on_close(socket: &impl AsFd) {
     // A socket that the peer has already reset refuses the option, and needs it no more.

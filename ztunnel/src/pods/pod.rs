@@ -11,7 +11,7 @@ use super::{
     kernel::{Kernel, Link as _, Namespace},
     reconcile::Desired,
     spread,
-    worker::{Listeners, OpenLimit, WorkerHandle, WorkerPod},
+    worker::{Listeners, WorkerHandle, WorkerPod},
 };
 use crate::{
     flow::{
@@ -24,7 +24,14 @@ use crate::{
         local::{Exclusions, LocalPod},
         workload::NamespacedName,
     },
-    net::{dial::Dialer, listen::Deaf, memory::Budget, netns::NetnsError, socket::Family},
+    net::{
+        dial::Dialer,
+        listen::Deaf,
+        memory::Budget,
+        netns::NetnsError,
+        open::{OpenLimit, Resources},
+        socket::Family,
+    },
     redirect::{EnrolError, Enrolment, NetnsFacts, link::LinkError},
     store::publish::Reader,
     tls,
@@ -37,8 +44,8 @@ pub struct PodSettings {
     pub connect_timeout: Duration,
     /// Connections that wait to be accepted, per listener.
     pub backlog: i32,
-    /// Connections that a pod may have open.
-    pub connections: usize,
+    /// What the connections of a pod may use.
+    pub open: Resources,
     /// Whether connections from before the enrolment are cut.
     pub cut_existing: bool,
     /// Tunnels that a pod takes.
@@ -342,14 +349,14 @@ impl<K: Kernel> Node<'_, K> {
         listeners: Vec<Listening>,
     ) -> io::Result<()> {
         let upstreams = Upstreams::default();
-        let open = OpenLimit::new(self.settings.connections);
+        let open = OpenLimit::new(self.settings.open);
         let memory = self.settings.memory.pod();
         let admission = Admission::new(self.settings.tunnels);
         let certificate = self.certificates.handle(desired.identity.clone());
         let tls = tls::Endpoint::new(certificate, self.settings.tls.clone());
         let ends = spread::among(self.workers.len());
         for ((worker, listeners), (spread, inbox)) in self.workers.iter().zip(self.by_worker(listeners)).zip(ends) {
-            let dialer = Dialer::new(self.kernel.sockets(netns), self.settings.connect_timeout);
+            let dialer = Dialer::new(self.kernel.sockets(netns), self.settings.connect_timeout, open.clone());
             worker
                 .add(WorkerPod {
                     name: name.clone(),

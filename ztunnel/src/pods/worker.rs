@@ -43,7 +43,7 @@ use crate::{
         memory::Account,
         netns::Netns,
         node::NodeConnections,
-        socket::{self, Keepalive},
+        open::OpenLimit,
     },
     store::{publish::Reader, snapshot::Snapshot},
     tls,
@@ -100,31 +100,6 @@ pub struct WorkerPod {
     pub gate: Gate,
     /// The pod's side of TLS.
     pub tls: tls::Endpoint,
-}
-
-/// How many connections may be open: each direction by itself, so that strangers can't take the pod's own away.
-#[derive(Clone, Debug)]
-pub struct OpenLimit {
-    outbound: Arc<Semaphore>,
-    inbound: Arc<Semaphore>,
-}
-
-impl OpenLimit {
-    /// So many in each direction.
-    #[must_use]
-    pub fn new(connections: usize) -> Self {
-        let limit = || Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS)));
-        Self { outbound: limit(), inbound: limit() }
-    }
-
-    fn of(&self, purpose: Purpose) -> Arc<Semaphore> {
-        match purpose {
-            Purpose::Outbound => Arc::clone(&self.outbound),
-            Purpose::Inbound => Arc::clone(&self.inbound),
-            // Admission counts tunnels, and refuses where this would make them wait; their streams count as inbound.
-            Purpose::Hbone => Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
-        }
-    }
 }
 
 /// Listeners of one worker in a pod.
@@ -371,7 +346,8 @@ impl Worker {
             gate: pod.gate,
             node: self.settings.node.clone(),
             admission: pod.admission,
-            streams: pod.open.of(Purpose::Inbound),
+            streams: Arc::clone(pod.open.inbound()),
+            open: pod.open.clone(),
             tasks: alive.clone(),
             mesh: self.settings.mesh.clone(),
             table: Table::new(self.id),
@@ -397,7 +373,13 @@ impl Worker {
         for (purpose, listener) in listeners {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             let sockets = Arc::clone(served.context.dialer.sockets());
-            let acceptor = Acceptor::of_pod(listener, sockets, served.deaf.clone(), served.open.of(purpose));
+            let places = match purpose {
+                Purpose::Outbound => Arc::clone(served.open.outbound()),
+                Purpose::Inbound => Arc::clone(served.open.inbound()),
+                // Admission counts tunnels, and refuses where this would make them wait; their streams count as inbound.
+                Purpose::Hbone => Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
+            };
+            let acceptor = Acceptor::of_pod(listener, sockets, served.open.clone(), served.deaf.clone(), places);
             let (context, watch) = (Rc::clone(&served.context), served.drain.1.clone());
             let spread = (purpose == Purpose::Hbone).then(|| Rc::clone(&served.spread));
             served.accepting.spawn_local(accept(acceptor, purpose, context, spread, watch, served.alive.clone()));

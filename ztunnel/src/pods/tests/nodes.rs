@@ -29,7 +29,7 @@ use crate::{
         identity::{SpiffeId, TrustDomain},
         problem::Problem,
     },
-    net::memory::Budget,
+    net::{memory::Budget, open::Resources},
     pods::{
         describe::{Description, PodInfo, PodState},
         local::Annotated,
@@ -260,7 +260,7 @@ impl Node {
             settings: PodSettings {
                 connect_timeout: CONNECT_TIMEOUT,
                 backlog: 1024,
-                connections: 10_000,
+                open: Resources::within(10_000, 1 << 20, 256 << 20),
                 cut_existing: false,
                 tunnels: Limits {
                     connections: 1024,
