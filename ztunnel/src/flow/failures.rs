@@ -49,7 +49,7 @@ impl Failures {
     }
 
     /// How many were not told since the last that was; none: this one is not to be told either.
-    fn may_tell(&self, now: Instant) -> Option<u64> {
+    pub(super) fn may_tell(&self, now: Instant) -> Option<u64> {
         if now.duration_since(self.begun.get()) >= PERIOD {
             self.begun.set(now);
             self.told.set(0);

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, rc::Rc, sync::Arc};
 
+use tokio::time::Instant;
 use tracing::{Level, event};
 
 pub use super::live::Live;
@@ -124,6 +125,8 @@ pub struct Recorded {
     pod: Rc<PodContext>,
     entry: Entry,
     end: Option<(CloseReason, Option<String>)>,
+    /// Its destination has answered.
+    connected: bool,
 }
 
 impl Recorded {
@@ -132,7 +135,7 @@ impl Recorded {
     pub fn open(pod: Rc<PodContext>, flow: Flow) -> Self {
         pod.meter.traffic().accepted(flow.direction);
         let entry = pod.table.register(Rc::new(Live::new(flow)));
-        Self { pod, entry, end: None }
+        Self { pod, entry, end: None, connected: false }
     }
 
     /// Who asks for what, before it is decided.
@@ -152,6 +155,7 @@ impl Recorded {
 
     /// Its destination has answered; bytes are copied from now on. The facts are final.
     pub fn connected(&mut self) {
+        self.connected = true;
         self.live().count(&self.pod.meter);
         let direction = self.live().flow().direction;
         let protocol = self.live().facts().map_or(Protocol::Tcp, |facts| facts.protocol());
@@ -181,6 +185,13 @@ impl Recorded {
     pub fn end(mut self, reason: CloseReason, detail: Option<String>) {
         self.end = Some((reason, detail));
     }
+
+    /// How many were not told since the last that was; none: this one is not to be told either. Strangers may try as often as
+    /// they like, and the metrics count all of them.
+    fn may_tell(&self, reason: CloseReason) -> Option<u64> {
+        let is_refused = !self.connected && !reason.is_clean() && self.live().flow().direction == Direction::Inbound;
+        if is_refused { self.pod.failures.may_tell(Instant::now()) } else { Some(0) }
+    }
 }
 
 fn log_opened(own: Own<'_>, live: &Live) {
@@ -189,21 +200,35 @@ fn log_opened(own: Own<'_>, live: &Live) {
     access!(DEBUG, "connection opened", line);
 }
 
-fn log_ended(own: Own<'_>, live: &Live, reason: CloseReason, detail: Option<String>) {
+fn log_ended(own: Own<'_>, live: &Live, reason: CloseReason, detail: Option<String>, untold: u64) {
     let facts = live.facts();
     let line = Line::of(own, live, facts.as_deref());
     let error = (!reason.is_clean()).then(|| detail.unwrap_or_else(|| reason.to_string()));
     let (bytes_sent, bytes_recv) = live.sent_and_received();
     let duration = format!("{}ms", live.age().as_millis());
     let (reason, policy) = (reason.label(), live.without_policy());
+    let untold = (untold > 0).then_some(untold);
     match (live.is_decided(), &error) {
         (true, None) => {
             access!(INFO, "connection complete", line, bytes_sent, bytes_recv, duration, error, reason, policy);
         }
         (true, _) => {
-            access!(ERROR, "connection complete", line, bytes_sent, bytes_recv, duration, error, reason, policy);
+            access!(
+                ERROR,
+                "connection complete",
+                line,
+                bytes_sent,
+                bytes_recv,
+                duration,
+                error,
+                reason,
+                policy,
+                untold
+            );
         }
-        (false, _) => access!(WARN, "connection failed", line, bytes_sent, bytes_recv, duration, error, reason, policy),
+        (false, _) => {
+            access!(WARN, "connection failed", line, bytes_sent, bytes_recv, duration, error, reason, policy, untold);
+        }
     }
 }
 
@@ -214,7 +239,9 @@ impl Drop for Recorded {
         self.live().count(&self.pod.meter);
         self.live().close(reason);
         self.pod.meter.traffic().ended(self.live().flow().direction, reason);
-        log_ended(Own::of(&self.pod), self.live(), reason, detail);
+        if let Some(untold) = self.may_tell(reason) {
+            log_ended(Own::of(&self.pod), self.live(), reason, detail, untold);
+        }
     }
 }
 

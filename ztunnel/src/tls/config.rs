@@ -6,14 +6,19 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use rustls::{ClientConfig, ServerConfig, client::Resumption, server::NoServerSessionStorage, version::TLS13};
+use rustls::{
+    ClientConfig, ServerConfig,
+    client::Resumption,
+    server::{NoServerSessionStorage, danger::ClientCertVerifier},
+    version::TLS13,
+};
 use rustls_pki_types::TrustAnchor;
 use thiserror::Error;
 
 use super::{
     key_log::KeyLog,
     proof::{Role, Roots},
-    provider::provider,
+    provider::{hybrid, provider},
     verify::{PeerOf, ServerOneOf, issuers_end},
 };
 use crate::{identity::Credentials, model::identity::SpiffeId};
@@ -64,7 +69,11 @@ pub enum ConfigError {
 /// Both configurations that follow from one certificate. They are kept as long as it is the newest.
 pub(super) struct Configs {
     pub(super) credentials: Arc<Credentials>,
+    /// For clients without the hybrid key exchange.
     pub(super) server: Arc<ServerConfig>,
+    /// For clients that can do it, whichever they would rather do: one that has sent the key share of another group is asked
+    /// for this one (HelloRetryRequest).
+    pub(super) hybrid_server: Arc<ServerConfig>,
     pub(super) roots: Arc<Roots>,
     /// The root that the own certificate leads to.
     pub(super) own_root: Option<Arc<TrustAnchor<'static>>>,
@@ -91,16 +100,23 @@ impl Configs {
             return Err(no_roots());
         }
         let peers = PeerOf::new(store, identity.trust_domain.clone()).map_err(|_no_anchors| no_roots())?;
-        let mut server = ServerConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[&TLS13])
-            .map_err(unusable)?
-            .with_client_cert_verifier(Arc::new(peers))
-            .with_single_cert(credentials.chain.clone(), credentials.key.clone_key())
-            .map_err(unusable)?;
-        server.alpn_protocols = vec![ALPN.to_vec()];
-        // A resumed session would not be checked against today's certificates.
-        server.send_tls13_tickets = 0;
-        server.session_storage = Arc::new(NoServerSessionStorage {});
+        let peers: Arc<PeerOf> = Arc::new(peers);
+        let server = |provider| -> Result<ServerConfig, rustls::Error> {
+            let mut server = ServerConfig::builder_with_provider(provider)
+                .with_protocol_versions(&[&TLS13])?
+                .with_client_cert_verifier(Arc::clone(&peers) as Arc<dyn ClientCertVerifier>)
+                .with_single_cert(credentials.chain.clone(), credentials.key.clone_key())?;
+            server.alpn_protocols = vec![ALPN.to_vec()];
+            // A resumed session would not be checked against today's certificates.
+            server.send_tls13_tickets = 0;
+            server.session_storage = Arc::new(NoServerSessionStorage {});
+            if let Some(key_log) = &settings.key_log {
+                server.key_log = Arc::new(key_log.clone());
+            }
+            Ok(server)
+        };
+        let hybrid_server = Arc::new(server(hybrid()).map_err(unusable)?);
+        let server = Arc::new(server(provider()).map_err(unusable)?);
         let mut client = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
             .map_err(unusable)?
@@ -112,14 +128,13 @@ impl Configs {
         client.enable_sni = false;
         client.resumption = Resumption::disabled();
         if let Some(key_log) = &settings.key_log {
-            server.key_log = Arc::new(key_log.clone());
             client.key_log = Arc::new(key_log.clone());
         }
         let now = SystemTime::now();
         let own_root = roots.root_of(&credentials.chain, Role::Client, now).ok().map(Arc::new);
         let ends =
             issuers_end(&credentials.chain, now).map_or(credentials.not_after, |end| end.min(credentials.not_after));
-        Ok(Self { server: Arc::new(server), roots, own_root, ends, client, credentials })
+        Ok(Self { server, hybrid_server, roots, own_root, ends, client, credentials })
     }
 
     /// The configuration of one connection: a few counted references and the verifier.

@@ -1,12 +1,18 @@
 //! One pod's end of a handshake.
 
-use std::{future::poll_fn, io, net::Ipv4Addr, sync::Arc, time::SystemTime};
+use std::{
+    future::poll_fn,
+    io,
+    net::Ipv4Addr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use arc_swap::ArcSwapOption;
 use rustls::{ClientConnection, Connection};
 use rustls_pki_types::{ServerName, TrustAnchor};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     time::{Instant, timeout_at},
 };
 
@@ -223,12 +229,25 @@ impl Endpoint {
 }
 
 /// Tells the peer why, as long as there is time. It may be gone: nothing is to be done about that.
-async fn farewell<S: AsyncWrite + Unpin>(io: &mut S, bytes: &[u8], deadline: Instant) {
-    let _told = timeout_at(deadline, async {
+async fn farewell<S: AsyncRead + AsyncWrite + Unpin>(io: &mut S, bytes: &[u8], deadline: Instant) {
+    let told = timeout_at(deadline, async {
         io.write_all(bytes).await?;
         io.shutdown().await
-    })
-    .await;
+    });
+    if let Ok(Ok(())) = told.await {
+        see_off(io, deadline).await;
+    }
+}
+
+/// How long a client that is refused may take to read why.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Reads until the peer has closed as well. To close a socket over what was not read, or that more is sent to, is a reset,
+/// which takes back the alert that is on its way.
+async fn see_off<S: AsyncRead + Unpin>(io: &mut S, deadline: Instant) {
+    let mut rest = [0; 512];
+    let ended = async { while matches!(io.read(&mut rest).await, Ok(1..)) {} };
+    let _too_late = timeout_at(deadline.min(Instant::now() + LINGER), ended).await;
 }
 
 async fn finish<S>(mut stream: TlsStream<S>, own: &Configs, deadline: Instant) -> Result<(TlsStream<S>, Peer), Failed>
@@ -250,7 +269,11 @@ where
                 stream.close();
             }
             // It may be gone: nothing is to be done about that.
-            let _told = timeout_at(deadline, poll_fn(|cx| stream.poll_farewell(cx))).await;
+            let told = timeout_at(deadline, poll_fn(|cx| stream.poll_farewell(cx))).await;
+            // A client that we are waits for nobody who has failed.
+            if let (Ok(Ok(())), Connection::Server(_)) = (told, stream.tls()) {
+                see_off(stream.io_mut(), deadline).await;
+            }
             Err(failed)
         }
     }

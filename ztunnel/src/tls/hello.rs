@@ -3,7 +3,7 @@
 //! What a stranger costs until the deadline, in bytes of heap, the task included: 3,100 while it is silent, 7,000 after the
 //! first byte, at most 20,000 with as long a message as is taken, 15,000 once it has been answered.
 
-use std::{future::poll_fn, io};
+use std::{future::poll_fn, io, sync::Arc};
 
 use rustls::{
     InvalidMessage, ServerConnection,
@@ -11,7 +11,7 @@ use rustls::{
 };
 use tokio::io::AsyncRead;
 
-use super::{config::Configs, error::AcceptError, inbound::Inbound};
+use super::{config::Configs, error::AcceptError, inbound::Inbound, provider::HYBRID_GROUP};
 
 /// More than any client sends: 2 KiB with a post-quantum key share. The 64 KiB that rustls takes are too much to spend on
 /// each of ten thousand strangers.
@@ -96,10 +96,12 @@ pub(super) const fn no_record(error: &rustls::Error) -> bool {
 
 /// Answers it.
 pub(super) fn answer(accepted: Accepted, configs: &Configs) -> Result<ServerConnection, Refusal> {
-    let offers = accepted.client_hello().alpn().is_some();
-    let connection = accepted
-        .into_connection(configs.server.clone())
-        .map_err(|(error, alert)| Refusal::by_tls(error.into(), alert))?;
+    let hello = accepted.client_hello();
+    let offers = hello.alpn().is_some();
+    let is_hybrid = hello.named_groups().is_some_and(|groups| groups.contains(&HYBRID_GROUP.name()));
+    let config = if is_hybrid { &configs.hybrid_server } else { &configs.server };
+    let connection =
+        accepted.into_connection(Arc::clone(config)).map_err(|(error, alert)| Refusal::by_tls(error.into(), alert))?;
     // rustls refuses an offer without ours, but takes no offer for consent, as Istio does.
     if offers { Ok(connection) } else { Err(Refusal::told(AcceptError::NoAlpn, NO_APPLICATION_PROTOCOL)) }
 }

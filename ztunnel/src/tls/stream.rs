@@ -182,6 +182,11 @@ impl<S> TlsStream<S> {
         &self.io
     }
 
+    /// The connection below, past TLS.
+    pub(super) fn io_mut(&mut self) -> &mut S {
+        &mut self.io
+    }
+
     pub(super) fn tls(&self) -> &Connection {
         &self.tls
     }

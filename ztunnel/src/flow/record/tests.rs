@@ -83,12 +83,12 @@ fn tunnel() -> Facts {
 fn what_was_never_decided_is_a_failed_connection_to_where_the_client_wanted() {
     let live = Live::new(flow(Direction::Outbound));
     assert_eq!(
-        line(|own| log_ended(own, &live, CloseReason::NoHealthyUpstream, None)),
+        line(|own| log_ended(own, &live, CloseReason::NoHealthyUpstream, None, 0)),
         r#"WARN message=connection failed src.addr=10.0.0.1:4000 src.workload="client-a" src.namespace="demo" src.cluster="Kubernetes" dst.addr=10.96.0.1:80 direction="outbound" bytes_sent=0 bytes_recv=0 duration=… error="no healthy upstream" reason="no_healthy_upstream""#
     );
     let live = Live::new(flow(Direction::Inbound));
     assert_eq!(
-        line(|own| log_ended(own, &live, CloseReason::Recursive, Some("x".into()))),
+        line(|own| log_ended(own, &live, CloseReason::Recursive, Some("x".into()), 0)),
         r#"WARN message=connection failed src.addr=10.0.0.1:4000 dst.addr=10.96.0.1:80 dst.workload="client-a" dst.namespace="demo" dst.cluster="Kubernetes" direction="inbound" bytes_sent=0 bytes_recv=0 duration=… error="x" reason="recursive""#
     );
 }
@@ -100,11 +100,11 @@ fn a_tunnelled_connection_names_both_identities_and_both_addresses() {
     const FACTS: &str = r#"src.addr=10.0.0.1:4000 src.workload="client-a" src.namespace="demo" src.identity="spiffe://cluster.local/ns/demo/sa/client" src.cluster="Kubernetes" dst.addr=10.0.0.2:15008 dst.hbone_addr=10.0.0.2:8080 dst.identity="spiffe://cluster.local/ns/demo/sa/web" direction="outbound""#;
     assert_eq!(line(|own| log_opened(own, &live)), format!("DEBUG message=connection opened {FACTS}"));
     assert_eq!(
-        line(|own| log_ended(own, &live, CloseReason::Complete, None)),
+        line(|own| log_ended(own, &live, CloseReason::Complete, None, 0)),
         format!(r#"INFO message=connection complete {FACTS} bytes_sent=0 bytes_recv=0 duration=… reason="complete""#)
     );
     assert_eq!(
-        line(|own| log_ended(own, &live, CloseReason::TunnelRefused, Some("http_status:_401".into()))),
+        line(|own| log_ended(own, &live, CloseReason::TunnelRefused, Some("http_status:_401".into()), 0)),
         format!(
             r#"ERROR message=connection complete {FACTS} bytes_sent=0 bytes_recv=0 duration=… error="http_status:_401" reason="tunnel_refused""#
         )
@@ -115,7 +115,7 @@ fn a_tunnelled_connection_names_both_identities_and_both_addresses() {
 fn a_source_without_a_workload_has_its_identitys_namespace() {
     let live = Live::new(flow(Direction::Inbound));
     live.learn(Facts { direction: Direction::Inbound, ..tunnel() });
-    let line = line(|own| log_ended(own, &live, CloseReason::Complete, None));
+    let line = line(|own| log_ended(own, &live, CloseReason::Complete, None, 0));
     assert!(line.contains(r#"src.addr=10.0.0.1:4000 src.namespace="demo" src.identity="#), "{line}");
     assert!(line.contains(r#"dst.workload="client-a" dst.namespace="demo""#), "{line}");
 }
@@ -124,7 +124,7 @@ fn a_source_without_a_workload_has_its_identitys_namespace() {
 fn who_asked_for_what_is_told_of_what_was_refused_then() {
     let live = Live::new(flow(Direction::Inbound));
     live.hear(Facts { direction: Direction::Inbound, ..tunnel() });
-    let line = line(|own| log_ended(Own { cluster: "east", ..own }, &live, CloseReason::NotThisPod, None));
+    let line = line(|own| log_ended(Own { cluster: "east", ..own }, &live, CloseReason::NotThisPod, None, 0));
     assert!(line.starts_with("WARN message=connection failed src.addr=10.0.0.1:4000 "), "{line}");
     assert!(line.contains(r#"src.identity="spiffe://cluster.local/ns/demo/sa/client""#), "{line}");
     assert!(line.contains(r#"dst.cluster="east""#), "{line}");
@@ -135,6 +135,6 @@ fn another_server_than_expected_is_called_by_what_it_proved() {
     let live = Live::new(flow(Direction::Outbound));
     live.learn(tunnel());
     live.prove("spiffe://cluster.local/ns/demo/sa/allowed".parse().unwrap());
-    let line = line(|own| log_ended(own, &live, CloseReason::Complete, None));
+    let line = line(|own| log_ended(own, &live, CloseReason::Complete, None, 0));
     assert!(line.contains(r#"dst.identity="spiffe://cluster.local/ns/demo/sa/allowed""#), "{line}");
 }

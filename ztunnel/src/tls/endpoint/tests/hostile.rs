@@ -3,6 +3,7 @@
 use super::{ids, meet, pool, say_hello};
 use crate::{
     identity::Credentials,
+    net::socket::reset_on_close,
     tls::{
         AcceptError, Alert, Endpoint, Fault, PeerFault, TlsStream,
         config::{Configs, Settings},
@@ -31,6 +32,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex},
+    net::{TcpListener, TcpStream},
     time::Instant,
 };
 
@@ -86,7 +88,7 @@ fn is_alert(fault: &Fault, alert: u8) -> bool {
     matches!(fault, Fault::Alert(Alert(number)) if *number == alert)
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn clients_with_bad_certificates_are_refused() {
     let ca = TestCa::new("cluster.local");
     for (name, change, alert, label) in BAD.into_iter().chain([("EKU", server_only as _, 43, "eku")]) {
@@ -100,7 +102,7 @@ async fn clients_with_bad_certificates_are_refused() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn servers_with_bad_certificates_are_refused() {
     let ca = TestCa::new("cluster.local");
     for (name, change, alert, label) in BAD.into_iter().chain([("EKU", client_only as _, 43, "eku")]) {
@@ -116,7 +118,7 @@ async fn servers_with_bad_certificates_are_refused() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_stranger_is_refused_even_if_its_ca_has_the_same_name() {
     let ca = TestCa::new("cluster.local");
     for foreign in [TestCa::new("cluster.local"), TestCa::new("another"), TestCa::new("root").below("cluster.local")] {
@@ -131,7 +133,7 @@ async fn a_stranger_is_refused_even_if_its_ca_has_the_same_name() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn another_trust_domain_is_refused_although_the_chain_is_good() {
     let ca = TestCa::new("cluster.local");
     let other = "spiffe://other.mesh/ns/default/sa/client";
@@ -148,7 +150,7 @@ async fn another_trust_domain_is_refused_although_the_chain_is_good() {
     say_hello(accepted, connected).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn whoever_is_not_expected_is_refused() {
     let ca = TestCa::new("cluster.local");
     for expected in [
@@ -196,7 +198,7 @@ fn expects_web(ca: &TestCa) -> Arc<ServerOneOf> {
     Arc::new(ServerOneOf::new(Arc::new(roots), ids(&[WEB]).into()))
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn no_certificate_no_alpn_and_the_wrong_alpn_are_refused() {
     let ca = TestCa::new("cluster.local");
     let server = ca.endpoint(WEB);
@@ -218,7 +220,7 @@ async fn no_certificate_no_alpn_and_the_wrong_alpn_are_refused() {
     assert_eq!(raw(&server, ours()).await, ("TLS13_AES_128_GCM_SHA256", "X25519MLKEM768".to_owned()));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_client_with_istios_preferences_gets_them_and_chacha_is_refused() {
     let ca = TestCa::new("cluster.local");
     let ask = async |suites: &[SupportedCipherSuite]| {
@@ -239,11 +241,12 @@ async fn a_client_with_istios_preferences_gets_them_and_chacha_is_refused() {
         raw(&ca.endpoint(WEB), config).await
     };
     let both = [cipher_suite::TLS13_AES_256_GCM_SHA384, cipher_suite::TLS13_AES_128_GCM_SHA256];
-    assert_eq!(ask(&both).await, ("TLS13_AES_256_GCM_SHA384", "X25519".to_owned()));
+    // Of the cipher suites. Its first key share is another one than what it is asked for.
+    assert_eq!(ask(&both).await, ("TLS13_AES_256_GCM_SHA384", "X25519MLKEM768".to_owned()));
     assert_eq!(ask(&[cipher_suite::TLS13_CHACHA20_POLY1305_SHA256]).await, ("protocol", alert(40)));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_server_that_does_not_speak_h2_or_tls_is_refused() {
     let ca = TestCa::new("cluster.local");
     let (near, far) = duplex(64 << 10);
@@ -284,11 +287,15 @@ async fn send(server: &Endpoint, bytes: &[u8]) -> (&'static str, Vec<u8>, Durati
     let (near, mut far) = duplex(256 << 10);
     far.write_all(bytes).await.unwrap();
     let started = Instant::now();
-    let error = server.accept(near, &pool()).await.unwrap_err();
-    let took = started.elapsed();
     let mut answer = Vec::new();
-    far.read_to_end(&mut answer).await.unwrap();
-    (error.label(), answer, took)
+    // It leaves when it has read why.
+    let read = async {
+        far.read_to_end(&mut answer).await.unwrap();
+        drop(far);
+    };
+    let pool = pool();
+    let (refused, ()) = tokio::join!(server.accept(near, &pool), read);
+    (refused.unwrap_err().label(), answer, started.elapsed())
 }
 
 fn told(number: u8) -> Vec<u8> {
@@ -389,4 +396,50 @@ fn the_reason_in_a_certificate_error_survives_rustls() {
     let fault = PeerFault::from(rustls::Error::from(fault));
     assert_eq!(fault.to_string(), format!("{CLIENT} is not of the trust domain other"));
     assert_eq!(fault.label(), "trust_domain");
+}
+
+#[tokio::test]
+async fn a_client_without_the_hybrid_key_exchange_gets_its_own() {
+    let ca = TestCa::new("cluster.local");
+    let credentials = ca.good(CLIENT);
+    let old = Arc::new(CryptoProvider {
+        kx_groups: vec![kx_group::SECP256R1, kx_group::X25519],
+        ..CryptoProvider::clone(&provider())
+    });
+    let mut config = ClientConfig::builder_with_provider(old)
+        .with_protocol_versions(&[&TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(expects_web(&ca))
+        .with_client_auth_cert(credentials.chain.clone(), credentials.key.clone_key())
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    assert_eq!(raw(&ca.endpoint(WEB), config).await.1, "secp256r1");
+}
+
+/// A real socket, because only there an early close takes the alert back.
+#[tokio::test]
+async fn a_refused_client_that_writes_late_still_reads_why() {
+    let ca = TestCa::new("cluster.local");
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let near = listener.accept().await.unwrap().0;
+    reset_on_close(&near);
+    let (server, pool) = (ca.endpoint(WEB), pool());
+    let refuse = async {
+        // Dropped as whoever serves it does.
+        let refused = server.accept(near, &pool).await.unwrap_err();
+        assert_eq!(refused.label(), "not_tls");
+    };
+    let client = async {
+        far.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+        far.readable().await.unwrap();
+        // The server has said all it will.
+        far.write_all(b"Host: web\r\n\r\n").await.unwrap();
+        let mut alert = Vec::new();
+        far.read_to_end(&mut alert).await.unwrap();
+        assert!(alert.starts_with(&[0x15, 3]), "{alert:?}");
+        drop(far);
+    };
+    tokio::join!(refuse, client);
 }
