@@ -7,14 +7,12 @@
 
 mod counts;
 
-use std::{
-    net::{IpAddr, Ipv6Addr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use thiserror::Error;
 use tokio::sync::Notify;
 
+pub use counts::Client;
 use counts::Counts;
 
 /// Limits of one pod.
@@ -73,34 +71,6 @@ pub struct NoMemory;
 impl NoMemory {
     /// The value of the metric label `reason`.
     pub const LABEL: &'static str = "memory";
-}
-
-/// Who counts as one client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Client {
-    /// An address that the mesh knows as a pod's, or another that is trusted not to lie about itself.
-    Known(IpAddr),
-    /// An IPv4 address, or an IPv6 /64.
-    Stranger(IpAddr),
-}
-
-impl Client {
-    /// An address, of which it is known or not that it belongs to the mesh.
-    #[must_use]
-    pub fn new(address: IpAddr, is_known: bool) -> Self {
-        match address.to_canonical() {
-            known if is_known => Self::Known(known),
-            IpAddr::V6(address) => {
-                const NETWORK: u128 = u128::MAX << 64;
-                Self::Stranger(Ipv6Addr::from_bits(address.to_bits() & NETWORK).into())
-            }
-            stranger => Self::Stranger(stranger),
-        }
-    }
-
-    fn is_stranger(self) -> bool {
-        matches!(self, Self::Stranger(_))
-    }
 }
 
 /// Counts the tunnels to one pod, over all workers: one short lock when a tunnel comes, gets ready or goes.

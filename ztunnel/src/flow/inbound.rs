@@ -39,7 +39,7 @@ use crate::{
         cause::causes,
         close::CloseReason,
         flow::{Direction, Flow},
-        workload::Workload,
+        workload::{Membership, Workload},
     },
     net::{
         buffer::BufferPool,
@@ -74,7 +74,8 @@ const SILENT: Duration = Duration::from_secs(1);
 /// Serves a tunnel to its end. A peer that proves no identity gets an alert, and no HTTP/2.
 pub async fn serve(pod: Rc<PodContext>, accepted: Accepted, mut drain: DrainWatch) {
     let Accepted { stream, peer, dst, permit } = accepted;
-    let is_known = pod.mesh.load().workload_at(peer.ip()).is_some_and(|workload| workload.is_labelled());
+    let is_known =
+        pod.mesh.load().workload_at(peer.ip()).is_some_and(|workload| workload.membership == Membership::InMesh);
     let mut place = match pod.admission.admit(Client::new(peer.ip(), is_known)) {
         Ok(place) => place,
         Err(full) => {

@@ -2,12 +2,39 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    net::{IpAddr, Ipv6Addr},
     sync::Arc,
 };
 
 use tokio::sync::Notify;
 
-use super::Client;
+/// Who counts as one client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Client {
+    /// An address that the mesh knows as a pod's, or another that is trusted not to lie about itself.
+    Known(IpAddr),
+    /// An IPv4 address, or an IPv6 /64.
+    Stranger(IpAddr),
+}
+
+impl Client {
+    /// An address, of which it is known or not that it belongs to the mesh.
+    #[must_use]
+    pub fn new(address: IpAddr, is_known: bool) -> Self {
+        match address.to_canonical() {
+            known if is_known => Self::Known(known),
+            IpAddr::V6(address) => {
+                const NETWORK: u128 = u128::MAX << 64;
+                Self::Stranger(Ipv6Addr::from_bits(address.to_bits() & NETWORK).into())
+            }
+            stranger => Self::Stranger(stranger),
+        }
+    }
+
+    pub(super) fn is_stranger(self) -> bool {
+        matches!(self, Self::Stranger(_))
+    }
+}
 
 /// All places of a pod.
 #[derive(Debug, Default)]

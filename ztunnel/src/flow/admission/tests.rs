@@ -36,7 +36,9 @@ fn every_limit_holds_and_places_come_back() {
     let pod = Admission::new(limits);
     let (mut a, mut b) = (pod.admit(known(1)).unwrap(), pod.admit(known(1)).unwrap());
     let c = pod.admit(known(2)).unwrap();
-    (a.ready().unwrap(), a.ready().unwrap(), b.ready().unwrap());
+    a.ready().unwrap();
+    a.ready().unwrap();
+    b.ready().unwrap();
     let mut d = pod.admit(known(1)).unwrap();
     d.ready().unwrap();
     assert_eq!(pod.admit(known(1)).unwrap_err(), Full::ConnectionsOfPeer(3));
