@@ -206,11 +206,28 @@ fn a_restart_finds_the_label_gone_and_releases() -> Result<()> {
     Ok(())
 }
 
+const BROKEN: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: [\n";
+
+#[test]
+fn a_restart_finds_a_manifest_broken_and_goes_on_with_what_it_said() -> Result<()> {
+    let mut bed = Testbed::node_a_enrolled()?;
+    bed.daemon_mut("node-a")?.kill9()?;
+    bed.mesh.write("pod-web-a.yaml", BROKEN)?;
+    bed.daemon_mut("node-a")?.restart()?;
+    bed.daemon("node-a")?.enrolled("web-a")?;
+    for inside in servers(bed.pod("web-a")?)? {
+        proof::inbound(&bed, "client-b", "web-a", &inside, inside.address())?;
+    }
+    Ok(())
+}
+
+/// Nobody knows what the manifest said: what was kept of it is gone as well.
 #[test]
 fn a_restart_finds_a_manifest_broken_and_keeps_its_pod_closed() -> Result<()> {
     let mut bed = Testbed::node_a_enrolled()?;
     bed.daemon_mut("node-a")?.kill9()?;
-    bed.mesh.write("pod-web-a.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: [\n")?;
+    bed.mesh.write("pod-web-a.yaml", BROKEN)?;
+    std::fs::remove_dir_all(bed.daemon("node-a")?.state().join("mesh"))?;
     bed.daemon_mut("node-a")?.restart()?;
     bed.daemon("node-a")?.enrolled("client-a")?;
     let (web, other) = (bed.pod("web-a")?, bed.pod("web-b")?);
