@@ -49,14 +49,21 @@ impl Captured {
         Ok(Self { cookie, netns, steer, guards, devices: devices.to_vec() })
     }
 
-    /// Follows the devices: new ones get guards, and those that are gone leave no pin.
+    /// Follows the devices: new ones get guards, and those that are gone leave no pin. Puts back what somebody had removed, as
+    /// [`Self::mend`] does.
     ///
     /// # Errors
     /// Names the program that could not be attached to a new device.
-    pub(super) fn follow(&mut self, loader: &Loader, netns: &Netns, devices: &[Interface]) -> Result<(), LoadError> {
+    pub(super) fn follow(
+        &mut self,
+        loader: &Loader,
+        netns: &Netns,
+        devices: &[Interface],
+        restored: &mut u64,
+    ) -> Result<(), LoadError> {
         self.netns = Some(netns.clone());
         self.devices = devices.to_vec();
-        self.mend(loader, &mut 0)
+        self.mend(loader, restored)
     }
 
     /// Looks whether everything is there, and puts back what is not. Adds what somebody had removed to `restored`.

@@ -221,7 +221,9 @@ impl Controller {
         let sysctls = sysctl::enable(pod.netns);
         let routes = routes::ensure(pod.link, pod.facts, pod.addresses).await;
         let links = match self.captured.entry(cookie) {
-            Entry::Occupied(mut captured) => captured.get_mut().follow(&self.loader, pod.netns, &pod.facts.interfaces),
+            Entry::Occupied(mut captured) => {
+                captured.get_mut().follow(&self.loader, pod.netns, &pod.facts.interfaces, &mut self.restored)
+            }
             Entry::Vacant(vacant) => Captured::attach(&self.loader, pod.netns, &pod.facts.interfaces).map(|captured| {
                 vacant.insert(captured);
             }),
