@@ -139,6 +139,8 @@ fn a_daemon_that_starts_over_a_broken_file_lets_nobody_in() -> Result<()> {
     bed.change(|mesh| mesh.policy(FILE, &authorization("case", "{}")))?;
     bed.daemon_mut("node-b")?.terminate()?;
     bed.mesh.policy(FILE, &GOOD.replace("from:", "form:"))?;
+    // Nor is known what it said before.
+    std::fs::remove_dir_all(bed.daemon("node-b")?.state().join("mesh"))?;
     bed.daemon_mut("node-b")?.restart()?;
     bed.daemon("node-b")?.enrolled("web-b")?;
     let web = bed.pod("web-b")?;

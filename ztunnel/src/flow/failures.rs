@@ -11,9 +11,9 @@ use crate::model::{
     flow::Direction,
 };
 
-/// Lines in one [`PERIOD`]; the metrics count all of them.
-const LINES: u32 = 20;
-const PERIOD: Duration = Duration::from_secs(1);
+/// Lines in one [`PERIOD`], which may come at once: whoever looks for one cause makes a few attempts. The metrics count all.
+const LINES: u32 = 200;
+const PERIOD: Duration = Duration::from_secs(10);
 
 /// Tells of failed tunnels to one pod on one worker.
 #[derive(Debug)]

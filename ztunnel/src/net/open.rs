@@ -31,8 +31,8 @@ pub struct Resources {
 impl Resources {
     /// Descriptors that the daemon needs for itself, a part of all: listeners of pods, files, and what it is asked.
     const OWN_DESCRIPTORS: usize = 4;
-    /// Of the others a pod may have half: two for a connection, in two directions.
-    const FOR_A_CONNECTION: usize = 2 * 2 * 2;
+    /// Of the others a pod may have two thirds: two for a connection, in two directions.
+    const FOR_A_CONNECTION: usize = 2 * 2 * 3 / 2;
 
     /// As many connections as wanted, or as many as a process with so many descriptors can give to a pod.
     #[must_use]
@@ -104,10 +104,10 @@ mod tests {
     use std::sync::Arc;
 
     #[test]
-    fn no_pod_has_more_than_half_of_the_descriptors() {
+    fn no_pod_has_more_than_two_thirds_of_the_descriptors() {
         let few = Resources::within(30_000, 4096, 1 << 30);
-        assert_eq!((few.connections, few.highest), (384, 3072));
-        assert!(2 * 2 * few.connections <= 3072 / 2);
+        assert_eq!((few.connections, few.highest), (512, 3072));
+        assert!(2 * 2 * few.connections <= 3072 / 3 * 2);
         let many = Resources::within(30_000, 1 << 20, 1 << 30);
         assert_eq!(many.connections, 30_000);
         assert_eq!(Resources::within(30_000, 0, 0).connections, 1);
