@@ -8,9 +8,11 @@
 
 use std::borrow::Borrow;
 use std::fmt;
-use std::hash::{BuildHasher as _, Hash, RandomState};
+use std::hash::{BuildHasher as _, Hash};
 use std::slice;
 use std::sync::Arc;
+
+use foldhash::quality::RandomState;
 
 /// Children of a branch.
 const CHILDREN: usize = 32;
@@ -27,7 +29,8 @@ const SMALLEST_BRANCH: usize = 64;
 
 /// A hash map. `Clone` is cheap, and a clone shares its nodes with the original until one of the two changes them.
 ///
-/// The hash is keyed at random, so that names and addresses that somebody chooses do not collide on purpose.
+/// The hash is keyed at random, so that names and addresses that somebody chooses do not collide on purpose: nobody outside sees
+/// a hash, nor the order of a map. The standard library's took 200 of the 250 instructions of a look-up.
 pub struct SharedMap<K, V> {
     root: Node<K, V>,
     len: usize,
@@ -85,7 +88,7 @@ impl<K, V> Clone for Branch<K, V> {
 
 impl<K, V> Default for SharedMap<K, V> {
     fn default() -> Self {
-        Self { root: Node::Empty, len: 0, hasher: RandomState::new() }
+        Self { root: Node::Empty, len: 0, hasher: RandomState::default() }
     }
 }
 
@@ -215,7 +218,7 @@ impl<K, V> Leaf<K, V> {
     /// A table of these entries, no two of which have the same key.
     fn new(entries: Vec<Entry<K, V>>) -> Self {
         let len = u32::try_from(entries.len()).unwrap_or(u32::MAX);
-        let mut places: Arc<[Place<K, V>]> = (0..entries.len().div_ceil(2) * 3).map(|_| None).collect();
+        let mut places: Arc<[Place<K, V>]> = (0..entries.len() * 2).map(|_| None).collect();
         if let Some(places) = Arc::get_mut(&mut places) {
             entries.into_iter().for_each(|entry| put(places, entry));
         }
@@ -227,8 +230,16 @@ impl<K, V> Leaf<K, V> {
         K: Borrow<Q>,
     {
         let (before, after) = self.places.split_at(place(hash, self.places.len()));
-        let mut entries = after.iter().chain(before).map_while(Option::as_ref);
-        entries.find(|entry| entry.hash == hash && entry.key.borrow() == key).map(|entry| &entry.value)
+        // Not a chain of two iterators, which costs more.
+        for places in [after, before] {
+            for place in places {
+                let entry = place.as_ref()?;
+                if entry.hash == hash && entry.key.borrow() == key {
+                    return Some(&entry.value);
+                }
+            }
+        }
+        None
     }
 }
 
@@ -250,7 +261,7 @@ impl<K: Eq + Clone, V: Clone> Leaf<K, V> {
 
     /// Adds an entry whose key is not there.
     fn add(&mut self, entry: Entry<K, V>) {
-        let is_room = (self.len as usize + 1) * 4 <= self.places.len() * 3;
+        let is_room = (self.len as usize + 1) * 3 <= self.places.len() * 2;
         match Arc::get_mut(&mut self.places) {
             Some(places) if is_room => {
                 put(places, entry);
