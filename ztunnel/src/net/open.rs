@@ -9,12 +9,10 @@ use tokio::sync::Semaphore;
 
 use super::socket;
 
-/// With no more connections than this the kernel sizes the buffers of a pod's sockets as it likes: few are fast, many are
-/// likely to wait.
-const FEW: usize = 8;
 /// Buffers of a connection: two sockets, each with one to send and one to receive.
 const BUFFERS: usize = 4;
-/// The least that a socket's buffer has, and the most that is set; in the kernel's books it is twice as much.
+/// The least that a socket's buffer has, and the size from which the kernel sizes it as it likes: a fixed size costs throughput on
+/// long ways. In the kernel's books it is twice as much.
 const BUFFER: (usize, usize) = (8 << 10, 1 << 20);
 
 /// The share of one pod.
@@ -92,13 +90,14 @@ impl OpenLimit {
         let open = used(&self.outbound).saturating_add(used(&self.inbound));
         let (least, most) = BUFFER;
         // The kernel doubles what it is told.
-        (open > FEW).then(|| (self.share.socket_bytes / open.saturating_mul(BUFFERS) / 2).clamp(least, most))
+        let bytes = self.share.socket_bytes / open.saturating_mul(BUFFERS).max(1) / 2;
+        (bytes < most).then_some(bytes.max(least))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{FEW, OpenLimit, Resources};
+    use super::{OpenLimit, Resources};
     use crate::net::socket::{Family, tcp};
     use socket2::SockRef;
     use std::sync::Arc;
@@ -126,7 +125,7 @@ mod tests {
             (socket.recv_buffer_size().unwrap(), socket.send_buffer_size().unwrap())
         };
         let before = sizes();
-        let few = Arc::clone(open.inbound()).try_acquire_many_owned(FEW as u32).unwrap();
+        let few = Arc::clone(open.inbound()).try_acquire_many_owned(31).unwrap();
         open.fit(&socket);
         assert_eq!(sizes(), before, "few are left to the kernel");
         let _many = Arc::clone(open.outbound()).try_acquire_many_owned(3000).unwrap();
