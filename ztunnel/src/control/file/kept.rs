@@ -74,7 +74,7 @@ impl Kept {
         let mut copy = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
         copy.write_all(digest(&SHA256, content).as_ref())?;
         copy.write_all(content)?;
-        copy.sync_data()?;
+        // Not synchronised, which a folder of many files would wait for: a copy that a crash has cut short is known by its digest.
         fs::rename(&unfinished, self.dir.join(name))
     }
 

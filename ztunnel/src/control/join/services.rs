@@ -193,9 +193,9 @@ impl Joiner {
                 (ServiceKind::Entry, None) => {}
             }
         }
-        let mut namespaces = BTreeSet::new();
+        let (mut namespaces, mut pods_of_entries) = (BTreeSet::new(), HashMap::new());
         for key in &keys {
-            let (kind, cost) = self.cost(key);
+            let (kind, cost) = self.cost(key, &mut pods_of_entries);
             self.budget.enter(kind, key, cost);
             namespaces.insert(Arc::clone(&key.namespace));
         }
@@ -225,7 +225,9 @@ impl Joiner {
     }
 
     /// What a service takes of the budget of its namespace, found out without joining it.
-    fn cost(&self, key: &ServiceKey) -> (ServiceKind, usize) {
+    ///
+    /// `pods_of_entries`: the pods among an entry's endpoints, counted once for all of its hosts.
+    fn cost(&self, key: &ServiceKey, pods_of_entries: &mut HashMap<NamespacedName, usize>) -> (ServiceKind, usize) {
         if let Some(name) = named_by(key)
             && let Some(service) = self.services.get(&name)
         {
@@ -245,10 +247,10 @@ impl Joiner {
         };
         let entry = &entry.body;
         // Endpoints are shared by the hosts, but each pod among them knows each host.
-        let pods = match entry.selector.is_empty() {
+        let pods = *pods_of_entries.entry(name.clone()).or_insert_with(|| match entry.selector.is_empty() {
             true => entry.endpoints.iter().filter(|endpoint| self.owner(endpoint.address).is_some()).count(),
             false => self.members(ServiceKind::Entry, name).count(),
-        };
+        });
         let is_first = entry.hosts.first() == Some(&key.hostname);
         let own = if is_first { entry.endpoints.len() } else { 0 };
         (ServiceKind::Entry, 1 + entry.vips.len() + entry.ranges.len() + own.max(pods))
