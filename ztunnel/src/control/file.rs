@@ -12,6 +12,7 @@
 
 mod folder;
 mod kept;
+mod sources;
 mod watch;
 
 use std::collections::BTreeSet;
@@ -25,6 +26,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, info, warn};
 
 use self::folder::{Folder, Reading};
+pub use self::sources::{Manifests, Source, read_sources};
 use self::watch::{Sign, Watch};
 use super::join::Joiner;
 use super::source::MeshSource;
@@ -138,9 +140,13 @@ impl MeshFolder {
             return Err(OpenFolderError::NotADirectory { dir: dir.to_owned() });
         }
         std::fs::read_dir(&absolute).map_err(unreadable)?;
-        Ok(Self {
-            watch: Watch::new(absolute.clone()),
-            dir: absolute,
+        Ok(Self::at(absolute, trust_domain))
+    }
+
+    fn at(dir: PathBuf, trust_domain: TrustDomain) -> Self {
+        Self {
+            watch: Watch::new(dir.clone()),
+            dir,
             trust_domain,
             local: None,
             kept: None,
@@ -150,7 +156,7 @@ impl MeshFolder {
             told: None,
             complete: false,
             is_lost: false,
-        })
+        }
     }
 
     /// Publishes the local facts of one node's pods as well. A reader that sees a version of the mesh sees the local facts of

@@ -112,6 +112,26 @@ impl Folder {
         Self { dir, files: BTreeMap::new(), kept, gone: BTreeMap::new(), unreadable: None, was_read: false }
     }
 
+    /// Files and texts from anywhere, each of which is [taken](Self::take_file) once.
+    pub(super) fn of_files() -> Self {
+        Self { was_read: true, ..Self::new(PathBuf::new(), None) }
+    }
+
+    /// The files that are there.
+    pub(super) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.files.values().map(|file| &file.name)
+    }
+
+    /// Reads one more file, and has the joiner hear what it says. Blocks on the file system.
+    pub(super) fn take_file(&mut self, path: &Path, joiner: &mut Joiner) {
+        self.take(path.as_os_str(), read_bytes(path), None, joiner);
+    }
+
+    /// Reads one more text, and has the joiner hear what it says.
+    pub(super) fn take_text(&mut self, name: &OsStr, bytes: &[u8], joiner: &mut Joiner) {
+        self.take(name, Ok(bytes.to_vec()), None, joiner);
+    }
+
     /// Whether it could be read at least once.
     pub(super) fn was_read(&self) -> bool {
         self.was_read
@@ -232,8 +252,7 @@ impl Folder {
         {
             return;
         }
-        let bytes = match read_bytes(&path) {
-            Ok(bytes) => bytes,
+        match read_bytes(&path) {
             // Removed since the folder was listed; a link that leads nowhere is something else.
             Err(ReadError::Open(error))
                 if error.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(&path).is_err() =>
@@ -241,8 +260,15 @@ impl Folder {
                 if let Some(file) = self.files.remove(name) {
                     joiner.silence(&voice(&file.name));
                 }
-                return;
             }
+            bytes => self.take(name, bytes, state, joiner),
+        }
+    }
+
+    /// Takes what was read of a file, before which the file system said this of it.
+    fn take(&mut self, name: &OsStr, bytes: Result<Vec<u8>, ReadError>, state: Option<State>, joiner: &mut Joiner) {
+        let bytes = match bytes {
+            Ok(bytes) => bytes,
             Err(error) => {
                 self.recall(name, joiner);
                 let file = self.manifest(name);
@@ -333,7 +359,7 @@ impl Manifest {
     }
 }
 
-fn is_manifest(name: &OsStr) -> bool {
+pub(super) fn is_manifest(name: &OsStr) -> bool {
     let hidden = name.as_encoded_bytes().starts_with(b".");
     let extension = Path::new(name).extension();
     !hidden && extension.is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension == *known))

@@ -1,4 +1,5 @@
 mod kept;
+mod sources;
 
 use std::fs;
 use std::os::unix::fs::symlink;

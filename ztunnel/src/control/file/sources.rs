@@ -1,0 +1,102 @@
+//! Manifests from files, folders and texts, read once: for commands that look at them.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::folder::{Folder, is_manifest};
+use super::{Content, MeshFolder, OpenFolderError};
+use crate::control::join::Joiner;
+use crate::model::identity::TrustDomain;
+use crate::model::local::LocalPods;
+use crate::store::snapshot::Snapshot;
+
+/// How deep folders may lie in each other.
+const DEEPEST: usize = 64;
+
+/// Where manifests are read from.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// A file, whatever its name ends with; or a folder with all folders below it, of which `*.yaml`, `*.yml` and `*.json` are
+    /// read. Hidden files and folders are skipped, unless they are given by name.
+    Path(PathBuf),
+    /// A text that was read elsewhere, such as standard input.
+    Text {
+        /// How messages call it.
+        name: Arc<str>,
+        /// The text.
+        bytes: Vec<u8>,
+    },
+}
+
+/// What some sources say together.
+#[derive(Debug)]
+pub struct Manifests {
+    /// The mesh: version 1, or 0 when nothing of it makes sense.
+    pub snapshot: Snapshot,
+    /// What manifests of pods say for their own nodes.
+    pub local: LocalPods,
+    /// The files and texts that were read, by the names that messages have for them.
+    pub files: Vec<Arc<str>>,
+}
+
+/// The mesh that sources describe together, as a daemon sees one folder of all their files right after its start. Names of
+/// files are their paths as they were given. Blocks on the file system.
+///
+/// # Errors
+/// A path does not exist, or a folder can't be listed.
+pub fn read_sources(sources: &[Source], trust_domain: TrustDomain) -> Result<Manifests, OpenFolderError> {
+    let mut joiner = Joiner::new(trust_domain.clone(), None);
+    let mut folder = Folder::of_files();
+    for source in sources {
+        match source {
+            Source::Text { name, bytes } => folder.take_text(&OsString::from(&**name), bytes, &mut joiner),
+            Source::Path(path) => {
+                for file in files_of(path)? {
+                    folder.take_file(&file, &mut joiner);
+                }
+            }
+        }
+    }
+    let files = folder.names().cloned().collect();
+    let mut content = Content { folder, joiner };
+    let batch = MeshFolder::at(PathBuf::new(), trust_domain).batch(&mut content).unwrap_or_default();
+    let snapshot = Snapshot::default().apply(batch).with_origins(content.joiner.origins());
+    Ok(Manifests { snapshot, local: content.joiner.local().clone(), files })
+}
+
+/// The files of a path: itself, or the manifests of a folder and of those below it, in the order of their names.
+fn files_of(path: &Path) -> Result<Vec<PathBuf>, OpenFolderError> {
+    let unreadable = |dir: &Path, source| OpenFolderError::Unreadable { dir: dir.to_owned(), source };
+    let metadata = fs::metadata(path).map_err(|error| unreadable(path, error))?;
+    if !metadata.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut files = Vec::new();
+    let mut seen = HashSet::from([(metadata.dev(), metadata.ino())]);
+    let mut folders = vec![(path.to_owned(), 0)];
+    while let Some((folder, depth)) = folders.pop() {
+        for entry in fs::read_dir(&folder).map_err(|error| unreadable(&folder, error))? {
+            let entry = entry.map_err(|error| unreadable(&folder, error))?;
+            let (name, path) = (entry.file_name(), entry.path());
+            // What a link leads to counts; a link that leads nowhere is told as a file.
+            let metadata = fs::metadata(&path).ok();
+            match metadata.filter(fs::Metadata::is_dir) {
+                Some(_) if name.as_encoded_bytes().starts_with(b".") || depth == DEEPEST => {}
+                Some(inner) => {
+                    // A link may lead back to where it stands.
+                    if seen.insert((inner.dev(), inner.ino())) {
+                        folders.push((path, depth + 1));
+                    }
+                }
+                None if is_manifest(&name) => files.push(path),
+                None => {}
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
