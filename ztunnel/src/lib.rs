@@ -21,6 +21,7 @@
 //! | L1 | [`wire`] | the CONNECT request and its headers, both ways: pure, total, fuzzed |
 //! | L2 | [`route`] | where a connection goes: a pure function of snapshot and flow |
 //! | L2 | [`policy`] | who may connect to a workload: a pure function of snapshot and connection |
+//! | L2 | [`istio`] | Istio's protocols between a node and its control plane: messages, services, and how they become the [`model`] |
 //! | L3 | [`net`] | sockets, namespaces, the accept loop, dialling, copying; knows no pods |
 //! | L3 | [`metrics`] | counters of the data path |
 //! | L3 | [`explain`], [`analyze`] | the same functions, asked by a person: about one connection, about a whole mesh |
@@ -232,6 +233,7 @@ pub mod explain;
 pub mod flow;
 pub mod hbone;
 pub mod identity;
+pub mod istio;
 pub mod lifecycle;
 pub mod metrics;
 pub mod model;

@@ -12,20 +12,19 @@ use super::tree::{Place, Source};
 /// Crates that only some folders may name. A `*` at the end stands for any rest.
 struct Fence {
     crates: &'static [&'static str],
-    folder: &'static str,
+    folders: &'static [&'static str],
 }
 
-const FENCES: [Fence; 7] = [
-    Fence { crates: &["aya", "aya_*", "rtnetlink", "netlink_*"], folder: "redirect" },
-    Fence { crates: &["rustls", "tokio_rustls"], folder: "tls" },
-    Fence { crates: &["x509_parser"], folder: "identity" },
-    Fence { crates: &["h2"], folder: "hbone" },
-    Fence {
-        crates: &["tonic", "tonic_*", "prost", "prost_*", "kube", "kube_*", "k8s_openapi", "serde_saphyr"],
-        folder: "control",
-    },
-    Fence { crates: &["hickory_*"], folder: "dns" },
-    Fence { crates: &["hyper", "hyper_util", "http_body_util"], folder: "app" },
+const FENCES: [Fence; 9] = [
+    Fence { crates: &["aya", "aya_*", "rtnetlink", "netlink_*"], folders: &["redirect"] },
+    Fence { crates: &["rustls", "tokio_rustls"], folders: &["tls"] },
+    Fence { crates: &["x509_parser"], folders: &["identity"] },
+    Fence { crates: &["h2"], folders: &["hbone"] },
+    Fence { crates: &["prost", "prost_*"], folders: &["istio", "control"] },
+    Fence { crates: &["tonic", "tonic_*"], folders: &["istio", "control", "plane"] },
+    Fence { crates: &["kube", "kube_*", "k8s_openapi", "serde_saphyr"], folders: &["control"] },
+    Fence { crates: &["hickory_*"], folders: &["dns"] },
+    Fence { crates: &["hyper", "hyper_util", "http_body_util"], folders: &["control", "plane", "app"] },
 ];
 
 /// The highest layer that gets time and randomness as arguments.
@@ -38,7 +37,8 @@ pub(super) fn table() -> String {
         let _ = writeln!(text, "  {place:<17} {what}");
     };
     for fence in &FENCES {
-        line(&fence.crates.join(", "), &format!("{}/", fence.folder));
+        let folders: Vec<String> = fence.folders.iter().map(|folder| format!("{folder}/")).collect();
+        line(&fence.crates.join(", "), &folders.join(", "));
     }
     line("setns", "net/netns.rs");
     line("std::env::var, var_os, vars, vars_os", "config/, main.rs");
@@ -72,9 +72,9 @@ fn engine(place: &Place, reference: &Reference) -> Option<String> {
     let name = path.first()?;
     let is_named = |pattern: &&str| pattern.strip_suffix('*').map_or(name == pattern, |start| name.starts_with(start));
     let fence = FENCES.iter().find(|fence| fence.crates.iter().any(is_named))?;
-    let folder = fence.folder;
     let here = place.folder().unwrap_or("main.rs or lib.rs");
-    (here != folder).then(|| format!("fence: only {folder}/ uses the crate `{name}`, not {here}"))
+    let folders = fence.folders.join("/, ");
+    (!fence.folders.contains(&here)).then(|| format!("fence: only {folders}/ uses the crate `{name}`, not {here}"))
 }
 
 fn environment(source: &Source, place: &Place, reference: &Reference) -> Option<String> {

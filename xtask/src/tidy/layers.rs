@@ -10,13 +10,13 @@ use super::tree::{LAYERED, Place, Source};
 pub(super) const LAYERS: [&[&str]; 11] = [
     &["model", "lifecycle"],
     &["store", "wire"],
-    &["route", "policy"],
+    &["route", "policy", "istio"],
     &["net", "metrics", "explain", "analyze"],
     &["redirect", "identity"],
     &["tls"],
     &["hbone", "control", "dns"],
     &["flow"],
-    &["pods"],
+    &["pods", "plane"],
     &["config"],
     &["app"],
 ];

@@ -1,0 +1,69 @@
+//! The client's end of the two services.
+
+use std::error::Error;
+
+use bytes::Bytes;
+use http::Uri;
+use http::uri::PathAndQuery;
+use http_body::Body as HttpBody;
+use tonic::client::{Grpc, GrpcService};
+use tonic::{Request, Response, Status, Streaming};
+use tonic_prost::ProstCodec;
+
+use super::LONGEST_MESSAGE;
+use super::certificate::{IstioCertificateRequest, IstioCertificateResponse};
+use super::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use super::server::{CREATE_CERTIFICATE, DELTA_AGGREGATED_RESOURCES};
+
+/// Calls the services of a control plane over one HTTP/2 connection.
+#[derive(Clone, Debug)]
+pub struct Client<C>(Grpc<C>);
+
+impl<C> Client<C>
+where
+    C: GrpcService<tonic::body::Body>,
+    C::ResponseBody: HttpBody<Data = Bytes> + Send + 'static,
+    <C::ResponseBody as HttpBody>::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    /// A client of a connection. `origin` has scheme and authority of the control plane.
+    pub fn new(connection: C, origin: Uri) -> Self {
+        Self(
+            Grpc::with_origin(connection, origin)
+                .max_decoding_message_size(LONGEST_MESSAGE)
+                .max_encoding_message_size(LONGEST_MESSAGE),
+        )
+    }
+
+    /// Opens a stream of delta xDS.
+    ///
+    /// # Errors
+    /// The connection is gone, or the control plane refuses.
+    pub async fn delta_aggregated_resources(
+        &mut self,
+        requests: Request<impl futures_util::Stream<Item = DeltaDiscoveryRequest> + Send + 'static>,
+    ) -> Result<Response<Streaming<DeltaDiscoveryResponse>>, Status> {
+        self.ready().await?;
+        let path = PathAndQuery::from_static(DELTA_AGGREGATED_RESOURCES);
+        self.0.streaming(requests, path, ProstCodec::default()).await
+    }
+
+    /// Asks for a certificate.
+    ///
+    /// # Errors
+    /// The connection is gone, or the control plane refuses.
+    pub async fn create_certificate(
+        &mut self,
+        request: Request<IstioCertificateRequest>,
+    ) -> Result<Response<IstioCertificateResponse>, Status> {
+        self.ready().await?;
+        let path = PathAndQuery::from_static(CREATE_CERTIFICATE);
+        self.0.unary(request, path, ProstCodec::default()).await
+    }
+
+    async fn ready(&mut self) -> Result<(), Status> {
+        self.0.ready().await.map_err(|error| {
+            let error: Box<dyn Error + Send + Sync> = error.into();
+            Status::unavailable(format!("the connection is not usable: {error}"))
+        })
+    }
+}

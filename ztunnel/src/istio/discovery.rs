@@ -1,0 +1,100 @@
+//! Delta xDS: `envoy.service.discovery.v3` and the messages of `envoy.config.core.v3` in it.
+
+use std::collections::BTreeMap;
+
+use prost::Message;
+
+use super::standard::{Any, Status, Struct};
+
+/// Type of resources that are an [`Address`](super::workload::Address).
+pub const ADDRESS: &str = "type.googleapis.com/istio.workload.Address";
+/// Type of resources that are an [`Authorization`](super::security::Authorization).
+pub const AUTHORIZATION: &str = "type.googleapis.com/istio.security.Authorization";
+
+/// What a client says: which resources of one type it wants, which it has, and whether it could use the last response.
+///
+/// The first request of a type on a stream with nothing to subscribe to asks for all resources of the type.
+#[derive(Clone, PartialEq, Message)]
+pub struct DeltaDiscoveryRequest {
+    /// Who asks: in the first request of a stream at least.
+    #[prost(message, optional, tag = "1")]
+    pub node: Option<Node>,
+    /// Type of the resources.
+    #[prost(string, tag = "2")]
+    pub type_url: String,
+    /// Names that are wanted from now on; `*` stands for all.
+    #[prost(string, repeated, tag = "3")]
+    pub resource_names_subscribe: Vec<String>,
+    /// Names that are wanted no more.
+    #[prost(string, repeated, tag = "4")]
+    pub resource_names_unsubscribe: Vec<String>,
+    /// What the client has from an earlier stream: versions by name. Only in the first request of a type on a stream.
+    #[prost(btree_map = "string, string", tag = "5")]
+    pub initial_resource_versions: BTreeMap<String, String>,
+    /// The nonce of the response that this request answers; empty if it answers none.
+    #[prost(string, tag = "6")]
+    pub response_nonce: String,
+    /// Why the response could not be used, as a whole or in part. Without it the request acknowledges the response.
+    #[prost(message, optional, tag = "7")]
+    pub error_detail: Option<Status>,
+}
+
+/// What a server says: resources of one type that are new or different, and names of resources that are gone.
+#[derive(Clone, PartialEq, Message)]
+pub struct DeltaDiscoveryResponse {
+    /// The server's version of the whole, for people.
+    #[prost(string, tag = "1")]
+    pub system_version_info: String,
+    /// Resources that are new or different.
+    #[prost(message, repeated, tag = "2")]
+    pub resources: Vec<Resource>,
+    /// Type of the resources.
+    #[prost(string, tag = "4")]
+    pub type_url: String,
+    /// Names this response in the answer to it.
+    #[prost(string, tag = "5")]
+    pub nonce: String,
+    /// Names of resources that are gone.
+    #[prost(string, repeated, tag = "6")]
+    pub removed_resources: Vec<String>,
+    /// Who answers.
+    #[prost(message, optional, tag = "7")]
+    pub control_plane: Option<ControlPlane>,
+}
+
+/// One resource.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Resource {
+    /// Its version, which the client sends back in
+    /// [`initial_resource_versions`](DeltaDiscoveryRequest::initial_resource_versions).
+    #[prost(string, tag = "1")]
+    pub version: String,
+    /// The resource itself.
+    #[prost(message, optional, tag = "2")]
+    pub resource: Option<Any>,
+    /// Its name, unique for its type.
+    #[prost(string, tag = "3")]
+    pub name: String,
+    /// Other names by which it can be asked for, such as `network/address`.
+    #[prost(string, repeated, tag = "4")]
+    pub aliases: Vec<String>,
+}
+
+/// The server of a response.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct ControlPlane {
+    /// Who it is, for people. Istio's has JSON here.
+    #[prost(string, tag = "1")]
+    pub identifier: String,
+}
+
+/// The client of a stream.
+#[derive(Clone, PartialEq, Message)]
+pub struct Node {
+    /// `ztunnel~ADDRESS~POD.NAMESPACE~NAMESPACE.svc.cluster.local`.
+    #[prost(string, tag = "1")]
+    pub id: String,
+    /// Facts about it, such as `NODE_NAME`.
+    #[prost(message, optional, tag = "3")]
+    pub metadata: Option<Struct>,
+}

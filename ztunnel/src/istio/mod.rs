@@ -1,0 +1,27 @@
+//! Istio's protocols between a node and its control plane: the messages and the two services that carry them.
+//!
+//! The daemon is a client of these services, a control plane is their server; both use the types of this folder. The messages
+//! are written with prost's derive, so that building needs no `protoc` and no code generation. They have the fields that this
+//! program reads or writes; prost skips all others. A few golden files in `golden/` pin their bytes.
+//!
+//! | file | package | what |
+//! |---|---|---|
+//! | [`discovery`] | `envoy.service.discovery.v3` | requests and responses of delta xDS |
+//! | [`workload`] | `istio.workload` | workloads and services |
+//! | [`security`] | `istio.security` | authorization policies |
+//! | [`certificate`] | `istio.v1.auth` | certificate requests |
+//! | [`standard`] | `google.protobuf`, `google.rpc` | the types of Google that the others use |
+//! | [`client`], [`server`] | | both ends of the two gRPC services |
+
+pub mod certificate;
+pub mod client;
+pub mod discovery;
+pub mod security;
+pub mod server;
+pub mod standard;
+#[cfg(test)]
+mod tests;
+pub mod workload;
+
+/// The longest message that either end accepts, in bytes. A mesh of 100,000 workloads takes some 40 MiB.
+pub const LONGEST_MESSAGE: usize = 200 << 20;
