@@ -12,16 +12,19 @@
 //! | [`certificate`] | `istio.v1.auth` | certificate requests |
 //! | [`standard`] | `google.protobuf`, `google.rpc` | the types of Google that the others use |
 //! | [`client`], [`server`] | | both ends of the two gRPC services |
+//! | [`read`], [`write`](mod@write) | | resources to the [`model`](crate::model), and back |
 
 pub mod certificate;
 pub mod client;
 pub mod discovery;
+pub mod read;
 pub mod security;
 pub mod server;
 pub mod standard;
 #[cfg(test)]
 mod tests;
 pub mod workload;
+pub mod write;
 
 /// The longest message that either end accepts, in bytes. A mesh of 100,000 workloads takes some 40 MiB.
 pub const LONGEST_MESSAGE: usize = 200 << 20;

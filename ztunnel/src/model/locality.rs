@@ -1,5 +1,6 @@
 //! Where a workload runs, as far as choosing between endpoints goes.
 
+use std::fmt;
 use std::sync::Arc;
 
 /// Region, zone and subzone; empty where not known.
@@ -30,16 +31,19 @@ pub enum Distribution {
     Any,
     /// Those nearest in these respects, the wider first; the others when there are none
     /// (`trafficDistribution`; Istio's mode FAILOVER).
-    Prefer(&'static [Scope]),
-    /// Those on the client's node, and no others (`internalTrafficPolicy: Local`; Istio's mode STRICT).
-    SameNode,
+    Prefer(Scopes),
+    /// Those near in all of these respects, and no others (`internalTrafficPolicy: Local`; Istio's mode STRICT).
+    Require(Scopes),
 }
 
 impl Distribution {
     /// `PreferSameZone`, `PreferClose`.
-    pub const SAME_ZONE: Self = Self::Prefer(&[Scope::Region, Scope::Zone]);
+    pub const SAME_ZONE: Self = Self::Prefer(Scopes([Some(Scope::Region), Some(Scope::Zone), None, None]));
     /// `PreferSameNode`.
-    pub const SAME_NODE: Self = Self::Prefer(&[Scope::Region, Scope::Zone, Scope::Subzone, Scope::Node]);
+    pub const SAME_NODE: Self =
+        Self::Prefer(Scopes([Some(Scope::Region), Some(Scope::Zone), Some(Scope::Subzone), Some(Scope::Node)]));
+    /// `internalTrafficPolicy: Local`.
+    pub const ONLY_SAME_NODE: Self = Self::Require(Scopes([Some(Scope::Node), None, None, None]));
 
     /// How far an endpoint is from its client, 0 being nearest; `None`: too far to be used.
     ///
@@ -55,12 +59,40 @@ impl Distribution {
         };
         match self {
             Self::Any => Some(0),
-            Self::SameNode => same(&Scope::Node).then_some(0),
-            Self::Prefer(scopes) => {
-                let near = scopes.iter().take_while(|scope| same(scope)).count();
-                u8::try_from(scopes.len().saturating_sub(near)).ok()
+            Self::Require(scopes) => scopes.iter().all(|scope| same(&scope)).then_some(0),
+            Self::Prefer(scopes) => u8::try_from(scopes.iter().skip_while(same).count()).ok(),
+        }
+    }
+}
+
+/// Respects in which two workloads can be near, each once.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Scopes([Option<Scope>; 4]);
+
+impl Scopes {
+    /// These, the most important first. Of one that comes twice the first counts.
+    #[must_use]
+    pub fn of(list: &[Scope]) -> Self {
+        let mut scopes = Self([None; 4]);
+        for scope in list {
+            let is_new = !scopes.0.contains(&Some(*scope));
+            // There are as many places as there are scopes.
+            if let Some(place) = scopes.0.iter_mut().find(|place| is_new && place.is_none()) {
+                *place = Some(*scope);
             }
         }
+        scopes
+    }
+
+    /// The most important first.
+    pub fn iter(self) -> impl Iterator<Item = Scope> {
+        self.0.into_iter().flatten()
+    }
+}
+
+impl fmt::Debug for Scopes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
     }
 }
 
@@ -88,7 +120,7 @@ pub struct Place<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Distribution, Locality, Place};
+    use super::{Distribution, Locality, Place, Scope, Scopes};
 
     /// Places are written `region/zone/subzone@node`.
     fn distance(distribution: Distribution, client: &str, endpoint: &str) -> Option<u8> {
@@ -117,9 +149,15 @@ mod tests {
         assert_eq!(distance(node, "@a", "@a"), Some(0));
         assert_eq!(distance(node, "@", "@"), Some(1));
         assert_eq!(distance(Distribution::Any, "r@a", "q@b"), Some(0));
-        assert_eq!(distance(Distribution::SameNode, "r@a", "q@a"), Some(0));
-        assert_eq!(distance(Distribution::SameNode, "r@a", "r@b"), None);
-        assert_eq!(distance(Distribution::SameNode, "r@", "r@"), None);
+        assert_eq!(distance(Distribution::ONLY_SAME_NODE, "r@a", "q@a"), Some(0));
+        assert_eq!(distance(Distribution::ONLY_SAME_NODE, "r@a", "r@b"), None);
+        assert_eq!(distance(Distribution::ONLY_SAME_NODE, "r@", "r@"), None);
+        let zone_and_node = Distribution::Require(Scopes::of(&[Scope::Node, Scope::Zone, Scope::Node]));
+        assert_eq!(distance(zone_and_node, "r/z@a", "q/z@a"), Some(0));
+        assert_eq!(distance(zone_and_node, "r/z@a", "r/y@a"), None);
+        let node_first = Distribution::Prefer(Scopes::of(&[Scope::Node, Scope::Zone]));
+        assert_eq!(distance(node_first, "r/z@a", "r/z@b"), Some(2));
+        assert_eq!(distance(node_first, "r/z@a", "r/y@a"), Some(1));
     }
 
     #[test]

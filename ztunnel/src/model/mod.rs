@@ -4,6 +4,7 @@ pub mod addr;
 pub mod cause;
 pub mod close;
 pub mod flow;
+pub mod gateway;
 pub mod identity;
 pub mod labels;
 pub mod local;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::gateway::Gateway;
 use super::identity::SpiffeId;
 use super::labels::Labels;
 use super::locality::{Distribution, Locality};
@@ -40,6 +41,8 @@ pub struct Service {
     pub visibility: Visibility,
     /// Identities that its endpoints may have beside their workloads' own (`subjectAltNames`).
     pub identities: Vec<SpiffeId>,
+    /// The waypoint that connections to it pass through.
+    pub waypoint: Option<Arc<Gateway>>,
 }
 
 impl Service {
@@ -60,6 +63,7 @@ impl Service {
             distribution: Distribution::Any,
             visibility: Visibility::Everyone,
             identities: Vec::new(),
+            waypoint: None,
         }
     }
 

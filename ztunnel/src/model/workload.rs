@@ -6,6 +6,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::gateway::Gateway;
 use super::identity::SpiffeId;
 use super::labels::Labels;
 use super::locality::Locality;
@@ -67,6 +68,10 @@ pub struct Workload {
     pub ready: bool,
     /// It has ended (succeeded, failed, or being deleted without an address): it owns nothing any more.
     pub finished: bool,
+    /// The waypoint that connections to its own addresses pass through, where they are captured.
+    pub waypoint: Option<Arc<Gateway>>,
+    /// It speaks HBONE itself: others reach it through tunnels, and its own node does not capture it.
+    pub native_tunnel: bool,
     /// Whether the mesh carries its traffic, and why not.
     pub membership: Membership,
 }
@@ -90,6 +95,8 @@ impl Workload {
             node_addresses: Vec::new(),
             ready: true,
             finished: false,
+            waypoint: None,
+            native_tunnel: false,
             membership: Membership::NotLabelled,
             name,
         }

@@ -87,6 +87,7 @@ pub fn wanted(
 
 fn want(pod: &Workload, local: Option<&LocalPod>, missing: impl Fn(&NamespacedName) -> String) -> Option<Wanted> {
     match pod.membership {
+        _ if pod.native_tunnel => None,
         Membership::NotLabelled | Membership::OptedOut | Membership::Refused(RefuseReason::Finished) => None,
         Membership::Refused(reason) => Some(Err(CannotEnrol::Membership(reason))),
         Membership::InMesh => {

@@ -18,6 +18,7 @@ use crate::{
         addr::{OrigDst, is_link_local_v6, is_listener},
         close::CloseReason,
         flow::Flow,
+        gateway::Gateway,
         identity::SpiffeId,
         locality::Place,
         service::{Endpoint, Health, Resolution, Service},
@@ -174,6 +175,15 @@ fn without_port(host: &str) -> &str {
     }
 }
 
+/// A waypoint enforces policies that nobody else does, such as those of HTTP requests: a connection past it would evade them.
+fn past(waypoint: &Gateway, of: &str) -> Refusal {
+    let detail = format!(
+        "connections to {of} pass through the waypoint {waypoint}, and this version has no tunnels to waypoints: they are refused, \
+         so that no policy of the waypoint is evaded; remove the label istio.io/use-waypoint to connect without it"
+    );
+    Refusal::because(CloseReason::NoHealthyUpstream, detail)
+}
+
 fn unknown(dst: OrigDst) -> String {
     format!("{dst} is not in the mesh's registry (outboundTrafficPolicy REGISTRY_ONLY)")
 }
@@ -294,6 +304,9 @@ impl<'a> Client<'a> {
     }
 
     fn to_workload(&self, workload: &Arc<Workload>, dst: OrigDst) -> Result<Outbound, Refusal> {
+        if let Some(waypoint) = &workload.waypoint {
+            return Err(past(waypoint, &format!("Pod {}", workload.name)));
+        }
         if self.is_unclear(Some(workload)) {
             let what = format!("the label of namespace {}, where Pod {} is,", workload.name.namespace, workload.name);
             return Err(Refusal::because(CloseReason::UnknownDestination, unread(&what)));
@@ -306,6 +319,9 @@ impl<'a> Client<'a> {
     }
 
     fn to_service(&self, service: &Arc<Service>, dst: OrigDst, draw: u64) -> Result<Outbound, Refusal> {
+        if let Some(waypoint) = &service.waypoint {
+            return Err(past(waypoint, &title(service)));
+        }
         if service.resolution == Resolution::Passthrough {
             return self.to_known(service, dst);
         }

@@ -328,6 +328,7 @@ impl Joiner {
             distribution: self.distribution(manifest.distribution, name),
             visibility: self.entry_visibility(name, manifest),
             identities: manifest.identities.clone(),
+            waypoint: None,
         }
     }
 

@@ -118,6 +118,8 @@ pub(super) fn read(name: &NamespacedName, pod: Pod, texts: &mut Interner, report
         node_addresses,
         ready: !terminating && !finished && condition_ready(&status),
         finished,
+        waypoint: None,
+        native_tunnel: false,
         membership: Membership::NotLabelled,
     };
     let draining = terminating && !finished && condition_ready(&status);

@@ -64,7 +64,7 @@ pub(super) fn read(
 
 fn distribution(spec: &ServiceSpec, report: &mut Report) -> Option<Distribution> {
     match spec.internal_traffic_policy.as_deref() {
-        Some("Local") => return Some(Distribution::SameNode),
+        Some("Local") => return Some(Distribution::ONLY_SAME_NODE),
         None | Some("" | "Cluster") => {}
         Some(other) => {
             report.error_at(

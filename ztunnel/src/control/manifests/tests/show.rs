@@ -70,7 +70,8 @@ pub(super) fn show_service(out: &mut String, service: &Service) {
     }
     match service.distribution {
         Distribution::Any => {}
-        Distribution::SameNode => out.push_str(" same node only"),
+        Distribution::ONLY_SAME_NODE => out.push_str(" same node only"),
+        Distribution::Require(scopes) => write!(out, " only {scopes:?}").unwrap(),
         Distribution::Prefer(scopes) => write!(out, " prefer {scopes:?}").unwrap(),
     }
     if let Visibility::Namespaces(namespaces) = &service.visibility {

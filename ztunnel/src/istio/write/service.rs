@@ -1,0 +1,77 @@
+//! A service.
+
+use super::{Writer, bytes, gateway, range, resource};
+use crate::istio::discovery::{ADDRESS, Resource};
+use crate::istio::read::ServiceFacts;
+use crate::istio::workload::{
+    Address, AddressType, BalancingMode, BalancingScope, HealthPolicy, IpFamilies, LoadBalancing, NetworkAddress, Port,
+    Service as Message, Visibility as Seen,
+};
+use crate::model::locality::{Distribution, Scope, Scopes};
+use crate::model::service::{Families, Resolution, Service, ServiceKind, ServicePort, TargetPort, Visibility};
+
+/// The resource of a service. A service that is known to some namespaces is shown to its own only, and one that nobody may know
+/// likewise: the protocol has no other restriction.
+#[must_use]
+pub fn service(facts: &ServiceFacts, writer: Writer<'_>) -> Resource {
+    let service = &facts.service;
+    let vip = |address| NetworkAddress { network: writer.network.to_owned(), address: bytes(address), length: None };
+    let ranges = service.ranges.iter().map(|net| range(writer.network, net));
+    let families = match service.families {
+        Families { v4: true, v6: false } => IpFamilies::Ipv4Only,
+        Families { v4: false, v6: true } => IpFamilies::Ipv6Only,
+        Families { v4: true, v6: true } | Families { v4: false, v6: false } => IpFamilies::Automatic,
+    };
+    let visibility = match service.visibility {
+        Visibility::Everyone => Seen::Public,
+        Visibility::Namespaces(_) => Seen::Namespace,
+    };
+    let message = Message {
+        name: service.name.name.to_string(),
+        namespace: service.name.namespace.to_string(),
+        hostname: service.hostname.to_string(),
+        addresses: service.vips.iter().copied().map(vip).chain(ranges).collect(),
+        ports: service.ports.iter().map(port).collect(),
+        subject_alt_names: service.identities.iter().map(ToString::to_string).collect(),
+        waypoint: service.waypoint.as_deref().map(gateway),
+        load_balancing: balancing(service, facts.every_endpoint_ready),
+        ip_families: families.into(),
+        canonical: service.kind == ServiceKind::Kubernetes,
+        visibility: visibility.into(),
+        ..Message::default()
+    };
+    let name = format!("{}/{}", service.name.namespace, service.hostname);
+    resource(name, ADDRESS, &Address { r#type: Some(AddressType::Service(Box::new(message))) })
+}
+
+fn port(port: &ServicePort) -> Port {
+    let target_port = match port.target {
+        TargetPort::Number(number) => number.into(),
+        // Each workload says its own.
+        TargetPort::Name(_) => 0,
+    };
+    Port { service_port: port.port.into(), target_port, app_protocol: 0 }
+}
+
+fn balancing(service: &Service, every_endpoint_ready: bool) -> Option<LoadBalancing> {
+    let none = || Scopes::of(&[]);
+    let (mode, scopes) = match (service.resolution, service.distribution) {
+        (Resolution::Passthrough, _) => (BalancingMode::Passthrough, none()),
+        (Resolution::Endpoints, Distribution::Any) => (BalancingMode::Unspecified, none()),
+        (Resolution::Endpoints, Distribution::Prefer(scopes)) => (BalancingMode::Failover, scopes),
+        (Resolution::Endpoints, Distribution::Require(scopes)) => (BalancingMode::Strict, scopes),
+    };
+    let scope = |scope| match scope {
+        Scope::Region => BalancingScope::Region,
+        Scope::Zone => BalancingScope::Zone,
+        Scope::Subzone => BalancingScope::Subzone,
+        Scope::Node => BalancingScope::Node,
+    };
+    let health = if every_endpoint_ready { HealthPolicy::AllowAll } else { HealthPolicy::OnlyHealthy };
+    let balancing = LoadBalancing {
+        routing_preference: scopes.iter().map(|one| scope(one).into()).collect(),
+        mode: mode.into(),
+        health_policy: health.into(),
+    };
+    (balancing != LoadBalancing::default()).then_some(balancing)
+}

@@ -1,0 +1,201 @@
+//! TLS between a node and its control plane: the server is known by a DNS name or an address, and the client by what it says
+//! inside, so it shows no certificate. Version 1.3 only, ALPN `h2`.
+
+use std::{io, sync::Arc};
+
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
+    client::{
+        Resumption, WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    version::TLS13,
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _};
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+
+use super::{config::ALPN, provider::provider};
+
+/// Why there is no TLS connection to a server that is known by its name.
+#[derive(Debug, Error)]
+pub enum NamedError {
+    /// Not a name.
+    #[error("{name:?} is neither a DNS name nor an IP address")]
+    Name {
+        /// What was given.
+        name: String,
+    },
+    /// No root to trust.
+    #[error("there is no certificate that can be used as a root")]
+    NoRoots,
+    /// A key or a certificate that TLS can't use.
+    #[error("the certificate or its key can't be used")]
+    Unusable(#[source] Box<rustls::Error>),
+    /// The server's certificate does not lead to the roots.
+    #[error("the server's certificate was not issued by any of the roots")]
+    UnknownIssuer,
+    /// The server has another name.
+    #[error("the server's certificate is not valid for {}", names.join(" or "))]
+    OtherName {
+        /// The names that would have done.
+        names: Vec<String>,
+    },
+    /// The server does not speak HTTP/2.
+    #[error("the server does not offer HTTP/2 (ALPN h2)")]
+    NoAlpn,
+    /// Anything else.
+    #[error("the TLS handshake failed")]
+    Handshake(#[source] io::Error),
+}
+
+/// A client of one server. Cheap to clone.
+#[derive(Clone)]
+pub struct NamedClient {
+    config: Arc<ClientConfig>,
+    names: Vec<ServerName<'static>>,
+}
+
+impl NamedClient {
+    /// A client that trusts `roots` (PEM), and a server that has any of `names`, of which there is at least one.
+    ///
+    /// # Errors
+    /// No root, or something that is no name.
+    pub fn new(roots: &[u8], names: &[&str]) -> Result<Self, NamedError> {
+        let parse = |name: &&str| {
+            ServerName::try_from((*name).to_owned()).map_err(|_| NamedError::Name { name: (*name).to_owned() })
+        };
+        let names = names.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+        let mut store = RootCertStore::empty();
+        store.add_parsable_certificates(CertificateDer::pem_slice_iter(roots).filter_map(Result::ok));
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider())
+            .build()
+            .map_err(|_no_anchors| NamedError::NoRoots)?;
+        let verifier = AnyOf { verifier, names: names.clone() };
+        let mut config = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS13])
+            .map_err(|error| NamedError::Unusable(Box::new(error)))?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_no_client_auth();
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.resumption = Resumption::disabled();
+        Ok(Self { config: Arc::new(config), names })
+    }
+
+    /// The handshake.
+    ///
+    /// # Errors
+    /// Who it was not, or what went wrong.
+    pub async fn connect<S>(&self, io: S) -> Result<client::TlsStream<S>, NamedError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let name = self.names.first().cloned().ok_or_else(|| NamedError::Name { name: String::new() })?;
+        let stream = TlsConnector::from(Arc::clone(&self.config)).connect(name, io).await;
+        let stream = stream.map_err(|error| self.explain(error))?;
+        match stream.get_ref().1.alpn_protocol() {
+            Some(ALPN) => Ok(stream),
+            _ => Err(NamedError::NoAlpn),
+        }
+    }
+
+    fn explain(&self, error: io::Error) -> NamedError {
+        let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        match tls {
+            Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => NamedError::UnknownIssuer,
+            Some(rustls::Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) => {
+                let names = self.names.iter().map(|name| name.to_str().into_owned()).collect();
+                NamedError::OtherName { names }
+            }
+            Some(rustls::Error::NoApplicationProtocol) => NamedError::NoAlpn,
+            _ => NamedError::Handshake(error),
+        }
+    }
+}
+
+/// Accepts a server that has any of these names.
+#[derive(Debug)]
+struct AnyOf {
+    verifier: Arc<WebPkiServerVerifier>,
+    names: Vec<ServerName<'static>>,
+}
+
+impl ServerCertVerifier for AnyOf {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _asked: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verify = |name| self.verifier.verify_server_cert(end_entity, intermediates, name, ocsp, now);
+        let mut result = Err(CertificateError::NotValidForName.into());
+        for name in &self.names {
+            result = verify(name);
+            if result.is_ok() {
+                break;
+            }
+        }
+        result
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verifier.verify_tls12_signature(message, cert, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verifier.verify_tls13_signature(message, cert, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.verifier.supported_verify_schemes()
+    }
+}
+
+/// A server that is known by the names in its certificate. Cheap to clone.
+#[derive(Clone)]
+pub struct NamedServer(Arc<ServerConfig>);
+
+impl NamedServer {
+    /// A server with this certificate, leaf first, and its key.
+    ///
+    /// # Errors
+    /// TLS can't use them.
+    pub fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Self, NamedError> {
+        let unusable = |error| NamedError::Unusable(Box::new(error));
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS13])
+            .map_err(unusable)?
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .map_err(unusable)?;
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        Ok(Self(Arc::new(config)))
+    }
+
+    /// The handshake.
+    ///
+    /// # Errors
+    /// What went wrong.
+    pub async fn accept<S>(&self, io: S) -> Result<server::TlsStream<S>, NamedError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        TlsAcceptor::from(Arc::clone(&self.0)).accept(io).await.map_err(NamedError::Handshake)
+    }
+}
