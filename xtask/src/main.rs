@@ -18,6 +18,7 @@ use crate::workspace::Workspace;
 mod build;
 mod deny;
 mod dist;
+mod docs;
 mod fuzz;
 mod instructions;
 mod process;
@@ -39,7 +40,8 @@ enum Command {
     ///
     /// Looks for a C tool chain, a compiler and linker for BPF, the programs that the tests run, valgrind, and cargo-deny.
     /// Installs what is missing: Debian packages with apt-get (needs root; no service is started), bpf-linker and cargo-deny with
-    /// `cargo install`. Prints a table of what was found, done and not possible. Running it again changes nothing.
+    /// `cargo install`. Prints a table of what was found, done and not possible, and
+    /// the versions that differ from those of the last successful run of .ci/run. Running it again changes nothing.
     Setup {
         /// Change nothing; exit 1 if something is missing
         #[arg(long)]
@@ -126,14 +128,21 @@ enum Command {
         #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
         seconds: u32,
     },
-    /// Check the structure: layers, fences, circles of files, lint inheritance, module docs, paths of one machine
+    /// Check the structure: layers, fences, circles of files, lint inheritance, module docs, links, generated documents
     ///
     /// Also lists the longest files and functions: a question to ask, not a limit.
     Tidy {
         /// Print the table of layers and fences and stop
         #[arg(long)]
         layers: bool,
+        /// Do not compare the generated parts of documents with the code, which takes a build of the daemon
+        #[arg(long, conflicts_with = "layers")]
+        no_docs: bool,
     },
+    /// Write the generated parts of the documents in docs/: flags, annotations, metrics, log fields, close reasons
+    ///
+    /// They stand between `<!-- generated: NAME -->` and `<!-- end -->`. `cargo xtask tidy` fails when they are out of date.
+    Docs,
     /// Check licences, bans, sources and advisories of the dependencies with cargo-deny
     Deny {
         /// Fail when the advisory database can't be fetched, instead of saying that it was not checked
@@ -193,11 +202,12 @@ fn run(command: Command) -> Result<()> {
             test_runs::run(&workspace, what, filter.as_deref(), daemon.as_deref())
         }
         Command::Fuzz { target, seconds } => fuzz::run(&workspace, target.as_deref(), seconds),
-        Command::Tidy { layers: true } => {
+        Command::Tidy { layers: true, .. } => {
             print!("{}", tidy::tables());
             Ok(())
         }
-        Command::Tidy { layers: false } => tidy::run(&workspace.root),
+        Command::Tidy { layers: false, no_docs } => tidy::run(&workspace, !no_docs),
+        Command::Docs => docs::update(&workspace),
         Command::Deny { advisories } => deny::run(&workspace, advisories),
         Command::Dist => dist::run(&workspace),
     }

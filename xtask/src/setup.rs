@@ -7,11 +7,12 @@ use anyhow::{Context, Result, bail};
 use comfy_table::{Table, presets};
 
 use self::apt::Apt;
-use crate::process;
+use crate::{process, workspace};
 
 mod apt;
 pub(crate) mod bpf;
 mod linker;
+mod versions;
 
 /// Which parts of the set-up a command relies on. A C tool chain is always part of it.
 #[derive(Clone, Copy, Default)]
@@ -105,6 +106,7 @@ impl Row {
 pub(crate) fn run(needs: Needs, mode: Mode) -> Result<()> {
     let rows = rows(needs, mode);
     println!("{}", table(&rows));
+    print!("\n{}", versions::report(&workspace::manifest_folder().join(".."))?);
     verdict(&rows, mode)
 }
 

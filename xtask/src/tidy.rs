@@ -1,25 +1,32 @@
-//! Structure as a test: layers, fences, circles of files, lint inheritance, module docs, no path of one machine.
+//! Structure as a test: layers, fences, circles of files, lint inheritance, module docs, links, words, no path of one machine.
 //!
-//! Works on the text of the tree, so it needs no build and sees code that is configured out.
+//! Works on the text of the tree, so it needs no build and sees code that is configured out. Only the generated parts of documents are
+//! compared with what the code says.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
 use self::tree::Tree;
+use crate::docs;
+use crate::workspace::Workspace;
 
 mod circles;
 mod definitions;
-mod docs;
 mod fences;
 mod layers;
+mod links;
 mod longest;
 mod machine_paths;
 mod manifests;
+mod map;
+mod messages;
+mod module_docs;
 mod references;
 mod tree;
+mod words;
 
 /// One broken rule.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,11 +38,19 @@ struct Violation {
     why: String,
 }
 
-/// Checks the tree at `root` and prints what it finds; an error if a rule is broken.
-pub(crate) fn run(root: &Path) -> Result<()> {
-    let tree = Tree::read(root)?;
+/// Checks the tree and prints what it finds; an error if a rule is broken. `generated`: the generated parts of documents as well,
+/// which takes a build.
+pub(crate) fn run(workspace: &Workspace, generated: bool) -> Result<()> {
+    let tree = Tree::read(&workspace.root)?;
     print!("{}", longest::report(&tree));
-    let violations = check(&tree);
+    let mut violations = check(&tree);
+    if generated {
+        violations.extend(docs::stale(workspace)?.into_iter().map(|docs::Stale { file, line, name }| Violation {
+            file,
+            line,
+            why: format!("the generated part {name:?} differs from what the code says: run `cargo xtask docs`"),
+        }));
+    }
     for violation in &violations {
         eprintln!("{violation}");
     }
@@ -55,7 +70,7 @@ fn check(tree: &Tree) -> Vec<Violation> {
     let mut violations = Vec::new();
     let mut named = HashMap::new();
     for source in &tree.sources {
-        violations.extend(docs::check(source));
+        violations.extend(module_docs::check(source));
         if let Some(place) = &source.place {
             let references = references::of(&source.syntax, &place.module, place.is_test);
             violations.extend(layers::check(source, place, &references));
@@ -66,6 +81,10 @@ fn check(tree: &Tree) -> Vec<Violation> {
     violations.extend(circles::check(tree, &named));
     violations.extend(manifests::check(tree));
     violations.extend(machine_paths::check(tree));
+    violations.extend(links::check(tree));
+    violations.extend(words::check(tree));
+    violations.extend(messages::check(tree));
+    violations.extend(map::check(tree));
     violations.sort();
     violations.dedup();
     violations

@@ -1,4 +1,4 @@
-//! The node daemon and its commands. Everything is in the library; see its crate docs.
+//! The node daemon and its commands. Everything is in the library.
 
 use std::process::ExitCode;
 

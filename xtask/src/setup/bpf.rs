@@ -48,6 +48,12 @@ impl Compiler {
         }
     }
 
+    /// Its version, without the channel.
+    pub(super) fn release(&self) -> &str {
+        let release = self.version().release.as_str();
+        release.split('-').next().unwrap_or(release)
+    }
+
     /// The LLVM whose bitcode it writes.
     pub(super) fn llvm_major(&self) -> u32 {
         self.version().llvm_major

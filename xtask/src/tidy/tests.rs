@@ -249,3 +249,69 @@ fn the_tables_name_every_folder() {
     assert!(layers::LAYERS.iter().flat_map(|folders| folders.iter()).all(|folder| text.contains(folder)));
     assert!(text.contains("hickory_*") && text.contains("setns"));
 }
+
+#[test]
+fn a_link_that_leads_nowhere_is_named() {
+    let file = "docs/a.md";
+    breaks(file, "# A\n\nsee [b](b.md)\n", "docs/a.md:3:", "the link `b.md` leads to no file: there is no docs/b.md");
+    breaks(file, "[up](../none/)\n", "docs/a.md:1:", "there is no none");
+    breaks(file, "# A\n[x](#b)\n", "docs/a.md:2:", "the link `#b` leads to no heading of docs/a.md");
+    breaks(file, "[`code`](../README.md)\n", "docs/a.md:1:", "there is no README.md");
+    holds(
+        file,
+        "# A b, `c_d` (e)\n\n[x](#a-b-c_d-e), [y](../Cargo.toml), [z](https://host/none), [f](../ztunnel/src)\n",
+    );
+    holds(file, "```\n[x](none.md)\n# no heading\n```\n`[x](none.md)`\n");
+    let plant =
+        [("docs/a.md", "[x](b.md#one-1) [y](b.md#two-2)\n"), ("docs/b.md", "# One\n## one\n## [Two](../Cargo.toml)\n")];
+    assert_eq!(broken(&plant), ["docs/a.md:1: the link `b.md#two-2` leads to no heading of docs/b.md"]);
+}
+
+#[test]
+fn a_file_that_a_document_names_must_be_there() {
+    breaks("A.md", "see `model/none.rs`\n", "A.md:1:", "names the file `model/none.rs`, which does not exist");
+    holds("A.md", "`model/addr.rs`, `ztunnel/src/flow.rs`, `none.rs`, `/etc/none/x.yaml`, `NAMESPACE/x`, `~/x.md`\n");
+    let source = "ztunnel/src/flow.rs";
+    breaks(source, "//! F. See `docs/none.md`.\n", "ztunnel/src/flow.rs:1:", "names the file `docs/none.md`");
+    let plant = [(source, "//! F. See `docs/a.md`.\n"), ("docs/a.md", "# A\n")];
+    assert_eq!(broken(&plant), Vec::<String>::new());
+}
+
+#[test]
+fn a_test_that_a_document_names_must_be_there() {
+    let tests = ("ztunnel/src/flow/tests.rs", "#[test]\nfn it_holds() {}\n");
+    let found = broken(&[tests, ("A.md", "| x | `flow/tests.rs`: `it_holds`, `it_is_gone` | `not_a_test` |\n")]);
+    assert_eq!(
+        found,
+        ["A.md:1: names the test `it_is_gone` of `flow/tests.rs`, which does not exist: correct the name"]
+    );
+}
+
+#[test]
+fn a_coined_phrase_in_a_document_is_named() {
+    breaks("A.md", "# A\n\nA file that makes no sense.\n", "A.md:3:", "write, for example, \"is invalid\"");
+    holds("A.md", "```\nwhom\n```\n`whom`\n");
+}
+
+#[test]
+fn a_heading_on_troubleshooting_quotes_what_the_program_says() {
+    let source = ("ztunnel/src/flow.rs", "//! F.\nconst M: &str = \"the map {name} \\\n    is full\";\n");
+    let page = |heading: &str| broken(&[source, ("docs/troubleshooting.md", heading)]);
+    assert_eq!(page("# `any`\n### `the map … is full`\n"), Vec::<String>::new());
+    let found = page("### `the map … is empty`\n");
+    assert_eq!(found.len(), 1);
+    assert!(found[0].starts_with("docs/troubleshooting.md:1: quotes \" is empty\", which no message"), "{found:?}");
+}
+
+#[test]
+fn a_folder_that_the_map_leaves_out_is_named() {
+    // The sound tree has the folders model and redirect, in layers 0 and 4.
+    breaks("ARCHITECTURE.md", "| L0 | `model` | x |\n", "ARCHITECTURE.md:", "no row `| L4 | `redirect` |");
+    breaks(
+        "ARCHITECTURE.md",
+        "| L1 | `model` | x |\n| L4 | `redirect` | x |\n",
+        "ARCHITECTURE.md:",
+        "no row `| L0 | `model`",
+    );
+    holds("ARCHITECTURE.md", "| L0 | `model`, `x` | x |\n| L4 | `redirect` | x |\n");
+}

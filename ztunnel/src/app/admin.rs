@@ -194,7 +194,7 @@ async fn answer(admin: &Admin, endpoints: Endpoints, request: &Request<Incoming>
     };
     match path {
         "/config_dump" => json(&now),
-        _ => match exposition::text(&admin.registry, &admin.lost, &admin.budget, &now, expiries(&now)) {
+        _ => match exposition::text(&admin.registry, admin.lost.count(), &admin.budget, &now, expiries(&now)) {
             Ok(text) => response(StatusCode::OK, exposition_type(request), text),
             Err(error) => response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
         },

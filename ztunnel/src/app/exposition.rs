@@ -9,7 +9,6 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::log::LostLines;
 use crate::{
     metrics::certificates::register_expiry,
     net::memory::Budget,
@@ -39,13 +38,13 @@ struct BuildLabels {
     tag: &'static str,
 }
 
-/// The whole text. `certificates`: identities, and when their certificates end as Unix time.
+/// The whole text. `lost`: log lines that were dropped. `certificates`: identities, and when their certificates end as Unix time.
 ///
 /// # Errors
 /// When a series can't be encoded.
 pub fn text(
     traffic: &Registry,
-    lost: &LostLines,
+    lost: u64,
     budget: &Budget,
     now: &Description,
     certificates: impl IntoIterator<Item = (String, f64)>,
@@ -53,39 +52,38 @@ pub fn text(
     let mut registry = Registry::default();
     let build = Family::<BuildLabels, Gauge>::default();
     build.get_or_create(&BuildLabels { component: "ztunnel", tag: env!("CARGO_PKG_VERSION") }).set(1);
-    registry.register("istio_build", "The version that runs, always 1", build);
+    registry.register("istio_build", "Version of the daemon in the label tag; always 1", build);
     register_expiry(&mut registry, certificates);
     pods(&mut registry, now);
     maps(&mut registry, now);
     gauge(
         &mut registry,
         "ztunnel_snapshot_version",
-        "Version of the mesh in force; 0: none was read yet",
+        "Version of the mesh snapshot in force; 0 until the mesh was read",
         now.snapshot.version,
     );
-    gauge(
-        &mut registry,
-        "ztunnel_mesh_problems",
-        "What is wrong with the files of the mesh",
-        now.problems.len() as u64,
-    );
+    gauge(&mut registry, "ztunnel_mesh_problems", "Problems in the manifests of the mesh", now.problems.len() as u64);
     gauge(
         &mut registry,
         "ztunnel_node_unknown",
-        "1 while no Node and no Pod of the mesh has the name of this node (--node), so that nothing is captured",
+        "1 while no Node and no Pod of the mesh names this node (--node), so that no pod is captured",
         u64::from(now.unknown_node.is_some()),
     );
-    gauge(&mut registry, "ztunnel_tasks", "Tasks alive", now.tasks as u64);
+    gauge(&mut registry, "ztunnel_tasks", "Running tasks of the daemon", now.tasks as u64);
     let restored = Counter::<u64>::default();
     restored.inc_by(now.links_restored);
     registry.register(
         "ztunnel_bpf_links_restored",
-        "BPF links that somebody had removed, and that were put back",
+        "BPF links, maps and pins that somebody had removed and that the daemon restored",
         restored,
     );
     let lost_lines = Counter::<u64>::default();
-    lost_lines.inc_by(lost.count());
-    registry.register("ztunnel_log_lines_lost", "Log lines that standard output did not take in time", lost_lines);
+    lost_lines.inc_by(lost);
+    registry.register(
+        "ztunnel_log_lines_lost",
+        "Log lines that were dropped because standard output was not read",
+        lost_lines,
+    );
     memory(&mut registry, budget);
     if let Some(open) = open_files() {
         gauge(&mut registry, "process_open_fds", "Open file descriptors", open);
@@ -99,11 +97,25 @@ pub fn text(
 
 fn memory(registry: &mut Registry, budget: &Budget) {
     let (limit, used) = (budget.limit() as u64, budget.used() as u64);
-    gauge(registry, "ztunnel_memory_budget_bytes", "Memory that buffers and the windows of tunnels may take", limit);
-    gauge(registry, "ztunnel_memory_used_bytes", "Memory that they have, or were promised", used);
+    gauge(
+        registry,
+        "ztunnel_memory_budget_bytes",
+        "Memory that copy buffers and HTTP/2 windows may use (--memory-budget)",
+        limit,
+    );
+    gauge(
+        registry,
+        "ztunnel_memory_used_bytes",
+        "Memory that copy buffers hold and that peers may still send within their windows",
+        used,
+    );
     let refused = Counter::<u64>::default();
     refused.inc_by(budget.refused());
-    registry.register("ztunnel_memory_refused", "Tunnels and streams for which no memory was left", refused);
+    registry.register(
+        "ztunnel_memory_refused",
+        "HBONE connections and streams that were refused because the memory budget was used up",
+        refused,
+    );
 }
 
 fn pods(registry: &mut Registry, now: &Description) {
@@ -112,7 +124,7 @@ fn pods(registry: &mut Registry, now: &Description) {
         let count = now.pods.iter().filter(|pod| pod.state == state).count();
         states.get_or_create(&StateLabel { state: state.name() }).set(count as i64);
     }
-    registry.register("ztunnel_pods", "Labelled pods of this node, by state", states);
+    registry.register("ztunnel_pods", "Labelled pods of this node, by state: enrolled, refused", states);
     let verdicts = Family::<VerdictLabels, Counter>::default();
     let before = Gauge::<i64>::default();
     for pod in &now.pods {
@@ -123,10 +135,14 @@ fn pods(registry: &mut Registry, now: &Description) {
             verdicts.get_or_create(&labels).inc_by(count.as_u64().unwrap_or(0));
         }
     }
-    registry.register("ztunnel_bpf_verdicts", "What the BPF programs decided, by pod", verdicts);
+    registry.register(
+        "ztunnel_bpf_verdicts",
+        "Decisions of the BPF programs about connects and packets, by pod",
+        verdicts,
+    );
     registry.register(
         "ztunnel_connections_before_enrolment",
-        "Connections that pods had when they were enrolled, and which the mesh does not carry",
+        "Connections from before the enrolment of their pods, which the mesh does not carry",
         before,
     );
 }
@@ -139,7 +155,7 @@ fn maps(registry: &mut Registry, now: &Description) {
         capacity.get_or_create(&MapLabel { map: map.name }).set(i64::from(map.capacity));
     }
     registry.register("ztunnel_bpf_map_entries", "Entries in a BPF map", entries);
-    registry.register("ztunnel_bpf_map_capacity", "Entries that a BPF map has room for", capacity);
+    registry.register("ztunnel_bpf_map_capacity", "Capacity of a BPF map, in entries", capacity);
 }
 
 fn gauge(registry: &mut Registry, name: &str, help: &str, value: u64) {

@@ -9,3 +9,4 @@ pub mod lock;
 pub mod log;
 pub mod memory;
 pub mod process;
+pub mod reference;

@@ -45,6 +45,34 @@ macro_rules! access {
     };
 }
 
+/// The fields of the access log in their order, and the meaning of each, for the documents.
+pub const FIELDS: [(&str, &str); 20] = [
+    ("src.addr", "Address and port of the client."),
+    ("src.workload", "The pod that the mesh knows at the client's address."),
+    ("src.namespace", "Its namespace, or that of the client's identity."),
+    ("src.identity", "The identity that the client has proved with its certificate."),
+    ("src.cluster", "The cluster of the client's pod."),
+    (
+        "dst.addr",
+        "Address and port to which the daemon connects: port 15008 of the pod at the source of a connection through HBONE, the \
+         application at the destination.",
+    ),
+    ("dst.hbone_addr", "The destination that the CONNECT request names; only of connections through HBONE."),
+    ("dst.service", "The host name of the service that the client asked for."),
+    ("dst.workload", "The pod that the mesh knows at the destination."),
+    ("dst.namespace", "Its namespace."),
+    ("dst.identity", "The identity that the destination must prove, or has proved."),
+    ("dst.cluster", "The cluster of the destination's pod."),
+    ("direction", "`outbound`: a pod of this node connects; `inbound`: a pod of this node is connected to."),
+    ("bytes_sent", "Bytes that the pod's side has sent."),
+    ("bytes_recv", "Bytes that the pod's side has received."),
+    ("duration", "Time from accept to close, in milliseconds."),
+    ("error", "Why the connection did not end well; the text of the reason, or more than that."),
+    ("reason", "The close reason."),
+    ("policy", "Why policy did not decide about the connection: a probe of the kubelet, or an excluded port."),
+    ("untold", "Number of suppressed lines about refused connections since the last one written."),
+];
+
 /// What every line about a connection has.
 struct Line<'a> {
     src_addr: SocketAddr,

@@ -20,7 +20,7 @@ pub fn register_expiry(registry: &mut Registry, certificates: impl IntoIterator<
     }
     registry.register(
         "ztunnel_certificate_expiry_seconds",
-        "When the certificate of an identity ends, as Unix time",
+        "Expiry of the certificate of an identity, as Unix time",
         expiry,
     );
 }

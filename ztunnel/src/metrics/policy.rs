@@ -48,12 +48,12 @@ impl Decisions {
         let decisions = Self::default();
         registry.register(
             "ztunnel_policy_decisions",
-            "Connections to pods that policy refused or cut, and what policies without effect had to say",
+            "Connections that policy denied or cut, and decisions of policies in dry-run and of AUDIT policies",
             decisions.family.clone(),
         );
         registry.register(
             "ztunnel_probe_connections",
-            "Connections of the kubelet to ports of probes that policy would have refused",
+            "Probes of the kubelet that were let through and that policy would have denied",
             decisions.probes.clone(),
         );
         decisions

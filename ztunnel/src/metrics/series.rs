@@ -179,27 +179,27 @@ struct Metric {
 const METRICS: [Metric; 5] = [
     Metric {
         name: "istio_tcp_connections_opened",
-        help: "The total number of TCP connections opened",
+        help: "Connections of pods that were opened",
         value: |series| without_flags(&series.opened),
     },
     Metric {
         name: "istio_tcp_connections_closed",
-        help: "The total number of TCP connections closed",
+        help: "Connections of pods that ended, by response flags",
         value: |series| by_flags(&series.closed),
     },
     Metric {
         name: "istio_tcp_connections_failed",
-        help: "The total number of TCP connections that ended with an error (unstable)",
+        help: "Connections of pods that ended with an error; Istio calls this metric unstable",
         value: |series| by_flags(&series.failed),
     },
     Metric {
         name: "istio_tcp_received_bytes",
-        help: "The size of total bytes received during request in case of a TCP connection",
+        help: "Bytes from clients to servers in connections of pods",
         value: |series| without_flags(&series.received),
     },
     Metric {
         name: "istio_tcp_sent_bytes",
-        help: "The size of total bytes sent during response in case of a TCP connection",
+        help: "Bytes from servers to clients in connections of pods",
         value: |series| without_flags(&series.sent),
     },
 ];

@@ -118,17 +118,29 @@ impl Families {
     }
 
     fn register(self, registry: &mut Registry) {
-        registry.register("istio_tcp_sockets_open", "Connections of pods that are open now (unstable)", self.sockets);
-        registry.register("ztunnel_connections_open", "Connections of pods that are open now", self.open);
-        registry.register("ztunnel_connections_closed", "Connections that ended, by reason", self.closed);
+        registry.register(
+            "istio_tcp_sockets_open",
+            "Open connections of pods; Istio calls this metric unstable",
+            self.sockets,
+        );
+        registry.register("ztunnel_connections_open", "Open connections of pods", self.open);
+        registry.register("ztunnel_connections_closed", "Connections of pods that ended, by close reason", self.closed);
         registry.register(
             "ztunnel_connect_duration_seconds",
-            "From when a connection was accepted until its destination had answered",
+            "Time from the accept of a connection until its destination had answered",
             self.connect,
         );
-        registry.register("ztunnel_tls_handshake_duration_seconds", "TLS handshakes that succeeded", self.handshake);
-        registry.register("ztunnel_tunnel_connections_open", "HBONE connections that are open now", self.tunnels_open);
-        registry.register("ztunnel_tunnel_connections_opened", "HBONE connections", self.tunnels_opened);
+        registry.register(
+            "ztunnel_tls_handshake_duration_seconds",
+            "Duration of successful TLS handshakes",
+            self.handshake,
+        );
+        registry.register("ztunnel_tunnel_connections_open", "Open HBONE connections", self.tunnels_open);
+        registry.register(
+            "ztunnel_tunnel_connections_opened",
+            "HBONE connections that were opened",
+            self.tunnels_opened,
+        );
     }
 }
 
@@ -150,17 +162,17 @@ impl Traffic {
         families.register(registry);
         registry.register(
             "ztunnel_tls_handshake_failures",
-            "TLS handshakes that failed, by reason",
+            "Failed TLS handshakes, by reason",
             shared.handshake_failures.clone(),
         );
         registry.register(
             "ztunnel_hbone_refused",
-            "Streams of authenticated peers that were refused, by reason",
+            "Refused streams of authenticated peers, by close reason",
             shared.refused.clone(),
         );
         registry.register(
             "ztunnel_hbone_abuse",
-            "Tunnels that this node ended because of what the peer did, by reason",
+            "HBONE connections that this node ended because the peer abused them, by kind of abuse",
             shared.abused.clone(),
         );
         registry.register_collector(Box::new(BookCollector(Arc::clone(&shared.book))));

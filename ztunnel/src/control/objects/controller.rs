@@ -16,8 +16,9 @@ const TEMPLATE_HASH: &str = "pod-template-hash";
 /// How many digits a CronJob puts behind its name to call a Job: minutes since 1970, or seconds.
 const JOB_DIGITS: std::ops::RangeInclusive<usize> = 8..=10;
 
-const CANONICAL_NAME: [&str; 3] = ["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"];
-const CANONICAL_REVISION: [&str; 3] = ["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"];
+pub(super) const CANONICAL_NAME: [&str; 3] = ["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"];
+pub(super) const CANONICAL_REVISION: [&str; 3] =
+    ["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"];
 
 /// What made the pod of this name. An owner whose name is none does not count.
 pub(super) fn controller(

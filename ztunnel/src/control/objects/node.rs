@@ -7,11 +7,11 @@ use k8s_openapi::api::core::v1::Node;
 use super::intern::Interner;
 use crate::model::locality::Locality;
 
-const REGION: &str = "topology.kubernetes.io/region";
-const ZONE: &str = "topology.kubernetes.io/zone";
-const SUBZONE: &str = "topology.istio.io/subzone";
+pub(super) const REGION: &str = "topology.kubernetes.io/region";
+pub(super) const ZONE: &str = "topology.kubernetes.io/zone";
+pub(super) const SUBZONE: &str = "topology.istio.io/subzone";
 /// Labels of a Pod with `region.zone.subzone`, since a label can't hold slashes. The first one wins.
-const OF_POD: [&str; 2] = ["topology.istio.io/locality", "istio-locality"];
+pub(super) const OF_POD: [&str; 2] = ["topology.istio.io/locality", "istio-locality"];
 
 pub(super) fn read(node: Node, texts: &mut Interner) -> Locality {
     let labels = node.metadata.labels.unwrap_or_default();

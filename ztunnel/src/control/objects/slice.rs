@@ -14,7 +14,7 @@ use crate::model::service::Health;
 use crate::model::workload::NamespacedName;
 
 /// Label of an EndpointSlice with the name of its service.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// Endpoints given by hand or by a cluster.
 #[derive(Debug, Clone, PartialEq)]

@@ -15,7 +15,7 @@ use tracing_subscriber::{
     registry,
 };
 
-use super::{Facts, Live, Own, log_ended, log_opened};
+use super::{FIELDS, Facts, Live, Own, log_ended, log_opened};
 use crate::model::{
     addr::{OrigDst, PeerAddr},
     close::CloseReason,
@@ -137,4 +137,34 @@ fn another_server_than_expected_is_called_by_what_it_proved() {
     live.prove("spiffe://cluster.local/ns/demo/sa/allowed".parse().unwrap());
     let line = line(|own| log_ended(own, &live, CloseReason::Complete, None, 0));
     assert!(line.contains(r#"dst.identity="spiffe://cluster.local/ns/demo/sa/allowed""#), "{line}");
+}
+
+/// The names of the fields that lines can have.
+#[derive(Clone, Default)]
+struct Names(Arc<Mutex<Vec<&'static str>>>);
+
+impl<S: Subscriber> Layer<S> for Names {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let mut names = self.0.lock().unwrap();
+        for name in event.metadata().fields().iter().map(|field| field.name()).filter(|name| *name != "message") {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_table_of_fields_has_the_fields_of_all_lines_in_their_order() {
+    let names = Names::default();
+    let (pod, live) = (NamespacedName::new("demo", "client-a"), Live::new(flow(Direction::Inbound)));
+    with_default(registry().with(names.clone()), || {
+        let own = || Own { pod: &pod, cluster: "" };
+        log_opened(own(), &live);
+        log_ended(own(), &live, CloseReason::Denied, None, 1);
+        live.learn(tunnel());
+        log_ended(own(), &live, CloseReason::Complete, None, 0);
+        log_ended(own(), &live, CloseReason::ServerReset, None, 0);
+    });
+    assert_eq!(*names.0.lock().unwrap(), FIELDS.map(|(name, _)| name));
 }

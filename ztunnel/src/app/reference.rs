@@ -1,0 +1,50 @@
+//! The parts of the documents that follow from the code, as Markdown: flags, annotations, metrics, log fields, close reasons.
+//!
+//! `cargo xtask docs` puts them into `docs/`; `cargo xtask tidy` fails where they differ.
+
+mod flags;
+mod markdown;
+mod metrics;
+
+use self::markdown::{code, table};
+use crate::{control::objects::KEYS, flow::record::FIELDS, model::close::CloseReason};
+
+/// Every part: the name by which a document asks for it, and its text.
+///
+/// # Errors
+/// When the metrics cannot be encoded.
+pub fn parts() -> Result<Vec<(&'static str, String)>, std::fmt::Error> {
+    Ok(vec![
+        ("annotations", annotations()),
+        ("close-reasons", close_reasons()),
+        ("commands", flags::commands()),
+        ("flags", flags::run()),
+        ("log-fields", log_fields()),
+        ("metrics", metrics::all()?),
+    ])
+}
+
+fn annotations() -> String {
+    let rows = KEYS.iter().map(|key| {
+        let names: Vec<String> = key.names.iter().map(|name| code(name)).collect();
+        [
+            format!("{}, {}", key.object, key.kind.name()),
+            names.join(", else "),
+            key.values.to_owned(),
+            key.effect.to_owned(),
+        ]
+    });
+    table(["object", "key", "values", "effect"], rows)
+}
+
+fn close_reasons() -> String {
+    let rows = CloseReason::ALL.iter().map(|reason| [code(reason.label()), reason.to_string(), code(reason.flags())]);
+    table(["reason", "text in `error`, where nothing more is known", "`response_flags`"], rows)
+}
+
+fn log_fields() -> String {
+    table(["field", "meaning"], FIELDS.map(|(name, meaning)| [code(name), meaning.to_owned()]))
+}
+
+#[cfg(test)]
+mod tests;

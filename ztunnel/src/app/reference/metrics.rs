@@ -1,0 +1,142 @@
+//! The table of metrics: an exposition in which every metric has a series is made, and read again.
+
+use std::{collections::BTreeMap, fmt, net::Ipv4Addr, sync::Arc, time::Duration};
+
+use prometheus_client::registry::Registry;
+
+use super::markdown::{code, table};
+use crate::{
+    app::exposition,
+    metrics::{
+        facts::{Facts, Protocol},
+        traffic::Traffic,
+    },
+    model::{close::CloseReason, flow::Direction, workload::NamespacedName},
+    net::memory::Budget,
+    pods::describe::{Description, MapInfo, PodInfo, PodState},
+    policy::{Cause, Denial},
+};
+
+/// Beside which number of labels a table gives them a name instead.
+const MANY: usize = 8;
+
+/// One metric.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Metric {
+    help: String,
+    kind: String,
+    labels: Vec<String>,
+}
+
+/// The table of an exposition, and the label set that is too long for it.
+pub(super) fn of(text: &str) -> String {
+    let metrics = read(text);
+    let long = metrics.values().map(|metric| &metric.labels).find(|labels| labels.len() > MANY);
+    let rows = metrics.iter().map(|(name, metric)| {
+        let labels = match metric.labels.len() {
+            count if count > MANY => "Istio's".to_owned(),
+            _ => listed(&metric.labels),
+        };
+        [code(name), metric.kind.clone(), unit(name).to_owned(), labels, sentence(&metric.help)]
+    });
+    let mut text = table(["metric", "type", "unit", "labels", "meaning"], rows);
+    if let Some(labels) = long {
+        text.push_str(&format!("\nIstio's labels: {}.\n", listed(labels)));
+    }
+    text
+}
+
+/// The table of this version.
+pub(super) fn all() -> Result<String, fmt::Error> {
+    Ok(of(&every_metric()?))
+}
+
+fn listed(labels: &[String]) -> String {
+    labels.iter().map(|label| code(label)).collect::<Vec<_>>().join(", ")
+}
+
+fn sentence(help: &str) -> String {
+    let help = help.trim_end_matches('.');
+    if help.is_empty() { String::new() } else { format!("{help}.") }
+}
+
+fn unit(name: &str) -> &'static str {
+    match name {
+        name if name.contains("_seconds") => "seconds",
+        name if name.contains("_bytes") => "bytes",
+        _ => "",
+    }
+}
+
+/// The metrics of an exposition by their names in queries.
+fn read(text: &str) -> BTreeMap<String, Metric> {
+    let mut metrics: BTreeMap<String, Metric> = BTreeMap::new();
+    for line in text.lines() {
+        if let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' ')) {
+            help.clone_into(&mut metrics.entry(name.to_owned()).or_default().help);
+        } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+            kind.clone_into(&mut metrics.entry(name.to_owned()).or_default().kind);
+        } else if !line.starts_with('#')
+            && let Some(metric) = metrics.get_mut(family(line))
+        {
+            for label in labels(line) {
+                if label != "le" && !metric.labels.iter().any(|known| known == label) {
+                    metric.labels.push(label.to_owned());
+                }
+            }
+        }
+    }
+    let queried = |(name, metric): (String, Metric)| {
+        let name = if metric.kind == "counter" && !name.ends_with("_total") { name + "_total" } else { name };
+        (name, metric)
+    };
+    metrics.into_iter().map(queried).collect()
+}
+
+/// The name of the metric that a sample belongs to.
+fn family(line: &str) -> &str {
+    let name = line.split(['{', ' ']).next().unwrap_or_default();
+    ["_total", "_bucket", "_sum", "_count"].into_iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name)
+}
+
+/// The names of the labels of a sample whose values hold no quotes.
+fn labels(line: &str) -> impl Iterator<Item = &str> {
+    let inside = line.split_once('{').and_then(|(_, rest)| rest.rsplit_once('}')).map_or("", |(inside, _)| inside);
+    // Names and values take turns between the quotes.
+    inside.split('"').step_by(2).filter_map(|part| part.trim_start_matches(',').strip_suffix('='))
+}
+
+/// An exposition after one event of each kind.
+fn every_metric() -> Result<String, fmt::Error> {
+    let mut registry = Registry::default();
+    let traffic = Traffic::register(&mut registry, Duration::from_secs(60), "".into());
+    let namespace: Arc<str> = "".into();
+    traffic.handshake_failed(Direction::Inbound, "");
+    traffic.abused(Direction::Inbound, "");
+    traffic.refused(CloseReason::TooMany);
+    traffic.handshake(Direction::Inbound, Duration::ZERO);
+    traffic.connected(Direction::Inbound, Protocol::Tcp, Duration::ZERO);
+    let cause = Cause::NotAllowed { policies: Vec::new(), more: 0 };
+    traffic.decisions().denied(&Denial { cause, at_probe: false }, &namespace);
+    let addr = (Ipv4Addr::LOCALHOST, 0).into();
+    let facts = Facts {
+        direction: Direction::Inbound,
+        src_addr: addr,
+        source: None,
+        source_identity: None,
+        dst_addr: addr,
+        hbone_addr: None,
+        service: None,
+        destination: None,
+        destination_identity: None,
+    };
+    traffic.meter().open(&facts).close(CloseReason::Denied);
+    let mut pod = PodInfo::new(&NamespacedName::new("", ""), PodState::Enrolled);
+    pod.verdicts.insert(String::new(), 1.into());
+    let now = Description {
+        pods: vec![pod],
+        maps: vec![MapInfo { name: "", used: 0, capacity: 0 }],
+        ..Description::default()
+    };
+    exposition::text(&registry, 0, &Budget::new(0), &now, [(String::new(), 0.0)])
+}
