@@ -8,7 +8,7 @@
 //! the folder and rename into it: then nobody can meet a half-written file.
 //!
 //! A file that makes no sense from the start may hold policies. As long as there has been no state in which everything made
-//! sense, nobody knows whom they keep out: see [`UnreadPolicies`](crate::model::policy::UnreadPolicies).
+//! sense, nobody knows whom they keep out: see [`UnreadPolicies`].
 
 mod folder;
 mod kept;

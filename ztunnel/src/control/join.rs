@@ -2,7 +2,7 @@
 //! at again.
 //!
 //! What a Pod means depends on its Namespace and its Node, and what a Service leads to on Pods and EndpointSlices. Each change
-//! notes what has to be joined anew ([`Dirty`]); [`Joiner::take`] does so and yields the difference. Changes that rarely come
+//! notes what has to be joined anew (`Dirty`); [`Joiner::take`] does so and yields the difference. Changes that rarely come
 //! (a namespace's label, a node's labels, the mesh's settings) go through all objects that they may concern.
 //!
 //! It needs no order: whatever comes first, what is joined at the end is the same.

@@ -2,7 +2,7 @@
 //!
 //! Every source implements [`MeshSource`](source::MeshSource). For sources of Kubernetes objects, [`objects`] reads what each typed
 //! object says, and [`join`] relates the objects and yields what has changed. The folder of manifests is the first of them:
-//! [`manifests`] makes typed objects of the texts of files, and [`file`] watches a folder of them.
+//! [`manifests`] makes typed objects of the texts of files, and [`file`](mod@file) watches a folder of them.
 
 mod field;
 pub mod file;

@@ -7,7 +7,7 @@
 //! [`LIMIT`] bytes wait; then all of them go out in one vectored write. Who writes must flush, as h2 does.
 //!
 //! Of a large write the last packet, which is not full, waits until the worker's other tasks had their turn: one of them may
-//! have more to say. Then it is sent; see [`Tail`].
+//! have more to say. Then it is sent; see `Tail`.
 
 use std::{
     cell::OnceCell,
