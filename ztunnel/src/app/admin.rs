@@ -39,6 +39,7 @@ use crate::{
     net::{
         listen::{Accepted, Acceptor},
         memory::Budget,
+        open::OpenLimit,
     },
     pods::{describe::Description, manager::ManagerHandle},
     store::publish::Reader,
@@ -121,7 +122,7 @@ fn is_without_v6(error: &io::Error) -> bool {
 
 /// Serves until it is dropped.
 pub async fn serve(listener: TcpListener, endpoints: Endpoints, admin: Arc<Admin>, count: TaskCount) {
-    let mut acceptor = Acceptor::new(listener, Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)));
+    let mut acceptor = Acceptor::new(listener, OpenLimit::none());
     let admission = Admission::new(LIMITS);
     let mut connections = TaskSet::new(count);
     loop {

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 
 use super::{
     admission::Admission,
@@ -47,8 +47,6 @@ pub struct PodContext {
     pub node: Option<Arc<dyn NodeConnections>>,
     /// Tunnels to it.
     pub admission: Admission,
-    /// Connections to its applications that tunnels may still make.
-    pub streams: Arc<Semaphore>,
     /// What its connections may use.
     pub open: OpenLimit,
     /// Its tasks on this worker.

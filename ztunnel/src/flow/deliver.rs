@@ -10,12 +10,19 @@ use tokio::net::TcpStream;
 use super::{PodContext, Refusal, table::DeliveryEntry};
 use crate::{
     model::{addr::OrigDst, close::CloseReason},
-    net::dial::DialError,
+    net::{dial::DialError, open::Place},
     policy::Permit,
 };
 
 /// How often another source port is tried for a delivery before it is given up.
 const TRIES: u32 = 16;
+
+/// The application's side of a connection.
+pub(super) struct Delivered {
+    pub application: TcpStream,
+    /// To be kept until it is closed.
+    pub held: (DeliveryEntry, Place),
+}
 
 /// Connects to `to` from the client's address and a port that is free. Only what was judged gets here.
 ///
@@ -26,7 +33,7 @@ pub(super) async fn to_application(
     _judged: &Permit,
     client: IpAddr,
     to: SocketAddr,
-) -> Result<(TcpStream, DeliveryEntry), Refusal> {
+) -> Result<Delivered, Refusal> {
     let mut last = None;
     let mut refused_before = false;
     for _ in 0..TRIES {
@@ -34,7 +41,7 @@ pub(super) async fn to_application(
             break;
         };
         match pod.dialer.deliver(to, from).await {
-            Ok(stream) => return Ok((stream, entry)),
+            Ok((application, place)) => return Ok(Delivered { application, held: (entry, place) }),
             // The port is taken by something that is not in the table: a time-wait, or a socket of the pod's own.
             Err(error @ DialError::Source { .. }) => last = Some(error),
             // A stranger's connection with this tuple answers a connect with a reset. Once may be that, twice is the

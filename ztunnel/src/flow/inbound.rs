@@ -7,7 +7,6 @@ use http::StatusCode;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _},
     net::TcpStream,
-    sync::OwnedSemaphorePermit,
     time::{Instant, sleep, timeout},
 };
 use tracing::debug;
@@ -15,7 +14,7 @@ use tracing::debug;
 use super::{
     Carried, PodContext, Refusal,
     admission::{Client, Evicted, NoMemory},
-    deliver,
+    deliver::{self, Delivered},
     gate::Visit,
     in_two_parts,
     judge::judge,
@@ -46,6 +45,7 @@ use crate::{
         copy::Side,
         listen::Accepted,
         memory::{Account, Claim},
+        open::Place,
         packed::Packed,
         socket,
     },
@@ -73,7 +73,7 @@ const SILENT: Duration = Duration::from_secs(1);
 
 /// Serves a tunnel to its end. A peer that proves no identity gets an alert, and no HTTP/2.
 pub async fn serve(pod: Rc<PodContext>, accepted: Accepted, mut drain: DrainWatch) {
-    let Accepted { stream, peer, dst, permit } = accepted;
+    let Accepted { stream, peer, dst, place: socket } = accepted;
     let is_known =
         pod.mesh.load().workload_at(peer.ip()).is_some_and(|workload| workload.membership == Membership::InMesh);
     let mut place = match pod.admission.admit(Client::new(peer.ip(), is_known)) {
@@ -128,7 +128,7 @@ pub async fn serve(pod: Rc<PodContext>, accepted: Accepted, mut drain: DrainWatc
     debug!(src.addr = %peer, src.identity = %link.principal.identity(), end, "a tunnel ended");
     // They end with the connection, which is gone.
     streams.into_inner().join_all().await;
-    drop((place, permit));
+    drop((place, socket));
 }
 
 /// Proves who comes. A connection that was never used may end in a reset, as the listener wants it; of a tunnel's last
@@ -203,10 +203,10 @@ struct Link {
 /// A stream's application, and who it is.
 struct Opened {
     application: TcpStream,
-    entry: DeliveryEntry,
+    held: (DeliveryEntry, Place),
     destination: Option<Arc<Workload>>,
     visit: Visit,
-    place: OwnedSemaphorePermit,
+    place: Place,
     memory: Claim,
 }
 
@@ -237,7 +237,7 @@ async fn begin(pod: Rc<PodContext>, link: Rc<Link>, incoming: Incoming) -> Optio
             Err((error.status(), refusal))
         }
     };
-    let Opened { application, entry, destination, visit, place, memory } = match opened {
+    let Opened { application, held, destination, visit, place, memory } = match opened {
         Ok(opened) => opened,
         Err((status, refusal)) => {
             pod.meter.traffic().refused(refusal.reason);
@@ -255,11 +255,11 @@ async fn begin(pod: Rc<PodContext>, link: Rc<Link>, incoming: Incoming) -> Optio
             tunnel.hold(memory);
             record.connected();
             let (tunnel_side, visit) = (Side::Client, Some(visit));
-            let carried = Carried { application, tunnel, tunnel_side, held: entry, visit, record, place };
+            let carried = Carried { application, tunnel, tunnel_side, held, visit, record, place };
             Some(Box::pin(carried.relay()))
         }
         Err(error) => {
-            drop((application, entry));
+            drop((application, held));
             record.end(CloseReason::ClientReset, Some(error.to_string()));
             None
         }
@@ -307,19 +307,19 @@ async fn open(
     let permit = judge(pod, flow, &visit).map_err(|refusal| (refusal.status(), refusal))?;
     record.live().permit(permit.basis());
     let unavailable = |refusal| (StatusCode::SERVICE_UNAVAILABLE, refusal);
-    let place = Arc::clone(&pod.streams).try_acquire_owned().map_err(|_full| {
+    let place = pod.open.stream(Direction::Inbound).ok_or_else(|| {
         let detail = "the pod has as many connections open as --max-connections-per-pod allows".to_owned();
         unavailable(Refusal { reason: CloseReason::TooMany, detail: Some(detail) })
     })?;
     let memory = link.memory.claim(STREAM);
     let no_memory = || Refusal { reason: CloseReason::TooMany, detail: Some(NoMemory.to_string()) };
     let memory = memory.ok_or_else(|| unavailable(no_memory()))?;
-    let (application, entry) = tokio::select! {
+    let Delivered { application, held } = tokio::select! {
         opened = deliver::to_application(pod, &permit, link.peer.ip(), target.to) => opened.map_err(unavailable)?,
         denial = visit.stopped() => {
             let refusal = Refusal::of_change(&denial);
             return Err((refusal.status(), refusal));
         }
     };
-    Ok(Opened { application, entry, destination: target.destination, visit, place, memory })
+    Ok(Opened { application, held, destination: target.destination, visit, place, memory })
 }

@@ -29,7 +29,6 @@ use gate::Visit;
 use leg::Leg;
 use record::{Live, Recorded};
 pub(crate) use refusal::Refusal;
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
     hbone::{
@@ -37,7 +36,10 @@ use crate::{
         stream::{Lost, Reset, Tunnel},
     },
     model::close::CloseReason,
-    net::copy::{self, CopyError, Side},
+    net::{
+        copy::{self, CopyError, Side},
+        open::Place,
+    },
     policy::Denial,
 };
 
@@ -65,7 +67,7 @@ struct Spliced<T> {
     held: T,
     visit: Option<Visit>,
     record: Recorded,
-    place: OwnedSemaphorePermit,
+    place: Place,
 }
 
 impl<T> Spliced<T> {
@@ -111,7 +113,7 @@ struct Carried<T> {
     held: T,
     visit: Option<Visit>,
     record: Recorded,
-    place: OwnedSemaphorePermit,
+    place: Place,
 }
 
 impl<T> Carried<T> {

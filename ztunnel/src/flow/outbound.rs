@@ -3,7 +3,6 @@
 use std::{future::Future, net::SocketAddr, rc::Rc};
 
 use futures_util::future::LocalBoxFuture;
-use tokio::net::TcpStream;
 
 use super::{
     Carried, PodContext, Refusal, Spliced, in_two_parts,
@@ -20,6 +19,7 @@ use crate::{
     },
     net::{
         copy::{Side, error_of},
+        dial::Dialled,
         listen::Accepted,
     },
     route::decide::{self, Candidate, Hop, Outbound},
@@ -33,7 +33,7 @@ use crate::{
 
 /// What the client is connected to.
 enum Server {
-    Plain(TcpStream, UpstreamEntry),
+    Plain(Dialled<UpstreamEntry>),
     Tunnel(Box<Opened>),
 }
 
@@ -43,7 +43,7 @@ pub fn serve(pod: Rc<PodContext>, accepted: Accepted) -> impl Future<Output = ()
 }
 
 async fn begin(pod: Rc<PodContext>, accepted: Accepted) -> Option<LocalBoxFuture<'static, ()>> {
-    let Accepted { stream, peer, dst, permit: place } = accepted;
+    let Accepted { stream, peer, dst, place } = accepted;
     let flow = Flow { direction: Direction::Outbound, peer, dst };
     // Declared before the legs: the record and its entry leave last, when the sockets are closed.
     let mut record = Recorded::open(Rc::clone(&pod), flow);
@@ -56,7 +56,7 @@ async fn begin(pod: Rc<PodContext>, accepted: Accepted) -> Option<LocalBoxFuture
         reason = live.until_cut() => Err(reason.into()),
     };
     match opened {
-        Ok(Server::Plain(server, held)) => {
+        Ok(Server::Plain(Dialled { stream: server, held })) => {
             record.connected();
             let spliced = Spliced { client, server: Leg::new(server), held, visit: None, record, place };
             Some(Box::pin(spliced.copy()))
@@ -100,8 +100,7 @@ async fn connect(pod: &PodContext, flow: &Flow, route: &Outbound, candidate: &Ca
         Hop::Plain => {
             let begun = |local| pod.upstreams.register(canonical(local), candidate.target);
             let opened = pod.dialer.upstream(candidate.target, source(pod, flow, candidate.target), begun).await;
-            let (stream, entry) = opened.map_err(|error| Refusal::of_dial(&error))?;
-            Ok(Server::Plain(stream, entry))
+            Ok(Server::Plain(opened.map_err(|error| Refusal::of_dial(&error))?))
         }
         Hop::Tunnel { to, expected } => {
             let key = Key { to: *to, expected: expected.clone(), from: source(pod, flow, *to) };

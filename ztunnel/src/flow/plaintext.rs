@@ -3,16 +3,15 @@
 use std::{future::Future, rc::Rc};
 
 use futures_util::future::LocalBoxFuture;
-use tokio::net::TcpStream;
 
 use super::{
-    PodContext, Refusal, Spliced, deliver,
+    PodContext, Refusal, Spliced,
+    deliver::{self, Delivered},
     gate::Visit,
     in_two_parts,
     judge::judge,
     leg::Leg,
     record::{Facts, Recorded},
-    table::DeliveryEntry,
 };
 use crate::{
     model::{
@@ -30,7 +29,7 @@ pub fn serve(pod: Rc<PodContext>, accepted: Accepted) -> impl Future<Output = ()
 }
 
 async fn begin(pod: Rc<PodContext>, accepted: Accepted) -> Option<LocalBoxFuture<'static, ()>> {
-    let Accepted { stream, peer, dst, permit: place } = accepted;
+    let Accepted { stream, peer, dst, place } = accepted;
     let flow = Flow { direction: Direction::Inbound, peer, dst };
     // Declared before the legs: the record and its entry leave last, when the sockets are closed.
     let mut record = Recorded::open(Rc::clone(&pod), flow);
@@ -41,9 +40,10 @@ async fn begin(pod: Rc<PodContext>, accepted: Accepted) -> Option<LocalBoxFuture
         reason = live.until_cut() => Err(reason.into()),
     };
     match opened {
-        Ok(Opened { server, entry, visit }) => {
+        Ok(Opened { server, visit }) => {
+            let Delivered { application, held } = server;
             record.connected();
-            let spliced = Spliced { client, server: Leg::new(server), held: entry, visit: Some(visit), record, place };
+            let spliced = Spliced { client, server: Leg::new(application), held, visit: Some(visit), record, place };
             Some(Box::pin(spliced.copy()))
         }
         Err(refusal) => {
@@ -56,8 +56,7 @@ async fn begin(pod: Rc<PodContext>, accepted: Accepted) -> Option<LocalBoxFuture
 
 /// The application's side of a connection that may be.
 struct Opened {
-    server: TcpStream,
-    entry: DeliveryEntry,
+    server: Delivered,
     visit: Visit,
 }
 
@@ -75,9 +74,9 @@ async fn open(pod: &PodContext, flow: &Flow, record: &mut Recorded) -> Result<Op
     let mut visit = pod.gate.enter(Connection { source: None, source_ip: flow.peer.ip(), destination: route.to });
     let permit = judge(pod, flow, &visit)?;
     record.live().permit(permit.basis());
-    let (server, entry) = tokio::select! {
+    let server = tokio::select! {
         opened = deliver::to_application(pod, &permit, flow.peer.ip(), route.to) => opened?,
         denial = visit.stopped() => return Err(Refusal::of_change(&denial)),
     };
-    Ok(Opened { server, entry, visit })
+    Ok(Opened { server, visit })
 }

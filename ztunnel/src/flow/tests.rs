@@ -16,7 +16,7 @@ use crate::{
         tests::{buffers, finish, hear, hear_all, local, plenty, say, tcp_pair},
     },
     lifecycle::{drain, tasks::TaskSet},
-    net::socket::reset_on_close,
+    net::{open::Place, socket::reset_on_close},
     tls::test_ca::{CLIENT, TestCa, WEB},
     wire::connect::{ConnectRequest, ConnectResponse},
 };
@@ -105,9 +105,9 @@ fn what_a_live_connection_keeps_is_small() {
         (task(outbound::serve), 64),
         (task(plaintext::serve), 64),
         (kept(Carried::<()>::relay), 1344),
-        (kept(Carried::<DeliveryEntry>::relay), 1408),
-        (kept(Spliced::<UpstreamEntry>::copy), 1728),
-        (kept(Spliced::<DeliveryEntry>::copy), 1728),
+        (kept(Carried::<(DeliveryEntry, Place)>::relay), 1408),
+        (kept(Spliced::<(UpstreamEntry, Place)>::copy), 1728),
+        (kept(Spliced::<(DeliveryEntry, Place)>::copy), 1728),
     ] {
         assert!(bytes <= most, "{bytes} bytes where {most} were enough");
     }

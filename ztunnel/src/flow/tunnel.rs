@@ -20,7 +20,7 @@ use crate::{
     },
     net::{
         buffer::BufferPool,
-        dial::{DialError, Dialer},
+        dial::{DialError, Dialer, Dialled},
         memory::Account,
         socket,
     },
@@ -69,7 +69,7 @@ impl Connect for TunnelDialer {
         self.tls.ready().await.map_err(tls::ConnectError::from)?;
         let windows = Windows::claim(&self.hbone, &self.memory.of_peer(key.to.ip())).ok_or(NoMemory)?;
         let begun = |local| (self.upstreams.register(canonical(local), key.to), canonical(local));
-        let (stream, (entry, local)) = self.dialer.upstream(key.to, key.from, begun).await?;
+        let Dialled { stream, held: ((entry, local), place) } = self.dialer.upstream(key.to, key.from, begun).await?;
         // TLS tells an end from a loss, and a tunnel's last bytes must arrive.
         socket::finish_on_close(&stream);
         let begun = Instant::now();
@@ -79,7 +79,7 @@ impl Connect for TunnelDialer {
         self.traffic.handshake(Direction::Outbound, begun.elapsed());
         let open = self.traffic.tunnel(Direction::Outbound);
         let (activity, local) = (io.activity(), Some(local));
-        let guard = Box::new((entry, open));
+        let guard = Box::new((entry, open, place));
         let (outdated, cut) = (outdated(&self.tls, &peer), cut(&self.tls, &peer, io.get_ref()));
         Ok(Connected {
             io,

@@ -15,10 +15,13 @@ use tokio::{net::TcpStream, time::timeout};
 
 use super::{
     netns::{Netns, NetnsError},
-    open::OpenLimit,
+    open::{OpenLimit, Place},
     socket::{self, Family, Keepalive},
 };
-use crate::model::addr::{OrigDst, PeerAddr};
+use crate::model::{
+    addr::{OrigDst, PeerAddr},
+    flow::Direction,
+};
 
 /// Marks a socket as the daemon's own, so that its connect is not captured. Nothing in a pod can do the same.
 pub trait OwnSockets: Send + Sync {
@@ -58,6 +61,15 @@ pub struct Begun {
     pub stream: TcpStream,
     /// Its own end.
     pub local: SocketAddr,
+}
+
+/// A connection that was made, and what to hold as long as it is open.
+#[derive(Debug)]
+pub struct Dialled<T> {
+    /// The connection.
+    pub stream: TcpStream,
+    /// What its maker has given when it began, and its place.
+    pub held: (T, Place),
 }
 
 /// Connects as a pod, within a deadline. Its connections end in a reset unless told otherwise.
@@ -109,8 +121,8 @@ pub enum DialError {
         /// The cause.
         source: io::Error,
     },
-    /// The descriptors that are left are for the daemon itself.
-    #[error("cannot connect to {to}: the process has too few descriptors; raise RLIMIT_NOFILE")]
+    /// The descriptors that are left are for the daemon itself, or for other pods.
+    #[error("cannot connect to {to}: the pod has used its share of the process's descriptors; raise RLIMIT_NOFILE")]
     Exhausted {
         /// The destination.
         to: SocketAddr,
@@ -148,19 +160,22 @@ impl Dialer {
         to: SocketAddr,
         from: Option<IpAddr>,
         begun: impl FnOnce(SocketAddr) -> T,
-    ) -> Result<(TcpStream, T), DialError> {
+    ) -> Result<Dialled<T>, DialError> {
+        let place = self.limit.socket(Direction::Outbound).ok_or(DialError::Exhausted { to })?;
         let Begun { stream, local } = self.sockets.upstream(to, from)?;
         let begun = begun(local);
-        Ok((self.connected(stream, to).await?, begun))
+        Ok(Dialled { stream: self.connected(stream, to).await?, held: (begun, place) })
     }
 
     /// Connects to the pod's application from the client's address, and from a port of the caller's choice.
     ///
     /// # Errors
     /// Each names the step and the destination; [`DialError::Source`] means that another port may do.
-    pub async fn deliver(&self, to: SocketAddr, from: SocketAddr) -> Result<TcpStream, DialError> {
+    pub async fn deliver(&self, to: SocketAddr, from: SocketAddr) -> Result<(TcpStream, Place), DialError> {
+        let place = self.limit.socket(Direction::Inbound).ok_or(DialError::Exhausted { to })?;
         let Begun { stream, .. } = self.sockets.deliver(to, from)?;
-        self.connected(stream, to).await.map_err(|error| of_source(error, from))
+        let stream = self.connected(stream, to).await.map_err(|error| of_source(error, from))?;
+        Ok((stream, place))
     }
 
     async fn connected(&self, stream: TcpStream, to: SocketAddr) -> Result<TcpStream, DialError> {

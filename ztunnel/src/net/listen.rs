@@ -13,18 +13,20 @@ use std::{
 use nix::libc;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, sleep_until},
 };
 use tracing::{error, warn};
 
 use super::{
     dial::{Sockets, ends},
-    open::OpenLimit,
+    open::{OpenLimit, Place},
 };
-use crate::model::addr::{OrigDst, PeerAddr};
+use crate::model::{
+    addr::{OrigDst, PeerAddr},
+    flow::Direction,
+};
 
-/// A connection that was just accepted. The permit goes back when it is dropped.
+/// A connection that was just accepted. The place is free again when it is dropped.
 #[derive(Debug)]
 pub struct Accepted<S = TcpStream> {
     /// The connection.
@@ -34,16 +36,16 @@ pub struct Accepted<S = TcpStream> {
     /// Where it wanted to go.
     pub dst: OrigDst,
     /// Its place among the connections that may be open.
-    pub permit: OwnedSemaphorePermit,
+    pub place: Place,
 }
 
 impl<S> Accepted<S> {
     /// The same with another form of its stream. `None`, and a line in the log, when it can't have that.
     #[must_use]
     pub fn convert<T>(self, form: impl FnOnce(S) -> io::Result<T>) -> Option<Accepted<T>> {
-        let Self { stream, peer, dst, permit } = self;
+        let Self { stream, peer, dst, place } = self;
         match form(stream) {
-            Ok(stream) => Some(Accepted { stream, peer, dst, permit }),
+            Ok(stream) => Some(Accepted { stream, peer, dst, place }),
             Err(error) => {
                 warn!(src.addr = %peer, %error, "cannot take a connection");
                 None
@@ -68,24 +70,35 @@ impl Deaf {
     }
 }
 
-/// Takes connections from one listener. One beyond what `open` has permits for is held here, the rest in the kernel's
-/// backlog; a listener to which nobody comes holds no permit.
+/// Takes connections from one listener. One beyond what may be open is held here, the rest in the kernel's backlog; a listener
+/// to which nobody comes takes no place.
 pub struct Acceptor {
     listener: TcpListener,
     /// Of the pod whose listener it is.
-    pod: Option<(Arc<dyn Sockets>, OpenLimit)>,
+    sockets: Option<Arc<dyn Sockets>>,
+    limit: OpenLimit,
+    waits: Waits,
     deaf: Deaf,
-    open: Arc<Semaphore>,
     backoff: Duration,
     resume: Option<Instant>,
     waiting: Option<(TcpStream, PeerAddr, OrigDst)>,
 }
 
+/// Which place a connection has, and what happens where there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waits {
+    /// That of a connection; it is waited for.
+    ForAPlace(Direction),
+    /// That of the socket of a tunnel, which is no connection itself. Where there is none the tunnel is reset: waiting would hold
+    /// up the tunnels of others.
+    Never,
+}
+
 impl Acceptor {
     /// An acceptor for a listener of the daemon's own.
     #[must_use]
-    pub fn new(listener: TcpListener, open: Arc<Semaphore>) -> Self {
-        Self::with(listener, None, Deaf::default(), open)
+    pub fn new(listener: TcpListener, limit: OpenLimit) -> Self {
+        Self::with(listener, None, limit, Waits::ForAPlace(Direction::Inbound), Deaf::default())
     }
 
     /// An acceptor for a listener of a pod, which tells when somebody has closed it.
@@ -94,19 +107,28 @@ impl Acceptor {
         listener: TcpListener,
         sockets: Arc<dyn Sockets>,
         limit: OpenLimit,
+        waits: Waits,
         deaf: Deaf,
-        open: Arc<Semaphore>,
     ) -> Self {
-        Self::with(listener, Some((sockets, limit)), deaf, open)
+        Self::with(listener, Some(sockets), limit, waits, deaf)
     }
 
     fn with(
         listener: TcpListener,
-        pod: Option<(Arc<dyn Sockets>, OpenLimit)>,
+        sockets: Option<Arc<dyn Sockets>>,
+        limit: OpenLimit,
+        waits: Waits,
         deaf: Deaf,
-        open: Arc<Semaphore>,
     ) -> Self {
-        Self { listener, pod, deaf, open, backoff: BACKOFF_FIRST, resume: None, waiting: None }
+        Self { listener, sockets, limit, waits, deaf, backoff: BACKOFF_FIRST, resume: None, waiting: None }
+    }
+
+    /// `None`: it can't have one.
+    async fn place(&self) -> Option<Place> {
+        match self.waits {
+            Waits::ForAPlace(direction) => Some(self.limit.accepted(direction).await),
+            Waits::Never => self.limit.socket(Direction::Inbound),
+        }
     }
 
     /// The next connection. Errors are dealt with here: those of one connection are passed over, those of the machine
@@ -118,21 +140,17 @@ impl Acceptor {
                 self.resume = None;
             }
             if self.waiting.is_some() {
-                let Ok(permit) = Arc::clone(&self.open).acquire_owned().await else {
-                    // The semaphore is never closed; were it, nothing more could be taken.
-                    return std::future::pending().await;
-                };
-                if let Some((stream, peer, dst)) = self.waiting.take() {
-                    return Accepted { stream, peer, dst, permit };
+                let place = self.place().await;
+                match (self.waiting.take(), place) {
+                    (Some((stream, peer, dst)), Some(place)) => return Accepted { stream, peer, dst, place },
+                    (Some((stream, peer, _)), None) => self.reset(stream, peer),
+                    (None, _) => {}
                 }
+                continue;
             }
-            match accept(&self.listener, self.pod.as_ref().map(|(sockets, _)| &**sockets)).await {
-                Ok((stream, peer, _)) if self.pod.as_ref().is_some_and(|(_, limit)| !limit.has_room_for(&stream)) => {
-                    // Dropped, it is reset; in the backlog its client would wait for nothing.
-                    drop(stream);
-                    self.pause(&format!(
-                        "a connection of {peer} was reset: the process has too few descriptors; raise RLIMIT_NOFILE"
-                    ));
+            match self.accept().await {
+                Ok((stream, peer, _)) if !self.limit.has_room_for(&stream) => {
+                    self.reset(stream, peer);
                 }
                 Ok(accepted) => {
                     self.backoff = BACKOFF_FIRST;
@@ -151,20 +169,26 @@ impl Acceptor {
         }
     }
 
+    async fn accept(&self) -> io::Result<(TcpStream, PeerAddr, OrigDst)> {
+        let (stream, peer) = self.listener.accept().await?;
+        let (peer, dst) = match &self.sockets {
+            Some(sockets) => sockets.ends(&stream, peer)?,
+            None => ends(&stream, peer)?,
+        };
+        Ok((stream, peer, dst))
+    }
+
+    /// In the backlog its client would wait for nothing.
+    fn reset(&mut self, stream: TcpStream, peer: PeerAddr) {
+        drop(stream);
+        self.pause(&format!("a connection of {peer} was reset: too few descriptors are left; raise RLIMIT_NOFILE"));
+    }
+
     fn pause(&mut self, error: &dyn Display) {
         warn!(%error, pause_ms = self.backoff.as_millis(), "cannot accept; pausing");
         self.resume = Some(Instant::now() + self.backoff);
         self.backoff = (self.backoff * 2).min(BACKOFF_MOST);
     }
-}
-
-async fn accept(listener: &TcpListener, sockets: Option<&dyn Sockets>) -> io::Result<(TcpStream, PeerAddr, OrigDst)> {
-    let (stream, peer) = listener.accept().await?;
-    let (peer, dst) = match sockets {
-        Some(sockets) => sockets.ends(&stream, peer)?,
-        None => ends(&stream, peer)?,
-    };
-    Ok((stream, peer, dst))
 }
 
 /// Errors that speak of one connection that is gone already, not of the listener or the machine.
@@ -184,9 +208,12 @@ fn is_of_the_connection(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Acceptor, Deaf};
+    use super::{Acceptor, Deaf, Waits};
     use crate::{
-        model::addr::{OrigDst, PeerAddr},
+        model::{
+            addr::{OrigDst, PeerAddr},
+            flow::Direction,
+        },
         net::{
             dial::{Begun, DialError, Sockets, ends},
             open::{OpenLimit, Resources},
@@ -201,7 +228,6 @@ mod tests {
     use tokio::{
         io::AsyncReadExt as _,
         net::{TcpListener, TcpStream},
-        sync::Semaphore,
     };
 
     /// What `ss -K` does to a listener, a shutdown does as well.
@@ -210,7 +236,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let own = std::net::TcpListener::from(std::os::fd::AsFd::as_fd(&listener).try_clone_to_owned().unwrap());
         let deaf = Deaf::default();
-        let mut acceptor = Acceptor::with(listener, None, deaf.clone(), Arc::new(Semaphore::new(1)));
+        let mut acceptor = Acceptor::of_pod(listener, Arc::new(Passive), OpenLimit::none(), Waits::Never, deaf.clone());
         {
             let mut nobody = Box::pin(acceptor.next());
             assert!(futures_util::poll!(nobody.as_mut()).is_pending());
@@ -243,13 +269,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_pod_that_takes_all_descriptors_leaves_the_daemon_its_own() {
-        let places = Arc::new(Semaphore::new(10));
         for (highest, is_kept) in [(0, false), (i32::MAX, true)] {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let addr = listener.local_addr().unwrap();
             let limit = OpenLimit::new(Resources { highest, ..Resources::within(10, 4096, 1 << 20) });
-            let mut acceptor =
-                Acceptor::of_pod(listener, Arc::new(Passive), limit, Deaf::default(), Arc::clone(&places));
+            let waits = Waits::ForAPlace(Direction::Outbound);
+            let mut acceptor = Acceptor::of_pod(listener, Arc::new(Passive), limit, waits, Deaf::default());
             let mut clients = [TcpStream::connect(addr).await.unwrap(), TcpStream::connect(addr).await.unwrap()];
             if is_kept {
                 let _both = (acceptor.next().await, acceptor.next().await);
@@ -271,12 +296,12 @@ mod tests {
     async fn no_more_connections_than_permits_are_taken() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let open = Arc::new(Semaphore::new(1));
-        let mut acceptor = Acceptor::new(listener, Arc::clone(&open));
+        let open = OpenLimit::new(Resources::within(1, 4096, 1 << 20));
+        let mut acceptor = Acceptor::new(listener, open.clone());
         {
             let mut nobody = Box::pin(acceptor.next());
             assert!(futures_util::poll!(nobody.as_mut()).is_pending());
-            assert_eq!(open.available_permits(), 1, "waiting for a client takes no permit");
+            assert!(open.stream(Direction::Inbound).is_some(), "waiting for a client takes no place");
         }
         let _client = TcpStream::connect(addr).await.unwrap();
         let _other = TcpStream::connect(addr).await.unwrap();

@@ -5,9 +5,10 @@ use std::{
     sync::Arc,
 };
 
-use tokio::sync::Semaphore;
+use tokio::sync::{AcquireError, Semaphore};
 
 use super::socket;
+use crate::model::flow::Direction;
 
 /// Buffers of a connection: two sockets, each with one to send and one to receive.
 const BUFFERS: usize = 4;
@@ -20,6 +21,10 @@ const BUFFER: (usize, usize) = (8 << 10, 1 << 20);
 pub struct Resources {
     /// Connections that may be open, in each direction.
     pub connections: usize,
+    /// Descriptors of the sockets of its connections and tunnels, in each direction.
+    pub sockets: usize,
+    /// The same in both directions together.
+    pub all_sockets: usize,
     /// A connection with a higher descriptor is closed: the rest is for the daemon itself.
     pub highest: RawFd,
     /// Memory of the kernel for the buffers of its sockets, in bytes.
@@ -29,26 +34,74 @@ pub struct Resources {
 impl Resources {
     /// Descriptors that the daemon needs for itself, a part of all: listeners of pods, files, and what it is asked.
     const OWN_DESCRIPTORS: usize = 4;
-    /// Of the others a pod may have two thirds: two for a connection, in two directions.
-    const FOR_A_CONNECTION: usize = 2 * 2 * 3 / 2;
 
-    /// As many connections as wanted, or as many as a process with so many descriptors can give to a pod.
+    /// The share of a pod in a process with so many descriptors, which wants so many connections.
+    ///
+    /// Three quarters of the descriptors of all pods are the most in one direction, five sixths in both. So strangers who connect
+    /// to a pod can't take its own connections away, nor can one pod those of the others.
     #[must_use]
     pub fn within(connections: usize, descriptors: usize, socket_bytes: usize) -> Self {
         let data = descriptors - descriptors / Self::OWN_DESCRIPTORS;
         let highest = RawFd::try_from(data).unwrap_or(RawFd::MAX);
-        let connections = connections.min((data / Self::FOR_A_CONNECTION).max(1));
-        Self { connections, highest, socket_bytes }
+        // A plaintext connection has two sockets, and needs both to be one.
+        let (sockets, all_sockets) = ((data / 4 * 3).max(2), (data / 6 * 5).max(2));
+        Self { connections: connections.min(sockets), sockets, all_sockets, highest, socket_bytes }
     }
 }
 
 /// What is open of a pod, and may be: each direction by itself, so that strangers can't take the pod's own away. Shared by its
 /// workers.
 #[derive(Clone, Debug)]
-pub struct OpenLimit {
-    outbound: Arc<Semaphore>,
-    inbound: Arc<Semaphore>,
+pub struct OpenLimit(Arc<Books>);
+
+#[derive(Debug)]
+struct Books {
+    outbound: Way,
+    inbound: Way,
+    sockets: Semaphore,
     share: Resources,
+}
+
+/// One direction.
+#[derive(Debug)]
+struct Way {
+    connections: Semaphore,
+    sockets: Semaphore,
+}
+
+/// The place of a connection, of a socket, or of both among those that may be open. Free again when it is dropped.
+#[derive(Debug)]
+pub struct Place {
+    books: Arc<Books>,
+    direction: Direction,
+    is_connection: bool,
+    has_socket: bool,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let way = self.books.way(self.direction);
+        if self.is_connection {
+            way.connections.add_permits(1);
+        }
+        if self.has_socket {
+            way.sockets.add_permits(1);
+            self.books.sockets.add_permits(1);
+        }
+    }
+}
+
+impl Books {
+    const fn way(&self, direction: Direction) -> &Way {
+        match direction {
+            Direction::Outbound => &self.outbound,
+            Direction::Inbound => &self.inbound,
+        }
+    }
+
+    fn place(self: &Arc<Self>, direction: Direction, is_connection: bool, has_socket: bool) -> Place {
+        Place { books: Arc::clone(self), direction, is_connection, has_socket }
+    }
 }
 
 impl OpenLimit {
@@ -56,26 +109,62 @@ impl OpenLimit {
     #[must_use]
     pub fn new(share: Resources) -> Self {
         let share = Resources { connections: share.connections.min(Semaphore::MAX_PERMITS), ..share };
-        let limit = || Arc::new(Semaphore::new(share.connections));
-        Self { outbound: limit(), inbound: limit(), share }
+        let limit = |most: usize| Semaphore::new(most.min(Semaphore::MAX_PERMITS));
+        let way = || Way { connections: limit(share.connections), sockets: limit(share.sockets) };
+        Self(Arc::new(Books { outbound: way(), inbound: way(), sockets: limit(share.all_sockets), share }))
     }
 
-    /// Places for connections of the pod.
+    /// No limit: for what others count.
     #[must_use]
-    pub fn outbound(&self) -> &Arc<Semaphore> {
-        &self.outbound
+    pub fn none() -> Self {
+        let most = usize::MAX;
+        Self::new(Resources {
+            connections: most,
+            sockets: most,
+            all_sockets: most,
+            highest: RawFd::MAX,
+            socket_bytes: most,
+        })
     }
 
-    /// Places for connections to the pod.
+    /// A place for a connection that was accepted, and for its socket, once there is one.
+    pub async fn accepted(&self, direction: Direction) -> Place {
+        let way = self.0.way(direction);
+        let take = async {
+            let places =
+                (way.connections.acquire().await?, way.sockets.acquire().await?, self.0.sockets.acquire().await?);
+            places.0.forget();
+            places.1.forget();
+            places.2.forget();
+            Ok::<_, AcquireError>(self.0.place(direction, true, true))
+        };
+        match take.await {
+            Ok(place) => place,
+            // No semaphore is ever closed; were one, nothing more could be taken.
+            Err(_closed) => std::future::pending().await,
+        }
+    }
+
+    /// A place for a connection that comes through a tunnel, if there is one.
     #[must_use]
-    pub fn inbound(&self) -> &Arc<Semaphore> {
-        &self.inbound
+    pub fn stream(&self, direction: Direction) -> Option<Place> {
+        self.0.way(direction).connections.try_acquire().ok()?.forget();
+        Some(self.0.place(direction, true, false))
+    }
+
+    /// A place for a further socket, if there is one: the second of a connection, or that of a tunnel.
+    #[must_use]
+    pub fn socket(&self, direction: Direction) -> Option<Place> {
+        let way = self.0.way(direction).sockets.try_acquire().ok()?;
+        self.0.sockets.try_acquire().ok()?.forget();
+        way.forget();
+        Some(self.0.place(direction, false, true))
     }
 
     /// Whether a connection may be kept, or has a descriptor that the daemon needs for itself.
     #[must_use]
     pub fn has_room_for(&self, socket: &impl AsRawFd) -> bool {
-        socket.as_raw_fd() <= self.share.highest
+        socket.as_raw_fd() <= self.0.share.highest
     }
 
     /// Bounds the buffers of a socket so that as many as are open have no more than the pod's share.
@@ -86,11 +175,11 @@ impl OpenLimit {
     }
 
     fn buffer(&self) -> Option<usize> {
-        let used = |places: &Semaphore| self.share.connections.saturating_sub(places.available_permits());
-        let open = used(&self.outbound).saturating_add(used(&self.inbound));
+        let used = |way: &Way| self.0.share.connections.saturating_sub(way.connections.available_permits());
+        let open = used(&self.0.outbound).saturating_add(used(&self.0.inbound));
         let (least, most) = BUFFER;
         // The kernel doubles what it is told.
-        let bytes = self.share.socket_bytes / open.saturating_mul(BUFFERS).max(1) / 2;
+        let bytes = self.0.share.socket_bytes / open.saturating_mul(BUFFERS).max(1) / 2;
         (bytes < most).then_some(bytes.max(least))
     }
 }
@@ -98,37 +187,58 @@ impl OpenLimit {
 #[cfg(test)]
 mod tests {
     use super::{OpenLimit, Resources};
-    use crate::net::socket::{Family, tcp};
+    use crate::{
+        model::flow::Direction::{Inbound, Outbound},
+        net::socket::{Family, tcp},
+    };
     use socket2::SockRef;
-    use std::sync::Arc;
 
-    #[test]
-    fn no_pod_has_more_than_two_thirds_of_the_descriptors() {
+    #[tokio::test]
+    async fn no_pod_has_more_than_its_share_of_the_descriptors() {
         let few = Resources::within(30_000, 4096, 1 << 30);
-        assert_eq!((few.connections, few.highest), (512, 3072));
-        assert!(2 * 2 * few.connections <= 3072 / 3 * 2);
-        let many = Resources::within(30_000, 1 << 20, 1 << 30);
-        assert_eq!(many.connections, 30_000);
-        assert_eq!(Resources::within(30_000, 0, 0).connections, 1);
+        assert_eq!((few.connections, few.sockets, few.all_sockets, few.highest), (2304, 2304, 2560, 3072));
+        assert_eq!(Resources::within(30_000, 1 << 20, 1 << 30).connections, 30_000);
+        assert_eq!(Resources::within(30_000, 0, 0).connections, 2);
+        let many = OpenLimit::new(Resources::within(30_000, 1 << 20, 1 << 30));
         let open = OpenLimit::new(Resources { highest: 0, ..few });
         assert!(!open.has_room_for(&tcp(Family::V4).unwrap()));
-        assert!(OpenLimit::new(many).has_room_for(&tcp(Family::V4).unwrap()));
+        assert!(many.has_room_for(&tcp(Family::V4).unwrap()));
+    }
+
+    #[tokio::test]
+    async fn strangers_leave_a_pod_sockets_for_its_own_connections() {
+        let open = OpenLimit::new(Resources::within(30_000, 4096, 1 << 30));
+        let mut theirs = Vec::new();
+        while let Some(socket) = open.socket(Inbound) {
+            theirs.push(socket);
+        }
+        assert_eq!(theirs.len(), 2304);
+        let mut waiting = Box::pin(open.accepted(Inbound));
+        assert!(futures_util::poll!(waiting.as_mut()).is_pending());
+        let mut own = Vec::new();
+        for _ in 0..128 {
+            own.push((open.accepted(Outbound).await, open.socket(Outbound).expect("a second socket")));
+        }
+        assert!(open.socket(Outbound).is_none(), "in both directions together there are no more");
+        theirs.pop();
+        let _place = waiting.await;
+        assert!(open.stream(Inbound).is_some(), "a stream has no socket yet");
     }
 
     #[test]
     fn three_thousand_connections_that_nobody_reads_have_small_buffers() {
         const SHARE: usize = 256 << 20;
-        let open = OpenLimit::new(Resources { connections: 10_000, highest: 1000, socket_bytes: SHARE });
+        let open = OpenLimit::new(Resources::within(10_000, 100_000, SHARE));
         let socket = tcp(Family::V4).unwrap();
         let sizes = || {
             let socket = SockRef::from(&socket);
             (socket.recv_buffer_size().unwrap(), socket.send_buffer_size().unwrap())
         };
         let before = sizes();
-        let few = Arc::clone(open.inbound()).try_acquire_many_owned(31).unwrap();
+        let few: Vec<_> = (0..31).map(|_| open.stream(Inbound).unwrap()).collect();
         open.fit(&socket);
         assert_eq!(sizes(), before, "few are left to the kernel");
-        let _many = Arc::clone(open.outbound()).try_acquire_many_owned(3000).unwrap();
+        let _many: Vec<_> = (0..3000).map(|_| open.stream(Outbound).unwrap()).collect();
         open.fit(&socket);
         let (receive, send) = sizes();
         assert!((receive + send) * 2 * 3000 <= SHARE, "{receive} and {send}");

@@ -60,20 +60,19 @@ pub fn receive(accepted: Accepted<std::net::TcpStream>) -> Option<Accepted> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
 
-    use tokio::{
-        net::{TcpListener, TcpStream},
-        sync::Semaphore,
-    };
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::{WAITING, among, receive};
-    use crate::net::listen::{Accepted, Acceptor};
+    use crate::net::{
+        listen::{Accepted, Acceptor},
+        open::OpenLimit,
+    };
 
     async fn accepted() -> (TcpStream, Accepted) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        (client, Acceptor::new(listener, Arc::new(Semaphore::new(1))).next().await)
+        (client, Acceptor::new(listener, OpenLimit::none()).next().await)
     }
 
     #[tokio::test]

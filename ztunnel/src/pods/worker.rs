@@ -8,7 +8,7 @@ use std::{cell::Cell, collections::HashMap, io, net::IpAddr, rc::Rc, sync::Arc, 
 use ebpf_common::Purpose;
 use tokio::{
     runtime::Builder,
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{mpsc, oneshot},
     task::LocalSet,
     time::{Instant, timeout},
 };
@@ -35,11 +35,11 @@ use crate::{
         tasks::{TaskCount, TaskSet},
     },
     metrics::traffic::{Meter, Traffic},
-    model::{close::CloseReason, workload::NamespacedName},
+    model::{close::CloseReason, flow::Direction, workload::NamespacedName},
     net::{
         buffer::BufferPool,
         dial::Dialer,
-        listen::{Acceptor, Deaf},
+        listen::{Acceptor, Deaf, Waits},
         memory::Account,
         netns::Netns,
         node::NodeConnections,
@@ -346,7 +346,6 @@ impl Worker {
             gate: pod.gate,
             node: self.settings.node.clone(),
             admission: pod.admission,
-            streams: Arc::clone(pod.open.inbound()),
             open: pod.open.clone(),
             tasks: alive.clone(),
             mesh: self.settings.mesh.clone(),
@@ -373,13 +372,13 @@ impl Worker {
         for (purpose, listener) in listeners {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             let sockets = Arc::clone(served.context.dialer.sockets());
-            let places = match purpose {
-                Purpose::Outbound => Arc::clone(served.open.outbound()),
-                Purpose::Inbound => Arc::clone(served.open.inbound()),
-                // Admission counts tunnels, and refuses where this would make them wait; their streams count as inbound.
-                Purpose::Hbone => Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
+            let waits = match purpose {
+                Purpose::Outbound => Waits::ForAPlace(Direction::Outbound),
+                Purpose::Inbound => Waits::ForAPlace(Direction::Inbound),
+                // Admission counts tunnels, and their streams count as inbound.
+                Purpose::Hbone => Waits::Never,
             };
-            let acceptor = Acceptor::of_pod(listener, sockets, served.open.clone(), served.deaf.clone(), places);
+            let acceptor = Acceptor::of_pod(listener, sockets, served.open.clone(), waits, served.deaf.clone());
             let (context, watch) = (Rc::clone(&served.context), served.drain.1.clone());
             let spread = (purpose == Purpose::Hbone).then(|| Rc::clone(&served.spread));
             served.accepting.spawn_local(accept(acceptor, purpose, context, spread, watch, served.alive.clone()));
