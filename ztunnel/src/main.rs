@@ -5,27 +5,27 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use ztunnel::{
     app::cli,
-    config::{Args, Command},
+    config::{Args, Command, args::Output},
 };
 
 fn main() -> ExitCode {
-    let result = match Args::parse().command {
-        Command::Run(args) => cli::run::run(*args),
-        Command::Check(args) => return cli::check::check(&args),
-        Command::Cleanup(args) => cli::cleanup::cleanup(&args),
-        Command::Ca(command) => cli::ca::ca(&command),
-        Command::Explain(args) => return cli::explain::explain(&args),
-        Command::Analyze(args) => return cli::analyze::analyze(&args),
-        Command::Version => {
-            println!("ztunnel {}", env!("CARGO_PKG_VERSION"));
-            Ok(())
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+            return cli::output::wrong_arguments(&error, &words);
         }
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("ztunnel: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    let (output, done) = match args.command {
+        Command::Run(args) => (Output::Text, cli::run::run(*args).map(|()| String::new())),
+        Command::Check(args) => return cli::check::check(&args),
+        Command::Cleanup(args) => (args.output, cli::cleanup::cleanup(&args)),
+        Command::Ca(command) => return cli::ca::ca(&command),
+        Command::Explain(args) => return cli::explain::explain(&args),
+        Command::Analyze(args) => return cli::analyze::analyze(&args),
+        Command::Version(args) => (args.output, cli::version::version(&args)),
+        Command::Completions { shell } => (Output::Text, cli::version::completions(shell)),
+        Command::Man { dir } => (Output::Text, cli::version::man(&dir)),
+    };
+    cli::output::finish(output, done)
 }

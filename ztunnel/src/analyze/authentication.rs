@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::pod::Pod;
 use crate::model::policy::{MtlsMode, PeerAuthentication, Scope};
 use crate::model::workload::{NamespacedName, Workload};
 use crate::store::snapshot::Snapshot;
@@ -51,7 +52,7 @@ impl<'a> Effective<'a> {
 }
 
 impl<'a> Authentication<'a> {
-    pub(super) fn index(snapshot: &'a Snapshot, pods: &[&'a Workload]) -> Self {
+    pub(super) fn index(snapshot: &'a Snapshot, pods: &[Pod<'a>]) -> Self {
         let mut index = Self::default();
         let mut all: Vec<&PeerAuthentication> =
             snapshot.policies().authentication().iter().map(|policy| &**policy).collect();

@@ -3,20 +3,19 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use super::code::Code;
 use super::covers::identity_of;
 use super::finding::{Report, Severity};
-use super::index::{Mesh, Outside, is_inside, list, outside};
+use super::index::{Mesh, list};
 use super::path::{Entry, Field, entries};
+use super::pod::{Outside, Pod};
 use crate::model::policy::{Action, AuthorizationPolicy, StringMatch};
-use crate::model::workload::{NamespacedName, Workload};
+use crate::model::workload::NamespacedName;
 
 /// Severity, message and remedy.
 type Told = Option<(Severity, String, &'static str)>;
 
 pub(super) fn check(mesh: &Mesh<'_>, report: &mut Report<'_>) {
-    if !mesh.pods().iter().any(|pod| is_inside(pod)) {
-        return;
-    }
     let mut known = HashMap::new();
     let policies = mesh.snapshot.policies().authorization().iter();
     for policy in policies.filter(|policy| policy.action == Action::Allow && !policy.dry_run) {
@@ -29,7 +28,7 @@ pub(super) fn check(mesh: &Mesh<'_>, report: &mut Report<'_>) {
             if let Some((severity, message, remedy)) = found {
                 let (entry, field) = place;
                 let message = format!("{}: {message}", entry.field(field, false));
-                report.add(*severity, "client-outside-mesh", &**policy, message, *remedy);
+                report.add_as(*severity, Code::ClientOutsideMesh, &**policy, message, *remedy);
             }
         }
     }
@@ -65,16 +64,19 @@ fn judged(source: &Source, mesh: &Mesh<'_>) -> Told {
         Source::Namespace(name) => (mesh.in_namespace(name), format!("namespace {name}")),
         Source::Account(name) => (mesh.account(&name.namespace, &name.name), format!("service account {name}")),
     };
-    let left_out: Vec<(&Workload, Outside)> = pods.iter().filter_map(|pod| Some((*pod, outside(pod)?))).collect();
+    let left_out: Vec<(&Pod<'_>, Outside)> = pods.iter().filter_map(|pod| Some((pod, pod.outside()?))).collect();
     let why = left_out.iter().map(|(_, why)| *why).min()?;
     let names = list(left_out.iter().map(|(pod, why)| format!("{}: {}", pod.name, why.why())));
-    if pods.iter().any(|pod| is_inside(pod)) {
+    if pods.iter().any(Pod::is_inside) {
         // One that someone took out of the mesh is no surprise.
         let severity = if why.is_wanted() { Severity::Info } else { Severity::Warning };
         let message = format!(
             "some pods of {whose} are outside of the mesh and have no identity ({names}), so they are not let in by it"
         );
         return Some((severity, message, why.remedy()));
+    }
+    if pods.len() > left_out.len() {
+        return None;
     }
     let message =
         format!("all pods of {whose} are outside of the mesh and have no identity ({names}), so it never matches");

@@ -4,6 +4,7 @@ use std::fmt::Display;
 
 use ipnet::IpNet;
 
+use super::code::Code;
 use super::covers::{identity_of, range_covers, ranges_disjoint, text_covers, texts_disjoint, weight};
 use super::finding::Report;
 use super::path::{Entry, Field, entries_of};
@@ -45,7 +46,7 @@ fn check_rule(policy: &AuthorizationPolicy, index: usize, rule: &Rule, report: &
 fn check_together(policy: &AuthorizationPolicy, together: &[(Entry, &Match)], report: &mut Report<'_>) -> bool {
     let Some((entry, first)) = together.first() else { return false };
     if **first == Match::default() {
-        report.warn("never-matches", policy, format!("{entry} compares nothing, so it never matches"), "remove it");
+        report.add(Code::NeverMatches, policy, format!("{entry} compares nothing, so it never matches"), "remove it");
         return true;
     }
     let view = View(together);
@@ -56,14 +57,14 @@ fn check_together(policy: &AuthorizationPolicy, together: &[(Entry, &Match)], re
     if let Some(reason) = lists.iter().filter(|list| list.dead.len() == list.values).find_map(|list| list.dead.first())
     {
         let message = format!("{entry} can never match: {reason}");
-        report.warn("never-matches", policy, message, "correct one of the two fields, or remove the entry");
+        report.add(Code::NeverMatches, policy, message, "correct one of the two fields, or remove the entry");
         return true;
     }
     // What one entry excludes of a condition's values, another may want.
     let own = lists.into_iter().filter(|list| list.entry == *entry);
     for reason in own.flat_map(|list| list.dead) {
         let message = format!("{entry} has a value without effect: {reason}");
-        report.warn("dead-value", policy, message, "correct one of the two fields, or remove the value");
+        report.add(Code::DeadValue, policy, message, "correct one of the two fields, or remove the value");
     }
     false
 }

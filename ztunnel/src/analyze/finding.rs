@@ -4,10 +4,11 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
+use super::code::Code;
+use super::pod::Pod;
 use crate::model::origin::Origin;
 use crate::model::policy::{AuthorizationPolicy, PeerAuthentication};
 use crate::model::service::Service;
-use crate::model::workload::Workload;
 use crate::store::snapshot::Snapshot;
 
 /// How bad a finding is. The worse come first.
@@ -39,7 +40,7 @@ pub struct Finding {
     /// How bad it is.
     pub severity: Severity,
     /// Which check found it; stays the same from version to version.
-    pub code: &'static str,
+    pub code: Code,
     /// The object concerned, as `Kind namespace/name`.
     pub object: Option<String>,
     /// Where the object comes from. In JSON: `file`, relative to the mesh folder, and `line`, counted from 1.
@@ -83,13 +84,29 @@ impl Subject for PeerAuthentication {
     }
 }
 
-impl Subject for Workload {
+impl Subject for Pod<'_> {
     fn title(&self) -> String {
-        format!("Pod {}", self.name)
+        format!("{} {}", self.kind(), self.name)
     }
 
     fn origin<'a>(&'a self, snapshot: &'a Snapshot) -> Option<&'a Origin> {
-        snapshot.origin("Pod", &self.name)
+        self.template_origin().or_else(|| snapshot.origin("Pod", &self.name))
+    }
+}
+
+/// An object of which only its title and its place are known.
+pub(super) struct Object<'a> {
+    pub(super) title: String,
+    pub(super) origin: &'a Origin,
+}
+
+impl Subject for Object<'_> {
+    fn title(&self) -> String {
+        self.title.clone()
+    }
+
+    fn origin<'a>(&'a self, _snapshot: &'a Snapshot) -> Option<&'a Origin> {
+        Some(self.origin)
     }
 }
 
@@ -114,11 +131,11 @@ impl<'a> Report<'a> {
         Self { snapshot, findings: Vec::new() }
     }
 
-    /// A finding about an object. `remedy` may be empty.
-    pub(super) fn add(
+    /// A finding that is milder or worse than others with its code.
+    pub(super) fn add_as(
         &mut self,
         severity: Severity,
-        code: &'static str,
+        code: Code,
         subject: &impl Subject,
         message: impl Into<String>,
         remedy: impl Into<String>,
@@ -133,26 +150,21 @@ impl<'a> Report<'a> {
         });
     }
 
-    pub(super) fn warn(
+    /// A finding about an object. `remedy` may be empty.
+    pub(super) fn add(
         &mut self,
-        code: &'static str,
+        code: Code,
         subject: &impl Subject,
         message: impl Into<String>,
         remedy: impl Into<String>,
     ) {
-        self.add(Severity::Warning, code, subject, message, remedy);
+        self.add_as(code.severity(), code, subject, message, remedy);
     }
 
     /// A finding about the mesh as a whole.
-    pub(super) fn of_mesh(
-        &mut self,
-        severity: Severity,
-        code: &'static str,
-        message: impl Into<String>,
-        remedy: impl Into<String>,
-    ) {
+    pub(super) fn of_mesh(&mut self, code: Code, message: impl Into<String>, remedy: impl Into<String>) {
         let (message, remedy) = (message.into(), Some(remedy.into()));
-        self.push(Finding { severity, code, object: None, origin: None, message, remedy });
+        self.push(Finding { severity: code.severity(), code, object: None, origin: None, message, remedy });
     }
 
     pub(super) fn push(&mut self, finding: Finding) {

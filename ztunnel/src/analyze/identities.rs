@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::code::Code;
 use super::covers::identity_of;
 use super::finding::{Report, Severity};
 use super::index::Mesh;
@@ -20,7 +21,7 @@ pub(super) fn check(mesh: &Mesh<'_>, report: &mut Report<'_>) {
 }
 
 /// A code, what is wrong, and what to do.
-type Wrong = (Severity, &'static str, String, String);
+type Wrong = (Severity, Code, String, String);
 
 struct Check<'c, 'a, 'r> {
     mesh: &'c Mesh<'a>,
@@ -70,7 +71,7 @@ impl Check<'_, '_, '_> {
         if let Some((severity, code, message, remedy)) = wrong {
             let consequence = if negative { "so it excludes nobody" } else { "so it never matches" };
             let message = format!("{}: {message}, {consequence}", entry.field(field, negative));
-            self.report.add(*severity, code, policy, message, remedy.as_str());
+            self.report.add_as(*severity, *code, policy, message, remedy.as_str());
         }
     }
 }
@@ -80,7 +81,7 @@ fn principal(mesh: &Mesh<'_>, value: &StringMatch) -> Option<Wrong> {
     if text.contains(SCHEME) {
         let message = format!("{value} has {SCHEME} in it, which the names that it is compared with have not");
         let remedy = format!("write {}", value.to_string().replace(SCHEME, ""));
-        return Some((Severity::Error, "spiffe-prefix", message, remedy));
+        return Some((Severity::Error, Code::SpiffePrefix, message, remedy));
     }
     if mesh.trust_domains().is_empty() || mesh.has_principal(value) {
         return None;
@@ -89,11 +90,14 @@ fn principal(mesh: &Mesh<'_>, value: &StringMatch) -> Option<Wrong> {
         (StringMatch::Exact(_), None) => {
             let message = format!("{value} is no principal");
             let remedy = "write TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT".to_owned();
-            Some((Severity::Warning, "malformed-principal", message, remedy))
+            Some((Severity::Warning, Code::MalformedPrincipal, message, remedy))
         }
         (_, Some(identity)) => {
             let name = NamespacedName::new(identity.namespace, identity.service_account);
             let (message, meant) = unknown_account(mesh, &name);
+            if meant.is_none() && is_elsewhere(mesh, &name) {
+                return None;
+            }
             let remedy = match meant {
                 Some(meant) => {
                     let domain = &identity.trust_domain;
@@ -101,11 +105,11 @@ fn principal(mesh: &Mesh<'_>, value: &StringMatch) -> Option<Wrong> {
                 }
                 None => "correct it, or add the manifests of the pods that have it".to_owned(),
             };
-            Some((Severity::Warning, "unknown-principal", message, remedy))
+            Some((Severity::Warning, Code::UnknownPrincipal, message, remedy))
         }
         (_, None) => {
             let message = format!("{value} is the principal of no pod");
-            Some((Severity::Warning, "unknown-principal", message, "correct it".to_owned()))
+            Some((Severity::Warning, Code::UnknownPrincipal, message, "correct it".to_owned()))
         }
     })
 }
@@ -122,7 +126,7 @@ fn other_trust_domain(mesh: &Mesh<'_>, value: &StringMatch) -> Option<Wrong> {
     let star = if matches!(value, StringMatch::Prefix(_)) { "*" } else { "" };
     Some((
         Severity::Warning,
-        "other-trust-domain",
+        Code::OtherTrustDomain,
         message,
         format!("write {own}/{rest}{star}, if pods of this mesh are meant"),
     ))
@@ -133,11 +137,20 @@ fn account(mesh: &Mesh<'_>, name: &NamespacedName) -> Option<Wrong> {
         return None;
     }
     let (message, meant) = unknown_account(mesh, name);
+    if meant.is_none() && is_elsewhere(mesh, name) {
+        return None;
+    }
     let remedy = match meant {
         Some(meant) => format!("is {meant} meant?"),
         None => "correct it, or add the manifests of the pods that have it".to_owned(),
     };
-    Some((Severity::Warning, "unknown-service-account", message, remedy))
+    Some((Severity::Warning, Code::UnknownServiceAccount, message, remedy))
+}
+
+/// Whether a service account may be one whose pods are described elsewhere: it is declared, or a repository has nothing of its
+/// namespace.
+fn is_elsewhere(mesh: &Mesh<'_>, name: &NamespacedName) -> bool {
+    mesh.declares_account(name) || (mesh.is_repository() && mesh.accounts_of(&name.namespace).is_none())
 }
 
 /// What is wrong with a service account that is no pod's, and which one was likely meant.
@@ -167,11 +180,12 @@ fn namespace(mesh: &Mesh<'_>, value: &StringMatch) -> Option<Wrong> {
     };
     let remedy = match meant {
         Some(meant) => format!("is {meant} meant?"),
+        None if mesh.is_repository() => return None,
         None => "correct it, or add the namespace's manifests".to_owned(),
     };
     Some((
         Severity::Warning,
-        "unknown-source-namespace",
+        Code::UnknownSourceNamespace,
         format!("namespace {value} is in no file, and has no pod"),
         remedy,
     ))

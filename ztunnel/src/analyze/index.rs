@@ -6,12 +6,15 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use super::authentication::Authentication;
+use super::declared::Declared;
 use super::nearest::Nearest;
+use super::pod::Pod;
 use crate::model::labels::Labels;
-use crate::model::local::{LocalPod, LocalPods};
+use crate::model::local::LocalPods;
 use crate::model::policy::{AuthorizationPolicy, Scope, StringMatch};
 use crate::model::service::{Service, ServiceKind};
-use crate::model::workload::{Membership, NamespacedName, RefuseReason, Workload};
+use crate::model::workload::NamespacedName;
+use crate::store::selectors::Selectors;
 use crate::store::snapshot::Snapshot;
 
 /// Namespace, key and value of a label; the namespace is empty for all pods.
@@ -20,19 +23,21 @@ type Label<'a> = (&'a str, &'a str, &'a str);
 /// A snapshot and indexes of it.
 pub(super) struct Mesh<'a> {
     pub(super) snapshot: &'a Snapshot,
-    local: &'a LocalPods,
+    pub(super) declared: &'a Declared,
     /// Who must prove an identity.
     pub(super) authentication: Authentication<'a>,
     /// What was meant by a name that is not known.
     pub(super) nearest: Nearest,
     services: HashMap<&'a NamespacedName, &'a Service>,
-    pods: Vec<&'a Workload>,
-    by_namespace: BTreeMap<&'a str, Vec<&'a Workload>>,
-    by_label: HashMap<Label<'a>, Vec<&'a Workload>>,
+    /// Services by their selectors.
+    selecting: Selectors<Arc<[&'a Service]>>,
+    pods: Vec<Pod<'a>>,
+    by_namespace: BTreeMap<&'a str, Vec<Pod<'a>>>,
+    by_label: HashMap<Label<'a>, Vec<Pod<'a>>>,
     /// Keys and values of labels in use, by namespace (empty: all).
     labels: HashMap<&'a str, BTreeMap<&'a str, BTreeSet<&'a str>>>,
     /// By namespace and service account.
-    accounts: BTreeMap<&'a str, BTreeMap<&'a str, Vec<&'a Workload>>>,
+    accounts: BTreeMap<&'a str, BTreeMap<&'a str, Vec<Pod<'a>>>>,
     /// The texts of all identities as policies compare them, ordered; and each written backwards.
     principals: [BTreeSet<String>; 2],
     trust_domains: BTreeSet<&'a str>,
@@ -40,21 +45,27 @@ pub(super) struct Mesh<'a> {
 }
 
 impl<'a> Mesh<'a> {
-    pub(super) fn index(snapshot: &'a Snapshot, local: &'a LocalPods) -> Self {
+    pub(super) fn index(snapshot: &'a Snapshot, local: &'a LocalPods, declared: &'a Declared) -> Self {
+        let namespaces: BTreeSet<&str> = snapshot.namespaces().map(|name| &**name).collect();
+        let real = snapshot.workloads().map(|pod| Pod::real(pod, local.get(&pod.name)));
+        let planned = declared.templates.iter();
+        let planned =
+            planned.map(|template| Pod::planned(template, namespaces.contains(&*template.workload.name.namespace)));
         let mut mesh = Self {
             snapshot,
-            local,
+            declared,
             authentication: Authentication::default(),
             nearest: Nearest::default(),
             services: HashMap::new(),
-            pods: snapshot.workloads().map(|pod| &**pod).collect(),
+            selecting: Selectors::default(),
+            pods: real.chain(planned).collect(),
             by_namespace: BTreeMap::new(),
             by_label: HashMap::new(),
             labels: HashMap::new(),
             accounts: BTreeMap::new(),
             principals: [BTreeSet::new(), BTreeSet::new()],
             trust_domains: BTreeSet::new(),
-            namespaces: snapshot.namespaces().map(|name| &**name).collect(),
+            namespaces,
         };
         for pod in mesh.pods.clone() {
             mesh.add(pod);
@@ -64,22 +75,35 @@ impl<'a> Mesh<'a> {
             if service.kind == ServiceKind::Kubernetes {
                 mesh.services.insert(&service.name, service);
             }
+            mesh.select(service);
         }
         mesh.authentication = Authentication::index(snapshot, &mesh.pods);
         mesh
     }
 
-    fn add(&mut self, pod: &'a Workload) {
-        let namespace = &*pod.name.namespace;
+    fn select(&mut self, service: &'a Service) {
+        if service.selector.is_empty() {
+            return;
+        }
+        let namespace = Some(&service.name.namespace);
+        let known =
+            self.selecting.get(namespace, &service.selector).into_iter().flat_map(|known| known.iter().copied());
+        let with = known.chain([service]).collect();
+        self.selecting.set(namespace, &service.selector, Some(with));
+    }
+
+    fn add(&mut self, pod: Pod<'a>) {
+        let Pod { workload, .. } = pod;
+        let namespace = &*workload.name.namespace;
         self.namespaces.insert(namespace);
         self.by_namespace.entry(namespace).or_default().push(pod);
-        for (key, value) in &pod.labels {
+        for (key, value) in &workload.labels {
             for namespace in [namespace, ""] {
                 self.by_label.entry((namespace, key, value)).or_default().push(pod);
                 self.labels.entry(namespace).or_default().entry(key).or_default().insert(value);
             }
         }
-        let identity = &pod.identity;
+        let identity = &workload.identity;
         let of_namespace = self.accounts.entry(&identity.namespace).or_default();
         of_namespace.entry(&identity.service_account).or_default().push(pod);
         self.trust_domains.insert(identity.trust_domain.as_str());
@@ -91,23 +115,18 @@ impl<'a> Mesh<'a> {
         }
     }
 
-    /// The local facts of a pod, where they are known.
-    pub(super) fn local(&self, pod: &Workload) -> Option<&'a LocalPod> {
-        self.local.get(&pod.name)
-    }
-
-    /// All pods, by name.
-    pub(super) fn pods(&self) -> &[&'a Workload] {
+    /// All pods, by name, and behind them those that templates will make.
+    pub(super) fn pods(&self) -> &[Pod<'a>] {
         &self.pods
     }
 
     /// The namespaces that have pods, with them.
-    pub(super) fn by_namespace(&self) -> impl Iterator<Item = (&'a str, &[&'a Workload])> {
+    pub(super) fn by_namespace(&self) -> impl Iterator<Item = (&'a str, &[Pod<'a>])> {
         self.by_namespace.iter().map(|(name, pods)| (*name, pods.as_slice()))
     }
 
     /// The pods of a namespace.
-    pub(super) fn in_namespace(&self, namespace: &str) -> &[&'a Workload] {
+    pub(super) fn in_namespace(&self, namespace: &str) -> &[Pod<'a>] {
         self.by_namespace.get(namespace).map(Vec::as_slice).unwrap_or_default()
     }
 
@@ -131,12 +150,12 @@ impl<'a> Mesh<'a> {
         &'m self,
         namespace: Option<&'m str>,
         labels: &'m Labels,
-    ) -> impl Iterator<Item = &'a Workload> + 'm {
+    ) -> impl Iterator<Item = Pod<'a>> + 'm {
         let of_label = |(key, value): (&'m Arc<str>, &'m Arc<str>)| {
             self.by_label.get(&(namespace.unwrap_or_default(), &**key, &**value))
         };
         let rarest = labels.iter().map(of_label).min_by_key(|pods| pods.map_or(0, Vec::len)).flatten();
-        let has_all = |pod: &&Workload| pod.labels.include(labels);
+        let has_all = |pod: &Pod<'a>| pod.labels.include(labels);
         rarest.into_iter().flatten().copied().filter(has_all)
     }
 
@@ -146,13 +165,13 @@ impl<'a> Mesh<'a> {
     }
 
     /// The pods of a service account.
-    pub(super) fn account(&self, namespace: &str, name: &str) -> &[&'a Workload] {
+    pub(super) fn account(&self, namespace: &str, name: &str) -> &[Pod<'a>] {
         let account = self.accounts.get(namespace).and_then(|accounts| accounts.get(name));
         account.map(Vec::as_slice).unwrap_or_default()
     }
 
     /// The service accounts of a namespace that pods have.
-    pub(super) fn accounts_of(&self, namespace: &str) -> Option<&BTreeMap<&'a str, Vec<&'a Workload>>> {
+    pub(super) fn accounts_of(&self, namespace: &str) -> Option<&BTreeMap<&'a str, Vec<Pod<'a>>>> {
         self.accounts.get(namespace)
     }
 
@@ -174,10 +193,7 @@ impl<'a> Mesh<'a> {
     }
 
     /// The pods that a policy protects, or would if they were in the mesh.
-    pub(super) fn protected<'m>(
-        &'m self,
-        policy: &'m AuthorizationPolicy,
-    ) -> Box<dyn Iterator<Item = &'a Workload> + 'm> {
+    pub(super) fn protected<'m>(&'m self, policy: &'m AuthorizationPolicy) -> Box<dyn Iterator<Item = Pod<'a>> + 'm> {
         match &policy.scope {
             Scope::Mesh => Box::new(self.pods.iter().copied()),
             Scope::Namespace(namespace) => Box::new(self.in_namespace(namespace).iter().copied()),
@@ -192,65 +208,53 @@ impl<'a> Mesh<'a> {
     }
 
     /// The pods behind a Kubernetes service: its endpoints, and what its selector means.
-    pub(super) fn behind<'m>(&'m self, name: &'m NamespacedName) -> impl Iterator<Item = &'a Workload> + 'm {
+    pub(super) fn behind<'m>(&'m self, name: &'m NamespacedName) -> impl Iterator<Item = Pod<'a>> + 'm {
         self.service(name).into_iter().flat_map(move |service| {
-            let listed = service.endpoints.iter().filter_map(|endpoint| endpoint.workload.as_ref());
-            let listed = listed.filter_map(|name| self.snapshot.workload(name)).map(|pod| &**pod);
-            listed.chain(self.selected(Some(&name.namespace), &service.selector))
+            self.endpoints(service).chain(self.selected(Some(&name.namespace), &service.selector))
         })
     }
-}
 
-/// Whether nothing of a pod's is enforced, and why. `None` for those in the mesh, and for those that have ended or have no
-/// address yet.
-pub(super) fn outside(pod: &Workload) -> Option<Outside> {
-    if pod.finished {
-        return None;
+    /// The pods among the endpoints of a service.
+    pub(super) fn endpoints<'m>(&'m self, service: &'m Service) -> impl Iterator<Item = Pod<'a>> + 'm {
+        let named = service.endpoints.iter().filter_map(|endpoint| endpoint.workload.as_ref());
+        named.filter_map(|name| self.pod(name))
     }
-    match pod.membership {
-        Membership::InMesh | Membership::Refused(RefuseReason::Finished | RefuseReason::NoAddress) => None,
-        Membership::NotLabelled if pod.host_network => Some(Outside::HostNetwork),
-        Membership::NotLabelled => Some(Outside::NotLabelled),
-        Membership::OptedOut => Some(Outside::OptedOut),
-        Membership::Refused(RefuseReason::HostNetwork) => Some(Outside::HostNetwork),
+
+    /// The pods of templates that a service selects.
+    pub(super) fn planned<'m>(&'m self, service: &'m Service) -> impl Iterator<Item = Pod<'a>> + 'm {
+        let selected = self.selected(Some(&service.name.namespace), &service.selector);
+        selected.filter(Pod::is_planned)
     }
-}
 
-/// Whether the mesh carries a pod's traffic.
-pub(super) fn is_inside(pod: &Workload) -> bool {
-    pod.membership == Membership::InMesh && !pod.finished
-}
+    /// The pod of this name, not one of a template.
+    fn pod(&self, name: &NamespacedName) -> Option<Pod<'a>> {
+        let found = self.pods.partition_point(|pod| !pod.is_template() && pod.name < *name);
+        self.pods.get(found).copied().filter(|pod| !pod.is_template() && pod.name == *name)
+    }
 
-/// Why a pod is outside of the mesh.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Outside {
-    NotLabelled,
-    HostNetwork,
-    OptedOut,
-}
-
-impl Outside {
-    /// In words.
-    pub(super) fn why(self) -> &'static str {
-        match self {
-            Self::NotLabelled => "not labelled",
-            Self::HostNetwork => "hostNetwork",
-            Self::OptedOut => "labelled istio.io/dataplane-mode: none",
+    /// The services that a pod stands behind.
+    pub(super) fn services_of(&self, pod: &Pod<'a>) -> Vec<&'a Service> {
+        if !pod.is_planned() {
+            return self.snapshot.services_of(&pod.name).map(|service| &**service).collect();
         }
+        let mut found = Vec::new();
+        self.selecting.find(&pod.name.namespace, &pod.labels, |services| found.extend(services.iter().copied()));
+        found
     }
 
-    /// What to do about it.
-    pub(super) fn remedy(self) -> &'static str {
-        match self {
-            Self::NotLabelled => "label the namespace, or the pod, istio.io/dataplane-mode: ambient",
-            Self::HostNetwork => "run it without hostNetwork, or guard it by other means",
-            Self::OptedOut => "take the label off, or guard it by other means",
-        }
+    /// Whether the manifests are those of a repository: they describe no pod that runs.
+    pub(super) fn is_repository(&self) -> bool {
+        self.pods.iter().all(Pod::is_planned)
     }
 
-    /// Whether someone decided so, for this pod.
-    pub(super) fn is_wanted(self) -> bool {
-        matches!(self, Self::HostNetwork | Self::OptedOut)
+    /// Whether the sources have a Namespace object of this name.
+    pub(super) fn describes(&self, namespace: &str) -> bool {
+        self.snapshot.namespaces().any(|known| **known == *namespace)
+    }
+
+    /// Whether a service account exists though no pod has it.
+    pub(super) fn declares_account(&self, name: &NamespacedName) -> bool {
+        self.declared.accounts.contains(name)
     }
 }
 

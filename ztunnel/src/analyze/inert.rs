@@ -1,5 +1,6 @@
 //! Policies that do nothing, or not what they say, as a whole.
 
+use super::code::Code;
 use super::finding::{Report, Severity};
 use crate::model::policy::{Action, AuthorizationPolicy};
 use crate::store::snapshot::Snapshot;
@@ -17,7 +18,7 @@ fn custom(policy: &AuthorizationPolicy, report: &mut Report<'_>) {
         let message = "spec.action CUSTOM needs an external authorizer, which can't be asked at this layer: what its \
                        rules match is refused";
         let severity = if policy.dry_run { Severity::Warning } else { Severity::Error };
-        report.add(severity, "custom-action", policy, message, "write ALLOW or DENY rules instead");
+        report.add_as(severity, Code::CustomAction, policy, message, "write ALLOW or DENY rules instead");
     }
 }
 
@@ -25,7 +26,7 @@ fn dry_run(policy: &AuthorizationPolicy, report: &mut Report<'_>) {
     if policy.dry_run {
         let message = format!("is in dry-run: its {} is only told, not enforced", policy.action.name());
         let remedy = "take the annotation istio.io/dry-run off when the logs show what you expect";
-        report.add(Severity::Info, "dry-run", policy, message, remedy);
+        report.add(Code::DryRun, policy, message, remedy);
     }
 }
 
@@ -33,6 +34,6 @@ fn without_rules(policy: &AuthorizationPolicy, report: &mut Report<'_>) {
     if policy.rules.is_empty() && policy.action != Action::Allow {
         let action = policy.action.name();
         let message = format!("{action} without rules matches nothing, so it has no effect");
-        report.warn("no-rules", policy, message, "write `rules: [{}]` to match everything, or remove the policy");
+        report.add(Code::NoRules, policy, message, "write `rules: [{}]` to match everything, or remove the policy");
     }
 }

@@ -2,36 +2,33 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::finding::{Report, Severity};
-use super::index::{Mesh, Outside, is_inside, list, outside};
+use super::code::Code;
+use super::finding::Report;
+use super::index::{Mesh, list};
+use super::pod::{Outside, Pod};
 use crate::model::policy::{Action, Scope};
-use crate::model::workload::Workload;
 
 /// The label that decides on the mesh; a pod's wins over its namespace's.
 const MODE_LABEL: &str = "istio.io/dataplane-mode";
 
 pub(super) fn check(mesh: &Mesh<'_>, report: &mut Report<'_>) {
-    if !mesh.pods().iter().any(|pod| is_inside(pod)) {
-        if !mesh.pods().is_empty() {
-            let message = "no pod is in the mesh: nothing is enforced, and nothing is encrypted";
-            report.of_mesh(Severity::Info, "empty-mesh", message, Outside::NotLabelled.remedy());
-        }
-        return;
+    if !mesh.pods().is_empty() && !mesh.pods().iter().any(Pod::is_inside) {
+        empty(mesh, report);
     }
     unenforced_policies(mesh, report);
     unknown_modes(mesh, report);
     let guarded = guarded_namespaces(mesh);
     let mut unlabelled_namespaces = Vec::new();
     for (namespace, pods) in mesh.by_namespace() {
-        let is_of_mesh = pods.iter().any(|pod| is_inside(pod));
+        let is_of_mesh = pods.iter().any(Pod::is_inside);
         if !is_of_mesh && !has_own_strict(mesh, pods) {
-            let strict = |pod: &&&Workload| mesh.authentication.of(pod).strict().is_some();
-            let live = pods.iter().filter(strict).any(|pod| outside(pod).is_some());
+            let strict = |pod: &&Pod<'_>| mesh.authentication.of(pod).strict().is_some();
+            let live = pods.iter().filter(strict).any(|pod| pod.outside().is_some());
             unlabelled_namespaces.extend(live.then_some(namespace));
             continue;
         }
         unenforced_pods(mesh, (namespace, pods), guarded.contains(namespace), report);
-        refused_pods(mesh, pods, report);
+        refused_pods(pods, report);
         excluded_ports(mesh, pods, report);
         probes(mesh, namespace, pods, report);
     }
@@ -40,8 +37,23 @@ pub(super) fn check(mesh: &Mesh<'_>, report: &mut Report<'_>) {
             "the mesh is STRICT, which is not enforced for pods of namespaces outside of it: {}",
             unlabelled_namespaces.join(", ")
         );
-        report.of_mesh(Severity::Info, "namespaces-outside-mesh", message, Outside::NotLabelled.remedy());
+        report.of_mesh(Code::NamespacesOutsideMesh, message, Outside::NotLabelled.remedy());
     }
+}
+
+fn empty(mesh: &Mesh<'_>, report: &mut Report<'_>) {
+    let unknown: BTreeSet<&str> =
+        mesh.by_namespace().map(|(name, _)| name).filter(|name| !mesh.describes(name)).collect();
+    if mesh.is_repository() && !unknown.is_empty() {
+        let message = format!(
+            "no pod is known to be in the mesh, since no Namespace object of {} is among the manifests: what follows from the              label is not checked",
+            list(unknown.into_iter())
+        );
+        report.of_mesh(Code::EmptyMesh, message, "add the manifests of the namespaces, with their labels");
+        return;
+    }
+    let message = "no pod is in the mesh: nothing is enforced, and nothing is encrypted";
+    report.of_mesh(Code::EmptyMesh, message, Outside::NotLabelled.remedy());
 }
 
 /// Namespaces of which an AuthorizationPolicy that is enforced speaks as a whole.
@@ -56,7 +68,7 @@ fn guarded_namespaces<'m>(mesh: &Mesh<'m>) -> BTreeSet<&'m str> {
 }
 
 /// Whether STRICT is said of the namespace, or of pods in it, and not only of the whole mesh.
-fn has_own_strict(mesh: &Mesh<'_>, pods: &[&Workload]) -> bool {
+fn has_own_strict(mesh: &Mesh<'_>, pods: &[Pod<'_>]) -> bool {
     pods.iter().any(|pod| {
         let by = mesh.authentication.of(pod).strict();
         by.is_some_and(|by| by.scope != Scope::Mesh)
@@ -67,39 +79,34 @@ fn has_own_strict(mesh: &Mesh<'_>, pods: &[&Workload]) -> bool {
 fn unenforced_policies(mesh: &Mesh<'_>, report: &mut Report<'_>) {
     let namespaces_inside: BTreeSet<&str> = mesh
         .by_namespace()
-        .filter(|(_, pods)| pods.iter().any(|pod| is_inside(pod)))
+        .filter(|(_, pods)| pods.iter().any(Pod::is_inside))
         .map(|(namespace, _)| namespace)
         .collect();
     for policy in mesh.snapshot.policies().authorization() {
         let is_enforced = match &policy.scope {
             Scope::Mesh => true,
             Scope::Namespace(namespace) => namespaces_inside.contains(&**namespace),
-            Scope::Selector { .. } | Scope::Services(_) => mesh.protected(policy).any(is_inside),
+            Scope::Selector { .. } | Scope::Services(_) => mesh.protected(policy).any(|pod| pod.is_inside()),
         };
         if is_enforced {
             continue;
         }
-        let mut outside = mesh.protected(policy).filter_map(|pod| Some((pod, outside(pod)?)));
+        let mut outside = mesh.protected(policy).filter_map(|pod| Some((pod, pod.outside()?)));
         if let Some((pod, why)) = outside.next() {
             let (name, why_not) = (&pod.name, why.why());
             let message =
                 format!("nothing of it is enforced: all its pods are outside of the mesh, such as {name} ({why_not})");
-            report.warn("unenforced-policy", &**policy, message, why.remedy());
+            report.add(Code::UnenforcedPolicy, &**policy, message, why.remedy());
         }
     }
 }
 
 /// Pods outside of the mesh beside others that are in it, or where STRICT is said of the namespace.
-fn unenforced_pods(
-    mesh: &Mesh<'_>,
-    (namespace, pods): (&str, &[&Workload]),
-    is_guarded: bool,
-    report: &mut Report<'_>,
-) {
-    let strict_inside = pods.iter().any(|pod| is_inside(pod) && mesh.authentication.of(pod).strict().is_some());
-    let mut groups: BTreeMap<(Outside, Option<String>), Vec<&Workload>> = BTreeMap::new();
+fn unenforced_pods(mesh: &Mesh<'_>, (namespace, pods): (&str, &[Pod<'_>]), is_guarded: bool, report: &mut Report<'_>) {
+    let strict_inside = pods.iter().any(|pod| pod.is_inside() && mesh.authentication.of(pod).strict().is_some());
+    let mut groups: BTreeMap<(Outside, Option<String>), Vec<&Pod<'_>>> = BTreeMap::new();
     for pod in pods {
-        let Some(why) = outside(pod) else { continue };
+        let Some(why) = pod.outside() else { continue };
         let by = mesh.authentication.of(pod).strict();
         let wanted = by.map(|by| format!("STRICT of PeerAuthentication {}", by.name));
         let wanted =
@@ -117,11 +124,11 @@ fn unenforced_pods(
             Some(wanted) => {
                 let message =
                     format!("{others} outside of the mesh ({}): {wanted} is not enforced there{refused}", why.why());
-                report.warn("pod-outside-mesh", *first, message, why.remedy());
+                report.add(Code::PodOutsideMesh, *first, message, why.remedy());
             }
             None if strict_inside => {
                 let message = format!("{others} outside of the mesh ({}){refused}", why.why());
-                report.warn("unlabelled-client", *first, message, why.remedy());
+                report.add(Code::UnlabelledClient, *first, message, why.remedy());
             }
             None => {}
         }
@@ -129,8 +136,9 @@ fn unenforced_pods(
 }
 
 /// Pods of the mesh that their node can't enrol.
-fn refused_pods(mesh: &Mesh<'_>, pods: &[&Workload], report: &mut Report<'_>) {
-    let is_refused = |pod: &&&Workload| is_inside(pod) && mesh.local(pod).is_some_and(|local| local.netns.is_none());
+fn refused_pods(pods: &[Pod<'_>], report: &mut Report<'_>) {
+    let has_no_netns = |pod: &Pod<'_>| pod.local.is_some_and(|local| local.netns.is_none());
+    let is_refused = |pod: &&Pod<'_>| pod.is_inside() && !pod.is_planned() && has_no_netns(pod);
     let refused: Vec<_> = pods.iter().filter(is_refused).collect();
     if let Some(first) = refused.first() {
         let what = match refused.len() {
@@ -142,7 +150,7 @@ fn refused_pods(mesh: &Mesh<'_>, pods: &[&Workload], report: &mut Report<'_>) {
              is enforced there"
         );
         let remedy = "set the annotation ambient.mesh/netns to the absolute path of the pod's network namespace";
-        report.warn("pod-refused", **first, message, remedy);
+        report.add(Code::PodRefused, *first, message, remedy);
     }
 }
 
@@ -153,13 +161,13 @@ fn unknown_modes(mesh: &Mesh<'_>, report: &mut Report<'_>) {
             continue;
         };
         let message = format!("the label {MODE_LABEL}: {mode} is not known, and counts for nothing");
-        report.warn("unknown-mode", *pod, message, "write ambient or none, or take it off");
+        report.add(Code::UnknownMode, pod, message, "write ambient or none, or take it off");
     }
 }
 
-fn excluded_ports(mesh: &Mesh<'_>, pods: &[&Workload], report: &mut Report<'_>) {
-    let excluding = pods.iter().filter(|pod| is_inside(pod)).filter_map(|pod| {
-        let ports = &mesh.local(pod)?.exclusions.inbound_ports;
+fn excluded_ports(mesh: &Mesh<'_>, pods: &[Pod<'_>], report: &mut Report<'_>) {
+    let excluding = pods.iter().filter(|pod| pod.is_inside()).filter_map(|pod| {
+        let ports = &pod.local?.exclusions.inbound_ports;
         (!ports.is_empty()).then_some((pod, ports))
     });
     for (pod, ports) in excluding {
@@ -170,15 +178,16 @@ fn excluded_ports(mesh: &Mesh<'_>, pods: &[&Workload], report: &mut Report<'_>) 
             );
             let remedy =
                 "take the annotation traffic.ambient.mesh/exclude-inbound-ports off, or guard the port by other means";
-            report.warn("excluded-port", *pod, message, remedy);
+            report.add(Code::ExcludedPort, pod, message, remedy);
         }
     }
 }
 
 /// Probes of STRICT pods whose node's addresses are not known.
-fn probes(mesh: &Mesh<'_>, namespace: &str, pods: &[&Workload], report: &mut Report<'_>) {
-    let is_probed = |pod: &Workload| mesh.local(pod).is_some_and(|local| !local.probe_ports.is_empty());
-    let unknown = |pod: &&&Workload| is_inside(pod) && is_probed(pod) && pod.node_addresses.is_empty();
+fn probes(mesh: &Mesh<'_>, namespace: &str, pods: &[Pod<'_>], report: &mut Report<'_>) {
+    let is_probed = |pod: &Pod<'_>| pod.local.is_some_and(|local| !local.probe_ports.is_empty());
+    let runs = |pod: &Pod<'_>| pod.is_inside() && !pod.is_planned();
+    let unknown = |pod: &&Pod<'_>| runs(pod) && is_probed(pod) && pod.node_addresses.is_empty();
     let strict: Vec<_> =
         pods.iter().filter(unknown).filter(|pod| mesh.authentication.of(pod).strict().is_some()).collect();
     if let Some(first) = strict.first() {
@@ -187,6 +196,6 @@ fn probes(mesh: &Mesh<'_>, namespace: &str, pods: &[&Workload], report: &mut Rep
             "STRICT pods of namespace {namespace} have probes and no status.hostIPs ({names}): the kubelet is let in by the \
              node, but `explain` can't tell its address"
         );
-        report.add(Severity::Info, "probe-without-node-address", **first, message, "fill status.hostIPs");
+        report.add(Code::ProbeWithoutNodeAddress, *first, message, "fill status.hostIPs");
     }
 }

@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::authentication::Mode;
+use super::code::Code;
 use super::finding::{Report, Severity};
-use super::index::{Mesh, is_inside};
+use super::index::Mesh;
+use super::pod::Pod;
 use crate::model::policy::{MtlsMode, PeerAuthentication, Scope};
 use crate::model::workload::NamespacedName;
 
@@ -30,7 +32,7 @@ fn several(policy: &PeerAuthentication, by: &PeerAuthentication, report: &mut Re
     let severity = if policy.scope == by.scope { Severity::Error } else { Severity::Warning };
     let why = if policy.created == by.created { "comes first by name" } else { "is older" };
     let message = format!("does not count for {whom}: PeerAuthentication {} is for the same and {why}", by.name);
-    report.add(severity, "several-peer-authentications", policy, message, "keep one of the two");
+    report.add_as(severity, Code::SeveralPeerAuthentications, policy, message, "keep one of the two");
 }
 
 /// Plaintext let in where the next larger scope says STRICT.
@@ -63,7 +65,7 @@ fn left_over(
     report: &mut Report<'_>,
 ) {
     let message = format!("{} lets plaintext in at {whom}, where PeerAuthentication {strict} says STRICT", mode.name());
-    report.warn("permissive-left-over", policy, message, "take it out when no client needs plaintext any more");
+    report.add(Code::PermissiveLeftOver, policy, message, "take it out when no client needs plaintext any more");
 }
 
 fn no_strict(mesh: &Mesh<'_>, report: &mut Report<'_>) {
@@ -71,10 +73,10 @@ fn no_strict(mesh: &Mesh<'_>, report: &mut Report<'_>) {
         policy.mode == Some(MtlsMode::Strict) || policy.ports.values().any(|mode| *mode == Some(MtlsMode::Strict))
     };
     let policies = mesh.snapshot.policies().authentication();
-    if mesh.pods().iter().any(|pod| is_inside(pod)) && !policies.iter().any(|policy| strict(policy)) {
+    if mesh.pods().iter().any(Pod::is_inside) && !policies.iter().any(|policy| strict(policy)) {
         let message = "nothing in this mesh is STRICT: its pods take plaintext, in which clients have no identity";
         let remedy =
             "add a PeerAuthentication with mtls.mode STRICT to the root namespace when all clients are in the mesh";
-        report.of_mesh(Severity::Info, "no-strict", message, remedy);
+        report.of_mesh(Code::NoStrict, message, remedy);
     }
 }

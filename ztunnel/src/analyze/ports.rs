@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::finding::{Report, Severity};
+use super::code::Code;
+use super::finding::Report;
 use super::index::{Mesh, list};
 use super::path::{Field, entries};
+use super::pod::Pod;
 use crate::model::labels::Labels;
 use crate::model::policy::{AuthorizationPolicy, Scope};
 use crate::model::service::{Service, ServiceKind, TargetPort};
@@ -73,25 +75,25 @@ fn check_port(policy: &AuthorizationPolicy, port: u16, place: &str, known: &Know
             "{place}: {port} is the port of Service {service}, which leads to port {target} of the pods; policies see the \
              pod's port"
         );
-        report.warn("service-port", policy, message, format!("write {target}"));
+        report.add(Code::ServicePort, policy, message, format!("write {target}"));
     } else if known.is_complete {
         let message = format!("{place}: no pod that it protects declares port {port}");
-        report.add(Severity::Info, "undeclared-port", policy, message, "correct it, if it is not meant so");
+        report.add(Code::UndeclaredPort, policy, message, "correct it, if it is not meant so");
     }
 }
 
 /// What is known about the ports of these pods.
-fn known<'a>(mesh: &Mesh<'a>, pods: impl Iterator<Item = &'a Workload>) -> Known<'a> {
+fn known<'a>(mesh: &Mesh<'a>, pods: impl Iterator<Item = Pod<'a>>) -> Known<'a> {
     let mut known = Known { is_complete: true, ..Known::default() };
     for pod in pods.filter(|pod| !pod.finished) {
         known.has_pods = true;
         let before = known.listening.len();
         known.listening.extend(pod.ports.iter().map(|port| port.number));
-        let probes = mesh.local(pod).map(|local| &*local.probe_ports).unwrap_or_default();
+        let probes = pod.local.map(|local| &*local.probe_ports).unwrap_or_default();
         known.listening.extend(probes);
         let mut says_something = known.listening.len() > before || !pod.ports.is_empty() || !probes.is_empty();
-        for service in mesh.snapshot.services_of(&pod.name).filter(|one| one.kind == ServiceKind::Kubernetes) {
-            for (port, target) in targets(service, pod) {
+        for service in mesh.services_of(&pod).into_iter().filter(|one| one.kind == ServiceKind::Kubernetes) {
+            for (port, target) in targets(service, &pod) {
                 says_something = true;
                 known.listening.insert(target);
                 if port != target {
@@ -105,7 +107,7 @@ fn known<'a>(mesh: &Mesh<'a>, pods: impl Iterator<Item = &'a Workload>) -> Known
 }
 
 /// The ports of a service, and where each leads in a pod behind it.
-fn targets<'s>(service: &'s Service, pod: &'s Workload) -> impl Iterator<Item = (u16, u16)> + 's {
+pub(super) fn targets<'s>(service: &'s Service, pod: &'s Workload) -> impl Iterator<Item = (u16, u16)> + 's {
     service.ports.iter().filter_map(|port| {
         let target = match &port.target {
             TargetPort::Number(number) => *number,
@@ -127,10 +129,10 @@ fn of_authentication(mesh: &Mesh<'_>, report: &mut Report<'_>) {
                     "{place}: {port} is the port of Service {service}, which leads to port {target} of the pods; here the \
                      pod's port is meant"
                 );
-                report.warn("service-port", &**policy, message, format!("write {target}"));
+                report.add(Code::ServicePort, &**policy, message, format!("write {target}"));
             } else if known.is_complete && known.has_pods {
                 let message = format!("{place}: no pod that it selects declares this port");
-                report.add(Severity::Info, "undeclared-port", &**policy, message, "correct it, if it is not meant so");
+                report.add(Code::UndeclaredPort, &**policy, message, "correct it, if it is not meant so");
             }
         }
     }
@@ -149,10 +151,10 @@ fn service_addresses(mesh: &Mesh<'_>, policy: &AuthorizationPolicy, report: &mut
                 range.addr(),
                 service.name
             );
-            let pods: BTreeSet<_> = mesh.behind(&service.name).map(|pod| &pod.name).collect();
+            let pods: BTreeSet<_> = mesh.behind(&service.name).map(|pod| &pod.workload.name).collect();
             let pods = list(pods.into_iter());
             let remedy = format!("write the addresses of the pods ({pods}), or use spec.targetRefs");
-            report.warn("service-address", policy, message, remedy);
+            report.add(Code::ServiceAddress, policy, message, remedy);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::code::Code;
 use super::finding::{Report, Subject};
 use super::index::Mesh;
 use crate::model::labels::Labels;
@@ -30,7 +31,7 @@ pub(super) fn check(mesh: &Mesh<'_>, report: &mut Report<'_>) {
         if let Some(remedy) = unmatched(mesh, namespace, &service.selector, &mut known) {
             let selector = &service.selector;
             let message = format!("spec.selector {selector} matches no pod: the service leads nowhere");
-            report.warn("unmatched-selector", &**service, message, remedy);
+            report.add(Code::UnmatchedSelector, &**service, message, remedy);
         }
     }
 }
@@ -50,7 +51,7 @@ fn check_scope<'m>(
             Some(meant) => format!("is namespace {meant} meant?"),
             None => "correct metadata.namespace, or add the namespace's manifests".to_owned(),
         };
-        report.warn("unknown-namespace", subject, message, remedy);
+        report.add(Code::UnknownNamespace, subject, message, remedy);
         return;
     }
     match scope {
@@ -59,7 +60,7 @@ fn check_scope<'m>(
             if let Some(remedy) = unmatched(mesh, namespace.as_deref(), labels, known) {
                 let place = namespace.as_ref().map_or("of the mesh".to_owned(), |name| format!("of namespace {name}"));
                 let message = format!("spec.selector {labels} matches no pod {place}: nobody is protected");
-                report.warn("unmatched-selector", subject, message, remedy);
+                report.add(Code::UnmatchedSelector, subject, message, remedy);
             }
         }
         Scope::Services(services) => {
@@ -68,7 +69,7 @@ fn check_scope<'m>(
                 services.iter().filter(|name| mesh.service(name).is_some_and(|service| !service.selector.is_empty()));
             for name in there.filter(|name| mesh.behind(name).next().is_none()) {
                 let message = format!("spec.targetRefs: no pod stands behind Service {name}: nobody is protected");
-                report.warn("unmatched-target", subject, message, "correct the service's selector, or its endpoints");
+                report.add(Code::UnmatchedTarget, subject, message, "correct the service's selector, or its endpoints");
             }
         }
     }

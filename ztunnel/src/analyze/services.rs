@@ -1,21 +1,26 @@
 //! Services that lead nowhere, or out of the mesh.
 
-use super::finding::{Report, Severity};
-use super::index::{Mesh, is_inside};
-use crate::model::service::{Health, Resolution, Service, ServiceKind};
+use super::code::Code;
+use super::finding::Report;
+use super::index::Mesh;
+use super::pod::Pod;
+use crate::model::service::{Health, Resolution, Service, ServiceKind, TargetPort};
 
 pub(super) fn check(mesh: &Mesh<'_>, report: &mut Report<'_>) {
     for service in mesh.snapshot.services() {
         let is_matched = service.selector.is_empty()
             || mesh.selected(Some(&service.name.namespace), &service.selector).next().is_some();
         // A selector that matches nothing is told as such.
-        if service.endpoints.is_empty() && is_matched {
+        let planned: Vec<Pod<'_>> = mesh.planned(service).collect();
+        if service.endpoints.is_empty() && planned.is_empty() && is_matched {
             without_endpoints(service, report);
         }
-        if !service.endpoints.is_empty() {
+        if planned.is_empty() && !service.endpoints.is_empty() {
             unready(service, report);
-            ports(service, report);
-            outside(mesh, service, report);
+        }
+        if !(planned.is_empty() && service.endpoints.is_empty()) {
+            ports(service, &planned, report);
+            outside(mesh, service, &planned, report);
         }
     }
 }
@@ -32,33 +37,36 @@ fn without_endpoints(service: &Service, report: &mut Report<'_>) {
     } else {
         ("has no endpoints: none of the pods that it selects has an address of its families", "see the pods' status")
     };
-    report.warn("service-without-endpoints", service, message, remedy);
+    report.add(Code::ServiceWithoutEndpoints, service, message, remedy);
 }
 
 fn unready(service: &Service, report: &mut Report<'_>) {
     if service.endpoints.iter().all(|endpoint| endpoint.health == Health::Unready) {
         let message = "none of its endpoints is ready: connections to it are refused";
-        report.add(Severity::Info, "service-not-ready", service, message, "see the pods' status");
+        report.add(Code::ServiceNotReady, service, message, "see the pods' status");
     }
 }
 
-fn ports(service: &Service, report: &mut Report<'_>) {
+fn ports(service: &Service, planned: &[Pod<'_>], report: &mut Report<'_>) {
     let is_served = |port: u16| service.endpoints.iter().any(|endpoint| endpoint.ports.contains_key(&port));
-    for port in service.ports.iter().filter(|port| !is_served(port.port)) {
+    let will_be_served = |target: &TargetPort| match target {
+        TargetPort::Number(_) => !planned.is_empty(),
+        TargetPort::Name(name) => planned.iter().any(|pod| pod.port_named(name).is_some()),
+    };
+    for port in service.ports.iter().filter(|port| !is_served(port.port) && !will_be_served(&port.target)) {
         let message =
             format!("none of its endpoints has port {}: its targetPort is the name of no container port", port.port);
         let remedy = "name a port of the pods' containers, or write its number";
-        report.warn("service-port-without-endpoint", service, message, remedy);
+        report.add(Code::ServicePortWithoutEndpoint, service, message, remedy);
     }
 }
 
-fn outside(mesh: &Mesh<'_>, service: &Service, report: &mut Report<'_>) {
-    let mut pods = service.endpoints.iter().filter_map(|endpoint| mesh.snapshot.workload(endpoint.workload.as_ref()?));
-    let has_pods = pods.clone().next().is_some();
-    let is_of_mesh = || mesh.in_namespace(&service.name.namespace).iter().any(|pod| is_inside(pod));
-    if has_pods && !pods.any(|pod| is_inside(pod)) && is_of_mesh() {
+fn outside(mesh: &Mesh<'_>, service: &Service, planned: &[Pod<'_>], report: &mut Report<'_>) {
+    let mut pods = mesh.endpoints(service).chain(planned.iter().copied()).peekable();
+    let is_of_mesh = || mesh.in_namespace(&service.name.namespace).iter().any(Pod::is_inside);
+    if pods.peek().is_some() && !pods.any(|pod| pod.is_inside()) && is_of_mesh() {
         let message = "all of its pods are outside of the mesh, and others of its namespace are in it: it is spoken to in \
                        plaintext";
-        report.add(Severity::Info, "service-outside-mesh", service, message, "label its pods, if that is not meant so");
+        report.add(Code::ServiceOutsideMesh, service, message, "label its pods, if that is not meant so");
     }
 }

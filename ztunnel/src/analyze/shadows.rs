@@ -9,6 +9,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use ipnet::IpNet;
 
+use super::code::Code;
 use super::covers::{identity_of, rule_covers, scope_covers, weight};
 use super::finding::Report;
 use super::path::Field;
@@ -77,7 +78,7 @@ fn digest(policy: &AuthorizationPolicy) -> u64 {
 
 fn duplicate(policy: &AuthorizationPolicy, same: &AuthorizationPolicy, report: &mut Report<'_>) {
     let message = format!("says the same as AuthorizationPolicy {}, about the same pods", same.name);
-    report.warn("duplicate-policy", policy, message, "remove one of the two");
+    report.add(Code::DuplicatePolicy, policy, message, "remove one of the two");
 }
 
 fn denied(rule: &Numbered<'_>, by: &Numbered<'_>, report: &mut Report<'_>) {
@@ -88,7 +89,7 @@ fn denied(rule: &Numbered<'_>, by: &Numbered<'_>, report: &mut Report<'_>) {
         by.policy.action.name(),
         by.policy.name
     );
-    report.warn("denied-rule", rule.policy, message, "narrow the denying rule, or remove this one");
+    report.add(Code::DeniedRule, rule.policy, message, "narrow the denying rule, or remove this one");
 }
 
 fn shadowed(rule: &Numbered<'_>, by: &Numbered<'_>, report: &mut Report<'_>) {
@@ -98,7 +99,7 @@ fn shadowed(rule: &Numbered<'_>, by: &Numbered<'_>, report: &mut Report<'_>) {
         format!(" of AuthorizationPolicy {}", by.policy.name)
     };
     let message = format!("rules[{}] adds nothing: rules[{}]{of} matches all that it matches", rule.index, by.index);
-    report.warn("shadowed-rule", rule.policy, message, "remove it, or narrow the other one");
+    report.add(Code::ShadowedRule, rule.policy, message, "remove it, or narrow the other one");
 }
 
 /// A rule and where it stands.

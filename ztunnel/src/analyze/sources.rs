@@ -4,21 +4,25 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::code::Code;
 use super::finding::{Finding, Report, Severity, Subject};
+use super::index::Mesh;
 use crate::model::origin::Origin;
 use crate::model::policy::{Action, AuthorizationPolicy};
 use crate::model::problem::{self, Problem};
 use crate::store::snapshot::Snapshot;
 
-pub(super) fn check(snapshot: &Snapshot, report: &mut Report<'_>) {
+pub(super) fn check(mesh: &Mesh<'_>, report: &mut Report<'_>) {
+    let snapshot = mesh.snapshot;
     let told = Told::by_other_checks(snapshot);
-    for problem in snapshot.problems().iter().filter(|problem| !told.includes(problem)) {
+    let problems = snapshot.problems().iter().chain(&mesh.declared.problems);
+    for problem in problems.filter(|problem| !told.includes(problem)) {
         report.push(Finding {
             severity: match problem.severity {
                 problem::Severity::Error => Severity::Error,
                 problem::Severity::Warning => Severity::Warning,
             },
-            code: if is_contested(snapshot, problem) { "duplicate-address" } else { "manifest" },
+            code: if is_contested(snapshot, problem) { Code::DuplicateAddress } else { Code::Manifest },
             object: problem.object.clone(),
             origin: Some(problem.origin.clone()),
             message: problem.message.clone(),
@@ -37,7 +41,7 @@ fn check_unread(snapshot: &Snapshot, report: &mut Report<'_>) {
     let mut add = |source: &Arc<str>, whom: &str| {
         report.push(Finding {
             severity: Severity::Error,
-            code: "unread-policies",
+            code: Code::UnreadPolicies,
             object: None,
             origin: Some(Origin::file(Arc::clone(source))),
             message: format!("it may hold policies, and can't be read: a daemon that starts with it refuses every connection to pods of {whom}"),
@@ -52,7 +56,7 @@ fn check_unread(snapshot: &Snapshot, report: &mut Report<'_>) {
     }
     if snapshot.is_partial() {
         let message = "a part of the mesh could not be read, so it was not checked whether names and selectors of policies and services are right";
-        report.of_mesh(Severity::Info, "incomplete", message, "repair what can't be read, and run this again");
+        report.of_mesh(Code::Incomplete, message, "repair what can't be read, and run this again");
     }
 }
 
@@ -80,7 +84,7 @@ fn unjudged(policy: &AuthorizationPolicy, origin: Option<&Origin>, report: &mut 
     let remedy = "take out what is not L4, or put a waypoint in front that judges it";
     report.push(Finding {
         severity: Severity::Warning,
-        code: "l7-without-waypoint",
+        code: Code::L7WithoutWaypoint,
         object: Some(policy.title()),
         origin: Some(origin.unwrap_or(&policy.origin).clone()),
         message,

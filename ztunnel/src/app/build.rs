@@ -1,6 +1,6 @@
 //! Builds the daemon from its settings and runs it to its end.
 
-use std::{future::pending, io, sync::Arc, time::Duration};
+use std::{future::pending, io, sync::Arc};
 
 use anyhow::Context as _;
 use prometheus_client::registry::Registry;
@@ -14,7 +14,7 @@ use super::{
     memory, process,
 };
 use crate::{
-    config::{RunArgs, args::ExpiredPeers, defaults},
+    config::{RunArgs, args::ExpiredPeers, defaults, units::Bytes},
     control::{
         file::{Local, MeshFolder},
         source::feed,
@@ -65,7 +65,7 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
     let records = Records::open(&args.state)?;
     let certificates = certificates(&args, records.all().next().is_some(), &mut services, &tasks)?;
     let tls = tls_settings(&args)?;
-    let budget = memory::budget(args.memory_budget);
+    let budget = memory::budget(args.memory_budget.map(Bytes::count));
     let mut registry = Registry::default();
     let traffic = Traffic::register(&mut registry, defaults::SERIES_KEPT, args.cluster_id.as_str().into());
     let (publisher, mesh) = publish::channel();
@@ -91,7 +91,7 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
         gates: gates.clone(),
         certificates,
         tasks: tasks.clone(),
-        drain_timeout: Duration::from_secs(args.drain_timeout),
+        drain_timeout: args.drain_timeout.duration(),
     });
     services.spawn(Span::none(), memory::tend(mesh.clone()));
     services.spawn(Span::none(), gates.follow(mesh.clone(), traffic.decisions().clone()));
@@ -181,7 +181,7 @@ fn ca_settings(args: &RunArgs) -> CaSettings {
     CaSettings {
         dir: args.ca_dir.clone().unwrap_or_else(own),
         trust_domain: args.trust_domain.clone(),
-        ttl: Duration::from_secs(args.cert_ttl),
+        ttl: args.cert_ttl.duration(),
     }
 }
 
@@ -189,7 +189,7 @@ fn tls_settings(args: &RunArgs) -> anyhow::Result<tls::Settings> {
     let open = |path| KeyLog::open(path).with_context(|| format!("cannot open the key log {}", path.display()));
     let key_log = args.tls_key_log.as_deref().map(open).transpose()?;
     Ok(tls::Settings {
-        deadline: Duration::from_secs(args.handshake_timeout),
+        deadline: args.handshake_timeout.duration(),
         key_log,
         cut_expired: args.expired_peers == ExpiredPeers::Cut,
     })
@@ -211,7 +211,7 @@ fn start_workers(
     tasks: &TaskCount,
 ) -> anyhow::Result<Vec<WorkerHandle>> {
     let settings = WorkerSettings {
-        buffer_size: args.buffer_bytes,
+        buffer_size: args.buffer_bytes.count(),
         buffers_kept: defaults::BUFFERS_KEPT,
         hbone: args.hbone_settings(),
         cluster: args.cluster_id.as_str().into(),

@@ -1,4 +1,5 @@
-//! The parts of the documents that follow from the code, as Markdown: flags, annotations, metrics, log fields, close reasons.
+//! The parts of the documents that follow from the code, as Markdown: flags, annotations, metrics, log fields, close
+//! reasons, codes of findings.
 //!
 //! `cargo xtask docs` puts them into `docs/`; `cargo xtask tidy` fails where they differ.
 
@@ -7,7 +8,7 @@ mod markdown;
 mod metrics;
 
 use self::markdown::{code, table};
-use crate::{control::objects::KEYS, flow::record::FIELDS, model::close::CloseReason};
+use crate::{analyze::Code, control::objects::KEYS, flow::record::FIELDS, model::close::CloseReason};
 
 /// Every part: the name by which a document asks for it, and its text.
 ///
@@ -15,6 +16,7 @@ use crate::{control::objects::KEYS, flow::record::FIELDS, model::close::CloseRea
 /// When the metrics cannot be encoded.
 pub fn parts() -> Result<Vec<(&'static str, String)>, std::fmt::Error> {
     Ok(vec![
+        ("analyze-codes", analyze_codes()),
         ("annotations", annotations()),
         ("close-reasons", close_reasons()),
         ("commands", flags::commands()),
@@ -22,6 +24,13 @@ pub fn parts() -> Result<Vec<(&'static str, String)>, std::fmt::Error> {
         ("log-fields", log_fields()),
         ("metrics", metrics::all()?),
     ])
+}
+
+fn analyze_codes() -> String {
+    let rows = Code::ALL
+        .iter()
+        .map(|one| [code(one.code()), one.severity().to_string(), one.meaning().to_owned(), one.remedy().to_owned()]);
+    table(["code", "severity", "meaning", "remedy"], rows)
 }
 
 fn annotations() -> String {

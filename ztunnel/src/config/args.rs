@@ -1,11 +1,16 @@
-//! The command line; every flag of `run` can be given as a `ZTUNNEL_*` variable as well.
+//! The command line: commands, and their flags; every flag of `run` can be given as a `ZTUNNEL_*` variable as well.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum, builder::RangedU64ValueParser};
 
-use super::defaults;
+use super::{
+    defaults,
+    units::{Bytes, Seconds, address, within},
+    version,
+};
 use crate::{
+    analyze::{Severity, Suppression},
     flow::admission::Limits,
     hbone,
     model::{
@@ -18,9 +23,10 @@ use crate::{
     tls,
 };
 
-/// Carries the TCP of this node's labelled pods in a zero-trust mesh, steered by BPF.
+/// The node daemon of a zero-trust mesh: BPF programs steer the TCP of labelled pods to it, and it carries their connections
+/// in mutual TLS.
 #[derive(Debug, Parser)]
-#[command(name = "ztunnel", version, disable_help_subcommand = true)]
+#[command(name = "ztunnel", version = version::SHORT, long_version = version::long(), disable_help_subcommand = true)]
 pub struct Args {
     /// What to do.
     #[command(subcommand)]
@@ -32,44 +38,74 @@ pub struct Args {
 pub enum Command {
     /// Run the daemon of a node
     Run(Box<RunArgs>),
-    /// Show what this machine has of what the daemon needs, and what is lost without it
+    /// Check what this machine provides of what the daemon needs, and say what does not work without it
     Check(CheckArgs),
-    /// Release every pod that a daemon captured, when none is running any more
+    /// Release all pods that a daemon has captured; no daemon may be running
     Cleanup(CleanupArgs),
-    /// Make, show or use the certificate authority of a directory
+    /// Create, show or use a certificate authority
     #[command(subcommand)]
     Ca(CaCommand),
-    /// Explain where a connection would go, whether it may, and what would change that: exit code 0 if it may, 3 if it may
-    /// not, 2 if that can't be told
+    /// Explain where a connection would go, whether it is allowed, and what would change that
+    ///
+    /// Exit code: 0 if the connection is allowed, 3 if it is denied, 2 if the question cannot be answered.
     Explain(ExplainArgs),
-    /// Find what is wrong, or likely not meant, in a folder of manifests: exit code 1 if something is an error
+    /// Find mistakes in Kubernetes manifests
+    ///
+    /// Reads the files that are given, and folders with all folders below them. Exit code: 0 if there is no finding as severe as
+    /// --fail-on says, 1 if there is one, 2 if the manifests cannot be read or there are none.
     Analyze(AnalyzeArgs),
-    /// Show the version
-    Version,
+    /// Show version, commit and BPF layout
+    Version(VersionArgs),
+    /// Print a script that completes commands and flags in a shell
+    ///
+    /// For bash: `source <(ztunnel completions bash)`.
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Write manual pages
+    Man {
+        /// Directory for the pages; it is created if it does not exist
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+    },
+}
+
+/// A shell that completes commands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[expect(missing_docs, reason = "a shell is known by its name")]
+pub enum Shell {
+    Bash,
+    Elvish,
+    Fish,
+    #[value(name = "powershell")]
+    PowerShell,
+    Zsh,
 }
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Text, for people.
     Text,
-    /// One object a line.
+    /// One JSON object a line.
     Json,
 }
 
 /// What happens to connections that a pod had before it was enrolled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Existing {
-    /// They stay as they are, outside the mesh, and are counted.
+    /// They stay as they are, outside of the mesh, and are counted.
     Keep,
-    /// They are reset, so that they are made again, inside the mesh.
+    /// They are reset, so that the application opens them again, inside the mesh.
     Cut,
 }
 
-/// What happens to connections in a tunnel when a certificate of its two ends expires.
+/// What happens to the connections in a tunnel when a certificate of its two ends expires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ExpiredPeers {
-    /// They come to their end; the tunnel takes no more.
+    /// They may end by themselves; the tunnel accepts no more.
     Drain,
     /// They are reset.
     Cut,
@@ -79,141 +115,158 @@ pub enum ExpiredPeers {
 #[derive(Clone, Debug, ClapArgs)]
 pub struct RunArgs {
     /// Name of this node, as pods have it in spec.nodeName
-    #[arg(long, env = "ZTUNNEL_NODE", value_parser = node_name)]
+    #[arg(long, env = "ZTUNNEL_NODE", value_name = "NAME", value_parser = node_name, help_heading = MESH)]
     pub node: String,
-    /// Folder of Kubernetes manifests that make the mesh; it is watched
-    #[arg(long, env = "ZTUNNEL_MESH", value_name = "DIR")]
+    /// Folder with the Kubernetes manifests of the mesh; the daemon watches it
+    #[arg(long, env = "ZTUNNEL_MESH", value_name = "DIR", help_heading = MESH)]
     pub mesh: PathBuf,
-    /// Where what must survive the daemon is kept
-    #[arg(long, env = "ZTUNNEL_STATE", value_name = "DIR", default_value = defaults::STATE)]
-    pub state: PathBuf,
-    /// Where BPF programs and maps are pinned; a bpffs is mounted where there is none
-    #[arg(long, env = "ZTUNNEL_BPF_PIN", value_name = "DIR", default_value = defaults::BPF_PIN)]
-    pub bpf_pin: PathBuf,
-    /// Accept a --bpf-pin on a BPF file system that only this daemon has mounted: captured pods are open when it ends
-    #[arg(long, env = "ZTUNNEL_BPF_PIN_PRIVATE")]
-    pub bpf_pin_private: bool,
-    /// Folder of the certificate authority, in the layout of Istio's secret `cacerts`; made when it is empty. The nodes of a
-    /// mesh share one. The default is `ca` in the state directory, which only this node trusts
-    #[arg(long, env = "ZTUNNEL_CA_DIR", value_name = "DIR", conflicts_with = "cert_dir")]
-    pub ca_dir: Option<PathBuf>,
-    /// Folder of ready certificates, instead of an authority
-    #[arg(long, env = "ZTUNNEL_CERT_DIR", value_name = "DIR")]
-    pub cert_dir: Option<PathBuf>,
-    /// Cgroup of the kubelet, from the root of cgroup v2, for example /system.slice/kubelet.service: whose probes get through
-    /// whatever policy says, if it has uid 0. The default is every cgroup that is not that of a pod or another container
-    #[arg(long, env = "ZTUNNEL_KUBELET_CGROUP", value_name = "PATH")]
-    pub kubelet_cgroup: Option<KubeletCgroup>,
-    /// Trust domain of the mesh's identities
-    #[arg(long, env = "ZTUNNEL_TRUST_DOMAIN", value_name = "NAME", default_value = defaults::TRUST_DOMAIN)]
-    pub trust_domain: TrustDomain,
-    /// Name of this cluster, in telemetry and towards peers
-    #[arg(long, env = "ZTUNNEL_CLUSTER_ID", value_name = "NAME", default_value = defaults::CLUSTER_ID)]
+    /// Name of this cluster in telemetry and in what peers are told
+    #[arg(long, env = "ZTUNNEL_CLUSTER_ID", value_name = "NAME", default_value = defaults::CLUSTER_ID, help_heading = MESH)]
     pub cluster_id: String,
-    /// Seconds that a workload's certificate is valid; it is renewed at half of that
-    #[arg(long, env = "ZTUNNEL_CERT_TTL", value_name = "SECONDS", default_value_t = defaults::CERT_TTL_SECONDS, value_parser = clap::value_parser!(u64).range(2..=31_536_000))]
-    pub cert_ttl: u64,
-    /// Connections in a tunnel when a certificate of its two ends expires
-    #[arg(long, env = "ZTUNNEL_EXPIRED_PEERS", value_enum, default_value = "drain")]
-    pub expired_peers: ExpiredPeers,
-    /// Address of /metrics for Prometheus; every address of the node, unless told otherwise
-    #[arg(long, env = "ZTUNNEL_METRICS", value_name = "ADDR", default_value = defaults::METRICS)]
-    pub metrics: SocketAddr,
-    /// Address of /healthz/ready for the kubelet
-    #[arg(long, env = "ZTUNNEL_READINESS", value_name = "ADDR", default_value = defaults::READINESS)]
-    pub readiness: SocketAddr,
-    /// Address of the admin endpoints: /config_dump, and the others as well
-    #[arg(long, env = "ZTUNNEL_ADMIN", value_name = "ADDR", default_value = defaults::ADMIN)]
-    pub admin: SocketAddr,
-    /// What is logged, for example `info` or `warn,access=info`
-    #[arg(long, env = "ZTUNNEL_LOG", value_name = "FILTER", default_value = "info")]
-    pub log: String,
-    /// How log lines look
-    #[arg(long, env = "ZTUNNEL_LOG_FORMAT", value_enum, default_value = "text")]
-    pub log_format: LogFormat,
-    /// Have the BPF programs log every decision (target ztunnel_ebpf; slow)
-    #[arg(long, env = "ZTUNNEL_BPF_LOG")]
-    pub bpf_log: bool,
-    /// Data workers; the default follows the CPU quota
-    #[arg(long, env = "ZTUNNEL_WORKERS", value_parser = clap::value_parser!(u16).range(1..=i64::from(defaults::MAX_WORKERS)))]
-    pub workers: Option<u16>,
-    /// Pods that can be enrolled at once; sizes the BPF maps
-    #[arg(long, env = "ZTUNNEL_MAX_PODS", default_value_t = defaults::MAX_PODS, value_parser = clap::value_parser!(u32).range(1..=65_536))]
-    pub max_pods: u32,
-    /// Addresses, excluded ports and excluded CIDRs, each, that a pod has on the average; sizes the BPF maps
-    #[arg(long, env = "ZTUNNEL_ENTRIES_PER_POD", default_value_t = defaults::ENTRIES_PER_POD, value_parser = clap::value_parser!(u32).range(1..=4_096))]
-    pub entries_per_pod: u32,
-    /// Connections that one pod may have open; more wait to be accepted
-    #[arg(long, env = "ZTUNNEL_MAX_CONNECTIONS_PER_POD", default_value_t = defaults::MAX_CONNECTIONS_PER_POD, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_048_576))]
-    pub max_connections_per_pod: usize,
-    /// Bytes that buffers and the windows of tunnels may take, over all pods; the default is half of what the daemon's cgroup,
-    /// or else the machine, has
-    #[arg(long, env = "ZTUNNEL_MEMORY_BUDGET", value_name = "BYTES", value_parser = RangedU64ValueParser::<usize>::new().range(16_777_216..))]
-    pub memory_budget: Option<usize>,
-    /// Connections of a pod from before its enrolment
-    #[arg(long, env = "ZTUNNEL_EXISTING_CONNECTIONS", value_enum, default_value = "keep")]
+    /// Connections that a pod had before it was enrolled
+    #[arg(long, env = "ZTUNNEL_EXISTING_CONNECTIONS", value_enum, default_value = "keep", help_heading = MESH)]
     pub existing_connections: Existing,
-    /// Seconds after which a connect fails
-    #[arg(long, env = "ZTUNNEL_CONNECT_TIMEOUT", default_value_t = defaults::CONNECT_TIMEOUT_SECONDS, value_parser = clap::value_parser!(u64).range(1..=600))]
-    pub connect_timeout: u64,
-    /// Seconds that open connections get to end when the daemon is told to stop
-    #[arg(long, env = "ZTUNNEL_DRAIN_TIMEOUT", default_value_t = defaults::DRAIN_TIMEOUT_SECONDS, value_parser = clap::value_parser!(u64).range(0..=3_600))]
-    pub drain_timeout: u64,
-    /// Seconds of silence before a peer is probed
-    #[arg(long, env = "ZTUNNEL_KEEPALIVE_IDLE", default_value_t = defaults::KEEPALIVE_IDLE_SECONDS, value_parser = clap::value_parser!(u64).range(1..=32_767))]
-    pub keepalive_idle: u64,
-    /// Seconds between probes
-    #[arg(long, env = "ZTUNNEL_KEEPALIVE_INTERVAL", default_value_t = defaults::KEEPALIVE_INTERVAL_SECONDS, value_parser = clap::value_parser!(u64).range(1..=32_767))]
-    pub keepalive_interval: u64,
-    /// Probes without an answer after which a peer is given up
-    #[arg(long, env = "ZTUNNEL_KEEPALIVE_PROBES", default_value_t = defaults::KEEPALIVE_PROBES, value_parser = clap::value_parser!(u32).range(1..=127))]
-    pub keepalive_probes: u32,
-    /// Bytes of a copy buffer
-    #[arg(long, env = "ZTUNNEL_BUFFER_BYTES", default_value_t = defaults::BUFFER_BYTES, value_parser = RangedU64ValueParser::<usize>::new().range(1_024..=16_777_216))]
-    pub buffer_bytes: usize,
-    /// Seconds that a TLS handshake may take
-    #[arg(long, env = "ZTUNNEL_HANDSHAKE_TIMEOUT", value_name = "SECONDS", default_value_t = defaults::HANDSHAKE_TIMEOUT_SECONDS, value_parser = clap::value_parser!(u64).range(1..=600))]
-    pub handshake_timeout: u64,
-    /// INSECURE: append the keys of every TLS connection to this file, so that captured traffic can be decrypted
-    #[arg(long, env = "ZTUNNEL_TLS_KEY_LOG", value_name = "FILE")]
+    /// Cgroup of the kubelet, from the root of cgroup v2, for example /system.slice/kubelet.service: health probes of processes in
+    /// it with uid 0 are accepted whatever the policies say. Default: every cgroup that belongs to no pod and no other container
+    #[arg(long, env = "ZTUNNEL_KUBELET_CGROUP", value_name = "PATH", help_heading = MESH)]
+    pub kubelet_cgroup: Option<KubeletCgroup>,
+
+    /// Directory for state that must survive the daemon
+    #[arg(long, env = "ZTUNNEL_STATE", value_name = "DIR", default_value = defaults::STATE, help_heading = FILES)]
+    pub state: PathBuf,
+    /// Directory in which BPF programs and maps are pinned; a BPF file system is mounted if there is none
+    #[arg(long, env = "ZTUNNEL_BPF_PIN", value_name = "DIR", default_value = defaults::BPF_PIN, help_heading = FILES)]
+    pub bpf_pin: PathBuf,
+    /// Accept a --bpf-pin on a BPF file system that only this daemon has mounted: captured pods are open when the daemon ends
+    #[arg(long, env = "ZTUNNEL_BPF_PIN_PRIVATE", help_heading = FILES)]
+    pub bpf_pin_private: bool,
+
+    /// Directory of the certificate authority, in the layout of Istio's secret cacerts; the authority is created if the directory
+    /// is empty. All nodes of a mesh share one authority. Default: ca in the state directory, which only this node trusts
+    #[arg(long, env = "ZTUNNEL_CA_DIR", value_name = "DIR", conflicts_with = "cert_dir", help_heading = IDENTITY)]
+    pub ca_dir: Option<PathBuf>,
+    /// Directory of ready certificates, in place of an authority
+    #[arg(long, env = "ZTUNNEL_CERT_DIR", value_name = "DIR", help_heading = IDENTITY)]
+    pub cert_dir: Option<PathBuf>,
+    /// Trust domain of the identities of the mesh
+    #[arg(long, env = "ZTUNNEL_TRUST_DOMAIN", value_name = "NAME", default_value = defaults::TRUST_DOMAIN, help_heading = IDENTITY)]
+    pub trust_domain: TrustDomain,
+    /// How long a certificate of a workload is valid; it is renewed after half of this time
+    #[arg(long, env = "ZTUNNEL_CERT_TTL", value_name = "DURATION", default_value_t = Seconds(defaults::CERT_TTL_SECONDS), value_parser = within(Seconds(2)..=Seconds(31_536_000)), help_heading = IDENTITY)]
+    pub cert_ttl: Seconds,
+    /// Connections in a tunnel when a certificate of one of its two ends expires
+    #[arg(long, env = "ZTUNNEL_EXPIRED_PEERS", value_enum, default_value = "drain", help_heading = IDENTITY)]
+    pub expired_peers: ExpiredPeers,
+    /// INSECURE: append the keys of every TLS connection to this file, with which captured traffic can be decrypted
+    #[arg(long, env = "ZTUNNEL_TLS_KEY_LOG", value_name = "FILE", help_heading = IDENTITY)]
     pub tls_key_log: Option<PathBuf>,
-    /// HTTP/2: bytes that a stream may have unread
-    #[arg(long, env = "ZTUNNEL_HBONE_STREAM_WINDOW", value_name = "BYTES", default_value_t = defaults::HBONE_STREAM_WINDOW, value_parser = clap::value_parser!(u32).range(65_535..=MAX_WINDOW))]
-    pub hbone_stream_window: u32,
-    /// HTTP/2: bytes that a connection may have unread, over all of its streams
-    #[arg(long, env = "ZTUNNEL_HBONE_CONNECTION_WINDOW", value_name = "BYTES", default_value_t = defaults::HBONE_CONNECTION_WINDOW, value_parser = clap::value_parser!(u32).range(65_535..=MAX_WINDOW))]
-    pub hbone_connection_window: u32,
-    /// HTTP/2: bytes of the largest frame that is taken
-    #[arg(long, env = "ZTUNNEL_HBONE_FRAME_SIZE", value_name = "BYTES", default_value_t = defaults::HBONE_FRAME_SIZE, value_parser = clap::value_parser!(u32).range(16_384..=16_777_215))]
-    pub hbone_frame_size: u32,
-    /// HTTP/2: streams that a peer may have open on one connection
-    #[arg(long, env = "ZTUNNEL_HBONE_MAX_STREAMS", value_name = "N", default_value_t = defaults::HBONE_MAX_STREAMS, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+
+    /// Address of the metrics, for Prometheus; the default is every address of the node
+    #[arg(long, env = "ZTUNNEL_METRICS", value_name = "ADDR", default_value = defaults::METRICS, value_parser = address, help_heading = ENDPOINTS)]
+    pub metrics: SocketAddr,
+    /// Address of the readiness probe, for the kubelet
+    #[arg(long, env = "ZTUNNEL_READINESS", value_name = "ADDR", default_value = defaults::READINESS, value_parser = address, help_heading = ENDPOINTS)]
+    pub readiness: SocketAddr,
+    /// Address of the admin endpoints, without authentication: state of the daemon, metrics, readiness and explain
+    #[arg(long, env = "ZTUNNEL_ADMIN", value_name = "ADDR", default_value = defaults::ADMIN, value_parser = address, help_heading = ENDPOINTS)]
+    pub admin: SocketAddr,
+
+    /// Log levels, for example `info` or `warn,access=info`
+    #[arg(long, env = "ZTUNNEL_LOG", value_name = "FILTER", default_value = "info", help_heading = LOG)]
+    pub log: String,
+    /// Format of the log lines
+    #[arg(long, env = "ZTUNNEL_LOG_FORMAT", value_enum, default_value = "text", help_heading = LOG)]
+    pub log_format: LogFormat,
+    /// Log every decision of the BPF programs (target ztunnel_ebpf); slow
+    #[arg(long, env = "ZTUNNEL_BPF_LOG", help_heading = LOG)]
+    pub bpf_log: bool,
+
+    /// Threads that carry connections. Default: as many as the CPU quota has
+    #[arg(long, env = "ZTUNNEL_WORKERS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(defaults::MAX_WORKERS)), help_heading = CAPACITY)]
+    pub workers: Option<u16>,
+    /// Pods that can be enrolled at the same time; sets the size of the BPF maps
+    #[arg(long, env = "ZTUNNEL_MAX_PODS", value_name = "N", default_value_t = defaults::MAX_PODS, value_parser = clap::value_parser!(u32).range(1..=65_536), help_heading = CAPACITY)]
+    pub max_pods: u32,
+    /// Addresses, excluded ports and excluded IP blocks (each) of a pod on average; sets the size of the BPF maps
+    #[arg(long, env = "ZTUNNEL_ENTRIES_PER_POD", value_name = "N", default_value_t = defaults::ENTRIES_PER_POD, value_parser = clap::value_parser!(u32).range(1..=4_096), help_heading = CAPACITY)]
+    pub entries_per_pod: u32,
+    /// Open connections of one pod in each direction; further connections wait to be accepted
+    #[arg(long, env = "ZTUNNEL_MAX_CONNECTIONS_PER_POD", value_name = "N", default_value_t = defaults::MAX_CONNECTIONS_PER_POD, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_048_576), help_heading = CAPACITY)]
+    pub max_connections_per_pod: usize,
+    /// Memory for copy buffers and for the windows of tunnels, over all pods; at least 16Mi. Default: half of the memory of the
+    /// daemon's cgroup, or of the machine
+    #[arg(long, env = "ZTUNNEL_MEMORY_BUDGET", value_name = "SIZE", value_parser = within(Bytes(16 << 20)..=Bytes(1 << 60)), help_heading = CAPACITY)]
+    pub memory_budget: Option<Bytes>,
+    /// Size of a copy buffer
+    #[arg(long, env = "ZTUNNEL_BUFFER_BYTES", value_name = "SIZE", default_value_t = Bytes(defaults::BUFFER_BYTES as u64), value_parser = within(Bytes(1 << 10)..=Bytes(16 << 20)), help_heading = CAPACITY)]
+    pub buffer_bytes: Bytes,
+
+    /// How long a connect may take
+    #[arg(long, env = "ZTUNNEL_CONNECT_TIMEOUT", value_name = "DURATION", default_value_t = Seconds(defaults::CONNECT_TIMEOUT_SECONDS), value_parser = within(Seconds(1)..=Seconds(600)), help_heading = TIMES)]
+    pub connect_timeout: Seconds,
+    /// How long a TLS handshake may take
+    #[arg(long, env = "ZTUNNEL_HANDSHAKE_TIMEOUT", value_name = "DURATION", default_value_t = Seconds(defaults::HANDSHAKE_TIMEOUT_SECONDS), value_parser = within(Seconds(1)..=Seconds(600)), help_heading = TIMES)]
+    pub handshake_timeout: Seconds,
+    /// How long open connections may go on after the daemon is told to stop
+    #[arg(long, env = "ZTUNNEL_DRAIN_TIMEOUT", value_name = "DURATION", default_value_t = Seconds(defaults::DRAIN_TIMEOUT_SECONDS), value_parser = within(Seconds(0)..=Seconds(3_600)), help_heading = TIMES)]
+    pub drain_timeout: Seconds,
+    /// TCP keepalive: silence before a peer is probed
+    #[arg(long, env = "ZTUNNEL_KEEPALIVE_IDLE", value_name = "DURATION", default_value_t = Seconds(defaults::KEEPALIVE_IDLE_SECONDS), value_parser = within(Seconds(1)..=Seconds(32_767)), help_heading = TIMES)]
+    pub keepalive_idle: Seconds,
+    /// TCP keepalive: time between two probes
+    #[arg(long, env = "ZTUNNEL_KEEPALIVE_INTERVAL", value_name = "DURATION", default_value_t = Seconds(defaults::KEEPALIVE_INTERVAL_SECONDS), value_parser = within(Seconds(1)..=Seconds(32_767)), help_heading = TIMES)]
+    pub keepalive_interval: Seconds,
+    /// TCP keepalive: unanswered probes after which a connection is reset
+    #[arg(long, env = "ZTUNNEL_KEEPALIVE_PROBES", value_name = "N", default_value_t = defaults::KEEPALIVE_PROBES, value_parser = clap::value_parser!(u32).range(1..=127), help_heading = TIMES)]
+    pub keepalive_probes: u32,
+
+    /// HTTP/2: bytes that one stream may have unread
+    #[arg(long, env = "ZTUNNEL_HBONE_STREAM_WINDOW", value_name = "SIZE", default_value_t = Bytes(defaults::HBONE_STREAM_WINDOW.into()), value_parser = within(Bytes(65_535)..=MAX_WINDOW), help_heading = TUNNELS)]
+    pub hbone_stream_window: Bytes,
+    /// HTTP/2: bytes that all streams of a tunnel together may have unread
+    #[arg(long, env = "ZTUNNEL_HBONE_CONNECTION_WINDOW", value_name = "SIZE", default_value_t = Bytes(defaults::HBONE_CONNECTION_WINDOW.into()), value_parser = within(Bytes(65_535)..=MAX_WINDOW), help_heading = TUNNELS)]
+    pub hbone_connection_window: Bytes,
+    /// HTTP/2: size of the largest frame that is accepted
+    #[arg(long, env = "ZTUNNEL_HBONE_FRAME_SIZE", value_name = "SIZE", default_value_t = Bytes(defaults::HBONE_FRAME_SIZE.into()), value_parser = within(Bytes(16_384)..=Bytes(16_777_215)), help_heading = TUNNELS)]
+    pub hbone_frame_size: Bytes,
+    /// HTTP/2: streams that a peer may have open in one tunnel
+    #[arg(long, env = "ZTUNNEL_HBONE_MAX_STREAMS", value_name = "N", default_value_t = defaults::HBONE_MAX_STREAMS, value_parser = clap::value_parser!(u32).range(1..=65_536), help_heading = TUNNELS)]
     pub hbone_max_streams: u32,
-    /// Streams that this node opens on one connection before it makes another
-    #[arg(long, env = "ZTUNNEL_HBONE_STREAMS_PER_CONNECTION", value_name = "N", default_value_t = defaults::HBONE_STREAMS_PER_CONNECTION, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    /// Streams that this node opens in one tunnel before it opens another tunnel
+    #[arg(long, env = "ZTUNNEL_HBONE_STREAMS_PER_CONNECTION", value_name = "N", default_value_t = defaults::HBONE_STREAMS_PER_CONNECTION, value_parser = clap::value_parser!(u32).range(1..=65_536), help_heading = TUNNELS)]
     pub hbone_streams_per_connection: u32,
-    /// Seconds of silence before a tunnel's peer is pinged
-    #[arg(long, env = "ZTUNNEL_HBONE_PING_INTERVAL", value_name = "SECONDS", default_value_t = defaults::HBONE_PING_INTERVAL_SECONDS, value_parser = clap::value_parser!(u64).range(1..=3_600))]
-    pub hbone_ping_interval: u64,
-    /// Seconds after a ping without an answer when the peer is given up
-    #[arg(long, env = "ZTUNNEL_HBONE_PING_TIMEOUT", value_name = "SECONDS", default_value_t = defaults::HBONE_PING_TIMEOUT_SECONDS, value_parser = clap::value_parser!(u64).range(1..=3_600))]
-    pub hbone_ping_timeout: u64,
-    /// Seconds after which a tunnel without a stream is closed
-    #[arg(long, env = "ZTUNNEL_HBONE_IDLE", value_name = "SECONDS", default_value_t = defaults::HBONE_IDLE_SECONDS, value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    pub hbone_idle: u64,
-    /// Tunnels to one pod that may be open; more are refused
-    #[arg(long, env = "ZTUNNEL_HBONE_MAX_CONNECTIONS", value_name = "N", default_value_t = defaults::HBONE_MAX_CONNECTIONS, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Silence before the peer of a tunnel is pinged
+    #[arg(long, env = "ZTUNNEL_HBONE_PING_INTERVAL", value_name = "DURATION", default_value_t = Seconds(defaults::HBONE_PING_INTERVAL_SECONDS), value_parser = within(Seconds(1)..=Seconds(3_600)), help_heading = TUNNELS)]
+    pub hbone_ping_interval: Seconds,
+    /// How long a ping may have no answer before the tunnel is closed
+    #[arg(long, env = "ZTUNNEL_HBONE_PING_TIMEOUT", value_name = "DURATION", default_value_t = Seconds(defaults::HBONE_PING_TIMEOUT_SECONDS), value_parser = within(Seconds(1)..=Seconds(3_600)), help_heading = TUNNELS)]
+    pub hbone_ping_timeout: Seconds,
+    /// How long a tunnel without streams stays open
+    #[arg(long, env = "ZTUNNEL_HBONE_IDLE", value_name = "DURATION", default_value_t = Seconds(defaults::HBONE_IDLE_SECONDS), value_parser = within(Seconds(1)..=Seconds(86_400)), help_heading = TUNNELS)]
+    pub hbone_idle: Seconds,
+    /// Open tunnels to one pod of this node; further tunnels are refused
+    #[arg(long, env = "ZTUNNEL_HBONE_MAX_CONNECTIONS", value_name = "N", default_value_t = defaults::HBONE_MAX_CONNECTIONS, value_parser = clap::value_parser!(u32).range(1..), help_heading = TUNNELS)]
     pub hbone_max_connections: u32,
-    /// Of them, those from one client address
-    #[arg(long, env = "ZTUNNEL_HBONE_MAX_CONNECTIONS_PER_PEER", value_name = "N", default_value_t = defaults::HBONE_MAX_CONNECTIONS_PER_PEER, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Open tunnels to one pod of this node from one client address
+    #[arg(long, env = "ZTUNNEL_HBONE_MAX_CONNECTIONS_PER_PEER", value_name = "N", default_value_t = defaults::HBONE_MAX_CONNECTIONS_PER_PEER, value_parser = clap::value_parser!(u32).range(1..), help_heading = TUNNELS)]
     pub hbone_max_connections_per_peer: u32,
-    /// Handshakes with one pod that may be pending; more are refused
-    #[arg(long, env = "ZTUNNEL_HBONE_MAX_HANDSHAKES", value_name = "N", default_value_t = defaults::HBONE_MAX_HANDSHAKES, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Unfinished TLS handshakes with one pod of this node; the oldest one is ended when there are more
+    #[arg(long, env = "ZTUNNEL_HBONE_MAX_HANDSHAKES", value_name = "N", default_value_t = defaults::HBONE_MAX_HANDSHAKES, value_parser = clap::value_parser!(u32).range(1..), help_heading = TUNNELS)]
     pub hbone_max_handshakes: u32,
-    /// Of them, those from one client address
-    #[arg(long, env = "ZTUNNEL_HBONE_MAX_HANDSHAKES_PER_PEER", value_name = "N", default_value_t = defaults::HBONE_MAX_HANDSHAKES_PER_PEER, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Unfinished TLS handshakes with one pod of this node from one client address
+    #[arg(long, env = "ZTUNNEL_HBONE_MAX_HANDSHAKES_PER_PEER", value_name = "N", default_value_t = defaults::HBONE_MAX_HANDSHAKES_PER_PEER, value_parser = clap::value_parser!(u32).range(1..), help_heading = TUNNELS)]
     pub hbone_max_handshakes_per_peer: u32,
 }
+
+/// Groups of `run --help`.
+const MESH: &str = "Node and mesh";
+const FILES: &str = "State";
+const IDENTITY: &str = "Identity and certificates";
+const ENDPOINTS: &str = "Endpoints";
+const LOG: &str = "Log";
+const CAPACITY: &str = "Capacity";
+const TIMES: &str = "Connections";
+const TUNNELS: &str = "Tunnels between pods (HBONE)";
 
 /// A daemon whose name no node can have would be ready, and capture nothing.
 fn node_name(text: &str) -> Result<String, String> {
@@ -222,66 +275,83 @@ fn node_name(text: &str) -> Result<String, String> {
     })
 }
 
+/// What a response may take longer than a connect.
+const RESPONSE_SLACK: Duration = Duration::from_secs(5);
 /// The largest window of HTTP/2.
-const MAX_WINDOW: i64 = 0x7fff_ffff;
+const MAX_WINDOW: Bytes = Bytes(0x7fff_ffff);
 
 /// Flags of `check`.
 #[derive(Debug, ClapArgs)]
 pub struct CheckArgs {
-    /// Name of this node, to be looked up in the mesh
-    #[arg(long, env = "ZTUNNEL_NODE", value_parser = node_name)]
+    /// Name of this node, which is looked up in the mesh
+    #[arg(long, env = "ZTUNNEL_NODE", value_name = "NAME", value_parser = node_name)]
     pub node: Option<String>,
-    /// Folder of Kubernetes manifests that make the mesh
+    /// Folder with the Kubernetes manifests of the mesh
     #[arg(long, env = "ZTUNNEL_MESH", value_name = "DIR")]
     pub mesh: Option<PathBuf>,
-    /// Where BPF programs and maps would be pinned
+    /// Directory in which the daemon would pin BPF programs and maps
     #[arg(long, env = "ZTUNNEL_BPF_PIN", value_name = "DIR", default_value = defaults::BPF_PIN)]
     pub bpf_pin: PathBuf,
+    /// Output format
+    #[arg(long, short, value_enum, default_value_t)]
+    pub output: Output,
 }
 
 /// Flags of `cleanup`.
 #[derive(Debug, ClapArgs)]
 pub struct CleanupArgs {
-    /// As the daemon had it
+    /// State directory of the daemon
     #[arg(long, env = "ZTUNNEL_STATE", value_name = "DIR", default_value = defaults::STATE)]
     pub state: PathBuf,
-    /// As the daemon had it
+    /// Pin directory of the daemon
     #[arg(long, env = "ZTUNNEL_BPF_PIN", value_name = "DIR", default_value = defaults::BPF_PIN)]
     pub bpf_pin: PathBuf,
+    /// Output format
+    #[arg(long, short, value_enum, default_value_t)]
+    pub output: Output,
 }
 
-/// How a command prints what it found.
+/// Flags of `version`.
+#[derive(Debug, ClapArgs)]
+pub struct VersionArgs {
+    /// Output format
+    #[arg(long, short, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// How a command prints its result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Output {
-    /// For people.
+    /// Text, for people.
     #[default]
     Text,
-    /// For programs.
+    /// JSON with a schemaVersion, for programs.
     Json,
 }
 
 /// Flags of `explain`.
 #[derive(Debug, ClapArgs)]
 pub struct ExplainArgs {
-    /// Folder of Kubernetes manifests that make the mesh
+    /// Folder with the Kubernetes manifests of the mesh
     #[arg(long, env = "ZTUNNEL_MESH", value_name = "DIR", required_unless_present = "admin")]
     pub mesh: Option<PathBuf>,
-    /// Ask the daemon whose admin endpoints are there, instead of reading manifests
-    #[arg(long, value_name = "ADDR", conflicts_with = "mesh")]
+    /// Admin address of a running daemon that is asked, in place of reading manifests
+    #[arg(long, value_name = "ADDR", conflicts_with = "mesh", value_parser = address)]
     pub admin: Option<SocketAddr>,
-    /// Who connects: a pod, an identity (spiffe://…), or an address
-    #[arg(long, value_name = "NAMESPACE/POD|SPIFFE-ID|IP")]
+    /// Client: a pod, an identity (spiffe://…), an IP address, or the host name of a service, whose pods then connect
+    #[arg(long, value_name = "NAMESPACE/POD|SPIFFE-ID|IP|HOST")]
     pub from: String,
-    /// Where to: a pod, a service, or an address; `pod:` or `service:` before it tells two of one name apart
-    #[arg(long, value_name = "NAMESPACE/POD|NAMESPACE/SERVICE|IP")]
+    /// Destination: a pod, a service, an IP address, or a host name such as web, web.shop or web.shop.svc.cluster.local; the
+    /// prefixes pod: and service: tell a pod and a service of the same name apart
+    #[arg(long, value_name = "NAMESPACE/POD|NAMESPACE/SERVICE|IP|HOST")]
     pub to: String,
-    /// To which TCP port of it
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    pub port: u16,
-    /// Trust domain of the mesh's identities, where manifests are read
+    /// TCP port of the destination: a number, or the name of a port of the service or of the pod
+    #[arg(long, value_name = "PORT")]
+    pub port: String,
+    /// Trust domain of the identities of the mesh, where manifests are read
     #[arg(long, env = "ZTUNNEL_TRUST_DOMAIN", value_name = "NAME", default_value = defaults::TRUST_DOMAIN)]
     pub trust_domain: TrustDomain,
-    /// How it is printed
+    /// Output format
     #[arg(long, short, value_enum, default_value_t)]
     pub output: Output,
 }
@@ -289,68 +359,128 @@ pub struct ExplainArgs {
 /// Flags of `analyze`.
 #[derive(Debug, ClapArgs)]
 pub struct AnalyzeArgs {
-    /// Folder of Kubernetes manifests that make the mesh
+    /// Files, folders (with all folders below them; hidden files are skipped), or - for standard input
+    #[arg(value_name = "PATH", required_unless_present_any = ["mesh", "list_codes"])]
+    pub paths: Vec<PathBuf>,
+    /// Folder of manifests that a daemon reads: its files, without the folders below it; ignored if a PATH is given
     #[arg(long, env = "ZTUNNEL_MESH", value_name = "DIR")]
-    pub mesh: PathBuf,
-    /// Trust domain of the mesh's identities
+    pub mesh: Option<PathBuf>,
+    /// Suppress findings of a code: all of them, or those about objects that match a pattern, for example
+    /// unmatched-selector=Service/shop/*; can be given several times
+    #[arg(long, value_name = "CODE[=KIND/NAMESPACE/NAME]")]
+    pub ignore: Vec<Suppression>,
+    /// Least severe finding for which the exit code is 1
+    #[arg(long, value_enum, default_value = "error", value_name = "SEVERITY")]
+    pub fail_on: FailOn,
+    /// Print the codes of all findings, with their meanings, and end
+    #[arg(long)]
+    pub list_codes: bool,
+    /// Trust domain of the identities of the mesh
     #[arg(long, env = "ZTUNNEL_TRUST_DOMAIN", value_name = "NAME", default_value = defaults::TRUST_DOMAIN)]
     pub trust_domain: TrustDomain,
-    /// How it is printed
+    /// Output format
     #[arg(long, short, value_enum, default_value_t)]
     pub output: Output,
 }
 
-/// What to do with a CA.
+/// The least severe finding for which `analyze` fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FailOn {
+    /// Errors.
+    Error,
+    /// Warnings and errors.
+    Warning,
+    /// Any finding.
+    Info,
+    /// None.
+    Never,
+}
+
+impl FailOn {
+    /// Whether a finding makes the command fail.
+    #[must_use]
+    pub fn includes(self, severity: Severity) -> bool {
+        match self {
+            Self::Error => severity == Severity::Error,
+            Self::Warning => severity <= Severity::Warning,
+            Self::Info => true,
+            Self::Never => false,
+        }
+    }
+}
+
+/// What to do with a certificate authority.
 #[derive(Debug, Subcommand)]
 pub enum CaCommand {
-    /// Make a CA in a directory that is empty or not there yet
+    /// Create a certificate authority in a directory that is empty or does not exist
     Init(CaInitArgs),
-    /// Show the CA, and what is wrong with it
+    /// Show a certificate authority, and what is wrong with it
     Show(CaShowArgs),
-    /// Sign a certificate for one identity, with a new key
+    /// Issue a certificate for one identity, with a new key
     Issue(CaIssueArgs),
+}
+
+impl CaCommand {
+    /// How it prints its result.
+    #[must_use]
+    pub const fn output(&self) -> Output {
+        match self {
+            Self::Init(args) => args.output,
+            Self::Show(args) => args.output,
+            Self::Issue(args) => args.output,
+        }
+    }
 }
 
 /// Flags of `ca init`.
 #[derive(Debug, ClapArgs)]
 pub struct CaInitArgs {
-    /// Directory of the CA, laid out as Istio's secret `cacerts`
+    /// Directory of the authority, in the layout of Istio's secret cacerts
     #[arg(long, env = "ZTUNNEL_CA_DIR", value_name = "DIR")]
     pub ca_dir: PathBuf,
-    /// Whose workloads it will sign; it becomes part of the CA's name
-    #[arg(long, env = "ZTUNNEL_TRUST_DOMAIN", value_name = "DOMAIN", default_value = "cluster.local")]
+    /// Trust domain of the workloads that it will issue certificates for; it becomes a part of the authority's name
+    #[arg(long, env = "ZTUNNEL_TRUST_DOMAIN", value_name = "NAME", default_value = defaults::TRUST_DOMAIN)]
     pub trust_domain: TrustDomain,
-    /// Days that the CA is valid
+    /// Days that the authority is valid
     #[arg(long, value_name = "N", default_value_t = defaults::CA_TTL_DAYS, value_parser = clap::value_parser!(u32).range(1..=36_500))]
     pub ttl_days: u32,
+    /// Output format
+    #[arg(long, short, value_enum, default_value_t)]
+    pub output: Output,
 }
 
 /// Flags of `ca show`.
 #[derive(Debug, ClapArgs)]
 pub struct CaShowArgs {
-    /// Directory of the CA
+    /// Directory of the authority
     #[arg(long, env = "ZTUNNEL_CA_DIR", value_name = "DIR")]
     pub ca_dir: PathBuf,
+    /// Output format
+    #[arg(long, short, value_enum, default_value_t)]
+    pub output: Output,
 }
 
 /// Flags of `ca issue`.
 #[derive(Debug, ClapArgs)]
 pub struct CaIssueArgs {
-    /// Directory of the CA
+    /// Directory of the authority
     #[arg(long, env = "ZTUNNEL_CA_DIR", value_name = "DIR")]
     pub ca_dir: PathBuf,
-    /// Whose certificate: spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT
+    /// Identity that the certificate proves: spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT
     #[arg(long, value_name = "SPIFFE-ID")]
     pub identity: SpiffeId,
-    /// Where cert-chain.pem, key.pem and root-cert.pem go, as --cert-dir wants them; the default is standard output
+    /// Directory for cert-chain.pem, key.pem and root-cert.pem, as --cert-dir expects them; the default is standard output
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// Seconds that the certificate is valid, unless the CA ends before
-    #[arg(long, value_name = "SECONDS", default_value_t = defaults::CERT_TTL_SECONDS, value_parser = clap::value_parser!(u64).range(1..=315_360_000))]
-    pub ttl: u64,
-    /// Replace files that are there
+    /// How long the certificate is valid; it ends no later than the authority
+    #[arg(long, value_name = "DURATION", default_value_t = Seconds(defaults::CERT_TTL_SECONDS), value_parser = within(Seconds(1)..=Seconds(315_360_000)))]
+    pub ttl: Seconds,
+    /// Replace files that exist
     #[arg(long, requires = "out")]
     pub force: bool,
+    /// Output format
+    #[arg(long, short, value_enum, default_value_t)]
+    pub output: Output,
 }
 
 impl RunArgs {
@@ -372,8 +502,8 @@ impl RunArgs {
     #[must_use]
     pub fn keepalive(&self) -> Keepalive {
         Keepalive {
-            idle: Duration::from_secs(self.keepalive_idle),
-            interval: Duration::from_secs(self.keepalive_interval),
+            idle: self.keepalive_idle.duration(),
+            interval: self.keepalive_interval.duration(),
             probes: self.keepalive_probes,
         }
     }
@@ -381,17 +511,18 @@ impl RunArgs {
     /// HTTP/2 of the tunnels.
     #[must_use]
     pub fn hbone_settings(&self) -> hbone::Settings {
+        let size = |size: Bytes| u32::try_from(size.0).unwrap_or(u32::MAX);
         hbone::Settings {
-            stream_window: self.hbone_stream_window,
-            connection_window: self.hbone_connection_window,
-            frame_size: self.hbone_frame_size,
+            stream_window: size(self.hbone_stream_window),
+            connection_window: size(self.hbone_connection_window),
+            frame_size: size(self.hbone_frame_size),
             max_streams: self.hbone_max_streams,
             streams_per_connection: self.hbone_streams_per_connection as usize,
-            ping_interval: Duration::from_secs(self.hbone_ping_interval),
-            ping_timeout: Duration::from_secs(self.hbone_ping_timeout),
-            idle_release: Duration::from_secs(self.hbone_idle),
+            ping_interval: self.hbone_ping_interval.duration(),
+            ping_timeout: self.hbone_ping_timeout.duration(),
+            idle_release: self.hbone_idle.duration(),
             // The peer may need as long for its application as this node for one of its own.
-            response_timeout: Duration::from_secs(self.connect_timeout + 5),
+            response_timeout: self.connect_timeout.duration() + RESPONSE_SLACK,
             ..hbone::Settings::default()
         }
     }
@@ -413,7 +544,7 @@ impl RunArgs {
         let most = u32::try_from(open.connections).unwrap_or(u32::MAX);
         let tunnels = self.tunnel_limits();
         PodSettings {
-            connect_timeout: Duration::from_secs(self.connect_timeout),
+            connect_timeout: self.connect_timeout.duration(),
             backlog: defaults::BACKLOG,
             open,
             cut_existing: self.existing_connections == Existing::Cut,
@@ -444,6 +575,7 @@ mod tests {
         let command = Args::command();
         let run = command.find_subcommand("run").unwrap();
         for arg in run.get_arguments().filter(|arg| arg.get_id() != "help") {
+            assert!(arg.get_help_heading().is_some(), "{arg:?} is in no group");
             let expected = format!("ZTUNNEL_{}", arg.get_id().as_str().to_uppercase());
             assert_eq!(arg.get_env().and_then(|name| name.to_str()), Some(expected.as_str()));
         }
@@ -472,6 +604,10 @@ mod tests {
             "--max-connections-per-pod=0",
             "--buffer-bytes=0",
             "--memory-budget=1000",
+            "--memory-budget=15Mi",
+            "--connect-timeout=11m",
+            "--connect-timeout=500ms",
+            "--hbone-stream-window=2Gi",
             // Allocating it would panic in a worker.
             "--buffer-bytes=18446744073709551615",
             "--hbone-max-handshakes=0",
@@ -481,6 +617,15 @@ mod tests {
         ] {
             let args = Args::try_parse_from(["ztunnel", "run", "--node=n", "--mesh=m", bad]);
             assert!(args.is_err(), "{bad}");
+        }
+        for good in [
+            "--memory-budget=64Mi",
+            "--connect-timeout=1m",
+            "--connect-timeout=60",
+            "--admin=localhost:15000",
+            "--buffer-bytes=256Ki",
+        ] {
+            assert!(Args::try_parse_from(["ztunnel", "run", "--node=n", "--mesh=m", good]).is_ok(), "{good}");
         }
         let both = Args::try_parse_from(["ztunnel", "run", "--node=n", "--mesh=m", "--ca-dir=a", "--cert-dir=b"]);
         assert!(both.is_err());

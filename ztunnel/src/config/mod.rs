@@ -2,5 +2,7 @@
 
 pub mod args;
 pub mod defaults;
+pub mod units;
+pub mod version;
 
 pub use args::{Args, Command, RunArgs};

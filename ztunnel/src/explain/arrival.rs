@@ -58,6 +58,13 @@ impl Arrival<'_> {
             let reason = format!("no tunnel to Pod {} can be opened: {NO_NETNS}", workload.name);
             return (refused(reason), Vec::new());
         }
+        let state = self.sources.state(workload);
+        let closed =
+            state.as_ref().and_then(|state| if is_tunnel { state.why_no_tunnel() } else { state.why_closed() });
+        if let Some(why) = closed {
+            let what = if is_tunnel { "no tunnel to it can be opened" } else { "connections to it are reset" };
+            return (refused(format!("Pod {}: {what}: {why}", workload.name)), Vec::new());
+        }
         // What is not captured gets there whatever the daemon of that node thinks of it.
         if (is_tunnel || unenforced.is_none())
             && let Err(reason) = self.admitted(workload, source_ip)

@@ -8,8 +8,9 @@ use ebpf_common::{Addr, map_addr};
 use ipnet::IpNet;
 
 use super::explanation::Source;
-use super::query::{From, Query, QueryError, client_pod};
+use super::query::{From, Query, QueryError, behind, client_pod};
 use super::sources::Sources;
+use super::state::PodState;
 use crate::model::identity::SpiffeId;
 use crate::model::local::{Exclusions, LocalPod};
 use crate::model::workload::{Membership, Workload};
@@ -23,6 +24,8 @@ pub(super) struct Client<'a> {
     pub(super) pod: Option<&'a Arc<Workload>>,
     /// The pod's local facts, where they are known.
     pub(super) local: Option<&'a LocalPod>,
+    /// What its node does with it, where that is known.
+    pub(super) state: Option<PodState>,
     /// What it proves in tunnels.
     pub(super) principal: Option<Principal>,
     /// Its addresses; empty: not known.
@@ -36,6 +39,7 @@ impl<'a> Client<'a> {
     pub(super) fn of(sources: Sources<'a>, query: &Query) -> Result<Self, QueryError> {
         let mut client = Self::meant(sources.snapshot, query)?;
         client.local = client.pod.and_then(|pod| sources.local(&pod.name));
+        client.state = client.pod.and_then(|pod| sources.state(pod));
         Ok(client)
     }
 
@@ -43,6 +47,13 @@ impl<'a> Client<'a> {
         match &query.from {
             From::Pod(name) => Self::pod(client_pod(snapshot, name)?),
             From::Identity(identity) => Self::identity(snapshot, identity),
+            From::Host(host) => {
+                let (name, pods) = behind(snapshot, host)?;
+                let Some(first) = pods.first() else { return Err(QueryError::From { text: host.clone() }) };
+                let mut client = Self::pod(first)?;
+                client.notes.push(format!("{host}: asked as Pod {}, one of {} behind {name}", first.name, pods.len()));
+                Ok(client)
+            }
             From::Address(address) => match snapshot.workload_at(*address) {
                 Some(pod) => Ok(Self { addresses: vec![*address], ..Self::pod(pod)? }),
                 None => Ok(Self::outside(snapshot, *address)),
@@ -58,6 +69,7 @@ impl<'a> Client<'a> {
             () => Ok(Self {
                 pod: Some(pod),
                 local: None,
+                state: None,
                 principal: Some(Principal::new(pod.identity.clone())),
                 addresses: pod.addresses.clone(),
                 notes: Vec::new(),
@@ -92,7 +104,7 @@ impl<'a> Client<'a> {
             ));
         }
         let principal = Some(Principal::new(identity.clone()));
-        Ok(Self { pod: None, local: None, principal, addresses: Vec::new(), notes })
+        Ok(Self { pod: None, local: None, state: None, principal, addresses: Vec::new(), notes })
     }
 
     fn outside(snapshot: &Snapshot, address: IpAddr) -> Self {
@@ -111,7 +123,7 @@ impl<'a> Client<'a> {
                 "{address} is an address of node {node}: its kubelet, its other processes and its hostNetwork pods have it"
             ));
         }
-        Self { pod: None, local: None, principal: None, addresses: vec![address], notes }
+        Self { pod: None, local: None, state: None, principal: None, addresses: vec![address], notes }
     }
 
     /// Whether its node captures a connection to this address, or why it does not.
@@ -132,6 +144,9 @@ impl<'a> Client<'a> {
                 return Err(format!("Pod {name} is not captured: {NO_NETNS}"));
             }
             () => {}
+        }
+        if let Some(why) = self.state.as_ref().and_then(PodState::why_open) {
+            return Err(format!("Pod {name} is not captured: {why}"));
         }
         let known = Known { pod, exclusions: self.local.map(|local| &local.exclusions) };
         match Capture::of(&map_addr(to), port, &known) {
@@ -163,6 +178,12 @@ impl<'a> Client<'a> {
         of.iter().copied().find(|to| self.address_towards(*to).is_some()).or_else(|| of.first().copied())
     }
 
+    /// Its namespace, if that is known.
+    pub(super) fn namespace(&self) -> Option<&str> {
+        let of_principal = self.principal.as_ref().map(|principal| &*principal.identity().namespace);
+        self.pod.map(|pod| &*pod.name.namespace).or(of_principal)
+    }
+
     /// How it is called in sentences.
     pub(super) fn title(&self) -> String {
         match (self.pod, &self.principal) {
@@ -178,6 +199,7 @@ impl<'a> Client<'a> {
             From::Pod(name) => name.to_string(),
             From::Identity(identity) => identity.to_string(),
             From::Address(address) => address.to_string(),
+            From::Host(host) => host.clone(),
         };
         let state = match (captured, self.pod) {
             (Ok(()), _) => "in the mesh".to_owned(),

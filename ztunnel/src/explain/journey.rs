@@ -9,6 +9,7 @@ use super::client::{Client, NO_NETNS, outside_why};
 use super::explanation::{Destination, Health, Refusal, Route, Turn};
 use super::query::{Meant, Query, QueryError, To};
 use super::sources::Sources;
+use super::state::PodState;
 use crate::model::addr::OrigDst;
 use crate::model::close::CloseReason;
 use crate::model::identity::SpiffeId;
@@ -63,8 +64,7 @@ struct Passage {
 
 impl Traveller<'_> {
     /// The way to what a question means.
-    pub(super) fn travel(&self, query: &Query) -> Result<Journey, QueryError> {
-        let meant = query.meant(self.sources.snapshot)?;
+    pub(super) fn travel(&self, query: &Query, meant: Meant<'_>) -> Result<Journey, QueryError> {
         let mut notes = Vec::new();
         let address = self.address(&meant, &mut notes)?;
         let (passage, captured) = match address {
@@ -86,8 +86,16 @@ impl Traveller<'_> {
                 *leg = Leg::of(End { target, workload, endpoint: None, standing });
             }
         }
-        let remedies =
-            refusal.as_ref().map(|refusal| self.remedies(refusal, service.as_ref(), address)).unwrap_or_default();
+        let closed = self.closed();
+        let remedies = match (&closed, &refusal) {
+            (Some(_), _) => {
+                legs.clear();
+                vec![format!("repair what closes {}, or take it out of the mesh by its label", self.client.title())]
+            }
+            (None, Some(refusal)) => self.remedies(refusal, service.as_ref(), address),
+            (None, None) => Vec::new(),
+        };
+        let refusal = closed.or(refusal);
         let balanced = service.as_deref().filter(|_| refusal.is_none());
         let route = Route {
             text: self.route_text(&captured, balanced, &legs),
@@ -102,6 +110,15 @@ impl Traveller<'_> {
             port: self.port,
         };
         Ok(Journey { destination, route, captured, legs, notes, remedies })
+    }
+
+    /// Why no connection of the client gets anywhere.
+    fn closed(&self) -> Option<decide::Refusal> {
+        let why = self.client.state.as_ref()?.why_closed()?;
+        Some(decide::Refusal {
+            reason: CloseReason::Unreachable,
+            detail: Some(format!("{}: {why}", self.client.title())),
+        })
     }
 
     /// The address that the client connects to; none: the service has none of its own.
@@ -314,7 +331,12 @@ pub(super) fn is_in_mesh(workload: &Workload) -> Result<(), String> {
 /// Whether the daemon of its node stands before this port of a pod, as far as is known here; or why not.
 pub(super) fn is_enforced(sources: Sources<'_>, workload: &Workload, port: u16) -> Result<(), String> {
     is_in_mesh(workload)?;
-    let (name, Some(local)) = (&workload.name, sources.local(&workload.name)) else { return Ok(()) };
+    let name = &workload.name;
+    let open = sources.state(workload).as_ref().and_then(PodState::why_open);
+    if let Some(why) = open {
+        return Err(format!("Pod {name} is not captured: {why}"));
+    }
+    let Some(local) = sources.local(name) else { return Ok(()) };
     match () {
         () if local.netns.is_none() => Err(format!("Pod {name} is not captured: {NO_NETNS}")),
         () if local.exclusions.inbound_ports.contains(port) => Err(format!(
@@ -341,6 +363,7 @@ fn asked(to: &To) -> String {
         To::Service(name) => format!("service:{name}"),
         To::Either(name) => name.to_string(),
         To::Address(address) => address.to_string(),
+        To::Host(host) => host.clone(),
     }
 }
 

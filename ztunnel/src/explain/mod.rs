@@ -13,15 +13,17 @@ mod page;
 mod query;
 mod remarks;
 mod sources;
+mod state;
 mod text;
 
 pub use self::explanation::{
     Authentication, Destination, Endpoint, Explanation, Health, Judgement, Policy, Refusal, Route, Rule, Source, Turn,
     Verdict, Way,
 };
-pub use self::page::{printable, printable_json};
+pub use self::page::{Page, printable, printable_json};
 pub use self::query::{Query, QueryError};
-pub use self::text::text;
+pub use self::state::{NodeState, PodState};
+pub use self::text::{text, wrapped};
 
 use self::arrival::Arrival;
 use self::client::Client;
@@ -43,13 +45,28 @@ const LOOKS: usize = 20_000;
 /// # Errors
 /// When the mesh has no such client or destination, or two.
 pub fn explain(snapshot: &Snapshot, local: &LocalPods, query: &Query) -> Result<Explanation, QueryError> {
-    let sources = Sources { snapshot, local };
+    explain_at(snapshot, local, None, query)
+}
+
+/// The same, as a daemon sees it that knows how far it has come with the pods of its own node.
+///
+/// # Errors
+/// As those of [`explain`].
+pub fn explain_at(
+    snapshot: &Snapshot,
+    local: &LocalPods,
+    node: Option<&NodeState>,
+    query: &Query,
+) -> Result<Explanation, QueryError> {
+    let sources = Sources { snapshot, local, node };
     if snapshot.version() == 0 {
         return Err(QueryError::NoMesh);
     }
     let client = Client::of(sources, query)?;
-    let traveller = Traveller { sources, client: &client, port: query.port };
-    let Journey { destination, route, captured, legs, notes, remedies } = traveller.travel(query)?;
+    let meant = query.meant(snapshot, client.namespace())?;
+    let port = query.port_number(&meant)?;
+    let traveller = Traveller { sources, client: &client, port };
+    let Journey { destination, route, captured, legs, notes, remedies } = traveller.travel(query, meant)?;
     let (mut endpoints, mut would_change, mut traced) = (Vec::new(), remedies, 0usize);
     let most = (LOOKS / snapshot.policies().authorization().len().max(1)).clamp(1, TRACED);
     for leg in &legs {
@@ -75,7 +92,7 @@ pub fn explain(snapshot: &Snapshot, local: &LocalPods, query: &Query) -> Result<
         warnings: Vec::new(),
         mesh_version: snapshot.version(),
     };
-    explanation.notes.extend(remarks::not_known_here(sources, &client, &legs, query.port));
+    explanation.notes.extend(remarks::not_known_here(sources, &client, &legs, port));
     explanation.warnings = remarks::warnings(snapshot, &explanation);
     explanation.notes.extend(remarks::notes(&explanation));
     Ok(explanation)

@@ -2,45 +2,63 @@
 
 use std::fmt::Write as _;
 
-/// Columns: what a log viewer or a split terminal still shows without breaking lines.
-const WIDTH: usize = 120;
-
 /// Text that is written line by line.
 #[derive(Debug, Default)]
-pub(super) struct Page(String);
+pub struct Page {
+    text: String,
+    /// Columns; `None`: no line is wrapped.
+    width: Option<usize>,
+}
 
 impl Page {
+    /// A page of this many columns; `None`: its lines are not wrapped.
+    #[must_use]
+    pub const fn new(width: Option<usize>) -> Self {
+        Self { text: String::new(), width }
+    }
+
     /// A line; what does not fit goes on below, further in by `hang`.
-    pub(super) fn line(&mut self, indent: usize, hang: usize, text: &str) {
+    pub fn line(&mut self, indent: usize, hang: usize, text: &str) {
         let text = printable(text);
+        let width = self.width.unwrap_or(usize::MAX);
         let (mut column, mut begun) = (indent, false);
-        self.0.extend(std::iter::repeat_n(' ', indent));
+        self.text.extend(std::iter::repeat_n(' ', indent));
         for word in text.split(' ') {
-            let width = word.chars().count();
-            if begun && column.saturating_add(width).saturating_add(1) > WIDTH {
-                self.0.push('\n');
-                self.0.extend(std::iter::repeat_n(' ', indent.saturating_add(hang)));
+            let columns = word.chars().count();
+            if begun && column.saturating_add(columns).saturating_add(1) > width {
+                self.text.push('\n');
+                self.text.extend(std::iter::repeat_n(' ', indent.saturating_add(hang)));
                 column = indent.saturating_add(hang);
             } else if begun {
-                self.0.push(' ');
+                self.text.push(' ');
                 column = column.saturating_add(1);
             }
-            self.0.push_str(word);
-            column = column.saturating_add(width);
+            self.text.push_str(word);
+            column = column.saturating_add(columns);
             begun = true;
         }
-        self.0.truncate(self.0.trim_end_matches(' ').len());
-        self.0.push('\n');
+        self.text.truncate(self.text.trim_end_matches(' ').len());
+        self.text.push('\n');
+    }
+
+    /// The same, and the first time that a word of letters stands in it, it is painted: that takes no columns.
+    pub fn painted(&mut self, indent: usize, hang: usize, text: &str, word: &str, paint: impl Fn(&str) -> String) {
+        let begin = self.text.len();
+        self.line(indent, hang, text);
+        if let Some(at) = self.text.get(begin..).and_then(|line| line.find(word)) {
+            self.text.replace_range(begin + at..begin + at + word.len(), &paint(word));
+        }
     }
 
     /// A line without text.
-    pub(super) fn gap(&mut self) {
-        self.0.push('\n');
+    pub fn gap(&mut self) {
+        self.text.push('\n');
     }
 
     /// All of it.
-    pub(super) fn finish(self) -> String {
-        self.0
+    #[must_use]
+    pub fn finish(self) -> String {
+        self.text
     }
 }
 
@@ -84,7 +102,7 @@ pub fn printable_json(json: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Page, WIDTH, printable, printable_json};
+    use super::{Page, printable, printable_json};
 
     #[test]
     fn nothing_that_a_terminal_obeys_gets_through() {
@@ -102,14 +120,22 @@ mod tests {
     }
 
     #[test]
+    fn words_are_painted_once_and_lines_without_a_width_stay_whole() {
+        let mut page = Page::new(None);
+        page.painted(0, 0, &format!("error error {}", "x ".repeat(200)), "error", |word| format!("<{word}>"));
+        let shown = page.finish();
+        assert!(shown.starts_with("<error> error x") && shown.lines().count() == 1, "{shown}");
+    }
+
+    #[test]
     fn long_lines_go_on_below() {
-        let mut page = Page::default();
+        let mut page = Page::new(Some(120));
         page.line(4, 2, &"word ".repeat(60));
         page.line(0, 0, &"x".repeat(300));
         let shown = page.finish();
         let lines: Vec<&str> = shown.lines().collect();
         assert!(lines[0].starts_with("    word") && lines[1].starts_with("      word"), "{shown}");
-        assert!(lines[..lines.len() - 1].iter().all(|line| line.len() <= WIDTH && !line.ends_with(' ')), "{shown}");
+        assert!(lines[..lines.len() - 1].iter().all(|line| line.len() <= 120 && !line.ends_with(' ')), "{shown}");
         assert_eq!(lines.last().unwrap().len(), 300, "a word is never broken");
     }
 }

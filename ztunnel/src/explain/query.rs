@@ -11,6 +11,8 @@ use crate::model::service::Service;
 use crate::model::workload::{NamespacedName, Workload};
 use crate::store::snapshot::Snapshot;
 
+mod hosts;
+
 /// Longer texts are no names: SPIFFE allows 2048 bytes for an identity, the longest of them.
 const LONGEST: usize = 2048;
 /// Names that are told beside one that is not known.
@@ -21,7 +23,15 @@ const NAMED: usize = 8;
 pub struct Query {
     pub(super) from: From,
     pub(super) to: To,
-    pub(super) port: u16,
+    pub(super) port: Port,
+}
+
+/// To which port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Port {
+    Number(u16),
+    /// That of the service's port, or of the pod's, with this name.
+    Name(String),
 }
 
 /// Who connects.
@@ -30,6 +40,8 @@ pub(super) enum From {
     Pod(NamespacedName),
     Identity(SpiffeId),
     Address(IpAddr),
+    /// The pods behind the service with this host name.
+    Host(String),
 }
 
 /// Where to.
@@ -39,6 +51,8 @@ pub(super) enum To {
     Service(NamespacedName),
     Either(NamespacedName),
     Address(IpAddr),
+    /// The service, or the pod of a headless service, with this host name.
+    Host(String),
 }
 
 /// Why a question can't be answered.
@@ -46,7 +60,7 @@ pub(super) enum To {
 pub enum QueryError {
     /// `from` is nothing of the kind.
     #[error(
-        "from: {text:?} is no client: write NAMESPACE/POD, spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT, or an IP address"
+        "from: {text:?} is no client: write NAMESPACE/POD, spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT, an IP address, or the host name of a service"
     )]
     From {
         /// Its beginning.
@@ -57,15 +71,47 @@ pub enum QueryError {
     Identity(#[from] IdentityError),
     /// `to` is nothing of the kind.
     #[error(
-        "to: {text:?} is no destination: write NAMESPACE/POD, NAMESPACE/SERVICE, pod:NAMESPACE/NAME, service:NAMESPACE/NAME, or an IP address"
+        "to: {text:?} is no destination: write NAMESPACE/POD, NAMESPACE/SERVICE, pod:NAMESPACE/NAME, service:NAMESPACE/NAME, an IP address, or the host name of a service"
     )]
     To {
         /// Its beginning.
         text: String,
     },
     /// No port has this number.
-    #[error("port: write a TCP port, 1 to 65535")]
+    #[error("port: write a TCP port, 1 to 65535, or the name of a port")]
     Port,
+    /// The destination has no port of this name.
+    #[error("port: {title} has no TCP port named {name:?}{known}")]
+    PortName {
+        /// The destination.
+        title: String,
+        /// The name.
+        name: String,
+        /// What there is instead; begins with a separator.
+        known: String,
+    },
+    /// No service has this host name.
+    #[error("{side}: no service of the mesh has the host name {host:?}{known}")]
+    Host {
+        /// `from` or `to`.
+        side: &'static str,
+        /// The name.
+        host: String,
+        /// What follows from that; begins with a separator.
+        known: String,
+    },
+    /// Several services may be meant.
+    #[error("{side}: {host:?} may mean {first} or {other}: write the name with its namespace")]
+    AmbiguousHost {
+        /// `from` or `to`.
+        side: &'static str,
+        /// The name.
+        host: String,
+        /// One that may be meant.
+        first: NamespacedName,
+        /// Another.
+        other: NamespacedName,
+    },
     /// The mesh has not been read yet.
     #[error("the mesh has not been read yet: see /config_dump for what is wrong with its folder, or try again")]
     NoMesh,
@@ -99,15 +145,41 @@ pub enum QueryError {
 
 impl Query {
     /// Reads a question: `from` is `NAMESPACE/POD`, `spiffe://…` or an address; `to` is `NAMESPACE/POD`, `NAMESPACE/SERVICE`,
-    /// either with `pod:` or `service:` before it, or an address.
+    /// either with `pod:` or `service:` before it, or an address; both may be host names of services. `port` is a number, or the
+    /// name of a port.
     ///
     /// # Errors
     /// When it is none; names that part.
-    pub fn parse(from: &str, to: &str, port: u16) -> Result<Self, QueryError> {
-        if port == 0 {
-            return Err(QueryError::Port);
+    pub fn parse(from: &str, to: &str, port: &str) -> Result<Self, QueryError> {
+        Ok(Self { from: client(from)?, to: server(to)?, port: port_of(port)? })
+    }
+
+    /// The number of the port that is meant.
+    pub(super) fn port_number(&self, meant: &Meant<'_>) -> Result<u16, QueryError> {
+        let name = match &self.port {
+            Port::Number(number) => return Ok(*number),
+            Port::Name(name) => name,
+        };
+        let (title, ports): (String, Vec<(&str, u16)>) = match meant {
+            Meant::Service(service) => {
+                let named = service.ports.iter().filter_map(|port| Some((&**port.name.as_ref()?, port.port)));
+                (format!("{} {}", service.kind.name(), service.name), named.collect())
+            }
+            Meant::Pod(pod) => {
+                let named = pod.ports.iter().map(|port| (&*port.name, port.number));
+                (format!("Pod {}", pod.name), named.collect())
+            }
+            Meant::Address(address) => (address.to_string(), Vec::new()),
+        };
+        if let Some((_, number)) = ports.iter().find(|(known, _)| *known == name.as_str()) {
+            return Ok(*number);
         }
-        Ok(Self { from: client(from)?, to: server(to)?, port })
+        let names: Vec<&str> = ports.iter().map(|(known, _)| *known).take(NAMED).collect();
+        let known = match names.as_slice() {
+            [] => ": write its number".to_owned(),
+            names => format!("; it has {}", names.join(", ")),
+        };
+        Err(QueryError::PortName { title, name: name.clone(), known })
     }
 }
 
@@ -116,6 +188,7 @@ fn client(text: &str) -> Result<From, QueryError> {
         return Ok(From::Identity(text.parse()?));
     }
     let found = address(text).map(From::Address).or_else(|| name(text).map(From::Pod));
+    let found = found.or_else(|| host(text).map(From::Host));
     found.ok_or_else(|| QueryError::From { text: excerpt(text) })
 }
 
@@ -123,9 +196,32 @@ fn server(text: &str) -> Result<To, QueryError> {
     let found = match (text.strip_prefix("pod:"), text.strip_prefix("service:")) {
         (Some(pod), _) => name(pod).map(To::Pod),
         (_, Some(service)) => name(service).map(To::Service),
-        (None, None) => address(text).map(To::Address).or_else(|| name(text).map(To::Either)),
+        (None, None) => {
+            let named = || name(text).map(To::Either).or_else(|| host(text).map(To::Host));
+            address(text).map(To::Address).or_else(named)
+        }
     };
     found.ok_or_else(|| QueryError::To { text: excerpt(text) })
+}
+
+/// A port's number, or a name that a port can have (RFC 6335, and as Kubernetes takes it).
+fn port_of(text: &str) -> Result<Port, QueryError> {
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return text.parse().ok().filter(|port| *port != 0).map(Port::Number).ok_or(QueryError::Port);
+    }
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let is_name =
+        (1..=63).contains(&text.len()) && text.chars().all(allowed) && text.contains(|c: char| c.is_ascii_lowercase());
+    if is_name { Ok(Port::Name(text.to_owned())) } else { Err(QueryError::Port) }
+}
+
+/// A host name in lower case: the dot at the end of a whole one is left out.
+fn host(text: &str) -> Option<String> {
+    let bare = text.strip_suffix('.').unwrap_or(text);
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    let is_label = |label: &str| (1..=63).contains(&label.len()) && label.chars().all(allowed);
+    let has_letter = bare.contains(|c: char| c.is_ascii_alphabetic());
+    (bare.len() <= 253 && has_letter && bare.split('.').all(is_label)).then(|| bare.to_ascii_lowercase())
 }
 
 fn address(text: &str) -> Option<IpAddr> {
@@ -145,6 +241,8 @@ fn excerpt(text: &str) -> String {
     text.chars().take(128).collect()
 }
 
+pub(super) use self::hosts::behind;
+
 /// Whom a question means by `to`.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Meant<'a> {
@@ -155,9 +253,11 @@ pub(super) enum Meant<'a> {
 
 impl Query {
     /// Whom `to` means.
-    pub(super) fn meant<'a>(&self, snapshot: &'a Snapshot) -> Result<Meant<'a>, QueryError> {
+    ///
+    /// `namespace`: the client's, in which short host names are looked up first.
+    pub(super) fn meant<'a>(&self, snapshot: &'a Snapshot, namespace: Option<&str>) -> Result<Meant<'a>, QueryError> {
         let pod = |name| snapshot.workload(name);
-        let service = |name| service_named(snapshot, name, self.port);
+        let service = |name| service_named(snapshot, name, &self.port);
         let unknown = |what, name: &NamespacedName| QueryError::Unknown {
             side: "to",
             what,
@@ -166,6 +266,7 @@ impl Query {
         };
         match &self.to {
             To::Address(address) => Ok(Meant::Address(*address)),
+            To::Host(host) => hosts::find(snapshot, host, namespace, "to"),
             To::Pod(name) => pod(name).map(Meant::Pod).ok_or_else(|| unknown("Pod", name)),
             To::Service(name) => service(name).map(Meant::Service).ok_or_else(|| unknown("Service", name)),
             To::Either(name) => match (pod(name), service(name)) {
@@ -189,13 +290,17 @@ pub(super) fn client_pod<'a>(snapshot: &'a Snapshot, name: &NamespacedName) -> R
 }
 
 /// Of the services of one ServiceEntry the first that has the port.
-fn service_named<'a>(snapshot: &'a Snapshot, name: &NamespacedName, port: u16) -> Option<&'a Arc<Service>> {
+fn service_named<'a>(snapshot: &'a Snapshot, name: &NamespacedName, port: &Port) -> Option<&'a Arc<Service>> {
+    let has_port = |service: &Service| match port {
+        Port::Number(number) => service.port(*number).is_some(),
+        Port::Name(name) => service.ports.iter().any(|port| port.name.as_deref() == Some(name.as_str())),
+    };
     let mut named = snapshot.services().filter(|service| service.name == *name);
     let first = named.next()?;
-    if first.port(port).is_some() {
+    if has_port(first) {
         return Some(first);
     }
-    named.find(|service| service.port(port).is_some()).or(Some(first))
+    named.find(|service| has_port(service)).or(Some(first))
 }
 
 /// What could have been meant.

@@ -14,12 +14,20 @@ const SILENT: usize = 30;
 /// Notes and warnings that are listed.
 const REMARKS: usize = 20;
 
-/// The explanation as text of at most 120 columns, except for words that are longer. Nothing in it controls a terminal.
+/// The explanation as text, a line for each fact. Nothing in it controls a terminal.
 #[must_use]
 pub fn text(explanation: &Explanation) -> String {
-    let mut page = Page::default();
+    wrapped(explanation, None, str::to_owned)
+}
+
+/// The explanation as text of this many columns (`None`: lines are not wrapped), except for words that are longer. Nothing in
+/// it controls a terminal but what `paint` makes of the verdict.
+#[must_use]
+pub fn wrapped(explanation: &Explanation, width: Option<usize>, paint: impl Fn(&str) -> String) -> String {
+    let mut page = Page::new(width);
     let Explanation { verdict, reason, from, to, .. } = explanation;
-    page.line(0, 2, &format!("{}: {} -> {}, port {}", verdict.name(), from.asked, to.asked, to.port));
+    let headline = format!("{}: {} -> {}, port {}", verdict.name(), from.asked, to.asked, to.port);
+    page.painted(0, 2, &headline, verdict.name(), paint);
     page.line(2, 0, reason);
     page.gap();
     way(&mut page, explanation);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use fastrand::Rng;
 
 use super::pod;
+use crate::analyze::declared::Declared;
 use crate::analyze::index::Mesh;
 use crate::model::labels::Labels;
 use crate::model::local::{LocalPod, LocalPods};
@@ -52,7 +53,8 @@ fn modes_are_those_of_the_data_path() {
         let shown = format!("{policies:#?}");
         let snapshot = Snapshot::build(1, pods.to_vec(), Vec::new(), Vec::new()).with_policies(policies);
         let local = LocalPods::new();
-        let mesh = Mesh::index(&snapshot, &local);
+        let declared = Declared::default();
+        let mesh = Mesh::index(&snapshot, &local, &declared);
         for pod in mesh.pods() {
             let found = mesh.authentication.of(pod);
             let guard = Guard::of(&snapshot, pod, &LocalPod::default());

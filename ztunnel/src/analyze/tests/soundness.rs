@@ -6,8 +6,9 @@ use std::sync::Arc;
 use fastrand::Rng;
 
 use super::pod;
-use crate::analyze::analyze;
 use crate::analyze::covers::{rule_covers, scope_covers};
+use crate::analyze::declared::Declared;
+use crate::analyze::{Code, analyze};
 use crate::model::identity::SpiffeId;
 use crate::model::local::{LocalPod, LocalPods};
 use crate::model::origin::Origin;
@@ -201,8 +202,8 @@ fn what_can_t_match_matches_nothing() {
         // Of one entry each, so that a dead entry is a dead rule.
         rule.clauses.iter_mut().for_each(|clause| clause.matches.truncate(1));
         let snapshot = mesh(denying("p", Scope::Mesh, rule.clone()), &pods);
-        let found = analyze(&snapshot, &LocalPods::new());
-        if found.iter().any(|finding| finding.code == "never-matches") {
+        let found = analyze(&snapshot, &LocalPods::new(), &Declared::default());
+        if found.iter().any(|finding| finding.code == Code::NeverMatches) {
             dead += 1;
             assert!(!matched(&rule, &pods, &connections).contains(&true), "{rule:#?}\n{found:#?}");
         }

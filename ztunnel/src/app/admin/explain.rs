@@ -7,9 +7,10 @@ use thiserror::Error;
 use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 
 use crate::{
-    explain::{Explanation, Query, QueryError, explain},
+    explain::{Explanation, NodeState, PodState as State, Query, QueryError, explain_at},
+    model::workload::NamespacedName,
     pods::{
-        describe::{Description, PodState},
+        describe::{Description, PodInfo, PodState},
         manager::ManagerHandle,
     },
     store::publish::Reader,
@@ -59,7 +60,8 @@ pub(super) async fn answer(
     let now = timeout(PATIENCE, manager.describe()).await.ok().flatten();
     // A mesh can be large, and the thread that this runs on keeps the pods.
     let explained = spawn_blocking(move || {
-        let mut explanation = explain(&snapshot, &local, &query)?;
+        let node = now.as_ref().map(node_state);
+        let mut explanation = explain_at(&snapshot, &local, node.as_ref(), &query)?;
         explanation.warnings.extend(match &now {
             Some(now) => of_this_node(&explanation, now),
             None => vec!["the daemon is busy or stopping: whether it serves these pods is not known".to_owned()],
@@ -75,6 +77,20 @@ pub(super) async fn answer(
 /// The places for explanations.
 pub(in crate::app) fn places() -> Arc<Semaphore> {
     Arc::new(Semaphore::new(AT_ONCE))
+}
+
+/// How far the daemon has come with its pods, as an explanation wants it.
+fn node_state(now: &Description) -> NodeState {
+    let state = |pod: &PodInfo| {
+        let why = || pod.reason.clone().unwrap_or_else(|| "no reason is known".to_owned());
+        match (pod.state, pod.captured) {
+            (PodState::Enrolled, _) => State::Enrolled,
+            (PodState::Refused, true) => State::Closed(why()),
+            (PodState::Refused, false) => State::Refused(why()),
+        }
+    };
+    let name = |pod: &PodInfo| NamespacedName::new(pod.namespace.as_str(), pod.name.as_str());
+    NodeState { node: now.node.clone(), pods: now.pods.iter().map(|pod| (name(pod), state(pod))).collect() }
 }
 
 /// What the mesh's files can't tell: which of the pods this node's daemon can't serve.
@@ -116,9 +132,7 @@ fn query(parameters: &str) -> Result<Query, ExplainError> {
         value.ok_or_else(|| ExplainError::Parameter(format!("the parameter {name} is missing")))
     };
     let (from, to, port) = (there("from", from)?, there("to", to)?, there("port", port)?);
-    let is_number = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
-    let port = port.parse().ok().filter(|_| is_number).ok_or(QueryError::Port)?;
-    Ok(Query::parse(&from, &to, port)?)
+    Ok(Query::parse(&from, &to, &port)?)
 }
 
 /// Undoes percent-encoding. `None`: it is broken, too long, or not UTF-8.
@@ -134,8 +148,8 @@ fn decode(text: &str) -> Option<String> {
 }
 
 /// A query string that [`answer`] understands.
-pub(in crate::app) fn encode(from: &str, to: &str, port: u16) -> String {
-    let [from, to] = [from, to].map(|text| utf8_percent_encode(text, ENCODED));
+pub(in crate::app) fn encode(from: &str, to: &str, port: &str) -> String {
+    let [from, to, port] = [from, to, port].map(|text| utf8_percent_encode(text, ENCODED));
     format!("from={from}&to={to}&port={port}")
 }
 

@@ -1,42 +1,128 @@
-//! `ztunnel analyze`: what is wrong, or likely not meant, in a folder of manifests.
+//! `ztunnel analyze`: what is wrong, or likely not meant, in manifests.
 
-use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use anyhow::bail;
 use serde::Serialize;
 
-use crate::analyze::{self, Finding, Severity};
+use super::output::{Colour, Style, json, print, print_error};
+use crate::analyze::{self, Code, Finding, Severity};
 use crate::config::args::{AnalyzeArgs, Output};
-use crate::control::file::read_once;
-use crate::model::cause::causes;
+use crate::control::declared::Collector;
+use crate::control::file::{Manifests, Source, read_once, read_sources};
+use crate::explain::Page;
 
-/// Prints the findings. 1: one is an error; 2: the folder can't be read.
+/// There is nothing to analyze, or it can't be read.
+const UNKNOWN: u8 = 2;
+/// How messages call standard input.
+const STDIN: &str = "(standard input)";
+/// More than this is no set of manifests.
+const LARGEST_INPUT: u64 = 256 << 20;
+
+/// Prints the findings. 0: none is as severe as `--fail-on` says; 1: one is; 2: there are no manifests, or they can't be read.
 #[must_use]
 pub fn analyze(args: &AnalyzeArgs) -> ExitCode {
-    let mut text = String::new();
-    let code = answer(args, &mut text);
-    // A reader that went away (`| head`) has seen what it wanted; the exit code still tells.
-    let _reader_gone = io::stdout().lock().write_all(text.as_bytes());
-    ExitCode::from(code)
-}
-
-fn answer(args: &AnalyzeArgs, text: &mut String) -> u8 {
-    let (snapshot, local) = match read_once(&args.mesh, args.trust_domain.clone()) {
-        Ok(read) => read,
-        Err(error) => {
-            let _reader_gone = writeln!(io::stderr(), "error: {}", printable(&causes(&error)));
-            return 2;
-        }
-    };
-    let result = Analysis::new(analyze::analyze(&snapshot, &local));
-    match args.output {
-        Output::Text => text.push_str(&result.to_text()),
-        Output::Json => {
-            text.push_str(&result.to_json());
+    let mut input = Vec::new();
+    if args.paths.iter().any(|path| is_stdin(path)) && !args.list_codes {
+        let read = io::stdin().lock().take(LARGEST_INPUT + 1).read_to_end(&mut input);
+        let fits = read.as_ref().is_ok_and(|count| u64::try_from(*count).is_ok_and(|count| count <= LARGEST_INPUT));
+        if !fits {
+            let why = read
+                .err()
+                .map_or_else(|| format!("it is larger than {} MiB", LARGEST_INPUT >> 20), |error| error.to_string());
+            let error = format!("cannot read manifests from standard input: {why}");
+            print_error(args.output, &error, &mut io::stdout(), &mut io::stderr());
+            return ExitCode::from(UNKNOWN);
         }
     }
-    u8::from(result.errors > 0)
+    let (mut out, mut err) = (io::stdout().lock(), io::stderr().lock());
+    ExitCode::from(answer(args, &input, Style::of_stdout(), &mut out, &mut err))
+}
+
+fn answer(args: &AnalyzeArgs, input: &[u8], style: Style, out: &mut impl io::Write, err: &mut impl io::Write) -> u8 {
+    if args.list_codes {
+        print(out, &codes(args.output, style));
+        return 0;
+    }
+    let analysis = match look(args, input) {
+        Ok(analysis) => analysis,
+        Err(error) => {
+            print_error(args.output, &format!("{error:#}"), out, err);
+            return UNKNOWN;
+        }
+    };
+    let text = match args.output {
+        Output::Text => analysis.to_text(style),
+        Output::Json => json(&analysis),
+    };
+    print(out, &text);
+    u8::from(analysis.findings.iter().any(|finding| args.fail_on.includes(finding.severity)))
+}
+
+fn is_stdin(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+fn look(args: &AnalyzeArgs, input: &[u8]) -> anyhow::Result<Analysis> {
+    let (snapshot, local, collector) = match (&args.mesh, args.paths.is_empty()) {
+        (Some(mesh), true) => {
+            let (snapshot, local) = read_once(mesh, args.trust_domain.clone())?;
+            let mut collector = Collector::new("default");
+            let files = read_sources(&[Source::Path(mesh.clone())], args.trust_domain.clone())?.files;
+            // Only those of the folder itself are the daemon's.
+            for path in files.iter().map(|file| PathBuf::from(&**file)).filter(|path| path.parent() == Some(mesh)) {
+                let name = path.file_name().map(|name| Arc::from(name.to_string_lossy())).unwrap_or_default();
+                take(&mut collector, &name, &path);
+            }
+            (snapshot, local, collector)
+        }
+        _ => {
+            let source = |path: &PathBuf| match is_stdin(path) {
+                true => Source::Text { name: STDIN.into(), bytes: input.to_vec() },
+                false => Source::Path(path.clone()),
+            };
+            let sources: Vec<Source> = args.paths.iter().map(source).collect();
+            let Manifests { snapshot, local, files } = read_sources(&sources, args.trust_domain.clone())?;
+            let mut collector = Collector::new("default");
+            for file in &files {
+                match &**file {
+                    STDIN => collector.take(file, &String::from_utf8_lossy(input)),
+                    path => take(&mut collector, file, Path::new(path)),
+                }
+            }
+            (snapshot, local, collector)
+        }
+    };
+    let declared = collector.finish(&args.trust_domain);
+    if declared.objects == 0 && !snapshot.is_partial() {
+        nothing(args)?;
+    }
+    let mut findings = analyze::analyze(&snapshot, &local, &declared);
+    let suppressed = analyze::suppress(&mut findings, &args.ignore, &declared.ignored);
+    Ok(Analysis::new(findings, suppressed, declared.objects))
+}
+
+/// What a file declares; one that can't be read is told by who reads the mesh.
+fn take(collector: &mut Collector, name: &Arc<str>, path: &Path) {
+    if let Ok(bytes) = std::fs::read(path) {
+        collector.take(name, &String::from_utf8_lossy(&bytes));
+    }
+}
+
+/// There is no object.
+fn nothing(args: &AnalyzeArgs) -> anyhow::Result<()> {
+    let places: Vec<String> = match (&args.mesh, args.paths.is_empty()) {
+        (Some(mesh), true) => vec![mesh.display().to_string()],
+        _ => args.paths.iter().map(|path| path.display().to_string()).collect(),
+    };
+    let places = places.join(", ");
+    bail!(
+        "cannot analyze {places}: there is no Kubernetes object in it; name files (*.yaml, *.yml, *.json) with apiVersion and kind, \
+         or folders that hold some"
+    )
 }
 
 /// What is printed.
@@ -47,83 +133,92 @@ struct Analysis {
     errors: usize,
     warnings: usize,
     infos: usize,
+    suppressed: usize,
+    objects: usize,
 }
 
 impl Analysis {
-    fn new(findings: Vec<Finding>) -> Self {
+    fn new(findings: Vec<Finding>, suppressed: usize, objects: usize) -> Self {
         let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
         let (errors, warnings, infos) = (count(Severity::Error), count(Severity::Warning), count(Severity::Info));
-        Self { findings, errors, warnings, infos }
-    }
-
-    fn to_json(&self) -> String {
-        // What it holds are texts and numbers, which can't fail to be written.
-        let json = serde_json::to_string_pretty(self).unwrap_or_default();
-        let mut out = String::with_capacity(json.len() + 1);
-        for letter in json.chars() {
-            // JSON may hold those beyond ASCII as they are, and a terminal would obey them.
-            if letter.is_control() && letter != '\n' {
-                let _ = write!(out, "\\u{:04x}", u32::from(letter));
-            } else {
-                out.push(letter);
-            }
-        }
-        out.push('\n');
-        out
+        Self { findings, errors, warnings, infos, suppressed, objects }
     }
 
     /// A line for each finding as compilers write them, and one for its remedy; then how many there are.
-    fn to_text(&self) -> String {
-        let mut text = String::new();
+    fn to_text(&self, style: Style) -> String {
+        let mut page = Page::new(style.width);
         for finding in &self.findings {
-            line(&mut text, &headline(finding));
+            let (place, rest) = headline(finding);
+            let severity = finding.severity.to_string();
+            let colour = colour(finding.severity);
+            page.painted(0, 4, &format!("{place}{severity}{rest}"), &severity, |word| style.paint(colour, word));
             if let Some(remedy) = &finding.remedy {
-                line(&mut text, &format!("  remedy: {}", printable(remedy)));
+                page.line(2, 2, &format!("remedy: {remedy}"));
             }
         }
         if !self.findings.is_empty() {
-            text.push('\n');
+            page.gap();
         }
         let counts = [(self.errors, "error"), (self.warnings, "warning"), (self.infos, "info")];
         let counts = counts.map(|(count, what)| format!("{count} {what}{}", if count == 1 { "" } else { "s" }));
-        line(&mut text, &counts.join(", "));
-        text
+        let suppressed = match self.suppressed {
+            0 => String::new(),
+            count => format!(" ({count} suppressed)"),
+        };
+        page.line(0, 0, &format!("{}{suppressed}", counts.join(", ")));
+        page.finish()
     }
 }
 
-fn headline(finding: &Finding) -> String {
-    let mut text = String::new();
-    let Finding { severity, code, object, origin, message, .. } = finding;
-    if let Some(origin) = origin {
-        text.push_str(&format!("{origin}: "));
+fn colour(severity: Severity) -> Colour {
+    match severity {
+        Severity::Error => Colour::Red,
+        Severity::Warning => Colour::Yellow,
+        Severity::Info => Colour::Blue,
     }
-    text.push_str(&format!("{severity}[{code}]: "));
-    if let Some(object) = object {
-        text.push_str(&format!("{object}: "));
-    }
-    text.push_str(message);
-    printable(&text)
 }
 
-/// A text of manifests as a terminal may show it.
-fn printable(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for letter in text.chars() {
-        // Those that change the direction of writing can make one text look like another.
-        let is_hidden =
-            matches!(letter, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
-        if letter.is_control() || is_hidden {
-            out.extend(letter.escape_default());
-        } else {
-            out.push(letter);
-        }
-    }
-    out
+/// What stands before the severity, and behind it.
+fn headline(finding: &Finding) -> (String, String) {
+    let Finding { code, object, origin, message, .. } = finding;
+    let place = origin.as_ref().map(|origin| format!("{origin}: ")).unwrap_or_default();
+    let object = object.as_ref().map(|object| format!("{object}: ")).unwrap_or_default();
+    (place, format!("[{code}]: {object}{message}"))
 }
 
-fn line(text: &mut String, line: &str) {
-    // Writing to a string can't fail.
-    let _ = writeln!(text, "{line}");
+/// A code, for programs.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct CodeInfo {
+    code: &'static str,
+    severity: Severity,
+    meaning: &'static str,
+    remedy: &'static str,
+}
+
+#[derive(Serialize)]
+struct Codes {
+    codes: Vec<CodeInfo>,
+}
+
+/// All codes.
+fn codes(output: Output, style: Style) -> String {
+    if output == Output::Json {
+        let info = |code: &Code| CodeInfo {
+            code: code.code(),
+            severity: code.severity(),
+            meaning: code.meaning(),
+            remedy: code.remedy(),
+        };
+        return json(&Codes { codes: Code::ALL.iter().map(info).collect() });
+    }
+    let mut page = Page::new(style.width);
+    for code in Code::ALL {
+        let severity = code.severity();
+        page.line(0, 4, &format!("{code} ({severity}): {}", code.meaning()));
+        page.line(2, 2, &format!("remedy: {}", code.remedy()));
+    }
+    page.finish()
 }
 
 #[cfg(test)]

@@ -3,16 +3,20 @@
 use std::{
     fmt::Write as _,
     fs::DirBuilder,
-    io::{self, Write as _},
+    io,
     os::unix::fs::DirBuilderExt as _,
     path::Path,
+    process::ExitCode,
     time::{Duration, SystemTime},
 };
 
 use anyhow::{Context as _, bail};
 
+use serde::Serialize;
+
+use super::output::{json, print, print_error};
 use crate::{
-    config::args::{CaCommand, CaInitArgs, CaIssueArgs, CaShowArgs},
+    config::args::{CaCommand, CaInitArgs, CaIssueArgs, CaShowArgs, Output},
     identity::{
         Credentials,
         certificate::{self, Certificate, key_to_pem, rfc3339, to_pem},
@@ -30,16 +34,23 @@ use crate::{
 /// A CA that ends within this time is worth a warning: replacing it takes preparation.
 const SOON: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// Does what the command says.
-///
-/// # Errors
-/// When there is no CA, one too many, or a broken one, or when files can't be written.
-pub fn ca(command: &CaCommand) -> anyhow::Result<()> {
+/// Does what the command says, and prints what that was. It fails when there is no CA, one too many, or a broken one, or when files
+/// can't be written.
+#[must_use]
+pub fn ca(command: &CaCommand) -> ExitCode {
     let mut text = String::new();
     let result = answer(command, SystemTime::now(), &mut text);
-    // A reader that went away (`| head`) has seen what it wanted; the exit code still tells.
-    let _reader_gone = io::stdout().lock().write_all(text.as_bytes());
-    result
+    let (mut out, mut err) = (io::stdout().lock(), io::stderr().lock());
+    print(&mut out, &text);
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // What is wrong with an authority stands in its description.
+        Err(_) if command.output() == Output::Json && !text.is_empty() => ExitCode::FAILURE,
+        Err(error) => {
+            print_error(command.output(), &format!("{error:#}"), &mut out, &mut err);
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn answer(command: &CaCommand, now: SystemTime, text: &mut String) -> anyhow::Result<()> {
@@ -55,6 +66,10 @@ fn init(args: &CaInitArgs, now: SystemTime, text: &mut String) -> anyhow::Result
     create::init(&args.ca_dir, &NewCa { trust_domain: args.trust_domain.clone(), ttl })?;
     let made = Authority::read(&args.ca_dir, &args.trust_domain, now)?;
     let (subject, dir, end) = (&made.certificate.subject, args.ca_dir.display(), rfc3339(made.not_after()));
+    if args.output == Output::Json {
+        text.push_str(&json(&Made { directory: dir.to_string(), subject: subject.clone(), not_after: end }));
+        return Ok(());
+    }
     line(text, &format!("made the CA {subject} in {dir}, valid until {end}"));
     line(text, "Nodes whose workloads shall trust each other need the same directory; ca-key.pem is the secret in it.");
     Ok(())
@@ -65,11 +80,121 @@ fn show(args: &CaShowArgs, now: SystemTime, text: &mut String) -> anyhow::Result
     if let Err(error @ CaError::Absent { .. }) = ca {
         return Err(error.into());
     }
+    if args.output == Output::Json {
+        let shown = Shown::of(&args.ca_dir, now, ca.as_ref());
+        text.push_str(&json(&shown));
+        return ca.map(drop).with_context(|| format!("the CA in {} can't be used", args.ca_dir.display()));
+    }
     // What can be read helps to see what is wrong with the rest.
     text.push_str(&report(&args.ca_dir, now));
     let end = ca.with_context(|| format!("the CA in {} can't be used", args.ca_dir.display()))?.not_after();
     line(text, &format!("\nThis CA can be used, until {} ({}).", rfc3339(end), left(end, now)));
     Ok(())
+}
+
+/// A new authority, for programs.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Made {
+    directory: String,
+    subject: String,
+    not_after: String,
+}
+
+/// An issued certificate, for programs. The PEM texts are there where no files were written.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Issued {
+    identity: String,
+    serial: String,
+    not_after: String,
+    directory: Option<String>,
+    cert_chain: Option<String>,
+    key: Option<String>,
+    root_cert: Option<String>,
+}
+
+/// An authority, for programs.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Shown {
+    directory: String,
+    usable: bool,
+    /// Until when it can be used.
+    not_after: Option<String>,
+    /// Why it can't be used.
+    error: Option<String>,
+    files: Vec<ShownFile>,
+    key: ShownKey,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ShownFile {
+    name: &'static str,
+    error: Option<String>,
+    certificates: Vec<ShownCertificate>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ShownCertificate {
+    subject: String,
+    issuer: String,
+    serial: String,
+    not_before: String,
+    not_after: String,
+    key_type: String,
+    sha256: String,
+    is_ca: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ShownKey {
+    name: &'static str,
+    /// Octal, such as `0600`.
+    mode: Option<String>,
+    error: Option<String>,
+}
+
+impl Shown {
+    fn of(dir: &Path, now: SystemTime, ca: Result<&Authority, &CaError>) -> Self {
+        let file = |name: &'static str| match certificate::read_certificates(&dir.join(name)) {
+            Ok(found) => {
+                ShownFile { name, error: None, certificates: found.iter().map(ShownCertificate::of).collect() }
+            }
+            Err(error) => ShownFile { name, error: Some(causes(&error)), certificates: Vec::new() },
+        };
+        let mode = layout::key_mode(dir);
+        Self {
+            directory: dir.display().to_string(),
+            usable: ca.is_ok_and(|ca| ca.not_after() > now),
+            not_after: ca.ok().map(|ca| rfc3339(ca.not_after())),
+            error: ca.err().map(|error| causes(error)),
+            files: [layout::CERTIFICATE, layout::CHAIN, layout::ROOTS].map(file).into(),
+            key: ShownKey {
+                name: layout::KEY,
+                mode: mode.as_ref().ok().map(|mode| format!("{mode:04o}")),
+                error: mode.err().map(|error| error.to_string()),
+            },
+        }
+    }
+}
+
+impl ShownCertificate {
+    fn of(certificate: &Certificate) -> Self {
+        Self {
+            subject: certificate.subject.clone(),
+            issuer: certificate.issuer.clone(),
+            serial: certificate.serial.clone(),
+            not_before: rfc3339(certificate.not_before),
+            not_after: rfc3339(certificate.not_after),
+            key_type: certificate.key_type.to_string(),
+            sha256: certificate.fingerprint(),
+            is_ca: certificate.is_ca,
+        }
+    }
 }
 
 /// All files, as far as they can be read.
@@ -146,9 +271,25 @@ fn left(end: SystemTime, now: SystemTime) -> String {
 
 fn issue(args: &CaIssueArgs, now: SystemTime, text: &mut String) -> anyhow::Result<()> {
     let ca = Authority::read(&args.ca_dir, &args.identity.trust_domain, now)?;
-    let issued = ca.issue(&args.identity, Duration::from_secs(args.ttl), now)?;
+    let issued = ca.issue(&args.identity, args.ttl.duration(), now)?;
     let [chain, key, roots] = pem(&issued);
+    let told = |directory: Option<String>, pem: Option<[String; 3]>| {
+        let [cert_chain, key, root_cert] = pem.map_or_else(Default::default, |pem| pem.map(Some));
+        json(&Issued {
+            identity: issued.identity.to_string(),
+            serial: issued.serial.clone(),
+            not_after: rfc3339(issued.not_after),
+            directory,
+            cert_chain,
+            key,
+            root_cert,
+        })
+    };
     let Some(out) = &args.out else {
+        if args.output == Output::Json {
+            text.push_str(&told(None, Some([chain, key, roots])));
+            return Ok(());
+        }
         text.extend([chain, key, roots]);
         return Ok(());
     };
@@ -167,6 +308,10 @@ fn issue(args: &CaIssueArgs, now: SystemTime, text: &mut String) -> anyhow::Resu
     {
         disk::write(out, name, content.as_bytes(), mode)
             .with_context(|| format!("cannot write {}", out.join(name).display()))?;
+    }
+    if args.output == Output::Json {
+        text.push_str(&told(Some(out.display().to_string()), None));
+        return Ok(());
     }
     let (names, end) = ([files::CHAIN, files::KEY, files::ROOTS].join(", "), rfc3339(issued.not_after));
     let (identity, serial) = (&issued.identity, &issued.serial);

@@ -1,23 +1,19 @@
 //! `ztunnel check`: says whether the daemon can run on this machine, and what it would have to do without.
 
-use std::{
-    io::{self, Write as _},
-    path::Path,
-    process::ExitCode,
-};
+use std::{io, path::Path, process::ExitCode};
 
 use comfy_table::{ContentArrangement, Table, presets::ASCII_BORDERS_ONLY_CONDENSED};
 
+use serde::Serialize;
+
+use super::output::{Style, json, print};
 use crate::{
-    config::args::CheckArgs,
+    config::args::{CheckArgs, Output},
     control::file,
     model::{cause::causes, identity::TrustDomain},
     pods::node_name::UnknownNode,
     redirect::probe::{self, Requirement, State},
 };
-
-/// Columns of the table: what a log viewer or a split terminal still shows without breaking lines.
-const WIDTH: u16 = 120;
 
 /// Probes the machine and prints what it found. Success unless something is missing that the daemon can't do without.
 #[must_use]
@@ -27,10 +23,51 @@ pub fn check(args: &CheckArgs) -> ExitCode {
         found.push(mesh_folder(mesh, args.node.as_deref()));
     }
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let report = report(release.trim(), &found, &probe::missing_capabilities());
-    // A reader that went away (`| head`) has seen what it wanted; the exit code still tells.
-    let _reader_gone = io::stdout().lock().write_all(report.as_bytes());
+    let (release, missing) = (release.trim(), probe::missing_capabilities());
+    let report = match args.output {
+        Output::Text => report(release, &found, &missing, Style::of_stdout().width),
+        Output::Json => json(&Checked::new(release, &found, &missing)),
+    };
+    print(&mut io::stdout().lock(), &report);
     if is_fit(&found) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// What was found, for programs.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Checked<'a> {
+    kernel: &'a str,
+    architecture: &'static str,
+    /// The daemon can run here.
+    fit: bool,
+    missing_capabilities: &'a [&'a str],
+    requirements: Vec<RequirementInfo<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RequirementInfo<'a> {
+    name: &'a str,
+    /// `ok`, `lost` (the daemon runs without it) or `missing` (it does not).
+    state: &'static str,
+    found: &'a str,
+    /// What does not work without it, and the remedy; none where all is well.
+    lost: Option<&'a str>,
+}
+
+impl<'a> Checked<'a> {
+    fn new(kernel: &'a str, found: &'a [Requirement], missing_capabilities: &'a [&'a str]) -> Self {
+        let requirement = |one: &'a Requirement| {
+            let (state, lost) = match one.state {
+                State::Met => ("ok", None),
+                State::Lost => ("lost", Some(one.cost)),
+                State::Missing => ("missing", Some(one.cost)),
+            };
+            RequirementInfo { name: one.name, state, found: &one.found, lost }
+        };
+        let requirements = found.iter().map(requirement).collect();
+        Self { kernel, architecture: std::env::consts::ARCH, fit: is_fit(found), missing_capabilities, requirements }
+    }
 }
 
 /// Whether the folder can be read, and knows the node.
@@ -60,17 +97,18 @@ fn is_fit(found: &[Requirement]) -> bool {
     found.iter().all(|requirement| requirement.state != State::Missing)
 }
 
-fn report(release: &str, found: &[Requirement], missing_capabilities: &[&str]) -> String {
-    let table = table(found).trim_fmt();
+fn report(release: &str, found: &[Requirement], missing_capabilities: &[&str], width: Option<usize>) -> String {
+    let table = table(found, width).trim_fmt();
     format!("Linux {release} on {}\n\n{table}\n\n{}\n", std::env::consts::ARCH, verdict(found, missing_capabilities))
 }
 
-fn table(found: &[Requirement]) -> Table {
+fn table(found: &[Requirement], width: Option<usize>) -> Table {
     let mut table = Table::new();
-    table
-        .load_style(ASCII_BORDERS_ONLY_CONDENSED)
-        .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_width(WIDTH);
+    table.load_style(ASCII_BORDERS_ONLY_CONDENSED);
+    // Without a terminal each row is one line, so that programs can look for words in it.
+    if let Some(width) = width.and_then(|width| u16::try_from(width).ok()) {
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+    }
     table.set_header(["requirement", "state", "found", "lost without it, and the remedy"]);
     for requirement in found {
         let (state, cost) = match requirement.state {
@@ -102,7 +140,8 @@ fn verdict(found: &[Requirement], missing_capabilities: &[&str]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{is_fit, mesh_folder, report, verdict};
+    use super::{Checked, is_fit, mesh_folder, report, verdict};
+    use crate::app::cli::output::json;
     use crate::redirect::probe::{Requirement, State};
 
     fn requirement(name: &'static str, state: State) -> Requirement {
@@ -140,15 +179,27 @@ mod tests {
     }
 
     #[test]
-    fn the_report_is_ascii_and_narrow_whatever_was_found() {
+    fn programs_get_every_requirement() {
+        let found = [requirement("a", State::Met), requirement("b", State::Lost)];
+        let text = json(&Checked::new("6.1.0", &found, &["CAP_BPF"]));
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((&value["schemaVersion"], &value["fit"]), (&1.into(), &true.into()));
+        assert_eq!(value["requirements"][1]["state"], "lost");
+        assert_eq!(value["requirements"][0]["lost"], serde_json::Value::Null);
+    }
+
+    #[test]
+    fn the_report_is_ascii_and_as_wide_as_the_terminal() {
         let mut found = vec![requirement("a rather long name of a requirement", State::Missing); 2];
         found.push(requirement("met", State::Met));
         found.push(Requirement { found: "long words ".repeat(40), ..requirement("b", State::Lost) });
-        let text = report("6.1.0", &found, &["CAP_BPF", "CAP_NET_ADMIN"]);
+        let text = report("6.1.0", &found, &["CAP_BPF", "CAP_NET_ADMIN"], Some(120));
         assert!(text.is_ascii(), "{text}");
         assert!(text.lines().all(|line| line.len() <= 120), "{text}");
         assert!(text.starts_with("Linux 6.1.0 on "), "{text}");
         assert!(text.contains("without CAP_BPF, CAP_NET_ADMIN;"), "{text}");
         assert_eq!(text.matches("do something").count(), 3, "no cost where all is well: {text}");
+        let whole = report("6.1.0", &found, &[], None);
+        assert!(whole.lines().any(|line| line.matches("long words").count() == 40), "{whole}");
     }
 }

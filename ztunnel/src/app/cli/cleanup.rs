@@ -1,23 +1,39 @@
 //! `ztunnel cleanup`: gives every pod back that a daemon captured, when that daemon is gone for good.
 
 use anyhow::Context as _;
+use serde::Serialize;
 
+use super::output::json;
 use crate::{
     app::{lock::Lock, process},
-    config::args::CleanupArgs,
+    config::args::{CleanupArgs, Output},
     lifecycle::tasks::TaskCount,
     redirect::{controller, pins::PinDir, record::Records},
 };
 
-/// Releases everything.
+/// What was done.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct CleanedUp {
+    /// Pods that were captured and are as before now.
+    released_pods: usize,
+    bpf_pin: String,
+    state: String,
+}
+
+/// Releases everything, and says what that was.
 ///
 /// # Errors
 /// When a daemon is running, or records or pins can't be read or removed.
-pub fn cleanup(args: &CleanupArgs) -> anyhow::Result<()> {
+pub fn cleanup(args: &CleanupArgs) -> anyhow::Result<String> {
     process::require_capabilities()?;
+    let (state, bpf_pin) = (args.state.display().to_string(), args.bpf_pin.display().to_string());
+    let told = |released_pods, text: String| match args.output {
+        Output::Text => text,
+        Output::Json => json(&CleanedUp { released_pods, bpf_pin: bpf_pin.clone(), state: state.clone() }),
+    };
     if !args.state.is_dir() && !args.bpf_pin.exists() {
-        println!("nothing to clean up: neither {} nor {} exists", args.state.display(), args.bpf_pin.display());
-        return Ok(());
+        return Ok(told(0, format!("nothing to clean up: neither {state} nor {bpf_pin} exists\n")));
     }
     let pins = PinDir::at(&args.bpf_pin);
     let lock = Lock::take(&args.state, &pins).context("a running daemon releases its pods itself; stop it first")?;
@@ -25,6 +41,5 @@ pub fn cleanup(args: &CleanupArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let released = runtime.block_on(controller::clean_up(&pins, &mut records, &TaskCount::default()))?;
     drop(lock);
-    println!("released {released} pod(s); nothing of {} is left", args.bpf_pin.display());
-    Ok(())
+    Ok(told(released, format!("released {released} pod(s); nothing of {bpf_pin} is left\n")))
 }

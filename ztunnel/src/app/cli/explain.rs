@@ -6,10 +6,11 @@ use std::{io, process::ExitCode};
 
 use anyhow::{Context as _, bail};
 
+use super::output::{Colour, Style, json, print, print_error};
 use crate::{
     config::args::{ExplainArgs, Output},
     control::file::read_once,
-    explain::{Explanation, Query, explain as explained, printable, printable_json, text},
+    explain::{Explanation, Query, explain as explained, wrapped},
 };
 
 /// It may not.
@@ -21,18 +22,17 @@ const UNKNOWN: u8 = 2;
 #[must_use]
 pub fn explain(args: &ExplainArgs) -> ExitCode {
     let (out, err) = (io::stdout(), io::stderr());
-    ExitCode::from(answer(args, &mut out.lock(), &mut err.lock()))
+    ExitCode::from(answer(args, Style::of_stdout(), &mut out.lock(), &mut err.lock()))
 }
 
-fn answer(args: &ExplainArgs, out: &mut impl io::Write, err: &mut impl io::Write) -> u8 {
-    match look(args).and_then(|found| Ok((shown(&found, args.output)?, found))) {
-        Ok((shown, found)) => {
-            // A reader that went away (`| head`) has seen what it wanted; the exit code still tells.
-            let _reader_gone = out.write_all(shown.as_bytes()).and_then(|()| out.flush());
+fn answer(args: &ExplainArgs, style: Style, out: &mut impl io::Write, err: &mut impl io::Write) -> u8 {
+    match look(args) {
+        Ok(found) => {
+            print(out, &shown(&found, args.output, style));
             if found.is_allowed() { 0 } else { DENIED }
         }
         Err(error) => {
-            let _reader_gone = writeln!(err, "ztunnel: {}", printable(&format!("{error:#}")));
+            print_error(args.output, &format!("{error:#}"), out, err);
             UNKNOWN
         }
     }
@@ -40,9 +40,9 @@ fn answer(args: &ExplainArgs, out: &mut impl io::Write, err: &mut impl io::Write
 
 fn look(args: &ExplainArgs) -> anyhow::Result<Explanation> {
     // Also before the daemon is asked: it would refuse the same, in the words of its query string.
-    let query = Query::parse(&args.from, &args.to, args.port).context("cannot explain that")?;
+    let query = Query::parse(&args.from, &args.to, &args.port).context("cannot explain that")?;
     match (&args.admin, &args.mesh) {
-        (Some(admin), _) => ask::daemon(*admin, &args.from, &args.to, args.port),
+        (Some(admin), _) => ask::daemon(*admin, &args.from, &args.to, &args.port),
         (None, Some(mesh)) => {
             let (snapshot, local) = read_once(mesh, args.trust_domain.clone())?;
             let folder = mesh.display();
@@ -56,13 +56,11 @@ fn look(args: &ExplainArgs) -> anyhow::Result<Explanation> {
     }
 }
 
-fn shown(explanation: &Explanation, output: Output) -> anyhow::Result<String> {
+fn shown(explanation: &Explanation, output: Output, style: Style) -> String {
+    let colour = if explanation.is_allowed() { Colour::Green } else { Colour::Red };
     match output {
-        Output::Text => Ok(text(explanation)),
-        Output::Json => {
-            let json = serde_json::to_string_pretty(explanation).context("cannot write it as JSON")?;
-            Ok(printable_json(&json) + "\n")
-        }
+        Output::Text => wrapped(explanation, style.width, |verdict| style.paint(colour, verdict)),
+        Output::Json => json(explanation),
     }
 }
 

@@ -5,4 +5,6 @@ pub mod ca;
 pub mod check;
 pub mod cleanup;
 pub mod explain;
+pub mod output;
 pub mod run;
+pub mod version;

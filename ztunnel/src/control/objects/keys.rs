@@ -41,6 +41,9 @@ impl KeyKind {
     }
 }
 
+/// Annotation with codes of findings about the object that are suppressed.
+pub const ANALYZE_IGNORE: &str = "traffic.ambient.mesh/analyze-ignore";
+
 macro_rules! keys {
     ($($kind:ident of $object:literal, $names:expr, $values:literal, $effect:literal;)*) => {
         /// All of them, those of pods and their namespaces first.
@@ -69,6 +72,8 @@ keys! {
     Annotation of "Service, ServiceEntry, Namespace", &[TRAFFIC_DISTRIBUTION],
         "`PreferSameZone`, `PreferClose`, `PreferSameNode`, `Any`",
         "Which endpoints are preferred; `spec.trafficDistribution` of a Service means the same.";
+    Annotation of "any object", &[ANALYZE_IGNORE], "codes, or `*`",
+        "Findings of `ztunnel analyze` about the object with these codes are suppressed.";
     Annotation of "Service", &[EXPORT_TO], "`.`, `*`, names of namespaces", "The namespaces whose pods see the service.";
     Label of "EndpointSlice", &[slice::SERVICE_NAME], "a name", "The Service that the endpoints belong to.";
     Annotation of "AuthorizationPolicy", &[DRY_RUN], "`\"true\"`, `\"false\"`", "The policy only reports what it would decide.";

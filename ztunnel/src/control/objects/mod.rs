@@ -35,7 +35,7 @@ pub(in crate::control) use self::authorization::{AuthorizationManifest, Target};
 pub(in crate::control) use self::body::{Body, Object, title};
 pub(in crate::control) use self::entry::EntryManifest;
 pub(in crate::control) use self::intern::Interner;
-pub use self::keys::{KEYS, Key, KeyKind};
+pub use self::keys::{ANALYZE_IGNORE, KEYS, Key, KeyKind};
 pub(in crate::control) use self::mesh::ENTRIES_LEAD;
 pub(in crate::control) use self::mesh::MeshSettings;
 pub use self::mesh::{MESH_CONFIG, ROOT_NAMESPACE};

@@ -1,28 +1,42 @@
 mod findings;
+mod published;
+
+use std::path::Path;
 
 use clap::Parser as _;
 
 use super::*;
 use crate::config::args::{Args, Command};
 
-const POD: &str =
-    "apiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: demo, labels: {app: p}}\nspec: {containers: []}\n";
+const POD: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: demo, labels: {app: p}}\nspec: {nodeName: n, \
+                   containers: []}\nstatus: {podIP: 10.0.0.1}\n";
+
+fn parsed(words: &[&str]) -> AnalyzeArgs {
+    let line = [&["ztunnel", "analyze"], words].concat();
+    let Command::Analyze(args) = Args::try_parse_from(line).unwrap().command else { panic!("another command") };
+    args
+}
+
+/// Exit code, and what is printed where.
+fn asked(words: &[&str], input: &str) -> (u8, String, String) {
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let code = answer(&parsed(words), input.as_bytes(), Style::default(), &mut out, &mut err);
+    (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
+}
 
 /// Exit code and what is printed of a folder with one file.
 fn run(manifests: &str, more: &[&str]) -> (u8, String) {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("mesh.yaml"), manifests).unwrap();
     let path = dir.path().to_str().unwrap();
-    let line = [&["ztunnel", "analyze", "--mesh", path], more].concat();
-    let Command::Analyze(args) = Args::parse_from(line).command else { panic!("another command") };
-    let mut text = String::new();
-    (answer(&args, &mut text), text)
+    let (code, out, err) = asked(&[&["--mesh", path], more].concat(), "");
+    (code, out + &err)
 }
 
 fn service(selector: &str) -> String {
     format!(
-        "{POD}---\napiVersion: v1\nkind: Service\nmetadata: {{name: s, namespace: demo}}\nspec: {{selector: {{app: \
-         {selector}}}, ports: [{{port: 80}}]}}\n"
+        "{POD}---\napiVersion: v1\nkind: Service\nmetadata: {{name: s, namespace: demo}}\nspec: {{clusterIP: 10.96.0.9, selector: \
+         {{app: {selector}}}, ports: [{{port: 80}}]}}\n"
     )
 }
 
@@ -35,7 +49,7 @@ fn text_is_like_a_compiler_s() {
         (
             0,
             [
-                "mesh.yaml:6: warning[unmatched-selector]: Service demo/s: spec.selector app=q matches no pod: the service \
+                "mesh.yaml:7: warning[unmatched-selector]: Service demo/s: spec.selector app=q matches no pod: the service \
                  leads nowhere",
                 "  remedy: no pod has app: q; is app: p meant?",
                 "info[empty-mesh]: no pod is in the mesh: nothing is enforced, and nothing is encrypted",
@@ -49,8 +63,65 @@ fn text_is_like_a_compiler_s() {
 }
 
 #[test]
-fn nothing_found_is_said() {
-    assert_eq!(run("", &[]), (0, "0 errors, 0 warnings, 0 infos\n".to_owned()));
+fn a_terminal_s_width_and_colours_are_used() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("mesh.yaml"), service("q")).unwrap();
+    let args = parsed(&[dir.path().to_str().unwrap()]);
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let style = Style { width: Some(60), colours: true };
+    assert_eq!(answer(&args, b"", style, &mut out, &mut err), 0);
+    let text = String::from_utf8(out).unwrap();
+    assert!(text.contains("\u{1b}[1;33mwarning\u{1b}[0m[unmatched-selector]"), "{text:?}");
+    let plain = text.replace("\u{1b}[1;33m", "").replace("\u{1b}[1;34m", "").replace("\u{1b}[0m", "");
+    assert!(plain.lines().all(|line| line.len() <= 60 || !line.trim().contains(' ')), "{plain}");
+}
+
+#[test]
+fn nothing_to_analyze_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    for (words, input) in
+        [(&["--mesh", path][..], ""), (&[path], ""), (&["-"], "# nothing\n---\n"), (&["/nowhere/at/all"], "")]
+    {
+        let (code, out, err) = asked(words, input);
+        assert_eq!((code, out.as_str()), (2, ""), "{words:?}");
+        assert!(err.starts_with("ztunnel: cannot ") && err.contains(words.last().unwrap()), "{err}");
+        let (code, out, err) = asked(&[words, &["-o", "json"]].concat(), input);
+        let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+        assert_eq!((code, err.as_str(), &json["schemaVersion"]), (2, "", &1.into()));
+        assert!(json["error"].as_str().unwrap().starts_with("cannot "), "{json}");
+    }
+    // Kinds that mean nothing here are manifests all the same.
+    let (code, out, _) = asked(&["-"], "{apiVersion: v1, kind: ConfigMap, metadata: {name: c}}");
+    assert_eq!((code, out.as_str()), (0, "0 errors, 0 warnings, 0 infos\n"));
+}
+
+#[test]
+fn files_folders_and_standard_input_are_read_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    write("folder/deep/pod.yaml", POD);
+    write("folder/.hidden/broken.yaml", "kind: [");
+    let one = write("service.txt", service("q").split("---\n").nth(1).unwrap());
+    let folder = dir.path().join("folder").display().to_string();
+    let input = "{apiVersion: v1, kind: Service, metadata: {name: other, namespace: demo}, spec: {selector: {app: r}}}";
+    let (code, out, err) = asked(&[&folder, &one, "-"], input);
+    assert_eq!((code, err.as_str()), (0, ""), "{out}");
+    for place in [
+        "service.txt:1: warning[unmatched-selector]: Service demo/s",
+        "(standard input):1: warning[unmatched-selector]",
+    ] {
+        assert!(out.contains(place), "{out}");
+    }
+    // Alone the folder has nothing to tell but that its pod is outside.
+    let (_, out, _) = asked(&[&folder], "");
+    assert!(out.ends_with("0 errors, 0 warnings, 1 info\n"), "{out}");
+    assert!(Args::try_parse_from(["ztunnel", "analyze"]).is_err(), "nothing is given");
 }
 
 #[test]
@@ -58,12 +129,13 @@ fn json_has_findings_and_counts() {
     let (code, text) = run(&service("q"), &["-o", "json"]);
     let json: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!((code, &json["errors"], &json["warnings"], &json["infos"]), (0, &0.into(), &1.into(), &1.into()));
+    assert_eq!((&json["schemaVersion"], &json["suppressed"], &json["objects"]), (&1.into(), &0.into(), &2.into()));
     let expected = serde_json::json!({
         "severity": "warning",
         "code": "unmatched-selector",
         "object": "Service demo/s",
         "file": "mesh.yaml",
-        "line": 6,
+        "line": 7,
         "message": "spec.selector app=q matches no pod: the service leads nowhere",
         "remedy": "no pod has app: q; is app: p meant?",
     });
@@ -71,13 +143,66 @@ fn json_has_findings_and_counts() {
 }
 
 #[test]
+fn findings_are_suppressed_by_code_and_object() {
+    let manifests = service("q");
+    let lines = |more: &[&str]| run(&manifests, more).1;
+    for pattern in ["unmatched-selector", "unmatched-selector=Service/demo/*", "unmatched-selector=*/s"] {
+        let text = lines(&["--ignore", pattern]);
+        assert!(
+            !text.contains("unmatched-selector") && text.ends_with("0 warnings, 1 info (1 suppressed)\n"),
+            "{text}"
+        );
+    }
+    let other = lines(&["--ignore", "unmatched-selector=Service/other/*", "--ignore", "empty-mesh"]);
+    assert!(other.contains("unmatched-selector") && other.ends_with("1 warning, 0 infos (1 suppressed)\n"), "{other}");
+    let wrong = Args::try_parse_from(["ztunnel", "analyze", "m", "--ignore", "unmatched-selectr"]).unwrap_err();
+    assert!(wrong.to_string().contains("is unmatched-selector meant?"), "{wrong}");
+
+    let annotated = |codes: &str| {
+        manifests.replace(
+            "metadata: {name: s,",
+            &format!("metadata: {{annotations: {{traffic.ambient.mesh/analyze-ignore: '{codes}'}}, name: s,"),
+        )
+    };
+    for codes in ["unmatched-selector", "no-strict, unmatched-selector", "*"] {
+        let (_, text) = run(&annotated(codes), &[]);
+        assert!(!text.contains("unmatched-selector") && text.contains("(1 suppressed)"), "{text}");
+    }
+    let (_, text) = run(&annotated("unmatched-selectr"), &[]);
+    assert!(
+        text.contains("warning[unknown-code]: Service demo/s") && text.contains("is unmatched-selector meant?"),
+        "{text}"
+    );
+    assert!(text.contains("warning[unmatched-selector]"), "{text}");
+}
+
+#[test]
+fn the_exit_code_has_a_threshold() {
+    let warning = service("q");
+    for (fail_on, expected) in [("error", 0), ("warning", 1), ("info", 1), ("never", 0)] {
+        assert_eq!(run(&warning, &["--fail-on", fail_on]).0, expected, "{fail_on}");
+        let error = if fail_on == "never" { 0 } else { 1 };
+        assert_eq!(run("kind: [", &["--fail-on", fail_on]).0, error, "{fail_on}");
+    }
+    assert_eq!(run(&warning, &["--fail-on", "warning", "--ignore", "unmatched-selector"]).0, 0);
+}
+
+#[test]
+fn all_codes_are_listed() {
+    let (code, out, _) = asked(&["--list-codes"], "");
+    assert!(code == 0 && out.contains("unmatched-selector (warning): A selector matches no pod."), "{out}");
+    let (_, out, _) = asked(&["--list-codes", "-o", "json"], "");
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(json["codes"].as_array().unwrap().len(), Code::ALL.len());
+    assert_eq!(json["codes"][0]["code"], Code::ALL[0].code());
+}
+
+#[test]
 fn an_error_fails_and_a_folder_that_is_not_there_can_t_be_told() {
     assert_eq!(run("kind: [", &[]).0, 1);
-    let Command::Analyze(args) = Args::parse_from(["ztunnel", "analyze", "--mesh", "/nowhere/at/all"]).command else {
-        panic!("another command")
-    };
-    let mut text = String::new();
-    assert_eq!((answer(&args, &mut text), text.as_str()), (2, ""));
+    let (code, out, err) = asked(&["--mesh", "/nowhere/at/all"], "");
+    assert!(code == 2 && out.is_empty() && err.contains("/nowhere/at/all"), "{err}");
+    assert!(is_stdin(Path::new("-")) && !is_stdin(Path::new("./-")));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::{answer, left, report, show};
 use crate::{
     config::{
         Args, Command,
-        args::{CaCommand, CaShowArgs},
+        args::{CaCommand, CaShowArgs, Output},
     },
     identity::{files::CertFiles, local_ca::layout, source::CertSource as _},
     lifecycle::tasks::TaskCount,
@@ -75,7 +75,7 @@ fn what_is_wrong_is_shown_beside_what_is_right() {
     assert!(text.contains("ERROR: No such file") && !text.contains("only its owner"), "{text}");
     let dir = made(&parent.path().join("another"));
     let path = Path::new(&dir);
-    let (args, mut text) = (CaShowArgs { ca_dir: path.to_owned() }, String::new());
+    let (args, mut text) = (CaShowArgs { ca_dir: path.to_owned(), output: Output::Text }, String::new());
     let late = show(&args, now + Duration::from_secs(101 * 86_400), &mut text).unwrap_err();
     assert!(format!("{late:#}").contains("ca-cert.pem can't be used: it has expired at"), "{late:#}");
     assert!(text.contains("(expired)"), "{text}");

@@ -31,7 +31,7 @@ const EXCERPT: usize = 500;
 ///
 /// # Errors
 /// Says what to do when nobody answers, or somebody else.
-pub(super) fn daemon(admin: SocketAddr, from: &str, to: &str, port: u16) -> anyhow::Result<Explanation> {
+pub(super) fn daemon(admin: SocketAddr, from: &str, to: &str, port: &str) -> anyhow::Result<Explanation> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     let path = format!("{EXPLAIN}?{}", encode(from, to, port));
     let answered = runtime.block_on(async { timeout(TIMEOUT, fetch(admin, &path)).await });

@@ -1,5 +1,6 @@
 mod agreement;
 mod explained;
+mod hosts;
 
 use std::{
     fs,
@@ -11,7 +12,7 @@ use std::{
 
 use clap::Parser as _;
 
-use super::answer;
+use super::{super::output::Style, answer};
 use crate::{
     config::{Args, Command, args::ExplainArgs},
     explain::Explanation,
@@ -28,7 +29,7 @@ fn args(words: &[&str]) -> ExplainArgs {
 /// The exit code, and what is printed where.
 fn run(words: &[&str]) -> (u8, String, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let code = answer(&args(words), &mut out, &mut err);
+    let code = answer(&args(words), Style::default(), &mut out, &mut err);
     (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
 }
 
@@ -103,9 +104,9 @@ fn a_reader_that_went_away_changes_nothing() {
     }
     let open = folder(&[("mesh.yaml", MESH)]);
     let words = [&*mesh(open.path()), "--from=demo/a", "--to=demo/b"];
-    assert_eq!(answer(&args(&words), &mut Gone, &mut Gone), 0);
+    assert_eq!(answer(&args(&words), Style::default(), &mut Gone, &mut Gone), 0);
     let words = [&*mesh(open.path()), "--from=demo/a", "--to=demo/x"];
-    assert_eq!(answer(&args(&words), &mut Gone, &mut Gone), 2);
+    assert_eq!(answer(&args(&words), Style::default(), &mut Gone, &mut Gone), 2);
 }
 
 /// Answers one request with these bytes, and gives its first line.

@@ -2,18 +2,24 @@
 
 mod clients;
 mod contradictions;
+mod fields;
 mod identities;
 mod membership;
 mod mtls;
+mod network;
+mod plaintext;
 mod ports;
 mod selectors;
 mod services;
 mod shadows;
 mod sources;
+mod templates;
 
 use std::sync::Arc;
 
+use crate::analyze::declared::Declared;
 use crate::analyze::{Finding, Severity, analyze};
+use crate::control::declared::Collector;
 use crate::control::file::read_once;
 use crate::control::manifests::{Assembled, assemble, parse};
 use crate::model::identity::TrustDomain;
@@ -68,6 +74,13 @@ fn snapshot(manifests: &str) -> Snapshot {
         .with_origins(origins)
 }
 
+/// What manifests declare beside the mesh.
+fn declared(manifests: &str) -> Declared {
+    let mut collector = Collector::new("default");
+    collector.take(&"mesh.yaml".into(), manifests);
+    collector.finish(&TrustDomain::default())
+}
+
 /// As a line each: how bad it is, which check, the object, the message, and the remedy behind a bar.
 fn shown(findings: &[Finding]) -> Vec<String> {
     let line = |finding: &Finding| {
@@ -84,9 +97,15 @@ fn check(more: &[String], expected: &[&str]) {
     check_all(&format!("{SANE}---\n{}", more.join("\n---\n")), expected);
 }
 
+/// The same, as lines.
+fn check_of(more: &[String]) -> Vec<String> {
+    let manifests = format!("{SANE}---\n{}", more.join("\n---\n"));
+    shown(&analyze(&snapshot(&manifests), &local(&manifests), &declared(&manifests)))
+}
+
 /// The findings in a mesh.
 fn check_all(manifests: &str, expected: &[&str]) {
-    let found = shown(&analyze(&snapshot(manifests), &local(manifests)));
+    let found = shown(&analyze(&snapshot(manifests), &local(manifests), &declared(manifests)));
     let is_same = |(found, expected): (&String, &&str)| match expected.strip_suffix("...") {
         Some(start) => found.starts_with(start),
         None => found == expected,
@@ -127,7 +146,11 @@ fn namespace(name: &str, labels: &str) -> String {
     format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{{labels}}}}}\n")
 }
 
+/// A Service, with an address unless something is said of it.
 fn service(name: &str, spec: &str) -> String {
+    let has_address = ["clusterIP", "type: "].iter().any(|word| spec.contains(word));
+    let address = if has_address { "" } else { "clusterIP: 10.96.0.200, " };
+    let spec = format!("{address}{spec}");
     format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: demo}}\nspec: {{{spec}}}\n")
 }
 
@@ -160,7 +183,7 @@ fn a_sane_mesh_gives_nothing() {
 fn the_demo_gives_no_error_and_no_warning() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/demo");
     let (snapshot, local) = read_once(&folder, TrustDomain::default()).unwrap();
-    let found = analyze(&snapshot, &local);
+    let found = analyze(&snapshot, &local, &Declared::default());
     assert!(found.iter().all(|finding| finding.severity == Severity::Info), "{:#?}", shown(&found));
 }
 
@@ -172,8 +195,8 @@ fn findings_come_by_severity_then_by_line_and_know_their_lines() {
         service("lost", "selector: {app: nobody}, ports: [{port: 80}]"),
     ];
     let manifests = format!("{SANE}---\n{}", more.join("---\n"));
-    let found = analyze(&snapshot(&manifests), &local(&manifests));
-    let origins: Vec<_> = found.iter().map(|found| (found.severity, found.code, found.origin.clone())).collect();
+    let found = analyze(&snapshot(&manifests), &local(&manifests), &declared(&manifests));
+    let origins: Vec<_> = found.iter().map(|found| (found.severity, found.code.code(), found.origin.clone())).collect();
     let line = |line| Some(Origin::line_of("mesh.yaml", line));
     let expected = [
         (Severity::Error, "spiffe-prefix", line(33)),

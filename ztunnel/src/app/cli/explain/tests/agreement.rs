@@ -261,7 +261,8 @@ fn explain_says_what_the_data_path_does() {
         let of_services = snapshot.services().flat_map(|service| service.vips.iter());
         let servers: Vec<IpAddr> = of_pods.chain(of_services).chain(&unknown).copied().collect();
         let dst = SocketAddr::new(*server.get(&servers), port);
-        let Ok(explanation) = explain(&snapshot, &local, &Query::parse(&from, &dst.ip().to_string(), port).unwrap())
+        let Ok(explanation) =
+            explain(&snapshot, &local, &Query::parse(&from, &dst.ip().to_string(), &port.to_string()).unwrap())
         else {
             return Ok(());
         };

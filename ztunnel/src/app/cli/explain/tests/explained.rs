@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::control::manifests::tests::routing::mesh_and_local as mesh;
-use crate::explain::{Explanation, Query, QueryError, Turn, Verdict, explain, text};
+use crate::explain::{Explanation, Query, QueryError, Turn, Verdict, explain, text, wrapped};
 use crate::model::addr::{OrigDst, PeerAddr};
 use crate::model::flow::{Direction, Flow};
 use crate::model::local::{Exclusions, LocalPod, LocalPods};
@@ -17,7 +17,7 @@ use crate::store::snapshot::Snapshot;
 type Mesh = (Snapshot, LocalPods);
 
 fn ask((snapshot, local): &Mesh, from: &str, to: &str, port: u16) -> Result<Explanation, QueryError> {
-    explain(snapshot, local, &Query::parse(from, to, port)?)
+    explain(snapshot, local, &Query::parse(from, to, &port.to_string())?)
 }
 
 /// The fixture's text with what is said now in place of what is to be said.
@@ -30,7 +30,7 @@ fn answered(fixture: &str) -> String {
         Ok(explanation) => {
             let json = serde_json::to_string(&explanation).unwrap();
             assert_eq!(serde_json::from_str::<Explanation>(&json).unwrap(), explanation, "JSON loses something");
-            let said = text(&explanation);
+            let said = wrapped(&explanation, Some(120), str::to_owned);
             assert_eq!(explanation.is_allowed(), said.starts_with("ALLOWED: "), "{said}");
             said
         }

@@ -146,7 +146,25 @@ fn an_empty_mesh() {
     let unlabelled = SANE.replace("istio.io/dataplane-mode: ambient", "");
     check_all(
         &unlabelled,
-        &["info[empty-mesh] no pod is in the mesh: nothing is enforced, and nothing is encrypted | ..."],
+        &[
+            "info[empty-mesh] no pod is in the mesh: nothing is enforced, and nothing is encrypted | ...",
+            "info[namespaces-outside-mesh] the mesh is STRICT, which is not enforced for pods of namespaces outside of it: demo | ...",
+        ],
     );
     check_all("", &[]);
+    // It hides nothing else.
+    check_all(
+        &[
+            unlabelled,
+            pod("demo", "p", "istio.io/dataplane-mode: Ambient", "", 3),
+            policy("p", "selector: {matchLabels: {app: wbe}}"),
+        ]
+        .join("---\n"),
+        &[
+            "warning[unknown-mode] Pod demo/p: ...",
+            "warning[unmatched-selector] AuthorizationPolicy demo/p: ...",
+            "info[empty-mesh] ...",
+            "info[namespaces-outside-mesh] ...",
+        ],
+    );
 }

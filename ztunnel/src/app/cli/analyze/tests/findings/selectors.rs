@@ -82,7 +82,7 @@ fn a_policy_of_an_unknown_namespace() {
 fn a_service_without_pods_protects_nobody() {
     let target = policy("p", "targetRefs: [{kind: Service, name: s}]");
     check(
-        &[target.clone(), service("s", "ports: [{port: 80}]")],
+        &[target.clone(), service("s", "clusterIP: None, ports: [{port: 80}]")],
         &["error[manifest] AuthorizationPolicy demo/p: spec.targetRefs: Service demo/s has no selector, and no \
              EndpointSlice names it: the policy protects nobody behind it"],
     );

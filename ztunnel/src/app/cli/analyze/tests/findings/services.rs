@@ -18,7 +18,10 @@ fn services_without_endpoints() {
            address of its families | see the pods' status",
         ],
     );
-    check(&[service("alias", "type: ExternalName, externalName: example.org")], &[]);
+    check(
+        &[service("alias", "type: ExternalName, externalName: example.org")],
+        &["info[external-name] Service demo/alias: ..."],
+    );
     check(&[service("s", "selector: {app: web}, ports: [{port: 8080}]")], &[]);
 }
 

@@ -88,5 +88,5 @@ fn what_could_not_be_read_makes_names_uncertain() {
         "info[incomplete] a part of the mesh could not be read, so it was not checked whether names and selectors of \
          policies and services are right | repair what can't be read, and run this again",
     ];
-    assert_eq!(shown(&analyze(&snapshot, &LocalPods::new())), expected);
+    assert_eq!(shown(&analyze(&snapshot, &LocalPods::new(), &Declared::default())), expected);
 }

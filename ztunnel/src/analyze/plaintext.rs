@@ -1,0 +1,212 @@
+//! Rules by identity, where pods accept plaintext: there a client has no identity.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::code::Code;
+use super::covers::identity_of;
+use super::finding::{Report, Severity};
+use super::index::Mesh;
+use super::path::{Entry, Field, entries_of};
+use super::pod::Pod;
+use crate::model::labels::Labels;
+use crate::model::policy::{Action, AuthorizationPolicy, Match, Rule, Scope, StringMatch};
+use crate::model::workload::NamespacedName;
+use crate::store::policies::Group;
+
+pub(super) fn check(mesh: &Mesh<'_>, report: &mut Report<'_>) {
+    let mut open = Open { mesh, by_scope: HashMap::new(), by_group: HashMap::new() };
+    for policy in mesh.snapshot.policies().authorization() {
+        if policy.dry_run || !matches!(policy.action, Action::Allow | Action::Deny) {
+            continue;
+        }
+        let found = policy.rules.iter().enumerate().find_map(|(index, rule)| match policy.action {
+            Action::Deny => named(index, rule),
+            _ => excluded_only(index, rule),
+        });
+        let Some((entry, field, negative)) = found else { continue };
+        let Some(pod) = open.first(policy) else { continue };
+        let (place, pod) = (entry.field(field, negative), &pod.name);
+        match policy.action {
+            Action::Deny => deny(mesh, policy, &place, pod, report),
+            _ => allow(policy, &place, pod, report),
+        }
+    }
+}
+
+fn deny(mesh: &Mesh<'_>, policy: &AuthorizationPolicy, place: &str, pod: &NamespacedName, report: &mut Report<'_>) {
+    let are_inside = all_inside(mesh, policy);
+    let severity = if are_inside { Severity::Info } else { Code::DenyMissesPlaintext.severity() };
+    let message = format!(
+        "{place}: a client without identity never matches, and pods that the policy selects accept plaintext (PERMISSIVE), such as \
+         {pod}: clients outside of the mesh are not denied"
+    );
+    let remedy = "set mTLS mode STRICT for these pods (PeerAuthentication), or add a DENY rule with from: [{source: \
+                  {notPrincipals: [\"*\"]}}]";
+    report.add_as(severity, Code::DenyMissesPlaintext, policy, message, remedy);
+}
+
+fn allow(policy: &AuthorizationPolicy, place: &str, pod: &NamespacedName, report: &mut Report<'_>) {
+    let message = format!(
+        "{place}: the rule names clients only by whom it excludes, so it matches every client without identity, and pods that the \
+         policy selects accept plaintext (PERMISSIVE), such as {pod}: clients outside of the mesh may connect"
+    );
+    let remedy = "set mTLS mode STRICT for these pods (PeerAuthentication), or add principals: [\"*\"] beside it";
+    report.add(Code::AllowAdmitsPlaintext, policy, message, remedy);
+}
+
+/// Whether all clients that a policy names by identity are pods of the mesh, as far as is known.
+fn all_inside(mesh: &Mesh<'_>, policy: &AuthorizationPolicy) -> bool {
+    let inside = |pods: &[Pod<'_>]| !pods.is_empty() && pods.iter().all(Pod::is_inside);
+    let namespace = |name: &StringMatch| match name {
+        StringMatch::Exact(name) => inside(mesh.in_namespace(name)),
+        StringMatch::Prefix(_) | StringMatch::Suffix(_) | StringMatch::Presence => false,
+    };
+    let account = |name: &NamespacedName| inside(mesh.account(&name.namespace, &name.name));
+    let principal = |name: &StringMatch| {
+        let identity = identity_of(name);
+        identity.is_some_and(|identity| inside(mesh.account(&identity.namespace, &identity.service_account)))
+    };
+    policy.rules.iter().flat_map(|rule| entries_of(0, rule)).all(|(_, found)| {
+        found.namespaces.iter().all(namespace)
+            && found.service_accounts.iter().all(account)
+            && found.principals.iter().all(principal)
+    })
+}
+
+/// The first place at which a rule wants a client with an identity.
+fn named(index: usize, rule: &Rule) -> Option<(Entry, Field, bool)> {
+    entries_of(index, rule).find_map(|(entry, found)| Some((entry, wanted(found)?, false)))
+}
+
+/// The first place at which a rule excludes identities, if it says nothing else of clients.
+fn excluded_only(index: usize, rule: &Rule) -> Option<(Entry, Field, bool)> {
+    if !rule.unjudged.is_empty() || !matches_plaintext(rule) {
+        return None;
+    }
+    let says_more =
+        |found: &Match| !found.source_ips.is_empty() || !found.not_source_ips.is_empty() || wanted(found).is_some();
+    if entries_of(index, rule).any(|(_, found)| says_more(found)) {
+        return None;
+    }
+    entries_of(index, rule).find_map(|(entry, found)| {
+        let field = match () {
+            () if !found.not_principals.is_empty() => Field::Principals,
+            () if !found.not_namespaces.is_empty() => Field::Namespaces,
+            () if !found.not_service_accounts.is_empty() => Field::ServiceAccounts,
+            () => return None,
+        };
+        Some((entry, field, true))
+    })
+}
+
+/// The field in which a client without identity does not fit.
+fn wanted(found: &Match) -> Option<Field> {
+    match () {
+        () if !found.principals.is_empty() => Some(Field::Principals),
+        () if !found.service_accounts.is_empty() => Some(Field::ServiceAccounts),
+        () if !found.namespaces.is_empty() && !found.namespaces.iter().any(|name| name.matches("")) => {
+            Some(Field::Namespaces)
+        }
+        () => None,
+    }
+}
+
+/// Whether a client without identity may match, whatever its address and the port.
+fn matches_plaintext(rule: &Rule) -> bool {
+    rule.clauses
+        .iter()
+        .all(|clause| clause.matches.is_empty() || clause.matches.iter().any(|one| wanted(one).is_none()))
+}
+
+/// Whether every client without identity matches, at every port.
+fn matches_all_plaintext(rule: &Rule) -> bool {
+    let is_free = |found: &Match| {
+        let only_excluded = Match {
+            not_principals: found.not_principals.clone(),
+            not_namespaces: found.not_namespaces.clone(),
+            not_service_accounts: found.not_service_accounts.clone(),
+            ..Match::default()
+        };
+        *found == only_excluded && *found != Match::default()
+    };
+    rule.unjudged.is_empty()
+        && rule.clauses.iter().all(|clause| clause.matches.is_empty() || clause.matches.iter().any(is_free))
+}
+
+/// The policies of a scope, by what clients without identity may do.
+#[derive(Debug, Clone, Copy, Default)]
+struct Known {
+    /// A DENY policy refuses all of them.
+    refused: bool,
+    /// There is an ALLOW policy.
+    allows: bool,
+    /// One of them lets such a client in.
+    admits: bool,
+}
+
+/// An action, and the namespace and the labels of a scope.
+type Asked = (Action, Option<Arc<str>>, Option<Labels>);
+
+/// Which pods clients without identity get into.
+struct Open<'m, 'a> {
+    mesh: &'m Mesh<'a>,
+    /// By the scope of a policy and its action: the first pod.
+    by_scope: HashMap<Asked, Option<Pod<'a>>>,
+    /// What the policies of one scope say, by their place in memory.
+    by_group: HashMap<usize, Known>,
+}
+
+impl<'a> Open<'_, 'a> {
+    /// The first pod of a policy into which clients without identity get, as far as the other policies say.
+    fn first(&mut self, policy: &AuthorizationPolicy) -> Option<Pod<'a>> {
+        let key = match &policy.scope {
+            Scope::Mesh => (policy.action, None, None),
+            Scope::Namespace(namespace) => (policy.action, Some(Arc::clone(namespace)), None),
+            Scope::Selector { namespace, labels } => (policy.action, namespace.clone(), Some(labels.clone())),
+            Scope::Services(_) => return self.search(policy),
+        };
+        if let Some(known) = self.by_scope.get(&key) {
+            return *known;
+        }
+        let found = self.search(policy);
+        self.by_scope.insert(key, found);
+        found
+    }
+
+    fn search(&mut self, policy: &AuthorizationPolicy) -> Option<Pod<'a>> {
+        let mesh = self.mesh;
+        let mut pods =
+            mesh.protected(policy).filter(|pod| pod.is_inside() && !mesh.authentication.of(pod).mode.is_strict());
+        pods.find(|pod| {
+            let known = self.known(pod);
+            // An ALLOW policy of this kind lets them in by itself.
+            !known.refused && (policy.action == Action::Allow || known.admits || !known.allows)
+        })
+    }
+
+    fn known(&mut self, pod: &Pod<'_>) -> Known {
+        let mut all = Known::default();
+        for protection in self.mesh.snapshot.policies().protecting(pod.workload, self.mesh.snapshot) {
+            let group = &protection.group;
+            let of_group = self.by_group.entry(Arc::as_ptr(group).addr()).or_insert_with(|| known(group));
+            all.refused |= of_group.refused;
+            all.allows |= of_group.allows;
+            all.admits |= of_group.admits;
+        }
+        all
+    }
+}
+
+fn known(group: &Group) -> Known {
+    let enforced = group.policies().iter().filter(|policy| !policy.dry_run);
+    let rules = |action| {
+        let of_action = enforced.clone().filter(move |policy| policy.action == action);
+        of_action.flat_map(|policy| &policy.rules)
+    };
+    Known {
+        refused: rules(Action::Deny).any(matches_all_plaintext),
+        allows: !group.allowing().is_empty(),
+        admits: rules(Action::Allow).any(|rule| rule.unjudged.is_empty() && matches_plaintext(rule)),
+    }
+}

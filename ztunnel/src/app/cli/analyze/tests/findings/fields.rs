@@ -1,0 +1,63 @@
+//! Fields of Services, Namespaces and pods that route nothing.
+
+use super::*;
+
+#[test]
+fn namespaces_for_sidecars_and_for_the_mesh() {
+    let told = "warning[injection-and-ambient] Namespace both: has the labels istio-injection: enabled and istio.io/dataplane-mode: \
+                ambient: ...";
+    check(&[namespace("both", "istio-injection: enabled, istio.io/dataplane-mode: ambient")], &[told]);
+    for labels in [
+        "istio-injection: enabled",
+        "istio-injection: disabled, istio.io/dataplane-mode: ambient",
+        "istio.io/rev: stable, istio.io/dataplane-mode: ambient",
+        "istio.io/dataplane-mode: ambient",
+    ] {
+        check(&[namespace("one", labels)], &[]);
+    }
+}
+
+#[test]
+fn addresses_that_a_daemon_does_not_know() {
+    let told = "info[service-address-unknown] Service demo/s: has no clusterIP in its manifest, ...";
+    let absent = service("s", "selector: {app: web}, ports: [{port: 8080}]").replace("clusterIP: 10.96.0.200, ", "");
+    check(&[absent], &[told]);
+    check(&[service("s", "clusterIP: '', selector: {app: web}, ports: [{port: 8080}]")], &[told]);
+    check(&[service("s", "clusterIP: None, selector: {app: web}, ports: [{port: 8080}]")], &[]);
+    check(&[service("s", "clusterIPs: [10.96.0.7], selector: {app: web}, ports: [{port: 8080}]")], &[]);
+}
+
+#[test]
+fn an_alias_is_told() {
+    check(
+        &[service("alias", "type: ExternalName, externalName: db.example.com, ports: [{port: 5432}]")],
+        &["info[external-name] Service demo/alias: is an alias in DNS for db.example.com: ..."],
+    );
+}
+
+#[test]
+fn ports_of_nodes() {
+    let with = |labels: &str| {
+        pod("demo", "p", labels, "", 3)
+            .replace("containers: []", "containers: [{name: c, ports: [{containerPort: 80, hostPort: 8080}]}]")
+    };
+    check(&[with("app: p")], &["info[host-port] Pod demo/p: has hostPort 8080: ..."]);
+    check(&[with("istio.io/dataplane-mode: none")], &["warning[pod-outside-mesh] ..."]);
+}
+
+#[test]
+fn other_addresses_of_services_in_front_of_the_mesh() {
+    let of = |spec: &str| service("s", &format!("clusterIP: 10.96.0.7, selector: {{app: web}}, {spec}"));
+    check(
+        &[of("type: NodePort, ports: [{port: 8080, nodePort: 30080}]")],
+        &[
+            "info[service-other-address] Service demo/s: its pods are in the mesh, and it has other addresses than its clusterIP \
+           (nodePort 30080): ...",
+        ],
+    );
+    check(&[of("type: NodePort, ports: [{port: 8080}]")], &["info[service-other-address] Service demo/s: ..."]);
+    check(&[of("ports: [{port: 8080}]")], &[]);
+    let outside = pod("demo", "p", "app: p, istio.io/dataplane-mode: none", "", 3);
+    let of_outside = of("type: NodePort, ports: [{port: 8080, nodePort: 30080}]").replace("app: web", "app: p");
+    check(&[outside, of_outside], &["warning[pod-outside-mesh] ...", "info[service-outside-mesh] ..."]);
+}

@@ -1,0 +1,77 @@
+//! Host names of services, and names of ports.
+
+use super::*;
+
+const SHOP: &str = "
+{apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient}}}
+---
+{apiVersion: v1, kind: Pod, metadata: {namespace: shop, name: cli, annotations: {ambient.mesh/netns: /n}}, spec: {containers: []}, status: {podIP: 10.0.0.1}}
+---
+{apiVersion: v1, kind: Pod, metadata: {namespace: shop, name: web-0, labels: {app: web}, annotations: {ambient.mesh/netns: /n}}, spec: {containers: [{name: c, ports: [{name: http-alt, containerPort: 8080}]}]}, status: {podIP: 10.0.0.2}}
+---
+{apiVersion: v1, kind: Service, metadata: {namespace: shop, name: web}, spec: {clusterIP: 10.96.0.1, selector: {app: web}, ports: [{name: http, port: 80, targetPort: http-alt}, {name: admin, port: 81, targetPort: 9000}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {namespace: shop, name: nodes}, spec: {clusterIP: None, selector: {app: web}, ports: [{name: http, port: 8080}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {namespace: other, name: web}, spec: {clusterIP: 10.96.0.2, ports: [{port: 80}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {namespace: other, name: api}, spec: {clusterIP: 10.96.0.3, ports: [{port: 80}]}}
+---
+{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {namespace: shop, name: db}, spec: {hosts: [db.example.com, '*.wild.example'], addresses: [192.0.2.7], ports: [{number: 5432, name: tcp-db, protocol: TCP}], resolution: STATIC, endpoints: [{address: 198.51.100.7}]}}
+";
+
+/// What becomes of a question, and the beginning of what is said or a part of the error.
+fn asked(from: &str, to: &str, port: &str, said: &str) {
+    let shop = folder(&[("mesh.yaml", SHOP)]);
+    let words = ["ztunnel", "explain", &mesh(shop.path()), "--from", from, "--to", to, "--port", port];
+    let Command::Explain(args) = Args::try_parse_from(words).unwrap().command else { panic!("another command") };
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let code = answer(&args, Style::default(), &mut out, &mut err);
+    let text = String::from_utf8([out, err].concat()).unwrap();
+    assert!(text.contains(said), "{from} {to} {port}: {code}\n{text}");
+}
+
+#[test]
+fn services_by_host_name() {
+    let web = "To     Service shop/web, 10.96.0.1, port 80";
+    for host in ["web", "web.shop", "web.shop.svc", "web.shop.svc.cluster.local", "WEB.shop.svc.cluster.local."] {
+        asked("shop/cli", host, "80", web);
+    }
+    asked("shop/cli", "web.other", "80", "Service other/web");
+    // Without a namespace of its own a client is asked for the service's.
+    asked("192.0.2.1", "web", "80", "\"web\" may mean other/web or shop/web");
+    asked("192.0.2.1", "web.shop", "80", web);
+    asked("192.0.2.1", "api", "80", "Service other/api");
+    asked("shop/cli", "api", "80", "no service of the mesh has the host name \"api\" for a client of namespace shop");
+    asked("shop/cli", "web-0.nodes.shop.svc.cluster.local", "8080", "To     Pod shop/web-0, 10.0.0.2, port 8080");
+    asked("shop/cli", "web-0.web.shop.svc", "8080", "no service of the mesh");
+    asked("shop/cli", "db.example.com", "5432", "198.51.100.7:5432");
+    asked("shop/cli", "a.wild.example", "5432", "198.51.100.7:5432");
+    asked("shop/cli", "www.example.org", "443", "ask for that, as the client's resolver finds it");
+}
+
+#[test]
+fn clients_by_host_name() {
+    asked("web.shop", "shop/cli", "80", "From   Pod shop/web-0");
+    asked("nodes.shop.svc.cluster.local", "shop/cli", "80", "one of 1 behind shop/nodes");
+    asked("api.other", "shop/cli", "80", "Service other/api has no pod that the mesh knows");
+}
+
+#[test]
+fn ports_by_name() {
+    asked("shop/cli", "web", "http", "10.0.0.2:8080");
+    asked("shop/cli", "shop/web", "admin", "10.0.0.2:9000");
+    asked("shop/cli", "shop/web-0", "http-alt", "10.0.0.2:8080");
+    asked("shop/cli", "shop/web", "htpp", "Service shop/web has no TCP port named \"htpp\"; it has http, admin");
+    asked("shop/cli", "10.0.0.2", "http", "10.0.0.2 has no TCP port named \"http\": write its number");
+    asked("shop/cli", "db.example.com", "tcp-db", "198.51.100.7:5432");
+}
+
+#[test]
+fn errors_are_json_where_json_is_asked_for() {
+    let open = folder(&[("mesh.yaml", MESH)]);
+    let (code, out, err) = run(&[&mesh(open.path()), "--from=demo/c", "--to=demo/b", "-o", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, err.as_str(), &json["schemaVersion"]), (2, "", &1.into()));
+    assert!(json["error"].as_str().unwrap().contains("no Pod demo/c"), "{json}");
+}
