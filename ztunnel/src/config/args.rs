@@ -120,7 +120,7 @@ pub struct RunArgs {
     /// Folder with the Kubernetes manifests of the mesh; the daemon watches it
     #[arg(long, env = "ZTUNNEL_MESH", value_name = "DIR", help_heading = MESH)]
     pub mesh: PathBuf,
-    /// Name of this cluster in telemetry and in what peers are told
+    /// Name of this cluster in telemetry and in the headers that peers receive
     #[arg(long, env = "ZTUNNEL_CLUSTER_ID", value_name = "NAME", default_value = defaults::CLUSTER_ID, help_heading = MESH)]
     pub cluster_id: String,
     /// Connections that a pod had before it was enrolled
