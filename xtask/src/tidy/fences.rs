@@ -22,7 +22,7 @@ const FENCES: [Fence; 9] = [
     Fence { crates: &["h2"], folders: &["hbone"] },
     Fence { crates: &["prost", "prost_*"], folders: &["istio", "control"] },
     Fence { crates: &["tonic", "tonic_*"], folders: &["istio", "control", "plane"] },
-    Fence { crates: &["kube", "kube_*", "k8s_openapi", "serde_saphyr"], folders: &["control"] },
+    Fence { crates: &["kube", "kube_*", "k8s_openapi", "granit_parser"], folders: &["control"] },
     Fence { crates: &["hickory_*"], folders: &["dns"] },
     Fence { crates: &["hyper", "hyper_util", "http_body_util"], folders: &["control", "plane", "app"] },
 ];

@@ -166,7 +166,12 @@ fn engines_stay_behind_their_fences() {
     );
     breaks("ztunnel/src/lib.rs", "//! L.\nuse netlink_sys::Socket;\n", "ztunnel/src/lib.rs:2:", "redirect");
     breaks("ztunnel/src/flow.rs", "//! F.\nfn f() { ::h2::client::handshake() }\n", "ztunnel/src/flow.rs:2:", "hbone");
-    breaks("ztunnel/src/app.rs", "//! A.\n#[derive(serde_saphyr::X)]\nstruct S;\n", "ztunnel/src/app.rs:2:", "control");
+    breaks(
+        "ztunnel/src/app.rs",
+        "//! A.\n#[derive(granit_parser::X)]\nstruct S;\n",
+        "ztunnel/src/app.rs:2:",
+        "control",
+    );
     breaks("ztunnel/src/hbone.rs", "//! H.\nuse rustls;\n", "ztunnel/src/hbone.rs:2:", "only tls/");
     breaks("ztunnel/src/tls.rs", "//! T.\nuse x509_parser::nom;\n", "ztunnel/src/tls.rs:2:", "only identity/");
     holds("ztunnel/src/app.rs", "//! A.\nuse hyper::Request;\nuse hyper_util::rt::TokioIo;\n");

@@ -21,6 +21,10 @@ impl FieldPath {
         Self(keys.split('.').map(|key| Step::Key(key.into())).collect())
     }
 
+    pub(in crate::control) fn from_steps(steps: &[Step]) -> Self {
+        Self(steps.to_vec())
+    }
+
     pub(in crate::control) fn key(mut self, key: &str) -> Self {
         self.0.push(Step::Key(key.into()));
         self

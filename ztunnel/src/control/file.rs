@@ -12,6 +12,7 @@
 
 mod folder;
 mod kept;
+mod last;
 mod sources;
 mod watch;
 
@@ -201,7 +202,7 @@ impl MeshFolder {
         };
         (self.watch, self.watched) = (watch, Some(watched));
         // What broken files said before is not known any more: until they are repaired, what was published counts.
-        let counts = !self.is_lost || (content.folder.was_read() && !content.folder.is_partial());
+        let counts = !self.is_lost || (content.folder.was_read() && !content.folder.is_incomplete());
         let batch = if counts { self.batch(&mut content) } else { None };
         self.content = Some(content);
         batch
@@ -212,17 +213,14 @@ impl MeshFolder {
         let Content { folder, joiner } = content;
         let is_whole = std::mem::take(&mut self.is_lost);
         let joined = joiner.take();
-        let partial = folder.is_partial();
+        let (partial, incomplete) = (folder.is_partial(), folder.is_incomplete());
         let blind = partial && !self.complete;
-        self.complete |= !partial;
-        let mut closed = Vec::new();
-        let unread = match folder.first_unread() {
-            Some(file) if blind => {
-                let mut unread = folder.unread(&joiner.root_namespace());
-                closed = close_unknown_targets(joiner, &mut unread, &file);
-                unread
-            }
-            _ => UnreadPolicies::default(),
+        self.complete |= !incomplete;
+        let mut unread =
+            if self.complete { UnreadPolicies::default() } else { folder.unread(&joiner.root_namespace()) };
+        let closed = match folder.first_unread() {
+            Some(file) if blind => close_unknown_targets(joiner, &mut unread, &file),
+            _ => Vec::new(),
         };
         let mut problems = joiner.problems();
         problems.extend(folder.problems().chain(closed));

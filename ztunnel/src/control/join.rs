@@ -234,11 +234,19 @@ impl Joiner {
     pub fn keep(&mut self, name: &Arc<str>) {
         let [here, gone] = [false, true].map(|is_gone| Voice { is_gone, name: Arc::clone(name) });
         let Some(speech) = self.voices.get(&here) else { return };
+        let problems = speech.problems.clone();
+        let objects = self.said(&here);
+        self.say(&gone, objects, problems);
+        self.silence(&here);
+    }
+
+    /// The objects of a voice.
+    pub(in crate::control) fn said(&self, voice: &Voice) -> Vec<Object> {
         let mut objects = Vec::new();
-        for (kind, name) in &speech.keys {
+        for (kind, name) in self.voices.get(voice).into_iter().flat_map(|speech| &speech.keys) {
             macro_rules! add {
                 ($table:ident, $body:ident) => {
-                    objects.extend(self.$table.of(name, &here).map(|said| Object {
+                    objects.extend(self.$table.of(name, voice).map(|said| Object {
                         name: name.clone(),
                         origin: said.place.origin.clone(),
                         body: Body::$body(said.body.clone()),
@@ -258,9 +266,7 @@ impl Joiner {
                 _ => {}
             }
         }
-        let problems = speech.problems.clone();
-        self.say(&gone, objects, problems);
-        self.silence(&here);
+        objects
     }
 
     /// Ends what a voice says.

@@ -16,14 +16,22 @@ use aws_lc_rs::digest;
 use nix::fcntl::OFlag;
 
 use super::kept::Kept;
+use super::last::LastValid;
 use crate::control::join::{Joiner, Voice};
-use crate::control::manifests::{FileContent, FileError, PoliciesIn, parse, policies_in};
+use crate::control::manifests::{
+    Fault, FileContent, FileError, Hides, Known, PoliciesIn, Subject, read_again, valid_texts,
+};
+use crate::control::objects::Object;
 use crate::model::origin::Origin;
 use crate::model::policy::UnreadPolicies;
 use crate::model::problem::{Problem, Severity};
 
-/// The largest file that is read. A manifest of ten thousand pods has a tenth of it; what is larger is a mistake.
-pub(super) const LARGEST_FILE: u64 = 16 * 1024 * 1024;
+/// The largest file that is read. It is in memory as a whole while it is read, its objects one after the other. An export has 4 to
+/// 12 KiB a Pod, and twice that with the notes on who set which field: this is one of ten thousand Pods at the least.
+pub(super) const LARGEST_FILE: u64 = 256 * 1024 * 1024;
+
+/// A file that is so large is read again only when it looks different, also when others are read to be sure.
+const LARGE_FILE: u64 = 16 * 1024 * 1024;
 
 /// A folder and its files.
 #[derive(Debug)]
@@ -47,12 +55,30 @@ struct Manifest {
     digest: Option<Digest>,
     /// What the file system said of it before these were read. A file of which it says the same again has not changed.
     state: Option<State>,
-    /// It has made sense at least once, and what it said then counts.
+    /// What was read of it.
+    known: Known,
+    /// All of it could be read at least once, by this process or one before.
+    was_whole: bool,
+    /// The copy of what it said to the process before has been looked for.
+    is_recalled: bool,
+    /// Some of what it said counts.
     has_said: bool,
-    /// Why the newest content does not count.
-    error: Option<Problem>,
-    /// Where that has policies, for all that is known.
-    unread: PoliciesIn,
+    /// What can't be read of it.
+    faults: Vec<Unread>,
+}
+
+/// Something that can't be read.
+#[derive(Debug)]
+struct Unread {
+    /// What it hides that has never been read.
+    hides: Hides,
+    problem: Problem,
+}
+
+impl Unread {
+    fn hides_policies(&self) -> bool {
+        !matches!(&self.hides.policies, PoliciesIn::Namespaces(namespaces) if namespaces.is_empty())
+    }
 }
 
 /// What the file system says of a file, behind links. Whatever writes to the file changes its `ctime`, which nobody can set.
@@ -137,20 +163,25 @@ impl Folder {
         self.was_read
     }
 
-    /// Whether something in it has never made sense, so that nobody knows what it would say.
+    /// Whether something in it could never be read that may tell of pods of the mesh.
     pub(super) fn is_partial(&self) -> bool {
-        !self.was_read || self.files.values().any(|file| !file.has_said)
+        !self.was_read || self.files.values().any(Manifest::hides_addresses)
     }
 
-    /// Which policies may stand in what has never made sense, in a mesh with this root namespace. Of several files the
+    /// The same, of pods or of policies.
+    pub(super) fn is_incomplete(&self) -> bool {
+        !self.was_read || self.files.values().any(Manifest::is_unclear)
+    }
+
+    /// Which policies may stand in what could never be read, in a mesh with this root namespace. Of several files the
     /// first is named.
     pub(super) fn unread(&self, root_namespace: &str) -> UnreadPolicies {
         let mut unread = UnreadPolicies::default();
         if !self.was_read {
             unread.anywhere = Some(self.dir.to_string_lossy().into());
         }
-        for file in self.files.values().filter(|file| !file.has_said) {
-            let namespaces = match &file.unread {
+        for (file, fault) in self.files.values().flat_map(|file| file.faults.iter().map(move |fault| (file, fault))) {
+            let namespaces = match &fault.hides.policies {
                 PoliciesIn::Namespaces(namespaces) if !namespaces.contains(root_namespace) => namespaces,
                 _ => {
                     unread.anywhere.get_or_insert_with(|| Arc::clone(&file.name));
@@ -164,15 +195,15 @@ impl Folder {
         unread
     }
 
-    /// The first of what has never made sense.
+    /// The first file that may tell of pods and could never be read.
     pub(super) fn first_unread(&self) -> Option<Arc<str>> {
-        let never = || self.files.values().find(|file| !file.has_said).map(|file| Arc::clone(&file.name));
+        let never = || self.files.values().find(|file| file.hides_addresses()).map(|file| Arc::clone(&file.name));
         if self.was_read { never() } else { Some(self.dir.to_string_lossy().into()) }
     }
 
     /// What could not be read.
     pub(super) fn problems(&self) -> impl Iterator<Item = Problem> {
-        let broken = self.files.values().filter_map(|file| file.error.as_ref());
+        let broken = self.files.values().flat_map(|file| &file.faults).map(|fault| &fault.problem);
         self.unreadable.iter().chain(broken).cloned().chain(self.gone.values().map(Gone::problem))
     }
 
@@ -203,11 +234,11 @@ impl Folder {
         }
     }
 
-    /// Keeps what files said that went while others came which have never made sense: nobody knows whether they were
+    /// Keeps what files said that went while others came which could never be read: nobody knows whether they were
     /// renamed, and what stands in them, policies above all, must not end with that.
     fn keep_renamed(&mut self, before: &BTreeSet<OsString>, went: BTreeMap<OsString, Manifest>, joiner: &mut Joiner) {
         let files = &self.files;
-        let never = |name: &OsString| files.get(name).is_some_and(|file| !file.has_said);
+        let never = |name: &OsString| files.get(name).is_some_and(Manifest::is_unclear);
         let came: BTreeSet<OsString> =
             files.keys().filter(|name| !before.contains(*name) && never(name)).cloned().collect();
         if !came.is_empty() {
@@ -221,7 +252,7 @@ impl Folder {
                 self.gone.insert(key, Gone { name: file.name, others: came.clone() });
             }
         }
-        let is_back = |name: &OsString| files.get(name).is_some_and(|file| file.has_said);
+        let is_back = |name: &OsString| files.get(name).is_some_and(|file| !file.is_unclear());
         self.gone.retain(|name, gone| {
             let counts = !is_back(name) && gone.others.iter().any(never);
             if !counts {
@@ -246,9 +277,10 @@ impl Folder {
         let path = self.dir.join(name);
         // Before the file is read: what comes later changes it again.
         let state = State::settled(&path, SystemTime::now());
-        if reading == Reading::Changed
-            && state.is_some()
-            && self.files.get(name).is_some_and(|file| file.digest.is_some() && file.state == state)
+        let looks_the_same = self.files.get(name).is_some_and(|file| file.digest.is_some() && file.state == state);
+        if let Some(state) = &state
+            && looks_the_same
+            && (reading == Reading::Changed || state.size > LARGE_FILE)
         {
             return;
         }
@@ -267,54 +299,89 @@ impl Folder {
 
     /// Takes what was read of a file, before which the file system said this of it.
     fn take(&mut self, name: &OsStr, bytes: Result<Vec<u8>, ReadError>, state: Option<State>, joiner: &mut Joiner) {
+        let file = self.manifest(name);
         let bytes = match bytes {
             Ok(bytes) => bytes,
             Err(error) => {
-                self.recall(name, joiner);
-                let file = self.manifest(name);
                 file.digest = None;
-                file.unread = PoliciesIn::Anywhere;
-                file.fail(Origin::file(Arc::clone(&file.name)), &error.to_string());
+                let content = unreadable(&file.name, None, error.to_string());
+                self.say(name, content, joiner);
                 return;
             }
         };
-        let file = self.manifest(name);
         let digest = digest::digest(&digest::SHA256, &bytes).as_ref().try_into().ok();
         file.state = state;
         if digest.is_some() && file.digest == digest {
             return;
         }
         file.digest = digest;
-        match parse_bytes(&file.name, &bytes) {
-            Ok(content) => {
-                file.has_said = true;
-                file.error = None;
-                joiner.say(&voice(&file.name), content.objects, content.problems);
-                if let Some(kept) = &mut self.kept {
-                    kept.put(name, &bytes);
-                }
-            }
-            Err(error) => {
-                self.recall(name, joiner);
-                let file = self.manifest(name);
-                file.unread = policies_in_bytes(&bytes);
-                let problem = Problem::from(error);
-                file.fail(problem.origin, &problem.message);
-            }
+        let (content, known) = read_bytes_again(&file.name, &bytes, &file.known);
+        // What can't be read at all says nothing of what will be the same when it can.
+        if let Some(known) = known {
+            file.known = known;
         }
+        if content.faults.is_empty()
+            && let Some(kept) = &mut self.kept
+        {
+            kept.put(name, &bytes);
+        }
+        self.say(name, content, joiner);
+        self.keep_valid(name, &bytes, joiner);
     }
 
-    /// Has a file that was never read here say what it said to the process before.
-    fn recall(&mut self, name: &OsStr, joiner: &mut Joiner) {
-        if self.manifest(name).has_said {
+    /// Keeps what counts of a file of which not all can be read, unless something in it has never been read: what that would say
+    /// must not be taken for nothing after a restart.
+    fn keep_valid(&mut self, name: &OsStr, bytes: &[u8], joiner: &Joiner) {
+        let Some(file) = self.files.get(name).filter(|file| !file.faults.is_empty() && !file.is_unclear()) else {
             return;
-        }
-        let Some(bytes) = self.kept.as_ref().and_then(|kept| kept.get(name)) else { return };
+        };
+        let Some(kept) = &mut self.kept else { return };
+        let texts = |bytes: &[u8]| valid_texts(std::str::from_utf8(bytes).ok()?);
+        let Some((now, before)) = texts(bytes).zip(kept.get(name).and_then(|bytes| texts(&bytes))) else { return };
+        let said: BTreeSet<_> =
+            joiner.said(&voice(&file.name)).iter().map(|object| (object.body.kind(), object.name.clone())).collect();
+        let is_new: BTreeSet<_> = now.iter().map(|(key, _)| key.clone()).collect();
+        let before = before.into_iter().filter(|(key, _)| said.contains(key) && !is_new.contains(key));
+        let all: Vec<String> = now.iter().cloned().chain(before).map(|(_, text)| text).collect();
+        kept.put(name, all.join("\n...\n").as_bytes());
+    }
+
+    /// Has the joiner hear what a file says now, and the last valid state of what it can't say.
+    fn say(&mut self, name: &OsStr, content: FileContent, joiner: &mut Joiner) {
+        let recalled = if content.faults.is_empty() { None } else { self.recall(name) };
         let file = self.manifest(name);
-        if let Ok(content) = parse_bytes(&file.name, &bytes) {
-            file.has_said = true;
-            joiner.say(&voice(&file.name), content.objects, content.problems);
+        let FileContent { mut objects, problems, faults } = content;
+        let before = match (faults.is_empty(), recalled) {
+            (true, _) => Vec::new(),
+            (false, Some(recalled)) => recalled,
+            (false, None) => joiner.said(&voice(&file.name)),
+        };
+        let last = LastValid::of(before, &objects, &faults);
+        file.faults = faults
+            .iter()
+            .enumerate()
+            .map(|(index, fault)| Unread {
+                hides: if file.was_whole || last.has_all(index) { Hides::nothing() } else { fault.hides.clone() },
+                problem: fault.problem(&last.consequence(index, fault, file.was_whole)),
+            })
+            .collect();
+        file.was_whole |= faults.is_empty();
+        objects.extend(last.objects);
+        file.has_said |= file.was_whole || !objects.is_empty();
+        joiner.say(&voice(&file.name), objects, problems);
+    }
+
+    /// What a file said to the process before, if it has not been whole in this one.
+    fn recall(&mut self, name: &OsStr) -> Option<Vec<Object>> {
+        let file = self.manifest(name);
+        if file.was_whole || std::mem::replace(&mut file.is_recalled, true) {
+            return None;
         }
+        let bytes = self.kept.as_ref().and_then(|kept| kept.get(name))?;
+        let file = self.manifest(name);
+        let (content, _) = read_bytes_again(&file.name, &bytes, &Known::default());
+        file.was_whole = content.faults.is_empty();
+        Some(content.objects)
     }
 
     fn manifest(&mut self, name: &OsStr) -> &mut Manifest {
@@ -322,9 +389,11 @@ impl Folder {
             name: name.to_string_lossy().into(),
             digest: None,
             state: None,
+            known: Known::default(),
+            was_whole: false,
+            is_recalled: false,
             has_said: false,
-            error: None,
-            unread: PoliciesIn::Anywhere,
+            faults: Vec::new(),
         })
     }
 }
@@ -337,7 +406,7 @@ impl Gone {
     fn problem(&self) -> Problem {
         let others: Vec<_> = self.others.iter().map(|name| name.to_string_lossy()).collect();
         let message = format!(
-            "went when {} came, which makes no sense: what it said stays in force until that is repaired or removed",
+            "was removed when {} came, which cannot be read: what it said stays in force until that is corrected or removed",
             others.join(", ")
         );
         let origin = Origin::file(Arc::clone(&self.name));
@@ -346,16 +415,14 @@ impl Gone {
 }
 
 impl Manifest {
-    fn fail(&mut self, origin: Origin, why: &str) {
-        let consequence = match self.has_said {
-            true => "what the file said before stays in force",
-            false => {
-                "the file counts for nothing until it is repaired; if it was there from the start, nothing is sent where a pod \
-                 that it tells of may be, and nobody is let in where a policy of it may say no"
-            }
-        };
-        let message = format!("{why}; {consequence}");
-        self.error = Some(Problem { origin, object: None, message, severity: Severity::Error });
+    /// Whether it may tell of pods, in what could never be read.
+    fn hides_addresses(&self) -> bool {
+        self.faults.iter().any(|fault| fault.hides.addresses)
+    }
+
+    /// Whether it may say anything that could never be read.
+    fn is_unclear(&self) -> bool {
+        self.faults.iter().any(|fault| fault.hides.addresses || fault.hides_policies())
     }
 }
 
@@ -372,7 +439,7 @@ enum ReadError {
     Open(#[source] io::Error),
     #[error("is not a regular file: move it away")]
     NotRegular,
-    #[error("is larger than {} MiB: split it", LARGEST_FILE / 1024 / 1024)]
+    #[error("is larger than {} MiB, the most that is read: split it, or export without managedFields", LARGEST_FILE / 1024 / 1024)]
     TooLarge,
     #[error("cannot be read: {0}")]
     Read(#[source] io::Error),
@@ -390,8 +457,12 @@ fn read_bytes(path: &Path) -> Result<Vec<u8>, ReadError> {
     if !metadata.is_file() {
         return Err(ReadError::NotRegular);
     }
-    let mut bytes = Vec::new();
-    // The length may change while reading: the limit counts, not the metadata.
+    if metadata.len() > LARGEST_FILE {
+        return Err(ReadError::TooLarge);
+    }
+    // All at once, so that growing takes no second copy.
+    let mut bytes = Vec::with_capacity(usize::try_from(metadata.len() + 1).unwrap_or_default());
+    // The length may change while reading.
     file.take(LARGEST_FILE + 1).read_to_end(&mut bytes).map_err(ReadError::Read)?;
     if u64::try_from(bytes.len()).is_ok_and(|length| length > LARGEST_FILE) {
         return Err(ReadError::TooLarge);
@@ -399,25 +470,30 @@ fn read_bytes(path: &Path) -> Result<Vec<u8>, ReadError> {
     Ok(bytes)
 }
 
-fn parse_bytes(name: &Arc<str>, bytes: &[u8]) -> Result<FileContent, FileError> {
-    let failed = |line, message: &str| FileError {
-        file: Arc::clone(name),
-        line,
-        column: None,
-        field: None,
-        message: message.to_owned(),
-    };
-    let text = std::str::from_utf8(bytes).map_err(|error| {
-        let before = bytes.iter().take(error.valid_up_to()).filter(|byte| **byte == b'\n').count();
-        failed(u64::try_from(before + 1).ok(), "is not UTF-8 text")
-    })?;
-    // A parser's panic over one file must not take the others with it.
-    catch_unwind(AssertUnwindSafe(|| parse(name, text)))
-        .unwrap_or_else(|_| Err(failed(None, "the parser failed over it; please report this with the file")))
+/// A file of which nothing can be read.
+fn unreadable(name: &Arc<str>, line: Option<u64>, message: impl Into<String>) -> FileContent {
+    let error = FileError::of(name, line, message);
+    let (subject, hides) = (Subject::Unknown, Hides::anything());
+    let fault = Fault { error, subject, hides, is_syntax: true, is_template: false };
+    FileContent { faults: vec![fault], ..FileContent::default() }
 }
 
-/// The same of the policies in it. Another encoding may hide anything.
-fn policies_in_bytes(bytes: &[u8]) -> PoliciesIn {
-    let Ok(text) = std::str::from_utf8(bytes) else { return PoliciesIn::Anywhere };
-    catch_unwind(|| policies_in(text)).unwrap_or(PoliciesIn::Anywhere)
+/// Reads a file of which this is known; what is known then, unless none of it can be read.
+fn read_bytes_again(name: &Arc<str>, bytes: &[u8], known: &Known) -> (FileContent, Option<Known>) {
+    let text = match std::str::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(_) if bytes.starts_with(&[0xFF, 0xFE]) || bytes.starts_with(&[0xFE, 0xFF]) => {
+            return (unreadable(name, Some(1), "is UTF-16 text: save it as UTF-8"), None);
+        }
+        // Another encoding may hide anything.
+        Err(error) => {
+            let before = bytes.iter().take(error.valid_up_to()).filter(|byte| **byte == b'\n').count();
+            return (unreadable(name, u64::try_from(before + 1).ok(), "is not UTF-8 text: save it as UTF-8"), None);
+        }
+    };
+    // A parser's panic over one file must not take the others with it.
+    match catch_unwind(AssertUnwindSafe(|| read_again(name, text, known))) {
+        Ok((content, known)) => (content, Some(known)),
+        Err(_) => (unreadable(name, None, "the parser failed over it; please report this with the file"), None),
+    }
 }

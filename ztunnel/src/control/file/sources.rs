@@ -86,12 +86,9 @@ fn files_of(path: &Path) -> Result<Vec<PathBuf>, OpenFolderError> {
             let metadata = fs::metadata(&path).ok();
             match metadata.filter(fs::Metadata::is_dir) {
                 Some(_) if name.as_encoded_bytes().starts_with(b".") || depth == DEEPEST => {}
-                Some(inner) => {
-                    // A link may lead back to where it stands.
-                    if seen.insert((inner.dev(), inner.ino())) {
-                        folders.push((path, depth + 1));
-                    }
-                }
+                // A link may lead back to where it stands.
+                Some(inner) if seen.insert((inner.dev(), inner.ino())) => folders.push((path, depth + 1)),
+                Some(_) => {}
                 None if is_manifest(&name) => files.push(path),
                 None => {}
             }

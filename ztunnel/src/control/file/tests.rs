@@ -1,4 +1,5 @@
 mod kept;
+mod partial;
 mod sources;
 
 use std::fs;
@@ -165,9 +166,13 @@ async fn a_broken_file_keeps_its_last_good_content() {
 
         mesh.write("a.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {hostNetwork: 7}\n");
         mesh.write("b.yaml", &pod("b"));
-        let snapshot = mesh.until("a b | a.yaml:4: spec.hostNetwork: ").await;
+        let snapshot = mesh.until("a b | a.yaml:4: Pod default/x: spec.hostNetwork: ").await;
         assert!(!snapshot.is_partial());
-        assert!(snapshot.problems()[0].message.ends_with("what the file said before stays in force"));
+        assert!(
+            snapshot.problems()[0]
+                .message
+                .ends_with("; it may be Pod default/a, whose last valid version stays in force")
+        );
 
         mesh.write("a.yaml", "\u{0}");
         mesh.until("a b | a.yaml:1: ").await;
@@ -210,20 +215,20 @@ async fn a_broken_policy_leaves_the_last_one_in_force() {
     running(dir.path(), SOON, async |mesh| {
         assert_eq!(policies(&*mesh.until("a |").await), "DENY demo/p | ");
         mesh.write("p.yaml", &policy("demo", "{action: DENNY}"));
-        let snapshot = mesh.until("a | p.yaml:4: spec.action: unknown variant").await;
+        let snapshot = mesh.until("a | p.yaml:4: AuthorizationPolicy demo/p: spec.action: unknown value").await;
         assert_eq!(policies(&snapshot), "DENY demo/p | ");
-        assert!(snapshot.problems()[0].message.ends_with("what the file said before stays in force"));
+        assert!(snapshot.problems()[0].message.ends_with("; the last valid version of the object stays in force"));
         mesh.write(
             "p.yaml",
             &policy("demo", "{action: ALLOW, rules: [{from: [{source: {ipBlocks: [10.0.0.0/40]}}]}]}"),
         );
-        let told = "a | p.yaml:4: spec.rules[0].from[0].source.ipBlocks[0]: \"10.0.0.0/40\" is neither";
+        let told = "a | p.yaml:4: AuthorizationPolicy demo/p: spec.rules[0].from[0].source.ipBlocks[0]: \"10.0.0.0/40\" is neither";
         assert_eq!(policies(&*mesh.until(told).await), "DENY demo/p | ");
         // What comes later and makes no sense has nobody kept out before.
         mesh.write("q.yaml", &policy("istio-system", "7"));
-        assert_eq!(policies(&*mesh.until(&format!("{told}; q.yaml:4: spec: ")).await), "DENY demo/p | ");
+        assert_eq!(policies(&*mesh.until(&format!("{told}; q.yaml:4: AuthorizationPolicy istio-system/p: spec: ")).await), "DENY demo/p | ");
         mesh.write("p.yaml", &policy("demo", "{action: AUDIT}"));
-        assert_eq!(policies(&*mesh.until("a | q.yaml:4: spec: ").await), "AUDIT demo/p | ");
+        assert_eq!(policies(&*mesh.until("a | q.yaml:4: AuthorizationPolicy istio-system/p: spec: ").await), "AUDIT demo/p | ");
         mesh.remove("p.yaml");
         mesh.remove("q.yaml");
         assert_eq!(policies(&*mesh.until("a |").await), " | ");
@@ -240,19 +245,19 @@ async fn policies_that_were_never_read_may_keep_out_anyone_in_their_namespaces()
     fs::write(dir.path().join("d.yaml"), policy("demo", "{}")).unwrap();
     running(dir.path(), SOON, async |mesh| {
         let snapshot = mesh.until("| a.yaml:4; b.yaml:9; c.yaml:1").await;
-        assert_eq!(policies(&snapshot), "ALLOW demo/p | a.yaml in one, b.yaml in two");
+        assert_eq!(policies(&snapshot), "ALLOW demo/p, ALLOW one/p | a.yaml in one, b.yaml in two");
         mesh.write("c.yaml", "kind: [ # PeerAuthentication");
-        let anywhere = "ALLOW demo/p | c.yaml anywhere, a.yaml in one, b.yaml in two";
+        let anywhere = "ALLOW demo/p, ALLOW one/p | c.yaml anywhere, a.yaml in one, b.yaml in two";
         while policies(&mesh.reader.load()) != anywhere {
             mesh.changes.changed().await.unwrap();
         }
         mesh.remove("c.yaml");
         mesh.write("a.yaml", &policy("istio-system", "7"));
         let snapshot = mesh.until("| a.yaml:4; b.yaml:9").await;
-        assert_eq!(policies(&snapshot), "ALLOW demo/p | a.yaml anywhere, b.yaml in one, b.yaml in two");
+        assert_eq!(policies(&snapshot), "ALLOW demo/p, ALLOW one/p | a.yaml anywhere, b.yaml in two");
         mesh.write("a.yaml", &policy("one", "{action: DENY}"));
-        let snapshot = mesh.until("| b.yaml:9").await;
-        assert_eq!(policies(&snapshot), "ALLOW demo/p, DENY one/p | b.yaml in one, b.yaml in two");
+        let snapshot = mesh.until("| b.yaml:1: AuthorizationPolicy one/p: is already in a.yaml:1; b.yaml:9").await;
+        assert_eq!(policies(&snapshot), "ALLOW demo/p, DENY one/p | b.yaml in two");
         mesh.write("b.yaml", &policy("two", "{}"));
         assert_eq!(policies(&*mesh.until("|").await), "ALLOW demo/p, DENY one/p, ALLOW two/p | ");
         mesh.write("c.yaml", &policy("istio-system", "7"));
@@ -269,7 +274,9 @@ fn what_cannot_be_read_at_all_may_hold_policies_of_anyone() {
         fill(dir.path());
         let (snapshot, _) = read_once(dir.path(), TrustDomain::default()).unwrap();
         assert_eq!(policies(&snapshot), format!(" | {expected}"));
-        assert!(snapshot.is_partial() && snapshot.is_blind());
+        // Of a policy the kind is known, and it is no pod.
+        let hides_pods = snapshot.problems().iter().all(|problem| problem.object.is_none());
+        assert_eq!((snapshot.is_partial(), snapshot.is_blind()), (hides_pods, hides_pods));
     };
     check(&|dir| fs::create_dir(dir.join("a.yaml")).unwrap(), "a.yaml anywhere");
     check(&|dir| symlink("nowhere", dir.join("a.yaml")).unwrap(), "a.yaml anywhere");
@@ -301,9 +308,9 @@ fn a_folder_is_read_once_as_a_daemon_does_at_its_start() {
     assert!(snapshot.workloads().all(|pod| pod.identity.trust_domain == domain));
     fs::write(dir.path().join("b.yaml"), policy("other", "7")).unwrap();
     let (snapshot, _) = read_once(dir.path(), domain.clone()).unwrap();
-    assert_eq!((snapshot.version(), snapshot.is_partial(), snapshot.is_blind()), (1, true, true));
+    assert_eq!((snapshot.version(), snapshot.is_partial(), snapshot.is_blind()), (1, false, false));
     assert_eq!(policies(&snapshot), "DENY demo/p | b.yaml in other");
-    assert!(matches(&snapshot, "a | b.yaml:4: spec: "));
+    assert!(matches(&snapshot, "a | b.yaml:4: AuthorizationPolicy other/p: spec: "));
     let error = read_once(&dir.path().join("none"), domain).unwrap_err();
     assert!(matches!(error, OpenFolderError::Unreadable { .. }), "{error}");
 }
@@ -322,7 +329,7 @@ async fn broken_mesh_settings_leave_the_last_ones_in_force() {
     running(dir.path(), SOON, async |mesh| {
         assert!(mesh.until("a |").await.is_registry_only());
         mesh.write("mesh.yaml", &settings("REGISTRYONLY"));
-        let told = "a | mesh.yaml:4: data.mesh.outboundTrafficPolicy.mode: unknown variant";
+        let told = "a | mesh.yaml:4: ConfigMap istio-system/istio: data.mesh.outboundTrafficPolicy.mode: unknown value";
         assert!(mesh.until(told).await.is_registry_only());
         mesh.write("mesh.yaml", &settings("ALLOW_ANY"));
         assert!(!mesh.until("a |").await.is_registry_only());
@@ -343,10 +350,10 @@ async fn what_is_no_manifest_does_not_block() {
     fs::create_dir(dir.path().join("folder.yaml")).unwrap();
     fs::write(dir.path().join(".hidden.yaml"), "kind: [").unwrap();
     fs::write(dir.path().join("notes.txt"), "kind: [").unwrap();
-    fs::File::create(dir.path().join("large.yaml")).unwrap().set_len(16 * 1024 * 1024 + 1).unwrap();
+    fs::File::create(dir.path().join("large.yaml")).unwrap().set_len(LARGEST_FILE + 1).unwrap();
     symlink("nowhere", dir.path().join("link.yaml")).unwrap();
     fs::write(dir.path().join("a.yaml"), pod("a")).unwrap();
-    let problems = "folder.yaml: is not a regular file; large.yaml: is larger than 16 MiB; link.yaml: cannot be opened; \
+    let problems = "folder.yaml: is not a regular file; large.yaml: is larger than 256 MiB; link.yaml: cannot be opened; \
                     pipe.yaml: is not a regular file";
     running(dir.path(), SOON, async |mesh| {
         mesh.until(&format!("a | {problems}")).await;

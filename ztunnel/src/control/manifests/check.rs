@@ -2,35 +2,33 @@
 
 use std::sync::Arc;
 
-use super::{PoliciesIn, assemble, parse, policies_in};
+use super::{Known, assemble, read_again};
 use crate::model::identity::TrustDomain;
 use crate::model::policy::{PolicySet, Scope};
 use crate::store::snapshot::Snapshot;
 
-/// A text is refused with a place in it, or becomes a mesh: the same each time, ordered, and with no policy that a look at
-/// the headers alone would have missed.
+/// Of a text every object becomes part of a mesh, or is told with its place: the same each time, ordered, and the same where
+/// it is known from before.
 ///
 /// # Panics
 /// When it is not so.
 pub fn manifests(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let (first, second): (Arc<str>, Arc<str>) = ("a.yaml".into(), "b.yaml".into());
-    let unread = policies_in(&text);
-    let content = match parse(&first, &text) {
-        Ok(content) => content,
-        Err(error) => {
-            let lines = text.split(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}']).count() + 1;
-            assert!(error.line.is_none_or(|line| usize::try_from(line).is_ok_and(|line| line <= lines)), "{error}");
-            assert!(!error.to_string().contains(char::is_control), "{error:?}");
-            return;
-        }
-    };
+    let (content, known) = read_again(&first, &text, &Known::default());
+    assert_eq!(read_again(&first, &text, &known).0, content);
+    let lines = text.split(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}']).count() + 1;
+    for fault in &content.faults {
+        let error = &fault.error;
+        assert!(error.line.is_some_and(|line| usize::try_from(line).is_ok_and(|line| line <= lines)), "{error}");
+        assert!(!error.to_string().contains(char::is_control), "{error:?}");
+    }
     let mesh = assemble([(&first, &content), (&second, &content)], &TrustDomain::default());
     assert!(mesh.problems.is_sorted());
     for problem in &mesh.problems {
         assert!(!problem.to_string().contains(char::is_control), "{problem:?}");
     }
-    check_policies(&mesh.policies, &unread);
+    check_policies(&mesh.policies);
     let again = assemble([(&first, &content), (&second, &content)], &TrustDomain::default());
     assert_eq!(mesh, again);
     let counts = (mesh.policies.authorization.len(), mesh.policies.authentication.len());
@@ -39,15 +37,10 @@ pub fn manifests(bytes: &[u8]) {
     assert_eq!((policies.authorization().len(), policies.authentication().len()), counts);
 }
 
-fn check_policies(policies: &PolicySet, unread: &PoliciesIn) {
+fn check_policies(policies: &PolicySet) {
     let names = policies.authorization.iter().map(|policy| &policy.name);
-    assert!(names.clone().is_sorted());
+    assert!(names.is_sorted());
     assert!(policies.authentication.is_sorted_by_key(|policy| &policy.name));
-    if let PoliciesIn::Namespaces(namespaces) = unread {
-        for name in names.chain(policies.authentication.iter().map(|policy| &policy.name)) {
-            assert!(namespaces.contains(&name.namespace), "{name} is in none of {namespaces:?}");
-        }
-    }
     for policy in &policies.authorization {
         if let Scope::Selector { labels, .. } = &policy.scope {
             assert!(!labels.is_empty(), "{policy:?}");

@@ -1,13 +1,26 @@
 //! One file to its objects.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::document::{self, Document};
-use super::error::FileError;
-use crate::control::field::FieldPath;
-use crate::control::objects::{self, Interner, Object, Remark, Said};
+use serde::de::DeserializeSeed;
+
+use super::document::{self, Content, Header, Unclear};
+use super::error::{Fault, FileError, Hides, PoliciesIn, Subject};
+use super::split::{self, Document, Hash, Inherited, Piece, Seeds};
+use super::template::is_template;
+use super::used::unused;
+use crate::control::field::{FieldPath, Step};
+use crate::control::objects::{self, Interner, Kind, Object, Remark, Resource, Said, check_name};
+use crate::control::yaml::{self, Entry, Node, NodeDeserializer, Value};
 use crate::model::origin::Origin;
-use crate::model::problem::Problem;
+use crate::model::problem::{Problem, Severity};
+use crate::model::workload::NamespacedName;
+
+/// How deep lists may stand in each other.
+const DEEPEST_LIST: usize = 4;
+/// How many fields of one object that nobody uses may be of a wrong type.
+const MOST_UNUSED: usize = 256;
 
 /// What one file says.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -16,66 +29,438 @@ pub struct FileContent {
     pub(in crate::control) objects: Vec<Object>,
     /// What is wrong with them.
     pub(in crate::control) problems: Vec<Problem>,
+    /// The objects that can't be read.
+    pub(in crate::control) faults: Vec<Fault>,
 }
 
-/// Reads one file: YAML or JSON, any number of documents, `kind: List` included. `file` is only for messages.
+/// What was read of a file, by the texts of its objects: of those that are the same when the file is read again nothing is read.
+#[derive(Debug, Clone, Default)]
+pub(in crate::control) struct Known {
+    seeds: Seeds,
+    parts: HashMap<Hash, Part>,
+}
+
+/// What one text says.
+#[derive(Debug, Clone)]
+struct Part {
+    /// The lines before it, when it was read.
+    lines: u64,
+    object: Option<Object>,
+    problems: Box<[Problem]>,
+}
+
+/// Reads one file: YAML or JSON, any number of documents and lists. `file` is only for messages.
 ///
 /// # Errors
-/// Something of it can't be read, or may not be as it is written.
+/// An object of it can't be read, or may not be as it is written; the first is told.
 pub fn parse(file: &Arc<str>, text: &str) -> Result<FileContent, FileError> {
-    let mut content = FileContent::default();
-    let mut texts = Interner::default();
-    for document in document::split(text) {
-        read(file, &document, &mut texts, &mut content)?;
+    let content = read(file, text);
+    match content.faults.first() {
+        Some(fault) => Err(fault.error.clone()),
+        None => Ok(content),
     }
-    content.objects.shrink_to_fit();
-    Ok(content)
 }
 
-fn read(
-    file: &Arc<str>,
-    document: &Document<'_>,
-    texts: &mut Interner,
-    content: &mut FileContent,
-) -> Result<(), FileError> {
-    let mut noted = Vec::new();
-    for item in document.read(file)? {
-        let said = objects::read(item.resource, texts);
-        let Said { name, title, body, remarks } =
-            said.map_err(|error| document.wrong_field(file, item.line, error.below(&item.path)))?;
-        noted.extend(remarks.into_iter().map(|remark| Noted {
-            line: item.line,
-            path: item.path.clone(),
-            title: title.clone(),
-            remark,
-        }));
-        let origin = Origin::line_of(Arc::clone(file), item.line);
-        content.objects.extend(body.map(|body| Object { name, origin, body }));
-    }
-    content.problems.extend(problems(file, document, noted));
-    Ok(())
+/// Reads one file. What can't be read of it is told, and the rest counts.
+#[must_use]
+pub fn read(file: &Arc<str>, text: &str) -> FileContent {
+    read_again(file, text, &Known::default()).0
 }
 
-/// A remark about an object of a document.
-struct Noted {
-    /// The object's line.
-    line: u64,
-    /// The object's path in the document.
+/// The objects of a text that can be read, each by kind and name with a text of its own; `None` where they can't be cut apart.
+pub(in crate::control) fn valid_texts(text: &str) -> Option<Vec<(Key, String)>> {
+    let (file, known) = ("".into(), Known::default());
+    let mut reader = Reader::new(&file, &known);
+    reader.valid = Some(Vec::new());
+    split::documents(text).iter().for_each(|document| reader.document(document));
+    reader.valid
+}
+
+/// The same of a file that was read before.
+pub(in crate::control) fn read_again(file: &Arc<str>, text: &str, known: &Known) -> (FileContent, Known) {
+    let mut reader = Reader::new(file, known);
+    split::documents(text).iter().for_each(|document| reader.document(document));
+    reader.finish()
+}
+
+/// An object: its kind and its name.
+type Key = (&'static str, NamespacedName);
+
+/// Where a value stands, and what is known of it.
+struct Context<'c> {
     path: FieldPath,
-    title: String,
-    remark: Remark,
+    inherited: Option<&'c Inherited>,
+    /// Lists around it.
+    depth: usize,
+    /// The text that it stands in.
+    text: &'c str,
 }
 
-/// Remarks as problems, with the lines of the fields. Those are looked for all at once.
-fn problems(file: &Arc<str>, document: &Document<'_>, noted: Vec<Noted>) -> Vec<Problem> {
-    let fields: Vec<FieldPath> = noted.iter().map(|Noted { path, remark, .. }| path.join(&remark.field)).collect();
-    let is_of_field = |noted: &Noted| !noted.remark.field.is_empty();
-    let places = if noted.iter().any(is_of_field) { document.locate(&fields) } else { vec![None; fields.len()] };
-    let problem = |(noted, place): (Noted, Option<(u64, u64)>)| {
-        let place = place.filter(|_| is_of_field(&noted));
-        let Noted { line, title, remark: Remark { message, severity, .. }, .. } = noted;
-        let line = place.map_or(line, |(line, _)| line);
-        Problem { origin: Origin::line_of(Arc::clone(file), line), object: Some(title), message, severity }
-    };
-    noted.into_iter().zip(places).map(problem).collect()
+struct Reader<'f> {
+    file: &'f Arc<str>,
+    known: &'f Known,
+    next: HashMap<Hash, Part>,
+    texts: Interner,
+    content: FileContent,
+    /// How many documents are no objects, and the line of the first.
+    strangers: (u64, u64),
+    /// The texts of the objects that can be read, where somebody asks for them and they can be cut apart.
+    valid: Option<Vec<(Key, String)>>,
+}
+
+impl<'f> Reader<'f> {
+    fn new(file: &'f Arc<str>, known: &'f Known) -> Self {
+        Self {
+            file,
+            known,
+            next: HashMap::new(),
+            texts: Interner::default(),
+            content: FileContent::default(),
+            strangers: (0, 0),
+            valid: None,
+        }
+    }
+
+    fn finish(mut self) -> (FileContent, Known) {
+        if let (count @ 1.., line) = self.strangers {
+            let more = match count {
+                1 => String::new(),
+                _ => format!(" (and {} more documents of this file)", count - 1),
+            };
+            self.content.problems.push(Problem {
+                origin: Origin::line_of(Arc::clone(self.file), line),
+                object: None,
+                message: format!(
+                    "no Kubernetes object: no apiVersion and kind{more}; it is ignored: move it elsewhere, or write the two"
+                ),
+                severity: Severity::Warning,
+            });
+        }
+        self.content.objects.shrink_to_fit();
+        // The only object of a file has changed whenever the file has.
+        let parts = if self.next.len() > 1 { self.next } else { HashMap::new() };
+        (self.content, Known { seeds: self.known.seeds.clone(), parts })
+    }
+
+    fn document(&mut self, document: &Document<'_>) {
+        if let Some(mut values) = document.values() {
+            // In flow style quotation marks and brackets may be others than in JSON.
+            if let [first, _, ..] = values.as_slice()
+                && yaml::tree(&first.text(), first.base).is_err()
+                && yaml::tree(document.text, document.base).is_ok()
+            {
+                values = vec![document.whole()];
+            }
+            values.iter().for_each(|piece| self.piece(piece, 0));
+        } else if !self.block_list(document) {
+            self.piece(&document.whole(), 0);
+        }
+    }
+
+    /// Reads the items of a list in block style one by one. Whether it is such a list.
+    fn block_list(&mut self, document: &Document<'_>) -> bool {
+        let Some((head, mut pieces)) = document.items() else { return false };
+        let Ok(Some(head)) = yaml::tree(&head, document.base) else { return false };
+        let Ok(Content::List(inherited)) = Header::of(&head, None).content(false) else { return false };
+        if let Some(fault) = self.strange_field(&head, inherited.is_some(), &FieldPath::default(), document.text) {
+            self.content.faults.push(fault);
+            return true;
+        }
+        let (objects, problems, faults) =
+            (self.content.objects.len(), self.content.problems.len(), self.content.faults.len());
+        for piece in &mut pieces {
+            piece.inherited.clone_from(&inherited);
+            self.piece(piece, 1);
+        }
+        // What looks like an item by its line may be in the middle of a text, and an alias may lead out of the item.
+        let is_cut_wrongly = self.content.faults.iter().skip(faults).any(|fault| fault.is_syntax)
+            && yaml::tree(document.text, document.base).is_ok();
+        if is_cut_wrongly {
+            self.content.objects.truncate(objects);
+            self.content.problems.truncate(problems);
+            self.content.faults.truncate(faults);
+            self.valid = None;
+        }
+        !is_cut_wrongly
+    }
+
+    fn piece(&mut self, piece: &Piece<'_>, depth: usize) {
+        if depth < DEEPEST_LIST && self.json_list(piece, depth) {
+            return;
+        }
+        let hash = piece.hash(&self.known.seeds);
+        if let Some(part) = self.known.parts.get(&hash) {
+            let part = part.moved(self.file, piece.base.lines);
+            self.content.objects.extend(part.object.clone());
+            self.content.problems.extend(part.problems.iter().cloned());
+            self.next.insert(hash, part);
+            return;
+        }
+        let text = piece.text();
+        let before = (self.content.objects.len(), self.content.problems.len());
+        let (faults, strangers) = (self.content.faults.len(), self.strangers.0);
+        let context = Context { path: piece.path.clone(), inherited: piece.inherited.as_deref(), depth, text: &text };
+        match yaml::tree(&text, piece.base) {
+            Ok(None) => {}
+            Ok(Some(node)) => self.node(node, &context),
+            Err(error) => self.unreadable(error, &context),
+        }
+        match (self.content.objects.get(before.0..).unwrap_or_default(), &mut self.valid) {
+            ([object], Some(valid)) => valid.push(((object.body.kind(), object.name.clone()), piece.to_file())),
+            ([_, ..], valid) => *valid = None,
+            _ => {}
+        }
+        let is_plain = self.content.faults.len() == faults && self.strangers.0 == strangers;
+        if let (true, objects @ ([] | [_])) = (is_plain, self.content.objects.get(before.0..).unwrap_or_default()) {
+            let problems = self.content.problems.get(before.1..).unwrap_or_default().into();
+            self.next.insert(hash, Part { lines: piece.base.lines, object: objects.first().cloned(), problems });
+        }
+    }
+
+    /// Reads the items of a list of JSON one by one. Whether it is a list.
+    fn json_list(&mut self, piece: &Piece<'_>, depth: usize) -> bool {
+        let Some((head, slices)) = piece.json_items() else { return false };
+        let (path, inherited) = if matches!(head.value, Value::List(_)) {
+            (piece.path.clone(), piece.inherited.clone())
+        } else {
+            let header = Header::of(&head, piece.inherited.as_deref());
+            let Ok(Content::List(inherited)) = header.content(false) else { return false };
+            if let Some(fault) = self.strange_field(&head, inherited.is_some(), &piece.path, &piece.text()) {
+                self.content.faults.push(fault);
+                return true;
+            }
+            (piece.path.clone().key("items"), inherited)
+        };
+        let strangers = self.strangers.0;
+        for (index, slice) in slices.into_iter().enumerate() {
+            self.piece(&Piece::of(slice, path.clone().index(index), inherited.clone()), depth + 1);
+        }
+        self.strangers.0 = self.strangers.0.min(strangers + 1);
+        true
+    }
+
+    /// What stands beside the items of a List is nothing else: a misspelt field would leave all of them out.
+    fn strange_field(&self, head: &Node<'_>, is_typed: bool, path: &FieldPath, text: &str) -> Option<Fault> {
+        const KNOWN: [&str; 4] = ["apiVersion", "kind", "metadata", "items"];
+        let strange = head.entries().iter().find(|entry| !KNOWN.contains(&&*entry.key) && !is_typed)?;
+        let (line, column) = strange.place;
+        let error = FileError {
+            file: Arc::clone(self.file),
+            line: Some(line),
+            column: Some(column),
+            field: Some(path.clone().key(&strange.key).to_string()),
+            message: "unknown field: a List has apiVersion, kind, metadata and items".to_owned(),
+        };
+        Some(Fault { error, subject: Subject::Unknown, hides: by_words(text), is_syntax: false, is_template: false })
+    }
+
+    fn unreadable(&mut self, error: yaml::Error, context: &Context<'_>) {
+        let is_syntax = error.is_syntax;
+        let fault = Fault {
+            error: FileError::at(self.file, &context.path, error),
+            subject: Subject::Unknown,
+            hides: by_words(context.text),
+            is_syntax,
+            is_template: false,
+        };
+        self.fault(fault, context.text);
+    }
+
+    /// Tells of a fault, unless the text is a template, of which that is told.
+    fn fault(&mut self, mut fault: Fault, text: &str) {
+        let braces_in_name = matches!(&fault.error.field, Some(field) if field.starts_with("metadata.name"))
+            && fault.error.message.contains("{{");
+        if (fault.is_syntax || braces_in_name) && text.contains("{{") && is_template(text) {
+            fault = Fault {
+                error: FileError::of(
+                    self.file,
+                    fault.error.line,
+                    "this is a template and no manifest: render it first, for example with helm template",
+                ),
+                subject: Subject::Unknown,
+                hides: Hides::nothing(),
+                is_syntax: false,
+                is_template: true,
+            };
+        }
+        self.content.faults.push(fault);
+    }
+
+    fn node(&mut self, mut node: Node<'_>, context: &Context<'_>) {
+        let is_item = context.path.steps().iter().any(|step| matches!(step, Step::Key(_)));
+        if let (Value::List(items), false) = (&mut node.value, is_item) {
+            let strangers = self.strangers.0;
+            for (index, item) in std::mem::take(items).into_iter().enumerate() {
+                let path = context.path.clone().index(index);
+                self.node(item, &Context { path, ..*context });
+            }
+            // A list of other things than objects is one of them.
+            self.strangers.0 = self.strangers.0.min(strangers + 1);
+            return;
+        }
+        let header = Header::of(&node, context.inherited);
+        match header.content(is_item) {
+            Ok(Content::Stranger) if node.is_null() => {}
+            Ok(Content::Stranger) => {
+                let (count, first) = self.strangers;
+                self.strangers = (count + 1, if count == 0 { node.place.0 } else { first });
+            }
+            Ok(Content::Other) => {}
+            Ok(Content::Object(kind)) => self.object(kind, node, context),
+            Ok(Content::List(inherited)) => self.list(node, inherited.as_deref(), context),
+            Err(unclear) => {
+                let fault = self.unclear(unclear, &node, &header, context);
+                self.fault(fault, context.text);
+            }
+        }
+    }
+
+    fn list(&mut self, mut node: Node<'_>, inherited: Option<&Inherited>, context: &Context<'_>) {
+        let wrong = |message: &str| {
+            let field = FieldPath::of("items");
+            let place = node.locate(&field).or(Some(node.place));
+            yaml::Error { place, field: Some(field), message: message.to_owned(), is_syntax: false }
+        };
+        if let Some(fault) = self.strange_field(&node, inherited.is_some(), &context.path, context.text) {
+            self.content.faults.push(fault);
+            return;
+        }
+        if context.depth >= DEEPEST_LIST {
+            return self.unreadable(wrong("lists stand in each other deeper than is read: write one list"), context);
+        }
+        if node.get("items").is_some_and(|items| !items.is_null() && !matches!(items.value, Value::List(_))) {
+            return self.unreadable(wrong("is not a list: write a list of objects"), context);
+        }
+        let Value::Map(entries) = &mut node.value else { return };
+        for entry in entries.drain(..).filter(|entry| entry.key == "items") {
+            let Value::List(items) = entry.value.value else { continue };
+            for (index, item) in items.into_iter().enumerate() {
+                let path = context.path.clone().key("items").index(index);
+                self.node(item, &Context { path, inherited, depth: context.depth + 1, text: context.text });
+            }
+        }
+    }
+
+    fn unclear(&self, unclear: Unclear, node: &Node<'_>, header: &Header<'_>, context: &Context<'_>) -> Fault {
+        let Unclear { message, kind, is_policy } = unclear;
+        let (subject, hides) = match kind {
+            Some(kind) => self.subject(kind, header, context.text),
+            None if is_policy => {
+                let policies = PoliciesIn::namespace(header.namespace());
+                (Subject::Unknown, Hides { addresses: false, policies })
+            }
+            None => (Subject::Unknown, by_words(context.text)),
+        };
+        let mut error = FileError::of(self.file, Some(node.place.0), message);
+        error.field = (!context.path.is_empty()).then(|| context.path.to_string());
+        Fault { error, subject, hides, is_syntax: false, is_template: false }
+    }
+
+    fn subject(&self, kind: Kind, header: &Header<'_>, text: &str) -> (Subject, Hides) {
+        let namespace = header.namespace();
+        let hides = Hides::of(kind, namespace, text);
+        let namespace = if kind.is_namespaced() { namespace } else { "" };
+        let is_right =
+            |name: &&str| check_name(name).is_ok() && (namespace.is_empty() || check_name(namespace).is_ok());
+        let subject = match header.name().filter(is_right) {
+            Some(name) => Subject::Object(kind.name(), NamespacedName::new(namespace, name)),
+            None => Subject::Kind(kind.name()),
+        };
+        (subject, hides)
+    }
+
+    fn object(&mut self, kind: Kind, mut node: Node<'_>, context: &Context<'_>) {
+        let (subject, hides) = self.subject(kind, &Header::of(&node, context.inherited), context.text);
+        let line = node.place.0;
+        let said = self.resource(kind, &mut node, context).and_then(|resource| {
+            objects::read(resource, &mut self.texts).map_err(|error| {
+                let place = node.locate(&error.field).or(Some((line, 0)));
+                yaml::Error { place, field: Some(error.field), message: error.message, is_syntax: false }
+            })
+        });
+        match said {
+            Ok(said) => self.said(said, &node),
+            Err(error) => {
+                let mut error = FileError::at(self.file, &context.path, error);
+                error.column = error.column.filter(|column| *column > 0);
+                self.fault(Fault { error, subject, hides, is_syntax: false, is_template: false }, context.text);
+            }
+        }
+    }
+
+    /// Reads the object as the type that its kind asks for. Fields that are of a wrong type and that nobody uses are taken out.
+    fn resource(&mut self, kind: Kind, node: &mut Node<'_>, context: &Context<'_>) -> Result<Resource, yaml::Error> {
+        if let (Some(inherited), Value::Map(entries)) = (context.inherited, &mut node.value) {
+            for (key, value) in [("apiVersion", &inherited.version), ("kind", &inherited.kind)] {
+                if !entries.iter().any(|entry| entry.key == key) {
+                    let value = Node { place: node.place, value: Value::Text(value.clone().into()) };
+                    entries.push(Entry { key: key.into(), place: node.place, value });
+                }
+            }
+        }
+        if let Some(expected) = document::version(kind)
+            && let Some(given) = node.get("apiVersion")
+            && given.text() != Some(expected)
+        {
+            let message =
+                format!("{:?} is not read of kind {}: write {expected}", given.text().unwrap_or_default(), kind.name());
+            let field = Some(FieldPath::of("apiVersion"));
+            return Err(yaml::Error { place: Some(given.place), field, message, is_syntax: false });
+        }
+        for _ in 0..MOST_UNUSED {
+            let fault = match kind.deserialize(NodeDeserializer::new(node)) {
+                Ok(resource) => return Ok(resource),
+                Err(fault) => fault,
+            };
+            let removed = unused(kind, &fault.path()).is_some_and(|path| node.remove(path.steps()));
+            if !removed {
+                return Err(fault.into_error(node));
+            }
+        }
+        let message = "too many fields are of a wrong type: correct them".to_owned();
+        Err(yaml::Error { place: Some(node.place), field: None, message, is_syntax: false })
+    }
+
+    fn said(&mut self, said: Said, node: &Node<'_>) {
+        let Said { name, title, body, remarks } = said;
+        let line = node.place.0;
+        for Remark { field, message, severity } in remarks {
+            let place = if field.is_empty() { None } else { node.locate(&field) };
+            let origin = Origin::line_of(Arc::clone(self.file), place.map_or(line, |(line, _)| line));
+            self.content.problems.push(Problem { origin, object: Some(title.clone()), message, severity });
+        }
+        let origin = Origin::line_of(Arc::clone(self.file), line);
+        self.content.objects.extend(body.map(|body| Object { name, origin, body }));
+    }
+}
+
+/// What a text may say of which nothing is known but its words.
+fn by_words(text: &str) -> Hides {
+    Hides { addresses: true, policies: PoliciesIn::by_words(text) }
+}
+
+impl Known {
+    /// How many texts are known.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.parts.len()
+    }
+}
+
+impl Part {
+    /// The same, for a text that has this many lines before it now.
+    fn moved(&self, file: &Arc<str>, lines: u64) -> Self {
+        let mut part = self.clone();
+        if part.lines != lines {
+            let origin = |origin: &mut Origin| {
+                if let Some(line) = origin.line() {
+                    *origin = Origin::line_of(Arc::clone(file), (line + lines).saturating_sub(self.lines));
+                }
+            };
+            part.object.iter_mut().for_each(|object| origin(&mut object.origin));
+            part.problems.iter_mut().for_each(|problem| origin(&mut problem.origin));
+            part.lines = lines;
+        }
+        part
+    }
 }

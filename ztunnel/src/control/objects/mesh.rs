@@ -63,7 +63,7 @@ pub(super) fn read(config_map: &ConfigMap) -> Result<MeshSettings, FieldError> {
     let text = config_map.data.as_ref().and_then(|data| data.get("mesh")).map(String::as_str).unwrap_or_default();
     let failed = |field: &FieldPath, message| FieldError::new(FieldPath::of("data.mesh").join(field), message);
     let config: Option<MeshConfig> = yaml::read(text).map_err(|error| {
-        let yaml::Error { place, field, message } = error;
+        let yaml::Error { place, field, message, .. } = error;
         let line = place.map(|(line, _)| format!(" (line {line} of that text)")).unwrap_or_default();
         failed(&field.unwrap_or_default(), format!("{message}{line}"))
     })?;

@@ -45,7 +45,7 @@ pub(in crate::control) use self::peer_authentication::PeerAuthenticationManifest
 pub(in crate::control) use self::pod::PodManifest;
 pub use self::pod::{EXCLUDE_INBOUND_PORTS, EXCLUDE_OUTBOUND_CIDRS, EXCLUDE_OUTBOUND_PORTS, MODE_LABEL, NETNS};
 pub(in crate::control) use self::read::{Said, read};
-pub(in crate::control) use self::report::{FieldError, Remark};
+pub(in crate::control) use self::report::Remark;
 pub(in crate::control) use self::resource::{Kind, Resource};
 pub(in crate::control) use self::service::ServiceManifest;
 pub(in crate::control) use self::slice::{SliceEndpoint, SliceManifest};

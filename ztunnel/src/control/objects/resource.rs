@@ -55,7 +55,7 @@ struct Name {
 }
 
 impl Kind {
-    pub(super) const fn name(self) -> &'static str {
+    pub(in crate::control) const fn name(self) -> &'static str {
         match self {
             Self::Namespace => "Namespace",
             Self::Node => "Node",
@@ -70,7 +70,7 @@ impl Kind {
         }
     }
 
-    pub(super) const fn is_namespaced(self) -> bool {
+    pub(in crate::control) const fn is_namespaced(self) -> bool {
         !matches!(self, Self::Namespace | Self::Node)
     }
 }

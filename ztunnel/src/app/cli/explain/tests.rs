@@ -87,8 +87,12 @@ fn what_could_never_be_read_is_told_and_keeps_out() {
     let broken = folder(&[("mesh.yaml", MESH), ("policy.yaml", &DENY.replace("spec: {}", "spec: {rulez: []}"))]);
     let (code, out, _) = run(&[&mesh(broken.path()), "--from=demo/a", "--to=demo/b"]);
     assert_eq!(code, 3, "{out}");
-    assert!(out.contains("the mesh is PARTIAL") && out.contains("policy.yaml"), "{out}");
+    // Only the policy is missing: every address is known.
+    assert!(!out.contains("the mesh is PARTIAL") && out.contains("policy.yaml"), "{out}");
     assert!(out.contains("repair"), "{out}");
+    let broken = folder(&[("mesh.yaml", MESH), ("more.yaml", "kind: [")]);
+    let (code, out, _) = run(&[&mesh(broken.path()), "--from=demo/a", "--to=10.9.9.9"]);
+    assert!(code == 3 && out.contains("the mesh is PARTIAL") && out.contains("more.yaml"), "{code} {out}");
 }
 
 #[test]

@@ -44,26 +44,25 @@ fn a_file_that_is_renamed_and_broken_at_once_leaves_its_policies_in_force() {
     };
     let deny = policy("demo", "{action: DENY, rules: [{}]}");
     let audit = deny.replace("DENY", "AUDIT");
-    let went =
-        "p.yaml: went when q.yaml came, which makes no sense: what it said stays in force until that is repaired";
+    let went = "p.yaml: was removed when q.yaml came, which cannot be read: what it said stays in force until that is corrected";
     check(&[("p.yaml", Some(&deny))], "DENY demo/p", &[]);
     check(&[("p.yaml", None), ("q.yaml", Some("kind: ["))], "DENY demo/p", &["q.yaml:1: ", went]);
     check(
         &[("q.yaml", None), ("r.yaml", Some("kind: {"))],
         "DENY demo/p",
-        &["r.yaml:1: ", "p.yaml: went when q.yaml, r.yaml"],
+        &["r.yaml:1: ", "p.yaml: was removed when q.yaml, r.yaml"],
     );
     check(&[("r.yaml", Some(&audit))], "AUDIT demo/p", &[]);
     check(
         &[("r.yaml", None), ("s.yaml", Some("kind: ["))],
         "AUDIT demo/p",
-        &["s.yaml:1: ", "r.yaml: went when s.yaml"],
+        &["s.yaml:1: ", "r.yaml: was removed when s.yaml"],
     );
     check(&[("r.yaml", Some(&deny))], "DENY demo/p", &["s.yaml:1: "]);
     // One that goes while another was broken before is meant to.
     check(&[("r.yaml", None)], "", &["s.yaml:1: "]);
     check(&[("s.yaml", Some(&deny))], "DENY demo/p", &[]);
-    check(&[("s.yaml", None), ("t.yaml", Some("kind: ["))], "DENY demo/p", &["t.yaml:1: ", "s.yaml: went"]);
+    check(&[("s.yaml", None), ("t.yaml", Some("kind: ["))], "DENY demo/p", &["t.yaml:1: ", "s.yaml: was removed"]);
     check(&[("t.yaml", None)], "", &[]);
 }
 
@@ -128,7 +127,11 @@ fn a_restart_does_not_forget_what_a_broken_file_said() {
     let (folder, found) = started(&dir, &kept);
     assert_eq!((found.as_str(), folder.is_partial()), ("DENY demo/p", false));
     let problems: Vec<String> = folder.problems().map(|problem| problem.to_string()).collect();
-    assert!(problems.len() == 1 && problems[0].ends_with("what the file said before stays in force"), "{problems:?}");
+    assert!(
+        problems.len() == 1
+            && problems[0].ends_with("; it may be AuthorizationPolicy demo/p, whose last valid version stays in force"),
+        "{problems:?}"
+    );
 
     // What makes sense replaces the copy.
     write(&dir, &audit);

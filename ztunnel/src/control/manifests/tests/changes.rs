@@ -221,7 +221,7 @@ fn read(name: &str, text: &str) -> FileContent {
 }
 
 fn say(joiner: &mut Joiner, name: &str, text: &str) {
-    let FileContent { objects, problems } = read(name, text);
+    let FileContent { objects, problems, .. } = read(name, text);
     joiner.say(&Voice::of(name), objects, problems);
 }
 

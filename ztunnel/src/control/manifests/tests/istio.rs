@@ -383,7 +383,7 @@ fn broken_mesh_settings_break_their_file() {
     let table = [
         (
             "outboundTrafficPolicy:\n  mode: registry_only",
-            "broken m.yaml:6:5: data.mesh.outboundTrafficPolicy.mode: unknown variant...",
+            "broken m.yaml:6:5: data.mesh.outboundTrafficPolicy.mode: unknown value...",
         ),
         ("outboundTrafficPolicy: REGISTRY_ONLY", "broken m.yaml:6:5: data.mesh.outboundTrafficPolicy: ..."),
         ("trustDomain: UPPER", "broken m.yaml:6:5: data.mesh.trustDomain: \"UPPER\" is not a trust domain: ..."),

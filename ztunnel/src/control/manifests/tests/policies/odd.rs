@@ -3,17 +3,15 @@
 use std::fmt::Write;
 
 use super::super::show::{show_authentication, show_authorization};
-use super::super::{Arc, TrustDomain, assemble, parse};
+use super::super::{Arc, TrustDomain, assemble, read};
 
 /// Policies and problems of a file, in one line. Unlike the other tests' it is read byte by byte as it is.
 fn raw(text: &str) -> String {
     let file: Arc<str> = "p.yaml".into();
-    let content = match parse(&file, text) {
-        Ok(content) => content,
-        Err(error) => return format!("broken {error}"),
-    };
+    let content = read(&file, text);
     let found = assemble([(&file, &content)], &TrustDomain::default());
     let mut out = String::new();
+    content.faults.iter().for_each(|fault| writeln!(out, "broken {}", fault.error).unwrap());
     found.policies.authorization.iter().for_each(|policy| show_authorization(&mut out, policy));
     found.policies.authentication.iter().for_each(|policy| show_authentication(&mut out, policy));
     found.problems.iter().for_each(|problem| write!(out, "{problem} ").unwrap());
@@ -47,13 +45,16 @@ fn marks_and_line_ends() {
     check(&p.replace('\n', "\r\n"), DENIES);
     check(&format!("{p}---\n{q}").replace('\n', "\r\n"), &both);
     check(&p.replace('\n', "\r"), DENIES);
-    check(&format!("{p}---\n{q}").replace('\n', "\r"), "broken p.yaml:6:1: multiple YAML documents...");
-    check(&format!("{p}...\n{q}"), "broken p.yaml:6:1: multiple YAML documents...");
-    check(&format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: a}}\n...\n{p}"), "broken p.yaml:5:1: ...");
+    check(&format!("{p}---\n{q}").replace('\n', "\r"), &both);
+    check(&format!("{p}...\n{q}"), &both);
+    check(&format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: a}}\n...\n{p}"), DENIES);
     check(&format!("...\n{p}"), DENIES);
     check(&format!("# first\n--- # second\n{p}"), DENIES);
     check(&format!("---\nnull\n---\n{p}"), DENIES);
-    check(&format!("text\n---\n{p}"), "broken p.yaml:1:1: ...");
+    check(
+        &format!("text\n---\n{p}"),
+        &format!("{DENIES}; p.yaml:1: no Kubernetes object: no apiVersion and kind; ..."),
+    );
     check(&format!("{p} ---\n{q}"), "broken p.yaml:5:2: ...");
     check(
         &format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: x}}\ndata:\n  a: |\n    ---\n    b\n---\n{p}"),
@@ -63,7 +64,12 @@ fn marks_and_line_ends() {
     let json = "{\n\t\"apiVersion\": \"security.istio.io/v1\", \"kind\": \"Authorization\\u0050olicy\",\n\t\"metadata\": \
                 {\"name\": \"p\", \"namespace\": \"demo\"}, \"spec\": {\"action\": \"DENY\", \"rules\": [{}]}}\n";
     check(json, DENIES);
-    check(&format!("{json}{json}"), "broken p.yaml:4:1: ...");
+    let other = json.replace("\"p\"", "\"q\"");
+    check(&format!("{json}{other}"), &both);
+    check(
+        &format!("{json}{json}"),
+        &format!("{DENIES}; p.yaml:4: AuthorizationPolicy demo/p: is already in p.yaml:1, ..."),
+    );
 }
 
 #[test]
@@ -168,8 +174,14 @@ fn a_misspelt_head_is_told() {
         "ALLOW default/p for namespace default:",
     );
     check(&list("apiVersion: v1\nkind: List", "item"), "broken p.yaml:3:1: item: unknown field...");
-    check(&list("apiVersion: v1\nkind: list", "items"), "broken p.yaml:1: what is in it is not read: ...");
-    check(&list("apiVersion: meta.k8s.io/v1\nkind: List", "items"), "broken p.yaml:1: what is in it is not read: ...");
+    check(
+        &list("apiVersion: v1\nkind: list", "items"),
+        "broken p.yaml:1: apiVersion \"v1\" and kind \"list\" are no list of objects: ...",
+    );
+    check(
+        &list("apiVersion: meta.k8s.io/v1\nkind: List", "items"),
+        "broken p.yaml:1: apiVersion \"meta.k8s.io/v1\" and kind \"List\" are no list of objects: ...",
+    );
 }
 
 #[test]

@@ -1,13 +1,18 @@
-//! Where the policies of a text may be that makes no sense.
+//! Which policies an object may be that can't be read.
 
-use crate::control::manifests::{PoliciesIn, policies_in};
+use std::collections::BTreeSet;
+
+use crate::control::manifests::{PoliciesIn, read};
 
 fn check(text: &str, expected: &str) {
-    let shown = match policies_in(text) {
-        PoliciesIn::Anywhere => "anywhere".to_owned(),
-        PoliciesIn::Namespaces(namespaces) => namespaces.into_iter().collect::<Vec<_>>().join(" "),
-    };
-    assert_eq!(shown, expected, "{text}");
+    let mut namespaces = BTreeSet::new();
+    for fault in read(&"f.yaml".into(), text).faults {
+        match fault.hides.policies {
+            PoliciesIn::Anywhere => drop(namespaces.insert("anywhere".into())),
+            PoliciesIn::Namespaces(found) => namespaces.extend(found),
+        }
+    }
+    assert_eq!(namespaces.into_iter().collect::<Vec<_>>().join(" "), expected, "{text}");
 }
 
 #[test]
@@ -35,23 +40,25 @@ fn headers_tell_the_namespaces() {
 
 #[test]
 fn words_tell_where_headers_cannot_be_read() {
-    for (broken, rest) in
-        [("kind: [", ""), ("kind: Pod", ""), ("kind: List\napiVersion: v1\nitems: [{}]", ""), ("a: b\n---\n- ", "")]
-    {
-        check(&format!("{broken}\n{rest}"), "");
+    for broken in ["kind: [", "kind: List\napiVersion: v1\nitems: [{}]", "- [", "apiVersion: v1\nmetadata: {name: p}"] {
+        check(broken, "");
         for word in ["AuthorizationPolicy", "PeerAuthentication", "rootNamespace"] {
             check(&format!("# {word}\n{broken}\n"), "anywhere");
+            // Of another document it says nothing.
+            check(&format!("# {word}\na: b\n---\n{broken}\n"), "");
         }
     }
     // Words may be spelt otherwise.
-    for spelt in [
-        "kind: \"Authorization\\x50olicy\"",
-        "{\"kind\": \"\\u0041uthorizationPolicy\"}",
-        "kind: \"Authori\\\n  zationPolicy\"",
-    ] {
-        check(&format!("{spelt}\n---\nkind: ["), "anywhere");
+    for spelt in ["\"Authorization\\x50olicy\"", "\"\\u0041uthorizationPolicy\"", "\"Authori\\\n  zationPolicy\""] {
+        check(&format!("kind: {spelt}\nspec: ["), "anywhere");
+        check(&format!("kind: {spelt}\n"), "default");
     }
-    check("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicyList\nitems: []\n", "anywhere");
+    check("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicyList\nitems: []\n", "");
+    check(
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicyList\nitems: [{metadata: {namespace: a}, spec: 7}]\n",
+        "a",
+    );
+    check("apiVersion: security.istio.io/v1\nkind: Policy\nmetadata: {namespace: a}\n", "a");
 }
 
 #[test]

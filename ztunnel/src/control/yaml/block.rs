@@ -1,0 +1,191 @@
+//! YAML to a tree of values, by the events of the parser.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use granit_parser::{Event, Options, Parser, ScalarStyle, Span, Tag};
+
+use super::error::Error;
+use super::keys::{self, Twice};
+use super::limits::{DEEPEST, MOST_VALUES};
+use super::node::{Base, Entry, Node, Place, Value};
+use super::syntax::sentence;
+use crate::control::field::FieldPath;
+
+/// Most bytes of text that aliases repeat.
+const MOST_REPEATED: usize = 16 * 1024 * 1024;
+
+/// Reads a text of one document.
+pub(super) fn read(text: &str, base: Base, twice: Twice) -> Result<Option<Node<'_>>, Error> {
+    let mut parser = Parser::new_from_str_with_options(text, options());
+    let mut builder = Builder::new(base, twice);
+    while let Some(next) = parser.next_event() {
+        let (event, span) = next.map_err(|error| {
+            let marker = error.marker();
+            Error::syntax(place(base, marker.line(), marker.col()), sentence(error.kind()))
+        })?;
+        builder.take(event, &span)?;
+    }
+    Ok(builder.root)
+}
+
+fn options() -> Options {
+    let mut options = Options::default();
+    options.set_emit_comments(false);
+    options.flow_nesting_limit = DEEPEST;
+    options.block_nesting_limit = DEEPEST;
+    options
+}
+
+/// The parser counts lines from 1 and columns from 0.
+fn place(base: Base, line: usize, column: usize) -> Place {
+    base.place((line as u64).saturating_sub(1), column as u64)
+}
+
+struct Builder<'a> {
+    base: Base,
+    twice: Twice,
+    root: Option<Node<'a>>,
+    open: Vec<Open<'a>>,
+    anchors: HashMap<usize, Node<'a>>,
+    values: usize,
+    repeated: usize,
+}
+
+/// A list or a map that is not at its end.
+struct Open<'a> {
+    place: Place,
+    anchor: usize,
+    inner: Inner<'a>,
+}
+
+enum Inner<'a> {
+    List(Vec<Node<'a>>),
+    Map {
+        entries: Vec<Entry<'a>>,
+        merged: Vec<Node<'a>>,
+        /// Of the entry whose value comes next, and whether it is `<<`.
+        key: Option<(Cow<'a, str>, Place, bool)>,
+    },
+}
+
+impl<'a> Builder<'a> {
+    fn new(base: Base, twice: Twice) -> Self {
+        Self { base, twice, root: None, open: Vec::new(), anchors: HashMap::new(), values: 0, repeated: 0 }
+    }
+
+    fn take(&mut self, event: Event<'a>, span: &Span) -> Result<(), Error> {
+        let place = place(self.base, span.start.line(), span.start.col());
+        match event {
+            Event::Scalar(text, style, anchor, tag) => {
+                let value = scalar(text, style, tag.as_deref());
+                self.add(Node { place, value }, anchor, style == ScalarStyle::Plain)
+            }
+            Event::SequenceStart(_, anchor, _) => self.begin(place, anchor, Inner::List(Vec::new())),
+            Event::MappingStart(_, anchor, _) => {
+                self.begin(place, anchor, Inner::Map { entries: Vec::new(), merged: Vec::new(), key: None })
+            }
+            Event::SequenceEnd | Event::MappingEnd => self.end(),
+            Event::Alias(id) => {
+                let Some(node) = self.anchors.get(&id) else {
+                    return Err(Error::syntax(place, "an alias (*) stands inside of what it names: write it out"));
+                };
+                let (values, bytes) = node.size();
+                self.count(values, bytes, place)?;
+                // The place of the values is where they are written, which is where they are corrected.
+                let node = self.anchors.get(&id).cloned().unwrap_or_else(Node::null);
+                self.add(node, 0, false)
+            }
+            Event::DocumentStart(..) if self.root.is_some() => {
+                Err(Error::syntax(place, "a second document begins here: only one may stand in this text"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn count(&mut self, values: usize, bytes: usize, place: Place) -> Result<(), Error> {
+        self.values = self.values.saturating_add(values);
+        self.repeated = self.repeated.saturating_add(bytes);
+        if self.values > MOST_VALUES {
+            let message = format!("the document has more than {MOST_VALUES} values, the most that are read: split it");
+            return Err(Error::syntax(place, message));
+        }
+        if self.repeated > MOST_REPEATED {
+            let message = "aliases (*) repeat more text than is read: write fewer of them";
+            return Err(Error::syntax(place, message));
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, place: Place, anchor: usize, inner: Inner<'a>) -> Result<(), Error> {
+        self.open.push(Open { place, anchor, inner });
+        if self.open.len() > DEEPEST {
+            return Err(Error::syntax(
+                place,
+                format!("the text is nested deeper than {DEEPEST} levels, the most that is read"),
+            ));
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), Error> {
+        let Some(Open { place, anchor, inner }) = self.open.pop() else { return Ok(()) };
+        let value = match inner {
+            Inner::List(items) => Value::List(items),
+            Inner::Map { entries, merged, .. } => keys::map(entries, merged, self.twice, || path(&self.open))?,
+        };
+        self.add(Node { place, value }, anchor, false)
+    }
+
+    /// Puts a whole value where it belongs.
+    fn add(&mut self, node: Node<'a>, anchor: usize, is_plain: bool) -> Result<(), Error> {
+        let place = node.place;
+        self.count(1, 0, place)?;
+        if anchor != 0 {
+            let (values, bytes) = node.size();
+            self.count(values, bytes, place)?;
+            self.anchors.insert(anchor, node.clone());
+        }
+        let Some(open) = self.open.last_mut() else {
+            self.root.get_or_insert(node);
+            return Ok(());
+        };
+        match &mut open.inner {
+            Inner::List(items) => items.push(node),
+            Inner::Map { entries, merged, key } => match key.take() {
+                Some((_, _, true)) => merged.push(node),
+                Some((text, key_place, false)) => entries.push(Entry { key: text, place: key_place, value: node }),
+                None => match node.value {
+                    Value::Plain(text) | Value::Text(text) => {
+                        let is_merge = is_plain && text == "<<";
+                        *key = Some((text, place, is_merge));
+                    }
+                    Value::List(_) | Value::Map(_) => {
+                        let message =
+                            "a key is a list or a map: a value that begins with { or [ has to be in quotation marks";
+                        return Err(Error { is_syntax: true, ..Error::at(place, path(&self.open), message) });
+                    }
+                },
+            },
+        }
+        Ok(())
+    }
+}
+
+/// The path of what comes next.
+fn path(open: &[Open<'_>]) -> FieldPath {
+    open.iter().fold(FieldPath::default(), |path, open| match &open.inner {
+        Inner::List(items) => path.index(items.len()),
+        Inner::Map { key: Some((key, _, _)), .. } => path.key(key),
+        Inner::Map { key: None, .. } => path,
+    })
+}
+
+fn scalar<'a>(text: Cow<'a, str>, style: ScalarStyle, tag: Option<&Tag>) -> Value<'a> {
+    match tag.and_then(Tag::core_suffix) {
+        Some("str") => Value::Text(text),
+        Some("int" | "float" | "bool" | "null") => Value::Plain(text),
+        _ if style == ScalarStyle::Plain => Value::Plain(text),
+        _ => Value::Text(text),
+    }
+}

@@ -1,0 +1,481 @@
+//! JSON to a tree of values, and long JSON texts to slices that are read one by one.
+
+use std::borrow::Cow;
+
+use super::error::Error;
+use super::keys::{self, Twice};
+use super::limits::{DEEPEST, MOST_VALUES};
+use super::node::{Base, Entry, Node, Place, Value};
+use crate::control::field::{FieldPath, Step};
+
+/// Why a text is no JSON.
+#[derive(Debug)]
+pub(super) struct NotJson {
+    pub(super) error: Error,
+    /// Whoever wrote it meant JSON, and not YAML in flow style.
+    pub(super) is_plausible_json: bool,
+}
+
+/// A part of a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::control) struct Slice<'a> {
+    pub(in crate::control) text: &'a str,
+    pub(in crate::control) base: Base,
+}
+
+/// Whether a text begins like JSON: with a bracket, behind blanks, a byte order mark, comments and a document marker.
+pub(in crate::control) fn is_json(text: &str) -> bool {
+    let mut reader = Reader::new(text, Base::default());
+    reader.skip_blank(true);
+    // Two braces begin an action of a template.
+    matches!(reader.peek(), Some(b'{' | b'[')) && !reader.starts_with("{{")
+}
+
+/// Reads a text of one value. What stands in `metadata.managedFields` is left out.
+pub(super) fn read(text: &str, base: Base) -> Result<Option<Node<'_>>, NotJson> {
+    let mut reader = Reader::new(text, base);
+    reader.skip_blank(true);
+    let is_plausible_json = reader.is_plausible();
+    let not_json = |error| NotJson { error, is_plausible_json };
+    let node = reader.value(0, false).map_err(not_json)?;
+    reader.skip_blank(true);
+    match reader.peek() {
+        None => Ok(Some(node)),
+        Some(_) => Err(not_json(reader.error("something follows the closing bracket: remove it"))),
+    }
+}
+
+/// Cuts a text of values in a row. Each slice is one value as far as its brackets tell; after one whose brackets don't fit,
+/// the next line that begins with a bracket begins the next value.
+pub(in crate::control) fn values(text: &str, base: Base) -> Vec<Slice<'_>> {
+    let mut reader = Reader::new(text, base);
+    let mut slices = Vec::new();
+    loop {
+        reader.skip_blank(true);
+        if reader.peek().is_none() {
+            return slices;
+        }
+        let (start, base) = (reader.at, reader.base());
+        let begins_value = matches!(reader.peek(), Some(b'{' | b'['));
+        if !begins_value || !reader.skip_value() {
+            reader.at = start;
+            reader.recover(base);
+        }
+        slices.push(Slice { text: text.get(start..reader.at).unwrap_or_default(), base });
+    }
+}
+
+/// The entries of the list `items` of a map, and the map without them; `None` if it has no such list, or its brackets don't
+/// fit. Or the entries of a list.
+pub(in crate::control) fn items(slice: Slice<'_>) -> Option<(Node<'_>, Vec<Slice<'_>>)> {
+    let mut reader = Reader::new(slice.text, slice.base);
+    reader.skip_blank(true);
+    let place = reader.place();
+    match reader.peek()? {
+        b'[' => Some((Node { place, value: Value::List(Vec::new()) }, reader.slices()?)),
+        b'{' => {
+            let (mut entries, mut items) = (Vec::new(), None);
+            reader.bump();
+            reader.skip_blank(false);
+            while reader.peek()? != b'}' {
+                let key_place = reader.place();
+                let key = reader.string().ok()?;
+                reader.skip_blank(false);
+                reader.expect(b':').ok()?;
+                reader.skip_blank(false);
+                if key == "items" && reader.peek() == Some(b'[') {
+                    if items.replace(reader.slices()?).is_some() {
+                        return None;
+                    }
+                } else {
+                    let value = reader.value(1, key == "metadata").ok()?;
+                    entries.push(Entry { key, place: key_place, value });
+                }
+                reader.separate(b'}').ok()?;
+            }
+            reader.bump();
+            reader.skip_blank(true);
+            let value = keys::map(entries, Vec::new(), Twice::IsAnError, FieldPath::default).ok()?;
+            let is_over = reader.peek().is_none();
+            Some((Node { place, value }, items.filter(|_| is_over)?))
+        }
+        _ => None,
+    }
+}
+
+/// A text, and how far it is read.
+struct Reader<'a> {
+    text: &'a str,
+    base: Base,
+    at: usize,
+    line: u64,
+    line_start: usize,
+    /// Bytes on this line that begin no character.
+    inner: usize,
+    values: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn new(text: &'a str, base: Base) -> Self {
+        Self { text, base, at: 0, line: 0, line_start: 0, inner: 0, values: 0 }
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
+    }
+
+    /// Goes on by a byte.
+    fn bump(&mut self) {
+        match self.peek() {
+            Some(b'\n') => {
+                self.line += 1;
+                (self.line_start, self.inner) = (self.at + 1, 0);
+            }
+            // Alone it ends a line as well.
+            Some(b'\r') if self.text.as_bytes().get(self.at + 1) != Some(&b'\n') => {
+                self.line += 1;
+                (self.line_start, self.inner) = (self.at + 1, 0);
+            }
+            Some(0x80..=0xBF) => self.inner += 1,
+            Some(_) => {}
+            None => return,
+        }
+        self.at += 1;
+    }
+
+    fn column(&self) -> u64 {
+        (self.at - self.line_start).saturating_sub(self.inner) as u64
+    }
+
+    fn place(&self) -> Place {
+        self.base.place(self.line, self.column())
+    }
+
+    fn base(&self) -> Base {
+        let before = if self.line == 0 { self.base.columns } else { 0 };
+        Base { lines: self.base.lines + self.line, columns: before + self.column() }
+    }
+
+    fn error(&self, message: impl Into<String>) -> Error {
+        Error::syntax(self.place(), message)
+    }
+
+    fn starts_with(&self, text: &str) -> bool {
+        self.text.as_bytes().get(self.at..).is_some_and(|rest| rest.starts_with(text.as_bytes()))
+    }
+
+    /// Skips blanks; between values of a file also comments, document markers and byte order marks.
+    fn skip_blank(&mut self, between: bool) {
+        loop {
+            match self.peek() {
+                Some(b' ' | b'\t' | b'\n' | b'\r') => self.bump(),
+                Some(b'#') if between => {
+                    while self.peek().is_some_and(|byte| byte != b'\n') {
+                        self.bump();
+                    }
+                }
+                Some(b'-' | b'.')
+                    if between
+                        && self.at == self.line_start
+                        && (self.starts_with("---") || self.starts_with("...")) =>
+                {
+                    (0..3).for_each(|_| self.bump());
+                }
+                Some(0xEF) if between && self.starts_with("\u{feff}") => {
+                    (0..3).for_each(|_| self.bump());
+                    // It takes no column.
+                    self.line_start += 3;
+                    self.inner -= 2;
+                }
+                _ => return,
+            }
+        }
+    }
+
+    /// Whether what follows the opening bracket is JSON and not flow style: quotation marks around the first key.
+    fn is_plausible(&self) -> bool {
+        let mut rest = self.text.get(self.at..).unwrap_or_default().chars().filter(|c| !c.is_whitespace());
+        match (rest.next(), rest.next()) {
+            (Some('{'), second) => matches!(second, Some('"' | '}')),
+            (Some('['), Some(second)) => matches!(second, '"' | '{' | '[' | ']') && self.text.contains('"'),
+            _ => false,
+        }
+    }
+
+    fn expect(&mut self, byte: u8) -> Result<(), Error> {
+        if self.peek() != Some(byte) {
+            return Err(self.error(format!("{:?} is missing here", char::from(byte))));
+        }
+        self.bump();
+        Ok(())
+    }
+
+    /// Goes past a comma, or stays before the closing bracket.
+    fn separate(&mut self, close: u8) -> Result<(), Error> {
+        self.skip_blank(false);
+        match self.peek() {
+            Some(b',') => {
+                self.bump();
+                self.skip_blank(false);
+                if self.peek() == Some(close) {
+                    return Err(self.error("a comma stands before a closing bracket: remove the comma"));
+                }
+                Ok(())
+            }
+            Some(byte) if byte == close => Ok(()),
+            None => Err(self.error("the text ends inside of brackets: close them")),
+            Some(_) => Err(self.error("a comma or a closing bracket is missing here")),
+        }
+    }
+
+    /// `is_metadata`: it is the field `metadata` of an object.
+    fn value(&mut self, depth: usize, is_metadata: bool) -> Result<Node<'a>, Error> {
+        let place = self.place();
+        self.values += 1;
+        if self.values > MOST_VALUES {
+            let message = format!("the object has more than {MOST_VALUES} values, the most that are read: split it");
+            return Err(self.error(message));
+        }
+        let value = match self.peek() {
+            Some(b'{') => self.map(depth, is_metadata)?,
+            Some(b'[') => self.list(depth)?,
+            Some(b'"') => Value::Text(self.string()?),
+            Some(_) => Value::Plain(Cow::Borrowed(self.literal()?)),
+            None => return Err(self.error("the text ends where a value is missing")),
+        };
+        Ok(Node { place, value })
+    }
+
+    fn deeper(&self, depth: usize) -> Result<(), Error> {
+        if depth >= DEEPEST {
+            return Err(self.error(format!("the text is nested deeper than {DEEPEST} levels, the most that is read")));
+        }
+        Ok(())
+    }
+
+    fn list(&mut self, depth: usize) -> Result<Value<'a>, Error> {
+        self.deeper(depth)?;
+        self.bump();
+        self.skip_blank(false);
+        let mut items = Vec::new();
+        while self.peek() != Some(b']') {
+            let item = self.value(depth + 1, false).map_err(|error| error.below(Step::Index(items.len())))?;
+            items.push(item);
+            self.separate(b']')?;
+        }
+        self.bump();
+        Ok(Value::List(items))
+    }
+
+    fn map(&mut self, depth: usize, is_metadata: bool) -> Result<Value<'a>, Error> {
+        self.deeper(depth)?;
+        self.bump();
+        self.skip_blank(false);
+        let mut entries = Vec::new();
+        while self.peek() != Some(b'}') {
+            let place = self.place();
+            let key = self.string()?;
+            self.skip_blank(false);
+            self.expect(b':')?;
+            self.skip_blank(false);
+            // The API server's notes on who set which field are half of an object.
+            if is_metadata && key == "managedFields" && self.peek() == Some(b'[') {
+                if !self.skip_value() {
+                    return Err(self.error("the text ends inside of brackets: close them"));
+                }
+            } else {
+                let is_metadata = depth == 0 && key == "metadata";
+                let value = self.value(depth + 1, is_metadata);
+                let value = value.map_err(|error| error.below(Step::Key((&*key).into())))?;
+                entries.push(Entry { key, place, value });
+            }
+            self.separate(b'}')?;
+        }
+        self.bump();
+        keys::map(entries, Vec::new(), Twice::IsAnError, FieldPath::default)
+    }
+
+    fn string(&mut self) -> Result<Cow<'a, str>, Error> {
+        if self.peek() != Some(b'"') {
+            return Err(self.error("quotation marks are missing around a key or a text"));
+        }
+        self.bump();
+        let (start, mut owned) = (self.at, None::<String>);
+        let mut copied = start;
+        loop {
+            match self.peek() {
+                Some(b'"') => break,
+                Some(b'\\') => {
+                    let text = owned.get_or_insert_default();
+                    text.push_str(self.text.get(copied..self.at).unwrap_or_default());
+                    let letter = self.escape()?;
+                    text.push(letter);
+                    copied = self.at;
+                }
+                Some(0..0x20) => {
+                    return Err(self.error(
+                        "a line end or control character stands in a text: write it as an escape, such as \\n",
+                    ));
+                }
+                Some(_) => self.bump(),
+                None => return Err(self.error("a quotation mark is never closed: close it")),
+            }
+        }
+        let rest = self.text.get(copied..self.at).unwrap_or_default();
+        self.bump();
+        Ok(match owned {
+            None => Cow::Borrowed(rest),
+            Some(mut text) => {
+                text.push_str(rest);
+                Cow::Owned(text)
+            }
+        })
+    }
+
+    fn escape(&mut self) -> Result<char, Error> {
+        const UNKNOWN: &str = "this escape is not known: write \\\\ for a backslash";
+        self.bump();
+        let Some(letter) = self.peek() else { return Err(self.error("a quotation mark is never closed: close it")) };
+        let simple = match letter {
+            b'"' | b'\\' | b'/' => char::from(letter),
+            b'b' => '\u{8}',
+            b'f' => '\u{c}',
+            b'n' => '\n',
+            b'r' => '\r',
+            b't' => '\t',
+            b'u' => {
+                self.bump();
+                let first = self.four_digits().ok_or_else(|| self.error(UNKNOWN))?;
+                let code = match first {
+                    0xD800..0xDC00 => {
+                        let second = if self.starts_with("\\u") {
+                            self.bump();
+                            self.bump();
+                            self.four_digits().filter(|second| (0xDC00..0xE000).contains(second))
+                        } else {
+                            None
+                        };
+                        // A half of a pair alone is no character; it is replaced as Kubernetes does it.
+                        second.map_or(0xFFFD, |second| 0x1_0000 + ((first - 0xD800) << 10) + (second - 0xDC00))
+                    }
+                    code => code,
+                };
+                return Ok(char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER));
+            }
+            _ => return Err(self.error(UNKNOWN)),
+        };
+        self.bump();
+        Ok(simple)
+    }
+
+    fn four_digits(&mut self) -> Option<u32> {
+        let digits =
+            self.text.get(self.at..self.at + 4).filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))?;
+        let code = u32::from_str_radix(digits, 16).ok()?;
+        (0..4).for_each(|_| self.bump());
+        Some(code)
+    }
+
+    /// A number, `true`, `false` or `null`.
+    fn literal(&mut self) -> Result<&'a str, Error> {
+        let (start, place) = (self.at, self.place());
+        while self.peek().is_some_and(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.')) {
+            self.bump();
+        }
+        let text = self.text.get(start..self.at).unwrap_or_default();
+        let is_number = text.starts_with(|c: char| c == '-' || c.is_ascii_digit())
+            && super::scalar::float(text).is_some()
+            && !text.trim_start_matches('-').starts_with("00");
+        if matches!(text, "true" | "false" | "null") || is_number {
+            return Ok(text);
+        }
+        Err(Error::syntax(place, "this is no value of JSON: put text in quotation marks"))
+    }
+
+    /// Goes past a value by its brackets and quotation marks. Whether they fit.
+    fn skip_value(&mut self) -> bool {
+        let mut open = Vec::new();
+        loop {
+            match self.peek() {
+                None => return false,
+                Some(b'"') => {
+                    if !self.skip_string() {
+                        return false;
+                    }
+                }
+                Some(b'{') => {
+                    open.push(b'}');
+                    self.bump();
+                }
+                Some(b'[') => {
+                    open.push(b']');
+                    self.bump();
+                }
+                Some(byte @ (b'}' | b']')) => {
+                    if open.pop() != Some(byte) {
+                        return false;
+                    }
+                    self.bump();
+                }
+                Some(b',') if open.is_empty() => return true,
+                Some(_) => self.bump(),
+            }
+            if open.is_empty()
+                && !self.peek().is_some_and(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'))
+            {
+                return true;
+            }
+        }
+    }
+
+    fn skip_string(&mut self) -> bool {
+        self.bump();
+        loop {
+            match self.peek() {
+                Some(b'"') => {
+                    self.bump();
+                    return true;
+                }
+                Some(b'\\') => {
+                    self.bump();
+                    self.bump();
+                }
+                // No text of JSON goes over a line's end.
+                Some(b'\n') | None => return false,
+                Some(_) => self.bump(),
+            }
+        }
+    }
+
+    /// The entries of a list, and goes past it.
+    fn slices(&mut self) -> Option<Vec<Slice<'a>>> {
+        let mut slices = Vec::new();
+        self.bump();
+        self.skip_blank(false);
+        while self.peek()? != b']' {
+            let (start, base) = (self.at, self.base());
+            if !self.skip_value() {
+                return None;
+            }
+            slices.push(Slice { text: self.text.get(start..self.at)?, base });
+            self.separate(b']').ok()?;
+        }
+        self.bump();
+        Some(slices)
+    }
+
+    /// Goes to the next line that begins with a bracket, after something that began at a place.
+    fn recover(&mut self, begin: Base) {
+        // The place is found again by its offset, since lines may have been counted beyond it.
+        self.line = begin.lines - self.base.lines;
+        self.line_start = self.text.get(..self.at).unwrap_or_default().rfind(['\n', '\r']).map_or(0, |end| end + 1);
+        self.inner = 0;
+        self.bump();
+        while let Some(byte) = self.peek() {
+            if self.at == self.line_start && matches!(byte, b'{' | b'[') {
+                return;
+            }
+            self.bump();
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! A text as a tree of values, each with its place.
+
+use std::borrow::Cow;
+
+use crate::control::field::{FieldPath, Step};
+
+/// A line and a column, each counted from 1; columns count characters.
+pub(in crate::control) type Place = (u64, u64);
+
+/// Where a text begins in its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(in crate::control) struct Base {
+    /// Lines before it.
+    pub(in crate::control) lines: u64,
+    /// Characters before it in its first line.
+    pub(in crate::control) columns: u64,
+}
+
+impl Base {
+    /// The place in the file of a place in the text, both counted from 0 there.
+    pub(super) fn place(self, line: u64, column: u64) -> Place {
+        let before = if line == 0 { self.columns } else { 0 };
+        (self.lines + line + 1, before + column + 1)
+    }
+}
+
+/// A value and its place.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::control) struct Node<'a> {
+    pub(in crate::control) place: Place,
+    pub(in crate::control) value: Value<'a>,
+}
+
+/// A value.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::control) enum Value<'a> {
+    /// What it means depends on what is wanted, unless it was written as text.
+    Plain(Cow<'a, str>),
+    /// In quotation marks, or as a block: always text.
+    Text(Cow<'a, str>),
+    List(Vec<Node<'a>>),
+    Map(Vec<Entry<'a>>),
+}
+
+/// One field of a map.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::control) struct Entry<'a> {
+    pub(in crate::control) key: Cow<'a, str>,
+    /// Of the key.
+    pub(in crate::control) place: Place,
+    pub(in crate::control) value: Node<'a>,
+}
+
+impl<'a> Node<'a> {
+    pub(in crate::control) fn null() -> Self {
+        Self { place: (1, 1), value: Value::Plain(Cow::Borrowed("")) }
+    }
+
+    pub(in crate::control) fn is_null(&self) -> bool {
+        matches!(&self.value, Value::Plain(text) if super::scalar::is_null(text))
+    }
+
+    /// The fields of a map; none of anything else.
+    pub(in crate::control) fn entries(&self) -> &[Entry<'a>] {
+        if let Value::Map(entries) = &self.value { entries } else { &[] }
+    }
+
+    /// The value of a field.
+    pub(in crate::control) fn get(&self, key: &str) -> Option<&Node<'a>> {
+        self.entries().iter().find(|entry| entry.key == key).map(|entry| &entry.value)
+    }
+
+    /// A scalar that is not null, as text.
+    pub(in crate::control) fn text(&self) -> Option<&str> {
+        match &self.value {
+            Value::Plain(text) | Value::Text(text) if !self.is_null() => Some(text),
+            _ => None,
+        }
+    }
+
+    /// Takes out a field, wherever it is.
+    pub(in crate::control) fn remove(&mut self, path: &[Step]) -> bool {
+        let Some((first, rest)) = path.split_first() else { return false };
+        match (&mut self.value, first) {
+            (Value::Map(entries), Step::Key(key)) => {
+                let Some(index) = entries.iter().position(|entry| entry.key == **key) else { return false };
+                if rest.is_empty() {
+                    entries.remove(index);
+                    return true;
+                }
+                entries.get_mut(index).is_some_and(|entry| entry.value.remove(rest))
+            }
+            (Value::List(items), Step::Index(index)) => items.get_mut(*index).is_some_and(|item| item.remove(rest)),
+            _ => false,
+        }
+    }
+
+    /// Where a field is. For one that is missing, it is the innermost field around it that is there; for one that is null, the
+    /// key. `None` where there is nothing on the path.
+    pub(in crate::control) fn locate(&self, path: &FieldPath) -> Option<Place> {
+        let (mut node, mut found) = (self, None);
+        for step in path.steps() {
+            let (place, below) = match (&node.value, step) {
+                (Value::Map(entries), Step::Key(key)) => {
+                    let Some(entry) = entries.iter().find(|entry| entry.key == **key) else { break };
+                    (if entry.value.is_null() { entry.place } else { entry.value.place }, &entry.value)
+                }
+                (Value::List(items), Step::Index(index)) => {
+                    let Some(item) = items.get(*index) else { break };
+                    (item.place, item)
+                }
+                _ => break,
+            };
+            (node, found) = (below, Some(place));
+        }
+        found
+    }
+
+    /// How many values it holds, itself included, and how many bytes of text.
+    pub(super) fn size(&self) -> (usize, usize) {
+        match &self.value {
+            Value::Plain(text) | Value::Text(text) => (1, text.len()),
+            Value::List(items) => items.iter().fold((1, 0), |sum, item| add(sum, item.size())),
+            Value::Map(entries) => {
+                entries.iter().fold((1, 0), |sum, entry| add(add(sum, (1, entry.key.len())), entry.value.size()))
+            }
+        }
+    }
+}
+
+fn add(one: (usize, usize), other: (usize, usize)) -> (usize, usize) {
+    (one.0.saturating_add(other.0), one.1.saturating_add(other.1))
+}
