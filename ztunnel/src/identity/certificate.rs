@@ -219,7 +219,7 @@ pub(super) fn parse_key(path: &Path, bytes: &[u8]) -> Result<PrivateKeyDer<'stat
 }
 
 /// Whether whoever trusts the roots takes the chain, leaf first, as that of a client and of a server.
-pub(super) fn verify(
+pub(crate) fn verify(
     chain: &[CertificateDer<'static>],
     roots: &[CertificateDer<'static>],
     now: SystemTime,

@@ -11,6 +11,7 @@ pub mod create;
 mod der;
 mod error;
 pub mod layout;
+pub mod request;
 
 use std::{
     path::PathBuf,
@@ -24,13 +25,14 @@ use tracing::{Span, info};
 
 pub use self::error::CaError;
 use self::{
-    authority::Authority,
+    authority::{Authority, Certified, ServerCertificate},
     create::NewCa,
     layout::{Content, Digest},
+    request::SigningRequest,
 };
 use super::{
     Credentials,
-    certificate::rfc3339,
+    certificate::{Certificate, rfc3339},
     poll::{self, Polled},
     source::{CertSource, Issuing, SourceError},
 };
@@ -91,6 +93,46 @@ impl LocalCa {
         let mut watch = TaskSet::new(tasks);
         watch.spawn(Span::none(), poll::poll(Arc::clone(&ca)));
         Ok(Self { ca, _watch: watch })
+    }
+
+    /// Signs the key of somebody else's request, for an identity that its sender may have. `ttl` counts if it is shorter than
+    /// the CA's own.
+    ///
+    /// # Errors
+    /// The CA has expired, or the request asks for another name.
+    pub async fn certify(
+        &self,
+        request: SigningRequest,
+        identity: SpiffeId,
+        ttl: Duration,
+    ) -> Result<Certified, SourceError> {
+        let ca = Arc::clone(&self.ca);
+        // An RSA CA signs for milliseconds.
+        let work = spawn_blocking(move || {
+            let ttl = ttl.min(ca.settings.ttl);
+            ca.authority.load().certify(&request, &identity, ttl, SystemTime::now())
+        });
+        Ok(work.await.map_err(|_| SourceError::Interrupted)??)
+    }
+
+    /// A certificate for a server with these DNS names or addresses.
+    ///
+    /// # Errors
+    /// The CA has expired, or a name is no DNS name.
+    pub fn server_certificate(&self, names: &[String]) -> Result<ServerCertificate, CaError> {
+        self.ca.authority.load().issue_server(names, self.ca.settings.ttl, SystemTime::now())
+    }
+
+    /// The earliest end of all that its certificates depend on.
+    #[must_use]
+    pub fn not_after(&self) -> SystemTime {
+        self.ca.authority.load().not_after()
+    }
+
+    /// The roots that its certificates lead to.
+    #[must_use]
+    pub fn roots(&self) -> Vec<Certificate> {
+        self.ca.authority.load().roots.clone()
     }
 }
 

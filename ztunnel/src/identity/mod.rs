@@ -6,7 +6,7 @@ pub mod disk;
 pub mod files;
 pub mod handle;
 pub mod local_ca;
-mod poll;
+pub(crate) mod poll;
 pub mod source;
 pub mod x509;
 

@@ -22,7 +22,7 @@ const AGAIN: u32 = 30;
 const SILENT: Duration = Duration::from_secs(30);
 
 /// Something on disk that changes. Its methods may block.
-pub(super) trait Polled: Send + Sync + 'static {
+pub(crate) trait Polled: Send + Sync + 'static {
     /// What tells one state of it from another.
     type State: PartialEq + Send + 'static;
 
@@ -46,7 +46,7 @@ struct Complaint<S> {
 }
 
 /// Polls for as long as it is polled itself.
-pub(super) async fn poll<P: Polled>(polled: Arc<P>) {
+pub(crate) async fn poll<P: Polled>(polled: Arc<P>) {
     let mut complaint: Option<Complaint<P::State>> = None;
     loop {
         sleep(EVERY).await;

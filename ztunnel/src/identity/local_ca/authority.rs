@@ -9,7 +9,7 @@ use std::{
 use aws_lc_rs::rand;
 use rcgen::{
     CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
+    PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
@@ -17,6 +17,7 @@ use super::{
     CaError,
     der::{self, Unsigned},
     layout::{self, Content, Digest, Found},
+    request::SigningRequest,
 };
 use crate::{
     identity::{
@@ -46,6 +47,38 @@ pub struct Authority {
     key: KeyPair,
     anchors: Arc<[CertificateDer<'static>]>,
     pub(super) digest: Digest,
+}
+
+/// A certificate for a key that its owner keeps.
+#[derive(Clone, Debug)]
+pub struct Certified {
+    /// The certificate, then its intermediates; without the root.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// Whom its owner may trust.
+    pub roots: Arc<[CertificateDer<'static>]>,
+    /// The certificate's serial number, in decimal.
+    pub serial: String,
+    /// Not before this.
+    pub not_before: SystemTime,
+    /// Not after this.
+    pub not_after: SystemTime,
+}
+
+/// The certificate of a server that clients know by DNS names or addresses.
+#[derive(Debug)]
+pub struct ServerCertificate {
+    /// The certificate.
+    pub certified: Certified,
+    /// Its private key.
+    pub key: PrivateKeyDer<'static>,
+}
+
+/// What a certificate is for.
+enum Purpose {
+    /// Both ends of a connection between workloads.
+    Workload,
+    /// A server's end.
+    Server,
 }
 
 impl Authority {
@@ -103,37 +136,90 @@ impl Authority {
     /// # Errors
     /// When the CA has expired.
     pub fn issue(&self, identity: &SpiffeId, ttl: Duration, now: SystemTime) -> Result<Credentials, CaError> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(CaError::Make)?;
+        let certified = self.certify_key(&key, identity, ttl, now)?;
+        let Certified { chain, roots, serial, not_before, not_after } = certified;
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        Ok(Credentials { identity: identity.clone(), chain, key, roots, serial, not_before, not_after })
+    }
+
+    /// Signs a certificate for the key of a request. It ends with the CA at the latest.
+    ///
+    /// # Errors
+    /// When the CA has expired, or the request asks for another name.
+    pub fn certify(
+        &self,
+        request: &SigningRequest,
+        identity: &SpiffeId,
+        ttl: Duration,
+        now: SystemTime,
+    ) -> Result<Certified, CaError> {
+        self.certify_key(request.key_for(identity)?, identity, ttl, now)
+    }
+
+    fn certify_key(
+        &self,
+        key: &impl PublicKeyData,
+        identity: &SpiffeId,
+        ttl: Duration,
+        now: SystemTime,
+    ) -> Result<Certified, CaError> {
+        let uri = identity.to_string().try_into().map_err(CaError::Make)?;
+        self.sign(key, vec![SanType::URI(uri)], &Purpose::Workload, ttl, now)
+    }
+
+    /// Signs a certificate for a server with these DNS names or addresses, for a new key. It ends with the CA at the latest.
+    ///
+    /// # Errors
+    /// When the CA has expired, or a name is no DNS name.
+    pub fn issue_server(&self, names: &[String], ttl: Duration, now: SystemTime) -> Result<ServerCertificate, CaError> {
+        let names = names.iter().map(|name| {
+            Ok(match name.parse() {
+                Ok(address) => SanType::IpAddress(address),
+                Err(_) => SanType::DnsName(name.as_str().try_into()?),
+            })
+        });
+        let names = names.collect::<Result<Vec<_>, rcgen::Error>>().map_err(CaError::Make)?;
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(CaError::Make)?;
+        let certified = self.sign(&key, names, &Purpose::Server, ttl, now)?;
+        Ok(ServerCertificate { certified, key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())) })
+    }
+
+    fn sign(
+        &self,
+        key: &impl PublicKeyData,
+        names: Vec<SanType>,
+        purpose: &Purpose,
+        ttl: Duration,
+        now: SystemTime,
+    ) -> Result<Certified, CaError> {
         let end = self.not_after();
         if end <= now {
             return Err(CaError::Unfit { path: self.path.clone(), flaw: Flaw::Expired(end) });
         }
-        self.sign(identity, ttl, now).map_err(CaError::Make)
-    }
-
-    fn sign(&self, identity: &SpiffeId, ttl: Duration, now: SystemTime) -> Result<Credentials, rcgen::Error> {
         let not_before = whole_seconds(now.checked_sub(CLOCK_SKEW).unwrap_or(now));
-        let not_after = now.checked_add(ttl).map_or(self.not_after(), |end| whole_seconds(end).min(self.not_after()));
-        let (serial, _) = serial_number()?;
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let not_after = now.checked_add(ttl).map_or(end, |wanted| whole_seconds(wanted).min(end));
+        let (serial, _) = serial_number().map_err(CaError::Make)?;
         let mut params = CertificateParams::default();
         // Empty, as Istio's are; this also makes the name below critical.
         params.distinguished_name = DistinguishedName::new();
-        params.subject_alt_names = vec![SanType::URI(identity.to_string().try_into()?)];
+        params.subject_alt_names = names;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages = match purpose {
+            Purpose::Workload => vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
+            Purpose::Server => vec![ExtendedKeyUsagePurpose::ServerAuth],
+        };
         params.is_ca = IsCa::ExplicitNoCa;
         params.use_authority_key_identifier_extension = true;
         params.not_before = not_before.into();
         params.not_after = not_after.into();
         let decimal = x509::decimal(serial.as_ref());
         params.serial_number = Some(serial);
-        let unsigned = params.signed_by(&key, &self.issuer())?;
-        let leaf = der::sign(unsigned.der(), &self.certificate.subject_der, &self.key)?;
+        let unsigned = params.signed_by(key, &self.issuer()).map_err(CaError::Make)?;
+        let leaf = der::sign(unsigned.der(), &self.certificate.subject_der, &self.key).map_err(CaError::Make)?;
         let intermediates = self.intermediates.iter().map(|one| one.der.clone());
-        Ok(Credentials {
-            identity: identity.clone(),
+        Ok(Certified {
             chain: std::iter::once(leaf.into()).chain(intermediates).collect(),
-            key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),
             roots: Arc::clone(&self.anchors),
             serial: decimal,
             not_before,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use super::request::RequestError;
 use crate::identity::certificate::{FileError, Flaw};
 
 /// Why there is no CA, or none that can be used.
@@ -63,6 +64,9 @@ pub enum CaError {
         /// The system's answer.
         source: std::io::Error,
     },
+    /// A request for a certificate that is refused.
+    #[error(transparent)]
+    Request(#[from] RequestError),
     /// The crypto library fails.
     #[error("cannot make a key or certificate")]
     Make(#[source] rcgen::Error),

@@ -1,5 +1,6 @@
 mod broken;
 mod chains;
+mod requests;
 mod rotation;
 
 use std::{
