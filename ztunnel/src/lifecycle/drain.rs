@@ -25,6 +25,12 @@ impl DrainTrigger {
 }
 
 impl DrainWatch {
+    /// Whether it has started.
+    #[must_use]
+    pub fn is_started(&self) -> bool {
+        *self.0.borrow() || self.0.has_changed().is_err()
+    }
+
     /// Waits for the start of the drain.
     pub async fn started(&mut self) {
         // An error means that the trigger is gone, which is a start as well.

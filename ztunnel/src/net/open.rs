@@ -117,14 +117,14 @@ impl OpenLimit {
     /// No limit: for what others count.
     #[must_use]
     pub fn none() -> Self {
+        Self::of_connections(usize::MAX)
+    }
+
+    /// So many connections in each direction, whatever they take.
+    #[must_use]
+    pub fn of_connections(connections: usize) -> Self {
         let most = usize::MAX;
-        Self::new(Resources {
-            connections: most,
-            sockets: most,
-            all_sockets: most,
-            highest: RawFd::MAX,
-            socket_bytes: most,
-        })
+        Self::new(Resources { connections, sockets: most, all_sockets: most, highest: RawFd::MAX, socket_bytes: most })
     }
 
     /// A place for a connection that was accepted, and for its socket, once there is one.

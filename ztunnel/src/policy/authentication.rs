@@ -139,6 +139,12 @@ pub(super) fn resolve<'a>(
     mode
 }
 
+/// Whether clients of a workload must have an identity, and which PeerAuthentications say so.
+#[must_use]
+pub fn mode(snapshot: &Snapshot, workload: &Workload) -> Mode {
+    resolve(snapshot.policies().authenticating(workload), workload)
+}
+
 /// How it comes that clients of a workload must have an identity at a port, or need not.
 #[must_use]
 pub fn authentication(snapshot: &Snapshot, workload: &Workload, port: u16) -> Authentication {

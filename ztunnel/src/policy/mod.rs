@@ -18,7 +18,7 @@ mod words;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-pub use authentication::{Authentication, ConsideredAuthentication, Counts, Level, Mode, authentication};
+pub use authentication::{Authentication, ConsideredAuthentication, Counts, Level, Mode, authentication, mode};
 pub use denial::{Cause, Denial};
 pub use guard::{Basis, Beside, Denied, Guard, Permit};
 pub use trace::{Applies, Considered, RuleTrace, trace};

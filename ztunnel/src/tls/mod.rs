@@ -23,6 +23,6 @@ pub use config::Settings;
 pub use endpoint::{Endpoint, Peer};
 pub use error::{AcceptError, Alert, ConnectError, PeerFault};
 pub use key_log::KeyLog;
-pub use named::{NamedClient, NamedError, NamedServer};
+pub use named::{NamedClient, NamedError, NamedServer, NamedStream};
 pub use proof::{Distrust, Proof};
 pub use stream::{Fault, TlsStream};

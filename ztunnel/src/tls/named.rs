@@ -9,6 +9,7 @@ use rustls::{
         Resumption, WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
+    server::NoServerSessionStorage,
     version::TLS13,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _};
@@ -17,6 +18,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use super::{config::ALPN, provider::provider};
+
+/// A connection of a [`NamedServer`].
+pub type NamedStream<S> = server::TlsStream<S>;
 
 /// Why there is no TLS connection to a server that is known by its name.
 #[derive(Debug, Error)]
@@ -42,8 +46,8 @@ pub enum NamedError {
         /// The names that would have done.
         names: Vec<String>,
     },
-    /// The server does not speak HTTP/2.
-    #[error("the server does not offer HTTP/2 (ALPN h2)")]
+    /// The other end does not speak HTTP/2.
+    #[error("the other end does not offer HTTP/2 (ALPN h2)")]
     NoAlpn,
     /// Anything else.
     #[error("the TLS handshake failed")]
@@ -168,7 +172,7 @@ impl ServerCertVerifier for AnyOf {
 }
 
 /// A server that is known by the names in its certificate. Cheap to clone.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct NamedServer(Arc<ServerConfig>);
 
 impl NamedServer {
@@ -185,6 +189,9 @@ impl NamedServer {
             .with_single_cert(chain, key)
             .map_err(unusable)?;
         config.alpn_protocols = vec![ALPN.to_vec()];
+        // A resumed session would not meet today's certificate.
+        config.send_tls13_tickets = 0;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
         Ok(Self(Arc::new(config)))
     }
 
@@ -196,6 +203,10 @@ impl NamedServer {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        TlsAcceptor::from(Arc::clone(&self.0)).accept(io).await.map_err(NamedError::Handshake)
+        let stream = TlsAcceptor::from(Arc::clone(&self.0)).accept(io).await.map_err(NamedError::Handshake)?;
+        match stream.get_ref().1.alpn_protocol() {
+            Some(ALPN) => Ok(stream),
+            _ => Err(NamedError::NoAlpn),
+        }
     }
 }

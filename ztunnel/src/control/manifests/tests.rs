@@ -1,5 +1,5 @@
 mod broken;
-mod changes;
+pub(crate) mod changes;
 mod corpus;
 mod istio;
 mod json;

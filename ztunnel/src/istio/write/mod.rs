@@ -12,7 +12,7 @@ use prost::Message;
 
 pub use self::policy::policy;
 pub use self::service::service;
-pub use self::workload::{uid, workload};
+pub use self::workload::{uid, workload, workload_as};
 use super::discovery::Resource;
 use super::standard::Any;
 use super::workload::{Destination, GatewayAddress, NamespacedHostname, NetworkAddress};

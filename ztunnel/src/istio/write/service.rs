@@ -10,8 +10,9 @@ use crate::istio::workload::{
 use crate::model::locality::{Distribution, Scope, Scopes};
 use crate::model::service::{Families, Resolution, Service, ServiceKind, ServicePort, TargetPort, Visibility};
 
-/// The resource of a service. A service that is known to some namespaces is shown to its own only, and one that nobody may know
-/// likewise: the protocol has no other restriction.
+/// The resource of a service. The protocol can show a service to its own namespace or to all. So a service that is known to
+/// several namespaces is shown to all: who finds a service is one thing, who may connect to its pods another, and in a namespace
+/// that does not find it the connections of the mesh to its address would be in plaintext.
 #[must_use]
 pub fn service(facts: &ServiceFacts, writer: Writer<'_>) -> Resource {
     let service = &facts.service;
@@ -22,9 +23,11 @@ pub fn service(facts: &ServiceFacts, writer: Writer<'_>) -> Resource {
         Families { v4: false, v6: true } => IpFamilies::Ipv6Only,
         Families { v4: true, v6: true } | Families { v4: false, v6: false } => IpFamilies::Automatic,
     };
-    let visibility = match service.visibility {
-        Visibility::Everyone => Seen::Public,
-        Visibility::Namespaces(_) => Seen::Namespace,
+    let visibility = match &service.visibility {
+        Visibility::Namespaces(known) if known.iter().all(|namespace| *namespace == service.name.namespace) => {
+            Seen::Namespace
+        }
+        Visibility::Namespaces(_) | Visibility::Everyone => Seen::Public,
     };
     let message = Message {
         name: service.name.name.to_string(),

@@ -19,6 +19,12 @@ pub fn uid(cluster: &str, pod: &NamespacedName) -> String {
 /// The resource of a pod.
 #[must_use]
 pub fn workload(facts: &WorkloadFacts, writer: Writer<'_>) -> Resource {
+    workload_as(uid(writer.cluster, &facts.workload.name), facts, writer)
+}
+
+/// The resource of a workload that has another uid than a pod of its name.
+#[must_use]
+pub fn workload_as(uid: String, facts: &WorkloadFacts, writer: Writer<'_>) -> Resource {
     let workload = &facts.workload;
     let tunnel = match workload.membership {
         Membership::InMesh => TunnelProtocol::Hbone,
@@ -33,7 +39,6 @@ pub fn workload(facts: &WorkloadFacts, writer: Writer<'_>) -> Resource {
     let network_mode = if workload.host_network { NetworkMode::HostNetwork } else { NetworkMode::Standard };
     let locality = &workload.locality;
     let has_locality = ![&locality.region, &locality.zone, &locality.subzone].iter().all(|part| part.is_empty());
-    let uid = uid(writer.cluster, &workload.name);
     let message = Message {
         name: workload.name.name.to_string(),
         namespace: workload.name.namespace.to_string(),

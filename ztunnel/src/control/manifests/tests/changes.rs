@@ -158,7 +158,7 @@ fn object(kind: u8, namespace: usize, number: u8, variant: u32) -> String {
 }
 
 /// What one file says; most objects are pods.
-fn any_file() -> impl Strategy<Value = String> {
+pub(crate) fn any_file() -> impl Strategy<Value = String> {
     let kind = prop_oneof![3 => 0u8..9, 2 => Just(3u8), 1 => Just(4u8)];
     let object = (kind, 0usize..3, 0u8..3, any::<u32>())
         .prop_map(|(kind, namespace, number, variant)| object(kind, namespace, number, variant));
@@ -220,7 +220,7 @@ fn read(name: &str, text: &str) -> FileContent {
     parse(&name.into(), text).unwrap_or_else(|error| panic!("{error}\n{text}"))
 }
 
-fn say(joiner: &mut Joiner, name: &str, text: &str) {
+pub(crate) fn say(joiner: &mut Joiner, name: &str, text: &str) {
     let FileContent { objects, problems, .. } = read(name, text);
     joiner.say(&Voice::of(name), objects, problems);
 }
