@@ -22,6 +22,7 @@
 //! | L6 | [`hbone`] | [`Pool`](hbone::pool::Pool), [`server::serve`](hbone::server::serve), [`relay::both`](hbone::relay::both) |
 //! | L6 | [`control`] | [`MeshSource`](control::source::MeshSource), [`MeshFolder`](control::file::MeshFolder), [`Joiner`](control::join::Joiner) |
 //! | L7 | [`flow`] | [`outbound::serve`](flow::outbound::serve), [`inbound::serve`](flow::inbound::serve), [`plaintext::serve`](flow::plaintext::serve), [`Recorded`](flow::record::Recorded) |
+//! | L8 | [`plane`] | [`serve`](plane::serve::serve), [`Catalogue`](plane::catalogue::Catalogue), [`Session`](plane::session::Session), [`Translator`](plane::translate::Translator) |
 //! | L8 | [`pods`] | [`Manager`](pods::manager::Manager), [`Kernel`](pods::kernel::Kernel), [`LocalSource`](pods::local::LocalSource) |
 //! | L9 | [`config`] | [`RunArgs`](config::RunArgs) |
 //! | L10 | [`app`] | [`build`](app::build), which puts everything together |
@@ -39,6 +40,7 @@ pub mod lifecycle;
 pub mod metrics;
 pub mod model;
 pub mod net;
+pub mod plane;
 pub mod pods;
 pub mod policy;
 pub mod redirect;

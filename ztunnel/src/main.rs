@@ -18,6 +18,7 @@ fn main() -> ExitCode {
     };
     let (output, done) = match args.command {
         Command::Run(args) => (Output::Text, cli::run::run(*args).map(|()| String::new())),
+        Command::ControlPlane(args) => (Output::Text, cli::control_plane::control_plane(*args).map(|()| String::new())),
         Command::Check(args) => return cli::check::check(&args),
         Command::Cleanup(args) => (args.output, cli::cleanup::cleanup(&args)),
         Command::Ca(command) => return cli::ca::ca(&command),

@@ -19,12 +19,12 @@ const FENCES: [Fence; 9] = [
     Fence { crates: &["aya", "aya_*", "rtnetlink", "netlink_*"], folders: &["redirect"] },
     Fence { crates: &["rustls", "tokio_rustls"], folders: &["tls"] },
     Fence { crates: &["x509_parser"], folders: &["identity"] },
-    Fence { crates: &["h2"], folders: &["hbone"] },
-    Fence { crates: &["prost", "prost_*"], folders: &["istio", "control"] },
-    Fence { crates: &["tonic", "tonic_*"], folders: &["istio", "control", "plane"] },
+    Fence { crates: &["h2"], folders: &["hbone", "plane"] },
+    Fence { crates: &["prost", "prost_*"], folders: &["istio", "control", "plane"] },
+    Fence { crates: &["tonic", "tonic_*"], folders: &["istio", "control"] },
     Fence { crates: &["kube", "kube_*", "k8s_openapi", "granit_parser"], folders: &["control"] },
     Fence { crates: &["hickory_*"], folders: &["dns"] },
-    Fence { crates: &["hyper", "hyper_util", "http_body_util"], folders: &["control", "plane", "app"] },
+    Fence { crates: &["hyper", "hyper_util", "http_body_util"], folders: &["control", "app"] },
 ];
 
 /// The highest layer that gets time and randomness as arguments.

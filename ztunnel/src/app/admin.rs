@@ -65,6 +65,8 @@ pub enum Endpoints {
     Metrics,
     /// Readiness.
     Readiness,
+    /// A control plane's for nodes: nothing of this is there.
+    Nodes,
 }
 
 impl Endpoints {
@@ -74,6 +76,7 @@ impl Endpoints {
             Self::Admin => &["/healthz/ready", METRICS[0], METRICS[1], "/config_dump", EXPLAIN],
             Self::Metrics => &METRICS,
             Self::Readiness => &["/healthz/ready"],
+            Self::Nodes => &[],
         }
     }
 
@@ -82,6 +85,7 @@ impl Endpoints {
             Self::Admin => "--admin",
             Self::Metrics => "--metrics",
             Self::Readiness => "--readiness",
+            Self::Nodes => "--listen",
         }
     }
 }
@@ -120,8 +124,18 @@ fn is_without_v6(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(nix::libc::EAFNOSUPPORT | nix::libc::EADDRNOTAVAIL))
 }
 
+/// What answers requests.
+pub(super) trait Answers: Send + Sync + 'static {
+    /// Answers a request at one of the listeners.
+    fn answer(
+        &self,
+        endpoints: Endpoints,
+        request: &Request<Incoming>,
+    ) -> impl Future<Output = Response<Full<Bytes>>> + Send;
+}
+
 /// Serves until it is dropped.
-pub async fn serve(listener: TcpListener, endpoints: Endpoints, admin: Arc<Admin>, count: TaskCount) {
+pub(super) async fn serve(listener: TcpListener, endpoints: Endpoints, admin: Arc<impl Answers>, count: TaskCount) {
     let mut acceptor = Acceptor::new(listener, OpenLimit::none());
     let admission = Admission::new(LIMITS);
     let mut connections = TaskSet::new(count);
@@ -152,10 +166,10 @@ fn client(accepted: &Accepted) -> Client {
     Client::new(peer, peer.is_loopback() || peer == own)
 }
 
-async fn serve_connection(stream: TcpStream, endpoints: Endpoints, admin: Arc<Admin>) {
+async fn serve_connection(stream: TcpStream, endpoints: Endpoints, admin: Arc<impl Answers>) {
     let service = service_fn(move |request| {
         let admin = Arc::clone(&admin);
-        async move { Ok::<_, Infallible>(answer(&admin, endpoints, &request).await) }
+        async move { Ok::<_, Infallible>(admin.answer(endpoints, &request).await) }
     });
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(16 << 10);
@@ -166,12 +180,18 @@ async fn serve_connection(stream: TcpStream, endpoints: Endpoints, admin: Arc<Ad
     }
 }
 
-const TEXT: &str = "text/plain; charset=utf-8";
+pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 
+impl Answers for Admin {
+    async fn answer(&self, endpoints: Endpoints, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        answer(self, endpoints, request).await
+    }
+}
+
 async fn answer(admin: &Admin, endpoints: Endpoints, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    let path = request.uri().path();
     let paths = endpoints.paths();
+    let path = request.uri().path();
     if path != "/" && !paths.contains(&path) {
         return response(StatusCode::NOT_FOUND, TEXT, "not found; / lists what there is\n");
     }
@@ -216,7 +236,7 @@ fn readiness(admin: &Admin) -> Response<Full<Bytes>> {
     response(StatusCode::SERVICE_UNAVAILABLE, TEXT, text)
 }
 
-fn json(shown: &impl Serialize) -> Response<Full<Bytes>> {
+pub(super) fn json(shown: &impl Serialize) -> Response<Full<Bytes>> {
     match serde_json::to_vec_pretty(shown) {
         Ok(json) => response(StatusCode::OK, JSON, json),
         Err(error) => response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
@@ -243,7 +263,7 @@ fn expiries(now: &Description) -> impl Iterator<Item = (String, f64)> {
 }
 
 /// OpenMetrics for whom asks for it; the same text is good Prometheus text for all others.
-fn exposition_type(request: &Request<Incoming>) -> &'static str {
+pub(super) fn exposition_type(request: &Request<Incoming>) -> &'static str {
     let accept = request.headers().get(hyper::header::ACCEPT).and_then(|value| value.to_str().ok());
     if accept.is_some_and(|accept| accept.contains("application/openmetrics-text")) {
         "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -252,7 +272,7 @@ fn exposition_type(request: &Request<Incoming>) -> &'static str {
     }
 }
 
-fn response(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+pub(super) fn response(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));

@@ -158,13 +158,13 @@ fn maps(registry: &mut Registry, now: &Description) {
     registry.register("ztunnel_bpf_map_capacity", "Capacity of a BPF map, in entries", capacity);
 }
 
-fn gauge(registry: &mut Registry, name: &str, help: &str, value: u64) {
+pub(super) fn gauge(registry: &mut Registry, name: &str, help: &str, value: u64) {
     let gauge = Gauge::<i64>::default();
     gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
     registry.register(name, help, gauge);
 }
 
-fn open_files() -> Option<u64> {
+pub(super) fn open_files() -> Option<u64> {
     let entries = std::fs::read_dir("/proc/self/fd").ok()?;
     // The listing itself has one open.
     Some((entries.count() as u64).saturating_sub(1))

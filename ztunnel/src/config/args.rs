@@ -4,7 +4,9 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum, builder::RangedU64ValueParser};
 
+pub use super::log::LogFormat;
 use super::{
+    control_plane::ControlPlaneArgs,
     defaults,
     units::{Bytes, Seconds, address, within},
     version,
@@ -38,6 +40,8 @@ pub struct Args {
 pub enum Command {
     /// Run the daemon of a node
     Run(Box<RunArgs>),
+    /// Run a control plane: serve a mesh to the daemons of its nodes, and certificates to the pods on them
+    ControlPlane(Box<ControlPlaneArgs>),
     /// Check what this machine provides of what the daemon needs, and say what does not work without it
     Check(CheckArgs),
     /// Release all pods that a daemon has captured; no daemon may be running
@@ -82,15 +86,6 @@ pub enum Shell {
     #[value(name = "powershell")]
     PowerShell,
     Zsh,
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// Text, for people.
-    Text,
-    /// One JSON object a line.
-    Json,
 }
 
 /// What happens to connections that a pod had before it was enrolled.
@@ -573,11 +568,13 @@ mod tests {
     #[test]
     fn every_flag_of_run_has_its_variable() {
         let command = Args::command();
-        let run = command.find_subcommand("run").unwrap();
-        for arg in run.get_arguments().filter(|arg| arg.get_id() != "help") {
-            assert!(arg.get_help_heading().is_some(), "{arg:?} is in no group");
-            let expected = format!("ZTUNNEL_{}", arg.get_id().as_str().to_uppercase());
-            assert_eq!(arg.get_env().and_then(|name| name.to_str()), Some(expected.as_str()));
+        for name in ["run", "control-plane"] {
+            let command = command.find_subcommand(name).unwrap();
+            for arg in command.get_arguments().filter(|arg| arg.get_id() != "help") {
+                assert!(name != "run" || arg.get_help_heading().is_some(), "{arg:?} is in no group");
+                let expected = format!("ZTUNNEL_{}", arg.get_id().as_str().to_uppercase());
+                assert_eq!(arg.get_env().and_then(|name| name.to_str()), Some(expected.as_str()));
+            }
         }
     }
 

@@ -1,5 +1,9 @@
 //! Every number that someone might tune, with its reason.
 
+use std::time::Duration;
+
+use crate::plane::{certificates::SigningLimits, serve::Limits};
+
 /// Records of enrolled pods live here: a host path in a DaemonSet, because they must survive the daemon.
 pub const STATE: &str = "/var/lib/ztunnel";
 /// Below the usual mount point of bpffs.
@@ -46,7 +50,7 @@ pub const LOG_LINES: usize = 16_384;
 pub const CA_TTL_DAYS: u32 = 3650;
 /// Metrics of workloads that carried nothing for so long are dropped: several scrapes, and Istio's dashboards look at five
 /// minutes.
-pub const SERIES_KEPT: std::time::Duration = std::time::Duration::from_secs(15 * 60);
+pub const SERIES_KEPT: Duration = Duration::from_secs(15 * 60);
 /// Ten times what a handshake takes on a busy machine; the peer waits for ever.
 pub const HANDSHAKE_TIMEOUT_SECONDS: u64 = 5;
 /// As Istio announces it: what one slow reader can hold of this node's memory.
@@ -78,3 +82,47 @@ pub const HBONE_MAX_HANDSHAKES_PER_PEER: u32 = 32;
 pub const MEMORY_PART: usize = 2;
 /// Of the kernel's memory for TCP, from where it begins to press its sockets, what one pod's connections get.
 pub const SOCKET_MEMORY_PART: usize = 4;
+/// istiod's port for delta xDS and certificates.
+pub const CONTROL_PLANE_LISTEN: &str = "[::]:15012";
+/// The name by which Istio's clients know a control plane.
+pub const SERVING_NAME: &str = "istiod.istio-system.svc";
+/// istiod's monitoring port.
+pub const CONTROL_PLANE_METRICS: &str = "[::]:15014";
+/// Beside istiod's other ports; not the daemon's, so that both can run on one machine.
+pub const CONTROL_PLANE_READINESS: &str = "[::]:15022";
+/// Loopback only: it shows which nodes there are.
+pub const CONTROL_PLANE_ADMIN: &str = "127.0.0.1:15013";
+/// 5,000 nodes with an old and a new daemon each.
+pub const CONTROL_PLANE_CONNECTIONS: u32 = 10_000;
+/// Nodes behind one address translation; one node needs two.
+pub const CONTROL_PLANE_CONNECTIONS_PER_ADDRESS: u32 = 256;
+/// A daemon takes over a mesh of 100,000 workloads within seconds, on a busy node too.
+pub const ANSWER_TIMEOUT_SECONDS: u64 = 60;
+/// Kubernetes kills after 30 s.
+pub const CONTROL_PLANE_DRAIN_SECONDS: u64 = 20;
+/// What a caller may take of a control plane, besides what has flags.
+pub const CONTROL_PLANE_LIMITS: Limits = Limits {
+    connections: CONTROL_PLANE_CONNECTIONS as usize,
+    connections_per_address: CONTROL_PLANE_CONNECTIONS_PER_ADDRESS as usize,
+    // The old and the new daemon of a node, each with a stream that it has lost and does not know it.
+    streams_per_node: 4,
+    // A daemon that reconnects backs off to 15 s.
+    stream_quota: (30, Duration::from_secs(2)),
+    // One stream of resources, and Istio's 8 certificate requests at a time.
+    calls_per_connection: 32,
+    // The versions of 300,000 resources.
+    request: 64 << 20,
+    large_requests: (1 << 20, 8),
+    certificate_request: 64 << 10,
+    // Each is made of a reference of 32 bytes to each resource: 3 MiB for 100,000.
+    large_responses: (1 << 20, 64),
+    request_within: Duration::from_secs(30),
+    answer_within: Duration::from_secs(ANSWER_TIMEOUT_SECONDS),
+    read_within: Duration::from_secs(30),
+    idle: Duration::from_secs(60),
+    ping: Duration::from_secs(20),
+    spread: Duration::from_secs(CONTROL_PLANE_DRAIN_SECONDS),
+};
+/// A node's pods all at once, after the CA was replaced, and then 5 in a second.
+pub const SIGNING_LIMITS: SigningLimits =
+    SigningLimits { burst: 1024, every: Duration::from_millis(200), at_once: 256 };

@@ -1,8 +1,11 @@
 //! Settings: flags and environment, read once, checked as a whole.
 
 pub mod args;
+pub mod control_plane;
 pub mod defaults;
+pub mod log;
 pub mod units;
 pub mod version;
 
 pub use args::{Args, Command, RunArgs};
+pub use control_plane::ControlPlaneArgs;

@@ -1,0 +1,206 @@
+//! What a control plane shows over HTTP: readiness, metrics, and which node has what.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use http_body_util::Full;
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+};
+use prometheus_client::{
+    encoding::text::{encode_eof, encode_registry},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::{
+    app::{
+        admin::{Answers, Endpoints, TEXT, exposition_type, json, response},
+        exposition::{gauge, open_files},
+        log::LostLines,
+    },
+    identity::{certificate::rfc3339, local_ca::LocalCa},
+    lifecycle::drain::DrainWatch,
+    plane::{
+        catalogue::Kind,
+        describe::{StreamShown, Streams},
+        metrics::TypeLabel,
+        nodes::NodeTokens,
+        publish::Resources,
+    },
+    store::publish::Reader,
+};
+
+const READY: &str = "/healthz/ready";
+const NODES: &str = "/debug/nodes";
+const METRICS: [&str; 2] = ["/metrics", "/stats/prometheus"];
+
+/// What is shown.
+pub(super) struct PlaneAdmin {
+    /// The mesh.
+    pub(super) mesh: Reader,
+    /// The resources made of it.
+    pub(super) resources: Resources,
+    /// Who is connected.
+    pub(super) streams: Streams,
+    /// Who may connect.
+    pub(super) nodes: NodeTokens,
+    /// The CA.
+    pub(super) ca: Arc<LocalCa>,
+    /// When the serving certificate ends.
+    pub(super) serving_until: watch::Receiver<SystemTime>,
+    /// Counters.
+    pub(super) registry: Registry,
+    /// Lost log lines.
+    pub(super) lost: LostLines,
+    /// Whether it is being stopped.
+    pub(super) stopping: DrainWatch,
+}
+
+/// The answer of `/debug/nodes`.
+#[derive(Debug, Serialize)]
+struct NodesShown {
+    /// The version that a stream has when it has everything.
+    version: u64,
+    /// Whether the mesh is served: there was a state of it in which nothing was missing.
+    served: bool,
+    /// How many resources there are of each type.
+    resources: BTreeMap<&'static str, usize>,
+    /// How many nodes have a token.
+    tokens: usize,
+    /// When the CA ends, as RFC 3339.
+    ca_until: String,
+    /// When the serving certificate ends, as RFC 3339.
+    serving_until: String,
+    /// What is wrong with the mesh.
+    problems: Vec<String>,
+    /// The streams of nodes.
+    streams: Vec<StreamShown>,
+}
+
+impl Answers for PlaneAdmin {
+    async fn answer(&self, endpoints: Endpoints, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        let paths: &[&str] = match endpoints {
+            Endpoints::Admin => &[READY, METRICS[0], METRICS[1], NODES],
+            Endpoints::Metrics => &METRICS,
+            Endpoints::Readiness | Endpoints::Nodes => &[READY],
+        };
+        let path = request.uri().path();
+        if path != "/" && !paths.contains(&path) {
+            return response(StatusCode::NOT_FOUND, TEXT, "not found; / lists what there is\n");
+        }
+        if request.method() != Method::GET {
+            return response(StatusCode::METHOD_NOT_ALLOWED, TEXT, "GET only\n");
+        }
+        match path {
+            "/" => response(StatusCode::OK, TEXT, paths.join("\n") + "\n"),
+            READY => self.readiness(),
+            NODES => json(&self.shown()),
+            _ => match self.metrics() {
+                Ok(text) => response(StatusCode::OK, exposition_type(request), text),
+                Err(error) => response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
+            },
+        }
+    }
+}
+
+impl PlaneAdmin {
+    fn readiness(&self) -> Response<Full<Bytes>> {
+        let pending = self.pending();
+        if pending.is_empty() {
+            return response(StatusCode::OK, TEXT, "ready\n");
+        }
+        let mut text = format!("not ready, pending: {}\n", pending.join(", "));
+        let mesh = self.mesh.load();
+        if let Some(first) = mesh.problems().first().filter(|_| !self.resources.catalogue().is_complete()) {
+            text.push_str(&format!("{} problem(s) with the mesh, the first: {first}\n", mesh.problems().len()));
+        }
+        response(StatusCode::SERVICE_UNAVAILABLE, TEXT, text)
+    }
+
+    /// What a node could not get now.
+    fn pending(&self) -> Vec<&'static str> {
+        let now = SystemTime::now();
+        let mut pending = Vec::new();
+        if self.stopping.is_started() {
+            pending.push("shutdown");
+        }
+        if !self.resources.catalogue().is_complete() {
+            pending.push("mesh");
+        }
+        if self.ca.not_after() <= now {
+            pending.push("CA");
+        }
+        if *self.serving_until.borrow() <= now {
+            pending.push("serving certificate");
+        }
+        pending
+    }
+
+    fn shown(&self) -> NodesShown {
+        let (version, served, resources) = {
+            let catalogue = self.resources.catalogue();
+            let counts = Kind::ALL.map(|kind| (kind.name(), catalogue.shelf(kind).len()));
+            (catalogue.version(), catalogue.is_complete(), counts.into())
+        };
+        NodesShown {
+            version,
+            served,
+            resources,
+            tokens: self.nodes.len(),
+            ca_until: rfc3339(self.ca.not_after()),
+            serving_until: rfc3339(*self.serving_until.borrow()),
+            problems: self.mesh.load().problems().iter().map(ToString::to_string).collect(),
+            streams: self.streams.shown(),
+        }
+    }
+
+    fn metrics(&self) -> Result<String, std::fmt::Error> {
+        let mut registry = Registry::default();
+        let resources = Family::<TypeLabel, Gauge>::default();
+        let bytes = Family::<TypeLabel, Gauge>::default();
+        let version = {
+            let catalogue = self.resources.catalogue();
+            for kind in Kind::ALL {
+                let (shelf, label) = (catalogue.shelf(kind), TypeLabel { r#type: kind.name() });
+                resources.get_or_create(&label).set(shelf.len() as i64);
+                bytes.get_or_create(&label).set(shelf.bytes() as i64);
+            }
+            catalogue.version()
+        };
+        registry.register("ztunnel_xds_resources", "Resources that are served, by type", resources);
+        registry.register("ztunnel_xds_resource_bytes", "Bytes of the resources that are served, by type", bytes);
+        gauge(
+            &mut registry,
+            "ztunnel_xds_version",
+            "Version of the resources; a stream has it when it has all",
+            version,
+        );
+        gauge(&mut registry, "ztunnel_xds_streams", "Streams of nodes that are open", self.streams.len() as u64);
+        gauge(&mut registry, "ztunnel_node_tokens", "Nodes that have a token", self.nodes.len() as u64);
+        let problems = self.mesh.load().problems().len() as u64;
+        gauge(&mut registry, "ztunnel_mesh_problems", "What is wrong with the files of the mesh", problems);
+        let unix = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let (ca, serving) = (unix(self.ca.not_after()), unix(*self.serving_until.borrow()));
+        gauge(&mut registry, "ztunnel_ca_expiry_seconds", "When the CA ends, as Unix time", ca);
+        let help = "When the serving certificate ends, as Unix time";
+        gauge(&mut registry, "ztunnel_serving_certificate_expiry_seconds", help, serving);
+        let lost = Counter::<u64>::default();
+        lost.inc_by(self.lost.count());
+        registry.register("ztunnel_log_lines_lost", "Log lines that standard output did not take in time", lost);
+        if let Some(open) = open_files() {
+            gauge(&mut registry, "process_open_fds", "Open file descriptors", open);
+        }
+        let mut text = String::new();
+        encode_registry(&mut text, &self.registry)?;
+        encode_registry(&mut text, &registry)?;
+        encode_eof(&mut text)?;
+        Ok(text)
+    }
+}

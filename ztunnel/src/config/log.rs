@@ -1,0 +1,12 @@
+//! How the log looks.
+
+use clap::ValueEnum;
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Text, for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}

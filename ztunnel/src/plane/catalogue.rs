@@ -1,0 +1,282 @@
+//! All resources that are served: each encoded once, for all who get it, and found by when it changed last.
+//!
+//! Whoever gets everything is described by one number: the version of the catalogue that it has. What it lacks is what has
+//! changed since, in the latest state of each, however long it was away; so no queue grows for a slow reader, and a change costs
+//! what it changes.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fmt,
+    ops::Bound,
+    sync::Arc,
+};
+
+use bytes::Bytes;
+
+/// A type of resources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// Workloads and services.
+    Address,
+    /// Policies.
+    Authorization,
+}
+
+impl Kind {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Address, Self::Authorization];
+
+    /// For logs and labels.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Address => "Address",
+            Self::Authorization => "Authorization",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A resource in the form in which it is sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resource {
+    /// A field `resources` of a response: key, length, the resource.
+    pub encoded: Bytes,
+    /// Follows from what it says, so that every replica gives the same content the same version.
+    pub content: u64,
+    /// Other names by which it is asked for: `network/address`.
+    pub aliases: Box<[Arc<str>]>,
+    /// Names of the services that a workload stands behind. Whoever asks for a service gets the workloads, too.
+    pub services: Box<[Arc<str>]>,
+}
+
+/// A resource that is there from now on, or (`None`) no more.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// Its type.
+    pub kind: Kind,
+    /// Its name.
+    pub name: Arc<str>,
+    /// What it is now.
+    pub resource: Option<Resource>,
+}
+
+/// That a resource has changed, or is gone.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The catalogue's version before the changes that belong together with this one.
+    pub since: u64,
+    /// The catalogue's version after them.
+    pub until: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    resource: Resource,
+    /// The version of its last change.
+    at: u64,
+}
+
+/// The resources of one type.
+#[derive(Debug, Default)]
+pub struct Shelf {
+    entries: HashMap<Arc<str>, Entry>,
+    /// One for each entry, by the version of its last change.
+    changed: BTreeMap<u64, Record>,
+    /// Of names that are no more.
+    gone: BTreeMap<u64, Record>,
+    gone_at: HashMap<Arc<str>, u64>,
+    /// Removals up to this version have been forgotten.
+    forgotten: u64,
+    aliases: HashMap<Arc<str>, HashSet<Arc<str>>>,
+    behind: HashMap<Arc<str>, HashSet<Arc<str>>>,
+    bytes: usize,
+}
+
+/// All resources.
+#[derive(Debug, Default)]
+pub struct Catalogue {
+    version: u64,
+    address: Shelf,
+    authorization: Shelf,
+    /// There is a mesh. Before that nobody is answered: an empty answer would say that there is none.
+    is_complete: bool,
+}
+
+/// Removals that are remembered whatever the number of resources.
+const REMEMBERED: usize = 4096;
+
+impl Catalogue {
+    /// The version, which counts up with every resource that changes.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Whether there is a mesh to be served.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.is_complete
+    }
+
+    /// The resources of a type.
+    #[must_use]
+    pub fn shelf(&self, kind: Kind) -> &Shelf {
+        match kind {
+            Kind::Address => &self.address,
+            Kind::Authorization => &self.authorization,
+        }
+    }
+
+    /// Takes over changes that belong together. What is as it was does not count. How many did.
+    pub fn apply(&mut self, changes: Vec<Change>, is_complete: bool) -> usize {
+        self.is_complete |= is_complete;
+        let changes: Vec<Change> = changes.into_iter().filter(|change| self.is_news(change)).collect();
+        let (since, count) = (self.version, changes.len());
+        let until = since + count as u64;
+        for (at, change) in (since + 1..).zip(changes) {
+            let shelf = match change.kind {
+                Kind::Address => &mut self.address,
+                Kind::Authorization => &mut self.authorization,
+            };
+            shelf.set(at, Record { name: change.name, since, until }, change.resource);
+        }
+        self.version = until;
+        count
+    }
+
+    fn is_news(&self, change: &Change) -> bool {
+        self.shelf(change.kind).entries.get(&change.name).map(|entry| &entry.resource) != change.resource.as_ref()
+    }
+}
+
+impl Shelf {
+    fn set(&mut self, at: u64, record: Record, resource: Option<Resource>) {
+        let name = Arc::clone(&record.name);
+        if let Some(before) = self.entries.remove(&name) {
+            self.changed.remove(&before.at);
+            self.bytes -= before.resource.encoded.len();
+            leave(&mut self.aliases, &before.resource.aliases, &name);
+            leave(&mut self.behind, &before.resource.services, &name);
+        }
+        if let Some(gone) = self.gone_at.remove(&name) {
+            self.gone.remove(&gone);
+        }
+        match resource {
+            Some(resource) => {
+                self.bytes += resource.encoded.len();
+                join(&mut self.aliases, &resource.aliases, &name);
+                join(&mut self.behind, &resource.services, &name);
+                self.changed.insert(at, record);
+                self.entries.insert(name, Entry { resource, at });
+            }
+            None => {
+                self.gone.insert(at, record);
+                self.gone_at.insert(name, at);
+                self.forget();
+            }
+        }
+    }
+
+    /// Forgets the oldest removals: who has not heard of them begins anew.
+    fn forget(&mut self) {
+        while self.gone.len() > REMEMBERED.max(self.entries.len()) {
+            let Some((at, record)) = self.gone.pop_first() else { return };
+            self.gone_at.remove(&record.name);
+            self.forgotten = at;
+        }
+    }
+
+    /// How many resources there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// What all of them take in a message.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Removals up to this version cannot be told any more.
+    #[must_use]
+    pub fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
+
+    /// The resource of a name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Resource> {
+        self.entries.get(name).map(|entry| &entry.resource)
+    }
+
+    /// All resources, in no order.
+    pub fn all(&self) -> impl Iterator<Item = (&Arc<str>, &Resource)> {
+        self.entries.iter().map(|(name, entry)| (name, &entry.resource))
+    }
+
+    /// Resources whose last change is later than one version and not later than another, in the order of changes.
+    pub fn changed(&self, after: u64, until: u64) -> impl Iterator<Item = (&Record, &Resource)> {
+        let records = between(&self.changed, after, until);
+        records.filter_map(|record| Some((record, self.get(&record.name)?)))
+    }
+
+    /// Resources that went later than one version and not later than another, in the order of changes.
+    pub fn gone(&self, after: u64, until: u64) -> impl Iterator<Item = &Record> {
+        between(&self.gone, after, until)
+    }
+
+    /// The names of the resources that are asked for by a name or an alias: the service of an address is asked for with the
+    /// workloads behind it.
+    #[must_use]
+    pub fn asked_for(&self, name: &str) -> Vec<&Arc<str>> {
+        let own = self.entries.get_key_value(name).map(|(name, _)| name);
+        let by_alias = self.aliases.get(name).into_iter().flatten();
+        let direct: Vec<&Arc<str>> = own.into_iter().chain(by_alias).collect();
+        let behind = direct.iter().filter_map(|name| self.behind.get(*name)).flatten();
+        let behind: Vec<&Arc<str>> = behind.collect();
+        direct.into_iter().chain(behind).collect()
+    }
+}
+
+fn between(records: &BTreeMap<u64, Record>, after: u64, until: u64) -> impl Iterator<Item = &Record> {
+    // A range that ends before it begins is a panic.
+    let until = until.max(after);
+    records
+        .range((Bound::Excluded(after), Bound::Included(until.max(after + 1))))
+        .filter_map(move |(at, record)| (*at <= until).then_some(record))
+}
+
+fn join(index: &mut HashMap<Arc<str>, HashSet<Arc<str>>>, keys: &[Arc<str>], name: &Arc<str>) {
+    for key in keys {
+        index.entry(Arc::clone(key)).or_default().insert(Arc::clone(name));
+    }
+}
+
+fn leave(index: &mut HashMap<Arc<str>, HashSet<Arc<str>>>, keys: &[Arc<str>], name: &Arc<str>) {
+    for key in keys {
+        if let Some(names) = index.get_mut(key) {
+            names.remove(name);
+            if names.is_empty() {
+                index.remove(key);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,0 +1,92 @@
+//! Counters of the control plane.
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{
+        counter::Counter,
+        family::Family,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+
+/// A type of resources.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct TypeLabel {
+    /// Its name.
+    pub r#type: &'static str,
+}
+
+/// Why something was refused or cut.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReasonLabel {
+    /// The reason.
+    pub reason: &'static str,
+}
+
+/// What is counted. Clones count together.
+#[derive(Clone, Debug)]
+pub struct PlaneMetrics {
+    /// Responses sent.
+    pub responses: Family<TypeLabel, Counter>,
+    /// Their bytes.
+    pub bytes: Family<TypeLabel, Counter>,
+    /// Responses that nodes could use.
+    pub accepted: Family<TypeLabel, Counter>,
+    /// Responses that nodes could not use.
+    pub rejected: Family<TypeLabel, Counter>,
+    /// From a response to the node's answer, in seconds.
+    pub answer_seconds: Histogram,
+    /// Certificates issued.
+    pub issued: Counter,
+    /// Requests for certificates that were refused.
+    pub refused: Family<ReasonLabel, Counter>,
+    /// Streams and connections that were ended from here.
+    pub cut: Family<ReasonLabel, Counter>,
+}
+
+impl PlaneMetrics {
+    /// Registers all of them.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            responses: Family::default(),
+            bytes: Family::default(),
+            accepted: Family::default(),
+            rejected: Family::default(),
+            answer_seconds: Histogram::new(exponential_buckets(0.001, 4.0, 9)),
+            issued: Counter::default(),
+            refused: Family::default(),
+            cut: Family::default(),
+        };
+        let register = |registry: &mut Registry, name: &str, help: &str, family: &Family<TypeLabel, Counter>| {
+            registry.register(name, help, family.clone());
+        };
+        register(registry, "ztunnel_xds_responses", "Responses sent to nodes, by type", &metrics.responses);
+        register(registry, "ztunnel_xds_response_bytes", "Bytes of responses sent to nodes, by type", &metrics.bytes);
+        register(registry, "ztunnel_xds_accepted", "Responses that nodes could use (ACK), by type", &metrics.accepted);
+        register(
+            registry,
+            "ztunnel_xds_rejected",
+            "Responses that nodes could not use (NACK), by type",
+            &metrics.rejected,
+        );
+        let help = "Seconds from a response to the node's answer";
+        registry.register("ztunnel_xds_answer_seconds", help, metrics.answer_seconds.clone());
+        registry.register("ztunnel_certificates_issued", "Certificates issued to nodes", metrics.issued.clone());
+        let help = "Certificate requests that were refused, by reason";
+        registry.register("ztunnel_certificates_refused", help, metrics.refused.clone());
+        let help = "Streams and connections that the control plane has ended, by reason";
+        registry.register("ztunnel_xds_cut", help, metrics.cut.clone());
+        metrics
+    }
+
+    /// Counts a certificate request that was refused.
+    pub fn refuse(&self, reason: &'static str) {
+        self.refused.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    /// Counts a stream or a connection that was ended.
+    pub fn cut(&self, reason: &'static str) {
+        self.cut.get_or_create(&ReasonLabel { reason }).inc();
+    }
+}

@@ -1,0 +1,256 @@
+//! Whose node a caller is: tokens in a directory, one file for each node, named like the node.
+//!
+//! A file has the token itself, or `sha256:` and the hexadecimal SHA-256 of the token; so the directory need not hold anything
+//! that is good for a connection. The directory is followed: a token that is taken away ends the streams of its node.
+
+use std::{
+    collections::HashMap,
+    fs,
+    io::{self, Read as _},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
+
+use arc_swap::ArcSwap;
+use aws_lc_rs::{
+    constant_time::verify_slices_are_equal,
+    digest::{SHA256, digest},
+};
+use thiserror::Error;
+use tokio::sync::watch;
+use tracing::{Span, info, warn};
+
+use crate::{
+    identity::poll::{self, Polled},
+    lifecycle::tasks::{TaskCount, TaskSet},
+    model::name::check_name,
+};
+
+/// A token has at least this many bytes: half of what `openssl rand -hex 32` prints.
+const SHORTEST: usize = 32;
+/// A token has at most this many bytes: tokens of Kubernetes have about 1200.
+const LONGEST: usize = 8 << 10;
+/// Begins a file that has the digest of a token.
+const DIGEST: &str = "sha256:";
+
+/// The SHA-256 of a token.
+type Digest = [u8; 32];
+
+/// The node of a caller, proved by a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// The node's name.
+    pub node: Arc<str>,
+    token: Digest,
+}
+
+/// The tokens of all nodes. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct NodeTokens {
+    shared: Arc<Shared>,
+    /// Follows the directory for as long as a clone is there.
+    _watch: Arc<TaskSet>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    dir: PathBuf,
+    tokens: ArcSwap<Tokens>,
+    changed: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Tokens {
+    nodes: HashMap<Digest, Arc<str>>,
+    state: Listing,
+}
+
+/// What tells one state of the directory from another: name, inode, size, times.
+type Listing = Vec<(String, u64, u64, Option<SystemTime>, i64)>;
+
+/// Why the directory of tokens cannot be used.
+#[derive(Debug, Error)]
+#[error("cannot read the directory of node tokens {}: create it, or correct --node-tokens", dir.display())]
+pub struct OpenTokensError {
+    dir: PathBuf,
+    source: io::Error,
+}
+
+/// Why the file of a token does not count.
+#[derive(Debug, Error)]
+enum TokenError {
+    #[error("cannot read it")]
+    Unreadable(#[from] io::Error),
+    #[error("{0}")]
+    Name(String),
+    #[error("it is not a regular file")]
+    NotRegular,
+    #[error(
+        "others than its owner can read it: chmod 600, or write sha256: and the token's SHA-256 instead of the token"
+    )]
+    Open,
+    #[error("it must have one token of {SHORTEST} to {LONGEST} bytes without spaces; `openssl rand -hex 32` makes one")]
+    Length,
+    #[error("after sha256: it must have the 64 hexadecimal digits of a token's SHA-256")]
+    Digest,
+}
+
+impl NodeTokens {
+    /// Reads the tokens of a directory, and follows it from then on; within a runtime.
+    ///
+    /// # Errors
+    /// The directory cannot be read. A file that makes no sense is told in the log, and its node cannot connect.
+    pub fn open(dir: PathBuf, tasks: TaskCount) -> Result<Self, OpenTokensError> {
+        let tokens = Tokens::read(&dir).map_err(|source| OpenTokensError { dir: dir.clone(), source })?;
+        info!(dir = %dir.display(), nodes = tokens.nodes.len(), "nodes prove themselves by tokens");
+        let shared = Arc::new(Shared { dir, tokens: ArcSwap::from_pointee(tokens), changed: watch::Sender::new(0) });
+        let mut watch = TaskSet::new(tasks);
+        watch.spawn(Span::none(), poll::poll(Arc::clone(&shared)));
+        Ok(Self { shared, _watch: Arc::new(watch) })
+    }
+
+    /// The node whose token this is.
+    #[must_use]
+    pub fn authenticate(&self, token: &[u8]) -> Option<Caller> {
+        let token = sha256(token);
+        // The table is searched by a digest, of which no caller knows one without the token.
+        let tokens = self.shared.tokens.load();
+        let (known, node) = tokens.nodes.get_key_value(&token)?;
+        verify_slices_are_equal(known, &token).ok()?;
+        Some(Caller { node: Arc::clone(node), token })
+    }
+
+    /// Whether a caller's token still counts.
+    #[must_use]
+    pub fn knows(&self, caller: &Caller) -> bool {
+        self.shared.tokens.load().nodes.get(&caller.token) == Some(&caller.node)
+    }
+
+    /// Learns of changes of the tokens.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.changed.subscribe()
+    }
+
+    /// How many nodes have a token.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.shared.tokens.load().nodes.len()
+    }
+
+    /// Whether no node has one.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Tokens {
+    fn read(dir: &Path) -> io::Result<Self> {
+        let state = listing(dir)?;
+        let mut nodes: HashMap<Digest, Vec<Arc<str>>> = HashMap::new();
+        for (name, ..) in &state {
+            match token(dir, name) {
+                Ok(digest) => nodes.entry(digest).or_default().push(name.as_str().into()),
+                Err(error) => {
+                    let why = crate::model::cause::causes(&error);
+                    warn!(file = %dir.join(name).display(), error = why, "a node token does not count: its node cannot connect");
+                }
+            }
+        }
+        let nodes = nodes.into_iter().filter_map(|(digest, names)| match names.as_slice() {
+            [only] => Some((digest, Arc::clone(only))),
+            several => {
+                warn!(
+                    nodes = several.join(", "),
+                    "nodes have the same token: none of them can connect; make one for each"
+                );
+                None
+            }
+        });
+        Ok(Self { nodes: nodes.collect(), state })
+    }
+}
+
+fn listing(dir: &Path) -> io::Result<Listing> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        // Mounted secrets have links there.
+        if name.starts_with('.') {
+            continue;
+        }
+        let stamp = match fs::metadata(dir.join(&name)) {
+            Ok(metadata) => (metadata.ino(), metadata.size(), metadata.modified().ok(), metadata.ctime_nsec()),
+            Err(_) => (0, 0, None, 0),
+        };
+        found.push((name, stamp.0, stamp.1, stamp.2, stamp.3));
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn token(dir: &Path, name: &str) -> Result<Digest, TokenError> {
+    check_name(name).map_err(TokenError::Name)?;
+    let path = dir.join(name);
+    let metadata = fs::metadata(&path)?;
+    // Not opened before: a pipe would be waited for.
+    if !metadata.is_file() {
+        return Err(TokenError::NotRegular);
+    }
+    let mut text = String::new();
+    fs::File::open(&path)?.take(LONGEST as u64 + 1).read_to_string(&mut text)?;
+    let text = text.trim();
+    if let Some(digest) = text.strip_prefix(DIGEST) {
+        return from_hex(digest.trim()).ok_or(TokenError::Digest);
+    }
+    if metadata.permissions().mode() & 0o077 != 0 {
+        return Err(TokenError::Open);
+    }
+    if !(SHORTEST..=LONGEST).contains(&text.len()) || text.contains(char::is_whitespace) {
+        return Err(TokenError::Length);
+    }
+    Ok(sha256(text.as_bytes()))
+}
+
+fn sha256(bytes: &[u8]) -> Digest {
+    let mut array = [0; 32];
+    array.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    array
+}
+
+fn from_hex(text: &str) -> Option<Digest> {
+    let digits: Vec<u8> = text
+        .chars()
+        .map(|digit| digit.to_digit(16).and_then(|digit| u8::try_from(digit).ok()))
+        .collect::<Option<_>>()?;
+    let bytes: Vec<u8> =
+        digits.chunks_exact(2).map(|pair| pair.iter().fold(0, |sum, digit| sum << 4 | digit)).collect();
+    (digits.len() == 64).then(|| bytes.try_into().ok())?
+}
+
+impl Polled for Shared {
+    type State = Result<Listing, String>;
+
+    fn news(&self) -> Option<Self::State> {
+        let state = listing(&self.dir).map_err(|error| error.to_string());
+        (state.as_ref() != Ok(&self.tokens.load().state)).then_some(state)
+    }
+
+    fn take_up(&self) -> Result<(), String> {
+        let tokens = Tokens::read(&self.dir).map_err(|error| error.to_string())?;
+        info!(dir = %self.dir.display(), nodes = tokens.nodes.len(), "the node tokens have changed");
+        self.tokens.store(Arc::new(tokens));
+        self.changed.send_modify(|count| *count += 1);
+        Ok(())
+    }
+
+    fn name(&self) -> String {
+        format!("node tokens in {}", self.dir.display())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,111 @@
+//! From a source of the mesh to the streams of nodes: the snapshot is published, and what it changes goes into the catalogue.
+
+use std::{
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::{sync::watch, task::spawn_blocking};
+use tracing::{error, info};
+
+use super::{
+    catalogue::Catalogue,
+    translate::{Touched, Translator},
+};
+use crate::{
+    control::source::MeshSource,
+    store::publish::{Publisher, Reader},
+};
+
+/// The catalogue, as all streams share it. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct Resources {
+    catalogue: Arc<Mutex<Catalogue>>,
+    changed: watch::Sender<u64>,
+}
+
+impl Default for Resources {
+    fn default() -> Self {
+        Self { catalogue: Arc::default(), changed: watch::Sender::new(0) }
+    }
+}
+
+impl Resources {
+    /// The catalogue as it is now, for a moment in which it does not change.
+    pub fn catalogue(&self) -> MutexGuard<'_, Catalogue> {
+        // A change is put in by a function that does not panic halfway.
+        self.catalogue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Learns of changes from now on.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Changes the catalogue, and tells all streams. What `change` returns.
+    pub fn change<T>(&self, change: impl FnOnce(&mut Catalogue) -> T) -> T {
+        let (result, version) = {
+            let mut catalogue = self.catalogue();
+            (change(&mut catalogue), catalogue.version())
+        };
+        self.changed.send_replace(version);
+        result
+    }
+}
+
+/// Publishes what a source yields, and serves what it changes, until the source is at its end or `shutdown` is over.
+///
+/// Nothing is served before there has been a state of the mesh in which nothing was missing. Nodes send in plaintext to whatever
+/// a mesh does not have, so a mesh with gaps would open connections that its missing part may protect.
+pub async fn feed(
+    mut source: impl MeshSource,
+    publisher: Publisher,
+    mesh: Reader,
+    mut translator: Translator,
+    resources: Resources,
+    shutdown: impl Future<Output = ()>,
+) {
+    let mut shutdown = pin!(shutdown);
+    loop {
+        let batch = tokio::select! {
+            () = &mut shutdown => return,
+            batch = source.next() => batch,
+        };
+        let Some(batch) = batch else { return };
+        let touched = Touched::by(&batch);
+        let before = mesh.load();
+        let after = publisher.apply(batch);
+        let is_complete = after.version() > 0 && !after.is_blind();
+        // A mesh of 100,000 workloads takes a second or more, and streams go on meanwhile.
+        let work = spawn_blocking({
+            let after = Arc::clone(&after);
+            move || {
+                let changes = translator.translate(&before, &after, touched);
+                (translator, changes)
+            }
+        });
+        let Ok((kept, changes)) = work.await else {
+            error!(
+                "a change of the mesh could not be made into resources: this is a bug, please report it; nodes keep what they have"
+            );
+            return;
+        };
+        translator = kept;
+        let (changed, version) = resources.change(|catalogue| {
+            let changed = catalogue.apply(changes, is_complete);
+            (changed, catalogue.version())
+        });
+        let counts = after.counts();
+        info!(
+            version,
+            changed,
+            mesh = after.version(),
+            workloads = counts.workloads,
+            services = counts.services,
+            problems = counts.problems,
+            served = is_complete,
+            "mesh published"
+        );
+    }
+}

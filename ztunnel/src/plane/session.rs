@@ -1,0 +1,151 @@
+//! What one stream of a node has asked for and has: which response is due next, and how the node has answered the last one.
+//! Pure: it is told of requests and of the time, and asks the catalogue.
+//!
+//! Of each type one response at a time is unanswered. What changes meanwhile goes into the next one, in its latest state.
+//!
+//! A workload names policies. So that no node has a workload without its policies, a new policy is sent before the workloads that
+//! may name it, and a policy that is gone is taken away after them, each when the node has answered what comes before.
+
+mod messages;
+mod subscription;
+
+use tokio::time::Instant;
+
+pub use self::messages::{Answer, LONGEST_NAME, MOST_NAMES, Request, Response, SessionError, Wants, version_of};
+use self::{messages::Content, subscription::Subscription};
+use super::catalogue::{Catalogue, Kind};
+
+/// The state of a stream.
+#[derive(Debug, Default)]
+pub struct Session {
+    address: Option<Subscription>,
+    authorization: Option<Subscription>,
+    nonces: u64,
+}
+
+impl Session {
+    /// Takes a request over. The answer in it, if it answers the last response of its type.
+    ///
+    /// # Errors
+    /// The request is beyond all bounds.
+    pub fn request(&mut self, kind: Kind, request: Request) -> Result<Option<Answer>, SessionError> {
+        let names = request.subscribe.iter().chain(&request.unsubscribe).chain(request.known.keys());
+        if let Some(long) = names.map(String::len).find(|length| *length > LONGEST_NAME) {
+            return Err(SessionError::LongName(long));
+        }
+        match self.slot(kind) {
+            None => {
+                let subscription = Subscription::begin(request)?;
+                *self.slot(kind) = Some(subscription);
+                Ok(None)
+            }
+            Some(subscription) => {
+                let answered = subscription.answered(&request.nonce);
+                subscription.change(request.subscribe, &request.unsubscribe)?;
+                let error = request.error;
+                Ok(answered.map(|sent| Answer { kind, version: sent.version, sent: sent.at, error }))
+            }
+        }
+    }
+
+    fn slot(&mut self, kind: Kind) -> &mut Option<Subscription> {
+        match kind {
+            Kind::Address => &mut self.address,
+            Kind::Authorization => &mut self.authorization,
+        }
+    }
+
+    /// What the stream wants of a type; `None`: nothing yet.
+    #[must_use]
+    pub fn wants(&self, kind: Kind) -> Option<Wants> {
+        match kind {
+            Kind::Address => self.address.as_ref().map(Subscription::wants),
+            Kind::Authorization => self.authorization.as_ref().map(Subscription::wants),
+        }
+    }
+
+    /// Whether the next response may be all that there is.
+    #[must_use]
+    pub fn expects_everything(&self) -> bool {
+        [&self.address, &self.authorization].into_iter().flatten().any(Subscription::expects_everything)
+    }
+
+    /// Since when an answer is waited for, and of which type.
+    #[must_use]
+    pub fn unanswered(&self) -> Option<(Instant, Kind)> {
+        let of = |kind, subscription: &Option<Subscription>| Some((subscription.as_ref()?.sent()?.at, kind));
+        let both = [of(Kind::Address, &self.address), of(Kind::Authorization, &self.authorization)];
+        both.into_iter().flatten().min()
+    }
+
+    /// The next response; `None`: nothing is due before the catalogue changes or the node answers.
+    ///
+    /// # Errors
+    /// The stream cannot be told what is gone.
+    pub fn next(&mut self, catalogue: &Catalogue, now: Instant) -> Result<Option<Response>, SessionError> {
+        if !catalogue.is_complete() {
+            return Ok(None);
+        }
+        let mut due = self.policies(catalogue)?;
+        if due.is_none() {
+            due = self.addresses(catalogue)?;
+        }
+        if due.is_none() {
+            due = self.gone_policies(catalogue);
+        }
+        let Some((kind, content)) = due else { return Ok(None) };
+        self.nonces += 1;
+        let (nonce, version) = (format!("{:x}", self.nonces), catalogue.version());
+        if let Some(subscription) = self.slot(kind) {
+            subscription.send(&nonce, version, now, content.holds);
+        }
+        Ok(Some(Response { kind, nonce, version, resources: content.resources, removed: content.removed }))
+    }
+
+    /// Policies that are new or different.
+    fn policies(&mut self, catalogue: &Catalogue) -> Result<Option<(Kind, Content)>, SessionError> {
+        let kind = Kind::Authorization;
+        let Some(subscription) = self.authorization.as_mut().filter(|it| it.sent().is_none()) else { return Ok(None) };
+        let shelf = catalogue.shelf(kind);
+        if subscription.has_missed(shelf) {
+            return Err(SessionError::Behind(kind));
+        }
+        let content = subscription.upserts(shelf, catalogue.version());
+        Ok(content.is_due().then_some((kind, content)))
+    }
+
+    /// Workloads and services, as far as the policies that they may name have been taken.
+    fn addresses(&mut self, catalogue: &Catalogue) -> Result<Option<(Kind, Content)>, SessionError> {
+        let kind = Kind::Address;
+        let held = self.authorization.as_ref().and_then(|policies| policies.holds(catalogue));
+        let until = held.map_or(catalogue.version(), |held| held.min(catalogue.version()));
+        let Some(subscription) = self.address.as_mut().filter(|it| it.sent().is_none()) else { return Ok(None) };
+        let shelf = catalogue.shelf(kind);
+        if subscription.has_missed(shelf) {
+            return Err(SessionError::Behind(kind));
+        }
+        // What is sent for the first time is all or nothing.
+        if subscription.needs_all() && until < catalogue.version() {
+            return Ok(None);
+        }
+        let mut content = subscription.upserts(shelf, until);
+        subscription.removals(shelf, until, &mut content.removed);
+        if content.is_due() {
+            return Ok(Some((kind, content)));
+        }
+        subscription.rest();
+        Ok(None)
+    }
+
+    /// Policies that are gone, when no workload of the node names them any more.
+    fn gone_policies(&mut self, catalogue: &Catalogue) -> Option<(Kind, Content)> {
+        let taken = self.address.as_ref().map_or(u64::MAX, Subscription::taken);
+        let subscription = self.authorization.as_mut().filter(|it| it.sent().is_none())?;
+        let mut content = Content::default();
+        subscription.removals(catalogue.shelf(Kind::Authorization), taken, &mut content.removed);
+        content.is_due().then_some((Kind::Authorization, content))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,287 @@
+//! What a stream wants and has of one type.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
+
+use tokio::time::Instant;
+
+use super::messages::{ALL, Content, MOST_NAMES, Request, SessionError, Wants, content_of};
+use crate::plane::catalogue::{Catalogue, Kind, Resource, Shelf};
+
+#[derive(Debug)]
+pub(super) struct Subscription {
+    interest: Interest,
+    /// It was answered at least once.
+    is_begun: bool,
+    /// What the node brought along, until the first response: the content by name.
+    known: BTreeMap<String, Option<u64>>,
+    /// Names that are owed an answer.
+    asked: Vec<Arc<str>>,
+    /// What the node brought along and is gone.
+    untold: Vec<Arc<str>>,
+    /// The version from which on that may be told.
+    untold_since: u64,
+    /// Changes up to this version have been sent.
+    changed: u64,
+    /// Removals up to this version have been sent.
+    gone: u64,
+    /// Changes up to this version have been answered.
+    taken: u64,
+    sent: Option<Sent>,
+}
+
+/// A response without an answer.
+#[derive(Clone, Debug)]
+pub(super) struct Sent {
+    nonce: String,
+    pub(super) at: Instant,
+    pub(super) version: u64,
+    upto: u64,
+    holds: Option<u64>,
+}
+
+#[derive(Debug)]
+enum Interest {
+    Everything,
+    Names {
+        /// What is asked for.
+        wanted: HashSet<Arc<str>>,
+        /// Names of resources that were sent.
+        has: HashSet<Arc<str>>,
+    },
+}
+
+impl Subscription {
+    /// Of the first request of a type on a stream.
+    pub(super) fn begin(request: Request) -> Result<Self, SessionError> {
+        let Request { subscribe, unsubscribe, known, .. } = request;
+        let is_star = |name: &String| name == ALL;
+        let wants_all = subscribe.is_empty() && unsubscribe.is_empty() || subscribe.iter().any(is_star);
+        let interest = match wants_all && !unsubscribe.iter().any(is_star) {
+            true => Interest::Everything,
+            false => Interest::Names { wanted: HashSet::new(), has: HashSet::new() },
+        };
+        let mut begun = Self {
+            interest,
+            is_begun: false,
+            known: BTreeMap::new(),
+            asked: Vec::new(),
+            untold: Vec::new(),
+            untold_since: 0,
+            changed: 0,
+            gone: 0,
+            taken: 0,
+            sent: None,
+        };
+        begun.want(subscribe.into_iter().filter(|name| !is_star(name)))?;
+        begun.want(known.keys().cloned())?;
+        begun.known = known.into_iter().map(|(name, version)| (name, content_of(&version))).collect();
+        Ok(begun)
+    }
+
+    /// Takes further wishes over.
+    pub(super) fn change(&mut self, subscribe: Vec<String>, unsubscribe: &[String]) -> Result<(), SessionError> {
+        let is_star = |name: &String| name == ALL;
+        match &mut self.interest {
+            Interest::Everything if unsubscribe.iter().any(is_star) => {
+                self.interest = Interest::Names { wanted: HashSet::new(), has: HashSet::new() };
+            }
+            Interest::Names { .. } if subscribe.iter().any(is_star) && !unsubscribe.iter().any(is_star) => {
+                self.interest = Interest::Everything;
+                self.is_begun = false;
+                self.asked.clear();
+            }
+            Interest::Everything => {}
+            Interest::Names { wanted, has } => {
+                for name in unsubscribe {
+                    wanted.remove(name.as_str());
+                    has.remove(name.as_str());
+                }
+            }
+        }
+        self.want(subscribe.into_iter().filter(|name| !is_star(name)))
+    }
+
+    fn want(&mut self, names: impl Iterator<Item = String>) -> Result<(), SessionError> {
+        let Interest::Names { wanted, .. } = &mut self.interest else { return Ok(()) };
+        for name in names {
+            let name: Arc<str> = name.into();
+            wanted.insert(Arc::clone(&name));
+            self.asked.push(name);
+            if wanted.len() > MOST_NAMES || self.asked.len() > MOST_NAMES {
+                return Err(SessionError::TooManyNames);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn wants(&self) -> Wants {
+        match &self.interest {
+            Interest::Everything => Wants::Everything,
+            Interest::Names { wanted, .. } => Wants::Names(wanted.len()),
+        }
+    }
+
+    /// The response without an answer.
+    pub(super) fn sent(&self) -> Option<&Sent> {
+        self.sent.as_ref()
+    }
+
+    /// Takes an answer over: the response that it answers, if it is the last one.
+    pub(super) fn answered(&mut self, nonce: &str) -> Option<Sent> {
+        let sent = self.sent.take_if(|sent| sent.nonce == nonce)?;
+        self.taken = sent.upto;
+        Some(sent)
+    }
+
+    /// Changes up to this version have been answered.
+    pub(super) fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    pub(super) fn expects_everything(&self) -> bool {
+        !self.is_begun && matches!(self.interest, Interest::Everything)
+    }
+
+    /// Whether the next response is made of all resources, of which none may be held back.
+    pub(super) fn needs_all(&self) -> bool {
+        self.expects_everything() || !self.asked.is_empty()
+    }
+
+    /// Whether removals have been forgotten that were not sent.
+    pub(super) fn has_missed(&self, shelf: &Shelf) -> bool {
+        self.is_begun && self.gone < shelf.forgotten()
+    }
+
+    /// The version up to which workloads do not depend on policies that were not taken yet; `None`: no matter which.
+    pub(super) fn holds(&self, catalogue: &Catalogue) -> Option<u64> {
+        let in_flight = self.sent.as_ref().and_then(|sent| sent.holds);
+        let pending = || {
+            let mut changed = catalogue.shelf(Kind::Authorization).changed(self.changed, catalogue.version());
+            changed.next().map(|(record, _)| record.since)
+        };
+        in_flight.or_else(pending)
+    }
+
+    /// What is new or different up to a version, which counts as sent.
+    pub(super) fn upserts(&mut self, shelf: &Shelf, until: u64) -> Content {
+        let until = until.max(self.changed);
+        let content = match &mut self.interest {
+            Interest::Everything if self.is_begun => newer(shelf, self.changed, until),
+            Interest::Everything => {
+                let resources = shelf.all().filter(|(name, resource)| differs(&self.known, name, resource));
+                let resources: Vec<_> = resources.map(|(_, resource)| resource.encoded.clone()).collect();
+                let untold = self.known.keys().filter(|name| shelf.get(name).is_none());
+                self.untold = untold.map(|name| Arc::from(name.as_str())).collect();
+                self.untold_since = until;
+                let holds = (!resources.is_empty()).then_some(0);
+                Content { resources, is_first: true, holds, ..Content::default() }
+            }
+            Interest::Names { wanted, has } => {
+                let asked = std::mem::take(&mut self.asked);
+                let from = if self.is_begun { self.changed } else { until };
+                named(shelf, (from, until), &asked, wanted, has, &self.known)
+            }
+        };
+        if !self.is_begun {
+            self.is_begun = true;
+            self.gone = until;
+            self.known = BTreeMap::new();
+        }
+        self.changed = until;
+        content
+    }
+
+    /// Adds what is gone since the last time, as far as that belongs to changes up to a version.
+    pub(super) fn removals(&mut self, shelf: &Shelf, until: u64, removed: &mut Vec<Arc<str>>) {
+        if self.untold_since <= until {
+            // Some may have come again.
+            removed.extend(self.untold.drain(..).filter(|name| shelf.get(name).is_none()));
+        }
+        for record in shelf.gone(self.gone, until).take_while(|record| record.until <= until) {
+            let was_sent = match &mut self.interest {
+                Interest::Everything => true,
+                Interest::Names { has, .. } => has.remove(&record.name),
+            };
+            if was_sent {
+                removed.push(Arc::clone(&record.name));
+            }
+            self.gone = self.gone.max(record.until.min(until));
+        }
+    }
+
+    /// Remembers that what is due was sent.
+    pub(super) fn send(&mut self, nonce: &str, version: u64, at: Instant, holds: Option<u64>) {
+        self.sent = Some(Sent { nonce: nonce.to_owned(), at, version, upto: self.changed, holds });
+    }
+
+    /// Remembers that nothing is due: the node has all up to there.
+    pub(super) fn rest(&mut self) {
+        self.taken = self.changed;
+    }
+}
+
+fn newer(shelf: &Shelf, after: u64, until: u64) -> Content {
+    let mut holds = None;
+    let changed = shelf.changed(after, until);
+    let resources = changed.map(|(record, resource)| {
+        holds.get_or_insert(record.since);
+        resource.encoded.clone()
+    });
+    let resources = resources.collect();
+    Content { resources, holds, ..Content::default() }
+}
+
+/// Answers names that were asked for, and sends what has changed of what was asked for before.
+fn named(
+    shelf: &Shelf,
+    (after, until): (u64, u64),
+    asked: &[Arc<str>],
+    wanted: &HashSet<Arc<str>>,
+    has: &mut HashSet<Arc<str>>,
+    known: &BTreeMap<String, Option<u64>>,
+) -> Content {
+    let mut content = Content::default();
+    let mut due: Vec<&Arc<str>> = Vec::new();
+    let mut seen: HashSet<&Arc<str>> = HashSet::new();
+    for name in asked {
+        let found = shelf.asked_for(name);
+        if found.is_empty() {
+            content.removed.push(Arc::clone(name));
+        }
+        due.extend(found.into_iter().filter(|name| seen.insert(name)));
+    }
+    let is_wanted = |name: &Arc<str>, resource: &Resource, has: &HashSet<Arc<str>>| {
+        has.contains(name) || wanted.contains(name) || resource.aliases.iter().any(|alias| wanted.contains(alias))
+    };
+    let mut later = Vec::new();
+    for (record, resource) in shelf.changed(after, until) {
+        content.holds.get_or_insert(record.since);
+        if is_wanted(&record.name, resource, has) {
+            due.extend(Some(&record.name).filter(|name| seen.insert(name)));
+        } else if !resource.services.is_empty() {
+            later.push((&record.name, resource));
+        }
+    }
+    has.extend(due.iter().map(|name| Arc::clone(name)));
+    // A workload that has come to stand behind a service which was asked for.
+    for (name, resource) in later {
+        if resource.services.iter().any(|service| has.contains(service)) && seen.insert(name) {
+            due.push(name);
+            has.insert(Arc::clone(name));
+        }
+    }
+    let due = due.into_iter().filter_map(|name| Some((name, shelf.get(name)?)));
+    content.resources = due
+        .filter(|(name, resource)| differs(known, name, resource))
+        .map(|(_, resource)| resource.encoded.clone())
+        .collect();
+    content
+}
+
+/// Whether the node has something else than this.
+fn differs(known: &BTreeMap<String, Option<u64>>, name: &str, resource: &Resource) -> bool {
+    known.get(name) != Some(&Some(resource.content))
+}

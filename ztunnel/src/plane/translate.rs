@@ -1,0 +1,154 @@
+//! What Istio's messages say of a mesh: resources of the objects that a batch of changes concerns, made as istiod makes them.
+//!
+//! A workload's message names the services that it stands behind and the policies that select it, so that it changes with them:
+//! [`concerned`] finds the workloads and services whose messages a batch may change. Each is made anew, and the
+//! [catalogue](super::catalogue) tells which of them are different.
+//!
+//! PeerAuthentication has no message of its own. As istiod does it, a workload whose clients must have an identity names a DENY
+//! policy for clients without one. In the same way go policies that name services (`targetRefs`): each workload behind such a
+//! service names a policy that is limited to the ports to which the service leads.
+
+mod concerned;
+mod encode;
+mod policies;
+mod protection;
+mod services;
+mod touched;
+mod workloads;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+pub use self::touched::Touched;
+use self::{concerned::Concerned, protection::Protecting};
+use super::catalogue::{Change, Kind};
+use crate::{
+    istio::write::{self, Writer},
+    model::{policy::AuthorizationPolicy, workload::NamespacedName},
+    store::{change::ServiceKey, snapshot::Snapshot},
+};
+
+/// Policies that are made for workloads, by the name of their resource; `None`: a workload has let go of it.
+type Made = BTreeMap<Arc<str>, Option<AuthorizationPolicy>>;
+
+/// Makes resources of a mesh that changes.
+#[derive(Debug)]
+pub struct Translator {
+    cluster: Arc<str>,
+    /// The names of all workloads, by namespace.
+    namespaces: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
+    /// Policies that were made for workloads, by workload.
+    made_for: HashMap<NamespacedName, Box<[Arc<str>]>>,
+    /// How many workloads name a policy that was made.
+    made: HashMap<Arc<str>, usize>,
+}
+
+impl Translator {
+    /// For the mesh of a cluster, which has served nothing yet.
+    #[must_use]
+    pub fn new(cluster: impl Into<Arc<str>>) -> Self {
+        Self { cluster: cluster.into(), namespaces: HashMap::new(), made_for: HashMap::new(), made: HashMap::new() }
+    }
+
+    /// The resources that a batch may have changed: services first, since a workload is an endpoint only of services that are
+    /// known.
+    pub fn translate(&mut self, before: &Snapshot, after: &Snapshot, touched: Touched) -> Vec<Change> {
+        let touched = if touched.is_whole { Touched::everything(before, after) } else { touched };
+        self.index(after, &touched);
+        let concerned = Concerned::by(&touched, before, after, &self.namespaces);
+        let mut changes = Vec::new();
+        for name in &touched.authorization {
+            let policy = after.policies().authorization_named(name);
+            changes.push(policies::change(name, policy.map(|policy| &**policy)));
+        }
+        changes.extend(policies::unread(before.policies().unread(), after.policies().unread()));
+        for key in &concerned.services {
+            self.service(key, before, after, &mut changes);
+        }
+        let mut made = BTreeMap::new();
+        for name in &concerned.workloads {
+            self.workload(name, after, &mut changes, &mut made);
+        }
+        // A policy that some workload has let go of may be named by another.
+        for (name, policy) in made {
+            match policy {
+                Some(policy) => changes.push(policies::change(&policy.name, Some(&policy))),
+                None if self.made.contains_key(&name) => {}
+                None => changes.push(Change { kind: Kind::Authorization, name, resource: None }),
+            }
+        }
+        changes
+    }
+
+    /// Keeps the names of all workloads.
+    fn index(&mut self, after: &Snapshot, touched: &Touched) {
+        for name in &touched.workloads {
+            let names = self.namespaces.entry(Arc::clone(&name.namespace)).or_default();
+            match after.workload(name) {
+                Some(_) => drop(names.insert(Arc::clone(&name.name))),
+                None => drop(names.remove(&name.name)),
+            }
+            if names.is_empty() {
+                self.namespaces.remove(&name.namespace);
+            }
+        }
+    }
+
+    fn writer(&self) -> Writer<'_> {
+        // The default one: a mesh of several networks has gateways between them.
+        Writer { cluster: &self.cluster, network: "" }
+    }
+
+    fn workload(&mut self, name: &NamespacedName, after: &Snapshot, changes: &mut Vec<Change>, made: &mut Made) {
+        let workload = after.workload(name).filter(|workload| workloads::is_served(workload));
+        let protecting = workload.map(|workload| protection::of(workload, after)).unwrap_or_default();
+        self.uses(name, &protecting, made);
+        let writer = self.writer();
+        let resource = workload.map(|workload| workloads::resource(workload, after, protecting.names(), writer));
+        changes.push(Change { kind: Kind::Address, name: write::uid(writer.cluster, name).into(), resource });
+        made.extend(protecting.made.into_iter().map(|(name, policy)| (name, Some(policy))));
+    }
+
+    /// Counts who names policies that were made.
+    fn uses(&mut self, workload: &NamespacedName, protecting: &Protecting, made: &mut Made) {
+        let now: Box<[Arc<str>]> = protecting.made.keys().cloned().collect();
+        for name in &now {
+            *self.made.entry(Arc::clone(name)).or_default() += 1;
+        }
+        let before = match now.is_empty() {
+            true => self.made_for.remove(workload),
+            false => self.made_for.insert(workload.clone(), now),
+        };
+        for name in before.iter().flatten() {
+            if let Some(count) = self.made.get_mut(name) {
+                *count -= 1;
+                if *count == 0 {
+                    self.made.remove(name);
+                    made.entry(Arc::clone(name)).or_insert(None);
+                }
+            }
+        }
+    }
+
+    fn service(&self, key: &ServiceKey, before: &Snapshot, after: &Snapshot, changes: &mut Vec<Change>) {
+        let writer = self.writer();
+        let [was, is] = [before, after].map(|mesh| mesh.service(key).filter(|service| services::is_served(service)));
+        changes.push(Change {
+            kind: Kind::Address,
+            name: services::name(key).into(),
+            resource: is.map(|service| services::resource(service, after, writer)),
+        });
+        // Its endpoints that are no workloads of the mesh.
+        let mut gone = was.map(|service| workloads::outside(service, before, writer)).unwrap_or_default();
+        for (uid, resource) in is.map(|service| workloads::outside(service, after, writer)).unwrap_or_default() {
+            gone.remove(&uid);
+            changes.push(Change { kind: Kind::Address, name: uid, resource: Some(resource) });
+        }
+        changes.extend(gone.into_keys().map(|name| Change { kind: Kind::Address, name, resource: None }));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,3 @@
+mod decisions;
+mod following;
+mod said;
