@@ -20,7 +20,7 @@ use crate::wait;
 
 mod options;
 
-pub use options::{DaemonOptions, Issuer};
+pub use options::{DaemonOptions, Issuer, Remote};
 
 /// A node's daemon. Dropping it kills it and removes its pins.
 #[derive(Debug)]
@@ -468,8 +468,7 @@ pub fn ca_folder(topology: &Topology) -> PathBuf {
 fn launch(options: &DaemonOptions, node: &str, netns: &Netns, paths: &Paths<'_>) -> Result<Process> {
     let mut launch = Launch::new(&options.binary.display().to_string())
         .args(["run", "--node", node, "--admin", admin::ADDRESS, "--log", "info"])
-        .args(["--mesh".as_ref(), paths.mesh.as_os_str(), "--state".as_ref(), paths.state.as_os_str()])
-        .args(["--bpf-pin".as_ref(), paths.pins.as_os_str()])
+        .args(["--state".as_ref(), paths.state.as_os_str(), "--bpf-pin".as_ref(), paths.pins.as_os_str()])
         .args(&options.arguments)
         // A variable, which an argument may override.
         .variable("ZTUNNEL_LOG_FORMAT", "json")
@@ -477,7 +476,16 @@ fn launch(options: &DaemonOptions, node: &str, netns: &Netns, paths: &Paths<'_>)
         .inside(netns)
         .detached(options.detached)
         .log_to(paths.output);
+    launch = match &options.control_plane {
+        None => launch.args(["--mesh".as_ref(), paths.mesh.as_os_str()]),
+        Some(remote) => launch
+            .args(["--control-plane", &remote.url])
+            .args(["--control-plane-root".as_ref(), remote.roots.as_os_str()])
+            .args(["--control-plane-token".as_ref(), remote.token.as_os_str()])
+            .args(["--pods".as_ref(), remote.pods.as_os_str()]),
+    };
     launch = match &options.certificates {
+        _ if options.control_plane.is_some() => launch,
         Issuer::Shared => launch.args(["--ca-dir".as_ref(), paths.ca.as_os_str()]),
         Issuer::Ca(folder) => launch.args(["--ca-dir".as_ref(), folder.as_os_str()]),
         Issuer::Files(folder) => launch.args(["--cert-dir".as_ref(), folder.as_os_str()]),

@@ -13,6 +13,7 @@
 //! | [`mesh`] | the manifests the daemon reads |
 //! | [`ca`] | the CA that the daemons share, and certificates that nobody should accept |
 //! | [`daemon`], [`admin`], [`logs`], [`metrics`] | one daemon per node, its admin endpoint, its access log, its metrics |
+//! | [`control_plane`] | a control plane, which has the manifests and the key of the CA instead of the daemons |
 //! | [`apps`] | nginx, curl, iperf3, redis, servers and clients in threads |
 //! | [`testbed`], [`proof`] | all of the above put together; that a connection was captured, or was not |
 //! | [`policy`] | policies as text, and all that shows that one refused a connection |
@@ -26,6 +27,7 @@ pub mod apps;
 pub mod bench;
 pub mod ca;
 pub mod capture;
+pub mod control_plane;
 pub mod daemon;
 pub mod demo;
 pub mod footprint;

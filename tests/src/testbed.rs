@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 
 use crate::ca::Authority;
-use crate::daemon::{self, Daemon, DaemonOptions};
+use crate::control_plane::ControlPlane;
+use crate::daemon::{self, Daemon, DaemonOptions, Remote};
 use crate::mesh::{Mesh, PodManifest};
 use crate::settings;
 use crate::topology::{ONE_NODE, Pod, Shape, TWO_NODES, Topology};
@@ -14,6 +15,8 @@ use crate::topology::{ONE_NODE, Pod, Shape, TWO_NODES, Topology};
 #[derive(Debug)]
 pub struct Testbed {
     daemons: BTreeMap<String, Daemon>,
+    /// What has the manifests and the CA instead of the daemons, in a testbed that has it.
+    plane: Option<ControlPlane>,
     /// The manifests: an unlabelled namespace and all pods. Those of nodes without a daemon are opted out, or the others
     /// would look for tunnels there.
     pub mesh: Mesh,
@@ -35,7 +38,7 @@ impl Testbed {
             mesh.pod(&plain(pod))?;
         }
         let authority = Authority::create(&daemon::ca_folder(&topology))?;
-        Ok(Self { daemons: BTreeMap::new(), mesh, authority, topology })
+        Ok(Self { daemons: BTreeMap::new(), plane: None, mesh, authority, topology })
     }
 
     /// Two nodes with two pods each; a daemon on each, everything enrolled.
@@ -44,6 +47,20 @@ impl Testbed {
     /// When something of it can't be made.
     pub fn both_enrolled() -> Result<Self> {
         let mut bed = Self::new(TWO_NODES)?;
+        bed.start("node-a")?;
+        bed.start("node-b")?;
+        bed.enrol()?;
+        Ok(bed)
+    }
+
+    /// The same, by a control plane on the first node: the daemons have no manifests but those of their own pods, and no CA.
+    ///
+    /// # Errors
+    /// When something of it can't be made.
+    pub fn both_enrolled_by_control_plane() -> Result<Self> {
+        let mut bed = Self::new(TWO_NODES)?;
+        let binary = settings::daemon_binary()?;
+        bed.plane = Some(ControlPlane::start(&bed.topology, "node-a", &bed.mesh, &binary)?);
         bed.start("node-a")?;
         bed.start("node-b")?;
         bed.enrol()?;
@@ -85,6 +102,9 @@ impl Testbed {
     /// When it does not become ready.
     pub fn start_with(&mut self, node: &str, change: impl FnOnce(&mut DaemonOptions)) -> Result<()> {
         let mut options = DaemonOptions::new(settings::daemon_binary()?);
+        if let Some(plane) = &self.plane {
+            options.control_plane = Some(self.remote(plane, node)?);
+        }
         change(&mut options);
         for pod in self.topology.pods().iter().filter(|pod| pod.node == node) {
             // Only what is as it was made: a test may have its own manifest of the pod by now.
@@ -95,6 +115,32 @@ impl Testbed {
         let daemon = Daemon::start(&self.topology, node, &self.mesh, options)?;
         self.daemons.insert(node.to_owned(), daemon);
         Ok(())
+    }
+
+    /// A node's view of the control plane, with manifests of the node's own pods.
+    fn remote(&self, plane: &ControlPlane, node: &str) -> Result<Remote> {
+        let own = Mesh::new(&self.topology.folder.join(format!("pods-{node}")))?;
+        for pod in self.topology.pods().iter().filter(|pod| pod.node == node) {
+            own.pod(&PodManifest::of(pod))?;
+        }
+        let pods = own.folder().to_owned();
+        Ok(Remote { url: plane.url(), roots: plane.roots(), token: plane.token(node), pods })
+    }
+
+    /// The control plane.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn plane(&self) -> Result<&ControlPlane> {
+        self.plane.as_ref().context("no control plane")
+    }
+
+    /// The control plane, to be killed or restarted.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn plane_mut(&mut self) -> Result<&mut ControlPlane> {
+        self.plane.as_mut().context("no control plane")
     }
 
     /// A node's daemon.

@@ -17,10 +17,25 @@ pub struct DaemonOptions {
     pub capabilities: Vec<Capability>,
     /// Where its certificates come from.
     pub certificates: Issuer,
+    /// The control plane that has the mesh and signs certificates: then it gets neither the manifests nor a CA.
+    pub control_plane: Option<Remote>,
     /// Lets it live on when this process ends; see also [`Daemon::keep`].
     pub detached: bool,
     /// How long it may take to become ready.
     pub patience: Duration,
+}
+
+/// A control plane, as a daemon is told of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remote {
+    /// Where it is.
+    pub url: String,
+    /// File of the roots that its certificate leads to.
+    pub roots: PathBuf,
+    /// File of the node's token.
+    pub token: PathBuf,
+    /// Folder of the manifests of the node's own pods, for what only the node needs of them.
+    pub pods: PathBuf,
 }
 
 /// Where a daemon's certificates come from.
@@ -45,6 +60,7 @@ impl DaemonOptions {
             arguments: Vec::new(),
             capabilities: Vec::new(),
             certificates: Issuer::Shared,
+            control_plane: None,
             detached: false,
             patience: wait::PATIENCE,
         }

@@ -1,0 +1,175 @@
+//! A control plane on one node: started, asked, killed, restarted.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::admin;
+use crate::daemon::ca_folder;
+use crate::mesh::Mesh;
+use crate::netns::Netns;
+use crate::process::{Launch, Process};
+use crate::topology::Topology;
+use crate::wait;
+
+/// Where nodes connect.
+const PORT: u16 = 15012;
+/// Where its admin endpoints are, in the node's namespace.
+const ADMIN: &str = "127.0.0.1:15013";
+/// Where it tells whether it is ready.
+const READINESS: &str = "127.0.0.1:15022";
+
+/// A control plane, which has the manifests and the key of the CA that all daemons of the topology trust. Dropping it kills it.
+#[derive(Debug)]
+pub struct ControlPlane {
+    binary: PathBuf,
+    netns: Netns,
+    address: SocketAddr,
+    mesh: PathBuf,
+    ca: PathBuf,
+    tokens: PathBuf,
+    output: PathBuf,
+    process: Process,
+}
+
+impl ControlPlane {
+    /// Starts it on a node, with a token for each node, and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it ends or does not become ready; the message has its log.
+    pub fn start(topology: &Topology, node: &str, mesh: &Mesh, binary: &Path) -> Result<Self> {
+        let node = topology.node(node)?;
+        let netns = Netns::existing(node.netns.name());
+        let (tokens, output) = (topology.folder.join("tokens"), topology.folder.join("control-plane.log"));
+        fs::create_dir_all(&tokens).with_context(|| format!("cannot make {}", tokens.display()))?;
+        for node in topology.nodes() {
+            let path = tokens.join(&node.name);
+            fs::write(&path, format!("token-of-{}-{:0>32}\n", node.name, std::process::id()))?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        }
+        let (address, ca) = (SocketAddr::new(node.v4().into(), PORT), ca_folder(topology));
+        let (binary, mesh) = (binary.to_owned(), mesh.folder().to_owned());
+        let process = launch(&binary, &netns, address, [&mesh, &ca, &tokens], &output)?;
+        let mut started = Self { binary, netns, address, mesh, ca, tokens, output, process };
+        started.wait_ready()?;
+        Ok(started)
+    }
+
+    /// Where nodes connect.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("https://{}", self.address)
+    }
+
+    /// The file of a node's token.
+    #[must_use]
+    pub fn token(&self, node: &str) -> PathBuf {
+        self.tokens.join(node)
+    }
+
+    /// The file of the roots that its certificate leads to.
+    #[must_use]
+    pub fn roots(&self) -> PathBuf {
+        self.ca.join("root-cert.pem")
+    }
+
+    /// What `/debug/nodes` says.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn nodes(&self) -> Result<Value> {
+        let answer = admin::get_from(&self.netns, ADMIN, "/debug/nodes").with_context(|| self.log())?;
+        ensure!(answer.status == 200, "/debug/nodes answered {}: {}", answer.status, answer.body);
+        Ok(serde_json::from_str(&answer.body)?)
+    }
+
+    /// Waits until a node has answered all that there is of each type.
+    ///
+    /// # Errors
+    /// When it has not in time; the message has what `/debug/nodes` says.
+    pub fn served(&self, node: &str) -> Result<()> {
+        let mut last = Value::Null;
+        let met = wait::until_true(&format!("{node} to have everything"), wait::PATIENCE, || {
+            last = self.nodes()?;
+            let streams = last.get("streams").and_then(Value::as_array).cloned().unwrap_or_default();
+            Ok(streams.iter().filter(|stream| stream["node"] == *node).any(|stream| {
+                let types = stream["types"].as_object().cloned().unwrap_or_default();
+                types.len() == 2 && types.values().all(|it| it["answered"] == it["sent"] && it["rejected"].is_null())
+            }))
+        });
+        met.with_context(|| format!("{last:#}\n{}", self.log()))
+    }
+
+    /// Kills it on the spot.
+    ///
+    /// # Errors
+    /// When it can't be waited for.
+    pub fn kill9(&mut self) -> Result<()> {
+        self.process.kill()
+    }
+
+    /// Asks it to end, and waits until it did, with exit code 0.
+    ///
+    /// # Errors
+    /// When it does not end, or with another code.
+    pub fn terminate(&mut self) -> Result<()> {
+        self.process.signal(Signal::SIGTERM)?;
+        let status = self.process.ended_within(wait::PATIENCE).with_context(|| self.log())?;
+        ensure!(status.success(), "the control plane ended with {status}\n{}", self.log());
+        Ok(())
+    }
+
+    /// Starts it again, and waits until it is ready.
+    ///
+    /// # Errors
+    /// As [`ControlPlane::start`].
+    pub fn restart(&mut self) -> Result<()> {
+        let folders = [&self.mesh, &self.ca, &self.tokens];
+        self.process = launch(&self.binary, &self.netns, self.address, folders, &self.output)?;
+        self.wait_ready()
+    }
+
+    /// Its log, for messages.
+    #[must_use]
+    pub fn log(&self) -> String {
+        let read = |path: &Path| String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
+        let errors = read(&self.output.with_added_extension("err"));
+        format!("--- the log of the control plane ---\n{}\n--- its standard error ---\n{errors}", read(&self.output))
+    }
+
+    fn wait_ready(&mut self) -> Result<()> {
+        let netns = Netns::existing(self.netns.name());
+        let ready = wait::until("the control plane to be ready", wait::PATIENCE, || {
+            if let Some(status) = self.process.ended()? {
+                bail!("it ended with {status}");
+            }
+            let answer = admin::get_from(&netns, READINESS, "/healthz/ready").ok();
+            Ok(answer.filter(|answer| answer.status == 200))
+        });
+        ready.map(|_| ()).with_context(|| self.log())
+    }
+}
+
+fn launch(
+    binary: &Path,
+    netns: &Netns,
+    address: SocketAddr,
+    [mesh, ca, tokens]: [&PathBuf; 3],
+    output: &Path,
+) -> Result<Process> {
+    let (listen, name) = (address.to_string(), address.ip().to_string());
+    Launch::new(&binary.display().to_string())
+        .args(["control-plane", "--listen", &listen, "--serving-name", &name, "--drain-timeout", "0"])
+        .args(["--mesh".as_ref(), mesh.as_os_str(), "--ca-dir".as_ref(), ca.as_os_str()])
+        .args(["--node-tokens".as_ref(), tokens.as_os_str()])
+        .variable("ZTUNNEL_LOG_FORMAT", "json")
+        .variable("RUST_BACKTRACE", "1")
+        .inside(netns)
+        .log_to(output)
+        .start()
+}
