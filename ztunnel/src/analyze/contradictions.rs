@@ -100,6 +100,7 @@ impl View<'_> {
             };
             lists.extend(Dead::of(*entry, Field::ServiceAccounts, &found.service_accounts, why));
             lists.extend(Dead::of(*entry, Field::Namespaces, &found.namespaces, |one| self.why_no_namespace(one)));
+            lists.extend(Dead::of(*entry, Field::TrustDomains, &found.trust_domains, |one| self.why_no_domain(one)));
         }
         lists
     }
@@ -111,6 +112,7 @@ impl View<'_> {
             [
                 (Field::Principals, !found.principals.is_empty()),
                 (Field::ServiceAccounts, !found.service_accounts.is_empty()),
+                (Field::TrustDomains, !found.trust_domains.is_empty()),
                 (
                     Field::Namespaces,
                     !found.namespaces.is_empty() && !found.namespaces.iter().any(|name| name.matches("")),
@@ -138,9 +140,21 @@ impl View<'_> {
                 return Some(format!("is not in {}", entry.field(Field::Principals, false)));
             }
         }
-        let SpiffeId { namespace, service_account, .. } = identity_of(principal)?;
+        let SpiffeId { trust_domain, namespace, service_account } = identity_of(principal)?;
         let account = NamespacedName::new(namespace, service_account);
-        self.why_no_account(&account).or_else(|| self.why_no_namespace(&exactly(&account.namespace)))
+        let why = self.why_no_account(&account).or_else(|| self.why_no_namespace(&exactly(&account.namespace)));
+        why.or_else(|| self.why_no_domain(&exactly(trust_domain.as_str())))
+    }
+
+    fn why_no_domain(&self, domain: &StringMatch) -> Option<String> {
+        self.0.iter().find_map(|(entry, found)| {
+            if found.not_trust_domains.iter().any(|not| text_covers(not, domain)) {
+                return Some(format!("is excluded by {}", entry.field(Field::TrustDomains, true)));
+            }
+            let wanted = &found.trust_domains;
+            let is_other = !wanted.is_empty() && wanted.iter().all(|other| texts_disjoint(other, domain));
+            is_other.then(|| format!("is of no trust domain of {}", entry.field(Field::TrustDomains, false)))
+        })
     }
 
     fn why_no_account(&self, account: &NamespacedName) -> Option<String> {

@@ -126,7 +126,11 @@ fn identities_cover(wide: &Match, narrow: &Match) -> bool {
     let wanted = Lists { any: &wide.principals, none: &wide.not_principals };
     let (any, none) = principals.imply(&wanted, text_covers, texts_disjoint);
     let is_anyone = wide.principals == [StringMatch::Presence] && !narrow.service_accounts.is_empty();
-    (any || is_anyone) && none && accounts_cover(wide, narrow) && namespaces_cover(wide, narrow)
+    (any || is_anyone)
+        && none
+        && accounts_cover(wide, narrow)
+        && namespaces_cover(wide, narrow)
+        && domains_cover(wide, narrow)
 }
 
 fn accounts_cover(wide: &Match, narrow: &Match) -> bool {
@@ -139,6 +143,21 @@ fn namespaces_cover(wide: &Match, narrow: &Match) -> bool {
     let wanted = Lists { any: &wide.namespaces, none: &wide.not_namespaces };
     let named = || namespaces_named(narrow);
     wanted.is_implied_by(&narrow.namespaces, named, &narrow.not_namespaces, text_covers, texts_disjoint)
+}
+
+fn domains_cover(wide: &Match, narrow: &Match) -> bool {
+    let wanted = Lists { any: &wide.trust_domains, none: &wide.not_trust_domains };
+    let named = || domains_named(narrow);
+    wanted.is_implied_by(&narrow.trust_domains, named, &narrow.not_trust_domains, text_covers, texts_disjoint)
+}
+
+/// The trust domains of the principals that it names; none unless all are known.
+fn domains_named(found: &Match) -> Vec<StringMatch> {
+    let domains = found.principals.iter().map(|principal| {
+        let identity = identity_of(principal)?;
+        Some(StringMatch::Exact(identity.trust_domain.as_str().into()))
+    });
+    domains.collect::<Option<_>>().unwrap_or_default()
 }
 
 /// The service accounts that its principals name; none unless all of them do.
@@ -182,6 +201,8 @@ pub(super) fn weight(rule: &Rule) -> usize {
             + found.not_namespaces.len()
             + found.service_accounts.len()
             + found.not_service_accounts.len()
+            + found.trust_domains.len()
+            + found.not_trust_domains.len()
             + found.source_ips.len()
             + found.not_source_ips.len()
             + found.destination_ips.len()

@@ -275,6 +275,7 @@ fn values_of(found: &Match, field: Field) -> Vec<Value<'_>> {
         Field::ServiceAccounts => {
             found.service_accounts.iter().map(|account| Value::Account(&account.namespace, &account.name)).collect()
         }
+        Field::TrustDomains => found.trust_domains.iter().map(|pattern| text(field, pattern)).collect(),
         Field::SourceIps => ranges(&found.source_ips),
         Field::DestinationIps => ranges(&found.destination_ips),
         Field::Ports => found.destination_ports.iter().copied().map(Value::Port).collect(),

@@ -118,6 +118,10 @@ pub struct Match {
     pub service_accounts: Vec<NamespacedName>,
     /// None of these.
     pub not_service_accounts: Vec<NamespacedName>,
+    /// The trust domain of the client's identity; a client without an identity has none.
+    pub trust_domains: Vec<StringMatch>,
+    /// None of these.
+    pub not_trust_domains: Vec<StringMatch>,
     /// The client's address. Canonical, without host bits.
     pub source_ips: Vec<IpNet>,
     /// None of these.

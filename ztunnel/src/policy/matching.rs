@@ -15,6 +15,8 @@ pub(super) enum Field {
     NotNamespaces,
     ServiceAccounts,
     NotServiceAccounts,
+    TrustDomains,
+    NotTrustDomains,
     SourceIps,
     NotSourceIps,
     DestinationIps,
@@ -45,6 +47,7 @@ pub(super) fn check(wanted: &Match, connection: &Connection) -> Result<(), Field
     let account = |value: &NamespacedName| is_account(value, connection);
     let namespace = |value: &StringMatch| value.matches(connection.namespace());
     let principal = |value: &StringMatch| is_principal(value, connection);
+    let domain = |value: &StringMatch| is_trust_domain(value, connection);
 
     listed(&wanted.destination_ports, port, Field::DestinationPorts)?;
     unlisted(&wanted.not_destination_ports, port, Field::NotDestinationPorts)?;
@@ -54,6 +57,8 @@ pub(super) fn check(wanted: &Match, connection: &Connection) -> Result<(), Field
     unlisted(&wanted.not_destination_ips, destination, Field::NotDestinationIps)?;
     listed(&wanted.service_accounts, account, Field::ServiceAccounts)?;
     unlisted(&wanted.not_service_accounts, account, Field::NotServiceAccounts)?;
+    listed(&wanted.trust_domains, domain, Field::TrustDomains)?;
+    unlisted(&wanted.not_trust_domains, domain, Field::NotTrustDomains)?;
     listed(&wanted.namespaces, namespace, Field::Namespaces)?;
     unlisted(&wanted.not_namespaces, namespace, Field::NotNamespaces)?;
     listed(&wanted.principals, principal, Field::Principals)?;
@@ -72,6 +77,11 @@ pub(super) fn is_account(value: &NamespacedName, connection: &Connection) -> boo
     identity.is_some_and(|own| own.namespace == value.namespace && own.service_account == value.name)
 }
 
+/// Whether the trust domain of the client's identity is meant; without an identity none is.
+pub(super) fn is_trust_domain(value: &StringMatch, connection: &Connection) -> bool {
+    connection.source.as_ref().is_some_and(|source| value.matches(source.identity.trust_domain.as_str()))
+}
+
 fn listed<T>(values: &[T], is: impl Fn(&T) -> bool, field: Field) -> Result<(), Field> {
     if values.is_empty() || values.iter().any(is) { Ok(()) } else { Err(field) }
 }
@@ -87,6 +97,8 @@ fn is_empty(wanted: &Match) -> bool {
         && wanted.not_namespaces.is_empty()
         && wanted.service_accounts.is_empty()
         && wanted.not_service_accounts.is_empty()
+        && wanted.trust_domains.is_empty()
+        && wanted.not_trust_domains.is_empty()
         && wanted.source_ips.is_empty()
         && wanted.not_source_ips.is_empty()
         && wanted.destination_ips.is_empty()

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use super::Connection;
-use super::matching::{Field, check, is_account, is_principal};
+use super::matching::{Field, check, is_account, is_principal, is_trust_domain};
 use crate::model::policy::{Clause, Match, Part, Rule};
 
 /// At most so many of a list are told.
@@ -106,6 +106,8 @@ fn value(field: Field, wanted: &Match, connection: &Connection) -> Value {
         Field::NotNamespaces => of(&wanted.not_namespaces, |value| value.matches(connection.namespace())),
         Field::ServiceAccounts => of(&wanted.service_accounts, |value| is_account(value, connection)),
         Field::NotServiceAccounts => of(&wanted.not_service_accounts, |value| is_account(value, connection)),
+        Field::TrustDomains => of(&wanted.trust_domains, |value| is_trust_domain(value, connection)),
+        Field::NotTrustDomains => of(&wanted.not_trust_domains, |value| is_trust_domain(value, connection)),
         Field::SourceIps => of(&wanted.source_ips, |net| net.contains(&from)),
         Field::NotSourceIps => of(&wanted.not_source_ips, |net| net.contains(&from)),
         Field::DestinationIps => of(&wanted.destination_ips, |net| net.contains(&to.ip())),
@@ -128,6 +130,9 @@ fn met(field: Field, connection: &Connection) -> String {
         Field::ServiceAccounts | Field::NotServiceAccounts => source.map_or_else(nobody, |source| {
             format!("{}/{}", source.identity().namespace, source.identity().service_account)
         }),
+        Field::TrustDomains | Field::NotTrustDomains => {
+            source.map_or_else(nobody, |source| source.identity().trust_domain.to_string())
+        }
         Field::SourceIps | Field::NotSourceIps => connection.source_ip.to_string(),
         Field::DestinationIps | Field::NotDestinationIps => connection.destination.ip().to_string(),
         Field::DestinationPorts | Field::NotDestinationPorts => connection.destination.port().to_string(),
@@ -135,13 +140,15 @@ fn met(field: Field, connection: &Connection) -> String {
     }
 }
 
-const ALL: [Field; 12] = [
+const ALL: [Field; 14] = [
     Field::Principals,
     Field::NotPrincipals,
     Field::Namespaces,
     Field::NotNamespaces,
     Field::ServiceAccounts,
     Field::NotServiceAccounts,
+    Field::TrustDomains,
+    Field::NotTrustDomains,
     Field::SourceIps,
     Field::NotSourceIps,
     Field::DestinationIps,
@@ -156,6 +163,7 @@ const fn is_negative(field: Field) -> bool {
         Field::NotPrincipals
             | Field::NotNamespaces
             | Field::NotServiceAccounts
+            | Field::NotTrustDomains
             | Field::NotSourceIps
             | Field::NotDestinationIps
             | Field::NotDestinationPorts
@@ -171,6 +179,8 @@ fn path(part: Part, index: usize, field: Field) -> String {
         Field::NotNamespaces => ("notNamespaces", "source.namespace"),
         Field::ServiceAccounts => ("serviceAccounts", "source.serviceAccount"),
         Field::NotServiceAccounts => ("notServiceAccounts", "source.serviceAccount"),
+        Field::TrustDomains => ("trustDomains", ""),
+        Field::NotTrustDomains => ("notTrustDomains", ""),
         Field::SourceIps => ("ipBlocks", "source.ip"),
         Field::NotSourceIps => ("notIpBlocks", "source.ip"),
         Field::DestinationIps => ("ipBlocks", "destination.ip"),

@@ -45,6 +45,14 @@ fn namespace_of_client(random: &mut Rng) -> StringMatch {
     StringMatch::new(["*", "a*", "*b", "a", "ab", "b"][random.usize(..6)])
 }
 
+fn trust_domain(random: &mut Rng) -> StringMatch {
+    StringMatch::new(["*", "cluster*", "*er", "cluster.local", "other"][random.usize(..5)])
+}
+
+fn seldom<T>(random: &mut Rng, one: impl Fn(&mut Rng) -> T) -> Vec<T> {
+    if random.usize(..4) == 0 { some(random, one) } else { Vec::new() }
+}
+
 fn account(random: &mut Rng) -> NamespacedName {
     NamespacedName::new(pick(random, &NAMESPACES), pick(random, &ACCOUNTS))
 }
@@ -61,6 +69,8 @@ fn source(random: &mut Rng) -> Match {
         not_namespaces: some(random, namespace_of_client),
         service_accounts: some(random, account),
         not_service_accounts: some(random, account),
+        trust_domains: seldom(random, trust_domain),
+        not_trust_domains: seldom(random, trust_domain),
         source_ips: some(random, range),
         not_source_ips: some(random, range),
         ..Match::default()

@@ -166,6 +166,8 @@ fn fields(wanted: &Match) -> BTreeMap<&'static str, Vec<String>> {
         ("notNamespaces", texts(&wanted.not_namespaces)),
         ("serviceAccounts", texts(&wanted.service_accounts)),
         ("notServiceAccounts", texts(&wanted.not_service_accounts)),
+        ("trustDomains", texts(&wanted.trust_domains)),
+        ("notTrustDomains", texts(&wanted.not_trust_domains)),
         ("sourceIps", texts(&wanted.source_ips)),
         ("notSourceIps", texts(&wanted.not_source_ips)),
         ("destinationIps", texts(&wanted.destination_ips)),

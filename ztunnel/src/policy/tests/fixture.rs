@@ -165,6 +165,8 @@ fn alternative(text: &str) -> Match {
             "notNamespaces" => wanted.not_namespaces = texts(),
             "serviceAccounts" => wanted.service_accounts = accounts(),
             "notServiceAccounts" => wanted.not_service_accounts = accounts(),
+            "trustDomains" => wanted.trust_domains = texts(),
+            "notTrustDomains" => wanted.not_trust_domains = texts(),
             "ipBlocks" => wanted.source_ips = nets(),
             "notIpBlocks" => wanted.not_source_ips = nets(),
             "destination" => wanted.destination_ips = nets(),

@@ -43,6 +43,7 @@ const PRINCIPALS: [&str; 12] = [
     "unknown",
 ];
 const NAMESPACES: [&str; 7] = ["*", "demo", "prod", "test", "de*", "*od", "pro*"];
+const TRUST_DOMAINS: [&str; 6] = ["*", "cluster.local", "other.example", "cluster.*", "*.example", "cluster"];
 const ACCOUNTS: [(&str, &str); 5] =
     [("demo", "client"), ("demo", "web"), ("prod", "client"), ("prod", "batch"), ("demo", "batch")];
 const NETS: [&str; 8] =
@@ -95,12 +96,14 @@ fn set_field(wanted: &mut Match, field: u8, picks: &[usize]) {
         8 => wanted.destination_ips = nets(&DESTINATIONS),
         9 => wanted.not_destination_ips = nets(&DESTINATIONS),
         10 | 15 => wanted.destination_ports = picked(&PORTS, picks),
+        16 => wanted.trust_domains = texts(&TRUST_DOMAINS, picks),
+        17 => wanted.not_trust_domains = texts(&TRUST_DOMAINS, picks),
         _ => wanted.not_destination_ports = picked(&PORTS, picks),
     }
 }
 
 fn any_match() -> impl Strategy<Value = Match> {
-    let field = (0..16_u8, prop::collection::vec(0..64_usize, 1..4));
+    let field = (0..18_u8, prop::collection::vec(0..64_usize, 1..4));
     prop::collection::vec(field, 0..4).prop_map(|fields| {
         let mut wanted = Match::default();
         fields.iter().for_each(|(field, picks)| set_field(&mut wanted, *field, picks));

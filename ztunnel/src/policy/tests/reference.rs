@@ -138,6 +138,8 @@ fn match_matches(wanted: &Match, connection: &Connection) -> bool {
     let account = |value: &crate::model::workload::NamespacedName| {
         identity.as_ref().is_some_and(|id| (&id.namespace, &id.service_account) == (&value.namespace, &value.name))
     };
+    let domain =
+        |value: &StringMatch| identity.as_ref().is_some_and(|id| text_matches(value, &id.trust_domain.to_string()));
     let (from, to) = (connection.source_ip, connection.destination);
     let fails = [
         !wanted.principals.is_empty() && !wanted.principals.iter().any(principal),
@@ -146,6 +148,8 @@ fn match_matches(wanted: &Match, connection: &Connection) -> bool {
         wanted.not_namespaces.iter().any(|value| text_matches(value, &namespace)),
         !wanted.service_accounts.is_empty() && !wanted.service_accounts.iter().any(account),
         wanted.not_service_accounts.iter().any(account),
+        !wanted.trust_domains.is_empty() && !wanted.trust_domains.iter().any(domain),
+        wanted.not_trust_domains.iter().any(domain),
         !wanted.source_ips.is_empty() && !wanted.source_ips.iter().any(|net| net.contains(&from)),
         wanted.not_source_ips.iter().any(|net| net.contains(&from)),
         !wanted.destination_ips.is_empty() && !wanted.destination_ips.iter().any(|net| net.contains(&to.ip())),

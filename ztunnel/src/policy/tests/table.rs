@@ -116,6 +116,35 @@ fn service_accounts_ignore_the_trust_domain() {
 }
 
 #[test]
+fn trust_domains_are_those_of_certificates() {
+    allows("from trustDomains=cluster.local", "yyn");
+    allows("from trustDomains=*", "yyn");
+    allows("from trustDomains=cluster*", "yyn");
+    allows("from trustDomains=*.local", "yyn");
+    allows("from trustDomains=other.example", "nnn");
+    allows("from trustDomains=cluster", "nnn");
+    allows("from trustDomains=cluster.local, namespaces=prod", "nyn");
+    allows("from notTrustDomains=cluster.local", "nny");
+    allows("from notTrustDomains=other.example", "yyy");
+    allows("from notTrustDomains=*", "nny");
+    let elsewhere = "other.example/ns/demo/sa/client 10.0.1.1 80";
+    check("ALLOW demo/a: from trustDomains=cluster.local", elsewhere, "no ALLOW policy matched: demo/a");
+    let mesh = "ALLOW demo/a: from trustDomains=other.example, serviceAccounts=demo/client";
+    check(mesh, elsewhere, "allowed");
+    check(mesh, CLIENT, "no ALLOW policy matched: demo/a");
+    check(
+        "DENY demo/d: from trustDomains=other.* x",
+        elsewhere,
+        "AuthorizationPolicy demo/d (DENY), rules[0]: from[0].source.trustDomains other.*",
+    );
+    check(
+        "DENY demo/d: from notTrustDomains=cluster.local",
+        PLAIN,
+        "AuthorizationPolicy demo/d (DENY), rules[0]: from[0].source.notTrustDomains does not list a client without identity",
+    );
+}
+
+#[test]
 fn addresses_and_ports() {
     allows("from ipBlocks=10.0.1.1/32", "yny");
     allows("from ipBlocks=0.0.0.0/0", "yyy");

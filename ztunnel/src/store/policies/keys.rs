@@ -72,13 +72,14 @@ impl<'a> Popularity<'a> {
 }
 
 /// The keys that each field of a match offers: for the field to hold, a connection must have one of them.
-fn fields(wanted: &Match) -> [Option<Vec<Key<'_>>>; 6] {
+fn fields(wanted: &Match) -> [Option<Vec<Key<'_>>>; 7] {
     [
         keys(&wanted.principals, |value| Some(principal(value))),
         keys(&wanted.service_accounts, |account| {
             Some(Key::Account { namespace: &account.namespace, name: &account.name })
         }),
         keys(&wanted.namespaces, namespace),
+        keys(&wanted.trust_domains, |value| Some(trust_domain(value))),
         keys(&wanted.source_ips, |net| Some(Key::Source(net.trunc()))),
         keys(&wanted.destination_ips, |net| Some(Key::Destination(net.trunc()))),
         keys(&wanted.destination_ports, |port| Some(Key::Port(*port))),
@@ -97,6 +98,14 @@ fn principal(value: &StringMatch) -> Key<'_> {
         StringMatch::Prefix(text) if !text.is_empty() => Key::Prefix(text),
         StringMatch::Suffix(text) if !text.is_empty() => Key::Suffix(text),
         StringMatch::Prefix(_) | StringMatch::Suffix(_) | StringMatch::Presence => Key::Identity,
+    }
+}
+
+/// The text of a principal begins with its trust domain.
+fn trust_domain(value: &StringMatch) -> Key<'_> {
+    match value {
+        StringMatch::Exact(text) | StringMatch::Prefix(text) if !text.is_empty() => Key::Prefix(text),
+        _ => Key::Identity,
     }
 }
 

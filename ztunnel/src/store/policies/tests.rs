@@ -43,6 +43,7 @@ fn rules_are_found_by_whatever_they_name() {
     let account = |name: &str| Match { service_accounts: vec![NamespacedName::new("demo", name)], ..Match::default() };
     let from = |net: &str| Match { source_ips: vec![net.parse().unwrap()], ..Match::default() };
     let to = |net: &str| Match { destination_ips: vec![net.parse().unwrap()], ..Match::default() };
+    let domains = |text: &str| Match { trust_domains: vec![StringMatch::new(text)], ..Match::default() };
     let ports = |port| Match { destination_ports: vec![port], ..Match::default() };
     let found = one_by_one(vec![
         principals("cluster.local/ns/demo/sa/client"),
@@ -63,8 +64,12 @@ fn rules_are_found_by_whatever_they_name() {
         to("10.0.9.2/32"),
         ports(80),
         ports(81),
+        domains("cluster.local"),
+        domains("other.example"),
+        domains("cluster*"),
+        domains("*.local"),
     ]);
-    assert_eq!(found, BTreeSet::from([0, 2, 4, 6, 7, 9, 11, 14, 16]));
+    assert_eq!(found, BTreeSet::from([0, 2, 4, 6, 7, 9, 11, 14, 16, 18, 20, 21]));
 }
 
 #[test]

@@ -36,6 +36,11 @@ fn every_field_of_a_rule_is_read() {
             "{from: [{source: {namespaces: [a], notPrincipals: [b], ipBlocks: [10.0.0.1]}}, {source: {namespaces: [c]}}]}",
             "from principal!=b namespace=a source=10.0.0.1/32 or namespace=c",
         ),
+        ("{from: [{source: {trustDomains: [cluster.local, 'a*', '*b', '*']}}]}", "from domain=cluster.local|a*|*b|*"),
+        (
+            "{from: [{source: {notTrustDomains: [a], trustDomains: [b], serviceAccounts: [c]}}]}",
+            "from account=demo/c domain=b domain!=a",
+        ),
         ("{to: [{operation: {ports: ['80', 8080, '65535']}}]}", "to port=80|8080|65535"),
         ("{to: [{operation: {notPorts: ['1']}}, {operation: {ports: ['2']}}]}", "to port!=1 or port=2"),
         (

@@ -53,6 +53,8 @@ struct Source {
     not_ip_blocks: Option<Values>,
     remote_ip_blocks: Option<Values>,
     not_remote_ip_blocks: Option<Values>,
+    trust_domains: Option<Values>,
+    not_trust_domains: Option<Values>,
 }
 
 #[derive(Deserialize)]
@@ -158,6 +160,8 @@ impl Reader<'_> {
             not_namespaces: self.each(place, "notNamespaces", &fields.not_namespaces, string)?,
             service_accounts: self.each(place, "serviceAccounts", &fields.service_accounts, account)?,
             not_service_accounts: self.each(place, "notServiceAccounts", &fields.not_service_accounts, account)?,
+            trust_domains: self.each(place, "trustDomains", &fields.trust_domains, trust_domain)?,
+            not_trust_domains: self.each(place, "notTrustDomains", &fields.not_trust_domains, trust_domain)?,
             source_ips: self.each(place, "ipBlocks", &fields.ip_blocks, ip_block)?,
             not_source_ips: self.each(place, "notIpBlocks", &fields.not_ip_blocks, ip_block)?,
             ..Match::default()
@@ -322,12 +326,21 @@ fn string(text: &str) -> Result<StringMatch, String> {
     Ok(StringMatch::new(text))
 }
 
+/// Reads a trust domain or a pattern of them. A scheme or a path can't be part of one.
+fn trust_domain(text: &str) -> Result<StringMatch, String> {
+    if text.contains('/') {
+        return Err(format!("{text:?} contains a slash: write the trust domain alone, such as cluster.local"));
+    }
+    Ok(StringMatch::new(text))
+}
+
 /// A value of the rule with a `*` that is no wildcard: as in Istio it means itself, which stands in no identity.
 pub(super) fn stray_star(rule: &policy::Rule) -> Option<&StringMatch> {
     let matches = rule.clauses.iter().flat_map(|clause| &clause.matches);
     let mut texts = matches.flat_map(|wanted| {
-        let Match { principals, not_principals, namespaces, not_namespaces, .. } = wanted;
-        [principals, not_principals, namespaces, not_namespaces].into_iter().flatten()
+        let Match { principals, not_principals, namespaces, not_namespaces, trust_domains, not_trust_domains, .. } =
+            wanted;
+        [principals, not_principals, namespaces, not_namespaces, trust_domains, not_trust_domains].into_iter().flatten()
     });
     texts.find(|text| match text {
         StringMatch::Exact(text) | StringMatch::Prefix(text) | StringMatch::Suffix(text) => text.contains('*'),

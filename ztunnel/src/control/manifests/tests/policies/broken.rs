@@ -94,6 +94,10 @@ fn broken_policies_are_told_with_place_and_field() {
             rule("from:\n- source: {notServiceAccounts: [a], notNamespaces: [b]}"),
             "7:15: spec.rules[0].from[0].source: has serviceAccounts beside ...",
         ),
+        (
+            rule("from:\n- source: {trustDomains: ['spiffe://a']}"),
+            "7:31: spec.rules[0].from[0].source.trustDomains[0]: \"spiffe://a\" contains a slash: ...",
+        ),
         (rule("to: [{}]"), "6:10: spec.rules[0].to[0].operation: is missing"),
         (rule("to:\n- operation: {}"), "7:18: spec.rules[0].to[0].operation: is empty: ..."),
         (rule("to:\n- operation: {port: ['80']}"), "7:19: spec.rules[0].to[0].operation.port: unknown field..."),
