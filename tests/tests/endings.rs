@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
 
 use anyhow::{Context, Result, ensure};
+use socket2::SockRef;
 use ztunnel_tests::apps::server::{Server, finish_sending, is_reset, read_all, reset};
 use ztunnel_tests::logs::Direction;
 use ztunnel_tests::proof;
@@ -250,4 +251,77 @@ fn one_side_resets_long_after_the_other_finished() -> Result<()> {
     reset_came(&outcome).with_context(|| format!("{outcome:?}"))?;
     ensure!(outcomes.recv_timeout(wait::PATIENCE)?? == REQUEST);
     no_connection_left(&bed)
+}
+
+/// Sends bytes of which the last is urgent.
+fn urgent(stream: &TcpStream, bytes: &[u8]) -> io::Result<()> {
+    let sent = SockRef::from(stream).send_out_of_band(bytes)?;
+    if sent == bytes.len() { Ok(()) } else { Err(io::Error::other("not all was sent")) }
+}
+
+/// Says a few words with urgent bytes among them, one of them the last that it says before the other side has answered.
+fn says(stream: &mut TcpStream) -> io::Result<()> {
+    stream.write_all(b"abc")?;
+    urgent(stream, b"!")?;
+    stream.write_all(b"def")?;
+    urgent(stream, b"gh?")
+}
+
+const SAID: &[u8] = b"abc!defgh?";
+
+/// Reads what [`says`] has said, urgent bytes among the others.
+fn hears(stream: &mut TcpStream) -> Outcome {
+    let mut heard = vec![0; SAID.len()];
+    stream.read_exact(&mut heard)?;
+    Ok(heard)
+}
+
+/// A byte that is sent as urgent data arrives in its place, through a tunnel.
+#[test]
+fn urgent_bytes_arrive_among_the_others() -> Result<()> {
+    ending(
+        |mut stream| {
+            let heard = hears(&mut stream)?;
+            says(&mut stream)?;
+            // The client has heard all of it.
+            let _end = read_all(&mut stream)?;
+            Ok(heard)
+        },
+        |mut stream| {
+            says(&mut stream)?;
+            let heard = hears(&mut stream);
+            finish_sending(&stream)?;
+            heard
+        },
+        |client, server| {
+            for heard in [client, server] {
+                ensure!(heard.as_ref().is_ok_and(|heard| heard == SAID), "{heard:?}");
+            }
+            Ok(())
+        },
+    )
+}
+
+/// The same in plaintext, from a pod of the mesh and to one.
+#[test]
+fn urgent_bytes_arrive_among_the_others_in_plaintext() -> Result<()> {
+    let bed = Testbed::node_a_enrolled()?;
+    for (client, target) in [("client-a", "web-b"), ("client-b", "web-a")] {
+        for family in Family::BOTH {
+            let (server, outcomes) = server(bed.pod(target)?, family, |mut stream| {
+                let heard = hears(&mut stream)?;
+                says(&mut stream)?;
+                let _end = read_all(&mut stream)?;
+                Ok(heard)
+            })?;
+            let mut stream = bed.pod(client)?.connect(server.address())?;
+            says(&mut stream)?;
+            let heard = hears(&mut stream).with_context(|| format!("{client} -> {target}, {family:?}"))?;
+            ensure!(heard == SAID, "{heard:?}");
+            finish_sending(&stream)?;
+            let at_server = outcomes.recv_timeout(wait::PATIENCE).context("the server's side did not end")??;
+            ensure!(at_server == SAID, "{at_server:?}");
+        }
+    }
+    Ok(())
 }

@@ -24,6 +24,7 @@ use super::stream::{Incoming, Reset, Tunnel};
 use crate::net::{
     buffer::{BufferPool, Size},
     copy::{self, CopyError, Side, Transferred, error_of, flush},
+    socket,
 };
 
 /// How much one direction copies before the worker's other tasks get their turn.
@@ -98,6 +99,7 @@ impl Relay<'_> {
                 self.unread.set(true);
                 return self.up_ends().await;
             }
+            let mut at_urgent = false;
             loop {
                 let Some(room) = self.wait_room(&from, pool.bytes(size)).await? else {
                     self.unread.set(true);
@@ -106,7 +108,8 @@ impl Relay<'_> {
                 let mut buffer = pool.borrow(size);
                 let room = room.min(buffer.bytes().len());
                 let into = buffer.bytes_mut().get_mut(..room).unwrap_or_default();
-                let Some(length) = copy::read(&mut from, into).await.map_err(|source| self.tcp_failed(source))? else {
+                let read = if at_urgent { copy::read_urgent(&from, into) } else { copy::read(&mut from, into).await };
+                let Some(length) = read.map_err(|source| self.tcp_failed(source))? else {
                     break;
                 };
                 let open = match length {
@@ -123,7 +126,8 @@ impl Relay<'_> {
                 count.set(count.get() + length as u64);
                 size = size.after(length, room);
                 self.take_turns(&mut share, length).await;
-                if length < room {
+                at_urgent = length < room && socket::is_at_urgent(from.as_ref());
+                if length < room && !at_urgent {
                     break;
                 }
             }

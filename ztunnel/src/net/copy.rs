@@ -6,12 +6,13 @@
 use std::{
     cell::Cell,
     future::poll_fn,
-    io,
+    io::{self, Read as _},
     pin::{Pin, pin},
     task::Poll,
     time::Duration,
 };
 
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead as _, AsyncWrite as _, Interest, ReadBuf},
     net::{
@@ -159,7 +160,8 @@ impl Direction<'_> {
         loop {
             self.wait().await?;
             let mut buffer = pool.borrow(size);
-            while let Some(length) = self.read(buffer.bytes_mut()).await? {
+            let mut at_urgent = false;
+            while let Some(length) = self.read(buffer.bytes_mut(), at_urgent).await? {
                 if length == 0 {
                     self.finish().await?;
                     self.done.set(true);
@@ -176,7 +178,8 @@ impl Direction<'_> {
                     yield_now().await;
                 }
                 size = size.after(length, buffer.bytes().len());
-                if !full {
+                at_urgent = !full && socket::is_at_urgent(self.from.as_ref());
+                if !full && !at_urgent {
                     break;
                 }
                 if buffer.bytes().len() < pool.bytes(size) {
@@ -207,8 +210,9 @@ impl Direction<'_> {
     }
 
     /// `None`: nothing there after all.
-    async fn read(&mut self, into: &mut [u8]) -> Result<Option<usize>, CopyError> {
-        read(&mut self.from, into).await.map_err(|source| self.failed(self.from_side, source))
+    async fn read(&mut self, into: &mut [u8], at_urgent: bool) -> Result<Option<usize>, CopyError> {
+        let read = if at_urgent { read_urgent(&self.from, into) } else { read(&mut self.from, into).await };
+        read.map_err(|source| self.failed(self.from_side, source))
     }
 
     async fn write(&mut self, mut bytes: &[u8]) -> Result<(), CopyError> {
@@ -261,6 +265,17 @@ pub(crate) async fn read(from: &mut ReadHalf<'_>, into: &mut [u8]) -> io::Result
         yield_now().await;
     }
     Ok(None)
+}
+
+/// Reads on from urgent data. Before it a read ends short, which counts as if there were nothing left; the kernel tells nobody
+/// of what is behind it a second time, so that waiting for it may have no end.
+pub(crate) fn read_urgent(from: &ReadHalf<'_>, into: &mut [u8]) -> io::Result<Option<usize>> {
+    let socket = SockRef::from(from.as_ref());
+    match (&*socket).read(into) {
+        Ok(length) => Ok(Some(length)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Waits until the socket has failed, and says how. Never returns for one that is merely finished.

@@ -221,6 +221,7 @@ impl PodSockets {
         socket.set_mark(mark).map_err(setup("set SO_MARK"))?;
         // A dial that is given up may be connected already: over there that must not look like an orderly end.
         socket::reset_on_close(&socket);
+        socket::keep_urgent_data(&socket).map_err(setup("set SO_OOBINLINE"))?;
         Ok(socket)
     }
 }

@@ -14,6 +14,7 @@ use crate::model::addr::{LISTENER_V4, LISTENER_V6};
 
 const SO_NETNS_COOKIE: libc::c_int = 71;
 const IPV6_TRANSPARENT: libc::c_int = 75;
+const SIOCATMARK: libc::c_int = 0x8905;
 
 /// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -103,6 +104,7 @@ pub fn listen(socket: Socket, at: SocketAddr, options: ListenOptions) -> io::Res
     // A connection that nobody came to serve ends in a reset, too.
     socket.set_linger(Some(Duration::ZERO))?;
     set_data_options(&socket, options.keepalive)?;
+    keep_urgent_data(&socket)?;
     if options.is_local {
         set_local(&socket);
     }
@@ -141,6 +143,24 @@ pub fn set_data_options(socket: &impl AsFd, keepalive: Keepalive) -> io::Result<
     let settings =
         TcpKeepalive::new().with_time(keepalive.idle).with_interval(keepalive.interval).with_retries(keepalive.probes);
     socket.set_tcp_keepalive(&settings)
+}
+
+/// Has urgent data stand among the other bytes (`SO_OOBINLINE`), where it is read like them: out of line nobody would read it here,
+/// and it would be lost. What a listener accepts inherits it.
+///
+/// # Errors
+/// As `setsockopt(2)`.
+pub fn keep_urgent_data(socket: &impl AsFd) -> io::Result<()> {
+    SockRef::from(socket).set_out_of_band_inline(true)
+}
+
+/// Whether the next byte to be read is urgent: a read stops before it, however much there is behind it.
+pub fn is_at_urgent(socket: &impl AsFd) -> bool {
+    nix::ioctl_read_bad!(siocatmark, SIOCATMARK, libc::c_int);
+    let mut is_at_mark: libc::c_int = 0;
+    // SAFETY: the request writes one c_int to the pointer, which is to a live one.
+    let asked = unsafe { siocatmark(socket.as_fd().as_raw_fd(), &raw mut is_at_mark) };
+    asked.is_ok() && is_at_mark != 0
 }
 
 /// For a connection that stays in this kernel: what there is to be known of congestion on a network is of no use, and the
@@ -236,6 +256,7 @@ mod tests {
         let (accepted, _) = listener.accept().unwrap();
         let accepted = SockRef::from(&accepted);
         assert!(accepted.tcp_nodelay().unwrap() && accepted.keepalive().unwrap());
+        assert!(accepted.out_of_band_inline().unwrap());
         assert_eq!(accepted.tcp_keepalive_time().unwrap(), keepalive.idle);
         assert_eq!(accepted.tcp_keepalive_interval().unwrap(), keepalive.interval);
         assert_eq!(accepted.tcp_keepalive_retries().unwrap(), keepalive.probes);

@@ -1,7 +1,8 @@
 //! Copies between real loopback sockets.
 
 use super::{BufferPool, CopyError, Side, Transferred, both};
-use crate::net::socket::reset_on_close;
+use crate::net::socket::{keep_urgent_data, reset_on_close};
+use socket2::SockRef;
 use std::io::ErrorKind;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -147,4 +148,40 @@ async fn a_direction_that_always_has_bytes_lets_others_have_their_turn() {
     };
     let ((result, ..), ()) = tokio::join!(copied_by(1, near, far), ends);
     result.unwrap();
+}
+
+/// Urgent data stands where it was sent, and what is behind it waits for no other byte.
+#[tokio::test]
+async fn urgent_data_is_copied_in_its_place() {
+    for from_client in [true, false] {
+        let ((client, near), (server, far)) = (pair().await, pair().await);
+        keep_urgent_data(&near).unwrap();
+        keep_urgent_data(&far).unwrap();
+        let (mut says, mut hears) = if from_client { (client, server) } else { (server, client) };
+        let urgent = |socket: &TcpStream, bytes: &[u8]| {
+            assert_eq!(SockRef::from(socket).send_out_of_band(bytes).unwrap(), bytes.len());
+        };
+        // All of it is there before the copy begins: no other byte wakes it up again.
+        says.write_all(b"abc").await.unwrap();
+        urgent(&says, b"!");
+        says.write_all(b"def").await.unwrap();
+        urgent(&says, b"xyz?");
+        let ends = async {
+            let mut heard = [0; 11];
+            hears.read_exact(&mut heard).await.unwrap();
+            assert_eq!(&heard, b"abc!defxyz?");
+            urgent(&says, b"#");
+            hears.read_exact(&mut heard[..1]).await.unwrap();
+            assert_eq!(&heard[..1], b"#");
+            says.write_all(b"end").await.unwrap();
+            says.shutdown().await.unwrap();
+            let mut rest = Vec::new();
+            hears.read_to_end(&mut rest).await.unwrap();
+            assert_eq!(rest, b"end");
+            drop(hears);
+        };
+        let ((result, to_server, to_client), ()) = tokio::join!(copied(near, far), ends);
+        result.unwrap();
+        assert_eq!(to_server + to_client, 15);
+    }
 }
