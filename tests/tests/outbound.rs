@@ -15,6 +15,7 @@ use ztunnel_tests::apps::nginx::{Nginx, curl};
 use ztunnel_tests::apps::server::Server;
 use ztunnel_tests::logs::Direction;
 use ztunnel_tests::mesh::PodManifest;
+use ztunnel_tests::policy::{authentication, denied_stream};
 use ztunnel_tests::proof;
 use ztunnel_tests::testbed::Testbed;
 use ztunnel_tests::topology::{Family, Pod, TWO_NODES};
@@ -64,6 +65,30 @@ fn v4_mapped_address() -> Result<()> {
         ensure!(stream.peer_addr()? == mapped, "getpeername says {} instead of {mapped}", stream.peer_addr()?);
         Ok(stream)
     })
+}
+
+/// A pod of an IPv6 cluster may have an IPv4 address for egress, of which its status says nothing.
+#[test]
+fn address_for_egress_that_the_status_does_not_list() -> Result<()> {
+    let mut bed = Testbed::new(TWO_NODES)?;
+    let client = PodManifest::of(bed.pod("client-a")?);
+    let v6 = bed.pod("client-a")?.v6.to_string();
+    bed.mesh.pod(&client.addresses(&[&v6]))?;
+    bed.start("node-a")?;
+    bed.enrol()?;
+    captured_on(&bed, &Family::BOTH, Pod::connect)?;
+    captured_on(&bed, &[Family::V4], |pod, target| {
+        let socket = pod.socket(Family::V4)?;
+        socket.bind_device(Some(b"eth0"))?;
+        connected(socket, target)
+    })?;
+    // What comes to that address is captured, and judged, as what comes to any other.
+    let (other, pod) = (bed.pod("client-b")?, bed.pod("client-a")?);
+    let echo = Server::echo(pod, pod.at(Family::V4, PORT))?;
+    proof::inbound(&bed, "client-b", "client-a", &echo, echo.address())?;
+    bed.change(|mesh| mesh.policy("strict", &authentication("strict", "{mtls: {mode: STRICT}}")))?;
+    denied_stream(&bed, other.connect(echo.address())?, "client-a", echo.address())?;
+    Ok(())
 }
 
 #[test]

@@ -46,7 +46,9 @@ const METRIC_LOOPBACK: u32 = 1;
 
 /// Brings rules and routes to what capture needs, in each family that the namespace speaks; repairs what is missing.
 ///
-/// `sources` are the pod's addresses: the first of a family becomes the source of captured connections.
+/// `sources` are the pod's addresses: the first of a family becomes the source of captured connections. Of a family in which the
+/// pod has none, it is the first that an interface has: a pod of an IPv6 cluster may have an IPv4 address for egress, of which
+/// its status says nothing.
 ///
 /// # Errors
 /// The first of the kernel's refusals; the rest has been done.
@@ -237,15 +239,14 @@ async fn ensure_routes(
 fn our_routes(facts: &NetnsFacts, family: Family, source: Option<IpAddr>) -> Vec<RouteMessage> {
     // The kernel takes no route with a source that it is not sure of yet.
     let source = source.filter(|ip| facts.addresses.contains(ip) && !facts.tentative.contains(ip));
+    let usable = |ip: &IpAddr| Family::of(*ip) == family && !is_link_local_v6(*ip) && !facts.tentative.contains(ip);
+    let outward = facts.interfaces.iter().filter(|interface| !interface.loopback);
+    let source = source.or_else(|| outward.flat_map(|interface| &interface.addresses).copied().find(usable));
     let loopback = facts.interfaces.iter().filter(|interface| interface.loopback);
     let deliver = loopback.map(|interface| default_route(family, TABLE_DELIVER, interface, None));
     // A socket bound to a device hears only what comes for an address of that device.
     let source_on = |interface: &Interface| {
-        let mut own = interface
-            .addresses
-            .iter()
-            .copied()
-            .filter(|ip| Family::of(*ip) == family && !is_link_local_v6(*ip) && !facts.tentative.contains(ip));
+        let mut own = interface.addresses.iter().copied().filter(usable);
         if interface.loopback || source.is_some_and(|ip| interface.addresses.contains(&ip)) {
             source
         } else {
@@ -399,6 +400,48 @@ mod tests {
         assert!(!is_first_local(&local_rule(Family::V6, 200)));
         dumped.attributes.push(RuleAttribute::FwMark(1));
         assert!(!is_first_local(&dumped));
+    }
+
+    #[test]
+    fn captured_connections_come_from_an_address_that_the_namespace_has() {
+        let interface = |index, name: &str, addresses: &[&str]| Interface {
+            index,
+            name: name.into(),
+            loopback: index == 1,
+            ethernet: true,
+            addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+        };
+        let facts = NetnsFacts {
+            addresses: ["fd00::1", "fe80::1", "169.254.172.2", "fd00::9"]
+                .map(|address| address.parse().unwrap())
+                .into(),
+            tentative: vec!["fd00::9".parse().unwrap()],
+            interfaces: vec![
+                interface(1, "lo", &["192.0.2.1"]),
+                interface(2, "eth0", &["fe80::1", "fd00::9", "fd00::1"]),
+                interface(3, "v4if0", &["169.254.172.2"]),
+            ],
+        };
+        let sources = |family, of_status: Option<&str>| -> Vec<Option<String>> {
+            let routes = our_routes(&facts, family, of_status.map(|address| address.parse().unwrap()));
+            let capture =
+                routes.iter().filter(|route| table_of(route) == TABLE_CAPTURE && route.header.kind == RouteType::Local);
+            let source = |route: &netlink_packet_route::route::RouteMessage| {
+                route.attributes.iter().find_map(|attribute| match attribute {
+                    RouteAttribute::PrefSource(address) => Some(format!("{address:?}")),
+                    _ => None,
+                })
+            };
+            capture.map(source).collect()
+        };
+        let from = |address: &str| Some(address.to_owned());
+        let egress = from("Inet(169.254.172.2)");
+        assert_eq!(sources(Family::V4, None), [egress.clone(), egress.clone(), egress.clone()]);
+        // An address of the status that the namespace lacks is no source.
+        assert_eq!(sources(Family::V4, Some("10.0.0.7")), [egress.clone(), egress.clone(), egress]);
+        let own = from("Inet6(fd00::1)");
+        assert_eq!(sources(Family::V6, Some("fd00::1")), [own.clone(), own.clone(), own.clone()]);
+        assert_eq!(sources(Family::V6, None), [own.clone(), own.clone(), own]);
     }
 
     #[test]
