@@ -148,8 +148,13 @@ pub struct ExcludedPort {
     pub cookie: u64,
     /// A [`Direction`].
     pub direction: u32,
-    /// The port, host order.
+    /// The port, host order, or [`ExcludedPort::EVERY`].
     pub port: u32,
+}
+
+impl ExcludedPort {
+    /// In place of a port: all of them. Of [`Direction::Inbound`] only.
+    pub const EVERY: u16 = 0;
 }
 
 /// Data of an `EXCLUDED_CIDRS` key: cookie (big endian), family and address, so that one trie serves all pods, and so that

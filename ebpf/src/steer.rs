@@ -6,7 +6,7 @@
 //! | destination is the pod's, came over the loopback interface | the daemon's delivery or loopback: to the application |
 //! | destination and source are the pod's | the pod calls itself: to the application |
 //! | destination is the pod's, port 15008 | HBONE listener |
-//! | destination is the pod's, port excluded | to the application |
+//! | destination is the pod's, port excluded, or all ports are | to the application |
 //! | destination is the pod's, anything else | inbound listener |
 //! | a listener that should be there is not | dropped; the kernel answers with a reset |
 
@@ -65,11 +65,16 @@ fn judge(ctx: &SkLookupContext, cookie: u64, family: u32) -> Verdict {
     if port == u32::from(HBONE_PORT) {
         return Verdict::Hbone;
     }
-    // SAFETY: only the presence of the value counts.
-    if unsafe { EXCLUDED_PORTS.get(ExcludedPort { cookie, direction: Direction::Inbound as u32, port }) }.is_some() {
+    if excludes(cookie, port) || excludes(cookie, u32::from(ExcludedPort::EVERY)) {
         return Verdict::ExcludedInbound;
     }
     Verdict::Inbound
+}
+
+#[inline(always)]
+fn excludes(cookie: u64, port: u32) -> bool {
+    // SAFETY: only the presence of the value counts.
+    unsafe { EXCLUDED_PORTS.get(ExcludedPort { cookie, direction: Direction::Inbound as u32, port }) }.is_some()
 }
 
 #[inline(always)]

@@ -10,6 +10,7 @@ use ztunnel_tests::apps::programs::{iperf3, iperf3_server, redis, redis_server};
 use ztunnel_tests::apps::server::{Server, is_reset};
 use ztunnel_tests::logs::{Access, Direction};
 use ztunnel_tests::mesh::PodManifest;
+use ztunnel_tests::policy::authentication;
 use ztunnel_tests::proof;
 use ztunnel_tests::testbed::Testbed;
 use ztunnel_tests::topology::{Family, TWO_NODES};
@@ -197,6 +198,38 @@ fn excluded_ports_are_left_alone() -> Result<()> {
         let other = Server::echo(web, web.at(family, PORT))?;
         proof::inbound(&bed, "client-b", "web-a", &other, other.address())?;
         proof::no_line(daemon, own)?;
+    }
+    Ok(())
+}
+
+/// Plaintext is left alone at every port; tunnels, and what the pod itself opens, are not.
+#[test]
+fn inbound_capture_can_be_bypassed() -> Result<()> {
+    let mut bed = Testbed::new(TWO_NODES)?;
+    let manifest = PodManifest::of(bed.pod("web-a")?).annotation("ambient.istio.io/bypass-inbound-capture", "true");
+    bed.mesh.pod(&manifest)?;
+    bed.start("node-a")?;
+    bed.enrol()?;
+    let strict = authentication("strict", "{mtls: {mode: STRICT}}");
+    bed.change(|mesh| mesh.policy("strict", &strict))?;
+    let (client, web, daemon) = (bed.pod("client-b")?, bed.pod("web-a")?, bed.daemon("node-a")?);
+    for family in Family::BOTH {
+        let echo = Server::echo(web, web.at(family, PORT))?;
+        let before = daemon.verdict("web-a", "excluded_inbound")?;
+        let own = proof::direct(&echo, || client.connect(echo.address()))?;
+        ensure!(daemon.verdict("web-a", "excluded_inbound")? > before, "no verdict `excluded_inbound`");
+        proof::no_line(daemon, own)?;
+        // Through the tunnel of a pod of the mesh.
+        let mut stream = bed.pod("client-a")?.connect(echo.address())?;
+        let own = stream.local_addr()?;
+        ztunnel_tests::apps::client::exchange(&mut stream, b"hello")?;
+        drop(stream);
+        let line = daemon
+            .wait_access("the line of the tunnel", |line| line.direction == Direction::Outbound && line.src == own)?;
+        ensure!(line.is_tunnelled(), "{}", line.line);
+        let far = bed.pod("web-b")?;
+        let outside = Server::echo(far, far.at(family, PORT))?;
+        proof::outbound(&bed, "web-a", &outside, ztunnel_tests::topology::Pod::connect)?;
     }
     Ok(())
 }

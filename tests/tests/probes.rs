@@ -93,6 +93,32 @@ fn the_nodes_own_probes_are_let_in_and_counted() -> Result<()> {
     Ok(())
 }
 
+/// The kubelet calls the hooks of a container's life, too.
+#[test]
+fn hooks_are_let_in_as_probes_are() -> Result<()> {
+    let bed = Testbed::both_enrolled()?;
+    let (web, node) = (bed.pod(WEB)?, bed.topology.node("node-a")?);
+    let hooks = json!({
+        "postStart": { "httpGet": { "path": "/warm", "port": LIVENESS } },
+        "preStop": { "httpGet": { "path": "/drain", "port": "ready" } },
+    });
+    let manifest = PodManifest::of(web).on(node).port("ready", READINESS).probe("lifecycle", &hooks);
+    bed.change(|mesh| {
+        mesh.pod(&manifest)?;
+        mesh.policy("case", &closed())
+    })?;
+    for family in Family::BOTH {
+        for port in [LIVENESS, READINESS] {
+            let echo = Server::echo(web, web.at(family, port))?;
+            exchange(&mut connect_in(&node.netns, echo.address())?, b"hello")
+                .with_context(|| format!("port {port}"))?;
+        }
+        let target = web.at(family, STARTUP);
+        denied_stream(&bed, connect_in(&node.netns, target)?, WEB, target)?;
+    }
+    Ok(())
+}
+
 /// Where policy has nothing against it, a probe is a connection like any other.
 #[test]
 fn probes_that_policy_allows_are_not_counted_as_exceptions() -> Result<()> {

@@ -360,3 +360,40 @@ fn a_service_entry_with_static_endpoints_is_reached_by_its_address() -> Result<(
     ensure!(line.dst == echo.address(), "{}", line.line);
     Ok(())
 }
+
+/// Both pods serve; each client is led to one of them, again and again.
+#[test]
+fn a_client_stays_at_one_endpoint() -> Result<()> {
+    let bed = bed_with(&["web-a", "web-b"], &json!(PORT))?;
+    let [v4, v6] = VIPS;
+    let service = json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": { "name": "web", "namespace": NAMESPACE },
+        "spec": {
+            "selector": { GROUP_LABEL: "web" },
+            "clusterIPs": [v4, v6],
+            "sessionAffinity": "ClientIP",
+            "sessionAffinityConfig": { "clientIP": { "timeoutSeconds": 10_800 } },
+            "ports": [{ "name": "http", "port": 80, "targetPort": PORT }],
+        },
+    });
+    bed.change(|mesh| mesh.write("service-web.yaml", &format!("{service:#}\n")))?;
+    for family in Family::BOTH {
+        let servers = ["web-a", "web-b"].map(|name| {
+            let pod = bed.pod(name)?;
+            Server::echo(pod, pod.at(family, PORT))
+        });
+        let servers: Vec<Server> = servers.into_iter().collect::<Result<_>>()?;
+        for client in ["client-a", "client-b"] {
+            let before: Vec<usize> = servers.iter().map(|server| server.peers().len()).collect();
+            for _ in 0..16 {
+                exchange_once(bed.pod(client)?, vip(family)?)?;
+            }
+            let came: Vec<usize> =
+                servers.iter().zip(before).map(|(server, before)| server.peers().len() - before).collect();
+            ensure!(came == [16, 0] || came == [0, 16], "{client} over {family:?}: {came:?}");
+        }
+    }
+    Ok(())
+}

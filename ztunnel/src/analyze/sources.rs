@@ -15,12 +15,19 @@ use crate::store::snapshot::Snapshot;
 pub(super) fn check(mesh: &Mesh<'_>, report: &mut Report<'_>) {
     let snapshot = mesh.snapshot;
     let told = Told::by_other_checks(snapshot);
+    // What a daemon notes of the ways to a service has checks of its own here.
+    let is_note_of_service = |problem: &&Problem| {
+        let of_service = problem.object.as_ref().is_some_and(|object| object.starts_with("Service "));
+        of_service && problem.severity == problem::Severity::Info
+    };
     let problems = snapshot.problems().iter().chain(&mesh.declared.problems);
-    for problem in problems.filter(|problem| !told.includes(problem)) {
+    let problems = problems.filter(|problem| !told.includes(problem));
+    for problem in problems.filter(|problem| !is_note_of_service(problem)) {
         report.push(Finding {
             severity: match problem.severity {
                 problem::Severity::Error => Severity::Error,
                 problem::Severity::Warning => Severity::Warning,
+                problem::Severity::Info => Severity::Info,
             },
             code: if is_contested(snapshot, problem) { Code::DuplicateAddress } else { Code::Manifest },
             object: problem.object.clone(),

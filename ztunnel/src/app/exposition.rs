@@ -62,7 +62,12 @@ pub fn text(
         "Version of the mesh snapshot in force; 0 until the mesh was read",
         now.snapshot.version,
     );
-    gauge(&mut registry, "ztunnel_mesh_problems", "Problems in the manifests of the mesh", now.problems.len() as u64);
+    gauge(
+        &mut registry,
+        "ztunnel_mesh_problems",
+        "Problems in the manifests of the mesh",
+        now.problems.iter().filter(|problem| problem.severity != "info").count() as u64,
+    );
     gauge(
         &mut registry,
         "ztunnel_node_unknown",

@@ -319,7 +319,10 @@ async fn changed(watch: &mut Watch, pause: Duration) -> Reading {
 fn log_problems(before: &[Problem], now: &[Problem]) {
     let (before, now): (BTreeSet<_>, BTreeSet<_>) = (before.iter().collect(), now.iter().collect());
     for problem in now.difference(&before) {
-        warn!("{problem}");
+        match problem.severity {
+            Severity::Info => info!("{problem}"),
+            Severity::Error | Severity::Warning => warn!("{problem}"),
+        }
     }
     for problem in before.difference(&now) {
         info!("no longer: {problem}");

@@ -24,8 +24,8 @@ use self::budget::Budget;
 use self::few::Few;
 use self::table::{Said, Table};
 use super::objects::{
-    AuthorizationManifest, Body, EntryManifest, MeshSettings, NamespaceManifest, Object, PeerAuthenticationManifest,
-    PodManifest, ROOT_NAMESPACE, ServiceManifest, SliceManifest,
+    AuthorizationManifest, Body, EndpointsManifest, EntryManifest, MeshSettings, NamespaceManifest, NodeManifest,
+    Object, PeerAuthenticationManifest, PodManifest, ROOT_NAMESPACE, ServiceManifest, SliceManifest, Unenforced,
 };
 use crate::model::identity::TrustDomain;
 use crate::model::local::{LocalPod, LocalPods};
@@ -56,7 +56,7 @@ pub struct Joiner {
     voices: BTreeMap<Arc<Voice>, Speech>,
 
     namespaces: Table<NamespaceManifest>,
-    nodes: Table<Arc<Locality>>,
+    nodes: Table<Arc<NodeManifest>>,
     pods: Table<Arc<PodManifest>>,
     services: Table<Arc<ServiceManifest>>,
     slices: Table<Arc<SliceManifest>>,
@@ -64,6 +64,11 @@ pub struct Joiner {
     settings: Table<Arc<MeshSettings>>,
     authorization: Table<Arc<AuthorizationManifest>>,
     authentication: Table<Arc<PeerAuthenticationManifest>>,
+    /// Of services without a selector, under their names.
+    endpoints: Table<Arc<EndpointsManifest>>,
+    /// A Pod of the same name comes first.
+    workload_entries: Table<Arc<PodManifest>>,
+    unenforced: Table<Unenforced>,
 
     local: LocalPods,
     /// In place of the local facts of pods of other nodes.
@@ -77,6 +82,10 @@ pub struct Joiner {
     /// Of Kubernetes services.
     vips: HashMap<IpAddr, BTreeSet<NamespacedName>>,
     contested: BTreeMap<IpAddr, Vec<NamespacedName>>,
+    /// Of Kubernetes services: the addresses that lead to them from outside.
+    external: HashMap<IpAddr, BTreeSet<NamespacedName>>,
+    /// The addresses of nodes, and how many say so.
+    on_nodes: HashMap<IpAddr, usize>,
 
     /// By the selector.
     selecting: Selectors<SharedMap<Fronting, ()>>,
@@ -109,6 +118,8 @@ struct JoinedPod {
     workload: Arc<Workload>,
     /// It is being deleted and still takes connections.
     draining: bool,
+    /// Its share among its equals.
+    weight: u32,
 }
 
 /// What problems are about that only show when objects are joined.
@@ -122,6 +133,10 @@ enum Subject {
     Contested,
     Service(NamespacedName),
     Slice(NamespacedName),
+    Endpoints(NamespacedName),
+    WorkloadEntry(NamespacedName),
+    /// A kind without effect, and a namespace.
+    Unenforced(Unenforced, Arc<str>),
     Entry(NamespacedName),
     Authorization(NamespacedName),
     /// All of them: which of several counts shows only beside the others.
@@ -177,6 +192,9 @@ impl Joiner {
             settings: Table::default(),
             authorization: Table::default(),
             authentication: Table::default(),
+            endpoints: Table::default(),
+            workload_entries: Table::default(),
+            unenforced: Table::default(),
             local: LocalPods::new(),
             no_local: Arc::default(),
             pods_joined: HashMap::new(),
@@ -186,6 +204,8 @@ impl Joiner {
             on_hosts: HashMap::new(),
             vips: HashMap::new(),
             contested: BTreeMap::new(),
+            external: HashMap::new(),
+            on_nodes: HashMap::new(),
             selecting: Selectors::default(),
             members: HashMap::new(),
             slices_of: BTreeMap::new(),
@@ -221,7 +241,8 @@ impl Joiner {
             self.replace(key, &voice, Vec::new());
         }
         // Selectors before the pods that they may lead to: each pod then finds its services, and no service all pods.
-        let (pods, others): (Vec<_>, Vec<_>) = said.into_iter().partition(|((kind, _), _)| *kind == "Pod");
+        let (pods, others): (Vec<_>, Vec<_>) =
+            said.into_iter().partition(|((kind, _), _)| matches!(*kind, "Pod" | "WorkloadEntry"));
         for (key, said) in others.into_iter().chain(pods) {
             self.replace(&key, &voice, said);
         }
@@ -263,7 +284,9 @@ impl Joiner {
                 "ConfigMap" => add!(settings, Mesh),
                 "AuthorizationPolicy" => add!(authorization, Authorization),
                 "PeerAuthentication" => add!(authentication, PeerAuthentication),
-                _ => {}
+                "Endpoints" => add!(endpoints, Endpoints),
+                "WorkloadEntry" => add!(workload_entries, WorkloadEntry),
+                _ => add!(unenforced, Unenforced),
             }
         }
         objects
@@ -339,7 +362,9 @@ impl Joiner {
             "ConfigMap" => &self.settings.get(name)?.place,
             "AuthorizationPolicy" => &self.authorization.get(name)?.place,
             "PeerAuthentication" => &self.authentication.get(name)?.place,
-            _ => return None,
+            "Endpoints" => &self.endpoints.get(name)?.place,
+            "WorkloadEntry" => &self.workload_entries.get(name)?.place,
+            _ => &self.unenforced.get(name)?.place,
         };
         Some(place.origin.clone())
     }
@@ -354,7 +379,7 @@ impl Joiner {
     }
 
     fn node(&self, name: &str) -> Option<&Locality> {
-        self.nodes.get(&NamespacedName::new("", name)).map(|said| &*said.body)
+        self.nodes.get(&NamespacedName::new("", name)).map(|said| &said.body.locality)
     }
 
     /// Notes what follows from what a voice says of an object now.
@@ -383,6 +408,9 @@ impl Joiner {
             "Pod" => {
                 let replaced = table!(pods, Pod);
                 self.dirty.pods.extend(replaced.map(|_| name.clone()));
+                if self.workload_entries.get(name).is_some() {
+                    self.dirty.subjects.insert(Subject::WorkloadEntry(name.clone()));
+                }
             }
             "Service" => {
                 let replaced = table!(services, Service);
@@ -409,7 +437,21 @@ impl Joiner {
                 self.dirty.subjects.extend(replaced.iter().map(|_| Subject::Authentication));
                 self.dirty.authentication.extend(replaced.map(|_| name.clone()));
             }
-            _ => {}
+            "Endpoints" => {
+                let replaced = table!(endpoints, Endpoints);
+                replaced.into_iter().for_each(|replaced| self.endpoints_replaced(name, &replaced));
+            }
+            "WorkloadEntry" => {
+                let replaced = table!(workload_entries, WorkloadEntry);
+                self.dirty.pods.extend(replaced.map(|_| name.clone()));
+                self.dirty.subjects.insert(Subject::WorkloadEntry(name.clone()));
+            }
+            _ => {
+                let replaced = table!(unenforced, Unenforced);
+                let kinds = replaced.into_iter().flat_map(|replaced| [replaced.before, replaced.after]).flatten();
+                let subjects = kinds.map(|kind| Subject::Unenforced(kind, Arc::clone(&name.namespace)));
+                self.dirty.subjects.extend(subjects);
+            }
         }
         if had_others || self.has_others(key) {
             self.dirty.subjects.insert(Subject::Duplicates(key.clone()));
@@ -435,13 +477,19 @@ impl Joiner {
         }
     }
 
-    fn node_replaced(&mut self, name: &NamespacedName, replaced: &table::Replaced<Arc<Locality>>) {
+    fn node_replaced(&mut self, name: &NamespacedName, replaced: &table::Replaced<Arc<NodeManifest>>) {
         match (&replaced.before, &replaced.after) {
             (None, Some(_)) => self.dirty.changes.push(Change::Node(Arc::clone(&name.name))),
             (Some(_), None) => self.dirty.changes.push(Change::NodeGone(Arc::clone(&name.name))),
             _ => {}
         }
-        if replaced.before.clone().unwrap_or_default() == replaced.after.clone().unwrap_or_default() {
+        for (node, is_in) in [(&replaced.before, false), (&replaced.after, true)] {
+            let addresses = node.iter().flat_map(|node| &node.addresses);
+            addresses.for_each(|address| self.note_node_address(*address, is_in));
+        }
+        let locality =
+            |node: &Option<Arc<NodeManifest>>| node.as_ref().map(|node| node.locality.clone()).unwrap_or_default();
+        if locality(&replaced.before) == locality(&replaced.after) {
             return;
         }
         let here = |node: &Option<Arc<str>>| node.as_ref() == Some(&name.name);
@@ -450,6 +498,25 @@ impl Joiner {
         let slices = self.slices.iter().map(|(_, slice)| &slice.body);
         let concerned = slices.filter(|slice| slice.endpoints.iter().any(|endpoint| here(&endpoint.node)));
         self.dirty.fronting.extend(concerned.map(|slice| (ServiceKind::Kubernetes, slice.service.clone())));
+        let endpoints = self.endpoints.iter().filter(|(_, said)| {
+            let mut endpoints = said.body.subsets.iter().flat_map(|subset| &subset.endpoints);
+            endpoints.any(|endpoint| here(&endpoint.node))
+        });
+        self.dirty.fronting.extend(endpoints.map(|(name, _)| (ServiceKind::Kubernetes, name.clone())));
+    }
+
+    /// Somebody more, or less, says that an address is a node's: then it leads to no service.
+    fn note_node_address(&mut self, address: IpAddr, is_in: bool) {
+        let count = self.on_nodes.entry(address).or_default();
+        *count = if is_in { *count + 1 } else { count.saturating_sub(1) };
+        let (is_new, is_gone) = (is_in && *count == 1, *count == 0);
+        if is_gone {
+            self.on_nodes.remove(&address);
+        }
+        if is_new || is_gone {
+            let services = self.external.get(&address).into_iter().flatten();
+            self.dirty.fronting.extend(services.map(|name| (ServiceKind::Kubernetes, name.clone())));
+        }
     }
 
     fn settings_replaced(&mut self, replaced: &table::Replaced<Arc<MeshSettings>>) {
@@ -470,6 +537,8 @@ impl Joiner {
             self.dirty.subjects.extend(self.entries.iter().map(|(name, _)| Subject::Entry(name.clone())));
         }
         if before.root_namespace != after.root_namespace {
+            let external = self.external.values().flatten().map(|name| (ServiceKind::Kubernetes, name.clone()));
+            self.dirty.fronting.extend(external);
             self.dirty.authorization.extend(self.authorization.iter().map(|(name, _)| name.clone()));
             self.dirty.authentication.extend(self.authentication.iter().map(|(name, _)| name.clone()));
             self.dirty.subjects.insert(Subject::Authentication);

@@ -52,8 +52,8 @@ impl Arrival<'_> {
             return (unjudged(format!("Pod {} reaches itself, which is not captured", workload.name)), Vec::new());
         }
         let local = self.sources.local(&workload.name);
-        let unenforced = is_enforced(self.sources, workload, leg.address.port()).err();
         let is_tunnel = leg.expected().is_some();
+        let unenforced = is_enforced(self.sources, workload, leg.address.port(), is_tunnel).err();
         if is_tunnel && local.is_some_and(|local| local.netns.is_none()) {
             let reason = format!("no tunnel to Pod {} can be opened: {NO_NETNS}", workload.name);
             return (refused(reason), Vec::new());

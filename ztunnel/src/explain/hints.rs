@@ -58,6 +58,13 @@ pub(super) fn enforce(workload: &Workload, local: Option<&LocalPod>, port: u16) 
         Membership::InMesh if local.is_some_and(|local| local.netns.is_none()) => {
             format!("to enforce policy at Pod {name}: {NO_NETNS}")
         }
+        Membership::InMesh
+            if local.is_some_and(|local| {
+                local.exclusions.all_inbound && !local.exclusions.inbound_ports.contains(port)
+            }) =>
+        {
+            format!("to enforce policy at Pod {name}, remove its annotation ambient.istio.io/bypass-inbound-capture")
+        }
         Membership::InMesh => format!(
             "to enforce policy at port {port} of Pod {name}, take the port out of its annotation \
              traffic.ambient.mesh/exclude-inbound-ports"

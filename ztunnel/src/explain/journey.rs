@@ -329,7 +329,7 @@ pub(super) fn is_in_mesh(workload: &Workload) -> Result<(), String> {
 }
 
 /// Whether the daemon of its node stands before this port of a pod, as far as is known here; or why not.
-pub(super) fn is_enforced(sources: Sources<'_>, workload: &Workload, port: u16) -> Result<(), String> {
+pub(super) fn is_enforced(sources: Sources<'_>, workload: &Workload, port: u16, is_tunnel: bool) -> Result<(), String> {
     is_in_mesh(workload)?;
     let name = &workload.name;
     let open = sources.state(workload).as_ref().and_then(PodState::why_open);
@@ -339,8 +339,14 @@ pub(super) fn is_enforced(sources: Sources<'_>, workload: &Workload, port: u16) 
     let Some(local) = sources.local(name) else { return Ok(()) };
     match () {
         () if local.netns.is_none() => Err(format!("Pod {name} is not captured: {NO_NETNS}")),
+        // Whatever is excluded, tunnels end at the daemon.
+        () if port == HBONE_PORT => Ok(()),
         () if local.exclusions.inbound_ports.contains(port) => Err(format!(
             "Pod {name} excludes inbound port {port} (annotation traffic.ambient.mesh/exclude-inbound-ports)"
+        )),
+        () if local.exclusions.all_inbound && !is_tunnel => Err(format!(
+            "Pod {name} has no plaintext captured that comes to it (annotation \
+                 ambient.istio.io/bypass-inbound-capture)"
         )),
         () => Ok(()),
     }

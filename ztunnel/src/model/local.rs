@@ -23,7 +23,8 @@ pub struct LocalPod {
     pub netns: Option<PathBuf>,
     /// Traffic of the pod that is not captured.
     pub exclusions: Exclusions,
-    /// TCP ports of the pod's liveness, readiness and startup probes; ascending, without duplicates.
+    /// TCP ports to which the pod's kubelet connects: those of liveness, readiness and startup probes, and of lifecycle hooks;
+    /// ascending, without duplicates.
     pub probe_ports: Vec<u16>,
 }
 
@@ -36,6 +37,17 @@ pub struct Exclusions {
     pub outbound_cidrs: Vec<IpNet>,
     /// Ports of the pod that others connect to.
     pub inbound_ports: PortSet,
+    /// No plaintext connection to the pod is captured, at whatever port. Tunnels end at the daemon all the same, and there
+    /// policy is enforced.
+    pub all_inbound: bool,
+}
+
+impl Exclusions {
+    /// Whether a plaintext connection to this port of the pod is not captured.
+    #[must_use]
+    pub fn exclude_inbound(&self, port: u16) -> bool {
+        self.all_inbound || self.inbound_ports.contains(port)
+    }
 }
 
 /// A set of TCP ports, none of them 0. Parsed from `80, 443`; an empty text is the empty set.

@@ -11,6 +11,20 @@ pub enum Severity {
     Error,
     /// What was asked for may not be what is meant.
     Warning,
+    /// Nothing is wrong; something works otherwise than one may expect.
+    Info,
+}
+
+impl Severity {
+    /// As JSON has it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Info => "info",
+        }
+    }
 }
 
 /// Something in the mesh's sources that is wrong or can't be honoured: where it stands, what it is and what to do.

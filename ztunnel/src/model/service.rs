@@ -21,8 +21,12 @@ pub struct Service {
     pub hostname: Arc<str>,
     /// What kind of object says so.
     pub kind: ServiceKind,
-    /// Its own addresses, canonical; none when it is headless.
+    /// What is known of its own addresses.
+    pub addressing: Addressing,
+    /// Its own addresses, canonical.
     pub vips: Vec<IpAddr>,
+    /// Other addresses that lead to it, canonical. One that a pod, another service or a node has is not its own.
+    pub external: Vec<ExternalAddress>,
     /// Address ranges that are its own, canonical, without host bits; only a ServiceEntry has some.
     pub ranges: Vec<IpNet>,
     /// Its TCP ports, in the manifest's order.
@@ -37,6 +41,8 @@ pub struct Service {
     pub families: Families,
     /// Which endpoints are preferred.
     pub distribution: Distribution,
+    /// A client stays at one of the endpoints as long as these stay the same (`sessionAffinity: ClientIP`).
+    pub is_sticky: bool,
     /// Whose pods know it.
     pub visibility: Visibility,
     /// Identities that its endpoints may have beside their workloads' own (`subjectAltNames`).
@@ -53,7 +59,9 @@ impl Service {
             name,
             hostname: hostname.into(),
             kind: ServiceKind::Kubernetes,
+            addressing: Addressing::Headless,
             vips: Vec::new(),
+            external: Vec::new(),
             ranges: Vec::new(),
             ports: Vec::new(),
             resolution: Resolution::Endpoints,
@@ -61,6 +69,7 @@ impl Service {
             selector: Labels::default(),
             families: Families::default(),
             distribution: Distribution::Any,
+            is_sticky: false,
             visibility: Visibility::Everyone,
             identities: Vec::new(),
             waypoint: None,
@@ -70,6 +79,13 @@ impl Service {
     /// The port of this number.
     pub fn port(&self, number: u16) -> Option<&ServicePort> {
         self.ports.iter().find(|port| port.port == number)
+    }
+
+    /// Whether pods of a namespace are led to it by an address that is not its own.
+    pub fn is_led_to_by(&self, address: IpAddr, namespace: &str) -> bool {
+        let is_own = *self.name.namespace == *namespace;
+        let leads = |external: &ExternalAddress| external.address == address && (external.leads_everyone || is_own);
+        self.external.iter().any(leads)
     }
 
     /// The endpoints at an address: a ServiceEntry may name one twice.
@@ -86,6 +102,29 @@ impl Service {
             Visibility::Namespaces(namespaces) => namespaces.iter().any(|known| **known == *namespace),
         }
     }
+}
+
+/// What is known of a service's own addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Addressing {
+    /// It has those that stand in `vips` and `ranges`.
+    Given,
+    /// It has none: `clusterIP: None`. Clients connect to its endpoints themselves.
+    Headless,
+    /// It has some, which its manifest does not tell: the manifest is as people write it, before a cluster has filled it in.
+    Unknown,
+    /// It is another name of this host (`type: ExternalName`): clients connect to whatever address that has.
+    Alias(Arc<str>),
+}
+
+/// An address beside a service's own that leads to it: of a load balancer, or one of `externalIPs`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExternalAddress {
+    /// The address.
+    pub address: IpAddr,
+    /// Pods of all namespaces are led by it, and not only those of the service's own. Whoever may write a Service may write any
+    /// address into `externalIPs`; that of a load balancer is the cluster's word.
+    pub leads_everyone: bool,
 }
 
 /// What kind of object a service comes from. Earlier ones win where two claim one address.

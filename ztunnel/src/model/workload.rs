@@ -1,4 +1,4 @@
-//! A workload: one pod as every node of the mesh sees it: its identity, its addresses, its node, its membership.
+//! A workload: one pod, or one host outside of the cluster, as every node of the mesh sees it: its identity, its addresses, its node, its membership.
 //!
 //! Facts that only the pod's own node needs are in [`local`](super::local).
 
@@ -33,7 +33,7 @@ impl fmt::Display for NamespacedName {
     }
 }
 
-/// One pod, as its manifest tells it.
+/// One pod, as its manifest tells it, or what a WorkloadEntry describes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Workload {
     /// Namespace and name.
@@ -58,6 +58,9 @@ pub struct Workload {
     pub addresses: Vec<IpAddr>,
     /// It shares the node's network namespace.
     pub host_network: bool,
+    /// A WorkloadEntry describes it. Whoever may write one may write any address, so that it takes none from others: it is reached
+    /// by what selects it.
+    pub is_entry: bool,
     /// Its labels.
     pub labels: Labels,
     /// Its named TCP ports, in the manifest's order.
@@ -72,6 +75,9 @@ pub struct Workload {
     pub waypoint: Option<Arc<Gateway>>,
     /// It speaks HBONE itself: others reach it through tunnels, and its own node does not capture it.
     pub native_tunnel: bool,
+    /// It is being deleted, or its node does not report any more, and it still has an address: its address may belong to
+    /// another pod already. A pod that has `finished` is not leaving any more.
+    pub leaving: bool,
     /// Whether the mesh carries its traffic, and why not.
     pub membership: Membership,
 }
@@ -90,6 +96,7 @@ impl Workload {
             node: None,
             addresses: Vec::new(),
             host_network: false,
+            is_entry: false,
             labels: Labels::default(),
             ports: Vec::new(),
             node_addresses: Vec::new(),
@@ -97,6 +104,7 @@ impl Workload {
             finished: false,
             waypoint: None,
             native_tunnel: false,
+            leaving: false,
             membership: Membership::NotLabelled,
             name,
         }
@@ -107,9 +115,22 @@ impl Workload {
         self.ports.iter().find(|port| *port.name == *name).map(|port| port.number)
     }
 
-    /// The addresses nobody else may have: none for a finished pod or one on its node's network.
+    /// The addresses that the pod claims for itself: none for a finished pod, one on its node's network, or a WorkloadEntry. Whose an address is
+    /// that several pods claim: [`Holders`](crate::store::holders::Holders).
     pub fn own_addresses(&self) -> &[IpAddr] {
-        if self.finished || self.host_network { &[] } else { &self.addresses }
+        if self.finished || self.has_shared_addresses() { &[] } else { &self.addresses }
+    }
+
+    /// Whether its addresses are not its alone, so that only what names the workload can tell that it is meant.
+    #[must_use]
+    pub fn has_shared_addresses(&self) -> bool {
+        self.host_network || self.is_entry
+    }
+
+    /// How messages call it.
+    #[must_use]
+    pub fn title(&self) -> String {
+        format!("{} {}", if self.is_entry { "WorkloadEntry" } else { "Pod" }, self.name)
     }
 }
 
@@ -180,11 +201,58 @@ pub enum RefuseReason {
     HostNetwork,
     /// The pod has no usable address (yet).
     NoAddress,
+    /// The pod brings a proxy of its own, which carries its traffic: the pod is left alone, as in Istio.
+    Sidecar(Sidecar),
+}
+
+impl RefuseReason {
+    /// Whether a pod that was captured before is released for this reason, and not closed.
+    #[must_use]
+    pub const fn leaves_alone(self) -> bool {
+        matches!(self, Self::Sidecar(_))
+    }
+}
+
+/// A proxy that a pod brings itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Sidecar {
+    /// Istio's.
+    Istio,
+    /// Linkerd's.
+    Linkerd,
+    /// Kuma's.
+    Kuma,
+    /// Consul's.
+    Consul,
+}
+
+impl Sidecar {
+    /// The name of its container.
+    #[must_use]
+    pub const fn container(self) -> &'static str {
+        match self {
+            Self::Istio => "istio-proxy",
+            Self::Linkerd => "linkerd-proxy",
+            Self::Kuma => "kuma-sidecar",
+            Self::Consul => "consul-dataplane",
+        }
+    }
+
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Istio, Self::Linkerd, Self::Kuma, Self::Consul];
 }
 
 impl fmt::Display for RefuseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Sidecar(sidecar) => {
+                return write!(
+                    f,
+                    "the pod has its own sidecar proxy ({}), which carries its traffic: the pod is left alone, and peers reach \
+                     it in plaintext; to have it in the mesh, turn the injection of the sidecar off and create the pod anew",
+                    sidecar.container()
+                );
+            }
             Self::Finished => "the pod has finished, there is nothing left to capture",
             Self::HostNetwork => {
                 "hostNetwork pods share the node's network and can't be captured: run the pod without hostNetwork, \

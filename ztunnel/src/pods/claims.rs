@@ -76,6 +76,19 @@ pub enum ClaimError {
         /// All that claim it, separated by commas.
         claimants: String,
     },
+    /// An address of a pod that is being deleted belongs to another pod now.
+    #[error(
+        "cannot enrol pod {pod}: its address {address} belongs to pod {owner} now, because pod {pod} is being deleted or its \
+         node is lost; nothing is to be done, or delete pod {pod} with --force if it does not go by itself"
+    )]
+    Passed {
+        /// The pod.
+        pod: NamespacedName,
+        /// The address.
+        address: IpAddr,
+        /// The pod that has it.
+        owner: NamespacedName,
+    },
 }
 
 /// What the pods of this node say of their network namespaces, at one moment.
@@ -176,6 +189,10 @@ impl Claims<'_> {
             if let Some(claimants) = self.mesh.contested(*address) {
                 let claimants = claimants.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
                 return Err(ClaimError::Contested { pod: pod.clone(), address: *address, claimants });
+            }
+            if let Some(owner) = self.mesh.workload_at(*address).filter(|owner| owner.name != *pod) {
+                let owner = owner.name.clone();
+                return Err(ClaimError::Passed { pod: pod.clone(), address: *address, owner });
             }
         }
         Ok(())

@@ -66,6 +66,8 @@ pub struct ProblemInfo {
     pub origin: Origin,
     /// Which object.
     pub object: Option<String>,
+    /// `error`, `warning` or `info`.
+    pub severity: &'static str,
     /// What.
     pub message: String,
 }
@@ -76,7 +78,8 @@ fn origin_keys<S: Serializer>(origin: &Origin, serializer: S) -> Result<S::Ok, S
 
 impl From<&Problem> for ProblemInfo {
     fn from(problem: &Problem) -> Self {
-        Self { origin: problem.origin.clone(), object: problem.object.clone(), message: problem.message.clone() }
+        let Problem { origin, object, message, severity } = problem.clone();
+        Self { origin, object, severity: severity.name(), message }
     }
 }
 

@@ -243,7 +243,11 @@ impl<K: Kernel> Manager<K> {
                     self.try_enrol(&name, desired, RETRY_FIRST).await;
                 }
                 Action::Refuse(name, reason) => {
-                    self.close(&name).await;
+                    if reason.leaves_alone() {
+                        self.release(&name).await;
+                    } else {
+                        self.close(&name).await;
+                    }
                     self.refuse(&name, reason);
                 }
             }
@@ -303,7 +307,11 @@ impl<K: Kernel> Manager<K> {
     }
 
     fn refuse(&mut self, name: &NamespacedName, reason: CannotEnrol) {
-        error!(pod = %name, %reason, "pod refused: it is not enrolled");
+        if reason.leaves_alone() {
+            info!(pod = %name, %reason, "pod refused: it is left alone");
+        } else {
+            error!(pod = %name, %reason, "pod refused: it is not enrolled");
+        }
         let (reason, wanted) = (reason.to_string(), Err(reason));
         self.refused.insert(name.clone(), Refused { reason, wanted, retry: None, is_claimed: false });
     }

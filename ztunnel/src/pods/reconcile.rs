@@ -47,6 +47,14 @@ pub enum CannotEnrol {
     NoNetns(String),
 }
 
+impl CannotEnrol {
+    /// Whether the pod is to be as if there were no mesh: it is released if it was captured before.
+    #[must_use]
+    pub const fn leaves_alone(&self) -> bool {
+        matches!(self, Self::Membership(reason) if reason.leaves_alone())
+    }
+}
+
 impl fmt::Display for CannotEnrol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -68,7 +76,8 @@ pub enum Action {
     Update(NamespacedName, Desired),
     /// Enrol the pod; if it is enrolled otherwise, close it first.
     Enrol(NamespacedName, Desired),
-    /// Say why the pod can't be enrolled; if it is, close it. It is in the mesh, so it is not opened.
+    /// Say why the pod can't be enrolled; if it is, close it: it is in the mesh, so it is not opened. Release it if it is to be
+    /// [left alone](CannotEnrol::leaves_alone).
     Refuse(NamespacedName, CannotEnrol),
 }
 

@@ -222,10 +222,10 @@ impl Maps {
         let directions =
             [(Direction::Outbound, &exclusions.outbound_ports), (Direction::Inbound, &exclusions.inbound_ports)];
         let key = |direction, port| ExcludedPort { cookie, direction: direction as u32, port: u32::from(port) };
-        let ports: Vec<_> = directions
-            .into_iter()
-            .flat_map(|(direction, ports)| ports.iter().map(move |port| key(direction, port)))
-            .collect();
+        let ports =
+            directions.into_iter().flat_map(|(direction, ports)| ports.iter().map(move |port| key(direction, port)));
+        let every_port = exclusions.all_inbound.then(|| key(Direction::Inbound, ExcludedPort::EVERY));
+        let ports: Vec<_> = ports.chain(every_port).collect();
         let cidrs: Vec<_> = exclusions.outbound_cidrs.iter().map(|cidr| cidr_key(cookie, cidr)).collect();
         let limit = self.sizes.per_pod_limit();
         for (map, count) in [(names::EXCLUDED_PORTS, ports.len()), (names::EXCLUDED_CIDRS, cidrs.len())] {

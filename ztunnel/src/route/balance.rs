@@ -1,5 +1,7 @@
 //! Choosing among endpoints: by rank first, among equals by chance, in proportion to their weights.
 
+use std::net::IpAddr;
+
 /// How many are chosen at most: one to go to, two to try when that fails.
 pub const MOST: usize = 3;
 
@@ -33,15 +35,49 @@ impl<R, T> Choice<R, T> {
 /// One pass, no allocation: every item gets an exponentially distributed arrival time with its weight as the rate, and the
 /// first arrivals win (Efraimidis and Spirakis, "Weighted random sampling with a reservoir").
 pub fn choose<R: Ord, T>(items: impl IntoIterator<Item = (R, u32, T)>, draw: u64) -> Choice<R, T> {
-    let mut best: [Option<Entry<R, T>>; MOST] = [const { None }; MOST];
+    let mut best = Choice([const { None }; MOST]);
     let mut random = SplitMix64(draw);
     for (rank, weight, item) in items {
-        let arrival = -random.unit().ln();
-        if weight == 0 {
-            continue;
+        let unit = random.unit();
+        best.offer(rank, weight, unit, item);
+    }
+    best
+}
+
+/// The same, but each item `(rank, weight, draw, item)` has a draw of its own: where the draws stay the same so does the choice, and
+/// an item that comes or goes moves only what it takes or had (rendezvous hashing).
+pub fn choose_sticky<R: Ord, T>(items: impl IntoIterator<Item = (R, u32, u64, T)>) -> Choice<R, T> {
+    let mut best = Choice([const { None }; MOST]);
+    for (rank, weight, draw, item) in items {
+        best.offer(rank, weight, SplitMix64(draw).unit(), item);
+    }
+    best
+}
+
+/// A draw for two addresses, the same on every node.
+#[must_use]
+pub fn draw_of(client: IpAddr, endpoint: IpAddr) -> u64 {
+    let mut mixed = 0;
+    for address in [client, endpoint] {
+        let bits = match address {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
+            IpAddr::V6(v6) => v6.to_bits(),
+        };
+        #[expect(clippy::cast_possible_truncation, reason = "the two halves")]
+        for half in [(bits >> 64) as u64, bits as u64] {
+            mixed = SplitMix64(mixed ^ half).next();
         }
-        let mut carried = Entry { rank, key: arrival / f64::from(weight), item };
-        for place in &mut best {
+    }
+    mixed
+}
+
+impl<R: Ord, T> Choice<R, T> {
+    fn offer(&mut self, rank: R, weight: u32, unit: f64, item: T) {
+        if weight == 0 {
+            return;
+        }
+        let mut carried = Entry { rank, key: -unit.ln() / f64::from(weight), item };
+        for place in &mut self.0 {
             match place {
                 None => {
                     *place = Some(carried);
@@ -52,7 +88,6 @@ pub fn choose<R: Ord, T>(items: impl IntoIterator<Item = (R, u32, T)>, draw: u64
             }
         }
     }
-    Choice(best)
 }
 
 impl<R: Ord, T> Entry<R, T> {
@@ -85,8 +120,9 @@ impl SplitMix64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{MOST, choose};
+    use super::{MOST, choose, choose_sticky, draw_of};
     use proptest::prelude::{any, prop, proptest};
+    use std::net::IpAddr;
 
     fn names(items: &[(u8, u32, char)], draw: u64) -> String {
         choose(items.iter().copied(), draw).iter().map(|(_, name)| *name).collect()
@@ -122,6 +158,31 @@ mod tests {
         );
         let after_c = second_after_c.iter().sum();
         assert!(near(second_after_c[0], after_c, 1.0 / 3.0), "{second_after_c:?}");
+    }
+
+    #[test]
+    fn a_client_stays_where_it_is_while_others_come_and_go() {
+        let endpoint = |last: u8| IpAddr::from([10, 0, 1, last]);
+        let chosen = |client: u8, endpoints: &[u8]| {
+            let client = IpAddr::from([10, 0, 0, client]);
+            let items = endpoints.iter().map(|last| (0, 1, draw_of(client, endpoint(*last)), *last));
+            choose_sticky(items).first().map(|(_, last)| *last).unwrap()
+        };
+        let mut counts = [0u32; 5];
+        for client in 0..=255 {
+            let at = chosen(client, &[0, 1, 2, 3]);
+            counts[usize::from(at)] += 1;
+            assert_eq!(chosen(client, &[3, 1, 0, 2]), at, "in whatever order");
+            let with_more = chosen(client, &[0, 1, 2, 3, 4]);
+            assert!(with_more == at || with_more == 4, "only the new one takes clients");
+            let others: Vec<u8> = (0..4).filter(|last| *last != at).collect();
+            assert_ne!(chosen(client, &others), at);
+            let gone = (at + 1) % 4;
+            let left: Vec<u8> = (0..4).filter(|last| *last != gone).collect();
+            assert_eq!(chosen(client, &left), at, "another one is gone");
+        }
+        assert!(counts[..4].iter().all(|count| (40..=90).contains(count)), "{counts:?}");
+        assert_ne!(draw_of(endpoint(1), endpoint(2)), draw_of(endpoint(2), endpoint(1)));
     }
 
     proptest! {

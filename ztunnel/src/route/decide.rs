@@ -12,7 +12,7 @@ use std::{
 
 use ebpf_common::HBONE_PORT;
 
-use super::balance::{Choice, MOST, choose};
+use super::balance::{Choice, MOST, choose, choose_sticky, draw_of};
 use crate::{
     model::{
         addr::{OrigDst, is_link_local_v6, is_listener},
@@ -20,7 +20,7 @@ use crate::{
         flow::Flow,
         gateway::Gateway,
         identity::SpiffeId,
-        locality::Place,
+        locality::{Distribution, Place},
         service::{Endpoint, Health, Resolution, Service},
         workload::{Membership, NamespacedName, Workload},
     },
@@ -312,7 +312,7 @@ impl<'a> Client<'a> {
             return Err(Refusal::because(CloseReason::UnknownDestination, unread(&what)));
         }
         let candidate = self.candidate(dst.socket(), Some(workload), &[]).ok_or_else(|| {
-            let detail = format!("port {HBONE_PORT} of Pod {} is reserved for the mesh's tunnels", workload.name);
+            let detail = format!("port {HBONE_PORT} of {} is reserved for the mesh's tunnels", workload.title());
             Refusal::because(CloseReason::Recursive, detail)
         })?;
         Ok(self.outbound(None, vec![candidate]))
@@ -363,7 +363,19 @@ impl<'a> Client<'a> {
             let (rank, target) = self.rank(service, endpoint, dst).ok()?;
             Some((rank, endpoint.weight, (endpoint, target)))
         });
-        choose(usable, draw)
+        match self.address(dst.ip()).filter(|_| service.is_sticky) {
+            None => choose(usable, draw),
+            Some(client) => choose_sticky(usable.map(|(rank, weight, (endpoint, target))| {
+                (rank, weight, draw_of(client, endpoint.address), (endpoint, target))
+            })),
+        }
+    }
+
+    /// The address that services know the pod by: of the destination's family if it has one.
+    fn address(&self, destination: IpAddr) -> Option<IpAddr> {
+        let addresses = self.own.map(|own| own.addresses.as_slice()).unwrap_or_default();
+        let same_family = addresses.iter().find(|address| address.is_ipv4() == destination.is_ipv4());
+        same_family.or(addresses.first()).copied()
     }
 
     /// How good an endpoint is, and the port it takes the connection at.
@@ -373,7 +385,11 @@ impl<'a> Client<'a> {
             Some(own) => {
                 let here = Place { node: own.node.as_deref(), locality: &own.locality };
                 let there = Place { node: endpoint.node.as_deref(), locality: &endpoint.locality };
-                service.distribution.distance(here, there).ok_or(Unfit::Elsewhere)?
+                match service.distribution {
+                    // `internalTrafficPolicy` is about the service's own addresses.
+                    Distribution::SameNode if service.external.iter().any(|external| external.address == dst.ip()) => 0,
+                    distribution => distribution.distance(here, there).ok_or(Unfit::Elsewhere)?,
+                }
             }
             None => 0,
         };
@@ -431,7 +447,7 @@ impl<'a> Client<'a> {
 pub(super) fn behind<'a>(snapshot: &'a Snapshot, endpoint: &Endpoint) -> Option<&'a Arc<Workload>> {
     snapshot.workload_at(endpoint.address).or_else(|| {
         let named = snapshot.workload(endpoint.workload.as_ref()?)?;
-        named.host_network.then_some(named)
+        named.has_shared_addresses().then_some(named)
     })
 }
 

@@ -1,4 +1,4 @@
-//! Who claims which address: services that share one, ranges, and the addresses that are nobody's for being two pods'.
+//! Which services claim which address: services that share one, and ranges.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -10,7 +10,6 @@ use ipnet::IpNet;
 use super::change::ServiceKey;
 use super::shared::SharedMap;
 use crate::model::service::{Resolution, Service, ServiceKind};
-use crate::model::workload::NamespacedName;
 
 /// Services in the order in which they win over each other.
 pub(super) type Ranked = Arc<[Arc<Service>]>;
@@ -19,6 +18,8 @@ pub(super) type Ranked = Arc<[Arc<Service>]>;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Claims {
     single: SharedMap<IpAddr, Ranked>,
+    /// By addresses that are not their own.
+    external: SharedMap<IpAddr, Ranked>,
     /// The longest prefixes first. One map for each length in use, so that a lookup costs as many as there are lengths.
     ranges: BTreeMap<Reverse<u8>, SharedMap<IpNet, Ranked>>,
     /// What has changed since the lists were made.
@@ -32,6 +33,7 @@ type Changed = HashMap<ServiceKey, Option<Arc<Service>>>;
 #[derive(Debug, Clone, Default)]
 struct Noted {
     single: Changed,
+    external: Changed,
     ranges: Changed,
 }
 
@@ -74,6 +76,11 @@ impl Claims {
             let now = after.filter(|after| after.vips.contains(vip));
             self.noted.entry(IpNet::from(*vip)).or_default().single.insert(key.clone(), now.cloned());
         }
+        for address in both().flat_map(|service| &service.external).map(|external| external.address) {
+            let leads = |after: &&Arc<Service>| after.external.iter().any(|external| external.address == address);
+            let now = after.filter(leads);
+            self.noted.entry(IpNet::from(address)).or_default().external.insert(key.clone(), now.cloned());
+        }
         for range in both().flat_map(|service| &service.ranges) {
             let now = after.filter(|after| after.ranges.contains(range));
             self.noted.entry(range.trunc()).or_default().ranges.insert(key.clone(), now.cloned());
@@ -83,10 +90,14 @@ impl Claims {
     /// Makes the list of each address and range that was noted, once for all that was noted of it: there may be as many services
     /// at an address as somebody cares to write.
     pub(super) fn settle(&mut self) {
-        for (place, Noted { single, ranges }) in std::mem::take(&mut self.noted) {
+        for (place, Noted { single, external, ranges }) in std::mem::take(&mut self.noted) {
             if !single.is_empty() {
                 let address = place.addr();
                 self.single.set(address, merged(self.single.get(&address), single));
+            }
+            if !external.is_empty() {
+                let address = place.addr();
+                self.external.set(address, merged(self.external.get(&address), external));
             }
             if !ranges.is_empty() {
                 let length = Reverse(place.prefix_len());
@@ -102,6 +113,13 @@ impl Claims {
     /// The services at a single address.
     pub(super) fn single(&self, address: IpAddr) -> &[Arc<Service>] {
         self.single.get(&address).map(|services| &**services).unwrap_or_default()
+    }
+
+    /// The service to which an address that is not its own leads pods of a namespace, if it has the port.
+    pub(super) fn external(&self, address: IpAddr, port: u16, namespace: &str) -> Option<&Arc<Service>> {
+        let services = self.external.get(&address)?.iter();
+        let leads = |service: &&Arc<Service>| service.is_led_to_by(address, namespace) && service.port(port).is_some();
+        best(services.filter(leads), port, namespace)
     }
 
     /// The service with the smallest range around an address that has the port, or else with the smallest of all.
@@ -138,12 +156,4 @@ fn best<'a>(services: impl Iterator<Item = &'a Arc<Service>>, port: u16, namespa
         let passes = service.resolution == Resolution::Passthrough;
         (service.port(port).is_none(), passes, *service.name.namespace != *namespace)
     })
-}
-
-/// The pods that claim an address, where there are several: then it is nobody's, so that neither has the other's identity.
-///
-/// No service is asked. A pod's address is what its node reports of it; that of a Service or a ServiceEntry is whatever its author
-/// wrote, who could make the pods of others unreachable.
-pub fn contested<'a>(pods: impl ExactSizeIterator<Item = &'a NamespacedName>) -> Option<Vec<NamespacedName>> {
-    (pods.len() > 1).then(|| pods.cloned().collect())
 }

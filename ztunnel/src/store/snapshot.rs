@@ -80,7 +80,7 @@ pub enum Owner<'a> {
 }
 
 impl Snapshot {
-    /// Indexes a mesh. An address that several pods claim (see [`contested`](super::claims::contested)) leads to nobody, so that
+    /// Indexes a mesh. An address that several pods claim (see [`Holders`]) leads to nobody, so that
     /// none has another's identity; no service has the address of a pod; services may share addresses. Of
     /// two workloads with one name, and of two services with one host name in a namespace, the first counts.
     pub fn build(version: u64, workloads: Vec<Workload>, services: Vec<Service>, problems: Vec<Problem>) -> Self {
@@ -201,7 +201,7 @@ impl Snapshot {
     /// The workload whose own address this is. A v4-mapped address counts as the IPv4 one.
     pub fn workload_at(&self, address: IpAddr) -> Option<&Arc<Workload>> {
         let address = address.to_canonical();
-        if self.contested.contains_key(&address) { None } else { self.holders.only(address) }
+        self.holders.owner(address)
     }
 
     /// The workload of this name.
@@ -216,7 +216,7 @@ impl Snapshot {
 
     /// Whose an address is, as pods of a namespace see it that want to reach this port of it.
     ///
-    /// Before ranges come single addresses; of ranges the longest prefix wins. Where several services claim an address,
+    /// Before ranges come single addresses: those of pods, then services' own, then those that lead to services from outside; of ranges the longest prefix wins. Where several services claim an address,
     /// those that have the port come first, then those with endpoints, then those of the client's namespace, then those
     /// of Kubernetes, then by name. A service that the namespace may not know does not count.
     pub fn owner(&self, address: IpAddr, port: u16, namespace: &str) -> Owner<'_> {
@@ -224,7 +224,7 @@ impl Snapshot {
         if let Some(claimants) = self.contested.get(&address) {
             return Owner::Contested(claimants);
         }
-        if let Some(workload) = self.holders.only(address) {
+        if let Some(workload) = self.holders.owner(address) {
             return Owner::Workload(workload);
         }
         let services = self.claims.single(address);
@@ -233,6 +233,9 @@ impl Snapshot {
         }
         if let Some(service) = cluster_ip(services) {
             return Owner::Hidden(service);
+        }
+        if let Some(service) = self.claims.external(address, port, namespace) {
+            return Owner::Service(service);
         }
         self.claims.around(address, port, namespace).map_or(Owner::Unknown, Owner::Service)
     }

@@ -13,16 +13,25 @@ use crate::model::workload::{NamespacedName, Workload};
 impl Joiner {
     /// The pod whose own address this is, and nobody else's.
     pub(super) fn owner(&self, address: IpAddr) -> Option<&Arc<Workload>> {
-        if self.contested.contains_key(&address) { None } else { self.holders.only(address) }
+        self.holders.owner(address)
     }
 
-    /// The workload at an address. An address on a node's network is shared, so there the slice's word is needed.
+    /// The workload at an address. An address on a node's network is shared, and that of a WorkloadEntry may be anybody's, so there
+    /// the word of what selects it is needed.
     fn at(&self, address: IpAddr, named: Option<&NamespacedName>) -> Option<&Arc<Workload>> {
         let on_host = || {
             let pod = &self.pods_joined.get(named?)?.workload;
-            (pod.host_network && !pod.finished && pod.addresses.contains(&address)).then_some(pod)
+            (pod.has_shared_addresses() && !pod.finished && pod.addresses.contains(&address)).then_some(pod)
         };
         self.owner(address).or_else(on_host)
+    }
+
+    /// Whether an address that a pod claims belongs to another pod, which is not leaving: what leads to the first pod must not lead
+    /// to the second one.
+    fn has_lost(&self, pod: &NamespacedName, address: IpAddr) -> bool {
+        let is_other = |owner: &Arc<Workload>| owner.name != *pod;
+        self.owner(address).is_some_and(is_other)
+            && self.holders.all(address).iter().any(|claimant| claimant.name == *pod)
     }
 
     /// Where an endpoint without a pod runs, as far as its slice tells.
@@ -46,7 +55,8 @@ impl Joiner {
             let ports = ports_given(service, slice);
             for given in &slice.endpoints {
                 let health = if service.every_endpoint_ready { Health::Ready } else { given.health };
-                for address in &given.addresses {
+                let is_lost = |address: &&IpAddr| given.pod.as_ref().is_some_and(|pod| self.has_lost(pod, **address));
+                for address in given.addresses.iter().filter(|address| !is_lost(address)) {
                     let endpoint = endpoints.entry(*address).or_insert_with(|| {
                         let (node, locality) = (given.node.clone(), self.locality(given));
                         let workload = self.at(*address, given.pod.as_ref());
@@ -75,10 +85,12 @@ impl Joiner {
                 () if joined.draining => Health::Draining,
                 () => Health::Unready,
             };
-            for address in pod.addresses.iter().filter(|address| service.families.include(**address)) {
+            let addresses = pod.addresses.iter().filter(|address| service.families.include(**address));
+            for address in addresses.filter(|address| !self.has_lost(&pod.name, **address)) {
                 endpoints.entry(*address).or_insert_with(|| {
                     let workload = self.at(*address, Some(&pod.name));
                     Endpoint {
+                        weight: joined.weight,
                         ports: service.ports.iter().filter_map(|port| port_of_pod(port, pod)).collect(),
                         node: pod.node.clone(),
                         locality: pod.locality.clone(),
@@ -117,7 +129,12 @@ fn placed(
     }
 }
 
+/// A WorkloadEntry numbers the ports of services by their names.
 fn port_of_pod(port: &ServicePort, pod: &Workload) -> Option<(u16, u16)> {
+    let named = port.name.as_deref().filter(|_| pod.is_entry).and_then(|name| pod.port_named(name));
+    if let Some(number) = named {
+        return Some((port.port, number));
+    }
     match &port.target {
         TargetPort::Number(number) => Some((port.port, *number)),
         TargetPort::Name(name) => Some((port.port, pod.port_named(name)?)),

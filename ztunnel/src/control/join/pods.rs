@@ -9,7 +9,6 @@ use super::{Fronting, JoinedPod, Joiner, Subject};
 use crate::model::service::ServiceKind;
 use crate::model::workload::{NamespacedName, Workload};
 use crate::store::change::Change;
-use crate::store::claims::contested;
 
 impl Joiner {
     /// Joins the pods anew that have to be.
@@ -34,11 +33,20 @@ impl Joiner {
             let is = after.as_ref().map(|after| &after.workload);
             self.move_between_services(was, is.map(|is| &**is));
             for (pod, is_in) in [(was, false), (is.map(|is| &**is), true)] {
-                for address in pod.filter(|pod| pod.host_network).into_iter().flat_map(|pod| &pod.addresses) {
+                for address in pod.filter(|pod| pod.has_shared_addresses()).into_iter().flat_map(|pod| &pod.addresses) {
                     note(&mut self.on_hosts, *address, name.clone(), is_in);
                 }
+                let of_node = pod.filter(|pod| pod.host_network).into_iter().flat_map(|pod| &pod.addresses);
+                for address in pod.into_iter().flat_map(|pod| &pod.node_addresses).chain(of_node) {
+                    self.note_node_address(*address, is_in);
+                }
             }
-            self.dirty.claimed.extend(self.holders.replace(was, is));
+            let claimed = self.holders.replace(was, is);
+            // An address may belong to another of the pods that claim it now.
+            let others = claimed.iter().flat_map(|address| self.holders.all(*address)).filter(|pod| pod.name != name);
+            let concerned: Vec<Fronting> = others.flat_map(|pod| self.selecting_pod(pod)).collect();
+            self.dirty.fronting.extend(concerned);
+            self.dirty.claimed.extend(claimed);
             let both = was.into_iter().chain(is.map(|is| &**is));
             self.dirty.moved.extend(both.flat_map(|pod| &pod.addresses));
             match after {
@@ -76,10 +84,10 @@ impl Joiner {
     }
 
     fn join_pod(&self, name: &NamespacedName) -> Option<JoinedPod> {
-        let manifest = &self.pods.get(name)?.body;
+        let manifest = &self.pods.get(name).or_else(|| self.workload_entries.get(name))?.body;
         let node = manifest.workload.node.as_ref().and_then(|node| self.node(node));
         let workload = manifest.workload(self.namespace(name).labelled, node, &self.trust_domain);
-        Some(JoinedPod { workload, draining: manifest.draining })
+        Some(JoinedPod { workload, draining: manifest.draining, weight: manifest.weight })
     }
 
     /// Has the services follow whose selectors lead to a pod, or led.
@@ -108,13 +116,10 @@ impl Joiner {
 
     /// Finds out anew whether several pods claim an address.
     fn settle(&mut self, address: IpAddr) {
-        let pods = self.holders.all(address);
-        let now = contested(pods.iter().map(|pod| &pod.name));
+        let now = self.holders.contested(address);
         if now.as_ref() == self.contested.get(&address) {
             return;
         }
-        let concerned: Vec<Fronting> = pods.iter().flat_map(|pod| self.selecting_pod(pod)).collect();
-        self.dirty.fronting.extend(concerned);
         self.dirty.moved.insert(address);
         self.dirty.subjects.insert(Subject::Contested);
         match now {
@@ -128,6 +133,7 @@ impl Joiner {
         for (kind, name) in self.naming.get(&address).into_iter().flat_map(Few::iter) {
             let fronting = match (*kind, self.slices.get(name)) {
                 ("EndpointSlice", Some(slice)) => (ServiceKind::Kubernetes, slice.body.service.clone()),
+                ("Endpoints", _) => (ServiceKind::Kubernetes, name.clone()),
                 _ => (ServiceKind::Entry, name.clone()),
             };
             self.dirty.fronting.insert(fronting);
@@ -136,7 +142,7 @@ impl Joiner {
         let pods = on_host.filter_map(|name| self.pods_joined.get(name)).map(|pod| &pod.workload);
         let selecting: Vec<Fronting> = pods.flat_map(|pod| self.selecting_pod(pod)).collect();
         self.dirty.fronting.extend(selecting);
-        let services = self.vips.get(&address).into_iter().flatten();
+        let services = self.vips.get(&address).into_iter().chain(self.external.get(&address)).flatten();
         self.dirty.subjects.extend(services.cloned().map(Subject::Service));
         for name in self.entry_vips.get(&address).into_iter().flatten() {
             self.dirty.subjects.insert(Subject::Entry(name.clone()));

@@ -8,11 +8,12 @@ use super::budget::Excess;
 use super::policies::{authentication, targets};
 use super::table::{Place, Table};
 use super::{Joiner, Key, Subject};
-use crate::control::objects::{ENTRIES_LEAD, EntryManifest, title, visibility};
+use crate::control::objects::{ENTRIES_LEAD, EntryManifest, External, ServiceManifest, Unenforced, title, visibility};
 use crate::model::labels::Labels;
 use crate::model::policy::{PeerAuthentication, Scope};
 use crate::model::problem::{Problem, Severity};
-use crate::model::workload::NamespacedName;
+use crate::model::service::Addressing;
+use crate::model::workload::{Membership, NamespacedName};
 use crate::store::change::ServiceKey;
 
 const AUTHORIZATION: &str = "AuthorizationPolicy";
@@ -29,6 +30,9 @@ impl Joiner {
                 Subject::Contested => self.of_contested(),
                 Subject::Service(name) => self.of_service(name),
                 Subject::Slice(name) => self.of_slice(name).into_iter().collect(),
+                Subject::Endpoints(name) => self.of_endpoints(name).into_iter().collect(),
+                Subject::WorkloadEntry(name) => self.of_workload_entry(name).into_iter().collect(),
+                Subject::Unenforced(kind, namespace) => self.of_unenforced(*kind, namespace).into_iter().collect(),
                 Subject::Entry(name) => self.of_entry(name),
                 Subject::Authorization(name) => self.of_authorization(name),
                 Subject::Authentication => self.of_authentication(),
@@ -65,6 +69,9 @@ impl Joiner {
             "ConfigMap" => of(&self.settings, name),
             AUTHORIZATION => of(&self.authorization, name),
             AUTHENTICATION => of(&self.authentication, name),
+            "Endpoints" => of(&self.endpoints, name),
+            "WorkloadEntry" => of(&self.workload_entries, name),
+            // Those without effect may be there as often as one likes.
             _ => None,
         }
     }
@@ -121,7 +128,90 @@ impl Joiner {
             let message = format!("spec.clusterIPs: {address} is the address of Pod {}, which keeps it", pod.name);
             service.place.problem(title("Service", name), message)
         });
-        told.collect()
+        let outside = self.led_from_outside(name, &service.body).into_iter().map(|message| Problem {
+            severity: Severity::Info,
+            ..service.place.problem(title("Service", name), message)
+        });
+        told.chain(outside).collect()
+    }
+
+    /// The ways to the pods of the mesh behind a service that do not go through the mesh.
+    fn led_from_outside(&self, name: &NamespacedName, service: &ServiceManifest) -> Vec<String> {
+        let joined = self.services_joined.get(&super::services::key_of(name));
+        let endpoints = joined.into_iter().flat_map(|service| service.endpoints.iter());
+        let is_in_mesh = |pod: &NamespacedName| {
+            self.pods_joined.get(pod).is_some_and(|pod| pod.workload.membership == Membership::InMesh)
+        };
+        if !endpoints.filter_map(|endpoint| endpoint.workload.as_ref()).any(is_in_mesh) {
+            return Vec::new();
+        }
+        let mut told = Vec::new();
+        if service.addressing == Addressing::Unknown {
+            told.push(
+                "spec.clusterIP is missing: connections to the address that the cluster chooses are left to the node, in \
+                 plaintext: take the manifest from the cluster; for a headless service, write clusterIP: None"
+                    .to_owned(),
+            );
+        }
+        if let [first, more @ ..] = &service.node_ports[..] {
+            let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
+            told.push(format!(
+                "spec.ports: connections to an address of a node, nodePort {first}{more}, are left to the node, in plaintext: pods \
+                 of the mesh are to connect to the address of the service"
+            ));
+        }
+        for External { address, is_balancer } in &service.external {
+            let field = if *is_balancer { "status.loadBalancer.ingress" } else { "spec.externalIPs" };
+            let owner = || match (self.holders.all(*address).first(), self.vips.get(address).and_then(BTreeSet::first))
+            {
+                _ if self.on_nodes.contains_key(address) => Some("an address of a node".to_owned()),
+                (Some(pod), _) => Some(format!("the address of Pod {}", pod.name)),
+                (None, Some(other)) if other != name => Some(format!("the address of Service {other}")),
+                (None, _) => None,
+            };
+            if let Some(owner) = owner() {
+                told.push(format!("{field}: {address} is {owner}: it does not lead to the service through the mesh"));
+            } else if !is_balancer && name.namespace != self.root_namespace() {
+                told.push(format!(
+                    "{field}: {address} leads only pods of namespace {} through the mesh, since any address may be written \
+                     there; connections of other pods are left to the node, in plaintext",
+                    name.namespace
+                ));
+            }
+        }
+        told
+    }
+
+    fn of_endpoints(&self, name: &NamespacedName) -> Option<Problem> {
+        let endpoints = self.endpoints.get(name).filter(|endpoints| !endpoints.body.subsets.is_empty())?;
+        if self.services.get(name).is_some() {
+            return None;
+        }
+        let message = format!("Service {name} is in no file: the endpoints are ignored");
+        let problem = endpoints.place.problem(title("Endpoints", name), message);
+        Some(Problem { severity: Severity::Warning, ..problem })
+    }
+
+    fn of_workload_entry(&self, name: &NamespacedName) -> Option<Problem> {
+        let entry = self.workload_entries.get(name)?;
+        let pod = self.pods.get(name)?;
+        let message =
+            format!("has the name of a Pod, in {}, which counts: the entry is ignored; rename it", pod.place.origin);
+        Some(entry.place.problem(title("WorkloadEntry", name), message))
+    }
+
+    /// One line for all objects of a kind in a namespace, at the first by name.
+    fn of_unenforced(&self, kind: Unenforced, namespace: &Arc<str>) -> Option<Problem> {
+        let names = self.unenforced.names_in(namespace);
+        let mut all = names.filter_map(|name| self.unenforced.get(name)).filter(|said| said.body == kind);
+        let first = all.next()?;
+        let more = match all.count() {
+            0 => String::new(),
+            more => format!(" (and {more} more of namespace {namespace})"),
+        };
+        let object = Some(format!("{} of namespace {namespace}", kind.name()));
+        let message = format!("has no effect in this daemon{more}: {}", kind.by_whom());
+        Some(Problem { origin: first.place.origin.clone(), object, message, severity: Severity::Info })
     }
 
     fn of_slice(&self, name: &NamespacedName) -> Option<Problem> {
@@ -241,7 +331,11 @@ impl Joiner {
                     ));
                 }
                 // An ExternalName, or one whose slices are not there.
-                Some(known) if known.body.selector.is_empty() && !self.slices_of.contains_key(service) => {
+                Some(known)
+                    if known.body.selector.is_empty()
+                        && !self.slices_of.contains_key(service)
+                        && self.endpoints.get(service).is_none() =>
+                {
                     wrong(format!(
                         "spec.targetRefs: Service {service} has no selector, and no EndpointSlice names it: the policy \
                          protects nobody behind it"

@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use super::table::Replaced;
 use super::{Fronting, Joiner, Key, Subject};
-use crate::control::objects::{EntryManifest, ServiceManifest, SliceManifest, visibility};
+use crate::control::objects::{EndpointsManifest, EntryManifest, External, ServiceManifest, SliceManifest, visibility};
 use crate::model::labels::Labels;
 use crate::model::locality::Distribution;
-use crate::model::service::{Endpoint, Families, Resolution, Service, ServiceKind, Visibility};
+use crate::model::service::{
+    Addressing, Endpoint, ExternalAddress, Families, Resolution, Service, ServiceKind, Visibility,
+};
 use crate::model::workload::NamespacedName;
 use crate::store::change::{Change, ServiceKey};
 
@@ -18,7 +20,7 @@ fn hostname(name: &NamespacedName) -> String {
     format!("{}.{}.svc.cluster.local", name.name, name.namespace)
 }
 
-fn key_of(name: &NamespacedName) -> ServiceKey {
+pub(super) fn key_of(name: &NamespacedName) -> ServiceKey {
     ServiceKey { namespace: Arc::clone(&name.namespace), hostname: hostname(name).into() }
 }
 
@@ -56,6 +58,14 @@ impl Joiner {
             note(&mut self.vips, *vip, name.clone(), has.contains(vip));
             self.dirty.moved.insert(*vip);
         }
+        let external = |service: Option<&ServiceManifest>| {
+            let all = service.into_iter().flat_map(|service| &service.external);
+            all.map(|external| external.address).collect::<BTreeSet<IpAddr>>()
+        };
+        let (had, has) = (external(before), external(after));
+        for address in had.symmetric_difference(&has) {
+            note(&mut self.external, *address, name.clone(), has.contains(address));
+        }
         let selector = |service: Option<&ServiceManifest>| service.map(|service| service.selector.clone());
         self.select(&fronting, selector(before), selector(after));
         let is_bare = |service: Option<&ServiceManifest>| service.map(|service| service.selector.is_empty());
@@ -65,6 +75,9 @@ impl Joiner {
         if before.is_some() != after.is_some() {
             let slices = self.slices_of.get(name).into_iter().flatten().cloned().map(Subject::Slice);
             self.dirty.subjects.extend(slices);
+            if self.endpoints.get(name).is_some() {
+                self.dirty.subjects.insert(Subject::Endpoints(name.clone()));
+            }
             self.note_host(key_of(name));
         }
         self.dirty.subjects.insert(Subject::Service(name.clone()));
@@ -96,6 +109,30 @@ impl Joiner {
         };
         self.name(&("EndpointSlice", name.clone()), &addresses(before), &addresses(after));
         self.dirty.subjects.insert(Subject::Slice(name.clone()));
+    }
+
+    pub(super) fn endpoints_replaced(&mut self, name: &NamespacedName, replaced: &Replaced<Arc<EndpointsManifest>>) {
+        let (before, after) = (replaced.before.as_deref(), replaced.after.as_deref());
+        let addresses = |endpoints: Option<&EndpointsManifest>| {
+            let subsets = endpoints.into_iter().flat_map(|endpoints| &endpoints.subsets);
+            subsets.flat_map(|subset| &subset.endpoints).flat_map(|endpoint| &endpoint.addresses).copied().collect()
+        };
+        self.name(&("Endpoints", name.clone()), &addresses(before), &addresses(after));
+        if before.is_some() != after.is_some() {
+            self.note_policies_of(name);
+        }
+        self.dirty.fronting.insert((ServiceKind::Kubernetes, name.clone()));
+        self.dirty.subjects.insert(Subject::Endpoints(name.clone()));
+    }
+
+    /// The slices of a service, or else the Endpoints of one that has no selector; `None`: it has neither.
+    fn given_by(&self, name: &NamespacedName, service: &ServiceManifest) -> Option<Vec<&SliceManifest>> {
+        if let Some(slices) = self.slices_of.get(name) {
+            return Some(slices.iter().filter_map(|name| self.slices.get(name)).map(|slice| &*slice.body).collect());
+        }
+        let has_own = service.selector.is_empty() && !matches!(service.addressing, Addressing::Alias(_));
+        let endpoints = self.endpoints.get(name).filter(|_| has_own)?;
+        Some(endpoints.body.subsets.iter().collect())
     }
 
     pub(super) fn entry_replaced(&mut self, name: &NamespacedName, replaced: &Replaced<Arc<EntryManifest>>) {
@@ -173,7 +210,8 @@ impl Joiner {
             return;
         }
         // Those that are still to be joined find it by themselves.
-        let joined = self.pods.names_in(namespace).filter_map(|name| self.pods_joined.get(name));
+        let names = self.pods.names_in(namespace).chain(self.workload_entries.names_in(namespace));
+        let joined = names.filter_map(|name| self.pods_joined.get(name));
         let pods = joined.map(|pod| &pod.workload).filter(|pod| !pod.finished && pod.labels.include(&after));
         let members: BTreeSet<NamespacedName> = pods.map(|pod| pod.name.clone()).collect();
         if !members.is_empty() {
@@ -206,6 +244,8 @@ impl Joiner {
         // The hosts of an entry share their endpoints.
         let mut of_entries = HashMap::new();
         for key in keys {
+            // What leads to pods of the mesh from outside is told.
+            self.dirty.subjects.extend(named_by(&key).map(Subject::Service));
             let before = self.services_joined.get(&key);
             let after = self.join_service(&key, &mut of_entries);
             match (before, after) {
@@ -231,15 +271,15 @@ impl Joiner {
         if let Some(name) = named_by(key)
             && let Some(service) = self.services.get(&name)
         {
-            let endpoints = match self.slices_of.get(&name) {
+            let endpoints = match self.given_by(&name, &service.body) {
                 Some(slices) => {
-                    let slices = slices.iter().filter_map(|name| self.slices.get(name));
-                    let endpoints = slices.flat_map(|slice| &slice.body.endpoints);
+                    let endpoints = slices.iter().flat_map(|slice| &slice.endpoints);
                     endpoints.map(|endpoint| endpoint.addresses.len()).sum()
                 }
                 None => self.members(ServiceKind::Kubernetes, &name).count(),
             };
-            return (ServiceKind::Kubernetes, 1 + service.body.vips.len() + endpoints);
+            let addresses = service.body.vips.len() + service.body.external.len();
+            return (ServiceKind::Kubernetes, 1 + addresses + endpoints);
         }
         let found = self.hosts.get(key).and_then(BTreeSet::first);
         let Some((name, entry)) = found.and_then(|name| Some((name, self.entries.get(name)?))) else {
@@ -290,20 +330,20 @@ impl Joiner {
 
     fn kubernetes_service(&self, name: &NamespacedName, manifest: &ServiceManifest, is_over: bool) -> Service {
         let mut service = Service {
+            addressing: manifest.addressing.clone(),
             vips: manifest.vips.clone(),
+            external: self.external(name, manifest),
             ports: manifest.ports.clone(),
             selector: manifest.selector.clone(),
             families: manifest.families,
             distribution: self.distribution(manifest.distribution, name),
+            is_sticky: manifest.is_sticky,
             visibility: self.visibility(manifest.visibility.as_ref(), name),
             ..Service::new(name.clone(), hostname(name))
         };
-        service.endpoints = match self.slices_of.get(name) {
+        service.endpoints = match self.given_by(name, manifest) {
             _ if is_over => Arc::default(),
-            Some(slices) => {
-                let slices = slices.iter().filter_map(|name| self.slices.get(name));
-                self.given(manifest, slices.map(|slice| &*slice.body))
-            }
+            Some(slices) => self.given(manifest, slices.into_iter()),
             None => {
                 let members = self.members(ServiceKind::Kubernetes, name);
                 self.selected(&service, members, manifest.every_endpoint_ready)
@@ -312,13 +352,27 @@ impl Joiner {
         service
     }
 
+    /// The addresses that lead to a service from outside. One of a node's leads to whatever the node has there; those of pods and
+    /// of other services are theirs, which is found out when one is looked up.
+    fn external(&self, name: &NamespacedName, manifest: &ServiceManifest) -> Vec<ExternalAddress> {
+        let of_nobody = manifest.external.iter().filter(|external| !self.on_nodes.contains_key(&external.address));
+        let is_root = || name.namespace == self.root_namespace();
+        let address = |external: &External| ExternalAddress {
+            address: external.address,
+            leads_everyone: external.is_balancer || is_root(),
+        };
+        of_nobody.map(address).collect()
+    }
+
     /// A host's service without its endpoints.
     fn entry_service(&self, name: &NamespacedName, host: &Arc<str>, manifest: &EntryManifest) -> Service {
         Service {
             name: name.clone(),
             hostname: Arc::clone(host),
             kind: ServiceKind::Entry,
+            addressing: Addressing::Given,
             vips: manifest.vips.clone(),
+            external: Vec::new(),
             ranges: manifest.ranges.clone(),
             ports: manifest.ports.clone(),
             resolution: manifest.resolution,
@@ -326,6 +380,7 @@ impl Joiner {
             selector: manifest.selector.clone(),
             families: Families::default(),
             distribution: self.distribution(manifest.distribution, name),
+            is_sticky: false,
             visibility: self.entry_visibility(name, manifest),
             identities: manifest.identities.clone(),
             waypoint: None,

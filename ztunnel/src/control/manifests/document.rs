@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tracing::debug;
 
 use super::split::Inherited;
-use crate::control::objects::{Kind, MESH_CONFIG, ROOT_NAMESPACE};
+use crate::control::objects::{Kind, MESH_CONFIG, ROOT_NAMESPACE, Unenforced};
 use crate::control::yaml::Node;
 
 /// What a document, or an item of a list, is.
@@ -125,10 +125,13 @@ impl<'n> Header<'n> {
                     "apiVersion {version:?} and kind {kind:?} are no list of objects: write apiVersion: v1 and kind: List"
                 )));
             }
-            _ => {
-                debug!(api_version = version, kind, "a manifest of another kind is ignored");
-                Content::Other
-            }
+            (group, kind) => match Unenforced::of(group, kind) {
+                Some(kind) => Content::Object(Kind::Unenforced(kind)),
+                None => {
+                    debug!(api_version = version, kind, "a manifest of another kind is ignored");
+                    Content::Other
+                }
+            },
         })
     }
 
@@ -164,8 +167,10 @@ fn known(group: &str, kind: &str) -> Option<Kind> {
         ("", "Node") => Kind::Node,
         ("", "Pod") => Kind::Pod,
         ("", "Service") => Kind::Service,
+        ("", "Endpoints") => Kind::Endpoints,
         ("discovery.k8s.io", "EndpointSlice") => Kind::Slice,
         ("networking.istio.io", "ServiceEntry") => Kind::Entry,
+        ("networking.istio.io", "WorkloadEntry") => Kind::WorkloadEntry,
         ("security.istio.io", "AuthorizationPolicy") => Kind::Authorization,
         ("security.istio.io", "PeerAuthentication") => Kind::PeerAuthentication,
         ("security.istio.io", "RequestAuthentication") => Kind::RequestAuthentication,
@@ -176,7 +181,7 @@ fn known(group: &str, kind: &str) -> Option<Kind> {
 /// The version that Kubernetes has of a kind, where it has one.
 pub(super) fn version(kind: Kind) -> Option<&'static str> {
     match kind {
-        Kind::Namespace | Kind::Node | Kind::Pod | Kind::Service | Kind::Mesh => Some("v1"),
+        Kind::Namespace | Kind::Node | Kind::Pod | Kind::Service | Kind::Endpoints | Kind::Mesh => Some("v1"),
         Kind::Slice => Some("discovery.k8s.io/v1"),
         _ => None,
     }

@@ -146,8 +146,8 @@ impl Hides {
             Kind::Authorization | Kind::PeerAuthentication => {
                 Self { addresses: false, policies: PoliciesIn::namespace(namespace) }
             }
-            // Localities and tokens: neither opens nor closes anything.
-            Kind::Node | Kind::RequestAuthentication => Self::nothing(),
+            // Localities, tokens, and what others carry out: neither opens nor closes anything.
+            Kind::Node | Kind::RequestAuthentication | Kind::Unenforced(_) => Self::nothing(),
             // It tells which namespace is the root, and whether unknown destinations are to be reached.
             Kind::Mesh if text.contains("rootNamespace") => Self::anything(),
             _ => Self { addresses: true, policies: PoliciesIn::nowhere() },

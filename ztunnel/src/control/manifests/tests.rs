@@ -55,7 +55,11 @@ fn show(files: &str) -> String {
     policies.authorization.iter().for_each(|policy| show_authorization(&mut out, policy));
     policies.authentication.iter().for_each(|policy| show_authentication(&mut out, policy));
     for problem in &problems {
-        let word = if problem.severity == Severity::Error { "problem" } else { "warning" };
+        let word = match problem.severity {
+            Severity::Error => "problem",
+            Severity::Warning => "warning",
+            Severity::Info => "note",
+        };
         writeln!(out, "{word} {problem}").unwrap();
     }
     out
@@ -237,7 +241,7 @@ fn endpoints_follow_the_selector() {
          service demo/web 10.96.0.1 80->http 81->81 82->8082
            10.0.0.1 80->8080 81->81 82->8082 demo/one
            10.0.0.2 81->81 82->8082 unready demo/two
-         service demo/without-selector
+         service demo/without-selector somewhere
          service other/elsewhere 10.96.0.2",
     );
 }
@@ -325,6 +329,136 @@ fn what_is_claimed_twice_is_told() {
 }
 
 #[test]
+fn pods_with_a_sidecar_are_left_alone() {
+    let ambient = "istio.io/dataplane-mode: ambient";
+    let with = |annotations: &str, containers: &str, spec: &str| {
+        let text =
+            pod(ambient, annotations, spec, "").replace("containers: []", &format!("containers: [{containers}]"));
+        format!("# file: p.yaml\n{text}")
+    };
+    let shown = "pod demo/p sa=default 10.0.0.1 netns=/run/netns/p refused: Sidecar";
+    check(&with(", sidecar.istio.io/status: '{}'", "{name: app}", ""), &format!("{shown}(Istio)"));
+    check(&with("", "{name: app}, {name: istio-proxy}", ""), &format!("{shown}(Istio)"));
+    check(&with("", "{name: linkerd-proxy}, {name: app}", ""), &format!("{shown}(Linkerd)"));
+    check(&with("", "{name: app}, {name: kuma-sidecar}", ""), &format!("{shown}(Kuma)"));
+    check(&with("", "{name: app}, {name: consul-dataplane}", ""), &format!("{shown}(Consul)"));
+    let native = ", initContainers: [{name: istio-proxy, restartPolicy: Always}]";
+    check(&with("", "{name: app}", native), &format!("{shown}(Istio)"));
+    let in_mesh = "pod demo/p sa=default 10.0.0.1 netns=/run/netns/p in mesh";
+    check(&with("", "{name: app}", ", initContainers: [{name: istio-proxy}, {name: istio-init}]"), in_mesh);
+    check(&with(", sidecar.istio.io/inject: 'true'", "{name: proxy}", ""), in_mesh);
+    // Without the label of the mesh there is nothing to say.
+    let unlabelled = pod("", ", sidecar.istio.io/status: '{}'", "", "");
+    check(&format!("# file: p.yaml\n{unlabelled}"), "pod demo/p sa=default 10.0.0.1 netns=/run/netns/p not labelled");
+}
+
+#[test]
+fn a_namespace_that_asks_for_the_mesh_and_for_sidecars_is_told() {
+    let namespace = |labels: &str, annotations: &str| {
+        format!(
+            "# file: n.yaml\napiVersion: v1\nkind: Namespace\nmetadata:\n  name: demo\n  labels: {{istio.io/dataplane-mode: \
+             ambient{labels}}}\n  annotations: {{{annotations}}}"
+        )
+    };
+    check(
+        &namespace(", istio-injection: enabled", ""),
+        "warning n.yaml:5: Namespace demo: istio-injection: enabled stands beside istio.io/dataplane-mode: ambient: ...",
+    );
+    check(
+        &namespace("", "linkerd.io/inject: enabled"),
+        "warning n.yaml:6: Namespace demo: linkerd.io/inject: enabled stands beside istio.io/dataplane-mode: ambient: ...",
+    );
+    check(&namespace(", istio-injection: disabled", "linkerd.io/inject: disabled"), "");
+    check(&namespace(", istio-injection: enabled", "").replace("ambient", "none"), "");
+}
+
+#[test]
+fn inbound_capture_can_be_bypassed_as_a_whole() {
+    let with = |value: &str| {
+        let annotation = format!(", ambient.istio.io/bypass-inbound-capture: '{value}'");
+        format!("# file: p.yaml\n{}", pod("istio.io/dataplane-mode: ambient", &annotation, "", ""))
+    };
+    let shown = "pod demo/p sa=default 10.0.0.1 netns=/run/netns/p in mesh";
+    for value in ["true", "True", "1", "t"] {
+        check(&with(value), &format!("{shown} exclude out= [] in= all in"));
+    }
+    for value in ["false", "0"] {
+        check(&with(value), shown);
+    }
+    check(
+        &with("yes"),
+        &format!(
+            "{shown}
+         problem p.yaml:3: Pod demo/p: annotation ambient.istio.io/bypass-inbound-capture: \"yes\": is neither \"true\" nor \"false\"; \
+         nothing is excluded by it, the traffic is captured"
+        ),
+    );
+}
+
+#[test]
+fn a_pod_that_leaves_gives_its_address_to_the_one_that_stays() {
+    let pod = |name: &str, metadata: &str, status: &str| {
+        format!(
+            "---
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, namespace: demo, labels: {{app: {name}}}{metadata}}}
+status: {{podIPs: [{{ip: 10.0.0.1}}], {status}}}
+"
+        )
+    };
+    let service = |name: &str, address: u8| {
+        format!(
+            "---
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}, namespace: demo}}
+spec: {{selector: {{app: {name}}}, clusterIP: 10.96.0.{address}, ports: [{{port: 80}}]}}
+"
+        )
+    };
+    let slice = "---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: given-1, namespace: demo, labels: {kubernetes.io/service-name: given}}
+addressType: IPv4
+ports: [{name: '', port: 80}]
+endpoints: [{addresses: [10.0.0.1], targetRef: {kind: Pod, name: old}}]
+";
+    let services = format!("{}{}{}{slice}", service("old", 1), service("web", 2), service("given", 3));
+    let deleted = ", deletionTimestamp: '2026-01-01T00:00:00Z'";
+    let leaving = [
+        (deleted, "phase: Running, conditions: [{type: Ready, status: 'False'}], reason: NodeLost", " unready"),
+        (deleted, "phase: Running", " unready"),
+        (deleted, "phase: Pending", " unready"),
+        ("", "phase: Running, reason: NodeLost", ""),
+        ("", "phase: Unknown", ""),
+        ("", "phase: Running, conditions: [{type: PodReadyToStartContainers, status: 'False'}]", ""),
+    ];
+    for (metadata, status, unready) in leaving {
+        let (old, web) = (pod("old", metadata, status), pod("web", "", "phase: Running"));
+        let expected = format!(
+            "pod demo/old sa=default 10.0.0.1 not labelled{unready} leaving
+         pod demo/web sa=default 10.0.0.1 not labelled
+         service demo/given 10.96.0.3 80->80
+         service demo/old 10.96.0.1 80->80
+         service demo/web 10.96.0.2 80->80
+           10.0.0.1 80->80 demo/web"
+        );
+        for files in [format!("{old}{web}{services}"), format!("{services}{web}{old}")] {
+            check(&format!("# file: mesh.yaml\n{files}"), &expected);
+        }
+    }
+    // Without a successor it keeps its address.
+    check(
+        &format!("# file: mesh.yaml\n{}{}", pod("old", deleted, "phase: Running"), service("old", 1)),
+        "pod demo/old sa=default 10.0.0.1 not labelled unready leaving
+         service demo/old 10.96.0.1 80->80
+           10.0.0.1 80->80 draining demo/old",
+    );
+}
+
+#[test]
 fn lists_and_json_are_read() {
     check(
         "# file: list.yaml
@@ -402,6 +536,63 @@ fn kinds_that_mean_nothing_are_ignored() {
         metadata: {name: tokens, namespace: demo}
         spec: {anything: [goes]}",
         "warning other.yaml:6: RequestAuthentication demo/tokens: RequestAuthentication needs a waypoint: ...",
+    );
+}
+
+#[test]
+fn what_others_carry_out_is_told_once_for_each_namespace() {
+    let object = |version: &str, kind: &str, name: &str| {
+        format!(
+            "---\napiVersion: {version}\nkind: {kind}\nmetadata: {{name: {name}, namespace: demo}}\nspec: {{x: [1]}}\n"
+        )
+    };
+    let table = [
+        ("networking.k8s.io/v1", "NetworkPolicy", "the network plugin of the cluster enforces it; ..."),
+        ("networking.istio.io/v1", "Sidecar", "it is for sidecar proxies, ..."),
+        ("networking.istio.io/v1", "DestinationRule", "a waypoint or a gateway carries it out, ..."),
+        ("networking.istio.io/v1beta1", "VirtualService", "a waypoint or a gateway carries it out, ..."),
+        ("networking.istio.io/v1", "Gateway", "the proxy of the gateway carries it out"),
+        ("networking.istio.io/v1alpha3", "EnvoyFilter", "a waypoint or a gateway carries it out, ..."),
+        ("telemetry.istio.io/v1", "Telemetry", "a waypoint or a gateway carries it out; ..."),
+        ("extensions.istio.io/v1alpha1", "WasmPlugin", "a waypoint or a gateway carries it out, ..."),
+    ];
+    for (version, kind, by) in table {
+        let told =
+            |more: &str| format!("note o.yaml:1: {kind} of namespace demo: has no effect in this daemon{more}: {by}");
+        let one = object(version, kind, "a");
+        check(&format!("# file: o.yaml\n{}", one.trim_start_matches("---\n")), &told(""));
+        let three = [one, object(version, kind, "b"), object(version, kind, "c")].concat();
+        let three = three.trim_start_matches("---\n").to_owned();
+        check(&format!("# file: o.yaml\n{three}"), &told(" (and 2 more of namespace demo)"));
+    }
+    check("# file: o.yaml\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: NONE}", "");
+    check("# file: o.yaml\napiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: NONE}", "");
+}
+
+#[test]
+fn what_a_service_says_of_its_address() {
+    let service = |spec: &str| {
+        format!("# file: s.yaml\napiVersion: v1\nkind: Service\nmetadata: {{name: web}}\nspec: {{{spec}}}")
+    };
+    check(&service("ports: [{port: 80}]"), "service default/web somewhere 80->80");
+    check(&service("clusterIP: '', ports: [{port: 80}]"), "service default/web somewhere 80->80");
+    check(&service("clusterIP: None"), "service default/web");
+    check(&service("clusterIPs: [None]"), "service default/web");
+    check(&service("clusterIP: 10.96.0.1"), "service default/web 10.96.0.1");
+    check(
+        &service("clusterIP: nowhere"),
+        "service default/web somewhere
+         problem s.yaml:4: Service default/web: spec.clusterIPs: \"nowhere\" is not an IP address; ...",
+    );
+    check(
+        &service("type: ExternalName, externalName: DB.example.com., ports: [{port: 80}]"),
+        "service default/web alias of db.example.com 80->80",
+    );
+    check(&service("clusterIP: 10.96.0.1, sessionAffinity: ClientIP"), "service default/web 10.96.0.1 sticky");
+    check(
+        &service("clusterIP: 10.96.0.1, sessionAffinity: clientip"),
+        "service default/web 10.96.0.1
+         problem s.yaml:4: Service default/web: spec.sessionAffinity: \"clientip\" is not ClientIP or None; ...",
     );
 }
 

@@ -63,6 +63,7 @@ const POD: [&str; 44] = [
 
 const SERVICE: [&str; 2] = ["spec", "status.loadBalancer"];
 const SLICE: [&str; 3] = ["addressType", "ports", "endpoints"];
+const ENDPOINTS: [&str; 1] = ["subsets"];
 const NODE: [&str; 1] = ["status.addresses"];
 const CONFIG_MAP: [&str; 1] = ["data.mesh"];
 
@@ -75,6 +76,7 @@ pub(super) fn unused(kind: Kind, field: &FieldPath) -> Option<FieldPath> {
         Kind::Pod => &POD,
         Kind::Service => &SERVICE,
         Kind::Slice => &SLICE,
+        Kind::Endpoints => &ENDPOINTS,
         Kind::Mesh => &CONFIG_MAP,
         _ => return None,
     };

@@ -6,11 +6,12 @@ use super::authorization::AuthorizationManifest;
 use super::entry::EntryManifest;
 use super::mesh::MeshSettings;
 use super::namespace::NamespaceManifest;
+use super::node::NodeManifest;
 use super::peer_authentication::PeerAuthenticationManifest;
 use super::pod::PodManifest;
 use super::service::ServiceManifest;
-use super::slice::SliceManifest;
-use crate::model::locality::Locality;
+use super::slice::{EndpointsManifest, SliceManifest};
+use super::unenforced::Unenforced;
 use crate::model::origin::Origin;
 use crate::model::workload::NamespacedName;
 
@@ -29,7 +30,7 @@ pub(in crate::control) struct Object {
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::control) enum Body {
     Namespace(NamespaceManifest),
-    Node(Arc<Locality>),
+    Node(Arc<NodeManifest>),
     Pod(Arc<PodManifest>),
     Service(Arc<ServiceManifest>),
     Slice(Arc<SliceManifest>),
@@ -37,6 +38,9 @@ pub(in crate::control) enum Body {
     Mesh(Arc<MeshSettings>),
     Authorization(Arc<AuthorizationManifest>),
     PeerAuthentication(Arc<PeerAuthenticationManifest>),
+    Endpoints(Arc<EndpointsManifest>),
+    WorkloadEntry(Arc<PodManifest>),
+    Unenforced(Unenforced),
 }
 
 impl Body {
@@ -51,6 +55,9 @@ impl Body {
             Self::Mesh(_) => "ConfigMap",
             Self::Authorization(_) => "AuthorizationPolicy",
             Self::PeerAuthentication(_) => "PeerAuthentication",
+            Self::Endpoints(_) => "Endpoints",
+            Self::WorkloadEntry(_) => "WorkloadEntry",
+            Self::Unenforced(kind) => kind.name(),
         }
     }
 }

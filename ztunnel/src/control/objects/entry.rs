@@ -33,8 +33,9 @@ pub(in crate::control) struct ServiceEntry {
     spec: Option<Spec>,
 }
 
+/// The versions of Istio's group `networking.istio.io`, which mean the same.
 #[derive(Deserialize)]
-enum ApiVersion {
+pub(super) enum ApiVersion {
     #[serde(rename = "networking.istio.io/v1")]
     V1,
     #[serde(rename = "networking.istio.io/v1beta1")]
@@ -50,7 +51,7 @@ struct Spec {
     addresses: Option<Vec<String>>,
     ports: Option<Vec<Port>>,
     resolution: Option<EntryResolution>,
-    endpoints: Option<Vec<WorkloadEntry>>,
+    endpoints: Option<Vec<GivenEndpoint>>,
     workload_selector: Option<Selector>,
     export_to: Option<Vec<String>>,
     subject_alt_names: Option<Vec<String>>,
@@ -76,7 +77,7 @@ enum EntryResolution {
 }
 
 #[derive(Deserialize)]
-struct WorkloadEntry {
+struct GivenEndpoint {
     address: Option<String>,
     ports: Option<BTreeMap<String, u32>>,
     locality: Option<String>,
@@ -298,7 +299,7 @@ fn ports(spec: &Spec, texts: &mut Interner, report: &mut Report) -> Vec<ServiceP
     ports
 }
 
-fn endpoint(index: usize, given: &WorkloadEntry, ports: &[ServicePort], report: &mut Report) -> Option<Endpoint> {
+fn endpoint(index: usize, given: &GivenEndpoint, ports: &[ServicePort], report: &mut Report) -> Option<Endpoint> {
     let path = |field| FieldPath::of("spec.endpoints").index(index).key(field);
     let text = given.address.as_deref().unwrap_or_default();
     let address = match usable_address(text) {

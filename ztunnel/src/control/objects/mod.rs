@@ -27,6 +27,8 @@ mod resource;
 mod security;
 mod service;
 mod slice;
+mod unenforced;
+mod workload_entry;
 
 pub(in crate::control) use self::annotations::visibility;
 pub use self::annotations::{EXPORT_TO, TRAFFIC_DISTRIBUTION};
@@ -41,11 +43,15 @@ pub(in crate::control) use self::mesh::MeshSettings;
 pub use self::mesh::{MESH_CONFIG, ROOT_NAMESPACE};
 pub(in crate::control) use self::name::check_name;
 pub(in crate::control) use self::namespace::NamespaceManifest;
+pub(in crate::control) use self::node::NodeManifest;
 pub(in crate::control) use self::peer_authentication::PeerAuthenticationManifest;
 pub(in crate::control) use self::pod::PodManifest;
-pub use self::pod::{EXCLUDE_INBOUND_PORTS, EXCLUDE_OUTBOUND_CIDRS, EXCLUDE_OUTBOUND_PORTS, MODE_LABEL, NETNS};
+pub use self::pod::{
+    BYPASS_INBOUND, EXCLUDE_INBOUND_PORTS, EXCLUDE_OUTBOUND_CIDRS, EXCLUDE_OUTBOUND_PORTS, MODE_LABEL, NETNS,
+};
 pub(in crate::control) use self::read::{Said, read};
 pub(in crate::control) use self::report::Remark;
 pub(in crate::control) use self::resource::{Kind, Resource};
-pub(in crate::control) use self::service::ServiceManifest;
-pub(in crate::control) use self::slice::{SliceEndpoint, SliceManifest};
+pub(in crate::control) use self::service::{External, ServiceManifest};
+pub(in crate::control) use self::slice::{EndpointsManifest, SliceEndpoint, SliceManifest};
+pub(in crate::control) use self::unenforced::Unenforced;

@@ -1,10 +1,13 @@
 //! A Namespace: what it says to what is in it.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::Namespace;
 
 use super::annotations::Annotations;
 use super::pod::MODE_LABEL;
 use super::report::Report;
+use crate::control::field::FieldPath;
 use crate::model::locality::Distribution;
 
 /// What a namespace says to what is in it.
@@ -19,8 +22,26 @@ pub(in crate::control) struct NamespaceManifest {
 pub(super) fn read(namespace: Namespace, report: &mut Report) -> NamespaceManifest {
     let labels = namespace.metadata.labels.unwrap_or_default();
     let annotations = namespace.metadata.annotations.unwrap_or_default();
-    NamespaceManifest {
-        labelled: labels.get(MODE_LABEL).is_some_and(|mode| mode == "ambient"),
-        distribution: Annotations { values: &annotations, report }.distribution(),
+    let labelled = labels.get(MODE_LABEL).is_some_and(|mode| mode == "ambient");
+    if labelled {
+        injections(&labels, &annotations, report);
+    }
+    NamespaceManifest { labelled, distribution: Annotations { values: &annotations, report }.distribution() }
+}
+
+/// Tells of what has sidecars added to the pods of a namespace of the mesh: such pods are left alone.
+fn injections(labels: &BTreeMap<String, String>, annotations: &BTreeMap<String, String>, report: &mut Report) {
+    let istio = labels.get_key_value("istio-injection").filter(|(_, value)| *value == "enabled");
+    let linkerd = annotations.get_key_value("linkerd.io/inject");
+    let linkerd = linkerd.filter(|(_, value)| matches!(value.as_str(), "enabled" | "ingress"));
+    for (map, given) in [("labels", istio), ("annotations", linkerd)] {
+        let Some((key, value)) = given else { continue };
+        report.warn_at(
+            FieldPath::of("metadata").key(map).key(key),
+            format!(
+                "{key}: {value} stands beside {MODE_LABEL}: ambient: pods to which a sidecar is added are not enrolled, and are \
+                 reached in plaintext: remove one of the two"
+            ),
+        );
     }
 }

@@ -1,9 +1,11 @@
-//! A Node's manifest: where its pods run. A pod's own label says otherwise.
+//! A Node's manifest: where its pods run, unless a pod's own label says otherwise, and which addresses are the node's.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::Node;
 
+use super::address::usable_address;
 use super::intern::Interner;
 use crate::model::locality::Locality;
 
@@ -13,10 +15,22 @@ pub(super) const SUBZONE: &str = "topology.istio.io/subzone";
 /// Labels of a Pod with `region.zone.subzone`, since a label can't hold slashes. The first one wins.
 pub(super) const OF_POD: [&str; 2] = ["topology.istio.io/locality", "istio-locality"];
 
-pub(super) fn read(node: Node, texts: &mut Interner) -> Locality {
+/// What a node says to what is on it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(in crate::control) struct NodeManifest {
+    pub(in crate::control) locality: Locality,
+    /// Its own addresses, canonical.
+    pub(in crate::control) addresses: Vec<IpAddr>,
+}
+
+pub(super) fn read(node: Node, texts: &mut Interner) -> NodeManifest {
     let labels = node.metadata.labels.unwrap_or_default();
     let mut label = |key| texts.text(labels.get(key).map(String::as_str).unwrap_or_default());
-    Locality { region: label(REGION), zone: label(ZONE), subzone: label(SUBZONE) }
+    let locality = Locality { region: label(REGION), zone: label(ZONE), subzone: label(SUBZONE) };
+    let addresses = node.status.and_then(|status| status.addresses).into_iter().flatten();
+    // Host names stand beside them.
+    let addresses = addresses.filter_map(|entry| usable_address(&entry.address).ok()).collect();
+    NodeManifest { locality, addresses }
 }
 
 /// What a pod's own labels say.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodStatus};
 
 use super::address::usable_address;
 use super::annotations::Annotations;
@@ -17,7 +17,7 @@ use crate::control::field::FieldPath;
 use crate::model::identity::{SpiffeId, TrustDomain};
 use crate::model::local::{Exclusions, LocalPod, PortSet, parse_cidrs};
 use crate::model::locality::Locality;
-use crate::model::workload::{Membership, NamedPort, NamespacedName, RefuseReason, Workload};
+use crate::model::workload::{Membership, NamedPort, NamespacedName, RefuseReason, Sidecar, Workload};
 
 /// Label of a Namespace (`ambient`) or a Pod (`ambient`, `none`; wins) that decides on the mesh.
 pub const MODE_LABEL: &str = "istio.io/dataplane-mode";
@@ -30,6 +30,11 @@ pub const EXCLUDE_OUTBOUND_CIDRS: &str = "traffic.ambient.mesh/exclude-outbound-
 /// Annotation with ports of the pod that are not captured.
 pub const EXCLUDE_INBOUND_PORTS: &str = "traffic.ambient.mesh/exclude-inbound-ports";
 
+/// Istio's annotation of a pod whose plaintext inbound connections are not captured.
+pub const BYPASS_INBOUND: &str = "ambient.istio.io/bypass-inbound-capture";
+/// Annotation that Istio's injection writes into each pod to which it adds a sidecar.
+const SIDECAR_STATUS: &str = "sidecar.istio.io/status";
+
 /// A pod with its own label's wish; `workload`'s membership, trust domain and locality are not decided yet.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::control) struct PodManifest {
@@ -39,12 +44,29 @@ pub(in crate::control) struct PodManifest {
     own_locality: Option<Box<Locality>>,
     /// It is being deleted and still takes connections.
     pub(in crate::control) draining: bool,
+    /// The proxy that it brings itself.
+    sidecar: Option<Sidecar>,
+    /// Its share among its equals.
+    pub(in crate::control) weight: u32,
     pub(in crate::control) workload: Arc<Workload>,
     /// For the pod's own node.
     pub(in crate::control) local: Arc<LocalPod>,
 }
 
 impl PodManifest {
+    /// Of a WorkloadEntry, which is in the mesh if it takes tunnels, whatever its namespace says.
+    pub(super) fn of_entry(workload: Workload, locality: Option<Locality>, takes_tunnels: bool, weight: u32) -> Self {
+        Self {
+            own_mode: takes_tunnels.then_some(true),
+            own_locality: locality.map(Box::new),
+            draining: false,
+            sidecar: None,
+            weight,
+            workload: Arc::new(workload),
+            local: Arc::default(),
+        }
+    }
+
     /// The workload. Membership and locality are decided by the pod's own labels, or else by its namespace and its node.
     pub(in crate::control) fn workload(
         &self,
@@ -55,11 +77,14 @@ impl PodManifest {
         let workload = &self.workload;
         let membership = match self.own_mode {
             Some(false) => Membership::OptedOut,
-            None if !namespace_labelled => Membership::NotLabelled,
+            None if !namespace_labelled || workload.is_entry => Membership::NotLabelled,
             _ if workload.finished => Membership::Refused(RefuseReason::Finished),
             _ if workload.host_network => Membership::Refused(RefuseReason::HostNetwork),
-            _ if workload.addresses.is_empty() => Membership::Refused(RefuseReason::NoAddress),
-            _ => Membership::InMesh,
+            _ => match self.sidecar {
+                Some(sidecar) => Membership::Refused(RefuseReason::Sidecar(sidecar)),
+                None if workload.addresses.is_empty() => Membership::Refused(RefuseReason::NoAddress),
+                None => Membership::InMesh,
+            },
         };
         let locality = self.own_locality.as_deref().or(node).cloned().unwrap_or_default();
         if (workload.membership, &workload.locality, &workload.identity.trust_domain)
@@ -82,6 +107,7 @@ pub(super) fn read(name: &NamespacedName, pod: Pod, texts: &mut Interner, report
         _ => None,
     };
     let annotations = metadata.annotations.unwrap_or_default();
+    let sidecar = sidecar(&spec, annotations.contains_key(SIDECAR_STATUS));
     let mut annotations = Annotations { values: &annotations, report };
     let netns = annotations.read(NETNS, "the pod can't be captured", |path| {
         Some(PathBuf::from(path)).filter(|path| path.is_absolute()).ok_or("the path is not absolute")
@@ -92,6 +118,8 @@ pub(super) fn read(name: &NamespacedName, pod: Pod, texts: &mut Interner, report
     let node_addresses = node_addresses(&status, report);
     let terminating = metadata.deletion_timestamp.is_some();
     let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    let lost = status.phase.as_deref() == Some("Unknown") || status.reason.as_deref() == Some("NodeLost");
+    let without_network = is_condition(&status, "PodReadyToStartContainers", "False");
     let finished = ended || (terminating && addresses.is_empty());
     let owners = metadata.owner_references.unwrap_or_default();
     let controller = controller::controller(&name.name, &owners, &labels, texts);
@@ -113,6 +141,7 @@ pub(super) fn read(name: &NamespacedName, pod: Pod, texts: &mut Interner, report
         node: node.map(|node| texts.text(node)),
         addresses,
         host_network: spec.host_network.unwrap_or(false),
+        is_entry: false,
         labels: texts.labels(&labels),
         ports: ports(&spec, texts),
         node_addresses,
@@ -120,11 +149,20 @@ pub(super) fn read(name: &NamespacedName, pod: Pod, texts: &mut Interner, report
         finished,
         waypoint: None,
         native_tunnel: false,
+        leaving: !finished && (terminating || lost || without_network),
         membership: Membership::NotLabelled,
     };
     let draining = terminating && !finished && condition_ready(&status);
-    let local = LocalPod { netns, exclusions, probe_ports: probe::ports(&spec) };
-    PodManifest { own_mode, own_locality, draining, workload: Arc::new(workload), local: Arc::new(local) }
+    let local = LocalPod { netns, exclusions, probe_ports: probe::ports(&spec, &workload.addresses) };
+    PodManifest {
+        own_mode,
+        own_locality,
+        draining,
+        sidecar,
+        weight: 1,
+        workload: Arc::new(workload),
+        local: Arc::new(local),
+    }
 }
 
 fn exclusions(annotations: &mut Annotations<'_>) -> Exclusions {
@@ -134,7 +172,29 @@ fn exclusions(annotations: &mut Annotations<'_>) -> Exclusions {
         outbound_ports: annotations.read(EXCLUDE_OUTBOUND_PORTS, CAPTURED, port_set).unwrap_or_default(),
         outbound_cidrs: annotations.read(EXCLUDE_OUTBOUND_CIDRS, CAPTURED, parse_cidrs).unwrap_or_default(),
         inbound_ports: annotations.read(EXCLUDE_INBOUND_PORTS, CAPTURED, port_set).unwrap_or_default(),
+        all_inbound: annotations.read(BYPASS_INBOUND, CAPTURED, boolean).unwrap_or(false),
     }
+}
+
+/// Reads a boolean as Istio does.
+fn boolean(text: &str) -> Result<bool, &'static str> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("is neither \"true\" nor \"false\""),
+    }
+}
+
+/// The proxy that a pod brings itself: injected by Istio, or a container with the name of such a proxy.
+fn sidecar(spec: &PodSpec, is_injected: bool) -> Option<Sidecar> {
+    let named = |container: &Container| Sidecar::ALL.into_iter().find(|sidecar| container.name == sidecar.container());
+    running(spec).find_map(named).or(is_injected.then_some(Sidecar::Istio))
+}
+
+/// The containers that run as long as the pod does: an init container does only if it is restarted always (a native sidecar).
+pub(super) fn running(spec: &PodSpec) -> impl Iterator<Item = &Container> {
+    let stays = |container: &&Container| container.restart_policy.as_deref() == Some("Always");
+    spec.containers.iter().chain(spec.init_containers.iter().flatten().filter(stays))
 }
 
 fn addresses(status: &PodStatus, report: &mut Report) -> Vec<IpAddr> {
@@ -202,8 +262,7 @@ fn valid<'a>(name: Option<&'a str>, field: &str, consequence: &str, report: &mut
 }
 
 fn ports(spec: &PodSpec, texts: &mut Interner) -> Vec<NamedPort> {
-    // Init containers count because those that are restarted always (sidecars) serve ports, too.
-    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let containers = running(spec);
     let (mut ports, mut seen) = (Vec::new(), HashSet::new());
     for port in containers.flat_map(|container| container.ports.iter().flatten()) {
         let is_tcp = port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP");
@@ -216,7 +275,11 @@ fn ports(spec: &PodSpec, texts: &mut Interner) -> Vec<NamedPort> {
     ports
 }
 
+/// A pod without the condition counts as ready.
 fn condition_ready(status: &PodStatus) -> bool {
-    let condition = status.conditions.iter().flatten().find(|condition| condition.type_ == "Ready");
-    condition.is_none_or(|condition| condition.status == "True")
+    !status.conditions.iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status != "True")
+}
+
+fn is_condition(status: &PodStatus, kind: &str, value: &str) -> bool {
+    status.conditions.iter().flatten().any(|condition| condition.type_ == kind && condition.status == value)
 }

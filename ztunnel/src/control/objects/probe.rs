@@ -1,30 +1,56 @@
-//! The ports at which a pod's kubelet asks how the pod is.
+//! The ports to which a pod's kubelet connects: it asks how the pod is, and calls the hooks of its life.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::{Container, PodSpec, Probe};
+use k8s_openapi::api::core::v1::{Container, HTTPGetAction, LifecycleHandler, PodSpec, Probe, TCPSocketAction};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-/// The TCP ports of all probes, ascending. Init containers have probes only when they go on running beside the others.
-pub(super) fn ports(spec: &PodSpec) -> Vec<u16> {
-    let stays = |container: &&Container| container.restart_policy.as_deref() == Some("Always");
-    let init = spec.init_containers.iter().flatten().filter(stays);
-    let ports: BTreeSet<u16> = spec.containers.iter().chain(init).flat_map(of_container).collect();
+use super::pod::running;
+
+/// The TCP ports of all probes and lifecycle hooks, ascending. Init containers have some only when they go on running beside the
+/// others.
+pub(super) fn ports(spec: &PodSpec, addresses: &[IpAddr]) -> Vec<u16> {
+    let ports: BTreeSet<u16> = running(spec).flat_map(|container| of_container(container, addresses)).collect();
     ports.into_iter().collect()
 }
 
-fn of_container(container: &Container) -> impl Iterator<Item = u16> + '_ {
+fn of_container<'a>(container: &'a Container, addresses: &'a [IpAddr]) -> impl Iterator<Item = u16> + 'a {
     let probes = [&container.liveness_probe, &container.readiness_probe, &container.startup_probe];
-    probes.into_iter().flatten().flat_map(|probe| of_probe(probe, container))
+    let probes = probes.into_iter().flatten().map(Called::by_probe);
+    let hooks = container.lifecycle.iter().flat_map(|lifecycle| [&lifecycle.post_start, &lifecycle.pre_stop]);
+    let hooks = hooks.flatten().map(Called::by_hook);
+    probes.chain(hooks).flat_map(|called| called.ports(container, addresses))
 }
 
-/// A probe that names a host asks there, and not at the pod.
-fn of_probe<'a>(probe: &'a Probe, container: &'a Container) -> impl Iterator<Item = u16> + 'a {
-    let of_pod = |host: &Option<String>| host.as_ref().is_none_or(String::is_empty);
-    let http = probe.http_get.as_ref().filter(|action| of_pod(&action.host)).map(|action| &action.port);
-    let tcp = probe.tcp_socket.as_ref().filter(|action| of_pod(&action.host)).map(|action| &action.port);
-    let grpc = probe.grpc.as_ref().and_then(|action| number(action.port));
-    http.into_iter().chain(tcp).filter_map(|port| resolved(port, container)).chain(grpc)
+/// What a probe or a hook connects to.
+struct Called<'a> {
+    http: Option<&'a HTTPGetAction>,
+    tcp: Option<&'a TCPSocketAction>,
+    grpc: Option<i32>,
+}
+
+impl<'a> Called<'a> {
+    fn by_probe(probe: &'a Probe) -> Self {
+        let grpc = probe.grpc.as_ref().map(|action| action.port);
+        Self { http: probe.http_get.as_ref(), tcp: probe.tcp_socket.as_ref(), grpc }
+    }
+
+    fn by_hook(hook: &'a LifecycleHandler) -> Self {
+        Self { http: hook.http_get.as_ref(), tcp: hook.tcp_socket.as_ref(), grpc: None }
+    }
+
+    /// The ports of the pod. One that names another host asks there, and not at the pod.
+    fn ports(self, container: &Container, addresses: &[IpAddr]) -> impl Iterator<Item = u16> + use<> {
+        let of_pod = |host: &Option<String>| {
+            let host = host.as_deref().unwrap_or_default();
+            host.is_empty() || host.parse().is_ok_and(|host: IpAddr| addresses.contains(&host.to_canonical()))
+        };
+        let http = self.http.filter(|action| of_pod(&action.host)).map(|action| &action.port);
+        let tcp = self.tcp.filter(|action| of_pod(&action.host)).map(|action| &action.port);
+        let resolved = |port: Option<&IntOrString>| port.and_then(|port| resolved(port, container));
+        [resolved(http), resolved(tcp), self.grpc.and_then(number)].into_iter().flatten()
+    }
 }
 
 /// As the kubelet does it: the container's port of that name, or else the number that the text is.

@@ -7,7 +7,7 @@ use super::intern::Interner;
 use super::name::check_name;
 use super::report::{FieldError, Remark, Report};
 use super::resource::Resource;
-use super::{authorization, entry, mesh, namespace, node, peer_authentication, pod, service, slice};
+use super::{authorization, entry, mesh, namespace, node, peer_authentication, pod, service, slice, workload_entry};
 use crate::control::field::FieldPath;
 use crate::model::workload::NamespacedName;
 
@@ -29,7 +29,15 @@ pub(in crate::control) struct Said {
 /// # Errors
 /// A field makes all of it count for nothing.
 pub(in crate::control) fn read(resource: Resource, texts: &mut Interner) -> Result<Said, FieldError> {
-    let name = name(&resource, texts)?;
+    let name = match (name(&resource, texts), &resource) {
+        (Ok(name), _) => name,
+        // Whatever it is called, it has no effect here, and must not take that of others.
+        (Err(_), Resource::Unenforced(kind, _)) => {
+            let title = kind.name().to_owned();
+            return Ok(Said { name: NamespacedName::new("", ""), title, body: None, remarks: Vec::new() });
+        }
+        (Err(error), _) => return Err(error),
+    };
     let title = title(resource.kind().name(), &name);
     let mut report = Report::default();
     let body = body(&name, resource, texts, &mut report)?;
@@ -75,6 +83,13 @@ fn body(
         Resource::PeerAuthentication(policy) => {
             Body::PeerAuthentication(Arc::new(peer_authentication::read(*policy, report)?))
         }
+        Resource::Endpoints(endpoints) => {
+            Body::Endpoints(Arc::new(slice::read_endpoints(name, *endpoints, texts, report)))
+        }
+        Resource::WorkloadEntry(entry) => {
+            Body::WorkloadEntry(Arc::new(workload_entry::read(name, *entry, texts, report)))
+        }
+        Resource::Unenforced(kind, _) => Body::Unenforced(kind),
         Resource::RequestAuthentication(_) => {
             report.warn(
                 "RequestAuthentication needs a waypoint: tokens are in requests, which can't be seen at this layer, so that \

@@ -47,6 +47,11 @@ impl Report {
         self.0.push(Remark { field, message: message.into(), severity: Severity::Error });
     }
 
+    /// Nothing is wrong, but one should know it.
+    pub(super) fn info_at(&mut self, field: FieldPath, message: impl Into<String>) {
+        self.0.push(Remark { field, message: message.into(), severity: Severity::Info });
+    }
+
     /// Something may not mean what it was meant to.
     pub(super) fn warn(&mut self, message: impl Into<String>) {
         self.warn_at(FieldPath::default(), message);

@@ -1,6 +1,6 @@
 //! The kinds of objects that mean something here, and their types.
 
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
@@ -9,6 +9,8 @@ use serde::de::{DeserializeSeed, Deserializer};
 use super::authorization::AuthorizationPolicy;
 use super::entry::ServiceEntry;
 use super::peer_authentication::PeerAuthentication;
+use super::unenforced::{self, Unenforced};
+use super::workload_entry::WorkloadEntry;
 
 /// A kind of objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +27,10 @@ pub(in crate::control) enum Kind {
     PeerAuthentication,
     /// A rule that people rely on and that can't be carried out here.
     RequestAuthentication,
+    Endpoints,
+    WorkloadEntry,
+    /// Others carry it out.
+    Unenforced(Unenforced),
 }
 
 /// An object as its type has it.
@@ -39,6 +45,9 @@ pub(in crate::control) enum Resource {
     Authorization(Box<AuthorizationPolicy>),
     PeerAuthentication(Box<PeerAuthentication>),
     RequestAuthentication(Box<RequestAuthentication>),
+    Endpoints(Box<Endpoints>),
+    WorkloadEntry(Box<WorkloadEntry>),
+    Unenforced(Unenforced, unenforced::Header),
 }
 
 /// What is read of a RequestAuthentication.
@@ -67,6 +76,9 @@ impl Kind {
             Self::Authorization => "AuthorizationPolicy",
             Self::PeerAuthentication => "PeerAuthentication",
             Self::RequestAuthentication => "RequestAuthentication",
+            Self::Endpoints => "Endpoints",
+            Self::WorkloadEntry => "WorkloadEntry",
+            Self::Unenforced(kind) => kind.name(),
         }
     }
 
@@ -91,6 +103,9 @@ impl<'de> DeserializeSeed<'de> for Kind {
             Self::Authorization => Resource::Authorization(Box::deserialize(deserializer)?),
             Self::PeerAuthentication => Resource::PeerAuthentication(Box::deserialize(deserializer)?),
             Self::RequestAuthentication => Resource::RequestAuthentication(Box::deserialize(deserializer)?),
+            Self::Endpoints => Resource::Endpoints(Box::deserialize(deserializer)?),
+            Self::WorkloadEntry => Resource::WorkloadEntry(Box::deserialize(deserializer)?),
+            Self::Unenforced(kind) => Resource::Unenforced(kind, unenforced::Header::deserialize(deserializer)?),
         })
     }
 }
@@ -108,6 +123,9 @@ impl Resource {
             Self::Authorization(_) => Kind::Authorization,
             Self::PeerAuthentication(_) => Kind::PeerAuthentication,
             Self::RequestAuthentication(_) => Kind::RequestAuthentication,
+            Self::Endpoints(_) => Kind::Endpoints,
+            Self::WorkloadEntry(_) => Kind::WorkloadEntry,
+            Self::Unenforced(kind, _) => Kind::Unenforced(*kind),
         }
     }
 
@@ -126,6 +144,9 @@ impl Resource {
             Self::Mesh(object) => of(&object.metadata),
             Self::Authorization(object) => object.metadata.named(),
             Self::PeerAuthentication(object) => object.metadata.named(),
+            Self::Endpoints(object) => of(&object.metadata),
+            Self::WorkloadEntry(object) => of(&object.metadata),
+            Self::Unenforced(_, object) => (object.metadata.namespace.as_deref(), object.metadata.name.as_deref()),
             Self::RequestAuthentication(object) => {
                 (object.metadata.namespace.as_deref(), object.metadata.name.as_deref())
             }

@@ -14,13 +14,20 @@ use super::report::Report;
 use crate::control::field::FieldPath;
 use crate::model::labels::Labels;
 use crate::model::locality::Distribution;
-use crate::model::service::{Families, ServicePort, TargetPort, Visibility};
+use crate::model::service::{Addressing, Families, ServicePort, TargetPort, Visibility};
 use crate::model::workload::NamespacedName;
 
 /// A service without its endpoints.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::control) struct ServiceManifest {
+    pub(in crate::control) addressing: Addressing,
     pub(in crate::control) vips: Vec<IpAddr>,
+    /// Addresses that lead to it from outside.
+    pub(in crate::control) external: Vec<External>,
+    /// The ports of nodes that lead to it.
+    pub(in crate::control) node_ports: Vec<u16>,
+    /// `sessionAffinity: ClientIP`.
+    pub(in crate::control) is_sticky: bool,
     pub(in crate::control) ports: Vec<ServicePort>,
     pub(in crate::control) selector: Labels,
     /// Which families of pod addresses stand behind it when endpoints are derived from the selector.
@@ -31,6 +38,14 @@ pub(in crate::control) struct ServiceManifest {
     pub(in crate::control) distribution: Option<Distribution>,
     /// Whose pods know it; `None`: as the mesh says.
     pub(in crate::control) visibility: Option<Visibility>,
+}
+
+/// An address that leads to a service from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::control) struct External {
+    pub(in crate::control) address: IpAddr,
+    /// It is a load balancer's, and the cluster's word; or else one of `externalIPs`, and the author's.
+    pub(in crate::control) is_balancer: bool,
 }
 
 pub(super) fn read(
@@ -48,18 +63,92 @@ pub(super) fn read(
     // An ExternalName service is an alias in DNS: it has no address, and Kubernetes ignores its selector.
     let external = spec.type_.as_deref() == Some("ExternalName");
     let vips = if external { Vec::new() } else { vips(&spec, report) };
+    let addressing = addressing(&spec, &vips, external);
+    let balancer = service.status.and_then(|status| status.load_balancer);
+    let others = if external { Vec::new() } else { others(&spec, balancer.as_ref(), report) };
+    let node_ports = spec.ports.iter().flatten().filter(|port| is_tcp(port.protocol.as_deref()));
+    let node_ports = node_ports.filter_map(|port| port_number(port.node_port?)).collect();
     let families = families(&spec, &vips);
     let given = spec.ports.iter().flatten().enumerate();
     let ports = given.filter_map(|(index, port)| service_port(index, port, texts, report)).collect();
+    let is_sticky = is_sticky(&spec, report);
     ServiceManifest {
         ports,
         selector: if external { Labels::default() } else { texts.labels(&spec.selector.unwrap_or_default()) },
         families,
         every_endpoint_ready: spec.publish_not_ready_addresses.unwrap_or(false),
+        addressing,
         vips,
+        external: others,
+        node_ports,
+        is_sticky,
         distribution,
         visibility,
     }
+}
+
+fn addressing(spec: &ServiceSpec, vips: &[IpAddr], is_alias: bool) -> Addressing {
+    let given = || spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip).filter(|text| !text.is_empty());
+    let alias = spec.external_name.as_deref().unwrap_or_default().trim_end_matches('.');
+    match () {
+        () if is_alias => Addressing::Alias(alias.to_ascii_lowercase().into()),
+        () if !vips.is_empty() => Addressing::Given,
+        () if given().any(|text| text == "None") => Addressing::Headless,
+        () => Addressing::Unknown,
+    }
+}
+
+fn is_sticky(spec: &ServiceSpec, report: &mut Report) -> bool {
+    match spec.session_affinity.as_deref() {
+        Some("ClientIP") => true,
+        None | Some("" | "None") => false,
+        Some(other) => {
+            report.error_at(
+                FieldPath::of("spec.sessionAffinity"),
+                format!("spec.sessionAffinity: {other:?} is not ClientIP or None; it counts as None"),
+            );
+            false
+        }
+    }
+}
+
+/// The addresses by which the nodes lead others to the service. What a node does beside that (it asks where a client comes from,
+/// or leaves the address to the balancer) is not done here: such an address is none of the service's.
+fn others(spec: &ServiceSpec, balancer: Option<&core::LoadBalancerStatus>, report: &mut Report) -> Vec<External> {
+    let mut others: Vec<External> = Vec::new();
+    let ranges =
+        spec.load_balancer_source_ranges.iter().flatten().any(|range| !matches!(range.trim(), "0.0.0.0/0" | "::/0"));
+    for (index, ingress) in balancer.and_then(|balancer| balancer.ingress.as_ref()).into_iter().flatten().enumerate() {
+        let Some(text) = ingress.ip.as_deref().filter(|ip| !ip.is_empty()) else { continue };
+        let field = FieldPath::of("status.loadBalancer.ingress").index(index).key("ip");
+        let left = match ingress.ip_mode.as_deref() {
+            Some("Proxy") => Some("its ipMode is Proxy, so that the balancer gets the connections"),
+            _ if ranges => Some("spec.loadBalancerSourceRanges are checked by the nodes"),
+            _ => None,
+        };
+        match (usable_address(text), left) {
+            (Ok(address), None) => others.push(External { address, is_balancer: true }),
+            (Ok(address), Some(why)) => report.info_at(
+                field,
+                format!(
+                    "status.loadBalancer.ingress: connections to {address} are left to the node, in plaintext: {why}"
+                ),
+            ),
+            (Err(error), _) => report
+                .error_at(field, format!("status.loadBalancer.ingress: {error}; it is not taken as the service's")),
+        }
+    }
+    for (index, text) in spec.external_ips.iter().flatten().enumerate() {
+        match usable_address(text) {
+            Ok(address) if others.iter().any(|known| known.address == address) => {}
+            Ok(address) => others.push(External { address, is_balancer: false }),
+            Err(error) => report.error_at(
+                FieldPath::of("spec.externalIPs").index(index),
+                format!("spec.externalIPs: {error}; it is not taken as the service's"),
+            ),
+        }
+    }
+    others
 }
 
 fn distribution(spec: &ServiceSpec, report: &mut Report) -> Option<Distribution> {

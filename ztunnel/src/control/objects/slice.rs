@@ -1,8 +1,9 @@
-//! An EndpointSlice: the addresses that it gives to a service.
+//! An EndpointSlice, or the older Endpoints: the addresses that it gives to a service.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::{EndpointSubset, Endpoints, ObjectReference};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 
 use super::address::usable_address;
@@ -80,6 +81,76 @@ pub(super) fn read(
     })
 }
 
+/// A core/v1 Endpoints: each subset gives what a slice gives.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::control) struct EndpointsManifest {
+    pub(in crate::control) subsets: Vec<SliceManifest>,
+}
+
+/// Reads the endpoints of the service of the same name.
+pub(super) fn read_endpoints(
+    name: &NamespacedName,
+    endpoints: Endpoints,
+    texts: &mut Interner,
+    report: &mut Report,
+) -> EndpointsManifest {
+    let subsets = endpoints.subsets.into_iter().flatten().enumerate();
+    EndpointsManifest {
+        subsets: subsets.map(|(index, subset)| read_subset(name, index, subset, texts, report)).collect(),
+    }
+}
+
+fn read_subset(
+    name: &NamespacedName,
+    index: usize,
+    subset: EndpointSubset,
+    texts: &mut Interner,
+    report: &mut Report,
+) -> SliceManifest {
+    let path = || FieldPath::of("subsets").index(index);
+    let mut ports = Vec::new();
+    for (number, port) in subset.ports.iter().flatten().enumerate().filter(|(_, port)| is_tcp(port.protocol.as_deref()))
+    {
+        match port_number(port.port) {
+            Some(value) => ports.push((texts.text(port.name.as_deref().unwrap_or_default()), Some(value))),
+            None => report.error_at(
+                path().key("ports").index(number).key("port"),
+                format!("subsets.ports.port: {} is not a port from 1 to 65535; it is ignored", port.port),
+            ),
+        }
+    }
+    let mut endpoints = Vec::new();
+    let lists = [
+        ("addresses", subset.addresses, Health::Ready),
+        ("notReadyAddresses", subset.not_ready_addresses, Health::Unready),
+    ];
+    for (list, addresses, health) in lists {
+        for (number, given) in addresses.into_iter().flatten().enumerate() {
+            match usable_address(&given.ip) {
+                Ok(address) => endpoints.push(SliceEndpoint {
+                    addresses: vec![address],
+                    health,
+                    pod: pod_of(name, given.target_ref, texts),
+                    node: given.node_name.map(|node| texts.text(&node)),
+                    zone: None,
+                }),
+                Err(error) => report.error_at(
+                    path().key(list).index(number).key("ip"),
+                    format!("subsets.{list}: {error}; it is ignored"),
+                ),
+            }
+        }
+    }
+    SliceManifest { service: name.clone(), ports, endpoints }
+}
+
+/// The pod that an endpoint names.
+fn pod_of(name: &NamespacedName, target: Option<ObjectReference>, texts: &mut Interner) -> Option<NamespacedName> {
+    let target = target.filter(|target| target.kind.as_deref() == Some("Pod"))?;
+    let namespace = target.namespace.map_or_else(|| Arc::clone(&name.namespace), |namespace| texts.text(&namespace));
+    Some(NamespacedName::new(namespace, texts.text(&target.name?)))
+}
+
 fn slice_endpoint(
     name: &NamespacedName,
     index: usize,
@@ -98,11 +169,7 @@ fn slice_endpoint(
         }
     }
     addresses.shrink_to_fit();
-    let pod = endpoint.target_ref.filter(|target| target.kind.as_deref() == Some("Pod")).and_then(|target| {
-        let namespace =
-            target.namespace.map_or_else(|| Arc::clone(&name.namespace), |namespace| texts.text(&namespace));
-        Some(NamespacedName::new(namespace, texts.text(&target.name?)))
-    });
+    let pod = pod_of(name, endpoint.target_ref, texts);
     let conditions = endpoint.conditions.unwrap_or_default();
     // Kubernetes: of missing conditions, ready and serving are to be taken as true, terminating as false.
     let health = match conditions {

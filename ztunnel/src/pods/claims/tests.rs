@@ -137,3 +137,21 @@ fn an_address_that_several_claim_is_nobodys_unless_it_was_proved_before() {
     assert!(denied(Case { holder: Some(("z", &["10.0.0.1"])), ..contested() }), "proved for another pod");
     assert_eq!(Case { holder: Some(("a", &["10.0.0.1"])), ..contested() }.judge(), Ok(()));
 }
+
+#[test]
+fn a_pod_that_is_being_deleted_is_not_enrolled_with_an_address_of_another() {
+    let pod = |pod: &str, leaving| Workload {
+        addresses: vec!["10.0.0.1".parse().unwrap()],
+        leaving,
+        ..Workload::new(name(pod), SpiffeId::new(TrustDomain::default(), "ns", pod))
+    };
+    let mesh = |a_leaves, b_leaves| Snapshot::build(1, vec![pod("a", a_leaves), pod("b", b_leaves)], vec![], vec![]);
+    let judge = |mesh| Case { mesh, ..Case::default() }.judge();
+    assert_eq!(judge(mesh(false, true)), Ok(()));
+    let error = judge(mesh(true, false)).unwrap_err();
+    assert!(matches!(&error, ClaimError::Passed { owner, .. } if *owner == name("b")), "{error}");
+    assert!(matches!(judge(mesh(true, true)), Err(ClaimError::Contested { .. })));
+    // What was proved before stays proved.
+    let held = Case { mesh: mesh(true, false), holder: Some(("a", &["10.0.0.1"])), ..Case::default() };
+    assert_eq!(held.judge(), Ok(()));
+}

@@ -283,7 +283,7 @@ impl State {
                     self.tunnels += 1;
                     return Ok(listener);
                 }
-                if !capture.exclusions.inbound_ports.contains(to.port()) {
+                if !capture.exclusions.exclude_inbound(to.port()) {
                     return capture.listener(Purpose::Inbound, from, to);
                 }
             }

@@ -9,7 +9,7 @@ use crate::model::policy::{AuthorizationPolicy, PeerAuthentication};
 use crate::model::service::{Service, ServiceKind};
 use crate::model::workload::{Membership, NamespacedName, Workload};
 use crate::store::change::{Batch, Change, Gaps, ServiceKey, Setting};
-use crate::store::claims::{contested, rank, with, without};
+use crate::store::claims::{rank, with, without};
 use crate::store::policies::Changes;
 
 impl Snapshot {
@@ -211,8 +211,7 @@ impl Snapshot {
 
     /// Finds out anew whether several pods claim an address.
     fn settle(&mut self, address: IpAddr) {
-        let pods = self.holders.all(address);
-        let claimants = contested(pods.iter().map(|pod| &pod.name));
+        let claimants = self.holders.contested(address);
         if claimants.is_some() || !self.contested.is_empty() {
             self.contested.set(address, claimants.map(Arc::from));
         }

@@ -37,7 +37,11 @@ fn object(kind: u8, namespace: usize, number: u8, variant: u32) -> String {
         }
         1 => {
             let zone = ["", "topology.kubernetes.io/zone: z, topology.kubernetes.io/region: r"][digit(2) as usize];
-            return format!("{{apiVersion: v1, kind: Node, metadata: {{name: n{number}, labels: {{{zone}}}}}}}");
+            let address = digit(6);
+            return format!(
+                "{{apiVersion: v1, kind: Node, metadata: {{name: n{number}, labels: {{{zone}}}}}, status: {{addresses: [{{type: \
+                 InternalIP, address: 10.0.0.{address}}}]}}}}"
+            );
         }
         2 => {
             let text = [
@@ -82,12 +86,16 @@ fn object(kind: u8, namespace: usize, number: u8, variant: u32) -> String {
             let target = ["80", "http", "9090"][digit(3) as usize];
             let unready = ["false", "true"][digit(2) as usize];
             let export = ["", ", annotations: {networking.istio.io/exportTo: '.'}"][digit(2) as usize];
+            let outside = [String::new(), format!("externalIPs: [10.0.0.{}], ", digit(6))];
+            let outside = &outside[digit(2) as usize];
+            let balancer = format!(", status: {{loadBalancer: {{ingress: [{{ip: 10.0.0.{}}}]}}}}", digit(6));
+            let balancer = ["", &balancer][digit(2) as usize];
             (
                 "v1",
                 "Service",
                 format!(
-                    "{export}}}, spec: {{{selector}clusterIP: {vip}, publishNotReadyAddresses: {unready}, ports: [{{name: p, port: 80, \
-                     targetPort: {target}}}]}}"
+                    "{export}}}, spec: {{{selector}{outside}clusterIP: {vip}, publishNotReadyAddresses: {unready}, ports: [{{name: p, \
+                     port: 80, targetPort: {target}, nodePort: 30080}}]}}{balancer}"
                 ),
             )
         }
@@ -142,6 +150,32 @@ fn object(kind: u8, namespace: usize, number: u8, variant: u32) -> String {
                 format!("}}, spec: {{{whom}action: {action}, rules: {rules}}}"),
             )
         }
+        9 => {
+            let pod = ["", ", targetRef: {kind: Pod, name: x0}"][digit(2) as usize];
+            let list = ["addresses", "notReadyAddresses"][digit(2) as usize];
+            let (address, node) = (digit(6), digit(3));
+            (
+                "v1",
+                "Endpoints",
+                format!(
+                    "}}, subsets: [{{{list}: [{{ip: 10.0.0.{address}, nodeName: n{node}{pod}}}], ports: [{{name: p, port: 80{number}}}]}}]"
+                ),
+            )
+        }
+        10 => {
+            let labels = app(digit(4));
+            let tunnel = ["", ", labels: {networking.istio.io/tunnel: http}"][digit(2) as usize];
+            let (address, weight) = (digit(6), digit(3));
+            let ports = ["", ", ports: {p: 81}"][digit(2) as usize];
+            (
+                "networking.istio.io/v1",
+                "WorkloadEntry",
+                format!(
+                    "{tunnel}}}, spec: {{address: 10.0.0.{address}, labels: {{{labels}}}, weight: {weight}{ports}}}"
+                ),
+            )
+        }
+        11 => ("networking.k8s.io/v1", "NetworkPolicy", "}, spec: {}".to_owned()),
         _ => {
             let mode = ["STRICT", "PERMISSIVE", "UNSET"][digit(3) as usize];
             let whom = match digit(2) {
@@ -159,7 +193,7 @@ fn object(kind: u8, namespace: usize, number: u8, variant: u32) -> String {
 
 /// What one file says; most objects are pods.
 pub(crate) fn any_file() -> impl Strategy<Value = String> {
-    let kind = prop_oneof![3 => 0u8..9, 2 => Just(3u8), 1 => Just(4u8)];
+    let kind = prop_oneof![3 => 0u8..12, 2 => Just(3u8), 1 => Just(4u8)];
     let object = (kind, 0usize..3, 0u8..3, any::<u32>())
         .prop_map(|(kind, namespace, number, variant)| object(kind, namespace, number, variant));
     prop::collection::vec(object, 0..7).prop_map(|objects| objects.iter().map(|one| format!("---\n{one}\n")).collect())

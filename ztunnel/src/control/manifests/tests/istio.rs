@@ -178,7 +178,7 @@ fn slices_say_how_endpoints_are_and_where() {
            192.0.2.3 80->80 draining
            192.0.2.4 80->80 unready
            192.0.2.5 80->80
-         service default/t",
+         service default/t somewhere",
     );
 }
 
@@ -197,9 +197,9 @@ fn pods_that_end_serve_on() {
         + &pod("unready", "10.0.0.2}], conditions: [{type: Ready, status: 'False'}]");
     check(
         &text,
-        "pod default/ending sa=default 10.0.0.1 not labelled unready
-         pod default/unready sa=default 10.0.0.2 not labelled unready
-         service default/s 80->80
+        "pod default/ending sa=default 10.0.0.1 not labelled unready leaving
+         pod default/unready sa=default 10.0.0.2 not labelled unready leaving
+         service default/s somewhere 80->80
            10.0.0.1 80->80 draining default/ending
            10.0.0.2 80->80 unready default/unready",
     );

@@ -250,7 +250,7 @@ fn targets_are_services_of_the_namespace() {
     let check_targets = |spec: &str, expected: &str| {
         check(
             &format!("{service}{}", policy(spec)),
-            &format!("service demo/web\n{}", expected.replace("\n         ", "\n")),
+            &format!("service demo/web somewhere\n{}", expected.replace("\n         ", "\n")),
         );
     };
     let web = "ALLOW demo/p for services demo/web: ";

@@ -59,13 +59,39 @@ fn after(expected: &str) -> &str {
 }
 
 #[test]
+fn hooks_of_the_kubelet_count_as_probes() {
+    let table = [
+        ("{postStart: {httpGet: {port: 80}}}", " probes=[80]"),
+        ("{preStop: {httpGet: {port: http}}}", " probes=[8080]"),
+        ("{postStart: {tcpSocket: {port: '81'}}, preStop: {httpGet: {port: 80}}}", " probes=[80, 81]"),
+        ("{postStart: {exec: {command: [a]}}, preStop: {sleep: {seconds: 1}}}", ""),
+        ("{preStop: {httpGet: {port: 80, host: 10.0.0.9}}}", ""),
+        ("{preStop: {httpGet: {port: 80, host: 10.0.0.1}}}", " probes=[80]"),
+        ("{preStop: {httpGet: {port: 80, host: '::ffff:10.0.0.1'}}}", " probes=[80]"),
+        ("{preStop: {httpGet: {port: 0}}}", ""),
+    ];
+    let ports = "ports: [{name: http, containerPort: 8080}]";
+    let shown = "pod demo/p sa=default 10.0.0.1 netns=/run/netns/p http=8080 not labelled";
+    for (lifecycle, expected) in table {
+        let containers = format!("containers: [{{name: c, {ports}, lifecycle: {lifecycle}}}]");
+        let text = pod("", "", "", "").replace("containers: []", &containers);
+        check(&format!("# file: p.yaml\n{text}"), &format!("{shown}{expected}"));
+    }
+}
+
+#[test]
 fn init_containers_have_probes_when_they_stay() {
     let init = |policy: &str| {
-        let spec = format!(", initContainers: [{{name: i{policy}, readinessProbe: {{httpGet: {{port: 80}}}}}}]");
+        let probes = "readinessProbe: {httpGet: {port: 80}}, lifecycle: {preStop: {httpGet: {port: http}}}";
+        let spec =
+            format!(", initContainers: [{{name: i{policy}, ports: [{{name: http, containerPort: 81}}], {probes}}}]");
         format!("# file: p.yaml\n{}", pod("", "", &spec, ""))
     };
     let shown = "pod demo/p sa=default 10.0.0.1 netns=/run/netns/p not labelled";
-    check(&init(", restartPolicy: Always"), &format!("{shown} probes=[80]"));
+    check(
+        &init(", restartPolicy: Always"),
+        &shown.replace(" not", " http=81 not").replace("labelled", "labelled probes=[80, 81]"),
+    );
     check(&init(", restartPolicy: Never"), shown);
     check(&init(""), shown);
 }

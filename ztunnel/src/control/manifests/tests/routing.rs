@@ -1,6 +1,7 @@
 //! From manifests to decisions: where connections of a mesh go. It stands here because `route` is below `control`.
 
 pub(crate) mod claims;
+mod kinds;
 mod unclear;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -39,7 +40,7 @@ pub(crate) fn mesh_and_local(lines: &str) -> (Snapshot, LocalPods) {
         let (kind, name, metadata) = (head.next().unwrap(), head.next().unwrap(), head.next().unwrap_or_default());
         let version = match kind {
             "AuthorizationPolicy" | "PeerAuthentication" => "security.istio.io/v1",
-            "ServiceEntry" => "networking.istio.io/v1",
+            "ServiceEntry" | "WorkloadEntry" => "networking.istio.io/v1",
             "EndpointSlice" => "discovery.k8s.io/v1",
             _ => "v1",
         };

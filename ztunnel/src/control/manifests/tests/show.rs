@@ -5,13 +5,14 @@ use std::fmt::{Display, Write};
 use crate::model::local::{Exclusions, LocalPod};
 use crate::model::locality::{Distribution, Locality};
 use crate::model::policy::{AuthorizationPolicy, Match, MtlsMode, Part, PeerAuthentication, Rule, Scope};
-use crate::model::service::{Health, Resolution, Service, ServiceKind, TargetPort, Visibility};
+use crate::model::service::{Addressing, Health, Resolution, Service, ServiceKind, TargetPort, Visibility};
 use crate::model::workload::{Membership, Workload};
 
 pub(super) fn show_workload(out: &mut String, workload: &Workload, local: &LocalPod) {
     let Workload { name, identity, addresses, .. } = workload;
     let LocalPod { netns, exclusions, probe_ports } = local;
-    write!(out, "pod {name} sa={}", identity.service_account).unwrap();
+    let kind = if workload.is_entry { "workload" } else { "pod" };
+    write!(out, "{kind} {name} sa={}", identity.service_account).unwrap();
     if let Some(node) = &workload.node {
         write!(out, " node={node}").unwrap();
     }
@@ -42,9 +43,13 @@ pub(super) fn show_workload(out: &mut String, workload: &Workload, local: &Local
     if !workload.ready {
         out.push_str(" unready");
     }
+    if workload.leaving {
+        out.push_str(" leaving");
+    }
     if *exclusions != Exclusions::default() {
-        let Exclusions { outbound_ports, outbound_cidrs, inbound_ports } = exclusions;
+        let Exclusions { outbound_ports, outbound_cidrs, inbound_ports, all_inbound } = exclusions;
         write!(out, " exclude out={outbound_ports} {outbound_cidrs:?} in={inbound_ports}").unwrap();
+        out.push_str(if *all_inbound { " all in" } else { "" });
     }
     out.push('\n');
 }
@@ -56,6 +61,18 @@ pub(super) fn show_service(out: &mut String, service: &Service) {
     }
     for vip in &service.vips {
         write!(out, " {vip}").unwrap();
+    }
+    for external in &service.external {
+        write!(out, " +{}{}", external.address, if external.leads_everyone { "" } else { " for its namespace" })
+            .unwrap();
+    }
+    match &service.addressing {
+        Addressing::Unknown => out.push_str(" somewhere"),
+        Addressing::Alias(host) => write!(out, " alias of {host}").unwrap(),
+        Addressing::Given | Addressing::Headless => {}
+    }
+    if service.is_sticky {
+        out.push_str(" sticky");
     }
     for port in &service.ports {
         match &port.target {

@@ -155,7 +155,7 @@ impl Daemons<'_> {
         if target.port() == HBONE_PORT {
             return false;
         }
-        if local.exclusions.inbound_ports.contains(target.port()) {
+        if local.exclusions.exclude_inbound(target.port()) {
             return true;
         }
         let peer = PeerAddr::new((source_ip, CLIENT_PORT).into());

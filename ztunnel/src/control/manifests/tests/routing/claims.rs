@@ -12,9 +12,11 @@ use crate::route::decide::Hop;
 pub(crate) fn any_mesh() -> impl Strategy<Value = String> {
     let address = || (0u8..8).prop_map(|last| format!("10.0.0.{last}"));
     let namespace = || prop_oneof![Just("demo"), Just("plain")];
-    let pod = (namespace(), address(), any::<bool>(), any::<bool>(), 0u8..3).prop_map(|(namespace, ip, host, ready, app)| {
+    let pod = (namespace(), address(), any::<bool>(), any::<bool>(), 0u8..3, 0u8..3);
+    let pod = pod.prop_map(|(namespace, ip, host, ready, app, leaving)| {
+        let leaving = if leaving == 0 { ", deletionTimestamp: '2026-01-01T00:00:00Z'" } else { "" };
         format!(
-            " labels: {{app: a{app}}}, namespace: {namespace}| spec: {{hostNetwork: {host}, containers: []}}, status: \
+            " labels: {{app: a{app}}}, namespace: {namespace}{leaving}| spec: {{hostNetwork: {host}, containers: []}}, status: \
              {{podIPs: [{{ip: {ip}}}], conditions: [{{type: Ready, status: '{}'}}]}}",
             if ready { "True" } else { "False" }
         )
@@ -27,19 +29,27 @@ pub(crate) fn any_mesh() -> impl Strategy<Value = String> {
                 "ambient.mesh/netns: /n",
                 "traffic.ambient.mesh/exclude-inbound-ports: '80,81'",
                 "traffic.ambient.mesh/exclude-outbound-cidrs: 0.0.0.0/0",
+                "ambient.istio.io/bypass-inbound-capture: 'true'",
             ],
-            0..=3,
+            0..=4,
         ),
     );
     let local = local.prop_map(|(ip, annotations)| {
         format!(" namespace: demo, annotations: {{{}}}| status: {{podIPs: [{{ip: {ip}}}]}}", annotations.join(", "))
     });
     let ports = "ports: [{port: 80}, {port: 81}, {port: 82, targetPort: 15008}]";
-    let service = (namespace(), address(), 0u8..3, 0u8..3).prop_map(move |(namespace, ip, app, export)| {
+    let service = (namespace(), address(), 0u8..3, 0u8..3, address(), 0u8..4, any::<bool>());
+    let service = service.prop_map(move |(namespace, ip, app, export, outside, ways, sticky)| {
+        let external = if ways & 1 == 0 { String::new() } else { format!("externalIPs: [{outside}], ") };
+        let sticky = if sticky { "sessionAffinity: ClientIP, " } else { "" };
+        let balancer = match ways & 2 {
+            0 => String::new(),
+            _ => format!(", status: {{loadBalancer: {{ingress: [{{ip: {outside}}}]}}}}"),
+        };
         let export = [".", "*", "plain"][usize::from(export)];
         format!(
             " namespace: {namespace}, annotations: {{networking.istio.io/exportTo: '{export}'}}| spec: {{clusterIP: {ip}, \
-             selector: {{app: a{app}}}, {ports}}}"
+             {external}{sticky}selector: {{app: a{app}}}, {ports}}}{balancer}"
         )
     });
     let entry = (namespace(), address(), address(), any::<bool>(), 24u8..33).prop_map(|(namespace, ip, endpoint, resolved, length)| {
@@ -83,7 +93,10 @@ proptest! {
             assert!(!outbound.candidates[..index].contains(candidate), "{outbound:?}");
             let ip = candidate.target.ip();
             // Whoever claims the address, with or without right.
-            let claimants: Vec<_> = mesh.workloads().filter(|pod| pod.own_addresses().contains(&ip)).collect();
+            let all: Vec<_> = mesh.workloads().filter(|pod| pod.own_addresses().contains(&ip)).collect();
+            // Those that are leaving have it only where nobody else has.
+            let is_left = |pod: &&Arc<Workload>| !pod.leaving || all.iter().all(|pod| pod.leaving);
+            let claimants: Vec<_> = all.iter().copied().filter(is_left).collect();
             let in_mesh = claimants.iter().any(|pod| pod.membership == Membership::InMesh);
             match &candidate.hop {
                 Hop::Plain => {
