@@ -3,8 +3,10 @@
 use super::annotations::{EXPORT_TO, TRAFFIC_DISTRIBUTION};
 use super::authorization::DRY_RUN;
 use super::mesh::ENTRIES_LEAD;
-use super::pod::{EXCLUDE_INBOUND_PORTS, EXCLUDE_OUTBOUND_CIDRS, EXCLUDE_OUTBOUND_PORTS, MODE_LABEL, NETNS};
-use super::{controller, node, slice};
+use super::pod::{
+    BYPASS_INBOUND, EXCLUDE_INBOUND_PORTS, EXCLUDE_OUTBOUND_CIDRS, EXCLUDE_OUTBOUND_PORTS, MODE_LABEL, NETNS, SIDECAR_STATUS,
+};
+use super::{controller, namespace, node, slice, workload_entry};
 
 /// A label or an annotation.
 #[derive(Debug, Clone, Copy)]
@@ -63,6 +65,12 @@ keys! {
         "Connections of the pod to these IP blocks are not captured.";
     Annotation of "Pod", &[EXCLUDE_INBOUND_PORTS], "`\"9090\"`",
         "Connections to these ports of the pod are not captured, and no policy is enforced at them.";
+    Annotation of "Pod", &[BYPASS_INBOUND], "`\"true\"`, `\"false\"`",
+        "No plaintext connection to the pod is captured, and no policy is enforced on it. HBONE to the pod ends at the daemon, with policy.";
+    Annotation of "Pod", &[SIDECAR_STATUS], "any", "The pod has a sidecar proxy and is left alone.";
+    Annotation of "Namespace", &[namespace::LINKERD_INJECT], "`enabled`, `ingress`",
+        "Is reported beside the label of the mesh: pods with a sidecar proxy are left alone.";
+    Label of "WorkloadEntry", &[workload_entry::TUNNEL], "`http`", "The host is reached through HBONE; an annotation means the same.";
     Label of "Pod", &controller::CANONICAL_NAME, "a name", "The canonical service of the pod in metrics.";
     Label of "Pod", &controller::CANONICAL_REVISION, "a name", "The canonical revision of the pod in metrics.";
     Label of "Pod", &node::OF_POD, "`REGION.ZONE.SUBZONE`", "The locality of the pod; overrides the labels of its Node.";

@@ -10,6 +10,9 @@ use super::report::Report;
 use crate::control::field::FieldPath;
 use crate::model::locality::Distribution;
 
+/// Linkerd's annotation of a namespace whose pods get sidecars.
+pub(super) const LINKERD_INJECT: &str = "linkerd.io/inject";
+
 /// What a namespace says to what is in it.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(in crate::control) struct NamespaceManifest {
@@ -32,7 +35,7 @@ pub(super) fn read(namespace: Namespace, report: &mut Report) -> NamespaceManife
 /// Tells of what has sidecars added to the pods of a namespace of the mesh: such pods are left alone.
 fn injections(labels: &BTreeMap<String, String>, annotations: &BTreeMap<String, String>, report: &mut Report) {
     let istio = labels.get_key_value("istio-injection").filter(|(_, value)| *value == "enabled");
-    let linkerd = annotations.get_key_value("linkerd.io/inject");
+    let linkerd = annotations.get_key_value(LINKERD_INJECT);
     let linkerd = linkerd.filter(|(_, value)| matches!(value.as_str(), "enabled" | "ingress"));
     for (map, given) in [("labels", istio), ("annotations", linkerd)] {
         let Some((key, value)) = given else { continue };

@@ -33,7 +33,7 @@ pub const EXCLUDE_INBOUND_PORTS: &str = "traffic.ambient.mesh/exclude-inbound-po
 /// Istio's annotation of a pod whose plaintext inbound connections are not captured.
 pub const BYPASS_INBOUND: &str = "ambient.istio.io/bypass-inbound-capture";
 /// Annotation that Istio's injection writes into each pod to which it adds a sidecar.
-const SIDECAR_STATUS: &str = "sidecar.istio.io/status";
+pub(super) const SIDECAR_STATUS: &str = "sidecar.istio.io/status";
 
 /// A pod with its own label's wish; `workload`'s membership, trust domain and locality are not decided yet.
 #[derive(Debug, Clone, PartialEq)]
@@ -188,13 +188,7 @@ fn boolean(text: &str) -> Result<bool, &'static str> {
 /// The proxy that a pod brings itself: injected by Istio, or a container with the name of such a proxy.
 fn sidecar(spec: &PodSpec, is_injected: bool) -> Option<Sidecar> {
     let named = |container: &Container| Sidecar::ALL.into_iter().find(|sidecar| container.name == sidecar.container());
-    running(spec).find_map(named).or(is_injected.then_some(Sidecar::Istio))
-}
-
-/// The containers that run as long as the pod does: an init container does only if it is restarted always (a native sidecar).
-pub(super) fn running(spec: &PodSpec) -> impl Iterator<Item = &Container> {
-    let stays = |container: &&Container| container.restart_policy.as_deref() == Some("Always");
-    spec.containers.iter().chain(spec.init_containers.iter().flatten().filter(stays))
+    probe::running(spec).find_map(named).or(is_injected.then_some(Sidecar::Istio))
 }
 
 fn addresses(status: &PodStatus, report: &mut Report) -> Vec<IpAddr> {
@@ -262,7 +256,7 @@ fn valid<'a>(name: Option<&'a str>, field: &str, consequence: &str, report: &mut
 }
 
 fn ports(spec: &PodSpec, texts: &mut Interner) -> Vec<NamedPort> {
-    let containers = running(spec);
+    let containers = probe::running(spec);
     let (mut ports, mut seen) = (Vec::new(), HashSet::new());
     for port in containers.flat_map(|container| container.ports.iter().flatten()) {
         let is_tcp = port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP");

@@ -6,7 +6,11 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction, LifecycleHandler, PodSpec, Probe, TCPSocketAction};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::pod::running;
+/// The containers that run as long as the pod does: an init container does only if it is restarted always (a native sidecar).
+pub(super) fn running(spec: &PodSpec) -> impl Iterator<Item = &Container> {
+    let stays = |container: &&Container| container.restart_policy.as_deref() == Some("Always");
+    spec.containers.iter().chain(spec.init_containers.iter().flatten().filter(stays))
+}
 
 /// The TCP ports of all probes and lifecycle hooks, ascending. Init containers have some only when they go on running beside the
 /// others.

@@ -20,7 +20,7 @@ use crate::model::locality::Locality;
 use crate::model::workload::{NamedPort, NamespacedName, Workload};
 
 /// Label or annotation of a host that takes tunnels: a comma-separated list with `http` in it.
-const TUNNEL: &str = "networking.istio.io/tunnel";
+pub(super) const TUNNEL: &str = "networking.istio.io/tunnel";
 /// Most ports; a service has as many.
 const MOST_PORTS: usize = 256;
 
