@@ -1,5 +1,6 @@
 //! Two whole nodes in one process, without root: everything but the kernel's part is what the daemon runs.
 
+mod left_alone;
 mod network;
 mod nodes;
 mod thefts;

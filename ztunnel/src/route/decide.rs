@@ -387,7 +387,11 @@ impl<'a> Client<'a> {
                 let there = Place { node: endpoint.node.as_deref(), locality: &endpoint.locality };
                 match service.distribution {
                     // `internalTrafficPolicy` is about the service's own addresses.
-                    Distribution::SameNode if service.external.iter().any(|external| external.address == dst.ip()) => 0,
+                    Distribution::Require(_)
+                        if service.external.iter().any(|external| external.address == dst.ip()) =>
+                    {
+                        0
+                    }
                     distribution => distribution.distance(here, there).ok_or(Unfit::Elsewhere)?,
                 }
             }

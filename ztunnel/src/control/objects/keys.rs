@@ -4,7 +4,8 @@ use super::annotations::{EXPORT_TO, TRAFFIC_DISTRIBUTION};
 use super::authorization::DRY_RUN;
 use super::mesh::ENTRIES_LEAD;
 use super::pod::{
-    BYPASS_INBOUND, EXCLUDE_INBOUND_PORTS, EXCLUDE_OUTBOUND_CIDRS, EXCLUDE_OUTBOUND_PORTS, MODE_LABEL, NETNS, SIDECAR_STATUS,
+    BYPASS_INBOUND, EXCLUDE_INBOUND_PORTS, EXCLUDE_OUTBOUND_CIDRS, EXCLUDE_OUTBOUND_PORTS, MODE_LABEL, NETNS,
+    SIDECAR_STATUS,
 };
 use super::{controller, namespace, node, slice, workload_entry};
 

@@ -15,7 +15,9 @@ use crate::model::gateway::Gateway;
 use crate::model::identity::SpiffeId;
 use crate::model::locality::{Distribution, Scope, Scopes};
 use crate::model::name::check_name;
-use crate::model::service::{Families, Resolution, Service, ServiceKind, ServicePort, TargetPort, Visibility};
+use crate::model::service::{
+    Addressing, Families, Resolution, Service, ServiceKind, ServicePort, TargetPort, Visibility,
+};
 use crate::model::workload::NamespacedName;
 
 /// A service, without its endpoints.
@@ -43,8 +45,10 @@ pub(super) fn read(message: &Message, reader: &mut Reader<'_>) -> Result<Read<Se
     let (vips, ranges) = addresses(message, reader, &mut remarks)?;
     let balancing = message.load_balancing.clone().unwrap_or_default();
     let mode = BalancingMode::try_from(balancing.mode);
+    let has_addresses = !(vips.is_empty() && ranges.is_empty());
     let service = Service {
         kind,
+        addressing: if has_addresses { Addressing::Given } else { Addressing::Headless },
         vips,
         ranges,
         ports: ports(message, &mut remarks),

@@ -28,8 +28,9 @@ pub fn policy(policy: &AuthorizationPolicy) -> Option<Resource> {
         Scope::Namespace(_) => ScopeMessage::Namespace,
         Scope::Selector { .. } | Scope::Services(_) => ScopeMessage::WorkloadSelector,
     };
-    // With a field that can't be judged an ALLOW rule never matches; a DENY rule matches without it.
-    let counts = |rule: &&Rule| action == ActionMessage::Deny || rule.unjudged.is_empty();
+    // With a field that can't be judged, or written, an ALLOW rule never matches; a DENY rule matches without it.
+    let is_whole = |rule: &Rule| rule.unjudged.is_empty() && can_be_written(rule);
+    let counts = |rule: &&Rule| action == ActionMessage::Deny || is_whole(rule);
     let message = Authorization {
         name: policy.name.name.to_string(),
         namespace: policy.name.namespace.to_string(),
@@ -43,16 +44,51 @@ pub fn policy(policy: &AuthorizationPolicy) -> Option<Resource> {
 }
 
 fn rule(rule: &Rule) -> RuleMessage {
-    let clause = |clause: &Clause| ClauseMessage { matches: clause.matches.iter().map(write_match).collect() };
-    RuleMessage { clauses: rule.clauses.iter().map(clause).collect() }
+    let clause = |clause: &Clause| {
+        let is_lost = |m: &Match| *m != Match::default() && write_match(m) == MatchMessage::default();
+        // What has lost all that it said would match nothing, where it may match everything.
+        let is_whole = !clause.matches.iter().any(is_lost);
+        is_whole.then(|| ClauseMessage { matches: clause.matches.iter().map(write_match).collect() })
+    };
+    RuleMessage { clauses: rule.clauses.iter().filter_map(clause).collect() }
+}
+
+/// Whether nothing of a rule is lost: the protocol has no field for trust domains, with which principals begin.
+fn can_be_written(rule: &Rule) -> bool {
+    let matches = rule.clauses.iter().flat_map(|clause| &clause.matches);
+    matches.into_iter().all(|m| {
+        let begins = |values: &[StringMatch]| values.iter().all(|value| principal_of(value).is_some());
+        let has_place = m.trust_domains.is_empty() || m.principals.is_empty();
+        has_place && begins(&m.trust_domains) && begins(&m.not_trust_domains)
+    })
+}
+
+/// The principals of a trust domain, which contains no slash. `None`: there is no one pattern for them.
+fn principal_of(domain: &StringMatch) -> Option<StringMatch> {
+    match domain {
+        StringMatch::Exact(text) => Some(StringMatch::Prefix(format!("{text}/").into())),
+        StringMatch::Prefix(_) | StringMatch::Presence => Some(domain.clone()),
+        StringMatch::Suffix(_) => None,
+    }
+}
+
+/// Principals, and those of trust domains. Those that must hold are written only where both lists need not.
+fn principals(own: &[StringMatch], domains: &[StringMatch], are_negative: bool) -> Vec<StringMessage> {
+    let of_domains: Option<Vec<StringMatch>> = match are_negative {
+        true => Some(domains.iter().filter_map(principal_of).collect()),
+        false => domains.iter().map(principal_of).collect::<Option<_>>().filter(|_| own.is_empty()),
+    };
+    let mut all = own.to_vec();
+    all.extend(of_domains.unwrap_or_default());
+    texts(&all)
 }
 
 fn write_match(m: &Match) -> MatchMessage {
     MatchMessage {
         namespaces: texts(&m.namespaces),
         not_namespaces: texts(&m.not_namespaces),
-        principals: texts(&m.principals),
-        not_principals: texts(&m.not_principals),
+        principals: principals(&m.principals, &m.trust_domains, false),
+        not_principals: principals(&m.not_principals, &m.not_trust_domains, true),
         source_ips: ranges(&m.source_ips),
         not_source_ips: ranges(&m.not_source_ips),
         destination_ips: ranges(&m.destination_ips),
@@ -85,4 +121,39 @@ fn accounts(names: &[NamespacedName]) -> Vec<ServiceAccountMatch> {
         service_account: name.name.to_string(),
     };
     names.iter().map(account).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trust_domains_are_written_as_principals_or_not_at_all() {
+        let list = |texts: &[&str]| texts.iter().map(|text| StringMatch::new(text)).collect::<Vec<_>>();
+        let written = |wanted: Match| {
+            let rule = Rule {
+                clauses: vec![Clause { part: crate::model::policy::Part::From, matches: vec![wanted.clone()] }],
+                unjudged: Vec::new(),
+            };
+            let message = write_match(&wanted);
+            (can_be_written(&rule), message.principals, message.not_principals)
+        };
+        let of = |trust_domains: &[&str], principals: &[&str]| {
+            written(Match { trust_domains: list(trust_domains), principals: list(principals), ..Match::default() })
+        };
+        assert_eq!(of(&["a.b", "c*", "*"], &[]), (true, texts(&list(&["a.b/*", "c*", "*"])), vec![]));
+        // A DENY rule goes without what has no place, and so denies more.
+        assert_eq!(of(&["*.b"], &[]), (false, vec![], vec![]));
+        assert_eq!(of(&["a.b"], &["x"]), (false, texts(&list(&["x"])), vec![]));
+        let not = |not_trust_domains: &[&str]| {
+            let not_principals = list(&["x"]);
+            written(Match { not_trust_domains: list(not_trust_domains), not_principals, ..Match::default() })
+        };
+        assert_eq!(not(&["a.b"]), (true, vec![], texts(&list(&["x", "a.b/*"]))));
+        assert_eq!(not(&["*.b"]), (false, vec![], texts(&list(&["x"]))));
+        let lost = Match { not_trust_domains: list(&["*.b"]), ..Match::default() };
+        let part = crate::model::policy::Part::From;
+        let denying = Rule { clauses: vec![Clause { part, matches: vec![lost] }], unjudged: Vec::new() };
+        assert_eq!(rule(&denying), RuleMessage { clauses: vec![] }, "it matches everything, and not nothing");
+    }
 }
