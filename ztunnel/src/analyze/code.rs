@@ -162,7 +162,7 @@ codes! {
         "A Service has no endpoints.",
         "Add a selector or an EndpointSlice, or see the status of the pods.";
     SessionAffinity, "session-affinity", Info,
-        "A Service has sessionAffinity: ClientIP, which is not honoured for connections that pods of the mesh make.",
+        "A Service has sessionAffinity: ClientIP, which keeps a client at one pod without a timeout.",
         "Do not rely on the affinity, or keep the state of clients outside of the pods.";
     SeveralPeerAuthentications, "several-peer-authentications", Error,
         "Two PeerAuthentications are for the same pods: one has no effect.",

@@ -73,7 +73,6 @@ fn others(mesh: &Mesh<'_>, service: &ServiceFields, subject: &Object<'_>, report
     let is_inside = || mesh.behind(&service.name).any(|pod| pod.is_inside());
     let mut others: Vec<String> = Vec::new();
     others.extend(service.external_ips.iter().map(|address| format!("spec.externalIPs {address}")));
-    others.extend(service.load_balancer.iter().map(|address| format!("status.loadBalancer {address}")));
     match service.node_ports.as_slice() {
         [] if &*service.type_ == "NodePort" => others.push("its node ports".to_owned()),
         [] if &*service.type_ == "LoadBalancer" && service.load_balancer.is_empty() => {
@@ -83,17 +82,17 @@ fn others(mesh: &Mesh<'_>, service: &ServiceFields, subject: &Object<'_>, report
     }
     if !others.is_empty() && is_inside() {
         let message = format!(
-            "its pods are in the mesh, and it has other addresses than its clusterIP ({}): connections to these are not translated \
-             here, so they reach the pods in plaintext, also from pods of the mesh",
+            "its pods are in the mesh, and it has other addresses than its clusterIP ({}): connections to these reach the pods in \
+             plaintext, also from pods of the mesh (externalIPs: from pods of other namespaces)",
             list(others.iter())
         );
         let remedy = "have pods of the mesh use the name of the Service, or set mTLS mode STRICT for its pods, which refuses plaintext";
         report.add(Code::ServiceOtherAddress, subject, message, remedy);
     }
     if service.session_affinity && is_inside() {
-        let message = "sessionAffinity: ClientIP is not honoured for connections of pods of the mesh: each connection may go to \
-                       another pod";
-        report.add(Code::SessionAffinity, subject, message, "keep no state of clients in the pods");
+        let message = "sessionAffinity: ClientIP keeps a client at one pod as long as the ready endpoints stay the same: \
+                       timeoutSeconds has no effect";
+        report.add(Code::SessionAffinity, subject, message, "keep no state of clients in the pods for longer");
     }
 }
 

@@ -47,7 +47,7 @@ pub(super) struct Mesh<'a> {
 impl<'a> Mesh<'a> {
     pub(super) fn index(snapshot: &'a Snapshot, local: &'a LocalPods, declared: &'a Declared) -> Self {
         let namespaces: BTreeSet<&str> = snapshot.namespaces().map(|name| &**name).collect();
-        let real = snapshot.workloads().map(|pod| Pod::real(pod, local.get(&pod.name)));
+        let real = snapshot.workloads().filter(|pod| !pod.is_entry).map(|pod| Pod::real(pod, local.get(&pod.name)));
         let planned = declared.templates.iter();
         let planned =
             planned.map(|template| Pod::planned(template, namespaces.contains(&*template.workload.name.namespace)));

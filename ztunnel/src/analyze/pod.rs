@@ -74,6 +74,7 @@ impl<'a> Pod<'a> {
             Membership::NotLabelled => self.has_namespace.then_some(Outside::NotLabelled),
             Membership::OptedOut => Some(Outside::OptedOut),
             Membership::Refused(RefuseReason::HostNetwork) => Some(Outside::HostNetwork),
+            Membership::Refused(RefuseReason::Sidecar(_)) => Some(Outside::Sidecar),
         }
     }
 }
@@ -83,6 +84,7 @@ impl<'a> Pod<'a> {
 pub(super) enum Outside {
     NotLabelled,
     HostNetwork,
+    Sidecar,
     OptedOut,
 }
 
@@ -92,6 +94,7 @@ impl Outside {
         match self {
             Self::NotLabelled => "not labelled",
             Self::HostNetwork => "hostNetwork",
+            Self::Sidecar => "with a sidecar proxy of its own",
             Self::OptedOut => "labelled istio.io/dataplane-mode: none",
         }
     }
@@ -101,6 +104,7 @@ impl Outside {
         match self {
             Self::NotLabelled => "label the namespace, or the pod, istio.io/dataplane-mode: ambient",
             Self::HostNetwork => "run it without hostNetwork, or guard it by other means",
+            Self::Sidecar => "turn the injection of the sidecar off and create the pod anew",
             Self::OptedOut => "take the label off, or guard it by other means",
         }
     }

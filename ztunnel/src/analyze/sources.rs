@@ -15,14 +15,14 @@ use crate::store::snapshot::Snapshot;
 pub(super) fn check(mesh: &Mesh<'_>, report: &mut Report<'_>) {
     let snapshot = mesh.snapshot;
     let told = Told::by_other_checks(snapshot);
-    // What a daemon notes of the ways to a service has checks of its own here.
-    let is_note_of_service = |problem: &&Problem| {
-        let of_service = problem.object.as_ref().is_some_and(|object| object.starts_with("Service "));
-        of_service && problem.severity == problem::Severity::Info
+    // What a daemon notes of the ways to a service, and of network policies, has checks of its own here.
+    let is_checked = |problem: &&Problem| {
+        let begins = |object: &String| object.starts_with("Service ") || object.starts_with("NetworkPolicy ");
+        problem.object.as_ref().is_some_and(begins) && problem.severity == problem::Severity::Info
     };
     let problems = snapshot.problems().iter().chain(&mesh.declared.problems);
     let problems = problems.filter(|problem| !told.includes(problem));
-    for problem in problems.filter(|problem| !is_note_of_service(problem)) {
+    for problem in problems.filter(|problem| !is_checked(problem)) {
         report.push(Finding {
             severity: match problem.severity {
                 problem::Severity::Error => Severity::Error,
