@@ -7,10 +7,11 @@ use ebpf_common::capture::{Capture, Exceptions};
 use ebpf_common::{Addr, map_addr};
 use ipnet::IpNet;
 
-use super::explanation::Source;
+use super::explanation::{Refusal, Source};
 use super::query::{From, Query, QueryError, behind, client_pod};
 use super::sources::Sources;
 use super::state::PodState;
+use crate::model::close::CloseReason;
 use crate::model::identity::SpiffeId;
 use crate::model::local::{Exclusions, LocalPod};
 use crate::model::workload::{Membership, Workload};
@@ -176,6 +177,13 @@ impl<'a> Client<'a> {
     /// Of a destination's addresses the one that it would take.
     pub(super) fn preferred(&self, of: &[IpAddr]) -> Option<IpAddr> {
         of.iter().copied().find(|to| self.address_towards(*to).is_some()).or_else(|| of.first().copied())
+    }
+
+    /// Why no connection of it gets anywhere.
+    pub(super) fn closed(&self) -> Option<Refusal> {
+        let why = self.state.as_ref()?.why_closed()?;
+        let reason = CloseReason::Unreachable.label().to_owned();
+        Some(Refusal { reason, text: format!("{}: {why}", self.title()) })
     }
 
     /// Its namespace, if that is known.

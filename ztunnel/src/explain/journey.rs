@@ -86,7 +86,7 @@ impl Traveller<'_> {
                 *leg = Leg::of(End { target, workload, endpoint: None, standing });
             }
         }
-        let closed = self.closed();
+        let closed = self.client.closed();
         let remedies = match (&closed, &refusal) {
             (Some(_), _) => {
                 legs.clear();
@@ -95,12 +95,11 @@ impl Traveller<'_> {
             (None, Some(refusal)) => self.remedies(refusal, service.as_ref(), address),
             (None, None) => Vec::new(),
         };
-        let refusal = closed.or(refusal);
         let balanced = service.as_deref().filter(|_| refusal.is_none());
         let route = Route {
             text: self.route_text(&captured, balanced, &legs),
             service: service.as_ref().map(|service| service.name.to_string()),
-            refusal: refusal.map(|refusal| told(&refusal)),
+            refusal: closed.or_else(|| refusal.map(|refusal| told(&refusal))),
         };
         let destination = Destination {
             asked: asked(&query.to),
@@ -110,15 +109,6 @@ impl Traveller<'_> {
             port: self.port,
         };
         Ok(Journey { destination, route, captured, legs, notes, remedies })
-    }
-
-    /// Why no connection of the client gets anywhere.
-    fn closed(&self) -> Option<decide::Refusal> {
-        let why = self.client.state.as_ref()?.why_closed()?;
-        Some(decide::Refusal {
-            reason: CloseReason::Unreachable,
-            detail: Some(format!("{}: {why}", self.client.title())),
-        })
     }
 
     /// The address that the client connects to; none: the service has none of its own.
@@ -363,7 +353,7 @@ fn worse(endpoint: &Endpoint, dst: IpAddr) -> &'static str {
     }
 }
 
-fn asked(to: &To) -> String {
+pub(super) fn asked(to: &To) -> String {
     match to {
         To::Pod(name) => format!("pod:{name}"),
         To::Service(name) => format!("service:{name}"),
@@ -373,7 +363,7 @@ fn asked(to: &To) -> String {
     }
 }
 
-fn told(refusal: &decide::Refusal) -> Refusal {
+pub(super) fn told(refusal: &decide::Refusal) -> Refusal {
     let text = refusal.detail.clone().unwrap_or_else(|| refusal.reason.to_string());
     Refusal { reason: refusal.reason.label().to_owned(), text }
 }

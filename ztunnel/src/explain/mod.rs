@@ -3,6 +3,7 @@
 //! [`explain`] finds whom a [`Query`] means, lets [`route`](crate::route) decide the way and [`policy`](crate::policy) judge at
 //! each of its ends, and tells all of it as an [`Explanation`]. It decides nothing by itself.
 
+mod addressing;
 mod arrival;
 mod client;
 mod explanation;
@@ -28,6 +29,7 @@ pub use self::text::{text, wrapped};
 use self::arrival::Arrival;
 use self::client::Client;
 use self::journey::{Journey, Leg, Traveller};
+use self::query::Meant;
 use self::sources::Sources;
 use crate::model::local::LocalPods;
 use crate::model::workload::Membership;
@@ -65,6 +67,11 @@ pub fn explain_at(
     let client = Client::of(sources, query)?;
     let meant = query.meant(snapshot, client.namespace())?;
     let port = query.port_number(&meant)?;
+    if let Meant::Service(service) = &meant
+        && let Some(explanation) = addressing::explain(sources, query, &client, service, port)
+    {
+        return explanation;
+    }
     let traveller = Traveller { sources, client: &client, port };
     let Journey { destination, route, captured, legs, notes, remedies } = traveller.travel(query, meant)?;
     let (mut endpoints, mut would_change, mut traced) = (Vec::new(), remedies, 0usize);

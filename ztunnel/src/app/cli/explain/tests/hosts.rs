@@ -75,3 +75,52 @@ fn errors_are_json_where_json_is_asked_for() {
     assert_eq!((code, err.as_str(), &json["schemaVersion"]), (2, "", &1.into()));
     assert!(json["error"].as_str().unwrap().contains("no Pod demo/c"), "{json}");
 }
+
+const NAMES: &str = "
+{apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient}}}
+---
+{apiVersion: v1, kind: Pod, metadata: {namespace: shop, name: cli, annotations: {ambient.mesh/netns: /n}}, spec: {nodeName: a, containers: []}, status: {podIP: 10.0.0.1}}
+---
+{apiVersion: v1, kind: Pod, metadata: {namespace: shop, name: web, labels: {app: web}, annotations: {ambient.mesh/netns: /n}}, spec: {nodeName: a, containers: []}, status: {podIP: 10.0.0.2}}
+---
+{apiVersion: v1, kind: Service, metadata: {namespace: shop, name: web}, spec: {selector: {app: web}, ports: [{name: http, port: 80, targetPort: 8080}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {namespace: shop, name: ext}, spec: {type: ExternalName, externalName: db.example.com, ports: [{port: 5432}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {namespace: shop, name: old}, spec: {type: ExternalName, externalName: web.shop.svc.cluster.local}}
+";
+
+/// The exit code, and what is printed, of a question of `shop/cli`.
+fn of_names(more: &str, to: &str, port: &str) -> (u8, String) {
+    let shop = folder(&[("mesh.yaml", NAMES), ("more.yaml", more)]);
+    let words = ["ztunnel", "explain", &mesh(shop.path()), "--from=shop/cli", "--to", to, "--port", port];
+    let Command::Explain(args) = Args::try_parse_from(words).unwrap().command else { panic!("another command") };
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let code = answer(&args, Style::default(), &mut out, &mut err);
+    (code, String::from_utf8([out, err].concat()).unwrap())
+}
+
+#[test]
+fn an_alias_is_passed_on_or_explained_as_the_service_that_it_names() {
+    let (code, text) = of_names("", "shop/ext", "5432");
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("passed on, in plaintext, to the address that db.example.com has"), "{text}");
+    assert!(text.contains("Service shop/ext is an alias in DNS") && !text.contains("headless"), "{text}");
+    let registry = "{apiVersion: v1, kind: ConfigMap, metadata: {name: istio, namespace: istio-system}, data: {mesh: 'outboundTrafficPolicy: {mode: REGISTRY_ONLY}'}}";
+    let (code, text) = of_names(registry, "shop/ext", "5432");
+    assert!(code == 3 && text.contains("add a ServiceEntry for host db.example.com"), "{text}");
+    let (code, text) = of_names("", "old.shop", "80");
+    assert!(code == 0 && text.contains("10.0.0.2:8080") && text.contains("alias in DNS"), "{text}");
+}
+
+#[test]
+fn a_service_whose_address_is_not_known_is_explained_by_its_target_port() {
+    let only = "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: web, namespace: shop}, spec: {rules: [{to: [{operation: {ports: ['8080']}}]}]}}";
+    for to in ["shop/web", "service:shop/web", "web", "web.shop.svc"] {
+        let to = if to == "shop/web" { "service:shop/web" } else { to };
+        let (code, text) = of_names(only, to, "http");
+        assert_eq!(code, 0, "{text}");
+        assert!(text.contains("10.0.0.2:8080") && text.contains("has no clusterIP in its manifest"), "{text}");
+        assert!(!text.contains("headless") && !text.contains("192.0.2."), "{text}");
+    }
+}

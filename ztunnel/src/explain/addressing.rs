@@ -1,0 +1,136 @@
+//! Services whose own address no manifest tells: aliases in DNS, and manifests as people write them, in which the cluster has not
+//! filled anything in yet.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use super::client::Client;
+use super::explanation::{Destination, Explanation, Route, Verdict};
+use super::query::{Port, Query, QueryError, To};
+use super::sources::Sources;
+use super::{explain_at, remarks};
+use crate::model::addr::OrigDst;
+use crate::model::service::{Addressing, Service};
+use crate::route::survey;
+use crate::store::change::{Batch, Change};
+
+/// In place of an address that is not known: reserved for documentation (RFC 5737, RFC 3849), so that nobody has it.
+const ANY_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 253));
+const ANY_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0xfd));
+
+/// The explanation of a connection to such a service; `None`: it is another one.
+pub(super) fn explain(
+    sources: Sources<'_>,
+    query: &Query,
+    client: &Client<'_>,
+    service: &Arc<Service>,
+    port: u16,
+) -> Option<Result<Explanation, QueryError>> {
+    match &service.addressing {
+        Addressing::Alias(target) => Some(alias(sources, query, client, (service, target), port)),
+        Addressing::Unknown if service.vips.is_empty() => Some(unknown(sources, query, service, port)),
+        Addressing::Unknown | Addressing::Given | Addressing::Headless => None,
+    }
+}
+
+/// What another name of a host leads to: to a service of the mesh, or to whatever address the client's resolver finds.
+fn alias(
+    sources: Sources<'_>,
+    query: &Query,
+    client: &Client<'_>,
+    (service, target): (&Service, &Arc<str>),
+    port: u16,
+) -> Result<Explanation, QueryError> {
+    let note = format!(
+        "Service {} is an alias in DNS: its clients connect to {target}, and no policy or route that names the Service applies",
+        service.name
+    );
+    let of_target = Query { from: query.from.clone(), to: To::Host(target.to_string()), port: Port::Number(port) };
+    let is_of_mesh = of_target.meant(sources.snapshot, client.namespace());
+    let is_itself = matches!(&is_of_mesh, Ok(super::query::Meant::Service(found)) if found.name == service.name);
+    if is_of_mesh.is_ok() && !is_itself {
+        let mut explanation = explain_at(sources.snapshot, sources.local, sources.node, &of_target)?;
+        explanation.notes.insert(0, note);
+        return Ok(explanation);
+    }
+    let address = if client.address_towards(ANY_V4).is_some() { ANY_V4 } else { ANY_V6 };
+    let captured = client.capture(address, port);
+    let dst = OrigDst::new((address, port).into());
+    let refusal = match (client.pod, &client.principal) {
+        (Some(pod), _) if captured.is_ok() => survey::of_pod(sources.snapshot, pod, dst).refusal,
+        (None, Some(principal)) if captured.is_ok() => {
+            survey::of_identity(sources.snapshot, principal.identity(), dst).refusal
+        }
+        _ => None,
+    };
+    let refusal = client.closed().or_else(|| refusal.map(|refusal| super::journey::told(&refusal)));
+    let (verdict, reason) = match &refusal {
+        Some(refusal) => (Verdict::Denied, format!("it gets nowhere: {}", refusal.text)),
+        None => (
+            Verdict::Allowed,
+            format!(
+                "NO POLICY IS ENFORCED: it is passed on, in plaintext, to the address that {target} has for the client's resolver"
+            ),
+        ),
+    };
+    let text = match &captured {
+        Ok(()) => format!("captured, and passed on to an address of {target}"),
+        Err(why) => format!("NOT CAPTURED where it begins: {why}"),
+    };
+    let would_change = match (&refusal, &client.state) {
+        (Some(_), _) if sources.snapshot.is_registry_only() => {
+            vec![format!("add a ServiceEntry for host {target}, with port {port} and its addresses")]
+        }
+        _ => Vec::new(),
+    };
+    let mut explanation = Explanation {
+        verdict,
+        reason,
+        from: client.told(query, &captured),
+        to: Destination {
+            asked: super::journey::asked(&query.to),
+            pod: None,
+            service: Some(service.name.to_string()),
+            address: None,
+            port,
+        },
+        route: Route { text, service: None, refusal },
+        endpoints: Vec::new(),
+        would_change,
+        notes: client.notes.iter().cloned().chain([note]).collect(),
+        warnings: Vec::new(),
+        mesh_version: sources.snapshot.version(),
+    };
+    explanation.notes.push(format!(
+        "if {target} leads to a pod or a service of the mesh, ask for that: --to its address, as the client's resolver finds it"
+    ));
+    explanation.warnings = remarks::warnings(sources.snapshot, &explanation);
+    Ok(explanation)
+}
+
+/// A service as if the cluster's address were known: what a daemon does that knows it.
+fn unknown(sources: Sources<'_>, query: &Query, service: &Arc<Service>, port: u16) -> Result<Explanation, QueryError> {
+    let families = service.families;
+    let vips = [(families.v4, ANY_V4), (families.v6, ANY_V6)];
+    let vips = vips.into_iter().filter_map(|(has, address)| has.then_some(address)).collect();
+    let imagined = Service { vips, addressing: Addressing::Given, ..Service::clone(service) };
+    let mesh = sources.snapshot.apply(Batch::of(vec![Change::Service(Arc::new(imagined))]));
+    let of_service =
+        Query { from: query.from.clone(), to: To::Service(service.name.clone()), port: Port::Number(port) };
+    let mut explanation = explain_at(&mesh, sources.local, sources.node, &of_service)?;
+    explanation.to.asked = super::journey::asked(&query.to);
+    explanation.to.address = None;
+    explanation.mesh_version = sources.snapshot.version();
+    // Its other address is as imagined as the first.
+    explanation.notes.retain(|note| !note.contains("has other addresses"));
+    explanation.notes.insert(
+        0,
+        format!(
+            "Service {} has no clusterIP in its manifest, so its address is not known here: this is what becomes of a connection to it \
+             where a daemon knows the address. A daemon that reads this manifest does not, and passes connections to that address on \
+             in plaintext",
+            service.name
+        ),
+    );
+    Ok(explanation)
+}
