@@ -18,7 +18,9 @@ pub(super) fn check(mesh: &Mesh<'_>, report: &mut Report<'_>) {
     // What a daemon notes of the ways to a service, and of network policies, has checks of its own here.
     let is_checked = |problem: &&Problem| {
         let begins = |object: &String| object.starts_with("Service ") || object.starts_with("NetworkPolicy ");
-        problem.object.as_ref().is_some_and(begins) && problem.severity == problem::Severity::Info
+        let is_of_others = problem.object.as_ref().is_some_and(begins) && problem.severity == problem::Severity::Info;
+        // `injection-and-ambient` says more.
+        is_of_others || problem.message.starts_with("istio-injection: ")
     };
     let problems = snapshot.problems().iter().chain(&mesh.declared.problems);
     let problems = problems.filter(|problem| !told.includes(problem));

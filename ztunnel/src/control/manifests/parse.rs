@@ -380,6 +380,8 @@ impl<'f> Reader<'f> {
         });
         match said {
             Ok(said) => self.said(said, &node),
+            // It would have no effect anyway.
+            Err(_) if matches!(kind, Kind::Unenforced(_)) => {}
             Err(error) => {
                 let mut error = FileError::at(self.file, &context.path, error);
                 error.column = error.column.filter(|column| *column > 0);

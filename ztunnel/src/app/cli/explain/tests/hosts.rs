@@ -121,6 +121,6 @@ fn a_service_whose_address_is_not_known_is_explained_by_its_target_port() {
         let (code, text) = of_names(only, to, "http");
         assert_eq!(code, 0, "{text}");
         assert!(text.contains("10.0.0.2:8080") && text.contains("has no clusterIP in its manifest"), "{text}");
-        assert!(!text.contains("headless") && !text.contains("192.0.2."), "{text}");
+        assert!(!text.contains("is headless") && !text.contains("192.0.2."), "{text}");
     }
 }
