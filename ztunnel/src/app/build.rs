@@ -1,8 +1,8 @@
 //! Builds the daemon from its settings and runs it to its end.
 
-use std::{future::pending, io, sync::Arc};
+use std::{future::pending, io, path::Path, sync::Arc};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use prometheus_client::registry::Registry;
 use tracing::{Span, info, warn};
 
@@ -17,7 +17,8 @@ use crate::{
     config::{RunArgs, args::ExpiredPeers, defaults, units::Bytes},
     control::{
         file::{Local, MeshFolder},
-        source::feed,
+        remote::{ControlPlane, RemoteAuthority, RemoteMesh},
+        source::{MeshSource as _, feed},
     },
     flow::{gate::Gates, table::WorkerId},
     identity::{
@@ -41,7 +42,7 @@ use crate::{
     redirect::{Controller, NodeSockets, pins::PinDir, record::Records},
     store::{
         local,
-        publish::{self, Reader},
+        publish::{self, Publisher, Reader},
     },
     tls::{self, KeyLog},
 };
@@ -54,7 +55,7 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
     let pins = PinDir::at(&args.bpf_pin);
     let _lock = Lock::take(&args.state, &pins)?;
     require_lasting(&pins, args.bpf_pin_private)?;
-    let folder = MeshFolder::open(&args.mesh, args.trust_domain.clone())?.with_kept(args.state.join("mesh"));
+    let source = Source::open(&args)?;
     let listeners = [
         (Endpoints::Admin, admin::bind(Endpoints::Admin, args.admin).await?),
         (Endpoints::Metrics, admin::bind(Endpoints::Metrics, args.metrics).await?),
@@ -98,14 +99,15 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
     let (trigger, watch) = drain::channel();
     // To the very end: what is left while the daemon drains is judged by the newest policies.
     let local = Local { node: args.node.as_str().into(), publisher: local };
-    services.spawn(Span::none(), feed(folder.with_local(local), publisher, pending()));
+    source.start(&args, local, publisher, &mut services, &tasks);
     let admin = Arc::new(Admin { manager: handle, mesh, registry, lost, budget, explaining: admin::explain::places() });
     for (endpoints, listener) in listeners {
         services.spawn(Span::none(), admin::serve(listener, endpoints, Arc::clone(&admin), tasks.clone()));
     }
     info!(
         node = args.node,
-        mesh = %args.mesh.display(),
+        mesh = args.mesh.as_deref().map(|dir| dir.display().to_string()),
+        control_plane = args.plane.url.as_ref().map(ToString::to_string),
         admin = %args.admin,
         workers = args.worker_count(),
         version = env!("CARGO_PKG_VERSION"),
@@ -127,6 +129,42 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
     }
     info!("ztunnel stops");
     Ok(())
+}
+
+/// Where the mesh comes from, and the facts that only this node has.
+enum Source {
+    Folder(MeshFolder),
+    ControlPlane {
+        plane: Box<ControlPlane>,
+        /// The Pod manifests of this node.
+        pods: MeshFolder,
+    },
+}
+
+impl Source {
+    fn open(args: &RunArgs) -> anyhow::Result<Self> {
+        let folder = |dir: &Path| MeshFolder::open(dir, args.trust_domain.clone());
+        match (&args.mesh, args.control_plane(), &args.plane.pods) {
+            (Some(dir), None, _) => Ok(Self::Folder(folder(dir)?.with_kept(args.state.join("mesh")))),
+            (None, Some(plane), Some(pods)) => {
+                Ok(Self::ControlPlane { plane: Box::new(plane), pods: folder(pods).context("cannot use --pods")? })
+            }
+            _ => bail!("give either --mesh, or --control-plane with --pods"),
+        }
+    }
+
+    fn start(self, args: &RunArgs, local: Local, publisher: Publisher, services: &mut TaskSet, tasks: &TaskCount) {
+        match self {
+            Self::Folder(folder) => services.spawn(Span::none(), feed(folder.with_local(local), publisher, pending())),
+            Self::ControlPlane { plane, pods } => {
+                let mesh = RemoteMesh::new(Arc::from(plane), args.state.join("control-plane.mesh"), tasks.clone());
+                services.spawn(Span::none(), feed(mesh, publisher, pending()));
+                let mut pods = pods.with_local(local);
+                // Only its local facts count: the control plane says which pods are in the mesh.
+                services.spawn(Span::none(), async move { while pods.next().await.is_some() {} });
+            }
+        }
+    }
 }
 
 /// Makes sure that capture outlives the daemon, unless whoever runs it has accepted that it does not.
@@ -157,17 +195,24 @@ fn certificates(
     services: &mut TaskSet,
     tasks: &TaskCount,
 ) -> anyhow::Result<Certificates> {
-    let source: Arc<dyn CertSource> = match &args.cert_dir {
-        Some(dir) => Arc::new(CertFiles::open(dir.clone(), tasks.clone())),
-        None => {
+    let plane = args.control_plane().filter(|_| args.ca_dir.is_none());
+    let mut settings = CacheSettings::default();
+    let source: Arc<dyn CertSource> = match (&args.cert_dir, plane) {
+        (Some(dir), _) => Arc::new(CertFiles::open(dir.clone(), tasks.clone())),
+        (None, Some(plane)) => {
+            settings.at_once = defaults::CONTROL_PLANE_REQUESTS;
+            Arc::new(RemoteAuthority::open(Arc::new(plane), args.cert_ttl.duration(), tasks.clone()))
+        }
+        (None, None) => {
             let settings = ca_settings(args);
             issuer::check(&args.state, &settings.dir, has_pods)?;
             Arc::new(LocalCa::open(settings, tasks.clone())?)
         }
     };
-    let own = || args.state.join("ca");
-    issuer::remember(&args.state, args.cert_dir.is_none().then(|| args.ca_dir.clone().unwrap_or_else(own)).as_deref())?;
-    let (cache, certificates) = cache::channel(source, CacheSettings::default(), tasks.clone());
+    let own = || args.plane.url.is_none().then(|| args.state.join("ca"));
+    let ca_dir = if args.cert_dir.is_some() { None } else { args.ca_dir.clone().or_else(own) };
+    issuer::remember(&args.state, ca_dir.as_deref())?;
+    let (cache, certificates) = cache::channel(source, settings, tasks.clone());
     services.spawn(Span::none(), cache.run());
     Ok(certificates)
 }

@@ -8,11 +8,13 @@ pub use super::log::LogFormat;
 use super::{
     control_plane::ControlPlaneArgs,
     defaults,
+    remote::RemoteArgs,
     units::{Bytes, Seconds, address, within},
     version,
 };
 use crate::{
     analyze::{Severity, Suppression},
+    control::remote::ControlPlane,
     flow::admission::Limits,
     hbone,
     model::{
@@ -113,8 +115,8 @@ pub struct RunArgs {
     #[arg(long, env = "ZTUNNEL_NODE", value_name = "NAME", value_parser = node_name, help_heading = MESH)]
     pub node: String,
     /// Folder with the Kubernetes manifests of the mesh; the daemon watches it
-    #[arg(long, env = "ZTUNNEL_MESH", value_name = "DIR", help_heading = MESH)]
-    pub mesh: PathBuf,
+    #[arg(long, env = "ZTUNNEL_MESH", value_name = "DIR", required_unless_present = "control_plane", help_heading = MESH)]
+    pub mesh: Option<PathBuf>,
     /// Name of this cluster in telemetry and in the headers that peers receive
     #[arg(long, env = "ZTUNNEL_CLUSTER_ID", value_name = "NAME", default_value = defaults::CLUSTER_ID, help_heading = MESH)]
     pub cluster_id: String,
@@ -125,6 +127,10 @@ pub struct RunArgs {
     /// it with uid 0 are accepted whatever the policies say. Default: every cgroup that belongs to no pod and no other container
     #[arg(long, env = "ZTUNNEL_KUBELET_CGROUP", value_name = "PATH", help_heading = MESH)]
     pub kubelet_cgroup: Option<KubeletCgroup>,
+
+    /// Where mesh and certificates come from, in place of manifests.
+    #[command(flatten)]
+    pub plane: RemoteArgs,
 
     /// Directory for state that must survive the daemon
     #[arg(long, env = "ZTUNNEL_STATE", value_name = "DIR", default_value = defaults::STATE, help_heading = FILES)]
@@ -479,6 +485,12 @@ pub struct CaIssueArgs {
 }
 
 impl RunArgs {
+    /// The control plane, if there is one.
+    #[must_use]
+    pub fn control_plane(&self) -> Option<ControlPlane> {
+        self.plane.settings(&self.node, &self.cluster_id)
+    }
+
     /// How many data workers: as told, or as many as the CPU quota has.
     #[must_use]
     pub fn worker_count(&self) -> u16 {
@@ -588,6 +600,25 @@ mod tests {
         for good in ["node-a", "ip-10-0-0-1.eu.internal", "7"] {
             assert!(Args::try_parse_from(["ztunnel", "run", "--mesh=m", "--node", good]).is_ok(), "{good}");
         }
+    }
+
+    #[test]
+    fn a_daemon_has_either_manifests_or_a_control_plane_and_the_pods_of_its_node() {
+        for bad in [
+            &["--node=n"][..],
+            &["--node=n", "--mesh=m", "--control-plane=https://c", "--pods=p"],
+            // Without network namespaces nothing would be captured.
+            &["--node=n", "--control-plane=https://c"],
+            &["--node=n", "--control-plane=http://c", "--pods=p"],
+            &["--node=n", "--mesh=m", "--pods=p"],
+            &["--node=n", "--mesh=m", "--control-plane-token=t"],
+        ] {
+            assert!(Args::try_parse_from(["ztunnel", "run"].iter().chain(bad)).is_err(), "{bad:?}");
+        }
+        let args = Args::try_parse_from(["ztunnel", "run", "--node=n", "--control-plane=c", "--pods=p"]).unwrap();
+        let Command::Run(run) = args.command else { panic!() };
+        let plane = run.control_plane().unwrap();
+        assert_eq!((plane.url.to_string().as_str(), &*plane.network), ("https://c:15012", ""));
     }
 
     #[test]

@@ -18,6 +18,12 @@ pub const READINESS: &str = "[::]:15021";
 pub const TRUST_DOMAIN: &str = "cluster.local";
 /// Istio's default.
 pub const CLUSTER_ID: &str = "Kubernetes";
+/// Where Istio's DaemonSet mounts the roots of the control plane.
+pub const CONTROL_PLANE_ROOT: &str = "/var/run/secrets/istio/root-cert.pem";
+/// Where Istio's DaemonSet mounts the token of the node's daemon.
+pub const CONTROL_PLANE_TOKEN: &str = "/var/run/secrets/tokens/istio-token";
+/// First certificates that are asked of a control plane at once, and as many renewals beside them: 8 in flight, as Istio.
+pub const CONTROL_PLANE_REQUESTS: usize = 4;
 /// A day, as Istio's `SECRET_TTL`: what is stolen is of use for a day at most.
 pub const CERT_TTL_SECONDS: u64 = 86_400;
 /// More than kubelet's usual 110 and the 250 that large nodes run.

@@ -4,6 +4,7 @@ pub mod args;
 pub mod control_plane;
 pub mod defaults;
 pub mod log;
+pub mod remote;
 pub mod units;
 pub mod version;
 

@@ -11,5 +11,6 @@ pub mod file;
 pub mod join;
 pub mod manifests;
 pub mod objects;
+pub mod remote;
 pub mod source;
 mod yaml;

@@ -43,13 +43,13 @@ pub enum ReadError {
 
 impl ReadError {
     /// Whether there is no such file.
-    pub(super) fn is_missing(&self) -> bool {
+    pub(crate) fn is_missing(&self) -> bool {
         matches!(self, Self::Unreadable { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 }
 
 /// Reads a file. Blocks on the file system, on nothing else.
-pub(super) fn read(path: &Path) -> Result<Vec<u8>, ReadError> {
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, ReadError> {
     let unreadable = |source| ReadError::Unreadable { path: path.to_owned(), source };
     // A pipe in the file's place must not be waited for.
     let flags = (OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits();

@@ -7,6 +7,7 @@ pub mod files;
 pub mod handle;
 pub mod local_ca;
 pub(crate) mod poll;
+pub mod request;
 pub mod source;
 pub mod x509;
 

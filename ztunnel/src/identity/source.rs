@@ -5,7 +5,7 @@ use std::{future::Future, pin::Pin, time::Duration};
 use thiserror::Error;
 use tokio::sync::watch;
 
-use super::{Credentials, files::FilesError, local_ca::CaError};
+use super::{Credentials, files::FilesError, local_ca::CaError, request::RequestError};
 use crate::model::identity::SpiffeId;
 
 /// A certificate on its way.
@@ -29,6 +29,22 @@ pub enum SourceError {
     /// The ready certificate can't be used.
     #[error("there is no usable certificate among the files")]
     Files(#[from] FilesError),
+    /// A certificate can't be asked for, or what came can't be used.
+    #[error("the certificate authority at {authority} gave no certificate that can be used")]
+    Request {
+        /// The authority.
+        authority: String,
+        /// What is wrong.
+        source: RequestError,
+    },
+    /// An authority that is asked over the network can't be reached, or refuses.
+    #[error("the certificate authority at {authority} gave no certificate: {why}")]
+    Remote {
+        /// The authority.
+        authority: String,
+        /// What it said, or what went wrong on the way.
+        why: String,
+    },
     /// The source is silent.
     #[error("no answer within {} s", .0.as_secs())]
     TimedOut(Duration),

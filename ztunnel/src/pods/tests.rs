@@ -13,7 +13,7 @@ use tokio::{
     time::Instant,
 };
 
-use self::nodes::{CONNECT_TIMEOUT, MESH, World, echo, eventually, is_reset};
+use self::nodes::{CONNECT_TIMEOUT, MESH, Via, World, echo, eventually, is_reset};
 use super::describe::PodState;
 use crate::hbone::tests::local;
 
@@ -39,56 +39,64 @@ spec: {}
 
 #[tokio::test]
 async fn a_pod_is_enrolled_connects_is_cut_by_policy_and_is_released() {
-    local(async {
-        let world = World::new().await;
-        let web = world.network.listen(WEB).await;
-        let mut client = world.network.connect("10.0.0.1", SERVICE).await.unwrap();
-        let (mut server, _) = web.accept().await.unwrap();
-        echo(&mut client, &mut server).await;
-        assert_eq!(world.network.client(&server).ip().to_string(), "10.0.0.1", "the server sees its client's address");
-        let [near] = &world.pod("a", "client").await.connections[..] else { panic!("not one connection") };
-        assert_eq!((near.direction, near.protocol, &*near.dst), ("outbound", "HBONE", SERVICE));
-        assert_eq!((near.service.as_deref(), near.actual_dst.as_deref()), (Some("default/web"), Some(WEB)));
-        assert_eq!(near.peer_identity.as_deref(), Some("spiffe://cluster.local/ns/default/sa/web"));
-        let [far] = &world.pod("b", "web").await.connections[..] else { panic!("not one connection") };
-        assert_eq!((far.direction, far.protocol, far.bytes_received), ("inbound", "HBONE", 10));
-        assert_eq!(far.peer_identity.as_deref(), Some("spiffe://cluster.local/ns/default/sa/client"));
+    for via in Via::ALL {
+        local(async {
+            let world = World::via(via).await;
+            let web = world.network.listen(WEB).await;
+            let mut client = world.network.connect("10.0.0.1", SERVICE).await.unwrap();
+            let (mut server, _) = web.accept().await.unwrap();
+            echo(&mut client, &mut server).await;
+            assert_eq!(
+                world.network.client(&server).ip().to_string(),
+                "10.0.0.1",
+                "the server sees its client's address"
+            );
+            let [near] = &world.pod("a", "client").await.connections[..] else { panic!("not one connection") };
+            assert_eq!((near.direction, near.protocol, &*near.dst), ("outbound", "HBONE", SERVICE));
+            assert_eq!((near.service.as_deref(), near.actual_dst.as_deref()), (Some("default/web"), Some(WEB)));
+            assert_eq!(near.peer_identity.as_deref(), Some("spiffe://cluster.local/ns/default/sa/web"));
+            let [far] = &world.pod("b", "web").await.connections[..] else { panic!("not one connection") };
+            assert_eq!((far.direction, far.protocol, far.bytes_received), ("inbound", "HBONE", 10));
+            assert_eq!(far.peer_identity.as_deref(), Some("spiffe://cluster.local/ns/default/sa/client"));
 
-        world.publish(&format!("{MESH}{DENY_CLIENT}")).await;
-        assert!(is_reset(&mut client).await && is_reset(&mut server).await);
-        eventually("the end is counted", async || !world.node("b").closed().is_empty()).await;
-        assert_eq!(world.node("b").closed(), [("inbound policy_changed".to_owned(), 1)].into());
-        let mut refused = world.network.connect("10.0.0.1", WEB).await.unwrap();
-        assert!(is_reset(&mut refused).await);
+            world.publish(&format!("{MESH}{DENY_CLIENT}")).await;
+            assert!(is_reset(&mut client).await && is_reset(&mut server).await);
+            eventually("the end is counted", async || !world.node("b").closed().is_empty()).await;
+            assert_eq!(world.node("b").closed(), [("inbound policy_changed".to_owned(), 1)].into());
+            let mut refused = world.network.connect("10.0.0.1", WEB).await.unwrap();
+            assert!(is_reset(&mut refused).await);
 
-        world.publish(&MESH.replace("istio.io/dataplane-mode: ambient}", "istio.io/dataplane-mode: none}")).await;
-        assert!(!world.network.is_captured("/n/client"));
-        let _direct = world.network.connect("10.0.0.1", WEB).await.unwrap();
-        let tunnels = world.network.tunnels();
-        let (server, _) = web.accept().await.unwrap();
-        assert_eq!((world.network.client(&server).ip().to_string().as_str(), tunnels), ("10.0.0.1", 1));
-    })
-    .await;
+            world.publish(&MESH.replace("istio.io/dataplane-mode: ambient}", "istio.io/dataplane-mode: none}")).await;
+            assert!(!world.network.is_captured("/n/client"));
+            let _direct = world.network.connect("10.0.0.1", WEB).await.unwrap();
+            let tunnels = world.network.tunnels();
+            let (server, _) = web.accept().await.unwrap();
+            assert_eq!((world.network.client(&server).ip().to_string().as_str(), tunnels), ("10.0.0.1", 1));
+        })
+        .await;
+    }
 }
 
 #[tokio::test]
 async fn whoever_is_not_in_the_mesh_is_spoken_to_in_plaintext_both_ways() {
-    local(async {
-        let world = World::new().await;
-        let (web, guest) = (world.network.listen(WEB).await, world.network.listen(GUEST).await);
-        let mut inward = world.network.connect("10.0.0.3", WEB).await.unwrap();
-        echo(&mut inward, &mut web.accept().await.unwrap().0).await;
-        let mut outward = world.network.connect("10.0.0.1", GUEST).await.unwrap();
-        let (mut server, _) = guest.accept().await.unwrap();
-        echo(&mut outward, &mut server).await;
-        assert_eq!(world.network.client(&server).ip().to_string(), "10.0.0.1");
-        assert_eq!(world.network.tunnels(), 0);
-        for (node, pod, direction) in [("b", "web", "inbound"), ("a", "client", "outbound")] {
-            let [one] = &world.pod(node, pod).await.connections[..] else { panic!("not one connection") };
-            assert_eq!((one.direction, one.protocol, &one.peer_identity), (direction, "TCP", &None));
-        }
-    })
-    .await;
+    for via in Via::ALL {
+        local(async {
+            let world = World::via(via).await;
+            let (web, guest) = (world.network.listen(WEB).await, world.network.listen(GUEST).await);
+            let mut inward = world.network.connect("10.0.0.3", WEB).await.unwrap();
+            echo(&mut inward, &mut web.accept().await.unwrap().0).await;
+            let mut outward = world.network.connect("10.0.0.1", GUEST).await.unwrap();
+            let (mut server, _) = guest.accept().await.unwrap();
+            echo(&mut outward, &mut server).await;
+            assert_eq!(world.network.client(&server).ip().to_string(), "10.0.0.1");
+            assert_eq!(world.network.tunnels(), 0);
+            for (node, pod, direction) in [("b", "web", "inbound"), ("a", "client", "outbound")] {
+                let [one] = &world.pod(node, pod).await.connections[..] else { panic!("not one connection") };
+                assert_eq!((one.direction, one.protocol, &one.peer_identity), (direction, "TCP", &None));
+            }
+        })
+        .await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -340,65 +348,68 @@ spec: {mtls: {mode: STRICT}}
 /// Everything about a pod may change under its connections but who it is, and what was proved of it.
 #[tokio::test]
 async fn connections_live_through_what_can_be_changed_in_place() {
-    local(async {
-        let world = World::new().await;
-        let (web, guest) = (world.network.listen(WEB).await, world.network.listen(GUEST).await);
-        world.network.readdress("/n/web", &["10.0.0.2", "10.0.0.4"]);
-        let mut open = Vec::new();
-        for (from, to, listener) in [("10.0.0.1", WEB, &web), ("10.0.0.3", WEB, &web), ("10.0.0.2", GUEST, &guest)] {
-            let client = world.network.connect(from, to).await.unwrap();
-            open.push((client, listener.accept().await.unwrap().0));
-        }
-        world.network.alias("/n/web", "/n/other-path");
-        let third = "podIPs: [{ip: 10.0.0.4}, {ip: 10.0.0.2}]";
-        let changes = [
-            ("app: web}", "app: web, version: v2}"),
-            ("containers: []", "containers: [{name: c, ports: [{name: http, containerPort: 80}]}]"),
-            ("{ambient.mesh/netns: /n/web}", "{ambient.mesh/netns: /n/web, example.org/note: x}"),
-            (
-                "{ambient.mesh/netns: /n/web}",
-                "{ambient.mesh/netns: /n/web, traffic.ambient.mesh/exclude-outbound-ports: '9'}",
-            ),
-            ("{ambient.mesh/netns: /n/web}", "{ambient.mesh/netns: /n/other-path}"),
-            ("podIPs: [{ip: 10.0.0.2}]", "podIPs: [{ip: 10.0.0.2}, {ip: 10.0.0.4}]"),
-            ("podIPs: [{ip: 10.0.0.2}]", third),
-        ];
-        for (before, after) in changes {
-            assert!(MESH.contains(before), "{before}");
-            world.publish(&MESH.replace(before, after)).await;
+    for via in Via::ALL {
+        local(async {
+            let world = World::via(via).await;
+            let (web, guest) = (world.network.listen(WEB).await, world.network.listen(GUEST).await);
+            world.network.readdress("/n/web", &["10.0.0.2", "10.0.0.4"]);
+            let mut open = Vec::new();
+            for (from, to, listener) in [("10.0.0.1", WEB, &web), ("10.0.0.3", WEB, &web), ("10.0.0.2", GUEST, &guest)]
+            {
+                let client = world.network.connect(from, to).await.unwrap();
+                open.push((client, listener.accept().await.unwrap().0));
+            }
+            world.network.alias("/n/web", "/n/other-path");
+            let third = "podIPs: [{ip: 10.0.0.4}, {ip: 10.0.0.2}]";
+            let changes = [
+                ("app: web}", "app: web, version: v2}"),
+                ("containers: []", "containers: [{name: c, ports: [{name: http, containerPort: 80}]}]"),
+                ("{ambient.mesh/netns: /n/web}", "{ambient.mesh/netns: /n/web, example.org/note: x}"),
+                (
+                    "{ambient.mesh/netns: /n/web}",
+                    "{ambient.mesh/netns: /n/web, traffic.ambient.mesh/exclude-outbound-ports: '9'}",
+                ),
+                ("{ambient.mesh/netns: /n/web}", "{ambient.mesh/netns: /n/other-path}"),
+                ("podIPs: [{ip: 10.0.0.2}]", "podIPs: [{ip: 10.0.0.2}, {ip: 10.0.0.4}]"),
+                ("podIPs: [{ip: 10.0.0.2}]", third),
+            ];
+            for (before, after) in changes {
+                assert!(MESH.contains(before), "{before}");
+                world.publish(&MESH.replace(before, after)).await;
+                for (client, server) in &mut open {
+                    echo(client, server).await;
+                }
+            }
+            // The last change left it with two addresses. Of these the second goes, with its own connections.
+            let more = world.network.listen("10.0.0.4:8080").await;
+            let mut of_third = Vec::new();
+            for from in ["10.0.0.1", "10.0.0.3"] {
+                let client = world.network.connect(from, "10.0.0.4:8080").await.unwrap();
+                of_third.push((client, more.accept().await.unwrap().0));
+            }
+            let outward = world.network.connect("10.0.0.4", GUEST).await.unwrap();
+            of_third.push((outward, guest.accept().await.unwrap().0));
+            for (client, server) in &mut of_third {
+                echo(client, server).await;
+            }
+            world.publish(MESH).await;
+            for (client, server) in &mut of_third {
+                assert!(is_reset(client).await && is_reset(server).await);
+            }
             for (client, server) in &mut open {
                 echo(client, server).await;
             }
-        }
-        // The last change left it with two addresses. Of these the second goes, with its own connections.
-        let more = world.network.listen("10.0.0.4:8080").await;
-        let mut of_third = Vec::new();
-        for from in ["10.0.0.1", "10.0.0.3"] {
-            let client = world.network.connect(from, "10.0.0.4:8080").await.unwrap();
-            of_third.push((client, more.accept().await.unwrap().0));
-        }
-        let outward = world.network.connect("10.0.0.4", GUEST).await.unwrap();
-        of_third.push((outward, guest.accept().await.unwrap().0));
-        for (client, server) in &mut of_third {
-            echo(client, server).await;
-        }
-        world.publish(MESH).await;
-        for (client, server) in &mut of_third {
-            assert!(is_reset(client).await && is_reset(server).await);
-        }
-        for (client, server) in &mut open {
-            echo(client, server).await;
-        }
-        let removed: u64 = world
-            .node("b")
-            .closed()
-            .iter()
-            .filter(|(why, _)| why.ends_with("address_removed"))
-            .map(|(_, count)| count)
-            .sum();
-        assert_eq!(removed, 3);
-    })
-    .await;
+            let removed: u64 = world
+                .node("b")
+                .closed()
+                .iter()
+                .filter(|(why, _)| why.ends_with("address_removed"))
+                .map(|(_, count)| count)
+                .sum();
+            assert_eq!(removed, 3);
+        })
+        .await;
+    }
 }
 
 #[tokio::test]

@@ -5,74 +5,17 @@
 
 mod address;
 mod policy;
+mod reading;
 mod service;
 mod workload;
 
-use std::sync::Arc;
-
-use bytes::Bytes;
-use thiserror::Error;
-
 pub use self::policy::{ATTACHED, attached, policy};
+pub use self::reading::{Flaw, Read, Reader};
+use self::reading::{decode, same_name};
 pub use self::service::ServiceFacts;
 pub use self::workload::{Fronting, WorkloadFacts};
 use super::discovery::Resource;
 use super::workload::{Address, AddressType};
-
-/// Why a resource can't be used.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum Flaw {
-    /// It is no message of its type.
-    #[error("the message cannot be decoded: {0}")]
-    Undecodable(String),
-    /// It is empty.
-    #[error("the resource has no message")]
-    Empty,
-    /// Its name and its content disagree.
-    #[error("the resource is named {resource}, but its content is {content}")]
-    OtherName {
-        /// The resource's name.
-        resource: String,
-        /// What the content is the resource of.
-        content: String,
-    },
-    /// It is neither workload nor service.
-    #[error("the address is neither a workload nor a service")]
-    UnknownKind,
-    /// A field has a value that can't be used.
-    #[error("{field}: {why}")]
-    Field {
-        /// The field, as the protocol names it.
-        field: &'static str,
-        /// What is wrong with it.
-        why: String,
-    },
-}
-
-impl Flaw {
-    fn field(field: &'static str, why: impl Into<String>) -> Self {
-        Self::Field { field, why: why.into() }
-    }
-}
-
-/// Something that was read, and remarks on what was left out of it: sentences for people.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Read<T> {
-    /// What was read.
-    pub value: T,
-    /// What was left out, and why.
-    pub remarks: Vec<String>,
-}
-
-/// Where a mesh is read.
-pub struct Reader<'a> {
-    /// This cluster, as workloads name theirs.
-    pub cluster: &'a str,
-    /// This node's network, as addresses name theirs.
-    pub network: &'a str,
-    /// Gives the one copy of a text that repeats.
-    pub texts: &'a mut dyn FnMut(&str) -> Arc<str>,
-}
 
 /// One resource of the type [`ADDRESS`](super::discovery::ADDRESS).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,24 +43,6 @@ pub fn address(resource: &Resource, reader: &mut Reader<'_>) -> Result<Read<Fact
         }
         None => Err(Flaw::UnknownKind),
     }
-}
-
-impl<T> Read<T> {
-    fn map<U>(self, map: impl FnOnce(T) -> U) -> Read<U> {
-        Read { value: map(self.value), remarks: self.remarks }
-    }
-}
-
-fn decode<M: prost::Message + Default>(resource: &Resource) -> Result<M, Flaw> {
-    let content = resource.resource.as_ref().ok_or(Flaw::Empty)?;
-    M::decode(Bytes::clone(&content.value)).map_err(|error| Flaw::Undecodable(error.to_string()))
-}
-
-fn same_name(resource: &Resource, content: &str) -> Result<(), Flaw> {
-    if resource.name == content {
-        return Ok(());
-    }
-    Err(Flaw::OtherName { resource: resource.name.clone(), content: content.to_owned() })
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::address::{port, range};
-use super::{Flaw, Read, Reader, decode, same_name};
+use super::reading::{Flaw, Read, Reader, decode, same_name};
 use crate::istio::discovery::Resource;
 use crate::istio::security::{
     Action as ActionMessage, Address, Authorization, Clause as ClauseMessage, Match as MatchMessage, MatchType,

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::address::{address, is_usable, port, range};
+use super::reading::{Flaw, Read, Reader};
 use super::workload::gateway;
-use super::{Flaw, Read, Reader};
 use crate::istio::workload::{
     BalancingMode, BalancingScope, HealthPolicy, IpFamilies, LoadBalancing, Service as Message, Visibility as Seen,
 };

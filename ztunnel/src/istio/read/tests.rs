@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use proptest::prelude::{any, prop, prop_assert, proptest};
 use prost::Message as _;
 
 use super::{Facts, Flaw, Read, Reader, address, policy};
@@ -244,4 +245,33 @@ fn what_is_written_is_read_again() {
     let facts = read_service(Service { load_balancing, ip_families: 2, ..service() }).unwrap().value;
     let again = read(|reader| address(&write::service(&facts, WRITER), reader)).unwrap();
     assert_eq!(again, Read { value: Facts::Service(facts), remarks: Vec::new() });
+}
+
+proptest! {
+    /// Whatever bytes come, nothing panics, and what is taken is within the bounds that all others rely on.
+    #[test]
+    fn no_bytes_make_a_reader_panic(
+        bytes in prop::collection::vec(any::<u8>(), 0..64),
+        at in any::<prop::sample::Index>(),
+        value in any::<u8>(),
+        kind in 0..3_usize,
+    ) {
+        let pod = Address { r#type: Some(AddressType::Workload(Box::new(pod()))) }.encode_to_vec();
+        let web = Address { r#type: Some(AddressType::Service(Box::new(service()))) }.encode_to_vec();
+        let rule = policy_of(Match { destination_ports: vec![80], ..Match::default() }).encode_to_vec();
+        let names = ["c1//Pod/demo/web-1", "demo/web.demo.svc.cluster.local", "demo/p"];
+        let mut damaged = [pod, web, rule][kind].clone();
+        let place = at.index(damaged.len());
+        damaged[place] = value;
+        for content in [Bytes::from(bytes), damaged.into()] {
+            let resource = named(names[kind], content);
+            let read_address = read(|reader| address(&resource, reader));
+            let read_policy = read(|reader| policy(&resource, reader));
+            if let Ok(Read { value: Facts::Workload(facts), .. }) = read_address {
+                prop_assert!(facts.workload.addresses.iter().all(|address| address::is_usable(*address)));
+                prop_assert!(!facts.workload.identity.namespace.contains('/'));
+            }
+            prop_assert!(read_policy.is_err() || kind == 2);
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::address::{address, is_usable, port};
 use super::policy::ATTACHED;
-use super::{Flaw, Read, Reader};
+use super::reading::{Flaw, Read, Reader};
 use crate::istio::workload::{
     Destination, GatewayAddress, NetworkMode, PortList, TunnelProtocol, Workload as Message, WorkloadStatus,
     WorkloadType,

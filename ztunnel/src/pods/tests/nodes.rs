@@ -12,7 +12,10 @@ use tracing::Span;
 
 use super::network::{Network, Scripted};
 use crate::{
-    control::manifests::{Assembled, assemble, parse},
+    control::{
+        manifests::{Assembled, assemble, parse},
+        remote::tests::decisions::Relay,
+    },
     flow::{admission::Limits, gate::Gates, table::WorkerId},
     hbone,
     identity::{
@@ -146,6 +149,20 @@ pub(super) struct Node {
     _tasks: TaskSet,
 }
 
+/// How the nodes get the mesh.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Via {
+    /// From manifests.
+    Manifests,
+    /// From the resources that a control plane makes of them.
+    ControlPlane,
+}
+
+impl Via {
+    /// Both.
+    pub(super) const ALL: [Self; 2] = [Self::Manifests, Self::ControlPlane];
+}
+
 /// Both nodes, and what is between them.
 pub(super) struct World {
     pub(super) network: Network,
@@ -153,12 +170,22 @@ pub(super) struct World {
     publisher: Publisher,
     mesh: publish::Reader,
     nodes: [Node; 2],
+    relay: Option<Mutex<Relay>>,
 }
 
 impl World {
     /// Two nodes that know [`MESH`], with the pods of the mesh enrolled.
     pub(super) async fn new() -> Self {
-        let world = Self::empty();
+        Self::via(Via::Manifests).await
+    }
+
+    /// The same, of which the nodes hear in that way.
+    pub(super) async fn via(via: Via) -> Self {
+        let relay = match via {
+            Via::Manifests => None,
+            Via::ControlPlane => Some(Mutex::default()),
+        };
+        let world = Self { relay, ..Self::empty() };
         world.publish(MESH).await;
         for (node, pod) in [("a", "client"), ("b", "web")] {
             assert_eq!(world.pod(node, pod).await.state, PodState::Enrolled);
@@ -174,7 +201,7 @@ impl World {
         network.namespace("/n/guest", &["10.0.0.3"]);
         let (authority, (publisher, mesh)) = (Authority::new(), publish::channel());
         let nodes = ["a", "b"].map(|name| Node::start(name, &network, &authority, &mesh));
-        Self { network, authority, publisher, mesh, nodes }
+        Self { network, authority, publisher, mesh, nodes, relay: None }
     }
 
     /// Ends a node's daemon without a word, and starts another, which has read no mesh yet. What was captured stays so.
@@ -206,7 +233,10 @@ impl World {
             here.collect()
         });
         self.nodes.iter().zip(&facts).for_each(|(node, facts)| node.local.extend(facts));
-        self.publisher.publish(snapshot);
+        match &self.relay {
+            None => self.publisher.publish(snapshot),
+            Some(relay) => drop(self.publisher.apply(relay.lock().unwrap().batch(&snapshot))),
+        }
         self.nodes.iter().zip(facts).for_each(|(node, facts)| node.local.replace(facts));
         for node in &self.nodes {
             eventually("the pods are as the manifests say", async || node.manager.pending().is_none()).await;

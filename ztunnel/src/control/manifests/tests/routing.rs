@@ -97,7 +97,7 @@ fn scripted(content: FileContent) -> Snapshot {
 }
 
 /// The mesh of most tests: two nodes in two zones, `demo` in the mesh, `plain` outside.
-const MESH: &str = "
+pub(crate) const MESH: &str = "
     Namespace demo labels: {istio.io/dataplane-mode: ambient}
     Node a labels: {topology.kubernetes.io/region: r, topology.kubernetes.io/zone: a}
     Node b labels: {topology.kubernetes.io/region: r, topology.kubernetes.io/zone: b}

@@ -1,0 +1,385 @@
+//! The mesh of a control plane: one stream after the other, and between them the last good state.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures_util::future::BoxFuture;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep_until};
+use tracing::{info, warn};
+
+use super::backoff::{Backoff, LONGEST};
+use super::kept::{Journal, Keeper, Record};
+use super::plane::ControlPlane;
+use super::problems::of_plane;
+use super::resources::{Resources, TYPES, Taken};
+use super::stream::{Stream, StreamError};
+use crate::control::source::MeshSource;
+use crate::identity::certificate::rfc3339;
+use crate::istio::discovery::DeltaDiscoveryResponse;
+use crate::lifecycle::tasks::TaskCount;
+use crate::model::cause::causes;
+use crate::model::problem::{Problem, Severity};
+use crate::store::change::{Batch, Change, Gaps};
+
+/// Workloads and the policies that they name come in responses of their own, shortly after each other. A batch that names a policy
+/// which is not there waits so long for it; then the workload is closed.
+const POLICY_PATIENCE: Duration = Duration::from_secs(2);
+/// For the first answer for a type of resources. A control plane that has just started needs some time.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
+/// A control plane that has nothing to add to what the daemon has kept may be silent: after that it has confirmed it.
+const CONFIRMED: Duration = Duration::from_secs(10);
+
+/// A control plane, as a source of the mesh.
+pub struct RemoteMesh {
+    plane: Arc<ControlPlane>,
+    tasks: TaskCount,
+    resources: Resources,
+    link: Link,
+    backoff: Backoff,
+    /// Where the last good state is kept; `None` until it has been read.
+    keeper: Option<Keeper>,
+    file: PathBuf,
+    /// When the last response came.
+    heard: Option<SystemTime>,
+    /// Why there is no stream, and since when.
+    outage: Option<Outage>,
+    /// Which types have been answered for, by this control plane or by an earlier one.
+    answered: [bool; 2],
+    /// Whether the state is that of a stream, and not only kept.
+    confirmed: [bool; 2],
+    /// There was a state in which nothing was missing.
+    complete: bool,
+    /// When a policy that is named has to be there.
+    hold: Option<Instant>,
+    /// Something may be worth a batch.
+    is_due: bool,
+    /// What was last told.
+    told: Option<Told>,
+}
+
+struct Outage {
+    since: SystemTime,
+    why: String,
+}
+
+struct Told {
+    gaps: Gaps,
+    problems: Arc<[Problem]>,
+    read: bool,
+}
+
+enum Link {
+    Waiting(Instant),
+    Connecting(BoxFuture<'static, Result<Stream, StreamError>>),
+    Streaming { stream: Box<Stream>, since: Instant },
+}
+
+enum Event {
+    Due,
+    Connected(Box<Result<Stream, StreamError>>),
+    Response(Box<Result<DeltaDiscoveryResponse, StreamError>>),
+}
+
+impl RemoteMesh {
+    /// The mesh of a control plane. The last good state is kept in a file.
+    #[must_use]
+    pub fn new(plane: Arc<ControlPlane>, file: PathBuf, tasks: TaskCount) -> Self {
+        Self {
+            resources: Resources::new(Arc::clone(&plane)),
+            plane,
+            tasks,
+            link: Link::Waiting(Instant::now()),
+            backoff: Backoff::default(),
+            keeper: None,
+            file,
+            heard: None,
+            outage: None,
+            answered: [false; 2],
+            confirmed: [false; 2],
+            complete: false,
+            hold: None,
+            is_due: false,
+            told: None,
+        }
+    }
+
+    /// Waits until everything that was taken over is kept.
+    #[cfg(test)]
+    pub(super) async fn settled(&mut self) {
+        while let Some(keeper) = self.keeper.as_mut().filter(|keeper| keeper.is_busy()) {
+            keeper.written().await;
+        }
+    }
+
+    /// Reads what was kept, on a blocking thread.
+    async fn recall(&mut self) {
+        let (file, plane) = (self.file.clone(), self.plane.url.to_string());
+        let mut resources = Resources::new(Arc::clone(&self.plane));
+        let work = move || {
+            let (mut at, mut answered) = (None, [false; 2]);
+            let journal = Journal::open(&file, &plane, |record| {
+                at = Some(record.at);
+                let taken = record.response.map(|response| resources.take(response));
+                if let Some(known) = taken.and_then(|taken| answered.get_mut(taken.kind?)) {
+                    *known = true;
+                }
+            });
+            (journal, resources, at, answered)
+        };
+        let (journal, at) = match spawn_blocking(work).await {
+            Ok((journal, resources, at, answered)) => {
+                (self.resources, self.answered) = (resources, answered);
+                (journal, at)
+            }
+            Err(failure) => (Err(std::io::Error::other(failure.to_string())), None),
+        };
+        if let Err(error) = &journal {
+            warn!(file = %self.file.display(), %error, "cannot keep the mesh of the control plane on disk: a daemon that starts while the control plane is away will know nothing");
+        }
+        self.keeper = Some(Keeper::new(journal));
+        self.heard = at.map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds));
+        if self.answered == [true; 2] {
+            (self.complete, self.is_due) = (true, true);
+            let (addresses, policies) = self.resources.counts();
+            let as_of = self.heard.map(rfc3339);
+            info!(addresses, policies, as_of, "the mesh as the control plane last said it, until it is reached");
+        } else {
+            // Half of a state is none.
+            (self.resources, self.answered) = (Resources::new(Arc::clone(&self.plane)), [false; 2]);
+        }
+    }
+
+    /// The next batch, if there is something to tell.
+    fn batch(&mut self) -> Option<Batch> {
+        if !std::mem::take(&mut self.is_due) {
+            return None;
+        }
+        let read = self.answered == [true; 2];
+        if read && self.resources.waits() {
+            let now = Instant::now();
+            let until = *self.hold.get_or_insert(now + POLICY_PATIENCE);
+            if now < until {
+                self.is_due = true;
+                return None;
+            }
+        }
+        self.hold = None;
+        let changes = if read { self.changes() } else { Vec::new() };
+        let partial = !read || self.confirmed != [true; 2] || self.resources.has_unread();
+        let blind = partial && !self.complete;
+        self.complete |= !partial;
+        let gaps = Gaps { partial, blind, unread: self.resources.unread_policies() };
+        let mut problems = self.resources.problems();
+        problems.extend(self.own_problems());
+        problems.sort();
+        let last = self.told.as_ref();
+        let now = Told { gaps, problems: problems.into(), read };
+        let batch = Batch {
+            changes,
+            is_whole: false,
+            gaps: last.is_none_or(|last| last.gaps != now.gaps).then(|| now.gaps.clone()),
+            problems: last.is_none_or(|last| last.problems != now.problems).then(|| Arc::clone(&now.problems)),
+            is_read: now.read,
+        };
+        if batch.is_empty() && last.is_some_and(|last| last.read == now.read) {
+            return None;
+        }
+        self.told = Some(now);
+        Some(batch)
+    }
+
+    fn changes(&mut self) -> Vec<Change> {
+        let mut changes = self.resources.changes();
+        if self.told.as_ref().is_none_or(|told| !told.read) {
+            // A control plane says nothing of nodes; one without pods must not look like a wrong name.
+            changes.push(Change::Node(Arc::clone(&self.plane.node)));
+        }
+        changes.retain(|change| !matches!(change, Change::NodeGone(node) if *node == self.plane.node));
+        changes
+    }
+
+    fn own_problems(&self) -> Vec<Problem> {
+        let url = self.plane.url.to_string();
+        let mut problems = Vec::new();
+        if let Some(Outage { since, why }) = &self.outage {
+            let state = match self.heard {
+                Some(heard) if self.answered == [true; 2] => {
+                    format!("the mesh stays as it was at {}", rfc3339(heard))
+                }
+                _ => "nothing is known of the mesh until it is reached".to_owned(),
+            };
+            let message = format!(
+                "the control plane cannot be used since {}: {why}; {state}, and the connection is tried again every few seconds",
+                rfc3339(*since)
+            );
+            problems.push(of_plane(&url, message, Severity::Error));
+        }
+        if let Some(failure) = self.keeper.as_ref().and_then(Keeper::failure) {
+            let message = format!(
+                "the mesh is not kept in {} any more: {failure}; a daemon that starts while the control plane is away will know \
+                 an older mesh or none; make the file writable, and restart the daemon",
+                self.file.display()
+            );
+            problems.push(of_plane(&url, message, Severity::Warning));
+        }
+        problems
+    }
+
+    /// Waits for the next thing to happen, and acts on it.
+    async fn step(&mut self) {
+        let keeper = self.keeper.get_or_insert_with(|| Keeper::new(Err(std::io::Error::other("not opened"))));
+        let is_confirmed = self.confirmed == [true; 2] && self.outage.is_none();
+        let patience = patience(&self.link, self.answered == [true; 2], is_confirmed);
+        let held = self.hold;
+        let event = tokio::select! {
+            event = happens(&mut self.link) => event,
+            () = keeper.written() => {
+                self.is_due |= keeper.failure().is_some();
+                return;
+            }
+            () = until(patience) => return self.patience_is_over(),
+            () = until(held) => return,
+        };
+        match event {
+            Event::Due => {
+                let first = self.resources.first_requests();
+                let opening = Stream::open(Arc::clone(&self.plane), first, self.tasks.clone());
+                self.link = Link::Connecting(Box::pin(opening));
+            }
+            Event::Connected(result) => match *result {
+                Ok(stream) => {
+                    info!(control_plane = %self.plane.url, "connected to the control plane");
+                    self.link = Link::Streaming { stream: Box::new(stream), since: Instant::now() };
+                }
+                Err(error) => self.failed(&error),
+            },
+            Event::Response(result) => match *result {
+                Ok(response) => self.take(response),
+                Err(error) => self.failed(&error),
+            },
+        }
+    }
+
+    /// The control plane was silent: because it has nothing to add, or because it does not work.
+    fn patience_is_over(&mut self) {
+        match (0..TYPES.len()).find(|kind| self.answered.get(*kind) != Some(&true)) {
+            Some(kind) => {
+                let what = TYPES.get(kind).copied().unwrap_or_default();
+                self.failed(&StreamError::Silent { what, seconds: ANSWER_PATIENCE.as_secs() });
+            }
+            None => {
+                self.confirmed = [true; 2];
+                (self.outage, self.is_due) = (None, true);
+            }
+        }
+    }
+
+    fn take(&mut self, response: DeltaDiscoveryResponse) {
+        let emptied = self.resources.emptied().clone();
+        let (resources, removed) = (response.resources.len(), response.removed_resources.len());
+        let Taken { answer, kind, in_force } = self.resources.take(response);
+        if let Some(nack) = &answer.error_detail {
+            warn!(
+                type_url = answer.type_url,
+                reasons = nack.message,
+                "resources of the control plane cannot be used; their last good state stays in force"
+            );
+        }
+        for type_url in self.resources.emptied().difference(&emptied) {
+            warn!(
+                type_url,
+                removed,
+                "the control plane has removed every resource of this type, and the mesh has none of them any more"
+            );
+        }
+        tracing::debug!(type_url = answer.type_url, resources, removed, "response of the control plane");
+        (self.outage, self.is_due) = (None, true);
+        if let Some(kind) = kind {
+            for known in [&mut self.answered, &mut self.confirmed] {
+                if let Some(known) = known.get_mut(kind) {
+                    *known = true;
+                }
+            }
+            let now = SystemTime::now();
+            self.heard = Some(now);
+            let at = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            if let Some(keeper) = &mut self.keeper {
+                keeper.put(&Record { at, response: Some(in_force) });
+            }
+        }
+        if let Link::Streaming { stream, .. } = &self.link
+            && let Err(error) = stream.send(answer)
+        {
+            self.failed(&error);
+        }
+    }
+
+    /// There is no stream: the next attempt comes after a pause.
+    fn failed(&mut self, error: &StreamError) {
+        let lived = match &self.link {
+            Link::Streaming { since, .. } => since.elapsed(),
+            Link::Waiting(_) | Link::Connecting(_) => Duration::ZERO,
+        };
+        let pause = self.backoff.after(lived);
+        self.link = Link::Waiting(Instant::now() + pause);
+        let why = causes(error);
+        if lived >= LONGEST {
+            // Control planes end streams from time to time, so that the daemons spread over all of them.
+            info!(control_plane = %self.plane.url, reason = why, "the stream of the control plane is over; connecting again");
+            return;
+        }
+        let is_known = self.outage.as_ref().is_some_and(|outage| outage.why == why);
+        if !is_known {
+            warn!(control_plane = %self.plane.url, error = why, retry_in = ?pause, "no stream from the control plane; the last good mesh stays in force");
+        }
+        let since = self.outage.take().map_or_else(SystemTime::now, |outage| outage.since);
+        self.outage = Some(Outage { since, why });
+        self.is_due |= !is_known;
+    }
+}
+
+impl MeshSource for RemoteMesh {
+    /// The first batch comes when the control plane has answered for all types of resources, or at once with what was kept.
+    async fn next(&mut self) -> Option<Batch> {
+        if self.keeper.is_none() {
+            self.recall().await;
+        }
+        loop {
+            if let Some(batch) = self.batch() {
+                return Some(batch);
+            }
+            self.step().await;
+        }
+    }
+}
+
+/// Dropping the future loses nothing.
+async fn happens(link: &mut Link) -> Event {
+    match link {
+        Link::Waiting(until) => {
+            sleep_until(*until).await;
+            Event::Due
+        }
+        Link::Connecting(connecting) => Event::Connected(Box::new(connecting.await)),
+        Link::Streaming { stream, .. } => Event::Response(Box::new(stream.next().await)),
+    }
+}
+
+/// Until when the control plane may be silent.
+fn patience(link: &Link, is_answered: bool, is_confirmed: bool) -> Option<Instant> {
+    let Link::Streaming { since, .. } = link else { return None };
+    let patience = if is_answered { CONFIRMED } else { ANSWER_PATIENCE };
+    (!is_answered || !is_confirmed).then(|| *since + patience)
+}
+
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,321 @@
+//! The resources of a control plane, as far as they are known, over all streams: what each response changes, and how it is
+//! answered. Pure.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::join::Joined;
+use super::plane::ControlPlane;
+use super::problems::{first, of_plane, of_resource};
+use super::texts::Texts;
+use crate::istio::discovery::{ADDRESS, AUTHORIZATION, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource};
+use crate::istio::read::{self, Facts, Flaw, Read, Reader};
+use crate::istio::security::{Authorization, Scope};
+use crate::istio::standard::{Status, Struct};
+use crate::model::policy::UnreadPolicies;
+use crate::model::problem::{Problem, Severity};
+use crate::store::change::Change;
+
+/// The types of resources that are asked for, in this order.
+pub(super) const TYPES: [&str; 2] = [ADDRESS, AUTHORIZATION];
+/// gRPC's `INVALID_ARGUMENT`.
+const INVALID_ARGUMENT: i32 = 3;
+/// Types that nobody asked for, of which people are told.
+const MOST_UNKNOWN: usize = 16;
+/// Bytes of the reason that a response is refused with.
+const LONGEST_NACK: usize = 4096;
+
+/// All resources.
+#[derive(Debug)]
+pub(super) struct Resources {
+    plane: Arc<ControlPlane>,
+    texts: Texts,
+    held: [Held; 2],
+    joined: Joined,
+    /// Types that were sent without having been asked for.
+    unknown: BTreeSet<String>,
+    /// Types of which everything was removed, and nothing has come since.
+    emptied: BTreeSet<&'static str>,
+}
+
+/// What is known of one type.
+#[derive(Debug, Default)]
+struct Held {
+    /// The version of each resource that is in force.
+    versions: HashMap<Arc<str>, Box<str>>,
+    /// Resources that could not be used when they came last.
+    bad: BTreeMap<Arc<str>, Bad>,
+    /// What was left out of resources that are in force.
+    remarks: BTreeMap<Arc<str>, Vec<String>>,
+}
+
+#[derive(Debug)]
+struct Bad {
+    flaw: Flaw,
+    /// What it may protect, when it is a policy.
+    reach: Reach,
+}
+
+/// What a policy that can't be used may protect.
+#[derive(Debug, PartialEq, Eq)]
+enum Reach {
+    /// No policy, or one that workloads name.
+    Named,
+    /// A namespace.
+    Namespace(Arc<str>),
+    /// Anything.
+    Anywhere,
+}
+
+/// What a response came to.
+pub(super) struct Taken {
+    /// The answer: an ACK, or a NACK with all reasons.
+    pub(super) answer: DeltaDiscoveryRequest,
+    /// Which of [`TYPES`] it was about.
+    pub(super) kind: Option<usize>,
+    /// The part of it that is in force now, to be kept.
+    pub(super) in_force: DeltaDiscoveryResponse,
+}
+
+impl Resources {
+    pub(super) fn new(plane: Arc<ControlPlane>) -> Self {
+        Self {
+            plane,
+            texts: Texts::default(),
+            held: Default::default(),
+            joined: Joined::default(),
+            unknown: BTreeSet::new(),
+            emptied: BTreeSet::new(),
+        }
+    }
+
+    /// The first requests of a stream: everything, and what is known already.
+    pub(super) fn first_requests(&self) -> Vec<DeltaDiscoveryRequest> {
+        let request = |(type_url, held): (&str, &Held)| DeltaDiscoveryRequest {
+            node: Some(node(&self.plane)),
+            type_url: type_url.to_owned(),
+            initial_resource_versions: held
+                .versions
+                .iter()
+                .map(|(name, version)| (name.to_string(), version.to_string()))
+                .collect(),
+            ..DeltaDiscoveryRequest::default()
+        };
+        TYPES.into_iter().zip(&self.held).map(request).collect()
+    }
+
+    /// Takes a response over: what can be used of it counts, the rest is refused by name.
+    pub(super) fn take(&mut self, response: DeltaDiscoveryResponse) -> Taken {
+        let DeltaDiscoveryResponse { resources, type_url, nonce, removed_resources, .. } = response;
+        let answer = DeltaDiscoveryRequest { type_url: type_url.clone(), response_nonce: nonce, ..Default::default() };
+        let in_force = DeltaDiscoveryResponse { type_url: type_url.clone(), ..Default::default() };
+        let Some(kind) = TYPES.iter().position(|known| *known == type_url) else {
+            // Nobody asked for it; to refuse it would have it sent again.
+            if self.unknown.len() < MOST_UNKNOWN {
+                self.unknown.insert(type_url.chars().take(256).collect());
+            }
+            return Taken { answer, kind: None, in_force };
+        };
+        let (mut taken, mut reasons) = (Taken { answer, kind: Some(kind), in_force }, Vec::new());
+        for resource in resources {
+            match self.put(kind, &resource) {
+                Ok(()) => taken.in_force.resources.push(resource),
+                Err(flaw) => reasons.push((resource.name, flaw)),
+            }
+        }
+        self.remove(kind, &removed_resources);
+        taken.in_force.removed_resources = removed_resources;
+        taken.answer.error_detail = nack(&reasons);
+        taken
+    }
+
+    fn put(&mut self, kind: usize, resource: &Resource) -> Result<(), Flaw> {
+        let name = self.texts.text(&resource.name);
+        let Self { plane, texts, held, joined, .. } = self;
+        let Some(held) = held.get_mut(kind) else { return Ok(()) };
+        let mut text = |value: &str| texts.text(value);
+        let mut reader = Reader { cluster: &plane.cluster, network: &plane.network, texts: &mut text };
+        let read = match kind {
+            0 => read::address(resource, &mut reader).map(|Read { value, remarks }| {
+                match value {
+                    Facts::Workload(facts) => joined.put_workload(&name, facts),
+                    Facts::Service(facts) => joined.put_service(facts),
+                }
+                remarks
+            }),
+            _ => read::policy(resource, &mut reader).map(|Read { value, remarks }| {
+                joined.put_policy(&name, value);
+                remarks
+            }),
+        };
+        match read {
+            Ok(remarks) => {
+                held.bad.remove(&name);
+                match remarks.is_empty() {
+                    true => held.remarks.remove(&name),
+                    false => held.remarks.insert(Arc::clone(&name), remarks),
+                };
+                held.versions.insert(name, resource.version.as_str().into());
+                if let Some(type_url) = TYPES.get(kind) {
+                    self.emptied.remove(type_url);
+                }
+                Ok(())
+            }
+            Err(flaw) => {
+                let reach = if kind == 0 { Reach::Named } else { reach(resource) };
+                held.bad.insert(name, Bad { flaw: flaw.clone(), reach });
+                Err(flaw)
+            }
+        }
+    }
+
+    fn remove(&mut self, kind: usize, names: &[String]) {
+        let Some(held) = self.held.get_mut(kind) else { return };
+        // That the last one of a type goes is not unusual.
+        let had_several = held.versions.len() > 1;
+        for name in names {
+            held.versions.remove(name.as_str());
+            held.bad.remove(name.as_str());
+            held.remarks.remove(name.as_str());
+            match kind {
+                0 => self.joined.remove_address(name),
+                _ => self.joined.remove_policy(name),
+            };
+        }
+        if had_several && held.versions.is_empty() {
+            self.emptied.extend(TYPES.get(kind));
+        }
+    }
+
+    /// Whether to wait for a policy that a workload names: it comes in a response of its own.
+    pub(super) fn waits(&self) -> bool {
+        self.joined.waits()
+    }
+
+    /// What has changed since this was asked last.
+    pub(super) fn changes(&mut self) -> Vec<Change> {
+        self.joined.take()
+    }
+
+    /// Whether a workload or a service exists that could never be read.
+    pub(super) fn has_unread(&self) -> bool {
+        let [addresses, _] = &self.held;
+        addresses.bad.keys().any(|name| !addresses.versions.contains_key(name))
+    }
+
+    /// Policies that exist and could never be read.
+    pub(super) fn unread_policies(&self) -> UnreadPolicies {
+        let [_, policies] = &self.held;
+        let mut unread = UnreadPolicies::default();
+        for (name, bad) in policies.bad.iter().filter(|(name, _)| !policies.versions.contains_key(*name)) {
+            let source: Arc<str> = format!("the resource {name} of the control plane").into();
+            match &bad.reach {
+                Reach::Named => {}
+                Reach::Namespace(namespace) => drop(unread.namespaces.entry(Arc::clone(namespace)).or_insert(source)),
+                Reach::Anywhere => drop(unread.anywhere.get_or_insert(source)),
+            }
+        }
+        unread
+    }
+
+    /// How many workloads, services and policies there are.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        (self.joined.addresses(), self.joined.policies())
+    }
+
+    /// All that is wrong with the resources.
+    pub(super) fn problems(&self) -> Vec<Problem> {
+        let plane = self.plane.url.to_string();
+        let mut problems = Vec::new();
+        for (type_url, held) in TYPES.into_iter().zip(&self.held) {
+            let bad = held.bad.iter().map(|(name, bad)| {
+                let consequence = match held.versions.contains_key(name) {
+                    true => "the last good state of the resource stays in force",
+                    false => "it has never been readable: nothing that it may forbid is allowed; correct it in the control plane",
+                };
+                of_resource(name, type_url, format!("{}; {consequence}", bad.flaw), Severity::Error)
+            });
+            problems.extend(first(&plane, "resources that cannot be used", bad));
+            let remarks: Vec<_> =
+                held.remarks.iter().flat_map(|(name, list)| list.iter().map(move |text| (name, text))).collect();
+            let remarks =
+                remarks.into_iter().map(|(name, text)| of_resource(name, type_url, text.clone(), Severity::Warning));
+            problems.extend(first(&plane, "remarks", remarks));
+        }
+        let missing = self.joined.missing().iter().map(|name| {
+            let message = "a workload names this policy, and the control plane has not sent it: until it does, the workloads that \
+                           name it accept only health probes";
+            of_resource(name, AUTHORIZATION, message.to_owned(), Severity::Error)
+        });
+        problems.extend(first(&plane, "missing policies", missing));
+        for (waypoint, count) in self.joined.waypoints() {
+            let message = format!(
+                "{count} workloads and services have the waypoint {waypoint}: this version has no tunnels to waypoints, so \
+                 captured connections to them are refused; remove the label istio.io/use-waypoint to connect without the waypoint"
+            );
+            problems.push(of_plane(&plane, message, Severity::Warning));
+        }
+        for type_url in &self.unknown {
+            let message =
+                format!("it sends resources of the type {type_url}, which nobody asked for; they are ignored");
+            problems.push(of_plane(&plane, message, Severity::Warning));
+        }
+        for type_url in &self.emptied {
+            let message =
+                format!("it has removed every resource of the type {type_url}: the mesh has none of them any more");
+            problems.push(of_plane(&plane, message, Severity::Warning));
+        }
+        problems
+    }
+
+    /// Types of which everything was removed.
+    pub(super) fn emptied(&self) -> &BTreeSet<&'static str> {
+        &self.emptied
+    }
+}
+
+/// As Istio's ztunnel names itself; the address, which a daemon of a node has no single one of, is a placeholder.
+fn node(plane: &ControlPlane) -> Node {
+    const ADDRESS_UNKNOWN: &str = "1.1.1.1";
+    const NAMESPACE: &str = "istio-system";
+    let (name, node) = (format!("ztunnel-{}", plane.node), &plane.node);
+    let metadata = [
+        ("NAME", name.as_str()),
+        ("NAMESPACE", NAMESPACE),
+        ("INSTANCE_IPS", ADDRESS_UNKNOWN),
+        ("NODE_NAME", node),
+        ("CLUSTER_ID", &plane.cluster),
+        ("NETWORK", &plane.network),
+    ];
+    Node {
+        id: format!("ztunnel~{ADDRESS_UNKNOWN}~{name}.{NAMESPACE}~{NAMESPACE}.svc.cluster.local"),
+        metadata: Some(Struct::of_strings(metadata)),
+    }
+}
+
+/// What a policy that can't be used may protect, as far as it can be decoded.
+fn reach(resource: &Resource) -> Reach {
+    let content = resource.resource.as_ref().map(|any| any.value.clone()).unwrap_or_default();
+    let Ok(message) = <Authorization as prost::Message>::decode(content) else { return Reach::Anywhere };
+    match Scope::try_from(message.scope) {
+        Ok(Scope::Namespace) => Reach::Namespace(message.namespace.into()),
+        Ok(Scope::WorkloadSelector) => Reach::Named,
+        Ok(Scope::Global) | Err(_) => Reach::Anywhere,
+    }
+}
+
+fn nack(reasons: &[(String, Flaw)]) -> Option<Status> {
+    if reasons.is_empty() {
+        return None;
+    }
+    let mut message = String::new();
+    for (number, (name, flaw)) in reasons.iter().enumerate() {
+        if message.len() > LONGEST_NACK {
+            message += &format!("; and {} more", reasons.len() - number);
+            break;
+        }
+        let name: String = name.chars().take(256).collect();
+        message += &format!("{}{name}: {flaw}", if number == 0 { "" } else { "; " });
+    }
+    Some(Status { code: INVALID_ARGUMENT, message })
+}

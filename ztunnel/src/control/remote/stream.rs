@@ -1,0 +1,113 @@
+//! One stream of delta xDS.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use thiserror::Error;
+use tokio::sync::mpsc;
+use tonic::{Response, Status, Streaming};
+
+use super::connection::{ConnectError, Connection, request};
+use super::plane::ControlPlane;
+use crate::istio::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use crate::lifecycle::tasks::TaskCount;
+
+/// Requests that may wait for a control plane that does not read. Each answers one response.
+const MOST_WAITING: usize = 1024;
+
+/// Why a stream is over.
+#[derive(Debug, Error)]
+pub(super) enum StreamError {
+    /// There was none.
+    #[error("there is no connection")]
+    Connect(#[source] Box<ConnectError>),
+    /// The control plane has ended it, or the connection broke.
+    #[error("the control plane ended the stream: {}: {}", .0.code(), .0.message())]
+    Ended(Box<Status>),
+    /// The control plane has ended it without an error.
+    #[error("the control plane closed the stream")]
+    Closed,
+    /// The control plane sends and does not read.
+    #[error("the control plane does not read what it is sent: {MOST_WAITING} answers wait")]
+    NotRead,
+    /// The control plane does not answer.
+    #[error("the control plane did not answer for {what} within {seconds} s")]
+    Silent {
+        /// The type of resources.
+        what: &'static str,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+}
+
+/// A stream that is open, or being opened: a control plane that has nothing to say may be silent from the beginning.
+pub(super) struct Stream {
+    requests: mpsc::Sender<DeltaDiscoveryRequest>,
+    responses: Responses,
+    /// The stream ends with it.
+    _connection: Connection,
+}
+
+enum Responses {
+    Opening(BoxFuture<'static, Result<Response<Streaming<DeltaDiscoveryResponse>>, Status>>),
+    Open(Box<Streaming<DeltaDiscoveryResponse>>),
+}
+
+impl From<ConnectError> for StreamError {
+    fn from(error: ConnectError) -> Self {
+        Self::Connect(Box::new(error))
+    }
+}
+
+impl Stream {
+    /// Connects, and begins a stream with these requests.
+    ///
+    /// # Errors
+    /// There is no connection.
+    pub(super) async fn open(
+        plane: Arc<ControlPlane>,
+        first: Vec<DeltaDiscoveryRequest>,
+        tasks: TaskCount,
+    ) -> Result<Self, StreamError> {
+        let connection = Connection::open(&plane, tasks).await?;
+        let (requests, mut receiver) = mpsc::channel(MOST_WAITING);
+        for message in first {
+            requests.try_send(message).map_err(|_full| StreamError::NotRead)?;
+        }
+        let messages = futures_util::stream::poll_fn(move |cx| receiver.poll_recv(cx));
+        let request = request(&plane, messages).await?;
+        let mut client = connection.client.clone();
+        let opening = Box::pin(async move { client.delta_aggregated_resources(request).await });
+        Ok(Self { requests, responses: Responses::Opening(opening), _connection: connection })
+    }
+
+    /// Sends a request.
+    ///
+    /// # Errors
+    /// The control plane does not read.
+    pub(super) fn send(&self, message: DeltaDiscoveryRequest) -> Result<(), StreamError> {
+        match self.requests.try_send(message) {
+            Ok(()) => Ok(()),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(StreamError::NotRead),
+            // It is over: the next response says why.
+            Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
+        }
+    }
+
+    /// The next response. Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// The stream is over.
+    pub(super) async fn next(&mut self) -> Result<DeltaDiscoveryResponse, StreamError> {
+        let ended = |status| StreamError::Ended(Box::new(status));
+        loop {
+            match &mut self.responses {
+                Responses::Opening(opening) => {
+                    let response = opening.await.map_err(ended)?;
+                    self.responses = Responses::Open(Box::new(response.into_inner()));
+                }
+                Responses::Open(stream) => return stream.message().await.map_err(ended)?.ok_or(StreamError::Closed),
+            }
+        }
+    }
+}

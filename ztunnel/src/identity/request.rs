@@ -1,0 +1,132 @@
+//! A certificate request for an authority elsewhere, and what has to be true of its answer.
+
+use std::{sync::Arc, time::SystemTime};
+
+use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
+use rustls_pki_types::{
+    CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer,
+    pem::{self, PemObject as _},
+};
+use thiserror::Error;
+use x509_parser::error::X509Error;
+
+use super::{
+    Credentials,
+    certificate::{self, Certificate, Flaw},
+};
+use crate::model::identity::{IdentityError, SpiffeId};
+
+/// Why a certificate can't be asked for, or an answer can't be used.
+#[derive(Debug, Error)]
+pub enum RequestError {
+    /// No key or no request could be made.
+    #[error("cannot make a key and a certificate request")]
+    Make(#[from] rcgen::Error),
+    /// Leaf and roots at least have to be there.
+    #[error(
+        "the answer has {0} PEM texts: it needs the certificate, its intermediates if there are any, and the roots"
+    )]
+    Parts(usize),
+    /// Not PEM.
+    #[error("the answer is not PEM")]
+    Pem(#[source] pem::Error),
+    /// Not certificates.
+    #[error("the answer holds a broken certificate")]
+    Broken(#[source] X509Error),
+    /// A text without a certificate.
+    #[error("a text of the answer holds no certificate")]
+    Empty,
+    /// No identity, or several.
+    #[error("the certificate has no identity")]
+    NoIdentity(#[source] IdentityError),
+    /// Another's.
+    #[error("the certificate is for {found}")]
+    OtherIdentity {
+        /// Whose it is.
+        found: SpiffeId,
+    },
+    /// For somebody else's key.
+    #[error("the certificate is for another key")]
+    OtherKey,
+    /// It could sign others.
+    #[error("the certificate is one of a CA, which a workload must not have")]
+    IsCa,
+    /// Its time.
+    #[error("the certificate cannot be used now")]
+    Time(#[source] Flaw),
+    /// Nobody would take it.
+    #[error("the certificate does not lead to the roots of the answer")]
+    Untrusted(#[source] webpki::Error),
+}
+
+/// A request that is on its way. It has a key of its own, which leaves it only as that of an accepted certificate.
+pub struct Request {
+    identity: SpiffeId,
+    key: KeyPair,
+}
+
+impl Request {
+    /// A new key, and a certificate request for it as PEM (PKCS #10).
+    ///
+    /// # Errors
+    /// There is no randomness.
+    pub fn new(identity: SpiffeId) -> Result<(Self, String), RequestError> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let mut params = CertificateParams::default();
+        // Empty, as Istio's are; this also makes the name below critical.
+        params.distinguished_name = DistinguishedName::new();
+        params.subject_alt_names = vec![SanType::URI(identity.to_string().try_into()?)];
+        let request = params.serialize_request(&key)?.pem()?;
+        Ok((Self { identity, key }, request))
+    }
+
+    /// Takes the answer: PEM texts of the leaf, its intermediates, and last the roots.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn accept(self, texts: &[String], now: SystemTime) -> Result<Credentials, RequestError> {
+        let [chain @ .., roots] = texts else { return Err(RequestError::Parts(texts.len())) };
+        if chain.is_empty() {
+            return Err(RequestError::Parts(texts.len()));
+        }
+        let roots = certificates(roots)?;
+        let mut presented = Vec::new();
+        for text in chain {
+            presented.extend(certificates(text)?);
+        }
+        let leaf = presented.first().ok_or(RequestError::Empty)?;
+        let leaf = Certificate::parse(leaf.clone()).map_err(RequestError::Broken)?;
+        let found = leaf.identity().map_err(RequestError::NoIdentity)?;
+        if found != self.identity {
+            return Err(RequestError::OtherIdentity { found });
+        }
+        if leaf.public_key != self.key.public_key_raw() {
+            return Err(RequestError::OtherKey);
+        }
+        if leaf.is_ca {
+            return Err(RequestError::IsCa);
+        }
+        leaf.check_time(now).map_err(RequestError::Time)?;
+        // Some send the root with the chain; peers have it.
+        presented.retain(|one| !roots.contains(one));
+        certificate::verify(&presented, &roots, now).map_err(RequestError::Untrusted)?;
+        Ok(Credentials {
+            identity: self.identity,
+            chain: presented,
+            key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.serialize_der())),
+            roots: Arc::from(roots),
+            serial: leaf.serial,
+            not_before: leaf.not_before,
+            not_after: leaf.not_after,
+        })
+    }
+}
+
+fn certificates(text: &str) -> Result<Vec<CertificateDer<'static>>, RequestError> {
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
+    let all = all.map_err(RequestError::Pem)?;
+    if all.is_empty() { Err(RequestError::Empty) } else { Ok(all) }
+}
+
+#[cfg(test)]
+mod tests;
