@@ -1,4 +1,4 @@
-//! What the fuzz targets run: the parsers of `ztunnel/src/wire` and of manifests, compiled again here with what they need, so
+//! What the fuzz targets run: the parsers of `ztunnel/src/wire`, of manifests and of a control plane's resources, compiled again here with what they need, so
 //! that fuzzing does not instrument a whole daemon and its TLS. `cargo xtask fuzz` builds and runs the targets.
 
 /// Without the watched folder.
@@ -9,6 +9,16 @@ pub mod control {
     pub mod manifests;
     pub mod objects;
     mod yaml;
+}
+/// Without the services.
+#[path = "../../src/istio"]
+pub mod istio {
+    pub mod check;
+    pub mod discovery;
+    pub mod read;
+    pub mod security;
+    pub mod standard;
+    pub mod workload;
 }
 #[path = "../../src/model/mod.rs"]
 pub mod model;
@@ -21,6 +31,7 @@ pub mod wire;
 #[cfg(fuzzing)]
 pub mod check {
     pub use crate::control::manifests::check::manifests;
+    pub use crate::istio::check::resources;
     pub use crate::wire::check::{authority, baggage, connect_request, forwarded, refusal, traceparent};
 }
 

@@ -15,6 +15,7 @@
 //! | [`read`], [`write`](mod@write) | | resources to the [`model`](crate::model), and back |
 
 pub mod certificate;
+pub mod check;
 pub mod client;
 pub mod discovery;
 pub mod read;

@@ -206,3 +206,13 @@ fn unknown_fields_are_skipped_and_unknown_values_kept() {
     assert!(TunnelProtocol::try_from(workload.tunnel_protocol).is_err());
     assert_eq!(Address::decode(bytes("1a 00")).unwrap().r#type, None);
 }
+
+#[test]
+fn every_seed_of_the_fuzz_target_holds() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/resources");
+    let seeds: Vec<_> = std::fs::read_dir(folder).unwrap().collect();
+    assert!(seeds.len() >= 6, "{} seeds", seeds.len());
+    for seed in seeds {
+        super::check::resources(&std::fs::read(seed.unwrap().path()).unwrap());
+    }
+}

@@ -141,7 +141,7 @@ impl RemoteMesh {
         self.keeper = Some(Keeper::new(journal));
         self.heard = at.map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds));
         if self.answered == [true; 2] {
-            (self.complete, self.is_due) = (true, true);
+            (self.complete, self.is_due) = (!self.resources.has_unread(), true);
             let (addresses, policies) = self.resources.counts();
             let as_of = self.heard.map(rfc3339);
             info!(addresses, policies, as_of, "the mesh as the control plane last said it, until it is reached");
@@ -325,7 +325,7 @@ impl RemoteMesh {
         let pause = self.backoff.after(lived);
         self.link = Link::Waiting(Instant::now() + pause);
         let why = causes(error);
-        if lived >= LONGEST {
+        if lived >= LONGEST && matches!(error, StreamError::Ended(_) | StreamError::Closed) {
             // Control planes end streams from time to time, so that the daemons spread over all of them.
             info!(control_plane = %self.plane.url, reason = why, "the stream of the control plane is over; connecting again");
             return;

@@ -73,7 +73,7 @@ pub(super) struct Taken {
     pub(super) answer: DeltaDiscoveryRequest,
     /// Which of [`TYPES`] it was about.
     pub(super) kind: Option<usize>,
-    /// The part of it that is in force now, to be kept.
+    /// The part of it that counts now, to be kept: with what was never readable, and without what keeps an earlier state.
     pub(super) in_force: DeltaDiscoveryResponse,
 }
 
@@ -120,13 +120,24 @@ impl Resources {
         for resource in resources {
             match self.put(kind, &resource) {
                 Ok(()) => taken.in_force.resources.push(resource),
-                Err(flaw) => reasons.push((resource.name, flaw)),
+                Err(flaw) => {
+                    reasons.push((resource.name.clone(), flaw));
+                    // What it may forbid is closed also for a daemon that starts later.
+                    if !self.is_known(kind, &resource.name) {
+                        taken.in_force.resources.push(resource);
+                    }
+                }
             }
         }
         self.remove(kind, &removed_resources);
         taken.in_force.removed_resources = removed_resources;
         taken.answer.error_detail = nack(&reasons);
         taken
+    }
+
+    /// Whether a state of a resource is in force.
+    fn is_known(&self, kind: usize, name: &str) -> bool {
+        self.held.get(kind).is_some_and(|held| held.versions.contains_key(name))
     }
 
     fn put(&mut self, kind: usize, resource: &Resource) -> Result<(), Flaw> {

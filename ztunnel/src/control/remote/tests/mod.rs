@@ -165,7 +165,10 @@ fn the_good_resources_of_a_response_count_and_the_bad_ones_keep_their_last_good_
         nack.message.contains("c1//Pod/demo/a: tunnel_protocol") && nack.message.contains("c1//Pod/demo/c"),
         "{nack:?}"
     );
-    assert_eq!(taken.in_force.resources.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), ["c1//Pod/demo/b"]);
+    assert_eq!(
+        taken.in_force.resources.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(),
+        ["c1//Pod/demo/c", "c1//Pod/demo/b"]
+    );
     assert_eq!(mesh.workload_at("10.0.0.1".parse().unwrap()).unwrap().name.to_string(), "demo/a");
     assert_eq!(mesh.counts().workloads, 2);
     assert!(resources.has_unread());

@@ -1,0 +1,47 @@
+//! What holds for whatever bytes a control plane sends: run by the fuzz target, and on its seeds.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message as _;
+
+use super::discovery::Resource;
+use super::read::{self, Facts, Read, Reader};
+use super::security::Authorization;
+use super::standard::Any;
+use super::workload::{Address, AddressType};
+
+/// The bytes are the content of a resource of either type. What is read of it is within the bounds that all others rely on.
+///
+/// # Panics
+/// When it is not so.
+pub fn resources(bytes: &[u8]) {
+    let mut texts = |text: &str| Arc::from(text);
+    let mut reader = Reader { cluster: "c1", network: "", texts: &mut texts };
+    let content = Bytes::copy_from_slice(bytes);
+    let named = |name: String| Resource {
+        name,
+        resource: Some(Any { type_url: String::new(), value: content.clone() }),
+        ..Resource::default()
+    };
+    let name = match Address::decode(bytes).ok().and_then(|address| address.r#type) {
+        Some(AddressType::Workload(workload)) => workload.uid,
+        Some(AddressType::Service(service)) => format!("{}/{}", service.namespace, service.hostname),
+        None => String::new(),
+    };
+    match read::address(&named(name), &mut reader) {
+        Ok(Read { value: Facts::Workload(facts), .. }) => {
+            let workload = &facts.workload;
+            assert!(!workload.name.namespace.contains('/') && !workload.identity.service_account.contains('/'));
+            assert!(workload.addresses.iter().all(|address| !address.is_loopback() && !address.is_unspecified()));
+        }
+        Ok(Read { value: Facts::Service(facts), .. }) => {
+            assert!(facts.service.ranges.iter().all(|range| range.addr() == range.network()));
+        }
+        Err(flaw) => assert!(!flaw.to_string().is_empty()),
+    }
+    let name = Authorization::decode(bytes).map(|policy| format!("{}/{}", policy.namespace, policy.name));
+    if let Ok(Read { value, .. }) = read::policy(&named(name.unwrap_or_default()), &mut reader) {
+        assert!(!value.name.namespace.contains('/'));
+    }
+}
