@@ -1,4 +1,4 @@
-//! The daemon's metrics: OpenMetrics text, read strictly, so that what Prometheus would refuse a test refuses too.
+//! The daemon's metrics: OpenMetrics or Prometheus text, read strictly, so that what Prometheus would refuse a test refuses too.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -124,10 +124,11 @@ fn labels(text: &str) -> Option<(BTreeMap<String, String>, &str)> {
     Some((labels, rest.strip_prefix('}')?))
 }
 
-/// The family a sample belongs to; counters have `_total`, histograms their three suffixes.
+/// The family a sample belongs to; counters have `_total`, which only the Prometheus format has in the family's name as well;
+/// histograms have their three suffixes.
 fn family<'a>(name: &'a str, types: &BTreeMap<String, String>) -> Option<&'a str> {
     let of = |family: &str, kinds: &[&str]| types.get(family).is_some_and(|kind| kinds.contains(&kind.as_str()));
-    if of(name, &["gauge", "unknown", "info"]) {
+    if of(name, &["gauge", "unknown", "info"]) || name.ends_with("_total") && of(name, &["counter"]) {
         return Some(name);
     }
     let suffixes: [(&str, &[&str]); 5] = [

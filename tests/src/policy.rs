@@ -163,7 +163,7 @@ pub fn told(daemon: &Daemon, policy: &str, action: &str) -> Result<Vec<Value>> {
     Ok(parsed.filter(is).collect())
 }
 
-/// How often policies decided so at a daemon. Labels besides `decision`: `kind`, `namespace`, `policy`.
+/// How often policies decided so at a daemon. Labels besides `decision`: `kind`, `policy_namespace`, `policy`.
 ///
 /// # Errors
 /// When the daemon does not answer.

@@ -283,7 +283,7 @@ fn reasons_are_in_both_logs_and_in_the_metrics() -> Result<()> {
         ("none", "demo", ""),
         ("PeerAuthentication", "istio-system", "default"),
     ] {
-        let labels = [("kind", kind), ("namespace", namespace), ("policy", policy), ("decision", "denied")];
+        let labels = [("kind", kind), ("policy_namespace", namespace), ("policy", policy), ("decision", "denied")];
         let counted = metrics.sum(DECISIONS, &labels);
         ensure!(counted == times, "{labels:?} {counted} times, not {times}");
     }

@@ -102,7 +102,8 @@ fn a_file_that_was_never_read_closes_its_namespace() -> Result<()> {
         let open = Server::echo(other, other.at(family, PORT))?;
         admitted(bed.pod("client-b")?, open.address()).context("another namespace")?;
     }
-    let counted = bed.daemon("node-b")?.metrics()?.sum(DECISIONS, &[("decision", "denied"), ("namespace", "demo")]);
+    let counted =
+        bed.daemon("node-b")?.metrics()?.sum(DECISIONS, &[("decision", "denied"), ("policy_namespace", "demo")]);
     ensure!(counted == 8.0, "{counted} refusals were counted");
     bed.change(|mesh| mesh.policy(FILE, GOOD))?;
     let echo = Server::echo(web, web.at(Family::V4, PORT))?;

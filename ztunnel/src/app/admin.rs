@@ -5,13 +5,14 @@ pub(super) mod explain;
 
 use std::{
     convert::Infallible,
-    io,
+    fmt, io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
-    time::{Duration, UNIX_EPOCH},
+    time::Duration,
 };
 
 use anyhow::Context as _;
+use futures_util::future::join_all;
 use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
@@ -35,13 +36,15 @@ use super::{exposition, log::LostLines};
 use crate::{
     explain::QueryError,
     flow::admission::{Admission, Client, Limits},
+    identity::cache::Certificates,
     lifecycle::tasks::{TaskCount, TaskSet},
+    metrics::text::prometheus,
     net::{
         listen::{Accepted, Acceptor},
         memory::Budget,
         open::OpenLimit,
     },
-    pods::{describe::Description, manager::ManagerHandle},
+    pods::{manager::ManagerHandle, worker::Carried},
     store::publish::Reader,
 };
 
@@ -49,6 +52,8 @@ use crate::{
 const HEADER_TIMEOUT: Duration = Duration::from_secs(2);
 /// A connection ends by then, also one whose reader stalls.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
+/// So long a scrape waits for the data workers to count what their live connections have carried.
+const COUNTING_TIMEOUT: Duration = Duration::from_secs(1);
 /// Connections at once. Where more come, the oldest of the client that has the most is closed: silent ones must not keep a
 /// scrape out, or the kubelet, which would find the daemon not ready.
 const LIMITS: Limits = Limits { connections: 64, connections_per_peer: 16, handshakes: 64, handshakes_per_peer: 16 };
@@ -98,6 +103,12 @@ pub struct Admin {
     pub mesh: Reader,
     /// The data path's counters.
     pub registry: Registry,
+    /// The certificates of the pods.
+    pub certificates: Certificates,
+    /// Running tasks.
+    pub tasks: TaskCount,
+    /// What the data workers' live connections have carried.
+    pub carried: Vec<Carried>,
     /// Lost log lines.
     pub lost: LostLines,
     /// The memory of buffers and windows.
@@ -182,6 +193,8 @@ async fn serve_connection(stream: TcpStream, endpoints: Endpoints, admin: Arc<im
 
 pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 impl Answers for Admin {
     async fn answer(&self, endpoints: Endpoints, request: &Request<Incoming>) -> Response<Full<Bytes>> {
@@ -210,15 +223,40 @@ async fn answer(admin: &Admin, endpoints: Endpoints, request: &Request<Incoming>
             Err(error) => response(status(&error), TEXT, format!("{error}\n")),
         };
     }
-    let Some(now) = admin.manager.describe().await else {
-        return response(StatusCode::SERVICE_UNAVAILABLE, TEXT, "not ready, pending: shutdown\n");
+    if path == "/config_dump" {
+        return match admin.manager.describe().await {
+            Some(now) => json(&now),
+            None => response(StatusCode::SERVICE_UNAVAILABLE, TEXT, "not ready, pending: shutdown\n"),
+        };
+    }
+    metrics(admin, request).await
+}
+
+/// Never waits for the manager: a scrape is needed most while something is stuck.
+async fn metrics(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    // Where a data worker is busy for longer, what it counted before is shown.
+    let _too_late = timeout(COUNTING_TIMEOUT, join_all(admin.carried.iter().map(Carried::count))).await;
+    let sources = exposition::Sources {
+        traffic: &admin.registry,
+        lost: admin.lost.count(),
+        budget: &admin.budget,
+        tasks: admin.tasks.alive(),
+        mesh: &admin.mesh.load(),
+        node_unknown: admin.manager.unknown_node().is_some(),
+        status: &admin.manager.status(),
+        certificates: admin.certificates.expiries(),
     };
-    match path {
-        "/config_dump" => json(&now),
-        _ => match exposition::text(&admin.registry, admin.lost.count(), &admin.budget, &now, expiries(&now)) {
-            Ok(text) => response(StatusCode::OK, exposition_type(request), text),
-            Err(error) => response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
-        },
+    scraped(request, exposition::text(&sources))
+}
+
+/// The answer to a scrape, in the format that the client accepts. `text`: in OpenMetrics.
+pub(super) fn scraped(request: &Request<Incoming>, text: Result<String, fmt::Error>) -> Response<Full<Bytes>> {
+    match text {
+        Ok(text) if takes_openmetrics(request) => response(StatusCode::OK, OPENMETRICS, text),
+        Ok(text) => response(StatusCode::OK, PROMETHEUS, prometheus(&text)),
+        Err(error) => {
+            response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("cannot encode the metrics: {error}\n"))
+        }
     }
 }
 
@@ -254,22 +292,10 @@ fn status(error: &ExplainError) -> StatusCode {
     }
 }
 
-/// Identities, and when their certificates end as Unix time.
-fn expiries(now: &Description) -> impl Iterator<Item = (String, f64)> {
-    now.certificates.iter().filter_map(|certificate| {
-        let since = certificate.not_after?.duration_since(UNIX_EPOCH).ok()?;
-        Some((certificate.identity.clone(), since.as_secs_f64()))
-    })
-}
-
-/// OpenMetrics for whom asks for it; the same text is good Prometheus text for all others.
-pub(super) fn exposition_type(request: &Request<Incoming>) -> &'static str {
+/// Whether a client accepts OpenMetrics. All others get the Prometheus text format.
+fn takes_openmetrics(request: &Request<Incoming>) -> bool {
     let accept = request.headers().get(hyper::header::ACCEPT).and_then(|value| value.to_str().ok());
-    if accept.is_some_and(|accept| accept.contains("application/openmetrics-text")) {
-        "application/openmetrics-text; version=1.0.0; charset=utf-8"
-    } else {
-        "text/plain; charset=utf-8"
-    }
+    accept.is_some_and(|accept| accept.contains("application/openmetrics-text"))
 }
 
 pub(super) fn response(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
@@ -278,3 +304,6 @@ pub(super) fn response(status: StatusCode, kind: &'static str, body: impl Into<B
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }
+
+#[cfg(test)]
+mod tests;

@@ -81,6 +81,7 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
         args.bpf_log,
         tasks.clone(),
     )?;
+    let shown = (certificates.clone(), workers.iter().map(WorkerHandle::carried).collect());
     let (manager, handle) = Manager::new(ManagerParts {
         node: args.node.clone(),
         mesh: mesh.clone(),
@@ -100,7 +101,17 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
     // To the very end: what is left while the daemon drains is judged by the newest policies.
     let local = Local { node: args.node.as_str().into(), publisher: local };
     source.start(&args, local, publisher, &mut services, &tasks);
-    let admin = Arc::new(Admin { manager: handle, mesh, registry, lost, budget, explaining: admin::explain::places() });
+    let admin = Arc::new(Admin {
+        manager: handle,
+        mesh,
+        registry,
+        certificates: shown.0,
+        tasks: tasks.clone(),
+        carried: shown.1,
+        lost,
+        budget,
+        explaining: admin::explain::places(),
+    });
     for (endpoints, listener) in listeners {
         services.spawn(Span::none(), admin::serve(listener, endpoints, Arc::clone(&admin), tasks.clone()));
     }

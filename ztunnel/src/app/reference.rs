@@ -7,6 +7,9 @@ mod flags;
 mod markdown;
 mod metrics;
 
+#[cfg(test)]
+pub(super) use self::metrics::every_metric;
+
 use self::markdown::{code, table};
 use crate::{analyze::Code, control::objects::KEYS, flow::record::FIELDS, model::close::CloseReason};
 

@@ -1,4 +1,5 @@
-//! Every number that someone might tune, with its reason.
+//! Numbers that somebody who runs the daemon might tune, each with its reason. Numbers that only the program cares about stand beside
+//! the code that they are for.
 
 use std::time::Duration;
 

@@ -126,8 +126,9 @@ impl Gates {
             all.retain(|gate| gate.strong_count() > 0);
             all.push(Arc::downgrade(&gate.0));
         }
-        // The recheck of this mesh may be over already.
+        // The recheck of this mesh may be over already. Another one begins the series of the policies that decide here.
         gate.renew();
+        self.0.changed.notify_one();
         gate
     }
 
@@ -161,6 +162,8 @@ impl Gates {
         let gates: Vec<Gate> = lock(&self.0.gates).iter().filter_map(Weak::upgrade).map(Gate).collect();
         // All of them before any connection, so that no worker makes its own for long.
         let guards: Vec<_> = gates.iter().map(|gate| gate.renew().filter(|_| gate.takes_due())).collect();
+        let of_pods = gates.iter().zip(&guards);
+        decisions.expect(of_pods.filter_map(|(gate, guard)| Some((&gate.0.pod.namespace, guard.as_deref()?))));
         let mut all = Rechecked::default();
         for (gate, guard) in gates.into_iter().zip(guards) {
             // A pod that has left is released, and its connections with it. Where nobody else decides than did, nothing is due.

@@ -9,7 +9,7 @@ mod registry;
 mod schedule;
 mod settings;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use tokio::sync::{Semaphore, mpsc, watch};
 use tracing::Span;
@@ -74,6 +74,22 @@ impl Certificates {
             state.send_replace(CertState { credentials: None, failure });
         }
         handle
+    }
+
+    /// All identities that have a certificate, and when it expires. Waits for nobody.
+    #[must_use]
+    pub fn expiries(&self) -> Vec<(SpiffeId, SystemTime)> {
+        let expiry = |(identity, state): (&SpiffeId, &Arc<watch::Sender<CertState>>)| {
+            Some((identity.clone(), state.borrow().credentials.as_ref()?.not_after))
+        };
+        self.registry.lock().iter().filter_map(expiry).collect()
+    }
+
+    /// The certificates of a cache that is gone.
+    #[cfg(test)]
+    pub fn of_nobody() -> Self {
+        let clock = CacheSettings::default().clock;
+        Self { registry: Arc::default(), wanted: mpsc::unbounded_channel().0, clock }
     }
 
     /// All identities and their certificates, by name.

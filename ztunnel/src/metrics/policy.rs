@@ -12,8 +12,11 @@ use prometheus_client::{
 };
 
 use crate::{
-    model::{policy::Action, workload::NamespacedName},
-    policy::{Beside, Cause, Denial},
+    model::{
+        policy::{Action, AuthorizationPolicy},
+        workload::NamespacedName,
+    },
+    policy::{Beside, Cause, Denial, Guard},
     store::snapshot::Snapshot,
 };
 
@@ -24,11 +27,18 @@ const NONE: &str = "none";
 /// What may hold policies could never be read.
 const UNREAD: &str = "unread";
 
+const DENIED: &str = "denied";
+const CUT: &str = "cut";
+
+/// Beside so many series none is made before its first event: a mesh may have more policies than a scrape should carry.
+const MOST_EXPECTED: usize = 1000;
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Labels {
     kind: &'static str,
-    /// That of the policy, or of the destination where no single one decided.
-    namespace: Arc<str>,
+    /// That of the policy, or of the destination where no single one decided. Not `namespace`: Prometheus gives that label to the
+    /// daemon itself.
+    policy_namespace: Arc<str>,
     policy: Arc<str>,
     decision: &'static str,
 }
@@ -61,12 +71,12 @@ impl Decisions {
 
     /// A new connection to a pod of this namespace was refused.
     pub fn denied(&self, denial: &Denial, namespace: &Arc<str>) {
-        self.count(because(denial, namespace, "denied"));
+        self.count(because(denial, namespace, DENIED));
     }
 
     /// A live one was cut.
     pub fn cut(&self, denial: &Denial, namespace: &Arc<str>) {
-        self.count(because(denial, namespace, "cut"));
+        self.count(because(denial, namespace, CUT));
     }
 
     /// A policy without effect had something to say.
@@ -79,11 +89,44 @@ impl Decisions {
         self.probes.inc();
     }
 
+    /// Begins series at 0 for the policies that decide about pods of this node, each with its namespace: without them the first
+    /// denial would be no increase to Prometheus.
+    pub fn expect<'a>(&self, guards: impl IntoIterator<Item = (&'a Arc<str>, &'a Guard)>) {
+        let mut groups = HashSet::new();
+        for (namespace, guard) in guards {
+            for policy in guard.mode().strict() {
+                self.begin([DENIED, CUT].map(|decision| labels(AUTHENTICATION, policy, decision)));
+            }
+            if guard.is_unread() {
+                self.begin([DENIED, CUT].map(|decision| without_policy(UNREAD, namespace, decision)));
+            }
+            for group in guard.groups_at_any_port() {
+                if !group.allowing().is_empty() {
+                    self.begin([DENIED, CUT].map(|decision| without_policy(NONE, namespace, decision)));
+                }
+                // The pods of a namespace share most of their groups.
+                if groups.insert(Arc::as_ptr(group)) {
+                    group.policies().iter().for_each(|policy| self.begin(possible(policy)));
+                }
+            }
+        }
+    }
+
+    fn begin(&self, all: impl IntoIterator<Item = Labels>) {
+        for labels in all {
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            if known.len() < MOST_EXPECTED && !known.contains(&labels) {
+                drop(self.family.get_or_create(&labels));
+                known.insert(labels);
+            }
+        }
+    }
+
     /// Forgets policies that are no longer there.
     pub fn retain(&self, snapshot: &Snapshot) {
         let policies = snapshot.policies();
         self.known.lock().unwrap_or_else(PoisonError::into_inner).retain(|labels| {
-            let name = NamespacedName::new(Arc::clone(&labels.namespace), Arc::clone(&labels.policy));
+            let name = NamespacedName::new(Arc::clone(&labels.policy_namespace), Arc::clone(&labels.policy));
             let stays = match labels.kind {
                 AUTHORIZATION => policies.authorization_named(&name).is_some(),
                 AUTHENTICATION => policies.authentication_named(&name).is_some(),
@@ -106,12 +149,28 @@ impl Decisions {
 /// What a policy without effect did, or would have done: the value of the label `decision`.
 #[must_use]
 pub const fn would(found: &Beside<'_>) -> &'static str {
-    match (found.action, found.rule) {
+    would_at(found.action, found.rule.is_some())
+}
+
+const fn would_at(action: Action, has_rule: bool) -> &'static str {
+    match (action, has_rule) {
         (Action::Audit, _) => "audit",
-        (Action::Allow, Some(_)) => "dry_run_allow",
-        (Action::Allow, None) => "dry_run_no_allow",
+        (Action::Allow, true) => "dry_run_allow",
+        (Action::Allow, false) => "dry_run_no_allow",
         (Action::Deny | Action::Custom, _) => "dry_run_deny",
     }
+}
+
+/// The series that a policy can have. No ALLOW policy in force has any: where none matches, no single one decides.
+fn possible(policy: &AuthorizationPolicy) -> Vec<Labels> {
+    let decisions: &[&'static str] = match (policy.action, policy.dry_run) {
+        (Action::Deny | Action::Custom, false) => &[DENIED, CUT],
+        (Action::Allow, false) => &[],
+        (Action::Allow, true) => &[would_at(Action::Allow, true), would_at(Action::Allow, false)],
+        (Action::Audit, _) => &[would_at(Action::Audit, true)],
+        (Action::Deny | Action::Custom, true) => &[would_at(Action::Deny, true)],
+    };
+    decisions.iter().map(|decision| labels(AUTHORIZATION, &policy.name, decision)).collect()
 }
 
 fn because(denial: &Denial, namespace: &Arc<str>, decision: &'static str) -> Labels {
@@ -123,86 +182,17 @@ fn because(denial: &Denial, namespace: &Arc<str>, decision: &'static str) -> Lab
     };
     match policy {
         Some(policy) => labels(kind, policy, decision),
-        None => Labels { kind, namespace: Arc::clone(namespace), policy: "".into(), decision },
+        None => without_policy(kind, namespace, decision),
     }
 }
 
 fn labels(kind: &'static str, policy: &NamespacedName, decision: &'static str) -> Labels {
-    Labels { kind, namespace: Arc::clone(&policy.namespace), policy: Arc::clone(&policy.name), decision }
+    Labels { kind, policy_namespace: Arc::clone(&policy.namespace), policy: Arc::clone(&policy.name), decision }
+}
+
+fn without_policy(kind: &'static str, namespace: &Arc<str>, decision: &'static str) -> Labels {
+    Labels { kind, policy_namespace: Arc::clone(namespace), policy: "".into(), decision }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{Decisions, Registry};
-    use crate::{
-        model::{
-            origin::Origin,
-            policy::{Action, AuthorizationPolicy, PolicySet, Scope},
-            workload::NamespacedName,
-        },
-        policy::{Beside, Cause, Denial},
-        store::snapshot::Snapshot,
-    };
-
-    fn mesh(policies: &[&str]) -> Snapshot {
-        let policy = |name: &&str| AuthorizationPolicy {
-            name: NamespacedName::new("demo", *name),
-            origin: Origin::line_of("p.yaml", 1),
-            scope: Scope::Namespace("demo".into()),
-            action: Action::Deny,
-            dry_run: false,
-            rules: vec![],
-        };
-        let authorization = policies.iter().map(policy).collect();
-        let policies = PolicySet { authorization, ..PolicySet::default() };
-        Snapshot::build(1, vec![], vec![], vec![]).with_policies(policies)
-    }
-
-    fn shown(registry: &Registry) -> Vec<String> {
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, registry).unwrap();
-        let mut lines: Vec<_> =
-            text.lines().filter(|line| line.starts_with("ztunnel_policy")).map(ToOwned::to_owned).collect();
-        lines.sort();
-        lines
-    }
-
-    #[test]
-    fn decisions_count_by_policy_for_as_long_as_there_is_the_policy() {
-        let mut registry = Registry::default();
-        let decisions = Decisions::register(&mut registry);
-        let matched = |name: &str| Denial {
-            cause: Cause::Matched {
-                policy: NamespacedName::new("demo", name),
-                action: Action::Deny,
-                rule: 0,
-                clauses: String::new(),
-            },
-            at_probe: false,
-        };
-        let unmatched = Denial { cause: Cause::NotAllowed { policies: vec![], more: 0 }, at_probe: false };
-        decisions.denied(&matched("a"), &"demo".into());
-        decisions.denied(&matched("b"), &"demo".into());
-        decisions.cut(&unmatched, &"other".into());
-        let of_b = NamespacedName::new("demo", "b");
-        decisions.beside(&Beside { policy: &of_b, action: Action::Allow, dry_run: true, rule: None });
-        let line = |kind: &str, namespace: &str, policy: &str, decision: &str| {
-            format!(
-                "ztunnel_policy_decisions_total{{kind=\"{kind}\",namespace=\"{namespace}\",policy=\"{policy}\",decision=\"{decision}\"}} 1"
-            )
-        };
-        let all = [
-            line("AuthorizationPolicy", "demo", "a", "denied"),
-            line("AuthorizationPolicy", "demo", "b", "denied"),
-            line("AuthorizationPolicy", "demo", "b", "dry_run_no_allow"),
-            line("none", "other", "", "cut"),
-        ];
-        assert_eq!(shown(&registry), all);
-        decisions.retain(&mesh(&["a", "b"]));
-        assert_eq!(shown(&registry), all);
-        decisions.retain(&mesh(&["b"]));
-        assert_eq!(shown(&registry), all[1..]);
-        decisions.retain(&mesh(&[]));
-        assert_eq!(shown(&registry), all[3..]);
-    }
-}
+mod tests;

@@ -22,6 +22,7 @@ use super::{
     labels::{Labels, reporter},
     latency::Latency,
     policy::Decisions,
+    reasons,
     series::{Book, BookCollector, Series},
 };
 use crate::model::{close::CloseReason, flow::Direction, identity::SpiffeId, service::Service, workload::Workload};
@@ -149,12 +150,24 @@ impl Traffic {
     /// `kept`.
     pub fn register(registry: &mut Registry, kept: Duration, cluster: Arc<str>) -> Self {
         let families = Families::default();
+        let (handshake_failures, abused) = (Family::default(), Family::default());
+        for direction in [Direction::Outbound, Direction::Inbound] {
+            let series = |family: &Family<ByReason, Counter>, reason| {
+                drop(family.get_or_create(&ByReason { direction: direction.name(), reason }));
+            };
+            reasons::of_handshake(direction).for_each(|reason| series(&handshake_failures, reason));
+            reasons::of_abuse(direction).for_each(|reason| series(&abused, reason));
+        }
+        let refused = Family::<ReasonLabel, Counter>::default();
+        for reason in CloseReason::ALL.into_iter().filter(|reason| !reason.is_clean()) {
+            drop(refused.get_or_create(&ReasonLabel { reason: reason.label() }));
+        }
         let shared = Shared {
             outbound: families.way(Direction::Outbound),
             inbound: families.way(Direction::Inbound),
-            handshake_failures: Family::default(),
-            refused: Family::default(),
-            abused: Family::default(),
+            handshake_failures,
+            refused,
+            abused,
             decisions: Decisions::register(registry),
             book: Arc::new(Book::new(kept)),
             cluster,
@@ -225,6 +238,7 @@ impl Traffic {
 
     /// A TLS handshake failed; `reason` is one of a few words.
     pub fn handshake_failed(&self, direction: Direction, reason: &'static str) {
+        debug_assert!(reasons::of_handshake(direction).any(|listed| listed == reason), "{reason} is not listed");
         let label = ByReason { direction: direction.name(), reason };
         self.0.handshake_failures.get_or_create(&label).inc();
     }
@@ -246,6 +260,7 @@ impl Traffic {
 
     /// A tunnel was ended because of what its peer did; `reason` is one of a few words.
     pub fn abused(&self, direction: Direction, reason: &'static str) {
+        debug_assert!(reasons::of_abuse(direction).any(|listed| listed == reason), "{reason} is not listed");
         self.0.abused.get_or_create(&ByReason { direction: direction.name(), reason }).inc();
     }
 

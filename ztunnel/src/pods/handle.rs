@@ -5,10 +5,10 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{describe::Description, node_name::UnknownNode};
+use super::{describe::Description, node_name::UnknownNode, status::Status};
 use crate::{model::local::LocalPods, store::publish::Reader};
 
 /// Asks the manager.
@@ -20,7 +20,7 @@ pub struct ManagerHandle {
 }
 
 /// How far the manager has come, for those who do not wait for it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Progress {
     /// The version of the mesh that the pods are as.
     pub(super) reconciled: AtomicU64,
@@ -30,13 +30,27 @@ pub(super) struct Progress {
     pub(super) unknown_node: ArcSwapOption<UnknownNode>,
     /// Something that captures is gone from the kernel and could not be put back.
     pub(super) unhooked: AtomicBool,
+    /// What the manager last reported of the pods.
+    pub(super) status: ArcSwap<Status>,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self {
+            reconciled: AtomicU64::default(),
+            local: ArcSwapOption::empty(),
+            unknown_node: ArcSwapOption::empty(),
+            unhooked: AtomicBool::default(),
+            status: ArcSwap::from_pointee(Status::unknown()),
+        }
+    }
 }
 
 /// In place of a version: the daemon is stopping.
 pub(super) const STOPPING: u64 = u64::MAX;
 
 impl ManagerHandle {
-    /// Everything at this moment; `None`: the daemon is stopping.
+    /// Everything at this moment; `None`: the daemon is stopping. Waits for the manager, which may be busy with a pod.
     pub async fn describe(&self) -> Option<Description> {
         let (reply, answer) = oneshot::channel();
         self.asks.send(reply).await.ok()?;
@@ -50,6 +64,14 @@ impl ManagerHandle {
         Self { asks: mpsc::channel(1).0, mesh, progress: Arc::new(progress) }
     }
 
+    /// Asks a manager that is blocked: what it is asked comes out of the receiver.
+    #[cfg(test)]
+    pub fn of_blocked(mesh: Reader, status: Status) -> (Self, mpsc::Receiver<oneshot::Sender<Description>>) {
+        let (asks, asked) = mpsc::channel(1);
+        let progress = Progress { status: ArcSwap::from_pointee(status), ..Progress::default() };
+        (Self { asks, mesh, progress: Arc::new(progress) }, asked)
+    }
+
     /// What is missing until the daemon is ready; nothing: it is. Waits for nobody, however busy the manager is.
     #[must_use]
     pub fn pending(&self) -> Option<&'static str> {
@@ -60,6 +82,12 @@ impl ManagerHandle {
     #[must_use]
     pub fn unknown_node(&self) -> Option<Arc<UnknownNode>> {
         self.progress.unknown_node.load_full()
+    }
+
+    /// What the manager last reported of the pods, at most a second ago unless it is busy or blocked. Waits for nobody.
+    #[must_use]
+    pub fn status(&self) -> Arc<Status> {
+        self.progress.status.load_full()
     }
 
     /// The local facts that this node has of its own pods.

@@ -22,6 +22,7 @@ use super::{
     node_name::UnknownNode,
     pod::{Node, Pod, PodError, PodSettings, UpdateError},
     reconcile::{Action, CannotEnrol, Desired, Wanted, plan, wanted},
+    status::{PodStatus, Status},
     worker::{Connections, WorkerHandle},
 };
 use crate::{
@@ -171,6 +172,7 @@ impl<K: Kernel> Manager<K> {
                 Some(found) = self.changed.1.recv() => self.follow(found).await,
                 Some(reply) = self.inbox.recv() => {
                     let description = self.describe().await;
+                    self.report();
                     // Whoever asked may have gone away.
                     drop(reply.send(description));
                 }
@@ -179,6 +181,7 @@ impl<K: Kernel> Manager<K> {
                         return Err(WorkerLost);
                     }
                     self.tick().await;
+                    self.report();
                 }
                 _ = resync.tick() => self.resync(),
             }
@@ -192,6 +195,7 @@ impl<K: Kernel> Manager<K> {
                 _ = &mut drained => return Ok(()),
                 // Without an answer: who asks is told that the daemon is stopping.
                 Some(reply) = self.inbox.recv() => drop(reply),
+                _ = tick.tick() => self.report(),
             }
         }
     }
@@ -499,6 +503,34 @@ impl<K: Kernel> Manager<K> {
         }
     }
 
+    /// Reports the state of the pods to those who do not wait for an answer.
+    fn report(&self) {
+        let enrolled = self.enrolled.iter().map(|(name, enrolled)| PodStatus {
+            name: name.clone(),
+            state: PodState::Enrolled,
+            connections_before_enrolment: enrolled.pod.connections_before,
+            verdicts: self.parts.kernel.verdicts(enrolled.pod.netns.cookie()),
+        });
+        let refused = self.refused.keys().map(|name| PodStatus {
+            name: name.clone(),
+            state: PodState::Refused,
+            connections_before_enrolment: 0,
+            verdicts: Vec::new(),
+        });
+        let status = Status {
+            at: Instant::now(),
+            pods: enrolled.chain(refused).collect(),
+            maps: self.maps(),
+            links_restored: self.parts.kernel.restored(),
+        };
+        self.progress.status.store(Arc::new(status));
+    }
+
+    fn maps(&self) -> Vec<MapInfo> {
+        let usage = self.parts.kernel.map_usage().into_iter();
+        usage.map(|map| MapInfo { name: map.name, used: map.used, capacity: map.capacity }).collect()
+    }
+
     async fn describe(&self) -> Description {
         let snapshot = self.parts.mesh.load();
         let mut open: HashMap<u64, Connections> = HashMap::new();
@@ -520,7 +552,6 @@ impl<K: Kernel> Manager<K> {
                 ..PodInfo::new(name, PodState::Refused)
             }
         });
-        let usage = self.parts.kernel.map_usage().into_iter();
         Description {
             version: env!("CARGO_PKG_VERSION"),
             node: self.parts.node.clone(),
@@ -535,7 +566,7 @@ impl<K: Kernel> Manager<K> {
             problems: snapshot.problems().iter().map(ProblemInfo::from).collect(),
             policies: PoliciesInfo::of(Arc::clone(&snapshot)),
             pods: enrolled.chain(refused).collect(),
-            maps: usage.map(|map| MapInfo { name: map.name, used: map.used, capacity: map.capacity }).collect(),
+            maps: self.maps(),
             links_restored: self.parts.kernel.restored(),
             tasks: self.parts.tasks.alive(),
             certificates: self.parts.certificates.describe().await,

@@ -6,8 +6,9 @@ mod nodes;
 mod thefts;
 mod tunnels;
 
-use std::{io::ErrorKind, time::Duration};
+use std::{collections::BTreeMap, io::ErrorKind, pin::pin, time::Duration};
 
+use futures_util::{FutureExt as _, poll};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     time::Instant,
@@ -28,6 +29,13 @@ apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
 metadata: {name: deny-client}
 spec: {action: DENY, rules: [{from: [{source: {serviceAccounts: [default/client]}}]}]}
+";
+const ALLOW_GUEST: &str = "
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: allow-guest}
+spec: {rules: [{from: [{source: {ipBlocks: [10.0.0.3]}}]}]}
 ";
 const DENY_ALL: &str = "
 ---
@@ -430,4 +438,76 @@ async fn connections_end_with_what_they_were_made_with() {
         })
         .await;
     }
+}
+
+/// A pod may keep the manager busy for long: whoever reads metrics is told the last report meanwhile.
+#[tokio::test]
+async fn the_last_report_is_there_while_the_manager_is_blocked_by_a_pod() {
+    local(async {
+        let world = World::new().await;
+        // An answer comes with a report.
+        let _now = world.node("b").describe().await;
+        world.network.stall();
+        let guest = "metadata: {name: guest}";
+        let ambient = "metadata: {name: guest, labels: {istio.io/dataplane-mode: ambient}, annotations: {ambient.mesh/netns: /n/guest}}";
+        assert!(MESH.contains(guest));
+        let mesh = MESH.replace(guest, ambient);
+        let mut published = pin!(world.publish(&mesh));
+        eventually("the guest's enrolment waits", async || {
+            poll!(published.as_mut()).is_pending() && world.network.stalled() == 1
+        })
+        .await;
+        assert!(world.node("b").describe().now_or_never().is_none(), "the manager is not blocked");
+        let named = |node: &str| -> Vec<(String, PodState)> {
+            world.node(node).status().pods.iter().map(|pod| (pod.name.to_string(), pod.state)).collect()
+        };
+        assert_eq!(named("b"), [("default/web".to_owned(), PodState::Enrolled)]);
+        world.network.go_on();
+        published.await;
+        let _now = world.node("b").describe().await;
+        assert_eq!(named("b").len(), 2);
+    })
+    .await;
+}
+
+/// To Prometheus, a series that begins with 1 has not increased.
+#[tokio::test]
+async fn policies_have_series_before_they_decide_anything() {
+    local(async {
+        let world = World::new().await;
+        let mesh = format!("{MESH}{DENY_CLIENT}{ALLOW_GUEST}");
+        world.publish(&mesh).await;
+        let of = |node: &str| -> BTreeMap<String, u64> { world.node(node).series("ztunnel_policy_decisions_total") };
+        eventually("the series of the policies", async || of("b").len() == 4).await;
+        let zero = |names: [&str; 4]| names.map(|name| (name.to_owned(), 0));
+        let expected = zero([
+            "AuthorizationPolicy default deny-client denied",
+            "AuthorizationPolicy default deny-client cut",
+            "none default  denied",
+            "none default  cut",
+        ]);
+        assert_eq!(of("b"), expected.clone().into());
+        assert_eq!(of("a"), expected.into(), "node a has a pod of the namespace as well");
+        world.publish(MESH).await;
+        eventually("the policy's series to go", async || of("b").keys().all(|name| name.starts_with("none"))).await;
+    })
+    .await;
+}
+
+/// Connections may live for days: who scrapes sees what they have carried so far, and asks no manager for that.
+#[tokio::test]
+async fn bytes_of_live_connections_are_counted_when_somebody_asks() {
+    local(async {
+        let world = World::new().await;
+        let web = world.network.listen(WEB).await;
+        let mut client = world.network.connect("10.0.0.1", SERVICE).await.unwrap();
+        let (mut server, _) = web.accept().await.unwrap();
+        echo(&mut client, &mut server).await;
+        for node in ["a", "b"] {
+            world.node(node).count_carried().await;
+            let bytes: Vec<u64> = world.node(node).counted("istio_tcp_received_bytes_total").into_values().collect();
+            assert_eq!(bytes, [10], "{node}");
+        }
+    })
+    .await;
 }

@@ -120,6 +120,7 @@ enum Command {
     Readdress(u64, Vec<IpAddr>, oneshot::Sender<()>),
     Remove(u64, oneshot::Sender<()>),
     Connections(oneshot::Sender<Vec<(u64, Connections)>>),
+    Count(oneshot::Sender<()>),
     Drain(Duration, oneshot::Sender<()>),
 }
 
@@ -204,6 +205,12 @@ impl WorkerHandle {
         self.ask(|reply| Command::Remove(cookie, reply)).await;
     }
 
+    /// Has this worker count what its live connections have carried.
+    #[must_use]
+    pub fn carried(&self) -> Carried {
+        Carried(self.commands.as_ref().map(mpsc::UnboundedSender::downgrade))
+    }
+
     /// The live connections, by cookie. What they have carried is counted when this returns.
     pub async fn connections(&self) -> Vec<(u64, Connections)> {
         self.ask(Command::Connections).await.unwrap_or_default()
@@ -218,6 +225,24 @@ impl WorkerHandle {
         let (reply, answer) = oneshot::channel();
         self.commands.as_ref()?.send(command(reply)).ok()?;
         answer.await.ok()
+    }
+}
+
+/// Has a worker count in the metrics what its live connections have carried so far. Does not keep the worker.
+#[derive(Clone, Debug)]
+pub struct Carried(Option<mpsc::WeakUnboundedSender<Command>>);
+
+impl Carried {
+    /// Returns when it is counted, or when the worker has ended.
+    pub async fn count(&self) {
+        let (reply, answer) = oneshot::channel();
+        let Some(commands) = self.0.as_ref().and_then(mpsc::WeakUnboundedSender::upgrade) else { return };
+        let sent = commands.send(Command::Count(reply)).is_ok();
+        // The worker ends with the last sender.
+        drop(commands);
+        if sent {
+            let _worker_ended = answer.await;
+        }
     }
 }
 
@@ -259,10 +284,15 @@ struct Served {
 }
 
 impl Served {
+    /// Counts what the live connections have carried.
+    fn count(&self) {
+        self.context.table.live().iter().for_each(|live| live.flush());
+    }
+
     fn connections(&self) -> Connections {
-        let live = self.context.table.live();
         // Whoever asks looks at the metrics as well.
-        live.iter().for_each(|live| live.flush());
+        self.count();
+        let live = self.context.table.live();
         Connections {
             live: live.iter().map(|live| ConnectionInfo::from(&**live)).collect(),
             tunnels: self.context.pool.stats().connections,
@@ -306,6 +336,10 @@ impl Worker {
                 Command::Connections(reply) => {
                     let connections = self.pods.iter().map(|(cookie, pod)| (*cookie, pod.connections()));
                     drop(reply.send(connections.collect()));
+                }
+                Command::Count(reply) => {
+                    self.pods.values().for_each(Served::count);
+                    let _asker_gone = reply.send(());
                 }
                 Command::Drain(deadline, reply) => {
                     if !self.drain(deadline, &mut inbox).await {

@@ -37,6 +37,12 @@ impl Mode {
             None => (self.mode, self.from.as_ref(), false),
         }
     }
+
+    /// The PeerAuthentications that require an identity, at all ports or at some.
+    pub fn strict(&self) -> impl Iterator<Item = &NamespacedName> {
+        let general = self.from.iter().filter(|_| self.mode == MtlsMode::Strict);
+        general.chain(self.ports_from.iter().filter(|_| self.ports.values().any(|mode| *mode == MtlsMode::Strict)))
+    }
 }
 
 /// How much a PeerAuthentication is meant for. The closer come later and win.

@@ -228,6 +228,17 @@ impl Guard {
         in_order(all).into_iter().map(|policy| &policy.name).collect()
     }
 
+    /// The groups of AuthorizationPolicies that protect the workload, each at some port.
+    pub fn groups_at_any_port(&self) -> impl Iterator<Item = &Arc<Group>> {
+        self.protections.iter().map(|protection| &protection.group)
+    }
+
+    /// Whether every connection is denied because policies could never be read.
+    #[must_use]
+    pub fn is_unread(&self) -> bool {
+        self.unread.is_some()
+    }
+
     /// Whether clients of the workload must have an identity.
     pub fn mode(&self) -> &Mode {
         &self.mode

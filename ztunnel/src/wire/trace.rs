@@ -1,4 +1,5 @@
-//! `traceparent`: the number by which the logs of two nodes are matched (W3C Trace Context, version 00).
+//! `traceparent`: the number of a CONNECT request (W3C Trace Context, version 00). This daemon sends one, as Istio's ztunnel does; it
+//! neither logs nor uses the one that it receives.
 
 use std::fmt;
 
@@ -7,13 +8,13 @@ use http::{HeaderName, HeaderValue};
 /// The header's name.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// A connection's number: made once where the connection begins, from random bits. Never taken from what an application
-/// sends, and never sampled: the last field is `00` when it is written.
+/// A request's number, from random bits: a connection that tries another endpoint gets another one. Never taken from what an
+/// application sends, and never sampled: the last field is `00` when it is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TraceParent {
-    /// Of the whole connection; never 0.
+    /// Of the trace; never 0.
     pub trace: u128,
-    /// Of the part of it that the sender carries; never 0.
+    /// Of the part of the trace that the sender carries; never 0.
     pub parent: u64,
 }
 

@@ -21,12 +21,12 @@ use tokio::sync::watch;
 
 use crate::{
     app::{
-        admin::{Answers, Endpoints, TEXT, exposition_type, json, response},
-        exposition::{gauge, open_files},
+        admin::{Answers, Endpoints, TEXT, json, response, scraped},
         log::LostLines,
     },
     identity::{certificate::rfc3339, local_ca::LocalCa},
     lifecycle::drain::DrainWatch,
+    metrics::{process, state::gauge},
     plane::{
         catalogue::Kind,
         describe::{StreamShown, Streams},
@@ -102,10 +102,7 @@ impl Answers for PlaneAdmin {
             "/" => response(StatusCode::OK, TEXT, paths.join("\n") + "\n"),
             READY => self.readiness(),
             NODES => json(&self.shown()),
-            _ => match self.metrics() {
-                Ok(text) => response(StatusCode::OK, exposition_type(request), text),
-                Err(error) => response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
-            },
+            _ => scraped(request, self.metrics()),
         }
     }
 }
@@ -188,15 +185,13 @@ impl PlaneAdmin {
         gauge(&mut registry, "ztunnel_mesh_problems", "What is wrong with the files of the mesh", problems);
         let unix = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let (ca, serving) = (unix(self.ca.not_after()), unix(*self.serving_until.borrow()));
-        gauge(&mut registry, "ztunnel_ca_expiry_seconds", "When the CA ends, as Unix time", ca);
+        gauge(&mut registry, "ztunnel_ca_expiry_timestamp_seconds", "When the CA ends, as Unix time", ca);
         let help = "When the serving certificate ends, as Unix time";
-        gauge(&mut registry, "ztunnel_serving_certificate_expiry_seconds", help, serving);
+        gauge(&mut registry, "ztunnel_serving_certificate_expiry_timestamp_seconds", help, serving);
         let lost = Counter::<u64>::default();
         lost.inc_by(self.lost.count());
         registry.register("ztunnel_log_lines_lost", "Log lines that standard output did not take in time", lost);
-        if let Some(open) = open_files() {
-            gauge(&mut registry, "process_open_fds", "Open file descriptors", open);
-        }
+        process::register(&mut registry);
         let mut text = String::new();
         encode_registry(&mut text, &self.registry)?;
         encode_registry(&mut text, &registry)?;

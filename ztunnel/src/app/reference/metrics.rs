@@ -1,20 +1,36 @@
 //! The table of metrics: an exposition in which every metric has a series is made, and read again.
 
-use std::{collections::BTreeMap, fmt, net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::Ipv4Addr,
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
 
+use ebpf_common::Verdict;
 use prometheus_client::registry::Registry;
 
 use super::markdown::{code, table};
 use crate::{
-    app::exposition,
+    app::exposition::{self, Sources},
     metrics::{
         facts::{Facts, Protocol},
         traffic::Traffic,
     },
-    model::{close::CloseReason, flow::Direction, workload::NamespacedName},
+    model::{
+        close::CloseReason,
+        flow::Direction,
+        identity::{SpiffeId, TrustDomain},
+        workload::NamespacedName,
+    },
     net::memory::Budget,
-    pods::describe::{Description, MapInfo, PodInfo, PodState},
+    pods::{
+        describe::{MapInfo, PodState},
+        status::{PodStatus, Status},
+    },
     policy::{Cause, Denial},
+    store::snapshot::Snapshot,
 };
 
 /// Beside which number of labels a table gives them a name instead.
@@ -107,13 +123,10 @@ fn labels(line: &str) -> impl Iterator<Item = &str> {
 }
 
 /// An exposition after one event of each kind.
-fn every_metric() -> Result<String, fmt::Error> {
+pub(in crate::app) fn every_metric() -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
     let traffic = Traffic::register(&mut registry, Duration::from_secs(60), "".into());
     let namespace: Arc<str> = "".into();
-    traffic.handshake_failed(Direction::Inbound, "");
-    traffic.abused(Direction::Inbound, "");
-    traffic.refused(CloseReason::TooMany);
     traffic.handshake(Direction::Inbound, Duration::ZERO);
     traffic.connected(Direction::Inbound, Protocol::Tcp, Duration::ZERO);
     let cause = Cause::NotAllowed { policies: Vec::new(), more: 0 };
@@ -131,12 +144,21 @@ fn every_metric() -> Result<String, fmt::Error> {
         destination_identity: None,
     };
     traffic.meter().open(&facts).close(CloseReason::Denied);
-    let mut pod = PodInfo::new(&NamespacedName::new("", ""), PodState::Enrolled);
-    pod.verdicts.insert(String::new(), 1.into());
-    let now = Description {
-        pods: vec![pod],
-        maps: vec![MapInfo { name: "", used: 0, capacity: 0 }],
-        ..Description::default()
+    let pod = PodStatus {
+        name: NamespacedName::new("", ""),
+        state: PodState::Enrolled,
+        connections_before_enrolment: 0,
+        verdicts: vec![(Verdict::Captured, 1)],
     };
-    exposition::text(&registry, 0, &Budget::new(0), &now, [(String::new(), 0.0)])
+    let maps = vec![MapInfo { name: "", used: 0, capacity: 0 }];
+    exposition::text(&Sources {
+        traffic: &registry,
+        lost: 0,
+        budget: &Budget::new(0),
+        tasks: 0,
+        mesh: &Snapshot::default(),
+        node_unknown: false,
+        status: &Status { pods: vec![pod], maps, ..Status::unknown() },
+        certificates: vec![(SpiffeId::new(TrustDomain::default(), "", ""), UNIX_EPOCH)],
+    })
 }

@@ -70,14 +70,14 @@ fn registered(path: &Path) -> BTreeSet<String> {
 #[test]
 fn every_metric_that_is_registered_is_in_the_table() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut names = registered(&source.join("app/exposition.rs"));
+    let mut names = BTreeSet::new();
     for entry in fs::read_dir(source.join("metrics")).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|extension| extension == "rs") {
             names.extend(registered(&path));
         }
     }
-    assert!(names.len() > 30, "the scan finds metrics: {names:?}");
+    assert!(names.len() > 36, "the scan finds metrics: {names:?}");
     let table = part("metrics");
     for name in names {
         let has = |name: &str| table.contains(&format!("| `{name}` |"));

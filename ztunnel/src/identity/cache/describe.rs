@@ -29,9 +29,6 @@ pub struct CertInfo {
     /// Why the last renewal failed, when the certificate is still valid.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub renewal_failure: Option<String>,
-    /// When it expires: for the gauge.
-    #[serde(skip)]
-    pub not_after: Option<SystemTime>,
 }
 
 /// One certificate.
@@ -64,7 +61,6 @@ impl CertInfo {
             cert_chain: credentials.map_or_else(Vec::new, |credentials| links(&credentials.chain)),
             root_certs: credentials.map_or_else(Vec::new, |credentials| links(&credentials.roots)),
             renewal_failure: state.failure.as_deref().filter(|_| is_valid).map(str::to_owned),
-            not_after: credentials.map(|credentials| credentials.not_after),
         }
     }
 }

@@ -186,7 +186,7 @@ fn own_series_say_why_and_how_long() {
     traffic.connected(Direction::Outbound, Protocol::Hbone, Duration::from_millis(2));
     traffic.connected(Direction::Outbound, Protocol::Hbone, Duration::from_secs(60));
     traffic.handshake(Direction::Inbound, Duration::from_micros(400));
-    traffic.handshake_failed(Direction::Inbound, "timed_out");
+    traffic.handshake_failed(Direction::Inbound, "deadline");
     traffic.refused(CloseReason::NotThisPod);
     drop(traffic.tunnel(Direction::Inbound));
     let _open = traffic.tunnel(Direction::Inbound);
@@ -205,7 +205,11 @@ fn own_series_say_why_and_how_long() {
             r#"ztunnel_connect_duration_seconds_bucket{le="10.0",direction="outbound",protocol="HBONE"} 1"#,
             r#"ztunnel_connect_duration_seconds_bucket{le="+Inf",direction="outbound",protocol="HBONE"} 2"#,
             r#"ztunnel_tls_handshake_duration_seconds_bucket{le="0.0005",direction="inbound"} 1"#,
-            r#"ztunnel_tls_handshake_failures_total{direction="inbound",reason="timed_out"} 1"#,
+            r#"ztunnel_tls_handshake_failures_total{direction="inbound",reason="deadline"} 1"#,
+            r#"ztunnel_tls_handshake_failures_total{direction="outbound",reason="deadline"} 0"#,
+            r#"ztunnel_tls_handshake_failures_total{direction="inbound",reason="evicted"} 0"#,
+            r#"ztunnel_hbone_abuse_total{direction="inbound",reason="resets"} 0"#,
+            r#"ztunnel_hbone_refused_total{reason="denied"} 0"#,
             r#"ztunnel_hbone_refused_total{reason="not_this_pod"} 1"#,
             r#"ztunnel_tunnel_connections_open{direction="inbound"} 1"#,
             r#"ztunnel_tunnel_connections_opened_total{direction="inbound"} 2"#,

@@ -74,6 +74,11 @@ struct State {
     tunnels: usize,
     /// What captures is gone, and can't be put back.
     unhooked: bool,
+    /// Enrolments wait, and how many do.
+    stalls: bool,
+    stalled: usize,
+    /// Wakes those that wait.
+    goes_on: Arc<Notify>,
     /// How many connections were accepted with all options.
     accepted: usize,
 }
@@ -114,6 +119,35 @@ impl Network {
     /// Takes what captures out of the kernel, for good; or lets it be put back.
     pub(super) fn unhook(&self, gone: bool) {
         self.lock().unhooked = gone;
+    }
+
+    /// From now on an enrolment takes as long as it is until [`Self::go_on`].
+    pub(super) fn stall(&self) {
+        self.lock().stalls = true;
+    }
+
+    /// How many enrolments wait.
+    pub(super) fn stalled(&self) -> usize {
+        self.lock().stalled
+    }
+
+    /// Lets enrolments go on.
+    pub(super) fn go_on(&self) {
+        let mut state = self.lock();
+        state.stalls = false;
+        state.goes_on.notify_waiters();
+    }
+
+    async fn wait_while_stalled(&self) {
+        let going_on = {
+            let mut state = self.lock();
+            if !state.stalls {
+                return;
+            }
+            state.stalled += 1;
+            Arc::clone(&state.goes_on).notified_owned()
+        };
+        going_on.await;
     }
 
     /// Lets another path lead to the same namespace.
@@ -509,6 +543,7 @@ impl Kernel for Scripted {
     }
 
     async fn enrol(&mut self, pod: &Enrolment<'_, Opened, Opened>) -> Result<Exclusions, EnrolError> {
+        self.network.wait_while_stalled().await;
         self.place(pod);
         self.set_exclusions(pod.netns.cookie, pod.exclusions)?;
         Ok(pod.exclusions.clone())

@@ -38,7 +38,8 @@ use crate::{
         local::Annotated,
         manager::{Manager, ManagerHandle, ManagerParts},
         pod::PodSettings,
-        worker::{WorkerHandle, WorkerSettings},
+        status::Status,
+        worker::{Carried, WorkerHandle, WorkerSettings},
     },
     store::{
         change::{Batch, Change},
@@ -145,6 +146,7 @@ pub(super) struct Node {
     manager: ManagerHandle,
     local: LocalPublisher,
     registry: Registry,
+    carried: Vec<Carried>,
     drain: DrainTrigger,
     _tasks: TaskSet,
 }
@@ -279,13 +281,15 @@ impl Node {
             tasks: count.clone(),
         };
         let worker = |index| WorkerHandle::beside(WorkerId { index, of: WORKERS }, settings.clone());
+        let workers: Vec<_> = (0..WORKERS).map(worker).collect();
+        let carried = workers.iter().map(WorkerHandle::carried).collect();
         let (local, facts) = local::channel();
         let (manager, handle) = Manager::new(ManagerParts {
             node: name.to_owned(),
             mesh: mesh.clone(),
             local: Box::new(Annotated::new(facts)),
             kernel: Scripted { node: name, network: network.clone(), workers: WORKERS },
-            workers: (0..WORKERS).map(worker).collect(),
+            workers,
             host_cookie: 0,
             settings: PodSettings {
                 connect_timeout: CONNECT_TIMEOUT,
@@ -308,7 +312,7 @@ impl Node {
         });
         let (drain, watch) = drain::channel();
         tasks.spawn_local(async { manager.run(watch).await.unwrap() });
-        Self { name, manager: handle, local, registry, drain, _tasks: tasks }
+        Self { name, manager: handle, local, registry, carried, drain, _tasks: tasks }
     }
 
     /// What is missing until the node is ready.
@@ -316,8 +320,20 @@ impl Node {
         self.manager.pending()
     }
 
+    /// What the manager last reported.
+    pub(super) fn status(&self) -> Arc<Status> {
+        self.manager.status()
+    }
+
     pub(super) async fn describe(&self) -> Description {
         self.manager.describe().await.unwrap()
+    }
+
+    /// Has the workers count what their live connections have carried.
+    pub(super) async fn count_carried(&self) {
+        for carried in &self.carried {
+            carried.count().await;
+        }
     }
 
     /// Lets connections end, and takes no more.
@@ -330,8 +346,13 @@ impl Node {
         self.counted("ztunnel_connections_closed_total")
     }
 
-    /// The values of a metric, by the values of its labels.
+    /// The values of a metric that are not 0, by the values of its labels.
     pub(super) fn counted(&self, metric: &str) -> BTreeMap<String, u64> {
+        self.series(metric).into_iter().filter(|(_, value)| *value > 0).collect()
+    }
+
+    /// The same, with those that are 0.
+    pub(super) fn series(&self, metric: &str) -> BTreeMap<String, u64> {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
         let values = text.lines().filter_map(|line| {
@@ -339,7 +360,7 @@ impl Node {
             let labels: Vec<&str> = labels.split(',').filter_map(|label| label.split('"').nth(1)).collect();
             Some((labels.join(" "), value.parse().ok()?))
         });
-        values.filter(|(_, value)| *value > 0).collect()
+        values.collect()
     }
 }
 

@@ -1,0 +1,57 @@
+//! The closed lists of reasons that are label values: each has a series at 0 from the start, so that the first event is an
+//! increase.
+
+use crate::model::flow::Direction;
+
+/// Why a TLS handshake fails, on either side: labels of the errors of `tls`.
+const HANDSHAKE: [&str; 19] = [
+    "chain",
+    "deadline",
+    "eku",
+    "expired",
+    "io",
+    "key_usage",
+    "no_alpn",
+    "no_certificate",
+    "no_client_certificate",
+    "not_tls",
+    "not_yet_valid",
+    "peer_alert",
+    "protocol",
+    "protocol_version",
+    "san",
+    "trust_domain",
+    "unexpected_identity",
+    "unknown_ca",
+    "unusable_certificate",
+];
+
+/// What only the side that accepts refuses: labels of `flow::admission`.
+const ADMISSION: [&str; 4] = ["connections", "connections_of_peer", "evicted", "memory"];
+
+/// What a client does to an HBONE connection that ends it: labels of `hbone`.
+const ABUSE_BY_CLIENTS: [&str; 2] = ["resets", "useless_frames"];
+
+/// What a server does to it.
+const ABUSE_BY_SERVERS: [&str; 1] = ["useless_frames"];
+
+/// The reasons for which a handshake of a direction can fail.
+pub(super) fn of_handshake(direction: Direction) -> impl Iterator<Item = &'static str> {
+    let own: &[&'static str] = match direction {
+        Direction::Outbound => &[],
+        Direction::Inbound => &ADMISSION,
+    };
+    HANDSHAKE.iter().chain(own).copied()
+}
+
+/// The reasons for which this node ends an HBONE connection of a direction as abused.
+pub(super) fn of_abuse(direction: Direction) -> impl Iterator<Item = &'static str> {
+    let reasons: &[&'static str] = match direction {
+        Direction::Outbound => &ABUSE_BY_SERVERS,
+        Direction::Inbound => &ABUSE_BY_CLIENTS,
+    };
+    reasons.iter().copied()
+}
+
+#[cfg(test)]
+mod tests;

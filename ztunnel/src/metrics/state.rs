@@ -1,0 +1,192 @@
+//! State that is read when somebody scrapes: each function registers metrics with the values of that moment.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+use crate::model::workload::NamespacedName;
+
+/// A metric has no label `namespace`, `pod`, `container`, `node`, `job` or `instance`: Prometheus gives these to the target, which is
+/// the daemon, and would rename ours.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct VerdictLabels {
+    pod_namespace: String,
+    pod_name: String,
+    verdict: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MapLabel {
+    map: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabel {
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct IdentityLabel {
+    identity: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BuildLabels {
+    component: &'static str,
+    tag: &'static str,
+}
+
+/// The version of the daemon.
+pub fn build(registry: &mut Registry, tag: &'static str) {
+    let build = Family::<BuildLabels, Gauge>::default();
+    build.get_or_create(&BuildLabels { component: "ztunnel", tag }).set(1);
+    registry.register("istio_build", "Version of the daemon in the label tag; always 1", build);
+}
+
+/// Identities, and when their certificates end as Unix time.
+pub fn certificates(registry: &mut Registry, certificates: impl IntoIterator<Item = (String, f64)>) {
+    let expiry = Family::<IdentityLabel, Gauge<f64, AtomicU64>>::default();
+    for (identity, time) in certificates {
+        expiry.get_or_create(&IdentityLabel { identity }).set(time);
+    }
+    registry.register(
+        "ztunnel_certificate_expiry_timestamp_seconds",
+        "Expiry of the certificate of an identity, as Unix time",
+        expiry,
+    );
+}
+
+/// The mesh: the version of the snapshot in force, and how many problems its sources have.
+pub fn mesh(registry: &mut Registry, version: u64, problems: usize, node_unknown: bool) {
+    gauge(
+        registry,
+        "ztunnel_snapshot_version",
+        "Version of the mesh snapshot in force; 0 until the mesh was read",
+        version,
+    );
+    gauge(registry, "ztunnel_mesh_problems", "Problems in the manifests of the mesh", problems as u64);
+    gauge(
+        registry,
+        "ztunnel_node_unknown",
+        "1 while no Node and no Pod of the mesh names this node (--node), so that no pod is captured",
+        u64::from(node_unknown),
+    );
+}
+
+/// The labelled pods of this node: how many are in each state, what the BPF programs decided for each, and how many connections
+/// are older than the enrolment of their pods. `age`: seconds since the manager last reported all that.
+pub fn pods<'a>(
+    registry: &mut Registry,
+    states: impl IntoIterator<Item = (&'static str, usize)>,
+    verdicts: impl IntoIterator<Item = (&'a NamespacedName, &'static str, u64)>,
+    before_enrolment: usize,
+    age: f64,
+) {
+    let by_state = Family::<StateLabel, Gauge>::default();
+    for (state, count) in states {
+        by_state.get_or_create(&StateLabel { state }).set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+    registry.register("ztunnel_pods", "Labelled pods of this node, by state: enrolled, refused", by_state);
+    let by_verdict = Family::<VerdictLabels, Counter>::default();
+    for (pod, verdict, count) in verdicts {
+        let (pod_namespace, pod_name) = (pod.namespace.to_string(), pod.name.to_string());
+        by_verdict.get_or_create(&VerdictLabels { pod_namespace, pod_name, verdict }).inc_by(count);
+    }
+    registry.register(
+        "ztunnel_bpf_verdicts",
+        "Decisions of the BPF programs about connects and packets, by pod",
+        by_verdict,
+    );
+    gauge(
+        registry,
+        "ztunnel_connections_before_enrolment",
+        "Connections from before the enrolment of their pods, which the mesh does not carry",
+        before_enrolment as u64,
+    );
+    gauge_of_seconds(
+        registry,
+        "ztunnel_pods_report_age_seconds",
+        "Age of the values about pods and BPF maps; beyond a few seconds the manager of the pods is busy or blocked",
+        age,
+    );
+}
+
+/// BPF maps by name, with entries and capacity, and how often something that captures was restored.
+pub fn bpf(registry: &mut Registry, maps: impl IntoIterator<Item = (&'static str, usize, u32)>, restored: u64) {
+    let entries = Family::<MapLabel, Gauge>::default();
+    let capacity = Family::<MapLabel, Gauge>::default();
+    for (map, used, size) in maps {
+        entries.get_or_create(&MapLabel { map }).set(i64::try_from(used).unwrap_or(i64::MAX));
+        capacity.get_or_create(&MapLabel { map }).set(i64::from(size));
+    }
+    registry.register("ztunnel_bpf_map_entries", "Entries in a BPF map", entries);
+    registry.register("ztunnel_bpf_map_capacity", "Capacity of a BPF map, in entries", capacity);
+    counter(
+        registry,
+        "ztunnel_bpf_links_restored",
+        "BPF links, maps and pins that somebody had removed and that the daemon restored",
+        restored,
+    );
+}
+
+/// The budget of memory for copy buffers and windows: bytes in all, bytes in use, and how often none was left.
+pub fn memory(registry: &mut Registry, budget: usize, used: usize, refused: u64) {
+    gauge(
+        registry,
+        "ztunnel_memory_budget_bytes",
+        "Memory that copy buffers and HTTP/2 windows may use (--memory-budget)",
+        budget as u64,
+    );
+    gauge(
+        registry,
+        "ztunnel_memory_used_bytes",
+        "Memory that copy buffers hold and that peers may still send within their windows",
+        used as u64,
+    );
+    counter(
+        registry,
+        "ztunnel_memory_refused",
+        "HBONE connections and streams that were refused because the memory budget was used up",
+        refused,
+    );
+}
+
+/// Tasks of the daemon, and lost lines of its log.
+pub fn daemon(registry: &mut Registry, tasks: usize, lost_lines: u64) {
+    gauge(registry, "ztunnel_tasks", "Running tasks of the daemon", tasks as u64);
+    counter(
+        registry,
+        "ztunnel_log_lines_lost",
+        "Log lines that were dropped because standard output was not read",
+        lost_lines,
+    );
+}
+
+/// A gauge without labels.
+pub fn gauge(registry: &mut Registry, name: &str, help: &str, value: u64) {
+    let gauge = Gauge::<u64, AtomicU64>::default();
+    gauge.set(value);
+    registry.register(name, help, gauge);
+}
+
+pub(super) fn gauge_of_seconds(registry: &mut Registry, name: &str, help: &str, seconds: f64) {
+    let gauge = Gauge::<f64, AtomicU64>::default();
+    gauge.set(seconds);
+    registry.register(name, help, gauge);
+}
+
+pub(super) fn counter_of_seconds(registry: &mut Registry, name: &str, help: &str, seconds: f64) {
+    let counter = Counter::<f64, AtomicU64>::default();
+    counter.inc_by(seconds);
+    registry.register(name, help, counter);
+}
+
+fn counter(registry: &mut Registry, name: &str, help: &str, count: u64) {
+    let counter = Counter::<u64>::default();
+    counter.inc_by(count);
+    registry.register(name, help, counter);
+}

@@ -1,0 +1,41 @@
+//! What the manager last reported of the pods and the BPF maps, for those who do not wait for it: metrics.
+
+use ebpf_common::Verdict;
+use tokio::time::Instant;
+
+use super::describe::{MapInfo, PodState};
+use crate::model::workload::NamespacedName;
+
+/// The state of this node's pods at one moment.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// That moment.
+    pub at: Instant,
+    /// The labelled pods of this node.
+    pub pods: Vec<PodStatus>,
+    /// The BPF maps.
+    pub maps: Vec<MapInfo>,
+    /// BPF links that somebody had removed, and that were restored.
+    pub links_restored: u64,
+}
+
+impl Status {
+    /// Nothing is known yet.
+    #[must_use]
+    pub fn unknown() -> Self {
+        Self { at: Instant::now(), pods: Vec::new(), maps: Vec::new(), links_restored: 0 }
+    }
+}
+
+/// A labelled pod of this node.
+#[derive(Clone, Debug)]
+pub struct PodStatus {
+    /// Its name.
+    pub name: NamespacedName,
+    /// Whether it is enrolled.
+    pub state: PodState,
+    /// Connections that it had before it was enrolled, and which the mesh does not carry.
+    pub connections_before_enrolment: usize,
+    /// How often the BPF programs decided what. Empty for a pod that is not enrolled.
+    pub verdicts: Vec<(Verdict, u64)>,
+}
