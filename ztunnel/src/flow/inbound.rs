@@ -13,12 +13,13 @@ use tracing::debug;
 
 use super::{
     Carried, PodContext, Refusal,
-    admission::{Client, Evicted, NoMemory},
+    admission::Evicted,
     deliver::{self, Delivered},
     gate::Visit,
     in_two_parts,
     judge::judge,
     leg::Leg,
+    limits::{self, Admitted},
     record::{Facts, Recorded},
     table::DeliveryEntry,
     tunnel::distrusted,
@@ -38,7 +39,7 @@ use crate::{
         cause::causes,
         close::CloseReason,
         flow::{Direction, Flow},
-        workload::{Membership, Workload},
+        workload::Workload,
     },
     net::{
         buffer::BufferPool,
@@ -59,9 +60,6 @@ use crate::{
     },
 };
 
-/// What a stream takes of the daemon's memory, its buffers aside: tasks, tables and what HTTP/2 remembers of it.
-const STREAM: usize = 12 << 10;
-
 /// How long a peer may take to close its side, once everything has been said.
 const SEE_OFF: Duration = Duration::from_secs(5);
 
@@ -74,19 +72,12 @@ const SILENT: Duration = Duration::from_secs(1);
 /// Serves a tunnel to its end. A peer that proves no identity gets an alert, and no HTTP/2.
 pub async fn serve(pod: Rc<PodContext>, accepted: Accepted, mut drain: DrainWatch) {
     let Accepted { stream, peer, dst, place: socket } = accepted;
-    let is_known =
-        pod.mesh.load().workload_at(peer.ip()).is_some_and(|workload| workload.membership == Membership::InMesh);
-    let mut place = match pod.admission.admit(Client::new(peer.ip(), is_known)) {
-        Ok(place) => place,
-        Err(full) => {
-            pod.meter.traffic().handshake_failed(Direction::Inbound, full.label());
-            return pod.failures.tell(peer, dst, CloseReason::TooMany, &full.to_string());
+    let Admitted { mut place, memory, windows } = match limits::hbone_connection(&pod, peer) {
+        Ok(admitted) => admitted,
+        Err(refused) => {
+            pod.meter.traffic().handshake_failed(Direction::Inbound, refused.label());
+            return pod.failures.tell(peer, dst, CloseReason::TooMany, &refused.to_string());
         }
-    };
-    let memory = pod.memory.of_peer(peer.ip());
-    let Some(windows) = Windows::claim(&pod.hbone, &memory) else {
-        pod.meter.traffic().handshake_failed(Direction::Inbound, NoMemory::LABEL);
-        return pod.failures.tell(peer, dst, CloseReason::TooMany, &NoMemory.to_string());
     };
     pod.open.fit(&stream);
     let begun = Instant::now();
@@ -307,13 +298,7 @@ async fn open(
     let permit = judge(pod, flow, &visit).map_err(|refusal| (refusal.status(), refusal))?;
     record.live().permit(permit.basis());
     let unavailable = |refusal| (StatusCode::SERVICE_UNAVAILABLE, refusal);
-    let place = pod.open.stream(Direction::Inbound).ok_or_else(|| {
-        let detail = "the pod has as many connections open as --max-connections-per-pod allows".to_owned();
-        unavailable(Refusal { reason: CloseReason::TooMany, detail: Some(detail) })
-    })?;
-    let memory = link.memory.claim(STREAM);
-    let no_memory = || Refusal { reason: CloseReason::TooMany, detail: Some(NoMemory.to_string()) };
-    let memory = memory.ok_or_else(|| unavailable(no_memory()))?;
+    let (place, memory) = limits::stream(pod, &link.memory).map_err(unavailable)?;
     let Delivered { application, held } = tokio::select! {
         opened = deliver::to_application(pod, &permit, link.peer.ip(), target.to) => opened.map_err(unavailable)?,
         denial = visit.stopped() => {

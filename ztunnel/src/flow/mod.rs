@@ -10,6 +10,7 @@ pub mod gate;
 pub mod inbound;
 mod judge;
 mod leg;
+mod limits;
 mod live;
 pub mod outbound;
 pub mod plaintext;

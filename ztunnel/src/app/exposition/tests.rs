@@ -109,7 +109,6 @@ fn faults(text: &str) -> Vec<String> {
 #[test]
 fn the_exposition_keeps_the_rules_of_promtool() {
     let text = prometheus(&every_metric().unwrap());
-    println!("{text}");
     assert_eq!(faults(&text), Vec::<String>::new(), "{text}");
 }
 

@@ -1,0 +1,66 @@
+//! The limits that an HBONE connection to the pod, and each stream of it, must be within: numbers and memory, checked in one
+//! stage each, before anything is done for the peer.
+
+use thiserror::Error;
+
+use super::{
+    PodContext, Refusal,
+    admission::{self, Client, Full, NoMemory},
+};
+use crate::{
+    hbone::Windows,
+    model::{addr::PeerAddr, close::CloseReason, flow::Direction, workload::Membership},
+    net::{
+        memory::{Account, Claim},
+        open,
+    },
+};
+
+/// What a stream takes of the daemon's memory, its buffers aside: tasks, tables and what HTTP/2 remembers of it.
+const STREAM: usize = 12 << 10;
+
+/// What an HBONE connection holds.
+pub(super) struct Admitted {
+    pub place: admission::Place,
+    pub memory: Account,
+    pub windows: Windows,
+}
+
+/// The limit that is reached.
+#[derive(Debug, Error)]
+pub(super) enum Refused {
+    #[error(transparent)]
+    Full(#[from] Full),
+    #[error(transparent)]
+    Memory(#[from] NoMemory),
+}
+
+impl Refused {
+    /// The value of the metric label `reason`.
+    pub(super) const fn label(&self) -> &'static str {
+        match self {
+            Self::Full(full) => full.label(),
+            Self::Memory(NoMemory) => NoMemory::LABEL,
+        }
+    }
+}
+
+/// Admits an HBONE connection, which begins with its handshake.
+pub(super) fn hbone_connection(pod: &PodContext, peer: PeerAddr) -> Result<Admitted, Refused> {
+    let is_known =
+        pod.mesh.load().workload_at(peer.ip()).is_some_and(|workload| workload.membership == Membership::InMesh);
+    let place = pod.admission.admit(Client::new(peer.ip(), is_known))?;
+    let memory = pod.memory.of_peer(peer.ip());
+    let windows = Windows::claim(&pod.hbone, &memory).ok_or(NoMemory)?;
+    Ok(Admitted { place, memory, windows })
+}
+
+/// Admits a stream that policy allows. `memory`: the account of its peer.
+pub(super) fn stream(pod: &PodContext, memory: &Account) -> Result<(open::Place, Claim), Refusal> {
+    let too_many = |detail| Refusal { reason: CloseReason::TooMany, detail: Some(detail) };
+    let place = pod.open.stream(Direction::Inbound).ok_or_else(|| {
+        too_many("the pod has as many connections open as --max-connections-per-pod allows".to_owned())
+    })?;
+    let memory = memory.claim(STREAM).ok_or_else(|| too_many(NoMemory.to_string()))?;
+    Ok((place, memory))
+}
