@@ -1,6 +1,7 @@
 //! Settings: flags and environment, read once, checked as a whole.
 
 pub mod args;
+pub mod colours;
 pub mod control_plane;
 pub mod defaults;
 pub mod log;

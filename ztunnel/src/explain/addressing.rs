@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use super::client::Client;
 use super::explanation::{Destination, Explanation, Route, Verdict};
-use super::query::{Port, Query, QueryError, To};
+use super::query::{Meant, Port, Query, QueryError, To};
+use super::remarks;
 use super::sources::Sources;
-use super::{explain_at, remarks};
 use crate::model::addr::OrigDst;
 use crate::model::service::{Addressing, Service};
 use crate::route::survey;
@@ -18,6 +18,9 @@ use crate::store::change::{Batch, Change};
 const ANY_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 253));
 const ANY_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0xfd));
 
+/// Explains a connection to what stands in place of the service.
+type Explain = fn(Sources<'_>, &Query) -> Result<Explanation, QueryError>;
+
 /// The explanation of a connection to such a service; `None`: it is another one.
 pub(super) fn explain(
     sources: Sources<'_>,
@@ -25,10 +28,11 @@ pub(super) fn explain(
     client: &Client<'_>,
     service: &Arc<Service>,
     port: u16,
+    explain: Explain,
 ) -> Option<Result<Explanation, QueryError>> {
     match &service.addressing {
-        Addressing::Alias(target) => Some(alias(sources, query, client, (service, target), port)),
-        Addressing::Unknown if service.vips.is_empty() => Some(unknown(sources, query, service, port)),
+        Addressing::Alias(target) => Some(alias(sources, query, client, (service, target), port, explain)),
+        Addressing::Unknown if service.vips.is_empty() => Some(unknown(sources, query, service, port, explain)),
         Addressing::Unknown | Addressing::Given | Addressing::Headless => None,
     }
 }
@@ -40,6 +44,7 @@ fn alias(
     client: &Client<'_>,
     (service, target): (&Service, &Arc<str>),
     port: u16,
+    explain: Explain,
 ) -> Result<Explanation, QueryError> {
     let note = format!(
         "Service {} is an alias in DNS: its clients connect to {target}, and no policy or route that names the Service applies",
@@ -47,9 +52,11 @@ fn alias(
     );
     let of_target = Query { from: query.from.clone(), to: To::Host(target.to_string()), port: Port::Number(port) };
     let is_of_mesh = of_target.meant(sources.snapshot, client.namespace());
-    let is_itself = matches!(&is_of_mesh, Ok(super::query::Meant::Service(found)) if found.name == service.name);
-    if is_of_mesh.is_ok() && !is_itself {
-        let mut explanation = explain_at(sources.snapshot, sources.local, sources.node, &of_target)?;
+    // Aliases of aliases may lead in a circle.
+    let is_alias = |found: &Service| matches!(found.addressing, Addressing::Alias(_));
+    let leads_on = matches!(&is_of_mesh, Ok(Meant::Service(found)) if is_alias(found));
+    if is_of_mesh.is_ok() && !leads_on {
+        let mut explanation = explain(sources, &of_target)?;
         explanation.notes.insert(0, note);
         return Ok(explanation);
     }
@@ -109,7 +116,13 @@ fn alias(
 }
 
 /// A service as if the cluster's address were known: what a daemon does that knows it.
-fn unknown(sources: Sources<'_>, query: &Query, service: &Arc<Service>, port: u16) -> Result<Explanation, QueryError> {
+fn unknown(
+    sources: Sources<'_>,
+    query: &Query,
+    service: &Arc<Service>,
+    port: u16,
+    explain: Explain,
+) -> Result<Explanation, QueryError> {
     let families = service.families;
     let vips = [(families.v4, ANY_V4), (families.v6, ANY_V6)];
     let vips = vips.into_iter().filter_map(|(has, address)| has.then_some(address)).collect();
@@ -117,7 +130,7 @@ fn unknown(sources: Sources<'_>, query: &Query, service: &Arc<Service>, port: u1
     let mesh = sources.snapshot.apply(Batch::of(vec![Change::Service(Arc::new(imagined))]));
     let of_service =
         Query { from: query.from.clone(), to: To::Service(service.name.clone()), port: Port::Number(port) };
-    let mut explanation = explain_at(&mesh, sources.local, sources.node, &of_service)?;
+    let mut explanation = explain(Sources { snapshot: &mesh, ..sources }, &of_service)?;
     explanation.to.asked = super::journey::asked(&query.to);
     explanation.to.address = None;
     explanation.mesh_version = sources.snapshot.version();

@@ -60,7 +60,11 @@ pub fn explain_at(
     node: Option<&NodeState>,
     query: &Query,
 ) -> Result<Explanation, QueryError> {
-    let sources = Sources { snapshot, local, node };
+    explain_from(Sources { snapshot, local, node }, query)
+}
+
+fn explain_from(sources: Sources<'_>, query: &Query) -> Result<Explanation, QueryError> {
+    let snapshot = sources.snapshot;
     if snapshot.version() == 0 {
         return Err(QueryError::NoMesh);
     }
@@ -68,7 +72,7 @@ pub fn explain_at(
     let meant = query.meant(snapshot, client.namespace())?;
     let port = query.port_number(&meant)?;
     if let Meant::Service(service) = &meant
-        && let Some(explanation) = addressing::explain(sources, query, &client, service, port)
+        && let Some(explanation) = addressing::explain(sources, query, &client, service, port, explain_from)
     {
         return explanation;
     }

@@ -18,6 +18,7 @@ mod workloads;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -26,7 +27,7 @@ use self::{concerned::Concerned, protection::Protecting};
 use super::catalogue::{Change, Kind};
 use crate::{
     istio::write::{self, Writer},
-    model::{policy::AuthorizationPolicy, workload::NamespacedName},
+    model::{policy::AuthorizationPolicy, service::Service, workload::NamespacedName},
     store::{change::ServiceKey, snapshot::Snapshot},
 };
 
@@ -43,13 +44,21 @@ pub struct Translator {
     made_for: HashMap<NamespacedName, Box<[Arc<str>]>>,
     /// How many workloads name a policy that was made.
     made: HashMap<Arc<str>, usize>,
+    /// The services with an endpoint that is no workload, by its address: whether it is told depends on whose the address is.
+    outside: HashMap<IpAddr, BTreeSet<ServiceKey>>,
 }
 
 impl Translator {
     /// For the mesh of a cluster, which has served nothing yet.
     #[must_use]
     pub fn new(cluster: impl Into<Arc<str>>) -> Self {
-        Self { cluster: cluster.into(), namespaces: HashMap::new(), made_for: HashMap::new(), made: HashMap::new() }
+        Self {
+            cluster: cluster.into(),
+            namespaces: HashMap::new(),
+            made_for: HashMap::new(),
+            made: HashMap::new(),
+            outside: HashMap::new(),
+        }
     }
 
     /// The resources that a batch may have changed: services first, since a workload is an endpoint only of services that are
@@ -57,7 +66,11 @@ impl Translator {
     pub fn translate(&mut self, before: &Snapshot, after: &Snapshot, touched: Touched) -> Vec<Change> {
         let touched = if touched.is_whole { Touched::everything(before, after) } else { touched };
         self.index(after, &touched);
-        let concerned = Concerned::by(&touched, before, after, &self.namespaces);
+        let mut concerned = Concerned::by(&touched, before, after, &self.namespaces);
+        let workloads = touched.workloads.iter().flat_map(|name| [before, after].map(|mesh| mesh.workload(name)));
+        let addresses = workloads.flatten().flat_map(|workload| &workload.addresses);
+        let naming = addresses.filter_map(|address| self.outside.get(address)).flatten();
+        concerned.services.extend(naming.cloned());
         let mut changes = Vec::new();
         for name in &touched.authorization {
             let policy = after.policies().authorization_named(name);
@@ -132,9 +145,28 @@ impl Translator {
         }
     }
 
-    fn service(&self, key: &ServiceKey, before: &Snapshot, after: &Snapshot, changes: &mut Vec<Change>) {
-        let writer = self.writer();
+    /// Keeps the addresses of a service's endpoints that are no workloads.
+    fn index_outside(&mut self, key: &ServiceKey, was: Option<&Arc<Service>>, is: Option<&Arc<Service>>) {
+        for (service, is_in) in [(was, false), (is, true)] {
+            let endpoints = service.into_iter().flat_map(|service| service.endpoints.iter());
+            for endpoint in endpoints.filter(|endpoint| endpoint.workload.is_none()) {
+                let services = self.outside.entry(endpoint.address).or_default();
+                if is_in {
+                    services.insert(key.clone());
+                } else {
+                    services.remove(key);
+                }
+                if services.is_empty() {
+                    self.outside.remove(&endpoint.address);
+                }
+            }
+        }
+    }
+
+    fn service(&mut self, key: &ServiceKey, before: &Snapshot, after: &Snapshot, changes: &mut Vec<Change>) {
         let [was, is] = [before, after].map(|mesh| mesh.service(key).filter(|service| services::is_served(service)));
+        self.index_outside(key, was, is);
+        let writer = self.writer();
         changes.push(Change {
             kind: Kind::Address,
             name: services::name(key).into(),

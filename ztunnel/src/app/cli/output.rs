@@ -1,7 +1,6 @@
 //! How commands print: JSON for programs, with a version of its schema; text for people, as wide as their terminal.
 
 use std::{
-    env,
     fmt::Display,
     io::{self, IsTerminal as _, Write},
     process::ExitCode,
@@ -9,7 +8,10 @@ use std::{
 
 use serde::Serialize;
 
-use crate::{config::args::Output, explain::printable, explain::printable_json};
+use crate::{
+    config::{self, args::Output},
+    explain::{printable, printable_json},
+};
 
 /// The version of what `-o json` prints. Within a version, fields are only added.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -107,11 +109,9 @@ impl Style {
         let out = io::stdout();
         let is_terminal = out.is_terminal();
         let width = terminal_size::terminal_size_of(&out).filter(|_| is_terminal);
-        let is_set = |name: &str| env::var_os(name).is_some_and(|value| !value.is_empty());
-        let is_dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
         Self {
             width: width.map(|(columns, _)| usize::from(columns.0).max(NARROWEST)),
-            colours: is_terminal && !is_set("NO_COLOR") && !is_dumb,
+            colours: is_terminal && config::colours::are_wanted(),
         }
     }
 

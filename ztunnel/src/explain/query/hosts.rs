@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Meant, QueryError};
+use super::meaning::{Meant, QueryError};
 use crate::model::service::{Service, ServiceKind};
 use crate::model::workload::{NamespacedName, Workload};
 use crate::store::snapshot::Snapshot;

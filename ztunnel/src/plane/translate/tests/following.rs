@@ -103,6 +103,6 @@ proptest! {
         following.apply(Batch { is_whole: true, ..Batch::of(Vec::new()) });
         assert_same(&following.resources(), &BTreeMap::new());
         assert!(following.translator.made.is_empty() && following.translator.made_for.is_empty());
-        assert!(following.translator.namespaces.is_empty());
+        assert!(following.translator.namespaces.is_empty() && following.translator.outside.is_empty());
     }
 }

@@ -111,6 +111,13 @@ fn an_alias_is_passed_on_or_explained_as_the_service_that_it_names() {
     assert!(code == 3 && text.contains("add a ServiceEntry for host db.example.com"), "{text}");
     let (code, text) = of_names("", "old.shop", "80");
     assert!(code == 0 && text.contains("10.0.0.2:8080") && text.contains("alias in DNS"), "{text}");
+    let alias = |name: &str, of: &str| {
+        format!(
+            "---\n{{apiVersion: v1, kind: Service, metadata: {{namespace: shop, name: {name}}}, spec: {{type: ExternalName, externalName: {of}.shop.svc.cluster.local}}}}\n"
+        )
+    };
+    let (_, text) = of_names(&(alias("round", "about") + &alias("about", "round")), "round.shop", "80");
+    assert!(text.contains("Service shop/round is an alias in DNS"), "{text}");
 }
 
 #[test]
