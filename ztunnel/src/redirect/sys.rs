@@ -94,7 +94,8 @@ struct LinkCreate {
     expected_revision: u64,
 }
 
-/// The members of `union bpf_attr` for BPF_PROG_QUERY, up to those that the oldest kernel knows.
+/// The members of `union bpf_attr` for BPF_PROG_QUERY. All of them: of devices the kernel writes the revision, whatever size it was
+/// told. Older kernels take members that they do not know when these are 0.
 #[repr(C)]
 struct ProgQuery {
     target: u32,
@@ -104,7 +105,13 @@ struct ProgQuery {
     prog_ids: u64,
     count: u32,
     padding: u32,
+    prog_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    revision: u64,
 }
+
+const _: () = assert!(size_of::<ProgQuery>() == 64);
 
 /// The members of `union bpf_attr` for BPF_*_GET_FD_BY_ID.
 #[repr(C)]
@@ -283,6 +290,10 @@ fn query(target: u32, at: At) -> io::Result<Vec<u32>> {
         prog_ids: address(ids.as_mut_ptr()),
         count: MOST_PROGRAMS as u32,
         padding: 0,
+        prog_attach_flags: 0,
+        link_ids: 0,
+        link_attach_flags: 0,
+        revision: 0,
     };
     bpf_mut(BPF_PROG_QUERY, &mut attr)?;
     ids.truncate(attr.count as usize);
