@@ -238,7 +238,12 @@ impl Joiner {
             namespaces.insert(Arc::clone(&key.namespace));
         }
         for namespace in namespaces {
-            keys.extend(self.budget.settle(&namespace));
+            for key in self.budget.settle(&namespace) {
+                // That a host is another entry's is told only where there is a place for it.
+                let entries = self.hosts.get(&key).into_iter().flatten().cloned().map(Subject::Entry);
+                self.dirty.subjects.extend(entries);
+                keys.insert(key);
+            }
             self.dirty.subjects.insert(Subject::Budget(namespace));
         }
         // The hosts of an entry share their endpoints.

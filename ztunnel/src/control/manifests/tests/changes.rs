@@ -473,6 +473,32 @@ fn the_memory_of_all_nodes_is_not_filled_by_the_services_of_one_namespace() {
     assert!(!following.mesh.problems().iter().any(|problem| problem.message.contains("may have")));
 }
 
+/// Of two entries with one host the second is told, unless there is no place for the host at all: then that is told.
+#[test]
+fn whose_host_is_taken_is_told_again_once_there_is_a_place_for_it() {
+    let entry = |name: &str, addresses: &str| {
+        format!(
+            "{{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {{name: {name}, namespace: evil}}, spec: {{hosts: \
+             [e.example], addresses: [{addresses}], ports: [{{number: 80}}], resolution: NONE}}}}"
+        )
+    };
+    let service = "{apiVersion: v1, kind: Service, metadata: {name: large, namespace: evil}, spec: {clusterIP: 10.96.0.9, ports: \
+                   [{port: 80}]}}";
+    let entries = [entry("e0", "198.51.100.1"), entry("e1", "")].join("\n---\n");
+    let mut following = from_nothing_within(Some(3), &[("entries", entries), ("service", service.to_owned())]);
+    let is_told = |following: &Following| {
+        let problems = following.mesh.problems();
+        problems.iter().any(|problem| problem.message.contains("e.example already belongs to another service"))
+    };
+    assert!(!is_told(&following));
+    say(&mut following.joiner, "service", "");
+    following.follow();
+    assert!(is_told(&following));
+    say(&mut following.joiner, "service", service);
+    following.follow();
+    assert!(!is_told(&following));
+}
+
 #[test]
 fn a_service_without_a_place_leads_nowhere_rather_than_past_the_mesh() {
     let pod = |number: u8| {
