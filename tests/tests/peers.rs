@@ -2,10 +2,10 @@
 //! all. Each is refused, with the alert that says why, counted, and logged once.
 
 use std::io::{Read, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use ebpf_common::HBONE_PORT;
 use rcgen::ExtendedKeyUsagePurpose;
 use rustls::AlertDescription;
@@ -316,6 +316,14 @@ fn a_client_has_so_many_tunnels_and_no_more() -> Result<()> {
     unharmed(&bed, bed.daemon("node-b")?.id())
 }
 
+/// Whether every connection to a listener in the pod's network namespace has been accepted.
+fn nothing_waits(pod: &Pod) -> Result<bool> {
+    let done = Launch::new("ss").args(["-Htnl"]).inside(&pod.netns).finish()?;
+    let mut queues = done.stdout.lines().map(|line| line.split_whitespace().nth(1)).peekable();
+    ensure!(queues.peek().is_some(), "nothing listens in the pod's network namespace");
+    Ok(queues.all(|queue| queue == Some("0")))
+}
+
 #[test]
 fn a_client_has_so_many_handshakes_pending_and_the_oldest_gives_way() -> Result<()> {
     let (bed, caller, echo) = limited(&["--hbone-max-handshakes-per-peer", "2", "--handshake-timeout", "60"])?;
@@ -324,13 +332,15 @@ fn a_client_has_so_many_handshakes_pending_and_the_oldest_gives_way() -> Result<
     let mut silent = Vec::new();
     for _ in 1..=3 {
         let handshake = peer.connect(target)?;
-        handshake.set_read_timeout(Some(Duration::from_millis(300)))?;
+        handshake.set_nonblocking(true)?;
         silent.push(handshake);
+        // Workers accept side by side: only what was accepted before is older for sure.
+        wait::until_true("the connection to be accepted", wait::PATIENCE, || nothing_waits(bed.pod(VICTIM)?))?;
     }
-    let first = silent.first_mut().context("three were opened")?;
-    wait::until_true("the oldest to be reset", wait::PATIENCE, || {
-        Ok(first.read(&mut [0; 1]).is_err_and(|error| is_reset(&error)))
-    })?;
+    let mut is_lost = |handshake: &mut TcpStream| handshake.read(&mut [0; 1]).is_err_and(|error| is_reset(&error));
+    let [older @ .., newest] = &mut silent[..] else { bail!("three were opened") };
+    wait::until_true("the oldest to be reset", wait::PATIENCE, || Ok(older.iter_mut().any(&mut is_lost)))?;
+    ensure!(!is_lost(newest), "the newest was reset");
     refused_because(&bed, "evicted", 1.0)?;
     tunnel(&caller, guest, &echo).context("another client")?;
     tunnel(&caller, peer, &echo).context("the same client, when it means it")?;
