@@ -2,6 +2,7 @@
 
 mod certificates;
 mod hostile;
+mod interop;
 mod streams;
 
 use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc, time::Duration};

@@ -1,0 +1,101 @@
+//! Two nodes that have everything from a control plane: neither daemon has the manifests of the mesh, nor the key of its CA.
+
+use std::io::Read as _;
+
+use anyhow::{Context, Result, ensure};
+use ztunnel_tests::apps::client::exchange;
+use ztunnel_tests::apps::server::{Server, is_reset};
+use ztunnel_tests::mesh::{Mesh, PodManifest};
+use ztunnel_tests::policy::{admitted, authentication, authorization, denied, denied_plaintext, refused_at};
+use ztunnel_tests::proof;
+use ztunnel_tests::testbed::Testbed;
+use ztunnel_tests::topology::{Family, Pod};
+use ztunnel_tests::wait;
+
+const PORT: u16 = 7000;
+
+/// A pod outside the mesh.
+const GUEST: &str = "guest";
+
+#[test]
+fn pods_of_two_nodes_know_each_other_by_a_control_plane_alone() -> Result<()> {
+    let bed = Testbed::both_enrolled_by_control_plane()?;
+    for (client, web) in [("client-a", "web-b"), ("client-b", "web-a"), ("client-a", "web-a")] {
+        for family in Family::BOTH {
+            let echo = Server::echo(bed.pod(web)?, bed.pod(web)?.at(family, PORT))?;
+            proof::tunnelled(&bed, (client, web), &echo, Pod::connect)
+                .with_context(|| format!("{client} to {web} over {family:?}"))?;
+        }
+    }
+    for node in ["node-a", "node-b"] {
+        bed.plane()?.served(node)?;
+        let state = bed.daemon(node)?.state().to_owned();
+        ensure!(!state.join("ca").exists(), "{node} has an authority of its own");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_policy_reaches_the_nodes_and_cuts_what_it_denies() -> Result<()> {
+    let mut bed = Testbed::both_enrolled_by_control_plane()?;
+    bed.topology.grow("node-a", GUEST)?;
+    let web = bed.pod("web-b")?;
+    let target = web.at(Family::V4, PORT);
+    let _echo = Server::echo(web, target)?;
+    admitted(bed.pod("client-a")?, target)?;
+    admitted(bed.pod(GUEST)?, target)?;
+    let mut open = bed.pod("client-a")?.connect(target)?;
+    exchange(&mut open, b"hello")?;
+    let spec = "{selector: {matchLabels: {app: web-b}}, action: DENY, rules: [{from: [{source: {principals: \
+                [cluster.local/ns/demo/sa/client-a]}}]}]}";
+    bed.change_on("node-b", |mesh| mesh.policy("deny", &authorization("deny", spec)))?;
+    let end = open.read(&mut [0; 1]);
+    ensure!(end.as_ref().is_err_and(is_reset), "a reset should come, not {end:?}");
+    let reason = denied(&bed, ("client-a", "web-b"), target)?;
+    ensure!(reason.contains("demo/deny"), "{reason}");
+    admitted(bed.pod("client-b")?, target)?;
+    bed.change_on("node-b", |mesh| mesh.policy("strict", &authentication("strict", "{mtls: {mode: STRICT}}")))?;
+    denied_plaintext(&bed, bed.pod(GUEST)?, "web-b", target)?;
+    admitted(bed.pod("client-b")?, target)?;
+    Ok(())
+}
+
+#[test]
+fn nodes_go_on_without_their_control_plane_and_follow_it_when_it_is_back() -> Result<()> {
+    let mut bed = Testbed::both_enrolled_by_control_plane()?;
+    let target = bed.pod("web-b")?.at(Family::V4, PORT);
+    let _echo = Server::echo(bed.pod("web-b")?, target)?;
+    let mut open = bed.pod("client-a")?.connect(target)?;
+    exchange(&mut open, b"hello")?;
+    bed.plane_mut()?.kill9()?;
+    exchange(&mut open, b"still here")?;
+    admitted(bed.pod("client-a")?, target)?;
+    drop(open);
+    // A daemon that starts meanwhile has what it knew.
+    let daemon = bed.daemon_mut("node-b")?;
+    daemon.terminate()?;
+    daemon.restart()?;
+    bed.mesh
+        .policy("deny", &authorization("deny", "{selector: {matchLabels: {app: web-b}}, action: DENY, rules: [{}]}"))?;
+    bed.plane_mut()?.restart()?;
+    wait::until_true("the policy to be there", wait::PATIENCE, || {
+        Ok(refused_at(bed.pod("client-a")?.connect(target)?).is_ok())
+    })?;
+    bed.plane()?.served("node-b")
+}
+
+#[test]
+fn a_pod_that_comes_is_enrolled_and_known_everywhere() -> Result<()> {
+    let mut bed = Testbed::both_enrolled_by_control_plane()?;
+    bed.topology.grow("node-b", "late-b")?;
+    let late = bed.pod("late-b")?;
+    let target = late.at(Family::V6, PORT);
+    let echo = Server::echo(late, target)?;
+    // The node's own facts, and the mesh's.
+    let own = bed.topology.folder.join("pods-node-b");
+    Mesh::new(&own)?.pod(&PodManifest::of(late))?;
+    bed.change(|mesh| mesh.pod(&PodManifest::of(late)))?;
+    bed.daemon("node-b")?.enrolled("late-b")?;
+    proof::tunnelled(&bed, ("client-a", "late-b"), &echo, Pod::connect)?;
+    Ok(())
+}
