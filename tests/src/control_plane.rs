@@ -10,11 +10,11 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::admin;
-use crate::daemon::ca_folder;
-use crate::mesh::Mesh;
+use crate::daemon::{Remote, ca_folder};
+use crate::mesh::{Mesh, PodManifest};
 use crate::netns::Netns;
 use crate::process::{Launch, Process};
-use crate::topology::Topology;
+use crate::topology::{Pod, Topology};
 use crate::wait;
 
 /// Where nodes connect.
@@ -34,15 +34,16 @@ pub struct ControlPlane {
     ca: PathBuf,
     tokens: PathBuf,
     output: PathBuf,
+    detached: bool,
     process: Process,
 }
 
 impl ControlPlane {
-    /// Starts it on a node, with a token for each node, and waits until it is ready.
+    /// Starts it on a node, with a token for each node, and waits until it is ready. A detached one can be left running.
     ///
     /// # Errors
     /// When it ends or does not become ready; the message has its log.
-    pub fn start(topology: &Topology, node: &str, mesh: &Mesh, binary: &Path) -> Result<Self> {
+    pub fn start(topology: &Topology, node: &str, mesh: &Mesh, binary: &Path, detached: bool) -> Result<Self> {
         let node = topology.node(node)?;
         let netns = Netns::existing(node.netns.name());
         let (tokens, output) = (topology.folder.join("tokens"), topology.folder.join("control-plane.log"));
@@ -54,8 +55,8 @@ impl ControlPlane {
         }
         let (address, ca) = (SocketAddr::new(node.v4().into(), PORT), ca_folder(topology));
         let (binary, mesh) = (binary.to_owned(), mesh.folder().to_owned());
-        let process = launch(&binary, &netns, address, [&mesh, &ca, &tokens], &output)?;
-        let mut started = Self { binary, netns, address, mesh, ca, tokens, output, process };
+        let process = launch(&binary, &netns, address, [&mesh, &ca, &tokens], &output, detached)?;
+        let mut started = Self { binary, netns, address, mesh, ca, tokens, output, detached, process };
         started.wait_ready()?;
         Ok(started)
     }
@@ -64,6 +65,43 @@ impl ControlPlane {
     #[must_use]
     pub fn url(&self) -> String {
         format!("https://{}", self.address)
+    }
+
+    /// A node's view of it: what the daemon of that node is told. The node's own facts of its pods are manifests in a folder
+    /// of their own.
+    ///
+    /// # Errors
+    /// When that folder can't be written.
+    pub fn remote<'a>(&self, topology: &Topology, node: &str, pods: impl Iterator<Item = &'a Pod>) -> Result<Remote> {
+        let own = Mesh::new(&topology.folder.join(format!("pods-{node}")))?;
+        for pod in pods.filter(|pod| pod.node == node) {
+            own.pod(&PodManifest::of(pod))?;
+        }
+        let pods = own.folder().to_owned();
+        Ok(Remote { url: self.url(), roots: self.roots(), token: self.token(node), pods })
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Leaves it running when this is dropped.
+    pub fn keep(&mut self) {
+        self.process.keep();
+    }
+
+    /// The file of its log.
+    #[must_use]
+    pub fn output(&self) -> &Path {
+        &self.output
+    }
+
+    /// Where its admin endpoints are, in the namespace of its node.
+    #[must_use]
+    pub fn admin(&self) -> &'static str {
+        ADMIN
     }
 
     /// The file of a node's token.
@@ -130,7 +168,7 @@ impl ControlPlane {
     /// As [`ControlPlane::start`].
     pub fn restart(&mut self) -> Result<()> {
         let folders = [&self.mesh, &self.ca, &self.tokens];
-        self.process = launch(&self.binary, &self.netns, self.address, folders, &self.output)?;
+        self.process = launch(&self.binary, &self.netns, self.address, folders, &self.output, self.detached)?;
         self.wait_ready()
     }
 
@@ -161,6 +199,7 @@ fn launch(
     address: SocketAddr,
     [mesh, ca, tokens]: [&PathBuf; 3],
     output: &Path,
+    detached: bool,
 ) -> Result<Process> {
     let (listen, name) = (address.to_string(), address.ip().to_string());
     Launch::new(&binary.display().to_string())
@@ -170,6 +209,7 @@ fn launch(
         .variable("ZTUNNEL_LOG_FORMAT", "json")
         .variable("RUST_BACKTRACE", "1")
         .inside(netns)
+        .detached(detached)
         .log_to(output)
         .start()
 }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 
 use crate::ca::Authority;
 use crate::control_plane::ControlPlane;
-use crate::daemon::{self, Daemon, DaemonOptions, Remote};
+use crate::daemon::{self, Daemon, DaemonOptions};
 use crate::mesh::{Mesh, PodManifest};
 use crate::settings;
 use crate::topology::{ONE_NODE, Pod, Shape, TWO_NODES, Topology};
@@ -60,7 +60,7 @@ impl Testbed {
     pub fn both_enrolled_by_control_plane() -> Result<Self> {
         let mut bed = Self::new(TWO_NODES)?;
         let binary = settings::daemon_binary()?;
-        bed.plane = Some(ControlPlane::start(&bed.topology, "node-a", &bed.mesh, &binary)?);
+        bed.plane = Some(ControlPlane::start(&bed.topology, "node-a", &bed.mesh, &binary, false)?);
         bed.start("node-a")?;
         bed.start("node-b")?;
         bed.enrol()?;
@@ -103,7 +103,7 @@ impl Testbed {
     pub fn start_with(&mut self, node: &str, change: impl FnOnce(&mut DaemonOptions)) -> Result<()> {
         let mut options = DaemonOptions::new(settings::daemon_binary()?);
         if let Some(plane) = &self.plane {
-            options.control_plane = Some(self.remote(plane, node)?);
+            options.control_plane = Some(plane.remote(&self.topology, node, self.topology.pods().iter())?);
         }
         change(&mut options);
         for pod in self.topology.pods().iter().filter(|pod| pod.node == node) {
@@ -115,16 +115,6 @@ impl Testbed {
         let daemon = Daemon::start(&self.topology, node, &self.mesh, options)?;
         self.daemons.insert(node.to_owned(), daemon);
         Ok(())
-    }
-
-    /// A node's view of the control plane, with manifests of the node's own pods.
-    fn remote(&self, plane: &ControlPlane, node: &str) -> Result<Remote> {
-        let own = Mesh::new(&self.topology.folder.join(format!("pods-{node}")))?;
-        for pod in self.topology.pods().iter().filter(|pod| pod.node == node) {
-            own.pod(&PodManifest::of(pod))?;
-        }
-        let pods = own.folder().to_owned();
-        Ok(Remote { url: plane.url(), roots: plane.roots(), token: plane.token(node), pods })
     }
 
     /// The control plane.

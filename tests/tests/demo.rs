@@ -22,10 +22,11 @@ fn left() -> Vec<String> {
 
 #[test]
 fn the_demo_runs_is_kept_and_is_cleaned() -> Result<()> {
-    let options = DemoOptions { keep: false, clean: false, ztunnel: settings::daemon_binary()? };
+    let options = DemoOptions { keep: false, clean: false, control_plane: false, ztunnel: settings::daemon_binary()? };
     run(&options)?;
     ensure!(left().is_empty(), "the demo left {:?}", left());
-    let kept = run(&DemoOptions { keep: true, ..options.clone() });
+    // With a control plane, so that one is kept and cleaned, too.
+    let kept = run(&DemoOptions { keep: true, control_plane: true, ..options.clone() });
     let second = run(&options);
     let there = left();
     run(&DemoOptions { clean: true, ..options })?;

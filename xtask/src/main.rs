@@ -67,6 +67,9 @@ enum Command {
         /// Remove what an earlier `--keep` left, and do nothing else
         #[arg(long, conflicts_with = "keep")]
         clean: bool,
+        /// Give the manifests and the CA to a control plane; the daemons have neither
+        #[arg(long, conflicts_with = "clean")]
+        control_plane: bool,
     },
     /// Measure what the mesh costs, beside the same machine without it (needs root)
     ///
@@ -176,11 +179,11 @@ fn run(command: Command) -> Result<()> {
             println!("{}", daemon.display());
             Ok(())
         }
-        Command::Demo { keep, clean } => {
+        Command::Demo { keep, clean, control_plane } => {
             ensure!(workspace::is_root()?, "the demo makes network namespaces and loads BPF programs: run it as root");
             setup::ensure(Needs { bpf: true, programs: true, ..Needs::default() })?;
             let ztunnel = build::daemon(&workspace, Profile::Release)?;
-            demo::run(&DemoOptions { keep, clean, ztunnel })
+            demo::run(&DemoOptions { keep, clean, control_plane, ztunnel })
         }
         Command::Bench { filters, rounds, seconds, json, baseline, modes, daemon } => {
             ensure!(

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::apps::nginx::Nginx;
 use crate::ca;
+use crate::control_plane::ControlPlane;
 use crate::daemon::{self, Daemon, DaemonOptions};
 use crate::footprint::Footprint;
 use crate::mesh::Mesh;
@@ -20,6 +21,7 @@ mod identities;
 mod leftovers;
 mod policies;
 mod probe;
+mod served;
 mod table;
 mod wire;
 
@@ -43,6 +45,8 @@ pub struct DemoOptions {
     pub keep: bool,
     /// Removes what `keep` left, and does nothing else.
     pub clean: bool,
+    /// A control plane has the manifests and the CA, and the daemons have neither.
+    pub control_plane: bool,
     /// The daemon's program.
     pub ztunnel: PathBuf,
 }
@@ -72,6 +76,7 @@ pub fn run(options: &DemoOptions) -> Result<()> {
 struct Stage {
     ztunnel: PathBuf,
     daemons: Vec<Daemon>,
+    plane: Option<ControlPlane>,
     webs: Vec<Nginx>,
     mesh: Mesh,
     topology: Topology,
@@ -82,7 +87,13 @@ const PHASES: [&str; 3] = ["before the label", "with the label", "after unlabell
 
 impl Stage {
     fn build(options: &DemoOptions) -> Result<Self> {
-        say("two nodes on a wire, two pods a node and a guest, nginx in each web, one daemon a node, one CA …")?;
+        let source = match options.control_plane {
+            true => "a control plane on node-a that alone has the manifests and the key of the CA",
+            false => "one CA",
+        };
+        say(&format!(
+            "two nodes on a wire, two pods a node and a guest, nginx in each web, one daemon a node, {source} …"
+        ))?;
         let mut topology = Topology::named(Prefix::demo(), TWO_NODES)?;
         topology.grow("node-b", GUEST)?;
         let mut leftovers = Leftovers::begin(&topology.folder)?;
@@ -95,15 +106,26 @@ impl Stage {
             wire::publish(&nginx)?;
             webs.push(nginx);
         }
+        let plane = match options.control_plane {
+            true => Some(ControlPlane::start(&topology, NODES[0], &mesh, &options.ztunnel, options.keep)?),
+            false => None,
+        };
+        if let Some(plane) = &plane {
+            leftovers.add(plane.id())?;
+        }
         let mut daemons = Vec::new();
         for node in NODES {
             let mut settings = DaemonOptions::new(options.ztunnel.clone());
             settings.detached = options.keep;
+            if let Some(plane) = &plane {
+                let of_mesh = topology.pods().iter().filter(|pod| pod.name != GUEST);
+                settings.control_plane = Some(plane.remote(&topology, node, of_mesh)?);
+            }
             let daemon = Daemon::start(&topology, node, &mesh, settings)?;
             leftovers.add(daemon.id())?;
             daemons.push(daemon);
         }
-        Ok(Self { ztunnel: options.ztunnel.clone(), daemons, webs, mesh, topology })
+        Ok(Self { ztunnel: options.ztunnel.clone(), daemons, plane, webs, mesh, topology })
     }
 
     fn play(mut self, keep: bool) -> Result<()> {
@@ -120,6 +142,9 @@ impl Stage {
         columns.push(self.column(false)?);
         say(&table::render(&PHASES, &probe::paths(), &columns))?;
         say(&identities::told(&self.daemons)?)?;
+        if let Some(plane) = &self.plane {
+            say(&served::told(plane, &self.daemons)?)?;
+        }
         say(&format!(
             "On the wire between the nodes, while client-a fetched a page from web-b:\n  \
              before the label: {}\n  with the label:   {}",
@@ -210,6 +235,9 @@ impl Stage {
             }
             daemon.cleanup().context("after the demo")?;
         }
+        if let Some(plane) = &mut self.plane {
+            plane.terminate()?;
+        }
         Ok(faults)
     }
 
@@ -230,6 +258,7 @@ impl Stage {
     fn leave(mut self) -> Result<()> {
         leftovers::mark_kept(&self.topology.folder)?;
         self.daemons.iter_mut().for_each(Daemon::keep);
+        self.plane.iter_mut().for_each(ControlPlane::keep);
         self.webs.iter_mut().for_each(Nginx::keep);
         self.topology.keep();
         let web = self.topology.pod("web-b")?;
@@ -243,6 +272,10 @@ impl Stage {
         text.push_str(&format!("For example, in client-a: curl http://{}/  or  curl http://[{}]/\n", web.v4, web.v6));
         for daemon in &self.daemons {
             text.push_str(&format!("Log of {}: tail -f {}\n", daemon.node, daemon.output().display()));
+        }
+        if let Some(plane) = &self.plane {
+            text.push_str(&format!("Log of the control plane: tail -f {}\n", plane.output().display()));
+            text.push_str(&format!("Ask it, in node-a: curl http://{}/debug/nodes\n", plane.admin()));
         }
         text.push_str(&format!("Unlabel: edit {}/namespace.yaml\n", self.mesh.folder().display()));
         text.push_str("Policies to put beside it: deploy/demo/policies\n");
