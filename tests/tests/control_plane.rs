@@ -3,11 +3,14 @@
 use std::io::Read as _;
 
 use anyhow::{Context, Result, ensure};
+use ztunnel_tests::admin;
 use ztunnel_tests::apps::client::exchange;
 use ztunnel_tests::apps::server::{Server, is_reset};
+use ztunnel_tests::daemon;
 use ztunnel_tests::mesh::{Mesh, PodManifest};
 use ztunnel_tests::policy::{admitted, authentication, authorization, denied, denied_plaintext, refused_at};
 use ztunnel_tests::proof;
+use ztunnel_tests::settings;
 use ztunnel_tests::testbed::Testbed;
 use ztunnel_tests::topology::{Family, Pod};
 use ztunnel_tests::wait;
@@ -53,6 +56,12 @@ fn a_policy_reaches_the_nodes_and_cuts_what_it_denies() -> Result<()> {
     ensure!(end.as_ref().is_err_and(is_reset), "a reset should come, not {end:?}");
     let reason = denied(&bed, ("client-a", "web-b"), target)?;
     ensure!(reason.contains("demo/deny"), "{reason}");
+    let asked =
+        ["explain", "--admin", admin::ADDRESS, "--from", "demo/client-a", "--to", "demo/web-b", "--port", "7000"];
+    let done = daemon::command(&settings::daemon_binary()?, &bed.topology.node("node-b")?.netns, &asked)?;
+    ensure!(done.status.code() == Some(3), "{}{}", done.stdout, done.stderr);
+    let applies = "DENY demo/deny (demo/deny) applies to pods to which the control plane attaches it: KEEPS IT OUT";
+    ensure!(done.stdout.contains(applies), "{}", done.stdout);
     admitted(bed.pod("client-b")?, target)?;
     bed.change_on("node-b", |mesh| mesh.policy("strict", &authentication("strict", "{mtls: {mode: STRICT}}")))?;
     denied_plaintext(&bed, bed.pod(GUEST)?, "web-b", target)?;

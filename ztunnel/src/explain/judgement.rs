@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::explanation::{Authentication, Policy, Rule};
 use super::sources::Sources;
+use crate::model::origin::Origin;
 use crate::model::policy::{Action, AuthorizationPolicy, PolicySet, Scope};
 use crate::model::workload::{NamespacedName, Workload};
 use crate::policy::{self, Applies, Connection, RuleTrace};
@@ -92,7 +93,7 @@ fn considered(one: policy::Considered, would: &BTreeMap<NamespacedName, Option<u
         action: policy.action.name().to_owned(),
         dry_run: policy.dry_run,
         applies: does,
-        scope: if does { scope(&policy.scope) } else { applies.to_string() },
+        scope: if does { scope(&policy) } else { applies.to_string() },
         matched: matched.is_some(),
         effect,
         rules: if does { rules.into_iter().map(|trace| rule(&policy, trace)).collect() } else { Vec::new() },
@@ -117,10 +118,14 @@ fn effect(policy: &AuthorizationPolicy, matched: Option<usize>, would: Option<&O
     }
 }
 
-fn scope(scope: &Scope) -> String {
-    match scope {
+fn scope(policy: &AuthorizationPolicy) -> String {
+    match &policy.scope {
         Scope::Mesh => "every pod of the mesh".to_owned(),
         Scope::Namespace(namespace) => format!("every pod of namespace {namespace}"),
+        // A control plane has compared the labels, and names the workloads instead.
+        Scope::Selector { .. } if matches!(policy.origin, Origin::Resource { .. }) => {
+            "pods to which the control plane attaches it".to_owned()
+        }
         Scope::Selector { namespace, labels } => {
             let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
             let of = namespace.as_ref().map(|namespace| format!(" of namespace {namespace}")).unwrap_or_default();
