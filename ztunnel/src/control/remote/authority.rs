@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use tokio::sync::{Mutex as AsyncMutex, watch};
+use tokio::time::timeout;
 use tonic::{Code, Status};
 use tracing::{Span, info};
 
@@ -20,6 +21,10 @@ use crate::lifecycle::tasks::{TaskCount, TaskSet};
 use crate::model::cause::causes;
 use crate::model::identity::SpiffeId;
 
+/// For an answer. A control plane that answers pings and no requests would otherwise be asked over the same connection for ever.
+/// Shorter than those who wait for a certificate are patient.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(20);
+
 /// The authority of a control plane, as a source of certificates.
 pub struct RemoteAuthority {
     authority: Arc<Authority>,
@@ -31,6 +36,8 @@ struct Authority {
     plane: Arc<ControlPlane>,
     /// How long certificates are asked for.
     ttl: Duration,
+    /// How long an answer is waited for.
+    deadline: Duration,
     tasks: TaskCount,
     /// Made with the first request, and again after it broke.
     connection: AsyncMutex<Option<Arc<Connection>>>,
@@ -43,12 +50,18 @@ impl RemoteAuthority {
     /// Certificates of a control plane, to be valid for `ttl`; within a runtime. It is reached with the first request.
     #[must_use]
     pub fn open(plane: Arc<ControlPlane>, ttl: Duration, tasks: TaskCount) -> Self {
+        Self::open_within(ANSWER_DEADLINE, plane, ttl, tasks)
+    }
+
+    /// As [`RemoteAuthority::open`], with a deadline for answers.
+    pub(super) fn open_within(deadline: Duration, plane: Arc<ControlPlane>, ttl: Duration, tasks: TaskCount) -> Self {
         info!(control_plane = %plane.url, "certificates come from the control plane");
         let mut watch = TaskSet::new(tasks.clone());
         let authority = Arc::new(Authority {
             roots: Mutex::new(sum(&plane)),
             plane,
             ttl,
+            deadline,
             tasks,
             connection: AsyncMutex::new(None),
             generation: watch::Sender::new(1),
@@ -79,7 +92,10 @@ impl Authority {
         };
         let message = request(&self.plane, message).await.map_err(|error| self.unreached(&error))?;
         let connection = self.connection().await.map_err(|error| self.unreached(&error))?;
-        let answer = match connection.client.clone().create_certificate(message).await {
+        let mut client = connection.client.clone();
+        let answer = timeout(self.deadline, client.create_certificate(message)).await;
+        let silent = |_elapsed| Status::deadline_exceeded(format!("no answer within {:?}", self.deadline));
+        let answer = match answer.map_err(silent).flatten() {
             Ok(answer) => answer.into_inner(),
             Err(status) => {
                 if !is_answer(&status) {

@@ -65,6 +65,22 @@ async fn an_authority_that_refuses_is_quoted_and_one_that_goes_is_connected_to_a
     while issue().await.is_err() {}
 }
 
+/// One of several control planes may hang and still answer pings: the next request goes to another.
+#[tokio::test]
+async fn an_authority_that_does_not_answer_is_connected_to_anew() {
+    let (dir, ca) = (tempfile::tempdir().unwrap(), Arc::new(Ca::new("one")));
+    let plane = Plane::start(&ca, "127.0.0.1", None).await;
+    let reached = Arc::new(plane.reached(dir.path(), &ca, "t"));
+    let authority = RemoteAuthority::open_within(Duration::from_millis(100), reached, TTL, TaskCount::default());
+    let signer = Arc::clone(&ca);
+    plane.sign(move |request, _| Ok(vec![signer.sign(&request.csr), signer.pem()]));
+    plane.leave_the_first_connection_unanswered();
+    let silent = causes(&within(authority.issue(&identity())).await.unwrap_err());
+    assert!(silent.contains("no answer within 100ms"), "{silent}");
+    // A loaded machine may be slower than the deadline, but not for ever.
+    within(async { while authority.issue(&identity()).await.is_err() {} }).await;
+}
+
 #[tokio::test]
 async fn every_certificate_is_fetched_anew_when_the_roots_are_replaced() {
     let (dir, old, new) = (tempfile::tempdir().unwrap(), Ca::new("old"), Arc::new(Ca::new("new")));

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -92,6 +93,10 @@ type Sign = dyn FnMut(&IstioCertificateRequest, Option<&str>) -> Result<Vec<Stri
 struct Script {
     opened: mpsc::UnboundedSender<Opened>,
     sign: Arc<Mutex<Box<Sign>>>,
+    /// How many connections there were.
+    connections: Arc<AtomicUsize>,
+    /// Requests for certificates over so many of the first connections are never answered.
+    silent: Arc<AtomicUsize>,
 }
 
 fn token<T>(request: &Request<T>) -> Option<String> {
@@ -117,6 +122,9 @@ impl CertificateAuthority for Script {
         &self,
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
+        if self.connections.load(SeqCst) <= self.silent.load(SeqCst) {
+            return std::future::pending().await;
+        }
         let token = token(&request);
         let cert_chain = (self.sign.lock().unwrap())(request.get_ref(), token.as_deref())?;
         Ok(Response::new(IstioCertificateResponse { cert_chain }))
@@ -128,6 +136,7 @@ pub(super) struct Plane {
     pub(super) address: SocketAddr,
     opened: mpsc::UnboundedReceiver<Opened>,
     sign: Arc<Mutex<Box<Sign>>>,
+    silent: Arc<AtomicUsize>,
     connections: TaskSet,
 }
 
@@ -139,13 +148,17 @@ impl Plane {
         let (opened, receiver) = mpsc::unbounded_channel();
         let sign: Box<Sign> = Box::new(|_, _| Err(Status::unimplemented("no authority")));
         let sign = Arc::new(Mutex::new(sign));
-        let script = Arc::new(Script { opened, sign: Arc::clone(&sign) });
+        let [count, silent] = [0; 2].map(|number| Arc::new(AtomicUsize::new(number)));
+        let script =
+            Script { opened, sign: Arc::clone(&sign), connections: Arc::clone(&count), silent: Arc::clone(&silent) };
+        let script = Arc::new(script);
         let (services, tls) = (Services::new(Arc::clone(&script), script), ca.server(name));
         let mut connections = TaskSet::default();
         connections.spawn(Span::none(), async move {
             let mut open = TaskSet::default();
             loop {
                 let (tcp, _) = listener.accept().await.unwrap();
+                count.fetch_add(1, SeqCst);
                 let (services, tls) = (services.clone(), tls.clone());
                 open.spawn(Span::none(), async move {
                     let Ok(stream) = tls.accept(tcp).await else { return };
@@ -158,7 +171,7 @@ impl Plane {
                 });
             }
         });
-        Self { address, opened: receiver, sign, connections }
+        Self { address, opened: receiver, sign, silent, connections }
     }
 
     /// The next stream that a client opens.
@@ -172,6 +185,11 @@ impl Plane {
         sign: impl FnMut(&IstioCertificateRequest, Option<&str>) -> Result<Vec<String>, Status> + Send + 'static,
     ) {
         *self.sign.lock().unwrap() = Box::new(sign);
+    }
+
+    /// Never answers requests for certificates over its first connection.
+    pub(super) fn leave_the_first_connection_unanswered(&self) {
+        self.silent.store(1, SeqCst);
     }
 
     /// Breaks all connections, and listens no more.
