@@ -190,7 +190,7 @@ impl Traveller<'_> {
             (Err(unfit), Some(endpoint)) => {
                 Some(self.unfit_text(*unfit, service.map(|service| &service.name), endpoint))
             }
-            (Ok((survey::Turn::Never, _)), Some(endpoint)) => Some(worse(endpoint, dst).to_owned()),
+            (Ok((survey::Turn::Never, _)), Some(endpoint)) => Some(worse(endpoint, service, dst).to_owned()),
             _ => None,
         };
         Leg { why_never, service: service.cloned(), ..Leg::of(end) }
@@ -229,12 +229,23 @@ impl Traveller<'_> {
         let taken = legs.iter().filter(|leg| leg.turn != Turn::Never).count();
         let chooser = if captured.is_ok() { "it" } else { "the node's own load balancer" };
         match service {
-            Some(service) if !service.vips.is_empty() && service.resolution == Resolution::Endpoints => format!(
-                "{begins}; of the {} endpoints of {} {} {chooser} takes one of {taken}",
-                legs.len(),
-                service.kind.name(),
-                service.name
-            ),
+            Some(service) if !service.vips.is_empty() && service.resolution == Resolution::Endpoints => {
+                let taken = match (captured.is_ok() && service.is_sticky, self.client.pod) {
+                    (true, Some(_)) => {
+                        "always the same one, by the client's address (sessionAffinity: ClientIP)".to_owned()
+                    }
+                    (true, None) => {
+                        format!("one of {taken}, for each client always the same one (sessionAffinity: ClientIP)")
+                    }
+                    (false, _) => format!("one of {taken}"),
+                };
+                format!(
+                    "{begins}; of the {} endpoints of {} {} {chooser} takes {taken}",
+                    legs.len(),
+                    service.kind.name(),
+                    service.name
+                )
+            }
             _ => begins,
         }
     }
@@ -343,12 +354,15 @@ pub(super) fn is_enforced(sources: Sources<'_>, workload: &Workload, port: u16, 
 }
 
 /// Why an endpoint that serves is not taken.
-fn worse(endpoint: &Endpoint, dst: IpAddr) -> &'static str {
+fn worse(endpoint: &Endpoint, service: Option<&Arc<Service>>, dst: IpAddr) -> &'static str {
     if endpoint.address.is_ipv4() != dst.is_ipv4() {
         return "it is of the other address family";
     }
     match endpoint.health {
         service::Health::Draining => "it is ending, and others are ready",
+        service::Health::Ready | service::Health::Unready if service.is_some_and(|service| service.is_sticky) => {
+            "enough others are nearer, or come first for this client (sessionAffinity: ClientIP)"
+        }
         service::Health::Ready | service::Health::Unready => "enough others are nearer",
     }
 }

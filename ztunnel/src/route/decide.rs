@@ -363,12 +363,21 @@ impl<'a> Client<'a> {
             let (rank, target) = self.rank(service, endpoint, dst).ok()?;
             Some((rank, endpoint.weight, (endpoint, target)))
         });
-        match self.address(dst.ip()).filter(|_| service.is_sticky) {
+        match self.sticky_address(service, dst) {
             None => choose(usable, draw),
             Some(client) => choose_sticky(usable.map(|(rank, weight, (endpoint, target))| {
                 (rank, weight, draw_of(client, endpoint.address), (endpoint, target))
             })),
         }
+    }
+
+    /// Whether all connections of this client to the service have the same candidates.
+    pub(super) fn sticks(&self, service: &Service, dst: OrigDst) -> bool {
+        self.sticky_address(service, dst).is_some()
+    }
+
+    fn sticky_address(&self, service: &Service, dst: OrigDst) -> Option<IpAddr> {
+        self.address(dst.ip()).filter(|_| service.is_sticky)
     }
 
     /// The address that services know the pod by: of the destination's family if it has one.

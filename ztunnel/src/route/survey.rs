@@ -45,7 +45,7 @@ pub struct End<'a> {
 /// When an end is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Turn {
-    /// At once, by chance among its equals.
+    /// At once: by chance among its equals, or with session affinity always.
     First,
     /// When those before it fail.
     Later,
@@ -70,7 +70,10 @@ fn captured<'a>(snapshot: &'a Snapshot, client: &Client<'_>, dst: OrigDst) -> Su
     if let Owner::Service(service) = snapshot.owner(dst.ip(), dst.port(), client.namespace)
         && service.resolution == Resolution::Endpoints
     {
-        let ends = endpoints(client, service, dst);
+        let mut ends = endpoints(client, service, dst);
+        if let (true, Ok(outbound)) = (client.sticks(service, dst), &decided) {
+            stick(&mut ends, &outbound.candidates);
+        }
         return Survey { service: Some(Arc::clone(service)), refusal: decided.err(), ends };
     }
     match decided {
@@ -109,6 +112,19 @@ fn endpoints<'a>(client: &Client<'_>, service: &'a Service, dst: OrigDst) -> Vec
     };
     let end = |(endpoint, ranked)| End::at(client.snapshot, endpoint, dst.port(), standing(endpoint, ranked));
     ranked.into_iter().map(end).collect()
+}
+
+/// With session affinity nothing is left to chance: every connection of the client has the same candidates.
+fn stick(ends: &mut [End<'_>], candidates: &[Candidate]) {
+    for end in ends {
+        if let Ok((turn, _)) = &mut end.standing {
+            *turn = match candidates.iter().position(|candidate| candidate.target == end.target) {
+                Some(0) => Turn::First,
+                Some(_) => Turn::Later,
+                None => Turn::Never,
+            };
+        }
+    }
 }
 
 /// An endpoint with how good it is, and its port.

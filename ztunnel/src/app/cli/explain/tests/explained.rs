@@ -167,7 +167,11 @@ const ENDPOINTS: &str = "
 
 /// All endpoints that the data path draws in many draws are those that are told, each as told: first, or only later.
 fn check_draws(spread: &str) {
-    let mesh = mesh(&ENDPOINTS.replace("SPREAD", spread));
+    check_draws_of(&ENDPOINTS.replace("SPREAD", spread));
+}
+
+fn check_draws_of(lines: &str) {
+    let mesh = mesh(lines);
     let told = ask(&mesh, "demo/client", "demo/web", 80).unwrap();
     let of = |turns: &[Turn]| -> BTreeSet<_> {
         told.endpoints.iter().filter(|one| turns.contains(&one.turn)).map(|one| one.address).collect()
@@ -192,6 +196,18 @@ fn check_draws(spread: &str) {
 fn the_endpoints_that_are_told_are_those_that_are_drawn() {
     check_draws("");
     check_draws("annotations: {networking.istio.io/traffic-distribution: PreferClose}");
+}
+
+/// With session affinity it is known which one the client has.
+#[test]
+fn the_endpoint_that_a_client_stays_with_is_told() {
+    let sticky = ENDPOINTS.replace("SPREAD", "").replace("{selector", "{sessionAffinity: ClientIP, selector");
+    let mesh = mesh(&sticky);
+    let told = ask(&mesh, "demo/client", "demo/web", 80).unwrap();
+    let first: Vec<_> = told.endpoints.iter().filter(|one| one.turn == Turn::First).collect();
+    assert_eq!(first.len(), 1, "{}", text(&told));
+    assert!(text(&told).contains("it takes always the same one, by the client's address"), "{}", text(&told));
+    check_draws_of(&sticky);
 }
 
 #[test]
