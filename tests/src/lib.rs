@@ -20,6 +20,7 @@
 //! | [`hbone`] | peers at a pod's tunnel port, honest and hostile |
 //! | [`capture`] | what was on the wire between the nodes |
 //! | [`watch`] | that nothing gets past the daemon while something happens |
+//! | [`cluster`], [`cgroups`] | a real Kubernetes: an API server for a test, a cluster with nodes; the cgroups of its nodes |
 //! | [`demo`], [`bench`] | the demo; what the mesh costs |
 
 pub mod admin;
@@ -27,6 +28,8 @@ pub mod apps;
 pub mod bench;
 pub mod ca;
 pub mod capture;
+pub mod cgroups;
+pub mod cluster;
 pub mod control_plane;
 pub mod daemon;
 pub mod demo;

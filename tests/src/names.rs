@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
 
-use crate::netns;
+use crate::{cgroups, netns};
 
 /// Where pin directories are made.
 pub const BPF_ROOT: &str = "/sys/fs/bpf";
@@ -21,6 +21,9 @@ pub const FOLDER_ROOT: &str = "/run";
 
 /// The name all things of the demo begin with: fixed, so that its manifests can name the namespaces.
 pub const DEMO: &str = "zt-demo";
+
+/// The name all things of the cluster of `cargo xtask cluster` begin with.
+pub const CLUSTER: &str = "zt-cluster";
 
 /// The begin of all names of one topology.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +43,12 @@ impl Prefix {
     #[must_use]
     pub fn demo() -> Self {
         Self(DEMO.to_owned())
+    }
+
+    /// The fixed prefix of the cluster of `cargo xtask cluster`.
+    #[must_use]
+    pub fn cluster() -> Self {
+        Self(CLUSTER.to_owned())
     }
 
     /// The name of a member's network namespace, e.g. `zt-4711x1-client-a`.
@@ -71,13 +80,17 @@ impl Prefix {
     }
 }
 
-/// Removes namespaces, pins and folders whose owner is dead. Never touches those of a live process, nor the demo's.
+/// Removes namespaces, cgroups, pins and folders whose owner is dead. Never touches those of a live process, of the demo or of
+/// `cargo xtask cluster`.
 /// Best effort: what can't be removed is tried again by the next run.
 pub fn sweep() {
     let live: BTreeSet<String> = listed(Path::new("/proc")).into_iter().collect();
     let orphaned = |name: &str| owner(name).is_some_and(|pid| !live.contains(pid));
     for name in listed(Path::new(netns::FOLDER)).iter().filter(|name| orphaned(name)) {
         netns::remove(name);
+    }
+    for group in cgroups::named("zt-").iter().filter(|group| orphaned(&name_of(group))) {
+        let _ = cgroups::remove(group);
     }
     for folder in [Path::new(BPF_ROOT), Path::new(FOLDER_ROOT)] {
         for name in listed(folder).iter().filter(|name| orphaned(name)) {
@@ -90,6 +103,10 @@ pub fn sweep() {
 fn owner(name: &str) -> Option<&str> {
     let (pid, _) = name.strip_prefix("zt-")?.split_once('x')?;
     (!pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit())).then_some(pid)
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 /// The names in a folder; none when there is no such folder.

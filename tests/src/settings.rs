@@ -22,6 +22,18 @@ pub fn daemon_binary() -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Where the programs of the cluster tests are kept: `ztunnel-cluster` in `XDG_CACHE_HOME`, else in `~/.cache`.
+///
+/// # Errors
+/// When the user has neither a cache folder nor a home.
+pub fn cluster_cache() -> Result<PathBuf> {
+    let cache = variable("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let cache = cache.or_else(|| Some(std::env::home_dir()?.join(".cache")));
+    Ok(cache
+        .context("no XDG_CACHE_HOME and no home: set one, so that there is a cache folder")?
+        .join("ztunnel-cluster"))
+}
+
 /// How long the soak tests run: `ZT_SOAK_SECS`, else 30 s.
 #[must_use]
 pub fn soak() -> Duration {

@@ -16,6 +16,7 @@ use crate::setup::Needs;
 use crate::workspace::Workspace;
 
 mod build;
+mod cluster;
 mod deny;
 mod dist;
 mod docs;
@@ -110,15 +111,26 @@ enum Command {
     /// Run tests
     ///
     /// `unit` needs neither root nor the BPF tool chain. `privileged` builds the daemon with its BPF programs and runs the
-    /// tests of `tests/` against it on the real kernel: it needs root, and fails without.
+    /// tests of `tests/` against it on the real kernel: it needs root, and fails without. `cluster` runs the tests that need a real
+    /// Kubernetes (see `cargo xtask cluster`); it needs root and Go as well.
     Test {
         #[arg(value_enum, default_value_t = test_runs::Selection::All)]
         what: test_runs::Selection,
         /// Only tests whose name contains this
         filter: Option<String>,
-        /// Test this daemon instead of building one (privileged tests)
+        /// Test this daemon instead of building one (privileged tests, cluster tests)
         #[arg(long, value_name = "PATH")]
         daemon: Option<PathBuf>,
+        /// Cluster tests only: where the programs of Kubernetes are missing and cannot be built, say NOT RUN and exit 0
+        #[arg(long)]
+        if_possible: bool,
+    },
+    /// A real Kubernetes on this machine, in namespaces
+    ///
+    /// `cargo xtask cluster programs` builds what it needs; `up` does the same first.
+    Cluster {
+        #[command(subcommand)]
+        action: cluster::Action,
     },
     /// Fuzz the parsers of what peers send, with libFuzzer and the stable compiler
     ///
@@ -201,8 +213,10 @@ fn run(command: Command) -> Result<()> {
             bench::run(&BenchOptions { filters, modes, rounds, seconds, json, baseline, ztunnel })
         }
         Command::Instructions { update } => instructions::run(&workspace, update),
-        Command::Test { what, filter, daemon } => {
-            test_runs::run(&workspace, what, filter.as_deref(), daemon.as_deref())
+        Command::Cluster { action } => cluster::run(&workspace, action),
+        Command::Test { what, filter, daemon, if_possible } => {
+            let selected = test_runs::Selected { filter: filter.as_deref(), daemon: daemon.as_deref(), if_possible };
+            test_runs::run(&workspace, what, &selected)
         }
         Command::Fuzz { target, seconds } => fuzz::run(&workspace, target.as_deref(), seconds),
         Command::Tidy { layers: true, .. } => {

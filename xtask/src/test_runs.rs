@@ -3,15 +3,19 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::build::{self, Profile};
+use crate::cluster::programs::{self, Unavailable};
 use crate::setup::{self, Needs};
 use crate::workspace::Workspace;
 use crate::{process, workspace};
 
 /// Privileged tests load the machine (10,000 connections, floods): more at once and their deadlines measure each other.
 const PRIVILEGED_THREADS: &str = "--test-threads=2";
+
+/// An API server takes a processor for seconds while it starts.
+const CLUSTER_THREADS: &str = "--test-threads=2";
 
 /// Which tests to run.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -20,39 +24,85 @@ pub(crate) enum Selection {
     Unit,
     /// Tests of the daemon on the real kernel (root)
     Privileged,
-    /// Both
+    /// Tests of the daemon on a real Kubernetes (root, Go)
+    Cluster,
+    /// Units and privileged tests
     All,
 }
 
-/// Runs the tests whose names contain `filter`; the privileged ones against `daemon` or a fresh release build.
-pub(crate) fn run(workspace: &Workspace, what: Selection, filter: Option<&str>, daemon: Option<&Path>) -> Result<()> {
-    if what != Selection::Privileged {
-        setup::ensure(Needs::default())?;
-        // One cargo call for all three: separate calls would resolve features separately and compile dependencies twice.
-        let mut command = cargo_test(workspace);
-        command.args(["--package", "ebpf-common", "--package", "ztunnel", "--package", "xtask", "--"]).args(filter);
-        process::run(&mut command)?;
-    }
-    if what != Selection::Unit {
-        privileged(workspace, filter, daemon)?;
-    }
-    Ok(())
+/// Which tests of a kind run, and on what.
+pub(crate) struct Selected<'a> {
+    /// Only tests whose names contain this.
+    pub(crate) filter: Option<&'a str>,
+    /// This daemon instead of a fresh release build.
+    pub(crate) daemon: Option<&'a Path>,
+    /// Whether cluster tests that can't run on this machine are no error.
+    pub(crate) if_possible: bool,
 }
 
-fn privileged(workspace: &Workspace, filter: Option<&str>, daemon: Option<&Path>) -> Result<()> {
+/// Runs the selected tests.
+pub(crate) fn run(workspace: &Workspace, what: Selection, selected: &Selected<'_>) -> Result<()> {
+    match what {
+        Selection::Unit => unit(workspace, selected),
+        Selection::Privileged => privileged(workspace, selected),
+        Selection::Cluster => on_cluster(workspace, selected),
+        Selection::All => {
+            unit(workspace, selected)?;
+            privileged(workspace, selected)
+        }
+    }
+}
+
+fn unit(workspace: &Workspace, selected: &Selected<'_>) -> Result<()> {
+    setup::ensure(Needs::default())?;
+    // One cargo call for all three: separate calls would resolve features separately and compile dependencies twice.
+    let mut command = cargo_test(workspace);
+    command
+        .args(["--package", "ebpf-common", "--package", "ztunnel", "--package", "xtask", "--"])
+        .args(selected.filter);
+    process::run(&mut command)
+}
+
+fn privileged(workspace: &Workspace, selected: &Selected<'_>) -> Result<()> {
     ensure!(
         workspace::is_root()?,
         "the privileged tests make network namespaces and load BPF programs: run them as root (`cargo xtask test unit` \
          needs no root)"
     );
     setup::ensure(Needs { bpf: true, programs: true, ..Needs::default() })?;
-    let daemon = match daemon {
-        Some(path) => given(path)?,
-        None => build::daemon(workspace, Profile::Release)?,
-    };
+    let daemon = daemon(workspace, selected)?;
     let mut command = cargo_test(workspace);
-    command.args(["--package", "ztunnel-tests", "--", PRIVILEGED_THREADS]).args(filter).env("ZTUNNEL_BIN", daemon);
-    process::run(&mut command)
+    command.args(["--package", "ztunnel-tests", "--", PRIVILEGED_THREADS]).args(selected.filter);
+    process::run(command.env("ZTUNNEL_BIN", daemon))
+}
+
+/// The files `tests/tests/cluster_*.rs`, whose tests are ignored elsewhere.
+fn on_cluster(workspace: &Workspace, selected: &Selected<'_>) -> Result<()> {
+    let unavailable = if workspace::is_root()? {
+        programs::available(workspace, false)?.err().map(|Unavailable(reason)| reason)
+    } else {
+        Some("they make network namespaces and cgroups: run them as root".to_owned())
+    };
+    match unavailable {
+        Some(reason) if selected.if_possible => {
+            println!("\nNOT RUN: the cluster tests (`cargo xtask test cluster`): {reason}");
+            return Ok(());
+        }
+        Some(reason) => bail!("the cluster tests cannot run here: {reason}"),
+        None => {}
+    }
+    setup::ensure(Needs { bpf: true, programs: true, ..Needs::default() })?;
+    let daemon = daemon(workspace, selected)?;
+    let mut command = cargo_test(workspace);
+    command.args(["--package", "ztunnel-tests", "--test", "cluster_*", "--", "--ignored", CLUSTER_THREADS]);
+    process::run(command.args(selected.filter).env("ZTUNNEL_BIN", daemon))
+}
+
+fn daemon(workspace: &Workspace, selected: &Selected<'_>) -> Result<PathBuf> {
+    match selected.daemon {
+        Some(path) => given(path),
+        None => build::daemon(workspace, Profile::Release),
+    }
 }
 
 /// Absolute, as the tests run in another folder.
