@@ -5,10 +5,12 @@
 //! [`manifests`] makes typed objects of the texts of files, and [`file`](mod@file) watches a folder of them. What manifests say
 //! beside the mesh is [`declared`], for `analyze`.
 
+mod backoff;
 pub mod declared;
 mod field;
 pub mod file;
 pub mod join;
+pub mod kubernetes;
 pub mod manifests;
 pub mod objects;
 pub mod remote;

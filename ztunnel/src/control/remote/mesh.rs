@@ -9,12 +9,12 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
-use super::backoff::{Backoff, LONGEST};
 use super::kept::{Journal, Keeper, Record};
 use super::plane::ControlPlane;
 use super::problems::of_plane;
 use super::resources::{Resources, TYPES, Taken};
 use super::stream::{Stream, StreamError};
+use crate::control::backoff::{Backoff, LONGEST};
 use crate::control::source::MeshSource;
 use crate::identity::certificate::rfc3339;
 use crate::istio::discovery::DeltaDiscoveryResponse;

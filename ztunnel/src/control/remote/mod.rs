@@ -7,7 +7,6 @@
 //! it on disk serves a daemon that starts while the control plane is away. What the control plane removes is removed.
 
 mod authority;
-mod backoff;
 mod connection;
 mod join;
 mod kept;

@@ -3,10 +3,10 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::super::backoff::LONGEST;
 use super::super::kept::{Journal, Record, encode};
 use super::super::tests::{control_plane, pod, response, workload};
 use super::{Link, RemoteMesh};
+use crate::control::backoff::LONGEST;
 use crate::control::source::MeshSource as _;
 use crate::istio::discovery::{ADDRESS, AUTHORIZATION};
 use crate::lifecycle::tasks::TaskCount;

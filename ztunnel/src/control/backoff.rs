@@ -1,4 +1,4 @@
-//! Pauses between attempts to reach a control plane.
+//! Pauses between attempts to reach a control plane, or an API server.
 
 use std::time::Duration;
 
@@ -6,12 +6,12 @@ use std::time::Duration;
 const FIRST: Duration = Duration::from_millis(100);
 /// The longest pause, and how long a connection must have lived for the next failure to count as a first one: a control plane
 /// that accepts and closes at once is not asked more and more often.
-pub(super) const LONGEST: Duration = Duration::from_secs(15);
+pub(in crate::control) const LONGEST: Duration = Duration::from_secs(15);
 
 /// The pause doubles with every failure. Between half and the whole of it is drawn, so that the daemons of a cluster do not
 /// return at once when a control plane does.
 #[derive(Debug)]
-pub(super) struct Backoff(Duration);
+pub(in crate::control) struct Backoff(Duration);
 
 impl Default for Backoff {
     fn default() -> Self {
@@ -21,7 +21,7 @@ impl Default for Backoff {
 
 impl Backoff {
     /// The pause after one more failure, of a connection that lived so long.
-    pub(super) fn after(&mut self, lived: Duration) -> Duration {
+    pub(in crate::control) fn after(&mut self, lived: Duration) -> Duration {
         if lived >= LONGEST {
             *self = Self::default();
         }

@@ -1,0 +1,22 @@
+//! The Kubernetes API: the only user of `kube`.
+//!
+//! [`Cluster`] is an API server and the right to ask it. [`Watch`] lists the objects of one [`ResourceType`] and follows their
+//! changes; what it yields are trees of fields, of which a caller reads those that it needs into a small type of its own
+//! ([`Object::read`]): a `Pod` with all its fields takes ten times the memory of what a mesh needs of it.
+
+mod client;
+mod failure;
+mod object;
+mod resource;
+#[cfg(test)]
+mod script;
+mod watch;
+
+pub use self::client::{Access, Cluster, ConnectError};
+pub use self::failure::{Failure, Reason};
+pub use self::object::{Object, Unreadable};
+pub use self::resource::{
+    AUTHORIZATION_POLICIES, CONFIG_MAPS, ENDPOINT_SLICES, NAMESPACES, NODES, PEER_AUTHENTICATIONS, PODS, ResourceType,
+    SERVICE_ENTRIES, SERVICES, WORKLOAD_ENTRIES,
+};
+pub use self::watch::{Report, Selection, Watch};

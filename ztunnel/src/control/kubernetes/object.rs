@@ -1,0 +1,228 @@
+//! An object as it comes from the API server: a tree of its fields, of which a caller reads those that it needs.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use thiserror::Error;
+
+use crate::control::yaml::{Entry, Node, NodeDeserializer, Value};
+use crate::model::workload::NamespacedName;
+
+/// An object of an API server.
+#[derive(Debug, Clone)]
+pub struct Object {
+    /// Namespace and name; the namespace of an object that has none is empty.
+    pub name: NamespacedName,
+    /// What tells it from another of the same name.
+    pub uid: Arc<str>,
+    pub(super) version: Box<str>,
+    tree: Node<'static>,
+}
+
+/// Why an object can't be read as a type.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{}{message}", field.as_ref().map(|field| format!("{field}: ")).unwrap_or_default())]
+pub struct Unreadable {
+    /// The field, such as `spec.rules[0].from`.
+    pub field: Option<String>,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+impl Object {
+    /// Reads the fields that a type has. Messages are this program's own, with the path of the field.
+    ///
+    /// # Errors
+    /// A field is missing, or is of another type.
+    pub fn read<T: DeserializeOwned>(&self) -> Result<T, Unreadable> {
+        T::deserialize(NodeDeserializer::new(&self.tree)).map_err(|fault| {
+            let error = fault.into_error(&self.tree);
+            Unreadable { field: error.field.map(|field| field.to_string()), message: error.message }
+        })
+    }
+
+    /// Fills in what the items of a list lack: they may have neither `apiVersion` nor `kind`.
+    pub(super) fn of(tree: Raw, api_version: &str, kind: &str) -> Self {
+        let mut tree = tree.0;
+        let text = |key: &str| {
+            tree.get("metadata").and_then(|metadata| metadata.get(key)).and_then(Node::text).unwrap_or_default()
+        };
+        let name = NamespacedName::new(text("namespace"), text("name"));
+        let (uid, version) = (text("uid").into(), text("resourceVersion").into());
+        if let Value::Map(entries) = &mut tree.value {
+            for (key, value) in [("apiVersion", api_version), ("kind", kind)] {
+                if !entries.iter().any(|entry| entry.key == key) {
+                    entries.push(entry(key.to_owned(), Value::Text(Cow::Owned(value.to_owned()))));
+                }
+            }
+        }
+        Self { name, uid, version, tree }
+    }
+}
+
+/// JSON as a tree of values. Notes on who has set which field, often half of an object, are left out.
+#[derive(Debug, Clone)]
+pub(super) struct Raw(Node<'static>);
+
+impl<'de> Deserialize<'de> for Raw {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Place::Object.deserialize(deserializer).map(Self)
+    }
+}
+
+/// Where in an object a value stands.
+#[derive(Clone, Copy)]
+enum Place {
+    /// It is the object.
+    Object,
+    /// It is the object's `metadata`.
+    Metadata,
+    /// It is anything else.
+    Elsewhere,
+}
+
+impl<'de> DeserializeSeed<'de> for Place {
+    type Value = Node<'static>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_any(self).map(node)
+    }
+}
+
+fn node(value: Value<'static>) -> Node<'static> {
+    Node { place: (1, 1), value }
+}
+
+fn entry(key: String, value: Value<'static>) -> Entry<'static> {
+    Entry { key: Cow::Owned(key), place: (1, 1), value: node(value) }
+}
+
+fn plain(text: impl Into<String>) -> Value<'static> {
+    Value::Plain(Cow::Owned(text.into()))
+}
+
+impl<'de> Visitor<'de> for Place {
+    type Value = Value<'static>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value of JSON")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Self::Value, E> {
+        Ok(plain(if value { "true" } else { "false" }))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Self::Value, E> {
+        Ok(plain(value.to_string()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Self::Value, E> {
+        Ok(plain(value.to_string()))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Self::Value, E> {
+        Ok(plain(value.to_string()))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Self::Value, E> {
+        Ok(Value::Text(Cow::Owned(value.to_owned())))
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Self::Value, E> {
+        Ok(Value::Text(Cow::Owned(value)))
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(plain(""))
+    }
+
+    fn visit_none<E>(self) -> Result<Self::Value, E> {
+        Ok(plain(""))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = list.next_element_seed(Self::Elsewhere)? {
+            items.push(item);
+        }
+        Ok(Value::List(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(key) = map.next_key::<String>()? {
+            let place = match (self, key.as_str()) {
+                (Self::Metadata, "managedFields") => {
+                    map.next_value::<IgnoredAny>()?;
+                    continue;
+                }
+                (Self::Object, "metadata") => Self::Metadata,
+                _ => Self::Elsewhere,
+            };
+            let value = map.next_value_seed(place)?;
+            entries.push(Entry { key: Cow::Owned(key), place: (1, 1), value });
+        }
+        Ok(Value::Map(entries))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::Pod;
+    use serde::Deserialize;
+    use serde_json::json;
+
+    use super::{Object, Raw};
+
+    fn object(value: &serde_json::Value) -> Object {
+        Object::of(serde_json::from_str::<Raw>(&value.to_string()).unwrap(), "v1", "Pod")
+    }
+
+    #[derive(Debug, Deserialize, PartialEq)]
+    #[serde(rename_all = "camelCase")]
+    struct Slim {
+        kind: String,
+        spec: SlimSpec,
+    }
+
+    #[derive(Debug, Deserialize, PartialEq)]
+    #[serde(rename_all = "camelCase")]
+    struct SlimSpec {
+        node_name: String,
+        priority: i64,
+        host_network: Option<bool>,
+        gone: Option<String>,
+    }
+
+    #[test]
+    fn an_object_is_read_as_a_slim_type_and_as_a_whole_one() {
+        let object = object(&json!({
+            "metadata": {
+                "name": "p", "namespace": "demo", "uid": "u", "resourceVersion": "7",
+                "managedFields": [{"manager": "kubectl", "fieldsV1": {"f:metadata": {}}}],
+                "labels": {"managedFields": "a label", "metadata": "another"}
+            },
+            "spec": {"nodeName": "true", "priority": -3, "hostNetwork": true, "gone": null, "containers": []}
+        }));
+        assert_eq!((object.name.to_string().as_str(), &*object.uid, &*object.version), ("demo/p", "u", "7"));
+        let spec = SlimSpec { node_name: "true".into(), priority: -3, host_network: Some(true), gone: None };
+        assert_eq!(object.read(), Ok(Slim { kind: "Pod".into(), spec }));
+        let whole: Pod = object.read().unwrap();
+        assert_eq!(whole.spec.unwrap().node_name.as_deref(), Some("true"));
+        assert_eq!(whole.metadata.managed_fields, None);
+        assert_eq!(whole.metadata.labels.unwrap().get("managedFields").unwrap(), "a label");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_told_with_its_field() {
+        let wrong = object(&json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n", "priority": "high"}}));
+        let error = wrong.read::<Slim>().unwrap_err();
+        assert_eq!(error.field.as_deref(), Some("spec.priority"), "{error}");
+        assert!(error.to_string().starts_with("spec.priority: "), "{error}");
+        // Neither is anything that an API server sends.
+        assert_eq!(object(&json!([1])).name.to_string(), "/");
+    }
+}

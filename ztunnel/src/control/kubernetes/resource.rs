@@ -1,0 +1,92 @@
+//! The types of objects that are asked for.
+
+use std::fmt;
+
+/// A type of objects, as the API server has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ResourceType {
+    /// Its group; empty for the core group.
+    pub group: &'static str,
+    /// Versions in which it is read, which mean the same; the first that the API server has is taken.
+    pub versions: &'static [&'static str],
+    /// Kind of its objects.
+    pub kind: &'static str,
+    /// As it is called in paths and in RBAC rules.
+    pub plural: &'static str,
+}
+
+const fn core(kind: &'static str, plural: &'static str) -> ResourceType {
+    ResourceType { group: "", versions: &["v1"], kind, plural }
+}
+
+/// Pods.
+pub const PODS: ResourceType = core("Pod", "pods");
+/// Namespaces.
+pub const NAMESPACES: ResourceType = core("Namespace", "namespaces");
+/// Nodes.
+pub const NODES: ResourceType = core("Node", "nodes");
+/// Services.
+pub const SERVICES: ResourceType = core("Service", "services");
+/// ConfigMaps.
+pub const CONFIG_MAPS: ResourceType = core("ConfigMap", "configmaps");
+/// The endpoints of services.
+pub const ENDPOINT_SLICES: ResourceType =
+    ResourceType { group: "discovery.k8s.io", versions: &["v1"], kind: "EndpointSlice", plural: "endpointslices" };
+/// Istio's entries of services outside of the cluster.
+pub const SERVICE_ENTRIES: ResourceType = networking("ServiceEntry", "serviceentries");
+/// Istio's entries of hosts outside of the cluster.
+pub const WORKLOAD_ENTRIES: ResourceType = networking("WorkloadEntry", "workloadentries");
+/// Istio's policies of access.
+pub const AUTHORIZATION_POLICIES: ResourceType = security("AuthorizationPolicy", "authorizationpolicies");
+/// Istio's policies of plaintext.
+pub const PEER_AUTHENTICATIONS: ResourceType = security("PeerAuthentication", "peerauthentications");
+
+const fn networking(kind: &'static str, plural: &'static str) -> ResourceType {
+    ResourceType { group: "networking.istio.io", versions: &["v1", "v1beta1", "v1alpha3"], kind, plural }
+}
+
+const fn security(kind: &'static str, plural: &'static str) -> ResourceType {
+    ResourceType { group: "security.istio.io", versions: &["v1", "v1beta1"], kind, plural }
+}
+
+impl ResourceType {
+    /// `apiVersion` of its objects in one of its versions.
+    #[must_use]
+    pub fn api_version(&self, version: &str) -> String {
+        if self.group.is_empty() { version.to_owned() } else { format!("{}/{version}", self.group) }
+    }
+
+    /// Path of its objects, of one namespace or of all.
+    pub(super) fn path(&self, version: &str, namespace: Option<&str>) -> String {
+        let root = if self.group.is_empty() { "api" } else { "apis" };
+        let (version, plural) = (self.api_version(version), self.plural);
+        match namespace {
+            Some(namespace) => format!("/{root}/{version}/namespaces/{namespace}/{plural}"),
+            None => format!("/{root}/{version}/{plural}"),
+        }
+    }
+}
+
+/// As `kubectl` takes it: `pods`, `serviceentries.networking.istio.io`.
+impl fmt::Display for ResourceType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.plural)?;
+        if self.group.is_empty() { Ok(()) } else { write!(f, ".{}", self.group) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{PODS, SERVICE_ENTRIES};
+
+    #[test]
+    fn paths_are_those_of_the_api() {
+        assert_eq!(PODS.path("v1", None), "/api/v1/pods");
+        assert_eq!(PODS.path("v1", Some("demo")), "/api/v1/namespaces/demo/pods");
+        assert_eq!(SERVICE_ENTRIES.path("v1beta1", None), "/apis/networking.istio.io/v1beta1/serviceentries");
+        assert_eq!(
+            (PODS.to_string(), SERVICE_ENTRIES.to_string().as_str()),
+            ("pods".into(), "serviceentries.networking.istio.io")
+        );
+    }
+}
