@@ -47,6 +47,7 @@ pub struct Launch {
     netns: Option<PathBuf>,
     output: Option<PathBuf>,
     input: Option<String>,
+    input_file: Option<File>,
     dropped: Vec<u8>,
     detached: bool,
     patience: Duration,
@@ -76,6 +77,7 @@ impl Launch {
             netns: None,
             output: None,
             input: None,
+            input_file: None,
             dropped: Vec::new(),
             detached: false,
             patience: wait::PATIENCE,
@@ -114,6 +116,13 @@ impl Launch {
     #[must_use]
     pub fn input(mut self, text: &str) -> Self {
         self.input = Some(text.to_owned());
+        self
+    }
+
+    /// Reads standard input from a file.
+    #[must_use]
+    pub fn input_file(mut self, file: File) -> Self {
+        self.input_file = Some(file);
         self
     }
 
@@ -174,7 +183,11 @@ impl Launch {
         let mut command = Command::new(requirements::program(&self.program)?);
         command.args(&self.args).env_clear().env("PATH", requirements::PATH);
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
-        command.stdin(if self.input.is_some() { Stdio::piped() } else { Stdio::null() });
+        command.stdin(match self.input_file {
+            Some(file) => file.into(),
+            None if self.input.is_some() => Stdio::piped(),
+            None => Stdio::null(),
+        });
         command.stdout(stdout).stderr(stderr);
         let netns = match &self.netns {
             Some(path) => Some(File::open(path).with_context(|| format!("cannot open {}", path.display()))?),

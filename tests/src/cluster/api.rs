@@ -42,7 +42,7 @@ const ETCD: &str = "http://127.0.0.1:2379";
 pub struct Options {
     /// The begin of all names.
     pub prefix: Prefix,
-    /// Whether the programs live on when this process ends.
+    /// Whether the programs live on when this process ends; see also [`ApiServer::keep`].
     pub detached: bool,
     /// Whether the controllers run: namespaces are emptied, Deployments and DaemonSets get pods.
     pub controllers: bool,
@@ -63,6 +63,7 @@ pub struct ApiServer {
     programs: Programs,
     options: Options,
     attached: Cell<u8>,
+    kept: bool,
 }
 
 impl ApiServer {
@@ -120,9 +121,20 @@ impl ApiServer {
             .detached(options.detached)
             .log_to(&folder.join("etcd.log"))
             .start()?;
-        let (folder, attached) = (folder.to_owned(), Cell::new(0));
-        let mut api =
-            Self { others: Vec::new(), server: None, etcd, netns, pki, admin, folder, programs, options, attached };
+        let (folder, attached, kept) = (folder.to_owned(), Cell::new(0), false);
+        let mut api = Self {
+            others: Vec::new(),
+            server: None,
+            etcd,
+            netns,
+            pki,
+            admin,
+            folder,
+            programs,
+            options,
+            attached,
+            kept,
+        };
         api.resume()?;
         if api.options.controllers {
             api.start_other("kube-controller-manager", |pki| {
@@ -366,7 +378,7 @@ impl ApiServer {
         for process in self.server.iter_mut().chain(&mut self.others).chain([&mut self.etcd]) {
             process.keep();
         }
-        self.options.detached = true;
+        self.kept = true;
     }
 
     fn launch_kubectl<A: AsRef<OsStr>>(&self, kubeconfig: &Path, args: impl IntoIterator<Item = A>) -> Result<Launch> {
@@ -382,7 +394,7 @@ impl ApiServer {
 
 impl Drop for ApiServer {
     fn drop(&mut self) {
-        if self.options.detached {
+        if self.kept {
             return;
         }
         for process in self.others.iter().chain(&self.server).chain([&self.etcd]) {

@@ -14,7 +14,7 @@ use crate::names::{Prefix, listed};
 use crate::{cgroups, netns, wait};
 
 /// How long the kernel may take to end processes that were killed.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Ends every process in the cluster's network namespaces, and removes its namespaces, cgroups and files. The result is what
 /// could not be removed.

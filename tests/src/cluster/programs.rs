@@ -65,6 +65,12 @@ impl Programs {
         Ok(Self { cache: settings::cluster_cache()? })
     }
 
+    /// The folder of the cache.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.cache
+    }
+
     /// The folder of a Go module's programs. Another module file or other checksums are another folder.
     #[must_use]
     pub fn module(&self, module: &Module) -> PathBuf {

@@ -1,0 +1,40 @@
+//! The images that the nodes have beside those under test, made of Debian's static busybox.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use super::oci::{Image, ImageFile};
+use super::programs::Programs;
+
+/// Does nothing; holds the namespaces of a pod.
+pub const PAUSE: &str = "registry.local/ztunnel/pause:1";
+
+/// busybox, for example with `httpd` and `wget`.
+pub const BUSYBOX: &str = "registry.local/ztunnel/busybox:1";
+
+/// The commands that pods use by their own names.
+const COMMANDS: [&str; 13] =
+    ["cat", "echo", "env", "hostname", "httpd", "ip", "ls", "mkdir", "nc", "sh", "sleep", "touch", "wget"];
+
+/// Writes the images to a folder.
+///
+/// # Errors
+/// When busybox is not in the cache, or a file can't be written.
+pub fn write(folder: &Path, programs: &Programs) -> Result<Vec<PathBuf>> {
+    let busybox = std::fs::read(programs.unpacked("bin/busybox")?)?;
+    let mut files = vec![ImageFile::program("bin/busybox", busybox)];
+    files.extend(COMMANDS.map(|name| ImageFile::link(&format!("bin/{name}"), "busybox")));
+    let files = &files;
+    // One day short of what a signed 32-bit number of seconds holds.
+    let pause = Image { name: PAUSE, entrypoint: &["/bin/sleep", "2147397247"], user: "65534", labels: &[], files };
+    let busybox = Image { name: BUSYBOX, entrypoint: &["/bin/sh"], user: "", labels: &[], files };
+    [("pause.tar", &pause), ("busybox.tar", &busybox)]
+        .into_iter()
+        .map(|(file, image)| {
+            let path = folder.join(file);
+            image.write(&path)?;
+            Ok(path)
+        })
+        .collect()
+}

@@ -1,0 +1,416 @@
+//! A node: a kubelet and its container runtime in network, mount, PID, UTS and IPC namespaces of their own, with cgroups of
+//! their own.
+//!
+//! Everything else is the machine's: kernel, files outside of `/run`, `/var/lib` and `/var/log`, and the hierarchies of
+//! cgroups. When the first process of the node's PID namespace ends, the kernel ends every process of the node.
+
+use std::fs::{self, File};
+use std::net::Ipv4Addr;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::fcntl::OFlag;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::fchdir;
+
+use super::api::{ADDRESS, ApiServer, BRIDGE, MAX_NODES, SERVICE, node_name, node_token};
+use super::programs::{KUBERNETES, Programs};
+use crate::names::Prefix;
+use crate::netns::{self, Netns};
+use crate::process::{Finished, Launch, Process};
+use crate::{cgroups, requirements, wait};
+
+/// The socket of the container runtime, as seen on the node.
+pub const CONTAINERD: &str = "/run/containerd/containerd.sock";
+
+/// A loaded machine needs some seconds for each step of a start.
+const START: Duration = Duration::from_secs(60);
+
+/// Folders that are the node's own, empty at its start.
+const OWN: [&str; 3] = ["/run", "/var/lib", "/var/log"];
+
+/// Settings of the whole machine that a kubelet wants to have certain values. It sees files with these values instead.
+const SETTINGS: [(&str, &str); 3] =
+    [("vm/overcommit_memory", "1"), ("kernel/panic", "10"), ("kernel/panic_on_oops", "1")];
+
+/// The file that has the number of a node's first process.
+const FIRST: &str = "first-process";
+
+/// A node of a cluster.
+#[derive(Debug)]
+pub struct Node {
+    /// What Kubernetes calls it.
+    pub name: String,
+    /// Its network namespace.
+    pub netns: Netns,
+    kubelet: Option<Process>,
+    containerd: Process,
+    holder: Process,
+    first: i32,
+    number: u8,
+    folder: PathBuf,
+    programs: Programs,
+    detached: bool,
+}
+
+impl Node {
+    /// Makes node `number` and its network, and starts its container runtime.
+    ///
+    /// # Errors
+    /// When the kernel refuses something, or the container runtime does not answer.
+    pub fn start(api: &ApiServer, number: u8, detached: bool) -> Result<Self> {
+        let name = node_name(number);
+        let member = api.prefix().member(&name);
+        let folder = api.folder().join(&name);
+        fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let netns = Netns::create(&member)?;
+        network(api, &netns, number)?;
+        cgroups::create(&member)?;
+        // unshare(1) waits for the first process of the PID namespace, which ends when unshare ends. A shell waits for every
+        // process that is left to it.
+        let holder = Launch::new("unshare")
+            .args(["--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc"])
+            .args(["sh", "-c", "sleep infinity; exit"])
+            .inside(&netns)
+            .detached(detached)
+            .log_to(&folder.join("holder.log"))
+            .start()?;
+        let first = first_process(holder.id())?;
+        fs::write(folder.join(FIRST), first.to_string())?;
+        furnish(first, &name, &folder, api)?;
+        configure(&folder, number, &member, api)?;
+        let programs = api.programs().clone();
+        let containerd = programs.unpacked("usr/bin/containerd")?;
+        let containerd = Self::launch_in(first, &programs, &containerd)
+            .args(["--config".as_ref(), folder.join("containerd.toml").as_os_str()])
+            .detached(detached)
+            .log_to(&folder.join("containerd.log"))
+            .start()?;
+        let mut node =
+            Self { name, netns, kubelet: None, containerd, holder, first, number, folder, programs, detached };
+        node.wait_for_containerd()?;
+        Ok(node)
+    }
+
+    /// Starts the kubelet.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn start_kubelet(&mut self) -> Result<()> {
+        let file = |name: &str| self.folder.join(name).display().to_string();
+        let program = self.programs.built(&KUBERNETES, "kubelet")?;
+        let kubelet = Self::launch_in(self.first, &self.programs, &program)
+            .args([
+                format!("--config={}", file("kubelet.yaml")),
+                format!("--kubeconfig={}", file("kubelet.kubeconfig")),
+                format!("--hostname-override={}", self.name),
+                format!("--node-ip={}", address(self.number)),
+                "--root-dir=/var/lib/kubelet".to_owned(),
+                "--cert-dir=/var/lib/kubelet/pki".to_owned(),
+                "--v=2".to_owned(),
+            ])
+            .detached(self.detached)
+            .log_to(&self.folder.join("kubelet.log"))
+            .start()?;
+        self.kubelet = Some(kubelet);
+        Ok(())
+    }
+
+    /// A program of the machine, to be started on the node: in all of its namespaces.
+    #[must_use]
+    pub fn launch(&self, program: &str) -> Launch {
+        Self::launch_in(self.first, &self.programs, Path::new(program))
+    }
+
+    /// Imports an image, which is a tar of an OCI layout or of several.
+    ///
+    /// # Errors
+    /// With what the container runtime says.
+    pub fn load_image(&self, image: &Path) -> Result<()> {
+        import(self.first, &self.programs, image)
+    }
+
+    /// Runs `ctr` on the node, with the containers and images of Kubernetes.
+    ///
+    /// # Errors
+    /// When it can't be run.
+    pub fn ctr(&self, args: &[&str]) -> Result<Finished> {
+        ctr(self.first, &self.programs)?.args(args).finish()
+    }
+
+    /// What the kubelet has logged.
+    #[must_use]
+    pub fn kubelet_log(&self) -> PathBuf {
+        self.folder.join("kubelet.log.err")
+    }
+
+    /// The first process of the node's PID namespace, by its number on the machine.
+    #[must_use]
+    pub fn first(&self) -> i32 {
+        self.first
+    }
+
+    /// Leaves it in place when this is dropped.
+    pub fn keep(&mut self) {
+        self.netns.keep();
+        for process in self.kubelet.iter_mut().chain([&mut self.containerd, &mut self.holder]) {
+            process.keep();
+        }
+    }
+
+    fn launch_in(first: i32, programs: &Programs, program: &Path) -> Launch {
+        let (bin, sbin) = (programs.debian().join("usr/bin"), programs.debian().join("usr/sbin"));
+        Launch::new("nsenter")
+            .args(["-t".to_owned(), first.to_string()])
+            .args(["-m", "-u", "-i", "-n", "-p", "--"])
+            .args([program])
+            .variable("PATH", format!("{}:{}:{}", bin.display(), sbin.display(), requirements::PATH))
+            .patience(START)
+    }
+
+    fn wait_for_containerd(&mut self) -> Result<()> {
+        let (first, programs, containerd) = (self.first, &self.programs, &mut self.containerd);
+        let answers = wait::until_true("containerd answers", START, || {
+            if let Some(status) = containerd.ended()? {
+                bail!("containerd ended: {status}");
+            }
+            Ok(ctr(first, programs)?.args(["version"]).finish()?.success)
+        });
+        answers.with_context(|| format!("{}: see {}", self.name, self.folder.join("containerd.log.err").display()))
+    }
+}
+
+/// The nodes of a cluster that runs, each with its first process.
+///
+/// # Errors
+/// When a node has ended.
+pub fn running(prefix: &Prefix) -> Result<Vec<(String, i32)>> {
+    let inode = |path: PathBuf| path.metadata().ok().map(|data| (data.dev(), data.ino()));
+    let mut nodes = Vec::new();
+    for name in (1..=MAX_NODES).map(node_name) {
+        let file = prefix.folder_path().join(&name).join(FIRST);
+        let Ok(text) = fs::read_to_string(&file) else { continue };
+        let first = text.trim().parse().with_context(|| format!("{} has no number", file.display()))?;
+        // The number may be another process's by now.
+        let netns = inode(Path::new(netns::FOLDER).join(prefix.member(&name)));
+        ensure!(netns.is_some() && netns == inode(PathBuf::from(format!("/proc/{first}/ns/net"))), "{name} has ended");
+        nodes.push((name, first));
+    }
+    Ok(nodes)
+}
+
+/// Imports an image on the node whose first process is `first`.
+///
+/// # Errors
+/// With what the container runtime says.
+pub fn import(first: i32, programs: &Programs, image: &Path) -> Result<()> {
+    // The file may be hidden on the node: it is read here, and given to the program as its standard input.
+    let image = image.canonicalize().with_context(|| format!("there is no image {}", image.display()))?;
+    let file = File::open(&image).with_context(|| format!("cannot open {}", image.display()))?;
+    let done = ctr(first, programs)?.args(["images", "import", "-"]).input_file(file).finish()?;
+    ensure!(done.success, "cannot import {}: {}{}", image.display(), done.stderr, done.stdout);
+    Ok(())
+}
+
+fn ctr(first: i32, programs: &Programs) -> Result<Launch> {
+    Ok(Node::launch_in(first, programs, &programs.unpacked("usr/bin/ctr")?).args(["--namespace", "k8s.io"]))
+}
+
+/// A node's address on the wire between the nodes.
+#[must_use]
+pub fn address(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 77, 0, 10 + number)
+}
+
+/// The link to the API server and the other nodes; the routes to the pods of all nodes that may come; the one Service that is
+/// always needed, for which there is no kube-proxy.
+fn network(api: &ApiServer, netns: &Netns, number: u8) -> Result<()> {
+    let address = address(number);
+    api.netns().ip(&format!(
+        "link add {name} type veth peer name eth0 netns {}\nlink set {name} master {BRIDGE} up\n\
+         route add 10.244.{number}.0/24 via {address}\n",
+        netns.name(),
+        name = node_name(number)
+    ))?;
+    netns.ip(&format!("addr add {address}/24 dev eth0\nlink set eth0 up\nroute add default via {}\n", ADDRESS.ip()))?;
+    netns.sysctl("ipv4/ip_forward", "1")?;
+    api.netns().sysctl("ipv4/ip_forward", "1")?;
+    let rule = format!("ip daddr {SERVICE} tcp dport 443 dnat to {ADDRESS}");
+    netns.nft(&format!(
+        "table ip kubernetes {{\n chain pods {{ type nat hook prerouting priority -100; {rule}; }}\n \
+         chain node {{ type nat hook output priority -100; {rule}; }}\n}}\n"
+    ))
+}
+
+/// The process that unshare(1) has made: once it is there, /proc is mounted.
+fn first_process(holder: u32) -> Result<i32> {
+    wait::until("the first process of the node", START, || {
+        let children = fs::read_to_string(format!("/proc/{holder}/task/{holder}/children")).unwrap_or_default();
+        let Some(child) = children.split_whitespace().next() else { return Ok(None) };
+        let name = fs::read_to_string(format!("/proc/{child}/comm")).unwrap_or_default();
+        if name.trim() == "sh" { Ok(Some(child.parse()?)) } else { Ok(None) }
+    })
+}
+
+/// Mounts what is the node's own, in its mount namespace.
+fn furnish(first: i32, name: &str, folder: &Path, api: &ApiServer) -> Result<()> {
+    let fakes = folder.join("settings");
+    for (setting, value) in SETTINGS {
+        let path = fakes.join(setting);
+        fs::create_dir_all(path.parent().unwrap_or(&fakes))?;
+        fs::write(&path, value).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    let kept = [api.folder().to_owned(), api.programs().root().to_owned()];
+    in_mounts_of(first, || {
+        change("/", None, MsFlags::MS_REC | MsFlags::MS_PRIVATE)?;
+        change("/", None, MsFlags::MS_REC | MsFlags::MS_SHARED)?;
+        let hidden = kept.map(|path| open_path(&path).map(|file| (path, file)));
+        for path in OWN {
+            change(path, Some("tmpfs"), MsFlags::empty())?;
+            change(path, None, MsFlags::MS_SHARED)?;
+        }
+        for found in hidden {
+            let (path, file) = found?;
+            if !path.exists() {
+                fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+                // This thread's own working folder: /proc is that of the node, in which this process has no entry.
+                fchdir(&file).with_context(|| format!("cannot enter {}", path.display()))?;
+                bind(".", &path)?;
+            }
+        }
+        for made in ["/run/netns", "/run/lock", "/var/log/pods", "/var/lib/kubelet"] {
+            fs::create_dir_all(made).with_context(|| format!("cannot make {made}"))?;
+        }
+        for (setting, _) in SETTINGS {
+            bind(&fakes.join(setting).to_string_lossy(), &Path::new("/proc/sys").join(setting))?;
+        }
+        change("/sys/fs/bpf", Some("bpf"), MsFlags::empty())
+    })?;
+    let named = Launch::new("nsenter").args(["-t", &first.to_string(), "-u", "--", "hostname", name]).finish()?;
+    ensure!(named.success, "cannot name {name}: {}", named.stderr);
+    Ok(())
+}
+
+/// Runs `work` in the mount namespace of a process, on a thread of its own.
+fn in_mounts_of(process: i32, work: impl FnOnce() -> Result<()> + Send) -> Result<()> {
+    let file = File::open(format!("/proc/{process}/ns/mnt")).context("the node has ended")?;
+    #[expect(clippy::disallowed_methods, reason = "the thread ends after its work, so there is nothing to restore")]
+    let enter = || {
+        // A mount namespace is entered by a thread that shares root and working folder with no other.
+        unshare(CloneFlags::CLONE_FS)?;
+        nix::sched::setns(&file, CloneFlags::CLONE_NEWNS)
+    };
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            enter().context("cannot enter the mount namespace of the node")?;
+            work()
+        });
+        thread.join().unwrap_or_else(|cause| std::panic::resume_unwind(cause))
+    })
+}
+
+fn open_path(path: &Path) -> Result<File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let file = File::options().read(true).custom_flags(OFlag::O_PATH.bits()).open(path);
+    file.with_context(|| format!("cannot open {}", path.display()))
+}
+
+/// Mounts a file system of a kind, or changes the propagation of a mount.
+fn change(path: &str, kind: Option<&str>, flags: MsFlags) -> Result<()> {
+    let data = (kind == Some("tmpfs")).then_some("mode=755");
+    mount(kind, path, kind, flags, data)
+        .with_context(|| format!("cannot mount {} on {path} ({flags:?})", kind.unwrap_or("nothing new")))
+}
+
+fn bind(source: &str, target: &Path) -> Result<()> {
+    mount(Some(source), target, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .with_context(|| format!("cannot mount {source} on {}", target.display()))
+}
+
+/// Writes the files that containerd, the CNI plugins and the kubelet read.
+fn configure(folder: &Path, number: u8, group: &str, api: &ApiServer) -> Result<()> {
+    let write = |name: &str, text: &str| {
+        let path = folder.join(name);
+        fs::create_dir_all(path.parent().unwrap_or(folder))?;
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+    };
+    let debian = api.programs().debian();
+    let (folder, debian) = (folder.display(), debian.display());
+    // Root may lack CAP_SYS_RESOURCE, without which the score cannot be lowered.
+    write(
+        "containerd.toml",
+        &format!(
+            r#"version = 2
+root = "{folder}/containerd"
+state = "/run/containerd"
+
+[grpc]
+address = "{CONTAINERD}"
+
+[plugins."io.containerd.internal.v1.opt"]
+path = "{folder}/opt"
+
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = "{pause}"
+disable_tcp_service = true
+disable_apparmor = true
+restrict_oom_score_adj = true
+
+[plugins."io.containerd.grpc.v1.cri".cni]
+bin_dir = "{debian}/usr/lib/cni"
+conf_dir = "{folder}/cni"
+
+[plugins."io.containerd.grpc.v1.cri".containerd]
+snapshotter = "overlayfs"
+default_runtime_name = "runc"
+
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+runtime_type = "io.containerd.runc.v2"
+
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+BinaryName = "{debian}/usr/sbin/runc"
+SystemdCgroup = false
+"#,
+            pause = super::images::PAUSE
+        ),
+    )?;
+    write(
+        "cni/10-bridge.conflist",
+        &format!(
+            r#"{{"cniVersion": "0.4.0", "name": "pods", "plugins": [{{"type": "bridge", "bridge": "cni0", "isGateway": true,
+ "ipMasq": false, "hairpinMode": true, "ipam": {{"type": "host-local", "dataDir": "/run/cni-ipam",
+ "ranges": [[{{"subnet": "10.244.{number}.0/24"}}]], "routes": [{{"dst": "0.0.0.0/0"}}]}}}}]}}
+"#
+        ),
+    )?;
+    write(
+        "kubelet.yaml",
+        &format!(
+            "apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+authentication: {{anonymous: {{enabled: false}}, webhook: {{enabled: true}}, x509: {{clientCAFile: {roots}}}}}
+authorization: {{mode: Webhook}}
+containerRuntimeEndpoint: unix://{CONTAINERD}
+cgroupDriver: cgroupfs
+cgroupRoot: /{group}
+failCgroupV1: false
+failSwapOn: false
+makeIPTablesUtilChains: false
+protectKernelDefaults: true
+oomScoreAdj: 0
+readOnlyPort: 0
+resolvConf: /etc/resolv.conf
+nodeStatusReportFrequency: 1m
+evictionHard: {{nodefs.available: \"1%\", imagefs.available: \"1%\", memory.available: 100Mi}}
+volumePluginDir: {folder}/volume-plugins
+",
+            roots = api.roots().display()
+        ),
+    )?;
+    let kubeconfig = format!("node-{number}.kubeconfig");
+    let made = api.pki().kubeconfig(&kubeconfig, &api.url(), &node_token(number))?;
+    write("kubelet.kubeconfig", &fs::read_to_string(made)?)
+}
