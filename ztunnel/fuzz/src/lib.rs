@@ -17,6 +17,7 @@ pub mod istio {
     pub mod discovery;
     pub mod read;
     pub mod security;
+    pub mod settings;
     pub mod standard;
     pub mod workload;
 }

@@ -25,6 +25,8 @@ pub(super) fn check(mesh: &Mesh<'_>, report: &mut Report<'_>) {
             let strict = |pod: &&Pod<'_>| mesh.authentication.of(pod).strict().is_some();
             let live = pods.iter().filter(strict).any(|pod| pod.outside().is_some());
             unlabelled_namespaces.extend(live.then_some(namespace));
+            let with_sidecar: Vec<_> = pods.iter().filter(|pod| pod.outside() == Some(Outside::Sidecar)).collect();
+            sidecars(&with_sidecar, report);
             continue;
         }
         unenforced_pods(mesh, (namespace, pods), guarded.contains(namespace), report);
@@ -130,9 +132,24 @@ fn unenforced_pods(mesh: &Mesh<'_>, (namespace, pods): (&str, &[Pod<'_>]), is_gu
                 let message = format!("{others} outside of the mesh ({}){refused}", why.why());
                 report.add(Code::UnlabelledClient, *first, message, why.remedy());
             }
+            None if why == Outside::Sidecar => sidecars(&pods, report),
             None => {}
         }
     }
+}
+
+/// Labelled pods that bring a proxy of their own, where no policy is missed.
+fn sidecars(pods: &[&Pod<'_>], report: &mut Report<'_>) {
+    let Some(first) = pods.first() else { return };
+    let others = match pods.len() {
+        1 => "is labelled and has a sidecar proxy of its own: it is".to_owned(),
+        _ => format!(
+            "and {} are labelled and have sidecar proxies of their own: they are",
+            list(pods.iter().skip(1).map(|pod| &pod.name))
+        ),
+    };
+    let message = format!("{others} not enrolled, and pods of the mesh connect to the proxy in plaintext");
+    report.add(Code::PodWithSidecar, *first, message, Outside::Sidecar.remedy());
 }
 
 /// Pods of the mesh that their node can't enrol.

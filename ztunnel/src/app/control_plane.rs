@@ -1,6 +1,7 @@
 //! Builds a control plane from its settings and runs it to its end.
 
 mod admin;
+pub(super) mod exposition;
 
 use std::{sync::Arc, time::Duration};
 

@@ -8,7 +8,7 @@ mod markdown;
 mod metrics;
 
 #[cfg(test)]
-pub(super) use self::metrics::every_metric;
+pub(super) use self::metrics::{every_metric, every_metric_of_control_plane};
 
 use self::markdown::{code, table};
 use crate::{analyze::Code, control::objects::KEYS, flow::record::FIELDS, model::close::CloseReason};
@@ -23,6 +23,7 @@ pub fn parts() -> Result<Vec<(&'static str, String)>, std::fmt::Error> {
         ("annotations", annotations()),
         ("close-reasons", close_reasons()),
         ("commands", flags::commands()),
+        ("control-plane-metrics", metrics::of_control_plane()?),
         ("flags", flags::run()),
         ("log-fields", log_fields()),
         ("metrics", metrics::all()?),

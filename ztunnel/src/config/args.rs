@@ -276,6 +276,10 @@ fn node_name(text: &str) -> Result<String, String> {
     })
 }
 
+fn namespace(text: &str) -> Result<String, String> {
+    check_name(text).map(|()| text.to_owned())
+}
+
 /// What a response may take longer than a connect.
 const RESPONSE_SLACK: Duration = Duration::from_secs(5);
 /// The largest window of HTTP/2.
@@ -366,6 +370,9 @@ pub struct AnalyzeArgs {
     /// Folder of manifests that a daemon reads: its files, without the folders below it; ignored if a PATH is given
     #[arg(long, env = "ZTUNNEL_MESH", value_name = "DIR")]
     pub mesh: Option<PathBuf>,
+    /// Namespace of objects that name none, as for kubectl
+    #[arg(long, short, value_name = "NAMESPACE", value_parser = namespace, requires = "paths", default_value = defaults::NAMESPACE)]
+    pub namespace: String,
     /// Suppress findings of a code: all of them, or those about objects that match a pattern, for example
     /// unmatched-selector=Service/shop/*; can be given several times
     #[arg(long, value_name = "CODE[=KIND/NAMESPACE/NAME]")]

@@ -15,6 +15,8 @@ pub const ADMIN: &str = "127.0.0.1:15000";
 pub const METRICS: &str = "[::]:15020";
 /// Istio's readiness port.
 pub const READINESS: &str = "[::]:15021";
+/// Kubernetes' own.
+pub const NAMESPACE: &str = "default";
 /// Istio's default.
 pub const TRUST_DOMAIN: &str = "cluster.local";
 /// Istio's default.

@@ -8,10 +8,11 @@ use prost::Message as _;
 use super::discovery::Resource;
 use super::read::{self, Facts, Read, Reader};
 use super::security::Authorization;
+use super::settings;
 use super::standard::Any;
 use super::workload::{Address, AddressType};
 
-/// The bytes are the content of a resource of either type. What is read of it is within the bounds that all others rely on.
+/// The bytes are the content of a resource of any type. What is read of it is within the bounds that all others rely on.
 ///
 /// # Panics
 /// When it is not so.
@@ -43,5 +44,8 @@ pub fn resources(bytes: &[u8]) {
     let name = Authorization::decode(bytes).map(|policy| format!("{}/{}", policy.namespace, policy.name));
     if let Ok(Read { value, .. }) = read::policy(&named(name.unwrap_or_default()), &mut reader) {
         assert!(!value.name.namespace.contains('/'));
+    }
+    if let Ok(Read { value, .. }) = read::settings(&named(settings::NAME.to_owned())) {
+        assert_eq!(value.len(), 1);
     }
 }

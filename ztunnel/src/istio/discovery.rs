@@ -10,6 +10,8 @@ use super::standard::{Any, Status, Struct};
 pub const ADDRESS: &str = "type.googleapis.com/istio.workload.Address";
 /// Type of resources that are an [`Authorization`](super::security::Authorization).
 pub const AUTHORIZATION: &str = "type.googleapis.com/istio.security.Authorization";
+/// Type of the one resource that is a [`Settings`](super::settings::Settings).
+pub const SETTINGS: &str = "type.googleapis.com/ambient.mesh.v1.Settings";
 
 /// What a client says: which resources of one type it wants, which it has, and whether it could use the last response.
 ///

@@ -9,6 +9,7 @@
 //! | [`discovery`] | `envoy.service.discovery.v3` | requests and responses of delta xDS |
 //! | [`workload`] | `istio.workload` | workloads and services |
 //! | [`security`] | `istio.security` | authorization policies |
+//! | [`settings`] | `ambient.mesh.v1` | settings of the whole mesh, which Istio's types have no room for |
 //! | [`certificate`] | `istio.v1.auth` | certificate requests |
 //! | [`standard`] | `google.protobuf`, `google.rpc` | the types of Google that the others use |
 //! | [`client`], [`server`] | | both ends of the two gRPC services |
@@ -21,6 +22,7 @@ pub mod discovery;
 pub mod read;
 pub mod security;
 pub mod server;
+pub mod settings;
 pub mod standard;
 #[cfg(test)]
 mod tests;

@@ -20,11 +20,13 @@ pub enum Kind {
     Address,
     /// Policies.
     Authorization,
+    /// Settings of the whole mesh.
+    Settings,
 }
 
 impl Kind {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Address, Self::Authorization];
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Address, Self::Authorization, Self::Settings];
 
     /// For logs and labels.
     #[must_use]
@@ -32,6 +34,7 @@ impl Kind {
         match self {
             Self::Address => "Address",
             Self::Authorization => "Authorization",
+            Self::Settings => "Settings",
         }
     }
 }
@@ -106,6 +109,7 @@ pub struct Catalogue {
     version: u64,
     address: Shelf,
     authorization: Shelf,
+    settings: Shelf,
     /// There is a mesh. Before that nobody is answered: an empty answer would say that there is none.
     is_complete: bool,
 }
@@ -132,6 +136,7 @@ impl Catalogue {
         match kind {
             Kind::Address => &self.address,
             Kind::Authorization => &self.authorization,
+            Kind::Settings => &self.settings,
         }
     }
 
@@ -145,6 +150,7 @@ impl Catalogue {
             let shelf = match change.kind {
                 Kind::Address => &mut self.address,
                 Kind::Authorization => &mut self.authorization,
+                Kind::Settings => &mut self.settings,
             };
             shelf.set(at, Record { name: change.name, since, until }, change.resource);
         }

@@ -10,6 +10,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use super::catalogue::Kind;
+
 /// A type of resources.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct TypeLabel {
@@ -70,13 +72,19 @@ impl PlaneMetrics {
             "Responses that nodes could not use (NACK), by type",
             &metrics.rejected,
         );
-        let help = "Seconds from a response to the node's answer";
+        let help = "Time from a response to the answer of the node";
         registry.register("ztunnel_xds_answer_seconds", help, metrics.answer_seconds.clone());
         registry.register("ztunnel_certificates_issued", "Certificates issued to nodes", metrics.issued.clone());
         let help = "Certificate requests that were refused, by reason";
         registry.register("ztunnel_certificates_refused", help, metrics.refused.clone());
-        let help = "Streams and connections that the control plane has ended, by reason";
+        let help = "Streams and connections that the control plane ended, by reason";
         registry.register("ztunnel_xds_cut", help, metrics.cut.clone());
+        for kind in Kind::ALL {
+            let label = TypeLabel { r#type: kind.name() };
+            for family in [&metrics.responses, &metrics.bytes, &metrics.accepted, &metrics.rejected] {
+                drop(family.get_or_create(&label));
+            }
+        }
         metrics
     }
 

@@ -4,7 +4,8 @@
 //! Of each type one response at a time is unanswered. What changes meanwhile goes into the next one, in its latest state.
 //!
 //! A workload names policies. So that no node has a workload without its policies, a new policy is sent before the workloads that
-//! may name it, and a policy that is gone is taken away after them, each when the node has answered what comes before.
+//! may name it, and a policy that is gone is taken away after them, each when the node has answered what comes before. Settings are
+//! sent before all else: without them a node may connect where it must not.
 
 mod messages;
 mod subscription;
@@ -20,6 +21,7 @@ use super::catalogue::{Catalogue, Kind};
 pub struct Session {
     address: Option<Subscription>,
     authorization: Option<Subscription>,
+    settings: Option<Subscription>,
     nonces: u64,
 }
 
@@ -52,6 +54,7 @@ impl Session {
         match kind {
             Kind::Address => &mut self.address,
             Kind::Authorization => &mut self.authorization,
+            Kind::Settings => &mut self.settings,
         }
     }
 
@@ -61,21 +64,26 @@ impl Session {
         match kind {
             Kind::Address => self.address.as_ref().map(Subscription::wants),
             Kind::Authorization => self.authorization.as_ref().map(Subscription::wants),
+            Kind::Settings => self.settings.as_ref().map(Subscription::wants),
         }
     }
 
     /// Whether the next response may be all that there is.
     #[must_use]
     pub fn expects_everything(&self) -> bool {
-        [&self.address, &self.authorization].into_iter().flatten().any(Subscription::expects_everything)
+        [&self.address, &self.authorization, &self.settings].into_iter().flatten().any(Subscription::expects_everything)
     }
 
     /// Since when an answer is waited for, and of which type.
     #[must_use]
     pub fn unanswered(&self) -> Option<(Instant, Kind)> {
         let of = |kind, subscription: &Option<Subscription>| Some((subscription.as_ref()?.sent()?.at, kind));
-        let both = [of(Kind::Address, &self.address), of(Kind::Authorization, &self.authorization)];
-        both.into_iter().flatten().min()
+        let all = [
+            of(Kind::Address, &self.address),
+            of(Kind::Authorization, &self.authorization),
+            of(Kind::Settings, &self.settings),
+        ];
+        all.into_iter().flatten().min()
     }
 
     /// The next response; `None`: nothing is due before the catalogue changes or the node answers.
@@ -86,7 +94,10 @@ impl Session {
         if !catalogue.is_complete() {
             return Ok(None);
         }
-        let mut due = self.policies(catalogue)?;
+        let mut due = self.settings(catalogue)?;
+        if due.is_none() {
+            due = self.policies(catalogue)?;
+        }
         if due.is_none() {
             due = self.addresses(catalogue)?;
         }
@@ -100,6 +111,22 @@ impl Session {
             subscription.send(&nonce, version, now, content.holds);
         }
         Ok(Some(Response { kind, nonce, version, resources: content.resources, removed: content.removed }))
+    }
+
+    fn settings(&mut self, catalogue: &Catalogue) -> Result<Option<(Kind, Content)>, SessionError> {
+        let kind = Kind::Settings;
+        let Some(subscription) = self.settings.as_mut().filter(|it| it.sent().is_none()) else { return Ok(None) };
+        let (shelf, version) = (catalogue.shelf(kind), catalogue.version());
+        if subscription.has_missed(shelf) {
+            return Err(SessionError::Behind(kind));
+        }
+        let mut content = subscription.upserts(shelf, version);
+        subscription.removals(shelf, version, &mut content.removed);
+        if content.is_due() {
+            return Ok(Some((kind, content)));
+        }
+        subscription.rest();
+        Ok(None)
     }
 
     /// Policies that are new or different.

@@ -20,7 +20,7 @@ use super::{
     publish::Resources,
     session::{Answer, Request, Response, Session, SessionError},
 };
-use crate::istio::discovery::{ADDRESS, AUTHORIZATION, DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use crate::istio::discovery::{ADDRESS, AUTHORIZATION, DeltaDiscoveryRequest, DeltaDiscoveryResponse, SETTINGS};
 
 /// What all streams share.
 #[derive(Clone, Debug)]
@@ -209,6 +209,7 @@ impl Subscriber {
         let kind = match request.type_url.as_str() {
             ADDRESS => Kind::Address,
             AUTHORIZATION => Kind::Authorization,
+            SETTINGS => Kind::Settings,
             other => {
                 // A client that knows more types gets what there is.
                 if !std::mem::replace(&mut self.is_unknown_told, true) {
@@ -283,6 +284,7 @@ fn parts(response: Response) -> Vec<Bytes> {
         type_url: match response.kind {
             Kind::Address => ADDRESS,
             Kind::Authorization => AUTHORIZATION,
+            Kind::Settings => SETTINGS,
         }
         .to_owned(),
         nonce: response.nonce,

@@ -26,7 +26,10 @@ pub use self::touched::Touched;
 use self::{concerned::Concerned, protection::Protecting};
 use super::catalogue::{Change, Kind};
 use crate::{
-    istio::write::{self, Writer},
+    istio::{
+        settings,
+        write::{self, Writer},
+    },
     model::{policy::AuthorizationPolicy, service::Service, workload::NamespacedName},
     store::{change::ServiceKey, snapshot::Snapshot},
 };
@@ -71,7 +74,8 @@ impl Translator {
         let addresses = workloads.flatten().flat_map(|workload| &workload.addresses);
         let naming = addresses.filter_map(|address| self.outside.get(address)).flatten();
         concerned.services.extend(naming.cloned());
-        let mut changes = Vec::new();
+        let said = encode::resource(write::settings(after.is_registry_only()), Vec::new(), Vec::new());
+        let mut changes = vec![Change { kind: Kind::Settings, name: settings::NAME.into(), resource: Some(said) }];
         for name in &touched.authorization {
             let policy = after.policies().authorization_named(name);
             changes.push(policies::change(name, policy.map(|policy| &**policy)));

@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::output::{Colour, Style, json, print, print_error};
 use crate::analyze::{self, Code, Finding, Severity};
 use crate::config::args::{AnalyzeArgs, Output};
+use crate::config::defaults;
 use crate::control::declared::Collector;
 use crate::control::file::{Manifests, Source, read_once, read_sources};
 use crate::explain::Page;
@@ -70,8 +71,8 @@ fn look(args: &AnalyzeArgs, input: &[u8]) -> anyhow::Result<Analysis> {
     let (snapshot, local, collector) = match (&args.mesh, args.paths.is_empty()) {
         (Some(mesh), true) => {
             let (snapshot, local) = read_once(mesh, args.trust_domain.clone())?;
-            let mut collector = Collector::new("default");
-            let files = read_sources(&[Source::Path(mesh.clone())], args.trust_domain.clone())?.files;
+            let mut collector = Collector::new(defaults::NAMESPACE);
+            let files = read_sources(&[Source::Path(mesh.clone())], args.trust_domain.clone(), None)?.files;
             // Only those of the folder itself are the daemon's.
             for path in files.iter().map(|file| PathBuf::from(&**file)).filter(|path| path.parent() == Some(mesh)) {
                 let name = path.file_name().map(|name| Arc::from(name.to_string_lossy())).unwrap_or_default();
@@ -85,8 +86,9 @@ fn look(args: &AnalyzeArgs, input: &[u8]) -> anyhow::Result<Analysis> {
                 false => Source::Path(path.clone()),
             };
             let sources: Vec<Source> = args.paths.iter().map(source).collect();
-            let Manifests { snapshot, local, files } = read_sources(&sources, args.trust_domain.clone())?;
-            let mut collector = Collector::new("default");
+            let Manifests { snapshot, local, files } =
+                read_sources(&sources, args.trust_domain.clone(), Some(&args.namespace))?;
+            let mut collector = Collector::new(args.namespace.as_str());
             for file in &files {
                 match &**file {
                     STDIN => collector.take(file, &String::from_utf8_lossy(input)),
@@ -101,6 +103,11 @@ fn look(args: &AnalyzeArgs, input: &[u8]) -> anyhow::Result<Analysis> {
         nothing(args)?;
     }
     let mut findings = analyze::analyze(&snapshot, &local, &declared);
+    let is_of_daemon = args.mesh.is_some() && args.paths.is_empty();
+    if !is_of_daemon && !local.iter().any(|(_, pod)| pod.netns.is_some()) {
+        // On Kubernetes the node finds the network namespaces of its pods.
+        findings.retain(|finding| finding.code != Code::PodRefused);
+    }
     let suppressed = analyze::suppress(&mut findings, &args.ignore, &declared.ignored);
     Ok(Analysis::new(findings, suppressed, declared.objects))
 }

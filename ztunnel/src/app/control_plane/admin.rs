@@ -1,24 +1,17 @@
 //! What a control plane shows over HTTP: readiness, metrics, and which node has what.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Bytes, Incoming},
 };
-use prometheus_client::{
-    encoding::text::{encode_eof, encode_registry},
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
-    registry::Registry,
-};
+use prometheus_client::registry::Registry;
 use serde::Serialize;
 use tokio::sync::watch;
 
+use super::exposition::{self, Values};
 use crate::{
     app::{
         admin::{Answers, Endpoints, TEXT, json, response, scraped},
@@ -26,11 +19,9 @@ use crate::{
     },
     identity::{certificate::rfc3339, local_ca::LocalCa},
     lifecycle::drain::DrainWatch,
-    metrics::{process, state::gauge},
     plane::{
         catalogue::Kind,
         describe::{StreamShown, Streams},
-        metrics::TypeLabel,
         nodes::NodeTokens,
         publish::Resources,
     },
@@ -159,43 +150,21 @@ impl PlaneAdmin {
     }
 
     fn metrics(&self) -> Result<String, std::fmt::Error> {
-        let mut registry = Registry::default();
-        let resources = Family::<TypeLabel, Gauge>::default();
-        let bytes = Family::<TypeLabel, Gauge>::default();
-        let version = {
+        let (version, resources) = {
             let catalogue = self.resources.catalogue();
-            for kind in Kind::ALL {
-                let (shelf, label) = (catalogue.shelf(kind), TypeLabel { r#type: kind.name() });
-                resources.get_or_create(&label).set(shelf.len() as i64);
-                bytes.get_or_create(&label).set(shelf.bytes() as i64);
-            }
-            catalogue.version()
+            let shelf = |kind| (kind, catalogue.shelf(kind).len(), catalogue.shelf(kind).bytes());
+            (catalogue.version(), Kind::ALL.map(shelf))
         };
-        registry.register("ztunnel_xds_resources", "Resources that are served, by type", resources);
-        registry.register("ztunnel_xds_resource_bytes", "Bytes of the resources that are served, by type", bytes);
-        gauge(
-            &mut registry,
-            "ztunnel_xds_version",
-            "Version of the resources; a stream has it when it has all",
+        let values = Values {
+            resources,
             version,
-        );
-        gauge(&mut registry, "ztunnel_xds_streams", "Streams of nodes that are open", self.streams.len() as u64);
-        gauge(&mut registry, "ztunnel_node_tokens", "Nodes that have a token", self.nodes.len() as u64);
-        let problems = self.mesh.load().problems().len() as u64;
-        gauge(&mut registry, "ztunnel_mesh_problems", "What is wrong with the files of the mesh", problems);
-        let unix = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let (ca, serving) = (unix(self.ca.not_after()), unix(*self.serving_until.borrow()));
-        gauge(&mut registry, "ztunnel_ca_expiry_timestamp_seconds", "When the CA ends, as Unix time", ca);
-        let help = "When the serving certificate ends, as Unix time";
-        gauge(&mut registry, "ztunnel_serving_certificate_expiry_timestamp_seconds", help, serving);
-        let lost = Counter::<u64>::default();
-        lost.inc_by(self.lost.count());
-        registry.register("ztunnel_log_lines_lost", "Log lines that standard output did not take in time", lost);
-        process::register(&mut registry);
-        let mut text = String::new();
-        encode_registry(&mut text, &self.registry)?;
-        encode_registry(&mut text, &registry)?;
-        encode_eof(&mut text)?;
-        Ok(text)
+            streams: self.streams.len(),
+            tokens: self.nodes.len(),
+            problems: self.mesh.load().problems().len(),
+            ca_until: self.ca.not_after(),
+            serving_until: *self.serving_until.borrow(),
+            lost: self.lost.count(),
+        };
+        exposition::text(&self.registry, &values)
     }
 }

@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{app::reference::every_metric, metrics::text::prometheus};
+use crate::{
+    app::reference::{every_metric, every_metric_of_control_plane},
+    metrics::text::prometheus,
+};
 
 /// Labels that Prometheus and its usual discovery give to the target: ours of that name would be renamed.
 const OF_TARGETS: [&str; 10] =
@@ -108,8 +111,10 @@ fn faults(text: &str) -> Vec<String> {
 
 #[test]
 fn the_exposition_keeps_the_rules_of_promtool() {
-    let text = prometheus(&every_metric().unwrap());
-    assert_eq!(faults(&text), Vec::<String>::new(), "{text}");
+    for text in [every_metric().unwrap(), every_metric_of_control_plane().unwrap()] {
+        let text = prometheus(&text);
+        assert_eq!(faults(&text), Vec::<String>::new(), "{text}");
+    }
 }
 
 #[test]

@@ -13,7 +13,10 @@ use prometheus_client::registry::Registry;
 
 use super::markdown::{code, table};
 use crate::{
-    app::exposition::{self, Sources},
+    app::{
+        control_plane::exposition as control_plane,
+        exposition::{self, Sources},
+    },
     metrics::{
         facts::{Facts, Protocol},
         traffic::Traffic,
@@ -25,6 +28,7 @@ use crate::{
         workload::NamespacedName,
     },
     net::memory::Budget,
+    plane::{catalogue::Kind, metrics::PlaneMetrics},
     pods::{
         describe::{MapInfo, PodState},
         status::{PodStatus, Status},
@@ -60,6 +64,11 @@ pub(super) fn of(text: &str) -> String {
         text.push_str(&format!("\nIstio's labels: {}.\n", listed(labels)));
     }
     text
+}
+
+/// The table of the control plane of this version.
+pub(super) fn of_control_plane() -> Result<String, fmt::Error> {
+    Ok(of(&every_metric_of_control_plane()?))
 }
 
 /// The table of this version.
@@ -120,6 +129,25 @@ fn labels(line: &str) -> impl Iterator<Item = &str> {
     let inside = line.split_once('{').and_then(|(_, rest)| rest.rsplit_once('}')).map_or("", |(inside, _)| inside);
     // Names and values take turns between the quotes.
     inside.split('"').step_by(2).filter_map(|part| part.trim_start_matches(',').strip_suffix('='))
+}
+
+/// An exposition of the control plane after one event of each kind.
+pub(in crate::app) fn every_metric_of_control_plane() -> Result<String, fmt::Error> {
+    let mut registry = Registry::default();
+    let counters = PlaneMetrics::register(&mut registry);
+    counters.refuse("");
+    counters.cut("");
+    let values = control_plane::Values {
+        resources: Kind::ALL.map(|kind| (kind, 0, 0)),
+        version: 0,
+        streams: 0,
+        tokens: 0,
+        problems: 0,
+        ca_until: UNIX_EPOCH,
+        serving_until: UNIX_EPOCH,
+        lost: 0,
+    };
+    control_plane::text(&registry, &values)
 }
 
 /// An exposition after one event of each kind.

@@ -45,6 +45,8 @@ pub(super) struct Folder {
     /// Why the folder as a whole could not be read the last time.
     unreadable: Option<Problem>,
     was_read: bool,
+    /// Of objects that name none, where it is not `default`.
+    namespace: Option<Arc<str>>,
 }
 
 /// One file.
@@ -135,12 +137,21 @@ impl Folder {
     /// Copies are kept in a directory, if one is given.
     pub(super) fn new(dir: PathBuf, kept: Option<PathBuf>) -> Self {
         let kept = kept.map(|kept| Kept::new(kept, &dir, LARGEST_FILE));
-        Self { dir, files: BTreeMap::new(), kept, gone: BTreeMap::new(), unreadable: None, was_read: false }
+        Self {
+            dir,
+            files: BTreeMap::new(),
+            kept,
+            gone: BTreeMap::new(),
+            unreadable: None,
+            was_read: false,
+            namespace: None,
+        }
     }
 
     /// Files and texts from anywhere, each of which is [taken](Self::take_file) once.
-    pub(super) fn of_files() -> Self {
-        Self { was_read: true, ..Self::new(PathBuf::new(), None) }
+    /// Objects that name no namespace are in `namespace`, or in `default`.
+    pub(super) fn of_files(namespace: Option<&str>) -> Self {
+        Self { was_read: true, namespace: namespace.map(Arc::from), ..Self::new(PathBuf::new(), None) }
     }
 
     /// The files that are there.
@@ -385,11 +396,12 @@ impl Folder {
     }
 
     fn manifest(&mut self, name: &OsStr) -> &mut Manifest {
+        let known = || Known::nothing_in(self.namespace.clone());
         self.files.entry(name.to_owned()).or_insert_with(|| Manifest {
             name: name.to_string_lossy().into(),
             digest: None,
             state: None,
-            known: Known::default(),
+            known: known(),
             was_whole: false,
             is_recalled: false,
             has_said: false,

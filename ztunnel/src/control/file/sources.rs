@@ -44,13 +44,18 @@ pub struct Manifests {
 }
 
 /// The mesh that sources describe together, as a daemon sees one folder of all their files right after its start. Names of
-/// files are their paths as they were given. Blocks on the file system.
+/// files are their paths as they were given. Objects that
+/// name no namespace are in `namespace`, or in `default`. Blocks on the file system.
 ///
 /// # Errors
 /// A path does not exist, or a folder can't be listed.
-pub fn read_sources(sources: &[Source], trust_domain: TrustDomain) -> Result<Manifests, OpenFolderError> {
+pub fn read_sources(
+    sources: &[Source],
+    trust_domain: TrustDomain,
+    namespace: Option<&str>,
+) -> Result<Manifests, OpenFolderError> {
     let mut joiner = Joiner::new(trust_domain.clone(), None);
-    let mut folder = Folder::of_files();
+    let mut folder = Folder::of_files(namespace);
     for source in sources {
         match source {
             Source::Text { name, bytes } => folder.take_text(&OsString::from(&**name), bytes, &mut joiner),

@@ -38,6 +38,15 @@ pub struct FileContent {
 pub(in crate::control) struct Known {
     seeds: Seeds,
     parts: HashMap<Hash, Part>,
+    /// Of objects that name none, where it is not `default`.
+    namespace: Option<Arc<str>>,
+}
+
+impl Known {
+    /// Nothing, of a file whose objects are in this namespace if they name none.
+    pub(in crate::control) fn nothing_in(namespace: Option<Arc<str>>) -> Self {
+        Self { namespace, ..Self::default() }
+    }
 }
 
 /// What one text says.
@@ -139,7 +148,7 @@ impl<'f> Reader<'f> {
         self.content.objects.shrink_to_fit();
         // The only object of a file has changed whenever the file has.
         let parts = if self.next.len() > 1 { self.next } else { HashMap::new() };
-        (self.content, Known { seeds: self.known.seeds.clone(), parts })
+        (self.content, Known { seeds: self.known.seeds.clone(), parts, namespace: self.known.namespace.clone() })
     }
 
     fn document(&mut self, document: &Document<'_>) {
@@ -297,6 +306,9 @@ impl<'f> Reader<'f> {
             // A list of other things than objects is one of them.
             self.strangers.0 = self.strangers.0.min(strangers + 1);
             return;
+        }
+        if let Some(namespace) = &self.known.namespace {
+            node.name_namespace(namespace);
         }
         let header = Header::of(&node, context.inherited);
         match header.content(is_item) {

@@ -15,7 +15,7 @@ use crate::model::origin::Origin;
 use crate::model::policy::{Action, AuthorizationPolicy, Rule};
 use crate::model::service::{Endpoint, Health, Service, ServicePort, TargetPort};
 use crate::model::workload::{NamespacedName, Workload};
-use crate::store::change::{Change, ServiceKey};
+use crate::store::change::{Change, ServiceKey, Setting};
 
 /// All resources that could be read, by their names, and what has changed since it was asked last.
 #[derive(Debug, Default)]
@@ -38,6 +38,7 @@ pub(super) struct Joined {
     /// How many services and workloads pass through a waypoint.
     waypoints: BTreeMap<Gateway, usize>,
     apart: Apart,
+    registry_only: bool,
     changes: Vec<Change>,
 }
 
@@ -105,6 +106,14 @@ impl Joined {
         self.missing.remove(name);
         self.closed.remove(name);
         self.changes.push(Change::Authorization(Arc::new(policy)));
+    }
+
+    /// Takes a setting of the whole mesh over.
+    pub(super) fn put_setting(&mut self, setting: Setting) {
+        let Setting::RegistryOnly(registry_only) = setting;
+        if std::mem::replace(&mut self.registry_only, registry_only) != registry_only {
+            self.changes.push(Change::Setting(setting));
+        }
     }
 
     /// Takes a workload or a service away. Whether it was there.

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::kept::{Journal, Keeper, Record};
 use super::plane::ControlPlane;
 use super::problems::of_plane;
-use super::resources::{Resources, TYPES, Taken};
+use super::resources::{REQUIRED, Resources, TYPES, Taken};
 use super::stream::{Stream, StreamError};
 use crate::control::backoff::{Backoff, LONGEST};
 use crate::control::source::MeshSource;
@@ -46,9 +46,9 @@ pub struct RemoteMesh {
     /// Why there is no stream, and since when.
     outage: Option<Outage>,
     /// Which types have been answered for, by this control plane or by an earlier one.
-    answered: [bool; 2],
+    answered: [bool; REQUIRED],
     /// Whether the state is that of a stream, and not only kept.
-    confirmed: [bool; 2],
+    confirmed: [bool; REQUIRED],
     /// There was a state in which nothing was missing.
     complete: bool,
     /// When a policy that is named has to be there.
@@ -96,8 +96,8 @@ impl RemoteMesh {
             file,
             heard: None,
             outage: None,
-            answered: [false; 2],
-            confirmed: [false; 2],
+            answered: [false; REQUIRED],
+            confirmed: [false; REQUIRED],
             complete: false,
             hold: None,
             is_due: false,
@@ -118,7 +118,7 @@ impl RemoteMesh {
         let (file, plane) = (self.file.clone(), self.plane.url.to_string());
         let mut resources = Resources::new(Arc::clone(&self.plane));
         let work = move || {
-            let (mut at, mut answered) = (None, [false; 2]);
+            let (mut at, mut answered) = (None, [false; REQUIRED]);
             let journal = Journal::open(&file, &plane, |record| {
                 at = Some(record.at);
                 let taken = record.response.map(|response| resources.take(response));
@@ -140,14 +140,14 @@ impl RemoteMesh {
         }
         self.keeper = Some(Keeper::new(journal));
         self.heard = at.map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds));
-        if self.answered == [true; 2] {
+        if self.answered == [true; REQUIRED] {
             (self.complete, self.is_due) = (!self.resources.has_unread(), true);
             let (addresses, policies) = self.resources.counts();
             let as_of = self.heard.map(rfc3339);
             info!(addresses, policies, as_of, "the mesh as the control plane last said it, until it is reached");
         } else {
             // Half of a state is none.
-            (self.resources, self.answered) = (Resources::new(Arc::clone(&self.plane)), [false; 2]);
+            (self.resources, self.answered) = (Resources::new(Arc::clone(&self.plane)), [false; REQUIRED]);
         }
     }
 
@@ -156,7 +156,7 @@ impl RemoteMesh {
         if !std::mem::take(&mut self.is_due) {
             return None;
         }
-        let read = self.answered == [true; 2];
+        let read = self.answered == [true; REQUIRED];
         if read && self.resources.waits() {
             let now = Instant::now();
             let until = *self.hold.get_or_insert(now + POLICY_PATIENCE);
@@ -167,7 +167,7 @@ impl RemoteMesh {
         }
         self.hold = None;
         let changes = if read { self.changes() } else { Vec::new() };
-        let partial = !read || self.confirmed != [true; 2] || self.resources.has_unread();
+        let partial = !read || self.confirmed != [true; REQUIRED] || self.resources.has_unread();
         let blind = partial && !self.complete;
         self.complete |= !partial;
         let gaps = Gaps { partial, blind, unread: self.resources.unread_policies() };
@@ -205,7 +205,7 @@ impl RemoteMesh {
         let mut problems = Vec::new();
         if let Some(Outage { since, why }) = &self.outage {
             let state = match self.heard {
-                Some(heard) if self.answered == [true; 2] => {
+                Some(heard) if self.answered == [true; REQUIRED] => {
                     format!("the mesh stays as it was at {}", rfc3339(heard))
                 }
                 _ => "nothing is known of the mesh until it is reached".to_owned(),
@@ -230,8 +230,8 @@ impl RemoteMesh {
     /// Waits for the next thing to happen, and acts on it.
     async fn step(&mut self) {
         let keeper = self.keeper.get_or_insert_with(|| Keeper::new(Err(std::io::Error::other("not opened"))));
-        let is_confirmed = self.confirmed == [true; 2] && self.outage.is_none();
-        let patience = patience(&self.link, self.answered == [true; 2], is_confirmed);
+        let is_confirmed = self.confirmed == [true; REQUIRED] && self.outage.is_none();
+        let patience = patience(&self.link, self.answered == [true; REQUIRED], is_confirmed);
         let held = self.hold;
         let event = tokio::select! {
             event = happens(&mut self.link) => event,
@@ -264,13 +264,13 @@ impl RemoteMesh {
 
     /// The control plane was silent: because it has nothing to add, or because it does not work.
     fn patience_is_over(&mut self) {
-        match (0..TYPES.len()).find(|kind| self.answered.get(*kind) != Some(&true)) {
+        match (0..REQUIRED).find(|kind| self.answered.get(*kind) != Some(&true)) {
             Some(kind) => {
                 let what = TYPES.get(kind).copied().unwrap_or_default();
                 self.failed(&StreamError::Silent { what, seconds: ANSWER_PATIENCE.as_secs() });
             }
             None => {
-                self.confirmed = [true; 2];
+                self.confirmed = [true; REQUIRED];
                 (self.outage, self.is_due) = (None, true);
             }
         }

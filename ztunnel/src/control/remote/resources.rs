@@ -8,16 +8,22 @@ use super::join::Joined;
 use super::plane::ControlPlane;
 use super::problems::{first, of_plane, of_resource};
 use super::texts::Texts;
-use crate::istio::discovery::{ADDRESS, AUTHORIZATION, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource};
+use crate::istio::discovery::{
+    ADDRESS, AUTHORIZATION, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource, SETTINGS,
+};
 use crate::istio::read::{self, Facts, Flaw, Read, Reader};
 use crate::istio::security::{Authorization, Scope};
 use crate::istio::standard::{Status, Struct};
 use crate::model::policy::UnreadPolicies;
 use crate::model::problem::{Problem, Severity};
-use crate::store::change::Change;
+use crate::store::change::{Change, Setting};
 
-/// The types of resources that are asked for, in this order.
-pub(super) const TYPES: [&str; 2] = [ADDRESS, AUTHORIZATION];
+/// The types of resources that are asked for, those first without which there is no mesh.
+pub(super) const TYPES: [&str; 3] = [ADDRESS, AUTHORIZATION, SETTINGS];
+/// So many of them every control plane has.
+pub(super) const REQUIRED: usize = 2;
+const ADDRESSES: usize = 0;
+const POLICIES: usize = 1;
 /// gRPC's `INVALID_ARGUMENT`.
 const INVALID_ARGUMENT: i32 = 3;
 /// Types that nobody asked for, of which people are told.
@@ -30,7 +36,7 @@ const LONGEST_NACK: usize = 4096;
 pub(super) struct Resources {
     plane: Arc<ControlPlane>,
     texts: Texts,
-    held: [Held; 2],
+    held: [Held; TYPES.len()],
     joined: Joined,
     /// Types that were sent without having been asked for.
     unknown: BTreeSet<String>,
@@ -89,7 +95,8 @@ impl Resources {
         }
     }
 
-    /// The first requests of a stream: everything, and what is known already.
+    /// The first requests of a stream: everything, and what is known already. Settings come first, so that a control plane that
+    /// has them has sent them before there is a mesh.
     pub(super) fn first_requests(&self) -> Vec<DeltaDiscoveryRequest> {
         let request = |(type_url, held): (&str, &Held)| DeltaDiscoveryRequest {
             node: Some(node(&self.plane)),
@@ -101,7 +108,9 @@ impl Resources {
                 .collect(),
             ..DeltaDiscoveryRequest::default()
         };
-        TYPES.into_iter().zip(&self.held).map(request).collect()
+        let mut requests: Vec<_> = TYPES.into_iter().zip(&self.held).map(request).collect();
+        requests.rotate_left(REQUIRED);
+        requests
     }
 
     /// Takes a response over: what can be used of it counts, the rest is refused by name.
@@ -147,15 +156,19 @@ impl Resources {
         let mut text = |value: &str| texts.text(value);
         let mut reader = Reader { cluster: &plane.cluster, network: &plane.network, texts: &mut text };
         let read = match kind {
-            0 => read::address(resource, &mut reader).map(|Read { value, remarks }| {
+            ADDRESSES => read::address(resource, &mut reader).map(|Read { value, remarks }| {
                 match value {
                     Facts::Workload(facts) => joined.put_workload(&name, facts),
                     Facts::Service(facts) => joined.put_service(facts),
                 }
                 remarks
             }),
-            _ => read::policy(resource, &mut reader).map(|Read { value, remarks }| {
+            POLICIES => read::policy(resource, &mut reader).map(|Read { value, remarks }| {
                 joined.put_policy(&name, value);
+                remarks
+            }),
+            _ => read::settings(resource).map(|Read { value, remarks }| {
+                value.into_iter().for_each(|setting| joined.put_setting(setting));
                 remarks
             }),
         };
@@ -173,7 +186,11 @@ impl Resources {
                 Ok(())
             }
             Err(flaw) => {
-                let reach = if kind == 0 { Reach::Named } else { reach(resource) };
+                let reach = if kind == POLICIES { reach(resource) } else { Reach::Named };
+                // Settings that never made sense may forbid what they can.
+                if kind > POLICIES && held.versions.is_empty() {
+                    joined.put_setting(Setting::RegistryOnly(true));
+                }
                 held.bad.insert(name, Bad { flaw: flaw.clone(), reach });
                 Err(flaw)
             }
@@ -189,9 +206,13 @@ impl Resources {
             held.bad.remove(name.as_str());
             held.remarks.remove(name.as_str());
             match kind {
-                0 => self.joined.remove_address(name),
-                _ => self.joined.remove_policy(name),
-            };
+                ADDRESSES => drop(self.joined.remove_address(name)),
+                POLICIES => drop(self.joined.remove_policy(name)),
+                _ => {}
+            }
+        }
+        if kind > POLICIES && held.versions.is_empty() {
+            self.joined.put_setting(Setting::RegistryOnly(!held.bad.is_empty()));
         }
         if had_several && held.versions.is_empty() {
             self.emptied.extend(TYPES.get(kind));
@@ -210,13 +231,13 @@ impl Resources {
 
     /// Whether a workload or a service exists that could never be read.
     pub(super) fn has_unread(&self) -> bool {
-        let [addresses, _] = &self.held;
+        let [addresses, ..] = &self.held;
         addresses.bad.keys().any(|name| !addresses.versions.contains_key(name))
     }
 
     /// Policies that exist and could never be read.
     pub(super) fn unread_policies(&self) -> UnreadPolicies {
-        let [_, policies] = &self.held;
+        let [_, policies, _] = &self.held;
         let mut unread = UnreadPolicies::default();
         for (name, bad) in policies.bad.iter().filter(|(name, _)| !policies.versions.contains_key(*name)) {
             let source: Arc<str> = format!("the resource {name} of the control plane").into();

@@ -78,6 +78,19 @@ impl<'a> Node<'a> {
         }
     }
 
+    /// Has an object with `metadata` be of a namespace, if it names none.
+    pub(in crate::control) fn name_namespace(&mut self, namespace: &str) {
+        let Value::Map(entries) = &mut self.value else { return };
+        let Some(metadata) = entries.iter_mut().find(|entry| entry.key == "metadata") else { return };
+        let Entry { place, value: Node { value: Value::Map(fields), .. }, .. } = metadata else { return };
+        let names_none = |value: &Node<'_>| value.is_null() || value.text() == Some("");
+        fields.retain(|field| field.key != "namespace" || !names_none(&field.value));
+        if fields.iter().all(|field| field.key != "namespace") {
+            let value = Node { place: *place, value: Value::Text(namespace.to_owned().into()) };
+            fields.push(Entry { key: "namespace".into(), place: *place, value });
+        }
+    }
+
     /// Takes out a field, wherever it is.
     pub(in crate::control) fn remove(&mut self, path: &[Step]) -> bool {
         let Some((first, rest)) = path.split_first() else { return false };

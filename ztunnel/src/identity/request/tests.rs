@@ -100,3 +100,27 @@ fn an_answer_that_is_not_what_was_asked_for_is_refused() {
         Err(RequestError::Empty)
     ));
 }
+
+/// Whatever byte of a certificate is another one, or is missing: the answer is refused, and nothing panics.
+#[test]
+fn an_answer_with_any_byte_changed_is_refused() {
+    let ca = ca("root");
+    let roots = ca.pem();
+    let answer = |change: &dyn Fn(&mut Vec<u8>)| {
+        let (asked, request) = Request::new(identity()).unwrap();
+        let mut der = pem::parse(sign(&ca, &request, |_| {})).unwrap().into_contents();
+        change(&mut der);
+        let leaf = pem::encode(&pem::Pem::new("CERTIFICATE", der));
+        asked.accept(&[leaf, roots.clone()], SystemTime::now())
+    };
+    answer(&|_| {}).unwrap();
+    let length = pem::parse(sign(&ca, &Request::new(identity()).unwrap().1, |_| {})).unwrap().contents().len();
+    // The length of a signature differs by a few bytes from one to the next.
+    for position in 0..length - 4 {
+        for bit in [0, 7] {
+            let flipped = answer(&|der| der[position] ^= 1 << bit);
+            assert!(flipped.is_err(), "bit {bit} of byte {position}");
+        }
+        assert!(answer(&|der| der.truncate(position)).is_err(), "{position} bytes");
+    }
+}

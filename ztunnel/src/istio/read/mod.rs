@@ -7,12 +7,14 @@ mod address;
 mod policy;
 mod reading;
 mod service;
+mod settings;
 mod workload;
 
 pub use self::policy::{ATTACHED, attached, policy};
 pub use self::reading::{Flaw, Read, Reader};
 use self::reading::{decode, same_name};
 pub use self::service::ServiceFacts;
+pub use self::settings::settings;
 pub use self::workload::{Fronting, WorkloadFacts};
 use super::discovery::Resource;
 use super::workload::{Address, AddressType};

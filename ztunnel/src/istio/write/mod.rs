@@ -2,6 +2,7 @@
 
 mod policy;
 mod service;
+mod settings;
 mod workload;
 
 use std::net::IpAddr;
@@ -12,6 +13,7 @@ use prost::Message;
 
 pub use self::policy::policy;
 pub use self::service::service;
+pub use self::settings::settings;
 pub use self::workload::{uid, workload, workload_as};
 use super::discovery::Resource;
 use super::standard::Any;

@@ -103,6 +103,36 @@ fn who_asks_for_everything_gets_all_and_then_what_changes_in_its_latest_state() 
     assert_eq!(stream.session.unanswered(), None);
 }
 
+/// A node that knows workloads and not that only they may be connected to would connect to others.
+#[test]
+fn settings_come_before_all_else_and_only_to_those_who_ask() {
+    const SETTINGS: Kind = Kind::Settings;
+    let mut mesh = Catalogue::default();
+    mesh.apply(vec![set(ADDRESS, "a", "a1"), set(SETTINGS, "mesh", "s1")], false);
+    let all = || ask(&[], &[], &[]);
+    let mut stream = Stream::of(&[(ADDRESS, all()), (SETTINGS, all()), (POLICY, all())]);
+    assert_eq!(stream.due(&mesh), None);
+    mesh.apply(vec![], true);
+    assert_eq!(stream.due(&mesh).unwrap(), "Settings: +s1");
+    assert_eq!(stream.due(&mesh).unwrap(), "Authorization: ");
+    assert_eq!(stream.due(&mesh).unwrap(), "Address: +a1");
+    [SETTINGS, POLICY, ADDRESS].into_iter().for_each(|kind| stream.ack(kind));
+    mesh.apply(vec![set(ADDRESS, "a", "a2"), set(SETTINGS, "mesh", "s2")], true);
+    assert_eq!(stream.due(&mesh).unwrap(), "Settings: +s2");
+    assert_eq!(stream.due(&mesh).unwrap(), "Address: +a2");
+    // Without an answer there is no further one.
+    mesh.apply(vec![set(SETTINGS, "mesh", "s3")], true);
+    assert_eq!(stream.due(&mesh), None);
+    stream.ack(SETTINGS);
+    assert_eq!(stream.due(&mesh).unwrap(), "Settings: +s3");
+    // Who has them already is told that nothing is new; Istio's ztunnel does not ask.
+    let mut again = Stream::of(&[(SETTINGS, ask(&[], &[], &[("mesh", "s3")]))]);
+    assert_eq!(again.due(&mesh).unwrap(), "Settings: ");
+    let mut other = Stream::of(&[(ADDRESS, all())]);
+    assert_eq!(other.due(&mesh).unwrap(), "Address: +a2");
+    assert_eq!(other.due(&mesh), None);
+}
+
 #[test]
 fn nobody_is_answered_before_there_is_a_mesh_and_an_empty_mesh_is_an_answer() {
     let mut mesh = Catalogue::default();

@@ -54,6 +54,14 @@ async fn a_daemon_has_the_mesh_and_its_certificates_from_here() {
     let [web] = snapshot.services_named("web.demo.svc.cluster.local") else { panic!() };
     assert_eq!(web.endpoints.len(), 1);
     assert_eq!(web.endpoints[0].ports, [(80, 8080)].into());
+    // Settings of the mesh, which Istio's resources do not have.
+    assert!(!snapshot.is_registry_only());
+    let only = "{apiVersion: v1, kind: ConfigMap, metadata: {namespace: istio-system, name: istio}, data: {mesh: 'outboundTrafficPolicy: \
+                {mode: REGISTRY_ONLY}'}}";
+    plane.says("settings", &[only]);
+    let snapshot = follow(&mut mesh, snapshot, Snapshot::is_registry_only).await;
+    plane.says("settings", &[]);
+    let snapshot = follow(&mut mesh, snapshot, |snapshot| !snapshot.is_registry_only()).await;
     // What changes.
     plane.says("p", &[]);
     plane.says("a", &[&pod("a", "node-a", "10.0.0.1"), service]);
@@ -67,4 +75,25 @@ async fn a_daemon_has_the_mesh_and_its_certificates_from_here() {
     let other: SpiffeId = "spiffe://cluster.local/ns/demo/sa/sa-b".parse().unwrap();
     let error = authority.issue(&other).await.unwrap_err();
     assert!(crate::model::cause::causes(&error).contains("node-a"), "{error:?}");
+}
+
+/// No mesh is ever seen without its settings, also by a daemon that starts anew.
+#[tokio::test]
+async fn a_daemon_knows_the_settings_before_the_mesh() {
+    let mut plane = Plane::start(LIMITS).await;
+    let only = "{apiVersion: v1, kind: ConfigMap, metadata: {namespace: istio-system, name: istio}, data: {mesh: 'outboundTrafficPolicy: \
+                {mode: REGISTRY_ONLY}'}}";
+    plane.says("settings", &[only]);
+    plane.says("a", &[&pod("a", "node-a", "10.0.0.1")]);
+    let kept = tempfile::tempdir().unwrap();
+    let a = NamespacedName::new("demo", "a");
+    for _ in 0..2 {
+        let mut mesh = RemoteMesh::new(plane.as_told(), kept.path().join("mesh"), TaskCount::default());
+        let mut snapshot = Snapshot::default();
+        while snapshot.workload(&a).is_none() || !snapshot.is_registry_only() {
+            snapshot = snapshot.apply(mesh.next().await.unwrap());
+            assert!(snapshot.is_registry_only() || snapshot.version() == 0 || snapshot.workload(&a).is_none());
+        }
+        drop(mesh);
+    }
 }

@@ -36,11 +36,9 @@ impl Touched {
                 Change::Authentication(policy) => drop(touched.authentication.insert(policy.name.clone())),
                 Change::AuthenticationGone(name) => drop(touched.authentication.insert(name.clone())),
                 // No message tells of them.
-                Change::Namespace(_)
-                | Change::NamespaceGone(_)
-                | Change::Node(_)
-                | Change::NodeGone(_)
-                | Change::Setting(_) => {}
+                Change::Namespace(_) | Change::NamespaceGone(_) | Change::Node(_) | Change::NodeGone(_) => {}
+                // Their message is compared after every batch.
+                Change::Setting(_) => {}
             }
         }
         touched

@@ -215,3 +215,62 @@ fn a_terminal_gets_no_control_characters() {
         }
     }
 }
+
+/// Rendered manifests often leave the namespace to kubectl.
+#[test]
+fn objects_without_a_namespace_are_in_the_given_one() {
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, labels: {app: p}}\nspec: {containers: []}\nstatus: {podIP: 10.0.0.1}\n";
+    let policy = |namespace: &str| {
+        format!(
+            "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: a{namespace}}}\nspec: {{selector: \
+             {{matchLabels: {{app: p}}}}, rules: [{{from: [{{source: {{namespaces: [shop]}}}}]}}]}}\n"
+        )
+    };
+    let shop =
+        "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {istio.io/dataplane-mode: ambient}}\n";
+    let found = |words: &[&str], input: &str| {
+        let (code, out, err) = asked(words, input);
+        assert_eq!((code, err.as_str()), (0, ""), "{out}");
+        out
+    };
+    for namespace in ["", ", namespace: ''", ", namespace: ~"] {
+        let input = format!("{pod}{}{shop}", policy(namespace));
+        let told = found(&["-n", "shop", "-"], &input);
+        assert!(!told.contains("[empty-mesh]") && told.ends_with("\n0 errors, 0 warnings, 1 info\n"), "{told}");
+        assert!(found(&["-"], &input).contains("[empty-mesh]"));
+    }
+    // One that an object names counts.
+    let input = format!("{pod}{}{shop}", policy(", namespace: other"));
+    let told = found(&["--namespace", "shop", "-"], &input);
+    assert!(told.contains("[unknown-namespace]: AuthorizationPolicy other/a"), "{told}");
+    // Templates too.
+    let template = "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\nspec: {template: {metadata: {labels: {app: q}}, \
+                    spec: {containers: []}}}\n---\napiVersion: v1\nkind: Service\nmetadata: {name: q, namespace: shop}\nspec: \
+                    {clusterIP: 10.96.0.9, selector: {app: q}, ports: [{port: 80}]}\n";
+    let input = format!("{pod}{template}{shop}");
+    assert!(!found(&["-n", "shop", "-"], &input).contains("[unmatched-selector]"));
+    assert!(found(&["-"], &input).contains("[unmatched-selector]"));
+}
+
+#[test]
+fn a_namespace_must_be_one() {
+    let error = Args::try_parse_from(["ztunnel", "analyze", "-n", "Shop", "-"]).unwrap_err().to_string();
+    assert!(error.contains("is not a Kubernetes name"), "{error}");
+}
+
+/// On Kubernetes the node finds the network namespaces of its pods: only manifests of a machine without it name them.
+#[test]
+fn network_namespaces_are_missed_only_where_they_are_named() {
+    let pod = |name: &str, rest: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop, labels: {{istio.io/dataplane-mode: ambient}}{rest}}}\n\
+             spec: {{nodeName: n, containers: []}}\nstatus: {{podIP: 10.0.0.{}}}\n",
+            name.len()
+        )
+    };
+    let of_cluster = pod("a", "");
+    assert!(!asked(&["-"], &of_cluster).1.contains("[pod-refused]"));
+    let named = pod("bb", ", annotations: {ambient.mesh/netns: /run/netns/bb}");
+    assert!(asked(&["-"], &(of_cluster.clone() + &named)).1.contains("[pod-refused]: Pod shop/a"));
+    assert!(run(&of_cluster, &[]).1.contains("[pod-refused]: Pod shop/a"));
+}

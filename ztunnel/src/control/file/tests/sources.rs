@@ -29,17 +29,17 @@ fn files_folders_and_texts_are_one_mesh() {
         Source::Path(dir.path().join("one.txt")),
         Source::Text { name: "(standard input)".into(), bytes: pod("f").into_bytes() },
     ];
-    let read = read_sources(&sources, TrustDomain::default()).unwrap();
+    let read = read_sources(&sources, TrustDomain::default(), None).unwrap();
     assert_eq!(pods(&read.snapshot), "a b e f");
     assert_eq!((read.snapshot.problems(), read.files.len(), read.local.len()), (&[][..], 4, 4));
     assert!(read.files.iter().any(|name| name.ends_with("mesh/deep/er/b.json")), "{:?}", read.files);
 
     let missing = Source::Path(dir.path().join("none"));
-    let error = read_sources(&[missing], TrustDomain::default()).unwrap_err();
+    let error = read_sources(&[missing], TrustDomain::default(), None).unwrap_err();
     assert!(matches!(error, OpenFolderError::Unreadable { .. }), "{error}");
-    let nothing = read_sources(&[], TrustDomain::default()).unwrap();
+    let nothing = read_sources(&[], TrustDomain::default(), None).unwrap();
     assert_eq!((pods(&nothing.snapshot).as_str(), nothing.files.len()), ("", 0));
     let broken = Source::Text { name: "x".into(), bytes: b"kind: [".to_vec() };
-    let told = read_sources(&[broken], TrustDomain::default()).unwrap();
+    let told = read_sources(&[broken], TrustDomain::default(), None).unwrap();
     assert!(told.snapshot.problems()[0].to_string().starts_with("x:1: "));
 }

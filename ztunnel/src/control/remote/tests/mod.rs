@@ -8,9 +8,10 @@ mod streams;
 use std::sync::Arc;
 
 use super::plane::{ControlPlane, Token};
-use super::resources::Resources;
-use crate::istio::discovery::{ADDRESS, AUTHORIZATION, DeltaDiscoveryResponse, Resource};
+use super::resources::{REQUIRED, Resources};
+use crate::istio::discovery::{ADDRESS, AUTHORIZATION, DeltaDiscoveryResponse, Resource, SETTINGS};
 use crate::istio::security::{Authorization, Clause, Match, MatchType, Rule, StringMatch};
+use crate::istio::settings::Settings;
 use crate::istio::standard::{Any, Empty};
 use crate::istio::workload::{
     Address, AddressType, Destination, GatewayAddress, NamespacedHostname, NetworkAddress, Port, PortList, Service,
@@ -20,7 +21,7 @@ use crate::model::addr::{OrigDst, PeerAddr};
 use crate::model::flow::{Direction, Flow};
 use crate::model::workload::NamespacedName;
 use crate::route::decide;
-use crate::store::change::{Batch, Change};
+use crate::store::change::{Batch, Change, Setting};
 use crate::store::snapshot::Snapshot;
 
 pub(super) fn control_plane() -> ControlPlane {
@@ -176,7 +177,7 @@ fn the_good_resources_of_a_response_count_and_the_bad_ones_keep_their_last_good_
     assert!(problems[0].contains("demo/a") && problems[0].contains("last good state"), "{problems:?}");
     assert!(problems[1].contains("demo/c") && problems[1].contains("never been readable"), "{problems:?}");
     // Of the refused ones only the version in force is known.
-    let versions = &resources.first_requests()[0].initial_resource_versions;
+    let versions = &resources.first_requests()[1].initial_resource_versions;
     assert_eq!(
         versions.iter().map(|(name, version)| format!("{name}={version}")).collect::<Vec<_>>(),
         ["c1//Pod/demo/a=1", "c1//Pod/demo/b=1"]
@@ -306,8 +307,10 @@ fn a_type_that_nobody_asked_for_is_acknowledged_and_told() {
 
 #[test]
 fn requests_name_the_node_and_ask_for_everything() {
-    let [addresses, policies] = new().first_requests().try_into().unwrap();
-    assert_eq!((addresses.type_url.as_str(), policies.type_url.as_str()), (ADDRESS, AUTHORIZATION));
+    let requests = new().first_requests();
+    let types: Vec<&str> = requests.iter().map(|request| request.type_url.as_str()).collect();
+    assert_eq!(types, [SETTINGS, ADDRESS, AUTHORIZATION]);
+    let [_, addresses, _] = requests.try_into().unwrap();
     let node = addresses.node.unwrap();
     assert_eq!(node.id, "ztunnel~1.1.1.1~ztunnel-node-a.istio-system~istio-system.svc.cluster.local");
     assert_eq!(node.metadata.unwrap().string("NODE_NAME"), Some("node-a"));
@@ -333,4 +336,39 @@ fn namespaces_and_nodes_are_those_of_workloads() {
     assert_eq!(named(&resources.changes()), [""; 0]);
     resources.take(response(ADDRESS, "3", Vec::new(), &["c1//Pod/demo/b"]));
     assert_eq!(named(&resources.changes()), ["-demo", "-node-a"]);
+}
+
+/// `REGISTRY_ONLY` of the control plane is in force here; what can't be read may forbid all that it can.
+#[test]
+fn settings_of_the_mesh() {
+    let mut resources = new();
+    let of =
+        |version: &str, name: &str, registry_only: bool| resource(SETTINGS, name, version, &Settings { registry_only });
+    let broken = |name: &str| Resource {
+        resource: Some(Any { type_url: SETTINGS.into(), value: vec![0xFF].into() }),
+        ..of("9", name, false)
+    };
+    let mut take = |resource: Vec<Resource>, removed: &[&str]| {
+        let taken = resources.take(response(SETTINGS, "n", resource, removed));
+        (resources.changes(), taken.answer.error_detail.is_some())
+    };
+    let set = |registry_only| vec![Change::Setting(Setting::RegistryOnly(registry_only))];
+    assert_eq!(take(vec![of("1", "mesh", false)], &[]), (vec![], false));
+    assert_eq!(take(vec![of("2", "mesh", true)], &[]), (set(true), false));
+    // The last good state stays.
+    assert_eq!(take(vec![broken("mesh")], &[]), (vec![], true));
+    assert_eq!(take(vec![of("3", "mesh", false)], &[]), (set(false), false));
+    assert_eq!(take(vec![of("4", "other", true)], &[]), (vec![], true));
+    assert_eq!(take(vec![], &["other", "third"]), (vec![], false));
+    assert_eq!(take(vec![of("5", "mesh", true)], &["mesh"]), ([set(true), set(false)].concat(), false));
+    assert_eq!(take(vec![broken("mesh")], &[]), (set(true), true));
+    assert_eq!(take(vec![], &["mesh"]), (set(false), false));
+}
+
+/// A control plane that knows no settings is none that has not answered.
+#[test]
+fn settings_are_not_waited_for() {
+    let mut resources = new();
+    assert_eq!(resources.take(response(SETTINGS, "n", Vec::new(), &[])).kind, Some(2));
+    assert!(REQUIRED <= 2 && resources.changes().is_empty() && resources.problems().is_empty());
 }

@@ -59,7 +59,7 @@ async fn answer(
     addresses: Vec<Resource>,
     policies: Vec<Resource>,
 ) -> [crate::istio::discovery::DeltaDiscoveryRequest; 2] {
-    let first = [stream.request().await, stream.request().await];
+    let [_, first @ ..] = [stream.request().await, stream.request().await, stream.request().await];
     stream.send(response(ADDRESS, "a1", addresses, &[]));
     stream.send(response(AUTHORIZATION, "p1", policies, &[]));
     first
@@ -87,7 +87,7 @@ async fn a_mesh_is_there_when_both_types_have_been_answered_and_follows_changes(
     let mut follower = Follower::new(source(&plane.reached(dir.path(), &ca, "secret\n"), dir.path()));
     let mut stream = beside(&mut follower, async {
         let mut stream = plane.stream().await;
-        let [addresses, _] = [stream.request().await, stream.request().await];
+        let [_, addresses, _] = [stream.request().await, stream.request().await, stream.request().await];
         assert_eq!((stream.token.as_deref(), addresses.initial_resource_versions.len()), (Some("Bearer secret"), 0));
         stream.send(response(ADDRESS, "a1", vec![a(), service("1", web())], &[]));
         let ack = stream.request().await;

@@ -10,7 +10,7 @@ use crate::{
     control::manifests::tests::changes::{any_file, say},
     istio::{
         discovery::DeltaDiscoveryResponse,
-        read::{Facts, Reader, address, policy},
+        read::{Facts, Reader, address, policy, settings},
     },
     model::{identity::SpiffeId, local::LocalPod, workload::Workload},
     plane::catalogue::Kind,
@@ -32,6 +32,7 @@ fn read(following: &Following) -> (Snapshot, BTreeMap<String, Arc<Workload>>) {
             let resource = response.resources.pop().unwrap();
             changes.push(match kind {
                 Kind::Authorization => Change::Authorization(Arc::new(policy(&resource, &mut reader).unwrap().value)),
+                Kind::Settings => Change::Setting(settings(&resource).unwrap().value[0]),
                 Kind::Address => match address(&resource, &mut reader).unwrap().value {
                     Facts::Workload(facts) => {
                         workloads.insert(name.to_string(), Arc::clone(&facts.workload));

@@ -101,7 +101,7 @@ proptest! {
         assert_eq!(following.catalogue.version(), version);
         // Of nothing nothing is left.
         following.apply(Batch { is_whole: true, ..Batch::of(Vec::new()) });
-        assert_same(&following.resources(), &BTreeMap::new());
+        assert_same(&following.resources(), &from_nothing(&[]));
         assert!(following.translator.made.is_empty() && following.translator.made_for.is_empty());
         assert!(following.translator.namespaces.is_empty() && following.translator.outside.is_empty());
     }

@@ -16,7 +16,7 @@ use crate::{
     },
     model::policy::UnreadPolicies,
     plane::{
-        catalogue::{Catalogue, Change},
+        catalogue::{Catalogue, Change, Kind},
         translate::{Touched, Translator, policies},
     },
     store::snapshot::Snapshot,
@@ -34,6 +34,7 @@ fn shown(changes: Vec<Change>) -> String {
     catalogue.apply(changes.clone(), true);
     let mut lines: Vec<String> = changes
         .into_iter()
+        .filter(|change| change.kind != Kind::Settings)
         .filter_map(|change| change.resource)
         .map(|resource| {
             let response = DeltaDiscoveryResponse::decode(resource.encoded.clone()).unwrap();

@@ -38,6 +38,37 @@ fn pods_outside_of_the_mesh_beside_strict_ones() {
     check(&[pod("demo", "p", "", "", 3).replace("{ip: 10.0.0.3}", "")], &[]);
 }
 
+/// Beside STRICT pods, or where a policy is missed, another code says so.
+#[test]
+fn labelled_pods_with_sidecars() {
+    let with = |namespace: &str, name: &str, last: u8| {
+        pod(namespace, name, "", "", last).replace("containers: []", "containers: [{name: istio-proxy}]")
+    };
+    let told = |text: &str| {
+        format!(
+            "warning[pod-with-sidecar] Pod other/{text} not enrolled, and pods of the mesh connect to the proxy in plaintext | \
+             turn the injection of the sidecar off and create the pod anew"
+        )
+    };
+    let one = told("a: is labelled and has a sidecar proxy of its own: it is");
+    let two = told("a: and other/b are labelled and have sidecar proxies of their own: they are");
+    let no_strict = "info[no-strict] ...";
+    let labelled = namespace("other", "istio.io/dataplane-mode: ambient");
+    let plain = pod("other", "plain", "", "", 13);
+    let meshes = [
+        (vec![with("other", "a", 11)], vec![&*one, "info[empty-mesh] ..."]),
+        (vec![with("other", "a", 11), plain.clone()], vec![&*one, no_strict]),
+        (vec![with("other", "a", 11), with("other", "b", 12), plain], vec![&*two, no_strict]),
+    ];
+    for (pods, expected) in meshes {
+        check_all(&[vec![labelled.clone()], pods].concat().join("---\n"), &expected);
+    }
+    check(
+        &[with("demo", "a", 3)],
+        &["warning[pod-outside-mesh] Pod demo/a: is outside of the mesh (with a sidecar proxy of its own): ..."],
+    );
+}
+
 #[test]
 fn namespaces_outside_of_a_strict_mesh() {
     let more = [namespace("legacy", ""), pod("legacy", "p", "", "", 3)];

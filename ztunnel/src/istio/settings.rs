@@ -1,0 +1,15 @@
+//! `ambient.mesh.v1`: what Istio's resources have no room for. Only control planes and daemons of this project know this type;
+//! a control plane that does not know it gives no answer, and then Istio's defaults hold.
+
+use prost::Message;
+
+/// The name of the one resource of this type.
+pub const NAME: &str = "mesh";
+
+/// A resource of the type [`SETTINGS`](super::discovery::SETTINGS): settings of the whole mesh.
+#[derive(Clone, PartialEq, Message)]
+pub struct Settings {
+    /// Whether pods of the mesh may connect only to destinations that the mesh knows (`outboundTrafficPolicy: REGISTRY_ONLY`).
+    #[prost(bool, tag = "1")]
+    pub registry_only: bool,
+}
