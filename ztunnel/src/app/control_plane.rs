@@ -5,7 +5,7 @@ pub(super) mod exposition;
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tracing::{Span, info};
@@ -18,24 +18,89 @@ use super::{
 };
 use crate::{
     config::{ControlPlaneArgs, defaults},
-    control::file::MeshFolder,
+    control::{
+        file::MeshFolder,
+        kubernetes::{
+            Cluster,
+            mesh::{Followed, KubernetesMesh},
+        },
+    },
     identity::local_ca::{CaSettings, LocalCa},
     lifecycle::{
         drain,
         tasks::{TaskCount, TaskSet},
     },
     plane::{
+        callers::Callers,
         certificates::Certificates,
         describe::Streams,
         metrics::PlaneMetrics,
         nodes::NodeTokens,
         publish::{self, Resources},
+        reviewed::{NodeAccounts, ReviewedNodes},
+        roots::Roots,
+        secret_ca::{SecretCa, SecretCaSettings},
         serve::{self, Server},
         serving::Keeper,
         translate::Translator,
     },
-    store::publish::channel,
+    store::publish::{Publisher, Reader, channel},
 };
+
+/// Where the mesh comes from.
+enum Source {
+    Folder(Box<MeshFolder>),
+    Kubernetes(Cluster, Box<KubernetesMesh>),
+}
+
+impl Source {
+    async fn open(args: &ControlPlaneArgs) -> anyhow::Result<Self> {
+        if let Some(access) = args.access() {
+            let cluster = Cluster::connect(&access).await?;
+            let mesh = KubernetesMesh::new(&cluster, args.trust_domain.clone(), &args.namespace);
+            return Ok(Self::Kubernetes(cluster, Box::new(mesh)));
+        }
+        let dir = args.mesh.as_ref().context("neither --mesh nor --kubernetes is given")?;
+        let folder = MeshFolder::open(dir, args.trust_domain.clone())?;
+        Ok(Self::Folder(Box::new(match &args.state {
+            Some(state) => folder.with_kept(state.join("mesh")),
+            None => folder,
+        })))
+    }
+
+    /// How each type of objects of the Kubernetes API is followed.
+    fn followed(&self) -> Option<Followed> {
+        match self {
+            Self::Folder(_) => None,
+            Self::Kubernetes(_, mesh) => Some(mesh.followed()),
+        }
+    }
+
+    /// The API server.
+    fn cluster(&self) -> Option<&Cluster> {
+        match self {
+            Self::Folder(_) => None,
+            Self::Kubernetes(cluster, _) => Some(cluster),
+        }
+    }
+
+    /// For the log.
+    fn place(&self, args: &ControlPlaneArgs) -> String {
+        match self {
+            Self::Folder(_) => args.mesh.as_ref().map(|dir| dir.display().to_string()).unwrap_or_default(),
+            Self::Kubernetes(cluster, _) => cluster.server().to_owned(),
+        }
+    }
+
+    /// Publishes the mesh, for ever.
+    async fn feed(self, publisher: Publisher, mesh: Reader, translator: Translator, resources: Resources) {
+        let never = std::future::pending();
+        match self {
+            Self::Folder(folder) => publish::feed(*folder, publisher, mesh, translator, resources, never).await,
+            Self::Kubernetes(_, source) => publish::feed(*source, publisher, mesh, translator, resources, never).await,
+        }
+    }
+}
 
 /// Runs a control plane until it is told to stop, and through its drain.
 ///
@@ -44,10 +109,7 @@ use crate::{
 pub async fn run(args: ControlPlaneArgs, lost: LostLines) -> anyhow::Result<()> {
     let tasks = TaskCount::default();
     let mut services = TaskSet::new(tasks.clone());
-    let mut folder = MeshFolder::open(&args.mesh, args.trust_domain.clone())?;
-    if let Some(state) = &args.state {
-        folder = folder.with_kept(state.join("mesh"));
-    }
+    let source = Source::open(&args).await?;
     let listener = listen(&args).await?;
     let listeners = [
         (Endpoints::Admin, bind(Endpoints::Admin, args.admin).await?),
@@ -55,17 +117,31 @@ pub async fn run(args: ControlPlaneArgs, lost: LostLines) -> anyhow::Result<()> 
         (Endpoints::Readiness, bind(Endpoints::Readiness, args.readiness).await?),
     ];
     let ttl = args.cert_ttl.duration();
-    let settings = CaSettings { dir: args.ca_dir.clone(), trust_domain: args.trust_domain.clone(), ttl };
-    let ca = Arc::new(LocalCa::open(settings, tasks.clone())?);
+    let (publisher, mesh) = channel();
+    let ca = match (&args.ca_dir, source.cluster()) {
+        (Some(dir), _) => {
+            let settings = CaSettings { dir: dir.clone(), trust_domain: args.trust_domain.clone(), ttl };
+            Arc::new(LocalCa::open(settings, tasks.clone())?)
+        }
+        (None, Some(cluster)) => secret_ca(&args, cluster, &mesh, &mut services).await?,
+        (None, None) => bail!("neither --ca-dir nor --kubernetes is given"),
+    };
     let deadline = Duration::from_secs(defaults::HANDSHAKE_TIMEOUT_SECONDS);
     let (keeper, tls, serving_until) = Keeper::start(Arc::clone(&ca), args.serving_name.clone(), deadline)?;
     services.spawn(Span::none(), keeper.run());
-    let nodes = NodeTokens::open(args.node_tokens.clone(), tasks.clone())?;
-    let (publisher, mesh) = channel();
+    let nodes = match (&args.node_tokens, source.cluster()) {
+        (Some(dir), _) => Callers::Tokens(NodeTokens::open(dir.clone(), tasks.clone())?),
+        (None, Some(cluster)) => {
+            let accounts =
+                NodeAccounts { account: args.node_service_account.clone(), audiences: args.token_audience.clone() };
+            Callers::Reviewed(ReviewedNodes::new(cluster.clone(), accounts, mesh.clone(), tasks.clone()))
+        }
+        (None, None) => bail!("neither --node-tokens nor --kubernetes is given"),
+    };
     let resources = Resources::default();
     let translator = Translator::new(args.cluster_id.as_str());
-    let feeding = publish::feed(folder, publisher, mesh.clone(), translator, resources.clone(), std::future::pending());
-    services.spawn(Span::none(), feeding);
+    let (followed, place) = (source.followed(), source.place(&args));
+    services.spawn(Span::none(), source.feed(publisher, mesh.clone(), translator, resources.clone()));
     let mut registry = Registry::default();
     let metrics = PlaneMetrics::register(&mut registry);
     let limits = args.signing_limits();
@@ -76,6 +152,7 @@ pub async fn run(args: ControlPlaneArgs, lost: LostLines) -> anyhow::Result<()> 
     let admin = Arc::new(PlaneAdmin {
         mesh,
         resources: resources.clone(),
+        followed,
         streams: streams.clone(),
         nodes: nodes.clone(),
         ca,
@@ -88,7 +165,7 @@ pub async fn run(args: ControlPlaneArgs, lost: LostLines) -> anyhow::Result<()> 
         services.spawn(Span::none(), serve(listener, endpoints, Arc::clone(&admin), tasks.clone()));
     }
     info!(
-        mesh = %args.mesh.display(),
+        mesh = place,
         listen = %args.listen,
         names = args.serving_name.join(","),
         admin = %args.admin,
@@ -113,6 +190,30 @@ pub async fn run(args: ControlPlaneArgs, lost: LostLines) -> anyhow::Result<()> 
     }
     info!("the control plane stops");
     Ok(())
+}
+
+/// The authority in a Secret, which is followed, and whose roots are published.
+async fn secret_ca(
+    args: &ControlPlaneArgs,
+    cluster: &Cluster,
+    mesh: &Reader,
+    services: &mut TaskSet,
+) -> anyhow::Result<Arc<LocalCa>> {
+    let (namespace, name): (Arc<str>, Arc<str>) =
+        (args.namespace.as_str().into(), args.root_config_map.as_str().into());
+    let settings = SecretCaSettings {
+        namespace: Arc::clone(&namespace),
+        roots: Arc::clone(&name),
+        trust_domain: args.trust_domain.clone(),
+        ttl: args.cert_ttl.duration(),
+    };
+    let authority = SecretCa::open(cluster.clone(), &settings).await?;
+    let ca = Arc::clone(&authority.ca);
+    services.spawn(Span::none(), authority.follow());
+    let always = vec![namespace, Arc::clone(&args.node_service_account.namespace)];
+    let roots = Roots { cluster: cluster.clone(), ca: Arc::clone(&ca), mesh: mesh.clone(), name, always };
+    services.spawn(Span::none(), roots.publish());
+    Ok(ca)
 }
 
 async fn listen(args: &ControlPlaneArgs) -> anyhow::Result<TcpListener> {

@@ -10,7 +10,8 @@ use super::{
     units::{Seconds, address, within},
 };
 use crate::{
-    model::identity::TrustDomain,
+    control::kubernetes::Access,
+    model::{identity::TrustDomain, name::check_name, workload::NamespacedName},
     plane::{certificates::SigningLimits, serve::Limits},
 };
 
@@ -18,16 +19,34 @@ use crate::{
 #[derive(Clone, Debug, ClapArgs)]
 pub struct ControlPlaneArgs {
     /// Folder of Kubernetes manifests that make the mesh; it is watched
-    #[arg(long, env = "ZTUNNEL_MESH", value_name = "DIR")]
-    pub mesh: PathBuf,
+    #[arg(long, env = "ZTUNNEL_MESH", value_name = "DIR", required_unless_present = "kubernetes")]
+    pub mesh: Option<PathBuf>,
+    /// Make the mesh of the objects of the Kubernetes API, as a pod of the cluster or with --kubeconfig
+    #[arg(long, env = "ZTUNNEL_KUBERNETES", conflicts_with = "mesh")]
+    pub kubernetes: bool,
+    /// Kubeconfig whose current context leads to the Kubernetes API; without it the service account of the pod counts
+    #[arg(long, env = "ZTUNNEL_KUBECONFIG", value_name = "FILE", requires = "kubernetes")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Namespace of the control plane in the cluster: of the authority's Secret, and of the mesh's settings (ConfigMap `istio`)
+    #[arg(long, env = "ZTUNNEL_NAMESPACE", value_name = "NAME", default_value = defaults::SYSTEM_NAMESPACE, value_parser = name)]
+    pub namespace: String,
     /// Folder of the certificate authority, in the layout of Istio's secret `cacerts`; made when it is empty. Replicas of a control
-    /// plane share one
-    #[arg(long, env = "ZTUNNEL_CA_DIR", value_name = "DIR")]
-    pub ca_dir: PathBuf,
+    /// plane share one. With --kubernetes the Secret `cacerts` is taken if this is not given, or else `ztunnel-ca`, which is made
+    #[arg(long, env = "ZTUNNEL_CA_DIR", value_name = "DIR", required_unless_present = "kubernetes")]
+    pub ca_dir: Option<PathBuf>,
+    /// ConfigMap in which the roots of an authority in a Secret are published, in the namespaces with pods of the mesh
+    #[arg(long, env = "ZTUNNEL_ROOT_CONFIG_MAP", value_name = "NAME", default_value = defaults::ROOT_CONFIG_MAP, value_parser = name)]
+    pub root_config_map: String,
     /// Folder with one file for each node, which is named like the node (spec.nodeName of its pods) and has its token, or `sha256:`
-    /// and the token's SHA-256; it is watched
-    #[arg(long, env = "ZTUNNEL_NODE_TOKENS", value_name = "DIR")]
-    pub node_tokens: PathBuf,
+    /// and the token's SHA-256; it is watched. With --kubernetes the tokens of service accounts count if this is not given
+    #[arg(long, env = "ZTUNNEL_NODE_TOKENS", value_name = "DIR", required_unless_present = "kubernetes")]
+    pub node_tokens: Option<PathBuf>,
+    /// Service account of the node daemon: its tokens, bound to a pod, prove the node of the pod
+    #[arg(long, env = "ZTUNNEL_NODE_SERVICE_ACCOUNT", value_name = "NAMESPACE/NAME", default_value = defaults::NODE_SERVICE_ACCOUNT, value_parser = account)]
+    pub node_service_account: NamespacedName,
+    /// Audience of the tokens of nodes; may be repeated
+    #[arg(long, env = "ZTUNNEL_TOKEN_AUDIENCE", value_name = "NAME", value_delimiter = ',', default_values = defaults::TOKEN_AUDIENCES)]
+    pub token_audience: Vec<String>,
     /// Folder for copies of the manifests that were valid last; without it a manifest that is invalid when the control plane starts
     /// keeps the mesh from being served
     #[arg(long, env = "ZTUNNEL_STATE", value_name = "DIR")]
@@ -76,7 +95,28 @@ pub struct ControlPlaneArgs {
     pub log_format: LogFormat,
 }
 
+/// A name of a Kubernetes object.
+fn name(text: &str) -> Result<String, String> {
+    check_name(text).map(|()| text.to_owned())
+}
+
+/// A service account, as `NAMESPACE/NAME`.
+fn account(text: &str) -> Result<NamespacedName, String> {
+    let (namespace, account) =
+        text.split_once('/').ok_or_else(|| format!("{text:?} is no service account: write NAMESPACE/NAME"))?;
+    check_name(namespace)?;
+    check_name(account)?;
+    Ok(NamespacedName::new(namespace, account))
+}
+
 impl ControlPlaneArgs {
+    /// How the Kubernetes API is reached; `None`: the mesh comes from a folder.
+    #[must_use]
+    pub fn access(&self) -> Option<Access> {
+        let access = || self.kubeconfig.clone().map_or(Access::InCluster, Access::Kubeconfig);
+        self.kubernetes.then(access)
+    }
+
     /// Bounds of what callers may take.
     #[must_use]
     pub fn limits(&self) -> Limits {

@@ -95,6 +95,14 @@ pub const SOCKET_MEMORY_PART: usize = 4;
 pub const CONTROL_PLANE_LISTEN: &str = "[::]:15012";
 /// The name by which Istio's clients know a control plane.
 pub const SERVING_NAME: &str = "istiod.istio-system.svc";
+/// Namespace of the control plane in a cluster, as Istio's.
+pub const SYSTEM_NAMESPACE: &str = "istio-system";
+/// Where Istio's ztunnel, and others, expect the roots.
+pub const ROOT_CONFIG_MAP: &str = "istio-ca-root-cert";
+/// Service account of the node daemon, as Istio's.
+pub const NODE_SERVICE_ACCOUNT: &str = "istio-system/ztunnel";
+/// Audiences of the tokens of nodes: Istio's, and this project's.
+pub const TOKEN_AUDIENCES: [&str; 2] = ["istio-ca", "ztunnel"];
 /// istiod's monitoring port.
 pub const CONTROL_PLANE_METRICS: &str = "[::]:15014";
 /// Beside istiod's other ports; not the daemon's, so that both can run on one machine.

@@ -95,6 +95,35 @@ impl LocalCa {
         Ok(Self { ca, _watch: watch })
     }
 
+    /// Takes a CA whose files are elsewhere. The settings' directory is only how they are called in messages; somebody else
+    /// follows them, and [replaces](Self::replace) what they hold.
+    ///
+    /// # Errors
+    /// When it can't be used.
+    pub fn of_content(settings: CaSettings, content: &Content, made: bool) -> Result<Self, CaError> {
+        let authority = Authority::from_content(&settings.dir, content, &settings.trust_domain, SystemTime::now())?;
+        info!(
+            place = %settings.dir.display(),
+            made,
+            subject = authority.certificate.subject,
+            serial = authority.certificate.serial,
+            not_after = rfc3339(authority.not_after()),
+            roots = authority.roots.len(),
+            "certificates come from the embedded CA"
+        );
+        let ca =
+            Arc::new(Ca { settings, authority: ArcSwap::from_pointee(authority), generation: watch::Sender::new(1) });
+        Ok(Self { ca, _watch: TaskSet::default() })
+    }
+
+    /// Takes over what the files hold now, if that is something else.
+    ///
+    /// # Errors
+    /// When it can't be used; then the last good CA stays in force.
+    pub fn replace(&self, content: &Content) -> Result<(), CaError> {
+        self.ca.replace(content)
+    }
+
     /// Signs the key of somebody else's request, for an identity that its sender may have. `ttl` counts if it is shorter than
     /// the CA's own.
     ///
@@ -154,6 +183,25 @@ impl Ca {
         self.authority.load().issue(identity, self.settings.ttl, SystemTime::now())
     }
 
+    fn replace(&self, content: &Content) -> Result<(), CaError> {
+        let settings = &self.settings;
+        let authority = Authority::from_content(&settings.dir, content, &settings.trust_domain, SystemTime::now())?;
+        if authority.digest == self.authority.load().digest {
+            return Ok(());
+        }
+        info!(
+            dir = %settings.dir.display(),
+            subject = authority.certificate.subject,
+            serial = authority.certificate.serial,
+            not_after = rfc3339(authority.not_after()),
+            roots = authority.roots.len(),
+            "the CA has changed; every certificate is issued anew"
+        );
+        self.authority.store(Arc::new(authority));
+        self.generation.send_modify(|generation| *generation += 1);
+        Ok(())
+    }
+
     /// What is there now: the content, or why it can't be read.
     fn look(&self) -> Result<Content, String> {
         Content::read(&self.settings.dir).map_err(|error| causes(&error))
@@ -169,24 +217,7 @@ impl Polled for Ca {
     }
 
     fn take_up(&self) -> Result<(), String> {
-        let content = self.look()?;
-        let settings = &self.settings;
-        let authority = Authority::from_content(&settings.dir, &content, &settings.trust_domain, SystemTime::now())
-            .map_err(|error| causes(&error))?;
-        if authority.digest == self.authority.load().digest {
-            return Ok(());
-        }
-        info!(
-            dir = %settings.dir.display(),
-            subject = authority.certificate.subject,
-            serial = authority.certificate.serial,
-            not_after = rfc3339(authority.not_after()),
-            roots = authority.roots.len(),
-            "the CA has changed; every certificate is issued anew"
-        );
-        self.authority.store(Arc::new(authority));
-        self.generation.send_modify(|generation| *generation += 1);
-        Ok(())
+        self.replace(&self.look()?).map_err(|error| causes(&error))
     }
 
     fn name(&self) -> String {

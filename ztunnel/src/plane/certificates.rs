@@ -11,9 +11,9 @@ use tokio::{sync::Semaphore, time::Instant};
 use tracing::{debug, info, warn};
 
 use super::{
+    caller::Caller,
     grpc::{Code, Status},
     metrics::PlaneMetrics,
-    nodes::Caller,
     quota::Quota,
 };
 use crate::{

@@ -7,8 +7,11 @@
 //! [`translate`] makes Istio's messages of the objects that are concerned, and the [`Catalogue`](catalogue::Catalogue) keeps
 //! each message once, encoded, in the order of changes. A [`Session`](session::Session) is what one stream of a node has asked
 //! for and has: it says what to send next and is pure. [`grpc`] carries the messages, [`serve`] accepts connections,
-//! [`nodes`] says whose they are, and [`certificates`] signs.
+//! [`callers`] says whose they are (by tokens in a directory, [`nodes`], or by those of service accounts, [`reviewed`]), and
+//! [`certificates`] signs, with an authority in a directory or in a Secret ([`secret_ca`]), whose [`roots`] are published.
 
+pub mod caller;
+pub mod callers;
 pub mod catalogue;
 pub mod certificates;
 pub mod describe;
@@ -17,6 +20,9 @@ pub mod metrics;
 pub mod nodes;
 pub mod publish;
 pub mod quota;
+pub mod reviewed;
+pub mod roots;
+pub mod secret_ca;
 pub mod serve;
 pub mod serving;
 pub mod session;

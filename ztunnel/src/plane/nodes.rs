@@ -14,14 +14,12 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use aws_lc_rs::{
-    constant_time::verify_slices_are_equal,
-    digest::{SHA256, digest},
-};
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use thiserror::Error;
 use tokio::sync::watch;
 use tracing::{Span, info, warn};
 
+use super::caller::{Caller, Digest, sha256};
 use crate::{
     identity::poll::{self, Polled},
     lifecycle::tasks::{TaskCount, TaskSet},
@@ -34,17 +32,6 @@ const SHORTEST: usize = 32;
 const LONGEST: usize = 8 << 10;
 /// Begins a file that has the digest of a token.
 const DIGEST: &str = "sha256:";
-
-/// The SHA-256 of a token.
-type Digest = [u8; 32];
-
-/// The node of a caller, proved by a token.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Caller {
-    /// The node's name.
-    pub node: Arc<str>,
-    token: Digest,
-}
 
 /// The tokens of all nodes. Clones are the same.
 #[derive(Clone, Debug)]
@@ -213,12 +200,6 @@ fn token(dir: &Path, name: &str) -> Result<Digest, TokenError> {
         return Err(TokenError::Length);
     }
     Ok(sha256(text.as_bytes()))
-}
-
-fn sha256(bytes: &[u8]) -> Digest {
-    let mut array = [0; 32];
-    array.copy_from_slice(digest(&SHA256, bytes).as_ref());
-    array
 }
 
 fn from_hex(text: &str) -> Option<Digest> {

@@ -12,11 +12,12 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use super::{
+    caller::Caller,
+    callers::Callers,
     catalogue::Kind,
     describe::{Present, excerpt},
     grpc::{Code, Messages, Replies, Stalled, Status},
     metrics::{PlaneMetrics, TypeLabel},
-    nodes::{Caller, NodeTokens},
     publish::Resources,
     session::{Answer, Request, Response, Session, SessionError},
 };
@@ -26,7 +27,7 @@ use crate::istio::discovery::{ADDRESS, AUTHORIZATION, DeltaDiscoveryRequest, Del
 #[derive(Clone, Debug)]
 pub(super) struct Shared {
     pub(super) resources: Resources,
-    pub(super) nodes: NodeTokens,
+    pub(super) nodes: Callers,
     pub(super) metrics: PlaneMetrics,
     /// Places for large responses: each is made of references to all resources.
     pub(super) large: Arc<Semaphore>,

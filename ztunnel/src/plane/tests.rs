@@ -20,6 +20,7 @@ use tokio::{
 use tracing::Span;
 
 use super::{
+    callers::Callers,
     certificates::{Certificates, SigningLimits},
     describe::Streams,
     metrics::PlaneMetrics,
@@ -113,7 +114,7 @@ impl Plane {
         fs::create_dir(&tokens).unwrap();
         write_token(&tokens, "node-a", TOKEN_A);
         write_token(&tokens, "node-b", TOKEN_B);
-        let nodes = NodeTokens::open(tokens, tasks.clone()).unwrap();
+        let nodes = Callers::Tokens(NodeTokens::open(tokens, tasks.clone()).unwrap());
         let (trust_domain, ttl) = (TrustDomain::default(), Duration::from_secs(3600));
         let settings = CaSettings { dir: dir.path().join("ca"), trust_domain: trust_domain.clone(), ttl };
         let ca = Arc::new(LocalCa::open(settings, tasks.clone()).unwrap());

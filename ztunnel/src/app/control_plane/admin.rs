@@ -11,18 +11,19 @@ use prometheus_client::registry::Registry;
 use serde::Serialize;
 use tokio::sync::watch;
 
-use super::exposition::{self, Values};
+use super::exposition::{self, FollowedValues, Values};
 use crate::{
     app::{
         admin::{Answers, Endpoints, TEXT, json, response, scraped},
         log::LostLines,
     },
+    control::kubernetes::mesh::{Followed, State, TypeStanding},
     identity::{certificate::rfc3339, local_ca::LocalCa},
     lifecycle::drain::DrainWatch,
     plane::{
+        callers::Callers,
         catalogue::Kind,
         describe::{StreamShown, Streams},
-        nodes::NodeTokens,
         publish::Resources,
     },
     store::publish::Reader,
@@ -38,10 +39,12 @@ pub(super) struct PlaneAdmin {
     pub(super) mesh: Reader,
     /// The resources made of it.
     pub(super) resources: Resources,
+    /// How the objects of the Kubernetes API are followed, if the mesh is made of them.
+    pub(super) followed: Option<Followed>,
     /// Who is connected.
     pub(super) streams: Streams,
     /// Who may connect.
-    pub(super) nodes: NodeTokens,
+    pub(super) nodes: Callers,
     /// The CA.
     pub(super) ca: Arc<LocalCa>,
     /// When the serving certificate ends.
@@ -71,8 +74,27 @@ struct NodesShown {
     serving_until: String,
     /// What is wrong with the mesh.
     problems: Vec<String>,
+    /// How each type of objects of the Kubernetes API is followed, if the mesh is made of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    kubernetes: Vec<FollowedShown>,
     /// The streams of nodes.
     streams: Vec<StreamShown>,
+}
+
+/// How a type of objects is followed.
+#[derive(Debug, Serialize)]
+struct FollowedShown {
+    /// The type.
+    resource: String,
+    /// `waiting`, `synced`, `absent` or `failing`.
+    state: &'static str,
+    /// Since when, as RFC 3339.
+    since: String,
+    /// How many objects count.
+    objects: usize,
+    /// Why it fails.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
 }
 
 impl Answers for PlaneAdmin {
@@ -101,15 +123,52 @@ impl Answers for PlaneAdmin {
 impl PlaneAdmin {
     fn readiness(&self) -> Response<Full<Bytes>> {
         let pending = self.pending();
+        let failing = self.failing();
         if pending.is_empty() {
-            return response(StatusCode::OK, TEXT, "ready\n");
+            return response(StatusCode::OK, TEXT, "ready\n".to_owned() + &failing);
         }
         let mut text = format!("not ready, pending: {}\n", pending.join(", "));
         let mesh = self.mesh.load();
         if let Some(first) = mesh.problems().first().filter(|_| !self.resources.catalogue().is_complete()) {
             text.push_str(&format!("{} problem(s) with the mesh, the first: {first}\n", mesh.problems().len()));
         }
+        text.push_str(&failing);
         response(StatusCode::SERVICE_UNAVAILABLE, TEXT, text)
+    }
+
+    /// The types of objects that are not followed now, a line each.
+    fn failing(&self) -> String {
+        let mut text = String::new();
+        for known in self.followed.iter().flat_map(Followed::shown) {
+            if let State::Failing(why) = &known.state {
+                text.push_str(&format!("{} not up to date since {}: {why}\n", known.resource, rfc3339(known.since)));
+            }
+        }
+        text
+    }
+
+    fn followed(&self) -> Vec<FollowedShown> {
+        let shown = |known: TypeStanding| FollowedShown {
+            resource: known.resource.to_string(),
+            state: known.state.label(),
+            since: rfc3339(known.since),
+            objects: known.objects,
+            reason: match known.state {
+                State::Failing(why) => Some(why),
+                _ => None,
+            },
+        };
+        self.followed.iter().flat_map(Followed::shown).map(shown).collect()
+    }
+
+    fn follow_values(&self) -> Vec<FollowedValues> {
+        let values = |known: TypeStanding| FollowedValues {
+            resource: known.resource.to_string(),
+            objects: known.objects,
+            is_synced: matches!(known.state, State::Synced | State::Absent),
+            failures: known.failures,
+        };
+        self.followed.iter().flat_map(Followed::shown).map(values).collect()
     }
 
     /// What a node could not get now.
@@ -145,6 +204,7 @@ impl PlaneAdmin {
             ca_until: rfc3339(self.ca.not_after()),
             serving_until: rfc3339(*self.serving_until.borrow()),
             problems: self.mesh.load().problems().iter().map(ToString::to_string).collect(),
+            kubernetes: self.followed(),
             streams: self.streams.shown(),
         }
     }
@@ -164,6 +224,7 @@ impl PlaneAdmin {
             ca_until: self.ca.not_after(),
             serving_until: *self.serving_until.borrow(),
             lost: self.lost.count(),
+            followed: self.follow_values(),
         };
         exposition::text(&self.registry, &values)
     }

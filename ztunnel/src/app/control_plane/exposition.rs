@@ -1,12 +1,16 @@
 //! The metrics of the control plane, as text.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use prometheus_client::{
-    encoding::text::{encode_eof, encode_registry},
+    encoding::{
+        EncodeLabelSet,
+        text::{encode_eof, encode_registry},
+    },
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
@@ -34,6 +38,53 @@ pub(in crate::app) struct Values {
     pub(in crate::app) serving_until: SystemTime,
     /// Log lines that were dropped.
     pub(in crate::app) lost: u64,
+    /// The types of objects of the Kubernetes API of which the mesh is made.
+    pub(in crate::app) followed: Vec<FollowedValues>,
+}
+
+/// How a type of objects is followed.
+pub(in crate::app) struct FollowedValues {
+    /// The type.
+    pub(in crate::app) resource: String,
+    /// How many objects there are.
+    pub(in crate::app) objects: usize,
+    /// Whether they are up to date.
+    pub(in crate::app) is_synced: bool,
+    /// How often they could not be followed, by reason.
+    pub(in crate::app) failures: BTreeMap<&'static str, u64>,
+}
+
+/// A type of objects.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResourceLabel {
+    resource: String,
+}
+
+/// A type of objects, and why it could not be followed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FailureLabel {
+    resource: String,
+    reason: &'static str,
+}
+
+fn register_followed(registry: &mut Registry, followed: &[FollowedValues]) {
+    let objects = Family::<ResourceLabel, Gauge>::default();
+    let synced = Family::<ResourceLabel, Gauge>::default();
+    let failures = Family::<FailureLabel, Counter>::default();
+    for known in followed {
+        let label = ResourceLabel { resource: known.resource.clone() };
+        objects.get_or_create(&label).set(i64::try_from(known.objects).unwrap_or(i64::MAX));
+        synced.get_or_create(&label).set(i64::from(known.is_synced));
+        for (reason, count) in &known.failures {
+            let label = FailureLabel { resource: known.resource.clone(), reason };
+            failures.get_or_create(&label).inc_by(*count);
+        }
+    }
+    registry.register("ztunnel_kubernetes_objects", "Objects of the Kubernetes API in the mesh, by type", objects);
+    let help = "Whether the objects of a type are up to date (1), or cannot be followed (0)";
+    registry.register("ztunnel_kubernetes_synced", help, synced);
+    let help = "Failures to list or watch objects of a type, by reason";
+    registry.register("ztunnel_kubernetes_failures", help, failures);
 }
 
 /// OpenMetrics text of the counters and of the values.
@@ -57,7 +108,7 @@ pub(in crate::app) fn text(counters: &Registry, values: &Values) -> Result<Strin
         ),
         ("ztunnel_xds_streams", "Open streams of nodes", values.streams as u64),
         ("ztunnel_node_tokens", "Nodes that have a token", values.tokens as u64),
-        ("ztunnel_mesh_problems", "Problems in the manifests of the mesh", values.problems as u64),
+        ("ztunnel_mesh_problems", "Problems in the manifests or objects of the mesh", values.problems as u64),
         ("ztunnel_ca_expiry_timestamp_seconds", "Expiry of the CA certificate, as Unix time", unix(values.ca_until)),
         (
             "ztunnel_serving_certificate_expiry_timestamp_seconds",
@@ -72,6 +123,9 @@ pub(in crate::app) fn text(counters: &Registry, values: &Values) -> Result<Strin
     lost.inc_by(values.lost);
     let help = "Log lines that were dropped because standard output was not read";
     registry.register("ztunnel_log_lines_lost", help, lost);
+    if !values.followed.is_empty() {
+        register_followed(&mut registry, &values.followed);
+    }
     process::register(&mut registry);
     let mut text = String::new();
     encode_registry(&mut text, counters)?;

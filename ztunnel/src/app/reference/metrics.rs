@@ -146,6 +146,12 @@ pub(in crate::app) fn every_metric_of_control_plane() -> Result<String, fmt::Err
         ca_until: UNIX_EPOCH,
         serving_until: UNIX_EPOCH,
         lost: 0,
+        followed: vec![control_plane::FollowedValues {
+            resource: String::new(),
+            objects: 0,
+            is_synced: false,
+            failures: [("", 1)].into(),
+        }],
     };
     control_plane::text(&registry, &values)
 }

@@ -56,7 +56,7 @@ pub enum ConnectError {
 #[derive(Clone)]
 pub struct Cluster {
     pub(super) client: Client,
-    server: Arc<str>,
+    pub(super) server: Arc<str>,
 }
 
 impl Cluster {

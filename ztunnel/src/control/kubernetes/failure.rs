@@ -1,6 +1,7 @@
 //! Why the API server did not do what it was asked for, and what to do about it.
 
 use std::fmt;
+use std::sync::Arc;
 
 use kube::core::Status;
 
@@ -15,7 +16,7 @@ pub struct Failure {
     /// On what.
     pub resource: ResourceType,
     /// Where.
-    pub server: String,
+    pub server: Arc<str>,
     /// Why it failed.
     pub reason: Reason,
 }

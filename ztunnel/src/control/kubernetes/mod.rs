@@ -2,14 +2,18 @@
 //!
 //! [`Cluster`] is an API server and the right to ask it. [`Watch`] lists the objects of one [`ResourceType`] and follows their
 //! changes; what it yields are trees of fields, of which a caller reads those that it needs into a small type of its own
-//! ([`Object::read`]): a `Pod` with all its fields takes ten times the memory of what a mesh needs of it.
+//! ([`Object::read`]): a `Pod` with all its fields takes ten times the memory of what a mesh needs of it. [`mesh`] is the source of a
+//! mesh that is made of such objects.
 
 mod client;
 mod failure;
+pub mod mesh;
 mod object;
 mod resource;
+pub mod review;
 #[cfg(test)]
-mod script;
+pub(crate) mod script;
+mod secret;
 mod watch;
 
 pub use self::client::{Access, Cluster, ConnectError};
@@ -17,6 +21,7 @@ pub use self::failure::{Failure, Reason};
 pub use self::object::{Object, Unreadable};
 pub use self::resource::{
     AUTHORIZATION_POLICIES, CONFIG_MAPS, ENDPOINT_SLICES, NAMESPACES, NODES, PEER_AUTHENTICATIONS, PODS, ResourceType,
-    SERVICE_ENTRIES, SERVICES, WORKLOAD_ENTRIES,
+    SECRETS, SERVICE_ENTRIES, SERVICES, WORKLOAD_ENTRIES,
 };
+pub use self::secret::{ConfigMapState, SecretData};
 pub use self::watch::{Report, Selection, Watch};

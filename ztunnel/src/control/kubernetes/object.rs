@@ -44,6 +44,11 @@ impl Object {
         })
     }
 
+    /// All its fields.
+    pub(super) fn into_tree(self) -> Node<'static> {
+        self.tree
+    }
+
     /// Fills in what the items of a list lack: they may have neither `apiVersion` nor `kind`.
     pub(super) fn of(tree: Raw, api_version: &str, kind: &str) -> Self {
         let mut tree = tree.0;

@@ -29,6 +29,8 @@ pub const NODES: ResourceType = core("Node", "nodes");
 pub const SERVICES: ResourceType = core("Service", "services");
 /// ConfigMaps.
 pub const CONFIG_MAPS: ResourceType = core("ConfigMap", "configmaps");
+/// Secrets.
+pub const SECRETS: ResourceType = core("Secret", "secrets");
 /// The endpoints of services.
 pub const ENDPOINT_SLICES: ResourceType =
     ResourceType { group: "discovery.k8s.io", versions: &["v1"], kind: "EndpointSlice", plural: "endpointslices" };

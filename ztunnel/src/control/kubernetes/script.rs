@@ -13,12 +13,12 @@ use crate::lifecycle::tasks::{TaskCount, TaskSet};
 
 /// A request: method and path with query.
 #[derive(Debug, Clone)]
-pub(super) struct Asked {
-    pub(super) line: String,
+pub(crate) struct Asked {
+    pub(crate) line: String,
 }
 
 /// What it is answered with.
-pub(super) enum Answer {
+pub(crate) enum Answer {
     /// A status, and a body.
     Whole(u16, Value),
     /// Events of a watch, for as long as the sender is there.
@@ -28,8 +28,8 @@ pub(super) enum Answer {
 }
 
 /// The server.
-pub(super) struct Script {
-    pub(super) cluster: Cluster,
+pub(crate) struct Script {
+    pub(crate) cluster: Cluster,
     asked: Arc<Mutex<Vec<Asked>>>,
     _tasks: TaskSet,
     _kubeconfig: tempfile::NamedTempFile,
@@ -37,7 +37,7 @@ pub(super) struct Script {
 
 impl Script {
     /// Answers each request by a function.
-    pub(super) async fn start(answer: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> Self {
+    pub(crate) async fn start(answer: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut kubeconfig = tempfile::NamedTempFile::new().unwrap();
@@ -66,7 +66,7 @@ impl Script {
     }
 
     /// The requests so far.
-    pub(super) fn asked(&self) -> Vec<Asked> {
+    pub(crate) fn asked(&self) -> Vec<Asked> {
         self.asked.lock().unwrap().clone()
     }
 }
@@ -113,6 +113,6 @@ async fn serve(
 }
 
 /// A failure as the API server tells it.
-pub(super) fn status(code: u16, reason: &str, message: &str) -> Value {
+pub(crate) fn status(code: u16, reason: &str, message: &str) -> Value {
     json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": message})
 }

@@ -6,6 +6,7 @@
 //! cluster do not all return at once; what was told before stays as it is meanwhile.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::fast::FixedState;
@@ -92,6 +93,23 @@ enum Standing {
     Failed,
 }
 
+/// What the API server sends on a watch.
+type Events = BoxStream<'static, Result<WatchEvent<Raw>, kube::Error>>;
+
+/// A request, unless the selection can't be written as one.
+type Asking = Result<http::Request<Vec<u8>>, kube::core::request::Error>;
+
+async fn list(cluster: Cluster, request: Asking) -> Result<Page, Reason> {
+    let request = request.map_err(|error| Reason::Refused(error.to_string()))?;
+    cluster.client.request(request).await.map_err(|error| Reason::of(&error))
+}
+
+async fn begin(cluster: Cluster, request: Asking) -> Result<Events, Reason> {
+    let request = request.map_err(|error| Reason::Refused(error.to_string()))?;
+    let stream = cluster.client.request_events::<Raw>(request).await.map_err(|error| Reason::of(&error))?;
+    Ok(stream.boxed())
+}
+
 enum Phase {
     List(Listing),
     /// A watch is to be begun from this version on.
@@ -100,7 +118,7 @@ enum Phase {
         is_news: bool,
     },
     Watch {
-        stream: BoxStream<'static, Result<WatchEvent<Raw>, kube::Error>>,
+        stream: Events,
         version: String,
         since: Instant,
     },
@@ -183,8 +201,8 @@ impl Watch {
         match &mut self.phase {
             Phase::List(listing) => {
                 let params = self.selection.list(listing.page.clone());
-                let page = self.request(|path| Request::new(path).list(&params));
-                match timeout(PAGE_WITHIN, page).await {
+                let request = Request::new(self.path()).list(&params);
+                match timeout(PAGE_WITHIN, list(self.cluster.clone(), request)).await {
                     Ok(Ok(page)) => self.page(page),
                     Ok(Err(reason)) => self.failed("list", reason),
                     Err(_) => self.failed("list", Reason::Silent),
@@ -192,7 +210,8 @@ impl Watch {
             }
             Phase::Begin { from, is_news } => {
                 let (from, is_news) = (from.clone(), *is_news);
-                match timeout(BEGIN_WITHIN, self.begin(&from)).await {
+                let request = Request::new(self.path()).watch(&self.selection.watch(), &from);
+                match timeout(BEGIN_WITHIN, begin(self.cluster.clone(), request)).await {
                     Ok(Ok(stream)) => {
                         self.phase = Phase::Watch { stream, version: from, since: Instant::now() };
                         if is_news || self.standing != Standing::Synced {
@@ -220,21 +239,6 @@ impl Watch {
 
     fn path(&self) -> String {
         self.resource.path(self.api_version(), self.selection.namespace.as_deref())
-    }
-
-    async fn request(
-        &self,
-        make: impl FnOnce(String) -> Result<http::Request<Vec<u8>>, kube::core::request::Error>,
-    ) -> Result<Page, Reason> {
-        let request = make(self.path()).map_err(|error| Reason::Refused(error.to_string()))?;
-        self.cluster.client.request(request).await.map_err(|error| Reason::of(&error))
-    }
-
-    async fn begin(&self, from: &str) -> Result<BoxStream<'static, Result<WatchEvent<Raw>, kube::Error>>, Reason> {
-        let request = Request::new(self.path()).watch(&self.selection.watch(), from);
-        let request = request.map_err(|error| Reason::Refused(error.to_string()))?;
-        let stream = self.cluster.client.request_events::<Raw>(request).await.map_err(|error| Reason::of(&error))?;
-        Ok(stream.boxed())
     }
 
     fn object(&self, raw: Raw) -> Object {
@@ -347,7 +351,7 @@ impl Watch {
         if is_passing && self.strikes < TOLD_FROM && self.standing == Standing::Synced {
             return;
         }
-        let failure = Failure { verb, resource: self.resource, server: self.cluster.server().to_owned(), reason };
+        let failure = Failure { verb, resource: self.resource, server: Arc::clone(&self.cluster.server), reason };
         self.stand(Standing::Failed, Report::Failed(failure));
     }
 

@@ -141,7 +141,7 @@ impl Hides {
     }
 
     /// What an object of a kind and a namespace may say.
-    pub(super) fn of(kind: Kind, namespace: &str, text: &str) -> Self {
+    pub(in crate::control) fn of(kind: Kind, namespace: &str, text: &str) -> Self {
         match kind {
             Kind::Authorization | Kind::PeerAuthentication => {
                 Self { addresses: false, policies: PoliciesIn::namespace(namespace) }

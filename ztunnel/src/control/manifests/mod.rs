@@ -24,3 +24,4 @@ pub use self::error::{Fault, FileError, PoliciesIn};
 pub(in crate::control) use self::error::{Hides, Subject};
 pub use self::parse::{FileContent, parse, read};
 pub(in crate::control) use self::parse::{Known, read_again, valid_texts};
+pub(in crate::control) use self::used::typed;

@@ -3,24 +3,20 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use serde::de::DeserializeSeed;
-
 use super::document::{self, Content, Header, Unclear};
 use super::error::{Fault, FileError, Hides, PoliciesIn, Subject};
 use super::split::{self, Document, Hash, Inherited, Piece, Seeds};
 use super::template::is_template;
-use super::used::unused;
+use super::used::typed;
 use crate::control::field::{FieldPath, Step};
 use crate::control::objects::{self, Interner, Kind, Object, Remark, Resource, Said, check_name};
-use crate::control::yaml::{self, Entry, Node, NodeDeserializer, Value};
+use crate::control::yaml::{self, Entry, Node, Value};
 use crate::model::origin::Origin;
 use crate::model::problem::{Problem, Severity};
 use crate::model::workload::NamespacedName;
 
 /// How deep lists may stand in each other.
 const DEEPEST_LIST: usize = 4;
-/// How many fields of one object that nobody uses may be of a wrong type.
-const MOST_UNUSED: usize = 256;
 
 /// What one file says.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -421,18 +417,7 @@ impl<'f> Reader<'f> {
             let field = Some(FieldPath::of("apiVersion"));
             return Err(yaml::Error { place: Some(given.place), field, message, is_syntax: false });
         }
-        for _ in 0..MOST_UNUSED {
-            let fault = match kind.deserialize(NodeDeserializer::new(node)) {
-                Ok(resource) => return Ok(resource),
-                Err(fault) => fault,
-            };
-            let removed = unused(kind, &fault.path()).is_some_and(|path| node.remove(path.steps()));
-            if !removed {
-                return Err(fault.into_error(node));
-            }
-        }
-        let message = "too many fields are of a wrong type: correct them".to_owned();
-        Err(yaml::Error { place: Some(node.place), field: None, message, is_syntax: false })
+        typed(kind, node)
     }
 
     fn said(&mut self, said: Said, node: &Node<'_>) {

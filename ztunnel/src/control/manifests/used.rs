@@ -1,8 +1,33 @@
 //! Which fields of Kubernetes' own objects are used here. Another one can't make its object unreadable, whatever its type is: the API
 //! server and its clients are there to check them.
 
+use serde::de::DeserializeSeed as _;
+
 use crate::control::field::{FieldPath, Step};
-use crate::control::objects::Kind;
+use crate::control::objects::{Kind, Resource};
+use crate::control::yaml::{self, Node, NodeDeserializer};
+
+/// How many fields of one object that nobody uses may be of a wrong type.
+const MOST_UNUSED: usize = 256;
+
+/// Reads an object as the type that its kind asks for. Fields that are of a wrong type and that nobody uses are taken out.
+///
+/// # Errors
+/// A field that is used is missing, or is of a wrong type.
+pub(in crate::control) fn typed(kind: Kind, node: &mut Node<'_>) -> Result<Resource, yaml::Error> {
+    for _ in 0..MOST_UNUSED {
+        let fault = match kind.deserialize(NodeDeserializer::new(node)) {
+            Ok(resource) => return Ok(resource),
+            Err(fault) => fault,
+        };
+        let removed = unused(kind, &fault.path()).is_some_and(|path| node.remove(path.steps()));
+        if !removed {
+            return Err(fault.into_error(node));
+        }
+    }
+    let message = "too many fields are of a wrong type: correct them".to_owned();
+    Err(yaml::Error { place: Some(node.place), field: None, message, is_syntax: false })
+}
 
 const METADATA: [&str; 7] = [
     "metadata.name",
@@ -69,7 +94,7 @@ const CONFIG_MAP: [&str; 1] = ["data.mesh"];
 
 /// What can be left out so that a field is gone that nobody uses: the field, or the outermost one around it that nobody uses. `None`:
 /// it is used, or all fields of the kind are.
-pub(super) fn unused(kind: Kind, field: &FieldPath) -> Option<FieldPath> {
+fn unused(kind: Kind, field: &FieldPath) -> Option<FieldPath> {
     let used: &[&str] = match kind {
         Kind::Namespace => &[],
         Kind::Node => &NODE,

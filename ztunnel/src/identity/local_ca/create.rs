@@ -91,6 +91,15 @@ pub fn init(dir: &Path, new: &NewCa) -> Result<(), CaError> {
     if ensure(dir, new)? { Ok(()) } else { Err(CaError::Exists { dir: dir.to_owned() }) }
 }
 
+/// The files of a new CA, by their names, as PEM.
+///
+/// # Errors
+/// The crypto library fails.
+pub fn files(new: &NewCa) -> Result<[(&'static str, String); 4], CaError> {
+    let (certificate, key) = generate(new, SystemTime::now()).map_err(CaError::Make)?;
+    Ok(layout::FILES.map(|name| (name, if name == layout::KEY { key.clone() } else { certificate.clone() })))
+}
+
 /// Certificate and key of a new CA, as PEM.
 fn generate(new: &NewCa, now: SystemTime) -> Result<(String, String), rcgen::Error> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;

@@ -56,7 +56,7 @@ pub(super) fn look(dir: &Path) -> Result<Found, CaError> {
 pub(super) type Digest = Vec<u8>;
 
 /// What the files hold.
-pub(super) struct Content {
+pub struct Content {
     pub(super) roots: Vec<u8>,
     pub(super) certificate: Vec<u8>,
     pub(super) key: Vec<u8>,
@@ -64,6 +64,21 @@ pub(super) struct Content {
 }
 
 impl Content {
+    /// Of files that are elsewhere, each under its name.
+    ///
+    /// # Errors
+    /// Names those that are missing.
+    pub fn of(mut file: impl FnMut(&str) -> Option<Vec<u8>>) -> Result<Self, Vec<&'static str>> {
+        let mut missing = Vec::new();
+        let [roots, certificate, key, chain] = FILES.map(|name| {
+            file(name).unwrap_or_else(|| {
+                missing.push(name);
+                Vec::new()
+            })
+        });
+        if missing.is_empty() { Ok(Self { roots, certificate, key, chain }) } else { Err(missing) }
+    }
+
     pub(super) fn read(dir: &Path) -> Result<Self, ReadError> {
         let read = |name| disk::read(&dir.join(name));
         Ok(Self { roots: read(ROOTS)?, certificate: read(CERTIFICATE)?, key: read(KEY)?, chain: read(CHAIN)? })

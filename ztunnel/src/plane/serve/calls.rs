@@ -16,8 +16,8 @@ use crate::{
         server::{CREATE_CERTIFICATE, DELTA_AGGREGATED_RESOURCES},
     },
     plane::{
+        caller::{Caller, Stranger},
         grpc::{Code, LargeMessages, Messages, Replies, Status, refuse},
-        nodes::Caller,
         quota::Quota,
         subscriber::{Shared, Subscriber},
     },
@@ -54,7 +54,7 @@ impl Calls {
         stopping: impl Future<Output = ()>,
     ) -> bool {
         let (head, body) = request.into_parts();
-        let (is_known, refusal) = match (&head.method, self.caller(&head.headers)) {
+        let (is_known, refusal) = match (&head.method, self.caller(&head.headers).await) {
             (&Method::POST, Ok(caller)) => match head.uri.path() {
                 DELTA_AGGREGATED_RESOURCES => {
                     (true, self.stream(caller, body, &mut respond, peer, stopping).await.err())
@@ -76,18 +76,14 @@ impl Calls {
         is_known
     }
 
-    fn caller(&self, headers: &HeaderMap) -> Result<Caller, Status> {
+    async fn caller(&self, headers: &HeaderMap) -> Result<Caller, Status> {
         let refused = |why: &str| Status::new(Code::Unauthenticated, why);
         let value = headers.get(AUTHORIZATION).ok_or_else(|| {
             refused("the call has no token: send `authorization: Bearer TOKEN` with the token of the node")
         })?;
         // Files with tokens end in a newline, which some callers send along.
         let token = value.as_bytes().strip_prefix(b"Bearer ").unwrap_or_default().trim_ascii();
-        self.server.nodes.authenticate(token).ok_or_else(|| {
-            refused(
-                "the token of the call is of no node: put the token of the node into the directory of --node-tokens",
-            )
-        })
+        self.server.nodes.authenticate(token).await.map_err(Stranger::status)
     }
 
     async fn stream(

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::plane::{
-    certificates::Certificates, describe::Streams, metrics::PlaneMetrics, nodes::NodeTokens, publish::Resources,
+    callers::Callers, certificates::Certificates, describe::Streams, metrics::PlaneMetrics, publish::Resources,
     serving::Serving,
 };
 
@@ -48,7 +48,7 @@ pub struct Server {
     /// The resources.
     pub resources: Resources,
     /// Whose calls they are.
-    pub nodes: NodeTokens,
+    pub nodes: Callers,
     /// Signs certificates.
     pub certificates: Certificates,
     /// Who is connected.

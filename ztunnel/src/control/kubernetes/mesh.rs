@@ -1,0 +1,254 @@
+//! The mesh from the Kubernetes API.
+//!
+//! Each type of objects is [watched](Watch), and each object is read as one of a folder's manifests is. Nothing is told before all
+//! types have been listed: a mesh without its policies would be open. What fails later leaves the last good state in force.
+//!
+//! An object that cannot be read goes on with its last valid version. Where there is none, an object that may hold a policy closes its
+//! namespace, and one that may name pods keeps the mesh from being complete, as an unreadable manifest does.
+
+mod objects;
+mod standing;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::{BoxStream, SelectAll, unfold};
+use tokio::time::{Instant, sleep_until};
+use tracing::{info, warn};
+
+use self::objects::Objects;
+pub use self::standing::{Followed, State, TypeStanding};
+use super::client::Cluster;
+use super::resource::{
+    AUTHORIZATION_POLICIES, CONFIG_MAPS, ENDPOINT_SLICES, NAMESPACES, NODES, PEER_AUTHENTICATIONS, PODS, ResourceType,
+    SERVICE_ENTRIES, SERVICES, WORKLOAD_ENTRIES,
+};
+use super::watch::{Report, Selection, Watch};
+use crate::control::objects::{Kind, MESH_CONFIG};
+use crate::control::source::MeshSource;
+use crate::model::identity::TrustDomain;
+use crate::model::origin::Origin;
+use crate::model::problem::{Problem, Severity};
+use crate::store::change::{Batch, Gaps};
+
+/// How long it must be quiet before changes are taken together: one rollout changes pods and slices at once.
+const QUIET: Duration = Duration::from_millis(20);
+/// How long changes wait for others at most.
+const LONGEST_WAIT: Duration = Duration::from_millis(200);
+
+/// The types of objects that make a mesh, and how each is read.
+const TYPES: [(ResourceType, Kind); 10] = [
+    (NAMESPACES, Kind::Namespace),
+    (NODES, Kind::Node),
+    (PODS, Kind::Pod),
+    (SERVICES, Kind::Service),
+    (ENDPOINT_SLICES, Kind::Slice),
+    (CONFIG_MAPS, Kind::Mesh),
+    (SERVICE_ENTRIES, Kind::Entry),
+    (WORKLOAD_ENTRIES, Kind::WorkloadEntry),
+    (AUTHORIZATION_POLICIES, Kind::Authorization),
+    (PEER_AUTHENTICATIONS, Kind::PeerAuthentication),
+];
+
+/// A report, the type that it is about, and how many objects of the type there are then.
+type Told = (usize, Report, usize);
+
+/// The objects of an API server, as a source of the mesh.
+pub struct KubernetesMesh {
+    reports: SelectAll<BoxStream<'static, Told>>,
+    objects: Objects,
+    followed: Followed,
+    server: Arc<str>,
+    /// What was last told; `None` before the first time.
+    told: Option<(Gaps, Arc<[Problem]>)>,
+    /// Every type has been listed.
+    is_read: bool,
+}
+
+impl KubernetesMesh {
+    /// Follows the objects of an API server. Identities are of the given trust domain; the mesh's settings are in a namespace.
+    #[must_use]
+    pub fn new(cluster: &Cluster, trust_domain: TrustDomain, namespace: &str) -> Self {
+        let streams = TYPES.iter().enumerate().map(|(index, (resource, kind))| {
+            let watch = Watch::new(cluster.clone(), *resource, selection(*kind, namespace));
+            let reports = unfold(watch, move |mut watch| async move {
+                let report = watch.next().await;
+                let count = watch.len();
+                Some(((index, report, count), watch))
+            });
+            reports.boxed()
+        });
+        Self {
+            reports: streams.collect(),
+            objects: Objects::new(trust_domain),
+            followed: Followed::new(TYPES.map(|(resource, _)| resource)),
+            server: cluster.server().into(),
+            told: None,
+            is_read: false,
+        }
+    }
+
+    /// How each type of objects is followed, also later.
+    #[must_use]
+    pub fn followed(&self) -> Followed {
+        self.followed.clone()
+    }
+
+    fn take(&mut self, (index, report, count): Told) {
+        let Some((resource, kind)) = TYPES.get(index) else { return };
+        match report {
+            Report::Applied(object) => self.objects.apply(*kind, *object),
+            Report::Gone(name) => self.objects.remove(*kind, &name),
+            Report::Synced => {
+                if self.followed.synced(resource, count) {
+                    info!(%resource, objects = count, "objects are up to date again");
+                }
+                return;
+            }
+            Report::Absent if is_optional(resource) => {
+                info!(%resource, server = &*self.server, "the Kubernetes API has no such type: there are no objects of it; it is looked for again");
+                return self.followed.absent(resource);
+            }
+            Report::Absent => {
+                let why = format!(
+                    "cannot list {resource} at {}: it has no such type, so it is no API server of Kubernetes: correct the server's address",
+                    self.server
+                );
+                warn!("{why}");
+                return self.followed.failed(resource, why, "not_found");
+            }
+            Report::Failed(failure) => {
+                let why = failure.to_string();
+                warn!(%resource, "{why}; the last good state stays in force");
+                return self.followed.failed(resource, why, failure.reason.label());
+            }
+        }
+        self.followed.counts(resource, count);
+    }
+
+    /// Takes what comes with a report, and shortly after it.
+    async fn gather(&mut self) {
+        let deadline = Instant::now() + LONGEST_WAIT;
+        loop {
+            let quiet = (Instant::now() + QUIET).min(deadline);
+            let told = tokio::select! {
+                biased;
+                told = self.reports.next() => told,
+                () = sleep_until(quiet) => None,
+            };
+            match told {
+                Some(told) => self.take(told),
+                None => return,
+            }
+            if Instant::now() >= deadline {
+                return;
+            }
+        }
+    }
+
+    /// What is new since the last time.
+    fn batch(&mut self) -> Option<Batch> {
+        let mut problems: Vec<Problem> = self
+            .followed
+            .failing()
+            .map(|(resource, why)| Problem {
+                origin: Origin::Resource { name: resource.to_string().into() },
+                object: None,
+                message: format!("{why}; the last good state stays in force"),
+                severity: Severity::Error,
+            })
+            .collect();
+        self.is_read |= self.followed.is_listed();
+        let (mut changes, mut gaps) = (Vec::new(), Gaps::default());
+        if self.is_read {
+            let (joined, missing, wrong) = self.objects.join();
+            (changes, gaps) = (joined, missing);
+            problems.extend(wrong);
+        }
+        problems.sort();
+        let last = self.told.as_ref();
+        let batch = Batch {
+            changes,
+            is_whole: false,
+            gaps: last.is_none_or(|(last, _)| *last != gaps).then(|| gaps.clone()),
+            problems: last.is_none_or(|(_, last)| **last != *problems).then(|| problems.into()),
+            is_read: self.is_read,
+        };
+        // Before anything is read, only what is wrong is told.
+        let is_news = match &batch.problems {
+            Some(problems) if !self.is_read && last.is_none() => !problems.is_empty(),
+            _ => !batch.is_empty(),
+        };
+        if !is_news {
+            return None;
+        }
+        let before = last.map(|(_, problems)| Arc::clone(problems)).unwrap_or_default();
+        let now = batch.problems.clone().unwrap_or_else(|| Arc::clone(&before));
+        log(&before, &now);
+        self.told = Some((gaps, now));
+        Some(batch)
+    }
+}
+
+impl MeshSource for KubernetesMesh {
+    /// The first batch comes when every type has been listed; before that, one only tells what is wrong.
+    async fn next(&mut self) -> Option<Batch> {
+        loop {
+            let told = self.reports.next().await?;
+            self.take(told);
+            self.gather().await;
+            // While lists are read there is nothing to be told.
+            if let Some(batch) = self.batch() {
+                return Some(batch);
+            }
+        }
+    }
+}
+
+/// Types of Istio, which a cluster need not have.
+fn is_optional(resource: &ResourceType) -> bool {
+    resource.group.ends_with(".istio.io")
+}
+
+/// The mesh's settings are one object. Those of another namespace are of no concern: whoever may write there must not set them.
+fn selection(kind: Kind, namespace: &str) -> Selection {
+    match kind {
+        Kind::Mesh => Selection {
+            namespace: Some(namespace.to_owned()),
+            fields: Some(format!("metadata.name={MESH_CONFIG}")),
+            labels: None,
+        },
+        _ => Selection::default(),
+    }
+}
+
+/// Each problem of an object is logged when it appears and when it is over. Failures to follow a type are logged as they come.
+fn log(before: &[Problem], now: &[Problem]) {
+    let of_objects = |problems: &'_ [Problem]| -> BTreeSet<Problem> {
+        problems.iter().filter(|problem| matches!(problem.origin, Origin::Object { .. })).cloned().collect()
+    };
+    let (before, now) = (of_objects(before), of_objects(now));
+    for problem in now.difference(&before) {
+        match problem.severity {
+            Severity::Info => info!("{problem}"),
+            Severity::Error | Severity::Warning => warn!("{problem}"),
+        }
+    }
+    for problem in before.difference(&now) {
+        info!("no longer: {problem}");
+    }
+}
+
+impl std::fmt::Debug for KubernetesMesh {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KubernetesMesh")
+            .field("server", &self.server)
+            .field("is_read", &self.is_read)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,168 @@
+//! Objects of the API to what they say, and what can't be read of them.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use crate::control::field::{FieldPath, Step};
+use crate::control::join::{Joiner, Voice};
+use crate::control::kubernetes::object::Object;
+use crate::control::manifests::{Hides, PoliciesIn, typed};
+use crate::control::objects::{self, Interner, Kind, NETNS, Remark, Said, title};
+use crate::control::yaml::Node;
+use crate::model::identity::TrustDomain;
+use crate::model::origin::Origin;
+use crate::model::policy::UnreadPolicies;
+use crate::model::problem::{Problem, Severity};
+use crate::model::workload::NamespacedName;
+use crate::store::change::{Change, Gaps};
+
+/// The objects that are there.
+#[derive(Debug)]
+pub(super) struct Objects {
+    joiner: Joiner,
+    texts: Interner,
+    /// Those of which no version could be read, and what that hides.
+    unread: BTreeMap<Arc<str>, Hides>,
+    /// There was a state in which pods and addresses of all objects were known.
+    is_complete: bool,
+}
+
+/// Why an object counts for nothing.
+struct Fault {
+    field: Option<FieldPath>,
+    message: String,
+}
+
+impl Objects {
+    pub(super) fn new(trust_domain: TrustDomain) -> Self {
+        // A control plane is no node: it needs no facts that are for the pods' own nodes only.
+        let no_node = Some(Arc::from(""));
+        Self {
+            joiner: Joiner::new(trust_domain, no_node),
+            texts: Interner::default(),
+            unread: BTreeMap::new(),
+            is_complete: false,
+        }
+    }
+
+    /// Takes an object over.
+    pub(super) fn apply(&mut self, kind: Kind, object: Object) {
+        let name = object.name.clone();
+        let (id, origin) = (id(kind, &name), Origin::Object { kind: kind.name(), name: name.clone() });
+        let mut tree = object.into_tree();
+        // Whoever may make a pod may write it, and it would name any network namespace of the node.
+        let netns = [Step::Key("metadata".into()), Step::Key("annotations".into()), Step::Key(NETNS.into())];
+        tree.remove(&netns);
+        let hides = Hides::of(kind, &name.namespace, mesh_config(&tree));
+        let voice = Voice::of(Arc::clone(&id));
+        match self.read(kind, &mut tree) {
+            Ok(Said { name, title, body, remarks }) => {
+                let problem = |Remark { message, severity, .. }| Problem {
+                    origin: origin.clone(),
+                    object: Some(title.clone()),
+                    message,
+                    severity,
+                };
+                let problems = remarks.into_iter().map(problem).collect();
+                let objects = body.map(|body| objects::Object { name, origin: origin.clone(), body });
+                self.unread.remove(&id);
+                self.joiner.say(&voice, objects.into_iter().collect(), problems);
+            }
+            Err(Fault { field, message }) => {
+                let last = self.joiner.said(&voice);
+                let consequence = match last.is_empty() {
+                    false => "the last valid version of the object stays in force".to_owned(),
+                    true => consequence(&hides),
+                };
+                let field = field.map(|field| format!("{field}: ")).unwrap_or_default();
+                let problem = Problem {
+                    origin,
+                    object: Some(title(kind.name(), &name)),
+                    message: format!("{field}{message}; {consequence}"),
+                    severity: Severity::Error,
+                };
+                if last.is_empty() {
+                    self.unread.insert(id, hides);
+                }
+                self.joiner.say(&voice, last, vec![problem]);
+            }
+        }
+    }
+
+    /// Forgets an object.
+    pub(super) fn remove(&mut self, kind: Kind, name: &NamespacedName) {
+        let id = id(kind, name);
+        self.unread.remove(&id);
+        self.joiner.silence(&Voice::of(id));
+    }
+
+    /// What has changed, what is missing, and what is wrong.
+    pub(super) fn join(&mut self) -> (Vec<Change>, Gaps, Vec<Problem>) {
+        let changes = self.joiner.take().changes;
+        let partial = self.unread.values().any(|hides| hides.addresses);
+        self.is_complete |= !partial;
+        let root = self.joiner.root_namespace();
+        let gaps = Gaps { partial, blind: partial && !self.is_complete, unread: self.closed(&root) };
+        (changes, gaps, self.joiner.problems())
+    }
+
+    /// Whom policies may protect that could never be read.
+    fn closed(&self, root: &str) -> UnreadPolicies {
+        let mut unread = UnreadPolicies::default();
+        for (id, hides) in &self.unread {
+            match &hides.policies {
+                PoliciesIn::Namespaces(namespaces) if !namespaces.contains(root) => {
+                    for namespace in namespaces {
+                        unread.namespaces.entry(Arc::clone(namespace)).or_insert_with(|| Arc::clone(id));
+                    }
+                }
+                _ => drop(unread.anywhere.get_or_insert_with(|| Arc::clone(id))),
+            }
+        }
+        unread
+    }
+
+    fn read(&mut self, kind: Kind, tree: &mut Node<'_>) -> Result<Said, Fault> {
+        let texts = &mut self.texts;
+        // The fault of one object must not take the others with it.
+        let reading = AssertUnwindSafe(|| {
+            let resource = typed(kind, tree).map_err(|error| Fault { field: error.field, message: error.message })?;
+            objects::read(resource, texts).map_err(|error| Fault { field: Some(error.field), message: error.message })
+        });
+        catch_unwind(reading).unwrap_or_else(|_| {
+            let message = "the program failed over it; please report this with the object".to_owned();
+            Err(Fault { field: None, message })
+        })
+    }
+}
+
+/// What an object is called among all.
+fn id(kind: Kind, name: &NamespacedName) -> Arc<str> {
+    title(kind.name(), name).into()
+}
+
+/// The text with the mesh's settings, of the ConfigMap that has them.
+fn mesh_config<'a>(tree: &'a Node<'_>) -> &'a str {
+    tree.get("data").and_then(|data| data.get("mesh")).and_then(Node::text).unwrap_or_default()
+}
+
+/// What follows from an object of which no version could be read.
+fn consequence(hides: &Hides) -> String {
+    let mut closed = Vec::new();
+    if hides.addresses {
+        closed.push("a mesh that has not been served yet is not served".to_owned());
+    }
+    match &hides.policies {
+        PoliciesIn::Anywhere => closed.push("all pods accept only health probes".to_owned()),
+        PoliciesIn::Namespaces(namespaces) if namespaces.is_empty() => {}
+        PoliciesIn::Namespaces(namespaces) => {
+            let names: Vec<&str> = namespaces.iter().map(|name| &**name).collect();
+            closed.push(format!("pods of namespace {} accept only health probes", names.join(", ")));
+        }
+    }
+    if closed.is_empty() {
+        return "it is ignored until it is corrected".to_owned();
+    }
+    format!("until it is corrected, {}", closed.join(" and "))
+}

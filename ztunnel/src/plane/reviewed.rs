@@ -1,0 +1,339 @@
+//! Nodes that prove themselves by the token of their daemon's service account, which the Kubernetes API reviews.
+//!
+//! A token counts only if it is of the service account of the node daemon, for an audience of this mesh, and bound to a pod: the
+//! pod's node is the caller's node. What the API has said is kept for [`REVIEW_EVERY`], then it is asked again; a pod that the mesh no
+//! longer has on that node ends its token at once.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use futures_util::{StreamExt as _, stream};
+use serde::Deserialize;
+use tokio::{
+    sync::{Semaphore, watch},
+    time::{Instant, sleep, timeout},
+};
+use tracing::{Span, debug, info, warn};
+
+use super::caller::{Caller, Digest, Stranger, sha256};
+use crate::{
+    control::kubernetes::{
+        Cluster, Failure,
+        review::{PodToken, Review},
+    },
+    lifecycle::tasks::{TaskCount, TaskSet},
+    model::workload::NamespacedName,
+    store::publish::Reader,
+};
+
+/// How long an answer of the API counts: a token that is revoked there ends within this time.
+pub const REVIEW_EVERY: Duration = Duration::from_secs(60);
+/// How long a token that was good goes on while the API cannot be asked; it ends with the token itself in any case.
+const UNASKED: Duration = Duration::from_secs(600);
+/// How long a refusal counts.
+const REFUSED_FOR: Duration = Duration::from_secs(10);
+/// Between two looks at the tokens.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A token has at most this many bytes; those of Kubernetes have about 1200.
+const LONGEST: usize = 8 << 10;
+/// Tokens of which the answers are kept. A node has two while its token is replaced.
+const MOST: usize = 20_000;
+/// How often it is told that the API cannot be asked.
+const TELL_EVERY: Duration = Duration::from_secs(30);
+/// Questions to the API at once.
+const AT_ONCE: usize = 16;
+/// How long a question may wait for a place.
+const WAIT: Duration = Duration::from_secs(5);
+
+/// Whose tokens count.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeAccounts {
+    /// The service account of the node daemon.
+    pub account: NamespacedName,
+    /// Audiences, one of which a token must have.
+    pub audiences: Vec<String>,
+}
+
+/// Nodes, proved by the Kubernetes API. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct ReviewedNodes {
+    shared: Arc<Shared>,
+    /// Looks at the tokens for as long as a clone is there.
+    _watch: Arc<TaskSet>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    cluster: Cluster,
+    accounts: NodeAccounts,
+    mesh: Reader,
+    known: Mutex<HashMap<Digest, Known>>,
+    asking: Semaphore,
+    /// When it was told last that the API cannot be asked.
+    told: Mutex<Option<Instant>>,
+    changed: watch::Sender<u64>,
+}
+
+/// What is known of a token.
+#[derive(Clone, Debug)]
+enum Known {
+    Good(Good),
+    Refused { why: String, until: Instant },
+}
+
+#[derive(Clone)]
+struct Good {
+    of: PodToken,
+    /// To ask again.
+    token: Arc<str>,
+    /// When the API said so.
+    asked: Instant,
+    /// When it ends by itself.
+    expires: SystemTime,
+}
+
+impl std::fmt::Debug for Good {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Good").field("of", &self.of).field("expires", &self.expires).finish_non_exhaustive()
+    }
+}
+
+/// What is read of the claims of a token, whose signature the API checks.
+#[derive(Deserialize)]
+struct Claims {
+    exp: u64,
+}
+
+impl ReviewedNodes {
+    /// Asks an API server, and compares with the pods of a mesh; within a runtime.
+    #[must_use]
+    pub fn new(cluster: Cluster, accounts: NodeAccounts, mesh: Reader, tasks: TaskCount) -> Self {
+        info!(
+            service_account = %accounts.account,
+            audiences = accounts.audiences.join(","),
+            "nodes prove themselves by the tokens of a service account"
+        );
+        let shared = Arc::new(Shared {
+            cluster,
+            accounts,
+            mesh,
+            known: Mutex::default(),
+            asking: Semaphore::new(AT_ONCE),
+            told: Mutex::default(),
+            changed: watch::Sender::new(0),
+        });
+        let mut watch = TaskSet::new(tasks);
+        watch.spawn(Span::none(), look(Arc::clone(&shared)));
+        Self { shared, _watch: Arc::new(watch) }
+    }
+
+    /// The node whose token this is.
+    ///
+    /// # Errors
+    /// The token does not count, or the API cannot be asked.
+    pub async fn authenticate(&self, token: &[u8]) -> Result<Caller, Stranger> {
+        let digest = sha256(token);
+        let shared = &self.shared;
+        let known = shared.known().get(&digest).cloned();
+        match known {
+            Some(Known::Refused { why, until }) if until > Instant::now() => return Err(Stranger::Refused(why)),
+            Some(Known::Good(good)) if good.asked.elapsed() < REVIEW_EVERY => {
+                shared.counts(&good).map_err(|why| Stranger::Refused(why.to_owned()))?;
+                return Ok(Caller { node: good.of.node, token: digest });
+            }
+            _ => {}
+        }
+        let (token, expires) = parse(token).map_err(|why| Stranger::Refused(why.to_owned()))?;
+        let place = timeout(WAIT, shared.asking.acquire()).await;
+        let Ok(Ok(_place)) = place else {
+            return Err(Stranger::Unavailable("too many tokens are to be reviewed at once: try again".to_owned()));
+        };
+        let good = shared.ask(digest, token, expires).await?;
+        Ok(Caller { node: good.of.node, token: digest })
+    }
+
+    /// Whether a caller's token still counts.
+    #[must_use]
+    pub fn knows(&self, caller: &Caller) -> bool {
+        matches!(self.shared.known().get(&caller.token), Some(Known::Good(good)) if good.of.node == caller.node)
+    }
+
+    /// Learns of tokens that have ended.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.changed.subscribe()
+    }
+
+    /// How many tokens count.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.shared.known().values().filter(|known| matches!(known, Known::Good(_))).count()
+    }
+
+    /// Whether none counts.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Shared {
+    fn known(&self) -> MutexGuard<'_, HashMap<Digest, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks the API, and keeps the answer.
+    async fn ask(&self, digest: Digest, token: Arc<str>, expires: SystemTime) -> Result<Good, Stranger> {
+        let review = match self.cluster.review(&token, &self.accounts.audiences).await {
+            Ok(review) => review,
+            Err(failure) => {
+                let known = self.known().get(&digest).cloned();
+                if let Some(Known::Good(good)) = known
+                    && good.asked.elapsed() < UNASKED
+                    && self.counts(&good).is_ok()
+                {
+                    debug!(pod = %good.of.pod, %failure, "a token could not be reviewed again; the last answer counts");
+                    return Ok(good);
+                }
+                self.complain(&failure);
+                self.known().remove(&digest);
+                return Err(Stranger::Unavailable("the token cannot be reviewed now: try again".to_owned()));
+            }
+        };
+        let refusal = match review {
+            Review::Pod(of) if of.account != self.accounts.account => {
+                format!(
+                    "the token is of service account {}, not of the node daemon's {}",
+                    of.account, self.accounts.account
+                )
+            }
+            Review::Pod(of) => {
+                let good = Good { of, token, asked: Instant::now(), expires };
+                match self.counts(&good) {
+                    Ok(()) => {
+                        self.keep(digest, Known::Good(good.clone()));
+                        return Ok(good);
+                    }
+                    Err(why) => why.to_owned(),
+                }
+            }
+            Review::Refused(why) => format!("the token does not count: {why}"),
+        };
+        debug!(why = refusal, "a token was refused");
+        self.keep(digest, Known::Refused { why: refusal.clone(), until: Instant::now() + REFUSED_FOR });
+        Err(Stranger::Refused(refusal))
+    }
+
+    /// Tells that the API cannot be asked, but not of each token.
+    fn complain(&self, failure: &Failure) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+            *told = Some(Instant::now());
+            warn!(%failure, "tokens of nodes cannot be reviewed");
+        }
+    }
+
+    /// Keeps an answer, if there is room.
+    fn keep(&self, digest: Digest, answer: Known) {
+        let mut known = self.known();
+        if known.len() >= MOST && !known.contains_key(&digest) {
+            known.retain(|_, known| matches!(known, Known::Good(_)));
+            // A refusal need not be kept, and there are not so many nodes.
+            if known.len() >= MOST {
+                return;
+            }
+        }
+        known.insert(digest, answer);
+    }
+
+    /// Whether a good token still counts, by the clock and by the mesh.
+    fn counts(&self, good: &Good) -> Result<(), &'static str> {
+        if good.expires <= SystemTime::now() {
+            return Err("the token has expired");
+        }
+        let mesh = self.mesh.load();
+        // Before the mesh is read nothing is given to anybody.
+        if mesh.version() == 0 {
+            return Ok(());
+        }
+        match mesh.workload(&good.of.pod) {
+            None => Err("the pod of the token is not known, or is gone: try again"),
+            Some(pod) if pod.is_entry || pod.uid != good.of.uid => Err("the pod of the token is gone"),
+            Some(pod) if pod.node.as_deref() != Some(&*good.of.node) => Err("the pod of the token is on another node"),
+            Some(pod) if pod.finished => Err("the pod of the token has ended"),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Ends a token.
+    fn end(&self, digest: &Digest, why: &str) {
+        if let Entry::Occupied(entry) = self.known().entry(*digest)
+            && let Known::Good(good) = entry.get()
+        {
+            info!(node = %good.of.node, pod = %good.of.pod, why, "the token of a node ends");
+            entry.remove();
+        }
+        self.changed.send_modify(|count| *count += 1);
+    }
+}
+
+/// Ends tokens whose pods are gone or whose time is over, and asks again for the others.
+async fn look(shared: Arc<Shared>) {
+    loop {
+        sleep(LOOK_EVERY).await;
+        let mut due = Vec::new();
+        let mut ended = Vec::new();
+        {
+            let now = Instant::now();
+            let mut known = shared.known();
+            known.retain(|_, known| !matches!(known, Known::Refused { until, .. } if *until <= now));
+            for (digest, known) in known.iter() {
+                let Known::Good(good) = known else { continue };
+                match shared.counts(good) {
+                    Err(why) => ended.push((*digest, why)),
+                    Ok(()) if good.asked.elapsed() >= REVIEW_EVERY => due.push((*digest, good.clone())),
+                    Ok(()) => {}
+                }
+            }
+        }
+        ended.iter().for_each(|(digest, why)| shared.end(digest, why));
+        let asking = stream::iter(due).map(|(digest, good)| {
+            let shared = Arc::clone(&shared);
+            async move {
+                let Err(stranger) = shared.ask(digest, good.token, good.expires).await else { return };
+                let (Stranger::Refused(why) | Stranger::Unavailable(why)) = stranger;
+                info!(node = %good.of.node, pod = %good.of.pod, why, "the token of a node ends");
+                shared.changed.send_modify(|count| *count += 1);
+            }
+        });
+        asking.buffer_unordered(AT_ONCE / 2).collect::<()>().await;
+    }
+}
+
+/// A token that may be one of a service account, and when it ends.
+fn parse(token: &[u8]) -> Result<(Arc<str>, SystemTime), &'static str> {
+    const WRONG: &str =
+        "the token of the call is no token of a service account: send that of a projected serviceAccountToken volume";
+    if token.len() > LONGEST {
+        return Err(WRONG);
+    }
+    let text = std::str::from_utf8(token).map_err(|_| WRONG)?;
+    let mut parts = text.split('.');
+    let (Some(_), Some(claims), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+        return Err(WRONG);
+    };
+    let claims = URL_SAFE_NO_PAD.decode(claims).map_err(|_| WRONG)?;
+    let Claims { exp } = serde_json::from_slice(&claims).map_err(|_| WRONG)?;
+    let expires = UNIX_EPOCH.checked_add(Duration::from_secs(exp)).ok_or(WRONG)?;
+    if expires <= SystemTime::now() {
+        return Err("the token has expired");
+    }
+    Ok((text.into(), expires))
+}
+
+#[cfg(test)]
+mod tests;

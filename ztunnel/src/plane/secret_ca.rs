@@ -1,0 +1,184 @@
+//! The authority in a Secret: one for all replicas.
+//!
+//! `cacerts` is an authority that somebody has laid down, in Istio's layout. Without it, `ztunnel-ca` is made by the replica that is
+//! first: the API server takes one Secret of a name, so that there are never two. A Secret that changes is followed, as a directory is.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use thiserror::Error;
+use tracing::{info, warn};
+
+use crate::{
+    control::kubernetes::{Cluster, Failure, Object, Report, SECRETS, SecretData, Selection, Watch},
+    identity::local_ca::{
+        CaError, CaSettings, LocalCa,
+        create::{self, NewCa},
+        layout::{self, Content},
+    },
+    model::{cause::causes, identity::TrustDomain, workload::NamespacedName},
+};
+
+/// The Secret with an authority that was laid down, as Istio calls it.
+pub const PLUGGED_IN: &str = "cacerts";
+/// The Secret with an authority that was made here.
+pub const MADE: &str = "ztunnel-ca";
+
+/// Why there is no authority.
+#[derive(Debug, Error)]
+pub enum SecretCaError {
+    /// The API server does not give it, or does not take it.
+    #[error("cannot have the authority in a Secret")]
+    Api(#[source] Box<Failure>),
+    /// Some of its files are missing.
+    #[error(
+        "Secret {secret} is no authority, it lacks {}: put the missing keys there, or remove the Secret", missing.join(", ")
+    )]
+    Incomplete {
+        /// The Secret.
+        secret: NamespacedName,
+        /// The keys.
+        missing: Vec<&'static str>,
+    },
+    /// It can't be used.
+    #[error("the authority in Secret {secret} can't be used")]
+    Unfit {
+        /// The Secret.
+        secret: NamespacedName,
+        /// Why.
+        #[source]
+        source: Box<CaError>,
+    },
+    /// No new one may be made.
+    #[error(
+        "there is no authority: neither Secret {namespace}/{PLUGGED_IN} nor {namespace}/{MADE} is there, but ConfigMap {roots} has the \
+         roots of one that nodes trust: no new one is made in its place; restore the Secret, or remove the ConfigMap to have a new \
+         authority made"
+    )]
+    Gone {
+        /// Where it should be.
+        namespace: Arc<str>,
+        /// What says that there was one.
+        roots: NamespacedName,
+    },
+}
+
+impl From<Failure> for SecretCaError {
+    fn from(failure: Failure) -> Self {
+        Self::Api(Box::new(failure))
+    }
+}
+
+/// Where the authority is, and whose identities it signs.
+#[derive(Debug, Clone)]
+pub struct SecretCaSettings {
+    /// The namespace of the Secret.
+    pub namespace: Arc<str>,
+    /// The ConfigMap with the roots, whose presence says that there was an authority.
+    pub roots: Arc<str>,
+    /// Whose workloads it signs.
+    pub trust_domain: TrustDomain,
+    /// How long a certificate is valid at most.
+    pub ttl: Duration,
+}
+
+/// An authority in a Secret.
+#[derive(Debug)]
+pub struct SecretCa {
+    cluster: Cluster,
+    secret: NamespacedName,
+    /// The authority.
+    pub ca: Arc<LocalCa>,
+}
+
+impl SecretCa {
+    /// Takes the authority that is there, or makes one.
+    ///
+    /// # Errors
+    /// There is one that can't be used, or none can be made.
+    pub async fn open(cluster: Cluster, settings: &SecretCaSettings) -> Result<Self, SecretCaError> {
+        let name = |name: &str| NamespacedName::new(Arc::clone(&settings.namespace), name);
+        let (secret, data, made) = match cluster.secret(&name(PLUGGED_IN)).await? {
+            Some(data) => (name(PLUGGED_IN), data, false),
+            None => {
+                let (data, made) = first(&cluster, &name(MADE), settings).await?;
+                (name(MADE), data, made)
+            }
+        };
+        let content = content(&secret, data)?;
+        let unfit = |source| SecretCaError::Unfit { secret: secret.clone(), source: Box::new(source) };
+        let dir = PathBuf::from(format!("Secret {secret}"));
+        let settings = CaSettings { dir, trust_domain: settings.trust_domain.clone(), ttl: settings.ttl };
+        let ca = Arc::new(LocalCa::of_content(settings, &content, made).map_err(unfit)?);
+        Ok(Self { cluster, secret, ca })
+    }
+
+    /// The Secret.
+    #[must_use]
+    pub fn secret(&self) -> &NamespacedName {
+        &self.secret
+    }
+
+    /// Follows the Secret, for ever. What can't be used leaves the last good authority in force.
+    pub async fn follow(self) {
+        let selection = Selection {
+            namespace: Some(self.secret.namespace.to_string()),
+            fields: Some(format!("metadata.name={}", self.secret.name)),
+            labels: None,
+        };
+        let mut watch = Watch::new(self.cluster.clone(), SECRETS, selection);
+        loop {
+            match watch.next().await {
+                Report::Applied(object) => self.take(&object),
+                Report::Gone(_) => {
+                    warn!(secret = %self.secret, "the Secret of the authority is gone; the last good authority stays in force until the end of this process");
+                }
+                Report::Failed(failure) => warn!("{failure}; the last good authority stays in force"),
+                Report::Synced | Report::Absent => {}
+            }
+        }
+    }
+
+    fn take(&self, object: &Object) {
+        let taken = object.as_secret().ok_or_else(|| "its data cannot be read".to_owned()).and_then(|data| {
+            let content = content(&self.secret, data).map_err(|error| error.to_string())?;
+            self.ca.replace(&content).map_err(|error| causes(&error))
+        });
+        if let Err(error) = taken {
+            warn!(secret = %self.secret, error, "can't be used as it is now; the last good authority stays in force");
+        }
+    }
+}
+
+fn content(secret: &NamespacedName, mut data: SecretData) -> Result<Content, SecretCaError> {
+    Content::of(|key| data.remove(key)).map_err(|missing| SecretCaError::Incomplete { secret: secret.clone(), missing })
+}
+
+/// The Secret of an authority that is made by whichever replica is first; whether this one was.
+async fn first(
+    cluster: &Cluster,
+    secret: &NamespacedName,
+    settings: &SecretCaSettings,
+) -> Result<(SecretData, bool), SecretCaError> {
+    if let Some(data) = cluster.secret(secret).await? {
+        return Ok((data, false));
+    }
+    let roots = NamespacedName::new(Arc::clone(&settings.namespace), Arc::clone(&settings.roots));
+    let had_one = cluster.config_map(&roots).await?.is_some_and(|found| found.is_ours);
+    let gone = || SecretCaError::Gone { namespace: Arc::clone(&settings.namespace), roots: roots.clone() };
+    if had_one {
+        // Another replica may have made both meanwhile.
+        return cluster.secret(secret).await?.map(|data| (data, false)).ok_or_else(gone);
+    }
+    let new = NewCa { trust_domain: settings.trust_domain.clone(), ttl: NewCa::TTL };
+    let unfit = |source| SecretCaError::Unfit { secret: secret.clone(), source: Box::new(source) };
+    let files = create::files(&new).map_err(unfit)?;
+    let data: SecretData = files.into_iter().map(|(key, pem)| (key.to_owned(), pem.into_bytes())).collect();
+    if cluster.create_secret(secret, &data).await? {
+        info!(%secret, "made an authority");
+        return Ok((data, true));
+    }
+    // Another replica was first.
+    let data = cluster.secret(secret).await?;
+    data.map(|data| (data, false))
+        .ok_or_else(|| SecretCaError::Incomplete { secret: secret.clone(), missing: layout::FILES.to_vec() })
+}
