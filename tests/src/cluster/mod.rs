@@ -34,12 +34,14 @@
 //! - [`ApiServer::stop`] and [`ApiServer::resume`] take the API server away and bring it back with the same state.
 
 pub mod api;
+pub mod calls;
 pub mod images;
 pub mod leftovers;
 pub mod node;
 pub mod nodes;
 pub mod oci;
 pub mod pki;
+pub mod plane;
 pub mod programs;
 
 pub use api::ApiServer;

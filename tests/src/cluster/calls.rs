@@ -1,0 +1,189 @@
+//! Calls of a node to a control plane, made by hand: any token, any request.
+
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use bytes::{BufMut as _, Bytes, BytesMut};
+use h2::client::{ResponseFuture, SendRequest};
+use h2::{RecvStream, SendStream};
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, ServerName};
+use tokio::runtime::Runtime;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use super::ApiServer;
+use super::plane::Plane;
+
+/// The name in the serving certificate.
+const NAME: &str = "istiod.istio-system.svc";
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The call for certificates.
+pub const CREATE_CERTIFICATE: &str = "/istio.v1.auth.IstioCertificateService/CreateCertificate";
+/// The call for resources.
+pub const RESOURCES: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+
+/// A connection to a control plane.
+pub struct Connection {
+    runtime: Runtime,
+    send: SendRequest<Bytes>,
+}
+
+/// A stream of resources that the control plane has answered.
+pub struct Stream {
+    _send: SendStream<Bytes>,
+    body: RecvStream,
+}
+
+/// How a call ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// The gRPC status.
+    pub code: u32,
+    /// Why.
+    pub message: String,
+}
+
+impl Connection {
+    /// Connects, and trusts these roots only (PEM).
+    ///
+    /// # Errors
+    /// When the control plane does not prove its name with them.
+    pub fn open(api: &ApiServer, plane: &Plane, roots: &str) -> Result<Self> {
+        let mut store = RootCertStore::empty();
+        for root in CertificateDer::pem_slice_iter(roots.as_bytes()) {
+            store.add(root?)?;
+        }
+        let mut config = ClientConfig::builder().with_root_certificates(store).with_no_client_auth();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let address = plane.listen();
+        let tcp = api.netns().run(|| TcpStream::connect(&address))??;
+        tcp.set_nonblocking(true)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (send, connection) = runtime.block_on(async {
+            let tcp = tokio::net::TcpStream::from_std(tcp)?;
+            let tls = TlsConnector::from(Arc::new(config)).connect(ServerName::try_from(NAME)?, tcp).await?;
+            anyhow::Ok(h2::client::handshake(tls).await?)
+        })?;
+        runtime.spawn(connection);
+        Ok(Self { runtime, send })
+    }
+
+    fn begin(
+        &self,
+        path: &str,
+        token: &str,
+        message: &[u8],
+        last: bool,
+    ) -> Result<(ResponseFuture, SendStream<Bytes>)> {
+        let request = http::Request::post(format!("https://{NAME}{path}"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .header("authorization", format!("Bearer {token}"))
+            .body(())?;
+        let mut send = self.runtime.block_on(self.send.clone().ready())?;
+        let (response, mut stream) = send.send_request(request, false)?;
+        let mut framed = BytesMut::new();
+        framed.put_u8(0);
+        framed.put_u32(u32::try_from(message.len())?);
+        framed.put_slice(message);
+        stream.send_data(framed.freeze(), last)?;
+        Ok((response, stream))
+    }
+
+    /// Makes a call with one request, and waits for its end.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub fn call(&self, path: &str, token: &str, message: &[u8]) -> Result<Ended> {
+        let (response, _stream) = self.begin(path, token, message, true)?;
+        self.runtime.block_on(async {
+            let response = timeout(PATIENCE, response).await.context("no answer")??;
+            if let Some(ended) = Ended::of(response.headers()) {
+                return Ok(ended);
+            }
+            ended(response.into_body(), PATIENCE).await
+        })
+    }
+
+    /// Opens a stream of all workloads and services, and waits for the first response.
+    ///
+    /// # Errors
+    /// When it is refused: the message has the status.
+    pub fn stream(&self, token: &str) -> Result<Stream> {
+        // DeltaDiscoveryRequest: type_url.
+        let request = field(2, b"type.googleapis.com/istio.workload.Address");
+        let (response, send) = self.begin(RESOURCES, token, &request, false)?;
+        self.runtime.block_on(async {
+            let response = timeout(PATIENCE, response).await.context("no answer")??;
+            if let Some(ended) = Ended::of(response.headers()) {
+                bail!("refused: {ended:?}");
+            }
+            let mut body = response.into_body();
+            let data = timeout(PATIENCE, body.data()).await.context("no response")?.context("no data")??;
+            body.flow_control().release_capacity(data.len())?;
+            Ok(Stream { _send: send, body })
+        })
+    }
+
+    /// Waits for the end of a stream.
+    ///
+    /// # Errors
+    /// When it goes on.
+    pub fn end_of(&self, stream: Stream, patience: Duration) -> Result<Ended> {
+        self.runtime.block_on(ended(stream.body, patience))
+    }
+}
+
+async fn ended(mut body: RecvStream, patience: Duration) -> Result<Ended> {
+    let reading = async {
+        while let Some(data) = body.data().await {
+            let length = data?.len();
+            body.flow_control().release_capacity(length)?;
+        }
+        let trailers = body.trailers().await?.context("the call has no trailers")?;
+        Ended::of(&trailers).context("the trailers have no grpc-status")
+    };
+    timeout(patience, reading).await.context("the call goes on")?
+}
+
+impl Ended {
+    fn of(headers: &http::HeaderMap) -> Option<Self> {
+        let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+        let code = text("grpc-status")?.parse().ok()?;
+        Some(Self { code, message: text("grpc-message").unwrap_or_default().to_owned() })
+    }
+}
+
+/// A request for a certificate of an identity: IstioCertificateRequest with `ImpersonatedIdentity`.
+///
+/// # Errors
+/// When no key can be made.
+pub fn certificate_request(identity: &str) -> Result<Vec<u8>> {
+    let key = rcgen::KeyPair::generate()?;
+    let mut params = rcgen::CertificateParams::default();
+    params.subject_alt_names.push(rcgen::SanType::URI(identity.try_into()?));
+    let csr = params.serialize_request(&key)?.pem()?;
+    // google.protobuf.Struct: a map of Values, of which 3 is a text.
+    let value = field(3, identity.as_bytes());
+    let entry = [field(1, b"ImpersonatedIdentity"), field(2, &value)].concat();
+    Ok([field(1, csr.as_bytes()), field(4, &field(1, &entry))].concat())
+}
+
+/// A field of a message that has a length.
+fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+    let mut field = vec![number << 3 | 2];
+    let mut length = bytes.len();
+    while length > 0x7f {
+        field.push((length & 0x7f) as u8 | 0x80);
+        length >>= 7;
+    }
+    field.push(length as u8);
+    field.extend_from_slice(bytes);
+    field
+}
