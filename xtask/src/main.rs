@@ -21,6 +21,7 @@ mod deny;
 mod dist;
 mod docs;
 mod fuzz;
+mod image;
 mod instructions;
 mod process;
 mod setup;
@@ -166,6 +167,19 @@ enum Command {
     },
     /// Build one stripped binary for distribution and its sha256 in target/dist/
     Dist,
+    /// Make the image of the daemon in target/dist/: an OCI layout in a tar, and a bill of materials in CycloneDX
+    ///
+    /// No container engine and no registry takes part. The image has the daemon, the shared libraries that it is linked with, and
+    /// the bill. The same daemon makes the same image, with the same digest. `cargo xtask cluster load-image` imports it, as `ctr images
+    /// import` does.
+    Image {
+        /// Take this daemon instead of building one as it is shipped
+        #[arg(long, value_name = "PATH")]
+        daemon: Option<PathBuf>,
+        /// Registry, repository and tag; default: localhost/ztunnel:VERSION
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -227,6 +241,9 @@ fn run(command: Command) -> Result<()> {
         Command::Docs => docs::update(&workspace),
         Command::Deny { advisories } => deny::run(&workspace, advisories),
         Command::Dist => dist::run(&workspace),
+        Command::Image { daemon, name } => {
+            image::run(&workspace, &image::Options { daemon: daemon.as_deref(), name: name.as_deref() })
+        }
     }
 }
 

@@ -144,7 +144,9 @@ fn architecture() -> &'static str {
     }
 }
 
-fn sha256(bytes: &[u8]) -> String {
+/// The digest of a blob, as images name it: `sha256:` and hexadecimal digits.
+#[must_use]
+pub fn sha256(bytes: &[u8]) -> String {
     format!("sha256:{}", hex(bytes))
 }
 

@@ -1,0 +1,140 @@
+//! The image of the daemon: an OCI layout in a tar, made without a container engine.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use ztunnel_tests::cluster::oci::{self, Image, ImageFile};
+
+use crate::build::{self, Profile};
+use crate::workspace::Workspace;
+
+mod bill;
+
+/// Where the bill of materials is in the image.
+const BILL: &str = "usr/share/sbom/ztunnel.cdx.json";
+
+/// What is made.
+pub(crate) struct Options<'a> {
+    /// This daemon instead of one as it is shipped.
+    pub(crate) daemon: Option<&'a Path>,
+    /// Registry, repository and tag, if they are not the default.
+    pub(crate) name: Option<&'a str>,
+}
+
+/// A file that the daemon is linked with at run time.
+pub(crate) struct Library {
+    /// Its absolute path.
+    pub(crate) path: PathBuf,
+    /// What it has.
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// Writes the image and its bill of materials to `target/dist`, and prints where and the digest.
+pub(crate) fn run(workspace: &Workspace, options: &Options<'_>) -> Result<()> {
+    let daemon = match options.daemon {
+        Some(path) => path.to_owned(),
+        None => build::daemon(workspace, Profile::ReleaseLto)?,
+    };
+    let folder = workspace.target.join("dist");
+    fs::create_dir_all(&folder).with_context(|| format!("could not create {}", folder.display()))?;
+    let begin = format!("ztunnel-{}-{}-linux", workspace.version, std::env::consts::ARCH);
+    let (image, bill) = (folder.join(format!("{begin}.oci.tar")), folder.join(format!("{begin}.cdx.json")));
+    let name = options.name.map_or_else(|| default_name(workspace), str::to_owned);
+    let digest = write(workspace, &daemon, &name, &image, &bill)?;
+    println!("{}\n{}\n{name}@{digest}", image.display(), bill.display());
+    Ok(())
+}
+
+/// `localhost` is a registry that no container runtime asks for an image that it has.
+pub(crate) fn default_name(workspace: &Workspace) -> String {
+    format!("localhost/ztunnel:{}", workspace.version)
+}
+
+/// Writes the image of a daemon to `image` and its bill of materials to `bill`. The result is the digest of the image.
+pub(crate) fn write(workspace: &Workspace, daemon: &Path, name: &str, image: &Path, bill: &Path) -> Result<String> {
+    let bytes = fs::read(daemon).with_context(|| format!("could not read the daemon {}", daemon.display()))?;
+    let libraries = libraries(daemon)?;
+    let text = bill::text(workspace, &oci::sha256(&bytes), &libraries)?;
+    fs::write(bill, &text).with_context(|| format!("could not write {}", bill.display()))?;
+    let mut files = vec![
+        ImageFile::program("usr/bin/ztunnel", bytes),
+        ImageFile::data(BILL, text.into_bytes()),
+        ImageFile::data("usr/share/doc/ztunnel/LICENSE", fs::read(workspace.root.join("LICENSE"))?),
+    ];
+    for Library { path, bytes } in libraries {
+        let path = path.strip_prefix("/").unwrap_or(&path).display().to_string();
+        files.push(ImageFile::program(&path, bytes));
+    }
+    let labels = [
+        ("org.opencontainers.image.title", "ztunnel"),
+        ("org.opencontainers.image.version", workspace.version.as_str()),
+        ("org.opencontainers.image.licenses", "Apache-2.0"),
+    ];
+    Image { name, entrypoint: &["/usr/bin/ztunnel"], user: "", labels: &labels, files: &files }.write(image)
+}
+
+/// The shared libraries of a program and the loader, which the image has at the same paths. A program without any is static.
+fn libraries(program: &Path) -> Result<Vec<Library>> {
+    let output =
+        Command::new("ldd").arg(program).output().context("could not start ldd, which comes with the C library")?;
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    if ["not a dynamic executable", "statically linked"].iter().any(|phrase| text.contains(phrase)) {
+        return Ok(Vec::new());
+    }
+    ensure!(output.status.success(), "ldd {} failed: {}", program.display(), text.trim());
+    let paths = listed(&text)?;
+    let read = |path: PathBuf| {
+        let bytes = fs::read(&path).with_context(|| format!("could not read {}", path.display()))?;
+        Ok(Library { path, bytes })
+    };
+    paths.into_iter().map(read).collect()
+}
+
+/// The paths in what ldd prints.
+fn listed(text: &str) -> Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for line in text.lines().map(str::trim) {
+        if line.ends_with("not found") {
+            bail!("a library of the daemon is missing: {line}");
+        }
+        let found = line.split_once("=> ").map_or(line, |(_, found)| found);
+        let path = found.split(' ').next().unwrap_or_default();
+        // The kernel's own library has no file.
+        if path.starts_with('/') {
+            paths.push(PathBuf::from(path));
+        }
+    }
+    Ok(paths)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_read_from_ldd() {
+        let text = "\tlinux-vdso.so.1 (0x1)\n\tlibc.so.6 => /lib/x/libc.so.6 (0x2)\n\t/lib64/ld.so.2 (0x3)\n";
+        assert_eq!(listed(text).unwrap(), ["/lib/x/libc.so.6", "/lib64/ld.so.2"].map(PathBuf::from));
+        assert!(listed("\tliba.so => not found\n").is_err());
+    }
+
+    #[test]
+    fn the_same_daemon_makes_the_same_image() {
+        let workspace = Workspace::locate().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let daemon = folder.path().join("daemon");
+        fs::copy("/bin/true", &daemon).unwrap();
+        let made = |name: &str| {
+            let [image, bill] = ["tar", "json"].map(|end| folder.path().join(format!("{name}.{end}")));
+            let digest = write(&workspace, &daemon, "localhost/ztunnel:test", &image, &bill).unwrap();
+            (digest, fs::read(image).unwrap(), fs::read_to_string(bill).unwrap())
+        };
+        let (first, second) = (made("first"), made("second"));
+        assert!(first == second, "{} and {}", first.0, second.0);
+        assert!(first.2.contains("pkg:cargo/rustls@"), "{}", first.2);
+        fs::copy("/bin/false", &daemon).unwrap();
+        assert_ne!(first.0, made("third").0);
+    }
+}
