@@ -243,6 +243,7 @@ async fn metrics(admin: &Admin, request: &Request<Incoming>) -> Response<Full<By
         tasks: admin.tasks.alive(),
         mesh: &admin.mesh.load(),
         node_unknown: admin.manager.unknown_node().is_some(),
+        local_stale: admin.manager.local_problem().is_some(),
         status: &admin.manager.status(),
         certificates: admin.certificates.expiries(),
     };
@@ -262,14 +263,20 @@ pub(super) fn scraped(request: &Request<Incoming>, text: Result<String, fmt::Err
 
 fn readiness(admin: &Admin) -> Response<Full<Bytes>> {
     let Some(pending) = admin.manager.pending() else {
-        let warning = admin.manager.unknown_node().map(|unknown| format!("warning: {unknown}\n"));
-        return response(StatusCode::OK, TEXT, format!("ready\n{}", warning.unwrap_or_default()));
+        let unknown = admin.manager.unknown_node().map(|unknown| unknown.to_string());
+        let stale = admin.manager.local_problem().map(|problem| problem.to_string());
+        let warnings: String =
+            unknown.into_iter().chain(stale).map(|warning| format!("warning: {warning}\n")).collect();
+        return response(StatusCode::OK, TEXT, format!("ready\n{warnings}"));
     };
     let mut text = format!("not ready, pending: {pending}\n");
     let mesh = admin.mesh.load();
     // Nothing of the mesh has made sense yet: here is where to begin.
     if let Some(first) = mesh.problems().first().filter(|_| mesh.version() == 0) {
         text.push_str(&format!("{} problem(s) with the mesh, the first: {first}\n", mesh.problems().len()));
+    }
+    if let Some(problem) = admin.manager.local_problem() {
+        text.push_str(&format!("{problem}\n"));
     }
     response(StatusCode::SERVICE_UNAVAILABLE, TEXT, text)
 }

@@ -14,9 +14,16 @@ use super::{
     memory, process,
 };
 use crate::{
-    config::{RunArgs, args::ExpiredPeers, defaults, units::Bytes},
+    config::{
+        RunArgs,
+        args::ExpiredPeers,
+        defaults,
+        remote::{PodsFrom, access},
+        units::Bytes,
+    },
     control::{
         file::{Local, MeshFolder},
+        kubernetes::{Cluster, NodeWatch},
         remote::{ControlPlane, RemoteAuthority, RemoteMesh},
         source::{MeshSource as _, feed},
     },
@@ -35,8 +42,10 @@ use crate::{
     net::{memory::Budget, netns::Netns, node::NodeConnections, open::Resources},
     pods::{
         kernel::Linux,
-        local::Annotated,
+        kubernetes::Follower,
+        local::{Annotated, LocalSource},
         manager::{Manager, ManagerParts},
+        proc::{self, Finder, overview},
         worker::{WorkerHandle, WorkerSettings},
     },
     redirect::{Controller, NodeSockets, pins::PinDir, record::Records},
@@ -55,7 +64,7 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
     let pins = PinDir::at(&args.bpf_pin);
     let _lock = Lock::take(&args.state, &pins)?;
     require_lasting(&pins, args.bpf_pin_private)?;
-    let source = Source::open(&args)?;
+    let source = Source::open(&args).await?;
     let listeners = [
         (Endpoints::Admin, admin::bind(Endpoints::Admin, args.admin).await?),
         (Endpoints::Metrics, admin::bind(Endpoints::Metrics, args.metrics).await?),
@@ -70,7 +79,6 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
     let mut registry = Registry::default();
     let traffic = Traffic::register(&mut registry, defaults::SERIES_KEPT, args.cluster_id.as_str().into());
     let (publisher, mesh) = publish::channel();
-    let (local, manifests) = local::channel();
     let gates = Gates::default();
     let workers = start_workers(&args, &mesh, &traffic, &tasks)?;
     let controller = Controller::start(
@@ -81,11 +89,12 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
         args.bpf_log,
         tasks.clone(),
     )?;
+    let local = source.start(&args, publisher, &mut services, &tasks)?;
     let shown = (certificates.clone(), workers.iter().map(WorkerHandle::carried).collect());
     let (manager, handle) = Manager::new(ManagerParts {
         node: args.node.clone(),
         mesh: mesh.clone(),
-        local: Box::new(Annotated::new(manifests)),
+        local,
         kernel: Linux { controller, keepalive: args.keepalive(), tasks: tasks.clone() },
         workers,
         host_cookie: Netns::current()?.cookie(),
@@ -98,9 +107,6 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
     services.spawn(Span::none(), memory::tend(mesh.clone()));
     services.spawn(Span::none(), gates.follow(mesh.clone(), traffic.decisions().clone()));
     let (trigger, watch) = drain::channel();
-    // To the very end: what is left while the daemon drains is judged by the newest policies.
-    let local = Local { node: args.node.as_str().into(), publisher: local };
-    source.start(&args, local, publisher, &mut services, &tasks);
     let admin = Arc::new(Admin {
         manager: handle,
         mesh,
@@ -144,37 +150,78 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
 
 /// Where the mesh comes from, and the facts that only this node has.
 enum Source {
-    Folder(MeshFolder),
+    Folder(Box<MeshFolder>),
     ControlPlane {
         plane: Box<ControlPlane>,
-        /// The Pod manifests of this node.
-        pods: MeshFolder,
+        /// What says which pods this node has.
+        pods: OwnPods,
     },
 }
 
+/// Where the facts of this node's pods come from.
+enum OwnPods {
+    /// Pod manifests.
+    Folder(Box<MeshFolder>),
+    Kubernetes(Cluster),
+}
+
 impl Source {
-    fn open(args: &RunArgs) -> anyhow::Result<Self> {
+    async fn open(args: &RunArgs) -> anyhow::Result<Self> {
         let folder = |dir: &Path| MeshFolder::open(dir, args.trust_domain.clone());
         match (&args.mesh, args.control_plane(), &args.plane.pods) {
-            (Some(dir), None, _) => Ok(Self::Folder(folder(dir)?.with_kept(args.state.join("mesh")))),
+            (Some(dir), None, _) => Ok(Self::Folder(Box::new(folder(dir)?.with_kept(args.state.join("mesh"))))),
             (None, Some(plane), Some(pods)) => {
-                Ok(Self::ControlPlane { plane: Box::new(plane), pods: folder(pods).context("cannot use --pods")? })
+                let pods = match pods {
+                    PodsFrom::Folder(dir) => OwnPods::Folder(Box::new(folder(dir).context("cannot use --pods")?)),
+                    PodsFrom::Kubernetes => {
+                        let seen = overview(&args.plane.proc).context("cannot use --pods kubernetes")?;
+                        info!(proc = %args.plane.proc.display(), processes = seen.processes, pods = seen.pods, "pods are found by their processes");
+                        let cluster = Cluster::connect(&access(args.plane.kubeconfig.as_ref())).await;
+                        OwnPods::Kubernetes(cluster.context("cannot use --pods kubernetes")?)
+                    }
+                };
+                Ok(Self::ControlPlane { plane: Box::new(plane), pods })
             }
             _ => bail!("give either --mesh, or --control-plane with --pods"),
         }
     }
 
-    fn start(self, args: &RunArgs, local: Local, publisher: Publisher, services: &mut TaskSet, tasks: &TaskCount) {
-        match self {
-            Self::Folder(folder) => services.spawn(Span::none(), feed(folder.with_local(local), publisher, pending())),
-            Self::ControlPlane { plane, pods } => {
-                let mesh = RemoteMesh::new(Arc::from(plane), args.state.join("control-plane.mesh"), tasks.clone());
-                services.spawn(Span::none(), feed(mesh, publisher, pending()));
+    /// Follows everything, to the very end: what is left while the daemon drains is judged by the newest policies.
+    fn start(
+        self,
+        args: &RunArgs,
+        publisher: Publisher,
+        services: &mut TaskSet,
+        tasks: &TaskCount,
+    ) -> anyhow::Result<Box<dyn LocalSource>> {
+        let (local, manifests) = local::channel();
+        let local = Local { node: args.node.as_str().into(), publisher: local };
+        let annotated = Box::new(Annotated::new(manifests));
+        let (plane, pods) = match self {
+            Self::Folder(folder) => {
+                services.spawn(Span::none(), feed(folder.with_local(local), publisher, pending()));
+                return Ok(annotated);
+            }
+            Self::ControlPlane { plane, pods } => (plane, pods),
+        };
+        let mesh = RemoteMesh::new(Arc::from(plane), args.state.join("control-plane.mesh"), tasks.clone());
+        services.spawn(Span::none(), feed(mesh, publisher, pending()));
+        Ok(match pods {
+            OwnPods::Folder(pods) => {
                 let mut pods = pods.with_local(local);
                 // Only its local facts count: the control plane says which pods are in the mesh.
                 services.spawn(Span::none(), async move { while pods.next().await.is_some() {} });
+                annotated
             }
-        }
+            OwnPods::Kubernetes(cluster) => {
+                let (watch, news) = NodeWatch::new(&cluster, &args.node);
+                let inspect = proc::Linux { host: Netns::current()?.id(), tasks: tasks.clone() };
+                let (follower, pods) = Follower::new(&args.node, news, Finder::new(&args.plane.proc, inspect));
+                services.spawn(Span::none(), watch.run());
+                services.spawn(Span::none(), follower.run());
+                Box::new(pods)
+            }
+        })
     }
 }
 

@@ -32,6 +32,8 @@ pub struct Sources<'a> {
     pub mesh: &'a Snapshot,
     /// The mesh does not know this node.
     pub node_unknown: bool,
+    /// The local facts of this node's pods may be others by now.
+    pub local_stale: bool,
     /// What the manager last reported.
     pub status: &'a Status,
     /// Identities, and when their certificates end.
@@ -43,7 +45,7 @@ pub struct Sources<'a> {
 /// # Errors
 /// When a series can't be encoded.
 pub fn text(sources: &Sources<'_>) -> Result<String, fmt::Error> {
-    let Sources { traffic, lost, budget, tasks, mesh, node_unknown, status, certificates } = sources;
+    let Sources { traffic, lost, budget, tasks, mesh, node_unknown, local_stale, status, certificates } = sources;
     let mut registry = Registry::default();
     state::build(&mut registry, env!("CARGO_PKG_VERSION"));
     let expiry = |(identity, time): &(SpiffeId, SystemTime)| {
@@ -52,6 +54,7 @@ pub fn text(sources: &Sources<'_>) -> Result<String, fmt::Error> {
     state::certificates(&mut registry, certificates.iter().filter_map(expiry));
     let problems = mesh.problems().iter().filter(|problem| problem.severity != Severity::Info).count();
     state::mesh(&mut registry, mesh.version(), problems, *node_unknown);
+    state::local_facts(&mut registry, *local_stale);
     let count = |state| (PodState::name(state), status.pods.iter().filter(|pod| pod.state == state).count());
     let verdicts = status
         .pods

@@ -8,7 +8,7 @@ pub use super::log::LogFormat;
 use super::{
     control_plane::ControlPlaneArgs,
     defaults,
-    remote::RemoteArgs,
+    remote::{PodsFrom, RemoteArgs},
     units::{Bytes, Seconds, address, within},
     version,
 };
@@ -294,6 +294,15 @@ pub struct CheckArgs {
     /// Folder with the Kubernetes manifests of the mesh
     #[arg(long, env = "ZTUNNEL_MESH", value_name = "DIR")]
     pub mesh: Option<PathBuf>,
+    /// As for `run`: `kubernetes` checks the Kubernetes API and the processes of pods as well
+    #[arg(long, env = "ZTUNNEL_PODS", value_name = "kubernetes|DIR")]
+    pub pods: Option<PodsFrom>,
+    /// Kubeconfig file with which the Kubernetes API is asked. Default: the service account of the pod in which the daemon runs
+    #[arg(long, env = "ZTUNNEL_KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// The /proc of the node, in which the processes of pods are looked for; in a container: a mount of it
+    #[arg(long, env = "ZTUNNEL_PROC", value_name = "DIR", default_value = defaults::PROC)]
+    pub proc: PathBuf,
     /// Directory in which the daemon would pin BPF programs and maps
     #[arg(long, env = "ZTUNNEL_BPF_PIN", value_name = "DIR", default_value = defaults::BPF_PIN)]
     pub bpf_pin: PathBuf,

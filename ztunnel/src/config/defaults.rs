@@ -143,3 +143,6 @@ pub const CONTROL_PLANE_LIMITS: Limits = Limits {
 /// A node's pods all at once, after the CA was replaced, and then 5 in a second.
 pub const SIGNING_LIMITS: SigningLimits =
     SigningLimits { burst: 1024, every: Duration::from_millis(200), at_once: 256 };
+
+/// The processes of the node. In a container this is the container's own, unless it shares the node's PID namespace.
+pub const PROC: &str = "/proc";

@@ -1,10 +1,13 @@
 //! Flags of a control plane.
 
+use std::convert::Infallible;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::Args as ClapArgs;
 
 use super::defaults;
+use crate::control::kubernetes::Access;
 use crate::control::remote::{ControlPlane, PlaneUrl, Token};
 
 const HEADING: &str = "Control plane";
@@ -26,14 +29,44 @@ pub struct RemoteArgs {
     /// Name that the certificate of the control plane may have beside the host of the URL
     #[arg(long = "control-plane-name", id = "control_plane_name", env = "ZTUNNEL_CONTROL_PLANE_NAME", value_name = "NAME", conflicts_with = "mesh", help_heading = HEADING)]
     pub name: Option<String>,
-    /// Folder with the Pod manifests of this node, which have the annotation of each pod's network namespace: a control plane knows
-    /// no network namespaces; the daemon watches the folder
-    #[arg(long, env = "ZTUNNEL_PODS", value_name = "DIR", conflicts_with = "mesh", help_heading = HEADING)]
-    pub pods: Option<PathBuf>,
+    /// Where this node's own pods come from, of which a control plane knows no network namespaces: `kubernetes` (the pods of --node in
+    /// the Kubernetes API, and their processes), or a folder with the Pod manifests of this node, which have the annotation of each
+    /// pod's network namespace; the daemon watches it
+    #[arg(long, env = "ZTUNNEL_PODS", value_name = "kubernetes|DIR", conflicts_with = "mesh", help_heading = HEADING)]
+    pub pods: Option<PodsFrom>,
+    /// Kubeconfig file with which the Kubernetes API is asked. Default: the service account of the pod in which the daemon runs
+    #[arg(long, env = "ZTUNNEL_KUBECONFIG", value_name = "FILE", conflicts_with = "mesh", help_heading = HEADING)]
+    pub kubeconfig: Option<PathBuf>,
+    /// The /proc of the node, in which the processes of pods are looked for; in a container: a mount of it
+    #[arg(long, env = "ZTUNNEL_PROC", value_name = "DIR", default_value = defaults::PROC, help_heading = HEADING)]
+    pub proc: PathBuf,
     /// Network that the addresses of this node belong to, where the control plane distinguishes several networks. Default: the
     /// network without a name
     #[arg(long, env = "ZTUNNEL_NETWORK", value_name = "NAME", conflicts_with = "mesh", help_heading = HEADING)]
     pub network: Option<String>,
+}
+
+/// Where a node's own pods come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PodsFrom {
+    /// The Kubernetes API says which there are, and their processes lead to their network namespaces.
+    Kubernetes,
+    /// Manifests in a folder. One that is called `kubernetes` is written `./kubernetes`.
+    Folder(PathBuf),
+}
+
+impl FromStr for PodsFrom {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(if text == "kubernetes" { Self::Kubernetes } else { Self::Folder(text.into()) })
+    }
+}
+
+/// How the Kubernetes API is asked, by the flag --kubeconfig.
+#[must_use]
+pub fn access(kubeconfig: Option<&PathBuf>) -> Access {
+    kubeconfig.cloned().map_or(Access::InCluster, Access::Kubeconfig)
 }
 
 impl RemoteArgs {

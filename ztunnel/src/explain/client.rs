@@ -227,7 +227,7 @@ impl<'a> Client<'a> {
 
 /// Why the node of a pod of the mesh can't enrol it.
 pub(super) const NO_NETNS: &str = "its node can't enrol it, because its network namespace is not known: set the annotation \
-                                   ambient.mesh/netns to its absolute path";
+                                   ambient.mesh/netns to its absolute path, or run its daemon with --pods kubernetes";
 
 /// A pod's exceptions from capture, as far as they are known here.
 struct Known<'a> {

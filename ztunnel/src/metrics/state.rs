@@ -77,6 +77,16 @@ pub fn mesh(registry: &mut Registry, version: u64, problems: usize, node_unknown
     );
 }
 
+/// Whether what this node knows of its own pods may be old.
+pub fn local_facts(registry: &mut Registry, stale: bool) {
+    gauge(
+        registry,
+        "ztunnel_local_facts_stale",
+        "1 while the source of this node's pods cannot be asked, so that what it said last stays in force",
+        u64::from(stale),
+    );
+}
+
 /// The labelled pods of this node: how many are in each state, what the BPF programs decided for each, and how many connections
 /// are older than the enrolment of their pods. `age`: seconds since the manager last reported all that.
 pub fn pods<'a>(

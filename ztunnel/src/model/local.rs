@@ -5,12 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net};
 use thiserror::Error;
 
+use super::netns::NetnsFile;
 use super::workload::NamespacedName;
 
 /// The local facts of pods, by name. A pod that is not in the map is one of which no facts are known here.
@@ -19,13 +20,29 @@ pub type LocalPods = BTreeMap<NamespacedName, LocalPod>;
 /// The local facts of one pod.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LocalPod {
-    /// Absolute path of its network namespace. `None`: the source of local facts does not know it.
-    pub netns: Option<PathBuf>,
+    /// Its network namespace. `None`: the source of local facts does not know it.
+    pub netns: Option<NetnsFile>,
     /// Traffic of the pod that is not captured.
     pub exclusions: Exclusions,
     /// TCP ports to which the pod's kubelet connects: those of liveness, readiness and startup probes, and of lifecycle hooks;
     /// ascending, without duplicates.
     pub probe_ports: Vec<u16>,
+    /// Its runtime class, if it has one.
+    pub runtime_class: Option<Arc<str>>,
+    /// Its service account, where the source of local facts knows better than the mesh whose pod it is: both must agree.
+    pub service_account: Option<Arc<str>>,
+    /// The source of local facts says that the pod has the label of the mesh, and can be in it.
+    pub is_labelled: bool,
+}
+
+impl LocalPod {
+    /// The runtime class, if it is one whose containers have a network stack of their own: that of a virtual machine (Kata), or of
+    /// a kernel that runs as a process (gVisor). Connections of such pods pass by the sockets of this machine.
+    #[must_use]
+    pub fn own_network_stack(&self) -> Option<&Arc<str>> {
+        let class = self.runtime_class.as_ref()?;
+        ["gvisor", "runsc", "kata"].iter().any(|name| class.contains(name)).then_some(class)
+    }
 }
 
 /// Traffic of a pod that is not captured.

@@ -10,6 +10,8 @@ pub mod labels;
 pub mod local;
 pub mod locality;
 pub mod name;
+pub mod netns;
+pub mod node_pods;
 pub mod origin;
 pub mod policy;
 pub mod problem;

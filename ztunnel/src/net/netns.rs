@@ -13,6 +13,7 @@ use nix::sched::CloneFlags;
 use thiserror::Error;
 
 use super::socket;
+use crate::model::netns::{NetnsFile, OpenNetns};
 
 /// A network namespace that is kept open, so that it can be entered as long as this value lives.
 #[derive(Clone, Debug)]
@@ -21,6 +22,8 @@ pub struct Netns {
     path: PathBuf,
     id: NetnsId,
     cookie: u64,
+    /// Whether the path is looked at again: it leads to the namespace for as long as the pod lives.
+    is_named: bool,
 }
 
 /// Which network namespace it is, whatever the path to it: its place in the kernel's file system of namespaces. It is given
@@ -38,6 +41,20 @@ impl NetnsId {
     #[must_use]
     pub fn at(path: &Path) -> Option<Self> {
         std::fs::metadata(path).ok().map(|found| Self { device: found.dev(), inode: found.ino() })
+    }
+
+    /// What a file leads to now; `None`: nothing. Does not look whether it is a network namespace.
+    #[must_use]
+    pub fn of(file: &NetnsFile) -> Option<Self> {
+        match file {
+            NetnsFile::Named(path) => Self::at(path),
+            NetnsFile::Open(open) => Some(Self::of_open(open)),
+        }
+    }
+
+    fn of_open(open: &OpenNetns) -> Self {
+        let (device, inode) = open.place();
+        Self { device, inode }
     }
 }
 
@@ -84,16 +101,38 @@ impl Netns {
     /// # Errors
     /// When the file can't be opened, is no network namespace or can't be entered.
     pub fn open(path: &Path) -> Result<Self, NetnsError> {
-        let file = open_nonblocking(path).map_err(|source| NetnsError::Open { path: path.to_owned(), source })?;
-        let kind = nix::sys::statfs::fstatfs(&file).map(|stat| stat.filesystem_type());
-        if kind.ok() != Some(NSFS_MAGIC) {
-            return Err(NetnsError::NotANetns { path: path.to_owned() });
+        let failed = |source| NetnsError::Open { path: path.to_owned(), source };
+        let file = open_nonblocking(path).map_err(failed)?;
+        let open = OpenNetns::new(file, path.to_owned()).map_err(failed)?;
+        Ok(Self { is_named: true, ..Self::of_open(&open)? })
+    }
+
+    /// Opens the namespace that a file leads to.
+    ///
+    /// # Errors
+    /// As [`Netns::open`].
+    pub fn of(file: &NetnsFile) -> Result<Self, NetnsError> {
+        match file {
+            NetnsFile::Named(path) => Self::open(path),
+            NetnsFile::Open(open) => Self::of_open(open),
         }
-        let found = file.metadata().map_err(|source| NetnsError::Open { path: path.to_owned(), source })?;
-        let id = NetnsId { device: found.dev(), inode: found.ino() };
-        let mut netns = Self { file: Arc::new(file), path: path.to_owned(), id, cookie: 0 };
+    }
+
+    /// The namespace of a file that is open.
+    ///
+    /// # Errors
+    /// When it is no network namespace or can't be entered.
+    pub fn of_open(open: &OpenNetns) -> Result<Self, NetnsError> {
+        let path = open.path().to_owned();
+        let kind = nix::sys::statfs::fstatfs(open.file()).map(|stat| stat.filesystem_type());
+        if kind.ok() != Some(NSFS_MAGIC) {
+            return Err(NetnsError::NotANetns { path });
+        }
+        let id = NetnsId::of_open(open);
+        let mut netns = Self { file: Arc::clone(open.file()), path, id, cookie: 0, is_named: false };
+        // Only a network namespace can be entered as one.
         let cookie = netns.enter(socket::netns_cookie)?;
-        netns.cookie = cookie.map_err(|source| NetnsError::Cookie { path: path.to_owned(), source })?;
+        netns.cookie = cookie.map_err(|source| NetnsError::Cookie { path: netns.path.clone(), source })?;
         Ok(netns)
     }
 
@@ -125,10 +164,11 @@ impl Netns {
         self.cookie
     }
 
-    /// Whether the file still leads to this namespace: a runtime that deletes a pod unmounts or replaces it.
+    /// Whether the file still leads to this namespace: a runtime that deletes a pod unmounts or replaces it. One that was taken
+    /// open always does.
     #[must_use]
     pub fn is_current(&self) -> bool {
-        NetnsId::at(&self.path) == Some(self.id)
+        !self.is_named || NetnsId::at(&self.path) == Some(self.id)
     }
 
     /// Which namespace it is.

@@ -8,14 +8,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use thiserror::Error;
 
 use super::reconcile::Wanted;
 use crate::{
-    model::{local::LocalPods, workload::NamespacedName},
+    model::{local::LocalPods, netns::NetnsFile, workload::NamespacedName},
     net::netns::NetnsId,
     redirect::record::Holder,
     store::snapshot::Snapshot,
@@ -26,40 +26,50 @@ use crate::{
 pub enum ClaimError {
     /// Another pod is enrolled with the namespace.
     #[error(
-        "cannot enrol pod {pod} with {netns}: that network namespace already belongs to pod {other}, which is enrolled with it; \
-         correct the annotation ambient.mesh/netns of pod {pod}, or delete the pod"
+        "cannot enrol pod {pod} with {}: that network namespace already belongs to pod {other}, which is enrolled with it; {}",
+        .netns.path().display(),
+        remedy(.netns, &format!("correct the annotation ambient.mesh/netns of pod {pod}, or delete the pod"), &format!("delete pod {pod}"))
     )]
     Taken {
         /// The pod.
         pod: NamespacedName,
         /// The namespace.
-        netns: PathBuf,
+        netns: NetnsFile,
         /// The other pod.
         other: NamespacedName,
     },
     /// Another pod is on record with the namespace.
     #[error(
-        "cannot enrol pod {pod} with {netns}: that network namespace already belongs to pod {other}, which was enrolled with it \
-         before and is still in the mesh; correct the annotation ambient.mesh/netns of pod {pod}, or delete pod {other}"
+        "cannot enrol pod {pod} with {}: that network namespace already belongs to pod {other}, which was enrolled with it \
+         before and is still in the mesh; {}",
+        .netns.path().display(),
+        remedy(
+            .netns,
+            &format!("correct the annotation ambient.mesh/netns of pod {pod}, or delete pod {other}"),
+            &format!("delete pod {pod} or pod {other}")
+        )
     )]
     OnRecord {
         /// The pod.
         pod: NamespacedName,
         /// The namespace.
-        netns: PathBuf,
+        netns: NetnsFile,
         /// The pod on record.
         other: String,
     },
     /// Other pods name the namespace.
     #[error(
-        "cannot enrol pod {pod} with {netns}: pod {others} names the same network namespace, and no record says whose it is; \
-         none of these pods is enrolled; correct or remove the annotation ambient.mesh/netns of all but one"
+        "cannot enrol pod {pod} with {}: pod {others} {} the same network namespace, and no record says whose it is; \
+         none of these pods is enrolled; {}",
+        .netns.path().display(),
+        remedy(.netns, "names", "is in"),
+        remedy(.netns, "correct or remove the annotation ambient.mesh/netns of all but one", "delete all of them but one")
     )]
     Named {
         /// The pod.
         pod: NamespacedName,
         /// The namespace.
-        netns: PathBuf,
+        netns: NetnsFile,
         /// The other pods, separated by commas.
         others: String,
     },
@@ -91,6 +101,14 @@ pub enum ClaimError {
     },
 }
 
+/// What to do about a namespace: that depends on whether the pod's manifest names it, or the daemon has found it.
+fn remedy<'a>(netns: &NetnsFile, named: &'a str, found: &'a str) -> &'a str {
+    match netns {
+        NetnsFile::Named(_) => named,
+        NetnsFile::Open(_) => found,
+    }
+}
+
 /// What the pods of this node say of their network namespaces, at one moment.
 #[derive(Debug, Default)]
 pub struct Named {
@@ -101,15 +119,17 @@ pub struct Named {
 impl Named {
     /// Which namespaces the pods name, in the mesh or not. Pods that have finished name none. `identify` tells which namespace
     /// is at a path now, if there is one.
-    pub fn by(snapshot: &Snapshot, local: &LocalPods, identify: impl Fn(&Path) -> Option<NetnsId>) -> Self {
+    pub fn by(snapshot: &Snapshot, local: &LocalPods, identify: impl Fn(&NetnsFile) -> Option<NetnsId>) -> Self {
         let mut named = Self::default();
         for (name, pod) in local {
-            let Some(path) = &pod.netns else { continue };
+            let Some(file) = &pod.netns else { continue };
             if snapshot.workload(name).is_some_and(|workload| workload.finished) {
                 continue;
             }
-            named.by_path.entry(path.clone()).or_default().push(name.clone());
-            if let Some(netns) = identify(path) {
+            if let NetnsFile::Named(path) = file {
+                named.by_path.entry(path.clone()).or_default().push(name.clone());
+            }
+            if let Some(netns) = identify(file) {
                 named.by_netns.entry(netns).or_default().push(name.clone());
             }
         }
@@ -117,9 +137,15 @@ impl Named {
     }
 
     /// The pods but `name` that name the namespace, or its path, which may have led nowhere when they were asked.
-    fn others<'a>(&'a self, name: &'a NamespacedName, netns: NetnsId, path: &Path) -> BTreeSet<&'a NamespacedName> {
+    fn others<'a>(
+        &'a self,
+        name: &'a NamespacedName,
+        netns: NetnsId,
+        file: &NetnsFile,
+    ) -> BTreeSet<&'a NamespacedName> {
         let by_netns = self.by_netns.get(&netns).into_iter().flatten();
-        by_netns.chain(self.by_path.get(path).into_iter().flatten()).filter(|other| *other != name).collect()
+        let by_path = self.by_path.get(file.path()).into_iter().flatten();
+        by_netns.chain(by_path).filter(|other| *other != name).collect()
     }
 }
 
@@ -129,8 +155,8 @@ pub struct Claimed<'a> {
     pub cookie: u64,
     /// Which one it is.
     pub netns: NetnsId,
-    /// Where the pod says it is.
-    pub path: &'a Path,
+    /// How the node gets at it.
+    pub file: &'a NetnsFile,
     /// Who is on record with it.
     pub holder: Option<Holder>,
 }
@@ -153,7 +179,7 @@ impl Claims<'_> {
     /// # Errors
     /// Who else claims it.
     pub fn check(&self, pod: &NamespacedName, claimed: &Claimed<'_>, addresses: &[IpAddr]) -> Result<(), ClaimError> {
-        let netns = || claimed.path.to_owned();
+        let netns = || claimed.file.clone();
         let mut enrolled = self.enrolled.iter();
         if let Some((other, _)) = enrolled.find(|(other, cookie)| *cookie == claimed.cookie && *other != pod) {
             return Err(ClaimError::Taken { pod: pod.clone(), netns: netns(), other: (*other).clone() });
@@ -164,7 +190,7 @@ impl Claims<'_> {
                 return Err(ClaimError::OnRecord { pod: pod.clone(), netns: netns(), other: holder.pod.clone() });
             }
             _ => {
-                let others = self.named.others(pod, claimed.netns, claimed.path);
+                let others = self.named.others(pod, claimed.netns, claimed.file);
                 if !others.is_empty() {
                     let others = others.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
                     return Err(ClaimError::Named { pod: pod.clone(), netns: netns(), others });

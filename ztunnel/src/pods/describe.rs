@@ -22,6 +22,8 @@ pub struct Description {
     pub node: String,
     /// What is wrong with its name, if the mesh does not know it.
     pub unknown_node: Option<String>,
+    /// Why the local facts of this node's pods may be others by now.
+    pub local_problem: Option<String>,
     /// The mesh.
     pub snapshot: SnapshotInfo,
     /// What is wrong with the mesh's files.

@@ -30,6 +30,8 @@ pub(super) struct Progress {
     pub(super) unknown_node: ArcSwapOption<UnknownNode>,
     /// Something that captures is gone from the kernel and could not be put back.
     pub(super) unhooked: AtomicBool,
+    /// Why the local facts may be others by now.
+    pub(super) local_problem: ArcSwapOption<String>,
     /// What the manager last reported of the pods.
     pub(super) status: ArcSwap<Status>,
 }
@@ -41,6 +43,7 @@ impl Default for Progress {
             local: ArcSwapOption::empty(),
             unknown_node: ArcSwapOption::empty(),
             unhooked: AtomicBool::default(),
+            local_problem: ArcSwapOption::empty(),
             status: ArcSwap::from_pointee(Status::unknown()),
         }
     }
@@ -82,6 +85,12 @@ impl ManagerHandle {
     #[must_use]
     pub fn unknown_node(&self) -> Option<Arc<UnknownNode>> {
         self.progress.unknown_node.load_full()
+    }
+
+    /// Why the local facts of this node's pods may be others by now. Waits for nobody.
+    #[must_use]
+    pub fn local_problem(&self) -> Option<Arc<String>> {
+        self.progress.local_problem.load_full()
     }
 
     /// What the manager last reported of the pods, at most a second ago unless it is busy or blocked. Waits for nobody.

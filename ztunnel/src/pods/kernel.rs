@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use crate::{
     lifecycle::tasks::TaskCount,
-    model::{local::Exclusions, workload::NamespacedName},
+    model::{local::Exclusions, netns::NetnsFile, workload::NamespacedName},
     net::{
         dial::{PodSockets, Sockets},
         netns::{Netns, NetnsError, NetnsId},
@@ -66,10 +66,10 @@ pub trait Kernel {
     ///
     /// # Errors
     /// When it can't be used.
-    fn open(&self, path: &Path) -> Result<Self::Namespace, NetnsError>;
+    fn open(&self, file: &NetnsFile) -> Result<Self::Namespace, NetnsError>;
 
     /// Which network namespace is behind a file now, if there is a file.
-    fn identify(&self, path: &Path) -> Option<NetnsId>;
+    fn identify(&self, file: &NetnsFile) -> Option<NetnsId>;
 
     /// Begins to listen to news from within a namespace.
     ///
@@ -215,12 +215,12 @@ impl Kernel for Linux {
     type Link = NetnsLink;
     type Connection = survey::SocketId;
 
-    fn open(&self, path: &Path) -> Result<Netns, NetnsError> {
-        Netns::open(path)
+    fn open(&self, file: &NetnsFile) -> Result<Netns, NetnsError> {
+        Netns::of(file)
     }
 
-    fn identify(&self, path: &Path) -> Option<NetnsId> {
-        NetnsId::at(path)
+    fn identify(&self, file: &NetnsFile) -> Option<NetnsId> {
+        NetnsId::of(file)
     }
 
     fn link(&self, netns: &Netns) -> Result<NetnsLink, LinkError> {

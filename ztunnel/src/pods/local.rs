@@ -6,8 +6,8 @@
 //!
 //! A source yields all its facts at once, whenever one has changed. It may know pods that the mesh does not know yet, for
 //! example one that is about to start: such a pod is enrolled as soon as the mesh has it. The first source, [`Annotated`], has
-//! the facts from annotations of the pods' manifests; it is written for a container runtime or Istio's CNI agent to come
-//! beside it.
+//! the facts from annotations of the pods' manifests; the second,
+//! [`FromCluster`](super::kubernetes::FromCluster), from the Kubernetes API and the processes of the machine.
 
 use std::sync::Arc;
 
@@ -29,6 +29,11 @@ pub trait LocalSource: Send {
 
     /// Why the network namespace of a pod is not known, and what to do about it: a sentence for people.
     fn missing_netns(&self, pod: &NamespacedName) -> String;
+
+    /// Why the facts may be others by now: where they come from can't be asked. A sentence for people; those facts stay in force.
+    fn problem(&self) -> Option<Arc<str>> {
+        None
+    }
 }
 
 /// The facts that the manifests of the pods tell: annotations, and the ports of probes.

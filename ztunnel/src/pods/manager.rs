@@ -203,6 +203,8 @@ impl<K: Kernel> Manager<K> {
     async fn reconcile(&mut self) {
         // The mesh first: local facts are published before the mesh that they belong to.
         let snapshot = self.parts.mesh.load();
+        let problem = self.parts.local.problem().map(|problem| Arc::new(problem.to_string()));
+        self.progress.local_problem.store(problem);
         // Without local facts every pod would be one that can't be enrolled.
         let Some(local) = self.parts.local.current() else { return };
         self.look_up_node(&snapshot);
@@ -236,7 +238,7 @@ impl<K: Kernel> Manager<K> {
 
     /// Acts on what the mesh and the local facts say of this node's pods: not for each change of a large mesh.
     async fn reconcile_pods(&mut self, snapshot: &Snapshot, local: &LocalPods) {
-        self.named = Named::by(snapshot, local, |path| self.parts.kernel.identify(path));
+        self.named = Named::by(snapshot, local, |netns| self.parts.kernel.identify(netns));
         self.wanted = wanted(snapshot, &self.parts.node, local, |pod| self.parts.local.missing_netns(pod));
         for action in plan(&self.wanted, &self.actual()) {
             match action {
@@ -313,6 +315,8 @@ impl<K: Kernel> Manager<K> {
     fn refuse(&mut self, name: &NamespacedName, reason: CannotEnrol) {
         if reason.leaves_alone() {
             info!(pod = %name, %reason, "pod refused: it is left alone");
+        } else if reason == CannotEnrol::NotInMesh {
+            info!(pod = %name, %reason, "pod refused: it is not enrolled yet");
         } else {
             error!(pod = %name, %reason, "pod refused: it is not enrolled");
         }
@@ -499,7 +503,7 @@ impl<K: Kernel> Manager<K> {
     /// Looks again at which network namespaces the pods name: paths may lead elsewhere by now.
     fn look_at_names(&mut self) {
         if let Some((mesh, local)) = &self.seen {
-            self.named = Named::by(mesh, local, |path| self.parts.kernel.identify(path));
+            self.named = Named::by(mesh, local, |netns| self.parts.kernel.identify(netns));
         }
     }
 
@@ -544,7 +548,7 @@ impl<K: Kernel> Manager<K> {
         let counts = snapshot.counts();
         let enrolled = self.enrolled.iter().map(|(name, enrolled)| self.describe_enrolled(name, &enrolled.pod, &open));
         let refused = self.refused.iter().map(|(name, refused)| {
-            let netns = refused.wanted.as_ref().ok().map(|desired| desired.netns.display().to_string());
+            let netns = refused.wanted.as_ref().ok().map(|desired| desired.netns.path().display().to_string());
             PodInfo {
                 reason: Some(refused.reason.clone()),
                 netns,
@@ -556,6 +560,7 @@ impl<K: Kernel> Manager<K> {
             version: env!("CARGO_PKG_VERSION"),
             node: self.parts.node.clone(),
             unknown_node: self.progress.unknown_node.load().as_ref().map(ToString::to_string),
+            local_problem: self.progress.local_problem.load().as_ref().map(ToString::to_string),
             snapshot: SnapshotInfo {
                 version: snapshot.version(),
                 local_facts: self.local_facts,

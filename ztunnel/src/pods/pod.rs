@@ -22,6 +22,7 @@ use crate::{
     identity::cache::Certificates,
     model::{
         local::{Exclusions, LocalPod},
+        netns::NetnsFile,
         workload::NamespacedName,
     },
     net::{
@@ -79,7 +80,8 @@ pub enum PodError {
     /// It does not have the pod's addresses.
     #[error(
         "{netns} is not this pod's network namespace: it lacks the pod's address {address} and has {found}; \
-         correct status.podIPs or the annotation ambient.mesh/netns"
+         correct status.podIPs{}",
+        if *.is_named { " or the annotation ambient.mesh/netns" } else { "" }
     )]
     NotItsOwn {
         /// The namespace.
@@ -88,6 +90,8 @@ pub enum PodError {
         address: IpAddr,
         /// The namespace's addresses.
         found: String,
+        /// The pod's manifest names it.
+        is_named: bool,
     },
     /// It is another one than before.
     #[error("{netns} is another network namespace than the one that the pod is enrolled with")]
@@ -213,7 +217,7 @@ impl<K: Kernel> Node<'_, K> {
         if have.netns != desired.netns {
             let netns = self.kernel.open(&desired.netns).map_err(|error| UpdateError::Anew(error.into()))?;
             if netns.cookie() != pod.netns.cookie() {
-                return Err(UpdateError::Anew(PodError::Elsewhere { netns: desired.netns.clone() }));
+                return Err(UpdateError::Anew(PodError::Elsewhere { netns: netns.path().to_owned() }));
             }
             pod.netns = netns;
         }
@@ -225,7 +229,7 @@ impl<K: Kernel> Node<'_, K> {
             let found = pod.link.facts().await.map_err(|error| UpdateError::Anew(error.into()))?;
             facts = found.limited(&desired.addresses, self.kernel.per_pod_limit());
             if let Some(missing) = desired.addresses.iter().find(|address| !facts.addresses.contains(address)) {
-                return Err(UpdateError::Anew(not_its_own(&pod.netns, *missing, &facts)));
+                return Err(UpdateError::Anew(not_its_own(desired, *missing, &facts)));
             }
             for worker in self.workers {
                 worker.readdress(pod.netns.cookie(), desired.addresses.clone()).await;
@@ -303,12 +307,12 @@ impl<K: Kernel> Node<'_, K> {
             return Err(PodError::HostNetns { netns: path() });
         }
         let (cookie, holder) = (netns.cookie(), self.kernel.holder(netns.cookie()));
-        claims.check(name, &Claimed { cookie, netns: netns.id(), path: &desired.netns, holder }, &desired.addresses)?;
+        claims.check(name, &Claimed { cookie, netns: netns.id(), file: &desired.netns, holder }, &desired.addresses)?;
         let link = self.kernel.link(&netns)?;
         let facts = link.facts().await?.limited(&desired.addresses, self.kernel.per_pod_limit());
         if let Some(address) = desired.addresses.iter().find(|address| !facts.addresses.contains(address)) {
             self.kernel.refresh_closed(&netns, &facts);
-            return Err(not_its_own(&netns, *address, &facts));
+            return Err(not_its_own(desired, *address, &facts));
         }
         Ok(Proved { netns, link, facts })
     }
@@ -405,10 +409,11 @@ impl<K: Kernel> Node<'_, K> {
     }
 }
 
-fn not_its_own(netns: &impl Namespace, address: IpAddr, facts: &NetnsFacts) -> PodError {
+fn not_its_own(desired: &Desired, address: IpAddr, facts: &NetnsFacts) -> PodError {
     let found: Vec<_> = facts.addresses.iter().map(ToString::to_string).collect();
     let found = if found.is_empty() { "none".to_owned() } else { found.join(", ") };
-    PodError::NotItsOwn { netns: netns.path().to_owned(), address, found }
+    let is_named = matches!(desired.netns, NetnsFile::Named(_));
+    PodError::NotItsOwn { netns: desired.netns.path().to_owned(), address, found, is_named }
 }
 
 /// A listener and its place.

@@ -1,11 +1,12 @@
 //! What has to happen so that the pods of this node are as the mesh and the local source say. Pure.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf};
+use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
 use crate::{
     model::{
         identity::SpiffeId,
         local::{Exclusions, LocalPod, LocalPods},
+        netns::NetnsFile,
         workload::{Membership, NamespacedName, RefuseReason, Workload},
     },
     store::snapshot::Snapshot,
@@ -19,7 +20,7 @@ pub struct Desired {
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
     /// Its network namespace.
-    pub netns: PathBuf,
+    pub netns: NetnsFile,
     /// Its traffic that is not captured.
     pub exclusions: Exclusions,
     /// The ports of its probes.
@@ -34,6 +35,7 @@ impl Desired {
             netns: Some(self.netns.clone()),
             exclusions: self.exclusions.clone(),
             probe_ports: self.probe_ports.clone(),
+            ..LocalPod::default()
         }
     }
 }
@@ -45,6 +47,17 @@ pub enum CannotEnrol {
     Membership(RefuseReason),
     /// The local source does not know the pod's network namespace; with its explanation. The pod is in the mesh all the same.
     NoNetns(String),
+    /// The pod's containers have a network stack of their own, by its runtime class.
+    OwnNetworkStack(Arc<str>),
+    /// The local source says another service account than the mesh: it may be another pod.
+    OtherAccount {
+        /// What the mesh says.
+        mesh: Arc<str>,
+        /// What the local source says.
+        local: Arc<str>,
+    },
+    /// The local source says that the pod has the label of the mesh, but the mesh does not have it.
+    NotInMesh,
 }
 
 impl CannotEnrol {
@@ -60,6 +73,20 @@ impl fmt::Display for CannotEnrol {
         match self {
             Self::Membership(reason) => reason.fmt(f),
             Self::NoNetns(reason) => f.write_str(reason),
+            Self::OwnNetworkStack(class) => write!(
+                f,
+                "the pod's runtime class is {class}: its containers have a network stack of their own, whose connections cannot be \
+                 captured; run the pod with another runtime class, or label it istio.io/dataplane-mode: none"
+            ),
+            Self::OtherAccount { mesh, local } => write!(
+                f,
+                "the mesh says that the pod has service account {mesh}, and its spec says {local}: the pod is enrolled when both \
+                 agree, which takes a moment after a pod was created anew under the same name"
+            ),
+            Self::NotInMesh => f.write_str(
+                "the pod or its Namespace has the label istio.io/dataplane-mode: ambient, but the mesh does not have the pod: it is \
+                 enrolled as soon as the control plane knows it; if that takes longer than a few seconds, look at the control plane",
+            ),
         }
     }
 }
@@ -91,7 +118,15 @@ pub fn wanted(
     missing: impl Fn(&NamespacedName) -> String,
 ) -> BTreeMap<NamespacedName, Wanted> {
     let pods = snapshot.pods_on(node).filter(|pod| !pod.finished);
-    pods.filter_map(|pod| Some((pod.name.clone(), want(pod, local.get(&pod.name), &missing)?))).collect()
+    let mut wanted: BTreeMap<_, _> =
+        pods.filter_map(|pod| Some((pod.name.clone(), want(pod, local.get(&pod.name), &missing)?))).collect();
+    for (name, _) in local.iter().filter(|(_, pod)| pod.is_labelled) {
+        let workload = snapshot.workload(name);
+        if workload.is_none_or(|workload| workload.membership == Membership::NotLabelled && !workload.native_tunnel) {
+            wanted.entry(name.clone()).or_insert(Err(CannotEnrol::NotInMesh));
+        }
+    }
+    wanted
 }
 
 fn want(pod: &Workload, local: Option<&LocalPod>, missing: impl Fn(&NamespacedName) -> String) -> Option<Wanted> {
@@ -100,16 +135,23 @@ fn want(pod: &Workload, local: Option<&LocalPod>, missing: impl Fn(&NamespacedNa
         Membership::NotLabelled | Membership::OptedOut | Membership::Refused(RefuseReason::Finished) => None,
         Membership::Refused(reason) => Some(Err(CannotEnrol::Membership(reason))),
         Membership::InMesh => {
-            let desired = local.and_then(|local| {
-                Some(Desired {
+            let no_netns = || CannotEnrol::NoNetns(missing(&pod.name));
+            Some(local.ok_or_else(no_netns).and_then(|local| {
+                if let Some(class) = local.own_network_stack() {
+                    return Err(CannotEnrol::OwnNetworkStack(Arc::clone(class)));
+                }
+                let mesh = &pod.identity.service_account;
+                if let Some(account) = local.service_account.as_ref().filter(|account| **account != *mesh) {
+                    return Err(CannotEnrol::OtherAccount { mesh: Arc::clone(mesh), local: Arc::clone(account) });
+                }
+                Ok(Desired {
                     identity: pod.identity.clone(),
                     addresses: pod.addresses.clone(),
-                    netns: local.netns.clone()?,
+                    netns: local.netns.clone().ok_or_else(no_netns)?,
                     exclusions: local.exclusions.clone(),
                     probe_ports: local.probe_ports.clone(),
                 })
-            });
-            Some(desired.ok_or_else(|| CannotEnrol::NoNetns(missing(&pod.name))))
+            }))
         }
     }
 }
@@ -236,5 +278,32 @@ mod tests {
         let on_the_host = Membership::Refused(RefuseReason::HostNetwork);
         let refused = pods(&[("a", Err(CannotEnrol::Membership(RefuseReason::HostNetwork)))]);
         assert_eq!(wanted_of(on_the_host, &with(local)), refused);
+    }
+
+    #[test]
+    fn mesh_and_local_source_must_agree_on_the_pod() {
+        let with = |local: LocalPod| LocalPods::from([(name("a"), local)]);
+        let local = LocalPod { netns: Some("/n/a".into()), is_labelled: true, ..LocalPod::default() };
+        let refused = |reason: CannotEnrol| pods(&[("a", Err(reason))]);
+        let own = LocalPod { service_account: Some("default".into()), ..local.clone() };
+        assert_eq!(wanted_of(Membership::InMesh, &with(own)), pods(&[("a", pod("10.0.0.1", "/n/a", ""))]));
+        let other = LocalPod { service_account: Some("other".into()), ..local.clone() };
+        let disagree = CannotEnrol::OtherAccount { mesh: "default".into(), local: "other".into() };
+        assert_eq!(wanted_of(Membership::InMesh, &with(other)), refused(disagree));
+        for class in ["kata-qemu", "gvisor"] {
+            let sandboxed = LocalPod { runtime_class: Some(class.into()), ..local.clone() };
+            assert_eq!(
+                wanted_of(Membership::InMesh, &with(sandboxed)),
+                refused(CannotEnrol::OwnNetworkStack(class.into()))
+            );
+        }
+        let native = LocalPod { runtime_class: Some("runc".into()), ..local.clone() };
+        assert_eq!(wanted_of(Membership::InMesh, &with(native)), pods(&[("a", pod("10.0.0.1", "/n/a", ""))]));
+        // Labelled, and not in the mesh yet: it is not opened if it was captured before.
+        assert_eq!(wanted_of(Membership::NotLabelled, &with(local.clone())), refused(CannotEnrol::NotInMesh));
+        let unknown = wanted(&Snapshot::default(), "here", &with(local.clone()), ToString::to_string);
+        assert_eq!(unknown, refused(CannotEnrol::NotInMesh));
+        assert_eq!(wanted_of(Membership::OptedOut, &with(local)), BTreeMap::new());
+        assert!(!CannotEnrol::NotInMesh.leaves_alone());
     }
 }

@@ -72,8 +72,6 @@ impl LocalReader {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use futures_util::FutureExt as _;
 
     use super::*;
@@ -81,7 +79,7 @@ mod tests {
     use crate::model::workload::NamespacedName;
 
     fn pods(list: &[(&str, &str)]) -> LocalPods {
-        let pod = |netns: &str| LocalPod { netns: Some(PathBuf::from(netns)), ..LocalPod::default() };
+        let pod = |netns: &str| LocalPod { netns: Some(netns.into()), ..LocalPod::default() };
         list.iter().map(|(name, netns)| (NamespacedName::new("demo", *name), pod(netns))).collect()
     }
 

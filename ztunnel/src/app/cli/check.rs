@@ -1,19 +1,32 @@
 //! `ztunnel check`: says whether the daemon can run on this machine, and what it would have to do without.
 
-use std::{io, path::Path, process::ExitCode};
+use std::{io, path::Path, process::ExitCode, time::Duration};
 
 use comfy_table::{ContentArrangement, Table, presets::ASCII_BORDERS_ONLY_CONDENSED};
 
 use serde::Serialize;
+use tokio::time::timeout;
 
 use super::output::{Style, json, print};
 use crate::{
-    config::args::{CheckArgs, Output},
-    control::file,
-    model::{cause::causes, identity::TrustDomain},
-    pods::node_name::UnknownNode,
+    config::{
+        args::{CheckArgs, Output},
+        remote::{PodsFrom, access},
+    },
+    control::{
+        file,
+        kubernetes::{Cluster, NodeWatch},
+    },
+    model::{cause::causes, identity::TrustDomain, node_pods::NodePods, workload::Membership},
+    pods::{
+        node_name::UnknownNode,
+        proc::{Overview, overview},
+    },
     redirect::probe::{self, Requirement, State},
 };
+
+/// How long the Kubernetes API may take.
+const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 
 /// Probes the machine and prints what it found. Success unless something is missing that the daemon can't do without.
 #[must_use]
@@ -21,6 +34,10 @@ pub fn check(args: &CheckArgs) -> ExitCode {
     let mut found = probe::requirements(&args.bpf_pin);
     if let Some(mesh) = &args.mesh {
         found.push(mesh_folder(mesh, args.node.as_deref()));
+    }
+    if args.pods == Some(PodsFrom::Kubernetes) {
+        found.push(processes(&args.proc));
+        found.push(kubernetes(args));
     }
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let (release, missing) = (release.trim(), probe::missing_capabilities());
@@ -91,6 +108,61 @@ fn mesh_folder(dir: &Path, node: Option<&str>) -> Requirement {
         (Some((node, pods)), None) => requirement(State::Met, format!("{pods} pods on {node}")),
         (None, None) => requirement(State::Met, format!("{} pods", mesh.counts().workloads)),
     }
+}
+
+/// Whether pods can be found by their processes.
+fn processes(proc: &Path) -> Requirement {
+    const COST: &str = "no pod of this node is enrolled: their network namespaces are not known; mount the /proc of the node, set --proc \
+                        to where it is, and add CAP_SYS_PTRACE";
+    let (name, cost) = ("processes of pods (--proc)", COST);
+    match overview(proc) {
+        Ok(Overview { processes, pods: 0 }) => {
+            let found = format!("none of the {processes} processes in {} is in a cgroup of a pod", proc.display());
+            Requirement { name, state: State::Lost, found, cost }
+        }
+        Ok(Overview { processes, pods }) => {
+            let found = format!("{processes} processes, some of them of {pods} pods");
+            Requirement { name, state: State::Met, found, cost }
+        }
+        Err(error) => Requirement { name, state: State::Missing, found: causes(&error), cost },
+    }
+}
+
+/// Whether the Kubernetes API tells which pods this node has.
+fn kubernetes(args: &CheckArgs) -> Requirement {
+    const COST: &str = "no pod of this node is enrolled; correct --node, --kubeconfig or the rules of RBAC: list and watch of pods, \
+                        namespaces and nodes";
+    let (name, cost) = ("Kubernetes API (--pods kubernetes), node (--node)", COST);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let asked = runtime.map_err(|error| error.to_string()).and_then(|runtime| runtime.block_on(ask(args)));
+    match asked {
+        Ok(NodePods { pods: Some(pods), problem: None }) => {
+            let in_mesh = pods.values().filter(|pod| pod.workload.membership == Membership::InMesh).count();
+            let found = format!("{} pods on this node, {in_mesh} of them in the mesh by their labels", pods.len());
+            Requirement { name, state: State::Met, found, cost }
+        }
+        Ok(NodePods { pods: Some(_), problem: Some(problem) }) => {
+            Requirement { name, state: State::Lost, found: problem.to_string(), cost }
+        }
+        Ok(NodePods { pods: None, problem }) => {
+            let found = problem.map_or_else(|| "no answer".to_owned(), |problem| problem.to_string());
+            Requirement { name, state: State::Missing, found, cost }
+        }
+        Err(found) => Requirement { name, state: State::Missing, found, cost },
+    }
+}
+
+/// What the Kubernetes API says of the node's pods.
+async fn ask(args: &CheckArgs) -> Result<NodePods, String> {
+    let node = args.node.as_deref().ok_or("the name of the node is not known: give --node")?;
+    let cluster = Cluster::connect(&access(args.kubeconfig.as_ref())).await.map_err(|error| causes(&error))?;
+    let (watch, mut news) = NodeWatch::new(&cluster, node);
+    let is_told = |news: &NodePods| news.pods.is_some() || news.problem.is_some();
+    let told = tokio::select! {
+        () = watch.run() => None,
+        told = timeout(ANSWER_WITHIN, news.wait_for(is_told)) => told.ok().and_then(|told| Some(told.ok()?.clone())),
+    };
+    told.ok_or_else(|| format!("no answer from {} within {} s", cluster.server(), ANSWER_WITHIN.as_secs()))
 }
 
 fn is_fit(found: &[Requirement]) -> bool {

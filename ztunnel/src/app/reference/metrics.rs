@@ -192,6 +192,7 @@ pub(in crate::app) fn every_metric() -> Result<String, fmt::Error> {
         tasks: 0,
         mesh: &Snapshot::default(),
         node_unknown: false,
+        local_stale: false,
         status: &Status { pods: vec![pod], maps, ..Status::unknown() },
         certificates: vec![(SpiffeId::new(TrustDomain::default(), "", ""), UNIX_EPOCH)],
     })

@@ -86,7 +86,7 @@ async fn running(dir: &Path, patience: Duration, body: impl AsyncFnOnce(&mut Mes
 /// `NAME NETNS` of each pod whose local facts are known.
 fn facts(facts: &LocalReader) -> String {
     let of = |(name, pod): (&NamespacedName, &LocalPod)| {
-        format!("{} {}", name.name, pod.netns.as_ref().map_or("-".into(), |path| path.display().to_string()))
+        format!("{} {}", name.name, pod.netns.as_ref().map_or("-".into(), |netns| netns.path().display().to_string()))
     };
     facts.load().map_or("unknown".to_owned(), |pods| pods.iter().map(of).collect::<Vec<_>>().join(", "))
 }

@@ -8,6 +8,7 @@
 mod client;
 mod failure;
 pub mod mesh;
+mod node;
 mod object;
 mod resource;
 pub mod review;
@@ -18,6 +19,7 @@ mod watch;
 
 pub use self::client::{Access, Cluster, ConnectError};
 pub use self::failure::{Failure, Reason};
+pub use self::node::NodeWatch;
 pub use self::object::{Object, Unreadable};
 pub use self::resource::{
     AUTHORIZATION_POLICIES, CONFIG_MAPS, ENDPOINT_SLICES, NAMESPACES, NODES, PEER_AUTHENTICATIONS, PODS, ResourceType,

@@ -17,6 +17,7 @@ use crate::control::field::FieldPath;
 use crate::model::identity::{SpiffeId, TrustDomain};
 use crate::model::local::{Exclusions, LocalPod, PortSet, parse_cidrs};
 use crate::model::locality::Locality;
+use crate::model::netns::NetnsFile;
 use crate::model::workload::{Membership, NamedPort, NamespacedName, RefuseReason, Sidecar, Workload};
 
 /// Label of a Namespace (`ambient`) or a Pod (`ambient`, `none`; wins) that decides on the mesh.
@@ -153,7 +154,13 @@ pub(super) fn read(name: &NamespacedName, pod: Pod, texts: &mut Interner, report
         membership: Membership::NotLabelled,
     };
     let draining = terminating && !finished && condition_ready(&status);
-    let local = LocalPod { netns, exclusions, probe_ports: probe::ports(&spec, &workload.addresses) };
+    let local = LocalPod {
+        netns: netns.map(NetnsFile::Named),
+        exclusions,
+        probe_ports: probe::ports(&spec, &workload.addresses),
+        runtime_class: spec.runtime_class_name.as_deref().map(|class| texts.text(class)),
+        ..LocalPod::default()
+    };
     PodManifest {
         own_mode,
         own_locality,

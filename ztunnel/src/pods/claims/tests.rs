@@ -1,5 +1,3 @@
-use std::path::Path;
-
 use super::*;
 use crate::model::{
     identity::{SpiffeId, TrustDomain},
@@ -28,11 +26,10 @@ fn mesh(pods: &[(&str, &str)]) -> Snapshot {
 }
 
 fn named(mesh: &Snapshot, paths: &[(&str, &str)]) -> Named {
-    let pods = paths
-        .iter()
-        .map(|(pod, path)| (name(pod), LocalPod { netns: Some(PathBuf::from(path)), ..LocalPod::default() }));
+    let pods =
+        paths.iter().map(|(pod, path)| (name(pod), LocalPod { netns: Some((*path).into()), ..LocalPod::default() }));
     // Every path below /n/web leads to the same namespace, `/gone` nowhere, others each to its own.
-    Named::by(mesh, &pods.collect(), |path| match path.to_str().unwrap() {
+    Named::by(mesh, &pods.collect(), |file| match file.path().to_str().unwrap() {
         "/gone" => None,
         path if path.starts_with(THEFT) => Some(netns(1)),
         path => Some(netns(path.len() as u64 + 100)),
@@ -69,7 +66,7 @@ impl Case<'_> {
             pod: format!("ns/{pod}"),
             addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
         });
-        let claimed = Claimed { cookie: 7, netns: netns(1), path: Path::new(THEFT), holder };
+        let claimed = Claimed { cookie: 7, netns: netns(1), file: &THEFT.into(), holder };
         claims.check(&name("a"), &claimed, &["10.0.0.1".parse().unwrap()])
     }
 }

@@ -25,6 +25,7 @@ use crate::{
     model::{
         addr::{OrigDst, PeerAddr},
         local::Exclusions,
+        netns::NetnsFile,
         workload::NamespacedName,
     },
     net::{
@@ -504,14 +505,15 @@ impl Kernel for Scripted {
     type Link = Opened;
     type Connection = ();
 
-    fn open(&self, path: &Path) -> Result<Opened, NetnsError> {
+    fn open(&self, file: &NetnsFile) -> Result<Opened, NetnsError> {
+        let path = file.path();
         let failed = || NetnsError::Open { path: path.to_owned(), source: io::ErrorKind::NotFound.into() };
         let cookie = *self.network.lock().paths.get(path).ok_or_else(failed)?;
         Ok(Opened { network: self.network.clone(), path: path.to_owned(), cookie })
     }
 
-    fn identify(&self, path: &Path) -> Option<NetnsId> {
-        self.network.lock().paths.get(path).map(|cookie| NetnsId { device: 0, inode: *cookie })
+    fn identify(&self, file: &NetnsFile) -> Option<NetnsId> {
+        self.network.lock().paths.get(file.path()).map(|cookie| NetnsId { device: 0, inode: *cookie })
     }
 
     fn link(&self, netns: &Opened) -> Result<Opened, LinkError> {

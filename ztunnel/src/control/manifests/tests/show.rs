@@ -10,7 +10,7 @@ use crate::model::workload::{Membership, Workload};
 
 pub(super) fn show_workload(out: &mut String, workload: &Workload, local: &LocalPod) {
     let Workload { name, identity, addresses, .. } = workload;
-    let LocalPod { netns, exclusions, probe_ports } = local;
+    let LocalPod { netns, exclusions, probe_ports, .. } = local;
     let kind = if workload.is_entry { "workload" } else { "pod" };
     write!(out, "{kind} {name} sa={}", identity.service_account).unwrap();
     if let Some(node) = &workload.node {
@@ -20,7 +20,7 @@ pub(super) fn show_workload(out: &mut String, workload: &Workload, local: &Local
         write!(out, " {address}").unwrap();
     }
     if let Some(netns) = netns {
-        write!(out, " netns={}", netns.display()).unwrap();
+        write!(out, " netns={}", netns.path().display()).unwrap();
     }
     for port in &workload.ports {
         write!(out, " {}={}", port.name, port.number).unwrap();

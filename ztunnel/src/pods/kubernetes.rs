@@ -1,0 +1,370 @@
+//! The local source on Kubernetes: the API server says which pods run on this node, and the network namespace of each is found
+//! by its processes ([`proc`](super::proc)). No annotation says where it is: whoever may write a pod could name any.
+//!
+//! A namespace that was found is kept open, so that it stays the same one whatever becomes of the process by which it was
+//! found. It is looked for again when the pod is another one (by its UID), when its addresses change, and when none of the
+//! pod's processes is known to be in it; and it is given up only when it has the pod's addresses no longer.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use futures_util::{
+    StreamExt as _,
+    future::{BoxFuture, OptionFuture},
+    stream::FuturesUnordered,
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
+};
+use tracing::{debug, info, warn};
+
+use super::{
+    local::LocalSource,
+    proc::{Finder, Found, Inspect, NotFound, Sighting, Sought},
+};
+use crate::model::{
+    local::{LocalPod, LocalPods},
+    node_pods::{NodePod, NodePods},
+    workload::{Membership, NamespacedName},
+};
+
+/// A pod whose namespace was not found is looked for again after this, doubling up to [`AGAIN_MOST`].
+const AGAIN_FIRST: Duration = Duration::from_millis(200);
+const AGAIN_MOST: Duration = Duration::from_secs(30);
+/// How often it is looked whether the processes are there by which the namespaces were found.
+const WITNESS: Duration = Duration::from_secs(5);
+
+/// The facts of this node's pods, as the cluster and the machine tell them.
+#[derive(Debug)]
+pub struct FromCluster {
+    facts: watch::Receiver<Facts>,
+    node: Arc<str>,
+}
+
+/// What is known at one moment.
+#[derive(Clone, Debug, Default)]
+struct Facts {
+    /// `None`: the cluster has not told all pods yet.
+    pods: Option<Arc<LocalPods>>,
+    /// Why the network namespace of a pod is not known.
+    missing: Arc<BTreeMap<NamespacedName, String>>,
+    problem: Option<Arc<str>>,
+}
+
+impl LocalSource for FromCluster {
+    fn current(&self) -> Option<Arc<LocalPods>> {
+        self.facts.borrow().pods.clone()
+    }
+
+    fn changed(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            if self.facts.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        })
+    }
+
+    fn missing_netns(&self, pod: &NamespacedName) -> String {
+        let known = self.facts.borrow().missing.get(pod).cloned();
+        known.unwrap_or_else(|| {
+            format!("the Kubernetes API server has no pod of this name on the node {}: both must know it", self.node)
+        })
+    }
+
+    fn problem(&self) -> Option<Arc<str>> {
+        self.facts.borrow().problem.clone()
+    }
+}
+
+/// Keeps the facts as they are: [`Follower::run`] is its task.
+pub struct Follower<I> {
+    finder: Finder<I>,
+    news: watch::Receiver<NodePods>,
+    pods: BTreeMap<NamespacedName, Tracked>,
+    problem: Option<Arc<str>>,
+    is_told: bool,
+    facts: watch::Sender<Facts>,
+}
+
+/// A pod of this node.
+struct Tracked {
+    pod: NodePod,
+    found: Option<Found>,
+    /// Why it is not found, the last time it was looked for.
+    missing: Option<NotFound>,
+    search: Search,
+    pause: Duration,
+}
+
+/// Whether a pod is looked for.
+enum Search {
+    /// It is not.
+    Over,
+    /// It will be.
+    At(Instant),
+    /// It is being looked for.
+    Running,
+}
+
+type Chosen = (NamespacedName, Sought, Result<Found, NotFound>);
+
+/// What happens next.
+enum Event {
+    News(bool),
+    Seen(Vec<(NamespacedName, Sought)>, Result<Sighting, NotFound>),
+    Chosen(Chosen),
+    Due,
+    Witness,
+}
+
+impl<I: Inspect> Follower<I> {
+    /// A source for a node, and what feeds it.
+    #[must_use]
+    pub fn new(node: &str, news: watch::Receiver<NodePods>, finder: Finder<I>) -> (Self, FromCluster) {
+        let (facts, reader) = watch::channel(Facts::default());
+        let follower = Self { finder, news, pods: BTreeMap::new(), problem: None, is_told: false, facts };
+        (follower, FromCluster { facts: reader, node: node.into() })
+    }
+
+    /// Follows the cluster and the machine, until the cluster's news end.
+    pub async fn run(mut self) {
+        let mut sweep: OptionFuture<BoxFuture<'static, Event>> = None.into();
+        let mut is_sweeping = false;
+        let mut choosing: FuturesUnordered<BoxFuture<'static, Chosen>> = FuturesUnordered::new();
+        let mut witness = interval(WITNESS);
+        witness.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.news.mark_changed();
+        loop {
+            let due = self.due().filter(|_| !is_sweeping);
+            let event = tokio::select! {
+                changed = self.news.changed() => Event::News(changed.is_ok()),
+                Some(event) = &mut sweep, if is_sweeping => event,
+                Some(chosen) = choosing.next(), if !choosing.is_empty() => Event::Chosen(chosen),
+                () = until(due) => Event::Due,
+                _ = witness.tick() => Event::Witness,
+            };
+            match event {
+                Event::News(false) => return,
+                Event::News(true) => self.take_news(),
+                Event::Due => {
+                    sweep = Some(self.sweep()).into();
+                    is_sweeping = true;
+                }
+                Event::Seen(sought, seen) => {
+                    (sweep, is_sweeping) = (None.into(), false);
+                    self.choose(sought, seen, &mut choosing);
+                }
+                Event::Chosen((name, sought, result)) => self.decide(&name, &sought, result).await,
+                Event::Witness => self.ask_witnesses().await,
+            }
+        }
+    }
+
+    /// When a pod has to be looked for.
+    fn due(&self) -> Option<Instant> {
+        let at = self.pods.values().filter_map(|tracked| match tracked.search {
+            Search::At(at) => Some(at),
+            Search::Over | Search::Running => None,
+        });
+        at.min()
+    }
+
+    fn take_news(&mut self) {
+        let NodePods { pods, problem } = self.news.borrow_and_update().clone();
+        if let Some(pods) = pods {
+            let mut before = std::mem::take(&mut self.pods);
+            for (name, pod) in pods {
+                let tracked = before.remove(&name).filter(|before| before.pod.workload.uid == pod.workload.uid);
+                self.pods.insert(name, Tracked::next(tracked, pod));
+            }
+            self.is_told = true;
+        }
+        self.problem = problem;
+        self.tell();
+    }
+
+    /// Begins to look for the pods that are due.
+    fn sweep(&mut self) -> BoxFuture<'static, Event> {
+        let now = Instant::now();
+        let mut sought = Vec::new();
+        for (name, tracked) in &mut self.pods {
+            if matches!(tracked.search, Search::At(at) if at <= now) {
+                tracked.search = Search::Running;
+                sought.push((name.clone(), tracked.sought()));
+            }
+        }
+        let finder = self.finder.clone();
+        Box::pin(async move {
+            let uids = sought.iter().map(|(_, pod)| Arc::clone(&pod.uid)).collect();
+            let seen = finder.sweep(uids).await;
+            Event::Seen(sought, seen)
+        })
+    }
+
+    /// Has the namespaces looked into that were seen, those of all pods at the same time.
+    fn choose(
+        &self,
+        sought: Vec<(NamespacedName, Sought)>,
+        seen: Result<Sighting, NotFound>,
+        choosing: &mut FuturesUnordered<BoxFuture<'static, Chosen>>,
+    ) {
+        let mut seen = seen;
+        for (name, pod) in sought {
+            let finder = self.finder.clone();
+            let of_pod = seen.as_mut().map(|seen| seen.take(&pod.uid)).map_err(|error| error.clone());
+            choosing.push(Box::pin(async move {
+                let result = match of_pod {
+                    Ok(seen) => finder.choose(&pod, seen).await,
+                    Err(error) => Err(error),
+                };
+                (name, pod, result)
+            }));
+        }
+    }
+
+    /// Takes over what was found out of a pod, if it is still the same.
+    async fn decide(&mut self, name: &NamespacedName, sought: &Sought, result: Result<Found, NotFound>) {
+        let Some(tracked) = self.pods.get_mut(name).filter(|tracked| matches!(tracked.search, Search::Running)) else {
+            return;
+        };
+        if tracked.sought() != *sought {
+            tracked.search = Search::At(Instant::now());
+            return;
+        }
+        match result {
+            Ok(found) => {
+                let held = tracked.found.as_ref().filter(|held| held.netns != found.netns);
+                // Whoever has it keeps it: a process that makes a namespace of its own with these addresses does not change that.
+                let is_held = match held {
+                    Some(held) => self.finder.proves(&held.netns, &sought.addresses).await.is_ok(),
+                    None => false,
+                };
+                if is_held {
+                    tracked.again();
+                } else {
+                    info!(pod = %name, process = found.process, netns = %found.netns.path().display(), "network namespace of the pod found");
+                    (tracked.found, tracked.missing, tracked.search) = (Some(found), None, Search::Over);
+                    tracked.pause = AGAIN_FIRST;
+                }
+            }
+            Err(reason) => {
+                if tracked.found.is_none() && tracked.missing.as_ref() != Some(&reason) {
+                    warn!(pod = %name, %reason, "the network namespace of a labelled pod is not known");
+                }
+                tracked.missing = Some(reason);
+                tracked.again();
+            }
+        }
+        self.tell();
+    }
+
+    /// Looks whether the processes are there by which namespaces were found.
+    async fn ask_witnesses(&mut self) {
+        let idle = self.pods.iter().filter(|(_, tracked)| matches!(tracked.search, Search::Over));
+        let asked: Vec<_> = idle.filter_map(|(name, tracked)| Some((name.clone(), tracked.found.clone()?))).collect();
+        if asked.is_empty() {
+            return;
+        }
+        for name in self.finder.without_witness(asked).await {
+            if let Some(tracked) = self.pods.get_mut(&name) {
+                debug!(pod = %name, "the process by which the pod's network namespace was found is gone");
+                tracked.search = Search::At(Instant::now());
+            }
+        }
+    }
+
+    /// Publishes what is known.
+    fn tell(&self) {
+        let is_live = self.problem.is_none();
+        let pods = || self.pods.iter().map(|(name, tracked)| (name.clone(), tracked.local(is_live))).collect();
+        let missing = self.pods.iter().filter_map(|(name, tracked)| Some((name.clone(), tracked.reason()?))).collect();
+        let facts = Facts {
+            pods: self.is_told.then(|| Arc::new(pods())),
+            missing: Arc::new(missing),
+            problem: self.problem.clone(),
+        };
+        self.facts.send_if_modified(|known| {
+            let is_news =
+                (&known.pods, &known.missing, &known.problem) != (&facts.pods, &facts.missing, &facts.problem);
+            if is_news {
+                *known = facts;
+            }
+            is_news
+        });
+    }
+}
+
+impl Tracked {
+    /// A pod as it is now, with what is known of it from before, when it is the same one.
+    fn next(before: Option<Self>, pod: NodePod) -> Self {
+        let is_sought = is_sought(&pod);
+        match before {
+            // Its addresses are others: the namespace has to be proved again.
+            Some(before) if is_sought && before.pod.workload.addresses == pod.workload.addresses => {
+                let search = match before.search {
+                    Search::Over if before.found.is_none() => Search::At(Instant::now()),
+                    search => search,
+                };
+                Self { pod, search, ..before }
+            }
+            _ => {
+                let search = if is_sought { Search::At(Instant::now()) } else { Search::Over };
+                Self { pod, found: None, missing: None, search, pause: AGAIN_FIRST }
+            }
+        }
+    }
+
+    fn sought(&self) -> Sought {
+        Sought { uid: Arc::clone(&self.pod.workload.uid), addresses: self.pod.workload.addresses.clone() }
+    }
+
+    /// Looks for it again, after a pause.
+    fn again(&mut self) {
+        self.search = Search::At(Instant::now() + self.pause);
+        self.pause = (self.pause * 2).min(AGAIN_MOST);
+    }
+
+    fn local(&self, is_live: bool) -> LocalPod {
+        LocalPod {
+            netns: self.found.as_ref().map(|found| found.netns.clone().into()),
+            service_account: Some(Arc::clone(&self.pod.workload.identity.service_account)),
+            // Old labels hold no pod that the mesh says has left.
+            is_labelled: is_live && is_sought(&self.pod),
+            ..LocalPod::clone(&self.pod.local)
+        }
+    }
+
+    /// Why its namespace is not known.
+    fn reason(&self) -> Option<String> {
+        if self.found.is_some() {
+            return None;
+        }
+        Some(match (self.pod.workload.membership, &self.missing) {
+            (Membership::InMesh, Some(missing)) => missing.to_string(),
+            (Membership::InMesh, None) => "its network namespace is being looked for".to_owned(),
+            (Membership::Refused(reason), _) => reason.to_string(),
+            (Membership::OptedOut | Membership::NotLabelled, _) => {
+                "the mesh has the pod, but in the Kubernetes API neither the pod nor its Namespace has the label \
+                 istio.io/dataplane-mode: ambient: the pod is enrolled when both agree"
+                    .to_owned()
+            }
+        })
+    }
+}
+
+/// Whether a pod's network namespace is to be known: it has the label, and can be in the mesh.
+fn is_sought(pod: &NodePod) -> bool {
+    pod.workload.membership == Membership::InMesh
+        && pod.local.own_network_stack().is_none()
+        && !pod.workload.uid.is_empty()
+}
+
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,174 @@
+use std::net::IpAddr;
+
+use tokio::time::{advance, timeout};
+
+use super::*;
+use crate::lifecycle::tasks::{TaskCount, TaskSet};
+use crate::model::{
+    identity::{SpiffeId, TrustDomain},
+    workload::{RefuseReason, Workload},
+};
+use crate::pods::proc::tests::Tree;
+
+const UID: &str = "8e2f1c5a-0b7d-4c1e-9f3a-5d6e7f8091a2";
+const OTHER_UID: &str = "11111111-2222-3333-4444-555555555555";
+
+fn name(pod: &str) -> NamespacedName {
+    NamespacedName::new("ns", pod)
+}
+
+fn pod(pod: &str, uid: &str, addresses: &[&str], membership: Membership) -> NodePod {
+    let workload = Workload {
+        uid: uid.into(),
+        node: Some("here".into()),
+        addresses: addresses.iter().map(|address| address.parse::<IpAddr>().unwrap()).collect(),
+        membership,
+        ..Workload::new(name(pod), SpiffeId::new(TrustDomain::default(), "ns", "account"))
+    };
+    NodePod { workload: Arc::new(workload), local: Arc::new(LocalPod { probe_ports: vec![80], ..LocalPod::default() }) }
+}
+
+/// A node with a scripted machine, and a scripted API server.
+struct World {
+    tree: Tree,
+    news: watch::Sender<NodePods>,
+    source: FromCluster,
+    _task: TaskSet,
+}
+
+impl World {
+    fn new() -> Self {
+        let tree = Tree::new();
+        tree.namespace("a", "10.0.0.1");
+        let (news, told) = watch::channel(NodePods::default());
+        let (follower, source) = Follower::new("here", told, tree.finder());
+        let mut task = TaskSet::new(TaskCount::default());
+        task.spawn(tracing::Span::none(), follower.run());
+        Self { tree, news, source, _task: task }
+    }
+
+    fn says(&self, pods: &[NodePod]) {
+        let pods = pods.iter().map(|pod| (pod.workload.name.clone(), pod.clone())).collect();
+        self.news.send_replace(NodePods { pods: Some(pods), problem: None });
+    }
+
+    /// What is known of the pod `a`.
+    fn of_a(&self) -> String {
+        let Some(pods) = self.source.current() else { return "nothing is told".to_owned() };
+        match pods.get(&name("a")).map(|pod| &pod.netns) {
+            Some(Some(crate::model::netns::NetnsFile::Open(open))) => format!("netns:{}", self.tree.name(open)),
+            Some(Some(named)) => panic!("{named:?}"),
+            Some(None) => self.source.missing_netns(&name("a")),
+            None => "absent".to_owned(),
+        }
+    }
+
+    /// Waits until it is known of the pod `a` what contains this text.
+    async fn comes_to(&mut self, expected: &str) {
+        for _ in 0..100 {
+            if self.of_a().contains(expected) {
+                return;
+            }
+            let _nothing_new = timeout(Duration::from_secs(40), self.source.changed()).await;
+        }
+        panic!("{expected:?} never came: {}", self.of_a());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_labelled_pod_is_found_and_one_without_the_label_is_not_looked_for() {
+    let mut world = World::new();
+    world.tree.of_pod(5, UID, "a");
+    assert_eq!(world.of_a(), "nothing is told");
+    world.says(&[pod("a", UID, &["10.0.0.1"], Membership::NotLabelled)]);
+    world.comes_to("neither the pod nor its Namespace has the label").await;
+    world.says(&[pod("a", UID, &["10.0.0.1"], Membership::InMesh)]);
+    world.comes_to("netns:a").await;
+    let pods = world.source.current().unwrap();
+    let known = &pods[&name("a")];
+    assert_eq!((known.service_account.as_deref(), known.is_labelled), (Some("account"), true));
+    assert_eq!(known.probe_ports, [80]);
+    world.says(&[]);
+    world.comes_to("absent").await;
+    assert!(world.source.missing_netns(&name("a")).contains("on the node here"), "both must know it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_whose_containers_start_later_is_found_then() {
+    let mut world = World::new();
+    world.says(&[pod("a", UID, &["10.0.0.1"], Membership::InMesh)]);
+    world.comes_to("its containers have not started yet").await;
+    world.tree.of_pod(5, UID, "a");
+    world.comes_to("netns:a").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn pods_that_cannot_be_captured_have_the_reason() {
+    let mut world = World::new();
+    world.tree.of_pod(5, UID, "a");
+    let reason = RefuseReason::HostNetwork;
+    world.says(&[pod("a", UID, &["10.0.0.1"], Membership::Refused(reason))]);
+    world.comes_to("hostNetwork pods share the node's network").await;
+    let sandboxed = pod("a", UID, &["10.0.0.1"], Membership::InMesh);
+    let local = LocalPod { runtime_class: Some("kata-qemu".into()), ..LocalPod::default() };
+    world.says(&[NodePod { local: Arc::new(local), ..sandboxed }]);
+    world.comes_to("its network namespace is being looked for").await;
+    let pods = world.source.current().unwrap();
+    assert!(
+        !pods[&name("a")].is_labelled,
+        "it is refused by its runtime class if the mesh has it, and else left alone"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_namespace_that_was_found_is_kept_against_another_with_the_same_addresses() {
+    let mut world = World::new();
+    world.tree.of_pod(5, UID, "a");
+    world.says(&[pod("a", UID, &["10.0.0.1"], Membership::InMesh)]);
+    world.comes_to("netns:a").await;
+    world.tree.namespace("fake", "10.0.0.1");
+    world.tree.of_pod(6, UID, "fake");
+    world.tree.end(5);
+    for _ in 0..20 {
+        advance(WITNESS).await;
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(world.of_a(), "netns:a", "the process that was in it is gone, but it still has the address");
+    // As when a sandbox is made anew, with the same address.
+    world.tree.namespace("a", "");
+    world.comes_to("netns:fake").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_of_the_same_name_is_another_one() {
+    let mut world = World::new();
+    world.tree.of_pod(5, UID, "a");
+    world.says(&[pod("a", UID, &["10.0.0.1"], Membership::InMesh)]);
+    world.comes_to("netns:a").await;
+    world.says(&[pod("a", OTHER_UID, &["10.0.0.1"], Membership::InMesh)]);
+    world.comes_to("its containers have not started yet").await;
+    world.tree.namespace("second", "10.0.0.1");
+    world.tree.of_pod(7, OTHER_UID, "second");
+    world.comes_to("netns:second").await;
+    // And its addresses may be others.
+    world.tree.namespace("second", "10.0.0.7");
+    world.says(&[pod("a", OTHER_UID, &["10.0.0.7"], Membership::InMesh)]);
+    world.comes_to("netns:second").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_api_server_is_away_the_last_state_stays_and_is_told() {
+    let mut world = World::new();
+    world.news.send_replace(NodePods { pods: None, problem: Some("no route to it".into()) });
+    world.source.changed().await;
+    assert_eq!((world.of_a().as_str(), world.source.problem().as_deref()), ("nothing is told", Some("no route to it")));
+    world.tree.of_pod(5, UID, "a");
+    world.says(&[pod("a", UID, &["10.0.0.1"], Membership::InMesh)]);
+    world.comes_to("netns:a").await;
+    assert_eq!(world.source.problem(), None);
+    world.news.send_modify(|news| news.problem = Some("it is away".into()));
+    world.source.changed().await;
+    assert_eq!((world.of_a().as_str(), world.source.problem().as_deref()), ("netns:a", Some("it is away")));
+    let pods = world.source.current().unwrap();
+    assert!(!pods[&name("a")].is_labelled, "old labels hold no pod that has left the mesh");
+}
