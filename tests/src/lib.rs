@@ -13,6 +13,7 @@
 //! | [`mesh`] | the manifests the daemon reads |
 //! | [`ca`] | the CA that the daemons share, and certificates that nobody should accept |
 //! | [`daemon`], [`admin`], [`logs`], [`metrics`] | one daemon per node, its admin endpoint, its access log, its metrics |
+//! | [`kubernetes`] | a scripted Kubernetes API on a node |
 //! | [`control_plane`] | a control plane, which has the manifests and the key of the CA instead of the daemons |
 //! | [`apps`] | nginx, curl, iperf3, redis, servers and clients in threads |
 //! | [`testbed`], [`proof`] | all of the above put together; that a connection was captured, or was not |
@@ -35,6 +36,7 @@ pub mod daemon;
 pub mod demo;
 pub mod footprint;
 pub mod hbone;
+pub mod kubernetes;
 pub mod logs;
 pub mod mesh;
 pub mod metrics;

@@ -59,12 +59,21 @@ impl Testbed {
     /// When something of it can't be made.
     pub fn both_enrolled_by_control_plane() -> Result<Self> {
         let mut bed = Self::new(TWO_NODES)?;
-        let binary = settings::daemon_binary()?;
-        bed.plane = Some(ControlPlane::start(&bed.topology, "node-a", &bed.mesh, &binary, false)?);
+        bed.start_control_plane("node-a")?;
         bed.start("node-a")?;
         bed.start("node-b")?;
         bed.enrol()?;
         Ok(bed)
+    }
+
+    /// Starts a control plane on a node. Daemons that are started later have everything from it.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub fn start_control_plane(&mut self, node: &str) -> Result<()> {
+        let binary = settings::daemon_binary()?;
+        self.plane = Some(ControlPlane::start(&self.topology, node, &self.mesh, &binary, false)?);
+        Ok(())
     }
 
     /// Two nodes; a daemon on the first only, whose pods are enrolled. The second is a plain world.
