@@ -89,7 +89,7 @@ fn a_file_that_was_never_read_closes_its_namespace() -> Result<()> {
     bed.enrol()?;
     bed.topology.grow("node-b", "guest")?;
     let (web, other) = (bed.pod("web-b")?, bed.pod("other-a")?);
-    let reason = format!("policies of {} are not known: it could never be read", policy_file(FILE));
+    let reason = format!("policies of {} are not known: it has never been readable", policy_file(FILE));
     for family in Family::BOTH {
         let echo = Server::echo(web, web.at(family, PORT))?;
         for client in ["client-a", "client-b", "other-a"] {
@@ -121,7 +121,7 @@ fn a_file_without_any_sense_that_speaks_of_policy_closes_everyone() -> Result<()
     bed.start("node-a")?;
     bed.start("node-b")?;
     bed.enrol()?;
-    let reason = format!("policies of {} are not known: it could never be read", policy_file(FILE));
+    let reason = format!("policies of {} are not known: it has never been readable", policy_file(FILE));
     for (client, web) in [("client-a", "web-b"), ("client-b", "web-a"), ("client-a", "web-a")] {
         let echo = Server::echo(bed.pod(web)?, bed.pod(web)?.at(Family::V4, PORT))?;
         let told = denied(&bed, (client, web), echo.address())?;
@@ -149,7 +149,7 @@ fn a_daemon_that_starts_over_a_broken_file_lets_nobody_in() -> Result<()> {
     let told = wait::until("the tunnels to come back", wait::PATIENCE, || {
         Ok(denied(&bed, ("client-a", "web-b"), echo.address()).ok())
     })?;
-    ensure!(told == format!("policies of {} are not known: it could never be read", policy_file(FILE)), "{told}");
+    ensure!(told == format!("policies of {} are not known: it has never been readable", policy_file(FILE)), "{told}");
     ensure!(echo.accepted() == 0, "somebody came");
     Ok(())
 }

@@ -291,7 +291,10 @@ fn a_local_service_never_leaves_the_node() -> Result<()> {
 const STRANGER: &str = "stranger";
 
 fn bed_with_stranger() -> Result<(Testbed, Server)> {
-    let mut bed = Testbed::both_enrolled()?;
+    with_stranger(Testbed::both_enrolled()?)
+}
+
+fn with_stranger(mut bed: Testbed) -> Result<(Testbed, Server)> {
     bed.topology.grow("node-b", STRANGER)?;
     let stranger = bed.pod(STRANGER)?;
     let echo = Server::echo(stranger, stranger.at(Family::V4, PORT))?;
@@ -311,7 +314,15 @@ fn policy(mode: &str) -> String {
 
 #[test]
 fn unknown_destinations_are_refused_when_the_mesh_says_so() -> Result<()> {
-    let (bed, echo) = bed_with_stranger()?;
+    unknown_destinations_are_refused(&bed_with_stranger()?)
+}
+
+#[test]
+fn unknown_destinations_are_refused_when_the_control_plane_says_so() -> Result<()> {
+    unknown_destinations_are_refused(&with_stranger(Testbed::both_enrolled_by_control_plane()?)?)
+}
+
+fn unknown_destinations_are_refused((bed, echo): &(Testbed, Server)) -> Result<()> {
     let client = bed.pod("client-a")?;
     exchange_once(client, echo.address()).context("without a policy")?;
     bed.mesh.write("istio.yaml", &policy("REGISTRY_ONLY"))?;

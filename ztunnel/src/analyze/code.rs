@@ -48,7 +48,7 @@ macro_rules! codes {
 
 codes! {
     AllowAdmitsPlaintext, "allow-admits-plaintext", Warning,
-        "An ALLOW rule names clients by not… fields alone, and so lets in clients without identity, which plaintext connections are.",
+        "An ALLOW rule has only not… fields for clients: it also allows plaintext connections, whose clients have no identity.",
         "Set mTLS mode STRICT for the pods, or name the clients that may connect.";
     ClientOutsideMesh, "client-outside-mesh", Warning,
         "An ALLOW policy names clients whose pods are outside of the mesh: they have no identity, so the rule does not match them.",

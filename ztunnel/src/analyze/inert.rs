@@ -24,7 +24,7 @@ fn custom(policy: &AuthorizationPolicy, report: &mut Report<'_>) {
 
 fn dry_run(policy: &AuthorizationPolicy, report: &mut Report<'_>) {
     if policy.dry_run {
-        let message = format!("is in dry-run: its {} is only told, not enforced", policy.action.name());
+        let message = format!("is in dry-run: its {} is reported, and not enforced", policy.action.name());
         let remedy = "take the annotation istio.io/dry-run off when the logs show what you expect";
         report.add(Code::DryRun, policy, message, remedy);
     }

@@ -7,6 +7,7 @@ use super::finding::Report;
 use super::index::{Mesh, list};
 use super::pod::{Outside, Pod};
 use crate::model::policy::{Action, Scope};
+use crate::model::workload::{Membership, RefuseReason};
 
 /// The label that decides on the mesh; a pod's wins over its namespace's.
 const MODE_LABEL: &str = "istio.io/dataplane-mode";
@@ -48,14 +49,19 @@ fn empty(mesh: &Mesh<'_>, report: &mut Report<'_>) {
         mesh.by_namespace().map(|(name, _)| name).filter(|name| !mesh.describes(name)).collect();
     if mesh.is_repository() && !unknown.is_empty() {
         let message = format!(
-            "no pod is known to be in the mesh, since no Namespace object of {} is among the manifests: what follows from the              label is not checked",
+            "no pod is known to be in the mesh, since no Namespace object of {} is among the manifests: what follows from the label is not checked",
             list(unknown.into_iter())
         );
         report.of_mesh(Code::EmptyMesh, message, "add the manifests of the namespaces, with their labels");
         return;
     }
     let message = "no pod is in the mesh: nothing is enforced, and nothing is encrypted";
-    report.of_mesh(Code::EmptyMesh, message, Outside::NotLabelled.remedy());
+    let is_labelled = |pod: &Pod<'_>| pod.membership == Membership::Refused(RefuseReason::NoAddress);
+    let remedy = match mesh.pods().iter().any(is_labelled) {
+        true => "give the labelled pods their addresses: status.podIPs, which kubectl get -o yaml shows",
+        false => Outside::NotLabelled.remedy(),
+    };
+    report.of_mesh(Code::EmptyMesh, message, remedy);
 }
 
 /// Namespaces of which an AuthorizationPolicy that is enforced speaks as a whole.
@@ -96,8 +102,9 @@ fn unenforced_policies(mesh: &Mesh<'_>, report: &mut Report<'_>) {
         let mut outside = mesh.protected(policy).filter_map(|pod| Some((pod, pod.outside()?)));
         if let Some((pod, why)) = outside.next() {
             let (name, why_not) = (&pod.name, why.why());
-            let message =
-                format!("nothing of it is enforced: all its pods are outside of the mesh, such as {name} ({why_not})");
+            let message = format!(
+                "it is not enforced: all pods that it selects are outside of the mesh, for example {name} ({why_not})"
+            );
             report.add(Code::UnenforcedPolicy, &**policy, message, why.remedy());
         }
     }
@@ -163,8 +170,8 @@ fn refused_pods(pods: &[Pod<'_>], report: &mut Report<'_>) {
             _ => format!("and {} are", list(refused.iter().skip(1).map(|pod| &pod.name))),
         };
         let message = format!(
-            "{what} labelled, and can't be enrolled (no network namespace given): connections from the mesh fail, and no policy \
-             is enforced there"
+            "{what} labelled, and cannot be enrolled by the node (the annotation ambient.mesh/netns is missing): connections from the \
+             mesh fail, and no policy is enforced there"
         );
         let remedy = "set the annotation ambient.mesh/netns to the absolute path of the pod's network namespace";
         report.add(Code::PodRefused, *first, message, remedy);

@@ -44,7 +44,7 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Run a control plane: serve a mesh to the daemons of its nodes, and certificates to the pods on them
     ControlPlane(Box<ControlPlaneArgs>),
-    /// Check what this machine provides of what the daemon needs, and say what does not work without it
+    /// Check whether this machine meets the requirements of the daemon, and report the effect of each that is missing
     Check(CheckArgs),
     /// Release all pods that a daemon has captured; no daemon may be running
     Cleanup(CleanupArgs),
@@ -155,10 +155,10 @@ pub struct RunArgs {
     /// How long a certificate of a workload is valid; it is renewed after half of this time
     #[arg(long, env = "ZTUNNEL_CERT_TTL", value_name = "DURATION", default_value_t = Seconds(defaults::CERT_TTL_SECONDS), value_parser = within(Seconds(2)..=Seconds(31_536_000)), help_heading = IDENTITY)]
     pub cert_ttl: Seconds,
-    /// Connections in a tunnel when a certificate of one of its two ends expires
+    /// What to do with open connections when a certificate of their HBONE connection expires
     #[arg(long, env = "ZTUNNEL_EXPIRED_PEERS", value_enum, default_value = "drain", help_heading = IDENTITY)]
     pub expired_peers: ExpiredPeers,
-    /// INSECURE: append the keys of every TLS connection to this file, with which captured traffic can be decrypted
+    /// INSECURE: append the keys of every TLS connection to this file; whoever reads it can decrypt recorded traffic
     #[arg(long, env = "ZTUNNEL_TLS_KEY_LOG", value_name = "FILE", help_heading = IDENTITY)]
     pub tls_key_log: Option<PathBuf>,
 
@@ -188,7 +188,7 @@ pub struct RunArgs {
     /// Pods that can be enrolled at the same time; sets the size of the BPF maps
     #[arg(long, env = "ZTUNNEL_MAX_PODS", value_name = "N", default_value_t = defaults::MAX_PODS, value_parser = clap::value_parser!(u32).range(1..=65_536), help_heading = CAPACITY)]
     pub max_pods: u32,
-    /// Addresses, excluded ports and excluded IP blocks (each) of a pod on average; sets the size of the BPF maps
+    /// Average number of BPF map entries of a pod, for addresses, excluded ports and excluded IP blocks each; sets the size of the BPF maps
     #[arg(long, env = "ZTUNNEL_ENTRIES_PER_POD", value_name = "N", default_value_t = defaults::ENTRIES_PER_POD, value_parser = clap::value_parser!(u32).range(1..=4_096), help_heading = CAPACITY)]
     pub entries_per_pod: u32,
     /// Open connections of one pod in each direction; further connections wait to be accepted

@@ -60,6 +60,14 @@ pub enum OpenFolderError {
         /// The system's answer.
         source: io::Error,
     },
+    /// A file or a folder that was named as an argument can't be read.
+    #[error("cannot read {}", path.display())]
+    Argument {
+        /// What was given, or a folder below it.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
     /// It is something else.
     #[error("the mesh folder {} is not a directory: name the directory that holds the manifests", dir.display())]
     NotADirectory {

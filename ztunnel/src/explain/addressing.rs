@@ -72,7 +72,7 @@ fn alias(
     };
     let refusal = client.closed().or_else(|| refusal.map(|refusal| super::journey::told(&refusal)));
     let (verdict, reason) = match &refusal {
-        Some(refusal) => (Verdict::Denied, format!("it gets nowhere: {}", refusal.text)),
+        Some(refusal) => (Verdict::Denied, format!("the connection fails: {}", refusal.text)),
         None => (
             Verdict::Allowed,
             format!(
@@ -139,9 +139,8 @@ fn unknown(
     explanation.notes.insert(
         0,
         format!(
-            "Service {} has no clusterIP in its manifest, so its address is not known here: this is what becomes of a connection to it \
-             where a daemon knows the address. A daemon that reads this manifest does not, and passes connections to that address on \
-             in plaintext",
+            "Service {} has no clusterIP in its manifest, so its address is not known here. This answer assumes that the daemon knows \
+             the address. A daemon that reads this manifest does not, and passes connections to the address on in plaintext",
             service.name
         ),
     );

@@ -52,7 +52,11 @@ impl<'a> Client<'a> {
                 let (name, pods) = behind(snapshot, host)?;
                 let Some(first) = pods.first() else { return Err(QueryError::From { text: host.clone() }) };
                 let mut client = Self::pod(first)?;
-                client.notes.push(format!("{host}: asked as Pod {}, one of {} behind {name}", first.name, pods.len()));
+                client.notes.push(format!(
+                    "{host}: the answer is for Pod {}, one of {} pods behind {name}",
+                    first.name,
+                    pods.len()
+                ));
                 Ok(client)
             }
             From::Address(address) => match snapshot.workload_at(*address) {
@@ -86,16 +90,23 @@ impl<'a> Client<'a> {
         if let Some(first) = in_mesh.next() {
             let mut client = Self::pod(first)?;
             client.notes.push(match in_mesh.count() {
-                0 => format!("{identity}: asked as Pod {}, the only one of the mesh that has it", first.name),
+                0 => format!(
+                    "{identity}: the answer is for Pod {}, the only pod of the mesh with this identity",
+                    first.name
+                ),
                 more => {
-                    format!("{identity}: asked as Pod {}, one of {} that have it", first.name, more.saturating_add(1))
+                    format!(
+                        "{identity}: the answer is for Pod {}, one of {} pods with this identity",
+                        first.name,
+                        more.saturating_add(1)
+                    )
                 }
             });
             return Ok(client);
         }
         let mut notes = vec![format!(
-            "no pod of the mesh has {identity}, so its address is not known: what rules say of the client's address is \
-             judged as for an address that none of them names"
+            "no pod of the mesh has {identity}, so its address is not known: rules on the client's address are \
+             evaluated as if none of them lists it"
         )];
         if let Some(pod) = bearers().next() {
             notes.push(format!(

@@ -208,7 +208,7 @@ pub struct Judgement {
     pub reason: String,
     /// Why no policy is enforced there; none: policies are.
     pub unenforced: Option<String>,
-    /// Policies would keep it out, and it is let in as a probe of the kubelet's.
+    /// Policies would deny it, and it is let in as a probe of the kubelet's.
     pub as_probe: bool,
     /// What PeerAuthentication says; none where nothing is enforced.
     pub authentication: Option<Authentication>,

@@ -33,7 +33,9 @@ pub(super) fn of(case: &Case<'_>) -> Vec<String> {
     match case.denial {
         None => case.closing(),
         Some(Denial { cause: Cause::Unread { source }, .. }) => {
-            vec![format!("repair {source}: as long as nobody knows what policies it holds, nobody is let in")]
+            vec![format!(
+                "repair {source}: until it can be read, connections to the pods that its policies may select are denied"
+            )]
         }
         Some(_) => case.opening(),
     }
@@ -91,7 +93,7 @@ impl Case<'_> {
             return hints;
         }
         if causes > 1 {
-            hints.push("it is kept out more than once, so one change alone is not enough:".to_owned());
+            hints.push("several rules deny the connection; all of these changes are needed:".to_owned());
         }
         if self.connection.source.is_none() && (authentication.refuses || is_not_allowed) {
             hints.extend(self.prove());
@@ -251,7 +253,7 @@ impl Case<'_> {
             let more = matching.len().saturating_sub(NAMED);
             let named = matching.get(..NAMED).unwrap_or(&matching).join(" and ");
             let more = if more == 0 { String::new() } else { format!(" and {more} more policies") };
-            hints.push(format!("without {named}{more} it would be kept out"));
+            hints.push(format!("without {named}{more} the connection is denied"));
         }
         if self.connection.source.is_none() {
             hints.push(self.demand_identity());

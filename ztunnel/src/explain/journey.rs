@@ -224,27 +224,27 @@ impl Traveller<'_> {
                 None => "captured by the daemon of its node".to_owned(),
             },
             (Ok(()), None) => "captured by the daemon of the client's node".to_owned(),
-            (Err(why), _) => format!("NOT CAPTURED where it begins, so in plaintext and without identity: {why}"),
+            (Err(why), _) => {
+                format!("NOT CAPTURED on the client's node, so it is in plaintext and without identity: {why}")
+            }
         };
         let taken = legs.iter().filter(|leg| leg.turn != Turn::Never).count();
         let chooser = if captured.is_ok() { "it" } else { "the node's own load balancer" };
         match service {
             Some(service) if !service.vips.is_empty() && service.resolution == Resolution::Endpoints => {
-                let taken = match (captured.is_ok() && service.is_sticky, self.client.pod) {
-                    (true, Some(_)) => {
-                        "always the same one, by the client's address (sessionAffinity: ClientIP)".to_owned()
-                    }
-                    (true, None) => {
-                        format!("one of {taken}, for each client always the same one (sessionAffinity: ClientIP)")
-                    }
-                    (false, _) => format!("one of {taken}"),
-                };
-                format!(
-                    "{begins}; of the {} endpoints of {} {} {chooser} takes {taken}",
-                    legs.len(),
-                    service.kind.name(),
-                    service.name
-                )
+                let name = format!("{} {}", service.kind.name(), service.name);
+                let of = format!("{taken} of {} can be selected", legs.len());
+                match (captured.is_ok() && service.is_sticky, self.client.pod) {
+                    (true, Some(_)) => format!(
+                        "{begins}; {chooser} always selects the same endpoint of {name}, by the client's address \
+                         (sessionAffinity: ClientIP)"
+                    ),
+                    (true, None) => format!(
+                        "{begins}; {chooser} selects an endpoint of {name}, for each client always the same one \
+                         (sessionAffinity: ClientIP): {of}"
+                    ),
+                    (false, _) => format!("{begins}; {chooser} selects an endpoint of {name}: {of}"),
+                }
             }
             _ => begins,
         }

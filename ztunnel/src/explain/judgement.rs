@@ -105,14 +105,16 @@ fn considered(one: policy::Considered, would: &BTreeMap<NamespacedName, Option<u
 fn effect(policy: &AuthorizationPolicy, matched: Option<usize>, would: Option<&Option<usize>>) -> String {
     let by = |what: &str, rule: usize| format!("{what} (rules[{rule}])");
     match (policy.action, policy.dry_run, matched) {
-        (Action::Audit, _, Some(rule)) => by("matches, and only tells of it: log and metrics", rule),
-        (Action::Allow, false, Some(rule)) => by("LETS IT IN", rule),
-        (Action::Deny, false, Some(rule)) => by("KEEPS IT OUT", rule),
-        (Action::Custom, false, Some(rule)) => by("KEEPS IT OUT, since nobody can be asked at this layer", rule),
-        (Action::Allow, true, Some(rule)) => by("would let it in", rule),
-        (Action::Deny | Action::Custom, true, Some(rule)) => by("would keep it out", rule),
-        (Action::Allow, true, None) if would.is_some() => "would keep it out, since no ALLOW policy matches".to_owned(),
-        (Action::Allow, false, None) if policy.rules.is_empty() => "has no rules, so it lets nobody in".to_owned(),
+        (Action::Audit, _, Some(rule)) => by("matches, and is only reported: log and metrics", rule),
+        (Action::Allow, false, Some(rule)) => by("ALLOWS", rule),
+        (Action::Deny, false, Some(rule)) => by("DENIES", rule),
+        (Action::Custom, false, Some(rule)) => by("DENIES, since no authorizer can be asked at this layer", rule),
+        (Action::Allow, true, Some(rule)) => by("would allow it", rule),
+        (Action::Deny | Action::Custom, true, Some(rule)) => by("would deny it", rule),
+        (Action::Allow, true, None) if would.is_some() => "would deny it, since no ALLOW policy matches".to_owned(),
+        (Action::Allow, false, None) if policy.rules.is_empty() => {
+            "has no rules, so it allows no connection".to_owned()
+        }
         (_, _, None) if policy.rules.is_empty() => "has no rules, so it never matches".to_owned(),
         (_, _, None) => "does not match".to_owned(),
     }

@@ -152,7 +152,7 @@ fn authenticated(authentication: &Authentication) -> String {
     let by = match (policy, port) {
         (Some(policy), Some(port)) => format!("PeerAuthentication {policy}, portLevelMtls[{port}]"),
         (Some(policy), None) => format!("PeerAuthentication {policy}"),
-        (None, _) => "no PeerAuthentication says anything".to_owned(),
+        (None, _) => "default: no PeerAuthentication applies".to_owned(),
     };
     let proof = match identity {
         Some(identity) => format!("the client proves {identity}"),

@@ -54,7 +54,7 @@ pub enum Cause {
 impl fmt::Display for Denial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.cause {
-            Cause::Unread { source } => write!(f, "policies of {source} are not known: it could never be read"),
+            Cause::Unread { source } => write!(f, "policies of {source} are not known: it has never been readable"),
             Cause::Strict { policy, port } => {
                 write!(f, "PeerAuthentication {policy}")?;
                 if let Some(port) = port {

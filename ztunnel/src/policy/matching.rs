@@ -41,6 +41,23 @@ fn clause_matches(clause: &Clause, connection: &Connection) -> bool {
 /// # Errors
 /// The first that does not: the cheapest to compare come first.
 pub(super) fn check(wanted: &Match, connection: &Connection) -> Result<(), Field> {
+    // Each field is named, so that a new one is not forgotten.
+    let Match {
+        principals,
+        not_principals,
+        namespaces,
+        not_namespaces,
+        service_accounts,
+        not_service_accounts,
+        trust_domains,
+        not_trust_domains,
+        source_ips,
+        not_source_ips,
+        destination_ips,
+        not_destination_ips,
+        destination_ports,
+        not_destination_ports,
+    } = wanted;
     let port = |value: &u16| *value == connection.destination.port();
     let source = |value: &IpNet| value.contains(&connection.source_ip);
     let destination = |value: &IpNet| value.contains(&connection.destination.ip());
@@ -49,21 +66,21 @@ pub(super) fn check(wanted: &Match, connection: &Connection) -> Result<(), Field
     let principal = |value: &StringMatch| is_principal(value, connection);
     let domain = |value: &StringMatch| is_trust_domain(value, connection);
 
-    listed(&wanted.destination_ports, port, Field::DestinationPorts)?;
-    unlisted(&wanted.not_destination_ports, port, Field::NotDestinationPorts)?;
-    listed(&wanted.source_ips, source, Field::SourceIps)?;
-    unlisted(&wanted.not_source_ips, source, Field::NotSourceIps)?;
-    listed(&wanted.destination_ips, destination, Field::DestinationIps)?;
-    unlisted(&wanted.not_destination_ips, destination, Field::NotDestinationIps)?;
-    listed(&wanted.service_accounts, account, Field::ServiceAccounts)?;
-    unlisted(&wanted.not_service_accounts, account, Field::NotServiceAccounts)?;
-    listed(&wanted.trust_domains, domain, Field::TrustDomains)?;
-    unlisted(&wanted.not_trust_domains, domain, Field::NotTrustDomains)?;
-    listed(&wanted.namespaces, namespace, Field::Namespaces)?;
-    unlisted(&wanted.not_namespaces, namespace, Field::NotNamespaces)?;
-    listed(&wanted.principals, principal, Field::Principals)?;
-    unlisted(&wanted.not_principals, principal, Field::NotPrincipals)?;
-    if is_empty(wanted) { Err(Field::Nothing) } else { Ok(()) }
+    listed(destination_ports, port, Field::DestinationPorts)?;
+    unlisted(not_destination_ports, port, Field::NotDestinationPorts)?;
+    listed(source_ips, source, Field::SourceIps)?;
+    unlisted(not_source_ips, source, Field::NotSourceIps)?;
+    listed(destination_ips, destination, Field::DestinationIps)?;
+    unlisted(not_destination_ips, destination, Field::NotDestinationIps)?;
+    listed(service_accounts, account, Field::ServiceAccounts)?;
+    unlisted(not_service_accounts, account, Field::NotServiceAccounts)?;
+    listed(trust_domains, domain, Field::TrustDomains)?;
+    unlisted(not_trust_domains, domain, Field::NotTrustDomains)?;
+    listed(namespaces, namespace, Field::Namespaces)?;
+    unlisted(not_namespaces, namespace, Field::NotNamespaces)?;
+    listed(principals, principal, Field::Principals)?;
+    unlisted(not_principals, principal, Field::NotPrincipals)?;
+    if *wanted == Match::default() { Err(Field::Nothing) } else { Ok(()) }
 }
 
 /// Whether a principal is the client's. One that contains `spiffe://` never is: the text has none.
@@ -88,21 +105,4 @@ fn listed<T>(values: &[T], is: impl Fn(&T) -> bool, field: Field) -> Result<(), 
 
 fn unlisted<T>(values: &[T], is: impl Fn(&T) -> bool, field: Field) -> Result<(), Field> {
     if values.iter().any(is) { Err(field) } else { Ok(()) }
-}
-
-fn is_empty(wanted: &Match) -> bool {
-    wanted.principals.is_empty()
-        && wanted.not_principals.is_empty()
-        && wanted.namespaces.is_empty()
-        && wanted.not_namespaces.is_empty()
-        && wanted.service_accounts.is_empty()
-        && wanted.not_service_accounts.is_empty()
-        && wanted.trust_domains.is_empty()
-        && wanted.not_trust_domains.is_empty()
-        && wanted.source_ips.is_empty()
-        && wanted.not_source_ips.is_empty()
-        && wanted.destination_ips.is_empty()
-        && wanted.not_destination_ips.is_empty()
-        && wanted.destination_ports.is_empty()
-        && wanted.not_destination_ports.is_empty()
 }

@@ -105,6 +105,10 @@ fn mesh_folder(dir: &Path, node: Option<&str>) -> Requirement {
     let pods = node.map(|node| (node, mesh.pods_on(node).len()));
     match (pods, node.and_then(|node| UnknownNode::in_mesh(&mesh, node))) {
         (_, Some(unknown)) => requirement(State::Lost, unknown.to_string()),
+        (Some((node, 0)), None) if !mesh.knows_node(node) => {
+            let found = format!("no pod of the manifests is on node {node} (spec.nodeName)");
+            requirement(State::Lost, found)
+        }
         (Some((node, pods)), None) => requirement(State::Met, format!("{pods} pods on {node}")),
         (None, None) => requirement(State::Met, format!("{} pods", mesh.counts().workloads)),
     }
@@ -205,8 +209,8 @@ fn verdict(found: &[Requirement], missing_capabilities: &[&str]) -> String {
     let (missing, lost) = (names(State::Missing), names(State::Lost));
     match (missing.is_empty(), lost.is_empty()) {
         (false, _) => format!("The daemon can't run here. Missing: {missing}."),
-        (true, false) => format!("The daemon runs here, with losses: {lost}."),
-        (true, true) => "The daemon runs here, with nothing lost.".to_owned(),
+        (true, false) => format!("The daemon can run here with reduced function: {lost}."),
+        (true, true) => "The daemon can run here.".to_owned(),
     }
 }
 
@@ -225,8 +229,8 @@ mod tests {
         let (met, lost, missing) =
             (requirement("a", State::Met), requirement("b", State::Lost), requirement("c", State::Missing));
         let cases = [
-            (vec![met.clone()], true, "The daemon runs here, with nothing lost."),
-            (vec![met.clone(), lost.clone()], true, "The daemon runs here, with losses: b."),
+            (vec![met.clone()], true, "The daemon can run here."),
+            (vec![met.clone(), lost.clone()], true, "The daemon can run here with reduced function: b."),
             (vec![met, lost, missing], false, "The daemon can't run here. Missing: c."),
         ];
         for (found, fit, said) in cases {

@@ -53,7 +53,7 @@ fn section(command: &Command, above: &str, sections: &mut Vec<String>) {
         }
         return;
     }
-    let about = command.get_long_about().or(command.get_about()).map(sentence).unwrap_or_default();
+    let about = command.get_long_about().or(command.get_about()).map(paragraphs).unwrap_or_default();
     let mut text = format!("### `{name}`\n\n{about}\n");
     if flags(command).next().is_some() {
         text.push('\n');
@@ -113,6 +113,11 @@ fn usage(arg: &Arg) -> String {
 }
 
 /// A help text as a sentence: clap leaves out the full stop.
+/// Paragraphs in a row.
+fn paragraphs(text: &impl ToString) -> String {
+    text.to_string().split("\n\n").map(|paragraph| sentence(&paragraph)).collect::<Vec<_>>().join(" ")
+}
+
 fn sentence(text: &impl ToString) -> String {
     let text = text.to_string();
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");

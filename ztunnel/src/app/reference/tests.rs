@@ -100,3 +100,13 @@ fn every_metric_that_is_registered_is_in_the_table() {
     }
     assert!(table.lines().filter(|line| line.starts_with("| `")).all(|line| line.ends_with(". |")), "{table}");
 }
+
+#[test]
+fn the_document_about_faults_has_every_close_reason() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/troubleshooting.md");
+    let text = fs::read_to_string(path).unwrap();
+    for reason in crate::model::close::CloseReason::ALL {
+        let label = reason.label();
+        assert!(text.contains(&format!("`{label}`")), "docs/troubleshooting.md does not say what to do about {label}");
+    }
+}

@@ -75,7 +75,7 @@ pub fn read_sources(
 
 /// The files of a path: itself, or the manifests of a folder and of those below it, in the order of their names.
 fn files_of(path: &Path) -> Result<Vec<PathBuf>, OpenFolderError> {
-    let unreadable = |dir: &Path, source| OpenFolderError::Unreadable { dir: dir.to_owned(), source };
+    let unreadable = |path: &Path, source| OpenFolderError::Argument { path: path.to_owned(), source };
     let metadata = fs::metadata(path).map_err(|error| unreadable(path, error))?;
     if !metadata.is_dir() {
         return Ok(vec![path.to_owned()]);

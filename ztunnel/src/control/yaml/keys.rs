@@ -24,8 +24,12 @@ pub(super) fn map<'a>(
     if let Some((first, second)) = duplicate(&entries) {
         match twice {
             Twice::IsAnError => {
+                let remedy = match &*second.key {
+                    "apiVersion" | "kind" => "write --- between two objects",
+                    _ => "remove one of the two",
+                };
                 let message = format!(
-                    "the key is there twice, in line {} and in line {}: remove one of the two",
+                    "the key is there twice, in line {} and in line {}: {remedy}",
                     first.place.0, second.place.0
                 );
                 return Err(Error::at(second.place, path().key(&second.key), message));

@@ -111,7 +111,8 @@ fn read_match(message: &MatchMessage) -> Result<Match, Flaw> {
         destination_ports: ports("destination_ports", &message.destination_ports)?,
         not_destination_ports: ports("not_destination_ports", &message.not_destination_ports)?,
         // The protocol has no field for them: they are beginnings of principals there.
-        ..Match::default()
+        trust_domains: Vec::new(),
+        not_trust_domains: Vec::new(),
     })
 }
 

@@ -73,7 +73,7 @@ fn principal_of(domain: &StringMatch) -> Option<StringMatch> {
 }
 
 /// Principals, and those of trust domains. Those that must hold are written only where both lists need not.
-fn principals(own: &[StringMatch], domains: &[StringMatch], are_negative: bool) -> Vec<StringMessage> {
+fn with_domains(own: &[StringMatch], domains: &[StringMatch], are_negative: bool) -> Vec<StringMessage> {
     let of_domains: Option<Vec<StringMatch>> = match are_negative {
         true => Some(domains.iter().filter_map(principal_of).collect()),
         false => domains.iter().map(principal_of).collect::<Option<_>>().filter(|_| own.is_empty()),
@@ -84,19 +84,36 @@ fn principals(own: &[StringMatch], domains: &[StringMatch], are_negative: bool) 
 }
 
 fn write_match(m: &Match) -> MatchMessage {
+    // Each field is named, so that a new one is not forgotten: nodes would not get it.
+    let Match {
+        principals,
+        not_principals,
+        namespaces,
+        not_namespaces,
+        service_accounts,
+        not_service_accounts,
+        trust_domains,
+        not_trust_domains,
+        source_ips,
+        not_source_ips,
+        destination_ips,
+        not_destination_ips,
+        destination_ports,
+        not_destination_ports,
+    } = m;
     MatchMessage {
-        namespaces: texts(&m.namespaces),
-        not_namespaces: texts(&m.not_namespaces),
-        principals: principals(&m.principals, &m.trust_domains, false),
-        not_principals: principals(&m.not_principals, &m.not_trust_domains, true),
-        source_ips: ranges(&m.source_ips),
-        not_source_ips: ranges(&m.not_source_ips),
-        destination_ips: ranges(&m.destination_ips),
-        not_destination_ips: ranges(&m.not_destination_ips),
-        destination_ports: m.destination_ports.iter().copied().map(u32::from).collect(),
-        not_destination_ports: m.not_destination_ports.iter().copied().map(u32::from).collect(),
-        service_accounts: accounts(&m.service_accounts),
-        not_service_accounts: accounts(&m.not_service_accounts),
+        namespaces: texts(namespaces),
+        not_namespaces: texts(not_namespaces),
+        principals: with_domains(principals, trust_domains, false),
+        not_principals: with_domains(not_principals, not_trust_domains, true),
+        source_ips: ranges(source_ips),
+        not_source_ips: ranges(not_source_ips),
+        destination_ips: ranges(destination_ips),
+        not_destination_ips: ranges(not_destination_ips),
+        destination_ports: destination_ports.iter().copied().map(u32::from).collect(),
+        not_destination_ports: not_destination_ports.iter().copied().map(u32::from).collect(),
+        service_accounts: accounts(service_accounts),
+        not_service_accounts: accounts(not_service_accounts),
         extensions: Vec::new(),
     }
 }

@@ -237,7 +237,7 @@ fn at_most_ten_names_are_told() {
 
 #[test]
 fn policies_that_could_not_be_read_keep_everyone_out() {
-    let unknown = "policies of broken.yaml are not known: it could never be read";
+    let unknown = "policies of broken.yaml are not known: it has never been readable";
     check("UNREAD broken.yaml\nALLOW demo/a: *", CLIENT, unknown);
     check("UNREAD broken.yaml demo\nPA demo/p STRICT", PLAIN, unknown);
     check("UNREAD broken.yaml prod", CLIENT, "allowed");

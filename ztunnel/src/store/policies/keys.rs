@@ -73,16 +73,31 @@ impl<'a> Popularity<'a> {
 
 /// The keys that each field of a match offers: for the field to hold, a connection must have one of them.
 fn fields(wanted: &Match) -> [Option<Vec<Key<'_>>>; 7] {
+    // Each field is named, so that a new one is not forgotten. What must not be offers no keys.
+    let Match {
+        principals,
+        not_principals: _,
+        namespaces,
+        not_namespaces: _,
+        service_accounts,
+        not_service_accounts: _,
+        trust_domains,
+        not_trust_domains: _,
+        source_ips,
+        not_source_ips: _,
+        destination_ips,
+        not_destination_ips: _,
+        destination_ports,
+        not_destination_ports: _,
+    } = wanted;
     [
-        keys(&wanted.principals, |value| Some(principal(value))),
-        keys(&wanted.service_accounts, |account| {
-            Some(Key::Account { namespace: &account.namespace, name: &account.name })
-        }),
-        keys(&wanted.namespaces, namespace),
-        keys(&wanted.trust_domains, |value| Some(trust_domain(value))),
-        keys(&wanted.source_ips, |net| Some(Key::Source(net.trunc()))),
-        keys(&wanted.destination_ips, |net| Some(Key::Destination(net.trunc()))),
-        keys(&wanted.destination_ports, |port| Some(Key::Port(*port))),
+        keys(principals, |value| Some(principal(value))),
+        keys(service_accounts, |account| Some(Key::Account { namespace: &account.namespace, name: &account.name })),
+        keys(namespaces, namespace),
+        keys(trust_domains, |value| Some(trust_domain(value))),
+        keys(source_ips, |net| Some(Key::Source(net.trunc()))),
+        keys(destination_ips, |net| Some(Key::Destination(net.trunc()))),
+        keys(destination_ports, |port| Some(Key::Port(*port))),
     ]
 }
 

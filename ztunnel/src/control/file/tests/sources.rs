@@ -36,7 +36,7 @@ fn files_folders_and_texts_are_one_mesh() {
 
     let missing = Source::Path(dir.path().join("none"));
     let error = read_sources(&[missing], TrustDomain::default(), None).unwrap_err();
-    assert!(matches!(error, OpenFolderError::Unreadable { .. }), "{error}");
+    assert!(matches!(error, OpenFolderError::Argument { .. }), "{error}");
     let nothing = read_sources(&[], TrustDomain::default(), None).unwrap();
     assert_eq!((pods(&nothing.snapshot).as_str(), nothing.files.len()), ("", 0));
     let broken = Source::Text { name: "x".into(), bytes: b"kind: [".to_vec() };

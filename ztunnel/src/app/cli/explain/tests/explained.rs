@@ -206,7 +206,11 @@ fn the_endpoint_that_a_client_stays_with_is_told() {
     let told = ask(&mesh, "demo/client", "demo/web", 80).unwrap();
     let first: Vec<_> = told.endpoints.iter().filter(|one| one.turn == Turn::First).collect();
     assert_eq!(first.len(), 1, "{}", text(&told));
-    assert!(text(&told).contains("it takes always the same one, by the client's address"), "{}", text(&told));
+    assert!(
+        text(&told).contains("it always selects the same endpoint of Service demo/web, by the client's address"),
+        "{}",
+        text(&told)
+    );
     check_draws_of(&sticky);
 }
 

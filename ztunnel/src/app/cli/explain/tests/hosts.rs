@@ -53,7 +53,7 @@ fn services_by_host_name() {
 #[test]
 fn clients_by_host_name() {
     asked("web.shop", "shop/cli", "80", "From   Pod shop/web-0");
-    asked("nodes.shop.svc.cluster.local", "shop/cli", "80", "one of 1 behind shop/nodes");
+    asked("nodes.shop.svc.cluster.local", "shop/cli", "80", "one of 1 pods behind shop/nodes");
     asked("api.other", "shop/cli", "80", "Service other/api has no pod that the mesh knows");
 }
 

@@ -25,7 +25,7 @@ fn pods_outside_of_the_mesh_beside_strict_ones() {
     check(
         &[nowhere],
         &[
-            "warning[pod-refused] Pod demo/p: is labelled, and can't be enrolled (no network namespace given): connections from \
+            "warning[pod-refused] Pod demo/p: is labelled, and cannot be enrolled by the node (the annotation ambient.mesh/netns is missing): connections from \
            the mesh fail, and no policy is enforced there | set the annotation ambient.mesh/netns to the absolute path of the \
            pod's network namespace",
         ],
@@ -110,8 +110,8 @@ fn policies_about_pods_outside_of_the_mesh() {
         authentication("legacy", "a", "mtls: {mode: PERMISSIVE}"),
     ];
     let left_over = "warning[permissive-left-over] PeerAuthentication legacy/a: ...";
-    let unenforced = "warning[unenforced-policy] AuthorizationPolicy legacy/deny: nothing of it is enforced: all its pods are \
-                      outside of the mesh, such as legacy/p (not labelled) | label the namespace, or the pod, \
+    let unenforced = "warning[unenforced-policy] AuthorizationPolicy legacy/deny: it is not enforced: all pods that it \
+                      selects are outside of the mesh, for example legacy/p (not labelled) | label the namespace, or the pod, \
                       istio.io/dataplane-mode: ambient";
     for spec in ["", "selector: {matchLabels: {app: p}}"] {
         let all = [more.as_slice(), &[policy_of("legacy", "deny", spec)]].concat();

@@ -112,7 +112,7 @@ fn policies_that_only_tell_shadow_nothing() {
     check(
         &[policy("a", &rules), dry, policy("audit", "action: AUDIT, rules: [{}]")],
         &[
-            "info[dry-run] AuthorizationPolicy demo/dry: is in dry-run: its ALLOW is only told, not enforced | take the \
+            "info[dry-run] AuthorizationPolicy demo/dry: is in dry-run: its ALLOW is reported, and not enforced | take the \
            annotation istio.io/dry-run off when the logs show what you expect",
         ],
     );
