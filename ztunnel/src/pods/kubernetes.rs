@@ -234,9 +234,10 @@ impl<I: Inspect> Follower<I> {
         match result {
             Ok(found) => {
                 let held = tracked.found.as_ref().filter(|held| held.netns != found.netns);
-                // Whoever has it keeps it: a process that makes a namespace of its own with these addresses does not change that.
+                // Whoever has it keeps it: a process that makes a namespace of its own with these addresses does not change that,
+                // not even on a node so busy that nothing can be asked.
                 let is_held = match held {
-                    Some(held) => self.finder.proves(&held.netns, &sought.addresses).await.is_ok(),
+                    Some(held) => !self.finder.disproves(&held.netns, &sought.addresses).await,
                     None => false,
                 };
                 if is_held {

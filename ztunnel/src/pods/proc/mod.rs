@@ -231,6 +231,12 @@ impl<I: Inspect> Finder<I> {
         }
     }
 
+    /// Whether a namespace surely lacks one of these addresses. That it can't be told, or not in time, is no proof.
+    pub async fn disproves(&self, netns: &OpenNetns, addresses: &[IpAddr]) -> bool {
+        let found = self.inspect.addresses(netns).await;
+        found.is_ok_and(|found| addresses.iter().any(|address| !found.contains(address)))
+    }
+
     /// Goes through all processes of the node, and notes those of pods, by their UIDs.
     ///
     /// # Errors

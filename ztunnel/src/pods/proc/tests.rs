@@ -1,4 +1,8 @@
-use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt as _};
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::{FileExt as _, MetadataExt as _},
+};
 
 use super::*;
 
@@ -90,9 +94,10 @@ pub(in crate::pods) struct Scripted {
 
 impl Inspect for Scripted {
     async fn addresses(&self, netns: &OpenNetns) -> Result<Vec<IpAddr>, String> {
-        let mut text = String::new();
-        let read = fs::File::open(netns.path()).and_then(|mut file| io::Read::read_to_string(&mut file, &mut text));
-        read.map_err(|error| error.to_string())?;
+        // As the kernel does: by the open file, whatever has become of its path.
+        let mut bytes = [0; 256];
+        let length = netns.file().read_at(&mut bytes, 0).map_err(|error| error.to_string())?;
+        let text = std::str::from_utf8(&bytes[..length]).unwrap();
         Ok(text.split_whitespace().map(|address| address.parse().unwrap()).collect())
     }
 
