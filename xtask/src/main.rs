@@ -122,7 +122,7 @@ enum Command {
         /// Test this daemon instead of building one (privileged tests, cluster tests)
         #[arg(long, value_name = "PATH")]
         daemon: Option<PathBuf>,
-        /// Cluster tests only: where the programs of Kubernetes are missing and cannot be built, say NOT RUN and exit 0
+        /// Cluster tests only: where the programs of Kubernetes have not been built, say NOT RUN and exit 0
         #[arg(long)]
         if_possible: bool,
     },

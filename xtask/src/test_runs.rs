@@ -78,10 +78,12 @@ fn privileged(workspace: &Workspace, selected: &Selected<'_>) -> Result<()> {
 
 /// The files `tests/tests/cluster_*.rs`, whose tests are ignored elsewhere.
 fn on_cluster(workspace: &Workspace, selected: &Selected<'_>) -> Result<()> {
-    let unavailable = if workspace::is_root()? {
-        programs::available(workspace, false)?.err().map(|Unavailable(reason)| reason)
-    } else {
+    let unavailable = if !workspace::is_root()? {
         Some("they make network namespaces and cgroups: run them as root".to_owned())
+    } else if let (true, Some(Unavailable(reason))) = (selected.if_possible, programs::unbuilt()?) {
+        Some(reason)
+    } else {
+        programs::available(workspace, false)?.err().map(|Unavailable(reason)| reason)
     };
     match unavailable {
         Some(reason) if selected.if_possible => {

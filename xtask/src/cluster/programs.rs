@@ -28,6 +28,17 @@ pub(crate) fn ensure(workspace: &Workspace, api_only: bool) -> Result<()> {
     }
 }
 
+/// What is not in the cache, so that it would have to be built first.
+pub(crate) fn unbuilt() -> Result<Option<Unavailable>> {
+    let missing = Programs::cache()?.missing(false);
+    Ok((!missing.is_empty()).then(|| {
+        Unavailable(format!(
+            "{} are not built yet: run `cargo xtask cluster programs`, which takes some ten minutes and keeps them",
+            missing.join(", ")
+        ))
+    }))
+}
+
 /// The same; that this machine lacks Go or Debian's packages is told apart from a build that fails.
 pub(crate) fn available(workspace: &Workspace, api_only: bool) -> Result<Result<(), Unavailable>> {
     let programs = Programs::cache()?;
