@@ -80,7 +80,22 @@ pub(super) fn check(wanted: &Match, connection: &Connection) -> Result<(), Field
     unlisted(not_namespaces, namespace, Field::NotNamespaces)?;
     listed(principals, principal, Field::Principals)?;
     unlisted(not_principals, principal, Field::NotPrincipals)?;
-    if *wanted == Match::default() { Err(Field::Nothing) } else { Ok(()) }
+    // `wanted == Match::default()`, without making one: this is on the way of every connection.
+    let is_empty = principals.is_empty()
+        && not_principals.is_empty()
+        && namespaces.is_empty()
+        && not_namespaces.is_empty()
+        && service_accounts.is_empty()
+        && not_service_accounts.is_empty()
+        && trust_domains.is_empty()
+        && not_trust_domains.is_empty()
+        && source_ips.is_empty()
+        && not_source_ips.is_empty()
+        && destination_ips.is_empty()
+        && not_destination_ips.is_empty()
+        && destination_ports.is_empty()
+        && not_destination_ports.is_empty();
+    if is_empty { Err(Field::Nothing) } else { Ok(()) }
 }
 
 /// Whether a principal is the client's. One that contains `spiffe://` never is: the text has none.
