@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::libc;
+use ztunnel_tests::apps::client::exchange;
 use ztunnel_tests::apps::server::Server;
 use ztunnel_tests::daemon::Daemon;
-use ztunnel_tests::mesh::PodManifest;
+use ztunnel_tests::mesh::{NAMESPACE, PodManifest};
 use ztunnel_tests::process::Launch;
 use ztunnel_tests::proof;
 use ztunnel_tests::testbed::Testbed;
@@ -197,6 +198,37 @@ fn a_foreign_source_address_is_not_carried() -> Result<()> {
     Ok(())
 }
 
+/// With CAP_NET_ADMIN a pod gives itself what address it likes.
+#[test]
+fn connect_from_the_address_of_another_pod() -> Result<()> {
+    let bed = Testbed::both_enrolled()?;
+    let (hostile, victim, server) = (bed.pod("client-a")?, bed.pod("client-b")?, bed.pod("web-a")?);
+    hostile.netns.ip(&format!("addr add {}/32 dev eth0\naddr add {}/128 dev eth0 nodad\n", victim.v4, victim.v6))?;
+    let daemon = bed.daemon("node-a")?;
+    for family in Family::BOTH {
+        let echo = Server::echo(server, server.at(family, PORT))?;
+        let socket = hostile.socket(family)?;
+        socket.bind(&victim.at(family, 0).into())?;
+        socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+        // Whether the connect or what follows fails: the daemon has accepted it, and looks at the source then.
+        if socket.connect(&echo.address().into()).is_ok() {
+            let mut stream = TcpStream::from(socket);
+            let answer = stream.write_all(b"as another").and_then(|()| stream.read(&mut [0; 16]));
+            ensure!(answer.is_err(), "{family:?}: {answer:?}");
+        }
+        ensure!(echo.accepted() == 0, "{family:?}: the server was reached: {:?}", echo.peers());
+        let words = ["foreign_source".to_owned(), format!("an address of Pod {NAMESPACE}/{}", victim.name)];
+        wait::until("the line about it", wait::PATIENCE, || {
+            Ok((!daemon.lines_with(&[&words[0], &words[1], &victim.ip(family).to_string()])?.is_empty()).then_some(()))
+        })?;
+        // What it says in its own name goes through.
+        exchange(&mut hostile.connect(echo.address())?, b"as itself")?;
+    }
+    let refused = daemon.metrics()?.sum("ztunnel_connections_closed_total", &[("reason", "foreign_source")]);
+    ensure!(refused == 2.0, "{refused} connections were refused for their source");
+    Ok(())
+}
+
 fn set_ipv6_transparent(socket: &socket2::Socket) -> Result<()> {
     let on: libc::c_int = 1;
     let length = libc::socklen_t::try_from(size_of_val(&on))?;
@@ -219,7 +251,7 @@ fn delivery_marks_reach_no_other_pod_in_the_clear() -> Result<()> {
             socket.set_mark(mark)?;
             socket.connect(&echo.address().into())?;
             let mut stream = TcpStream::from(socket);
-            ztunnel_tests::apps::client::exchange(&mut stream, b"hello")?;
+            exchange(&mut stream, b"hello")?;
             let own = stream.local_addr()?;
             ensure!(!echo.peers().contains(&own), "mark {mark:#x}: {own} reached the other pod directly");
         }

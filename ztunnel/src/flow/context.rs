@@ -93,7 +93,7 @@ impl Addresses {
         before.into_iter().filter(|address| !current.contains(address)).collect()
     }
 
-    fn contains(&self, address: IpAddr) -> bool {
+    pub(super) fn contains(&self, address: IpAddr) -> bool {
         self.current.borrow().contains(&address)
     }
 }

@@ -1,6 +1,10 @@
 //! A connection of the pod's application: into a tunnel, or in plaintext to who is not in the mesh.
 
-use std::{future::Future, net::SocketAddr, rc::Rc};
+use std::{
+    future::Future,
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+};
 
 use futures_util::future::LocalBoxFuture;
 
@@ -99,11 +103,11 @@ async fn connect(pod: &PodContext, flow: &Flow, route: &Outbound, candidate: &Ca
     match &candidate.hop {
         Hop::Plain => {
             let begun = |local| pod.upstreams.register(canonical(local), candidate.target);
-            let opened = pod.dialer.upstream(candidate.target, source(pod, flow, candidate.target), begun).await;
-            Ok(Server::Plain(opened.map_err(|error| Refusal::of_dial(&error))?))
+            let opened = pod.dialer.upstream(candidate.target, source(pod, flow, candidate.target)?, begun).await;
+            Ok(Server::Plain(opened.map_err(|error| Refusal::of_upstream(&error))?))
         }
         Hop::Tunnel { to, expected } => {
-            let key = Key { to: *to, expected: expected.clone(), from: source(pod, flow, *to) };
+            let key = Key { to: *to, expected: expected.clone(), from: source(pod, flow, *to)? };
             let request = request(pod, flow, route, candidate);
             pod.pool
                 .open(&key, &request)
@@ -115,10 +119,17 @@ async fn connect(pod: &PodContext, flow: &Flow, route: &Outbound, candidate: &Ca
 }
 
 /// The address to connect from; none is the kernel's choice. The capture route gives unbound sockets the pod's first
-/// address of the family; any other is a choice of the application, and is kept.
-fn source(pod: &PodContext, flow: &Flow, to: SocketAddr) -> Option<std::net::IpAddr> {
+/// address of the family; any other is a choice of the application, and is kept. Where the network namespace does not have
+/// it, the connect fails: an address that the mesh does not know is proved by that.
+fn source(pod: &PodContext, flow: &Flow, to: SocketAddr) -> Result<Option<IpAddr>, Refusal> {
     let source = flow.peer.ip();
-    (pod.first_address(source) != Some(source) && source.is_ipv4() == to.is_ipv4()).then_some(source)
+    if source.is_ipv4() != to.is_ipv4() {
+        let detail =
+            || format!("{source} is not known as an address of Pod {}, and {to} is of the other family", pod.name);
+        let refusal = || Refusal { reason: CloseReason::ForeignSource, detail: Some(detail()) };
+        return if pod.addresses.contains(source) { Ok(None) } else { Err(refusal()) };
+    }
+    Ok((pod.first_address(source) != Some(source)).then_some(source))
 }
 
 fn request(pod: &PodContext, flow: &Flow, route: &Outbound, candidate: &Candidate) -> ConnectRequest {

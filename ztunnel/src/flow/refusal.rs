@@ -53,10 +53,15 @@ impl Refusal {
         Self { reason: reason_of_dial(error), detail: Some(error.to_string()) }
     }
 
+    /// As [`Self::of_dial`], of a connection that goes on from the client's address.
+    pub(crate) fn of_upstream(error: &DialError) -> Self {
+        Self { reason: reason_of_upstream(error), detail: Some(error.to_string()) }
+    }
+
     pub(crate) fn of_tunnel(error: &OpenError<TunnelDialError>) -> Self {
         let reason = match error {
             OpenError::Connect(shared) => match &**shared {
-                TunnelDialError::Dial(error) => match reason_of_dial(error) {
+                TunnelDialError::Dial(error) => match reason_of_upstream(error) {
                     CloseReason::ConnectTimedOut => CloseReason::TunnelTimedOut,
                     reason => reason,
                 },
@@ -101,6 +106,15 @@ fn reason_of_answer(response: &ConnectResponse) -> CloseReason {
             | CloseReason::Denied),
         ) => reason,
         _ => CloseReason::TunnelRefused,
+    }
+}
+
+fn reason_of_upstream(error: &DialError) -> CloseReason {
+    match error {
+        DialError::Source { source, .. } if source.kind() == io::ErrorKind::AddrNotAvailable => {
+            CloseReason::ForeignSource
+        }
+        error => reason_of_dial(error),
     }
 }
 

@@ -23,6 +23,8 @@ pub enum CloseReason {
     Recursive,
     /// The client's address is valid on one link only and can't be kept.
     LinkLocalSource,
+    /// The client's address is not an address of the pod that connects.
+    ForeignSource,
     /// The destination is not an address of the pod.
     NotThisPod,
     /// The daemon could not make or configure a socket.
@@ -63,7 +65,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// Every reason.
-    pub const ALL: [CloseReason; 27] = [
+    pub const ALL: [CloseReason; 28] = [
         CloseReason::Complete,
         CloseReason::ClientReset,
         CloseReason::ServerReset,
@@ -73,6 +75,7 @@ impl CloseReason {
         CloseReason::Unreachable,
         CloseReason::Recursive,
         CloseReason::LinkLocalSource,
+        CloseReason::ForeignSource,
         CloseReason::NotThisPod,
         CloseReason::LocalFault,
         CloseReason::NoHealthyUpstream,
@@ -106,6 +109,7 @@ impl CloseReason {
             CloseReason::Unreachable => "unreachable",
             CloseReason::Recursive => "recursive",
             CloseReason::LinkLocalSource => "link_local_source",
+            CloseReason::ForeignSource => "foreign_source",
             CloseReason::NotThisPod => "not_this_pod",
             CloseReason::LocalFault => "local_fault",
             CloseReason::NoHealthyUpstream => "no_healthy_upstream",
@@ -149,6 +153,7 @@ impl CloseReason {
             | CloseReason::Unreachable
             | CloseReason::Recursive
             | CloseReason::LinkLocalSource
+            | CloseReason::ForeignSource
             | CloseReason::NotThisPod
             | CloseReason::LocalFault
             | CloseReason::NoHealthyUpstream
@@ -184,6 +189,7 @@ impl fmt::Display for CloseReason {
             CloseReason::Unreachable => "no route to the destination",
             CloseReason::Recursive => "attempted recursive call to ourselves",
             CloseReason::LinkLocalSource => "the client's link-local address can't be kept",
+            CloseReason::ForeignSource => "the source address is not an address of this pod",
             CloseReason::NotThisPod => "the destination is not an address of this pod",
             CloseReason::LocalFault => "the daemon could not make a socket",
             CloseReason::NoHealthyUpstream => "no healthy upstream",

@@ -99,12 +99,18 @@ impl From<CloseReason> for Refusal {
 
 /// Decides about a connection that `pod` opens. `draw` is to be random: it chooses among endpoints.
 ///
+/// A pod may connect from an address that the mesh does not know, if its network namespace has it: that is for whoever
+/// connects on from that address to find out.
+///
 /// # Errors
 /// Why it is refused.
 pub fn outbound(snapshot: &Snapshot, flow: &Flow, pod: &NamespacedName, draw: u64) -> Result<Outbound, Refusal> {
     let dst = flow.dst;
     match snapshot.workload(pod) {
-        Some(own) => Client::pod(snapshot, own).decide(dst, draw),
+        Some(own) => {
+            check_source(snapshot, own, flow.peer.ip())?;
+            Client::pod(snapshot, own).decide(dst, draw)
+        }
         None if !is_carried(dst.ip()) => Err(CloseReason::Recursive.into()),
         None => Err(Refusal::because(CloseReason::LocalFault, format!("the mesh knows no Pod {pod} (any more)"))),
     }
@@ -126,6 +132,27 @@ pub fn inbound(snapshot: &Snapshot, flow: &Flow, pod: &NamespacedName) -> Result
         destination: snapshot.workload(pod).cloned(),
         service: service_behind(snapshot, pod, flow.dst.port(), None).cloned(),
     })
+}
+
+/// Whether a pod may connect from an address: its own, or one that is nobody's as far as the mesh knows.
+fn check_source(snapshot: &Snapshot, pod: &Workload, source: IpAddr) -> Result<(), Refusal> {
+    if pod.addresses.contains(&source) {
+        return Ok(());
+    }
+    if is_link_local_v6(source) {
+        return Err(CloseReason::LinkLocalSource.into());
+    }
+    let owner = match snapshot.workload_at(source) {
+        Some(other) => other.title(),
+        None => match (snapshot.contested(source), snapshot.cluster_ip(source)) {
+            (Some(claimants), _) => listed(claimants),
+            (None, Some(service)) => title(service),
+            (None, None) if is_carried(source) => return Ok(()),
+            (None, None) => "no pod".to_owned(),
+        },
+    };
+    let detail = format!("Pod {} connects from {source}, which is an address of {owner}", pod.name);
+    Err(Refusal::because(CloseReason::ForeignSource, detail))
 }
 
 /// Whether connections from this address can be handed to an application.

@@ -7,6 +7,7 @@ mod unclear;
 use std::collections::{BTreeSet, VecDeque};
 use std::future::pending;
 use std::iter;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::changes::{assert_same, seen};
@@ -120,9 +121,15 @@ fn name(text: &str) -> NamespacedName {
 }
 
 fn decide(snapshot: &Snapshot, pod: &str, dst: &str, draw: u64) -> Result<Outbound, Refusal> {
+    let own = snapshot.workload(&name(pod)).and_then(|own| own.addresses.first().copied());
+    let source = own.unwrap_or_else(|| "10.0.1.1".parse().unwrap());
+    decide_from(snapshot, pod, source, dst, draw)
+}
+
+fn decide_from(snapshot: &Snapshot, pod: &str, source: IpAddr, dst: &str, draw: u64) -> Result<Outbound, Refusal> {
     let flow = Flow {
         direction: Direction::Outbound,
-        peer: PeerAddr::new("10.0.1.1:40000".parse().unwrap()),
+        peer: PeerAddr::new((source, 40_000).into()),
         dst: OrigDst::new(dst.parse().unwrap()),
     };
     decide::outbound(snapshot, &flow, &name(pod), draw)
@@ -161,6 +168,37 @@ fn check(mesh: &Snapshot, flow: &str, expected: &str) {
     let later: BTreeSet<String> = later.difference(&first).cloned().collect();
     let then = if later.is_empty() { String::new() } else { format!(" then {}", join(&later)) };
     assert_eq!(format!("{head}{}{then}", join(&first)), expected, "{flow}");
+}
+
+/// The application of one pod takes the address of another: what follows would be done in the other's name.
+#[test]
+fn connect_from_the_address_of_another() {
+    let mesh = mesh(MESH);
+    let from = |source: &str| {
+        let decided = decide_from(&mesh, "demo/client", source.parse().unwrap(), "10.0.2.2:80", 0);
+        decided.map_or_else(
+            |refusal| format!("{}: {}", refusal.reason.label(), refusal.detail.unwrap_or_default()),
+            |outbound| show(&outbound.candidates[0]),
+        )
+    };
+    let goes = "tunnel 10.0.2.2:80 to web";
+    for (source, expected) in [
+        ("10.0.1.1", goes),
+        ("fd00:1::1", goes),
+        // An address that no status lists, for example of a second interface.
+        ("10.77.0.1", goes),
+        ("10.0.1.2", "foreign_source: Pod demo/client connects from 10.0.1.2, which is an address of Pod demo/web-a"),
+        ("10.0.2.3", "foreign_source: Pod demo/client connects from 10.0.2.3, which is an address of Pod plain/old"),
+        ("fd00:2::2", "foreign_source: Pod demo/client connects from fd00:2::2, which is an address of Pod demo/web-b"),
+        (
+            "10.96.0.1",
+            "foreign_source: Pod demo/client connects from 10.96.0.1, which is an address of Service demo/web",
+        ),
+        ("127.0.0.1", "foreign_source: Pod demo/client connects from 127.0.0.1, which is an address of no pod"),
+        ("fe80::1", "link_local_source: "),
+    ] {
+        assert_eq!(from(source), expected, "from {source}");
+    }
 }
 
 #[test]

@@ -99,7 +99,9 @@ fn facts(mesh: &Snapshot, workload: &Arc<Workload>) -> WorkloadFacts {
 
 /// All that may become of a connection: what is tried first over many draws, or why it is refused.
 fn ways(mesh: &Snapshot, pod: &NamespacedName, dst: SocketAddr) -> BTreeSet<String> {
-    let peer = PeerAddr::new("10.0.1.1:40000".parse().unwrap());
+    let own = mesh.workload(pod).and_then(|own| own.addresses.first().copied());
+    let source = own.unwrap_or_else(|| "10.0.1.1".parse().unwrap());
+    let peer = PeerAddr::new((source, 40_000).into());
     let flow = Flow { direction: Direction::Outbound, peer, dst: OrigDst::new(dst) };
     let draws = (0..64).map(|draw| match decide::outbound(mesh, &flow, pod, draw) {
         Ok(outbound) => format!("{:?} {}", outbound.candidates[0].hop, outbound.candidates[0].target),

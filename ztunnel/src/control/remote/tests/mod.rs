@@ -117,12 +117,15 @@ fn next(snapshot: &Snapshot, resources: &mut Resources) -> Snapshot {
 
 /// Where a connection of the pod `demo/PODNAME` goes: what is tried, or why nothing is.
 fn goes(snapshot: &Snapshot, pod: &str, dst: &str) -> String {
+    let pod = NamespacedName::new("demo", pod);
+    let own = snapshot.workload(&pod).and_then(|own| own.addresses.first().copied());
+    let source = own.unwrap_or_else(|| "10.0.0.9".parse().unwrap());
     let flow = Flow {
         direction: Direction::Outbound,
-        peer: PeerAddr::new("10.0.0.9:40000".parse().unwrap()),
+        peer: PeerAddr::new((source, 40_000).into()),
         dst: OrigDst::new(dst.parse().unwrap()),
     };
-    match decide::outbound(snapshot, &flow, &NamespacedName::new("demo", pod), 0) {
+    match decide::outbound(snapshot, &flow, &pod, 0) {
         Ok(outbound) => format!("{:?} {}", outbound.candidates[0].hop, outbound.candidates[0].target),
         Err(refusal) => format!("{}: {}", refusal.reason.label(), refusal.detail.unwrap_or_default()),
     }
