@@ -13,7 +13,7 @@ use h2::{Reason, client::SendRequest};
 use thiserror::Error;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    time::{sleep, timeout},
+    time::{Sleep, sleep, timeout},
 };
 
 use super::{
@@ -46,8 +46,13 @@ pub struct Driver<S> {
     keepalive: Keepalive,
     windows: Windows,
     silence: Duration,
+    /// Until when a peer that sends too much may take to let itself be closed.
+    flooded: Option<Pin<Box<Sleep>>>,
     link: Rc<Link>,
 }
+
+/// How long a peer may take to let itself be closed.
+const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why a connection ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,12 +145,12 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let link = Rc::new(Link::new(windows.account()));
-    let io = Linger::new(Paced::new(io, 0, &link.pace));
+    let io = Linger::new(Paced::to_server(io, &link.pace));
     let (send, mut connection) = windows.of(settings).client().handshake(io).await?;
     let keepalive = Keepalive::new(connection.ping_pong(), activity, settings);
     let client = Client { send, send_buffer: settings.send_buffer, link: Rc::clone(&link) };
     let silence = settings.ping_interval + settings.ping_timeout;
-    Ok((client, Driver { connection, keepalive, windows, silence, link }))
+    Ok((client, Driver { connection, keepalive, windows, silence, flooded: None, link }))
 }
 
 impl<S> Driver<S>
@@ -172,17 +177,35 @@ where
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         self.link.pace.begin_turn();
-        if let Poll::Ready(result) = Pin::new(&mut self.connection).poll(cx) {
-            return Poll::Ready(result.map_or_else(|error| End::Failed(error.to_string()), |()| End::Closed));
-        }
+        let ended = Pin::new(&mut self.connection).poll(cx);
         if self.link.pace.is_exhausted() {
-            return Poll::Ready(End::Flooded);
+            return self.poll_flooded(cx, ended.is_ready());
+        }
+        if let Poll::Ready(result) = ended {
+            return Poll::Ready(result.map_or_else(|error| End::Failed(error.to_string()), |()| End::Closed));
         }
         if let Some(window) = self.windows.grow(self.link.read()) {
             self.connection.set_target_window_size(window);
         }
         self.windows.announce(|window| self.connection.set_initial_window_size(window).is_ok());
         self.keepalive.poll_dead(cx).map(|()| End::Dead(self.silence))
+    }
+
+    /// Sees off a peer that has sent too much. The tunnels are told at once, the peer has a while to hear why.
+    fn poll_flooded(&mut self, cx: &mut Context<'_>, has_ended: bool) -> Poll<End> {
+        self.link.ended(End::Flooded.reason(), &End::Flooded);
+        if has_ended {
+            return Poll::Ready(End::Flooded);
+        }
+        let timer = match &mut self.flooded {
+            Some(timer) => timer,
+            None => {
+                // h2 has stopped where it would wait for bytes; it is to see that there are none any more.
+                cx.waker().wake_by_ref();
+                self.flooded.insert(Box::pin(sleep(CLOSE_WITHIN)))
+            }
+        };
+        timer.as_mut().poll(cx).map(|()| End::Flooded)
     }
 }
 

@@ -4,7 +4,8 @@
 //! - **A turn** of a connection's task is bounded by frames, bytes and time. h2 reads for as long as there are bytes, so the
 //!   bound is below it: [`Paced`] gives it bytes in small pieces, and none any more when the turn is over.
 //! - **Frames that carry nothing** (PRIORITY, PING, SETTINGS, WINDOW_UPDATE, empty or padded DATA, unknown types, resets) have
-//!   an allowance. A peer that uses it up is told to calm down, and the connection ends.
+//!   an allowance. A peer that uses it up is told to calm down, and the connection ends. h2 does that for a server; a client
+//!   has no means to, so that [`Paced`] does: it writes the GOAWAY where h2 has flushed a whole frame, and h2 is shown the end.
 
 use std::{
     cell::{Cell, RefCell},
@@ -217,11 +218,19 @@ impl Scan {
         }
     }
 
+    /// Bytes until the next head, or until this one is whole.
+    fn left(&self) -> usize {
+        if self.have > 0 { HEAD - self.have } else { self.skip }
+    }
+
     /// How many bytes may be taken at once.
     fn piece(&self) -> usize {
         if self.payload { self.skip.saturating_add(PIECE) } else { PIECE }
     }
 }
+
+/// What a client tells a server that floods it: GOAWAY, no stream of the server's was looked at, ENHANCE_YOUR_CALM (RFC 9113, 6.8).
+const CALM_DOWN: &[u8] = &[0, 0, 8, GOAWAY, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 11];
 
 /// A connection whose peer is paced.
 #[derive(Debug)]
@@ -229,24 +238,44 @@ pub(super) struct Paced<S> {
     io: S,
     scan: Scan,
     pace: Rc<Pace>,
+    /// What is left to be said to a peer that is told to calm down. A server's is said by h2.
+    farewell: &'static [u8],
+    is_client: bool,
+    /// This side has finished: whatever still comes is not looked at.
+    finished: bool,
 }
 
 impl<S> Paced<S> {
-    /// The peer's frames begin after so many bytes.
-    pub(super) fn new(io: S, preface: usize, pace: &Rc<Pace>) -> Self {
+    /// A client's connection to a server.
+    pub(super) fn to_server(io: S, pace: &Rc<Pace>) -> Self {
+        Self { farewell: CALM_DOWN, is_client: true, ..Self::to_client(io, 0, pace) }
+    }
+
+    /// A server's connection to a client, whose frames begin after so many bytes.
+    pub(super) fn to_client(io: S, preface: usize, pace: &Rc<Pace>) -> Self {
         let scan = Scan { skip: preface, payload: false, head: [0; HEAD], have: 0 };
-        Self { io, scan, pace: Rc::clone(pace) }
+        Self { io, scan, pace: Rc::clone(pace), farewell: &[], is_client: false, finished: false }
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { io, scan, pace } = self.get_mut();
-        if pace.is_exhausted() || pace.is_turn_over() {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
+        let Self { io, scan, pace, is_client, finished, .. } = self.get_mut();
+        if *finished {
+            return Pin::new(io).poll_read(cx, into);
         }
-        let mut piece = into.take(scan.piece());
+        let piece = match (pace.is_exhausted(), *is_client) {
+            (false, _) if !pace.is_turn_over() => scan.piece(),
+            // Behind the frame that has begun follows the end, as if the peer had said it: h2 gives up all streams, flushes and
+            // closes.
+            (true, true) if scan.left() == 0 => return Poll::Ready(Ok(())),
+            (true, true) => scan.left(),
+            (true, false) | (false, _) => {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        };
+        let mut piece = into.take(piece);
         ready!(Pin::new(io).poll_read(cx, &mut piece))?;
         scan.take(piece.filled(), pace);
         let count = piece.filled().len();
@@ -258,9 +287,29 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
     }
 }
 
+impl<S: AsyncWrite + Unpin> Paced<S> {
+    fn poll_farewell(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.farewell.is_empty() {
+            let written = ready!(Pin::new(&mut self.io).poll_write(cx, self.farewell))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.farewell = self.farewell.get(written..).unwrap_or_default();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// No other frame comes between the bytes of this one.
+    fn poll_rest_of_farewell(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.farewell.len() == CALM_DOWN.len() { Poll::Ready(Ok(())) } else { self.poll_farewell(cx) }
+    }
+}
+
 impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write(cx, bytes)
+        let this = self.get_mut();
+        ready!(this.poll_rest_of_farewell(cx))?;
+        Pin::new(&mut this.io).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -268,7 +317,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, slices)
+        let this = self.get_mut();
+        ready!(this.poll_rest_of_farewell(cx))?;
+        Pin::new(&mut this.io).poll_write_vectored(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -276,11 +327,18 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+        let this = self.get_mut();
+        // h2 flushes when it has written all frames to their ends.
+        if this.pace.is_exhausted() {
+            ready!(this.poll_farewell(cx))?;
+        }
+        Pin::new(&mut this.io).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+        let Self { io, finished, .. } = self.get_mut();
+        *finished = true;
+        Pin::new(io).poll_shutdown(cx)
     }
 }
 

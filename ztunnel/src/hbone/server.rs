@@ -139,7 +139,7 @@ where
 {
     let mut cut = pin!(aside(cut));
     let link = Rc::new(Link::new(windows.account()));
-    let mut handshake = pin!(windows.of(settings).server().handshake(Paced::new(io, PREFACE, &link.pace)));
+    let mut handshake = pin!(windows.of(settings).server().handshake(Paced::to_client(io, PREFACE, &link.pace)));
     let handshake = poll_fn(|cx| {
         link.pace.begin_turn();
         handshake.as_mut().poll(cx)

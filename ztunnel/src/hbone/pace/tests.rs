@@ -1,16 +1,18 @@
 use std::{
     future::poll_fn,
+    io,
     pin::Pin,
     rc::Rc,
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
 use tokio::{
-    io::{AsyncRead as _, ReadBuf},
+    io::{AsyncRead as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     time::advance,
 };
 
-use super::{BURST, PER_SECOND, PIECE, Pace, Paced, TURN_BYTES, TURN_FRAMES, TURN_TIME};
+use super::{BURST, CALM_DOWN, PER_SECOND, PIECE, Pace, Paced, TURN_BYTES, TURN_FRAMES, TURN_TIME};
 
 fn frame(kind: u8, flags: u8, length: usize) -> Vec<u8> {
     let size = u32::try_from(length).unwrap().to_be_bytes();
@@ -26,8 +28,8 @@ async fn read(paced: &mut Paced<&[u8]>, size: usize) -> Option<usize> {
     // However slow the machine is, it is frames and bytes that end a turn here.
     paced.pace.turn.borrow_mut().begun = Instant::now();
     poll_fn(|cx| match Pin::new(&mut *paced).poll_read(cx, &mut buffer) {
-        std::task::Poll::Ready(result) => std::task::Poll::Ready(result.map(|()| true).unwrap()),
-        std::task::Poll::Pending => std::task::Poll::Ready(false),
+        Poll::Ready(result) => Poll::Ready(result.map(|()| true).unwrap()),
+        Poll::Pending => Poll::Ready(false),
     })
     .await
     .then(|| buffer.filled().len())
@@ -36,7 +38,7 @@ async fn read(paced: &mut Paced<&[u8]>, size: usize) -> Option<usize> {
 /// How many bytes a turn gives.
 async fn turn(bytes: &[u8]) -> usize {
     let pace = Rc::new(Pace::new());
-    let mut paced = Paced::new(bytes, 0, &pace);
+    let mut paced = Paced::to_client(bytes, 0, &pace);
     let mut taken = 0;
     while let Some(count @ 1..) = read(&mut paced, 4 << 20).await {
         taken += count;
@@ -58,7 +60,7 @@ async fn a_turn_ends_after_some_bytes_and_large_frames_come_in_large_pieces() {
     let bytes = frame(0, 0, 1 << 20).repeat(4);
     assert!(turn(&bytes).await <= TURN_BYTES + (1 << 20) + PIECE);
     let pace = Rc::new(Pace::new());
-    let mut paced = Paced::new(&bytes[..], 0, &pace);
+    let mut paced = Paced::to_client(&bytes[..], 0, &pace);
     assert_eq!(read(&mut paced, 4 << 20).await, Some(PIECE), "the first may be frames of any kind");
     pace.begin_turn();
     assert_eq!(read(&mut paced, 4 << 20).await, Some((1 << 20) + 9));
@@ -68,7 +70,7 @@ async fn a_turn_ends_after_some_bytes_and_large_frames_come_in_large_pieces() {
 async fn a_turn_ends_after_some_time_and_the_next_one_goes_on() {
     let bytes = frame(0, 0, 100);
     let pace = Rc::new(Pace::new());
-    let mut paced = Paced::new(&bytes[..], 0, &pace);
+    let mut paced = Paced::to_client(&bytes[..], 0, &pace);
     let mut space = [0; 200];
     let mut buffer = ReadBuf::new(&mut space);
     pace.turn.borrow_mut().begun = Instant::now().checked_sub(TURN_TIME).unwrap();
@@ -82,7 +84,7 @@ async fn the_frames_are_found_however_the_bytes_are_cut() {
     for size in [1, 2, 8, 9, 10, 1000] {
         let bytes = [vec![b'P'; 24], frame(4, 0, 12), frame(0, 0, 300), frame(7, 0, 8), frame(0, 1, 0)].concat();
         let pace = Rc::new(Pace::new());
-        let mut paced = Paced::new(&bytes[..], 24, &pace);
+        let mut paced = Paced::to_client(&bytes[..], 24, &pace);
         while let Some(1..) = read(&mut paced, size).await {}
         assert_eq!((pace.turn.borrow().frames, pace.left.get(), pace.is_exhausted()), (4, true, false), "{size}");
         // SETTINGS and GOAWAY cost; what DATA allows does not go beyond the burst.
@@ -93,7 +95,7 @@ async fn the_frames_are_found_however_the_bytes_are_cut() {
 /// What is left after so many of these frames.
 async fn after(count: u32, frame: &[u8], pace: &Rc<Pace>) -> bool {
     let bytes = frame.repeat(count as usize);
-    let mut paced = Paced::new(&bytes[..], 0, pace);
+    let mut paced = Paced::to_client(&bytes[..], 0, pace);
     while let Some(1..) = read(&mut paced, 1 << 20).await {
         pace.begin_turn();
     }
@@ -124,4 +126,47 @@ async fn a_peer_may_acknowledge_what_it_gets_and_measure_what_it_sends() {
     }
     assert!(after(3 * BURST, &[frame(0, 0, 1), frame(6, 0, 8)].concat(), &pace).await, "a PING with each message");
     assert!(after(3 * BURST, &[frame(1, 4, 20), frame(3, 0, 4)].concat(), &pace).await, "streams that are given up");
+}
+
+/// Takes one byte every other time.
+#[derive(Default)]
+struct Slow {
+    taken: Vec<u8>,
+    is_ready: bool,
+}
+
+impl AsyncWrite for Slow {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.is_ready = !self.is_ready;
+        if self.is_ready {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.taken.extend(bytes.first());
+        Poll::Ready(Ok(1))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test]
+async fn nothing_comes_between_the_bytes_of_the_farewell() {
+    let pace = Rc::new(Pace::new());
+    let mut paced = Paced::to_server(Slow::default(), &pace);
+    paced.write_all(b"before").await.unwrap();
+    paced.flush().await.unwrap();
+    pace.exhausted.set(true);
+    for _ in 0..4 {
+        // It is given up with some of it written.
+        assert!(futures_util::poll!(Box::pin(paced.flush())).is_pending());
+    }
+    paced.write_all(b"after").await.unwrap();
+    paced.flush().await.unwrap();
+    assert_eq!(paced.io.taken, [b"before", CALM_DOWN, b"after"].concat());
 }

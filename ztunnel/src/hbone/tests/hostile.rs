@@ -351,8 +351,11 @@ async fn a_peer_that_keeps_a_worker_busy_with_frames_that_carry_nothing_is_told_
     let floods = [
         frame(PRIORITY, 0, 1, &[0, 0, 0, 0, 7]),
         frame(0xfa, 0, 0, &[]),
+        frame(PING, 0, 0, &[7; 8]),
         frame(PING, ACK, 0, &[7; 8]),
+        frame(SETTINGS, 0, 0, &[]),
         frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1]),
+        frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]),
         frame(RST_STREAM, 0, 3, &8u32.to_be_bytes()),
     ];
     for flood in floods {
@@ -373,20 +376,69 @@ async fn a_peer_that_keeps_a_worker_busy_with_frames_that_carry_nothing_is_told_
     }
 }
 
+/// The same frames from a server, whose client has a stream on the connection.
 #[tokio::test(start_paused = true)]
-async fn a_server_that_keeps_a_worker_busy_with_frames_that_carry_nothing_is_left() {
-    local(async {
-        let (near, far) = tokio::io::duplex(1 << 16);
-        let (io, activity) = super::Watched::new(near);
-        let (_client, driver) =
-            client::handshake(io, activity, &Settings::default(), super::plenty(&Settings::default())).await.unwrap();
-        let mut raw = Raw::new(far);
-        raw.send(&frame(SETTINGS, 0, 0, &[])).await;
-        let flood = frame(PRIORITY, 0, 1, &[0, 0, 0, 0, 7]).repeat(30_000);
-        let (end, _cut_off) = tokio::join!(driver.run(), raw.write.write_all(&flood));
-        assert_eq!(end, client::End::Flooded);
-    })
-    .await;
+async fn a_server_that_keeps_a_worker_busy_with_frames_that_carry_nothing_is_told_to_calm_down_and_left() {
+    let floods = [
+        frame(PRIORITY, 0, 1, &[0, 0, 0, 0, 7]),
+        frame(0xfa, 0, 0, &[]),
+        frame(PING, 0, 0, &[7; 8]),
+        frame(PING, ACK, 0, &[7; 8]),
+        frame(SETTINGS, 0, 0, &[]),
+        frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1]),
+        frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]),
+        frame(DATA, 0, 1, &[]),
+    ];
+    for flood in floods {
+        local(async {
+            let (near, far) = tokio::io::duplex(1 << 16);
+            let (io, activity) = super::Watched::new(near);
+            let settings = Settings::default();
+            let (client, driver) = client::handshake(io, activity, &settings, super::plenty(&settings)).await.unwrap();
+            let mut raw = Raw::new(far);
+            raw.read.preface().await;
+            raw.send(&frame(SETTINGS, 0, 0, &[])).await;
+            let Raw { read, write } = &mut raw;
+            let (connected, end) = (Rc::new(Cell::new(false)), Rc::new(RefCell::new(None)));
+            let (seen, told) = (Rc::clone(&connected), Rc::clone(&end));
+            let mut tasks = crate::lifecycle::tasks::TaskSet::default();
+            tasks.spawn_local(async move {
+                let end = driver.run().await;
+                told.replace(Some(end));
+            });
+            let request = to("10.0.0.1:80");
+            let stream = async {
+                let mut tunnel = client.connect(&request, Duration::from_secs(15)).await.unwrap().0;
+                seen.set(true);
+                super::hear(&mut tunnel).await.unwrap_err()
+            };
+            let attack = async {
+                read.next(HEADERS).await.unwrap();
+                // ":status: 200" is number 8 of the static table.
+                write.write_all(&frame(HEADERS, END_HEADERS, 1, &[0x88])).await.unwrap();
+                while !connected.get() {
+                    tokio::task::yield_now().await;
+                }
+                let flood = flood.repeat(60_000);
+                // The rest is not read any more.
+                tokio::join!(write.write_all(&flood), read.goodbye()).1
+            };
+            let (error, code) = tokio::join!(stream, attack);
+            assert_eq!(code, Some(ENHANCE_YOUR_CALM), "{:?} {:?}", &flood[..9], end.borrow());
+            assert!(!client.is_usable(), "{:?}", &flood[..9]);
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionAborted, "{error}");
+            drop((client, raw));
+            tasks.join_all().await;
+            // h2 itself counts empty DATA.
+            let is_data = flood[3] == DATA;
+            let end = end.borrow_mut().take().unwrap();
+            assert!(
+                if is_data { matches!(end, client::End::Failed(_)) } else { end == client::End::Flooded },
+                "{end:?}"
+            );
+        })
+        .await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
