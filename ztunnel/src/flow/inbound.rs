@@ -158,7 +158,8 @@ where
             }
         }
     };
-    let in_order = matches!(end, End::Drained | End::Idle | End::Stalled | End::Unused | End::PeerClosed);
+    let in_order =
+        matches!(end, End::Drained | End::Idle | End::Stalled | End::Outgrown | End::Unused | End::PeerClosed);
     // Who did not react to the farewell will not react to the FIN.
     if in_order && activity.last().elapsed() < SILENT {
         see_off(io).await;

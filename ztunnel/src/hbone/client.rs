@@ -184,7 +184,10 @@ where
         if let Poll::Ready(result) = ended {
             return Poll::Ready(result.map_or_else(|error| End::Failed(error.to_string()), |()| End::Closed));
         }
-        if let Some(window) = self.windows.grow(self.link.read()) {
+        if self.link.is_idle() && self.windows.is_outgrown() {
+            self.link.is_outgrown();
+        }
+        if let Some(window) = self.windows.adjust(self.link.seen()) {
             self.connection.set_target_window_size(window);
         }
         self.windows.announce(|window| self.connection.set_initial_window_size(window).is_ok());
@@ -230,6 +233,13 @@ impl Client {
             link.pace.left().await;
             sleep(after).await;
         }
+    }
+
+    /// Waits until memory is short while no tunnel is open, and the connection has been promised more than it began with: then it is better
+    /// given up.
+    pub fn outgrown(&self) -> impl Future<Output = ()> + use<> {
+        let link = Rc::clone(&self.link);
+        async move { link.outgrown().await }
     }
 
     /// Why the connection has ended, if it has.

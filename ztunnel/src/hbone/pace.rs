@@ -56,6 +56,7 @@ pub(super) struct Pace {
     turn: RefCell<Turn>,
     allowance: RefCell<Allowance>,
     exhausted: Cell<bool>,
+    heard: Cell<u64>,
     left: Cell<bool>,
     leaving: Notify,
 }
@@ -110,6 +111,7 @@ impl Pace {
             turn: RefCell::new(Turn::new()),
             allowance: RefCell::new(Allowance::new()),
             exhausted: Cell::new(false),
+            heard: Cell::new(0),
             left: Cell::new(false),
             leaving: Notify::new(),
         }
@@ -118,6 +120,11 @@ impl Pace {
     /// The connection's task begins a turn.
     pub(super) fn begin_turn(&self) {
         self.turn.replace(Turn::new());
+    }
+
+    /// Bytes of DATA frames, of those that have begun.
+    pub(super) fn heard(&self) -> u64 {
+        self.heard.get()
     }
 
     /// Whether the peer has sent more frames that carry nothing than it may.
@@ -151,6 +158,9 @@ impl Pace {
     fn frame(&self, frame: Head) {
         let mut turn = self.turn.borrow_mut();
         turn.frames = turn.frames.saturating_add(1);
+        if frame.kind == DATA {
+            self.heard.set(self.heard.get().saturating_add(frame.length as u64));
+        }
         if frame.is_useful() {
             return self.allowance.borrow_mut().earn(PER_USEFUL);
         }

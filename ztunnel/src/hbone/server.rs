@@ -75,6 +75,8 @@ pub enum End {
     Flooded,
     /// Applications that do not read have filled its window, and its last stream has ended since.
     Stalled,
+    /// Memory was short, and it had been promised more than it needs: its last stream had ended.
+    Outgrown,
     /// The peer never began to speak HTTP/2.
     NoPreface,
     /// It broke, or the peer broke the rules.
@@ -114,6 +116,7 @@ impl fmt::Display for End {
             End::Abused => f.write_str("the peer opens and resets streams at a high rate"),
             End::Flooded => f.write_str("the peer sends frames that carry nothing at a high rate"),
             End::Stalled => f.write_str("closed because applications that do not read had filled its window"),
+            End::Outgrown => f.write_str("closed because memory is short, and nothing used what it had"),
             End::NoPreface => f.write_str("the peer does not begin to speak HTTP/2"),
             End::Failed(why) => f.write_str(why),
             End::Cut(cut) => cut.fmt(f),
@@ -244,7 +247,11 @@ where
             self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
             cx.waker().wake_by_ref();
         }
-        if let Some(window) = self.windows.grow(self.streams.link().read()) {
+        if self.ending.is_none() && self.used && !self.connection.has_streams() && self.windows.is_outgrown() {
+            self.leave(End::Outgrown);
+            cx.waker().wake_by_ref();
+        }
+        if let Some(window) = self.windows.adjust(self.streams.link().seen()) {
             self.connection.set_target_window_size(window);
         }
         self.windows.announce(|window| self.connection.set_initial_window_size(window).is_ok());

@@ -11,13 +11,14 @@ use std::{
 
 use h2::{Reason, RecvStream, SendStream};
 use thiserror::Error;
-use tokio::time::sleep;
+use tokio::{sync::Notify, time::sleep};
 
 use super::{
     inbox::Inbox,
     outbox::{Ledger, Outgoing},
     pace::Pace,
     stalls::{Stall, Stalls},
+    windows::Seen,
 };
 use crate::{
     model::close::CloseReason,
@@ -84,17 +85,44 @@ pub(super) struct Link {
     memory: Account,
     /// Bytes of its tunnels that applications here have read.
     read: Cell<u64>,
+    /// Tunnels that are open.
+    tunnels: Cell<usize>,
+    /// It has more memory than it needs, and memory is short.
+    outgrown: Notify,
 }
 
 impl Link {
     pub(super) fn new(memory: &Account) -> Self {
         let (memory, pace) = (memory.clone(), Rc::new(Pace::new()));
-        Self { end: RefCell::default(), stalls: Stalls::default(), pace, memory, read: Cell::new(0) }
+        Self {
+            end: RefCell::default(),
+            stalls: Stalls::default(),
+            pace,
+            memory,
+            read: Cell::new(0),
+            tunnels: Cell::new(0),
+            outgrown: Notify::new(),
+        }
     }
 
-    /// Bytes of its tunnels that applications here have read.
-    pub(super) fn read(&self) -> u64 {
-        self.read.get()
+    /// What its tunnels have carried to this side.
+    pub(super) fn seen(&self) -> Seen {
+        Seen { heard: self.pace.heard(), read: self.read.get() }
+    }
+
+    /// Whether no tunnel is open.
+    pub(super) fn is_idle(&self) -> bool {
+        self.tunnels.get() == 0
+    }
+
+    /// Says that it has more memory than it needs.
+    pub(super) fn is_outgrown(&self) {
+        self.outgrown.notify_one();
+    }
+
+    /// Waits for that.
+    pub(super) async fn outgrown(&self) {
+        self.outgrown.notified().await;
     }
 
     pub(super) fn ended(&self, reason: CloseReason, why: &impl fmt::Display) {
@@ -170,6 +198,7 @@ impl fmt::Debug for Tunnel {
 
 impl Tunnel {
     pub(super) fn new(send: SendStream<Outgoing>, recv: RecvStream, limit: usize, link: &Rc<Link>) -> Self {
+        link.tunnels.set(link.tunnels.get() + 1);
         Self {
             send,
             recv,
@@ -306,6 +335,7 @@ impl Tunnel {
 
 impl Drop for Tunnel {
     fn drop(&mut self) {
+        self.link.tunnels.set(self.link.tunnels.get().saturating_sub(1));
         if !self.sent_end || !(matches!(self.incoming, Incoming::Ended) || self.recv.is_end_stream()) {
             self.send.send_reset(Reason::CANCEL);
         }

@@ -4,7 +4,8 @@
 //! Two kinds of claims are counted: what a peer was promised (the window of a tunnel) and what is in use (copy buffers). A claim
 //! that a connection needs to work at all is small, and refused when the budget, or the share of its pod or peer, is used up.
 //! More is granted only out of what is free: a peer may have a quarter as much as is free, a pod as much, and both no more than
-//! half of their share. So there is always something left for whoever comes next.
+//! half of their share. So there is always something left for whoever comes next. Where there is little left
+//! ([`Account::is_tight`]), what was granted by growth is taken back as far as that can be.
 
 use std::{
     collections::HashMap,
@@ -170,6 +171,12 @@ impl Claim {
     #[must_use]
     pub fn account(&self) -> &Account {
         &self.account
+    }
+
+    /// How much it is.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Claims more, to work faster. `false`: there is not enough left for that.

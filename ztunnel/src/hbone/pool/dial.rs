@@ -108,7 +108,7 @@ impl<C: Connect> Task<C> {
         };
         let Made { connection, usage, driver, outdated, cut, guard: _guard } = made;
         let _counted = Counted::new(&self.pool.counts.connections);
-        let id = connection.id;
+        let (id, outgrown) = (connection.id, connection.client.outgrown());
         self.dialling = false;
         self.pool.with(&self.key, |entry| entry.dialled(connection));
         self.pool.settle([Rc::clone(&self.key)]);
@@ -119,6 +119,7 @@ impl<C: Connect> Task<C> {
             tokio::select! {
                 () = usage.unused(self.pool.settings.idle_release) => {}
                 () = outdated => {}
+                () = outgrown => {}
             }
             // With the last stream, or at once, the connection closes, which ends the driver.
             self.take_out(id);

@@ -16,13 +16,14 @@ use tokio::{
 use super::{Connect, Connected, Key, OpenError, Opened, Pool, Stats};
 use crate::{
     hbone::{
-        Settings,
+        Settings, Windows,
         server::End,
         stream::Tunnel,
-        tests::{Served, Watched, buffers, finish, hear, hear_all, local, ok, plenty, say, serve, to},
+        tests::{Served, Watched, buffers, finish, hear, hear_all, local, ok, say, serve, to},
     },
     lifecycle::tasks::{TaskCount, TaskSet},
     model::identity::SpiffeId,
+    net::memory::Budget,
 };
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -52,6 +53,8 @@ struct State {
     lifetime: Cell<Duration>,
     settings: RefCell<Settings>,
     answer: Cell<bool>,
+    /// Of which the windows of the clients are.
+    memory: RefCell<Budget>,
 }
 
 impl Net {
@@ -65,6 +68,7 @@ impl Net {
             lifetime: Cell::new(Duration::from_secs(24 * 3600)),
             settings: RefCell::default(),
             answer: Cell::new(true),
+            memory: RefCell::default(),
         }))
     }
 
@@ -134,7 +138,9 @@ impl Connect for Net {
         let identity = key.expected[0].clone();
         let expires = SystemTime::now() + state.lifetime.get();
         let (outdated, cut) = (Box::pin(pending()), Box::pin(pending()));
-        let (local, guard, windows) = (None, Box::new(()), plenty(&Settings::default()));
+        let account = state.memory.borrow().pod().of_peer(key.to.ip());
+        let windows = Windows::claim(&Settings::default(), &account).unwrap();
+        let (local, guard) = (None, Box::new(()));
         Ok(Connected { io, identity, expires, local, activity, windows, outdated, cut, guard })
     }
 }
@@ -521,6 +527,37 @@ async fn a_connect_that_a_leaving_peer_does_not_answer_is_tried_elsewhere_after_
         echo(&mut tunnel).await;
         assert_eq!(net.dials(), 2);
         drop(kept);
+    })
+    .await;
+}
+
+/// A connection that nobody uses keeps what it was promised for as long as there is enough.
+#[tokio::test(start_paused = true)]
+async fn a_connection_without_streams_is_given_up_where_memory_is_short_if_it_has_grown() {
+    local(async {
+        let (net, budget) = (Net::serving(), Budget::new(512 << 20));
+        net.0.memory.replace(budget.clone());
+        let pool = pool(&net);
+        let (mut tunnel, mut small) = (open(&pool, A).await.unwrap(), open(&pool, B).await.unwrap());
+        echo(&mut small).await;
+        let begun = budget.used();
+        for _ in 0..(24 << 20) / (16 << 10) {
+            let bytes = vec![7; 16 << 10];
+            say(&mut tunnel, &buffers(), &bytes).await;
+            let mut heard = 0;
+            while heard < bytes.len() {
+                heard += hear(&mut tunnel).await.unwrap().len();
+            }
+        }
+        drop((tunnel, small));
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!((pool.stats().connections, budget.used() > begun), (2, true), "nothing is short");
+        let others: Vec<_> = (0..4).map(|_| budget.pod().claim(100 << 20).unwrap()).collect();
+        sleep(Duration::from_secs(30)).await;
+        assert_eq!(pool.stats().connections, 1, "the one that has not grown stays");
+        assert!(budget.used() < (400 << 20) + begun, "{}", budget.used());
+        drop(others);
+        echo(&mut open(&pool, A).await.unwrap()).await;
     })
     .await;
 }

@@ -179,6 +179,74 @@ async fn a_tunnel_whose_application_reads_grows_to_the_windows_of_the_settings()
     .await;
 }
 
+/// The same for those that accept.
+#[tokio::test(start_paused = true)]
+async fn a_tunnel_without_streams_is_told_goodbye_where_memory_is_short_if_it_has_grown() {
+    local(async {
+        let (budget, settings) = (Budget::new(512 << 20), Settings::default());
+        let windows = Windows::claim(&settings, &budget.pod().of_peer([10, 0, 0, 9].into())).unwrap();
+        let Pair { mut near, mut far, served, client } = pair_within(&settings, windows).await;
+        let (pool, bytes) = (buffers(), vec![7; 48 << 20]);
+        let read = async {
+            let mut heard = 0;
+            while heard < bytes.len() {
+                heard += hear(&mut far).await.unwrap().len();
+            }
+        };
+        tokio::join!(say(&mut near, &pool, &bytes), read);
+        drop((near, far));
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!((budget.used(), client.is_usable()), (16 << 20, true), "nothing is short");
+        let others: Vec<_> = (0..4).map(|_| budget.pod().claim(100 << 20).unwrap()).collect();
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        assert!(!client.is_usable());
+        assert_eq!(*served.end.borrow(), Some(End::Outgrown));
+        assert_eq!(budget.used(), 400 << 20, "all that was promised is free again");
+        drop(others);
+    })
+    .await;
+}
+
+/// What a peer that has streams was told is taken back as far as HTTP/2 can.
+#[tokio::test(start_paused = true)]
+async fn the_windows_of_a_stream_that_says_nothing_shrink_where_memory_is_short() {
+    local(async {
+        let (budget, settings) = (Budget::new(4 << 30), Settings::default());
+        let windows = Windows::claim(&settings, &budget.pod().of_peer([10, 0, 0, 9].into())).unwrap();
+        assert_eq!(budget.used(), 2 << 20);
+        let tunnels: RefCell<Vec<Tunnel>> = RefCell::default();
+        let served = serve_within(&settings, windows, move |incoming| {
+            tunnels.borrow_mut().extend(incoming.responder.accept(&ok()).ok());
+        });
+        let mut raw = Raw::client(served.far).await;
+        raw.send(&frame(SETTINGS, ACK, 0, &[])).await;
+        raw.send(&connect(1)).await;
+        raw.read.next(HEADERS).await.unwrap();
+        let others: Vec<_> = (0..4).map(|_| budget.pod().claim(825 << 20).unwrap()).collect();
+        // It answers every PING and every SETTINGS.
+        let Raw { read, write } = &mut raw;
+        let mut told = Vec::new();
+        let answers = async {
+            while let Some(got) = read.frame().await {
+                match (got.kind, got.flags & ACK) {
+                    (PING, 0) => write.write_all(&frame(PING, ACK, 0, &got.payload)).await.unwrap(),
+                    (SETTINGS, 0) => {
+                        told.push(u32::from_be_bytes(got.payload[2..6].try_into().unwrap()));
+                        write.write_all(&frame(SETTINGS, ACK, 0, &[])).await.unwrap();
+                    }
+                    _ => {}
+                }
+            }
+        };
+        assert!(tokio::time::timeout(Duration::from_secs(120), answers).await.is_err(), "the connection has ended");
+        assert_eq!(told.last(), Some(&(16 << 10)), "{told:?}");
+        // By its own window the connection may carry 2 MiB yet, and no more than that is counted.
+        assert_eq!(budget.used(), (4 * (825 << 20)) + (2 << 20));
+        drop(others);
+    })
+    .await;
+}
+
 async fn settle() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
