@@ -10,8 +10,9 @@ use tokio::sync::{AcquireError, Semaphore};
 use super::socket;
 use crate::model::flow::Direction;
 
-/// Buffers of a connection: two sockets, each with one to send and one to receive.
-const BUFFERS: usize = 4;
+/// Sockets of a connection, and buffers of a socket: one to send and one to receive.
+const SOCKETS: usize = 2;
+const BUFFERS: usize = 2;
 /// The least that a socket's buffer has, and the size from which the kernel sizes it as it likes: a fixed size costs throughput on
 /// long ways. In the kernel's books it is twice as much.
 const BUFFER: (usize, usize) = (8 << 10, 1 << 20);
@@ -176,7 +177,11 @@ impl OpenLimit {
 
     fn buffer(&self) -> Option<usize> {
         let used = |way: &Way| self.0.share.connections.saturating_sub(way.connections.available_permits());
-        let open = used(&self.0.outbound).saturating_add(used(&self.0.inbound));
+        let connections = used(&self.0.outbound).saturating_add(used(&self.0.inbound));
+        // Tunnels are sockets without a connection; of a connection that is being made not all sockets are there yet.
+        let sockets =
+            self.0.share.all_sockets.min(Semaphore::MAX_PERMITS).saturating_sub(self.0.sockets.available_permits());
+        let open = connections.saturating_mul(SOCKETS).max(sockets);
         let (least, most) = BUFFER;
         // The kernel doubles what it is told.
         let bytes = self.0.share.socket_bytes / open.saturating_mul(BUFFERS).max(1) / 2;
@@ -244,5 +249,20 @@ mod tests {
         assert!((receive + send) * 2 * 3000 <= SHARE, "{receive} and {send}");
         assert!(receive >= 16 << 10 && send >= 16 << 10, "{receive} and {send}");
         drop(few);
+    }
+
+    #[test]
+    fn three_thousand_tunnels_that_carry_nothing_have_small_buffers() {
+        const SHARE: usize = 256 << 20;
+        let open = OpenLimit::new(Resources::within(10_000, 100_000, SHARE));
+        let tunnels: Vec<_> = (0..3000).map(|_| open.socket(Inbound).unwrap()).collect();
+        let socket = tcp(Family::V4).unwrap();
+        open.fit(&socket);
+        let sizes = SockRef::from(&socket);
+        let (receive, send) = (sizes.recv_buffer_size().unwrap(), sizes.send_buffer_size().unwrap());
+        assert!((receive + send) * 3000 <= SHARE, "{receive} and {send}");
+        assert!(receive >= 16 << 10 && send >= 16 << 10, "{receive} and {send}");
+        drop(tunnels);
+        assert_eq!(OpenLimit::none().buffer(), None);
     }
 }
