@@ -79,8 +79,9 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
     let mut registry = Registry::default();
     let traffic = Traffic::register(&mut registry, defaults::SERIES_KEPT, args.cluster_id.as_str().into());
     let (publisher, mesh) = publish::channel();
-    let gates = Gates::default();
-    let workers = start_workers(&args, &mesh, &traffic, &tasks)?;
+    let node = node_sockets(&args).map(|sockets| Arc::new(sockets) as Arc<dyn NodeConnections>);
+    let gates = Gates::of_node(node.clone());
+    let workers = start_workers(&args, node, &mesh, &traffic, &tasks)?;
     let controller = Controller::start(
         pins,
         records,
@@ -309,6 +310,7 @@ fn node_sockets(args: &RunArgs) -> Option<NodeSockets> {
 
 fn start_workers(
     args: &RunArgs,
+    node: Option<Arc<dyn NodeConnections>>,
     mesh: &Reader,
     traffic: &Traffic,
     tasks: &TaskCount,
@@ -319,7 +321,7 @@ fn start_workers(
         hbone: args.hbone_settings(),
         cluster: args.cluster_id.as_str().into(),
         mesh: mesh.clone(),
-        node: node_sockets(args).map(|sockets| Arc::new(sockets) as Arc<dyn NodeConnections>),
+        node,
         traffic: traffic.clone(),
         tasks: tasks.clone(),
     };

@@ -6,6 +6,7 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     future::{Future as _, poll_fn},
     pin::Pin,
     sync::{
@@ -28,6 +29,7 @@ use crate::{
         local::LocalPod,
         workload::{NamespacedName, Workload},
     },
+    net::node::{Client, NodeConnections},
     policy::{Beside, Connection, Denial, Guard, Permit},
     store::{policies::Policies, publish::Reader, snapshot::Snapshot},
 };
@@ -36,11 +38,19 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 pub struct Gates(Arc<All>);
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct All {
     gates: Mutex<Vec<Weak<Inner>>>,
     /// The local facts of a pod have changed.
     changed: Arc<Notify>,
+    /// Tells the kubelet from others, where the kernel can.
+    node: Option<Arc<dyn NodeConnections>>,
+}
+
+impl fmt::Debug for All {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("All").field("gates", &self.gates).finish_non_exhaustive()
+    }
 }
 
 /// One pod's gate, shared by its workers; clones are the same.
@@ -83,6 +93,8 @@ struct Known {
 #[derive(Debug)]
 struct Entered {
     connection: Connection,
+    /// Where a client in plaintext has its end, besides its address.
+    port: Option<u16>,
     /// Its client is the kubelet.
     probe: AtomicBool,
     stop: Mutex<Option<oneshot::Sender<Box<Denial>>>>,
@@ -107,6 +119,12 @@ pub struct Rechecked {
 }
 
 impl Gates {
+    /// The gates of a node that can tell the kubelet from others.
+    #[must_use]
+    pub fn of_node(node: Option<Arc<dyn NodeConnections>>) -> Self {
+        Self(Arc::new(All { node, ..All::default() }))
+    }
+
     /// A gate for a pod, as long as a clone of it lives. `local`: what is in force of the pod's local facts.
     #[must_use]
     pub fn gate(&self, pod: NamespacedName, mesh: Reader, local: LocalPod) -> Gate {
@@ -168,7 +186,7 @@ impl Gates {
         for (gate, guard) in gates.into_iter().zip(guards) {
             // A pod that has left is released, and its connections with it. Where nobody else decides than did, nothing is due.
             let Some(guard) = guard else { continue };
-            let Rechecked { judged, cut } = gate.recheck(&guard, decisions);
+            let Rechecked { judged, cut } = gate.recheck(&guard, decisions, self.0.node.as_deref());
             all.judged += judged;
             all.cut += cut;
         }
@@ -180,8 +198,19 @@ impl Gate {
     /// Lets a connection come to be judged.
     #[must_use]
     pub fn enter(&self, connection: Connection) -> Visit {
+        self.let_in(connection, None)
+    }
+
+    /// Lets a connection in plaintext come to be judged, whose client's end has that port: it may be the kubelet's.
+    #[must_use]
+    pub fn enter_in_plaintext(&self, connection: Connection, port: u16) -> Visit {
+        self.let_in(connection, Some(port))
+    }
+
+    fn let_in(&self, connection: Connection, port: Option<u16>) -> Visit {
         let (stop, stopped) = oneshot::channel();
-        let entered = Arc::new(Entered { connection, probe: AtomicBool::new(false), stop: Mutex::new(Some(stop)) });
+        let (probe, stop) = (AtomicBool::new(false), Mutex::new(Some(stop)));
+        let entered = Arc::new(Entered { connection, port, probe, stop });
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
         lock(&self.0.entered).insert(id, Arc::clone(&entered));
         Visit { gate: self.clone(), id, entered, stopped }
@@ -276,7 +305,7 @@ impl Gate {
         }
     }
 
-    fn recheck(&self, guard: &Guard, decisions: &Decisions) -> Rechecked {
+    fn recheck(&self, guard: &Guard, decisions: &Decisions, node: Option<&dyn NodeConnections>) -> Rechecked {
         let mut rechecked = Rechecked::default();
         let entered: Vec<_> = lock(&self.0.entered).values().cloned().collect();
         for entered in entered {
@@ -289,7 +318,7 @@ impl Gate {
             let Some(newest) = newest else { return rechecked };
             let Err(denied) = newest.judge(&entered.connection) else { continue };
             let denial = denied.told(&entered.connection);
-            if denial.at_probe && entered.probe.load(Ordering::Relaxed) {
+            if denial.at_probe && entered.is_of_kubelet(node, decisions) {
                 continue;
             }
             if let Some(stop) = lock(&entered.stop).take() {
@@ -300,6 +329,22 @@ impl Gate {
             }
         }
         rechecked
+    }
+}
+
+impl Entered {
+    /// Whether the client is the kubelet. While policy let everybody in, nobody has looked.
+    fn is_of_kubelet(&self, node: Option<&dyn NodeConnections>, decisions: &Decisions) -> bool {
+        if self.probe.load(Ordering::Relaxed) {
+            return true;
+        }
+        let Connection { source_ip, destination, .. } = self.connection;
+        let asked = self.port.zip(node).map(|(port, node)| node.client((source_ip, port).into(), destination));
+        let is_probe = matches!(asked, Some(Ok(Client::Kubelet)));
+        if is_probe && !self.probe.swap(true, Ordering::Relaxed) {
+            decisions.probe();
+        }
+        is_probe
     }
 }
 

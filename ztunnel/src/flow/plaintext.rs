@@ -71,7 +71,8 @@ async fn open(pod: &PodContext, flow: &Flow, record: &mut Recorded) -> Result<Op
         service: route.service,
         ..Facts::of(flow)
     });
-    let mut visit = pod.gate.enter(Connection { source: None, source_ip: flow.peer.ip(), destination: route.to });
+    let connection = Connection { source: None, source_ip: flow.peer.ip(), destination: route.to };
+    let mut visit = pod.gate.enter_in_plaintext(connection, flow.peer.port());
     let permit = judge(pod, flow, &visit)?;
     record.live().permit(permit.basis());
     let server = tokio::select! {

@@ -1,4 +1,4 @@
-use std::{future::Future, net::SocketAddr, pin::pin, sync::Arc, task::Poll, time::Duration};
+use std::{future::Future, io, net::SocketAddr, pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use futures_util::{future::join, poll};
 use prometheus_client::registry::Registry;
@@ -15,6 +15,7 @@ use crate::{
         policy::{Clause, MtlsMode, PeerAuthentication, StringMatch},
         workload::{NamespacedName, Workload},
     },
+    net::node::{Client, NodeConnections},
     policy::{Basis, Cause, Connection, Principal},
     store::{
         change::{Batch, Change},
@@ -75,10 +76,23 @@ fn strict() -> PeerAuthentication {
     }
 }
 
+/// The port from which the kubelet connects.
+const KUBELET: u16 = 40_000;
+
+/// A node with a kubelet at [`KUBELET`], and others.
+struct Kubelet;
+
+impl NodeConnections for Kubelet {
+    fn client(&self, local: SocketAddr, remote: SocketAddr) -> io::Result<Client> {
+        assert_eq!((local.ip().to_string(), remote), ("10.0.0.1".to_owned(), HEALTH.parse().unwrap()));
+        Ok(if local.port() == KUBELET { Client::Kubelet } else { Client::Elsewhere })
+    }
+}
+
 impl Bed {
     fn new() -> Self {
         let (publisher, mesh) = publish::channel();
-        let gates = Gates::default();
+        let gates = Gates::of_node(Some(Arc::new(Kubelet)));
         let gate = gates.gate(NamespacedName::new("demo", "web"), mesh.clone(), local(""));
         let traffic = Traffic::register(&mut Registry::default(), Duration::from_secs(900), "Kubernetes".into());
         let bed = Self { publisher, mesh, gates, gate, decisions: traffic.decisions().clone() };
@@ -112,6 +126,12 @@ impl Bed {
         let destination: SocketAddr = to.parse().unwrap();
         let source = account.map(identity).map(Principal::new);
         self.gate.enter(Connection { source, source_ip: "10.0.0.1".parse().unwrap(), destination })
+    }
+
+    /// A connection in plaintext from a port.
+    fn enter_from(&self, port: u16, to: &str) -> Visit {
+        let (source_ip, destination) = ("10.0.0.1".parse().unwrap(), to.parse().unwrap());
+        self.gate.enter_in_plaintext(Connection { source: None, source_ip, destination }, port)
     }
 
     fn recheck(&self) -> Rechecked {
@@ -183,7 +203,7 @@ async fn an_older_mesh_cuts_nobody_whom_the_newest_lets_in() {
     bed.deny(&["other"]);
     let (mut client, mut other) = (bed.enter(Some("client"), WEB), bed.enter(Some("other"), WEB));
     assert!(is_let_in(&client));
-    assert_eq!(bed.gate.recheck(&older, &bed.decisions), Rechecked { judged: 2, cut: 1 });
+    assert_eq!(bed.gate.recheck(&older, &bed.decisions, None), Rechecked { judged: 2, cut: 1 });
     assert_eq!(is_stopped(&mut client).await, None);
     assert!(is_stopped(&mut other).await.is_some());
 }
@@ -260,6 +280,28 @@ async fn the_kubelet_stays_where_its_probes_are() {
     bed.strict();
     assert_eq!(bed.recheck(), Rechecked { judged: 3, cut: 2 });
     assert!(is_stopped(&mut kubelet).await.is_none() && is_stopped(&mut other).await.is_some());
+}
+
+/// While policy lets everybody in nobody asks who is the kubelet; when it does so no more, a probe that is under way is one still.
+#[tokio::test]
+async fn a_probe_that_is_under_way_outlives_a_change_of_policy() {
+    let bed = Bed::new();
+    let (mut kubelet, mut other, mut elsewhere) =
+        (bed.enter_from(KUBELET, HEALTH), bed.enter_from(1, HEALTH), bed.enter_from(KUBELET, WEB));
+    assert!([&kubelet, &other, &elsewhere].into_iter().all(is_let_in));
+    bed.strict();
+    assert_eq!(bed.recheck(), Rechecked { judged: 3, cut: 2 });
+    assert_eq!(is_stopped(&mut kubelet).await, None);
+    assert!(is_stopped(&mut other).await.is_some() && is_stopped(&mut elsewhere).await.is_some());
+    // It enters now, and is judged a moment after the recheck has seen it.
+    let mut late = bed.enter_from(KUBELET, HEALTH);
+    bed.publish(PolicySet {
+        authorization: vec![deny(&["client"])],
+        authentication: vec![strict()],
+        ..PolicySet::default()
+    });
+    bed.recheck();
+    assert_eq!(is_stopped(&mut late).await, None);
 }
 
 /// A port that the pod excludes from capture is open to everyone, also through a tunnel; as soon as it is not excluded any

@@ -268,7 +268,7 @@ impl Node {
         let source = Arc::clone(authority) as Arc<dyn CertSource>;
         let (cache, certificates) = cache::channel(source, CacheSettings::default(), count.clone());
         tasks.spawn(Span::none(), cache.run());
-        let gates = Gates::default();
+        let gates = Gates::of_node(Some(Arc::new(network.clone())));
         tasks.spawn(Span::none(), gates.clone().follow(mesh.clone(), traffic.decisions().clone()));
         let settings = WorkerSettings {
             buffer_size: 64 << 10,
