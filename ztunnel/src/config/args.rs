@@ -21,7 +21,7 @@ use crate::{
         identity::{SpiffeId, TrustDomain},
         name::check_name,
     },
-    net::{memory::Budget, open::Resources, socket::Keepalive},
+    net::{listen::DeafPods, memory::Budget, open::Resources, socket::Keepalive},
     pods::pod::PodSettings,
     redirect::{kubelet::KubeletCgroup, load::MapSizes},
     tls,
@@ -579,6 +579,7 @@ impl RunArgs {
             },
             tls,
             memory,
+            deaf: DeafPods::default(),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -60,13 +60,54 @@ const BACKOFF_MOST: Duration = Duration::from_secs(1);
 /// Whether somebody else has closed one of a pod's listeners: who has CAP_NET_ADMIN in the pod can (`ss -K`). Clones are the
 /// same.
 #[derive(Clone, Debug, Default)]
-pub struct Deaf(Arc<AtomicBool>);
+pub struct Deaf(Arc<Heard>);
+
+/// How many pods have a listener that somebody else has closed. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct DeafPods(Arc<AtomicUsize>);
+
+#[derive(Debug, Default)]
+struct Heard {
+    is_deaf: AtomicBool,
+    all: DeafPods,
+}
+
+impl DeafPods {
+    /// A pod that is counted from the moment in which it is deaf, as long as a clone lives.
+    #[must_use]
+    pub fn pod(&self) -> Deaf {
+        Deaf(Arc::new(Heard { is_deaf: AtomicBool::new(false), all: self.clone() }))
+    }
+
+    /// How many there are now.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 impl Deaf {
     /// Whether that is so.
     #[must_use]
     pub fn is_so(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.is_deaf.load(Ordering::Relaxed)
+    }
+
+    /// Says that it is. Whether it was not before.
+    pub fn tell(&self) -> bool {
+        let is_new = !self.0.is_deaf.swap(true, Ordering::Relaxed);
+        if is_new {
+            self.0.all.0.fetch_add(1, Ordering::Relaxed);
+        }
+        is_new
+    }
+}
+
+impl Drop for Heard {
+    fn drop(&mut self) {
+        if *self.is_deaf.get_mut() {
+            self.all.0.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -158,7 +199,7 @@ impl Acceptor {
                 }
                 Err(error) if is_of_the_connection(&error) => {}
                 Err(cause) if cause.raw_os_error() == Some(libc::EINVAL) => {
-                    if !self.deaf.0.swap(true, Ordering::Relaxed) {
+                    if self.deaf.tell() {
                         error!(error = %cause, "somebody has closed a listener of the daemon");
                     }
                     // Nobody comes here any more.
@@ -208,7 +249,7 @@ fn is_of_the_connection(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Acceptor, Deaf, Waits};
+    use super::{Acceptor, Deaf, DeafPods, Waits};
     use crate::{
         model::{
             addr::{OrigDst, PeerAddr},
@@ -235,19 +276,24 @@ mod tests {
     async fn close_a_listener_under_the_daemon() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let own = std::net::TcpListener::from(std::os::fd::AsFd::as_fd(&listener).try_clone_to_owned().unwrap());
-        let deaf = Deaf::default();
+        let pods = DeafPods::default();
+        let (deaf, other) = (pods.pod(), pods.pod());
         let mut acceptor = Acceptor::of_pod(listener, Arc::new(Passive), OpenLimit::none(), Waits::Never, deaf.clone());
         {
             let mut nobody = Box::pin(acceptor.next());
             assert!(futures_util::poll!(nobody.as_mut()).is_pending());
         }
-        assert!(!deaf.is_so());
+        assert!(!deaf.is_so() && pods.count() == 0);
         SockRef::from(&own).shutdown(Shutdown::Both).unwrap();
         let mut nobody = Box::pin(acceptor.next());
         while !deaf.is_so() {
             assert!(futures_util::poll!(nobody.as_mut()).is_pending());
             tokio::task::yield_now().await;
         }
+        assert_eq!((pods.count(), other.is_so()), (1, false));
+        drop(nobody);
+        drop((acceptor, deaf));
+        assert_eq!(pods.count(), 0, "what is gone is not deaf");
     }
 
     /// A pod that makes no connections.

@@ -9,7 +9,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{describe::Description, node_name::UnknownNode, status::Status};
-use crate::{model::local::LocalPods, store::publish::Reader};
+use crate::{model::local::LocalPods, net::listen::DeafPods, store::publish::Reader};
 
 /// Asks the manager.
 #[derive(Clone, Debug)]
@@ -30,6 +30,8 @@ pub(super) struct Progress {
     pub(super) unknown_node: ArcSwapOption<UnknownNode>,
     /// Something that captures is gone from the kernel and could not be put back.
     pub(super) unhooked: AtomicBool,
+    /// Pods that are served by nobody until they are enrolled again, because somebody has closed a listener of theirs.
+    pub(super) deaf: DeafPods,
     /// Why the local facts may be others by now.
     pub(super) local_problem: ArcSwapOption<String>,
     /// What the manager last reported of the pods.
@@ -43,6 +45,7 @@ impl Default for Progress {
             local: ArcSwapOption::empty(),
             unknown_node: ArcSwapOption::empty(),
             unhooked: AtomicBool::default(),
+            deaf: DeafPods::default(),
             local_problem: ArcSwapOption::empty(),
             status: ArcSwap::from_pointee(Status::unknown()),
         }
@@ -113,6 +116,9 @@ pub(super) fn pending(mesh: &Reader, progress: &Progress) -> Option<&'static str
         _ if version == 0 => Some("mesh"),
         _ if progress.unhooked.load(Ordering::Relaxed) => {
             Some("BPF links, which someone removed and which can't be put back")
+        }
+        _ if progress.deaf.count() > 0 => {
+            Some("listeners of a pod, which someone closed: the pod is being enrolled anew")
         }
         _ if progress.local.load().is_none() => Some("local facts of the pods"),
         reconciled => (reconciled < version).then_some("mesh"),

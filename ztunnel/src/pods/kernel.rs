@@ -3,7 +3,14 @@
 //! A trait, so that the manager and the workers run in tests without root, on a scripted network. [`Linux`] is the one
 //! implementation of the daemon; none of this is asked for a connection, let alone for a byte.
 
-use std::{collections::HashSet, future::Future, io, net::TcpListener, path::Path, sync::Arc};
+use std::{
+    collections::HashSet,
+    future::Future,
+    io,
+    net::{IpAddr, TcpListener},
+    path::Path,
+    sync::Arc,
+};
 
 use ebpf_common::{Purpose, Verdict};
 use tokio::sync::Notify;
@@ -22,6 +29,7 @@ use crate::{
         load::LoadError,
         maps::MapUse,
         record::Holder,
+        routes,
         survey::{self, SurveyError},
     },
 };
@@ -51,6 +59,13 @@ pub trait Link: Clone + Send + Sync + 'static {
 
     /// Told of every change in it.
     fn changed(&self) -> Arc<Notify>;
+
+    /// Brings rules and routes to what capture needs by these facts, for a pod with these addresses. For a pod that is captured
+    /// already; an enrolment does it by itself.
+    ///
+    /// # Errors
+    /// The first of the kernel's refusals; the rest has been done.
+    fn redirect(&self, facts: &NetnsFacts, addresses: &[IpAddr]) -> impl Future<Output = Result<(), LinkError>> + Send;
 }
 
 /// The kernel of a node, as the manager uses it. The rules of [`Controller`] hold for the redirection.
@@ -121,7 +136,8 @@ pub trait Kernel {
     fn follow(
         &mut self,
         pod: &Enrolment<'_, Self::Namespace, Self::Link>,
-    ) -> impl Future<Output = Result<(), EnrolError>>;
+        routes: Result<(), LinkError>,
+    ) -> Result<(), EnrolError>;
 
     /// As [`Controller::set_exclusions`].
     ///
@@ -139,7 +155,7 @@ pub trait Kernel {
     fn release(&mut self, netns: &Self::Namespace, link: Option<&Self::Link>) -> impl Future<Output = ()>;
 
     /// As [`Controller::release_others`].
-    fn release_others(&mut self, keep: impl Fn(&str, u64) -> bool) -> impl Future<Output = ()>;
+    fn release_others(&mut self, keep: impl Fn(Option<&str>, u64) -> bool) -> impl Future<Output = ()>;
 
     /// As [`Controller::release_recorded`].
     fn release_recorded(&mut self, pod: &NamespacedName, taken: &HashSet<u64>) -> impl Future<Output = ()>;
@@ -208,6 +224,10 @@ impl Link for NetnsLink {
     fn changed(&self) -> Arc<Notify> {
         self.changed()
     }
+
+    fn redirect(&self, facts: &NetnsFacts, addresses: &[IpAddr]) -> impl Future<Output = Result<(), LinkError>> + Send {
+        routes::ensure(self, facts, addresses)
+    }
 }
 
 impl Kernel for Linux {
@@ -255,8 +275,12 @@ impl Kernel for Linux {
         self.controller.enrol(pod)
     }
 
-    fn follow(&mut self, pod: &Enrolment<'_, Netns, NetnsLink>) -> impl Future<Output = Result<(), EnrolError>> {
-        self.controller.follow(pod)
+    fn follow(
+        &mut self,
+        pod: &Enrolment<'_, Netns, NetnsLink>,
+        routes: Result<(), LinkError>,
+    ) -> Result<(), EnrolError> {
+        self.controller.follow(pod, routes)
     }
 
     fn set_exclusions(&mut self, cookie: u64, exclusions: &Exclusions) -> Result<(), EnrolError> {
@@ -275,7 +299,7 @@ impl Kernel for Linux {
         self.controller.release(netns, link)
     }
 
-    fn release_others(&mut self, keep: impl Fn(&str, u64) -> bool) -> impl Future<Output = ()> {
+    fn release_others(&mut self, keep: impl Fn(Option<&str>, u64) -> bool) -> impl Future<Output = ()> {
         self.controller.release_others(keep, &self.tasks)
     }
 

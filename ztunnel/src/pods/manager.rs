@@ -2,10 +2,12 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    net::IpAddr,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, MissedTickBehavior, interval, sleep},
@@ -17,11 +19,12 @@ use super::{
     claims::{Claims, Named},
     describe::{Description, MapInfo, PodInfo, PodState, PoliciesInfo, ProblemInfo, SnapshotInfo},
     handle::{Progress, STOPPING, pending},
-    kernel::{Kernel, Link as _, Namespace as _},
+    kernel::{Kernel, Link, Namespace as _},
     local::LocalSource,
     node_name::UnknownNode,
     pod::{Node, Pod, PodError, PodSettings, UpdateError},
     reconcile::{Action, CannotEnrol, Desired, Wanted, plan, wanted},
+    relapses::Relapses,
     status::{PodStatus, Status},
     worker::{Connections, WorkerHandle},
 };
@@ -33,7 +36,7 @@ use crate::{
         tasks::{TaskCount, TaskSet},
     },
     model::{cause::causes, local::LocalPods, workload::NamespacedName},
-    redirect::{NetnsFacts, link::LinkError},
+    redirect::{EnrolError, ForeignError, NetnsFacts, link::LinkError},
     store::{publish::Reader, snapshot::Snapshot},
 };
 
@@ -48,6 +51,9 @@ const FOLLOW_PAUSE_MOST: Duration = Duration::from_secs(2);
 /// A refused pod is tried again after this, doubling up to [`RETRY_MOST`].
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MOST: Duration = Duration::from_secs(30);
+
+/// What is said of a pod that nobody serves because of that.
+const DEAF: &str = "a listener in the pod's network namespace was closed from outside: the pod is enrolled anew";
 
 /// What the manager is made of.
 pub struct ManagerParts<K> {
@@ -90,6 +96,8 @@ struct Enrolled<K: Kernel> {
     pod: Pod<K>,
     /// Ends with the pod.
     following: TaskSet,
+    /// The pod's addresses, for that task.
+    addresses: Arc<ArcSwap<Vec<IpAddr>>>,
 }
 
 /// What is in the namespace of a pod, after something has changed in it.
@@ -97,7 +105,32 @@ struct Found {
     pod: NamespacedName,
     /// The cookie of the namespace.
     cookie: u64,
-    facts: Result<NetnsFacts, LinkError>,
+    looked: Result<Looked, LinkError>,
+}
+
+/// What was seen there, and done about it.
+struct Looked {
+    facts: NetnsFacts,
+    /// What became of rules and routes.
+    routes: Result<(), LinkError>,
+    /// Of a pod with these addresses.
+    addresses: Arc<Vec<IpAddr>>,
+}
+
+impl Looked {
+    /// Looks, and brings rules and routes in line, unless the namespace may be another pod's by now.
+    async fn at(link: &impl Link, addresses: Arc<Vec<IpAddr>>, limit: usize) -> Result<Self, LinkError> {
+        let facts = link.facts().await?.limited(&addresses, limit);
+        let routes = match has_all(&facts, &addresses) {
+            true => link.redirect(&facts, &addresses).await,
+            false => Ok(()),
+        };
+        Ok(Self { facts, routes, addresses })
+    }
+}
+
+fn has_all(facts: &NetnsFacts, addresses: &[IpAddr]) -> bool {
+    addresses.iter().all(|address| facts.addresses.contains(address))
 }
 
 /// The manager; [`Manager::run`] is its task.
@@ -112,6 +145,8 @@ pub struct Manager<K: Kernel> {
     changed: (mpsc::Sender<Found>, mpsc::Receiver<Found>),
     /// Pods in whose namespaces something changed that could not be followed yet: when it is tried again, and how long after that.
     unfollowed: BTreeMap<NamespacedName, (Instant, Duration)>,
+    /// Pods that were closed for what happened in their namespaces.
+    relapses: Relapses,
     /// The mesh and the local facts that the pods were last brought in line with.
     seen: Option<(Arc<Snapshot>, Arc<LocalPods>)>,
     /// How often the local facts have changed.
@@ -133,6 +168,7 @@ impl<K: Kernel> Manager<K> {
     #[must_use]
     pub fn new(parts: ManagerParts<K>) -> (Self, ManagerHandle) {
         let (asks, inbox) = mpsc::channel(16);
+        let progress = Progress { deaf: parts.settings.deaf.clone(), ..Progress::default() };
         let manager = Self {
             parts,
             inbox,
@@ -142,9 +178,10 @@ impl<K: Kernel> Manager<K> {
             named: Named::default(),
             changed: mpsc::channel(256),
             unfollowed: BTreeMap::new(),
+            relapses: Relapses::default(),
             seen: None,
             local_facts: 0,
-            progress: Arc::default(),
+            progress: Arc::new(progress),
             others_due: true,
         };
         let handle = ManagerHandle { asks, mesh: manager.parts.mesh.clone(), progress: Arc::clone(&manager.progress) };
@@ -280,9 +317,31 @@ impl<K: Kernel> Manager<K> {
         let cookie_of = |name| self.enrolled.get(name).map(|enrolled| enrolled.pod.netns.cookie());
         let wanted: HashMap<_, _> = self.wanted.keys().map(|name| (name.to_string(), cookie_of(name))).collect();
         let is_wanted = |pod: &str, cookie| wanted.get(pod).is_some_and(|own| own.is_none_or(|own| own == cookie));
-        let keep = |pod: &str, cookie| taken.contains(&cookie) || is_wanted(pod, cookie);
+        let unserved = self.unserved();
+        let may_be_wanted = |cookie| unserved.as_ref().is_none_or(|cookies| cookies.contains(&cookie));
+        let keep = |pod: Option<&str>, cookie| {
+            taken.contains(&cookie) || pod.map_or_else(|| may_be_wanted(cookie), |pod| is_wanted(pod, cookie))
+        };
         self.parts.kernel.release_others(keep).await;
         self.others_due = false;
+    }
+
+    /// Cookies of the namespaces of pods of the mesh that are not enrolled. `None`: where one of them is can't be told.
+    fn unserved(&self) -> Option<HashSet<u64>> {
+        let of_pod = |refused: &Refused| match &refused.wanted {
+            Ok(desired) => Some(Some(self.parts.kernel.open(&desired.netns).ok()?.cookie())),
+            Err(reason) => reason.leaves_alone().then_some(None),
+        };
+        let cookies: Option<Vec<Option<u64>>> = self.refused.values().map(of_pod).collect();
+        Some(cookies?.into_iter().flatten().collect())
+    }
+
+    /// Whether a pod that is not enrolled is captured, by what is on record or by what is in its namespace.
+    fn is_captured(&self, name: &NamespacedName, wanted: &Wanted) -> bool {
+        let kernel = &self.parts.kernel;
+        let in_namespace =
+            |desired: &Desired| kernel.open(&desired.netns).is_ok_and(|netns| kernel.has_captured(netns.cookie()));
+        !kernel.recorded(name).is_empty() || wanted.as_ref().is_ok_and(in_namespace)
     }
 
     async fn try_enrol(&mut self, name: &NamespacedName, desired: Desired, pause: Duration) {
@@ -294,12 +353,14 @@ impl<K: Kernel> Manager<K> {
             Ok(pod) => {
                 let own = pod.netns.cookie();
                 self.others_due |= self.parts.kernel.recorded(name).iter().any(|cookie| *cookie != own);
-                let following = self.watch(name, &pod);
-                self.enrolled.insert(name.clone(), Enrolled { pod, following });
+                let addresses = Arc::new(ArcSwap::from_pointee(pod.desired.addresses.clone()));
+                let following = self.watch(name, &pod, &addresses);
+                self.enrolled.insert(name.clone(), Enrolled { pod, following, addresses });
             }
             Err(error) => {
                 let reason = causes(&error);
-                let captured = !self.parts.kernel.recorded(name).is_empty();
+                let wanted = Ok(desired);
+                let captured = self.is_captured(name, &wanted);
                 if before.as_deref() != Some(reason.as_str()) {
                     error!(pod = %name, reason, captured, "pod refused: it is not enrolled; captured pods are closed");
                 }
@@ -307,9 +368,23 @@ impl<K: Kernel> Manager<K> {
                 let next = if captured { RETRY_FIRST } else { (pause * 2).min(RETRY_MOST) };
                 let retry = Some((Instant::now() + pause, next));
                 let is_claimed = matches!(error, PodError::Claim(_));
-                self.refused.insert(name.clone(), Refused { reason, wanted: Ok(desired), retry, is_claimed });
+                self.refused.insert(name.clone(), Refused { reason, wanted, retry, is_claimed });
             }
         }
+    }
+
+    /// Enrols a pod that was closed for what happened in its namespace, after the pause of its [`Relapses`].
+    async fn enrol_again(&mut self, name: &NamespacedName, desired: Desired, cause: &str) {
+        let now = Instant::now();
+        let pause = self.relapses.pause(name, now);
+        if pause.is_zero() {
+            self.look_at_names();
+            return self.try_enrol(name, desired, RETRY_FIRST).await;
+        }
+        let reason = format!("{cause}, not for the first time: the pod is enrolled again after {} s", pause.as_secs());
+        error!(pod = %name, reason, captured = true, "pod refused: it is not enrolled; captured pods are closed");
+        let retry = Some((now + pause, RETRY_FIRST));
+        self.refused.insert(name.clone(), Refused { reason, wanted: Ok(desired), retry, is_claimed: false });
     }
 
     fn refuse(&mut self, name: &NamespacedName, reason: CannotEnrol) {
@@ -326,7 +401,8 @@ impl<K: Kernel> Manager<K> {
 
     /// Closes a pod that is enrolled: it stays captured, and every connection is refused.
     async fn close(&mut self, name: &NamespacedName) {
-        if let Some(Enrolled { pod, .. }) = self.enrolled.remove(name) {
+        if let Some(Enrolled { pod, following, .. }) = self.enrolled.remove(name) {
+            drop(following);
             node(&mut self.parts).close(&pod.netns).await;
             info!(pod = %name, "pod closed: it stays captured, and its connections are refused");
         }
@@ -334,7 +410,9 @@ impl<K: Kernel> Manager<K> {
 
     async fn release(&mut self, name: &NamespacedName) {
         self.refused.remove(name);
-        if let Some(Enrolled { pod, .. }) = self.enrolled.remove(name) {
+        if let Some(Enrolled { pod, following, .. }) = self.enrolled.remove(name) {
+            // It would put back what is taken away now.
+            drop(following);
             node(&mut self.parts).release(&pod.netns, &pod.link).await;
             info!(pod = %name, "pod released");
         }
@@ -356,6 +434,7 @@ impl<K: Kernel> Manager<K> {
         };
         let mesh = self.parts.mesh.load();
         let claims = claims(&mesh, &self.named, &self.enrolled, &self.wanted);
+        enrolled.addresses.store(Arc::new(desired.addresses.clone()));
         match node(&mut self.parts).update(name, &mut enrolled.pod, &desired, &claims).await {
             Ok(()) => info!(pod = %name, "pod changed in place"),
             Err(UpdateError::NotYet(error)) => self.follow_later(name, &mut enrolled, &error),
@@ -369,9 +448,11 @@ impl<K: Kernel> Manager<K> {
         self.enrolled.insert(name.clone(), enrolled);
     }
 
-    /// Looks at a pod's namespace whenever something changes in it, at a pace that the pod can't drive up, and tells what is there.
-    /// A task of the pod's own: however long its namespace keeps the kernel busy, nobody else waits for that.
-    fn watch(&self, name: &NamespacedName, pod: &Pod<K>) -> TaskSet {
+    /// Looks at a pod's namespace whenever something changes in it, at a pace that the pod can't drive up, puts rules and routes
+    /// right, and tells what is there. A task of the pod's own: however long its namespace keeps the kernel busy, nobody else waits
+    /// for that.
+    fn watch(&self, name: &NamespacedName, pod: &Pod<K>, addresses: &Arc<ArcSwap<Vec<IpAddr>>>) -> TaskSet {
+        let (addresses, limit) = (Arc::clone(addresses), self.parts.kernel.per_pod_limit());
         let (link, changed, tell) = (pod.link.clone(), pod.link.changed(), self.changed.0.clone());
         let (name, cookie) = (name.clone(), pod.netns.cookie());
         let mut tasks = TaskSet::new(self.parts.tasks.clone());
@@ -382,8 +463,8 @@ impl<K: Kernel> Manager<K> {
                 changed.notified().await;
                 let is_quiet = since.elapsed() >= pause;
                 pause = if is_quiet { FOLLOW_PAUSE } else { (pause * 2).min(FOLLOW_PAUSE_MOST) };
-                let facts = link.facts().await;
-                if tell.send(Found { pod: name.clone(), cookie, facts }).await.is_err() {
+                let looked = Looked::at(&link, addresses.load_full(), limit).await;
+                if tell.send(Found { pod: name.clone(), cookie, looked }).await.is_err() {
                     return;
                 }
                 sleep(pause).await;
@@ -394,7 +475,7 @@ impl<K: Kernel> Manager<K> {
 
     /// Something in the pod's namespace has changed.
     async fn follow(&mut self, found: Found) {
-        let Found { pod: name, cookie, facts } = found;
+        let Found { pod: name, cookie, looked } = found;
         // It may be enrolled in another namespace by now.
         let Some(mut enrolled) = self.enrolled.remove(&name) else { return };
         if enrolled.pod.netns.cookie() != cookie {
@@ -402,24 +483,31 @@ impl<K: Kernel> Manager<K> {
             return;
         }
         let pod = &mut enrolled.pod;
-        let result = match facts {
-            Ok(facts) => {
-                let facts = facts.limited(&pod.desired.addresses, self.parts.kernel.per_pod_limit());
-                if pod.desired.addresses.iter().any(|address| !facts.addresses.contains(address)) {
-                    // Whose namespace it is has to be proved again; until then nobody may speak in the pod's name.
-                    let desired = pod.desired.clone();
-                    self.enrolled.insert(name.clone(), enrolled);
-                    self.close(&name).await;
-                    self.look_at_names();
-                    self.try_enrol(&name, desired, RETRY_FIRST).await;
-                    return;
-                }
-                node(&mut self.parts).follow(&name, pod, facts).await
+        let result = match looked {
+            Ok(Looked { addresses, .. }) if *addresses != pod.desired.addresses => {
+                // It has others by now, and is looked at again.
+                pod.link.changed().notify_one();
+                Ok(())
             }
+            Ok(Looked { facts, .. }) if !has_all(&facts, &pod.desired.addresses) => {
+                // Whose namespace it is has to be proved again; until then nobody may speak in the pod's name.
+                let desired = pod.desired.clone();
+                self.enrolled.insert(name.clone(), enrolled);
+                self.close(&name).await;
+                return self.enrol_again(&name, desired, "its network namespace lost an address of the pod").await;
+            }
+            Ok(Looked { facts, routes, .. }) => node(&mut self.parts).follow(&name, pod, facts, routes).await,
             Err(error) => Err(error.into()),
         };
         match result {
             Ok(()) => drop(self.unfollowed.remove(&name)),
+            // Its connections are another installation's by now: nobody should take the pod for served.
+            Err(PodError::Enrol(EnrolError::Foreign(ForeignError::Captured(_)))) => {
+                let desired = enrolled.pod.desired.clone();
+                self.enrolled.insert(name.clone(), enrolled);
+                self.close(&name).await;
+                return self.try_enrol(&name, desired, RETRY_FIRST).await;
+            }
             Err(error) => self.follow_later(&name, &mut enrolled, &error),
         }
         self.enrolled.insert(name, enrolled);
@@ -434,7 +522,7 @@ impl<K: Kernel> Manager<K> {
             Ok(link) => enrolled.pod.link = link,
             Err(error) => warn!(pod = %name, error = causes(&error), "cannot open netlink anew"),
         }
-        enrolled.following = self.watch(name, &enrolled.pod);
+        enrolled.following = self.watch(name, &enrolled.pod, &enrolled.addresses);
     }
 
     async fn tick(&mut self) {
@@ -452,15 +540,19 @@ impl<K: Kernel> Manager<K> {
             self.look_at_names();
         }
         for name in gone {
-            let desired = self.enrolled.get(&name).map(|enrolled| enrolled.pod.desired.clone());
-            if self.enrolled.get(&name).is_some_and(|enrolled| enrolled.pod.deaf.is_so()) {
-                warn!(pod = %name, "a listener in the pod's network namespace was closed from outside: the pod is enrolled anew");
+            let before = self.enrolled.get(&name).map(|enrolled| &enrolled.pod);
+            // The pod counts as deaf until this is over.
+            let (desired, _deaf) = before.map(|pod| (pod.desired.clone(), pod.deaf.clone())).unzip();
+            let cause = if self.enrolled.get(&name).is_some_and(|enrolled| enrolled.pod.deaf.is_so()) {
+                warn!(pod = %name, "{DEAF}");
+                "somebody closed a listener of the daemon in its network namespace"
             } else {
                 info!(pod = %name, "the path of the pod's network namespace leads nowhere, or elsewhere");
-            }
+                "the path of its network namespace led elsewhere"
+            };
             self.close(&name).await;
             if let Some(desired) = desired {
-                self.try_enrol(&name, desired, RETRY_FIRST).await;
+                self.enrol_again(&name, desired, cause).await;
             }
         }
         let due: Vec<_> = self
@@ -511,7 +603,7 @@ impl<K: Kernel> Manager<K> {
     fn report(&self) {
         let enrolled = self.enrolled.iter().map(|(name, enrolled)| PodStatus {
             name: name.clone(),
-            state: PodState::Enrolled,
+            state: if enrolled.pod.deaf.is_so() { PodState::Refused } else { PodState::Enrolled },
             connections_before_enrolment: enrolled.pod.connections_before,
             verdicts: self.parts.kernel.verdicts(enrolled.pod.netns.cookie()),
         });
@@ -552,7 +644,7 @@ impl<K: Kernel> Manager<K> {
             PodInfo {
                 reason: Some(refused.reason.clone()),
                 netns,
-                captured: !self.parts.kernel.recorded(name).is_empty(),
+                captured: self.is_captured(name, &refused.wanted),
                 ..PodInfo::new(name, PodState::Refused)
             }
         });
@@ -583,7 +675,9 @@ impl<K: Kernel> Manager<K> {
         let cookie = pod.netns.cookie();
         let verdicts = self.parts.kernel.verdicts(cookie).into_iter();
         let open = open.get(&cookie).cloned().unwrap_or_default();
+        let is_deaf = pod.deaf.is_so();
         PodInfo {
+            reason: is_deaf.then(|| DEAF.to_owned()),
             netns: Some(pod.netns.path().display().to_string()),
             cookie: Some(cookie.to_string()),
             captured: true,
@@ -593,7 +687,7 @@ impl<K: Kernel> Manager<K> {
             identity: Some(pod.desired.identity.to_string()),
             tunnels: open.tunnels,
             connections: open.live,
-            ..PodInfo::new(name, PodState::Enrolled)
+            ..PodInfo::new(name, if is_deaf { PodState::Refused } else { PodState::Enrolled })
         }
     }
 }

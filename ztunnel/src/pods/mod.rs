@@ -18,6 +18,7 @@ pub mod node_name;
 pub mod pod;
 pub mod proc;
 pub mod reconcile;
+mod relapses;
 pub mod spread;
 pub mod status;
 pub mod worker;

@@ -27,7 +27,7 @@ use crate::{
     },
     net::{
         dial::Dialer,
-        listen::Deaf,
+        listen::{Deaf, DeafPods},
         memory::Budget,
         netns::NetnsError,
         open::{OpenLimit, Resources},
@@ -55,6 +55,8 @@ pub struct PodSettings {
     pub tls: tls::Settings,
     /// The daemon's memory for buffers.
     pub memory: Budget,
+    /// Counts pods whose listeners somebody else has closed.
+    pub deaf: DeafPods,
 }
 
 /// Why a pod is not enrolled.
@@ -187,7 +189,7 @@ impl<K: Kernel> Node<'_, K> {
         let excluded = self.kernel.enrol(&enrolment(name, desired, &netns, &link, &facts, &listeners)).await?;
         let in_force = LocalPod { exclusions: excluded, ..desired.local() };
         let gate = self.gates.gate(name.clone(), self.mesh.clone(), in_force);
-        let deaf = Deaf::default();
+        let deaf = self.settings.deaf.pod();
         if let Err(source) = self.serve(name, desired, &netns, (&gate, &deaf), listeners).await {
             if was_captured {
                 self.close(&netns).await;
@@ -237,7 +239,8 @@ impl<K: Kernel> Node<'_, K> {
         }
         self.adjust(name, pod, desired);
         if (&have.netns, &have.addresses) != (&desired.netns, &desired.addresses) {
-            self.follow(name, pod, facts).await.map_err(UpdateError::NotYet)?;
+            let routes = pod.link.redirect(&facts, &desired.addresses).await;
+            self.follow(name, pod, facts, routes).await.map_err(UpdateError::NotYet)?;
         }
         Ok(())
     }
@@ -259,15 +262,21 @@ impl<K: Kernel> Node<'_, K> {
         pod.gate.set_local(LocalPod { exclusions: excluded, ..desired.local() });
     }
 
-    /// Follows a change in the pod's namespace; a family that is new gets listeners.
+    /// Follows a change in the pod's namespace, after rules and routes in it; a family that is new gets listeners.
     ///
     /// # Errors
     /// The pod stays as captured as it was, or more; it is worth another try.
-    pub async fn follow(&mut self, name: &NamespacedName, pod: &mut Pod<K>, facts: NetnsFacts) -> Result<(), PodError> {
+    pub async fn follow(
+        &mut self,
+        name: &NamespacedName,
+        pod: &mut Pod<K>,
+        facts: NetnsFacts,
+        routes: Result<(), LinkError>,
+    ) -> Result<(), PodError> {
         let fresh: Vec<_> =
             Family::ALL.into_iter().filter(|family| facts.speaks(*family) && !pod.listening.contains(family)).collect();
         let listeners = self.listen(&pod.netns, &fresh)?;
-        self.kernel.follow(&enrolment(name, &pod.desired, &pod.netns, &pod.link, &facts, &listeners)).await?;
+        self.kernel.follow(&enrolment(name, &pod.desired, &pod.netns, &pod.link, &facts, &listeners), routes)?;
         for (worker, listeners) in self.workers.iter().zip(self.by_worker(listeners)) {
             if !listeners.is_empty() {
                 let served = worker.listen(pod.netns.cookie(), listeners).await;

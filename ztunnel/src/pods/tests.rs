@@ -86,6 +86,87 @@ async fn a_pod_is_enrolled_connects_is_cut_by_policy_and_is_released() {
 }
 
 #[tokio::test]
+async fn a_node_is_not_ready_while_nobody_serves_a_pod_whose_listener_was_closed() {
+    local(async {
+        let world = World::empty();
+        world.network.keep_listeners();
+        world.publish(MESH).await;
+        let (web, node) = (world.network.listen(WEB).await, world.node("a"));
+        assert_eq!(node.pending(), None);
+        world.network.stall();
+        world.network.close_listeners("/n/client");
+        eventually("the pod is enrolled anew", async || world.network.stalled() > 0).await;
+        assert!(node.pending().is_some_and(|why| why.contains("listeners")), "{:?}", node.pending());
+        world.network.go_on();
+        eventually("the node is ready", async || node.pending().is_none()).await;
+        assert_eq!(world.pod("a", "client").await.state, PodState::Enrolled);
+        let mut client = world.network.connect("10.0.0.1", WEB).await.unwrap();
+        echo(&mut client, &mut web.accept().await.unwrap().0).await;
+    })
+    .await;
+}
+
+/// Of a daemon that was started with another `--state`.
+#[tokio::test]
+async fn a_pod_that_was_captured_without_a_record_is_not_opened_when_it_can_not_be_served() {
+    local(async {
+        let mut world = World::new().await;
+        world.network.forget_records();
+        world.network.readdress("/n/client", &["10.0.0.77"]);
+        world.restart("a");
+        world.publish(MESH).await;
+        let client = world.pod("a", "client").await;
+        assert_eq!((client.state, client.captured), (PodState::Refused, true), "{client:?}");
+        assert!(world.network.is_captured("/n/client"), "the pod is open");
+        world.network.readdress("/n/client", &["10.0.0.1"]);
+        eventually("the pod is enrolled", async || world.pod("a", "client").await.state == PodState::Enrolled).await;
+        // What no pod of the mesh can be is released, as it is with a record.
+        world.network.forget_records();
+        world.restart("a");
+        world.publish(&MESH.replace("istio.io/dataplane-mode: ambient}", "istio.io/dataplane-mode: none}")).await;
+        assert!(!world.network.is_captured("/n/client"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_pod_that_another_installation_captures_after_its_enrolment_is_refused_with_the_reason() {
+    local(async {
+        let world = World::new().await;
+        world.network.take_over("/n/client", true);
+        let refused = async || world.pod("a", "client").await.state == PodState::Refused;
+        eventually("the pod is refused", refused).await;
+        let client = world.pod("a", "client").await;
+        assert!(client.reason.is_some_and(|reason| reason.contains("another installation of ztunnel")));
+        world.network.take_over("/n/client", false);
+        eventually("the pod is enrolled", async || world.pod("a", "client").await.state == PodState::Enrolled).await;
+    })
+    .await;
+}
+
+/// A pod with CAP_NET_ADMIN can make as many routes as it likes.
+#[tokio::test]
+async fn a_pod_whose_namespace_keeps_the_kernel_busy_holds_no_other_up() {
+    local(async {
+        let world = World::new().await;
+        world.network.keep_busy("/n/client");
+        eventually("the daemon waits for the kernel", async || world.network.waiting() > 0).await;
+        let guest = MESH
+            .replace(
+                "name: guest}",
+                "name: guest, labels: {istio.io/dataplane-mode: ambient}, annotations: {ambient.mesh/netns: /n/guest}}",
+            )
+            .replace("nodeName: b, serviceAccountName: guest", "nodeName: a, serviceAccountName: guest");
+        world.publish(&guest).await;
+        assert_eq!(world.pod("a", "guest").await.state, PodState::Enrolled);
+        // It goes as well, although the kernel has not answered.
+        world.publish(&guest.replacen("istio.io/dataplane-mode: ambient", "istio.io/dataplane-mode: none", 1)).await;
+        assert!(!world.network.is_captured("/n/client") && world.network.is_captured("/n/guest"));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn whoever_is_not_in_the_mesh_is_spoken_to_in_plaintext_both_ways() {
     for via in Via::ALL {
         local(async {

@@ -49,6 +49,11 @@ impl Captured {
         Ok(Self { cookie, netns, steer, guards, devices: devices.to_vec() })
     }
 
+    /// The program that steers.
+    pub(super) fn steering(&self) -> Option<u32> {
+        self.steer.program().ok()
+    }
+
     /// Follows the devices: new ones get guards, and those that are gone leave no pin. Puts back what somebody had removed, as
     /// [`Self::mend`] does.
     ///

@@ -6,7 +6,7 @@
 //! mesh is whenever it can't be served: it is released only when the mesh no longer wants it.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{HashMap, HashSet, hash_map::Entry},
     net::IpAddr,
     os::fd::AsFd as _,
     sync::Arc,
@@ -106,6 +106,8 @@ pub struct Controller {
     hooks: Hooks,
     captured: HashMap<u64, Captured>,
     restored: u64,
+    /// What is captured without a record, as far as that was told.
+    unrecorded: HashSet<u64>,
     _logs: TaskSet,
 }
 
@@ -133,7 +135,17 @@ impl Controller {
         }
         let maps = Maps::take(&mut object, sizes)?;
         let captured = HashMap::new();
-        Ok(Self { loader, maps, records, workers, hooks, captured, restored: 0, _logs: logs_tasks })
+        Ok(Self {
+            loader,
+            maps,
+            records,
+            workers,
+            hooks,
+            captured,
+            restored: 0,
+            unrecorded: HashSet::new(),
+            _logs: logs_tasks,
+        })
     }
 
     /// What the data path needs to claim its sockets.
@@ -151,7 +163,7 @@ impl Controller {
     pub async fn enrol(&mut self, pod: &Enrolment<'_>) -> Result<Exclusions, EnrolError> {
         let cookie = pod.netns.cookie();
         // Nothing is undone then: rules and routes are what holds the connections that the other one captures.
-        foreign::refuse(self.loader.pins(), self.hooks.cgroup(), pod.netns, cookie)?;
+        self.refuse_foreign(pod.netns)?;
         let was_captured = self.has_captured(cookie);
         let result = self.try_enrol(pod).await;
         match &result {
@@ -160,6 +172,13 @@ impl Controller {
             Ok(_) => begin_anew(pod),
         }
         result
+    }
+
+    fn refuse_foreign(&self, netns: &Netns) -> Result<(), ForeignError> {
+        let cookie = netns.cookie();
+        let steering = self.captured.get(&cookie).and_then(Captured::steering);
+        let held = self.hooks.programs().chain(steering);
+        foreign::refuse(self.loader.pins(), held, self.hooks.cgroup(), netns, cookie)
     }
 
     async fn try_enrol(&mut self, pod: &Enrolment<'_>) -> Result<Exclusions, EnrolError> {
@@ -210,16 +229,21 @@ impl Controller {
     }
 
     /// Follows a change in the pod's network namespace: addresses that came or went, interfaces, rules that someone removed,
-    /// a family that needs listeners. Does all it can.
+    /// a family that needs listeners. Does all it can. `routes`: what became of rules and routes, which are brought in line first
+    /// ([`routes::ensure`]); the pod's namespace may keep the kernel busy with that, and the controller is to wait for nobody.
     ///
     /// # Errors
     /// The first failure, as [`EnrolError`] tells.
-    pub async fn follow(&mut self, pod: &Enrolment<'_>) -> Result<(), EnrolError> {
+    pub fn follow(&mut self, pod: &Enrolment<'_>, routes: Result<(), LinkError>) -> Result<(), EnrolError> {
         let cookie = pod.netns.cookie();
+        // It may have come after the enrolment. That it can't be told now is no reason to leave the rest undone.
+        let foreign = self.refuse_foreign(pod.netns);
+        if let Err(error @ ForeignError::Captured(_)) = foreign {
+            return Err(error.into());
+        }
         // Its path may be another one by now.
         let record = self.record(pod);
         let sysctls = sysctl::enable(pod.netns);
-        let routes = routes::ensure(pod.link, pod.facts, pod.addresses).await;
         let links = match self.captured.entry(cookie) {
             Entry::Occupied(mut captured) => {
                 captured.get_mut().follow(&self.loader, pod.netns, &pod.facts.interfaces, &mut self.restored)
@@ -243,6 +267,7 @@ impl Controller {
         routes?;
         links?;
         facts?;
+        foreign?;
         Ok(capture?)
     }
 
@@ -313,10 +338,11 @@ impl Controller {
         }
     }
 
-    /// Releases whatever is captured and not to be kept: `keep` sees the pod, as `namespace/name`, and its cookie.
-    pub async fn release_others(&mut self, keep: impl Fn(&str, u64) -> bool, tasks: &TaskCount) {
+    /// Releases whatever is captured and not to be kept: `keep` sees the pod, as `namespace/name`, and its cookie. Of what an
+    /// earlier daemon has captured that kept its records elsewhere, only the cookie is known.
+    pub async fn release_others(&mut self, keep: impl Fn(Option<&str>, u64) -> bool, tasks: &TaskCount) {
         let (kept, others): (Vec<_>, Vec<_>) =
-            self.records.all().cloned().partition(|record| keep(&record.pod, record.cookie));
+            self.records.all().cloned().partition(|record| keep(Some(&record.pod), record.cookie));
         for record in others {
             self.release_record(&record, tasks).await;
         }
@@ -327,9 +353,25 @@ impl Controller {
             .filter(|cookie| !kept.iter().any(|record| record.cookie == *cookie))
             .collect();
         for cookie in unknown {
-            self.forget(cookie);
+            if keep(None, cookie) {
+                self.tell_of_unrecorded(cookie);
+            } else {
+                self.forget(cookie);
+            }
         }
         log_failure("remove the pins of another layout", self.loader.pins().remove_other_layouts());
+    }
+
+    /// Tells once of a namespace that is captured and may be that of a pod of the mesh, though no record says whose it is.
+    fn tell_of_unrecorded(&mut self, cookie: u64) {
+        if self.unrecorded.insert(cookie) {
+            warn!(
+                cookie,
+                "a network namespace is captured by an earlier daemon, and --state has no record of it: it stays captured, and its \
+                 connections are refused, until its pod is enrolled again; if --state was changed, start the daemon with the \
+                 directory that it had before, or run `ztunnel cleanup` with that"
+            );
+        }
     }
 
     /// Releases what is on record for a pod, but for namespaces that another pod has by now.

@@ -68,6 +68,11 @@ impl Held {
         Ok(Condition::Repinned)
     }
 
+    /// The program behind it.
+    pub(super) fn program(&self) -> io::Result<u32> {
+        Ok(sys::link_info(self.link.as_fd())?.program)
+    }
+
     /// The pin.
     pub(super) fn pin(&self) -> &Path {
         &self.pin

@@ -82,6 +82,11 @@ impl Hooks {
         Ok(())
     }
 
+    /// The programs of the hooks.
+    pub(super) fn programs(&self) -> impl Iterator<Item = u32> {
+        self.hooks.iter().filter_map(|hook| hook.held.program().ok())
+    }
+
     /// The cgroup.
     pub(super) fn cgroup(&self) -> BorrowedFd<'_> {
         self.cgroup.as_fd()

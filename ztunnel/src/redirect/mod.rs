@@ -29,5 +29,6 @@ mod sys;
 pub mod sysctl;
 
 pub use controller::{Controller, EnrolError, Enrolment};
+pub use foreign::ForeignError;
 pub use link::{NetnsFacts, NetnsLink};
 pub use node_sockets::NodeSockets;

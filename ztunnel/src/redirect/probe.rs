@@ -8,7 +8,7 @@ mod bpf;
 mod capabilities;
 mod requirement;
 
-use std::{io, path::Path};
+use std::{io, os::fd::AsFd as _, path::Path};
 
 use ebpf_common::mark;
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
@@ -24,7 +24,7 @@ use nix::{
 
 pub use self::requirement::{Requirement, State};
 use self::{capabilities::Capabilities, requirement::Found};
-use super::{cgroup, pins, survey, sysctl};
+use super::{cgroup, foreign, pins, survey, sysctl};
 use crate::net::{
     netns::Netns,
     socket::{self, Family},
@@ -40,7 +40,7 @@ pub fn requirements(pin_dir: &Path) -> Vec<Requirement> {
     let mut all = capabilities(held);
     all.extend(bpf::features(held));
     all.extend(bpf::programs());
-    all.extend([cgroup_root(), bpf_file_system(pin_dir, held), lasting_pins(pin_dir)]);
+    all.extend([cgroup_root(), bpf_file_system(pin_dir, held), lasting_pins(pin_dir), other_installations(pin_dir)]);
     all.extend(namespaces());
     all.extend(sockets());
     all.extend(routing());
@@ -111,6 +111,24 @@ fn cgroup_root() -> Requirement {
         "cgroup v2 root",
         found,
         "no pod's connects are captured; mount cgroup v2, and give a container the host's cgroup namespace",
+    )
+}
+
+/// Hooks of this daemon's kind that are not behind the pins of this directory.
+fn other_installations(pin_dir: &Path) -> Requirement {
+    let asked = cgroup::open_root().map_err(|error| error.to_string()).and_then(|root| {
+        let others = foreign::others(&pins::PinDir::at(pin_dir), root.as_fd());
+        others.map_err(|error| format!("the kernel does not tell which BPF programs are attached: {error}"))
+    });
+    let found = asked.and_then(|others| match others.is_empty() {
+        true => Ok("none".to_owned()),
+        false => Err(others.join("; ")),
+    });
+    Requirement::should(
+        "other installations of ztunnel",
+        found,
+        "pods that another installation captures are refused; if it is this one, give its --bpf-pin; else stop it, and run \
+         `ztunnel cleanup` with the --bpf-pin and --state that it had",
     )
 }
 

@@ -7,7 +7,7 @@
 use std::{
     collections::{HashMap, HashSet},
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr},
     os::fd::AsFd,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard},
@@ -36,8 +36,8 @@ use crate::{
     },
     pods::kernel::{Kernel, Link, Namespace},
     redirect::{
-        EnrolError, Enrolment, NetnsFacts, link::LinkError, load::LoadError, maps::MapUse, record::Holder,
-        survey::SurveyError,
+        EnrolError, Enrolment, ForeignError, NetnsFacts, link::LinkError, load::LoadError, maps::MapUse,
+        record::Holder, survey::SurveyError,
     },
 };
 
@@ -78,6 +78,8 @@ struct State {
     /// Enrolments wait, and how many do.
     stalls: bool,
     stalled: usize,
+    keeps_listeners: bool,
+    waiting: usize,
     /// Wakes those that wait.
     goes_on: Arc<Notify>,
     /// How many connections were accepted with all options.
@@ -90,6 +92,8 @@ struct Inside {
     addresses: Vec<IpAddr>,
     changed: Arc<Notify>,
     capture: Option<Capture>,
+    is_foreign: bool,
+    is_busy: bool,
 }
 
 struct Capture {
@@ -100,7 +104,16 @@ struct Capture {
     attached: bool,
     workers: u32,
     listeners: HashMap<(u32, u16, u16), SocketAddr>,
+    /// The same sockets, where they are to be closed.
+    sockets: Vec<std::net::TcpListener>,
     exclusions: Exclusions,
+}
+
+impl Capture {
+    /// Whose it is, by the records.
+    fn recorded(&self) -> Option<&str> {
+        (!self.pod.is_empty()).then_some(&*self.pod)
+    }
 }
 
 impl Network {
@@ -122,6 +135,24 @@ impl Network {
         self.lock().unhooked = gone;
     }
 
+    /// The daemons of nodes are started with another directory of records from now on.
+    pub(super) fn forget_records(&self) {
+        self.lock()
+            .namespaces
+            .values_mut()
+            .filter_map(|inside| inside.capture.as_mut())
+            .for_each(|capture| capture.pod.clear());
+    }
+
+    /// Another installation captures the pod in a namespace, or does so no more.
+    pub(super) fn take_over(&self, path: &str, is_foreign: bool) {
+        let mut state = self.lock();
+        let cookie = state.paths[Path::new(path)];
+        let inside = state.namespaces.get_mut(&cookie).unwrap();
+        inside.is_foreign = is_foreign;
+        inside.changed.notify_one();
+    }
+
     /// From now on an enrolment takes as long as it is until [`Self::go_on`].
     pub(super) fn stall(&self) {
         self.lock().stalls = true;
@@ -139,6 +170,31 @@ impl Network {
         state.goes_on.notify_waiters();
     }
 
+    /// From now on the kernel is busy with a namespace, as long as its rules and routes are asked for.
+    pub(super) fn keep_busy(&self, path: &str) {
+        let mut state = self.lock();
+        let cookie = state.paths[Path::new(path)];
+        let inside = state.namespaces.get_mut(&cookie).unwrap();
+        inside.is_busy = true;
+        inside.changed.notify_one();
+    }
+
+    /// How many wait for that.
+    pub(super) fn waiting(&self) -> usize {
+        self.lock().waiting
+    }
+
+    async fn wait_while_busy(&self, cookie: u64) {
+        {
+            let mut state = self.lock();
+            if !state.namespaces[&cookie].is_busy {
+                return;
+            }
+            state.waiting += 1;
+        }
+        std::future::pending::<()>().await;
+    }
+
     async fn wait_while_stalled(&self) {
         let going_on = {
             let mut state = self.lock();
@@ -149,6 +205,21 @@ impl Network {
             Arc::clone(&state.goes_on).notified_owned()
         };
         going_on.await;
+    }
+
+    /// From now on listeners can be closed under the daemon.
+    pub(super) fn keep_listeners(&self) {
+        self.lock().keeps_listeners = true;
+    }
+
+    /// Closes the daemon's listeners in a namespace, as `ss -K` does.
+    pub(super) fn close_listeners(&self, path: &str) {
+        let mut state = self.lock();
+        let cookie = state.paths[Path::new(path)];
+        let capture = state.namespaces.get_mut(&cookie).unwrap().capture.as_mut().unwrap();
+        for listener in capture.sockets.drain(..) {
+            SockRef::from(&listener).shutdown(Shutdown::Both).unwrap();
+        }
     }
 
     /// Lets another path lead to the same namespace.
@@ -418,6 +489,11 @@ impl Link for Opened {
     fn changed(&self) -> Arc<Notify> {
         Arc::clone(&self.network.lock().namespaces[&self.cookie].changed)
     }
+
+    async fn redirect(&self, _facts: &NetnsFacts, _addresses: &[IpAddr]) -> Result<(), LinkError> {
+        self.network.wait_while_busy(self.cookie).await;
+        Ok(())
+    }
 }
 
 /// The sockets of the pod in a namespace.
@@ -475,7 +551,13 @@ impl Scripted {
         act(&mut self.network.lock().namespaces.get_mut(&cookie).unwrap().capture)
     }
 
+    fn refuse_foreign(&self, pod: &Enrolment<'_, Opened, Opened>) -> Result<(), EnrolError> {
+        let is_foreign = self.network.lock().namespaces[&pod.netns.cookie].is_foreign;
+        if is_foreign { Err(ForeignError::Captured(Box::default()).into()) } else { Ok(()) }
+    }
+
     fn place(&self, pod: &Enrolment<'_, Opened, Opened>) {
+        let keeps_listeners = self.network.lock().keeps_listeners;
         self.captured(pod.netns.cookie, |capture| {
             let capture = capture.get_or_insert_with(|| Capture {
                 node: self.node,
@@ -484,6 +566,7 @@ impl Scripted {
                 attached: false,
                 workers: self.workers,
                 listeners: HashMap::new(),
+                sockets: Vec::new(),
                 exclusions: Exclusions::default(),
             });
             capture.pod = pod.name.to_string();
@@ -495,6 +578,9 @@ impl Scripted {
                 ((purpose, family, worker), listener.local_addr().unwrap())
             });
             capture.listeners.extend(places);
+            if keeps_listeners {
+                capture.sockets.extend(pod.listeners.iter().map(|(_, listener)| listener.try_clone().unwrap()));
+            }
             capture.attached = true;
         });
     }
@@ -546,12 +632,15 @@ impl Kernel for Scripted {
 
     async fn enrol(&mut self, pod: &Enrolment<'_, Opened, Opened>) -> Result<Exclusions, EnrolError> {
         self.network.wait_while_stalled().await;
+        self.refuse_foreign(pod)?;
         self.place(pod);
         self.set_exclusions(pod.netns.cookie, pod.exclusions)?;
         Ok(pod.exclusions.clone())
     }
 
-    async fn follow(&mut self, pod: &Enrolment<'_, Opened, Opened>) -> Result<(), EnrolError> {
+    fn follow(&mut self, pod: &Enrolment<'_, Opened, Opened>, routes: Result<(), LinkError>) -> Result<(), EnrolError> {
+        routes?;
+        self.refuse_foreign(pod)?;
         self.place(pod);
         Ok(())
     }
@@ -571,9 +660,9 @@ impl Kernel for Scripted {
         self.captured(netns.cookie, |capture| *capture = None);
     }
 
-    async fn release_others(&mut self, keep: impl Fn(&str, u64) -> bool) {
+    async fn release_others(&mut self, keep: impl Fn(Option<&str>, u64) -> bool) {
         for (cookie, inside) in &mut self.network.lock().namespaces {
-            inside.capture.take_if(|capture| capture.node == self.node && !keep(&capture.pod, *cookie));
+            inside.capture.take_if(|capture| capture.node == self.node && !keep(capture.recorded(), *cookie));
         }
     }
 
@@ -592,7 +681,7 @@ impl Kernel for Scripted {
 
     fn holder(&self, cookie: u64) -> Option<Holder> {
         self.captured(cookie, |capture| {
-            let capture = capture.as_ref()?;
+            let capture = capture.as_ref().filter(|capture| capture.recorded().is_some())?;
             Some(Holder { pod: capture.pod.clone(), addresses: capture.addresses.clone() })
         })
     }

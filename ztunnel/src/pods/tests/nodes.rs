@@ -32,7 +32,7 @@ use crate::{
         identity::{SpiffeId, TrustDomain},
         problem::Problem,
     },
-    net::{memory::Budget, open::Resources},
+    net::{listen::DeafPods, memory::Budget, open::Resources},
     pods::{
         describe::{Description, PodInfo, PodState},
         local::Annotated,
@@ -304,6 +304,7 @@ impl Node {
                 },
                 tls: tls::Settings::default(),
                 memory: Budget::default(),
+                deaf: DeafPods::default(),
             },
             gates,
             certificates,

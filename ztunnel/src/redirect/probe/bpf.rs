@@ -58,8 +58,9 @@ const MAPS: [(&str, MapType); 6] = [
 pub(super) fn features(held: Capabilities) -> Vec<Requirement> {
     const KERNEL: &str =
         "no capture; run a kernel of 5.17 or later with CONFIG_CGROUP_BPF, in the host's user namespace";
-    const UNGUARDED: &str = "a second hold on captured pods: without it a pod with CAP_NET_RAW can send TCP that no socket connects, and a neighbour can \
-         reach it in its own IPv6 address; run a kernel of 6.6 or later with CONFIG_NET_XGRESS";
+    const UNGUARDED: &str = "a second hold on captured pods. Without it TCP leaves a pod past the daemon from raw and packet sockets (CAP_NET_RAW), from \
+         sockets that had a source route before the pod was enrolled, and by routes of the pod's own (CAP_NET_ADMIN), and a \
+         neighbour can reach the pod from the pod's own IPv6 address; run a kernel of 6.6 or later with CONFIG_NET_XGRESS";
     let (connect, option, steer) = (ProgramType::CgroupSockAddr, ProgramType::CgroupSockopt, ProgramType::SkLookup);
     let guards = guard::supported().map(|()| "known to the kernel".to_owned()).map_err(|error| error.to_string());
     let log = helpers(connect, &LOG_HELPERS).and_then(|_| helpers(steer, &LOG_HELPERS));
