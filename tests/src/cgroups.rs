@@ -44,6 +44,46 @@ pub fn create(name: &str) -> Result<()> {
     Ok(())
 }
 
+/// A group whose processes have no more memory than a limit. Dropping it removes it, when its processes have ended.
+#[derive(Debug)]
+pub struct MemoryLimit {
+    group: PathBuf,
+}
+
+impl MemoryLimit {
+    /// Makes a group with a limit in bytes.
+    ///
+    /// # Errors
+    /// When the kernel has no such groups, or refuses it.
+    pub fn new(name: &str, bytes: u64) -> Result<Self> {
+        let root = Path::new(ROOT);
+        let (hierarchy, file) = if root.join("cgroup.controllers").exists() {
+            delegate(root)?;
+            (root.to_owned(), "memory.max")
+        } else {
+            (root.join("memory"), "memory.limit_in_bytes")
+        };
+        let limit = Self { group: hierarchy.join(name) };
+        fs::create_dir(&limit.group).with_context(|| format!("cannot make {}", limit.group.display()))?;
+        let path = limit.group.join(file);
+        fs::write(&path, bytes.to_string()).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(limit)
+    }
+
+    /// The group.
+    #[must_use]
+    pub fn group(&self) -> &Path {
+        &self.group
+    }
+}
+
+impl Drop for MemoryLimit {
+    fn drop(&mut self) {
+        // What is left is swept away by a later run.
+        let _ = fs::remove_dir(&self.group);
+    }
+}
+
 /// Lets the groups below the root of a v2 hierarchy have its controllers.
 fn delegate(root: &Path) -> Result<()> {
     let controllers = fs::read_to_string(root.join("cgroup.controllers"))?;

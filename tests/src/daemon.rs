@@ -475,6 +475,7 @@ fn launch(options: &DaemonOptions, node: &str, netns: &Netns, paths: &Paths<'_>)
         .variable("RUST_BACKTRACE", "1")
         .inside(netns)
         .detached(options.detached)
+        .in_group(options.group.as_deref())
         .log_to(paths.output);
     launch = match &options.control_plane {
         None => launch.args(["--mesh".as_ref(), paths.mesh.as_os_str()]),

@@ -45,6 +45,7 @@ pub struct Launch {
     args: Vec<OsString>,
     variables: Vec<(String, OsString)>,
     netns: Option<PathBuf>,
+    group: Option<PathBuf>,
     output: Option<PathBuf>,
     input: Option<String>,
     input_file: Option<File>,
@@ -75,6 +76,7 @@ impl Launch {
             args: Vec::new(),
             variables: Vec::new(),
             netns: None,
+            group: None,
             output: None,
             input: None,
             input_file: None,
@@ -102,6 +104,13 @@ impl Launch {
     #[must_use]
     pub fn inside(mut self, netns: &Netns) -> Self {
         self.netns = Some(netns.path().to_owned());
+        self
+    }
+
+    /// Starts it in a control group.
+    #[must_use]
+    pub fn in_group(mut self, group: Option<&Path>) -> Self {
+        self.group = group.map(Path::to_owned);
         self
     }
 
@@ -193,8 +202,16 @@ impl Launch {
             Some(path) => Some(File::open(path).with_context(|| format!("cannot open {}", path.display()))?),
             None => None,
         };
+        let group = match &self.group {
+            Some(path) => {
+                let path = path.join("cgroup.procs");
+                let open = File::options().write(true).open(&path);
+                Some(open.with_context(|| format!("cannot open {}", path.display()))?)
+            }
+            None => None,
+        };
         let (dropped, detached) = (self.dropped, self.detached);
-        let prepare = move || prepare(netns.as_ref(), &dropped, detached);
+        let prepare = move || prepare((netns.as_ref(), group.as_ref()), &dropped, detached);
         // SAFETY: between fork and exec `prepare` makes system calls only; it neither allocates nor takes a lock.
         unsafe { command.pre_exec(prepare) };
         let mut child = on_spawner(command).with_context(|| format!("cannot start {}", self.program))?;
@@ -206,11 +223,15 @@ impl Launch {
 }
 
 /// What the child does between fork and exec.
-fn prepare(netns: Option<&File>, dropped: &[u8], detached: bool) -> io::Result<()> {
+fn prepare((netns, group): (Option<&File>, Option<&File>), dropped: &[u8], detached: bool) -> io::Result<()> {
     if detached {
         setsid()?;
     } else {
         prctl::set_pdeathsig(Signal::SIGKILL)?;
+    }
+    if let Some(mut file) = group {
+        // The process that writes it.
+        file.write_all(b"0")?;
     }
     if let Some(file) = netns {
         enter(file)?;

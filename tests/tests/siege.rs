@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -10,25 +11,28 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use ebpf_common::HBONE_PORT;
 use ztunnel_tests::apps::server::Server;
+use ztunnel_tests::cgroups::MemoryLimit;
 use ztunnel_tests::hbone::Caller;
 use ztunnel_tests::hbone::peer::HbonePeer;
-use ztunnel_tests::hbone::raw::{RawPeer, frame};
+use ztunnel_tests::hbone::raw::{ACK, RawPeer, frame, kind};
 use ztunnel_tests::mesh::PodManifest;
+use ztunnel_tests::metrics::Metrics;
+use ztunnel_tests::process::Launch;
 use ztunnel_tests::testbed::Testbed;
 use ztunnel_tests::topology::{Family, TWO_NODES};
 
-/// The attacker: a pod outside the mesh, with a good certificate.
+/// The attacker: a pod with a good certificate.
 const PEER: &str = "client-b";
 /// Whom it attacks.
 const VICTIM: &str = "web-b";
-/// Whose connections have to live.
+/// Whose connections have to live, and where the attacker's own go.
 const CLIENT: &str = "client-a";
+const FAR: &str = "web-a";
 
 const GOOD: usize = 1_000;
-/// What the daemon may have resident at its highest, in bytes.
+/// What the daemon may have, by its control group, in bytes: beyond that the kernel ends it.
 const MOST: u64 = 256 << 20;
-/// `--memory-budget`.
-const BUDGET: &str = "67108864";
+const ROUNDS: usize = 20;
 
 /// A frame that says nothing: PRIORITY.
 const PRIORITY: u8 = 2;
@@ -64,45 +68,124 @@ impl Drop for Ended<'_> {
     }
 }
 
+/// What an attacker does, for as long as it is told to go on.
+type Attack<'a> = Box<dyn FnOnce(&(dyn Fn() -> bool + Sync)) + Send + 'a>;
+
+/// Two nodes, of which the second's daemon may have little memory and has a thousand connections to serve.
+struct Besieged {
+    bed: Testbed,
+    echo: Server,
+    good: Vec<TcpStream>,
+    /// Of the daemon.
+    id: u32,
+    /// Goes last: a group is removed when its processes have ended.
+    _limit: MemoryLimit,
+}
+
+impl Besieged {
+    /// `mode`: of the attacker's pod in the mesh.
+    fn new(mode: &str) -> Result<Self> {
+        let mut bed = Testbed::new(TWO_NODES)?;
+        let limit = MemoryLimit::new(&bed.topology.prefix.member("limit"), MOST)?;
+        bed.mesh.pod(&PodManifest::of(bed.pod(PEER)?).mode(mode))?;
+        for node in ["node-a", "node-b"] {
+            bed.start_with(node, |options| {
+                options.arguments = ["--max-connections-per-pod", "4096"].map(String::from).into();
+                options.group = (node == "node-b").then(|| limit.group().to_owned());
+            })?;
+        }
+        let mut pods = vec![CLIENT, FAR, VICTIM];
+        if mode != "none" {
+            pods.push(PEER);
+        }
+        bed.enrol_only(&pods)?;
+        for pod in pods {
+            bed.daemon(&bed.pod(pod)?.node)?.certified(&ztunnel_tests::ca::identity(pod))?;
+        }
+        let victim = bed.pod(VICTIM)?;
+        let echo = Server::echo(victim, victim.at(Family::V4, 7000))?;
+        let mut good = (0..GOOD).map(|_| bed.pod(CLIENT)?.connect(echo.address())).collect::<Result<Vec<_>>>()?;
+        all_talk(&mut good, 0)?;
+        let id = bed.daemon("node-b")?.id();
+        Ok(Self { bed, echo, good, id, _limit: limit })
+    }
+
+    /// The good connections talk and new ones come about while all of this is done; then the daemon is the same, and had no more
+    /// than it may have. The metrics in the end.
+    fn stands<'a>(&'a mut self, attacks: impl FnOnce(&'a Testbed) -> Result<Vec<Attack<'a>>>) -> Result<Metrics> {
+        let Self { bed, echo, good, id, .. } = self;
+        let bed: &'a Testbed = bed;
+        let daemon = bed.daemon("node-b")?;
+        let client = bed.pod(CLIENT)?;
+        let attacks = attacks(bed)?;
+        let over = AtomicBool::new(false);
+        let goes_on = || !over.load(Ordering::SeqCst);
+        let outcome = thread::scope(|scope| {
+            let ended = Ended(&over);
+            for attack in attacks {
+                let goes_on = &goes_on;
+                scope.spawn(move || attack(goes_on));
+            }
+            let mut talk = || -> Result<()> {
+                for round in 1..=ROUNDS {
+                    all_talk(good, round)?;
+                    // New ones come about as well.
+                    let mut newcomer = client.connect(echo.address())?;
+                    all_talk(std::slice::from_mut(&mut newcomer), round)?;
+                }
+                Ok(())
+            };
+            let outcome = talk();
+            drop(ended);
+            outcome
+        });
+        outcome.with_context(|| daemon.tail())?;
+        ensure!(daemon.id() == *id, "another process");
+        let highest = highest(*id)?;
+        let metrics = daemon.metrics()?;
+        let of = |name: &str| metrics.sum(name, &[]);
+        println!(
+            "at most {} MiB resident; {} of {} bytes of the budget used, {} refused, {} tunnels ended for abuse",
+            highest >> 20,
+            of("ztunnel_memory_used_bytes"),
+            of("ztunnel_memory_budget_bytes"),
+            of("ztunnel_memory_refused_total"),
+            of("ztunnel_hbone_abuse_total"),
+        );
+        ensure!(highest < MOST, "the daemon has had {highest} bytes");
+        let (used, budget) = (of("ztunnel_memory_used_bytes"), of("ztunnel_memory_budget_bytes"));
+        ensure!(budget > 0.0 && budget <= MOST as f64 && used <= budget, "{used} of {budget} bytes");
+        all_talk(good, ROUNDS + 1)?;
+        Ok(metrics)
+    }
+}
+
 #[test]
 fn a_thousand_good_connections_live_through_what_a_peer_and_a_neighbour_can_do() -> Result<()> {
-    let mut bed = Testbed::new(TWO_NODES)?;
-    bed.mesh.pod(&PodManifest::of(bed.pod(PEER)?).mode("none"))?;
-    for node in ["node-a", "node-b"] {
-        let arguments = ["--memory-budget", BUDGET, "--max-connections-per-pod", "4096"].map(String::from).into();
-        bed.start_with(node, |options| options.arguments = arguments)?;
-    }
-    bed.enrol_only(&[CLIENT, "web-a", VICTIM])?;
-    for pod in [CLIENT, VICTIM] {
-        bed.daemon(&bed.pod(pod)?.node)?.certified(&ztunnel_tests::ca::identity(pod))?;
-    }
-    let (peer, victim, daemon) = (bed.pod(PEER)?, bed.pod(VICTIM)?, bed.daemon("node-b")?);
-    let caller = Caller::with(&bed.authority.honest("web-a")?)?;
-    let target = victim.at(Family::V4, HBONE_PORT);
-    let id = daemon.id();
-    let echo = Server::echo(victim, victim.at(Family::V4, 7000))?;
-    let mut good = (0..GOOD).map(|_| bed.pod(CLIENT)?.connect(echo.address())).collect::<Result<Vec<_>>>()?;
-    all_talk(&mut good, 0)?;
-
+    let mut besieged = Besieged::new("none")?;
+    let bed = &besieged.bed;
+    let caller = Caller::with(&bed.authority.honest(FAR)?)?;
+    let target = bed.pod(VICTIM)?.at(Family::V4, HBONE_PORT);
     // An application that does not read, as long as the lock is held.
     let asleep = Arc::new(Mutex::new(()));
     let sleeping = asleep.lock().unwrap_or_else(PoisonError::into_inner);
     let bed_of = Arc::clone(&asleep);
-    let deaf = Server::start(victim, victim.at(Family::V4, 7002), move |_stream, _| {
+    let deaf = Server::start(bed.pod(VICTIM)?, bed.pod(VICTIM)?.at(Family::V4, 7002), move |_stream, _| {
         drop(bed_of.lock());
         Ok(())
     })?;
-    let over = AtomicBool::new(false);
-    let goes_on = || !over.load(Ordering::SeqCst);
-    let outcome = thread::scope(|scope| {
-        let ended = Ended(&over);
+    let to_deaf = deaf.address().to_string();
+    let (caller, to_deaf) = (&caller, &*to_deaf);
+    let metrics = besieged.stands(|bed| {
+        let peer = bed.pod(PEER)?;
+        let mut attacks: Vec<Attack<'_>> = Vec::new();
         // Tunnels to the application that does not read, each with streams full of bytes. Refusals are what is hoped for.
-        scope.spawn(|| {
+        attacks.push(Box::new(move |goes_on| {
             let mut held = Vec::new();
             while goes_on() {
-                let Ok(tunnel) = HbonePeer::connect(&caller, peer, target) else { continue };
+                let Ok(tunnel) = HbonePeer::connect(caller, peer, target) else { continue };
                 let streams = (0..4).filter_map(|_| {
-                    let mut stream = tunnel.open(&deaf.address().to_string(), &[]).ok()?;
+                    let mut stream = tunnel.open(to_deaf, &[]).ok()?;
                     stream.push(8 << 20).ok()?;
                     Some(stream)
                 });
@@ -110,18 +193,25 @@ fn a_thousand_good_connections_live_through_what_a_peer_and_a_neighbour_can_do()
                 tunnel.idle(Duration::from_millis(20));
                 held.push((tunnel, streams));
             }
-        });
-        // Frames that carry nothing, as fast as they are taken.
-        scope.spawn(|| {
-            let flood = frame(PRIORITY, 0, 1, &[0, 0, 0, 3, 7]).repeat(1000);
-            while goes_on() {
-                if let Ok(mut tunnel) = RawPeer::connect(&caller, peer, target, &[]) {
+        }));
+        // Frames that carry nothing, of each kind, as fast as they are taken.
+        let floods = [
+            frame(PRIORITY, 0, 1, &[0, 0, 0, 3, 7]),
+            frame(0xfa, 0, 0, &[]),
+            frame(kind::PING, ACK, 0, &[7; 8]),
+            frame(kind::SETTINGS, 0, 0, &[]),
+            frame(kind::WINDOW_UPDATE, 0, 0, &1_u32.to_be_bytes()),
+        ];
+        attacks.push(Box::new(move |goes_on| {
+            for flood in floods.iter().cycle().take_while(|_| goes_on()) {
+                if let Ok(mut tunnel) = RawPeer::connect(caller, peer, target, &[]) {
+                    let flood = flood.repeat(1000);
                     tunnel.flood(100, |_| flood.clone());
                 }
             }
-        });
+        }));
         // Connections without a word.
-        scope.spawn(|| {
+        attacks.push(Box::new(move |goes_on| {
             let mut silent = Vec::new();
             while goes_on() {
                 silent.extend(peer.connect(target).ok());
@@ -129,38 +219,96 @@ fn a_thousand_good_connections_live_through_what_a_peer_and_a_neighbour_can_do()
                     silent.clear();
                 }
             }
-        });
-        let mut talk = || -> Result<()> {
-            for round in 1..=20 {
-                all_talk(&mut good, round)?;
-                // New ones come about as well.
-                let mut newcomer = bed.pod(CLIENT)?.connect(echo.address())?;
-                all_talk(std::slice::from_mut(&mut newcomer), round)?;
-            }
-            Ok(())
-        };
-        let outcome = talk();
-        drop(ended);
-        outcome
-    });
+        }));
+        Ok(attacks)
+    })?;
     drop(sleeping);
-    outcome.with_context(|| daemon.tail())?;
-    ensure!(daemon.id() == id, "another process");
-    let highest = highest(id)?;
-    let metrics = daemon.metrics()?;
-    let of = |name: &str| metrics.sum(name, &[]);
-    println!(
-        "at most {} MiB resident; {} of {} bytes of the budget used, {} refused, {} tunnels ended for abuse",
-        highest >> 20,
-        of("ztunnel_memory_used_bytes"),
-        of("ztunnel_memory_budget_bytes"),
-        of("ztunnel_memory_refused_total"),
-        of("ztunnel_hbone_abuse_total"),
-    );
-    ensure!(highest < MOST, "the daemon has had {highest} bytes");
-    ensure!(
-        of("ztunnel_memory_budget_bytes") > 0.0 && of("ztunnel_memory_used_bytes") <= of("ztunnel_memory_budget_bytes")
-    );
-    ensure!(of("ztunnel_hbone_abuse_total") > 0.0, "nobody was told to calm down");
-    all_talk(&mut good, 21)
+    ensure!(metrics.sum("ztunnel_hbone_abuse_total", &[]) > 0.0, "nobody was told to calm down");
+    Ok(())
+}
+
+/// Of a pod of the mesh with CAP_NET_ADMIN, beside those that it attacks, and of somebody who may write manifests in its namespace.
+#[test]
+fn a_thousand_good_connections_live_through_what_a_pod_and_a_tenant_can_do() -> Result<()> {
+    const UNREAD: usize = 800;
+    let mut besieged = Besieged::new("ambient")?;
+    let far = besieged.bed.pod(FAR)?;
+    // Says as much as is taken.
+    let sender = Server::start(far, far.at(Family::V4, 7003), |mut stream, _| {
+        let bytes = [7; 64 << 10];
+        loop {
+            stream.write_all(&bytes)?;
+        }
+    })?;
+    let to_sender = sender.address();
+    besieged.stands(|bed| {
+        let (hostile, manifests) = (bed.pod(PEER)?, bed.mesh.folder());
+        let mut attacks: Vec<Attack<'_>> = Vec::new();
+        // Connections that it does not read.
+        attacks.push(Box::new(move |goes_on| {
+            let mut unread = Vec::new();
+            while goes_on() {
+                unread.extend(hostile.connect(to_sender).ok());
+                if unread.len() >= UNREAD {
+                    unread.drain(..UNREAD / 2);
+                }
+            }
+        }));
+        // Routes without end, addresses that come and go, and listeners that are closed.
+        attacks.push(Box::new(move |goes_on| {
+            let routes: String = (0..20_000)
+                .map(|number| format!("route add 10.{}.{}.0/24 dev lo table 77\n", 100 + number / 256, number % 256))
+                .collect();
+            let mut done = vec![hostile.netns.ip(&routes)];
+            for number in 0_u32.. {
+                if !goes_on() {
+                    break;
+                }
+                done.push(hostile.netns.ip("addr add 10.10.2.99/32 dev eth0\naddr del 10.10.2.99/32 dev eth0\n"));
+                if number % 100 == 99 {
+                    let closed = Launch::new("ss").args(["-K", "-tl"]).inside(&hostile.netns).finish();
+                    done.push(closed.map(|_| ()));
+                }
+            }
+            assert!(done.iter().all(Result::is_ok), "{:?}", done.into_iter().find(Result::is_err));
+        }));
+        // Entries by the thousand, and each time others.
+        attacks.push(Box::new(move |goes_on| {
+            let (_never, pause) = channel::<()>();
+            for round in 0_u32.. {
+                if !goes_on() {
+                    return;
+                }
+                let path = manifests.join("evil.yaml");
+                let fresh = path.with_extension("new");
+                let written = std::fs::write(&fresh, evil(round)).and_then(|()| std::fs::rename(&fresh, &path));
+                assert!(written.is_ok(), "{written:?}");
+                // Half a second, in which the daemon reads it.
+                let _ = pause.recv_timeout(Duration::from_millis(500));
+            }
+        }));
+        Ok(attacks)
+    })?;
+    besieged.bed.daemon("node-b")?.enrolled(PEER)
+}
+
+/// Manifests of a tenant: entries with many addresses, and policies.
+fn evil(round: u32) -> String {
+    let entry = |number: u32| {
+        let addresses: Vec<_> =
+            (0..100).map(|last| format!("10.{}.{}.{last}", 150 + round % 50, number % 250)).collect();
+        format!(
+            "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: entry-{number}, namespace: evil}}\n\
+             spec: {{hosts: [h{number}.evil], addresses: [{}], ports: [{{number: 80, name: tcp, protocol: TCP}}], resolution: \
+             STATIC, endpoints: [{{address: 10.149.0.1}}]}}\n",
+            addresses.join(", ")
+        )
+    };
+    let policy = |number: u32| {
+        format!(
+            "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: policy-{number}, namespace: \
+             evil}}\nspec: {{action: DENY, rules: [{{from: [{{source: {{namespaces: [n{round}]}}}}]}}]}}\n"
+        )
+    };
+    (0..200).map(entry).chain((0..500).map(policy)).collect()
 }

@@ -23,6 +23,8 @@ pub struct DaemonOptions {
     pub detached: bool,
     /// How long it may take to become ready.
     pub patience: Duration,
+    /// The control group that it runs in, see [`MemoryLimit`](crate::cgroups::MemoryLimit).
+    pub group: Option<PathBuf>,
 }
 
 /// A control plane, as a daemon is told of it.
@@ -63,6 +65,7 @@ impl DaemonOptions {
             control_plane: None,
             detached: false,
             patience: wait::PATIENCE,
+            group: None,
         }
     }
 }
