@@ -12,9 +12,10 @@ use tokio::{
 use tracing::debug;
 
 use super::{
-    Carried, PodContext, Refusal,
+    PodContext, Refusal,
     admission::Evicted,
     deliver::{self, Delivered},
+    established::{Established, TunnelEnds},
     gate::Visit,
     in_two_parts,
     judge::judge,
@@ -246,9 +247,8 @@ async fn begin(pod: Rc<PodContext>, link: Rc<Link>, incoming: Incoming) -> Optio
         Ok(mut tunnel) => {
             tunnel.hold(memory);
             record.connected();
-            let (tunnel_side, visit) = (Side::Client, Some(visit));
-            let carried = Carried { application, tunnel, tunnel_side, held, visit, record, place };
-            Some(Box::pin(carried.relay()))
+            let ends = TunnelEnds { application, tunnel, tunnel_side: Side::Client };
+            Some(Box::pin(Established { ends, held, visit: Some(visit), record, place }.copy()))
         }
         Err(error) => {
             drop((application, held));

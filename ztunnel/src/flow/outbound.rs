@@ -9,7 +9,9 @@ use std::{
 use futures_util::future::LocalBoxFuture;
 
 use super::{
-    Carried, PodContext, Refusal, Spliced, in_two_parts,
+    PodContext, Refusal,
+    established::{Established, TcpEnds, TunnelEnds},
+    in_two_parts,
     leg::Leg,
     record::{Facts, Recorded},
     table::UpstreamEntry,
@@ -62,16 +64,15 @@ async fn begin(pod: Rc<PodContext>, accepted: Accepted) -> Option<LocalBoxFuture
     match opened {
         Ok(Server::Plain(Dialled { stream: server, held })) => {
             record.connected();
-            let spliced = Spliced { client, server: Leg::new(server), held, visit: None, record, place };
-            Some(Box::pin(spliced.copy()))
+            let ends = TcpEnds { client, server: Leg::new(server) };
+            Some(Box::pin(Established { ends, held, visit: None, record, place }.copy()))
         }
         Ok(Server::Tunnel(opened)) => {
             let Opened { tunnel, identity, .. } = *opened;
             record.proved(identity);
             record.connected();
-            let tunnel_side = Side::Server;
-            let carried = Carried { application: client, tunnel, tunnel_side, held: (), visit: None, record, place };
-            Some(Box::pin(carried.relay()))
+            let ends = TunnelEnds { application: client, tunnel, tunnel_side: Side::Server };
+            Some(Box::pin(Established { ends, held: (), visit: None, record, place }.copy()))
         }
         Err(refusal) => {
             drop(client);

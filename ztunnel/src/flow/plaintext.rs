@@ -5,8 +5,9 @@ use std::{future::Future, rc::Rc};
 use futures_util::future::LocalBoxFuture;
 
 use super::{
-    PodContext, Refusal, Spliced,
+    PodContext, Refusal,
     deliver::{self, Delivered},
+    established::{Established, TcpEnds},
     gate::Visit,
     in_two_parts,
     judge::judge,
@@ -43,8 +44,8 @@ async fn begin(pod: Rc<PodContext>, accepted: Accepted) -> Option<LocalBoxFuture
         Ok(Opened { server, visit }) => {
             let Delivered { application, held } = server;
             record.connected();
-            let spliced = Spliced { client, server: Leg::new(application), held, visit: Some(visit), record, place };
-            Some(Box::pin(spliced.copy()))
+            let ends = TcpEnds { client, server: Leg::new(application) };
+            Some(Box::pin(Established { ends, held, visit: Some(visit), record, place }.copy()))
         }
         Err(refusal) => {
             drop(client);

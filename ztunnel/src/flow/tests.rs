@@ -6,7 +6,8 @@ use socket2::SockRef;
 use tokio::{sync::Notify, time::timeout};
 
 use super::{
-    Carried, Spliced, inbound, outbound, plaintext,
+    established::{Established, TcpEnds, TunnelEnds},
+    inbound, outbound, plaintext,
     table::{DeliveryEntry, UpstreamEntry},
 };
 use crate::{
@@ -104,10 +105,10 @@ fn what_a_live_connection_keeps_is_small() {
     for (bytes, most) in [
         (task(outbound::serve), 64),
         (task(plaintext::serve), 64),
-        (kept(Carried::<()>::relay), 1344),
-        (kept(Carried::<(DeliveryEntry, Place)>::relay), 1408),
-        (kept(Spliced::<(UpstreamEntry, Place)>::copy), 1728),
-        (kept(Spliced::<(DeliveryEntry, Place)>::copy), 1728),
+        (kept(Established::<TunnelEnds, ()>::copy), 1344),
+        (kept(Established::<TunnelEnds, (DeliveryEntry, Place)>::copy), 1408),
+        (kept(Established::<TcpEnds, (UpstreamEntry, Place)>::copy), 1728),
+        (kept(Established::<TcpEnds, (DeliveryEntry, Place)>::copy), 1728),
     ] {
         assert!(bytes <= most, "{bytes} bytes where {most} were enough");
     }
