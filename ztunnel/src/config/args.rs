@@ -53,7 +53,7 @@ pub enum Command {
     Ca(CaCommand),
     /// Explain where a connection would go, whether it is allowed, and what would change that
     ///
-    /// Exit code: 0 if the connection is allowed, 3 if it is denied, 2 if the question cannot be answered.
+    /// Exit code: 0 if the connection is allowed, 3 if it is denied or fails, 2 if the question cannot be answered.
     Explain(ExplainArgs),
     /// Find mistakes in Kubernetes manifests
     ///

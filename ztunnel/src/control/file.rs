@@ -26,10 +26,10 @@ use thiserror::Error;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, info, warn};
 
-use self::folder::{Folder, Reading};
+use self::folder::{Folder, FolderLimits, Reading};
 pub use self::sources::{Manifests, Source, read_sources};
 use self::watch::{Sign, Watch};
-use super::join::Joiner;
+use super::join::{Joined, Joiner};
 use super::source::MeshSource;
 use crate::model::identity::TrustDomain;
 use crate::model::local::LocalPods;
@@ -93,6 +93,7 @@ pub struct MeshFolder {
     local: Option<Local>,
     /// Where copies of what the files say are kept.
     kept: Option<PathBuf>,
+    limits: FolderLimits,
     /// Local facts that count when the batch that was yielded last is published.
     local_due: Option<LocalPods>,
     /// `None` while it is being read.
@@ -115,6 +116,25 @@ struct Content {
     joiner: Joiner,
 }
 
+/// What is new in the folder.
+#[derive(Debug)]
+struct News {
+    joined: Joined,
+    /// All problems, in their order.
+    problems: Vec<Problem>,
+}
+
+impl Content {
+    /// What is new since the last time. Takes long when it is much.
+    fn take(&mut self) -> News {
+        let joined = self.joiner.take();
+        let mut problems = self.joiner.problems();
+        problems.extend(self.folder.problems());
+        problems.sort();
+        News { joined, problems }
+    }
+}
+
 #[derive(Debug)]
 struct Told {
     gaps: Gaps,
@@ -131,7 +151,8 @@ pub fn read_once(dir: &Path, trust_domain: TrustDomain) -> Result<(Snapshot, Loc
     let mut folder = MeshFolder::open(dir, trust_domain)?;
     let mut content = folder.content.take().unwrap_or_else(|| folder.nothing());
     content.folder.read(&mut content.joiner, Reading::Thorough);
-    let batch = folder.batch(&mut content).unwrap_or_default();
+    let news = content.take();
+    let batch = folder.batch(&content, news).unwrap_or_default();
     let local = content.joiner.local().clone();
     Ok((Snapshot::default().apply(batch).with_origins(content.joiner.origins()), local))
 }
@@ -159,6 +180,7 @@ impl MeshFolder {
             trust_domain,
             local: None,
             kept: None,
+            limits: FolderLimits::default(),
             local_due: None,
             content: None,
             watched: None,
@@ -184,7 +206,7 @@ impl MeshFolder {
     fn nothing(&self) -> Content {
         let node = self.local.as_ref().map(|local| Arc::clone(&local.node));
         Content {
-            folder: Folder::new(self.dir.clone(), self.kept.clone()),
+            folder: Folder::new(self.dir.clone(), self.kept.clone(), self.limits),
             joiner: Joiner::new(self.trust_domain.clone(), node),
         }
     }
@@ -193,13 +215,18 @@ impl MeshFolder {
     async fn refresh(&mut self, reading: Reading) -> Option<Batch> {
         let mut content = self.content.take().unwrap_or_else(|| self.nothing());
         let mut watch = std::mem::take(&mut self.watch);
+        let is_lost = self.is_lost;
         let work = move || {
             // Watch first: what changes after this is told, what changed before is read.
             let watched = watch.arm();
             content.folder.read(&mut content.joiner, reading);
-            (content, watch, watched)
+            // What broken files said before is not known any more: until they are repaired, what was published counts.
+            let counts = !is_lost || (content.folder.was_read() && !content.folder.is_incomplete());
+            // Joined here as well: with many objects it takes longer than an asynchronous task may.
+            let news = counts.then(|| content.take());
+            (content, news, watch, watched)
         };
-        let (mut content, watch, watched) = match tokio::task::spawn_blocking(work).await {
+        let (content, news, watch, watched) = match tokio::task::spawn_blocking(work).await {
             Ok(done) => done,
             Err(failure) => {
                 error!(%failure, "reading the mesh folder failed: this is a bug, please report it; the last good mesh stays");
@@ -209,18 +236,16 @@ impl MeshFolder {
             }
         };
         (self.watch, self.watched) = (watch, Some(watched));
-        // What broken files said before is not known any more: until they are repaired, what was published counts.
-        let counts = !self.is_lost || (content.folder.was_read() && !content.folder.is_incomplete());
-        let batch = if counts { self.batch(&mut content) } else { None };
+        let batch = news.and_then(|news| self.batch(&content, news));
         self.content = Some(content);
         batch
     }
 
     /// What is new since the last time.
-    fn batch(&mut self, content: &mut Content) -> Option<Batch> {
+    fn batch(&mut self, content: &Content, news: News) -> Option<Batch> {
         let Content { folder, joiner } = content;
+        let News { joined, mut problems } = news;
         let is_whole = std::mem::take(&mut self.is_lost);
-        let joined = joiner.take();
         let (partial, incomplete) = (folder.is_partial(), folder.is_incomplete());
         let blind = partial && !self.complete;
         self.complete |= !incomplete;
@@ -230,9 +255,10 @@ impl MeshFolder {
             Some(file) if blind => close_unknown_targets(joiner, &mut unread, &file),
             _ => Vec::new(),
         };
-        let mut problems = joiner.problems();
-        problems.extend(folder.problems().chain(closed));
-        problems.sort();
+        if !closed.is_empty() {
+            problems.extend(closed);
+            problems.sort();
+        }
         let last = self.told.as_ref();
         // A folder of which nothing at all makes sense says no more than one that can't be read.
         let is_nonsense = !joiner.has_objects() && problems.iter().any(|problem| problem.severity == Severity::Error);

@@ -72,7 +72,7 @@ fn alias(
     };
     let refusal = client.closed().or_else(|| refusal.map(|refusal| super::journey::told(&refusal)));
     let (verdict, reason) = match &refusal {
-        Some(refusal) => (Verdict::Denied, format!("the connection fails: {}", refusal.text)),
+        Some(refusal) => (Verdict::Failed, refusal.text.clone()),
         None => (
             Verdict::Allowed,
             format!(

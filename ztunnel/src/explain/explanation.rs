@@ -38,14 +38,16 @@ impl Explanation {
     }
 }
 
-/// Whether a connection may be.
+/// The answer to the question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Verdict {
-    /// It may.
+    /// The connection is carried.
     Allowed,
-    /// It may not, or can't.
+    /// A policy denies the connection, or the destination refuses it.
     Denied,
+    /// The connection has no route: no policy has to do with that.
+    Failed,
 }
 
 impl Verdict {
@@ -55,6 +57,7 @@ impl Verdict {
         match self {
             Self::Allowed => "ALLOWED",
             Self::Denied => "DENIED",
+            Self::Failed => "FAILS",
         }
     }
 }

@@ -133,7 +133,7 @@ fn endpoint(leg: &Leg, client: &Client<'_>, captured: &Result<(), String>, judge
 /// Allowed is what has a way, and whom everyone at its end lets in.
 fn overall(route: &Route, endpoints: &[Endpoint]) -> (Verdict, String) {
     if let Some(refusal) = &route.refusal {
-        return (Verdict::Denied, format!("the connection fails: {}", refusal.text));
+        return (Verdict::Failed, refusal.text.clone());
     }
     let judged = || endpoints.iter().filter_map(|endpoint| Some((endpoint, endpoint.judgement.as_ref()?)));
     let mut denied = judged().filter(|(_, judgement)| judgement.verdict == Verdict::Denied);
@@ -153,7 +153,7 @@ fn overall(route: &Route, endpoints: &[Endpoint]) -> (Verdict, String) {
     let unenforced = judged().find(|(_, judgement)| judgement.unenforced.is_some());
     match unenforced.or_else(|| judged().next()) {
         Some((_, judgement)) => (Verdict::Allowed, judgement.reason.clone()),
-        None => (Verdict::Denied, "the connection fails: there is no endpoint".to_owned()),
+        None => (Verdict::Failed, "there is no endpoint".to_owned()),
     }
 }
 

@@ -18,7 +18,7 @@ const DENIED: u8 = 3;
 /// That can't be told.
 const UNKNOWN: u8 = 2;
 
-/// Prints the explanation. 0: it may; 3: it may not; 2: that can't be told.
+/// Prints the explanation. 0: the connection is allowed; 3: it is denied, or fails; 2: the question has no answer.
 #[must_use]
 pub fn explain(args: &ExplainArgs) -> ExitCode {
     let (out, err) = (io::stdout(), io::stderr());

@@ -33,15 +33,40 @@ pub(super) const LARGEST_FILE: u64 = 256 * 1024 * 1024;
 /// A file that is so large is read again only when it looks different, also when others are read to be sure.
 const LARGE_FILE: u64 = 16 * 1024 * 1024;
 
+/// The most bytes that are read of all files of a folder together. What is read of a file is kept as objects, which take about as
+/// much memory as their text. Files that were read before keep their part, so that a new file cannot displace them.
+pub(super) const LARGEST_FOLDER: u64 = 1024 * 1024 * 1024;
+
+/// The most files of a folder that are read. Each is looked at with every reading.
+pub(super) const MOST_FILES: usize = 50_000;
+
+/// How much is read of a folder.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FolderLimits {
+    pub(super) bytes: u64,
+    pub(super) files: usize,
+}
+
+impl Default for FolderLimits {
+    fn default() -> Self {
+        Self { bytes: LARGEST_FOLDER, files: MOST_FILES }
+    }
+}
+
 /// A folder and its files.
 #[derive(Debug)]
 pub(super) struct Folder {
     dir: PathBuf,
+    limits: FolderLimits,
+    /// The bytes of all files that were read.
+    bytes: u64,
     files: BTreeMap<OsString, Manifest>,
     /// `None`: nothing is kept beyond this process.
     kept: Option<Kept>,
     /// Files that went when others came that make no sense.
     gone: BTreeMap<OsString, Gone>,
+    /// The first of the files that were not read because there are too many, and their number.
+    left_out: Option<(Arc<str>, usize)>,
     /// Why the folder as a whole could not be read the last time.
     unreadable: Option<Problem>,
     was_read: bool,
@@ -57,6 +82,8 @@ struct Manifest {
     digest: Option<Digest>,
     /// What the file system said of it before these were read. A file of which it says the same again has not changed.
     state: Option<State>,
+    /// How many bytes were read the last time that it could be read.
+    size: u64,
     /// What was read of it.
     known: Known,
     /// All of it could be read at least once, by this process or one before.
@@ -135,13 +162,16 @@ struct Gone {
 
 impl Folder {
     /// Copies are kept in a directory, if one is given.
-    pub(super) fn new(dir: PathBuf, kept: Option<PathBuf>) -> Self {
+    pub(super) fn new(dir: PathBuf, kept: Option<PathBuf>, limits: FolderLimits) -> Self {
         let kept = kept.map(|kept| Kept::new(kept, &dir, LARGEST_FILE));
         Self {
             dir,
+            limits,
+            bytes: 0,
             files: BTreeMap::new(),
             kept,
             gone: BTreeMap::new(),
+            left_out: None,
             unreadable: None,
             was_read: false,
             namespace: None,
@@ -151,7 +181,11 @@ impl Folder {
     /// Files and texts from anywhere, each of which is [taken](Self::take_file) once.
     /// Objects that name no namespace are in `namespace`, or in `default`.
     pub(super) fn of_files(namespace: Option<&str>) -> Self {
-        Self { was_read: true, namespace: namespace.map(Arc::from), ..Self::new(PathBuf::new(), None) }
+        Self {
+            was_read: true,
+            namespace: namespace.map(Arc::from),
+            ..Self::new(PathBuf::new(), None, FolderLimits::default())
+        }
     }
 
     /// The files that are there.
@@ -176,12 +210,12 @@ impl Folder {
 
     /// Whether something in it could never be read that may tell of pods of the mesh.
     pub(super) fn is_partial(&self) -> bool {
-        !self.was_read || self.files.values().any(Manifest::hides_addresses)
+        !self.was_read || self.left_out.is_some() || self.files.values().any(Manifest::hides_addresses)
     }
 
     /// The same, of pods or of policies.
     pub(super) fn is_incomplete(&self) -> bool {
-        !self.was_read || self.files.values().any(Manifest::is_unclear)
+        !self.was_read || self.left_out.is_some() || self.files.values().any(Manifest::is_unclear)
     }
 
     /// Which policies may stand in what could never be read, in a mesh with this root namespace. Of several files the
@@ -190,6 +224,9 @@ impl Folder {
         let mut unread = UnreadPolicies::default();
         if !self.was_read {
             unread.anywhere = Some(self.dir.to_string_lossy().into());
+        }
+        if let Some((name, _)) = &self.left_out {
+            unread.anywhere.get_or_insert_with(|| Arc::clone(name));
         }
         for (file, fault) in self.files.values().flat_map(|file| file.faults.iter().map(move |fault| (file, fault))) {
             let namespaces = match &fault.hides.policies {
@@ -208,14 +245,27 @@ impl Folder {
 
     /// The first file that may tell of pods and could never be read.
     pub(super) fn first_unread(&self) -> Option<Arc<str>> {
-        let never = || self.files.values().find(|file| file.hides_addresses()).map(|file| Arc::clone(&file.name));
+        let left_out = || self.left_out.as_ref().map(|(name, _)| Arc::clone(name));
+        let hides = |file: &&Manifest| file.hides_addresses();
+        let never = || self.files.values().find(hides).map(|file| Arc::clone(&file.name)).or_else(left_out);
         if self.was_read { never() } else { Some(self.dir.to_string_lossy().into()) }
     }
 
     /// What could not be read.
     pub(super) fn problems(&self) -> impl Iterator<Item = Problem> {
         let broken = self.files.values().flat_map(|file| &file.faults).map(|fault| &fault.problem);
-        self.unreadable.iter().chain(broken).cloned().chain(self.gone.values().map(Gone::problem))
+        let left_out = self.left_out.iter().map(|(name, count)| self.left_out_problem(name, *count));
+        self.unreadable.iter().chain(broken).cloned().chain(self.gone.values().map(Gone::problem)).chain(left_out)
+    }
+
+    fn left_out_problem(&self, name: &Arc<str>, count: usize) -> Problem {
+        let message = format!(
+            "{count} files, of which {name} is the first, are not read: a mesh folder may have {} files; put several objects \
+             into one file",
+            self.limits.files
+        );
+        let origin = Origin::file(self.dir.to_string_lossy());
+        Problem { origin, object: None, message, severity: Severity::Error }
     }
 
     /// Reads the files again, and has the joiner hear what is new. Blocks on the file system, on nothing else.
@@ -224,10 +274,12 @@ impl Folder {
             Ok(names) => {
                 self.unreadable = None;
                 self.was_read = true;
+                let names = self.leave_out(names);
                 let before: BTreeSet<OsString> = self.files.keys().cloned().collect();
                 let files = std::mem::take(&mut self.files).into_iter();
                 let (there, went): (BTreeMap<_, _>, BTreeMap<_, _>) = files.partition(|(name, _)| names.contains(name));
                 self.files = there;
+                self.bytes = self.files.values().map(|file| file.size).sum();
                 for name in &names {
                     self.read_file(name, joiner, reading);
                 }
@@ -243,6 +295,20 @@ impl Folder {
                 self.unreadable = Some(Problem { origin, object: None, message, severity: Severity::Error });
             }
         }
+    }
+
+    /// The names without those that are too many. Files that were read before are not among these.
+    fn leave_out(&mut self, names: BTreeSet<OsString>) -> BTreeSet<OsString> {
+        let excess = names.len().saturating_sub(self.limits.files);
+        self.left_out = None;
+        if excess == 0 {
+            return names;
+        }
+        let new: Vec<&OsString> =
+            names.iter().rev().filter(|name| !self.files.contains_key(*name)).take(excess).collect();
+        let left_out: BTreeSet<OsString> = new.into_iter().cloned().collect();
+        self.left_out = left_out.first().map(|name| (name.to_string_lossy().into(), left_out.len()));
+        names.into_iter().filter(|name| !left_out.contains(name)).collect()
     }
 
     /// Keeps what files said that went while others came which could never be read: nobody knows whether they were
@@ -301,6 +367,7 @@ impl Folder {
                 if error.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(&path).is_err() =>
             {
                 if let Some(file) = self.files.remove(name) {
+                    self.bytes = self.bytes.saturating_sub(file.size);
                     joiner.silence(&voice(&file.name));
                 }
             }
@@ -310,8 +377,13 @@ impl Folder {
 
     /// Takes what was read of a file, before which the file system said this of it.
     fn take(&mut self, name: &OsStr, bytes: Result<Vec<u8>, ReadError>, state: Option<State>, joiner: &mut Joiner) {
+        let (limit, others) = (self.limits.bytes, self.bytes.saturating_sub(self.manifest(name).size));
+        let bytes = bytes.and_then(|bytes| {
+            let all = others.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+            if all > limit { Err(ReadError::FolderTooLarge { limit }) } else { Ok((bytes, all)) }
+        });
         let file = self.manifest(name);
-        let bytes = match bytes {
+        let (bytes, all) = match bytes {
             Ok(bytes) => bytes,
             Err(error) => {
                 file.digest = None;
@@ -326,6 +398,9 @@ impl Folder {
             return;
         }
         file.digest = digest;
+        file.size = all.saturating_sub(others);
+        self.bytes = all;
+        let file = self.manifest(name);
         let (content, known) = read_bytes_again(&file.name, &bytes, &file.known);
         // What can't be read at all says nothing of what will be the same when it can.
         if let Some(known) = known {
@@ -401,6 +476,7 @@ impl Folder {
             name: name.to_string_lossy().into(),
             digest: None,
             state: None,
+            size: 0,
             known: known(),
             was_whole: false,
             is_recalled: false,
@@ -453,6 +529,11 @@ enum ReadError {
     NotRegular,
     #[error("is larger than {} MiB, the most that is read: split it, or export without managedFields", LARGEST_FILE / 1024 / 1024)]
     TooLarge,
+    #[error(
+        "is not read: the files of the mesh folder may have {} MiB together; remove what is not needed, or export without managedFields",
+        limit / 1024 / 1024
+    )]
+    FolderTooLarge { limit: u64 },
     #[error("cannot be read: {0}")]
     Read(#[source] io::Error),
 }

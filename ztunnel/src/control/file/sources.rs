@@ -68,7 +68,8 @@ pub fn read_sources(
     }
     let files = folder.names().cloned().collect();
     let mut content = Content { folder, joiner };
-    let batch = MeshFolder::at(PathBuf::new(), trust_domain).batch(&mut content).unwrap_or_default();
+    let news = content.take();
+    let batch = MeshFolder::at(PathBuf::new(), trust_domain).batch(&content, news).unwrap_or_default();
     let snapshot = Snapshot::default().apply(batch).with_origins(content.joiner.origins());
     Ok(Manifests { snapshot, local: content.joiner.local().clone(), files })
 }

@@ -1,3 +1,4 @@
+mod budget;
 mod kept;
 mod partial;
 mod sources;
@@ -70,9 +71,14 @@ fn pod(name: &str) -> String {
 
 /// Runs a mesh folder at `dir` while `body` goes on.
 async fn running(dir: &Path, patience: Duration, body: impl AsyncFnOnce(&mut Mesh)) {
+    running_within(FolderLimits::default(), dir, patience, body).await;
+}
+
+/// The same, with other limits.
+async fn running_within(limits: FolderLimits, dir: &Path, patience: Duration, body: impl AsyncFnOnce(&mut Mesh)) {
     let (publisher, reader) = channel();
     let (local, facts) = local::channel();
-    let folder = MeshFolder::open(dir, TrustDomain::default()).unwrap();
+    let folder = MeshFolder { limits, ..MeshFolder::open(dir, TrustDomain::default()).unwrap() };
     let mut mesh = Mesh { dir: dir.to_owned(), changes: reader.subscribe(), reader, facts, patience };
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let body = async {

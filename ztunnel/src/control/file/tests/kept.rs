@@ -21,7 +21,7 @@ async fn until_policies(mesh: &mut Mesh, expected: &str) -> Arc<Snapshot> {
 #[test]
 fn a_file_that_is_renamed_and_broken_at_once_leaves_its_policies_in_force() {
     let dir = TempDir::new().unwrap();
-    let mut folder = Folder::new(dir.path().to_owned(), None);
+    let mut folder = Folder::new(dir.path().to_owned(), None, FolderLimits::default());
     let mut joiner = Joiner::new(TrustDomain::default(), None);
     let mut mesh = Snapshot::default();
     // Files with their new text, or without one that goes; then what counts after the next reading, and what is told.
@@ -103,7 +103,7 @@ async fn a_policy_of_a_service_that_may_be_in_what_was_never_read_closes_its_nam
 
 /// A daemon that starts.
 fn started(dir: &TempDir, kept: &TempDir) -> (Folder, String) {
-    let mut folder = Folder::new(dir.path().to_owned(), Some(kept.path().join("mesh")));
+    let mut folder = Folder::new(dir.path().to_owned(), Some(kept.path().join("mesh")), FolderLimits::default());
     let mut joiner = Joiner::new(TrustDomain::default(), None);
     folder.read(&mut joiner, Reading::Thorough);
     let mesh = Snapshot::default().apply(Batch::of(joiner.take().changes));

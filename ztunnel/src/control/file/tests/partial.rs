@@ -13,13 +13,13 @@ struct Watched {
 impl Watched {
     fn new(kept: Option<&Path>) -> Self {
         let dir = TempDir::new().unwrap();
-        let folder = Folder::new(dir.path().to_owned(), kept.map(Path::to_owned));
+        let folder = Folder::new(dir.path().to_owned(), kept.map(Path::to_owned), FolderLimits::default());
         Self { dir, folder, joiner: Joiner::new(TrustDomain::default(), None) }
     }
 
     /// A daemon that starts anew on the same folder.
     fn restart(&mut self, kept: &Path) {
-        self.folder = Folder::new(self.dir.path().to_owned(), Some(kept.to_owned()));
+        self.folder = Folder::new(self.dir.path().to_owned(), Some(kept.to_owned()), FolderLimits::default());
         self.joiner = Joiner::new(TrustDomain::default(), None);
     }
 
@@ -180,7 +180,8 @@ fn a_restart_keeps_the_last_valid_state_of_each_object() {
     );
     let mesh = Snapshot::default().apply(Batch::of({
         let mut joiner = Joiner::new(TrustDomain::default(), None);
-        Folder::new(file.dir.path().to_owned(), Some(kept)).read(&mut joiner, Reading::Thorough);
+        Folder::new(file.dir.path().to_owned(), Some(kept), FolderLimits::default())
+            .read(&mut joiner, Reading::Thorough);
         joiner.take().changes
     }));
     assert_eq!(policies(&mesh), "DENY demo/p, AUDIT demo/q | ");

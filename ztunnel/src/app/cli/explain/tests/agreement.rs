@@ -190,6 +190,7 @@ fn check_captured(daemons: &Daemons<'_>, explanation: &Explanation, pod: &Worklo
             Err(refusal) => {
                 let told = explanation.route.refusal.as_ref().map(|refusal| refusal.reason.as_str());
                 assert_eq!(told, Some(refusal.reason.label()), "{}", text(explanation));
+                assert_eq!(explanation.verdict, Verdict::Failed, "{}", text(explanation));
                 assert!(explanation.endpoints.iter().all(|endpoint| endpoint.judgement.is_none()));
                 return;
             }
