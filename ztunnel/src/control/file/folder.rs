@@ -84,6 +84,8 @@ struct Manifest {
     state: Option<State>,
     /// How many bytes were read the last time that it could be read.
     size: u64,
+    /// It was not read, because the folder is too large with it.
+    is_over_budget: bool,
     /// What was read of it.
     known: Known,
     /// All of it could be read at least once, by this process or one before.
@@ -283,6 +285,11 @@ impl Folder {
                 for name in &names {
                     self.read_file(name, joiner, reading);
                 }
+                // Others may have made room for them.
+                let waiting = |name: &&OsString| self.files.get(*name).is_some_and(|file| file.is_over_budget);
+                for name in names.iter().filter(waiting).collect::<Vec<_>>() {
+                    self.read_file(name, joiner, reading);
+                }
                 self.keep_renamed(&before, went, joiner);
                 // What a renamed file said counts on, and may be asked for after a restart.
                 if let Some(kept) = self.kept.as_ref().filter(|_| self.gone.is_empty()) {
@@ -383,6 +390,7 @@ impl Folder {
             if all > limit { Err(ReadError::FolderTooLarge { limit }) } else { Ok((bytes, all)) }
         });
         let file = self.manifest(name);
+        file.is_over_budget = matches!(bytes, Err(ReadError::FolderTooLarge { .. }));
         let (bytes, all) = match bytes {
             Ok(bytes) => bytes,
             Err(error) => {
@@ -477,6 +485,7 @@ impl Folder {
             digest: None,
             state: None,
             size: 0,
+            is_over_budget: false,
             known: known(),
             was_whole: false,
             is_recalled: false,
