@@ -271,7 +271,8 @@ where
         if self.streams.link().pace.is_exhausted() {
             return Some(End::Flooded);
         }
-        self.patience.is_over(self.streams.take_given_up(), Instant::now()).then_some(End::Abused)
+        let given_up = self.streams.take_given_up();
+        (given_up > 0 && self.patience.is_over(given_up, Instant::now())).then_some(End::Abused)
     }
 
     /// Tells the peer to put new streams elsewhere, when stalled ones keep this connection from moving. It is the peer's next

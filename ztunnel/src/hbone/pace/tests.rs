@@ -12,7 +12,7 @@ use tokio::{
     time::advance,
 };
 
-use super::{BURST, CALM_DOWN, PER_SECOND, PIECE, Pace, Paced, TURN_BYTES, TURN_FRAMES, TURN_TIME};
+use super::{BURST, CALM_DOWN, PER_SECOND, PIECE, Pace, Paced, TURN_BYTES, TURN_FRAMES, TURN_TIME, UNTIMED_FRAMES};
 
 fn frame(kind: u8, flags: u8, length: usize) -> Vec<u8> {
     let size = u32::try_from(length).unwrap().to_be_bytes();
@@ -26,7 +26,9 @@ async fn read(paced: &mut Paced<&[u8]>, size: usize) -> Option<usize> {
     let mut space = vec![0; size];
     let mut buffer = ReadBuf::new(&mut space);
     // However slow the machine is, it is frames and bytes that end a turn here.
-    paced.pace.turn.borrow_mut().begun = Instant::now();
+    if let Some(since) = &mut paced.pace.turn.borrow_mut().timed_since {
+        *since = Instant::now();
+    }
     poll_fn(|cx| match Pin::new(&mut *paced).poll_read(cx, &mut buffer) {
         Poll::Ready(result) => Poll::Ready(result.map(|()| true).unwrap()),
         Poll::Pending => Poll::Ready(false),
@@ -68,15 +70,20 @@ async fn a_turn_ends_after_some_bytes_and_large_frames_come_in_large_pieces() {
 
 #[tokio::test]
 async fn a_turn_ends_after_some_time_and_the_next_one_goes_on() {
-    let bytes = frame(0, 0, 100);
+    let bytes = frame(0, 0, 0).repeat(UNTIMED_FRAMES + 1);
     let pace = Rc::new(Pace::new());
     let mut paced = Paced::to_client(&bytes[..], 0, &pace);
+    let length = UNTIMED_FRAMES * 9;
+    assert_eq!(read(&mut paced, length).await, Some(length));
+    assert_eq!(pace.turn.borrow().timed_since, None, "a short turn asks no clock");
+    assert_eq!(read(&mut paced, 4).await, Some(4));
+    let past = Instant::now().checked_sub(TURN_TIME).unwrap();
+    assert!(pace.turn.borrow_mut().timed_since.replace(past).is_some());
     let mut space = [0; 200];
     let mut buffer = ReadBuf::new(&mut space);
-    pace.turn.borrow_mut().begun = Instant::now().checked_sub(TURN_TIME).unwrap();
     assert!(futures_util::poll!(poll_fn(|cx| Pin::new(&mut paced).poll_read(cx, &mut buffer))).is_pending());
     pace.begin_turn();
-    assert_eq!(read(&mut paced, 200).await, Some(109));
+    assert_eq!(read(&mut paced, 200).await, Some(5));
 }
 
 #[tokio::test]
