@@ -1,6 +1,6 @@
 //! Builds the daemon from its settings and runs it to its end.
 
-use std::{future::pending, io, path::Path, sync::Arc};
+use std::{collections::HashMap, future::pending, io, path::Path, sync::Arc};
 
 use anyhow::{Context as _, bail};
 use prometheus_client::registry::Registry;
@@ -23,7 +23,7 @@ use crate::{
     },
     control::{
         file::{Local, MeshFolder},
-        kubernetes::{Cluster, NodeWatch},
+        kubernetes::{Cluster, Installation, InstallationWatch, NodeWatch},
         remote::{ControlPlane, RemoteAuthority, RemoteMesh},
         source::{MeshSource as _, feed},
     },
@@ -48,7 +48,7 @@ use crate::{
         proc::{self, Finder, overview},
         worker::{WorkerHandle, WorkerSettings},
     },
-    redirect::{Controller, NodeSockets, pins::PinDir, record::Records},
+    redirect::{Controller, NodeSockets, controller, pins::PinDir, record::Records},
     store::{
         local,
         publish::{self, Publisher, Reader},
@@ -63,6 +63,7 @@ use crate::{
 pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
     let pins = PinDir::at(&args.bpf_pin);
     let _lock = Lock::take(&args.state, &pins)?;
+    pins.prepare()?;
     require_lasting(&pins, args.bpf_pin_private)?;
     let source = Source::open(&args).await?;
     let listeners = [
@@ -73,6 +74,7 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
     let tasks = TaskCount::default();
     let mut services = TaskSet::new(tasks.clone());
     let records = Records::open(&args.state)?;
+    let recorded = records.all().map(|record| (record.cookie, record.pod.clone())).collect();
     let certificates = certificates(&args, records.all().next().is_some(), &mut services, &tasks)?;
     let tls = tls_settings(&args)?;
     let budget = memory::budget(args.memory_budget.map(Bytes::count));
@@ -90,7 +92,8 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
         args.bpf_log,
         tasks.clone(),
     )?;
-    let local = source.start(&args, publisher, &mut services, &tasks)?;
+    let installation = source.installation(&args, &mut services)?;
+    let local = source.start(&args, publisher, recorded, &mut services, &tasks)?;
     let shown = (certificates.clone(), workers.iter().map(WorkerHandle::carried).collect());
     let (manager, handle) = Manager::new(ManagerParts {
         node: args.node.clone(),
@@ -135,18 +138,47 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
     tokio::pin!(running);
     tokio::select! {
         signal = process::told_to_stop() => {
-            info!(signal = signal.context("cannot install signal handlers")?, "draining; captured pods stay captured, and closed");
-            trigger.start();
+            let signal = signal.context("cannot install signal handlers")?;
+            let is_removed = tokio::select! {
+                is_removed = is_removed(installation) => is_removed,
+                result = &mut running => return Ok(result?),
+            };
+            if is_removed {
+                info!(signal, "the DaemonSet of this daemon has been deleted: all pods are released");
+                trigger.start_for_good();
+            } else {
+                info!(signal, "draining; captured pods stay captured, and closed");
+                trigger.start();
+            }
             // A second signal means now.
             tokio::select! {
                 result = &mut running => result?,
                 _ = process::told_to_stop() => info!("not waiting for the rest of the connections"),
+            }
+            if is_removed {
+                let released = clean_up(&args, &tasks).await?;
+                info!(released, "nothing of the daemon is left in the kernel");
             }
         }
         result = &mut running => result?,
     }
     info!("ztunnel stops");
     Ok(())
+}
+
+/// Whether nobody takes over when this daemon has stopped.
+async fn is_removed(installation: Option<Installation>) -> bool {
+    match installation {
+        Some(mut installation) => installation.is_removed().await,
+        None => false,
+    }
+}
+
+/// Removes what is left of a daemon whose pods are released: pins, and what is on record of pods that it could not serve.
+async fn clean_up(args: &RunArgs, tasks: &TaskCount) -> anyhow::Result<usize> {
+    let mut records = Records::open(&args.state)?;
+    let released = controller::clean_up(&PinDir::at(&args.bpf_pin), &mut records, tasks).await;
+    released.context("cannot remove what the daemon has put into the kernel; `ztunnel cleanup` tries again")
 }
 
 /// Where the mesh comes from, and the facts that only this node has.
@@ -187,11 +219,23 @@ impl Source {
         }
     }
 
+    /// What tells whether the DaemonSet of the daemon has been deleted, if it has one.
+    fn installation(&self, args: &RunArgs, services: &mut TaskSet) -> anyhow::Result<Option<Installation>> {
+        let Some(name) = &args.plane.daemon_set else { return Ok(None) };
+        let Self::ControlPlane { pods: OwnPods::Kubernetes(cluster), .. } = self else {
+            bail!("--daemon-set needs --pods kubernetes");
+        };
+        let (watch, installation) = InstallationWatch::new(cluster, name.clone());
+        services.spawn(Span::none(), watch.run());
+        Ok(Some(installation))
+    }
+
     /// Follows everything, to the very end: what is left while the daemon drains is judged by the newest policies.
     fn start(
         self,
         args: &RunArgs,
         publisher: Publisher,
+        recorded: HashMap<u64, String>,
         services: &mut TaskSet,
         tasks: &TaskCount,
     ) -> anyhow::Result<Box<dyn LocalSource>> {
@@ -216,7 +260,8 @@ impl Source {
             }
             OwnPods::Kubernetes(cluster) => {
                 let (watch, news) = NodeWatch::new(&cluster, &args.node);
-                let inspect = proc::Linux { host: Netns::current()?.id(), tasks: tasks.clone() };
+                let inspect =
+                    proc::Linux { host: Netns::current()?.id(), tasks: tasks.clone(), recorded: Arc::new(recorded) };
                 let (follower, pods) = Follower::new(&args.node, news, Finder::new(&args.plane.proc, inspect));
                 services.spawn(Span::none(), watch.run());
                 services.spawn(Span::none(), follower.run());

@@ -42,7 +42,7 @@ pub struct ControlPlaneArgs {
     #[arg(long, env = "ZTUNNEL_NODE_TOKENS", value_name = "DIR", required_unless_present = "kubernetes")]
     pub node_tokens: Option<PathBuf>,
     /// Service account of the node daemon: its tokens, bound to a pod, prove the node of the pod
-    #[arg(long, env = "ZTUNNEL_NODE_SERVICE_ACCOUNT", value_name = "NAMESPACE/NAME", default_value = defaults::NODE_SERVICE_ACCOUNT, value_parser = account)]
+    #[arg(long, env = "ZTUNNEL_NODE_SERVICE_ACCOUNT", value_name = "NAMESPACE/NAME", default_value = defaults::NODE_SERVICE_ACCOUNT, value_parser = namespaced_name)]
     pub node_service_account: NamespacedName,
     /// Audience of the tokens of nodes; may be repeated
     #[arg(long, env = "ZTUNNEL_TOKEN_AUDIENCE", value_name = "NAME", value_delimiter = ',', default_values = defaults::TOKEN_AUDIENCES)]
@@ -100,10 +100,10 @@ fn name(text: &str) -> Result<String, String> {
     check_name(text).map(|()| text.to_owned())
 }
 
-/// A service account, as `NAMESPACE/NAME`.
-fn account(text: &str) -> Result<NamespacedName, String> {
+/// An object in a namespace, as `NAMESPACE/NAME`.
+pub(super) fn namespaced_name(text: &str) -> Result<NamespacedName, String> {
     let (namespace, account) =
-        text.split_once('/').ok_or_else(|| format!("{text:?} is no service account: write NAMESPACE/NAME"))?;
+        text.split_once('/').ok_or_else(|| format!("{text:?} is not of the form NAMESPACE/NAME"))?;
     check_name(namespace)?;
     check_name(account)?;
     Ok(NamespacedName::new(namespace, account))

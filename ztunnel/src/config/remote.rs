@@ -6,9 +6,11 @@ use std::str::FromStr;
 
 use clap::Args as ClapArgs;
 
+use super::control_plane::namespaced_name;
 use super::defaults;
 use crate::control::kubernetes::Access;
 use crate::control::remote::{ControlPlane, PlaneUrl, Token};
+use crate::model::workload::NamespacedName;
 
 const HEADING: &str = "Control plane";
 
@@ -40,6 +42,10 @@ pub struct RemoteArgs {
     /// The /proc of the node, in which the processes of pods are looked for; in a container: a mount of it
     #[arg(long, env = "ZTUNNEL_PROC", value_name = "DIR", default_value = defaults::PROC, help_heading = HEADING)]
     pub proc: PathBuf,
+    /// DaemonSet that runs this daemon. A daemon that is told to stop releases all pods if this DaemonSet has been deleted; otherwise
+    /// captured pods stay captured, and closed. Needs --pods kubernetes
+    #[arg(long, env = "ZTUNNEL_DAEMON_SET", value_name = "NAMESPACE/NAME", conflicts_with = "mesh", requires = "pods", value_parser = namespaced_name, help_heading = HEADING)]
+    pub daemon_set: Option<NamespacedName>,
     /// Network that the addresses of this node belong to, where the control plane distinguishes several networks. Default: the
     /// network without a name
     #[arg(long, env = "ZTUNNEL_NETWORK", value_name = "NAME", conflicts_with = "mesh", help_heading = HEADING)]

@@ -27,6 +27,8 @@ pub struct LocalPod {
     /// TCP ports to which the pod's kubelet connects: those of liveness, readiness and startup probes, and of lifecycle hooks;
     /// ascending, without duplicates.
     pub probe_ports: Vec<u16>,
+    /// The UID that the cgroup of its processes has, where that is not the UID of the object: for static pods.
+    pub cgroup_uid: Option<Arc<str>>,
     /// Its runtime class, if it has one.
     pub runtime_class: Option<Arc<str>>,
     /// Its service account, where the source of local facts knows better than the mesh whose pod it is: both must agree.

@@ -25,7 +25,7 @@ use super::{
 use crate::model::{
     local::{LocalPod, LocalPods},
     node_pods::{NodePod, NodePods},
-    workload::{Membership, NamespacedName},
+    workload::{Membership, NamespacedName, RefuseReason},
 };
 
 /// A pod whose namespace was not found is looked for again after this, doubling up to [`AGAIN_MOST`].
@@ -47,8 +47,17 @@ struct Facts {
     /// `None`: the cluster has not told all pods yet.
     pods: Option<Arc<LocalPods>>,
     /// Why the network namespace of a pod is not known.
-    missing: Arc<BTreeMap<NamespacedName, String>>,
+    missing: Arc<BTreeMap<NamespacedName, Missing>>,
     problem: Option<Arc<str>>,
+}
+
+/// Why the network namespace of a pod is not known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Missing {
+    /// A sentence for people.
+    reason: String,
+    /// Each pod goes through that.
+    is_passing: bool,
 }
 
 impl LocalSource for FromCluster {
@@ -65,10 +74,14 @@ impl LocalSource for FromCluster {
     }
 
     fn missing_netns(&self, pod: &NamespacedName) -> String {
-        let known = self.facts.borrow().missing.get(pod).cloned();
+        let known = self.facts.borrow().missing.get(pod).map(|missing| missing.reason.clone());
         known.unwrap_or_else(|| {
             format!("the Kubernetes API server has no pod of this name on the node {}: both must know it", self.node)
         })
+    }
+
+    fn is_passing(&self, pod: &NamespacedName) -> bool {
+        self.facts.borrow().missing.get(pod).is_none_or(|missing| missing.is_passing)
     }
 
     fn problem(&self) -> Option<Arc<str>> {
@@ -316,7 +329,12 @@ impl Tracked {
     }
 
     fn sought(&self) -> Sought {
-        Sought { uid: Arc::clone(&self.pod.workload.uid), addresses: self.pod.workload.addresses.clone() }
+        let uid = self.pod.local.cgroup_uid.as_ref().unwrap_or(&self.pod.workload.uid);
+        Sought {
+            name: self.pod.workload.name.clone(),
+            uid: Arc::clone(uid),
+            addresses: self.pod.workload.addresses.clone(),
+        }
     }
 
     /// Looks for it again, after a pause.
@@ -336,20 +354,24 @@ impl Tracked {
     }
 
     /// Why its namespace is not known.
-    fn reason(&self) -> Option<String> {
+    fn reason(&self) -> Option<Missing> {
         if self.found.is_some() {
             return None;
         }
-        Some(match (self.pod.workload.membership, &self.missing) {
-            (Membership::InMesh, Some(missing)) => missing.to_string(),
-            (Membership::InMesh, None) => "its network namespace is being looked for".to_owned(),
-            (Membership::Refused(reason), _) => reason.to_string(),
-            (Membership::OptedOut | Membership::NotLabelled, _) => {
+        let (reason, is_passing) = match (self.pod.workload.membership, &self.missing) {
+            (Membership::InMesh, Some(missing)) => (missing.to_string(), false),
+            (Membership::InMesh, None) => ("its network namespace is being looked for".to_owned(), true),
+            (Membership::Refused(reason), _) => {
+                (reason.to_string(), matches!(reason, RefuseReason::Finished | RefuseReason::NoAddress))
+            }
+            (Membership::OptedOut | Membership::NotLabelled, _) => (
                 "the mesh has the pod, but in the Kubernetes API neither the pod nor its Namespace has the label \
                  istio.io/dataplane-mode: ambient: the pod is enrolled when both agree"
-                    .to_owned()
-            }
-        })
+                    .to_owned(),
+                true,
+            ),
+        };
+        Some(Missing { reason, is_passing })
     }
 }
 

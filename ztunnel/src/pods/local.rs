@@ -30,6 +30,11 @@ pub trait LocalSource: Send {
     /// Why the network namespace of a pod is not known, and what to do about it: a sentence for people.
     fn missing_netns(&self, pod: &NamespacedName) -> String;
 
+    /// Whether the network namespace of a pod is not known yet, or not any more, as it is at the begin and at the end of each pod.
+    fn is_passing(&self, _pod: &NamespacedName) -> bool {
+        false
+    }
+
     /// Why the facts may be others by now: where they come from can't be asked. A sentence for people; those facts stay in force.
     fn problem(&self) -> Option<Arc<str>> {
         None

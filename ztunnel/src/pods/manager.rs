@@ -188,7 +188,8 @@ impl<K: Kernel> Manager<K> {
         (manager, handle)
     }
 
-    /// Follows the mesh until the drain, then lets the connections end. Capture stays in place, and closed.
+    /// Follows the mesh until the drain, then lets the connections end. Capture stays in place, and closed; where the stop is for
+    /// good, all pods are released instead.
     ///
     /// # Errors
     /// A worker is lost.
@@ -224,6 +225,11 @@ impl<K: Kernel> Manager<K> {
             }
         }
         self.progress.reconciled.store(STOPPING, Ordering::Relaxed);
+        if drain.is_for_good() {
+            self.release_all().await;
+            self.report();
+            return Ok(());
+        }
         // One after the other would add the deadlines up.
         let drains = self.parts.workers.iter().map(|worker| worker.drain(self.parts.drain_timeout));
         let mut drained = std::pin::pin!(futures_util::future::join_all(drains));
@@ -361,7 +367,11 @@ impl<K: Kernel> Manager<K> {
                 let reason = causes(&error);
                 let wanted = Ok(desired);
                 let captured = self.is_captured(name, &wanted);
-                if before.as_deref() != Some(reason.as_str()) {
+                if before.as_deref() == Some(reason.as_str()) {
+                    // It has been told.
+                } else if error.is_ending() {
+                    info!(pod = %name, reason, captured, "pod refused: its network is gone, as at the end of each pod");
+                } else {
                     error!(pod = %name, reason, captured, "pod refused: it is not enrolled; captured pods are closed");
                 }
                 // Who is closed waits for it.
@@ -390,7 +400,9 @@ impl<K: Kernel> Manager<K> {
     fn refuse(&mut self, name: &NamespacedName, reason: CannotEnrol) {
         if reason.leaves_alone() {
             info!(pod = %name, %reason, "pod refused: it is left alone");
-        } else if reason == CannotEnrol::NotInMesh {
+        } else if reason == CannotEnrol::NotInMesh
+            || matches!(reason, CannotEnrol::NoNetns(_)) && self.parts.local.is_passing(name)
+        {
             info!(pod = %name, %reason, "pod refused: it is not enrolled yet");
         } else {
             error!(pod = %name, %reason, "pod refused: it is not enrolled");
@@ -419,6 +431,15 @@ impl<K: Kernel> Manager<K> {
         // It may be closed, or have been captured in another namespace before.
         let taken = self.taken();
         self.parts.kernel.release_recorded(name, &taken).await;
+    }
+
+    /// Releases every pod, as nobody serves them any more.
+    async fn release_all(&mut self) {
+        for name in self.enrolled.keys().cloned().collect::<Vec<_>>() {
+            self.release(&name).await;
+        }
+        self.refused.clear();
+        self.parts.kernel.release_others(|_, _| false).await;
     }
 
     /// Cookies of the namespaces of enrolled pods.

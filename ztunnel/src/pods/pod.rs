@@ -418,9 +418,20 @@ impl<K: Kernel> Node<'_, K> {
     }
 }
 
+impl PodError {
+    /// Whether the network namespace of the pod has no address left, as after the runtime has taken the pod's network away.
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        matches!(self, Self::NotItsOwn { found, is_named: false, .. } if found == NO_ADDRESS)
+    }
+}
+
+/// A network namespace without addresses.
+const NO_ADDRESS: &str = "none";
+
 fn not_its_own(desired: &Desired, address: IpAddr, facts: &NetnsFacts) -> PodError {
     let found: Vec<_> = facts.addresses.iter().map(ToString::to_string).collect();
-    let found = if found.is_empty() { "none".to_owned() } else { found.join(", ") };
+    let found = if found.is_empty() { NO_ADDRESS.to_owned() } else { found.join(", ") };
     let is_named = matches!(desired.netns, NetnsFile::Named(_));
     PodError::NotItsOwn { netns: desired.netns.path().to_owned(), address, found, is_named }
 }

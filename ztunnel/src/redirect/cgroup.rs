@@ -1,5 +1,5 @@
 //! Where the root of cgroup v2 is: `/sys/fs/cgroup`, beside the old hierarchies on hybrid hosts, or mounted from the host
-//! into a container.
+//! into a container. On a node that is itself a container (kind, k3d, minikube) that root is the part of the hierarchy that the node has.
 
 use std::{
     fs::File,
@@ -37,15 +37,14 @@ pub enum CgroupError {
     },
 }
 
-/// The mount point of the root of cgroup v2.
+/// The mount point of the root of cgroup v2, or of the part of a node that is a container.
 ///
 /// # Errors
 /// When there is none.
 pub fn root() -> Result<PathBuf, CgroupError> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").map_err(CgroupError::Mounts)?;
     let candidates = mount_points(&mounts);
-    // Every cgroup has this file but the root.
-    match candidates.iter().find(|path| !path.join("cgroup.events").exists()) {
+    match root_among(&candidates) {
         Some(path) => Ok(path.clone()),
         None if candidates.is_empty() => Err(CgroupError::NotMounted),
         None => {
@@ -53,6 +52,20 @@ pub fn root() -> Result<PathBuf, CgroupError> {
             Err(CgroupError::NotTheRoot { paths: paths.join(", ") })
         }
     }
+}
+
+/// The first that is a root, or else the first that has the pods of a node below it.
+fn root_among(candidates: &[PathBuf]) -> Option<&PathBuf> {
+    // Every cgroup has this file but the root.
+    let is_root = |path: &&PathBuf| !path.join("cgroup.events").exists();
+    candidates.iter().find(is_root).or_else(|| candidates.iter().find(|path| has_pods(path)))
+}
+
+/// Whether the cgroup in which a kubelet has its pods is directly below: `kubepods`, `kubepods.slice`, `kubelet`, `kubelet.slice`. The
+/// cgroup of a pod has none, and only the kubelet and root of the node may make one beside those of the pods.
+fn has_pods(cgroup: &Path) -> bool {
+    let names = ["kubepods", "kubelet"].into_iter().flat_map(|name| [name.to_owned(), format!("{name}.slice")]);
+    names.into_iter().any(|name| cgroup.join(name).join("cgroup.events").exists())
 }
 
 /// Opens the root of cgroup v2.
@@ -79,8 +92,27 @@ fn mount_points(mountinfo: &str) -> Vec<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use super::mount_points;
+    use super::{mount_points, root_among};
     use std::path::PathBuf;
+
+    #[test]
+    fn the_part_of_a_node_in_a_container_is_known_by_its_pods() {
+        let hierarchy = tempfile::tempdir().unwrap();
+        let cgroup = |name: &str| {
+            let path = hierarchy.path().join(name);
+            std::fs::create_dir_all(&path).unwrap();
+            std::fs::write(path.join("cgroup.events"), "").unwrap();
+            path
+        };
+        let (container, node) = (cgroup("container"), cgroup("node"));
+        assert_eq!(root_among(&[container.clone(), node.clone()]), None, "pods would escape");
+        cgroup("node/system.slice");
+        assert_eq!(root_among(&[container.clone(), node.clone()]), None);
+        cgroup("node/kubelet.slice");
+        assert_eq!(root_among(&[container.clone(), node.clone()]), Some(&node));
+        let root = hierarchy.path().to_owned();
+        assert_eq!(root_among(&[node, container, root.clone()]), Some(&root), "the root itself has no such file");
+    }
 
     fn check(mountinfo: &str, expected: &[&str]) {
         let expected: Vec<_> = expected.iter().map(PathBuf::from).collect();

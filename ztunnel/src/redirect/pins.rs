@@ -281,28 +281,68 @@ pub(super) fn survives(path: &Path) -> Result<String, String> {
     let existing = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
     let device =
         fs::metadata(existing).map_err(|error| format!("{} can't be read: {error}", existing.display()))?.dev();
-    let pid_namespace = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
     let mounts = fs::read_to_string("/proc/1/mountinfo")
         .map_err(|error| format!("/proc/1/mountinfo can't be read, so it can't be told who else has it: {error}"))?;
-    known_to_the_host(&pid_namespace, &mounts, device)
+    known_to_the_host(is_on_the_node()?, &mounts, device)
 }
 
-/// Whether what this process mounts is mounted for the host: says how that is known.
+/// Whether a BPF file system that this process mounts at a path is mounted for the host as well: says how that is known.
 ///
 /// # Errors
 /// When it is not, or when that can't be told: says why.
-pub(super) fn is_in_first_mount_namespace() -> Result<String, String> {
+pub(super) fn mounts_for_the_host(path: &Path) -> Result<String, String> {
     let read = |path: &str| fs::read_to_string(path).map_err(|error| format!("{path} can't be read: {error}"));
     let (own, first) = (read("/proc/self/mountinfo")?, read("/proc/1/mountinfo")?);
-    let pid_namespace = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
-    if pid_namespace != Path::new(FIRST_PID_NAMESPACE)
-        || root_mount(&own).is_none()
-        || root_mount(&own) != root_mount(&first)
-    {
-        return Err("none is mounted, and what the daemon mounts would be its own only".to_owned());
+    let is_same = root_mount(&own).is_some() && root_mount(&own) == root_mount(&first);
+    if is_on_the_node()? && (is_same || is_shared(&own, &first, path)) {
+        return Ok("the daemon mounts for the host".to_owned());
     }
-    Ok("the daemon mounts for the host".to_owned())
+    Err("none is mounted, and what the daemon mounts would be its own only".to_owned())
 }
+
+/// Whether what is mounted at a path is mounted in the other mount namespace as well.
+fn is_shared(own: &str, other: &str, path: &Path) -> bool {
+    let below = own.lines().filter_map(|line| Some((path.starts_with(mount_point(line)?), line)));
+    let below = below.filter(|(is_below, _)| *is_below).map(|(_, line)| line);
+    // The last one of a point is on top of those before.
+    let covering = below.max_by_key(|line| mount_point(line).map_or(0, str::len));
+    let Some(group) = covering.and_then(peer_group) else { return false };
+    other.lines().any(|line| peer_group(line) == Some(group))
+}
+
+fn mount_point(line: &str) -> Option<&str> {
+    line.split(' ').nth(4)
+}
+
+/// The peer group of a line of mountinfo: `shared:NUMBER` among the fields before the dash.
+fn peer_group(line: &str) -> Option<&str> {
+    line.split(' ').skip(6).take_while(|field| *field != "-").find_map(|field| field.strip_prefix("shared:"))
+}
+
+/// Whether process 1 is that of the node, and not of a container in which this process runs.
+///
+/// It is in the machine's first PID namespace. A node that is itself a container (kind, k3d, minikube) has a namespace of its own:
+/// there process 1 has to be an ancestor of this process, such as that of the container runtime, and have other mounts. Process 1 of a
+/// container is this process, or one that started it with the same mounts; the parent of either is outside, which shows as 0.
+fn is_on_the_node() -> Result<bool, String> {
+    let read = |path: &str| fs::read_to_string(path).map_err(|error| format!("{path} can't be read: {error}"));
+    if fs::read_link("/proc/self/ns/pid").unwrap_or_default() == Path::new(FIRST_PID_NAMESPACE) {
+        return Ok(true);
+    }
+    let (own, first) = (read("/proc/self/mountinfo")?, read("/proc/1/mountinfo")?);
+    let has_own_mounts = root_mount(&own).is_some() && root_mount(&own) != root_mount(&first);
+    Ok(has_own_mounts && descends_from_first(std::process::id(), |pid| read(&format!("/proc/{pid}/status")).ok()))
+}
+
+/// Whether process 1 is an ancestor of a process.
+fn descends_from_first(process: u32, status: impl Fn(u32) -> Option<String>) -> bool {
+    let parent = |of: u32| status(of)?.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok());
+    let mut ancestors = std::iter::successors(Some(process), |of| parent(*of)).skip(1).take(MOST_ANCESTORS);
+    ancestors.find(|ancestor| *ancestor <= 1) == Some(1)
+}
+
+/// Ancestors that are looked at.
+const MOST_ANCESTORS: usize = 64;
 
 /// The number of the mount at `/`, which no other mount of the machine has. Links to namespaces tell less: following that of
 /// process 1 takes all of its capabilities.
@@ -314,8 +354,8 @@ fn root_mount(mountinfo: &str) -> Option<&str> {
 /// The number of the machine's first PID namespace (PROC_PID_INIT_INO of linux/proc_ns.h).
 const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
 
-fn known_to_the_host(pid_namespace: &Path, mounts: &str, device: u64) -> Result<String, String> {
-    if pid_namespace != Path::new(FIRST_PID_NAMESPACE) {
+fn known_to_the_host(is_on_the_node: bool, mounts: &str, device: u64) -> Result<String, String> {
+    if !is_on_the_node {
         return Err("the daemon is in a PID namespace of its own (without hostPID), so it can't be told whether the host has the \
                     file system as well"
             .to_owned());

@@ -155,7 +155,7 @@ fn bpf_file_system(pin_dir: &Path, held: Capabilities) -> Requirement {
 
 fn lasting_pins(pin_dir: &Path) -> Requirement {
     // Where none is mounted yet, the daemon mounts it in its own mount namespace, which has to be the host's.
-    let found = if pins::on_bpffs(pin_dir) { pins::survives(pin_dir) } else { pins::is_in_first_mount_namespace() };
+    let found = if pins::on_bpffs(pin_dir) { pins::survives(pin_dir) } else { pins::mounts_for_the_host(pin_dir) };
     Requirement::must(
         "pins outlive the daemon",
         found,

@@ -7,6 +7,7 @@
 
 mod client;
 mod failure;
+mod installation;
 pub mod mesh;
 mod node;
 mod object;
@@ -19,11 +20,12 @@ mod watch;
 
 pub use self::client::{Access, Cluster, ConnectError};
 pub use self::failure::{Failure, Reason};
+pub use self::installation::{Installation, InstallationWatch};
 pub use self::node::NodeWatch;
 pub use self::object::{Object, Unreadable};
 pub use self::resource::{
-    AUTHORIZATION_POLICIES, CONFIG_MAPS, ENDPOINT_SLICES, NAMESPACES, NODES, PEER_AUTHENTICATIONS, PODS, ResourceType,
-    SECRETS, SERVICE_ENTRIES, SERVICES, WORKLOAD_ENTRIES,
+    AUTHORIZATION_POLICIES, CONFIG_MAPS, DAEMON_SETS, ENDPOINT_SLICES, NAMESPACES, NODES, PEER_AUTHENTICATIONS, PODS,
+    ResourceType, SECRETS, SERVICE_ENTRIES, SERVICES, WORKLOAD_ENTRIES,
 };
 pub use self::secret::{ConfigMapState, SecretData};
 pub use self::watch::{Report, Selection, Watch};

@@ -31,6 +31,9 @@ pub const SERVICES: ResourceType = core("Service", "services");
 pub const CONFIG_MAPS: ResourceType = core("ConfigMap", "configmaps");
 /// Secrets.
 pub const SECRETS: ResourceType = core("Secret", "secrets");
+/// DaemonSets.
+pub const DAEMON_SETS: ResourceType =
+    ResourceType { group: "apps", versions: &["v1"], kind: "DaemonSet", plural: "daemonsets" };
 /// The endpoints of services.
 pub const ENDPOINT_SLICES: ResourceType =
     ResourceType { group: "discovery.k8s.io", versions: &["v1"], kind: "EndpointSlice", plural: "endpointslices" };

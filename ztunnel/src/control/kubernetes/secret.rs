@@ -96,7 +96,7 @@ impl Cluster {
     /// # Errors
     /// The API server does not say.
     pub async fn secret(&self, name: &NamespacedName) -> Result<Option<SecretData>, Failure> {
-        let Some(wire) = self.single::<Wire>("get", SECRETS, name).await? else { return Ok(None) };
+        let Some(wire) = self.object::<Wire>(SECRETS, name).await? else { return Ok(None) };
         wire.secret().map(Some).map_err(|reason| self.failure("get", SECRETS, reason))
     }
 
@@ -120,7 +120,7 @@ impl Cluster {
     /// # Errors
     /// The API server does not say.
     pub async fn config_map(&self, name: &NamespacedName) -> Result<Option<ConfigMapState>, Failure> {
-        Ok(self.single::<Wire>("get", CONFIG_MAPS, name).await?.map(Wire::config_map))
+        Ok(self.object::<Wire>(CONFIG_MAPS, name).await?.map(Wire::config_map))
     }
 
     /// Makes a ConfigMap, or has it hold this.
@@ -138,15 +138,14 @@ impl Cluster {
         Failure { verb, resource, server: Arc::clone(&self.server), reason }
     }
 
-    async fn single<T: DeserializeOwned>(
+    pub(super) async fn object<T: DeserializeOwned>(
         &self,
-        verb: &'static str,
         resource: ResourceType,
         name: &NamespacedName,
     ) -> Result<Option<T>, Failure> {
         let path = resource.path("v1", Some(&name.namespace));
         let request = http::Request::get(format!("{path}/{}", name.name));
-        match self.send::<T>(verb, resource, request, "application/json", &()).await {
+        match self.send::<T>("get", resource, request, "application/json", &()).await {
             Ok(object) => Ok(Some(object)),
             Err(Failure { reason: Reason::NotFound(_), .. }) => Ok(None),
             Err(failure) => Err(failure),

@@ -4,7 +4,7 @@ use super::annotations::{EXPORT_TO, TRAFFIC_DISTRIBUTION};
 use super::authorization::DRY_RUN;
 use super::mesh::ENTRIES_LEAD;
 use super::pod::{
-    BYPASS_INBOUND, EXCLUDE_INBOUND_PORTS, EXCLUDE_OUTBOUND_CIDRS, EXCLUDE_OUTBOUND_PORTS, MODE_LABEL, NETNS,
+    BYPASS_INBOUND, EXCLUDE_INBOUND_PORTS, EXCLUDE_OUTBOUND_CIDRS, EXCLUDE_OUTBOUND_PORTS, MIRROR, MODE_LABEL, NETNS,
     SIDECAR_STATUS,
 };
 use super::{controller, namespace, node, slice, workload_entry};
@@ -69,6 +69,8 @@ keys! {
     Annotation of "Pod", &[BYPASS_INBOUND], "`\"true\"`, `\"false\"`",
         "No plaintext connection to the pod is captured, and no policy is enforced on it. HBONE to the pod ends at the daemon, with policy.";
     Annotation of "Pod", &[SIDECAR_STATUS], "any", "The pod has a sidecar proxy and is left alone.";
+    Annotation of "Pod", &[MIRROR], "a UID",
+        "The UID of a static pod, by which `--pods kubernetes` finds its processes; the kubelet writes it. Ignored unless the pod is owned by a Node.";
     Annotation of "Namespace", &[namespace::LINKERD_INJECT], "`enabled`, `ingress`",
         "Is reported beside the label of the mesh: pods with a sidecar proxy are left alone.";
     Label of "WorkloadEntry", &[workload_entry::TUNNEL], "`http`", "The host is reached through HBONE; an annotation means the same.";

@@ -33,6 +33,8 @@ pub const EXCLUDE_INBOUND_PORTS: &str = "traffic.ambient.mesh/exclude-inbound-po
 
 /// Istio's annotation of a pod whose plaintext inbound connections are not captured.
 pub const BYPASS_INBOUND: &str = "ambient.istio.io/bypass-inbound-capture";
+/// Annotation that a kubelet writes into the object that it makes for a static pod: the UID of the pod itself.
+pub(super) const MIRROR: &str = "kubernetes.io/config.mirror";
 /// Annotation that Istio's injection writes into each pod to which it adds a sidecar.
 pub(super) const SIDECAR_STATUS: &str = "sidecar.istio.io/status";
 
@@ -109,6 +111,7 @@ pub(super) fn read(name: &NamespacedName, pod: Pod, texts: &mut Interner, report
     };
     let annotations = metadata.annotations.unwrap_or_default();
     let sidecar = sidecar(&spec, annotations.contains_key(SIDECAR_STATUS));
+    let mirrored = annotations.get(MIRROR).map(|uid| Arc::from(uid.as_str()));
     let mut annotations = Annotations { values: &annotations, report };
     let netns = annotations.read(NETNS, "the pod can't be captured", |path| {
         Some(PathBuf::from(path)).filter(|path| path.is_absolute()).ok_or("the path is not absolute")
@@ -123,6 +126,8 @@ pub(super) fn read(name: &NamespacedName, pod: Pod, texts: &mut Interner, report
     let without_network = is_condition(&status, "PodReadyToStartContainers", "False");
     let finished = ended || (terminating && addresses.is_empty());
     let owners = metadata.owner_references.unwrap_or_default();
+    // The API server accepts it of a kubelet only with its Node as owner.
+    let cgroup_uid = mirrored.filter(|_| owners.iter().any(|owner| owner.kind == "Node"));
     let controller = controller::controller(&name.name, &owners, &labels, texts);
     let (canonical_name, canonical_revision) = controller::canonical(&controller, &labels, texts, report);
     let own_locality = node::of_pod(&labels).map(Box::new);
@@ -158,6 +163,7 @@ pub(super) fn read(name: &NamespacedName, pod: Pod, texts: &mut Interner, report
         netns: netns.map(NetnsFile::Named),
         exclusions,
         probe_ports: probe::ports(&spec, &workload.addresses),
+        cgroup_uid,
         runtime_class: spec.runtime_class_name.as_deref().map(|class| texts.text(class)),
         ..LocalPod::default()
     };

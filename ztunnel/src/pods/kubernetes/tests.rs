@@ -103,6 +103,30 @@ async fn a_pod_whose_containers_start_later_is_found_then() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_processes_of_a_static_pod_have_another_uid_than_its_object() {
+    let mut world = World::new();
+    world.tree.of_pod(5, UID, "a");
+    let mirror = pod("a", OTHER_UID, &["10.0.0.1"], Membership::InMesh);
+    let local = LocalPod { cgroup_uid: Some(UID.into()), ..LocalPod::default() };
+    world.says(&[NodePod { local: Arc::new(local), ..mirror }]);
+    world.comes_to("netns:a").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_each_pod_goes_through_is_told_apart_from_what_is_wrong() {
+    let mut world = World::new();
+    world.says(&[pod("a", UID, &["10.0.0.1"], Membership::Refused(RefuseReason::NoAddress))]);
+    world.comes_to("no usable address").await;
+    assert!(world.source.is_passing(&name("a")));
+    world.says(&[pod("a", UID, &["10.0.0.1"], Membership::InMesh)]);
+    world.comes_to("its containers have not started yet").await;
+    assert!(!world.source.is_passing(&name("a")));
+    world.says(&[pod("a", UID, &["10.0.0.1"], Membership::Refused(RefuseReason::Finished))]);
+    world.comes_to("has finished").await;
+    assert!(world.source.is_passing(&name("a")));
+}
+
+#[tokio::test(start_paused = true)]
 async fn pods_that_cannot_be_captured_have_the_reason() {
     let mut world = World::new();
     world.tree.of_pod(5, UID, "a");

@@ -2,7 +2,8 @@
 //!
 //! The cgroup of a process says which pod it belongs to ([`cgroup`]); a passage through all processes ([`sweep`]) notes their
 //! network namespaces. That a namespace is the pod's is proved by its addresses: a process of a pod may sit in any namespace that it
-//! could enter or make. Namespaces of one pod that all have its addresses are those of nobody.
+//! could enter or make. Of several namespaces that all have the pod's addresses, the one counts with which an earlier daemon has
+//! enrolled the pod, and else none.
 
 mod cgroup;
 mod overview;
@@ -33,7 +34,7 @@ use self::{
 };
 use crate::{
     lifecycle::tasks::TaskCount,
-    model::{cause::causes, netns::OpenNetns},
+    model::{cause::causes, netns::OpenNetns, workload::NamespacedName},
     net::netns::{Netns, NetnsId},
     redirect::NetnsLink,
 };
@@ -118,6 +119,8 @@ pub enum NotFound {
 /// A pod that is looked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sought {
+    /// Its name.
+    pub name: NamespacedName,
     /// Its UID.
     pub uid: Arc<str>,
     /// Its addresses, at least one.
@@ -164,6 +167,9 @@ pub trait Inspect: Send + Sync + 'static {
 
     /// Which one is the node's own.
     fn host(&self) -> NetnsId;
+
+    /// Whether a namespace is on record as that of a pod, which an earlier daemon has enrolled with it.
+    fn is_recorded(&self, netns: &OpenNetns, pod: &NamespacedName) -> bool;
 }
 
 /// The kernel that this daemon runs on.
@@ -173,6 +179,8 @@ pub struct Linux {
     pub host: NetnsId,
     /// Tasks of the whole daemon.
     pub tasks: TaskCount,
+    /// The pods, as `namespace/name`, that were on record when the daemon started, by the cookies of their namespaces.
+    pub recorded: Arc<HashMap<u64, String>>,
 }
 
 impl Inspect for Linux {
@@ -185,6 +193,11 @@ impl Inspect for Linux {
 
     fn host(&self) -> NetnsId {
         self.host
+    }
+
+    fn is_recorded(&self, netns: &OpenNetns, pod: &NamespacedName) -> bool {
+        let recorded = Netns::of_open(netns).ok().and_then(|netns| self.recorded.get(&netns.cookie()));
+        recorded.is_some_and(|recorded| *recorded == pod.to_string())
     }
 }
 
@@ -307,6 +320,10 @@ impl<I: Inspect> Finder<I> {
                     Some(address) if !found.is_empty() => NotFound::NotItsOwn { address: *address, found, is_cut },
                     _ => NotFound::NoProcess { uid: Arc::clone(&pod.uid), proc: proc(), processes },
                 })
+            }
+            _ if own.iter().any(|found| self.inspect.is_recorded(&found.netns, &pod.name)) => {
+                own.retain(|found| self.inspect.is_recorded(&found.netns, &pod.name));
+                own.pop().ok_or(NotFound::OnTheHost)
             }
             _ => {
                 let processes = own.iter().take(NAMED).map(|found| found.process.to_string());

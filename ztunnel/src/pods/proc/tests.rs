@@ -57,7 +57,17 @@ impl Tree {
 
     pub(in crate::pods) fn finder(&self) -> Finder<Scripted> {
         let host = fs::metadata(self.file(HOST)).unwrap();
-        Finder::new(&self.proc(), Scripted { host: NetnsId { device: host.dev(), inode: host.ino() } })
+        Finder::new(
+            &self.proc(),
+            Scripted { host: NetnsId { device: host.dev(), inode: host.ino() }, recorded: self.recorded() },
+        )
+    }
+
+    /// The namespaces that are on record as that of the pod `ns/a`.
+    fn recorded(&self) -> Vec<(u64, u64)> {
+        let names = fs::read_to_string(self.0.path().join("recorded")).unwrap_or_default();
+        let places = names.lines().map(|name| fs::metadata(self.file(name)).unwrap());
+        places.map(|file| (file.dev(), file.ino())).collect()
     }
 
     /// The name of a namespace that was found.
@@ -77,7 +87,7 @@ impl Tree {
         let mut all = Vec::new();
         for (uid, addresses) in pods {
             let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
-            let pod = Sought { uid: Arc::from(*uid), addresses };
+            let pod = Sought { name: pod_a(), uid: Arc::from(*uid), addresses };
             all.push(match finder.choose(&pod, seen.take(uid)).await {
                 Ok(found) => format!("{} by {}", self.name(&found.netns), found.process),
                 Err(error) => error.to_string(),
@@ -90,6 +100,11 @@ impl Tree {
 /// A namespace has the addresses that its file has.
 pub(in crate::pods) struct Scripted {
     host: NetnsId,
+    recorded: Vec<(u64, u64)>,
+}
+
+fn pod_a() -> NamespacedName {
+    NamespacedName::new("ns", "a")
 }
 
 impl Inspect for Scripted {
@@ -103,6 +118,10 @@ impl Inspect for Scripted {
 
     fn host(&self) -> NetnsId {
         self.host
+    }
+
+    fn is_recorded(&self, netns: &OpenNetns, pod: &NamespacedName) -> bool {
+        *pod == pod_a() && self.recorded.contains(&netns.place())
     }
 }
 
@@ -147,6 +166,10 @@ async fn two_namespaces_with_the_pods_addresses_are_nobodys() {
     tree.of_pod(6, A, "fake");
     let [found] = &tree.find(&[(A, &["10.0.0.1"])]).await[..] else { panic!() };
     assert!(found.contains("several network namespaces") && found.contains("those of 5 and 6;"), "{found}");
+    // An earlier daemon has enrolled the pod with one of them.
+    fs::write(tree.0.path().join("recorded"), "a").unwrap();
+    assert_eq!(tree.find(&[(A, &["10.0.0.1"])]).await, ["a by 5"]);
+    fs::write(tree.0.path().join("recorded"), "").unwrap();
     // Of two addresses, one alone proves nothing.
     tree.namespace("a", "10.0.0.1 fd00::1");
     assert_eq!(tree.find(&[(A, &["10.0.0.1", "fd00::1"])]).await, ["a by 5"]);
@@ -222,7 +245,7 @@ async fn a_witness_is_one_as_long_as_it_is_in_the_namespace() {
     for (number, uid, namespace, address) in [(5, A, "a", "10.0.0.1"), (6, B, "b", "10.0.0.2")] {
         tree.of_pod(number, uid, namespace);
         let mut seen = finder.sweep([Arc::from(uid)].into()).await.unwrap();
-        let pod = Sought { uid: uid.into(), addresses: vec![address.parse().unwrap()] };
+        let pod = Sought { name: pod_a(), uid: uid.into(), addresses: vec![address.parse().unwrap()] };
         found.insert(uid, finder.choose(&pod, seen.take(uid)).await.unwrap());
     }
     let asked = || found.clone().into_iter().collect::<Vec<_>>();

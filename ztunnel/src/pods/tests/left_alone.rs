@@ -2,7 +2,7 @@
 
 use super::{
     DENY_ALL, WEB,
-    nodes::{MESH, World, echo, is_reset},
+    nodes::{MESH, World, echo, eventually, is_reset},
 };
 use crate::{hbone::tests::local, pods::describe::PodState};
 
@@ -52,6 +52,23 @@ async fn where_inbound_capture_is_bypassed_policy_is_enforced_on_tunnels_only() 
         let mut plain = world.network.connect("10.0.0.3", WEB).await.unwrap();
         let (mut direct, _) = web.accept().await.unwrap();
         echo(&mut plain, &mut direct).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_daemon_that_nobody_follows_gives_every_pod_back() {
+    local(async {
+        let world = World::new().await;
+        let listener = world.network.listen(WEB).await;
+        let mut carried = world.network.connect("10.0.0.1", WEB).await.unwrap();
+        let (mut accepted, _) = listener.accept().await.unwrap();
+        echo(&mut carried, &mut accepted).await;
+        assert_eq!(world.network.tunnels(), 1);
+        world.node("b").leave();
+        // What was carried can't go on: whoever has it opened it inside the mesh.
+        assert!(is_reset(&mut accepted).await);
+        eventually("web is released", async || !world.network.is_captured("/n/web")).await;
     })
     .await;
 }

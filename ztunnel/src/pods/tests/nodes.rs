@@ -342,6 +342,11 @@ impl Node {
         self.drain.start();
     }
 
+    /// Stops, and nobody takes over.
+    pub(super) fn leave(&self) {
+        self.drain.start_for_good();
+    }
+
     /// Connections that have ended, by direction and reason.
     pub(super) fn closed(&self) -> BTreeMap<String, u64> {
         self.counted("ztunnel_connections_closed_total")

@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::stat::makedev;
 
-use super::{BpfMount, FIRST_PID_NAMESPACE, PinDir, bpf_mounts, known_to_the_host, root_mount};
+use super::{BpfMount, PinDir, bpf_mounts, descends_from_first, is_shared, known_to_the_host, root_mount};
 
 const MOUNTS: &str = "23 1 8:1 / / rw - ext4 /dev/sda1 rw\n\
     48 23 0:39 / /sys/fs/bpf rw,relatime shared:3 - bpf bpf rw,mode=700\n\
@@ -16,11 +16,10 @@ fn bpf_file_systems_are_told_by_type_and_not_by_source() {
 
 #[test]
 fn only_a_file_system_that_process_1_has_outlives_the_daemon() {
-    let first = Path::new(FIRST_PID_NAMESPACE);
-    let answer = known_to_the_host(first, MOUNTS, makedev(0, 39)).unwrap();
+    let answer = known_to_the_host(true, MOUNTS, makedev(0, 39)).unwrap();
     assert!(answer.contains("/sys/fs/bpf"), "{answer}");
-    assert!(known_to_the_host(first, MOUNTS, makedev(0, 41)).is_err(), "another one, at whatever path");
-    assert!(known_to_the_host(first, "", makedev(0, 39)).is_err());
+    assert!(known_to_the_host(true, MOUNTS, makedev(0, 41)).is_err(), "another one, at whatever path");
+    assert!(known_to_the_host(true, "", makedev(0, 39)).is_err());
 }
 
 #[test]
@@ -32,8 +31,32 @@ fn mount_namespaces_are_told_apart_by_their_root() {
 /// Process 1 of a container is no witness: it may be the daemon itself.
 #[test]
 fn in_a_pid_namespace_of_its_own_nothing_is_proved() {
-    let reason = known_to_the_host(Path::new("pid:[4026532299]"), MOUNTS, makedev(0, 39)).unwrap_err();
+    let reason = known_to_the_host(false, MOUNTS, makedev(0, 39)).unwrap_err();
     assert!(reason.contains("hostPID"), "{reason}");
+}
+
+#[test]
+fn process_1_of_a_node_in_a_container_is_an_ancestor_of_the_daemon_and_that_of_its_own_container_is_not() {
+    let with = |parents: &[(u32, u32)], process| {
+        let parents: std::collections::HashMap<u32, u32> = parents.iter().copied().collect();
+        descends_from_first(process, |of| parents.get(&of).map(|parent| format!("Name:\tx\nPPid:\t{parent}\n")))
+    };
+    assert!(with(&[(90, 80), (80, 1), (1, 0)], 90), "by the container runtime");
+    assert!(!with(&[(1, 0)], 1), "it is process 1");
+    assert!(!with(&[(90, 0), (1, 0)], 90), "a pod with a PID namespace for all its containers");
+    assert!(!with(&[(90, 80)], 90), "its parent can't be looked at");
+    assert!(!with(&[(90, 91), (91, 90)], 90));
+}
+
+#[test]
+fn a_mount_is_the_hosts_as_well_where_the_mounts_below_it_are_peers() {
+    let own = "70 1 0:50 / / rw - overlay o rw\n71 70 0:20 /fs/bpf /sys/fs/bpf rw shared:7 master:2 - sysfs sysfs rw\n";
+    let host = "20 1 8:1 / / rw shared:1 - ext4 /dev/sda1 rw\n21 20 0:20 / /sys rw shared:7 - sysfs sysfs rw\n";
+    let path = Path::new("/sys/fs/bpf/ztunnel");
+    assert!(is_shared(own, host, path));
+    assert!(!is_shared(&own.replace("shared:7 ", ""), host, path), "without mountPropagation: Bidirectional");
+    assert!(!is_shared(own, host, Path::new("/var/bpf")));
+    assert!(!is_shared(own, &host.replace("shared:7", "shared:8"), path));
 }
 
 #[test]

@@ -128,6 +128,25 @@ async fn a_label_of_the_namespace_decides_and_the_annotation_of_a_network_namesp
 }
 
 #[tokio::test]
+async fn the_uid_of_a_static_pod_counts_only_where_a_node_owns_the_object() {
+    let mut world = World::new(&[("namespaces", shop), ("pods", one_pod)]).await;
+    world.until_web_is(Membership::NotLabelled).await;
+    let uid_of = |news: &NodePods| Some(news.pods.as_ref()?.get(&web())?.local.cgroup_uid.as_deref()?.to_owned());
+    let spec = json!({"nodeName": "here", "containers": [], "hostname": "changed"});
+    let mut mirror = pod("web", &spec);
+    mirror["metadata"]["resourceVersion"] = "2".into();
+    mirror["metadata"]["annotations"]["kubernetes.io/config.mirror"] = "0123".into();
+    let owner = |kind: &str| json!([{"apiVersion": "v1", "kind": kind, "name": "here", "uid": "1"}]);
+    mirror["metadata"]["ownerReferences"] = owner("Node");
+    world.event("pods", "MODIFIED", &mirror);
+    world.until(|news| uid_of(news).as_deref() == Some("0123")).await;
+    mirror["metadata"]["resourceVersion"] = "3".into();
+    mirror["metadata"]["ownerReferences"] = owner("Job");
+    world.event("pods", "MODIFIED", &mirror);
+    world.until(|news| uid_of(news).is_none()).await;
+}
+
+#[tokio::test]
 async fn a_right_that_is_missing_is_told_and_nothing_is_known_until_then() {
     let mut world = World::new(&[("pods", one_pod)]).await;
     let news = world.until(|news| news.problem.is_some()).await;

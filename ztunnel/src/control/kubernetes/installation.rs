@@ -1,0 +1,241 @@
+//! Whether the DaemonSet of this daemon has been deleted: then the daemon is removed from the cluster, and not replaced.
+//!
+//! The DaemonSet is followed from the start on. A daemon that is told to stop may have lost its rights by then: whoever removes an
+//! installation deletes its RBAC rules as well, in any order. Whatever is not known is no removal.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use super::client::Cluster;
+use super::object::Object;
+use super::resource::DAEMON_SETS;
+use super::watch::{Report, Selection, Watch};
+use crate::model::workload::NamespacedName;
+
+/// How long the API server may take to answer when the daemon is told to stop.
+const ASK_WITHIN: Duration = Duration::from_secs(2);
+/// How long the news of a deletion may take, when the API server does not answer.
+const NEWS_WITHIN: Duration = Duration::from_secs(1);
+
+/// What is known of the DaemonSet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// Not even that it has ever been there.
+    Unknown,
+    /// It is there.
+    Present,
+    /// It was there, and has been deleted, or is being deleted.
+    Deleted,
+}
+
+/// Follows the DaemonSet: [`InstallationWatch::run`] is its task.
+pub struct InstallationWatch {
+    name: NamespacedName,
+    watch: Watch,
+    told: watch::Sender<Standing>,
+}
+
+/// Tells whether the DaemonSet has been deleted.
+#[derive(Debug)]
+pub struct Installation {
+    name: NamespacedName,
+    cluster: Cluster,
+    standing: watch::Receiver<Standing>,
+}
+
+/// A DaemonSet, as far as it is read.
+#[derive(Deserialize)]
+struct Wire {
+    metadata: Metadata,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata {
+    deletion_timestamp: Option<String>,
+}
+
+impl Wire {
+    fn standing(&self) -> Standing {
+        match &self.metadata.deletion_timestamp {
+            Some(time) if !time.is_empty() => Standing::Deleted,
+            _ => Standing::Present,
+        }
+    }
+}
+
+impl InstallationWatch {
+    /// What follows the DaemonSet of this name, and what tells of it.
+    #[must_use]
+    pub fn new(cluster: &Cluster, name: NamespacedName) -> (Self, Installation) {
+        let selection = Selection {
+            namespace: Some(name.namespace.to_string()),
+            fields: Some(format!("metadata.name={}", name.name)),
+            labels: None,
+        };
+        let watch = Watch::new(cluster.clone(), DAEMON_SETS, selection);
+        let (told, standing) = watch::channel(Standing::Unknown);
+        (Self { name: name.clone(), watch, told }, Installation { name, cluster: cluster.clone(), standing })
+    }
+
+    /// Follows it for as long as this is polled.
+    pub async fn run(mut self) {
+        loop {
+            match self.watch.next().await {
+                Report::Applied(object) => self.apply(&object),
+                Report::Gone(_) => self.stand(Standing::Deleted),
+                Report::Synced if self.is_unknown() => warn!(
+                    daemon_set = %self.name,
+                    "there is no such DaemonSet: captured pods stay captured when the daemon is removed from the cluster; correct \
+                     --daemon-set"
+                ),
+                Report::Synced => {}
+                Report::Failed(failure) => warn!(
+                    daemon_set = %self.name,
+                    "{failure}; captured pods stay captured if the daemon is removed from the cluster meanwhile"
+                ),
+                Report::Absent => warn!(daemon_set = %self.name, "the API server has no DaemonSets"),
+            }
+        }
+    }
+
+    fn is_unknown(&self) -> bool {
+        *self.told.borrow() == Standing::Unknown
+    }
+
+    fn apply(&self, object: &Object) {
+        match object.read::<Wire>() {
+            Ok(found) => self.stand(found.standing()),
+            Err(error) => warn!(daemon_set = %self.name, %error, "the DaemonSet of this daemon cannot be read"),
+        }
+    }
+
+    fn stand(&self, standing: Standing) {
+        if self.told.send_replace(standing) != standing && standing == Standing::Deleted {
+            info!(daemon_set = %self.name, "the DaemonSet of this daemon is deleted: all pods are released when the daemon is told to stop");
+        }
+    }
+}
+
+impl Installation {
+    /// Whether the DaemonSet has been deleted, for a daemon that is told to stop. That it can't be told is a no.
+    pub async fn is_removed(&mut self) -> bool {
+        match *self.standing.borrow() {
+            Standing::Unknown => return false,
+            Standing::Deleted => return true,
+            Standing::Present => {}
+        }
+        match timeout(ASK_WITHIN, self.cluster.object::<Wire>(DAEMON_SETS, &self.name)).await {
+            Ok(Ok(found)) => found.is_none_or(|found| found.standing() == Standing::Deleted),
+            // The right to ask may be gone together with the DaemonSet.
+            Ok(Err(_)) | Err(_) => {
+                let news = self.standing.wait_for(|standing| *standing == Standing::Deleted);
+                matches!(timeout(NEWS_WITHIN, news).await, Ok(Ok(_)))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use serde_json::{Value, json};
+    use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+    use super::super::script::{Answer, Asked, Script, status};
+    use super::{Installation, InstallationWatch, Standing};
+    use crate::lifecycle::tasks::{TaskCount, TaskSet};
+    use crate::model::workload::NamespacedName;
+
+    fn daemon_set(deleted: Option<&str>) -> Value {
+        let version = deleted.unwrap_or("1");
+        json!({"metadata": {"name": "z", "namespace": "ns", "uid": "u", "resourceVersion": version, "deletionTimestamp": deleted}})
+    }
+
+    /// A daemon whose DaemonSet is listed so, and is answered so when it is asked for by name.
+    struct World {
+        installation: Installation,
+        events: UnboundedSender<Value>,
+        _script: Script,
+        _task: TaskSet,
+    }
+
+    async fn world(listed: Value, named: (u16, Value)) -> World {
+        let (events, stream) = unbounded_channel();
+        let stream: Mutex<Option<UnboundedReceiver<Value>>> = Mutex::new(Some(stream));
+        let script = Script::start(move |asked: &Asked| {
+            if asked.line == "GET /apis/apps/v1/namespaces/ns/daemonsets/z" {
+                return Answer::Whole(named.0, named.1.clone());
+            }
+            assert!(asked.line.contains("/namespaces/ns/daemonsets?"), "{}", asked.line);
+            assert!(asked.line.contains("fieldSelector=metadata.name%3Dz"), "{}", asked.line);
+            if !asked.line.contains("watch=true") {
+                return Answer::Whole(200, json!({"metadata": {"resourceVersion": "1"}, "items": listed}));
+            }
+            match stream.lock().unwrap().take() {
+                Some(stream) => Answer::Stream(stream),
+                None => Answer::Whole(403, status(403, "Forbidden", "no")),
+            }
+        })
+        .await;
+        let (watch, installation) = InstallationWatch::new(&script.cluster, NamespacedName::new("ns", "z"));
+        let mut task = TaskSet::new(TaskCount::default());
+        task.spawn(tracing::Span::none(), watch.run());
+        World { installation, events, _script: script, _task: task }
+    }
+
+    impl World {
+        async fn stands(&mut self, standing: Standing) {
+            self.installation.standing.wait_for(|told| *told == standing).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_daemon_set_that_is_there_is_no_removal() {
+        let mut world = world(json!([daemon_set(None)]), (200, daemon_set(None))).await;
+        world.stands(Standing::Present).await;
+        assert!(!world.installation.is_removed().await);
+    }
+
+    #[tokio::test]
+    async fn a_deletion_is_heard_of_or_asked_for() {
+        let no = || status(404, "NotFound", "no");
+        let mut world = world(json!([daemon_set(None)]), (404, no())).await;
+        world.stands(Standing::Present).await;
+        assert!(world.installation.is_removed().await);
+
+        let mut world = self::world(json!([daemon_set(None)]), (200, daemon_set(Some("2026-01-01T00:00:00Z")))).await;
+        world.stands(Standing::Present).await;
+        assert!(world.installation.is_removed().await);
+
+        // The right to ask is gone with it: the news counts.
+        let mut world = self::world(json!([daemon_set(None)]), (403, status(403, "Forbidden", "no"))).await;
+        world.stands(Standing::Present).await;
+        world.events.send(json!({"type": "DELETED", "object": daemon_set(None)})).unwrap();
+        assert!(world.installation.is_removed().await);
+
+        // One of the same name takes its place.
+        world.events.send(json!({"type": "ADDED", "object": daemon_set(None)})).unwrap();
+        world.stands(Standing::Present).await;
+        assert!(!world.installation.is_removed().await);
+    }
+
+    #[tokio::test]
+    async fn what_was_never_there_is_not_removed() {
+        let mut world = world(json!([]), (404, status(404, "NotFound", "no"))).await;
+        assert!(!world.installation.is_removed().await);
+        assert_eq!(*world.installation.standing.borrow(), Standing::Unknown);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_refuses_to_answer_removes_nothing() {
+        let mut world = world(json!([daemon_set(None)]), (403, status(403, "Forbidden", "no"))).await;
+        world.stands(Standing::Present).await;
+        assert!(!world.installation.is_removed().await);
+    }
+}
