@@ -166,6 +166,12 @@ impl ConfigDump {
 pub struct PodState<'a>(&'a Value);
 
 impl PodState<'_> {
+    /// Its namespace.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        text(self.0, "namespace")
+    }
+
     /// `enrolled` or `refused`.
     #[must_use]
     pub fn state(&self) -> &str {

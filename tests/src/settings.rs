@@ -22,6 +22,23 @@ pub fn daemon_binary() -> Result<PathBuf> {
     Ok(path)
 }
 
+/// The image of the daemon under test, from `ZTUNNEL_IMAGE`.
+///
+/// # Errors
+/// When the variable is unset or names no file.
+pub fn daemon_image() -> Result<PathBuf> {
+    let path = variable("ZTUNNEL_IMAGE").context(
+        "ZTUNNEL_IMAGE is not set: run `cargo xtask test cluster`, or set it to the path of an image that `cargo xtask image` made",
+    )?;
+    let path = PathBuf::from(path);
+    ensure!(
+        path.is_file(),
+        "ZTUNNEL_IMAGE names {}, which is not a file: make it with `cargo xtask image`",
+        path.display()
+    );
+    Ok(path)
+}
+
 /// Where the programs of the cluster tests are kept: `ztunnel-cluster` in `XDG_CACHE_HOME`, else in `~/.cache`.
 ///
 /// # Errors

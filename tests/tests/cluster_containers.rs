@@ -9,39 +9,13 @@ use ztunnel_tests::wait;
 
 const NAMESPACE: &str = "demo";
 
-fn web() -> String {
-    format!(
-        "apiVersion: apps/v1
-kind: Deployment
-metadata: {{name: web, namespace: {NAMESPACE}}}
-spec:
-  replicas: 2
-  selector: {{matchLabels: {{app: web}}}}
-  template:
-    metadata: {{labels: {{app: web}}}}
-    spec:
-      topologySpreadConstraints:
-      - {{maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: DoNotSchedule, labelSelector: {{matchLabels: {{app: web}}}}}}
-      containers:
-      - name: web
-        image: {image}
-        imagePullPolicy: IfNotPresent
-        command: [/bin/sh, -c, 'mkdir /tmp/www; hostname >/tmp/www/index.html; exec httpd -f -p 8080 -h /tmp/www']
-        readinessProbe: {{httpGet: {{path: /, port: 8080}}, periodSeconds: 1}}
-        resources: {{limits: {{memory: 64Mi}}}}
-        securityContext: {{seccompProfile: {{type: RuntimeDefault}}}}
-",
-        image = images::BUSYBOX
-    )
-}
-
 #[test]
 #[ignore = "needs the programs of Kubernetes: cargo xtask test cluster"]
 fn pods_on_two_nodes_reach_each_other_and_nothing_is_left() -> Result<()> {
     let cluster = Cluster::start(2)?;
     let prefix = cluster.api().prefix().clone();
     cluster.api().apply(&format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {NAMESPACE}}}}}"))?;
-    cluster.api().apply(&web())?;
+    cluster.api().apply(&images::web("web", NAMESPACE, 2))?;
     cluster.rolled_out(NAMESPACE, "deployment/web")?;
     let lines = "jsonpath={range .items[*]}{.metadata.name} {.status.podIP} {.spec.nodeName}\n{end}";
     let pods = cluster.api().kubectl(["get", "pods", "-n", NAMESPACE, "-o", lines])?;

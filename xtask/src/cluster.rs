@@ -1,13 +1,13 @@
 //! A real Kubernetes on this machine: its programs, an API server, kubectl.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use ztunnel_tests::cluster::api::{ApiServer, Options};
-use ztunnel_tests::cluster::programs::{KUBERNETES, Programs};
-use ztunnel_tests::cluster::{Cluster, leftovers, node};
+use ztunnel_tests::cluster::programs::{HELM, KUBERNETES, Programs};
+use ztunnel_tests::cluster::{Cluster, chart, leftovers, node};
 use ztunnel_tests::names::Prefix;
 use ztunnel_tests::netns;
 
@@ -48,6 +48,8 @@ pub(crate) enum Action {
         #[arg(required = true, value_name = "FILE")]
         images: Vec<PathBuf>,
     },
+    /// Write the manifests of the kustomize base (deploy/kustomize) as the Helm chart makes them
+    Render,
     /// Run a program on a node, in all of its namespaces
     Enter {
         /// The node, for example `node-1`
@@ -55,6 +57,12 @@ pub(crate) enum Action {
         /// The program and its arguments; a shell if there is none
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "PROGRAM")]
         program: Vec<String>,
+    },
+    /// Run Helm as the administrator of the cluster
+    Helm {
+        /// What Helm is to do
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
+        arguments: Vec<String>,
     },
     /// Run kubectl as the administrator of the cluster
     Kubectl {
@@ -89,6 +97,11 @@ pub(crate) fn run(workspace: &workspace::Workspace, action: Action) -> Result<()
             }
             Ok(())
         }
+        Action::Render => {
+            programs::ensure(workspace, false)?;
+            println!("{}", chart::write_base(&Programs::cache()?)?.display());
+            Ok(())
+        }
         Action::Enter { node, program } => {
             needs_root()?;
             enter(&node, &program)
@@ -97,9 +110,16 @@ pub(crate) fn run(workspace: &workspace::Workspace, action: Action) -> Result<()
             needs_root()?;
             down()
         }
+        Action::Helm { arguments } => {
+            needs_root()?;
+            let home = Prefix::cluster().folder_path().join("helm");
+            let homes = ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME", "KUBECACHEDIR"].map(|name| (name, home.as_path()));
+            administer(&Programs::cache()?.built(&HELM, "helm")?, &arguments, &homes)
+        }
         Action::Kubectl { arguments } => {
             needs_root()?;
-            kubectl(&arguments)
+            let folder = Prefix::cluster().folder_path().join("kubectl");
+            administer(&Programs::cache()?.built(&KUBERNETES, "kubectl")?, &arguments, &[("KUBECACHEDIR", &folder)])
         }
     }
 }
@@ -169,19 +189,19 @@ fn down() -> Result<()> {
     Ok(())
 }
 
-/// kubectl with this process's streams and folder.
-fn kubectl(arguments: &[String]) -> Result<()> {
+/// Runs a program of the administrator with this process's streams and folder.
+fn administer(program: &Path, arguments: &[String], variables: &[(&str, &Path)]) -> Result<()> {
     let prefix = Prefix::cluster();
     let kubeconfig = prefix.folder_path().join("pki/admin.kubeconfig");
     ensure!(kubeconfig.exists(), "there is no cluster: start one with `cargo xtask cluster up`");
     let mut command = Command::new("nsenter");
     command
         .arg(format!("--net={}/{}", netns::FOLDER, prefix.member("api")))
-        .arg(Programs::cache()?.built(&KUBERNETES, "kubectl")?)
+        .arg(program)
         .args(arguments)
         .env("KUBECONFIG", kubeconfig)
-        .env("KUBECACHEDIR", prefix.folder_path().join("kubectl"));
+        .envs(variables.iter().copied());
     let status = command.status().with_context(|| format!("could not start `{}`", process::shown(&command)))?;
-    ensure!(status.success(), "kubectl failed: {status}");
+    ensure!(status.success(), "{} failed: {status}", program.display());
     Ok(())
 }

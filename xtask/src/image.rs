@@ -47,6 +47,15 @@ pub(crate) fn run(workspace: &Workspace, options: &Options<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Writes the image of a daemon under its default name for a cluster of this machine. The result is where it is.
+pub(crate) fn for_cluster(workspace: &Workspace, daemon: &Path) -> Result<PathBuf> {
+    let folder = workspace.target.join("cluster");
+    fs::create_dir_all(&folder).with_context(|| format!("could not create {}", folder.display()))?;
+    let [image, bill] = ["ztunnel.oci.tar", "ztunnel.cdx.json"].map(|name| folder.join(name));
+    write(workspace, daemon, &default_name(workspace), &image, &bill)?;
+    Ok(image)
+}
+
 /// `localhost` is a registry that no container runtime asks for an image that it has.
 pub(crate) fn default_name(workspace: &Workspace) -> String {
     format!("localhost/ztunnel:{}", workspace.version)

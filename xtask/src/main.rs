@@ -72,6 +72,9 @@ enum Command {
         /// Give the manifests and the CA to a control plane; the daemons have neither
         #[arg(long, conflicts_with = "clean")]
         control_plane: bool,
+        /// On a Kubernetes of its own, installed by the chart: four services, policies, and the way back (needs Go)
+        #[arg(long, conflicts_with_all = ["keep", "clean", "control_plane"])]
+        cluster: bool,
     },
     /// Measure what the mesh costs, beside the same machine without it (needs root)
     ///
@@ -205,8 +208,13 @@ fn run(command: Command) -> Result<()> {
             println!("{}", daemon.display());
             Ok(())
         }
-        Command::Demo { keep, clean, control_plane } => {
+        Command::Demo { keep, clean, control_plane, cluster } => {
             ensure!(workspace::is_root()?, "the demo makes network namespaces and loads BPF programs: run it as root");
+            if cluster {
+                cluster::programs::ensure(&workspace, false)?;
+                let image = image::for_cluster(&workspace, &build::daemon(&workspace, Profile::Release)?)?;
+                return ztunnel_tests::cluster::demo::run(&image);
+            }
             setup::ensure(Needs { bpf: true, programs: true, ..Needs::default() })?;
             let ztunnel = build::daemon(&workspace, Profile::Release)?;
             demo::run(&DemoOptions { keep, clean, control_plane, ztunnel })

@@ -9,7 +9,7 @@ use crate::build::{self, Profile};
 use crate::cluster::programs::{self, Unavailable};
 use crate::setup::{self, Needs};
 use crate::workspace::Workspace;
-use crate::{process, workspace};
+use crate::{image, process, workspace};
 
 /// Privileged tests load the machine (10,000 connections, floods): more at once and their deadlines measure each other.
 const PRIVILEGED_THREADS: &str = "--test-threads=2";
@@ -95,9 +95,10 @@ fn on_cluster(workspace: &Workspace, selected: &Selected<'_>) -> Result<()> {
     }
     setup::ensure(Needs { bpf: true, programs: true, ..Needs::default() })?;
     let daemon = daemon(workspace, selected)?;
+    let image = image::for_cluster(workspace, &daemon)?;
     let mut command = cargo_test(workspace);
     command.args(["--package", "ztunnel-tests", "--test", "cluster_*", "--", "--ignored", CLUSTER_THREADS]);
-    process::run(command.args(selected.filter).env("ZTUNNEL_BIN", daemon))
+    process::run(command.args(selected.filter).env("ZTUNNEL_BIN", daemon).env("ZTUNNEL_IMAGE", image))
 }
 
 fn daemon(workspace: &Workspace, selected: &Selected<'_>) -> Result<PathBuf> {

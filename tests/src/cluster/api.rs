@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 
 use super::leftovers;
 use super::pki::Pki;
-use super::programs::{KUBERNETES, Programs};
+use super::programs::{HELM, KUBERNETES, Programs};
 use crate::names::Prefix;
 use crate::netns::Netns;
 use crate::process::{Finished, Launch, Process};
@@ -307,6 +307,17 @@ impl ApiServer {
         self.pki.kubeconfig(&format!("{name}.kubeconfig"), &self.url(), token)
     }
 
+    /// Runs Helm as the administrator; the result is its standard output, without blanks at its ends.
+    ///
+    /// # Errors
+    /// When Helm is not in the cache (`NOT RUN`), or fails: the message has its standard error.
+    pub fn helm<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Result<String> {
+        let helm = helm(&self.programs, &self.folder)?.variable("KUBECONFIG", &self.admin);
+        let done = helm.args(args).inside(&self.netns).finish()?;
+        ensure!(done.success, "helm failed: {}{}", done.stderr, done.stdout);
+        Ok(done.stdout.trim().to_owned())
+    }
+
     /// Connects a namespace with that of the API server, so that [`ApiServer::url`] is reached from it, and names the address
     /// of its end.
     ///
@@ -417,6 +428,21 @@ pub fn kubectl(programs: &Programs, netns: &Netns, folder: &Path, kubeconfig: &P
         .variable("KUBECONFIG", kubeconfig)
         .patience(Duration::from_secs(60))
         .inside(netns))
+}
+
+/// Helm, with its own files in `folder`.
+///
+/// # Errors
+/// When it is not in the cache.
+pub fn helm(programs: &Programs, folder: &Path) -> Result<Launch> {
+    let program = programs.built(&HELM, "helm")?;
+    let home = |name: &str| folder.join("helm").join(name);
+    Ok(Launch::new(&program.to_string_lossy())
+        .variable("HELM_CACHE_HOME", home("cache"))
+        .variable("HELM_CONFIG_HOME", home("config"))
+        .variable("HELM_DATA_HOME", home("data"))
+        .variable("KUBECACHEDIR", home("kubectl"))
+        .patience(Duration::from_secs(120)))
 }
 
 /// The static tokens: the administrator's, and each node's.

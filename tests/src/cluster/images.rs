@@ -14,8 +14,8 @@ pub const PAUSE: &str = "registry.local/ztunnel/pause:1";
 pub const BUSYBOX: &str = "registry.local/ztunnel/busybox:1";
 
 /// The commands that pods use by their own names.
-const COMMANDS: [&str; 13] =
-    ["cat", "echo", "env", "hostname", "httpd", "ip", "ls", "mkdir", "nc", "sh", "sleep", "touch", "wget"];
+const COMMANDS: [&str; 14] =
+    ["cat", "echo", "env", "hostname", "httpd", "ip", "ls", "mkdir", "nc", "sh", "sleep", "timeout", "touch", "wget"];
 
 /// Writes the images to a folder.
 ///
@@ -37,4 +37,34 @@ pub fn write(folder: &Path, programs: &Programs) -> Result<Vec<PathBuf>> {
             Ok(path)
         })
         .collect()
+}
+
+/// A Deployment whose pods are on different nodes and answer HTTP on port 8080 with their own name.
+#[must_use]
+pub fn web(name: &str, namespace: &str, replicas: u8) -> String {
+    format!(
+        "apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: {name}, namespace: {namespace}}}
+spec:
+  replicas: {replicas}
+  selector: {{matchLabels: {{app: {name}}}}}
+  template:
+    metadata: {{labels: {{app: {name}}}}}
+    spec:
+      topologySpreadConstraints:
+      - maxSkew: 1
+        topologyKey: kubernetes.io/hostname
+        whenUnsatisfiable: DoNotSchedule
+        labelSelector: {{matchLabels: {{app: {name}}}}}
+      containers:
+      - name: web
+        image: {BUSYBOX}
+        imagePullPolicy: IfNotPresent
+        command: [/bin/sh, -c, 'mkdir /tmp/www; hostname >/tmp/www/index.html; exec httpd -f -p 8080 -h /tmp/www']
+        readinessProbe: {{httpGet: {{path: /, port: 8080}}, periodSeconds: 1}}
+        resources: {{limits: {{memory: 64Mi}}}}
+        securityContext: {{seccompProfile: {{type: RuntimeDefault}}}}
+"
+    )
 }

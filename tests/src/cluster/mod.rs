@@ -35,8 +35,11 @@
 
 pub mod api;
 pub mod calls;
+pub mod chart;
+pub mod demo;
 pub mod images;
 pub mod leftovers;
+pub mod mesh;
 pub mod node;
 pub mod nodes;
 pub mod oci;

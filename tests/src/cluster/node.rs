@@ -16,7 +16,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::fchdir;
 
-use super::api::{ADDRESS, ApiServer, BRIDGE, MAX_NODES, SERVICE, node_name, node_token};
+use super::api::{ADDRESS, ApiServer, BRIDGE, MAX_NODES, node_name, node_token};
 use super::programs::{KUBERNETES, Programs};
 use crate::names::Prefix;
 use crate::netns::{self, Netns};
@@ -39,6 +39,9 @@ const SETTINGS: [(&str, &str); 3] =
 /// The file that has the number of a node's first process.
 const FIRST: &str = "first-process";
 
+/// The folder with the manifests of static pods, in the folder of the node.
+const STATIC_PODS: &str = "static-pods";
+
 /// A node of a cluster.
 #[derive(Debug)]
 pub struct Node {
@@ -47,6 +50,7 @@ pub struct Node {
     /// Its network namespace.
     pub netns: Netns,
     kubelet: Option<Process>,
+    proxy: Option<Process>,
     containerd: Process,
     holder: Process,
     first: i32,
@@ -89,16 +93,27 @@ impl Node {
             .detached(detached)
             .log_to(&folder.join("containerd.log"))
             .start()?;
-        let mut node =
-            Self { name, netns, kubelet: None, containerd, holder, first, number, folder, programs, detached };
+        let mut node = Self {
+            name,
+            netns,
+            kubelet: None,
+            proxy: None,
+            containerd,
+            holder,
+            first,
+            number,
+            folder,
+            programs,
+            detached,
+        };
         node.wait_for_containerd()?;
         Ok(node)
     }
 
-    /// Starts the kubelet.
+    /// Starts the kubelet, and kube-proxy for the Services.
     ///
     /// # Errors
-    /// When it can't be started.
+    /// When one can't be started.
     pub fn start_kubelet(&mut self) -> Result<()> {
         let file = |name: &str| self.folder.join(name).display().to_string();
         let program = self.programs.built(&KUBERNETES, "kubelet")?;
@@ -116,6 +131,16 @@ impl Node {
             .log_to(&self.folder.join("kubelet.log"))
             .start()?;
         self.kubelet = Some(kubelet);
+        let program = self.programs.built(&KUBERNETES, "kube-proxy")?;
+        // Its settings of connection tracking are the machine's: 0 leaves them alone.
+        let proxy = Self::launch_in(self.first, &self.programs, &program)
+            .args([format!("--kubeconfig={}", file("proxy.kubeconfig")), format!("--hostname-override={}", self.name)])
+            .args(["--proxy-mode=nftables", "--conntrack-max-per-core=0", "--conntrack-min=0"])
+            .args(["--conntrack-tcp-timeout-established=0s", "--conntrack-tcp-timeout-close-wait=0s"])
+            .detached(self.detached)
+            .log_to(&self.folder.join("kube-proxy.log"))
+            .start()?;
+        self.proxy = Some(proxy);
         Ok(())
     }
 
@@ -147,6 +172,15 @@ impl Node {
         self.folder.join("kubelet.log.err")
     }
 
+    /// Has the kubelet run a pod by its manifest alone.
+    ///
+    /// # Errors
+    /// When the manifest can't be written.
+    pub fn run_static_pod(&self, name: &str, manifest: &str) -> Result<()> {
+        let path = self.folder.join(STATIC_PODS).join(format!("{name}.yaml"));
+        fs::write(&path, manifest).with_context(|| format!("cannot write {}", path.display()))
+    }
+
     /// The first process of the node's PID namespace, by its number on the machine.
     #[must_use]
     pub fn first(&self) -> i32 {
@@ -156,7 +190,7 @@ impl Node {
     /// Leaves it in place when this is dropped.
     pub fn keep(&mut self) {
         self.netns.keep();
-        for process in self.kubelet.iter_mut().chain([&mut self.containerd, &mut self.holder]) {
+        for process in self.kubelet.iter_mut().chain(&mut self.proxy).chain([&mut self.containerd, &mut self.holder]) {
             process.keep();
         }
     }
@@ -225,8 +259,7 @@ pub fn address(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 77, 0, 10 + number)
 }
 
-/// The link to the API server and the other nodes; the routes to the pods of all nodes that may come; the one Service that is
-/// always needed, for which there is no kube-proxy.
+/// The link to the API server, by which the pods of the other nodes are reached as well.
 fn network(api: &ApiServer, netns: &Netns, number: u8) -> Result<()> {
     let address = address(number);
     api.netns().ip(&format!(
@@ -237,12 +270,7 @@ fn network(api: &ApiServer, netns: &Netns, number: u8) -> Result<()> {
     ))?;
     netns.ip(&format!("addr add {address}/24 dev eth0\nlink set eth0 up\nroute add default via {}\n", ADDRESS.ip()))?;
     netns.sysctl("ipv4/ip_forward", "1")?;
-    api.netns().sysctl("ipv4/ip_forward", "1")?;
-    let rule = format!("ip daddr {SERVICE} tcp dport 443 dnat to {ADDRESS}");
-    netns.nft(&format!(
-        "table ip kubernetes {{\n chain pods {{ type nat hook prerouting priority -100; {rule}; }}\n \
-         chain node {{ type nat hook output priority -100; {rule}; }}\n}}\n"
-    ))
+    api.netns().sysctl("ipv4/ip_forward", "1")
 }
 
 /// The process that unshare(1) has made: once it is there, /proc is mounted.
@@ -338,6 +366,7 @@ fn configure(folder: &Path, number: u8, group: &str, api: &ApiServer) -> Result<
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
     };
     let debian = api.programs().debian();
+    let folder_path = folder;
     let (folder, debian) = (folder.display(), debian.display());
     // Root may lack CAP_SYS_RESOURCE, without which the score cannot be lowered.
     write(
@@ -386,6 +415,7 @@ SystemdCgroup = false
 "#
         ),
     )?;
+    fs::create_dir(folder_path.join(STATIC_PODS)).context("cannot make the folder of static pods")?;
     write(
         "kubelet.yaml",
         &format!(
@@ -398,6 +428,7 @@ cgroupDriver: cgroupfs
 cgroupRoot: /{group}
 failCgroupV1: false
 failSwapOn: false
+imageGCHighThresholdPercent: 100
 makeIPTablesUtilChains: false
 protectKernelDefaults: true
 oomScoreAdj: 0
@@ -406,11 +437,13 @@ resolvConf: /etc/resolv.conf
 nodeStatusReportFrequency: 1m
 evictionHard: {{nodefs.available: \"1%\", imagefs.available: \"1%\", memory.available: 100Mi}}
 volumePluginDir: {folder}/volume-plugins
+staticPodPath: {folder}/{STATIC_PODS}
 ",
             roots = api.roots().display()
         ),
     )?;
     let kubeconfig = format!("node-{number}.kubeconfig");
     let made = api.pki().kubeconfig(&kubeconfig, &api.url(), &node_token(number))?;
-    write("kubelet.kubeconfig", &fs::read_to_string(made)?)
+    write("kubelet.kubeconfig", &fs::read_to_string(made)?)?;
+    write("proxy.kubeconfig", &fs::read_to_string(api.kubeconfig())?)
 }

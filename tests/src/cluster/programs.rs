@@ -33,13 +33,22 @@ pub const KUBERNETES: Module = Module {
         "k8s.io/kubernetes/cmd/kube-controller-manager",
         "k8s.io/kubernetes/cmd/kube-scheduler",
         "k8s.io/kubernetes/cmd/kubelet",
+        "k8s.io/kubernetes/cmd/kube-proxy",
     ],
     file: include_str!("../../cluster/kubernetes/go.mod"),
     sums: include_str!("../../cluster/kubernetes/go.sum"),
 };
 
+/// Helm, which renders and installs the chart. kubectl has Kustomize.
+pub const HELM: Module = Module {
+    name: "helm",
+    packages: &["helm.sh/helm/v4/cmd/helm"],
+    file: include_str!("../../cluster/helm/go.mod"),
+    sums: include_str!("../../cluster/helm/go.sum"),
+};
+
 /// All modules.
-pub const MODULES: [Module; 1] = [KUBERNETES];
+pub const MODULES: [Module; 2] = [KUBERNETES, HELM];
 
 /// Debian's packages, which are unpacked into the cache and not installed, and what is used of each.
 pub const PACKAGES: [(&str, &[&str]); 5] = [

@@ -1,0 +1,232 @@
+//! The chart as Helm, Kustomize and the API server see it.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use ztunnel_tests::cluster::plane::RBAC;
+use ztunnel_tests::cluster::programs::Programs;
+use ztunnel_tests::cluster::{ApiServer, chart};
+use ztunnel_tests::wait;
+
+#[test]
+#[ignore = "needs the programs of Kubernetes: cargo xtask test cluster"]
+fn the_kustomize_base_is_the_chart() -> Result<()> {
+    let path = chart::base().join("ztunnel.yaml");
+    let written = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    ensure!(
+        written == chart::of_base(&Programs::cache()?)?,
+        "deploy/kustomize is not what the chart says: write it with `cargo xtask cluster render`"
+    );
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs the programs of Kubernetes: cargo xtask test cluster"]
+fn the_chart_has_the_version_of_the_daemon() -> Result<()> {
+    let text = fs::read_to_string(chart::folder().join("Chart.yaml"))?;
+    for line in
+        [format!("version: {}", env!("CARGO_PKG_VERSION")), format!("appVersion: {:?}", env!("CARGO_PKG_VERSION"))]
+    {
+        ensure!(text.lines().any(|other| other == line), "Chart.yaml has no line `{line}`");
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs the programs of Kubernetes: cargo xtask test cluster"]
+fn values_that_are_wrong_are_refused() -> Result<()> {
+    let programs = Programs::cache()?;
+    for (set, named) in [
+        ("controlPlane.replicas=0", "replicas"),
+        ("controlPlane.url=http://plain", "url"),
+        ("node.drainTimeoutSeconds=4000", "drainTimeoutSeconds"),
+        ("image.repositry=a", "repositry"),
+        ("logFormat=xml", "logFormat"),
+        ("controlPlane.enabled=false", "controlPlane.url"),
+        ("crds.install=perhaps", "crds"),
+    ] {
+        let refused =
+            chart::rendered(&programs, &["--set", set]).err().with_context(|| format!("{set} is accepted"))?;
+        ensure!(refused.to_string().contains(named), "{set}: {refused}");
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs the programs of Kubernetes: cargo xtask test cluster"]
+fn the_api_server_accepts_all_that_the_chart_can_make() -> Result<()> {
+    let api = ApiServer::start()?;
+    let programs = Programs::cache()?;
+    api.namespace(chart::NAMESPACE)?;
+    for args in [
+        &[][..],
+        &["--set", "controlPlane.clusterIP=10.96.0.12", "--set", "imagePullSecrets[0].name=a"],
+        &["--set", "criticalPodsQuota.create=true", "--set", "networkPolicy.create=true"],
+        &["--set", "controlPlane.enabled=false", "--set", "controlPlane.url=https://istiod.istio-system.svc:15012"],
+    ] {
+        let file = api.folder().join("rendered.yaml");
+        fs::write(&file, chart::rendered(&programs, args)?)?;
+        let file = file.display().to_string();
+        let applied = api.kubectl(["apply", "--dry-run=server", "--validate=strict", "-f", &file])?;
+        ensure!(applied.contains("daemonset.apps/ztunnel"), "{applied}");
+        ensure!(applied.contains("deployment.apps") != args.contains(&"controlPlane.enabled=false"), "{applied}");
+    }
+    let base = chart::base().display().to_string();
+    let applied = api.kubectl(["apply", "--validate=strict", "-k", &base])?;
+    for object in ["namespace/istio-system", "poddisruptionbudget.policy/ztunnel-control-plane"] {
+        ensure!(applied.contains(object), "{applied}");
+    }
+    Ok(())
+}
+
+const SELECTOR: &str = "selector: {matchLabels: {app: web}}";
+
+/// Objects that the API server accepts or refuses by the definitions of the chart, with a word of the refusal.
+fn objects() -> Vec<(&'static str, String, Option<&'static str>)> {
+    let rule = |source: &str| format!("rules: [{{from: [{{source: {{{source}}}}}]}}]");
+    let port = |port: &str| format!("rules: [{{to: [{{operation: {{ports: ['{port}']}}}}]}}]");
+    vec![
+        ("AuthorizationPolicy", String::new(), None),
+        ("AuthorizationPolicy", format!("{SELECTOR}, action: DENY, {}", rule("namespaces: [a]")), None),
+        ("AuthorizationPolicy", rule("ipBlocks: [10.0.0.0/8, 'fd00::1'], notPrincipals: ['*']"), None),
+        ("AuthorizationPolicy", port("80"), None),
+        ("AuthorizationPolicy", "rules: [{}]".to_owned(), None),
+        ("AuthorizationPolicy", rule("ipBlocks: [ten]"), Some("ipBlocks")),
+        ("AuthorizationPolicy", rule(""), Some("source")),
+        ("AuthorizationPolicy", port("http"), Some("ports")),
+        ("AuthorizationPolicy", "action: REJECT".to_owned(), Some("action")),
+        ("AuthorizationPolicy", "action: CUSTOM".to_owned(), Some("provider")),
+        ("AuthorizationPolicy", "rules: [{when: [{key: source.ip}]}]".to_owned(), Some("values")),
+        (
+            "AuthorizationPolicy",
+            format!("{SELECTOR}, targetRefs: [{{kind: Service, name: web}}]"),
+            Some("only one of selector"),
+        ),
+        ("AuthorizationPolicy", "selector: {matchLabels: {app: '*'}}".to_owned(), Some("wildcards")),
+        (
+            "PeerAuthentication",
+            format!("{SELECTOR}, mtls: {{mode: STRICT}}, portLevelMtls: {{'80': {{mode: DISABLE}}}}"),
+            None,
+        ),
+        ("PeerAuthentication", "mtls: {mode: STRONG}".to_owned(), Some("mode")),
+        ("PeerAuthentication", "portLevelMtls: {'80': {mode: STRICT}}".to_owned(), Some("needs a selector")),
+        ("PeerAuthentication", format!("{SELECTOR}, portLevelMtls: {{'80000': {{mode: STRICT}}}}"), Some("1 to 65535")),
+        ("ServiceEntry", "hosts: [a.example.com], ports: [{number: 443, name: tls}], resolution: DNS".to_owned(), None),
+        ("ServiceEntry", "hosts: []".to_owned(), Some("hosts")),
+        ("ServiceEntry", "hosts: [a.b], ports: [{number: 1}, {number: 1}]".to_owned(), Some("once")),
+        (
+            "ServiceEntry",
+            "hosts: [a.b], endpoints: [{address: 10.0.0.1}], workloadSelector: {labels: {a: b}}".to_owned(),
+            Some("only one of"),
+        ),
+        ("WorkloadEntry", "address: 10.0.0.1, ports: {web: 80}".to_owned(), None),
+        ("WorkloadEntry", "ports: {web: 80}".to_owned(), Some("address")),
+    ]
+}
+
+#[test]
+#[ignore = "needs the programs of Kubernetes: cargo xtask test cluster"]
+fn objects_that_are_wrong_are_refused_by_their_definitions() -> Result<()> {
+    let api = ApiServer::start()?;
+    api.namespace("demo")?;
+    api.kubectl(["apply", "--validate=strict", "-f", &chart::definitions().display().to_string()])?;
+    api.kubectl(["wait", "--for=condition=Established", "crd", "--all", "--timeout=20s"])?;
+    for (kind, spec, refused) in objects() {
+        let group = if kind.ends_with("Entry") { "networking" } else { "security" };
+        for version in ["v1", "v1beta1"] {
+            let object = format!(
+                "{{apiVersion: {group}.istio.io/{version}, kind: {kind}, metadata: {{name: a, namespace: demo}}, spec: {{{spec}}}}}"
+            );
+            let file = api.folder().join("object.yaml");
+            fs::write(&file, &object)?;
+            let done = api.try_kubectl(["apply", "--dry-run=server", "-f", &file.display().to_string()])?;
+            match refused {
+                None => ensure!(done.success, "{object}: {}", done.stderr),
+                Some(word) => ensure!(!done.success && done.stderr.contains(word), "{object}: {done:?}"),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A definition that somebody else has installed is not the chart's to change.
+#[test]
+#[ignore = "needs the programs of Kubernetes: cargo xtask test cluster"]
+fn definitions_of_others_stay_as_they_are() -> Result<()> {
+    let api = ApiServer::start()?;
+    api.kubectl(["apply", "-f", &chart::definitions().join("serviceentries.yaml").display().to_string()])?;
+    api.helm([
+        "install",
+        chart::RELEASE,
+        &chart::folder().display().to_string(),
+        "-n",
+        chart::NAMESPACE,
+        "--create-namespace",
+    ])?;
+    let owner = |name: &str| {
+        api.kubectl(["get", "crd", name, "-o", "jsonpath={.metadata.annotations.meta\\.helm\\.sh/release-name}"])
+    };
+    ensure!(owner("serviceentries.networking.istio.io")?.is_empty(), "the chart has taken it over");
+    ensure!(owner("authorizationpolicies.security.istio.io")? == chart::RELEASE);
+    // Its own ones are brought up to date.
+    api.helm(["upgrade", chart::RELEASE, &chart::folder().display().to_string(), "-n", chart::NAMESPACE])?;
+    ensure!(owner("authorizationpolicies.security.istio.io")? == chart::RELEASE);
+    api.helm(["uninstall", chart::RELEASE, "-n", chart::NAMESPACE])?;
+    api.kubectl(["get", "crd", "authorizationpolicies.security.istio.io"]).map(drop)
+}
+
+/// `deploy/control-plane/rbac.yaml` is for a control plane without the chart.
+#[test]
+#[ignore = "needs the programs of Kubernetes: cargo xtask test cluster"]
+fn the_control_plane_has_the_same_rights_with_the_chart_and_without() -> Result<()> {
+    let api = ApiServer::start()?;
+    let rules = |api: &ApiServer| -> Result<Vec<String>> {
+        let kinds = [["clusterrole", "ztunnel-control-plane"], ["role", "ztunnel-control-plane"]];
+        let get = |of: [&str; 2]| api.kubectl(["get", "-n", chart::NAMESPACE, of[0], of[1], "-o", "jsonpath={.rules}"]);
+        kinds.into_iter().map(get).collect()
+    };
+    api.apply(RBAC)?;
+    let without = rules(&api)?;
+    api.kubectl(["delete", "clusterrole,role", "-n", chart::NAMESPACE, "ztunnel-control-plane"])?;
+    api.kubectl(["apply", "-k", &chart::base().display().to_string()])?;
+    let with = rules(&api)?;
+    ensure!(with == without && !with.concat().is_empty(), "{with:?}\n{without:?}");
+    Ok(())
+}
+
+/// What a service account may do: it is asked as the API server decides it.
+#[test]
+#[ignore = "needs the programs of Kubernetes: cargo xtask test cluster"]
+fn the_service_accounts_may_do_little() -> Result<()> {
+    let api = ApiServer::start()?;
+    api.kubectl(["apply", "-k", &chart::base().display().to_string()])?;
+    let may = |account: &str, verb: &str, resource: &str, namespace: &str| -> Result<bool> {
+        let account = format!("--as=system:serviceaccount:{}:{account}", chart::NAMESPACE);
+        let asked = api.try_kubectl(["auth", "can-i", verb, resource, "-n", namespace, &account])?;
+        ensure!(["yes", "no"].contains(&asked.stdout.trim()), "{asked:?}");
+        Ok(asked.stdout.trim() == "yes")
+    };
+    wait::until_true("the roles are in force", wait::PATIENCE, || may("ztunnel", "list", "pods", "default"))?;
+    let table = [
+        ("ztunnel", "watch", "namespaces", "default", true),
+        ("ztunnel", "get", "secrets", chart::NAMESPACE, false),
+        ("ztunnel", "patch", "pods", "default", false),
+        ("ztunnel", "create", "tokenreviews", "default", false),
+        ("ztunnel", "get", "daemonsets/ztunnel", chart::NAMESPACE, true),
+        ("ztunnel", "get", "daemonsets/ztunnel", "default", false),
+        ("ztunnel", "get", "daemonsets/other", chart::NAMESPACE, false),
+        ("ztunnel-control-plane", "list", "pods", "default", true),
+        ("ztunnel-control-plane", "create", "tokenreviews", "default", true),
+        ("ztunnel-control-plane", "get", "secrets/ztunnel-ca", chart::NAMESPACE, true),
+        ("ztunnel-control-plane", "get", "secrets/other", chart::NAMESPACE, false),
+        ("ztunnel-control-plane", "get", "secrets/ztunnel-ca", "default", false),
+        ("ztunnel-control-plane", "patch", "configmaps/istio-ca-root-cert", "default", true),
+        ("ztunnel-control-plane", "patch", "configmaps/other", "default", false),
+        ("ztunnel-control-plane", "delete", "pods", "default", false),
+    ];
+    for (account, verb, resource, namespace, expected) in table {
+        let found = may(account, verb, resource, namespace)?;
+        ensure!(found == expected, "{account} may {verb} {resource} in {namespace}: {found}");
+    }
+    Ok(())
+}

@@ -1,0 +1,7 @@
+//! The demo on a cluster shows what it should.
+
+#[test]
+#[ignore = "needs the programs of Kubernetes: cargo xtask test cluster"]
+fn the_demo_runs_on_a_cluster() -> anyhow::Result<()> {
+    ztunnel_tests::cluster::demo::run(&ztunnel_tests::settings::daemon_image()?)
+}
