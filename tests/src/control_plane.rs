@@ -137,7 +137,7 @@ impl ControlPlane {
             let streams = last.get("streams").and_then(Value::as_array).cloned().unwrap_or_default();
             Ok(streams.iter().filter(|stream| stream["node"] == *node).any(|stream| {
                 let types = stream["types"].as_object().cloned().unwrap_or_default();
-                types.len() == 3 && types.values().all(|it| it["answered"] == it["sent"] && it["rejected"].is_null())
+                types.len() == 4 && types.values().all(|it| it["answered"] == it["sent"] && it["rejected"].is_null())
             }))
         });
         met.with_context(|| format!("{last:#}\n{}", self.log()))

@@ -214,6 +214,67 @@ fn istios_types_may_come_later_and_an_unreadable_policy_keeps_its_last_version()
     Ok(())
 }
 
+/// The conditions in the status of a policy.
+fn conditions(api: &ApiServer, kind: &str, name: &str) -> Result<Value> {
+    let policy: Value = serde_json::from_str(&api.kubectl(["get", kind, name, "-n", "demo", "-o", "json"])?)?;
+    Ok(policy.pointer("/status/conditions").cloned().unwrap_or_default())
+}
+
+#[test]
+#[ignore = "needs the programs of Kubernetes: cargo xtask test cluster"]
+fn the_status_of_a_policy_says_whether_it_is_enforced_as_it_is_written() -> Result<()> {
+    let api = ApiServer::start()?;
+    plane::prepare(&api, true)?;
+    world(&api)?;
+    api.apply(ISTIO)?;
+    let http = |method: &str| {
+        format!(
+            "{{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {{name: http, namespace: demo}}, \
+             spec: {{rules: [{{to: [{{operation: {{{method}}}}}]}}]}}}}"
+        )
+    };
+    api.apply(&http("methods: [GET]"))?;
+    // Somebody else's condition.
+    let theirs = r#"{"status": {"conditions": [{"type": "Theirs", "status": "True"}]}}"#;
+    api.kubectl([
+        "patch",
+        "authorizationpolicy",
+        "let-in",
+        "-n",
+        "demo",
+        "--subresource=status",
+        "--type=merge",
+        "-p",
+        theirs,
+    ])?;
+    let own = Own::of(&api)?;
+    let _replicas = [Plane::start(&api, 0, &own.flags())?, Plane::start(&api, 1, &own.flags())?];
+    let until = |kind: &str, name: &str, status: &str, reason: &str, generation: u64| {
+        wait::until_true(&format!("the status of {name} to be {status}"), wait::PATIENCE, || {
+            let all = conditions(&api, kind, name)?;
+            let own = all.as_array().and_then(|all| all.iter().find(|it| it["type"] == "ZtunnelAccepted")).cloned();
+            let own = own.unwrap_or_default();
+            Ok(own["status"] == status && own["reason"] == reason && own["observedGeneration"] == generation)
+        })
+    };
+    until("authorizationpolicy", "let-in", "True", "Accepted", 1)?;
+    until("peerauthentication", "strict", "True", "Accepted", 1)?;
+    until("authorizationpolicy", "http", "False", "UnsupportedValue", 1)?;
+    let all = conditions(&api, "authorizationpolicy", "let-in")?;
+    ensure!(all.as_array().is_some_and(|all| all.len() == 2 && all[0]["type"] == "Theirs"), "{all:#}");
+    api.apply(&http("ports: ['80']"))?;
+    until("authorizationpolicy", "http", "True", "Accepted", 2)?;
+    api.kubectl([
+        "wait",
+        "--for=condition=ZtunnelAccepted",
+        "authorizationpolicy/http",
+        "-n",
+        "demo",
+        "--timeout=10s",
+    ])?;
+    Ok(())
+}
+
 #[test]
 #[ignore = "needs the programs of Kubernetes: cargo xtask test cluster"]
 fn ten_thousand_pods_are_listed_in_pages() -> Result<()> {

@@ -240,6 +240,7 @@ spec:
     - name: v1
       served: true
       storage: true
+      subresources: {{status: {{}}}}
       schema: {{openAPIV3Schema: {{type: object, x-kubernetes-preserve-unknown-fields: true}}}}
 "
         ))?;

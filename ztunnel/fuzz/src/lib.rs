@@ -14,6 +14,7 @@ pub mod control {
 #[path = "../../src/istio"]
 pub mod istio {
     pub mod check;
+    pub mod detail;
     pub mod discovery;
     pub mod read;
     pub mod security;

@@ -36,6 +36,7 @@ use crate::{
         describe::Streams,
         metrics::PlaneMetrics,
         nodes::NodeTokens,
+        policy_status::PolicyStatus,
         publish::{self, Resources},
         reviewed::{NodeAccounts, ReviewedNodes},
         roots::Roots,
@@ -141,6 +142,9 @@ pub async fn run(args: ControlPlaneArgs, lost: LostLines) -> anyhow::Result<()> 
     let resources = Resources::default();
     let translator = Translator::new(args.cluster_id.as_str());
     let (followed, place) = (source.followed(), source.place(&args));
+    if let Some(cluster) = source.cluster() {
+        services.spawn(Span::none(), PolicyStatus::new(cluster.clone()).write());
+    }
     services.spawn(Span::none(), source.feed(publisher, mesh.clone(), translator, resources.clone()));
     let mut registry = Registry::default();
     let metrics = PlaneMetrics::register(&mut registry);

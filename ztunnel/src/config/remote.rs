@@ -9,7 +9,7 @@ use clap::Args as ClapArgs;
 use super::control_plane::namespaced_name;
 use super::defaults;
 use crate::control::kubernetes::Access;
-use crate::control::remote::{ControlPlane, PlaneUrl, Token};
+use crate::control::remote::{ControlPlane, Keepalive, PlaneUrl, Token};
 use crate::model::workload::NamespacedName;
 
 const HEADING: &str = "Control plane";
@@ -88,6 +88,7 @@ impl RemoteArgs {
             node: node.into(),
             cluster: cluster.into(),
             network: self.network.as_deref().unwrap_or_default().into(),
+            keepalive: Keepalive::default(),
         })
     }
 }

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message as _;
 
+use super::detail::{self, Object, ObjectKind};
 use super::discovery::Resource;
-use super::read::{self, Facts, Read, Reader};
+use super::read::{self, Facts, ObjectFacts, Read, Reader};
 use super::security::Authorization;
 use super::settings;
 use super::standard::Any;
 use super::workload::{Address, AddressType};
+use crate::model::policy::Scope;
 
 /// The bytes are the content of a resource of any type. What is read of it is within the bounds that all others rely on.
 ///
@@ -46,6 +48,29 @@ pub fn resources(bytes: &[u8]) {
         assert!(!value.name.namespace.contains('/'));
     }
     if let Ok(Read { value, .. }) = read::settings(&named(settings::NAME.to_owned())) {
-        assert_eq!(value.len(), 1);
+        assert!(value.unread.namespaces.len() <= bytes.len());
+    }
+    if let Ok(Read { value, .. }) = read::object(&named(object_name(bytes)), &mut reader) {
+        let scope = match &value {
+            ObjectFacts::Authorization(policy) => Some(&policy.scope),
+            ObjectFacts::Authentication(policy) => Some(&policy.scope),
+            ObjectFacts::Service(facts) => {
+                assert!(facts.exactly.is_some());
+                None
+            }
+        };
+        assert!(!matches!(scope, Some(Scope::Selector { labels, .. }) if labels.is_empty()), "it selects everything");
+    }
+}
+
+/// The name that the resource of an object has.
+fn object_name(bytes: &[u8]) -> String {
+    match Object::decode(bytes).ok().and_then(|object| object.kind) {
+        Some(ObjectKind::Authorization(policy)) => detail::authorization_name(&policy.namespace, &policy.name),
+        Some(ObjectKind::Authentication(policy)) => detail::authentication_name(&policy.namespace, &policy.name),
+        Some(ObjectKind::Service(service)) => {
+            detail::hidden_service_name(&service.namespace, &service.hostname.to_ascii_lowercase())
+        }
+        None => String::new(),
     }
 }

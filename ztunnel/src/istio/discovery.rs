@@ -12,6 +12,8 @@ pub const ADDRESS: &str = "type.googleapis.com/istio.workload.Address";
 pub const AUTHORIZATION: &str = "type.googleapis.com/istio.security.Authorization";
 /// Type of the one resource that is a [`Settings`](super::settings::Settings).
 pub const SETTINGS: &str = "type.googleapis.com/ambient.mesh.v1.Settings";
+/// Type of resources that are an [`Object`](super::detail::Object).
+pub const OBJECT: &str = "type.googleapis.com/ambient.mesh.v1.Object";
 
 /// What a client says: which resources of one type it wants, which it has, and whether it could use the last response.
 ///

@@ -10,6 +10,7 @@
 //! | [`workload`] | `istio.workload` | workloads and services |
 //! | [`security`] | `istio.security` | authorization policies |
 //! | [`settings`] | `ambient.mesh.v1` | settings of the whole mesh, which Istio's types have no room for |
+//! | [`detail`] | `ambient.mesh.v1` | what Istio's messages do not say of workloads, services and policies |
 //! | [`certificate`] | `istio.v1.auth` | certificate requests |
 //! | [`standard`] | `google.protobuf`, `google.rpc` | the types of Google that the others use |
 //! | [`client`], [`server`] | | both ends of the two gRPC services |
@@ -18,6 +19,7 @@
 pub mod certificate;
 pub mod check;
 pub mod client;
+pub mod detail;
 pub mod discovery;
 pub mod read;
 pub mod security;

@@ -1,5 +1,7 @@
 //! Whose a call is, by whatever proves it.
 
+use std::net::IpAddr;
+
 use tokio::sync::watch;
 
 use super::{
@@ -18,17 +20,17 @@ pub enum Callers {
 }
 
 impl Callers {
-    /// The node whose token this is.
+    /// The node whose token this is, which came from an address.
     ///
     /// # Errors
     /// The token is of no node, or nobody can tell now.
-    pub async fn authenticate(&self, token: &[u8]) -> Result<Caller, Stranger> {
+    pub async fn authenticate(&self, token: &[u8], from: IpAddr) -> Result<Caller, Stranger> {
         match self {
             Self::Tokens(tokens) => tokens.authenticate(token).ok_or_else(|| {
                 let why = "the token of the call is of no node: put the token of the node into the directory of --node-tokens";
                 Stranger::Refused(why.to_owned())
             }),
-            Self::Reviewed(nodes) => nodes.authenticate(token).await,
+            Self::Reviewed(nodes) => nodes.authenticate(token, from).await,
         }
     }
 

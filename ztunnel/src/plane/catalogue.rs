@@ -22,11 +22,15 @@ pub enum Kind {
     Authorization,
     /// Settings of the whole mesh.
     Settings,
+    /// Objects for which Istio has no message, and policies as they were written.
+    Object,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Address, Self::Authorization, Self::Settings];
+    pub const ALL: [Self; 4] = [Self::Address, Self::Authorization, Self::Settings, Self::Object];
+    /// Types of policies. A workload depends on them.
+    pub const POLICIES: [Self; 2] = [Self::Object, Self::Authorization];
 
     /// For logs and labels.
     #[must_use]
@@ -35,6 +39,7 @@ impl Kind {
             Self::Address => "Address",
             Self::Authorization => "Authorization",
             Self::Settings => "Settings",
+            Self::Object => "Object",
         }
     }
 }
@@ -110,6 +115,7 @@ pub struct Catalogue {
     address: Shelf,
     authorization: Shelf,
     settings: Shelf,
+    object: Shelf,
     /// There is a mesh. Before that nobody is answered: an empty answer would say that there is none.
     is_complete: bool,
 }
@@ -137,6 +143,7 @@ impl Catalogue {
             Kind::Address => &self.address,
             Kind::Authorization => &self.authorization,
             Kind::Settings => &self.settings,
+            Kind::Object => &self.object,
         }
     }
 
@@ -151,6 +158,7 @@ impl Catalogue {
                 Kind::Address => &mut self.address,
                 Kind::Authorization => &mut self.authorization,
                 Kind::Settings => &mut self.settings,
+                Kind::Object => &mut self.object,
             };
             shelf.set(at, Record { name: change.name, since, until }, change.resource);
         }

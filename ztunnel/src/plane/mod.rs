@@ -18,6 +18,7 @@ pub mod describe;
 pub mod grpc;
 pub mod metrics;
 pub mod nodes;
+pub mod policy_status;
 pub mod publish;
 pub mod quota;
 pub mod reviewed;
@@ -28,6 +29,7 @@ pub mod serving;
 pub mod session;
 mod subscriber;
 pub mod translate;
+mod unproved;
 
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,7 @@
 
 use std::{
     collections::{HashMap, hash_map::Entry},
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -19,7 +20,10 @@ use tokio::{
 };
 use tracing::{Span, debug, info, warn};
 
-use super::caller::{Caller, Digest, Stranger, sha256};
+use super::{
+    caller::{Caller, Digest, Stranger, sha256},
+    unproved::{TooMany, Unproved},
+};
 use crate::{
     control::kubernetes::{
         Cluster, Failure,
@@ -73,6 +77,7 @@ struct Shared {
     mesh: Reader,
     known: Mutex<HashMap<Digest, Known>>,
     asking: Semaphore,
+    unproved: Unproved,
     /// When it was told last that the API cannot be asked.
     told: Mutex<Option<Instant>>,
     changed: watch::Sender<u64>,
@@ -123,6 +128,7 @@ impl ReviewedNodes {
             mesh,
             known: Mutex::default(),
             asking: Semaphore::new(AT_ONCE),
+            unproved: Unproved::default(),
             told: Mutex::default(),
             changed: watch::Sender::new(0),
         });
@@ -131,11 +137,11 @@ impl ReviewedNodes {
         Self { shared, _watch: Arc::new(watch) }
     }
 
-    /// The node whose token this is.
+    /// The node whose token this is, which came from an address.
     ///
     /// # Errors
     /// The token does not count, or the API cannot be asked.
-    pub async fn authenticate(&self, token: &[u8]) -> Result<Caller, Stranger> {
+    pub async fn authenticate(&self, token: &[u8], from: IpAddr) -> Result<Caller, Stranger> {
         let digest = sha256(token);
         let shared = &self.shared;
         let known = shared.known().get(&digest).cloned();
@@ -148,12 +154,27 @@ impl ReviewedNodes {
             _ => {}
         }
         let (token, expires) = parse(token).map_err(|why| Stranger::Refused(why.to_owned()))?;
+        let attempt = shared.unproved.attempt(from).await.map_err(|too_many| {
+            Stranger::Unavailable(match too_many {
+                TooMany::Refused(wait) => {
+                    format!("too many tokens from {from} were refused: try again in {} s", wait.as_secs() + 1)
+                }
+                TooMany::AtOnce => format!("too many tokens from {from} are to be reviewed at once: try again"),
+            })
+        })?;
         let place = timeout(WAIT, shared.asking.acquire()).await;
         let Ok(Ok(_place)) = place else {
             return Err(Stranger::Unavailable("too many tokens are to be reviewed at once: try again".to_owned()));
         };
-        let good = shared.ask(digest, token, expires).await?;
-        Ok(Caller { node: good.of.node, token: digest })
+        match shared.ask(digest, token, expires).await {
+            Ok(good) => Ok(Caller { node: good.of.node, token: digest }),
+            Err(stranger) => {
+                if matches!(stranger, Stranger::Refused(_)) {
+                    attempt.refused(Instant::now());
+                }
+                Err(stranger)
+            }
+        }
     }
 
     /// Whether a caller's token still counts.

@@ -3,8 +3,8 @@
 //!
 //! Of each type one response at a time is unanswered. What changes meanwhile goes into the next one, in its latest state.
 //!
-//! A workload names policies. So that no node has a workload without its policies, a new policy is sent before the workloads that
-//! may name it, and a policy that is gone is taken away after them, each when the node has answered what comes before. Settings are
+//! A workload depends on policies. So that no node has a workload without its policies, a new policy is sent before the workloads that
+//! may depend on it, and a policy that is gone is taken away after them, each when the node has answered what comes before. Settings are
 //! sent before all else: without them a node may connect where it must not.
 
 mod messages;
@@ -22,6 +22,7 @@ pub struct Session {
     address: Option<Subscription>,
     authorization: Option<Subscription>,
     settings: Option<Subscription>,
+    object: Option<Subscription>,
     nonces: u64,
 }
 
@@ -55,35 +56,41 @@ impl Session {
             Kind::Address => &mut self.address,
             Kind::Authorization => &mut self.authorization,
             Kind::Settings => &mut self.settings,
+            Kind::Object => &mut self.object,
         }
+    }
+
+    fn subscription(&self, kind: Kind) -> Option<&Subscription> {
+        match kind {
+            Kind::Address => self.address.as_ref(),
+            Kind::Authorization => self.authorization.as_ref(),
+            Kind::Settings => self.settings.as_ref(),
+            Kind::Object => self.object.as_ref(),
+        }
+    }
+
+    /// The subscription of a type whose last response is answered.
+    fn idle(&mut self, kind: Kind) -> Option<&mut Subscription> {
+        self.slot(kind).as_mut().filter(|it| it.sent().is_none())
     }
 
     /// What the stream wants of a type; `None`: nothing yet.
     #[must_use]
     pub fn wants(&self, kind: Kind) -> Option<Wants> {
-        match kind {
-            Kind::Address => self.address.as_ref().map(Subscription::wants),
-            Kind::Authorization => self.authorization.as_ref().map(Subscription::wants),
-            Kind::Settings => self.settings.as_ref().map(Subscription::wants),
-        }
+        self.subscription(kind).map(Subscription::wants)
     }
 
     /// Whether the next response may be all that there is.
     #[must_use]
     pub fn expects_everything(&self) -> bool {
-        [&self.address, &self.authorization, &self.settings].into_iter().flatten().any(Subscription::expects_everything)
+        Kind::ALL.into_iter().filter_map(|kind| self.subscription(kind)).any(Subscription::expects_everything)
     }
 
     /// Since when an answer is waited for, and of which type.
     #[must_use]
     pub fn unanswered(&self) -> Option<(Instant, Kind)> {
-        let of = |kind, subscription: &Option<Subscription>| Some((subscription.as_ref()?.sent()?.at, kind));
-        let all = [
-            of(Kind::Address, &self.address),
-            of(Kind::Authorization, &self.authorization),
-            of(Kind::Settings, &self.settings),
-        ];
-        all.into_iter().flatten().min()
+        let of = |kind| Some((self.subscription(kind)?.sent()?.at, kind));
+        Kind::ALL.into_iter().filter_map(of).min()
     }
 
     /// The next response; `None`: nothing is due before the catalogue changes or the node answers.
@@ -95,14 +102,18 @@ impl Session {
             return Ok(None);
         }
         let mut due = self.settings(catalogue)?;
-        if due.is_none() {
-            due = self.policies(catalogue)?;
+        for kind in Kind::POLICIES {
+            if due.is_none() {
+                due = self.policies(kind, catalogue)?;
+            }
         }
         if due.is_none() {
             due = self.addresses(catalogue)?;
         }
-        if due.is_none() {
-            due = self.gone_policies(catalogue);
+        for kind in Kind::POLICIES {
+            if due.is_none() {
+                due = self.gone_policies(kind, catalogue);
+            }
         }
         let Some((kind, content)) = due else { return Ok(None) };
         self.nonces += 1;
@@ -115,7 +126,7 @@ impl Session {
 
     fn settings(&mut self, catalogue: &Catalogue) -> Result<Option<(Kind, Content)>, SessionError> {
         let kind = Kind::Settings;
-        let Some(subscription) = self.settings.as_mut().filter(|it| it.sent().is_none()) else { return Ok(None) };
+        let Some(subscription) = self.idle(kind) else { return Ok(None) };
         let (shelf, version) = (catalogue.shelf(kind), catalogue.version());
         if subscription.has_missed(shelf) {
             return Err(SessionError::Behind(kind));
@@ -130,9 +141,8 @@ impl Session {
     }
 
     /// Policies that are new or different.
-    fn policies(&mut self, catalogue: &Catalogue) -> Result<Option<(Kind, Content)>, SessionError> {
-        let kind = Kind::Authorization;
-        let Some(subscription) = self.authorization.as_mut().filter(|it| it.sent().is_none()) else { return Ok(None) };
+    fn policies(&mut self, kind: Kind, catalogue: &Catalogue) -> Result<Option<(Kind, Content)>, SessionError> {
+        let Some(subscription) = self.idle(kind) else { return Ok(None) };
         let shelf = catalogue.shelf(kind);
         if subscription.has_missed(shelf) {
             return Err(SessionError::Behind(kind));
@@ -141,12 +151,13 @@ impl Session {
         Ok(content.is_due().then_some((kind, content)))
     }
 
-    /// Workloads and services, as far as the policies that they may name have been taken.
+    /// Workloads and services, as far as the policies that they may depend on have been taken.
     fn addresses(&mut self, catalogue: &Catalogue) -> Result<Option<(Kind, Content)>, SessionError> {
         let kind = Kind::Address;
-        let held = self.authorization.as_ref().and_then(|policies| policies.holds(catalogue));
+        let holds = |kind| self.subscription(kind).and_then(|policies| policies.holds(kind, catalogue));
+        let held = Kind::POLICIES.into_iter().filter_map(holds).min();
         let until = held.map_or(catalogue.version(), |held| held.min(catalogue.version()));
-        let Some(subscription) = self.address.as_mut().filter(|it| it.sent().is_none()) else { return Ok(None) };
+        let Some(subscription) = self.idle(kind) else { return Ok(None) };
         let shelf = catalogue.shelf(kind);
         if subscription.has_missed(shelf) {
             return Err(SessionError::Behind(kind));
@@ -164,13 +175,13 @@ impl Session {
         Ok(None)
     }
 
-    /// Policies that are gone, when no workload of the node names them any more.
-    fn gone_policies(&mut self, catalogue: &Catalogue) -> Option<(Kind, Content)> {
+    /// Policies that are gone, when no workload of the node depends on them any more.
+    fn gone_policies(&mut self, kind: Kind, catalogue: &Catalogue) -> Option<(Kind, Content)> {
         let taken = self.address.as_ref().map_or(u64::MAX, Subscription::taken);
-        let subscription = self.authorization.as_mut().filter(|it| it.sent().is_none())?;
+        let subscription = self.idle(kind)?;
         let mut content = Content::default();
-        subscription.removals(catalogue.shelf(Kind::Authorization), taken, &mut content.removed);
-        content.is_due().then_some((Kind::Authorization, content))
+        subscription.removals(catalogue.shelf(kind), taken, &mut content.removed);
+        content.is_due().then_some((kind, content))
     }
 }
 

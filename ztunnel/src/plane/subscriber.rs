@@ -21,7 +21,9 @@ use super::{
     publish::Resources,
     session::{Answer, Request, Response, Session, SessionError},
 };
-use crate::istio::discovery::{ADDRESS, AUTHORIZATION, DeltaDiscoveryRequest, DeltaDiscoveryResponse, SETTINGS};
+use crate::istio::discovery::{
+    ADDRESS, AUTHORIZATION, DeltaDiscoveryRequest, DeltaDiscoveryResponse, OBJECT, SETTINGS,
+};
 
 /// What all streams share.
 #[derive(Clone, Debug)]
@@ -211,6 +213,7 @@ impl Subscriber {
             ADDRESS => Kind::Address,
             AUTHORIZATION => Kind::Authorization,
             SETTINGS => Kind::Settings,
+            OBJECT => Kind::Object,
             other => {
                 // A client that knows more types gets what there is.
                 if !std::mem::replace(&mut self.is_unknown_told, true) {
@@ -286,6 +289,7 @@ fn parts(response: Response) -> Vec<Bytes> {
             Kind::Address => ADDRESS,
             Kind::Authorization => AUTHORIZATION,
             Kind::Settings => SETTINGS,
+            Kind::Object => OBJECT,
         }
         .to_owned(),
         nonce: response.nonce,

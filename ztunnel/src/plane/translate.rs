@@ -7,11 +7,16 @@
 //! PeerAuthentication has no message of its own. As istiod does it, a workload whose clients must have an identity names a DENY
 //! policy for clients without one. In the same way go policies that name services (`targetRefs`): each workload behind such a
 //! service names a policy that is limited to the ports to which the service leads.
+//!
+//! A daemon of this project gets the mesh exactly as well: details in the messages of workloads and services, policies as they were
+//! written in [`Kind::Object`]. Istio's ztunnel skips the details and does not ask for the objects.
 
 mod concerned;
 mod encode;
+mod exact;
 mod policies;
 mod protection;
+mod served;
 mod services;
 mod touched;
 mod workloads;
@@ -27,7 +32,7 @@ use self::{concerned::Concerned, protection::Protecting};
 use super::catalogue::{Change, Kind};
 use crate::{
     istio::{
-        settings,
+        detail, discovery, settings,
         write::{self, Writer},
     },
     model::{policy::AuthorizationPolicy, service::Service, workload::NamespacedName},
@@ -74,11 +79,19 @@ impl Translator {
         let addresses = workloads.flatten().flat_map(|workload| &workload.addresses);
         let naming = addresses.filter_map(|address| self.outside.get(address)).flatten();
         concerned.services.extend(naming.cloned());
-        let said = encode::resource(write::settings(after.is_registry_only()), Vec::new(), Vec::new());
+        let settings = write::settings(after.is_registry_only(), after.policies().unread());
+        let said = encode::resource(settings, Vec::new(), Vec::new());
         let mut changes = vec![Change { kind: Kind::Settings, name: settings::NAME.into(), resource: Some(said) }];
         for name in &touched.authorization {
             let policy = after.policies().authorization_named(name);
             changes.push(policies::change(name, policy.map(|policy| &**policy)));
+            let written = policy.map(|policy| write::authorization_object(policy));
+            changes.push(object(detail::authorization_name(&name.namespace, &name.name), written));
+        }
+        for name in &touched.authentication {
+            let written =
+                after.policies().authentication_named(name).map(|policy| write::authentication_object(policy));
+            changes.push(object(detail::authentication_name(&name.namespace, &name.name), written));
         }
         changes.extend(policies::unread(before.policies().unread(), after.policies().unread()));
         for key in &concerned.services {
@@ -119,7 +132,7 @@ impl Translator {
     }
 
     fn workload(&mut self, name: &NamespacedName, after: &Snapshot, changes: &mut Vec<Change>, made: &mut Made) {
-        let workload = after.workload(name).filter(|workload| workloads::is_served(workload));
+        let workload = after.workload(name).filter(|workload| served::workload(workload));
         let protecting = workload.map(|workload| protection::of(workload, after)).unwrap_or_default();
         self.uses(name, &protecting, made);
         let writer = self.writer();
@@ -168,9 +181,13 @@ impl Translator {
     }
 
     fn service(&mut self, key: &ServiceKey, before: &Snapshot, after: &Snapshot, changes: &mut Vec<Change>) {
-        let [was, is] = [before, after].map(|mesh| mesh.service(key).filter(|service| services::is_served(service)));
+        let [was, is] = [before, after].map(|mesh| mesh.service(key));
         self.index_outside(key, was, is);
         let writer = self.writer();
+        let hidden = is.filter(|service| !served::service(service));
+        let hidden = hidden.map(|service| write::hidden_service(&services::facts(service, after), writer));
+        changes.push(object(detail::hidden_service_name(&key.namespace, &key.hostname), hidden));
+        let [was, is] = [was, is].map(|service| service.filter(|service| served::service(service)));
         changes.push(Change {
             kind: Kind::Address,
             name: services::name(key).into(),
@@ -184,6 +201,12 @@ impl Translator {
         }
         changes.extend(gone.into_keys().map(|name| Change { kind: Kind::Address, name, resource: None }));
     }
+}
+
+/// That an object for which Istio has no message is so, or is not there.
+fn object(name: String, written: Option<discovery::Resource>) -> Change {
+    let resource = written.map(|written| encode::resource(written, Vec::new(), Vec::new()));
+    Change { kind: Kind::Object, name: name.into(), resource }
 }
 
 #[cfg(test)]

@@ -16,6 +16,8 @@ pub mod review;
 #[cfg(test)]
 pub(crate) mod script;
 mod secret;
+mod status;
+mod verdict;
 mod watch;
 
 pub use self::client::{Access, Cluster, ConnectError};
@@ -28,4 +30,6 @@ pub use self::resource::{
     ResourceType, SECRETS, SERVICE_ENTRIES, SERVICES, WORKLOAD_ENTRIES,
 };
 pub use self::secret::{ConfigMapState, SecretData};
+pub use self::status::StatusWrite;
+pub use self::verdict::{Verdict, verdict};
 pub use self::watch::{Report, Selection, Watch};

@@ -45,6 +45,18 @@ impl Object {
     }
 
     /// All its fields.
+    pub(super) fn tree(&self) -> &Node<'static> {
+        &self.tree
+    }
+
+    /// A field as JSON, by its path; `None`: it is not there, or null.
+    #[must_use]
+    pub fn json(&self, path: &[&str]) -> Option<serde_json::Value> {
+        let found = path.iter().try_fold(&self.tree, |node, key| node.get(key))?;
+        Some(json(found)).filter(|value| !value.is_null())
+    }
+
+    /// All its fields, taken out of it.
     pub(super) fn into_tree(self) -> Node<'static> {
         self.tree
     }
@@ -65,6 +77,20 @@ impl Object {
             }
         }
         Self { name, uid, version, tree }
+    }
+}
+
+/// A tree of values as JSON, as which it was read.
+fn json(node: &Node<'_>) -> serde_json::Value {
+    match &node.value {
+        _ if node.is_null() => serde_json::Value::Null,
+        Value::Text(text) => text.as_ref().into(),
+        Value::Plain(text) => serde_json::from_str(text).unwrap_or_else(|_| text.as_ref().into()),
+        Value::List(items) => items.iter().map(json).collect(),
+        Value::Map(entries) => {
+            let fields = entries.iter().map(|entry| (entry.key.clone().into_owned(), json(&entry.value)));
+            serde_json::Value::Object(fields.collect())
+        }
     }
 }
 

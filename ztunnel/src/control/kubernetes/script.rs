@@ -15,6 +15,8 @@ use crate::lifecycle::tasks::{TaskCount, TaskSet};
 #[derive(Debug, Clone)]
 pub(crate) struct Asked {
     pub(crate) line: String,
+    /// The body.
+    pub(crate) body: String,
 }
 
 /// What it is answered with.
@@ -88,7 +90,7 @@ async fn serve(
         let length = length.map_or(0, |text| text.parse().unwrap());
         let mut body = vec![0; length];
         stream.read_exact(&mut body).await?;
-        let asked = Asked { line };
+        let asked = Asked { line, body: String::from_utf8(body).unwrap() };
         log.lock().unwrap().push(asked.clone());
         match answer(&asked) {
             Answer::Close => return Ok(()),

@@ -19,7 +19,7 @@ use crate::model::workload::NamespacedName;
 /// How long the API server may take.
 const WITHIN: Duration = Duration::from_secs(10);
 /// Who has set the fields of what is applied.
-const FIELD_MANAGER: &str = "ztunnel-control-plane";
+pub(super) const FIELD_MANAGER: &str = "ztunnel-control-plane";
 /// Label of what this program has made.
 const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "ztunnel");
 
@@ -153,7 +153,7 @@ impl Cluster {
     }
 
     /// Sends a request, with a body unless it is `()`.
-    async fn send<T: DeserializeOwned>(
+    pub(super) async fn send<T: DeserializeOwned>(
         &self,
         verb: &'static str,
         resource: ResourceType,

@@ -27,9 +27,6 @@ use crate::tls::{NamedClient, NamedError};
 
 /// For name resolution, TCP and TLS together. Istio's value for TCP alone.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
-/// A silent connection is asked for a sign of life this often, and given up after that. Istio's values.
-const PING_INTERVAL: Duration = Duration::from_secs(30);
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why there is no connection to the control plane.
 #[derive(Debug, Error)]
@@ -136,8 +133,8 @@ impl Connection {
         let (spawner, spawned) = mpsc::unbounded_channel();
         let (sender, connection) = http2::Builder::new(Spawner(spawner))
             .timer(TokioTimer::new())
-            .keep_alive_interval(PING_INTERVAL)
-            .keep_alive_timeout(PING_TIMEOUT)
+            .keep_alive_interval(plane.keepalive.interval)
+            .keep_alive_timeout(plane.keepalive.timeout)
             .keep_alive_while_idle(true)
             .handshake(TokioIo::new(tls))
             .await

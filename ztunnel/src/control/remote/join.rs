@@ -1,19 +1,27 @@
 //! Resources of a control plane, related to each other: services get the endpoints that workloads say they are, and workloads the
 //! policies that they name.
+//!
+//! A control plane of this project describes the mesh twice: in Istio's words, and exactly, by details beside Istio's messages. The
+//! exact description counts when it is complete; otherwise the one in Istio's words does, which decides the same.
 
 mod apart;
+mod held;
+mod objects;
 
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
 use std::sync::Arc;
 
 use self::apart::Apart;
-use crate::istio::read::{ATTACHED, Fronting, ServiceFacts, WorkloadFacts, attached};
+pub(super) use self::held::View;
+use self::held::{Held, exactly, in_istios_words};
+use self::objects::{Effect, Objects};
+use crate::istio::read::{ATTACHED, ObjectFacts, ServiceFacts, WorkloadFacts, attached};
 use crate::model::gateway::Gateway;
 use crate::model::origin::Origin;
 use crate::model::policy::{Action, AuthorizationPolicy, Rule};
-use crate::model::service::{Endpoint, Health, Service, ServicePort, TargetPort};
+use crate::model::service::Service;
 use crate::model::workload::{NamespacedName, Workload};
 use crate::store::change::{Change, ServiceKey, Setting};
 
@@ -21,8 +29,16 @@ use crate::store::change::{Change, ServiceKey, Setting};
 #[derive(Debug, Default)]
 pub(super) struct Joined {
     workloads: HashMap<Arc<str>, Held>,
-    services: HashMap<ServiceKey, HeldService>,
-    policies: HashSet<Arc<str>>,
+    services: HashMap<ServiceKey, ServiceFacts>,
+    /// In Istio's words.
+    policies: HashMap<Arc<str>, Arc<AuthorizationPolicy>>,
+    objects: Objects,
+    /// Workloads and services whose details the control plane has not sent.
+    lacking: usize,
+    /// The description that counts.
+    view: View,
+    /// The services as they were published last.
+    published: HashMap<ServiceKey, Arc<Service>>,
     /// The workloads behind a service, whether it is there or not.
     members: HashMap<ServiceKey, BTreeSet<Arc<str>>>,
     /// Services whose endpoints may be others now.
@@ -42,77 +58,104 @@ pub(super) struct Joined {
     changes: Vec<Change>,
 }
 
-#[derive(Debug)]
-struct Held {
-    workload: Arc<Workload>,
-    fronting: Box<[Fronting]>,
-    weight: u32,
-}
-
-#[derive(Debug)]
-struct HeldService {
-    facts: ServiceFacts,
-    /// With its endpoints, as it was published last.
-    published: Option<Arc<Service>>,
+/// What has changed.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    pub(super) changes: Vec<Change>,
+    /// It is all that there is, since another description counts from now on.
+    pub(super) is_whole: bool,
 }
 
 impl Joined {
     /// Takes a workload over.
     pub(super) fn put_workload(&mut self, uid: &Arc<str>, facts: WorkloadFacts) {
-        let WorkloadFacts { workload, fronting, weight, policies: _ } = facts;
-        let held = Held { workload, fronting: fronting.into(), weight };
+        let held = Held::of(facts);
         let before = self.workloads.get(uid);
-        if before.is_some_and(|before| {
-            before.workload == held.workload && before.fronting == held.fronting && before.weight == held.weight
-        }) {
+        if before.is_some_and(|before| *before == held) {
             return;
         }
         if let Some(before) = before {
             self.apart.note(uid, &before.workload, false);
         }
         self.apart.note(uid, &held.workload, true);
-        let shown = self.apart.shown(uid, &held.workload);
+        let shown = self.shown(uid, &held);
         self.note(uid, &held, true);
         if let Some(before) = self.workloads.insert(Arc::clone(uid), held) {
-            let is_renamed = before.workload.name != shown.name;
             self.note(uid, &before, false);
             // The new one may be behind services of the old one.
-            let now = self.workloads.get(uid).map(|held| held.fronting.clone()).unwrap_or_default();
-            now.iter().for_each(|fronting| self.behind(&fronting.service, uid, true));
-            if is_renamed {
-                self.changes.push(Change::WorkloadGone(before.workload.name.clone()));
+            let now: Vec<ServiceKey> =
+                self.workloads.get(uid).map(|held| held.services().cloned().collect()).unwrap_or_default();
+            now.iter().for_each(|service| self.behind(service, uid, true));
+            let was = self.shown(uid, &before);
+            if let Some(was) = was.filter(|was| shown.as_ref().is_none_or(|shown| shown.name != was.name)) {
+                self.changes.push(Change::WorkloadGone(was.name.clone()));
             }
         }
-        self.changes.push(Change::Workload(shown));
+        self.changes.extend(shown.map(Change::Workload));
+    }
+
+    /// A workload as the mesh is to see it.
+    fn shown(&self, uid: &Arc<str>, held: &Held) -> Option<Arc<Workload>> {
+        match self.view {
+            View::Istio => Some(self.apart.shown(uid, &held.in_istios_words())),
+            View::Exact => held.exactly().cloned(),
+        }
     }
 
     /// Takes a service over.
     pub(super) fn put_service(&mut self, facts: ServiceFacts) {
         let key = ServiceKey::of(&facts.service);
-        let before = self.services.get(&key);
-        if before.is_some_and(|before| before.facts == facts) {
+        if self.services.get(&key) == Some(&facts) {
             return;
         }
+        self.lacking += usize::from(facts.exactly.is_none());
         count(&mut self.waypoints, facts.service.waypoint.as_deref(), true);
-        let published = before.and_then(|before| before.published.clone());
-        let before = self.services.insert(key.clone(), HeldService { facts, published });
-        count(&mut self.waypoints, before.and_then(|before| before.facts.service.waypoint.clone()).as_deref(), false);
+        if let Some(before) = self.services.insert(key.clone(), facts) {
+            self.forget_service(&before);
+        }
         self.dirty.insert(key);
     }
 
-    /// Takes a policy over.
+    fn forget_service(&mut self, before: &ServiceFacts) {
+        self.lacking -= usize::from(before.exactly.is_none());
+        count(&mut self.waypoints, before.service.waypoint.as_deref(), false);
+    }
+
+    /// Takes a policy in Istio's words over.
     pub(super) fn put_policy(&mut self, name: &Arc<str>, policy: AuthorizationPolicy) {
-        self.policies.insert(Arc::clone(name));
+        let policy = Arc::new(policy);
+        self.policies.insert(Arc::clone(name), Arc::clone(&policy));
         self.missing.remove(name);
-        self.closed.remove(name);
-        self.changes.push(Change::Authorization(Arc::new(policy)));
+        if self.view == View::Istio {
+            self.closed.remove(name);
+            self.changes.push(Change::Authorization(policy));
+        }
+    }
+
+    /// Takes an object over for which Istio has no message.
+    pub(super) fn put_object(&mut self, name: &Arc<str>, facts: ObjectFacts) {
+        let effect = self.objects.put(name, facts);
+        self.follow(effect);
+    }
+
+    /// Takes such an object away.
+    pub(super) fn remove_object(&mut self, name: &str) {
+        let effect = self.objects.remove(name);
+        self.follow(effect);
+    }
+
+    fn follow(&mut self, effect: Effect) {
+        match effect {
+            Effect::Policy(change) if self.view == View::Exact => self.changes.push(change),
+            Effect::Service(key) => drop(self.dirty.insert(key)),
+            Effect::Policy(_) | Effect::Nothing => {}
+        }
     }
 
     /// Takes a setting of the whole mesh over.
-    pub(super) fn put_setting(&mut self, setting: Setting) {
-        let Setting::RegistryOnly(registry_only) = setting;
+    pub(super) fn put_registry_only(&mut self, registry_only: bool) {
         if std::mem::replace(&mut self.registry_only, registry_only) != registry_only {
-            self.changes.push(Change::Setting(setting));
+            self.changes.push(Change::Setting(Setting::RegistryOnly(registry_only)));
         }
     }
 
@@ -121,37 +164,48 @@ impl Joined {
         if let Some((uid, held)) = self.workloads.remove_entry(name) {
             self.apart.note(&uid, &held.workload, false);
             self.note(&uid, &held, false);
-            self.changes.push(Change::WorkloadGone(held.workload.name.clone()));
+            let shown = self.shown(&uid, &held);
+            self.changes.extend(shown.map(|shown| Change::WorkloadGone(shown.name.clone())));
             return true;
         }
         let Some((namespace, hostname)) = name.split_once('/') else { return false };
         let key = ServiceKey { namespace: namespace.into(), hostname: hostname.to_ascii_lowercase().into() };
         let Some(held) = self.services.remove(&key) else { return false };
-        count(&mut self.waypoints, held.facts.service.waypoint.as_deref(), false);
-        if held.published.is_some() {
-            self.changes.push(Change::ServiceGone(key));
-        }
+        self.forget_service(&held);
+        self.dirty.insert(key);
         true
     }
 
-    /// Takes a policy away. Whether it was there.
+    /// Takes a policy in Istio's words away. Whether it was there.
     pub(super) fn remove_policy(&mut self, name: &str) -> bool {
-        let Some(name) = self.policies.take(name) else { return false };
-        self.changes.push(Change::AuthorizationGone(named(&name)));
+        let Some((name, _)) = self.policies.remove_entry(name) else { return false };
+        if self.view == View::Istio {
+            self.changes.push(Change::AuthorizationGone(named(&name)));
+        }
         if self.naming.contains_key(&name) {
             self.missing.insert(name);
         }
         true
     }
 
+    /// The description that counts, if the control plane has sent all objects that Istio has no message for (`may_be_exact`).
+    pub(super) fn view(&self, may_be_exact: bool) -> View {
+        if may_be_exact && self.lacking == 0 { View::Exact } else { View::Istio }
+    }
+
+    /// How many workloads and services there are whose details the control plane has not sent.
+    pub(super) fn lacking(&self) -> usize {
+        self.lacking
+    }
+
     /// Whether a workload names a policy that is not there, and this is not known yet.
-    pub(super) fn waits(&self) -> bool {
-        self.missing.iter().any(|name| !self.closed.contains(name))
+    pub(super) fn waits(&self, view: View) -> bool {
+        view == View::Istio && self.missing.iter().any(|name| !self.closed.contains(name))
     }
 
     /// Policies that workloads name, and that are not there.
-    pub(super) fn missing(&self) -> &BTreeSet<Arc<str>> {
-        &self.missing
+    pub(super) fn missing(&self) -> impl ExactSizeIterator<Item = &Arc<str>> {
+        self.missing.iter()
     }
 
     /// Waypoints, and how many services and workloads pass through each.
@@ -169,59 +223,70 @@ impl Joined {
         self.policies.len()
     }
 
-    /// What has changed since this was asked last.
-    pub(super) fn take(&mut self) -> Vec<Change> {
-        let workloads = self.workloads.iter().map(|(uid, held)| (uid, &held.workload));
-        self.apart.decide(workloads, &mut self.changes);
+    /// What has changed since this was asked last, in the description that counts from now on.
+    pub(super) fn take(&mut self, view: View) -> Taken {
+        let is_whole = view != self.view;
+        if is_whole {
+            self.view = view;
+            self.begin_anew();
+        }
+        if self.view == View::Istio {
+            let workloads = self.workloads.iter().map(|(uid, held)| (uid, held.in_istios_words()));
+            self.apart.decide(workloads, &mut self.changes);
+        }
         for key in std::mem::take(&mut self.dirty) {
             self.join(&key);
         }
-        self.close();
-        std::mem::take(&mut self.changes)
+        if self.view == View::Istio {
+            self.close();
+        }
+        Taken { changes: std::mem::take(&mut self.changes), is_whole }
+    }
+
+    /// Changes that say all that there is, but for the services, which are joined anew.
+    fn begin_anew(&mut self) {
+        self.closed.clear();
+        self.published.clear();
+        self.dirty = self.services.keys().chain(self.objects.services()).cloned().collect();
+        self.apart.look_anew();
+        let mut changes = vec![Change::Setting(Setting::RegistryOnly(self.registry_only))];
+        changes.extend(self.namespaces.keys().cloned().map(Change::Namespace));
+        changes.extend(self.nodes.keys().cloned().map(Change::Node));
+        changes.extend(self.workloads.iter().filter_map(|(uid, held)| self.shown(uid, held)).map(Change::Workload));
+        match self.view {
+            View::Istio => changes.extend(self.policies.values().cloned().map(Change::Authorization)),
+            View::Exact => changes.extend(self.objects.policies()),
+        }
+        self.changes = changes;
     }
 
     /// A service as it is now.
     fn join(&mut self, key: &ServiceKey) {
-        let Some(held) = self.services.get(key) else { return };
-        let endpoints = self.endpoints(key, &held.facts);
-        let is_same = |published: &Arc<Service>| {
-            published.endpoints == endpoints
-                && **published
-                    == Service { endpoints: Arc::clone(&published.endpoints), ..Service::clone(&held.facts.service) }
+        let members = self.members.get(key).into_iter().flatten().filter_map(|uid| self.workloads.get(uid));
+        let facts = self.services.get(key);
+        let service = match self.view {
+            View::Istio => facts.map(|facts| {
+                let endpoints = in_istios_words(key, facts, members);
+                Service { endpoints, ..Service::clone(&facts.service) }
+            }),
+            View::Exact => {
+                let found = facts.and_then(|facts| facts.exactly.as_deref());
+                found.or_else(|| self.objects.service(key)).map(|found| exactly(key, found, members))
+            }
         };
-        if held.published.as_ref().is_some_and(is_same) {
-            return;
+        match (service, self.published.get(key)) {
+            (Some(service), Some(published)) if **published == service => {}
+            (Some(service), _) => {
+                let service = Arc::new(service);
+                self.published.insert(key.clone(), Arc::clone(&service));
+                self.changes.push(Change::Service(service));
+            }
+            (None, Some(_)) => {
+                self.published.remove(key);
+                self.changes.push(Change::ServiceGone(key.clone()));
+            }
+            (None, None) => {}
         }
-        let service = Arc::new(Service { endpoints, ..Service::clone(&held.facts.service) });
-        if let Some(held) = self.services.get_mut(key) {
-            held.published = Some(Arc::clone(&service));
-        }
-        self.changes.push(Change::Service(service));
-    }
-
-    fn endpoints(&self, key: &ServiceKey, facts: &ServiceFacts) -> Arc<[Endpoint]> {
-        let service = &facts.service;
-        let mut endpoints = Vec::new();
-        for held in self.members.get(key).into_iter().flatten().filter_map(|uid| self.workloads.get(uid)) {
-            let fronting = held.fronting.iter().find(|fronting| fronting.service == *key);
-            let own = fronting.map(|fronting| &*fronting.ports).unwrap_or_default();
-            let ports: BTreeMap<u16, u16> =
-                service.ports.iter().filter_map(|port| Some((port.port, target(port, own)?))).collect();
-            let workload = &held.workload;
-            let is_healthy = workload.ready || facts.every_endpoint_ready;
-            let of_family = workload.addresses.iter().filter(|address| service.families.include(**address));
-            endpoints.extend(of_family.map(|address| Endpoint {
-                address: *address,
-                ports: ports.clone(),
-                health: if is_healthy { Health::Ready } else { Health::Unready },
-                workload: Some(workload.name.clone()),
-                weight: held.weight,
-                node: workload.node.clone(),
-                locality: workload.locality.clone(),
-            }));
-        }
-        endpoints.sort_by_key(|endpoint| endpoint.address);
-        endpoints.into()
     }
 
     /// A policy that is named and not there may deny anything, so everything is denied in its place.
@@ -248,10 +313,12 @@ impl Joined {
     /// Notes in the indexes what a workload says, or said.
     fn note(&mut self, uid: &Arc<str>, held: &Held, is_in: bool) {
         let workload = &held.workload;
-        held.fronting.iter().for_each(|fronting| self.behind(&fronting.service, uid, is_in));
-        for (policy, _) in &workload.labels {
+        let lacking = usize::from(!held.has_detail());
+        self.lacking = if is_in { self.lacking + lacking } else { self.lacking - lacking };
+        held.services().for_each(|service| self.behind(service, uid, is_in));
+        for policy in &held.policies {
             match step(&mut self.naming, policy, is_in) {
-                Some(true) if !self.policies.contains(policy) => drop(self.missing.insert(Arc::clone(policy))),
+                Some(true) if !self.policies.contains_key(policy) => drop(self.missing.insert(Arc::clone(policy))),
                 Some(false) => drop(self.missing.remove(policy)),
                 Some(true) | None => {}
             }
@@ -289,15 +356,6 @@ impl Joined {
 fn named(resource: &str) -> NamespacedName {
     let (namespace, name) = resource.split_once('/').unwrap_or(("", resource));
     NamespacedName::new(namespace, name)
-}
-
-/// The workload's own port for a service's, or the service's target port.
-fn target(port: &ServicePort, own: &[(u16, u16)]) -> Option<u16> {
-    let given = own.iter().find(|(from, _)| *from == port.port).map(|(_, to)| *to);
-    given.or(match port.target {
-        TargetPort::Number(number) => Some(number),
-        TargetPort::Name(_) => None,
-    })
 }
 
 /// Counts up or down. `Some(true)`: it is there from now on; `Some(false)`: it is not any more.

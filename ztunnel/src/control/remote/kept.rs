@@ -98,6 +98,8 @@ impl Journal {
     /// Writes the last state of each resource into a new file, and puts that into the place of this one.
     fn rewrite(&mut self) -> io::Result<()> {
         let mut last: HashMap<(String, String), Resource> = HashMap::new();
+        // A type without resources was answered for as well.
+        let mut by_type: HashMap<String, Vec<Resource>> = HashMap::new();
         let mut at = 0;
         self.file.seek(SeekFrom::Start(self.header.len() as u64))?;
         let mut reader = BufReader::new(&self.file);
@@ -106,6 +108,7 @@ impl Journal {
             let Some(DeltaDiscoveryResponse { type_url, resources, removed_resources, .. }) = record.response else {
                 continue;
             };
+            by_type.entry(type_url.clone()).or_default();
             for resource in resources {
                 last.insert((type_url.clone(), resource.name.clone()), resource);
             }
@@ -113,7 +116,6 @@ impl Journal {
                 last.remove(&(type_url.clone(), name));
             }
         }
-        let mut by_type: HashMap<String, Vec<Resource>> = HashMap::new();
         for ((type_url, _), resource) in last {
             by_type.entry(type_url).or_default().push(resource);
         }
@@ -123,7 +125,8 @@ impl Journal {
         file.write_all(&self.header)?;
         let mut size = self.header.len() as u64;
         for (type_url, resources) in by_type {
-            for chunk in resources.chunks(CHUNK) {
+            let chunks: Vec<&[Resource]> = resources.chunks(CHUNK).collect();
+            for chunk in if chunks.is_empty() { vec![&[][..]] } else { chunks } {
                 let resources = chunk.to_vec();
                 let response = DeltaDiscoveryResponse { type_url: type_url.clone(), resources, ..Default::default() };
                 let record = encode(&Record { at, response: Some(response) });

@@ -9,6 +9,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
+use super::join::Taken as Changed;
 use super::kept::{Journal, Keeper, Record};
 use super::plane::ControlPlane;
 use super::problems::of_plane;
@@ -166,7 +167,7 @@ impl RemoteMesh {
             }
         }
         self.hold = None;
-        let changes = if read { self.changes() } else { Vec::new() };
+        let (changes, is_whole) = if read { self.changes() } else { (Vec::new(), false) };
         let partial = !read || self.confirmed != [true; REQUIRED] || self.resources.has_unread();
         let blind = partial && !self.complete;
         self.complete |= !partial;
@@ -178,7 +179,7 @@ impl RemoteMesh {
         let now = Told { gaps, problems: problems.into(), read };
         let batch = Batch {
             changes,
-            is_whole: false,
+            is_whole,
             gaps: last.is_none_or(|last| last.gaps != now.gaps).then(|| now.gaps.clone()),
             problems: last.is_none_or(|last| last.problems != now.problems).then(|| Arc::clone(&now.problems)),
             is_read: now.read,
@@ -190,14 +191,14 @@ impl RemoteMesh {
         Some(batch)
     }
 
-    fn changes(&mut self) -> Vec<Change> {
-        let mut changes = self.resources.changes();
-        if self.told.as_ref().is_none_or(|told| !told.read) {
+    fn changes(&mut self) -> (Vec<Change>, bool) {
+        let Changed { mut changes, is_whole } = self.resources.changes();
+        if is_whole || self.told.as_ref().is_none_or(|told| !told.read) {
             // A control plane says nothing of nodes; one without pods must not look like a wrong name.
             changes.push(Change::Node(Arc::clone(&self.plane.node)));
         }
         changes.retain(|change| !matches!(change, Change::NodeGone(node) if *node == self.plane.node));
-        changes
+        (changes, is_whole)
     }
 
     fn own_problems(&self) -> Vec<Problem> {

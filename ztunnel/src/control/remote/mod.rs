@@ -21,4 +21,4 @@ mod texts;
 
 pub use self::authority::RemoteAuthority;
 pub use self::mesh::RemoteMesh;
-pub use self::plane::{ControlPlane, PlaneUrl, Token, UrlError};
+pub use self::plane::{ControlPlane, Keepalive, PlaneUrl, Token, UrlError};

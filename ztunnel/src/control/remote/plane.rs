@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Uri;
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -29,6 +30,24 @@ pub struct ControlPlane {
     pub cluster: Arc<str>,
     /// This node's network; empty is the default one.
     pub network: Arc<str>,
+    /// When a silent connection is given up.
+    pub keepalive: Keepalive,
+}
+
+/// When a silent connection is given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keepalive {
+    /// After so much silence it is asked for a sign of life.
+    pub interval: Duration,
+    /// How long that may take.
+    pub timeout: Duration,
+}
+
+/// Istio's values.
+impl Default for Keepalive {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(30), timeout: Duration::from_secs(10) }
+    }
 }
 
 /// Where a token is.

@@ -4,26 +4,28 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::join::Joined;
+use super::join::{Joined, Taken as Changed, View};
 use super::plane::ControlPlane;
 use super::problems::{first, of_plane, of_resource};
 use super::texts::Texts;
+use crate::istio::detail::FORMAT;
 use crate::istio::discovery::{
-    ADDRESS, AUTHORIZATION, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource, SETTINGS,
+    ADDRESS, AUTHORIZATION, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, OBJECT, Resource, SETTINGS,
 };
-use crate::istio::read::{self, Facts, Flaw, Read, Reader};
+use crate::istio::read::{self, Facts, Flaw, Read, Reader, SettingsFacts};
 use crate::istio::security::{Authorization, Scope};
 use crate::istio::standard::{Status, Struct};
 use crate::model::policy::UnreadPolicies;
 use crate::model::problem::{Problem, Severity};
-use crate::store::change::{Change, Setting};
 
 /// The types of resources that are asked for, those first without which there is no mesh.
-pub(super) const TYPES: [&str; 3] = [ADDRESS, AUTHORIZATION, SETTINGS];
+pub(super) const TYPES: [&str; 4] = [ADDRESS, AUTHORIZATION, SETTINGS, OBJECT];
 /// So many of them every control plane has.
 pub(super) const REQUIRED: usize = 2;
 const ADDRESSES: usize = 0;
 const POLICIES: usize = 1;
+const SETTINGS_TYPE: usize = 2;
+const OBJECTS: usize = 3;
 /// gRPC's `INVALID_ARGUMENT`.
 const INVALID_ARGUMENT: i32 = 3;
 /// Types that nobody asked for, of which people are told.
@@ -42,6 +44,10 @@ pub(super) struct Resources {
     unknown: BTreeSet<String>,
     /// Types of which everything was removed, and nothing has come since.
     emptied: BTreeSet<&'static str>,
+    /// The settings in force.
+    settings: SettingsFacts,
+    /// The control plane has answered for objects that Istio has no message for.
+    has_objects: bool,
 }
 
 /// What is known of one type.
@@ -92,6 +98,8 @@ impl Resources {
             joined: Joined::default(),
             unknown: BTreeSet::new(),
             emptied: BTreeSet::new(),
+            settings: SettingsFacts::default(),
+            has_objects: false,
         }
     }
 
@@ -139,6 +147,7 @@ impl Resources {
             }
         }
         self.remove(kind, &removed_resources);
+        self.has_objects |= kind == OBJECTS;
         taken.in_force.removed_resources = removed_resources;
         taken.answer.error_detail = nack(&reasons);
         taken
@@ -151,7 +160,7 @@ impl Resources {
 
     fn put(&mut self, kind: usize, resource: &Resource) -> Result<(), Flaw> {
         let name = self.texts.text(&resource.name);
-        let Self { plane, texts, held, joined, .. } = self;
+        let Self { plane, texts, held, joined, settings, .. } = self;
         let Some(held) = held.get_mut(kind) else { return Ok(()) };
         let mut text = |value: &str| texts.text(value);
         let mut reader = Reader { cluster: &plane.cluster, network: &plane.network, texts: &mut text };
@@ -167,8 +176,13 @@ impl Resources {
                 joined.put_policy(&name, value);
                 remarks
             }),
-            _ => read::settings(resource).map(|Read { value, remarks }| {
-                value.into_iter().for_each(|setting| joined.put_setting(setting));
+            SETTINGS_TYPE => read::settings(resource).map(|Read { value, remarks }| {
+                joined.put_registry_only(value.registry_only);
+                *settings = value;
+                remarks
+            }),
+            _ => read::object(resource, &mut reader).map(|Read { value, remarks }| {
+                joined.put_object(&name, value);
                 remarks
             }),
         };
@@ -188,8 +202,8 @@ impl Resources {
             Err(flaw) => {
                 let reach = if kind == POLICIES { reach(resource) } else { Reach::Named };
                 // Settings that never made sense may forbid what they can.
-                if kind > POLICIES && held.versions.is_empty() {
-                    joined.put_setting(Setting::RegistryOnly(true));
+                if kind == SETTINGS_TYPE && held.versions.is_empty() {
+                    joined.put_registry_only(true);
                 }
                 held.bad.insert(name, Bad { flaw: flaw.clone(), reach });
                 Err(flaw)
@@ -208,25 +222,34 @@ impl Resources {
             match kind {
                 ADDRESSES => drop(self.joined.remove_address(name)),
                 POLICIES => drop(self.joined.remove_policy(name)),
+                OBJECTS => self.joined.remove_object(name),
                 _ => {}
             }
         }
-        if kind > POLICIES && held.versions.is_empty() {
-            self.joined.put_setting(Setting::RegistryOnly(!held.bad.is_empty()));
+        if kind == SETTINGS_TYPE && held.versions.is_empty() {
+            self.joined.put_registry_only(!held.bad.is_empty());
+            self.settings = SettingsFacts::default();
         }
         if had_several && held.versions.is_empty() {
             self.emptied.extend(TYPES.get(kind));
         }
     }
 
+    /// The description of the mesh that counts: the exact one, when the control plane announces details of a format that this
+    /// version knows, all of them are there, and all can be read.
+    fn view(&self) -> View {
+        let [_, _, _, objects] = &self.held;
+        self.joined.view(self.settings.detail == FORMAT && self.has_objects && objects.bad.is_empty())
+    }
+
     /// Whether to wait for a policy that a workload names: it comes in a response of its own.
     pub(super) fn waits(&self) -> bool {
-        self.joined.waits()
+        self.joined.waits(self.view())
     }
 
     /// What has changed since this was asked last.
-    pub(super) fn changes(&mut self) -> Vec<Change> {
-        self.joined.take()
+    pub(super) fn changes(&mut self) -> Changed {
+        self.joined.take(self.view())
     }
 
     /// Whether a workload or a service exists that could never be read.
@@ -237,7 +260,10 @@ impl Resources {
 
     /// Policies that exist and could never be read.
     pub(super) fn unread_policies(&self) -> UnreadPolicies {
-        let [_, policies, _] = &self.held;
+        if self.view() == View::Exact {
+            return self.settings.unread.clone();
+        }
+        let [_, policies, ..] = &self.held;
         let mut unread = UnreadPolicies::default();
         for (name, bad) in policies.bad.iter().filter(|(name, _)| !policies.versions.contains_key(*name)) {
             let source: Arc<str> = format!("the resource {name} of the control plane").into();
@@ -274,12 +300,14 @@ impl Resources {
                 remarks.into_iter().map(|(name, text)| of_resource(name, type_url, text.clone(), Severity::Warning));
             problems.extend(first(&plane, "remarks", remarks));
         }
-        let missing = self.joined.missing().iter().map(|name| {
+        let missing = self.joined.missing().filter(|_| self.view() == View::Istio).map(|name| {
             let message = "a workload names this policy, and the control plane has not sent it: until it does, the workloads that \
                            name it accept only health probes";
             of_resource(name, AUTHORIZATION, message.to_owned(), Severity::Error)
         });
-        problems.extend(first(&plane, "missing policies", missing));
+        let missing: Vec<Problem> = missing.collect();
+        problems.extend(first(&plane, "missing policies", missing.into_iter()));
+        problems.extend(self.without_details().map(|why| of_plane(&plane, why, Severity::Warning)));
         for (waypoint, count) in self.joined.waypoints() {
             let message = format!(
                 "{count} workloads and services have the waypoint {waypoint}: this version has no tunnels to waypoints, so \
@@ -298,6 +326,29 @@ impl Resources {
             problems.push(of_plane(&plane, message, Severity::Warning));
         }
         problems
+    }
+
+    /// Why the details that the control plane sends are not used.
+    fn without_details(&self) -> Option<String> {
+        let [_, _, _, objects] = &self.held;
+        let why = match (self.settings.detail, objects.bad.len(), self.joined.lacking()) {
+            (0, ..) => return None,
+            (format, ..) if format != FORMAT => {
+                format!(
+                    "they have format {format}, and this version knows format {FORMAT}: run the same version everywhere"
+                )
+            }
+            _ if !self.has_objects => "those of policies have not come yet".to_owned(),
+            (_, 0, 0) => return None,
+            (_, bad, lacking) => format!(
+                "{bad} objects and {lacking} workloads and services have none that this version can read: run the same version \
+                 everywhere"
+            ),
+        };
+        Some(format!(
+            "details of the control plane are not used: {why}; until then policies decide the same, but reasons of refusals name \
+             other policies than those that were written, and AUDIT policies are not evaluated"
+        ))
     }
 
     /// Types of which everything was removed.

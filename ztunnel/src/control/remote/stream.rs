@@ -1,5 +1,6 @@
 //! One stream of delta xDS.
 
+use std::error::Error as _;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -11,6 +12,7 @@ use super::connection::{ConnectError, Connection, request};
 use super::plane::ControlPlane;
 use crate::istio::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use crate::lifecycle::tasks::TaskCount;
+use crate::model::cause::causes;
 
 /// Requests that may wait for a control plane that does not read. Each answers one response.
 const MOST_WAITING: usize = 1024;
@@ -22,7 +24,7 @@ pub(super) enum StreamError {
     #[error("there is no connection")]
     Connect(#[source] Box<ConnectError>),
     /// The control plane has ended it, or the connection broke.
-    #[error("the control plane ended the stream: {}: {}", .0.code(), .0.message())]
+    #[error("the control plane ended the stream: {}: {}{}", .0.code(), .0.message(), because(.0))]
     Ended(Box<Status>),
     /// The control plane has ended it without an error.
     #[error("the control plane closed the stream")]
@@ -38,6 +40,11 @@ pub(super) enum StreamError {
         /// How long it was waited for.
         seconds: u64,
     },
+}
+
+/// What broke the connection, if that is why a stream has ended.
+fn because(status: &Status) -> String {
+    status.source().map(|source| format!(": {}", causes(source))).unwrap_or_default()
 }
 
 /// A stream that is open, or being opened: a control plane that has nothing to say may be silent from the beginning.

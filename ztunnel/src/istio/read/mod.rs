@@ -4,18 +4,21 @@
 //! is left out, and a remark says so.
 
 mod address;
+mod detail;
+mod facts;
+mod object;
 mod policy;
 mod reading;
 mod service;
 mod settings;
 mod workload;
 
+pub use self::facts::{Exactly, Fronting, ServiceExactly, ServiceFacts, WorkloadFacts};
+pub use self::object::{ObjectFacts, object};
 pub use self::policy::{ATTACHED, attached, policy};
 pub use self::reading::{Flaw, Read, Reader};
 use self::reading::{decode, same_name};
-pub use self::service::ServiceFacts;
-pub use self::settings::settings;
-pub use self::workload::{Fronting, WorkloadFacts};
+pub use self::settings::{SettingsFacts, settings};
 use super::discovery::Resource;
 use super::workload::{Address, AddressType};
 

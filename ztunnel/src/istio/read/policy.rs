@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::address::{port, range};
-use super::reading::{Flaw, Read, Reader, decode, same_name};
+use super::reading::{Flaw, Read, Reader, decode, same_name, unknown};
 use crate::istio::discovery::Resource;
 use crate::istio::security::{
     Action as ActionMessage, Address, Authorization, Clause as ClauseMessage, Match as MatchMessage, MatchType,
@@ -59,10 +59,6 @@ pub fn attached(policy: Arc<str>, value: Arc<str>) -> Scope {
     Scope::Selector { namespace: None, labels: Labels::from([(policy, value)]) }
 }
 
-fn unknown(field: &'static str, value: i32) -> Flaw {
-    Flaw::field(field, format!("{value} is not a value that this version knows: upgrade the daemon"))
-}
-
 fn rule(message: &RuleMessage) -> Result<Rule, Flaw> {
     let clauses = message.clauses.iter().enumerate();
     let clauses = clauses.map(|(index, message)| clause(index, message)).collect::<Result<_, _>>()?;
@@ -96,7 +92,7 @@ fn part(index: usize, matches: &[Match]) -> Part {
     }
 }
 
-fn read_match(message: &MatchMessage) -> Result<Match, Flaw> {
+pub(super) fn read_match(message: &MatchMessage) -> Result<Match, Flaw> {
     Ok(Match {
         principals: texts("principals", &message.principals)?,
         not_principals: texts("not_principals", &message.not_principals)?,
@@ -117,7 +113,7 @@ fn read_match(message: &MatchMessage) -> Result<Match, Flaw> {
 }
 
 /// A value without a kind can't be left out: the field could become empty, and then says nothing.
-fn texts(field: &'static str, messages: &[StringMessage]) -> Result<Vec<StringMatch>, Flaw> {
+pub(super) fn texts(field: &'static str, messages: &[StringMessage]) -> Result<Vec<StringMatch>, Flaw> {
     let read = |message: &StringMessage| match &message.match_type {
         Some(MatchType::Exact(text)) => Ok(StringMatch::Exact(text.as_str().into())),
         Some(MatchType::Prefix(text)) => Ok(StringMatch::Prefix(text.as_str().into())),

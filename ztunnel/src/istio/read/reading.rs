@@ -79,3 +79,7 @@ pub(super) fn same_name(resource: &Resource, content: &str) -> Result<(), Flaw> 
     }
     Err(Flaw::OtherName { resource: resource.name.clone(), content: content.to_owned() })
 }
+
+pub(super) fn unknown(field: &'static str, value: i32) -> Flaw {
+    Flaw::field(field, format!("{value} is not a value that this version knows: upgrade the daemon"))
+}

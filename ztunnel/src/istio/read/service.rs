@@ -6,8 +6,11 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::address::{address, is_usable, port, range};
+use super::detail;
+use super::facts::ServiceFacts;
 use super::reading::{Flaw, Read, Reader};
-use super::workload::gateway;
+use super::workload::{gateway, unused};
+use crate::istio::detail::{Extending as _, ServiceDetail};
 use crate::istio::workload::{
     BalancingMode, BalancingScope, HealthPolicy, IpFamilies, LoadBalancing, Service as Message, Visibility as Seen,
 };
@@ -19,15 +22,6 @@ use crate::model::service::{
     Addressing, Families, Resolution, Service, ServiceKind, ServicePort, TargetPort, Visibility,
 };
 use crate::model::workload::NamespacedName;
-
-/// A service, without its endpoints.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServiceFacts {
-    /// The service.
-    pub service: Arc<Service>,
-    /// Endpoints that take no connections count as well.
-    pub every_endpoint_ready: bool,
-}
 
 pub(super) fn read(message: &Message, reader: &mut Reader<'_>) -> Result<Read<ServiceFacts>, Flaw> {
     let mut remarks = Vec::new();
@@ -68,7 +62,13 @@ pub(super) fn read(message: &Message, reader: &mut Reader<'_>) -> Result<Read<Se
         ..Service::new(name, (reader.texts)(&hostname.to_ascii_lowercase()))
     };
     let every_endpoint_ready = balancing.health_policy == i32::from(HealthPolicy::AllowAll);
-    Ok(Read { value: ServiceFacts { service: Arc::new(service), every_endpoint_ready }, remarks })
+    let mut value = ServiceFacts { service: Arc::new(service), every_endpoint_ready, exactly: None };
+    let found = ServiceDetail::find(&message.extensions).map_err(|error| Flaw::Undecodable(error.to_string()));
+    match found.and_then(|found| found.map(|message| detail::service(&message, &value.service, reader)).transpose()) {
+        Ok(exactly) => value.exactly = exactly.map(Box::new),
+        Err(flaw) => remarks.push(unused(&flaw)),
+    }
+    Ok(Read { value, remarks })
 }
 
 /// As DNS has it, and a wildcard's `*.` more.

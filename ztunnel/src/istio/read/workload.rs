@@ -5,8 +5,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::address::{address, is_usable, port};
+use super::detail;
+use super::facts::{Fronting, WorkloadFacts};
 use super::policy::ATTACHED;
-use super::reading::{Flaw, Read, Reader};
+use super::reading::{Flaw, Read, Reader, unknown};
+use crate::istio::detail::{Extending as _, WorkloadDetail};
 use crate::istio::workload::{
     Destination, GatewayAddress, NetworkMode, PortList, TunnelProtocol, Workload as Message, WorkloadStatus,
     WorkloadType,
@@ -20,28 +23,6 @@ use crate::store::change::ServiceKey;
 
 /// The cluster that a workload is of when it names none.
 const DEFAULT_CLUSTER: &str = "Kubernetes";
-
-/// A workload, and the services that it stands behind.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WorkloadFacts {
-    /// The workload. On another network than this node it has no addresses: they would mean other hosts here.
-    pub workload: Arc<Workload>,
-    /// The services.
-    pub fronting: Vec<Fronting>,
-    /// Its share among the endpoints of a service.
-    pub weight: u32,
-    /// The policies that it names, by the names of their resources.
-    pub policies: Vec<Arc<str>>,
-}
-
-/// A service in front of a workload.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fronting {
-    /// The service.
-    pub service: ServiceKey,
-    /// The workload's ports by the service's; of a port that is not among them the service tells.
-    pub ports: Vec<(u16, u16)>,
-}
 
 pub(super) fn read(message: &Message, reader: &mut Reader<'_>) -> Result<Read<WorkloadFacts>, Flaw> {
     let mut remarks = Vec::new();
@@ -57,7 +38,7 @@ pub(super) fn read(message: &Message, reader: &mut Reader<'_>) -> Result<Read<Wo
     };
     let host_network = match NetworkMode::try_from(message.network_mode) {
         Ok(mode) => mode == NetworkMode::HostNetwork,
-        Err(_) => return Err(Flaw::field("network_mode", unknown(message.network_mode))),
+        Err(_) => return Err(unknown("network_mode", message.network_mode)),
     };
     let membership = match TunnelProtocol::try_from(message.tunnel_protocol) {
         Ok(TunnelProtocol::None) => Membership::NotLabelled,
@@ -66,7 +47,7 @@ pub(super) fn read(message: &Message, reader: &mut Reader<'_>) -> Result<Read<Wo
             let why = "LEGACY_ISTIO_MTLS is not supported: its peers must speak HBONE";
             return Err(Flaw::field("tunnel_protocol", why));
         }
-        Err(_) => return Err(Flaw::field("tunnel_protocol", unknown(message.tunnel_protocol))),
+        Err(_) => return Err(unknown("tunnel_protocol", message.tunnel_protocol)),
     };
     let addresses = addresses(message, reader, &mut remarks)?;
     let fronting = message.services.iter().map(|(key, ports)| fronting(key, ports, reader, &mut remarks));
@@ -90,15 +71,22 @@ pub(super) fn read(message: &Message, reader: &mut Reader<'_>) -> Result<Read<Wo
         ..Workload::new(name, identity)
     };
     let weight = message.capacity.map_or(1, |capacity| capacity.value);
-    Ok(Read { value: WorkloadFacts { workload: Arc::new(workload), fronting, weight, policies }, remarks })
+    let mut value = WorkloadFacts { workload: Arc::new(workload), fronting, weight, policies, exactly: None };
+    let found = WorkloadDetail::find(&message.extensions).map_err(|error| Flaw::Undecodable(error.to_string()));
+    match found.and_then(|found| found.map(|message| detail::workload(message, &value.workload, reader)).transpose()) {
+        Ok(exactly) => value.exactly = exactly.map(Box::new),
+        Err(flaw) => remarks.push(unused(&flaw)),
+    }
+    Ok(Read { value, remarks })
+}
+
+/// That a detail is left out.
+pub(super) fn unused(flaw: &Flaw) -> String {
+    format!("its detail is left out: {flaw}; what is decided stays the same, and the reasons say less")
 }
 
 fn some(text: &str) -> Option<&str> {
     Some(text).filter(|text| !text.is_empty())
-}
-
-fn unknown(value: i32) -> String {
-    format!("{value} is not a value that this version knows: upgrade the daemon")
 }
 
 /// A pod of this cluster has its own name. Names of others are not unique, such as those of the addresses of one `ServiceEntry`,
@@ -140,11 +128,7 @@ fn controller(message: &Message, name: &NamespacedName, reader: &mut Reader<'_>)
 }
 
 fn locality(message: &Message, reader: &mut Reader<'_>) -> Locality {
-    message.locality.as_ref().map_or_else(Locality::default, |locality| Locality {
-        region: (reader.texts)(&locality.region),
-        zone: (reader.texts)(&locality.zone),
-        subzone: (reader.texts)(&locality.subzone),
-    })
+    message.locality.as_ref().map(|locality| detail::locality(locality, reader)).unwrap_or_default()
 }
 
 fn addresses(message: &Message, reader: &Reader<'_>, remarks: &mut Vec<String>) -> Result<Vec<IpAddr>, Flaw> {

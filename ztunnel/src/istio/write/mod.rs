@@ -1,5 +1,7 @@
 //! From the [`model`](crate::model) to a control plane's resources: the other direction of [`read`](super::read). Pure.
 
+mod detail;
+mod object;
 mod policy;
 mod service;
 mod settings;
@@ -11,6 +13,7 @@ use bytes::Bytes;
 use ipnet::IpNet;
 use prost::Message;
 
+pub use self::object::{authentication_object, authorization_object, hidden_service};
 pub use self::policy::policy;
 pub use self::service::service;
 pub use self::settings::settings;

@@ -83,7 +83,7 @@ fn with_domains(own: &[StringMatch], domains: &[StringMatch], are_negative: bool
     texts(&all)
 }
 
-fn write_match(m: &Match) -> MatchMessage {
+pub(super) fn write_match(m: &Match) -> MatchMessage {
     // Each field is named, so that a new one is not forgotten: nodes would not get it.
     let Match {
         principals,
@@ -118,7 +118,7 @@ fn write_match(m: &Match) -> MatchMessage {
     }
 }
 
-fn texts(values: &[StringMatch]) -> Vec<StringMessage> {
+pub(super) fn texts(values: &[StringMatch]) -> Vec<StringMessage> {
     let kind = |value: &StringMatch| match value {
         StringMatch::Exact(text) => MatchType::Exact(text.to_string()),
         StringMatch::Prefix(text) => MatchType::Prefix(text.to_string()),

@@ -1,13 +1,14 @@
 //! A service.
 
-use super::{Writer, bytes, gateway, range, resource};
+use super::{Writer, bytes, detail, gateway, range, resource};
+use crate::istio::detail::Extending as _;
 use crate::istio::discovery::{ADDRESS, Resource};
 use crate::istio::read::ServiceFacts;
 use crate::istio::workload::{
-    Address, AddressType, BalancingMode, BalancingScope, HealthPolicy, IpFamilies, LoadBalancing, NetworkAddress, Port,
+    Address, AddressType, BalancingMode, HealthPolicy, IpFamilies, LoadBalancing, NetworkAddress, Port,
     Service as Message, Visibility as Seen,
 };
-use crate::model::locality::{Distribution, Scope, Scopes};
+use crate::model::locality::{Distribution, Scopes};
 use crate::model::service::{Families, Resolution, Service, ServiceKind, ServicePort, TargetPort, Visibility};
 
 /// The resource of a service. The protocol can show a service to its own namespace or to all. So a service that is known to
@@ -15,6 +16,12 @@ use crate::model::service::{Families, Resolution, Service, ServiceKind, ServiceP
 /// that does not find it the connections of the mesh to its address would be in plaintext.
 #[must_use]
 pub fn service(facts: &ServiceFacts, writer: Writer<'_>) -> Resource {
+    let service = &facts.service;
+    let name = format!("{}/{}", service.name.namespace, service.hostname);
+    resource(name, ADDRESS, &Address { r#type: Some(AddressType::Service(Box::new(message(facts, writer)))) })
+}
+
+pub(super) fn message(facts: &ServiceFacts, writer: Writer<'_>) -> Message {
     let service = &facts.service;
     let vip = |address| NetworkAddress { network: writer.network.to_owned(), address: bytes(address), length: None };
     let ranges = service.ranges.iter().map(|net| range(writer.network, net));
@@ -29,7 +36,7 @@ pub fn service(facts: &ServiceFacts, writer: Writer<'_>) -> Resource {
         }
         Visibility::Namespaces(_) | Visibility::Everyone => Seen::Public,
     };
-    let message = Message {
+    Message {
         name: service.name.name.to_string(),
         namespace: service.name.namespace.to_string(),
         hostname: service.hostname.to_string(),
@@ -41,10 +48,9 @@ pub fn service(facts: &ServiceFacts, writer: Writer<'_>) -> Resource {
         ip_families: families.into(),
         canonical: service.kind == ServiceKind::Kubernetes,
         visibility: visibility.into(),
+        extensions: facts.exactly.iter().map(|exactly| detail::service(exactly).extension()).collect(),
         ..Message::default()
-    };
-    let name = format!("{}/{}", service.name.namespace, service.hostname);
-    resource(name, ADDRESS, &Address { r#type: Some(AddressType::Service(Box::new(message))) })
+    }
 }
 
 fn port(port: &ServicePort) -> Port {
@@ -64,15 +70,9 @@ fn balancing(service: &Service, every_endpoint_ready: bool) -> Option<LoadBalanc
         (Resolution::Endpoints, Distribution::Prefer(scopes)) => (BalancingMode::Failover, scopes),
         (Resolution::Endpoints, Distribution::Require(scopes)) => (BalancingMode::Strict, scopes),
     };
-    let scope = |scope| match scope {
-        Scope::Region => BalancingScope::Region,
-        Scope::Zone => BalancingScope::Zone,
-        Scope::Subzone => BalancingScope::Subzone,
-        Scope::Node => BalancingScope::Node,
-    };
     let health = if every_endpoint_ready { HealthPolicy::AllowAll } else { HealthPolicy::OnlyHealthy };
     let balancing = LoadBalancing {
-        routing_preference: scopes.iter().map(|one| scope(one).into()).collect(),
+        routing_preference: scopes.iter().map(|one| detail::scope(one).into()).collect(),
         mode: mode.into(),
         health_policy: health.into(),
     };

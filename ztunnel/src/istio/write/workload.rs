@@ -1,11 +1,12 @@
 //! A workload.
 
-use super::{Writer, bytes, gateway, resource};
+use super::{Writer, bytes, detail, gateway, resource};
+use crate::istio::detail::Extending as _;
 use crate::istio::discovery::{ADDRESS, Resource};
 use crate::istio::read::{Fronting, WorkloadFacts};
 use crate::istio::standard::UInt32Value;
 use crate::istio::workload::{
-    Address, AddressType, Locality, NetworkMode, Port, PortList, TunnelProtocol, Workload as Message, WorkloadStatus,
+    Address, AddressType, NetworkMode, Port, PortList, TunnelProtocol, Workload as Message, WorkloadStatus,
     WorkloadType,
 };
 use crate::model::workload::{ControllerKind, Membership, NamespacedName};
@@ -37,8 +38,6 @@ pub fn workload_as(uid: String, facts: &WorkloadFacts, writer: Writer<'_>) -> Re
         ControllerKind::Pod => WorkloadType::Pod,
     };
     let network_mode = if workload.host_network { NetworkMode::HostNetwork } else { NetworkMode::Standard };
-    let locality = &workload.locality;
-    let has_locality = ![&locality.region, &locality.zone, &locality.subzone].iter().all(|part| part.is_empty());
     let message = Message {
         name: workload.name.name.to_string(),
         namespace: workload.name.namespace.to_string(),
@@ -59,12 +58,9 @@ pub fn workload_as(uid: String, facts: &WorkloadFacts, writer: Writer<'_>) -> Re
         cluster_id: writer.cluster.to_owned(),
         uid: uid.clone(),
         services: facts.fronting.iter().map(fronting).collect(),
-        locality: has_locality.then(|| Locality {
-            region: locality.region.to_string(),
-            zone: locality.zone.to_string(),
-            subzone: locality.subzone.to_string(),
-        }),
+        locality: detail::locality(&workload.locality),
         network_mode: network_mode.into(),
+        extensions: facts.exactly.iter().map(|exactly| detail::workload(exactly, facts).extension()).collect(),
         capacity: (facts.weight != 1).then_some(UInt32Value { value: facts.weight }),
         ..Message::default()
     };

@@ -1,4 +1,5 @@
 use std::{
+    net::{IpAddr, Ipv4Addr},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -6,11 +7,12 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::json;
 use tokio::time::timeout;
+use tracing::Span;
 
 use super::{NodeAccounts, ReviewedNodes, parse};
 use crate::{
     control::kubernetes::script::{Answer, Script},
-    lifecycle::tasks::TaskCount,
+    lifecycle::tasks::{TaskCount, TaskSet},
     model::{
         identity::{SpiffeId, TrustDomain},
         workload::{NamespacedName, Workload},
@@ -43,6 +45,8 @@ fn only_what_may_be_a_token_is_sent_to_the_api() {
 }
 
 const POD: &str = "zt-1";
+const NODE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+const HOSTILE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 66));
 
 fn good_token(id: &str) -> String {
     let soon = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + 600;
@@ -79,19 +83,19 @@ async fn an_answer_is_kept_and_ends_with_the_pod() {
     publisher.apply(pod("u", "n1"));
     let nodes = nodes(&script, mesh);
     let token = good_token("a");
-    let caller = nodes.authenticate(token.as_bytes()).await.unwrap();
+    let caller = nodes.authenticate(token.as_bytes(), NODE).await.unwrap();
     assert_eq!((&*caller.node, nodes.len(), nodes.knows(&caller)), ("n1", 1, true));
-    assert_eq!(nodes.authenticate(token.as_bytes()).await, Ok(caller.clone()));
+    assert_eq!(nodes.authenticate(token.as_bytes(), NODE).await, Ok(caller.clone()));
     assert_eq!(script.asked().len(), 1, "the answer is kept");
     let mut changes = nodes.changes();
     // Another pod of the same name.
     publisher.apply(pod("another", "n1"));
     timeout(Duration::from_secs(30), changes.changed()).await.unwrap().unwrap();
     assert!(!nodes.knows(&caller) && nodes.is_empty());
-    let refused = nodes.authenticate(token.as_bytes()).await.unwrap_err();
+    let refused = nodes.authenticate(token.as_bytes(), NODE).await.unwrap_err();
     assert_eq!(refused, Stranger::Refused("the pod of the token is gone".to_owned()));
     publisher.apply(pod("u", "n2"));
-    let refused = nodes.authenticate(good_token("b").as_bytes()).await.unwrap_err();
+    let refused = nodes.authenticate(good_token("b").as_bytes(), NODE).await.unwrap_err();
     assert_eq!(refused, Stranger::Refused("the pod of the token is on another node".to_owned()));
 }
 
@@ -102,7 +106,7 @@ async fn what_is_refused_is_not_asked_for_again_at_once() {
     publisher.apply(pod("u", "n1"));
     let nodes = nodes(&script, mesh);
     for _ in 0..3 {
-        let Err(Stranger::Refused(why)) = nodes.authenticate(good_token("a").as_bytes()).await else { panic!() };
+        let Err(Stranger::Refused(why)) = nodes.authenticate(good_token("a").as_bytes(), NODE).await else { panic!() };
         assert!(
             why.contains("of service account istio-system/other, not of the node daemon's istio-system/ztunnel"),
             "{why}"
@@ -111,7 +115,7 @@ async fn what_is_refused_is_not_asked_for_again_at_once() {
     // The second of the clock may have changed between two tokens.
     assert!(script.asked().len() <= 2, "{:?}", script.asked());
     assert_eq!(nodes.len(), 0);
-    let Err(Stranger::Refused(_)) = nodes.authenticate(b"nonsense").await else { panic!() };
+    let Err(Stranger::Refused(_)) = nodes.authenticate(b"nonsense", NODE).await else { panic!() };
     assert!(script.asked().len() <= 2, "nonsense is not sent to the API");
 }
 
@@ -120,7 +124,69 @@ async fn an_unknown_token_waits_while_the_api_is_away() {
     let script = Script::start(|_| Answer::Close).await;
     let (_publisher, mesh) = channel();
     let nodes = nodes(&script, mesh);
-    let stranger = nodes.authenticate(good_token("a").as_bytes()).await.unwrap_err();
+    let stranger = nodes.authenticate(good_token("a").as_bytes(), NODE).await.unwrap_err();
     assert_eq!(stranger, Stranger::Unavailable("the token cannot be reviewed now: try again".to_owned()));
     assert_eq!(nodes.len(), 0);
+}
+
+/// A script that knows good tokens, and does something else with all others.
+async fn knowing(good: &str, other: impl Fn() -> Answer + Send + Sync + 'static) -> Script {
+    let good = good.to_owned();
+    Script::start(move |asked| if asked.body.contains(&good) { answer("ztunnel") } else { other() }).await
+}
+
+/// The API server takes its time with forged tokens; a new node does not wait for them.
+#[tokio::test]
+async fn forged_tokens_delay_no_node_at_another_address() {
+    let good = good_token("good");
+    let held = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let script = knowing(&good, {
+        let held = Arc::clone(&held);
+        move || {
+            let (sender, events) = tokio::sync::mpsc::unbounded_channel();
+            held.lock().unwrap().push(sender);
+            Answer::Stream(events)
+        }
+    })
+    .await;
+    let (publisher, mesh) = channel();
+    publisher.apply(pod("u", "n1"));
+    let nodes = nodes(&script, mesh);
+    let mut hostile = TaskSet::new(TaskCount::default());
+    for number in 0..300 {
+        let nodes = nodes.clone();
+        hostile.spawn(Span::none(), async move {
+            let forged = good_token(&format!("forged-{number}"));
+            let stranger = nodes.authenticate(forged.as_bytes(), HOSTILE).await.unwrap_err();
+            assert!(matches!(stranger, Stranger::Unavailable(_)), "{stranger:?}");
+        });
+    }
+    while script.asked().len() < 4 {
+        tokio::task::yield_now().await;
+    }
+    let caller = timeout(Duration::from_secs(4), nodes.authenticate(good.as_bytes(), NODE)).await.unwrap().unwrap();
+    assert_eq!(&*caller.node, "n1");
+    assert_eq!(script.asked().len(), 5, "four forged tokens at once, and the good one");
+}
+
+/// Nor does the API server get a question for each of them.
+#[tokio::test]
+async fn an_address_of_forged_tokens_is_refused_without_asking() {
+    let good = good_token("good");
+    let script = knowing(&good, || Answer::Whole(201, json!({"status": {"authenticated": false}}))).await;
+    let (publisher, mesh) = channel();
+    publisher.apply(pod("u", "n1"));
+    let nodes = nodes(&script, mesh);
+    let mut last = None;
+    for number in 0..100 {
+        let forged = good_token(&format!("forged-{number}"));
+        last = nodes.authenticate(forged.as_bytes(), HOSTILE).await.err();
+    }
+    let Some(Stranger::Unavailable(why)) = last else { panic!("{last:?}") };
+    assert!(why.starts_with("too many tokens from 10.0.0.66 were refused: try again in"), "{why}");
+    // One is forgiven each ten seconds, and the test may be slow.
+    assert!((8..12).contains(&script.asked().len()), "{}", script.asked().len());
+    nodes.authenticate(good.as_bytes(), NODE).await.unwrap();
+    // A token that is known goes on, wherever it comes from.
+    nodes.authenticate(good.as_bytes(), HOSTILE).await.unwrap();
 }

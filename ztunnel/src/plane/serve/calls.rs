@@ -1,6 +1,9 @@
 //! Answers the calls of nodes.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use h2::{RecvStream, server::SendResponse};
@@ -54,7 +57,7 @@ impl Calls {
         stopping: impl Future<Output = ()>,
     ) -> bool {
         let (head, body) = request.into_parts();
-        let (is_known, refusal) = match (&head.method, self.caller(&head.headers).await) {
+        let (is_known, refusal) = match (&head.method, self.caller(&head.headers, peer.ip()).await) {
             (&Method::POST, Ok(caller)) => match head.uri.path() {
                 DELTA_AGGREGATED_RESOURCES => {
                     (true, self.stream(caller, body, &mut respond, peer, stopping).await.err())
@@ -76,14 +79,14 @@ impl Calls {
         is_known
     }
 
-    async fn caller(&self, headers: &HeaderMap) -> Result<Caller, Status> {
+    async fn caller(&self, headers: &HeaderMap, from: IpAddr) -> Result<Caller, Status> {
         let refused = |why: &str| Status::new(Code::Unauthenticated, why);
         let value = headers.get(AUTHORIZATION).ok_or_else(|| {
             refused("the call has no token: send `authorization: Bearer TOKEN` with the token of the node")
         })?;
         // Files with tokens end in a newline, which some callers send along.
         let token = value.as_bytes().strip_prefix(b"Bearer ").unwrap_or_default().trim_ascii();
-        self.server.nodes.authenticate(token).await.map_err(Stranger::status)
+        self.server.nodes.authenticate(token, from).await.map_err(Stranger::status)
     }
 
     async fn stream(

@@ -156,10 +156,10 @@ impl Subscription {
     }
 
     /// The version up to which workloads do not depend on policies that were not taken yet; `None`: no matter which.
-    pub(super) fn holds(&self, catalogue: &Catalogue) -> Option<u64> {
+    pub(super) fn holds(&self, kind: Kind, catalogue: &Catalogue) -> Option<u64> {
         let in_flight = self.sent.as_ref().and_then(|sent| sent.holds);
         let pending = || {
-            let mut changed = catalogue.shelf(Kind::Authorization).changed(self.changed, catalogue.version());
+            let mut changed = catalogue.shelf(kind).changed(self.changed, catalogue.version());
             changed.next().map(|(record, _)| record.since)
         };
         in_flight.or_else(pending)

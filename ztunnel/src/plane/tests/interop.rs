@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    control::remote::{ControlPlane, RemoteAuthority, RemoteMesh, Token},
+    control::remote::{ControlPlane, Keepalive, RemoteAuthority, RemoteMesh, Token},
     identity::{certificate::verify, source::CertSource as _},
     model::{
         identity::SpiffeId,
@@ -22,6 +22,7 @@ impl Plane {
             node: "node-a".into(),
             cluster: "Kubernetes".into(),
             network: "".into(),
+            keepalive: Keepalive::default(),
         })
     }
 }

@@ -1,5 +1,7 @@
 //! Nodes that keep to the rules.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::*;
 
 #[tokio::test]
@@ -9,7 +11,7 @@ async fn a_node_gets_the_mesh_and_then_what_changes() {
     // Nobody is answered before there is a mesh.
     TYPES.iter().for_each(|type_url| stream.subscribe(type_url));
     plane.says("a", &[&pod("a", "node-a", "10.0.0.1"), &pod("b", "node-b", "10.0.0.2")]);
-    let mut first = std::collections::BTreeMap::new();
+    let mut first = BTreeMap::new();
     for _ in TYPES {
         let response: DeltaDiscoveryResponse = stream.next().await.unwrap();
         stream.ack(&response);
@@ -53,7 +55,7 @@ async fn a_node_that_comes_back_gets_what_it_lacks() {
     let mut stream = plane.stream(TOKEN_A).await;
     stream.subscribe(ADDRESS);
     let (response, _) = stream.response(ADDRESS).await;
-    let known: std::collections::BTreeMap<String, String> =
+    let known: BTreeMap<String, String> =
         response.resources.iter().map(|resource| (resource.name.clone(), resource.version.clone())).collect();
     drop(stream);
     plane.says("a", &[&pod("a", "node-a", "10.0.0.1"), &pod("c", "node-b", "10.0.0.3")]);
@@ -127,4 +129,54 @@ async fn who_serves_ends_every_stream_in_order_when_it_is_told_to_stop() {
     plane.serving.join_all().await;
     assert!(plane.streams.is_empty());
     assert!(TcpStream::connect(plane.addr).await.is_err());
+}
+
+/// Control planes are restarted one after the other while pods come and go. A node gets what differs, and misses nothing.
+#[tokio::test]
+async fn a_node_that_goes_from_replica_to_replica_gets_what_differs_and_misses_nothing() {
+    const PODS: usize = 40;
+    let mut known: BTreeMap<String, String> = BTreeMap::new();
+    let mut addresses: BTreeMap<usize, String> =
+        (0..PODS).map(|number| (number, format!("10.0.0.{}", number + 1))).collect();
+    let uid = |number: usize| format!("Kubernetes//Pod/demo/p{number}");
+    for round in 0..6 {
+        // Every replica is a new process: nothing is shared but what the mesh says.
+        let mut plane = Plane::start(LIMITS).await;
+        let (moved, gone) = (round * 2, PODS - 1 - round);
+        addresses.insert(moved, format!("10.1.{round}.1"));
+        addresses.remove(&gone);
+        let say = |plane: &mut Plane, addresses: &BTreeMap<usize, String>| {
+            let pods = addresses.iter().map(|(number, address)| pod(&format!("p{number}"), "node-b", address));
+            let pods: Vec<String> = pods.collect();
+            plane.says("pods", &pods.iter().map(String::as_str).collect::<Vec<_>>());
+        };
+        say(&mut plane, &addresses);
+        let mut stream = plane.stream(TOKEN_A).await;
+        stream.send(&DeltaDiscoveryRequest { initial_resource_versions: known.clone(), ..request(ADDRESS) });
+        let (first, names) = stream.response(ADDRESS).await;
+        match round {
+            0 => assert_eq!(first.resources.len(), PODS - 1),
+            _ => assert_eq!(names, [format!("-{}", uid(gone)), uid(moved)].join(" "), "in round {round}"),
+        }
+        stream.ack(&first);
+        // One more change while the node is here.
+        addresses.insert(moved + 1, format!("10.2.{round}.1"));
+        say(&mut plane, &addresses);
+        let (second, names) = stream.response(ADDRESS).await;
+        assert_eq!(names, uid(moved + 1));
+        for response in [first, second] {
+            known.extend(response.resources.into_iter().map(|resource| (resource.name, resource.version)));
+            response.removed_resources.iter().for_each(|name| drop(known.remove(name)));
+        }
+        assert_eq!(known.keys().cloned().collect::<BTreeSet<_>>(), addresses.keys().map(|it| uid(*it)).collect());
+    }
+    // One that has never been here has the same.
+    let mut plane = Plane::start(LIMITS).await;
+    let pods: Vec<String> = addresses.iter().map(|(it, address)| pod(&format!("p{it}"), "node-b", address)).collect();
+    plane.says("pods", &pods.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut stream = plane.stream(TOKEN_A).await;
+    stream.subscribe(ADDRESS);
+    let (all, _) = stream.response(ADDRESS).await;
+    let all: BTreeMap<String, String> = all.resources.into_iter().map(|it| (it.name, it.version)).collect();
+    assert_eq!(known, all);
 }

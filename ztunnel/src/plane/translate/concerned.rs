@@ -6,13 +6,13 @@ use std::{
     sync::Arc,
 };
 
-use super::touched::Touched;
+use super::{served, touched::Touched};
 use crate::{
     model::{
         labels::Labels,
         policy::{AuthorizationPolicy, PeerAuthentication, Scope},
         service::{Endpoint, Service},
-        workload::NamespacedName,
+        workload::{NamespacedName, Workload},
     },
     store::{change::ServiceKey, snapshot::Snapshot},
 };
@@ -53,8 +53,9 @@ impl Concerned {
     /// Services whose messages or endpoints tell of a workload: whether it is ready, and whose its addresses are.
     fn services_of(&mut self, name: &NamespacedName, before: &Snapshot, after: &Snapshot) {
         let (was, is) = (before.workload(name), after.workload(name));
-        let facts = |workload: Option<&Arc<crate::model::workload::Workload>>| {
-            workload.map(|workload| (workload.ready, workload.own_addresses().to_vec()))
+        let facts = |workload: Option<&Arc<Workload>>| {
+            let told = |workload: &Arc<Workload>| served::workload(workload).then(|| workload.addresses.clone());
+            workload.map(|workload| (workload.ready, workload.own_addresses().to_vec(), told(workload)))
         };
         if facts(was) != facts(is) {
             let services = [before, after].map(|mesh| mesh.services_of(name));

@@ -2,13 +2,13 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use super::encode;
+use super::{encode, exact};
 use crate::{
     istio::{
         read::ServiceFacts,
         write::{self, Writer},
     },
-    model::service::{Health, Service, Visibility},
+    model::service::{Health, Service},
     plane::catalogue::Resource,
     store::{change::ServiceKey, snapshot::Snapshot},
 };
@@ -18,16 +18,17 @@ pub(super) fn name(key: &ServiceKey) -> String {
     format!("{}/{}", key.namespace, key.hostname)
 }
 
-/// Whether a message can tell of it. A service that no namespace knows is one that clients are not to find.
-pub(super) fn is_served(service: &Service) -> bool {
-    service.visibility != Visibility::Namespaces(Vec::new())
-}
-
 /// The resource of a service.
 pub(super) fn resource(service: &Arc<Service>, mesh: &Snapshot, writer: Writer<'_>) -> Resource {
-    let facts = ServiceFacts { service: Arc::clone(service), every_endpoint_ready: takes_all(service, mesh) };
     let aliases = service.vips.iter().map(|vip| alias(writer.network, *vip)).collect();
-    encode::resource(write::service(&facts, writer), aliases, Vec::new())
+    encode::resource(write::service(&facts(service, mesh), writer), aliases, Vec::new())
+}
+
+/// What there is to be said of a service.
+pub(super) fn facts(service: &Arc<Service>, mesh: &Snapshot) -> ServiceFacts {
+    let exactly = Some(Box::new(exact::service(service, mesh)));
+    let every_endpoint_ready = takes_all(service, mesh);
+    ServiceFacts { service: Arc::clone(service), every_endpoint_ready, exactly }
 }
 
 /// The name by which an address is asked for.

@@ -1,3 +1,4 @@
 mod decisions;
+mod exactly;
 mod following;
 mod said;

@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{encode, services};
+use super::{encode, exact, served, services};
 use crate::{
     istio::{
-        read::{Fronting, WorkloadFacts},
+        read::{Exactly, Fronting, WorkloadFacts},
         write::{self, Writer},
     },
     model::{
@@ -17,11 +17,6 @@ use crate::{
     store::{change::ServiceKey, snapshot::Snapshot},
 };
 
-/// Whether there is anything to be reached.
-pub(super) fn is_served(workload: &Workload) -> bool {
-    !workload.finished && !workload.addresses.is_empty()
-}
-
 /// The resource of a pod. `policies`: names of those that select it.
 pub(super) fn resource(
     workload: &Arc<Workload>,
@@ -29,18 +24,21 @@ pub(super) fn resource(
     policies: Vec<Arc<str>>,
     writer: Writer<'_>,
 ) -> Resource {
-    let behind = mesh.services_of(&workload.name).filter(|service| services::is_served(service));
+    let behind = mesh.services_of(&workload.name).filter(|service| served::service(service));
     let mut fronting: Vec<Fronting> = behind.filter_map(|service| fronting(service, workload)).collect();
     fronting.sort_by(|one, other| one.service.cmp(&other.service));
     let aliases = workload.own_addresses().iter().map(|address| services::alias(writer.network, *address)).collect();
     let names = fronting.iter().map(|fronting| services::name(&fronting.service).into()).collect();
-    let facts = WorkloadFacts { workload: with_status(workload, mesh), fronting, weight: 1, policies };
+    let shown = with_status(workload, mesh);
+    let exactly = exact::workload(workload, &fronting, shown.ready, mesh);
+    let facts = WorkloadFacts { workload: shown, fronting, weight: 1, policies, exactly: Some(Box::new(exactly)) };
     encode::resource(write::workload(&facts, writer), aliases, names)
 }
 
 /// A pod has one status for all services. Where their endpoints say otherwise, it is ready for as long as one says so.
 fn with_status(workload: &Arc<Workload>, mesh: &Snapshot) -> Arc<Workload> {
-    let mut endpoints = mesh.services_of(&workload.name).flat_map(|service| endpoints(service, workload)).peekable();
+    let mut endpoints =
+        mesh.services_of(&workload.name).flat_map(|service| exact::endpoints(service, workload)).peekable();
     let is_listed = endpoints.peek().is_some();
     let is_ready = workload.ready && (!is_listed || endpoints.any(|endpoint| endpoint.health == Health::Ready));
     if is_ready == workload.ready {
@@ -49,18 +47,11 @@ fn with_status(workload: &Arc<Workload>, mesh: &Snapshot) -> Arc<Workload> {
     Arc::new(Workload { ready: is_ready, ..Workload::clone(workload) })
 }
 
-/// The endpoints of a service that are this workload.
-fn endpoints<'a>(service: &'a Service, workload: &'a Workload) -> impl Iterator<Item = &'a Endpoint> {
-    let addresses = workload.addresses.iter();
-    let at = addresses.flat_map(|address| service.endpoints_at(*address));
-    at.filter(|endpoint| endpoint.workload.as_ref() == Some(&workload.name))
-}
-
 /// Where a service leads in this workload; `None`: not there.
 fn fronting(service: &Service, workload: &Workload) -> Option<Fronting> {
     let mut ports: BTreeMap<u16, u16> = BTreeMap::new();
     let mut is_behind = false;
-    for endpoint in endpoints(service, workload) {
+    for endpoint in exact::endpoints(service, workload) {
         is_behind = true;
         for (from, to) in &endpoint.ports {
             ports.entry(*from).or_insert(*to);
@@ -74,8 +65,7 @@ fn fronting(service: &Service, workload: &Workload) -> Option<Fronting> {
 pub(super) fn outside(service: &Service, mesh: &Snapshot, writer: Writer<'_>) -> BTreeMap<Arc<str>, Resource> {
     let mut resources = BTreeMap::new();
     for endpoint in service.endpoints.iter() {
-        let is_of_pods = mesh.contested(endpoint.address).is_some() || mesh.workload_at(endpoint.address).is_some();
-        if endpoint.workload.is_some() || is_of_pods {
+        if endpoint.workload.is_some() || exact::is_of_pods(endpoint.address, mesh) {
             continue;
         }
         let (group, kind) = match service.kind {
@@ -85,19 +75,21 @@ pub(super) fn outside(service: &Service, mesh: &Snapshot, writer: Writer<'_>) ->
         let (cluster, object, hostname, address) = (writer.cluster, &service.name, &service.hostname, endpoint.address);
         let mut uid = format!("{cluster}/{group}/{kind}/{object}/{hostname}/{address}");
         // An entry may name an address twice, with other ports.
+        let mut place = 0;
         for number in 2.. {
             if !resources.contains_key(uid.as_str()) {
                 break;
             }
+            place = number - 1;
             uid = format!("{cluster}/{group}/{kind}/{object}/{hostname}/{address}/{number}");
         }
-        let resource = outside_resource(&uid, service, endpoint, writer);
+        let resource = outside_resource(&uid, service, (endpoint, place), writer);
         resources.insert(Arc::from(uid), resource);
     }
     resources
 }
 
-fn outside_resource(uid: &str, service: &Service, endpoint: &Endpoint, writer: Writer<'_>) -> Resource {
+fn outside_resource(uid: &str, service: &Service, (endpoint, place): (&Endpoint, u32), writer: Writer<'_>) -> Resource {
     let identity = SpiffeId::new(TrustDomain::default(), Arc::clone(&service.name.namespace), "default");
     let workload = Workload {
         addresses: vec![endpoint.address],
@@ -109,8 +101,16 @@ fn outside_resource(uid: &str, service: &Service, endpoint: &Endpoint, writer: W
     let key = ServiceKey::of(service);
     let name = services::name(&key).into();
     let ports = endpoint.ports.iter().map(|(from, to)| (*from, *to)).collect();
-    let fronting = vec![Fronting { service: key, ports }];
-    let facts = WorkloadFacts { workload: Arc::new(workload), fronting, weight: endpoint.weight, policies: Vec::new() };
+    let fronting = Fronting { service: key.clone(), ports };
+    let said = Exactly::standard(&workload, false, &fronting, workload.ready, endpoint.weight);
+    let others = if said == [endpoint.clone()] { Vec::new() } else { vec![(key, vec![endpoint.clone()])] };
+    let facts = WorkloadFacts {
+        workload: Arc::new(workload),
+        fronting: vec![fronting],
+        weight: endpoint.weight,
+        policies: Vec::new(),
+        exactly: Some(Box::new(Exactly { workload: None, endpoints: others, place })),
+    };
     let aliases = vec![services::alias(writer.network, endpoint.address)];
     encode::resource(write::workload_as(uid.to_owned(), &facts, writer), aliases, vec![name])
 }

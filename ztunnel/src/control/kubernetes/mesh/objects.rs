@@ -1,13 +1,13 @@
 //! Objects of the API to what they say, and what can't be read of them.
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use crate::control::field::{FieldPath, Step};
+use crate::control::field::Step;
 use crate::control::join::{Joiner, Voice};
 use crate::control::kubernetes::object::Object;
-use crate::control::manifests::{Hides, PoliciesIn, typed};
+use crate::control::kubernetes::verdict::{Fault, read};
+use crate::control::manifests::{Hides, PoliciesIn};
 use crate::control::objects::{self, Interner, Kind, NETNS, Remark, Said, title};
 use crate::control::yaml::Node;
 use crate::model::identity::TrustDomain;
@@ -26,12 +26,6 @@ pub(super) struct Objects {
     unread: BTreeMap<Arc<str>, Hides>,
     /// There was a state in which pods and addresses of all objects were known.
     is_complete: bool,
-}
-
-/// Why an object counts for nothing.
-struct Fault {
-    field: Option<FieldPath>,
-    message: String,
 }
 
 impl Objects {
@@ -56,7 +50,7 @@ impl Objects {
         tree.remove(&netns);
         let hides = Hides::of(kind, &name.namespace, mesh_config(&tree));
         let voice = Voice::of(Arc::clone(&id));
-        match self.read(kind, &mut tree) {
+        match read(kind, &mut tree, &mut self.texts) {
             Ok(Said { name, title, body, remarks }) => {
                 let problem = |Remark { message, severity, .. }| Problem {
                     origin: origin.clone(),
@@ -121,19 +115,6 @@ impl Objects {
             }
         }
         unread
-    }
-
-    fn read(&mut self, kind: Kind, tree: &mut Node<'_>) -> Result<Said, Fault> {
-        let texts = &mut self.texts;
-        // The fault of one object must not take the others with it.
-        let reading = AssertUnwindSafe(|| {
-            let resource = typed(kind, tree).map_err(|error| Fault { field: error.field, message: error.message })?;
-            objects::read(resource, texts).map_err(|error| Fault { field: Some(error.field), message: error.message })
-        });
-        catch_unwind(reading).unwrap_or_else(|_| {
-            let message = "the program failed over it; please report this with the object".to_owned();
-            Err(Fault { field: None, message })
-        })
     }
 }
 

@@ -60,7 +60,7 @@ impl Apart {
     /// Finds out whose address is a pod's: a look at all workloads, when there is a claim that may be decided otherwise now.
     pub(super) fn decide<'a>(
         &mut self,
-        workloads: impl Iterator<Item = (&'a Arc<str>, &'a Arc<Workload>)>,
+        workloads: impl Iterator<Item = (&'a Arc<str>, Arc<Workload>)>,
         changes: &mut Vec<Change>,
     ) {
         if !std::mem::take(&mut self.is_dirty) {
@@ -82,5 +82,10 @@ impl Apart {
                 changes.push(Change::Workload(self.shown(uid, workload)));
             }
         }
+    }
+
+    /// All workloads are told anew.
+    pub(super) fn look_anew(&mut self) {
+        self.is_dirty = true;
     }
 }

@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use super::{Journal, Record, SLACK, encode};
-use crate::istio::discovery::{ADDRESS, DeltaDiscoveryResponse, Resource};
+use crate::istio::discovery::{ADDRESS, AUTHORIZATION, DeltaDiscoveryResponse, Resource};
 
 const PLANE: &str = "https://istiod:15012";
 
@@ -84,4 +84,24 @@ fn a_journal_that_has_grown_is_written_anew_with_the_last_state_of_each_resource
         response.removed_resources.iter().for_each(|name| drop(last.remove(name)));
     }
     assert_eq!(last, [("a".to_owned(), "39".to_owned()), ("b".to_owned(), "39".to_owned())].into());
+}
+
+/// A mesh without policies is a mesh: a daemon that starts later must know that it was told so.
+#[test]
+fn a_type_without_resources_is_still_answered_for_in_a_journal_that_is_written_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("mesh");
+    let (mut journal, _) = open(&path, PLANE);
+    let none = DeltaDiscoveryResponse { type_url: AUTHORIZATION.into(), ..DeltaDiscoveryResponse::default() };
+    journal.append(&encode(&Record { at: 1, response: Some(none) })).unwrap();
+    let padding = "x".repeat(1 << 20);
+    for at in 2..40 {
+        let mut record = record(at, &["a"], &[]);
+        record.response.as_mut().unwrap().resources[0].aliases.push(padding.clone());
+        journal.append(&encode(&record)).unwrap();
+    }
+    assert!(std::fs::metadata(&path).unwrap().len() < SLACK + (4 << 20), "it has been written anew");
+    let types: std::collections::BTreeSet<String> =
+        open(&path, PLANE).1.into_iter().filter_map(|record| Some(record.response?.type_url)).collect();
+    assert_eq!(types, [ADDRESS.to_owned(), AUTHORIZATION.to_owned()].into());
 }

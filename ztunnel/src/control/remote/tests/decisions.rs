@@ -57,7 +57,7 @@ impl Relay {
     pub(crate) fn batch(&mut self, mesh: &Snapshot) -> Batch {
         let services = mesh
             .services()
-            .map(|service| ServiceFacts { service: Arc::clone(service), every_endpoint_ready: false })
+            .map(|service| ServiceFacts { service: Arc::clone(service), every_endpoint_ready: false, exactly: None })
             .map(|facts| write::service(&facts, WRITER));
         let workloads = mesh.workloads().filter(|workload| !workload.finished);
         let addresses: Vec<_> =
@@ -72,7 +72,7 @@ impl Relay {
             assert_eq!(taken.answer.error_detail, None);
         }
         assert!(!self.resources.waits());
-        Batch::of(self.resources.changes())
+        self.resources.batch()
     }
 }
 
@@ -94,6 +94,7 @@ fn facts(mesh: &Snapshot, workload: &Arc<Workload>) -> WorkloadFacts {
         fronting: fronting.collect(),
         weight: 1,
         policies: selecting.map(|policy| policy.name.to_string().into()).collect(),
+        exactly: None,
     }
 }
 

@@ -3,13 +3,15 @@
 mod authority;
 pub(crate) mod decisions;
 mod plane;
+mod raw;
 mod streams;
 
 use std::sync::Arc;
 
-use super::plane::{ControlPlane, Token};
+use super::join::Taken as Changed;
+use super::plane::{ControlPlane, Keepalive, Token};
 use super::resources::{REQUIRED, Resources};
-use crate::istio::discovery::{ADDRESS, AUTHORIZATION, DeltaDiscoveryResponse, Resource, SETTINGS};
+use crate::istio::discovery::{ADDRESS, AUTHORIZATION, DeltaDiscoveryResponse, OBJECT, Resource, SETTINGS};
 use crate::istio::security::{Authorization, Clause, Match, MatchType, Rule, StringMatch};
 use crate::istio::settings::Settings;
 use crate::istio::standard::{Any, Empty};
@@ -21,7 +23,7 @@ use crate::model::addr::{OrigDst, PeerAddr};
 use crate::model::flow::{Direction, Flow};
 use crate::model::workload::NamespacedName;
 use crate::route::decide;
-use crate::store::change::{Batch, Change, Setting};
+use crate::store::change::{Batch, Change, Gaps, Setting};
 use crate::store::snapshot::Snapshot;
 
 pub(super) fn control_plane() -> ControlPlane {
@@ -33,6 +35,7 @@ pub(super) fn control_plane() -> ControlPlane {
         node: "node-a".into(),
         cluster: "c1".into(),
         network: "".into(),
+        keepalive: Keepalive::default(),
     }
 }
 
@@ -106,13 +109,47 @@ pub(super) fn response(
     }
 }
 
+impl Resources {
+    /// What a daemon publishes of the changes.
+    fn batch(&mut self) -> Batch {
+        let Changed { changes, is_whole } = self.changes();
+        let gaps = Some(Gaps { unread: self.unread_policies(), ..Gaps::default() });
+        Batch { is_whole, gaps, ..Batch::of(changes) }
+    }
+}
+
+/// A daemon of a node, and the mesh that it has made of resources.
+pub(crate) struct Node {
+    resources: Resources,
+    pub(crate) mesh: Snapshot,
+}
+
+impl Node {
+    /// A daemon that knows nothing yet.
+    pub(crate) fn new(cluster: &str) -> Self {
+        let plane = ControlPlane { cluster: cluster.into(), ..control_plane() };
+        Self { resources: Resources::new(Arc::new(plane)), mesh: Snapshot::default() }
+    }
+
+    /// Takes a response over. Why it could not be used.
+    pub(crate) fn take(&mut self, response: DeltaDiscoveryResponse) -> Option<String> {
+        self.resources.take(response).answer.error_detail.map(|status| status.message)
+    }
+
+    /// Publishes what has changed. The problems.
+    pub(crate) fn publish(&mut self) -> Vec<String> {
+        self.mesh = self.mesh.apply(self.resources.batch());
+        self.resources.problems().iter().map(ToString::to_string).collect()
+    }
+}
+
 fn new() -> Resources {
     Resources::new(Arc::new(control_plane()))
 }
 
 /// What a state of the mesh becomes by what a response changed.
 fn next(snapshot: &Snapshot, resources: &mut Resources) -> Snapshot {
-    snapshot.apply(Batch::of(resources.changes()))
+    snapshot.apply(resources.batch())
 }
 
 /// Where a connection of the pod `demo/PODNAME` goes: what is tried, or why nothing is.
@@ -149,7 +186,7 @@ fn endpoints_follow_workloads_in_whatever_order_they_come() {
     assert_eq!(endpoints(&mesh), ["10.0.0.2 {80: 8080}"]);
     // The same again is no change.
     resources.take(response(ADDRESS, "4", vec![service("2", web()), workload("2", pod("b", [10, 0, 0, 2]))], &[]));
-    assert_eq!(resources.changes(), []);
+    assert_eq!(resources.batch().changes, []);
     resources.take(response(ADDRESS, "5", Vec::new(), &["demo/web.demo.svc.cluster.local"]));
     assert_eq!(next(&mesh, &mut resources).counts().services, 0);
 }
@@ -180,7 +217,7 @@ fn the_good_resources_of_a_response_count_and_the_bad_ones_keep_their_last_good_
     assert!(problems[0].contains("demo/a") && problems[0].contains("last good state"), "{problems:?}");
     assert!(problems[1].contains("demo/c") && problems[1].contains("never been readable"), "{problems:?}");
     // Of the refused ones only the version in force is known.
-    let versions = &resources.first_requests()[1].initial_resource_versions;
+    let versions = &resources.first_requests()[2].initial_resource_versions;
     assert_eq!(
         versions.iter().map(|(name, version)| format!("{name}={version}")).collect::<Vec<_>>(),
         ["c1//Pod/demo/a=1", "c1//Pod/demo/b=1"]
@@ -305,15 +342,15 @@ fn a_type_that_nobody_asked_for_is_acknowledged_and_told() {
     let taken = resources.take(response("type.googleapis.com/x.Y", "n", vec![Resource::default()], &["z"]));
     assert_eq!((taken.kind, taken.answer.error_detail, taken.answer.response_nonce.as_str()), (None, None, "n"));
     assert!(resources.problems()[0].message.contains("x.Y"));
-    assert_eq!(resources.changes(), []);
+    assert_eq!(resources.batch().changes, []);
 }
 
 #[test]
 fn requests_name_the_node_and_ask_for_everything() {
     let requests = new().first_requests();
     let types: Vec<&str> = requests.iter().map(|request| request.type_url.as_str()).collect();
-    assert_eq!(types, [SETTINGS, ADDRESS, AUTHORIZATION]);
-    let [_, addresses, _] = requests.try_into().unwrap();
+    assert_eq!(types, [SETTINGS, OBJECT, ADDRESS, AUTHORIZATION]);
+    let [_, _, addresses, _] = requests.try_into().unwrap();
     let node = addresses.node.unwrap();
     assert_eq!(node.id, "ztunnel~1.1.1.1~ztunnel-node-a.istio-system~istio-system.svc.cluster.local");
     assert_eq!(node.metadata.unwrap().string("NODE_NAME"), Some("node-a"));
@@ -334,26 +371,27 @@ fn namespaces_and_nodes_are_those_of_workloads() {
     };
     let pods = || vec![workload("1", pod("a", [10, 0, 0, 1])), workload("1", pod("b", [10, 0, 0, 2]))];
     resources.take(response(ADDRESS, "1", pods(), &[]));
-    assert_eq!(named(&resources.changes()), ["+demo", "+node-a"]);
+    assert_eq!(named(&resources.batch().changes), ["+demo", "+node-a"]);
     resources.take(response(ADDRESS, "2", Vec::new(), &["c1//Pod/demo/a"]));
-    assert_eq!(named(&resources.changes()), [""; 0]);
+    assert_eq!(named(&resources.batch().changes), [""; 0]);
     resources.take(response(ADDRESS, "3", Vec::new(), &["c1//Pod/demo/b"]));
-    assert_eq!(named(&resources.changes()), ["-demo", "-node-a"]);
+    assert_eq!(named(&resources.batch().changes), ["-demo", "-node-a"]);
 }
 
 /// `REGISTRY_ONLY` of the control plane is in force here; what can't be read may forbid all that it can.
 #[test]
 fn settings_of_the_mesh() {
     let mut resources = new();
-    let of =
-        |version: &str, name: &str, registry_only: bool| resource(SETTINGS, name, version, &Settings { registry_only });
+    let of = |version: &str, name: &str, registry_only: bool| {
+        resource(SETTINGS, name, version, &Settings { registry_only, ..Settings::default() })
+    };
     let broken = |name: &str| Resource {
         resource: Some(Any { type_url: SETTINGS.into(), value: vec![0xFF].into() }),
         ..of("9", name, false)
     };
     let mut take = |resource: Vec<Resource>, removed: &[&str]| {
         let taken = resources.take(response(SETTINGS, "n", resource, removed));
-        (resources.changes(), taken.answer.error_detail.is_some())
+        (resources.batch().changes, taken.answer.error_detail.is_some())
     };
     let set = |registry_only| vec![Change::Setting(Setting::RegistryOnly(registry_only))];
     assert_eq!(take(vec![of("1", "mesh", false)], &[]), (vec![], false));
@@ -373,5 +411,21 @@ fn settings_of_the_mesh() {
 fn settings_are_not_waited_for() {
     let mut resources = new();
     assert_eq!(resources.take(response(SETTINGS, "n", Vec::new(), &[])).kind, Some(2));
-    assert!(REQUIRED <= 2 && resources.changes().is_empty() && resources.problems().is_empty());
+    assert!(REQUIRED <= 2 && resources.batch().changes.is_empty() && resources.problems().is_empty());
+}
+
+/// Versions have no order: what was said last counts, as when a control plane has gone back to an older state.
+#[test]
+fn a_version_that_goes_back_is_obeyed() {
+    let (mut resources, mut mesh) = (new(), Snapshot::default());
+    for (version, address) in [("8", [10, 0, 0, 8]), ("9", [10, 0, 0, 9]), ("8", [10, 0, 0, 8])] {
+        let system_version_info = version.to_owned();
+        let said = response(ADDRESS, version, vec![workload(version, pod("a", address))], &[]);
+        let taken = resources.take(DeltaDiscoveryResponse { system_version_info, ..said });
+        assert_eq!(taken.answer.error_detail, None);
+        mesh = next(&mesh, &mut resources);
+        assert!(mesh.workload_at(address.into()).is_some() && mesh.counts().workloads == 1);
+    }
+    let [_, _, addresses, _] = resources.first_requests().try_into().unwrap();
+    assert_eq!(addresses.initial_resource_versions, [("c1//Pod/demo/a".to_owned(), "8".to_owned())].into());
 }

@@ -51,7 +51,7 @@ impl Ca {
         request.signed_by(&self.0).unwrap().pem()
     }
 
-    fn server(&self, name: &str) -> NamedServer {
+    pub(super) fn server(&self, name: &str) -> NamedServer {
         let key = KeyPair::generate().unwrap();
         let leaf = CertificateParams::new([name.to_owned()]).unwrap().signed_by(&key, &self.0).unwrap();
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
@@ -200,13 +200,18 @@ impl Plane {
 
     /// How a daemon reaches it. `root.pem` and `token` are in a directory.
     pub(super) fn reached(&self, dir: &Path, roots: &Ca, token: &str) -> ControlPlane {
-        std::fs::write(dir.join("root.pem"), roots.pem()).unwrap();
-        std::fs::write(dir.join("token"), token).unwrap();
-        ControlPlane {
-            url: format!("https://{}", self.address).parse().unwrap(),
-            roots: dir.join("root.pem"),
-            token: Token::File(dir.join("token")),
-            ..super::control_plane()
-        }
+        reached(self.address, dir, roots, token)
+    }
+}
+
+/// How a daemon reaches a control plane. `root.pem` and `token` are in a directory.
+pub(super) fn reached(address: SocketAddr, dir: &Path, roots: &Ca, token: &str) -> ControlPlane {
+    std::fs::write(dir.join("root.pem"), roots.pem()).unwrap();
+    std::fs::write(dir.join("token"), token).unwrap();
+    ControlPlane {
+        url: format!("https://{address}").parse().unwrap(),
+        roots: dir.join("root.pem"),
+        token: Token::File(dir.join("token")),
+        ..super::control_plane()
     }
 }

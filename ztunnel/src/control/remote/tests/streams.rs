@@ -15,62 +15,63 @@ use crate::istio::workload::Workload;
 use crate::lifecycle::tasks::TaskCount;
 use crate::store::snapshot::Snapshot;
 
-fn source(plane: &ControlPlane, dir: &Path) -> RemoteMesh {
+pub(super) fn source(plane: &ControlPlane, dir: &Path) -> RemoteMesh {
     RemoteMesh::new(Arc::new(plane.clone()), dir.join("mesh"), TaskCount::default())
 }
 
 /// A mesh that follows a source.
-struct Follower {
-    source: RemoteMesh,
-    mesh: Snapshot,
+pub(super) struct Follower {
+    pub(super) source: RemoteMesh,
+    pub(super) mesh: Snapshot,
 }
 
 impl Follower {
-    fn new(source: RemoteMesh) -> Self {
+    pub(super) fn new(source: RemoteMesh) -> Self {
         Self { source, mesh: Snapshot::default() }
     }
 
-    async fn next(&mut self) -> &Snapshot {
+    pub(super) async fn next(&mut self) -> &Snapshot {
         let batch = within(self.source.next()).await.unwrap();
         self.mesh = self.mesh.apply(batch);
         &self.mesh
     }
 
     /// Follows until the mesh is as it is wanted.
-    async fn until(&mut self, wanted: impl Fn(&Snapshot) -> bool) -> &Snapshot {
+    pub(super) async fn until(&mut self, wanted: impl Fn(&Snapshot) -> bool) -> &Snapshot {
         while !wanted(&self.mesh) {
             self.next().await;
         }
         &self.mesh
     }
 
-    fn has(&self, pod: &str) -> bool {
+    pub(super) fn has(&self, pod: &str) -> bool {
         self.mesh.workloads().any(|workload| *workload.name.name == *pod)
     }
 
-    fn problems(&self) -> String {
+    pub(super) fn problems(&self) -> String {
         self.mesh.problems().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
     }
 }
 
-/// Answers the first two requests of a stream. They are returned as well.
+/// Answers the requests of a stream for addresses and policies. They are returned as well.
 async fn answer(
     stream: &mut Opened,
     addresses: Vec<Resource>,
     policies: Vec<Resource>,
 ) -> [crate::istio::discovery::DeltaDiscoveryRequest; 2] {
-    let [_, first @ ..] = [stream.request().await, stream.request().await, stream.request().await];
+    let _settings_and_objects = [stream.request().await, stream.request().await];
+    let first = [stream.request().await, stream.request().await];
     stream.send(response(ADDRESS, "a1", addresses, &[]));
     stream.send(response(AUTHORIZATION, "p1", policies, &[]));
     first
 }
 
-fn a() -> Resource {
+pub(super) fn a() -> Resource {
     workload("1", pod("a", [10, 0, 0, 1]))
 }
 
 /// Drives the source while the test does something else.
-async fn beside<T>(follower: &mut Follower, work: impl Future<Output = T>) -> T {
+pub(super) async fn beside<T>(follower: &mut Follower, work: impl Future<Output = T>) -> T {
     let mut work = std::pin::pin!(work);
     loop {
         tokio::select! {
@@ -87,7 +88,8 @@ async fn a_mesh_is_there_when_both_types_have_been_answered_and_follows_changes(
     let mut follower = Follower::new(source(&plane.reached(dir.path(), &ca, "secret\n"), dir.path()));
     let mut stream = beside(&mut follower, async {
         let mut stream = plane.stream().await;
-        let [_, addresses, _] = [stream.request().await, stream.request().await, stream.request().await];
+        let _settings_and_objects = [stream.request().await, stream.request().await];
+        let [addresses, _] = [stream.request().await, stream.request().await];
         assert_eq!((stream.token.as_deref(), addresses.initial_resource_versions.len()), (Some("Bearer secret"), 0));
         stream.send(response(ADDRESS, "a1", vec![a(), service("1", web())], &[]));
         let ack = stream.request().await;

@@ -1,4 +1,4 @@
-//! Who reads the resources decides as who has the mesh.
+//! Who reads the resources decides as who has the mesh: by Istio's messages alone, as Istio's ztunnel does.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
@@ -16,7 +16,7 @@ use crate::{
     plane::catalogue::Kind,
     policy::{Connection, Guard, Principal},
     store::{
-        change::{Batch, Change},
+        change::{Batch, Change, Setting},
         snapshot::Snapshot,
     },
 };
@@ -31,8 +31,11 @@ fn read(following: &Following) -> (Snapshot, BTreeMap<String, Arc<Workload>>) {
             let mut response = DeltaDiscoveryResponse::decode(resource.encoded.clone()).unwrap();
             let resource = response.resources.pop().unwrap();
             changes.push(match kind {
+                Kind::Object => continue,
                 Kind::Authorization => Change::Authorization(Arc::new(policy(&resource, &mut reader).unwrap().value)),
-                Kind::Settings => Change::Setting(settings(&resource).unwrap().value[0]),
+                Kind::Settings => {
+                    Change::Setting(Setting::RegistryOnly(settings(&resource).unwrap().value.registry_only))
+                }
                 Kind::Address => match address(&resource, &mut reader).unwrap().value {
                     Facts::Workload(facts) => {
                         workloads.insert(name.to_string(), Arc::clone(&facts.workload));

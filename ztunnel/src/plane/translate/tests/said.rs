@@ -34,7 +34,7 @@ fn shown(changes: Vec<Change>) -> String {
     catalogue.apply(changes.clone(), true);
     let mut lines: Vec<String> = changes
         .into_iter()
-        .filter(|change| change.kind != Kind::Settings)
+        .filter(|change| matches!(change.kind, Kind::Address | Kind::Authorization))
         .filter_map(|change| change.resource)
         .map(|resource| {
             let response = DeltaDiscoveryResponse::decode(resource.encoded.clone()).unwrap();

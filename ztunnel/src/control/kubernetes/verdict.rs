@@ -1,0 +1,88 @@
+//! What an object says by itself, and whether it can be used: the same for the mesh, and for the status of the object.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::object::Object;
+use super::resource::{AUTHORIZATION_POLICIES, ResourceType};
+use crate::control::field::FieldPath;
+use crate::control::manifests::typed;
+use crate::control::objects::{self, Interner, Kind, Remark, Said};
+use crate::control::yaml::Node;
+use crate::model::problem::Severity;
+
+/// Bytes of what is said of one object.
+const LONGEST: usize = 2048;
+
+/// Why an object counts for nothing.
+pub(super) struct Fault {
+    pub(super) field: Option<FieldPath>,
+    pub(super) message: String,
+}
+
+/// Reads an object.
+///
+/// # Errors
+/// It counts for nothing.
+pub(super) fn read(kind: Kind, tree: &mut Node<'_>, texts: &mut Interner) -> Result<Said, Fault> {
+    // The fault of one object must not take the others with it.
+    let reading = AssertUnwindSafe(|| {
+        let resource = typed(kind, tree).map_err(|error| Fault { field: error.field, message: error.message })?;
+        objects::read(resource, texts).map_err(|error| Fault { field: Some(error.field), message: error.message })
+    });
+    catch_unwind(reading).unwrap_or_else(|_| {
+        let message = "the program failed over it; please report this with the object".to_owned();
+        Err(Fault { field: None, message })
+    })
+}
+
+/// Whether a policy can be enforced as it is written, as its author is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// It is enforced, and nothing in it is left out.
+    pub is_accepted: bool,
+    /// One word, as conditions have it.
+    pub reason: &'static str,
+    /// What is wrong, what follows from it, what to do.
+    pub message: String,
+}
+
+/// What there is to be said of an AuthorizationPolicy or a PeerAuthentication. It follows from the object alone, so that every
+/// replica says the same.
+#[must_use]
+pub fn verdict(resource: ResourceType, policy: &Object) -> Verdict {
+    let kind = if resource == AUTHORIZATION_POLICIES { Kind::Authorization } else { Kind::PeerAuthentication };
+    let mut tree = policy.tree().clone();
+    let refused = |reason, message: String| Verdict { is_accepted: false, reason, message: excerpt(&message) };
+    match read(kind, &mut tree, &mut Interner::default()) {
+        Ok(Said { remarks, .. }) => {
+            let told = remarks.into_iter().filter(|Remark { severity, .. }| *severity != Severity::Info);
+            let told: Vec<String> = told.map(|Remark { message, .. }| message).collect();
+            if told.is_empty() {
+                let message = "the nodes of the pods that it selects enforce it at layer 4".to_owned();
+                return Verdict { is_accepted: true, reason: "Accepted", message };
+            }
+            refused("UnsupportedValue", told.join("; "))
+        }
+        Err(Fault { field, message }) => {
+            let field = field.map(|field| format!("{field}: ")).unwrap_or_default();
+            refused(
+                "Invalid",
+                format!(
+                    "{field}{message}; the last valid version of the object stays in force; where there is none, the pods that it \
+                     may protect accept only health probes"
+                ),
+            )
+        }
+    }
+}
+
+fn excerpt(text: &str) -> String {
+    if text.len() <= LONGEST {
+        return text.to_owned();
+    }
+    let mut end = LONGEST;
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}\u{2026}", text.get(..end).unwrap_or_default())
+}
