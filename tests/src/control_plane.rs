@@ -143,6 +143,31 @@ impl ControlPlane {
         met.with_context(|| format!("{last:#}\n{}", self.log()))
     }
 
+    /// Does something that changes what is served, and waits until these nodes have answered that.
+    ///
+    /// # Errors
+    /// When they have not in time; the message has what `/debug/nodes` says.
+    pub fn after_change(&self, nodes: &[&str], change: impl FnOnce() -> Result<()>) -> Result<()> {
+        let version_of = |shown: &Value| shown.get("version").and_then(Value::as_u64).unwrap_or_default();
+        let before = version_of(&self.nodes()?);
+        change()?;
+        let mut last = Value::Null;
+        let met = wait::until_true("the nodes to have the change", wait::PATIENCE, || {
+            last = self.nodes()?;
+            let version = version_of(&last);
+            let streams = last.get("streams").and_then(Value::as_array).cloned().unwrap_or_default();
+            let has_it = |node: &&str| {
+                streams.iter().filter(|stream| stream["node"] == **node).any(|stream| {
+                    let types = stream["types"].as_object().cloned().unwrap_or_default();
+                    types.values().all(|it| it["answered"] == it["sent"])
+                        && types.values().any(|it| it["answered"].as_u64() == Some(version))
+                })
+            };
+            Ok(version > before && nodes.iter().all(has_it))
+        });
+        met.with_context(|| format!("{last:#}\n{}", self.log()))
+    }
+
     /// Kills it on the spot.
     ///
     /// # Errors

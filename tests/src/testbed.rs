@@ -163,7 +163,13 @@ impl Testbed {
     /// # Errors
     /// When the change fails, or a daemon does not read it in time.
     pub fn change(&self, change: impl FnOnce(&Mesh) -> Result<()>) -> Result<()> {
-        daemon::after_change(self.daemons.values(), || change(&self.mesh))
+        daemon::after_change(self.daemons.values(), || match &self.plane {
+            None => change(&self.mesh),
+            Some(plane) => {
+                let nodes: Vec<&str> = self.daemons.keys().map(String::as_str).collect();
+                plane.after_change(&nodes, || change(&self.mesh))
+            }
+        })
     }
 
     /// The same, for a change that may concern the pods of one node only: waits for that node's daemon.

@@ -30,10 +30,21 @@ struct Stage {
 }
 
 impl Stage {
+    /// The daemons have the manifests.
     fn new() -> Result<Self> {
+        Self::by(|_| Ok(()))
+    }
+
+    /// The daemons have a control plane, which has the manifests.
+    fn with_control_plane() -> Result<Self> {
+        Self::by(|bed| bed.start_control_plane("node-a"))
+    }
+
+    fn by(source: impl FnOnce(&mut Testbed) -> Result<()>) -> Result<Self> {
         let mut bed = Testbed::new(NODES)?;
         bed.mesh.labelled_namespace(OTHER)?;
         bed.mesh.pod(&PodManifest::of(bed.pod("other-a")?).namespace(OTHER))?;
+        source(&mut bed)?;
         bed.start("node-a")?;
         bed.start("node-b")?;
         bed.enrol()?;
@@ -87,9 +98,7 @@ impl Stage {
 const EVERYONE: [&str; 6] =
     ["client-a:7000", "client-a:7001", "client-b:7000", "client-b:7001", "other-a:7000", "other-a:7001"];
 
-#[test]
-fn allow_by_who_the_client_is() -> Result<()> {
-    let stage = Stage::new()?;
+fn allow_by_who_the_client_is(stage: &Stage) -> Result<()> {
     let none = "no ALLOW policy matched: demo/case";
     let (one, both) = (["client-a:7000", "client-a:7001"], ["client-a", "client-b"]);
     let both: Vec<String> = both.iter().flat_map(|client| PORTS.map(|port| format!("{client}:{port}"))).collect();
@@ -115,9 +124,7 @@ fn allow_by_who_the_client_is() -> Result<()> {
     stage.exactly("web-b", &authorization("case", scheme), &[], none)
 }
 
-#[test]
-fn allow_by_port_and_by_conditions() -> Result<()> {
-    let stage = Stage::new()?;
+fn allow_by_port_and_by_conditions(stage: &Stage) -> Result<()> {
     let none = "no ALLOW policy matched: demo/case";
     let first = ["client-a:7000", "client-b:7000", "other-a:7000"];
     for rule in [
@@ -132,9 +139,7 @@ fn allow_by_port_and_by_conditions() -> Result<()> {
     stage.everywhere(&authorization("case", &spec), &["client-a:7000"], none)
 }
 
-#[test]
-fn deny_all_then_one_that_denies_among_those_that_allow() -> Result<()> {
-    let stage = Stage::new()?;
+fn deny_all_then_one_that_denies_among_those_that_allow(stage: &Stage) -> Result<()> {
     stage.everywhere(&authorization("deny-all", "{}"), &[], "no ALLOW policy matched: demo/deny-all")?;
     let first = ["client-a:7000", "client-b:7000", "other-a:7000"];
     let wins = authorization("allow", "{rules: [{}]}")
@@ -152,9 +157,7 @@ fn deny_all_then_one_that_denies_among_those_that_allow() -> Result<()> {
     stage.exactly("web-b", &custom, &first, "AuthorizationPolicy demo/ask (CUSTOM), rules[0]: ")
 }
 
-#[test]
-fn a_selector_protects_those_that_it_selects() -> Result<()> {
-    let stage = Stage::new()?;
+fn a_selector_protects_those_that_it_selects(stage: &Stage) -> Result<()> {
     let policy = authorization("case", "{selector: {matchLabels: {app: web-a}}}");
     stage.exactly("web-a", &policy, &[], "no ALLOW policy matched: demo/case")?;
     stage.checked("web-b", &policy, &EVERYONE, "")?;
@@ -164,13 +167,13 @@ fn a_selector_protects_those_that_it_selects() -> Result<()> {
     stage.everywhere(&elsewhere, &EVERYONE, "")
 }
 
-#[test]
-fn dry_run_and_audit_only_tell() -> Result<()> {
-    let stage = Stage::new()?;
+fn dry_run_and_audit_only_tell(stage: &Stage) -> Result<()> {
     let daemon = stage.bed.daemon("node-b")?;
     let port = "{action: DENY, rules: [{to: [{operation: {ports: ['7001']}}]}]}";
     let policies =
         dry_run("maybe", port) + &dry_run("closed", "{}") + &authorization("watch", &port.replace("DENY", "AUDIT"));
+    let sum = |decision| Ok::<_, anyhow::Error>(daemon.metrics()?.sum(DECISIONS, &[("decision", decision)]));
+    let before = [sum("denied")?, sum("cut")?];
     stage.everywhere(&policies, &EVERYONE, "")?;
     // Three clients, two families.
     for (kind, policy, decision) in
@@ -181,9 +184,7 @@ fn dry_run_and_audit_only_tell() -> Result<()> {
     }
     let would_refuse = daemon.metrics()?.sum(DECISIONS, &[("decision", "dry_run_no_allow")]);
     ensure!(would_refuse == 12.0, "the dry-run deny-all has told of {would_refuse} connections");
-    for decision in ["denied", "cut"] {
-        ensure!(daemon.metrics()?.sum(DECISIONS, &[("decision", decision)]) == 0.0, "{decision}");
-    }
+    ensure!([sum("denied")?, sum("cut")?] == before, "{before:?}");
     for (policy, action) in [("demo/maybe", "DENY"), ("demo/watch", "AUDIT")] {
         wait::until_true(&format!("the lines of {policy}"), wait::PATIENCE, || {
             Ok(told(daemon, policy, action)?.len() == 6)
@@ -227,11 +228,10 @@ fn an_address_is_the_clients_own_and_not_what_a_peer_says() -> Result<()> {
 const VIPS: [&str; 2] = ["10.96.0.10", "fd00:96::10"];
 
 /// The client asks the pod, not the service: the policy is the service's all the same.
-#[test]
-fn a_policy_of_a_service_protects_the_pods_behind_it() -> Result<()> {
-    let stage = Stage::new()?;
+fn a_policy_of_a_service_protects_the_pods_behind_it(stage: &Stage) -> Result<()> {
     let bed = &stage.bed;
-    bed.mesh.pod(&PodManifest::of(bed.pod("web-b")?).label(GROUP_LABEL, "web").port("main", 7000))?;
+    let web = PodManifest::of(bed.pod("web-b")?).label(GROUP_LABEL, "web").port("main", 7000);
+    bed.change(|mesh| mesh.pod(&web))?;
     bed.change(|mesh| mesh.service("web", &VIPS, 80, &json!("main")))?;
     let rule = "{from: [{source: {serviceAccounts: [client-a]}}]}";
     let spec = format!("{{targetRefs: [{{kind: Service, group: '', name: web}}], rules: [{rule}]}}");
@@ -246,6 +246,28 @@ fn a_policy_of_a_service_protects_the_pods_behind_it() -> Result<()> {
         ztunnel_tests::policy::refused(bed.pod("client-b")?, target).context("through the service's address")?;
     }
     Ok(())
+}
+
+/// What holds whatever the daemons have the policies from, down to the reasons.
+const BODIES: [fn(&Stage) -> Result<()>; 6] = [
+    allow_by_who_the_client_is,
+    allow_by_port_and_by_conditions,
+    deny_all_then_one_that_denies_among_those_that_allow,
+    a_selector_protects_those_that_it_selects,
+    dry_run_and_audit_only_tell,
+    a_policy_of_a_service_protects_the_pods_behind_it,
+];
+
+#[test]
+fn policies_of_a_folder() -> Result<()> {
+    let stage = Stage::new()?;
+    BODIES.iter().try_for_each(|body| body(&stage))
+}
+
+#[test]
+fn policies_of_a_control_plane() -> Result<()> {
+    let stage = Stage::with_control_plane()?;
+    BODIES.iter().try_for_each(|body| body(&stage))
 }
 
 #[test]

@@ -29,7 +29,15 @@ fn member(pod: &Pod) -> PodManifest {
 
 /// Everything enrolled; these pods are the endpoints of a service `web` with both addresses.
 fn bed_with(members: &[&str], target: &serde_json::Value) -> Result<Testbed> {
-    let bed = Testbed::both_enrolled()?;
+    with_service(Testbed::both_enrolled()?, members, target)
+}
+
+/// The same, by a control plane.
+fn plane_with(members: &[&str], target: &serde_json::Value) -> Result<Testbed> {
+    with_service(Testbed::both_enrolled_by_control_plane()?, members, target)
+}
+
+fn with_service(bed: Testbed, members: &[&str], target: &serde_json::Value) -> Result<Testbed> {
     for pod in members {
         bed.mesh.pod(&member(bed.pod(pod)?))?;
     }
@@ -54,12 +62,11 @@ fn first(bed: &Testbed, client: &str, target: SocketAddr) -> Result<Access> {
 }
 
 /// A service is reached by its address, through a tunnel to its endpoint, and named in the log.
-fn reached(target: &serde_json::Value) -> Result<()> {
-    let bed = bed_with(&["web-b"], target)?;
+fn reached(bed: &Testbed) -> Result<()> {
     for family in Family::BOTH {
         let (client, web) = (bed.pod("client-a")?, bed.pod("web-b")?);
         let echo = Server::echo(web, web.at(family, PORT))?;
-        let line = first(&bed, "client-a", vip(family)?).with_context(|| format!("over {family:?}"))?;
+        let line = first(bed, "client-a", vip(family)?).with_context(|| format!("over {family:?}"))?;
         ensure!(line.is_tunnelled() && line.asked() == echo.address(), "{}", line.line);
         ensure!(line.field("dst.service") == format!("web.{NAMESPACE}.svc.cluster.local"), "{}", line.line);
         ensure!(line.field("dst.workload") == "web-b", "{}", line.line);
@@ -71,12 +78,17 @@ fn reached(target: &serde_json::Value) -> Result<()> {
 
 #[test]
 fn a_service_address_with_a_target_port() -> Result<()> {
-    reached(&json!(PORT))
+    reached(&bed_with(&["web-b"], &json!(PORT))?)
 }
 
 #[test]
 fn a_service_address_with_a_named_target_port() -> Result<()> {
-    reached(&json!("main"))
+    reached(&bed_with(&["web-b"], &json!("main"))?)
+}
+
+#[test]
+fn a_service_address_by_a_control_plane() -> Result<()> {
+    reached(&plane_with(&["web-b"], &json!("main"))?)
 }
 
 #[test]
@@ -375,7 +387,16 @@ fn a_service_entry_with_static_endpoints_is_reached_by_its_address() -> Result<(
 /// Both pods serve; each client is led to one of them, again and again.
 #[test]
 fn a_client_stays_at_one_endpoint() -> Result<()> {
-    let bed = bed_with(&["web-a", "web-b"], &json!(PORT))?;
+    stays_at_one_endpoint(&bed_with(&["web-a", "web-b"], &json!(PORT))?)
+}
+
+/// Istio's messages have no field for it.
+#[test]
+fn a_client_stays_at_one_endpoint_when_the_control_plane_says_so() -> Result<()> {
+    stays_at_one_endpoint(&plane_with(&["web-a", "web-b"], &json!(PORT))?)
+}
+
+fn stays_at_one_endpoint(bed: &Testbed) -> Result<()> {
     let [v4, v6] = VIPS;
     let service = json!({
         "apiVersion": "v1",

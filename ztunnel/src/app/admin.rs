@@ -291,9 +291,10 @@ pub(super) fn json(shown: &impl Serialize) -> Response<Full<Bytes>> {
 fn status(error: &ExplainError) -> StatusCode {
     match error {
         ExplainError::Parameter(_) => StatusCode::BAD_REQUEST,
-        ExplainError::Query(QueryError::NoMesh) | ExplainError::Busy | ExplainError::GivenUp => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
+        ExplainError::Query(QueryError::NoMesh)
+        | ExplainError::Unresolved(_)
+        | ExplainError::Busy
+        | ExplainError::GivenUp => StatusCode::SERVICE_UNAVAILABLE,
         ExplainError::Json(_) => StatusCode::INTERNAL_SERVER_ERROR,
         ExplainError::Query(_) => StatusCode::BAD_REQUEST,
     }

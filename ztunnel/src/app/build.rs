@@ -4,6 +4,7 @@ use std::{collections::HashMap, future::pending, io, path::Path, sync::Arc};
 
 use anyhow::{Context as _, bail};
 use prometheus_client::registry::Registry;
+use tokio::sync::watch;
 use tracing::{Span, info, warn};
 
 use super::{
@@ -18,7 +19,7 @@ use crate::{
         RunArgs,
         args::ExpiredPeers,
         defaults,
-        remote::{PodsFrom, access},
+        remote::{PlaneMode, PodsFrom, access},
         units::Bytes,
     },
     control::{
@@ -39,6 +40,7 @@ use crate::{
         tasks::{TaskCount, TaskSet},
     },
     metrics::traffic::Traffic,
+    model::node_pods::NodePods,
     net::{memory::Budget, netns::Netns, node::NodeConnections, open::Resources},
     pods::{
         kernel::Linux,
@@ -50,7 +52,8 @@ use crate::{
     },
     redirect::{Controller, NodeSockets, controller, pins::PinDir, record::Records},
     store::{
-        local,
+        demand::Demand,
+        local::{self, LocalReader},
         publish::{self, Publisher, Reader},
     },
     tls::{self, KeyLog},
@@ -81,6 +84,11 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
     let mut registry = Registry::default();
     let traffic = Traffic::register(&mut registry, defaults::SERIES_KEPT, args.cluster_id.as_str().into());
     let (publisher, mesh) = publish::channel();
+    let demand = (args.plane.mode == PlaneMode::OnDemand).then(Demand::default);
+    let mesh = match &demand {
+        Some(demand) => mesh.on_demand(demand.clone()),
+        None => mesh,
+    };
     let node = node_sockets(&args).map(|sockets| Arc::new(sockets) as Arc<dyn NodeConnections>);
     let gates = Gates::of_node(node.clone());
     let workers = start_workers(&args, node, &mesh, &traffic, &tasks)?;
@@ -93,7 +101,7 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
         tasks.clone(),
     )?;
     let installation = source.installation(&args, &mut services)?;
-    let local = source.start(&args, publisher, recorded, &mut services, &tasks)?;
+    let local = source.start(&args, publisher, demand, recorded, &mut services, &tasks)?;
     let shown = (certificates.clone(), workers.iter().map(WorkerHandle::carried).collect());
     let (manager, handle) = Manager::new(ManagerParts {
         node: args.node.clone(),
@@ -235,11 +243,13 @@ impl Source {
         self,
         args: &RunArgs,
         publisher: Publisher,
+        demand: Option<Demand>,
         recorded: HashMap<u64, String>,
         services: &mut TaskSet,
         tasks: &TaskCount,
     ) -> anyhow::Result<Box<dyn LocalSource>> {
         let (local, manifests) = local::channel();
+        let own = manifests.clone();
         let local = Local { node: args.node.as_str().into(), publisher: local };
         let annotated = Box::new(Annotated::new(manifests));
         let (plane, pods) = match self {
@@ -249,17 +259,27 @@ impl Source {
             }
             Self::ControlPlane { plane, pods } => (plane, pods),
         };
-        let mesh = RemoteMesh::new(Arc::from(plane), args.state.join("control-plane.mesh"), tasks.clone());
+        let mut mesh = RemoteMesh::new(Arc::from(plane), args.state.join("control-plane.mesh"), tasks.clone());
+        if let Some(demand) = &demand {
+            info!("the control plane is asked for addresses on demand");
+            mesh = mesh.on_demand(demand.clone());
+        }
         services.spawn(Span::none(), feed(mesh, publisher, pending()));
         Ok(match pods {
             OwnPods::Folder(pods) => {
                 let mut pods = pods.with_local(local);
                 // Only its local facts count: the control plane says which pods are in the mesh.
                 services.spawn(Span::none(), async move { while pods.next().await.is_some() {} });
+                if let Some(demand) = demand {
+                    services.spawn(Span::none(), want_annotated(demand, own));
+                }
                 annotated
             }
             OwnPods::Kubernetes(cluster) => {
                 let (watch, news) = NodeWatch::new(&cluster, &args.node);
+                if let Some(demand) = demand {
+                    services.spawn(Span::none(), want_pods(demand, news.clone()));
+                }
                 let inspect =
                     proc::Linux { host: Netns::current()?.id(), tasks: tasks.clone(), recorded: Arc::new(recorded) };
                 let (follower, pods) = Follower::new(&args.node, news, Finder::new(&args.plane.proc, inspect));
@@ -268,6 +288,31 @@ impl Source {
                 Box::new(pods)
             }
         })
+    }
+}
+
+/// Wants the pods of this node that a folder has.
+async fn want_annotated(demand: Demand, mut pods: LocalReader) {
+    loop {
+        if let Some(pods) = pods.load() {
+            demand.set_own(pods.keys().cloned().collect());
+        }
+        if !pods.changed().await {
+            return;
+        }
+    }
+}
+
+/// Wants the pods of this node that the Kubernetes API has.
+async fn want_pods(demand: Demand, mut news: watch::Receiver<NodePods>) {
+    loop {
+        let names = news.borrow_and_update().pods.as_ref().map(|pods| pods.keys().cloned().collect());
+        if let Some(names) = names {
+            demand.set_own(names);
+        }
+        if news.changed().await.is_err() {
+            return;
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::Args as ClapArgs;
+use clap::{Args as ClapArgs, ValueEnum};
 
 use super::control_plane::namespaced_name;
 use super::defaults;
@@ -46,10 +46,23 @@ pub struct RemoteArgs {
     /// captured pods stay captured, and closed. Needs --pods kubernetes
     #[arg(long, env = "ZTUNNEL_DAEMON_SET", value_name = "NAMESPACE/NAME", conflicts_with = "mesh", requires = "pods", value_parser = namespaced_name, help_heading = HEADING)]
     pub daemon_set: Option<NamespacedName>,
+    /// What of the mesh is asked for: `wildcard` (all of it), or `on-demand` (this node's own pods, and the addresses to which they
+    /// connect; the first connection to an address waits for the answer of the control plane)
+    #[arg(long = "control-plane-mode", id = "control_plane_mode", env = "ZTUNNEL_CONTROL_PLANE_MODE", value_enum, default_value_t = PlaneMode::Wildcard, conflicts_with = "mesh", help_heading = HEADING)]
+    pub mode: PlaneMode,
     /// Network that the addresses of this node belong to, where the control plane distinguishes several networks. Default: the
     /// network without a name
     #[arg(long, env = "ZTUNNEL_NETWORK", value_name = "NAME", conflicts_with = "mesh", help_heading = HEADING)]
     pub network: Option<String>,
+}
+
+/// What of the mesh is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PlaneMode {
+    /// All of it.
+    Wildcard,
+    /// What connections need.
+    OnDemand,
 }
 
 /// Where a node's own pods come from.

@@ -67,6 +67,15 @@ impl Query {
         Ok(Self { from: client(from)?, to: server(to)?, port: port_of(port)? })
     }
 
+    /// The address that is asked for, if it is one.
+    #[must_use]
+    pub fn address(&self) -> Option<IpAddr> {
+        match self.to {
+            To::Address(address) => Some(address),
+            To::Pod(_) | To::Service(_) | To::Either(_) | To::Host(_) => None,
+        }
+    }
+
     /// The number of the port that is meant.
     pub(super) fn port_number(&self, meant: &Meant<'_>) -> Result<u16, QueryError> {
         let name = match &self.port {

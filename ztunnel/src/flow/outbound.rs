@@ -7,6 +7,7 @@ use std::{
 };
 
 use futures_util::future::LocalBoxFuture;
+use tokio::time::Instant;
 
 use super::{
     PodContext, Refusal,
@@ -86,7 +87,9 @@ async fn open(pod: &PodContext, flow: &Flow, record: &mut Recorded) -> Result<Se
     if pod.upstreams.contains(flow.peer, flow.dst) {
         return Err(CloseReason::Recursive.into());
     }
-    let route = decide::outbound(&pod.mesh.load(), flow, &pod.name, fastrand::u64(..))?;
+    let mesh = pod.mesh.resolve(flow.dst.ip(), Instant::now()).await?;
+    let route = decide::outbound(&mesh, flow, &pod.name, fastrand::u64(..))?;
+    drop(mesh);
     let mut refusal = None;
     for candidate in &route.candidates {
         record.facts(facts(pod, flow, &route, candidate));

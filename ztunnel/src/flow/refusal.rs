@@ -11,6 +11,7 @@ use crate::{
     net::dial::DialError,
     policy::Denial,
     route::decide,
+    store::demand::Unresolved,
     tls,
     wire::{self, connect::ConnectResponse},
 };
@@ -32,6 +33,16 @@ impl From<CloseReason> for Refusal {
 impl From<decide::Refusal> for Refusal {
     fn from(refusal: decide::Refusal) -> Self {
         Self { reason: refusal.reason, detail: refusal.detail }
+    }
+}
+
+impl From<Unresolved> for Refusal {
+    fn from(unresolved: Unresolved) -> Self {
+        let reason = match unresolved {
+            Unresolved::Silence { .. } => CloseReason::UnknownDestination,
+            Unresolved::TooMany { .. } => CloseReason::TooMany,
+        };
+        Self { reason, detail: Some(unresolved.to_string()) }
     }
 }
 

@@ -5,13 +5,15 @@
 //! what it changes.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fmt,
+    net::IpAddr,
     ops::Bound,
     sync::Arc,
 };
 
 use bytes::Bytes;
+use ipnet::IpNet;
 
 /// A type of resources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -61,6 +63,21 @@ pub struct Resource {
     pub aliases: Box<[Arc<str>]>,
     /// Names of the services that a workload stands behind. Whoever asks for a service gets the workloads, too.
     pub services: Box<[Arc<str>]>,
+    /// Ranges of addresses that are asked for one by one: with the network that they are on.
+    pub ranges: Box<[(Arc<str>, IpNet)]>,
+}
+
+impl Resource {
+    /// Whether a name is `network/address`, of an address in one of the ranges.
+    #[must_use]
+    pub fn is_around(&self, name: &str) -> bool {
+        if self.ranges.is_empty() {
+            return false;
+        }
+        let Some((network, address)) = name.rsplit_once('/') else { return false };
+        let Ok(address) = address.parse::<IpAddr>() else { return false };
+        self.ranges.iter().any(|(of, range)| **of == *network && range.contains(&address))
+    }
 }
 
 /// A resource that is there from now on, or (`None`) no more.
@@ -105,6 +122,8 @@ pub struct Shelf {
     forgotten: u64,
     aliases: HashMap<Arc<str>, HashSet<Arc<str>>>,
     behind: HashMap<Arc<str>, HashSet<Arc<str>>>,
+    /// Those with ranges of addresses: few.
+    around: BTreeSet<Arc<str>>,
     bytes: usize,
 }
 
@@ -179,6 +198,7 @@ impl Shelf {
             self.bytes -= before.resource.encoded.len();
             leave(&mut self.aliases, &before.resource.aliases, &name);
             leave(&mut self.behind, &before.resource.services, &name);
+            self.around.remove(&name);
         }
         if let Some(gone) = self.gone_at.remove(&name) {
             self.gone.remove(&gone);
@@ -188,6 +208,9 @@ impl Shelf {
                 self.bytes += resource.encoded.len();
                 join(&mut self.aliases, &resource.aliases, &name);
                 join(&mut self.behind, &resource.services, &name);
+                if !resource.ranges.is_empty() {
+                    self.around.insert(Arc::clone(&name));
+                }
                 self.changed.insert(at, record);
                 self.entries.insert(name, Entry { resource, at });
             }
@@ -260,7 +283,9 @@ impl Shelf {
     pub fn asked_for(&self, name: &str) -> Vec<&Arc<str>> {
         let own = self.entries.get_key_value(name).map(|(name, _)| name);
         let by_alias = self.aliases.get(name).into_iter().flatten();
-        let direct: Vec<&Arc<str>> = own.into_iter().chain(by_alias).collect();
+        let around = self.around.iter().filter(|of| self.get(of).is_some_and(|resource| resource.is_around(name)));
+        let mut direct: Vec<&Arc<str>> = own.into_iter().chain(by_alias).chain(around).collect();
+        direct.dedup();
         let behind = direct.iter().filter_map(|name| self.behind.get(*name)).flatten();
         let behind: Vec<&Arc<str>> = behind.collect();
         direct.into_iter().chain(behind).collect()

@@ -6,6 +6,7 @@
 
 pub mod change;
 pub mod claims;
+pub mod demand;
 pub mod holders;
 pub mod local;
 pub mod policies;

@@ -1,18 +1,21 @@
 //! How a snapshot reaches its readers: one publisher replaces it, readers load it without a lock.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::change::Batch;
+use super::demand::{Demand, Unresolved};
 use super::snapshot::Snapshot;
 
 /// A publisher and its first reader, with the empty snapshot of version 0 between them.
 pub fn channel() -> (Publisher, Reader) {
     let current = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
     let (changed, changes) = watch::channel(());
-    (Publisher { current: Arc::clone(&current), changed }, Reader { current, changes })
+    (Publisher { current: Arc::clone(&current), changed }, Reader { current, changes, demand: None })
 }
 
 /// The only writer of the snapshot; not `Clone` on purpose.
@@ -43,9 +46,34 @@ impl Publisher {
 pub struct Reader {
     current: Arc<ArcSwap<Snapshot>>,
     changes: watch::Receiver<()>,
+    /// What asks for addresses, where the mesh is not there as a whole.
+    demand: Option<Demand>,
 }
 
 impl Reader {
+    /// The mesh has only what is wanted: [`Reader::resolve`] wants an address.
+    #[must_use]
+    pub fn on_demand(self, demand: Demand) -> Self {
+        Self { demand: Some(demand), ..self }
+    }
+
+    /// The newest snapshot, once it is known whose an address is: at once, where the mesh is there as a whole.
+    ///
+    /// # Errors
+    /// It does not become known.
+    pub async fn resolve(&self, address: IpAddr, now: Instant) -> Result<Arc<Snapshot>, Unresolved> {
+        if let Some(demand) = &self.demand {
+            demand.known(address, now).await?;
+        }
+        Ok(self.load())
+    }
+
+    /// Whether the mesh has only what is wanted.
+    #[must_use]
+    pub fn is_on_demand(&self) -> bool {
+        self.demand.is_some()
+    }
+
     /// The newest snapshot. A decision loads it once and keeps to it, so that it never mixes two versions.
     pub fn load(&self) -> Arc<Snapshot> {
         self.current.load_full()

@@ -4,7 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use thiserror::Error;
-use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
+use tokio::{
+    sync::Semaphore,
+    task::spawn_blocking,
+    time::{Instant, timeout},
+};
 
 use crate::{
     explain::{Explanation, NodeState, PodState as State, Query, QueryError, explain_at},
@@ -13,7 +17,7 @@ use crate::{
         describe::{Description, PodInfo, PodState},
         manager::ManagerHandle,
     },
-    store::publish::Reader,
+    store::{demand::Unresolved, publish::Reader},
 };
 
 /// Longer values are no names.
@@ -35,6 +39,9 @@ pub(super) enum ExplainError {
     /// The mesh has no answer.
     #[error(transparent)]
     Query(#[from] QueryError),
+    /// It is not known whose the address is.
+    #[error(transparent)]
+    Unresolved(#[from] Unresolved),
     /// There are others.
     #[error("others are being explained: try again")]
     Busy,
@@ -56,7 +63,11 @@ pub(super) async fn answer(
     let query = query(parameters.unwrap_or_default())?;
     let place = timeout(PATIENCE, Arc::clone(places).acquire_owned()).await;
     let place = place.map_err(|_elapsed| ExplainError::Busy)?.map_err(|_closed| ExplainError::GivenUp)?;
-    let (snapshot, local) = (mesh.load(), manager.local_pods());
+    let snapshot = match query.address() {
+        Some(address) => mesh.resolve(address, Instant::now()).await?,
+        None => mesh.load(),
+    };
+    let (local, is_on_demand) = (manager.local_pods(), mesh.is_on_demand());
     let now = timeout(PATIENCE, manager.describe()).await.ok().flatten();
     // A mesh can be large, and the thread that this runs on keeps the pods.
     let explained = spawn_blocking(move || {
@@ -66,6 +77,11 @@ pub(super) async fn answer(
             Some(now) => of_this_node(&explanation, now),
             None => vec!["the daemon is busy or stopping: whether it serves these pods is not known".to_owned()],
         });
+        if is_on_demand {
+            let warning = "the mesh is asked for on demand (--control-plane-mode): pods and services that no connection has used are not \
+                           known here";
+            explanation.warnings.push(warning.to_owned());
+        }
         let json = serde_json::to_vec_pretty(&explanation);
         // It goes on when nobody waits for it any more; until then the next one waits.
         drop(place);

@@ -11,6 +11,7 @@ mod objects;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use self::apart::Apart;
@@ -174,6 +175,27 @@ impl Joined {
         self.forget_service(&held);
         self.dirty.insert(key);
         true
+    }
+
+    /// The names of workloads and services at addresses that are not wanted: but for those behind a service at one that is, and for
+    /// these.
+    pub(super) fn unwanted(&self, own: &BTreeSet<String>, wants: &dyn Fn(IpAddr) -> bool) -> Vec<String> {
+        let is_wanted = |facts: &ServiceFacts| {
+            let service = &facts.service;
+            // Whether an address in a range is wanted cannot be told from the range; few services have one.
+            !service.ranges.is_empty() || service.vips.iter().any(|vip| wants(*vip))
+        };
+        let (wanted, others): (Vec<_>, Vec<_>) = self.services.iter().partition(|(_, facts)| is_wanted(facts));
+        let wanted: BTreeSet<&ServiceKey> = wanted.into_iter().map(|(key, _)| key).collect();
+        let mut names: Vec<String> =
+            others.into_iter().map(|(key, _)| format!("{}/{}", key.namespace, key.hostname)).collect();
+        let workloads = self.workloads.iter().filter(|(uid, held)| {
+            !own.contains(&***uid)
+                && !held.workload.addresses.iter().any(|address| wants(*address))
+                && !held.services().any(|service| wanted.contains(service))
+        });
+        names.extend(workloads.map(|(uid, _)| uid.to_string()));
+        names
     }
 
     /// Takes a policy in Istio's words away. Whether it was there.

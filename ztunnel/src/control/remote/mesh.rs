@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use super::join::Taken as Changed;
 use super::kept::{Journal, Keeper, Record};
+use super::on_demand::OnDemand;
 use super::plane::ControlPlane;
 use super::problems::of_plane;
 use super::resources::{REQUIRED, Resources, TYPES, Taken};
@@ -18,11 +19,12 @@ use super::stream::{Stream, StreamError};
 use crate::control::backoff::{Backoff, LONGEST};
 use crate::control::source::MeshSource;
 use crate::identity::certificate::rfc3339;
-use crate::istio::discovery::DeltaDiscoveryResponse;
+use crate::istio::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use crate::lifecycle::tasks::TaskCount;
 use crate::model::cause::causes;
 use crate::model::problem::{Problem, Severity};
 use crate::store::change::{Batch, Change, Gaps};
+use crate::store::demand::Demand;
 
 /// Workloads and the policies that they name come in responses of their own, shortly after each other. A batch that names a policy
 /// which is not there waits so long for it; then the workload is closed.
@@ -37,6 +39,10 @@ pub struct RemoteMesh {
     plane: Arc<ControlPlane>,
     tasks: TaskCount,
     resources: Resources,
+    /// Addresses are asked for one by one.
+    on_demand: Option<OnDemand>,
+    /// Requests for a stream that is being opened.
+    unsent: Vec<DeltaDiscoveryRequest>,
     link: Link,
     backoff: Backoff,
     /// Where the last good state is kept; `None` until it has been read.
@@ -91,6 +97,8 @@ impl RemoteMesh {
             resources: Resources::new(Arc::clone(&plane)),
             plane,
             tasks,
+            on_demand: None,
+            unsent: Vec::new(),
             link: Link::Waiting(Instant::now()),
             backoff: Backoff::default(),
             keeper: None,
@@ -106,6 +114,19 @@ impl RemoteMesh {
         }
     }
 
+    /// Asks only for the pods of this node and the addresses that are wanted.
+    #[must_use]
+    pub fn on_demand(self, demand: Demand) -> Self {
+        let on_demand = Some(OnDemand::new(demand, Arc::clone(&self.plane)));
+        Self { on_demand, resources: Resources::new(Arc::clone(&self.plane)).on_demand(), ..self }
+    }
+
+    /// The resources before anything is known.
+    fn nothing(&self) -> Resources {
+        let resources = Resources::new(Arc::clone(&self.plane));
+        if self.on_demand.is_some() { resources.on_demand() } else { resources }
+    }
+
     /// Waits until everything that was taken over is kept.
     #[cfg(test)]
     pub(super) async fn settled(&mut self) {
@@ -117,9 +138,11 @@ impl RemoteMesh {
     /// Reads what was kept, on a blocking thread.
     async fn recall(&mut self) {
         let (file, plane) = (self.file.clone(), self.plane.url.to_string());
-        let mut resources = Resources::new(Arc::clone(&self.plane));
+        let mut resources = self.nothing();
+        // On demand, no answer is expected for addresses that nobody asks for.
+        let first = self.first_answered();
         let work = move || {
-            let (mut at, mut answered) = (None, [false; REQUIRED]);
+            let (mut at, mut answered) = (None, first);
             let journal = Journal::open(&file, &plane, |record| {
                 at = Some(record.at);
                 let taken = record.response.map(|response| resources.take(response));
@@ -148,8 +171,17 @@ impl RemoteMesh {
             info!(addresses, policies, as_of, "the mesh as the control plane last said it, until it is reached");
         } else {
             // Half of a state is none.
-            (self.resources, self.answered) = (Resources::new(Arc::clone(&self.plane)), [false; REQUIRED]);
+            (self.resources, self.answered) = (self.nothing(), first);
         }
+    }
+
+    /// The types of resources for which no answer is waited for.
+    fn first_answered(&self) -> [bool; REQUIRED] {
+        let mut answered = [false; REQUIRED];
+        if let (Some(_), Some(addresses)) = (&self.on_demand, answered.first_mut()) {
+            *addresses = true;
+        }
+        answered
     }
 
     /// The next batch, if there is something to tell.
@@ -168,8 +200,10 @@ impl RemoteMesh {
         }
         self.hold = None;
         let (changes, is_whole) = if read { self.changes() } else { (Vec::new(), false) };
-        let partial = !read || self.confirmed != [true; REQUIRED] || self.resources.has_unread();
-        let blind = partial && !self.complete;
+        let lacks_own = self.on_demand.as_ref().is_some_and(|on_demand| !on_demand.knows_own());
+        let partial = !read || self.confirmed != [true; REQUIRED] || self.resources.has_unread() || lacks_own;
+        // Of what is not there, on demand, is asked.
+        let blind = partial && !self.complete && self.on_demand.is_none();
         self.complete |= !partial;
         let gaps = Gaps { partial, blind, unread: self.resources.unread_policies() };
         let mut problems = self.resources.problems();
@@ -234,6 +268,13 @@ impl RemoteMesh {
         let is_confirmed = self.confirmed == [true; REQUIRED] && self.outage.is_none();
         let patience = patience(&self.link, self.answered == [true; REQUIRED], is_confirmed);
         let held = self.hold;
+        let on_demand = &mut self.on_demand;
+        let wanted = async {
+            match on_demand {
+                Some(on_demand) => on_demand.changed().await,
+                None => std::future::pending().await,
+            }
+        };
         let event = tokio::select! {
             event = happens(&mut self.link) => event,
             () = keeper.written() => {
@@ -242,17 +283,29 @@ impl RemoteMesh {
             }
             () = until(patience) => return self.patience_is_over(),
             () = until(held) => return,
+            () = wanted => return self.want(),
         };
         match event {
             Event::Due => {
-                let first = self.resources.first_requests();
+                let names = self.on_demand.as_mut().map(OnDemand::all);
+                let first = self.resources.first_requests(names);
+                self.unsent.clear();
                 let opening = Stream::open(Arc::clone(&self.plane), first, self.tasks.clone());
                 self.link = Link::Connecting(Box::pin(opening));
             }
             Event::Connected(result) => match *result {
                 Ok(stream) => {
+                    let first = self.first_answered();
+                    for (confirmed, is_first) in self.confirmed.iter_mut().zip(first) {
+                        *confirmed |= is_first;
+                    }
                     info!(control_plane = %self.plane.url, "connected to the control plane");
+                    let sent =
+                        std::mem::take(&mut self.unsent).into_iter().try_for_each(|request| stream.send(request));
                     self.link = Link::Streaming { stream: Box::new(stream), since: Instant::now() };
+                    if let Err(error) = sent {
+                        self.failed(&error);
+                    }
                 }
                 Err(error) => self.failed(&error),
             },
@@ -280,7 +333,15 @@ impl RemoteMesh {
     fn take(&mut self, response: DeltaDiscoveryResponse) {
         let emptied = self.resources.emptied().clone();
         let (resources, removed) = (response.resources.len(), response.removed_resources.len());
+        let heard = self.on_demand.is_some().then(|| DeltaDiscoveryResponse {
+            type_url: response.type_url.clone(),
+            removed_resources: response.removed_resources.clone(),
+            ..DeltaDiscoveryResponse::default()
+        });
         let Taken { answer, kind, in_force } = self.resources.take(response);
+        if let (Some(on_demand), Some(heard)) = (&mut self.on_demand, heard) {
+            on_demand.hear(&heard, &in_force, &self.resources);
+        }
         if let Some(nack) = &answer.error_detail {
             warn!(
                 type_url = answer.type_url,
@@ -317,6 +378,36 @@ impl RemoteMesh {
         }
     }
 
+    /// Asks for what is wanted now, and forgets what is not wanted any more.
+    fn want(&mut self) {
+        let Some(on_demand) = &mut self.on_demand else { return };
+        let (request, forgotten) = on_demand.request(&mut self.resources);
+        self.is_due = true;
+        if !forgotten.is_empty()
+            && let Some(keeper) = &mut self.keeper
+        {
+            let removed = DeltaDiscoveryResponse {
+                type_url: TYPES.first().copied().unwrap_or_default().to_owned(),
+                removed_resources: forgotten,
+                ..DeltaDiscoveryResponse::default()
+            };
+            let at = self.heard.and_then(|heard| heard.duration_since(UNIX_EPOCH).ok()).unwrap_or_default().as_secs();
+            keeper.put(&Record { at, response: Some(removed) });
+        }
+        let Some(request) = request else { return };
+        match &self.link {
+            Link::Streaming { stream, .. } => {
+                if let Err(error) = stream.send(request) {
+                    self.failed(&error);
+                }
+            }
+            // Its first request has been made already.
+            Link::Connecting(_) => self.unsent.push(request),
+            // The first request will ask for everything that is wanted then.
+            Link::Waiting(_) => {}
+        }
+    }
+
     /// There is no stream: the next attempt comes after a pause.
     fn failed(&mut self, error: &StreamError) {
         let lived = match &self.link {
@@ -341,15 +432,28 @@ impl RemoteMesh {
     }
 }
 
+impl RemoteMesh {
+    fn published(&mut self) {
+        if let Some(on_demand) = self.on_demand.as_mut().filter(|_| !self.is_due) {
+            on_demand.published();
+        }
+    }
+}
+
 impl MeshSource for RemoteMesh {
     /// The first batch comes when the control plane has answered for all types of resources, or at once with what was kept.
     async fn next(&mut self) -> Option<Batch> {
         if self.keeper.is_none() {
             self.recall().await;
         }
+        // What was yielded last has been published.
+        self.published();
         loop {
             if let Some(batch) = self.batch() {
                 return Some(batch);
+            }
+            if !self.is_due {
+                self.published();
             }
             self.step().await;
         }

@@ -11,6 +11,7 @@ mod connection;
 mod join;
 mod kept;
 mod mesh;
+mod on_demand;
 mod plane;
 mod problems;
 mod resources;

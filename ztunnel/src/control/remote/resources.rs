@@ -2,6 +2,7 @@
 //! answered. Pure.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::join::{Joined, Taken as Changed, View};
@@ -26,6 +27,8 @@ const ADDRESSES: usize = 0;
 const POLICIES: usize = 1;
 const SETTINGS_TYPE: usize = 2;
 const OBJECTS: usize = 3;
+/// Stands for all resources of a type. Asked for and given up in one request, none is asked for but by name.
+const ALL: &str = "*";
 /// gRPC's `INVALID_ARGUMENT`.
 const INVALID_ARGUMENT: i32 = 3;
 /// Types that nobody asked for, of which people are told.
@@ -48,6 +51,8 @@ pub(super) struct Resources {
     settings: SettingsFacts,
     /// The control plane has answered for objects that Istio has no message for.
     has_objects: bool,
+    /// Details are not asked for.
+    is_on_demand: bool,
 }
 
 /// What is known of one type.
@@ -100,12 +105,21 @@ impl Resources {
             emptied: BTreeSet::new(),
             settings: SettingsFacts::default(),
             has_objects: false,
+            is_on_demand: false,
         }
+    }
+
+    /// Only what is wanted is asked for.
+    pub(super) fn on_demand(self) -> Self {
+        Self { is_on_demand: true, ..self }
     }
 
     /// The first requests of a stream: everything, and what is known already. Settings come first, so that a control plane that
     /// has them has sent them before there is a mesh.
-    pub(super) fn first_requests(&self) -> Vec<DeltaDiscoveryRequest> {
+    ///
+    /// On demand, addresses are asked for by these names, and details of policies, which tell of services that this node may not
+    /// know, are not asked for.
+    pub(super) fn first_requests(&self, on_demand: Option<Vec<String>>) -> Vec<DeltaDiscoveryRequest> {
         let request = |(type_url, held): (&str, &Held)| DeltaDiscoveryRequest {
             node: Some(node(&self.plane)),
             type_url: type_url.to_owned(),
@@ -117,6 +131,14 @@ impl Resources {
             ..DeltaDiscoveryRequest::default()
         };
         let mut requests: Vec<_> = TYPES.into_iter().zip(&self.held).map(request).collect();
+        if let (Some(names), Some(addresses)) = (on_demand, requests.get_mut(ADDRESSES)) {
+            let star = || vec![ALL.to_owned()];
+            (addresses.resource_names_subscribe, addresses.resource_names_unsubscribe) = (star(), star());
+            for name in names {
+                addresses.initial_resource_versions.entry(name).or_default();
+            }
+            requests.truncate(OBJECTS);
+        }
         requests.rotate_left(REQUIRED);
         requests
     }
@@ -242,6 +264,23 @@ impl Resources {
         self.joined.view(self.settings.detail == FORMAT && self.has_objects && objects.bad.is_empty())
     }
 
+    /// Whether a workload or a service of this name is in force.
+    pub(super) fn has_address(&self, name: &str) -> bool {
+        self.is_known(ADDRESSES, name)
+    }
+
+    /// Forgets workloads and services at addresses that are not wanted, and that do not stand behind a service that is. Their names.
+    pub(super) fn release(&mut self, own: &BTreeSet<String>, wants: &dyn Fn(IpAddr) -> bool) -> Vec<String> {
+        let names = self.joined.unwanted(own, wants);
+        let [addresses, ..] = &mut self.held;
+        for name in &names {
+            addresses.versions.remove(name.as_str());
+            addresses.remarks.remove(name.as_str());
+            self.joined.remove_address(name);
+        }
+        names
+    }
+
     /// Whether to wait for a policy that a workload names: it comes in a response of its own.
     pub(super) fn waits(&self) -> bool {
         self.joined.waits(self.view())
@@ -333,6 +372,7 @@ impl Resources {
         let [_, _, _, objects] = &self.held;
         let why = match (self.settings.detail, objects.bad.len(), self.joined.lacking()) {
             (0, ..) => return None,
+            _ if self.is_on_demand => return None,
             (format, ..) if format != FORMAT => {
                 format!(
                     "they have format {format}, and this version knows format {FORMAT}: run the same version everywhere"

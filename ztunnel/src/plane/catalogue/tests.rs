@@ -13,6 +13,7 @@ pub(in crate::plane) fn resource(text: &str, aliases: &[&str], services: &[&str]
         content,
         aliases: all(aliases),
         services: all(services),
+        ranges: Box::default(),
     }
 }
 

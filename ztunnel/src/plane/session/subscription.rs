@@ -254,7 +254,11 @@ fn named(
         due.extend(found.into_iter().filter(|name| seen.insert(name)));
     }
     let is_wanted = |name: &Arc<str>, resource: &Resource, has: &HashSet<Arc<str>>| {
-        has.contains(name) || wanted.contains(name) || resource.aliases.iter().any(|alias| wanted.contains(alias))
+        let is_around = || !resource.ranges.is_empty() && wanted.iter().any(|name| resource.is_around(name));
+        has.contains(name)
+            || wanted.contains(name)
+            || resource.aliases.iter().any(|alias| wanted.contains(alias))
+            || is_around()
     };
     let mut later = Vec::new();
     for (record, resource) in shelf.changed(after, until) {

@@ -1,5 +1,7 @@
 //! The daemon's own client.
 
+use tokio::time::Instant;
+
 use super::*;
 use crate::{
     control::remote::{ControlPlane, Keepalive, RemoteAuthority, RemoteMesh, Token},
@@ -8,7 +10,7 @@ use crate::{
         identity::SpiffeId,
         workload::{Membership, NamespacedName},
     },
-    store::snapshot::Snapshot,
+    store::{demand::Demand, snapshot::Snapshot},
 };
 
 impl Plane {
@@ -97,4 +99,54 @@ async fn a_daemon_knows_the_settings_before_the_mesh() {
         }
         drop(mesh);
     }
+}
+
+/// On demand, a daemon knows of the mesh what its connections need, and learns what changes of that.
+#[tokio::test]
+async fn a_daemon_on_demand_asks_for_what_it_needs() {
+    let mut plane = Plane::start(LIMITS).await;
+    let service = "{apiVersion: v1, kind: Service, metadata: {namespace: demo, name: web}, spec: {selector: {app: b}, clusterIP: 10.96.0.1, \
+                   ports: [{port: 80, targetPort: 8080}]}}";
+    let entry = "{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {namespace: demo, name: far}, spec: {hosts: [far.example], \
+                 addresses: [198.51.100.0/24], ports: [{number: 80, name: http, protocol: TCP}], resolution: NONE, location: MESH_EXTERNAL}}";
+    let pods = [pod("a", "node-a", "10.0.0.1"), pod("b", "node-b", "10.0.0.2"), pod("c", "node-b", "10.0.0.3")];
+    let mut objects: Vec<&str> = pods.iter().map(String::as_str).collect();
+    objects.extend([service, entry]);
+    plane.says("a", &objects);
+    plane.says("p", &[POLICY]);
+    let (kept, demand) = (tempfile::tempdir().unwrap(), Demand::default());
+    demand.set_own([NamespacedName::new("demo", "a")].into());
+    let mut mesh =
+        RemoteMesh::new(plane.as_told(), kept.path().join("mesh"), TaskCount::default()).on_demand(demand.clone());
+    let a = NamespacedName::new("demo", "a");
+    let has_a = |snapshot: &Snapshot| snapshot.workload(&a).is_some() && !snapshot.is_partial();
+    let mut snapshot = follow(&mut mesh, Snapshot::default(), has_a).await;
+    assert_eq!(snapshot.counts().workloads, 1);
+    let own = snapshot.workload(&a).unwrap();
+    assert_eq!(snapshot.policies().protecting(own, &snapshot).len(), 1, "its policies are there");
+    for (address, workloads) in [("10.96.0.1", 2), ("10.0.0.3", 3), ("198.51.100.7", 3), ("203.0.113.1", 3)] {
+        let known = demand.known(address.parse().unwrap(), Instant::now());
+        tokio::pin!(known);
+        loop {
+            tokio::select! {
+                known = &mut known => break known.unwrap(),
+                batch = mesh.next() => snapshot = snapshot.apply(batch.unwrap()),
+            }
+        }
+        assert_eq!(snapshot.counts().workloads, workloads, "{address}");
+    }
+    assert_eq!(snapshot.services_named("web.demo.svc.cluster.local")[0].endpoints.len(), 1);
+    assert_eq!(snapshot.services_named("far.example").len(), 1);
+    // What changes of it comes by itself: an endpoint, and a pod at an address that was nobody's.
+    let more = [pod("b", "node-b", "10.0.0.22"), pod("d", "node-b", "203.0.113.1"), pod("e", "node-b", "10.0.0.5")];
+    let mut objects: Vec<&str> = [&pods[0], &pods[2], &more[0], &more[1], &more[2]].map(String::as_str).into();
+    objects.extend([service, entry]);
+    plane.says("a", &objects);
+    let has_changed = |snapshot: &Snapshot| {
+        let endpoint = |address: &str| snapshot.workload_at(address.parse().unwrap()).is_some();
+        endpoint("10.0.0.22") && endpoint("203.0.113.1")
+    };
+    let snapshot = follow(&mut mesh, snapshot, has_changed).await;
+    assert!(snapshot.workload_at("10.0.0.5".parse().unwrap()).is_none(), "nobody needs it");
+    assert_eq!(serde_json::to_value(plane.streams.shown()).unwrap()[0]["types"]["Authorization"]["wants"], "all");
 }

@@ -30,7 +30,13 @@ pub(super) fn resource(message: discovery::Resource, aliases: Vec<Arc<str>>, ser
     encode_key(RESOURCES, WireType::LengthDelimited, &mut encoded);
     encode_varint(length as u64, &mut encoded);
     encoded.put_slice(&message.encode_to_vec());
-    Resource { encoded: encoded.freeze(), content, aliases: aliases.into(), services: services.into() }
+    Resource {
+        encoded: encoded.freeze(),
+        content,
+        aliases: aliases.into(),
+        services: services.into(),
+        ranges: Box::default(),
+    }
 }
 
 /// The first bits of a SHA-256. Only versions of one resource are compared.

@@ -21,7 +21,9 @@ pub(super) fn name(key: &ServiceKey) -> String {
 /// The resource of a service.
 pub(super) fn resource(service: &Arc<Service>, mesh: &Snapshot, writer: Writer<'_>) -> Resource {
     let aliases = service.vips.iter().map(|vip| alias(writer.network, *vip)).collect();
-    encode::resource(write::service(&facts(service, mesh), writer), aliases, Vec::new())
+    let network: Arc<str> = writer.network.into();
+    let ranges = service.ranges.iter().map(|range| (Arc::clone(&network), *range)).collect();
+    Resource { ranges, ..encode::resource(write::service(&facts(service, mesh), writer), aliases, Vec::new()) }
 }
 
 /// What there is to be said of a service.

@@ -2,6 +2,7 @@
 
 mod authority;
 pub(crate) mod decisions;
+mod on_demand;
 mod plane;
 mod raw;
 mod streams;
@@ -217,7 +218,7 @@ fn the_good_resources_of_a_response_count_and_the_bad_ones_keep_their_last_good_
     assert!(problems[0].contains("demo/a") && problems[0].contains("last good state"), "{problems:?}");
     assert!(problems[1].contains("demo/c") && problems[1].contains("never been readable"), "{problems:?}");
     // Of the refused ones only the version in force is known.
-    let versions = &resources.first_requests()[2].initial_resource_versions;
+    let versions = &resources.first_requests(None)[2].initial_resource_versions;
     assert_eq!(
         versions.iter().map(|(name, version)| format!("{name}={version}")).collect::<Vec<_>>(),
         ["c1//Pod/demo/a=1", "c1//Pod/demo/b=1"]
@@ -347,7 +348,7 @@ fn a_type_that_nobody_asked_for_is_acknowledged_and_told() {
 
 #[test]
 fn requests_name_the_node_and_ask_for_everything() {
-    let requests = new().first_requests();
+    let requests = new().first_requests(None);
     let types: Vec<&str> = requests.iter().map(|request| request.type_url.as_str()).collect();
     assert_eq!(types, [SETTINGS, OBJECT, ADDRESS, AUTHORIZATION]);
     let [_, _, addresses, _] = requests.try_into().unwrap();
@@ -426,6 +427,6 @@ fn a_version_that_goes_back_is_obeyed() {
         mesh = next(&mesh, &mut resources);
         assert!(mesh.workload_at(address.into()).is_some() && mesh.counts().workloads == 1);
     }
-    let [_, _, addresses, _] = resources.first_requests().try_into().unwrap();
+    let [_, _, addresses, _] = resources.first_requests(None).try_into().unwrap();
     assert_eq!(addresses.initial_resource_versions, [("c1//Pod/demo/a".to_owned(), "8".to_owned())].into());
 }
