@@ -47,6 +47,11 @@ impl Stage {
         source(&mut bed)?;
         bed.start("node-a")?;
         bed.start("node-b")?;
+        if bed.plane().is_ok() {
+            // The node's own facts of the pod, in the namespace that the mesh has it in.
+            let own = Mesh::new(&bed.topology.folder.join("pods-node-a"))?;
+            own.pod(&PodManifest::of(bed.pod("other-a")?).namespace(OTHER))?;
+        }
         bed.enrol()?;
         let mut servers = Vec::new();
         for (web, port) in WEBS.iter().flat_map(|web| PORTS.map(|port| (web, port))) {
