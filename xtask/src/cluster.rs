@@ -113,7 +113,8 @@ pub(crate) fn run(workspace: &workspace::Workspace, action: Action) -> Result<()
         Action::Helm { arguments } => {
             needs_root()?;
             let home = Prefix::cluster().folder_path().join("helm");
-            let homes = ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME", "KUBECACHEDIR"].map(|name| (name, home.as_path()));
+            let homes = ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME", "KUBECACHEDIR"]
+                .map(|name| (name, home.as_path()));
             administer(&Programs::cache()?.built(&HELM, "helm")?, &arguments, &homes)
         }
         Action::Kubectl { arguments } => {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use prometheus_client::registry::Registry;
-use ztunnel::flow::gate::{Gates, Rechecked, Visit};
+use ztunnel::flow::enforcement::{Enforcement, EnforcementPoints, Rechecked};
 use ztunnel::metrics::traffic::Traffic;
 use ztunnel::model::local::LocalPod;
 use ztunnel::model::origin::Origin;
@@ -203,8 +203,8 @@ fn policies(count: usize) -> PolicySet {
 /// What a change of the mesh costs while there are connections: the guard is made anew, and all are judged.
 fn recheck(criterion: &mut Criterion) {
     let (publisher, reader) = publish::channel();
-    let gates = Gates::default();
-    let gate = gates.gate(name(0), reader, LocalPod::default());
+    let points = EnforcementPoints::default();
+    let point = points.point(name(0), reader, LocalPod::default());
     let traffic = Traffic::register(&mut Registry::default(), Duration::from_secs(900), "Kubernetes".into());
     let fresh = |version| {
         let (workloads, services) = objects((10, 50));
@@ -213,20 +213,20 @@ fn recheck(criterion: &mut Criterion) {
     publisher.publish(fresh(1));
     let enter = |number: usize| {
         let source = NamespacedName::new(format!("space-{}", number % 100), format!("client-{number}"));
-        gate.enter(Connection {
+        point.enter(Connection {
             source: Some(Principal::new(identity(&source))),
             source_ip: address(12, number),
             destination: (address(10, 0), 8080).into(),
         })
     };
-    let live: Vec<Visit> = (0..LIVE).map(enter).collect();
+    let live: Vec<Enforcement> = (0..LIVE).map(enter).collect();
     let expected = Rechecked { judged: LIVE, cut: 0 };
     quick(criterion, "recheck", |group| {
         group.sample_size(10).throughput(Throughput::Elements(LIVE as u64));
         group.bench_function("10000 connections, 1000 policies of 10 rules", |bencher| {
             // Another mesh each time, so that every guard is made anew.
             let another = || publisher.publish(fresh(2));
-            let judge = |()| assert_eq!(gates.recheck(traffic.decisions()), expected);
+            let judge = |()| assert_eq!(points.recheck(traffic.decisions()), expected);
             bencher.iter_batched(another, judge, BatchSize::PerIteration);
         });
     });

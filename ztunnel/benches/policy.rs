@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
 use ztunnel::model::local::LocalPod;
-use ztunnel::policy::Guard;
+use ztunnel::policy::PodPolicies;
 
 use self::fixtures::{RULES, Shape, guest, mesh, pod, policies, stranger};
 
@@ -18,7 +18,7 @@ fn judgements(criterion: &mut Criterion) {
     for (shape, name) in Shape::ALL {
         for (count, rules) in [(10, 1), (1_000, RULES), (10_000, RULES)] {
             let mesh = mesh().with_policies(policies(shape, count, rules));
-            let guard = Guard::of(&mesh, &pod(), &LocalPod::default());
+            let guard = PodPolicies::of(&mesh, &pod(), &LocalPod::default());
             let stranger = stranger();
             assert!(guard.judge(&stranger).is_err(), "no ALLOW rule means a stranger");
             group.bench_function(BenchmarkId::new(name, count), |bencher| {
@@ -27,7 +27,7 @@ fn judgements(criterion: &mut Criterion) {
         }
     }
     let mesh = mesh().with_policies(policies(Shape::Principals, 10_000, RULES));
-    let (guard, guest) = (Guard::of(&mesh, &pod(), &LocalPod::default()), guest(10_000 * RULES));
+    let (guard, guest) = (PodPolicies::of(&mesh, &pod(), &LocalPod::default()), guest(10_000 * RULES));
     assert!(guard.judge(&guest).is_ok(), "a rule lets the guest in");
     group.bench_function("principals, let in/10000", |bencher| {
         bencher.iter(|| guard.judge(black_box(&guest)).is_ok());
@@ -47,7 +47,8 @@ fn building(criterion: &mut Criterion) {
     }
     let mesh = mesh().with_policies(policies(Shape::Selectors, 10_000, RULES));
     let (pod, local) = (pod(), LocalPod::default());
-    group.bench_function("guard", |bencher| bencher.iter(|| Guard::of(black_box(&mesh), black_box(&pod), &local)));
+    group
+        .bench_function("guard", |bencher| bencher.iter(|| PodPolicies::of(black_box(&mesh), black_box(&pod), &local)));
     group.finish();
 }
 

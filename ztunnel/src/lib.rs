@@ -11,7 +11,7 @@
 //! | L1 | [`store`] | [`Snapshot`](store::snapshot::Snapshot), [changes](store::change), [`Publisher`](store::publish::Publisher), [`Reader`](store::publish::Reader) |
 //! | L1 | [`wire`] | the CONNECT request and its headers, both ways |
 //! | L2 | [`route`] | [`decide::outbound`](route::decide::outbound), [`target`](route::target::target) |
-//! | L2 | [`policy`] | [`Guard`](policy::Guard), [`Permit`](policy::Permit) |
+//! | L2 | [`policy`] | [`PodPolicies`](policy::PodPolicies), [`Permit`](policy::Permit) |
 //! | L2 | [`istio`] | messages and services of Istio's control plane |
 //! | L3 | [`net`] | [`Acceptor`](net::listen::Acceptor), [`Dialer`](net::dial::Dialer), [`copy::both`](net::copy::both), [`Netns::enter`](net::netns::Netns::enter), [`Budget`](net::memory::Budget) |
 //! | L3 | [`metrics`] | [`Traffic`](metrics::traffic::Traffic) |

@@ -13,7 +13,7 @@ use ztunnel::model::policy::{
     Action, AuthorizationPolicy, Clause, Match, MtlsMode, Part, PeerAuthentication, PolicySet, Rule, Scope, StringMatch,
 };
 use ztunnel::model::workload::{Membership, NamedPort, NamespacedName, Workload};
-use ztunnel::policy::{Connection, Guard, Principal};
+use ztunnel::policy::{Connection, PodPolicies, Principal};
 use ztunnel::store::snapshot::Snapshot;
 
 /// The system's allocator, with a count of what each thread asks of it.
@@ -95,7 +95,7 @@ fn policy(name: &str, action: Action, scope: Scope, numbers: Range<u16>) -> Auth
 }
 
 /// What a judgement of the pod's guard says, and how often it asked the allocator for something.
-fn judged(guard: &Guard, source: Option<SpiffeId>, source_ip: impl Into<IpAddr>, port: u16) -> (bool, usize) {
+fn judged(guard: &PodPolicies, source: Option<SpiffeId>, source_ip: impl Into<IpAddr>, port: u16) -> (bool, usize) {
     let source = source.map(Principal::new);
     let connection = Connection { source, source_ip: source_ip.into(), destination: (OWN, port).into() };
     let before = ASKED.get();
@@ -125,7 +125,7 @@ fn a_judgement_allocates_nothing() {
     ];
     let policies = PolicySet { authorization, authentication: vec![strict], ..PolicySet::default() };
     let snapshot = Snapshot::build(1, vec![web()], vec![], vec![]).with_policies(policies);
-    let guard = Guard::of(&snapshot, &web(), &LocalPod { probe_ports: vec![8086], ..LocalPod::default() });
+    let guard = PodPolicies::of(&snapshot, &web(), &LocalPod { probe_ports: vec![8086], ..LocalPod::default() });
 
     let id = |namespace, account| Some(identity(namespace, account));
     // By an exact principal, a prefix, a suffix, a range, a port, a small group.

@@ -7,7 +7,7 @@ use super::code::Code;
 use super::covers::identity_of;
 use super::finding::{Report, Severity};
 use super::index::{Mesh, list};
-use super::path::{Entry, Field, entries};
+use super::path::{Field, PathEntry, entries};
 use super::pod::{Outside, Pod};
 use crate::model::policy::{Action, AuthorizationPolicy, StringMatch};
 use crate::model::workload::NamespacedName;
@@ -41,7 +41,7 @@ enum Source {
     Account(NamespacedName),
 }
 
-fn sources(policy: &AuthorizationPolicy) -> impl Iterator<Item = ((Entry, Field), Source)> {
+fn sources(policy: &AuthorizationPolicy) -> impl Iterator<Item = ((PathEntry, Field), Source)> {
     entries(policy).flat_map(|(entry, found)| {
         let account = |identity: crate::model::identity::SpiffeId| {
             Source::Account(NamespacedName::new(identity.namespace, identity.service_account))

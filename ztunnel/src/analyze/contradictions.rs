@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::code::Code;
 use super::covers::{identity_of, range_covers, ranges_disjoint, text_covers, texts_disjoint, weight};
 use super::finding::Report;
-use super::path::{Entry, Field, entries_of};
+use super::path::{Field, PathEntry, entries_of};
 use crate::model::identity::SpiffeId;
 use crate::model::policy::{AuthorizationPolicy, Match, Part, Rule, StringMatch};
 use crate::model::workload::NamespacedName;
@@ -30,8 +30,9 @@ fn check_rule(policy: &AuthorizationPolicy, index: usize, rule: &Rule, report: &
     // Of several matches any would do, so nothing is certain about such a condition.
     let single =
         |part| rule.clauses.iter().filter(move |clause| clause.part == part && clause.matches.len() == 1).count();
-    let is_condition = |entry: &Entry| matches!(entry.part, Part::When(_)) && single(entry.part) == 1;
-    let conditions: Vec<(Entry, &Match)> = entries_of(index, rule).filter(|(entry, _)| is_condition(entry)).collect();
+    let is_condition = |entry: &PathEntry| matches!(entry.part, Part::When(_)) && single(entry.part) == 1;
+    let conditions: Vec<(PathEntry, &Match)> =
+        entries_of(index, rule).filter(|(entry, _)| is_condition(entry)).collect();
     if !conditions.is_empty() && check_together(policy, &conditions, report) {
         return;
     }
@@ -43,7 +44,7 @@ fn check_rule(policy: &AuthorizationPolicy, index: usize, rule: &Rule, report: &
 }
 
 /// Whether matches that must all hold can't; tells of it, and of values that can't be.
-fn check_together(policy: &AuthorizationPolicy, together: &[(Entry, &Match)], report: &mut Report<'_>) -> bool {
+fn check_together(policy: &AuthorizationPolicy, together: &[(PathEntry, &Match)], report: &mut Report<'_>) -> bool {
     let Some((entry, first)) = together.first() else { return false };
     if **first == Match::default() {
         report.add(Code::NeverMatches, policy, format!("{entry} compares nothing, so it never matches"), "remove it");
@@ -72,7 +73,7 @@ fn check_together(policy: &AuthorizationPolicy, together: &[(Entry, &Match)], re
 /// A list of which some values can't be.
 struct Dead {
     /// Where it stands.
-    entry: Entry,
+    entry: PathEntry,
     /// How many values it has.
     values: usize,
     /// Those that can't be, and why.
@@ -80,7 +81,12 @@ struct Dead {
 }
 
 impl Dead {
-    fn of<T: Display>(entry: Entry, field: Field, values: &[T], why: impl Fn(&T) -> Option<String>) -> Option<Self> {
+    fn of<T: Display>(
+        entry: PathEntry,
+        field: Field,
+        values: &[T],
+        why: impl Fn(&T) -> Option<String>,
+    ) -> Option<Self> {
         let reason = |value: &T| Some(format!("{value} of {} {}", entry.field(field, false), why(value)?));
         let dead: Vec<String> = values.iter().filter_map(reason).collect();
         (!dead.is_empty()).then_some(Self { entry, values: values.len(), dead })
@@ -88,7 +94,7 @@ impl Dead {
 }
 
 /// Matches that must all hold.
-struct View<'a>(&'a [(Entry, &'a Match)]);
+struct View<'a>(&'a [(PathEntry, &'a Match)]);
 
 impl View<'_> {
     fn identities(&self) -> Vec<Dead> {

@@ -6,7 +6,7 @@ use super::code::Code;
 use super::covers::identity_of;
 use super::finding::{Report, Severity};
 use super::index::Mesh;
-use super::path::{Entry, Field, entries};
+use super::path::{Field, PathEntry, entries};
 use crate::model::policy::{AuthorizationPolicy, StringMatch};
 use crate::model::workload::NamespacedName;
 
@@ -63,7 +63,7 @@ impl Check<'_, '_, '_> {
     fn value(
         &mut self,
         policy: &AuthorizationPolicy,
-        (entry, field, negative): (Entry, Field, bool),
+        (entry, field, negative): (PathEntry, Field, bool),
         shown: String,
         wrong: &dyn Fn(&Mesh<'_>) -> Option<Wrong>,
     ) {

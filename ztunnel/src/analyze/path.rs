@@ -6,7 +6,7 @@ use crate::model::policy::{AuthorizationPolicy, Match, Part, Rule};
 
 /// An entry of `from` or `to`, or a condition of `when`.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(super) struct PathEntry {
     pub(super) rule: usize,
     pub(super) part: Part,
     pub(super) index: usize,
@@ -24,7 +24,7 @@ pub(super) enum Field {
     Ports,
 }
 
-impl Entry {
+impl PathEntry {
     /// The place of a field in it, such as `rules[0].from[1].source.notPrincipals`.
     pub(super) fn field(self, field: Field, negative: bool) -> String {
         if let Part::When(_) = self.part {
@@ -48,7 +48,7 @@ impl Entry {
     }
 }
 
-impl fmt::Display for Entry {
+impl fmt::Display for PathEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.part {
             Part::From => write!(f, "rules[{}].from[{}]", self.rule, self.index),
@@ -59,14 +59,14 @@ impl fmt::Display for Entry {
 }
 
 /// The entries of a policy that are compared, with their places: not those of rules that never match for other reasons.
-pub(super) fn entries(policy: &AuthorizationPolicy) -> impl Iterator<Item = (Entry, &Match)> {
+pub(super) fn entries(policy: &AuthorizationPolicy) -> impl Iterator<Item = (PathEntry, &Match)> {
     policy.rules.iter().enumerate().flat_map(|(index, rule)| entries_of(index, rule))
 }
 
 /// The entries of a rule.
-pub(super) fn entries_of(rule_index: usize, rule: &Rule) -> impl Iterator<Item = (Entry, &Match)> {
+pub(super) fn entries_of(rule_index: usize, rule: &Rule) -> impl Iterator<Item = (PathEntry, &Match)> {
     rule.clauses.iter().flat_map(move |clause| {
-        let entry = move |index| Entry { rule: rule_index, part: clause.part, index };
+        let entry = move |index| PathEntry { rule: rule_index, part: clause.part, index };
         clause.matches.iter().enumerate().map(move |(index, found)| (entry(index), found))
     })
 }

@@ -7,7 +7,7 @@ use super::code::Code;
 use super::covers::identity_of;
 use super::finding::{Report, Severity};
 use super::index::Mesh;
-use super::path::{Entry, Field, entries_of};
+use super::path::{Field, PathEntry, entries_of};
 use super::pod::Pod;
 use crate::model::labels::Labels;
 use crate::model::policy::{Action, AuthorizationPolicy, Match, Rule, Scope, StringMatch};
@@ -75,12 +75,12 @@ fn all_inside(mesh: &Mesh<'_>, policy: &AuthorizationPolicy) -> bool {
 }
 
 /// The first place at which a rule wants a client with an identity.
-fn named(index: usize, rule: &Rule) -> Option<(Entry, Field, bool)> {
+fn named(index: usize, rule: &Rule) -> Option<(PathEntry, Field, bool)> {
     entries_of(index, rule).find_map(|(entry, found)| Some((entry, wanted(found)?, false)))
 }
 
 /// The first place at which a rule excludes identities, if it says nothing else of clients.
-fn excluded_only(index: usize, rule: &Rule) -> Option<(Entry, Field, bool)> {
+fn excluded_only(index: usize, rule: &Rule) -> Option<(PathEntry, Field, bool)> {
     if !rule.unjudged.is_empty() || !matches_plaintext(rule) {
         return None;
     }

@@ -44,7 +44,7 @@ use crate::{
         memory::Budget,
         open::OpenLimit,
     },
-    pods::{manager::ManagerHandle, worker::Carried},
+    pods::{manager::ManagerHandle, worker::ByteCount},
     store::publish::Reader,
 };
 
@@ -108,7 +108,7 @@ pub struct Admin {
     /// Running tasks.
     pub tasks: TaskCount,
     /// What the data workers' live connections have carried.
-    pub carried: Vec<Carried>,
+    pub carried: Vec<ByteCount>,
     /// Lost log lines.
     pub lost: LostLines,
     /// The memory of buffers and windows.
@@ -235,7 +235,7 @@ async fn answer(admin: &Admin, endpoints: Endpoints, request: &Request<Incoming>
 /// Never waits for the manager: a scrape is needed most while something is stuck.
 async fn metrics(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     // Where a data worker is busy for longer, what it counted before is shown.
-    let _too_late = timeout(COUNTING_TIMEOUT, join_all(admin.carried.iter().map(Carried::count))).await;
+    let _too_late = timeout(COUNTING_TIMEOUT, join_all(admin.carried.iter().map(ByteCount::count))).await;
     let sources = exposition::Sources {
         traffic: &admin.registry,
         lost: admin.lost.count(),

@@ -28,7 +28,7 @@ use crate::{
         remote::{ControlPlane, RemoteAuthority, RemoteMesh},
         source::{MeshSource as _, feed},
     },
-    flow::{gate::Gates, table::WorkerId},
+    flow::{enforcement::EnforcementPoints, table::WorkerId},
     identity::{
         cache::{self, CacheSettings, Certificates},
         files::CertFiles,
@@ -90,7 +90,7 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
         None => mesh,
     };
     let node = node_sockets(&args).map(|sockets| Arc::new(sockets) as Arc<dyn NodeConnections>);
-    let gates = Gates::of_node(node.clone());
+    let enforcement_points = EnforcementPoints::of_node(node.clone());
     let workers = start_workers(&args, node, &mesh, &traffic, &tasks)?;
     let controller = Controller::start(
         pins,
@@ -111,13 +111,13 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
         workers,
         host_cookie: Netns::current()?.cookie(),
         settings: args.pod_settings(tls, budget.clone(), resources(&args, &budget)),
-        gates: gates.clone(),
+        enforcement_points: enforcement_points.clone(),
         certificates,
         tasks: tasks.clone(),
         drain_timeout: args.drain_timeout.duration(),
     });
     services.spawn(Span::none(), memory::tend(mesh.clone()));
-    services.spawn(Span::none(), gates.follow(mesh.clone(), traffic.decisions().clone()));
+    services.spawn(Span::none(), enforcement_points.follow(mesh.clone(), traffic.decisions().clone()));
     let (trigger, watch) = drain::channel();
     let admin = Arc::new(Admin {
         manager: handle,

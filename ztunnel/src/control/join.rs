@@ -388,7 +388,7 @@ impl Joiner {
             ($table:ident, $body:ident) => {{
                 let said = said.into_iter().filter_map(|(origin, body)| {
                     let Body::$body(body) = body else { return None };
-                    Some(Said { place: table::Place { voice: Arc::clone(voice), origin }, body })
+                    Some(Said { place: table::Provenance { voice: Arc::clone(voice), origin }, body })
                 });
                 let said = said.collect();
                 self.$table.replace(&key.1, voice, said)

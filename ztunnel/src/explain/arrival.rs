@@ -5,14 +5,14 @@ use ebpf_common::HBONE_PORT;
 use super::client::{Client, NO_NETNS};
 use super::explanation::{Authentication, Judgement, Verdict};
 use super::hints::{self, Case};
-use super::journey::{Leg, is_enforced, is_in_mesh};
+use super::journey::{RouteSegment, is_enforced, is_in_mesh};
 use super::judgement::{self, Sight};
 use super::sources::Sources;
 use crate::model::addr::{OrigDst, PeerAddr};
 use crate::model::close::CloseReason;
 use crate::model::flow::{Direction, Flow};
 use crate::model::workload::Workload;
-use crate::policy::{Connection, Denial, Guard};
+use crate::policy::{Connection, Denial, PodPolicies};
 use crate::route::decide::{self, Hop};
 use crate::route::target;
 use crate::wire::connect::Authority;
@@ -28,20 +28,21 @@ pub(super) struct Arrival<'a> {
     pub(super) sources: Sources<'a>,
     pub(super) client: &'a Client<'a>,
     pub(super) captured: &'a Result<(), String>,
-    pub(super) leg: &'a Leg,
+    pub(super) segment: &'a RouteSegment,
 }
 
 impl Arrival<'_> {
     /// What becomes of it, and what would change that. `traced`: with every policy.
     pub(super) fn judge(&self, traced: bool) -> (Judgement, Vec<String>) {
-        let leg = self.leg;
-        let Some(source_ip) = self.client.address_towards(leg.address.ip()) else {
-            let family = if leg.address.is_ipv4() { "IPv4" } else { "IPv6" };
-            let reason = format!("{} has no {family} address to reach {} from", self.client.title(), leg.address.ip());
+        let segment = self.segment;
+        let Some(source_ip) = self.client.address_towards(segment.address.ip()) else {
+            let family = if segment.address.is_ipv4() { "IPv4" } else { "IPv6" };
+            let reason =
+                format!("{} has no {family} address to reach {} from", self.client.title(), segment.address.ip());
             return (refused(reason), Vec::new());
         };
-        let Some(workload) = &leg.workload else {
-            let address = leg.address.ip();
+        let Some(workload) = &segment.workload else {
+            let address = segment.address.ip();
             let unenforced = match self.sources.snapshot.contested(address) {
                 Some(_) => format!("{address} is claimed by several, so that nobody knows who answers"),
                 None => format!("no pod is known at {address}"),
@@ -52,8 +53,8 @@ impl Arrival<'_> {
             return (unjudged(format!("Pod {} reaches itself, which is not captured", workload.name)), Vec::new());
         }
         let local = self.sources.local(&workload.name);
-        let is_tunnel = leg.expected().is_some();
-        let unenforced = is_enforced(self.sources, workload, leg.address.port(), is_tunnel).err();
+        let is_tunnel = segment.expected().is_some();
+        let unenforced = is_enforced(self.sources, workload, segment.address.port(), is_tunnel).err();
         if is_tunnel && local.is_some_and(|local| local.netns.is_none()) {
             let reason = format!("no tunnel to Pod {} can be opened: {NO_NETNS}", workload.name);
             return (refused(reason), Vec::new());
@@ -72,33 +73,33 @@ impl Arrival<'_> {
             return (refused(reason), Vec::new());
         }
         if let Some(why) = unenforced {
-            return (unjudged(why), vec![hints::enforce(workload, local, leg.address.port())]);
+            return (unjudged(why), vec![hints::enforce(workload, local, segment.address.port())]);
         }
         let connection = Connection {
-            source: self.client.principal.clone().filter(|_| leg.expected().is_some()),
+            source: self.client.principal.clone().filter(|_| segment.expected().is_some()),
             source_ip,
-            destination: leg.address,
+            destination: segment.address,
         };
         self.judged(workload, &connection, traced)
     }
 
     /// Whether it gets as far as to be judged: the checks of the destination's node before.
     fn admitted(&self, workload: &Workload, source_ip: std::net::IpAddr) -> Result<(), String> {
-        let leg = self.leg;
+        let segment = self.segment;
         let peer = PeerAddr::new((source_ip, ANY_PORT).into());
-        match (&leg.hop, &self.client.principal) {
+        match (&segment.hop, &self.client.principal) {
             (Some(Hop::Tunnel { to, .. }), Some(principal)) => {
-                let host = leg.service.as_ref().map(|service| &*service.hostname);
-                let authority = Authority::Address(leg.address);
+                let host = segment.service.as_ref().map(|service| &*service.hostname);
+                let authority = Authority::Address(segment.address);
                 let (identity, name) = (principal.identity(), &workload.name);
                 let found = target::target(self.sources.snapshot, *to, peer, identity, &authority, host, name);
                 found.map(|_| ()).map_err(|error| error.to_string())
             }
-            _ if leg.address.port() == HBONE_PORT => {
+            _ if segment.address.port() == HBONE_PORT => {
                 Err(format!("port {HBONE_PORT} of Pod {} takes the mesh's tunnels only", workload.name))
             }
             _ => {
-                let flow = Flow { direction: Direction::Inbound, peer, dst: OrigDst::new(leg.address) };
+                let flow = Flow { direction: Direction::Inbound, peer, dst: OrigDst::new(segment.address) };
                 let decided = decide::inbound(self.sources.snapshot, &flow, &workload.name);
                 decided.map(|_| ()).map_err(|refusal| refusal.detail.unwrap_or_else(|| refusal.reason.to_string()))
             }
@@ -163,7 +164,7 @@ impl Arrival<'_> {
 
 /// The data path asks the kernel whether a process of the node connects; here the address has to do.
 fn is_probe(denial: &Denial, workload: &Workload, connection: &Connection) -> bool {
-    Guard::admit_probe(denial).is_some() && workload.node_addresses.contains(&connection.source_ip)
+    PodPolicies::admit_probe(denial).is_some() && workload.node_addresses.contains(&connection.source_ip)
 }
 
 fn unjudged(unenforced: String) -> Judgement {
@@ -188,12 +189,12 @@ fn refused(reason: String) -> Judgement {
 }
 
 /// Why no tunnel leads to an endpoint.
-pub(super) fn why_plaintext(leg: &Leg, client: &Client<'_>, captured: &Result<(), String>) -> String {
+pub(super) fn why_plaintext(segment: &RouteSegment, client: &Client<'_>, captured: &Result<(), String>) -> String {
     if let Err(why) = captured {
         return why.clone();
     }
-    let Some(workload) = &leg.workload else {
-        return format!("no pod is known at {}", leg.address.ip());
+    let Some(workload) = &segment.workload else {
+        return format!("no pod is known at {}", segment.address.ip());
     };
     if client.pod.is_some_and(|pod| pod.name == workload.name) {
         return format!("Pod {} reaches itself", workload.name);

@@ -7,7 +7,7 @@ use ebpf_common::capture::{Capture, Exceptions};
 use ebpf_common::{Addr, map_addr};
 use ipnet::IpNet;
 
-use super::explanation::{Refusal, Source};
+use super::explanation::{ExplainedRefusal, Source};
 use super::query::{From, Query, QueryError, behind, client_pod};
 use super::sources::Sources;
 use super::state::PodState;
@@ -191,10 +191,10 @@ impl<'a> Client<'a> {
     }
 
     /// Why no connection of it gets anywhere.
-    pub(super) fn closed(&self) -> Option<Refusal> {
+    pub(super) fn closed(&self) -> Option<ExplainedRefusal> {
         let why = self.state.as_ref()?.why_closed()?;
         let reason = CloseReason::Unreachable.label().to_owned();
-        Some(Refusal { reason, text: format!("{}: {why}", self.title()) })
+        Some(ExplainedRefusal { reason, text: format!("{}: {why}", self.title()) })
     }
 
     /// Its namespace, if that is known.

@@ -107,13 +107,13 @@ pub struct Route {
     /// The service whose endpoints are taken, as `namespace/name`.
     pub service: Option<String>,
     /// Why there is no way.
-    pub refusal: Option<Refusal>,
+    pub refusal: Option<ExplainedRefusal>,
 }
 
 /// Why a connection gets nowhere.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Refusal {
+pub struct ExplainedRefusal {
     /// As logs and metrics have it, such as `no_healthy_upstream`.
     pub reason: String,
     /// In words.
@@ -133,7 +133,7 @@ pub struct Endpoint {
     /// Whether it takes connections.
     pub health: Health,
     /// When it is taken.
-    pub turn: Turn,
+    pub turn: Preference,
     /// Why it is never taken.
     pub why_never: Option<String>,
     /// Whether it is in the mesh.
@@ -174,7 +174,7 @@ impl Health {
 /// When an endpoint is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Turn {
+pub enum Preference {
     /// At once; by chance, if there are several.
     First,
     /// When those fail.

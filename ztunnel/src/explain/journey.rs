@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ebpf_common::HBONE_PORT;
 
 use super::client::{Client, NO_NETNS, outside_why};
-use super::explanation::{Destination, Health, Refusal, Route, Turn};
+use super::explanation::{Destination, ExplainedRefusal, Health, Preference, Route};
 use super::query::{Meant, Query, QueryError, To};
 use super::sources::Sources;
 use super::state::PodState;
@@ -16,7 +16,7 @@ use crate::model::identity::SpiffeId;
 use crate::model::service::{self, Endpoint, Resolution, Service, ServiceKind};
 use crate::model::workload::{Membership, NamespacedName, Workload};
 use crate::route::decide::{self, Hop, Unfit};
-use crate::route::survey::{self, End, Survey};
+use crate::route::survey::{self, RouteEnd, Survey};
 
 /// Where a connection can end, and how it gets there.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub(super) struct Journey {
     pub(super) route: Route,
     /// Whether the client's node captures it.
     pub(super) captured: Result<(), String>,
-    pub(super) legs: Vec<Leg>,
+    pub(super) segments: Vec<RouteSegment>,
     pub(super) notes: Vec<String>,
     /// What would make a way where there is none.
     pub(super) remedies: Vec<String>,
@@ -33,12 +33,12 @@ pub(super) struct Journey {
 
 /// One address at which it may end.
 #[derive(Debug)]
-pub(super) struct Leg {
+pub(super) struct RouteSegment {
     pub(super) address: SocketAddr,
     pub(super) workload: Option<Arc<Workload>>,
     pub(super) node: Option<String>,
     pub(super) health: Health,
-    pub(super) turn: Turn,
+    pub(super) turn: Preference,
     /// Why it is never taken.
     pub(super) why_never: Option<String>,
     pub(super) hop: Option<Hop>,
@@ -58,8 +58,8 @@ pub(super) struct Traveller<'a> {
 #[derive(Debug, Default)]
 struct Passage {
     service: Option<Arc<Service>>,
-    refusal: Option<decide::Refusal>,
-    legs: Vec<Leg>,
+    refusal: Option<decide::RouteRefusal>,
+    segments: Vec<RouteSegment>,
 }
 
 impl Traveller<'_> {
@@ -71,7 +71,7 @@ impl Traveller<'_> {
             Some(address) => (self.towards(address), self.client.capture(address, self.port)),
             None => self.headless(&meant, &mut notes),
         };
-        let Passage { service, refusal, mut legs } = passage;
+        let Passage { service, refusal, mut segments } = passage;
         let (pod, named) = match meant {
             Meant::Pod(pod) => (Some(pod), None),
             Meant::Service(service) => (None, Some(service)),
@@ -79,17 +79,19 @@ impl Traveller<'_> {
         };
         if let Some(pod) = pod {
             // Of an address on a node's network the mesh does not know whose it is; the question does.
-            for leg in legs.iter_mut().filter(|leg| pod.addresses.contains(&leg.address.ip()) && leg.workload.is_none())
+            for segment in segments
+                .iter_mut()
+                .filter(|segment| pod.addresses.contains(&segment.address.ip()) && segment.workload.is_none())
             {
-                let (target, workload) = (leg.address, Some(Arc::clone(pod)));
-                let standing = Ok((survey::Turn::First, Hop::Plain));
-                *leg = Leg::of(End { target, workload, endpoint: None, standing });
+                let (target, workload) = (segment.address, Some(Arc::clone(pod)));
+                let standing = Ok((survey::Preference::First, Hop::Plain));
+                *segment = RouteSegment::of(RouteEnd { target, workload, endpoint: None, standing });
             }
         }
         let closed = self.client.closed();
         let remedies = match (&closed, &refusal) {
             (Some(_), _) => {
-                legs.clear();
+                segments.clear();
                 vec![format!("repair what closes {}, or take it out of the mesh by its label", self.client.title())]
             }
             (None, Some(refusal)) => self.remedies(refusal, service.as_ref(), address),
@@ -97,7 +99,7 @@ impl Traveller<'_> {
         };
         let balanced = service.as_deref().filter(|_| refusal.is_none());
         let route = Route {
-            text: self.route_text(&captured, balanced, &legs),
+            text: self.route_text(&captured, balanced, &segments),
             service: service.as_ref().map(|service| service.name.to_string()),
             refusal: closed.or_else(|| refusal.map(|refusal| told(&refusal))),
         };
@@ -108,7 +110,7 @@ impl Traveller<'_> {
             address,
             port: self.port,
         };
-        Ok(Journey { destination, route, captured, legs, notes, remedies })
+        Ok(Journey { destination, route, captured, segments, notes, remedies })
     }
 
     /// The address that the client connects to; none: the service has none of its own.
@@ -143,31 +145,34 @@ impl Traveller<'_> {
         let snapshot = self.sources.snapshot;
         for endpoint in service.endpoints.iter().filter(|endpoint| service.families.include(endpoint.address)) {
             let never = |why: String| {
-                let end = End {
+                let end = RouteEnd {
                     target: SocketAddr::new(endpoint.address, self.port),
-                    ..End::at(snapshot, endpoint, self.port, Err(Unfit::Unready))
+                    ..RouteEnd::at(snapshot, endpoint, self.port, Err(Unfit::Unready))
                 };
-                Leg { why_never: Some(why), ..Leg::of(end) }
+                RouteSegment { why_never: Some(why), ..RouteSegment::of(end) }
             };
             if endpoint.health != service::Health::Ready {
-                passage.legs.push(never("it is not ready, so that the service's name does not lead to it".to_owned()));
+                passage
+                    .segments
+                    .push(never("it is not ready, so that the service's name does not lead to it".to_owned()));
                 continue;
             }
             let direct = self.towards(endpoint.address);
             captured = captured.and_then(|()| self.client.capture(endpoint.address, self.port));
             if let Some(refusal) = direct.refusal {
-                passage.legs.push(never(told(&refusal).text));
+                passage.segments.push(never(told(&refusal).text));
             }
-            passage.legs.extend(direct.legs);
+            passage.segments.extend(direct.segments);
         }
         notes.push(format!(
             "Service {} is headless: its name gives the pods' own addresses, and the client connects to port {} of these \
              itself, whatever targetPort says",
             service.name, self.port
         ));
-        if passage.legs.iter().all(|leg| leg.turn == Turn::Never) {
+        if passage.segments.iter().all(|segment| segment.turn == Preference::Never) {
             let detail = format!("{} is headless, and none of its endpoints can be reached", service.name);
-            passage.refusal = Some(decide::Refusal { reason: CloseReason::NoHealthyUpstream, detail: Some(detail) });
+            passage.refusal =
+                Some(decide::RouteRefusal { reason: CloseReason::NoHealthyUpstream, detail: Some(detail) });
         }
         (passage, captured)
     }
@@ -181,19 +186,19 @@ impl Traveller<'_> {
             (None, Some(principal)) if captured => survey::of_identity(snapshot, principal.identity(), dst),
             _ => survey::uncaptured(snapshot, dst),
         };
-        let legs = ends.into_iter().map(|end| self.leg(end, service.as_ref(), dst.ip())).collect();
-        Passage { service, refusal, legs }
+        let segments = ends.into_iter().map(|end| self.segment(end, service.as_ref(), dst.ip())).collect();
+        Passage { service, refusal, segments }
     }
 
-    fn leg(&self, end: End<'_>, service: Option<&Arc<Service>>, dst: IpAddr) -> Leg {
+    fn segment(&self, end: RouteEnd<'_>, service: Option<&Arc<Service>>, dst: IpAddr) -> RouteSegment {
         let why_never = match (&end.standing, end.endpoint) {
             (Err(unfit), Some(endpoint)) => {
                 Some(self.unfit_text(*unfit, service.map(|service| &service.name), endpoint))
             }
-            (Ok((survey::Turn::Never, _)), Some(endpoint)) => Some(worse(endpoint, service, dst).to_owned()),
+            (Ok((survey::Preference::Never, _)), Some(endpoint)) => Some(worse(endpoint, service, dst).to_owned()),
             _ => None,
         };
-        Leg { why_never, service: service.cloned(), ..Leg::of(end) }
+        RouteSegment { why_never, service: service.cloned(), ..RouteSegment::of(end) }
     }
 
     fn unfit_text(&self, unfit: Unfit, service: Option<&NamespacedName>, endpoint: &Endpoint) -> String {
@@ -217,7 +222,12 @@ impl Traveller<'_> {
         }
     }
 
-    fn route_text(&self, captured: &Result<(), String>, service: Option<&Service>, legs: &[Leg]) -> String {
+    fn route_text(
+        &self,
+        captured: &Result<(), String>,
+        service: Option<&Service>,
+        segments: &[RouteSegment],
+    ) -> String {
         let begins = match (captured, self.client.pod) {
             (Ok(()), Some(pod)) => match &pod.node {
                 Some(node) => format!("captured by the daemon of node {node}"),
@@ -228,12 +238,12 @@ impl Traveller<'_> {
                 format!("NOT CAPTURED on the client's node, so it is in plaintext and without identity: {why}")
             }
         };
-        let taken = legs.iter().filter(|leg| leg.turn != Turn::Never).count();
+        let taken = segments.iter().filter(|segment| segment.turn != Preference::Never).count();
         let chooser = if captured.is_ok() { "it" } else { "the node's own load balancer" };
         match service {
             Some(service) if !service.vips.is_empty() && service.resolution == Resolution::Endpoints => {
                 let name = format!("{} {}", service.kind.name(), service.name);
-                let of = format!("{taken} of {} can be selected", legs.len());
+                let of = format!("{taken} of {} can be selected", segments.len());
                 match (captured.is_ok() && service.is_sticky, self.client.pod) {
                     (true, Some(_)) => format!(
                         "{begins}; {chooser} always selects the same endpoint of {name}, by the client's address \
@@ -253,7 +263,7 @@ impl Traveller<'_> {
     /// What would make a way.
     fn remedies(
         &self,
-        refusal: &decide::Refusal,
+        refusal: &decide::RouteRefusal,
         service: Option<&Arc<Service>>,
         address: Option<IpAddr>,
     ) -> Vec<String> {
@@ -311,12 +321,12 @@ impl Traveller<'_> {
     }
 }
 
-impl From<survey::Turn> for Turn {
-    fn from(turn: survey::Turn) -> Self {
+impl From<survey::Preference> for Preference {
+    fn from(turn: survey::Preference) -> Self {
         match turn {
-            survey::Turn::First => Self::First,
-            survey::Turn::Later => Self::Later,
-            survey::Turn::Never => Self::Never,
+            survey::Preference::First => Self::First,
+            survey::Preference::Later => Self::Later,
+            survey::Preference::Never => Self::Never,
         }
     }
 }
@@ -377,14 +387,14 @@ pub(super) fn asked(to: &To) -> String {
     }
 }
 
-pub(super) fn told(refusal: &decide::Refusal) -> Refusal {
+pub(super) fn told(refusal: &decide::RouteRefusal) -> ExplainedRefusal {
     let text = refusal.detail.clone().unwrap_or_else(|| refusal.reason.to_string());
-    Refusal { reason: refusal.reason.label().to_owned(), text }
+    ExplainedRefusal { reason: refusal.reason.label().to_owned(), text }
 }
 
-impl Leg {
-    fn of(end: End<'_>) -> Self {
-        let End { target, workload, endpoint, standing } = end;
+impl RouteSegment {
+    fn of(end: RouteEnd<'_>) -> Self {
+        let RouteEnd { target, workload, endpoint, standing } = end;
         let health = match (endpoint, &workload) {
             (Some(endpoint), _) => match endpoint.health {
                 service::Health::Ready => Health::Ready,
@@ -399,7 +409,7 @@ impl Leg {
         let node = node.or_else(|| endpoint?.node.as_deref()).map(str::to_owned);
         let (turn, hop) = match standing {
             Ok((turn, hop)) => (turn.into(), Some(hop)),
-            Err(_) => (Turn::Never, None),
+            Err(_) => (Preference::Never, None),
         };
         Self { address: target, workload, node, health, turn, why_never: None, hop, service: None }
     }

@@ -18,8 +18,8 @@ mod state;
 mod text;
 
 pub use self::explanation::{
-    Authentication, Destination, Endpoint, Explanation, Health, Judgement, Policy, Refusal, Route, Rule, Source, Turn,
-    Verdict, Way,
+    Authentication, Destination, Endpoint, ExplainedRefusal, Explanation, Health, Judgement, Policy, Preference, Route,
+    Rule, Source, Verdict, Way,
 };
 pub use self::page::{Page, printable, printable_json};
 pub use self::query::{Query, QueryError};
@@ -28,7 +28,7 @@ pub use self::text::{text, wrapped};
 
 use self::arrival::Arrival;
 use self::client::Client;
-use self::journey::{Journey, Leg, Traveller};
+use self::journey::{Journey, RouteSegment, Traveller};
 use self::query::Meant;
 use self::sources::Sources;
 use crate::model::local::LocalPods;
@@ -77,18 +77,18 @@ fn explain_from(sources: Sources<'_>, query: &Query) -> Result<Explanation, Quer
         return explanation;
     }
     let traveller = Traveller { sources, client: &client, port };
-    let Journey { destination, route, captured, legs, notes, remedies } = traveller.travel(query, meant)?;
+    let Journey { destination, route, captured, segments, notes, remedies } = traveller.travel(query, meant)?;
     let (mut endpoints, mut would_change, mut traced) = (Vec::new(), remedies, 0usize);
     let most = (LOOKS / snapshot.policies().authorization().len().max(1)).clamp(1, TRACED);
-    for leg in &legs {
-        let judgement = (leg.turn != Turn::Never && route.refusal.is_none()).then(|| {
+    for segment in &segments {
+        let judgement = (segment.turn != Preference::Never && route.refusal.is_none()).then(|| {
             traced = traced.saturating_add(1);
-            let arrival = Arrival { sources, client: &client, captured: &captured, leg };
+            let arrival = Arrival { sources, client: &client, captured: &captured, segment };
             let (judgement, hints) = arrival.judge(traced <= most);
             would_change.extend(hints.into_iter().filter(|hint| !would_change.contains(hint)).collect::<Vec<_>>());
             judgement
         });
-        endpoints.push(endpoint(leg, &client, &captured, judgement));
+        endpoints.push(endpoint(segment, &client, &captured, judgement));
     }
     let (verdict, reason) = overall(&route, &endpoints);
     let mut explanation = Explanation {
@@ -103,27 +103,32 @@ fn explain_from(sources: Sources<'_>, query: &Query) -> Result<Explanation, Quer
         warnings: Vec::new(),
         mesh_version: snapshot.version(),
     };
-    explanation.notes.extend(remarks::not_known_here(sources, &client, &legs, port));
+    explanation.notes.extend(remarks::not_known_here(sources, &client, &segments, port));
     explanation.warnings = remarks::warnings(snapshot, &explanation);
     explanation.notes.extend(remarks::notes(&explanation));
     Ok(explanation)
 }
 
-fn endpoint(leg: &Leg, client: &Client<'_>, captured: &Result<(), String>, judgement: Option<Judgement>) -> Endpoint {
-    let in_mesh = leg.workload.as_ref().is_some_and(|workload| workload.membership == Membership::InMesh);
-    let way = leg.hop.as_ref().map(|hop| match hop {
+fn endpoint(
+    segment: &RouteSegment,
+    client: &Client<'_>,
+    captured: &Result<(), String>,
+    judgement: Option<Judgement>,
+) -> Endpoint {
+    let in_mesh = segment.workload.as_ref().is_some_and(|workload| workload.membership == Membership::InMesh);
+    let way = segment.hop.as_ref().map(|hop| match hop {
         Hop::Tunnel { to, expected } => {
             Way::Tunnel { to: *to, expected: expected.iter().map(ToString::to_string).collect() }
         }
-        Hop::Plain => Way::Plaintext { because: arrival::why_plaintext(leg, client, captured) },
+        Hop::Plain => Way::Plaintext { because: arrival::why_plaintext(segment, client, captured) },
     });
     Endpoint {
-        address: leg.address,
-        pod: leg.workload.as_ref().map(|workload| workload.name.to_string()),
-        node: leg.node.clone(),
-        health: leg.health,
-        turn: leg.turn,
-        why_never: leg.why_never.clone(),
+        address: segment.address,
+        pod: segment.workload.as_ref().map(|workload| workload.name.to_string()),
+        node: segment.node.clone(),
+        health: segment.health,
+        turn: segment.turn,
+        why_never: segment.why_never.clone(),
         in_mesh,
         way,
         judgement,

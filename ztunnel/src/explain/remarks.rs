@@ -1,8 +1,8 @@
 //! What else a person should know: of the connection, and of the files that the mesh is made of.
 
 use super::client::Client;
-use super::explanation::{Explanation, Judgement, Policy, Turn};
-use super::journey::Leg;
+use super::explanation::{Explanation, Judgement, Policy, Preference};
+use super::journey::RouteSegment;
 use super::sources::Sources;
 use crate::model::problem::{Problem, Severity};
 use crate::model::workload::{Membership, Workload};
@@ -64,7 +64,12 @@ fn judged(explanation: &Explanation) -> impl Iterator<Item = &Judgement> {
 }
 
 /// Facts of pods of other nodes that only these nodes know.
-pub(super) fn not_known_here(sources: Sources<'_>, client: &Client<'_>, legs: &[Leg], port: u16) -> Vec<String> {
+pub(super) fn not_known_here(
+    sources: Sources<'_>,
+    client: &Client<'_>,
+    segments: &[RouteSegment],
+    port: u16,
+) -> Vec<String> {
     let is_unknown = |pod: &Workload| pod.membership == Membership::InMesh && sources.local(&pod.name).is_none();
     let node = |pod: &Workload| pod.node.as_deref().unwrap_or("(unnamed)").to_owned();
     let mut notes = Vec::new();
@@ -75,7 +80,10 @@ pub(super) fn not_known_here(sources: Sources<'_>, client: &Client<'_>, legs: &[
             node(pod)
         ));
     }
-    let reached = legs.iter().filter(|leg| leg.turn != Turn::Never).filter_map(|leg| leg.workload.as_deref());
+    let reached = segments
+        .iter()
+        .filter(|segment| segment.turn != Preference::Never)
+        .filter_map(|segment| segment.workload.as_deref());
     let mut others = reached.filter(|pod| is_unknown(pod) && client.pod.is_none_or(|client| client.name != pod.name));
     if let Some(first) = others.next() {
         let more = match others.count() {

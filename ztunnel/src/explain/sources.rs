@@ -3,7 +3,7 @@
 use super::state::{NodeState, PodState};
 use crate::model::local::{LocalPod, LocalPods};
 use crate::model::workload::{NamespacedName, Workload};
-use crate::policy::Guard;
+use crate::policy::PodPolicies;
 use crate::store::snapshot::Snapshot;
 
 /// A mesh, and what is known of the local facts of its pods.
@@ -27,8 +27,8 @@ impl<'a> Sources<'a> {
     }
 
     /// The guard of a pod, as far as its local facts are known.
-    pub(super) fn guard(&self, workload: &Workload) -> Guard {
+    pub(super) fn guard(&self, workload: &Workload) -> PodPolicies {
         let unknown = LocalPod::default();
-        Guard::of(self.snapshot, workload, self.local(&workload.name).unwrap_or(&unknown))
+        PodPolicies::of(self.snapshot, workload, self.local(&workload.name).unwrap_or(&unknown))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::explanation::{Authentication, Endpoint, Explanation, Judgement, Policy, Turn, Way};
+use super::explanation::{Authentication, Endpoint, Explanation, Judgement, Policy, Preference, Way};
 use super::page::Page;
 
 /// Endpoints of one kind that are listed; the others are in the JSON.
@@ -63,7 +63,7 @@ fn endpoints(page: &mut Page, explanation: &Explanation) {
     }
     page.gap();
     page.line(0, 0, "Endpoints");
-    for turn in [Turn::First, Turn::Later, Turn::Never] {
+    for turn in [Preference::First, Preference::Later, Preference::Never] {
         let of_turn = || explanation.endpoints.iter().filter(|endpoint| endpoint.turn == turn);
         of_turn().take(ENDPOINTS).for_each(|one| endpoint(page, one));
         more(page, of_turn().count(), ENDPOINTS);
@@ -87,7 +87,7 @@ fn endpoint(page: &mut Page, endpoint: &Endpoint) {
     let address =
         if endpoint.address.port() == 0 { endpoint.address.ip().to_string() } else { endpoint.address.to_string() };
     page.line(2, 4, &format!("{address}  {verdict}: {}", facts.join(", ")));
-    if endpoint.turn == Turn::Later {
+    if endpoint.turn == Preference::Later {
         page.line(6, 2, "only when those before it fail");
     }
     if let Some(why) = &endpoint.why_never {

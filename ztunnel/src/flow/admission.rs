@@ -82,7 +82,7 @@ pub struct Admission {
 
 /// The place of one tunnel; free again when it is dropped.
 #[derive(Debug)]
-pub struct Place {
+pub struct AdmissionPermit {
     admission: Admission,
     client: Client,
     /// The number of its handshake, until that is done.
@@ -101,7 +101,7 @@ impl Admission {
     ///
     /// # Errors
     /// Which limit is reached, by tunnels that are ready.
-    pub fn admit(&self, client: Client) -> Result<Place, Full> {
+    pub fn admit(&self, client: Client) -> Result<AdmissionPermit, Full> {
         let limits = self.limits;
         let mut counts = self.lock();
         let (of_client, all) = (counts.of(client), counts.all());
@@ -125,7 +125,7 @@ impl Admission {
             counts.evict(|_| true);
         }
         let (handshake, evicted) = counts.begin(client);
-        Ok(Place { admission: self.clone(), client, handshake: Some(handshake), evicted })
+        Ok(AdmissionPermit { admission: self.clone(), client, handshake: Some(handshake), evicted })
     }
 
     fn lock(&self) -> MutexGuard<'_, Counts> {
@@ -133,7 +133,7 @@ impl Admission {
     }
 }
 
-impl Place {
+impl AdmissionPermit {
     /// Waits until a later handshake has taken the place.
     pub async fn evicted(&self) -> Evicted {
         self.evicted.notified().await;
@@ -154,7 +154,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for AdmissionPermit {
     fn drop(&mut self) {
         let mut counts = self.admission.lock();
         match self.handshake {

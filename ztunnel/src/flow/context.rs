@@ -12,8 +12,8 @@ use tokio::sync::Notify;
 
 use super::{
     admission::Admission,
+    enforcement::EnforcementPoint,
     failures::Failures,
-    gate::Gate,
     table::{Table, Upstreams},
     tunnel::TunnelDialer,
 };
@@ -42,7 +42,7 @@ pub struct PodContext {
     /// HTTP/2 of the tunnels.
     pub hbone: hbone::Settings,
     /// Who may connect to it.
-    pub gate: Gate,
+    pub enforcement_point: EnforcementPoint,
     /// Tells the kubelet from others, where the kernel can.
     pub node: Option<Arc<dyn NodeConnections>>,
     /// Tunnels to it.

@@ -7,10 +7,10 @@ use std::{
 
 use tokio::net::TcpStream;
 
-use super::{PodContext, Refusal, table::DeliveryEntry};
+use super::{FlowRefusal, PodContext, table::DeliveryEntry};
 use crate::{
     model::{addr::OrigDst, close::CloseReason},
-    net::{dial::DialError, open::Place},
+    net::{dial::DialError, open::OpenPermit},
     policy::Permit,
 };
 
@@ -21,7 +21,7 @@ const TRIES: u32 = 16;
 pub(super) struct Delivered {
     pub application: TcpStream,
     /// To be kept until it is closed.
-    pub held: (DeliveryEntry, Place),
+    pub held: (DeliveryEntry, OpenPermit),
 }
 
 /// Connects to `to` from the client's address and a port that is free. Only what was judged gets here.
@@ -33,7 +33,7 @@ pub(super) async fn to_application(
     _judged: &Permit,
     client: IpAddr,
     to: SocketAddr,
-) -> Result<Delivered, Refusal> {
+) -> Result<Delivered, FlowRefusal> {
     let mut last = None;
     let mut refused_before = false;
     for _ in 0..TRIES {
@@ -50,14 +50,14 @@ pub(super) async fn to_application(
                 refused_before = true;
                 last = Some(error);
             }
-            Err(error) => return Err(Refusal::of_dial(&error)),
+            Err(error) => return Err(FlowRefusal::of_dial(&error)),
         }
     }
     match last {
-        Some(error) => Err(Refusal::of_dial(&error)),
+        Some(error) => Err(FlowRefusal::of_dial(&error)),
         None => {
             let detail = format!("every delivery port of {client} is in use");
-            Err(Refusal { reason: CloseReason::LocalFault, detail: Some(detail) })
+            Err(FlowRefusal { reason: CloseReason::LocalFault, detail: Some(detail) })
         }
     }
 }

@@ -6,21 +6,21 @@ use std::{
 };
 
 use super::{
-    gate::Visit,
-    leg::Leg,
+    enforcement::Enforcement,
     record::{Live, Recorded},
     refusal,
+    reset_on_drop::ResetOnDrop,
 };
 use crate::{
     hbone::{
         relay,
-        stream::{Lost, Reset, Tunnel},
+        stream::{HboneStream, Lost, Reset},
     },
     model::close::CloseReason,
     net::{
         buffer::BufferPool,
         copy::{self, CopyError, Side, Transferred},
-        open::Place,
+        open::OpenPermit,
     },
     policy::Denial,
 };
@@ -39,8 +39,8 @@ pub(super) trait Ends {
 
 /// Two TCP connections.
 pub(super) struct TcpEnds {
-    pub(super) client: Leg,
-    pub(super) server: Leg,
+    pub(super) client: ResetOnDrop,
+    pub(super) server: ResetOnDrop,
 }
 
 impl Ends for TcpEnds {
@@ -58,8 +58,8 @@ impl Ends for TcpEnds {
 
 /// The TCP connection of an application, and a stream of an HBONE connection.
 pub(super) struct TunnelEnds {
-    pub(super) application: Leg,
-    pub(super) tunnel: Tunnel,
+    pub(super) application: ResetOnDrop,
+    pub(super) tunnel: HboneStream,
     pub(super) tunnel_side: Side,
 }
 
@@ -84,9 +84,9 @@ pub(super) struct Established<E, T> {
     /// Dropped after the ends are closed.
     pub(super) held: T,
     /// `None`: policy judges the connection at its destination, not here.
-    pub(super) visit: Option<Visit>,
+    pub(super) enforcement: Option<Enforcement>,
     pub(super) record: Recorded,
-    pub(super) place: Place,
+    pub(super) place: OpenPermit,
 }
 
 impl<E: Ends, T> Established<E, T> {
@@ -99,10 +99,10 @@ impl<E: Ends, T> Established<E, T> {
             let ended = tokio::select! {
                 // No byte is copied after the connection has been told to end.
                 biased;
-                stop = stopped(this.visit.as_mut(), this.record.live()) => Err(stop),
+                stop = stopped(this.enforcement.as_mut(), this.record.live()) => Err(stop),
                 ended = this.ends.copy(&pod.buffers, bytes) => Ok(ended),
             };
-            let Self { mut ends, held, visit: _visit, record, place: _place } = self;
+            let Self { mut ends, held, enforcement: _visit, record, place: _place } = self;
             match ended {
                 Err(stop) => {
                     if let Stop::Denied(_) = stop {
@@ -143,12 +143,12 @@ impl Stop {
 }
 
 /// Waits until a connection has to end.
-fn stopped<'a>(mut visit: Option<&'a mut Visit>, live: &'a Live) -> impl Future<Output = Stop> + 'a {
+fn stopped<'a>(mut enforcement: Option<&'a mut Enforcement>, live: &'a Live) -> impl Future<Output = Stop> + 'a {
     poll_fn(move |cx| {
         if let Poll::Ready(reason) = live.poll_cut(cx) {
             return Poll::Ready(Stop::Cut(reason));
         }
-        visit.as_mut().map_or(Poll::Pending, |visit| visit.poll_stopped(cx).map(Stop::Denied))
+        enforcement.as_mut().map_or(Poll::Pending, |enforcement| enforcement.poll_stopped(cx).map(Stop::Denied))
     })
 }
 

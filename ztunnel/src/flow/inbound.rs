@@ -12,16 +12,16 @@ use tokio::{
 use tracing::debug;
 
 use super::{
-    PodContext, Refusal,
+    FlowRefusal, PodContext,
     admission::Evicted,
     deliver::{self, Delivered},
+    enforcement::Enforcement,
     established::{Established, TunnelEnds},
-    gate::Visit,
     in_two_parts,
     judge::judge,
-    leg::Leg,
     limits::{self, Admitted},
     record::{Facts, Recorded},
+    reset_on_drop::ResetOnDrop,
     table::DeliveryEntry,
     tunnel::distrusted,
 };
@@ -31,8 +31,8 @@ use crate::{
         server::{self, End, Incoming},
     },
     lifecycle::{
-        aside,
         drain::{self, DrainWatch},
+        poll_when_woken,
         tasks::TaskSet,
     },
     model::{
@@ -47,7 +47,7 @@ use crate::{
         copy::Side,
         listen::Accepted,
         memory::{Account, Claim},
-        open::Place,
+        open::OpenPermit,
         packed::Packed,
         socket,
     },
@@ -153,7 +153,7 @@ where
         tokio::pin!(served);
         tokio::select! {
             end = &mut served => end,
-            () = aside(until_stopped(drain, tls, peer)) => {
+            () = poll_when_woken(until_stopped(drain, tls, peer)) => {
                 trigger.start();
                 served.await
             }
@@ -196,10 +196,10 @@ struct Link {
 /// A stream's application, and who it is.
 struct Opened {
     application: TcpStream,
-    held: (DeliveryEntry, Place),
+    held: (DeliveryEntry, OpenPermit),
     destination: Option<Arc<Workload>>,
-    visit: Visit,
-    place: Place,
+    enforcement: Enforcement,
+    place: OpenPermit,
     memory: Claim,
 }
 
@@ -221,34 +221,34 @@ async fn begin(pod: Rc<PodContext>, link: Rc<Link>, incoming: Incoming) -> Optio
                 return None;
             }
             reason = live.until_cut() => {
-                let refusal = Refusal::from(reason);
+                let refusal = FlowRefusal::from(reason);
                 Err((refusal.status(), refusal))
             }
         },
         Err(error) => {
-            let refusal = Refusal { reason: error.reason(), detail: Some(error.to_string()) };
+            let refusal = FlowRefusal { reason: error.reason(), detail: Some(error.to_string()) };
             Err((error.status(), refusal))
         }
     };
-    let Opened { application, held, destination, visit, place, memory } = match opened {
+    let Opened { application, held, destination, enforcement, place, memory } = match opened {
         Ok(opened) => opened,
         Err((status, refusal)) => {
             pod.meter.traffic().refused(refusal.reason);
-            let told = wire::refusal::Refusal::new(refusal.reason, refusal.detail.clone().unwrap_or_default());
+            let told = wire::refusal::HboneRefusal::new(refusal.reason, refusal.detail.clone().unwrap_or_default());
             // A peer that is gone needs no answer.
             let _peer_gone = responder.refuse(&ConnectResponse::refused(status, told));
             record.end(refusal.reason, refusal.detail);
             return None;
         }
     };
-    let application = Leg::new(application);
+    let application = ResetOnDrop::new(application);
     let about = destination.as_deref().map(|workload| Baggage::of(workload, &pod.cluster));
     match responder.accept(&ConnectResponse::ok(about)) {
         Ok(mut tunnel) => {
             tunnel.hold(memory);
             record.connected();
             let ends = TunnelEnds { application, tunnel, tunnel_side: Side::Client };
-            Some(Box::pin(Established { ends, held, visit: Some(visit), record, place }.copy()))
+            Some(Box::pin(Established { ends, held, enforcement: Some(enforcement), record, place }.copy()))
         }
         Err(error) => {
             drop((application, held));
@@ -264,7 +264,7 @@ async fn open(
     link: &Link,
     request: &ConnectRequest,
     record: &mut Recorded,
-) -> Result<Opened, (StatusCode, Refusal)> {
+) -> Result<Opened, (StatusCode, FlowRefusal)> {
     let host = request.forwarded.as_ref().and_then(|forwarded| forwarded.host.as_deref());
     let facts = Facts {
         source_identity: Some(link.principal.identity().clone()),
@@ -282,8 +282,8 @@ async fn open(
         host,
         &pod.name,
     );
-    let target =
-        found.map_err(|error| (error.status(), Refusal { reason: error.reason(), detail: Some(error.to_string()) }))?;
+    let target = found
+        .map_err(|error| (error.status(), FlowRefusal { reason: error.reason(), detail: Some(error.to_string()) }))?;
     record.facts(Facts {
         source: target.source,
         destination: target.destination.clone(),
@@ -295,17 +295,17 @@ async fn open(
     });
     let connection =
         Connection { source: Some(link.principal.clone()), source_ip: link.peer.ip(), destination: target.to };
-    let mut visit = pod.gate.enter(connection);
-    let permit = judge(pod, flow, &visit).map_err(|refusal| (refusal.status(), refusal))?;
+    let mut enforcement = pod.enforcement_point.enter(connection);
+    let permit = judge(pod, flow, &enforcement).map_err(|refusal| (refusal.status(), refusal))?;
     record.live().permit(permit.basis());
     let unavailable = |refusal| (StatusCode::SERVICE_UNAVAILABLE, refusal);
     let (place, memory) = limits::stream(pod, &link.memory).map_err(unavailable)?;
     let Delivered { application, held } = tokio::select! {
         opened = deliver::to_application(pod, &permit, link.peer.ip(), target.to) => opened.map_err(unavailable)?,
-        denial = visit.stopped() => {
-            let refusal = Refusal::of_change(&denial);
+        denial = enforcement.stopped() => {
+            let refusal = FlowRefusal::of_change(&denial);
             return Err((refusal.status(), refusal));
         }
     };
-    Ok(Opened { application, held, destination: target.destination, visit, place, memory })
+    Ok(Opened { application, held, destination: target.destination, enforcement, place, memory })
 }

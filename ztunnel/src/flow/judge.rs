@@ -1,10 +1,10 @@
-//! Asks the gate of a pod for a connection to it, and tells what came of it.
+//! Asks the point of a pod for a connection to it, and tells what came of it.
 
 use std::io;
 
 use tracing::{Level, event};
 
-use super::{PodContext, Refusal, gate::Visit};
+use super::{FlowRefusal, PodContext, enforcement::Enforcement};
 use crate::{
     metrics::policy::would,
     model::{
@@ -12,24 +12,24 @@ use crate::{
         flow::{Direction, Flow},
     },
     net::node::Client,
-    policy::{Beside, Connection, Guard, Permit},
+    policy::{Connection, Permit, PodPolicies, UnenforcedMatch},
 };
 
 /// Judges a connection that has entered.
 ///
 /// # Errors
 /// Why it is refused.
-pub(super) fn judge(pod: &PodContext, flow: &Flow, visit: &Visit) -> Result<Permit, Refusal> {
+pub(super) fn judge(pod: &PodContext, flow: &Flow, enforcement: &Enforcement) -> Result<Permit, FlowRefusal> {
     let decisions = pod.meter.traffic().decisions();
-    let denial = match visit.judge(|found| {
+    let denial = match enforcement.judge(|found| {
         decisions.beside(&found);
-        tell(visit.connection(), &found);
+        tell(enforcement.connection(), &found);
     }) {
         Ok(permit) => return Ok(permit),
         Err(Some(denial)) => denial,
         Err(None) => {
             let detail = format!("the mesh knows no Pod {} (any more)", pod.name);
-            return Err(Refusal { reason: CloseReason::LocalFault, detail: Some(detail) });
+            return Err(FlowRefusal { reason: CloseReason::LocalFault, detail: Some(detail) });
         }
     };
     let mut detail = format!("{}: {denial}", CloseReason::Denied);
@@ -37,8 +37,8 @@ pub(super) fn judge(pod: &PodContext, flow: &Flow, visit: &Visit) -> Result<Perm
         let asked = pod.node.as_ref().ok_or(io::ErrorKind::Unsupported.into());
         match asked.and_then(|node| node.client(flow.peer.socket(), flow.dst.socket())) {
             Ok(Client::Kubelet) => {
-                if let Some(permit) = Guard::admit_probe(&denial) {
-                    visit.is_probe();
+                if let Some(permit) = PodPolicies::admit_probe(&denial) {
+                    enforcement.is_probe();
                     decisions.probe();
                     return Ok(permit);
                 }
@@ -51,11 +51,11 @@ pub(super) fn judge(pod: &PodContext, flow: &Flow, visit: &Visit) -> Result<Perm
         }
     }
     decisions.denied(&denial, &pod.name.namespace);
-    Err(Refusal { reason: CloseReason::Denied, detail: Some(detail) })
+    Err(FlowRefusal { reason: CloseReason::Denied, detail: Some(detail) })
 }
 
 /// A line about what a policy without effect has to say.
-fn tell(connection: &Connection, found: &Beside<'_>) {
+fn tell(connection: &Connection, found: &UnenforcedMatch<'_>) {
     event!(
         target: "access",
         parent: None,

@@ -4,7 +4,7 @@
 use thiserror::Error;
 
 use super::{
-    PodContext, Refusal,
+    FlowRefusal, PodContext,
     admission::{self, Client, Full, NoMemory},
 };
 use crate::{
@@ -21,7 +21,7 @@ const STREAM: usize = 12 << 10;
 
 /// What an HBONE connection holds.
 pub(super) struct Admitted {
-    pub place: admission::Place,
+    pub place: admission::AdmissionPermit,
     pub memory: Account,
     pub windows: Windows,
 }
@@ -56,8 +56,8 @@ pub(super) fn hbone_connection(pod: &PodContext, peer: PeerAddr) -> Result<Admit
 }
 
 /// Admits a stream that policy allows. `memory`: the account of its peer.
-pub(super) fn stream(pod: &PodContext, memory: &Account) -> Result<(open::Place, Claim), Refusal> {
-    let too_many = |detail| Refusal { reason: CloseReason::TooMany, detail: Some(detail) };
+pub(super) fn stream(pod: &PodContext, memory: &Account) -> Result<(open::OpenPermit, Claim), FlowRefusal> {
+    let too_many = |detail| FlowRefusal { reason: CloseReason::TooMany, detail: Some(detail) };
     let place = pod.open.stream(Direction::Inbound).ok_or_else(|| {
         too_many("the pod has as many connections open as --max-connections-per-pod allows".to_owned())
     })?;

@@ -5,18 +5,18 @@
 pub mod admission;
 pub mod context;
 mod deliver;
+pub mod enforcement;
 mod established;
 pub mod failures;
-pub mod gate;
 pub mod inbound;
 mod judge;
-mod leg;
 mod limits;
 mod live;
 pub mod outbound;
 pub mod plaintext;
 pub mod record;
 mod refusal;
+mod reset_on_drop;
 pub mod table;
 pub mod tunnel;
 
@@ -24,7 +24,7 @@ use std::future::Future;
 
 pub use context::PodContext;
 use futures_util::future::LocalBoxFuture;
-pub(crate) use refusal::Refusal;
+pub(crate) use refusal::FlowRefusal;
 
 /// A connection's task: its beginning, then the rest that comes of it, if any does.
 ///

@@ -10,11 +10,11 @@ use futures_util::future::LocalBoxFuture;
 use tokio::time::Instant;
 
 use super::{
-    PodContext, Refusal,
+    FlowRefusal, PodContext,
     established::{Established, TcpEnds, TunnelEnds},
     in_two_parts,
-    leg::Leg,
     record::{Facts, Recorded},
+    reset_on_drop::ResetOnDrop,
     table::UpstreamEntry,
 };
 use crate::{
@@ -55,7 +55,7 @@ async fn begin(pod: Rc<PodContext>, accepted: Accepted) -> Option<LocalBoxFuture
     // Declared before the legs: the record and its entry leave last, when the sockets are closed.
     let mut record = Recorded::open(Rc::clone(&pod), flow);
     pod.open.fit(&stream);
-    let (client, live) = (Leg::new(stream), Rc::clone(record.live()));
+    let (client, live) = (ResetOnDrop::new(stream), Rc::clone(record.live()));
     let opened = tokio::select! {
         opened = open(&pod, &flow, &mut record) => opened,
         // Nobody waits for it any more.
@@ -65,15 +65,15 @@ async fn begin(pod: Rc<PodContext>, accepted: Accepted) -> Option<LocalBoxFuture
     match opened {
         Ok(Server::Plain(Dialled { stream: server, held })) => {
             record.connected();
-            let ends = TcpEnds { client, server: Leg::new(server) };
-            Some(Box::pin(Established { ends, held, visit: None, record, place }.copy()))
+            let ends = TcpEnds { client, server: ResetOnDrop::new(server) };
+            Some(Box::pin(Established { ends, held, enforcement: None, record, place }.copy()))
         }
         Ok(Server::Tunnel(opened)) => {
             let Opened { tunnel, identity, .. } = *opened;
             record.proved(identity);
             record.connected();
             let ends = TunnelEnds { application: client, tunnel, tunnel_side: Side::Server };
-            Some(Box::pin(Established { ends, held: (), visit: None, record, place }.copy()))
+            Some(Box::pin(Established { ends, held: (), enforcement: None, record, place }.copy()))
         }
         Err(refusal) => {
             drop(client);
@@ -83,7 +83,7 @@ async fn begin(pod: Rc<PodContext>, accepted: Accepted) -> Option<LocalBoxFuture
     }
 }
 
-async fn open(pod: &PodContext, flow: &Flow, record: &mut Recorded) -> Result<Server, Refusal> {
+async fn open(pod: &PodContext, flow: &Flow, record: &mut Recorded) -> Result<Server, FlowRefusal> {
     if pod.upstreams.contains(flow.peer, flow.dst) {
         return Err(CloseReason::Recursive.into());
     }
@@ -103,12 +103,17 @@ async fn open(pod: &PodContext, flow: &Flow, record: &mut Recorded) -> Result<Se
     Err(refusal.unwrap_or_else(|| CloseReason::NoHealthyUpstream.into()))
 }
 
-async fn connect(pod: &PodContext, flow: &Flow, route: &Outbound, candidate: &Candidate) -> Result<Server, Refusal> {
+async fn connect(
+    pod: &PodContext,
+    flow: &Flow,
+    route: &Outbound,
+    candidate: &Candidate,
+) -> Result<Server, FlowRefusal> {
     match &candidate.hop {
         Hop::Plain => {
             let begun = |local| pod.upstreams.register(canonical(local), candidate.target);
             let opened = pod.dialer.upstream(candidate.target, source(pod, flow, candidate.target)?, begun).await;
-            Ok(Server::Plain(opened.map_err(|error| Refusal::of_upstream(&error))?))
+            Ok(Server::Plain(opened.map_err(|error| FlowRefusal::of_upstream(&error))?))
         }
         Hop::Tunnel { to, expected } => {
             let key = Key { to: *to, expected: expected.clone(), from: source(pod, flow, *to)? };
@@ -117,7 +122,7 @@ async fn connect(pod: &PodContext, flow: &Flow, route: &Outbound, candidate: &Ca
                 .open(&key, &request)
                 .await
                 .map(|opened| Server::Tunnel(Box::new(opened)))
-                .map_err(|error| Refusal::of_tunnel(&error))
+                .map_err(|error| FlowRefusal::of_tunnel(&error))
         }
     }
 }
@@ -125,12 +130,12 @@ async fn connect(pod: &PodContext, flow: &Flow, route: &Outbound, candidate: &Ca
 /// The address to connect from; none is the kernel's choice. The capture route gives unbound sockets the pod's first
 /// address of the family; any other is a choice of the application, and is kept. Where the network namespace does not have
 /// it, the connect fails: an address that the mesh does not know is proved by that.
-fn source(pod: &PodContext, flow: &Flow, to: SocketAddr) -> Result<Option<IpAddr>, Refusal> {
+fn source(pod: &PodContext, flow: &Flow, to: SocketAddr) -> Result<Option<IpAddr>, FlowRefusal> {
     let source = flow.peer.ip();
     if source.is_ipv4() != to.is_ipv4() {
         let detail =
             || format!("{source} is not known as an address of Pod {}, and {to} is of the other family", pod.name);
-        let refusal = || Refusal { reason: CloseReason::ForeignSource, detail: Some(detail()) };
+        let refusal = || FlowRefusal { reason: CloseReason::ForeignSource, detail: Some(detail()) };
         return if pod.addresses.contains(source) { Ok(None) } else { Err(refusal()) };
     }
     Ok((pod.first_address(source) != Some(source)).then_some(source))

@@ -5,14 +5,14 @@ use std::{future::Future, rc::Rc};
 use futures_util::future::LocalBoxFuture;
 
 use super::{
-    PodContext, Refusal,
+    FlowRefusal, PodContext,
     deliver::{self, Delivered},
+    enforcement::Enforcement,
     established::{Established, TcpEnds},
-    gate::Visit,
     in_two_parts,
     judge::judge,
-    leg::Leg,
     record::{Facts, Recorded},
+    reset_on_drop::ResetOnDrop,
 };
 use crate::{
     model::{
@@ -35,17 +35,17 @@ async fn begin(pod: Rc<PodContext>, accepted: Accepted) -> Option<LocalBoxFuture
     // Declared before the legs: the record and its entry leave last, when the sockets are closed.
     let mut record = Recorded::open(Rc::clone(&pod), flow);
     pod.open.fit(&stream);
-    let (client, live) = (Leg::new(stream), Rc::clone(record.live()));
+    let (client, live) = (ResetOnDrop::new(stream), Rc::clone(record.live()));
     let opened = tokio::select! {
         opened = open(&pod, &flow, &mut record) => opened,
         reason = live.until_cut() => Err(reason.into()),
     };
     match opened {
-        Ok(Opened { server, visit }) => {
+        Ok(Opened { server, enforcement }) => {
             let Delivered { application, held } = server;
             record.connected();
-            let ends = TcpEnds { client, server: Leg::new(application) };
-            Some(Box::pin(Established { ends, held, visit: Some(visit), record, place }.copy()))
+            let ends = TcpEnds { client, server: ResetOnDrop::new(application) };
+            Some(Box::pin(Established { ends, held, enforcement: Some(enforcement), record, place }.copy()))
         }
         Err(refusal) => {
             drop(client);
@@ -58,10 +58,10 @@ async fn begin(pod: Rc<PodContext>, accepted: Accepted) -> Option<LocalBoxFuture
 /// The application's side of a connection that may be.
 struct Opened {
     server: Delivered,
-    visit: Visit,
+    enforcement: Enforcement,
 }
 
-async fn open(pod: &PodContext, flow: &Flow, record: &mut Recorded) -> Result<Opened, Refusal> {
+async fn open(pod: &PodContext, flow: &Flow, record: &mut Recorded) -> Result<Opened, FlowRefusal> {
     if pod.table.is_own_delivery(flow.peer, flow.dst) {
         return Err(CloseReason::Recursive.into());
     }
@@ -73,12 +73,12 @@ async fn open(pod: &PodContext, flow: &Flow, record: &mut Recorded) -> Result<Op
         ..Facts::of(flow)
     });
     let connection = Connection { source: None, source_ip: flow.peer.ip(), destination: route.to };
-    let mut visit = pod.gate.enter_in_plaintext(connection, flow.peer.port());
-    let permit = judge(pod, flow, &visit)?;
+    let mut enforcement = pod.enforcement_point.enter_in_plaintext(connection, flow.peer.port());
+    let permit = judge(pod, flow, &enforcement)?;
     record.live().permit(permit.basis());
     let server = tokio::select! {
         opened = deliver::to_application(pod, &permit, flow.peer.ip(), route.to) => opened?,
-        denial = visit.stopped() => return Err(Refusal::of_change(&denial)),
+        denial = enforcement.stopped() => return Err(FlowRefusal::of_change(&denial)),
     };
-    Ok(Opened { server, visit })
+    Ok(Opened { server, enforcement })
 }

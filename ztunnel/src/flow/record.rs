@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use tracing::{Level, event};
 
 pub use super::live::Live;
-use super::{PodContext, table::Entry};
+use super::{PodContext, table::TableEntry};
 pub use crate::metrics::facts::Facts;
 use crate::{
     metrics::facts::Protocol,
@@ -151,7 +151,7 @@ impl<'a> Party<'a> {
 /// it was refused before it was decided where it goes, and its line is `connection failed`.
 pub struct Recorded {
     pod: Rc<PodContext>,
-    entry: Entry,
+    entry: TableEntry,
     end: Option<(CloseReason, Option<String>)>,
     /// Its destination has answered.
     connected: bool,

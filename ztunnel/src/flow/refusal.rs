@@ -18,25 +18,25 @@ use crate::{
 
 /// A connection that is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Refusal {
+pub(crate) struct FlowRefusal {
     pub(crate) reason: CloseReason,
     /// Says more than the reason does.
     pub(crate) detail: Option<String>,
 }
 
-impl From<CloseReason> for Refusal {
+impl From<CloseReason> for FlowRefusal {
     fn from(reason: CloseReason) -> Self {
         Self { reason, detail: None }
     }
 }
 
-impl From<decide::Refusal> for Refusal {
-    fn from(refusal: decide::Refusal) -> Self {
+impl From<decide::RouteRefusal> for FlowRefusal {
+    fn from(refusal: decide::RouteRefusal) -> Self {
         Self { reason: refusal.reason, detail: refusal.detail }
     }
 }
 
-impl From<Unresolved> for Refusal {
+impl From<Unresolved> for FlowRefusal {
     fn from(unresolved: Unresolved) -> Self {
         let reason = match unresolved {
             Unresolved::Silence { .. } => CloseReason::UnknownDestination,
@@ -46,7 +46,7 @@ impl From<Unresolved> for Refusal {
     }
 }
 
-impl Refusal {
+impl FlowRefusal {
     /// What a peer is answered.
     pub(crate) fn status(&self) -> StatusCode {
         match self.reason {
@@ -107,7 +107,7 @@ fn reason_of_answer(response: &ConnectResponse) -> CloseReason {
     if response.status == StatusCode::UNAUTHORIZED {
         return CloseReason::Denied;
     }
-    match response.refusal.as_ref().and_then(wire::refusal::Refusal::close_reason) {
+    match response.refusal.as_ref().and_then(wire::refusal::HboneRefusal::close_reason) {
         Some(
             reason @ (CloseReason::ConnectRefused
             | CloseReason::ConnectTimedOut

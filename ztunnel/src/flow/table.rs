@@ -45,7 +45,7 @@ pub struct Table {
 
 /// A connection in the table; it leaves with this value.
 #[derive(Debug)]
-pub struct Entry {
+pub struct TableEntry {
     table: Rc<Table>,
     id: u64,
     live: Rc<Live>,
@@ -74,7 +74,7 @@ impl Table {
 
     /// Takes a connection in.
     #[must_use]
-    pub fn register(self: &Rc<Self>, live: Rc<Live>) -> Entry {
+    pub fn register(self: &Rc<Self>, live: Rc<Live>) -> TableEntry {
         let id = self.next_id.get();
         self.next_id.set(id.wrapping_add(1));
         let flow = live.flow();
@@ -82,7 +82,7 @@ impl Table {
         if flow.direction == Direction::Inbound {
             *self.inbound.borrow_mut().entry((flow.peer.socket(), flow.dst.socket())).or_default() += 1;
         }
-        Entry { table: Rc::clone(self), id, live }
+        TableEntry { table: Rc::clone(self), id, live }
     }
 
     /// Every live connection.
@@ -120,7 +120,7 @@ impl Table {
     }
 }
 
-impl Entry {
+impl TableEntry {
     /// The connection.
     #[must_use]
     pub fn live(&self) -> &Rc<Live> {
@@ -128,7 +128,7 @@ impl Entry {
     }
 }
 
-impl Drop for Entry {
+impl Drop for TableEntry {
     fn drop(&mut self) {
         self.table.live.borrow_mut().remove(&self.id);
         let flow = self.live.flow();

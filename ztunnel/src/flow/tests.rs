@@ -17,7 +17,7 @@ use crate::{
         tests::{buffers, finish, hear, hear_all, local, plenty, say, tcp_pair},
     },
     lifecycle::{drain, tasks::TaskSet},
-    net::{open::Place, socket::reset_on_close},
+    net::{open::OpenPermit, socket::reset_on_close},
     tls::test_ca::{CLIENT, TestCa, WEB},
     wire::connect::{ConnectRequest, ConnectResponse},
 };
@@ -106,9 +106,9 @@ fn what_a_live_connection_keeps_is_small() {
         (task(outbound::serve), 64),
         (task(plaintext::serve), 64),
         (kept(Established::<TunnelEnds, ()>::copy), 1344),
-        (kept(Established::<TunnelEnds, (DeliveryEntry, Place)>::copy), 1408),
-        (kept(Established::<TcpEnds, (UpstreamEntry, Place)>::copy), 1728),
-        (kept(Established::<TcpEnds, (DeliveryEntry, Place)>::copy), 1728),
+        (kept(Established::<TunnelEnds, (DeliveryEntry, OpenPermit)>::copy), 1408),
+        (kept(Established::<TcpEnds, (UpstreamEntry, OpenPermit)>::copy), 1728),
+        (kept(Established::<TcpEnds, (DeliveryEntry, OpenPermit)>::copy), 1728),
     ] {
         assert!(bytes <= most, "{bytes} bytes where {most} were enough");
     }

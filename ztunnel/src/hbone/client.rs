@@ -22,11 +22,11 @@ use super::{
     outbox::Outgoing,
     pace::Paced,
     settings::Settings,
-    stream::{Cut, Link, Tunnel},
+    stream::{Cut, HboneStream, Link},
     windows::Windows,
 };
 use crate::{
-    lifecycle::aside,
+    lifecycle::poll_when_woken,
     model::close::CloseReason,
     net::activity::Activity,
     wire::connect::{ConnectRequest, ConnectResponse},
@@ -164,7 +164,7 @@ where
 
     /// Runs until the connection ends, or is to be cut.
     pub async fn run_until(mut self, cut: impl Future<Output = Cut>) -> End {
-        let mut cut = pin!(aside(cut));
+        let mut cut = pin!(poll_when_woken(cut));
         let end = poll_fn(|cx| match cut.as_mut().poll(cx) {
             Poll::Ready(cut) => Poll::Ready(End::Cut(cut)),
             Poll::Pending => self.poll(cx),
@@ -263,7 +263,7 @@ impl Client {
         &self,
         request: &ConnectRequest,
         deadline: Duration,
-    ) -> Result<(Tunnel, ConnectResponse), OpenError> {
+    ) -> Result<(HboneStream, ConnectResponse), OpenError> {
         let mut send = self.send.clone();
         poll_fn(|cx| send.poll_ready(cx)).await.map_err(OpenError::Unprocessed)?;
         let (response, stream) = send.send_request(request.to_http(), false).map_err(OpenError::Unprocessed)?;
@@ -278,7 +278,7 @@ impl Client {
         if !response.is_ok() {
             return Err(OpenError::Refused(response));
         }
-        Ok((Tunnel::new(stream, body, self.send_buffer, &self.link), response))
+        Ok((HboneStream::new(stream, body, self.send_buffer, &self.link), response))
     }
 
     fn unopened(&self, error: h2::Error) -> OpenError {

@@ -18,7 +18,7 @@ use std::{
 
 use tokio::{sync::oneshot, time::timeout};
 
-use super::{client, settings::Settings, stream::Tunnel};
+use super::{client, settings::Settings, stream::HboneStream};
 use crate::{
     lifecycle::tasks::{TaskCount, TaskSet},
     model::identity::SpiffeId,
@@ -36,7 +36,7 @@ pub use connect::{Connect, Connected, Key};
 use connection::Lease;
 use counts::Counts;
 use dial::Inner;
-use entry::{Entry, Waiter};
+use entry::{PoolEntry, Waiter};
 pub use error::{OpenError, Shared};
 
 /// How long an answer is waited for from a peer that has said goodbye, before another connection is tried as well.
@@ -46,7 +46,7 @@ const FORSAKEN: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Opened {
     /// The stream.
-    pub tunnel: Tunnel,
+    pub tunnel: HboneStream,
     /// What the peer said.
     pub response: ConnectResponse,
     /// Who the peer is.
@@ -165,7 +165,7 @@ impl<C: Connect> Pool<C> {
             connections: self.0.counts.connections.get(),
             streams: self.0.counts.streams.get(),
             dials: entries.values().filter(|entry| entry.is_dialling()).count(),
-            waiting: entries.values().map(Entry::waiting).sum(),
+            waiting: entries.values().map(PoolEntry::waiting).sum(),
         }
     }
 

@@ -20,7 +20,7 @@ use tokio::{
     task::yield_now,
 };
 
-use super::stream::{Incoming, Reset, Tunnel};
+use super::stream::{HboneStream, Incoming, Reset};
 use crate::net::{
     buffer::{BufferPool, Size},
     copy::{self, CopyError, Side, Transferred, error_of, flush},
@@ -44,7 +44,7 @@ const GATHER: usize = 256 << 10;
 /// lost of kind `ConnectionAborted`.
 pub async fn both(
     tcp: &mut TcpStream,
-    tunnel: &mut Tunnel,
+    tunnel: &mut HboneStream,
     tunnel_side: Side,
     pool: &BufferPool,
     bytes: &Transferred,
@@ -79,7 +79,7 @@ pub async fn both(
 }
 
 struct Relay<'a> {
-    tunnel: RefCell<&'a mut Tunnel>,
+    tunnel: RefCell<&'a mut HboneStream>,
     tunnel_side: Side,
     tcp_side: Side,
     /// The application's end has been passed on, or the tunnel takes no more.

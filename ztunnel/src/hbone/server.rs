@@ -25,16 +25,16 @@ use super::{
     windows::Windows,
 };
 use crate::{
-    lifecycle::{aside, drain::DrainWatch},
+    lifecycle::{drain::DrainWatch, poll_when_woken},
     model::close::CloseReason,
     net::activity::Activity,
     wire::connect::{ConnectRequest, RequestError},
 };
 
-mod patience;
+mod reset_budget;
 mod responder;
 
-use patience::Patience;
+use reset_budget::ResetBudget;
 use responder::Streams;
 pub use responder::{Gone, Responder};
 
@@ -140,7 +140,7 @@ pub async fn serve<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut cut = pin!(aside(cut));
+    let mut cut = pin!(poll_when_woken(cut));
     let link = Rc::new(Link::new(windows.account()));
     let mut handshake = pin!(windows.of(settings).server().handshake(Paced::to_client(io, PREFACE, &link.pace)));
     let handshake = poll_fn(|cx| {
@@ -162,7 +162,7 @@ where
         keepalive: Keepalive::new(connection.ping_pong(), activity, settings),
         connection,
         streams: Rc::new(Streams::new(settings, Rc::clone(&link))),
-        patience: Patience::new(),
+        patience: ResetBudget::new(),
         windows,
         silence: settings.ping_interval + settings.ping_timeout,
         idle: settings.server_idle(),
@@ -175,7 +175,7 @@ where
         farewell: None,
         on_request,
     };
-    let mut draining = pin!(aside(drain.started()));
+    let mut draining = pin!(poll_when_woken(drain.started()));
     let mut drained = false;
     let end = poll_fn(|cx| {
         if let Poll::Ready(cut) = cut.as_mut().poll(cx) {
@@ -197,7 +197,7 @@ struct Serving<S, F> {
     connection: h2::server::Connection<Paced<S>, Outgoing>,
     streams: Rc<Streams>,
     keepalive: Keepalive,
-    patience: Patience,
+    patience: ResetBudget,
     windows: Windows,
     silence: Duration,
     idle: Duration,

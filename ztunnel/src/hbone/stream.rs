@@ -173,7 +173,7 @@ pub(super) enum Incoming {
 }
 
 /// A connection through a tunnel. Dropped before both directions have ended, it is cancelled.
-pub struct Tunnel {
+pub struct HboneStream {
     send: SendStream<Outgoing>,
     recv: RecvStream,
     pub(super) inbox: Inbox,
@@ -185,7 +185,7 @@ pub struct Tunnel {
     held: Vec<Box<dyn Any>>,
 }
 
-impl fmt::Debug for Tunnel {
+impl fmt::Debug for HboneStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tunnel")
             .field("stream", &self.send.stream_id())
@@ -196,7 +196,7 @@ impl fmt::Debug for Tunnel {
     }
 }
 
-impl Tunnel {
+impl HboneStream {
     pub(super) fn new(send: SendStream<Outgoing>, recv: RecvStream, limit: usize, link: &Rc<Link>) -> Self {
         link.tunnels.set(link.tunnels.get() + 1);
         Self {
@@ -333,7 +333,7 @@ impl Tunnel {
     }
 }
 
-impl Drop for Tunnel {
+impl Drop for HboneStream {
     fn drop(&mut self) {
         self.link.tunnels.set(self.link.tunnels.get().saturating_sub(1));
         if !self.sent_end || !(matches!(self.incoming, Incoming::Ended) || self.recv.is_end_stream()) {

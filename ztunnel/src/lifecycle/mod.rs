@@ -1,7 +1,7 @@
 //! Tasks and their end: the only place that spawns, and the signal to drain.
 
-mod aside;
 pub mod drain;
+mod poll_when_woken;
 pub mod tasks;
 
-pub use aside::aside;
+pub use poll_when_woken::poll_when_woken;

@@ -16,7 +16,7 @@ use crate::{
         policy::{Action, AuthorizationPolicy},
         workload::NamespacedName,
     },
-    policy::{Beside, Cause, Denial, Guard},
+    policy::{Cause, Denial, PodPolicies, UnenforcedMatch},
     store::snapshot::Snapshot,
 };
 
@@ -80,7 +80,7 @@ impl Decisions {
     }
 
     /// A policy without effect had something to say.
-    pub fn beside(&self, found: &Beside<'_>) {
+    pub fn beside(&self, found: &UnenforcedMatch<'_>) {
         self.count(labels(AUTHORIZATION, found.policy, would(found)));
     }
 
@@ -91,7 +91,7 @@ impl Decisions {
 
     /// Begins series at 0 for the policies that decide about pods of this node, each with its namespace: without them the first
     /// denial would be no increase to Prometheus.
-    pub fn expect<'a>(&self, guards: impl IntoIterator<Item = (&'a Arc<str>, &'a Guard)>) {
+    pub fn expect<'a>(&self, guards: impl IntoIterator<Item = (&'a Arc<str>, &'a PodPolicies)>) {
         let mut groups = HashSet::new();
         for (namespace, guard) in guards {
             for policy in guard.mode().strict() {
@@ -148,7 +148,7 @@ impl Decisions {
 
 /// What a policy without effect did, or would have done: the value of the label `decision`.
 #[must_use]
-pub const fn would(found: &Beside<'_>) -> &'static str {
+pub const fn would(found: &UnenforcedMatch<'_>) -> &'static str {
     would_at(found.action, found.rule.is_some())
 }
 

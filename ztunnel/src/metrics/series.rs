@@ -36,11 +36,11 @@ pub(super) struct Series {
     failed: [AtomicU64; FLAGS.len()],
 }
 
-/// In place of the number of open connections: it has left the book and must not be used.
+/// In place of the number of open connections: it has left the table and must not be used.
 const RETIRED: i64 = i64::MIN;
 
 impl Series {
-    /// A connection is opened; `false` when the series has left the book.
+    /// A connection is opened; `false` when the series has left the table.
     pub(super) fn open(&self) -> bool {
         let is_open = self.open.fetch_update(Relaxed, Relaxed, |open| (open != RETIRED).then_some(open + 1)).is_ok();
         if is_open {
@@ -70,7 +70,7 @@ impl Series {
         self.open.fetch_sub(1, Relaxed);
     }
 
-    /// Whether it has left the book.
+    /// Whether it has left the table.
     pub(super) fn is_retired(&self) -> bool {
         self.open.load(Relaxed) == RETIRED
     }
@@ -96,19 +96,19 @@ fn is_failure(reason: CloseReason) -> bool {
 /// All series. One that has no open connection, and had none opened for a while, is dropped: workloads come and go, and
 /// the label sets with them. When it is needed again it begins at 0, which Prometheus takes as a restart of its counters.
 #[derive(Debug)]
-pub(super) struct Book {
+pub(super) struct SeriesTable {
     kept: Duration,
-    pages: Mutex<Pages>,
+    entries: Mutex<SeriesEntries>,
 }
 
 #[derive(Debug)]
-struct Pages {
-    series: HashMap<Arc<Labels>, Page>,
+struct SeriesEntries {
+    series: HashMap<Arc<Labels>, SeriesEntry>,
     swept: Instant,
 }
 
 #[derive(Debug)]
-struct Page {
+struct SeriesEntry {
     series: Arc<Series>,
     /// How many connections had been opened when it was last looked at.
     opened: u64,
@@ -119,52 +119,52 @@ struct Page {
 /// At least this long between two sweeps.
 const SWEEP: Duration = Duration::from_secs(10);
 
-impl Book {
+impl SeriesTable {
     pub(super) fn new(kept: Duration) -> Self {
-        Self { kept, pages: Mutex::new(Pages { series: HashMap::new(), swept: Instant::now() }) }
+        Self { kept, entries: Mutex::new(SeriesEntries { series: HashMap::new(), swept: Instant::now() }) }
     }
 
     /// The series of a label set, with one connection opened in it.
     pub(super) fn open(&self, labels: Labels) -> Arc<Series> {
         let now = Instant::now();
-        let mut pages = self.lock();
+        let mut entries = self.lock();
         // Also where nobody ever scrapes.
-        pages.sweep(now, self.kept);
-        let new = || Page { series: Arc::default(), opened: 0, used: now };
-        let series = Arc::clone(&pages.series.entry(Arc::new(labels)).or_insert_with(new).series);
-        // What is in the book is not retired: both happens under the lock.
+        entries.sweep(now, self.kept);
+        let new = || SeriesEntry { series: Arc::default(), opened: 0, used: now };
+        let series = Arc::clone(&entries.series.entry(Arc::new(labels)).or_insert_with(new).series);
+        // What is in the table is not retired: both happens under the lock.
         series.open();
         series
     }
 
-    fn lock(&self) -> MutexGuard<'_, Pages> {
-        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, SeriesEntries> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// In the order of their labels.
     fn all(&self, now: Instant) -> Vec<(Arc<Labels>, Arc<Series>)> {
-        let mut pages = self.lock();
-        pages.sweep(now, self.kept);
-        let all = pages.series.iter().map(|(labels, page)| (Arc::clone(labels), Arc::clone(&page.series)));
+        let mut entries = self.lock();
+        entries.sweep(now, self.kept);
+        let all = entries.series.iter().map(|(labels, entry)| (Arc::clone(labels), Arc::clone(&entry.series)));
         let mut all: Vec<_> = all.collect();
-        drop(pages);
+        drop(entries);
         all.sort_by(|(one, _), (other, _)| one.cmp(other));
         all
     }
 }
 
-impl Pages {
+impl SeriesEntries {
     fn sweep(&mut self, now: Instant, kept: Duration) {
         if now.duration_since(self.swept) < SWEEP.min(kept) {
             return;
         }
         self.swept = now;
-        self.series.retain(|_, page| {
-            let opened = page.series.opened.load(Relaxed);
-            if opened != page.opened || page.series.open.load(Relaxed) > 0 {
-                (page.opened, page.used) = (opened, now);
+        self.series.retain(|_, entry| {
+            let opened = entry.series.opened.load(Relaxed);
+            if opened != entry.opened || entry.series.open.load(Relaxed) > 0 {
+                (entry.opened, entry.used) = (opened, now);
             }
-            now.duration_since(page.used) < kept || !page.series.retire()
+            now.duration_since(entry.used) < kept || !entry.series.retire()
         });
     }
 }
@@ -214,9 +214,9 @@ fn by_flags(counters: &[AtomicU64]) -> Vec<(&'static str, u64)> {
     counts.filter(|(_, count)| *count > 0).collect()
 }
 
-/// Encodes the book.
+/// Encodes the table.
 #[derive(Debug)]
-pub(super) struct BookCollector(pub(super) Arc<Book>);
+pub(super) struct BookCollector(pub(super) Arc<SeriesTable>);
 
 impl Collector for BookCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
@@ -241,7 +241,7 @@ impl Collector for BookCollector {
 
 #[cfg(test)]
 mod tests {
-    use super::{Book, FLAGS};
+    use super::{FLAGS, SeriesTable};
     use crate::{
         metrics::{facts::Facts, labels::Labels},
         model::{close::CloseReason, flow::Direction},
@@ -278,19 +278,19 @@ mod tests {
 
     #[test]
     fn a_series_is_kept_while_it_is_used_and_a_while_longer() {
-        let book = Book::new(KEPT);
+        let table = SeriesTable::new(KEPT);
         let begin = Instant::now();
-        let series = book.open(labels());
-        assert_eq!(book.all(begin + 10 * KEPT).len(), 1, "a connection is open");
+        let series = table.open(labels());
+        assert_eq!(table.all(begin + 10 * KEPT).len(), 1, "a connection is open");
         series.close(CloseReason::Complete);
-        assert_eq!(book.all(begin + 11 * KEPT - Duration::from_secs(1)).len(), 1, "it was open a moment ago");
+        assert_eq!(table.all(begin + 11 * KEPT - Duration::from_secs(1)).len(), 1, "it was open a moment ago");
         // A short connection between two sweeps counts as use.
         assert!(series.open());
         series.close(CloseReason::Complete);
-        assert_eq!(book.all(begin + 11 * KEPT + Duration::from_secs(10)).len(), 1);
-        assert_eq!(book.all(begin + 12 * KEPT + Duration::from_secs(20)).len(), 0);
+        assert_eq!(table.all(begin + 11 * KEPT + Duration::from_secs(10)).len(), 1);
+        assert_eq!(table.all(begin + 12 * KEPT + Duration::from_secs(20)).len(), 0);
         assert!(!series.open(), "who still has it must ask again");
-        let again = book.open(labels());
+        let again = table.open(labels());
         assert!(again.open() && again.opened.load(super::Relaxed) == 2);
     }
 }

@@ -23,7 +23,7 @@ use super::{
     latency::Latency,
     policy::Decisions,
     reasons,
-    series::{Book, BookCollector, Series},
+    series::{BookCollector, Series, SeriesTable},
 };
 use crate::model::{close::CloseReason, flow::Direction, identity::SpiffeId, service::Service, workload::Workload};
 
@@ -80,7 +80,7 @@ struct Shared {
     refused: Family<ReasonLabel, Counter>,
     abused: Family<ByReason, Counter>,
     decisions: Decisions,
-    book: Arc<Book>,
+    series: Arc<SeriesTable>,
     cluster: Arc<str>,
 }
 
@@ -169,7 +169,7 @@ impl Traffic {
             refused,
             abused,
             decisions: Decisions::register(registry),
-            book: Arc::new(Book::new(kept)),
+            series: Arc::new(SeriesTable::new(kept)),
             cluster,
         };
         families.register(registry);
@@ -188,7 +188,7 @@ impl Traffic {
             "HBONE connections that this node ended because the peer abused them, by kind of abuse",
             shared.abused.clone(),
         );
-        registry.register_collector(Box::new(BookCollector(Arc::clone(&shared.book))));
+        registry.register_collector(Box::new(BookCollector(Arc::clone(&shared.series))));
         Self(Arc::new(shared))
     }
 
@@ -288,7 +288,7 @@ pub struct Meter(Rc<Cache>);
 struct Cache {
     traffic: Traffic,
     known: RefCell<HashMap<Key, Known>>,
-    /// At this size what has left the mesh or the book is thrown out.
+    /// At this size what has left the mesh or the series is thrown out.
     prune_at: Cell<usize>,
 }
 
@@ -362,7 +362,7 @@ impl Meter {
             return Counted::new(Arc::clone(&known.series));
         }
         let shared = &self.0.traffic.0;
-        let series = shared.book.open(Labels::of(facts, &shared.cluster));
+        let series = shared.series.open(Labels::of(facts, &shared.cluster));
         let known = Known {
             series: Arc::clone(&series),
             source: facts.source.as_ref().map(Arc::downgrade),

@@ -8,14 +8,14 @@ use std::sync::Arc;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Gateway {
     /// Where it is.
-    pub place: Place,
+    pub place: GatewayLocation,
     /// The port of its tunnels.
     pub port: u16,
 }
 
 /// Where a gateway is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Place {
+pub enum GatewayLocation {
     /// At a service or workload of this host name.
     Hostname {
         /// The namespace that knows the host name.
@@ -35,9 +35,9 @@ pub enum Place {
 impl fmt::Display for Gateway {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.place {
-            Place::Hostname { namespace, hostname } => write!(f, "{namespace}/{hostname}"),
-            Place::Address { network, address } if network.is_empty() => write!(f, "{address}"),
-            Place::Address { network, address } => write!(f, "{network}/{address}"),
+            GatewayLocation::Hostname { namespace, hostname } => write!(f, "{namespace}/{hostname}"),
+            GatewayLocation::Address { network, address } if network.is_empty() => write!(f, "{address}"),
+            GatewayLocation::Address { network, address } => write!(f, "{network}/{address}"),
         }
     }
 }

@@ -50,7 +50,7 @@ impl Distribution {
     /// Counted are the scopes from the first one that differs. What is not known is the same as what is not known, as in
     /// Istio, except for nodes.
     #[must_use]
-    pub fn distance(self, client: Place<'_>, endpoint: Place<'_>) -> Option<u8> {
+    pub fn distance(self, client: TopologyPosition<'_>, endpoint: TopologyPosition<'_>) -> Option<u8> {
         let same = |scope: &Scope| match scope {
             Scope::Region => client.locality.region == endpoint.locality.region,
             Scope::Zone => client.locality.zone == endpoint.locality.zone,
@@ -111,7 +111,7 @@ pub enum Scope {
 
 /// Where something runs.
 #[derive(Clone, Copy, Debug)]
-pub struct Place<'a> {
+pub struct TopologyPosition<'a> {
     /// Its node, when known.
     pub node: Option<&'a str>,
     /// Its locality.
@@ -120,7 +120,7 @@ pub struct Place<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Distribution, Locality, Place, Scope, Scopes};
+    use super::{Distribution, Locality, Scope, Scopes, TopologyPosition};
 
     /// Places are written `region/zone/subzone@node`.
     fn distance(distribution: Distribution, client: &str, endpoint: &str) -> Option<u8> {
@@ -132,8 +132,8 @@ mod tests {
         distribution.distance(place(&client, &client_node), place(&endpoint, &endpoint_node))
     }
 
-    fn place<'a>(locality: &'a Locality, node: &'a str) -> Place<'a> {
-        Place { node: Some(node).filter(|node| !node.is_empty()), locality }
+    fn place<'a>(locality: &'a Locality, node: &'a str) -> TopologyPosition<'a> {
+        TopologyPosition { node: Some(node).filter(|node| !node.is_empty()), locality }
     }
 
     #[test]

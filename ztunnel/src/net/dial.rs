@@ -15,7 +15,7 @@ use tokio::{net::TcpStream, time::timeout};
 
 use super::{
     netns::{Netns, NetnsError},
-    open::{OpenLimit, Place},
+    open::{OpenLimit, OpenPermit},
     socket::{self, Family, Keepalive},
 };
 use crate::model::{
@@ -69,7 +69,7 @@ pub struct Dialled<T> {
     /// The connection.
     pub stream: TcpStream,
     /// What its maker has given when it began, and its place.
-    pub held: (T, Place),
+    pub held: (T, OpenPermit),
 }
 
 /// Connects as a pod, within a deadline. Its connections end in a reset unless told otherwise.
@@ -171,7 +171,7 @@ impl Dialer {
     ///
     /// # Errors
     /// Each names the step and the destination; [`DialError::Source`] means that another port may do.
-    pub async fn deliver(&self, to: SocketAddr, from: SocketAddr) -> Result<(TcpStream, Place), DialError> {
+    pub async fn deliver(&self, to: SocketAddr, from: SocketAddr) -> Result<(TcpStream, OpenPermit), DialError> {
         let place = self.limit.socket(Direction::Inbound).ok_or(DialError::Exhausted { to })?;
         let Begun { stream, .. } = self.sockets.deliver(to, from)?;
         let stream = self.connected(stream, to).await.map_err(|error| of_source(error, from))?;

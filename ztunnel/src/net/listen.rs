@@ -19,7 +19,7 @@ use tracing::{error, warn};
 
 use super::{
     dial::{Sockets, ends},
-    open::{OpenLimit, Place},
+    open::{OpenLimit, OpenPermit},
 };
 use crate::model::{
     addr::{OrigDst, PeerAddr},
@@ -36,7 +36,7 @@ pub struct Accepted<S = TcpStream> {
     /// Where it wanted to go.
     pub dst: OrigDst,
     /// Its place among the connections that may be open.
-    pub place: Place,
+    pub place: OpenPermit,
 }
 
 impl<S> Accepted<S> {
@@ -165,7 +165,7 @@ impl Acceptor {
     }
 
     /// `None`: it can't have one.
-    async fn place(&self) -> Option<Place> {
+    async fn place(&self) -> Option<OpenPermit> {
         match self.waits {
             Waits::ForAPlace(direction) => Some(self.limit.accepted(direction).await),
             Waits::Never => self.limit.socket(Direction::Inbound),

@@ -53,33 +53,33 @@ impl Resources {
 /// What is open of a pod, and may be: each direction by itself, so that strangers can't take the pod's own away. Shared by its
 /// workers.
 #[derive(Clone, Debug)]
-pub struct OpenLimit(Arc<Books>);
+pub struct OpenLimit(Arc<OpenCounts>);
 
 #[derive(Debug)]
-struct Books {
-    outbound: Way,
-    inbound: Way,
+struct OpenCounts {
+    outbound: DirectionCounts,
+    inbound: DirectionCounts,
     sockets: Semaphore,
     share: Resources,
 }
 
 /// One direction.
 #[derive(Debug)]
-struct Way {
+struct DirectionCounts {
     connections: Semaphore,
     sockets: Semaphore,
 }
 
 /// The place of a connection, of a socket, or of both among those that may be open. Free again when it is dropped.
 #[derive(Debug)]
-pub struct Place {
-    books: Arc<Books>,
+pub struct OpenPermit {
+    books: Arc<OpenCounts>,
     direction: Direction,
     is_connection: bool,
     has_socket: bool,
 }
 
-impl Drop for Place {
+impl Drop for OpenPermit {
     fn drop(&mut self) {
         let way = self.books.way(self.direction);
         if self.is_connection {
@@ -92,16 +92,16 @@ impl Drop for Place {
     }
 }
 
-impl Books {
-    const fn way(&self, direction: Direction) -> &Way {
+impl OpenCounts {
+    const fn way(&self, direction: Direction) -> &DirectionCounts {
         match direction {
             Direction::Outbound => &self.outbound,
             Direction::Inbound => &self.inbound,
         }
     }
 
-    fn place(self: &Arc<Self>, direction: Direction, is_connection: bool, has_socket: bool) -> Place {
-        Place { books: Arc::clone(self), direction, is_connection, has_socket }
+    fn place(self: &Arc<Self>, direction: Direction, is_connection: bool, has_socket: bool) -> OpenPermit {
+        OpenPermit { books: Arc::clone(self), direction, is_connection, has_socket }
     }
 }
 
@@ -111,8 +111,8 @@ impl OpenLimit {
     pub fn new(share: Resources) -> Self {
         let share = Resources { connections: share.connections.min(Semaphore::MAX_PERMITS), ..share };
         let limit = |most: usize| Semaphore::new(most.min(Semaphore::MAX_PERMITS));
-        let way = || Way { connections: limit(share.connections), sockets: limit(share.sockets) };
-        Self(Arc::new(Books { outbound: way(), inbound: way(), sockets: limit(share.all_sockets), share }))
+        let way = || DirectionCounts { connections: limit(share.connections), sockets: limit(share.sockets) };
+        Self(Arc::new(OpenCounts { outbound: way(), inbound: way(), sockets: limit(share.all_sockets), share }))
     }
 
     /// No limit: for what others count.
@@ -129,7 +129,7 @@ impl OpenLimit {
     }
 
     /// A place for a connection that was accepted, and for its socket, once there is one.
-    pub async fn accepted(&self, direction: Direction) -> Place {
+    pub async fn accepted(&self, direction: Direction) -> OpenPermit {
         let way = self.0.way(direction);
         let take = async {
             let places =
@@ -148,14 +148,14 @@ impl OpenLimit {
 
     /// A place for a connection that comes through a tunnel, if there is one.
     #[must_use]
-    pub fn stream(&self, direction: Direction) -> Option<Place> {
+    pub fn stream(&self, direction: Direction) -> Option<OpenPermit> {
         self.0.way(direction).connections.try_acquire().ok()?.forget();
         Some(self.0.place(direction, true, false))
     }
 
     /// A place for a further socket, if there is one: the second of a connection, or that of a tunnel.
     #[must_use]
-    pub fn socket(&self, direction: Direction) -> Option<Place> {
+    pub fn socket(&self, direction: Direction) -> Option<OpenPermit> {
         let way = self.0.way(direction).sockets.try_acquire().ok()?;
         self.0.sockets.try_acquire().ok()?.forget();
         way.forget();
@@ -176,7 +176,7 @@ impl OpenLimit {
     }
 
     fn buffer(&self) -> Option<usize> {
-        let used = |way: &Way| self.0.share.connections.saturating_sub(way.connections.available_permits());
+        let used = |way: &DirectionCounts| self.0.share.connections.saturating_sub(way.connections.available_permits());
         let connections = used(&self.0.outbound).saturating_add(used(&self.0.inbound));
         // Tunnels are sockets without a connection; of a connection that is being made not all sockets are there yet.
         let sockets =

@@ -103,7 +103,7 @@ pub struct Record {
 }
 
 #[derive(Debug)]
-struct Entry {
+struct CatalogueEntry {
     resource: Resource,
     /// The version of its last change.
     at: u64,
@@ -112,7 +112,7 @@ struct Entry {
 /// The resources of one type.
 #[derive(Debug, Default)]
 pub struct Shelf {
-    entries: HashMap<Arc<str>, Entry>,
+    entries: HashMap<Arc<str>, CatalogueEntry>,
     /// One for each entry, by the version of its last change.
     changed: BTreeMap<u64, Record>,
     /// Of names that are no more.
@@ -212,7 +212,7 @@ impl Shelf {
                     self.around.insert(Arc::clone(&name));
                 }
                 self.changed.insert(at, record);
-                self.entries.insert(name, Entry { resource, at });
+                self.entries.insert(name, CatalogueEntry { resource, at });
             }
             None => {
                 self.gone.insert(at, record);

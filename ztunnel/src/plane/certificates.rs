@@ -61,7 +61,7 @@ pub struct SigningLimits {
 
 /// Why a request is refused.
 #[derive(Debug, Error)]
-pub enum Refusal {
+pub enum CsrRefusal {
     /// The mesh is not known yet.
     #[error("cannot tell which pods run on node {node}: the mesh has not been read yet; try again")]
     NoMesh {
@@ -113,7 +113,7 @@ pub enum Refusal {
     Ca(#[source] SourceError),
 }
 
-impl Refusal {
+impl CsrRefusal {
     /// For the metric.
     #[must_use]
     pub const fn label(&self) -> &'static str {
@@ -172,7 +172,7 @@ impl Certificates {
         &self,
         caller: &Caller,
         request: &IstioCertificateRequest,
-    ) -> Result<IstioCertificateResponse, Refusal> {
+    ) -> Result<IstioCertificateResponse, CsrRefusal> {
         match self.sign(caller, request).await {
             Ok((identity, certified)) => {
                 let (serial, not_after) = (&certified.serial, rfc3339(certified.not_after));
@@ -183,7 +183,7 @@ impl Certificates {
             Err(refusal) => {
                 // A node that asks without end must not fill the log; the metric counts on.
                 match refusal {
-                    Refusal::Quota { .. } => debug!(node = %caller.node, reason = %refusal, "certificate refused"),
+                    CsrRefusal::Quota { .. } => debug!(node = %caller.node, reason = %refusal, "certificate refused"),
                     _ => warn!(node = %caller.node, reason = causes(&refusal), "certificate refused"),
                 }
                 self.metrics.refuse(refusal.label());
@@ -192,36 +192,40 @@ impl Certificates {
         }
     }
 
-    async fn sign(&self, caller: &Caller, request: &IstioCertificateRequest) -> Result<(SpiffeId, Certified), Refusal> {
+    async fn sign(
+        &self,
+        caller: &Caller,
+        request: &IstioCertificateRequest,
+    ) -> Result<(SpiffeId, Certified), CsrRefusal> {
         // Before anything that costs.
         let node = &caller.node;
-        self.quota.take(node, Instant::now()).map_err(|wait| Refusal::Quota { node: Arc::clone(node), wait })?;
+        self.quota.take(node, Instant::now()).map_err(|wait| CsrRefusal::Quota { node: Arc::clone(node), wait })?;
         let parsed = SigningRequest::parse(request.csr.as_bytes())?;
         let identity = identity(request, &parsed)?;
         self.may_have(node, &identity)?;
-        let _place = self.signing.try_acquire().map_err(|_| Refusal::Busy)?;
+        let _place = self.signing.try_acquire().map_err(|_| CsrRefusal::Busy)?;
         let ttl = match u64::try_from(request.validity_duration) {
             Ok(seconds @ 1..) => Duration::from_secs(seconds),
             Ok(0) | Err(_) => self.ttl,
         };
         let certified = self.ca.certify(parsed, identity.clone(), ttl).await.map_err(|error| match error {
-            SourceError::Ca(CaError::Request(error)) => Refusal::Request(error),
-            other => Refusal::Ca(other),
+            SourceError::Ca(CaError::Request(error)) => CsrRefusal::Request(error),
+            other => CsrRefusal::Ca(other),
         })?;
         Ok((identity, certified))
     }
 
     /// Whether a pod with this identity runs on the node.
-    fn may_have(&self, node: &Arc<str>, identity: &SpiffeId) -> Result<(), Refusal> {
+    fn may_have(&self, node: &Arc<str>, identity: &SpiffeId) -> Result<(), CsrRefusal> {
         if identity.trust_domain != self.trust_domain {
-            return Err(Refusal::TrustDomain { identity: identity.clone(), own: self.trust_domain.clone() });
+            return Err(CsrRefusal::TrustDomain { identity: identity.clone(), own: self.trust_domain.clone() });
         }
         let mesh = self.mesh.load();
         if mesh.version() == 0 {
-            return Err(Refusal::NoMesh { node: Arc::clone(node) });
+            return Err(CsrRefusal::NoMesh { node: Arc::clone(node) });
         }
         let is_on_node = mesh.pods_on(node).any(|pod| pod.identity == *identity && is_in_mesh(pod));
-        let refused = || Refusal::NotOnNode { identity: identity.clone(), node: Arc::clone(node) };
+        let refused = || CsrRefusal::NotOnNode { identity: identity.clone(), node: Arc::clone(node) };
         if is_on_node { Ok(()) } else { Err(refused()) }
     }
 }
@@ -232,14 +236,14 @@ fn is_in_mesh(pod: &Workload) -> bool {
 }
 
 /// The identity that is asked for: in the metadata, or else the one name of the request.
-fn identity(request: &IstioCertificateRequest, parsed: &SigningRequest) -> Result<SpiffeId, Refusal> {
+fn identity(request: &IstioCertificateRequest, parsed: &SigningRequest) -> Result<SpiffeId, CsrRefusal> {
     let impersonated = request.metadata.as_ref().and_then(|metadata| metadata.string(IMPERSONATED_IDENTITY));
     let text = match (impersonated, parsed.uris()) {
         (Some(text), _) => text,
         (None, [only]) => only,
-        (None, _) => return Err(Refusal::NoIdentity),
+        (None, _) => return Err(CsrRefusal::NoIdentity),
     };
-    text.parse().map_err(|error: IdentityError| Refusal::Identity(error.to_string()))
+    text.parse().map_err(|error: IdentityError| CsrRefusal::Identity(error.to_string()))
 }
 
 /// The certificate, its intermediates, and last all roots in one.

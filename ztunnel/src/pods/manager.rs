@@ -29,7 +29,7 @@ use super::{
     worker::{Connections, WorkerHandle},
 };
 use crate::{
-    flow::gate::Gates,
+    flow::enforcement::EnforcementPoints,
     identity::cache::Certificates,
     lifecycle::{
         drain::DrainWatch,
@@ -72,7 +72,7 @@ pub struct ManagerParts<K> {
     /// How pods are set up.
     pub settings: PodSettings,
     /// Who may connect to the pods.
-    pub gates: Gates,
+    pub enforcement_points: EnforcementPoints,
     /// Where the pods' certificates come from.
     pub certificates: Certificates,
     /// Tasks of the whole daemon.
@@ -719,7 +719,7 @@ fn node<K: Kernel>(parts: &mut ManagerParts<K>) -> Node<'_, K> {
         workers: &parts.workers,
         host_cookie: parts.host_cookie,
         settings: &parts.settings,
-        gates: &parts.gates,
+        enforcement_points: &parts.enforcement_points,
         mesh: &parts.mesh,
         certificates: &parts.certificates,
     }

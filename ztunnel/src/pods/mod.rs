@@ -9,6 +9,7 @@
 
 pub mod claims;
 pub mod describe;
+pub mod dispatch;
 pub mod handle;
 pub mod kernel;
 pub mod kubernetes;
@@ -19,7 +20,6 @@ pub mod pod;
 pub mod proc;
 pub mod reconcile;
 mod relapses;
-pub mod spread;
 pub mod status;
 pub mod worker;
 

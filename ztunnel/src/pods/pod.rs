@@ -8,15 +8,15 @@ use tracing::{error, info, warn};
 
 use super::{
     claims::{ClaimError, Claimed, Claims},
+    dispatch,
     kernel::{Kernel, Link as _, Namespace},
     reconcile::Desired,
-    spread,
     worker::{Listeners, WorkerHandle, WorkerPod},
 };
 use crate::{
     flow::{
         admission::{Admission, Limits},
-        gate::{Gate, Gates},
+        enforcement::{EnforcementPoint, EnforcementPoints},
         table::Upstreams,
     },
     identity::cache::Certificates,
@@ -136,7 +136,7 @@ pub struct Pod<K: Kernel> {
     /// As it was enrolled.
     pub desired: Desired,
     /// Who may connect to it.
-    gate: Gate,
+    enforcement_point: EnforcementPoint,
     /// Set when somebody else closes one of its listeners.
     pub deaf: Deaf,
     /// Families that have listeners.
@@ -163,7 +163,7 @@ pub struct Node<'a, K> {
     /// Settings.
     pub settings: &'a PodSettings,
     /// Who may connect to the pods.
-    pub gates: &'a Gates,
+    pub enforcement_points: &'a EnforcementPoints,
     /// The mesh.
     pub mesh: &'a Reader,
     /// Where the pods' certificates come from.
@@ -188,9 +188,9 @@ impl<K: Kernel> Node<'_, K> {
         let listeners = self.listen(&netns, &listening)?;
         let excluded = self.kernel.enrol(&enrolment(name, desired, &netns, &link, &facts, &listeners)).await?;
         let in_force = LocalPod { exclusions: excluded, ..desired.local() };
-        let gate = self.gates.gate(name.clone(), self.mesh.clone(), in_force);
+        let enforcement_point = self.enforcement_points.point(name.clone(), self.mesh.clone(), in_force);
         let deaf = self.settings.deaf.pod();
-        if let Err(source) = self.serve(name, desired, &netns, (&gate, &deaf), listeners).await {
+        if let Err(source) = self.serve(name, desired, &netns, (&enforcement_point, &deaf), listeners).await {
             if was_captured {
                 self.close(&netns).await;
             } else {
@@ -200,7 +200,7 @@ impl<K: Kernel> Node<'_, K> {
         }
         let connections_before = self.cut(name, &netns, &before);
         info!(pod = %name, netns = %netns.path().display(), cookie = netns.cookie(), connections_before, "pod enrolled");
-        Ok(Pod { netns, link, facts, desired: desired.clone(), gate, deaf, listening, connections_before })
+        Ok(Pod { netns, link, facts, desired: desired.clone(), enforcement_point, deaf, listening, connections_before })
     }
 
     /// Brings a pod to what is desired, without a new enrolment. Connections of addresses that are gone end, and those that
@@ -259,7 +259,7 @@ impl<K: Kernel> Node<'_, K> {
                 Exclusions::default()
             }
         };
-        pod.gate.set_local(LocalPod { exclusions: excluded, ..desired.local() });
+        pod.enforcement_point.set_local(LocalPod { exclusions: excluded, ..desired.local() });
     }
 
     /// Follows a change in the pod's namespace, after rules and routes in it; a family that is new gets listeners.
@@ -358,7 +358,7 @@ impl<K: Kernel> Node<'_, K> {
         name: &NamespacedName,
         desired: &Desired,
         netns: &K::Namespace,
-        (gate, deaf): (&Gate, &Deaf),
+        (enforcement_point, deaf): (&EnforcementPoint, &Deaf),
         listeners: Vec<Listening>,
     ) -> io::Result<()> {
         let upstreams = Upstreams::default();
@@ -367,8 +367,8 @@ impl<K: Kernel> Node<'_, K> {
         let admission = Admission::new(self.settings.tunnels);
         let certificate = self.certificates.handle(desired.identity.clone());
         let tls = tls::Endpoint::new(certificate, self.settings.tls.clone());
-        let ends = spread::among(self.workers.len());
-        for ((worker, listeners), (spread, inbox)) in self.workers.iter().zip(self.by_worker(listeners)).zip(ends) {
+        let ends = dispatch::among(self.workers.len());
+        for ((worker, listeners), (dispatch, inbox)) in self.workers.iter().zip(self.by_worker(listeners)).zip(ends) {
             let dialer = Dialer::new(self.kernel.sockets(netns), self.settings.connect_timeout, open.clone());
             worker
                 .add(WorkerPod {
@@ -376,14 +376,14 @@ impl<K: Kernel> Node<'_, K> {
                     cookie: netns.cookie(),
                     addresses: desired.addresses.clone(),
                     listeners,
-                    spread,
+                    dispatch,
                     inbox,
                     dialer,
                     upstreams: upstreams.clone(),
                     open: open.clone(),
                     deaf: deaf.clone(),
                     memory: memory.clone(),
-                    gate: gate.clone(),
+                    enforcement_point: enforcement_point.clone(),
                     admission: admission.clone(),
                     tls: tls.clone(),
                 })

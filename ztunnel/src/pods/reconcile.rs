@@ -28,7 +28,7 @@ pub struct Desired {
 }
 
 impl Desired {
-    /// The part that its gate judges by.
+    /// The part by which its enforcement point judges.
     #[must_use]
     pub fn local(&self) -> LocalPod {
         LocalPod {

@@ -1,7 +1,7 @@
 //! A data worker: one thread, one single-threaded runtime, and on it, for each pod, listeners, connections and table.
 //!
 //! A connection is accepted, copied and closed on one worker and never moves; tunnels are dealt out before they are served
-//! ([`spread`]).
+//! ([`dispatch`]).
 
 use std::{cell::Cell, collections::HashMap, io, net::IpAddr, rc::Rc, sync::Arc, thread::JoinHandle, time::Duration};
 
@@ -16,15 +16,15 @@ use tracing::{error, warn};
 
 use super::{
     describe::ConnectionInfo,
-    spread::{self, Inbox, Spread},
+    dispatch::{self, Inbox, WorkerDispatch},
 };
 use crate::{
     flow::{
         PodContext,
         admission::Admission,
         context::Addresses,
+        enforcement::EnforcementPoint,
         failures::Failures,
-        gate::Gate,
         inbound, outbound, plaintext,
         table::{Table, Upstreams, WorkerId},
         tunnel::{self, TunnelDialer},
@@ -81,7 +81,7 @@ pub struct WorkerPod {
     /// This worker's listeners in it.
     pub listeners: Listeners,
     /// Hands tunnels to the pod to its other workers.
-    pub spread: Spread,
+    pub dispatch: WorkerDispatch,
     /// Tunnels from them.
     pub inbox: Inbox,
     /// Connects from within it.
@@ -97,7 +97,7 @@ pub struct WorkerPod {
     /// Tunnels to the pod, shared by its workers.
     pub admission: Admission,
     /// Who may connect to the pod, asked by all of its workers.
-    pub gate: Gate,
+    pub enforcement_point: EnforcementPoint,
     /// The pod's side of TLS.
     pub tls: tls::Endpoint,
 }
@@ -207,8 +207,8 @@ impl WorkerHandle {
 
     /// Has this worker count what its live connections have carried.
     #[must_use]
-    pub fn carried(&self) -> Carried {
-        Carried(self.commands.as_ref().map(mpsc::UnboundedSender::downgrade))
+    pub fn carried(&self) -> ByteCount {
+        ByteCount(self.commands.as_ref().map(mpsc::UnboundedSender::downgrade))
     }
 
     /// The live connections, by cookie. What they have carried is counted when this returns.
@@ -230,9 +230,9 @@ impl WorkerHandle {
 
 /// Has a worker count in the metrics what its live connections have carried so far. Does not keep the worker.
 #[derive(Clone, Debug)]
-pub struct Carried(Option<mpsc::WeakUnboundedSender<Command>>);
+pub struct ByteCount(Option<mpsc::WeakUnboundedSender<Command>>);
 
-impl Carried {
+impl ByteCount {
     /// Returns when it is counted, or when the worker has ended.
     pub async fn count(&self) {
         let (reply, answer) = oneshot::channel();
@@ -280,7 +280,7 @@ struct Served {
     alive: TaskCount,
     open: OpenLimit,
     deaf: Deaf,
-    spread: Rc<Spread>,
+    dispatch: Rc<WorkerDispatch>,
 }
 
 impl Served {
@@ -377,7 +377,7 @@ impl Worker {
             tls: pod.tls,
             pool: Pool::new(dialer, self.settings.hbone.clone(), alive.clone()),
             hbone: self.settings.hbone.clone(),
-            gate: pod.gate,
+            enforcement_point: pod.enforcement_point,
             node: self.settings.node.clone(),
             admission: pod.admission,
             open: pod.open.clone(),
@@ -395,9 +395,9 @@ impl Worker {
         let mut accepting = TaskSet::new(alive.clone());
         let drain = drain::channel();
         accepting.spawn_local(receive(pod.inbox, Rc::clone(&context), drain.1.clone(), alive.clone()));
-        let spread = Rc::new(pod.spread);
+        let dispatch = Rc::new(pod.dispatch);
         self.pods
-            .insert(pod.cookie, Served { context, accepting, drain, alive, open: pod.open, deaf: pod.deaf, spread });
+            .insert(pod.cookie, Served { context, accepting, drain, alive, open: pod.open, deaf: pod.deaf, dispatch });
         self.listen(pod.cookie, pod.listeners)
     }
 
@@ -414,8 +414,8 @@ impl Worker {
             };
             let acceptor = Acceptor::of_pod(listener, sockets, served.open.clone(), waits, served.deaf.clone());
             let (context, watch) = (Rc::clone(&served.context), served.drain.1.clone());
-            let spread = (purpose == Purpose::Hbone).then(|| Rc::clone(&served.spread));
-            served.accepting.spawn_local(accept(acceptor, purpose, context, spread, watch, served.alive.clone()));
+            let dispatch = (purpose == Purpose::Hbone).then(|| Rc::clone(&served.dispatch));
+            served.accepting.spawn_local(accept(acceptor, purpose, context, dispatch, watch, served.alive.clone()));
         }
         Ok(())
     }
@@ -469,7 +469,7 @@ async fn accept(
     mut acceptor: Acceptor,
     purpose: Purpose,
     pod: Rc<PodContext>,
-    spread: Option<Rc<Spread>>,
+    dispatch: Option<Rc<WorkerDispatch>>,
     mut drain: DrainWatch,
     alive: TaskCount,
 ) {
@@ -478,8 +478,8 @@ async fn accept(
     loop {
         tokio::select! {
             accepted = acceptor.next() => {
-                let kept = match &spread {
-                    Some(spread) => spread.pass(accepted),
+                let kept = match &dispatch {
+                    Some(dispatch) => dispatch.pass(accepted),
                     None => Some(accepted),
                 };
                 let Some(accepted) = kept else { continue };
@@ -505,7 +505,7 @@ async fn receive(mut inbox: Inbox, pod: Rc<PodContext>, mut drain: DrainWatch, a
     loop {
         tokio::select! {
             Some(accepted) = inbox.recv() => {
-                if let Some(accepted) = spread::receive(accepted) {
+                if let Some(accepted) = dispatch::receive(accepted) {
                     flows.spawn_local(inbound::serve(Rc::clone(&pod), accepted, stop.clone()));
                 }
             }

@@ -10,12 +10,12 @@ use super::words::{self, MOST};
 use crate::model::local::{LocalPod, PortSet};
 use crate::model::policy::{Action, AuthorizationPolicy, MtlsMode, Rule};
 use crate::model::workload::{NamespacedName, Workload};
-use crate::store::policies::{Entry, Group, Protection};
+use crate::store::policies::{Group, GroupEntry, Protection};
 use crate::store::snapshot::Snapshot;
 
 /// Everything that decides who may connect to a workload. Any thread may use it, also when the snapshot is gone.
 #[derive(Debug, Default)]
-pub struct Guard {
+pub struct PodPolicies {
     unread: Option<Arc<str>>,
     mode: Mode,
     protections: Vec<Protection>,
@@ -66,7 +66,7 @@ impl Permit {
 /// That a connection may not be, and where it is written.
 #[derive(Clone, Copy, Debug)]
 pub struct Denied<'a> {
-    guard: &'a Guard,
+    guard: &'a PodPolicies,
     ground: Ground<'a>,
 }
 
@@ -104,7 +104,7 @@ impl Denied<'_> {
 
 /// What a policy without effect has to say of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Beside<'a> {
+pub struct UnenforcedMatch<'a> {
     /// The policy.
     pub policy: &'a NamespacedName,
     /// What it does, or would do.
@@ -116,7 +116,7 @@ pub struct Beside<'a> {
     pub rule: Option<usize>,
 }
 
-impl Guard {
+impl PodPolicies {
     /// The guard of a workload. `local`: what the workload's node knows of it.
     #[must_use]
     pub fn of(snapshot: &Snapshot, workload: &Workload, local: &LocalPod) -> Self {
@@ -194,7 +194,7 @@ impl Guard {
 
     /// What policies in dry-run and AUDIT policies have to say, by namespace and name: each that matches, and ALLOW policies
     /// that would keep the connection out.
-    pub fn beside(&self, connection: &Connection, mut found: impl FnMut(Beside<'_>)) {
+    pub fn beside(&self, connection: &Connection, mut found: impl FnMut(UnenforcedMatch<'_>)) {
         let port = connection.destination.port();
         if self.is_excluded(port) {
             return;
@@ -204,7 +204,7 @@ impl Guard {
             return;
         }
         let facts = connection.facts();
-        let mut entries: Vec<&Entry> = Vec::new();
+        let mut entries: Vec<&GroupEntry> = Vec::new();
         for group in self.groups(port) {
             group.beside().each(&facts, |rule| rule_matches(rule, connection), |entry| entries.push(entry));
         }
@@ -218,7 +218,7 @@ impl Guard {
         all.extend(allows.into_iter().map(|policy| (policy, None)));
         all.sort_by(|(one, _), (other, _)| one.name.cmp(&other.name));
         for (policy, rule) in all {
-            found(Beside { policy: &policy.name, action: policy.action, dry_run: policy.dry_run, rule });
+            found(UnenforcedMatch { policy: &policy.name, action: policy.action, dry_run: policy.dry_run, rule });
         }
     }
 

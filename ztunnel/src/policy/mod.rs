@@ -1,7 +1,7 @@
 //! Who may connect to a workload: pure, of a snapshot and the facts about a connection.
 //!
-//! A [`Guard`] is made once for a workload and a snapshot, and then asked for each connection. What it decides by has two
-//! more readers, which use the same comparisons and tell everything that was considered: [`trace`] and [`authentication`].
+//! [`PodPolicies`] are made once for a workload and a snapshot, and then asked about each connection. [`trace`] and
+//! [`authentication`] use the same comparisons, and tell everything that was considered.
 //!
 //! No policy is enforced at a port that the workload excludes from inbound capture ([`Basis::ExcludedPort`]). Else the order is:
 //! policies that could never be read keep everyone out; then PeerAuthentication; then DENY, of which any match
@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 pub use authentication::{Authentication, ConsideredAuthentication, Counts, Level, Mode, authentication, mode};
 pub use denial::{Cause, Denial};
-pub use guard::{Basis, Beside, Denied, Guard, Permit};
+pub use guard::{Basis, Denied, Permit, PodPolicies, UnenforcedMatch};
 pub use trace::{Applies, Considered, RuleTrace, trace};
 
 use crate::model::identity::SpiffeId;

@@ -7,10 +7,10 @@ pub const MOST: usize = 3;
 
 /// What was chosen, in the order to be tried.
 #[derive(Debug)]
-pub struct Choice<R, T>([Option<Entry<R, T>>; MOST]);
+pub struct Choice<R, T>([Option<PinnedEndpoint<R, T>>; MOST]);
 
 #[derive(Debug)]
-struct Entry<R, T> {
+struct PinnedEndpoint<R, T> {
     rank: R,
     key: f64,
     item: T,
@@ -76,7 +76,7 @@ impl<R: Ord, T> Choice<R, T> {
         if weight == 0 {
             return;
         }
-        let mut carried = Entry { rank, key: -unit.ln() / f64::from(weight), item };
+        let mut carried = PinnedEndpoint { rank, key: -unit.ln() / f64::from(weight), item };
         for place in &mut self.0 {
             match place {
                 None => {
@@ -90,7 +90,7 @@ impl<R: Ord, T> Choice<R, T> {
     }
 }
 
-impl<R: Ord, T> Entry<R, T> {
+impl<R: Ord, T> PinnedEndpoint<R, T> {
     fn is_before(&self, other: &Self) -> bool {
         self.rank.cmp(&other.rank).then(self.key.total_cmp(&other.key)).is_lt()
     }

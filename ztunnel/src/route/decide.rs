@@ -20,7 +20,7 @@ use crate::{
         flow::Flow,
         gateway::Gateway,
         identity::SpiffeId,
-        locality::{Distribution, Place},
+        locality::{Distribution, TopologyPosition},
         service::{Endpoint, Health, Resolution, Service},
         workload::{Membership, NamespacedName, Workload},
     },
@@ -78,20 +78,20 @@ pub struct Inbound {
 
 /// Why a connection does not go on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct RouteRefusal {
     /// The reason.
     pub reason: CloseReason,
     /// Which object is concerned, where there is one.
     pub detail: Option<String>,
 }
 
-impl Refusal {
+impl RouteRefusal {
     pub(super) fn because(reason: CloseReason, detail: impl Into<String>) -> Self {
         Self { reason, detail: Some(detail.into()) }
     }
 }
 
-impl From<CloseReason> for Refusal {
+impl From<CloseReason> for RouteRefusal {
     fn from(reason: CloseReason) -> Self {
         Self { reason, detail: None }
     }
@@ -104,7 +104,7 @@ impl From<CloseReason> for Refusal {
 ///
 /// # Errors
 /// Why it is refused.
-pub fn outbound(snapshot: &Snapshot, flow: &Flow, pod: &NamespacedName, draw: u64) -> Result<Outbound, Refusal> {
+pub fn outbound(snapshot: &Snapshot, flow: &Flow, pod: &NamespacedName, draw: u64) -> Result<Outbound, RouteRefusal> {
     let dst = flow.dst;
     match snapshot.workload(pod) {
         Some(own) => {
@@ -112,7 +112,7 @@ pub fn outbound(snapshot: &Snapshot, flow: &Flow, pod: &NamespacedName, draw: u6
             Client::pod(snapshot, own).decide(dst, draw)
         }
         None if !is_carried(dst.ip()) => Err(CloseReason::Recursive.into()),
-        None => Err(Refusal::because(CloseReason::LocalFault, format!("the mesh knows no Pod {pod} (any more)"))),
+        None => Err(RouteRefusal::because(CloseReason::LocalFault, format!("the mesh knows no Pod {pod} (any more)"))),
     }
 }
 
@@ -120,7 +120,7 @@ pub fn outbound(snapshot: &Snapshot, flow: &Flow, pod: &NamespacedName, draw: u6
 ///
 /// # Errors
 /// Why it is refused.
-pub fn inbound(snapshot: &Snapshot, flow: &Flow, pod: &NamespacedName) -> Result<Inbound, Refusal> {
+pub fn inbound(snapshot: &Snapshot, flow: &Flow, pod: &NamespacedName) -> Result<Inbound, RouteRefusal> {
     let (peer, dst) = (flow.peer.ip(), flow.dst.ip());
     if !is_carried(dst) {
         return Err(CloseReason::NotThisPod.into());
@@ -135,7 +135,7 @@ pub fn inbound(snapshot: &Snapshot, flow: &Flow, pod: &NamespacedName) -> Result
 }
 
 /// Whether a pod may connect from an address: its own, or one that is nobody's as far as the mesh knows.
-fn check_source(snapshot: &Snapshot, pod: &Workload, source: IpAddr) -> Result<(), Refusal> {
+fn check_source(snapshot: &Snapshot, pod: &Workload, source: IpAddr) -> Result<(), RouteRefusal> {
     if pod.addresses.contains(&source) {
         return Ok(());
     }
@@ -152,7 +152,7 @@ fn check_source(snapshot: &Snapshot, pod: &Workload, source: IpAddr) -> Result<(
         },
     };
     let detail = format!("Pod {} connects from {source}, which is an address of {owner}", pod.name);
-    Err(Refusal::because(CloseReason::ForeignSource, detail))
+    Err(RouteRefusal::because(CloseReason::ForeignSource, detail))
 }
 
 /// Whether connections from this address can be handed to an application.
@@ -203,12 +203,12 @@ fn without_port(host: &str) -> &str {
 }
 
 /// A waypoint enforces policies that nobody else does, such as those of HTTP requests: a connection past it would evade them.
-fn past(waypoint: &Gateway, of: &str) -> Refusal {
+fn past(waypoint: &Gateway, of: &str) -> RouteRefusal {
     let detail = format!(
         "connections to {of} pass through the waypoint {waypoint}, and this version has no tunnels to waypoints: they are refused, \
          so that no policy of the waypoint is evaded; remove the label istio.io/use-waypoint to connect without it"
     );
-    Refusal::because(CloseReason::NoHealthyUpstream, detail)
+    RouteRefusal::because(CloseReason::NoHealthyUpstream, detail)
 }
 
 fn unknown(dst: OrigDst) -> String {
@@ -288,7 +288,7 @@ impl<'a> Client<'a> {
     }
 
     /// Decides about a connection. `draw` is to be random.
-    pub(super) fn decide(&self, dst: OrigDst, draw: u64) -> Result<Outbound, Refusal> {
+    pub(super) fn decide(&self, dst: OrigDst, draw: u64) -> Result<Outbound, RouteRefusal> {
         // Nothing of the kind is ever captured: it can only have been made to reach the listener itself.
         if !is_carried(dst.ip()) {
             return Err(CloseReason::Recursive.into());
@@ -297,17 +297,17 @@ impl<'a> Client<'a> {
             Owner::Service(service) => self.to_service(service, dst, draw),
             Owner::Workload(workload) => self.to_workload(workload, dst),
             Owner::Unknown if self.snapshot.is_registry_only() => {
-                Err(Refusal::because(CloseReason::UnknownDestination, unknown(dst)))
+                Err(RouteRefusal::because(CloseReason::UnknownDestination, unknown(dst)))
             }
             Owner::Unknown => self.through(dst, None),
             Owner::Contested(claimants) => {
                 let detail =
                     format!("{} is claimed by {}: it is nobody's until one is left", dst.ip(), listed(claimants));
-                Err(Refusal::because(CloseReason::NoHealthyUpstream, detail))
+                Err(RouteRefusal::because(CloseReason::NoHealthyUpstream, detail))
             }
             Owner::Hidden(service) => {
                 let detail = format!("{} is not exported to namespace {}", title(service), self.namespace);
-                Err(Refusal::because(CloseReason::NoHealthyUpstream, detail))
+                Err(RouteRefusal::because(CloseReason::NoHealthyUpstream, detail))
             }
         }
     }
@@ -317,35 +317,35 @@ impl<'a> Client<'a> {
     }
 
     /// Goes on to where the pod wanted, in plaintext: the address is nobody's, as far as the mesh has been read.
-    fn through(&self, dst: OrigDst, service: Option<&Arc<Service>>) -> Result<Outbound, Refusal> {
+    fn through(&self, dst: OrigDst, service: Option<&Arc<Service>>) -> Result<Outbound, RouteRefusal> {
         if self.snapshot.is_blind() {
-            return Err(Refusal::because(CloseReason::UnknownDestination, unread(&dst.to_string())));
+            return Err(RouteRefusal::because(CloseReason::UnknownDestination, unread(&dst.to_string())));
         }
         if let Some(cluster) = self.snapshot.cluster_ip(dst.ip()) {
             // From there the node's own load balancer would lead on, in plaintext.
             let detail = format!("{} is the address of {}: nothing passes through to it", dst.ip(), title(cluster));
-            return Err(Refusal::because(CloseReason::NoHealthyUpstream, detail));
+            return Err(RouteRefusal::because(CloseReason::NoHealthyUpstream, detail));
         }
         let candidate = Candidate { target: dst.socket(), workload: None, hop: Hop::Plain };
         Ok(self.outbound(service, vec![candidate]))
     }
 
-    fn to_workload(&self, workload: &Arc<Workload>, dst: OrigDst) -> Result<Outbound, Refusal> {
+    fn to_workload(&self, workload: &Arc<Workload>, dst: OrigDst) -> Result<Outbound, RouteRefusal> {
         if let Some(waypoint) = &workload.waypoint {
             return Err(past(waypoint, &format!("Pod {}", workload.name)));
         }
         if self.is_unclear(Some(workload)) {
             let what = format!("the label of namespace {}, where Pod {} is,", workload.name.namespace, workload.name);
-            return Err(Refusal::because(CloseReason::UnknownDestination, unread(&what)));
+            return Err(RouteRefusal::because(CloseReason::UnknownDestination, unread(&what)));
         }
         let candidate = self.candidate(dst.socket(), Some(workload), &[]).ok_or_else(|| {
             let detail = format!("port {HBONE_PORT} of {} is reserved for the mesh's tunnels", workload.title());
-            Refusal::because(CloseReason::Recursive, detail)
+            RouteRefusal::because(CloseReason::Recursive, detail)
         })?;
         Ok(self.outbound(None, vec![candidate]))
     }
 
-    fn to_service(&self, service: &Arc<Service>, dst: OrigDst, draw: u64) -> Result<Outbound, Refusal> {
+    fn to_service(&self, service: &Arc<Service>, dst: OrigDst, draw: u64) -> Result<Outbound, RouteRefusal> {
         if let Some(waypoint) = &service.waypoint {
             return Err(past(waypoint, &title(service)));
         }
@@ -355,7 +355,7 @@ impl<'a> Client<'a> {
         let port = dst.port();
         if service.port(port).is_none() {
             let detail = format!("{} has no TCP port {port}", title(service));
-            return Err(Refusal::because(CloseReason::NoHealthyUpstream, detail));
+            return Err(RouteRefusal::because(CloseReason::NoHealthyUpstream, detail));
         }
         let choice = self.endpoints(service, dst, draw);
         let best = choice.first().map(|(rank, _)| rank.tier);
@@ -368,18 +368,18 @@ impl<'a> Client<'a> {
         );
         if candidates.is_empty() {
             let detail = no_endpoint(service, port, self.snapshot.is_blind());
-            return Err(Refusal::because(CloseReason::NoHealthyUpstream, detail));
+            return Err(RouteRefusal::because(CloseReason::NoHealthyUpstream, detail));
         }
         Ok(self.outbound(Some(service), candidates))
     }
 
     /// To a destination of which the mesh knows only that it exists.
-    fn to_known(&self, service: &Arc<Service>, dst: OrigDst) -> Result<Outbound, Refusal> {
+    fn to_known(&self, service: &Arc<Service>, dst: OrigDst) -> Result<Outbound, RouteRefusal> {
         match service.port(dst.port()) {
             Some(_) => self.through(dst, Some(service)),
             None if self.snapshot.is_registry_only() => {
                 let detail = format!("{}, and {} has no TCP port {}", unknown(dst), title(service), dst.port());
-                Err(Refusal::because(CloseReason::UnknownDestination, detail))
+                Err(RouteRefusal::because(CloseReason::UnknownDestination, detail))
             }
             None => self.through(dst, None),
         }
@@ -419,8 +419,8 @@ impl<'a> Client<'a> {
         let target = *endpoint.ports.get(&dst.port()).ok_or(Unfit::NoPort)?;
         let distance = match self.own {
             Some(own) => {
-                let here = Place { node: own.node.as_deref(), locality: &own.locality };
-                let there = Place { node: endpoint.node.as_deref(), locality: &endpoint.locality };
+                let here = TopologyPosition { node: own.node.as_deref(), locality: &own.locality };
+                let there = TopologyPosition { node: endpoint.node.as_deref(), locality: &endpoint.locality };
                 match service.distribution {
                     // `internalTrafficPolicy` is about the service's own addresses.
                     Distribution::Require(_)

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use super::{
     balance::MOST,
-    decide::{Candidate, Client, Hop, Rank, Refusal, Unfit, behind, title},
+    decide::{Candidate, Client, Hop, Rank, RouteRefusal, Unfit, behind, title},
 };
 use crate::{
     model::{
@@ -24,14 +24,14 @@ pub struct Survey<'a> {
     /// The service whose address it is.
     pub service: Option<Arc<Service>>,
     /// Why it gets nowhere.
-    pub refusal: Option<Refusal>,
+    pub refusal: Option<RouteRefusal>,
     /// Where it may end: all endpoints of the service in their order, or the one address.
-    pub ends: Vec<End<'a>>,
+    pub ends: Vec<RouteEnd<'a>>,
 }
 
 /// An address at which a connection may end.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct End<'a> {
+pub struct RouteEnd<'a> {
     /// The address, with port 0 where an endpoint lacks the port.
     pub target: SocketAddr,
     /// Whose address it is.
@@ -39,12 +39,12 @@ pub struct End<'a> {
     /// The endpoint of the service.
     pub endpoint: Option<&'a Endpoint>,
     /// When it is taken, and how it is got to; or why it can't be taken.
-    pub standing: Result<(Turn, Hop), Unfit>,
+    pub standing: Result<(Preference, Hop), Unfit>,
 }
 
 /// When an end is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Turn {
+pub enum Preference {
     /// At once: by chance among its equals, or with session affinity always.
     First,
     /// When those before it fail.
@@ -79,11 +79,11 @@ fn captured<'a>(snapshot: &'a Snapshot, client: &Client<'_>, dst: OrigDst) -> Su
     match decided {
         Err(refusal) => Survey { refusal: Some(refusal), ..Survey::default() },
         Ok(outbound) => {
-            let end = |candidate: Candidate| End {
+            let end = |candidate: Candidate| RouteEnd {
                 target: candidate.target,
                 workload: candidate.workload,
                 endpoint: None,
-                standing: Ok((Turn::First, candidate.hop)),
+                standing: Ok((Preference::First, candidate.hop)),
             };
             Survey {
                 service: outbound.service,
@@ -94,34 +94,34 @@ fn captured<'a>(snapshot: &'a Snapshot, client: &Client<'_>, dst: OrigDst) -> Su
     }
 }
 
-fn endpoints<'a>(client: &Client<'_>, service: &'a Service, dst: OrigDst) -> Vec<End<'a>> {
+fn endpoints<'a>(client: &Client<'_>, service: &'a Service, dst: OrigDst) -> Vec<RouteEnd<'a>> {
     let ranked: Vec<Ranked<'_>> =
         service.endpoints.iter().map(|endpoint| (endpoint, rank(client, service, endpoint, dst))).collect();
     let mut fit: Vec<Rank> = ranked.iter().filter_map(|(_, ranked)| Some(ranked.as_ref().ok()?.0)).collect();
     fit.sort_unstable();
     let turn_of = |rank: &Rank| match fit.partition_point(|other| other < rank) {
-        0 => Turn::First,
+        0 => Preference::First,
         // Of a worse tier none is taken, however few are better.
-        better if better < MOST && fit.first().is_some_and(|best| best.tier == rank.tier) => Turn::Later,
-        _ => Turn::Never,
+        better if better < MOST && fit.first().is_some_and(|best| best.tier == rank.tier) => Preference::Later,
+        _ => Preference::Never,
     };
     let standing = |endpoint, ranked: Result<(Rank, u16), Unfit>| {
         let (rank, target) = ranked?;
         let candidate = client.to_endpoint(service, endpoint, target).ok_or(Unfit::Reserved)?;
         Ok((turn_of(&rank), candidate.hop))
     };
-    let end = |(endpoint, ranked)| End::at(client.snapshot, endpoint, dst.port(), standing(endpoint, ranked));
+    let end = |(endpoint, ranked)| RouteEnd::at(client.snapshot, endpoint, dst.port(), standing(endpoint, ranked));
     ranked.into_iter().map(end).collect()
 }
 
 /// With session affinity nothing is left to chance: every connection of the client has the same candidates.
-fn stick(ends: &mut [End<'_>], candidates: &[Candidate]) {
+fn stick(ends: &mut [RouteEnd<'_>], candidates: &[Candidate]) {
     for end in ends {
         if let Ok((turn, _)) = &mut end.standing {
             *turn = match candidates.iter().position(|candidate| candidate.target == end.target) {
-                Some(0) => Turn::First,
-                Some(_) => Turn::Later,
-                None => Turn::Never,
+                Some(0) => Preference::First,
+                Some(_) => Preference::Later,
+                None => Preference::Never,
             };
         }
     }
@@ -142,13 +142,14 @@ fn rank(client: &Client<'_>, service: &Service, endpoint: &Endpoint, dst: OrigDs
 pub fn uncaptured(snapshot: &Snapshot, dst: OrigDst) -> Survey<'_> {
     let Some(service) = snapshot.cluster_ip(dst.ip()) else {
         let workload = snapshot.workload_at(dst.ip()).cloned();
-        let end = End { target: dst.socket(), workload, endpoint: None, standing: Ok((Turn::First, Hop::Plain)) };
+        let end =
+            RouteEnd { target: dst.socket(), workload, endpoint: None, standing: Ok((Preference::First, Hop::Plain)) };
         return Survey { ends: vec![end], ..Survey::default() };
     };
     let port = dst.port();
     let survey = |ends, why: Option<String>| Survey {
         service: Some(Arc::clone(service)),
-        refusal: why.map(|why| Refusal::because(CloseReason::NoHealthyUpstream, why)),
+        refusal: why.map(|why| RouteRefusal::because(CloseReason::NoHealthyUpstream, why)),
         ends,
     };
     if service.port(port).is_none() {
@@ -164,17 +165,22 @@ pub fn uncaptured(snapshot: &Snapshot, dst: OrigDst) -> Survey<'_> {
     let ends = service.endpoints.iter().map(|endpoint| {
         let standing = fits(endpoint).map(|same_family| {
             let is_best = same_family && Some(endpoint.health) == best;
-            (if is_best { Turn::First } else { Turn::Never }, Hop::Plain)
+            (if is_best { Preference::First } else { Preference::Never }, Hop::Plain)
         });
-        End::at(snapshot, endpoint, port, standing)
+        RouteEnd::at(snapshot, endpoint, port, standing)
     });
     survey(ends.collect(), best.is_none().then(|| format!("{}:{port}: no endpoint is ready", service.name)))
 }
 
-impl<'a> End<'a> {
+impl<'a> RouteEnd<'a> {
     /// An endpoint of a service.
     #[must_use]
-    pub fn at(snapshot: &Snapshot, endpoint: &'a Endpoint, port: u16, standing: Result<(Turn, Hop), Unfit>) -> Self {
+    pub fn at(
+        snapshot: &Snapshot,
+        endpoint: &'a Endpoint,
+        port: u16,
+        standing: Result<(Preference, Hop), Unfit>,
+    ) -> Self {
         Self {
             target: SocketAddr::new(endpoint.address, endpoint.ports.get(&port).copied().unwrap_or_default()),
             workload: behind(snapshot, endpoint).cloned(),

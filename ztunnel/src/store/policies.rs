@@ -9,7 +9,7 @@ mod reach;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
 
-pub use group::{Entry, Group, Rules, can_match};
+pub use group::{Group, GroupEntry, Rules, can_match};
 pub use index::{Facts, Source};
 pub use reach::{Ports, ports_behind};
 

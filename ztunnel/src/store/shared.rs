@@ -46,10 +46,10 @@ enum Node<K, V> {
 /// A hash table: an entry is at its place, or at the first that was free after it. A third or more of the places is free.
 struct Leaf<K, V> {
     len: u32,
-    places: Arc<[Place<K, V>]>,
+    places: Arc<[Slot<K, V>]>,
 }
 
-type Place<K, V> = Option<Entry<K, V>>;
+type Slot<K, V> = Option<Entry<K, V>>;
 
 #[derive(Clone)]
 struct Entry<K, V> {
@@ -218,7 +218,7 @@ impl<K, V> Leaf<K, V> {
     /// A table of these entries, no two of which have the same key.
     fn new(entries: Vec<Entry<K, V>>) -> Self {
         let len = u32::try_from(entries.len()).unwrap_or(u32::MAX);
-        let mut places: Arc<[Place<K, V>]> = (0..entries.len() * 2).map(|_| None).collect();
+        let mut places: Arc<[Slot<K, V>]> = (0..entries.len() * 2).map(|_| None).collect();
         if let Some(places) = Arc::get_mut(&mut places) {
             entries.into_iter().for_each(|entry| put(places, entry));
         }
@@ -345,7 +345,7 @@ impl<K: Hash + Eq + Clone, V: Clone> Node<K, V> {
 }
 
 /// Puts an entry at the first free of its places. There must be one.
-fn put<K, V>(places: &mut [Place<K, V>], entry: Entry<K, V>) {
+fn put<K, V>(places: &mut [Slot<K, V>], entry: Entry<K, V>) {
     let (before, after) = places.split_at_mut(place(entry.hash, places.len()));
     if let Some(free) = after.iter_mut().chain(before).find(|place| place.is_none()) {
         *free = Some(entry);
@@ -368,7 +368,7 @@ const fn child(hash: u64, depth: u32) -> usize {
 /// The entries of nodes, in no order.
 struct Iter<'a, K, V> {
     nodes: Vec<slice::Iter<'a, Node<K, V>>>,
-    leaf: slice::Iter<'a, Place<K, V>>,
+    leaf: slice::Iter<'a, Slot<K, V>>,
 }
 
 impl<'a, K, V> Iterator for Iter<'a, K, V> {

@@ -30,12 +30,12 @@ pub(super) const fn plain(alert: u8) -> [u8; 7] {
 }
 
 /// No connection, and the bytes to say it with; perhaps none.
-pub(super) struct Refusal {
+pub(super) struct HelloRefusal {
     pub(super) error: AcceptError,
     pub(super) farewell: Vec<u8>,
 }
 
-impl Refusal {
+impl HelloRefusal {
     fn silent(error: io::Error) -> Self {
         Self { error: AcceptError::Io(error), farewell: Vec::new() }
     }
@@ -57,15 +57,15 @@ impl Refusal {
 }
 
 /// Reads the first message. What came behind it stays in `inbound`.
-pub(super) async fn read<S: AsyncRead + Unpin>(io: &mut S, inbound: &mut Inbound) -> Result<Accepted, Refusal> {
+pub(super) async fn read<S: AsyncRead + Unpin>(io: &mut S, inbound: &mut Inbound) -> Result<Accepted, HelloRefusal> {
     let mut acceptor = Acceptor::default();
     let mut taken = 0_usize;
     loop {
-        if inbound.is_empty() && poll_fn(|cx| inbound.poll_fill(io, cx)).await.map_err(Refusal::silent)? == 0 {
-            return Err(Refusal::silent(io::ErrorKind::UnexpectedEof.into()));
+        if inbound.is_empty() && poll_fn(|cx| inbound.poll_fill(io, cx)).await.map_err(HelloRefusal::silent)? == 0 {
+            return Err(HelloRefusal::silent(io::ErrorKind::UnexpectedEof.into()));
         }
         let mut bytes = inbound.bytes();
-        let count = acceptor.read_tls(&mut bytes).map_err(Refusal::silent)?;
+        let count = acceptor.read_tls(&mut bytes).map_err(HelloRefusal::silent)?;
         inbound.consume(count);
         taken = taken.saturating_add(count);
         match acceptor.accept() {
@@ -73,10 +73,10 @@ pub(super) async fn read<S: AsyncRead + Unpin>(io: &mut S, inbound: &mut Inbound
             Ok(None) if count > 0 && taken <= LONGEST => {}
             Ok(None) => {
                 let too_long = rustls::Error::from(InvalidMessage::HandshakePayloadTooLarge);
-                return Err(Refusal::told(too_long.into(), DECODE_ERROR));
+                return Err(HelloRefusal::told(too_long.into(), DECODE_ERROR));
             }
-            Err((error, alert)) if no_record(&error) => return Err(Refusal::by_tls(AcceptError::NotTls, alert)),
-            Err((error, alert)) => return Err(Refusal::by_tls(error.into(), alert)),
+            Err((error, alert)) if no_record(&error) => return Err(HelloRefusal::by_tls(AcceptError::NotTls, alert)),
+            Err((error, alert)) => return Err(HelloRefusal::by_tls(error.into(), alert)),
         }
     }
 }
@@ -95,13 +95,14 @@ pub(super) const fn no_record(error: &rustls::Error) -> bool {
 }
 
 /// Answers it.
-pub(super) fn answer(accepted: Accepted, configs: &Configs) -> Result<ServerConnection, Refusal> {
+pub(super) fn answer(accepted: Accepted, configs: &Configs) -> Result<ServerConnection, HelloRefusal> {
     let hello = accepted.client_hello();
     let offers = hello.alpn().is_some();
     let is_hybrid = hello.named_groups().is_some_and(|groups| groups.contains(&HYBRID_GROUP.name()));
     let config = if is_hybrid { &configs.hybrid_server } else { &configs.server };
-    let connection =
-        accepted.into_connection(Arc::clone(config)).map_err(|(error, alert)| Refusal::by_tls(error.into(), alert))?;
+    let connection = accepted
+        .into_connection(Arc::clone(config))
+        .map_err(|(error, alert)| HelloRefusal::by_tls(error.into(), alert))?;
     // rustls refuses an offer without ours, but takes no offer for consent, as Istio does.
-    if offers { Ok(connection) } else { Err(Refusal::told(AcceptError::NoAlpn, NO_APPLICATION_PROTOCOL)) }
+    if offers { Ok(connection) } else { Err(HelloRefusal::told(AcceptError::NoAlpn, NO_APPLICATION_PROTOCOL)) }
 }

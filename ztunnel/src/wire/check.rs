@@ -3,7 +3,7 @@
 use http::{HeaderName, HeaderValue, Method, Request, Uri};
 
 use super::{
-    authority::Authority, baggage::Baggage, connect::ConnectRequest, forwarded::Forwarded, refusal::Refusal,
+    authority::Authority, baggage::Baggage, connect::ConnectRequest, forwarded::Forwarded, refusal::HboneRefusal,
     trace::TraceParent,
 };
 
@@ -78,11 +78,11 @@ pub fn traceparent(bytes: &[u8]) {
 /// # Panics
 /// When it is not so.
 pub fn refusal(bytes: &[u8]) {
-    let Some(refusal) = Refusal::parse(bytes) else { return };
+    let Some(refusal) = HboneRefusal::parse(bytes) else { return };
     assert!(!refusal.detail.contains(char::is_control), "{refusal:?}");
     let written = refusal.to_header();
     assert!(written.as_ref().is_some_and(|value| value.len() <= 512), "{refusal:?}");
-    let again = written.and_then(|value| Refusal::parse(value.as_bytes()));
+    let again = written.and_then(|value| HboneRefusal::parse(value.as_bytes()));
     assert!(
         again.as_ref().is_some_and(|again| again.reason == refusal.reason && refusal.detail.starts_with(&again.detail)),
         "{refusal:?} became {again:?}"

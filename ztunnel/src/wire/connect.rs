@@ -12,7 +12,7 @@ use super::{
 };
 pub use super::{
     authority::{Authority, AuthorityError},
-    refusal::Refusal,
+    refusal::HboneRefusal,
 };
 use crate::model::close::CloseReason;
 
@@ -72,7 +72,7 @@ impl RequestError {
     /// The answer.
     #[must_use]
     pub fn response(&self) -> ConnectResponse {
-        ConnectResponse::refused(self.status(), Refusal::new(self.reason(), self.to_string()))
+        ConnectResponse::refused(self.status(), HboneRefusal::new(self.reason(), self.to_string()))
     }
 }
 
@@ -147,7 +147,7 @@ pub struct ConnectResponse {
     /// About the workload that was connected to.
     pub baggage: Option<Baggage>,
     /// Why it was refused, where the peer says so.
-    pub refusal: Option<Refusal>,
+    pub refusal: Option<HboneRefusal>,
 }
 
 impl ConnectResponse {
@@ -159,7 +159,7 @@ impl ConnectResponse {
 
     /// The stream is refused.
     #[must_use]
-    pub fn refused(status: StatusCode, refusal: Refusal) -> Self {
+    pub fn refused(status: StatusCode, refusal: HboneRefusal) -> Self {
         Self { status, baggage: None, refusal: Some(refusal) }
     }
 
@@ -178,7 +178,7 @@ impl ConnectResponse {
         if let Some(baggage) = &self.baggage {
             headers.insert(BAGGAGE, baggage.to_header());
         }
-        if let Some(refusal) = self.refusal.as_ref().and_then(Refusal::to_header) {
+        if let Some(refusal) = self.refusal.as_ref().and_then(HboneRefusal::to_header) {
             headers.insert(REFUSAL, refusal);
         }
         response
@@ -191,7 +191,7 @@ impl ConnectResponse {
         Self {
             status: parts.status,
             baggage: headers.contains_key(BAGGAGE).then(|| Baggage::from_headers(headers)),
-            refusal: headers.get(REFUSAL).and_then(|value| Refusal::parse(value.as_bytes())),
+            refusal: headers.get(REFUSAL).and_then(|value| HboneRefusal::parse(value.as_bytes())),
         }
     }
 }
@@ -206,7 +206,7 @@ fn is_network(name: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{ConnectRequest, ConnectResponse, Refusal, RequestError};
+    use super::{ConnectRequest, ConnectResponse, HboneRefusal, RequestError};
     use crate::model::close::CloseReason;
     use crate::wire::{baggage::Baggage, forwarded::Forwarded, trace::TraceParent};
     use http::{HeaderMap, Method, Request, StatusCode};
@@ -284,7 +284,7 @@ mod tests {
             (StatusCode::OK, vec!["baggage: service.name=web".into()])
         );
         assert_eq!(ConnectResponse::from_http(&response.into_parts().0), ok);
-        let refusal = Refusal::new(CloseReason::Denied, "by policy");
+        let refusal = HboneRefusal::new(CloseReason::Denied, "by policy");
         let refused = ConnectResponse::refused(StatusCode::UNAUTHORIZED, refusal);
         let response = refused.to_http();
         assert_eq!(lines(response.headers()), ["x-ztunnel-refusal: denied by policy"]);

@@ -18,14 +18,14 @@ const ENCODED: &AsciiSet = &CONTROLS.add(b'%');
 
 /// Why a stream was refused: `<reason> <detail>`, where whatever is not visible ASCII is percent-encoded in the detail.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Refusal {
+pub struct HboneRefusal {
     /// The label of a [`CloseReason`], or another word of `a-z`, `0-9` and `_`, at most 64.
     pub reason: String,
     /// For people; may be empty. What does not fit is cut off, and control characters become spaces.
     pub detail: String,
 }
 
-impl Refusal {
+impl HboneRefusal {
     /// A reason and what there is to say about it.
     #[must_use]
     pub fn new(reason: CloseReason, detail: impl Into<String>) -> Self {
@@ -86,15 +86,15 @@ fn encode(detail: &str, text: &mut String) {
 
 #[cfg(test)]
 mod tests {
-    use super::{LONGEST, Refusal};
+    use super::{HboneRefusal, LONGEST};
     use crate::model::close::CloseReason;
 
     /// The header that is sent, and that it is read as it was meant.
     fn check(detail: &str, expected: &str) {
-        let refusal = Refusal::new(CloseReason::Denied, detail);
+        let refusal = HboneRefusal::new(CloseReason::Denied, detail);
         let header = refusal.to_header().unwrap();
         assert_eq!(header, expected, "{detail:?}");
-        assert_eq!(Refusal::parse(header.as_bytes()), Some(refusal), "{detail:?}");
+        assert_eq!(HboneRefusal::parse(header.as_bytes()), Some(refusal), "{detail:?}");
     }
 
     #[test]
@@ -102,29 +102,32 @@ mod tests {
         check("", "denied");
         check("by default/deny-9999: port 80", "denied by default/deny-9999: port 80");
         check("100% \u{fc}", "denied 100%25 %C3%BC");
-        let known = Refusal::parse(b"tunnel_failed x").unwrap();
+        let known = HboneRefusal::parse(b"tunnel_failed x").unwrap();
         assert_eq!(known.close_reason(), Some(CloseReason::TunnelFailed));
-        assert_eq!(Refusal::parse(b"something_new").unwrap().close_reason(), None);
+        assert_eq!(HboneRefusal::parse(b"something_new").unwrap().close_reason(), None);
     }
 
     #[test]
     fn nothing_but_text_in_one_line_goes_through() {
-        let refusal = Refusal::new(CloseReason::Denied, " a\r\nb: c\t\u{0} ");
+        let refusal = HboneRefusal::new(CloseReason::Denied, " a\r\nb: c\t\u{0} ");
         assert_eq!(refusal.to_header().unwrap(), "denied a  b: c");
-        assert_eq!(Refusal::parse(b"denied a%0Ab%00%1b[1m%ff%zz%4").unwrap().detail, "a b  [1m\u{fffd}%zz%4");
+        assert_eq!(HboneRefusal::parse(b"denied a%0Ab%00%1b[1m%ff%zz%4").unwrap().detail, "a b  [1m\u{fffd}%zz%4");
         for bad in [&b""[..], b" a", b"Denied", b"a-b", b"a%20b", b"\xff", &[b'a'; 65]] {
-            assert_eq!(Refusal::parse(bad), None, "{bad:?}");
+            assert_eq!(HboneRefusal::parse(bad), None, "{bad:?}");
         }
-        assert_eq!(Refusal { reason: "a b".into(), detail: String::new() }.to_header(), None);
+        assert_eq!(HboneRefusal { reason: "a b".into(), detail: String::new() }.to_header(), None);
     }
 
     #[test]
     fn what_is_too_long_is_cut_between_characters() {
-        let header = Refusal::new(CloseReason::Denied, "\u{fc}".repeat(1000)).to_header().unwrap();
+        let header = HboneRefusal::new(CloseReason::Denied, "\u{fc}".repeat(1000)).to_header().unwrap();
         assert!(header.len() <= LONGEST && header.len() > LONGEST - 6, "{}", header.len());
-        let detail = Refusal::parse(header.as_bytes()).unwrap().detail;
+        let detail = HboneRefusal::parse(header.as_bytes()).unwrap().detail;
         assert!(detail.chars().all(|character| character == '\u{fc}'), "{detail}");
-        assert!(Refusal::parse(&[b'a'; 9000]).is_none());
-        assert_eq!(Refusal::parse(format!("a {}", "b".repeat(9000)).as_bytes()).unwrap().detail.len(), LONGEST - 2);
+        assert!(HboneRefusal::parse(&[b'a'; 9000]).is_none());
+        assert_eq!(
+            HboneRefusal::parse(format!("a {}", "b".repeat(9000)).as_bytes()).unwrap().detail.len(),
+            LONGEST - 2
+        );
     }
 }

@@ -8,7 +8,7 @@ use super::{
     authority::Authority,
     baggage::Baggage,
     check::{CHECKS, connect_request},
-    connect::{ConnectRequest, ConnectResponse, Refusal},
+    connect::{ConnectRequest, ConnectResponse, HboneRefusal},
     forwarded::Forwarded,
     trace::TraceParent,
 };
@@ -44,7 +44,7 @@ fn the_seeds_from_istio_are_understood() {
     let forwarded = Forwarded::parse(&read("forwarded/istio"));
     assert!(forwarded.client.is_some() && forwarded.host.is_some());
     assert!(TraceParent::parse(&read("traceparent/istio")).is_some());
-    assert!(Refusal::parse(&read("refusal/denied")).is_some_and(|refusal| refusal.close_reason().is_some()));
+    assert!(HboneRefusal::parse(&read("refusal/denied")).is_some_and(|refusal| refusal.close_reason().is_some()));
     assert!(std::str::from_utf8(&read("authority/ipv6")).unwrap().parse::<Authority>().is_ok());
 }
 
@@ -127,7 +127,7 @@ proptest! {
         detail in "[^\\pC]{0,30}",
         baggage in proptest::option::of(baggage()),
     ) {
-        let refusal = Some(Refusal::new(reason, detail.trim()));
+        let refusal = Some(HboneRefusal::new(reason, detail.trim()));
         let response = ConnectResponse { status: http::StatusCode::from_u16(status).unwrap(), baggage, refusal };
         prop_assert_eq!(ConnectResponse::from_http(&response.to_http().into_parts().0), response);
     }

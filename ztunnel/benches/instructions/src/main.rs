@@ -12,7 +12,7 @@ use std::io::{self, Write as _};
 use ztunnel::model::flow::Flow;
 use ztunnel::model::identity::{SpiffeId, TrustDomain};
 use ztunnel::model::local::LocalPod;
-use ztunnel::policy::{Connection, Guard, Principal};
+use ztunnel::policy::{Connection, PodPolicies, Principal};
 use ztunnel::route::decide;
 use ztunnel::store::snapshot::Snapshot;
 use ztunnel::wire::connect::{ConnectRequest, ConnectResponse};
@@ -89,9 +89,9 @@ fn judge() -> io::Result<()> {
     Ok(())
 }
 
-fn guard(shape: Shape, count: usize, rules: usize) -> Guard {
+fn guard(shape: Shape, count: usize, rules: usize) -> PodPolicies {
     let mesh = policies::mesh().with_policies(policies::policies(shape, count, rules));
-    Guard::of(&mesh, &policies::pod(), &LocalPod::default())
+    PodPolicies::of(&mesh, &policies::pod(), &LocalPod::default())
 }
 
 fn a_stranger(number: usize) -> Connection {

@@ -12,7 +12,7 @@ use crate::model::local::{LocalPod, LocalPods};
 use crate::model::origin::Origin;
 use crate::model::policy::{MtlsMode, PeerAuthentication, PolicySet, Scope};
 use crate::model::workload::NamespacedName;
-use crate::policy::Guard;
+use crate::policy::PodPolicies;
 use crate::store::snapshot::Snapshot;
 
 const MODES: [Option<MtlsMode>; 4] =
@@ -57,7 +57,7 @@ fn modes_are_those_of_the_data_path() {
         let mesh = Mesh::index(&snapshot, &local, &declared);
         for pod in mesh.pods() {
             let found = mesh.authentication.of(pod);
-            let guard = Guard::of(&snapshot, pod, &LocalPod::default());
+            let guard = PodPolicies::of(&snapshot, pod, &LocalPod::default());
             let expected = guard.mode();
             let by = found.mode.by.map(|policy| &policy.name);
             assert_eq!((found.mode.mode, by), (expected.mode, expected.from.as_ref()), "{} {shown}", pod.name);

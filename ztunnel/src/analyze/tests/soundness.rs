@@ -14,7 +14,7 @@ use crate::model::local::{LocalPod, LocalPods};
 use crate::model::origin::Origin;
 use crate::model::policy::{Action, AuthorizationPolicy, Clause, Match, Part, PolicySet, Rule, Scope, StringMatch};
 use crate::model::workload::{NamespacedName, Workload};
-use crate::policy::{Connection, Guard, Principal};
+use crate::policy::{Connection, PodPolicies, Principal};
 use crate::store::snapshot::Snapshot;
 
 const NAMESPACES: [&str; 3] = ["a", "ab", "b"];
@@ -137,7 +137,7 @@ fn mesh(policy: AuthorizationPolicy, pods: &[Workload]) -> Snapshot {
 
 fn matched(rule: &Rule, pods: &[Workload], connections: &[Connection]) -> Vec<bool> {
     let snapshot = mesh(denying("p", Scope::Mesh, rule.clone()), pods);
-    let guard = Guard::of(&snapshot, &pods[0], &LocalPod::default());
+    let guard = PodPolicies::of(&snapshot, &pods[0], &LocalPod::default());
     connections.iter().map(|connection| guard.judge(connection).is_err()).collect()
 }
 
@@ -191,7 +191,7 @@ fn a_scope_that_covers_protects_as_many() {
     let protected = |scope: &Scope| -> Vec<bool> {
         let snapshot = mesh(denying("p", scope.clone(), Rule::default()), &pods);
         pods.iter()
-            .map(|pod| Guard::of(&snapshot, pod, &LocalPod::default()).judge(&connections()[0]).is_err())
+            .map(|pod| PodPolicies::of(&snapshot, pod, &LocalPod::default()).judge(&connections()[0]).is_err())
             .collect()
     };
     for wide in &scopes {

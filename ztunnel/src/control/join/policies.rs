@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::services::note;
-use super::table::{Place, Replaced};
+use super::table::{Provenance, Replaced};
 use super::{Joiner, Subject};
 use crate::control::objects::{AuthorizationManifest, PeerAuthenticationManifest, Target};
 use crate::model::labels::Labels;
@@ -86,7 +86,7 @@ pub(super) fn scope(namespace: &Arc<str>, labels: &Labels, root_namespace: &str)
 
 fn authorization(
     name: &NamespacedName,
-    place: &Place,
+    place: &Provenance,
     manifest: &AuthorizationManifest,
     root_namespace: &str,
 ) -> AuthorizationPolicy {
@@ -106,7 +106,7 @@ fn authorization(
 /// `None` where it counts for nothing: in the root namespace a selector does not count, nor what stands beside it.
 pub(super) fn authentication(
     name: &NamespacedName,
-    place: &Place,
+    place: &Provenance,
     manifest: &PeerAuthenticationManifest,
     root_namespace: &str,
 ) -> Option<PeerAuthentication> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::budget::Excess;
 use super::policies::{authentication, targets};
-use super::table::{Place, Table};
+use super::table::{Provenance, Table};
 use super::{Joiner, Key, Subject};
 use crate::control::objects::{ENTRIES_LEAD, EntryManifest, External, ServiceManifest, Unenforced, title, visibility};
 use crate::model::labels::Labels;
@@ -51,11 +51,11 @@ impl Joiner {
         self.first_and_others(key).is_some_and(|(_, others)| !others.is_empty())
     }
 
-    fn first_and_others(&self, (kind, name): &Key) -> Option<(&Place, Vec<&Place>)> {
+    fn first_and_others(&self, (kind, name): &Key) -> Option<(&Provenance, Vec<&Provenance>)> {
         fn of<'t, T: Clone + PartialEq>(
             table: &'t Table<T>,
             name: &NamespacedName,
-        ) -> Option<(&'t Place, Vec<&'t Place>)> {
+        ) -> Option<(&'t Provenance, Vec<&'t Provenance>)> {
             let others = table.others(name).iter().map(|said| &said.place);
             Some((&table.get(name)?.place, others.collect()))
         }

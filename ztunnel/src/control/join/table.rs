@@ -25,12 +25,12 @@ impl Voice {
 
 /// Where an object stands.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place {
+pub(super) struct Provenance {
     pub(super) voice: Arc<Voice>,
     pub(super) origin: Origin,
 }
 
-impl Place {
+impl Provenance {
     pub(super) fn problem(&self, object: String, message: String) -> Problem {
         Problem { origin: self.origin.clone(), object: Some(object), message, severity: Severity::Error }
     }
@@ -39,7 +39,7 @@ impl Place {
 /// An object and its place.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Said<T> {
-    pub(super) place: Place,
+    pub(super) place: Provenance,
     pub(super) body: T,
 }
 

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use thiserror::Error;
 
-use crate::control::yaml::{Entry, Node, NodeDeserializer, Value};
+use crate::control::yaml::{MappingEntry, Node, NodeDeserializer, Value};
 use crate::model::workload::NamespacedName;
 
 /// An object of an API server.
@@ -100,13 +100,13 @@ pub(super) struct Raw(Node<'static>);
 
 impl<'de> Deserialize<'de> for Raw {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Place::Object.deserialize(deserializer).map(Self)
+        ObjectPart::Object.deserialize(deserializer).map(Self)
     }
 }
 
 /// Where in an object a value stands.
 #[derive(Clone, Copy)]
-enum Place {
+enum ObjectPart {
     /// It is the object.
     Object,
     /// It is the object's `metadata`.
@@ -115,7 +115,7 @@ enum Place {
     Elsewhere,
 }
 
-impl<'de> DeserializeSeed<'de> for Place {
+impl<'de> DeserializeSeed<'de> for ObjectPart {
     type Value = Node<'static>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
@@ -127,15 +127,15 @@ fn node(value: Value<'static>) -> Node<'static> {
     Node { place: (1, 1), value }
 }
 
-fn entry(key: String, value: Value<'static>) -> Entry<'static> {
-    Entry { key: Cow::Owned(key), place: (1, 1), value: node(value) }
+fn entry(key: String, value: Value<'static>) -> MappingEntry<'static> {
+    MappingEntry { key: Cow::Owned(key), place: (1, 1), value: node(value) }
 }
 
 fn plain(text: impl Into<String>) -> Value<'static> {
     Value::Plain(Cow::Owned(text.into()))
 }
 
-impl<'de> Visitor<'de> for Place {
+impl<'de> Visitor<'de> for ObjectPart {
     type Value = Value<'static>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -194,7 +194,7 @@ impl<'de> Visitor<'de> for Place {
                 _ => Self::Elsewhere,
             };
             let value = map.next_value_seed(place)?;
-            entries.push(Entry { key: Cow::Owned(key), place: (1, 1), value });
+            entries.push(MappingEntry { key: Cow::Owned(key), place: (1, 1), value });
         }
         Ok(Value::Map(entries))
     }

@@ -10,7 +10,7 @@ use super::template::is_template;
 use super::used::typed;
 use crate::control::field::{FieldPath, Step};
 use crate::control::objects::{self, Interner, Kind, Object, Remark, Resource, Said, check_name};
-use crate::control::yaml::{self, Entry, Node, Value};
+use crate::control::yaml::{self, MappingEntry, Node, Value};
 use crate::model::origin::Origin;
 use crate::model::problem::{Problem, Severity};
 use crate::model::workload::NamespacedName;
@@ -404,7 +404,7 @@ impl<'f> Reader<'f> {
             for (key, value) in [("apiVersion", &inherited.version), ("kind", &inherited.kind)] {
                 if !entries.iter().any(|entry| entry.key == key) {
                     let value = Node { place: node.place, value: Value::Text(value.clone().into()) };
-                    entries.push(Entry { key: key.into(), place: node.place, value });
+                    entries.push(MappingEntry { key: key.into(), place: node.place, value });
                 }
             }
         }

@@ -8,7 +8,7 @@ use granit_parser::{Event, Options, Parser, ScalarStyle, Span, Tag};
 use super::error::Error;
 use super::keys::{self, Twice};
 use super::limits::{DEEPEST, MOST_VALUES};
-use super::node::{Base, Entry, Node, Place, Value};
+use super::node::{Base, MappingEntry, Node, TextPosition, Value};
 use super::syntax::sentence;
 use crate::control::field::FieldPath;
 
@@ -38,7 +38,7 @@ fn options() -> Options {
 }
 
 /// The parser counts lines from 1 and columns from 0.
-fn place(base: Base, line: usize, column: usize) -> Place {
+fn place(base: Base, line: usize, column: usize) -> TextPosition {
     base.place((line as u64).saturating_sub(1), column as u64)
 }
 
@@ -54,7 +54,7 @@ struct Builder<'a> {
 
 /// A list or a map that is not at its end.
 struct Open<'a> {
-    place: Place,
+    place: TextPosition,
     anchor: usize,
     inner: Inner<'a>,
 }
@@ -62,10 +62,10 @@ struct Open<'a> {
 enum Inner<'a> {
     List(Vec<Node<'a>>),
     Map {
-        entries: Vec<Entry<'a>>,
+        entries: Vec<MappingEntry<'a>>,
         merged: Vec<Node<'a>>,
         /// Of the entry whose value comes next, and whether it is `<<`.
-        key: Option<(Cow<'a, str>, Place, bool)>,
+        key: Option<(Cow<'a, str>, TextPosition, bool)>,
     },
 }
 
@@ -103,7 +103,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn count(&mut self, values: usize, bytes: usize, place: Place) -> Result<(), Error> {
+    fn count(&mut self, values: usize, bytes: usize, place: TextPosition) -> Result<(), Error> {
         self.values = self.values.saturating_add(values);
         self.repeated = self.repeated.saturating_add(bytes);
         if self.values > MOST_VALUES {
@@ -117,7 +117,7 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    fn begin(&mut self, place: Place, anchor: usize, inner: Inner<'a>) -> Result<(), Error> {
+    fn begin(&mut self, place: TextPosition, anchor: usize, inner: Inner<'a>) -> Result<(), Error> {
         self.open.push(Open { place, anchor, inner });
         if self.open.len() > DEEPEST {
             return Err(Error::syntax(
@@ -154,7 +154,9 @@ impl<'a> Builder<'a> {
             Inner::List(items) => items.push(node),
             Inner::Map { entries, merged, key } => match key.take() {
                 Some((_, _, true)) => merged.push(node),
-                Some((text, key_place, false)) => entries.push(Entry { key: text, place: key_place, value: node }),
+                Some((text, key_place, false)) => {
+                    entries.push(MappingEntry { key: text, place: key_place, value: node });
+                }
                 None => match node.value {
                     Value::Plain(text) | Value::Text(text) => {
                         let is_merge = is_plain && text == "<<";

@@ -12,7 +12,7 @@ use serde::de::{
 use serde::forward_to_deserialize_any;
 
 use super::error::Error;
-use super::node::{Entry, Node, Place, Value};
+use super::node::{MappingEntry, Node, TextPosition, Value};
 use super::scalar;
 use crate::control::field::{FieldPath, Step};
 
@@ -21,7 +21,7 @@ use crate::control::field::{FieldPath, Step};
 pub(in crate::control) struct Fault {
     /// From the innermost field outwards.
     steps: Vec<Step>,
-    place: Option<Place>,
+    place: Option<TextPosition>,
     message: String,
 }
 
@@ -52,7 +52,7 @@ impl Fault {
         self
     }
 
-    fn placed(mut self, place: Place) -> Self {
+    fn placed(mut self, place: TextPosition) -> Self {
         self.place.get_or_insert(place);
         self
     }
@@ -350,8 +350,8 @@ impl<'de> SeqAccess<'de> for Items<'_, '_> {
 }
 
 struct Fields<'n, 'a> {
-    entries: std::slice::Iter<'n, Entry<'a>>,
-    value: Option<&'n Entry<'a>>,
+    entries: std::slice::Iter<'n, MappingEntry<'a>>,
+    value: Option<&'n MappingEntry<'a>>,
 }
 
 impl<'de> MapAccess<'de> for Fields<'_, '_> {

@@ -1,13 +1,13 @@
 //! Why a text can't be read.
 
-use super::node::Place;
+use super::node::TextPosition;
 use crate::control::field::{FieldPath, Step};
 
 /// Why a text can't be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::control) struct Error {
     /// Line and column, each counted from 1.
-    pub(in crate::control) place: Option<Place>,
+    pub(in crate::control) place: Option<TextPosition>,
     /// The field there.
     pub(in crate::control) field: Option<FieldPath>,
     /// What is wrong, and what to do.
@@ -17,11 +17,11 @@ pub(in crate::control) struct Error {
 }
 
 impl Error {
-    pub(super) fn syntax(place: Place, message: impl Into<String>) -> Self {
+    pub(super) fn syntax(place: TextPosition, message: impl Into<String>) -> Self {
         Self { place: Some(place), field: None, message: message.into(), is_syntax: true }
     }
 
-    pub(super) fn at(place: Place, field: FieldPath, message: impl Into<String>) -> Self {
+    pub(super) fn at(place: TextPosition, field: FieldPath, message: impl Into<String>) -> Self {
         let field = Some(field).filter(|field| !field.is_empty());
         Self { place: Some(place), field, message: message.into(), is_syntax: false }
     }

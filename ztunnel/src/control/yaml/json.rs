@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::error::Error;
 use super::keys::{self, Twice};
 use super::limits::{DEEPEST, MOST_VALUES};
-use super::node::{Base, Entry, Node, Place, Value};
+use super::node::{Base, MappingEntry, Node, TextPosition, Value};
 use crate::control::field::{FieldPath, Step};
 
 /// Why a text is no JSON.
@@ -89,7 +89,7 @@ pub(in crate::control) fn items(slice: Slice<'_>) -> Option<(Node<'_>, Vec<Slice
                     }
                 } else {
                     let value = reader.value(1, key == "metadata").ok()?;
-                    entries.push(Entry { key, place: key_place, value });
+                    entries.push(MappingEntry { key, place: key_place, value });
                 }
                 reader.separate(b'}').ok()?;
             }
@@ -147,7 +147,7 @@ impl<'a> Reader<'a> {
         (self.at - self.line_start).saturating_sub(self.inner) as u64
     }
 
-    fn place(&self) -> Place {
+    fn place(&self) -> TextPosition {
         self.base.place(self.line, self.column())
     }
 
@@ -287,7 +287,7 @@ impl<'a> Reader<'a> {
                 let is_metadata = depth == 0 && key == "metadata";
                 let value = self.value(depth + 1, is_metadata);
                 let value = value.map_err(|error| error.below(Step::Key((&*key).into())))?;
-                entries.push(Entry { key, place, value });
+                entries.push(MappingEntry { key, place, value });
             }
             self.separate(b'}')?;
         }

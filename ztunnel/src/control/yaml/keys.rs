@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 
 use super::error::Error;
-use super::node::{Entry, Node, Value};
+use super::node::{MappingEntry, Node, Value};
 use crate::control::field::FieldPath;
 
 /// What a key means that is in a map twice.
@@ -16,7 +16,7 @@ pub(super) enum Twice {
 
 /// Makes a map of fields. `path` is asked for the map's own path when there is something to tell.
 pub(super) fn map<'a>(
-    mut entries: Vec<Entry<'a>>,
+    mut entries: Vec<MappingEntry<'a>>,
     merged: Vec<Node<'a>>,
     twice: Twice,
     path: impl FnOnce() -> FieldPath,
@@ -37,7 +37,7 @@ pub(super) fn map<'a>(
             Twice::LastCounts => {
                 let mut seen = HashSet::new();
                 let mut kept: Vec<_> = entries.into_iter().rev().collect();
-                kept.retain(|entry: &Entry<'_>| seen.insert(entry.key.clone()));
+                kept.retain(|entry: &MappingEntry<'_>| seen.insert(entry.key.clone()));
                 kept.reverse();
                 entries = kept;
             }
@@ -66,7 +66,7 @@ fn no_map(place: (u64, u64), path: FieldPath) -> Error {
     Error::at(place, path.key("<<"), "only a map, or a list of maps, can be merged with <<")
 }
 
-fn duplicate<'e, 'a>(entries: &'e [Entry<'a>]) -> Option<(&'e Entry<'a>, &'e Entry<'a>)> {
+fn duplicate<'e, 'a>(entries: &'e [MappingEntry<'a>]) -> Option<(&'e MappingEntry<'a>, &'e MappingEntry<'a>)> {
     // Few keys are compared faster than they are hashed.
     if entries.len() <= 8 {
         let mut numbered = entries.iter().enumerate();
@@ -75,7 +75,7 @@ fn duplicate<'e, 'a>(entries: &'e [Entry<'a>]) -> Option<(&'e Entry<'a>, &'e Ent
             Some((before.iter().find(|other| other.key == entry.key)?, entry))
         });
     }
-    let mut sorted: Vec<&Entry<'_>> = entries.iter().collect();
+    let mut sorted: Vec<&MappingEntry<'_>> = entries.iter().collect();
     // Stable: of equal keys the first in the text comes first.
     sorted.sort_by(|one, other| one.key.cmp(&other.key));
     sorted.windows(2).find_map(|pair| match pair {

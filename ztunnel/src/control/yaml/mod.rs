@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 pub(in crate::control) use self::de::NodeDeserializer;
 pub(in crate::control) use self::error::Error;
 pub(in crate::control) use self::json::{Slice, is_json, items, values};
-pub(in crate::control) use self::node::{Base, Entry, Node, Value};
+pub(in crate::control) use self::node::{Base, MappingEntry, Node, Value};
 
 /// Reads a text of one document. `None`: it is empty, or holds nothing but comments.
 ///

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use crate::control::field::{FieldPath, Step};
 
 /// A line and a column, each counted from 1; columns count characters.
-pub(in crate::control) type Place = (u64, u64);
+pub(in crate::control) type TextPosition = (u64, u64);
 
 /// Where a text begins in its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -18,7 +18,7 @@ pub(in crate::control) struct Base {
 
 impl Base {
     /// The place in the file of a place in the text, both counted from 0 there.
-    pub(super) fn place(self, line: u64, column: u64) -> Place {
+    pub(super) fn place(self, line: u64, column: u64) -> TextPosition {
         let before = if line == 0 { self.columns } else { 0 };
         (self.lines + line + 1, before + column + 1)
     }
@@ -27,7 +27,7 @@ impl Base {
 /// A value and its place.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::control) struct Node<'a> {
-    pub(in crate::control) place: Place,
+    pub(in crate::control) place: TextPosition,
     pub(in crate::control) value: Value<'a>,
 }
 
@@ -39,15 +39,15 @@ pub(in crate::control) enum Value<'a> {
     /// In quotation marks, or as a block: always text.
     Text(Cow<'a, str>),
     List(Vec<Node<'a>>),
-    Map(Vec<Entry<'a>>),
+    Map(Vec<MappingEntry<'a>>),
 }
 
 /// One field of a map.
 #[derive(Debug, Clone, PartialEq)]
-pub(in crate::control) struct Entry<'a> {
+pub(in crate::control) struct MappingEntry<'a> {
     pub(in crate::control) key: Cow<'a, str>,
     /// Of the key.
-    pub(in crate::control) place: Place,
+    pub(in crate::control) place: TextPosition,
     pub(in crate::control) value: Node<'a>,
 }
 
@@ -61,7 +61,7 @@ impl<'a> Node<'a> {
     }
 
     /// The fields of a map; none of anything else.
-    pub(in crate::control) fn entries(&self) -> &[Entry<'a>] {
+    pub(in crate::control) fn entries(&self) -> &[MappingEntry<'a>] {
         if let Value::Map(entries) = &self.value { entries } else { &[] }
     }
 
@@ -82,12 +82,12 @@ impl<'a> Node<'a> {
     pub(in crate::control) fn name_namespace(&mut self, namespace: &str) {
         let Value::Map(entries) = &mut self.value else { return };
         let Some(metadata) = entries.iter_mut().find(|entry| entry.key == "metadata") else { return };
-        let Entry { place, value: Node { value: Value::Map(fields), .. }, .. } = metadata else { return };
+        let MappingEntry { place, value: Node { value: Value::Map(fields), .. }, .. } = metadata else { return };
         let names_none = |value: &Node<'_>| value.is_null() || value.text() == Some("");
         fields.retain(|field| field.key != "namespace" || !names_none(&field.value));
         if fields.iter().all(|field| field.key != "namespace") {
             let value = Node { place: *place, value: Value::Text(namespace.to_owned().into()) };
-            fields.push(Entry { key: "namespace".into(), place: *place, value });
+            fields.push(MappingEntry { key: "namespace".into(), place: *place, value });
         }
     }
 
@@ -110,7 +110,7 @@ impl<'a> Node<'a> {
 
     /// Where a field is. For one that is missing, it is the innermost field around it that is there; for one that is null, the
     /// key. `None` where there is nothing on the path.
-    pub(in crate::control) fn locate(&self, path: &FieldPath) -> Option<Place> {
+    pub(in crate::control) fn locate(&self, path: &FieldPath) -> Option<TextPosition> {
         let (mut node, mut found) = (self, None);
         for step in path.steps() {
             let (place, below) = match (&node.value, step) {

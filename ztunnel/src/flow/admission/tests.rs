@@ -2,7 +2,7 @@ use std::net::IpAddr;
 
 use futures_util::FutureExt as _;
 
-use super::{Admission, Client, Evicted, Full, Limits, Place, counts::Count};
+use super::{Admission, AdmissionPermit, Client, Evicted, Full, Limits, counts::Count};
 
 const LIMITS: Limits =
     Limits { connections: 1024, connections_per_peer: 128, handshakes: 256, handshakes_per_peer: 32 };
@@ -21,12 +21,12 @@ fn ipv6(address: &str) -> Client {
 }
 
 /// Whether it has lost its place.
-fn is_evicted(place: &Place) -> bool {
+fn is_evicted(place: &AdmissionPermit) -> bool {
     place.evicted().now_or_never().is_some()
 }
 
 /// So many handshakes that are never finished.
-fn silent(pod: &Admission, client: Client, count: usize) -> Vec<Place> {
+fn silent(pod: &Admission, client: Client, count: usize) -> Vec<AdmissionPermit> {
     (0..count).map(|_| pod.admit(client).unwrap()).collect()
 }
 

@@ -14,7 +14,7 @@ use super::{
     connect::{Connect, Connected, Key},
     connection::{Connection, Lease, Usage},
     counts::{Counted, Counts},
-    entry::{Dial, Entry},
+    entry::{Dial, PoolEntry},
     error::{DialFailure, Shared},
 };
 use crate::{
@@ -23,14 +23,14 @@ use crate::{
         settings::Settings,
         stream::Cut,
     },
-    lifecycle::{aside, tasks::TaskSet},
+    lifecycle::{poll_when_woken, tasks::TaskSet},
 };
 
 /// What a pool and the tasks of its connections share.
 pub(super) struct Inner<C: Connect> {
     pub(super) connect: C,
     pub(super) settings: Settings,
-    pub(super) entries: RefCell<HashMap<Rc<Key>, Entry<C::Error>>>,
+    pub(super) entries: RefCell<HashMap<Rc<Key>, PoolEntry<C::Error>>>,
     /// `None`: the pool is dropped. The tasks hold the pool, so that it can't be its fields' drop that ends them.
     pub(super) tasks: RefCell<Option<TaskSet>>,
     pub(super) next_id: Cell<u64>,
@@ -66,20 +66,20 @@ impl<C: Connect> Inner<C> {
                 }
             }
             let mut entries = self.entries.borrow_mut();
-            if entries.get(&key).is_some_and(Entry::is_empty) {
+            if entries.get(&key).is_some_and(PoolEntry::is_empty) {
                 entries.remove(&key);
             }
         }
     }
 
     /// Changes every entry; the keys, for [`Self::settle`].
-    pub(super) fn retain(&self, mut change: impl FnMut(&Key, &mut Entry<C::Error>)) -> Vec<Rc<Key>> {
+    pub(super) fn retain(&self, mut change: impl FnMut(&Key, &mut PoolEntry<C::Error>)) -> Vec<Rc<Key>> {
         let mut entries = self.entries.borrow_mut();
         entries.iter_mut().for_each(|(key, entry)| change(key, entry));
         entries.keys().cloned().collect()
     }
 
-    fn with<T>(&self, key: &Rc<Key>, change: impl FnOnce(&mut Entry<C::Error>) -> T) -> Option<T> {
+    fn with<T>(&self, key: &Rc<Key>, change: impl FnOnce(&mut PoolEntry<C::Error>) -> T) -> Option<T> {
         self.entries.borrow_mut().get_mut(key).map(change)
     }
 }
@@ -127,7 +127,7 @@ impl<C: Connect> Task<C> {
         };
         let end = tokio::select! {
             end = driver.run_until(cut) => end,
-            end = aside(unused) => end,
+            end = poll_when_woken(unused) => end,
         };
         self.pool.connect.ended(&self.key, &end);
         debug!(to = %self.key.to, %end, "a connection for tunnels ended");
@@ -151,7 +151,7 @@ impl<C: Connect> Task<C> {
 
     fn failed(&mut self, failure: &DialFailure<C::Error>) {
         self.dialling = false;
-        for waiter in self.pool.with(&self.key, Entry::dial_failed).unwrap_or_default() {
+        for waiter in self.pool.with(&self.key, PoolEntry::dial_failed).unwrap_or_default() {
             // Whoever has given up meanwhile does not want to know.
             let _given_up = waiter.lease.send(Err(failure.clone()));
         }

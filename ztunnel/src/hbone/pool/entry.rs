@@ -26,20 +26,20 @@ pub(super) struct Dial {
 }
 
 /// What a pool knows of one key.
-pub(super) struct Entry<E> {
+pub(super) struct PoolEntry<E> {
     /// Oldest first; the first that can take a stream does, so that the newest become idle.
     live: Vec<Rc<Connection>>,
     waiters: VecDeque<Waiter<E>>,
     dial: Option<Rc<Dial>>,
 }
 
-impl<E> Default for Entry<E> {
+impl<E> Default for PoolEntry<E> {
     fn default() -> Self {
         Self { live: Vec::new(), waiters: VecDeque::new(), dial: None }
     }
 }
 
-impl<E> Entry<E> {
+impl<E> PoolEntry<E> {
     /// A connection that can take a stream now.
     pub(super) fn pick(&mut self, newer_than: u64, settings: &Settings) -> Option<Rc<Connection>> {
         let fits = |connection: &&Rc<Connection>| connection.id >= newer_than && connection.has_slot(settings);

@@ -18,7 +18,7 @@ use crate::{
     hbone::{
         Settings, Windows,
         server::End,
-        stream::Tunnel,
+        stream::HboneStream,
         tests::{Served, Watched, buffers, finish, hear, hear_all, local, ok, say, serve, to},
     },
     lifecycle::tasks::{TaskCount, TaskSet},
@@ -164,12 +164,12 @@ fn pool_with(net: &Net, settings: Settings) -> Pool<Net> {
 const A: &str = "10.0.0.1:15008";
 const B: &str = "10.0.0.2:15008";
 
-async fn open(pool: &Pool<Net>, place: &str) -> Result<Tunnel, OpenError<NoRoute>> {
+async fn open(pool: &Pool<Net>, place: &str) -> Result<HboneStream, OpenError<NoRoute>> {
     pool.open(&key(place), &to("10.0.0.1:80")).await.map(|Opened { tunnel, .. }| tunnel)
 }
 
 /// So many at once, all of which succeed.
-async fn open_many(pool: &Pool<Net>, count: usize) -> Vec<Tunnel> {
+async fn open_many(pool: &Pool<Net>, count: usize) -> Vec<HboneStream> {
     let all = futures_util::future::join_all((0..count).map(|_| open(pool, A))).await;
     all.into_iter().map(Result::unwrap).collect()
 }
@@ -179,7 +179,7 @@ async fn settle() {
     sleep(Duration::from_millis(5)).await;
 }
 
-async fn echo(tunnel: &mut Tunnel) {
+async fn echo(tunnel: &mut HboneStream) {
     say(tunnel, &buffers(), b"hello").await;
     assert_eq!(hear(tunnel).await.unwrap(), b"hello");
 }
@@ -496,7 +496,7 @@ async fn a_connection_on_which_much_is_stalled_takes_no_more_streams() {
         let net = Net::serving();
         let pool = pool(&net);
         let first = open_many(&pool, 3).await;
-        let stalled: Vec<_> = first.iter().take(2).map(Tunnel::stall).collect();
+        let stalled: Vec<_> = first.iter().take(2).map(HboneStream::stall).collect();
         let beside = open(&pool, A).await.unwrap();
         assert_eq!(net.dials(), 1, "two fill half of the window");
         let third = beside.stall();

@@ -15,7 +15,7 @@ use crate::{
     hbone::{
         outbox::Outgoing,
         settings::Settings,
-        stream::{Link, Tunnel},
+        stream::{HboneStream, Link},
     },
     wire::connect::ConnectResponse,
 };
@@ -111,12 +111,12 @@ impl Responder {
     ///
     /// # Errors
     /// When nobody waits for it any more.
-    pub fn accept(mut self, response: &ConnectResponse) -> Result<Tunnel, Gone> {
+    pub fn accept(mut self, response: &ConnectResponse) -> Result<HboneStream, Gone> {
         let (Some(body), Some(live)) = (self.body.take(), self.live.take()) else {
             return Err(Gone);
         };
         let send = self.respond.send_response(response.to_http(), false).map_err(|_closed| Gone)?;
-        let mut tunnel = Tunnel::new(send, body, self.streams.send_buffer, &self.streams.link);
+        let mut tunnel = HboneStream::new(send, body, self.streams.send_buffer, &self.streams.link);
         tunnel.hold(live);
         Ok(tunnel)
     }

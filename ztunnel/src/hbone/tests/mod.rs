@@ -25,7 +25,7 @@ use tokio::{
 use super::{
     Settings, Windows, client,
     server::{self, Incoming},
-    stream::{self, Tunnel},
+    stream::{self, HboneStream},
 };
 use crate::{
     lifecycle::{
@@ -140,8 +140,8 @@ pub(crate) fn ok() -> ConnectResponse {
 
 /// A client's and a server's end of one tunnel.
 pub(crate) struct Pair {
-    pub(crate) near: Tunnel,
-    pub(crate) far: Tunnel,
+    pub(crate) near: HboneStream,
+    pub(crate) far: HboneStream,
     pub(crate) served: Served,
     pub(crate) client: client::Client,
 }
@@ -152,7 +152,7 @@ pub(crate) async fn pair(settings: &Settings) -> Pair {
 
 /// The same with windows of the server out of some budget.
 pub(crate) async fn pair_within(settings: &Settings, windows: Windows) -> Pair {
-    let tunnels: Rc<RefCell<Vec<Tunnel>>> = Rc::default();
+    let tunnels: Rc<RefCell<Vec<HboneStream>>> = Rc::default();
     let accepted = Rc::clone(&tunnels);
     let mut served = serve_within(settings, windows, move |incoming| {
         accepted.borrow_mut().push(incoming.responder.accept(&ok()).unwrap());
@@ -180,7 +180,7 @@ pub(crate) fn buffers() -> BufferPool {
 }
 
 /// Sends all of it.
-pub(crate) async fn say(tunnel: &mut Tunnel, pool: &BufferPool, mut bytes: &[u8]) {
+pub(crate) async fn say(tunnel: &mut HboneStream, pool: &BufferPool, mut bytes: &[u8]) {
     while !bytes.is_empty() {
         let room = poll_fn(|cx| tunnel.poll_room(cx, pool.bytes(Size::Large))).await.expect("the tunnel takes no more");
         let mut buffer = pool.borrow(Size::Large);
@@ -193,12 +193,12 @@ pub(crate) async fn say(tunnel: &mut Tunnel, pool: &BufferPool, mut bytes: &[u8]
 }
 
 /// Says that no more will be sent.
-pub(crate) fn finish(tunnel: &mut Tunnel) {
+pub(crate) fn finish(tunnel: &mut HboneStream) {
     assert!(tunnel.finish(), "the tunnel takes no more");
 }
 
 /// What has arrived; empty at the end.
-pub(crate) async fn hear(tunnel: &mut Tunnel) -> io::Result<Vec<u8>> {
+pub(crate) async fn hear(tunnel: &mut HboneStream) -> io::Result<Vec<u8>> {
     poll_fn(|cx| {
         let incoming = tunnel.gather(cx, 1).clone();
         if tunnel.inbox.is_empty() {
@@ -220,7 +220,7 @@ pub(crate) async fn hear(tunnel: &mut Tunnel) -> io::Result<Vec<u8>> {
 }
 
 /// All that arrives up to the end.
-pub(crate) async fn hear_all(tunnel: &mut Tunnel) -> io::Result<Vec<u8>> {
+pub(crate) async fn hear_all(tunnel: &mut HboneStream) -> io::Result<Vec<u8>> {
     let mut all = Vec::new();
     loop {
         match hear(tunnel).await? {

@@ -10,7 +10,7 @@ use tokio::{
 
 use super::{Pair, Settings, buffers, local, pair, tcp_pair};
 use crate::{
-    hbone::{relay, stream::Tunnel},
+    hbone::{relay, stream::HboneStream},
     lifecycle::tasks::TaskSet,
     net::{
         buffer::BufferPool,
@@ -35,7 +35,7 @@ async fn mesh(settings: &Settings) -> Mesh {
     let (tell, ends) = tokio::sync::mpsc::unbounded_channel();
     let mut tasks = TaskSet::default();
     let counts = [Rc::default(), Rc::default()];
-    let mut start = |mut tcp: TcpStream, mut tunnel: Tunnel, tunnel_side: Side, count: &Rc<Transferred>| {
+    let mut start = |mut tcp: TcpStream, mut tunnel: HboneStream, tunnel_side: Side, count: &Rc<Transferred>| {
         let (tell, count) = (tell.clone(), Rc::clone(count));
         tasks.spawn_local(async move {
             reset_on_close(&tcp);

@@ -16,7 +16,7 @@ use crate::{
         stream::{Lost, Reset},
     },
     model::close::CloseReason,
-    wire::connect::{ConnectResponse, Refusal},
+    wire::connect::{ConnectResponse, HboneRefusal},
 };
 
 const DEADLINE: Duration = Duration::from_secs(15);
@@ -42,7 +42,7 @@ async fn a_refusal_arrives_with_its_reason() {
     local(async {
         let refusal = ConnectResponse::refused(
             http::StatusCode::UNAUTHORIZED,
-            Refusal::new(CloseReason::Denied, "by default/deny"),
+            HboneRefusal::new(CloseReason::Denied, "by default/deny"),
         );
         let answer = refusal.clone();
         let mut served = serve(&Settings::default(), move |incoming| {

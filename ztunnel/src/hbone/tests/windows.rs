@@ -10,7 +10,7 @@ use super::{
     say, serve, serve_within, tcp_pair,
 };
 use crate::{
-    hbone::{relay, server::End, stream::Tunnel},
+    hbone::{relay, server::End, stream::HboneStream},
     lifecycle::tasks::TaskSet,
     net::{
         copy::{Side, Transferred},
@@ -53,7 +53,7 @@ async fn a_client_with_no_window_gets_nothing_and_costs_no_more_than_a_buffer() 
 #[tokio::test(start_paused = true)]
 async fn errors_in_the_windows_of_a_stream_end_the_stream_only() {
     local(async {
-        let tunnels: Rc<RefCell<Vec<Tunnel>>> = Rc::default();
+        let tunnels: Rc<RefCell<Vec<HboneStream>>> = Rc::default();
         let kept = Rc::clone(&tunnels);
         let served = serve(&Settings::default(), move |incoming| {
             kept.borrow_mut().extend(incoming.responder.accept(&ok()).ok());
@@ -87,7 +87,7 @@ async fn errors_in_the_windows_of_a_stream_end_the_stream_only() {
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_stalled_streams_have_filled_is_left_and_a_slow_reader_alone_changes_nothing() {
     local(async {
-        let tunnels: Rc<RefCell<Vec<Tunnel>>> = Rc::default();
+        let tunnels: Rc<RefCell<Vec<HboneStream>>> = Rc::default();
         let kept = Rc::clone(&tunnels);
         let served = serve(&Settings::default(), move |incoming| {
             kept.borrow_mut().extend(incoming.responder.accept(&ok()).ok());
@@ -127,7 +127,7 @@ async fn tunnels_to_an_application_that_does_not_read_cost_no_more_than_their_pe
         let mut taken = 0;
         let mut all = Vec::new();
         for _ in 0..TUNNELS {
-            let tunnels: RefCell<Vec<Tunnel>> = RefCell::default();
+            let tunnels: RefCell<Vec<HboneStream>> = RefCell::default();
             let windows = Windows::claim(&settings, &account).unwrap();
             let served = serve_within(&settings, windows, move |incoming| {
                 tunnels.borrow_mut().extend(incoming.responder.accept(&ok()).ok());
@@ -214,7 +214,7 @@ async fn the_windows_of_a_stream_that_says_nothing_shrink_where_memory_is_short(
         let (budget, settings) = (Budget::new(4 << 30), Settings::default());
         let windows = Windows::claim(&settings, &budget.pod().of_peer([10, 0, 0, 9].into())).unwrap();
         assert_eq!(budget.used(), 2 << 20);
-        let tunnels: RefCell<Vec<Tunnel>> = RefCell::default();
+        let tunnels: RefCell<Vec<HboneStream>> = RefCell::default();
         let served = serve_within(&settings, windows, move |incoming| {
             tunnels.borrow_mut().extend(incoming.responder.accept(&ok()).ok());
         });

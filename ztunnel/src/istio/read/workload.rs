@@ -14,7 +14,7 @@ use crate::istio::workload::{
     Destination, GatewayAddress, NetworkMode, PortList, TunnelProtocol, Workload as Message, WorkloadStatus,
     WorkloadType,
 };
-use crate::model::gateway::{Gateway, Place};
+use crate::model::gateway::{Gateway, GatewayLocation};
 use crate::model::identity::{SpiffeId, TrustDomain};
 use crate::model::locality::Locality;
 use crate::model::name::check_name;
@@ -185,12 +185,13 @@ fn fronting(key: &str, ports: &PortList, reader: &mut Reader<'_>, remarks: &mut 
 pub(super) fn gateway(field: &'static str, message: &GatewayAddress) -> Result<Gateway, Flaw> {
     let port = port(message.hbone_mtls_port).map_err(|why| Flaw::field(field, why))?;
     let place = match &message.destination {
-        Some(Destination::Hostname(name)) => {
-            Place::Hostname { namespace: name.namespace.as_str().into(), hostname: name.hostname.as_str().into() }
-        }
+        Some(Destination::Hostname(name)) => GatewayLocation::Hostname {
+            namespace: name.namespace.as_str().into(),
+            hostname: name.hostname.as_str().into(),
+        },
         Some(Destination::Address(at)) => {
             let address = address(&at.address).map_err(|why| Flaw::field(field, why))?;
-            Place::Address { network: at.network.as_str().into(), address }
+            GatewayLocation::Address { network: at.network.as_str().into(), address }
         }
         None => return Err(Flaw::field(field, "it names neither a host nor an address")),
     };

@@ -21,7 +21,7 @@ pub use self::workload::{uid, workload, workload_as};
 use super::discovery::Resource;
 use super::standard::Any;
 use super::workload::{Destination, GatewayAddress, NamespacedHostname, NetworkAddress};
-use crate::model::gateway::{Gateway, Place};
+use crate::model::gateway::{Gateway, GatewayLocation};
 
 /// Where a mesh is written.
 #[derive(Clone, Copy, Debug)]
@@ -52,11 +52,11 @@ fn range(network: &str, range: &IpNet) -> NetworkAddress {
 
 fn gateway(gateway: &Gateway) -> GatewayAddress {
     let destination = match &gateway.place {
-        Place::Hostname { namespace, hostname } => Destination::Hostname(NamespacedHostname {
+        GatewayLocation::Hostname { namespace, hostname } => Destination::Hostname(NamespacedHostname {
             namespace: namespace.to_string(),
             hostname: hostname.to_string(),
         }),
-        Place::Address { network, address } => Destination::Address(NetworkAddress {
+        GatewayLocation::Address { network, address } => Destination::Address(NetworkAddress {
             network: network.to_string(),
             address: bytes(*address),
             length: None,

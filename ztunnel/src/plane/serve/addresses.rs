@@ -15,7 +15,7 @@ pub(super) struct Addresses {
 
 /// One of them.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct AddressPermit {
     addresses: Addresses,
     address: IpAddr,
 }
@@ -25,18 +25,18 @@ impl Addresses {
         Self { open: Arc::default(), most }
     }
 
-    pub(super) fn enter(&self, address: IpAddr) -> Option<Place> {
+    pub(super) fn enter(&self, address: IpAddr) -> Option<AddressPermit> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let count = open.entry(address).or_default();
         if *count >= self.most {
             return None;
         }
         *count += 1;
-        Some(Place { addresses: self.clone(), address })
+        Some(AddressPermit { addresses: self.clone(), address })
     }
 }
 
-impl Drop for Place {
+impl Drop for AddressPermit {
     fn drop(&mut self) {
         let mut open = self.addresses.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = open.get_mut(&self.address) {

@@ -1,4 +1,4 @@
-//! Two whole nodes: each with its manager, workers, gates and certificates, as the daemon puts them together.
+//! Two whole nodes: each with its manager, workers, enforcement_points and certificates, as the daemon puts them together.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -16,7 +16,7 @@ use crate::{
         manifests::{Assembled, assemble, parse},
         remote::tests::decisions::Relay,
     },
-    flow::{admission::Limits, gate::Gates, table::WorkerId},
+    flow::{admission::Limits, enforcement::EnforcementPoints, table::WorkerId},
     hbone,
     identity::{
         Credentials,
@@ -39,7 +39,7 @@ use crate::{
         manager::{Manager, ManagerHandle, ManagerParts},
         pod::PodSettings,
         status::Status,
-        worker::{Carried, WorkerHandle, WorkerSettings},
+        worker::{ByteCount, WorkerHandle, WorkerSettings},
     },
     store::{
         change::{Batch, Change},
@@ -146,7 +146,7 @@ pub(super) struct Node {
     manager: ManagerHandle,
     local: LocalPublisher,
     registry: Registry,
-    carried: Vec<Carried>,
+    carried: Vec<ByteCount>,
     drain: DrainTrigger,
     _tasks: TaskSet,
 }
@@ -268,8 +268,8 @@ impl Node {
         let source = Arc::clone(authority) as Arc<dyn CertSource>;
         let (cache, certificates) = cache::channel(source, CacheSettings::default(), count.clone());
         tasks.spawn(Span::none(), cache.run());
-        let gates = Gates::of_node(Some(Arc::new(network.clone())));
-        tasks.spawn(Span::none(), gates.clone().follow(mesh.clone(), traffic.decisions().clone()));
+        let enforcement_points = EnforcementPoints::of_node(Some(Arc::new(network.clone())));
+        tasks.spawn(Span::none(), enforcement_points.clone().follow(mesh.clone(), traffic.decisions().clone()));
         let settings = WorkerSettings {
             buffer_size: 64 << 10,
             buffers_kept: 32,
@@ -306,7 +306,7 @@ impl Node {
                 memory: Budget::default(),
                 deaf: DeafPods::default(),
             },
-            gates,
+            enforcement_points,
             certificates,
             tasks: count,
             drain_timeout: Duration::from_secs(30),

@@ -32,7 +32,7 @@ use crate::{
     },
     wire::{
         connect::{ConnectRequest, ConnectResponse},
-        refusal::Refusal,
+        refusal::HboneRefusal,
     },
 };
 
@@ -103,7 +103,7 @@ async fn a_tunnel_leads_to_its_own_pod_only() {
             };
             let ConnectResponse { status: found, refusal, .. } = response;
             assert_eq!(found, status, "{authority}");
-            assert_eq!(refusal.as_ref().and_then(Refusal::close_reason), Some(reason), "{authority}");
+            assert_eq!(refusal.as_ref().and_then(HboneRefusal::close_reason), Some(reason), "{authority}");
         }
         let host = "web.default.svc.cluster.local:80";
         let (_tunnel, _) = client.connect(&request(host), SOON).await.unwrap();

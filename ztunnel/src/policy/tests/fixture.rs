@@ -21,7 +21,7 @@ use crate::model::policy::{
 };
 use crate::model::service::{Endpoint, Health, Service, ServicePort, TargetPort};
 use crate::model::workload::{Membership, NamedPort, NamespacedName, Workload};
-use crate::policy::{Connection, Guard, Principal};
+use crate::policy::{Connection, PodPolicies, Principal};
 use crate::store::snapshot::Snapshot;
 
 /// What is said of a connection to the pod `demo/web`.
@@ -31,7 +31,7 @@ pub(super) fn check(mesh: &str, connection: &str, expected: &str) {
 }
 
 pub(super) fn verdict(snapshot: &Snapshot, connection: &Connection) -> String {
-    let guard = Guard::of(snapshot, &web(), &local());
+    let guard = PodPolicies::of(snapshot, &web(), &local());
     guard.judge(connection).map_or_else(|denied| denied.told(connection).to_string(), |_| "allowed".to_owned())
 }
 

@@ -14,7 +14,7 @@ use crate::model::policy::{
     Action, AuthorizationPolicy, Clause, Match, MtlsMode, Part, PeerAuthentication, PolicySet, Rule, Scope, StringMatch,
 };
 use crate::model::workload::NamespacedName;
-use crate::policy::{Applies, Cause, Connection, Guard, Principal, trace};
+use crate::policy::{Applies, Cause, Connection, PodPolicies, Principal, trace};
 use crate::store::snapshot::Snapshot;
 
 const IDENTITIES: [&str; 6] = [
@@ -206,7 +206,7 @@ fn mesh(policies: PolicySet) -> Snapshot {
 }
 
 /// What decides, in the reference's text.
-fn verdict(guard: &Guard, connection: &Connection) -> String {
+fn verdict(guard: &PodPolicies, connection: &Connection) -> String {
     let Err(denied) = guard.judge(connection) else { return "allowed".to_owned() };
     match denied.told(connection).cause {
         Cause::Unread { .. } => "unread".to_owned(),
@@ -254,7 +254,7 @@ fn the_judgement_is_the_references() {
     let checked = runner(SETS).run(&any_policies(), |policies| {
         let mesh = mesh(policies);
         ways(&mesh, &mut used.borrow_mut());
-        let guard = Guard::of(&mesh, &web(), &local());
+        let guard = PodPolicies::of(&mesh, &web(), &local());
         for connection in &connections {
             let found = verdict(&guard, connection);
             assert_eq!(found, reference::judge(&mesh, &web(), connection), "{connection:?}");
@@ -277,7 +277,7 @@ fn the_trace_and_what_is_told_beside_agree_with_the_judgement() {
     let connections = connections();
     let checked = runner(60).run(&(any_policies(), 0..7_usize), |(policies, first)| {
         let mesh = mesh(policies);
-        let guard = Guard::of(&mesh, &web(), &local());
+        let guard = PodPolicies::of(&mesh, &web(), &local());
         for connection in connections.iter().skip(first).step_by(7) {
             let traced = trace(&mesh, &web(), connection);
             let (mut effective, mut beside) = (Vec::new(), Vec::new());
@@ -317,7 +317,7 @@ fn the_trace_and_what_is_told_beside_agree_with_the_judgement() {
 
 /// Whether whoever is let in by the second policies is by the first.
 fn assert_no_more_is_let_in(before: PolicySet, after: PolicySet, connections: &[Connection]) {
-    let [before, after] = [before, after].map(|policies| Guard::of(&mesh(policies), &web(), &local()));
+    let [before, after] = [before, after].map(|policies| PodPolicies::of(&mesh(policies), &web(), &local()));
     for connection in connections {
         assert!(before.judge(connection).is_ok() || after.judge(connection).is_err(), "{connection:?}");
     }
@@ -362,7 +362,7 @@ fn dry_run_changes_nothing() {
     let checked = runner(60).run(&any_policies(), |policies| {
         let mut without = policies.clone();
         without.authorization.retain(|policy| !policy.dry_run && policy.action != Action::Audit);
-        let [with, without] = [policies, without].map(|policies| Guard::of(&mesh(policies), &web(), &local()));
+        let [with, without] = [policies, without].map(|policies| PodPolicies::of(&mesh(policies), &web(), &local()));
         for connection in &connections {
             assert_eq!(verdict(&with, connection), verdict(&without, connection));
         }

@@ -4,7 +4,7 @@ use std::thread;
 
 use super::fixture::{check, connection, local, snapshot, web};
 use crate::model::local::{Exclusions, LocalPod};
-use crate::policy::{Basis, Guard, Permit};
+use crate::policy::{Basis, Permit, PodPolicies};
 
 const CLIENT: &str = "cluster.local/ns/demo/sa/client 10.0.1.1 80";
 const OTHER: &str = "cluster.local/ns/prod/sa/batch 10.0.2.2 80";
@@ -23,7 +23,7 @@ fn allows(rule: &str, expected: &str) {
 fn nothing_at_all_allows() {
     check("", CLIENT, "allowed");
     check("", PLAIN, "allowed");
-    let guard = Guard::default();
+    let guard = PodPolicies::default();
     assert!(guard.judge(&connection(PLAIN)).is_ok());
 }
 
@@ -246,10 +246,10 @@ fn policies_that_could_not_be_read_keep_everyone_out() {
 #[test]
 fn a_probe_may_be_let_in_whatever_keeps_it_out() {
     let admits = |mesh: &str, text: &str| {
-        let guard = Guard::of(&snapshot(mesh), &web(), &local());
+        let guard = PodPolicies::of(&snapshot(mesh), &web(), &local());
         let connection = connection(text);
         let denial = guard.judge(&connection).unwrap_err().told(&connection);
-        let permit: Option<Permit> = Guard::admit_probe(&denial);
+        let permit: Option<Permit> = PodPolicies::admit_probe(&denial);
         assert_eq!(permit.is_some(), denial.at_probe);
         permit.is_some()
     };
@@ -264,20 +264,20 @@ fn a_probe_may_be_let_in_whatever_keeps_it_out() {
 fn no_policy_is_enforced_at_a_port_that_is_excluded_from_inbound_capture() {
     let mesh = "PA demo/p STRICT\nDENY demo/d: *\nDENY demo/e dry-run: *";
     let exclusions = Exclusions { inbound_ports: "9090".parse().unwrap(), ..Exclusions::default() };
-    let guard = Guard::of(&snapshot(mesh), &web(), &LocalPod { exclusions, ..local() });
+    let guard = PodPolicies::of(&snapshot(mesh), &web(), &LocalPod { exclusions, ..local() });
     for client in ["- 10.0.0.1", "cluster.local/ns/demo/sa/client 10.0.0.1"] {
         let excluded = connection(&format!("{client} 9090"));
         assert_eq!(guard.judge(&excluded).unwrap().basis(), Basis::ExcludedPort);
         guard.beside(&excluded, |beside| panic!("{beside:?}"));
         assert!(guard.judge(&connection(&format!("{client} 9091"))).is_err());
     }
-    let open = Guard::of(&snapshot("DENY demo/d: to ports=80"), &web(), &local());
+    let open = PodPolicies::of(&snapshot("DENY demo/d: to ports=80"), &web(), &local());
     assert_eq!(open.judge(&connection("- 10.0.0.1 81")).unwrap().basis(), Basis::Policy);
 }
 
 /// What is told beside a judgement, as `POLICY ACTION [RULE]`.
 fn beside(mesh: &str, text: &str, expected: &[&str]) {
-    let guard = Guard::of(&snapshot(mesh), &web(), &local());
+    let guard = PodPolicies::of(&snapshot(mesh), &web(), &local());
     let mut found = Vec::new();
     guard.beside(&connection(text), |beside| {
         let rule = beside.rule.map_or_else(|| "none".to_owned(), |rule| rule.to_string());
@@ -319,7 +319,7 @@ fn dry_run_allow_tells_what_it_would_keep_out() {
 
 #[test]
 fn a_guard_outlives_its_snapshot_and_serves_any_thread() {
-    let guard = Guard::of(&snapshot("DENY demo/d @app=web: to ports=80\nPA demo/p STRICT"), &web(), &local());
+    let guard = PodPolicies::of(&snapshot("DENY demo/d @app=web: to ports=80\nPA demo/p STRICT"), &web(), &local());
     let names: Vec<String> = guard.names().iter().map(ToString::to_string).collect();
     assert_eq!(names, ["demo/d"]);
     let told = thread::scope(|scope| {

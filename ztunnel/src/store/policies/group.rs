@@ -23,13 +23,13 @@ pub struct Group {
 #[derive(Debug, Default)]
 pub struct Rules {
     /// By namespace, name and place in the policy.
-    entries: Vec<Entry>,
+    entries: Vec<GroupEntry>,
     index: Index,
 }
 
 /// A rule of a policy.
 #[derive(Debug, Clone)]
-pub struct Entry {
+pub struct GroupEntry {
     policy: Arc<AuthorizationPolicy>,
     rule: u32,
 }
@@ -52,7 +52,7 @@ impl Group {
                 Action::Allow => &mut allow,
             };
             let rules = (0..).zip(&policy.rules).filter(|(_, rule)| can_match(policy, rule));
-            entries.extend(rules.map(|(rule, _)| Entry { policy: Arc::clone(policy), rule }));
+            entries.extend(rules.map(|(rule, _)| GroupEntry { policy: Arc::clone(policy), rule }));
         }
         let [deny, allow, beside] = [deny, allow, beside].map(Rules::new);
         let allowing = |in_dry_run| {
@@ -102,7 +102,7 @@ impl Group {
     }
 }
 
-impl Entry {
+impl GroupEntry {
     /// The policy.
     pub fn policy(&self) -> &Arc<AuthorizationPolicy> {
         &self.policy
@@ -125,8 +125,8 @@ impl Entry {
 }
 
 impl Rules {
-    fn new(entries: Vec<Entry>) -> Self {
-        let index = Index::new(entries.iter().map(Entry::rule));
+    fn new(entries: Vec<GroupEntry>) -> Self {
+        let index = Index::new(entries.iter().map(GroupEntry::rule));
         Self { entries, index }
     }
 
@@ -136,8 +136,8 @@ impl Rules {
     }
 
     /// The first rule that matches, of those that may. Never allocates.
-    pub fn first(&self, facts: &Facts<'_>, matches: impl Fn(&Rule) -> bool) -> Option<&Entry> {
-        let mut best: Option<(u32, &Entry)> = None;
+    pub fn first(&self, facts: &Facts<'_>, matches: impl Fn(&Rule) -> bool) -> Option<&GroupEntry> {
+        let mut best: Option<(u32, &GroupEntry)> = None;
         let _ = self.index.candidates(facts, |bucket| {
             for position in bucket.iter().copied() {
                 if best.is_some_and(|(first, _)| first <= position) {
@@ -163,14 +163,19 @@ impl Rules {
     }
 
     /// Yields every rule that matches, in no order, and some twice.
-    pub fn each<'a>(&'a self, facts: &Facts<'_>, matches: impl Fn(&Rule) -> bool, mut found: impl FnMut(&'a Entry)) {
+    pub fn each<'a>(
+        &'a self,
+        facts: &Facts<'_>,
+        matches: impl Fn(&Rule) -> bool,
+        mut found: impl FnMut(&'a GroupEntry),
+    ) {
         let _ = self.index.candidates(facts, |bucket| {
             bucket.iter().filter_map(|position| self.matching(*position, &matches)).for_each(&mut found);
             ControlFlow::Continue(())
         });
     }
 
-    fn matching(&self, position: u32, matches: &impl Fn(&Rule) -> bool) -> Option<&Entry> {
+    fn matching(&self, position: u32, matches: &impl Fn(&Rule) -> bool) -> Option<&GroupEntry> {
         let entry = self.entries.get(position as usize)?;
         matches(entry.rule()?).then_some(entry)
     }

@@ -19,7 +19,7 @@ use crate::model::flow::{Direction, Flow};
 use crate::model::identity::TrustDomain;
 use crate::model::local::LocalPods;
 use crate::model::workload::NamespacedName;
-use crate::route::decide::{self, Candidate, Hop, Outbound, Refusal};
+use crate::route::decide::{self, Candidate, Hop, Outbound, RouteRefusal};
 use crate::route::target::{Target, TargetError, target};
 use crate::store::change::Batch;
 use crate::store::publish;
@@ -120,13 +120,13 @@ fn name(text: &str) -> NamespacedName {
     NamespacedName::new(namespace, name)
 }
 
-fn decide(snapshot: &Snapshot, pod: &str, dst: &str, draw: u64) -> Result<Outbound, Refusal> {
+fn decide(snapshot: &Snapshot, pod: &str, dst: &str, draw: u64) -> Result<Outbound, RouteRefusal> {
     let own = snapshot.workload(&name(pod)).and_then(|own| own.addresses.first().copied());
     let source = own.unwrap_or_else(|| "10.0.1.1".parse().unwrap());
     decide_from(snapshot, pod, source, dst, draw)
 }
 
-fn decide_from(snapshot: &Snapshot, pod: &str, source: IpAddr, dst: &str, draw: u64) -> Result<Outbound, Refusal> {
+fn decide_from(snapshot: &Snapshot, pod: &str, source: IpAddr, dst: &str, draw: u64) -> Result<Outbound, RouteRefusal> {
     let flow = Flow {
         direction: Direction::Outbound,
         peer: PeerAddr::new((source, 40_000).into()),
@@ -159,7 +159,7 @@ fn check(mesh: &Snapshot, flow: &str, expected: &str) {
                 first.insert(show(&outbound.candidates[0]));
                 later.extend(outbound.candidates[1..].iter().map(show));
             }
-            Err(Refusal { reason, detail }) => {
+            Err(RouteRefusal { reason, detail }) => {
                 head = format!("{}: {}", reason.label(), detail.unwrap_or_default());
             }
         }

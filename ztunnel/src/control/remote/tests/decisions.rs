@@ -13,7 +13,7 @@ use crate::model::addr::{OrigDst, PeerAddr};
 use crate::model::flow::{Direction, Flow};
 use crate::model::local::LocalPod;
 use crate::model::workload::{NamespacedName, Workload};
-use crate::policy::{Connection, Guard, Principal};
+use crate::policy::{Connection, PodPolicies, Principal};
 use crate::route::decide;
 use crate::store::change::{Batch, ServiceKey};
 use crate::store::snapshot::Snapshot;
@@ -35,7 +35,7 @@ pub(super) fn verdict(
         source_ip: source_ip.parse().unwrap(),
         destination: SocketAddr::new(workload.addresses[0], port),
     };
-    let guard = Guard::of(mesh, workload, &LocalPod::default());
+    let guard = PodPolicies::of(mesh, workload, &LocalPod::default());
     guard.judge(&connection).map(drop).map_err(|denied| denied.told(&connection).to_string())
 }
 

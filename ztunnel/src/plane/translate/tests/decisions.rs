@@ -14,7 +14,7 @@ use crate::{
     },
     model::{identity::SpiffeId, local::LocalPod, workload::Workload},
     plane::catalogue::Kind,
-    policy::{Connection, Guard, Principal},
+    policy::{Connection, PodPolicies, Principal},
     store::{
         change::{Batch, Change, Setting},
         snapshot::Snapshot,
@@ -58,7 +58,7 @@ fn sources() -> Vec<Option<Principal>> {
 }
 
 fn is_allowed(mesh: &Snapshot, workload: &Workload, connection: &Connection) -> bool {
-    Guard::of(mesh, workload, &LocalPod::default()).judge(connection).is_ok()
+    PodPolicies::of(mesh, workload, &LocalPod::default()).judge(connection).is_ok()
 }
 
 proptest! {

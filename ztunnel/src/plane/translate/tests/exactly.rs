@@ -30,7 +30,7 @@ use crate::{
         catalogue::{Catalogue, Kind},
         translate::{Touched, Translator, served},
     },
-    policy::{Beside, Connection, Guard, Principal, authentication},
+    policy::{Connection, PodPolicies, Principal, UnenforcedMatch, authentication},
     store::{
         change::{Batch, Gaps},
         snapshot::Snapshot,
@@ -131,12 +131,12 @@ fn sources() -> Vec<Option<Principal>> {
 
 /// What becomes of a connection, and every word that is said of it.
 fn words(mesh: &Snapshot, workload: &Workload, connection: &Connection) -> String {
-    let guard = Guard::of(mesh, workload, &LocalPod::default());
+    let guard = PodPolicies::of(mesh, workload, &LocalPod::default());
     let mut text = match guard.judge(connection) {
         Ok(permit) => format!("{:?}", permit.basis()),
         Err(denied) => denied.told(connection).to_string(),
     };
-    guard.beside(connection, |Beside { policy, action, dry_run, rule }| {
+    guard.beside(connection, |UnenforcedMatch { policy, action, dry_run, rule }| {
         text += &format!("; {policy} {action:?} {dry_run} {rule:?}");
     });
     text + &format!("; {:?}", authentication(mesh, workload, connection.destination.port()))

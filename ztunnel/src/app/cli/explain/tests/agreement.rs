@@ -13,12 +13,12 @@ use proptest::prelude::{Just, Strategy, any, prop, prop_oneof};
 use proptest::test_runner::{Config, TestRunner};
 
 use crate::control::manifests::tests::routing::{claims::any_mesh, mesh_and_local};
-use crate::explain::{Endpoint, Explanation, Query, Turn, Verdict, Way, explain, text};
+use crate::explain::{Endpoint, Explanation, Preference, Query, Verdict, Way, explain, text};
 use crate::model::addr::{OrigDst, PeerAddr};
 use crate::model::flow::{Direction, Flow};
 use crate::model::local::{LocalPod, LocalPods};
 use crate::model::workload::{Membership, Workload};
-use crate::policy::{Connection, Guard, Principal};
+use crate::policy::{Connection, PodPolicies, Principal};
 use crate::route::decide::{self, Candidate, Hop};
 use crate::route::{survey, target};
 use crate::store::snapshot::Snapshot;
@@ -131,7 +131,7 @@ impl Daemons<'_> {
     }
 
     fn admits(&self, workload: &Workload, local: &LocalPod, connection: &Connection) -> bool {
-        Guard::of(self.snapshot, workload, local).judge(connection).is_ok()
+        PodPolicies::of(self.snapshot, workload, local).judge(connection).is_ok()
     }
 
     /// What the destination's node does with a tunnel's request.
@@ -202,7 +202,7 @@ fn check_captured(daemons: &Daemons<'_>, explanation: &Explanation, pod: &Worklo
             check_candidate(daemons, explanation, pod, candidate);
         }
     }
-    let at_once = |endpoint: &&Endpoint| endpoint.turn == Turn::First;
+    let at_once = |endpoint: &&Endpoint| endpoint.turn == Preference::First;
     let told: BTreeSet<_> = explanation.endpoints.iter().filter(at_once).map(|endpoint| endpoint.address).collect();
     assert_eq!(told, first, "{}", text(explanation));
 }
@@ -210,7 +210,7 @@ fn check_captured(daemons: &Daemons<'_>, explanation: &Explanation, pod: &Worklo
 fn check_candidate(daemons: &Daemons<'_>, explanation: &Explanation, pod: &Workload, candidate: &Candidate) {
     let Candidate { target, workload, hop } = candidate;
     let endpoint = told(explanation, *target);
-    assert_ne!(endpoint.turn, Turn::Never, "{}", text(explanation));
+    assert_ne!(endpoint.turn, Preference::Never, "{}", text(explanation));
     assert_eq!(endpoint.pod, workload.as_ref().map(|workload| workload.name.to_string()));
     let taken = match (hop, &endpoint.way, workload) {
         (Hop::Tunnel { to, expected }, Some(Way::Tunnel { to: told, expected: names }), Some(workload)) => {
@@ -304,7 +304,7 @@ fn an_identity_goes_where_a_pod_of_its_namespace_does() {
             let is_own = one.workload.as_ref().is_some_and(|workload| workload.name == own.name);
             // By its address alone is one of several equals known to be the client's.
             let sticks = of_pod.service.as_ref().is_some_and(|service| service.is_sticky);
-            let ways = |end: &survey::End<'_>| end.standing.clone().map(|(_, hop)| hop);
+            let ways = |end: &survey::RouteEnd<'_>| end.standing.clone().map(|(_, hop)| hop);
             let is_same = if sticks { ways(one) == ways(other) } else { one == other };
             assert!(is_same || is_own, "{one:?} {other:?}");
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::control::manifests::tests::routing::mesh_and_local as mesh;
-use crate::explain::{Explanation, Query, QueryError, Turn, Verdict, explain, text, wrapped};
+use crate::explain::{Explanation, Preference, Query, QueryError, Verdict, explain, text, wrapped};
 use crate::model::addr::{OrigDst, PeerAddr};
 use crate::model::flow::{Direction, Flow};
 use crate::model::local::{Exclusions, LocalPod, LocalPods};
@@ -173,7 +173,7 @@ fn check_draws(spread: &str) {
 fn check_draws_of(lines: &str) {
     let mesh = mesh(lines);
     let told = ask(&mesh, "demo/client", "demo/web", 80).unwrap();
-    let of = |turns: &[Turn]| -> BTreeSet<_> {
+    let of = |turns: &[Preference]| -> BTreeSet<_> {
         told.endpoints.iter().filter(|one| turns.contains(&one.turn)).map(|one| one.address).collect()
     };
     let flow = Flow {
@@ -187,9 +187,9 @@ fn check_draws_of(lines: &str) {
         first.extend(drawn.candidates.first().map(|candidate| candidate.target));
         any.extend(drawn.candidates.iter().map(|candidate| candidate.target));
     }
-    assert_eq!(first, of(&[Turn::First]), "{}", text(&told));
-    assert_eq!(any, of(&[Turn::First, Turn::Later]), "{}", text(&told));
-    assert!(!of(&[Turn::Never]).is_empty());
+    assert_eq!(first, of(&[Preference::First]), "{}", text(&told));
+    assert_eq!(any, of(&[Preference::First, Preference::Later]), "{}", text(&told));
+    assert!(!of(&[Preference::Never]).is_empty());
 }
 
 #[test]
@@ -204,7 +204,7 @@ fn the_endpoint_that_a_client_stays_with_is_told() {
     let sticky = ENDPOINTS.replace("SPREAD", "").replace("{selector", "{sessionAffinity: ClientIP, selector");
     let mesh = mesh(&sticky);
     let told = ask(&mesh, "demo/client", "demo/web", 80).unwrap();
-    let first: Vec<_> = told.endpoints.iter().filter(|one| one.turn == Turn::First).collect();
+    let first: Vec<_> = told.endpoints.iter().filter(|one| one.turn == Preference::First).collect();
     assert_eq!(first.len(), 1, "{}", text(&told));
     assert!(
         text(&told).contains("it always selects the same endpoint of Service demo/web, by the client's address"),

@@ -9,12 +9,12 @@ const PER_SECOND: u32 = 100;
 
 /// A bucket that leaks.
 #[derive(Debug)]
-pub(super) struct Patience {
+pub(super) struct ResetBudget {
     level: u32,
     leaked: Instant,
 }
 
-impl Patience {
+impl ResetBudget {
     pub(super) fn new() -> Self {
         Self { level: 0, leaked: Instant::now() }
     }
@@ -34,21 +34,21 @@ impl Patience {
 
 #[cfg(test)]
 mod tests {
-    use super::{BURST, PER_SECOND, Patience};
+    use super::{BURST, PER_SECOND, ResetBudget};
     use std::time::Duration;
     use tokio::time::Instant;
 
     #[tokio::test(start_paused = true)]
     async fn a_burst_and_a_steady_rate_are_borne_and_no_more() {
-        let mut patience = Patience::new();
+        let mut reset_budget = ResetBudget::new();
         let start = Instant::now();
-        assert!(!patience.is_over(BURST, start));
-        assert!(patience.is_over(1, start));
-        let mut patience = Patience::new();
+        assert!(!reset_budget.is_over(BURST, start));
+        assert!(reset_budget.is_over(1, start));
+        let mut reset_budget = ResetBudget::new();
         for second in 0..10_000 {
-            assert!(!patience.is_over(PER_SECOND, start + Duration::from_secs(second)), "{second}");
+            assert!(!reset_budget.is_over(PER_SECOND, start + Duration::from_secs(second)), "{second}");
         }
         let later = start + Duration::from_secs(10_000);
-        assert!((0..30).any(|second| patience.is_over(2 * PER_SECOND, later + Duration::from_secs(second))));
+        assert!((0..30).any(|second| reset_budget.is_over(2 * PER_SECOND, later + Duration::from_secs(second))));
     }
 }

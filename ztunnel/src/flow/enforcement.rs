@@ -30,17 +30,17 @@ use crate::{
         workload::{NamespacedName, Workload},
     },
     net::node::{Client, NodeConnections},
-    policy::{Beside, Connection, Denial, Guard, Permit},
+    policy::{Connection, Denial, Permit, PodPolicies, UnenforcedMatch},
     store::{policies::Policies, publish::Reader, snapshot::Snapshot},
 };
 
-/// The gates of the pods of this node; clones are the same.
+/// The points of the pods of this node; clones are the same.
 #[derive(Clone, Debug, Default)]
-pub struct Gates(Arc<All>);
+pub struct EnforcementPoints(Arc<All>);
 
 #[derive(Default)]
 struct All {
-    gates: Mutex<Vec<Weak<Inner>>>,
+    points: Mutex<Vec<Weak<Inner>>>,
     /// The local facts of a pod have changed.
     changed: Arc<Notify>,
     /// Tells the kubelet from others, where the kernel can.
@@ -49,13 +49,13 @@ struct All {
 
 impl fmt::Debug for All {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("All").field("gates", &self.gates).finish_non_exhaustive()
+        f.debug_struct("All").field("points", &self.points).finish_non_exhaustive()
     }
 }
 
-/// One pod's gate, shared by its workers; clones are the same.
+/// One pod's point, shared by its workers; clones are the same.
 #[derive(Clone, Debug)]
-pub struct Gate(Arc<Inner>);
+pub struct EnforcementPoint(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -85,7 +85,7 @@ struct Current {
 /// The guard of a pod, and what it was made of.
 #[derive(Clone, Debug)]
 struct Known {
-    guard: Arc<Guard>,
+    guard: Arc<PodPolicies>,
     workload: Arc<Workload>,
     policies: Arc<Policies>,
 }
@@ -100,10 +100,10 @@ struct Entered {
     stop: Mutex<Option<oneshot::Sender<Box<Denial>>>>,
 }
 
-/// A connection at the gate, and behind it; it leaves with this value.
+/// A connection at the point, and behind it; it leaves with this value.
 #[derive(Debug)]
-pub struct Visit {
-    gate: Gate,
+pub struct Enforcement {
+    point: EnforcementPoint,
     id: u64,
     entered: Arc<Entered>,
     stopped: oneshot::Receiver<Box<Denial>>,
@@ -118,16 +118,16 @@ pub struct Rechecked {
     pub cut: usize,
 }
 
-impl Gates {
-    /// The gates of a node that can tell the kubelet from others.
+impl EnforcementPoints {
+    /// The points of a node that can tell the kubelet from others.
     #[must_use]
     pub fn of_node(node: Option<Arc<dyn NodeConnections>>) -> Self {
         Self(Arc::new(All { node, ..All::default() }))
     }
 
-    /// A gate for a pod, as long as a clone of it lives. `local`: what is in force of the pod's local facts.
+    /// A point for a pod, as long as a clone of it lives. `local`: what is in force of the pod's local facts.
     #[must_use]
-    pub fn gate(&self, pod: NamespacedName, mesh: Reader, local: LocalPod) -> Gate {
+    pub fn point(&self, pod: NamespacedName, mesh: Reader, local: LocalPod) -> EnforcementPoint {
         let inner = Inner {
             pod,
             mesh,
@@ -138,16 +138,16 @@ impl Gates {
             entered: Mutex::default(),
             next: AtomicU64::default(),
         };
-        let gate = Gate(Arc::new(inner));
+        let point = EnforcementPoint(Arc::new(inner));
         {
-            let mut all = lock(&self.0.gates);
-            all.retain(|gate| gate.strong_count() > 0);
-            all.push(Arc::downgrade(&gate.0));
+            let mut all = lock(&self.0.points);
+            all.retain(|point| point.strong_count() > 0);
+            all.push(Arc::downgrade(&point.0));
         }
         // The recheck of this mesh may be over already. Another one begins the series of the policies that decide here.
-        gate.renew();
+        point.renew();
         self.0.changed.notify_one();
-        gate
+        point
     }
 
     /// Judges every connection again whenever the mesh or the local facts of a pod change, as long as it may. The data workers are not asked, and wait
@@ -156,10 +156,10 @@ impl Gates {
         let mut changes = mesh.subscribe();
         let mut newest = Some(mesh.load());
         while let Some(snapshot) = newest {
-            let (gates, decisions) = (self.clone(), decisions.clone());
+            let (points, decisions) = (self.clone(), decisions.clone());
             let rechecked = spawn_blocking(move || {
                 decisions.retain(&snapshot);
-                gates.recheck(&decisions)
+                points.recheck(&decisions)
             });
             match rechecked.await {
                 Ok(Rechecked { cut: 0, .. }) => {}
@@ -177,16 +177,17 @@ impl Gates {
 
     /// Judges the connections by the newest snapshot: those of the pods for which others decide than before.
     pub fn recheck(&self, decisions: &Decisions) -> Rechecked {
-        let gates: Vec<Gate> = lock(&self.0.gates).iter().filter_map(Weak::upgrade).map(Gate).collect();
+        let points: Vec<EnforcementPoint> =
+            lock(&self.0.points).iter().filter_map(Weak::upgrade).map(EnforcementPoint).collect();
         // All of them before any connection, so that no worker makes its own for long.
-        let guards: Vec<_> = gates.iter().map(|gate| gate.renew().filter(|_| gate.takes_due())).collect();
-        let of_pods = gates.iter().zip(&guards);
-        decisions.expect(of_pods.filter_map(|(gate, guard)| Some((&gate.0.pod.namespace, guard.as_deref()?))));
+        let guards: Vec<_> = points.iter().map(|point| point.renew().filter(|_| point.takes_due())).collect();
+        let of_pods = points.iter().zip(&guards);
+        decisions.expect(of_pods.filter_map(|(point, guard)| Some((&point.0.pod.namespace, guard.as_deref()?))));
         let mut all = Rechecked::default();
-        for (gate, guard) in gates.into_iter().zip(guards) {
+        for (point, guard) in points.into_iter().zip(guards) {
             // A pod that has left is released, and its connections with it. Where nobody else decides than did, nothing is due.
             let Some(guard) = guard else { continue };
-            let Rechecked { judged, cut } = gate.recheck(&guard, decisions, self.0.node.as_deref());
+            let Rechecked { judged, cut } = point.recheck(&guard, decisions, self.0.node.as_deref());
             all.judged += judged;
             all.cut += cut;
         }
@@ -194,31 +195,31 @@ impl Gates {
     }
 }
 
-impl Gate {
+impl EnforcementPoint {
     /// Lets a connection come to be judged.
     #[must_use]
-    pub fn enter(&self, connection: Connection) -> Visit {
+    pub fn enter(&self, connection: Connection) -> Enforcement {
         self.let_in(connection, None)
     }
 
     /// Lets a connection in plaintext come to be judged, whose client's end has that port: it may be the kubelet's.
     #[must_use]
-    pub fn enter_in_plaintext(&self, connection: Connection, port: u16) -> Visit {
+    pub fn enter_in_plaintext(&self, connection: Connection, port: u16) -> Enforcement {
         self.let_in(connection, Some(port))
     }
 
-    fn let_in(&self, connection: Connection, port: Option<u16>) -> Visit {
+    fn let_in(&self, connection: Connection, port: Option<u16>) -> Enforcement {
         let (stop, stopped) = oneshot::channel();
         let (probe, stop) = (AtomicBool::new(false), Mutex::new(Some(stop)));
         let entered = Arc::new(Entered { connection, port, probe, stop });
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
         lock(&self.0.entered).insert(id, Arc::clone(&entered));
-        Visit { gate: self.clone(), id, entered, stopped }
+        Enforcement { point: self.clone(), id, entered, stopped }
     }
 
     /// The guard by the newest snapshot; none when that does not know the pod.
     #[must_use]
-    pub fn guard(&self) -> Option<Arc<Guard>> {
+    pub fn guard(&self) -> Option<Arc<PodPolicies>> {
         loop {
             let (snapshot, local) = (self.0.mesh.load(), self.0.local.load_full());
             let current = self.0.current.load();
@@ -264,14 +265,14 @@ impl Gate {
         if let Some(kept) = kept.filter(is_untouched) {
             return Some(kept.clone());
         }
-        let made = Guard::of(snapshot, workload, local);
+        let made = PodPolicies::of(snapshot, workload, local);
         let guard = kept.map(|kept| &kept.guard).filter(|guard| guard.is_same(&made)).cloned();
         let (workload, policies) = (Arc::clone(workload), Arc::clone(policies));
         Some(Known { guard: guard.unwrap_or_else(|| Arc::new(made)), workload, policies })
     }
 
     /// Makes the guard by the newest snapshot the one that is asked.
-    fn renew(&self) -> Option<Arc<Guard>> {
+    fn renew(&self) -> Option<Arc<PodPolicies>> {
         loop {
             let (snapshot, local) = (self.0.mesh.load(), self.0.local.load_full());
             let known = self.known_by(&snapshot, &local);
@@ -297,7 +298,7 @@ impl Gate {
     }
 
     /// The guard by the newest snapshot, made the one that is asked.
-    fn newest(&self) -> Option<Arc<Guard>> {
+    fn newest(&self) -> Option<Arc<PodPolicies>> {
         let current = self.0.current.load();
         match current.as_ref().filter(|current| current.is_of(&self.0.mesh.load(), &self.0.local.load())) {
             Some(current) => current.known.as_ref().map(|known| Arc::clone(&known.guard)),
@@ -305,7 +306,7 @@ impl Gate {
         }
     }
 
-    fn recheck(&self, guard: &Guard, decisions: &Decisions, node: Option<&dyn NodeConnections>) -> Rechecked {
+    fn recheck(&self, guard: &PodPolicies, decisions: &Decisions, node: Option<&dyn NodeConnections>) -> Rechecked {
         let mut rechecked = Rechecked::default();
         let entered: Vec<_> = lock(&self.0.entered).values().cloned().collect();
         for entered in entered {
@@ -354,13 +355,13 @@ impl Current {
     }
 }
 
-impl Visit {
+impl Enforcement {
     /// Whether the connection may be, by the newest snapshot; `found` hears what policies without effect have to say.
     ///
     /// # Errors
     /// Why not. `None`: the mesh does not know the pod.
-    pub fn judge(&self, found: impl FnMut(Beside<'_>)) -> Result<Permit, Option<Denial>> {
-        let guard = self.gate.guard().ok_or(None)?;
+    pub fn judge(&self, found: impl FnMut(UnenforcedMatch<'_>)) -> Result<Permit, Option<Denial>> {
+        let guard = self.point.guard().ok_or(None)?;
         guard.beside(&self.entered.connection, found);
         guard.judge(&self.entered.connection).map_err(|denied| Some(denied.told(&self.entered.connection)))
     }
@@ -394,9 +395,9 @@ impl Visit {
     }
 }
 
-impl Drop for Visit {
+impl Drop for Enforcement {
     fn drop(&mut self) {
-        lock(&self.gate.0.entered).remove(&self.id);
+        lock(&self.point.0.entered).remove(&self.id);
     }
 }
 

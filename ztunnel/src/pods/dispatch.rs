@@ -16,7 +16,7 @@ const WAITING: usize = 64;
 
 /// One worker's end.
 #[derive(Debug)]
-pub struct Spread {
+pub struct WorkerDispatch {
     index: usize,
     turn: Arc<AtomicUsize>,
     workers: Arc<[mpsc::Sender<Accepted<std::net::TcpStream>>]>,
@@ -27,14 +27,15 @@ pub type Inbox = mpsc::Receiver<Accepted<std::net::TcpStream>>;
 
 /// The ends of so many workers.
 #[must_use]
-pub fn among(workers: usize) -> Vec<(Spread, Inbox)> {
+pub fn among(workers: usize) -> Vec<(WorkerDispatch, Inbox)> {
     let (senders, inboxes): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::channel(WAITING)).unzip();
     let (turn, workers): (Arc<AtomicUsize>, Arc<[_]>) = (Arc::default(), senders.into());
-    let end = |(index, inbox)| (Spread { index, turn: Arc::clone(&turn), workers: Arc::clone(&workers) }, inbox);
+    let end =
+        |(index, inbox)| (WorkerDispatch { index, turn: Arc::clone(&turn), workers: Arc::clone(&workers) }, inbox);
     inboxes.into_iter().enumerate().map(end).collect()
 }
 
-impl Spread {
+impl WorkerDispatch {
     /// Hands a tunnel to the worker whose turn it is. What comes back is to be served here. One that can't be handed over is
     /// dropped, which resets it.
     #[must_use]

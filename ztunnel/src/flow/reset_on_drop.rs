@@ -7,9 +7,9 @@ use crate::net::socket;
 
 /// A stream that is reset when it is closed, by whomever, unless [`Leg::finish`] came first.
 #[derive(Debug)]
-pub(crate) struct Leg(TcpStream);
+pub(crate) struct ResetOnDrop(TcpStream);
 
-impl Leg {
+impl ResetOnDrop {
     /// Takes a stream of a steered listener or a dialer: they make them so.
     #[must_use]
     pub(crate) fn new(stream: TcpStream) -> Self {

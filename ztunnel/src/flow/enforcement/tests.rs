@@ -4,7 +4,7 @@ use futures_util::{future::join, poll};
 use prometheus_client::registry::Registry;
 use tokio::time::timeout;
 
-use super::{Gate, Gates, Rechecked, Visit};
+use super::{Enforcement, EnforcementPoint, EnforcementPoints, Rechecked};
 use crate::{
     metrics::{policy::Decisions, traffic::Traffic},
     model::{
@@ -31,12 +31,12 @@ const HEALTH: &str = "10.0.0.2:9000";
 /// For what must come about in real time.
 const SOON: Duration = Duration::from_secs(10);
 
-/// The pod `demo/web`, its gate, and the mesh that both follow.
+/// The pod `demo/web`, its point, and the mesh that both follow.
 struct Bed {
     publisher: Publisher,
     mesh: Reader,
-    gates: Gates,
-    gate: Gate,
+    points: EnforcementPoints,
+    point: EnforcementPoint,
     decisions: Decisions,
 }
 
@@ -92,10 +92,10 @@ impl NodeConnections for Kubelet {
 impl Bed {
     fn new() -> Self {
         let (publisher, mesh) = publish::channel();
-        let gates = Gates::of_node(Some(Arc::new(Kubelet)));
-        let gate = gates.gate(NamespacedName::new("demo", "web"), mesh.clone(), local(""));
+        let points = EnforcementPoints::of_node(Some(Arc::new(Kubelet)));
+        let point = points.point(NamespacedName::new("demo", "web"), mesh.clone(), local(""));
         let traffic = Traffic::register(&mut Registry::default(), Duration::from_secs(900), "Kubernetes".into());
-        let bed = Self { publisher, mesh, gates, gate, decisions: traffic.decisions().clone() };
+        let bed = Self { publisher, mesh, points, point, decisions: traffic.decisions().clone() };
         bed.publish(PolicySet::default());
         bed
     }
@@ -121,31 +121,31 @@ impl Bed {
     }
 
     /// A connection of a service account, or of nobody, to an address of the pod.
-    fn enter(&self, account: Option<&str>, to: &str) -> Visit {
+    fn enter(&self, account: Option<&str>, to: &str) -> Enforcement {
         let identity = |account| SpiffeId::new(TrustDomain::default(), "demo", account);
         let destination: SocketAddr = to.parse().unwrap();
         let source = account.map(identity).map(Principal::new);
-        self.gate.enter(Connection { source, source_ip: "10.0.0.1".parse().unwrap(), destination })
+        self.point.enter(Connection { source, source_ip: "10.0.0.1".parse().unwrap(), destination })
     }
 
     /// A connection in plaintext from a port.
-    fn enter_from(&self, port: u16, to: &str) -> Visit {
+    fn enter_from(&self, port: u16, to: &str) -> Enforcement {
         let (source_ip, destination) = ("10.0.0.1".parse().unwrap(), to.parse().unwrap());
-        self.gate.enter_in_plaintext(Connection { source: None, source_ip, destination }, port)
+        self.point.enter_in_plaintext(Connection { source: None, source_ip, destination }, port)
     }
 
     fn recheck(&self) -> Rechecked {
-        self.gates.recheck(&self.decisions)
+        self.points.recheck(&self.decisions)
     }
 }
 
-fn is_let_in(visit: &Visit) -> bool {
-    visit.judge(|found| panic!("{found:?}")).is_ok()
+fn is_let_in(enforcement: &Enforcement) -> bool {
+    enforcement.judge(|found| panic!("{found:?}")).is_ok()
 }
 
 /// Whether the connection was told to stop; it is not waited for.
-async fn is_stopped(visit: &mut Visit) -> Option<String> {
-    let mut stopped = pin!(visit.stopped());
+async fn is_stopped(enforcement: &mut Enforcement) -> Option<String> {
+    let mut stopped = pin!(enforcement.stopped());
     match poll!(stopped.as_mut()) {
         Poll::Ready(denial) => Some(denial.to_string()),
         Poll::Pending => None,
@@ -157,7 +157,7 @@ async fn a_change_between_judgement_and_dial_is_caught() {
     let bed = Bed::new();
     let mut client = bed.enter(Some("client"), WEB);
     assert!(is_let_in(&client), "judged by the mesh without policy");
-    // It dials now; nothing but the gate knows of it.
+    // It dials now; nothing but the point knows of it.
     assert_eq!(is_stopped(&mut client).await, None);
     bed.deny(&["client"]);
     assert_eq!(bed.recheck(), Rechecked { judged: 1, cut: 1 });
@@ -199,11 +199,11 @@ async fn only_those_who_may_not_any_more_are_stopped_and_only_once() {
 async fn an_older_mesh_cuts_nobody_whom_the_newest_lets_in() {
     let bed = Bed::new();
     bed.deny(&["client", "other"]);
-    let older = bed.gate.guard().unwrap();
+    let older = bed.point.guard().unwrap();
     bed.deny(&["other"]);
     let (mut client, mut other) = (bed.enter(Some("client"), WEB), bed.enter(Some("other"), WEB));
     assert!(is_let_in(&client));
-    assert_eq!(bed.gate.recheck(&older, &bed.decisions, None), Rechecked { judged: 2, cut: 1 });
+    assert_eq!(bed.point.recheck(&older, &bed.decisions, None), Rechecked { judged: 2, cut: 1 });
     assert_eq!(is_stopped(&mut client).await, None);
     assert!(is_stopped(&mut other).await.is_some());
 }
@@ -216,7 +216,7 @@ async fn a_change_that_does_not_concern_the_pod_judges_nobody() {
     bed.recheck();
     let client = bed.enter(Some("client"), WEB);
     assert!(is_let_in(&client));
-    let guard = bed.gate.guard().unwrap();
+    let guard = bed.point.guard().unwrap();
     let identity = SpiffeId::new(TrustDomain::default(), "demo", "other");
     let other = Workload::new(NamespacedName::new("demo", "other"), identity);
     let elsewhere = AuthorizationPolicy {
@@ -226,9 +226,9 @@ async fn a_change_that_does_not_concern_the_pod_judges_nobody() {
     };
     for change in [Change::Workload(Arc::new(other)), Change::Authorization(Arc::new(elsewhere))] {
         bed.publisher.apply(Batch::of(vec![change]));
-        assert!(Arc::ptr_eq(&guard, &bed.gate.guard().unwrap()));
+        assert!(Arc::ptr_eq(&guard, &bed.point.guard().unwrap()));
         assert_eq!(bed.recheck(), Rechecked::default());
-        assert!(Arc::ptr_eq(&guard, &bed.gate.guard().unwrap()));
+        assert!(Arc::ptr_eq(&guard, &bed.point.guard().unwrap()));
     }
     let more = AuthorizationPolicy { name: NamespacedName::new("demo", "more"), ..deny(&["client"]) };
     bed.publisher.apply(Batch::of(vec![Change::Authorization(Arc::new(more))]));
@@ -256,7 +256,7 @@ async fn who_was_let_in_by_a_mesh_in_between_is_judged_by_the_next() {
 async fn only_a_recheck_replaces_the_guard_that_is_asked() {
     let bed = Bed::new();
     bed.recheck();
-    let kept = || Arc::as_ptr(&bed.gate.0.current.load().as_ref().unwrap().known.as_ref().unwrap().guard);
+    let kept = || Arc::as_ptr(&bed.point.0.current.load().as_ref().unwrap().known.as_ref().unwrap().guard);
     let before = kept();
     bed.deny(&["client"]);
     let client = bed.enter(Some("client"), WEB);
@@ -264,9 +264,9 @@ async fn only_a_recheck_replaces_the_guard_that_is_asked() {
     assert_eq!(kept(), before);
     bed.recheck();
     assert_ne!(kept(), before);
-    assert_eq!(kept(), Arc::as_ptr(&bed.gate.guard().unwrap()));
-    let later = bed.gates.gate(NamespacedName::new("demo", "web"), bed.mesh.clone(), local(""));
-    assert!(later.0.current.load().is_some(), "a gate that comes after the recheck has one");
+    assert_eq!(kept(), Arc::as_ptr(&bed.point.guard().unwrap()));
+    let later = bed.points.point(NamespacedName::new("demo", "web"), bed.mesh.clone(), local(""));
+    assert!(later.0.current.load().is_some(), "a point that comes after the recheck has one");
 }
 
 #[tokio::test]
@@ -314,14 +314,14 @@ async fn an_excluded_port_is_open_for_as_long_as_it_is_excluded() {
         authentication: vec![strict()],
         ..PolicySet::default()
     });
-    bed.gate.set_local(local("8080"));
+    bed.point.set_local(local("8080"));
     let (mut plain, mut denied, mut good) =
         (bed.enter(None, WEB), bed.enter(Some("client"), WEB), bed.enter(Some("good"), WEB));
-    for visit in [&plain, &denied, &good] {
-        assert_eq!(visit.judge(|found| panic!("{found:?}")).unwrap().basis(), Basis::ExcludedPort);
+    for enforcement in [&plain, &denied, &good] {
+        assert_eq!(enforcement.judge(|found| panic!("{found:?}")).unwrap().basis(), Basis::ExcludedPort);
     }
     assert_eq!(bed.recheck(), Rechecked { judged: 3, cut: 0 });
-    bed.gate.set_local(local("8081"));
+    bed.point.set_local(local("8081"));
     assert!(bed.enter(None, WEB).judge(|_| {}).is_err(), "judged by the new facts before any recheck");
     assert_eq!(bed.recheck(), Rechecked { judged: 3, cut: 2 });
     assert!(is_stopped(&mut plain).await.is_some() && is_stopped(&mut denied).await.is_some());
@@ -335,7 +335,7 @@ async fn a_probe_that_is_added_is_known_at_once() {
     bed.strict();
     let at_web = bed.enter(None, WEB);
     assert!(!at_web.judge(|_| {}).unwrap_err().unwrap().at_probe);
-    bed.gate.set_local(LocalPod { probe_ports: vec![8080], ..local("") });
+    bed.point.set_local(LocalPod { probe_ports: vec![8080], ..local("") });
     assert!(at_web.judge(|_| {}).unwrap_err().unwrap().at_probe);
 }
 
@@ -353,7 +353,7 @@ async fn a_pod_that_the_mesh_does_not_know_lets_nobody_in() {
 async fn whoever_follows_the_mesh_judges_at_every_change() {
     let bed = Bed::new();
     let mut client = bed.enter(Some("client"), WEB);
-    let following = bed.gates.clone().follow(bed.mesh.clone(), bed.decisions.clone());
+    let following = bed.points.clone().follow(bed.mesh.clone(), bed.decisions.clone());
     let changing = async {
         tokio::task::yield_now().await;
         bed.deny(&["other"]);
@@ -368,14 +368,14 @@ async fn whoever_follows_the_mesh_judges_at_every_change() {
 #[tokio::test]
 async fn whoever_follows_the_mesh_judges_when_the_local_facts_of_a_pod_change_as_well() {
     let bed = Bed::new();
-    bed.gate.set_local(local("8080"));
+    bed.point.set_local(local("8080"));
     bed.deny(&["client"]);
     let mut client = bed.enter(Some("client"), WEB);
     assert!(is_let_in(&client));
-    let following = bed.gates.clone().follow(bed.mesh.clone(), bed.decisions.clone());
+    let following = bed.points.clone().follow(bed.mesh.clone(), bed.decisions.clone());
     let changing = async {
         tokio::task::yield_now().await;
-        bed.gate.set_local(local(""));
+        bed.point.set_local(local(""));
         client.stopped().await
     };
     let denial = timeout(SOON, drop_when_done(following, changing)).await.unwrap();

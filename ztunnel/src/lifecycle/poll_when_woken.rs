@@ -8,7 +8,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 ///
 /// Beside a connection in one task, a future is polled with every message. To ask a channel or a timer each time whether it
 /// has news costs more than to be told: channels take a lock, and other threads' tasks may hold it.
-pub async fn aside<T>(future: impl Future<Output = T>) -> T {
+pub async fn poll_when_woken<T>(future: impl Future<Output = T>) -> T {
     let mut alone: FuturesUnordered<_> = [future].into_iter().collect();
     match alone.next().await {
         Some(output) => output,
@@ -19,7 +19,7 @@ pub async fn aside<T>(future: impl Future<Output = T>) -> T {
 
 #[cfg(test)]
 mod tests {
-    use super::aside;
+    use super::poll_when_woken;
     use futures_util::poll;
     use std::{
         cell::Cell,
@@ -36,7 +36,7 @@ mod tests {
             waker.set(Some(cx.waker().clone()));
             if polls.get() == 3 { Poll::Ready("news") } else { Poll::Pending }
         });
-        let mut rare = pin!(aside(rare));
+        let mut rare = pin!(poll_when_woken(rare));
         for _ in 0..1000 {
             assert_eq!(poll!(rare.as_mut()), Poll::Pending);
         }
@@ -50,7 +50,7 @@ mod tests {
     #[tokio::test]
     async fn what_it_waits_for_wakes_the_task() {
         let (news, told) = tokio::sync::oneshot::channel();
-        let (told, ()) = tokio::join!(aside(told), async {
+        let (told, ()) = tokio::join!(poll_when_woken(told), async {
             tokio::task::yield_now().await;
             news.send(7).unwrap();
         });
