@@ -60,7 +60,8 @@ fn a_policy_reaches_the_nodes_and_cuts_what_it_denies() -> Result<()> {
         ["explain", "--admin", admin::ADDRESS, "--from", "demo/client-a", "--to", "demo/web-b", "--port", "7000"];
     let done = daemon::command(&settings::daemon_binary()?, &bed.topology.node("node-b")?.netns, &asked)?;
     ensure!(done.status.code() == Some(3), "{}{}", done.stdout, done.stderr);
-    let applies = "DENY demo/deny (demo/deny) applies to pods to which the control plane attaches it: DENIES";
+    let applies =
+        "DENY demo/deny (policy-deny.yaml:1) applies to pods of namespace demo with app=web-b: DENIES (rules[0])";
     ensure!(done.stdout.contains(applies), "{}", done.stdout);
     admitted(bed.pod("client-b")?, target)?;
     bed.change_on("node-b", |mesh| mesh.policy("strict", &authentication("strict", "{mtls: {mode: STRICT}}")))?;
