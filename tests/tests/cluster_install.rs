@@ -79,7 +79,10 @@ fn a_label_puts_running_pods_into_the_mesh_and_everything_is_given_back() -> Res
     becomes_refused(&cluster, stranger, server)?;
     answers(&cluster, client, server)?;
     let denied = mesh.logged(&server.node, &server.address, |line| line["reason"] == "denied")?;
-    ensure!(denied["error"].as_str().is_some_and(|error| error.contains("static_strict")), "{denied}");
+    ensure!(
+        denied["error"].as_str().is_some_and(|error| error.contains("PeerAuthentication demo/strict: STRICT")),
+        "{denied}"
+    );
     // Probes of the kubelet are no strangers.
     api.kubectl(["wait", "-n", NAMESPACE, "--for=condition=Ready", "pod", "-l", "app=web", "--timeout=10s"])?;
 
@@ -190,7 +193,7 @@ fn pods_come_and_go_and_daemons_are_replaced() -> Result<()> {
     mesh.wait_for(&fixed, "enrolled")?;
     ensure!(page(&cluster, &client, &fixed)?.is_ok(), "{:?}", page(&cluster, &client, &fixed)?);
     // There is nothing to capture of a pod that is in the node's network.
-    mesh.wait_for(&ready("host")?, "absent")?;
+    mesh.wait_for(&ready("host")?, "refused")?;
 
     // Everything that the daemon needs is in its container.
     let check = ["ztunnel", "check", "--pods", "kubernetes", "-o", "json"];
