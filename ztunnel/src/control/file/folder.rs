@@ -197,7 +197,7 @@ impl Folder {
 
     /// Reads one more file, and has the joiner hear what it says. Blocks on the file system.
     pub(super) fn take_file(&mut self, path: &Path, joiner: &mut Joiner) {
-        self.take(path.as_os_str(), read_bytes(path), None, joiner);
+        self.take(path.as_os_str(), self.read_bytes(path.as_os_str(), path), None, joiner);
     }
 
     /// Reads one more text, and has the joiner hear what it says.
@@ -357,6 +357,16 @@ impl Folder {
         Ok(names)
     }
 
+    /// The bytes of the other files.
+    fn bytes_beside(&self, name: &OsStr) -> u64 {
+        self.bytes.saturating_sub(self.files.get(name).map_or(0, |file| file.size))
+    }
+
+    fn read_bytes(&self, name: &OsStr, path: &Path) -> Result<Vec<u8>, ReadError> {
+        let limit = self.limits.bytes;
+        read_bytes(path, limit, limit.saturating_sub(self.bytes_beside(name)))
+    }
+
     fn read_file(&mut self, name: &OsStr, joiner: &mut Joiner, reading: Reading) {
         let path = self.dir.join(name);
         // Before the file is read: what comes later changes it again.
@@ -368,7 +378,7 @@ impl Folder {
         {
             return;
         }
-        match read_bytes(&path) {
+        match self.read_bytes(name, &path) {
             // Removed since the folder was listed; a link that leads nowhere is something else.
             Err(ReadError::Open(error))
                 if error.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(&path).is_err() =>
@@ -384,7 +394,7 @@ impl Folder {
 
     /// Takes what was read of a file, before which the file system said this of it.
     fn take(&mut self, name: &OsStr, bytes: Result<Vec<u8>, ReadError>, state: Option<State>, joiner: &mut Joiner) {
-        let (limit, others) = (self.limits.bytes, self.bytes.saturating_sub(self.manifest(name).size));
+        let (limit, others) = (self.limits.bytes, self.bytes_beside(name));
         let bytes = bytes.and_then(|bytes| {
             let all = others.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
             if all > limit { Err(ReadError::FolderTooLarge { limit }) } else { Ok((bytes, all)) }
@@ -547,7 +557,8 @@ enum ReadError {
     Read(#[source] io::Error),
 }
 
-fn read_bytes(path: &Path) -> Result<Vec<u8>, ReadError> {
+/// Reads a file, of which the folder, with this limit, has room for so many bytes: of one that is larger nothing is read.
+fn read_bytes(path: &Path, limit: u64, room: u64) -> Result<Vec<u8>, ReadError> {
     // Looked at before it is opened, since opening a device may do something; and opened without blocking, since a
     // pipe may have taken the file's place meanwhile.
     if !fs::metadata(path).map_err(ReadError::Open)?.is_file() {
@@ -562,10 +573,13 @@ fn read_bytes(path: &Path) -> Result<Vec<u8>, ReadError> {
     if metadata.len() > LARGEST_FILE {
         return Err(ReadError::TooLarge);
     }
+    if metadata.len() > room {
+        return Err(ReadError::FolderTooLarge { limit });
+    }
     // All at once, so that growing takes no second copy.
     let mut bytes = Vec::with_capacity(usize::try_from(metadata.len() + 1).unwrap_or_default());
     // The length may change while reading.
-    file.take(LARGEST_FILE + 1).read_to_end(&mut bytes).map_err(ReadError::Read)?;
+    file.take(LARGEST_FILE.min(room) + 1).read_to_end(&mut bytes).map_err(ReadError::Read)?;
     if u64::try_from(bytes.len()).is_ok_and(|length| length > LARGEST_FILE) {
         return Err(ReadError::TooLarge);
     }
