@@ -1,4 +1,4 @@
-//! Whether clients of a workload must have an identity, and which PeerAuthentication says so.
+//! Whether clients of a workload must have an identity, and which PeerAuthentication requires it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,16 +9,16 @@ use crate::model::workload::{NamespacedName, Workload};
 use crate::store::policies::lacking;
 use crate::store::snapshot::Snapshot;
 
-/// Whether clients must have an identity. The default is what holds without any PeerAuthentication.
+/// Whether clients must have an identity. The default applies without any PeerAuthentication.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mode {
-    /// At ports that are not told apart.
+    /// The mode at ports without an entry of their own.
     pub mode: MtlsMode,
-    /// The PeerAuthentication that says so; none: nobody does.
+    /// The PeerAuthentication that sets this mode. `None`: no PeerAuthentication does.
     pub from: Option<NamespacedName>,
-    /// At ports that are.
+    /// The modes of ports that have an entry of their own.
     pub ports: BTreeMap<u16, MtlsMode>,
-    /// The PeerAuthentication that tells them apart.
+    /// The PeerAuthentication that has the entries for ports.
     pub ports_from: Option<NamespacedName>,
 }
 
@@ -29,7 +29,7 @@ impl Default for Mode {
 }
 
 impl Mode {
-    /// What holds at a port, who says so, and whether it does of this port.
+    /// The mode at a port, the PeerAuthentication that sets it, and whether that is an entry for this port.
     #[must_use]
     pub fn at(&self, port: u16) -> (MtlsMode, Option<&NamespacedName>, bool) {
         match self.ports.get(&port) {
@@ -38,14 +38,14 @@ impl Mode {
         }
     }
 
-    /// The PeerAuthentications that require an identity, at all ports or at some.
+    /// The PeerAuthentications that require an identity, at all ports or at some ports.
     pub fn strict(&self) -> impl Iterator<Item = &NamespacedName> {
         let general = self.from.iter().filter(|_| self.mode == MtlsMode::Strict);
         general.chain(self.ports_from.iter().filter(|_| self.ports.values().any(|mode| *mode == MtlsMode::Strict)))
     }
 }
 
-/// How much a PeerAuthentication is meant for. The closer come later and win.
+/// How large the scope of a PeerAuthentication is. Smaller scopes come later and take precedence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Level {
     /// The mesh.
@@ -66,25 +66,25 @@ impl fmt::Display for Level {
     }
 }
 
-/// How a PeerAuthentication takes part in what holds for a workload, or why it does not.
+/// How a PeerAuthentication contributes to the mode of a workload, or why it does not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Counts {
-    /// Its mode holds, or its entry for the port does.
+    /// Its mode applies, or its entry for the port.
     Decides,
-    /// It leaves it to the larger levels.
+    /// It sets no mode, so the larger scope decides.
     Inherits,
-    /// One of a closer level decides.
+    /// A PeerAuthentication with a smaller scope decides.
     Overridden(NamespacedName),
-    /// There is an older one of its level, or one that is as old and comes before it by name.
+    /// Another PeerAuthentication of the same level takes precedence: it is older, or as old and first by name.
     Younger(NamespacedName),
-    /// The workload has not this label.
+    /// The workload does not have this label.
     Lacks {
         /// Its key.
         key: String,
         /// Its value.
         value: String,
     },
-    /// A selector in the root namespace: no workload is meant.
+    /// It has a selector and is in the root namespace: it applies to no workload.
     SelectorInRoot,
 }
 
@@ -108,24 +108,24 @@ pub struct ConsideredAuthentication {
     pub policy: Arc<PeerAuthentication>,
     /// Its level.
     pub level: Level,
-    /// Whether it counts.
+    /// How it contributes.
     pub counts: Counts,
 }
 
-/// How it comes that clients must have an identity at a port, or need not.
+/// The mode at a port of a workload, and all PeerAuthentications that were considered for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Authentication {
-    /// What holds at the port.
+    /// The mode at the port.
     pub mode: MtlsMode,
-    /// The entry of `portLevelMtls` that says so, if one does.
+    /// The port whose entry of `portLevelMtls` sets the mode. `None`: no entry does.
     pub port: Option<u16>,
-    /// The PeerAuthentication that says so; none: nobody does.
+    /// The PeerAuthentication that sets the mode. `None`: no PeerAuthentication does.
     pub from: Option<NamespacedName>,
-    /// All that are meant for the mesh or stand in the workload's namespace, the largest level first, then by name.
+    /// All PeerAuthentications for the mesh or in the workload's namespace: the largest level first, then by name.
     pub considered: Vec<ConsideredAuthentication>,
 }
 
-/// What holds for a workload, of policies that may be meant for it.
+/// The mode of a workload. `candidates`: the PeerAuthentications that may apply to it.
 pub(super) fn resolve<'a>(
     candidates: impl IntoIterator<Item = &'a Arc<PeerAuthentication>>,
     workload: &Workload,
@@ -145,13 +145,13 @@ pub(super) fn resolve<'a>(
     mode
 }
 
-/// Whether clients of a workload must have an identity, and which PeerAuthentications say so.
+/// Whether clients of a workload must have an identity, and which PeerAuthentications require it.
 #[must_use]
 pub fn mode(snapshot: &Snapshot, workload: &Workload) -> Mode {
     resolve(snapshot.policies().authenticating(workload), workload)
 }
 
-/// How it comes that clients of a workload must have an identity at a port, or need not.
+/// Why clients of a workload must have an identity at a port, or need none.
 #[must_use]
 pub fn authentication(snapshot: &Snapshot, workload: &Workload, port: u16) -> Authentication {
     let all = snapshot.policies().authentication();
@@ -176,7 +176,7 @@ pub fn authentication(snapshot: &Snapshot, workload: &Workload, port: u16) -> Au
     Authentication { mode, port: by_port.then_some(port), from: from.cloned(), considered }
 }
 
-/// The one policy of each level that counts.
+/// The policy of each level that takes precedence.
 #[derive(Default)]
 struct Chosen<'a> {
     mesh: Option<&'a Arc<PeerAuthentication>>,
@@ -185,7 +185,8 @@ struct Chosen<'a> {
 }
 
 impl<'a> Chosen<'a> {
-    /// Of several of a level the oldest, then the first by name; one without a date is older than all.
+    /// Of several policies of a level, the oldest takes precedence, then the first by name. A policy without a date is older
+    /// than all.
     fn of(candidates: impl IntoIterator<Item = &'a Arc<PeerAuthentication>>, workload: &Workload) -> Self {
         let mut chosen = Self::default();
         for policy in candidates {
@@ -212,7 +213,7 @@ impl<'a> Chosen<'a> {
     }
 }
 
-/// The level of a policy, and whether the workload is meant; `None`: it is for another namespace.
+/// The level of a policy, and whether it applies to the workload. `None`: it is for another namespace.
 fn level_of(policy: &PeerAuthentication, workload: &Workload) -> Option<(Level, Result<(), Counts>)> {
     let own = &workload.name.namespace;
     match &policy.scope {

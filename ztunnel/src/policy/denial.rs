@@ -1,4 +1,4 @@
-//! Why a connection may not be, in words.
+//! Why a connection is denied, as text.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,44 +7,45 @@ use super::words;
 use crate::model::policy::Action;
 use crate::model::workload::NamespacedName;
 
-/// Why a connection may not be.
+/// Why a connection is denied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Denial {
-    /// What decided.
+    /// The policy, or the lack of one, that denies it.
     pub cause: Cause,
-    /// The client has no identity, and the port is one that a probe of the pod's asks at: it would be let in if it were the kubelet.
+    /// The client has no identity, and the port is a probe's port of the pod: the connection is allowed if the client is the
+    /// kubelet.
     pub at_probe: bool,
 }
 
-/// What decided against a connection.
+/// The reason for which a connection is denied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cause {
     /// Some policies could never be read.
     Unread {
-        /// The source that may hold them, such as a file.
+        /// The source that may contain them, such as a file.
         source: Arc<str>,
     },
-    /// Plaintext where it must not be.
+    /// The connection is plaintext, and the mode is STRICT.
     Strict {
         /// The PeerAuthentication.
         policy: NamespacedName,
-        /// Its entry for this port, if that decided.
+        /// The port, if the entry for this port decided.
         port: Option<u16>,
     },
-    /// A rule matched.
+    /// A rule of a DENY or CUSTOM policy matched.
     Matched {
         /// The AuthorizationPolicy.
         policy: NamespacedName,
-        /// What it does: DENY or CUSTOM.
+        /// Its action: DENY or CUSTOM.
         action: Action,
-        /// Index of the rule.
+        /// Index of the rule in the policy.
         rule: usize,
-        /// What of it matched what.
+        /// The fields of the rule that matched, with the values of the connection.
         clauses: String,
     },
-    /// There are ALLOW policies, and none matched.
+    /// ALLOW policies apply, and none matched.
     NotAllowed {
-        /// The first of them.
+        /// The first few of these policies.
         policies: Vec<NamespacedName>,
         /// How many more there are.
         more: usize,

@@ -1,4 +1,4 @@
-//! All that decides who may connect to one workload, and the judgement.
+//! The policies that apply to one workload, and the evaluation of a connection.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::model::workload::{NamespacedName, Workload};
 use crate::store::policies::{Group, GroupEntry, Protection};
 use crate::store::snapshot::Snapshot;
 
-/// Everything that decides who may connect to a workload. Any thread may use it, also when the snapshot is gone.
+/// All policies that apply to a workload. It can be used on any thread, also after the snapshot is gone.
 #[derive(Debug, Default)]
 pub struct PodPolicies {
     unread: Option<Arc<str>>,
@@ -25,26 +25,26 @@ pub struct PodPolicies {
     excluded_ports: PortSet,
 }
 
-/// Proof that a connection was judged and may be.
+/// Proof that a connection was evaluated and is allowed.
 #[derive(Debug)]
 pub struct Permit(Basis);
 
-/// Why a connection may be.
+/// Why a connection is allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Basis {
-    /// Policy admits it.
+    /// Policy allows it.
     #[default]
     Policy,
-    /// Its client is the kubelet, at the port of a probe. Policy denies it.
+    /// Policy denies it, but the client is the kubelet and the port is a probe's port.
     Probe,
-    /// The pod excludes the port from inbound capture, so no policy is enforced at it. Every client reaches the port in
-    /// plaintext past this daemon; to deny the same connection through a tunnel would protect nothing, and would lock out the
-    /// clients that are in the mesh.
+    /// The pod excludes the port from inbound capture, so no policy is enforced at this port. Every client reaches the port in
+    /// plaintext past this daemon. To deny the same connection through HBONE would protect nothing, and would lock out the
+    /// clients in the mesh.
     ExcludedPort,
 }
 
 impl Basis {
-    /// For the access log: why policy did not decide. `None`: it did.
+    /// For the access log: why policy did not decide. `None`: policy decided.
     #[must_use]
     pub const fn without_policy(self) -> Option<&'static str> {
         match self {
@@ -56,21 +56,21 @@ impl Basis {
 }
 
 impl Permit {
-    /// Why the connection may be.
+    /// Why the connection is allowed.
     #[must_use]
     pub fn basis(&self) -> Basis {
         self.0
     }
 }
 
-/// That a connection may not be, and where it is written.
+/// A connection is denied. [`Denied::told`] has the details.
 #[derive(Clone, Copy, Debug)]
 pub struct Denied<'a> {
     guard: &'a PodPolicies,
     ground: Ground<'a>,
 }
 
-/// What decided, as the guard holds it.
+/// The reason, with references into the policies.
 #[derive(Clone, Copy, Debug)]
 enum Ground<'a> {
     Unread(&'a Arc<str>),
@@ -80,7 +80,7 @@ enum Ground<'a> {
 }
 
 impl Denied<'_> {
-    /// Why, in words.
+    /// The reason, as text.
     #[must_use]
     pub fn told(&self, connection: &Connection) -> Denial {
         let port = connection.destination.port();
@@ -102,22 +102,22 @@ impl Denied<'_> {
     }
 }
 
-/// What a policy without effect has to say of a connection.
+/// A match of a policy that is not enforced (dry-run or AUDIT).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnenforcedMatch<'a> {
     /// The policy.
     pub policy: &'a NamespacedName,
-    /// What it does, or would do.
+    /// Its action, which dry-run does not execute.
     pub action: Action,
-    /// It is in dry-run; what is not is AUDIT.
+    /// The policy is in dry-run. `false`: its action is AUDIT.
     pub dry_run: bool,
-    /// The first of its rules that matched. `None`: an ALLOW policy in dry-run, and neither it nor any other ALLOW policy
-    /// matched, in dry-run or in force. In force it would keep the connection out.
+    /// The first of its rules that matched. `None`: this is an ALLOW policy in dry-run, and no ALLOW policy matched, in dry-run
+    /// or in force. If this policy were enforced, it would deny the connection.
     pub rule: Option<usize>,
 }
 
 impl PodPolicies {
-    /// The guard of a workload. `local`: what the workload's node knows of it.
+    /// The policies of a workload. `local`: the facts that the workload's node knows about it.
     #[must_use]
     pub fn of(snapshot: &Snapshot, workload: &Workload, local: &LocalPod) -> Self {
         let policies = snapshot.policies();
@@ -132,8 +132,8 @@ impl PodPolicies {
         }
     }
 
-    /// Whether two guards decide alike for being made of the same policies: `false` may also be said of guards that do. Costs as
-    /// much as few policies are different.
+    /// Whether both are made of the same policies, so that they decide alike. The result may be `false` although they decide
+    /// alike. The comparison is cheap: groups of policies are compared by pointer.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         let Self { unread, mode, protections, probe_ports, excluded_ports } = self;
@@ -148,10 +148,11 @@ impl PodPolicies {
             && protections.iter().zip(&other.protections).all(is_same)
     }
 
-    /// Whether a connection may be. At a port that is excluded from inbound capture every connection may. Never allocates.
+    /// Whether a connection is allowed. At a port that is excluded from inbound capture every connection is allowed. Never
+    /// allocates.
     ///
     /// # Errors
-    /// Why not; [`Denied::told`] has words for it.
+    /// Why the connection is denied; [`Denied::told`] makes a text of it.
     pub fn judge(&self, connection: &Connection) -> Result<Permit, Denied<'_>> {
         let denied = |ground| Err(Denied { guard: self, ground });
         if self.is_excluded(connection.destination.port()) {
@@ -178,7 +179,7 @@ impl PodPolicies {
         Ok(Permit(Basis::Policy))
     }
 
-    /// Whether an ALLOW policy in force matches.
+    /// Whether a rule of an enforced ALLOW policy matches.
     fn is_allowed(&self, connection: &Connection) -> bool {
         let (facts, port) = (connection.facts(), connection.destination.port());
         let here = self.protections.iter().filter(|protection| protection.ports.surely_include(port));
@@ -186,14 +187,14 @@ impl PodPolicies {
             .any(|group| group.allow().any(&facts, |rule| rule_matches(rule, connection)))
     }
 
-    /// The proof for a connection that is denied at a probe's port, whose client is known to be the kubelet.
+    /// The permit for a connection that was denied at a probe's port, and whose client is known to be the kubelet.
     #[must_use]
     pub fn admit_probe(denial: &Denial) -> Option<Permit> {
         denial.at_probe.then_some(Permit(Basis::Probe))
     }
 
-    /// What policies in dry-run and AUDIT policies have to say, by namespace and name: each that matches, and ALLOW policies
-    /// that would keep the connection out.
+    /// Matches of policies that are not enforced (dry-run and AUDIT), by namespace and name: each policy that matches, and the
+    /// ALLOW policies that would deny the connection.
     pub fn beside(&self, connection: &Connection, mut found: impl FnMut(UnenforcedMatch<'_>)) {
         let port = connection.destination.port();
         if self.is_excluded(port) {
@@ -222,13 +223,13 @@ impl PodPolicies {
         }
     }
 
-    /// The AuthorizationPolicies that protect the workload, at whatever port, by namespace and name.
+    /// The AuthorizationPolicies that protect the workload at any port, by namespace and name.
     pub fn names(&self) -> Vec<&NamespacedName> {
         let all = self.protections.iter().flat_map(|protection| protection.group.policies());
         in_order(all).into_iter().map(|policy| &policy.name).collect()
     }
 
-    /// The groups of AuthorizationPolicies that protect the workload, each at some port.
+    /// The groups of AuthorizationPolicies that protect the workload at some port.
     pub fn groups_at_any_port(&self) -> impl Iterator<Item = &Arc<Group>> {
         self.protections.iter().map(|protection| &protection.group)
     }
@@ -244,8 +245,8 @@ impl PodPolicies {
         &self.mode
     }
 
-    /// The first few ALLOW policies in force at a port, by namespace and name, and how many more there are. Denials may come
-    /// in floods, so that all of them are gone through only when some may be there twice.
+    /// The first few enforced ALLOW policies at a port, by namespace and name, and the number of the others. Many connections
+    /// may be denied in a short time, so all policies are sorted only when a policy may be in two groups.
     pub(super) fn allowing(&self, port: u16, few: usize) -> (Vec<&NamespacedName>, usize) {
         let groups = || self.groups(port).map(Group::allowing);
         let total = if self.groups(port).any(Group::is_shared) {

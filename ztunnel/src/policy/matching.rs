@@ -1,4 +1,4 @@
-//! Whether a connection is one that a rule means.
+//! Whether a connection matches a rule.
 
 use ipnet::IpNet;
 
@@ -6,7 +6,7 @@ use super::Connection;
 use crate::model::policy::{Clause, Match, Rule, StringMatch};
 use crate::model::workload::NamespacedName;
 
-/// A field of a [`Match`], or that there is nothing in any.
+/// A field of a [`Match`], or `Nothing` when all fields are empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Field {
     Principals,
@@ -26,22 +26,22 @@ pub(super) enum Field {
     Nothing,
 }
 
-/// Whether a rule means the connection. Says nothing of what can't be judged.
+/// Whether a connection matches a rule. Fields that can't be evaluated at this layer are not considered.
 pub(super) fn rule_matches(rule: &Rule, connection: &Connection) -> bool {
     rule.clauses.iter().all(|clause| clause_matches(clause, connection))
 }
 
-/// Whether one of a clause's alternatives means the connection, or it has none.
+/// Whether the connection matches one of a clause's alternatives. A clause without alternatives always matches.
 fn clause_matches(clause: &Clause, connection: &Connection) -> bool {
     clause.matches.is_empty() || clause.matches.iter().any(|wanted| check(wanted, connection).is_ok())
 }
 
-/// Whether all fields hold.
+/// Whether all fields match.
 ///
 /// # Errors
-/// The first that does not: the cheapest to compare come first.
+/// The first field that does not match; the fields that are cheapest to compare come first.
 pub(super) fn check(wanted: &Match, connection: &Connection) -> Result<(), Field> {
-    // Each field is named, so that a new one is not forgotten.
+    // Each field is named, so that a new field is not forgotten.
     let Match {
         principals,
         not_principals,
@@ -80,7 +80,7 @@ pub(super) fn check(wanted: &Match, connection: &Connection) -> Result<(), Field
     unlisted(not_namespaces, namespace, Field::NotNamespaces)?;
     listed(principals, principal, Field::Principals)?;
     unlisted(not_principals, principal, Field::NotPrincipals)?;
-    // `wanted == Match::default()`, without making one: this is on the way of every connection.
+    // The same as `wanted == Match::default()` without making a default value: this code runs for every connection.
     let is_empty = principals.is_empty()
         && not_principals.is_empty()
         && namespaces.is_empty()
@@ -98,18 +98,18 @@ pub(super) fn check(wanted: &Match, connection: &Connection) -> Result<(), Field
     if is_empty { Err(Field::Nothing) } else { Ok(()) }
 }
 
-/// Whether a principal is the client's. One that contains `spiffe://` never is: the text has none.
+/// Whether a principal is the client's. A value that contains `spiffe://` never is, because the client's text has no prefix.
 pub(super) fn is_principal(value: &StringMatch, connection: &Connection) -> bool {
     connection.source.as_ref().is_some_and(|source| value.matches(source.text()))
 }
 
-/// Whether a service account is the client's, whatever its trust domain.
+/// Whether a service account is the client's, in any trust domain.
 pub(super) fn is_account(value: &NamespacedName, connection: &Connection) -> bool {
     let identity = connection.source.as_ref().map(|source| &source.identity);
     identity.is_some_and(|own| own.namespace == value.namespace && own.service_account == value.name)
 }
 
-/// Whether the trust domain of the client's identity is meant; without an identity none is.
+/// Whether a value matches the trust domain of the client's identity. Without an identity no value matches.
 pub(super) fn is_trust_domain(value: &StringMatch, connection: &Connection) -> bool {
     connection.source.as_ref().is_some_and(|source| value.matches(source.identity.trust_domain.as_str()))
 }

@@ -1,12 +1,17 @@
-//! Who may connect to a workload: pure, of a snapshot and the facts about a connection.
+//! Which connections to a workload are allowed: a pure function of a snapshot and the facts about a connection.
 //!
-//! [`PodPolicies`] are made once for a workload and a snapshot, and then asked about each connection. [`trace`] and
-//! [`authentication`] use the same comparisons, and tell everything that was considered.
+//! [`PodPolicies`] is made once for a workload and a snapshot, and then evaluates each connection. [`trace`] and
+//! [`authentication`] use the same comparisons, and report all policies that were considered.
 //!
-//! No policy is enforced at a port that the workload excludes from inbound capture ([`Basis::ExcludedPort`]). Else the order is:
-//! policies that could never be read keep everyone out; then PeerAuthentication; then DENY, of which any match
-//! keeps out; then ALLOW: if none applies, all may; else any match lets in. Dry-run and AUDIT decide nothing
-//! ([`Guard::beside`]).
+//! No policy is enforced at a port that the workload excludes from inbound capture ([`Basis::ExcludedPort`]). At other ports
+//! the order is:
+//!
+//! 1. Policies that could never be read deny every connection.
+//! 2. PeerAuthentication.
+//! 3. DENY and CUSTOM policies: a match denies the connection.
+//! 4. ALLOW policies: if none applies, every connection is allowed; otherwise a connection needs a match.
+//!
+//! Policies in dry-run and AUDIT policies decide nothing ([`PodPolicies::beside`]).
 
 mod authentication;
 mod denial;
@@ -26,16 +31,16 @@ pub use trace::{Applies, Considered, RuleTrace, trace};
 use crate::model::identity::SpiffeId;
 use crate::store::policies::{Facts, Source};
 
-/// A client's identity with the text that policies compare: made once for a tunnel.
+/// A client's identity, with the text that policies compare. It is made once for each HBONE connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Principal {
     identity: SpiffeId,
-    /// Without `spiffe://`.
+    /// The identity without `spiffe://`.
     text: Arc<str>,
 }
 
 impl Principal {
-    /// Of an identity that was proved.
+    /// From an identity that TLS has proved.
     #[must_use]
     pub fn new(identity: SpiffeId) -> Self {
         let text = identity.to_string();
@@ -56,19 +61,19 @@ impl Principal {
     }
 }
 
-/// What is known of a connection to a workload.
+/// The facts about a connection to a workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connection {
-    /// Who the client has proved to be; in plaintext nobody.
+    /// The identity that the client has proved; `None` in plaintext.
     pub source: Option<Principal>,
-    /// Where it comes from, canonical.
+    /// The address of the client, canonical.
     pub source_ip: IpAddr,
     /// The address and port of the workload, canonical.
     pub destination: SocketAddr,
 }
 
 impl Connection {
-    /// What the index of rules is asked for.
+    /// The facts by which the index finds rules.
     fn facts(&self) -> Facts<'_> {
         let source = self.source.as_ref().map(|source| Source {
             principal: &source.text,

@@ -1,4 +1,4 @@
-//! A judgement with everything that was considered.
+//! The evaluation of a connection, with all policies that were considered.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,11 +17,11 @@ pub struct Considered {
     pub policy: Arc<AuthorizationPolicy>,
     /// Whether it protects the workload at this port.
     pub applies: Applies,
-    /// Whether that is sure. Where it is not, an ALLOW policy lets nobody in.
+    /// Whether `applies` is sure. An ALLOW policy for which it is not sure allows no connection.
     pub is_sure: bool,
     /// The first of its rules that matches, if it applies.
     pub matched: Option<usize>,
-    /// What of each rule matches or not, whether the policy applies or not.
+    /// For each rule, the fields that match or do not match. Present also when the policy does not apply.
     pub rules: Vec<RuleTrace>,
 }
 
@@ -30,21 +30,21 @@ pub struct Considered {
 pub enum Applies {
     /// It does.
     Yes,
-    /// The workload has not this label of the selector.
+    /// The workload does not have this label of the selector.
     Lacks {
         /// Its key.
         key: String,
         /// Its value.
         value: String,
     },
-    /// The workload stands behind the service, which does not lead to this port of it.
+    /// The workload is behind the service, but the service does not lead to this port of the workload.
     OtherPort {
         /// The service.
         service: NamespacedName,
         /// The port.
         port: u16,
     },
-    /// The workload stands behind none of these services.
+    /// The workload is behind none of these services.
     NotBehind(Vec<NamespacedName>),
 }
 
@@ -64,21 +64,22 @@ impl fmt::Display for Applies {
     }
 }
 
-/// What a rule has to say of a connection.
+/// The evaluation of one rule for a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuleTrace {
-    /// Its place in the policy.
+    /// Its index in the policy.
     pub index: usize,
     /// Whether it matches.
     pub matched: bool,
-    /// For each clause what matched, or what of each alternative did not, with the value that it met.
+    /// For each clause: the fields that matched, or the field of each alternative that did not match, with the connection's
+    /// value.
     pub why: Vec<String>,
-    /// Fields that can't be judged at this layer; with one an ALLOW rule does not match.
+    /// Fields that can't be evaluated at this layer. An ALLOW rule with such a field does not match.
     pub unjudged: Vec<String>,
 }
 
-/// All policies that protect the workload, its namespace or a part of it, by namespace and name, and what each has to say of
-/// the connection.
+/// All policies that protect the workload, its namespace or a part of the namespace, by namespace and name, and their
+/// evaluation for the connection.
 #[must_use]
 pub fn trace(snapshot: &Snapshot, workload: &Workload, connection: &Connection) -> Vec<Considered> {
     let policies = snapshot.policies().authorization().iter();
@@ -106,7 +107,7 @@ pub fn trace(snapshot: &Snapshot, workload: &Workload, connection: &Connection) 
 const UNCLEAR: &str = "whether its service leads to this port is not known, since the pod has no port of the targetPort's name: \
                        so nobody is let in by it";
 
-/// Whether a policy protects a workload at a port, and whether that is sure; `None`: it is for another namespace.
+/// Whether a policy protects a workload at a port, and whether that is sure. `None`: the policy is for another namespace.
 fn applies(
     snapshot: &Snapshot,
     policy: &AuthorizationPolicy,

@@ -1,4 +1,4 @@
-//! What of a rule means a connection, or does not, in the words of the manifest.
+//! The fields of a rule that match a connection, or do not, with the names that the manifest uses.
 
 use std::fmt::Display;
 
@@ -6,10 +6,10 @@ use super::Connection;
 use super::matching::{Field, check, is_account, is_principal, is_trust_domain};
 use crate::model::policy::{Clause, Match, Part, Rule};
 
-/// At most so many of a list are told.
+/// The maximum number of list entries in a text.
 pub(super) const MOST: usize = 10;
 
-/// A list's first few, and how many more there are.
+/// The first entries of a list, and the number of the others.
 pub(super) fn list(texts: &[String], more: usize, separator: &str) -> String {
     let shown = texts.get(..MOST).unwrap_or(texts);
     let more = more.saturating_add(texts.len().saturating_sub(shown.len()));
@@ -17,13 +17,13 @@ pub(super) fn list(texts: &[String], more: usize, separator: &str) -> String {
     if more == 0 { shown } else { format!("{shown} and {more} more") }
 }
 
-/// What of each clause of a rule that matches means the connection: `to[0].operation.ports 9999`.
+/// For each clause of a rule that matches: the field that matches, for example `to[0].operation.ports 9999`.
 pub(super) fn matched(rule: &Rule, connection: &Connection) -> String {
     let clauses: Vec<String> = rule.clauses.iter().map(|clause| told(clause, connection)).collect();
     if clauses.is_empty() { EVERYTHING.to_owned() } else { clauses.join(", ") }
 }
 
-/// For each clause of a rule what of it means the connection, or what of each alternative does not.
+/// For each clause of a rule: the field that matches, or for each alternative the field that does not.
 pub(super) fn why(rule: &Rule, connection: &Connection) -> Vec<String> {
     if rule.clauses.is_empty() {
         return vec![EVERYTHING.to_owned()];
@@ -51,7 +51,7 @@ fn told(clause: &Clause, connection: &Connection) -> String {
     list(&failures, 0, "; ")
 }
 
-/// All fields of a match that holds, those that name something with what they name.
+/// All fields of an alternative that matches; positive fields with the value that matched.
 fn holding(part: Part, index: usize, wanted: &Match, connection: &Connection) -> String {
     let mut held = Vec::new();
     for field in ALL {
@@ -68,7 +68,7 @@ fn holding(part: Part, index: usize, wanted: &Match, connection: &Connection) ->
 fn failing(part: Part, index: usize, wanted: &Match, field: Field, connection: &Connection) -> String {
     let path = path(part, index, field);
     match value(field, wanted, connection) {
-        // A `not` field that fails lists what it met.
+        // A `not` field that fails lists the value of the connection.
         Value::Listed(value) if value == met(field, connection) => format!("{path} lists {value}"),
         Value::Listed(value) => format!("{path} {value} is met by {}", met(field, connection)),
         Value::Unlisted => without(&path, field, connection),
@@ -80,13 +80,13 @@ fn without(path: &str, field: Field, connection: &Connection) -> String {
     format!("{path} does not list {}", met(field, connection))
 }
 
-/// What a field lists of a connection.
+/// The result of comparing a field with a connection.
 enum Value {
     /// The field is empty.
     Absent,
-    /// None of its values is the connection's.
+    /// The field does not list the connection's value.
     Unlisted,
-    /// This one is.
+    /// The field lists the connection's value in this entry.
     Listed(String),
 }
 
@@ -118,7 +118,7 @@ fn value(field: Field, wanted: &Match, connection: &Connection) -> Value {
     }
 }
 
-/// What of the connection a field is compared with.
+/// The value of the connection with which a field is compared.
 fn met(field: Field, connection: &Connection) -> String {
     let source = connection.source.as_ref();
     let nobody = || "a client without identity".to_owned();
@@ -170,7 +170,7 @@ const fn is_negative(field: Field) -> bool {
     )
 }
 
-/// Where a field stands in the manifest's rule.
+/// The path of a field in the manifest's rule.
 fn path(part: Part, index: usize, field: Field) -> String {
     let (in_source, condition) = match field {
         Field::Principals => ("principals", "source.principal"),

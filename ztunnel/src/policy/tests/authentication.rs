@@ -1,4 +1,4 @@
-//! Which PeerAuthentication counts.
+//! Which PeerAuthentication takes precedence.
 
 use super::fixture::{check, snapshot, web};
 use crate::policy::authentication;

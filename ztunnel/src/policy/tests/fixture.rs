@@ -1,12 +1,16 @@
 //! Policies and connections as short texts.
 //!
-//! A line is a policy: `ACTION NAMESPACE/NAME [dry-run] [@SCOPE]: RULE || RULE`. A rule is clauses with ` & ` between them,
-//! a clause is `from`, `to` or `when` and alternatives with ` | ` between them, an alternative is fields with `, ` between
-//! them, a field is `name=VALUE VALUE`. `*` is a rule without clauses, or a clause without alternatives; `-` an alternative
-//! without fields; `!path` something that can't be judged. A scope is `@label=value,label=value`, `@any label=value` in any
-//! namespace, `@service/NAME`; without one it is the namespace, or the mesh for `istio-system`.
-//! `PA NAMESPACE/NAME MODE [@SCOPE] [created=N] [PORT=MODE]`; `UNREAD FILE [NAMESPACE]`;
-//! `SERVICE NAMESPACE/NAME [PORT:TARGET] [selector:label=value] [behind:PORT:TARGET]`.
+//! A line is a policy: `ACTION NAMESPACE/NAME [dry-run] [@SCOPE]: RULE || RULE`.
+//!
+//! - A rule has clauses with ` & ` between them. `*` is a rule without clauses.
+//! - A clause is `from`, `to` or `when` and alternatives with ` | ` between them. `*` is a clause without alternatives.
+//! - An alternative has fields with `, ` between them. `-` is an alternative without fields.
+//! - A field is `name=VALUE VALUE`. `!path` is a field that can't be evaluated.
+//! - A scope is `@label=value,label=value`, `@any label=value` in any namespace, or `@service/NAME`. Without a scope the policy
+//!   is for its namespace, and for the mesh if that is `istio-system`.
+//!
+//! Other lines: `PA NAMESPACE/NAME MODE [@SCOPE] [created=N] [PORT=MODE]`; `UNREAD FILE [NAMESPACE]`; `SERVICE NAMESPACE/NAME
+//! [PORT:TARGET] [selector:label=value] [behind:PORT:TARGET]`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,7 +28,7 @@ use crate::model::workload::{Membership, NamedPort, NamespacedName, Workload};
 use crate::policy::{Connection, PodPolicies, Principal};
 use crate::store::snapshot::Snapshot;
 
-/// What is said of a connection to the pod `demo/web`.
+/// Checks the verdict on a connection to the pod `demo/web`.
 pub(super) fn check(mesh: &str, connection: &str, expected: &str) {
     let connection = self::connection(connection);
     assert_eq!(verdict(&snapshot(mesh), &connection), expected, "\n{mesh}\n{connection:?}");
@@ -35,7 +39,7 @@ pub(super) fn verdict(snapshot: &Snapshot, connection: &Connection) -> String {
     guard.judge(connection).map_or_else(|denied| denied.told(connection).to_string(), |_| "allowed".to_owned())
 }
 
-/// The pod that is protected: 10.0.9.1, its port `http` is 8080.
+/// The protected pod: its address is 10.0.9.1, its port `http` is 8080.
 pub(super) fn web() -> Workload {
     Workload {
         addresses: vec!["10.0.9.1".parse().unwrap()],
@@ -46,12 +50,12 @@ pub(super) fn web() -> Workload {
     }
 }
 
-/// Its local facts: a probe asks at 8086.
+/// Its local facts: port 8086 is a probe's port.
 pub(super) fn local() -> LocalPod {
     LocalPod { probe_ports: vec![8086], ..LocalPod::default() }
 }
 
-/// `PRINCIPAL ADDRESS PORT`, the principal `-` in plaintext.
+/// Reads `PRINCIPAL ADDRESS PORT`; the principal is `-` in plaintext.
 pub(super) fn connection(text: &str) -> Connection {
     let [principal, address, port] = text.split(' ').collect::<Vec<_>>().try_into().unwrap();
     let source = (principal != "-").then(|| Principal::new(format!("spiffe://{principal}").parse().unwrap()));

@@ -1,4 +1,4 @@
-//! Random policies: the judgement is the reference's, and what closes never opens.
+//! Random policies: the verdict is that of the reference, and a change that restricts never allows another connection.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -50,7 +50,7 @@ const NETS: [&str; 8] =
     ["10.0.1.1/32", "10.0.1.0/24", "10.0.0.0/16", "0.0.0.0/0", "fd00::/32", "::/0", "10.0.2.0/24", "fd00::1/128"];
 const DESTINATIONS: [&str; 4] = ["10.0.9.1/32", "10.0.9.0/24", "10.0.8.0/24", "fd00::/16"];
 
-/// Sets of policies times all connections above: more than 100,000 judgements.
+/// Sets of policies, each with all connections above: more than 100,000 evaluations.
 const SETS: u32 = 850;
 
 fn connections() -> Vec<Connection> {
@@ -68,7 +68,7 @@ fn connections() -> Vec<Connection> {
     all
 }
 
-/// Picks of an alphabet.
+/// Elements of an alphabet, by index.
 fn picked<T>(alphabet: &[T], picks: &[usize]) -> Vec<T>
 where
     T: Clone,
@@ -111,7 +111,7 @@ fn any_match() -> impl Strategy<Value = Match> {
     })
 }
 
-/// Fewer than so many. What is empty means everything, and would drown the rest.
+/// A list with fewer elements than `fewer`. Empty lists match everything and would hide the other cases, so they are rare.
 fn rarely_empty<T: std::fmt::Debug>(of: impl Strategy<Value = T>, fewer: usize) -> impl Strategy<Value = Vec<T>> {
     (prop::collection::vec(of, 1..fewer), 0..20_u8).prop_map(|(list, empty)| if empty == 0 { vec![] } else { list })
 }
@@ -151,7 +151,7 @@ fn any_scope() -> impl Strategy<Value = Scope> {
     prop::sample::select(scopes)
 }
 
-/// Mostly of two actions, so that their groups are large enough for an index.
+/// Policies with mostly two actions, so that their groups are large enough for an index.
 fn any_policy() -> impl Strategy<Value = AuthorizationPolicy> {
     let actions = vec![Action::Allow, Action::Allow, Action::Allow, Action::Deny, Action::Audit];
     let rules = prop::collection::vec(any_rule(), 0..4);
@@ -205,7 +205,7 @@ fn mesh(policies: PolicySet) -> Snapshot {
     Snapshot::build(1, vec![web()], services, vec![]).with_policies(policies)
 }
 
-/// What decides, in the reference's text.
+/// The verdict, in the reference's text.
 fn verdict(guard: &PodPolicies, connection: &Connection) -> String {
     let Err(denied) = guard.judge(connection) else { return "allowed".to_owned() };
     match denied.told(connection).cause {
@@ -223,7 +223,7 @@ fn runner(cases: u32) -> TestRunner {
     TestRunner::new(Config { cases, source_file: Some(file!()), ..Config::default() })
 }
 
-/// By which properties of a connection rules are found in a mesh, as the index shows itself.
+/// Counts the properties of a connection by which the index finds rules in a mesh. The debug output of the index names them.
 fn ways(mesh: &Snapshot, seen: &mut BTreeMap<&'static str, usize>) {
     const WAYS: [&str; 9] = [
         "identity",
@@ -315,7 +315,7 @@ fn the_trace_and_what_is_told_beside_agree_with_the_judgement() {
     checked.unwrap();
 }
 
-/// Whether whoever is let in by the second policies is by the first.
+/// Asserts that the policies `after` allow no connection that the policies `before` deny.
 fn assert_no_more_is_let_in(before: PolicySet, after: PolicySet, connections: &[Connection]) {
     let [before, after] = [before, after].map(|policies| PodPolicies::of(&mesh(policies), &web(), &local()));
     for connection in connections {

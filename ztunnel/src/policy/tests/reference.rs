@@ -1,4 +1,4 @@
-//! The meaning of policies once more: no index, no shared comparison, one policy after the other.
+//! A second implementation of policies: no index, no shared comparison, one policy after the other.
 
 use crate::model::labels::Labels;
 use crate::model::policy::{Action, AuthorizationPolicy, Match, MtlsMode, Rule, Scope, StringMatch};
@@ -7,7 +7,7 @@ use crate::model::workload::Workload;
 use crate::policy::Connection;
 use crate::store::snapshot::Snapshot;
 
-/// What decides, as text.
+/// The verdict, as text.
 pub(super) fn judge(snapshot: &Snapshot, workload: &Workload, connection: &Connection) -> String {
     let policies = snapshot.policies();
     let namespace = &workload.name.namespace;
@@ -48,7 +48,7 @@ pub(super) fn applies(
     applies_for(snapshot, policy, workload, connection, false)
 }
 
-/// `surely`: a port's name that the pod does not know leads nowhere, and not everywhere.
+/// `surely`: a port's name that the pod does not have leads to no port, instead of to every port.
 pub(super) fn applies_for(
     snapshot: &Snapshot,
     policy: &AuthorizationPolicy,
@@ -133,7 +133,7 @@ fn match_matches(wanted: &Match, connection: &Connection) -> bool {
     let identity = connection.source.as_ref().map(|source| source.identity().clone());
     let full = identity.as_ref().map(|id| format!("{}/ns/{}/sa/{}", id.trust_domain, id.namespace, id.service_account));
     let namespace = identity.as_ref().map_or(String::new(), |id| id.namespace.to_string());
-    // For each kind of field: whether a positive one that is there fails, or a negative one is met.
+    // For each kind of field: whether a positive field is set and does not match, or a negative field matches.
     let principal = |value: &StringMatch| full.as_ref().is_some_and(|full| text_matches(value, full));
     let account = |value: &crate::model::workload::NamespacedName| {
         identity.as_ref().is_some_and(|id| (&id.namespace, &id.service_account) == (&value.namespace, &value.name))

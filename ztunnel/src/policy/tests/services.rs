@@ -1,4 +1,4 @@
-//! Policies that name services protect what stands behind them.
+//! A policy that names services protects the pods behind them.
 
 use super::fixture::check;
 
@@ -15,7 +15,7 @@ fn endpoints_are_protected_at_target_ports() {
     at("SERVICE demo/web 80:8080 behind:80:8080", 80, "allowed");
     at("SERVICE demo/web 80:http behind:80:8080", 8080, DENIED);
     at("SERVICE demo/web 80:http behind:80:8080", 8081, "allowed");
-    // The endpoint's own word counts beside the service's.
+    // The endpoint's target port counts in addition to the service's.
     at("SERVICE demo/web 80:8080 behind:80:9090", 9090, DENIED);
 }
 
@@ -33,7 +33,7 @@ fn where_a_port_cant_be_told_all_are_meant() {
     at("SERVICE demo/web 80:metrics selector:app=web", 1, DENIED);
     at("SERVICE demo/web 80:8080 81:metrics selector:app=web", 1, DENIED);
     at("SERVICE demo/web selector:app=web", 1, DENIED);
-    // An endpoint knows the name.
+    // The endpoint resolves the name of the port.
     at("SERVICE demo/web 80:metrics behind:80:9090", 9090, DENIED);
     at("SERVICE demo/web 80:metrics behind:80:9090", 1, "allowed");
 }
@@ -65,7 +65,7 @@ fn an_allow_policy_closes_the_ports_of_its_services_only() {
         check(mesh, &format!("- 10.0.1.1 {port}"), "no ALLOW policy matched: demo/a");
     }
     check(mesh, "- 10.0.1.1 80", "allowed");
-    // Named once, though two services lead to it.
+    // The policy is named once, although two services lead to the pod.
     let both = "ALLOW demo/a @service/web,api,web
         SERVICE demo/web 80:8080 selector:app=web
         SERVICE demo/api 81:8080 selector:app=web";

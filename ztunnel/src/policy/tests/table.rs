@@ -1,4 +1,4 @@
-//! What AuthorizationPolicy means, edge by edge.
+//! The semantics of AuthorizationPolicy, one edge case at a time.
 
 use std::thread;
 
@@ -10,7 +10,7 @@ const CLIENT: &str = "cluster.local/ns/demo/sa/client 10.0.1.1 80";
 const OTHER: &str = "cluster.local/ns/prod/sa/batch 10.0.2.2 80";
 const PLAIN: &str = "- 10.0.1.1 80";
 
-/// Whether each of the three connections is allowed by an ALLOW rule, as `y` and `n`.
+/// Checks, for each of the three connections, whether an ALLOW rule allows it: `y` or `n`.
 fn allows(rule: &str, expected: &str) {
     let mesh = format!("ALLOW demo/a: {rule}");
     for (connection, expected) in [CLIENT, OTHER, PLAIN].into_iter().zip(expected.chars()) {
@@ -275,7 +275,7 @@ fn no_policy_is_enforced_at_a_port_that_is_excluded_from_inbound_capture() {
     assert_eq!(open.judge(&connection("- 10.0.0.1 81")).unwrap().basis(), Basis::Policy);
 }
 
-/// What is told beside a judgement, as `POLICY ACTION [RULE]`.
+/// Checks the matches of policies that are not enforced, as `POLICY ACTION [RULE]`.
 fn beside(mesh: &str, text: &str, expected: &[&str]) {
     let guard = PodPolicies::of(&snapshot(mesh), &web(), &local());
     let mut found = Vec::new();

@@ -1,4 +1,4 @@
-//! What is told of every policy that was considered.
+//! The trace of every policy that was considered.
 
 use super::fixture::{connection, snapshot, web};
 use crate::policy::trace;
