@@ -5,13 +5,13 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-/// What the daemon's listeners in pods are bound to: the dummy address of RFC 7600. No packet carries it, so that such a
-/// listener is reached by steering only.
+/// The address to which the daemon's listeners in pods are bound: the dummy address of RFC 7600. No packet carries it, so only
+/// steering leads to these listeners.
 pub const LISTENER_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
-/// The same for IPv6, of the discard prefix of RFC 6666.
+/// The same for IPv6, from the discard prefix of RFC 6666.
 pub const LISTENER_V6: Ipv6Addr = Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1);
 
-/// Makes `::ffff:a.b.c.d` the IPv4 address that it is; scope and flow info of IPv6 addresses stay.
+/// Converts `::ffff:a.b.c.d` to IPv4. Scope and flow info of IPv6 addresses stay.
 #[must_use]
 pub fn canonical(addr: SocketAddr) -> SocketAddr {
     match addr.ip().to_canonical() {
@@ -61,22 +61,22 @@ macro_rules! address {
 }
 
 address! {
-    /// Where the connecting side wanted to go: `getsockname` of a captured connection.
+    /// The original destination of a captured connection, from `getsockname`.
     OrigDst
 }
 
 address! {
-    /// Who connected: `getpeername` of an accepted connection.
+    /// The socket that connected, from `getpeername` of an accepted connection.
     PeerAddr
 }
 
-/// Whether an address is IPv6 link-local (`fe80::/10`): it means nothing on another link, and TCP to it is not carried.
+/// Whether an address is IPv6 link-local (`fe80::/10`). It is valid on one link only, so TCP to it is not carried.
 #[must_use]
 pub fn is_link_local_v6(ip: IpAddr) -> bool {
     matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
-/// Whether an address is that of the daemon's listeners.
+/// Whether an address is an address of the daemon's listeners.
 #[must_use]
 pub fn is_listener(ip: IpAddr) -> bool {
     ip == IpAddr::V4(LISTENER_V4) || ip == IpAddr::V6(LISTENER_V6)

@@ -1,8 +1,8 @@
-//! An error in one line, with everything that caused it.
+//! An error and its causes in one line.
 
 use std::error::Error;
 
-/// An error and what caused it, in one line, nothing twice.
+/// An error and its causes in one line; a cause whose text is in the line already is left out.
 #[must_use]
 pub fn causes(error: &dyn Error) -> String {
     let mut text = error.to_string();

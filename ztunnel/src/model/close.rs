@@ -1,4 +1,4 @@
-//! Why a connection ended: one closed list, from which log text and metric label follow.
+//! Why a connection ended: one closed list, which also gives the text for the log and the metric label.
 
 use std::fmt;
 
@@ -7,9 +7,9 @@ use std::fmt;
 pub enum CloseReason {
     /// Both sides finished.
     Complete,
-    /// The side that connected reset the connection; the reset was passed on.
+    /// The client reset the connection; the reset was passed on.
     ClientReset,
-    /// The side that was connected to reset the connection; the reset was passed on.
+    /// The server reset the connection; the reset was passed on.
     ServerReset,
     /// A side stopped answering (keepalive or retransmissions ran out).
     PeerLost,
@@ -17,11 +17,11 @@ pub enum CloseReason {
     ConnectRefused,
     /// The destination did not answer in time.
     ConnectTimedOut,
-    /// There is no way to the destination.
+    /// There is no route to the destination.
     Unreachable,
     /// The destination is the daemon itself, or an address that no captured connection can have.
     Recursive,
-    /// The client's address is valid on one link only and can't be kept.
+    /// The client's address is valid on one link only, so the connection to the destination can't use it.
     LinkLocalSource,
     /// The client's address is not an address of the pod that connects.
     ForeignSource,
@@ -31,33 +31,33 @@ pub enum CloseReason {
     LocalFault,
     /// The service has no endpoint that can take the connection.
     NoHealthyUpstream,
-    /// The mesh knows no such destination, and its policy is REGISTRY_ONLY.
+    /// The destination is not in the mesh, and the outbound traffic policy is REGISTRY_ONLY.
     UnknownDestination,
     /// The pod has no valid certificate.
     NoCertificate,
-    /// The TLS handshake failed: a peer that is not who it should be, or no TLS at all.
+    /// The TLS handshake failed: the peer has another identity than expected, or speaks no TLS.
     TlsFailed,
-    /// The peer speaks TLS, but no HBONE.
+    /// The peer speaks TLS, but not HBONE.
     TunnelFailed,
     /// The peer's HBONE port did not answer the connect.
     TunnelTimedOut,
-    /// The tunnel's connection broke while it carried this one.
+    /// The HBONE connection broke while it carried this connection.
     TunnelLost,
-    /// The peer refused the tunnel.
+    /// The peer refused the stream.
     TunnelRefused,
-    /// Policy does not allow it.
+    /// Policy denies the connection.
     Denied,
-    /// Policy does not allow it any more.
+    /// A change of policy denies the connection, which was allowed before.
     PolicyChanged,
-    /// The certificate of the tunnel's peer is not trusted any more.
+    /// The certificate of the HBONE connection's peer is not trusted any more.
     Distrusted,
-    /// The peer asked for something that is no tunnel to this pod.
+    /// The peer's request is not a valid CONNECT to this pod.
     BadRequest,
     /// A limit is reached.
     TooMany,
     /// The pod left the mesh.
     Released,
-    /// The mesh has taken the connection's own address from the pod.
+    /// The mesh has removed the pod's address that the connection uses.
     AddressRemoved,
     /// The daemon is stopping and the connection outlived the drain.
     Drained,
@@ -164,13 +164,13 @@ impl CloseReason {
         }
     }
 
-    /// The reason with this label, as a peer's node tells it.
+    /// The reason with this label, which the node of a peer reports.
     #[must_use]
     pub fn from_label(label: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|reason| reason.label() == label)
     }
 
-    /// Whether the connection ended as its two sides wanted.
+    /// Whether both sides ended the connection.
     #[must_use]
     pub const fn is_clean(self) -> bool {
         matches!(self, CloseReason::Complete)

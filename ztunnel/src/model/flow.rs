@@ -1,18 +1,18 @@
-//! The facts about one connection that decisions see.
+//! The facts about one connection on which decisions depend.
 
 use super::addr::{OrigDst, PeerAddr};
 
-/// Which way a connection goes, seen from the pod.
+/// The direction of a connection, seen from the pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
     /// The pod connects.
     Outbound,
-    /// The pod is connected to.
+    /// Another end connects to the pod.
     Inbound,
 }
 
 impl Direction {
-    /// Both.
+    /// Both directions.
     pub const ALL: [Direction; 2] = [Direction::Outbound, Direction::Inbound];
 
     /// The name in logs and metrics.
@@ -28,10 +28,10 @@ impl Direction {
 /// A connection that was steered to the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
-    /// Which way.
+    /// The direction.
     pub direction: Direction,
-    /// Who connected.
+    /// The socket that connected.
     pub peer: PeerAddr,
-    /// Where it wanted to go.
+    /// The original destination.
     pub dst: OrigDst,
 }

@@ -1,4 +1,4 @@
-//! Where a gateway or a waypoint is: someone in the mesh whom connections pass through on their way.
+//! The location of a gateway or a waypoint, through which connections pass.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -7,25 +7,25 @@ use std::sync::Arc;
 /// A gateway or waypoint.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Gateway {
-    /// Where it is.
+    /// Its location.
     pub place: GatewayLocation,
-    /// The port of its tunnels.
+    /// Its port for HBONE.
     pub port: u16,
 }
 
-/// Where a gateway is.
+/// The location of a gateway.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum GatewayLocation {
     /// At a service or workload of this host name.
     Hostname {
-        /// The namespace that knows the host name.
+        /// The namespace from which the host name is resolved.
         namespace: Arc<str>,
         /// The host name.
         hostname: Arc<str>,
     },
     /// At an address.
     Address {
-        /// The network that the address belongs to; empty is the default one.
+        /// The network of the address; the default network is empty.
         network: Arc<str>,
         /// The address, canonical.
         address: IpAddr,

@@ -1,4 +1,4 @@
-//! Who a workload is: a SPIFFE ID in Istio's form.
+//! The identity of a workload: a SPIFFE ID in Istio's form.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -22,15 +22,15 @@ pub struct SpiffeId {
 /// Why a text is not an identity.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum IdentityError {
-    /// Not a trust domain.
+    /// The text is not a trust domain.
     #[error("{0:?} is not a trust domain: lower-case letters, digits, '.', '-' and '_', at most 255")]
     TrustDomain(String),
-    /// Not of the form.
+    /// The text does not have the form of an identity.
     #[error("{0:?} is not spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT")]
     Form(String),
 }
 
-/// SPIFFE allows 2048 bytes; more is never echoed into an error.
+/// SPIFFE allows 2048 bytes. A longer text is never copied into an error.
 const LONGEST: usize = 2048;
 
 impl TrustDomain {
@@ -66,7 +66,7 @@ impl fmt::Display for TrustDomain {
 }
 
 impl SpiffeId {
-    /// The identity of a service account. The parts are taken as they are: they come from names that were checked.
+    /// The identity of a service account. The parts are not checked here: they come from names that were checked before.
     #[must_use]
     pub fn new(
         trust_domain: TrustDomain,
@@ -92,7 +92,7 @@ impl FromStr for SpiffeId {
         else {
             return Err(form());
         };
-        // SPIFFE's alphabet of path segments; dots alone would be a relative path.
+        // The characters that SPIFFE allows in a path segment. A segment of dots alone would make a relative path.
         let segment = |part: &str| {
             let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
             !part.is_empty() && part.chars().all(allowed) && part != "." && part != ".."

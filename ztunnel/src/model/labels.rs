@@ -1,4 +1,4 @@
-//! The labels of a workload, and those that a selector asks for.
+//! The labels of a workload, and the labels of a selector.
 
 use std::fmt;
 use std::slice;
@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
-/// Labels by key. Clones share them.
+/// Labels, sorted by key. Clones share the memory.
 ///
-/// A mesh has as many of these as it has pods, so they are one sorted block and not a tree, whose first node alone takes 550
-/// bytes.
+/// A mesh has a value of this type for each pod, so it is one sorted block and not a tree: the first node of a tree alone takes
+/// 550 bytes.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Labels(Arc<[(Arc<str>, Arc<str>)]>);
 
@@ -20,31 +20,31 @@ impl Labels {
         self.0.get(found).map(|(_, value)| value)
     }
 
-    /// Keys and values, by key.
+    /// Keys and values, sorted by key.
     pub fn iter(&self) -> Iter<'_> {
         Iter(self.0.iter())
     }
 
-    /// How many labels.
+    /// The number of labels.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no labels.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether each label of a selector is among these, with the same value. A selector without labels asks for nothing.
+    /// Whether all labels of a selector are among these labels, with the same values. A selector without labels always matches.
     #[must_use]
     pub fn include(&self, selector: &Self) -> bool {
         selector.iter().all(|(key, value)| self.get(key) == Some(value))
     }
 }
 
-/// Keys and values of [`Labels`], by key.
+/// Keys and values of [`Labels`], sorted by key.
 #[derive(Clone, Debug)]
 pub struct Iter<'a>(slice::Iter<'a, (Arc<str>, Arc<str>)>);
 
@@ -71,12 +71,12 @@ impl<'a> IntoIterator for &'a Labels {
     }
 }
 
-/// Of several values of one key, the last counts.
+/// The last value of a key takes precedence.
 impl<K: Into<Arc<str>>, V: Into<Arc<str>>> FromIterator<(K, V)> for Labels {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(labels: I) -> Self {
         let mut labels: Vec<(Arc<str>, Arc<str>)> =
             labels.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
-        // Stable, so that the last of a key stays the last.
+        // The sort is stable, so that the last value of a key stays the last.
         labels.sort_by(|(one, _), (other, _)| one.cmp(other));
         labels.dedup_by(|later, earlier| {
             let is_same = later.0 == earlier.0;

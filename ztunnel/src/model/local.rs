@@ -1,7 +1,7 @@
 //! Facts about a pod that only its own node needs: its network namespace, the traffic that is not captured, its probes.
 //!
-//! No other node has to know them, so they are not part of the [`Workload`](super::workload::Workload). In particular no
-//! route depends on them: a pod of the mesh is reached through a tunnel whether or not its node can enrol it.
+//! No other node needs these facts, so they are not part of the [`Workload`](super::workload::Workload). In particular no route
+//! depends on them: a pod of the mesh is reached through HBONE whether or not its node can enrol it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,32 +14,32 @@ use thiserror::Error;
 use super::netns::NetnsFile;
 use super::workload::NamespacedName;
 
-/// The local facts of pods, by name. A pod that is not in the map is one of which no facts are known here.
+/// The local facts of pods, by name. No local facts are known about a pod that is not in the map.
 pub type LocalPods = BTreeMap<NamespacedName, LocalPod>;
 
 /// The local facts of one pod.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LocalPod {
-    /// Its network namespace. `None`: the source of local facts does not know it.
+    /// Its network namespace. `None`: the local source does not know it.
     pub netns: Option<NetnsFile>,
     /// Traffic of the pod that is not captured.
     pub exclusions: Exclusions,
-    /// TCP ports to which the pod's kubelet connects: those of liveness, readiness and startup probes, and of lifecycle hooks;
-    /// ascending, without duplicates.
+    /// TCP ports to which the kubelet connects: ports of liveness, readiness and startup probes, and of lifecycle hooks.
+    /// Ascending, without duplicates.
     pub probe_ports: Vec<u16>,
-    /// The UID that the cgroup of its processes has, where that is not the UID of the object: for static pods.
+    /// The UID in the name of the pod's cgroup, if it is not the UID of the object: for static pods.
     pub cgroup_uid: Option<Arc<str>>,
-    /// Its runtime class, if it has one.
+    /// Its runtime class, if any.
     pub runtime_class: Option<Arc<str>>,
-    /// Its service account, where the source of local facts knows better than the mesh whose pod it is: both must agree.
+    /// Its service account, if the local source knows it. It must be the same as in the mesh.
     pub service_account: Option<Arc<str>>,
-    /// The source of local facts says that the pod has the label of the mesh, and can be in it.
+    /// The local source reports that the pod has the label of the mesh, and can be in it.
     pub is_labelled: bool,
 }
 
 impl LocalPod {
-    /// The runtime class, if it is one whose containers have a network stack of their own: that of a virtual machine (Kata), or of
-    /// a kernel that runs as a process (gVisor). Connections of such pods pass by the sockets of this machine.
+    /// The runtime class, if its containers have a network stack of their own: a virtual machine (Kata), or a kernel that runs
+    /// as a process (gVisor). Connections of these pods do not use sockets of this machine's kernel.
     #[must_use]
     pub fn own_network_stack(&self) -> Option<&Arc<str>> {
         let class = self.runtime_class.as_ref()?;
@@ -52,12 +52,12 @@ impl LocalPod {
 pub struct Exclusions {
     /// Destination ports of connections that the pod opens.
     pub outbound_ports: PortSet,
-    /// Destinations of connections that the pod opens. Canonical: an IPv4 range is never written v4-mapped.
+    /// Destinations of connections that the pod opens. Canonical: an IPv4 block is never written as IPv4-mapped IPv6.
     pub outbound_cidrs: Vec<IpNet>,
-    /// Ports of the pod that others connect to.
+    /// Ports of the pod to which others connect.
     pub inbound_ports: PortSet,
-    /// No plaintext connection to the pod is captured, at whatever port. Tunnels end at the daemon all the same, and there
-    /// policy is enforced.
+    /// No plaintext connection to the pod is captured, at any port. HBONE connections still end at the daemon, and policy is
+    /// enforced there.
     pub all_inbound: bool,
 }
 
@@ -69,7 +69,7 @@ impl Exclusions {
     }
 }
 
-/// A set of TCP ports, none of them 0. Parsed from `80, 443`; an empty text is the empty set.
+/// A set of TCP ports without port 0. It is parsed from `80, 443`; an empty text is the empty set.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PortSet(Vec<u16>);
 
@@ -84,7 +84,7 @@ impl PortSet {
         self.0.iter().copied()
     }
 
-    /// Whether there is none.
+    /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -115,37 +115,38 @@ impl fmt::Display for PortSet {
     }
 }
 
-/// Why a text is not a list of ports or of address ranges.
+/// Why a text is not a list of ports or of IP blocks.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ExclusionError {
-    /// Two commas in a row, or one at an end.
+    /// Two commas in a row, or a comma at an end.
     #[error("an entry between the commas is empty")]
     EmptyEntry,
-    /// Not a port.
+    /// The entry is not a port.
     #[error("{entry:?} is not a port, write numbers from 1 to 65535 separated by commas")]
     Port {
-        /// What stands there.
+        /// The entry.
         entry: String,
     },
-    /// Not an address range.
+    /// The entry is not an IP block.
     #[error("{entry:?} is not an address range, write ADDRESS/PREFIX such as 10.0.0.0/8 or fd00::/8")]
     Cidr {
-        /// What stands there.
+        /// The entry.
         entry: String,
     },
-    /// Bits are set behind the prefix: one address or the whole range may be meant, and guessing wrong opens the mesh.
+    /// Bits are set behind the prefix. The entry may mean one address or the whole block; a wrong guess would exclude too much
+    /// from the mesh.
     #[error("{entry:?} has bits set behind its prefix, write {range} for the range or {address} for the one address")]
     HostBits {
-        /// What stands there.
+        /// The entry.
         entry: String,
-        /// The range around it.
+        /// The block that contains the address.
         range: IpNet,
-        /// The address in it.
+        /// The one address.
         address: IpNet,
     },
 }
 
-/// Parses `10.0.0.0/8, fd00::/8`; an empty text is the empty list. A v4-mapped range becomes the IPv4 one.
+/// Parses `10.0.0.0/8, fd00::/8`. An empty text is the empty list. An IPv4-mapped block becomes IPv4.
 pub fn parse_cidrs(text: &str) -> Result<Vec<IpNet>, ExclusionError> {
     list(text)?.map(parse_cidr).collect()
 }
@@ -180,7 +181,7 @@ fn list(text: &str) -> Result<impl Iterator<Item = &str>, ExclusionError> {
 mod tests {
     use super::*;
 
-    /// What each text means as a list of ports and as a list of ranges; errors begin with `!`.
+    /// Checks how each text is parsed as a list of ports and as a list of IP blocks; errors begin with `!`.
     fn check(text: &str, ports: &str, cidrs: &str) {
         let shown_ports = text.parse::<PortSet>().map_or_else(|error| format!("!{error}"), |set| set.to_string());
         let shown_cidrs = parse_cidrs(text).map_or_else(

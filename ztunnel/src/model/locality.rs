@@ -1,9 +1,9 @@
-//! Where a workload runs, as far as choosing between endpoints goes.
+//! The location of a workload, for the choice between endpoints.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// Region, zone and subzone; empty where not known.
+/// Region, zone and subzone; an unknown part is empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Locality {
     /// `topology.kubernetes.io/region`.
@@ -15,7 +15,7 @@ pub struct Locality {
 }
 
 impl Locality {
-    /// Reads `region/zone/subzone`, of which the latter may be missing.
+    /// Parses `region/zone/subzone`; the later parts may be missing.
     #[must_use]
     pub fn parse(text: &str) -> Self {
         let mut parts = text.splitn(3, '/');
@@ -27,12 +27,12 @@ impl Locality {
 /// Which endpoints of a service a client prefers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Distribution {
-    /// All are the same.
+    /// No preference.
     Any,
-    /// Those nearest in these respects, the wider first; the others when there are none
+    /// Endpoints that share more of these scopes with the client, from the first scope on, are preferred
     /// (`trafficDistribution`; Istio's mode FAILOVER).
     Prefer(Scopes),
-    /// Those near in all of these respects, and no others (`internalTrafficPolicy: Local`; Istio's mode STRICT).
+    /// Only endpoints that share all of these scopes with the client (`internalTrafficPolicy: Local`; Istio's mode STRICT).
     Require(Scopes),
 }
 
@@ -45,10 +45,10 @@ impl Distribution {
     /// `internalTrafficPolicy: Local`.
     pub const ONLY_SAME_NODE: Self = Self::Require(Scopes([Some(Scope::Node), None, None, None]));
 
-    /// How far an endpoint is from its client, 0 being nearest; `None`: too far to be used.
+    /// The distance of an endpoint from its client; 0 is nearest. `None`: the endpoint must not be used.
     ///
-    /// Counted are the scopes from the first one that differs. What is not known is the same as what is not known, as in
-    /// Istio, except for nodes.
+    /// The distance is the number of scopes from the first one that differs. Two unknown values are equal, as in Istio, except
+    /// for nodes.
     #[must_use]
     pub fn distance(self, client: TopologyPosition<'_>, endpoint: TopologyPosition<'_>) -> Option<u8> {
         let same = |scope: &Scope| match scope {
@@ -65,18 +65,18 @@ impl Distribution {
     }
 }
 
-/// Respects in which two workloads can be near, each once.
+/// Scopes that two workloads can share, each once.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Scopes([Option<Scope>; 4]);
 
 impl Scopes {
-    /// These, the most important first. Of one that comes twice the first counts.
+    /// These scopes, the most important first. A duplicate is ignored.
     #[must_use]
     pub fn of(list: &[Scope]) -> Self {
         let mut scopes = Self([None; 4]);
         for scope in list {
             let is_new = !scopes.0.contains(&Some(*scope));
-            // There are as many places as there are scopes.
+            // The array has room for each kind of scope.
             if let Some(place) = scopes.0.iter_mut().find(|place| is_new && place.is_none()) {
                 *place = Some(*scope);
             }
@@ -84,7 +84,7 @@ impl Scopes {
         scopes
     }
 
-    /// The most important first.
+    /// The scopes, the most important first.
     pub fn iter(self) -> impl Iterator<Item = Scope> {
         self.0.into_iter().flatten()
     }
@@ -96,7 +96,7 @@ impl fmt::Debug for Scopes {
     }
 }
 
-/// A respect in which two workloads can be near.
+/// A topology level that two workloads can share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scope {
     /// The same region.
@@ -109,10 +109,10 @@ pub enum Scope {
     Node,
 }
 
-/// Where something runs.
+/// The location of a client or an endpoint.
 #[derive(Clone, Copy, Debug)]
 pub struct TopologyPosition<'a> {
-    /// Its node, when known.
+    /// Its node, if known.
     pub node: Option<&'a str>,
     /// Its locality.
     pub locality: &'a Locality,
@@ -122,7 +122,7 @@ pub struct TopologyPosition<'a> {
 mod tests {
     use super::{Distribution, Locality, Scope, Scopes, TopologyPosition};
 
-    /// Places are written `region/zone/subzone@node`.
+    /// Positions are written `region/zone/subzone@node`.
     fn distance(distribution: Distribution, client: &str, endpoint: &str) -> Option<u8> {
         let read = |text: &str| {
             let (locality, node) = text.split_once('@').unwrap();

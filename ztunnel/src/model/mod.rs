@@ -1,4 +1,4 @@
-//! What the program talks about: addresses, workloads, services, reasons. Knows nothing of sockets, clocks or formats.
+//! The terms of the program: addresses, workloads, services, close reasons. This folder uses no sockets, clocks or formats.
 
 pub mod addr;
 pub mod cause;

@@ -1,9 +1,10 @@
 //! Names of objects.
 
-/// Kubernetes' rule for names (RFC 1123 subdomain). Names reach logs, metrics and identities, so nothing else may pass.
+/// Checks Kubernetes' rule for names (RFC 1123 subdomain). Names get into logs, metrics and identities, so no other text is
+/// accepted.
 ///
 /// # Errors
-/// What is wrong, as a sentence for people.
+/// The fault, as a sentence for people.
 pub fn check_name(name: &str) -> Result<(), String> {
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
     let edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();

@@ -1,4 +1,4 @@
-//! How a node gets at the network namespace of one of its pods.
+//! How a node reaches the network namespace of one of its pods.
 
 use std::fs::File;
 use std::io;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 pub enum NetnsFile {
     /// A path that leads to the namespace for as long as the pod lives, such as /run/netns/NAME.
     Named(PathBuf),
-    /// A file that is kept open, because its path does not lead to the namespace for as long.
+    /// A file that is kept open, because its path may stop leading to the namespace while the pod lives.
     Open(OpenNetns),
 }
 
@@ -62,7 +62,7 @@ impl OpenNetns {
         &self.file
     }
 
-    /// The path at which it was opened. By now it may lead elsewhere.
+    /// The path at which it was opened. It may lead to another file now.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path

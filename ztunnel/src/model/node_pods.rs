@@ -1,4 +1,4 @@
-//! The pods of one node, as the cluster has them.
+//! The pods of one node, as the cluster reports them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,20 +6,20 @@ use std::sync::Arc;
 use super::local::LocalPod;
 use super::workload::{NamespacedName, Workload};
 
-/// The pods of one node at one moment, and whether that moment is now.
+/// The pods of one node at one moment, and whether the list is current.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodePods {
-    /// The pods; `None`: they have never been told completely.
+    /// The pods. `None`: a complete list has never been received.
     pub pods: Option<BTreeMap<NamespacedName, NodePod>>,
-    /// Why they may be others by now.
+    /// Why the list may be out of date. `None`: it is current.
     pub problem: Option<Arc<str>>,
 }
 
 /// One pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodePod {
-    /// What it says of itself. Its membership is what the labels of the pod and its Namespace say.
+    /// The pod as all nodes see it. Its membership follows from the labels of the pod and its Namespace.
     pub workload: Arc<Workload>,
-    /// What its manifest says for its own node. Of its network namespace it says nothing that counts.
+    /// The local facts of its manifest, without the network namespace.
     pub local: Arc<LocalPod>,
 }

@@ -1,4 +1,4 @@
-//! Where an object of the mesh comes from, whatever the source is.
+//! The origin of an object of the mesh, from any source.
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ pub enum Origin {
     Object {
         /// Its kind.
         kind: &'static str,
-        /// Namespace and name; the namespace of an object that has none is empty.
+        /// Namespace and name; the namespace is empty for an object without one.
         name: NamespacedName,
     },
     /// A resource of an xDS server.
@@ -51,7 +51,7 @@ impl Origin {
         }
     }
 
-    /// As JSON has it.
+    /// The keys for JSON.
     pub fn keys(origin: Option<&Self>) -> OriginKeys<'_> {
         match origin {
             Some(Self::File { file, line }) => OriginKeys { file: Some(file), line: *line, origin: None },
@@ -61,7 +61,7 @@ impl Origin {
     }
 }
 
-/// As people read it: `file:line`, `Kind namespace/name`, or the name of the resource.
+/// The text for people: `file:line`, `Kind namespace/name`, or the name of the resource.
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -74,8 +74,8 @@ impl fmt::Display for Origin {
     }
 }
 
-/// The keys that an object of JSON has for an [`Origin`]: `file` and `line`, which are null where the origin is no file, and
-/// then `origin`, its text.
+/// The keys of an [`Origin`] in a JSON object: `file` and `line`. They are null if the origin is not a file; then `origin` has
+/// its text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct OriginKeys<'a> {
     file: Option<&'a str>,

@@ -1,5 +1,5 @@
-//! Who may connect to whom, as rules: AuthorizationPolicy and PeerAuthentication as far as a connection can be judged by
-//! them, in the shape in which Istio's control plane hands them out.
+//! Rules for connections: the parts of AuthorizationPolicy and PeerAuthentication that can be evaluated for a connection, in
+//! the shape in which Istio's control plane sends them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,34 +11,34 @@ use super::labels::Labels;
 use super::origin::Origin;
 use super::workload::NamespacedName;
 
-/// Whom a policy protects.
+/// The workloads that a policy protects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scope {
     /// Every workload.
     Mesh,
-    /// Those of a namespace.
+    /// The workloads of a namespace.
     Namespace(Arc<str>),
-    /// Those with all of these labels, in one namespace or (`None`) in any.
+    /// The workloads with all of these labels, in one namespace or (`None`) in any namespace.
     Selector {
         /// The namespace.
         namespace: Option<Arc<str>>,
         /// The labels, at least one.
         labels: Labels,
     },
-    /// Those that stand behind one of these services, at the ports to which it leads.
+    /// The workloads behind one of these services, at the ports to which the service leads.
     Services(Vec<NamespacedName>),
 }
 
-/// What a policy does with a connection that one of its rules matches.
+/// The effect of a policy on a connection that matches one of its rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Action {
-    /// Lets it in. As soon as one such policy applies to a workload, what none matches is kept out.
+    /// Allows the connection. If an ALLOW policy applies to a workload, connections without a match are denied.
     Allow,
-    /// Keeps it out.
+    /// Denies the connection.
     Deny,
-    /// Tells of it.
+    /// Writes the match to the log.
     Audit,
-    /// Asks someone who can't be asked at this layer; so it keeps it out.
+    /// Asks an external authorizer. That is not possible at this layer, so the connection is denied.
     Custom,
 }
 
@@ -62,32 +62,33 @@ pub struct AuthorizationPolicy {
     pub name: NamespacedName,
     /// Where it comes from.
     pub origin: Origin,
-    /// Whom it protects.
+    /// The workloads that it protects.
     pub scope: Scope,
-    /// What it does.
+    /// Its action.
     pub action: Action,
-    /// It only tells what it would do.
+    /// The policy is not enforced; its effect is only reported.
     pub dry_run: bool,
-    /// Any of them matches; none: nothing does.
+    /// The policy matches if any rule matches. Without rules it never matches.
     pub rules: Vec<Rule>,
 }
 
-/// One of `spec.rules`; its index is its place in the list.
+/// One rule of `spec.rules`; its index is its position in the list.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Rule {
-    /// All of them must match; none: everything does.
+    /// The rule matches if all clauses match. Without clauses it always matches.
     pub clauses: Vec<Clause>,
-    /// Fields that can't be judged at this layer, such as `to[0].operation.methods`. With one of them an ALLOW rule never
-    /// matches; what stands in the clauses of other rules goes without them.
+    /// Fields that can't be evaluated at this layer, such as `to[0].operation.methods`. An ALLOW rule with such a field never
+    /// matches. The clauses of other rules leave these fields out.
     pub unjudged: Vec<String>,
 }
 
 /// `from`, `to`, or one condition of `when`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Clause {
-    /// Which of them.
+    /// The part of the rule.
     pub part: Part,
-    /// Any of them must match; none: everything does. For `from` and `to` its index is the place in that list.
+    /// The clause matches if any alternative matches. Without alternatives it always matches. For `from` and `to` the index is
+    /// the position in that list.
     pub matches: Vec<Match>,
 }
 
@@ -98,19 +99,19 @@ pub enum Part {
     From,
     /// `to`.
     To,
-    /// `when`, and which condition of it.
+    /// `when`, with the index of the condition.
     When(usize),
 }
 
-/// What a connection is compared with: all fields must hold, of a field's values any, of a `not_` field's values none. With
-/// nothing in any field it never matches.
+/// An alternative of a clause. It matches if all fields match: a field needs a match with any of its values, a `not_` field
+/// with none of its values. If all fields are empty it never matches.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Match {
     /// `TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT` of the client.
     pub principals: Vec<StringMatch>,
     /// None of these.
     pub not_principals: Vec<StringMatch>,
-    /// The client's namespace; that of a client without an identity is empty.
+    /// The client's namespace. A client without an identity has an empty namespace.
     pub namespaces: Vec<StringMatch>,
     /// None of these.
     pub not_namespaces: Vec<StringMatch>,
@@ -139,18 +140,18 @@ pub struct Match {
 /// How a text is compared.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum StringMatch {
-    /// It is this.
+    /// The text is equal.
     Exact(Arc<str>),
-    /// It begins so: `abc*`.
+    /// The text begins with this: `abc*`.
     Prefix(Arc<str>),
-    /// It ends so: `*abc`.
+    /// The text ends with this: `*abc`.
     Suffix(Arc<str>),
-    /// It is not empty: `*`.
+    /// The text is not empty: `*`.
     Presence,
 }
 
 impl StringMatch {
-    /// Reads it as manifests write it.
+    /// Parses the form of manifests.
     #[must_use]
     pub fn new(text: &str) -> Self {
         match (text.strip_prefix('*'), text.strip_suffix('*')) {
@@ -161,7 +162,7 @@ impl StringMatch {
         }
     }
 
-    /// Whether a text is meant.
+    /// Whether a text matches.
     #[must_use]
     pub fn matches(&self, text: &str) -> bool {
         match self {
@@ -191,25 +192,25 @@ pub struct PeerAuthentication {
     pub name: NamespacedName,
     /// Where it comes from.
     pub origin: Origin,
-    /// When it was made, as Unix seconds; the oldest of several for the same workloads counts, then the first by name.
-    /// `None` is older than all.
+    /// Creation time in Unix seconds. Of several policies for the same workloads the oldest takes precedence, then the first by
+    /// name. `None` is older than all.
     pub created: Option<i64>,
-    /// Whom it protects; never services.
+    /// The workloads that it protects; never [`Scope::Services`].
     pub scope: Scope,
-    /// `None`: as the next larger scope says (UNSET).
+    /// `None`: the next larger scope decides (UNSET).
     pub mode: Option<MtlsMode>,
-    /// By port of the workload; `None`: as the workload's other ports. Only where the scope is a selector.
+    /// The mode by port of the workload. `None`: the same as at the workload's other ports. Only if the scope is a selector.
     pub ports: BTreeMap<u16, Option<MtlsMode>>,
 }
 
 /// Whether clients must have an identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MtlsMode {
-    /// Plaintext is let in, too.
+    /// Plaintext is allowed as well.
     Permissive,
-    /// They must.
+    /// Clients must have an identity.
     Strict,
-    /// Plaintext is let in; tunnels are, too, and are never without TLS.
+    /// Plaintext is allowed. HBONE connections are allowed as well, and always use TLS.
     Disable,
 }
 
@@ -225,23 +226,23 @@ impl MtlsMode {
     }
 }
 
-/// Policies of which nothing is known but that there may be some: the source that holds them, such as a file, could never be
-/// read. The texts name it.
+/// Policies that may exist but are unknown, because their source, such as a file, could never be read. The texts name the
+/// source.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct UnreadPolicies {
-    /// They may protect any workload: the source.
+    /// The source, if the policies may protect any workload.
     pub anywhere: Option<Arc<str>>,
-    /// They protect workloads of a namespace: the source, by namespace.
+    /// The source by namespace, if the policies protect workloads of that namespace.
     pub namespaces: BTreeMap<Arc<str>, Arc<str>>,
 }
 
 /// All policies of a mesh.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PolicySet {
-    /// By namespace and name.
+    /// Sorted by namespace and name.
     pub authorization: Vec<AuthorizationPolicy>,
-    /// By namespace and name.
+    /// Sorted by namespace and name.
     pub authentication: Vec<PeerAuthentication>,
-    /// What is missing.
+    /// Policies that could not be read.
     pub unread: UnreadPolicies,
 }

@@ -1,4 +1,4 @@
-//! A fault in what the operator gave us, told in the operator's terms.
+//! A fault in the operator's input, described in the operator's terms.
 
 use std::fmt;
 
@@ -7,16 +7,16 @@ use super::origin::Origin;
 /// How bad a problem is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
-    /// What was asked for is not done, or something counts for nothing.
+    /// A request of the operator is not carried out, or an object is ignored.
     Error,
-    /// What was asked for may not be what is meant.
+    /// The input may not be what the operator wanted.
     Warning,
-    /// Nothing is wrong; something works otherwise than one may expect.
+    /// Nothing is wrong, but an object works differently than the operator may expect.
     Info,
 }
 
 impl Severity {
-    /// As JSON has it.
+    /// The name in JSON.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -27,23 +27,23 @@ impl Severity {
     }
 }
 
-/// Something in the mesh's sources that is wrong or can't be honoured: where it stands, what it is and what to do.
+/// An object in the mesh's sources is wrong or can't be honoured: its origin, the fault, and the remedy.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Problem {
-    /// Where it stands.
+    /// The origin of the object.
     pub origin: Origin,
     /// The object concerned, as `Kind namespace/name`.
     pub object: Option<String>,
-    /// What is wrong, what follows from it, what to do.
+    /// The fault, its consequence, and the remedy.
     pub message: String,
-    /// How bad it is.
+    /// Its severity.
     pub severity: Severity,
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.origin)?;
-        // The origin may be the object itself.
+        // The origin may name the object already.
         if let Some(object) = &self.object
             && !matches!(self.origin, Origin::Object { .. })
         {

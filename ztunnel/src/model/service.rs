@@ -1,4 +1,4 @@
-//! A service: stable addresses in front of workloads. Only TCP ports are kept, since only TCP is carried.
+//! A service: stable addresses in front of workloads. It has its TCP ports only, because only TCP is carried.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -15,44 +15,44 @@ use super::workload::NamespacedName;
 /// One Kubernetes Service, or one host of an Istio ServiceEntry, with its endpoints.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
-    /// Namespace and name of the object. A ServiceEntry of several hosts makes several services of one name.
+    /// Namespace and name of the object. A ServiceEntry with several hosts makes several services with the same name.
     pub name: NamespacedName,
-    /// Its host name, such as `web.demo.svc.cluster.local`, or a ServiceEntry's host.
+    /// Its host name, such as `web.demo.svc.cluster.local`, or the host of a ServiceEntry.
     pub hostname: Arc<str>,
-    /// What kind of object says so.
+    /// The kind of the object that defines it.
     pub kind: ServiceKind,
-    /// What is known of its own addresses.
+    /// How its own addresses are known.
     pub addressing: Addressing,
     /// Its own addresses, canonical.
     pub vips: Vec<IpAddr>,
-    /// Other addresses that lead to it, canonical. One that a pod, another service or a node has is not its own.
+    /// Other addresses that lead to it, canonical. An address that a pod, another service or a node has does not lead to it.
     pub external: Vec<ExternalAddress>,
-    /// Address ranges that are its own, canonical, without host bits; only a ServiceEntry has some.
+    /// Its own IP blocks, canonical, without host bits; only a ServiceEntry has some.
     pub ranges: Vec<IpNet>,
     /// Its TCP ports, in the manifest's order.
     pub ports: Vec<ServicePort>,
     /// Where its connections go.
     pub resolution: Resolution,
-    /// What stands behind it, ordered by address. The services of one ServiceEntry share theirs.
+    /// Its endpoints, ordered by address. The services of one ServiceEntry share the list.
     pub endpoints: Arc<[Endpoint]>,
-    /// The labels a pod must have to stand behind it; empty when its endpoints are given otherwise.
+    /// The labels by which pods become endpoints; empty if its endpoints are given in another way.
     pub selector: Labels,
-    /// Families of addresses its endpoints may have.
+    /// The address families that its endpoints may have.
     pub families: Families,
     /// Which endpoints are preferred.
     pub distribution: Distribution,
-    /// A client stays at one of the endpoints as long as these stay the same (`sessionAffinity: ClientIP`).
+    /// A client keeps its endpoint while the endpoints do not change (`sessionAffinity: ClientIP`).
     pub is_sticky: bool,
-    /// Whose pods know it.
+    /// The namespaces whose pods know it.
     pub visibility: Visibility,
-    /// Identities that its endpoints may have beside their workloads' own (`subjectAltNames`).
+    /// Identities that its endpoints may have in addition to the identities of their workloads (`subjectAltNames`).
     pub identities: Vec<SpiffeId>,
     /// The waypoint that connections to it pass through.
     pub waypoint: Option<Arc<Gateway>>,
 }
 
 impl Service {
-    /// A Kubernetes service with nothing but a name.
+    /// A Kubernetes service of which only the names are set.
     #[must_use]
     pub fn new(name: NamespacedName, hostname: impl Into<Arc<str>>) -> Self {
         Self {
@@ -76,19 +76,19 @@ impl Service {
         }
     }
 
-    /// The port of this number.
+    /// The port with this number.
     pub fn port(&self, number: u16) -> Option<&ServicePort> {
         self.ports.iter().find(|port| port.port == number)
     }
 
-    /// Whether pods of a namespace are led to it by an address that is not its own.
+    /// Whether an external address leads pods of a namespace to this service.
     pub fn is_led_to_by(&self, address: IpAddr, namespace: &str) -> bool {
         let is_own = *self.name.namespace == *namespace;
         let leads = |external: &ExternalAddress| external.address == address && (external.leads_everyone || is_own);
         self.external.iter().any(leads)
     }
 
-    /// The endpoints at an address: a ServiceEntry may name one twice.
+    /// The endpoints with an address: a ServiceEntry may list an address twice.
     pub fn endpoints_at(&self, address: IpAddr) -> &[Endpoint] {
         let from = self.endpoints.partition_point(|endpoint| endpoint.address < address);
         let rest = self.endpoints.get(from..).unwrap_or_default();
@@ -104,30 +104,30 @@ impl Service {
     }
 }
 
-/// What is known of a service's own addresses.
+/// How a service's own addresses are known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Addressing {
-    /// It has those that stand in `vips` and `ranges`.
+    /// They are in `vips` and `ranges`.
     Given,
-    /// It has none: `clusterIP: None`. Clients connect to its endpoints themselves.
+    /// It has none (`clusterIP: None`). Clients connect to its endpoints directly.
     Headless,
-    /// It has some, which its manifest does not tell: the manifest is as people write it, before a cluster has filled it in.
+    /// It has some, but its manifest does not contain them: no cluster has filled them in yet.
     Unknown,
-    /// It is another name of this host (`type: ExternalName`): clients connect to whatever address that has.
+    /// It is an alias of this host (`type: ExternalName`): clients connect to the addresses of that host.
     Alias(Arc<str>),
 }
 
-/// An address beside a service's own that leads to it: of a load balancer, or one of `externalIPs`.
+/// An address that leads to a service in addition to its own addresses: of a load balancer, or from `externalIPs`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExternalAddress {
     /// The address.
     pub address: IpAddr,
-    /// Pods of all namespaces are led by it, and not only those of the service's own. Whoever may write a Service may write any
-    /// address into `externalIPs`; that of a load balancer is the cluster's word.
+    /// The address leads pods of all namespaces, not only pods of the service's namespace. Anyone who may write a Service may
+    /// write any address into `externalIPs`, but the address of a load balancer is set by the cluster.
     pub leads_everyone: bool,
 }
 
-/// What kind of object a service comes from. Earlier ones win where two claim one address.
+/// The kind of object that defines a service. If two kinds claim one address, the earlier kind in this list has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ServiceKind {
     /// A Kubernetes Service.
@@ -152,11 +152,11 @@ impl ServiceKind {
 pub enum Resolution {
     /// To one of its endpoints.
     Endpoints,
-    /// To the very address that the client asked for: the mesh knows of the destination, not what is behind it.
+    /// To the address that the client requested: the mesh knows the destination, but not its endpoints.
     Passthrough,
 }
 
-/// Families of addresses. The default is both.
+/// Address families. The default is both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Families {
     /// IPv4.
@@ -172,68 +172,68 @@ impl Default for Families {
 }
 
 impl Families {
-    /// Whether the address is of one of them.
+    /// Whether the address belongs to one of the families.
     #[must_use]
     pub fn include(self, address: IpAddr) -> bool {
         if address.is_ipv4() { self.v4 } else { self.v6 }
     }
 }
 
-/// Whose pods know a service (`exportTo`).
+/// The namespaces whose pods know a service (`exportTo`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Visibility {
-    /// All.
+    /// All namespaces.
     Everyone,
-    /// Those of these namespaces; nobody, when there are none.
+    /// These namespaces; an empty list means no namespace.
     Namespaces(Vec<Arc<str>>),
 }
 
 /// One TCP port of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServicePort {
-    /// Its name, which a service of a single port may lack.
+    /// Its name; a service with a single port may have none.
     pub name: Option<Arc<str>>,
-    /// The number clients use.
+    /// The number to which clients connect.
     pub port: u16,
-    /// Where it leads in a pod.
+    /// The port of the pod to which it leads.
     pub target: TargetPort,
 }
 
-/// The port of a pod that a service's port leads to.
+/// The port of a pod to which a service's port leads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TargetPort {
     /// The same number in every pod.
     Number(u16),
-    /// Each pod's container port of this name.
+    /// In each pod, the container port with this name.
     Name(Arc<str>),
 }
 
-/// One address behind a service.
+/// One endpoint of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     /// Its address, canonical.
     pub address: IpAddr,
-    /// From the service's port to the port at this address. A port that this endpoint doesn't serve is missing.
+    /// From the service's port to the port at this address. A port that this endpoint does not serve is missing.
     pub ports: BTreeMap<u16, u16>,
     /// Whether it takes connections.
     pub health: Health,
-    /// The workload that has this address, when one is known and nobody contests it.
+    /// The workload with this address, if one is known and no other claims the address.
     pub workload: Option<NamespacedName>,
-    /// Its share among its equals; 0: none.
+    /// Its weight relative to equally near endpoints. 0: it gets no connections.
     pub weight: u32,
-    /// The node it runs on.
+    /// Its node.
     pub node: Option<Arc<str>>,
-    /// Where that is.
+    /// Its locality.
     pub locality: Locality,
 }
 
-/// Whether an endpoint takes connections. The better come first.
+/// Whether an endpoint takes connections. Better states come first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Health {
-    /// It does.
+    /// It takes connections.
     Ready,
-    /// It is ending and still serves: taken when nobody is ready, as Kubernetes does.
+    /// It is terminating and still serves. It is used when no endpoint is ready, as in Kubernetes.
     Draining,
-    /// It does not.
+    /// It does not take connections.
     Unready,
 }

@@ -1,4 +1,5 @@
-//! A workload: one pod, or one host outside of the cluster, as every node of the mesh sees it: its identity, its addresses, its node, its membership.
+//! A workload: one pod, or one host outside of the cluster, as every node of the mesh sees it: its identity, its addresses, its
+//! node, its membership.
 //!
 //! Facts that only the pod's own node needs are in [`local`](super::local).
 
@@ -33,33 +34,33 @@ impl fmt::Display for NamespacedName {
     }
 }
 
-/// One pod, as its manifest tells it, or what a WorkloadEntry describes.
+/// One pod as in its manifest, or one WorkloadEntry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Workload {
     /// Namespace and name.
     pub name: NamespacedName,
-    /// `metadata.uid`, empty when the manifest has none.
+    /// `metadata.uid`; empty if the manifest has none.
     pub uid: Arc<str>,
-    /// Who it is: its service account, `default` when the manifest names none.
+    /// Its identity. The service account is `default` if the manifest names none.
     pub identity: SpiffeId,
-    /// What made it: the Deployment of a ReplicaSet's pod, the CronJob of a Job's, or the pod itself.
+    /// The object that owns it: the Deployment for a pod of a ReplicaSet, the CronJob for a pod of a Job, or the pod itself.
     pub controller: Controller,
-    /// What telemetry calls its service: `service.istio.io/canonical-name`, `app.kubernetes.io/name`, `app`, or the
+    /// The name of its service in telemetry: `service.istio.io/canonical-name`, `app.kubernetes.io/name`, `app`, or the
     /// controller's name.
     pub canonical_name: Arc<str>,
     /// `service.istio.io/canonical-revision`, `app.kubernetes.io/version`, `version`, or `latest`.
     pub canonical_revision: Arc<str>,
-    /// Where it runs, from its node's labels.
+    /// Its locality, from the labels of its node.
     pub locality: Locality,
-    /// The node it is bound to, if any yet.
+    /// The node to which it is bound, if any.
     pub node: Option<Arc<str>>,
-    /// Its addresses: canonical (never v4-mapped), without duplicates, in the manifest's order. Never loopback,
-    /// unspecified, multicast or broadcast. A `host_network` pod lists its node's addresses, which are not its own.
+    /// Its addresses: canonical (never IPv4-mapped), without duplicates, in the manifest's order. Never loopback, unspecified,
+    /// multicast or broadcast. A `host_network` pod has its node's addresses here, which are not its own.
     pub addresses: Vec<IpAddr>,
     /// It shares the node's network namespace.
     pub host_network: bool,
-    /// A WorkloadEntry describes it. Whoever may write one may write any address, so that it takes none from others: it is reached
-    /// by what selects it.
+    /// It comes from a WorkloadEntry. Anyone who may write a WorkloadEntry may write any address, so the entry takes no address
+    /// from other workloads. It is reached through services that select it.
     pub is_entry: bool,
     /// Its labels.
     pub labels: Labels,
@@ -69,21 +70,21 @@ pub struct Workload {
     pub node_addresses: Vec<IpAddr>,
     /// It takes connections. A manifest without the `Ready` condition counts as ready.
     pub ready: bool,
-    /// It has ended (succeeded, failed, or being deleted without an address): it owns nothing any more.
+    /// It has ended (succeeded, failed, or being deleted without an address). It has no addresses of its own any more.
     pub finished: bool,
     /// The waypoint that connections to its own addresses pass through, where they are captured.
     pub waypoint: Option<Arc<Gateway>>,
-    /// It speaks HBONE itself: others reach it through tunnels, and its own node does not capture it.
+    /// It speaks HBONE itself: other nodes use HBONE to reach it, and its own node does not capture it.
     pub native_tunnel: bool,
-    /// It is being deleted, or its node does not report any more, and it still has an address: its address may belong to
-    /// another pod already. A pod that has `finished` is not leaving any more.
+    /// It is being deleted, or its node does not report any more, and it still has an address. The address may already belong
+    /// to another pod. Always `false` for a pod that has `finished`.
     pub leaving: bool,
-    /// Whether the mesh carries its traffic, and why not.
+    /// Whether the mesh carries its traffic, and if not, why.
     pub membership: Membership,
 }
 
 impl Workload {
-    /// A pod of which nothing is known but its name and who it is: it is outside of the mesh, and has no address.
+    /// A pod with only a name and an identity: it is outside of the mesh, and has no address.
     #[must_use]
     pub fn new(name: NamespacedName, identity: SpiffeId) -> Self {
         Self {
@@ -115,26 +116,26 @@ impl Workload {
         self.ports.iter().find(|port| *port.name == *name).map(|port| port.number)
     }
 
-    /// The addresses that the pod claims for itself: none for a finished pod, one on its node's network, or a WorkloadEntry. Whose an address is
-    /// that several pods claim: [`Holders`](crate::store::holders::Holders).
+    /// The addresses that the pod claims for itself: none for a finished pod, a pod in its node's network namespace, or a
+    /// WorkloadEntry. [`Holders`](crate::store::holders::Holders) decides which pod has an address that several pods claim.
     pub fn own_addresses(&self) -> &[IpAddr] {
         if self.finished || self.has_shared_addresses() { &[] } else { &self.addresses }
     }
 
-    /// Whether its addresses are not its alone, so that only what names the workload can tell that it is meant.
+    /// Whether other workloads may have the same addresses, so that an address alone does not identify this workload.
     #[must_use]
     pub fn has_shared_addresses(&self) -> bool {
         self.host_network || self.is_entry
     }
 
-    /// How messages call it.
+    /// Its kind and name in messages.
     #[must_use]
     pub fn title(&self) -> String {
         format!("{} {}", if self.is_entry { "WorkloadEntry" } else { "Pod" }, self.name)
     }
 }
 
-/// What made a workload.
+/// The owner of a workload.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Controller {
     /// Its kind.
@@ -143,7 +144,7 @@ pub struct Controller {
     pub name: Arc<str>,
 }
 
-/// Kinds of controllers that telemetry tells apart; pods of all others count as pods of their own, as istiod tells them.
+/// Kinds of controllers that telemetry distinguishes. A pod of any other controller counts as its own controller, as in istiod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ControllerKind {
     /// Deployment.
@@ -152,12 +153,12 @@ pub enum ControllerKind {
     CronJob,
     /// Job.
     Job,
-    /// A pod of its own.
+    /// A pod without one of these controllers.
     Pod,
 }
 
 impl ControllerKind {
-    /// As it stands in the key of a baggage entry: `k8s.<name>.name`.
+    /// The name in the key of a baggage entry: `k8s.<name>.name`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -169,10 +170,10 @@ impl ControllerKind {
     }
 }
 
-/// A TCP port of a container that has a name.
+/// A TCP port of a container with a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedPort {
-    /// The name a Service's `targetPort` refers to.
+    /// The name to which a Service's `targetPort` refers.
     pub name: Arc<str>,
     /// The port's number.
     pub number: u16,
@@ -182,17 +183,17 @@ pub struct NamedPort {
 /// can enrol it is another fact, which only that node knows: see [`LocalPod`](super::local::LocalPod).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Membership {
-    /// Yes: every node reaches it through a tunnel only.
+    /// Yes: every node uses only HBONE to reach it.
     InMesh,
     /// No: neither the pod nor its namespace has the label.
     NotLabelled,
     /// No: the pod's own label says `none`.
     OptedOut,
-    /// The labels say yes, and it can't be done.
+    /// No: the labels say yes, but it is not possible.
     Refused(RefuseReason),
 }
 
-/// Why a labelled pod can't be in the mesh; `Display` says what to do about it.
+/// Why a labelled pod can't be in the mesh. `Display` names the remedy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RefuseReason {
     /// The pod has ended.
@@ -201,19 +202,19 @@ pub enum RefuseReason {
     HostNetwork,
     /// The pod has no usable address (yet).
     NoAddress,
-    /// The pod brings a proxy of its own, which carries its traffic: the pod is left alone, as in Istio.
+    /// The pod has a proxy of its own, which carries its traffic. The pod is not captured, as in Istio.
     Sidecar(Sidecar),
 }
 
 impl RefuseReason {
-    /// Whether a pod that was captured before is released for this reason, and not closed.
+    /// Whether a pod that was captured before is released for this reason, instead of being closed.
     #[must_use]
     pub const fn leaves_alone(self) -> bool {
         matches!(self, Self::Sidecar(_))
     }
 }
 
-/// A proxy that a pod brings itself.
+/// A proxy that is a container of the pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Sidecar {
     /// Istio's.
