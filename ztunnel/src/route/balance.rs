@@ -1,11 +1,11 @@
-//! Choosing among endpoints: by rank first, among equals by chance, in proportion to their weights.
+//! The choice among endpoints: by rank first, and among endpoints of one rank at random, in proportion to their weights.
 
 use std::net::IpAddr;
 
-/// How many are chosen at most: one to go to, two to try when that fails.
+/// The maximum number of chosen endpoints: one to connect to, and two to try if that fails.
 pub const MOST: usize = 3;
 
-/// What was chosen, in the order to be tried.
+/// The chosen items, in the order in which they are tried.
 #[derive(Debug)]
 pub struct Choice<R, T>([Option<PinnedEndpoint<R, T>>; MOST]);
 
@@ -17,23 +17,23 @@ struct PinnedEndpoint<R, T> {
 }
 
 impl<R, T> Choice<R, T> {
-    /// Rank and item of each.
+    /// Rank and item of each chosen item.
     pub fn iter(&self) -> impl Iterator<Item = (&R, &T)> {
         self.0.iter().flatten().map(|entry| (&entry.rank, &entry.item))
     }
 
-    /// The first.
+    /// The item to try first.
     pub fn first(&self) -> Option<(&R, &T)> {
         self.iter().next()
     }
 }
 
-/// Chooses up to [`MOST`] of the items `(rank, weight, item)`, none twice: the lowest ranks first, those of one rank as if
-/// they were drawn one after the other without being put back, each with a chance in proportion to its weight. Weight 0 is
-/// never chosen. `draw` is to be random; the same draw gives the same choice.
+/// Chooses up to [`MOST`] of the items `(rank, weight, item)`, each at most once. The lowest ranks come first. Items of one
+/// rank are chosen as if they were drawn one after the other without replacement, with a probability in proportion to their
+/// weights. An item with weight 0 is never chosen. `draw` has to be random; the same draw gives the same choice.
 ///
 /// One pass, no allocation: every item gets an exponentially distributed arrival time with its weight as the rate, and the
-/// first arrivals win (Efraimidis and Spirakis, "Weighted random sampling with a reservoir").
+/// items with the first arrivals are chosen (Efraimidis and Spirakis, "Weighted random sampling with a reservoir").
 pub fn choose<R: Ord, T>(items: impl IntoIterator<Item = (R, u32, T)>, draw: u64) -> Choice<R, T> {
     let mut best = Choice([const { None }; MOST]);
     let mut random = SplitMix64(draw);
@@ -44,8 +44,8 @@ pub fn choose<R: Ord, T>(items: impl IntoIterator<Item = (R, u32, T)>, draw: u64
     best
 }
 
-/// The same, but each item `(rank, weight, draw, item)` has a draw of its own: where the draws stay the same so does the choice, and
-/// an item that comes or goes moves only what it takes or had (rendezvous hashing).
+/// The same, but each item `(rank, weight, draw, item)` has its own draw. The choice stays the same while the draws stay the
+/// same. An item that is added or removed changes only the choices in which it is chosen (rendezvous hashing).
 pub fn choose_sticky<R: Ord, T>(items: impl IntoIterator<Item = (R, u32, u64, T)>) -> Choice<R, T> {
     let mut best = Choice([const { None }; MOST]);
     for (rank, weight, draw, item) in items {
@@ -54,7 +54,7 @@ pub fn choose_sticky<R: Ord, T>(items: impl IntoIterator<Item = (R, u32, u64, T)
     best
 }
 
-/// A draw for two addresses, the same on every node.
+/// The draw for a pair of addresses, the same on every node.
 #[must_use]
 pub fn draw_of(client: IpAddr, endpoint: IpAddr) -> u64 {
     let mut mixed = 0;
@@ -96,7 +96,7 @@ impl<R: Ord, T> PinnedEndpoint<R, T> {
     }
 }
 
-/// Steele, Lea and Flood's generator: many numbers from one draw.
+/// The generator of Steele, Lea and Flood: makes many numbers from one draw.
 struct SplitMix64(u64);
 
 impl SplitMix64 {
@@ -108,9 +108,9 @@ impl SplitMix64 {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number from 0 to 1, never 0, so that it has a logarithm.
+    /// A number from 0 to 1 but never 0, because its logarithm is taken.
     fn unit(&mut self) -> f64 {
-        // 53 bits are what an f64 holds exactly.
+        // An f64 holds 53 bits exactly.
         let bits = (self.next() >> 11) + 1;
         #[expect(clippy::cast_precision_loss, reason = "at most 2^53")]
         let bits = bits as f64;

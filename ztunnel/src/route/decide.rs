@@ -1,9 +1,9 @@
-//! The decision, both ways: where a connection of a pod goes on, and how.
+//! The decision for both directions: where a connection of a pod goes, and how.
 //!
-//! What fails closed: no connection is made in plaintext to an address that is, or could be, that of a pod in the mesh. What
-//! the destination's node knows of that pod (its network namespace, its excluded ports) is not asked. Plaintext is for
-//! connections of a pod to itself, to pods outside the mesh, and to addresses that the mesh does not know, unless the mesh
-//! refuses the latter (`REGISTRY_ONLY`).
+//! The decision fails closed: no connection is made in plaintext to an address that is, or could be, the address of a pod in
+//! the mesh. Facts that only the destination's node knows about that pod (its network namespace, its excluded ports) play no
+//! part. Plaintext is used for connections of a pod to itself, to pods outside the mesh, and to addresses that the mesh does
+//! not know, unless the mesh refuses unknown addresses (`REGISTRY_ONLY`).
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -27,48 +27,48 @@ use crate::{
     store::snapshot::{Owner, Snapshot},
 };
 
-/// Where a connection out of a pod goes on.
+/// Where a connection out of a pod goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outbound {
     /// The pod that connects.
     pub source: Option<Arc<Workload>>,
-    /// The service whose address it asked for.
+    /// The service that has the requested address.
     pub service: Option<Arc<Service>>,
-    /// What to try, in this order; never empty, at most [`MOST`], all different.
+    /// The candidates, in the order in which they are tried; never empty, at most [`MOST`], all different.
     pub candidates: Vec<Candidate>,
 }
 
-/// One way for a connection out of a pod.
+/// One possible route of a connection out of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
-    /// The address to be reached at last.
+    /// The address of the application or host to be reached.
     pub target: SocketAddr,
-    /// Whose address that is.
+    /// The workload that has this address.
     pub workload: Option<Arc<Workload>>,
-    /// How to get there.
+    /// How the target is reached.
     pub hop: Hop,
 }
 
-/// How to get to a target.
+/// How a target is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hop {
-    /// Through a tunnel.
+    /// Through an HBONE connection.
     Tunnel {
-        /// Where the tunnel ends: the target's address, port [`HBONE_PORT`].
+        /// The address of the HBONE connection: the target's address, port [`HBONE_PORT`].
         to: SocketAddr,
-        /// Whom it may find there; never empty.
+        /// The identities that the peer may have; never empty.
         expected: Arc<[SpiffeId]>,
     },
     /// Directly, in plaintext.
     Plain,
 }
 
-/// Where a plaintext connection into a pod goes on.
+/// Where a plaintext connection into a pod goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inbound {
     /// The application's address.
     pub to: SocketAddr,
-    /// Who connects, as far as its address tells. Not an identity: addresses can be forged.
+    /// The workload that has the client's address. This is not an identity: addresses can be forged.
     pub source: Option<Arc<Workload>>,
     /// The pod.
     pub destination: Option<Arc<Workload>>,
@@ -76,12 +76,12 @@ pub struct Inbound {
     pub service: Option<Arc<Service>>,
 }
 
-/// Why a connection does not go on.
+/// Why a connection is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteRefusal {
     /// The reason.
     pub reason: CloseReason,
-    /// Which object is concerned, where there is one.
+    /// The object concerned, if any.
     pub detail: Option<String>,
 }
 
@@ -97,13 +97,13 @@ impl From<CloseReason> for RouteRefusal {
     }
 }
 
-/// Decides about a connection that `pod` opens. `draw` is to be random: it chooses among endpoints.
+/// Decides about a connection that `pod` opens. `draw` has to be random: it chooses among endpoints.
 ///
-/// A pod may connect from an address that the mesh does not know, if its network namespace has it: that is for whoever
-/// connects on from that address to find out.
+/// A pod may connect from an address that the mesh does not know, if its network namespace has the address. The code that makes
+/// the onward connection from that address finds out whether this is so.
 ///
 /// # Errors
-/// Why it is refused.
+/// Why the connection is refused.
 pub fn outbound(snapshot: &Snapshot, flow: &Flow, pod: &NamespacedName, draw: u64) -> Result<Outbound, RouteRefusal> {
     let dst = flow.dst;
     match snapshot.workload(pod) {
@@ -119,7 +119,7 @@ pub fn outbound(snapshot: &Snapshot, flow: &Flow, pod: &NamespacedName, draw: u6
 /// Decides about a plaintext connection into `pod`.
 ///
 /// # Errors
-/// Why it is refused.
+/// Why the connection is refused.
 pub fn inbound(snapshot: &Snapshot, flow: &Flow, pod: &NamespacedName) -> Result<Inbound, RouteRefusal> {
     let (peer, dst) = (flow.peer.ip(), flow.dst.ip());
     if !is_carried(dst) {
@@ -134,7 +134,7 @@ pub fn inbound(snapshot: &Snapshot, flow: &Flow, pod: &NamespacedName) -> Result
     })
 }
 
-/// Whether a pod may connect from an address: its own, or one that is nobody's as far as the mesh knows.
+/// Whether a pod may connect from an address: one of its own, or an address that the mesh knows for no other object.
 fn check_source(snapshot: &Snapshot, pod: &Workload, source: IpAddr) -> Result<(), RouteRefusal> {
     if pod.addresses.contains(&source) {
         return Ok(());
@@ -155,7 +155,7 @@ fn check_source(snapshot: &Snapshot, pod: &Workload, source: IpAddr) -> Result<(
     Err(RouteRefusal::because(CloseReason::ForeignSource, detail))
 }
 
-/// Whether connections from this address can be handed to an application.
+/// Whether an application can get connections from this address.
 pub(super) fn check_peer(peer: IpAddr) -> Result<(), CloseReason> {
     match () {
         () if is_link_local_v6(peer) => Err(CloseReason::LinkLocalSource),
@@ -164,13 +164,13 @@ pub(super) fn check_peer(peer: IpAddr) -> Result<(), CloseReason> {
     }
 }
 
-/// Whether TCP to or from the address can cross from one socket to another here.
+/// Whether the daemon can carry TCP to or from the address.
 pub(super) fn is_carried(ip: IpAddr) -> bool {
     !ip.is_loopback() && !ip.is_unspecified() && !ip.is_multicast() && !is_link_local_v6(ip) && !is_listener(ip)
 }
 
-/// The service that a connection to a pod's port is counted for: the one that the client named, if the pod stands behind
-/// it, or else the first that leads to the port.
+/// The service for which a connection to a pod's port is counted: the service that the client named, if the pod is behind it,
+/// or else the first service that leads to the port.
 pub(super) fn service_behind<'a>(
     snapshot: &'a Snapshot,
     pod: &NamespacedName,
@@ -189,7 +189,7 @@ pub(super) fn service_behind<'a>(
     })
 }
 
-/// The endpoints of a service that are this pod.
+/// The endpoints of a service that belong to this pod.
 pub(super) fn own_endpoints<'a>(service: &'a Service, pod: &'a Workload) -> impl Iterator<Item = &'a Endpoint> {
     let at_its_addresses = pod.addresses.iter().flat_map(|address| service.endpoints_at(*address));
     at_its_addresses.filter(|endpoint| endpoint.workload.as_ref() == Some(&pod.name))
@@ -202,7 +202,8 @@ fn without_port(host: &str) -> &str {
     }
 }
 
-/// A waypoint enforces policies that nobody else does, such as those of HTTP requests: a connection past it would evade them.
+/// A waypoint enforces policies that only it can enforce, for example on HTTP requests. A connection past the waypoint would
+/// evade them.
 fn past(waypoint: &Gateway, of: &str) -> RouteRefusal {
     let detail = format!(
         "connections to {of} pass through the waypoint {waypoint}, and this version has no tunnels to waypoints: they are refused, \
@@ -215,14 +216,14 @@ fn unknown(dst: OrigDst) -> String {
     format!("{dst} is not in the mesh's registry (outboundTrafficPolicy REGISTRY_ONLY)")
 }
 
-/// In a file that could not be read since the start.
+/// The text for a fact that may be in a file that could not be read since the start.
 fn unread(what: &str) -> String {
     format!(
         "{what} may be in a file of the mesh that could not be read since the start: repair that; /config_dump names it"
     )
 }
 
-/// The first of them; there may be as many as objects.
+/// The first few claimants; the list can be as long as the mesh has objects.
 fn listed(claimants: &[NamespacedName]) -> String {
     const MOST: usize = 4;
     let named: Vec<String> = claimants.iter().take(MOST).map(|name| format!("Pod {name}")).collect();
@@ -237,59 +238,59 @@ pub(super) fn title(service: &Service) -> String {
     format!("{} {}", service.kind.name(), service.name)
 }
 
-/// A client whose connections are captured, and the mesh as it is.
+/// A client whose connections are captured, with a snapshot of the mesh.
 pub(super) struct Client<'a> {
     pub(super) snapshot: &'a Snapshot,
-    /// Its namespace, whose view of the services counts.
+    /// Its namespace, which determines the services that it knows.
     pub(super) namespace: &'a str,
-    /// The pod that connects. `None`: only its identity is known, so that all endpoints are equally near.
+    /// The pod that connects. `None`: only the identity is known, so all endpoints are equally near.
     own: Option<&'a Arc<Workload>>,
 }
 
-/// How good an endpoint is, smaller being better.
+/// The rank of an endpoint; smaller is better.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Rank {
-    /// Of these only the best are taken.
+    /// Only endpoints with the best tier are used.
     pub(super) tier: (Health, OtherFamily),
-    /// Of these the next are taken when the best fail.
+    /// Within a tier, the next distance is used when the nearest endpoints fail.
     pub(super) distance: u8,
 }
 
-/// Why an endpoint can't be taken.
+/// Why an endpoint can't be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unfit {
-    /// It lacks the port.
+    /// It does not serve the port.
     NoPort,
-    /// It is on another node, and the service stays on the client's.
+    /// It is on another node, and the service allows only endpoints on the client's node.
     Elsewhere,
     /// It takes no connections.
     Unready,
-    /// It has an address of a family that the service does not have.
+    /// The service does not have the family of its address.
     Family,
-    /// It is not clear who answers there.
+    /// It is not clear which workload has its address.
     Unclear,
     /// Its weight is 0.
     Weightless,
-    /// It leads to the port of the mesh's tunnels.
+    /// Its port is the HBONE port.
     Reserved,
 }
 
 type OtherFamily = bool;
 
 impl<'a> Client<'a> {
-    /// A pod.
+    /// A pod as client.
     pub(super) fn pod(snapshot: &'a Snapshot, own: &'a Arc<Workload>) -> Self {
         Self { snapshot, namespace: &own.name.namespace, own: Some(own) }
     }
 
-    /// Any pod of a namespace.
+    /// Any pod of a namespace as client.
     pub(super) fn anywhere(snapshot: &'a Snapshot, namespace: &'a str) -> Self {
         Self { snapshot, namespace, own: None }
     }
 
-    /// Decides about a connection. `draw` is to be random.
+    /// Decides about a connection. `draw` has to be random.
     pub(super) fn decide(&self, dst: OrigDst, draw: u64) -> Result<Outbound, RouteRefusal> {
-        // Nothing of the kind is ever captured: it can only have been made to reach the listener itself.
+        // Connections to these addresses are never captured. Such a connection was made to reach the listener itself.
         if !is_carried(dst.ip()) {
             return Err(CloseReason::Recursive.into());
         }
@@ -316,13 +317,13 @@ impl<'a> Client<'a> {
         Outbound { source: self.own.cloned(), service: service.cloned(), candidates }
     }
 
-    /// Goes on to where the pod wanted, in plaintext: the address is nobody's, as far as the mesh has been read.
+    /// Passes the connection through in plaintext to the requested address, which belongs to no known object.
     fn through(&self, dst: OrigDst, service: Option<&Arc<Service>>) -> Result<Outbound, RouteRefusal> {
         if self.snapshot.is_blind() {
             return Err(RouteRefusal::because(CloseReason::UnknownDestination, unread(&dst.to_string())));
         }
         if let Some(cluster) = self.snapshot.cluster_ip(dst.ip()) {
-            // From there the node's own load balancer would lead on, in plaintext.
+            // The node's own load balancer would forward a connection to this address, in plaintext.
             let detail = format!("{} is the address of {}: nothing passes through to it", dst.ip(), title(cluster));
             return Err(RouteRefusal::because(CloseReason::NoHealthyUpstream, detail));
         }
@@ -373,7 +374,7 @@ impl<'a> Client<'a> {
         Ok(self.outbound(Some(service), candidates))
     }
 
-    /// To a destination of which the mesh knows only that it exists.
+    /// To a service that passes connections through to the requested address.
     fn to_known(&self, service: &Arc<Service>, dst: OrigDst) -> Result<Outbound, RouteRefusal> {
         match service.port(dst.port()) {
             Some(_) => self.through(dst, Some(service)),
@@ -407,14 +408,14 @@ impl<'a> Client<'a> {
         self.address(dst.ip()).filter(|_| service.is_sticky)
     }
 
-    /// The address that services know the pod by: of the destination's family if it has one.
+    /// The address by which services know the pod: an address of the destination's family if it has one.
     fn address(&self, destination: IpAddr) -> Option<IpAddr> {
         let addresses = self.own.map(|own| own.addresses.as_slice()).unwrap_or_default();
         let same_family = addresses.iter().find(|address| address.is_ipv4() == destination.is_ipv4());
         same_family.or(addresses.first()).copied()
     }
 
-    /// How good an endpoint is, and the port it takes the connection at.
+    /// The rank of an endpoint, and its port for the connection.
     pub(super) fn rank(&self, service: &Service, endpoint: &Endpoint, dst: OrigDst) -> Result<(Rank, u16), Unfit> {
         let target = *endpoint.ports.get(&dst.port()).ok_or(Unfit::NoPort)?;
         let distance = match self.own {
@@ -422,7 +423,7 @@ impl<'a> Client<'a> {
                 let here = TopologyPosition { node: own.node.as_deref(), locality: &own.locality };
                 let there = TopologyPosition { node: endpoint.node.as_deref(), locality: &endpoint.locality };
                 match service.distribution {
-                    // `internalTrafficPolicy` is about the service's own addresses.
+                    // `internalTrafficPolicy` applies to the service's own addresses only.
                     Distribution::Require(_)
                         if service.external.iter().any(|external| external.address == dst.ip()) =>
                     {
@@ -442,17 +443,17 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// Whether it is clear who answers at an endpoint's address.
+    /// Whether it is clear which workload has an endpoint's address.
     fn is_reachable(&self, endpoint: &Endpoint) -> bool {
         is_carried(endpoint.address)
             && self.snapshot.contested(endpoint.address).is_none()
-            // The node's load balancer would lead on from there, past the mesh.
+            // The node's load balancer would forward a connection to this address, past the mesh.
             && self.snapshot.cluster_ip(endpoint.address).is_none()
-            // A look-up less for every endpoint, nearly always.
+            // Checked first because it is nearly always false: it saves a look-up for every endpoint.
             && !(self.snapshot.is_blind() && self.is_unclear(behind(self.snapshot, endpoint)))
     }
 
-    /// Whether a pod of the mesh may be there without being known as one: a file could never be read.
+    /// Whether the workload may be a pod of the mesh without being known as one, because a file could never be read.
     fn is_unclear(&self, workload: Option<&Arc<Workload>>) -> bool {
         workload.map_or(self.snapshot.is_blind(), |workload| {
             workload.membership != Membership::InMesh && self.snapshot.may_be_in_mesh(workload)
@@ -464,8 +465,8 @@ impl<'a> Client<'a> {
         self.candidate(target, behind(self.snapshot, endpoint), &service.identities)
     }
 
-    /// The way to an address; `None` to the reserved port of a pod in the mesh. Connected to directly, that would be
-    /// tunnels beside those of this daemon, with an identity of the application's own choice.
+    /// The route to an address. `None` for the HBONE port of a pod in the mesh: a direct connection to that port would be an
+    /// HBONE connection past this daemon, with an identity that the application chooses.
     fn candidate(&self, target: SocketAddr, workload: Option<&Arc<Workload>>, also: &[SpiffeId]) -> Option<Candidate> {
         let hop = match workload {
             Some(workload) if workload.membership == Membership::InMesh => match target.port() {
@@ -482,8 +483,8 @@ impl<'a> Client<'a> {
     }
 }
 
-/// Whose address it is decides, not whose the endpoint says it is; of an address on a node's network only the endpoint
-/// can tell.
+/// The workload that has an endpoint's address, whatever workload the endpoint names. Only if the address is shared, such as a
+/// node's address, the endpoint's own reference is used.
 pub(super) fn behind<'a>(snapshot: &'a Snapshot, endpoint: &Endpoint) -> Option<&'a Arc<Workload>> {
     snapshot.workload_at(endpoint.address).or_else(|| {
         let named = snapshot.workload(endpoint.workload.as_ref()?)?;
@@ -491,7 +492,7 @@ pub(super) fn behind<'a>(snapshot: &'a Snapshot, endpoint: &Endpoint) -> Option<
     })
 }
 
-/// Why a service leads nowhere: `demo/web:80: 0 of 3 endpoints ready`.
+/// Why a service has no usable endpoint: `demo/web:80: 0 of 3 endpoints ready`.
 fn no_endpoint(service: &Service, port: u16, blind: bool) -> String {
     let with_port = service.endpoints.iter().filter(|endpoint| endpoint.ports.contains_key(&port));
     let (mut all, mut ready) = (0u32, 0u32);

@@ -1,5 +1,5 @@
-//! Everything that may become of a connection, where the data path draws one way of several: for people who ask where a
-//! connection can go. The decisions are those of [`decide`](super::decide).
+//! All possible routes of a connection, where the data path chooses one at random. It is for people who ask where a connection
+//! can go. The decisions are those of [`decide`](super::decide).
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -18,48 +18,48 @@ use crate::{
     store::snapshot::{Owner, Snapshot},
 };
 
-/// What may become of a connection to one address.
+/// The possible routes of a connection to one address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Survey<'a> {
-    /// The service whose address it is.
+    /// The service that has the address.
     pub service: Option<Arc<Service>>,
-    /// Why it gets nowhere.
+    /// Why the connection is refused.
     pub refusal: Option<RouteRefusal>,
-    /// Where it may end: all endpoints of the service in their order, or the one address.
+    /// The possible ends: all endpoints of the service in their order, or the one address.
     pub ends: Vec<RouteEnd<'a>>,
 }
 
 /// An address at which a connection may end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteEnd<'a> {
-    /// The address, with port 0 where an endpoint lacks the port.
+    /// The address. The port is 0 if an endpoint does not serve the requested port.
     pub target: SocketAddr,
-    /// Whose address it is.
+    /// The workload that has the address.
     pub workload: Option<Arc<Workload>>,
     /// The endpoint of the service.
     pub endpoint: Option<&'a Endpoint>,
-    /// When it is taken, and how it is got to; or why it can't be taken.
+    /// When this end is chosen, and how it is reached; or why it can't be used.
     pub standing: Result<(Preference, Hop), Unfit>,
 }
 
-/// When an end is taken.
+/// When an end is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Preference {
-    /// At once: by chance among its equals, or with session affinity always.
+    /// It may be the first choice: at random among equal ends, or always with session affinity.
     First,
-    /// When those before it fail.
+    /// It is tried when better ends fail.
     Later,
-    /// Never as long as the others are there: they are better, and enough.
+    /// It is never chosen while the better ends are there, because there are enough of them.
     Never,
 }
 
-/// Connections that a pod's daemon has captured; see [`outbound`](super::decide::outbound).
+/// The routes of connections that the pod's daemon has captured; see [`outbound`](super::decide::outbound).
 #[must_use]
 pub fn of_pod<'a>(snapshot: &'a Snapshot, pod: &Arc<Workload>, dst: OrigDst) -> Survey<'a> {
     captured(snapshot, &Client::pod(snapshot, pod), dst)
 }
 
-/// The same for a client of which only the identity is known: it may be on any node, and all endpoints are equally near.
+/// The same for a client of which only the identity is known. It may be on any node, so all endpoints are equally near.
 #[must_use]
 pub fn of_identity<'a>(snapshot: &'a Snapshot, identity: &SpiffeId, dst: OrigDst) -> Survey<'a> {
     captured(snapshot, &Client::anywhere(snapshot, &identity.namespace), dst)
@@ -101,7 +101,7 @@ fn endpoints<'a>(client: &Client<'_>, service: &'a Service, dst: OrigDst) -> Vec
     fit.sort_unstable();
     let turn_of = |rank: &Rank| match fit.partition_point(|other| other < rank) {
         0 => Preference::First,
-        // Of a worse tier none is taken, however few are better.
+        // An end of a worse tier is never chosen, even if there are few better ends.
         better if better < MOST && fit.first().is_some_and(|best| best.tier == rank.tier) => Preference::Later,
         _ => Preference::Never,
     };
@@ -114,7 +114,7 @@ fn endpoints<'a>(client: &Client<'_>, service: &'a Service, dst: OrigDst) -> Vec
     ranked.into_iter().map(end).collect()
 }
 
-/// With session affinity nothing is left to chance: every connection of the client has the same candidates.
+/// With session affinity the choice is not random: every connection of the client has the same candidates.
 fn stick(ends: &mut [RouteEnd<'_>], candidates: &[Candidate]) {
     for end in ends {
         if let Ok((turn, _)) = &mut end.standing {
@@ -127,7 +127,7 @@ fn stick(ends: &mut [RouteEnd<'_>], candidates: &[Candidate]) {
     }
 }
 
-/// An endpoint with how good it is, and its port.
+/// An endpoint with its rank and port.
 type Ranked<'a> = (&'a Endpoint, Result<(Rank, u16), Unfit>);
 
 fn rank(client: &Client<'_>, service: &Service, endpoint: &Endpoint, dst: OrigDst) -> Result<(Rank, u16), Unfit> {
@@ -135,9 +135,9 @@ fn rank(client: &Client<'_>, service: &Service, endpoint: &Endpoint, dst: OrigDs
     if endpoint.weight == 0 { Err(Unfit::Weightless) } else { Ok(ranked) }
 }
 
-/// Connections that no daemon captures. They are made in plaintext to where the client wants, or, to the address of a
-/// Kubernetes service, to where the load balancer of the client's node leads: to one of the ready endpoints of the
-/// address's family, or else to one of those that are ending.
+/// The routes of connections that no daemon captures. They are made in plaintext to the requested address. If that is an
+/// address of a Kubernetes service, the load balancer of the client's node chooses a ready endpoint of the address's family, or
+/// else a terminating endpoint.
 #[must_use]
 pub fn uncaptured(snapshot: &Snapshot, dst: OrigDst) -> Survey<'_> {
     let Some(service) = snapshot.cluster_ip(dst.ip()) else {

@@ -1,4 +1,4 @@
-//! What a tunnel's request asks for: proved to be this pod, and the port of its application.
+//! The destination of a stream: the proof that it is this pod, and the port of the application.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -22,67 +22,67 @@ use crate::{
     wire::connect::Authority,
 };
 
-/// Ports that no tunnel leads to, as in Istio: its data plane's own.
+/// Ports to which no stream may go, as in Istio: they belong to the data plane.
 const RESERVED_PORTS: [u16; 3] = [15001, 15006, HBONE_PORT];
 
-/// Where a tunnel into a pod goes on.
+/// Where a stream into a pod goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// The application's address.
     pub to: SocketAddr,
-    /// Who connects: the workload at the peer's address, if it has the identity that the peer has proved.
+    /// The workload at the peer's address, if it has the identity that the peer has proved.
     pub source: Option<Arc<Workload>>,
     /// The pod.
     pub destination: Option<Arc<Workload>>,
-    /// The service that the client meant, or else one that leads to this port of the pod.
+    /// The service that the client named, or else a service that leads to this port of the pod.
     pub service: Option<Arc<Service>>,
 }
 
-/// Why a tunnel does not go on.
+/// Why a stream is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum TargetError {
-    /// The address is not the one that the tunnel itself came to.
+    /// The requested address is not the address at which the HBONE connection arrived.
     #[error("{asked} is not this pod: the tunnel came to {local}")]
     NotThisPod {
-        /// The address asked for.
+        /// The requested address.
         asked: SocketAddr,
-        /// The pod's.
+        /// The address at which the HBONE connection arrived.
         local: IpAddr,
     },
-    /// No port is numbered 0.
+    /// Port 0 does not exist.
     #[error("port 0 is no port")]
     NoPort,
-    /// A port that leads back to the mesh itself.
+    /// The port belongs to the mesh itself.
     #[error("port {0} is the mesh's own")]
     Reserved(u16),
-    /// The peer's address can't be kept.
+    /// A connection to the application can't come from the peer's address.
     #[error("nothing can come from {peer}")]
     Peer {
         /// The address.
         peer: IpAddr,
-        /// Why not.
+        /// The close reason.
         reason: CloseReason,
     },
     /// The pod has left the mesh's sources.
     #[error("the mesh knows no Pod {0} (any more)")]
     UnknownPod(NamespacedName),
-    /// No service has this name, or none that the pod's namespace may know.
+    /// No service has this name, or the pod's namespace does not know it.
     #[error("no service {0:?} is known")]
     UnknownHost(String),
-    /// The pod does not stand behind the service, or lacks the port.
+    /// The pod is not behind the service, or does not serve the port.
     #[error("Pod {pod} is no endpoint of {host:?}, port {port}")]
     NotAnEndpoint {
         /// The pod.
         pod: NamespacedName,
         /// The service.
         host: String,
-        /// Its port.
+        /// The service's port.
         port: u16,
     },
 }
 
 impl TargetError {
-    /// What the peer is answered.
+    /// The status of the answer to the peer.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
@@ -109,13 +109,13 @@ impl TargetError {
     }
 }
 
-/// Decides where a tunnel into `pod` goes on.
+/// Decides where a stream into `pod` goes.
 ///
-/// `local` is where the tunnel's own connection arrived, `peer` and `identity` who made it, `authority` what it asks for
-/// and `forwarded_host` which service its application had asked for.
+/// `local` is the address at which the HBONE connection arrived. `peer` and `identity` belong to its client. `authority` is the
+/// requested destination, and `forwarded_host` the service that the client's application had requested.
 ///
 /// # Errors
-/// Why it is refused.
+/// Why the stream is refused.
 pub fn target(
     snapshot: &Snapshot,
     local: SocketAddr,
@@ -147,7 +147,7 @@ pub fn target(
         return Err(TargetError::Reserved(port));
     }
     check_peer(peer.ip()).map_err(|reason| TargetError::Peer { peer: peer.ip(), reason })?;
-    // An address alone proves nothing: it may have gone to another pod, or be forged.
+    // An address alone proves nothing: another pod may have it now, or it may be forged.
     let source = snapshot.workload_at(peer.ip()).filter(|workload| workload.identity == *identity);
     Ok(Target {
         to: SocketAddr::new(local, port),
@@ -157,8 +157,7 @@ pub fn target(
     })
 }
 
-/// The service of a host name that this pod stands behind, and the pod's port. A service of the pod's own namespace comes
-/// first.
+/// The service with this host name, and the port of this pod behind it. A service of the pod's own namespace takes precedence.
 fn by_hostname<'a>(
     snapshot: &'a Snapshot,
     pod: &Workload,
@@ -179,7 +178,7 @@ fn by_hostname<'a>(
     Ok((service, target))
 }
 
-/// Enough of a host name to know it by.
+/// The part of a host name that is shown in an error.
 fn excerpt(host: &str) -> String {
     host.chars().take(253).collect()
 }

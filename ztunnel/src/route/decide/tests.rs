@@ -8,7 +8,7 @@ use crate::{
     store::snapshot::Snapshot,
 };
 
-/// Decides without a mesh. With one: `control::manifests::tests::routing`.
+/// Decides without a mesh. Tests with a mesh are in `control::manifests::tests::routing`.
 fn check(direction: Direction, peer: &str, dst: &str, expected: &str) {
     let flow = Flow { direction, peer: PeerAddr::new(peer.parse().unwrap()), dst: OrigDst::new(dst.parse().unwrap()) };
     let (snapshot, pod) = (Snapshot::default(), NamespacedName::new("demo", "own"));
