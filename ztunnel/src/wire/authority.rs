@@ -1,4 +1,4 @@
-//! Where a CONNECT wants to go: an address or a host name, and always a port.
+//! The destination of a CONNECT: an address or a host name, always with a port.
 
 use std::{
     fmt,
@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use crate::model::addr::canonical;
 
-/// The destination that a CONNECT names in `:authority`.
+/// The destination in the `:authority` of a CONNECT.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Authority {
     /// `10.0.0.1:80` or `[fd00::1]:80`. Canonical: never an IPv4-mapped address, never a zone.
@@ -41,16 +41,16 @@ impl From<SocketAddr> for Authority {
     }
 }
 
-/// Why a text is no authority.
+/// Why a text is not an authority.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum AuthorityError {
-    /// No port, or one that is not a number from 1 to 65535.
+    /// There is no port, or the port is not a number from 1 to 65535.
     #[error("{0:?} has no port from 1 to 65535, it must be ADDRESS:PORT, [ADDRESS]:PORT or HOST:PORT")]
     Port(String),
-    /// In brackets stands no IPv6 address. Zones (`%eth0`) mean something on one machine only.
+    /// The brackets do not contain an IPv6 address. Zones (`%eth0`) are not accepted: they are valid on one machine only.
     #[error("{0:?} has no IPv6 address in its brackets (zones are not accepted)")]
     Bracketed(String),
-    /// Neither an IPv4 address nor a host name; user names are neither.
+    /// It is neither an IPv4 address nor a host name. User names are not accepted.
     #[error("{0:?} is neither an address nor a host name, with a port")]
     Host(String),
 }
@@ -83,18 +83,18 @@ impl fmt::Display for Authority {
     }
 }
 
-/// The address without what means nothing to another machine: zone and flow label.
+/// The address without zone and flow label, which have no meaning on another machine.
 pub(super) fn plain(address: SocketAddr) -> SocketAddr {
     canonical(SocketAddr::new(address.ip(), address.port()))
 }
 
 fn parse_port(text: &str) -> Option<u16> {
-    // `parse` alone would take a sign.
+    // `parse` alone would accept a sign.
     let is_number = (1..=5).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|port| is_number && *port != 0)
 }
 
-/// The longest host name of DNS.
+/// The longest host name in DNS.
 pub(super) const LONGEST_HOST: usize = 253;
 
 /// A host name of RFC 1123 in lower case.
@@ -109,13 +109,13 @@ fn host_name(text: &str) -> Option<String> {
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    // No domain's last label is a number: this is a malformed or unusually written IPv4 address.
+    // The last label of a domain is never a number: such a text is a malformed or unusual IPv4 address.
     let is_number = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit());
     let is_host = text.split('.').all(is_label) && !text.rsplit('.').next().is_some_and(is_number);
     is_host.then(|| text.to_ascii_lowercase())
 }
 
-/// What may be repeated of a peer's text in an error.
+/// The part of a peer's text that may be shown in an error.
 pub(super) fn excerpt(text: &str) -> String {
     text.chars().take(128).collect()
 }
@@ -124,7 +124,7 @@ pub(super) fn excerpt(text: &str) -> String {
 mod tests {
     use super::Authority;
 
-    /// What the text is read as; an error begins with `!`.
+    /// Checks how the text is parsed; an error begins with `!`.
     fn check(text: &str, expected: &str) {
         let got = match text.parse::<Authority>() {
             Ok(authority @ Authority::Address(_)) => authority.to_string(),

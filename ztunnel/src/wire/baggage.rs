@@ -1,5 +1,5 @@
-//! `baggage`: what a node says about its workload, for the other side's telemetry. Nothing may be decided by it: the
-//! identity that counts is the one in the certificate.
+//! `baggage`: the description of a node's workload for the telemetry of the other side. No decision may depend on it: only the
+//! identity in the certificate is trusted.
 
 use std::{fmt, sync::Arc};
 
@@ -10,17 +10,17 @@ use crate::model::workload::{ControllerKind, Workload};
 /// The header's name.
 pub const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
 
-/// Of all seven entries.
+/// The usual length of all seven entries.
 const USUAL_BYTES: usize = 224;
-/// How much of a request's baggage is looked at, over all its headers, commas not counted.
+/// The maximum number of bytes that are read from a request's baggage, over all its headers, without commas.
 const MOST_BYTES: usize = 8 << 10;
-/// How many entries are looked at; Istio sends seven.
+/// The maximum number of entries that are read; Istio sends seven.
 const MOST_ENTRIES: usize = 64;
 /// The longest value; names of objects have at most 253 bytes.
 const LONGEST_VALUE: usize = 253;
 
-/// What is known of a workload. Values that can't stand in the header (empty, longer than 253 bytes, with spaces, commas,
-/// equals signs or anything but visible ASCII) are left out when written, and never come out of a parse.
+/// The description of a workload. Values that can't be written into the header (empty, longer than 253 bytes, with spaces,
+/// commas, equals signs or anything but visible ASCII) are left out when it is written, and never result from parsing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Baggage {
     /// `k8s.cluster.name`.
@@ -40,7 +40,7 @@ pub struct Baggage {
 }
 
 impl Baggage {
-    /// What is told of a workload in the named cluster.
+    /// The description of a workload in the named cluster.
     #[must_use]
     pub fn of(workload: &Workload, cluster: &Arc<str>) -> Self {
         let known = |value: &Arc<str>| is_word(value).then(|| Arc::clone(value));
@@ -56,7 +56,7 @@ impl Baggage {
         }
     }
 
-    /// Reads all `baggage` headers as one list. What is not understood is skipped; of a key given twice the last counts.
+    /// Reads all `baggage` headers as one list. Unknown or malformed entries are skipped; the last value of a key is used.
     #[must_use]
     pub fn from_headers(headers: &HeaderMap) -> Self {
         Self::read(headers.get_all(BAGGAGE).iter().map(HeaderValue::as_bytes))
@@ -75,7 +75,7 @@ impl Baggage {
             let Some(left) = bytes_left.checked_sub(entry.len()) else { break };
             bytes_left = left;
             let mut parts = entry.split(|byte| *byte == b'=').map(<[u8]>::trim_ascii);
-            // As Istio reads it: what follows a second equals sign is not part of the value.
+            // As in Istio, the text after a second equals sign is not part of the value.
             if let (Some(key), Some(value)) = (parts.next(), parts.next()) {
                 baggage.set(key, std::str::from_utf8(value).ok().filter(|value| is_word(value)));
             }
@@ -101,10 +101,10 @@ impl Baggage {
         }
     }
 
-    /// As a header's value; an empty one where nothing is known.
+    /// The header's value; empty if nothing is known.
     #[must_use]
     pub fn to_header(&self) -> HeaderValue {
-        // Words are visible ASCII, so that this can't fail.
+        // Words are visible ASCII, so this can't fail.
         HeaderValue::try_from(self.text()).unwrap_or(HeaderValue::from_static(""))
     }
 
@@ -144,7 +144,7 @@ impl fmt::Display for Baggage {
     }
 }
 
-/// Whether it can stand in the header as it is: there is no escaping.
+/// Whether a value can be written into the header. The header has no escaping.
 fn is_word(value: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_graphic() && byte != b',' && byte != b'=';
     (1..=LONGEST_VALUE).contains(&value.len()) && value.bytes().all(allowed)
@@ -159,7 +159,7 @@ mod tests {
     const ISTIO: &str = "k8s.cluster.name=Kubernetes,k8s.namespace.name=default,k8s.deployment.name=local-deploy,\
         service.name=local-app,service.version=v1,cloud.region=r1,cloud.availability_zone=z1";
 
-    /// The baggage as it would be written again.
+    /// Checks the baggage as it is written again.
     fn check(text: &str, expected: &str) {
         assert_eq!(Baggage::parse(text.as_bytes()).to_string(), expected, "{text:?}");
     }

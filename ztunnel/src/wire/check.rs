@@ -1,4 +1,4 @@
-//! What holds for whatever bytes a parser is given: run by the fuzz targets, on their seeds, and on random texts.
+//! Properties that hold for any input of a parser. They are run by the fuzz targets, on their seeds, and on random texts.
 
 use http::{HeaderName, HeaderValue, Method, Request, Uri};
 
@@ -20,10 +20,10 @@ pub const CHECKS: [(&str, Check); 6] = [
     ("traceparent", traceparent),
 ];
 
-/// What an authority is read as is written in a form that is read as the same.
+/// An authority is written in a form that is parsed as the same authority.
 ///
 /// # Panics
-/// When it is not so.
+/// If the property does not hold.
 pub fn authority(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     match text.parse::<Authority>() {
@@ -37,10 +37,10 @@ pub fn authority(bytes: &[u8]) {
     }
 }
 
-/// Baggage comes out short and printable, and is read again as it was.
+/// Parsed baggage is written short and printable, and is parsed as the same baggage.
 ///
 /// # Panics
-/// When it is not so.
+/// If the property does not hold.
 pub fn baggage(bytes: &[u8]) {
     let baggage = Baggage::parse(bytes);
     let written = baggage.to_header();
@@ -48,10 +48,10 @@ pub fn baggage(bytes: &[u8]) {
     assert_eq!(Baggage::parse(written.as_bytes()), baggage);
 }
 
-/// The same of `forwarded`.
+/// The same for `forwarded`.
 ///
 /// # Panics
-/// When it is not so.
+/// If the property does not hold.
 pub fn forwarded(bytes: &[u8]) {
     let forwarded = Forwarded::parse(bytes);
     let Some(written) = forwarded.to_header() else {
@@ -62,10 +62,10 @@ pub fn forwarded(bytes: &[u8]) {
     assert_eq!(Forwarded::parse(written.as_bytes()), forwarded);
 }
 
-/// The same of `traceparent`.
+/// The same for `traceparent`.
 ///
 /// # Panics
-/// When it is not so.
+/// If the property does not hold.
 pub fn traceparent(bytes: &[u8]) {
     if let Some(trace) = TraceParent::parse(bytes) {
         assert_eq!(trace.to_header().len(), 55);
@@ -73,10 +73,10 @@ pub fn traceparent(bytes: &[u8]) {
     }
 }
 
-/// The same of a refusal, whose end may be cut off when it is written.
+/// The same for a refusal. The end of its detail may be cut off when it is written.
 ///
 /// # Panics
-/// When it is not so.
+/// If the property does not hold.
 pub fn refusal(bytes: &[u8]) {
     let Some(refusal) = HboneRefusal::parse(bytes) else { return };
     assert!(!refusal.detail.contains(char::is_control), "{refusal:?}");
@@ -89,11 +89,11 @@ pub fn refusal(bytes: &[u8]) {
     );
 }
 
-/// A whole request, written as lines: `METHOD URI`, then `name: value` each. One that is taken is written again as a request
-/// that means the same.
+/// A whole request, written as lines: `METHOD URI`, then `name: value` each. A request that is accepted is written again as a
+/// request with the same meaning.
 ///
 /// # Panics
-/// When it is not so.
+/// If the property does not hold.
 pub fn connect_request(bytes: &[u8]) {
     let mut lines = bytes.split(|byte| *byte == b'\n');
     let mut first = lines.next().unwrap_or_default().splitn(2, |byte| *byte == b' ');

@@ -1,4 +1,4 @@
-//! The CONNECT of a tunnel and its answer, as header sets.
+//! The CONNECT of a stream and its answer, as header sets.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use thiserror::Error;
@@ -16,42 +16,42 @@ pub use super::{
 };
 use crate::model::close::CloseReason;
 
-/// From which network a gateway forwards.
+/// The network from which a gateway forwards.
 const NETWORK: HeaderName = HeaderName::from_static("x-forwarded-network");
 /// The longest name of a network.
 const LONGEST_NETWORK: usize = 253;
 
-/// What one node asks another.
+/// The request of one node to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectRequest {
-    /// Where the stream is to go.
+    /// The destination of the stream.
     pub authority: Authority,
-    /// About the workload that connects; sent even when it says nothing.
+    /// The description of the workload that connects; sent even if it is empty.
     pub baggage: Baggage,
-    /// Whose connection it is.
+    /// The client of the connection.
     pub forwarded: Option<Forwarded>,
-    /// Its number in logs.
+    /// Its trace id.
     pub traceparent: Option<TraceParent>,
-    /// The network it was forwarded from by a gateway; may be empty, which is not the same as absent.
+    /// The network from which a gateway forwarded it. It may be empty, which is not the same as absent.
     pub network: Option<String>,
 }
 
-/// Why a request is no HBONE CONNECT.
+/// Why a request is not an HBONE CONNECT.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum RequestError {
-    /// Another method.
+    /// It has another method.
     #[error("the method is {0:?}, only CONNECT is served")]
     Method(String),
-    /// With a scheme and a path it asks for another protocol than TCP (RFC 8441).
+    /// With a scheme and a path it requests another protocol than TCP (RFC 8441).
     #[error("an extended CONNECT (with :scheme and :path) is not served")]
     Extended,
-    /// No destination.
+    /// It has no destination.
     #[error("the request has no :authority")]
     NoAuthority,
-    /// No proper destination.
+    /// Its destination can't be parsed.
     #[error("the :authority is not a destination: {0}")]
     Authority(#[from] AuthorityError),
-    /// Not a name, so that it can't be told from which network it is.
+    /// The header is not a valid name, so the network is unknown.
     #[error("{NETWORK} is not a network's name of at most {LONGEST_NETWORK} visible ASCII characters")]
     Network,
 }
@@ -77,18 +77,18 @@ impl RequestError {
 }
 
 impl ConnectRequest {
-    /// A request that says where it wants to go and nothing else.
+    /// A request with a destination and nothing else.
     #[must_use]
     pub fn to(authority: Authority) -> Self {
         Self { authority, baggage: Baggage::default(), forwarded: None, traceparent: None, network: None }
     }
 
-    /// As an HTTP request. The order of its headers is Istio's.
+    /// The HTTP request. The order of its headers is Istio's.
     #[must_use]
     pub fn to_http(&self) -> Request<()> {
         let mut request = Request::new(());
         *request.method_mut() = Method::CONNECT;
-        // A host that was never parsed may not be one; without an authority the peer refuses the request.
+        // A host that was never parsed may be invalid. Without an authority the peer refuses the request.
         *request.uri_mut() = Uri::builder().authority(self.authority.to_string()).build().unwrap_or_default();
         let headers = request.headers_mut();
         headers.insert(BAGGAGE, self.baggage.to_header());
@@ -106,16 +106,15 @@ impl ConnectRequest {
         request
     }
 
-    /// Reads an HTTP request. Headers that make no sense are ignored, except where that could change who is believed to
-    /// have sent it.
+    /// Reads an HTTP request. Invalid headers are ignored, except where that could change the presumed sender of the request.
     ///
     /// # Errors
-    /// When it is no CONNECT to a destination.
+    /// If the request is not a CONNECT to a destination.
     pub fn from_http(parts: &http::request::Parts) -> Result<Self, RequestError> {
         if parts.method != Method::CONNECT {
             return Err(RequestError::Method(excerpt(parts.method.as_str())));
         }
-        // An extended CONNECT has both; h2 refuses it when only one is there.
+        // An extended CONNECT has a scheme and a path; h2 refuses a request with only one of them.
         if parts.uri.scheme().is_some() {
             return Err(RequestError::Extended);
         }
@@ -139,14 +138,14 @@ impl ConnectRequest {
     }
 }
 
-/// What the other node answers.
+/// The answer of the other node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectResponse {
-    /// Exactly 200 means that the application has been reached.
+    /// Only 200 means that the application was reached.
     pub status: StatusCode,
-    /// About the workload that was connected to.
+    /// The description of the destination's workload.
     pub baggage: Option<Baggage>,
-    /// Why it was refused, where the peer says so.
+    /// Why the stream was refused, if the peer sends it.
     pub refusal: Option<HboneRefusal>,
 }
 
@@ -169,7 +168,7 @@ impl ConnectResponse {
         self.status == StatusCode::OK
     }
 
-    /// As an HTTP response.
+    /// The HTTP response.
     #[must_use]
     pub fn to_http(&self) -> Response<()> {
         let mut response = Response::new(());

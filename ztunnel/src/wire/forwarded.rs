@@ -1,4 +1,4 @@
-//! `forwarded`: whose connection is carried, and by which service name it was asked for.
+//! `forwarded`: the client of the connection, and the service name that it requested.
 
 use std::{fmt, net::SocketAddr};
 
@@ -9,29 +9,29 @@ use super::authority::{self, Authority};
 /// The header's name.
 pub const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 
-/// A longer header is ignored: the longest that Istio writes has 320 bytes.
+/// A longer header is ignored. The longest header that Istio writes has 320 bytes.
 const LONGEST: usize = 1024;
 
 /// `for="10.0.0.1:4000";host=web.demo.svc.cluster.local`.
 ///
-/// Only telemetry follows from it: a peer can say what it likes.
+/// It is used for telemetry only, because a peer can write anything into it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Forwarded {
-    /// Who connected to the peer; always there in what is sent. A peer may have left it out, or written something else
-    /// there.
+    /// The socket that connected to the peer. This daemon always sends it. A peer may have left it out, or written something
+    /// else.
     pub client: Option<SocketAddr>,
-    /// The service that the client addressed: in lower case, without port.
+    /// The service that the client requested: in lower case, without port.
     pub host: Option<String>,
 }
 
 impl Forwarded {
-    /// A client's connection, and the service it addressed.
+    /// A client's connection, and the service that the client requested.
     #[must_use]
     pub fn new(client: SocketAddr, host: Option<String>) -> Self {
         Self { client: Some(client), host }
     }
 
-    /// Reads a header's value: parts between semicolons, of which the first of each name counts.
+    /// Reads a header's value: parts between semicolons. The first part of each name is used.
     #[must_use]
     pub fn parse(value: &[u8]) -> Self {
         let mut forwarded = Self::default();
@@ -47,7 +47,7 @@ impl Forwarded {
         forwarded
     }
 
-    /// As a header's value; `None` where nothing is known.
+    /// The header's value; `None` if nothing is known.
     #[must_use]
     pub fn to_header(&self) -> Option<HeaderValue> {
         HeaderValue::try_from(self.to_string()).ok().filter(|value| !value.is_empty())
@@ -59,7 +59,7 @@ impl fmt::Display for Forwarded {
         if let Some(client) = self.client {
             write!(f, "for=\"{}\"", authority::plain(client))?;
         }
-        // A host that would be read as something else is not sent.
+        // A host that would be parsed as something else is not sent.
         if let Some(host) = self.host.as_deref().and_then(service_host) {
             write!(f, "{}host={host}", if self.client.is_some() { ";" } else { "" })?;
         }
@@ -71,7 +71,7 @@ fn unquoted(text: &str) -> &str {
     text.trim_ascii().trim_matches('"')
 }
 
-/// The host names of services, wildcards of ServiceEntries included.
+/// Accepts the host names of services, and the wildcards of ServiceEntries.
 fn service_host(text: &str) -> Option<String> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b'*');
     let is_host = (1..=authority::LONGEST_HOST).contains(&text.len()) && text.bytes().all(allowed);
@@ -82,7 +82,7 @@ fn service_host(text: &str) -> Option<String> {
 mod tests {
     use super::Forwarded;
 
-    /// The header as it would be written again.
+    /// Checks the header as it is written again.
     fn check(text: &str, expected: &str) {
         assert_eq!(Forwarded::parse(text.as_bytes()).to_string(), expected, "{text:?}");
     }

@@ -1,9 +1,9 @@
-//! What nodes tell each other in the headers of an HBONE CONNECT: pure, total parsers and writers.
+//! The headers of an HBONE CONNECT, which nodes exchange: pure, total parsers and writers.
 //!
-//! Written as Istio's ztunnel writes it (names, order, quoting), read as tolerantly as it reads where that does no harm.
-//! Everything here takes what an authenticated but possibly hostile peer sent: nothing panics, nothing takes longer than
-//! its input is long, and what comes out is short and printable. Each parser has a fuzz target in `ztunnel/fuzz`, whose
-//! seeds the unit tests replay.
+//! They are written like the headers of Istio's ztunnel (names, order, quoting), and parsed as tolerantly as there, if that
+//! does no harm. The input comes from an authenticated but possibly hostile peer: no parser panics, no parser takes more time
+//! than is proportional to the length of its input, and every result is short and printable. Each parser has a fuzz target in
+//! `ztunnel/fuzz`, whose seeds the unit tests replay.
 
 pub mod authority;
 pub mod baggage;

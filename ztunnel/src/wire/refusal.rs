@@ -1,5 +1,5 @@
-//! `x-ztunnel-refusal`: why a stream was refused, for the log of the node that asked. Sent to mesh peers only, who have
-//! shown a certificate by then; Istio's ztunnel ignores it.
+//! `x-ztunnel-refusal`: why a stream was refused, for the log of the node that requested it. It is sent to peers of the mesh
+//! only, which have been authenticated before; Istio's ztunnel ignores it.
 
 use http::{HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode, utf8_percent_encode};
@@ -13,32 +13,32 @@ pub const REFUSAL: HeaderName = HeaderName::from_static("x-ztunnel-refusal");
 const LONGEST: usize = 512;
 /// The longest reason.
 const LONGEST_REASON: usize = 64;
-/// Encoded in a detail, beside all that is not ASCII.
+/// The characters that are encoded in a detail, in addition to all that are not ASCII.
 const ENCODED: &AsciiSet = &CONTROLS.add(b'%');
 
-/// Why a stream was refused: `<reason> <detail>`, where whatever is not visible ASCII is percent-encoded in the detail.
+/// Why a stream was refused: `<reason> <detail>`. In the detail, `%` and all characters but printable ASCII are percent-encoded.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HboneRefusal {
     /// The label of a [`CloseReason`], or another word of `a-z`, `0-9` and `_`, at most 64.
     pub reason: String,
-    /// For people; may be empty. What does not fit is cut off, and control characters become spaces.
+    /// A text for people; may be empty. The part that does not fit is cut off, and control characters become spaces.
     pub detail: String,
 }
 
 impl HboneRefusal {
-    /// A reason and what there is to say about it.
+    /// A reason with a detail.
     #[must_use]
     pub fn new(reason: CloseReason, detail: impl Into<String>) -> Self {
         Self { reason: reason.label().to_owned(), detail: detail.into() }
     }
 
-    /// The reason, where this version knows it.
+    /// The reason, if this version knows it.
     #[must_use]
     pub fn close_reason(&self) -> Option<CloseReason> {
         CloseReason::from_label(&self.reason)
     }
 
-    /// Reads a header's value; `None` when it does not begin with a reason.
+    /// Reads a header's value; `None` if it does not begin with a reason.
     #[must_use]
     pub fn parse(value: &[u8]) -> Option<Self> {
         let value = value.get(..LONGEST).unwrap_or(value);
@@ -49,7 +49,7 @@ impl HboneRefusal {
         Some(Self { reason: reason.to_owned(), detail })
     }
 
-    /// As a header's value; `None` when the reason is not a word.
+    /// The header's value; `None` if the reason is not a word.
     #[must_use]
     pub fn to_header(&self) -> Option<HeaderValue> {
         if !is_reason(&self.reason) {
@@ -70,7 +70,7 @@ fn is_reason(text: &str) -> bool {
     (1..=LONGEST_REASON).contains(&text.len()) && text.bytes().all(allowed)
 }
 
-/// Appends as many whole characters as fit. Control characters become spaces.
+/// Appends whole characters while they fit. Control characters become spaces.
 fn encode(detail: &str, text: &mut String) {
     let mut bytes = [0; 4];
     for character in detail.chars() {
@@ -89,7 +89,7 @@ mod tests {
     use super::{HboneRefusal, LONGEST};
     use crate::model::close::CloseReason;
 
-    /// The header that is sent, and that it is read as it was meant.
+    /// Checks the header that is sent, and that it is parsed as the same refusal.
     fn check(detail: &str, expected: &str) {
         let refusal = HboneRefusal::new(CloseReason::Denied, detail);
         let header = refusal.to_header().unwrap();

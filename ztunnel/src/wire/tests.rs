@@ -22,7 +22,7 @@ fn every_seed_of_every_fuzz_target_holds() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     folders.sort();
-    // What is no parser of this folder has its own test.
+    // Parsers outside of this folder have tests of their own.
     folders.retain(|name| !matches!(name.as_str(), "manifests" | "resources"));
     assert_eq!(folders, CHECKS.map(|(name, _)| name), "a folder of seeds for every check");
     for (name, check) in CHECKS {
@@ -35,7 +35,7 @@ fn every_seed_of_every_fuzz_target_holds() {
     }
 }
 
-/// Most seeds are about what is refused; these have to be taken, or the fuzzing starts from nowhere.
+/// Most seeds are refused. These seeds have to be accepted, because fuzzing needs valid inputs to start from.
 #[test]
 fn the_seeds_from_istio_are_understood() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds");

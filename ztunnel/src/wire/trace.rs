@@ -1,5 +1,5 @@
-//! `traceparent`: the number of a CONNECT request (W3C Trace Context, version 00). This daemon sends one, as Istio's ztunnel does; it
-//! neither logs nor uses the one that it receives.
+//! `traceparent`: the id of a CONNECT request (W3C Trace Context, version 00). This daemon sends one, as Istio's ztunnel does;
+//! it neither logs nor uses a received one.
 
 use std::fmt;
 
@@ -8,13 +8,13 @@ use http::{HeaderName, HeaderValue};
 /// The header's name.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// A request's number, from random bits: a connection that tries another endpoint gets another one. Never taken from what an
-/// application sends, and never sampled: the last field is `00` when it is written.
+/// A request's id, made of random bits. A connection that tries another endpoint gets another id. It is never taken from an
+/// application's data, and never sampled: the last field is `00` when it is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TraceParent {
-    /// Of the trace; never 0.
+    /// The trace id; never 0.
     pub trace: u128,
-    /// Of the part of the trace that the sender carries; never 0.
+    /// The parent id; never 0.
     pub parent: u64,
 }
 
@@ -22,11 +22,11 @@ impl TraceParent {
     /// From random bits.
     #[must_use]
     pub fn new(trace: u128, parent: u64) -> Self {
-        // Zero means "invalid" in the standard.
+        // Zero is invalid in the standard.
         Self { trace: trace.max(1), parent: parent.max(1) }
     }
 
-    /// Reads a header's value: `00-<32 hex>-<16 hex>-<2 hex>`, whatever the version and the flags.
+    /// Reads a header's value: `00-<32 hex>-<16 hex>-<2 hex>`, with any version and flags.
     #[must_use]
     pub fn parse(value: &[u8]) -> Option<Self> {
         let mut parts = value.split(|byte| *byte == b'-');
@@ -38,10 +38,10 @@ impl TraceParent {
         (trace != 0 && parent != 0).then_some(Self { trace, parent })
     }
 
-    /// As a header's value.
+    /// The header's value.
     #[must_use]
     pub fn to_header(self) -> HeaderValue {
-        // Hexadecimal digits and dashes, so that this can't fail.
+        // The text has hexadecimal digits and dashes only, so this can't fail.
         HeaderValue::try_from(self.to_string()).unwrap_or(HeaderValue::from_static(""))
     }
 }
@@ -61,7 +61,7 @@ fn hex(digits: &[u8], length: usize) -> Option<u128> {
 mod tests {
     use super::TraceParent;
 
-    /// The header as it would be written again, or `!`.
+    /// Checks the header as it is written again, or `!`.
     fn check(text: &str, expected: &str) {
         let got = TraceParent::parse(text.as_bytes()).map_or("!".to_owned(), |trace| trace.to_string());
         assert_eq!(got, expected, "{text:?}");
