@@ -1,4 +1,4 @@
-//! What is known about a connection once it is decided where it goes: log, metrics and `/config_dump` tell the same.
+//! The facts about a connection whose destination is decided: log, metrics and `/config_dump` show the same facts.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -9,36 +9,36 @@ use crate::model::{
     workload::Workload,
 };
 
-/// Who is connected with whom, and how.
+/// The two ends of a connection, and the protocol between them.
 #[derive(Clone, Debug)]
 pub struct Facts {
-    /// Which way, seen from the pod.
+    /// The direction, seen from the pod.
     pub direction: Direction,
-    /// Who connected.
+    /// The socket that connected.
     pub src_addr: SocketAddr,
-    /// The pod that connected: the daemon's own for outbound, for inbound as far as it is known.
+    /// The pod that connected. For outbound it is the daemon's own pod; for inbound it may be unknown.
     pub source: Option<Arc<Workload>>,
-    /// Who connected, proved by mTLS. `None` in plaintext.
+    /// The client's identity, proved by mTLS. `None` in plaintext.
     pub source_identity: Option<SpiffeId>,
-    /// The TCP peer that the daemon connected to: port 15008 of a pod for a tunnel, the original destination before that
-    /// is chosen, the application for inbound.
+    /// The TCP peer to which the daemon connected: port 15008 of a pod for HBONE, the application for inbound. Before a
+    /// destination is chosen it is the original destination.
     pub dst_addr: SocketAddr,
-    /// What the CONNECT of a tunnel names. `None` in plaintext.
+    /// The authority of the CONNECT request. `None` in plaintext.
     pub hbone_addr: Option<String>,
-    /// The service that the client addressed.
+    /// The service that the client requested.
     pub service: Option<Arc<Service>>,
-    /// The pod that is connected to, as far as it is known.
+    /// The destination pod, if known.
     pub destination: Option<Arc<Workload>>,
-    /// Who is connected to: expected, or proved by mTLS. `None` in plaintext.
+    /// The server's identity, expected or proved by mTLS. `None` in plaintext.
     pub destination_identity: Option<SpiffeId>,
 }
 
-/// How a connection goes between nodes.
+/// The protocol of a connection between nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Protocol {
-    /// As it came.
+    /// Plaintext TCP.
     Tcp,
-    /// In an mTLS tunnel.
+    /// A stream of an HBONE connection.
     Hbone,
 }
 
@@ -54,7 +54,7 @@ impl Protocol {
 }
 
 impl Facts {
-    /// What the sockets tell, and no more.
+    /// The facts that the sockets give, and nothing else.
     #[must_use]
     pub fn of(flow: &Flow) -> Self {
         Self {
@@ -70,7 +70,7 @@ impl Facts {
         }
     }
 
-    /// How it goes between nodes.
+    /// The protocol between nodes.
     #[must_use]
     pub fn protocol(&self) -> Protocol {
         if self.hbone_addr.is_some() { Protocol::Hbone } else { Protocol::Tcp }

@@ -11,10 +11,10 @@ use crate::model::{
     workload::{NamespacedName, Workload},
 };
 
-/// What Istio writes where it does not know.
+/// Istio's value for an unknown label.
 const UNKNOWN: &str = "unknown";
 
-/// Istio's name of the side that reports.
+/// Istio's name for the side that reports.
 pub(super) const fn reporter(direction: Direction) -> &'static str {
     match direction {
         Direction::Outbound => "source",
@@ -45,10 +45,10 @@ struct Party {
 }
 
 impl Labels {
-    /// `cluster` is the name of this one, which has every workload that is known.
+    /// `cluster` is the name of this cluster, to which every known workload belongs.
     pub(super) fn of(facts: &Facts, cluster: &Arc<str>) -> Self {
         let mut source = Party::of(facts.source.as_deref(), cluster);
-        // Istio names a source only by what TLS has proved, a destination by what is known of it.
+        // Istio names a source only by the identity that TLS has proved, and a destination by all that is known about it.
         source.principal.clone_from(&facts.source_identity);
         if let (None, Some(identity)) = (&source.namespace, &facts.source_identity) {
             source.namespace = Some(Arc::clone(&identity.namespace));

@@ -1,4 +1,4 @@
-//! A histogram of durations that takes no lock: several workers observe at once.
+//! A histogram of durations without a lock: several workers observe at the same time.
 
 use std::{
     fmt,
@@ -17,7 +17,7 @@ use prometheus_client::{
 /// Upper bounds in seconds: a handshake takes about one millisecond, a deadline ten seconds.
 const BOUNDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-/// Durations by size.
+/// A histogram of durations.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Latency(Arc<Inner>);
 

@@ -1,8 +1,8 @@
-//! Numbers for Prometheus: what connections did, in Istio's series and in this daemon's own. Every metric has its name, help and
-//! labels in this folder.
+//! Metrics for Prometheus: the traffic of connections, in Istio's series and in this daemon's own. The name, help and labels of
+//! every metric are in this folder.
 //!
-//! Data workers count with atomic additions; whoever scrapes reads. Nothing on the path of a byte comes through here. What is
-//! not counted here but read when somebody scrapes is registered by [`state`] and [`process`].
+//! Data workers count with atomic additions; a scrape only reads. No code here runs for each byte. Values that are not counted
+//! here but read at a scrape are registered by [`state`] and [`process`].
 
 pub mod facts;
 mod labels;

@@ -1,4 +1,4 @@
-//! What policies decided, by policy.
+//! The decisions of policies, by policy.
 
 use std::{
     collections::HashSet,
@@ -22,28 +22,29 @@ use crate::{
 
 const AUTHORIZATION: &str = "AuthorizationPolicy";
 const AUTHENTICATION: &str = "PeerAuthentication";
-/// No single policy decided: there are ALLOW policies, and none matched.
+/// No single policy decided: ALLOW policies apply, and none matched.
 const NONE: &str = "none";
-/// What may hold policies could never be read.
+/// A source that may contain policies could never be read.
 const UNREAD: &str = "unread";
 
 const DENIED: &str = "denied";
 const CUT: &str = "cut";
 
-/// Beside so many series none is made before its first event: a mesh may have more policies than a scrape should carry.
+/// The maximum number of series that are made before their first event. A mesh may have more policies than a scrape should
+/// carry.
 const MOST_EXPECTED: usize = 1000;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Labels {
     kind: &'static str,
-    /// That of the policy, or of the destination where no single one decided. Not `namespace`: Prometheus gives that label to the
-    /// daemon itself.
+    /// The namespace of the policy, or of the destination if no single policy decided. The label is not called `namespace`,
+    /// because Prometheus sets that label to the daemon's own namespace.
     policy_namespace: Arc<str>,
     policy: Arc<str>,
     decision: &'static str,
 }
 
-/// Counts decisions; clones are the same.
+/// Counts decisions; clones share the counts.
 #[derive(Clone, Debug, Default)]
 pub struct Decisions {
     family: Family<Labels, Counter>,
@@ -69,28 +70,28 @@ impl Decisions {
         decisions
     }
 
-    /// A new connection to a pod of this namespace was refused.
+    /// A new connection to a pod of this namespace was denied.
     pub fn denied(&self, denial: &Denial, namespace: &Arc<str>) {
         self.count(because(denial, namespace, DENIED));
     }
 
-    /// A live one was cut.
+    /// A live connection was reset.
     pub fn cut(&self, denial: &Denial, namespace: &Arc<str>) {
         self.count(because(denial, namespace, CUT));
     }
 
-    /// A policy without effect had something to say.
+    /// A policy that is not enforced (dry-run or AUDIT) matched.
     pub fn beside(&self, found: &UnenforcedMatch<'_>) {
         self.count(labels(AUTHORIZATION, found.policy, would(found)));
     }
 
-    /// A kubelet was let in.
+    /// A probe of the kubelet was allowed.
     pub fn probe(&self) {
         self.probes.inc();
     }
 
-    /// Begins series at 0 for the policies that decide about pods of this node, each with its namespace: without them the first
-    /// denial would be no increase to Prometheus.
+    /// Creates series at 0 for the policies that apply to pods of this node. Each element of `guards` is the namespace of a pod
+    /// and its policies. Without a series at 0, Prometheus would not see the first denial as an increase.
     pub fn expect<'a>(&self, guards: impl IntoIterator<Item = (&'a Arc<str>, &'a PodPolicies)>) {
         let mut groups = HashSet::new();
         for (namespace, guard) in guards {
@@ -122,7 +123,7 @@ impl Decisions {
         }
     }
 
-    /// Forgets policies that are no longer there.
+    /// Removes the series of policies that do not exist any more.
     pub fn retain(&self, snapshot: &Snapshot) {
         let policies = snapshot.policies();
         self.known.lock().unwrap_or_else(PoisonError::into_inner).retain(|labels| {
@@ -146,7 +147,7 @@ impl Decisions {
     }
 }
 
-/// What a policy without effect did, or would have done: the value of the label `decision`.
+/// The effect that a policy without enforcement had, or would have had: the value of the label `decision`.
 #[must_use]
 pub const fn would(found: &UnenforcedMatch<'_>) -> &'static str {
     would_at(found.action, found.rule.is_some())
@@ -161,7 +162,7 @@ const fn would_at(action: Action, has_rule: bool) -> &'static str {
     }
 }
 
-/// The series that a policy can have. No ALLOW policy in force has any: where none matches, no single one decides.
+/// The series that a policy can have. An enforced ALLOW policy has none: if none matches, no single policy has decided.
 fn possible(policy: &AuthorizationPolicy) -> Vec<Labels> {
     let decisions: &[&'static str] = match (policy.action, policy.dry_run) {
         (Action::Deny | Action::Custom, false) => &[DENIED, CUT],

@@ -1,4 +1,4 @@
-//! The process itself, in the metrics that the client libraries of Prometheus have of every program.
+//! The metrics of the process itself, with the names that Prometheus client libraries use for every program.
 
 use std::{fs, sync::LazyLock};
 
@@ -7,11 +7,11 @@ use prometheus_client::registry::Registry;
 
 use super::state::{counter_of_seconds, gauge, gauge_of_seconds};
 
-/// `/proc` counts the time of processes in these, on every architecture that the daemon runs on, whatever the kernel's own
-/// clock (`USER_HZ`, part of the kernel's interface).
+/// The unit of process times in `/proc`, on every architecture of the daemon and independent of the kernel's own clock
+/// (`USER_HZ`, part of the kernel's interface).
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// Registers what `/proc` says now. What it does not say is left out.
+/// Registers the current values in `/proc`. A value that can't be read is left out.
 pub fn register(registry: &mut Registry) {
     let stat = fs::read_to_string("/proc/self/stat").ok();
     if let Some(times) = stat.as_deref().and_then(Times::read) {
@@ -36,7 +36,7 @@ pub fn register(registry: &mut Registry) {
     }
 }
 
-/// When the machine started, as Unix time. The file grows with the number of CPUs and interrupts, so it is read once.
+/// The start of the machine, as Unix time. The file grows with the number of CPUs and interrupts, so it is read once.
 static BOOT: LazyLock<Option<f64>> = LazyLock::new(|| {
     let stat = fs::read_to_string("/proc/stat").ok()?;
     number(&stat, "btime").map(|seconds| seconds as f64)
@@ -52,10 +52,10 @@ struct Times {
 impl Times {
     /// Reads `/proc/PID/stat`.
     fn read(stat: &str) -> Option<Self> {
-        // The second field is the name of the program in parentheses, which may itself hold spaces and parentheses.
+        // The second field is the name of the program in parentheses. The name may contain spaces and parentheses.
         let (_, after) = stat.rsplit_once(')')?;
         let mut fields = after.split_ascii_whitespace();
-        // Fields 14, 15 and 22 of the manual page; the first one here is field 3.
+        // These are fields 14, 15 and 22 of the manual page; the iterator starts at field 3.
         let user: u64 = fields.nth(11)?.parse().ok()?;
         let system: u64 = fields.next()?.parse().ok()?;
         let start: u64 = fields.nth(6)?.parse().ok()?;
@@ -72,7 +72,7 @@ fn number(text: &str, key: &str) -> Option<u64> {
 
 fn open_files() -> Option<u64> {
     let entries = fs::read_dir("/proc/self/fd").ok()?;
-    // The listing itself has one open.
+    // Reading the folder itself keeps one file open.
     Some((entries.count() as u64).saturating_sub(1))
 }
 

@@ -1,9 +1,9 @@
-//! The closed lists of reasons that are label values: each has a series at 0 from the start, so that the first event is an
-//! increase.
+//! The closed lists of reasons that are label values. Each reason has a series at 0 from the start, so that Prometheus sees the
+//! first event as an increase.
 
 use crate::model::flow::Direction;
 
-/// Why a TLS handshake fails, on either side: labels of the errors of `tls`.
+/// Why a TLS handshake fails, on either side: the labels of the errors in `tls`.
 const HANDSHAKE: [&str; 19] = [
     "chain",
     "deadline",
@@ -26,13 +26,13 @@ const HANDSHAKE: [&str; 19] = [
     "unusable_certificate",
 ];
 
-/// What only the side that accepts refuses: labels of `flow::admission`.
+/// Reasons for which only the accepting side refuses: the labels of `flow::admission`.
 const ADMISSION: [&str; 4] = ["connections", "connections_of_peer", "evicted", "memory"];
 
-/// What a client does to an HBONE connection that ends it: labels of `hbone`.
+/// Abuse by a client that ends an HBONE connection: the labels of `hbone`.
 const ABUSE_BY_CLIENTS: [&str; 2] = ["resets", "useless_frames"];
 
-/// What a server does to it.
+/// Abuse by a server that ends an HBONE connection.
 const ABUSE_BY_SERVERS: [&str; 1] = ["useless_frames"];
 
 /// The reasons for which a handshake of a direction can fail.
@@ -44,7 +44,7 @@ pub(super) fn of_handshake(direction: Direction) -> impl Iterator<Item = &'stati
     HANDSHAKE.iter().chain(own).copied()
 }
 
-/// The reasons for which this node ends an HBONE connection of a direction as abused.
+/// The reasons for which this node ends an HBONE connection of a direction because of abuse.
 pub(super) fn of_abuse(direction: Direction) -> impl Iterator<Item = &'static str> {
     let reasons: &[&'static str] = match direction {
         Direction::Outbound => &ABUSE_BY_SERVERS,

@@ -1,4 +1,5 @@
-//! Istio's traffic series: one [`Series`] for each label set, found once a connection, kept while it is used.
+//! Istio's traffic series: one [`Series`] for each label set. It is looked up once for each connection, and kept while it is
+//! used.
 
 use std::{
     collections::HashMap,
@@ -19,11 +20,11 @@ use prometheus_client::{
 use super::labels::{Labels, WithFlags};
 use crate::model::close::CloseReason;
 
-/// Every value of `response_flags`.
+/// All values of `response_flags`.
 const FLAGS: [&str; 7] =
     ["-", "DENY", "CONNECT", "TLS_FAILURE", "H2_HANDSHAKE_FAILURE", "NETWORK_POLICY", "IDENTITY_ERROR"];
 
-/// Counts of one label set.
+/// The counters of one label set.
 #[derive(Debug, Default)]
 pub(super) struct Series {
     /// Connections that are open now, or [`RETIRED`].
@@ -31,16 +32,16 @@ pub(super) struct Series {
     opened: AtomicU64,
     received: AtomicU64,
     sent: AtomicU64,
-    /// By flags.
+    /// By index in [`FLAGS`].
     closed: [AtomicU64; FLAGS.len()],
     failed: [AtomicU64; FLAGS.len()],
 }
 
-/// In place of the number of open connections: it has left the table and must not be used.
+/// The value instead of the number of open connections when the series has left the table and must not be used.
 const RETIRED: i64 = i64::MIN;
 
 impl Series {
-    /// A connection is opened; `false` when the series has left the table.
+    /// A connection is opened. `false`: the series has left the table.
     pub(super) fn open(&self) -> bool {
         let is_open = self.open.fetch_update(Relaxed, Relaxed, |open| (open != RETIRED).then_some(open + 1)).is_ok();
         if is_open {
@@ -49,7 +50,7 @@ impl Series {
         is_open
     }
 
-    /// So many bytes more, from the client and to it.
+    /// Adds bytes that came from the client, and bytes that were sent to the client.
     pub(super) fn add(&self, received: u64, sent: u64) {
         for (counter, bytes) in [(&self.received, received), (&self.sent, sent)] {
             if bytes > 0 {
@@ -70,7 +71,7 @@ impl Series {
         self.open.fetch_sub(1, Relaxed);
     }
 
-    /// Whether it has left the table.
+    /// Whether the series has left the table.
     pub(super) fn is_retired(&self) -> bool {
         self.open.load(Relaxed) == RETIRED
     }
@@ -80,7 +81,7 @@ impl Series {
     }
 }
 
-/// Whether Istio counts the end as a failure: ends that an application or the mesh's operators brought about are none.
+/// Whether Istio counts the end as a failure. An end that an application or the mesh's operators caused is not a failure.
 fn is_failure(reason: CloseReason) -> bool {
     let is_wanted = matches!(
         reason,
@@ -93,8 +94,8 @@ fn is_failure(reason: CloseReason) -> bool {
     !reason.is_clean() && !is_wanted
 }
 
-/// All series. One that has no open connection, and had none opened for a while, is dropped: workloads come and go, and
-/// the label sets with them. When it is needed again it begins at 0, which Prometheus takes as a restart of its counters.
+/// All series. A series without an open connection is dropped when no connection was opened in it for a while: workloads come
+/// and go, and their label sets with them. When it is needed again it begins at 0, which Prometheus treats as a counter reset.
 #[derive(Debug)]
 pub(super) struct SeriesTable {
     kept: Duration,
@@ -110,13 +111,13 @@ struct SeriesEntries {
 #[derive(Debug)]
 struct SeriesEntry {
     series: Arc<Series>,
-    /// How many connections had been opened when it was last looked at.
+    /// The number of connections that had been opened at the last sweep.
     opened: u64,
-    /// When it was last seen in use.
+    /// The last time at which it was seen in use.
     used: Instant,
 }
 
-/// At least this long between two sweeps.
+/// The minimum time between two sweeps.
 const SWEEP: Duration = Duration::from_secs(10);
 
 impl SeriesTable {
@@ -128,11 +129,11 @@ impl SeriesTable {
     pub(super) fn open(&self, labels: Labels) -> Arc<Series> {
         let now = Instant::now();
         let mut entries = self.lock();
-        // Also where nobody ever scrapes.
+        // The table has to be swept here as well, because it may never be scraped.
         entries.sweep(now, self.kept);
         let new = || SeriesEntry { series: Arc::default(), opened: 0, used: now };
         let series = Arc::clone(&entries.series.entry(Arc::new(labels)).or_insert_with(new).series);
-        // What is in the table is not retired: both happens under the lock.
+        // A series in the table is not retired: insertion and retirement both happen under the lock.
         series.open();
         series
     }
@@ -141,7 +142,7 @@ impl SeriesTable {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// In the order of their labels.
+    /// All series, ordered by their labels.
     fn all(&self, now: Instant) -> Vec<(Arc<Labels>, Arc<Series>)> {
         let mut entries = self.lock();
         entries.sweep(now, self.kept);
@@ -208,13 +209,13 @@ fn without_flags(counter: &AtomicU64) -> Vec<(&'static str, u64)> {
     vec![("-", counter.load(Relaxed))]
 }
 
-/// Only flags that occurred.
+/// The counters of flags that have occurred.
 fn by_flags(counters: &[AtomicU64]) -> Vec<(&'static str, u64)> {
     let counts = FLAGS.into_iter().zip(counters).map(|(flags, counter)| (flags, counter.load(Relaxed)));
     counts.filter(|(_, count)| *count > 0).collect()
 }
 
-/// Encodes the table.
+/// Encodes the table for a scrape.
 #[derive(Debug)]
 pub(super) struct BookCollector(pub(super) Arc<SeriesTable>);
 

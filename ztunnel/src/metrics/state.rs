@@ -1,4 +1,4 @@
-//! State that is read when somebody scrapes: each function registers metrics with the values of that moment.
+//! State that is read at a scrape: each function registers metrics with the current values.
 
 use std::sync::atomic::AtomicU64;
 
@@ -10,8 +10,8 @@ use prometheus_client::{
 
 use crate::model::workload::NamespacedName;
 
-/// A metric has no label `namespace`, `pod`, `container`, `node`, `job` or `instance`: Prometheus gives these to the target, which is
-/// the daemon, and would rename ours.
+/// No metric has a label `namespace`, `pod`, `container`, `node`, `job` or `instance`: Prometheus sets these labels for the
+/// target, which is the daemon, and would rename ours.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct VerdictLabels {
     pod_namespace: String,
@@ -47,7 +47,7 @@ pub fn build(registry: &mut Registry, tag: &'static str) {
     registry.register("istio_build", "Version of the daemon in the label tag; always 1", build);
 }
 
-/// Identities, and when their certificates end as Unix time.
+/// Identities, and the expiry of their certificates as Unix time.
 pub fn certificates(registry: &mut Registry, certificates: impl IntoIterator<Item = (String, f64)>) {
     let expiry = Family::<IdentityLabel, Gauge<f64, AtomicU64>>::default();
     for (identity, time) in certificates {
@@ -60,7 +60,7 @@ pub fn certificates(registry: &mut Registry, certificates: impl IntoIterator<Ite
     );
 }
 
-/// The mesh: the version of the snapshot in force, and how many problems its sources have.
+/// The mesh: the version of the current snapshot, and the number of problems in its sources.
 pub fn mesh(registry: &mut Registry, version: u64, problems: usize, node_unknown: bool) {
     gauge(
         registry,
@@ -77,7 +77,7 @@ pub fn mesh(registry: &mut Registry, version: u64, problems: usize, node_unknown
     );
 }
 
-/// Whether what this node knows of its own pods may be old.
+/// Whether the local facts about this node's pods may be out of date.
 pub fn local_facts(registry: &mut Registry, stale: bool) {
     gauge(
         registry,
@@ -87,8 +87,9 @@ pub fn local_facts(registry: &mut Registry, stale: bool) {
     );
 }
 
-/// The labelled pods of this node: how many are in each state, what the BPF programs decided for each, and how many connections
-/// are older than the enrolment of their pods. `age`: seconds since the manager last reported all that.
+/// The labelled pods of this node: the number of pods in each state, the verdicts of the BPF programs for each pod, and the
+/// number of connections that are older than the enrolment of their pods. `age`: seconds since the manager last reported these
+/// values.
 pub fn pods<'a>(
     registry: &mut Registry,
     states: impl IntoIterator<Item = (&'static str, usize)>,
@@ -125,7 +126,7 @@ pub fn pods<'a>(
     );
 }
 
-/// BPF maps by name, with entries and capacity, and how often something that captures was restored.
+/// BPF maps by name, with entries and capacity, and how often a BPF link, map or pin was restored.
 pub fn bpf(registry: &mut Registry, maps: impl IntoIterator<Item = (&'static str, usize, u32)>, restored: u64) {
     let entries = Family::<MapLabel, Gauge>::default();
     let capacity = Family::<MapLabel, Gauge>::default();
@@ -143,7 +144,7 @@ pub fn bpf(registry: &mut Registry, maps: impl IntoIterator<Item = (&'static str
     );
 }
 
-/// The budget of memory for copy buffers and windows: bytes in all, bytes in use, and how often none was left.
+/// The memory budget for copy buffers and windows: its size, the used bytes, and how often a request for memory was refused.
 pub fn memory(registry: &mut Registry, budget: usize, used: usize, refused: u64) {
     gauge(
         registry,
@@ -165,7 +166,7 @@ pub fn memory(registry: &mut Registry, budget: usize, used: usize, refused: u64)
     );
 }
 
-/// Tasks of the daemon, and lost lines of its log.
+/// Running tasks of the daemon, and lost log lines.
 pub fn daemon(registry: &mut Registry, tasks: usize, lost_lines: u64) {
     gauge(registry, "ztunnel_tasks", "Running tasks of the daemon", tasks as u64);
     counter(

@@ -1,18 +1,19 @@
-//! The two text formats of an exposition. `prometheus-client` writes OpenMetrics; the older Prometheus format is made of that.
+//! The two text formats of an exposition. `prometheus-client` writes OpenMetrics, and the older Prometheus format is made from
+//! that.
 
 use std::collections::HashSet;
 
-/// The Prometheus text format, version 0.0.4, of an exposition in OpenMetrics.
+/// Converts an exposition in OpenMetrics to the Prometheus text format, version 0.0.4.
 ///
-/// In OpenMetrics, type and help of a counter stand under its name without `_total`, which in the older format is the name of
-/// another metric: the samples would have neither. The last line `# EOF` is a comment there, and stays: with it a reader
-/// knows that the text is complete.
+/// In OpenMetrics the type and help of a counter have its name without `_total`. In the older format that is the name of
+/// another metric, so the samples would have no type and help. The last line `# EOF` is a comment in the older format. It
+/// stays, because it tells a reader that the text is complete.
 #[must_use]
 pub fn prometheus(openmetrics: &str) -> String {
     let counters: HashSet<&str> = openmetrics.lines().filter_map(counter).collect();
     let mut text = String::with_capacity(openmetrics.len() + 8 * counters.len());
     for line in openmetrics.lines() {
-        // Units are a line of OpenMetrics only; they stand in the names.
+        // Only OpenMetrics has lines with units; the names contain the units as well.
         if line.starts_with("# UNIT ") {
             continue;
         }
@@ -30,12 +31,12 @@ pub fn prometheus(openmetrics: &str) -> String {
     text
 }
 
-/// The counter that a line gives its type.
+/// The name of the counter whose type is on this line.
 fn counter(line: &str) -> Option<&str> {
     line.strip_prefix("# TYPE ")?.strip_suffix(" counter")
 }
 
-/// A line with a type or help: its keyword, the name, and what is said of it.
+/// A line with a type or help: its keyword, the name, and the rest.
 fn described(line: &str) -> Option<(&'static str, &str, &str)> {
     ["# TYPE ", "# HELP "].into_iter().find_map(|keyword| {
         let (name, rest) = line.strip_prefix(keyword)?.split_once(' ')?;

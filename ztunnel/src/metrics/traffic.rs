@@ -1,7 +1,7 @@
-//! Connections and what they carried.
+//! Connections and their traffic.
 //!
-//! [`Traffic`] is shared by the threads; each worker has a [`Meter`] of its own, which remembers the series of the label
-//! sets that it saw: counting a connection is one look-up there and a few atomic additions.
+//! [`Traffic`] is shared by the threads. Each worker has its own [`Meter`], which remembers the series of the label sets that
+//! it has used: counting a connection takes one look-up there and a few atomic additions.
 
 use std::{
     cell::{Cell, RefCell},
@@ -54,7 +54,7 @@ struct ReasonLabel {
     reason: &'static str,
 }
 
-/// Series of one direction that exist from the start.
+/// Series of one direction, which exist from the start.
 #[derive(Clone, Debug)]
 struct Way {
     /// The same number as `open`, under Istio's name.
@@ -84,7 +84,7 @@ struct Shared {
     cluster: Arc<str>,
 }
 
-/// The families that the series of the two directions are in.
+/// The families of the series of both directions.
 #[derive(Default)]
 struct Families {
     sockets: Family<ByReporter, Gauge>,
@@ -146,7 +146,7 @@ impl Families {
 }
 
 impl Traffic {
-    /// Registers the series. Those of workloads name this cluster, and are dropped when they were not used for as long as
+    /// Registers the series. Series of workloads name this cluster, and are dropped when they were not used for the time
     /// `kept`.
     pub fn register(registry: &mut Registry, kept: Duration, cluster: Arc<str>) -> Self {
         let families = Families::default();
@@ -199,7 +199,7 @@ impl Traffic {
         }
     }
 
-    /// A worker's own view.
+    /// A meter for one worker.
     #[must_use]
     pub fn meter(&self) -> Meter {
         Meter(Rc::new(Cache { traffic: self.clone(), known: RefCell::default(), prune_at: Cell::new(PRUNE_FROM) }))
@@ -222,7 +222,7 @@ impl Traffic {
         }
     }
 
-    /// A connection's destination answered, so long after it was accepted.
+    /// A connection's destination answered, at this time after the connection was accepted.
     pub fn connected(&self, direction: Direction, protocol: Protocol, after: Duration) {
         let way = self.way(direction);
         match protocol {
@@ -236,14 +236,14 @@ impl Traffic {
         self.way(direction).handshake.observe(duration);
     }
 
-    /// A TLS handshake failed; `reason` is one of a few words.
+    /// A TLS handshake failed; `reason` is from a closed list.
     pub fn handshake_failed(&self, direction: Direction, reason: &'static str) {
         debug_assert!(reasons::of_handshake(direction).any(|listed| listed == reason), "{reason} is not listed");
         let label = ByReason { direction: direction.name(), reason };
         self.0.handshake_failures.get_or_create(&label).inc();
     }
 
-    /// An HBONE connection is open for as long as the value lives.
+    /// An HBONE connection is open while the value exists.
     #[must_use]
     pub fn tunnel(&self, direction: Direction) -> OpenTunnel {
         let way = self.way(direction);
@@ -252,13 +252,13 @@ impl Traffic {
         OpenTunnel(way.tunnels_open.clone())
     }
 
-    /// What policies decided.
+    /// The counters of policy decisions.
     #[must_use]
     pub fn decisions(&self) -> &Decisions {
         &self.0.decisions
     }
 
-    /// A tunnel was ended because of what its peer did; `reason` is one of a few words.
+    /// An HBONE connection was ended because of abuse by its peer; `reason` is from a closed list.
     pub fn abused(&self, direction: Direction, reason: &'static str) {
         debug_assert!(reasons::of_abuse(direction).any(|listed| listed == reason), "{reason} is not listed");
         self.0.abused.get_or_create(&ByReason { direction: direction.name(), reason }).inc();
@@ -270,7 +270,7 @@ impl Traffic {
     }
 }
 
-/// An HBONE connection in the count of open ones.
+/// Counts an HBONE connection as open until it is dropped.
 #[derive(Debug)]
 pub struct OpenTunnel(Gauge);
 
@@ -280,7 +280,7 @@ impl Drop for OpenTunnel {
     }
 }
 
-/// A worker's way to count; clones are the same.
+/// A worker's handle for counting; clones share the state.
 #[derive(Clone, Debug)]
 pub struct Meter(Rc<Cache>);
 
@@ -288,15 +288,15 @@ pub struct Meter(Rc<Cache>);
 struct Cache {
     traffic: Traffic,
     known: RefCell<HashMap<Key, Known>>,
-    /// At this size what has left the mesh or the series is thrown out.
+    /// At this size, entries whose objects have left the mesh, or whose series have left the table, are removed.
     prune_at: Cell<usize>,
 }
 
-/// The smallest cache that is worth looking through.
+/// The smallest size at which removing entries is worth the time.
 const PRUNE_FROM: usize = 256;
 
-/// What the labels are made of, by address: as long as a [`Known`] of the same key holds the objects weakly, no other object
-/// can have their addresses.
+/// The objects from which the labels are made, by address. While a [`Known`] of the same key holds the objects weakly, no other
+/// object can have their addresses.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Key {
     direction: Direction,
@@ -346,13 +346,13 @@ impl Known {
 }
 
 impl Meter {
-    /// What all workers share.
+    /// The counters that all workers share.
     #[must_use]
     pub fn traffic(&self) -> &Traffic {
         &self.0.traffic
     }
 
-    /// A connection of which enough is known to have a series.
+    /// Counts a connection whose facts are sufficient for a series.
     #[must_use]
     pub fn open(&self, facts: &Facts) -> Counted {
         let key = Key::of(facts);
@@ -379,7 +379,7 @@ impl Meter {
     }
 }
 
-/// A connection in its series: open until it is closed, or dropped.
+/// A connection in its series: open until it is closed or dropped.
 #[derive(Debug)]
 pub struct Counted {
     series: Arc<Series>,
@@ -393,14 +393,14 @@ impl Counted {
         Self { series, received: Cell::new(0), sent: Cell::new(0), reason: Cell::new(CloseReason::LocalFault) }
     }
 
-    /// Adds what was carried since the last call: `received` from the client and `sent` to it so far, whichever side
-    /// reports.
+    /// Adds the bytes since the last call. The arguments are totals: `received` from the client and `sent` to the client,
+    /// independent of the reporting side.
     pub fn flush(&self, received: u64, sent: u64) {
         let new = |last: &Cell<u64>, now: u64| now.saturating_sub(last.replace(now));
         self.series.add(new(&self.received, received), new(&self.sent, sent));
     }
 
-    /// It ended.
+    /// The connection ended.
     pub fn close(self, reason: CloseReason) {
         self.reason.set(reason);
     }

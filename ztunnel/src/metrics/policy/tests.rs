@@ -1,4 +1,4 @@
-//! Which series policies have, and with which counts.
+//! The series of policies, and their counts.
 
 use super::{Decisions, Registry};
 use crate::{

@@ -1,4 +1,4 @@
-//! What `/proc` says of a process, and of this one.
+//! The values in `/proc` of a process, and of this process.
 
 use prometheus_client::{encoding::text::encode, registry::Registry};
 
@@ -42,6 +42,6 @@ fn this_process_has_all_of_them_and_none_is_0() {
     assert!(value("process_resident_memory_bytes") <= value("process_virtual_memory_bytes"), "{text}");
     let started = value("process_start_time_seconds");
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
-    // The kernel rounds both of its parts to some 10 ms; its boot time is in whole seconds.
+    // The kernel rounds both terms to about 10 ms; its boot time has whole seconds.
     assert!(started <= now + 2.0 && started > 1.6e9, "{started} is not before {now}");
 }

@@ -1,11 +1,11 @@
-//! The lists have every label that the rest of the program counts.
+//! The lists contain every label that the rest of the program counts.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
 use super::{of_abuse, of_handshake};
 use crate::model::flow::Direction;
 
-/// The texts that stand alone behind `mark`, in the functions of a source that begin with `function`.
+/// The string literals behind `mark`, in the functions of a source file that begin with `function`.
 fn labels(source: &str, function: &str, mark: &str) -> BTreeSet<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(source);
     let text = fs::read_to_string(&path).unwrap();

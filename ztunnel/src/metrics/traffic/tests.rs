@@ -1,4 +1,4 @@
-//! What a scrape says after connections.
+//! The output of a scrape after some connections.
 
 use std::{sync::Arc, time::Duration};
 
@@ -228,7 +228,7 @@ fn what_has_left_the_book_leaves_the_meters_as_well() {
             .open(&Facts { source_identity: Some(identity), ..plain(Direction::Inbound) })
             .close(CloseReason::Complete);
     };
-    // Nobody's objects: only the book tells that they are of no use any more.
+    // The facts have no objects: only the state of the series shows that the entries are not needed any more.
     (0..10 * super::PRUNE_FROM).for_each(open);
     let known = meter.0.known.borrow().len();
     assert!(known <= super::PRUNE_FROM, "{known}");
