@@ -4,12 +4,12 @@ use std::time::Duration;
 
 /// The pause after a first failure.
 const FIRST: Duration = Duration::from_millis(100);
-/// The longest pause, and how long a connection must have lived for the next failure to count as a first one: a control plane
-/// that accepts and closes at once is not asked more and more often.
+/// The longest pause. Also the lifetime from which on a connection resets the pause: a control plane that accepts
+/// connections and closes them at once must not be asked more and more often.
 pub(in crate::control) const LONGEST: Duration = Duration::from_secs(15);
 
-/// The pause doubles with every failure. Between half and the whole of it is drawn, so that the daemons of a cluster do not
-/// return at once when a control plane does.
+/// The pause doubles with every failure. A random time between one half and the whole of it is used, so that the
+/// daemons of a cluster do not all reconnect at the same moment.
 #[derive(Debug)]
 pub(in crate::control) struct Backoff(Duration);
 
@@ -20,7 +20,7 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// The pause after one more failure, of a connection that lived so long.
+    /// The pause after one more failure of a connection that lived for `lived`.
     pub(in crate::control) fn after(&mut self, lived: Duration) -> Duration {
         if lived >= LONGEST {
             *self = Self::default();

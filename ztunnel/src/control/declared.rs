@@ -1,7 +1,8 @@
-//! What manifests declare beside the mesh, for [`analyze`](crate::analyze): templates of pods, and fields that route nothing.
+//! Declarations in manifests that are not part of the mesh, for [`analyze`](crate::analyze): templates of pods, and
+//! fields that do not affect routing.
 //!
-//! Objects are read here without types of their own: a field of another kind than expected counts as absent, and what can't be read
-//! at all is told by those who read the mesh.
+//! Objects are read here without types of their own: a field of another kind than expected counts as absent. An object
+//! that can't be read is reported by the code that reads the mesh.
 
 mod fields;
 mod network;
@@ -24,7 +25,7 @@ use crate::model::workload::NamespacedName;
 /// The label that Kubernetes gives each namespace.
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
-/// Words without which a text declares nothing that is of interest here.
+/// A text without any of these words declares nothing that is of interest here.
 const WORDS: [&str; 10] = [
     "template",
     "Namespace",
@@ -41,16 +42,16 @@ const WORDS: [&str; 10] = [
 /// Collects what manifests declare.
 #[derive(Debug)]
 pub struct Collector {
-    /// Of objects that name none.
+    /// The namespace of objects that name none.
     namespace: Arc<str>,
     declared: Declared,
-    /// Templates of which it is not known yet whether their namespaces are in the mesh.
+    /// Templates for which it is not known yet whether their namespaces are in the mesh.
     templates: Vec<(Arc<str>, Origin, Arc<PodManifest>)>,
     texts: Interner,
 }
 
 impl Collector {
-    /// Objects that name no namespace are in this one.
+    /// `namespace` is the namespace of objects that name none.
     pub fn new(namespace: impl Into<Arc<str>>) -> Self {
         let (declared, templates, texts) = (Declared::default(), Vec::new(), Interner::default());
         Self { namespace: namespace.into(), declared, templates, texts }
@@ -60,7 +61,7 @@ impl Collector {
     pub fn take(&mut self, file: &Arc<str>, text: &str) {
         for document in split::documents(text) {
             let origin = Origin::line_of(Arc::clone(file), document.line);
-            // Reading takes time, and of most objects nothing is wanted.
+            // Parsing takes time, and most objects are of no interest here.
             let is_known = self.declared.objects > 0 && document.text.contains("apiVersion");
             if is_known && !WORDS.iter().any(|word| document.text.contains(word)) {
                 self.declared.objects += 1;
@@ -72,7 +73,7 @@ impl Collector {
         }
     }
 
-    /// All that was declared. Identities are of this trust domain.
+    /// All declarations. Identities are of this trust domain.
     #[must_use]
     pub fn finish(mut self, trust_domain: &TrustDomain) -> Declared {
         for (kind, origin, manifest) in self.templates {
@@ -85,7 +86,7 @@ impl Collector {
         self.declared
     }
 
-    /// An object, or the objects of a list. Items of a list of one kind may lack their own.
+    /// Reads an object, or the objects of a list. Items of a typed list may lack `apiVersion` and `kind`.
     fn object(&mut self, value: &Value, of_list: Option<(&str, &str)>, origin: &Origin) {
         if let Value::Array(items) = value {
             items.iter().for_each(|item| self.object(item, None, origin));
@@ -134,7 +135,8 @@ impl Collector {
         self.declared.namespaces.entry(Arc::clone(&name.name)).or_insert(namespace);
     }
 
-    /// The proxy of a Gateway has a service account of its own, named after Gateway and class; a waypoint's only after itself.
+    /// The proxy of a Gateway has a service account of its own, named after Gateway and class. A waypoint's is named
+    /// after the Gateway only.
     fn gateway(&mut self, name: &NamespacedName, value: &Value) {
         let class = text(value, "/spec/gatewayClassName").unwrap_or_default();
         for account in [name.name.to_string(), format!("{}-{class}", name.name)] {
@@ -152,8 +154,8 @@ impl Collector {
         }
     }
 
-    /// Whatever has a template of pods: Deployment, StatefulSet, DaemonSet, ReplicaSet, ReplicationController, Job, CronJob, and what
-    /// others define.
+    /// Any object with a template of pods: Deployment, StatefulSet, DaemonSet, ReplicaSet, ReplicationController, Job,
+    /// CronJob, and kinds that others define.
     fn template(&mut self, kind: &str, name: &NamespacedName, value: &Value, origin: &Origin) {
         let places = ["/spec/template", "/spec/jobTemplate/spec/template", "/template"];
         let has_containers = |template: &&Value| template.pointer("/spec/containers").is_some_and(Value::is_array);
@@ -185,7 +187,7 @@ impl Collector {
     }
 }
 
-/// A pod of a template, with the fields that are read of pods.
+/// A pod made of a template, with the fields that are read of pods.
 fn pod(name: &NamespacedName, template: &Value) -> Value {
     const OF_SPEC: [&str; 3] = ["serviceAccountName", "serviceAccount", "hostNetwork"];
     const OF_CONTAINER: [&str; 8] =

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// The path of a field, from the object on. The empty path is the object itself.
+/// The path of a field, starting at the object. The empty path is the object itself.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub(in crate::control) struct FieldPath(Vec<Step>);
 
@@ -35,7 +35,7 @@ impl FieldPath {
         self
     }
 
-    /// The path of a field whose own path begins where this one ends.
+    /// Appends a path: `rest` begins where this one ends.
     pub(in crate::control) fn join(&self, rest: &Self) -> Self {
         Self(self.0.iter().chain(&rest.0).cloned().collect())
     }
@@ -49,7 +49,7 @@ impl FieldPath {
     }
 }
 
-/// Keys with other letters than those of field names are quoted: `metadata.annotations["istio.io/dry-run"]`.
+/// Keys with characters that field names do not have are quoted: `metadata.annotations["istio.io/dry-run"]`.
 impl fmt::Display for FieldPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (number, step) in self.0.iter().enumerate() {

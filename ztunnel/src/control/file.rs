@@ -1,14 +1,15 @@
 //! The mesh from a watched folder of Kubernetes manifests.
 //!
-//! Read are `*.yaml`, `*.yml` and `*.json` right in the folder, in the order of their names, but no hidden ones.
-//! Symbolic links are followed, so that a mounted ConfigMap works. What can't be read never empties the mesh: a broken
-//! file keeps saying what it last said, and a missing folder keeps the whole mesh; both are problems in the snapshot.
+//! The daemon reads `*.yaml`, `*.yml` and `*.json` in the folder itself, in the order of their names, without hidden
+//! files. Symbolic links are followed, so that a mounted ConfigMap works. A file that can't be read never empties the
+//! mesh: the last valid content of a broken file stays in force, and so does the whole mesh when the folder is missing.
+//! Both are reported as problems in the snapshot.
 //!
-//! A change counts when its writer closes the file, renames it or removes it. Writers that matter should write beside
-//! the folder and rename into it: then nobody can meet a half-written file.
+//! A change takes effect when its writer closes the file, renames it or removes it. A writer should write the file
+//! outside of the folder and rename it into the folder: then no half-written file is ever read.
 //!
-//! A file that makes no sense from the start may hold policies. As long as there has been no state in which everything made
-//! sense, nobody knows whom they keep out: see [`UnreadPolicies`].
+//! A file that is invalid from the start may hold policies. Until everything was valid at least once, nobody knows
+//! which connections those policies deny: see [`UnreadPolicies`].
 
 mod folder;
 mod kept;
@@ -39,20 +40,21 @@ use crate::store::change::{Batch, Gaps};
 use crate::store::local::LocalPublisher;
 use crate::store::snapshot::Snapshot;
 
-/// How long the folder must be quiet before it is read: a tool that writes several files is then read once.
+/// How long the folder must be quiet before it is read, so that a tool that writes several files causes one reading
+/// only.
 const QUIET: Duration = Duration::from_millis(75);
-/// How long a folder that never gets quiet is waited for.
+/// The longest wait for a folder that never gets quiet.
 const LONGEST_WAIT: Duration = Duration::from_millis(500);
-/// How often the folder is read without a sign of change. inotify may lose events and doesn't see what happens behind
-/// symbolic links; this bounds the harm.
+/// How often the folder is read without a sign of change. inotify may lose events and doesn't see changes behind
+/// symbolic links; this bounds the delay.
 const REREAD: Duration = Duration::from_secs(30);
-/// The same where the folder can't be watched at all: a label should still take effect within a second or so.
+/// The same where the folder can't be watched at all: a changed label should still take effect within about a second.
 const REREAD_UNWATCHED: Duration = Duration::from_secs(1);
 
 /// Why the mesh folder can't be used.
 #[derive(Debug, Error)]
 pub enum OpenFolderError {
-    /// It is not there, or not accessible.
+    /// The folder does not exist, or is not accessible.
     #[error("cannot read the mesh folder {}: create it or correct --mesh", dir.display())]
     Unreadable {
         /// The folder.
@@ -63,20 +65,20 @@ pub enum OpenFolderError {
     /// A file or a folder that was named as an argument can't be read.
     #[error("cannot read {}", path.display())]
     Argument {
-        /// What was given, or a folder below it.
+        /// The path that was given, or a folder below it.
         path: PathBuf,
         /// The system's answer.
         source: io::Error,
     },
-    /// It is something else.
+    /// The path leads to something that is not a directory.
     #[error("the mesh folder {} is not a directory: name the directory that holds the manifests", dir.display())]
     NotADirectory {
-        /// What was given.
+        /// The path that was given.
         dir: PathBuf,
     },
 }
 
-/// Where the local facts of this node's pods go: a Pod's annotations, and the ports of its probes.
+/// Receiver of the local facts of this node's pods: a Pod's annotations, and the ports of its probes.
 #[derive(Debug)]
 pub struct Local {
     /// This node: facts about pods of other nodes are not published.
@@ -91,32 +93,32 @@ pub struct MeshFolder {
     dir: PathBuf,
     trust_domain: TrustDomain,
     local: Option<Local>,
-    /// Where copies of what the files say are kept.
+    /// Directory for copies of the last valid content of each file.
     kept: Option<PathBuf>,
     limits: FolderLimits,
-    /// Local facts that count when the batch that was yielded last is published.
+    /// Local facts that take effect when the batch that was yielded last has been published.
     local_due: Option<LocalPods>,
-    /// `None` while it is being read.
+    /// `None` while the folder is being read.
     content: Option<Content>,
     watch: Watch,
-    /// Whether it could be watched the last time; `None`: it has not been read yet.
+    /// Whether the folder could be watched the last time; `None`: it has not been read yet.
     watched: Option<bool>,
-    /// What was last told; `None` before the first time.
+    /// What was reported last; `None` before the first report.
     told: Option<Told>,
-    /// There was a state in which everything made sense.
+    /// Everything was valid at least once.
     complete: bool,
-    /// A reading failed by a fault of this program, and with it what was known of the files.
+    /// A reading failed because of a bug in this program, and the knowledge about the files was lost with it.
     is_lost: bool,
 }
 
-/// What is known of the folder.
+/// The state of the folder's content.
 #[derive(Debug)]
 struct Content {
     folder: Folder,
     joiner: Joiner,
 }
 
-/// What is new in the folder.
+/// The difference since the last reading.
 #[derive(Debug)]
 struct News {
     joined: Joined,
@@ -125,7 +127,7 @@ struct News {
 }
 
 impl Content {
-    /// What is new since the last time. Takes long when it is much.
+    /// The difference since the last call. Takes long when much has changed.
     fn take(&mut self) -> News {
         let joined = self.joiner.take();
         let mut problems = self.joiner.problems();
@@ -142,8 +144,8 @@ struct Told {
     read: bool,
 }
 
-/// The mesh that a folder describes now, as a daemon sees it right after its start: version 1, or 0 if the folder went away
-/// meanwhile; and the local facts of the pods of all nodes. Blocks on the file system.
+/// The mesh that a folder describes now, as a daemon sees it right after its start, and the local facts of the pods of
+/// all nodes. The snapshot has version 1, or 0 if the folder disappeared meanwhile. Blocks on the file system.
 ///
 /// # Errors
 /// The folder can't be used.
@@ -158,12 +160,12 @@ pub fn read_once(dir: &Path, trust_domain: TrustDomain) -> Result<(Snapshot, Loc
 }
 
 impl MeshFolder {
-    /// Takes a folder that exists now. Later it may go and come back.
+    /// Opens a folder, which has to exist now. Later it may disappear and come back.
     ///
     /// Identities get this trust domain.
     pub fn open(dir: &Path, trust_domain: TrustDomain) -> Result<Self, OpenFolderError> {
         let unreadable = |source| OpenFolderError::Unreadable { dir: dir.to_owned(), source };
-        // Not canonical: the folder may be a symbolic link that is turned to another folder later.
+        // Not made canonical: the folder may be a symbolic link that is changed to another folder later.
         let absolute = std::path::absolute(dir).map_err(unreadable)?;
         let metadata = std::fs::metadata(&absolute).map_err(unreadable)?;
         if !metadata.is_dir() {
@@ -190,14 +192,15 @@ impl MeshFolder {
         }
     }
 
-    /// Publishes the local facts of one node's pods as well. A reader that sees a version of the mesh sees the local facts of
-    /// its pods.
+    /// Publishes the local facts of one node's pods as well. A reader that sees a version of the mesh also sees the
+    /// local facts of the pods in it.
     #[must_use]
     pub fn with_local(self, local: Local) -> Self {
         Self { local: Some(local), ..self }
     }
 
-    /// Keeps the last content of each file that made sense in a directory, for a process that starts while a file is broken.
+    /// Keeps copies of the last valid content of each file in a directory, for a process that starts while a file is
+    /// broken.
     #[must_use]
     pub fn with_kept(self, dir: PathBuf) -> Self {
         Self { kept: Some(dir), ..self }
@@ -211,18 +214,19 @@ impl MeshFolder {
         }
     }
 
-    /// Reads the folder on a blocking thread. What is new, if anything is.
+    /// Reads the folder on a blocking thread, and returns the difference if there is one.
     async fn refresh(&mut self, reading: Reading) -> Option<Batch> {
         let mut content = self.content.take().unwrap_or_else(|| self.nothing());
         let mut watch = std::mem::take(&mut self.watch);
         let is_lost = self.is_lost;
         let work = move || {
-            // Watch first: what changes after this is told, what changed before is read.
+            // Watch first: a change after this raises an event, a change before it is read.
             let watched = watch.arm();
             content.folder.read(&mut content.joiner, reading);
-            // What broken files said before is not known any more: until they are repaired, what was published counts.
+            // The last valid content of broken files is lost: until they are repaired, the published mesh stays in
+            // force.
             let counts = !is_lost || (content.folder.was_read() && !content.folder.is_incomplete());
-            // Joined here as well: with many objects it takes longer than an asynchronous task may.
+            // Joined on this thread as well: with many objects it takes longer than an asynchronous task may.
             let news = counts.then(|| content.take());
             (content, news, watch, watched)
         };
@@ -241,7 +245,7 @@ impl MeshFolder {
         batch
     }
 
-    /// What is new since the last time.
+    /// The difference since the last batch.
     fn batch(&mut self, content: &Content, news: News) -> Option<Batch> {
         let Content { folder, joiner } = content;
         let News { joined, mut problems } = news;
@@ -260,7 +264,7 @@ impl MeshFolder {
             problems.sort();
         }
         let last = self.told.as_ref();
-        // A folder of which nothing at all makes sense says no more than one that can't be read.
+        // A folder without any valid object counts like a folder that can't be read.
         let is_nonsense = !joiner.has_objects() && problems.iter().any(|problem| problem.severity == Severity::Error);
         let read = folder.was_read() && (!is_nonsense || last.is_some_and(|last| last.read));
         let now = Told { gaps: Gaps { partial, blind, unread }, problems: problems.into(), read };
@@ -287,11 +291,12 @@ impl MeshFolder {
 impl MeshSource for MeshFolder {
     /// Reads the folder at once, and again whenever it has changed.
     ///
-    /// If the folder is gone before it could be read once, or nothing in it makes sense, the first batch tells the problem and is none of a source that was read.
-    /// What exists but could never be read makes the mesh partial, and blind as well when it was there from the start.
+    /// If the folder disappears before the first reading, or nothing in it is valid, the first batch reports the
+    /// problem, and its `is_read` is false. A file that exists but could never be read makes the mesh partial. If it
+    /// was there from the start, the mesh is blind as well.
     async fn next(&mut self) -> Option<Batch> {
         loop {
-            // What was yielded before is published by now.
+            // The batch that was yielded before is published by now.
             if let (Some(local), Some(pods)) = (&self.local, self.local_due.take()) {
                 local.publisher.replace(pods);
             }
@@ -300,7 +305,7 @@ impl MeshSource for MeshFolder {
                 Some(watched) => changed(&mut self.watch, if watched { REREAD } else { REREAD_UNWATCHED }).await,
             };
             if let Some(batch) = self.refresh(reading).await {
-                // Before the mesh: no pod is to be seen without its facts.
+                // Before the mesh: no pod may be visible without its facts.
                 if let (Some(local), Some(pods)) = (&self.local, &self.local_due) {
                     local.publisher.extend(pods);
                 }
@@ -310,12 +315,13 @@ impl MeshSource for MeshFolder {
     }
 }
 
-/// Closes the namespaces of policies that name a service whose pods are not known: those may be told of in what could never
-/// be read, and whoever they are, what protects them must not wait for that. What is to be told of it.
+/// Closes the namespaces of policies that name a service whose pods are not known. A file that could never be read may
+/// say which pods those are; until it is readable, every pod of the namespace is protected in their place. Returns the
+/// problems to report.
 fn close_unknown_targets(joiner: &Joiner, unread: &mut UnreadPolicies, file: &Arc<str>) -> Vec<Problem> {
     let mut told = Vec::new();
     for (name, origin, services) in joiner.targeted() {
-        // Without a selector only slices tell of its pods.
+        // For a service without a selector only slices say which pods are behind it.
         let Some(unknown) = services.iter().find(|service| !joiner.has_selector(service)) else { continue };
         let namespace = &name.namespace;
         unread.namespaces.entry(Arc::clone(namespace)).or_insert_with(|| Arc::clone(file));
@@ -332,7 +338,7 @@ fn close_unknown_targets(joiner: &Joiner, unread: &mut UnreadPolicies, file: &Ar
     told
 }
 
-/// Returns when the folder has changed and is quiet again, or after `pause`; how it is to be read then.
+/// Returns when the folder has changed and is quiet again, or after `pause`. Returns how the folder is to be read.
 async fn changed(watch: &mut Watch, pause: Duration) -> Reading {
     let complete = async { while watch.sign().await == Sign::Busy {} };
     tokio::select! {
@@ -349,7 +355,7 @@ async fn changed(watch: &mut Watch, pause: Duration) -> Reading {
     }
 }
 
-/// Each problem is logged when it appears and when it is over, not at every reading in between.
+/// Logs each problem when it appears and when it is over, not at every reading in between.
 fn log_problems(before: &[Problem], now: &[Problem]) {
     let (before, now): (BTreeSet<_>, BTreeSet<_>) = (before.iter().collect(), now.iter().collect());
     for problem in now.difference(&before) {

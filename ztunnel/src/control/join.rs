@@ -1,11 +1,12 @@
-//! Joins objects to workloads, services and policies, and follows their changes: what an object does not concern is not looked
-//! at again.
+//! Joins objects to workloads, services and policies, and follows their changes. Only what a change concerns is joined
+//! again.
 //!
-//! What a Pod means depends on its Namespace and its Node, and what a Service leads to on Pods and EndpointSlices. Each change
-//! notes what has to be joined anew (`Dirty`); [`Joiner::take`] does so and yields the difference. Changes that rarely come
-//! (a namespace's label, a node's labels, the mesh's settings) go through all objects that they may concern.
+//! The meaning of a Pod depends on its Namespace and its Node; the endpoints of a Service depend on Pods and
+//! EndpointSlices. Each change notes what has to be joined again (`Dirty`); [`Joiner::take`] does so and yields the
+//! difference. Changes that come rarely (a namespace's label, a node's labels, the mesh's settings) go through all
+//! objects that they may concern.
 //!
-//! It needs no order: whatever comes first, what is joined at the end is the same.
+//! Objects may come in any order: the result is the same.
 
 mod budget;
 mod endpoints;
@@ -41,17 +42,17 @@ use crate::store::shared::SharedMap;
 
 pub use self::table::Voice;
 
-/// An object: its kind and its name.
+/// The key of an object: its kind and its name.
 type Key = (&'static str, NamespacedName);
 
-/// What has endpoints: a Service or a ServiceEntry.
+/// The key of an object with endpoints: a Service or a ServiceEntry.
 type Fronting = (ServiceKind, NamespacedName);
 
 /// All objects, and what has been made of them.
 #[derive(Debug)]
 pub struct Joiner {
     trust_domain: TrustDomain,
-    /// The node whose local facts are kept; `None`: those of all.
+    /// The node for whose pods local facts are kept; `None`: for all pods.
     node: Option<Arc<str>>,
     voices: BTreeMap<Arc<Voice>, Speech>,
 
@@ -64,39 +65,39 @@ pub struct Joiner {
     settings: Table<Arc<MeshSettings>>,
     authorization: Table<Arc<AuthorizationManifest>>,
     authentication: Table<Arc<PeerAuthenticationManifest>>,
-    /// Of services without a selector, under their names.
+    /// Endpoints of services without a selector, by the name of the service.
     endpoints: Table<Arc<EndpointsManifest>>,
-    /// A Pod of the same name comes first.
+    /// A Pod of the same name takes precedence.
     workload_entries: Table<Arc<PodManifest>>,
     unenforced: Table<Unenforced>,
 
     local: LocalPods,
-    /// In place of the local facts of pods of other nodes.
+    /// Stands in for the local facts of pods of other nodes.
     no_local: Arc<LocalPod>,
     pods_joined: HashMap<NamespacedName, JoinedPod>,
     services_joined: HashMap<ServiceKey, Arc<Service>>,
     budget: Budget,
     holders: Holders,
-    /// The pods on the network of a node, by its addresses.
+    /// The pods with `hostNetwork`, and WorkloadEntries, by their addresses.
     on_hosts: HashMap<IpAddr, BTreeSet<NamespacedName>>,
-    /// Of Kubernetes services.
+    /// Kubernetes services by their cluster IPs.
     vips: HashMap<IpAddr, BTreeSet<NamespacedName>>,
     contested: BTreeMap<IpAddr, Vec<NamespacedName>>,
-    /// Of Kubernetes services: the addresses that lead to them from outside.
+    /// Kubernetes services by the external addresses that lead to them.
     external: HashMap<IpAddr, BTreeSet<NamespacedName>>,
-    /// The addresses of nodes, and how many say so.
+    /// The addresses of nodes, and the number of objects that name each.
     on_nodes: HashMap<IpAddr, usize>,
 
-    /// By the selector.
+    /// Services and entries by their selectors.
     selecting: Selectors<SharedMap<Fronting, ()>>,
-    /// The pods that their selectors lead to.
+    /// The pods that each selector matches.
     members: HashMap<Fronting, BTreeSet<NamespacedName>>,
     slices_of: BTreeMap<NamespacedName, BTreeSet<NamespacedName>>,
-    /// What names an address among its endpoints: a ServiceEntry, or (as of its service) a slice.
+    /// The objects that name an address among their endpoints: ServiceEntries, EndpointSlices and Endpoints.
     naming: HashMap<IpAddr, Few<Key>>,
-    /// The entries that have a host.
+    /// The entries that name a host.
     hosts: HashMap<ServiceKey, BTreeSet<NamespacedName>>,
-    /// The entries that have an address.
+    /// The entries that name an address.
     entry_vips: HashMap<IpAddr, BTreeSet<NamespacedName>>,
     /// The AuthorizationPolicies that name a service.
     targeting: HashMap<NamespacedName, BTreeSet<NamespacedName>>,
@@ -105,46 +106,46 @@ pub struct Joiner {
     dirty: Dirty,
 }
 
-/// What one voice says.
+/// The objects and problems of one voice.
 #[derive(Debug, Default)]
 struct Speech {
     keys: Box<[Key]>,
     problems: Vec<Problem>,
 }
 
-/// A pod as others need it.
+/// A joined pod, with the facts that services need.
 #[derive(Debug, Clone, PartialEq)]
 struct JoinedPod {
     workload: Arc<Workload>,
-    /// It is being deleted and still takes connections.
+    /// The pod is being deleted and still takes connections.
     draining: bool,
-    /// Its share among its equals.
+    /// Its weight as an endpoint.
     weight: u32,
 }
 
-/// What problems are about that only show when objects are joined.
+/// The subject of problems that are found only when objects are joined.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Subject {
     /// Several objects have one name.
     Duplicates(Key),
-    /// What the services of a namespace take.
+    /// The memory that the services of a namespace take.
     Budget(Arc<str>),
-    /// Addresses that several claim.
+    /// Addresses that several pods claim.
     Contested,
     Service(NamespacedName),
     Slice(NamespacedName),
     Endpoints(NamespacedName),
     WorkloadEntry(NamespacedName),
-    /// A kind without effect, and a namespace.
+    /// A kind that is not enforced here, in a namespace.
     Unenforced(Unenforced, Arc<str>),
     Entry(NamespacedName),
     Authorization(NamespacedName),
-    /// All of them: which of several counts shows only beside the others.
+    /// All PeerAuthentications: which of several is in force depends on the others.
     Authentication,
     Settings,
 }
 
-/// What has to be joined anew.
+/// The objects that have to be joined again.
 #[derive(Debug, Default)]
 struct Dirty {
     pods: BTreeSet<NamespacedName>,
@@ -153,13 +154,13 @@ struct Dirty {
     authorization: BTreeSet<NamespacedName>,
     authentication: BTreeSet<NamespacedName>,
     subjects: BTreeSet<Subject>,
-    /// Addresses that others may claim now than before.
+    /// Addresses whose claimants have changed.
     claimed: BTreeSet<IpAddr>,
-    /// Addresses whose owner may be another: what names them has to be joined anew.
+    /// Addresses whose owner may have changed: the objects that name them have to be joined again.
     moved: BTreeSet<IpAddr>,
     /// Changes that need no joining.
     changes: Vec<Change>,
-    /// What a voice says by itself is wrong in another way.
+    /// The problems that a voice reports itself have changed.
     problems: bool,
     local: bool,
 }
@@ -169,14 +170,14 @@ struct Dirty {
 pub struct Joined {
     /// The changes.
     pub changes: Vec<Change>,
-    /// Whether [`Joiner::problems`] are others now.
+    /// Whether [`Joiner::problems`] has changed.
     pub problems: bool,
-    /// Whether [`Joiner::local`] is.
+    /// Whether [`Joiner::local`] has changed.
     pub local: bool,
 }
 
 impl Joiner {
-    /// Identities are of the given trust domain. Local facts are kept of the pods of one node, or (`None`) of all.
+    /// Identities get the given trust domain. Local facts are kept for the pods of one node, or (`None`) of all nodes.
     #[must_use]
     pub fn new(trust_domain: TrustDomain, node: Option<Arc<str>>) -> Self {
         Self {
@@ -218,14 +219,14 @@ impl Joiner {
         }
     }
 
-    /// Has the services of a namespace take so much.
+    /// Sets the budget of each namespace for its services.
     #[cfg(test)]
     pub(in crate::control) fn with_budget(mut self, most: usize) -> Self {
         self.budget = Budget::of(most);
         self
     }
 
-    /// Puts what a voice says, and what is wrong with that, in the place of what it said before.
+    /// Replaces the objects and the problems of a voice.
     pub(in crate::control) fn say(&mut self, voice: &Voice, objects: Vec<Object>, problems: Vec<Problem>) {
         let mut said: BTreeMap<Key, Vec<(Origin, Body)>> = BTreeMap::new();
         for Object { name, origin, body } in objects {
@@ -240,7 +241,8 @@ impl Joiner {
         for key in speech.keys.iter().filter(|key| !keys.contains(*key)) {
             self.replace(key, &voice, Vec::new());
         }
-        // Selectors before the pods that they may lead to: each pod then finds its services, and no service all pods.
+        // Selectors come before the pods that they may match: then each pod looks for its services, and no service goes
+        // through all pods.
         let (pods, others): (Vec<_>, Vec<_>) =
             said.into_iter().partition(|((kind, _), _)| matches!(*kind, "Pod" | "WorkloadEntry"));
         for (key, said) in others.into_iter().chain(pods) {
@@ -251,7 +253,8 @@ impl Joiner {
         }
     }
 
-    /// Has what a voice says count on after it went away, behind all that others say.
+    /// Keeps the objects of a voice in force after the voice has disappeared. They rank behind the objects of all other
+    /// voices.
     pub fn keep(&mut self, name: &Arc<str>) {
         let [here, gone] = [false, true].map(|is_gone| Voice { is_gone, name: Arc::clone(name) });
         let Some(speech) = self.voices.get(&here) else { return };
@@ -292,15 +295,15 @@ impl Joiner {
         objects
     }
 
-    /// Ends what a voice says.
+    /// Removes all objects of a voice.
     pub fn silence(&mut self, voice: &Voice) {
         self.say(voice, Vec::new(), Vec::new());
     }
 
-    /// The difference to the last time.
+    /// The difference since the last call.
     pub fn take(&mut self) -> Joined {
         let mut changes = std::mem::take(&mut self.dirty.changes);
-        // In this order: each may find more of the next.
+        // In this order: each step may mark more objects for the next.
         self.join_pods(&mut changes);
         self.join_services(&mut changes);
         self.join_policies(&mut changes);
@@ -308,7 +311,7 @@ impl Joiner {
         Joined { changes, problems, local: std::mem::take(&mut self.dirty.local) }
     }
 
-    /// All that is wrong with the objects, in order.
+    /// All problems of the objects, in order.
     #[must_use]
     pub fn problems(&self) -> Vec<Problem> {
         let own = self.voices.values().flat_map(|speech| &speech.problems);
@@ -317,26 +320,26 @@ impl Joiner {
         all
     }
 
-    /// What manifests of pods say for the pods' own node.
+    /// The facts in manifests of pods that only the pods' own node needs.
     #[must_use]
     pub fn local(&self) -> &LocalPods {
         &self.local
     }
 
-    /// The namespace whose policies are for the whole mesh.
+    /// The namespace whose policies apply to the whole mesh.
     #[must_use]
     pub fn root_namespace(&self) -> Arc<str> {
         let named = self.settings().and_then(|(_, settings)| settings.body.root_namespace.clone());
         named.unwrap_or_else(|| ROOT_NAMESPACE.into())
     }
 
-    /// Whether anything is said that makes sense.
+    /// Whether there is any valid object.
     #[must_use]
     pub fn has_objects(&self) -> bool {
         self.voices.values().any(|speech| !speech.keys.is_empty())
     }
 
-    /// The namespaces that are described.
+    /// The namespaces for which there is a Namespace object.
     pub fn namespaces(&self) -> impl Iterator<Item = &Arc<str>> {
         self.namespaces.iter().map(|(name, _)| &name.name)
     }
@@ -382,7 +385,7 @@ impl Joiner {
         self.nodes.get(&NamespacedName::new("", name)).map(|said| &said.body.locality)
     }
 
-    /// Notes what follows from what a voice says of an object now.
+    /// Replaces the versions of an object that a voice has, and notes what has to be joined again.
     fn replace(&mut self, key: &Key, voice: &Arc<Voice>, said: Vec<(Origin, Body)>) {
         macro_rules! table {
             ($table:ident, $body:ident) => {{
@@ -505,7 +508,7 @@ impl Joiner {
         self.dirty.fronting.extend(endpoints.map(|(name, _)| (ServiceKind::Kubernetes, name.clone())));
     }
 
-    /// Somebody more, or less, says that an address is a node's: then it leads to no service.
+    /// Counts the objects that name an address of a node: such an address leads to no service.
     fn note_node_address(&mut self, address: IpAddr, is_in: bool) {
         let count = self.on_nodes.entry(address).or_default();
         *count = if is_in { *count + 1 } else { count.saturating_sub(1) };

@@ -1,9 +1,9 @@
-//! Where the mesh comes from: sources that build snapshots and publish them.
+//! Sources of the mesh: they build snapshots and publish them.
 //!
-//! Every source implements [`MeshSource`](source::MeshSource). For sources of Kubernetes objects, [`objects`] reads what each typed
-//! object says, and [`join`] relates the objects and yields what has changed. The folder of manifests is the first of them:
-//! [`manifests`] makes typed objects of the texts of files, and [`file`](mod@file) watches a folder of them. What manifests say
-//! beside the mesh is [`declared`], for `analyze`.
+//! Every source implements [`MeshSource`](source::MeshSource). For sources of Kubernetes objects, [`objects`] reads
+//! each typed object, and [`join`] relates the objects and yields the changes. One such source is the folder of
+//! manifests: [`manifests`] makes typed objects of the texts of files, and [`file`](mod@file) watches a folder of them.
+//! Declarations in manifests that are not part of the mesh are in [`declared`], for `analyze`.
 
 mod backoff;
 pub mod declared;

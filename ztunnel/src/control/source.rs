@@ -1,4 +1,4 @@
-//! Where a mesh comes from: one seam for every source.
+//! The trait of all mesh sources.
 
 use std::pin::pin;
 
@@ -7,18 +7,18 @@ use tracing::info;
 use crate::store::change::Batch;
 use crate::store::publish::Publisher;
 
-/// A source of the mesh. It yields what has changed, in batches that are consistent, and what it knows to be missing; the first
-/// batch tells all that there is. Whoever writes one edits nothing below `control`.
+/// A source of the mesh. It yields the changes, in consistent batches, and what it knows to be missing; the first batch
+/// contains everything. A new source needs no changes below `control`.
 ///
-/// What a source can't read is never a removal: the last good state of the objects concerned stays, and the batch tells of the
-/// problem and of the [gaps](crate::store::change::Gaps).
+/// An object that can't be read is never a removal: the last valid version of the object stays in force, and the batch
+/// has the problem and the [gaps](crate::store::change::Gaps).
 pub trait MeshSource {
-    /// Waits for the next batch, which is not empty unless it is the first. `None`: the source is at its end, and what it said
-    /// goes on counting.
+    /// Waits for the next batch, which is not empty unless it is the first. `None`: the source has ended, and its
+    /// content stays in force.
     fn next(&mut self) -> impl Future<Output = Option<Batch>> + Send;
 }
 
-/// Publishes what a source yields, until it is at its end or `shutdown` is over.
+/// Publishes the batches of a source, until the source ends or `shutdown` completes.
 pub async fn feed(mut source: impl MeshSource, publisher: Publisher, shutdown: impl Future<Output = ()>) {
     let mut shutdown = pin!(shutdown);
     loop {

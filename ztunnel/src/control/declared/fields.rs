@@ -1,4 +1,4 @@
-//! Fields of an object without a type of its own; one of another kind than expected counts as absent.
+//! Fields of an object that has no type of its own here. A field of another kind than expected counts as absent.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub(super) fn texts(value: Option<&Value>) -> Vec<Arc<str>> {
     list(value).iter().filter_map(Value::as_str).map(Arc::from).collect()
 }
 
-/// The texts of a map, and what else can be written as one.
+/// The texts of a map. Booleans and numbers count as texts.
 pub(super) fn strings(value: Option<&Value>) -> BTreeMap<String, String> {
     let scalar = |value: &Value| match value {
         Value::String(text) => Some(text.clone()),
@@ -41,7 +41,7 @@ pub(super) fn labels(value: Option<&Value>) -> Labels {
 
 /// Namespace and name, if the object has a name.
 pub(super) fn name_of(value: &Value, namespace: &Arc<str>) -> Option<NamespacedName> {
-    // A template that generates names has none of its own.
+    // An object with `generateName` has no name of its own.
     let name = text(value, "/metadata/name").or_else(|| text(value, "/metadata/generateName"))?.trim_end_matches('-');
     let own = text(value, "/metadata/namespace").filter(|own| !own.is_empty());
     let namespace = own.map_or_else(|| Arc::clone(namespace), Arc::from);

@@ -13,7 +13,8 @@ pub(super) fn policy(name: NamespacedName, value: &Value, origin: &Origin) -> Ne
     let spec = value.get("spec").unwrap_or(&Value::Null);
     let types = texts(spec.get("policyTypes"));
     let has = |wanted: &str| types.iter().any(|given| **given == *wanted);
-    // Without types it is for incoming connections, and for outgoing ones if it says something of them.
+    // Without `policyTypes` a policy is for incoming connections. It is for outgoing ones too if it has the field
+    // `egress`.
     let is_ingress = types.is_empty() || has("Ingress");
     let is_egress = if types.is_empty() { spec.get("egress").is_some() } else { has("Egress") };
     let rules = |key: &str, peers: &str| list(spec.get(key)).iter().map(|entry| rule(entry, peers)).collect();

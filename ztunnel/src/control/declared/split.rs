@@ -1,4 +1,4 @@
-//! A text to its documents.
+//! Splits a text into its documents.
 
 use serde_json::Value;
 
@@ -12,7 +12,7 @@ pub(super) struct Document<'a> {
     pub(super) text: &'a str,
 }
 
-/// Cuts a text at the markers of documents.
+/// Splits a text at the document markers.
 pub(super) fn documents(text: &str) -> Vec<Document<'_>> {
     let mut documents = Vec::new();
     let (mut start, mut position, mut line_of_content) = (0, 0, None);
@@ -40,7 +40,7 @@ pub(super) fn documents(text: &str) -> Vec<Document<'_>> {
 }
 
 impl Document<'_> {
-    /// What it holds: one value, or several objects of JSON in a row. Nothing where it can't be read.
+    /// The values of the document: one value, or several JSON objects in a row. Empty when it can't be read.
     pub(super) fn values(&self) -> Vec<Value> {
         let text =
             self.text.strip_prefix("---").unwrap_or(self.text).trim_start_matches(['\u{feff}', ' ', '\n', '\r', '\t']);

@@ -10,7 +10,7 @@ const TEMPLATE: &str = "template: {metadata: {labels: {app: a, istio.io/dataplan
                         containers: [{name: c, ports: [{name: http, containerPort: 80}], env: [{name: X, value: 1}]}], volumes: \
                         [{name: v, configMap: {name: c, defaultMode: '0400'}}]}}";
 
-/// Kind, name and line of each template.
+/// Kind, name and line of each template in a text.
 fn templates(text: &str) -> Vec<String> {
     let shown = |one: &Template| format!("{} {} {}", one.kind, one.workload.name, one.origin);
     read(text).templates.iter().map(shown).collect()
@@ -50,7 +50,7 @@ fn templates_in_every_spelling() {
             format!("{{apiVersion: batch/v1, kind: Job, metadata: {{generateName: j-}}, spec: {{{TEMPLATE}}}}}"),
             vec!["Job ns/j f:1"],
         ),
-        // One that is broken hides no other.
+        // A broken document does not hide the others.
         (format!("kind: [\n---\n{a}\n"), vec!["Deployment ns/a f:3"]),
         ("{apiVersion: v1, kind: ConfigMap, metadata: {name: t}, data: {template: x}}".to_owned(), vec![]),
         ("replicas: 2\ntemplate: {}\n".to_owned(), vec![]),
@@ -95,7 +95,7 @@ fn fields_of_services_and_accounts_of_gateways() {
     );
     assert_eq!((&*other.external_ips[0], other.node_ports.as_slice()), ("203.0.113.9", &[30080][..]));
     assert_eq!(other.load_balancer.iter().map(|text| &**text).collect::<Vec<_>>(), ["203.0.113.8", "lb.example.org"]);
-    // Fields of other kinds than expected count as absent.
+    // Fields of unexpected kinds count as absent.
     assert_eq!(
         service("spec: {clusterIP: 5, ports: 7, externalIPs: {a: b}}, status: [1]").address,
         ClusterAddress::Absent

@@ -1,6 +1,6 @@
-//! The folder's files: what each says when it is read, and what is wrong with those that say nothing that makes sense.
+//! The files of the folder: the objects of each file when it is read, and the problems of files that are not valid.
 //!
-//! What a file says is handed on and not kept here, so that a mesh of many pods is in memory once.
+//! The objects are handed on and not kept here, so that a mesh of many pods is in memory only once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -26,21 +26,22 @@ use crate::model::origin::Origin;
 use crate::model::policy::UnreadPolicies;
 use crate::model::problem::{Problem, Severity};
 
-/// The largest file that is read. It is in memory as a whole while it is read, its objects one after the other. An export has 4 to
-/// 12 KiB a Pod, and twice that with the notes on who set which field: this is one of ten thousand Pods at the least.
+/// The largest file that is read. The whole text is in memory while the file is read, its objects one after the other.
+/// An export has 4 to 12 KiB for each Pod, and twice that with `managedFields`: this is an export of at least ten
+/// thousand Pods.
 pub(super) const LARGEST_FILE: u64 = 256 * 1024 * 1024;
 
-/// A file that is so large is read again only when it looks different, also when others are read to be sure.
+/// A file larger than this is read again only when its state in the file system differs, also in a thorough reading.
 const LARGE_FILE: u64 = 16 * 1024 * 1024;
 
-/// The most bytes that are read of all files of a folder together. What is read of a file is kept as objects, which take about as
-/// much memory as their text. Files that were read before keep their part, so that a new file cannot displace them.
+/// The most bytes that are read of all files of a folder together. The objects of a file take about as much memory as
+/// its text. Files that were read before keep their share, so that a new file cannot displace them.
 pub(super) const LARGEST_FOLDER: u64 = 1024 * 1024 * 1024;
 
-/// The most files of a folder that are read. Each is looked at with every reading.
+/// The most files of a folder that are read. Every reading looks at each of them.
 pub(super) const MOST_FILES: usize = 50_000;
 
-/// How much is read of a folder.
+/// Limits of a folder.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FolderLimits {
     pub(super) bytes: u64,
@@ -61,16 +62,16 @@ pub(super) struct Folder {
     /// The bytes of all files that were read.
     bytes: u64,
     files: BTreeMap<OsString, Manifest>,
-    /// `None`: nothing is kept beyond this process.
+    /// `None`: no copies are kept beyond this process.
     kept: Option<Kept>,
-    /// Files that went when others came that make no sense.
+    /// Files that disappeared at the same reading at which new files came that are not valid.
     gone: BTreeMap<OsString, Gone>,
-    /// The first of the files that were not read because there are too many, and their number.
+    /// The first of the files that are not read because there are too many, and the number of these files.
     left_out: Option<(Arc<str>, usize)>,
     /// Why the folder as a whole could not be read the last time.
     unreadable: Option<Problem>,
     was_read: bool,
-    /// Of objects that name none, where it is not `default`.
+    /// The namespace of objects that name none, if it is not `default`.
     namespace: Option<Arc<str>>,
 }
 
@@ -78,30 +79,31 @@ pub(super) struct Folder {
 #[derive(Debug)]
 struct Manifest {
     name: Arc<str>,
-    /// Of the bytes that were read the last time; `None` when there were none to be had.
+    /// Digest of the bytes that were read the last time; `None` when the file could not be read.
     digest: Option<Digest>,
-    /// What the file system said of it before these were read. A file of which it says the same again has not changed.
+    /// The file's state in the file system before these bytes were read. As long as the state is the same, the file has
+    /// not changed.
     state: Option<State>,
     /// How many bytes were read the last time that it could be read.
     size: u64,
-    /// It was not read, because the folder is too large with it.
+    /// The file was not read, because the folder would be too large with it.
     is_over_budget: bool,
-    /// What was read of it.
+    /// The parsed objects, by the hash of their texts.
     known: Known,
-    /// All of it could be read at least once, by this process or one before.
+    /// The whole file was valid at least once, in this process or an earlier one.
     was_whole: bool,
-    /// The copy of what it said to the process before has been looked for.
+    /// The copy that an earlier process kept has been looked for.
     is_recalled: bool,
-    /// Some of what it said counts.
+    /// Some object of the file is in force.
     has_said: bool,
-    /// What can't be read of it.
+    /// The parts of the file that can't be read.
     faults: Vec<Unread>,
 }
 
 /// Something that can't be read.
 #[derive(Debug)]
 struct Unread {
-    /// What it hides that has never been read.
+    /// What the part may contain and has never been read.
     hides: Hides,
     problem: Problem,
 }
@@ -112,7 +114,7 @@ impl Unread {
     }
 }
 
-/// What the file system says of a file, behind links. Whatever writes to the file changes its `ctime`, which nobody can set.
+/// The metadata of a file, with links followed. Every write changes the `ctime`, which no program can set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct State {
     device: u64,
@@ -122,11 +124,12 @@ pub(super) struct State {
     changed: (i64, i64),
 }
 
-/// The clock of a file system may tick this slowly: a file that changed within the same tick as it was read looks the same.
+/// The coarsest clock of a file system: a file that changes again within the tick in which it was read has the same
+/// metadata.
 const COARSEST_TICK: Duration = Duration::from_secs(2);
 
 impl State {
-    /// `None` also for a file that has changed just now: it may do so again, and look the same.
+    /// `None` also for a file that has just changed: it may change again within the same tick.
     pub(super) fn settled(path: &Path, now: SystemTime) -> Option<Self> {
         let metadata = fs::metadata(path).ok()?;
         let changed = (metadata.ctime(), metadata.ctime_nsec());
@@ -147,15 +150,15 @@ impl State {
 pub(super) enum Reading {
     /// All files.
     Thorough,
-    /// Those that are not surely as they were.
+    /// Those that may have changed.
     Changed,
 }
 
 /// SHA-256.
 type Digest = [u8; digest::SHA256_OUTPUT_LEN];
 
-/// A file that may have been renamed: what it said may now stand in a file that has never made sense, and counts as long as one
-/// of those is there.
+/// A file that disappeared and may have been renamed: its content may now be in a file that has never been valid. Its
+/// objects stay in force as long as one of those files is there.
 #[derive(Debug)]
 struct Gone {
     name: Arc<str>,
@@ -163,7 +166,7 @@ struct Gone {
 }
 
 impl Folder {
-    /// Copies are kept in a directory, if one is given.
+    /// Copies are kept in the directory `kept`, if one is given.
     pub(super) fn new(dir: PathBuf, kept: Option<PathBuf>, limits: FolderLimits) -> Self {
         let kept = kept.map(|kept| Kept::new(kept, &dir, LARGEST_FILE));
         Self {
@@ -180,7 +183,7 @@ impl Folder {
         }
     }
 
-    /// Files and texts from anywhere, each of which is [taken](Self::take_file) once.
+    /// For files and texts from anywhere, each of which is [taken](Self::take_file) once.
     /// Objects that name no namespace are in `namespace`, or in `default`.
     pub(super) fn of_files(namespace: Option<&str>) -> Self {
         Self {
@@ -190,38 +193,38 @@ impl Folder {
         }
     }
 
-    /// The files that are there.
+    /// The names of the files.
     pub(super) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
         self.files.values().map(|file| &file.name)
     }
 
-    /// Reads one more file, and has the joiner hear what it says. Blocks on the file system.
+    /// Reads one more file and passes its objects to the joiner. Blocks on the file system.
     pub(super) fn take_file(&mut self, path: &Path, joiner: &mut Joiner) {
         self.take(path.as_os_str(), self.read_bytes(path.as_os_str(), path), None, joiner);
     }
 
-    /// Reads one more text, and has the joiner hear what it says.
+    /// Reads one more text and passes its objects to the joiner.
     pub(super) fn take_text(&mut self, name: &OsStr, bytes: &[u8], joiner: &mut Joiner) {
         self.take(name, Ok(bytes.to_vec()), None, joiner);
     }
 
-    /// Whether it could be read at least once.
+    /// Whether the folder could be read at least once.
     pub(super) fn was_read(&self) -> bool {
         self.was_read
     }
 
-    /// Whether something in it could never be read that may tell of pods of the mesh.
+    /// Whether a part that could never be read may describe pods of the mesh.
     pub(super) fn is_partial(&self) -> bool {
         !self.was_read || self.left_out.is_some() || self.files.values().any(Manifest::hides_addresses)
     }
 
-    /// The same, of pods or of policies.
+    /// Whether a part that could never be read may describe pods or policies.
     pub(super) fn is_incomplete(&self) -> bool {
         !self.was_read || self.left_out.is_some() || self.files.values().any(Manifest::is_unclear)
     }
 
-    /// Which policies may stand in what could never be read, in a mesh with this root namespace. Of several files the
-    /// first is named.
+    /// The policies that may be in parts that could never be read, in a mesh with this root namespace. Where several
+    /// files may hold such policies, the first is named.
     pub(super) fn unread(&self, root_namespace: &str) -> UnreadPolicies {
         let mut unread = UnreadPolicies::default();
         if !self.was_read {
@@ -245,7 +248,7 @@ impl Folder {
         unread
     }
 
-    /// The first file that may tell of pods and could never be read.
+    /// The first file that may describe pods and could never be read.
     pub(super) fn first_unread(&self) -> Option<Arc<str>> {
         let left_out = || self.left_out.as_ref().map(|(name, _)| Arc::clone(name));
         let hides = |file: &&Manifest| file.hides_addresses();
@@ -253,7 +256,7 @@ impl Folder {
         if self.was_read { never() } else { Some(self.dir.to_string_lossy().into()) }
     }
 
-    /// What could not be read.
+    /// The files and parts that could not be read.
     pub(super) fn problems(&self) -> impl Iterator<Item = Problem> {
         let broken = self.files.values().flat_map(|file| &file.faults).map(|fault| &fault.problem);
         let left_out = self.left_out.iter().map(|(name, count)| self.left_out_problem(name, *count));
@@ -270,7 +273,7 @@ impl Folder {
         Problem { origin, object: None, message, severity: Severity::Error }
     }
 
-    /// Reads the files again, and has the joiner hear what is new. Blocks on the file system, on nothing else.
+    /// Reads the files again, and passes the difference to the joiner. Blocks on the file system, on nothing else.
     pub(super) fn read(&mut self, joiner: &mut Joiner, reading: Reading) {
         match self.manifest_names() {
             Ok(names) => {
@@ -285,13 +288,13 @@ impl Folder {
                 for name in &names {
                     self.read_file(name, joiner, reading);
                 }
-                // Others may have made room for them.
+                // Other files may have made room for these.
                 let waiting = |name: &&OsString| self.files.get(*name).is_some_and(|file| file.is_over_budget);
                 for name in names.iter().filter(waiting).collect::<Vec<_>>() {
                     self.read_file(name, joiner, reading);
                 }
                 self.keep_renamed(&before, went, joiner);
-                // What a renamed file said counts on, and may be asked for after a restart.
+                // The objects of a renamed file stay in force, and their copy may be needed after a restart.
                 if let Some(kept) = self.kept.as_ref().filter(|_| self.gone.is_empty()) {
                     kept.retain(&names);
                 }
@@ -304,7 +307,7 @@ impl Folder {
         }
     }
 
-    /// The names without those that are too many. Files that were read before are not among these.
+    /// Removes the names that exceed the limit. Files that were read before are not among these.
     fn leave_out(&mut self, names: BTreeSet<OsString>) -> BTreeSet<OsString> {
         let excess = names.len().saturating_sub(self.limits.files);
         self.left_out = None;
@@ -318,8 +321,8 @@ impl Folder {
         names.into_iter().filter(|name| !left_out.contains(name)).collect()
     }
 
-    /// Keeps what files said that went while others came which could never be read: nobody knows whether they were
-    /// renamed, and what stands in them, policies above all, must not end with that.
+    /// Keeps the objects of files that disappeared, if files came at the same time that could never be read. Nobody
+    /// knows whether the files were renamed; their objects, policies above all, must not end with a renaming.
     fn keep_renamed(&mut self, before: &BTreeSet<OsString>, went: BTreeMap<OsString, Manifest>, joiner: &mut Joiner) {
         let files = &self.files;
         let never = |name: &OsString| files.get(name).is_some_and(Manifest::is_unclear);
@@ -369,7 +372,7 @@ impl Folder {
 
     fn read_file(&mut self, name: &OsStr, joiner: &mut Joiner, reading: Reading) {
         let path = self.dir.join(name);
-        // Before the file is read: what comes later changes it again.
+        // Before the file is read: a change after this gives another state.
         let state = State::settled(&path, SystemTime::now());
         let looks_the_same = self.files.get(name).is_some_and(|file| file.digest.is_some() && file.state == state);
         if let Some(state) = &state
@@ -379,7 +382,7 @@ impl Folder {
             return;
         }
         match self.read_bytes(name, &path) {
-            // Removed since the folder was listed; a link that leads nowhere is something else.
+            // The file was removed after the folder was listed. A link that leads nowhere is another case.
             Err(ReadError::Open(error))
                 if error.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(&path).is_err() =>
             {
@@ -392,7 +395,7 @@ impl Folder {
         }
     }
 
-    /// Takes what was read of a file, before which the file system said this of it.
+    /// Takes the bytes of a file. `state` is its metadata before it was read.
     fn take(&mut self, name: &OsStr, bytes: Result<Vec<u8>, ReadError>, state: Option<State>, joiner: &mut Joiner) {
         let (limit, others) = (self.limits.bytes, self.bytes_beside(name));
         let bytes = bytes.and_then(|bytes| {
@@ -420,7 +423,7 @@ impl Folder {
         self.bytes = all;
         let file = self.manifest(name);
         let (content, known) = read_bytes_again(&file.name, &bytes, &file.known);
-        // What can't be read at all says nothing of what will be the same when it can.
+        // A text that can't be read at all does not change what is known about its objects.
         if let Some(known) = known {
             file.known = known;
         }
@@ -433,8 +436,8 @@ impl Folder {
         self.keep_valid(name, &bytes, joiner);
     }
 
-    /// Keeps what counts of a file of which not all can be read, unless something in it has never been read: what that would say
-    /// must not be taken for nothing after a restart.
+    /// Keeps a copy of the objects that are in force of a file that is only partly valid. No copy is made if a part has
+    /// never been read: after a restart the copy would make that part look empty.
     fn keep_valid(&mut self, name: &OsStr, bytes: &[u8], joiner: &Joiner) {
         let Some(file) = self.files.get(name).filter(|file| !file.faults.is_empty() && !file.is_unclear()) else {
             return;
@@ -450,7 +453,7 @@ impl Folder {
         kept.put(name, all.join("\n...\n").as_bytes());
     }
 
-    /// Has the joiner hear what a file says now, and the last valid state of what it can't say.
+    /// Passes to the joiner the objects of a file, and the last valid version of objects that can't be read now.
     fn say(&mut self, name: &OsStr, content: FileContent, joiner: &mut Joiner) {
         let recalled = if content.faults.is_empty() { None } else { self.recall(name) };
         let file = self.manifest(name);
@@ -475,7 +478,7 @@ impl Folder {
         joiner.say(&voice(&file.name), objects, problems);
     }
 
-    /// What a file said to the process before, if it has not been whole in this one.
+    /// The objects in the copy that an earlier process kept, unless the whole file was valid in this process.
     fn recall(&mut self, name: &OsStr) -> Option<Vec<Object>> {
         let file = self.manifest(name);
         if file.was_whole || std::mem::replace(&mut file.is_recalled, true) {
@@ -522,12 +525,12 @@ impl Gone {
 }
 
 impl Manifest {
-    /// Whether it may tell of pods, in what could never be read.
+    /// Whether a part that could never be read may describe pods.
     fn hides_addresses(&self) -> bool {
         self.faults.iter().any(|fault| fault.hides.addresses)
     }
 
-    /// Whether it may say anything that could never be read.
+    /// Whether a part that could never be read may describe pods or policies.
     fn is_unclear(&self) -> bool {
         self.faults.iter().any(|fault| fault.hides.addresses || fault.hides_policies())
     }
@@ -539,7 +542,7 @@ pub(super) fn is_manifest(name: &OsStr) -> bool {
     !hidden && extension.is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension == *known))
 }
 
-/// Why a file's bytes could not be had; `Display` gives the cause, since it ends up in a problem.
+/// Why a file's bytes could not be read; `Display` gives the cause, since the text ends up in a problem.
 #[derive(Debug, thiserror::Error)]
 enum ReadError {
     #[error("cannot be opened: {0}")]
@@ -557,10 +560,10 @@ enum ReadError {
     Read(#[source] io::Error),
 }
 
-/// Reads a file, of which the folder, with this limit, has room for so many bytes: of one that is larger nothing is read.
+/// Reads a file. The folder, with this limit, has room for `room` more bytes: nothing is read of a larger file.
 fn read_bytes(path: &Path, limit: u64, room: u64) -> Result<Vec<u8>, ReadError> {
-    // Looked at before it is opened, since opening a device may do something; and opened without blocking, since a
-    // pipe may have taken the file's place meanwhile.
+    // The metadata is read before the file is opened, since opening a device may have effects. It is opened without
+    // blocking, since the file may have been replaced by a pipe meanwhile.
     if !fs::metadata(path).map_err(ReadError::Open)?.is_file() {
         return Err(ReadError::NotRegular);
     }
@@ -576,7 +579,7 @@ fn read_bytes(path: &Path, limit: u64, room: u64) -> Result<Vec<u8>, ReadError> 
     if metadata.len() > room {
         return Err(ReadError::FolderTooLarge { limit });
     }
-    // All at once, so that growing takes no second copy.
+    // The whole capacity at once, so that the buffer is not copied when it grows.
     let mut bytes = Vec::with_capacity(usize::try_from(metadata.len() + 1).unwrap_or_default());
     // The length may change while reading.
     file.take(LARGEST_FILE.min(room) + 1).read_to_end(&mut bytes).map_err(ReadError::Read)?;
@@ -586,7 +589,7 @@ fn read_bytes(path: &Path, limit: u64, room: u64) -> Result<Vec<u8>, ReadError> 
     Ok(bytes)
 }
 
-/// A file of which nothing can be read.
+/// The content of a file of which nothing can be read.
 fn unreadable(name: &Arc<str>, line: Option<u64>, message: impl Into<String>) -> FileContent {
     let error = FileError::of(name, line, message);
     let (subject, hides) = (Subject::Unknown, Hides::anything());
@@ -594,20 +597,20 @@ fn unreadable(name: &Arc<str>, line: Option<u64>, message: impl Into<String>) ->
     FileContent { faults: vec![fault], ..FileContent::default() }
 }
 
-/// Reads a file of which this is known; what is known then, unless none of it can be read.
+/// Reads a file of which `known` is known. Also returns the new knowledge, unless nothing of the file can be read.
 fn read_bytes_again(name: &Arc<str>, bytes: &[u8], known: &Known) -> (FileContent, Option<Known>) {
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text,
         Err(_) if bytes.starts_with(&[0xFF, 0xFE]) || bytes.starts_with(&[0xFE, 0xFF]) => {
             return (unreadable(name, Some(1), "is UTF-16 text: save it as UTF-8"), None);
         }
-        // Another encoding may hide anything.
+        // A text in another encoding may hide anything.
         Err(error) => {
             let before = bytes.iter().take(error.valid_up_to()).filter(|byte| **byte == b'\n').count();
             return (unreadable(name, u64::try_from(before + 1).ok(), "is not UTF-8 text: save it as UTF-8"), None);
         }
     };
-    // A parser's panic over one file must not take the others with it.
+    // A panic of the parser over one file must not affect the others.
     match catch_unwind(AssertUnwindSafe(|| read_again(name, text, known))) {
         Ok((content, known)) => (content, Some(known)),
         Err(_) => (unreadable(name, None, "the parser failed over it; please report this with the file"), None),

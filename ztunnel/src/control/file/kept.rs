@@ -1,6 +1,6 @@
-//! The last content of each file that made sense, kept on disk: a daemon that starts while a file is broken goes on with what it
-//! said, as one does that was running. Without it nobody would know what the file may hold, and everything that it may hold has to
-//! be refused.
+//! Copies of the last valid content of each file, on disk. A daemon that starts while a file is broken continues with
+//! the last valid content, like a daemon that was running. Without a copy nobody would know what the file may hold, and
+//! every connection that it may concern has to be refused.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -14,18 +14,18 @@ use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use nix::fcntl::OFlag;
 use tracing::warn;
 
-/// What a copy is called that is not finished, and after a crash still.
+/// Name of a copy while it is written; after a crash the unfinished file may remain.
 const UNFINISHED: &str = ".unfinished";
 
 /// A directory of copies, of the files of one folder.
 #[derive(Debug)]
 pub(super) struct Kept {
     dir: PathBuf,
-    /// Bytes of the largest file.
+    /// Size of the largest file, in bytes.
     largest: u64,
-    /// What the copies of this folder's files begin with; there may be others of another folder.
+    /// Prefix of the names of this folder's copies; the directory may also have copies of another folder.
     prefix: String,
-    /// Why the last one could not be written, which is told once.
+    /// Why the last copy could not be written. It is reported once.
     failure: Option<String>,
 }
 
@@ -38,18 +38,18 @@ impl Kept {
         format!("{}-{}", self.prefix, hex(file, SHA256_OUTPUT_LEN))
     }
 
-    /// What a file said last, if that was kept and is whole.
+    /// The copy of a file, if there is one and its digest is right.
     pub(super) fn get(&self, file: &OsStr) -> Option<Vec<u8>> {
         let flags = (OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW).bits();
         let copy = OpenOptions::new().read(true).custom_flags(flags).open(self.dir.join(self.name(file))).ok()?;
         let mut bytes = Vec::new();
         copy.take(self.largest + SHA256_OUTPUT_LEN as u64).read_to_end(&mut bytes).ok()?;
         let (sum, content) = bytes.split_at_checked(SHA256_OUTPUT_LEN)?;
-        // A crash of the machine may have left half of it, which would say less than the whole.
+        // A crash of the machine may have left half of the copy, which would have fewer objects.
         (digest(&SHA256, content).as_ref() == sum).then(|| content.to_vec())
     }
 
-    /// Keeps what a file says. Where that fails, the daemon goes on without.
+    /// Keeps a copy of a file's content. If that fails, the daemon continues without it.
     pub(super) fn put(&mut self, file: &OsStr, content: &[u8]) {
         if self.get(file).is_some_and(|known| known == content) {
             return;
@@ -74,11 +74,12 @@ impl Kept {
         let mut copy = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
         copy.write_all(digest(&SHA256, content).as_ref())?;
         copy.write_all(content)?;
-        // Not synchronised, which a folder of many files would wait for: a copy that a crash has cut short is known by its digest.
+        // Not synchronised, which would take long for a folder of many files: a copy that a crash has cut short is
+        // found by its digest.
         fs::rename(&unfinished, self.dir.join(name))
     }
 
-    /// Forgets the files that are not among these.
+    /// Removes the copies of files that are not among these.
     pub(super) fn retain(&self, files: &BTreeSet<OsString>) {
         let names: BTreeSet<String> = files.iter().map(|file| self.name(file)).collect();
         let Ok(entries) = fs::read_dir(&self.dir) else { return };

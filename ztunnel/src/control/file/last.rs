@@ -1,4 +1,4 @@
-//! The last valid state of the objects of a file that can't be read now.
+//! The last valid version of the objects of a file that can't be read now.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -7,22 +7,22 @@ use crate::control::objects::{Object, title};
 use crate::model::origin::Origin;
 use crate::model::workload::NamespacedName;
 
-/// What goes on counting of what a file said before.
+/// The objects of an earlier version of a file that stay in force.
 #[derive(Debug, Default)]
 pub(super) struct LastValid {
-    /// The objects, at the places of what stands there now.
+    /// The objects, with the places of the faults that replace them.
     pub(super) objects: Vec<Object>,
-    /// The faults whose own object is among them.
+    /// Indexes of the faults whose own object is among them.
     exact: HashSet<usize>,
-    /// How many objects each fault may be, and the first of them.
+    /// For each fault, how many objects it may be, and the title of the first of them.
     counts: BTreeMap<usize, (usize, String)>,
 }
 
 impl LastValid {
-    /// Of what a file said before, and of what it says now.
+    /// `before` are the objects that the file had, `now` those that it has.
     ///
-    /// A fault that names an object keeps that one. One that names none, or one that was not there, may be any of its kind that
-    /// is missing now, by another name.
+    /// A fault that names an object which was there keeps that object. A fault that names no object, or an object that
+    /// was not there, keeps every object of its kind that is missing now: the object may have got another name.
     pub(super) fn of(before: Vec<Object>, now: &[Object], faults: &[Fault]) -> Self {
         let mut last = Self::default();
         if faults.is_empty() {
@@ -67,7 +67,7 @@ impl LastValid {
         self.exact.contains(&fault)
     }
 
-    /// What follows from a fault. `was_whole`: the file has been read as a whole before.
+    /// The consequence of a fault, as text. `was_whole`: the whole file was valid before.
     pub(super) fn consequence(&self, index: usize, fault: &Fault, was_whole: bool) -> String {
         match (self.counts.get(&index), self.exact.contains(&index)) {
             (Some(_), true) => "the last valid version of the object stays in force".to_owned(),
@@ -85,7 +85,7 @@ impl LastValid {
     }
 }
 
-/// What nobody knows because of a fault without a last valid state.
+/// The consequence of a fault for which there is no last valid version, as text.
 fn hidden(fault: &Fault) -> String {
     let mut closed = Vec::new();
     if fault.hides.addresses {

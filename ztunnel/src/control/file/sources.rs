@@ -1,4 +1,4 @@
-//! Manifests from files, folders and texts, read once: for commands that look at them.
+//! Manifests from files, folders and texts, read once: for commands that examine them.
 
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -14,38 +14,38 @@ use crate::model::identity::TrustDomain;
 use crate::model::local::LocalPods;
 use crate::store::snapshot::Snapshot;
 
-/// How deep folders may lie in each other.
+/// The deepest nesting of folders.
 const DEEPEST: usize = 64;
 
 /// Where manifests are read from.
 #[derive(Debug, Clone)]
 pub enum Source {
-    /// A file, whatever its name ends with; or a folder with all folders below it, of which `*.yaml`, `*.yml` and `*.json` are
-    /// read. Hidden files and folders are skipped, unless they are given by name.
+    /// A file with any name; or a folder with all folders below it, in which `*.yaml`, `*.yml` and `*.json` are read.
+    /// Hidden files and folders are skipped, unless they are given by name.
     Path(PathBuf),
     /// A text that was read elsewhere, such as standard input.
     Text {
-        /// How messages call it.
+        /// Its name in messages.
         name: Arc<str>,
         /// The text.
         bytes: Vec<u8>,
     },
 }
 
-/// What some sources say together.
+/// The content of all sources together.
 #[derive(Debug)]
 pub struct Manifests {
-    /// The mesh: version 1, or 0 when nothing of it makes sense.
+    /// The mesh: version 1, or 0 when no part of it is valid.
     pub snapshot: Snapshot,
-    /// What manifests of pods say for their own nodes.
+    /// What the manifests of pods say for the pods' own nodes.
     pub local: LocalPods,
-    /// The files and texts that were read, by the names that messages have for them.
+    /// The files and texts that were read, by their names in messages.
     pub files: Vec<Arc<str>>,
 }
 
-/// The mesh that sources describe together, as a daemon sees one folder of all their files right after its start. Names of
-/// files are their paths as they were given. Objects that
-/// name no namespace are in `namespace`, or in `default`. Blocks on the file system.
+/// The mesh that the sources describe together, as a daemon sees one folder with all their files right after its start.
+/// The names of files are the paths as they were given. Objects that name no namespace are in `namespace`, or in
+/// `default`. Blocks on the file system.
 ///
 /// # Errors
 /// A path does not exist, or a folder can't be listed.
@@ -74,7 +74,8 @@ pub fn read_sources(
     Ok(Manifests { snapshot, local: content.joiner.local().clone(), files })
 }
 
-/// The files of a path: itself, or the manifests of a folder and of those below it, in the order of their names.
+/// The files of a path: the file itself, or the manifests of a folder and of the folders below it, in the order of
+/// their names.
 fn files_of(path: &Path) -> Result<Vec<PathBuf>, OpenFolderError> {
     let unreadable = |path: &Path, source| OpenFolderError::Argument { path: path.to_owned(), source };
     let metadata = fs::metadata(path).map_err(|error| unreadable(path, error))?;
@@ -88,11 +89,11 @@ fn files_of(path: &Path) -> Result<Vec<PathBuf>, OpenFolderError> {
         for entry in fs::read_dir(&folder).map_err(|error| unreadable(&folder, error))? {
             let entry = entry.map_err(|error| unreadable(&folder, error))?;
             let (name, path) = (entry.file_name(), entry.path());
-            // What a link leads to counts; a link that leads nowhere is told as a file.
+            // A link counts as the file or folder to which it leads. A link that leads nowhere is reported as a file.
             let metadata = fs::metadata(&path).ok();
             match metadata.filter(fs::Metadata::is_dir) {
                 Some(_) if name.as_encoded_bytes().starts_with(b".") || depth == DEEPEST => {}
-                // A link may lead back to where it stands.
+                // A link may lead back to a folder that contains it.
                 Some(inner) if seen.insert((inner.dev(), inner.ino())) => folders.push((path, depth + 1)),
                 Some(_) => {}
                 None if is_manifest(&name) => files.push(path),

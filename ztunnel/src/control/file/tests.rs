@@ -18,7 +18,7 @@ use crate::model::workload::NamespacedName;
 use crate::store::local::{self, LocalReader};
 use crate::store::publish::{Changes, Reader, channel};
 
-/// Longer than any debounce and shorter than [`REREAD`]: what arrives within it was told by inotify.
+/// Longer than any debounce and shorter than [`REREAD`]: a change that takes effect within it was signalled by inotify.
 const SOON: Duration = Duration::from_secs(10);
 
 /// A running mesh folder.
@@ -39,7 +39,7 @@ impl Mesh {
         fs::remove_file(self.dir.join(name)).unwrap();
     }
 
-    /// Waits until the mesh is as described: `PODS | PROBLEMS`, each problem by its beginning.
+    /// Waits until the mesh matches `PODS | PROBLEMS`, each problem by the beginning of its text.
     async fn until(&mut self, expected: &str) -> Arc<Snapshot> {
         let waiting = async {
             while !matches(&self.reader.load(), expected) {
@@ -69,7 +69,7 @@ fn pod(name: &str) -> String {
     format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\n")
 }
 
-/// Runs a mesh folder at `dir` while `body` goes on.
+/// Runs a mesh folder at `dir` while `body` runs.
 async fn running(dir: &Path, patience: Duration, body: impl AsyncFnOnce(&mut Mesh)) {
     running_within(FolderLimits::default(), dir, patience, body).await;
 }
@@ -230,7 +230,7 @@ async fn a_broken_policy_leaves_the_last_one_in_force() {
         );
         let told = "a | p.yaml:4: AuthorizationPolicy demo/p: spec.rules[0].from[0].source.ipBlocks[0]: \"10.0.0.0/40\" is neither";
         assert_eq!(policies(&*mesh.until(told).await), "DENY demo/p | ");
-        // What comes later and makes no sense has nobody kept out before.
+        // A file that is invalid but came later cannot have denied connections before.
         mesh.write("q.yaml", &policy("istio-system", "7"));
         assert_eq!(policies(&*mesh.until(&format!("{told}; q.yaml:4: AuthorizationPolicy istio-system/p: spec: ")).await), "DENY demo/p | ");
         mesh.write("p.yaml", &policy("demo", "{action: AUDIT}"));
@@ -280,7 +280,7 @@ fn what_cannot_be_read_at_all_may_hold_policies_of_anyone() {
         fill(dir.path());
         let (snapshot, _) = read_once(dir.path(), TrustDomain::default()).unwrap();
         assert_eq!(policies(&snapshot), format!(" | {expected}"));
-        // Of a policy the kind is known, and it is no pod.
+        // If the kind is known to be a policy, the object cannot be a pod.
         let hides_pods = snapshot.problems().iter().all(|problem| problem.object.is_none());
         assert_eq!((snapshot.is_partial(), snapshot.is_blind()), (hides_pods, hides_pods));
     };
@@ -290,7 +290,7 @@ fn what_cannot_be_read_at_all_may_hold_policies_of_anyone() {
     let large = |dir: &Path| fs::File::create(dir.join("a.yaml")).unwrap().set_len(LARGEST_FILE + 1).unwrap();
     check(&large, "a.yaml anywhere");
     check(&|dir| fs::write(dir.join("a.yaml"), "kind: [").unwrap(), "");
-    // The settings name another root namespace than the usual one.
+    // The settings name another root namespace than the default one.
     let settings = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata: {mesh: 'rootNamespace: \
                     root'}\n";
     let other_root = |namespace: &'static str| {
@@ -377,7 +377,7 @@ async fn what_says_the_same_is_not_published_again() {
         assert_eq!(mesh.until("a |").await.version(), 1);
         mesh.write("a.yaml", &format!("# the same\n{}", pod("a")));
         mesh.write("c.yaml", "# nothing\n");
-        // Long enough for the two to be read by themselves, were it noticed or not.
+        // Long enough for a reading of the two files, if they had been noticed.
         assert!(timeout(LONGEST_WAIT * 2, mesh.changes.changed()).await.is_err());
         mesh.write("b.yaml", &pod("b"));
         assert_eq!(mesh.until("a b |").await.version(), 2);
@@ -393,7 +393,7 @@ async fn a_folder_that_goes_and_comes_back_is_followed() {
     fs::write(dir.join("a.yaml"), pod("a")).unwrap();
     running(&dir, SOON, async |mesh| {
         mesh.until("a |").await;
-        // Removed with its files: what was in force when it went stays.
+        // The folder is removed with its files: the mesh that was in force stays in force.
         fs::rename(&dir, parent.path().join("away")).unwrap();
         mesh.until("a | cannot read the mesh folder").await;
         fs::remove_dir(parent.path().join("deep")).unwrap();
@@ -402,7 +402,7 @@ async fn a_folder_that_goes_and_comes_back_is_followed() {
         mesh.write("b.yaml", &pod("b"));
         mesh.until("b |").await;
 
-        // Replaced by another in one step.
+        // The folder is replaced by another in one step.
         fs::create_dir(parent.path().join("next")).unwrap();
         fs::write(parent.path().join("next/c.yaml"), pod("c")).unwrap();
         mesh.remove("b.yaml");
@@ -411,7 +411,7 @@ async fn a_folder_that_goes_and_comes_back_is_followed() {
         mesh.write("d.yaml", &pod("d"));
         mesh.until("c d |").await;
 
-        // Removed and created again at once, which may give the same inode number.
+        // The folder is removed and created again at once, which may give the same inode number.
         fs::remove_dir_all(&dir).unwrap();
         fs::create_dir(&dir).unwrap();
         mesh.until("|").await;
@@ -488,7 +488,7 @@ fn only_folders_can_be_opened() {
     assert!(error.to_string().ends_with("none: create it or correct --mesh"), "{error}");
 }
 
-/// The time of modification can be set by anyone who may write; that of the change of state can't.
+/// Anyone who may write a file can set its time of modification, but not the time at which its state changed.
 #[test]
 fn a_file_that_was_written_looks_different_whatever_its_times_are_set_to() {
     let dir = TempDir::new().unwrap();
@@ -508,7 +508,7 @@ fn a_file_that_was_written_looks_different_whatever_its_times_are_set_to() {
     assert_eq!(State::settled(&dir.path().join("none.yaml"), later()), None);
 }
 
-/// Nothing is known of the mesh then: it is as if the folder could not be read.
+/// Then nothing is known of the mesh, as if the folder could not be read.
 #[tokio::test]
 async fn be_ready_on_a_folder_of_which_every_object_is_rejected() {
     let dir = TempDir::new().unwrap();
@@ -521,7 +521,7 @@ async fn be_ready_on_a_folder_of_which_every_object_is_rejected() {
         mesh.write("c.yaml", &pod("c"));
         let snapshot = mesh.until("c | a.yaml; b.yaml").await;
         assert!(snapshot.version() > 0);
-        // What has been read once stays read, whatever becomes of it.
+        // A folder that was read once counts as read, whatever happens to it.
         mesh.remove("c.yaml");
         let snapshot = mesh.until("| a.yaml; b.yaml").await;
         assert!(snapshot.version() > 1);

@@ -1,7 +1,7 @@
-//! Signs of change in a folder, by inotify, through its removal and return.
+//! Signs of change in a folder, from inotify. The watch survives the removal and return of the folder.
 //!
-//! Asked for is only what counts, so that nobody wakes up for the rest: what is written next to the folder, such as a log,
-//! and our own reading of manifests.
+//! Only events that matter are requested, so that others cause no wake-up: for example writes to a log next to the
+//! folder, and the daemon's own reading of manifests.
 
 use std::future::pending;
 use std::io;
@@ -16,7 +16,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tracing::warn;
 
-/// Asked of the folder above: what may put another folder in the place of ours.
+/// Events requested for the folder above: those that may put another folder in the place of the watched one.
 const ABOVE: AddWatchFlags = AddWatchFlags::IN_ONLYDIR
     .union(AddWatchFlags::IN_CREATE)
     .union(AddWatchFlags::IN_MOVE)
@@ -24,14 +24,14 @@ const ABOVE: AddWatchFlags = AddWatchFlags::IN_ONLYDIR
     .union(AddWatchFlags::IN_ATTRIB)
     .union(AddWatchFlags::IN_MOVE_SELF)
     .union(AddWatchFlags::IN_DELETE_SELF);
-/// Asked of the folder: the same, and what is written in it. Includes [`ABOVE`], since a link may make one folder both, and
-/// the kernel keeps what it was asked last.
+/// Events requested for the folder: the same, and writes to its files. Includes [`ABOVE`], since a link may make one
+/// folder both, and the kernel keeps only the last request.
 const INSIDE: AddWatchFlags = ABOVE.union(AddWatchFlags::IN_MODIFY).union(AddWatchFlags::IN_CLOSE_WRITE);
 
-/// What a watch tells, the weakest first.
+/// The meaning of events, the weakest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Sign {
-    /// Somebody is writing; the end of it will be told.
+    /// A program is writing; an event will follow when it has finished.
     Busy,
     /// Something has changed and is complete.
     Changed,
@@ -39,21 +39,22 @@ pub(super) enum Sign {
     Replaced,
 }
 
-/// A watch on a folder and on the closest folder above it that exists, which tells its removal and return.
+/// A watch on a folder and on the closest folder above it that exists; the latter shows removal and return.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     dir: PathBuf,
     armed: Option<Armed>,
-    /// Something has changed that no event will tell.
+    /// Something has changed for which no event will come.
     missed: bool,
     replaced: bool,
-    /// Told once, until it works again.
+    /// The failure has been reported; it is reported again only after the watch has worked.
     failed: bool,
 }
 
 #[derive(Debug)]
 struct Armed {
-    /// What is watched, and as what. Numbers alone prove nothing, since a new folder may get those of the old one.
+    /// The watched folders with their identities. Watch descriptors prove nothing, since a new folder may get those of
+    /// the old one.
     targets: Vec<Target>,
     descriptors: Vec<WatchDescriptor>,
     instance: AsyncFd<Instance>,
@@ -94,7 +95,7 @@ impl From<Errno> for ArmError {
     fn from(error: Errno) -> Self {
         match error {
             Errno::EMFILE => Self::NoInstance,
-            // Nothing is written: this is no full disk.
+            // Nothing is written here: ENOSPC means the limit of watches, not a full disk.
             Errno::ENOSPC => Self::NoWatch,
             other => Self::Other(other.into()),
         }
@@ -106,8 +107,8 @@ impl Watch {
         Self { dir, ..Self::default() }
     }
 
-    /// Makes sure that the folder as it is now is watched, and says whether it is. What changes after that is told by
-    /// [`Self::sign`]. Blocks on the file system.
+    /// Makes sure that the folder as it is now is watched, and returns whether it is. [`Self::sign`] reports changes
+    /// after that. Blocks on the file system.
     ///
     /// # Panics
     /// Outside of a runtime.
@@ -120,14 +121,14 @@ impl Watch {
         self.armed = None;
         match self.start(targets) {
             Ok(armed) => {
-                // A folder that came or was replaced in between is unwatched: look again.
+                // A folder that came or was replaced in between is not watched: read again.
                 self.missed = self.targets() != armed.targets;
                 self.armed = Some(armed);
                 self.failed = false;
                 true
             }
             Err(error) => {
-                // The folder may just have gone, which the next round finds; a limit on inotify stays.
+                // The folder may just have been removed, which the next round finds. A limit on inotify remains.
                 if !std::mem::replace(&mut self.failed, true) {
                     warn!(%error, "cannot watch {}, reading it every second instead", self.dir.display());
                 }
@@ -136,7 +137,7 @@ impl Watch {
         }
     }
 
-    /// Waits for the next sign; forever when nothing is watched. Nothing is lost when it is dropped.
+    /// Waits for the next sign; forever when nothing is watched. No sign is lost when the future is dropped.
     pub(super) async fn sign(&mut self) -> Sign {
         if std::mem::take(&mut self.missed) {
             return Sign::Changed;
@@ -152,7 +153,7 @@ impl Watch {
                     self.replaced |= sign == Sign::Replaced;
                     return sign;
                 }
-                // Whatever has happened will not be told: arm anew, and look.
+                // Events may be lost: watch anew, and read.
                 Err(error) => {
                     warn!(%error, "watching {} failed, starting anew", self.dir.display());
                     self.armed = None;
@@ -162,7 +163,7 @@ impl Watch {
         }
     }
 
-    /// The folder above first, so that a replacement between the two steps is told.
+    /// The folder above comes first, so that a replacement between the two steps raises an event.
     fn targets(&self) -> Vec<Target> {
         let above = self.dir.ancestors().skip(1).find_map(target);
         above.into_iter().chain(target(&self.dir)).collect()
@@ -182,9 +183,9 @@ impl Watch {
 }
 
 impl Armed {
-    /// What an event means for the folder `dir`, if it means anything.
+    /// The meaning of an event for the folder `dir`, if it has one.
     fn meaning(&self, event: &InotifyEvent, dir: &Path) -> Option<Sign> {
-        // Events were lost: anything may have happened.
+        // Events were lost: anything may have changed.
         if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
             return Some(Sign::Replaced);
         }
@@ -198,10 +199,10 @@ impl Target {
         let is = |kind| event.mask.contains(kind);
         let inside = self.path == dir;
         match &event.name {
-            // A file counts as changed when its writer closes it, not at the truncation that writing begins with.
+            // A file has changed when its writer closes it, not when the writer truncates it at the beginning.
             Some(_) if inside && is(AddWatchFlags::IN_MODIFY) => Some(Sign::Busy),
             Some(_) if inside => Some(Sign::Changed),
-            // Next to the folder, or to one that leads to it.
+            // An entry next to the folder, or next to a folder that contains it.
             Some(name) if dir.strip_prefix(&self.path).ok()?.iter().next() != Some(name) => None,
             _ if is(AddWatchFlags::IN_ATTRIB) => Some(Sign::Changed),
             _ => Some(Sign::Replaced),

@@ -1,5 +1,5 @@
-//! How much of every node's memory the services of one namespace may take. A few short objects make much: each host of a
-//! ServiceEntry has each of its addresses, and each Service has each of the pods that it selects.
+//! The memory on every node that the services of one namespace may take. A few short objects can take much: each host
+//! of a ServiceEntry gets all addresses of the entry, and each Service gets all pods that it selects.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -7,11 +7,12 @@ use std::sync::Arc;
 use crate::model::service::ServiceKind;
 use crate::store::change::ServiceKey;
 
-/// Addresses and endpoints of all services of a namespace, each counted for each service that has it: some 300 bytes each.
-/// A namespace of 3,000 pods, more than Kubernetes is tested with, may have each of them behind 30 services.
+/// The limit for the addresses and endpoints of all services of a namespace, each counted for each service that has it:
+/// some 300 bytes each. A namespace of 3,000 pods, more than Kubernetes is tested with, may have each of them behind 30
+/// services.
 const MOST: usize = 100_000;
 
-/// What the services of each namespace take.
+/// The costs of the services, by namespace.
 #[derive(Debug)]
 pub(super) struct Budget {
     most: usize,
@@ -21,18 +22,18 @@ pub(super) struct Budget {
 #[derive(Debug, Default)]
 struct Ledger {
     total: usize,
-    /// In the order in which they count.
+    /// In the order in which they are accepted.
     costs: BTreeMap<(ServiceKind, ServiceKey), usize>,
-    /// Those for which nothing is left.
+    /// The services that exceed the budget.
     over: BTreeSet<ServiceKey>,
 }
 
-/// What one namespace has too much of.
+/// By how much a namespace exceeds its budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Excess {
-    /// What all its services would take.
+    /// The cost of all its services.
     pub(super) total: usize,
-    /// How many services are too many.
+    /// The number of services that exceed the budget.
     pub(super) services: usize,
 }
 
@@ -47,12 +48,12 @@ impl Budget {
         Self { most, namespaces: HashMap::new() }
     }
 
-    /// What a namespace may have.
+    /// The budget of each namespace.
     pub(super) fn most(&self) -> usize {
         self.most
     }
 
-    /// Enters what a service takes from now on; 0: it is gone. It may be of one kind only.
+    /// Sets the cost of a service; 0: the service is gone. A key has a cost for one kind only.
     pub(super) fn enter(&mut self, kind: ServiceKind, key: &ServiceKey, cost: usize) {
         let ledger = self.namespaces.entry(Arc::clone(&key.namespace)).or_default();
         for other in [ServiceKind::Kubernetes, ServiceKind::Entry] {
@@ -64,14 +65,15 @@ impl Budget {
         }
     }
 
-    /// Finds out anew for which services of a namespace there is no place. Those for which that has changed.
+    /// Determines again which services of a namespace exceed the budget. Returns the services for which that has
+    /// changed.
     pub(super) fn settle(&mut self, namespace: &Arc<str>) -> Vec<ServiceKey> {
         let Some(ledger) = self.namespaces.get_mut(namespace) else { return Vec::new() };
         let mut over = BTreeSet::new();
         if ledger.total > self.most {
             let mut total = 0;
             for ((_, key), cost) in &ledger.costs {
-                // A smaller one after it may still have a place.
+                // A smaller service after it may still fit.
                 if total + cost > self.most {
                     over.insert(key.clone());
                 } else {
@@ -87,12 +89,12 @@ impl Budget {
         changed
     }
 
-    /// Whether there is no place for a service.
+    /// Whether a service exceeds the budget.
     pub(super) fn is_over(&self, key: &ServiceKey) -> bool {
         self.namespaces.get(&key.namespace).is_some_and(|ledger| ledger.over.contains(key))
     }
 
-    /// What a namespace has too much of, with the first service that is too much.
+    /// By how much a namespace exceeds its budget, with the first service that exceeds it.
     pub(super) fn excess(&self, namespace: &str) -> Option<(&ServiceKey, Excess)> {
         let ledger = self.namespaces.get(namespace)?;
         let excess = Excess { total: ledger.total, services: ledger.over.len() };

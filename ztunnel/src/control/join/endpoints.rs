@@ -1,4 +1,4 @@
-//! What stands behind a service: given by slices or entries, or the pods that a selector leads to.
+//! The endpoints of a service: from slices or entries, or the pods that a selector matches.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -11,13 +11,13 @@ use crate::model::service::{Endpoint, Health, Service, ServicePort, TargetPort};
 use crate::model::workload::{NamespacedName, Workload};
 
 impl Joiner {
-    /// The pod whose own address this is, and nobody else's.
+    /// The pod that alone owns an address.
     pub(super) fn owner(&self, address: IpAddr) -> Option<&Arc<Workload>> {
         self.holders.owner(address)
     }
 
-    /// The workload at an address. An address on a node's network is shared, and that of a WorkloadEntry may be anybody's, so there
-    /// the word of what selects it is needed.
+    /// The workload at an address. An address on a node's network is shared, and a WorkloadEntry may name any address.
+    /// There the name of the selected workload (`named`) decides.
     fn at(&self, address: IpAddr, named: Option<&NamespacedName>) -> Option<&Arc<Workload>> {
         let on_host = || {
             let pod = &self.pods_joined.get(named?)?.workload;
@@ -26,15 +26,15 @@ impl Joiner {
         self.owner(address).or_else(on_host)
     }
 
-    /// Whether an address that a pod claims belongs to another pod, which is not leaving: what leads to the first pod must not lead
-    /// to the second one.
+    /// Whether an address that a pod claims belongs to another pod that is not leaving: connections to the first pod
+    /// must not reach the second.
     fn has_lost(&self, pod: &NamespacedName, address: IpAddr) -> bool {
         let is_other = |owner: &Arc<Workload>| owner.name != *pod;
         self.owner(address).is_some_and(is_other)
             && self.holders.all(address).iter().any(|claimant| claimant.name == *pod)
     }
 
-    /// Where an endpoint without a pod runs, as far as its slice tells.
+    /// The locality of an endpoint without a pod, as far as its slice says it.
     fn locality(&self, endpoint: &SliceEndpoint) -> Locality {
         let node = endpoint.node.as_ref().and_then(|node| self.node(node));
         let mut locality = node.cloned().unwrap_or_default();
@@ -44,7 +44,7 @@ impl Joiner {
         locality
     }
 
-    /// The endpoints that slices give. Slices that name one address differ in ports, so these add up.
+    /// The endpoints of slices. Where several slices name one address, their ports are joined.
     pub(super) fn given<'s>(
         &self,
         service: &ServiceManifest,
@@ -70,7 +70,7 @@ impl Joiner {
         endpoints.into_values().collect()
     }
 
-    /// The endpoints that a selector leads to. In Kubernetes an empty selector selects nothing here.
+    /// The pods that a selector matches, as endpoints. An empty selector matches nothing, as in Kubernetes.
     pub(super) fn selected<'n>(
         &self,
         service: &Service,
@@ -102,7 +102,7 @@ impl Joiner {
         endpoints.into_values().collect()
     }
 
-    /// An endpoint as a service entry gives it, with the pod whose address it is.
+    /// Adds the pod that owns the endpoint's address, if there is one, to an endpoint of a ServiceEntry.
     pub(super) fn recognised(&self, endpoint: Endpoint) -> Endpoint {
         let Some(workload) = self.owner(endpoint.address) else { return endpoint };
         let (workload, node, locality) = (workload.name.clone(), workload.node.clone(), workload.locality.clone());
@@ -110,7 +110,7 @@ impl Joiner {
     }
 }
 
-/// An endpoint without ports. Where its pod runs is known better than where it is said to run.
+/// An endpoint without ports. The node and locality of its pod, if known, replace the given ones.
 fn placed(
     address: IpAddr,
     health: Health,
@@ -129,7 +129,7 @@ fn placed(
     }
 }
 
-/// A WorkloadEntry numbers the ports of services by their names.
+/// The service's port and the pod's. In a WorkloadEntry the names of service ports are mapped to its own port numbers.
 fn port_of_pod(port: &ServicePort, pod: &Workload) -> Option<(u16, u16)> {
     let named = port.name.as_deref().filter(|_| pod.is_entry).and_then(|name| pod.port_named(name));
     if let Some(number) = named {
@@ -141,7 +141,8 @@ fn port_of_pod(port: &ServicePort, pod: &Workload) -> Option<(u16, u16)> {
     }
 }
 
-/// From the service's ports to those that a slice gives under the same names; of one name the first counts.
+/// The service's ports and the numbers that a slice gives to the ports of the same names. Of several with one name the
+/// first counts.
 fn ports_given(service: &ServiceManifest, slice: &SliceManifest) -> Vec<(u16, u16)> {
     let by_name: HashMap<&str, Option<u16>> =
         slice.ports.iter().rev().map(|(name, number)| (&**name, *number)).collect();

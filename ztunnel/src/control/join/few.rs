@@ -1,15 +1,15 @@
-//! A set that nearly always has one member, of which there are as many as there are addresses in the mesh.
+//! A set that nearly always has one member. There are as many such sets as addresses in the mesh.
 
 use std::collections::BTreeSet;
 
-/// A set: a block as long as it is small, since the first node of a tree alone takes 600 bytes.
+/// A set: an array while it is small, since the first node of a tree alone takes 600 bytes.
 #[derive(Debug)]
 pub(super) enum Few<T> {
     Small(Box<[T]>),
     Large(BTreeSet<T>),
 }
 
-/// Members of the largest block.
+/// The most members of the array.
 const SMALL: usize = 8;
 
 impl<T> Default for Few<T> {
@@ -19,7 +19,7 @@ impl<T> Default for Few<T> {
 }
 
 impl<T: Ord + Clone> Few<T> {
-    /// Adds a member, or takes it out.
+    /// Adds or removes a member.
     pub(super) fn note(&mut self, member: &T, is_in: bool) {
         let small = match self {
             Self::Small(small) => small,

@@ -1,4 +1,4 @@
-//! Pods: what each means with its namespace and its node, which addresses are whose, and which services that concerns.
+//! Pods, joined with their namespaces and nodes: the owner of each address, and the services that a change concerns.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,15 +11,15 @@ use crate::model::workload::{NamespacedName, Workload};
 use crate::store::change::Change;
 
 impl Joiner {
-    /// Joins the pods anew that have to be.
+    /// Joins again the pods that are marked.
     pub(super) fn join_pods(&mut self, changes: &mut Vec<Change>) {
         for name in std::mem::take(&mut self.dirty.pods) {
             let before = self.pods_joined.get(&name).cloned();
-            // The very same value, if it says the same.
+            // Keeps the same allocation if the value is the same.
             let after = self.join_pod(&name).map(|after| before.clone().filter(|one| *one == after).unwrap_or(after));
             self.keep_once(&name, after.as_ref().map(|after| &after.workload));
             if !self.contested.is_empty() {
-                // It may stand elsewhere.
+                // The pod's object may have moved to another line.
                 self.dirty.subjects.insert(Subject::Contested);
             }
             if before == after {
@@ -42,7 +42,7 @@ impl Joiner {
                 }
             }
             let claimed = self.holders.replace(was, is);
-            // An address may belong to another of the pods that claim it now.
+            // An address may now belong to another of the pods that claim it.
             let others = claimed.iter().flat_map(|address| self.holders.all(*address)).filter(|pod| pod.name != name);
             let concerned: Vec<Fronting> = others.flat_map(|pod| self.selecting_pod(pod)).collect();
             self.dirty.fronting.extend(concerned);
@@ -60,7 +60,8 @@ impl Joiner {
         std::mem::take(&mut self.dirty.moved).into_iter().for_each(|address| self.note_naming(address));
     }
 
-    /// Keeps what a pod's manifest says once: the workload as it is published, and its local facts only where they are wanted.
+    /// Keeps one copy of each workload, shared with the published one, and keeps the local facts only for pods of this
+    /// node.
     fn keep_once(&mut self, name: &NamespacedName, pod: Option<&Arc<Workload>>) {
         let is_here = pod.is_some_and(|pod| self.node.is_none() || pod.node == self.node);
         let mut local = None;
@@ -90,7 +91,7 @@ impl Joiner {
         Some(JoinedPod { workload, draining: manifest.draining, weight: manifest.weight })
     }
 
-    /// Has the services follow whose selectors lead to a pod, or led.
+    /// Updates the members of the services whose selectors match a pod now, or matched it before.
     fn move_between_services(&mut self, was: Option<&Workload>, is: Option<&Workload>) {
         for fronting in was.map(|was| self.selecting_pod(was)).unwrap_or_default() {
             if let (Some(members), Some(was)) = (self.members.get_mut(&fronting), was) {
@@ -105,7 +106,7 @@ impl Joiner {
         }
     }
 
-    /// What has a selector that leads to a pod. None leads to one that has ended.
+    /// The services and entries whose selectors match a pod. No selector matches a finished pod.
     pub(super) fn selecting_pod(&self, pod: &Workload) -> Vec<Fronting> {
         let mut found = Vec::new();
         if !pod.finished {
@@ -114,7 +115,7 @@ impl Joiner {
         found
     }
 
-    /// Finds out anew whether several pods claim an address.
+    /// Determines again whether several pods claim an address.
     fn settle(&mut self, address: IpAddr) {
         let now = self.holders.contested(address);
         if now.as_ref() == self.contested.get(&address) {
@@ -128,7 +129,7 @@ impl Joiner {
         }
     }
 
-    /// Whose an address is has changed: whatever names it has to be joined anew.
+    /// Marks the objects that name an address whose owner has changed.
     fn note_naming(&mut self, address: IpAddr) {
         for (kind, name) in self.naming.get(&address).into_iter().flat_map(Few::iter) {
             let fronting = match (*kind, self.slices.get(name)) {

@@ -1,4 +1,4 @@
-//! Policies: whom each protects, which depends on which namespace is the root.
+//! Policies: the workloads that each selects. That depends on which namespace is the root.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ impl Joiner {
         self.dirty.subjects.insert(Subject::Authorization(name.clone()));
     }
 
-    /// Joins the policies anew that have to be.
+    /// Joins again the policies that are marked.
     pub(super) fn join_policies(&mut self, changes: &mut Vec<Change>) {
         if self.dirty.authorization.is_empty() && self.dirty.authentication.is_empty() {
             return;
@@ -61,7 +61,7 @@ impl Joiner {
         }
     }
 
-    /// The AuthorizationPolicies that are in force and name services, each with its origin and with these.
+    /// The AuthorizationPolicies in force that name services, each with its origin and the services.
     pub fn targeted(&self) -> impl Iterator<Item = (&NamespacedName, Origin, &[NamespacedName])> {
         let in_force =
             self.authorization.iter().filter(|(_, said)| !said.body.dry_run && said.body.action != Action::Audit);
@@ -69,7 +69,7 @@ impl Joiner {
         targeted.filter(|(_, _, services)| !services.is_empty())
     }
 
-    /// Whether the pods behind a service are known without a slice: it has a selector.
+    /// Whether the service has a selector: then its pods are known without a slice.
     pub fn has_selector(&self, service: &NamespacedName) -> bool {
         self.services.get(service).is_some_and(|service| !service.body.selector.is_empty())
     }
@@ -103,7 +103,7 @@ fn authorization(
     }
 }
 
-/// `None` where it counts for nothing: in the root namespace a selector does not count, nor what stands beside it.
+/// `None` for a PeerAuthentication with a selector in the root namespace: it has no effect there.
 pub(super) fn authentication(
     name: &NamespacedName,
     place: &Provenance,

@@ -1,4 +1,4 @@
-//! What is wrong with objects that only shows when they are joined.
+//! Problems of objects that are found only when objects are joined.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -20,7 +20,7 @@ const AUTHORIZATION: &str = "AuthorizationPolicy";
 const AUTHENTICATION: &str = "PeerAuthentication";
 
 impl Joiner {
-    /// Looks again at what has to be. Whether [`Joiner::problems`] are others now.
+    /// Examines again what is marked. Returns whether [`Joiner::problems`] has changed.
     pub(super) fn find_problems(&mut self) -> bool {
         let mut changed = std::mem::take(&mut self.dirty.problems);
         for subject in std::mem::take(&mut self.dirty.subjects) {
@@ -71,7 +71,7 @@ impl Joiner {
             AUTHENTICATION => of(&self.authentication, name),
             "Endpoints" => of(&self.endpoints, name),
             "WorkloadEntry" => of(&self.workload_entries, name),
-            // Those without effect may be there as often as one likes.
+            // Objects of kinds that are not enforced may exist any number of times.
             _ => None,
         }
     }
@@ -135,7 +135,7 @@ impl Joiner {
         told.chain(outside).collect()
     }
 
-    /// The ways to the pods of the mesh behind a service that do not go through the mesh.
+    /// The external ways to the service's pods of the mesh, which do not go through the mesh.
     fn led_from_outside(&self, name: &NamespacedName, service: &ServiceManifest) -> Vec<String> {
         let joined = self.services_joined.get(&super::services::key_of(name));
         let endpoints = joined.into_iter().flat_map(|service| service.endpoints.iter());
@@ -200,7 +200,7 @@ impl Joiner {
         Some(entry.place.problem(title("WorkloadEntry", name), message))
     }
 
-    /// One line for all objects of a kind in a namespace, at the first by name.
+    /// One problem for all objects of a kind in a namespace, at the first of them by name.
     fn of_unenforced(&self, kind: Unenforced, namespace: &Arc<str>) -> Option<Problem> {
         let names = self.unenforced.names_in(namespace);
         let mut all = names.filter_map(|name| self.unenforced.get(name)).filter(|said| said.body == kind);
@@ -220,13 +220,13 @@ impl Joiner {
         Some(slice.place.problem(title("EndpointSlice", name), message))
     }
 
-    /// Told is a host name that is taken already in its namespace, and an address that is a pod's.
+    /// Reports a host name that another service of the namespace has, and an address that a pod has.
     fn of_entry(&self, name: &NamespacedName) -> Vec<Problem> {
         let Some(entry) = self.entries.get(name) else { return Vec::new() };
         let mut problems = Vec::new();
         for host in &entry.body.hosts {
             let key = ServiceKey { namespace: Arc::clone(&name.namespace), hostname: Arc::clone(host) };
-            // That there is no place for it is told once for the namespace.
+            // A service that exceeds the budget is reported once for the namespace.
             if self.budget.is_over(&key) {
                 continue;
             }
@@ -330,7 +330,7 @@ impl Joiner {
                         "spec.targetRefs: Service {service} is in no file: the policy protects nobody behind it"
                     ));
                 }
-                // An ExternalName, or one whose slices are not there.
+                // An ExternalName service, or a service whose slices are not there.
                 Some(known)
                     if known.body.selector.is_empty()
                         && !self.slices_of.contains_key(service)
@@ -347,7 +347,8 @@ impl Joiner {
         problems
     }
 
-    /// Told is what does not count, of each and beside the others: those that are for the same workloads as another that counts.
+    /// Reports policies and fields without effect: by themselves, and policies for the same workloads as another that
+    /// is in force.
     fn of_authentication(&self) -> Vec<Problem> {
         let root_namespace = self.root_namespace();
         let mut problems = Vec::new();

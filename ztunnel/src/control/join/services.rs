@@ -1,4 +1,4 @@
-//! Services, of Kubernetes and of service entries, with what stands behind them.
+//! Kubernetes services and the services of ServiceEntries, with their endpoints.
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
@@ -28,13 +28,13 @@ fn host_key(name: &NamespacedName, host: &Arc<str>) -> ServiceKey {
     ServiceKey { namespace: Arc::clone(&name.namespace), hostname: Arc::clone(host) }
 }
 
-/// The Kubernetes service that has a host name, if that is one's.
+/// The Kubernetes service that has a host name, if the name has the form of a Kubernetes service's.
 pub(super) fn named_by(key: &ServiceKey) -> Option<NamespacedName> {
     let name = key.hostname.strip_suffix(".svc.cluster.local")?.strip_suffix(&*key.namespace)?.strip_suffix('.')?;
     Some(NamespacedName::new(Arc::clone(&key.namespace), name))
 }
 
-/// Adds to, or takes out of, a set that is there only while it has something.
+/// Adds a value to a set, or removes it. An empty set is removed.
 pub(super) fn note<K: Hash + Eq, V: Ord>(sets: &mut HashMap<K, BTreeSet<V>>, key: K, value: V, is_in: bool) {
     if is_in {
         sets.entry(key).or_default().insert(value);
@@ -152,7 +152,7 @@ impl Joiner {
         let (had, has) = (vips(before), vips(after));
         for vip in had.symmetric_difference(&has) {
             note(&mut self.entry_vips, *vip, name.clone(), has.contains(vip));
-            // Other entries may have it as well.
+            // Other entries may name the same address.
             self.dirty.moved.insert(*vip);
         }
         let addresses = |entry: Option<&EntryManifest>| {
@@ -166,20 +166,20 @@ impl Joiner {
         self.dirty.subjects.insert(Subject::Entry(name.clone()));
     }
 
-    /// Who has a host may have changed.
+    /// Marks a host whose owner may have changed.
     fn note_host(&mut self, key: ServiceKey) {
         let entries = self.hosts.get(&key).into_iter().flatten().cloned().map(Subject::Entry);
         self.dirty.subjects.extend(entries);
         self.dirty.keys.insert(key);
     }
 
-    /// What is wrong with the policies that name a service may have changed.
+    /// Marks the policies that name a service: their problems may have changed.
     fn note_policies_of(&mut self, service: &NamespacedName) {
         let policies = self.targeting.get(service).into_iter().flatten().cloned().map(Subject::Authorization);
         self.dirty.subjects.extend(policies);
     }
 
-    /// Follows the addresses that an object names.
+    /// Updates the index of the addresses that an object names among its endpoints.
     fn name(&mut self, key: &Key, before: &BTreeSet<IpAddr>, after: &BTreeSet<IpAddr>) {
         for address in before.symmetric_difference(after) {
             let keys = self.naming.entry(*address).or_default();
@@ -190,7 +190,7 @@ impl Joiner {
         }
     }
 
-    /// Follows a selector, and finds the pods that it leads to.
+    /// Updates the index of selectors, and finds the pods that the new one matches.
     fn select(&mut self, fronting: &Fronting, before: Option<Labels>, after: Option<Labels>) {
         let (before, after) = (before.unwrap_or_default(), after.unwrap_or_default());
         if before == after {
@@ -209,7 +209,7 @@ impl Joiner {
         if after.is_empty() {
             return;
         }
-        // Those that are still to be joined find it by themselves.
+        // Pods that are not joined yet find the selector when they are joined.
         let names = self.pods.names_in(namespace).chain(self.workload_entries.names_in(namespace));
         let joined = names.filter_map(|name| self.pods_joined.get(name));
         let pods = joined.map(|pod| &pod.workload).filter(|pod| !pod.finished && pod.labels.include(&after));
@@ -219,7 +219,7 @@ impl Joiner {
         }
     }
 
-    /// Joins the services anew that have to be.
+    /// Joins again the services that are marked.
     pub(super) fn join_services(&mut self, changes: &mut Vec<Change>) {
         let mut keys = std::mem::take(&mut self.dirty.keys);
         for (kind, name) in std::mem::take(&mut self.dirty.fronting) {
@@ -239,7 +239,7 @@ impl Joiner {
         }
         for namespace in namespaces {
             for key in self.budget.settle(&namespace) {
-                // That a host is another entry's is told only where there is a place for it.
+                // A host that belongs to another entry is reported only for services within the budget.
                 let entries = self.hosts.get(&key).into_iter().flatten().cloned().map(Subject::Entry);
                 self.dirty.subjects.extend(entries);
                 keys.insert(key);
@@ -249,7 +249,7 @@ impl Joiner {
         // The hosts of an entry share their endpoints.
         let mut of_entries = HashMap::new();
         for key in keys {
-            // What leads to pods of the mesh from outside is told.
+            // External ways to pods of the mesh are reported.
             self.dirty.subjects.extend(named_by(&key).map(Subject::Service));
             let before = self.services_joined.get(&key);
             let after = self.join_service(&key, &mut of_entries);
@@ -269,7 +269,7 @@ impl Joiner {
         }
     }
 
-    /// What a service takes of the budget of its namespace, found out without joining it.
+    /// The cost of a service in the budget of its namespace, computed without joining it.
     ///
     /// `pods_of_entries`: the pods among an entry's endpoints, counted once for all of its hosts.
     fn cost(&self, key: &ServiceKey, pods_of_entries: &mut HashMap<NamespacedName, usize>) -> (ServiceKind, usize) {
@@ -291,7 +291,7 @@ impl Joiner {
             return (ServiceKind::Entry, 0);
         };
         let entry = &entry.body;
-        // Endpoints are shared by the hosts, but each pod among them knows each host.
+        // The hosts of an entry share its endpoints, but each pod among the endpoints refers to each host.
         let pods = *pods_of_entries.entry(name.clone()).or_insert_with(|| match entry.selector.is_empty() {
             true => entry.endpoints.iter().filter(|endpoint| self.owner(endpoint.address).is_some()).count(),
             false => self.members(ServiceKind::Entry, name).count(),
@@ -301,8 +301,8 @@ impl Joiner {
         (ServiceKind::Entry, 1 + entry.vips.len() + entry.ranges.len() + own.max(pods))
     }
 
-    /// A service as it is published. One for which its namespace has no place has no endpoints, so that nothing passes it by to
-    /// a pod; a ServiceEntry does not count at all.
+    /// A service as it is published. A Kubernetes service that exceeds the budget has no endpoints, so that connections
+    /// to its address are refused and not passed on to a pod. A ServiceEntry that exceeds it does not exist.
     fn join_service(
         &self,
         key: &ServiceKey,
@@ -357,8 +357,9 @@ impl Joiner {
         service
     }
 
-    /// The addresses that lead to a service from outside. One of a node's leads to whatever the node has there; those of pods and
-    /// of other services are theirs, which is found out when one is looked up.
+    /// The external addresses that lead to a service. An address of a node is left out: it leads to the node. An
+    /// address that also belongs to a pod or another service is that one's; this is decided when the address is looked
+    /// up.
     fn external(&self, name: &NamespacedName, manifest: &ServiceManifest) -> Vec<ExternalAddress> {
         let of_nobody = manifest.external.iter().filter(|external| !self.on_nodes.contains_key(&external.address));
         let is_root = || name.namespace == self.root_namespace();
@@ -369,7 +370,7 @@ impl Joiner {
         of_nobody.map(address).collect()
     }
 
-    /// A host's service without its endpoints.
+    /// The service of a host of an entry, without endpoints.
     fn entry_service(&self, name: &NamespacedName, host: &Arc<str>, manifest: &EntryManifest) -> Service {
         Service {
             name: name.clone(),
@@ -392,7 +393,7 @@ impl Joiner {
         }
     }
 
-    /// Those that it gives, or those that its selector leads to.
+    /// The endpoints in the entry, or those that its selector matches.
     fn endpoints_of_entry(&self, service: &Service, manifest: &EntryManifest) -> Arc<[Endpoint]> {
         match manifest.selector.is_empty() {
             true => manifest.endpoints.iter().map(|endpoint| self.recognised(endpoint.clone())).collect(),
@@ -400,13 +401,14 @@ impl Joiner {
         }
     }
 
-    /// What the service's own distribution is, or else its namespace's.
+    /// The traffic distribution of the service, or else of its namespace.
     fn distribution(&self, own: Option<Distribution>, name: &NamespacedName) -> Distribution {
         own.or(self.namespace(name).distribution).unwrap_or(Distribution::Any)
     }
 
-    /// Whose pods know a ServiceEntry. One with endpoints leads traffic elsewhere, and any address or range may be written there:
-    /// whoever may write one in a namespace of his own could otherwise take the traffic of everybody.
+    /// The namespaces whose pods see a ServiceEntry. An entry with endpoints leads traffic elsewhere, and it may name
+    /// any address or IP block: an author with access to one namespace could otherwise take the traffic of the whole
+    /// mesh.
     fn entry_visibility(&self, name: &NamespacedName, manifest: &EntryManifest) -> Visibility {
         let exported = self.visibility(manifest.visibility.as_ref(), name);
         let own = &name.namespace;
@@ -422,7 +424,7 @@ impl Joiner {
         is_free || manifest.resolution == Resolution::Passthrough || name.namespace == self.root_namespace()
     }
 
-    /// Whether an entry is exported to more pods than those it leads.
+    /// Whether an entry is exported to more pods than those that see it.
     pub(super) fn is_kept_in(&self, name: &NamespacedName, manifest: &EntryManifest) -> bool {
         !self.may_lead_everyone(name, manifest)
             && match self.visibility(manifest.visibility.as_ref(), name) {
@@ -431,7 +433,7 @@ impl Joiner {
             }
     }
 
-    /// Whose pods know a service: as it says itself, or else as the mesh does.
+    /// The namespaces whose pods see a service, as the service says or else as the mesh's settings say.
     fn visibility(&self, own: Option<&Visibility>, name: &NamespacedName) -> Visibility {
         let of_mesh = || {
             let (_, settings) = self.settings().filter(|(_, settings)| !settings.body.export_to.is_empty())?;

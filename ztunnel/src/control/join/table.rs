@@ -1,4 +1,4 @@
-//! Objects of one kind by name, as their sources give them. Of several with one name the first counts.
+//! Objects of one kind by name, as their voices give them. Of several objects with one name the first counts.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,23 +7,23 @@ use crate::model::origin::Origin;
 use crate::model::problem::{Problem, Severity};
 use crate::model::workload::NamespacedName;
 
-/// What says objects: a file, or an API server. Voices that went away come after all others.
+/// A source of objects: a file, or an API server. Voices that have disappeared come after all others.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Voice {
-    /// It went away, and what it said counts on.
+    /// The voice has disappeared, and its objects stay in force.
     pub is_gone: bool,
     /// Its name.
     pub name: Arc<str>,
 }
 
 impl Voice {
-    /// One that is there.
+    /// A voice that exists.
     pub fn of(name: impl Into<Arc<str>>) -> Self {
         Self { is_gone: false, name: name.into() }
     }
 }
 
-/// Where an object stands.
+/// The source of an object.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Provenance {
     pub(super) voice: Arc<Voice>,
@@ -36,7 +36,7 @@ impl Provenance {
     }
 }
 
-/// An object and its place.
+/// An object and its source.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Said<T> {
     pub(super) place: Provenance,
@@ -47,15 +47,15 @@ pub(super) struct Said<T> {
 #[derive(Debug)]
 pub(super) struct Table<T>(BTreeMap<NamespacedName, Contenders<T>>);
 
-/// Those of one name.
+/// The objects of one name.
 #[derive(Debug)]
 struct Contenders<T> {
     first: Said<T>,
-    /// Ascending by place.
+    /// In ascending order of place.
     others: Vec<Said<T>>,
 }
 
-/// That the object which counts is another, or stands elsewhere.
+/// The object that counts has changed, or its place has.
 #[derive(Debug)]
 pub(super) struct Replaced<T> {
     pub(super) before: Option<T>,
@@ -73,7 +73,7 @@ impl<T> Contenders<T> {
         std::iter::once(self.first).chain(self.others)
     }
 
-    /// `None`: there is none.
+    /// `None` if `all` is empty.
     fn of(mut all: Vec<Said<T>>) -> Option<Self> {
         all.sort_by(|one, other| one.place.cmp(&other.place));
         let mut all = all.into_iter();
@@ -82,7 +82,8 @@ impl<T> Contenders<T> {
 }
 
 impl<T: Clone + PartialEq> Table<T> {
-    /// Puts what a voice says of a name in the place of what it said. `None`: what counts stays as it was and where it was.
+    /// Replaces the objects that a voice gives for a name. `None`: the object that counts and its place are the same as
+    /// before.
     pub(super) fn replace(&mut self, name: &NamespacedName, voice: &Voice, said: Vec<Said<T>>) -> Option<Replaced<T>> {
         let known = self.0.remove(name);
         let before = known.as_ref().map(|contenders| contenders.first.clone());
@@ -95,22 +96,23 @@ impl<T: Clone + PartialEq> Table<T> {
         (before != after).then(|| Replaced { before: before.map(|said| said.body), after: after.map(|said| said.body) })
     }
 
-    /// The one of this name that counts, to keep its parts elsewhere: what it says stays the same.
+    /// The object of this name that counts. The caller may share its parts with others, but must not change its
+    /// meaning.
     pub(super) fn body_mut(&mut self, name: &NamespacedName) -> Option<&mut T> {
         self.0.get_mut(name).map(|contenders| &mut contenders.first.body)
     }
 
-    /// The one of this name that counts.
+    /// The object of this name that counts.
     pub(super) fn get(&self, name: &NamespacedName) -> Option<&Said<T>> {
         self.0.get(name).map(|contenders| &contenders.first)
     }
 
-    /// Those of this name that do not count.
+    /// The objects of this name that do not count.
     pub(super) fn others(&self, name: &NamespacedName) -> &[Said<T>] {
         self.0.get(name).map(|contenders| contenders.others.as_slice()).unwrap_or_default()
     }
 
-    /// Those of this name that a voice says.
+    /// The objects of this name that a voice gives.
     pub(super) fn of<'a>(&'a self, name: &NamespacedName, voice: &'a Voice) -> impl Iterator<Item = &'a Said<T>> {
         let all = self
             .0
@@ -120,12 +122,12 @@ impl<T: Clone + PartialEq> Table<T> {
         all.filter(move |said| *said.place.voice == *voice)
     }
 
-    /// Those that count, by name.
+    /// The objects that count, by name.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&NamespacedName, &Said<T>)> {
         self.0.iter().map(|(name, contenders)| (name, &contenders.first))
     }
 
-    /// The names of those in a namespace.
+    /// The names of the objects in a namespace.
     pub(super) fn names_in<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a NamespacedName> {
         let first = NamespacedName::new(namespace, "");
         self.0.range(first..).map(|(name, _)| name).take_while(move |name| *name.namespace == *namespace)

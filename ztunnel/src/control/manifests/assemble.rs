@@ -1,4 +1,4 @@
-//! The mesh of a set of files as a whole, joined from nothing.
+//! The mesh of a set of files as a whole, read without an earlier state.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -19,27 +19,28 @@ use crate::store::change::{Change, Setting};
 pub struct Assembled {
     /// All pods, by name.
     pub workloads: Vec<Workload>,
-    /// What the manifest of each pod says for the pod's own node.
+    /// The facts in each pod's manifest that only the pod's own node needs.
     pub local: LocalPods,
     /// All services: those of Kubernetes by name, then those of service entries by name and host.
     pub services: Vec<Service>,
-    /// Destinations that are nobody's are not to be reached (`outboundTrafficPolicy: REGISTRY_ONLY`).
+    /// Connections to unknown destinations are refused (`outboundTrafficPolicy: REGISTRY_ONLY`).
     pub registry_only: bool,
-    /// The namespaces that are described.
+    /// The namespaces for which there is a Namespace object.
     pub namespaces: BTreeSet<Arc<str>>,
-    /// The Nodes that are described.
+    /// The nodes for which there is a Node object.
     pub nodes: BTreeSet<Arc<str>>,
-    /// Who may connect to whom; what could never be read is not in it.
+    /// The policies; those that could never be read are not in it.
     pub policies: PolicySet,
-    /// The namespace whose policies are for the whole mesh.
+    /// The namespace whose policies apply to the whole mesh.
     pub root_namespace: Arc<str>,
-    /// What is wrong, by file and line.
+    /// All problems, by file and line.
     pub problems: Vec<Problem>,
     /// Where each object comes from, by kind and name.
     pub origins: HashMap<(&'static str, NamespacedName), Origin>,
 }
 
-/// Joins files: of two objects with one name that of the first file by name stays. Identities are of the given trust domain.
+/// Joins files. Of two objects with one name, the one in the first file by name counts. Identities get the given trust
+/// domain.
 pub fn assemble<'a>(
     files: impl IntoIterator<Item = (&'a Arc<str>, &'a FileContent)>,
     trust_domain: &TrustDomain,
@@ -58,7 +59,7 @@ pub fn assemble<'a>(
             Change::Namespace(name) => drop(mesh.namespaces.insert(name)),
             Change::Node(name) => drop(mesh.nodes.insert(name)),
             Change::Setting(Setting::RegistryOnly(registry_only)) => mesh.registry_only = registry_only,
-            // Nothing was there before.
+            // Nothing existed before, so nothing can be gone.
             Change::WorkloadGone(_)
             | Change::ServiceGone(_)
             | Change::AuthorizationGone(_)

@@ -1,4 +1,4 @@
-//! What holds for whatever text is given as a manifest: run by the fuzz target, and on its seeds.
+//! Properties that hold for any text that is given as a manifest: run by the fuzz target, and on its seeds.
 
 use std::sync::Arc;
 
@@ -7,11 +7,11 @@ use crate::model::identity::TrustDomain;
 use crate::model::policy::{PolicySet, Scope};
 use crate::store::snapshot::Snapshot;
 
-/// Of a text every object becomes part of a mesh, or is told with its place: the same each time, ordered, and the same where
-/// it is known from before.
+/// Every object of a text becomes part of a mesh, or is reported with its place. The result is the same each time,
+/// ordered, and does not depend on what is known from before.
 ///
 /// # Panics
-/// When it is not so.
+/// When a property does not hold.
 pub fn manifests(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let (first, second): (Arc<str>, Arc<str>) = ("a.yaml".into(), "b.yaml".into());

@@ -1,4 +1,4 @@
-//! A tree of values to what it is: an object of a kind that is read here, a list of objects, or something else.
+//! The content of a document: an object of a kind that is read here, a list of objects, or something else.
 
 use std::sync::Arc;
 
@@ -8,25 +8,25 @@ use super::split::Inherited;
 use crate::control::objects::{Kind, MESH_CONFIG, ROOT_NAMESPACE, Unenforced};
 use crate::control::yaml::Node;
 
-/// What a document, or an item of a list, is.
+/// The content of a document, or of an item of a list.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Content {
     Object(Kind),
-    /// `apiVersion` and `kind` of its items, where the list says so.
+    /// A list. `apiVersion` and `kind` of its items, if it is a typed list.
     List(Option<Arc<Inherited>>),
-    /// A Kubernetes object that means nothing here.
+    /// A Kubernetes object of a kind that has no meaning here.
     Other,
-    /// It is no Kubernetes object.
+    /// Not a Kubernetes object.
     Stranger,
 }
 
-/// Why nobody knows what a document is.
+/// Why the content of a document cannot be determined.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Unclear {
     pub(super) message: String,
-    /// The kind that is meant.
+    /// The kind that was probably meant.
     pub(super) kind: Option<Kind>,
-    /// It is some policy.
+    /// It is some kind of policy.
     pub(super) is_policy: bool,
 }
 
@@ -42,7 +42,7 @@ pub(super) struct Header<'n> {
     kind: Option<&'n str>,
     namespace: Option<&'n str>,
     name: Option<&'n str>,
-    /// It has a field that objects have and other files don't.
+    /// It has a field that objects have and other files do not have.
     looks_like_object: bool,
 }
 
@@ -61,7 +61,7 @@ impl<'n> Header<'n> {
         }
     }
 
-    /// `metadata.namespace`, or the one that counts without it.
+    /// `metadata.namespace`, or `default`.
     pub(super) fn namespace(&self) -> &'n str {
         self.namespace.filter(|namespace| !namespace.is_empty()).unwrap_or("default")
     }
@@ -74,7 +74,8 @@ impl<'n> Header<'n> {
         self.name == Some(MESH_CONFIG) && self.namespace == Some(ROOT_NAMESPACE)
     }
 
-    /// What it is the head of. `is_item`: of an item of a list, which is surely meant as an object.
+    /// The content that the head belongs to. `is_item`: the head is of an item of a list, which surely is meant as an
+    /// object.
     pub(super) fn content(&self, is_item: bool) -> Result<Content, Unclear> {
         let (version, kind) = match (self.version, self.kind) {
             (Some(version), Some(kind)) => (version, kind),
@@ -106,7 +107,7 @@ impl<'n> Header<'n> {
         }
         Ok(match (group, kind) {
             ("", "ConfigMap") if self.is_mesh_config() => Content::Object(Kind::Mesh),
-            // Whoever wrote it relies on it: it must not go for another's.
+            // The author relies on this object, so it must not count as a kind that another program enforces.
             ("security.istio.io", _) => {
                 let message = format!(
                     "{kind:?} is no kind of security.istio.io: write AuthorizationPolicy, PeerAuthentication or \
@@ -160,7 +161,7 @@ fn is_of_groups_read(version: &str) -> bool {
         || (group(version).is_empty() && version.starts_with('v'))
 }
 
-/// The kinds that are read, but for the mesh's ConfigMap, which is known by its name.
+/// The kinds that are read, except the mesh's ConfigMap, which is recognised by its name.
 fn known(group: &str, kind: &str) -> Option<Kind> {
     Some(match (group, kind) {
         ("", "Namespace") => Kind::Namespace,
@@ -178,7 +179,7 @@ fn known(group: &str, kind: &str) -> Option<Kind> {
     })
 }
 
-/// The version that Kubernetes has of a kind, where it has one.
+/// The only version of a kind that is read. `None`: the type checks the version, or every version is read.
 pub(super) fn version(kind: Kind) -> Option<&'static str> {
     match kind {
         Kind::Namespace | Kind::Node | Kind::Pod | Kind::Service | Kind::Endpoints | Kind::Mesh => Some("v1"),

@@ -1,4 +1,4 @@
-//! Why an object, or a whole file, counts for nothing.
+//! Why an object, or a whole file, is not valid.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -13,7 +13,7 @@ use crate::model::origin::Origin;
 use crate::model::problem::{Problem, Severity};
 use crate::model::workload::NamespacedName;
 
-/// Why a text counts for nothing.
+/// Why a text is not valid.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub struct FileError {
     /// The file's name relative to the mesh folder.
@@ -29,7 +29,7 @@ pub struct FileError {
 }
 
 impl FileError {
-    /// About a file as a whole, or a line of it.
+    /// An error of a file as a whole, or of one line of it.
     pub(in crate::control) fn of(file: &Arc<str>, line: Option<u64>, message: impl Into<String>) -> Self {
         Self { file: Arc::clone(file), line, column: None, field: None, message: message.into() }
     }
@@ -60,47 +60,47 @@ impl fmt::Display for FileError {
     }
 }
 
-/// What a file can't say: an object of it that can't be read.
+/// An object of a file that can't be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
     /// What is wrong.
     pub error: FileError,
-    /// Which object it is, as far as its head tells.
+    /// Which object it is, as far as its head says.
     pub(in crate::control) subject: Subject,
-    /// What nobody knows because of it.
+    /// What may be missing because of it.
     pub(in crate::control) hides: Hides,
-    /// The text as such is broken.
+    /// The syntax of the text is broken.
     pub(in crate::control) is_syntax: bool,
-    /// It is a template, and a manifest only when it is rendered.
+    /// The text is a template, which has to be rendered to become a manifest.
     pub(in crate::control) is_template: bool,
 }
 
 /// Which object of the mesh a text is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::control) enum Subject {
-    /// This one.
+    /// The object of this kind and name.
     Object(&'static str, NamespacedName),
-    /// One of this kind.
+    /// Some object of this kind.
     Kind(&'static str),
-    /// Nobody knows.
+    /// Any object.
     Unknown,
 }
 
-/// What a text may say that can't be read.
+/// The possible content of a text that can't be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::control) struct Hides {
-    /// Addresses may be those of pods of the mesh.
+    /// Addresses that may belong to pods of the mesh.
     pub(in crate::control) addresses: bool,
-    /// Policies.
+    /// The namespaces of possible policies.
     pub(in crate::control) policies: PoliciesIn,
 }
 
-/// Where the policies of a text may be.
+/// The namespaces in which the policies of a text may be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PoliciesIn {
     /// In any namespace, the root namespace among them.
     Anywhere,
-    /// In these; there may be none.
+    /// In these namespaces; the set may be empty.
     Namespaces(BTreeSet<Arc<str>>),
 }
 
@@ -110,45 +110,45 @@ impl PoliciesIn {
     }
 
     pub(super) fn namespace(name: &str) -> Self {
-        // No workload can be there: whoever wrote it meant something else.
+        // There can be no workload in such a namespace: the author must have meant another one.
         if check_name(name).is_err() {
             return Self::Anywhere;
         }
         Self::Namespaces([name.into()].into())
     }
 
-    /// Told by single words, where nothing else can be read.
+    /// Determined by single words of the text, if nothing else can be read.
     pub(super) fn by_words(text: &str) -> Self {
         let is_traced = TRACES.iter().chain(&ESCAPES).any(|trace| text.contains(trace));
         if is_traced { Self::Anywhere } else { Self::nowhere() }
     }
 }
 
-/// Words without which a text holds no policy, nor anything that says whom policies protect.
+/// A text without any of these words holds no policy, and nothing that determines which workloads policies select.
 const TRACES: [&str; 3] = ["AuthorizationPolicy", "PeerAuthentication", "rootNamespace"];
-/// Escapes behind which such a word may stand in another spelling: of a character, or of a line's end.
+/// With these escapes such a word may be spelled differently: escapes of a character, or of the end of a line.
 const ESCAPES: [&str; 5] = ["\\x", "\\u", "\\U", "\\\n", "\\\r"];
 
 impl Hides {
-    /// Nothing that anyone relies on.
+    /// Nothing that anyone relies on is missing.
     pub(in crate::control) fn nothing() -> Self {
         Self { addresses: false, policies: PoliciesIn::nowhere() }
     }
 
-    /// Whatever there may be.
+    /// Anything may be missing.
     pub(in crate::control) fn anything() -> Self {
         Self { addresses: true, policies: PoliciesIn::Anywhere }
     }
 
-    /// What an object of a kind and a namespace may say.
+    /// The possible content of an object of a kind and a namespace.
     pub(in crate::control) fn of(kind: Kind, namespace: &str, text: &str) -> Self {
         match kind {
             Kind::Authorization | Kind::PeerAuthentication => {
                 Self { addresses: false, policies: PoliciesIn::namespace(namespace) }
             }
-            // Localities, tokens, and what others carry out: neither opens nor closes anything.
+            // Localities, tokens, and objects that others enforce: none of these allows or denies a connection.
             Kind::Node | Kind::RequestAuthentication | Kind::Unenforced(_) => Self::nothing(),
-            // It tells which namespace is the root, and whether unknown destinations are to be reached.
+            // The settings determine the root namespace, and whether unknown destinations may be reached.
             Kind::Mesh if text.contains("rootNamespace") => Self::anything(),
             _ => Self { addresses: true, policies: PoliciesIn::nowhere() },
         }
@@ -156,7 +156,7 @@ impl Hides {
 }
 
 impl Fault {
-    /// The fault as a problem, with what follows from it.
+    /// The fault as a problem, with its consequence.
     pub(in crate::control) fn problem(&self, consequence: &str) -> Problem {
         let FileError { file, line, field, message, .. } = &self.error;
         let field = field.as_ref().map(|field| format!("{field}: ")).unwrap_or_default();

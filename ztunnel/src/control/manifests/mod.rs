@@ -1,11 +1,13 @@
-//! Kubernetes manifests to the daemon's model. Pure: texts go in, workloads, services and problems come out.
+//! From Kubernetes manifests to the daemon's model. Pure: the input is texts, the output is workloads, services and
+//! problems.
 //!
-//! Two steps. [`read`] takes one file's text and gives its objects, with what is wrong inside them and which of them can't be read,
-//! so that the caller can keep what those said before. [`assemble`] [joins](super::join) the objects of all files, since what a
-//! Pod means depends on its Namespace and what a Service leads to depends on the Pods.
+//! There are two steps. [`read`] parses the text of one file and returns its objects, the problems inside them, and the
+//! objects that can't be read, so that the caller can keep the last valid version of those. [`assemble`]
+//! [joins](super::join) the objects of all files, since the meaning of a Pod depends on its Namespace, and the
+//! endpoints of a Service depend on Pods.
 //!
-//! What an object says is read by [`objects`](super::objects), as for every other source of Kubernetes objects; here stands
-//! how a text is cut into objects, and where in the text a field of an object is.
+//! The content of an object is read by [`objects`](super::objects), as for every other source of Kubernetes objects.
+//! This module splits a text into objects, and finds the place of an object's field in the text.
 
 mod assemble;
 #[cfg(any(test, fuzzing))]

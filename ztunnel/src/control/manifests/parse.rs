@@ -1,4 +1,4 @@
-//! One file to its objects.
+//! From one file to its objects.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,49 +15,50 @@ use crate::model::origin::Origin;
 use crate::model::problem::{Problem, Severity};
 use crate::model::workload::NamespacedName;
 
-/// How deep lists may stand in each other.
+/// The deepest nesting of lists.
 const DEEPEST_LIST: usize = 4;
 
-/// What one file says.
+/// The content of one file.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct FileContent {
     /// In the order of the file.
     pub(in crate::control) objects: Vec<Object>,
-    /// What is wrong with them.
+    /// Problems of these objects.
     pub(in crate::control) problems: Vec<Problem>,
     /// The objects that can't be read.
     pub(in crate::control) faults: Vec<Fault>,
 }
 
-/// What was read of a file, by the texts of its objects: of those that are the same when the file is read again nothing is read.
+/// The results of reading a file, by the hashes of the texts of its objects. An object whose text is the same when the
+/// file is read again is not parsed again.
 #[derive(Debug, Clone, Default)]
 pub(in crate::control) struct Known {
     seeds: Seeds,
     parts: HashMap<Hash, Part>,
-    /// Of objects that name none, where it is not `default`.
+    /// The namespace of objects that name none, if it is not `default`.
     namespace: Option<Arc<str>>,
 }
 
 impl Known {
-    /// Nothing, of a file whose objects are in this namespace if they name none.
+    /// Empty, for a file whose objects are in this namespace if they name none.
     pub(in crate::control) fn nothing_in(namespace: Option<Arc<str>>) -> Self {
         Self { namespace, ..Self::default() }
     }
 }
 
-/// What one text says.
+/// The result of reading one text.
 #[derive(Debug, Clone)]
 struct Part {
-    /// The lines before it, when it was read.
+    /// The number of lines before the text when it was read.
     lines: u64,
     object: Option<Object>,
     problems: Box<[Problem]>,
 }
 
-/// Reads one file: YAML or JSON, any number of documents and lists. `file` is only for messages.
+/// Reads one file: YAML or JSON, any number of documents and lists. `file` is used in messages only.
 ///
 /// # Errors
-/// An object of it can't be read, or may not be as it is written; the first is told.
+/// An object of the file can't be read, or is not allowed as it is written; the first such error is returned.
 pub fn parse(file: &Arc<str>, text: &str) -> Result<FileContent, FileError> {
     let content = read(file, text);
     match content.faults.first() {
@@ -66,13 +67,14 @@ pub fn parse(file: &Arc<str>, text: &str) -> Result<FileContent, FileError> {
     }
 }
 
-/// Reads one file. What can't be read of it is told, and the rest counts.
+/// Reads one file. Parts that can't be read are reported, and the rest counts.
 #[must_use]
 pub fn read(file: &Arc<str>, text: &str) -> FileContent {
     read_again(file, text, &Known::default()).0
 }
 
-/// The objects of a text that can be read, each by kind and name with a text of its own; `None` where they can't be cut apart.
+/// The valid objects of a text, by kind and name, each with a text of its own; `None` if the text can't be split into
+/// objects.
 pub(in crate::control) fn valid_texts(text: &str) -> Option<Vec<(Key, String)>> {
     let (file, known) = ("".into(), Known::default());
     let mut reader = Reader::new(&file, &known);
@@ -81,23 +83,23 @@ pub(in crate::control) fn valid_texts(text: &str) -> Option<Vec<(Key, String)>> 
     reader.valid
 }
 
-/// The same of a file that was read before.
+/// Reads a file of which `known` is known from an earlier reading, and also returns the new knowledge.
 pub(in crate::control) fn read_again(file: &Arc<str>, text: &str, known: &Known) -> (FileContent, Known) {
     let mut reader = Reader::new(file, known);
     split::documents(text).iter().for_each(|document| reader.document(document));
     reader.finish()
 }
 
-/// An object: its kind and its name.
+/// The key of an object: its kind and its name.
 type Key = (&'static str, NamespacedName);
 
-/// Where a value stands, and what is known of it.
+/// The position of a value, and what is known about it.
 struct Context<'c> {
     path: FieldPath,
     inherited: Option<&'c Inherited>,
-    /// Lists around it.
+    /// The number of lists around it.
     depth: usize,
-    /// The text that it stands in.
+    /// The text that contains it.
     text: &'c str,
 }
 
@@ -107,9 +109,9 @@ struct Reader<'f> {
     next: HashMap<Hash, Part>,
     texts: Interner,
     content: FileContent,
-    /// How many documents are no objects, and the line of the first.
+    /// The number of documents that are not objects, and the line of the first.
     strangers: (u64, u64),
-    /// The texts of the objects that can be read, where somebody asks for them and they can be cut apart.
+    /// The texts of the valid objects, if the caller asks for them and the text can be split.
     valid: Option<Vec<(Key, String)>>,
 }
 
@@ -142,14 +144,14 @@ impl<'f> Reader<'f> {
             });
         }
         self.content.objects.shrink_to_fit();
-        // The only object of a file has changed whenever the file has.
+        // If a file has one object only, the object has changed whenever the file has: there is nothing to reuse.
         let parts = if self.next.len() > 1 { self.next } else { HashMap::new() };
         (self.content, Known { seeds: self.known.seeds.clone(), parts, namespace: self.known.namespace.clone() })
     }
 
     fn document(&mut self, document: &Document<'_>) {
         if let Some(mut values) = document.values() {
-            // In flow style quotation marks and brackets may be others than in JSON.
+            // In YAML's flow style, quotation marks and brackets may have other meanings than in JSON.
             if let [first, _, ..] = values.as_slice()
                 && yaml::tree(&first.text(), first.base).is_err()
                 && yaml::tree(document.text, document.base).is_ok()
@@ -162,7 +164,7 @@ impl<'f> Reader<'f> {
         }
     }
 
-    /// Reads the items of a list in block style one by one. Whether it is such a list.
+    /// Reads the items of a list in block style one by one. Returns whether the document is such a list.
     fn block_list(&mut self, document: &Document<'_>) -> bool {
         let Some((head, mut pieces)) = document.items() else { return false };
         let Ok(Some(head)) = yaml::tree(&head, document.base) else { return false };
@@ -177,7 +179,8 @@ impl<'f> Reader<'f> {
             piece.inherited.clone_from(&inherited);
             self.piece(piece, 1);
         }
-        // What looks like an item by its line may be in the middle of a text, and an alias may lead out of the item.
+        // A line that looks like the start of an item may be in the middle of a text, and an alias may refer to another
+        // item.
         let is_cut_wrongly = self.content.faults.iter().skip(faults).any(|fault| fault.is_syntax)
             && yaml::tree(document.text, document.base).is_ok();
         if is_cut_wrongly {
@@ -222,7 +225,7 @@ impl<'f> Reader<'f> {
         }
     }
 
-    /// Reads the items of a list of JSON one by one. Whether it is a list.
+    /// Reads the items of a JSON list one by one. Returns whether the piece is a list.
     fn json_list(&mut self, piece: &Piece<'_>, depth: usize) -> bool {
         let Some((head, slices)) = piece.json_items() else { return false };
         let (path, inherited) = if matches!(head.value, Value::List(_)) {
@@ -244,7 +247,7 @@ impl<'f> Reader<'f> {
         true
     }
 
-    /// What stands beside the items of a List is nothing else: a misspelt field would leave all of them out.
+    /// A fault if a List has a field other than the known ones: with a misspelled `items` all objects would be missing.
     fn strange_field(&self, head: &Node<'_>, is_typed: bool, path: &FieldPath, text: &str) -> Option<Fault> {
         const KNOWN: [&str; 4] = ["apiVersion", "kind", "metadata", "items"];
         let strange = head.entries().iter().find(|entry| !KNOWN.contains(&&*entry.key) && !is_typed)?;
@@ -271,7 +274,7 @@ impl<'f> Reader<'f> {
         self.fault(fault, context.text);
     }
 
-    /// Tells of a fault, unless the text is a template, of which that is told.
+    /// Reports a fault. If the text is a template, that is reported instead.
     fn fault(&mut self, mut fault: Fault, text: &str) {
         let braces_in_name = matches!(&fault.error.field, Some(field) if field.starts_with("metadata.name"))
             && fault.error.message.contains("{{");
@@ -299,7 +302,7 @@ impl<'f> Reader<'f> {
                 let path = context.path.clone().index(index);
                 self.node(item, &Context { path, ..*context });
             }
-            // A list of other things than objects is one of them.
+            // A list of several things that are not objects counts as one document.
             self.strangers.0 = self.strangers.0.min(strangers + 1);
             return;
         }
@@ -388,7 +391,7 @@ impl<'f> Reader<'f> {
         });
         match said {
             Ok(said) => self.said(said, &node),
-            // It would have no effect anyway.
+            // The object would have no effect anyway.
             Err(_) if matches!(kind, Kind::Unenforced(_)) => {}
             Err(error) => {
                 let mut error = FileError::at(self.file, &context.path, error);
@@ -398,7 +401,8 @@ impl<'f> Reader<'f> {
         }
     }
 
-    /// Reads the object as the type that its kind asks for. Fields that are of a wrong type and that nobody uses are taken out.
+    /// Reads the object as the type of its kind. Fields that have a wrong type and that this program does not use are
+    /// removed.
     fn resource(&mut self, kind: Kind, node: &mut Node<'_>, context: &Context<'_>) -> Result<Resource, yaml::Error> {
         if let (Some(inherited), Value::Map(entries)) = (context.inherited, &mut node.value) {
             for (key, value) in [("apiVersion", &inherited.version), ("kind", &inherited.kind)] {
@@ -433,13 +437,13 @@ impl<'f> Reader<'f> {
     }
 }
 
-/// What a text may say of which nothing is known but its words.
+/// The possible content of a text of which only the words are known.
 fn by_words(text: &str) -> Hides {
     Hides { addresses: true, policies: PoliciesIn::by_words(text) }
 }
 
 impl Known {
-    /// How many texts are known.
+    /// The number of known texts.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.parts.len()
@@ -447,7 +451,7 @@ impl Known {
 }
 
 impl Part {
-    /// The same, for a text that has this many lines before it now.
+    /// The same part, for a text that has `lines` lines before it now.
     fn moved(&self, file: &Arc<str>, lines: u64) -> Self {
         let mut part = self.clone();
         if part.lines != lines {

@@ -1,7 +1,8 @@
-//! A file to the texts of its objects.
+//! Splits a file into the texts of its objects.
 //!
-//! Objects are cut out before they are read: what is wrong with one of them says nothing about the others, and one that has not
-//! changed need not be read again. An export of a cluster is a single document, a `List`: its items are cut out as well.
+//! Objects are split before they are parsed: a fault in one of them does not affect the others, and an object that has
+//! not changed need not be parsed again. An export of a cluster is a single document, a `List`: its items are split as
+//! well.
 
 use std::borrow::Cow;
 use std::hash::{BuildHasher, Hasher as _, RandomState};
@@ -10,10 +11,10 @@ use std::sync::Arc;
 use crate::control::field::FieldPath;
 use crate::control::yaml::{self, Base, Node, Slice};
 
-/// Of the text of an object, and of all that decides how it is read.
+/// Hash of the text of an object, and of all that determines how it is read.
 pub(super) type Hash = [u64; 2];
 
-/// What makes hashes: two texts of one hash can't be found without it.
+/// The random seeds of the hashes. Without them nobody can construct two texts with the same hash.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Seeds([RandomState; 2]);
 
@@ -36,15 +37,15 @@ pub(super) struct Inherited {
 pub(super) struct Piece<'a> {
     text: &'a str,
     pub(super) base: Base,
-    /// Bytes before the hyphen of an item of a YAML list; the item is indented deeper than that.
+    /// The number of bytes before the hyphen of an item of a YAML list; the item is indented deeper than the hyphen.
     hyphen: Option<usize>,
-    /// Its path in its document: `items[2]`, or empty for a document of its own.
+    /// Its path in its document: `items[2]`, or empty if the piece is the whole document.
     pub(super) path: FieldPath,
     pub(super) inherited: Option<Arc<Inherited>>,
 }
 
-/// Cuts a file at its document markers. YAML forbids a marker at a line's start inside any scalar, so lines decide. Documents of
-/// blanks and comments are left out.
+/// Splits a file at its document markers. YAML forbids a marker at the start of a line inside any scalar, so the lines
+/// are enough. Documents with nothing but blanks and comments are left out.
 pub(super) fn documents(text: &str) -> Vec<Document<'_>> {
     let mut documents = Vec::new();
     let mut push = |start: usize, end: usize, lines| {
@@ -65,7 +66,7 @@ pub(super) fn documents(text: &str) -> Vec<Document<'_>> {
             if has_content {
                 push(start, position, lines_before);
             }
-            // Directives stand before the marker of their document.
+            // Directives come before the marker of their document.
             if has_content || !has_directive {
                 (start, lines_before) = (position, number);
             }
@@ -84,10 +85,10 @@ pub(super) fn documents(text: &str) -> Vec<Document<'_>> {
     documents
 }
 
-/// Lines with their ends: of Unix, Windows, and old Macs.
+/// Lines with their ends, in the styles of Unix, Windows and old Macs.
 fn lines(text: &str) -> impl Iterator<Item = &str> {
     text.split_inclusive('\n').flat_map(|line| {
-        // The carriage return before a line feed is part of the same end.
+        // The carriage return before a line feed belongs to the same end of line.
         let (body, end) = line.strip_suffix("\r\n").map_or((line, ""), |body| (body, "\r\n"));
         let (whole, last) = body.rsplit_once('\r').map_or(("", body), |(before, last)| {
             body.get(..before.len() + 1).map_or(("", body), |whole| (whole, last))
@@ -101,7 +102,7 @@ fn is_marker(line: &str, marker: &str) -> bool {
     line.strip_prefix(marker).is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
 }
 
-/// Whether there is something beside blanks and a comment.
+/// Whether the line has anything except blanks and a comment.
 fn has_text(line: &str) -> bool {
     let bare = line.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
     !(bare.is_empty() || bare.starts_with('#'))
@@ -113,7 +114,7 @@ impl<'a> Document<'a> {
         Piece { text: self.text, base: self.base, hyphen: None, path: FieldPath::default(), inherited: None }
     }
 
-    /// The values of a document of JSON, of which there may be several in a row. `None`: it is no JSON.
+    /// The values of a JSON document; there may be several in a row. `None`: the document is not JSON.
     pub(super) fn values(&self) -> Option<Vec<Piece<'a>>> {
         yaml::is_json(self.text).then(|| {
             let slices = yaml::values(self.text, self.base);
@@ -121,7 +122,8 @@ impl<'a> Document<'a> {
         })
     }
 
-    /// The head of a list in block style, and the texts of its items; `None` where lines alone can't tell where those are.
+    /// The head of a list in block style, and the texts of its items; `None` if lines alone can't show where the items
+    /// are.
     pub(super) fn items(&self) -> Option<(String, Vec<Piece<'a>>)> {
         let mut cutter = Cutter::default();
         let mut position = 0;
@@ -144,12 +146,12 @@ impl<'a> Document<'a> {
     }
 }
 
-/// Finds the items below a line `items:`, as `kubectl` writes them.
+/// Finds the items below a line `items:`, in the style that `kubectl` writes.
 #[derive(Default)]
 struct Cutter {
-    /// All lines but those of the items.
+    /// All lines except those of the items.
     head: String,
-    /// Start and end of each item, and the lines before it.
+    /// Start and end of each item, and the number of lines before it.
     items: Vec<(usize, usize, u64)>,
     indent: Option<usize>,
     state: State,
@@ -217,13 +219,13 @@ impl<'a> Piece<'a> {
         Self { text: slice.text, base: slice.base, hyphen: None, path, inherited }
     }
 
-    /// The items of the piece, if it is a list of JSON, with its head.
+    /// The items of the piece and its head, if it is a JSON list.
     pub(super) fn json_items(&self) -> Option<(Node<'a>, Vec<Slice<'a>>)> {
         let is_json = self.hyphen.is_none() && yaml::is_json(self.text);
         is_json.then(|| yaml::items(Slice { text: self.text, base: self.base })).flatten()
     }
 
-    /// The text as it is read: a blank stands for the hyphen of an item.
+    /// The text as it is parsed: the hyphen of an item is replaced by a blank.
     pub(super) fn text(&self) -> Cow<'a, str> {
         match self.hyphen.and_then(|hyphen| Some((self.text.get(..hyphen)?, self.text.get(hyphen + 1..)?))) {
             None => Cow::Borrowed(self.text),
@@ -231,7 +233,7 @@ impl<'a> Piece<'a> {
         }
     }
 
-    /// The same for two pieces that say the same.
+    /// Equal for two pieces with the same content.
     pub(super) fn hash(&self, seeds: &Seeds) -> Hash {
         seeds.0.each_ref().map(|seed| {
             let mut hasher = seed.build_hasher();
@@ -246,7 +248,7 @@ impl<'a> Piece<'a> {
         })
     }
 
-    /// The text of a file of nothing but this piece.
+    /// The text of a file that contains only this piece.
     pub(super) fn to_file(&self) -> String {
         let text = self.text();
         match self.inherited.as_deref() {

@@ -2,14 +2,17 @@
 
 use crate::control::yaml;
 
-/// Whether a text that is no manifest is a template of one: it has actions in double braces, and without them it can be read.
+/// Whether a text that can't be read as a manifest is a template of a manifest: it has actions in double braces, and
+/// can be read without them.
 ///
-/// A broken manifest that has such braces in a comment or a text is none, as it stays broken without them.
+/// A broken manifest that has such braces in a comment or a text is not a template, since it remains broken without
+/// them.
 pub(super) fn is_template(text: &str) -> bool {
     without_actions(text).is_some_and(|text| yaml::lenient_tree(&text).is_some())
 }
 
-/// The text without its actions; `None` if there are none, or the braces don't fit. A line of nothing but actions goes whole.
+/// The text without its actions; `None` if there are none, or the braces don't match. A line with nothing but actions
+/// is removed as a whole.
 fn without_actions(text: &str) -> Option<String> {
     let mut out = String::with_capacity(text.len());
     let (mut rest, mut found) = (text, false);

@@ -17,11 +17,11 @@ use crate::control::objects::Body;
 use crate::model::identity::TrustDomain;
 use crate::model::problem::Severity;
 
-/// Reads files given as `# file: NAME` sections, joins them and compares what comes out, line by line. An object that
-/// can't be read shows as `broken ...`.
+/// Reads files that are given as `# file: NAME` sections, joins them and compares the result line by line. An object
+/// that can't be read shows as `broken ...`.
 fn check(files: &str, expected: &str) {
     let shown = show(files);
-    // The first line stands right behind the quote; the test's source indents the others.
+    // The first line comes directly after the quotation mark; the test's source indents the others.
     let lines = || expected.lines().filter(|line| !line.trim().is_empty());
     let indent = lines().skip(1).map(|line| line.len() - line.trim_start().len()).min().unwrap_or(0);
     let expected: Vec<&str> =
@@ -65,14 +65,15 @@ fn show(files: &str) -> String {
     out
 }
 
-/// Takes away the indentation that the test's source adds; line numbers stay.
+/// Removes the indentation of the test's source; line numbers stay the same.
 fn undent(text: &str) -> String {
     let lines = || text.lines().filter(|line| !line.trim().is_empty());
     let indent = lines().map(|line| line.len() - line.trim_start_matches(' ').len()).min().unwrap_or(0);
     text.lines().fold(String::new(), |out, line| out + line.get(indent..).unwrap_or_default() + "\n")
 }
 
-/// A pod named `p` in namespace `demo`, on its netns, with an address, and with these labels, spec and status added.
+/// A pod `p` in namespace `demo`, with a network namespace and an address, and with these labels, spec and status
+/// added.
 fn pod(labels: &str, annotations: &str, spec: &str, status: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: p, namespace: demo, labels: {{{labels}}}, annotations: {{\
@@ -347,7 +348,7 @@ fn pods_with_a_sidecar_are_left_alone() {
     let in_mesh = "pod demo/p sa=default 10.0.0.1 netns=/run/netns/p in mesh";
     check(&with("", "{name: app}", ", initContainers: [{name: istio-proxy}, {name: istio-init}]"), in_mesh);
     check(&with(", sidecar.istio.io/inject: 'true'", "{name: proxy}", ""), in_mesh);
-    // Without the label of the mesh there is nothing to say.
+    // Without the mesh's label there is nothing to report.
     let unlabelled = pod("", ", sidecar.istio.io/status: '{}'", "", "");
     check(&format!("# file: p.yaml\n{unlabelled}"), "pod demo/p sa=default 10.0.0.1 netns=/run/netns/p not labelled");
 }
@@ -449,7 +450,7 @@ endpoints: [{addresses: [10.0.0.1], targetRef: {kind: Pod, name: old}}]
             check(&format!("# file: mesh.yaml\n{files}"), &expected);
         }
     }
-    // Without a successor it keeps its address.
+    // Without a successor the pod keeps its address.
     check(
         &format!("# file: mesh.yaml\n{}{}", pod("old", deleted, "phase: Running"), service("old", 1)),
         "pod demo/old sa=default 10.0.0.1 not labelled unready leaving

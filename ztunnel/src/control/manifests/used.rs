@@ -1,5 +1,5 @@
-//! Which fields of Kubernetes' own objects are used here. Another one can't make its object unreadable, whatever its type is: the API
-//! server and its clients are there to check them.
+//! The fields of Kubernetes' own objects that this program uses. Any other field can't make its object unreadable,
+//! whatever its type is: the API server and its clients check those fields.
 
 use serde::de::DeserializeSeed as _;
 
@@ -7,13 +7,14 @@ use crate::control::field::{FieldPath, Step};
 use crate::control::objects::{Kind, Resource};
 use crate::control::yaml::{self, Node, NodeDeserializer};
 
-/// How many fields of one object that nobody uses may be of a wrong type.
+/// The most fields with a wrong type in one object that are unused and removed.
 const MOST_UNUSED: usize = 256;
 
-/// Reads an object as the type that its kind asks for. Fields that are of a wrong type and that nobody uses are taken out.
+/// Reads an object as the type of its kind. Fields that have a wrong type and that this program does not use are
+/// removed.
 ///
 /// # Errors
-/// A field that is used is missing, or is of a wrong type.
+/// A used field is missing, or has a wrong type.
 pub(in crate::control) fn typed(kind: Kind, node: &mut Node<'_>) -> Result<Resource, yaml::Error> {
     for _ in 0..MOST_UNUSED {
         let fault = match kind.deserialize(NodeDeserializer::new(node)) {
@@ -92,8 +93,8 @@ const ENDPOINTS: [&str; 1] = ["subsets"];
 const NODE: [&str; 1] = ["status.addresses"];
 const CONFIG_MAP: [&str; 1] = ["data.mesh"];
 
-/// What can be left out so that a field is gone that nobody uses: the field, or the outermost one around it that nobody uses. `None`:
-/// it is used, or all fields of the kind are.
+/// The field to remove so that an unused field is gone: the outermost unused field around it, or the field itself.
+/// `None`: the field is used, or the program uses all fields of the kind.
 fn unused(kind: Kind, field: &FieldPath) -> Option<FieldPath> {
     let used: &[&str] = match kind {
         Kind::Namespace => &[],
@@ -113,7 +114,7 @@ fn unused(kind: Kind, field: &FieldPath) -> Option<FieldPath> {
     })
 }
 
-/// Whether a path is the one that is used, around it, or in it.
+/// Whether a path is the used field, contains it, or is inside it.
 fn meets(used: &str, path: &[Step]) -> bool {
     let used = used.split('.').flat_map(|key| {
         let (name, is_list) = key.strip_suffix("[]").map_or((key, false), |name| (name, true));

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-/// Reads an address and refuses those that name no single other host.
+/// Parses an address. Addresses that do not name one other host are refused.
 pub(super) fn usable_address(text: &str) -> Result<IpAddr, String> {
     let address: IpAddr = text.trim().parse().map_err(|_| format!("{text:?} is not an IP address"))?;
     let address = address.to_canonical();

@@ -1,4 +1,4 @@
-//! Annotations, read so that a wrong one is told; and those that services share.
+//! Annotations, read so that an invalid one is reported; and the annotations that several kinds share.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -10,9 +10,9 @@ use crate::control::field::FieldPath;
 use crate::model::locality::Distribution;
 use crate::model::service::Visibility;
 
-/// Annotation of a Service, a ServiceEntry or a Namespace: which endpoints are preferred.
+/// Annotation of a Service, a ServiceEntry or a Namespace: the preferred endpoints.
 pub const TRAFFIC_DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
-/// Annotation of a Service with the namespaces that may know it.
+/// Annotation of a Service: the namespaces whose pods see it.
 pub const EXPORT_TO: &str = "networking.istio.io/exportTo";
 
 /// The annotations of one object.
@@ -22,7 +22,7 @@ pub(super) struct Annotations<'a> {
 }
 
 impl Annotations<'_> {
-    /// One annotation's value; a wrong one is told and counts as absent.
+    /// The value of one annotation; an invalid value is reported and counts as absent.
     pub(super) fn read<T, E: Display>(
         &mut self,
         key: &str,
@@ -43,14 +43,14 @@ impl Annotations<'_> {
         self.report.error_at(FieldPath::of("metadata.annotations").key(key), message);
     }
 
-    /// The preferred endpoints; `None` where nothing is said.
+    /// The preferred endpoints; `None` if the object does not say.
     pub(super) fn distribution(&mut self) -> Option<Distribution> {
         self.values.get(TRAFFIC_DISTRIBUTION)?;
         let consequence = "all endpoints are the same";
         Some(self.read(TRAFFIC_DISTRIBUTION, consequence, distribution).unwrap_or(Distribution::Any))
     }
 
-    /// Whose pods may know the object; `None` where nothing is said.
+    /// The namespaces whose pods see the object; `None` if the object does not say.
     pub(super) fn visibility(&mut self, namespace: &Arc<str>) -> Option<Visibility> {
         let text = self.values.get(EXPORT_TO).filter(|text| !text.trim().is_empty())?;
         let (visibility, wrong) = visibility(text.split(',').map(str::trim), namespace);
@@ -61,18 +61,18 @@ impl Annotations<'_> {
     }
 }
 
-/// Reads a traffic distribution, without regard to case, as Istio does.
+/// Parses a traffic distribution, ignoring case, as Istio does.
 pub(super) fn distribution(text: &str) -> Result<Distribution, &'static str> {
     match text.to_ascii_lowercase().as_str() {
         "prefersamezone" | "preferclose" => Ok(Distribution::SAME_ZONE),
         "prefersamenode" => Ok(Distribution::SAME_NODE),
-        // There is one network only.
+        // There is only one network here.
         "any" | "prefersamenetwork" | "prefernetwork" | "" => Ok(Distribution::Any),
         _ => Err("is not PreferSameZone, PreferSameNode, PreferClose or Any"),
     }
 }
 
-/// Reads the entries of an `exportTo`; an entry that is wrong exports to nobody, and is told.
+/// Reads the entries of an `exportTo`. An invalid entry exports to no namespace, and is reported.
 pub(in crate::control) fn visibility<'a>(
     entries: impl Iterator<Item = &'a str>,
     namespace: &Arc<str>,

@@ -1,5 +1,5 @@
-//! Istio's AuthorizationPolicy, as far as a connection can be judged by it: what it says itself. Whom it protects depends
-//! on which namespace is the root, and is decided where objects are joined.
+//! Istio's AuthorizationPolicy, as far as it can be evaluated for a connection: the content of the object itself. The
+//! workloads that it selects depend on the root namespace, and are determined when objects are joined.
 
 mod rules;
 
@@ -19,14 +19,14 @@ use crate::model::labels::Labels;
 use crate::model::policy::{Action, Rule};
 use crate::model::workload::NamespacedName;
 
-/// Annotation of an AuthorizationPolicy that only tells what it would do.
+/// Annotation of an AuthorizationPolicy that only reports the decisions it would make.
 pub const DRY_RUN: &str = "istio.io/dry-run";
 
-/// Most rules of a policy.
+/// The most rules of a policy.
 const MOST_RULES: usize = 512;
-/// Most services that a policy protects; Istio takes as many.
+/// The most services that a policy names; Istio has the same limit.
 const MOST_TARGETS: usize = 16;
-/// Most fields of one policy that are told one by one for not being judged.
+/// The most fields of one policy that are reported one by one because they cannot be evaluated.
 const MOST_TOLD: usize = 32;
 
 /// The object.
@@ -71,16 +71,16 @@ pub(in crate::control) struct AuthorizationManifest {
     pub(in crate::control) rules: Vec<Rule>,
 }
 
-/// Whom it protects, as it says itself.
+/// The workloads that the policy selects, as it says itself.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::control) enum Target {
-    /// Workloads with these labels; all, when there are none.
+    /// Workloads with these labels; all workloads if there are no labels.
     Labels(Labels),
-    /// Those that stand behind one of these services, at least one.
+    /// Workloads behind any of these services; at least one service.
     Services(Vec<NamespacedName>),
 }
 
-/// `None`: it is for a waypoint, which is told.
+/// `None`: the policy is for a waypoint, which is reported.
 pub(super) fn read(
     name: &NamespacedName,
     policy: AuthorizationPolicy,
@@ -135,7 +135,7 @@ pub(super) fn read(
     Ok(Some(AuthorizationManifest { target, action, dry_run: dry_run.unwrap_or(false), rules }))
 }
 
-/// All targets with their paths.
+/// All targets with their field paths.
 fn targets<'a>(
     one: Option<&'a TargetRef>,
     several: &'a [TargetRef],
@@ -153,7 +153,7 @@ fn targets<'a>(
     }
 }
 
-/// The services among the targets; told is what is not one.
+/// The services among the targets. Other targets are reported.
 fn services(
     namespace: &Arc<str>,
     targets: &[(FieldPath, &TargetRef)],

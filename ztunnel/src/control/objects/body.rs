@@ -1,4 +1,4 @@
-//! An object, read but not yet related to the others.
+//! An object that has been read but not yet related to others.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::model::workload::NamespacedName;
 /// One object of a source. Its kind and its name are its key.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::control) struct Object {
-    /// Its name; the namespace is empty where the kind has none.
+    /// Its name; the namespace is empty if the kind is not namespaced.
     pub(in crate::control) name: NamespacedName,
     /// Where it comes from.
     pub(in crate::control) origin: Origin,
@@ -26,7 +26,7 @@ pub(in crate::control) struct Object {
     pub(in crate::control) body: Body,
 }
 
-/// What an object says itself, by its kind. Clones share it.
+/// The content of an object, by its kind. Clones share the content.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::control) enum Body {
     Namespace(NamespaceManifest),
@@ -62,7 +62,7 @@ impl Body {
     }
 }
 
-/// `Kind namespace/name`, or `Kind name` for what is in no namespace.
+/// `Kind namespace/name`, or `Kind name` for an object that is not namespaced.
 pub(in crate::control) fn title(kind: &str, name: &NamespacedName) -> String {
     if name.namespace.is_empty() { format!("{kind} {}", name.name) } else { format!("{kind} {name}") }
 }

@@ -1,5 +1,5 @@
-//! Lists of bounded length: whoever may write a manifest must not be able to fill the memory of every node with it. And maps
-//! whose keys are there once, however they are spelt.
+//! Lists of bounded length: an author of manifests must not be able to fill the memory of every node. And maps in which
+//! a key occurs once, in any spelling.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 
-/// At most `MOST` entries; more are an error, found before they are kept.
+/// At most `MOST` entries. More are an error, which is found before they are stored.
 #[derive(Debug)]
 pub(super) struct Bounded<T, const MOST: usize>(Vec<T>);
 
@@ -18,7 +18,7 @@ impl<T, const MOST: usize> Bounded<T, MOST> {
     }
 }
 
-/// The entries; none where the list is not given.
+/// The entries; empty if the list is missing.
 pub(super) fn entries<T, const MOST: usize>(list: Option<&Bounded<T, MOST>>) -> &[T] {
     list.map(Bounded::as_slice).unwrap_or_default()
 }
@@ -52,7 +52,8 @@ impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for BoundedVisito
     }
 }
 
-/// A map by text. To YAML `80` and `"80"` are two keys; here the second is an error, and does not replace the first.
+/// A map with texts as keys. To YAML `80` and `"80"` are two keys; here the second one is an error and does not replace
+/// the first.
 #[derive(Debug)]
 pub(super) struct Unique<T>(pub(super) BTreeMap<String, T>);
 

@@ -1,4 +1,5 @@
-//! What made a pod, and what telemetry calls it: read as Istio reads them, from owner references and labels.
+//! The controller of a pod, and the pod's names in telemetry: read as Istio reads them, from owner references and
+//! labels.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,16 +12,16 @@ use super::report::Report;
 use crate::control::field::FieldPath;
 use crate::model::workload::{Controller, ControllerKind};
 
-/// Label of a ReplicaSet's pods with the end of the ReplicaSet's name.
+/// Label of a ReplicaSet's pods: the last part of the ReplicaSet's name.
 const TEMPLATE_HASH: &str = "pod-template-hash";
-/// How many digits a CronJob puts behind its name to call a Job: minutes since 1970, or seconds.
+/// The number of digits that a CronJob appends to its name to name a Job: minutes since 1970, or seconds.
 const JOB_DIGITS: std::ops::RangeInclusive<usize> = 8..=10;
 
 pub(super) const CANONICAL_NAME: [&str; 3] = ["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"];
 pub(super) const CANONICAL_REVISION: [&str; 3] =
     ["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"];
 
-/// What made the pod of this name. An owner whose name is none does not count.
+/// The controller of the pod with this name. An owner with an invalid name does not count.
 pub(super) fn controller(
     pod: &Arc<str>,
     owners: &[OwnerReference],
@@ -40,7 +41,7 @@ pub(super) fn controller(
         },
         "CronJob" => (ControllerKind::CronJob, whole),
         "Deployment" => (ControllerKind::Deployment, whole),
-        // As istiod tells it of StatefulSets, DaemonSets and whatever else.
+        // istiod reports the pod itself for StatefulSets, DaemonSets and all other kinds.
         _ => return Controller { kind: ControllerKind::Pod, name: Arc::clone(pod) },
     };
     Controller { kind, name: texts.text(name) }
@@ -70,7 +71,8 @@ pub(super) fn canonical(
     (name, texts.text(revision.unwrap_or("latest")))
 }
 
-/// A label's value. It reaches logs, metrics and headers, so what Kubernetes would not take does not count.
+/// The value of a label. It ends up in logs, metrics and headers, so a value that Kubernetes would refuse does not
+/// count.
 fn label<'a>(labels: &'a BTreeMap<String, String>, key: &str, report: &mut Report) -> Option<&'a str> {
     let value = labels.get(key).filter(|value| !value.is_empty())?;
     let edge = |c: char| c.is_ascii_alphanumeric();

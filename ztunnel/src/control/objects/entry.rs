@@ -1,6 +1,7 @@
-//! Istio's ServiceEntry: what lies outside, or beside, the cluster's own services.
+//! Istio's ServiceEntry: services outside the cluster, or in addition to the cluster's own services.
 //!
-//! Every host makes one service. Host names are not resolved by this version: what asks for that passes through.
+//! Every host becomes one service. This version does not resolve host names: where an entry asks for that, connections
+//! to its addresses keep their original destination.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -22,7 +23,7 @@ use crate::model::locality::{Distribution, Locality};
 use crate::model::service::{Endpoint, Health, Resolution, ServicePort, TargetPort, Visibility};
 use crate::model::workload::NamespacedName;
 
-/// The object. Fields that mean nothing here are not listed.
+/// The object. Fields without meaning here are not listed.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::control) struct ServiceEntry {
@@ -33,7 +34,7 @@ pub(in crate::control) struct ServiceEntry {
     spec: Option<Spec>,
 }
 
-/// The versions of Istio's group `networking.istio.io`, which mean the same.
+/// The versions of Istio's group `networking.istio.io`. They have the same meaning.
 #[derive(Deserialize)]
 pub(super) enum ApiVersion {
     #[serde(rename = "networking.istio.io/v1")]
@@ -89,7 +90,7 @@ struct Selector {
     labels: Option<BTreeMap<String, String>>,
 }
 
-/// An entry without the pods that its selector leads to.
+/// An entry without the pods that its selector matches.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::control) struct EntryManifest {
     pub(in crate::control) hosts: Vec<Arc<str>>,
@@ -97,11 +98,11 @@ pub(in crate::control) struct EntryManifest {
     pub(in crate::control) ranges: Vec<IpNet>,
     pub(in crate::control) ports: Vec<ServicePort>,
     pub(in crate::control) resolution: Resolution,
-    /// Those given in the entry; their workloads are not known yet.
+    /// The endpoints given in the entry; their workloads are not known yet.
     pub(in crate::control) endpoints: Vec<Endpoint>,
     pub(in crate::control) selector: Labels,
     pub(in crate::control) distribution: Option<Distribution>,
-    /// Whose pods know it; `None`: as the mesh says.
+    /// The namespaces whose pods see the entry; `None`: as the mesh's settings say.
     pub(in crate::control) visibility: Option<Visibility>,
     pub(in crate::control) identities: Vec<SpiffeId>,
 }
@@ -167,12 +168,12 @@ pub(super) fn read(
     }
 }
 
-/// Most hosts, addresses, ports and identities, far more than anyone writes by hand. Every host makes a service.
+/// The most hosts, addresses, ports and identities, far more than anyone writes by hand. Every host becomes a service.
 const MOST: usize = 256;
-/// Most endpoints.
+/// The most endpoints.
 const MOST_ENDPOINTS: usize = 4096;
 
-/// Whoever may write an entry must not be able to fill the memory of every node with it.
+/// Cuts the lists: an author of entries must not be able to fill the memory of every node.
 fn limit(spec: &mut Spec, report: &mut Report) {
     cut("hosts", &mut spec.hosts, MOST, report);
     cut("addresses", &mut spec.addresses, MOST, report);
@@ -230,7 +231,7 @@ fn hosts(spec: &Spec, report: &mut Report) -> Vec<Arc<str>> {
     hosts
 }
 
-/// Single addresses and ranges. A range of one address is that address.
+/// Single addresses and IP blocks. A block of one address counts as that address.
 fn addresses(spec: &Spec, report: &mut Report) -> (Vec<IpAddr>, Vec<IpNet>) {
     let (mut vips, mut ranges) = (Vec::new(), Vec::new());
     for (index, text) in spec.addresses.iter().flatten().enumerate() {
@@ -271,7 +272,7 @@ fn address(text: &str) -> Result<IpNet, String> {
 fn ports(spec: &Spec, texts: &mut Interner, report: &mut Report) -> Vec<ServicePort> {
     let mut ports: Vec<ServicePort> = Vec::new();
     for (index, port) in spec.ports.iter().flatten().enumerate() {
-        // Whatever Istio does not know it takes for TCP; what is not carried by TCP is UDP only.
+        // Istio takes every protocol that it does not know for TCP. Only UDP is not carried over TCP.
         if port.protocol.as_deref().is_some_and(|protocol| protocol.eq_ignore_ascii_case("UDP")) {
             continue;
         }
@@ -336,7 +337,7 @@ fn endpoint(index: usize, given: &GivenEndpoint, ports: &[ServicePort], report: 
         ports: targets,
         health: Health::Ready,
         workload: None,
-        // As Istio reads it: 0 is not set.
+        // As in Istio, a weight of 0 counts as not set.
         weight: given.weight.filter(|weight| *weight > 0).unwrap_or(1),
         node: None,
         locality: given.locality.as_deref().map(Locality::parse).unwrap_or_default(),

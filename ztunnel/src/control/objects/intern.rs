@@ -1,11 +1,12 @@
-//! One copy of texts that repeat: a mesh of a hundred thousand pods has few namespaces, nodes and labels.
+//! One copy of texts that occur often: a mesh of a hundred thousand pods has few different namespaces, nodes and
+//! labels.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use crate::model::labels::Labels;
 
-/// Texts and labels that have been met. It lives as long as the objects of one file, or of one list, are read.
+/// The texts and labels seen so far. It lives while the objects of one file, or of one list, are read.
 #[derive(Debug, Default)]
 pub(in crate::control) struct Interner {
     texts: HashSet<Arc<str>>,
@@ -13,7 +14,7 @@ pub(in crate::control) struct Interner {
 }
 
 impl Interner {
-    /// The one copy of a text.
+    /// The shared copy of a text.
     pub(in crate::control) fn text(&mut self, text: &str) -> Arc<str> {
         if let Some(known) = self.texts.get(text) {
             return Arc::clone(known);
@@ -23,7 +24,7 @@ impl Interner {
         new
     }
 
-    /// The one copy of some labels: the pods of a Deployment have the same.
+    /// The shared copy of some labels: the pods of a Deployment have the same labels.
     pub(in crate::control) fn labels(&mut self, labels: &BTreeMap<String, String>) -> Labels {
         let new: Labels = labels.iter().map(|(key, value)| (self.text(key), self.text(value))).collect();
         if let Some(known) = self.labels.get(&new) {

@@ -1,4 +1,4 @@
-//! Every label and annotation that is read, for the documents.
+//! Every label and annotation that the program reads, for the documents.
 
 use super::annotations::{EXPORT_TO, TRAFFIC_DISTRIBUTION};
 use super::authorization::DRY_RUN;
@@ -16,7 +16,7 @@ pub struct Key {
     pub object: &'static str,
     /// Whether it is a label or an annotation.
     pub kind: KeyKind,
-    /// Its names; the first that an object has counts.
+    /// Its names. The first name that the object has counts.
     pub names: &'static [&'static str],
     /// Its values, in Markdown.
     pub values: &'static str,
@@ -24,7 +24,7 @@ pub struct Key {
     pub effect: &'static str,
 }
 
-/// Where an object has a key.
+/// The field of an object that holds a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyKind {
     /// `metadata.labels`.
@@ -44,12 +44,12 @@ impl KeyKind {
     }
 }
 
-/// Annotation with codes of findings about the object that are suppressed.
+/// Annotation with the codes of findings about the object that are suppressed.
 pub const ANALYZE_IGNORE: &str = "traffic.ambient.mesh/analyze-ignore";
 
 macro_rules! keys {
     ($($kind:ident of $object:literal, $names:expr, $values:literal, $effect:literal;)*) => {
-        /// All of them, those of pods and their namespaces first.
+        /// All keys, those of pods and their namespaces first.
         pub const KEYS: &[Key] = &[$(
             Key { object: $object, kind: KeyKind::$kind, names: $names, values: $values, effect: $effect },
         )*];
@@ -127,7 +127,7 @@ mod tests {
             }
             let text = std::fs::read_to_string(&path).unwrap();
             let code = text.split("#[cfg(test)]").next().unwrap_or_default();
-            // The versions of objects look the same.
+            // Versions of objects have the same form.
             let is_version = |text: &str| {
                 text.rsplit('/').next().is_some_and(|name| name.starts_with('v') && name.contains(char::is_numeric))
             };

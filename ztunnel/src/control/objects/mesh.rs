@@ -12,28 +12,28 @@ use crate::control::field::FieldPath;
 use crate::control::yaml;
 use crate::model::identity::TrustDomain;
 
-/// The namespace with the mesh-wide settings, and with the mesh-wide policies where the settings name no other.
+/// The namespace of the mesh-wide settings, and the root namespace unless the settings name another.
 pub const ROOT_NAMESPACE: &str = "istio-system";
 /// Name of the ConfigMap.
 pub const MESH_CONFIG: &str = "istio";
 
-/// Annotation of that ConfigMap: whose pods the addresses of a ServiceEntry with endpoints lead.
+/// Annotation of that ConfigMap: the pods whose connections follow the addresses of a ServiceEntry with endpoints.
 pub(in crate::control) const ENTRIES_LEAD: &str = "traffic.ambient.mesh/service-entries-lead";
 
-/// What is read of the mesh-wide settings.
+/// The settings that are read.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(in crate::control) struct MeshSettings {
-    /// Destinations that are nobody's are not to be reached.
+    /// Connections to unknown destinations are refused.
     pub(in crate::control) registry_only: bool,
-    /// The trust domain that is named there.
+    /// The trust domain in the settings.
     pub(in crate::control) trust_domain: Option<TrustDomain>,
-    /// Whom services without an `exportTo` of their own are exported to; empty: everyone.
+    /// The namespaces to which services without an `exportTo` of their own are exported; empty: all namespaces.
     pub(in crate::control) export_to: Vec<String>,
-    /// The namespace whose policies are for the whole mesh, if another is named.
+    /// The namespace whose policies apply to the whole mesh, if the settings name one.
     pub(in crate::control) root_namespace: Option<Arc<str>>,
-    /// Other names of the trust domain; they don't count.
+    /// Other names of the trust domain; they have no effect.
     pub(in crate::control) trust_domain_aliases: Vec<String>,
-    /// A ServiceEntry of any namespace leads the pods of all that it is exported to, as in Istio.
+    /// A ServiceEntry of any namespace applies to the pods of all namespaces to which it is exported, as in Istio.
     pub(in crate::control) entries_lead_everyone: bool,
 }
 

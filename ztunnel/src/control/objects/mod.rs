@@ -1,8 +1,8 @@
-//! Typed Kubernetes objects to what each says itself: the model's parts, before objects are joined.
+//! From typed Kubernetes objects to the content of each: parts of the model, before objects are joined.
 //!
-//! Every source of Kubernetes objects comes this way: types are read with whatever format of `serde` the source has, and
-//! nothing here knows of files, lines or YAML. A fault is told with the path of the field in its object, which the source
-//! turns into an [`Origin`](crate::model::origin::Origin).
+//! Every source of Kubernetes objects uses this module: the types are deserialized by `serde` from the source's format,
+//! and nothing here knows files, lines or YAML. A fault is reported with the path of the field in its object, which the
+//! source turns into an [`Origin`](crate::model::origin::Origin).
 
 mod address;
 mod annotations;

@@ -1,4 +1,4 @@
-//! A Namespace: what it says to what is in it.
+//! A Namespace: its settings for the objects in it.
 
 use std::collections::BTreeMap;
 
@@ -10,15 +10,15 @@ use super::report::Report;
 use crate::control::field::FieldPath;
 use crate::model::locality::Distribution;
 
-/// Linkerd's annotation of a namespace whose pods get sidecars.
+/// Linkerd's annotation of a namespace that has sidecars injected into its pods.
 pub(super) const LINKERD_INJECT: &str = "linkerd.io/inject";
 
-/// What a namespace says to what is in it.
+/// The settings of a namespace for the objects in it.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(in crate::control) struct NamespaceManifest {
-    /// Its pods are in the mesh.
+    /// The label of the namespace puts its pods into the mesh.
     pub(in crate::control) labelled: bool,
-    /// Which endpoints its services prefer.
+    /// The endpoints that its services prefer.
     pub(in crate::control) distribution: Option<Distribution>,
 }
 
@@ -32,7 +32,8 @@ pub(super) fn read(namespace: Namespace, report: &mut Report) -> NamespaceManife
     NamespaceManifest { labelled, distribution: Annotations { values: &annotations, report }.distribution() }
 }
 
-/// Tells of what has sidecars added to the pods of a namespace of the mesh: such pods are left alone.
+/// Reports a label or annotation that has sidecars added to the pods of a namespace of the mesh: such pods are not
+/// enrolled.
 fn injections(labels: &BTreeMap<String, String>, annotations: &BTreeMap<String, String>, report: &mut Report) {
     let istio = labels.get_key_value("istio-injection").filter(|(_, value)| *value == "enabled");
     let linkerd = annotations.get_key_value(LINKERD_INJECT);

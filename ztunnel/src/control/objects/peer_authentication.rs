@@ -38,12 +38,12 @@ enum Mode {
     Strict,
 }
 
-/// What it says itself; whom it protects depends on which namespace is the root.
+/// The content of the object; the workloads that it selects depend on the root namespace.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::control) struct PeerAuthenticationManifest {
-    /// Unix seconds.
+    /// Time of creation, in Unix seconds.
     pub(in crate::control) created: Option<i64>,
-    /// The labels of its selector; empty: it has none.
+    /// The labels of its selector; empty if it has no selector.
     pub(in crate::control) selector: Labels,
     pub(in crate::control) mode: Option<MtlsMode>,
     pub(in crate::control) ports: BTreeMap<u16, Option<MtlsMode>>,

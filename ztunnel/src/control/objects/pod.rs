@@ -1,4 +1,4 @@
-//! A Pod: everything the pod says itself. What its namespace adds comes where objects are joined.
+//! A Pod: the content of the object itself. The namespace's part is added when objects are joined.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -20,44 +20,46 @@ use crate::model::locality::Locality;
 use crate::model::netns::NetnsFile;
 use crate::model::workload::{Membership, NamedPort, NamespacedName, RefuseReason, Sidecar, Workload};
 
-/// Label of a Namespace (`ambient`) or a Pod (`ambient`, `none`; wins) that decides on the mesh.
+/// Label of a Namespace (`ambient`) or a Pod (`ambient` or `none`; the Pod's takes precedence): whether pods are in the
+/// mesh.
 pub const MODE_LABEL: &str = "istio.io/dataplane-mode";
 /// Annotation with the absolute path of the pod's network namespace on its node.
 pub const NETNS: &str = "ambient.mesh/netns";
 /// Annotation with destination ports that are not captured.
 pub const EXCLUDE_OUTBOUND_PORTS: &str = "traffic.ambient.mesh/exclude-outbound-ports";
-/// Annotation with destination ranges that are not captured.
+/// Annotation with destination IP blocks that are not captured.
 pub const EXCLUDE_OUTBOUND_CIDRS: &str = "traffic.ambient.mesh/exclude-outbound-cidrs";
 /// Annotation with ports of the pod that are not captured.
 pub const EXCLUDE_INBOUND_PORTS: &str = "traffic.ambient.mesh/exclude-inbound-ports";
 
-/// Istio's annotation of a pod whose plaintext inbound connections are not captured.
+/// Istio's annotation of a pod: plaintext inbound connections are not captured.
 pub const BYPASS_INBOUND: &str = "ambient.istio.io/bypass-inbound-capture";
-/// Annotation that a kubelet writes into the object that it makes for a static pod: the UID of the pod itself.
+/// Annotation on the mirror object that a kubelet creates for a static pod: the UID of the static pod.
 pub(super) const MIRROR: &str = "kubernetes.io/config.mirror";
-/// Annotation that Istio's injection writes into each pod to which it adds a sidecar.
+/// Annotation that Istio's injection adds to each pod that gets a sidecar.
 pub(super) const SIDECAR_STATUS: &str = "sidecar.istio.io/status";
 
-/// A pod with its own label's wish; `workload`'s membership, trust domain and locality are not decided yet.
+/// A pod with the mode in its own label; `workload`'s membership, trust domain and locality are not decided yet.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::control) struct PodManifest {
-    /// `Some(true)`: wants in, `Some(false)`: wants out, `None`: as the namespace says.
+    /// `Some(true)`: in the mesh, `Some(false)`: not in the mesh, `None`: as the namespace says.
     pub(in crate::control) own_mode: Option<bool>,
-    /// Where its own labels say it runs.
+    /// The locality in its own labels.
     own_locality: Option<Box<Locality>>,
-    /// It is being deleted and still takes connections.
+    /// The pod is being deleted and still takes connections.
     pub(in crate::control) draining: bool,
-    /// The proxy that it brings itself.
+    /// The sidecar proxy that the pod has.
     sidecar: Option<Sidecar>,
-    /// Its share among its equals.
+    /// Its weight as an endpoint.
     pub(in crate::control) weight: u32,
     pub(in crate::control) workload: Arc<Workload>,
-    /// For the pod's own node.
+    /// Facts for the pod's own node.
     pub(in crate::control) local: Arc<LocalPod>,
 }
 
 impl PodManifest {
-    /// Of a WorkloadEntry, which is in the mesh if it takes tunnels, whatever its namespace says.
+    /// The manifest of a WorkloadEntry. It is in the mesh if it takes HBONE connections, whatever the label of its
+    /// namespace.
     pub(super) fn of_entry(workload: Workload, locality: Option<Locality>, takes_tunnels: bool, weight: u32) -> Self {
         Self {
             own_mode: takes_tunnels.then_some(true),
@@ -70,7 +72,8 @@ impl PodManifest {
         }
     }
 
-    /// The workload. Membership and locality are decided by the pod's own labels, or else by its namespace and its node.
+    /// The workload. The pod's own labels decide on membership and locality; without them, its namespace and its node
+    /// decide.
     pub(in crate::control) fn workload(
         &self,
         namespace_labelled: bool,
@@ -126,7 +129,7 @@ pub(super) fn read(name: &NamespacedName, pod: Pod, texts: &mut Interner, report
     let without_network = is_condition(&status, "PodReadyToStartContainers", "False");
     let finished = ended || (terminating && addresses.is_empty());
     let owners = metadata.owner_references.unwrap_or_default();
-    // The API server accepts it of a kubelet only with its Node as owner.
+    // The API server accepts this annotation from a kubelet only on an object whose owner is the kubelet's Node.
     let cgroup_uid = mirrored.filter(|_| owners.iter().any(|owner| owner.kind == "Node"));
     let controller = controller::controller(&name.name, &owners, &labels, texts);
     let (canonical_name, canonical_revision) = controller::canonical(&controller, &labels, texts, report);
@@ -189,7 +192,7 @@ fn exclusions(annotations: &mut Annotations<'_>) -> Exclusions {
     }
 }
 
-/// Reads a boolean as Istio does.
+/// Parses a boolean as Istio does.
 fn boolean(text: &str) -> Result<bool, &'static str> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
@@ -198,7 +201,7 @@ fn boolean(text: &str) -> Result<bool, &'static str> {
     }
 }
 
-/// The proxy that a pod brings itself: injected by Istio, or a container with the name of such a proxy.
+/// The sidecar proxy that the pod has: injected by Istio, or a container with the name of such a proxy.
 fn sidecar(spec: &PodSpec, is_injected: bool) -> Option<Sidecar> {
     let named = |container: &Container| Sidecar::ALL.into_iter().find(|sidecar| container.name == sidecar.container());
     probe::running(spec).find_map(named).or(is_injected.then_some(Sidecar::Istio))
@@ -212,7 +215,7 @@ fn addresses(status: &PodStatus, report: &mut Report) -> Vec<IpAddr> {
     })
 }
 
-/// The addresses from which the pod's kubelet may ask how it is.
+/// The addresses from which the pod's kubelet may send probes.
 fn node_addresses(status: &PodStatus, report: &mut Report) -> Vec<IpAddr> {
     let all = status.host_ips.iter().flatten().map(|entry| entry.ip.as_str());
     usable(all, status.host_ip.as_deref(), |index, error| {
@@ -221,13 +224,13 @@ fn node_addresses(status: &PodStatus, report: &mut Report) -> Vec<IpAddr> {
     })
 }
 
-/// The entry of a list, or the field that stands beside the list.
+/// The path of an entry of a list, or of the single field that accompanies the list.
 fn field_of(index: Option<usize>, list: &str, one: &str) -> FieldPath {
     index.map_or_else(|| FieldPath::of(one), |index| FieldPath::of(list).index(index))
 }
 
-/// The addresses of a list, or else the one that stands beside it, without what is wrong and without duplicates. `wrong` is
-/// told which entry of the list it is.
+/// The addresses of a list, or else the address of the single field that accompanies it, without invalid ones and
+/// duplicates. `wrong` gets the index of each invalid address in the list, or `None` for the single field.
 fn usable<'a>(
     all: impl Iterator<Item = &'a str>,
     one: Option<&'a str>,
@@ -256,7 +259,7 @@ fn service_account<'a>(spec: &'a PodSpec, report: &mut Report) -> &'a str {
     valid(named, "spec.serviceAccountName", consequence, report).unwrap_or("default")
 }
 
-/// A name given in a field, if it is one.
+/// The name in a field, if it is valid.
 fn valid<'a>(name: Option<&'a str>, field: &str, consequence: &str, report: &mut Report) -> Option<&'a str> {
     let name = name.filter(|name| !name.is_empty())?;
     match check_name(name) {

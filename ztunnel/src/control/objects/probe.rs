@@ -1,4 +1,4 @@
-//! The ports to which a pod's kubelet connects: it asks how the pod is, and calls the hooks of its life.
+//! The ports to which a pod's kubelet connects, for probes and lifecycle hooks.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -6,14 +6,15 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction, LifecycleHandler, PodSpec, Probe, TCPSocketAction};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-/// The containers that run as long as the pod does: an init container does only if it is restarted always (a native sidecar).
+/// The containers that run as long as the pod. An init container is one of them only if its restart policy is `Always`
+/// (a native sidecar).
 pub(super) fn running(spec: &PodSpec) -> impl Iterator<Item = &Container> {
     let stays = |container: &&Container| container.restart_policy.as_deref() == Some("Always");
     spec.containers.iter().chain(spec.init_containers.iter().flatten().filter(stays))
 }
 
-/// The TCP ports of all probes and lifecycle hooks, ascending. Init containers have some only when they go on running beside the
-/// others.
+/// The TCP ports of all probes and lifecycle hooks, ascending. Ports of init containers count only if the container is
+/// a native sidecar.
 pub(super) fn ports(spec: &PodSpec, addresses: &[IpAddr]) -> Vec<u16> {
     let ports: BTreeSet<u16> = running(spec).flat_map(|container| of_container(container, addresses)).collect();
     ports.into_iter().collect()
@@ -27,7 +28,7 @@ fn of_container<'a>(container: &'a Container, addresses: &'a [IpAddr]) -> impl I
     probes.chain(hooks).flat_map(|called| called.ports(container, addresses))
 }
 
-/// What a probe or a hook connects to.
+/// The destination of a probe or a hook.
 struct Called<'a> {
     http: Option<&'a HTTPGetAction>,
     tcp: Option<&'a TCPSocketAction>,
@@ -44,7 +45,7 @@ impl<'a> Called<'a> {
         Self { http: hook.http_get.as_ref(), tcp: hook.tcp_socket.as_ref(), grpc: None }
     }
 
-    /// The ports of the pod. One that names another host asks there, and not at the pod.
+    /// The ports at which the pod itself is called. A probe that names another host calls that host.
     fn ports(self, container: &Container, addresses: &[IpAddr]) -> impl Iterator<Item = u16> + use<> {
         let of_pod = |host: &Option<String>| {
             let host = host.as_deref().unwrap_or_default();
@@ -57,7 +58,7 @@ impl<'a> Called<'a> {
     }
 }
 
-/// As the kubelet does it: the container's port of that name, or else the number that the text is.
+/// The number of a port, as the kubelet determines it: the container's port of that name, or else the text as a number.
 fn resolved(port: &IntOrString, container: &Container) -> Option<u16> {
     let name = match port {
         IntOrString::Int(value) => return number(*value),

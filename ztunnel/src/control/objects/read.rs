@@ -1,4 +1,4 @@
-//! An object of any kind to what it says.
+//! From an object of any kind to its content.
 
 use std::sync::Arc;
 
@@ -11,27 +11,27 @@ use super::{authorization, entry, mesh, namespace, node, peer_authentication, po
 use crate::control::field::FieldPath;
 use crate::model::workload::NamespacedName;
 
-/// What one object says.
+/// The content of one object.
 #[derive(Debug)]
 pub(in crate::control) struct Said {
-    /// Its name; the namespace is empty where the kind has none.
+    /// Its name; the namespace is empty if the kind is not namespaced.
     pub(in crate::control) name: NamespacedName,
-    /// How it is called in problems.
+    /// Its title in problems.
     pub(in crate::control) title: String,
-    /// `None`: it means nothing here, which a remark tells.
+    /// `None`: the object has no meaning here, which a remark reports.
     pub(in crate::control) body: Option<Body>,
-    /// What is wrong with it.
+    /// Problems of the object.
     pub(in crate::control) remarks: Vec<Remark>,
 }
 
 /// Reads an object.
 ///
 /// # Errors
-/// A field makes all of it count for nothing.
+/// An invalid field makes the whole object invalid.
 pub(in crate::control) fn read(resource: Resource, texts: &mut Interner) -> Result<Said, FieldError> {
     let name = match (name(&resource, texts), &resource) {
         (Ok(name), _) => name,
-        // Whatever it is called, it has no effect here, and must not take that of others.
+        // Without a valid name the object still has no effect here, and must not replace another one.
         (Err(_), Resource::Unenforced(kind, _)) => {
             let title = kind.name().to_owned();
             return Ok(Said { name: NamespacedName::new("", ""), title, body: None, remarks: Vec::new() });

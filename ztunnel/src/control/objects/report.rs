@@ -1,11 +1,11 @@
-//! What is wrong in an object, by the path of the field.
+//! Problems in an object, by the path of the field.
 
 use thiserror::Error;
 
 use crate::control::field::FieldPath;
 use crate::model::problem::Severity;
 
-/// A field whose value makes its object count for nothing.
+/// A field whose value makes its object invalid.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{field}: {message}")]
 pub(in crate::control) struct FieldError {
@@ -20,18 +20,18 @@ impl FieldError {
         Self { field, message: message.into() }
     }
 
-    /// The same, of a field whose object is itself a field of another.
+    /// The same error, for an object that is itself a field of another.
     pub(in crate::control) fn below(self, field: &FieldPath) -> Self {
         Self { field: field.join(&self.field), message: self.message }
     }
 }
 
-/// Something wrong in an object that counts all the same.
+/// A problem in an object that is valid nevertheless.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::control) struct Remark {
-    /// Where it stands in its object; empty for the object as a whole.
+    /// The path of the field in its object; empty for the object as a whole.
     pub(in crate::control) field: FieldPath,
-    /// What is wrong, what follows from it, what to do.
+    /// What is wrong, the consequence, and what to do.
     pub(in crate::control) message: String,
     /// How bad it is.
     pub(in crate::control) severity: Severity,
@@ -42,17 +42,17 @@ pub(in crate::control) struct Remark {
 pub(super) struct Report(Vec<Remark>);
 
 impl Report {
-    /// Something counts for nothing, or is not done.
+    /// Some part of the object has no effect.
     pub(super) fn error_at(&mut self, field: FieldPath, message: impl Into<String>) {
         self.0.push(Remark { field, message: message.into(), severity: Severity::Error });
     }
 
-    /// Nothing is wrong, but one should know it.
+    /// Nothing is wrong, but the user should know it.
     pub(super) fn info_at(&mut self, field: FieldPath, message: impl Into<String>) {
         self.0.push(Remark { field, message: message.into(), severity: Severity::Info });
     }
 
-    /// Something may not mean what it was meant to.
+    /// Some part of the object may not have the intended meaning.
     pub(super) fn warn(&mut self, message: impl Into<String>) {
         self.warn_at(FieldPath::default(), message);
     }

@@ -1,4 +1,4 @@
-//! The kinds of objects that mean something here, and their types.
+//! The kinds of objects that are read, and their types.
 
 use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -21,19 +21,19 @@ pub(in crate::control) enum Kind {
     Service,
     Slice,
     Entry,
-    /// Istio's mesh-wide settings: the ConfigMap of this name; other ConfigMaps mean nothing.
+    /// Istio's mesh-wide settings: the ConfigMap with this name. Other ConfigMaps have no meaning here.
     Mesh,
     Authorization,
     PeerAuthentication,
-    /// A rule that people rely on and that can't be carried out here.
+    /// A rule on which users rely and that can't be enforced here.
     RequestAuthentication,
     Endpoints,
     WorkloadEntry,
-    /// Others carry it out.
+    /// A kind that others enforce.
     Unenforced(Unenforced),
 }
 
-/// An object as its type has it.
+/// An object, parsed as its type.
 pub(in crate::control) enum Resource {
     Namespace(Box<Namespace>),
     Node(Box<Node>),
@@ -50,7 +50,7 @@ pub(in crate::control) enum Resource {
     Unenforced(Unenforced, unenforced::Header),
 }
 
-/// What is read of a RequestAuthentication.
+/// The fields that are read of a RequestAuthentication.
 #[derive(Deserialize)]
 pub(in crate::control) struct RequestAuthentication {
     #[serde(default)]

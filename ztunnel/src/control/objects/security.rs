@@ -1,4 +1,4 @@
-//! What AuthorizationPolicy and PeerAuthentication have in common.
+//! The common parts of AuthorizationPolicy and PeerAuthentication.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use super::report::FieldError;
 use crate::control::field::FieldPath;
 use crate::model::labels::Labels;
 
-/// An object of the group. What it says beyond its fields would be lost, so nothing may.
+/// An object of the group. Unknown fields are refused, since their meaning would be lost.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[expect(dead_code, reason = "some fields are checked by being read")]
@@ -24,7 +24,7 @@ pub(in crate::control) struct Object<Spec> {
     status: Option<IgnoredAny>,
 }
 
-/// The versions of Istio's group `security.istio.io`, which mean the same.
+/// The versions of Istio's group `security.istio.io`. They have the same meaning.
 #[derive(Deserialize)]
 enum ApiVersion {
     #[serde(rename = "security.istio.io/v1")]
@@ -33,7 +33,8 @@ enum ApiVersion {
     V1Beta1,
 }
 
-/// The metadata of a policy. A misspelt `namespace` would have it protect others than it was written for.
+/// The metadata of a policy. Unknown fields are refused: with a misspelled `namespace` the policy would select other
+/// workloads than intended.
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(in crate::control) struct Metadata {
@@ -62,17 +63,17 @@ impl Metadata {
     }
 }
 
-/// Whose pods are meant.
+/// The pods that are selected.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(in crate::control) struct Selector {
     match_labels: Option<Unique<String>>,
 }
 
-/// Most labels of a selector; Istio takes as many.
+/// The most labels of a selector; Istio has the same limit.
 const MOST_LABELS: usize = 4096;
 
-/// The labels that a selector asks for; none where it is missing or empty.
+/// The labels of a selector; empty if the selector is missing or empty.
 pub(super) fn labels(selector: Option<Selector>) -> Result<Labels, FieldError> {
     let labels = selector.and_then(|selector| selector.match_labels).map(|labels| labels.0).unwrap_or_default();
     let field = || FieldPath::of("spec.selector.matchLabels");

@@ -1,4 +1,4 @@
-//! A Service: what it says itself. What stands behind it is found where objects are joined.
+//! A Service: the content of the object itself. Its endpoints are determined when objects are joined.
 
 use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
@@ -22,29 +22,30 @@ use crate::model::workload::NamespacedName;
 pub(in crate::control) struct ServiceManifest {
     pub(in crate::control) addressing: Addressing,
     pub(in crate::control) vips: Vec<IpAddr>,
-    /// Addresses that lead to it from outside.
+    /// Addresses that lead to the service from outside.
     pub(in crate::control) external: Vec<External>,
-    /// The ports of nodes that lead to it.
+    /// The ports of nodes that lead to the service.
     pub(in crate::control) node_ports: Vec<u16>,
     /// `sessionAffinity: ClientIP`.
     pub(in crate::control) is_sticky: bool,
     pub(in crate::control) ports: Vec<ServicePort>,
     pub(in crate::control) selector: Labels,
-    /// Which families of pod addresses stand behind it when endpoints are derived from the selector.
+    /// The families of pod addresses that count when endpoints are derived from the selector.
     pub(in crate::control) families: Families,
     /// `publishNotReadyAddresses`: every endpoint counts as ready.
     pub(in crate::control) every_endpoint_ready: bool,
-    /// Which endpoints are preferred; `None`: as the namespace says.
+    /// The preferred endpoints; `None`: as the namespace says.
     pub(in crate::control) distribution: Option<Distribution>,
-    /// Whose pods know it; `None`: as the mesh says.
+    /// The namespaces whose pods see the service; `None`: as the mesh's settings say.
     pub(in crate::control) visibility: Option<Visibility>,
 }
 
-/// An address that leads to a service from outside.
+/// An address that leads to a service from outside the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::control) struct External {
     pub(in crate::control) address: IpAddr,
-    /// It is a load balancer's, and the cluster's word; or else one of `externalIPs`, and the author's.
+    /// The address is of a load balancer and set by the cluster. Otherwise it is one of `externalIPs`, set by the
+    /// author.
     pub(in crate::control) is_balancer: bool,
 }
 
@@ -60,7 +61,7 @@ pub(super) fn read(
     let annotated = annotations.distribution();
     let visibility = annotations.visibility(&name.namespace);
     let distribution = distribution(&spec, report).or(annotated);
-    // An ExternalName service is an alias in DNS: it has no address, and Kubernetes ignores its selector.
+    // A Service of type ExternalName is an alias in DNS: it has no address, and Kubernetes ignores its selector.
     let external = spec.type_.as_deref() == Some("ExternalName");
     let vips = if external { Vec::new() } else { vips(&spec, report) };
     let addressing = addressing(&spec, &vips, external);
@@ -112,8 +113,9 @@ fn is_sticky(spec: &ServiceSpec, report: &mut Report) -> bool {
     }
 }
 
-/// The addresses by which the nodes lead others to the service. What a node does beside that (it asks where a client comes from,
-/// or leaves the address to the balancer) is not done here: such an address is none of the service's.
+/// The addresses through which nodes lead outside clients to the service. A node may also check where a client comes
+/// from, or leave an address to the load balancer. That is not done here: such an address does not count as the
+/// service's.
 fn others(spec: &ServiceSpec, balancer: Option<&core::LoadBalancerStatus>, report: &mut Report) -> Vec<External> {
     let mut others: Vec<External> = Vec::new();
     let ranges =
@@ -224,7 +226,7 @@ fn service_port(
     };
     let own = number("port", port.port)?;
     let target = match &port.target_port {
-        // The API server reads 0 and an empty text as "the same port".
+        // The API server takes 0 and an empty text as "the same port".
         None | Some(IntOrString::Int(0)) => TargetPort::Number(own),
         Some(IntOrString::Int(value)) => TargetPort::Number(number("targetPort", *value)?),
         Some(IntOrString::String(name)) if name.is_empty() => TargetPort::Number(own),

@@ -1,4 +1,4 @@
-//! An EndpointSlice, or the older Endpoints: the addresses that it gives to a service.
+//! An EndpointSlice, or the older Endpoints: the addresses that they give to a service.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,15 +14,15 @@ use crate::control::field::FieldPath;
 use crate::model::service::Health;
 use crate::model::workload::NamespacedName;
 
-/// Label of an EndpointSlice with the name of its service.
+/// Label of an EndpointSlice: the name of its service.
 pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
-/// Endpoints given by hand or by a cluster.
+/// Endpoints that were written by hand or by a cluster.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::control) struct SliceManifest {
-    /// The service they belong to.
+    /// The service of the endpoints.
     pub(in crate::control) service: NamespacedName,
-    /// TCP ports: name (empty for none) and number; no number means the service's own.
+    /// TCP ports: name (empty if there is none) and number; without a number the service's own port counts.
     pub(in crate::control) ports: Vec<(Arc<str>, Option<u16>)>,
     pub(in crate::control) endpoints: Vec<SliceEndpoint>,
 }
@@ -36,7 +36,7 @@ pub(in crate::control) struct SliceEndpoint {
     pub(in crate::control) zone: Option<Arc<str>>,
 }
 
-/// Reads a slice; `None` when it belongs to no service or gives no addresses, which is reported.
+/// Reads a slice; `None` if it belongs to no service or gives no addresses, which is reported.
 pub(super) fn read(
     name: &NamespacedName,
     slice: EndpointSlice,
@@ -81,13 +81,13 @@ pub(super) fn read(
     })
 }
 
-/// A core/v1 Endpoints: each subset gives what a slice gives.
+/// An Endpoints object of core/v1: each subset corresponds to a slice.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::control) struct EndpointsManifest {
     pub(in crate::control) subsets: Vec<SliceManifest>,
 }
 
-/// Reads the endpoints of the service of the same name.
+/// Reads the Endpoints of the service with the same name.
 pub(super) fn read_endpoints(
     name: &NamespacedName,
     endpoints: Endpoints,
@@ -171,7 +171,7 @@ fn slice_endpoint(
     addresses.shrink_to_fit();
     let pod = pod_of(name, endpoint.target_ref, texts);
     let conditions = endpoint.conditions.unwrap_or_default();
-    // Kubernetes: of missing conditions, ready and serving are to be taken as true, terminating as false.
+    // In Kubernetes a missing `ready` or `serving` counts as true, a missing `terminating` as false.
     let health = match conditions {
         conditions if conditions.ready.unwrap_or(true) => Health::Ready,
         conditions if conditions.serving.unwrap_or(true) && conditions.terminating.unwrap_or(false) => Health::Draining,

@@ -1,4 +1,4 @@
-//! Kinds that say who may reach whom, or how, and that others carry out: they are told, and have no effect here.
+//! Kinds that restrict or route connections and are enforced by others: they are reported and have no effect here.
 
 use serde::Deserialize;
 
@@ -14,12 +14,12 @@ pub(in crate::control) enum Unenforced {
     ProxyConfig,
     Telemetry,
     WasmPlugin,
-    /// Of the Gateway API: gateways and their routes.
+    /// Gateways of the Gateway API; their routes are [`Route`](Self::Route).
     KubernetesGateway,
     Route,
 }
 
-/// What is read of the object.
+/// The fields that are read of the object.
 #[derive(Deserialize)]
 pub(in crate::control) struct Header {
     #[serde(default)]
@@ -33,7 +33,7 @@ pub(super) struct Name {
 }
 
 impl Unenforced {
-    /// The kind of an object, by its group and its kind.
+    /// The kind of an object, by group and kind.
     pub(in crate::control) fn of(group: &str, kind: &str) -> Option<Self> {
         Some(match (group, kind) {
             ("networking.k8s.io", "NetworkPolicy") => Self::NetworkPolicy,
@@ -66,7 +66,7 @@ impl Unenforced {
         }
     }
 
-    /// Who carries it out, and what follows from that.
+    /// The component that enforces the kind, and the consequence.
     pub(in crate::control) const fn by_whom(self) -> &'static str {
         match self {
             Self::NetworkPolicy => {

@@ -1,4 +1,4 @@
-//! Istio's WorkloadEntry: a host outside of the cluster, behind the services whose selectors lead to it.
+//! Istio's WorkloadEntry: a host outside the cluster, as an endpoint of the services whose selectors match it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,12 +19,12 @@ use crate::model::identity::{SpiffeId, TrustDomain};
 use crate::model::locality::Locality;
 use crate::model::workload::{NamedPort, NamespacedName, Workload};
 
-/// Label or annotation of a host that takes tunnels: a comma-separated list with `http` in it.
+/// Label or annotation of a host that takes HBONE connections: a comma-separated list that contains `http`.
 pub(super) const TUNNEL: &str = "networking.istio.io/tunnel";
-/// Most ports; a service has as many.
+/// The most ports; a service has the same limit.
 const MOST_PORTS: usize = 256;
 
-/// The object. Fields that mean nothing here are not listed.
+/// The object. Fields without meaning here are not listed.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::control) struct WorkloadEntry {
@@ -99,7 +99,7 @@ pub(super) fn read(
         ..Workload::new(name.clone(), identity)
     };
     let locality = spec.locality.as_deref().filter(|text| !text.is_empty()).map(Locality::parse);
-    // As Istio reads it: 0 is not set.
+    // As in Istio, a weight of 0 counts as not set.
     let weight = spec.weight.filter(|weight| *weight > 0).unwrap_or(1);
     PodManifest::of_entry(workload, locality, takes_tunnels, weight)
 }
@@ -130,7 +130,7 @@ fn service_account<'a>(spec: &'a Spec, report: &mut Report) -> Option<&'a str> {
     }
 }
 
-/// The entry's own numbers for the ports of services, by their names.
+/// The entry's own port numbers for the ports of services, by name.
 fn ports(spec: &Spec, texts: &mut Interner, report: &mut Report) -> Vec<NamedPort> {
     let mut ports = Vec::new();
     let given = spec.ports.iter().flatten();

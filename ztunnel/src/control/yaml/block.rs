@@ -1,4 +1,4 @@
-//! YAML to a tree of values, by the events of the parser.
+//! From YAML to a tree of values, by the events of the parser.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -12,7 +12,7 @@ use super::node::{Base, MappingEntry, Node, TextPosition, Value};
 use super::syntax::sentence;
 use crate::control::field::FieldPath;
 
-/// Most bytes of text that aliases repeat.
+/// The most bytes of text that aliases may repeat.
 const MOST_REPEATED: usize = 16 * 1024 * 1024;
 
 /// Reads a text of one document.
@@ -52,7 +52,7 @@ struct Builder<'a> {
     repeated: usize,
 }
 
-/// A list or a map that is not at its end.
+/// A list or a map whose end has not been reached.
 struct Open<'a> {
     place: TextPosition,
     anchor: usize,
@@ -64,7 +64,7 @@ enum Inner<'a> {
     Map {
         entries: Vec<MappingEntry<'a>>,
         merged: Vec<Node<'a>>,
-        /// Of the entry whose value comes next, and whether it is `<<`.
+        /// The key of the entry whose value comes next, its position, and whether the key is `<<`.
         key: Option<(Cow<'a, str>, TextPosition, bool)>,
     },
 }
@@ -92,7 +92,7 @@ impl<'a> Builder<'a> {
                 };
                 let (values, bytes) = node.size();
                 self.count(values, bytes, place)?;
-                // The place of the values is where they are written, which is where they are corrected.
+                // The nodes keep the positions where the values are written, since they are corrected there.
                 let node = self.anchors.get(&id).cloned().unwrap_or_else(Node::null);
                 self.add(node, 0, false)
             }
@@ -137,7 +137,7 @@ impl<'a> Builder<'a> {
         self.add(Node { place, value }, anchor, false)
     }
 
-    /// Puts a whole value where it belongs.
+    /// Adds a complete value to the open list or map.
     fn add(&mut self, node: Node<'a>, anchor: usize, is_plain: bool) -> Result<(), Error> {
         let place = node.place;
         self.count(1, 0, place)?;
@@ -174,7 +174,7 @@ impl<'a> Builder<'a> {
     }
 }
 
-/// The path of what comes next.
+/// The path of the next value.
 fn path(open: &[Open<'_>]) -> FieldPath {
     open.iter().fold(FieldPath::default(), |path, open| match &open.inner {
         Inner::List(items) => path.index(items.len()),

@@ -1,6 +1,6 @@
-//! A tree of values to a type.
+//! From a tree of values to a type.
 //!
-//! What does not fit is told here and not by `serde`: its words are those of Rust's types.
+//! Values of a wrong type are reported in this module's words: messages of `serde` have the names of Rust types.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -19,7 +19,7 @@ use crate::control::field::{FieldPath, Step};
 /// A value that does not fit its type.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::control) struct Fault {
-    /// From the innermost field outwards.
+    /// Starting at the innermost field.
     steps: Vec<Step>,
     place: Option<TextPosition>,
     message: String,
@@ -36,7 +36,7 @@ impl Fault {
         FieldPath::from_steps(&steps)
     }
 
-    /// The error, where the tree has its place.
+    /// The error, with the field's position in the tree.
     pub(in crate::control) fn into_error(self, root: &Node<'_>) -> Error {
         let field = self.path();
         let is_time =
@@ -58,7 +58,7 @@ impl Fault {
     }
 }
 
-/// Control characters must not reach a log.
+/// Escapes control characters, which must not reach a log.
 fn printable(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     for c in text.chars() {
@@ -140,7 +140,7 @@ fn name_of(unexpected: Unexpected<'_>) -> String {
     }
 }
 
-/// Gives a value as what a type asks for.
+/// Deserializes a value as the type that is asked for.
 #[derive(Clone, Copy)]
 pub(in crate::control) struct NodeDeserializer<'n, 'a> {
     node: &'n Node<'a>,
@@ -326,7 +326,7 @@ impl<'de> Deserializer<'de> for NodeDeserializer<'_, '_> {
 }
 
 impl Fault {
-    /// Of a fault in a value itself, and not in one of its fields, the place is the value's.
+    /// Adds the value's position if the fault is in the value itself and not in one of its fields.
     fn placed_here(self, node: &Node<'_>) -> Self {
         if self.steps.is_empty() { self.placed(node.place) } else { self }
     }

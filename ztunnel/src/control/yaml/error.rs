@@ -12,7 +12,7 @@ pub(in crate::control) struct Error {
     pub(in crate::control) field: Option<FieldPath>,
     /// What is wrong, and what to do.
     pub(in crate::control) message: String,
-    /// The text as such is broken: nobody knows what it would say.
+    /// The syntax of the text is broken: its content is unknown.
     pub(in crate::control) is_syntax: bool,
 }
 
@@ -26,7 +26,7 @@ impl Error {
         Self { place: Some(place), field, message: message.into(), is_syntax: false }
     }
 
-    /// The same, of a value that is itself a field of another. A text that is broken has no fields.
+    /// The same error, for a value that is itself a field of another. A text with broken syntax has no fields.
     pub(super) fn below(self, step: Step) -> Self {
         if self.is_syntax {
             return self;

@@ -1,4 +1,4 @@
-//! JSON to a tree of values, and long JSON texts to slices that are read one by one.
+//! From JSON to a tree of values, and from long JSON texts to slices that are parsed one by one.
 
 use std::borrow::Cow;
 
@@ -8,11 +8,11 @@ use super::limits::{DEEPEST, MOST_VALUES};
 use super::node::{Base, MappingEntry, Node, TextPosition, Value};
 use crate::control::field::{FieldPath, Step};
 
-/// Why a text is no JSON.
+/// Why a text is not JSON.
 #[derive(Debug)]
 pub(super) struct NotJson {
     pub(super) error: Error,
-    /// Whoever wrote it meant JSON, and not YAML in flow style.
+    /// The author probably meant JSON, and not YAML in flow style.
     pub(super) is_plausible_json: bool,
 }
 
@@ -23,15 +23,15 @@ pub(in crate::control) struct Slice<'a> {
     pub(in crate::control) base: Base,
 }
 
-/// Whether a text begins like JSON: with a bracket, behind blanks, a byte order mark, comments and a document marker.
+/// Whether a text begins like JSON: with a bracket, after blanks, a byte order mark, comments and a document marker.
 pub(in crate::control) fn is_json(text: &str) -> bool {
     let mut reader = Reader::new(text, Base::default());
     reader.skip_blank(true);
-    // Two braces begin an action of a template.
+    // Two braces are the start of an action of a template.
     matches!(reader.peek(), Some(b'{' | b'[')) && !reader.starts_with("{{")
 }
 
-/// Reads a text of one value. What stands in `metadata.managedFields` is left out.
+/// Reads a text of one value. The content of `metadata.managedFields` is left out.
 pub(super) fn read(text: &str, base: Base) -> Result<Option<Node<'_>>, NotJson> {
     let mut reader = Reader::new(text, base);
     reader.skip_blank(true);
@@ -45,8 +45,8 @@ pub(super) fn read(text: &str, base: Base) -> Result<Option<Node<'_>>, NotJson> 
     }
 }
 
-/// Cuts a text of values in a row. Each slice is one value as far as its brackets tell; after one whose brackets don't fit,
-/// the next line that begins with a bracket begins the next value.
+/// Splits a text of several values in a row. Each slice is one value, as its brackets show. After a value whose
+/// brackets don't match, the next value begins at the next line that begins with a bracket.
 pub(in crate::control) fn values(text: &str, base: Base) -> Vec<Slice<'_>> {
     let mut reader = Reader::new(text, base);
     let mut slices = Vec::new();
@@ -65,8 +65,8 @@ pub(in crate::control) fn values(text: &str, base: Base) -> Vec<Slice<'_>> {
     }
 }
 
-/// The entries of the list `items` of a map, and the map without them; `None` if it has no such list, or its brackets don't
-/// fit. Or the entries of a list.
+/// The entries of a map's list `items`, and the map without them; or the entries of a list. `None` if the map has no
+/// such list, or its brackets don't match.
 pub(in crate::control) fn items(slice: Slice<'_>) -> Option<(Node<'_>, Vec<Slice<'_>>)> {
     let mut reader = Reader::new(slice.text, slice.base);
     reader.skip_blank(true);
@@ -103,14 +103,14 @@ pub(in crate::control) fn items(slice: Slice<'_>) -> Option<(Node<'_>, Vec<Slice
     }
 }
 
-/// A text, and how far it is read.
+/// A text, and how much of it has been read.
 struct Reader<'a> {
     text: &'a str,
     base: Base,
     at: usize,
     line: u64,
     line_start: usize,
-    /// Bytes on this line that begin no character.
+    /// The number of bytes on this line that do not start a character.
     inner: usize,
     values: usize,
 }
@@ -124,14 +124,14 @@ impl<'a> Reader<'a> {
         self.text.as_bytes().get(self.at).copied()
     }
 
-    /// Goes on by a byte.
+    /// Advances by one byte.
     fn bump(&mut self) {
         match self.peek() {
             Some(b'\n') => {
                 self.line += 1;
                 (self.line_start, self.inner) = (self.at + 1, 0);
             }
-            // Alone it ends a line as well.
+            // A carriage return without a line feed ends a line as well.
             Some(b'\r') if self.text.as_bytes().get(self.at + 1) != Some(&b'\n') => {
                 self.line += 1;
                 (self.line_start, self.inner) = (self.at + 1, 0);
@@ -164,7 +164,7 @@ impl<'a> Reader<'a> {
         self.text.as_bytes().get(self.at..).is_some_and(|rest| rest.starts_with(text.as_bytes()))
     }
 
-    /// Skips blanks; between values of a file also comments, document markers and byte order marks.
+    /// Skips blanks. Between the values of a file it also skips comments, document markers and byte order marks.
     fn skip_blank(&mut self, between: bool) {
         loop {
             match self.peek() {
@@ -183,7 +183,7 @@ impl<'a> Reader<'a> {
                 }
                 Some(0xEF) if between && self.starts_with("\u{feff}") => {
                     (0..3).for_each(|_| self.bump());
-                    // It takes no column.
+                    // A byte order mark takes no column.
                     self.line_start += 3;
                     self.inner -= 2;
                 }
@@ -192,7 +192,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Whether what follows the opening bracket is JSON and not flow style: quotation marks around the first key.
+    /// Whether the text after the opening bracket is JSON and not flow style: the first key has quotation marks.
     fn is_plausible(&self) -> bool {
         let mut rest = self.text.get(self.at..).unwrap_or_default().chars().filter(|c| !c.is_whitespace());
         match (rest.next(), rest.next()) {
@@ -210,7 +210,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Goes past a comma, or stays before the closing bracket.
+    /// Skips a comma, or stays before the closing bracket.
     fn separate(&mut self, close: u8) -> Result<(), Error> {
         self.skip_blank(false);
         match self.peek() {
@@ -228,7 +228,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// `is_metadata`: it is the field `metadata` of an object.
+    /// `is_metadata`: the value is the field `metadata` of an object.
     fn value(&mut self, depth: usize, is_metadata: bool) -> Result<Node<'a>, Error> {
         let place = self.place();
         self.values += 1;
@@ -278,7 +278,7 @@ impl<'a> Reader<'a> {
             self.skip_blank(false);
             self.expect(b':')?;
             self.skip_blank(false);
-            // The API server's notes on who set which field are half of an object.
+            // `managedFields`, the API server's record of who set which field, is half of an object's size.
             if is_metadata && key == "managedFields" && self.peek() == Some(b'[') {
                 if !self.skip_value() {
                     return Err(self.error("the text ends inside of brackets: close them"));
@@ -355,7 +355,7 @@ impl<'a> Reader<'a> {
                         } else {
                             None
                         };
-                        // A half of a pair alone is no character; it is replaced as Kubernetes does it.
+                        // One half of a surrogate pair is not a character; it is replaced as Kubernetes does it.
                         second.map_or(0xFFFD, |second| 0x1_0000 + ((first - 0xD800) << 10) + (second - 0xDC00))
                     }
                     code => code,
@@ -392,7 +392,7 @@ impl<'a> Reader<'a> {
         Err(Error::syntax(place, "this is no value of JSON: put text in quotation marks"))
     }
 
-    /// Goes past a value by its brackets and quotation marks. Whether they fit.
+    /// Skips a value by its brackets and quotation marks. Returns whether they match.
     fn skip_value(&mut self) -> bool {
         let mut open = Vec::new();
         loop {
@@ -440,14 +440,14 @@ impl<'a> Reader<'a> {
                     self.bump();
                     self.bump();
                 }
-                // No text of JSON goes over a line's end.
+                // A JSON string cannot contain the end of a line.
                 Some(b'\n') | None => return false,
                 Some(_) => self.bump(),
             }
         }
     }
 
-    /// The entries of a list, and goes past it.
+    /// The entries of a list; the reader skips the list.
     fn slices(&mut self) -> Option<Vec<Slice<'a>>> {
         let mut slices = Vec::new();
         self.bump();
@@ -464,9 +464,9 @@ impl<'a> Reader<'a> {
         Some(slices)
     }
 
-    /// Goes to the next line that begins with a bracket, after something that began at a place.
+    /// Skips to the next line that begins with a bracket, after a value that began at `begin`.
     fn recover(&mut self, begin: Base) {
-        // The place is found again by its offset, since lines may have been counted beyond it.
+        // The position is computed from the offset, since lines may have been counted beyond it.
         self.line = begin.lines - self.base.lines;
         self.line_start = self.text.get(..self.at).unwrap_or_default().rfind(['\n', '\r']).map_or(0, |end| end + 1);
         self.inner = 0;

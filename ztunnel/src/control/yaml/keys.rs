@@ -1,4 +1,4 @@
-//! Keys that are there twice, and merge keys.
+//! Duplicate keys, and merge keys.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -7,14 +7,14 @@ use super::error::Error;
 use super::node::{MappingEntry, Node, Value};
 use crate::control::field::FieldPath;
 
-/// What a key means that is in a map twice.
+/// The meaning of a key that a map has twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Twice {
     IsAnError,
     LastCounts,
 }
 
-/// Makes a map of fields. `path` is asked for the map's own path when there is something to tell.
+/// Makes a map of fields. `path` yields the map's own path, for errors.
 pub(super) fn map<'a>(
     mut entries: Vec<MappingEntry<'a>>,
     merged: Vec<Node<'a>>,
@@ -67,7 +67,7 @@ fn no_map(place: (u64, u64), path: FieldPath) -> Error {
 }
 
 fn duplicate<'e, 'a>(entries: &'e [MappingEntry<'a>]) -> Option<(&'e MappingEntry<'a>, &'e MappingEntry<'a>)> {
-    // Few keys are compared faster than they are hashed.
+    // For few keys, comparing is faster than hashing.
     if entries.len() <= 8 {
         let mut numbered = entries.iter().enumerate();
         return numbered.find_map(|(index, entry)| {
@@ -76,7 +76,7 @@ fn duplicate<'e, 'a>(entries: &'e [MappingEntry<'a>]) -> Option<(&'e MappingEntr
         });
     }
     let mut sorted: Vec<&MappingEntry<'_>> = entries.iter().collect();
-    // Stable: of equal keys the first in the text comes first.
+    // The sort is stable: of equal keys the first in the text stays first.
     sorted.sort_by(|one, other| one.key.cmp(&other.key));
     sorted.windows(2).find_map(|pair| match pair {
         [one, other] if one.key == other.key => Some((*one, *other)),

@@ -1,8 +1,8 @@
-//! How much of one text is read.
+//! Limits for one text.
 
-/// Most values of one text, with what aliases repeat; some hundred bytes each. A Pod has a few hundred, an EndpointSlice of a
-/// thousand endpoints some twenty thousand.
+/// The most values of one text, counting repetitions by aliases. A value takes some hundred bytes. A Pod has a few
+/// hundred values, an EndpointSlice with a thousand endpoints some twenty thousand.
 pub(super) const MOST_VALUES: usize = 1_000_000;
 
-/// Deepest nesting of lists and maps. No object that is read here is a tenth as deep.
+/// The deepest nesting of lists and maps. Objects that are read here are less than a tenth as deep.
 pub(super) const DEEPEST: usize = 255;

@@ -1,8 +1,9 @@
-//! YAML and JSON texts to trees of values, each with its place in the text, and such trees to types. The only user of
-//! `granit_parser`.
+//! From YAML and JSON texts to trees of values, each with its position in the text, and from such trees to types. The
+//! only user of `granit_parser`.
 //!
-//! Values are taken as `kubectl` takes them: plain scalars by the rules of YAML 1.1, so that `0400` is octal and `yes` is true where a
-//! number or a boolean is wanted. Every message is this program's own: a library's words and the names of types reach nobody.
+//! Values are read as `kubectl` reads them: plain scalars by the rules of YAML 1.1, so that `0400` is octal and `yes`
+//! is true where a number or a boolean is expected. Every message is this program's own: messages of libraries and
+//! names of types are never shown.
 
 mod block;
 mod de;
@@ -21,30 +22,30 @@ pub(in crate::control) use self::error::Error;
 pub(in crate::control) use self::json::{Slice, is_json, items, values};
 pub(in crate::control) use self::node::{Base, MappingEntry, Node, Value};
 
-/// Reads a text of one document. `None`: it is empty, or holds nothing but comments.
+/// Reads a text of one document. `None`: the document is empty, or has only comments.
 ///
 /// # Errors
-/// It is neither YAML nor JSON, or is larger or deeper than what is read.
+/// The text is neither YAML nor JSON, or exceeds the limits of size or depth.
 pub(in crate::control) fn tree(text: &str, base: Base) -> Result<Option<Node<'_>>, Error> {
     if !is_json(text) {
         return block::read(text, base, keys::Twice::IsAnError);
     }
-    // Flow style looks like JSON, and takes more.
+    // Flow style looks like JSON, and allows more.
     json::read(text, base).or_else(|not_json| match block::read(text, base, keys::Twice::IsAnError) {
         Err(of_yaml) if not_json.is_plausible_json && of_yaml.is_syntax => Err(not_json.error),
         of_yaml => of_yaml,
     })
 }
 
-/// The same, of a text in which keys may be there twice: the last counts.
+/// The same, for a text in which keys may occur twice: the last one counts.
 pub(in crate::control) fn lenient_tree(text: &str) -> Option<Node<'_>> {
     block::read(text, Base::default(), keys::Twice::LastCounts).ok().flatten()
 }
 
-/// Reads a text of one document as a type. An empty one is null.
+/// Reads a text of one document as a type. An empty text is null.
 ///
 /// # Errors
-/// It can't be read, or is something else.
+/// The text can't be read, or its content has another type.
 pub(in crate::control) fn read<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
     let node = tree(text, Base::default())?.unwrap_or_else(Node::null);
     T::deserialize(NodeDeserializer::new(&node)).map_err(|fault| fault.into_error(&node))

@@ -1,4 +1,4 @@
-//! A text as a tree of values, each with its place.
+//! A text as a tree of values, each with its position.
 
 use std::borrow::Cow;
 
@@ -7,24 +7,24 @@ use crate::control::field::{FieldPath, Step};
 /// A line and a column, each counted from 1; columns count characters.
 pub(in crate::control) type TextPosition = (u64, u64);
 
-/// Where a text begins in its file.
+/// The position of a text in its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(in crate::control) struct Base {
-    /// Lines before it.
+    /// The number of lines before the text.
     pub(in crate::control) lines: u64,
-    /// Characters before it in its first line.
+    /// The number of characters before the text in its first line.
     pub(in crate::control) columns: u64,
 }
 
 impl Base {
-    /// The place in the file of a place in the text, both counted from 0 there.
+    /// Converts a position in the text, counted from 0, to the position in the file.
     pub(super) fn place(self, line: u64, column: u64) -> TextPosition {
         let before = if line == 0 { self.columns } else { 0 };
         (self.lines + line + 1, before + column + 1)
     }
 }
 
-/// A value and its place.
+/// A value and its position.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::control) struct Node<'a> {
     pub(in crate::control) place: TextPosition,
@@ -34,9 +34,9 @@ pub(in crate::control) struct Node<'a> {
 /// A value.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::control) enum Value<'a> {
-    /// What it means depends on what is wanted, unless it was written as text.
+    /// A plain scalar. Its meaning depends on the expected type.
     Plain(Cow<'a, str>),
-    /// In quotation marks, or as a block: always text.
+    /// A scalar in quotation marks, or a block scalar: always text.
     Text(Cow<'a, str>),
     List(Vec<Node<'a>>),
     Map(Vec<MappingEntry<'a>>),
@@ -46,7 +46,7 @@ pub(in crate::control) enum Value<'a> {
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::control) struct MappingEntry<'a> {
     pub(in crate::control) key: Cow<'a, str>,
-    /// Of the key.
+    /// The position of the key.
     pub(in crate::control) place: TextPosition,
     pub(in crate::control) value: Node<'a>,
 }
@@ -60,7 +60,7 @@ impl<'a> Node<'a> {
         matches!(&self.value, Value::Plain(text) if super::scalar::is_null(text))
     }
 
-    /// The fields of a map; none of anything else.
+    /// The fields of a map; empty for other values.
     pub(in crate::control) fn entries(&self) -> &[MappingEntry<'a>] {
         if let Value::Map(entries) = &self.value { entries } else { &[] }
     }
@@ -70,7 +70,7 @@ impl<'a> Node<'a> {
         self.entries().iter().find(|entry| entry.key == key).map(|entry| &entry.value)
     }
 
-    /// A scalar that is not null, as text.
+    /// The text of a scalar that is not null.
     pub(in crate::control) fn text(&self) -> Option<&str> {
         match &self.value {
             Value::Plain(text) | Value::Text(text) if !self.is_null() => Some(text),
@@ -78,7 +78,7 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// Has an object with `metadata` be of a namespace, if it names none.
+    /// Adds a namespace to the `metadata` of an object that names none.
     pub(in crate::control) fn name_namespace(&mut self, namespace: &str) {
         let Value::Map(entries) = &mut self.value else { return };
         let Some(metadata) = entries.iter_mut().find(|entry| entry.key == "metadata") else { return };
@@ -91,7 +91,7 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// Takes out a field, wherever it is.
+    /// Removes a field at any depth.
     pub(in crate::control) fn remove(&mut self, path: &[Step]) -> bool {
         let Some((first, rest)) = path.split_first() else { return false };
         match (&mut self.value, first) {
@@ -108,8 +108,8 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// Where a field is. For one that is missing, it is the innermost field around it that is there; for one that is null, the
-    /// key. `None` where there is nothing on the path.
+    /// The position of a field. For a missing field, it is the position of the innermost existing field around it; for
+    /// a field that is null, the position of the key. `None` if nothing on the path exists.
     pub(in crate::control) fn locate(&self, path: &FieldPath) -> Option<TextPosition> {
         let (mut node, mut found) = (self, None);
         for step in path.steps() {
@@ -129,7 +129,7 @@ impl<'a> Node<'a> {
         found
     }
 
-    /// How many values it holds, itself included, and how many bytes of text.
+    /// The number of values, including itself, and the number of bytes of text.
     pub(super) fn size(&self) -> (usize, usize) {
         match &self.value {
             Value::Plain(text) | Value::Text(text) => (1, text.len()),

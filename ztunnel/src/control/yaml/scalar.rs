@@ -1,6 +1,6 @@
-//! What plain scalars mean where a number, a boolean or nothing is wanted: YAML 1.1 as `kubectl` takes it.
+//! The meaning of plain scalars where a number, a boolean or null is expected: YAML 1.1 as `kubectl` reads it.
 
-/// A plain scalar that is nothing.
+/// Whether a plain scalar is null.
 pub(super) fn is_null(text: &str) -> bool {
     matches!(text, "" | "~" | "null" | "Null" | "NULL")
 }
@@ -13,8 +13,8 @@ pub(super) fn boolean(text: &str) -> Option<bool> {
     }
 }
 
-/// A whole number: decimal, `0x`, `0b`, `0o`, and octal by a leading zero. What has a digit that is not octal is decimal all the
-/// same, and so is `80.0`.
+/// Parses a whole number: decimal, `0x`, `0b`, `0o`, and octal with a leading zero. A number with a leading zero and a
+/// digit that is not octal is decimal. `80.0` is a whole number too.
 pub(super) fn integer(text: &str) -> Option<i128> {
     let plain: String = text.chars().filter(|c| *c != '_').collect();
     let (is_negative, digits) = match plain.strip_prefix('-') {
@@ -40,10 +40,10 @@ pub(super) fn integer(text: &str) -> Option<i128> {
     Some(if is_negative { -value } else { value })
 }
 
-/// A number with a point or an exponent that is a whole one.
+/// A number with a point or an exponent, if it is a whole number.
 fn whole(digits: &str) -> Option<i128> {
     let value = float(digits)?;
-    // Beyond it not every whole number has a value of its own.
+    // Beyond this limit not every whole number has a representation of its own.
     let is_whole = value.fract() == 0.0 && value.abs() < 9e15;
     #[expect(clippy::cast_possible_truncation, reason = "it is whole and small")]
     is_whole.then_some(value as i128)

@@ -1,4 +1,4 @@
-//! What is wrong with a YAML text, in this program's words.
+//! Messages about syntax errors in a YAML text.
 
 use std::borrow::Cow;
 

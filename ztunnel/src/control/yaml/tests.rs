@@ -4,7 +4,7 @@ use serde_json::{Value as Json, json};
 use super::{Base, Error, items, lenient_tree, read, tree, values};
 use crate::control::field::FieldPath;
 
-/// The text as a tree, and that as JSON.
+/// The text as a tree, converted to JSON.
 fn json_of(text: &str) -> Result<Json, Error> {
     read(text)
 }

@@ -1,4 +1,4 @@
-//! A folder that is larger than what is read of one.
+//! A folder that exceeds the limits for a folder.
 
 use std::fs;
 
@@ -11,7 +11,7 @@ fn bytes(bytes: usize) -> FolderLimits {
     FolderLimits { bytes: bytes.try_into().unwrap(), ..FolderLimits::default() }
 }
 
-/// A manifest of so many bytes.
+/// A manifest of `length` bytes.
 fn padded(name: &str, length: usize) -> String {
     let mut text = pod(name) + "#";
     text.extend(std::iter::repeat_n('-', length.checked_sub(text.len()).unwrap()));
@@ -29,13 +29,13 @@ async fn a_new_file_over_the_budget_displaces_none_that_was_read() {
         mesh.until("b c |").await;
         mesh.write("a.yaml", &padded("a", 101));
         mesh.until(&format!("b c | a.yaml: {TOO_LARGE}")).await;
-        // What was read counts on, and may change within its part.
+        // Objects that were read stay in force, and their file may change within its share.
         mesh.write("c.yaml", &padded("d", 300));
         mesh.until(&format!("b d | a.yaml: {TOO_LARGE}")).await;
         mesh.write("c.yaml", &padded("d", 200));
         mesh.write("a.yaml", &padded("a", 150));
         mesh.until("a b d |").await;
-        // One that grows too large keeps its last valid state.
+        // A file that grows too large keeps its last valid version.
         mesh.write("b.yaml", &padded("e", 651));
         mesh.until(&format!("a b d | b.yaml: {TOO_LARGE}")).await;
         mesh.remove("a.yaml");
@@ -74,7 +74,7 @@ async fn files_beyond_the_most_are_not_read_and_told_once() {
         mesh.until("a b |").await;
     })
     .await;
-    // From the start: nobody knows what they have.
+    // From the start: the content of the other files is unknown.
     fs::write(dir.path().join("z.yaml"), pod("z")).unwrap();
     running_within(limits, dir.path(), SOON, async |mesh| {
         let snapshot = mesh.until("a b | 1 files, of which z.yaml is the first, are not read").await;

@@ -1,11 +1,11 @@
-//! Policies that must not end with a file that makes no sense.
+//! Policies stay in force when their file becomes invalid.
 
 use std::os::unix::fs::PermissionsExt as _;
 
 use super::*;
 use crate::control::file::folder::{Folder, Reading};
 
-/// Waits for these policies.
+/// Waits until these policies are in force.
 async fn until_policies(mesh: &mut Mesh, expected: &str) -> Arc<Snapshot> {
     let waiting = async {
         while policies(&mesh.reader.load()) != expected {
@@ -24,7 +24,8 @@ fn a_file_that_is_renamed_and_broken_at_once_leaves_its_policies_in_force() {
     let mut folder = Folder::new(dir.path().to_owned(), None, FolderLimits::default());
     let mut joiner = Joiner::new(TrustDomain::default(), None);
     let mut mesh = Snapshot::default();
-    // Files with their new text, or without one that goes; then what counts after the next reading, and what is told.
+    // Changes: files with their new text, or without a text to be removed. Then the policies in force after the next
+    // reading, and the reported problems.
     let mut check = |changes: &[(&str, Option<&str>)], expected: &str, told: &[&str]| {
         for (name, text) in changes {
             match text {
@@ -59,7 +60,7 @@ fn a_file_that_is_renamed_and_broken_at_once_leaves_its_policies_in_force() {
         &["s.yaml:1: ", "r.yaml: was removed when s.yaml"],
     );
     check(&[("r.yaml", Some(&deny))], "DENY demo/p", &["s.yaml:1: "]);
-    // One that goes while another was broken before is meant to.
+    // A file that is removed while another was broken before is removed on purpose.
     check(&[("r.yaml", None)], "", &["s.yaml:1: "]);
     check(&[("s.yaml", Some(&deny))], "DENY demo/p", &[]);
     check(&[("s.yaml", None), ("t.yaml", Some("kind: ["))], "DENY demo/p", &["t.yaml:1: ", "s.yaml: was removed"]);
@@ -82,7 +83,8 @@ async fn a_policy_of_a_service_that_may_be_in_what_was_never_read_closes_its_nam
         until_policies(mesh, "AUDIT demo/p | ").await;
         mesh.write("p.yaml", &of_web(""));
         until_policies(mesh, "ALLOW demo/p | s.yaml in demo").await;
-        // Of a service without selector, slices tell the pods; with one it does itself.
+        // For a service without a selector, slices say which pods are behind it; a service with a selector says it
+        // itself.
         mesh.write("t.yaml", &format!("{service}spec: {{ports: [{{port: 80}}]}}\n"));
         let snapshot = mesh.until("| p.yaml:1: ; p.yaml:1: ; s.yaml:4: ").await;
         assert_eq!(policies(&snapshot), "ALLOW demo/p | s.yaml in demo");
@@ -101,7 +103,7 @@ async fn a_policy_of_a_service_that_may_be_in_what_was_never_read_closes_its_nam
     .await;
 }
 
-/// A daemon that starts.
+/// Starts a daemon on the folder, and returns its policies.
 fn started(dir: &TempDir, kept: &TempDir) -> (Folder, String) {
     let mut folder = Folder::new(dir.path().to_owned(), Some(kept.path().join("mesh")), FolderLimits::default());
     let mut joiner = Joiner::new(TrustDomain::default(), None);
@@ -133,13 +135,13 @@ fn a_restart_does_not_forget_what_a_broken_file_said() {
         "{problems:?}"
     );
 
-    // What makes sense replaces the copy.
+    // Valid content replaces the copy.
     write(&dir, &audit);
     started(&dir, &kept);
     write(&dir, broken);
     assert_eq!(started(&dir, &kept).1, "AUDIT demo/p");
 
-    // A crash has left half of the copies.
+    // A crash has truncated the copies to half.
     let copies = || fs::read_dir(kept.path().join("mesh")).unwrap().map(|copy| copy.unwrap().path());
     for copy in copies() {
         assert_eq!(fs::metadata(&copy).unwrap().permissions().mode() & 0o777, 0o600);
@@ -149,7 +151,7 @@ fn a_restart_does_not_forget_what_a_broken_file_said() {
     let (folder, found) = started(&dir, &kept);
     assert_eq!((found.as_str(), folder.is_partial()), ("", true));
 
-    // What is removed is forgotten, the other folder's is not.
+    // The copy of a removed file is removed; the copy of the other folder is not.
     fs::remove_file(dir.path().join("p.yaml")).unwrap();
     started(&dir, &kept);
     assert_eq!(copies().count(), 1);

@@ -1,9 +1,9 @@
-//! Files of which only a part can be read: the rest counts, and so does the last valid state of what can't be read.
+//! Files that can be read only in part: that part counts, and so does the last valid version of the rest.
 
 use super::*;
 use crate::control::file::folder::{Folder, Reading};
 
-/// A folder of one file, as a daemon sees it that runs.
+/// A folder with one file, as a running daemon sees it.
 struct Watched {
     dir: TempDir,
     folder: Folder,
@@ -17,13 +17,13 @@ impl Watched {
         Self { dir, folder, joiner: Joiner::new(TrustDomain::default(), None) }
     }
 
-    /// A daemon that starts anew on the same folder.
+    /// Starts a new daemon on the same folder.
     fn restart(&mut self, kept: &Path) {
         self.folder = Folder::new(self.dir.path().to_owned(), Some(kept.to_owned()), FolderLimits::default());
         self.joiner = Joiner::new(TrustDomain::default(), None);
     }
 
-    /// What counts after the file has this text: pods, and policies with their actions; and the ends of what is told.
+    /// Writes the file and reads it. Returns the pods and policies in force, and the ends of the reported problems.
     fn says(&mut self, text: &str) -> (String, Vec<String>) {
         fs::write(self.dir.path().join("f.yaml"), text).unwrap();
         self.folder.read(&mut self.joiner, Reading::Thorough);
@@ -48,7 +48,7 @@ impl Watched {
         assert_eq!(problems, told, "{text}");
     }
 
-    /// Whether unknown addresses may be those of pods, and which policies may be missing.
+    /// Whether unknown addresses may belong to pods, and which policies may be missing.
     fn unread(&self) -> (bool, String) {
         let unread = self.folder.unread("istio-system");
         let anywhere = unread.anywhere.map(|_| "anywhere".to_owned());
@@ -71,7 +71,7 @@ fn the_good_documents_count_and_the_bad_ones_keep_their_last_valid_state() {
     let (a, b) = (doc(&pod("a")), doc(&pod("b")));
     file.check(&(a.clone() + &doc(&deny) + &b), "AuthorizationPolicy p 5, Pod a 1, Pod b 10", &[]);
     assert_eq!(file.unread(), (false, String::new()));
-    // The policy stays, the pods change.
+    // The policy stays, and the pods change.
     let at_the_fault = "f.yaml:8 the last valid version of the object stays in force";
     file.check(
         &(a.clone() + &doc(&bad) + &doc(&pod("c"))),
@@ -79,7 +79,7 @@ fn the_good_documents_count_and_the_bad_ones_keep_their_last_valid_state() {
         &[at_the_fault],
     );
     assert_eq!(file.unread(), (false, String::new()));
-    // Several faults, each with its own.
+    // Several faults, each of which keeps its own object.
     let two =
         doc("apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {hostNetwork: 7}\n") + &doc(&bad) + &doc(&pod("c"));
     file.check(
@@ -87,28 +87,28 @@ fn the_good_documents_count_and_the_bad_ones_keep_their_last_valid_state() {
         "AuthorizationPolicy p 9, Pod a 4, Pod c 11",
         &[&format!("f.yaml:4 {STAYS}"), &format!("f.yaml:9 {STAYS}")],
     );
-    // What can't be read at all may be any of those that are missing.
+    // A part that can't be read at all may be any of the missing objects.
     let any = "f.yaml:5 it may be AuthorizationPolicy demo/p or one of 1 more of this file, whose last valid versions stay in force";
     file.check(&(a.clone() + "kind: [\n"), "AuthorizationPolicy p 5, Pod a 1, Pod c 5", &[any]);
-    // What is gone and what is broken are two things.
+    // An object that is removed is not taken for one that is broken.
     file.check(&a, "Pod a 1", &[]);
     file.check(&(doc(&deny) + &a), "AuthorizationPolicy p 1, Pod a 6", &[]);
     file.check(&doc(&bad), "AuthorizationPolicy p 4", &[&format!("f.yaml:4 {STAYS}")]);
-    // A template says nothing, and takes nothing away.
+    // A template has no objects and removes none.
     let template = deny.replace("name: p", "name: {{ .Values.name }}");
     file.check(
         &template,
         "AuthorizationPolicy p 3",
         &["f.yaml:3 it may be AuthorizationPolicy demo/p, whose last valid version stays in force"],
     );
-    // One that is renamed and broken at once.
+    // An object that is renamed and broken at the same time.
     let renamed = bad.replace("name: p", "name: q");
     file.check(
         &renamed,
         "AuthorizationPolicy p 4",
         &["f.yaml:4 it may be AuthorizationPolicy demo/p, whose last valid version stays in force"],
     );
-    // A new one that is broken from its beginning was never in force.
+    // A new object that is broken from the start was never in force.
     file.check(&deny, "AuthorizationPolicy p 1", &[]);
     file.check(&(doc(&deny) + &renamed), "AuthorizationPolicy p 1", &["f.yaml:9 it is ignored until it is corrected"]);
     assert_eq!(file.unread(), (false, String::new()));
@@ -152,7 +152,7 @@ fn only_what_a_bad_document_names_is_closed_at_the_start() {
             let whole = file.folder.problems().next().unwrap().to_string();
             assert!(whole.contains(closed), "{whole}");
         }
-        // Once it is repaired nothing is missing, and what breaks later keeps what it said.
+        // Once the file is repaired nothing is missing, and an object that breaks later keeps its last valid version.
         file.check(&(doc(&pod("a")) + &pod("b")), "Pod a 1, Pod b 5", &[]);
         file.says(&(doc(&pod("a")) + &text));
         assert_eq!(file.unread(), (false, String::new()), "{text}");
@@ -168,7 +168,7 @@ fn a_restart_keeps_the_last_valid_state_of_each_object() {
     let (deny, audit) = ("{action: DENY, rules: [{}]}", "{action: AUDIT, rules: [{}]}");
     let bad = "{action: DENNY}";
     file.says(&(named("p", deny) + &named("q", deny) + &named("r", deny)));
-    // One after the other goes bad, and the others change meanwhile; r goes.
+    // One policy after the other becomes invalid, while the others change; r is removed.
     file.says(&(named("p", bad) + &named("q", audit) + &named("r", deny)));
     file.says(&(named("p", bad) + &named("q", bad)));
     file.restart(&kept);

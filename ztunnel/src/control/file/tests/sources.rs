@@ -1,4 +1,4 @@
-//! Sources of files, folders and texts are one mesh.
+//! Files, folders and texts as sources of one mesh.
 
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 
-/// A watched folder in a folder of its own.
+/// A watched folder inside a folder of its own.
 struct Watched {
     above: TempDir,
     dir: PathBuf,
@@ -23,7 +23,7 @@ impl Watched {
         Self { above, dir, watch }
     }
 
-    /// What the kernel has told since it was asked last, without waiting: each is a wake-up that could have been.
+    /// The events since the last call, without waiting: each of them may have caused a wake-up.
     fn told(&self) -> Vec<InotifyEvent> {
         let mut told = Vec::new();
         loop {
@@ -37,7 +37,7 @@ impl Watched {
         }
     }
 
-    /// What that means, in order.
+    /// The meaning of these events, in order.
     fn signs(&self) -> Vec<Sign> {
         let armed = self.watch.armed.as_ref().unwrap();
         self.told().iter().filter_map(|event| armed.meaning(event, &self.dir)).collect()
@@ -93,7 +93,7 @@ async fn each_change_has_its_meaning() {
     assert_eq!(watched.signs().last(), Some(&Changed));
 
     fs::set_permissions(&watched.dir, fs::Permissions::from_mode(0o700)).unwrap();
-    // By the folder and by the one above.
+    // One event from the folder and one from the folder above.
     assert_eq!(watched.signs(), [Changed, Changed]);
     fs::rename(&watched.dir, above.join("away")).unwrap();
     assert_eq!(watched.signs(), [Replaced, Replaced]);
@@ -104,7 +104,7 @@ async fn each_change_has_its_meaning() {
 #[tokio::test]
 async fn what_is_lost_may_have_been_anything() {
     let mut watched = Watched::new();
-    // Two files by turns, since the kernel makes one of equal events in a row.
+    // The test writes two files in turn, since the kernel merges equal events in a row.
     let limit: usize = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap().trim().parse().unwrap();
     let mut files = ["a", "b"].map(|name| fs::File::create(watched.dir.join(name)).unwrap());
     for _ in 0..limit {
@@ -112,7 +112,7 @@ async fn what_is_lost_may_have_been_anything() {
     }
     while watched.watch.sign().await != Sign::Replaced {}
     assert!(watched.told().is_empty(), "the loss is told last");
-    // Watched anew, though the folder is the same: what the old watch had to tell is gone.
+    // The folder is watched anew although it is the same one: the events of the old watch are gone.
     files.iter_mut().for_each(|file| file.write_all(b"a").unwrap());
     assert!(watched.watch.arm());
     assert!(watched.told().is_empty());

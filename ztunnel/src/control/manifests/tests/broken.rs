@@ -1,4 +1,4 @@
-//! Texts that are no good manifests: told with their place, bounded in cost, and never a panic.
+//! Texts that are not valid manifests: they are reported with their place, at bounded cost, and never cause a panic.
 
 use std::fmt::Write;
 
@@ -82,7 +82,7 @@ pub(super) const SAMPLE: &str = "apiVersion: v1\nkind: List\nitems:\n- apiVersio
                       values: [a/b]}]\n---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: z}\nspec: {selector: \
                       {matchLabels: {a: b}}, mtls: {mode: STRICT}, portLevelMtls: {80: {mode: DISABLE}}}\n";
 
-/// Words of libraries and of Rust, which tell a person nothing.
+/// Words of libraries and of Rust that mean nothing to a user.
 const FOREIGN: [&str; 16] = [
     "struct ",
     "enum ",
@@ -107,7 +107,7 @@ fn never_panics(text: &str) {
     let content = read(&"f.yaml".into(), text);
     let problems = content.problems.iter().map(|problem| &problem.message);
     for message in content.faults.iter().map(|fault| &fault.error.message).chain(problems) {
-        // What is quoted is the file's own.
+        // Quoted texts come from the file.
         let own: String = message.split('"').step_by(2).collect();
         assert!(!FOREIGN.iter().any(|word| own.contains(word)), "{message}\n{text}");
     }

@@ -1,4 +1,4 @@
-//! A mesh that follows changes is the mesh that is read from nothing: whatever changes, in whatever order.
+//! A mesh that follows changes equals a mesh that is read without an earlier state, for any changes in any order.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -17,9 +17,9 @@ use crate::store::snapshot::{Owner, Snapshot};
 
 const NAMESPACES: [&str; 3] = ["demo", "evil", "istio-system"];
 
-/// One of few objects of few names, as one line of YAML. `variant` chooses what it says.
+/// One of a few objects with a few names, as one line of YAML. `variant` chooses its content.
 fn object(kind: u8, namespace: usize, number: u8, variant: u32) -> String {
-    // Consecutive digits of the variant in mixed bases.
+    // The digits of `variant`, each in a base of its own.
     let mut rest = variant;
     let mut digit = |base: u32| {
         let digit = rest % base;
@@ -191,7 +191,7 @@ fn object(kind: u8, namespace: usize, number: u8, variant: u32) -> String {
     format!("{{apiVersion: {version}, kind: {kind}, metadata: {{name: x{number}, namespace: {namespace}{more}}}")
 }
 
-/// What one file says; most objects are pods.
+/// The content of one file; most objects are pods.
 pub(crate) fn any_file() -> impl Strategy<Value = String> {
     let kind = prop_oneof![3 => 0u8..12, 2 => Just(3u8), 1 => Just(4u8)];
     let object = (kind, 0usize..3, 0u8..3, any::<u32>())
@@ -199,7 +199,7 @@ pub(crate) fn any_file() -> impl Strategy<Value = String> {
     prop::collection::vec(object, 0..7).prop_map(|objects| objects.iter().map(|one| format!("---\n{one}\n")).collect())
 }
 
-/// Everything that somebody could learn of a mesh.
+/// Everything that can be observed of a mesh.
 pub(super) fn seen(mesh: &Snapshot, local: &LocalPods) -> String {
     let mut out = String::new();
     writeln!(out, "{:?} {}", mesh.counts(), mesh.is_registry_only()).unwrap();
@@ -270,7 +270,7 @@ impl Following {
         Self { joiner: Joiner::new(TrustDomain::default(), None), mesh: Snapshot::default() }
     }
 
-    /// Namespaces have little place for services.
+    /// With a small budget for the services of each namespace.
     fn within(budget: Option<usize>) -> Self {
         let Self { joiner, mesh } = Self::new();
         Self {
@@ -326,7 +326,7 @@ pub(super) fn assert_same(followed: &str, expected: &str, what: &str) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
 
-    /// Files change one after the other; some changes are taken together, some one by one.
+    /// Files change one after the other. Some changes are taken together, others one by one.
     #[test]
     fn following_changes_leads_to_what_is_read_from_nothing(
         steps in prop::collection::vec((0usize..4, any_file(), any::<bool>()), 1..12), budget in prop::option::of(1usize..12)
@@ -353,7 +353,7 @@ proptest! {
         assert_same(&following.seen(), &seen(&Snapshot::default().apply(Batch::of(Vec::new())), &LocalPods::new()), "of nothing");
     }
 
-    /// Whoever yields changes may shuffle those of a batch, say them twice, or say everything anew.
+    /// A source may reorder the changes of a batch, repeat them, or send everything again.
     #[test]
     fn order_and_repetition_make_no_difference(
         before in any_file(), after in any_file(), swaps in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 0..20), whole in any::<bool>()
@@ -383,7 +383,7 @@ proptest! {
         assert!(Arc::ptr_eq(mesh.policies(), again.policies()), "what changes nothing is the same value");
     }
 
-    /// A change names objects, and all others stay the very same values.
+    /// A change names objects. All other objects keep their allocations.
     #[test]
     fn a_change_touches_only_what_it_names(files in prop::collection::vec(any_file(), 2..4), text in any_file()) {
         let files: Vec<(&str, String)> = ["a", "b", "c"].into_iter().zip(files).collect();
@@ -413,7 +413,7 @@ proptest! {
         }
     }
 
-    /// Whoever may write anything in one namespace neither opens nor closes the pods of another.
+    /// An author who may write anything in one namespace can neither allow nor deny connections to the pods of another.
     #[test]
     fn no_policy_reaches_beyond_its_namespace(files in prop::collection::vec(any_file(), 1..4)) {
         let files: Vec<(&str, String)> = ["a", "b", "c"].into_iter().zip(files).collect();
@@ -434,7 +434,7 @@ proptest! {
     }
 }
 
-/// Each host of an entry has each address, so that a short file makes millions.
+/// Each host of an entry gets each address, so that a short file makes millions of them.
 #[test]
 fn the_memory_of_all_nodes_is_not_filled_by_the_services_of_one_namespace() {
     let entry = |number: usize| {
@@ -473,7 +473,7 @@ fn the_memory_of_all_nodes_is_not_filled_by_the_services_of_one_namespace() {
     assert!(!following.mesh.problems().iter().any(|problem| problem.message.contains("may have")));
 }
 
-/// Of two entries with one host the second is told, unless there is no place for the host at all: then that is told.
+/// If two entries name one host, the second is reported, unless the host exceeds the budget: then that is reported.
 #[test]
 fn whose_host_is_taken_is_told_again_once_there_is_a_place_for_it() {
     let entry = |name: &str, addresses: &str| {
@@ -517,7 +517,8 @@ fn a_service_without_a_place_leads_nowhere_rather_than_past_the_mesh() {
     }
 }
 
-/// A Service without a selector, a slice with an address of somebody else's pod, and policies that name the Service.
+/// A Service without a selector, a slice with the address of a pod in another namespace, and policies that name the
+/// Service.
 #[test]
 fn endpoints_of_a_stranger_bring_no_policy() {
     let pod = "{apiVersion: v1, kind: Pod, metadata: {name: db, namespace: prod}, status: {podIP: 10.0.0.9}}";
@@ -539,7 +540,7 @@ fn endpoints_of_a_stranger_bring_no_policy() {
     };
     for action in ["ALLOW", "DENY"] {
         assert_eq!(protections(&[pod, bait, slice, &policy("evil", action)]), [""; 0]);
-        // The same in the pod's own namespace does protect it.
+        // The same objects in the pod's own namespace do select it.
         let [bait, slice] = [bait, slice].map(|object| object.replace("evil", "prod"));
         assert_eq!(protections(&[pod, &bait, &slice, &policy("prod", action)]), [r#"["prod/p"] at These([80])"#]);
     }

@@ -1,4 +1,4 @@
-//! Files as people and tools write them: what is read of each, and what is told.
+//! Files as people and tools write them: the objects that are read of each, and the reported problems.
 
 use std::sync::Arc;
 
@@ -58,7 +58,7 @@ fn lists_are_read_with_and_without_types() {
         "apiVersion: v1\nkind: List\nitems:\n  - apiVersion: v1\n    kind: Pod\n    metadata: {name: a}\n\n  # next\n  - apiVersion: v1\n    kind: Pod\n    metadata:\n      name: b\n",
     );
     both(&format!("apiVersion: v1\nkind: List\nitems: {items}\n"));
-    // An alias leads out of its item, and what looks like an item is in the middle of a text.
+    // An alias refers to another item, and the middle of a text looks like an item.
     both(
         "apiVersion: v1\nkind: List\nitems:\n- &a\n  apiVersion: v1\n  kind: Pod\n  metadata: {name: a}\n- <<: *a\n  metadata: {name: b}\n",
     );
@@ -240,7 +240,7 @@ fn what_is_known_is_not_read_again_and_moves_with_its_lines() {
         let second = text(&[pod("new", "10.0.0.9"), pod("a", "10.0.0.1"), pod("b", "nowhere"), pod("c", "10.0.0.4")]);
         let (again, of_second) = read_again(&file, &second, &known);
         assert_eq!((&again, of_second.len()), (&read_again(&file, &second, &Known::default()).0, 4));
-        // The same values, and not equal ones.
+        // The values are shared, and not only equal.
         for (before, after) in [(0, 1), (1, 2)] {
             let shared = match (&content.objects[before].body, &again.objects[after].body) {
                 (super::Body::Pod(before), super::Body::Pod(after)) => Arc::ptr_eq(before, after),

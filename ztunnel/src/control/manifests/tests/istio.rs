@@ -1,4 +1,4 @@
-//! What Istio adds to a mesh: controllers and canonical names, localities, distribution, service entries, mesh settings.
+//! Istio's part of a mesh: controllers and canonical names, localities, distribution, service entries, mesh settings.
 
 use super::{check, show, undent};
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::control::manifests::{assemble, parse};
 use crate::model::identity::TrustDomain;
 
-/// How a pod with these labels and this owner is called: `kind name canonical-name revision region/zone/subzone`.
+/// The names of a pod with these labels and this owner: `kind name canonical-name revision region/zone/subzone`.
 fn called(labels: &str, owner: &str) -> String {
     let text = format!(
         "apiVersion: v1\nkind: Node\nmetadata: {{name: n, labels: {{topology.kubernetes.io/region: r, \
@@ -351,7 +351,7 @@ fn a_pod_keeps_its_address_against_an_entry() {
     );
 }
 
-/// The ConfigMap of these settings, in a file of its own.
+/// The ConfigMap with these settings, in a file of its own.
 fn config_map(name: &str, namespace: &str, mesh: &str) -> String {
     let mesh: String = undent(mesh).lines().map(|line| format!("    {line}\n")).collect();
     format!(

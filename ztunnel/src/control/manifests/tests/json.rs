@@ -1,4 +1,4 @@
-//! Objects of an API server come as JSON, without a text: they say the same as those of a file.
+//! Objects of an API server come as JSON, without a file: they have the same content as those of a file.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::control::manifests::parse;
 use crate::control::objects::{self, Body, Interner, Kind};
 use crate::model::workload::NamespacedName;
 
-/// What a source that knows the kind makes of an object: its name, what it says, and what is wrong with it.
+/// Reads an object as a source that knows the kind: its name, its content, and its problems.
 fn read(object: &Value) -> Result<(NamespacedName, Option<Body>, Vec<String>), String> {
     let kind = match object["kind"].as_str().unwrap() {
         "Namespace" => Kind::Namespace,
@@ -27,7 +27,7 @@ fn read(object: &Value) -> Result<(NamespacedName, Option<Body>, Vec<String>), S
         "RequestAuthentication" => Kind::RequestAuthentication,
         other => panic!("{other}"),
     };
-    // From a text, as it comes from the server, and not from a tree, in which a key can't be there twice.
+    // From a text, as it comes from the server: in a tree a key could not occur twice.
     let text = object.to_string();
     let resource =
         kind.deserialize(&mut serde_json::Deserializer::from_str(&text)).map_err(|error| error.to_string())?;
@@ -35,7 +35,7 @@ fn read(object: &Value) -> Result<(NamespacedName, Option<Body>, Vec<String>), S
     Ok((said.name, said.body, said.remarks.into_iter().map(|remark| remark.message).collect()))
 }
 
-/// Reads the objects of a file, and each of them as JSON; what both say is the same.
+/// Reads the objects of a file, and each of them as JSON. Both results have to be the same.
 fn check(text: &str) -> BTreeSet<String> {
     let file: Arc<str> = "f.yaml".into();
     let content = parse(&file, text).unwrap();
@@ -66,7 +66,7 @@ fn check(text: &str) -> BTreeSet<String> {
 
 #[test]
 fn fixtures_say_the_same_as_json() {
-    // Its keys and values of other types than text are so to YAML alone.
+    // Keys and values of other types than text exist in YAML only.
     let mut kinds = check(&SAMPLE.replace("{80: {mode", "{'80': {mode"));
     let demo = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/demo");
     for folder in [demo.join("policies"), demo] {
@@ -95,13 +95,13 @@ status: {podIPs: [{ip: 127.0.0.1}]}
     assert_eq!(kinds.len(), 10, "{kinds:?}");
 }
 
-/// A list of some values under a key, or nothing.
+/// A list of some values under a key, or an empty object.
 fn field(key: &'static str, values: &'static [&'static str]) -> impl Strategy<Value = Value> {
     let some = prop::collection::vec(prop::sample::select(values), 0..3);
     prop_oneof![Just(json!({})), some.prop_map(move |values| json!({ key: values }))]
 }
 
-/// One object with the keys of several.
+/// One object with the keys of several objects.
 fn merged(objects: Vec<Value>) -> Value {
     let fields = objects.into_iter().flat_map(|object| match object {
         Value::Object(fields) => fields,
@@ -153,7 +153,7 @@ fn policy() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
-    /// JSON is YAML: the same text says the same both ways, and is refused for the same field.
+    /// JSON is YAML: a text means the same in both formats, and is refused because of the same field.
     #[test]
     fn policies_say_the_same_as_json(policy in policy()) {
         let file: Arc<str> = "f.json".into();
@@ -165,7 +165,7 @@ proptest! {
                 assert_eq!(problems, remarks);
             }
             (Err(of_file), Err(of_json)) => {
-                // What a type refuses is in the words of the format; what is refused for its meaning is not.
+                // An error of a type has the words of the format. An error about the meaning of a value has not.
                 let of_file = format!("{}: {}", of_file.field.unwrap_or_default(), of_file.message);
                 assert!(of_file == of_json || of_json.contains(" at line "), "{of_file}\n{of_json}");
             }

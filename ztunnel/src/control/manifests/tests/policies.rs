@@ -1,4 +1,4 @@
-//! AuthorizationPolicy and PeerAuthentication: every field, every error, and whom they protect.
+//! AuthorizationPolicy and PeerAuthentication: every field, every error, and the selected workloads.
 
 mod broken;
 mod odd;

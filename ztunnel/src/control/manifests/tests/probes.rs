@@ -1,4 +1,4 @@
-//! Where a pod's kubelet asks how it is, and from where.
+//! The ports that a pod's kubelet probes, and the addresses from which it does so.
 
 use super::{check, pod};
 
@@ -29,7 +29,7 @@ fn the_ports_of_probes_are_read() {
             "{name: c, ports: [{name: http, containerPort: 8080}], livenessProbe: {httpGet: {port: http}}}",
             " http=8080 probes=[8080]",
         ),
-        // A name is one of the container's own.
+        // A name refers to a port of the same container.
         (
             "{name: a, ports: [{name: http, containerPort: 8080}], livenessProbe: {tcpSocket: {port: http}}}, {name: b, ports: [{name: \
              http, containerPort: 9090}], livenessProbe: {httpGet: {port: http}}}, {name: c, livenessProbe: {httpGet: {port: http}}}",
@@ -49,7 +49,7 @@ fn the_ports_of_probes_are_read() {
     }
 }
 
-/// Named ports are shown before the membership, probes behind it.
+/// Named ports are shown before the membership, probes after it.
 fn before(expected: &str) -> &str {
     expected.split(" probes").next().unwrap()
 }

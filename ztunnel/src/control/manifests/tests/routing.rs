@@ -1,4 +1,5 @@
-//! From manifests to decisions: where connections of a mesh go. It stands here because `route` is below `control`.
+//! From manifests to decisions: the routes of connections in a mesh. The tests are here because `route` is a layer
+//! below `control`.
 
 pub(crate) mod claims;
 mod kinds;
@@ -26,8 +27,8 @@ use crate::store::publish;
 use crate::store::snapshot::Snapshot;
 use crate::wire::connect::Authority;
 
-/// A mesh of lines `KIND namespace/name METADATA | FIELDS`, the latter two in YAML's flow style. A pod has a netns unless
-/// it has annotations of its own.
+/// A mesh of lines `KIND namespace/name METADATA | FIELDS`, the latter two in YAML's flow style. A pod has a network
+/// namespace unless it has annotations of its own.
 pub(crate) fn mesh(lines: &str) -> Snapshot {
     mesh_and_local(lines).0
 }
@@ -71,7 +72,7 @@ pub(crate) fn mesh_and_local(lines: &str) -> (Snapshot, LocalPods) {
     (snapshot, assembled.local)
 }
 
-/// A source that says what it is told to, one batch after the other.
+/// A source that yields the given batches, one after the other.
 struct Scripted(VecDeque<Batch>);
 
 impl MeshSource for Scripted {
@@ -80,8 +81,8 @@ impl MeshSource for Scripted {
     }
 }
 
-/// The mesh of a source that is as bad as sources may be: it says half of the mesh first, then everything one by one from the
-/// end to the beginning, each change twice. All tests of decisions are about this mesh.
+/// The mesh of a source that behaves as badly as a source may: it first yields half of the mesh, then everything one by
+/// one from the end to the beginning, each change twice. All tests of decisions use this mesh.
 fn scripted(content: FileContent) -> Snapshot {
     let mut joiner = Joiner::new(TrustDomain::default(), None);
     joiner.say(&Voice::of("mesh.yaml"), content.objects, content.problems);
@@ -146,8 +147,8 @@ fn show(candidate: &Candidate) -> String {
     }
 }
 
-/// What `pod -> address` comes to in this mesh: the service, then all that is ever tried first, then, behind `then`, what
-/// is tried only later.
+/// The decision for `pod -> address` in this mesh: the service, then all candidates that may be tried first, then,
+/// after `then`, the candidates that are only tried later.
 fn check(mesh: &Snapshot, flow: &str, expected: &str) {
     let (pod, dst) = flow.split_once(" -> ").unwrap();
     let (mut first, mut later, mut head) = (BTreeSet::new(), BTreeSet::new(), String::new());
@@ -170,7 +171,7 @@ fn check(mesh: &Snapshot, flow: &str, expected: &str) {
     assert_eq!(format!("{head}{}{then}", join(&first)), expected, "{flow}");
 }
 
-/// The application of one pod takes the address of another: what follows would be done in the other's name.
+/// The application of one pod binds the address of another pod: its connection would be made in the other pod's name.
 #[test]
 fn connect_from_the_address_of_another() {
     let mesh = mesh(MESH);
@@ -231,7 +232,7 @@ fn what_is_not_in_the_mesh_gets_plaintext() {
     check(&mesh, "demo/client -> 10.96.0.5:80", "demo/host: plain 192.168.0.2:80");
     check(&mesh, "demo/client -> 192.168.0.2:80", "plain 192.168.0.2:80");
     check(&mesh, "demo/client -> 203.0.113.1:443", "plain 203.0.113.1:443");
-    // What the destination's node lets past itself makes no difference elsewhere.
+    // Ports that the destination's node does not capture make no difference at other nodes.
     check(&mesh, "demo/client -> 10.96.0.4:90", "demo/open: tunnel 10.0.2.4:9090 to default");
     check(&mesh, "demo/client -> 10.0.2.4:9090", "tunnel 10.0.2.4:9090 to default");
     check(&mesh, "demo/client -> 10.96.0.4:80", "demo/open: tunnel 10.0.2.4:80 to default");
@@ -245,7 +246,7 @@ fn what_is_not_in_the_mesh_gets_plaintext() {
         "demo/client -> 10.0.2.4:15008",
         "recursive: port 15008 of Pod demo/open is reserved for the mesh's tunnels",
     );
-    // The pod itself.
+    // The pod connects to itself.
     check(&mesh, "demo/web-a -> 10.96.0.1:80", "demo/web: plain 10.0.1.2:8080 or tunnel 10.0.2.2:80 to web");
     check(&mesh, "demo/web-a -> 10.0.1.2:7", "plain 10.0.1.2:7");
 }
@@ -275,7 +276,7 @@ fn what_is_not_clear_is_refused() {
         "no_healthy_upstream: demo/loop:80: 2 of 2 endpoints ready, and none that this pod may use",
     );
     check(&mesh, "demo/client -> 10.96.0.8:80", "no_healthy_upstream: demo/private:80: 0 of 0 endpoints ready");
-    // An entry that passes addresses through can't open a way around the services that have them.
+    // An entry with resolution NONE cannot bypass a service that has the same address.
     check(
         &mesh,
         "plain/old -> 10.96.0.8:80",
@@ -383,7 +384,7 @@ fn entries_lead_where_they_say() {
             "no_healthy_upstream: ServiceEntry demo/static has no TCP port 80",
         );
         check(mesh, "demo/client -> 198.51.7.7:443", "demo/none: plain 198.51.7.7:443");
-        // A range around a pod does not take it out of the mesh.
+        // An IP block that contains a pod does not take the pod out of the mesh.
         check(mesh, "demo/client -> 10.0.2.2:443", "tunnel 10.0.2.2:443 to web");
         check(mesh, "plain/old -> 198.51.100.9:443", "plain/own: plain 198.51.100.9:443");
     }
@@ -401,7 +402,7 @@ fn entries_lead_where_they_say() {
     );
 }
 
-/// What a tunnel to `pod` at `local` from `peer` with this service account asks for, and what it comes to.
+/// The target of a CONNECT request to `pod` at `local` from `peer` with this service account, or the refusal.
 fn check_target(pod: &str, local: &str, peer: &str, account: &str, authority: &str, expected: &str) {
     let (authority, forwarded) = authority.split_once(" for ").map_or((authority, None), |(to, host)| (to, Some(host)));
     let authority = match authority.parse() {

@@ -150,7 +150,7 @@ fn scope(scope: &Scope) -> String {
     }
 }
 
-/// `from MATCH or MATCH, when[0] MATCH, unjudged: FIELDS`; `anything` without clauses.
+/// `from MATCH or MATCH, when[0] MATCH, unjudged: FIELDS`; `anything` if there are no clauses.
 fn rule(rule: &Rule) -> String {
     let clauses = rule.clauses.iter().map(|clause| {
         let part = match clause.part {

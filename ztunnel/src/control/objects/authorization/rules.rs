@@ -14,11 +14,11 @@ use crate::control::objects::report::FieldError;
 use crate::model::policy::{self, Clause, Match, Part, StringMatch};
 use crate::model::workload::NamespacedName;
 
-/// Most entries of `from`, `to` and `when`.
+/// The most entries of `from`, `to` and `when`.
 const MOST_ENTRIES: usize = 512;
-/// Most values of one field. Lists of addresses that are kept out have the most.
+/// The most values of one field. Lists of blocked addresses are the longest.
 const MOST_VALUES: usize = 4096;
-/// The longest value, in bytes: that of the longest identity.
+/// The longest value, in bytes: the length of the longest identity.
 const LONGEST_VALUE: usize = 2048;
 
 type Values = Bounded<String, MOST_VALUES>;
@@ -84,15 +84,15 @@ struct Condition {
     not_values: Option<Values>,
 }
 
-/// A field that can't be judged at this layer.
+/// A field that cannot be evaluated at layer 4.
 pub(super) struct Unjudged {
     /// The path of its first value.
     pub(super) at: FieldPath,
-    /// Its own path, for people.
+    /// Its own path, for messages.
     pub(super) field: String,
 }
 
-/// Reads the rules of a policy in a namespace, and what can't be judged of them.
+/// Reads the rules of a policy in a namespace, and the fields that cannot be evaluated.
 pub(super) fn read(
     rules: &[Option<Rule>],
     namespace: &Arc<str>,
@@ -101,7 +101,7 @@ pub(super) fn read(
     let mut read = Vec::with_capacity(rules.len());
     for (index, rule) in rules.iter().enumerate() {
         let path = FieldPath::of("spec.rules").index(index);
-        // Nothing and everything must not be one hyphen apart.
+        // Otherwise a rule that matches nothing and a rule that matches everything would differ by one hyphen.
         let Some(given) = rule else {
             return Err(FieldError::new(path, "is null: write {} for a rule that matches everything"));
         };
@@ -114,12 +114,12 @@ pub(super) fn read(
     Ok((read, unjudged))
 }
 
-/// Reads one rule. All paths begin at the rule.
+/// Reads one rule. All paths start at the rule.
 struct Reader<'a> {
     namespace: &'a Arc<str>,
-    /// What can't be judged.
+    /// The fields that cannot be evaluated.
     unjudged: Vec<String>,
-    /// The paths of its first values.
+    /// The paths of their first values.
     first_values: Vec<FieldPath>,
 }
 
@@ -206,7 +206,7 @@ impl Reader<'_> {
         Ok(found)
     }
 
-    /// `None` where it can't be judged.
+    /// `None` if the condition cannot be evaluated.
     fn condition(&mut self, place: &FieldPath, condition: &Condition) -> Result<Option<Match>, FieldError> {
         let Condition { key, values, not_values } = condition;
         let key_place = place.clone().key("key");
@@ -248,7 +248,7 @@ impl Reader<'_> {
         Ok(Some(found))
     }
 
-    /// The values that one must be, and those that none may be.
+    /// The values of a field, and those of its negation.
     fn pair<T>(
         &self,
         (place, field, values): (&FieldPath, &str, &Option<Values>),
@@ -258,7 +258,7 @@ impl Reader<'_> {
         Ok((self.each(place, field, values, &parse)?, self.each(place, not_field, not_values, &parse)?))
     }
 
-    /// Notes the fields that have values as not to be judged. Says whether there are some.
+    /// Notes those of the fields that have values as impossible to evaluate. Returns whether there are any.
     fn unjudged(&mut self, place: &FieldPath, fields: &[(&str, &Option<Values>)]) -> Result<bool, FieldError> {
         let before = self.unjudged.len();
         for (field, values) in fields {
@@ -286,7 +286,7 @@ impl Reader<'_> {
     }
 }
 
-/// The entries of a list that must have some: without any it could mean everybody, and nobody as well.
+/// The entries of a list that must not be empty: an empty list could be read as everybody or as nobody.
 fn some<'e, T>(
     list: &'e Bounded<T, MOST_ENTRIES>,
     field: &str,
@@ -302,7 +302,8 @@ fn given<'e, T>(field: Option<&'e T>, place: &FieldPath) -> Result<&'e T, FieldE
     field.ok_or_else(|| FieldError::new(place.clone(), "is missing"))
 }
 
-/// The clause of `from` or `to`; none where an entry says nothing that can be judged: then it may be anything.
+/// The clause of `from` or `to`; `None` if some entry has nothing that can be evaluated, since that entry may match
+/// anything.
 fn clause(part: Part, matches: Vec<Match>) -> Option<Clause> {
     (!matches.contains(&Match::default())).then_some(Clause { part, matches })
 }
@@ -311,7 +312,7 @@ fn is_of_requests(key: &str) -> bool {
     matches!(key, "remote.ip" | "connection.sni") || key.starts_with("request.") || key.starts_with("experimental.")
 }
 
-/// A value that can be one. It reaches logs and headers.
+/// Checks a value. It ends up in logs and headers.
 fn checked(text: &str) -> Result<&str, String> {
     match text {
         "" => Err("is empty".to_owned()),
@@ -326,7 +327,7 @@ fn string(text: &str) -> Result<StringMatch, String> {
     Ok(StringMatch::new(text))
 }
 
-/// Reads a trust domain or a pattern of them. A scheme or a path can't be part of one.
+/// Parses a trust domain or a pattern of trust domains. A scheme or a path is refused.
 fn trust_domain(text: &str) -> Result<StringMatch, String> {
     if text.contains('/') {
         return Err(format!("{text:?} contains a slash: write the trust domain alone, such as cluster.local"));
@@ -334,7 +335,8 @@ fn trust_domain(text: &str) -> Result<StringMatch, String> {
     Ok(StringMatch::new(text))
 }
 
-/// A value of the rule with a `*` that is no wildcard: as in Istio it means itself, which stands in no identity.
+/// A value of the rule with a `*` that is not a wildcard: as in Istio it stands for itself, and no identity contains
+/// it.
 pub(super) fn stray_star(rule: &policy::Rule) -> Option<&StringMatch> {
     let matches = rule.clauses.iter().flat_map(|clause| &clause.matches);
     let mut texts = matches.flat_map(|wanted| {
@@ -359,7 +361,7 @@ fn service_account(text: &str, namespace: &Arc<str>) -> Result<NamespacedName, S
     Ok(NamespacedName::new(namespace, name))
 }
 
-/// Reads an address or a range. A v4-mapped one becomes IPv4; bits behind the prefix do not count.
+/// Parses an address or an IP block. An IPv4-mapped block becomes IPv4; bits after the prefix are ignored.
 fn ip_block(text: &str) -> Result<IpNet, String> {
     let net = match text.parse::<IpAddr>() {
         Ok(address) => Some(IpNet::from(address)),

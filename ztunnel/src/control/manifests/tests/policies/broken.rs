@@ -1,4 +1,4 @@
-//! Policies that make no sense: their file counts for nothing, told with line, column and field.
+//! Invalid policies: they are ignored, and reported with line, column and field.
 
 use super::{check, policy};
 use crate::control::manifests::tests::show;

@@ -1,11 +1,11 @@
-//! YAML that says less than it seems to: every oddity either means what it says, or is told.
+//! YAML that says less than it seems to: each oddity has its literal meaning, or is reported.
 
 use std::fmt::Write;
 
 use super::super::show::{show_authentication, show_authorization};
 use super::super::{Arc, TrustDomain, assemble, read};
 
-/// Policies and problems of a file, in one line. Unlike the other tests' it is read byte by byte as it is.
+/// Policies and problems of a file, in one line. Unlike in the other tests, the text is read byte by byte as it is.
 fn raw(text: &str) -> String {
     let file: Arc<str> = "p.yaml".into();
     let content = read(&file, text);

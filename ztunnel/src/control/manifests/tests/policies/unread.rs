@@ -1,4 +1,4 @@
-//! Which policies an object may be that can't be read.
+//! The policies that an object may be if it can't be read.
 
 use std::collections::BTreeSet;
 
@@ -34,7 +34,7 @@ fn headers_tell_the_namespaces() {
     check(&object("RequestAuthentication", "a"), "");
     check("apiVersion: v1\nkind: Pod\nmetadata: {name: AuthorizationPolicy}\nspec: 7\n", "");
     check(&format!("kind: List\napiVersion: v1\nitems:\n- {authorization}- {authentication}"), "a b");
-    // No workload can be there: whoever wrote it meant something else.
+    // There can be no workload in such a namespace: the author must have meant another one.
     check(&object("AuthorizationPolicy", "A"), "anywhere");
 }
 
@@ -44,11 +44,11 @@ fn words_tell_where_headers_cannot_be_read() {
         check(broken, "");
         for word in ["AuthorizationPolicy", "PeerAuthentication", "rootNamespace"] {
             check(&format!("# {word}\n{broken}\n"), "anywhere");
-            // Of another document it says nothing.
+            // A word in another document does not count.
             check(&format!("# {word}\na: b\n---\n{broken}\n"), "");
         }
     }
-    // Words may be spelt otherwise.
+    // Words may be spelled with escapes.
     for spelt in ["\"Authorization\\x50olicy\"", "\"\\u0041uthorizationPolicy\"", "\"Authori\\\n  zationPolicy\""] {
         check(&format!("kind: {spelt}\nspec: ["), "anywhere");
         check(&format!("kind: {spelt}\n"), "default");

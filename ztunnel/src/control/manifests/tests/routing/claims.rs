@@ -1,4 +1,4 @@
-//! Whatever claims an address, with or without right: nothing goes to a pod of the mesh in plaintext.
+//! Whoever claims an address, rightly or wrongly: no connection to a pod of the mesh is made in plaintext.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use super::{decide, mesh};
 use crate::model::workload::{Membership, Workload};
 use crate::route::decide::Hop;
 
-/// Lines of a mesh of pods, services and entries that claim few addresses, with and without right.
+/// Lines of a mesh of pods, services and entries that claim a few addresses, rightly or wrongly.
 pub(crate) fn any_mesh() -> impl Strategy<Value = String> {
     let address = || (0u8..8).prop_map(|last| format!("10.0.0.{last}"));
     let namespace = || prop_oneof![Just("demo"), Just("plain")];
@@ -21,7 +21,7 @@ pub(crate) fn any_mesh() -> impl Strategy<Value = String> {
             if ready { "True" } else { "False" }
         )
     });
-    // Whatever its node can open, or lets past itself.
+    // Whether or not the pod's node can enrol it, and whatever ports it does not capture.
     let local = (
         address(),
         prop::sample::subsequence(
@@ -92,9 +92,9 @@ proptest! {
         for (index, candidate) in outbound.candidates.iter().enumerate() {
             assert!(!outbound.candidates[..index].contains(candidate), "{outbound:?}");
             let ip = candidate.target.ip();
-            // Whoever claims the address, with or without right.
+            // All pods that claim the address, rightly or wrongly.
             let all: Vec<_> = mesh.workloads().filter(|pod| pod.own_addresses().contains(&ip)).collect();
-            // Those that are leaving have it only where nobody else has.
+            // A pod that is leaving has the address only if no other pod has it.
             let is_left = |pod: &&Arc<Workload>| !pod.leaving || all.iter().all(|pod| pod.leaving);
             let claimants: Vec<_> = all.iter().copied().filter(is_left).collect();
             let in_mesh = claimants.iter().any(|pod| pod.membership == Membership::InMesh);
@@ -104,7 +104,7 @@ proptest! {
                     assert!(!in_mesh || claimants.iter().all(itself), "{dst} -> {candidate:?}");
                     assert!(!in_mesh || candidate.target.port() != 15008);
                     assert!(mesh.cluster_ip(ip).is_none(), "{dst} -> {candidate:?}");
-                    // What a file that was never read may say of it is not against it.
+                    // In a partial mesh, plaintext needs a known pod that the unread file cannot put into the mesh.
                     let known = candidate.workload.as_ref().is_some_and(|pod| in_mesh || !mesh.may_be_in_mesh(pod));
                     assert!(!partial || known, "{dst} -> {candidate:?}");
                 }

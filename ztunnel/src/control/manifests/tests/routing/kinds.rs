@@ -1,4 +1,4 @@
-//! Hosts outside of the cluster, addresses that lead to services from outside, and clients that stay at one endpoint.
+//! Hosts outside the cluster, external addresses of services, and session affinity.
 
 use std::collections::BTreeSet;
 
@@ -28,7 +28,7 @@ fn endpoints_stand_behind_a_service_without_selector() {
     let both = with(&format!("{service}{endpoints}"));
     check(&both, "demo/client -> 10.96.0.20:5432", "demo/db: plain 172.20.0.5:15432");
     check(&both, "demo/client -> 10.96.0.20:90", "demo/db: tunnel 10.0.1.2:8090 to web");
-    // A slice comes before them, and so does a selector.
+    // A slice takes precedence over Endpoints, and so does a selector.
     let slice = "EndpointSlice demo/db-1 labels: {kubernetes.io/service-name: db} | addressType: IPv4, ports: [{name: pg, port: 1}], \
                  endpoints: [{addresses: [172.20.0.7]}]\n";
     let all = with(&format!("{service}{endpoints}{slice}"));
@@ -56,7 +56,7 @@ fn hosts_of_workload_entries_stand_behind_what_selects_them() {
     let outside = with(&format!("{entry}{}", host("", "")));
     check(&outside, "demo/client -> 240.240.0.1:80", "demo/vm: plain 172.20.0.9:8080");
     check(&outside, "demo/client -> 240.240.0.1:81", "demo/vm: plain 172.20.0.9:8081");
-    // The namespace's label is for pods.
+    // The namespace's label applies to pods only.
     check(&outside, "demo/client -> 172.20.0.9:80", "plain 172.20.0.9:80");
     for tunnel in ["labels: {networking.istio.io/tunnel: http}", "annotations: {networking.istio.io/tunnel: 'x, http'}"]
     {
@@ -103,9 +103,9 @@ fn addresses_from_outside_lead_to_pods_of_the_mesh_through_tunnels() {
     check(&mesh, "demo/client -> 203.0.113.8:80", both);
     check(&mesh, "other/client -> 203.0.113.8:80", both);
     check(&mesh, "demo/client -> 203.0.113.9:80", both);
-    // Anybody may write externalIPs: they lead only the pods of the namespace.
+    // Anybody may write externalIPs: they only affect the pods of the namespace.
     check(&mesh, "other/client -> 203.0.113.9:80", "plain 203.0.113.9:80");
-    // The nodes lead on from the service's ports only.
+    // The nodes forward only the service's ports.
     check(&mesh, "demo/client -> 203.0.113.8:81", "plain 203.0.113.8:81");
     check(&mesh, "demo/client -> 192.168.0.9:30080", "plain 192.168.0.9:30080");
     let told: Vec<String> = mesh.problems().iter().map(ToString::to_string).collect();
@@ -145,7 +145,7 @@ fn an_address_from_outside_takes_nothing_from_others() {
             if port == 80 { "Service other/db has no TCP port 80" } else { "other/db:90: 0 of 0 endpoints ready" };
         check(&service, &flow, &format!("no_healthy_upstream: {why}"));
     }
-    // Of a Node, and of the node of a pod.
+    // An address of a Node, and an address of a pod's node.
     for node in ["192.168.0.8", "192.168.0.9"] {
         check(&thief(node), &format!("demo/client -> {node}:80"), &format!("plain {node}:80"));
         let told: Vec<String> = thief(node).problems().iter().map(ToString::to_string).collect();
@@ -187,7 +187,7 @@ fn a_client_stays_at_one_endpoint_where_the_service_says_so() {
     };
     assert!(firsts(16).len() > 1, "not all clients at one");
     assert_eq!(firsts(1).len(), 1);
-    // Others are tried when it refuses.
+    // Other endpoints are tried when the first one refuses.
     let outbound = decide(&service("ClientIP", 4), "demo/client", "10.96.0.7:80", 7).unwrap();
     assert_eq!(outbound.candidates.len(), 3);
 }

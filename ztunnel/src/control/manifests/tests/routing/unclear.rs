@@ -1,11 +1,11 @@
-//! While a file of the mesh could never be read, and against whoever writes entries of his own: what is known stays as it
-//! is, and nothing goes in plaintext where a pod of the mesh may be.
+//! While a file of the mesh could never be read, and with entries of a hostile author: known routes stay as they are,
+//! and no connection is made in plaintext to an address at which a pod of the mesh may be.
 
 use super::{MESH, check, mesh};
 use crate::model::problem::Severity;
 use crate::store::snapshot::Snapshot;
 
-/// The mesh of [`MESH`] and these lines, beside a file that could never be read.
+/// The mesh of [`MESH`] and these lines, with a file that could never be read.
 fn partial(lines: &str) -> Snapshot {
     mesh(&format!("{MESH}{lines}")).with_blind(true)
 }
@@ -31,7 +31,7 @@ fn what_is_unknown_is_refused_while_a_file_is_unread() {
     for unknown in ["203.0.113.1:443", "10.0.1.9:80", "[fd00:1::9]:80"] {
         check(&mesh, &format!("demo/client -> {unknown}"), &unread(unknown));
     }
-    // An entry says that there is something, but not that it is no pod.
+    // An entry shows that there is something at the address, but not that it is not a pod.
     for passed in ["198.51.7.7:443", "203.0.113.7:443", "198.51.7.7:80"] {
         check(&mesh, &format!("demo/client -> {passed}"), &unread(passed));
     }
@@ -42,7 +42,7 @@ fn what_is_unknown_is_refused_while_a_file_is_unread() {
         )
     };
     check(&mesh, "demo/client -> 203.0.113.8:443", &none("demo/static:443"));
-    // What the slice says of a pod in the unread file does not count, what it says of others does.
+    // A slice's endpoint that is a pod of the unread file does not count; its other endpoints do.
     check(&mesh, "demo/client -> 10.96.0.11:80", "demo/slice: tunnel 10.0.1.2:81 to web");
 }
 
@@ -88,7 +88,7 @@ fn an_entry_takes_no_pods_address_and_adds_no_identity_to_others_services() {
     assert_eq!(problems, [kept("10.0.1.2", "demo/web-a"), kept("10.0.2.3", "plain/old")]);
 }
 
-/// Entries of a tenant for what is not his.
+/// Entries of a tenant for addresses that are not his own.
 const GRABS: &str = "
     ServiceEntry evil/all | spec: {hosts: [a.example], addresses: [0.0.0.0/0, '::/0'], ports: [{number: 443}], resolution: STATIC, endpoints: [{address: 203.0.113.66}], exportTo: ['*']}
     ServiceEntry evil/one | spec: {hosts: [b.example], addresses: [198.51.100.1], ports: [{number: 443}], resolution: STATIC, endpoints: [{address: 203.0.113.67}]}
@@ -105,7 +105,7 @@ fn the_traffic_of_others_is_not_taken_by_an_entry() {
     }
     check(&kept, "evil/client -> 192.0.2.1:443", "evil/all: plain 203.0.113.66:443");
     check(&kept, "evil/client -> 198.51.100.1:443", "evil/one: plain 203.0.113.67:443");
-    // Exported to demo, and so not to its own.
+    // The entry is exported to demo, so the pods of its own namespace do not see it.
     check(&kept, "evil/client -> 198.51.100.2:443", "evil/all: plain 203.0.113.66:443");
     let told = |mesh: &Snapshot, text: &str| {
         let warnings = mesh.problems().iter().filter(|problem| problem.severity == Severity::Warning);
