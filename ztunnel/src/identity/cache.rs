@@ -1,7 +1,7 @@
-//! Every identity of the node has one valid certificate, fetched once and renewed in time.
+//! The cache keeps one valid certificate for every identity of the node: it is fetched once and renewed in time.
 //!
-//! Each identity is kept by a task of its own, the only writer of its state. It ends when the last
-//! [handle](super::handle::CertHandle) is gone, which forgets the identity.
+//! Each identity has a task of its own, which alone writes the state of the identity. The task ends when the last
+//! [handle](super::handle::CertHandle) is dropped; then the identity is forgotten.
 
 pub mod describe;
 mod keeper;
@@ -26,7 +26,7 @@ use crate::{
     model::identity::SpiffeId,
 };
 
-/// Certificates for whoever asks. Cheap to clone.
+/// The way to get certificates. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Certificates {
     registry: Arc<Registry>,
@@ -34,11 +34,11 @@ pub struct Certificates {
     clock: Clock,
 }
 
-/// An identity that nobody keeps yet.
+/// An identity that has no task yet.
 #[derive(Debug)]
 struct Wanted(SpiffeId, Arc<watch::Sender<CertState>>);
 
-/// Keeps them; [`CertCache::run`] is the task.
+/// The cache; [`CertCache::run`] is its task.
 pub struct CertCache {
     registry: Arc<Registry>,
     wanted: mpsc::UnboundedReceiver<Wanted>,
@@ -47,10 +47,10 @@ pub struct CertCache {
     keepers: TaskSet,
 }
 
-/// The cache and what others have of it.
+/// The cache, and the handle for its users.
 pub fn channel(source: Arc<dyn CertSource>, settings: CacheSettings, tasks: TaskCount) -> (CertCache, Certificates) {
     let registry = Arc::new(Registry::default());
-    // Bounded by the number of identities: each is announced once.
+    // The length is bounded by the number of identities: each is sent once.
     let (tx, rx) = mpsc::unbounded_channel();
     let certificates = Certificates { registry: Arc::clone(&registry), wanted: tx, clock: settings.clock.clone() };
     let keepers = TaskSet::new(tasks);
@@ -58,7 +58,7 @@ pub fn channel(source: Arc<dyn CertSource>, settings: CacheSettings, tasks: Task
 }
 
 impl Certificates {
-    /// The certificate of an identity, which is kept fresh as long as a handle is there.
+    /// The certificate of an identity. It is renewed while a handle exists.
     #[must_use]
     pub fn handle(&self, identity: SpiffeId) -> CertHandle {
         let mut states = self.registry.lock();
@@ -76,7 +76,7 @@ impl Certificates {
         handle
     }
 
-    /// All identities that have a certificate, and when it expires. Waits for nobody.
+    /// All identities that have a certificate, and when it expires. Does not wait.
     #[must_use]
     pub fn expiries(&self) -> Vec<(SpiffeId, SystemTime)> {
         let expiry = |(identity, state): (&SpiffeId, &Arc<watch::Sender<CertState>>)| {
@@ -85,14 +85,14 @@ impl Certificates {
         self.registry.lock().iter().filter_map(expiry).collect()
     }
 
-    /// The certificates of a cache that is gone.
+    /// The handle of a cache that is gone.
     #[cfg(test)]
     pub fn of_nobody() -> Self {
         let clock = CacheSettings::default().clock;
         Self { registry: Arc::default(), wanted: mpsc::unbounded_channel().0, clock }
     }
 
-    /// All identities and their certificates, by name.
+    /// All identities and their certificates, sorted by identity.
     pub async fn describe(&self) -> Vec<CertInfo> {
         let mut states: Vec<_> =
             self.registry.lock().iter().map(|(identity, state)| (identity.clone(), state.borrow().clone())).collect();
@@ -103,7 +103,7 @@ impl Certificates {
 }
 
 impl CertCache {
-    /// Keeps every identity that somebody has a handle of, until nobody can ask for one any more.
+    /// Keeps every identity that has a handle, until all users of the cache are gone.
     pub async fn run(mut self) {
         let (first, renewals) =
             (Arc::new(Semaphore::new(self.settings.at_once)), Arc::new(Semaphore::new(self.settings.at_once)));
@@ -128,7 +128,7 @@ impl CertCache {
     }
 }
 
-/// A cache that is gone keeps nothing: handles learn that there will be no news.
+/// After the cache is gone nothing is renewed: handles learn that there will be no further changes.
 impl Drop for CertCache {
     fn drop(&mut self) {
         self.wanted.close();

@@ -1,4 +1,4 @@
-//! Certificates as they are read: what they say, what speaks against them, and their PEM form.
+//! Parsed certificates: their fields, the faults that prevent their use, and their PEM form.
 
 use std::{
     path::{Path, PathBuf},
@@ -21,55 +21,55 @@ use super::{
 };
 use crate::model::identity::{IdentityError, SpiffeId};
 
-/// What one certificate says, as far as it matters here.
+/// The fields of one certificate that are used here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
-    /// The whole of it.
+    /// The whole certificate.
     pub der: CertificateDer<'static>,
     /// Its serial number, in decimal.
     pub serial: String,
-    /// Who it is about; empty for workloads.
+    /// Its subject; empty for workloads.
     pub subject: String,
-    /// Who signed it.
+    /// Its issuer.
     pub issuer: String,
-    /// Not before this.
+    /// The start of its validity.
     pub not_before: SystemTime,
-    /// Not after this.
+    /// The end of its validity.
     pub not_after: SystemTime,
     /// Its URI names.
     pub uris: Vec<String>,
-    /// What its key is.
+    /// The type of its key.
     pub key_type: KeyType,
     /// Whether it may sign certificates.
     pub is_ca: bool,
-    /// The subject as it stands in there: an issuer's name has to be the same to the byte.
+    /// The encoded subject: an issuer's name must be equal byte for byte.
     pub(super) subject_der: Vec<u8>,
     issuer_der: Vec<u8>,
     pub(super) public_key: Vec<u8>,
     pub(super) key_id: Option<Vec<u8>>,
 }
 
-/// Why a file of certificates or keys makes no sense.
+/// Why a file of certificates or keys can't be read.
 #[derive(Debug, Error)]
 pub enum FileError {
-    /// There is nothing to be read.
+    /// The file can't be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// Broken PEM.
+    /// The PEM is malformed.
     #[error("{} is not PEM", path.display())]
     Pem {
         /// The file.
         path: PathBuf,
-        /// Where it breaks.
+        /// The fault.
         source: pem::Error,
     },
-    /// PEM without a certificate.
+    /// The PEM has no certificate.
     #[error("{} holds no certificate: it needs a PEM section CERTIFICATE", path.display())]
     NoCertificate {
         /// The file.
         path: PathBuf,
     },
-    /// PEM without a key.
+    /// The PEM has no key.
     #[error(
         "{} holds no private key that can be read: it needs one unencrypted PEM section PRIVATE KEY, EC PRIVATE KEY or \
          RSA PRIVATE KEY",
@@ -79,35 +79,35 @@ pub enum FileError {
         /// The file.
         path: PathBuf,
     },
-    /// PEM around something else.
+    /// A PEM section CERTIFICATE has invalid content.
     #[error("{} holds a broken certificate", path.display())]
     Certificate {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault.
         source: X509Error,
     },
 }
 
-/// What speaks against using a certificate or key that could be read.
+/// Why a certificate or key can't be used, although it could be read.
 #[derive(Debug, Error)]
 pub enum Flaw {
-    /// Its time is over.
+    /// It has expired.
     #[error("it has expired at {}: replace it", rfc3339(*.0))]
     Expired(SystemTime),
-    /// Its time has not come.
+    /// It is not valid yet.
     #[error("it is not valid before {}: is the clock right?", rfc3339(*.0))]
     NotYetValid(SystemTime),
-    /// The key is another's.
+    /// The key belongs to another certificate.
     #[error("it is not the key of {}: the two files must be replaced together", .0.display())]
     OtherKey(PathBuf),
-    /// Not P-256, P-384 or RSA.
+    /// The key is not P-256, P-384 or RSA.
     #[error("a key of this kind can't be used: it must be EC P-256, EC P-384 or RSA of at least 2048 bits")]
     KeyType,
-    /// An ordinary certificate.
+    /// It is not a CA certificate.
     #[error("it is not a CA's: it needs the basic constraint CA:TRUE and, if it limits its key's use, keyCertSign")]
     NotCa,
-    /// Nobody who trusts these roots would take it.
+    /// A peer that trusts these roots would not accept it.
     #[error(
         "whoever trusts only {} would refuse it; if an intermediate is missing, add it to cert-chain.pem",
         roots.display()
@@ -115,27 +115,27 @@ pub enum Flaw {
     Untrusted {
         /// The file with the roots.
         roots: PathBuf,
-        /// Where the proof fails.
+        /// The fault in the chain.
         source: webpki::Error,
     },
-    /// Not the identity that was asked for.
+    /// It is for another identity.
     #[error("it must have exactly one URI name, {expected}, but has {found:?}")]
     OtherIdentity {
-        /// What was asked for.
+        /// The requested identity.
         expected: SpiffeId,
-        /// What there is.
+        /// The URI names in the certificate.
         found: Vec<String>,
     },
 }
 
 impl Certificate {
-    /// Reads one.
+    /// Parses a certificate.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The fault.
     pub fn parse(der: CertificateDer<'static>) -> Result<Self, X509Error> {
         let view = X509View::parse(&der)?;
-        // The names of an issuer decide nothing here: a broken one is skipped.
+        // An issuer's names decide nothing here, so an invalid name is skipped.
         let uris = view.uris()?.filter_map(Result::ok).map(str::to_owned).collect();
         Ok(Self {
             serial: view.serial(),
@@ -154,10 +154,10 @@ impl Certificate {
         })
     }
 
-    /// Whose it is.
+    /// Its identity.
     ///
     /// # Errors
-    /// When it does not have exactly one name that is an identity.
+    /// If it does not have exactly one URI name, or the name is not an identity.
     pub fn identity(&self) -> Result<SpiffeId, IdentityError> {
         match self.uris.as_slice() {
             [uri] => uri.parse(),
@@ -165,13 +165,13 @@ impl Certificate {
         }
     }
 
-    /// Whether it signed itself, as roots do.
+    /// Whether its issuer is its own subject, as in roots.
     #[must_use]
     pub fn is_self_issued(&self) -> bool {
         self.subject_der == self.issuer_der
     }
 
-    /// SHA-256 of the whole, in the usual form.
+    /// The SHA-256 fingerprint, in the usual form.
     #[must_use]
     pub fn fingerprint(&self) -> String {
         let sum = digest::digest(&digest::SHA256, &self.der);
@@ -190,10 +190,10 @@ impl Certificate {
     }
 }
 
-/// Reads every certificate of a file; at least one.
+/// Reads all certificates of a file, at least one.
 ///
 /// # Errors
-/// Names the file.
+/// The error names the file.
 pub fn read_certificates(path: &Path) -> Result<Vec<Certificate>, FileError> {
     let certificates = parse_certificates(path, &disk::read(path)?)?;
     if certificates.is_empty() {
@@ -218,7 +218,7 @@ pub(super) fn parse_key(path: &Path, bytes: &[u8]) -> Result<PrivateKeyDer<'stat
     })
 }
 
-/// Whether whoever trusts the roots takes the chain, leaf first, as that of a client and of a server.
+/// Whether a peer that trusts the roots accepts the chain (leaf first), both for a client and for a server.
 pub(crate) fn verify(
     chain: &[CertificateDer<'static>],
     roots: &[CertificateDer<'static>],
@@ -262,7 +262,7 @@ pub fn rfc3339(time: SystemTime) -> String {
     let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let time = i64::try_from(seconds).ok().and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
     let text = time.and_then(|time| time.format(&Rfc3339).ok());
-    // The form ends with the year 9999.
+    // The format ends with the year 9999.
     text.unwrap_or_else(|| format!("{seconds} s after 1970"))
 }
 
@@ -276,7 +276,7 @@ mod tests {
         let text = |seconds, nanos| rfc3339(UNIX_EPOCH + Duration::new(seconds, nanos));
         assert_eq!(text(0, 0), "1970-01-01T00:00:00Z");
         assert_eq!(text(951_827_696, 999_999_999), "2000-02-29T12:34:56Z");
-        // What a certificate without an end states (RFC 5280, 4.1.2.5).
+        // The expiry of a certificate that does not expire (RFC 5280, 4.1.2.5).
         assert_eq!(text(253_402_300_799, 0), "9999-12-31T23:59:59Z");
         assert_eq!(text(253_402_300_800, 0), "253402300800 s after 1970");
         assert_eq!(rfc3339(UNIX_EPOCH - Duration::from_secs(1)), "1970-01-01T00:00:00Z");

@@ -1,4 +1,4 @@
-//! Files of certificates and keys: read within limits, written whole or not at all.
+//! Files of certificates and keys: they are read within limits, and written completely or not at all.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -10,30 +10,30 @@ use std::{
 use nix::fcntl::OFlag;
 use thiserror::Error;
 
-/// What a file may have. A bundle of a hundred roots has a fifth of it.
+/// The maximum size of a file. A bundle of a hundred roots needs a fifth of it.
 const LARGEST: u64 = 1 << 20;
 
-/// What a file that is not in its place yet is called, and after a crash still.
+/// The prefix of a file that is not renamed yet. After a crash it may stay.
 const UNFINISHED: &str = ".ztunnel-";
 
 /// Why a file could not be read.
 #[derive(Debug, Error)]
 pub enum ReadError {
-    /// The system says no.
+    /// The system call failed.
     #[error("cannot read {}", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// The system's answer.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// A directory, a pipe, a device.
+    /// It is a directory, a pipe or a device.
     #[error("{} is not a regular file", path.display())]
     NotRegular {
-        /// What it is called.
+        /// The file.
         path: PathBuf,
     },
-    /// Nothing that this program reads.
+    /// It is too large for a certificate or key.
     #[error("{} is larger than {} KiB: it can't be a certificate or key", path.display(), LARGEST >> 10)]
     TooLarge {
         /// The file.
@@ -42,23 +42,23 @@ pub enum ReadError {
 }
 
 impl ReadError {
-    /// Whether there is no such file.
+    /// Whether the file does not exist.
     pub(crate) fn is_missing(&self) -> bool {
         matches!(self, Self::Unreadable { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 }
 
-/// Reads a file. Blocks on the file system, on nothing else.
+/// Reads a file. It blocks only on the file system.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, ReadError> {
     let unreadable = |source| ReadError::Unreadable { path: path.to_owned(), source };
-    // A pipe in the file's place must not be waited for.
+    // The call must not wait for a pipe in place of the file.
     let flags = (OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(unreadable)?;
     if !file.metadata().map_err(unreadable)?.is_file() {
         return Err(ReadError::NotRegular { path: path.to_owned() });
     }
     let mut bytes = Vec::new();
-    // The length may change while reading: the limit counts, not the metadata.
+    // The file may grow while it is read, so the limit applies to the bytes and not to the metadata.
     file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     if u64::try_from(bytes.len()).is_ok_and(|length| length > LARGEST) {
         return Err(ReadError::TooLarge { path: path.to_owned() });
@@ -66,7 +66,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, ReadError> {
     Ok(bytes)
 }
 
-/// What tells whether a file is another one, or was written to. Links are followed, so a mounted secret's are, too.
+/// Changes if the file is replaced or written. Links are followed, so that it works for mounted Secrets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
     device: u64,
@@ -76,7 +76,7 @@ pub(super) struct Stamp {
     changed: (i64, i64),
 }
 
-/// The stamp of a file; none when there is none to be had.
+/// The stamp of a file; `None` if it can't be read.
 pub(super) fn stamp(path: &Path) -> Option<Stamp> {
     let metadata = fs::metadata(path).ok()?;
     Some(Stamp {
@@ -88,17 +88,17 @@ pub(super) fn stamp(path: &Path) -> Option<Stamp> {
     })
 }
 
-/// Puts a file in its place, whole, on disk, and with that mode from its first byte on.
+/// Writes a file completely, syncs it to disk, and moves it into place. It has the mode from its first byte on.
 ///
 /// # Errors
-/// What the system says; then the place is as it was.
+/// The error of the system call. The place is unchanged then.
 pub fn write(dir: &Path, name: &str, content: &[u8], mode: u32) -> io::Result<()> {
     let unfinished = dir.join(format!("{UNFINISHED}{name}-{:016x}", fastrand::u64(..)));
     let result = write_new(&unfinished, content, mode)
         .and_then(|()| fs::rename(&unfinished, dir.join(name)))
         .and_then(|()| File::open(dir)?.sync_all());
     if result.is_err() {
-        // The first error is the one to tell.
+        // The first error is the one that is returned.
         let _nothing_left = fs::remove_file(&unfinished);
     }
     result
@@ -110,8 +110,7 @@ fn write_new(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     file.sync_all()
 }
 
-/// What a directory holds, without what somebody left unfinished, which is removed if asked, and without what a file
-/// system keeps for itself.
+/// The entries of a directory, without unfinished files and without `lost+found`. Unfinished files are removed if requested.
 pub(super) fn names(dir: &Path, remove_unfinished: bool) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(dir)? {

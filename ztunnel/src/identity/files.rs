@@ -1,14 +1,14 @@
-//! Ready certificates from a directory, for whoever has another way to make them.
+//! Ready certificates from a directory, for operators who make certificates in another way.
 //!
 //! ```text
-//! DIR/root-cert.pem                      whom to trust, for all that have no such file of their own
+//! DIR/root-cert.pem                      the trusted roots, for all identities without such a file of their own
 //! DIR/NAMESPACE/SERVICE-ACCOUNT/         one identity
 //!     cert-chain.pem, key.pem            leaf first, then intermediates
 //!     root-cert.pem                      optional
-//! DIR/cert-chain.pem, DIR/key.pem        the one identity that the certificate names, where it has no directory
+//! DIR/cert-chain.pem, DIR/key.pem        the one identity that the certificate names, if it has no directory
 //! ```
 //!
-//! This is also what `ztunnel ca issue --out` writes. Files may be links, as in a mounted secret.
+//! `ztunnel ca issue --out` writes this layout. Files may be links, as in a mounted Secret.
 
 mod error;
 mod layout;
@@ -44,24 +44,24 @@ use crate::{
     model::identity::SpiffeId,
 };
 
-/// Identities whose files are read at once.
+/// The maximum number of identities whose files are read at the same time.
 const READERS: usize = 8;
 
 /// Ready certificates.
 #[derive(Debug)]
 pub struct CertFiles {
     files: Arc<Files>,
-    /// A file system that hangs keeps threads, but not all that there are.
+    /// A file system that hangs blocks only this many threads.
     readers: Arc<Semaphore>,
-    /// Follows the files for as long as this is there.
+    /// Follows the files until this value is dropped.
     _watch: TaskSet,
 }
 
 #[derive(Debug)]
 struct Files {
     dir: PathBuf,
-    /// The files that somebody asked for, as they were when they were read last. It grows with the number of identities
-    /// that this node ever had, by some hundred bytes each.
+    /// The files that were requested, with their stamps from the last reading. It grows with the number of identities that this
+    /// node ever had, by some hundred bytes each.
     known: Mutex<Stamps>,
     generation: watch::Sender<u64>,
 }
@@ -69,7 +69,7 @@ struct Files {
 type Stamps = BTreeMap<PathBuf, Option<Stamp>>;
 
 impl CertFiles {
-    /// Follows the files of a directory; within a runtime. They may come later.
+    /// Follows the files of a directory; to be called within a runtime. The files may be created later.
     #[must_use]
     pub fn open(dir: PathBuf, tasks: TaskCount) -> Self {
         info!(dir = %dir.display(), "certificates come from files");
@@ -130,7 +130,8 @@ impl Files {
         let ders = |certificates: &[Certificate]| certificates.iter().map(|one| one.der.clone()).collect::<Vec<_>>();
         let roots = ders(&certificate::read_certificates(&roots_path)?);
         let ders: Vec<_> = ders(&chain).into_iter().filter(|der| !roots.contains(der)).collect();
-        // Verified without those that are over already; the others end the chain's use, as they would with every peer.
+        // An expired certificate is ignored: the chain is verified without it. Each of the others limits the validity of the
+        // chain, as it would with every peer.
         let not_after = chain.iter().map(|one| one.not_after).filter(|end| *end > now).min();
         let leaf = chain.into_iter().next().ok_or_else(|| FileError::NoCertificate { path: path.clone() })?;
         check_leaf(&leaf, identity, now).map_err(|flaw| FilesError::Unfit { path: path.clone(), flaw })?;
@@ -147,7 +148,7 @@ impl Files {
         })
     }
 
-    /// Where an identity's files belong.
+    /// The directory of an identity's files.
     fn place(&self, identity: &SpiffeId) -> Result<PathBuf, FilesError> {
         let mut place = self.dir.clone();
         for name in [&*identity.namespace, &*identity.service_account] {
@@ -160,8 +161,8 @@ impl Files {
         Ok(place)
     }
 
-    /// Notes files before they are read, so that what changes meanwhile is seen as a change. Of a file that is known the
-    /// old stamp stays until the change is taken up: others may have read it before it changed.
+    /// Records the stamps of files before they are read, so that a change while they are read counts as a change. The old stamp
+    /// of a known file stays until the change is taken up: others may have read the file before it changed.
     fn remember<'a>(&self, paths: impl IntoIterator<Item = &'a PathBuf>) {
         let stamps: Vec<_> = paths.into_iter().map(|path| (path, disk::stamp(path))).collect();
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -209,7 +210,8 @@ impl Polled for Files {
             self.known.lock().unwrap_or_else(PoisonError::into_inner).keys().map(PathBuf::clone).collect();
         let stamps: Vec<_> = paths.into_iter().map(|path| (path.clone(), disk::stamp(&path))).collect();
         self.known.lock().unwrap_or_else(PoisonError::into_inner).extend(stamps);
-        // Whether they can be used shows when they are read: each identity on its own, and the old ones stay meanwhile.
+        // Whether the new files can be used is known only when they are read. Each identity is read on its own, and the old
+        // certificates stay in use until then.
         self.generation.send_modify(|generation| *generation += 1);
         Ok(())
     }

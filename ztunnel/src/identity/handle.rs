@@ -1,4 +1,4 @@
-//! One identity's certificate, always the newest.
+//! The certificate of one identity, always the newest.
 
 use std::{
     sync::Arc,
@@ -11,12 +11,12 @@ use tokio::{sync::watch, time::timeout};
 use super::Credentials;
 use crate::model::identity::SpiffeId;
 
-/// How far the certificate of an identity has come.
+/// The state of the certificate of an identity.
 #[derive(Clone, Debug, Default)]
 pub struct CertState {
-    /// The newest one. It may have expired meanwhile.
+    /// The newest certificate. It may have expired.
     pub credentials: Option<Arc<Credentials>>,
-    /// Why the last attempt to get one failed; none when it did not.
+    /// Why the last attempt to get a certificate failed; `None` if it did not fail.
     pub failure: Option<Arc<str>>,
 }
 
@@ -30,7 +30,7 @@ pub struct Unavailable {
     pub reason: Arc<str>,
 }
 
-/// The certificate of one identity. Cheap to clone; the identity is kept fresh as long as a handle is there.
+/// The certificate of one identity. Cheap to clone; the certificate is renewed while a handle exists.
 #[derive(Clone, Debug)]
 pub struct CertHandle {
     identity: SpiffeId,
@@ -38,22 +38,22 @@ pub struct CertHandle {
 }
 
 impl CertHandle {
-    /// A handle on a state that someone else keeps.
+    /// A handle to a state that another task writes.
     #[must_use]
     pub fn new(identity: SpiffeId, state: watch::Receiver<CertState>) -> Self {
         Self { identity, state }
     }
 
-    /// Whose.
+    /// The identity.
     #[must_use]
     pub fn identity(&self) -> &SpiffeId {
         &self.identity
     }
 
-    /// The newest certificate, if it is valid at that time.
+    /// The newest certificate, if it is valid at this time.
     ///
     /// # Errors
-    /// Why there is none.
+    /// Why there is no valid certificate.
     pub fn current(&self, now: SystemTime) -> Result<Arc<Credentials>, Unavailable> {
         let state = self.state.borrow();
         match &state.credentials {
@@ -69,20 +69,20 @@ impl CertHandle {
         self.state.borrow().credentials.clone()
     }
 
-    /// As [`Self::current`], and waits for the first answer of the source as long as `patience` lasts.
+    /// As [`Self::current`], but waits at most `patience` for the first answer of the source.
     ///
     /// # Errors
-    /// Why there is none.
+    /// Why there is no valid certificate.
     pub async fn credentials(&self, patience: Duration) -> Result<Arc<Credentials>, Unavailable> {
         let mut state = self.state.clone();
         let answered = state.wait_for(|state| state.credentials.is_some() || state.failure.is_some());
-        // Late or gone: what follows says so. What it returns is a lock on the state, to be let go of here: the next look
-        // would wait behind a writer, who waits for the lock.
+        // If the answer is late or never comes, `current` reports it. `wait_for` returns a lock on the state, which is dropped
+        // here: `current` would wait behind a writer, and the writer for this lock.
         drop(timeout(patience, answered).await);
         self.current(SystemTime::now())
     }
 
-    /// Waits until there is news of it; `false`: there will be none any more.
+    /// Waits until the state changes. `false`: it will not change any more.
     pub async fn changed(&mut self) -> bool {
         self.state.changed().await.is_ok()
     }

@@ -1,10 +1,12 @@
-//! The embedded CA: signs the node's workloads with the CA of a directory, and follows that directory.
+//! The embedded CA: it signs the certificates of the node's workloads with the CA in a directory, and follows that directory.
 //!
-//! The directory is laid out as Istio's `cacerts` secret, so that one CA can serve both meshes. When its files change, and
-//! what they hold then is consistent, every certificate is issued anew; while it is not, the last good CA stays in use.
-//! To replace the CA without losing a connection: first put the new root beside the old one into `root-cert.pem`, and wait
-//! until every node has read it (seconds; its log says so), then replace the other three files, and when the old certificates
-//! are gone take the old root away.
+//! The directory has the layout of Istio's `cacerts` Secret, so that one CA can serve both meshes. When its files change and
+//! their content is consistent, every certificate is issued anew. While the content is inconsistent, the last good CA stays in
+//! use.
+//!
+//! To replace the CA without losing a connection: first add the new root to `root-cert.pem` beside the old root, and wait until
+//! every node has read it (seconds; its log says so). Then replace the other three files. When the old certificates have
+//! expired, remove the old root.
 
 pub mod authority;
 pub mod create;
@@ -44,14 +46,14 @@ use crate::{
     },
 };
 
-/// How the embedded CA works.
+/// The settings of the embedded CA.
 #[derive(Clone, Debug)]
 pub struct CaSettings {
-    /// Where it is.
+    /// Its directory.
     pub dir: PathBuf,
-    /// Whose workloads it signs.
+    /// The trust domain of the workloads whose certificates it signs.
     pub trust_domain: TrustDomain,
-    /// How long a certificate is valid, unless the CA's own ends before.
+    /// The validity of a certificate, unless the CA's own certificate expires before.
     pub ttl: Duration,
 }
 
@@ -59,7 +61,7 @@ pub struct CaSettings {
 #[derive(Debug)]
 pub struct LocalCa {
     ca: Arc<Ca>,
-    /// Follows the directory for as long as this is there.
+    /// Follows the directory until this value is dropped.
     _watch: TaskSet,
 }
 
@@ -71,10 +73,10 @@ struct Ca {
 }
 
 impl LocalCa {
-    /// Reads the CA of the directory, which is made if there is none, and follows it from then on; within a runtime.
+    /// Reads the CA of the directory and follows it; to be called within a runtime. If there is no CA, a new one is made.
     ///
     /// # Errors
-    /// When there is a CA that can't be used, or none can be made.
+    /// If the CA there can't be used, or no new CA can be made.
     pub fn open(settings: CaSettings, tasks: TaskCount) -> Result<Self, CaError> {
         let new = NewCa { trust_domain: settings.trust_domain.clone(), ttl: NewCa::TTL };
         let made = create::ensure(&settings.dir, &new)?;
@@ -95,11 +97,11 @@ impl LocalCa {
         Ok(Self { ca, _watch: watch })
     }
 
-    /// Takes a CA whose files are elsewhere. The settings' directory is only how they are called in messages; somebody else
-    /// follows them, and [replaces](Self::replace) what they hold.
+    /// Takes a CA whose files are not in a directory. The settings' directory is only a name for messages. The caller follows
+    /// the files, and calls [`Self::replace`] with their new content.
     ///
     /// # Errors
-    /// When it can't be used.
+    /// If the CA can't be used.
     pub fn of_content(settings: CaSettings, content: &Content, made: bool) -> Result<Self, CaError> {
         let authority = Authority::from_content(&settings.dir, content, &settings.trust_domain, SystemTime::now())?;
         info!(
@@ -116,19 +118,19 @@ impl LocalCa {
         Ok(Self { ca, _watch: TaskSet::default() })
     }
 
-    /// Takes over what the files hold now, if that is something else.
+    /// Takes over the current content of the files, if it has changed.
     ///
     /// # Errors
-    /// When it can't be used; then the last good CA stays in force.
+    /// If the new content can't be used. The last good CA stays in force then.
     pub fn replace(&self, content: &Content) -> Result<(), CaError> {
         self.ca.replace(content)
     }
 
-    /// Signs the key of somebody else's request, for an identity that its sender may have. `ttl` counts if it is shorter than
-    /// the CA's own.
+    /// Signs the key of a remote request, for an identity that the sender is entitled to. `ttl` applies if it is shorter than
+    /// the CA's own setting.
     ///
     /// # Errors
-    /// The CA has expired, or the request asks for another name.
+    /// The CA has expired, or the request contains another name.
     pub async fn certify(
         &self,
         request: SigningRequest,
@@ -136,7 +138,7 @@ impl LocalCa {
         ttl: Duration,
     ) -> Result<Certified, SourceError> {
         let ca = Arc::clone(&self.ca);
-        // An RSA CA signs for milliseconds.
+        // An RSA signature takes milliseconds.
         let work = spawn_blocking(move || {
             let ttl = ttl.min(ca.settings.ttl);
             ca.authority.load().certify(&request, &identity, ttl, SystemTime::now())
@@ -147,18 +149,18 @@ impl LocalCa {
     /// A certificate for a server with these DNS names or addresses.
     ///
     /// # Errors
-    /// The CA has expired, or a name is no DNS name.
+    /// The CA has expired, or a name is not a valid DNS name.
     pub fn server_certificate(&self, names: &[String]) -> Result<ServerCertificate, CaError> {
         self.ca.authority.load().issue_server(names, self.ca.settings.ttl, SystemTime::now())
     }
 
-    /// The earliest end of all that its certificates depend on.
+    /// The earliest expiry of all certificates on which its signatures depend.
     #[must_use]
     pub fn not_after(&self) -> SystemTime {
         self.ca.authority.load().not_after()
     }
 
-    /// The roots that its certificates lead to.
+    /// The roots of its certificates.
     #[must_use]
     pub fn roots(&self) -> Vec<Certificate> {
         self.ca.authority.load().roots.clone()
@@ -168,7 +170,7 @@ impl LocalCa {
 impl CertSource for LocalCa {
     fn issue<'a>(&'a self, identity: &'a SpiffeId) -> Issuing<'a> {
         let (ca, identity) = (Arc::clone(&self.ca), identity.clone());
-        // An RSA CA signs for milliseconds.
+        // An RSA signature takes milliseconds.
         let work = spawn_blocking(move || ca.issue(&identity));
         Box::pin(async move { Ok(work.await.map_err(|_| SourceError::Interrupted)??) })
     }
@@ -202,7 +204,7 @@ impl Ca {
         Ok(())
     }
 
-    /// What is there now: the content, or why it can't be read.
+    /// The current content, or why it can't be read.
     fn look(&self) -> Result<Content, String> {
         Content::read(&self.settings.dir).map_err(|error| causes(&error))
     }

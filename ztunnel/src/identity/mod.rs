@@ -1,4 +1,4 @@
-//! Certificates of the node's workloads: where they come from, and that a valid one is always at hand.
+//! Certificates of the node's workloads: their sources, and the cache that always has a valid certificate.
 
 pub mod cache;
 pub mod certificate;
@@ -17,33 +17,33 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::model::identity::SpiffeId;
 
-/// What proves an identity, and what proves those of others.
+/// A certificate with its key, and the trusted roots.
 pub struct Credentials {
-    /// Whose.
+    /// The identity.
     pub identity: SpiffeId,
     /// The certificate, then its intermediates; without the root.
     pub chain: Vec<CertificateDer<'static>>,
     /// The certificate's private key.
     pub key: PrivateKeyDer<'static>,
-    /// Whom to trust: one root, or several while they are being replaced.
+    /// The trusted roots: one root, or several while they are being replaced.
     pub roots: Arc<[CertificateDer<'static>]>,
     /// The certificate's serial number, in decimal.
     pub serial: String,
-    /// Not before this.
+    /// The start of the validity.
     pub not_before: SystemTime,
-    /// Not after this.
+    /// The end of the validity.
     pub not_after: SystemTime,
 }
 
 impl Credentials {
-    /// Whether the certificate may be used at that time.
+    /// Whether the certificate may be used at this time.
     #[must_use]
     pub fn is_valid(&self, now: SystemTime) -> bool {
         self.not_before <= now && now < self.not_after
     }
 }
 
-// The key never gets into a log.
+// The key must not get into a log.
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Credentials")

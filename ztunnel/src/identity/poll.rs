@@ -1,7 +1,7 @@
-//! Looks at files again and again, without ever waiting for a file system on the thread of others.
+//! Polls files, and never waits for a file system on the thread of other tasks.
 //!
-//! inotify is no help here: secrets are mounted from network and FUSE file systems, and behind symbolic links that are
-//! turned elsewhere. A look costs microseconds.
+//! inotify does not work here: Secrets are mounted from network and FUSE file systems, and behind symbolic links whose target
+//! changes. A poll takes microseconds.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,41 +11,41 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-/// Between two looks: a rotation takes effect within about a second.
+/// The interval between two polls: a rotation takes effect within about a second.
 const EVERY: Duration = Duration::from_secs(1);
-/// Files are replaced one by one. What is still the same after this is taken to be complete.
+/// Files are replaced one by one. Content that is unchanged after this time is treated as complete.
 const SETTLE: Duration = Duration::from_millis(150);
-/// Looks after which what could not be used is tried again, though it has not changed: a certificate's time may have come,
-/// a file may be readable again.
+/// The number of polls after which unchanged content that could not be used is tried again: a certificate may have become
+/// valid, or a file readable.
 const AGAIN: u32 = 30;
-/// When a file system that does not answer is worth a line in the log.
+/// The time after which a file system without an answer is reported in the log.
 const SILENT: Duration = Duration::from_secs(30);
 
-/// Something on disk that changes. Its methods may block.
+/// Files on disk that change. The methods may block.
 pub(crate) trait Polled: Send + Sync + 'static {
-    /// What tells one state of it from another.
+    /// The state of the files; another state means a change.
     type State: PartialEq + Send + 'static;
 
-    /// What is there, if that is not what was taken up last.
+    /// The current state, if it differs from the state that was taken up last.
     fn news(&self) -> Option<Self::State>;
 
-    /// Takes up what is there, or says why not; then what was taken up before stays in force.
+    /// Takes up the current state, or returns why this is not possible. The last state then stays in force.
     fn take_up(&self) -> Result<(), String>;
 
-    /// What it is, for the log.
+    /// A description for the log.
     fn name(&self) -> String;
 }
 
-/// What was last found wrong.
+/// The last fault.
 struct Complaint<S> {
     about: S,
     why: String,
     told: bool,
-    /// How often it was seen again.
+    /// The number of polls that saw it again.
     looks: u32,
 }
 
-/// Polls for as long as it is polled itself.
+/// Polls until the future is dropped.
 pub(crate) async fn poll<P: Polled>(polled: Arc<P>) {
     let mut complaint: Option<Complaint<P::State>> = None;
     loop {
@@ -57,7 +57,7 @@ pub(crate) async fn poll<P: Polled>(polled: Arc<P>) {
             continue;
         };
         if let Some(known) = complaint.as_mut().filter(|known| known.about == news) {
-            // A moment's inconsistency is normal while files are being replaced; one that stays is not.
+            // A short inconsistency is normal while files are being replaced. It is reported if it stays.
             if !std::mem::replace(&mut known.told, true) {
                 warn!(
                     what = polled.name(),
@@ -83,7 +83,7 @@ pub(crate) async fn poll<P: Polled>(polled: Arc<P>) {
     }
 }
 
-/// Waits until two looks see the same.
+/// Waits until two polls see the same state.
 async fn settle<P: Polled>(polled: &Arc<P>, mut news: P::State) -> Option<P::State> {
     loop {
         sleep(SETTLE).await;
@@ -95,7 +95,7 @@ async fn settle<P: Polled>(polled: &Arc<P>, mut news: P::State) -> Option<P::Sta
     }
 }
 
-/// Does it on a blocking thread, however long that takes.
+/// Runs a function on a blocking thread, without a time limit.
 async fn work<P: Polled, T: Send + 'static>(
     polled: &Arc<P>,
     work: impl FnOnce(&P) -> Option<T> + Send + 'static,

@@ -1,4 +1,4 @@
-//! A certificate request for an authority elsewhere, and what has to be true of its answer.
+//! A certificate request for a remote authority, and the checks of its answer.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -16,50 +16,50 @@ use super::{
 };
 use crate::model::identity::{IdentityError, SpiffeId};
 
-/// Why a certificate can't be asked for, or an answer can't be used.
+/// Why a certificate can't be requested, or an answer can't be used.
 #[derive(Debug, Error)]
 pub enum RequestError {
     /// No key or no request could be made.
     #[error("cannot make a key and a certificate request")]
     Make(#[from] rcgen::Error),
-    /// Leaf and roots at least have to be there.
+    /// The answer must have a leaf and roots at least.
     #[error(
         "the answer has {0} PEM texts: it needs the certificate, its intermediates if there are any, and the roots"
     )]
     Parts(usize),
-    /// Not PEM.
+    /// A text is not PEM.
     #[error("the answer is not PEM")]
     Pem(#[source] pem::Error),
-    /// Not certificates.
+    /// A certificate can't be parsed.
     #[error("the answer holds a broken certificate")]
     Broken(#[source] X509Error),
-    /// A text without a certificate.
+    /// A text has no certificate.
     #[error("a text of the answer holds no certificate")]
     Empty,
-    /// No identity, or several.
+    /// The certificate has no identity, or several.
     #[error("the certificate has no identity")]
     NoIdentity(#[source] IdentityError),
-    /// Another's.
+    /// The certificate is for another identity.
     #[error("the certificate is for {found}")]
     OtherIdentity {
-        /// Whose it is.
+        /// The identity in the certificate.
         found: SpiffeId,
     },
-    /// For somebody else's key.
+    /// The certificate is for another key.
     #[error("the certificate is for another key")]
     OtherKey,
-    /// It could sign others.
+    /// The certificate is a CA certificate.
     #[error("the certificate is one of a CA, which a workload must not have")]
     IsCa,
-    /// Its time.
+    /// The certificate has expired, or is not valid yet.
     #[error("the certificate cannot be used now")]
     Time(#[source] Flaw),
-    /// Nobody would take it.
+    /// A peer would not accept the certificate.
     #[error("the certificate does not lead to the roots of the answer")]
     Untrusted(#[source] webpki::Error),
 }
 
-/// A request that is on its way. It has a key of its own, which leaves it only as that of an accepted certificate.
+/// A request without its answer. It has a key of its own, which is given out only with an accepted certificate.
 pub struct Request {
     identity: SpiffeId,
     key: KeyPair,
@@ -69,21 +69,21 @@ impl Request {
     /// A new key, and a certificate request for it as PEM (PKCS #10).
     ///
     /// # Errors
-    /// There is no randomness.
+    /// The system gives no random bytes.
     pub fn new(identity: SpiffeId) -> Result<(Self, String), RequestError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let mut params = CertificateParams::default();
-        // Empty, as Istio's are; this also makes the name below critical.
+        // Empty, as in Istio's certificates; this also makes the name below critical.
         params.distinguished_name = DistinguishedName::new();
         params.subject_alt_names = vec![SanType::URI(identity.to_string().try_into()?)];
         let request = params.serialize_request(&key)?.pem()?;
         Ok((Self { identity, key }, request))
     }
 
-    /// Takes the answer: PEM texts of the leaf, its intermediates, and last the roots.
+    /// Checks the answer and makes credentials of it: PEM texts of the leaf, its intermediates, and last the roots.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The fault of the answer.
     pub fn accept(self, texts: &[String], now: SystemTime) -> Result<Credentials, RequestError> {
         let [chain @ .., roots] = texts else { return Err(RequestError::Parts(texts.len())) };
         if chain.is_empty() {
@@ -107,7 +107,7 @@ impl Request {
             return Err(RequestError::IsCa);
         }
         leaf.check_time(now).map_err(RequestError::Time)?;
-        // Some send the root with the chain; peers have it.
+        // Some authorities send the root with the chain. It is removed, because peers have it.
         presented.retain(|one| !roots.contains(one));
         certificate::verify(&presented, &roots, now).map_err(RequestError::Untrusted)?;
         Ok(Credentials {

@@ -1,5 +1,5 @@
-//! One view of an X.509 certificate: the only place that parses one. It borrows the bytes and copies nothing, since the TLS
-//! handshake reads certificates too.
+//! A view of an X.509 certificate. Only this file parses certificates. The view borrows the bytes and copies nothing, because
+//! the TLS handshake reads certificates as well.
 
 use std::{
     fmt,
@@ -129,7 +129,7 @@ impl<'a> X509View<'a> {
         Ok(self.0.key_usage()?.is_none_or(|usage| usage.value.digital_signature()))
     }
 
-    /// Whether it calls itself a CA and limits the use of its key to something else than signing certificates.
+    /// Whether it is marked as a CA, but its key must not sign certificates.
     ///
     /// # Errors
     /// The certificate has one of the two extensions twice.
@@ -167,7 +167,7 @@ impl<'a> X509View<'a> {
     }
 }
 
-/// A serial number in decimal, as [`X509View::serial`] has it.
+/// A serial number in decimal, as in [`X509View::serial`].
 pub(super) fn decimal(serial: &[u8]) -> String {
     BigUint::from_bytes_be(serial).to_string()
 }

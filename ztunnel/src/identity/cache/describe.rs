@@ -1,4 +1,4 @@
-//! What `/config_dump` shows of certificates, in the shape that `istioctl ztunnel-config certificates` reads.
+//! The certificates in `/config_dump`, in the shape that `istioctl ztunnel-config certificates` reads.
 
 use std::time::SystemTime;
 
@@ -18,15 +18,15 @@ use crate::{
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CertInfo {
-    /// Whose.
+    /// The identity.
     pub identity: String,
-    /// `Available`, `Initializing`, or `Unavailable: ` and why.
+    /// `Available`, `Initializing`, or `Unavailable: ` with the reason.
     pub state: String,
     /// The certificate, then its intermediates.
     pub cert_chain: Vec<ChainLink>,
-    /// Whom to trust.
+    /// The trusted roots.
     pub root_certs: Vec<ChainLink>,
-    /// Why the last renewal failed, when the certificate is still valid.
+    /// Why the last renewal failed, if the certificate is still valid.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub renewal_failure: Option<String>,
 }
@@ -35,9 +35,9 @@ pub struct CertInfo {
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ChainLink {
-    /// Its PEM text, in base64 once more.
+    /// Its PEM text, encoded in base64 once more.
     pub pem: String,
-    /// In decimal.
+    /// The serial number, in decimal.
     pub serial_number: String,
     /// RFC 3339.
     pub valid_from: String,

@@ -1,4 +1,4 @@
-//! Keeps one identity's certificate.
+//! Keeps the certificate of one identity.
 
 use std::{
     sync::Arc,
@@ -22,7 +22,8 @@ use crate::{
     model::{cause::causes, identity::SpiffeId},
 };
 
-/// The wall clock may be set, and stands on while the machine sleeps, which timers don't see: it is looked at this often.
+/// The interval at which the wall clock is checked. It may be set, and it goes on while the machine sleeps; timers notice
+/// neither.
 const CLOCK_CHECK: Duration = Duration::from_secs(30);
 
 /// The only writer of one identity's state.
@@ -39,7 +40,7 @@ pub(super) struct Keeper {
     failures: u32,
 }
 
-/// However the task ends, nobody is left with a state that is not kept.
+/// No state stays in the registry without a task that renews it, in whatever way the task ends.
 impl Drop for Keeper {
     fn drop(&mut self) {
         self.registry.forget(&self.identity, &self.state);
@@ -59,7 +60,7 @@ impl Keeper {
         Self { identity, state, registry, source, settings, first, renewals, generation, failures: 0 }
     }
 
-    /// Fetches and renews until nobody wants it any more.
+    /// Fetches and renews until no handle exists any more.
     pub(super) async fn run(mut self) {
         let unused = unused(self.identity.clone(), Arc::clone(&self.state), Arc::clone(&self.registry));
         tokio::select! {
@@ -70,7 +71,7 @@ impl Keeper {
 
     async fn keep(&mut self) {
         loop {
-            // Seen before it is asked: what changes while the answer is on its way counts as new.
+            // The generation is marked as seen before the request: a change while the request is under way counts as new.
             self.generation.borrow_and_update();
             let wait = match self.fetch().await {
                 Ok(credentials) => self.succeeded(credentials),
@@ -83,7 +84,7 @@ impl Keeper {
     async fn fetch(&self) -> Result<Credentials, SourceError> {
         let is_first = self.state.borrow().credentials.is_none();
         let turn = if is_first { &self.first } else { &self.renewals };
-        // Never closed; without it the fetch would only be unbounded.
+        // The semaphore is never closed. If it were, the fetch would only be unbounded.
         let _turn = turn.acquire().await.ok();
         let patience = self.settings.patience;
         let credentials = match timeout(patience, self.source.issue(&self.identity)).await {
@@ -140,7 +141,7 @@ impl Keeper {
         wait
     }
 
-    /// Waits until it is time for the next try.
+    /// Waits until the next attempt is due.
     async fn due(&mut self, wait: Duration) {
         let due = Instant::now() + wait;
         loop {
@@ -164,7 +165,7 @@ impl Keeper {
     }
 }
 
-/// Returns when nobody has a handle, and nobody can get one of this state any more.
+/// Returns when there is no handle for this state, and no new handle can be made.
 async fn unused(identity: SpiffeId, state: Arc<watch::Sender<CertState>>, registry: Arc<Registry>) {
     loop {
         state.closed().await;
@@ -182,12 +183,12 @@ async fn changed(generation: &mut watch::Receiver<u64>) {
     }
 }
 
-/// Files are fetched again without having changed.
+/// Whether both are the same: files may be fetched again without a change.
 fn is_same(one: &Credentials, other: &Credentials) -> bool {
     one.chain == other.chain && one.roots == other.roots && one.key == other.key && one.not_after == other.not_after
 }
 
-/// For the log.
+/// The duration in whole milliseconds, for the log.
 fn whole(wait: Duration) -> Duration {
     Duration::from_millis(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX))
 }

@@ -1,4 +1,4 @@
-//! The identities that are kept, each with its state.
+//! The identities in the cache, each with its state.
 
 use std::{
     collections::HashMap,
@@ -11,7 +11,7 @@ use crate::{identity::handle::CertState, model::identity::SpiffeId};
 
 type States = HashMap<SpiffeId, Arc<watch::Sender<CertState>>>;
 
-/// The state of every identity that is kept.
+/// The state of every identity in the cache.
 #[derive(Debug, Default)]
 pub(super) struct Registry(Mutex<States>);
 
@@ -20,9 +20,9 @@ impl Registry {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets an identity that nobody has a handle of, and says whether it did.
+    /// Forgets an identity without handles; returns whether it was forgotten.
     pub(super) fn forget_unused(&self, identity: &SpiffeId, state: &Arc<watch::Sender<CertState>>) -> bool {
-        // New handles come under the same lock.
+        // New handles are made under the same lock.
         let mut states = self.lock();
         if state.receiver_count() > 0 {
             return false;
@@ -37,7 +37,7 @@ impl Registry {
 }
 
 fn remove(states: &mut States, identity: &SpiffeId, state: &Arc<watch::Sender<CertState>>) {
-    // Another keeper may have the identity meanwhile.
+    // Another task may have the identity by now.
     if states.get(identity).is_some_and(|kept| Arc::ptr_eq(kept, state)) {
         states.remove(identity);
     }

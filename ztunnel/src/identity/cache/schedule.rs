@@ -1,20 +1,20 @@
-//! When the next try is due.
+//! The time of the next attempt.
 
 use std::time::{Duration, SystemTime};
 
 use super::settings::CacheSettings;
 use crate::identity::Credentials;
 
-/// Nothing is fetched more often than this, however short-lived it is.
+/// The shortest pause between two fetches, even of certificates with a short validity.
 const SHORTEST: Duration = Duration::from_secs(1);
-/// The last try comes this long before the end, so that the new certificate is there when the old one ends.
+/// The last attempt is this long before the expiry, so that the new certificate is there when the old one expires.
 const BEFORE_THE_END: Duration = Duration::from_secs(2);
 
-/// How long after now a certificate is renewed: at half of its validity, give or take 10 %, so that a node's pods don't
-/// renew at once.
+/// The time from now until a certificate is renewed: half of its validity, varied by 10 %, so that the pods of a node do not
+/// renew at the same time.
 ///
-/// Half of the validity may be over already: short-lived certificates are backdated, and files may have lain for a while.
-/// Then a quarter of the rest is used before the next try.
+/// Half of the validity may be over already: short-lived certificates are backdated, and files may be old. Then the next
+/// attempt comes after a quarter of the remaining time.
 pub(super) fn renewal(credentials: &Credentials, now: SystemTime) -> Duration {
     let validity = credentials.not_after.duration_since(credentials.not_before).unwrap_or_default();
     let half = credentials.not_before.checked_add(validity / 2);
@@ -23,7 +23,7 @@ pub(super) fn renewal(credentials: &Credentials, now: SystemTime) -> Duration {
     before_the_end(wait.mul_f64(between(0.9, 1.1)), credentials, now)
 }
 
-/// How long after now the next try comes, when so many have failed in a row.
+/// The time from now until the next attempt, after this number of failures in a row.
 pub(super) fn retry(
     failures: u32,
     settings: &CacheSettings,
@@ -37,7 +37,7 @@ pub(super) fn retry(
 }
 
 fn before_the_end(wait: Duration, credentials: &Credentials, now: SystemTime) -> Duration {
-    // When the end is that close, the usual pace goes on.
+    // This close to the expiry, attempts continue at the usual pace.
     match rest(credentials, now).checked_sub(BEFORE_THE_END) {
         Some(left) if left >= SHORTEST => wait.clamp(SHORTEST, left),
         _ => wait.max(SHORTEST),

@@ -1,4 +1,4 @@
-//! How certificates are kept.
+//! The settings of the cache.
 
 use std::{
     fmt,
@@ -6,12 +6,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// What the time is. Tests have their own.
+/// The current time. Tests use a clock of their own.
 #[derive(Clone)]
 pub struct Clock(Arc<dyn Fn() -> SystemTime + Send + Sync>);
 
 impl Clock {
-    /// A clock that shows what the function returns.
+    /// A clock that returns the result of the function.
     pub fn new(now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
         Self(Arc::new(now))
     }
@@ -33,18 +33,19 @@ impl fmt::Debug for Clock {
     }
 }
 
-/// How certificates are kept. The defaults are Istio's where it has one.
+/// The settings of the cache. A default is Istio's where Istio has the setting.
 #[derive(Clone, Debug)]
 pub struct CacheSettings {
-    /// Renewals at once, and as many first fetches beside them: a new pod never waits behind renewals.
+    /// The maximum number of concurrent renewals. The same number of first fetches may run in addition, so that a new pod never
+    /// waits for renewals.
     pub at_once: usize,
-    /// When a silent source has failed. A CA across the world that is busy needs a few seconds.
+    /// The time after which a request without an answer has failed. A distant, busy CA needs a few seconds.
     pub patience: Duration,
-    /// The pause after a first failure; it doubles with every further one.
+    /// The pause after the first failure; it doubles with every further failure.
     pub first_pause: Duration,
-    /// The longest pause between two tries.
+    /// The longest pause between two attempts.
     pub longest_pause: Duration,
-    /// What the time is.
+    /// The clock.
     pub clock: Clock,
 }
 

@@ -28,27 +28,27 @@ const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// What the source does when it is asked.
+/// The source's reaction to a request.
 #[derive(Clone, Copy)]
 enum Answer {
-    /// A certificate that is valid from now on for so long.
+    /// A certificate that is valid from now on for this time.
     Valid(Duration),
-    /// The same, after a while.
+    /// The same, after a delay.
     Slow(Duration, Duration),
-    /// The very same certificate, whenever it is asked.
+    /// The same certificate at every request.
     Same,
-    /// One that has expired.
+    /// An expired certificate.
     Expired,
-    /// Somebody else's.
+    /// A certificate for another identity.
     Foreign,
     Fail,
     Hang,
 }
 
-/// What it does when it is asked for that identity for the n-th time, from 0.
+/// The reaction to the n-th request for the identity; the first is number 0.
 type Script = Box<dyn Fn(&SpiffeId, usize) -> Answer + Send + Sync>;
 
-/// A source that answers as a test says, and remembers when it was asked.
+/// A source that reacts as the test's script says, and records the times of the requests.
 struct Scripted {
     script: Script,
     calls: Mutex<Vec<(SpiffeId, Instant)>>,
@@ -126,7 +126,7 @@ struct Bed {
     source: Arc<Scripted>,
     certificates: Certificates,
     clock: Clock,
-    /// Seconds that the wall clock was set forward.
+    /// Seconds by which the wall clock was set forward.
     set_forward: Arc<AtomicU64>,
     tasks: TaskSet,
     count: TaskCount,
@@ -135,7 +135,7 @@ struct Bed {
 fn bed(script: impl Fn(&SpiffeId, usize) -> Answer + Send + Sync + 'static) -> Bed {
     let set_forward = Arc::new(AtomicU64::new(0));
     let (started, jumps) = (Instant::now(), Arc::clone(&set_forward));
-    // Any day; the tests' clock runs with tokio's, which stands still unless everybody waits.
+    // An arbitrary day. The tests' clock follows tokio's paused clock, which advances only while all tasks wait.
     let first = UNIX_EPOCH + Duration::from_secs(1_800_000_000);
     let clock = Clock::new(move || first + started.elapsed() + Duration::from_secs(jumps.load(Ordering::Relaxed)));
     let source = Arc::new(Scripted {
@@ -155,13 +155,13 @@ fn bed(script: impl Fn(&SpiffeId, usize) -> Answer + Send + Sync + 'static) -> B
 }
 
 impl Bed {
-    /// The serial number that the identity's handle has now, or why it has none.
+    /// The serial number of the handle's current certificate, or why there is none.
     fn serial(&self, handle: &super::CertHandle) -> Result<String, String> {
         handle.current(self.clock.now()).map(|it| it.serial.clone()).map_err(|error| error.reason.to_string())
     }
 }
 
-/// What is due now happens; time barely passes.
+/// Lets everything that is due happen; almost no time passes.
 async fn a_moment() {
     sleep(Duration::from_millis(1)).await;
 }
@@ -175,7 +175,7 @@ async fn an_identity_is_fetched_once_however_many_wait() {
         let handle = bed.certificates.handle(id(if number % 2 == 0 { "even" } else { "odd" }));
         let (got, clock) = (Arc::clone(&got), bed.clock.clone());
         waiting.spawn(Span::none(), async move {
-            // It waits by the system's clock; the test's shows another day.
+            // The call uses the system's clock, which shows another day than the test's clock.
             let _by_another_clock = handle.credentials(MINUTE).await;
             got.lock().unwrap().push(handle.current(clock.now()).unwrap().serial.clone());
         });
@@ -199,7 +199,7 @@ async fn a_certificate_is_renewed_at_half_of_its_validity_not_all_at_once() {
     }
     let (first, last) = (renewals.iter().min().unwrap(), renewals.iter().max().unwrap());
     assert!(*first >= (DAY / 2).mul_f64(0.89) && *last <= (DAY / 2).mul_f64(1.11), "{first:?} {last:?}");
-    // Fifty draws within a tenth of the range would be a miracle.
+    // It is practically impossible that fifty draws are within a tenth of the range.
     assert!(*last - *first > (DAY / 2).mul_f64(0.02), "{first:?} {last:?}");
 }
 
@@ -212,7 +212,7 @@ async fn a_failed_renewal_keeps_the_valid_certificate_and_an_expired_one_is_neve
     assert_eq!(bed.serial(&handle), Ok("0".to_owned()));
     let calls = bed.source.calls(&id("a"));
     assert!(calls.len() > 10, "{calls:?}");
-    // However long the pause has become, there is a try just before the end.
+    // Even after long pauses there is an attempt just before the expiry.
     assert!(*calls.last().unwrap() - started >= HOUR - 5 * SECOND, "{calls:?}");
     let described = bed.certificates.describe().await;
     assert_eq!(described[0].state, "Available");
@@ -285,7 +285,7 @@ async fn a_generation_that_comes_during_a_fetch_or_a_pause_is_not_lost() {
     bed.source.bump();
     sleep(6 * SECOND).await;
     assert_eq!(bed.serial(&slow), Ok("1".to_owned()));
-    // After eight failures the next try is a minute off.
+    // After eight failures the next attempt is a minute away.
     sleep(MINUTE).await;
     let before = bed.source.calls(&id("failing")).len();
     bed.source.bump();
@@ -320,7 +320,7 @@ async fn a_handle_taken_before_the_old_one_was_missed_costs_nothing() {
     let bed = bed(|_, _| Answer::Valid(DAY));
     let handle = bed.certificates.handle(id("a"));
     a_moment().await;
-    // Nobody has had a chance to notice that there was no handle for a moment.
+    // The task had no chance to notice that there was no handle for a moment.
     drop(handle);
     let handle = bed.certificates.handle(id("a"));
     a_moment().await;
@@ -343,7 +343,7 @@ async fn a_source_that_hangs_has_failed_after_a_while_and_holds_up_nobody_else()
         (_, 1) => Answer::Hang,
         _ => Answer::Valid(DAY),
     });
-    // More than are fetched at once.
+    // More identities than are fetched at the same time.
     let handles: Vec<_> = (0..12).map(|number| bed.certificates.handle(id(&format!("a{number}")))).collect();
     a_moment().await;
     bed.source.bump();
@@ -379,7 +379,7 @@ async fn an_unchanged_certificate_is_no_news() {
         bed.source.bump();
         a_moment().await;
     }
-    // The failure and its end are news.
+    // The failure and its end are both reported as changes.
     assert!(handle.changed().await);
     bed.source.bump();
     a_moment().await;

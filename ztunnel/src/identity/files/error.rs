@@ -1,4 +1,4 @@
-//! Why there is no certificate among the files.
+//! Why the files give no certificate.
 
 use std::path::PathBuf;
 
@@ -13,35 +13,35 @@ use crate::{
 /// Why the files give no certificate for an identity.
 #[derive(Debug, Error)]
 pub enum FilesError {
-    /// Neither a directory of its own, nor one for all.
+    /// There are neither files for this identity nor files for all.
     #[error(
         "there is no certificate for {identity}: put {CHAIN} and {KEY} into {}, and {ROOTS} there or into {}",
         place.display(),
         dir.display()
     )]
     Absent {
-        /// Whose.
+        /// The identity.
         identity: SpiffeId,
-        /// Where they belong.
+        /// The directory of its own files.
         place: PathBuf,
-        /// The directory for all.
+        /// The directory of the files for all.
         dir: PathBuf,
     },
-    /// A name that is no name of a directory.
+    /// A name can't be the name of a directory.
     #[error("{identity} can't be a directory's name")]
     NotAPath {
-        /// Whose.
+        /// The identity.
         identity: SpiffeId,
     },
-    /// A file that can't be read or makes no sense.
+    /// A file can't be read or parsed.
     #[error(transparent)]
     File(#[from] FileError),
-    /// A file that does not fit the others, or not its purpose.
+    /// A file does not match the other files, or can't be used for its purpose.
     #[error("{} can't be used", path.display())]
     Unfit {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The fault.
         #[source]
         flaw: Flaw,
     },

@@ -26,14 +26,14 @@ use crate::{
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
-/// Longer than a change takes to be seen.
+/// Longer than it takes to notice a change.
 const A_WHILE: Duration = Duration::from_secs(10);
 
 fn id(account: &str) -> SpiffeId {
     SpiffeId::new(TrustDomain::default(), "default", account)
 }
 
-/// A CA of its own.
+/// A new CA.
 fn ca() -> Authority {
     let dir = tempfile::tempdir().unwrap();
     create::init(dir.path(), &NewCa { trust_domain: TrustDomain::default(), ttl: NewCa::TTL }).unwrap();
@@ -148,11 +148,11 @@ async fn changes_of_what_was_asked_for_are_news() {
     let first = issue(&ca, "a");
     put_roots(dir.path(), &first);
     assert!(why(source.issue(&id("a")).await).contains("there is no certificate"));
-    // It comes later.
+    // The files are created later.
     put(&dir.path().join("default/a"), &first);
     timeout(A_WHILE, generation.changed()).await.unwrap().unwrap();
     assert_eq!(source.issue(&id("a")).await.unwrap().serial, first.serial);
-    // Reading it, or what nobody has asked for, is no news.
+    // Reading the files is no change, nor are files that nobody requested.
     put(&dir.path().join("default/b"), &issue(&ca, "b"));
     sleep(A_WHILE).await;
     assert!(!generation.has_changed().unwrap());
@@ -164,7 +164,7 @@ async fn changes_of_what_was_asked_for_are_news() {
     timeout(A_WHILE, generation.changed()).await.unwrap().unwrap();
 }
 
-/// Whoever comes between the change and the next look must not hide it from the others.
+/// A reader between the change and the next poll must not hide the change from others.
 #[tokio::test(start_paused = true)]
 async fn a_change_that_one_has_read_is_news_for_the_others() {
     let dir = tempfile::tempdir().unwrap();

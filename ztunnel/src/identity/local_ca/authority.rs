@@ -1,4 +1,4 @@
-//! One version of a CA: read, checked as a whole, and able to sign.
+//! One version of a CA: it was read and checked as a whole, and can sign.
 
 use std::{
     path::{Path, PathBuf},
@@ -28,43 +28,43 @@ use crate::{
     model::identity::{SpiffeId, TrustDomain},
 };
 
-/// Certificates begin this much before now, for peers whose clocks are behind. Istio's value.
+/// Certificates become valid this much before now, for peers whose clocks are behind. Istio's value.
 const CLOCK_SKEW: Duration = Duration::from_secs(120);
-/// How long the certificate is valid that only shows whether the CA's are accepted.
+/// The validity of the certificate that is only made to check whether peers would accept the CA.
 const TRIAL: Duration = Duration::from_secs(60);
 
 /// A CA that is consistent and was valid when it was read.
 #[derive(Debug)]
 pub struct Authority {
-    /// The certificate that signs.
+    /// The signing certificate.
     pub certificate: Certificate,
-    /// What is sent with a leaf: the CA's certificate and intermediates, no root.
+    /// The certificates that are sent with a leaf: the CA's certificate and intermediates, without the root.
     pub intermediates: Vec<Certificate>,
-    /// Whom to trust.
+    /// The trusted roots.
     pub roots: Vec<Certificate>,
-    /// Where the certificate is.
+    /// The file of the certificate.
     path: PathBuf,
     key: KeyPair,
     anchors: Arc<[CertificateDer<'static>]>,
     pub(super) digest: Digest,
 }
 
-/// A certificate for a key that its owner keeps.
+/// A certificate for a key that stays with its owner.
 #[derive(Clone, Debug)]
 pub struct Certified {
     /// The certificate, then its intermediates; without the root.
     pub chain: Vec<CertificateDer<'static>>,
-    /// Whom its owner may trust.
+    /// The roots that its owner may trust.
     pub roots: Arc<[CertificateDer<'static>]>,
     /// The certificate's serial number, in decimal.
     pub serial: String,
-    /// Not before this.
+    /// The start of its validity.
     pub not_before: SystemTime,
-    /// Not after this.
+    /// The end of its validity.
     pub not_after: SystemTime,
 }
 
-/// The certificate of a server that clients know by DNS names or addresses.
+/// The certificate of a server, with DNS names or addresses.
 #[derive(Debug)]
 pub struct ServerCertificate {
     /// The certificate.
@@ -73,11 +73,11 @@ pub struct ServerCertificate {
     pub key: PrivateKeyDer<'static>,
 }
 
-/// What a certificate is for.
+/// The purpose of a certificate.
 enum Purpose {
     /// Both ends of a connection between workloads.
     Workload,
-    /// A server's end.
+    /// The server's end.
     Server,
 }
 
@@ -85,7 +85,7 @@ impl Authority {
     /// Reads the CA of a directory.
     ///
     /// # Errors
-    /// Names the file that is missing or wrong, and what to do about it.
+    /// The error names the file that is missing or wrong, and the remedy.
     pub fn read(dir: &Path, trust_domain: &TrustDomain, now: SystemTime) -> Result<Self, CaError> {
         match layout::look(dir)? {
             Found::Everything => {}
@@ -109,7 +109,7 @@ impl Authority {
         let key = check_key(&certificate, &path, &key).map_err(|flaw| CaError::Unfit { path: key_path, flaw })?;
         check_ca(&certificate, now).map_err(|flaw| CaError::Unfit { path: path.clone(), flaw })?;
         let mut intermediates = vec![certificate.clone()];
-        // Istio's own Makefile puts the root at the end of this file. Peers have it.
+        // Istio's own Makefile puts the root at the end of this file. It is not sent, because peers have it.
         for more in certificate::parse_certificates(&chain_path, &content.chain)? {
             if !roots.contains(&more) && !intermediates.contains(&more) {
                 check_ca(&more, now).map_err(|flaw| CaError::Unfit { path: chain_path.clone(), flaw })?;
@@ -123,18 +123,18 @@ impl Authority {
         Ok(authority)
     }
 
-    /// Signs a certificate, and sees whether a peer would accept it: what is wrong with the chain shows here, and not in
-    /// the first handshake.
+    /// Signs a certificate, and checks whether a peer would accept it: a fault of the chain is found here, and not in the first
+    /// handshake.
     fn try_out(&self, trust_domain: &TrustDomain, now: SystemTime, roots: PathBuf) -> Result<(), CaError> {
         let trial = self.issue(&SpiffeId::new(trust_domain.clone(), "ztunnel", "trial"), TRIAL, now)?;
         certificate::verify(&trial.chain, &trial.roots, now)
             .map_err(|source| CaError::Unfit { path: self.path.clone(), flaw: Flaw::Untrusted { roots, source } })
     }
 
-    /// Signs a certificate for a new key. It ends with the CA at the latest.
+    /// Signs a certificate for a new key. It expires with the CA at the latest.
     ///
     /// # Errors
-    /// When the CA has expired.
+    /// If the CA has expired.
     pub fn issue(&self, identity: &SpiffeId, ttl: Duration, now: SystemTime) -> Result<Credentials, CaError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(CaError::Make)?;
         let certified = self.certify_key(&key, identity, ttl, now)?;
@@ -143,10 +143,10 @@ impl Authority {
         Ok(Credentials { identity: identity.clone(), chain, key, roots, serial, not_before, not_after })
     }
 
-    /// Signs a certificate for the key of a request. It ends with the CA at the latest.
+    /// Signs a certificate for the key of a request. It expires with the CA at the latest.
     ///
     /// # Errors
-    /// When the CA has expired, or the request asks for another name.
+    /// If the CA has expired, or the request contains another name.
     pub fn certify(
         &self,
         request: &SigningRequest,
@@ -168,10 +168,10 @@ impl Authority {
         self.sign(key, vec![SanType::URI(uri)], &Purpose::Workload, ttl, now)
     }
 
-    /// Signs a certificate for a server with these DNS names or addresses, for a new key. It ends with the CA at the latest.
+    /// Signs a certificate for a server with these DNS names or addresses, and a new key. It expires with the CA at the latest.
     ///
     /// # Errors
-    /// When the CA has expired, or a name is no DNS name.
+    /// If the CA has expired, or a name is not a valid DNS name.
     pub fn issue_server(&self, names: &[String], ttl: Duration, now: SystemTime) -> Result<ServerCertificate, CaError> {
         let names = names.iter().map(|name| {
             Ok(match name.parse() {
@@ -201,7 +201,7 @@ impl Authority {
         let not_after = now.checked_add(ttl).map_or(end, |wanted| whole_seconds(wanted).min(end));
         let (serial, _) = serial_number().map_err(CaError::Make)?;
         let mut params = CertificateParams::default();
-        // Empty, as Istio's are; this also makes the name below critical.
+        // Empty, as in Istio's certificates; this also makes the name below critical.
         params.distinguished_name = DistinguishedName::new();
         params.subject_alt_names = names;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
@@ -227,7 +227,7 @@ impl Authority {
         })
     }
 
-    /// The earliest end of all that a leaf depends on.
+    /// The earliest expiry of all certificates on which a leaf depends.
     #[must_use]
     pub fn not_after(&self) -> SystemTime {
         self.intermediates.iter().map(|one| one.not_after).fold(self.certificate.not_after, SystemTime::min)
@@ -235,7 +235,7 @@ impl Authority {
 
     fn issuer(&self) -> Issuer<'_, Unsigned<'_>> {
         let mut params = CertificateParams::default();
-        // The name is put in when it is signed.
+        // The issuer's name is inserted when the certificate is signed.
         params.distinguished_name = DistinguishedName::new();
         if let Some(id) = &self.certificate.key_id {
             params.key_identifier_method = KeyIdMethod::PreSpecified(id.clone());
@@ -244,7 +244,7 @@ impl Authority {
     }
 }
 
-/// 128 random bits, and their hexadecimal form.
+/// A serial number of 128 random bits, and its hexadecimal form.
 pub(super) fn serial_number() -> Result<(SerialNumber, String), rcgen::Error> {
     let mut bytes = [0_u8; 16];
     rand::fill(&mut bytes).map_err(|_| rcgen::Error::RingUnspecified)?;
@@ -278,7 +278,7 @@ fn check_ca(certificate: &Certificate, now: SystemTime) -> Result<(), Flaw> {
     certificate.check_time(now)
 }
 
-/// Certificates have no fractions of seconds.
+/// Rounds down, because certificates have no fractions of seconds.
 fn whole_seconds(time: SystemTime) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs())
 }

@@ -1,8 +1,9 @@
-//! A new CA.
+//! Creation of a new CA.
 //!
-//! It is self-signed and signs workloads itself, as istiod's own does: one key, and no intermediate to be sent with every
-//! handshake. A root above it would only help if its key were kept somewhere safer, which this program can't know how to
-//! do. Whoever has such a place makes an intermediate there, and lays it down in the same four files.
+//! The CA is self-signed and signs workloads' certificates itself, as istiod's own CA does: there is one key, and no
+//! intermediate that has to be sent in every handshake. A root above it would help only if its key were kept in a safer place,
+//! and this program knows no such place. Operators who have such a place make an intermediate CA there, and put it into the
+//! same four files.
 
 use std::{
     fs::{self, DirBuilder, File, Permissions},
@@ -28,34 +29,34 @@ use super::{
 };
 use crate::{identity::disk, model::identity::TrustDomain};
 
-/// What a new CA is like.
+/// The settings of a new CA.
 #[derive(Clone, Debug)]
 pub struct NewCa {
-    /// Whose workloads it will sign. It is in the CA's name.
+    /// The trust domain of the workloads whose certificates it will sign. It is part of the CA's name.
     pub trust_domain: TrustDomain,
-    /// How long it is valid.
+    /// Its validity.
     pub ttl: Duration,
 }
 
 impl NewCa {
-    /// Ten years, as istiod's own.
+    /// Ten years, as in istiod.
     pub const TTL: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
 }
 
-/// Nodes whose clocks are behind must be able to use it at once.
+/// The CA's certificate is backdated by this, so that nodes whose clocks are behind can use it at once.
 const BACKDATED: Duration = Duration::from_secs(60 * 60);
-/// How long another program may take to make the CA that both want.
+/// The maximum time to wait for another program that makes the same CA.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Between two tries to get the lock.
+/// The pause between two attempts to get the lock.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Makes a CA where there is none, and says whether it did. Of several programs that do this at once, one makes it and
-/// the others find it.
+/// Makes a CA if there is none; returns whether it did. If several programs call this at the same time, one of them makes the
+/// CA and the others find it.
 ///
 /// # Errors
-/// When the directory holds part of a CA, or something else, or can't be written.
+/// If the directory contains part of a CA or other files, or can't be written.
 pub fn ensure(dir: &Path, new: &NewCa) -> Result<bool, CaError> {
-    // The usual case; it works where nothing may be written.
+    // The usual case. It works also in a directory that must not be written.
     if layout::look(dir)? == Found::Everything {
         return Ok(false);
     }
@@ -67,7 +68,7 @@ pub fn ensure(dir: &Path, new: &NewCa) -> Result<bool, CaError> {
         Found::Part { missing } => return Err(CaError::Incomplete { dir: dir.to_owned(), missing }),
         Found::Nothing => {}
     }
-    // A wrong path must not become a CA's directory, with another mode.
+    // A directory that was named by mistake must not get a CA, and another mode.
     if let Some(found) =
         disk::names(dir, true).map_err(|source| failed("list the directory", source))?.into_iter().next()
     {
@@ -75,7 +76,7 @@ pub fn ensure(dir: &Path, new: &NewCa) -> Result<bool, CaError> {
     }
     fs::set_permissions(dir, Permissions::from_mode(0o700)).map_err(|source| failed("set the mode of", source))?;
     let (certificate, key) = generate(new, SystemTime::now()).map_err(CaError::Make)?;
-    // The key last: without it nothing can be signed with half a CA.
+    // The key is written last: without it, nothing can be signed by an incomplete CA.
     for name in [layout::ROOTS, layout::CHAIN, layout::CERTIFICATE] {
         disk::write(dir, name, certificate.as_bytes(), 0o644).map_err(|source| failed("write to", source))?;
     }
@@ -83,7 +84,7 @@ pub fn ensure(dir: &Path, new: &NewCa) -> Result<bool, CaError> {
     Ok(true)
 }
 
-/// The same, but a CA that is there already is an error.
+/// The same, but an existing CA is an error.
 ///
 /// # Errors
 /// As [`ensure`].
@@ -91,7 +92,7 @@ pub fn init(dir: &Path, new: &NewCa) -> Result<(), CaError> {
     if ensure(dir, new)? { Ok(()) } else { Err(CaError::Exists { dir: dir.to_owned() }) }
 }
 
-/// The files of a new CA, by their names, as PEM.
+/// The files of a new CA, by name, as PEM.
 ///
 /// # Errors
 /// The crypto library fails.
@@ -106,7 +107,8 @@ fn generate(new: &NewCa, now: SystemTime) -> Result<(String, String), rcgen::Err
     let (serial, text) = serial_number()?;
     let mut name = DistinguishedName::new();
     name.push(DnType::OrganizationName, new.trust_domain.as_str());
-    // Old and new roots stand side by side while they are being replaced: nobody should mistake one for the other.
+    // While roots are being replaced, the old and the new root are in one file. The serial number in the name distinguishes
+    // them.
     name.push(DnType::CommonName, format!("ztunnel CA {}", text.get(..8).unwrap_or(&text)));
     let mut params = CertificateParams::default();
     params.distinguished_name = name;
@@ -120,7 +122,7 @@ fn generate(new: &NewCa, now: SystemTime) -> Result<(String, String), rcgen::Err
     Ok((certificate.pem(), key.serialize_pem()))
 }
 
-/// Locks the directory itself, which leaves nothing behind.
+/// Locks the directory itself, so that no lock file stays behind.
 fn lock(dir: &Path) -> io::Result<Flock<File>> {
     let mut file = File::open(dir)?;
     let started = Instant::now();

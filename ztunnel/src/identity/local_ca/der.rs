@@ -1,16 +1,16 @@
-//! Puts the issuer's name into a certificate that rcgen has laid out.
+//! Puts the issuer's name into a certificate that rcgen has encoded.
 //!
-//! rcgen keeps a name as a map from attribute to value. A CA whose name has two `OU` or, as most names of Active Directory
-//! CAs, two `DC`, would lose one of them, and verifiers would not find the issuer. So rcgen lays the certificate out without
-//! an issuer, and [`sign`] replaces that field by the bytes of the CA's own subject before it signs.
+//! rcgen keeps a name as a map from attribute to value. If a CA's name has two `OU` attributes, or two `DC` attributes (as most
+//! Active Directory CAs have), one of them would be lost, and verifiers would not find the issuer. So rcgen encodes the
+//! certificate without an issuer, and [`sign`] replaces this field by the bytes of the CA's own subject before it signs.
 
 use rcgen::{KeyPair, PublicKeyData, SignatureAlgorithm, SigningKey};
 use x509_parser::asn1_rs::{Any, BitString, Error, FromDer as _, Sequence, ToDer as _};
 
-/// The issuer's place in a `TBSCertificate` that states its version (RFC 5280, 4.1).
+/// The position of the issuer in a `TBSCertificate` with a version (RFC 5280, 4.1).
 const ISSUER: usize = 3;
 
-/// Makes rcgen lay out a certificate for a key without a signature.
+/// Makes rcgen encode a certificate for a key without a signature.
 pub(super) struct Unsigned<'a>(pub(super) &'a KeyPair);
 
 impl PublicKeyData for Unsigned<'_> {
@@ -29,7 +29,7 @@ impl SigningKey for Unsigned<'_> {
     }
 }
 
-/// Sets the issuer of a certificate that rcgen has laid out, and signs it. `issuer` is the encoded name.
+/// Sets the issuer of a certificate that rcgen has encoded, and signs it. `issuer` is the encoded name.
 pub(super) fn sign(unsigned: &[u8], issuer: &[u8], key: &KeyPair) -> Result<Vec<u8>, rcgen::Error> {
     with_field(unsigned, ISSUER, issuer, |to_be_signed| key.sign(to_be_signed))
 }
@@ -81,7 +81,7 @@ mod tests {
         for bytes in [&[][..], &[0x30], &[0x30, 2, 1], &[0x30, 0x82, 1], &[0x30, 0x85, 1, 1, 1, 1, 1], &[0x30, 0xff]] {
             assert!(elements(bytes).is_none(), "{bytes:?}");
         }
-        // Three elements, of which the first has no fields.
+        // Three elements; the first has no fields.
         let certificate = [0x30, 6, 0x30, 0, 0x30, 0, 0x03, 0];
         let signed = with_field(&certificate, 3, &[], |_| panic!("nothing may be signed"));
         assert!(signed.is_err(), "{signed:?}");

@@ -1,4 +1,4 @@
-//! Why there is no CA, or no certificate of it.
+//! Why there is no usable CA, or no certificate from it.
 
 use std::path::PathBuf;
 
@@ -7,16 +7,16 @@ use thiserror::Error;
 use super::request::RequestError;
 use crate::identity::certificate::{FileError, Flaw};
 
-/// Why there is no CA, or none that can be used.
+/// Why there is no usable CA, or no certificate from it.
 #[derive(Debug, Error)]
 pub enum CaError {
-    /// Not one of the files is there.
+    /// None of the files exists.
     #[error("there is no CA in {dir}: `ztunnel ca init --ca-dir {dir}` makes one", dir = dir.display())]
     Absent {
         /// The directory.
         dir: PathBuf,
     },
-    /// A new one would replace it.
+    /// There is a CA, which a new CA would replace.
     #[error("there is a CA in {} already: name another directory, or move that CA away", dir.display())]
     Exists {
         /// The directory.
@@ -31,43 +31,43 @@ pub enum CaError {
     Incomplete {
         /// The directory.
         dir: PathBuf,
-        /// What is not there.
+        /// The missing files.
         missing: Vec<&'static str>,
     },
-    /// A CA is only made in an empty directory.
+    /// The directory contains other files. A CA is made in an empty directory only.
     #[error("{} holds no CA, but {found}: no CA is made in a directory that is used for something else", dir.display())]
     Foreign {
         /// The directory.
         dir: PathBuf,
-        /// One of the things in it.
+        /// One of its entries.
         found: String,
     },
-    /// A file that can't be read or makes no sense.
+    /// A file can't be read or parsed.
     #[error(transparent)]
     File(#[from] FileError),
-    /// A file that does not fit the others, or not its purpose.
+    /// A file does not match the other files, or can't be used for its purpose.
     #[error("{} can't be used", path.display())]
     Unfit {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The fault.
         #[source]
         flaw: Flaw,
     },
-    /// The directory can't be worked with.
+    /// A system call on the directory failed.
     #[error("cannot {what} {}", dir.display())]
     Write {
         /// The directory.
         dir: PathBuf,
-        /// What was tried.
+        /// The operation.
         what: &'static str,
-        /// The system's answer.
+        /// The error of the system call.
         source: std::io::Error,
     },
-    /// A request for a certificate that is refused.
+    /// A request for a certificate is refused.
     #[error(transparent)]
     Request(#[from] RequestError),
-    /// The crypto library fails.
+    /// The crypto library failed.
     #[error("cannot make a key or certificate")]
     Make(#[source] rcgen::Error),
 }

@@ -1,4 +1,4 @@
-//! The directory of a CA, laid out as Istio's `cacerts` secret.
+//! The directory of a CA, with the layout of Istio's `cacerts` Secret.
 
 use std::{
     fs,
@@ -15,19 +15,19 @@ use crate::identity::{
     disk::{self, ReadError},
 };
 
-/// Whom to trust: the root, or old and new ones while they are being replaced.
+/// The trusted roots: one, or the old and the new one while they are being replaced.
 pub const ROOTS: &str = "root-cert.pem";
-/// What signs.
+/// The signing certificate.
 pub const CERTIFICATE: &str = "ca-cert.pem";
 /// Its key.
 pub const KEY: &str = "ca-key.pem";
-/// What signs, and what leads from there to a root.
+/// The signing certificate, and the intermediates up to a root.
 pub const CHAIN: &str = "cert-chain.pem";
 
-/// All of them.
+/// All files.
 pub const FILES: [&str; 4] = [ROOTS, CERTIFICATE, KEY, CHAIN];
 
-/// How much of a CA is there.
+/// The files of a CA that were found in a directory.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found {
     Nothing,
@@ -52,10 +52,10 @@ pub(super) fn look(dir: &Path) -> Result<Found, CaError> {
     })
 }
 
-/// Tells one content of the files from another.
+/// The digest of the files' content; it changes when the content changes.
 pub(super) type Digest = Vec<u8>;
 
-/// What the files hold.
+/// The content of the files.
 pub struct Content {
     pub(super) roots: Vec<u8>,
     pub(super) certificate: Vec<u8>,
@@ -64,10 +64,10 @@ pub struct Content {
 }
 
 impl Content {
-    /// Of files that are elsewhere, each under its name.
+    /// The content of files that are not in a directory; `file` returns a file by its name.
     ///
     /// # Errors
-    /// Names those that are missing.
+    /// The names of the missing files.
     pub fn of(mut file: impl FnMut(&str) -> Option<Vec<u8>>) -> Result<Self, Vec<&'static str>> {
         let mut missing = Vec::new();
         let [roots, certificate, key, chain] = FILES.map(|name| {
@@ -94,10 +94,10 @@ impl Content {
     }
 }
 
-/// The mode of the key's file. Others than its owner have no business with it.
+/// The mode of the key's file. Only its owner should have access.
 ///
 /// # Errors
-/// When there is no such file.
+/// If the file does not exist.
 pub fn key_mode(dir: &Path) -> io::Result<u32> {
     Ok(fs::metadata(dir.join(KEY))?.permissions().mode() & 0o777)
 }

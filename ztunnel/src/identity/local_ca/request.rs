@@ -1,5 +1,5 @@
-//! A request for a certificate that somebody else sends (PKCS #10, RFC 2986): read, and checked against the identity that is to
-//! be certified. Of what a request asks for only its key counts; what the certificate says is decided here.
+//! A remote certificate request (PKCS #10, RFC 2986): it is parsed, and compared with the identity that is to be certified.
+//! Only the key is taken from the request; the content of the certificate is decided here.
 
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, EcdsaVerificationAlgorithm, UnparsedPublicKey,
@@ -19,14 +19,14 @@ use x509_parser::{
 
 use crate::model::identity::SpiffeId;
 
-/// What a request may have, as PEM: thirty times what one with a P-256 key and a SPIFFE ID has.
+/// The maximum size of a request as PEM: thirty times the size of a request with a P-256 key and a SPIFFE ID.
 pub const LARGEST_REQUEST: usize = 16 << 10;
 
-/// A request whose sender has the private key of the key in it.
+/// A request whose sender has proved to have the private key.
 #[derive(Debug)]
 pub struct SigningRequest {
     key: RequestedKey,
-    /// URI names that it asks for.
+    /// The requested URI names.
     uris: Vec<String>,
 }
 
@@ -50,37 +50,37 @@ impl PublicKeyData for RequestedKey {
 /// Why a request is refused.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum RequestError {
-    /// Longer than any honest request.
+    /// The request is larger than any valid request.
     #[error("the certificate request is larger than {} KiB", LARGEST_REQUEST >> 10)]
     TooLarge,
-    /// Not one PEM section.
+    /// The text is not one PEM section.
     #[error("the certificate request is not one PEM section CERTIFICATE REQUEST")]
     Pem,
-    /// Not PKCS #10.
+    /// The content is not PKCS #10.
     #[error("the certificate request cannot be parsed as PKCS #10")]
     Der,
-    /// Another kind of key, or of signature.
+    /// The kind of key or signature is not accepted.
     #[error(
         "the certificate request has a key or a signature of a kind that is not accepted: use EC P-256 with SHA-256, or EC P-384 with SHA-384"
     )]
     Algorithm,
-    /// The sender does not have the private key.
+    /// The sender did not prove to have the private key.
     #[error("the signature of the certificate request does not verify with the key in it")]
     Signature,
-    /// It would be a CA.
+    /// The request is for a CA certificate.
     #[error(
         "the certificate request asks for a CA certificate (CA:TRUE or keyCertSign); only workload certificates are issued"
     )]
     Ca,
-    /// A name that is not the identity.
+    /// The request has a name that is not the identity.
     #[error("the certificate request names {found}, but the certificate is for {expected} alone")]
     Name {
-        /// The name that it has.
+        /// The name in the request.
         found: String,
         /// The identity.
         expected: SpiffeId,
     },
-    /// An extension that cannot be parsed, or twice the same.
+    /// An extension can't be parsed, or is there twice.
     #[error("the certificate request has an extension that cannot be parsed")]
     Extension,
 }
@@ -89,7 +89,7 @@ impl SigningRequest {
     /// Reads a request in PEM form, and verifies its signature.
     ///
     /// # Errors
-    /// The request is not one, is of a kind that is not accepted, or asks for a CA.
+    /// The text is not a request, its kind is not accepted, or it is for a CA.
     pub fn parse(pem: &[u8]) -> Result<Self, RequestError> {
         if pem.len() > LARGEST_REQUEST {
             return Err(RequestError::TooLarge);
@@ -106,13 +106,13 @@ impl SigningRequest {
         Ok(Self { key, uris: names(&request)? })
     }
 
-    /// The URI names that the request asks for.
+    /// The requested URI names.
     #[must_use]
     pub fn uris(&self) -> &[String] {
         &self.uris
     }
 
-    /// The key, if the request asks for no other name than this identity. Without a name it may be certified as any.
+    /// The key, if the request has no other name than this identity. A request without a name is accepted for any identity.
     pub(super) fn key_for(&self, identity: &SpiffeId) -> Result<&RequestedKey, RequestError> {
         let text = identity.to_string();
         match self.uris.iter().find(|uri| **uri != text) {
@@ -144,7 +144,7 @@ fn verified_key(request: &X509CertificationRequest<'_>) -> Result<RequestedKey, 
     Ok(RequestedKey { point: point.to_vec(), algorithm })
 }
 
-/// The URI names that are asked for. Names of other kinds are refused: nothing that is certified may come from the sender.
+/// The requested URI names. Names of other kinds are refused, because no content of the certificate may come from the sender.
 fn names(request: &X509CertificationRequest<'_>) -> Result<Vec<String>, RequestError> {
     let mut uris = Vec::new();
     for attribute in request.certification_request_info.iter_attributes() {
@@ -174,7 +174,7 @@ fn names(request: &X509CertificationRequest<'_>) -> Result<Vec<String>, RequestE
     Ok(uris)
 }
 
-/// What is shown of a name that a stranger wrote.
+/// The part of a remote sender's name that is shown.
 fn excerpt(text: &str) -> String {
     text.chars().take(128).collect::<String>().escape_debug().to_string()
 }

@@ -47,7 +47,7 @@ fn sign(dir: &Path, ttl: Duration) -> Credentials {
     read(dir).unwrap().issue(&id(), ttl, SystemTime::now()).unwrap()
 }
 
-/// A CA that a test makes by hand, with what it needs to sign others.
+/// A CA that a test makes by hand, with all that is needed to sign other certificates.
 struct HandMade {
     params: CertificateParams,
     key: KeyPair,
@@ -83,7 +83,7 @@ impl HandMade {
     }
 }
 
-/// Lays a CA's directory out: roots, CA, key, chain.
+/// Writes the files of a CA's directory: roots, CA, key, chain.
 fn lay_out(dir: &Path, contents: [&str; 4]) {
     for (name, content) in layout::FILES.iter().zip(contents) {
         fs::write(dir.join(name), content).unwrap();
@@ -176,7 +176,7 @@ fn a_workloads_certificate_is_as_istios() {
     let rest = credentials.not_after.duration_since(before).unwrap();
     assert!((3598..=3602).contains(&rest.as_secs()), "{rest:?}");
     certificate::verify(&credentials.chain, &credentials.roots, SystemTime::now()).unwrap();
-    // The key is the certificate's.
+    // The key belongs to the certificate.
     let key = KeyPair::try_from(&credentials.key).unwrap();
     assert_eq!(key.public_key_raw(), parsed.public_key);
 }
@@ -192,7 +192,7 @@ fn every_certificate_has_its_own_key_and_serial_number() {
     };
     assert_eq!(count(&|it| it.serial.clone().into_bytes()), 50);
     assert_eq!(count(&|it| it.key.secret_der().to_vec()), 50);
-    // 128 bits have 38 or 39 decimal digits, hardly ever much less.
+    // 128 bits have 38 or 39 decimal digits, rarely far fewer.
     assert!(issued.iter().all(|it| it.serial.len() >= 30), "{issued:?}");
 }
 

@@ -17,15 +17,15 @@ use crate::lifecycle::tasks::{TaskCount, TaskSet};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Something whose states are numbers; those from 100 on can't be used.
+/// A polled object whose states are numbers; numbers from 100 on can't be used.
 #[derive(Default)]
 struct Number {
     now: Mutex<u32>,
     taken: Mutex<Vec<u32>>,
     in_force: AtomicU32,
-    /// A look at it waits for this.
+    /// A poll waits for this channel.
     stuck: Mutex<Option<mpsc::Receiver<()>>>,
-    /// From when on everything can be used.
+    /// The time from which on every number can be used.
     healed: Mutex<Option<Instant>>,
 }
 
@@ -54,7 +54,7 @@ impl Polled for Number {
     fn take_up(&self) -> Result<(), String> {
         let now = *self.now.lock().unwrap();
         let mut taken = self.taken.lock().unwrap();
-        // It may be tried several times.
+        // A number may be tried several times.
         if taken.last() != Some(&now) {
             taken.push(now);
         }
@@ -166,7 +166,7 @@ async fn a_look_that_hangs_keeps_nobody_else_waiting() {
     let (answer, stuck) = mpsc::channel();
     *number.stuck.lock().unwrap() = Some(stuck);
     number.set(1);
-    // The thread of everybody else goes on: two looks would have been due by now.
+    // The thread of the other tasks continues: two polls would have been due by now.
     sleep(2 * SECOND + SECOND / 2).await;
     assert!(number.taken().is_empty());
     answer.send(()).unwrap();

@@ -26,7 +26,7 @@ fn ca(name: &str) -> CertifiedIssuer<'static, KeyPair> {
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
 
-/// What an authority says to a request, after a change to the certificate.
+/// The answer of an authority to a request, after a change to the certificate.
 fn sign(ca: &CertifiedIssuer<'_, KeyPair>, request: &str, change: impl FnOnce(&mut CertificateParams)) -> String {
     let mut request = CertificateSigningRequestParams::from_pem(request).unwrap();
     let params = &mut request.params;
@@ -101,7 +101,7 @@ fn an_answer_that_is_not_what_was_asked_for_is_refused() {
     ));
 }
 
-/// Whatever byte of a certificate is another one, or is missing: the answer is refused, and nothing panics.
+/// If any byte of a certificate is changed or missing, the answer is refused, and nothing panics.
 #[test]
 fn an_answer_with_any_byte_changed_is_refused() {
     let ca = ca("root");

@@ -1,4 +1,4 @@
-//! Every way in which a directory is not a CA's: the error names the file and what to do.
+//! All faults of a CA's directory: the error names the file and the remedy.
 
 use std::{
     fs,
@@ -16,7 +16,7 @@ fn why(dir: &Path) -> String {
     causes(&read(dir).unwrap_err())
 }
 
-/// A directory with a good CA, and that CA.
+/// A directory with a valid CA, and that CA.
 fn good() -> (tempfile::TempDir, HandMade) {
     let dir = tempfile::tempdir().unwrap();
     let root = HandMade::root(params("root", BasicConstraints::Unconstrained));
@@ -107,7 +107,7 @@ fn files_that_do_not_belong_together_are_named() {
     assert!(why(dir.path()).contains("cert-chain.pem"));
     lay_out(dir.path(), [&root.pem, &ca.pem, &ca.key.serialize_pem(), &format!("{}{}", ca.pem, middle.pem)]);
     read(dir.path()).unwrap();
-    // One above allows no CA below the next.
+    // A CA above allows no CA below the next one.
     let narrow = root.sub(params("narrow", BasicConstraints::Constrained(0)));
     let ca = narrow.sub(params("ca", BasicConstraints::Unconstrained));
     lay_out(dir.path(), [&root.pem, &ca.pem, &ca.key.serialize_pem(), &format!("{}{}", ca.pem, narrow.pem)]);
@@ -137,7 +137,7 @@ fn a_certificate_that_may_not_sign_or_not_now_is_named() {
         lay_out(dir.path(), [&root.pem, &made.pem, &made.key.serialize_pem(), &made.pem]);
         let text = why(dir.path());
         assert!(text.contains("ca-cert.pem can't be used") && text.contains(said), "{said}: {text}");
-        // The same above the CA.
+        // The same fault in a CA above.
         let ca = made.sub(super::params("ca", BasicConstraints::Unconstrained));
         lay_out(dir.path(), [&root.pem, &ca.pem, &ca.key.serialize_pem(), &format!("{}{}", ca.pem, made.pem)]);
         let text = why(dir.path());

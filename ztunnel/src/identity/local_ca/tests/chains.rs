@@ -1,4 +1,4 @@
-//! CAs that others made: keys of every form, chains of every length, names that rcgen can't write.
+//! CAs that were made elsewhere: all forms of keys, chains of several lengths, names that rcgen can't encode.
 
 use std::time::SystemTime;
 
@@ -24,12 +24,12 @@ fn pem(label: &str, der: &[u8]) -> String {
     ::pem::encode(&::pem::Pem::new(label, der))
 }
 
-/// Every form that OpenSSL writes a key of that algorithm in.
+/// All forms in which OpenSSL writes a key of this algorithm.
 fn forms(key: &KeyPair, algorithm: &'static SignatureAlgorithm) -> Vec<String> {
     let pkcs8 = key.serialized_der();
     let mut forms = vec![pem("PRIVATE KEY", pkcs8)];
     if *algorithm == PKCS_RSA_SHA256 {
-        // PKCS#8 is a version, an algorithm and the PKCS#1 key.
+        // A PKCS#8 key consists of a version, an algorithm and the PKCS#1 key.
         let (_, content) = Sequence::from_der(pkcs8).unwrap();
         let (rest, _) = Integer::from_der(&content.content).unwrap();
         let (rest, _) = Sequence::from_der(rest).unwrap();
@@ -44,7 +44,7 @@ fn forms(key: &KeyPair, algorithm: &'static SignatureAlgorithm) -> Vec<String> {
         let pair = EcdsaKeyPair::from_pkcs8(signing, pkcs8).unwrap();
         let sec1: EcPrivateKeyRfc5915Der<'_> = pair.private_key().as_der().unwrap();
         forms.push(pem("EC PRIVATE KEY", sec1.as_ref()));
-        // What `openssl ecparam -genkey` writes before the key.
+        // The section that `openssl ecparam -genkey` writes before the key.
         let named = pem("EC PARAMETERS", &[6, 8, 42, 134, 72, 206, 61, 3, 1, 7]);
         forms.push(named + &pem("EC PRIVATE KEY", sec1.as_ref()));
     }
@@ -81,7 +81,7 @@ fn the_chain_is_sent_without_the_root() {
         format!("{}{}", ca.pem, middle.pem),
         // As Istio's Makefile writes it.
         format!("{}{}{}", ca.pem, middle.pem, root.pem),
-        // Without the CA, and with text around, as `openssl x509 -text` writes it.
+        // Without the CA, and with the text around it that `openssl x509 -text` writes.
         format!("Certificate:\n    Data:\n{}\n", middle.pem),
     ] {
         let dir = tempfile::tempdir().unwrap();
@@ -92,7 +92,7 @@ fn the_chain_is_sent_without_the_root() {
         assert_eq!(credentials.roots.iter().map(to_pem).collect::<Vec<_>>(), std::slice::from_ref(&root.pem));
         certificate::verify(&credentials.chain, &credentials.roots, SystemTime::now()).unwrap();
     }
-    // A root that signs itself needs no chain at all.
+    // A self-signed CA needs no chain.
     let dir = tempfile::tempdir().unwrap();
     lay_out(dir.path(), [&root.pem, &root.pem, &root.key.serialize_pem(), ""]);
     assert_eq!(sign(dir.path(), HOUR).chain.len(), 1);
@@ -100,7 +100,7 @@ fn the_chain_is_sent_without_the_root() {
 
 #[test]
 fn an_issuers_name_is_kept_to_the_byte() {
-    // C=DE in a PrintableString, DC=example, DC=com in IA5Strings, two OU, one of them with two values at once.
+    // C=DE in a PrintableString, DC=example, DC=com in IA5Strings, two OU; one OU has two values.
     let element = |tag, content: &[u8]| Any::from_tag_and_data(tag, content).to_der_vec().unwrap();
     let attribute = |oid: &[u8], tag, text: &str| {
         element(Tag::Sequence, &[element(Tag::Oid, oid), element(tag, text.as_bytes())].concat())

@@ -1,4 +1,4 @@
-//! Requests of others: what is certified, and what is refused.
+//! Remote requests: which are certified, and which are refused.
 
 use rcgen::{
     CertificateParams, DistinguishedName, IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
@@ -52,7 +52,7 @@ fn a_request_gets_a_certificate_for_its_key_that_says_what_the_ca_decides() {
         assert_eq!((leaf.serial, leaf.not_after), (certified.serial, certified.not_after));
         assert!(certified.not_after <= SystemTime::now() + HOUR);
     }
-    // A request without a name is one for whichever identity its sender may have.
+    // A request without a name is accepted for any identity that its sender is entitled to.
     certify(dir.path(), &pem_of(&wanted(&[])), HOUR).unwrap();
 }
 
@@ -83,7 +83,7 @@ fn a_request_that_proves_no_key_is_refused() {
     let as_pem = |der: Vec<u8>| pem::encode(&pem::Pem::new("CERTIFICATE REQUEST", der));
     let parse = |pem: &str| SigningRequest::parse(pem.as_bytes());
     parse(&as_pem(der.clone())).unwrap();
-    // Whatever bit is another one: the request is refused, or is for the same key.
+    // If any bit is changed, the request is refused, or it is for the same key.
     let key = format!("{:?}", parse(&good).unwrap());
     for position in 0..der.len() {
         let mut other = der.clone();

@@ -1,5 +1,5 @@
-//! The CA of a directory changes under a source that is in use. Time is tokio's, paused, so it only passes while
-//! everybody waits; reading files holds it.
+//! The CA of a directory changes under a source that is in use. The tests use tokio's paused clock, which advances only while
+//! all tasks wait; while files are read it stands still.
 
 use std::{fs, os::unix::fs::symlink, path::Path, time::Duration};
 
@@ -20,7 +20,7 @@ use crate::{
     model::identity::TrustDomain,
 };
 
-/// Longer than a change takes to be seen.
+/// Longer than it takes to notice a change.
 const A_WHILE: Duration = Duration::from_secs(10);
 
 fn root(name: &str) -> HandMade {
@@ -32,7 +32,7 @@ fn open(dir: &Path, tasks: TaskCount) -> LocalCa {
     LocalCa::open(settings, tasks).unwrap()
 }
 
-/// Who signs now, and whom its holder trusts.
+/// The current issuer, and the roots that are given with a certificate.
 async fn signed_by(source: &LocalCa) -> (String, Vec<String>) {
     let credentials = source.issue(&id()).await.unwrap();
     let issuer = Certificate::parse(credentials.chain[0].clone()).unwrap().issuer;
@@ -84,7 +84,7 @@ async fn a_directory_that_goes_and_comes_back_changes_nothing() {
     fs::rename(&dir, &away).unwrap();
     sleep(HOUR).await;
     assert_eq!(signed_by(&source).await, before);
-    // Nor does it make a new CA in its place.
+    // It does not make a new CA in its place either.
     assert!(!dir.exists());
     fs::rename(&away, &dir).unwrap();
     sleep(A_WHILE).await;
