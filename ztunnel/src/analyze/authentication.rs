@@ -1,4 +1,4 @@
-//! Which PeerAuthentication counts for a pod, and what the next larger scope says.
+//! The PeerAuthentication that applies to a pod, and the mode of the next larger scope.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -7,22 +7,22 @@ use crate::model::policy::{MtlsMode, PeerAuthentication, Scope};
 use crate::model::workload::{NamespacedName, Workload};
 use crate::store::snapshot::Snapshot;
 
-/// PeerAuthentications by what they are for.
+/// PeerAuthentications by their scope.
 #[derive(Default)]
 pub(super) struct Authentication<'a> {
     mesh: Option<&'a PeerAuthentication>,
     namespaces: HashMap<&'a str, &'a PeerAuthentication>,
     /// By namespace and the first label of the selector.
     selectors: HashMap<(&'a str, &'a str, &'a str), Vec<&'a PeerAuthentication>>,
-    /// Those that do not count for some pod that they mean, with that which does.
+    /// Policies without effect on some pod that they select, each with the policy that applies instead.
     beaten: BTreeMap<&'a NamespacedName, (&'a PeerAuthentication, &'a PeerAuthentication)>,
 }
 
-/// What a mode comes from.
+/// A mode and its source.
 #[derive(Clone, Copy)]
 pub(super) struct Mode<'a> {
     pub(super) mode: MtlsMode,
-    /// Nothing says anything: then it is PERMISSIVE.
+    /// `None`: no policy sets a mode, so that it is PERMISSIVE.
     pub(super) by: Option<&'a PeerAuthentication>,
 }
 
@@ -32,17 +32,17 @@ impl Mode<'_> {
     }
 }
 
-/// What counts for a pod.
+/// The PeerAuthentications that apply to a pod.
 #[derive(Clone, Copy)]
 pub(super) struct Effective<'a> {
-    /// On ports of which nothing else is said.
+    /// The mode on ports without a mode of their own.
     pub(super) mode: Mode<'a>,
-    /// The one with a selector.
+    /// The policy with a selector.
     pub(super) own: Option<&'a PeerAuthentication>,
 }
 
 impl<'a> Effective<'a> {
-    /// The PeerAuthentication that makes the pod's ports STRICT, all or some.
+    /// The PeerAuthentication that makes all or some of the pod's ports STRICT.
     pub(super) fn strict(&self) -> Option<&'a PeerAuthentication> {
         if self.mode.is_strict() {
             return self.mode.by;
@@ -56,7 +56,7 @@ impl<'a> Authentication<'a> {
         let mut index = Self::default();
         let mut all: Vec<&PeerAuthentication> =
             snapshot.policies().authentication().iter().map(|policy| &**policy).collect();
-        // The first that comes to a place counts there.
+        // The first policy of a scope applies there.
         all.sort_by_key(|policy| (policy.created, &policy.name));
         for policy in all {
             index.add(policy);
@@ -84,7 +84,7 @@ impl<'a> Authentication<'a> {
                 }
                 return;
             }
-            // A selector in the root namespace means nobody, and services are never meant.
+            // A selector in the root namespace selects no pod, and services are never selected.
             Scope::Selector { namespace: None, .. } | Scope::Services(_) => return,
         };
         if first.name != policy.name {
@@ -92,7 +92,7 @@ impl<'a> Authentication<'a> {
         }
     }
 
-    /// Those whose selector means the pod, the one that counts first.
+    /// The policies whose selectors match the pod; the one that applies comes first.
     fn meaning(&self, pod: &Workload) -> impl Iterator<Item = &'a PeerAuthentication> + use<'a> {
         let namespace = &*pod.name.namespace;
         let of_labels = pod.labels.iter().filter_map(|(key, value)| self.selectors.get(&(namespace, &**key, &**value)));
@@ -105,24 +105,24 @@ impl<'a> Authentication<'a> {
         found.into_iter()
     }
 
-    /// What counts for a pod.
+    /// The policies that apply to a pod.
     pub(super) fn of(&self, pod: &Workload) -> Effective<'a> {
         let own = if self.selectors.is_empty() { None } else { self.meaning(pod).next() };
         let mode = own.and_then(said).unwrap_or_else(|| self.of_namespace(&pod.name.namespace));
         Effective { mode, own }
     }
 
-    /// What counts in a namespace where no selector says otherwise.
+    /// The mode in a namespace for pods without a selector of their own.
     pub(super) fn of_namespace(&self, namespace: &str) -> Mode<'a> {
         self.namespaces.get(namespace).copied().and_then(said).unwrap_or_else(|| self.of_mesh())
     }
 
-    /// What counts where no namespace says otherwise.
+    /// The mode in namespaces without a mode of their own.
     pub(super) fn of_mesh(&self) -> Mode<'a> {
         self.mesh.and_then(said).unwrap_or(Mode { mode: MtlsMode::Permissive, by: None })
     }
 
-    /// Those that do not count for a pod that they mean, each with one that does.
+    /// Policies without effect on a pod that they select, each with the policy that applies instead.
     pub(super) fn beaten(&self) -> impl Iterator<Item = (&'a PeerAuthentication, &'a PeerAuthentication)> {
         self.beaten.values().copied()
     }

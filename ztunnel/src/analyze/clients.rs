@@ -1,5 +1,5 @@
-//! Clients that ALLOW policies name and that are outside of the mesh: they come in plaintext, where nobody knows who they
-//! are.
+//! Clients that ALLOW policies name and that are outside the mesh: their connections are plaintext, without an
+//! identity.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -34,7 +34,7 @@ pub(super) fn check(mesh: &Mesh<'_>, report: &mut Report<'_>) {
     }
 }
 
-/// Namespaces, and service accounts, that a policy lets in by name.
+/// A namespace or a service account that a policy allows by name.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Source {
     Namespace(String),
@@ -68,7 +68,7 @@ fn judged(source: &Source, mesh: &Mesh<'_>) -> Told {
     let why = left_out.iter().map(|(_, why)| *why).min()?;
     let names = list(left_out.iter().map(|(pod, why)| format!("{}: {}", pod.name, why.why())));
     if pods.iter().any(Pod::is_inside) {
-        // One that someone took out of the mesh is no surprise.
+        // If someone took the pod out of the mesh on purpose, the finding is no surprise.
         let severity = if why.is_wanted() { Severity::Info } else { Severity::Warning };
         let message = format!(
             "some pods of {whose} are outside of the mesh and have no identity ({names}), so they are not let in by it"

@@ -1,4 +1,4 @@
-//! The codes of findings: one table, from which the documents are made.
+//! The codes of findings: one table, from which the documents are generated.
 
 use std::fmt;
 
@@ -6,10 +6,10 @@ use serde::{Serialize, Serializer};
 
 use super::finding::Severity;
 
-/// Makes the enum, and the table of what each code means.
+/// Defines the enum, and the table with the meaning of each code.
 macro_rules! codes {
     ($($name:ident, $code:literal, $severity:ident, $meaning:literal, $remedy:literal;)*) => {
-        /// What a finding is about. The text of a code never changes, and no code is used again for something else.
+        /// The subject of a finding. The text of a code never changes, and no code is used again for another subject.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Code {
             $(#[doc = $meaning] $name,)*
@@ -25,7 +25,8 @@ macro_rules! codes {
                 match self { $(Self::$name => $code),* }
             }
 
-            /// How bad such a finding is; where some are milder or worse than others, the most usual.
+            /// The severity of such a finding. Where single findings are milder or worse, it is the most usual
+            /// severity.
             #[must_use]
             pub const fn severity(self) -> Severity {
                 match self { $(Self::$name => Severity::$severity),* }

@@ -13,7 +13,7 @@ use crate::model::policy::{AuthorizationPolicy, Match, Part, Rule, StringMatch};
 use crate::model::workload::NamespacedName;
 use crate::store::snapshot::Snapshot;
 
-/// Rules with more values are not checked: each of them is compared with all others.
+/// Rules with more values are not checked, since each value is compared with all others.
 const HEAVIEST: usize = 2_000;
 
 pub(super) fn check(snapshot: &Snapshot, report: &mut Report<'_>) {
@@ -27,7 +27,7 @@ pub(super) fn check(snapshot: &Snapshot, report: &mut Report<'_>) {
 
 /// Compares each entry of `from` and `to` with all conditions, since all of them must hold together.
 fn check_rule(policy: &AuthorizationPolicy, index: usize, rule: &Rule, report: &mut Report<'_>) {
-    // Of several matches any would do, so nothing is certain about such a condition.
+    // If a clause has several matches, any of them may hold, so nothing is certain about such a condition.
     let single =
         |part| rule.clauses.iter().filter(move |clause| clause.part == part && clause.matches.len() == 1).count();
     let is_condition = |entry: &PathEntry| matches!(entry.part, Part::When(_)) && single(entry.part) == 1;
@@ -43,7 +43,7 @@ fn check_rule(policy: &AuthorizationPolicy, index: usize, rule: &Rule, report: &
     }
 }
 
-/// Whether matches that must all hold can't; tells of it, and of values that can't be.
+/// Whether matches that must all hold contradict each other. Reports that, and values that can never match.
 fn check_together(policy: &AuthorizationPolicy, together: &[(PathEntry, &Match)], report: &mut Report<'_>) -> bool {
     let Some((entry, first)) = together.first() else { return false };
     if **first == Match::default() {
@@ -61,7 +61,7 @@ fn check_together(policy: &AuthorizationPolicy, together: &[(PathEntry, &Match)]
         report.add(Code::NeverMatches, policy, message, "correct one of the two fields, or remove the entry");
         return true;
     }
-    // What one entry excludes of a condition's values, another may want.
+    // A value that one entry excludes from a condition may still be wanted by another entry.
     let own = lists.into_iter().filter(|list| list.entry == *entry);
     for reason in own.flat_map(|list| list.dead) {
         let message = format!("{entry} has a value without effect: {reason}");
@@ -70,13 +70,13 @@ fn check_together(policy: &AuthorizationPolicy, together: &[(PathEntry, &Match)]
     false
 }
 
-/// A list of which some values can't be.
+/// A list with values that can never match.
 struct Dead {
-    /// Where it stands.
+    /// The entry that has the list.
     entry: PathEntry,
-    /// How many values it has.
+    /// The number of its values.
     values: usize,
-    /// Those that can't be, and why.
+    /// The reasons for the values that can never match.
     dead: Vec<String>,
 }
 
@@ -111,7 +111,7 @@ impl View<'_> {
         lists
     }
 
-    /// Clients without an identity, and those with a certain one, at once.
+    /// Finds matches that require a client without an identity and one with a certain identity at once.
     fn nobody(&self) -> Option<Dead> {
         let (entry, _) = self.0.iter().find(|(_, found)| found.not_principals.contains(&StringMatch::Presence))?;
         let names = |found: &Match| {

@@ -1,5 +1,5 @@
-//! Whether everything that one text, match, rule or scope means is meant by another as well. `false` says nothing: only
-//! what is certain is `true`.
+//! Whether one text, match, rule or scope covers another: everything that the other matches, it matches too. `true` is
+//! certain; `false` means unknown.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::model::identity::SpiffeId;
 use crate::model::policy::{Clause, Match, Rule, Scope, StringMatch};
 use crate::model::workload::NamespacedName;
 
-/// Whether each text that `narrow` means is one that `wide` means.
+/// Whether `wide` matches each text that `narrow` matches.
 pub(super) fn text_covers(wide: &StringMatch, narrow: &StringMatch) -> bool {
     match (wide, narrow) {
         (StringMatch::Presence, StringMatch::Presence) => true,
@@ -27,7 +27,7 @@ pub(super) fn text_covers(wide: &StringMatch, narrow: &StringMatch) -> bool {
     }
 }
 
-/// Whether no text is meant by both.
+/// Whether no text matches both.
 pub(super) fn texts_disjoint(one: &StringMatch, other: &StringMatch) -> bool {
     match (one, other) {
         (StringMatch::Exact(text), pattern) | (pattern, StringMatch::Exact(text)) => !pattern.matches(text),
@@ -57,14 +57,14 @@ pub(super) fn identity_of(principal: &StringMatch) -> Option<SpiffeId> {
     }
 }
 
-/// A list and its not-form.
+/// A list and its negated list.
 struct Lists<'a, T> {
     any: &'a [T],
     none: &'a [T],
 }
 
 impl<T> Lists<'_, T> {
-    /// Whether what satisfies these lists satisfies `wide`, the list that must hold and its not-form each by itself.
+    /// Whether everything that satisfies these lists satisfies `wide`: its list, and its negated list.
     fn imply(&self, wide: &Lists<'_, T>, covers: fn(&T, &T) -> bool, disjoint: fn(&T, &T) -> bool) -> (bool, bool) {
         let all_in = |values: &[T], value: &T| values.iter().any(|wide| covers(wide, value));
         let any = wide.any.is_empty() || (!self.any.is_empty() && self.any.iter().all(|value| all_in(wide.any, value)));
@@ -75,7 +75,8 @@ impl<T> Lists<'_, T> {
         (any, none)
     }
 
-    /// Whether these lists follow from a list, or from what other fields say of the same, and the not-form.
+    /// Whether these lists follow from another pair of lists, where the first list may also follow from other fields
+    /// (`named`).
     fn is_implied_by(
         &self,
         any: &[T],
@@ -85,7 +86,7 @@ impl<T> Lists<'_, T> {
         disjoint: fn(&T, &T) -> bool,
     ) -> bool {
         let written = Lists { any, none }.imply(self, covers, disjoint);
-        // Reading other fields takes time, and is needed seldom.
+        // Reading the other fields takes time and is rarely needed.
         if written == (true, true) {
             return true;
         }
@@ -94,10 +95,10 @@ impl<T> Lists<'_, T> {
     }
 }
 
-/// Whether each connection that `narrow` matches is one that `wide` matches.
+/// Whether `wide` matches each connection that `narrow` matches.
 fn match_covers(wide: &Match, narrow: &Match) -> bool {
     let nothing = Match::default();
-    // What compares nothing never matches.
+    // A match without any field never matches.
     if *wide == nothing || *narrow == nothing {
         return *narrow == nothing;
     }
@@ -151,7 +152,7 @@ fn domains_cover(wide: &Match, narrow: &Match) -> bool {
     wanted.is_implied_by(&narrow.trust_domains, named, &narrow.not_trust_domains, text_covers, texts_disjoint)
 }
 
-/// The trust domains of the principals that it names; none unless all are known.
+/// The trust domains in the principals; empty unless all of them are known.
 fn domains_named(found: &Match) -> Vec<StringMatch> {
     let domains = found.principals.iter().map(|principal| {
         let identity = identity_of(principal)?;
@@ -160,7 +161,7 @@ fn domains_named(found: &Match) -> Vec<StringMatch> {
     domains.collect::<Option<_>>().unwrap_or_default()
 }
 
-/// The service accounts that its principals name; none unless all of them do.
+/// The service accounts in the principals; empty unless all of them are known.
 fn accounts_named(found: &Match) -> Vec<NamespacedName> {
     let accounts = found.principals.iter().map(|principal| {
         let identity = identity_of(principal)?;
@@ -169,7 +170,7 @@ fn accounts_named(found: &Match) -> Vec<NamespacedName> {
     accounts.collect::<Option<_>>().unwrap_or_default()
 }
 
-/// The namespaces of the accounts or principals that it names; none unless all are known.
+/// The namespaces of the service accounts or principals; empty unless all of them are known.
 fn namespaces_named(found: &Match) -> Vec<StringMatch> {
     let accounts = match found.service_accounts.as_slice() {
         [] => accounts_named(found),
@@ -185,14 +186,14 @@ fn clause_covers(wide: &Clause, narrow: &Clause) -> bool {
     narrow.matches.iter().all(|narrow| wide.matches.iter().any(|wide| match_covers(wide, narrow)))
 }
 
-/// Whether each connection that `narrow` matches is one that `wide` matches, both taken by their clauses alone.
+/// Whether `wide` matches each connection that `narrow` matches, judged by their clauses alone.
 pub(super) fn rule_covers(wide: &Rule, narrow: &Rule) -> bool {
     wide.clauses
         .iter()
         .all(|wide| wide.matches.is_empty() || narrow.clauses.iter().any(|narrow| clause_covers(wide, narrow)))
 }
 
-/// How many values and entries a rule has: what comparing it costs.
+/// The number of values and entries of a rule: the cost of comparing it.
 pub(super) fn weight(rule: &Rule) -> usize {
     let of_match = |found: &Match| {
         1 + found.principals.len()
@@ -213,7 +214,7 @@ pub(super) fn weight(rule: &Rule) -> usize {
     rule.clauses.iter().flat_map(|clause| &clause.matches).map(of_match).sum()
 }
 
-/// Whether each workload, at each port, that `narrow` protects is one that `wide` protects.
+/// Whether `wide` selects each workload, at each port, that `narrow` selects.
 pub(super) fn scope_covers(wide: &Scope, narrow: &Scope) -> bool {
     let is_within = |inner: &Option<Arc<str>>, outer: &Option<Arc<str>>| outer.is_none() || inner == outer;
     match (wide, narrow) {
@@ -224,7 +225,7 @@ pub(super) fn scope_covers(wide: &Scope, narrow: &Scope) -> bool {
             is_within(inner, namespace) && narrow.include(labels)
         }
         (Scope::Services(wide), Scope::Services(narrow)) => narrow.iter().all(|name| wide.contains(name)),
-        // Also because a service may lead to pods of other namespaces and with any labels.
+        // Among the reasons: a service may lead to pods of other namespaces and with any labels.
         (Scope::Namespace(_) | Scope::Selector { .. } | Scope::Services(_), _) => false,
     }
 }

@@ -1,6 +1,8 @@
-//! What manifests declare beside the mesh itself: templates of pods, and fields that route nothing and are worth a finding.
+//! Declarations in manifests that are not part of the mesh: templates of pods, and fields that do not affect routing
+//! but may cause findings.
 //!
-//! The data path needs none of it, so it is no part of a snapshot. Whoever reads manifests to have them analyzed fills it in.
+//! The data path does not need them, so they are not part of a snapshot. The reader of manifests fills them in for the
+//! analysis.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -14,10 +16,10 @@ use crate::model::origin::Origin;
 use crate::model::problem::Problem;
 use crate::model::workload::{NamespacedName, Workload};
 
-/// What a set of manifests declares.
+/// The declarations in a set of manifests.
 #[derive(Debug, Clone, Default)]
 pub struct Declared {
-    /// Kubernetes objects of any kind.
+    /// Number of Kubernetes objects of any kind.
     pub objects: usize,
     /// Templates of pods.
     pub templates: Vec<Template>,
@@ -27,24 +29,24 @@ pub struct Declared {
     pub services: Vec<ServiceFields>,
     /// Kubernetes NetworkPolicies.
     pub network_policies: Vec<NetworkPolicy>,
-    /// Service accounts that exist, or will: of ServiceAccounts, and of the proxies of Gateways.
+    /// Service accounts that exist or will exist: from ServiceAccounts, and those of the proxies of Gateways.
     pub accounts: BTreeSet<NamespacedName>,
-    /// Pods, and templates of pods, with ports of their nodes.
+    /// Pods, and templates of pods, that use ports of their node.
     pub host_ports: Vec<HostPorts>,
     /// Annotations that suppress findings.
     pub ignored: Vec<Ignored>,
-    /// What is wrong with templates.
+    /// Problems in templates.
     pub problems: Vec<Problem>,
 }
 
-/// The ports of its node that a pod has.
+/// The ports of its node that a pod uses.
 #[derive(Debug, Clone)]
 pub struct HostPorts {
     /// The kind of the object that describes the pod.
     pub kind: Arc<str>,
     /// Namespace and name.
     pub name: NamespacedName,
-    /// Where it stands.
+    /// File and line of the object.
     pub origin: Origin,
     /// The ports.
     pub ports: Vec<u16>,
@@ -55,31 +57,31 @@ pub struct HostPorts {
 pub struct Template {
     /// The object's kind, such as `Deployment`.
     pub kind: Arc<str>,
-    /// Where the object stands.
+    /// File and line of the object.
     pub origin: Origin,
     /// A pod of the template under the object's name: it has neither a node nor an address.
     pub workload: Workload,
-    /// What the template says for the pod's own node.
+    /// The facts in the template that only the pod's own node needs.
     pub local: LocalPod,
 }
 
 /// A Namespace.
 #[derive(Debug, Clone)]
 pub struct Namespace {
-    /// Where it stands.
+    /// File and line of the object.
     pub origin: Origin,
-    /// Its labels, with the one of its name that Kubernetes adds.
+    /// Its labels, including the label with its name that Kubernetes adds.
     pub labels: Labels,
 }
 
-/// The fields of a Service that route nothing here.
+/// The fields of a Service that do not affect routing here.
 #[derive(Debug, Clone)]
 pub struct ServiceFields {
     /// Namespace and name.
     pub name: NamespacedName,
-    /// Where it stands.
+    /// File and line of the object.
     pub origin: Origin,
-    /// What is said of its cluster address.
+    /// The cluster address as the manifest gives it.
     pub address: ClusterAddress,
     /// `spec.type`.
     pub type_: Arc<str>,
@@ -87,22 +89,22 @@ pub struct ServiceFields {
     pub external_ips: Vec<Arc<str>>,
     /// Addresses and host names of `status.loadBalancer.ingress`.
     pub load_balancer: Vec<Arc<str>>,
-    /// `nodePort` of its TCP ports, as far as they are given.
+    /// `nodePort` of its TCP ports, if given.
     pub node_ports: Vec<u16>,
     /// `sessionAffinity: ClientIP`.
     pub session_affinity: bool,
 }
 
-/// What a Service says of its cluster address.
+/// The cluster address in the manifest of a Service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClusterAddress {
     /// An address.
     Given,
-    /// Nothing: the cluster chooses one.
+    /// The manifest gives no address: the cluster chooses one.
     Absent,
     /// `None`.
     Headless,
-    /// It is a name of this host (`ExternalName`).
+    /// The Service is an alias of this host name (`ExternalName`).
     Alias(Arc<str>),
 }
 
@@ -111,24 +113,24 @@ pub enum ClusterAddress {
 pub struct NetworkPolicy {
     /// Namespace and name.
     pub name: NamespacedName,
-    /// Where it stands.
+    /// File and line of the object.
     pub origin: Origin,
-    /// The pods of its namespace for which it is.
+    /// Selects the pods of its namespace to which the policy applies.
     pub pods: LabelSelector,
-    /// `spec.ingress`; `None`: it says nothing of incoming connections.
+    /// `spec.ingress`; `None`: the policy does not restrict incoming connections.
     pub ingress: Option<Vec<TrafficRule>>,
-    /// `spec.egress`; likewise.
+    /// `spec.egress`; `None`: the policy does not restrict outgoing connections.
     pub egress: Option<Vec<TrafficRule>>,
 }
 
 /// An entry of `ingress` or `egress`.
 #[derive(Debug, Clone)]
 pub struct TrafficRule {
-    /// TCP ports, as ranges of which both ends count; `None`: all.
+    /// TCP ports, as ranges that include both ends; `None`: all ports.
     pub ports: Option<Vec<PortRange>>,
-    /// `from` or `to`; none: everyone.
+    /// `from` or `to`; empty: every peer.
     pub peers: Vec<Peer>,
-    /// The same as written: equal texts mean equal peers.
+    /// `from` or `to` as written: equal values mean equal peers.
     pub text: Value,
 }
 
@@ -137,30 +139,30 @@ pub struct TrafficRule {
 pub enum PortRange {
     /// From the first to the last.
     Numbers(u16, u16),
-    /// Those with this name in each pod.
+    /// The ports with this name in each pod.
     Named(Arc<str>),
 }
 
-/// Who is at the other end.
+/// The peer of a rule.
 #[derive(Debug, Clone)]
 pub enum Peer {
-    /// Pods by their labels, in the policy's own namespace or in those with some labels.
+    /// Pods with certain labels, in the policy's own namespace or in namespaces with certain labels.
     Pods {
         /// `namespaceSelector`; `None`: the policy's own namespace.
         namespaces: Option<LabelSelector>,
-        /// `podSelector`; an empty one means all.
+        /// `podSelector`; an empty selector selects all pods.
         pods: LabelSelector,
     },
-    /// Addresses.
+    /// An IP block.
     Block,
 }
 
 /// A Kubernetes label selector.
 #[derive(Debug, Clone, Default)]
 pub struct LabelSelector {
-    /// Labels that must be there.
+    /// Labels that must be present.
     pub labels: Labels,
-    /// What else must hold.
+    /// Further conditions.
     pub expressions: Vec<Expression>,
 }
 
@@ -180,14 +182,14 @@ pub struct Expression {
 pub struct Ignored {
     /// `Kind namespace/name`.
     pub object: String,
-    /// Where it stands.
+    /// File and line of the object.
     pub origin: Origin,
-    /// Codes, or `*` for all of them, as they are written.
+    /// The codes as they are written; `*` stands for all codes.
     pub codes: Vec<String>,
 }
 
 impl LabelSelector {
-    /// Whether an object with these labels is meant.
+    /// Whether an object with these labels is selected.
     #[must_use]
     pub fn matches(&self, labels: &Labels) -> bool {
         let holds = |one: &Expression| {
@@ -205,7 +207,7 @@ impl LabelSelector {
 }
 
 impl PortRange {
-    /// Whether it has a port for sure.
+    /// Whether the range certainly includes the port.
     #[must_use]
     pub fn includes(&self, port: u16) -> bool {
         matches!(self, Self::Numbers(first, last) if (*first..=*last).contains(&port))

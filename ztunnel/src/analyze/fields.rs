@@ -1,4 +1,4 @@
-//! Fields of Services, Namespaces and pods that route nothing here, and annotations that suppress findings.
+//! Fields of Services, Namespaces and pods that do not affect routing here, and annotations that suppress findings.
 
 use super::code::Code;
 use super::declared::{ClusterAddress, HostPorts, ServiceFields};
@@ -6,7 +6,7 @@ use super::finding::{Object, Report};
 use super::index::{Mesh, list};
 use super::pod::Pod;
 
-/// Labels of a Namespace by which Istio adds sidecars to its pods.
+/// Labels of a Namespace that make Istio inject sidecars into its pods.
 const INJECTION: [&str; 2] = ["istio-injection", "istio.io/rev"];
 /// The label of the mesh.
 const MODE_LABEL: &str = "istio.io/dataplane-mode";
@@ -29,13 +29,13 @@ fn namespaces(mesh: &Mesh<'_>, report: &mut Report<'_>) {
         let label = |key: &str| namespace.labels.get(key).map(|value| &**value);
         let is_injected = |key: &&str| match *key {
             "istio-injection" => label(key) == Some("enabled"),
-            // Beside `istio-injection: disabled` a revision does not count.
+            // With `istio-injection: disabled` a revision has no effect.
             _ => {
                 label(key).is_some_and(|revision| !revision.is_empty()) && label("istio-injection") != Some("disabled")
             }
         };
         let Some(injected) = INJECTION.iter().find(|key| is_injected(key)) else { continue };
-        // A revision alone says which control plane serves an ambient namespace.
+        // A revision alone selects the control plane that serves an ambient namespace.
         if label(MODE_LABEL) != Some("ambient") || *injected != "istio-injection" {
             continue;
         }
@@ -58,7 +58,8 @@ fn addresses(mesh: &Mesh<'_>, service: &ServiceFields, subject: &Object<'_>, rep
             );
             report.add(Code::ExternalName, subject, message, format!("write policies and ServiceEntries for {target}"));
         }
-        // Manifests that people write leave the choice to the cluster: only what a daemon reads must know it.
+        // Manifests written by hand leave the choice to the cluster. Only a manifest that a daemon reads needs the
+        // address.
         ClusterAddress::Absent if mesh.behind(&service.name).any(|pod| !pod.is_planned()) => {
             let message = "has no clusterIP in its manifest, so a daemon that reads this manifest does not know its address: \
                            connections to that address are passed on in plaintext, without a tunnel";

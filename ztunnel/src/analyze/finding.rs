@@ -1,4 +1,4 @@
-//! What a check found, and how findings are collected.
+//! Findings and how they are collected.
 
 use std::fmt;
 
@@ -11,15 +11,15 @@ use crate::model::policy::{AuthorizationPolicy, PeerAuthentication};
 use crate::model::service::Service;
 use crate::store::snapshot::Snapshot;
 
-/// How bad a finding is. The worse come first.
+/// The severity of a finding. The worst comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// Something counts for nothing, or keeps out or lets in whom it should not.
+    /// Something has no effect, or denies or allows connections that it should not.
     Error,
-    /// Likely not what is meant.
+    /// Something probably differs from the author's intention.
     Warning,
-    /// Worth knowing.
+    /// Something that the user should know.
     Info,
 }
 
@@ -33,22 +33,22 @@ impl fmt::Display for Severity {
     }
 }
 
-/// Something in a mesh that is wrong, or likely not meant.
+/// A fault in a mesh, or something that probably differs from the author's intention.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Finding {
     /// How bad it is.
     pub severity: Severity,
-    /// Which check found it; stays the same from version to version.
+    /// The check that found it; the code stays the same from version to version.
     pub code: Code,
     /// The object concerned, as `Kind namespace/name`.
     pub object: Option<String>,
     /// Where the object comes from. In JSON: `file`, relative to the mesh folder, and `line`, counted from 1.
     #[serde(flatten, serialize_with = "origin_keys")]
     pub origin: Option<Origin>,
-    /// What is wrong, and what follows from it.
+    /// What is wrong, and the consequence.
     pub message: String,
-    /// What to do about it, where the message doesn't tell.
+    /// What to do about it, unless the message says it.
     pub remedy: Option<String>,
 }
 
@@ -56,7 +56,7 @@ fn origin_keys<S: Serializer>(origin: &Option<Origin>, serializer: S) -> Result<
     Origin::keys(origin.as_ref()).serialize(serializer)
 }
 
-/// What a finding may be about.
+/// The subject of a finding.
 pub(super) trait Subject {
     /// `Kind namespace/name`.
     fn title(&self) -> String;
@@ -94,7 +94,7 @@ impl Subject for Pod<'_> {
     }
 }
 
-/// An object of which only its title and its place are known.
+/// An object of which only the title and the origin are known.
 pub(super) struct Object<'a> {
     pub(super) title: String,
     pub(super) origin: &'a Origin,
@@ -131,7 +131,7 @@ impl<'a> Report<'a> {
         Self { snapshot, findings: Vec::new() }
     }
 
-    /// A finding that is milder or worse than others with its code.
+    /// Adds a finding with another severity than usual for its code.
     pub(super) fn add_as(
         &mut self,
         severity: Severity,
@@ -150,7 +150,7 @@ impl<'a> Report<'a> {
         });
     }
 
-    /// A finding about an object. `remedy` may be empty.
+    /// Adds a finding about an object. `remedy` may be empty.
     pub(super) fn add(
         &mut self,
         code: Code,
@@ -161,7 +161,7 @@ impl<'a> Report<'a> {
         self.add_as(code.severity(), code, subject, message, remedy);
     }
 
-    /// A finding about the mesh as a whole.
+    /// Adds a finding about the mesh as a whole.
     pub(super) fn of_mesh(&mut self, code: Code, message: impl Into<String>, remedy: impl Into<String>) {
         let (message, remedy) = (message.into(), Some(remedy.into()));
         self.push(Finding { severity: code.severity(), code, object: None, origin: None, message, remedy });
@@ -171,7 +171,7 @@ impl<'a> Report<'a> {
         self.findings.push(finding);
     }
 
-    /// Everything found, in order.
+    /// All findings, in order.
     pub(super) fn finish(mut self) -> Vec<Finding> {
         fn order(found: &Finding) -> impl Ord + '_ {
             (found.severity, &found.origin, &found.object, found.code, &found.message)

@@ -1,4 +1,4 @@
-//! Principals, service accounts and namespaces of clients that are nobody's.
+//! Principals, service accounts and namespaces in policies that no client has.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,7 +10,7 @@ use super::path::{Field, PathEntry, entries};
 use crate::model::policy::{AuthorizationPolicy, StringMatch};
 use crate::model::workload::NamespacedName;
 
-/// How principals must not begin.
+/// A scheme that principals must not have.
 const SCHEME: &str = "spiffe://";
 
 pub(super) fn check(mesh: &Mesh<'_>, report: &mut Report<'_>) {
@@ -20,13 +20,13 @@ pub(super) fn check(mesh: &Mesh<'_>, report: &mut Report<'_>) {
     }
 }
 
-/// A code, what is wrong, and what to do.
+/// Severity, code, message and remedy.
 type Wrong = (Severity, Code, String, String);
 
 struct Check<'c, 'a, 'r> {
     mesh: &'c Mesh<'a>,
     report: &'c mut Report<'r>,
-    /// What was found out about a value before.
+    /// Results for values that were checked before.
     known: HashMap<(Field, String), Option<Wrong>>,
 }
 
@@ -114,7 +114,7 @@ fn principal(mesh: &Mesh<'_>, value: &StringMatch) -> Option<Wrong> {
     })
 }
 
-/// A principal of which the trust domain is known, and is nobody's.
+/// A principal whose trust domain is known not to be one of the mesh.
 fn other_trust_domain(mesh: &Mesh<'_>, value: &StringMatch) -> Option<Wrong> {
     let (StringMatch::Exact(text) | StringMatch::Prefix(text)) = value else { return None };
     let (domain, rest) = text.split_once('/')?;
@@ -147,13 +147,13 @@ fn account(mesh: &Mesh<'_>, name: &NamespacedName) -> Option<Wrong> {
     Some((Severity::Warning, Code::UnknownServiceAccount, message, remedy))
 }
 
-/// Whether a service account may be one whose pods are described elsewhere: it is declared, or a repository has nothing of its
-/// namespace.
+/// Whether the pods of a service account may be described elsewhere: the account is declared, or the manifests are
+/// those of a repository that has no pod of its namespace.
 fn is_elsewhere(mesh: &Mesh<'_>, name: &NamespacedName) -> bool {
     mesh.declares_account(name) || (mesh.is_repository() && mesh.accounts_of(&name.namespace).is_none())
 }
 
-/// What is wrong with a service account that is no pod's, and which one was likely meant.
+/// The fault of a service account that no pod has, and the account that the author probably meant.
 fn unknown_account(mesh: &Mesh<'_>, name: &NamespacedName) -> (String, Option<NamespacedName>) {
     let Some(accounts) = mesh.accounts_of(&name.namespace) else {
         let meant = mesh.nearest.find(&name.namespace, mesh.namespaces());

@@ -1,4 +1,4 @@
-//! The mesh by what checks ask for: pods by namespace, label and account.
+//! Indexes of the mesh for the checks: pods by namespace, label and account.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -24,9 +24,9 @@ type Label<'a> = (&'a str, &'a str, &'a str);
 pub(super) struct Mesh<'a> {
     pub(super) snapshot: &'a Snapshot,
     pub(super) declared: &'a Declared,
-    /// Who must prove an identity.
+    /// The mode (STRICT or PERMISSIVE) of pods and namespaces.
     pub(super) authentication: Authentication<'a>,
-    /// What was meant by a name that is not known.
+    /// Finds the known name that was probably meant by an unknown one.
     pub(super) nearest: Nearest,
     services: HashMap<&'a NamespacedName, &'a Service>,
     /// Services by their selectors.
@@ -38,7 +38,7 @@ pub(super) struct Mesh<'a> {
     labels: HashMap<&'a str, BTreeMap<&'a str, BTreeSet<&'a str>>>,
     /// By namespace and service account.
     accounts: BTreeMap<&'a str, BTreeMap<&'a str, Vec<Pod<'a>>>>,
-    /// The texts of all identities as policies compare them, ordered; and each written backwards.
+    /// The texts of all identities as policies compare them, sorted; and each of them reversed.
     principals: [BTreeSet<String>; 2],
     trust_domains: BTreeSet<&'a str>,
     namespaces: BTreeSet<&'a str>,
@@ -115,12 +115,12 @@ impl<'a> Mesh<'a> {
         }
     }
 
-    /// All pods, by name, and behind them those that templates will make.
+    /// All pods by name, then the pods of templates.
     pub(super) fn pods(&self) -> &[Pod<'a>] {
         &self.pods
     }
 
-    /// The namespaces that have pods, with them.
+    /// The namespaces with pods, and their pods.
     pub(super) fn by_namespace(&self) -> impl Iterator<Item = (&'a str, &[Pod<'a>])> {
         self.by_namespace.iter().map(|(name, pods)| (*name, pods.as_slice()))
     }
@@ -130,22 +130,23 @@ impl<'a> Mesh<'a> {
         self.by_namespace.get(namespace).map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// Whether the sources describe the namespace or have something in it.
+    /// Whether the sources have the Namespace or an object in it.
     pub(super) fn knows_namespace(&self, namespace: &str) -> bool {
         self.namespaces.contains(namespace)
     }
 
-    /// The namespaces that are known.
+    /// The known namespaces.
     pub(super) fn namespaces(&self) -> impl ExactSizeIterator<Item = &'a str> {
         self.namespaces.iter().copied()
     }
 
-    /// The trust domains of the mesh's identities: one, most of the time.
+    /// The trust domains of the mesh's identities; usually one.
     pub(super) fn trust_domains(&self) -> &BTreeSet<&'a str> {
         &self.trust_domains
     }
 
-    /// The pods with all of these labels in a namespace, or in all. Costs as many steps as its rarest label has pods.
+    /// The pods of a namespace, or of all namespaces, with all of these labels. The cost is proportional to the pods
+    /// with the rarest label.
     pub(super) fn selected<'m>(
         &'m self,
         namespace: Option<&'m str>,
@@ -159,7 +160,7 @@ impl<'a> Mesh<'a> {
         rarest.into_iter().flatten().copied().filter(has_all)
     }
 
-    /// Keys and values of the labels in use in a namespace, or in all.
+    /// Keys and values of the labels in use in a namespace, or in all namespaces.
     pub(super) fn labels(&self, namespace: Option<&str>) -> Option<&BTreeMap<&'a str, BTreeSet<&'a str>>> {
         self.labels.get(namespace.unwrap_or_default())
     }
@@ -170,12 +171,12 @@ impl<'a> Mesh<'a> {
         account.map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// The service accounts of a namespace that pods have.
+    /// The service accounts in a namespace that pods have.
     pub(super) fn accounts_of(&self, namespace: &str) -> Option<&BTreeMap<&'a str, Vec<Pod<'a>>>> {
         self.accounts.get(namespace)
     }
 
-    /// Whether the pattern means the identity of some pod.
+    /// Whether the pattern matches the identity of some pod.
     pub(super) fn has_principal(&self, pattern: &StringMatch) -> bool {
         let [forwards, backwards] = &self.principals;
         let begins = |texts: &BTreeSet<String>, start: &str| {
@@ -192,7 +193,7 @@ impl<'a> Mesh<'a> {
         }
     }
 
-    /// The pods that a policy protects, or would if they were in the mesh.
+    /// The pods that a policy selects, or would select if they were in the mesh.
     pub(super) fn protected<'m>(&'m self, policy: &'m AuthorizationPolicy) -> Box<dyn Iterator<Item = Pod<'a>> + 'm> {
         match &policy.scope {
             Scope::Mesh => Box::new(self.pods.iter().copied()),
@@ -207,7 +208,7 @@ impl<'a> Mesh<'a> {
         self.services.get(name).copied()
     }
 
-    /// The pods behind a Kubernetes service: its endpoints, and what its selector means.
+    /// The pods behind a Kubernetes service: its endpoints, and the pods that its selector matches.
     pub(super) fn behind<'m>(&'m self, name: &'m NamespacedName) -> impl Iterator<Item = Pod<'a>> + 'm {
         self.service(name).into_iter().flat_map(move |service| {
             self.endpoints(service).chain(self.selected(Some(&name.namespace), &service.selector))
@@ -226,13 +227,13 @@ impl<'a> Mesh<'a> {
         selected.filter(Pod::is_planned)
     }
 
-    /// The pod of this name, not one of a template.
+    /// The pod of this name, which is not a pod of a template.
     fn pod(&self, name: &NamespacedName) -> Option<Pod<'a>> {
         let found = self.pods.partition_point(|pod| !pod.is_template() && pod.name < *name);
         self.pods.get(found).copied().filter(|pod| !pod.is_template() && pod.name == *name)
     }
 
-    /// The services that a pod stands behind.
+    /// The services that a pod is behind.
     pub(super) fn services_of(&self, pod: &Pod<'a>) -> Vec<&'a Service> {
         if !pod.is_planned() {
             return self.snapshot.services_of(&pod.name).map(|service| &**service).collect();
@@ -242,7 +243,7 @@ impl<'a> Mesh<'a> {
         found
     }
 
-    /// Whether the manifests are those of a repository: they describe no pod that runs.
+    /// Whether the manifests are those of a repository: no pod in them is running.
     pub(super) fn is_repository(&self) -> bool {
         self.pods.iter().all(Pod::is_planned)
     }
@@ -252,7 +253,7 @@ impl<'a> Mesh<'a> {
         self.snapshot.namespaces().any(|known| **known == *namespace)
     }
 
-    /// Whether a service account exists though no pod has it.
+    /// Whether a service account is declared, even if no pod has it.
     pub(super) fn declares_account(&self, name: &NamespacedName) -> bool {
         self.declared.accounts.contains(name)
     }

@@ -1,4 +1,4 @@
-//! Policies that do nothing, or not what they say, as a whole.
+//! Policies that have no effect, or not the effect that they state, as a whole.
 
 use super::code::Code;
 use super::finding::{Report, Severity};

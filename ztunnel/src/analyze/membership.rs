@@ -1,4 +1,4 @@
-//! Pods, or ports of pods, for which policies are written and nothing is enforced.
+//! Pods, or ports of pods, that policies select and for which nothing is enforced.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use super::pod::{Outside, Pod};
 use crate::model::policy::{Action, Scope};
 use crate::model::workload::{Membership, RefuseReason};
 
-/// The label that decides on the mesh; a pod's wins over its namespace's.
+/// The label that decides on membership of the mesh; the pod's takes precedence over the namespace's.
 const MODE_LABEL: &str = "istio.io/dataplane-mode";
 
 pub(super) fn check(mesh: &Mesh<'_>, report: &mut Report<'_>) {
@@ -64,7 +64,7 @@ fn empty(mesh: &Mesh<'_>, report: &mut Report<'_>) {
     report.of_mesh(Code::EmptyMesh, message, remedy);
 }
 
-/// Namespaces of which an AuthorizationPolicy that is enforced speaks as a whole.
+/// Namespaces that an enforced AuthorizationPolicy selects as a whole.
 fn guarded_namespaces<'m>(mesh: &Mesh<'m>) -> BTreeSet<&'m str> {
     let policies = mesh.snapshot.policies().authorization().iter();
     let enforced = policies.filter(|policy| !policy.dry_run && policy.action != Action::Audit);
@@ -75,7 +75,7 @@ fn guarded_namespaces<'m>(mesh: &Mesh<'m>) -> BTreeSet<&'m str> {
     namespaces.collect()
 }
 
-/// Whether STRICT is said of the namespace, or of pods in it, and not only of the whole mesh.
+/// Whether a policy of the namespace, or of pods in it, sets STRICT, and not only a policy of the whole mesh.
 fn has_own_strict(mesh: &Mesh<'_>, pods: &[Pod<'_>]) -> bool {
     pods.iter().any(|pod| {
         let by = mesh.authentication.of(pod).strict();
@@ -83,7 +83,7 @@ fn has_own_strict(mesh: &Mesh<'_>, pods: &[Pod<'_>]) -> bool {
     })
 }
 
-/// AuthorizationPolicies none of whose pods is in the mesh.
+/// AuthorizationPolicies that select no pod of the mesh.
 fn unenforced_policies(mesh: &Mesh<'_>, report: &mut Report<'_>) {
     let namespaces_inside: BTreeSet<&str> = mesh
         .by_namespace()
@@ -110,7 +110,7 @@ fn unenforced_policies(mesh: &Mesh<'_>, report: &mut Report<'_>) {
     }
 }
 
-/// Pods outside of the mesh beside others that are in it, or where STRICT is said of the namespace.
+/// Pods outside the mesh in a namespace that also has pods in it, or for which a policy sets STRICT.
 fn unenforced_pods(mesh: &Mesh<'_>, (namespace, pods): (&str, &[Pod<'_>]), is_guarded: bool, report: &mut Report<'_>) {
     let strict_inside = pods.iter().any(|pod| pod.is_inside() && mesh.authentication.of(pod).strict().is_some());
     let mut groups: BTreeMap<(Outside, Option<String>), Vec<&Pod<'_>>> = BTreeMap::new();
@@ -145,7 +145,7 @@ fn unenforced_pods(mesh: &Mesh<'_>, (namespace, pods): (&str, &[Pod<'_>]), is_gu
     }
 }
 
-/// Labelled pods that bring a proxy of their own, where no policy is missed.
+/// Labelled pods with a sidecar proxy of their own, to which no policy applies.
 fn sidecars(pods: &[&Pod<'_>], report: &mut Report<'_>) {
     let Some(first) = pods.first() else { return };
     let others = match pods.len() {
@@ -159,7 +159,7 @@ fn sidecars(pods: &[&Pod<'_>], report: &mut Report<'_>) {
     report.add(Code::PodWithSidecar, *first, message, Outside::Sidecar.remedy());
 }
 
-/// Pods of the mesh that their node can't enrol.
+/// Pods of the mesh that their node cannot enrol.
 fn refused_pods(pods: &[Pod<'_>], report: &mut Report<'_>) {
     let has_no_netns = |pod: &Pod<'_>| pod.local.is_some_and(|local| local.netns.is_none());
     let is_refused = |pod: &&Pod<'_>| pod.is_inside() && !pod.is_planned() && has_no_netns(pod);
@@ -178,7 +178,7 @@ fn refused_pods(pods: &[Pod<'_>], report: &mut Report<'_>) {
     }
 }
 
-/// Labels that say something else than `ambient` or `none`: they count for nothing.
+/// Labels with another value than `ambient` or `none`: they have no effect.
 fn unknown_modes(mesh: &Mesh<'_>, report: &mut Report<'_>) {
     for pod in mesh.pods().iter().filter(|pod| !pod.finished) {
         let Some(mode) = pod.labels.get(MODE_LABEL).filter(|mode| !matches!(&***mode, "ambient" | "none")) else {
@@ -207,7 +207,7 @@ fn excluded_ports(mesh: &Mesh<'_>, pods: &[Pod<'_>], report: &mut Report<'_>) {
     }
 }
 
-/// Probes of STRICT pods whose node's addresses are not known.
+/// Probes of STRICT pods for which the addresses of the node are not known.
 fn probes(mesh: &Mesh<'_>, namespace: &str, pods: &[Pod<'_>], report: &mut Report<'_>) {
     let is_probed = |pod: &Pod<'_>| pod.local.is_some_and(|local| !local.probe_ports.is_empty());
     let runs = |pod: &Pod<'_>| pod.is_inside() && !pod.is_planned();

@@ -1,8 +1,9 @@
-//! Finds what is wrong, or likely not meant, in a mesh.
+//! Finds faults in a mesh, and settings that probably differ from the author's intention.
 //!
-//! Pure, of one snapshot, and of what manifests declare beside it. Each family of checks has a file; a check says only what these
-//! prove, or what its words ("is known", "declares") leave open. Indexes make the cost follow policies and pods, not their product.
-//! The codes of all findings stand in one table, [`Code`].
+//! A pure function of one snapshot, and of declarations in manifests that are not part of it. Each family of checks has
+//! a file. A check reports only what these prove, or what its words ("is known", "declares") leave open. With indexes
+//! the cost grows with policies plus pods, not with their product. The codes of all findings are in one table,
+//! [`Code`].
 
 mod authentication;
 mod clients;
@@ -40,8 +41,8 @@ pub use self::code::Code;
 pub use self::finding::{Finding, Severity};
 pub use self::suppress::{Suppression, SuppressionError, suppress};
 
-/// All findings, the worst first, then by file and line. `local`: the local facts of the pods, as far as they are known;
-/// `declared`: what the manifests say beside the mesh.
+/// All findings, the worst first, then by file and line. `local`: the local facts of the pods, as far as they are
+/// known; `declared`: declarations in the manifests that are not part of the mesh.
 #[must_use]
 pub fn analyze(snapshot: &Snapshot, local: &LocalPods, declared: &Declared) -> Vec<Finding> {
     let mesh = Mesh::index(snapshot, local, declared);
@@ -53,7 +54,7 @@ pub fn analyze(snapshot: &Snapshot, local: &LocalPods, declared: &Declared) -> V
     shadows::check(snapshot, &mut report);
     mtls::check(&mesh, &mut report);
     fields::check(&mesh, &mut report);
-    // What can't be found may stand in the part of the mesh that could not be read.
+    // A missing object may be in the part of the mesh that could not be read.
     if !snapshot.is_partial() {
         if mesh.pods().is_empty() {
             without_pods(&mesh, &mut report);
@@ -71,7 +72,7 @@ pub fn analyze(snapshot: &Snapshot, local: &LocalPods, declared: &Declared) -> V
     report.finish()
 }
 
-/// Of manifests that describe no pod nothing can be said about selectors.
+/// For manifests without any pod nothing can be said about selectors.
 fn without_pods(mesh: &Mesh<'_>, report: &mut Report<'_>) {
     let policies = mesh.snapshot.policies();
     let is_empty = policies.authorization().is_empty()

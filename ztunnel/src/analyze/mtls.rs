@@ -1,4 +1,4 @@
-//! PeerAuthentications: plaintext that is left open, and those that do not count.
+//! PeerAuthentications that accept plaintext, and PeerAuthentications without effect.
 
 use std::collections::BTreeSet;
 
@@ -35,7 +35,7 @@ fn several(policy: &PeerAuthentication, by: &PeerAuthentication, report: &mut Re
     report.add_as(severity, Code::SeveralPeerAuthentications, policy, message, "keep one of the two");
 }
 
-/// Plaintext let in where the next larger scope says STRICT.
+/// A policy that accepts plaintext although the next larger scope is STRICT.
 fn permissive(mesh: &Mesh<'_>, policy: &PeerAuthentication, report: &mut Report<'_>) {
     let (above, whom) = match &policy.scope {
         Scope::Namespace(namespace) => (mesh.authentication.of_mesh(), format!("namespace {namespace}")),

@@ -1,19 +1,19 @@
-//! What was likely meant by a name that is not known.
+//! Finds the known name that was probably meant by an unknown one.
 
 use std::cell::Cell;
 
-/// Names with more edits between them are different names.
+/// Names that differ by more edits are different names.
 const FARTHEST: usize = 2;
-/// Of more candidates none is searched: a label with a value of its own in each pod is no list of names.
+/// The most candidates that are searched: a label with a different value in each pod is not a list of names.
 const MOST_CANDIDATES: usize = 1_000;
 
-/// The work for all names of a mesh together, in pairs of letters: less than a second. A mesh with more unknown names has no
-/// misspellings.
+/// The total work for all names of a mesh, in pairs of letters: less than a second. If a mesh has more unknown names,
+/// they are not misspellings.
 const MOST_WORK: usize = 40_000_000;
 
-/// Finds what was meant, as long as that does not take too long.
+/// Searches for the name that was meant, within the limit of work.
 pub(super) struct Nearest {
-    /// The work that may still be done.
+    /// The remaining work.
     left: Cell<usize>,
 }
 
@@ -24,7 +24,7 @@ impl Default for Nearest {
 }
 
 impl Nearest {
-    /// The known name with the fewest edits from `name`, if it is likely the one that was meant.
+    /// The known name with the fewest edits from `name`, if it was probably meant.
     pub(super) fn find<'a>(&self, name: &str, known: impl ExactSizeIterator<Item = &'a str>) -> Option<&'a str> {
         if known.len() > MOST_CANDIDATES {
             return None;
@@ -41,16 +41,16 @@ impl Nearest {
     }
 }
 
-/// How many edits may lie between two names for one to be a misspelling of the other: at most [`FARTHEST`], and fewer than
-/// half of a short name. `None`: their lengths differ by more.
+/// The most edits between two names for one to be a misspelling of the other: at most [`FARTHEST`], and fewer than half
+/// of a short name. `None`: the lengths of the names differ by more.
 fn most_edits(one: &str, other: &str) -> Option<usize> {
     let [one, other] = [one, other].map(|name| name.chars().count());
     let most = FARTHEST.min(one.min(other).div_ceil(2).saturating_sub(1).max(1));
     (one.abs_diff(other) <= most).then_some(most)
 }
 
-/// The edits that make one name of the other: letters replaced, added or removed, and neighbours swapped. `None`: more than
-/// `most`.
+/// The number of edits from one name to the other: letters replaced, added or removed, and neighbouring letters
+/// swapped. `None`: more than `most`.
 fn distance(one: &str, other: &str, most: usize) -> Option<usize> {
     Some(strsim::osa_distance(one, other)).filter(|edits| *edits <= most)
 }

@@ -1,5 +1,5 @@
-//! NetworkPolicies that let the ports of applications through and not the port of tunnels: between pods of the mesh all
-//! connections go to that one.
+//! NetworkPolicies that allow the ports of applications and not the HBONE port: between pods of the mesh all
+//! connections use that port.
 
 use std::collections::HashMap;
 
@@ -13,7 +13,7 @@ use super::pod::Pod;
 use super::ports::targets;
 use crate::model::labels::Labels;
 
-/// Which way connections go.
+/// The direction of connections.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
     In,
@@ -61,16 +61,17 @@ fn rules(policy: &NetworkPolicy, way: Way) -> &[TrafficRule] {
     rules.as_deref().unwrap_or_default()
 }
 
-/// Whether a rule lets tunnels through for the peers of another.
+/// Whether a rule allows HBONE connections for the peers of another rule.
 fn opens(rule: &TrafficRule, other: &TrafficRule) -> bool {
     let has_port = rule.ports.as_ref().is_none_or(|ports| ports.iter().any(|range| range.includes(HBONE_PORT)));
     has_port && (rule.peers.is_empty() || rule.text == other.text)
 }
 
-/// Whether the other end of such connections may be a pod of the mesh; where it listens, at one of the rule's ports.
+/// Whether the peer of such connections may be a pod of the mesh. For outgoing connections the pod has to listen at a
+/// port of the rule.
 fn is_of_mesh(mesh: &Mesh<'_>, policy: &NetworkPolicy, rule: &TrafficRule, way: Way) -> bool {
     if rule.peers.is_empty() {
-        // Whatever it goes to: it must be known that a pod of the mesh listens there.
+        // Any peer: for outgoing connections some pod of the mesh must be known to listen there.
         return way == Way::In || mesh.pods().iter().any(|pod| pod.is_inside() && listens(mesh, pod, rule));
     }
     rule.peers.iter().any(|peer| {
@@ -79,7 +80,7 @@ fn is_of_mesh(mesh: &Mesh<'_>, policy: &NetworkPolicy, rule: &TrafficRule, way: 
             pods.matches(&pod.labels) && in_namespaces(mesh, policy, namespaces.as_ref(), &pod.name.namespace)
         };
         let mut known = mesh.pods().iter().filter(meant).peekable();
-        // Clients that are not known are likely of the mesh as well.
+        // Unknown clients are probably in the mesh as well.
         (way == Way::In && known.peek().is_none())
             || known.any(|pod| pod.is_inside() && (way == Way::In || listens(mesh, pod, rule)))
     })

@@ -1,4 +1,4 @@
-//! Where in a policy something stands, in the words of its manifest.
+//! The place of something in a policy, in the words of its manifest.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ pub(super) struct PathEntry {
     pub(super) index: usize,
 }
 
-/// A field of an entry, or its not-form.
+/// A field of an entry, or its negation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Field {
     Principals,
@@ -25,7 +25,7 @@ pub(super) enum Field {
 }
 
 impl PathEntry {
-    /// The place of a field in it, such as `rules[0].from[1].source.notPrincipals`.
+    /// The path of a field in the entry, such as `rules[0].from[1].source.notPrincipals`.
     pub(super) fn field(self, field: Field, negative: bool) -> String {
         if let Part::When(_) = self.part {
             return format!("{self}.{}", if negative { "notValues" } else { "values" });
@@ -58,7 +58,8 @@ impl fmt::Display for PathEntry {
     }
 }
 
-/// The entries of a policy that are compared, with their places: not those of rules that never match for other reasons.
+/// The entries of a policy that are compared, with their places. Entries of rules that never match for other reasons
+/// are left out.
 pub(super) fn entries(policy: &AuthorizationPolicy) -> impl Iterator<Item = (PathEntry, &Match)> {
     policy.rules.iter().enumerate().flat_map(|(index, rule)| entries_of(index, rule))
 }

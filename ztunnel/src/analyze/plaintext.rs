@@ -1,4 +1,4 @@
-//! Rules by identity, where pods accept plaintext: there a client has no identity.
+//! Rules with identities, for pods that accept plaintext: a plaintext client has no identity.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -74,12 +74,12 @@ fn all_inside(mesh: &Mesh<'_>, policy: &AuthorizationPolicy) -> bool {
     })
 }
 
-/// The first place at which a rule wants a client with an identity.
+/// The first field of a rule that requires a client with an identity.
 fn named(index: usize, rule: &Rule) -> Option<(PathEntry, Field, bool)> {
     entries_of(index, rule).find_map(|(entry, found)| Some((entry, wanted(found)?, false)))
 }
 
-/// The first place at which a rule excludes identities, if it says nothing else of clients.
+/// The first field of a rule that excludes identities, if the rule has no other field about clients.
 fn excluded_only(index: usize, rule: &Rule) -> Option<(PathEntry, Field, bool)> {
     if !rule.unjudged.is_empty() || !matches_plaintext(rule) {
         return None;
@@ -100,7 +100,7 @@ fn excluded_only(index: usize, rule: &Rule) -> Option<(PathEntry, Field, bool)> 
     })
 }
 
-/// The field in which a client without identity does not fit.
+/// The field that a client without identity cannot match.
 fn wanted(found: &Match) -> Option<Field> {
     match () {
         () if !found.principals.is_empty() => Some(Field::Principals),
@@ -112,7 +112,7 @@ fn wanted(found: &Match) -> Option<Field> {
     }
 }
 
-/// Whether a client without identity may match, whatever its address and the port.
+/// Whether some client without identity may match, with addresses and ports ignored.
 fn matches_plaintext(rule: &Rule) -> bool {
     rule.clauses
         .iter()
@@ -134,31 +134,31 @@ fn matches_all_plaintext(rule: &Rule) -> bool {
         && rule.clauses.iter().all(|clause| clause.matches.is_empty() || clause.matches.iter().any(is_free))
 }
 
-/// The policies of a scope, by what clients without identity may do.
+/// The effect of the policies of a scope on clients without identity.
 #[derive(Debug, Clone, Copy, Default)]
 struct Known {
-    /// A DENY policy refuses all of them.
+    /// A DENY policy denies all of them.
     refused: bool,
     /// There is an ALLOW policy.
     allows: bool,
-    /// One of them lets such a client in.
+    /// An ALLOW policy allows such a client.
     admits: bool,
 }
 
 /// An action, and the namespace and the labels of a scope.
 type Asked = (Action, Option<Arc<str>>, Option<Labels>);
 
-/// Which pods clients without identity get into.
+/// Finds pods that accept clients without identity.
 struct Open<'m, 'a> {
     mesh: &'m Mesh<'a>,
-    /// By the scope of a policy and its action: the first pod.
+    /// The first such pod, by the scope and the action of a policy.
     by_scope: HashMap<Asked, Option<Pod<'a>>>,
-    /// What the policies of one scope say, by their place in memory.
+    /// The effect of the policies of one scope, by their address in memory.
     by_group: HashMap<usize, Known>,
 }
 
 impl<'a> Open<'_, 'a> {
-    /// The first pod of a policy into which clients without identity get, as far as the other policies say.
+    /// The first pod of a policy that accepts clients without identity, as far as the other policies allow it.
     fn first(&mut self, policy: &AuthorizationPolicy) -> Option<Pod<'a>> {
         let key = match &policy.scope {
             Scope::Mesh => (policy.action, None, None),
@@ -180,7 +180,7 @@ impl<'a> Open<'_, 'a> {
             mesh.protected(policy).filter(|pod| pod.is_inside() && !mesh.authentication.of(pod).mode.is_strict());
         pods.find(|pod| {
             let known = self.known(pod);
-            // An ALLOW policy of this kind lets them in by itself.
+            // An ALLOW policy of this kind allows them by itself.
             !known.refused && (policy.action == Action::Allow || known.admits || !known.allows)
         })
     }

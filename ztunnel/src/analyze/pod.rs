@@ -1,4 +1,4 @@
-//! A pod as checks see it: one that runs, or those that a template will make.
+//! A pod as the checks see it: a running pod, or the pods that a template will create.
 
 use std::ops::Deref;
 
@@ -7,14 +7,14 @@ use crate::model::local::LocalPod;
 use crate::model::origin::Origin;
 use crate::model::workload::{Membership, RefuseReason, Workload};
 
-/// A pod, or the pods that a template will make.
+/// A pod, or the pods that a template will create.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pod<'a> {
     pub(super) workload: &'a Workload,
-    /// Its local facts, where they are known.
+    /// Its local facts, if they are known.
     pub(super) local: Option<&'a LocalPod>,
     template: Option<&'a Template>,
-    /// Whether something is known of its namespace's label.
+    /// Whether the label of its namespace is known.
     has_namespace: bool,
 }
 
@@ -42,7 +42,7 @@ impl<'a> Pod<'a> {
         self.template.map_or("Pod", |template| &template.kind)
     }
 
-    /// Where a template stands.
+    /// File and line of the template.
     pub(super) fn template_origin(&self) -> Option<&'a Origin> {
         self.template.map(|template| &template.origin)
     }
@@ -51,19 +51,19 @@ impl<'a> Pod<'a> {
         self.template.is_some()
     }
 
-    /// Whether no node has it yet, as a manifest that a person wrote says it.
+    /// Whether the pod has no node yet, as in a manifest that was written by hand.
     pub(super) fn is_planned(&self) -> bool {
         self.is_template() || (self.node.is_none() && self.addresses.is_empty() && !self.finished)
     }
 
-    /// Whether the mesh carries its traffic, or will.
+    /// Whether the mesh carries the pod's traffic, or will carry it.
     pub(super) fn is_inside(&self) -> bool {
         let is_awaited = self.is_planned() && self.membership == Membership::Refused(RefuseReason::NoAddress);
         !self.finished && (self.membership == Membership::InMesh || is_awaited)
     }
 
-    /// Whether nothing of it is enforced, and why. `None` for pods in the mesh, for those that have ended or have no address yet,
-    /// and for those of templates whose Namespace is not known.
+    /// Why the mesh enforces nothing for the pod. `None` for pods in the mesh, for pods that have ended or have no
+    /// address yet, and for pods of templates whose Namespace is not known.
     pub(super) fn outside(&self) -> Option<Outside> {
         if self.finished {
             return None;
@@ -79,7 +79,7 @@ impl<'a> Pod<'a> {
     }
 }
 
-/// Why a pod is outside of the mesh.
+/// Why a pod is outside the mesh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Outside {
     NotLabelled,
@@ -89,7 +89,7 @@ pub(super) enum Outside {
 }
 
 impl Outside {
-    /// In words.
+    /// The reason in words.
     pub(super) fn why(self) -> &'static str {
         match self {
             Self::NotLabelled => "not labelled",
@@ -109,7 +109,7 @@ impl Outside {
         }
     }
 
-    /// Whether someone decided so, for this pod.
+    /// Whether someone decided so on purpose, for this pod.
     pub(super) fn is_wanted(self) -> bool {
         matches!(self, Self::HostNetwork | Self::OptedOut)
     }

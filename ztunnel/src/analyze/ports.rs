@@ -1,4 +1,4 @@
-//! Ports of policies at which nobody is known to listen: policies are about the pods' ports, not those of services.
+//! Ports in policies at which no pod is known to listen: policies use the pods' ports, not those of services.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -19,11 +19,11 @@ type Selector<'p> = (&'p Option<Arc<str>>, &'p Labels);
 /// What is known about the ports of some pods.
 #[derive(Default)]
 struct Known<'a> {
-    /// Those that manifests of the pods, or of services, say they listen on.
+    /// The ports at which the pods listen, according to the manifests of the pods or of services.
     listening: BTreeSet<u16>,
-    /// Ports of services in front of them that lead to another port: the service, and that port.
+    /// Ports of services that lead to another port of these pods: the service, and that port.
     of_services: BTreeMap<u16, (&'a NamespacedName, u16)>,
-    /// All these pods say something about ports.
+    /// All of these pods declare ports.
     is_complete: bool,
     has_pods: bool,
 }
@@ -106,7 +106,7 @@ fn known<'a>(mesh: &Mesh<'a>, pods: impl Iterator<Item = Pod<'a>>) -> Known<'a> 
     known
 }
 
-/// The ports of a service, and where each leads in a pod behind it.
+/// The ports of a service, and the port of a pod to which each leads.
 pub(super) fn targets<'s>(service: &'s Service, pod: &'s Workload) -> impl Iterator<Item = (u16, u16)> + 's {
     service.ports.iter().filter_map(|port| {
         let target = match &port.target {
@@ -117,7 +117,7 @@ pub(super) fn targets<'s>(service: &'s Service, pod: &'s Workload) -> impl Itera
     })
 }
 
-/// The same for PeerAuthentications, whose ports are the pods' as well.
+/// The same check for PeerAuthentications: their ports are the pods' too.
 fn of_authentication(mesh: &Mesh<'_>, report: &mut Report<'_>) {
     for policy in mesh.snapshot.policies().authentication().iter().filter(|policy| !policy.ports.is_empty()) {
         let Scope::Selector { namespace: Some(namespace), labels } = &policy.scope else { continue };
@@ -138,7 +138,7 @@ fn of_authentication(mesh: &Mesh<'_>, report: &mut Report<'_>) {
     }
 }
 
-/// Addresses of services where the pods' are compared.
+/// Addresses of services in a policy, where only pods' addresses can match.
 fn service_addresses(mesh: &Mesh<'_>, policy: &AuthorizationPolicy, report: &mut Report<'_>) {
     for (entry, found) in entries(policy) {
         for range in found.destination_ips.iter().chain(&found.not_destination_ips) {

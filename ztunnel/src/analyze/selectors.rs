@@ -1,4 +1,4 @@
-//! Selectors and namespaces that mean nobody.
+//! Selectors and namespaces that match no pod.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use crate::model::policy::Scope;
 use crate::model::service::ServiceKind;
 use crate::model::workload::NamespacedName;
 
-/// What was said of a selector in a namespace.
+/// Results for a selector in a namespace.
 type Known<'m> = HashMap<(Option<&'m str>, &'m Labels), Option<String>>;
 
 pub(super) fn check(mesh: &Mesh<'_>, report: &mut Report<'_>) {
@@ -64,7 +64,7 @@ fn check_scope<'m>(
             }
         }
         Scope::Services(services) => {
-            // One that is not there, or has no selector, is told by who reads the manifests.
+            // A service that does not exist, or has no selector, is reported by the reader of the manifests.
             let there =
                 services.iter().filter(|name| mesh.service(name).is_some_and(|service| !service.selector.is_empty()));
             for name in there.filter(|name| mesh.behind(name).next().is_none()) {

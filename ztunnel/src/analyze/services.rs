@@ -1,4 +1,4 @@
-//! Services that lead nowhere, or out of the mesh.
+//! Services without endpoints, or with endpoints outside the mesh.
 
 use super::code::Code;
 use super::finding::Report;
@@ -10,7 +10,7 @@ pub(super) fn check(mesh: &Mesh<'_>, report: &mut Report<'_>) {
     for service in mesh.snapshot.services() {
         let is_matched = service.selector.is_empty()
             || mesh.selected(Some(&service.name.namespace), &service.selector).next().is_some();
-        // A selector that matches nothing is told as such.
+        // A selector that matches nothing is reported by its own check.
         let planned: Vec<Pod<'_>> = mesh.planned(service).collect();
         if service.endpoints.is_empty() && planned.is_empty() && is_matched {
             without_endpoints(service, report);
@@ -26,7 +26,7 @@ pub(super) fn check(mesh: &Mesh<'_>, report: &mut Report<'_>) {
 }
 
 fn without_endpoints(service: &Service, report: &mut Report<'_>) {
-    // Without address and selector it may be an alias in DNS, which needs none.
+    // A service without address and selector may be an alias in DNS, which needs no endpoints.
     let may_be_alias = service.selector.is_empty() && service.vips.is_empty() && service.ranges.is_empty();
     let is_entry = service.kind == ServiceKind::Entry;
     if may_be_alias || is_entry || service.resolution == Resolution::Passthrough {

@@ -1,8 +1,9 @@
-//! Rules that add nothing, because another one already matches all that they match.
+//! Rules without effect, because another rule already matches everything that they match.
 //!
-//! Comparing every rule with every other would take forever in a large mesh. A rule that covers another must have, in each
-//! of its clauses, a value that covers some value there; so rules are looked up by their rarest value, and of those with
-//! the same one only the first few are compared. What is missed by that is not told; what is told is certain.
+//! Comparing every rule with every other would take too long in a large mesh. A rule that covers another must have, in
+//! each of its clauses, a value that covers some value of the other. So rules are looked up by their rarest value, and
+//! of the rules with the same rarest value only the first few are compared. A rule may be missed, but each finding is
+//! certain.
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -17,14 +18,14 @@ use crate::model::policy::{Action, AuthorizationPolicy, Clause, Match, Rule, Sco
 use crate::model::workload::NamespacedName;
 use crate::store::snapshot::Snapshot;
 
-/// How many rules with the same rarest value are compared with a rule.
+/// The number of rules with the same rarest value that are compared with a rule.
 const MOST_COMPARED: usize = 128;
-/// Rules that have more pairs of values are not compared.
+/// Rules with more pairs of values are not compared.
 const MOST_WEIGHT: usize = 100_000;
 
 pub(super) fn check(snapshot: &Snapshot, report: &mut Report<'_>) {
     let mut known: HashMap<u64, Vec<&AuthorizationPolicy>> = HashMap::new();
-    // The name is what audit policies and those in dry-run are told apart by.
+    // Audit policies and policies in dry-run have a purpose even if they repeat others: their names distinguish them.
     let policies = snapshot
         .policies()
         .authorization()
@@ -43,7 +44,8 @@ pub(super) fn check(snapshot: &Snapshot, report: &mut Report<'_>) {
         let numbered = |(index, rule)| Numbered { policy, index, rule, weight: weight(rule) };
         rules.extend(policy.rules.iter().enumerate().map(numbered));
     }
-    // With a field that can't be judged an ALLOW rule never matches, and any other is not what it says.
+    // With a field that cannot be evaluated an ALLOW rule never matches, and the effect of any other rule differs from
+    // its text.
     allowing.retain(|rule| rule.rule.unjudged.is_empty());
     let of_denying = Index::new(&denying);
     for rule in &allowing {
@@ -66,7 +68,7 @@ fn is_same(one: &AuthorizationPolicy, other: &AuthorizationPolicy) -> bool {
     (one.action, &one.scope, &one.rules) == (other.action, &other.scope, &other.rules)
 }
 
-/// A number that policies have in common which say the same.
+/// A number that is equal for policies with the same content.
 fn digest(policy: &AuthorizationPolicy) -> u64 {
     let mut hasher = DefaultHasher::new();
     (policy.action, keys_of(&policy.scope), policy.rules.len()).hash(&mut hasher);
@@ -102,7 +104,7 @@ fn shadowed(rule: &Numbered<'_>, by: &Numbered<'_>, report: &mut Report<'_>) {
     report.add(Code::ShadowedRule, rule.policy, message, "remove it, or narrow the other one");
 }
 
-/// A rule and where it stands.
+/// A rule and its place.
 #[derive(Clone, Copy)]
 struct Numbered<'a> {
     policy: &'a AuthorizationPolicy,
@@ -123,7 +125,7 @@ impl Numbered<'_> {
     }
 }
 
-/// Something of whom a policy protects that is also of whom a narrower one protects.
+/// A key of a scope. A scope that covers another has a key that is found from the other.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum ScopeKey<'a> {
     Mesh,
@@ -132,7 +134,7 @@ enum ScopeKey<'a> {
     Service(&'a NamespacedName),
 }
 
-/// A value that a clause wants.
+/// A value in a clause.
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Value<'a> {
     Exact(Field, &'a str),
@@ -142,14 +144,14 @@ enum Value<'a> {
     Account(&'a str, &'a str),
     Range(Field, IpNet),
     Port(u16),
-    /// None is wanted by all matches of a clause.
+    /// Stands for clauses in which no field is set in all matches.
     Nothing,
 }
 
-/// Rules by what they must have in common with those that they cover.
+/// Rules by the keys that they share with the rules that they cover.
 struct Index<'a> {
     rules: HashMap<(ScopeKey<'a>, Value<'a>), Vec<Numbered<'a>>>,
-    /// Lengths of prefixes and suffixes, and of those of ranges, that occur.
+    /// The lengths of prefixes and suffixes, and the prefix lengths of IP blocks, that occur.
     lengths: BTreeSet<usize>,
 }
 
@@ -177,7 +179,7 @@ impl<'a> Index<'a> {
         index
     }
 
-    /// Another rule that covers this one. Of two that mean the same the first one stays.
+    /// Another rule that covers this one. Of two rules with the same meaning only the second is reported.
     fn covering(&self, rule: &Numbered<'a>) -> Option<&Numbered<'a>> {
         let mut wanted = vec![Value::Nothing];
         for clause in &rule.rule.clauses {
@@ -193,8 +195,8 @@ impl<'a> Index<'a> {
         })
     }
 
-    /// The values of which a clause that covers this one must want some: those that cover the first value of each field of
-    /// its first match.
+    /// The values of which a clause that covers this one must have at least one: those that cover the first value of
+    /// each field of its first match.
     fn covering_values(&self, clause: &'a Clause, wanted: &mut Vec<Value<'a>>) {
         let Some(first) = clause.matches.first() else { return };
         for (field, patterns) in [(Field::Principals, &first.principals), (Field::Namespaces, &first.namespaces)] {
@@ -227,7 +229,7 @@ impl<'a> Index<'a> {
         }
     }
 
-    /// What covers a text of which beginning, end, or both (then it is a whole one) are known.
+    /// The values that cover a text of which the beginning, the end, or both (the whole text) are known.
     fn covering_text(&self, field: Field, text: &'a str, begins: bool, ends: bool, wanted: &mut Vec<Value<'a>>) {
         wanted.push(Value::Presence(field));
         if begins && ends {
@@ -242,7 +244,7 @@ impl<'a> Index<'a> {
     }
 }
 
-/// For each field that all matches of a clause want something of: what they want.
+/// The values of each field that all matches of a clause set.
 fn choices<'a>(clause: &'a Clause) -> impl Iterator<Item = Vec<Value<'a>>> {
     let fields = [
         Field::Principals,
@@ -298,7 +300,7 @@ fn account_in(principal: &StringMatch) -> Option<(&str, &str)> {
     Some((parts.nth(2)?, parts.nth(1)?))
 }
 
-/// Where a rule of this scope is found.
+/// The keys under which a rule with this scope is stored.
 fn keys_of(scope: &Scope) -> Vec<ScopeKey<'_>> {
     match scope {
         Scope::Mesh => vec![ScopeKey::Mesh],
@@ -311,7 +313,7 @@ fn keys_of(scope: &Scope) -> Vec<ScopeKey<'_>> {
     }
 }
 
-/// Where rules are found whose scope covers this one.
+/// The keys under which rules are stored whose scopes cover this one.
 fn covering_keys(scope: &Scope) -> Vec<ScopeKey<'_>> {
     let mut keys = vec![ScopeKey::Mesh];
     match scope {

@@ -1,4 +1,4 @@
-//! What the manifests' reader has told, and what it could not read or use.
+//! Problems that the reader of the manifests reported, and parts that it could not read or use.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -15,11 +15,11 @@ use crate::store::snapshot::Snapshot;
 pub(super) fn check(mesh: &Mesh<'_>, report: &mut Report<'_>) {
     let snapshot = mesh.snapshot;
     let told = Told::by_other_checks(snapshot);
-    // What a daemon notes of the ways to a service, and of network policies, has checks of its own here.
+    // A daemon's notes on the ways to a service, and on NetworkPolicies, have checks of their own here.
     let is_checked = |problem: &&Problem| {
         let begins = |object: &String| object.starts_with("Service ") || object.starts_with("NetworkPolicy ");
         let is_of_others = problem.object.as_ref().is_some_and(begins) && problem.severity == problem::Severity::Info;
-        // `injection-and-ambient` says more.
+        // The finding `injection-and-ambient` says more.
         is_of_others || problem.message.starts_with("istio-injection: ")
     };
     let problems = snapshot.problems().iter().chain(&mesh.declared.problems);
@@ -69,7 +69,7 @@ fn check_unread(snapshot: &Snapshot, report: &mut Report<'_>) {
     }
 }
 
-/// One finding per policy, since one waypoint, or one change, is needed for all of its fields.
+/// One finding for each policy, since one waypoint, or one change, is needed for all of its fields.
 fn unjudged(policy: &AuthorizationPolicy, origin: Option<&Origin>, report: &mut Report<'_>) {
     let with_some = policy.rules.iter().filter(|rule| !rule.unjudged.is_empty()).count();
     if with_some == 0 {
@@ -101,20 +101,21 @@ fn unjudged(policy: &AuthorizationPolicy, origin: Option<&Origin>, report: &mut 
     });
 }
 
-/// Whether the problem is that somebody else claims the same address.
+/// Whether the problem is that another pod claims the same address.
 fn is_contested(snapshot: &Snapshot, problem: &Problem) -> bool {
     let address = problem.message.split(' ').next().and_then(|word| word.parse::<IpAddr>().ok());
     let claimants = address.and_then(|address| snapshot.contested(address));
     claimants.is_some_and(|claimants| claimants.iter().any(|one| Some(format!("Pod {one}")) == problem.object))
 }
 
-/// Whether the problem is that one of these fields can't be judged, or that there are more of them than are told.
+/// Whether the problem is that one of these fields cannot be evaluated, or that there are more such fields than are
+/// reported.
 fn is_unjudged(problem: &Problem, fields: &HashSet<String>) -> bool {
     let message = &problem.message;
     fields.iter().any(|field| message.contains(field.as_str())) || message.contains("more fields can't be judged")
 }
 
-/// Where a policy has the first thing that can't be judged.
+/// The origin of the first field of each policy that cannot be evaluated.
 fn unjudged_origins<'a>(snapshot: &'a Snapshot, told: &Told) -> HashMap<String, &'a Origin> {
     let mut origins = HashMap::new();
     for problem in snapshot.problems() {
@@ -127,9 +128,9 @@ fn unjudged_origins<'a>(snapshot: &'a Snapshot, told: &Told) -> HashMap<String, 
     origins
 }
 
-/// Problems that are findings of their own, with more to say.
+/// Problems for which there are findings with more details.
 struct Told {
-    /// Fields that can't be judged, by policy.
+    /// Fields that cannot be evaluated, by policy.
     unjudged: HashMap<String, HashSet<String>>,
     /// Policies with the action CUSTOM.
     custom: HashSet<String>,

@@ -1,4 +1,4 @@
-//! Rules that one dash too many has split in two.
+//! Rules that were split in two by one dash too many.
 
 use super::code::Code;
 use super::finding::Report;
@@ -18,14 +18,14 @@ pub(super) fn check(snapshot: &Snapshot, report: &mut Report<'_>) {
     }
 }
 
-/// Whether a rule has `from` and nothing else.
+/// Whether a rule has only `from`.
 fn has_only_source(rule: &Rule) -> bool {
     let is_source = rule.clauses.iter().all(|clause| clause.part == Part::From);
     let has_other = rule.unjudged.iter().any(|field| !field.starts_with("from"));
     is_source && !has_other && !is_everyone(rule)
 }
 
-/// Whether a rule has something, and nothing of it is about the client.
+/// Whether a rule has fields, and none of them is about the client.
 fn has_no_source(rule: &Rule) -> bool {
     let is_about_client =
         |clause: &crate::model::policy::Clause| clause.part == Part::From || clause.matches.iter().any(names_client);
@@ -33,7 +33,7 @@ fn has_no_source(rule: &Rule) -> bool {
     !rule.clauses.iter().any(is_about_client) && !of_request && !is_everyone(rule)
 }
 
-/// Whether it is written as `{}`.
+/// Whether the rule is written as `{}`.
 fn is_everyone(rule: &Rule) -> bool {
     rule.clauses.is_empty() && rule.unjudged.is_empty()
 }

@@ -1,4 +1,4 @@
-//! Findings that a person has seen and does not want to be told again.
+//! Findings that a user has seen and wants to hide.
 
 use std::str::FromStr;
 
@@ -9,15 +9,15 @@ use super::declared::Ignored;
 use super::finding::Finding;
 use super::nearest::Nearest;
 
-/// Findings of one code, about all objects or those that match a pattern: `CODE`, or `CODE=KIND/NAMESPACE/NAME`, in which `*` is
-/// any text and `?` any character.
+/// Suppresses findings of one code, about all objects or those that match a pattern: `CODE`, or
+/// `CODE=KIND/NAMESPACE/NAME`, in which `*` is any text and `?` any character.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Suppression {
     code: Code,
     objects: Option<String>,
 }
 
-/// Why a text is no [`Suppression`].
+/// Why a text is not a [`Suppression`].
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SuppressionError {
     /// The code does not exist.
@@ -25,7 +25,7 @@ pub enum SuppressionError {
     UnknownCode {
         /// The code.
         code: String,
-        /// What was likely meant; begins with a separator.
+        /// The code that was probably meant; begins with a separator.
         meant: String,
     },
     /// The pattern is empty or can match no object.
@@ -68,11 +68,11 @@ impl Suppression {
     }
 }
 
-/// Takes suppressed findings out; how many these were.
+/// Removes suppressed findings. Returns their number.
 pub fn suppress(findings: &mut Vec<Finding>, wanted: &[Suppression], annotated: &[Ignored]) -> usize {
     let before = findings.len();
     let by_annotation = |finding: &Finding| {
-        // Whoever may write the annotation must not hide that it is wrong.
+        // The author of an annotation must not be able to hide that the annotation is wrong.
         finding.code != Code::UnknownCode
             && annotated
                 .iter()
@@ -85,7 +85,7 @@ pub fn suppress(findings: &mut Vec<Finding>, wanted: &[Suppression], annotated: 
 
 /// Whether a text matches a pattern with `*` and `?`.
 fn matches_glob(pattern: &[u8], text: &[u8]) -> bool {
-    // The last `*`, and how much of the text it stands for: enough to go back to.
+    // The last `*`, and how much of the text it stands for: the position to which the search goes back.
     let (mut at, mut of, mut star) = (0, 0, None);
     while at < text.len() {
         match pattern.get(of) {

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use crate::model::identity::{SpiffeId, TrustDomain};
 use crate::model::workload::{Membership, NamespacedName, Workload};
 
-/// A pod of the mesh with these labels. All of them have one address, which no test asks for.
+/// A pod of the mesh with these labels. All pods have the same address, which no test uses.
 fn pod(namespace: &str, name: &str, labels: &[(&str, &str)]) -> Workload {
     Workload {
         addresses: vec![IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1))],

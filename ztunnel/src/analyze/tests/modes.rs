@@ -1,4 +1,4 @@
-//! The mode that findings are based on is the one that the data path enforces.
+//! The mode on which findings are based is the mode that the data path enforces.
 
 use std::collections::BTreeMap;
 

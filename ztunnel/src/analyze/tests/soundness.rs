@@ -1,4 +1,5 @@
-//! What is told of rules that can't match, or add nothing, holds for every connection: random rules against the data path.
+//! Findings about rules that cannot match, or have no effect, hold for every connection: random rules are compared with
+//! the data path.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -156,7 +157,7 @@ fn what_a_rule_covers_it_matches() {
     for _ in 0..6_000 {
         let (wide, mut narrow) = (rule(&mut random), rule(&mut random));
         if random.bool() {
-            // Two random rules seldom cover one another; one that says more is covered.
+            // Two random rules rarely cover one another. A rule with additional clauses is covered.
             narrow.clauses.extend(wide.clauses.iter().cloned());
         }
         if !rule_covers(&wide, &narrow) {
@@ -209,7 +210,7 @@ fn what_can_t_match_matches_nothing() {
     let mut dead = 0;
     for _ in 0..1_500 {
         let mut rule = rule(&mut random);
-        // Of one entry each, so that a dead entry is a dead rule.
+        // Each clause has one entry, so that a dead entry makes the rule dead.
         rule.clauses.iter_mut().for_each(|clause| clause.matches.truncate(1));
         let snapshot = mesh(denying("p", Scope::Mesh, rule.clone()), &pods);
         let found = analyze(&snapshot, &LocalPods::new(), &Declared::default());
