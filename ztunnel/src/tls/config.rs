@@ -1,4 +1,4 @@
-//! What a pod's end of a handshake is made of: its certificate, whom it trusts, what it offers.
+//! The TLS configurations of a pod: its certificate, the trusted roots, and the offered parameters.
 
 use std::{
     fmt,
@@ -23,23 +23,23 @@ use super::{
 };
 use crate::{identity::Credentials, model::identity::SpiffeId};
 
-/// The only protocol spoken.
+/// The only ALPN protocol.
 pub(super) const ALPN: &[u8] = b"h2";
 
-/// What handshakes are told from outside.
+/// Settings of handshakes.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// From the first step to the last, the wait for an own certificate and the farewell to a refused peer included.
+    /// The time limit for the whole handshake, including the wait for an own certificate and the alert to a refused peer.
     pub deadline: Duration,
-    /// Where secrets go; nowhere unless someone asked for it.
+    /// The file for the secrets of connections; `None` unless an operator asked for it.
     pub key_log: Option<KeyLog>,
-    /// Whether a connection is cut when a certificate of its two ends expires; otherwise it only carries nothing new.
+    /// Whether a connection is reset when the certificate of one of its ends expires. If not, it only gets no new streams.
     pub cut_expired: bool,
 }
 
 impl Default for Settings {
-    /// Five seconds, which is several round trips around the world with lost packets; no key log, and what is expired may
-    /// come to its end.
+    /// Five seconds, which is several round trips around the world with lost packets; no key log, and connections outlive their
+    /// certificates.
     fn default() -> Self {
         Self { deadline: Duration::from_secs(5), key_log: None, cut_expired: false }
     }
@@ -48,38 +48,38 @@ impl Default for Settings {
 /// A certificate that TLS can't use.
 #[derive(Debug, Error)]
 pub enum ConfigError {
-    /// No root that can be read.
+    /// No root can be parsed.
     #[error("the certificate of {identity} comes without a root that can be read: nobody could be trusted")]
     NoRoots {
-        /// Whose certificate.
+        /// The identity of the certificate.
         identity: SpiffeId,
     },
-    /// The rest.
+    /// The certificate or its key can't be used.
     #[error("the certificate of {identity} (serial {serial}) or its key can't be used: {source}")]
     Unusable {
-        /// Whose certificate.
+        /// The identity of the certificate.
         identity: SpiffeId,
-        /// Its number.
+        /// Its serial number.
         serial: String,
-        /// Why.
+        /// The cause.
         source: Box<rustls::Error>,
     },
 }
 
-/// Both configurations that follow from one certificate. They are kept as long as it is the newest.
+/// The configurations that are built from one certificate. They are kept while it is the newest.
 pub(super) struct Configs {
     pub(super) credentials: Arc<Credentials>,
     /// For clients without the hybrid key exchange.
     pub(super) server: Arc<ServerConfig>,
-    /// For clients that can do it, whichever they would rather do: one that has sent the key share of another group is asked
-    /// for this one (HelloRetryRequest).
+    /// For clients that support the hybrid key exchange, even if they prefer another one: a client that has sent a key share of
+    /// another group is asked for this one (HelloRetryRequest).
     pub(super) hybrid_server: Arc<ServerConfig>,
     pub(super) roots: Arc<Roots>,
-    /// The root that the own certificate leads to.
+    /// The root of the own certificate.
     pub(super) own_root: Option<Arc<TrustAnchor<'static>>>,
-    /// When the first certificate of the own chain expires.
+    /// The earliest expiry of the certificates in the own chain.
     pub(super) ends: SystemTime,
-    /// Accepts no server: [`Configs::client`] puts in whom to expect.
+    /// It accepts no server as it is: [`Configs::client`] adds the expected identities.
     client: ClientConfig,
 }
 
@@ -107,7 +107,7 @@ impl Configs {
                 .with_client_cert_verifier(Arc::clone(&peers) as Arc<dyn ClientCertVerifier>)
                 .with_single_cert(credentials.chain.clone(), credentials.key.clone_key())?;
             server.alpn_protocols = vec![ALPN.to_vec()];
-            // A resumed session would not be checked against today's certificates.
+            // A resumed session would not be verified with the current certificates.
             server.send_tls13_tickets = 0;
             server.session_storage = Arc::new(NoServerSessionStorage {});
             if let Some(key_log) = &settings.key_log {
@@ -137,7 +137,7 @@ impl Configs {
         Ok(Self { server, hybrid_server, roots, own_root, ends, client, credentials })
     }
 
-    /// The configuration of one connection: a few counted references and the verifier.
+    /// The configuration of one connection: it costs a few reference counts and the verifier.
     pub(super) fn client(&self, expected: &[SpiffeId]) -> Arc<ClientConfig> {
         let mut config = self.client.clone();
         config

@@ -1,4 +1,4 @@
-//! One pod's end of a handshake.
+//! The TLS end of one pod.
 
 use std::{
     future::poll_fn,
@@ -34,7 +34,7 @@ use crate::{
     net::{buffer::BufferPool, packed::Packed},
 };
 
-/// One pod's end of its TLS connections. Cheap to clone; used by all workers.
+/// The TLS end of one pod, for all its connections. Cheap to clone; used by all workers.
 #[derive(Clone, Debug)]
 pub struct Endpoint(Arc<Inner>);
 
@@ -42,68 +42,68 @@ pub struct Endpoint(Arc<Inner>);
 struct Inner {
     cert: CertHandle,
     settings: Settings,
-    /// Of the newest certificate that was used.
+    /// The configurations of the newest certificate that was used.
     configs: ArcSwapOption<Configs>,
-    /// Of the newest certificate, whether it may be used or not.
+    /// The roots of the newest certificate, whether it is valid or not.
     roots: ArcSwapOption<Roots>,
 }
 
-/// Who is at the other end.
+/// The other end of a connection.
 #[derive(Clone, Debug)]
 pub struct Peer {
-    /// Proved by its certificate.
+    /// The identity that its certificate proves.
     pub identity: SpiffeId,
-    /// When the first certificate of both ends expires, their issuers' included: the connection should not be used longer.
+    /// The earliest expiry of the certificates of both ends, including their issuers. The connection should not be used longer.
     pub expires: SystemTime,
     /// The cipher suite, for the log.
     pub suite: &'static str,
     /// The key exchange, for the log.
     pub group: &'static str,
-    /// What it proved that with, to be asked for again.
+    /// The evidence from the handshake, which can be verified again later.
     pub proof: Proof,
 }
 
-/// There is nothing to make a handshake with.
+/// A handshake is not possible.
 enum Unready {
     Unavailable(Unavailable),
     Unusable(ConfigError),
 }
 
-/// A handshake that did not come to its end.
+/// Why a handshake failed.
 enum Failed {
     Deadline,
     Broken(Broken),
-    /// Nothing that speaks TLS.
+    /// The peer does not speak TLS.
     NotTls,
-    /// HTTP/2 was not agreed on.
+    /// The ends did not agree on HTTP/2.
     NoAlpn,
 }
 
 impl Endpoint {
-    /// The end of the pod with this certificate.
+    /// The TLS end of the pod with this certificate.
     #[must_use]
     pub fn new(cert: CertHandle, settings: Settings) -> Self {
         Self(Arc::new(Inner { cert, settings, configs: ArcSwapOption::empty(), roots: ArcSwapOption::empty() }))
     }
 
-    /// Whose end it is.
+    /// The identity of the pod.
     #[must_use]
     pub fn identity(&self) -> &SpiffeId {
         self.0.cert.identity()
     }
 
-    /// Waits for a certificate, as long as a handshake may take.
+    /// Waits for a certificate, at most for the time limit of a handshake.
     ///
     /// # Errors
-    /// There is none that is valid.
+    /// There is no valid certificate.
     pub async fn ready(&self) -> Result<(), Unavailable> {
         self.0.cert.credentials(self.0.settings.deadline).await.map(drop)
     }
 
-    /// The handshake with someone who connected to the pod: anyone of its trust domain.
+    /// The handshake with a client of the pod, which may have any identity of the pod's trust domain.
     ///
     /// # Errors
-    /// Who it was not, or what went wrong. Where the peer could be told, it has been.
+    /// Why the handshake failed. The peer has been told by an alert where possible.
     pub async fn accept<S>(&self, mut io: S, pool: &BufferPool) -> Result<(TlsStream<S>, Peer), AcceptError>
     where
         S: AsyncRead + Packed + Unpin,
@@ -140,10 +140,10 @@ impl Endpoint {
         })
     }
 
-    /// The handshake with someone the pod connected to, who must be one of `expected`. With nobody expected it fails.
+    /// The handshake with a server, which must have one of the `expected` identities. It fails if `expected` is empty.
     ///
     /// # Errors
-    /// Who it was not, or what went wrong. Where the peer could be told, it has been.
+    /// Why the handshake failed. The peer has been told by an alert where possible.
     pub async fn connect<S>(
         &self,
         io: S,
@@ -158,7 +158,7 @@ impl Endpoint {
             Unready::Unavailable(reason) => ConnectError::NoCertificate(reason),
             Unready::Unusable(error) => ConnectError::Unusable(error),
         })?;
-        // As Istio: nobody is asked for by name.
+        // As in Istio, the client sends no server name.
         let name = ServerName::from(std::net::IpAddr::from(Ipv4Addr::UNSPECIFIED));
         let connection = ClientConnection::new(configs.client(expected), name)?;
         let stream = TlsStream::new(io, Connection::Client(connection), Inbound::new(pool));
@@ -177,7 +177,7 @@ impl Endpoint {
         now.checked_add(self.0.settings.deadline).unwrap_or(now)
     }
 
-    /// The configurations of the newest certificate: built when it is new.
+    /// The configurations of the newest certificate. They are built when the certificate is new.
     async fn configs(&self, deadline: Instant) -> Result<Arc<Configs>, Unready> {
         let patience = deadline.saturating_duration_since(Instant::now());
         let credentials = self.0.cert.credentials(patience).await.map_err(Unready::Unavailable)?;
@@ -190,7 +190,7 @@ impl Endpoint {
         {
             return Ok(configs);
         }
-        // Two workers may build it at once; either result does.
+        // Two workers may build them at the same time; each result is correct.
         let roots = self.roots_of(&credentials);
         let configs = Arc::new(Configs::build(credentials, roots, &self.0.settings)?);
         self.0.configs.store(Some(Arc::clone(&configs)));
@@ -216,19 +216,19 @@ impl Endpoint {
         &self.0.cert
     }
 
-    /// The newest roots: they stay when the certificate that they came with has expired.
+    /// The newest roots. They stay in use when the certificate that came with them has expired.
     pub(super) fn roots(&self) -> Option<Arc<Roots>> {
         self.0.cert.newest().map(|credentials| self.roots_of(&credentials))
     }
 
-    /// The root that the newest certificate leads to.
+    /// The root of the newest certificate.
     pub(super) fn own_root(&self) -> Option<Arc<TrustAnchor<'static>>> {
         let credentials = self.0.cert.current(SystemTime::now()).ok()?;
         self.configs_of(credentials).ok()?.own_root.clone()
     }
 }
 
-/// Tells the peer why, as long as there is time. It may be gone: nothing is to be done about that.
+/// Sends the reason to the peer, until the deadline. Errors are ignored, because the peer may be gone.
 async fn farewell<S: AsyncRead + AsyncWrite + Unpin>(io: &mut S, bytes: &[u8], deadline: Instant) {
     let told = timeout_at(deadline, async {
         io.write_all(bytes).await?;
@@ -239,11 +239,11 @@ async fn farewell<S: AsyncRead + AsyncWrite + Unpin>(io: &mut S, bytes: &[u8], d
     }
 }
 
-/// How long a client that is refused may take to read why.
+/// The time that a refused client has to read the reason.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Reads until the peer has closed as well. To close a socket over what was not read, or that more is sent to, is a reset,
-/// which takes back the alert that is on its way.
+/// Reads until the peer has closed as well. Closing a socket with unread bytes, or while the peer still sends, causes a reset,
+/// and a reset can destroy the alert on its way.
 async fn see_off<S: AsyncRead + Unpin>(io: &mut S, deadline: Instant) {
     let mut rest = [0; 512];
     let ended = async { while matches!(io.read(&mut rest).await, Ok(1..)) {} };
@@ -268,9 +268,9 @@ where
             if matches!(failed, Failed::NoAlpn) {
                 stream.close();
             }
-            // It may be gone: nothing is to be done about that.
+            // Errors are ignored, because the peer may be gone.
             let told = timeout_at(deadline, poll_fn(|cx| stream.poll_farewell(cx))).await;
-            // A client that we are waits for nobody who has failed.
+            // Only the server side waits: a client has no reason to wait for a failed server.
             if let (Ok(Ok(())), Connection::Server(_)) = (told, stream.tls()) {
                 see_off(stream.io_mut(), deadline).await;
             }
@@ -279,7 +279,7 @@ where
     }
 }
 
-/// Who it is. The verifiers have read the same certificate, and found it good.
+/// The peer's identity and parameters. The verifiers have read and accepted the same certificate.
 fn peer(tls: &Connection, own: &Configs) -> Result<Peer, Failed> {
     if tls.alpn_protocol() != Some(ALPN) {
         return Err(Failed::NoAlpn);
@@ -291,7 +291,7 @@ fn peer(tls: &Connection, own: &Configs) -> Result<Peer, Failed> {
     let now = SystemTime::now();
     let peer_ends = issuers_end(&chain, now).map_or(leaf.not_after, |end| end.min(leaf.not_after));
     let role = if matches!(tls, Connection::Server(_)) { Role::Client } else { Role::Server };
-    // What was good in the handshake may be over by a moment now.
+    // A certificate that was valid in the handshake may have expired a moment later.
     let at = now.min(peer_ends);
     let (roots, own_root) = (Arc::clone(&own.roots), own.own_root.clone());
     Ok(Peer {

@@ -1,4 +1,4 @@
-//! Why a handshake failed, sorted by who has to do something about it.
+//! Why a handshake failed. The variants show which side has to act.
 
 use std::{fmt, io, time::Duration};
 
@@ -24,7 +24,7 @@ impl From<AlertDescription> for Alert {
     }
 }
 
-/// What is wrong with a peer that speaks TLS.
+/// The fault of a peer that speaks TLS.
 #[derive(Debug, Error)]
 pub enum PeerFault {
     /// It has no certificate.
@@ -33,22 +33,22 @@ pub enum PeerFault {
     /// Its certificate has expired, or is not valid yet.
     #[error("{0}; if that surprises, compare the nodes' clocks")]
     Validity(rustls::Error),
-    /// Its certificate comes from a CA that is not trusted.
+    /// Its certificate comes from an untrusted CA.
     #[error("its certificate does not lead to a root that is trusted here")]
     UnknownCa,
-    /// Its certificate is for another role: a server's, say, in a client's hand.
+    /// Its certificate is for another role, for example a client presents a server's certificate.
     #[error("its certificate is not for this purpose: {0}")]
     Purpose(rustls::Error),
-    /// Its certificate does not name the identity that it has to.
+    /// Its certificate does not have the required identity.
     #[error("{0}")]
     Identity(IdentityFault),
     /// It does not speak TLS 1.3.
     #[error("it does not speak TLS 1.3")]
     Version,
-    /// It refused us.
+    /// It refused this end.
     #[error("it refused with the alert {0}")]
     Alert(Alert),
-    /// It breaks the protocol, or has nothing in common with us.
+    /// It violates the protocol, or supports no common parameters.
     #[error("{0}")]
     Protocol(rustls::Error),
 }
@@ -105,19 +105,19 @@ impl From<rustls::Error> for PeerFault {
     }
 }
 
-/// Why a connection was not accepted. The peer was told by an alert wherever it could understand one.
+/// Why a connection was not accepted. The peer was told by an alert if it could understand one.
 #[derive(Debug, Error)]
 pub enum AcceptError {
     /// The handshake took too long.
     #[error("the TLS handshake was not finished after {0:?}")]
     Deadline(Duration),
-    /// There is no certificate to show.
+    /// The pod has no valid certificate.
     #[error(transparent)]
     NoCertificate(#[from] Unavailable),
-    /// There is one, and it can't be used.
+    /// The pod's certificate can't be used.
     #[error(transparent)]
     Unusable(#[from] ConfigError),
-    /// What came is not TLS.
+    /// The received bytes are not TLS.
     #[error("what came is not TLS (plaintext is not taken on this port)")]
     NotTls,
     /// It speaks TLS, but does not offer HTTP/2.
@@ -156,20 +156,20 @@ impl From<rustls::Error> for AcceptError {
     }
 }
 
-/// Why a connection could not be made. A server that does not like *our* certificate may say so only after this
-/// handshake: then it is a [`Fault`](super::stream::Fault) of the stream.
+/// Why a connection could not be made. A server that refuses *our* certificate may report this only after the handshake: then
+/// it is a [`Fault`](super::stream::Fault) of the stream.
 #[derive(Debug, Error)]
 pub enum ConnectError {
     /// The handshake took too long.
     #[error("the TLS handshake was not finished after {0:?}")]
     Deadline(Duration),
-    /// There is no certificate to show.
+    /// The pod has no valid certificate.
     #[error(transparent)]
     NoCertificate(#[from] Unavailable),
-    /// There is one, and it can't be used.
+    /// The pod's certificate can't be used.
     #[error(transparent)]
     Unusable(#[from] ConfigError),
-    /// What answers does not speak TLS.
+    /// The server does not speak TLS.
     #[error("what answers does not speak TLS")]
     NotTls,
     /// It speaks TLS, but not HTTP/2.

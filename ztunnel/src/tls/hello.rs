@@ -1,7 +1,7 @@
-//! A client's first message, read before anything is spent on the client.
+//! The first message of a client. It is read before the daemon spends much memory on the client.
 //!
-//! What a stranger costs until the deadline, in bytes of heap, the task included: 3,100 while it is silent, 7,000 after the
-//! first byte, at most 20,000 with as long a message as is taken, 15,000 once it has been answered.
+//! The memory for an unauthenticated client until the deadline, in bytes of heap, including the task: 3,100 while it is silent,
+//! 7,000 after the first byte, at most 20,000 with the longest accepted message, 15,000 after the answer.
 
 use std::{future::poll_fn, io, sync::Arc};
 
@@ -13,23 +13,23 @@ use tokio::io::AsyncRead;
 
 use super::{config::Configs, error::AcceptError, inbound::Inbound, provider::HYBRID_GROUP};
 
-/// More than any client sends: 2 KiB with a post-quantum key share. The 64 KiB that rustls takes are too much to spend on
-/// each of ten thousand strangers.
+/// The maximum length. It is more than any client sends: 2 KiB with a post-quantum key share. The 64 KiB that rustls accepts
+/// are too much for each of ten thousand unauthenticated clients.
 const LONGEST: usize = 16 << 10;
 
-/// `decode_error`: what came makes no sense.
+/// `decode_error`: the message can't be parsed.
 const DECODE_ERROR: u8 = 50;
-/// `internal_error`: it is not the peer's fault.
+/// `internal_error`: the fault is not the peer's.
 pub(super) const INTERNAL_ERROR: u8 = 80;
 /// `no_application_protocol`.
 const NO_APPLICATION_PROTOCOL: u8 = 120;
 
-/// A fatal alert as it goes over the wire before there are keys.
+/// A fatal alert as it is sent before keys are negotiated.
 pub(super) const fn plain(alert: u8) -> [u8; 7] {
     [0x15, 3, 3, 0, 2, 2, alert]
 }
 
-/// No connection, and the bytes to say it with; perhaps none.
+/// A refusal, and the bytes of the alert; they may be empty.
 pub(super) struct HelloRefusal {
     pub(super) error: AcceptError,
     pub(super) farewell: Vec<u8>,
@@ -48,7 +48,7 @@ impl HelloRefusal {
         let mut farewell = Vec::new();
         // Writing to a Vec does not fail.
         let _written = alert.write_all(&mut farewell);
-        // rustls is silent about some.
+        // For some errors rustls writes no alert.
         if farewell.is_empty() {
             farewell.extend(plain(DECODE_ERROR));
         }
@@ -56,7 +56,7 @@ impl HelloRefusal {
     }
 }
 
-/// Reads the first message. What came behind it stays in `inbound`.
+/// Reads the first message. The bytes after it stay in `inbound`.
 pub(super) async fn read<S: AsyncRead + Unpin>(io: &mut S, inbound: &mut Inbound) -> Result<Accepted, HelloRefusal> {
     let mut acceptor = Acceptor::default();
     let mut taken = 0_usize;
@@ -81,7 +81,7 @@ pub(super) async fn read<S: AsyncRead + Unpin>(io: &mut S, inbound: &mut Inbound
     }
 }
 
-/// Whether not even the head of a TLS record was there.
+/// Whether not even the header of a TLS record could be read.
 pub(super) const fn no_record(error: &rustls::Error) -> bool {
     matches!(
         error,
@@ -94,7 +94,7 @@ pub(super) const fn no_record(error: &rustls::Error) -> bool {
     )
 }
 
-/// Answers it.
+/// Answers the first message.
 pub(super) fn answer(accepted: Accepted, configs: &Configs) -> Result<ServerConnection, HelloRefusal> {
     let hello = accepted.client_hello();
     let offers = hello.alpn().is_some();
@@ -103,6 +103,7 @@ pub(super) fn answer(accepted: Accepted, configs: &Configs) -> Result<ServerConn
     let connection = accepted
         .into_connection(Arc::clone(config))
         .map_err(|(error, alert)| HelloRefusal::by_tls(error.into(), alert))?;
-    // rustls refuses an offer without ours, but takes no offer for consent, as Istio does.
+    // rustls refuses an ALPN offer without `h2`, but accepts a client without an offer, and so does Istio's ztunnel. This
+    // daemon refuses both.
     if offers { Ok(connection) } else { Err(HelloRefusal::told(AcceptError::NoAlpn, NO_APPLICATION_PROTOCOL)) }
 }

@@ -1,4 +1,4 @@
-//! Ciphertext between the socket and TLS. The buffer is held only while there are bytes in it.
+//! Ciphertext between the socket and TLS. A buffer is held only while it contains bytes.
 
 use std::{
     io,
@@ -32,7 +32,7 @@ impl Inbound {
         self.held.is_none()
     }
 
-    /// Forgets the first `count` bytes, and gives the buffer back after the last.
+    /// Removes the first `count` bytes, and returns the buffer after the last.
     pub(super) fn consume(&mut self, count: usize) {
         self.start = self.start.saturating_add(count);
         if self.start >= self.end {
@@ -44,7 +44,7 @@ impl Inbound {
         (self.held, self.start, self.end) = (None, 0, 0);
     }
 
-    /// Reads once, as much as fits; to be called when empty. 0: the peer has finished.
+    /// Reads once, as much as fits; to be called when empty. 0: the peer has closed its side.
     pub(super) fn poll_fill<S: AsyncRead + Unpin>(
         &mut self,
         io: &mut S,

@@ -1,4 +1,4 @@
-//! The secrets of connections, in a file, for a person with a packet capture. Never without being asked for.
+//! Writes the secrets of connections to a file, for the analysis of packet captures. Only if an operator asks for it.
 
 use std::{
     fmt::Write as _,
@@ -12,15 +12,16 @@ use std::{
 use nix::{fcntl::OFlag, unistd::geteuid};
 use tracing::warn;
 
-/// A file of secrets in NSS' format, which Wireshark reads. Clones write to the same file.
+/// A file of secrets in the NSS format, which Wireshark reads. Clones write to the same file.
 #[derive(Clone, Debug)]
 pub struct KeyLog(Arc<Mutex<File>>);
 
 impl KeyLog {
-    /// Opens the file, to append to it, for its owner only; and warns.
+    /// Opens the file for appending, with access for its owner only, and logs a warning.
     ///
     /// # Errors
-    /// It can't be opened, it is no regular file or a symbolic link, it is another user's, or its mode can't be set.
+    /// The file can't be opened, it is not a regular file, it is a symbolic link, it belongs to another user, or its mode can't
+    /// be set.
     pub fn open(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new()
             .append(true)
@@ -29,15 +30,15 @@ impl KeyLog {
             .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
             .open(path)?;
         let metadata = file.metadata()?;
-        // A device, whose mode is everybody's business, or a pipe that somebody reads.
+        // It may be a device, whose mode must not change, or a pipe with an unknown reader.
         if !metadata.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
         }
-        // Its owner could read it whatever its mode.
+        // The owner could read the file with any mode.
         if metadata.uid() != geteuid().as_raw() {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it belongs to another user"));
         }
-        // The mode above is for a file that was made just now.
+        // The mode above applies only to a file that was just created.
         file.set_permissions(Permissions::from_mode(0o600))?;
         warn!(path = %path.display(), "the secrets of TLS connections are written to a file: who has it can decrypt the traffic of this node's pods");
         Ok(Self(Arc::new(Mutex::new(file))))

@@ -1,8 +1,9 @@
-//! Mutual TLS between workloads: version 1.3 only, ALPN `h2`, both ends proved by a SPIFFE ID. The only user of `rustls`.
+//! Mutual TLS between workloads: version 1.3 only, ALPN `h2`, and both ends prove a SPIFFE ID. This folder is the only user of
+//! `rustls`.
 //!
-//! An [`Endpoint`] is one pod's end. It makes a [`TlsStream`] of a connection, and says who is at the other end; or why
-//! not, after the peer was told by an alert. What is checked of a peer's certificate stands in [`verify`], and how long
-//! that is believed in [`trust`].
+//! An [`Endpoint`] is the end of one pod. It makes a [`TlsStream`] of a connection and returns the peer, or the reason of the
+//! failure after the peer was told by an alert. [`verify`] has the checks of a peer's certificate, and [`trust`] decides how
+//! long a peer stays trusted.
 
 pub mod config;
 pub mod endpoint;

@@ -1,5 +1,5 @@
-//! TLS between a node and its control plane: the server is known by a DNS name or an address, and the client by what it says
-//! inside, so it shows no certificate. Version 1.3 only, ALPN `h2`.
+//! TLS between a node and its control plane. The client knows the server by a DNS name or an address. The client has no
+//! certificate, because it authenticates in its requests. Version 1.3 only, ALPN `h2`.
 
 use std::{io, sync::Arc};
 
@@ -22,34 +22,34 @@ use super::{config::ALPN, provider::provider};
 /// A connection of a [`NamedServer`].
 pub type NamedStream<S> = server::TlsStream<S>;
 
-/// Why there is no TLS connection to a server that is known by its name.
+/// Why there is no TLS connection to a named server.
 #[derive(Debug, Error)]
 pub enum NamedError {
-    /// Not a name.
+    /// The text is not a name.
     #[error("{name:?} is neither a DNS name nor an IP address")]
     Name {
-        /// What was given.
+        /// The text.
         name: String,
     },
-    /// No root to trust.
+    /// There is no root.
     #[error("there is no certificate that can be used as a root")]
     NoRoots,
-    /// A key or a certificate that TLS can't use.
+    /// TLS can't use the key or the certificate.
     #[error("the certificate or its key can't be used")]
     Unusable(#[source] Box<rustls::Error>),
-    /// The server's certificate does not lead to the roots.
+    /// The server's certificate was not issued by one of the roots.
     #[error("the server's certificate was not issued by any of the roots")]
     UnknownIssuer,
-    /// The server has another name.
+    /// The server's certificate has other names.
     #[error("the server's certificate is not valid for {}", names.join(" or "))]
     OtherName {
-        /// The names that would have done.
+        /// The accepted names.
         names: Vec<String>,
     },
     /// The other end does not speak HTTP/2.
     #[error("the other end does not offer HTTP/2 (ALPN h2)")]
     NoAlpn,
-    /// Anything else.
+    /// Any other error.
     #[error("the TLS handshake failed")]
     Handshake(#[source] io::Error),
 }
@@ -62,10 +62,10 @@ pub struct NamedClient {
 }
 
 impl NamedClient {
-    /// A client that trusts `roots` (PEM), and a server that has any of `names`, of which there is at least one.
+    /// A client that trusts `roots` (PEM), and accepts a server with any of `names`, which must not be empty.
     ///
     /// # Errors
-    /// No root, or something that is no name.
+    /// There is no root, or a text is not a name.
     pub fn new(roots: &[u8], names: &[&str]) -> Result<Self, NamedError> {
         let parse = |name: &&str| {
             ServerName::try_from((*name).to_owned()).map_err(|_| NamedError::Name { name: (*name).to_owned() })
@@ -88,10 +88,10 @@ impl NamedClient {
         Ok(Self { config: Arc::new(config), names })
     }
 
-    /// The handshake.
+    /// The handshake with the server.
     ///
     /// # Errors
-    /// Who it was not, or what went wrong.
+    /// Why the handshake failed.
     pub async fn connect<S>(&self, io: S) -> Result<client::TlsStream<S>, NamedError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -121,7 +121,7 @@ impl NamedClient {
     }
 }
 
-/// Accepts a server that has any of these names.
+/// Accepts a server with any of these names.
 #[derive(Debug)]
 struct AnyOf {
     verifier: Arc<WebPkiServerVerifier>,
@@ -171,7 +171,7 @@ impl ServerCertVerifier for AnyOf {
     }
 }
 
-/// A server that is known by the names in its certificate. Cheap to clone.
+/// A server that clients know by the names in its certificate. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct NamedServer(Arc<ServerConfig>);
 
@@ -189,16 +189,16 @@ impl NamedServer {
             .with_single_cert(chain, key)
             .map_err(unusable)?;
         config.alpn_protocols = vec![ALPN.to_vec()];
-        // A resumed session would not meet today's certificate.
+        // A resumed session would not use the current certificate.
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         Ok(Self(Arc::new(config)))
     }
 
-    /// The handshake.
+    /// The handshake with a client.
     ///
     /// # Errors
-    /// What went wrong.
+    /// Why the handshake failed.
     pub async fn accept<S>(&self, io: S) -> Result<server::TlsStream<S>, NamedError>
     where
         S: AsyncRead + AsyncWrite + Unpin,

@@ -1,4 +1,4 @@
-//! What a handshake was good with, and the roots that it is checked against.
+//! The evidence with which a handshake succeeded, and the roots against which it is verified.
 
 use std::{
     fmt,
@@ -15,18 +15,18 @@ use webpki::{EndEntityCert, KeyUsage};
 use super::provider::provider;
 use crate::model::identity::SpiffeId;
 
-/// Why a peer that was proved is not trusted any more.
+/// Why a peer that was authenticated is not trusted any more.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Distrust {
-    /// The root that vouched for it is gone.
+    /// The root of its certificate was removed.
     #[error("the peer's certificate does not lead to a root that is trusted here any more")]
     Root(#[source] webpki::Error),
-    /// A certificate of the two ends is over, and connections are not to outlive that.
+    /// The certificate of one of the ends has expired, and connections must not outlive their certificates.
     #[error("the certificate of the peer, or our own, has expired")]
     Expired,
 }
 
-/// Which end of a handshake someone is.
+/// The role of a peer in a handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
     Client,
@@ -49,7 +49,7 @@ pub(super) struct Roots {
 }
 
 impl Roots {
-    /// One unreadable root must not take the others with it.
+    /// Reads the roots. A root that can't be parsed is left out; the others are used.
     pub(super) fn read(identity: &SpiffeId, ders: &Arc<[CertificateDer<'static>]>) -> Self {
         let mut store = RootCertStore::empty();
         for der in ders.iter() {
@@ -64,17 +64,17 @@ impl Roots {
         &self.store
     }
 
-    /// Whether the bundle is this one.
+    /// Whether the roots were read from this bundle.
     pub(super) fn is_of(&self, ders: &Arc<[CertificateDer<'static>]>) -> bool {
         Arc::ptr_eq(&self.ders, ders) || self.ders == *ders
     }
 
-    /// Whether everyone who was trusted with the other bundle is with this one.
+    /// Whether every root of the other bundle is in this bundle.
     pub(super) fn includes(&self, other: &Self) -> bool {
         other.ders.iter().all(|der| self.ders.contains(der))
     }
 
-    /// The root that a chain, leaf first, leads to.
+    /// The root of a chain (leaf first).
     pub(super) fn root_of(
         &self,
         chain: &[CertificateDer<'static>],
@@ -96,17 +96,17 @@ impl fmt::Debug for Roots {
     }
 }
 
-/// What a handshake was good with: what the peer showed, and what stood at this end.
+/// The evidence with which a handshake succeeded: the certificates of the peer, and the state of this end.
 #[derive(Clone)]
 pub struct Proof(pub(super) Arc<Shown>);
 
 pub(super) struct Shown {
-    /// The peer's certificate and those behind it.
+    /// The peer's certificate and its intermediates.
     pub(super) chain: Vec<CertificateDer<'static>>,
     pub(super) role: Role,
-    /// When all of it was valid.
+    /// A time at which all certificates were valid.
     pub(super) at: SystemTime,
-    /// Whom this end trusted.
+    /// The roots that this end trusted.
     pub(super) roots: Arc<Roots>,
     /// The root of the own certificate.
     pub(super) own_root: Option<Arc<TrustAnchor<'static>>>,
@@ -117,14 +117,15 @@ impl Proof {
         Self(Arc::new(shown))
     }
 
-    /// Against other roots, and as of the time of the handshake: that certificates have expired since is another matter.
+    /// Verifies against other roots, as of the time of the handshake. Certificates that have expired since are not considered
+    /// here.
     pub(super) fn check(&self, roots: &Roots) -> Result<(), Distrust> {
         let Shown { chain, role, at, .. } = &*self.0;
         roots.root_of(chain, *role, *at).map(drop).map_err(Distrust::Root)
     }
 }
 
-// Nothing of it is for a log.
+// The certificates are not written to a log.
 impl fmt::Debug for Proof {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Proof").field("certificates", &self.0.chain.len()).finish_non_exhaustive()

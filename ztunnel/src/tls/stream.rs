@@ -1,13 +1,13 @@
-//! A TLS connection as a stream of bytes, made for few system calls.
+//! A TLS connection as a stream of bytes that needs few system calls.
 //!
-//! **Reading**: one read takes as much ciphertext as a buffer of the worker's pool holds; its records go through rustls one
-//! by one, and the caller's buffer is filled across them. An idle connection holds no buffer of the pool.
+//! **Reading**: one read takes as much ciphertext as a buffer of the worker's pool holds. Its records go through rustls one by
+//! one, and the caller's buffer is filled with as many of them as fit. An idle connection holds no buffer of the pool.
 //!
-//! **Writing**: what is written becomes records at once and waits for [`poll_flush`](AsyncWrite::poll_flush), or until
-//! [`LIMIT`] bytes wait; then all of them go out in one vectored write. Who writes must flush, as h2 does.
+//! **Writing**: written bytes become records at once, and wait for [`poll_flush`](AsyncWrite::poll_flush) or until [`LIMIT`]
+//! bytes wait. Then all of them are sent in one vectored write. A writer must flush, as h2 does.
 //!
-//! Of a large write the last packet, which is not full, waits until the worker's other tasks had their turn: one of them may
-//! have more to say. Then it is sent; see `Tail`.
+//! The last packet of a large write, which is not full, waits until the worker's other tasks had their turn, because one of
+//! them may write more. Then it is sent; see `Tail`.
 
 use std::{
     cell::OnceCell,
@@ -25,19 +25,20 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::{error::Alert, inbound::Inbound};
 use crate::net::{activity::Activity, packed::Packed};
 
-/// What ended a stream before its time. The errors of its calls carry it.
+/// The fault that ended a stream early. The errors of its calls carry it.
 #[derive(Clone, Debug, Error)]
 pub enum Fault {
-    /// The peer refused, perhaps our certificate: it sees that after our end of the handshake is finished.
+    /// The peer refused, possibly because of our certificate: it sees the certificate after our end of the handshake has
+    /// finished.
     #[error("the peer ended the TLS connection with the alert {0}")]
     Alert(Alert),
-    /// What came is forged or breaks the protocol.
+    /// The received bytes are forged or violate the protocol.
     #[error("TLS: {0}")]
     Protocol(rustls::Error),
-    /// The peer's end came without a goodbye: something may be missing.
+    /// The peer closed without close_notify: data may be missing.
     #[error("the peer closed the TLS connection without close_notify")]
     Truncated,
-    /// The connection below broke.
+    /// The connection below failed.
     #[error("{text}")]
     Io {
         /// The kind of error.
@@ -80,18 +81,19 @@ impl From<io::Error> for Fault {
     }
 }
 
-/// Plaintext of a full record, and what a record is longer than its plaintext: head, content type, tag.
+/// Plaintext of a full record, and the difference to its ciphertext: header, content type, tag.
 const RECORD: usize = 16 << 10;
 const OVERHEAD: usize = 5 + 1 + 16;
-/// Ciphertext that may wait to be written: 16 full records, 256 KiB. rustls gives up to 64 records to one write.
+/// The maximum ciphertext that waits to be written: 16 full records, 256 KiB. rustls passes up to 64 records to one write.
 pub const LIMIT: usize = 16 * (RECORD + OVERHEAD);
-/// A write of so much may be one of many.
+/// A write of this size is probably followed by others.
 const BULK: usize = 64 << 10;
-/// Ciphertext after which, though more is there, the worker's other tasks get their turn.
+/// The ciphertext after which the worker's other tasks get their turn, even if more is there.
 const TURN: usize = 1 << 20;
-/// What is not plaintext counts this often: empty records, tiny ones and new keys take more time than their length tells.
+/// The factor for ciphertext without plaintext: empty records, tiny records and key updates take more time than their length
+/// suggests.
 const BARREN: usize = 32;
-/// The start of a record that will be plaintext does not count so.
+/// The factor is not applied to this much: it may be the start of a record whose plaintext follows.
 const BEGUN: usize = 20 << 10;
 
 /// A TLS connection.
@@ -101,29 +103,29 @@ pub struct TlsStream<S> {
     tls: Box<Connection>,
     inbound: Inbound,
     activity: Activity,
-    /// Ciphertext that waits in rustls, about.
+    /// Approximate ciphertext that waits in rustls.
     queued: usize,
     turn: Turn,
     /// Whether rustls' buffer has grown since the connection was idle.
     grown: bool,
-    /// Whether our goodbye was said.
+    /// Whether close_notify was sent.
     closed: bool,
     tail: Tail,
     fault: Rc<OnceCell<Fault>>,
 }
 
-/// The end of what was written last.
+/// The state of the end of the last write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Tail {
-    /// It is on its way.
+    /// It has been sent.
     Sent,
-    /// It may still be in the kernel.
+    /// It may still wait in the kernel.
     Fresh,
-    /// So it may, and the other tasks' turn has begun since.
+    /// It may still wait in the kernel, and the other tasks have had their turn since.
     Old,
 }
 
-/// What came since the worker's other tasks had their turn.
+/// The bytes received since the worker's other tasks had their turn.
 #[derive(Debug, Default)]
 struct Turn {
     ciphertext: usize,
@@ -142,20 +144,20 @@ impl Turn {
     }
 }
 
-/// What is left of the plaintext.
+/// The remaining plaintext.
 #[derive(PartialEq, Eq)]
 enum Plaintext {
-    /// Perhaps something: there was no more room.
+    /// There may be more: the caller's buffer is full.
     Some,
-    /// Nothing yet.
+    /// There is none yet.
     None,
-    /// Nothing any more.
+    /// There is no more: the peer has closed.
     End,
-    /// Nothing, and it did not end well.
+    /// There is no more: the peer closed without close_notify.
     Truncated,
 }
 
-/// How a handshake breaks.
+/// Why a handshake broke.
 pub(super) enum Broken {
     Closed,
     Io(io::Error),
@@ -163,14 +165,14 @@ pub(super) enum Broken {
 }
 
 impl<S> TlsStream<S> {
-    /// When the last bytes came from the peer: to be looked at, and cheap to clone.
+    /// The time of the last bytes from the peer; cheap to clone.
     #[must_use]
     pub fn activity(&self) -> Activity {
         self.activity.clone()
     }
 
-    /// What ended the stream before its time: to be looked at when whoever reads the stream has wrapped the error beyond
-    /// recognition (h2 does).
+    /// The fault that ended the stream early. It is needed when the reader of the stream does not pass on the original error
+    /// (h2 does not).
     #[must_use]
     pub fn fault(&self) -> Rc<OnceCell<Fault>> {
         Rc::clone(&self.fault)
@@ -182,7 +184,7 @@ impl<S> TlsStream<S> {
         &self.io
     }
 
-    /// The connection below, past TLS.
+    /// The connection below, without TLS.
     pub(super) fn io_mut(&mut self) -> &mut S {
         &mut self.io
     }
@@ -191,7 +193,7 @@ impl<S> TlsStream<S> {
         &self.tls
     }
 
-    /// Remembers the first fault; every later call returns it.
+    /// Keeps the first fault; every later call returns it.
     fn fail(&self, fault: Fault) -> io::Error {
         self.fault.get_or_init(|| fault).to_error()
     }
@@ -203,7 +205,7 @@ impl<S> TlsStream<S> {
 
 impl<S: AsyncRead + Packed + Unpin> TlsStream<S> {
     pub(super) fn new(io: S, mut tls: Connection, inbound: Inbound) -> Self {
-        // The limit is kept here, in whole records.
+        // The limit is enforced here, in whole records.
         tls.set_buffer_limit(None);
         Self {
             io,
@@ -219,7 +221,7 @@ impl<S: AsyncRead + Packed + Unpin> TlsStream<S> {
         }
     }
 
-    /// The handshake, until the last of it has gone out.
+    /// The handshake, until its last bytes are sent.
     pub(super) fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         loop {
             if let Err(error) = ready!(self.poll_drain(cx)) {
@@ -236,14 +238,14 @@ impl<S: AsyncRead + Packed + Unpin> TlsStream<S> {
         }
     }
 
-    /// Sends what rustls has left to say, and ends our side.
+    /// Sends the remaining output of rustls, and closes our side.
     pub(super) fn poll_farewell(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_drain(cx))?;
         ready!(Pin::new(&mut self.io).poll_flush(cx))?;
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 
-    /// Has our goodbye sent by the next flush.
+    /// Makes the next flush send close_notify.
     pub(super) fn close(&mut self) {
         self.tls.send_close_notify();
         self.closed = true;
@@ -261,14 +263,14 @@ impl<S: AsyncRead + Packed + Unpin> TlsStream<S> {
         Poll::Ready(result)
     }
 
-    /// Gives rustls as much ciphertext as it takes, about a record. Its plaintext must have been taken before.
+    /// Passes ciphertext to rustls, about a record. The plaintext of the previous call must have been taken.
     fn feed(&mut self) -> Result<(), rustls::Error> {
         let mut bytes = self.inbound.bytes();
         let fed = self.tls.read_tls(&mut bytes).map_err(|error| rustls::Error::General(error.to_string()))?;
         self.grown = true;
         let state = self.tls.process_new_packets();
         if fed == 0 {
-            // The peer had said goodbye: the rest is to be ignored.
+            // The peer had sent close_notify, so the rest is ignored.
             self.inbound.clear();
         } else {
             self.inbound.consume(fed);
@@ -277,7 +279,7 @@ impl<S: AsyncRead + Packed + Unpin> TlsStream<S> {
         Ok(())
     }
 
-    /// rustls' buffer grows to 18 KiB and is made smaller only at the next read; idle connections are many.
+    /// The buffer of rustls grows to 18 KiB, and is made smaller only at the next read. There may be many idle connections.
     fn shrink(&mut self) {
         struct Dry;
         impl io::Read for Dry {
@@ -286,7 +288,7 @@ impl<S: AsyncRead + Packed + Unpin> TlsStream<S> {
             }
         }
         if std::mem::take(&mut self.grown) {
-            // Fails on purpose, after the buffer has been made smaller.
+            // The read fails on purpose, after the buffer has been made smaller.
             let _would_block = self.tls.read_tls(&mut Dry);
         }
     }
@@ -307,7 +309,7 @@ impl<S: AsyncRead + Packed + Unpin> TlsStream<S> {
         Plaintext::Some
     }
 
-    /// One write of as much as the socket takes.
+    /// One write of as many bytes as the socket accepts.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let unfinished = self.queued >= BULK;
         let result = self.tls.write_tls(&mut Outbound { io: &mut self.io, cx, unfinished });
@@ -326,7 +328,7 @@ impl<S: AsyncRead + Packed + Unpin> TlsStream<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Sends the tail, once nobody has more to add to it; who flushes is woken for that.
+    /// Sends the tail when no task has more to add; the flushing task is woken for that.
     fn push(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         match self.tail {
             Tail::Sent => {}
@@ -349,7 +351,7 @@ impl<S: AsyncRead + Packed + Unpin> TlsStream<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// After a write failed: a peer that refuses says why before it closes, and that may be among what was not read yet.
+    /// Called after a failed write: a peer that refuses sends an alert before it closes, which may not have been read yet.
     fn last_words(&mut self, cx: &mut Context<'_>) -> Option<rustls::Error> {
         const TRIES: usize = 4;
         for _ in 0..TRIES {
@@ -368,9 +370,9 @@ impl<S: AsyncRead + Packed + Unpin> TlsStream<S> {
         self.fail(fault)
     }
 
-    /// Takes plaintext, in full records as long as there is enough of it.
+    /// Takes plaintext, in full records while there is enough of it.
     fn put(&mut self, slices: &[IoSlice<'_>], room: usize) -> io::Result<usize> {
-        /// Of which h2 gives two.
+        /// The maximum number of slices; h2 passes two.
         const SLICES: usize = 8;
         let mut kept = [IoSlice::new(&[]); SLICES];
         let (mut left, mut used) = (room, 0);
@@ -386,7 +388,7 @@ impl<S: AsyncRead + Packed + Unpin> TlsStream<S> {
     }
 }
 
-/// The socket, as rustls wants it.
+/// The socket, in the form that rustls needs.
 struct Outbound<'a, 'b, S> {
     io: &'a mut S,
     cx: &'a mut Context<'b>,
@@ -432,7 +434,7 @@ impl<S: AsyncRead + Packed + Unpin> AsyncRead for TlsStream<S> {
                 this.inbound.clear();
                 return Poll::Ready(Ok(()));
             }
-            // What came before a fault is good.
+            // The bytes before a fault are valid.
             if has_some && (this.inbound.is_empty() || this.fault.get().is_some()) {
                 return Poll::Ready(Ok(()));
             }
@@ -442,8 +444,8 @@ impl<S: AsyncRead + Packed + Unpin> AsyncRead for TlsStream<S> {
             }
             if this.inbound.is_empty() {
                 match ready!(this.poll_fill(cx)) {
-                    // Told to rustls, which knows whether the peer had said goodbye. It won't listen when it is full of one
-                    // message that is not complete.
+                    // rustls has to learn of the end, because it knows whether the peer had sent close_notify. It refuses the
+                    // call if an incomplete message fills its buffer.
                     Ok(0) => {
                         if this.tls.read_tls(&mut io::empty()).is_err() {
                             return Poll::Ready(Err(this.fail(Fault::Truncated)));
@@ -461,7 +463,7 @@ impl<S: AsyncRead + Packed + Unpin> AsyncRead for TlsStream<S> {
                 return Poll::Pending;
             } else if let Err(error) = this.feed() {
                 this.fail(error.into());
-                // The alert; once, as there is nothing to wait for any more.
+                // Sends the alert with one attempt, because nobody waits for this connection any more.
                 let _sent = this.poll_send(cx);
             }
         }
@@ -511,7 +513,7 @@ impl<S: AsyncRead + Packed + Unpin> AsyncWrite for TlsStream<S> {
         }
     }
 
-    /// Says goodbye, and ends the socket's write side. What the peer sends can still be read.
+    /// Sends close_notify, and closes the socket's write side. Bytes from the peer can still be read.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.check()?;
         self.close();

@@ -1,4 +1,4 @@
-//! Certificates of every good and bad kind, for tests.
+//! Certificates for tests: valid ones and all kinds of invalid ones.
 
 use std::{
     sync::Arc,
@@ -23,7 +23,7 @@ pub(crate) const CLIENT: &str = "spiffe://cluster.local/ns/default/sa/client";
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// What a certificate says.
+/// The content of a certificate.
 #[derive(Clone)]
 pub(crate) struct Wanted {
     pub(crate) uris: Vec<String>,
@@ -34,13 +34,13 @@ pub(crate) struct Wanted {
     pub(crate) not_after: SystemTime,
 }
 
-/// A good one.
+/// A valid certificate.
 pub(crate) fn good(identity: &str) -> Wanted {
     Wanted {
         uris: vec![identity.to_owned()],
         dns: Vec::new(),
         purposes: vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth],
-        // As Istio's.
+        // As in Istio's certificates.
         usages: vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment],
         not_before: SystemTime::now() - HOUR,
         not_after: SystemTime::now() + HOUR,
@@ -50,7 +50,7 @@ pub(crate) fn good(identity: &str) -> Wanted {
 pub(crate) struct TestCa {
     root: CertificateDer<'static>,
     issuer: CertifiedIssuer<'static, KeyPair>,
-    /// What is sent behind the leaf.
+    /// The certificates that are sent after the leaf.
     between: Vec<CertificateDer<'static>>,
 }
 
@@ -73,14 +73,14 @@ impl TestCa {
         self.below_until(name, SystemTime::now() + 24 * HOUR)
     }
 
-    /// The same, with an end.
+    /// The same, with an expiry.
     pub(crate) fn below_until(&self, name: &str, end: SystemTime) -> Self {
         let mut params = authority(name);
         params.not_after = end.into();
         self.sign(params)
     }
 
-    /// A CA below this one whose key is for something else.
+    /// A CA below this one whose key has another usage.
     pub(crate) fn below_for(&self, name: &str, usages: Vec<KeyUsagePurpose>) -> Self {
         let mut params = authority(name);
         params.key_usages = usages;
@@ -111,7 +111,7 @@ impl TestCa {
         (leaf.der().clone(), PrivatePkcs8KeyDer::from(key.serialize_der()).into())
     }
 
-    /// Credentials whose holder trusts `roots`, and takes itself for `identity` whatever the certificate says.
+    /// Credentials whose holder trusts `roots`, and claims to be `identity` regardless of the certificate.
     pub(crate) fn credentials(
         &self,
         identity: &str,
@@ -127,13 +127,13 @@ impl TestCa {
             key,
             roots: roots.into(),
             serial: "1".to_owned(),
-            // The bad ones are to reach the peer.
+            // The handle must not reject the invalid ones: they have to reach the peer.
             not_before: SystemTime::now() - HOUR,
             not_after: SystemTime::now() + 2 * HOUR,
         })
     }
 
-    /// Good ones, whose holder trusts these.
+    /// Valid credentials whose holder trusts these CAs.
     pub(crate) fn trusting(&self, identity: &str, roots: &[&TestCa]) -> CertState {
         let roots: Vec<_> = roots.iter().map(|ca| ca.root()).collect();
         CertState { credentials: Some(self.credentials(identity, &good(identity), &roots)), failure: None }
@@ -148,7 +148,7 @@ impl TestCa {
     }
 }
 
-/// An endpoint, and what gives it new credentials.
+/// An endpoint, and the sender that gives it new credentials.
 pub(crate) fn endpoint(credentials: Arc<Credentials>) -> (Endpoint, watch::Sender<CertState>) {
     let identity = credentials.identity.clone();
     let (sender, state) = watch::channel(CertState { credentials: Some(credentials), failure: None });

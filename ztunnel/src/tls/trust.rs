@@ -1,9 +1,9 @@
-//! Trust that ends: who was proved at the handshake is asked for again when the roots have changed.
+//! The end of trust: a peer that was authenticated in the handshake is verified again when the roots have changed.
 //!
-//! [`Endpoint::distrusted`] tells when a connection has to be cut, [`Endpoint::outdated`] when it should carry nothing new.
-//! The second comes first where an authority is replaced in order: the new root stands beside the old one, then the own
-//! certificate comes from the new authority, which makes every connection that was made with the old one outdated, at both
-//! of its ends; so that nothing that is short is left on it when the old root is taken out.
+//! [`Endpoint::distrusted`] returns when a connection has to be reset, and [`Endpoint::outdated`] when it should get no new
+//! streams. In an orderly replacement of an authority the second comes first. The new root is added beside the old one, then
+//! the own certificate is issued by the new authority. This makes every connection with the old certificate outdated, at both
+//! ends. So no short stream is left on it when the old root is removed.
 
 use std::{
     future::pending,
@@ -18,22 +18,22 @@ use super::{
     proof::Distrust,
 };
 
-/// The wall clock may be set, and stands on while the machine sleeps, which timers don't see: it is looked at this often.
+/// The interval at which the wall clock is checked. It may be set, and it goes on while the machine sleeps; timers notice
+/// neither.
 const CLOCK_CHECK: Duration = Duration::from_secs(30);
 
 impl Endpoint {
-    /// Whether a peer's certificate leads to one of the newest roots. Its path is verified as of the time of the handshake,
-    /// so that no expiry speaks against it.
+    /// Whether a peer's certificate leads to one of the newest roots. Its path is verified as of the time of the handshake, so
+    /// that an expiry since then does not matter.
     ///
     /// # Errors
-    /// It does not.
+    /// It does not lead to one of them.
     pub fn still_trusts(&self, peer: &Peer) -> Result<(), Distrust> {
         self.roots().map_or(Ok(()), |roots| peer.proof.check(&roots))
     }
 
-    /// Waits until the peer is not trusted any more: its root has been taken away, or, where
-    /// [connections end with their certificates](super::Settings::cut_expired), one of the two has expired. A change of
-    /// the roots by which nothing is lost costs nothing.
+    /// Waits until the peer is not trusted any more: its root was removed, or a certificate of one of the ends has expired and
+    /// [`cut_expired`](super::Settings::cut_expired) is set. A change that removes no root costs nothing.
     pub async fn distrusted(&self, peer: &Peer) -> Distrust {
         let expired = async {
             match self.settings().cut_expired {
@@ -47,8 +47,8 @@ impl Endpoint {
         }
     }
 
-    /// Waits until nothing new should be put on a connection with the peer: a certificate of the two ends has expired, or
-    /// the own one leads to another root since.
+    /// Waits until the connection with the peer should get no new streams: a certificate of one of the ends has expired, or the
+    /// root of the own certificate has changed.
     pub async fn outdated(&self, peer: &Peer) {
         tokio::select! {
             () = until(peer.expires) => {}
@@ -60,7 +60,7 @@ impl Endpoint {
         let mut news = self.certificate().clone();
         let mut known = Arc::clone(&peer.proof.0.roots);
         loop {
-            // The first time as well: they may have changed since the handshake began.
+            // Checked before the first wait as well: the roots may have changed since the handshake began.
             if let Some(roots) = self.roots()
                 && !Arc::ptr_eq(&roots, &known)
             {

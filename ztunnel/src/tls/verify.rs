@@ -1,10 +1,14 @@
-//! Whether a peer's certificate is good, and whose it is.
+//! The verification of a peer's certificate, and its identity.
 //!
-//! Both ends ask for a chain to one of the roots, with the purpose (extended key usage) of the peer's role, and for exactly
-//! one URI among the leaf's alternative names, a SPIFFE ID in Istio's form: of two identities nobody could say which one
-//! is meant. Names of other kinds beside it are nobody's business. A certificate that limits the use of its key (key usage) has to
-//! allow what it is used for here: the leaf's digital signatures, those of the CAs behind it signing certificates. Who accepts then asks for the own trust domain, who
-//! connects for one of the identities that are expected there.
+//! Both ends require:
+//!
+//! - a chain to one of the roots, with the purpose (extended key usage) of the peer's role;
+//! - exactly one URI among the leaf's alternative names, a SPIFFE ID in Istio's form, because with two identities it would be
+//!   unclear which one is meant. Names of other kinds are ignored;
+//! - if a certificate limits the usage of its key (key usage), the usage that it has here: digital signatures for the leaf,
+//!   signing of certificates for the CAs behind it.
+//!
+//! In addition, the accepting end requires its own trust domain, and the connecting end one of the expected identities.
 
 use std::{
     fmt,
@@ -33,43 +37,43 @@ use crate::{
     model::identity::{IdentityError, SpiffeId, TrustDomain},
 };
 
-/// What is wrong with the identity in a certificate whose chain is good.
+/// The fault of the identity in a certificate whose chain is valid.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum IdentityFault {
-    /// The certificate can't be read, or says the same thing twice.
+    /// The certificate can't be parsed, or has an extension twice.
     #[error("its certificate can't be read")]
     Unreadable,
-    /// More certificates than any path through them may have.
+    /// There are more certificates than a valid path can have.
     #[error("it presented {0} certificates beside its own: at most {most} are looked at", most = LONGEST_CHAIN)]
     Chain(usize),
-    /// The use of its key is limited, and not to this.
+    /// The key usage of a certificate does not allow this use.
     #[error("the key usage of {whose} does not allow {needed}; issue it with {needed}, or without the extension")]
     KeyUsage {
-        /// Which certificate.
+        /// The certificate.
         whose: &'static str,
-        /// As RFC 5280 names it.
+        /// The missing usage, with its name in RFC 5280.
         needed: &'static str,
     },
-    /// No URI among its alternative names, or several.
+    /// There is no URI among its alternative names, or several.
     #[error("its certificate has {0} URI names instead of one")]
     Uris(usize),
     /// The URI is not an identity.
     #[error("its certificate's name is no identity: {0}")]
     NotSpiffe(IdentityError),
-    /// The identity is of another mesh.
+    /// The identity belongs to another trust domain.
     #[error("{found} is not of the trust domain {own}")]
     TrustDomain {
-        /// The peer's.
+        /// The peer's identity.
         found: SpiffeId,
-        /// Ours.
+        /// The own trust domain.
         own: TrustDomain,
     },
-    /// Someone else answered.
+    /// A server with another identity answered.
     #[error("{found} answered instead of {}", Listed(expected))]
     Unexpected {
-        /// Who.
+        /// Its identity.
         found: SpiffeId,
-        /// Who was expected.
+        /// The expected identities.
         expected: Arc<[SpiffeId]>,
     },
 }
@@ -88,8 +92,9 @@ impl IdentityFault {
     }
 }
 
-/// Certificates between a leaf and a root; webpki follows a path of six. It would try every one of the hundreds that fit into
-/// a message, again and again, for a stranger who copied the one that signs from our own chain.
+/// The maximum number of certificates between a leaf and a root; webpki follows a path of six. Hundreds of certificates fit
+/// into a message. An unauthenticated peer could send copies of the signing certificate in our own chain, and webpki would try
+/// each of them again and again.
 const LONGEST_CHAIN: usize = 8;
 
 fn check_length(intermediates: &[CertificateDer<'_>]) -> Result<(), IdentityFault> {
@@ -99,10 +104,10 @@ fn check_length(intermediates: &[CertificateDer<'_>]) -> Result<(), IdentityFaul
     }
 }
 
-/// Asked of a chain that is good otherwise: what verifies it does not look at the use of keys.
+/// Checks the key usage of the intermediates. The chain is verified already, but that verification ignores key usage.
 fn check_usage(intermediates: &[CertificateDer<'_>]) -> Result<(), IdentityFault> {
     for der in intermediates {
-        // What can't be read has not served.
+        // A certificate that can't be parsed was not used in the path.
         let Ok(view) = X509View::parse(der) else { continue };
         if view.is_ca_that_may_not_sign().map_err(|_twice| IdentityFault::Unreadable)? {
             return Err(IdentityFault::KeyUsage { whose: "a CA certificate behind its own", needed: "keyCertSign" });
@@ -111,7 +116,7 @@ fn check_usage(intermediates: &[CertificateDer<'_>]) -> Result<(), IdentityFault
     Ok(())
 }
 
-/// A service may have many identities; a log line has room for some.
+/// The first few identities: a service may have many, and a log line has limited space.
 struct Listed<'a>(&'a [SpiffeId]);
 
 impl fmt::Display for Listed<'_> {
@@ -137,7 +142,7 @@ impl From<IdentityFault> for rustls::Error {
     }
 }
 
-/// What a peer's certificate says.
+/// The content of a peer's certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Leaf {
     pub(super) identity: SpiffeId,
@@ -162,9 +167,9 @@ impl Leaf {
     }
 }
 
-/// When the first of those certificates expires that stand between a chain's leaf and its root, if there are any. The chain
-/// has been verified; names alone tell here which of them may have served, so of two for one name the one that ends first
-/// counts. What is not valid at that time has not served.
+/// The earliest expiry of the certificates between a chain's leaf and its root, if there are any. The chain has been verified.
+/// Here only the names show which certificates may be in the path, so of two certificates with one name the earlier expiry is
+/// used. A certificate that is not valid at this time was not in the path.
 pub(super) fn issuers_end(chain: &[CertificateDer<'_>], at: SystemTime) -> Option<SystemTime> {
     let (leaf, others) = chain.split_first()?;
     let mut signed = vec![X509View::parse(leaf).ok()?];
@@ -181,13 +186,13 @@ pub(super) fn issuers_end(chain: &[CertificateDer<'_>], at: SystemTime) -> Optio
     end
 }
 
-/// Validity is stated in whole seconds; the last one belongs to it.
+/// Validity has whole seconds and includes the last second.
 fn is_valid_at(view: &X509View<'_>, at: SystemTime) -> bool {
     view.not_before() <= at && at < view.not_after() + Duration::from_secs(1)
 }
 
-/// Every mesh's CA may have the same name: a chain that leads to the right name and the wrong key is of an unknown CA, and
-/// not, as TLS would have it, a signature that went wrong.
+/// The CAs of different meshes may have the same name. A chain that leads to the right name but the wrong key is reported as an
+/// unknown CA, and not as an invalid signature as TLS would do.
 fn foreign(error: rustls::Error) -> rustls::Error {
     match error {
         rustls::Error::InvalidCertificate(CertificateError::BadSignature) => CertificateError::UnknownIssuer.into(),
@@ -253,7 +258,7 @@ impl ClientCertVerifier for PeerOf {
     }
 }
 
-/// Accepts the servers of one connection. With nobody expected it accepts nobody.
+/// Accepts the expected servers of one connection. If `expected` is empty, it accepts no server.
 #[derive(Debug)]
 pub(super) struct ServerOneOf {
     roots: Arc<RootCertStore>,
@@ -268,7 +273,7 @@ impl ServerOneOf {
 }
 
 impl ServerCertVerifier for ServerOneOf {
-    /// The server's name is not looked at: addresses prove nothing.
+    /// The server's name is ignored, because an address proves nothing.
     fn verify_server_cert(
         &self,
         leaf: &CertificateDer<'_>,

@@ -31,7 +31,7 @@ pub(in crate::tls) fn ids(texts: &[&str]) -> Vec<SpiffeId> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 
-/// A handshake of the two, in which the client expects these.
+/// A handshake between the two; the client expects these identities.
 pub(in crate::tls) async fn meet(server: &Endpoint, client: &Endpoint, expected: &[&str]) -> (Accepted, Connected) {
     let (near, far) = duplex(64 << 10);
     let (pool, expected) = (pool(), ids(expected));
@@ -95,7 +95,7 @@ async fn new_credentials_are_used_by_the_next_handshake_and_old_ones_are_prepare
     }
     assert!(Arc::ptr_eq(&prepared[0], &prepared[1]), "not built for every handshake");
 
-    // The server's certificate comes from the new CA; both trust both.
+    // The server's certificate is issued by the new CA; both ends trust both CAs.
     let renewed: Arc<Credentials> = new.credentials(WEB, &good(WEB), &both);
     let leaf = renewed.chain[0].clone();
     sender.send_replace(CertState { credentials: Some(renewed), failure: None });
@@ -105,7 +105,7 @@ async fn new_credentials_are_used_by_the_next_handshake_and_old_ones_are_prepare
     let (accepted, connected) = meet(&client, &server, &[CLIENT]).await;
     say_hello(accepted, connected).await;
 
-    // And now the server trusts the new one only.
+    // Now the server trusts the new CA only.
     sender.send_replace(CertState { credentials: Some(new.good(WEB)), failure: None });
     let (accepted, _) = meet(&server, &client, &[WEB]).await;
     assert_eq!(accepted.unwrap_err().label(), "unknown_ca");

@@ -20,7 +20,7 @@ use tokio::{
     time::{Duration, advance, timeout},
 };
 
-/// Counts what would be system calls.
+/// Counts calls that would be system calls.
 #[derive(Clone, Default, Debug)]
 struct Calls {
     reads: Rc<Cell<usize>>,
@@ -98,7 +98,7 @@ impl AsyncWrite for Counted {
     }
 }
 
-/// Client and server over a connection that takes `size` bytes each way.
+/// A client and a server over a connection that holds `size` bytes in each direction.
 async fn pair(size: usize) -> (TlsStream<Counted>, TlsStream<Counted>) {
     let (ca, pool) = (TestCa::new("ca"), BufferPool::new(64 << 10, 4));
     let (near, far) = duplex(size);
@@ -112,7 +112,7 @@ async fn pair(size: usize) -> (TlsStream<Counted>, TlsStream<Counted>) {
     (client, server)
 }
 
-/// A pattern that no error in order or length fits.
+/// A pattern in which every error in order or length is detected.
 fn pattern() -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(7);
     (0..65_521).map(|_| random.u8(..)).collect()
@@ -193,7 +193,7 @@ async fn head_and_body_become_one_record_and_one_write() {
     assert_eq!(server.io.calls.take().0, 1);
 }
 
-/// Counts how often it was woken.
+/// Counts wake-ups.
 #[derive(Default)]
 struct Wakes(AtomicUsize);
 
@@ -243,7 +243,7 @@ async fn bulk_takes_a_call_per_buffer() {
     assert!(heard == bulk);
     assert_eq!((server.io.calls.take().0, calls), (LIMIT.div_ceil(64 << 10), 5), "the pool's buffers have 64 KiB");
     assert!(server.inbound.is_empty(), "an idle connection holds no buffer");
-    // More than fits goes out while it is written.
+    // If there are more bytes than fit, the excess is sent during the write.
     client.write_all(&vec![4; 40 * RECORD]).await.unwrap();
     client.flush().await.unwrap();
     assert_eq!(client.io.calls.take(), (0, 3, 40 * (RECORD + OVERHEAD)));
@@ -265,12 +265,12 @@ async fn a_peer_that_does_not_read_stops_the_writer() {
     blocked.await;
     assert!((15 * RECORD..=LIMIT + 10_000).contains(&written), "{written}");
     assert!(client.queued <= LIMIT && client.tls.wants_write());
-    // And goes on when it does.
+    // It continues when the peer reads.
     let mut heard = vec![0; written];
     let (flushed, read) = tokio::join!(client.flush(), server.read_exact(&mut heard));
     flushed.unwrap();
     assert_eq!((read.unwrap(), client.queued), (written, 0));
-    // It is woken, too.
+    // It is also woken.
     let mut heard = vec![0; 10 * chunk.len()];
     let write = async {
         for _ in 0..10 {
@@ -388,7 +388,7 @@ async fn new_keys_with_every_byte_get_through_but_not_in_one_go() {
     .await;
     assert!(heard.iter().all(|byte| *byte == 6));
     assert!(turns > 5, "{turns}");
-    // The answer to them is one message, however many they were.
+    // They are answered by one message, independent of their number.
     server.write_all(b"x").await.unwrap();
     server.flush().await.unwrap();
     assert!(server.io.calls.take().2 < 100);

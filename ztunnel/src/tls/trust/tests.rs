@@ -17,7 +17,7 @@ use tokio::{io::duplex, pin};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Whom the server and the client have proved each other to be.
+/// The peers that the server and the client have authenticated.
 async fn proved(server: &Endpoint, client: &Endpoint) -> (Peer, Peer) {
     let (accepted, connected) = meet(server, client, &[WEB]).await;
     (accepted.unwrap().1, connected.unwrap().1)
@@ -75,7 +75,7 @@ async fn who_could_get_no_certificate_any_more_trusts_whom_it_trusted() {
     assert_eq!(server.distrusted(&peer).now_or_never(), None, "nor without news for ever");
 }
 
-/// As of the handshake; a verification now would say that it has expired.
+/// The check is made as of the handshake; a verification as of now would fail because of the expiry.
 #[test]
 fn expiry_is_no_matter_of_trust() {
     let (ca, other) = (TestCa::new("root"), TestCa::new("other"));
@@ -142,7 +142,7 @@ async fn the_first_certificate_of_both_chains_that_ends_ends_the_connection() {
     for (web, client, end) in [(&web_ca, &root, soon), (&root, &client_ca, sooner), (&web_ca, &client_ca, sooner)] {
         let peers = proved(&web.endpoint(WEB), &client.endpoint(CLIENT)).await;
         for peer in [peers.0, peers.1] {
-            // Certificates count in seconds.
+            // Certificates have whole seconds.
             let early = end.duration_since(peer.expires).unwrap();
             assert!(early < Duration::from_secs(1), "{early:?}");
         }

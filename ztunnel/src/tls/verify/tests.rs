@@ -70,7 +70,7 @@ fn a_long_list_of_expected_identities_is_cut() {
     assert!(Listed(&[]).to_string().starts_with("nobody"));
 }
 
-/// The fault that a refusal is for, if it is for one.
+/// The identity fault in a refusal, if any.
 fn fault(error: Error) -> Option<IdentityFault> {
     match error {
         Error::InvalidCertificate(CertificateError::Other(other)) => other.0.downcast_ref::<IdentityFault>().cloned(),
@@ -78,7 +78,7 @@ fn fault(error: Error) -> Option<IdentityFault> {
     }
 }
 
-/// Our own chain tells a stranger which certificate signs: each copy of it would be tried.
+/// A peer can copy the signing certificate from our own chain; webpki would try each copy.
 #[test]
 fn a_chain_of_hundreds_is_refused_before_it_is_followed() {
     let (root, mut roots) = (TestCa::new("root"), RootCertStore::empty());
@@ -97,7 +97,7 @@ fn a_chain_of_hundreds_is_refused_before_it_is_followed() {
     }
 }
 
-/// A key that is in a certificate for something else signs no handshake, and no certificate.
+/// A key with another key usage signs no handshake and no certificate.
 #[test]
 fn speak_for_a_workload_with_a_key_that_is_for_something_else() {
     let root = TestCa::new("root");

@@ -1,4 +1,4 @@
-//! Peers that must be refused: with which alert, under which label, and when.
+//! Peers that must be refused: the alert, the label and the time of the refusal.
 
 use super::{ids, meet, pool, say_hello};
 use crate::{
@@ -38,7 +38,7 @@ use tokio::{
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A bad certificate: its name, its change from a good one, the number of the alert and the label of the refusal.
+/// A bad certificate: its name, its difference from a good certificate, the number of the alert, and the label of the refusal.
 type Bad = (&'static str, fn(&mut Wanted), u8, &'static str);
 
 const BAD: [Bad; 7] = [
@@ -74,7 +74,7 @@ fn client_only(wanted: &mut Wanted) {
     wanted.purposes = vec![ExtendedKeyUsagePurpose::ClientAuth];
 }
 
-/// What the other end hears when it reads; then nothing works any more.
+/// The fault that the other end reads. After it no call succeeds.
 async fn heard(stream: &mut TlsStream<DuplexStream>) -> Fault {
     let error = stream.read(&mut [0; 16]).await.unwrap_err();
     assert!(stream.write(b"x").await.is_err());
@@ -122,7 +122,7 @@ async fn servers_with_bad_certificates_are_refused() {
 async fn a_stranger_is_refused_even_if_its_ca_has_the_same_name() {
     let ca = TestCa::new("cluster.local");
     for foreign in [TestCa::new("cluster.local"), TestCa::new("another"), TestCa::new("root").below("cluster.local")] {
-        // It trusts us; we don't trust it.
+        // It trusts our CA, but we do not trust its CA.
         let (stranger, _sender) = endpoint(foreign.credentials(CLIENT, &good(CLIENT), &[ca.root()]));
         let (accepted, connected) = meet(&ca.endpoint(WEB), &stranger, &[WEB]).await;
         assert_eq!(accepted.unwrap_err().label(), "unknown_ca");
@@ -144,7 +144,7 @@ async fn another_trust_domain_is_refused_although_the_chain_is_good() {
         ("trust_domain", format!("the peer was refused: {other} is not of the trust domain cluster.local"))
     );
     assert!(is_alert(&heard(&mut connected.unwrap().0).await, 46));
-    // Whom to connect to is a matter of what is expected.
+    // For a client only the expected identities matter.
     let near = ca.endpoint("spiffe://other.mesh/ns/a/sa/b");
     let (accepted, connected) = meet(&ca.endpoint(other), &near, &[other]).await;
     say_hello(accepted, connected).await;
@@ -172,7 +172,8 @@ fn nobody() -> rustls_pki_types::ServerName<'static> {
     IpAddr::from([0, 0, 0, 0]).into()
 }
 
-/// A handshake with a client that is not ours. The suite or the label of the refusal; the group or what the client hears.
+/// A handshake with a client of another configuration: the suite or the label of the refusal, and the group or the client's
+/// fault.
 async fn raw(server: &Endpoint, config: ClientConfig) -> (&'static str, String) {
     let (near, far) = duplex(64 << 10);
     let connection = ClientConnection::new(Arc::new(config), nobody()).unwrap();
@@ -241,7 +242,7 @@ async fn a_client_with_istios_preferences_gets_them_and_chacha_is_refused() {
         raw(&ca.endpoint(WEB), config).await
     };
     let both = [cipher_suite::TLS13_AES_256_GCM_SHA384, cipher_suite::TLS13_AES_128_GCM_SHA256];
-    // Of the cipher suites. Its first key share is another one than what it is asked for.
+    // Negotiation of the cipher suite. The client's first key share is of another group than the server asks for.
     assert_eq!(ask(&both).await, ("TLS13_AES_256_GCM_SHA384", "X25519MLKEM768".to_owned()));
     assert_eq!(ask(&[cipher_suite::TLS13_CHACHA20_POLY1305_SHA256]).await, ("protocol", alert(40)));
 }
@@ -281,14 +282,14 @@ async fn a_server_that_does_not_speak_h2_or_tls_is_refused() {
     assert_eq!(client.connect(far, &expected, &pool).await.unwrap_err().label(), "io");
 }
 
-/// Sends bytes, then nothing: the label of the refusal, what came back, and after how long. With paused time that is none
-/// unless everyone waits.
+/// Sends bytes and then nothing. Returns the label of the refusal, the answer, and the time that it took. In paused time it
+/// takes no time unless all tasks wait.
 async fn send(server: &Endpoint, bytes: &[u8]) -> (&'static str, Vec<u8>, Duration) {
     let (near, mut far) = duplex(256 << 10);
     far.write_all(bytes).await.unwrap();
     let started = Instant::now();
     let mut answer = Vec::new();
-    // It leaves when it has read why.
+    // The peer closes after it has read the reason.
     let read = async {
         far.read_to_end(&mut answer).await.unwrap();
         drop(far);
@@ -358,13 +359,13 @@ async fn what_is_no_handshake_of_tls13_is_refused_at_once() {
 #[tokio::test(start_paused = true)]
 async fn a_first_message_without_end_is_refused() {
     let server = TestCa::new("cluster.local").endpoint(WEB);
-    // It says that it is 65,535 bytes long, which rustls would take.
+    // Its header says that it is 65,535 bytes long, which rustls would accept.
     let mut endless = vec![22, 3, 1, 0x40, 0, 1, 0, 0xff, 0xff];
     endless.resize(5 + 0x4000, 0);
     endless.extend([22, 3, 3, 0x40, 0]);
     endless.resize(2 * (5 + 0x4000), 0);
     assert_eq!(send(&server, &endless).await, ("protocol", told(50), Duration::ZERO));
-    // And this one that it is 16 MB long.
+    // The header of this one says that it is 16 MB long.
     endless[6] = 0xff;
     assert_eq!(send(&server, &endless).await, ("protocol", told(50), Duration::ZERO));
 }
@@ -383,7 +384,7 @@ async fn whoever_is_silent_is_left_after_the_deadline() {
     let error = ca.endpoint(CLIENT).connect(far, &ids(&[WEB]), &pool).await.unwrap_err();
     assert_eq!((error.label(), started.elapsed().as_secs()), ("deadline", 5));
     drop(near);
-    // One that reads nothing does not hold up the farewell, either.
+    // A peer that reads nothing can't delay the alert beyond the deadline either.
     let (near, mut far) = duplex(4);
     let started = Instant::now();
     let (accepted, _) = tokio::join!(server.accept(near, &pool), far.write_all(b"GET / HTTP/1.1\r\n\r\n"));
@@ -417,7 +418,7 @@ async fn a_client_without_the_hybrid_key_exchange_gets_its_own() {
     assert_eq!(raw(&ca.endpoint(WEB), config).await.1, "secp256r1");
 }
 
-/// A real socket, because only there an early close takes the alert back.
+/// This needs a real socket: only there an early close destroys the alert.
 #[tokio::test]
 async fn a_refused_client_that_writes_late_still_reads_why() {
     let ca = TestCa::new("cluster.local");
@@ -427,14 +428,14 @@ async fn a_refused_client_that_writes_late_still_reads_why() {
     reset_on_close(&near);
     let (server, pool) = (ca.endpoint(WEB), pool());
     let refuse = async {
-        // Dropped as whoever serves it does.
+        // The connection is dropped, as in the data path.
         let refused = server.accept(near, &pool).await.unwrap_err();
         assert_eq!(refused.label(), "not_tls");
     };
     let client = async {
         far.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
         far.readable().await.unwrap();
-        // The server has said all it will.
+        // The server sends nothing more after this.
         far.write_all(b"Host: web\r\n\r\n").await.unwrap();
         let mut alert = Vec::new();
         far.read_to_end(&mut alert).await.unwrap();
