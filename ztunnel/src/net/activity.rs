@@ -1,16 +1,16 @@
-//! When a peer was last heard of.
+//! The time of the last bytes from a peer.
 
 use std::{cell::Cell, rc::Rc};
 
 use tokio::time::Instant;
 
-/// The time of the last bytes received from a peer: written by whoever reads from the socket, read by whoever has to tell
-/// a silent peer from a dead one. Cheap to clone; every clone is the same clock hand.
+/// The time of the last bytes from a peer. The reader of the socket writes it, and the code that has to distinguish a silent
+/// peer from a dead one reads it. Cheap to clone; all clones share the time.
 #[derive(Clone, Debug)]
 pub struct Activity(Rc<Cell<Instant>>);
 
 impl Activity {
-    /// Heard of just now.
+    /// The last bytes arrived now.
     #[must_use]
     pub fn new() -> Self {
         Self(Rc::new(Cell::new(Instant::now())))
@@ -21,7 +21,7 @@ impl Activity {
         self.0.set(Instant::now());
     }
 
-    /// When bytes arrived last.
+    /// The time of the last bytes.
     #[must_use]
     pub fn last(&self) -> Instant {
         self.0.get()

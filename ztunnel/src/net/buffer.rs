@@ -1,5 +1,5 @@
-//! Buffers of one worker, used again and again: whoever waits holds none. Large ones move much with few system calls; of
-//! small ones many can be in use, one for each of many short messages, without new memory for each.
+//! The reusable buffers of one worker: a connection that waits holds none. Large buffers move many bytes with few system calls.
+//! Many small buffers can be in use, one for each of many short messages, without new memory for each message.
 
 use std::{
     cell::{Cell, RefCell},
@@ -10,14 +10,15 @@ use bytes::Buf;
 
 use super::memory::{Account, Budget, Claim};
 
-/// Buffers of one worker, as one pod uses them.
+/// The buffers of one worker, as one pod uses them.
 #[derive(Clone, Debug)]
 pub struct BufferPool {
     pool: Rc<Pool>,
     user: Rc<User>,
 }
 
-/// A pod's use of buffers, counted in its account. Not each buffer by itself: the account is shared by threads.
+/// The memory of a pod's buffers, counted in its account. The account is shared by threads, so that not every buffer is counted
+/// on its own.
 #[derive(Debug)]
 struct User {
     account: Account,
@@ -26,7 +27,7 @@ struct User {
     claim: RefCell<Claim>,
 }
 
-/// The account is at most so much behind.
+/// The maximum difference between the account and the actual use.
 const STEP: usize = 1 << 20;
 
 impl User {
@@ -74,23 +75,23 @@ impl Class {
     }
 }
 
-/// Bytes of a small buffer: a TLS record, and more than most messages.
+/// The size of a small buffer: a TLS record, and more than most messages.
 const SMALL: usize = 16 << 10;
-/// As many times as many of them are kept as of the large ones.
+/// The pool keeps this many times more small buffers than large ones.
 const MORE_SMALL: usize = 8;
 
-/// How large a buffer is.
+/// The size of a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Size {
-    /// For a message that is likely to be short.
+    /// For a message that is probably short.
     Small,
-    /// For one of many.
+    /// For a part of a larger amount.
     Large,
 }
 
 impl Size {
-    /// What should be taken after a read: a buffer that was filled was too small, one filled by less than a small one too
-    /// large.
+    /// The size for the next read: a buffer that was filled was too small, and a buffer that was filled by less than a small
+    /// one was too large.
     #[must_use]
     pub fn after(self, read: usize, room: usize) -> Self {
         match self {
@@ -102,7 +103,7 @@ impl Size {
 }
 
 impl BufferPool {
-    /// Large buffers have `size` bytes; at most `keep` of them are kept for later, and small ones of half as many bytes.
+    /// Large buffers have `size` bytes. At most `keep` of them are kept for later use, and eight times as many small ones.
     #[must_use]
     pub fn new(size: usize, keep: usize) -> Self {
         let small = Class::new(SMALL.min(size), keep.saturating_mul(MORE_SMALL));
@@ -110,7 +111,7 @@ impl BufferPool {
         Self { pool, user: Rc::new(User::new(Budget::default().pod())) }
     }
 
-    /// The same buffers, used at the expense of a pod. Where its memory is tight there are small ones only.
+    /// The same buffers, charged to the account of a pod. If the memory of the pod is tight, it gets small buffers only.
     #[must_use]
     pub fn of(&self, account: Account) -> Self {
         Self { pool: Rc::clone(&self.pool), user: Rc::new(User::new(account)) }
@@ -120,13 +121,13 @@ impl BufferPool {
         if size == Size::Large && self.user.account.is_tight() { Size::Small } else { size }
     }
 
-    /// Bytes of a buffer.
+    /// The number of bytes of a buffer.
     #[must_use]
     pub fn bytes(&self, size: Size) -> usize {
         self.pool.class(self.granted(size)).size
     }
 
-    /// A buffer, which goes back when it is dropped. What is in it is left from its last use.
+    /// A buffer, which returns to the pool when it is dropped. It still contains the bytes of its last use.
     #[must_use]
     pub fn borrow(&self, size: Size) -> Borrowed {
         let size = self.granted(size);
@@ -155,18 +156,18 @@ pub struct Borrowed {
 }
 
 impl Borrowed {
-    /// All of it.
+    /// The whole buffer.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.bytes
     }
 
-    /// All of it.
+    /// The whole buffer.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// Its first `length` bytes, to be sent; the buffer goes back when they are dropped.
+    /// Its first `length` bytes, to be sent. The buffer returns to the pool when they are dropped.
     #[must_use]
     pub fn into_chunk(self, length: usize) -> Chunk {
         let end = length.min(self.bytes.len());
@@ -181,7 +182,7 @@ impl Drop for Borrowed {
     }
 }
 
-/// Bytes in a buffer of the pool, on their way out.
+/// Bytes to be sent in a buffer of the pool.
 #[derive(Debug, Default)]
 pub struct Chunk {
     bytes: Option<Borrowed>,
@@ -199,7 +200,7 @@ impl Buf for Chunk {
     }
 
     fn advance(&mut self, count: usize) {
-        // The contract of `Buf` is to panic here; a caller that counts wrong must not send bytes of the buffer's last use.
+        // The contract of `Buf` demands a panic here: a caller that counts wrong must not send bytes of the buffer's last use.
         assert!(count <= self.remaining(), "advanced past the end of a chunk");
         self.start += count;
         if self.start == self.end {

@@ -1,7 +1,7 @@
-//! Copies bytes both ways between two connections: half-closes and resets arrive as what they are.
+//! Copies bytes in both directions between two connections; half-closes and resets are passed on as half-closes and resets.
 //!
-//! A direction that waits holds no buffer: it borrows one from the worker's pool when bytes are there, and gives it back
-//! when they are written.
+//! A direction that waits holds no buffer: it borrows one from the worker's pool when bytes are there, and returns it when they
+//! are written.
 
 use std::{
     cell::Cell,
@@ -28,7 +28,7 @@ use super::{
     socket,
 };
 
-/// Bytes copied so far; read while the copy runs, or after it.
+/// The number of bytes copied so far, readable during and after the copy.
 #[derive(Debug, Default)]
 pub struct Transferred {
     to_server: Cell<u64>,
@@ -48,7 +48,7 @@ impl Transferred {
         self.to_client.get()
     }
 
-    /// The count of the bytes from that side.
+    /// The count of the bytes from this side.
     pub(crate) fn from(&self, side: Side) -> &Cell<u64> {
         match side {
             Side::Client => &self.to_server,
@@ -62,12 +62,12 @@ impl Transferred {
 pub enum Side {
     /// The side that connected.
     Client,
-    /// The side that was connected to.
+    /// The side that accepted the connection.
     Server,
 }
 
 impl Side {
-    /// The other one.
+    /// The other side.
     #[must_use]
     pub fn other(self) -> Self {
         match self {
@@ -81,30 +81,30 @@ impl Side {
 #[derive(Debug, thiserror::Error)]
 #[error("the {side:?} side failed: {source}")]
 pub struct CopyError {
-    /// Where.
+    /// The side that failed.
     pub side: Side,
     /// The cause.
     pub source: io::Error,
 }
 
 impl CopyError {
-    /// Whether the side reset the connection, as opposed to going silent.
+    /// Whether the side reset the connection. `false`: it did not answer any more.
     #[must_use]
     pub fn is_reset(&self) -> bool {
         matches!(self.source.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
     }
 }
 
-/// How much one direction copies before the worker's other tasks get their turn.
+/// The number of bytes that one direction copies before the worker's other tasks get their turn.
 const FAIR_SHARE: usize = 1 << 20;
 
-/// Copies both ways until both sides have finished, or one fails.
+/// Copies in both directions until both sides have finished, or one side fails.
 ///
-/// After an error the caller closes both with a reset: what had been read from the failing side has been written to the
-/// other one, and has been given a short time to be acknowledged.
+/// After an error the caller resets both connections. All bytes that were read from the failing side have then been written to
+/// the other side, which had a short time to acknowledge them.
 ///
 /// # Errors
-/// Names the side that failed.
+/// The error names the side that failed.
 pub async fn both(
     client: &mut TcpStream,
     server: &mut TcpStream,
@@ -150,7 +150,7 @@ struct Direction<'a> {
     count: &'a Cell<u64>,
     /// This direction has passed on the end of its source.
     done: &'a Cell<bool>,
-    /// The other direction has.
+    /// The other direction has passed on the end of its source.
     other_done: &'a Cell<bool>,
 }
 
@@ -165,7 +165,8 @@ impl Direction<'_> {
                 if length == 0 {
                     self.finish().await?;
                     self.done.set(true);
-                    // The other direction may have been polled before this one and sleeps; it has something new to watch.
+                    // The other direction may have been polled before this one and wait. It has to watch for errors of its
+                    // destination now.
                     yield_now().await;
                     return Ok(());
                 }
@@ -189,8 +190,8 @@ impl Direction<'_> {
         }
     }
 
-    /// Waits for bytes, or an end, from the source; once the destination has said all it will, nobody else reads from it,
-    /// so that its reset would go unnoticed here.
+    /// Waits for bytes or the end from the source. After the destination has closed its side, no direction reads from it any
+    /// more, so this direction has to watch for its reset.
     async fn wait(&self) -> Result<(), CopyError> {
         let mut readable = pin!(self.from.readable());
         let mut error = pin!(error_of(self.to.as_ref()));
@@ -198,7 +199,7 @@ impl Direction<'_> {
             if let Poll::Ready(result) = readable.as_mut().poll(cx) {
                 return Poll::Ready(result.map_err(|source| self.failed(self.from_side, source)));
             }
-            // Looked at on every poll: the other direction may finish, on this same task, while this one waits.
+            // Checked on every poll: the other direction, which is in the same task, may finish while this one waits.
             if self.other_done.get()
                 && let Poll::Ready(source) = error.as_mut().poll(cx)
             {
@@ -209,7 +210,7 @@ impl Direction<'_> {
         .await
     }
 
-    /// `None`: nothing there after all.
+    /// `None`: there was nothing to read.
     async fn read(&mut self, into: &mut [u8], at_urgent: bool) -> Result<Option<usize>, CopyError> {
         let read = if at_urgent { read_urgent(&self.from, into) } else { read(&mut self.from, into).await };
         read.map_err(|source| self.failed(self.from_side, source))
@@ -220,7 +221,7 @@ impl Direction<'_> {
             match self.to.try_write(bytes) {
                 Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    // A source that resets while its bytes are stuck here is noticed at once.
+                    // A reset of the source has to be noticed while its bytes can't be written.
                     tokio::select! {
                         writable = self.to.writable() => {
                             writable.map_err(|source| self.failed(self.to_side, source))?;
@@ -234,11 +235,11 @@ impl Direction<'_> {
         Ok(())
     }
 
-    /// Passes the end of the source on.
+    /// Passes on the end of the source.
     async fn finish(&mut self) -> Result<(), CopyError> {
         match poll_fn(|cx| Pin::new(&mut self.to).poll_shutdown(cx)).await {
             Ok(()) => Ok(()),
-            // The destination is gone already; its own direction says how.
+            // The destination is gone already; the other direction reports the reason.
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
             Err(source) => Err(self.failed(self.to_side, source)),
         }
@@ -249,7 +250,7 @@ impl Direction<'_> {
     }
 }
 
-/// Reads what is there; `None`: nothing after all.
+/// Reads without waiting. `None`: there was nothing to read.
 pub(crate) async fn read(from: &mut ReadHalf<'_>, into: &mut [u8]) -> io::Result<Option<usize>> {
     let mut buffer = ReadBuf::new(into);
     let is_there = poll_fn(|cx| match Pin::new(&mut *from).poll_read(cx, &mut buffer) {
@@ -260,15 +261,15 @@ pub(crate) async fn read(from: &mut ReadHalf<'_>, into: &mut [u8]) -> io::Result
     if is_there {
         return Ok(Some(buffer.filled().len()));
     }
-    // Not for want of bytes, it may be, but because this task has had its turn; waiting for readiness would not end the turn.
+    // The reason may also be that this task has used its budget in the runtime. Waiting for readiness would not end its turn.
     if !has_budget_remaining() {
         yield_now().await;
     }
     Ok(None)
 }
 
-/// Reads on from urgent data. Before it a read ends short, which counts as if there were nothing left; the kernel tells nobody
-/// of what is behind it a second time, so that waiting for it may have no end.
+/// Continues to read at urgent data. A read stops before urgent data, which tokio takes as a sign that no bytes are left. The
+/// kernel does not report the bytes behind it again, so waiting for them might never end.
 pub(crate) fn read_urgent(from: &ReadHalf<'_>, into: &mut [u8]) -> io::Result<Option<usize>> {
     let socket = SockRef::from(from.as_ref());
     match (&*socket).read(into) {
@@ -278,7 +279,7 @@ pub(crate) fn read_urgent(from: &ReadHalf<'_>, into: &mut [u8]) -> io::Result<Op
     }
 }
 
-/// Waits until the socket has failed, and says how. Never returns for one that is merely finished.
+/// Waits until the socket has failed, and returns its error. Never returns for a socket that has only finished.
 pub(crate) async fn error_of(socket: &TcpStream) -> io::Error {
     loop {
         match socket.ready(Interest::ERROR).await {
@@ -292,7 +293,7 @@ pub(crate) async fn error_of(socket: &TcpStream) -> io::Error {
     }
 }
 
-/// Gives what is written a moment to arrive, because the reset that follows takes back what has not.
+/// Gives written bytes a short time to be acknowledged, because the reset that follows discards the others.
 pub(crate) async fn flush(socket: &TcpStream) {
     let mut pause = Duration::from_millis(1);
     while pause <= Duration::from_millis(128) {

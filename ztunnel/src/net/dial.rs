@@ -1,4 +1,5 @@
-//! Connecting out of a pod's network namespace: to where the pod wanted, and to the pod's application in a client's name.
+//! Connects from a pod's network namespace: to the original destination of an outbound connection, and to the pod's application
+//! from the client's address.
 
 use std::{
     io,
@@ -23,7 +24,7 @@ use crate::model::{
     flow::Direction,
 };
 
-/// Marks a socket as the daemon's own, so that its connect is not captured. Nothing in a pod can do the same.
+/// Marks a socket as the daemon's own, so that its connect is not captured. A process in a pod can't do this.
 pub trait OwnSockets: Send + Sync {
     /// Marks the socket.
     ///
@@ -32,47 +33,47 @@ pub trait OwnSockets: Send + Sync {
     fn claim(&self, socket: BorrowedFd<'_>) -> io::Result<()>;
 }
 
-/// The system calls of a pod's connections: what only the kernel of a real node does, so that all that is above runs in tests
-/// as well. Called once for a connection, never for a byte.
+/// The system calls for a pod's connections, which need the kernel of a real node. With a fake of this trait, the code above
+/// runs in tests. The methods are called once for a connection, never for each byte.
 pub trait Sockets: Send + Sync {
-    /// Begins to connect to where the pod wanted to go, from an address of the pod (`None`: the kernel's choice).
+    /// Begins to connect to the original destination, from an address of the pod (`None`: the kernel chooses).
     ///
     /// # Errors
-    /// Each names the step and the destination.
+    /// Each error names the step and the destination.
     fn upstream(&self, to: SocketAddr, from: Option<IpAddr>) -> Result<Begun, DialError>;
 
-    /// Begins to connect to the pod's application from the client's address, and from a port of the caller's choice.
+    /// Begins to connect to the pod's application from the client's address and a port that the caller chooses.
     ///
     /// # Errors
-    /// Each names the step and the destination; [`DialError::Source`] means that another port may do.
+    /// Each error names the step and the destination. After [`DialError::Source`] another port may succeed.
     fn deliver(&self, to: SocketAddr, from: SocketAddr) -> Result<Begun, DialError>;
 
-    /// Where a connection that a listener has accepted from `peer` wanted to go, and who made it.
+    /// The original destination and the client of a connection that a listener has accepted from `peer`.
     ///
     /// # Errors
-    /// When the connection is gone already.
+    /// If the connection is gone already.
     fn ends(&self, accepted: &TcpStream, peer: SocketAddr) -> io::Result<(PeerAddr, OrigDst)>;
 }
 
-/// A connection that is being made.
+/// A connection that is being established.
 #[derive(Debug)]
 pub struct Begun {
-    /// Writable when it is there, or has failed.
+    /// Becomes writable when it is established, or has failed.
     pub stream: TcpStream,
-    /// Its own end.
+    /// Its local address.
     pub local: SocketAddr,
 }
 
-/// A connection that was made, and what to hold as long as it is open.
+/// An established connection, and the values to keep while it is open.
 #[derive(Debug)]
 pub struct Dialled<T> {
     /// The connection.
     pub stream: TcpStream,
-    /// What its maker has given when it began, and its place.
+    /// The result of `begun`, and the permit of the socket.
     pub held: (T, OpenPermit),
 }
 
-/// Connects as a pod, within a deadline. Its connections end in a reset unless told otherwise.
+/// Connects as a pod, within a time limit. Its connections are reset on close unless the caller changes that.
 #[derive(Clone)]
 pub struct Dialer {
     sockets: Arc<dyn Sockets>,
@@ -80,7 +81,7 @@ pub struct Dialer {
     limit: OpenLimit,
 }
 
-/// The sockets of a pod on a real node: made in its network namespace.
+/// The sockets of a pod on a real node. They are made in its network namespace.
 pub struct PodSockets {
     netns: Netns,
     own: Arc<dyn OwnSockets>,
@@ -103,7 +104,7 @@ pub enum DialError {
         /// The cause.
         source: io::Error,
     },
-    /// The local address could not be taken.
+    /// The local address is not available.
     #[error("cannot connect to {to} from {from}: {source}")]
     Source {
         /// The destination.
@@ -121,7 +122,7 @@ pub enum DialError {
         /// The cause.
         source: io::Error,
     },
-    /// The descriptors that are left are for the daemon itself, or for other pods.
+    /// The pod has used its share of descriptors. The rest are for the daemon itself and for other pods.
     #[error("cannot connect to {to}: the pod has used its share of the process's descriptors; raise RLIMIT_NOFILE")]
     Exhausted {
         /// The destination.
@@ -150,11 +151,11 @@ impl Dialer {
         &self.sockets
     }
 
-    /// Connects to where the pod wanted to go, from an address of the pod (`None`: the kernel's choice). `begun` learns the
-    /// local address before the connection is there; what it gives comes back with the connection.
+    /// Connects to the original destination, from an address of the pod (`None`: the kernel chooses). `begun` gets the local
+    /// address before the connection is established; its result is returned with the connection.
     ///
     /// # Errors
-    /// Each names the step and the destination.
+    /// Each error names the step and the destination.
     pub async fn upstream<T>(
         &self,
         to: SocketAddr,
@@ -167,10 +168,10 @@ impl Dialer {
         Ok(Dialled { stream: self.connected(stream, to).await?, held: (begun, place) })
     }
 
-    /// Connects to the pod's application from the client's address, and from a port of the caller's choice.
+    /// Connects to the pod's application from the client's address and a port that the caller chooses.
     ///
     /// # Errors
-    /// Each names the step and the destination; [`DialError::Source`] means that another port may do.
+    /// Each error names the step and the destination. After [`DialError::Source`] another port may succeed.
     pub async fn deliver(&self, to: SocketAddr, from: SocketAddr) -> Result<(TcpStream, OpenPermit), DialError> {
         let place = self.limit.socket(Direction::Inbound).ok_or(DialError::Exhausted { to })?;
         let Begun { stream, .. } = self.sockets.deliver(to, from)?;
@@ -195,7 +196,7 @@ impl Dialer {
     }
 }
 
-/// An address that is not available is the local one.
+/// If an address is not available, it is the local one.
 fn of_source(error: DialError, from: SocketAddr) -> DialError {
     match error {
         DialError::Connect { to, source } if source.kind() == io::ErrorKind::AddrNotAvailable => {
@@ -206,7 +207,7 @@ fn of_source(error: DialError, from: SocketAddr) -> DialError {
 }
 
 impl PodSockets {
-    /// The sockets of the pod in a namespace.
+    /// The sockets of the pod with this namespace.
     #[must_use]
     pub fn new(netns: Netns, own: Arc<dyn OwnSockets>, keepalive: Keepalive) -> Self {
         Self { netns, own, keepalive }
@@ -216,10 +217,10 @@ impl PodSockets {
         let setup = |what| move |source| DialError::Socket { what, to, source };
         let made = self.netns.enter(|| socket::tcp(Family::of(to.ip())))?;
         let socket = made.map_err(setup("make a socket"))?;
-        // Before the mark: of a socket that is not the daemon's the hook would keep its bits off.
+        // This has to precede the mark: the hook on `setsockopt` removes the daemon's bits from the marks of other sockets.
         self.own.claim(socket.as_fd()).map_err(setup("claim a socket"))?;
         socket.set_mark(mark).map_err(setup("set SO_MARK"))?;
-        // A dial that is given up may be connected already: over there that must not look like an orderly end.
+        // A dial that is given up may be connected already. For the peer that must not look like an orderly end.
         socket::reset_on_close(&socket);
         socket::keep_urgent_data(&socket).map_err(setup("set SO_OOBINLINE"))?;
         Ok(socket)
@@ -233,7 +234,7 @@ impl Sockets for PodSockets {
         options.map_err(|source| DialError::Socket { what: "set TCP options", to, source })?;
         if let Some(ip) = from {
             let from = SocketAddr::new(ip, 0);
-            // The port is chosen at connect, for the whole tuple: otherwise 28,000 connections would be the end.
+            // The kernel chooses the port at connect, for the whole tuple. Otherwise 28,000 connections would be the maximum.
             socket::bind_without_port(&socket).map_err(|source| DialError::Source { to, from, source })?;
             socket.bind(&from.into()).map_err(|source| DialError::Source { to, from, source })?;
         }
@@ -243,14 +244,14 @@ impl Sockets for PodSockets {
     fn deliver(&self, to: SocketAddr, from: SocketAddr) -> Result<Begun, DialError> {
         let socket = self.socket(to, mark::DELIVER)?;
         let setup = |what| move |source| DialError::Socket { what, to, source };
-        // No keepalive: the other end is in this kernel, and can't vanish.
+        // Without keepalive: the other end is in this kernel, and can't disappear.
         socket.set_tcp_nodelay(true).map_err(setup("set TCP_NODELAY"))?;
         socket::set_local(&socket);
         socket::set_transparent(&socket, Family::of(from.ip())).map_err(setup("set IP_TRANSPARENT"))?;
-        // Several deliveries share a client's port when they go to different ports of the pod.
+        // Several deliveries share a client's port if they go to different ports of the pod.
         socket.set_reuse_address(true).map_err(setup("set SO_REUSEADDR"))?;
-        // The kernel lets a port in TIME-WAIT be used again after a second where it knows that both ends are here,
-        // and it knows that of sockets bound to the loopback device.
+        // The kernel reuses a port in TIME-WAIT after a second if it knows that both ends are on this machine. It knows that
+        // for sockets bound to the loopback device.
         socket.bind_device(Some(b"lo")).map_err(setup("bind to the loopback device"))?;
         socket.bind(&from.into()).map_err(|source| DialError::Source { to, from, source })?;
         connect(&socket, to).map_err(|error| of_source(error, from))?;
@@ -263,7 +264,7 @@ impl Sockets for PodSockets {
     }
 }
 
-/// The ends of an accepted connection, as the kernel tells them.
+/// The client and the original destination of an accepted connection, from the kernel.
 pub(super) fn ends(accepted: &TcpStream, peer: SocketAddr) -> io::Result<(PeerAddr, OrigDst)> {
     Ok((PeerAddr::new(peer), OrigDst::new(accepted.local_addr()?)))
 }

@@ -1,4 +1,5 @@
-//! The one accept loop: it backs off when the machine is short of something, caps what is open, and stops on drain.
+//! The only accept loop: it backs off when the machine lacks resources, limits the number of open connections, and stops on
+//! drain.
 
 use std::{
     fmt::Display,
@@ -26,21 +27,21 @@ use crate::model::{
     flow::Direction,
 };
 
-/// A connection that was just accepted. The place is free again when it is dropped.
+/// A connection that was just accepted. Its permit is returned when it is dropped.
 #[derive(Debug)]
 pub struct Accepted<S = TcpStream> {
     /// The connection.
     pub stream: S,
-    /// Who connected.
+    /// The socket that connected.
     pub peer: PeerAddr,
-    /// Where it wanted to go.
+    /// The original destination.
     pub dst: OrigDst,
-    /// Its place among the connections that may be open.
+    /// Its permit to be open.
     pub place: OpenPermit,
 }
 
 impl<S> Accepted<S> {
-    /// The same with another form of its stream. `None`, and a line in the log, when it can't have that.
+    /// The same with its stream converted. If the conversion fails: `None`, and a line in the log.
     #[must_use]
     pub fn convert<T>(self, form: impl FnOnce(S) -> io::Result<T>) -> Option<Accepted<T>> {
         let Self { stream, peer, dst, place } = self;
@@ -57,12 +58,12 @@ impl<S> Accepted<S> {
 const BACKOFF_FIRST: Duration = Duration::from_millis(5);
 const BACKOFF_MOST: Duration = Duration::from_secs(1);
 
-/// Whether somebody else has closed one of a pod's listeners: who has CAP_NET_ADMIN in the pod can (`ss -K`). Clones are the
-/// same.
+/// Whether another process has closed one of a pod's listeners. Processes with CAP_NET_ADMIN in the pod can do this (`ss -K`).
+/// Clones share the state.
 #[derive(Clone, Debug, Default)]
 pub struct Deaf(Arc<Heard>);
 
-/// How many pods have a listener that somebody else has closed. Clones are the same.
+/// The number of pods with a listener that another process has closed. Clones share the number.
 #[derive(Clone, Debug, Default)]
 pub struct DeafPods(Arc<AtomicUsize>);
 
@@ -73,13 +74,13 @@ struct Heard {
 }
 
 impl DeafPods {
-    /// A pod that is counted from the moment in which it is deaf, as long as a clone lives.
+    /// The state of one pod. It is counted once its listener was closed, while a clone exists.
     #[must_use]
     pub fn pod(&self) -> Deaf {
         Deaf(Arc::new(Heard { is_deaf: AtomicBool::new(false), all: self.clone() }))
     }
 
-    /// How many there are now.
+    /// The current number.
     #[must_use]
     pub fn count(&self) -> usize {
         self.0.load(Ordering::Relaxed)
@@ -87,13 +88,13 @@ impl DeafPods {
 }
 
 impl Deaf {
-    /// Whether that is so.
+    /// Whether a listener was closed.
     #[must_use]
     pub fn is_so(&self) -> bool {
         self.0.is_deaf.load(Ordering::Relaxed)
     }
 
-    /// Says that it is. Whether it was not before.
+    /// Records that a listener was closed. Returns whether this is new.
     pub fn tell(&self) -> bool {
         let is_new = !self.0.is_deaf.swap(true, Ordering::Relaxed);
         if is_new {
@@ -111,11 +112,11 @@ impl Drop for Heard {
     }
 }
 
-/// Takes connections from one listener. One beyond what may be open is held here, the rest in the kernel's backlog; a listener
-/// to which nobody comes takes no place.
+/// Accepts connections from one listener. One connection above the limit waits here, the others in the kernel's backlog. A
+/// listener without connections uses no permit.
 pub struct Acceptor {
     listener: TcpListener,
-    /// Of the pod whose listener it is.
+    /// The sockets of the pod that owns the listener.
     sockets: Option<Arc<dyn Sockets>>,
     limit: OpenLimit,
     waits: Waits,
@@ -125,13 +126,13 @@ pub struct Acceptor {
     waiting: Option<(TcpStream, PeerAddr, OrigDst)>,
 }
 
-/// Which place a connection has, and what happens where there is none.
+/// The kind of permit that a connection needs, and the reaction if there is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Waits {
-    /// That of a connection; it is waited for.
+    /// A connection's permit; the connection waits for it.
     ForAPlace(Direction),
-    /// That of the socket of a tunnel, which is no connection itself. Where there is none the tunnel is reset: waiting would hold
-    /// up the tunnels of others.
+    /// A socket's permit, for an HBONE connection. If there is none, the HBONE connection is reset: waiting would delay the
+    /// HBONE connections of other peers.
     Never,
 }
 
@@ -142,7 +143,7 @@ impl Acceptor {
         Self::with(listener, None, limit, Waits::ForAPlace(Direction::Inbound), Deaf::default())
     }
 
-    /// An acceptor for a listener of a pod, which tells when somebody has closed it.
+    /// An acceptor for a listener of a pod. It reports when another process has closed the listener.
     #[must_use]
     pub fn of_pod(
         listener: TcpListener,
@@ -164,7 +165,7 @@ impl Acceptor {
         Self { listener, sockets, limit, waits, deaf, backoff: BACKOFF_FIRST, resume: None, waiting: None }
     }
 
-    /// `None`: it can't have one.
+    /// A permit. `None`: there is none left.
     async fn place(&self) -> Option<OpenPermit> {
         match self.waits {
             Waits::ForAPlace(direction) => Some(self.limit.accepted(direction).await),
@@ -172,8 +173,8 @@ impl Acceptor {
         }
     }
 
-    /// The next connection. Errors are dealt with here: those of one connection are passed over, those of the machine
-    /// make it pause. May be dropped and called again at any time; a pause goes on then.
+    /// The next connection. Errors are handled here: an error of one connection is ignored, and an error of the machine causes
+    /// a pause. The future may be dropped and called again at any time; a pause then continues.
     pub async fn next(&mut self) -> Accepted {
         loop {
             if let Some(resume) = self.resume {
@@ -202,7 +203,7 @@ impl Acceptor {
                     if self.deaf.tell() {
                         error!(error = %cause, "somebody has closed a listener of the daemon");
                     }
-                    // Nobody comes here any more.
+                    // No connection can arrive here any more.
                     return std::future::pending().await;
                 }
                 Err(error) => self.pause(&error),
@@ -219,7 +220,7 @@ impl Acceptor {
         Ok((stream, peer, dst))
     }
 
-    /// In the backlog its client would wait for nothing.
+    /// Resets the connection. In the backlog its client would wait in vain.
     fn reset(&mut self, stream: TcpStream, peer: PeerAddr) {
         drop(stream);
         self.pause(&format!("a connection of {peer} was reset: too few descriptors are left; raise RLIMIT_NOFILE"));
@@ -232,7 +233,7 @@ impl Acceptor {
     }
 }
 
-/// Errors that speak of one connection that is gone already, not of the listener or the machine.
+/// Whether the error is about one connection that is gone, and not about the listener or the machine.
 fn is_of_the_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -271,7 +272,7 @@ mod tests {
         net::{TcpListener, TcpStream},
     };
 
-    /// What `ss -K` does to a listener, a shutdown does as well.
+    /// A shutdown has the same effect on a listener as `ss -K`.
     #[tokio::test]
     async fn close_a_listener_under_the_daemon() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,11 +1,11 @@
-//! The memory that buffers and windows may take, of the whole daemon: shared out to pods and to their peers, so that none of
-//! them takes it from the others.
+//! The memory budget for buffers and windows of the whole daemon. It is shared by pods and their peers, so that none of them
+//! can use up the memory of the others.
 //!
-//! Two kinds of claims are counted: what a peer was promised (the window of a tunnel) and what is in use (copy buffers). A claim
-//! that a connection needs to work at all is small, and refused when the budget, or the share of its pod or peer, is used up.
-//! More is granted only out of what is free: a peer may have a quarter as much as is free, a pod as much, and both no more than
-//! half of their share. So there is always something left for whoever comes next. Where there is little left
-//! ([`Account::is_tight`]), what was granted by growth is taken back as far as that can be.
+//! Two kinds of claims are counted: promises to a peer (the window of an HBONE connection), and memory in use (copy buffers). A
+//! claim without which a connection can't work is small. It is refused when the budget, or the share of its pod or peer, is
+//! used up. Growth is granted only from free memory: a peer may use as much as a quarter of the free memory, a pod as much as
+//! the free memory, and both at most half of their share. So some memory is always left for the next claim. When little is left
+//! ([`Account::is_tight`]), memory that was granted for growth is taken back as far as possible.
 
 use std::{
     collections::HashMap,
@@ -16,16 +16,16 @@ use std::{
     },
 };
 
-/// Of the budget, what one pod may have at most.
+/// One pod gets at most the budget divided by this.
 const POD: usize = 2;
 /// The same for one peer.
 const PEER: usize = 4;
-/// Of its share, what a pod or peer may have by growth: the rest is for what it begins next.
+/// A pod or peer grows at most to its share divided by this; the rest is for its new connections.
 const GROWTH: usize = 2;
-/// A peer may get more while it has less than so much of what is free.
+/// A peer grows at most to the free memory divided by this.
 const GROWTH_OF_PEER: usize = 4;
 
-/// The daemon's budget. Clones are the same.
+/// The daemon's budget. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Budget(Arc<Whole>);
 
@@ -34,11 +34,11 @@ struct Whole {
     limit: usize,
     used: AtomicUsize,
     refused: AtomicU64,
-    /// A peer is the same whichever pod it talks to.
+    /// One entry for each peer, whichever pods it connects to.
     peers: Mutex<HashMap<IpAddr, Weak<Part>>>,
 }
 
-/// What one pod or one peer has.
+/// The bytes of one pod or one peer.
 #[derive(Debug, Default)]
 struct Part(AtomicUsize);
 
@@ -55,39 +55,39 @@ impl Default for Budget {
 }
 
 impl Budget {
-    /// A budget of so many bytes.
+    /// A budget of this many bytes.
     #[must_use]
     pub fn new(limit: usize) -> Self {
         let (used, refused, peers) = (AtomicUsize::new(0), AtomicU64::new(0), Mutex::default());
         Self(Arc::new(Whole { limit, used, refused, peers }))
     }
 
-    /// The account of a pod, which has nothing yet.
+    /// A new account for a pod.
     #[must_use]
     pub fn pod(&self) -> Account {
         Account { whole: Arc::clone(&self.0), pod: Arc::default(), peer: None }
     }
 
-    /// Bytes of the budget.
+    /// The size of the budget in bytes.
     #[must_use]
     pub fn limit(&self) -> usize {
         self.0.limit
     }
 
-    /// Bytes that are claimed.
+    /// The claimed bytes.
     #[must_use]
     pub fn used(&self) -> usize {
         self.0.used.load(Relaxed)
     }
 
-    /// How many claims were refused.
+    /// The number of refused claims.
     #[must_use]
     pub fn refused(&self) -> u64 {
         self.0.refused.load(Relaxed)
     }
 }
 
-/// The share of a pod, or of one of its peers. Clones are the same.
+/// The account of a pod, or of one of its peers. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Account {
     whole: Arc<Whole>,
@@ -96,12 +96,12 @@ pub struct Account {
 }
 
 impl Account {
-    /// The share of the pod that a peer has.
+    /// The account of a peer of this pod.
     #[must_use]
     pub fn of_peer(&self, peer: IpAddr) -> Self {
         let mut peers = self.whole.peers.lock().unwrap_or_else(PoisonError::into_inner);
         let part = peers.get(&peer).and_then(Weak::upgrade).unwrap_or_else(|| {
-            // Whoever is gone has nothing any more.
+            // Peers without claims are removed.
             peers.retain(|_, part| part.strong_count() > 0);
             let part = Arc::default();
             peers.insert(peer, Arc::downgrade(&part));
@@ -110,20 +110,20 @@ impl Account {
         Self { peer: Some(part), ..self.clone() }
     }
 
-    /// Bytes of the whole budget.
+    /// The size of the whole budget in bytes.
     #[must_use]
     pub fn budget(&self) -> usize {
         self.whole.limit
     }
 
-    /// Whether there is so little left, of the whole or of the pod's share, that everyone should do with less.
+    /// Whether so little of the budget or of the pod's share is left that connections should use less memory.
     #[must_use]
     pub fn is_tight(&self) -> bool {
         let used = self.whole.used.load(Relaxed);
         used >= self.growth_ends() || self.pod.used() >= self.whole.limit.saturating_sub(used)
     }
 
-    /// Claims what a connection can't do without; `None`: it must be refused.
+    /// Claims memory without which a connection can't work. `None`: the connection must be refused.
     #[must_use]
     pub fn claim(&self, bytes: usize) -> Option<Claim> {
         let mut claim = Claim { account: self.clone(), bytes: 0 };
@@ -136,7 +136,7 @@ impl Account {
         None
     }
 
-    /// Counts what is in use: nothing yet, see [`Claim::resize`].
+    /// A claim for memory in use, with 0 bytes at first; see [`Claim::resize`].
     #[must_use]
     pub fn count(&self) -> Claim {
         Claim { account: self.clone(), bytes: 0 }
@@ -151,7 +151,7 @@ impl Account {
     }
 }
 
-/// How much is used, a new claim included.
+/// The used bytes, including a new claim.
 #[derive(Clone, Copy)]
 struct Used {
     whole: usize,
@@ -159,7 +159,7 @@ struct Used {
     peer: usize,
 }
 
-/// Bytes of the budget; free again when the value is dropped.
+/// Claimed bytes of the budget; they are returned when the value is dropped.
 #[derive(Debug)]
 pub struct Claim {
     account: Account,
@@ -167,19 +167,19 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Whose it is.
+    /// The account of the claim.
     #[must_use]
     pub fn account(&self) -> &Account {
         &self.account
     }
 
-    /// How much it is.
+    /// The claimed bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Claims more, to work faster. `false`: there is not enough left for that.
+    /// Claims more, for higher throughput. `false`: not enough memory is left for growth.
     pub fn grow(&mut self, more: usize) -> bool {
         let (limit, ends) = (self.account.whole.limit, self.account.growth_ends());
         self.add_if(more, |used| {
@@ -189,7 +189,7 @@ impl Claim {
         })
     }
 
-    /// Counts so many bytes from now on, whatever is left.
+    /// Sets the number of claimed bytes, without a limit.
     pub fn resize(&mut self, bytes: usize) {
         let before = std::mem::replace(&mut self.bytes, bytes);
         for part in self.account.parts() {

@@ -1,6 +1,6 @@
-//! Sockets: how they are made, in which network namespace, and how bytes go from one to the other.
+//! Sockets: how they are made, in which network namespace, and how bytes are copied between them.
 //!
-//! Nothing here knows of pods, meshes or policies.
+//! This folder does not depend on pods, meshes or policies.
 
 pub mod activity;
 pub mod buffer;

@@ -1,4 +1,4 @@
-//! Network namespaces, and the only `setns`.
+//! Network namespaces, and the only use of `setns`.
 
 use std::{
     fs::File,
@@ -15,19 +15,19 @@ use thiserror::Error;
 use super::socket;
 use crate::model::netns::{NetnsFile, OpenNetns};
 
-/// A network namespace that is kept open, so that it can be entered as long as this value lives.
+/// A network namespace that is kept open, so that it can be entered while this value exists.
 #[derive(Clone, Debug)]
 pub struct Netns {
     file: Arc<File>,
     path: PathBuf,
     id: NetnsId,
     cookie: u64,
-    /// Whether the path is looked at again: it leads to the namespace for as long as the pod lives.
+    /// Whether the path is checked again: a named path leads to the namespace while the pod lives.
     is_named: bool,
 }
 
-/// Which network namespace it is, whatever the path to it: its place in the kernel's file system of namespaces. It is given
-/// anew only after the namespace is gone.
+/// The identity of a network namespace, independent of the path to it: its device and inode in the kernel's file system of
+/// namespaces. The kernel reuses it only after the namespace is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct NetnsId {
     /// The device.
@@ -37,13 +37,13 @@ pub struct NetnsId {
 }
 
 impl NetnsId {
-    /// What a path leads to now; `None`: nothing. Does not look whether it is a network namespace.
+    /// The file to which a path leads now; `None`: there is none. It does not check that the file is a network namespace.
     #[must_use]
     pub fn at(path: &Path) -> Option<Self> {
         std::fs::metadata(path).ok().map(|found| Self { device: found.dev(), inode: found.ino() })
     }
 
-    /// What a file leads to now; `None`: nothing. Does not look whether it is a network namespace.
+    /// The same for a [`NetnsFile`].
     #[must_use]
     pub fn of(file: &NetnsFile) -> Option<Self> {
         match file {
@@ -69,13 +69,13 @@ pub enum NetnsError {
         /// The cause.
         source: io::Error,
     },
-    /// The file is something else.
+    /// The file is not a network namespace.
     #[error("{path} is not a network namespace")]
     NotANetns {
         /// The file.
         path: PathBuf,
     },
-    /// It could not be entered.
+    /// The namespace could not be entered.
     #[error("cannot enter network namespace {path}: {source}; the daemon needs CAP_SYS_ADMIN")]
     Enter {
         /// The file.
@@ -83,7 +83,7 @@ pub enum NetnsError {
         /// The cause.
         source: io::Error,
     },
-    /// Its cookie could not be read.
+    /// The cookie of the namespace could not be read.
     #[error("cannot read the cookie of network namespace {path} (SO_NETNS_COOKIE, Linux 5.14): {source}")]
     Cookie {
         /// The file.
@@ -99,7 +99,7 @@ impl Netns {
     /// Opens the namespace behind a file such as `/run/netns/NAME` or `/proc/PID/ns/net`.
     ///
     /// # Errors
-    /// When the file can't be opened, is no network namespace or can't be entered.
+    /// If the file can't be opened, is not a network namespace or can't be entered.
     pub fn open(path: &Path) -> Result<Self, NetnsError> {
         let failed = |source| NetnsError::Open { path: path.to_owned(), source };
         let file = open_nonblocking(path).map_err(failed)?;
@@ -107,7 +107,7 @@ impl Netns {
         Ok(Self { is_named: true, ..Self::of_open(&open)? })
     }
 
-    /// Opens the namespace that a file leads to.
+    /// Opens the namespace to which a file leads.
     ///
     /// # Errors
     /// As [`Netns::open`].
@@ -121,7 +121,7 @@ impl Netns {
     /// The namespace of a file that is open.
     ///
     /// # Errors
-    /// When it is no network namespace or can't be entered.
+    /// If it is not a network namespace or can't be entered.
     pub fn of_open(open: &OpenNetns) -> Result<Self, NetnsError> {
         let path = open.path().to_owned();
         let kind = nix::sys::statfs::fstatfs(open.file()).map(|stat| stat.filesystem_type());
@@ -136,7 +136,7 @@ impl Netns {
         Ok(netns)
     }
 
-    /// The namespace that this thread is in.
+    /// The current namespace of this thread.
     ///
     /// # Errors
     /// As [`Netns::open`].
@@ -144,43 +144,43 @@ impl Netns {
         Self::open(Path::new("/proc/thread-self/ns/net"))
     }
 
-    /// Opens what this thread needs in order to come home, so that it is there before the first connection.
+    /// Opens the thread's own namespace, to which it has to return after [`Self::enter`], before the first connection needs it.
     ///
     /// # Errors
-    /// When it can't be opened.
+    /// If it can't be opened.
     pub fn anchor_thread() -> io::Result<()> {
         HOME.with(|home| home.as_ref().map(|_| ()).map_err(|kind| (*kind).into()))
     }
 
-    /// The file it was opened from.
+    /// The file from which it was opened.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The kernel's name for it, never used twice while the machine runs.
+    /// The kernel's cookie for it, which is never reused while the machine runs.
     #[must_use]
     pub fn cookie(&self) -> u64 {
         self.cookie
     }
 
-    /// Whether the file still leads to this namespace: a runtime that deletes a pod unmounts or replaces it. One that was taken
-    /// open always does.
+    /// Whether the path still leads to this namespace: a runtime that deletes a pod unmounts or replaces it. Always `true` for
+    /// a namespace from an open file.
     #[must_use]
     pub fn is_current(&self) -> bool {
         !self.is_named || NetnsId::at(&self.path) == Some(self.id)
     }
 
-    /// Which namespace it is.
+    /// The identity of the namespace.
     #[must_use]
     pub fn id(&self) -> NetnsId {
         self.id
     }
 
-    /// Runs `f` with this thread inside the namespace. `f` must not wait: the thread serves others.
+    /// Runs `f` with this thread inside the namespace. `f` must not wait, because the thread serves other connections as well.
     ///
     /// # Errors
-    /// When the namespace can't be entered; `f` has not run then.
+    /// If the namespace can't be entered; `f` has not run then.
     pub fn enter<T>(&self, f: impl FnOnce() -> T) -> Result<T, NetnsError> {
         let enter = |source| NetnsError::Enter { path: self.path.clone(), source };
         let home = HOME.with(|home| match home {
@@ -200,7 +200,7 @@ impl AsFd for Netns {
     }
 }
 
-/// `O_NONBLOCK`, so that a FIFO planted at the path can't hold the daemon.
+/// Opens with `O_NONBLOCK`, so that a FIFO at the path can't block the daemon.
 fn open_nonblocking(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt as _;
     std::fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_CLOEXEC).open(path)
@@ -212,7 +212,8 @@ thread_local! {
         open_nonblocking(Path::new("/proc/thread-self/ns/net")).map(Arc::new).map_err(|error| error.kind());
 }
 
-/// Leads the thread home. A thread that can't go home would serve other pods from this pod's namespace: it may not go on.
+/// Returns the thread to its own namespace. A thread that can't return would serve other pods from this pod's namespace, so the
+/// process must not continue.
 struct Return {
     home: Arc<File>,
 }

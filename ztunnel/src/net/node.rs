@@ -1,27 +1,27 @@
-//! Which connections are the kubelet's.
+//! Detection of the kubelet's connections.
 
 use std::{io, net::SocketAddr};
 
-/// Whose end of a connection it is that a pod did not make.
+/// The client of a connection that comes from outside of the pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Client {
-    /// No process of this node that is in no pod.
+    /// It is not a process of this node outside of all pods.
     Elsewhere,
     /// The kubelet.
     Kubelet,
-    /// Another process of this node.
+    /// Another process of this node, outside of all pods.
     Other {
-        /// Why it is not taken for the kubelet.
+        /// Why it is not the kubelet.
         why: String,
     },
 }
 
 /// The TCP connections of processes of the node that are in no pod.
 pub trait NodeConnections: Send + Sync {
-    /// Which process has a connection, open in one direction at least, between these two ends; `local` is its own. Waits for
-    /// nobody.
+    /// The process that has a connection between these two ends, which is open in at least one direction. `local` is the
+    /// process's own end. Does not wait.
     ///
     /// # Errors
-    /// When it can't be told.
+    /// If the process can't be determined.
     fn client(&self, local: SocketAddr, remote: SocketAddr) -> io::Result<Client>;
 }

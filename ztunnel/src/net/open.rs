@@ -1,4 +1,5 @@
-//! What the connections of one pod may use of what the kernel has for all: places, descriptors, and the memory of sockets.
+//! Limits for the connections of one pod, for resources that the whole machine shares: connections, descriptors, and the memory
+//! of sockets.
 
 use std::{
     os::fd::{AsFd, AsRawFd, RawFd},
@@ -10,48 +11,49 @@ use tokio::sync::{AcquireError, Semaphore};
 use super::socket;
 use crate::model::flow::Direction;
 
-/// Sockets of a connection, and buffers of a socket: one to send and one to receive.
+/// Sockets of a connection, and buffers of a socket: one for sending and one for receiving.
 const SOCKETS: usize = 2;
 const BUFFERS: usize = 2;
-/// The least that a socket's buffer has, and the size from which the kernel sizes it as it likes: a fixed size costs throughput on
-/// long ways. In the kernel's books it is twice as much.
+/// The smallest buffer of a socket, and the size from which the kernel chooses the size itself: a fixed size reduces throughput
+/// over long distances. The kernel accounts twice this size.
 const BUFFER: (usize, usize) = (8 << 10, 1 << 20);
 
 /// The share of one pod.
 #[derive(Clone, Copy, Debug)]
 pub struct Resources {
-    /// Connections that may be open, in each direction.
+    /// The maximum number of open connections in each direction.
     pub connections: usize,
-    /// Descriptors of the sockets of its connections and tunnels, in each direction.
+    /// The maximum number of descriptors for the sockets of its connections and HBONE connections, in each direction.
     pub sockets: usize,
-    /// The same in both directions together.
+    /// The same for both directions together.
     pub all_sockets: usize,
-    /// A connection with a higher descriptor is closed: the rest is for the daemon itself.
+    /// The highest descriptor of a connection. A connection with a higher one is closed, because those descriptors are for the
+    /// daemon itself.
     pub highest: RawFd,
-    /// Memory of the kernel for the buffers of its sockets, in bytes.
+    /// The kernel's memory for the buffers of its sockets, in bytes.
     pub socket_bytes: usize,
 }
 
 impl Resources {
-    /// Descriptors that the daemon needs for itself, a part of all: listeners of pods, files, and what it is asked.
+    /// One of this many descriptors is for the daemon itself: listeners of pods, files, and HTTP requests to the daemon.
     const OWN_DESCRIPTORS: usize = 4;
 
-    /// The share of a pod in a process with so many descriptors, which wants so many connections.
+    /// The share of a pod in a process with this number of descriptors, for this number of connections.
     ///
-    /// Three quarters of the descriptors of all pods are the most in one direction, five sixths in both. So strangers who connect
-    /// to a pod can't take its own connections away, nor can one pod those of the others.
+    /// One direction gets at most three quarters of the descriptors for all pods, and both directions five sixths. So clients
+    /// of a pod can't block the pod's own connections, and one pod can't block the connections of the others.
     #[must_use]
     pub fn within(connections: usize, descriptors: usize, socket_bytes: usize) -> Self {
         let data = descriptors - descriptors / Self::OWN_DESCRIPTORS;
         let highest = RawFd::try_from(data).unwrap_or(RawFd::MAX);
-        // A plaintext connection has two sockets, and needs both to be one.
+        // A plaintext connection needs two sockets.
         let (sockets, all_sockets) = ((data / 4 * 3).max(2), (data / 6 * 5).max(2));
         Self { connections: connections.min(sockets), sockets, all_sockets, highest, socket_bytes }
     }
 }
 
-/// What is open of a pod, and may be: each direction by itself, so that strangers can't take the pod's own away. Shared by its
-/// workers.
+/// The open connections and sockets of a pod, and their limits. Each direction has its own limit, so that clients can't block
+/// the pod's own connections. Shared by its workers.
 #[derive(Clone, Debug)]
 pub struct OpenLimit(Arc<OpenCounts>);
 
@@ -63,14 +65,14 @@ struct OpenCounts {
     share: Resources,
 }
 
-/// One direction.
+/// The counts of one direction.
 #[derive(Debug)]
 struct DirectionCounts {
     connections: Semaphore,
     sockets: Semaphore,
 }
 
-/// The place of a connection, of a socket, or of both among those that may be open. Free again when it is dropped.
+/// The permit of a connection, of a socket, or of both. It is returned when it is dropped.
 #[derive(Debug)]
 pub struct OpenPermit {
     books: Arc<OpenCounts>,
@@ -106,7 +108,7 @@ impl OpenCounts {
 }
 
 impl OpenLimit {
-    /// Nothing is open yet.
+    /// A limit with nothing open yet.
     #[must_use]
     pub fn new(share: Resources) -> Self {
         let share = Resources { connections: share.connections.min(Semaphore::MAX_PERMITS), ..share };
@@ -115,20 +117,20 @@ impl OpenLimit {
         Self(Arc::new(OpenCounts { outbound: way(), inbound: way(), sockets: limit(share.all_sockets), share }))
     }
 
-    /// No limit: for what others count.
+    /// Without a limit: for connections that are counted elsewhere.
     #[must_use]
     pub fn none() -> Self {
         Self::of_connections(usize::MAX)
     }
 
-    /// So many connections in each direction, whatever they take.
+    /// Limits only the number of connections in each direction.
     #[must_use]
     pub fn of_connections(connections: usize) -> Self {
         let most = usize::MAX;
         Self::new(Resources { connections, sockets: most, all_sockets: most, highest: RawFd::MAX, socket_bytes: most })
     }
 
-    /// A place for a connection that was accepted, and for its socket, once there is one.
+    /// A permit for an accepted connection and its socket. Waits until one is available.
     pub async fn accepted(&self, direction: Direction) -> OpenPermit {
         let way = self.0.way(direction);
         let take = async {
@@ -141,19 +143,19 @@ impl OpenLimit {
         };
         match take.await {
             Ok(place) => place,
-            // No semaphore is ever closed; were one, nothing more could be taken.
+            // The semaphores are never closed. If one were, no permit could be given any more.
             Err(_closed) => std::future::pending().await,
         }
     }
 
-    /// A place for a connection that comes through a tunnel, if there is one.
+    /// A permit for a connection that comes in a stream, if one is available.
     #[must_use]
     pub fn stream(&self, direction: Direction) -> Option<OpenPermit> {
         self.0.way(direction).connections.try_acquire().ok()?.forget();
         Some(self.0.place(direction, true, false))
     }
 
-    /// A place for a further socket, if there is one: the second of a connection, or that of a tunnel.
+    /// A permit for a further socket, if one is available: for the second socket of a connection, or for an HBONE connection.
     #[must_use]
     pub fn socket(&self, direction: Direction) -> Option<OpenPermit> {
         let way = self.0.way(direction).sockets.try_acquire().ok()?;
@@ -162,13 +164,13 @@ impl OpenLimit {
         Some(self.0.place(direction, false, true))
     }
 
-    /// Whether a connection may be kept, or has a descriptor that the daemon needs for itself.
+    /// Whether a connection may be kept. `false`: its descriptor is one of those for the daemon itself.
     #[must_use]
     pub fn has_room_for(&self, socket: &impl AsRawFd) -> bool {
         socket.as_raw_fd() <= self.0.share.highest
     }
 
-    /// Bounds the buffers of a socket so that as many as are open have no more than the pod's share.
+    /// Limits the buffers of a socket so that all open sockets together stay within the pod's share.
     pub fn fit(&self, socket: &impl AsFd) {
         if let Some(bytes) = self.buffer() {
             socket::bound_buffers(socket, bytes);
@@ -178,12 +180,13 @@ impl OpenLimit {
     fn buffer(&self) -> Option<usize> {
         let used = |way: &DirectionCounts| self.0.share.connections.saturating_sub(way.connections.available_permits());
         let connections = used(&self.0.outbound).saturating_add(used(&self.0.inbound));
-        // Tunnels are sockets without a connection; of a connection that is being made not all sockets are there yet.
+        // HBONE connections are sockets without a connection. A connection that is being established does not have all of its
+        // sockets yet.
         let sockets =
             self.0.share.all_sockets.min(Semaphore::MAX_PERMITS).saturating_sub(self.0.sockets.available_permits());
         let open = connections.saturating_mul(SOCKETS).max(sockets);
         let (least, most) = BUFFER;
-        // The kernel doubles what it is told.
+        // The kernel doubles the requested size.
         let bytes = self.0.share.socket_bytes / open.saturating_mul(BUFFERS).max(1) / 2;
         (bytes < most).then_some(bytes.max(least))
     }

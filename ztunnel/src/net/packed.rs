@@ -1,7 +1,7 @@
-//! Writes whose last segment may wait for more: what is sent in large pieces fills its packets.
+//! Writes whose last segment may wait for more data, so that large amounts are sent in full packets.
 //!
-//! Data sockets have `TCP_NODELAY`: every write goes out at once, its end as well, and of 64 KiB and some the rest becomes a
-//! packet of its own, which costs on its way as much as a full one.
+//! Data sockets have `TCP_NODELAY`: every write is sent at once, including its last part. If a write has a little more than 64
+//! KiB, the last part becomes a packet of its own, which costs as much on its way as a full packet.
 
 use std::{
     io::{self, IoSlice},
@@ -16,20 +16,20 @@ use tokio::{
     net::TcpStream,
 };
 
-/// A connection to which it can be said that more will follow.
+/// A connection whose writer can announce that more data will follow.
 pub trait Packed: AsyncWrite {
-    /// Writes as [`AsyncWrite::poll_write_vectored`] does, but the end, less than a packet, may stay where it is until more
-    /// is written or [`push`](Self::push) is called.
+    /// Writes like [`AsyncWrite::poll_write_vectored`], but the last part, which is less than a packet, may wait until more is
+    /// written or [`push`](Self::push) is called.
     fn poll_write_unfinished(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>>;
 
-    /// Sends what has stayed.
+    /// Sends the waiting part.
     ///
     /// # Errors
-    /// When the connection is broken.
+    /// If the connection is broken.
     fn push(&self) -> io::Result<()>;
 }
 
@@ -51,12 +51,12 @@ impl Packed for TcpStream {
     }
 
     fn push(&self) -> io::Result<()> {
-        // Set already; to set it once more sends what waits.
+        // The option is set already. Setting it again sends the waiting part.
         SockRef::from(self).set_tcp_nodelay(true)
     }
 }
 
-/// Keeps nothing.
+/// Never keeps a part back.
 #[cfg(test)]
 impl Packed for tokio::io::DuplexStream {
     fn poll_write_unfinished(
@@ -85,7 +85,7 @@ mod tests {
 
     use super::Packed as _;
 
-    /// After so long the kernel sends what it was told to keep.
+    /// The time after which the kernel sends the part that it keeps back.
     const KERNELS_PATIENCE: Duration = Duration::from_millis(200);
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! Socket options that the standard libraries lack, and the choice of options for each kind of socket.
+//! Socket options that the standard libraries lack, and the options for each kind of socket.
 
 use std::{
     io,
@@ -26,7 +26,7 @@ pub enum Family {
 }
 
 impl Family {
-    /// Both.
+    /// Both families.
     pub const ALL: [Family; 2] = [Family::V4, Family::V6];
 
     /// The family of an address.
@@ -43,14 +43,14 @@ impl Family {
     }
 }
 
-/// When a silent peer is given up: after `idle`, `probes` probes, `interval` apart.
+/// The time after which a silent peer is given up: after `idle`, `probes` probes are sent, with `interval` between them.
 #[derive(Clone, Copy, Debug)]
 pub struct Keepalive {
     /// Silence before the first probe.
     pub idle: Duration,
-    /// Between probes.
+    /// Time between probes.
     pub interval: Duration,
-    /// How many go unanswered.
+    /// Number of unanswered probes.
     pub probes: u32,
 }
 
@@ -62,17 +62,17 @@ pub fn tcp(family: Family) -> io::Result<Socket> {
     Socket::new(family.domain(), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))
 }
 
-/// A listener that takes connections for any address, once something steers them to it.
+/// A listener that accepts connections to any address, if packets are steered to it.
 ///
-/// It is bound to an address that no packet carries and to a port of the kernel's choice: it neither takes a port from the
-/// pod's applications nor can the pod, or anyone, connect to it directly.
+/// It is bound to an address that no packet carries, and to a port that the kernel chooses. It takes no port from the pod's
+/// applications, and nobody can connect to it directly.
 ///
 /// # Errors
-/// As `socket(2)`, `setsockopt(2)` (`IP_TRANSPARENT` wants CAP_NET_ADMIN), `bind(2)`, `listen(2)`.
+/// As `socket(2)`, `setsockopt(2)` (`IP_TRANSPARENT` needs CAP_NET_ADMIN), `bind(2)`, `listen(2)`.
 pub fn steered_listener(family: Family, options: ListenOptions) -> io::Result<std::net::TcpListener> {
     let socket = tcp(family)?;
     set_transparent(&socket, family)?;
-    // What is accepted here holds the port that its client asked for: an application that binds that port must be able to.
+    // An accepted socket holds the port that its client requested. An application must still be able to bind this port.
     socket.set_reuse_address(true)?;
     let unreachable: IpAddr = match family {
         Family::V4 => LISTENER_V4.into(),
@@ -84,24 +84,24 @@ pub fn steered_listener(family: Family, options: ListenOptions) -> io::Result<st
     listen(socket, SocketAddr::new(unreachable, 0), options)
 }
 
-/// What a listener of a pod is made with.
+/// The options of a pod's listener.
 #[derive(Clone, Copy, Debug)]
 pub struct ListenOptions {
-    /// For what is accepted.
+    /// Keepalive of accepted connections.
     pub keepalive: Keepalive,
-    /// Whether who connects is in this kernel.
+    /// Whether the clients are in this kernel.
     pub is_local: bool,
-    /// Connections that wait to be accepted.
+    /// The maximum number of connections that wait to be accepted.
     pub backlog: i32,
 }
 
-/// Listens. All options are set before: what is accepted inherits them from that moment on, and a connection may come at any
-/// time from then, before anyone serves the listener.
+/// Listens. All options are set before, because accepted connections inherit them. A connection may arrive as soon as the
+/// socket listens, before it is served.
 ///
 /// # Errors
 /// As `setsockopt(2)`, `bind(2)`, `listen(2)`.
 pub fn listen(socket: Socket, at: SocketAddr, options: ListenOptions) -> io::Result<std::net::TcpListener> {
-    // A connection that nobody came to serve ends in a reset, too.
+    // A connection that nobody accepts is reset as well.
     socket.set_linger(Some(Duration::ZERO))?;
     set_data_options(&socket, options.keepalive)?;
     keep_urgent_data(&socket)?;
@@ -113,7 +113,7 @@ pub fn listen(socket: Socket, at: SocketAddr, options: ListenOptions) -> io::Res
     Ok(socket.into())
 }
 
-/// Allows the socket addresses that are not the machine's.
+/// Allows the socket to use addresses that do not belong to the machine.
 ///
 /// # Errors
 /// As `setsockopt(2)`: CAP_NET_ADMIN or CAP_NET_RAW is missing.
@@ -124,7 +124,7 @@ pub fn set_transparent(socket: &Socket, family: Family) -> io::Result<()> {
     }
 }
 
-/// Leaves the choice of the port to connect, when the whole tuple is known (`IP_BIND_ADDRESS_NO_PORT`, both families).
+/// Delays the choice of the port until connect, when the whole tuple is known (`IP_BIND_ADDRESS_NO_PORT`, both families).
 ///
 /// # Errors
 /// As `setsockopt(2)`.
@@ -132,8 +132,8 @@ pub fn bind_without_port(socket: &Socket) -> io::Result<()> {
     set_int(socket.as_fd(), libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)
 }
 
-/// What every data socket gets whose other end is elsewhere: no delay for small writes, and keepalive. What a listener
-/// accepts inherits it.
+/// The options of every data socket whose other end is on another machine: no delay for small writes, and keepalive. Accepted
+/// sockets inherit them from their listener.
 ///
 /// # Errors
 /// As `setsockopt(2)`.
@@ -145,8 +145,8 @@ pub fn set_data_options(socket: &impl AsFd, keepalive: Keepalive) -> io::Result<
     socket.set_tcp_keepalive(&settings)
 }
 
-/// Has urgent data stand among the other bytes (`SO_OOBINLINE`), where it is read like them: out of line nobody would read it here,
-/// and it would be lost. What a listener accepts inherits it.
+/// Keeps urgent data among the other bytes (`SO_OOBINLINE`), where it is read like them. The daemon does not read out-of-band
+/// data, so urgent data would be lost otherwise. Accepted sockets inherit the option from their listener.
 ///
 /// # Errors
 /// As `setsockopt(2)`.
@@ -154,7 +154,7 @@ pub fn keep_urgent_data(socket: &impl AsFd) -> io::Result<()> {
     SockRef::from(socket).set_out_of_band_inline(true)
 }
 
-/// Whether the next byte to be read is urgent: a read stops before it, however much there is behind it.
+/// Whether the next byte is urgent: a read stops before it, even if more bytes follow.
 pub fn is_at_urgent(socket: &impl AsFd) -> bool {
     nix::ioctl_read_bad!(siocatmark, SIOCATMARK, libc::c_int);
     let mut is_at_mark: libc::c_int = 0;
@@ -163,34 +163,34 @@ pub fn is_at_urgent(socket: &impl AsFd) -> bool {
     asked.is_ok() && is_at_mark != 0
 }
 
-/// For a connection that stays in this kernel: what there is to be known of congestion on a network is of no use, and the
-/// pacing of BBR, where that is the machine's choice, costs a tenth of the time that a copy takes.
+/// For a connection that stays in this kernel: congestion control has no use there, and the pacing of BBR, if the machine uses
+/// it, costs a tenth of the time of a copy.
 pub fn set_local(socket: &impl AsFd) {
-    // No kernel lacks it. Should it be refused, the machine's choice does as well.
+    // Every kernel has it. If it is refused, the machine's default works as well.
     let _kept = SockRef::from(socket).set_tcp_congestion(b"reno");
 }
 
-/// Sets the size of a socket's buffers, which otherwise grow with what is sent, up to several MiB each.
+/// Sets the size of a socket's buffers, which otherwise grow with the traffic up to several MiB each.
 pub fn bound_buffers(socket: &impl AsFd, bytes: usize) {
     let socket = SockRef::from(socket);
-    // A kernel that refuses sizes them itself.
+    // A kernel that refuses chooses the sizes itself.
     let _receive = socket.set_recv_buffer_size(bytes);
     let _send = socket.set_send_buffer_size(bytes);
 }
 
-/// Makes the coming close a reset.
+/// Makes the next close a reset.
 pub fn reset_on_close(socket: &impl AsFd) {
-    // A socket that the peer has already reset refuses the option, and needs it no more.
+    // A socket that the peer has already reset refuses the option, and does not need it any more.
     let _already_gone = SockRef::from(socket).set_linger(Some(Duration::ZERO));
 }
 
-/// Makes the coming close an orderly one again.
+/// Makes the next close an orderly close again.
 pub fn finish_on_close(socket: &impl AsFd) {
-    // As above.
+    // As in `reset_on_close`.
     let _already_gone = SockRef::from(socket).set_linger(None);
 }
 
-/// Bytes written that the peer has not acknowledged yet.
+/// The number of written bytes that the peer has not acknowledged yet.
 ///
 /// # Errors
 /// As `ioctl(2)`.
@@ -202,12 +202,12 @@ pub fn unacknowledged(socket: &impl AsFd) -> io::Result<usize> {
     Ok(usize::try_from(bytes).unwrap_or(0))
 }
 
-/// The cookie of the network namespace that this thread is in.
+/// The cookie of this thread's current network namespace.
 ///
 /// # Errors
-/// As `socket(2)`, `getsockopt(2)`: kernels before 5.14 don't know the option.
+/// As `socket(2)`, `getsockopt(2)`: kernels before 5.14 do not have the option.
 pub fn netns_cookie() -> io::Result<u64> {
-    // Not an IP socket: a namespace may lack a family.
+    // Not an IP socket, because a namespace may lack an address family.
     let socket = Socket::new(Domain::UNIX, Type::DGRAM.cloexec(), None)?;
     let mut cookie: u64 = 0;
     let mut length = size_of::<u64>() as libc::socklen_t;

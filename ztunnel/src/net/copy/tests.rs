@@ -77,7 +77,7 @@ async fn a_reset_is_a_reset_on_the_other_side_and_loses_no_delivered_byte() {
 async fn a_reset_is_noticed_while_the_other_side_does_not_read() {
     let ((mut client, near), (mut server, far)) = (pair().await, pair().await);
     let ends = async {
-        // Until every buffer on the way is full.
+        // Writes until every buffer on the way is full.
         let chunk = vec![7; 1 << 20];
         let stuck = tokio::time::timeout(std::time::Duration::from_millis(500), async {
             loop {
@@ -136,7 +136,7 @@ async fn large_transfers_both_ways_at_once_arrive_whole() {
 
 #[tokio::test]
 async fn a_direction_that_always_has_bytes_lets_others_have_their_turn() {
-    // One byte a read: more reads at hand than the runtime allows a task in one turn.
+    // One byte per read: this makes more reads than the runtime allows a task in one turn.
     let ((mut client, near), (mut server, far)) = (pair().await, pair().await);
     let ends = async {
         client.write_all(&[7; 10_000]).await.unwrap();
@@ -150,7 +150,7 @@ async fn a_direction_that_always_has_bytes_lets_others_have_their_turn() {
     result.unwrap();
 }
 
-/// Urgent data stands where it was sent, and what is behind it waits for no other byte.
+/// Urgent data stays in its position, and the bytes behind it are copied without waiting for further bytes.
 #[tokio::test]
 async fn urgent_data_is_copied_in_its_place() {
     for from_client in [true, false] {
@@ -161,7 +161,7 @@ async fn urgent_data_is_copied_in_its_place() {
         let urgent = |socket: &TcpStream, bytes: &[u8]| {
             assert_eq!(SockRef::from(socket).send_out_of_band(bytes).unwrap(), bytes.len());
         };
-        // All of it is there before the copy begins: no other byte wakes it up again.
+        // All bytes are there before the copy begins: no further byte wakes it.
         says.write_all(b"abc").await.unwrap();
         urgent(&says, b"!");
         says.write_all(b"def").await.unwrap();
