@@ -4,8 +4,8 @@ use prost::Message;
 
 use super::standard::Struct;
 
-/// Key of [`metadata`](IstioCertificateRequest::metadata): the SPIFFE ID that the certificate is for, when it is not the
-/// caller's own.
+/// Key of [`metadata`](IstioCertificateRequest::metadata): the SPIFFE ID for which the certificate is requested, if it
+/// is not the caller's own.
 pub const IMPERSONATED_IDENTITY: &str = "ImpersonatedIdentity";
 
 /// A request for a certificate.
@@ -17,7 +17,7 @@ pub struct IstioCertificateRequest {
     /// How long the certificate should be valid, in seconds.
     #[prost(int64, tag = "3")]
     pub validity_duration: i64,
-    /// More of it; see [`IMPERSONATED_IDENTITY`].
+    /// Further fields; see [`IMPERSONATED_IDENTITY`].
     #[prost(message, optional, tag = "4")]
     pub metadata: Option<Struct>,
 }

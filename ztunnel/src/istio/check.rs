@@ -1,4 +1,4 @@
-//! What holds for whatever bytes a control plane sends: run by the fuzz target, and on its seeds.
+//! Properties that hold for any bytes from a control plane: run by the fuzz target, and on its seeds.
 
 use std::sync::Arc;
 
@@ -14,10 +14,11 @@ use super::standard::Any;
 use super::workload::{Address, AddressType};
 use crate::model::policy::Scope;
 
-/// The bytes are the content of a resource of any type. What is read of it is within the bounds that all others rely on.
+/// Reads the bytes as the content of a resource of each type. The result is within the bounds on which all other code
+/// relies.
 ///
 /// # Panics
-/// When it is not so.
+/// When a property does not hold.
 pub fn resources(bytes: &[u8]) {
     let mut texts = |text: &str| Arc::from(text);
     let mut reader = Reader { cluster: "c1", network: "", texts: &mut texts };
@@ -63,7 +64,7 @@ pub fn resources(bytes: &[u8]) {
     }
 }
 
-/// The name that the resource of an object has.
+/// The name of an object's resource.
 fn object_name(bytes: &[u8]) -> String {
     match Object::decode(bytes).ok().and_then(|object| object.kind) {
         Some(ObjectKind::Authorization(policy)) => detail::authorization_name(&policy.namespace, &policy.name),

@@ -1,4 +1,4 @@
-//! The client's end of the two services.
+//! The client of the two services.
 
 use std::error::Error;
 
@@ -25,7 +25,7 @@ where
     C::ResponseBody: HttpBody<Data = Bytes> + Send + 'static,
     <C::ResponseBody as HttpBody>::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    /// A client of a connection. `origin` has scheme and authority of the control plane.
+    /// A client that uses a connection. `origin` has scheme and authority of the control plane.
     pub fn new(connection: C, origin: Uri) -> Self {
         Self(
             Grpc::with_origin(connection, origin)
@@ -47,7 +47,7 @@ where
         self.0.streaming(requests, path, ProstCodec::default()).await
     }
 
-    /// Asks for a certificate.
+    /// Requests a certificate.
     ///
     /// # Errors
     /// The connection is gone, or the control plane refuses.

@@ -1,11 +1,11 @@
-//! `ambient.mesh.v1`: what this project's control plane says beside Istio's messages, so that a daemon of this project has the
-//! same mesh as with a folder of manifests: labels, named ports, policies as they were written, AUDIT policies, where a policy
-//! stands.
+//! `ambient.mesh.v1`: messages of this project's control plane that complement Istio's, so that a daemon of this
+//! project has the same mesh as with a folder of manifests. They add labels, named ports, policies as they were
+//! written, AUDIT policies, and the origin of policies.
 //!
-//! Workloads and services have it in an [`Extension`], which Istio's ztunnel skips. Objects for which Istio has no message are
-//! resources of a type of their own, [`OBJECT`](super::discovery::OBJECT).
-//! [`Settings::detail`](super::settings::Settings::detail) announces all of it. A daemon that does not know that format uses
-//! Istio's messages alone: they decide the same, and their reasons say less.
+//! Details of workloads and services are in an [`Extension`], which Istio's ztunnel skips. Objects for which Istio has
+//! no message are resources of a type of their own, [`OBJECT`](super::discovery::OBJECT).
+//! [`Settings::detail`](super::settings::Settings::detail) announces these messages. A daemon that does not know their
+//! format uses only Istio's messages: its decisions are the same, and its reasons have less detail.
 
 use std::collections::BTreeMap;
 
@@ -16,13 +16,13 @@ use super::security;
 use super::standard::{Any, Empty};
 use super::workload::{BalancingScope, Extension, Locality, Service as ServiceMessage};
 
-/// The format of all messages of this file. It is counted up when a message means something else, or forbids something more, than
-/// an older daemon reads in it.
+/// The format of all messages in this file. It is incremented when an older daemon would misread a message, or would
+/// miss a restriction in it.
 pub const FORMAT: u32 = 1;
 
-/// A message that goes into an [`Extension`].
+/// A message that is sent in an [`Extension`].
 pub trait Extending: Message + Default {
-    /// The name of the extension, which is the name of the message as well.
+    /// The name of the extension; it is also the name of the message.
     const NAME: &'static str;
 
     /// The extension.
@@ -32,10 +32,10 @@ pub trait Extending: Message + Default {
         Extension { name: Self::NAME.to_owned(), config: Some(config) }
     }
 
-    /// The message, if one of the extensions is it.
+    /// Finds the message among the extensions.
     ///
     /// # Errors
-    /// It cannot be decoded.
+    /// The message cannot be decoded.
     fn find(extensions: &[Extension]) -> Result<Option<Self>, prost::DecodeError> {
         let found = extensions.iter().find(|extension| extension.name == Self::NAME);
         let config = found.and_then(|extension| extension.config.as_ref());
@@ -43,7 +43,7 @@ pub trait Extending: Message + Default {
     }
 }
 
-/// What Istio's message of a workload does not say.
+/// Fields of a workload that Istio's message lacks.
 #[derive(Clone, PartialEq, Message)]
 pub struct WorkloadDetail {
     /// `metadata.uid`.
@@ -58,72 +58,72 @@ pub struct WorkloadDetail {
     /// Addresses of the workload's node, 4 or 16 bytes each.
     #[prost(bytes = "bytes", repeated, tag = "4")]
     pub node_addresses: Vec<Bytes>,
-    /// Whether the workload is in the mesh, and why not.
+    /// Whether the workload is in the mesh, or why not.
     #[prost(enumeration = "Membership", tag = "5")]
     pub membership: i32,
-    /// A WorkloadEntry describes it.
+    /// The workload is described by a WorkloadEntry.
     #[prost(bool, tag = "6")]
     pub is_entry: bool,
-    /// It is being deleted, or its node does not report any more.
+    /// The workload is being deleted, or its node no longer reports.
     #[prost(bool, tag = "7")]
     pub leaving: bool,
-    /// It takes connections. The status in Istio's message is that of its endpoints.
+    /// The workload takes connections. The status in Istio's message is that of its endpoints.
     #[prost(bool, tag = "8")]
     pub ready: bool,
-    /// It is no workload: it stands for an endpoint of a service.
+    /// The message is not a workload: it stands for an endpoint of a service.
     #[prost(bool, tag = "9")]
     pub is_endpoint: bool,
-    /// Of several endpoints of a service at one address, the place of this one.
+    /// The position of this endpoint among several endpoints of a service at one address.
     #[prost(uint32, tag = "10")]
     pub place: u32,
-    /// Endpoints that are otherwise than Istio's message says, by service.
+    /// Endpoints that differ from Istio's message, by service.
     #[prost(message, repeated, tag = "11")]
     pub endpoints: Vec<Endpoints>,
 }
 
-/// What Istio's message of a service does not say.
+/// Fields of a service that Istio's message lacks.
 #[derive(Clone, PartialEq, Message)]
 pub struct ServiceDetail {
     /// Kind of the object.
     #[prost(enumeration = "ServiceKind", tag = "1")]
     pub kind: i32,
-    /// What is known of its own addresses.
+    /// How the service is addressed.
     #[prost(enumeration = "Addressing", tag = "2")]
     pub addressing: i32,
-    /// The host of which it is another name.
+    /// The host of which the service is an alias.
     #[prost(string, tag = "3")]
     pub alias: String,
-    /// Other addresses that lead to it.
+    /// Further addresses that lead to the service.
     #[prost(message, repeated, tag = "4")]
     pub external: Vec<ExternalAddress>,
     /// Ports, with their names.
     #[prost(message, repeated, tag = "5")]
     pub ports: Vec<ServicePort>,
-    /// The labels of a pod that stands behind it.
+    /// The labels that select the pods behind the service.
     #[prost(btree_map = "string, string", tag = "6")]
     pub selector: BTreeMap<String, String>,
-    /// Its endpoints may have addresses of IPv4.
+    /// The service's endpoints may have IPv4 addresses.
     #[prost(bool, tag = "7")]
     pub v4: bool,
-    /// Its endpoints may have addresses of IPv6.
+    /// The service's endpoints may have IPv6 addresses.
     #[prost(bool, tag = "8")]
     pub v6: bool,
-    /// A client stays at one endpoint.
+    /// All connections of a client go to one endpoint.
     #[prost(bool, tag = "9")]
     pub is_sticky: bool,
-    /// The namespaces that know it; absent: all.
+    /// The namespaces whose pods see the service; absent: all.
     #[prost(message, optional, tag = "10")]
     pub visible_to: Option<Namespaces>,
-    /// How near endpoints are preferred.
+    /// How strongly near endpoints are preferred.
     #[prost(enumeration = "Distribution", tag = "11")]
     pub distribution: i32,
-    /// The respects in which endpoints are near.
+    /// The scopes in which an endpoint can be near.
     #[prost(enumeration = "BalancingScope", repeated, tag = "12")]
     pub scopes: Vec<i32>,
-    /// Connections go to the address that the client asked for.
+    /// Connections go to their original destination address.
     #[prost(bool, tag = "13")]
     pub passthrough: bool,
-    /// Endpoints for which there is no message of a workload.
+    /// Endpoints for which no message of a workload exists.
     #[prost(message, repeated, tag = "14")]
     pub endpoints: Vec<Endpoint>,
 }
@@ -147,7 +147,7 @@ pub struct NamedPort {
     pub number: u32,
 }
 
-/// The endpoints of a service that are one workload.
+/// The endpoints of a service that one workload provides.
 #[derive(Clone, PartialEq, Message)]
 pub struct Endpoints {
     /// `NAMESPACE/HOSTNAME`.
@@ -164,19 +164,19 @@ pub struct Endpoint {
     /// 4 or 16 bytes.
     #[prost(bytes = "bytes", tag = "1")]
     pub address: Bytes,
-    /// From the service's ports to its own.
+    /// The service's ports, and the endpoint's port for each.
     #[prost(btree_map = "uint32, uint32", tag = "2")]
     pub ports: BTreeMap<u32, u32>,
-    /// Whether it takes connections.
+    /// Whether the endpoint takes connections.
     #[prost(enumeration = "Health", tag = "3")]
     pub health: i32,
-    /// Its share.
+    /// Its weight.
     #[prost(uint32, tag = "4")]
     pub weight: u32,
-    /// The node it runs on.
+    /// The node on which it runs.
     #[prost(string, tag = "5")]
     pub node: String,
-    /// Where that is.
+    /// The locality of that node.
     #[prost(message, optional, tag = "6")]
     pub locality: Option<Locality>,
     /// The workload that has the address.
@@ -195,13 +195,13 @@ pub struct Name {
     pub name: String,
 }
 
-/// An address beside a service's own.
+/// A further address of a service.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct ExternalAddress {
     /// 4 or 16 bytes.
     #[prost(bytes = "bytes", tag = "1")]
     pub address: Bytes,
-    /// It leads pods of all namespaces.
+    /// The address applies to pods of all namespaces.
     #[prost(bool, tag = "2")]
     pub leads_everyone: bool,
 }
@@ -215,7 +215,7 @@ pub struct ServicePort {
     /// The number that clients use.
     #[prost(uint32, tag = "2")]
     pub port: u32,
-    /// Number of the workload's port; 0: it has a name.
+    /// Number of the workload's port; 0: the port is given by name.
     #[prost(uint32, tag = "3")]
     pub target_port: u32,
     /// Name of the workload's port.
@@ -231,11 +231,11 @@ pub struct Namespaces {
     pub names: Vec<String>,
 }
 
-/// A resource of the type [`OBJECT`](super::discovery::OBJECT). Its name is `KIND/NAMESPACE/NAME`, and `Service/NAMESPACE/HOSTNAME`
-/// for a service.
+/// A resource of the type [`OBJECT`](super::discovery::OBJECT). Its name is `KIND/NAMESPACE/NAME`, or
+/// `Service/NAMESPACE/HOSTNAME` for a service.
 #[derive(Clone, PartialEq, Message)]
 pub struct Object {
-    /// What it is.
+    /// The object.
     #[prost(oneof = "ObjectKind", tags = "1, 2, 3")]
     pub kind: Option<ObjectKind>,
 }
@@ -252,7 +252,7 @@ pub fn authentication_name(namespace: &str, name: &str) -> String {
     format!("PeerAuthentication/{namespace}/{name}")
 }
 
-/// The name of the resource of a service that clients do not find.
+/// The name of the resource of a service that clients cannot find.
 #[must_use]
 pub fn hidden_service_name(namespace: &str, hostname: &str) -> String {
     format!("Service/{namespace}/{hostname}")
@@ -267,7 +267,7 @@ pub enum ObjectKind {
     /// A PeerAuthentication.
     #[prost(message, tag = "2")]
     Authentication(PeerAuthentication),
-    /// A service that clients do not find. It counts for the policies that name it.
+    /// A service that clients cannot find. Policies that name it need it.
     #[prost(message, tag = "3")]
     Service(Box<ServiceMessage>),
 }
@@ -281,19 +281,19 @@ pub struct AuthorizationPolicy {
     /// Name.
     #[prost(string, tag = "2")]
     pub name: String,
-    /// Where it stands.
+    /// Where the policy is written.
     #[prost(message, optional, tag = "3")]
     pub origin: Option<Origin>,
-    /// The workloads that it protects.
+    /// The workloads that the policy selects.
     #[prost(message, optional, tag = "4")]
     pub scope: Option<Scope>,
-    /// What it does with a connection that it matches.
+    /// The effect on a connection that the policy matches.
     #[prost(enumeration = "Action", tag = "5")]
     pub action: i32,
-    /// It is not enforced.
+    /// The policy is not enforced.
     #[prost(bool, tag = "6")]
     pub dry_run: bool,
-    /// Its rules, with their places.
+    /// The rules of the policy, with their places.
     #[prost(message, repeated, tag = "7")]
     pub rules: Vec<Rule>,
 }
@@ -307,19 +307,19 @@ pub struct PeerAuthentication {
     /// Name.
     #[prost(string, tag = "2")]
     pub name: String,
-    /// Where it stands.
+    /// Where the policy is written.
     #[prost(message, optional, tag = "3")]
     pub origin: Option<Origin>,
-    /// When it was made, as Unix seconds.
+    /// Time of creation, in Unix seconds.
     #[prost(int64, optional, tag = "4")]
     pub created: Option<i64>,
-    /// The workloads that it is for.
+    /// The workloads that the policy selects.
     #[prost(message, optional, tag = "5")]
     pub scope: Option<Scope>,
     /// Whether clients must have an identity.
     #[prost(enumeration = "Mode", tag = "6")]
     pub mode: i32,
-    /// The same by port of the workload.
+    /// The mode for single ports of the workload.
     #[prost(btree_map = "uint32, enumeration(Mode)", tag = "7")]
     pub ports: BTreeMap<u32, i32>,
 }
@@ -327,10 +327,10 @@ pub struct PeerAuthentication {
 /// One rule of a policy.
 #[derive(Clone, PartialEq, Message)]
 pub struct Rule {
-    /// All of them must match.
+    /// The clauses; all must match.
     #[prost(message, repeated, tag = "1")]
     pub clauses: Vec<Clause>,
-    /// Fields that cannot be judged at this layer.
+    /// Fields that cannot be evaluated at layer 4.
     #[prost(string, repeated, tag = "2")]
     pub unjudged: Vec<String>,
 }
@@ -341,15 +341,15 @@ pub struct Clause {
     /// The part of the rule.
     #[prost(enumeration = "Part", tag = "1")]
     pub part: i32,
-    /// Which condition of `when`.
+    /// The index of the condition in `when`.
     #[prost(uint32, tag = "2")]
     pub condition: u32,
-    /// Any of them must match.
+    /// The matches; any must match.
     #[prost(message, repeated, tag = "3")]
     pub matches: Vec<Match>,
 }
 
-/// What a connection is compared with.
+/// The values with which a connection is compared.
 #[derive(Clone, PartialEq, Message)]
 pub struct Match {
     /// The fields that Istio's message has.
@@ -358,12 +358,12 @@ pub struct Match {
     /// Trust domain of the client.
     #[prost(message, repeated, tag = "2")]
     pub trust_domains: Vec<security::StringMatch>,
-    /// None of these.
+    /// Trust domains that the client must not have.
     #[prost(message, repeated, tag = "3")]
     pub not_trust_domains: Vec<security::StringMatch>,
 }
 
-/// Where an object stands in the source of the control plane.
+/// The place of an object in the source of the control plane.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Origin {
     /// The place.
@@ -371,7 +371,7 @@ pub struct Origin {
     pub place: Option<OriginPlace>,
 }
 
-/// The kinds of places.
+/// The kinds of a place.
 #[derive(Clone, PartialEq, Eq, Oneof)]
 pub enum OriginPlace {
     /// A file.
@@ -407,10 +407,10 @@ pub struct ObjectPlace {
     pub name: Option<Name>,
 }
 
-/// The workloads that a policy is for.
+/// The workloads that a policy selects.
 #[derive(Clone, PartialEq, Message)]
 pub struct Scope {
-    /// Which.
+    /// The kind of the scope.
     #[prost(oneof = "ScopeKind", tags = "1, 2, 3, 4")]
     pub kind: Option<ScopeKind>,
 }
@@ -418,21 +418,21 @@ pub struct Scope {
 /// The kinds of scopes.
 #[derive(Clone, PartialEq, Oneof)]
 pub enum ScopeKind {
-    /// All.
+    /// All workloads.
     #[prost(message, tag = "1")]
     Mesh(Empty),
-    /// Those of a namespace.
+    /// The workloads of a namespace.
     #[prost(string, tag = "2")]
     Namespace(String),
-    /// Those with these labels.
+    /// The workloads with these labels.
     #[prost(message, tag = "3")]
     Selector(Selector),
-    /// Those that stand behind one of these services.
+    /// The workloads behind any of these services.
     #[prost(message, tag = "4")]
     Services(Services),
 }
 
-/// Workloads by their labels.
+/// Selects workloads by their labels.
 #[derive(Clone, PartialEq, Message)]
 pub struct Selector {
     /// Their namespace; absent: any.
@@ -461,9 +461,9 @@ macro_rules! numbers {
 }
 
 numbers! {
-    /// Whether the mesh carries a workload's traffic, and why not.
+    /// Whether the mesh carries a workload's traffic, or why not.
     Membership {
-        /// Yes.
+        /// The mesh carries it.
         InMesh = 0,
         /// Neither the pod nor its namespace has the label.
         NotLabelled = 1,
@@ -489,11 +489,11 @@ numbers! {
 numbers! {
     /// Whether an endpoint takes connections.
     Health {
-        /// It does.
+        /// It takes connections.
         Ready = 0,
-        /// It is ending, and still does.
+        /// It is terminating and still takes connections.
         Draining = 1,
-        /// It does not.
+        /// It does not take connections.
         Unready = 2,
     }
 }
@@ -509,41 +509,41 @@ numbers! {
 }
 
 numbers! {
-    /// What is known of a service's own addresses.
+    /// How a service is addressed.
     Addressing {
-        /// It has those that are given.
+        /// By the given addresses.
         Given = 0,
-        /// It has none.
+        /// It has no address.
         Headless = 1,
-        /// It has some, which are not known.
+        /// It has addresses that are not known.
         Unknown = 2,
-        /// It is another name of a host.
+        /// It is an alias of a host.
         Alias = 3,
     }
 }
 
 numbers! {
-    /// Which endpoints a client prefers.
+    /// The preference of a client among endpoints.
     Distribution {
-        /// All are the same.
+        /// No preference.
         Any = 0,
-        /// The nearest.
+        /// The nearest endpoints first.
         Prefer = 1,
-        /// Near ones only.
+        /// Only near endpoints.
         Require = 2,
     }
 }
 
 numbers! {
-    /// What a policy does with a connection that it matches.
+    /// The effect of a policy on a connection that it matches.
     Action {
-        /// Allows it.
+        /// The connection is allowed.
         Allow = 0,
-        /// Denies it.
+        /// The connection is denied.
         Deny = 1,
-        /// Reports it.
+        /// The connection is reported.
         Audit = 2,
-        /// Asks a service, which is not possible at this layer.
+        /// An external service would decide, which is not possible at layer 4.
         Custom = 3,
     }
 }
@@ -563,13 +563,13 @@ numbers! {
 numbers! {
     /// Whether clients must have an identity.
     Mode {
-        /// As the larger scope says.
+        /// The mode of the next larger scope applies.
         Unset = 0,
-        /// They need not.
+        /// Clients need no identity.
         Permissive = 1,
-        /// They must.
+        /// Clients must have an identity.
         Strict = 2,
-        /// They need not.
+        /// Clients need no identity.
         Disable = 3,
     }
 }

@@ -15,24 +15,26 @@ pub const SETTINGS: &str = "type.googleapis.com/ambient.mesh.v1.Settings";
 /// Type of resources that are an [`Object`](super::detail::Object).
 pub const OBJECT: &str = "type.googleapis.com/ambient.mesh.v1.Object";
 
-/// What a client says: which resources of one type it wants, which it has, and whether it could use the last response.
+/// A client's request: the resources of one type that it wants, those that it has, and whether it could use the last
+/// response.
 ///
 /// The first request of a type on a stream with nothing to subscribe to asks for all resources of the type.
 #[derive(Clone, PartialEq, Message)]
 pub struct DeltaDiscoveryRequest {
-    /// Who asks: in the first request of a stream at least.
+    /// The client: at least in the first request of a stream.
     #[prost(message, optional, tag = "1")]
     pub node: Option<Node>,
     /// Type of the resources.
     #[prost(string, tag = "2")]
     pub type_url: String,
-    /// Names that are wanted from now on; `*` stands for all.
+    /// Names that are subscribed from now on; `*` stands for all.
     #[prost(string, repeated, tag = "3")]
     pub resource_names_subscribe: Vec<String>,
-    /// Names that are wanted no more.
+    /// Names that are no longer subscribed.
     #[prost(string, repeated, tag = "4")]
     pub resource_names_unsubscribe: Vec<String>,
-    /// What the client has from an earlier stream: versions by name. Only in the first request of a type on a stream.
+    /// Versions by name of the resources that the client has from an earlier stream. Only in the first request of a
+    /// type on a stream.
     #[prost(btree_map = "string, string", tag = "5")]
     pub initial_resource_versions: BTreeMap<String, String>,
     /// The nonce of the response that this request answers; empty if it answers none.
@@ -43,10 +45,10 @@ pub struct DeltaDiscoveryRequest {
     pub error_detail: Option<Status>,
 }
 
-/// What a server says: resources of one type that are new or different, and names of resources that are gone.
+/// A server's response: resources of one type that are new or different, and names of resources that are gone.
 #[derive(Clone, PartialEq, Message)]
 pub struct DeltaDiscoveryResponse {
-    /// The server's version of the whole, for people.
+    /// The server's version of its whole state, for people.
     #[prost(string, tag = "1")]
     pub system_version_info: String,
     /// Resources that are new or different.
@@ -55,13 +57,13 @@ pub struct DeltaDiscoveryResponse {
     /// Type of the resources.
     #[prost(string, tag = "4")]
     pub type_url: String,
-    /// Names this response in the answer to it.
+    /// Identifies this response in the request that answers it.
     #[prost(string, tag = "5")]
     pub nonce: String,
     /// Names of resources that are gone.
     #[prost(string, repeated, tag = "6")]
     pub removed_resources: Vec<String>,
-    /// Who answers.
+    /// The server.
     #[prost(message, optional, tag = "7")]
     pub control_plane: Option<ControlPlane>,
 }
@@ -79,7 +81,7 @@ pub struct Resource {
     /// Its name, unique for its type.
     #[prost(string, tag = "3")]
     pub name: String,
-    /// Other names by which it can be asked for, such as `network/address`.
+    /// Other names by which the resource can be requested, such as `network/address`.
     #[prost(string, repeated, tag = "4")]
     pub aliases: Vec<String>,
 }
@@ -87,7 +89,7 @@ pub struct Resource {
 /// The server of a response.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct ControlPlane {
-    /// Who it is, for people. Istio's has JSON here.
+    /// Identifies the server, for people. Istio's control plane sends JSON here.
     #[prost(string, tag = "1")]
     pub identifier: String,
 }
@@ -98,7 +100,7 @@ pub struct Node {
     /// `ztunnel~ADDRESS~POD.NAMESPACE~NAMESPACE.svc.cluster.local`.
     #[prost(string, tag = "1")]
     pub id: String,
-    /// Facts about it, such as `NODE_NAME`.
+    /// Facts about the client, such as `NODE_NAME`.
     #[prost(message, optional, tag = "3")]
     pub metadata: Option<Struct>,
 }

@@ -9,12 +9,12 @@
 //! | [`discovery`] | `envoy.service.discovery.v3` | requests and responses of delta xDS |
 //! | [`workload`] | `istio.workload` | workloads and services |
 //! | [`security`] | `istio.security` | authorization policies |
-//! | [`settings`] | `ambient.mesh.v1` | settings of the whole mesh, which Istio's types have no room for |
-//! | [`detail`] | `ambient.mesh.v1` | what Istio's messages do not say of workloads, services and policies |
+//! | [`settings`] | `ambient.mesh.v1` | settings of the whole mesh for which Istio has no message |
+//! | [`detail`] | `ambient.mesh.v1` | details of workloads, services and policies that Istio's messages lack |
 //! | [`certificate`] | `istio.v1.auth` | certificate requests |
 //! | [`standard`] | `google.protobuf`, `google.rpc` | the types of Google that the others use |
 //! | [`client`], [`server`] | | both ends of the two gRPC services |
-//! | [`read`], [`write`](mod@write) | | resources to the [`model`](crate::model), and back |
+//! | [`read`], [`write`](mod@write) | | from resources to the [`model`](crate::model), and back |
 
 pub mod certificate;
 pub mod check;

@@ -6,8 +6,8 @@ use prost::{Enumeration, Message, Oneof};
 use super::standard::Empty;
 use super::workload::Extension;
 
-/// A resource of the type [`AUTHORIZATION`](super::discovery::AUTHORIZATION): a policy that workloads enforce for connections
-/// to them. The resource's name is `NAMESPACE/NAME`.
+/// A resource of the type [`AUTHORIZATION`](super::discovery::AUTHORIZATION): a policy that workloads enforce for their
+/// incoming connections. The resource's name is `NAMESPACE/NAME`.
 #[derive(Clone, PartialEq, Message)]
 pub struct Authorization {
     /// Name.
@@ -16,19 +16,19 @@ pub struct Authorization {
     /// Namespace.
     #[prost(string, tag = "2")]
     pub namespace: String,
-    /// The workloads that it protects.
+    /// The workloads that the policy selects.
     #[prost(enumeration = "Scope", tag = "3")]
     pub scope: i32,
-    /// What it does with a connection that it matches.
+    /// The effect on a connection that the policy matches.
     #[prost(enumeration = "Action", tag = "4")]
     pub action: i32,
-    /// Any of them must match; without rules it never matches.
+    /// The rules; any must match. A policy without rules never matches.
     #[prost(message, repeated, tag = "5")]
     pub rules: Vec<Rule>,
-    /// It is not enforced: what it would do is only reported.
+    /// The policy is not enforced: only the decisions that it would make are reported.
     #[prost(bool, tag = "6")]
     pub dry_run: bool,
-    /// What a control plane adds that others ignore.
+    /// Additions of a control plane, which other clients ignore.
     #[prost(message, repeated, tag = "7")]
     pub extensions: Vec<Extension>,
 }
@@ -36,7 +36,7 @@ pub struct Authorization {
 /// One rule.
 #[derive(Clone, PartialEq, Message)]
 pub struct Rule {
-    /// All of them must match; a rule without clauses matches everything.
+    /// The clauses; all must match. A rule without clauses matches everything.
     #[prost(message, repeated, tag = "1")]
     pub clauses: Vec<Clause>,
 }
@@ -44,57 +44,57 @@ pub struct Rule {
 /// One clause: `from`, `to`, or one condition of `when`.
 #[derive(Clone, PartialEq, Message)]
 pub struct Clause {
-    /// Any of them must match; a clause without matches matches everything.
+    /// The matches; any must match. A clause without matches matches everything.
     #[prost(message, repeated, tag = "2")]
     pub matches: Vec<Match>,
 }
 
-/// What a connection is compared with. All fields must hold: of the values of a field any, of those of a `not_` field none. A
-/// match without values never holds.
+/// The values with which a connection is compared. All fields must hold: at least one value of each field, and none of
+/// the values of each `not_` field. A match without values never holds.
 #[derive(Clone, PartialEq, Message)]
 pub struct Match {
-    /// Namespace of the client.
+    /// Namespaces of the client.
     #[prost(message, repeated, tag = "1")]
     pub namespaces: Vec<StringMatch>,
-    /// None of these.
+    /// Namespaces that the client must not have.
     #[prost(message, repeated, tag = "2")]
     pub not_namespaces: Vec<StringMatch>,
-    /// SPIFFE ID of the client, without `spiffe://`.
+    /// SPIFFE IDs of the client, without `spiffe://`.
     #[prost(message, repeated, tag = "3")]
     pub principals: Vec<StringMatch>,
-    /// None of these.
+    /// SPIFFE IDs that the client must not have.
     #[prost(message, repeated, tag = "4")]
     pub not_principals: Vec<StringMatch>,
-    /// Address of the client.
+    /// Addresses of the client.
     #[prost(message, repeated, tag = "5")]
     pub source_ips: Vec<Address>,
-    /// None of these.
+    /// Addresses that the client must not have.
     #[prost(message, repeated, tag = "6")]
     pub not_source_ips: Vec<Address>,
-    /// Address of the workload.
+    /// Addresses of the workload.
     #[prost(message, repeated, tag = "7")]
     pub destination_ips: Vec<Address>,
-    /// None of these.
+    /// Addresses that the workload must not have.
     #[prost(message, repeated, tag = "8")]
     pub not_destination_ips: Vec<Address>,
-    /// Port of the workload.
+    /// Ports of the workload.
     #[prost(uint32, repeated, tag = "9")]
     pub destination_ports: Vec<u32>,
-    /// None of these.
+    /// Ports of the workload that must not match.
     #[prost(uint32, repeated, tag = "10")]
     pub not_destination_ports: Vec<u32>,
-    /// Service account of the client, of any trust domain.
+    /// Service accounts of the client, in any trust domain.
     #[prost(message, repeated, tag = "11")]
     pub service_accounts: Vec<ServiceAccountMatch>,
-    /// None of these.
+    /// Service accounts that the client must not have.
     #[prost(message, repeated, tag = "12")]
     pub not_service_accounts: Vec<ServiceAccountMatch>,
-    /// What a control plane adds that others ignore.
+    /// Additions of a control plane, which other clients ignore.
     #[prost(message, repeated, tag = "13")]
     pub extensions: Vec<Extension>,
 }
 
-/// An address, or a range of addresses.
+/// An address, or an IP block.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Address {
     /// 4 or 16 bytes.
@@ -116,24 +116,24 @@ pub struct ServiceAccountMatch {
     pub service_account: String,
 }
 
-/// How a text is compared.
+/// A comparison of a text.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct StringMatch {
-    /// How; absent in a message that is broken.
+    /// The kind of comparison; absent in an invalid message.
     #[prost(oneof = "MatchType", tags = "1, 2, 3, 4")]
     pub match_type: Option<MatchType>,
 }
 
-/// The ways to compare a text.
+/// The kinds of comparison.
 #[derive(Clone, PartialEq, Eq, Oneof)]
 pub enum MatchType {
-    /// The text is this.
+    /// The text equals this value.
     #[prost(string, tag = "1")]
     Exact(String),
-    /// The text begins with this.
+    /// The text begins with this value.
     #[prost(string, tag = "2")]
     Prefix(String),
-    /// The text ends with this.
+    /// The text ends with this value.
     #[prost(string, tag = "3")]
     Suffix(String),
     /// The text is not empty.
@@ -141,24 +141,25 @@ pub enum MatchType {
     Presence(Empty),
 }
 
-/// The workloads that a policy protects.
+/// The workloads that a policy selects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]
 #[repr(i32)]
 pub enum Scope {
-    /// All.
+    /// All workloads.
     Global = 0,
-    /// Those of the policy's namespace.
+    /// The workloads of the policy's namespace.
     Namespace = 1,
-    /// Those that name it in [`authorization_policies`](super::workload::Workload::authorization_policies).
+    /// The workloads that name the policy in
+    /// [`authorization_policies`](super::workload::Workload::authorization_policies).
     WorkloadSelector = 2,
 }
 
-/// What a policy does with a connection that it matches.
+/// The effect of a policy on a connection that it matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]
 #[repr(i32)]
 pub enum Action {
-    /// Allows it; connections that no ALLOW policy of the workload matches are denied.
+    /// The connection is allowed. Connections that no ALLOW policy of the workload matches are denied.
     Allow = 0,
-    /// Denies it.
+    /// The connection is denied.
     Deny = 1,
 }

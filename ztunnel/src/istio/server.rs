@@ -1,4 +1,4 @@
-//! The server's end of the two services.
+//! The server of the two services.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub const CREATE_CERTIFICATE: &str = "/istio.v1.auth.IstioCertificateService/Cre
 
 /// `envoy.service.discovery.v3.AggregatedDiscoveryService`, as far as nodes use it.
 pub trait Discovery: Send + Sync + 'static {
-    /// What a client is sent.
+    /// The responses to a client.
     type Responses: Stream<Item = Result<DeltaDiscoveryResponse, Status>> + Send + 'static;
 
     /// Serves one stream of delta xDS.
@@ -56,7 +56,7 @@ impl<D, C> Clone for Services<D, C> {
 }
 
 impl<D: Discovery, C: CertificateAuthority> Services<D, C> {
-    /// Serves both.
+    /// Serves both services.
     #[must_use]
     pub fn new(discovery: Arc<D>, authority: Arc<C>) -> Self {
         Self { discovery, authority }

@@ -1,5 +1,5 @@
-//! `ambient.mesh.v1`: what Istio's resources have no room for. Only control planes and daemons of this project know this type;
-//! a control plane that does not know it gives no answer, and then Istio's defaults hold.
+//! `ambient.mesh.v1`: settings for which Istio has no resource. Only control planes and daemons of this project know
+//! this type. A control plane that does not know it does not answer, and then Istio's defaults apply.
 
 use std::collections::BTreeMap;
 
@@ -17,10 +17,10 @@ pub struct Settings {
     /// The [format](super::detail::FORMAT) of the details that the control plane sends; 0: it sends none.
     #[prost(uint32, tag = "2")]
     pub detail: u32,
-    /// Where there may be policies for any workload that could never be read.
+    /// A place where there may be policies for any workload that could never be read.
     #[prost(string, optional, tag = "3")]
     pub unread_anywhere: Option<String>,
-    /// The same, for the workloads of a namespace.
+    /// Places where there may be policies for the workloads of a namespace that could never be read, by namespace.
     #[prost(btree_map = "string, string", tag = "4")]
     pub unread_namespaces: BTreeMap<String, String>,
 }

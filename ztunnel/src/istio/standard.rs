@@ -11,7 +11,7 @@ pub struct Any {
     /// The type: `type.googleapis.com/` and the full name of the message.
     #[prost(string, tag = "1")]
     pub type_url: String,
-    /// The encoded message. A slice of the bytes that it was decoded from: it keeps all of them in memory.
+    /// The encoded message. It is a slice of the bytes from which it was decoded, and keeps all of these in memory.
     #[prost(bytes = "bytes", tag = "2")]
     pub value: Bytes,
 }
@@ -20,7 +20,7 @@ pub struct Any {
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
 pub struct Empty {}
 
-/// `google.protobuf.UInt32Value`: a number whose absence is not 0.
+/// `google.protobuf.UInt32Value`: a number that can be absent, which differs from 0.
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
 pub struct UInt32Value {
     /// The number.
@@ -39,7 +39,7 @@ pub struct Struct {
 /// `google.protobuf.Value`: a JSON value.
 #[derive(Clone, PartialEq, Message)]
 pub struct Value {
-    /// What kind of value; absent in a message that is broken.
+    /// The kind of the value; absent in an invalid message.
     #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6")]
     pub kind: Option<Kind>,
 }
@@ -95,13 +95,13 @@ pub struct Status {
 }
 
 impl Struct {
-    /// An object whose values are strings.
+    /// An object with string values.
     pub fn of_strings<K: Into<String>, V: Into<String>>(fields: impl IntoIterator<Item = (K, V)>) -> Self {
         let value = |text: V| Value { kind: Some(Kind::String(text.into())) };
         Self { fields: fields.into_iter().map(|(key, text)| (key.into(), value(text))).collect() }
     }
 
-    /// The string of a key, if it has one.
+    /// The string of a key, if the value is a string.
     #[must_use]
     pub fn string(&self, key: &str) -> Option<&str> {
         match &self.fields.get(key)?.kind {

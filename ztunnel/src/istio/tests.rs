@@ -1,4 +1,5 @@
-//! The bytes of the messages, pinned. The golden files were written field by field from the messages' definitions, not by prost.
+//! The bytes of the messages are pinned. The golden files were written field by field from the messages' definitions,
+//! not by prost.
 
 use std::fmt::Debug;
 
@@ -24,7 +25,7 @@ fn bytes(golden: &str) -> Bytes {
     code.flat_map(str::split_whitespace).map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect()
 }
 
-/// A message has exactly these bytes, and is read from them.
+/// Checks that a message is encoded as exactly these bytes, and decoded from them.
 fn check<M: Message + Default + PartialEq + Debug>(golden: &str, message: &M) {
     let golden = bytes(golden);
     assert_eq!(M::decode(golden.clone()).unwrap(), *message);

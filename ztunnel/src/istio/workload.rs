@@ -7,10 +7,10 @@ use prost::{Enumeration, Message, Oneof};
 
 use super::standard::{Any, UInt32Value};
 
-/// A resource of the type [`ADDRESS`](super::discovery::ADDRESS): whoever may have an address.
+/// A resource of the type [`ADDRESS`](super::discovery::ADDRESS): a workload or a service.
 #[derive(Clone, PartialEq, Message)]
 pub struct Address {
-    /// What it is; absent if it is of a kind that this program does not know.
+    /// The kind of the resource; absent if this program does not know the kind.
     #[prost(oneof = "AddressType", tags = "1, 2")]
     pub r#type: Option<AddressType>,
 }
@@ -26,7 +26,7 @@ pub enum AddressType {
     Service(Box<Service>),
 }
 
-/// One endpoint: a pod, a machine outside of the cluster, an address of a ServiceEntry.
+/// One endpoint: a pod, a machine outside the cluster, or an address of a ServiceEntry.
 #[derive(Clone, PartialEq, Message)]
 pub struct Workload {
     /// Name of the object, which is not unique: all addresses of one ServiceEntry share it.
@@ -38,10 +38,10 @@ pub struct Workload {
     /// Its addresses, each of 4 or 16 bytes.
     #[prost(bytes = "bytes", repeated, tag = "3")]
     pub addresses: Vec<Bytes>,
-    /// The network that its addresses belong to; empty is the default one.
+    /// The network of its addresses; empty is the default network.
     #[prost(string, tag = "4")]
     pub network: String,
-    /// How connections to it are made.
+    /// The protocol of connections to it.
     #[prost(enumeration = "TunnelProtocol", tag = "5")]
     pub tunnel_protocol: i32,
     /// Trust domain of its identity; empty means `cluster.local`.
@@ -50,25 +50,25 @@ pub struct Workload {
     /// Service account of its identity; empty means `default`.
     #[prost(string, tag = "7")]
     pub service_account: String,
-    /// The waypoint that connections to it pass through.
+    /// The waypoint through which connections to it pass.
     #[prost(message, optional, tag = "8")]
     pub waypoint: Option<GatewayAddress>,
-    /// The node that it runs on.
+    /// The node on which it runs.
     #[prost(string, tag = "9")]
     pub node: String,
-    /// What telemetry calls its service.
+    /// The name of its service in telemetry.
     #[prost(string, tag = "10")]
     pub canonical_name: String,
-    /// What telemetry calls its version.
+    /// Its version in telemetry.
     #[prost(string, tag = "11")]
     pub canonical_revision: String,
-    /// Kind of the object that made it.
+    /// Kind of the object that created it.
     #[prost(enumeration = "WorkloadType", tag = "12")]
     pub workload_type: i32,
-    /// Name of the object that made it.
+    /// Name of the object that created it.
     #[prost(string, tag = "13")]
     pub workload_name: String,
-    /// It speaks HBONE itself: no daemon captures it.
+    /// It uses HBONE itself: no daemon captures it.
     #[prost(bool, tag = "14")]
     pub native_tunnel: bool,
     /// Names of the policies that select it by its labels, `NAMESPACE/NAME`.
@@ -80,36 +80,36 @@ pub struct Workload {
     /// Name of its cluster; empty means `Kubernetes`.
     #[prost(string, tag = "18")]
     pub cluster_id: String,
-    /// The gateway by which other networks reach it.
+    /// The gateway through which other networks reach it.
     #[prost(message, optional, tag = "19")]
     pub network_gateway: Option<GatewayAddress>,
-    /// What it is known by: `CLUSTER//Pod/NAMESPACE/NAME` for a pod.
+    /// Its unique identifier: `CLUSTER//Pod/NAMESPACE/NAME` for a pod.
     #[prost(string, tag = "20")]
     pub uid: String,
-    /// A host name to be resolved, when it has no addresses.
+    /// A host name to resolve, if it has no addresses.
     #[prost(string, tag = "21")]
     pub hostname: String,
-    /// The services that it stands behind, by `NAMESPACE/HOSTNAME`, with its ports.
+    /// The services that it is behind, by `NAMESPACE/HOSTNAME`, with its ports.
     #[prost(btree_map = "string, message", tag = "22")]
     pub services: BTreeMap<String, PortList>,
-    /// How its application wants its connections.
+    /// How connections are handed to its application.
     #[prost(message, optional, tag = "23")]
     pub application_tunnel: Option<ApplicationTunnel>,
-    /// Where it runs.
+    /// Its locality.
     #[prost(message, optional, tag = "24")]
     pub locality: Option<Locality>,
-    /// Whose network it is on.
+    /// The network namespace that it uses.
     #[prost(enumeration = "NetworkMode", tag = "25")]
     pub network_mode: i32,
-    /// What a control plane adds that others ignore.
+    /// Additions of a control plane, which other clients ignore.
     #[prost(message, repeated, tag = "26")]
     pub extensions: Vec<Extension>,
-    /// Its share among the endpoints of a service; absent means 1, with 0 it gets nothing.
+    /// Its weight among the endpoints of a service; absent means 1, and with 0 it gets no connections.
     #[prost(message, optional, tag = "27")]
     pub capacity: Option<UInt32Value>,
 }
 
-/// Stable addresses in front of workloads. Which workloads, the workloads say.
+/// Stable addresses in front of workloads. Each workload names its services.
 #[derive(Clone, PartialEq, Message)]
 pub struct Service {
     /// Name of the object.
@@ -121,37 +121,37 @@ pub struct Service {
     /// Host name, `NAME.NAMESPACE.svc.DOMAIN` for a Kubernetes Service.
     #[prost(string, tag = "3")]
     pub hostname: String,
-    /// Its own addresses and ranges.
+    /// Its own addresses and IP blocks.
     #[prost(message, repeated, tag = "4")]
     pub addresses: Vec<NetworkAddress>,
     /// Its ports.
     #[prost(message, repeated, tag = "5")]
     pub ports: Vec<Port>,
-    /// SPIFFE IDs that its endpoints may have beside their own.
+    /// SPIFFE IDs that its endpoints may have in addition to their own.
     #[prost(string, repeated, tag = "6")]
     pub subject_alt_names: Vec<String>,
-    /// The waypoint that connections to it pass through.
+    /// The waypoint through which connections to it pass.
     #[prost(message, optional, tag = "7")]
     pub waypoint: Option<GatewayAddress>,
-    /// How an endpoint is chosen; absent means any.
+    /// How an endpoint is chosen; absent means any endpoint.
     #[prost(message, optional, tag = "8")]
     pub load_balancing: Option<LoadBalancing>,
-    /// Families that its endpoints may have.
+    /// IP families of its endpoints.
     #[prost(enumeration = "IpFamilies", tag = "9")]
     pub ip_families: i32,
-    /// What a control plane adds that others ignore.
+    /// Additions of a control plane, which other clients ignore.
     #[prost(message, repeated, tag = "10")]
     pub extensions: Vec<Extension>,
-    /// Of several services with this host name, this one counts.
+    /// Of several services with this host name, this service counts.
     #[prost(bool, tag = "11")]
     pub canonical: bool,
-    /// Ingress gateways pass through the waypoint as well.
+    /// Connections of ingress gateways pass through the waypoint as well.
     #[prost(bool, tag = "12")]
     pub ingress_use_waypoint: bool,
-    /// Several waypoints that share the connections.
+    /// Several waypoints, which share the connections.
     #[prost(message, repeated, tag = "13")]
     pub weighted_waypoints: Vec<WeightedWaypoint>,
-    /// Whose pods know it.
+    /// The namespaces whose pods see the service.
     #[prost(enumeration = "Visibility", tag = "14")]
     pub visibility: i32,
 }
@@ -159,15 +159,15 @@ pub struct Service {
 /// The address of a gateway or waypoint.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct GatewayAddress {
-    /// Where it is; absent in a message that is broken.
+    /// Its destination; absent in an invalid message.
     #[prost(oneof = "Destination", tags = "1, 2")]
     pub destination: Option<Destination>,
-    /// The port of its tunnels.
+    /// The port of its HBONE connections.
     #[prost(uint32, tag = "3")]
     pub hbone_mtls_port: u32,
 }
 
-/// Where a gateway is.
+/// The destination of a gateway.
 #[derive(Clone, PartialEq, Eq, Oneof)]
 pub enum Destination {
     /// A service or workload by name.
@@ -178,7 +178,7 @@ pub enum Destination {
     Address(NetworkAddress),
 }
 
-/// A host name as a namespace has it.
+/// A host name in a namespace.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct NamespacedHostname {
     /// The namespace.
@@ -189,16 +189,16 @@ pub struct NamespacedHostname {
     pub hostname: String,
 }
 
-/// An address or a range of addresses on a network.
+/// An address or an IP block on a network.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct NetworkAddress {
-    /// The network; empty is the default one.
+    /// The network; empty is the default network.
     #[prost(string, tag = "1")]
     pub network: String,
     /// 4 or 16 bytes.
     #[prost(bytes = "bytes", tag = "2")]
     pub address: Bytes,
-    /// Bits of the prefix, when it is a range.
+    /// Bits of the prefix, for an IP block.
     #[prost(uint32, optional, tag = "3")]
     pub length: Option<u32>,
 }
@@ -206,10 +206,10 @@ pub struct NetworkAddress {
 /// One of several waypoints.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct WeightedWaypoint {
-    /// Where it is.
+    /// Its address.
     #[prost(message, optional, tag = "1")]
     pub destination: Option<GatewayAddress>,
-    /// Its share.
+    /// Its weight.
     #[prost(uint32, tag = "2")]
     pub weight: u32,
 }
@@ -228,26 +228,26 @@ pub struct Port {
     /// The number that clients use.
     #[prost(uint32, tag = "1")]
     pub service_port: u32,
-    /// The workload's port; 0 in a service means that each workload says its own.
+    /// The workload's port; 0 in a service means that each workload gives its own.
     #[prost(uint32, tag = "2")]
     pub target_port: u32,
-    /// What is spoken there.
+    /// The application protocol at the port.
     #[prost(enumeration = "AppProtocol", tag = "3")]
     pub app_protocol: i32,
 }
 
-/// How an application wants its connections.
+/// How connections are handed to an application.
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
 pub struct ApplicationTunnel {
-    /// What is sent before the first byte of the client.
+    /// The header that is sent before the first byte of the client.
     #[prost(enumeration = "TunnelKind", tag = "1")]
     pub protocol: i32,
-    /// The port where the application takes them; 0: the port that the client asked for.
+    /// The port at which the application accepts such connections; 0: the port that the client asked for.
     #[prost(uint32, tag = "2")]
     pub port: u32,
 }
 
-/// Where a workload runs.
+/// The locality of a workload.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Locality {
     /// Region.
@@ -264,41 +264,41 @@ pub struct Locality {
 /// How an endpoint of a service is chosen.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct LoadBalancing {
-    /// The respects in which near endpoints are preferred, the most important first.
+    /// The scopes in which near endpoints are preferred, the most important first.
     #[prost(enumeration = "BalancingScope", repeated, tag = "1")]
     pub routing_preference: Vec<i32>,
-    /// What the preference means.
+    /// The effect of the preference.
     #[prost(enumeration = "BalancingMode", tag = "2")]
     pub mode: i32,
-    /// Which endpoints count.
+    /// The endpoints that count.
     #[prost(enumeration = "HealthPolicy", tag = "3")]
     pub health_policy: i32,
 }
 
-/// What a control plane adds to an object.
+/// An addition of a control plane to an object.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Extension {
     /// Its name.
     #[prost(string, tag = "1")]
     pub name: String,
-    /// What it says.
+    /// Its content.
     #[prost(message, optional, tag = "2")]
     pub config: Option<Any>,
 }
 
-/// How connections to a workload are made.
+/// The protocol of connections to a workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]
 #[repr(i32)]
 pub enum TunnelProtocol {
-    /// As they are: it is not in the mesh.
+    /// Plaintext: the workload is not in the mesh.
     None = 0,
-    /// In HBONE.
+    /// HBONE.
     Hbone = 1,
-    /// In mutual TLS of Istio's sidecars, which this program does not speak.
+    /// Mutual TLS of Istio's sidecars, which this program does not support.
     LegacyIstioMtls = 2,
 }
 
-/// Kinds of objects that make workloads.
+/// Kinds of objects that create workloads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]
 #[repr(i32)]
 pub enum WorkloadType {
@@ -306,7 +306,7 @@ pub enum WorkloadType {
     Deployment = 0,
     /// A CronJob.
     Cronjob = 1,
-    /// A pod of its own.
+    /// A pod that no other object created.
     Pod = 2,
     /// A Job.
     Job = 3,
@@ -316,23 +316,23 @@ pub enum WorkloadType {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]
 #[repr(i32)]
 pub enum WorkloadStatus {
-    /// It does.
+    /// It takes connections.
     Healthy = 0,
-    /// It does not.
+    /// It does not take connections.
     Unhealthy = 1,
 }
 
-/// Whose network a workload is on.
+/// The network namespace of a workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]
 #[repr(i32)]
 pub enum NetworkMode {
-    /// Its own.
+    /// Its own network namespace.
     Standard = 0,
-    /// Its node's: its addresses are not its own.
+    /// The network namespace of its node: its addresses are shared.
     HostNetwork = 1,
 }
 
-/// What is spoken at a port.
+/// The application protocol at a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]
 #[repr(i32)]
 pub enum AppProtocol {
@@ -346,21 +346,21 @@ pub enum AppProtocol {
     Grpc = 3,
 }
 
-/// What precedes the bytes of a client towards an application.
+/// The header before the bytes of a client, towards an application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]
 #[repr(i32)]
 pub enum TunnelKind {
-    /// Nothing.
+    /// No header.
     None = 0,
     /// A header of the PROXY protocol, version 2.
     Proxy = 1,
 }
 
-/// Respects in which a client and an endpoint may be near.
+/// Scopes in which a client and an endpoint may be near.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]
 #[repr(i32)]
 pub enum BalancingScope {
-    /// None; a message with it is broken.
+    /// No scope; a message with this value is invalid.
     Unspecified = 0,
     /// The same region.
     Region = 1,
@@ -376,31 +376,31 @@ pub enum BalancingScope {
     Network = 6,
 }
 
-/// What a preference for near endpoints means.
+/// The effect of a preference for near endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]
 #[repr(i32)]
 pub enum BalancingMode {
-    /// All endpoints are the same.
+    /// No preference.
     Unspecified = 0,
-    /// Only endpoints that are near in all respects.
+    /// Only endpoints that are near in all scopes.
     Strict = 1,
-    /// The nearest endpoints.
+    /// The nearest endpoints first.
     Failover = 2,
     /// No endpoint: connections go to the address that the client asked for.
     Passthrough = 3,
 }
 
-/// Which endpoints of a service count.
+/// The endpoints of a service that count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]
 #[repr(i32)]
 pub enum HealthPolicy {
-    /// Those that are healthy.
+    /// Only healthy endpoints.
     OnlyHealthy = 0,
-    /// All.
+    /// All endpoints.
     AllowAll = 1,
 }
 
-/// Families of the addresses of endpoints.
+/// IP families of the addresses of endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]
 #[repr(i32)]
 pub enum IpFamilies {
@@ -414,12 +414,12 @@ pub enum IpFamilies {
     Dual = 3,
 }
 
-/// Whose pods know a service.
+/// The namespaces whose pods see a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]
 #[repr(i32)]
 pub enum Visibility {
-    /// Those of all namespaces.
+    /// All namespaces.
     Public = 0,
-    /// Those of its namespace.
+    /// The service's own namespace.
     Namespace = 1,
 }

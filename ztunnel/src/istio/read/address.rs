@@ -1,10 +1,10 @@
-//! Addresses as messages have them.
+//! Addresses in messages.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-/// An address of 4 or 16 bytes, canonical.
+/// Reads an address of 4 or 16 bytes; the result is canonical.
 pub(super) fn address(bytes: &[u8]) -> Result<IpAddr, String> {
     let address = match (<[u8; 4]>::try_from(bytes), <[u8; 16]>::try_from(bytes)) {
         (Ok(v4), _) => IpAddr::from(v4),
@@ -14,19 +14,20 @@ pub(super) fn address(bytes: &[u8]) -> Result<IpAddr, String> {
     Ok(address.to_canonical())
 }
 
-/// A range, canonical and without host bits. `length` is counted in bits of the address as it was sent.
+/// Reads an IP block; the result is canonical and without host bits. `length` counts the bits of the address as it was
+/// sent.
 pub(super) fn range(bytes: &[u8], length: u32) -> Result<IpNet, String> {
     let address = address(bytes)?;
     let bits = if address.is_ipv4() { 32 } else { 128 };
     let sent = u32::try_from(bytes.len().saturating_mul(8)).unwrap_or(u32::MAX);
     let wrong = || format!("{address} has no prefix of {length} bits");
-    // An IPv4-mapped address has the bits of the mapping before its own.
+    // In an IPv4-mapped address the bits of the mapping come first.
     let own = length.checked_sub(sent.saturating_sub(bits)).ok_or_else(wrong)?;
     let prefix = u8::try_from(own).map_err(|_| wrong())?;
     IpNet::new(address, prefix).map(|net| net.trunc()).map_err(|_| wrong())
 }
 
-/// Whether an address names one other host.
+/// Whether an address can be that of another host: not loopback, unspecified, multicast or broadcast.
 pub(super) fn is_usable(address: IpAddr) -> bool {
     let is_broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
     !(address.is_loopback() || address.is_unspecified() || address.is_multicast() || is_broadcast)

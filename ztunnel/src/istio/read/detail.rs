@@ -1,6 +1,7 @@
-//! What Istio's messages do not say of workloads and services.
+//! Details of workloads and services that Istio's messages lack.
 //!
-//! A detail that cannot be used is none: Istio's message decides the same without it, and a remark says so.
+//! A detail that is not valid is left out: the decisions are the same with Istio's message alone, and a remark is
+//! reported.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -150,7 +151,7 @@ fn endpoint(message: &EndpointMessage, reader: &mut Reader<'_>) -> Result<Endpoi
     })
 }
 
-/// Where something runs.
+/// The locality of a workload or an endpoint.
 pub(super) fn locality(locality: &LocalityMessage, reader: &mut Reader<'_>) -> Locality {
     Locality {
         region: (reader.texts)(&locality.region),

@@ -1,4 +1,4 @@
-//! What is read of workloads and services.
+//! The results of reading workloads and services.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -8,18 +8,19 @@ use crate::model::service::{Endpoint, Health, Service};
 use crate::model::workload::Workload;
 use crate::store::change::ServiceKey;
 
-/// A workload, and the services that it stands behind.
+/// A workload, and the services that it is behind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkloadFacts {
-    /// The workload. On another network than this node it has no addresses: they would mean other hosts here.
+    /// The workload. If it is on another network than this node, it has no addresses: here they would be those of other
+    /// hosts.
     pub workload: Arc<Workload>,
     /// The services.
     pub fronting: Vec<Fronting>,
-    /// Its share among the endpoints of a service.
+    /// Its weight among the endpoints of a service.
     pub weight: u32,
-    /// The policies that it names, by the names of their resources.
+    /// The policies that the workload names, by the names of their resources.
     pub policies: Vec<Arc<str>>,
-    /// The workload as the control plane has it, if it says so.
+    /// The workload as the control plane has it, if the message has details.
     pub exactly: Option<Box<Exactly>>,
 }
 
@@ -28,7 +29,7 @@ pub struct WorkloadFacts {
 pub struct Fronting {
     /// The service.
     pub service: ServiceKey,
-    /// The workload's ports by the service's; of a port that is not among them the service tells.
+    /// The service's ports with the workload's port for each. A port that is missing here is given by the service.
     pub ports: Vec<(u16, u16)>,
 }
 
@@ -37,25 +38,25 @@ pub struct Fronting {
 pub struct ServiceFacts {
     /// The service.
     pub service: Arc<Service>,
-    /// Endpoints that take no connections count as well.
+    /// Endpoints that take no connections count as ready too.
     pub every_endpoint_ready: bool,
-    /// The service as the control plane has it, if it says so.
+    /// The service as the control plane has it, if the message has details.
     pub exactly: Option<Box<ServiceExactly>>,
 }
 
 /// A workload exactly as the control plane has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exactly {
-    /// The workload; `None`: the message stands for an endpoint of a service, which is no workload.
+    /// The workload; `None`: the message stands for an endpoint of a service that is not a workload.
     pub workload: Option<Workload>,
-    /// Of services for which [`Exactly::standard`] is wrong, the endpoints that the workload is.
+    /// The endpoints that the workload provides, for services for which [`Exactly::standard`] is wrong.
     pub endpoints: Vec<(ServiceKey, Vec<Endpoint>)>,
-    /// Of several endpoints of a service at one address, the place of this one.
+    /// The position of this endpoint among several endpoints of a service at one address.
     pub place: u32,
 }
 
 impl Exactly {
-    /// The endpoints of a service that Istio's message says that the workload is.
+    /// The endpoints of a service that the workload provides according to Istio's message.
     #[must_use]
     pub fn standard(
         of: &Workload,
@@ -83,6 +84,6 @@ impl Exactly {
 pub struct ServiceExactly {
     /// The service, without its endpoints.
     pub service: Service,
-    /// Endpoints for which there is no message of a workload.
+    /// Endpoints for which no message of a workload exists.
     pub endpoints: Vec<Endpoint>,
 }

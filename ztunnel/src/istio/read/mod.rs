@@ -1,7 +1,7 @@
-//! From a control plane's resources to the [`model`](crate::model): what each says by itself. Pure.
+//! From a control plane's resources to the [`model`](crate::model): each resource is read by itself. Pure.
 //!
-//! A resource that is wrong in a way that could open something is refused as a whole, with a [`Flaw`]. What is wrong otherwise
-//! is left out, and a remark says so.
+//! If an invalid part could allow a connection that should be denied, the whole resource is refused with a [`Flaw`].
+//! Other invalid parts are left out, and a remark is reported.
 
 mod address;
 mod detail;
@@ -31,10 +31,11 @@ pub enum Facts {
     Service(ServiceFacts),
 }
 
-/// The name of a workload's resource begins with its cluster; that of a service is `NAMESPACE/HOSTNAME`.
+/// Reads an address. The name of a workload's resource begins with its cluster; the name of a service's is
+/// `NAMESPACE/HOSTNAME`.
 ///
 /// # Errors
-/// Why it can't be used.
+/// The resource cannot be used.
 pub fn address(resource: &Resource, reader: &mut Reader<'_>) -> Result<Read<Facts>, Flaw> {
     let address: Address = decode(resource)?;
     match address.r#type {

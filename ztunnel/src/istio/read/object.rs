@@ -20,7 +20,7 @@ use crate::model::policy::{
 };
 use crate::model::workload::NamespacedName;
 
-/// Kinds of objects of the Kubernetes API in which policies stand.
+/// Kinds of Kubernetes objects that contain policies.
 const KINDS: [&str; 2] = ["AuthorizationPolicy", "PeerAuthentication"];
 
 /// One resource of the type [`OBJECT`](crate::istio::discovery::OBJECT).
@@ -30,14 +30,14 @@ pub enum ObjectFacts {
     Authorization(AuthorizationPolicy),
     /// A PeerAuthentication.
     Authentication(PeerAuthentication),
-    /// A service that clients do not find.
+    /// A service that clients cannot find.
     Service(ServiceFacts),
 }
 
-/// What an object is. Its name is `KIND/NAMESPACE/NAME`.
+/// Reads an object. The name of the resource is `KIND/NAMESPACE/NAME`.
 ///
 /// # Errors
-/// Why it can't be used: whatever this version does not know might forbid something.
+/// The object cannot be used: an unknown part might forbid something.
 pub fn object(resource: &Resource, reader: &mut Reader<'_>) -> Result<Read<ObjectFacts>, Flaw> {
     let Object { kind } = decode(resource)?;
     let mut remarks = Vec::new();
@@ -129,7 +129,7 @@ fn scope(message: Option<&ScopeMessage>, reader: &mut Reader<'_>) -> Result<Scop
             ScopeKind::Mesh(_) => Scope::Mesh,
             ScopeKind::Namespace(namespace) => Scope::Namespace((reader.texts)(namespace)),
             ScopeKind::Selector(selector) => {
-                // Without labels it would select everything.
+                // A selector without labels would select all workloads.
                 if selector.labels.is_empty() {
                     return Err(Flaw::field("scope", "the selector has no labels"));
                 }

@@ -1,4 +1,4 @@
-//! A policy.
+//! Reading policies.
 
 use std::sync::Arc;
 
@@ -17,13 +17,14 @@ use crate::model::origin::Origin;
 use crate::model::policy::{Action, AuthorizationPolicy, Clause, Match, Part, Rule, Scope, StringMatch};
 use crate::model::workload::NamespacedName;
 
-/// A control plane attaches policies of the scope `WORKLOAD_SELECTOR` to workloads by name, since it has compared their labels
-/// already. Here a workload has the name of each such policy as a label with this value, and the policy selects that label.
+/// A control plane attaches policies of the scope `WORKLOAD_SELECTOR` to workloads by name, since it has already
+/// compared their labels. Here a workload gets the name of each such policy as a label with this value, and the policy
+/// selects that label.
 pub const ATTACHED: &str = "attached";
 
 /// One resource of the type [`AUTHORIZATION`](crate::istio::discovery::AUTHORIZATION). Its name is `NAMESPACE/NAME`.
 ///
-/// # Errors
+/// The policy cannot be used: some part would make it match other connections than intended.
 /// Why it can't be used: whatever would make it match other connections than it was meant to.
 pub fn policy(resource: &Resource, reader: &mut Reader<'_>) -> Result<Read<AuthorizationPolicy>, Flaw> {
     let message: Authorization = decode(resource)?;
@@ -70,7 +71,7 @@ fn clause(index: usize, message: &ClauseMessage) -> Result<Clause, Flaw> {
     Ok(Clause { part: part(index, &matches), matches })
 }
 
-/// Which part of a rule a clause was: the message does not say, and only words for people depend on it.
+/// The part of a rule from which a clause comes. The message does not say it, and only messages to people depend on it.
 fn part(index: usize, matches: &[Match]) -> Part {
     let of_client = |m: &Match| {
         let Match { principals, not_principals, namespaces, not_namespaces, source_ips, not_source_ips, .. } = m;
@@ -106,13 +107,14 @@ pub(super) fn read_match(message: &MatchMessage) -> Result<Match, Flaw> {
         not_destination_ips: ranges("not_destination_ips", &message.not_destination_ips)?,
         destination_ports: ports("destination_ports", &message.destination_ports)?,
         not_destination_ports: ports("not_destination_ports", &message.not_destination_ports)?,
-        // The protocol has no field for them: they are beginnings of principals there.
+        // The protocol has no field for trust domains: there they are prefixes of principals.
         trust_domains: Vec::new(),
         not_trust_domains: Vec::new(),
     })
 }
 
-/// A value without a kind can't be left out: the field could become empty, and then says nothing.
+/// Reads the values of a field. A value without a kind cannot be left out: the field could become empty and match
+/// everything.
 pub(super) fn texts(field: &'static str, messages: &[StringMessage]) -> Result<Vec<StringMatch>, Flaw> {
     let read = |message: &StringMessage| match &message.match_type {
         Some(MatchType::Exact(text)) => Ok(StringMatch::Exact(text.as_str().into())),

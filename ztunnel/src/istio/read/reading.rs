@@ -1,4 +1,4 @@
-//! How a resource is read: what is given, and what comes of it.
+//! The input of reading a resource, and its results.
 
 use std::sync::Arc;
 
@@ -10,24 +10,24 @@ use crate::istio::discovery::Resource;
 /// Why a resource can't be used.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Flaw {
-    /// It is no message of its type.
+    /// The resource is not a message of its type.
     #[error("the message cannot be decoded: {0}")]
     Undecodable(String),
-    /// It is empty.
+    /// The resource is empty.
     #[error("the resource has no message")]
     Empty,
-    /// Its name and its content disagree.
+    /// The name and the content of the resource disagree.
     #[error("the resource is named {resource}, but its content is {content}")]
     OtherName {
         /// The resource's name.
         resource: String,
-        /// What the content is the resource of.
+        /// The name that the content requires.
         content: String,
     },
-    /// It is neither workload nor service.
+    /// The resource is neither a workload nor a service.
     #[error("the address is neither a workload nor a service")]
     UnknownKind,
-    /// A field has a value that can't be used.
+    /// A field has a value that cannot be used.
     #[error("{field}: {why}")]
     Field {
         /// The field, as the protocol names it.
@@ -43,22 +43,22 @@ impl Flaw {
     }
 }
 
-/// Something that was read, and remarks on what was left out of it: sentences for people.
+/// A result, and remarks on the parts that were left out: sentences for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Read<T> {
-    /// What was read.
+    /// The result.
     pub value: T,
-    /// What was left out, and why.
+    /// The parts that were left out, and why.
     pub remarks: Vec<String>,
 }
 
-/// Where a mesh is read.
+/// The context in which resources are read.
 pub struct Reader<'a> {
-    /// This cluster, as workloads name theirs.
+    /// This cluster, by the name that workloads use.
     pub cluster: &'a str,
-    /// This node's network, as addresses name theirs.
+    /// This node's network, by the name that addresses use.
     pub network: &'a str,
-    /// Gives the one copy of a text that repeats.
+    /// Returns the shared copy of a text.
     pub texts: &'a mut dyn FnMut(&str) -> Arc<str>,
 }
 

@@ -1,4 +1,4 @@
-//! A service.
+//! Reading services.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -71,7 +71,7 @@ pub(super) fn read(message: &Message, reader: &mut Reader<'_>) -> Result<Read<Se
     Ok(Read { value, remarks })
 }
 
-/// As DNS has it, and a wildcard's `*.` more.
+/// The longest name in DNS, and the `*.` of a wildcard.
 const LONGEST_HOSTNAME: usize = 255;
 
 fn excerpt(text: &str) -> String {
@@ -91,7 +91,7 @@ fn addresses(
         let net = given.length.filter(|length| *length != whole).map(|length| range(&given.address, length));
         let net = net.transpose().map_err(wrong)?;
         match net {
-            // It means other hosts here.
+            // On another network the address is that of another host.
             _ if given.network != reader.network => {}
             Some(net) if !ranges.contains(&net) => ranges.push(net),
             None if !is_usable(single) => remarks.push(format!(
@@ -127,7 +127,8 @@ fn distribution(balancing: &LoadBalancing, mode: Option<BalancingMode>, remarks:
             Ok(BalancingScope::Zone) => scopes.push(Scope::Zone),
             Ok(BalancingScope::Subzone) => scopes.push(Scope::Subzone),
             Ok(BalancingScope::Node) => scopes.push(Scope::Node),
-            // Endpoints of other networks are not connected to, and those of other clusters have no address of their own here.
+            // Endpoints on other networks are never used, and endpoints in other clusters have no address of their own
+            // here.
             Ok(BalancingScope::Network | BalancingScope::Cluster) => {}
             Ok(BalancingScope::Unspecified) | Err(_) => remarks.push(format!(
                 "load_balancing.routing_preference: {preference} is not a scope that this version knows; it is left out"
@@ -148,7 +149,8 @@ fn distribution(balancing: &LoadBalancing, mode: Option<BalancingMode>, remarks:
     }
 }
 
-/// A value that is not known shows the service to few: a service that is hidden from a client is never reached in plaintext.
+/// An unknown value makes the service visible to its own namespace only: a pod that cannot see a service never reaches
+/// its address in plaintext.
 fn visibility(message: &Message, name: &NamespacedName, remarks: &mut Vec<String>) -> Visibility {
     let own = || Visibility::Namespaces(vec![Arc::clone(&name.namespace)]);
     match Seen::try_from(message.visibility) {
@@ -176,7 +178,7 @@ fn identities(message: &Message, remarks: &mut Vec<String>) -> Vec<SpiffeId> {
     identities
 }
 
-/// The waypoint; of several that share the connections the first that gets some.
+/// The waypoint. If several waypoints share the connections, the first with a weight above 0.
 fn waypoint(message: &Message) -> Result<Option<Gateway>, Flaw> {
     let some = message.weighted_waypoints.iter().find(|waypoint| waypoint.weight > 0);
     let weighted = some.map(|waypoint| {

@@ -5,21 +5,21 @@ use crate::istio::discovery::Resource;
 use crate::istio::settings::{NAME, Settings};
 use crate::model::policy::UnreadPolicies;
 
-/// What settings say.
+/// The content of the settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SettingsFacts {
     /// Whether only known destinations may be connected to.
     pub registry_only: bool,
     /// The [format](crate::istio::detail::FORMAT) of the details that the control plane sends; 0: it sends none.
     pub detail: u32,
-    /// Policies that could never be read. A control plane without details has a policy in their place.
+    /// Policies that could never be read. A control plane without details sends a policy in their place.
     pub unread: UnreadPolicies,
 }
 
-/// The one resource of the type [`SETTINGS`](crate::istio::discovery::SETTINGS).
+/// Reads the one resource of the type [`SETTINGS`](crate::istio::discovery::SETTINGS).
 ///
 /// # Errors
-/// Why it can't be used.
+/// The resource cannot be used.
 pub fn settings(resource: &Resource) -> Result<Read<SettingsFacts>, Flaw> {
     same_name(resource, NAME)?;
     let Settings { registry_only, detail, unread_anywhere, unread_namespaces } = decode(resource)?;

@@ -1,4 +1,4 @@
-//! What each resource says, and what is refused.
+//! The result of reading each resource, and the resources that are refused.
 
 use std::sync::Arc;
 
@@ -113,7 +113,7 @@ fn names_that_are_not_unique_are_replaced_by_uids() {
     // A pod of another cluster may have the name of one of this cluster.
     let other = "c2//Pod/demo/web-1";
     assert_eq!(name(Workload { uid: other.into(), cluster_id: "c2".into(), ..pod() }), other);
-    // As istiod: no cluster is `Kubernetes`, which is not this one.
+    // As in istiod, an empty cluster means `Kubernetes`, which is not this cluster.
     assert_eq!(name(Workload { cluster_id: String::new(), ..pod() }), "c1//Pod/demo/web-1");
 }
 
@@ -201,7 +201,7 @@ fn policy_of(m: Match) -> Authorization {
     Authorization { name: "p".into(), namespace: "demo".into(), rules, ..Authorization::default() }
 }
 
-/// A value that is left out can make a DENY policy deny nothing.
+/// If a value were left out, a DENY policy could deny nothing.
 #[test]
 fn a_policy_with_a_value_that_cannot_be_judged_is_refused_as_a_whole() {
     let unset = vec![StringMatch::default()];
@@ -228,7 +228,7 @@ fn clauses_are_called_by_what_they_compare() {
     assert_eq!(read.rules[0].clauses[0].matches[0].source_ips, ["10.0.0.0/8".parse().unwrap()]);
 }
 
-/// What is written is read as it was.
+/// A resource that was written by this program has the same content when it is read.
 #[test]
 fn what_is_written_is_read_again() {
     let ports = PortList { ports: vec![Port { service_port: 80, target_port: 8080, app_protocol: 0 }] };
@@ -248,7 +248,7 @@ fn what_is_written_is_read_again() {
 }
 
 proptest! {
-    /// Whatever bytes come, nothing panics, and what is taken is within the bounds that all others rely on.
+    /// No bytes cause a panic, and every result is within the bounds on which all other code relies.
     #[test]
     fn no_bytes_make_a_reader_panic(
         bytes in prop::collection::vec(any::<u8>(), 0..64),

@@ -1,4 +1,4 @@
-//! A workload.
+//! Reading workloads.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -21,7 +21,7 @@ use crate::model::name::check_name;
 use crate::model::workload::{Controller, ControllerKind, Membership, NamespacedName, Workload};
 use crate::store::change::ServiceKey;
 
-/// The cluster that a workload is of when it names none.
+/// The cluster of a workload that names none.
 const DEFAULT_CLUSTER: &str = "Kubernetes";
 
 pub(super) fn read(message: &Message, reader: &mut Reader<'_>) -> Result<Read<WorkloadFacts>, Flaw> {
@@ -80,7 +80,7 @@ pub(super) fn read(message: &Message, reader: &mut Reader<'_>) -> Result<Read<Wo
     Ok(Read { value, remarks })
 }
 
-/// That a detail is left out.
+/// The remark on a detail that is left out.
 pub(super) fn unused(flaw: &Flaw) -> String {
     format!("its detail is left out: {flaw}; what is decided stays the same, and the reasons say less")
 }
@@ -89,8 +89,9 @@ fn some(text: &str) -> Option<&str> {
     Some(text).filter(|text| !text.is_empty())
 }
 
-/// A pod of this cluster has its own name. Names of others are not unique, such as those of the addresses of one `ServiceEntry`,
-/// so these are called by their uid, which no Kubernetes object can have as its name.
+/// A pod of this cluster has its own name. Names of other workloads are not unique: for example, all addresses of one
+/// `ServiceEntry` share a name. These workloads are named by their uid, which cannot be the name of a Kubernetes
+/// object.
 fn name(message: &Message, cluster: &str, reader: &mut Reader<'_>) -> Result<NamespacedName, Flaw> {
     check_name(&message.namespace).map_err(|why| Flaw::field("namespace", why))?;
     if message.uid.len() > LONGEST_UID || message.uid.chars().any(char::is_control) {
@@ -103,7 +104,7 @@ fn name(message: &Message, cluster: &str, reader: &mut Reader<'_>) -> Result<Nam
     Ok(NamespacedName::new(namespace, if is_own_pod { message.name.as_str() } else { message.uid.as_str() }))
 }
 
-/// Names of objects, namespaces and clusters, and what stands between them.
+/// Room for the names of an object, a namespace and a cluster, and the separators.
 const LONGEST_UID: usize = 1024;
 
 fn identity(message: &Message, reader: &mut Reader<'_>) -> Result<SpiffeId, Flaw> {
@@ -117,7 +118,7 @@ fn identity(message: &Message, reader: &mut Reader<'_>) -> Result<SpiffeId, Flaw
 }
 
 fn controller(message: &Message, name: &NamespacedName, reader: &mut Reader<'_>) -> Controller {
-    // Only telemetry tells them apart; of a kind that is not known a pod of its own is the nearest.
+    // Only telemetry uses the kind. The closest match for an unknown kind is a pod of its own.
     let kind = match WorkloadType::try_from(message.workload_type) {
         Ok(WorkloadType::Deployment) => ControllerKind::Deployment,
         Ok(WorkloadType::Cronjob) => ControllerKind::CronJob,
@@ -173,7 +174,7 @@ fn fronting(key: &str, ports: &PortList, reader: &mut Reader<'_>, remarks: &mut 
     for given in &ports.ports {
         match (port(given.service_port), port(given.target_port)) {
             (Ok(from), Ok(to)) => list.push((from, to)),
-            // The service tells.
+            // The service gives this port.
             (Ok(_), Err(_)) if given.target_port == 0 => {}
             (Err(why), _) | (_, Err(why)) => remarks.push(format!("services: {key}: {why}; the port is left out")),
         }

@@ -1,4 +1,4 @@
-//! What Istio's messages do not say of workloads and services.
+//! Details of workloads and services that Istio's messages lack.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::model::service::{
 };
 use crate::model::workload::{Membership, NamespacedName, RefuseReason, Sidecar};
 
-/// What Istio's message does not say of a workload.
+/// The details of a workload that Istio's message lacks.
 pub(super) fn workload(exactly: &Exactly, facts: &WorkloadFacts) -> WorkloadDetail {
     let Exactly { workload, endpoints, place } = exactly;
     let endpoints = endpoints.iter().map(|(service, endpoints)| Endpoints {
@@ -45,7 +45,7 @@ pub(super) fn workload(exactly: &Exactly, facts: &WorkloadFacts) -> WorkloadDeta
     }
 }
 
-/// What Istio's message does not say of a service.
+/// The details of a service that Istio's message lacks.
 pub(super) fn service(exactly: &ServiceExactly) -> ServiceDetail {
     let ServiceExactly { service, endpoints } = exactly;
     let (addressing, alias) = match &service.addressing {
@@ -133,7 +133,7 @@ fn text(text: Option<&Arc<str>>) -> String {
     text.map(ToString::to_string).unwrap_or_default()
 }
 
-/// Where something runs, if that is known.
+/// A locality, if any part of it is known.
 pub(super) fn locality(locality: &Locality) -> Option<LocalityMessage> {
     let Locality { region, zone, subzone } = locality;
     let is_known = [region, zone, subzone].iter().any(|part| !part.is_empty());

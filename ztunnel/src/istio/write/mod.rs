@@ -23,7 +23,7 @@ use super::standard::Any;
 use super::workload::{Destination, GatewayAddress, NamespacedHostname, NetworkAddress};
 use crate::model::gateway::{Gateway, GatewayLocation};
 
-/// Where a mesh is written.
+/// The context in which resources are written.
 #[derive(Clone, Copy, Debug)]
 pub struct Writer<'a> {
     /// The cluster of its workloads.

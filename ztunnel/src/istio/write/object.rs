@@ -53,7 +53,7 @@ pub fn authentication_object(policy: &PeerAuthentication) -> Resource {
     object(detail::authentication_name(&policy.name.namespace, &policy.name.name), ObjectKind::Authentication(message))
 }
 
-/// The resource of a service that clients do not find.
+/// The resource of a service that clients cannot find.
 #[must_use]
 pub fn hidden_service(facts: &ServiceFacts, writer: Writer<'_>) -> Resource {
     let message = service::message(facts, writer);
@@ -111,7 +111,7 @@ fn clause(clause: &Clause) -> ClauseMessage {
     ClauseMessage { part: part.into(), condition, matches: clause.matches.iter().map(wanted).collect() }
 }
 
-/// Trust domains have fields of their own; in Istio's message they would be beginnings of principals.
+/// Trust domains have fields of their own; in Istio's message they would be prefixes of principals.
 fn wanted(wanted: &Match) -> MatchMessage {
     let fields = Match { trust_domains: Vec::new(), not_trust_domains: Vec::new(), ..wanted.clone() };
     MatchMessage {

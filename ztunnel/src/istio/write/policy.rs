@@ -1,4 +1,4 @@
-//! A policy.
+//! Writing policies.
 
 use ipnet::IpNet;
 
@@ -12,14 +12,15 @@ use crate::istio::standard::Empty;
 use crate::model::policy::{Action, AuthorizationPolicy, Clause, Match, Rule, Scope, StringMatch};
 use crate::model::workload::NamespacedName;
 
-/// The resource of a policy. `None`: it denies nothing, so the protocol has no place for it (AUDIT).
+/// The resource of a policy. `None`: an AUDIT policy neither allows nor denies anything, so the protocol has no message
+/// for it.
 ///
-/// Workloads that a policy with a selector protects name it; whether they do is not said here.
+/// Workloads that a policy with a selector selects name the policy in their own messages.
 #[must_use]
 pub fn policy(policy: &AuthorizationPolicy) -> Option<Resource> {
     let action = match policy.action {
         Action::Allow => ActionMessage::Allow,
-        // Nobody can be asked, so nobody is let in.
+        // The external service of a CUSTOM policy cannot be asked, so the connection is denied.
         Action::Deny | Action::Custom => ActionMessage::Deny,
         Action::Audit => return None,
     };
@@ -28,7 +29,8 @@ pub fn policy(policy: &AuthorizationPolicy) -> Option<Resource> {
         Scope::Namespace(_) => ScopeMessage::Namespace,
         Scope::Selector { .. } | Scope::Services(_) => ScopeMessage::WorkloadSelector,
     };
-    // With a field that can't be judged, or written, an ALLOW rule never matches; a DENY rule matches without it.
+    // With a field that cannot be evaluated or written, an ALLOW rule never matches, and a DENY rule matches without
+    // the field.
     let is_whole = |rule: &Rule| rule.unjudged.is_empty() && can_be_written(rule);
     let counts = |rule: &&Rule| action == ActionMessage::Deny || is_whole(rule);
     let message = Authorization {
@@ -46,14 +48,15 @@ pub fn policy(policy: &AuthorizationPolicy) -> Option<Resource> {
 fn rule(rule: &Rule) -> RuleMessage {
     let clause = |clause: &Clause| {
         let is_lost = |m: &Match| *m != Match::default() && write_match(m) == MatchMessage::default();
-        // What has lost all that it said would match nothing, where it may match everything.
+        // A match without any remaining field would match nothing, although its value may match everything.
         let is_whole = !clause.matches.iter().any(is_lost);
         is_whole.then(|| ClauseMessage { matches: clause.matches.iter().map(write_match).collect() })
     };
     RuleMessage { clauses: rule.clauses.iter().filter_map(clause).collect() }
 }
 
-/// Whether nothing of a rule is lost: the protocol has no field for trust domains, with which principals begin.
+/// Whether a rule can be written without loss: the protocol has no field for trust domains, which are prefixes of
+/// principals.
 fn can_be_written(rule: &Rule) -> bool {
     let matches = rule.clauses.iter().flat_map(|clause| &clause.matches);
     matches.into_iter().all(|m| {
@@ -63,7 +66,8 @@ fn can_be_written(rule: &Rule) -> bool {
     })
 }
 
-/// The principals of a trust domain, which contains no slash. `None`: there is no one pattern for them.
+/// The pattern of the principals of a trust domain. A trust domain contains no slash. `None`: no single pattern covers
+/// them.
 fn principal_of(domain: &StringMatch) -> Option<StringMatch> {
     match domain {
         StringMatch::Exact(text) => Some(StringMatch::Prefix(format!("{text}/").into())),
@@ -72,7 +76,8 @@ fn principal_of(domain: &StringMatch) -> Option<StringMatch> {
     }
 }
 
-/// Principals, and those of trust domains. Those that must hold are written only where both lists need not.
+/// Principals, and the principals of trust domains. Required trust domains are written only if no principals are
+/// required: both lists would have to match.
 fn with_domains(own: &[StringMatch], domains: &[StringMatch], are_negative: bool) -> Vec<StringMessage> {
     let of_domains: Option<Vec<StringMatch>> = match are_negative {
         true => Some(domains.iter().filter_map(principal_of).collect()),
@@ -84,7 +89,7 @@ fn with_domains(own: &[StringMatch], domains: &[StringMatch], are_negative: bool
 }
 
 pub(super) fn write_match(m: &Match) -> MatchMessage {
-    // Each field is named, so that a new one is not forgotten: nodes would not get it.
+    // All fields are named, so that a new field cannot be forgotten: nodes would not get it.
     let Match {
         principals,
         not_principals,
@@ -159,7 +164,7 @@ mod tests {
             written(Match { trust_domains: list(trust_domains), principals: list(principals), ..Match::default() })
         };
         assert_eq!(of(&["a.b", "c*", "*"], &[]), (true, texts(&list(&["a.b/*", "c*", "*"])), vec![]));
-        // A DENY rule goes without what has no place, and so denies more.
+        // A DENY rule is written without the fields that the protocol lacks, and so denies more.
         assert_eq!(of(&["*.b"], &[]), (false, vec![], vec![]));
         assert_eq!(of(&["a.b"], &["x"]), (false, texts(&list(&["x"])), vec![]));
         let not = |not_trust_domains: &[&str]| {

@@ -1,4 +1,4 @@
-//! A service.
+//! Writing services.
 
 use super::{Writer, bytes, detail, gateway, range, resource};
 use crate::istio::detail::Extending as _;
@@ -11,9 +11,10 @@ use crate::istio::workload::{
 use crate::model::locality::{Distribution, Scopes};
 use crate::model::service::{Families, Resolution, Service, ServiceKind, ServicePort, TargetPort, Visibility};
 
-/// The resource of a service. The protocol can show a service to its own namespace or to all. So a service that is known to
-/// several namespaces is shown to all: who finds a service is one thing, who may connect to its pods another, and in a namespace
-/// that does not find it the connections of the mesh to its address would be in plaintext.
+/// The resource of a service. The protocol can make a service visible to its own namespace or to all namespaces. A
+/// service that is visible to several namespaces is made visible to all. Visibility does not decide who may connect to
+/// its pods; and for a namespace that cannot see the service, a node may pass connections to its address on in
+/// plaintext.
 #[must_use]
 pub fn service(facts: &ServiceFacts, writer: Writer<'_>) -> Resource {
     let service = &facts.service;
@@ -56,7 +57,7 @@ pub(super) fn message(facts: &ServiceFacts, writer: Writer<'_>) -> Message {
 fn port(port: &ServicePort) -> Port {
     let target_port = match port.target {
         TargetPort::Number(number) => number.into(),
-        // Each workload says its own.
+        // Each workload gives its own number.
         TargetPort::Name(_) => 0,
     };
     Port { service_port: port.port.into(), target_port, app_protocol: 0 }

@@ -1,4 +1,4 @@
-//! A workload.
+//! Writing workloads.
 
 use super::{Writer, bytes, detail, gateway, resource};
 use crate::istio::detail::Extending as _;
@@ -23,7 +23,7 @@ pub fn workload(facts: &WorkloadFacts, writer: Writer<'_>) -> Resource {
     workload_as(uid(writer.cluster, &facts.workload.name), facts, writer)
 }
 
-/// The resource of a workload that has another uid than a pod of its name.
+/// The resource of a workload with another uid than a pod of its name.
 #[must_use]
 pub fn workload_as(uid: String, facts: &WorkloadFacts, writer: Writer<'_>) -> Resource {
     let workload = &facts.workload;
