@@ -1,8 +1,9 @@
-//! Which destinations of an enrolled pod are captured: decided here once, for the connect hook and for `explain`.
+//! Which destinations of an enrolled pod are captured: one decision for the connect hook and for `explain`.
 
 use crate::{Addr, Verdict, stays_on_link};
 
-/// What the decision asks about the pod that connects. The hook looks in its maps, `explain` in the mesh.
+/// Facts that the decision needs about the pod that connects. The hook takes them from its maps, `explain` from the
+/// mesh.
 pub trait Exceptions {
     /// Whether the address is one of the pod's own.
     fn is_own(&self, addr: &Addr) -> bool;
@@ -15,9 +16,9 @@ pub trait Exceptions {
 /// Whether a connection is captured, or why it is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Capture {
-    /// It goes to the daemon.
+    /// The connection goes to the daemon.
     Captured,
-    /// It stays in the pod or on its link; see [`stays_on_link`].
+    /// The connection stays in the pod or on its link; see [`stays_on_link`].
     OnLink,
     /// The pod connects to an address of its own.
     Own,
@@ -47,7 +48,7 @@ impl Capture {
         Self::Captured
     }
 
-    /// What the hook counts it as.
+    /// The verdict under which the hook counts the decision.
     #[inline(always)]
     #[must_use]
     pub const fn verdict(self) -> Verdict {
@@ -64,7 +65,7 @@ mod tests {
     use super::{Capture, Exceptions};
     use crate::{Addr, Verdict, map_addr};
 
-    /// A pod 10.0.0.1, fd00::1 that excludes port 443 and two addresses.
+    /// A pod with the addresses 10.0.0.1 and fd00::1 that excludes port 443 and two addresses.
     struct Pod;
 
     impl Exceptions for Pod {

@@ -1,7 +1,8 @@
-//! What the node daemon and its BPF programs agree on: marks, map keys and values, verdicts, what is captured.
+//! The agreement between the node daemon and its BPF programs: marks, map keys and values, verdicts, and which
+//! destinations are captured.
 //!
-//! Every type that crosses the border between kernel and daemon is `repr(C)`, has no padding (asserted below) and stands
-//! here once. Raise [`LAYOUT`] whenever one of them changes: pins of another layout are never adopted.
+//! Every type that is exchanged between kernel and daemon is `repr(C)`, has no padding (asserted below) and is defined
+//! only here. Raise [`LAYOUT`] whenever such a type changes: pins of another layout are never adopted.
 #![no_std]
 
 pub mod capture;
@@ -17,13 +18,13 @@ pub mod mark {
     pub const MASK: u32 = 0xf000_0000;
     /// Set by the connect hook: this connection goes to the daemon's outbound listener.
     pub const CAPTURE: u32 = 0x1000_0000;
-    /// Set by the daemon on the sockets that hand a connection to the application.
+    /// Set by the daemon on the sockets with which it delivers a connection to the application.
     pub const DELIVER: u32 = 0x2000_0000;
     /// Set by the daemon on the sockets that leave the pod (Istio's packet mark, 1337).
     pub const UPSTREAM: u32 = 0x539;
 }
 
-/// The port of HBONE tunnels.
+/// The port of HBONE connections.
 pub const HBONE_PORT: u16 = 15008;
 
 /// `AF_INET`, as the BPF contexts give it.
@@ -31,17 +32,17 @@ pub const AF_INET: u32 = 2;
 /// `AF_INET6`, as the BPF contexts give it.
 pub const AF_INET6: u32 = 10;
 
-/// An IP address as the maps hold it: IPv6 in network order, IPv4 as `::ffff:a.b.c.d`.
+/// An IP address in the maps: IPv6 in network order, IPv4 as `::ffff:a.b.c.d`.
 pub type Addr = [u8; 16];
 
-/// The map form of an IPv4 address given in network order.
+/// The form in the maps of an IPv4 address in network order.
 #[inline(always)]
 #[must_use]
 pub const fn mapped(octets: [u8; 4]) -> Addr {
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, octets[0], octets[1], octets[2], octets[3]]
 }
 
-/// The map form of an address.
+/// The form in the maps of an address.
 #[must_use]
 pub const fn map_addr(ip: IpAddr) -> Addr {
     match ip {
@@ -58,8 +59,8 @@ pub const fn is_mapped(addr: &Addr) -> bool {
     zeros && addr[10] == 0xff && addr[11] == 0xff
 }
 
-/// Whether a destination never leaves the pod (loopback, unspecified) or its link (IPv6 link-local, whose scope the
-/// daemon could not carry to another node).
+/// Whether a destination never leaves the pod (loopback, unspecified) or its link (IPv6 link-local: the daemon could
+/// not carry its scope to another node).
 #[inline(always)]
 #[must_use]
 pub const fn stays_on_link(addr: &Addr) -> bool {
@@ -71,7 +72,7 @@ pub const fn stays_on_link(addr: &Addr) -> bool {
     (low && addr[15] <= 1) || (addr[0] == 0xfe && addr[1] & 0xc0 == 0x80)
 }
 
-/// Whether an address is of the loopback (127.0.0.0/8, `::1`).
+/// Whether an address is a loopback address (127.0.0.0/8, `::1`).
 #[inline(always)]
 #[must_use]
 pub const fn is_loopback(addr: &Addr) -> bool {
@@ -80,8 +81,9 @@ pub const fn is_loopback(addr: &Addr) -> bool {
 
 /// The worker that serves connections from this client port.
 ///
-/// The BPF program picks the listener with it, and the daemon picks the source ports of deliveries with it: a delivery
-/// whose source port belongs to the same worker can only collide with connections in that worker's own table.
+/// The BPF program selects the listener with this function, and the daemon selects the source ports of deliveries with
+/// it. If the source port of a delivery belongs to the same worker, the delivery can only collide with connections in
+/// that worker's own table.
 #[inline(always)]
 #[must_use]
 pub const fn worker_of(port: u16, workers: u32) -> u32 {
@@ -91,20 +93,20 @@ pub const fn worker_of(port: u16, workers: u32) -> u32 {
     ((port as u32).wrapping_mul(0x9e37_79b1) >> 16) % workers
 }
 
-/// What one enrolled pod needs in the kernel; the value of `PODS`, keyed by netns cookie.
+/// The kernel's facts about one enrolled pod; the value of `PODS`, keyed by netns cookie.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pod {
-    /// Of [`Pod::CAPTURE_OUTBOUND`], [`Pod::SPEAKS_V4`], [`Pod::SPEAKS_V6`].
+    /// A combination of [`Pod::CAPTURE_OUTBOUND`], [`Pod::SPEAKS_V4`] and [`Pod::SPEAKS_V6`].
     pub flags: u32,
-    /// How many workers listen; see [`worker_of`].
+    /// The number of workers that listen; see [`worker_of`].
     pub workers: u32,
 }
 
 impl Pod {
     /// The connect hook marks the pod's sockets.
     pub const CAPTURE_OUTBOUND: u32 = 1;
-    /// The pod has an IPv4 address with which it can reach others.
+    /// The pod has an IPv4 address from which it can reach others.
     pub const SPEAKS_V4: u32 = 2;
     /// The same for IPv6.
     pub const SPEAKS_V6: u32 = 4;
@@ -130,13 +132,13 @@ pub struct Interface {
     pub index: u64,
 }
 
-/// Which way a connection goes, seen from the pod.
+/// The direction of a connection, from the pod's point of view.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
     /// The pod connects.
     Outbound = 0,
-    /// The pod is connected to.
+    /// Another host or pod connects to the pod.
     Inbound = 1,
 }
 
@@ -153,18 +155,19 @@ pub struct ExcludedPort {
 }
 
 impl ExcludedPort {
-    /// In place of a port: all of them. Of [`Direction::Inbound`] only.
+    /// Stands for all ports. Only for [`Direction::Inbound`].
     pub const EVERY: u16 = 0;
 }
 
-/// Data of an `EXCLUDED_CIDRS` key: cookie (big endian), family and address, so that one trie serves all pods, and so that
-/// an IPv6 prefix such as `::/0` does not cover the IPv4 addresses.
+/// Data of an `EXCLUDED_CIDRS` key: cookie (big endian), family and address. The cookie lets one trie serve all pods.
+/// The family prevents an IPv6 prefix such as `::/0` from covering the IPv4 addresses.
 pub type CidrData = [u8; 28];
 
 /// Bits of [`CidrData`] before the address.
 pub const CIDR_BITS_BEFORE: u32 = 96;
 
-/// The trie data for a pod and an address; a prefix of n bits of the address is [`CIDR_BITS_BEFORE`] + n bits of this.
+/// The trie data for a pod and an address. A prefix of n bits of the address is a prefix of [`CIDR_BITS_BEFORE`] + n
+/// bits of this.
 #[inline(always)]
 #[must_use]
 pub fn cidr_data(cookie: u64, addr: &Addr) -> CidrData {
@@ -177,15 +180,15 @@ pub fn cidr_data(cookie: u64, addr: &Addr) -> CidrData {
     data
 }
 
-/// What a listener of the daemon in a pod is for.
+/// The purpose of a listener of the daemon in a pod.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Purpose {
-    /// Takes the pod's captured connects.
+    /// Accepts the pod's captured connections.
     Outbound = 0,
-    /// Takes plaintext connections to the pod.
+    /// Accepts plaintext connections to the pod.
     Inbound = 1,
-    /// Takes HBONE tunnels to the pod.
+    /// Accepts HBONE connections to the pod.
     Hbone = 2,
 }
 
@@ -197,13 +200,13 @@ pub struct Listener {
     pub cookie: u64,
     /// A [`Purpose`].
     pub purpose: u32,
-    /// [`AF_INET`] or [`AF_INET6`]: a v6-only listener can't be given an IPv4 packet.
+    /// [`AF_INET`] or [`AF_INET6`]: an IPv4 packet cannot be given to a listener for IPv6 only.
     pub family: u16,
     /// The worker that owns the listener.
     pub worker: u16,
 }
 
-/// What a BPF program decided about one connect or one packet.
+/// The decision of a BPF program about one connect or one packet.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
@@ -223,22 +226,22 @@ pub enum Verdict {
     Inbound = 6,
     /// Packet: given to the HBONE listener.
     Hbone = 7,
-    /// Packet: the daemon's delivery, or loopback; passed to the application.
+    /// Packet: a delivery of the daemon, or loopback; passed to the application.
     Delivered = 8,
-    /// Packet: the pod calls itself; passed to the application.
+    /// Packet: the pod connects to itself; passed to the application.
     SelfCall = 9,
     /// Packet: excluded by annotation; passed to the application.
     ExcludedInbound = 10,
-    /// Packet: there is no listener to give it to; dropped.
+    /// Packet: the listener for it does not exist; dropped.
     NoListener = 11,
-    /// Connect: the daemon is not there; refused.
+    /// Connect: the daemon does not listen; refused.
     NoDaemon = 12,
-    /// Connect: the pod has no address of the family; refused, as the kernel would have.
+    /// Connect: the pod has no address of the family; refused, as the kernel would refuse it.
     NoAddress = 13,
     /// Connect: the socket is bound to a device that has no capture route (yet); refused.
     NoRoute = 14,
-    /// Packet, dropped: the first of a connection that would have left the pod past the capture, or that came from outside in
-    /// the name of the pod.
+    /// Packet: the first packet of a connection that would have bypassed the capture on its way out, or that came from
+    /// outside with a source address of the pod; dropped.
     Bypass = 15,
 }
 

@@ -1,7 +1,7 @@
-//! Marks the sockets with which enrolled pods connect out.
+//! Marks the sockets with which enrolled pods open connections.
 //!
-//! The address is left alone, so that `getpeername` tells the application the truth. The mark leads the SYN to the loopback
-//! interface of the pod (policy routing), where `steer` picks it up.
+//! The address stays unchanged, so that `getpeername` tells the application the truth. Policy routing by the mark leads
+//! the SYN to the loopback interface of the pod, where `steer` gets it.
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -36,7 +36,7 @@ pub(crate) fn connect4(ctx: &SockAddrContext) -> i32 {
 
 #[inline(always)]
 pub(crate) fn connect6(ctx: &SockAddrContext) -> i32 {
-    // SAFETY: as above. The verifier wants four separate reads of four bytes.
+    // SAFETY: as above. The verifier requires four separate reads of four bytes.
     let words = unsafe {
         let ip = &raw const (*ctx.sock_addr).user_ip6;
         let ip = ip.cast::<u32>();
@@ -56,7 +56,7 @@ fn connect(ctx: &SockAddrContext, addr: &Addr) -> i32 {
     }
     // SAFETY: the helper takes the program's context.
     let cookie = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
-    // SAFETY: entries of PODS are only replaced as a whole; a torn read is of one of two states of the same pod.
+    // SAFETY: entries of PODS are only replaced as a whole; a torn read mixes two states of the same pod.
     let Some(pod) = (unsafe { PODS.get(cookie) }) else {
         return ALLOW;
     };
@@ -94,8 +94,8 @@ fn connect(ctx: &SockAddrContext, addr: &Addr) -> i32 {
     }
 }
 
-/// Whether the capture routes hold for the socket: without one of its own device IPv4 takes the destination to be on the
-/// device's link, and the packet leaves, whatever the rules say.
+/// Whether the capture routes apply to the socket. If the socket is bound to a device without a capture route, IPv4
+/// takes the destination to be on the device's link, and the packet leaves the pod despite the rules.
 #[inline(always)]
 fn device_is_captured(ctx: &SockAddrContext, cookie: u64) -> bool {
     // SAFETY: the context holds the socket for the length of the program.
@@ -107,8 +107,8 @@ fn device_is_captured(ctx: &SockAddrContext, cookie: u64) -> bool {
     index == 0 || unsafe { INTERFACES.get(Interface { cookie, index: u64::from(index) }) }.is_some()
 }
 
-/// Whether the daemon is there. Where it is not, the packet would be dropped in silence: the kernel sends no reset in the
-/// name of an IPv4 address that is not the pod's.
+/// Whether the daemon listens. If it does not, the packet would be dropped silently: the kernel sends no reset from an
+/// IPv4 address that is not the pod's.
 #[inline(always)]
 fn someone_listens(cookie: u64, addr: &Addr) -> bool {
     let family = if is_mapped(addr) { AF_INET } else { AF_INET6 };
@@ -124,7 +124,7 @@ fn someone_listens(cookie: u64, addr: &Addr) -> bool {
     true
 }
 
-/// Makes the connect fail with an error where the kernel lets the program choose it (Linux 6.1), else with EPERM.
+/// Makes the connect fail with `error` if the kernel lets the program choose the error (Linux 6.1), or else with EPERM.
 #[inline(always)]
 fn refuse(error: i32) -> i32 {
     if CAN_SET_RETVAL.load() != 0 {
@@ -134,8 +134,8 @@ fn refuse(error: i32) -> i32 {
     REFUSE
 }
 
-/// Brings the daemon's bits of the socket's mark to what the verdict asks for: also off, where an earlier connect of the
-/// same socket or the pod itself had set them.
+/// Sets the daemon's bits of the socket's mark according to the verdict. It also clears bits that an earlier connect of
+/// the same socket, or the pod itself, has set.
 #[inline(always)]
 fn set_mark(ctx: &SockAddrContext, verdict: Verdict) -> bool {
     let bits = if matches!(verdict, Verdict::Captured) { mark::CAPTURE } else { 0 };

@@ -4,11 +4,11 @@ use ebpf_common::Verdict;
 
 use crate::maps::VERDICTS;
 
-/// Adds one to a verdict of a pod. The daemon makes the pod's entry before it enrols it, so counting can't fail for want
-/// of room; an unknown pod is not counted.
+/// Adds one to the count of a verdict of a pod. The daemon creates the pod's entry before it enrols the pod, so
+/// counting cannot fail for lack of room; verdicts of an unknown pod are not counted.
 ///
-/// The slot is this CPU's own. A connect hook preempted between read and write by another one of the same pod and
-/// verdict loses a count; the target has no atomic add that this compiler would emit.
+/// Each CPU has its own counters. If another connect hook with the same pod and verdict preempts this one between read
+/// and write, one count is lost: the target has no atomic addition that this compiler would emit.
 #[inline(always)]
 pub(crate) fn count(cookie: u64, verdict: Verdict) {
     if let Some(counts) = VERDICTS.get_ptr_mut(cookie) {

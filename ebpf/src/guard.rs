@@ -1,16 +1,16 @@
 //! Guards the devices of one pod, where its packets leave and arrive.
 //!
-//! The connect hook judges a destination, and a socket may still change on its way to the first packet: its mark (CAP_NET_RAW),
-//! its route (a source route). A raw or a packet socket never connects. No TCP connection comes to be without a first packet,
-//! so that is judged again here, where the socket has no more to say; all others pass, and with them what was connected before
-//! the enrolment.
+//! The connect hook decides about a destination, but until the first packet a socket may still change its mark
+//! (CAP_NET_RAW) or its route (a source route). A raw socket or a packet socket never connects. Every TCP connection
+//! has a first packet, so the first packet is evaluated again here, where the socket can no longer change it. All other
+//! packets pass; so connections from before the enrolment go on.
 //!
 //! | packet of an enrolled pod | verdict |
 //! |---|---|
 //! | leaves, first of a connection: the daemon's socket, or a destination that is not captured | passes |
 //! | leaves, first of a connection, any other | dropped |
 //! | leaves, TCP with IPv4 options, an IPv6 routing header, or flags that can't be found | dropped, unless the daemon's |
-//! | arrives, first of a connection, from one of the pod's own addresses | dropped: `steer` can't tell it from the pod calling itself |
+//! | arrives, first of a connection, from an address of the pod | dropped: for `steer` the pod would connect to itself |
 //! | any other | passes |
 
 use aya_ebpf::{helpers::bpf_sk_fullsock, programs::TcContext};
@@ -25,7 +25,7 @@ use crate::{
     packet::{self, Seen},
 };
 
-/// The next program of the device decides (TC_ACT_UNSPEC).
+/// TC_ACT_UNSPEC: the next program of the device decides.
 const NEXT: i32 = -1;
 /// TC_ACT_SHOT.
 const DROP: i32 = 2;
@@ -66,7 +66,8 @@ fn is_captured(cookie: u64) -> bool {
     unsafe { PODS.get(cookie) }.is_some_and(|pod| pod.flags & Pod::CAPTURE_OUTBOUND != 0)
 }
 
-/// Whether a connection to there is none of the daemon's. An own address of the pod has nothing to look for on a device.
+/// Whether a connection to the destination is not captured. A connection to an own address of the pod does not belong
+/// on a device.
 #[inline(always)]
 fn may_leave(cookie: u64, to: Option<&(Addr, u16)>) -> bool {
     let Some((addr, port)) = to else {

@@ -1,9 +1,9 @@
-//! The kernel's side of the node daemon: two connect hooks that mark the sockets of enrolled pods, a hook that keeps the mark on
-//! them, and for each pod one socket lookup program that steers packets to the daemon's listeners and two that guard its
-//! devices. See the crate docs of `ztunnel` for the whole picture.
+//! The kernel part of the node daemon. Two connect hooks mark the sockets of enrolled pods, and a hook keeps the marks
+//! on them. For each pod, one socket lookup program steers packets to the daemon's listeners, and two programs guard
+//! the pod's devices. `docs/capture.md` shows how they work together.
 //!
-//! Entry points only; `connect`, `option`, `steer` and `guard` hold what they do, `packet` reads packets, `maps` is what they
-//! know, `count` what they tell.
+//! This file has only the entry points. `connect`, `option`, `steer` and `guard` have the programs, `packet` parses
+//! packets, `maps` has the maps, and `count` counts verdicts.
 #![no_std]
 #![no_main]
 #![expect(clippy::needless_pass_by_value, reason = "the entry points' signatures are those of the macros")]
@@ -63,7 +63,7 @@ pub(crate) fn ingress_ip(ctx: TcContext) -> i32 {
     guard::arriving(&ctx, packet::BARE_IP)
 }
 
-/// A packet that no established socket of one pod's netns takes.
+/// A packet for which one pod's netns has no established socket.
 #[sk_lookup]
 pub(crate) fn steer(ctx: SkLookupContext) -> u32 {
     steer::steer(&ctx)
@@ -75,7 +75,7 @@ fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 
-/// The kernel asks for it of programs that call GPL-only helpers (the log's ring buffer among them).
+/// The kernel requires this license of programs that call GPL-only helpers (the log's ring buffer among them).
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

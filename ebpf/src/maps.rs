@@ -1,7 +1,7 @@
-//! The maps, shared with the daemon by name, the questions that several programs ask of them, and the two values that the
-//! daemon writes into the object before loading.
+//! The maps, shared with the daemon by name; look-ups that several programs need; and the two values that the daemon
+//! writes into the object before it loads it.
 //!
-//! The sizes here are placeholders: the daemon sets each map's size from its configuration.
+//! The sizes here are placeholders: the daemon sets the size of each map from its configuration.
 
 use aya_ebpf::{
     Global,
@@ -40,27 +40,29 @@ pub(crate) static VERDICTS: PerCpuHashMap<u64, Counts, 1> = PerCpuHashMap::new()
 #[btf_map]
 pub(crate) static OWN_SOCKETS: SkStorage<u32> = SkStorage::new();
 
-/// The netns cookie of the pod that this copy of `steer` or of a guard serves: the helper that would tell does not exist there.
+/// The netns cookie of the pod that this copy of `steer` or of a guard serves: these program types have no helper that
+/// returns it.
 #[unsafe(no_mangle)]
 pub(crate) static COOKIE: Global<u64> = Global::new(0);
 
-/// Not 0: the kernel has `bpf_set_retval` for connect hooks. Where it is 0 the call is dead code, which the verifier drops.
+/// Not 0 if the kernel has `bpf_set_retval` for connect hooks. With 0 the call is dead code, which the verifier
+/// removes.
 #[unsafe(no_mangle)]
 pub(crate) static CAN_SET_RETVAL: Global<u32> = Global::new(0);
 
-/// Whether a socket is the daemon's: it has storage that a pod can't write, whatever mark it may set.
+/// Whether a socket is the daemon's: it has a storage that a pod cannot write, whatever mark the pod sets.
 ///
 /// # Safety
 /// `sk` must be a socket that the program's context holds.
 #[inline(always)]
 pub(crate) unsafe fn is_daemons(sk: *mut bpf_sock) -> bool {
-    // SAFETY: by the caller; without the flag to make it, the storage's first value is not read.
+    // SAFETY: guaranteed by the caller. Without the flag to create the storage, the initial value is not read.
     let storage =
         unsafe { bpf_sk_storage_get((&raw const OWN_SOCKETS).cast_mut().cast(), sk.cast(), core::ptr::null_mut(), 0) };
     !storage.is_null()
 }
 
-/// A pod's exceptions from capture as the maps hold them.
+/// A pod's exceptions from capture, from the maps.
 pub(crate) struct Exceptions {
     pub(crate) cookie: u64,
 }

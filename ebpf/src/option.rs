@@ -1,12 +1,12 @@
-//! Keeps socket options of enrolled pods from undoing what the connect hook has decided.
+//! Prevents socket options of enrolled pods from undoing decisions of the connect hook.
 //!
 //! | option | on a socket of an enrolled pod |
 //! |---|---|
 //! | `SO_MARK` | the daemon's bits stay as they are, the others are set |
-//! | `IPV6_RTHDR` and its kin, `IP_OPTIONS`, on TCP | refused: the packets would go elsewhere than the connection |
-//! | `PACKET_QDISC_BYPASS`, `XDP_TX_RING` | refused: the packets would pass by `guard` |
+//! | `IPV6_RTHDR` and similar, `IP_OPTIONS`, on TCP | refused: the packets would take another way than the connection |
+//! | `PACKET_QDISC_BYPASS`, `XDP_TX_RING` | refused: the packets would bypass `guard` |
 //!
-//! Sockets of the daemon are left alone, as are all sockets outside of enrolled pods.
+//! Sockets of the daemon, and all sockets outside enrolled pods, are not affected.
 
 use aya_ebpf::{EbpfContext as _, bindings::bpf_sockopt, helpers::bpf_get_netns_cookie, programs::SockoptContext};
 use ebpf_common::{Pod, mark};
@@ -15,7 +15,7 @@ use crate::maps::{PODS, is_daemons};
 
 const REFUSE: i32 = 0;
 const ALLOW: i32 = 1;
-/// The kernel shows the program no more of a value than one page, and would otherwise set what was shown, cut.
+/// The kernel shows the program at most one page of a value, and would otherwise set the truncated value.
 const SHOWN: i32 = 4096;
 
 const SOL_SOCKET: i32 = 1;
@@ -35,14 +35,14 @@ const XDP_TX_RING: i32 = 3;
 const IPPROTO_TCP: u32 = 6;
 const IPPROTO_MPTCP: u32 = 262;
 
-/// What an option is to the capture.
+/// The meaning of an option for the capture.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Harmless,
     Mark,
-    /// Of TCP, where packets go.
+    /// An option of TCP sockets that changes the way of packets.
     Detour,
-    /// How packets get past the guards.
+    /// An option that lets packets bypass the guards.
     Bypass,
 }
 
@@ -59,7 +59,7 @@ pub(crate) fn set(ctx: &SockoptContext) -> i32 {
         _ => Kind::Harmless,
     };
     if kind == Kind::Harmless || !is_of_pod(ctx) {
-        // 0: the caller's own value is set, whole.
+        // 0: the kernel sets the caller's own value, untruncated.
         if option.optlen > SHOWN {
             option.optlen = 0;
         }
@@ -80,7 +80,7 @@ pub(crate) fn set(ctx: &SockoptContext) -> i32 {
     }
 }
 
-/// Whether the socket is one of an enrolled pod's own.
+/// Whether the socket belongs to an enrolled pod and is not the daemon's.
 #[inline(always)]
 fn is_of_pod(ctx: &SockoptContext) -> bool {
     // SAFETY: the helper takes the program's context.
@@ -91,12 +91,13 @@ fn is_of_pod(ctx: &SockoptContext) -> bool {
     captured && !unsafe { is_daemons((*ctx.sockopt).__bindgen_anon_1.sk) }
 }
 
-/// Whether an IPv6 option has no value, so that it is taken off. A length of 0 in the context alone does not tell: it is what other
-/// hooks set to have a value taken as it is. The kernel shows at least 16 bytes, whatever there are; every routing header is longer.
+/// Whether an IPv6 option has no value, so that the option is removed. A length of 0 in the context is not enough:
+/// other hooks set it to have a value taken unchanged. The kernel shows at least 16 bytes, whatever the length; every
+/// routing header is longer.
 #[inline(always)]
 fn is_empty(option: &bpf_sockopt) -> bool {
     const LEAST_SHOWN: usize = 16;
-    // SAFETY: only the pointers are compared, as the verifier wants them to be.
+    // SAFETY: only the pointers are compared, as the verifier requires.
     let is_short = unsafe {
         let value = option.__bindgen_anon_2.optval.cast::<u8>();
         value.add(LEAST_SHOWN + 1) > option.__bindgen_anon_3.optval_end.cast::<u8>()
@@ -111,7 +112,7 @@ fn is_tcp(option: &bpf_sockopt) -> bool {
     protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP
 }
 
-/// Replaces the daemon's bits of a new mark by those that the socket has.
+/// Replaces the daemon's bits of a new mark with those of the socket's present mark.
 #[inline(always)]
 fn keep_bits(option: &mut bpf_sockopt) {
     // SAFETY: the context holds the socket for the length of the program, and the value is within its bounds.
@@ -119,7 +120,7 @@ fn keep_bits(option: &mut bpf_sockopt) {
         let value = option.__bindgen_anon_2.optval.cast::<u32>();
         let end = option.__bindgen_anon_3.optval_end.cast::<u32>();
         if value.add(1) > end {
-            // Too short for a mark: the kernel refuses it.
+            // The value is too short for a mark: the kernel refuses it.
             return;
         }
         let old = (*option.__bindgen_anon_1.sk).mark;

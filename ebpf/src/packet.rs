@@ -1,4 +1,4 @@
-//! Finds the TCP header of a packet on a device, whatever stands before it.
+//! Finds the TCP header of a packet on a device, after all headers before it.
 
 use aya_ebpf::programs::TcContext;
 use ebpf_common::{Addr, mapped};
@@ -14,11 +14,11 @@ const IPPROTO_FRAGMENT: u8 = 44;
 const IPPROTO_AUTHENTICATION: u8 = 51;
 const IPPROTO_DESTINATION_OPTIONS: u8 = 60;
 
-/// VLAN tags that are looked through: a tag of VLAN 0 is taken off by the receiver without any configuration.
+/// The most VLAN tags that are skipped: a receiver removes a tag of VLAN 0 without any configuration.
 const MOST_TAGS: usize = 2;
-/// IPv6 extension headers that are looked through.
+/// The most IPv6 extension headers that are skipped.
 const MOST_EXTENSIONS: usize = 8;
-/// Fragments that begin before the end of a TCP header without options may hide its flags.
+/// The length of a TCP header without options. A fragment that begins within it may contain the flags.
 const TCP_HEADER: u16 = 20;
 const FLAGS_AT: u32 = 13;
 const SYN: u8 = 0x02;
@@ -26,27 +26,27 @@ const ACK: u8 = 0x10;
 
 /// A device that carries Ethernet frames.
 pub(crate) const ETHERNET: u32 = 14;
-/// A device that carries IP packets without anything before them.
+/// A device that carries IP packets without a header before them.
 pub(crate) const BARE_IP: u32 = 0;
 
-/// What a packet is to the guards.
+/// The meaning of a packet for the guards.
 pub(crate) enum Seen {
-    /// Not TCP over IP, or no first packet of a connection.
+    /// Not TCP over IP, or not the first packet of a connection.
     Other,
-    /// The first packet of a connection, with the addresses as they stand in the IP header.
+    /// The first packet of a connection, with the addresses in the IP header.
     Syn {
         source: Addr,
         destination: Addr,
-        /// The destination's, in host order.
+        /// The destination port, in host order.
         port: u16,
     },
-    /// TCP with IPv4 options or an IPv6 routing header, which may take it elsewhere than its connection leads.
+    /// TCP with IPv4 options or an IPv6 routing header, which may lead it to another host than its connection's.
     Detour,
-    /// TCP whose flags can't be found where every implementation would write them.
+    /// TCP whose flags are not where every implementation writes them.
     Hidden,
 }
 
-/// A TCP header, and what stands before it.
+/// A TCP header, and facts from the headers before it.
 struct Tcp {
     at: u32,
     source: Addr,
@@ -54,7 +54,7 @@ struct Tcp {
     detour: bool,
 }
 
-/// What was found where a TCP header was looked for.
+/// The result of the search for a TCP header.
 enum Found {
     Tcp(Tcp),
     Other,
@@ -87,21 +87,21 @@ pub(crate) fn look(ctx: &TcContext, link: u32) -> Seen {
     Seen::Syn { source: tcp.source, destination: tcp.destination, port }
 }
 
-/// Whether a packet is what most are, TCP of a connection that exists, with nothing unusual before it. Reads the packet where
-/// it is: a helper for each piece costs ten times as much.
+/// Whether a packet is of the most usual kind: TCP of an established connection, with no unusual header before it.
+/// Reads the packet in place, since a helper call for each part costs ten times as much.
 #[inline(always)]
 fn is_plainly_other(ctx: &TcContext, link: usize) -> bool {
     const V4: usize = 20;
     const V6: usize = 40;
     let (data, end) = (ctx.data(), ctx.data_end());
     // A byte within the bounds that have been compared before.
-    // SAFETY: each call is behind a comparison of its place with the end of the packet, as the verifier proves.
+    // SAFETY: each call comes after a comparison of its offset with the end of the packet, as the verifier proves.
     let at = |place: usize| unsafe { *((data + place) as *const u8) };
     if data + link + V4 + FLAGS_AT as usize >= end {
         return false;
     }
     match at(link) {
-        // No options, and neither a fragment nor the first of some.
+        // Without options, and not a fragment, not even the first.
         0x45 if is_type(&at, link, ETHERTYPE_IPV4) && (at(link + 6) & 0x3f) | at(link + 7) == 0 => {
             at(link + 9) != IPPROTO_TCP || !is_syn(at(link + V4 + FLAGS_AT as usize))
         }
@@ -134,8 +134,8 @@ fn ip(ctx: &TcContext, link: u32) -> Found {
     }
 }
 
-/// The type of what stands in a frame, and where: that of the frame, as a packet socket may claim any other. A tag: there are
-/// more of them than are looked through.
+/// The type and offset of the header after the link-layer header. The type is read from the frame, since a packet
+/// socket may claim any other. The type of a VLAN tag means that there are more tags than are skipped.
 #[inline(always)]
 fn network_header(ctx: &TcContext, link: u32) -> (u16, u32) {
     let (mut kind, mut at) = (short(ctx, link - 2).unwrap_or(0), link);
@@ -175,7 +175,7 @@ fn ipv4(ctx: &TcContext, at: u32) -> Found {
         at: at + length,
         source: mapped([header[12], header[13], header[14], header[15]]),
         destination: mapped([header[16], header[17], header[18], header[19]]),
-        // Which option it is would take a loop; TCP has no use for any.
+        // To find out which option it is would take a loop; TCP needs none of them.
         detour: length > 20,
     })
 }
@@ -200,7 +200,7 @@ fn ipv6(ctx: &TcContext, at: u32) -> Found {
                 };
                 let fragment = place & 0xfff8;
                 if fragment != 0 {
-                    // A first fragment without the flags is dropped, so that this one is of no use without it.
+                    // A first fragment without the flags is dropped, and without it this fragment is useless.
                     let hides = following == IPPROTO_TCP && fragment < TCP_HEADER;
                     return if hides { Found::Hidden } else { Found::Other };
                 }

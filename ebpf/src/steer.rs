@@ -4,11 +4,11 @@
 //! |---|---|
 //! | destination is neither the pod's nor loopback | outbound listener |
 //! | destination is the pod's, came over the loopback interface | the daemon's delivery or loopback: to the application |
-//! | destination and source are the pod's | the pod calls itself: to the application |
+//! | destination and source are the pod's | the pod connects to itself: to the application |
 //! | destination is the pod's, port 15008 | HBONE listener |
-//! | destination is the pod's, port excluded, or all ports are | to the application |
+//! | destination is the pod's, and its port or all ports are excluded | to the application |
 //! | destination is the pod's, anything else | inbound listener |
-//! | a listener that should be there is not | dropped; the kernel answers with a reset |
+//! | the listener does not exist | dropped; the kernel answers with a reset, but never from a foreign IPv4 address |
 
 use aya_ebpf::programs::SkLookupContext;
 use aya_log_ebpf::debug;
@@ -121,7 +121,7 @@ fn remote_addr(ctx: &SkLookupContext, family: u32) -> Addr {
     }
 }
 
-/// Four separate reads of four bytes, as the verifier wants them of a context.
+/// Four separate reads of four bytes, as the verifier requires for a context.
 ///
 /// # Safety
 /// `words` must point to the four words of an address in the program's context.

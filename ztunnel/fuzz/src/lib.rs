@@ -1,5 +1,6 @@
-//! What the fuzz targets run: the parsers of `ztunnel/src/wire`, of manifests and of a control plane's resources, compiled again here with what they need, so
-//! that fuzzing does not instrument a whole daemon and its TLS. `cargo xtask fuzz` builds and runs the targets.
+//! The code that the fuzz targets run: the parsers of `ztunnel/src/wire`, of manifests and of a control plane's
+//! resources, compiled again here with the modules that they need, so that fuzzing does not instrument a whole daemon
+//! and its TLS. `cargo xtask fuzz` builds and runs the targets.
 
 /// Without the watched folder.
 #[path = "../../src/control"]
@@ -29,7 +30,7 @@ pub mod store;
 #[path = "../../src/wire/mod.rs"]
 pub mod wire;
 
-/// What holds for whatever bytes come, by the name of the fuzz target.
+/// Properties that hold for any bytes, by the name of the fuzz target.
 #[cfg(fuzzing)]
 pub mod check {
     pub use crate::control::manifests::check::manifests;
@@ -50,7 +51,7 @@ macro_rules! target {
     };
 }
 
-/// Without instrumentation there is nothing to run: it only has to compile, for editors and for clippy.
+/// Without instrumentation there is nothing to run: the target only has to compile, for editors and for clippy.
 #[macro_export]
 #[cfg(not(fuzzing))]
 macro_rules! target {
