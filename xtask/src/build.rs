@@ -12,7 +12,7 @@ use crate::workspace::Workspace;
 
 mod bpf_object;
 
-/// How the daemon is compiled. The BPF programs are always optimised: the verifier wants them so.
+/// The way the daemon is compiled. The BPF programs are always optimised, as the verifier requires.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Profile {
     /// For debugging.
@@ -45,7 +45,8 @@ pub(crate) fn daemon(workspace: &Workspace, profile: Profile) -> Result<PathBuf>
     Ok(workspace.target.join(folder).join("ztunnel"))
 }
 
-/// Goes on as a release build of this same program, with the same arguments: what it does itself is part of what it measures.
+/// Replaces this process by a release build of this program with the same arguments, since the program's own work is
+/// part of what it measures.
 pub(crate) fn run_optimised(workspace: &Workspace) -> Result<()> {
     let mut command = process::cargo();
     command.args(["build", "--release", "--package", "xtask"]).current_dir(&workspace.root);

@@ -8,10 +8,10 @@ use crate::process;
 use crate::setup::{self, Needs};
 use crate::workspace::Workspace;
 
-/// Longest wait for the advisory database; a network that swallows packets must not hang CI.
+/// Longest wait for the advisory database: a network that drops packets must not hang CI.
 const FETCH_SECONDS: &str = "120";
 
-/// Checks bans, licences and sources, and advisories if their database can be had or `advisories` insists.
+/// Checks bans, licences and sources. Checks advisories if their database can be fetched; with `advisories` it must be.
 pub(crate) fn run(workspace: &Workspace, advisories: bool) -> Result<()> {
     setup::ensure(Needs { deny: true, ..Needs::default() })?;
     process::run(cargo_deny(workspace).args(["check", "--hide-inclusion-graph", "bans", "licenses", "sources"]))?;
@@ -52,7 +52,7 @@ fn fetch_database(workspace: &Workspace) -> Result<(), String> {
     Err(one_line_reason(&String::from_utf8_lossy(&output.stderr)))
 }
 
-/// git's own `fatal:` line says most; else the first line that says anything.
+/// git's `fatal:` line, which says most, or else the first line that is not empty.
 fn one_line_reason(stderr: &str) -> String {
     let lines = || stderr.lines().map(str::trim).filter(|line| !line.is_empty());
     let fatal = lines().find_map(|line| line.strip_prefix("fatal: "));

@@ -1,4 +1,4 @@
-//! The binary that is shipped.
+//! The binary for distribution.
 
 use std::fs;
 use std::process::Command;
@@ -18,7 +18,8 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     fs::create_dir_all(&folder).with_context(|| format!("could not create {}", folder.display()))?;
     fs::copy(&built, &binary).with_context(|| format!("could not write {}", binary.display()))?;
 
-    // Run in the folder, so that the checksum file names the binary without a path and `sha256sum -c` works anywhere.
+    // sha256sum runs in the folder, so that the checksum file names the binary without a path and `sha256sum -c` works
+    // anywhere.
     let sum = process::stdout_of(Command::new("sha256sum").arg(&name).current_dir(&folder))
         .with_context(|| format!("could not run sha256sum on {}", binary.display()))?;
     let sum_file = folder.join(format!("{name}.sha256"));

@@ -1,4 +1,5 @@
-//! The generated parts of the documents: between `<!-- generated: NAME -->` and `<!-- end -->` stands what the code says.
+//! The generated parts of the documents: the text between `<!-- generated: NAME -->` and `<!-- end -->` comes from the
+//! code.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -17,7 +18,7 @@ const FOLDER: &str = "docs";
 const BEGIN: &str = "<!-- generated: ";
 const END: &str = "<!-- end -->";
 
-/// A part that differs from what the code says.
+/// A part that differs from the code.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Stale {
     /// Relative to the workspace.
@@ -57,7 +58,8 @@ pub(crate) fn stale(workspace: &Workspace) -> Result<Vec<Stale>> {
     Ok(stale)
 }
 
-/// Asks the daemon's code. The same packages as for the unit tests, so that nothing is compiled twice.
+/// Runs a program of the daemon's crate that prints the parts. Builds the same packages as for the unit tests, so that
+/// nothing is compiled twice.
 fn generate(workspace: &Workspace) -> Result<Parts> {
     let mut command = process::cargo();
     command.args(["build", "--quiet", "--package", "ebpf-common", "--package", "ztunnel", "--package", "xtask"]);
@@ -69,7 +71,7 @@ fn generate(workspace: &Workspace) -> Result<Parts> {
     serde_json::from_str(&text).with_context(|| format!("{} printed something that is not JSON", program.display()))
 }
 
-/// The documents with generated parts, and their texts. Every part must stand in one of them.
+/// The documents with generated parts, and their texts. Every part must occur in one of them.
 fn documents(workspace: &Workspace, parts: &Parts) -> Result<Vec<(PathBuf, String)>> {
     let folder = workspace.root.join(FOLDER);
     let mut documents = Vec::new();
@@ -94,14 +96,14 @@ fn documents(workspace: &Workspace, parts: &Parts) -> Result<Vec<(PathBuf, Strin
     Ok(documents)
 }
 
-/// A document with its parts as the code says them.
+/// A document with up-to-date parts.
 struct Rendered {
     text: String,
-    /// The lines of the markers, and the names, of the parts that were different.
+    /// The parts that were different: the line of the marker, and the name.
     changed: Vec<(usize, String)>,
 }
 
-/// The name of the part that a line begins.
+/// The name of the part that begins at a line.
 fn name_of(line: &str) -> Option<&str> {
     line.strip_prefix(BEGIN)?.strip_suffix(" -->")
 }

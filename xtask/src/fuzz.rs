@@ -1,4 +1,5 @@
-//! Fuzzing with the stable compiler: its LLVM has the instrumentation that libFuzzer wants, cargo-fuzz only sets the flags.
+//! Fuzzing with the stable compiler: its LLVM has the instrumentation that libFuzzer needs; cargo-fuzz only sets the
+//! flags for it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -31,7 +32,7 @@ const SLOWEST: &str = "-timeout=2";
 /// A target that needs more than this many MiB is a finding.
 const LARGEST: &str = "-rss_limit_mb=1024";
 
-/// Builds the targets and runs each of them, or the one named, for that many seconds.
+/// Builds the targets and runs each of them, or the named one, for the given number of seconds.
 pub(crate) fn run(workspace: &Workspace, only: Option<&str>, seconds: u32) -> Result<()> {
     let folder = workspace.root.join("ztunnel/fuzz");
     let all = targets(&folder)?;
@@ -53,14 +54,14 @@ pub(crate) fn run(workspace: &Workspace, only: Option<&str>, seconds: u32) -> Re
     Ok(())
 }
 
-/// Their names, in order.
+/// The names of the targets, in order.
 fn targets(folder: &Path) -> Result<Vec<String>> {
     let files = files(&folder.join("targets"))?;
     Ok(files.iter().filter_map(|file| Some(file.file_stem()?.to_str()?.to_owned())).collect())
 }
 
-/// The folder with the binaries. An explicit target keeps the flags away from build scripts and macros, a target folder of
-/// its own keeps the rest of the workspace from being compiled anew.
+/// Builds the targets and returns the folder with the binaries. An explicit target keeps the flags away from build
+/// scripts and macros. A target folder of its own keeps the rest of the workspace from being compiled again.
 fn build(workspace: &Workspace, names: &[&str]) -> Result<PathBuf> {
     let about = process::stdout_of(Command::new("rustc").arg("-vV")).context("could not run `rustc -vV`")?;
     let host = about.lines().find_map(|line| line.strip_prefix("host: ")).context("`rustc -vV` names no host")?;
@@ -84,7 +85,7 @@ fn fuzz(workspace: &Workspace, folder: &Path, built: &Path, name: &str, seconds:
     }
     let begun = SystemTime::now();
     let mut command = Command::new(built.join(name));
-    // The first folder is read and written, the second one only read.
+    // libFuzzer reads and writes the first folder, and only reads the second one.
     command
         .arg(&corpus)
         .arg(folder.join("seeds").join(name))

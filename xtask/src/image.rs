@@ -1,4 +1,4 @@
-//! The image of the daemon: an OCI layout in a tar, made without a container engine.
+//! The image of the daemon: an OCI layout in a tar, built without a container engine.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,26 +12,26 @@ use crate::workspace::Workspace;
 
 mod bill;
 
-/// Where the bill of materials is in the image.
+/// The path of the bill of materials in the image.
 const BILL: &str = "usr/share/sbom/ztunnel.cdx.json";
 
-/// What is made.
+/// Options of the image.
 pub(crate) struct Options<'a> {
-    /// This daemon instead of one as it is shipped.
+    /// The daemon to use instead of a release build.
     pub(crate) daemon: Option<&'a Path>,
     /// Registry, repository and tag, if they are not the default.
     pub(crate) name: Option<&'a str>,
 }
 
-/// A file that the daemon is linked with at run time.
+/// A file with which the daemon is linked at run time.
 pub(crate) struct Library {
     /// Its absolute path.
     pub(crate) path: PathBuf,
-    /// What it has.
+    /// Its content.
     pub(crate) bytes: Vec<u8>,
 }
 
-/// Writes the image and its bill of materials to `target/dist`, and prints where and the digest.
+/// Writes the image and its bill of materials to `target/dist`, and prints their paths and the digest.
 pub(crate) fn run(workspace: &Workspace, options: &Options<'_>) -> Result<()> {
     let daemon = match options.daemon {
         Some(path) => path.to_owned(),
@@ -47,7 +47,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Writes the image of a daemon under its default name for a cluster of this machine. The result is where it is.
+/// Writes the image of a daemon under its default name, for a cluster on this machine. Returns the path.
 pub(crate) fn for_cluster(workspace: &Workspace, daemon: &Path) -> Result<PathBuf> {
     let folder = workspace.target.join("cluster");
     fs::create_dir_all(&folder).with_context(|| format!("could not create {}", folder.display()))?;
@@ -56,12 +56,12 @@ pub(crate) fn for_cluster(workspace: &Workspace, daemon: &Path) -> Result<PathBu
     Ok(image)
 }
 
-/// `localhost` is a registry that no container runtime asks for an image that it has.
+/// The default name. No container runtime asks the registry `localhost` for an image that it has.
 pub(crate) fn default_name(workspace: &Workspace) -> String {
     format!("localhost/ztunnel:{}", workspace.version)
 }
 
-/// Writes the image of a daemon to `image` and its bill of materials to `bill`. The result is the digest of the image.
+/// Writes the image of a daemon to `image` and its bill of materials to `bill`. Returns the digest of the image.
 pub(crate) fn write(workspace: &Workspace, daemon: &Path, name: &str, image: &Path, bill: &Path) -> Result<String> {
     let bytes = fs::read(daemon).with_context(|| format!("could not read the daemon {}", daemon.display()))?;
     let libraries = libraries(daemon)?;
@@ -84,7 +84,8 @@ pub(crate) fn write(workspace: &Workspace, daemon: &Path, name: &str, image: &Pa
     Image { name, entrypoint: &["/usr/bin/ztunnel"], user: "", labels: &labels, files: &files }.write(image)
 }
 
-/// The shared libraries of a program and the loader, which the image has at the same paths. A program without any is static.
+/// The shared libraries of a program, and the loader. The image has them at the same paths. A program without any is
+/// static.
 fn libraries(program: &Path) -> Result<Vec<Library>> {
     let output =
         Command::new("ldd").arg(program).output().context("could not start ldd, which comes with the C library")?;
@@ -101,7 +102,7 @@ fn libraries(program: &Path) -> Result<Vec<Library>> {
     paths.into_iter().map(read).collect()
 }
 
-/// The paths in what ldd prints.
+/// The paths in the output of ldd.
 fn listed(text: &str) -> Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for line in text.lines().map(str::trim) {
@@ -110,7 +111,7 @@ fn listed(text: &str) -> Result<Vec<PathBuf>> {
         }
         let found = line.split_once("=> ").map_or(line, |(_, found)| found);
         let path = found.split(' ').next().unwrap_or_default();
-        // The kernel's own library has no file.
+        // The kernel's own library (vDSO) has no file.
         if path.starts_with('/') {
             paths.push(PathBuf::from(path));
         }

@@ -1,7 +1,8 @@
-//! Instructions of judgement, routing and the words of a tunnel, against committed figures.
+//! Instructions of policy evaluation, of routing, and of encoding and decoding CONNECT requests, compared with
+//! committed figures.
 //!
-//! valgrind counts them, which needs no counter of the processor and no quiet machine: two runs differ by hash seeds and
-//! what they do to the heap alone, by less than 1 %.
+//! valgrind counts them. This needs no hardware counter and no idle machine: two runs differ only by hash seeds and
+//! their effect on the heap, which is less than 1 %.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,29 +23,29 @@ const FILE: &str = "ztunnel/benches/instructions.json";
 /// The function whose calls are counted: see `ztunnel/benches/instructions`.
 const COUNTED: &str = "ztunnel_instructions::counted";
 
-/// Growth by more than this part is an error. What the compiler puts where moves a count by up to 12 % though the code of it
-/// stays the same; what is looked for is another order of growth, or a detour.
+/// Growth by more than this fraction is an error. The compiler's placement of code changes a count by up to 12 %,
+/// although the code stays the same. The test looks for another order of growth, or for a detour.
 const TOLERANCE: f64 = 0.15;
 
 /// Instructions of one operation of each scenario.
 type Counts = BTreeMap<String, u64>;
 
-/// The file.
+/// The content of the file.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Figures {
-    /// The architecture: each has instructions of its own.
+    /// The architecture: counts differ between architectures.
     machine: String,
-    /// What `rustc --version` said.
+    /// The output of `rustc --version`.
     compiler: String,
     /// Instructions of one operation.
     instructions: Counts,
 }
 
-/// Counts, and compares with the file, or renews it.
+/// Counts, and compares the counts with the file or updates it.
 pub(crate) fn run(workspace: &Workspace, update: bool) -> Result<()> {
     setup::ensure(Needs { valgrind: true, ..Needs::default() })?;
     let file = workspace.root.join(FILE);
-    // Before the work: a file that can't be read.
+    // Read before the work: the file may be unreadable.
     let committed = if update { None } else { Some(read(&file)?) };
     let compiler = process::stdout_of(Command::new("rustc").arg("--version")).context("could not run `rustc`")?;
     let folder = workspace.target.join("instructions");
@@ -72,10 +73,10 @@ fn read(file: &Path) -> Result<Figures> {
     serde_json::from_str(&text).with_context(|| format!("{} is no file of figures", file.display()))
 }
 
-/// Runs the scenarios under callgrind, which leaves one file for each in `folder`.
+/// Runs the scenarios under callgrind, which writes one file for each scenario to `folder`.
 fn count(workspace: &Workspace, folder: &Path) -> Result<Counts> {
     let mut build = process::cargo();
-    // The same profile and the same features as the daemon that is tested: its library is not compiled again.
+    // The same profile and features as for the tested daemon, so that its library is not compiled again.
     build.args(["build", "--release", "--package", "ztunnel-instructions"]).current_dir(&workspace.root);
     process::run(&mut build)?;
     if folder.exists() {
@@ -105,16 +106,17 @@ fn count(workspace: &Workspace, folder: &Path) -> Result<Counts> {
     })
 }
 
-/// What callgrind calls its dumps, with a number behind.
+/// The name of callgrind's dumps, before their number.
 const OUT: &str = "callgrind.out";
 
-/// Of a scenario's dump, when it is known which one it is.
+/// The name of a dump once its scenario is known.
 fn file_name(scenario: &str) -> String {
     let words = scenario.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
     words.collect::<Vec<_>>().join("-") + ".callgrind"
 }
 
-/// Puts together what the scenarios said, a line with operations and name after each, and callgrind's dumps, from 1.
+/// Combines the output of the scenarios (after each scenario one line with the number of operations and the name) with
+/// callgrind's dumps, which are numbered from 1.
 fn counts(said: &str, dump: impl Fn(usize, &str) -> Result<String>) -> Result<Counts> {
     let mut counts = Counts::new();
     for (number, line) in (1..).zip(said.lines()) {
@@ -135,14 +137,14 @@ fn total(dump: &str) -> Result<u64> {
     line.trim().parse().with_context(|| format!("totals {line:?}"))
 }
 
-/// What is not as before, one line each.
+/// The differences, one line each.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Verdict {
     grown: Vec<String>,
     shrunk: Vec<String>,
 }
 
-/// An error when the two can't be compared.
+/// Compares two sets of figures; an error if they cannot be compared.
 fn compare(now: &Figures, committed: &Figures) -> Result<Verdict> {
     let (machine, theirs) = (&now.machine, &committed.machine);
     ensure!(machine == theirs, "{FILE} has figures of {theirs}, this is {machine}: the one tells nothing of the other");

@@ -1,7 +1,7 @@
 //! The project's own tasks, run as `cargo xtask COMMAND`.
 //!
-//! Each command first sets up what it needs and is missing (see [`setup`]), prints every program it runs, and exits
-//! non-zero with one line that says what failed and what to do.
+//! Each command first installs missing programs that it needs (see [`setup`]), prints every program that it runs, and
+//! exits non-zero with one line that says what failed and what to do.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -20,7 +20,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Like [`run`] without standard input; on failure the error carries the last lines that the program wrote to stderr.
+/// Like [`run`] without standard input. On failure the error has the last lines that the program wrote to stderr.
 pub(crate) fn run_keeping_tail(command: &mut Command) -> Result<()> {
     let line = shown(command);
     println!("$ {line}");
@@ -53,7 +53,7 @@ pub(crate) fn stdout_of(command: &mut Command) -> Option<String> {
     output.status.success().then(|| text.trim().to_owned())
 }
 
-/// The command as one could type it, with the variables that it sets.
+/// The command as a user could type it, with the variables that it sets.
 pub(crate) fn shown(command: &Command) -> String {
     let variables = command.get_envs().filter_map(|(name, value)| {
         // Cargo's encoded flags are the same flags, separated by a byte that no terminal shows.
@@ -72,7 +72,7 @@ fn quoted(word: &OsStr) -> String {
     if !word.is_empty() && word.chars().all(plain) { word } else { format!("'{}'", word.replace('\'', r"'\''")) }
 }
 
-/// Where a program is.
+/// The path of a program.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     find_programs(name).into_iter().next()
 }

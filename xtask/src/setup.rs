@@ -1,7 +1,8 @@
-//! Finds or installs what the build and the tests need, and says what it found, did and could not do.
+//! Finds or installs the programs that the build and the tests need, and reports what was found, installed and not
+//! possible.
 //!
-//! Everything is detected: which BPF tool chain is there, which LLVM it speaks, which packages are missing. Nothing is
-//! configured on the machine: no mount, no sysctl, no service.
+//! Everything is detected: the BPF tool chain, its LLVM version, and the missing packages. Nothing is configured on the
+//! machine: no mount, no sysctl, no service.
 
 use anyhow::{Context, Result, bail};
 use comfy_table::{Table, presets};
@@ -14,7 +15,7 @@ pub(crate) mod bpf;
 mod linker;
 mod versions;
 
-/// Which parts of the set-up a command relies on. A C tool chain is always part of it.
+/// The parts of the set-up that a command needs. A C tool chain is always needed.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Needs {
     /// A compiler and a linker for BPF.
@@ -23,20 +24,20 @@ pub(crate) struct Needs {
     pub(crate) programs: bool,
     /// cargo-deny.
     pub(crate) deny: bool,
-    /// What counts instructions.
+    /// valgrind, which counts instructions.
     pub(crate) valgrind: bool,
 }
 
 /// Whether missing things are installed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
-    /// Look only.
+    /// Only look.
     Check,
     /// Install what is missing.
     Install,
 }
 
-/// A program, the Debian package that it is in, and what runs it.
+/// A program, its Debian package, and the part that needs the program.
 #[derive(Clone, Copy)]
 struct Program {
     name: &'static str,
@@ -89,7 +90,7 @@ impl Row {
         Self { requirement, found, action, outcome: Outcome::Missing }
     }
 
-    /// The line after an attempt to install: `found` again, or why it is still missing.
+    /// The row after an attempt to install: the program that was found, or the reason why it is still missing.
     fn attempted(self, attempt: Result<String>) -> Self {
         match attempt {
             Ok(found) => Self { found, outcome: Outcome::Met, ..self },
@@ -102,7 +103,7 @@ impl Row {
     }
 }
 
-/// Runs the set-up and prints its table. An error if something is missing in the end.
+/// Runs the set-up and prints its table. An error if something is still missing in the end.
 pub(crate) fn run(needs: Needs, mode: Mode) -> Result<()> {
     let rows = rows(needs, mode);
     println!("{}", table(&rows));
@@ -110,7 +111,8 @@ pub(crate) fn run(needs: Needs, mode: Mode) -> Result<()> {
     verdict(&rows, mode)
 }
 
-/// What other commands call first: silent when everything is there, else the same as `cargo xtask setup` for those needs.
+/// Called first by other commands: silent if nothing is missing, or else the same as `cargo xtask setup` for these
+/// needs.
 pub(crate) fn ensure(needs: Needs) -> Result<()> {
     if rows(needs, Mode::Check).iter().all(Row::is_met) {
         return Ok(());
@@ -147,7 +149,7 @@ fn c_compiler(apt: &mut Apt, mode: Mode) -> Row {
     row.attempted(attempt.and_then(|()| find().context("build-essential is installed but brought no cc and c++")))
 }
 
-/// All missing programs are installed in one go: apt-get takes longer to start than to unpack them.
+/// All missing programs are installed in one call: apt-get takes longer to start than to unpack them.
 fn programs(apt: &mut Apt, mode: Mode, needs: Needs) -> Vec<Row> {
     let wanted = |needed: bool, programs: &'static [Program]| if needed { programs } else { &[] };
     let all = [wanted(needs.programs, &PROGRAMS), wanted(needs.valgrind, &COUNTERS)].concat();
@@ -194,7 +196,7 @@ fn cargo_deny(mode: Mode) -> Row {
     }
     let mut install = bpf::cargo_install();
     install.args(["cargo-deny", "--locked", "--force"]);
-    // Its release profile asks for fat LTO, which doubles the time to build a tool that runs for a second.
+    // Its release profile uses fat LTO, which doubles the build time of a tool that runs for a second.
     install.env("CARGO_PROFILE_RELEASE_LTO", "off").env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
     let attempt = process::run_keeping_tail(&mut install);
     row.attempted(attempt.and_then(|()| find().context("cargo-deny is installed but does not run")))
@@ -220,7 +222,7 @@ fn verdict(rows: &[Row], mode: Mode) -> Result<()> {
     if unmet.is_empty() {
         return Ok(());
     }
-    // Several rows fail for one reason when one apt-get was to install them all: it is told once.
+    // If one apt-get call was to install several programs, their rows fail for one reason, which is reported once.
     let mut reasons: Vec<&str> = Vec::new();
     for row in &unmet {
         if let Outcome::Failed(reason) = &row.outcome

@@ -1,4 +1,4 @@
-//! Which tests there are, and how each kind is run.
+//! The kinds of tests, and how each is run.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,10 +11,11 @@ use crate::setup::{self, Needs};
 use crate::workspace::Workspace;
 use crate::{image, process, workspace};
 
-/// Privileged tests load the machine (10,000 connections, floods): more at once and their deadlines measure each other.
+/// Privileged tests load the machine (10,000 connections, floods). With more of them at once, deadlines would fail
+/// because of the load.
 const PRIVILEGED_THREADS: &str = "--test-threads=2";
 
-/// An API server takes a processor for seconds while it starts.
+/// An API server needs a processor for seconds while it starts.
 const CLUSTER_THREADS: &str = "--test-threads=2";
 
 /// Which tests to run.
@@ -30,13 +31,13 @@ pub(crate) enum Selection {
     All,
 }
 
-/// Which tests of a kind run, and on what.
+/// The tests of a kind that run, and the daemon that is tested.
 pub(crate) struct Selected<'a> {
-    /// Only tests whose names contain this.
+    /// Only tests whose names contain this text.
     pub(crate) filter: Option<&'a str>,
-    /// This daemon instead of a fresh release build.
+    /// The daemon to test instead of a fresh release build.
     pub(crate) daemon: Option<&'a Path>,
-    /// Whether cluster tests that can't run on this machine are no error.
+    /// Whether it is no error if cluster tests can't run on this machine.
     pub(crate) if_possible: bool,
 }
 
@@ -108,7 +109,7 @@ fn daemon(workspace: &Workspace, selected: &Selected<'_>) -> Result<PathBuf> {
     }
 }
 
-/// Absolute, as the tests run in another folder.
+/// Makes the path absolute, since the tests run in another folder.
 fn given(path: &Path) -> Result<PathBuf> {
     path.canonicalize().with_context(|| format!("--daemon {}: no such file", path.display()))
 }

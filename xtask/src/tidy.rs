@@ -1,7 +1,7 @@
 //! Structure as a test: layers, fences, circles of files, lint inheritance, module docs, links, words, no path of one machine.
 //!
-//! Works on the text of the tree, so it needs no build and sees code that is configured out. Only the generated parts of documents are
-//! compared with what the code says.
+//! Works on the text of the tree, so it needs no build and sees code that is configured out. Only the comparison of the
+//! generated parts of documents needs a build.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -38,8 +38,8 @@ struct Violation {
     why: String,
 }
 
-/// Checks the tree and prints what it finds; an error if a rule is broken. `generated`: the generated parts of documents as well,
-/// which takes a build.
+/// Checks the tree and prints the violations; an error if a rule is broken. `generated`: checks the generated parts of
+/// documents as well, which needs a build.
 pub(crate) fn run(workspace: &Workspace, generated: bool) -> Result<()> {
     let tree = Tree::read(&workspace.root)?;
     print!("{}", longest::report(&tree));

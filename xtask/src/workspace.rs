@@ -1,4 +1,4 @@
-//! Where the workspace and its target folder are.
+//! Finds the workspace and its target folder.
 
 use std::path::{Path, PathBuf};
 
@@ -11,14 +11,14 @@ use crate::process;
 pub(crate) struct Workspace {
     /// The folder of the root Cargo.toml.
     pub(crate) root: PathBuf,
-    /// Cargo's target folder, wherever the user's configuration puts it.
+    /// Cargo's target folder, according to the user's configuration.
     pub(crate) target: PathBuf,
     /// The daemon's version.
     pub(crate) version: String,
 }
 
 impl Workspace {
-    /// Asks cargo.
+    /// Determines them with `cargo metadata`.
     pub(crate) fn locate() -> Result<Self> {
         let manifest = manifest_folder().join("Cargo.toml");
         let mut command = process::cargo();
@@ -45,7 +45,7 @@ impl Workspace {
     }
 }
 
-/// xtask's own folder: what cargo says now, so that a moved clone still works, or what it was when this was built.
+/// xtask's own folder: as cargo says it at run time, so that a moved clone works, or else as it was at build time.
 pub(crate) fn manifest_folder() -> PathBuf {
     std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).into(), PathBuf::from)
 }

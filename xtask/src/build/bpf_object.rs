@@ -1,4 +1,4 @@
-//! The BPF object: compiled with the BPF tool chain, put where ztunnel's build script looks for it.
+//! Compiles the BPF object with the BPF tool chain, and puts it where ztunnel's build script looks for it.
 
 use std::fs;
 use std::path::Path;
@@ -14,13 +14,14 @@ pub(super) fn build(workspace: &Workspace) -> Result<()> {
     let tools = bpf::find().context("no BPF tool chain: run `cargo xtask setup`")?;
     println!("BPF tool chain: {}; {}", tools.compiler, tools.linker.display());
 
-    // A target folder of its own: another compiler and other flags would throw away the host's build each time.
+    // The programs have a target folder of their own: their compiler and flags would invalidate the host's build each
+    // time.
     let target = workspace.target.join("bpf-build");
     let mut command = tools.compiler.cargo();
     command.current_dir(&workspace.root);
     command.args(["build", "--package", "ztunnel-ebpf", "--bin", "ztunnel-ebpf", "--release"]);
     command.args(["--target", bpf::TARGET, "--target-dir"]).arg(&target).args(tools.compiler.core_arguments());
-    // The encoded form outranks RUSTFLAGS and configuration, whose flags are meant for the host.
+    // The encoded variable takes precedence over RUSTFLAGS and configuration, whose flags are for the host.
     command.env("CARGO_ENCODED_RUSTFLAGS", flags(&tools).join("\u{1f}")).env_remove("RUSTFLAGS");
     process::run(&mut command).context("the BPF programs did not build")?;
 
@@ -36,19 +37,19 @@ fn flags(tools: &Toolchain) -> Vec<String> {
         // BTF is made from debug information.
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
-        // aya's layouts of pt_regs and the like: those of the kernel that will load the object.
+        // The layouts of pt_regs and similar types in aya: those of the kernel that will load the object.
         format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH),
     ]
 }
 
-/// Whether a section name is in the object. Names end with a zero byte; LLVM lets `.BTF` be the end of `.rel.BTF`, which
-/// exists only beside it.
+/// Whether the object has a section of this name. Names end with a zero byte. LLVM may store `.BTF` as the end of
+/// `.rel.BTF`, which exists only together with it.
 fn has_section(object: &[u8], name: &str) -> bool {
     let name = [name.as_bytes(), b"\0"].concat();
     object.windows(name.len()).any(|window| window == name)
 }
 
-/// Writes the object if it differs, so that an unchanged one makes cargo rebuild nothing.
+/// Writes the object if it differs: with an unchanged object cargo rebuilds nothing.
 fn publish(object: &[u8], path: &Path) -> Result<()> {
     if fs::read(path).is_ok_and(|present| present == object) {
         return Ok(());

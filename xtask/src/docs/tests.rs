@@ -32,7 +32,7 @@ fn a_marker_without_its_counterpart_or_of_an_unknown_part_is_named() {
     );
 }
 
-/// Documents in a workspace of their own.
+/// A workspace with only these documents.
 fn workspace(documents: &[(&str, &str)]) -> (tempfile::TempDir, Workspace) {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join(FOLDER)).unwrap();

@@ -1,4 +1,5 @@
-//! The bill of materials of the image in CycloneDX: what is compiled into the daemon and its BPF programs, and the libraries beside it.
+//! The bill of materials of the image in CycloneDX: the crates that are compiled into the daemon and its BPF programs,
+//! and the shared libraries.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -16,7 +17,7 @@ use crate::workspace::Workspace;
 /// The crates of the workspace whose dependencies are in the image.
 const ROOTS: [&str; 2] = ["ztunnel", "ztunnel-ebpf"];
 
-/// A package of `cargo metadata`, without what is not used here.
+/// The used fields of a package of `cargo metadata`.
 struct Package {
     name: String,
     version: String,
@@ -24,7 +25,7 @@ struct Package {
     is_ours: bool,
 }
 
-/// The document. It carries neither a time nor a serial number: the same image has the same.
+/// The document. It contains neither a time nor a serial number, so that the same image has the same document.
 pub(super) fn text(workspace: &Workspace, daemon: &str, libraries: &[Library]) -> Result<String> {
     let metadata = metadata(workspace)?;
     let packages = packages(&metadata)?;
@@ -83,7 +84,7 @@ fn packages(metadata: &Value) -> Result<BTreeMap<String, Package>> {
     Ok(packages)
 }
 
-/// The packages that the roots need when they run: neither for their tests nor only while they are built.
+/// The packages that the roots need at run time. Packages for tests and for building only are left out.
 fn needed(metadata: &Value, packages: &BTreeMap<String, Package>) -> Result<BTreeSet<String>> {
     let nodes =
         metadata.pointer("/resolve/nodes").and_then(Value::as_array).context("cargo metadata resolves nothing")?;
@@ -123,7 +124,7 @@ fn checksums(lock: &str) -> Result<BTreeMap<(String, String), String>> {
         .collect())
 }
 
-/// A shared library, with the Debian package that it is of where dpkg knows it.
+/// A shared library, with its Debian package if dpkg knows it.
 fn library(library: &Library) -> Value {
     let path = library.path.display().to_string();
     let name = library.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -139,7 +140,7 @@ fn library(library: &Library) -> Value {
     component
 }
 
-/// The package of a file and its version. Packages name the file by either of its two paths where `/lib` is a link.
+/// The package of a file, and its version. If `/lib` is a link, a package may name the file by either of its two paths.
 fn debian(path: &Path) -> Option<(String, String)> {
     let usr = Path::new("/usr").join(path.strip_prefix("/").ok()?);
     let real = path.canonicalize().ok()?;

@@ -1,4 +1,4 @@
-//! Debian packages: which are missing, and installing them without starting a service.
+//! Debian packages: finds the missing ones, and installs them without starting a service.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::{process, workspace};
 
 const LISTS: &str = "/var/lib/apt/lists";
-/// Debian's archive moves files that a newer version replaced: older lists name packages that are gone.
+/// Debian's archive removes files that a newer version replaces: older lists name packages that no longer exist.
 const LISTS_GO_STALE: Duration = Duration::from_secs(24 * 60 * 60);
 /// invoke-rc.d and deb-systemd-invoke ask this program before they start a service.
 const POLICY: &str = "/usr/sbin/policy-rc.d";
@@ -19,7 +19,7 @@ const POLICY_TEXT: &str = "#!/bin/sh\n# By `cargo xtask setup`, while it install
 /// Units that the installed packages would start at the next boot.
 const UNITS: [&str; 4] = ["iperf3.service", "nftables.service", "nginx.service", "redis-server.service"];
 
-/// apt-get, with its package lists brought up to date at most once.
+/// apt-get, with package lists that are updated at most once.
 pub(super) struct Apt {
     lists_checked: bool,
 }
@@ -29,7 +29,7 @@ impl Apt {
         Self { lists_checked: false }
     }
 
-    /// Those of the packages that dpkg does not have as installed; all of them where there is no dpkg.
+    /// The packages that dpkg does not have as installed; all of them if there is no dpkg.
     pub(super) fn missing<'a>(packages: &[&'a str]) -> Vec<&'a str> {
         let is_installed = |package: &&str| {
             let mut query = Command::new("dpkg-query");
@@ -39,7 +39,7 @@ impl Apt {
         packages.iter().copied().filter(|package| !is_installed(package)).collect()
     }
 
-    /// Installs the packages. Starts no service, and rather fails than remove another package.
+    /// Installs the packages. Starts no service, and fails rather than remove another package.
     pub(super) fn install(&mut self, packages: &[&str]) -> Result<()> {
         let names = packages.join(" ");
         if process::find_program("apt-get").is_none() {
@@ -64,7 +64,7 @@ impl Apt {
         Ok(())
     }
 
-    /// A failure is no error yet: the lists that are there may do, and the installation tells.
+    /// A failure is not an error yet: the present lists may be sufficient, and the installation shows that.
     fn update(&mut self) {
         self.lists_checked = true;
         if let Err(error) = process::run_keeping_tail(apt_get().args(["update", "-qq"])) {
@@ -82,7 +82,7 @@ fn apt_get() -> Command {
 fn install_once(packages: &[&str]) -> Result<()> {
     let mut command = apt_get();
     command.args(["install", "-qq", "--yes", "--no-remove", "--no-install-recommends"]);
-    // Without Recommends a fresh machine still needs what curl and cargo verify servers with.
+    // Without Recommends, a fresh machine still needs the certificates with which curl and cargo verify servers.
     command.args(["-o", "Dpkg::Use-Pty=0", "ca-certificates"]).args(packages);
     process::run_keeping_tail(&mut command)
 }
@@ -91,7 +91,7 @@ fn lists_are_stale() -> bool {
     let lists = Path::new(LISTS);
     let has_packages = fs::read_dir(lists)
         .is_ok_and(|entries| entries.flatten().any(|entry| entry.file_name().to_string_lossy().contains("_Packages")));
-    // The files carry the server's time of change; the folders carry the time of the last update.
+    // The files have the server's modification time; the folders have the time of the last update.
     let changed = |folder: PathBuf| folder.metadata().and_then(|data| data.modified()).ok();
     let updated = changed(lists.to_path_buf()).max(changed(lists.join("partial")));
     let age = updated.and_then(|time| SystemTime::now().duration_since(time).ok());
@@ -104,7 +104,7 @@ fn unit_exists(unit: &str) -> bool {
         .any(|folder| Path::new(folder).join(unit).exists())
 }
 
-/// Packages enable their units; nobody who builds this project asked for a web server at boot.
+/// Packages enable their units, but a web server at boot is not wanted on a build machine.
 fn disable_at_boot(units: &[&str]) {
     let came: Vec<&str> = units.iter().copied().filter(|unit| unit_exists(unit)).collect();
     if Path::new("/run/systemd/system").exists() && !came.is_empty() {
@@ -119,7 +119,7 @@ struct ServicesOff {
 
 impl ServicesOff {
     fn start() -> Result<Self> {
-        // A policy of the machine's own stays in charge; one that a killed set-up left is taken over.
+        // A policy of the machine itself is kept; a policy that a killed set-up left is taken over.
         let is_ours = fs::read_to_string(POLICY).map_or(!Path::new(POLICY).exists(), |text| text == POLICY_TEXT);
         if is_ours {
             fs::write(POLICY, POLICY_TEXT)

@@ -1,7 +1,7 @@
 //! The BPF tool chain: a compiler that has `core` for BPF, or its source, and a bpf-linker for the same LLVM.
 //!
-//! Two work: Debian's `rustc-web` with a ready `core`, and a rustup nightly with `rust-src`. The first is what gets
-//! installed; the second is used when somebody has it.
+//! Two tool chains work: Debian's `rustc-web` with a compiled `core`, and a rustup nightly with `rust-src`. The set-up
+//! installs the first, and uses the second if it is present.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,7 +13,7 @@ use super::linker::{self, Linker};
 use super::{Mode, Row};
 use crate::process;
 
-/// The target whose byte order is this machine's.
+/// The BPF target with this machine's byte order.
 pub(crate) const TARGET: &str = if cfg!(target_endian = "big") { "bpfeb-unknown-none" } else { "bpfel-unknown-none" };
 
 const SYSTEM_RUSTC: &str = "/usr/bin/rustc";
@@ -22,13 +22,13 @@ const SYSTEM_PACKAGES: [&str; 2] = ["rustc-web", "libstd-rust-web-dev-bpf"];
 /// A compiler that can make BPF objects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Compiler {
-    /// Debian's: `core` for BPF is ready; needs `RUSTC_BOOTSTRAP` as its channel is stable.
+    /// Debian's compiler: `core` for BPF is compiled; it needs `RUSTC_BOOTSTRAP`, since its channel is stable.
     System(Version),
     /// A rustup tool chain of this name: builds `core` from source.
     Nightly(String, Version),
 }
 
-/// What `rustc -vV` says.
+/// The output of `rustc -vV`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Version {
     release: String,
@@ -87,7 +87,7 @@ impl Compiler {
         }
     }
 
-    /// What cargo has to be told so that there is a `core`.
+    /// The arguments that cargo needs to find or build `core`.
     pub(crate) fn core_arguments(&self) -> &'static [&'static str] {
         match self {
             Self::System(_) => &[],
@@ -153,7 +153,7 @@ fn compiler_row(apt: &mut Apt, mode: Mode) -> (Row, Option<Compiler>) {
     }
 }
 
-/// Of the compilers that are here, the first whose linker is here too, else the first.
+/// The first compiler on this machine whose linker is here too, or else the first compiler.
 fn choose() -> Option<Compiler> {
     let mut found: Vec<Compiler> = system().into_iter().chain(nightly()).collect();
     let ready = found.iter().position(|compiler| matches!(linker::find(compiler), Linker::Usable(_)));
@@ -185,12 +185,12 @@ fn nightly() -> Option<Compiler> {
 
 fn rustup_run(toolchain: &str, program: &str) -> Command {
     let mut command = Command::new("rustup");
-    // Set by the cargo that runs xtask, they would name its own tool chain.
+    // The cargo that runs xtask sets these variables, which would select its own tool chain.
     command.args(["run", toolchain, program]).env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO");
     command
 }
 
-/// `cargo install`, away from the workspace's target folder and flags, which are not the tool's.
+/// `cargo install` without the workspace's target folder and flags, which are not for the tool.
 pub(super) fn cargo_install() -> Command {
     let mut command = process::cargo();
     command.arg("install").env_remove("CARGO_TARGET_DIR").env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");

@@ -1,8 +1,8 @@
-//! bpf-linker: is the one that is here built for the compiler's LLVM? If not, it is built again.
+//! bpf-linker: checks whether the installed linker is built for the compiler's LLVM, and builds it again if not.
 //!
-//! A linker for an older LLVM can't read the compiler's bitcode and says so in terms that help nobody, so the two are
-//! compared before a build: by the shared library that the linker loads, by cargo's record of the features it was
-//! installed with, or by linking a program.
+//! A linker for an older LLVM cannot read the compiler's bitcode, and its error message does not say so clearly. So the
+//! two are compared before a build: by the shared library that the linker loads, by cargo's record of the features with
+//! which it was installed, or by linking a program.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,11 +19,12 @@ use crate::process;
 /// The state of the linker with regard to one compiler.
 pub(super) enum Linker {
     Usable(PathBuf),
-    /// Why not.
+    /// The linker cannot be used, for this reason.
     Unusable(String),
 }
 
-/// Looks for a linker of the compiler's LLVM; of several, an unfit one that comes first on `PATH` is passed over.
+/// Looks for a linker with the compiler's LLVM. A linker that does not fit is skipped, even if it is the first on
+/// `PATH`.
 pub(super) fn find(compiler: &Compiler) -> Linker {
     let mut reasons = Vec::new();
     for path in process::find_programs("bpf-linker") {
@@ -48,7 +49,7 @@ fn examine(compiler: &Compiler, path: PathBuf) -> Linker {
     }
 }
 
-/// The line of the table; builds the linker if it is to be installed.
+/// The row of the table; builds the linker if it is to be installed.
 pub(super) fn row(compiler: &Compiler, apt: &mut Apt, mode: Mode) -> Row {
     let major = compiler.llvm_major();
     let requirement = format!("bpf-linker for LLVM {major}");
@@ -133,7 +134,7 @@ fn recorded_llvm_major(record: &str) -> Option<u32> {
     features.filter_map(|feature| feature.strip_prefix("llvm-")?.parse().ok()).next()
 }
 
-/// Links an empty program. Only Debian's compiler can be asked: a nightly would have to build `core` first.
+/// Links an empty program. Only Debian's compiler can do this: a nightly would have to build `core` first.
 fn links(compiler: &Compiler, linker: &Path) -> bool {
     if !matches!(compiler, Compiler::System(_)) {
         return true;

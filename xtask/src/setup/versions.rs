@@ -1,7 +1,7 @@
-//! The versions of the tools with which the last run of `.ci/run` succeeded, beside those of this machine.
+//! The versions of the tools with which the last run of `.ci/run` succeeded, compared with those of this machine.
 //!
-//! A pinned tool chain would have to be downloaded where another one is installed. A difference is shown instead, so that who
-//! sees a strange failure knows of it.
+//! A pinned tool chain would have to be downloaded on machines with another one. Instead a difference is shown, to
+//! explain strange failures.
 
 use std::path::Path;
 use std::process::Command;
@@ -51,7 +51,7 @@ impl Tool {
         }
     }
 
-    /// The version on this machine; `None` where the tool is not there.
+    /// The version on this machine; `None` if the tool is missing.
     fn here(self) -> Option<String> {
         let of_cargo = |name: &str| {
             let mut command = process::cargo();
@@ -70,7 +70,7 @@ impl Tool {
             Self::Linux => process::stdout_of(Command::new("uname").arg("-r")),
         }?;
         let version = version_in(&text)?;
-        // Distributions release kernels of one line under many third numbers.
+        // Distributions release kernels of one version with many different third numbers.
         Some(if self == Self::Linux { version.splitn(3, '.').take(2).collect::<Vec<_>>().join(".") } else { version })
     }
 }

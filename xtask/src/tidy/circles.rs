@@ -1,7 +1,8 @@
 //! Circles: the files of one folder of the layered crate don't use each other in a circle.
 //!
-//! File A uses file B if A names an item that B defines. A name that a third file only re-exports counts for the file that
-//! defines it. `mod child;` and a `pub use` of which the file itself makes no use count for nothing, nor does test code.
+//! File A uses file B if A names an item that B defines. A name that a third file only re-exports counts for the file
+//! that defines it. These do not count: `mod child;`, a `pub use` whose name the file itself does not use, and test
+//! code.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt::Write as _;
@@ -12,17 +13,17 @@ use super::definitions::Definitions;
 use super::references::{Reference, Target};
 use super::tree::Tree;
 
-/// Where a file names an item of another.
+/// The place where a file names an item of another file.
 struct Use {
     line: usize,
-    /// The path as it is resolved, or as it is written where it begins with an imported name.
+    /// The resolved path, or the path as written if it begins with an imported name.
     path: String,
 }
 
 /// The files that a file uses, each with the first place.
 type Graph<'a> = BTreeMap<&'a Path, BTreeMap<&'a Path, Use>>;
 
-/// One violation for each knot of files, which names the shortest circle in it.
+/// One violation for each group of files that use each other. It names the shortest circle.
 pub(super) fn check(tree: &Tree, references: &HashMap<&Path, Vec<Reference>>) -> Vec<Violation> {
     let graph = graph(tree, references);
     let reachable: BTreeMap<&Path, BTreeSet<&Path>> =
@@ -68,7 +69,8 @@ fn graph<'a>(tree: &'a Tree, references: &HashMap<&'a Path, Vec<Reference>>) -> 
     graph
 }
 
-/// Whether a reference makes use of what it names: no test does, nor a re-export whose name the file does not use itself.
+/// Whether a reference counts as a use. References in tests do not, nor does a re-export whose name the file does not
+/// use itself.
 fn counts(reference: &Reference, found: &[Reference]) -> bool {
     let is_used = |name: &str| {
         found.iter().filter(|other| other.import.is_none() && !other.is_test).any(|other| match &other.target {
@@ -84,7 +86,7 @@ fn counts(reference: &Reference, found: &[Reference]) -> bool {
     }
 }
 
-/// The files that lead on from a file.
+/// The files that a file uses, directly or through others.
 fn reachable<'a>(graph: &Graph<'a>, from: &Path) -> BTreeSet<&'a Path> {
     let mut found = BTreeSet::new();
     let mut open = vec![from];
@@ -98,7 +100,7 @@ fn reachable<'a>(graph: &Graph<'a>, from: &Path) -> BTreeSet<&'a Path> {
     found
 }
 
-/// The shortest circle through a file, which begins with it.
+/// The shortest circle through a file, beginning with the file.
 fn shortest<'a>(graph: &Graph<'a>, start: &'a Path) -> Option<Vec<&'a Path>> {
     let mut before: HashMap<&Path, &'a Path> = HashMap::new();
     let mut open = VecDeque::from([start]);

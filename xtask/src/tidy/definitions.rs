@@ -1,4 +1,4 @@
-//! Which file of the layered crate defines the item that a path names, through re-exports and aliases.
+//! Finds the file of the layered crate that defines the item of a path, through re-exports and aliases.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -8,7 +8,7 @@ use syn::Item;
 use super::references::{Reference, Target};
 use super::tree::Tree;
 
-/// A path that leads through more re-exports is a circle of them.
+/// A path that leads through more re-exports is a circle of re-exports.
 const MOST_STEPS: usize = 16;
 
 /// The modules of the layered crate.
@@ -20,9 +20,9 @@ struct Module<'a> {
     file: &'a Path,
     /// Its items, without modules and imports.
     items: HashSet<String>,
-    /// What its `use` items bind: the path, from the crate's root on.
+    /// The names that its `use` items bind, with the paths from the crate's root.
     imports: HashMap<String, Vec<String>>,
-    /// What it imports as `*`.
+    /// The paths that it imports with `*`.
     globs: Vec<Vec<String>>,
 }
 
@@ -51,8 +51,8 @@ impl<'a> Definitions<'a> {
         }
     }
 
-    /// The file that defines what a path from the crate's root on names; `None` for a module as such, and for what another
-    /// crate defines.
+    /// The file that defines the item of a path from the crate's root; `None` for modules, and for items of other
+    /// crates.
     pub(super) fn file_of(&self, path: &[String]) -> Option<&'a Path> {
         self.find(path, MOST_STEPS)
     }

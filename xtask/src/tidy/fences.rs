@@ -1,4 +1,4 @@
-//! Fences: each third-party engine, and each dangerous call, has one place in the node program.
+//! Fences: each third-party engine, and each dangerous call, is used in one place of the node program only.
 
 use std::fmt::Write as _;
 
@@ -9,7 +9,7 @@ use super::layers::layer_of;
 use super::references::{Reference, Target};
 use super::tree::{Place, Source};
 
-/// Crates that only some folders may name. A `*` at the end stands for any rest.
+/// Crates that only some folders may name. A `*` at the end stands for any text.
 struct Fence {
     crates: &'static [&'static str],
     folders: &'static [&'static str],
@@ -27,7 +27,7 @@ const FENCES: [Fence; 9] = [
     Fence { crates: &["hyper", "hyper_util", "http_body_util"], folders: &["control", "app"] },
 ];
 
-/// The highest layer that gets time and randomness as arguments.
+/// The highest layer that has no clock and no random numbers of its own and gets both as arguments.
 const PURE_UP_TO: usize = 2;
 
 pub(super) fn table() -> String {

@@ -6,7 +6,7 @@ use super::Violation;
 use super::references::{Reference, Target};
 use super::tree::{LAYERED, Place, Source};
 
-/// The folders of `ztunnel/src` by layer, lowest first. main.rs and lib.rs stand above all.
+/// The folders of `ztunnel/src` by layer, lowest first. main.rs and lib.rs are above all layers.
 pub(super) const LAYERS: [&[&str]; 11] = [
     &["model", "lifecycle"],
     &["store", "wire"],
@@ -52,7 +52,7 @@ pub(super) fn check(source: &Source, place: &Place, references: &[Reference]) ->
     references.iter().filter_map(|found| Some(violation(found.line, why(&found.target)?))).collect()
 }
 
-/// Why `folder` may not name that item of its own crate.
+/// Why `folder` may not name this item of its own crate.
 fn broken_rule(folder: &str, layer: usize, path: &[String]) -> Option<String> {
     let Some(used) = path.first() else {
         return Some(format!(

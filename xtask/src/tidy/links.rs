@@ -1,4 +1,5 @@
-//! Links in documents, and names of files and tests in documents and in comments on modules and items, lead somewhere.
+//! Links in documents must have a target. Files and tests that are named in documents, and in comments on modules and
+//! items, must exist.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
@@ -7,9 +8,9 @@ use std::path::{Component, Path, PathBuf};
 use super::Violation;
 use super::tree::{LAYERED, Tree};
 
-/// Folders from which documents name files.
+/// Folders to which the names of files in documents may be relative.
 const BASES: [&str; 5] = ["", LAYERED, "ztunnel", "tests/tests", "tests"];
-/// What a name in a document ends in when it is that of a file.
+/// A name in a document with one of these endings is the name of a file.
 const ENDINGS: [&str; 6] = [".rs", ".md", ".toml", ".json", ".yaml", ".sh"];
 
 pub(super) fn check(tree: &Tree) -> Vec<Violation> {
@@ -47,7 +48,7 @@ pub(super) fn check(tree: &Tree) -> Vec<Violation> {
     violations
 }
 
-/// What documents may refer to.
+/// Everything to which documents may refer.
 struct Known<'a> {
     documents: Vec<(PathBuf, Document)>,
     headings: HashMap<&'a Path, HashSet<String>>,
@@ -72,7 +73,7 @@ impl<'a> Known<'a> {
         Self { documents, headings, files, folders, functions }
     }
 
-    /// Why a link leads nowhere.
+    /// Why a link has no target.
     fn dead(&self, from: &Path, target: &str) -> Option<String> {
         if target.contains("://") || target.starts_with("mailto:") {
             return None;
@@ -102,13 +103,13 @@ impl<'a> Known<'a> {
     }
 }
 
-/// What a document has, and what it refers to, with lines from 1.
+/// The headings and references of a document, with lines from 1.
 #[derive(Default)]
 struct Document {
     headings: HashSet<String>,
     links: Vec<(usize, String)>,
     files: Vec<(usize, String)>,
-    /// Files, and tests in them.
+    /// Files, and the names of tests in them.
     tests: Vec<(usize, String, String)>,
 }
 
@@ -141,7 +142,7 @@ impl Document {
         }
     }
 
-    /// Of headings that are the same, the second gets `-1`, and so on.
+    /// Adds a heading. Of several equal headings, the second gets `-1`, and so on.
     fn heading(&mut self, title: &str) {
         let anchor = anchor(title);
         let numbered = (1..).map(|number| format!("{anchor}-{number}"));
@@ -152,11 +153,11 @@ impl Document {
     }
 }
 
-/// The anchor of a heading, as GitHub makes it: lower case, without marks, with hyphens for spaces.
+/// The anchor of a heading in GitHub's form: lower case, without punctuation, with hyphens for spaces.
 fn anchor(title: &str) -> String {
     let mut text = String::new();
     let mut rest = title.trim();
-    // Of a link, its text.
+    // A link is replaced by its text.
     while let Some((before, behind)) = rest.split_once("](") {
         text.push_str(&before.replacen('[', "", 1));
         rest = behind.split_once(')').map_or("", |(_, rest)| rest);
@@ -166,19 +167,20 @@ fn anchor(title: &str) -> String {
     kept.map(|c| if c == ' ' { '-' } else { c }).flat_map(char::to_lowercase).collect()
 }
 
-/// The targets of the links of a line; what is in code is none.
+/// The targets of the links of a line, without those in code.
 fn links(line: &str) -> impl Iterator<Item = &str> {
     let is_text = |at: usize| line.get(..at).is_some_and(|before| before.matches('`').count() % 2 == 0);
     let targets = line.match_indices("](").filter(move |(at, _)| is_text(*at));
     targets.filter_map(|(at, mark)| line.get(at + mark.len()..)?.split_once(')')).map(|(target, _)| target)
 }
 
-/// The texts of a line that are in code.
+/// The code spans of a line.
 fn code_spans(line: &str) -> impl Iterator<Item = &str> {
     line.split('`').skip(1).step_by(2)
 }
 
-/// Whether it is the path of a file: with a folder, so that `main.rs` and the files of users are none.
+/// Whether the text is the path of a file. It must contain a folder, so that `main.rs` and the files of users do not
+/// count.
 fn is_file(name: &str) -> bool {
     let is_path = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '_' | '-'));
     is_path
@@ -187,12 +189,12 @@ fn is_file(name: &str) -> bool {
         && ENDINGS.iter().any(|ending| name.ends_with(ending))
 }
 
-/// Tests that a line names behind a file: `file.rs`: `one`, `two`.
+/// The tests that a line names after a file: `file.rs`: `one`, `two`.
 fn tests(line: &str) -> Vec<(&str, &str)> {
     let parts: Vec<&str> = line.split('`').collect();
     let mut tests = Vec::new();
     let mut file = None;
-    // Code and other text take turns.
+    // Code and other text alternate.
     for pair in parts.get(1..).unwrap_or_default().chunks(2) {
         let &[code, behind] = pair else { break };
         let is_name = code.contains('_') && code.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
@@ -209,7 +211,7 @@ fn tests(line: &str) -> Vec<(&str, &str)> {
     tests
 }
 
-/// The names of the functions of a text.
+/// The names of the functions in a text.
 fn functions(text: &str) -> impl Iterator<Item = String> {
     let name = |rest: &str| rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().map(ToOwned::to_owned);
     text.split("fn ").skip(1).filter_map(name)

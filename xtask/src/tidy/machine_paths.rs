@@ -1,17 +1,17 @@
-//! No file names a path that exists on somebody's machine only.
+//! No file names a path that exists on one machine only.
 
 use std::fs;
 
 use super::Violation;
 use super::tree::Tree;
 
-/// First folders of home and working directories. Without slashes here, or this file would break its own rule.
+/// The first folders of home and working directories. They have no slashes here, since this file is checked too.
 const PERSONAL: [&str; 3] = ["home", "root", "work"];
 
 pub(super) fn check(tree: &Tree) -> Vec<Violation> {
     let mut violations = Vec::new();
     for file in tree.files.iter().filter(|file| !file.ends_with("Cargo.lock")) {
-        // A file that is not text names no path that a person reads.
+        // A file that is not text has no path that a person reads.
         let Ok(text) = fs::read_to_string(tree.root.join(file)) else {
             continue;
         };
@@ -25,7 +25,8 @@ pub(super) fn check(tree: &Tree) -> Vec<Violation> {
     violations
 }
 
-/// Whether an absolute path that starts so is in the line: not where it goes on from a name or a variable.
+/// Whether the line has an absolute path that begins with `path`. It does not count as the continuation of a name or a
+/// variable.
 fn names(line: &str, path: &str) -> bool {
     line.match_indices(path).any(|(start, _)| {
         let before = line.get(..start).and_then(|before| before.chars().next_back());

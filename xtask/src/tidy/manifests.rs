@@ -1,4 +1,4 @@
-//! Every member inherits the workspace's lints: a table that nobody inherits is worse than none.
+//! Every member inherits the workspace's lints: a table that no member inherits is worse than none.
 
 use std::path::Path;
 

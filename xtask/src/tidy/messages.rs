@@ -1,4 +1,5 @@
-//! The headings of the page on troubleshooting quote messages, reasons and metrics of the program, so that a search finds them.
+//! The headings of the troubleshooting page quote messages, reasons and metrics of the program, so that a search finds
+//! them.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +11,7 @@ use super::tree::Tree;
 const PAGE: &str = "docs/troubleshooting.md";
 /// The sources with the messages.
 const SOURCES: [&str; 2] = ["ztunnel/src", "ebpf-common/src"];
-/// What a heading writes for a part of a message that varies.
+/// Stands in a heading for a part of a message that varies.
 const VARIES: char = '…';
 
 pub(super) fn check(tree: &Tree) -> Vec<Violation> {
@@ -36,7 +37,7 @@ pub(super) fn check(tree: &Tree) -> Vec<Violation> {
     violations
 }
 
-/// A source whose messages are not broken into lines.
+/// A source text in which messages are not split across lines.
 fn joined(text: &str) -> String {
     let mut joined = String::with_capacity(text.len());
     let mut rest = text;

@@ -1,9 +1,9 @@
-//! Every file says at its top what it is.
+//! Every file says in its first line what it contains.
 
 use super::Violation;
 use super::tree::Source;
 
-/// A file begins with a `//!` that has words. tests.rs tests the module that it stands below; nothing to add.
+/// A file begins with a `//!` and some text. A tests.rs is exempt: it tests its parent module.
 pub(super) fn check(source: &Source) -> Option<Violation> {
     let is_exempt = source.path.file_name().is_some_and(|name| name == "tests.rs");
     let first = source.text.lines().next().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Which paths a file names: in `use`, in code, in attributes, and inside macros, whose text is scanned as tokens.
+//! The paths that a file names: in `use`, in code, in attributes, and inside macros, whose text is scanned as tokens.
 
 use proc_macro2::{Delimiter, Spacing, TokenStream, TokenTree};
 use syn::spanned::Spanned;
@@ -10,15 +10,15 @@ use syn::{Attribute, ImplItem, Item, Meta, UseTree};
 pub(super) struct Reference {
     pub(super) target: Target,
     pub(super) line: usize,
-    /// The module that it stands in.
+    /// The module that contains it.
     pub(super) module: Vec<String>,
-    /// Whether it stands in code that is compiled for tests only.
+    /// Whether it is in code that is compiled for tests only.
     pub(super) is_test: bool,
-    /// What a `use` makes of it; `None` for code.
+    /// The import, if it is in a `use`; `None` for code.
     pub(super) import: Option<Import>,
 }
 
-/// What a `use` brings in.
+/// The name that a `use` brings into scope.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Import {
     /// The name in its module; `None` for `*`.
@@ -29,20 +29,20 @@ pub(super) struct Import {
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Target {
-    /// An item of this crate, from the crate's root on; empty is the root itself.
+    /// An item of this crate, as a path from the crate's root; empty is the root itself.
     Own(Vec<String>),
-    /// A path that begins with another crate, or with something that is in scope.
+    /// A path that begins with another crate, or with a name in scope.
     Other(Vec<String>),
-    /// A path of one name.
+    /// A single name.
     Name(String),
     /// A call of a method of this name.
     Method(String),
 }
 
-/// The layered crate's name, by which its own files could name it.
+/// The name of the layered crate, by which its own files could refer to it.
 const CRATE_NAME: &str = "ztunnel";
 
-/// All paths that are named, and all that a `use` brings in.
+/// All paths that the file names, and all imports.
 pub(super) fn of(syntax: &syn::File, module: &[String], is_test: bool) -> Vec<Reference> {
     let mut collector = Collector { module: module.to_vec(), is_test, local: local_modules(syntax), found: Vec::new() };
     collector.visit_file(syntax);
@@ -58,13 +58,13 @@ pub(super) fn test_modules(syntax: &syn::File, module: &[String]) -> Vec<Vec<Str
     declared.map(|name| [module, &[name]].concat()).collect()
 }
 
-/// Modules of the file itself; their names hide crates of the same name.
+/// The modules declared in the file; their names hide crates of the same name.
 fn local_modules(syntax: &syn::File) -> Vec<String> {
     let name = |item: &Item| if let Item::Mod(item) = item { Some(item.ident.to_string()) } else { None };
     syntax.items.iter().filter_map(name).collect()
 }
 
-/// How a `use` is written.
+/// The form of a `use`.
 #[derive(Clone, Copy)]
 struct How {
     /// It begins with `::`.

@@ -2,7 +2,7 @@ use super::*;
 
 use std::fs;
 
-/// What tidy says about a small sound tree after `plant` added or replaced these files.
+/// The violations that tidy finds in a small valid tree after these files were added or replaced.
 fn broken(plant: &[(&str, &str)]) -> Vec<String> {
     let sound = [
         ("Cargo.toml", "[workspace]\nmembers = [\"ztunnel\"]\n[workspace.lints.clippy]\nall = \"warn\"\n"),
@@ -23,7 +23,7 @@ fn broken(plant: &[(&str, &str)]) -> Vec<String> {
     check(&Tree::read(folder.path()).unwrap()).iter().map(ToString::to_string).collect()
 }
 
-/// Exactly one rule is broken, and the line names place and reason.
+/// Checks that exactly one rule is broken, and that the violation has the place and the reason.
 #[track_caller]
 fn breaks(path: &str, text: &str, place: &str, reason: &str) {
     let found = broken(&[(path, text)]);
@@ -98,7 +98,7 @@ fn files_that_use_each_other_are_a_circle() {
     }
 }
 
-/// Files a, b, c and so on of a folder; its first file is mod.rs.
+/// Tests a folder with the files mod.rs, a.rs, b.rs and so on.
 fn circle(texts: &[&str]) -> Option<String> {
     let names = ["mod", "a", "b", "c"].map(|name| format!("ztunnel/src/pods/{name}.rs"));
     let texts = texts.iter().map(|text| format!("//! F.\n{text}"));
@@ -128,7 +128,7 @@ fn a_reexport_counts_for_the_file_that_defines() {
     let (a, b) = ("pub struct A;\nfn f(_: super::B) {}\n", "use super::a::A;\npub struct B(A);\n");
     let found = circle(&["mod a;\nmod b;\npub use b::B;\n", a, b]).unwrap();
     assert!(found.contains("a.rs:3: `crate::pods::B` is defined in ztunnel/src/pods/b.rs"), "{found}");
-    // Through `*`, and a module that is imported as a whole.
+    // Through `*`, and through a module that is imported as a whole.
     assert!(circle(&["mod a;\nmod b;\npub use b::*;\n", a, b]).is_some());
     let through_module = "pub struct A;\nuse super::b;\nfn f(_: b::B) {}\n";
     assert!(circle(&["mod a;\nmod b;\n", through_module, b]).is_some());
@@ -310,7 +310,7 @@ fn a_heading_on_troubleshooting_quotes_what_the_program_says() {
 
 #[test]
 fn a_folder_that_the_map_leaves_out_is_named() {
-    // The sound tree has the folders model and redirect, in layers 0 and 4.
+    // The valid tree has the folders model and redirect, in layers 0 and 4.
     breaks("ARCHITECTURE.md", "| L0 | `model` | x |\n", "ARCHITECTURE.md:", "no row `| L4 | `redirect` |");
     breaks(
         "ARCHITECTURE.md",

@@ -1,4 +1,4 @@
-//! The tree that is checked: members, their sources as syntax, every text file.
+//! The tree that is checked: the members, their sources as syntax trees, and every file.
 
 use std::collections::HashSet;
 use std::fs;
@@ -9,7 +9,7 @@ use toml::Table;
 
 use super::references;
 
-/// Folders that hold no text of the project; in a work tree of git, `.git` is a file.
+/// Folders without text of the project. In a work tree of git, `.git` is a file.
 const NOT_OURS: [&str; 2] = [".git", "target"];
 /// The crate that has layers.
 pub(super) const LAYERED: &str = "ztunnel/src";
@@ -33,7 +33,7 @@ pub(super) struct Source {
     pub(super) path: PathBuf,
     pub(super) text: String,
     pub(super) syntax: syn::File,
-    /// Where it stands in the layered crate, if it is part of that.
+    /// Its place in the layered crate, if it belongs to that crate.
     pub(super) place: Option<Place>,
 }
 
@@ -63,7 +63,7 @@ impl Tree {
         Ok(tree)
     }
 
-    /// `#[cfg(test)] mod fixtures;` makes fixtures.rs, and what is below it, test code.
+    /// `#[cfg(test)] mod fixtures;` marks fixtures.rs, and everything below it, as test code.
     fn mark_test_modules(&mut self) {
         let declared = |source: &Source| {
             let module = source.place.as_ref().map(|place| place.module.clone())?;
@@ -97,7 +97,7 @@ impl Place {
         Some(Self { module, is_test })
     }
 
-    /// The folder, or file, directly below `src`; `None` for main.rs and lib.rs, which stand above all layers.
+    /// The folder, or file, directly below `src`; `None` for main.rs and lib.rs, which are above all layers.
     pub(super) fn folder(&self) -> Option<&str> {
         self.module.first().map(String::as_str)
     }

@@ -1,11 +1,11 @@
-//! Documents use plain technical terms: phrases that a reader would have to guess are named, with what to write instead.
+//! Documents use plain technical terms: phrases that a reader would have to guess are reported with an alternative.
 
 use std::fs;
 
 use super::Violation;
 use super::tree::Tree;
 
-/// Phrases, in lower case, and what to write instead.
+/// Phrases, in lower case, and the alternative.
 const PHRASES: [(&str, &str); 10] = [
     ("are told", "are reported"),
     ("lets nobody in", "denies every connection"),
@@ -40,7 +40,7 @@ pub(super) fn check(tree: &Tree) -> Vec<Violation> {
     violations
 }
 
-/// Whether a line has the phrase, as whole words outside of code.
+/// Whether a line has the phrase, as whole words outside code.
 fn says(line: &str, phrase: &str) -> bool {
     let is_letter = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
     line.split('`').step_by(2).any(|text| {

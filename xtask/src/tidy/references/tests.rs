@@ -1,6 +1,6 @@
 use super::*;
 
-/// The paths of two names or more that a file of module `net::netns` names, in order, as text.
+/// The paths with at least two names in a file of module `net::netns`, in order, as text.
 fn named(text: &str) -> Vec<String> {
     let module = ["net".to_owned(), "netns".to_owned()];
     let show = |reference: Reference| match reference.target {
@@ -12,7 +12,7 @@ fn named(text: &str) -> Vec<String> {
     of(&syn::parse_file(text).unwrap(), &module, false).into_iter().filter_map(show).collect()
 }
 
-/// The paths of one name, in order.
+/// The single names, in order.
 fn short(text: &str) -> Vec<String> {
     let name = |reference: Reference| if let Target::Name(name) = reference.target { Some(name) } else { None };
     of(&syn::parse_file(text).unwrap(), &[], false).into_iter().filter_map(name).collect()
