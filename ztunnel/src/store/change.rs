@@ -1,4 +1,4 @@
-//! What a source of the mesh says: changes, in batches that are consistent.
+//! Changes from a source of the mesh, in consistent batches.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use crate::model::problem::Problem;
 use crate::model::service::Service;
 use crate::model::workload::{NamespacedName, Workload};
 
-/// What a service is known by: in a namespace there is one service of a host name.
+/// The key of a service: a namespace has at most one service with a host name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceKey {
     /// Namespace of the object.
@@ -24,78 +24,79 @@ impl ServiceKey {
     }
 }
 
-/// One change. An object that is upserted replaces the one of its key; removing what is not there changes nothing, so that a
-/// change may come twice.
+/// One change. An upserted object replaces the object with the same key. The removal of an object that does not exist changes
+/// nothing, so a change may arrive twice.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Change {
-    /// A workload is there, or is another.
+    /// A workload was added or changed.
     Workload(Arc<Workload>),
-    /// A workload is gone.
+    /// A workload was removed.
     WorkloadGone(NamespacedName),
-    /// A service is there, or is another.
+    /// A service was added or changed.
     Service(Arc<Service>),
-    /// A service is gone.
+    /// A service was removed.
     ServiceGone(ServiceKey),
-    /// An AuthorizationPolicy is there, or is another.
+    /// An AuthorizationPolicy was added or changed.
     Authorization(Arc<AuthorizationPolicy>),
-    /// An AuthorizationPolicy is gone.
+    /// An AuthorizationPolicy was removed.
     AuthorizationGone(NamespacedName),
-    /// A PeerAuthentication is there, or is another.
+    /// A PeerAuthentication was added or changed.
     Authentication(Arc<PeerAuthentication>),
-    /// A PeerAuthentication is gone.
+    /// A PeerAuthentication was removed.
     AuthenticationGone(NamespacedName),
-    /// A namespace is described.
+    /// A source describes a namespace.
     Namespace(Arc<str>),
-    /// A namespace is described no more.
+    /// No source describes a namespace any more.
     NamespaceGone(Arc<str>),
-    /// A Node is described.
+    /// A source describes a Node.
     Node(Arc<str>),
-    /// A Node is described no more.
+    /// No source describes a Node any more.
     NodeGone(Arc<str>),
-    /// A setting of the whole mesh.
+    /// A setting of the whole mesh was changed.
     Setting(Setting),
 }
 
 /// Settings of the whole mesh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Setting {
-    /// Whether only known destinations may be reached (`outboundTrafficPolicy: REGISTRY_ONLY`).
+    /// Whether only known destinations are allowed (`outboundTrafficPolicy: REGISTRY_ONLY`).
     RegistryOnly(bool),
 }
 
-/// What a source knows that it does not know.
+/// The parts of the mesh that a source knows to be missing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Gaps {
-    /// Something exists that could never be read: absence from the mesh is then no proof of absence, and what an earlier daemon
-    /// captured is not released because of it.
+    /// Some part could never be read. An object that is absent from the mesh may then exist, so pods that an earlier daemon
+    /// captured are not released because of its absence.
     pub partial: bool,
-    /// There has never been a state in which nothing was missing: what the mesh does not know may well be in the mesh, and nothing
-    /// is sent there in plaintext. What goes missing later does not blind: the last good state counts then.
+    /// There has never been a complete state. An unknown destination may be in the mesh, so nothing is sent to it in plaintext.
+    /// If a part becomes unreadable later, the source is not blind: the last valid state stays in force.
     pub blind: bool,
-    /// Policies that may exist and could never be read: the workloads that they may protect accept nobody.
+    /// Policies that may exist and could never be read. The workloads that they may protect accept no connections.
     pub unread: UnreadPolicies,
 }
 
-/// Changes that belong together: the mesh before the first and after the last of them is consistent, between them it may not be.
+/// Changes that belong together. The mesh is consistent before the first and after the last of them, but not necessarily
+/// between them.
 ///
-/// The order counts only among changes of one key.
+/// The order matters only among changes of one key.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Batch {
     /// The changes.
     pub changes: Vec<Change>,
-    /// The changes say all that there is: what none of them names is gone. For a source that has lost its memory, or has been told
-    /// everything anew.
+    /// The changes describe the whole mesh: objects that no change names are removed. For a source that has lost its state, or
+    /// has received everything anew.
     pub is_whole: bool,
-    /// What is missing from now on; `None`: as before.
+    /// The new gaps. `None`: unchanged.
     pub gaps: Option<Gaps>,
-    /// All that is wrong with the sources from now on, in order; `None`: as before.
+    /// The new list of all problems of the sources, in order. `None`: unchanged.
     pub problems: Option<Arc<[Problem]>>,
-    /// The sources have been read at least once; until then a snapshot has version 0.
+    /// The sources have been read at least once. Until then a snapshot has version 0.
     pub is_read: bool,
 }
 
 impl Batch {
-    /// Changes of a source that has been read.
+    /// Changes from a source that has been read.
     #[must_use]
     pub fn of(changes: Vec<Change>) -> Self {
         Self { changes, is_read: true, ..Self::default() }

@@ -1,4 +1,4 @@
-//! Which services claim which address: services that share one, and ranges.
+//! The services that claim an address: several services may claim one address, and a service may claim IP blocks.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -11,25 +11,25 @@ use super::change::ServiceKey;
 use super::shared::SharedMap;
 use crate::model::service::{Resolution, Service, ServiceKind};
 
-/// Services in the order in which they win over each other.
+/// Services in order of precedence.
 pub(super) type Ranked = Arc<[Arc<Service>]>;
 
-/// The services at every address and range.
+/// The services at every address and IP block.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Claims {
     single: SharedMap<IpAddr, Ranked>,
-    /// By addresses that are not their own.
+    /// By external addresses.
     external: SharedMap<IpAddr, Ranked>,
-    /// The longest prefixes first. One map for each length in use, so that a lookup costs as many as there are lengths.
+    /// Longest prefixes first. There is one map for each length in use, so a look-up takes as many steps as there are lengths.
     ranges: BTreeMap<Reverse<u8>, SharedMap<IpNet, Ranked>>,
-    /// What has changed since the lists were made.
+    /// The changes since the lists were made.
     noted: HashMap<IpNet, Noted>,
 }
 
-/// Services that are there now, or gone.
+/// Services that exist now, or (`None`) do not exist any more.
 type Changed = HashMap<ServiceKey, Option<Arc<Service>>>;
 
-/// What has changed at an address, and at the range that is only this address.
+/// The changes at an address, and at the IP block that contains only this address.
 #[derive(Debug, Clone, Default)]
 struct Noted {
     single: Changed,
@@ -37,7 +37,7 @@ struct Noted {
     ranges: Changed,
 }
 
-/// A list after changes; `None`: nothing is left.
+/// A list after changes. `None`: it is empty.
 fn merged(list: Option<&Ranked>, changed: Changed) -> Option<Ranked> {
     let others = list.into_iter().flat_map(|list| list.iter());
     let others = others.filter(|service| !changed.contains_key(&ServiceKey::of(service)));
@@ -47,12 +47,12 @@ fn merged(list: Option<&Ranked>, changed: Changed) -> Option<Ranked> {
     (!all.is_empty()).then(|| all.into())
 }
 
-/// The order of services: those of Kubernetes first, then by name.
+/// The order of services: Kubernetes services first, then by name.
 pub(super) fn rank(service: &Service) -> impl Ord + use<> {
     (service.kind, service.name.clone(), Arc::clone(&service.hostname))
 }
 
-/// A list with one service more, or with another in place of the one that had its key.
+/// A list with a service added; it replaces the service with the same key.
 pub(super) fn with(list: Option<&Ranked>, service: &Arc<Service>) -> Ranked {
     let key = ServiceKey::of(service);
     let others = list.into_iter().flat_map(|list| list.iter()).filter(|other| ServiceKey::of(other) != key);
@@ -61,15 +61,14 @@ pub(super) fn with(list: Option<&Ranked>, service: &Arc<Service>) -> Ranked {
     all.into()
 }
 
-/// A list without the service of a key; `None`: nothing is left.
+/// A list without the service of a key. `None`: it is empty.
 pub(super) fn without(list: Option<&Ranked>, key: &ServiceKey) -> Option<Ranked> {
     let left: Vec<Arc<Service>> = list?.iter().filter(|other| ServiceKey::of(other) != *key).cloned().collect();
     (!left.is_empty()).then(|| left.into())
 }
 
 impl Claims {
-    /// Notes that a service is there, in place of the one that was there under its key, or is gone. Takes effect with
-    /// [`Claims::settle`].
+    /// Notes that a service was added, replaced or removed. The change takes effect with [`Claims::settle`].
     pub(super) fn note(&mut self, key: &ServiceKey, before: Option<&Service>, after: Option<&Arc<Service>>) {
         let both = || before.into_iter().chain(after.map(|after| &**after));
         for vip in both().flat_map(|service| &service.vips) {
@@ -87,8 +86,7 @@ impl Claims {
         }
     }
 
-    /// Makes the list of each address and range that was noted, once for all that was noted of it: there may be as many services
-    /// at an address as somebody cares to write.
+    /// Makes the list of each noted address and IP block, once for all changes: any number of services may claim one address.
     pub(super) fn settle(&mut self) {
         for (place, Noted { single, external, ranges }) in std::mem::take(&mut self.noted) {
             if !single.is_empty() {
@@ -110,19 +108,19 @@ impl Claims {
         }
     }
 
-    /// The services at a single address.
+    /// The services that have an address as one of their own.
     pub(super) fn single(&self, address: IpAddr) -> &[Arc<Service>] {
         self.single.get(&address).map(|services| &**services).unwrap_or_default()
     }
 
-    /// The service to which an address that is not its own leads pods of a namespace, if it has the port.
+    /// The service to which an external address leads pods of a namespace, if it has the port.
     pub(super) fn external(&self, address: IpAddr, port: u16, namespace: &str) -> Option<&Arc<Service>> {
         let services = self.external.get(&address)?.iter();
         let leads = |service: &&Arc<Service>| service.is_led_to_by(address, namespace) && service.port(port).is_some();
         best(services.filter(leads), port, namespace)
     }
 
-    /// The service with the smallest range around an address that has the port, or else with the smallest of all.
+    /// The service with the smallest IP block around an address, among services with the port, or else among all.
     pub(super) fn around(&self, address: IpAddr, port: u16, namespace: &str) -> Option<&Arc<Service>> {
         let mut smallest = None;
         for (Reverse(length), ranges) in &self.ranges {
@@ -140,18 +138,18 @@ impl Claims {
     }
 }
 
-/// The one of the services at a single address that a client means.
+/// The service to which an address leads a client, among the services with this address.
 pub(super) fn meant<'a>(services: &'a [Arc<Service>], port: u16, namespace: &str) -> Option<&'a Arc<Service>> {
     best(services.iter(), port, namespace)
 }
 
-/// The Kubernetes service among the services at a single address, whoever may know it.
+/// The Kubernetes service among the services with an address, even if the client's namespace does not know it.
 pub(super) fn cluster_ip(services: &[Arc<Service>]) -> Option<&Arc<Service>> {
     services.iter().find(|service| service.kind == ServiceKind::Kubernetes)
 }
 
 fn best<'a>(services: impl Iterator<Item = &'a Arc<Service>>, port: u16, namespace: &str) -> Option<&'a Arc<Service>> {
-    // What passes an address through must not take it from a service that knows its endpoints.
+    // A service with passthrough must not take an address from a service with known endpoints.
     services.filter(|service| service.is_visible_to(namespace)).min_by_key(|service| {
         let passes = service.resolution == Resolution::Passthrough;
         (service.port(port).is_none(), passes, *service.name.namespace != *namespace)

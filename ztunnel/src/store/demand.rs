@@ -1,8 +1,9 @@
-//! Which addresses connections want to know about, where the mesh is not there as a whole: a source that asks a control plane for
-//! one address at a time is told of them here, and says when it knows.
+//! Addresses about which connections need information, if the node does not have the whole mesh. A source that asks a control
+//! plane for one address at a time gets the wanted addresses here, and reports when they are known.
 //!
-//! What is not known is not outside the mesh: a connection waits until the control plane has said whose the address is. It does not
-//! wait for ever, not too many wait at once, and an address that no connection wants any more is forgotten.
+//! An unknown address is not treated as outside of the mesh: a connection waits until the control plane has said which object
+//! has the address. The wait and the number of waiting connections are limited, and an address that no connection wants any
+//! more is forgotten.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -15,31 +16,31 @@ use tokio::time::{Instant, timeout};
 
 use crate::model::workload::NamespacedName;
 
-/// Bounds of what is asked for.
+/// Limits of the demand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DemandLimits {
-    /// How long a connection waits.
+    /// The maximum time that a connection waits.
     pub patience: Duration,
-    /// Connections that wait at once.
+    /// The maximum number of waiting connections.
     pub waiting: usize,
-    /// Addresses that are known at once.
+    /// The maximum number of known addresses.
     pub addresses: usize,
-    /// An address that no connection has wanted for so long is forgotten.
+    /// An address is forgotten if no connection has wanted it for this time.
     pub idle: Duration,
 }
 
-/// Istio's patience for a workload; as many addresses as a control plane of this project gives to a stream by name, and room for
-/// what stands behind them.
+/// The wait is Istio's for a workload. The number of addresses is the number that a control plane of this project serves by
+/// name on one stream, with room for the endpoints behind them.
 impl Default for DemandLimits {
     fn default() -> Self {
         Self { patience: Duration::from_secs(5), waiting: 1024, addresses: 16_384, idle: Duration::from_secs(600) }
     }
 }
 
-/// Why it is not known whose an address is.
+/// Why the owner of an address is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Unresolved {
-    /// The control plane has not answered.
+    /// The control plane did not answer.
     #[error(
         "the control plane has not said within {}.{:03} s whose the address {address} is (--control-plane-mode on-demand): nothing is \
          sent to an address that may be in the mesh; /config_dump says whether the control plane is reached",
@@ -48,7 +49,7 @@ pub enum Unresolved {
     Silence {
         /// The address.
         address: IpAddr,
-        /// How long it was waited for.
+        /// The time of the wait.
         waited: Duration,
     },
     /// Too many connections wait, or too many addresses are in use.
@@ -56,12 +57,12 @@ pub enum Unresolved {
     TooMany {
         /// The address.
         address: IpAddr,
-        /// Too many of what.
+        /// The reason.
         what: &'static str,
     },
 }
 
-/// What is wanted. Clones are the same.
+/// The wanted addresses and their state. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Demand(Arc<Shared>);
 
@@ -69,19 +70,19 @@ pub struct Demand(Arc<Shared>);
 struct Shared {
     limits: DemandLimits,
     state: Mutex<State>,
-    /// Something new is wanted.
+    /// Changes when something new is wanted.
     wanted: watch::Sender<u64>,
-    /// Something has been answered.
+    /// Changes when an answer has arrived.
     answered: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     addresses: HashMap<IpAddr, Wanted>,
-    /// The pods of this node; `None`: they are not known yet.
+    /// The pods of this node. `None`: they are not known yet.
     own: Option<BTreeSet<NamespacedName>>,
     waiting: usize,
-    /// An address found no place.
+    /// An address was refused because of the limit.
     is_full: bool,
 }
 
@@ -90,11 +91,11 @@ struct Wanted {
     used: Instant,
     /// The control plane has been asked.
     is_asked: bool,
-    /// It has said whose the address is, or that it is nobody's.
+    /// The control plane has said which object has the address, or that none has it.
     is_answered: bool,
 }
 
-/// One connection that waits.
+/// One waiting connection.
 struct Waiting<'a>(&'a Shared);
 
 impl Default for Demand {
@@ -104,23 +105,23 @@ impl Default for Demand {
 }
 
 impl Demand {
-    /// Nothing is wanted yet.
+    /// A demand without wanted addresses.
     #[must_use]
     pub fn new(limits: DemandLimits) -> Self {
         let (wanted, answered) = (watch::Sender::new(0), watch::Sender::new(0));
         Self(Arc::new(Shared { limits, state: Mutex::default(), wanted, answered }))
     }
 
-    /// The bounds.
+    /// The limits.
     #[must_use]
     pub fn limits(&self) -> DemandLimits {
         self.0.limits
     }
 
-    /// Waits until it is known whose an address is.
+    /// Waits until the owner of an address is known.
     ///
     /// # Errors
-    /// It does not become known.
+    /// The owner does not become known.
     pub async fn known(&self, address: IpAddr, now: Instant) -> Result<(), Unresolved> {
         let address = address.to_canonical();
         let Some(_waiting) = self.want(address, now)? else { return Ok(()) };
@@ -128,14 +129,14 @@ impl Demand {
         let mut answered = self.0.answered.subscribe();
         let answer = timeout(patience, async {
             while !self.0.state().addresses.get(&address).is_some_and(|wanted| wanted.is_answered) {
-                // The sender is kept alive by this value.
+                // The sender exists as long as this value.
                 let _changed = answered.changed().await;
             }
         });
         answer.await.map_err(|_elapsed| Unresolved::Silence { address, waited: patience })
     }
 
-    /// Notes that an address is wanted. `None`: it is known.
+    /// Notes that an address is wanted. `None`: it is known already.
     fn want(&self, address: IpAddr, now: Instant) -> Result<Option<Waiting<'_>>, Unresolved> {
         let limits = self.0.limits;
         let mut state = self.0.state();
@@ -173,13 +174,13 @@ impl Demand {
         Ok(Some(waiting))
     }
 
-    /// Learns of what is wanted from now on.
+    /// Notifies of new wanted addresses from now on.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.0.wanted.subscribe()
     }
 
-    /// Addresses that have not been asked for. They count as asked for from now on.
+    /// Addresses that have not been requested yet. They count as requested from now on.
     #[must_use]
     pub fn news(&self) -> Vec<IpAddr> {
         let mut state = self.0.state();
@@ -192,7 +193,7 @@ impl Demand {
         new
     }
 
-    /// All addresses. They count as asked for from now on.
+    /// All addresses. They count as requested from now on.
     #[must_use]
     pub fn all(&self) -> Vec<IpAddr> {
         let mut state = self.0.state();
@@ -213,7 +214,7 @@ impl Demand {
         self.0.state().addresses.contains_key(&address)
     }
 
-    /// Says that these addresses are known: the mesh has them, or they are nobody's. The mesh must have been published before.
+    /// Marks addresses as known: the mesh has them, or no object has them. The mesh must have been published before.
     pub fn answer(&self, addresses: impl IntoIterator<Item = IpAddr>) {
         let mut state = self.0.state();
         for address in addresses {
@@ -225,7 +226,8 @@ impl Demand {
         self.0.answered.send_modify(|count| *count += 1);
     }
 
-    /// Forgets the addresses that nobody has wanted for long; where there is no room, also those that were wanted not long ago.
+    /// Forgets the addresses that no connection has wanted for a long time. If there is no room, addresses that were wanted
+    /// more recently are forgotten as well.
     #[must_use]
     pub fn sweep(&self, now: Instant) -> Vec<IpAddr> {
         let mut state = self.0.state();
@@ -238,7 +240,7 @@ impl Demand {
         gone.map(|(address, _)| address).collect()
     }
 
-    /// These are the pods of this node, which are always wanted.
+    /// Sets the pods of this node, which are always wanted.
     pub fn set_own(&self, pods: BTreeSet<NamespacedName>) {
         let mut state = self.0.state();
         if state.own.as_ref() == Some(&pods) {
@@ -354,7 +356,7 @@ mod tests {
         assert!(demand.sweep(Instant::now()).is_empty());
         advance(Duration::from_secs(1)).await;
         assert_eq!(demand.sweep(Instant::now()), [address(3)]);
-        // One that is waited for stays.
+        // An address for which a connection waits is not forgotten.
         assert_eq!(demand.known(address(5), Instant::now()).now_or_never(), None);
         advance(Duration::from_secs(6000)).await;
         assert!(demand.sweep(Instant::now()).is_empty());

@@ -1,8 +1,8 @@
-//! Which workloads have which address.
+//! The workloads that have an address.
 //!
-//! An address belongs to the one pod that claims it. Where several pods claim it, it belongs to the one of them that is not
+//! An address belongs to the only pod that claims it. If several pods claim it, it belongs to the only one of them that is not
 //! [leaving](Workload::leaving): Kubernetes may give the address of a pod to another pod before it removes the first pod's
-//! object. Where two pods are left that are equal in this, the address belongs to nobody.
+//! object. If two such pods are left, the address belongs to no pod.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,19 +10,19 @@ use std::sync::Arc;
 use super::shared::SharedMap;
 use crate::model::workload::{NamespacedName, Workload};
 
-/// The workloads that have an address of their own, by it. A clone shares what is not changed.
+/// The workloads by each of their own addresses. A clone shares the unchanged parts.
 #[derive(Debug, Clone, Default)]
 pub struct Holders(SharedMap<IpAddr, Holder>);
 
 #[derive(Debug, Clone)]
 enum Holder {
     One(Arc<Workload>),
-    /// Those that are not leaving first, then by name; at least two.
+    /// At least two workloads: those that are not leaving first, then by name.
     Several(Arc<[Arc<Workload>]>),
 }
 
 impl Holders {
-    /// All that claim an address: those that are not leaving first, then by name.
+    /// All workloads that claim an address: those that are not leaving first, then by name.
     pub fn all(&self, address: IpAddr) -> &[Arc<Workload>] {
         match self.0.get(&address) {
             None => &[],
@@ -31,7 +31,7 @@ impl Holders {
         }
     }
 
-    /// The one to which the address belongs, if it belongs to one.
+    /// The workload to which the address belongs, if any.
     pub fn owner(&self, address: IpAddr) -> Option<&Arc<Workload>> {
         match self.0.get(&address)? {
             Holder::One(workload) => Some(workload),
@@ -42,17 +42,17 @@ impl Holders {
         }
     }
 
-    /// The pods to which an address may belong, by name, where there are several: then it belongs to nobody, so that none of
-    /// them has the identity of another.
+    /// The pods to which an address may belong, by name, if there are several. Then it belongs to no pod, so that no pod has
+    /// the identity of another.
     ///
-    /// No service is asked. A pod's address is what its node reports of it; that of a Service or a ServiceEntry is whatever its
-    /// author wrote, who could make the pods of others unreachable.
+    /// Services are not considered. The node reports the address of a pod, but the author of a Service or a ServiceEntry may
+    /// write any address, and could make the pods of others unreachable.
     pub fn contested(&self, address: IpAddr) -> Option<Vec<NamespacedName>> {
         let claimants = equals(self.all(address));
         (claimants.len() > 1).then(|| claimants.iter().map(|pod| pod.name.clone()).collect())
     }
 
-    /// Replaces a workload by its next state, or takes it out. The addresses that it had or has.
+    /// Replaces a workload by its next state, or removes it. Returns the addresses that it had or has.
     pub fn replace(&mut self, before: Option<&Workload>, after: Option<&Arc<Workload>>) -> Vec<IpAddr> {
         let had = before.map(Workload::own_addresses).unwrap_or_default();
         let has = after.map(|after| after.own_addresses()).unwrap_or_default();
@@ -77,7 +77,7 @@ impl Holders {
     }
 }
 
-/// Those of the claimants of an address that nothing puts behind another.
+/// The claimants of an address with the highest precedence.
 fn equals(claimants: &[Arc<Workload>]) -> &[Arc<Workload>] {
     match claimants.partition_point(|pod| !pod.leaving) {
         0 => claimants,

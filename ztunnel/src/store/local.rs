@@ -1,8 +1,9 @@
-//! How local facts about the pods of this node reach those that need them: one publisher, any number of readers.
+//! Publication of the local facts about the pods of this node: one publisher, any number of readers.
 //!
-//! A pod that appears in the mesh must not be seen before its local facts, and a pod that disappears must not lose them
-//! before the mesh has dropped it: a reader would take the pod for one whose network namespace is unknown, and close it. So a
-//! publisher that feeds both calls [`LocalPublisher::extend`], publishes the mesh, and then calls [`LocalPublisher::replace`].
+//! A pod that appears in the mesh must not be seen before its local facts, and a pod that disappears must not lose its local
+//! facts before the mesh has dropped it. Otherwise a reader would take the network namespace of the pod as unknown, and close
+//! the pod. So a publisher that feeds both calls [`LocalPublisher::extend`], publishes the mesh, and then calls
+//! [`LocalPublisher::replace`].
 
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::model::local::LocalPods;
 
-/// A publisher and its first reader. Until the first publication nothing is known.
+/// A publisher and its first reader. Before the first publication there are no facts.
 #[must_use]
 pub fn channel() -> (LocalPublisher, LocalReader) {
     let (current, reader) = watch::channel(None);
@@ -24,7 +25,7 @@ pub struct LocalPublisher {
 }
 
 impl LocalPublisher {
-    /// Adds facts and replaces those of the same pods. The facts of other pods stay.
+    /// Adds facts, and replaces the facts of the same pods. The facts of other pods stay.
     pub fn extend(&self, pods: &LocalPods) {
         self.modify(|current| {
             let mut all = current.cloned().unwrap_or_default();
@@ -33,7 +34,7 @@ impl LocalPublisher {
         });
     }
 
-    /// From now on these are the facts, and there are no others.
+    /// Replaces all facts.
     pub fn replace(&self, pods: LocalPods) {
         self.modify(|_| pods);
     }
@@ -63,8 +64,8 @@ impl LocalReader {
         self.current.borrow().clone()
     }
 
-    /// Waits for facts that this reader has not been woken for yet. `false`: the publisher is gone. Dropping the future
-    /// loses nothing.
+    /// Waits for facts for which this reader has not been woken yet. `false`: the publisher is gone. Dropping the future loses
+    /// nothing.
     pub async fn changed(&mut self) -> bool {
         self.current.changed().await.is_ok()
     }

@@ -1,8 +1,8 @@
-//! The mesh as one immutable value, the changes that lead from one such value to the next, and the way it reaches everyone who
-//! decides by it.
+//! The mesh as one immutable value, the changes from one value to the next, and its publication to all who decide by it.
 //!
-//! A source yields [batches of changes](change::Batch). [`Snapshot::apply`](snapshot::Snapshot::apply) makes the next snapshot of
-//! the last one and a batch: the two share whatever the batch does not name. The [publisher](publish::Publisher) hands it on.
+//! A source yields [batches of changes](change::Batch). [`Snapshot::apply`](snapshot::Snapshot::apply) makes the next snapshot
+//! from the last one and a batch; the two share all parts that the batch does not name. The [publisher](publish::Publisher)
+//! publishes it.
 
 pub mod change;
 pub mod claims;

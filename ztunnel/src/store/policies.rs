@@ -1,5 +1,5 @@
-//! The policies of a mesh, grouped by whom they protect, so that a workload's are found by what it is: its namespace, its
-//! labels, the services it stands behind.
+//! The policies of a mesh, grouped by the workloads that they protect. The policies of a workload are found by its namespace,
+//! its labels, and the services in front of it.
 
 mod group;
 mod index;
@@ -21,7 +21,7 @@ use crate::model::policy::{AuthorizationPolicy, PeerAuthentication, Scope, Unrea
 use crate::model::service::{Service, ServiceKind};
 use crate::model::workload::{NamespacedName, Workload};
 
-/// All policies, indexed. A clone shares what is not changed.
+/// All policies, indexed. A clone shares the unchanged parts.
 #[derive(Debug, Clone, Default)]
 pub struct Policies {
     authorization: All<AuthorizationPolicy>,
@@ -30,9 +30,9 @@ pub struct Policies {
     mesh: Option<Arc<Group>>,
     namespaces: SharedMap<Arc<str>, Arc<Group>>,
     selectors: Selectors<Arc<Group>>,
-    /// By the service that they name, whether it is there or not.
+    /// By the service that the policies name, whether the service exists or not.
     services: SharedMap<NamespacedName, Arc<Group>>,
-    /// Of these services those that are there and have a selector, by it.
+    /// Those of these services that exist and have a selector, by the selector.
     selecting: Selectors<SharedMap<NamespacedName, ()>>,
     authentication_of_mesh: Level,
     authentication_of_namespaces: SharedMap<Arc<str>, Level>,
@@ -46,7 +46,7 @@ type Level = Arc<[Arc<PeerAuthentication>]>;
 #[derive(Debug)]
 struct All<T> {
     by_name: SharedMap<NamespacedName, Arc<T>>,
-    /// The same by namespace and name, made when somebody asks for it.
+    /// The same, sorted by namespace and name when it is needed.
     sorted: OnceLock<Vec<Arc<T>>>,
 }
 
@@ -72,19 +72,19 @@ impl<T> All<T> {
     }
 }
 
-/// Policies that protect a workload, and where.
+/// Policies that protect a workload, and the ports at which they do.
 #[derive(Debug, Clone)]
 pub struct Protection {
     /// The policies.
     pub group: Arc<Group>,
-    /// The workload's ports at which they do.
+    /// The workload's ports that are protected.
     pub ports: Ports,
 }
 
-/// Policies that are there from now on, or (`None`) no more.
+/// Policies that were added or changed, or (`None`) removed.
 pub(super) type Changes<T> = BTreeMap<NamespacedName, Option<Arc<T>>>;
 
-/// Whom some policies protect, one by one for services.
+/// The workloads that some policies protect; one target for each named service.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Target {
     Mesh,
@@ -131,8 +131,8 @@ impl Policy for PeerAuthentication {
 }
 
 impl<T: Policy> All<T> {
-    /// Takes changes over. `members` tells the policies of a target as they were before. The policies of each target that is
-    /// concerned, as they are now, by namespace and name.
+    /// Applies changes. `members` returns the policies of a target before the change. Returns each target concerned with its
+    /// current policies, by namespace and name.
     fn change<'a>(
         &mut self,
         changes: Changes<T>,
@@ -164,17 +164,17 @@ impl<T: Policy> All<T> {
     }
 }
 
-/// The services of a mesh, as policies that name services look them up.
+/// The services of a mesh, for the resolution of policies that name services.
 pub trait ServiceLookup {
     /// The Kubernetes Service of this name.
     fn kubernetes_service(&self, name: &NamespacedName) -> Option<&Arc<Service>>;
 
-    /// The services that a workload stands behind.
+    /// The services in front of a workload.
     fn services_of(&self, workload: &NamespacedName) -> impl Iterator<Item = &Arc<Service>>;
 }
 
 impl Policies {
-    /// Takes changes of AuthorizationPolicies over. `mesh` has the services as they are now.
+    /// Applies changes of AuthorizationPolicies. `mesh` has the current services.
     pub(super) fn set_authorization(&mut self, changes: Changes<AuthorizationPolicy>, mesh: &impl ServiceLookup) {
         let mut all = std::mem::take(&mut self.authorization);
         let concerned =
@@ -197,7 +197,7 @@ impl Policies {
         }
     }
 
-    /// Takes changes of PeerAuthentications over.
+    /// Applies changes of PeerAuthentications.
     pub(super) fn set_authentication(&mut self, changes: Changes<PeerAuthentication>) {
         let mut all = std::mem::take(&mut self.authentication);
         let concerned = all.change(changes, |target| self.level(target).map(|level| &**level).unwrap_or_default());
@@ -211,7 +211,7 @@ impl Policies {
                 Target::Selector(Some(namespace), labels) => {
                     self.authentication_by_selector.set(Some(&namespace), &labels, left);
                 }
-                // Neither counts.
+                // These two scopes have no effect.
                 Target::Selector(None, _) | Target::Service(_) => {}
             }
         }
@@ -240,12 +240,12 @@ impl Policies {
         !self.services.is_empty()
     }
 
-    /// Whether a service is one that a policy names.
+    /// Whether a policy names this service.
     pub(super) fn name_service(&self, service: &Service) -> bool {
         service.kind == ServiceKind::Kubernetes && self.services.contains_key(&service.name)
     }
 
-    /// Finds a service that a policy names by its selector from now on, or no more.
+    /// Adds or removes the selector of a service that a policy names.
     pub(super) fn select(&mut self, service: &Service, is_there: bool) {
         if service.selector.is_empty() {
             return;
@@ -256,7 +256,7 @@ impl Policies {
         self.selecting.set(namespace, &service.selector, (!names.is_empty()).then_some(names));
     }
 
-    /// Says which policies may exist that could never be read.
+    /// Sets the policies that may exist but could never be read.
     pub(super) fn set_unread(&mut self, unread: UnreadPolicies) {
         self.unread = Arc::new(unread);
     }
@@ -271,30 +271,30 @@ impl Policies {
         self.authentication.sorted()
     }
 
-    /// The AuthorizationPolicy of a name.
+    /// The AuthorizationPolicy with this name.
     pub fn authorization_named(&self, name: &NamespacedName) -> Option<&Arc<AuthorizationPolicy>> {
         self.authorization.by_name.get(name)
     }
 
-    /// The PeerAuthentication of a name.
+    /// The PeerAuthentication with this name.
     pub fn authentication_named(&self, name: &NamespacedName) -> Option<&Arc<PeerAuthentication>> {
         self.authentication.by_name.get(name)
     }
 
-    /// What is missing.
+    /// The policies that could not be read.
     pub fn unread(&self) -> &UnreadPolicies {
         &self.unread
     }
 
-    /// The file that may hold policies which protect a namespace, and could never be read.
+    /// The source that may contain policies for a namespace, and could never be read.
     pub fn unread_of(&self, namespace: &str) -> Option<&Arc<str>> {
         self.unread.anywhere.as_ref().or_else(|| self.unread.namespaces.get(namespace))
     }
 
     /// The AuthorizationPolicies that protect a workload of this mesh.
     ///
-    /// This is the one place where policies and workloads are joined. A policy that names a service protects only pods of the
-    /// service's own namespace: whoever may write endpoints in one namespace could otherwise open or close the pods of another.
+    /// This is the only place where policies and workloads are joined. A policy that names a service protects only pods of the
+    /// service's own namespace. Otherwise the author of endpoints in one namespace could open or close the pods of another.
     pub fn protecting(&self, workload: &Workload, mesh: &impl ServiceLookup) -> Vec<Protection> {
         let namespace = &workload.name.namespace;
         let mut found = Vec::new();
@@ -321,7 +321,7 @@ impl Policies {
         found
     }
 
-    /// The PeerAuthentications that may say something about a workload.
+    /// The PeerAuthentications that may apply to a workload.
     pub fn authenticating(&self, workload: &Workload) -> Vec<&Arc<PeerAuthentication>> {
         let namespace = &workload.name.namespace;
         let mut found: Vec<_> = self.authentication_of_mesh.iter().collect();

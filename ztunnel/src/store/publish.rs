@@ -1,4 +1,4 @@
-//! How a snapshot reaches its readers: one publisher replaces it, readers load it without a lock.
+//! Publication of snapshots: one publisher replaces the snapshot, and readers load it without a lock.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use super::change::Batch;
 use super::demand::{Demand, Unresolved};
 use super::snapshot::Snapshot;
 
-/// A publisher and its first reader, with the empty snapshot of version 0 between them.
+/// A publisher and its first reader, with the empty snapshot of version 0.
 pub fn channel() -> (Publisher, Reader) {
     let current = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
     let (changed, changes) = watch::channel(());
@@ -26,7 +26,7 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Makes the next snapshot of the last one and a batch, and publishes it. What it is now.
+    /// Makes the next snapshot from the last one and a batch, publishes it and returns it.
     pub fn apply(&self, batch: Batch) -> Arc<Snapshot> {
         let next = Arc::new(self.current.load().apply(batch));
         self.current.store(Arc::clone(&next));
@@ -34,33 +34,33 @@ impl Publisher {
         next
     }
 
-    /// Replaces the snapshot, then wakes those who wait for a change.
+    /// Replaces the snapshot, then wakes the tasks that wait for a change.
     pub fn publish(&self, snapshot: Snapshot) {
         self.current.store(Arc::new(snapshot));
         self.changed.send_replace(());
     }
 }
 
-/// Reads the newest snapshot. Cheap to clone, one for every user.
+/// Reads the newest snapshot. Cheap to clone, one clone for each user.
 #[derive(Debug, Clone)]
 pub struct Reader {
     current: Arc<ArcSwap<Snapshot>>,
     changes: watch::Receiver<()>,
-    /// What asks for addresses, where the mesh is not there as a whole.
+    /// The demand for addresses, if the node does not have the whole mesh.
     demand: Option<Demand>,
 }
 
 impl Reader {
-    /// The mesh has only what is wanted: [`Reader::resolve`] wants an address.
+    /// Sets that the mesh has only wanted addresses; [`Reader::resolve`] requests an address.
     #[must_use]
     pub fn on_demand(self, demand: Demand) -> Self {
         Self { demand: Some(demand), ..self }
     }
 
-    /// The newest snapshot, once it is known whose an address is: at once, where the mesh is there as a whole.
+    /// The newest snapshot, once the owner of an address is known. With the whole mesh it returns at once.
     ///
     /// # Errors
-    /// It does not become known.
+    /// The owner does not become known.
     pub async fn resolve(&self, address: IpAddr, now: Instant) -> Result<Arc<Snapshot>, Unresolved> {
         if let Some(demand) = &self.demand {
             demand.known(address, now).await?;
@@ -68,18 +68,18 @@ impl Reader {
         Ok(self.load())
     }
 
-    /// Whether the mesh has only what is wanted.
+    /// Whether the mesh has only wanted addresses.
     #[must_use]
     pub fn is_on_demand(&self) -> bool {
         self.demand.is_some()
     }
 
-    /// The newest snapshot. A decision loads it once and keeps to it, so that it never mixes two versions.
+    /// The newest snapshot. A decision loads it once and uses only that one, so that it never mixes two versions.
     pub fn load(&self) -> Arc<Snapshot> {
         self.current.load_full()
     }
 
-    /// Follows the changes from now on: subscribe, then [`Reader::load`], then wait, and none is missed.
+    /// Follows changes from now on. Subscribe, then [`Reader::load`], then wait: no change is missed.
     pub fn subscribe(&self) -> Changes {
         let mut changes = self.changes.clone();
         changes.mark_unchanged();
@@ -95,8 +95,8 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// Waits for a snapshot newer than the last one this handle gave (or than its creation) and gives the newest;
-    /// those in between are skipped. `None` when the publisher is gone. Dropping the future loses nothing.
+    /// Waits for a snapshot that is newer than the last one from this handle (or than its creation), and returns the newest;
+    /// snapshots in between are skipped. `None`: the publisher is gone. Dropping the future loses nothing.
     pub async fn changed(&mut self) -> Option<Arc<Snapshot>> {
         self.changes.changed().await.ok()?;
         Some(self.current.load_full())

@@ -1,19 +1,19 @@
-//! What is chosen by labels, found by the labels of a workload.
+//! Values with label selectors, found by the labels of a workload.
 
 use std::sync::Arc;
 
 use super::shared::SharedMap;
 use crate::model::labels::Labels;
 
-/// Things with selectors, one for each selector. Each is kept under the rarest of its labels, as far as that was known when it
-/// came, so that a workload meets few that it is not.
+/// One value for each selector. A value is stored under the label that was the rarest when the value was added, so that a
+/// look-up meets few selectors that do not match.
 #[derive(Debug, Clone)]
 pub struct Selectors<T> {
     anywhere: ByLabel<T>,
     namespaces: SharedMap<Arc<str>, ByLabel<T>>,
 }
 
-/// Things of one label, with all the labels that each wants.
+/// The values of one label, each with all labels of its selector.
 type Bucket<T> = Arc<[(Labels, T)]>;
 
 /// Buckets by the value of a label.
@@ -21,7 +21,7 @@ type ByValue<T> = SharedMap<Arc<str>, Bucket<T>>;
 
 #[derive(Debug, Clone)]
 struct ByLabel<T> {
-    /// The one whose selector names no label.
+    /// The value of the selector without labels.
     all: Option<T>,
     /// By a label's key, then by its value.
     labels: SharedMap<Arc<str>, ByValue<T>>,
@@ -40,7 +40,7 @@ impl<T> Default for Selectors<T> {
 }
 
 impl<T: Clone> Selectors<T> {
-    /// Sets what a selector in a namespace (`None`: in any) chooses; `None`: nothing any more.
+    /// Sets the value of a selector in a namespace (`None`: in any namespace). `None` as the value removes it.
     pub fn set(&mut self, namespace: Option<&Arc<str>>, labels: &Labels, thing: Option<T>) {
         let Some(namespace) = namespace else { return self.anywhere.set(labels, thing) };
         let mut of_namespace = self.namespaces.get(namespace).cloned().unwrap_or_default();
@@ -49,7 +49,7 @@ impl<T: Clone> Selectors<T> {
         self.namespaces.set(Arc::clone(namespace), is_left.then_some(of_namespace));
     }
 
-    /// What a selector in a namespace chooses.
+    /// The value of a selector in a namespace.
     pub fn get(&self, namespace: Option<&Arc<str>>, labels: &Labels) -> Option<&T> {
         let by_label = match namespace {
             None => &self.anywhere,
@@ -58,7 +58,7 @@ impl<T: Clone> Selectors<T> {
         by_label.get(labels)
     }
 
-    /// Yields what selects a workload of this namespace with these labels.
+    /// Yields the values whose selectors match a workload of this namespace with these labels.
     pub fn find<'a>(&'a self, namespace: &str, labels: &Labels, mut found: impl FnMut(&'a T)) {
         let of_namespace = self.namespaces.get(namespace);
         for place in [Some(&self.anywhere), of_namespace].into_iter().flatten() {
@@ -81,7 +81,7 @@ impl<T: Clone> ByLabel<T> {
         bucket.map(|bucket| &**bucket).unwrap_or_default()
     }
 
-    /// The label under which a selector is kept, and its place there.
+    /// The label under which a selector is stored, and its position there.
     fn place<'l>(&self, labels: &'l Labels) -> Option<(&'l Arc<str>, &'l Arc<str>, usize)> {
         labels.iter().find_map(|(key, value)| {
             let position = self.bucket(key, value).iter().position(|(wanted, _)| wanted == labels)?;
@@ -116,7 +116,7 @@ impl<T: Clone> ByLabel<T> {
     }
 }
 
-/// The first of a selector's labels that is not among a workload's.
+/// The first label of a selector that a workload does not have.
 #[must_use]
 pub fn lacking<'a>(selector: &'a Labels, labels: &Labels) -> Option<(&'a str, &'a str)> {
     let missing = selector.iter().find(|(key, value)| labels.get(key) != Some(value));

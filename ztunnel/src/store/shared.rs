@@ -1,10 +1,10 @@
-//! A hash map whose copies share what did not change: a copy costs one reference, a change copies one path of nodes.
+//! A hash map whose copies share the unchanged parts: a copy costs one reference, and a change copies one path of nodes.
 //!
-//! The libraries for this (`imbl`, `rpds`) were measured first, with 100,000 addresses: 245 to 280 ns for a lookup and 220 to
-//! 260 bytes an entry. A hash table takes 17 ns and 45 bytes. The data path looks an address up several times for each
-//! connection, and five such maps are kept, so the nodes here are wide and near to each other: branches of 32 children, and leaves
-//! that are hash tables of up to 128 entries in one allocation, which the branch points into. A look-up reads memory that is not in
-//! the nearest cache about once.
+//! The libraries for this (`imbl`, `rpds`) were measured first, with 100,000 addresses: 245 to 280 ns for a look-up and 220 to
+//! 260 bytes per entry. A hash table takes 17 ns and 45 bytes. The data path looks an address up several times for each
+//! connection, and there are five maps of this kind. So the nodes here are wide and compact: branches have 32 children, and
+//! leaves are hash tables of up to 128 entries in one allocation, to which the branch points. A look-up misses the nearest
+//! cache about once.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -16,11 +16,11 @@ use foldhash::quality::RandomState;
 
 /// Children of a branch.
 const CHILDREN: usize = 32;
-/// Bits of the hash that choose among them.
+/// Bits of the hash that choose a child.
 const BITS: u32 = CHILDREN.trailing_zeros();
-/// The first of these bits. The bits below choose the place in a leaf.
+/// The first of these bits. The bits below choose the slot in a leaf.
 const FIRST_BIT: u32 = 24;
-/// Branches above each other, at most: as many as there are bits for.
+/// The maximum depth of branches: the hash has bits for this many.
 const DEEPEST: u32 = 6;
 /// Entries of a leaf before it becomes a branch.
 const LARGEST_LEAF: usize = 128;
@@ -29,8 +29,8 @@ const SMALLEST_BRANCH: usize = 64;
 
 /// A hash map. `Clone` is cheap, and a clone shares its nodes with the original until one of the two changes them.
 ///
-/// The hash is keyed at random, so that names and addresses that somebody chooses do not collide on purpose: nobody outside sees
-/// a hash, nor the order of a map. The standard library's took 200 of the 250 instructions of a look-up.
+/// The hash has a random key, so that nobody can choose names and addresses that collide: neither a hash nor the order of a map
+/// is visible outside. The hash function of the standard library took 200 of the 250 instructions of a look-up.
 pub struct SharedMap<K, V> {
     root: Node<K, V>,
     len: usize,
@@ -43,7 +43,7 @@ enum Node<K, V> {
     Branch(Arc<Branch<K, V>>),
 }
 
-/// A hash table: an entry is at its place, or at the first that was free after it. A third or more of the places is free.
+/// A hash table: an entry is in its slot, or in the first free slot after it. At least a third of the slots is free.
 struct Leaf<K, V> {
     len: u32,
     places: Arc<[Slot<K, V>]>,
@@ -59,7 +59,7 @@ struct Entry<K, V> {
 }
 
 struct Branch<K, V> {
-    /// Entries below.
+    /// Number of entries below.
     len: usize,
     children: [Node<K, V>; CHILDREN],
 }
@@ -99,18 +99,18 @@ impl<K: fmt::Debug, V: fmt::Debug> fmt::Debug for SharedMap<K, V> {
 }
 
 impl<K, V> SharedMap<K, V> {
-    /// How many entries there are.
+    /// The number of entries.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there is none.
+    /// Whether there are no entries.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Whether the two are the same for being copies of each other that nobody has changed. Never looks at an entry; `false`
-    /// may also be said of maps that are equal.
+    /// Whether the two are unchanged copies of each other. Entries are not compared, so the result may be `false` for equal
+    /// maps.
     pub fn is_same(&self, other: &Self) -> bool {
         match (&self.root, &other.root) {
             (Node::Empty, Node::Empty) => true,
@@ -120,18 +120,18 @@ impl<K, V> SharedMap<K, V> {
         }
     }
 
-    /// All entries, in no order.
+    /// All entries, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
         let entries = Iter { nodes: vec![slice::from_ref(&self.root).iter()], leaf: [].iter() };
         entries.map(|entry| (&entry.key, &entry.value))
     }
 
-    /// All values, in no order.
+    /// All values, in no particular order.
     pub fn values(&self) -> impl Iterator<Item = &V> {
         self.iter().map(|(_, value)| value)
     }
 
-    /// All keys, in no order.
+    /// All keys, in no particular order.
     pub fn keys(&self) -> impl Iterator<Item = &K> {
         self.iter().map(|(key, _)| key)
     }
@@ -158,7 +158,7 @@ impl<K: Hash + Eq, V> SharedMap<K, V> {
         }
     }
 
-    /// Whether there is such a key.
+    /// Whether the key exists.
     pub fn contains_key<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> bool
     where
         K: Borrow<Q>,
@@ -168,7 +168,7 @@ impl<K: Hash + Eq, V> SharedMap<K, V> {
 }
 
 impl<K: Hash + Eq + Clone, V: Clone> SharedMap<K, V> {
-    /// Sets the value of a key; the one that it had.
+    /// Sets the value of a key, and returns its previous value.
     pub fn insert(&mut self, key: K, value: V) -> Option<V> {
         let hash = self.hasher.hash_one(&key);
         let before = self.root.insert(0, Entry { hash, key, value });
@@ -176,12 +176,12 @@ impl<K: Hash + Eq + Clone, V: Clone> SharedMap<K, V> {
         before
     }
 
-    /// Takes a key out; the value that it had.
+    /// Removes a key, and returns its value.
     pub fn remove<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<V>
     where
         K: Borrow<Q>,
     {
-        // Who is not there must not have a path copied for it.
+        // No path is copied for a key that does not exist.
         self.get(key)?;
         let hash = self.hasher.hash_one(key);
         let before = self.root.remove(hash, 0, key);
@@ -189,7 +189,7 @@ impl<K: Hash + Eq + Clone, V: Clone> SharedMap<K, V> {
         before
     }
 
-    /// Replaces the value of a key, or takes the key out where there is to be none.
+    /// Sets the value of a key, or removes the key if there is no value.
     pub fn set(&mut self, key: K, value: Option<V>) {
         match value {
             Some(value) => drop(self.insert(key, value)),
@@ -215,7 +215,7 @@ impl<K: Hash + Eq + Clone, V: Clone> FromIterator<(K, V)> for SharedMap<K, V> {
 }
 
 impl<K, V> Leaf<K, V> {
-    /// A table of these entries, no two of which have the same key.
+    /// A table of these entries, whose keys must be distinct.
     fn new(entries: Vec<Entry<K, V>>) -> Self {
         let len = u32::try_from(entries.len()).unwrap_or(u32::MAX);
         let mut places: Arc<[Slot<K, V>]> = (0..entries.len() * 2).map(|_| None).collect();
@@ -230,7 +230,7 @@ impl<K, V> Leaf<K, V> {
         K: Borrow<Q>,
     {
         let (before, after) = self.places.split_at(place(hash, self.places.len()));
-        // Not a chain of two iterators, which costs more.
+        // A chain of two iterators would be slower.
         for places in [after, before] {
             for place in places {
                 let entry = place.as_ref()?;
@@ -244,7 +244,7 @@ impl<K, V> Leaf<K, V> {
 }
 
 impl<K: Eq + Clone, V: Clone> Leaf<K, V> {
-    /// Takes the place of an entry of the same key, whose value is returned, or says that there is none.
+    /// Replaces the entry with the same key and returns its value. `Err`: there is no such entry.
     fn replace(&mut self, entry: Entry<K, V>) -> Result<V, Entry<K, V>> {
         if self.find(entry.hash, &entry.key).is_none() {
             return Err(entry);
@@ -253,13 +253,13 @@ impl<K: Eq + Clone, V: Clone> Leaf<K, V> {
         let (before, after) = places.split_at_mut(place(entry.hash, places.len()));
         let mut entries = after.iter_mut().chain(before).map_while(Option::as_mut);
         match entries.find(|known| known.hash == entry.hash && known.key == entry.key) {
-            // The key too: it may share memory with the new value.
+            // The key is replaced as well: it may share memory with the new value.
             Some(known) => Ok(std::mem::replace(known, entry).value),
             None => Err(entry),
         }
     }
 
-    /// Adds an entry whose key is not there.
+    /// Adds an entry with a new key.
     fn add(&mut self, entry: Entry<K, V>) {
         let is_room = (self.len as usize + 1) * 3 <= self.places.len() * 2;
         match Arc::get_mut(&mut self.places) {
@@ -275,7 +275,7 @@ impl<K: Eq + Clone, V: Clone> Leaf<K, V> {
         }
     }
 
-    /// All entries: copies, where somebody else has the leaf as well.
+    /// Takes all entries; copies them if another map shares the leaf.
     fn take(&mut self) -> Vec<Entry<K, V>> {
         let mut entries = Vec::with_capacity(self.len as usize + 1);
         match Arc::get_mut(&mut self.places) {
@@ -316,7 +316,7 @@ impl<K: Hash + Eq + Clone, V: Clone> Node<K, V> {
         }
     }
 
-    /// Takes out a key that is there.
+    /// Removes an existing key.
     fn remove<Q: Eq + ?Sized>(&mut self, hash: u64, depth: u32, key: &Q) -> Option<V>
     where
         K: Borrow<Q>,
@@ -344,7 +344,7 @@ impl<K: Hash + Eq + Clone, V: Clone> Node<K, V> {
     }
 }
 
-/// Puts an entry at the first free of its places. There must be one.
+/// Puts an entry into the first free slot after its own. There must be a free slot.
 fn put<K, V>(places: &mut [Slot<K, V>], entry: Entry<K, V>) {
     let (before, after) = places.split_at_mut(place(entry.hash, places.len()));
     if let Some(free) = after.iter_mut().chain(before).find(|place| place.is_none()) {
@@ -352,20 +352,20 @@ fn put<K, V>(places: &mut [Slot<K, V>], entry: Entry<K, V>) {
     }
 }
 
-/// The first place of a hash among so many.
+/// The slot of a hash in a table of this size.
 const fn place(hash: u64, places: usize) -> usize {
-    // Less than 2^24 of 2^24.
+    // `below` is less than 2^24, so the result is less than the number of slots.
     let below = hash & ((1 << FIRST_BIT) - 1);
     ((below * places as u64) >> FIRST_BIT) as usize
 }
 
-/// The child that leads to a hash.
+/// The index of the child for a hash.
 const fn child(hash: u64, depth: u32) -> usize {
     // Five bits.
     (hash >> (FIRST_BIT + BITS * depth)) as usize & (CHILDREN - 1)
 }
 
-/// The entries of nodes, in no order.
+/// Iterates over the entries of nodes, in no particular order.
 struct Iter<'a, K, V> {
     nodes: Vec<slice::Iter<'a, Node<K, V>>>,
     leaf: slice::Iter<'a, Slot<K, V>>,

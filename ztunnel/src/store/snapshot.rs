@@ -1,5 +1,5 @@
-//! One consistent state of the mesh with the indexes that decisions need, made of the state before and a batch of changes. Then
-//! it is only looked at.
+//! One consistent state of the mesh, with the indexes that decisions need. It is made from the previous state and a batch of
+//! changes, and is read-only afterwards.
 
 mod apply;
 
@@ -18,18 +18,18 @@ use crate::model::problem::Problem;
 use crate::model::service::Service;
 use crate::model::workload::{Membership, NamespacedName, Workload};
 
-/// An immutable state of the mesh. The default one is empty and has version 0: no mesh has been read yet.
+/// An immutable state of the mesh. The default is empty and has version 0: no mesh has been read yet.
 ///
-/// A clone costs as much as a handful of references; what a change does not concern is shared with the state before it.
+/// A clone costs a few references; parts that a change does not concern are shared with the previous state.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
     version: u64,
     partial: bool,
     blind: bool,
     registry_only: bool,
-    /// Those that a source describes.
+    /// The namespaces that a source describes.
     namespaces: Arc<BTreeSet<Arc<str>>>,
-    /// Those that a source describes, with pods or without.
+    /// The nodes that a source describes, with or without pods.
     described_nodes: Arc<BTreeSet<Arc<str>>>,
     workloads: SharedMap<NamespacedName, Arc<Workload>>,
     holders: Holders,
@@ -39,9 +39,9 @@ pub struct Snapshot {
     /// The Kubernetes services among them.
     kubernetes_services: SharedMap<NamespacedName, ServiceKey>,
     services_by_hostname: SharedMap<Arc<str>, Ranked>,
-    /// Only the keys: a service may be in front of thousands of workloads, and changes whenever one of them does.
+    /// Only the keys: a service may be in front of thousands of workloads, and changes whenever one of them changes.
     services_by_workload: SharedMap<NamespacedName, Arc<[ServiceKey]>>,
-    /// What has changed since these lists were made: whether a service is in front of a workload.
+    /// Changes since these lists were made: whether a service is in front of a workload.
     noted_behind: HashMap<NamespacedName, HashMap<ServiceKey, bool>>,
     claims: Claims,
     contested: SharedMap<IpAddr, Arc<[NamespacedName]>>,
@@ -51,7 +51,7 @@ pub struct Snapshot {
     origins: Arc<HashMap<(&'static str, NamespacedName), Origin>>,
 }
 
-/// How much a snapshot holds.
+/// The size of a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
     /// Workloads, in the mesh or not.
@@ -64,25 +64,25 @@ pub struct Counts {
     pub problems: usize,
 }
 
-/// Whose an address is, as a client sees it.
+/// The owner of an address, as a client sees it.
 #[derive(Debug)]
 pub enum Owner<'a> {
-    /// A service's.
+    /// A service has the address.
     Service(&'a Arc<Service>),
-    /// A workload's own.
+    /// A workload has the address as its own.
     Workload(&'a Arc<Workload>),
-    /// That of several pods, so that nobody knows who would answer.
+    /// Several pods claim the address, so that it is unclear which of them would answer.
     Contested(&'a [NamespacedName]),
-    /// That of a Kubernetes service which the client's namespace may not know.
+    /// A Kubernetes service has the address, but the client's namespace must not know the service.
     Hidden(&'a Arc<Service>),
-    /// Nobody's.
+    /// No known object has the address.
     Unknown,
 }
 
 impl Snapshot {
-    /// Indexes a mesh. An address that several pods claim (see [`Holders`]) leads to nobody, so that
-    /// none has another's identity; no service has the address of a pod; services may share addresses. Of
-    /// two workloads with one name, and of two services with one host name in a namespace, the first counts.
+    /// Indexes a mesh. An address that several pods claim (see [`Holders`]) belongs to no pod, so that no pod has another's
+    /// identity. No service has the address of a pod, but services may share addresses. Of two workloads with one name, and of
+    /// two services with one host name in a namespace, the first is used.
     pub fn build(version: u64, workloads: Vec<Workload>, services: Vec<Service>, problems: Vec<Problem>) -> Self {
         let mut services: Vec<Arc<Service>> = services.into_iter().map(Arc::new).collect();
         services.sort_by_cached_key(|service| (ServiceKey::of(service), rank(service)));
@@ -94,8 +94,9 @@ impl Snapshot {
         Self { version, ..snapshot }
     }
 
-    /// The next state, after a batch of changes. Costs as much as the batch is long, however large the mesh is: policies that
-    /// protect the same workloads as one that changes are indexed anew, and a list of problems replaces the last one.
+    /// The next state, after a batch of changes. The cost depends on the length of the batch and not on the size of the mesh.
+    /// But all policies that protect the same workloads as a changed policy are indexed anew, and a new list of problems
+    /// replaces the last one.
     #[must_use]
     pub fn apply(&self, batch: Batch) -> Self {
         let mut next = self.clone();
@@ -106,21 +107,21 @@ impl Snapshot {
         next
     }
 
-    /// Says that a source exists that could never be read; see [`Gaps::partial`](super::change::Gaps::partial).
+    /// Sets that a source could never be read; see [`Gaps::partial`](super::change::Gaps::partial).
     #[must_use]
     pub fn with_partial(mut self, partial: bool) -> Self {
         self.partial = partial;
         self
     }
 
-    /// Says that there has never been a state in which nothing was missing; see [`Gaps::blind`](super::change::Gaps::blind).
+    /// Sets that there has never been a complete state; see [`Gaps::blind`](super::change::Gaps::blind).
     #[must_use]
     pub fn with_blind(mut self, blind: bool) -> Self {
         self.blind = blind;
         self
     }
 
-    /// Says that destinations which are nobody's are not to be reached (`outboundTrafficPolicy: REGISTRY_ONLY`).
+    /// Sets that unknown destinations are refused (`outboundTrafficPolicy: REGISTRY_ONLY`).
     #[must_use]
     pub fn with_registry_only(mut self, registry_only: bool) -> Self {
         self.registry_only = registry_only;
@@ -138,12 +139,12 @@ impl Snapshot {
         self
     }
 
-    /// Who may connect to whom. The same value as long as no policy changes, nor a service that a policy names.
+    /// All policies. The value stays the same until a policy changes, or a service that a policy names.
     pub fn policies(&self) -> &Arc<Policies> {
         &self.policies
     }
 
-    /// Says which namespaces the sources describe.
+    /// Sets the namespaces that the sources describe.
     #[must_use]
     pub fn with_namespaces(mut self, namespaces: BTreeSet<Arc<str>>) -> Self {
         self.namespaces = Arc::new(namespaces);
@@ -155,34 +156,36 @@ impl Snapshot {
         self.namespaces.iter()
     }
 
-    /// Says where objects come from, by kind and name: only for those who tell people of it.
+    /// Sets the origins of objects, by kind and name. They are used only for messages.
     #[must_use]
     pub fn with_origins(mut self, origins: HashMap<(&'static str, NamespacedName), Origin>) -> Self {
         self.origins = Arc::new(origins);
         self
     }
 
-    /// Where an object of this kind comes from, if that was kept; see [`Snapshot::with_origins`].
+    /// The origin of an object of this kind, if it is known; see [`Snapshot::with_origins`].
     pub fn origin(&self, kind: &'static str, name: &NamespacedName) -> Option<&Origin> {
         if self.origins.is_empty() { None } else { self.origins.get(&(kind, name.clone())) }
     }
 
-    /// The number of this state; later states have higher ones. 0: no mesh has been read yet.
+    /// The version of this state; it increases with every state. 0: no mesh has been read yet.
     pub fn version(&self) -> u64 {
         self.version
     }
 
-    /// Whether something is missing; see [`Gaps::partial`](super::change::Gaps::partial). A snapshot of version 0 always is partial.
+    /// Whether a part of the mesh is missing; see [`Gaps::partial`](super::change::Gaps::partial). A snapshot of version 0 is
+    /// always partial.
     pub fn is_partial(&self) -> bool {
         self.partial || self.version == 0
     }
 
-    /// Whether the unknown may be in the mesh; see [`Gaps::blind`](super::change::Gaps::blind). A snapshot of version 0 is blind.
+    /// Whether an unknown address may be in the mesh; see [`Gaps::blind`](super::change::Gaps::blind). A snapshot of version 0
+    /// is blind.
     pub fn is_blind(&self) -> bool {
         self.blind || self.version == 0
     }
 
-    /// Whether it may be in the mesh, for all that is known: it is, or the label of its namespace is missing here.
+    /// Whether the workload may be in the mesh: it is in the mesh, or the labels of its namespace are unknown.
     pub fn may_be_in_mesh(&self, workload: &Workload) -> bool {
         match workload.membership {
             Membership::InMesh => true,
@@ -198,27 +201,28 @@ impl Snapshot {
         self.registry_only
     }
 
-    /// The workload whose own address this is. A v4-mapped address counts as the IPv4 one.
+    /// The workload that has this address as its own. An IPv4-mapped address is treated as IPv4.
     pub fn workload_at(&self, address: IpAddr) -> Option<&Arc<Workload>> {
         let address = address.to_canonical();
         self.holders.owner(address)
     }
 
-    /// The workload of this name.
+    /// The workload with this name.
     pub fn workload(&self, name: &NamespacedName) -> Option<&Arc<Workload>> {
         self.workloads.get(name)
     }
 
-    /// All workloads, by name. Sorts them: not for what is asked often.
+    /// All workloads, by name. It sorts them, so it must not be called often.
     pub fn workloads(&self) -> impl ExactSizeIterator<Item = &Arc<Workload>> {
         by_name(&self.workloads)
     }
 
-    /// Whose an address is, as pods of a namespace see it that want to reach this port of it.
+    /// The owner of an address, as seen by pods of a namespace that connect to this port of it.
     ///
-    /// Before ranges come single addresses: those of pods, then services' own, then those that lead to services from outside; of ranges the longest prefix wins. Where several services claim an address,
-    /// those that have the port come first, then those with endpoints, then those of the client's namespace, then those
-    /// of Kubernetes, then by name. A service that the namespace may not know does not count.
+    /// Single addresses have precedence over IP blocks. Among single addresses, the addresses of pods come first, then the
+    /// services' own addresses, then external addresses of services. Among IP blocks, the longest prefix is used. If several
+    /// services claim an address, services with the port come first, then services with endpoints, then services of the
+    /// client's namespace, then Kubernetes services, then by name. A service that the namespace must not know is ignored.
     pub fn owner(&self, address: IpAddr, port: u16, namespace: &str) -> Owner<'_> {
         let address = address.to_canonical();
         if let Some(claimants) = self.contested.get(&address) {
@@ -240,36 +244,36 @@ impl Snapshot {
         self.claims.around(address, port, namespace).map_or(Owner::Unknown, Owner::Service)
     }
 
-    /// The pods that claim an address, by name, where there are several.
+    /// The pods that claim an address, by name, if there are several.
     pub fn contested(&self, address: IpAddr) -> Option<&[NamespacedName]> {
         self.contested.get(&address.to_canonical()).map(|claimants| &**claimants)
     }
 
-    /// The Kubernetes service whose single address this is, visible or not, if it is no pod's: the node's own load balancer may
-    /// lead from there to any of its pods.
+    /// The Kubernetes service that has this address as its own, visible or not, unless a pod has the address. The node's own
+    /// load balancer may forward connections from there to any of its pods.
     pub fn cluster_ip(&self, address: IpAddr) -> Option<&Arc<Service>> {
         let address = address.to_canonical();
         if self.holders.all(address).is_empty() { cluster_ip(self.claims.single(address)) } else { None }
     }
 
-    /// All services: those of Kubernetes first, then by name. Sorts them: not for what is asked often.
+    /// All services: Kubernetes services first, then by name. It sorts them, so it must not be called often.
     pub fn services(&self) -> impl ExactSizeIterator<Item = &Arc<Service>> {
         let mut all: Vec<&Arc<Service>> = self.services.values().collect();
         all.sort_by_cached_key(|service| rank(service));
         all.into_iter()
     }
 
-    /// The service of a key.
+    /// The service with this key.
     pub fn service(&self, key: &ServiceKey) -> Option<&Arc<Service>> {
         self.services.get(key)
     }
 
-    /// The Kubernetes service of a name.
+    /// The Kubernetes service with this name.
     pub fn kubernetes_service(&self, name: &NamespacedName) -> Option<&Arc<Service>> {
         self.services.get(self.kubernetes_services.get(name)?)
     }
 
-    /// The services with a host name (without regard to case), each in another namespace; ordered as all are.
+    /// The services with a host name (case-insensitive), each in another namespace; ordered like all services.
     pub fn services_named(&self, hostname: &str) -> &[Arc<Service>] {
         let found = match self.services_by_hostname.get(hostname) {
             None if hostname.contains(|c: char| c.is_ascii_uppercase()) => {
@@ -280,18 +284,18 @@ impl Snapshot {
         found.map(|services| &**services).unwrap_or_default()
     }
 
-    /// The services that a workload stands behind; ordered as all are.
+    /// The services in front of a workload; ordered like all services.
     pub fn services_of(&self, workload: &NamespacedName) -> impl Iterator<Item = &Arc<Service>> + Clone {
         let keys = self.services_by_workload.get(workload).map(|keys| &**keys).unwrap_or_default();
         keys.iter().filter_map(|key| self.services.get(key))
     }
 
-    /// The pods bound to a node, by name, in the mesh or not.
+    /// The pods that are bound to a node, by name, in the mesh or not.
     pub fn pods_on(&self, node: &str) -> impl ExactSizeIterator<Item = &Arc<Workload>> {
         self.nodes.get(node).map(by_name).unwrap_or_default()
     }
 
-    /// Whether a Node of this name is described, or a pod is bound to one.
+    /// Whether a source describes a Node with this name, or a pod is bound to it.
     pub fn knows_node(&self, node: &str) -> bool {
         self.described_nodes.contains(node) || self.nodes.get(node).is_some()
     }
@@ -301,8 +305,8 @@ impl Snapshot {
         self.described_nodes.iter().chain(self.nodes.keys()).collect()
     }
 
-    /// Whether the pods bound to a node are the very same in another state: `false` may also be said of states in which they are
-    /// equal. Looks at no pod.
+    /// Whether the pods that are bound to a node are unchanged in another state. The result may be `false` for equal pods. The
+    /// pods are not compared one by one.
     pub fn has_same_pods_on(&self, other: &Self, node: &str) -> bool {
         match (self.nodes.get(node), other.nodes.get(node)) {
             (Some(one), Some(other)) => one.is_same(other),
@@ -311,12 +315,12 @@ impl Snapshot {
         }
     }
 
-    /// What is wrong with the sources of this state.
+    /// The problems of the sources of this state.
     pub fn problems(&self) -> &[Problem] {
         &self.problems
     }
 
-    /// How much there is.
+    /// The size of the snapshot.
     pub fn counts(&self) -> Counts {
         Counts {
             workloads: self.workloads.len(),

@@ -10,7 +10,7 @@ fn address(last: u8) -> IpAddr {
     IpAddr::from([10, 0, 0, last])
 }
 
-/// A state of a pod: which of three addresses it has, and what it says of itself. `None`: it is gone.
+/// A state of a pod: which of three addresses it has, and its other properties. `None`: it is gone.
 fn any_state() -> impl Strategy<Value = Option<Workload>> {
     let addresses = prop::sample::subsequence(vec![1u8, 2, 3], 0..=3);
     prop::option::weighted(0.8, (0..NAMES.len(), addresses, 0u8..6)).prop_map(|state| {
@@ -27,7 +27,7 @@ fn any_state() -> impl Strategy<Value = Option<Workload>> {
     })
 }
 
-/// The rule once more: of the claimants the only one that stays, or else the only one that leaves.
+/// The rule again: the only claimant that stays, or else the only one that leaves.
 fn expected(pods: &[Workload], address: IpAddr) -> (Option<String>, Vec<String>) {
     let claims = |pod: &&Workload| !pod.finished && !pod.host_network && pod.addresses.contains(&address);
     let mut names = [Vec::new(), Vec::new()];
@@ -51,7 +51,7 @@ fn seen(holders: &Holders, address: IpAddr) -> (Option<String>, Vec<String>) {
 }
 
 proptest! {
-    /// Whatever the pods were before, and in whatever order they became what they are.
+    /// The result depends neither on earlier states of the pods nor on the order of the changes.
     #[test]
     fn whose_an_address_is_follows_from_the_pods_and_not_from_their_order(
         states in prop::collection::vec((0..NAMES.len(), any_state()), 0..24), swaps in prop::collection::vec(any::<(Index, Index)>(), 0..12)

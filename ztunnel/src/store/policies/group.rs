@@ -1,4 +1,4 @@
-//! Policies that protect the same workloads, their rules apart by what they do.
+//! Policies that protect the same workloads, with their rules separated by effect.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -19,10 +19,10 @@ pub struct Group {
     beside: Rules,
 }
 
-/// Rules that do the same, with an index of those that may match.
+/// Rules with the same effect, with an index that finds the rules that may match.
 #[derive(Debug, Default)]
 pub struct Rules {
-    /// By namespace, name and place in the policy.
+    /// By namespace, name and position in the policy.
     entries: Vec<GroupEntry>,
     index: Index,
 }
@@ -34,14 +34,14 @@ pub struct GroupEntry {
     rule: u32,
 }
 
-/// Whether a rule of this policy can match at all: an ALLOW rule with something that can't be judged can't.
+/// Whether a rule of this policy can match at all. An ALLOW rule with a field that can't be evaluated never matches.
 #[must_use]
 pub fn can_match(policy: &AuthorizationPolicy, rule: &Rule) -> bool {
     policy.action != Action::Allow || rule.unjudged.is_empty()
 }
 
 impl Group {
-    /// Of policies by namespace and name, each once.
+    /// Makes a group of policies, which are sorted by namespace and name and unique.
     pub(super) fn new(policies: Vec<Arc<AuthorizationPolicy>>) -> Self {
         let (mut deny, mut allow, mut beside) = (Vec::new(), Vec::new(), Vec::new());
         for policy in &policies {
@@ -71,7 +71,7 @@ impl Group {
         &self.policies
     }
 
-    /// The ALLOW policies in force. With one of them, what none allows is kept out.
+    /// The enforced ALLOW policies. If there are any, a connection that none of them allows is denied.
     pub fn allowing(&self) -> &[Arc<AuthorizationPolicy>] {
         &self.allowing
     }
@@ -81,22 +81,22 @@ impl Group {
         &self.allowing_in_dry_run
     }
 
-    /// Whether a policy may be in another group, too.
+    /// Whether a policy may be in another group as well.
     pub fn is_shared(&self) -> bool {
         self.is_shared
     }
 
-    /// The rules that keep out.
+    /// The rules that deny.
     pub fn deny(&self) -> &Rules {
         &self.deny
     }
 
-    /// The rules that let in.
+    /// The rules that allow.
     pub fn allow(&self) -> &Rules {
         &self.allow
     }
 
-    /// The rules without effect: those of AUDIT policies, and of all in dry-run.
+    /// The rules that are not enforced: rules of AUDIT policies, and of all policies in dry-run.
     pub fn beside(&self) -> &Rules {
         &self.beside
     }
@@ -108,7 +108,7 @@ impl GroupEntry {
         &self.policy
     }
 
-    /// The rule's place in it.
+    /// The index of the rule in the policy.
     pub fn index(&self) -> usize {
         self.rule as usize
     }
@@ -118,7 +118,7 @@ impl GroupEntry {
         self.policy.rules.get(self.index())
     }
 
-    /// Orders entries of all groups of a mesh by namespace, name and place in the policy.
+    /// Orders the entries of all groups of a mesh by namespace, name and position in the policy.
     pub fn order(&self) -> (&NamespacedName, u32) {
         (&self.policy.name, self.rule)
     }
@@ -130,12 +130,12 @@ impl Rules {
         Self { entries, index }
     }
 
-    /// Whether there is no rule that could match anything.
+    /// Whether there is no rule that can match.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// The first rule that matches, of those that may. Never allocates.
+    /// The first rule that matches. Never allocates.
     pub fn first(&self, facts: &Facts<'_>, matches: impl Fn(&Rule) -> bool) -> Option<&GroupEntry> {
         let mut best: Option<(u32, &GroupEntry)> = None;
         let _ = self.index.candidates(facts, |bucket| {
@@ -162,7 +162,7 @@ impl Rules {
         found.is_break()
     }
 
-    /// Yields every rule that matches, in no order, and some twice.
+    /// Yields every rule that matches, in no particular order; a rule may be yielded twice.
     pub fn each<'a>(
         &'a self,
         facts: &Facts<'_>,

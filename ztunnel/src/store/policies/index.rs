@@ -1,8 +1,8 @@
-//! Finds the rules that may match a connection without a look at those that can't.
+//! Finds the rules that may match a connection, without evaluating the others.
 //!
-//! A rule is kept under one clause of it, the one whose keys the fewest rules share: since all clauses must match, a
-//! connection without one of these keys can't be meant. A clause without keys (`notPrincipals` alone) is no way to a rule;
-//! a rule without such a way is looked at each time.
+//! A rule is indexed by one of its clauses: the one whose keys the fewest rules share. All clauses must match, so a connection
+//! without any of these keys can't match the rule. A clause without keys (for example with `notPrincipals` alone) can't be used
+//! for the index. A rule without a usable clause is evaluated for each connection.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -13,15 +13,15 @@ use ipnet::IpNet;
 use super::keys::{Key, Popularity};
 use crate::model::policy::Rule;
 
-/// So few rules are looked at one by one sooner than a hash is made.
+/// Up to this number of rules are evaluated one by one, because that is faster than hashing.
 const FEW: usize = 3;
 
-/// What is looked up of a connection.
+/// The properties of a connection that are looked up.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts<'a> {
-    /// Who the client is: the text of the principal, its namespace and its service account.
+    /// The client's identity: the text of the principal, its namespace and its service account.
     pub source: Option<Source<'a>>,
-    /// Where it comes from, canonical.
+    /// The client's address, canonical.
     pub source_ip: IpAddr,
     /// The workload's address and port, canonical.
     pub destination: SocketAddr,
@@ -38,11 +38,11 @@ pub struct Source<'a> {
     pub service_account: &'a str,
 }
 
-/// Places of rules in their list, ascending.
+/// Positions of rules in their list, ascending.
 type Bucket = Vec<u32>;
 type Texts = HashMap<Box<str>, Bucket>;
 
-/// The ways to rules.
+/// The index of rules by their keys.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     always: Bucket,
@@ -53,7 +53,7 @@ pub(super) struct Index {
 struct Keyed {
     identity: Bucket,
     principals: Texts,
-    /// One map for each length in use, here and below, so that a lookup costs as many as there are lengths.
+    /// Here and below there is one map for each length in use, so a look-up takes as many steps as there are lengths.
     prefixes: BTreeMap<usize, Texts>,
     suffixes: BTreeMap<usize, Texts>,
     /// By namespace, then by name.
@@ -83,7 +83,7 @@ impl Index {
         index
     }
 
-    /// Yields the lists of rules that may match, until told to stop.
+    /// Yields the lists of rules that may match, until `visit` stops it.
     pub(super) fn candidates(
         &self,
         facts: &Facts<'_>,
@@ -124,7 +124,7 @@ impl Keyed {
         }
         for (nets, address) in [(&self.sources, facts.source_ip), (&self.destinations, facts.destination.ip())] {
             for (length, of_length) in nets {
-                // A length that is none of an IPv4 address.
+                // The length is too large for an IPv4 address.
                 let Ok(net) = IpNet::new(address, *length) else { continue };
                 look(of_length.get(&net.trunc()))?;
             }

@@ -1,4 +1,4 @@
-//! By what a rule can be found, and which of several ways to it is the least trodden.
+//! The keys by which a rule can be found, and the choice of the keys that the fewest rules share.
 
 use std::collections::HashMap;
 
@@ -11,25 +11,25 @@ use crate::model::policy::{Clause, Match, Rule, StringMatch};
 pub(super) enum Key<'a> {
     /// The client has an identity.
     Identity,
-    /// It is this one.
+    /// The client has this principal.
     Principal(&'a str),
-    /// Its text begins so.
+    /// The text of the principal begins with this.
     Prefix(&'a str),
-    /// Its text ends so.
+    /// The text of the principal ends with this.
     Suffix(&'a str),
-    /// It is of this service account.
+    /// The client has this service account.
     Account { namespace: &'a str, name: &'a str },
     /// The client's namespace, empty without an identity.
     Namespace(&'a str),
-    /// The client's address is in this range.
+    /// The client's address is in this IP block.
     Source(IpNet),
-    /// The workload's address is.
+    /// The workload's address is in this IP block.
     Destination(IpNet),
     /// The workload's port.
     Port(u16),
 }
 
-/// How many rules have which key.
+/// The number of rules for each key.
 #[derive(Debug, Default)]
 pub(super) struct Popularity<'a>(HashMap<Key<'a>, usize>);
 
@@ -43,14 +43,14 @@ impl<'a> Popularity<'a> {
         popularity
     }
 
-    /// The keys of which a connection must have one for the rule to match, as few rules as possible under each; `None`: it
-    /// may match without.
+    /// The keys of which a connection must have at least one to match the rule, chosen so that few rules share them. `None`:
+    /// the rule may match without a key.
     pub(super) fn rarest(&self, rule: &'a Rule) -> Option<Vec<Key<'a>>> {
         let clauses = rule.clauses.iter().filter_map(|clause| self.of_clause(clause));
         clauses.min_by_key(|(cost, _)| *cost).map(|(_, keys)| keys)
     }
 
-    /// One field of each match, and the largest number of rules under a key of them.
+    /// The keys of one field of each alternative, and the largest number of rules that share one of them.
     fn of_clause(&self, clause: &'a Clause) -> Option<(usize, Vec<Key<'a>>)> {
         if clause.matches.is_empty() {
             return None;
@@ -71,9 +71,9 @@ impl<'a> Popularity<'a> {
     }
 }
 
-/// The keys that each field of a match offers: for the field to hold, a connection must have one of them.
+/// The keys of each field of an alternative: a connection must have one of them to match the field.
 fn fields(wanted: &Match) -> [Option<Vec<Key<'_>>>; 7] {
-    // Each field is named, so that a new one is not forgotten. What must not be offers no keys.
+    // Each field is named, so that a new field is not forgotten. `not` fields have no keys.
     let Match {
         principals,
         not_principals: _,
@@ -101,12 +101,12 @@ fn fields(wanted: &Match) -> [Option<Vec<Key<'_>>>; 7] {
     ]
 }
 
-/// The keys of a field's values; `None` when it has none, or when one of them offers none.
+/// The keys of a field's values. `None` if there are no values, or if one of them has no key.
 fn keys<'a, T>(values: &'a [T], key: impl Fn(&'a T) -> Option<Key<'a>>) -> Option<Vec<Key<'a>>> {
     if values.is_empty() { None } else { values.iter().map(key).collect() }
 }
 
-/// A principal is never compared without an identity.
+/// A principal never matches without an identity.
 fn principal(value: &StringMatch) -> Key<'_> {
     match value {
         StringMatch::Exact(text) => Key::Principal(text),
@@ -116,7 +116,7 @@ fn principal(value: &StringMatch) -> Key<'_> {
     }
 }
 
-/// The text of a principal begins with its trust domain.
+/// The principal's text begins with the trust domain.
 fn trust_domain(value: &StringMatch) -> Key<'_> {
     match value {
         StringMatch::Exact(text) | StringMatch::Prefix(text) if !text.is_empty() => Key::Prefix(text),
@@ -124,7 +124,7 @@ fn trust_domain(value: &StringMatch) -> Key<'_> {
     }
 }
 
-/// A namespace is compared as empty without an identity, and then only an empty beginning or end is its.
+/// Without an identity the namespace is empty, and matches only an empty prefix or suffix.
 fn namespace(value: &StringMatch) -> Option<Key<'_>> {
     match value {
         StringMatch::Exact(text) => Some(Key::Namespace(text)),

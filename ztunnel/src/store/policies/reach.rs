@@ -1,4 +1,4 @@
-//! Whether a workload stands behind a service, and at which of its ports.
+//! Whether a workload is behind a service, and the ports to which the service leads.
 
 use crate::model::service::{Service, TargetPort};
 use crate::model::workload::Workload;
@@ -11,7 +11,7 @@ pub enum Ports {
     All,
     /// These: ascending, without duplicates.
     These(Vec<u16>),
-    /// All, since some can't be told; these can.
+    /// All ports, because some ports can't be resolved; these are the resolved ones.
     Unclear(Vec<u16>),
 }
 
@@ -25,7 +25,8 @@ impl Ports {
         }
     }
 
-    /// Whether the port is one of them for certain. What closes counts at the others as well; what opens does not.
+    /// Whether the port is certainly one of them. A policy that denies applies to uncertain ports as well; a policy that allows
+    /// does not.
     #[must_use]
     pub fn surely_include(&self, port: u16) -> bool {
         match self {
@@ -35,10 +36,11 @@ impl Ports {
     }
 }
 
-/// The ports of a workload at which the policies of a service protect it; `None`: they don't. They do when the workload is of
-/// the service's namespace, and is one of the endpoints, ready or not, or has the labels of the selector. A workload of another
-/// namespace may be among the endpoints, since anyone may write an EndpointSlice in a namespace of his own: no policy of that
-/// namespace reaches it. Where a port can't be told, all are meant: what protects a service must not end at a name.
+/// The ports of a workload at which the policies of a service protect it. `None`: they do not protect it. They protect a
+/// workload of the service's namespace that is one of the endpoints, ready or not, or has the labels of the selector. A
+/// workload of another namespace may be among the endpoints, because any author may write an EndpointSlice in their own
+/// namespace; no policy of that namespace applies to it. If a port can't be resolved, the policies apply to all ports, because
+/// an unknown port name must not end the protection.
 #[must_use]
 pub fn ports_behind(service: &Service, workload: &Workload) -> Option<Ports> {
     if service.name.namespace != workload.name.namespace {

@@ -11,8 +11,8 @@ fn rule(matches: Vec<Match>) -> Rule {
     Rule { clauses: vec![Clause { part: Part::From, matches }], unjudged: vec![] }
 }
 
-/// Which of these rules are looked at for a client of `cluster.local/ns/demo/sa/client` at 10.0.1.1 and port 80; those
-/// after them have other keys.
+/// The rules that are evaluated for a client `cluster.local/ns/demo/sa/client` at 10.0.1.1 and port 80. Further rules with
+/// other keys are appended.
 fn looked_at(rules: &[Rule]) -> BTreeSet<u32> {
     let others = (0..20).map(|n| {
         let namespaces = vec![StringMatch::new(&format!("other-{n}"))];
@@ -31,7 +31,7 @@ fn looked_at(rules: &[Rule]) -> BTreeSet<u32> {
     found
 }
 
-/// Rules of one alternative each.
+/// Evaluates rules of one alternative each.
 fn one_by_one(matches: Vec<Match>) -> BTreeSet<u32> {
     looked_at(&matches.into_iter().map(|wanted| rule(vec![wanted])).collect::<Vec<_>>())
 }
@@ -74,7 +74,7 @@ fn rules_are_found_by_whatever_they_name() {
 
 #[test]
 fn the_rarest_way_is_chosen() {
-    // All name the port, each its own principal.
+    // All rules name the port, and each has its own principal.
     let each = |n: u32| Match {
         principals: vec![StringMatch::new(&format!("cluster.local/ns/demo/sa/client{n}"))],
         destination_ports: vec![80],
@@ -89,13 +89,13 @@ fn what_names_nothing_is_always_looked_at() {
     let port = Match { destination_ports: vec![81], ..Match::default() };
     let rules = [
         rule(vec![not.clone()]),
-        // Any of them: one without a key is enough.
+        // One alternative must match: if one of them has no key, the rule is always evaluated.
         rule(vec![port.clone(), not.clone()]),
         rule(vec![]),
         Rule::default(),
-        // Never matches, and is never looked at.
+        // This rule never matches, and is never evaluated.
         rule(vec![Match::default()]),
-        // All clauses: one with a key is enough.
+        // All clauses must match: one clause with a key is enough.
         Rule { clauses: [rule(vec![not]).clauses, rule(vec![port]).clauses].concat(), unjudged: vec![] },
     ];
     assert_eq!(looked_at(&rules), BTreeSet::from([0, 1, 2, 3]));

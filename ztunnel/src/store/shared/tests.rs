@@ -8,7 +8,7 @@ fn contents(map: &SharedMap<u32, u32>) -> HashMap<u32, u32> {
     map.iter().map(|(key, value)| (*key, *value)).collect()
 }
 
-/// Nodes of the map that are shared with another, and all.
+/// The number of nodes that the map shares with another map, and of all nodes.
 fn shared(one: &Node<u32, u32>, other: &Node<u32, u32>) -> (usize, usize) {
     match (one, other) {
         (Node::Leaf(one), Node::Leaf(other)) => (usize::from(Arc::ptr_eq(&one.places, &other.places)), 1),
@@ -54,7 +54,7 @@ fn what_is_emptied_keeps_no_nodes() {
     assert!(map.is_empty() && matches!(map.root, Node::Empty));
 }
 
-/// All keys have the same bits where branches are chosen.
+/// All keys have the same bits where children are chosen.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Colliding(u32);
 

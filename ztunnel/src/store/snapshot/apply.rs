@@ -1,4 +1,4 @@
-//! A batch of changes, taken over into the indexes: a change touches what it names and nothing else.
+//! Applies a batch of changes to the indexes: a change touches only the objects that it names.
 
 use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
@@ -18,7 +18,7 @@ impl Snapshot {
         if is_whole {
             changes.splice(0..0, self.all_but(&changes));
         }
-        // Whom a policy protects depends on the services.
+        // Policies are applied after the services, because the workloads that a policy protects depend on the services.
         let (mut authorization, mut authentication) = (Changes::default(), Changes::default());
         for change in changes {
             match change {
@@ -53,7 +53,7 @@ impl Snapshot {
         }
     }
 
-    /// The removal of everything that none of the changes names.
+    /// The removals of all objects that none of the changes names.
     fn all_but(&self, changes: &[Change]) -> Vec<Change> {
         let mut named: [HashSet<&NamespacedName>; 3] = Default::default();
         let [workloads, authorization, authentication] = &mut named;
@@ -99,7 +99,7 @@ impl Snapshot {
         mut authorization: Changes<AuthorizationPolicy>,
         mut authentication: Changes<PeerAuthentication>,
     ) {
-        // The value stays the same where nothing changes: that is how others know that nothing did.
+        // The value stays the same if nothing changes, because readers detect changes by its identity.
         authorization.retain(|name, policy| self.policies.authorization_named(name) != policy.as_ref());
         authentication.retain(|name, policy| self.policies.authentication_named(name) != policy.as_ref());
         if authorization.is_empty() && authentication.is_empty() {
@@ -126,7 +126,7 @@ impl Snapshot {
         }
     }
 
-    /// Has the indexes follow.
+    /// Updates the indexes for a changed workload.
     fn replace_workload(&mut self, before: Option<&Workload>, after: Option<&Arc<Workload>>) {
         let in_mesh = |workload: Option<&Workload>| {
             usize::from(workload.is_some_and(|workload| workload.membership == Membership::InMesh))
@@ -155,7 +155,7 @@ impl Snapshot {
             return;
         }
         let before = before.filter(|before| {
-            // Lists are ordered by these.
+            // The lists are ordered by these fields.
             let is_same = (before.kind, &before.name) == (service.kind, &service.name);
             if !is_same {
                 self.remove_service(&key);
@@ -185,7 +185,7 @@ impl Snapshot {
         self.select(Some(&before), None);
     }
 
-    /// Which workloads know the service as theirs: only those that came or went are touched.
+    /// Notes the workloads behind a service that were added or removed.
     fn stand_behind(&mut self, key: &ServiceKey, before: Option<&Service>, after: Option<&Service>) {
         let behind = |service: Option<&Service>| {
             let endpoints = service.into_iter().flat_map(|service| service.endpoints.iter());
@@ -197,8 +197,8 @@ impl Snapshot {
         }
     }
 
-    /// Makes the list of services of each workload that was noted, once for all that was noted of it: there may be as many in
-    /// front of a workload as somebody cares to write.
+    /// Makes the list of services of each noted workload, once for all changes: any number of services may be in front of a
+    /// workload.
     fn settle_behind(&mut self) {
         for (name, noted) in std::mem::take(&mut self.noted_behind) {
             let known = self.services_by_workload.get(&name).map(|keys| &**keys).unwrap_or_default();
@@ -209,7 +209,7 @@ impl Snapshot {
         }
     }
 
-    /// Finds out anew whether several pods claim an address.
+    /// Determines again whether several pods claim an address.
     fn settle(&mut self, address: IpAddr) {
         let claimants = self.holders.contested(address);
         if claimants.is_some() || !self.contested.is_empty() {
@@ -217,7 +217,7 @@ impl Snapshot {
         }
     }
 
-    /// Tells the policies of a change of a service that one of them names.
+    /// Updates the policies for the change of a service that one of them names.
     fn select(&mut self, before: Option<&Service>, after: Option<&Service>) {
         let named = |service: &&Service| self.policies.name_service(service);
         let (before, after) = (before.filter(named), after.filter(named));
@@ -230,7 +230,7 @@ impl Snapshot {
     }
 }
 
-/// The last change of a name counts.
+/// The last change of a name takes precedence.
 fn note<T>(changes: &mut Changes<T>, name: NamespacedName, policy: Option<Arc<T>>) {
     changes.insert(name, policy);
 }

@@ -20,7 +20,7 @@ fn service(name: &str, vips: &[&str]) -> Service {
     Service { vips, ..Service::new(NamespacedName::new("demo", name), hostname) }
 }
 
-/// Who answers at port 80 of an address to a pod of namespace demo.
+/// The owner of port 80 of an address for a pod of namespace demo.
 fn at(snapshot: &Snapshot, address: &str) -> String {
     seen(snapshot, address, 80, "demo")
 }
@@ -41,7 +41,7 @@ fn with_port(port: u16, service: Service) -> Service {
     Service { ports: vec![ServicePort { name: None, port, target: TargetPort::Number(port) }], ..service }
 }
 
-/// An entry of this namespace with these addresses and ranges, and port 80.
+/// A ServiceEntry of this namespace with these addresses and IP blocks, and port 80.
 fn entry(namespace: &str, name: &str, addresses: &[&str]) -> Service {
     let (ranges, vips): (Vec<&str>, Vec<&str>) = addresses.iter().partition(|text| text.contains('/'));
     let vips = vips.iter().map(|text| text.parse().unwrap()).collect();
