@@ -1,23 +1,23 @@
-//! The signal to stop: one trigger, any number of watchers.
+//! The signal to drain: one trigger, any number of watchers.
 
 use tokio::sync::watch;
 
-/// Starts the drain; dropping it starts it too.
+/// Starts the drain; dropping it starts the drain as well.
 #[derive(Debug)]
 pub struct DrainTrigger(watch::Sender<Stop>);
 
-/// Learns of the drain.
+/// Receives the start of the drain.
 #[derive(Clone, Debug)]
 pub struct DrainWatch(watch::Receiver<Stop>);
 
-/// How far the stop is.
+/// The state of the drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
-    /// It has not begun.
+    /// It has not started.
     NotYet,
-    /// Another process takes over afterwards.
+    /// It has started; another process takes over afterwards.
     Begun,
-    /// Nobody takes over afterwards.
+    /// It has started; no process takes over afterwards.
     ForGood,
 }
 
@@ -29,25 +29,25 @@ pub fn channel() -> (DrainTrigger, DrainWatch) {
 }
 
 impl DrainTrigger {
-    /// Tells every watcher.
+    /// Starts the drain for every watcher.
     pub fn start(&self) {
         self.0.send_replace(Stop::Begun);
     }
 
-    /// The same, where nobody takes over afterwards.
+    /// The same, if no process takes over afterwards.
     pub fn start_for_good(&self) {
         self.0.send_replace(Stop::ForGood);
     }
 }
 
 impl DrainWatch {
-    /// Whether it has started.
+    /// Whether the drain has started.
     #[must_use]
     pub fn is_started(&self) -> bool {
         *self.0.borrow() != Stop::NotYet || self.0.has_changed().is_err()
     }
 
-    /// Whether nobody takes over afterwards.
+    /// Whether no process takes over afterwards.
     #[must_use]
     pub fn is_for_good(&self) -> bool {
         *self.0.borrow() == Stop::ForGood

@@ -1,4 +1,4 @@
-//! Tasks and their end: the only place that spawns, and the signal to drain.
+//! Tasks and their end: this folder has the only `spawn`, and the drain signal.
 
 pub mod drain;
 mod poll_when_woken;

@@ -1,18 +1,18 @@
-//! Waits for something rare beside something busy.
+//! Waits for a rare event in the same task as a busy future.
 
 use std::future::{Future, pending};
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 
-/// The same future, polled only when it has been woken itself.
+/// The same future, polled only when it was woken itself.
 ///
-/// Beside a connection in one task, a future is polled with every message. To ask a channel or a timer each time whether it
-/// has news costs more than to be told: channels take a lock, and other threads' tasks may hold it.
+/// A future in the same task as a connection is polled with every message. Polling a channel or a timer each time costs more
+/// than waiting to be woken: channels take a lock, which other threads may hold.
 pub async fn poll_when_woken<T>(future: impl Future<Output = T>) -> T {
     let mut alone: FuturesUnordered<_> = [future].into_iter().collect();
     match alone.next().await {
         Some(output) => output,
-        // Never: the one that is in it ends before there is none.
+        // This can't happen: the set contains the future until it has ended.
         None => pending().await,
     }
 }

@@ -1,4 +1,4 @@
-//! The only spawn. A task belongs to a [`TaskSet`]; dropping the set ends its tasks. Nothing runs unowned.
+//! The only `spawn`. A task belongs to a [`TaskSet`], and dropping the set ends its tasks. No task runs without an owner.
 
 use std::{
     future::Future,
@@ -12,7 +12,7 @@ use futures_util::FutureExt as _;
 use tokio::task::JoinSet;
 use tracing::{Instrument, Span, error};
 
-/// How many tasks are alive, over all sets that share the count.
+/// The number of running tasks, over all sets that share the count.
 #[derive(Clone, Debug, Default)]
 pub struct TaskCount(Arc<Counter>);
 
@@ -23,13 +23,13 @@ struct Counter {
 }
 
 impl TaskCount {
-    /// Tasks alive now.
+    /// The number of running tasks.
     #[must_use]
     pub fn alive(&self) -> usize {
         self.0.alive.load(Ordering::Relaxed)
     }
 
-    /// A count of its own for a part of the tasks, which are counted here as well.
+    /// A separate count for some of the tasks, which are counted here as well.
     #[must_use]
     pub fn child(&self) -> Self {
         Self(Arc::new(Counter { alive: AtomicUsize::new(0), parent: Some(self.clone()) }))
@@ -57,7 +57,7 @@ impl Drop for Alive {
     }
 }
 
-/// Tasks with one owner. A task that panics is logged by name and takes nothing else with it.
+/// Tasks with one owner. A task that panics is logged by name, and the other tasks continue.
 #[derive(Debug, Default)]
 pub struct TaskSet {
     tasks: JoinSet<()>,
@@ -85,13 +85,13 @@ impl TaskSet {
         self.tasks.spawn_local(counted(alive, task));
     }
 
-    /// Whether no task is left.
+    /// Whether there are no tasks.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.tasks.is_empty()
     }
 
-    /// Waits for the next task to end; returns at once when there is none.
+    /// Waits for the next task to end; returns at once if there is none.
     pub async fn reap_next(&mut self) {
         if let Some(result) = self.tasks.join_next().await {
             report(result);
@@ -105,7 +105,7 @@ impl TaskSet {
         }
     }
 
-    /// Ends every task at its next await point and waits for that.
+    /// Ends every task at its next await point, and waits for all of them.
     pub async fn abort_all(&mut self) {
         self.tasks.abort_all();
         self.join_all().await;
@@ -118,7 +118,7 @@ impl TaskSet {
     }
 }
 
-/// Not an `async fn`: that would hold the task twice, as its argument and as what it waits for.
+/// This is not an `async fn`, because that would store the task twice: as its argument and as the future that it awaits.
 fn counted<F: Future<Output = ()>>(alive: Alive, task: F) -> impl Future<Output = ()> {
     task.map(move |()| drop(alive))
 }
