@@ -1,4 +1,4 @@
-//! The command line: commands, and their flags; every flag of `run` can be given as a `ZTUNNEL_*` variable as well.
+//! The command line: commands and their flags. Every flag of `run` can also be given as a `ZTUNNEL_*` variable.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -269,7 +269,7 @@ const CAPACITY: &str = "Capacity";
 const TIMES: &str = "Connections";
 const TUNNELS: &str = "Tunnels between pods (HBONE)";
 
-/// A daemon whose name no node can have would be ready, and capture nothing.
+/// Checks the name, because a daemon with a name that no node can have would be ready but capture nothing.
 fn node_name(text: &str) -> Result<String, String> {
     check_name(text).map(|()| text.to_owned()).map_err(|error| {
         format!("{error}; set --node to the name of this node as `kubectl get nodes` shows it and pods have it in spec.nodeName")
@@ -280,7 +280,7 @@ fn namespace(text: &str) -> Result<String, String> {
     check_name(text).map(|()| text.to_owned())
 }
 
-/// What a response may take longer than a connect.
+/// The time that a response may take longer than a connect.
 const RESPONSE_SLACK: Duration = Duration::from_secs(5);
 /// The largest window of HTTP/2.
 const MAX_WINDOW: Bytes = Bytes(0x7fff_ffff);
@@ -501,13 +501,13 @@ pub struct CaIssueArgs {
 }
 
 impl RunArgs {
-    /// The control plane, if there is one.
+    /// The control plane, if any.
     #[must_use]
     pub fn control_plane(&self) -> Option<ControlPlane> {
         self.plane.settings(&self.node, &self.cluster_id)
     }
 
-    /// How many data workers: as told, or as many as the CPU quota has.
+    /// The number of data workers: the flag, or the number of CPUs in the quota.
     #[must_use]
     pub fn worker_count(&self) -> u16 {
         let quota =
@@ -521,7 +521,7 @@ impl RunArgs {
         MapSizes { pods: self.max_pods, per_pod: self.entries_per_pod, workers: u32::from(defaults::MAX_WORKERS) }
     }
 
-    /// When a silent peer is given up.
+    /// The keepalive of TCP connections.
     #[must_use]
     pub fn keepalive(&self) -> Keepalive {
         Keepalive {
@@ -531,7 +531,7 @@ impl RunArgs {
         }
     }
 
-    /// HTTP/2 of the tunnels.
+    /// The HTTP/2 settings of HBONE connections.
     #[must_use]
     pub fn hbone_settings(&self) -> hbone::Settings {
         let size = |size: Bytes| u32::try_from(size.0).unwrap_or(u32::MAX);
@@ -544,13 +544,13 @@ impl RunArgs {
             ping_interval: self.hbone_ping_interval.duration(),
             ping_timeout: self.hbone_ping_timeout.duration(),
             idle_release: self.hbone_idle.duration(),
-            // The peer may need as long for its application as this node for one of its own.
+            // The peer may need as much time for its application as this node for its own.
             response_timeout: self.connect_timeout.duration() + RESPONSE_SLACK,
             ..hbone::Settings::default()
         }
     }
 
-    /// How many tunnels a pod takes.
+    /// The limits of HBONE connections and handshakes to one pod.
     #[must_use]
     pub fn tunnel_limits(&self) -> Limits {
         Limits {
@@ -561,7 +561,7 @@ impl RunArgs {
         }
     }
 
-    /// How pods are set up, given how tunnels are secured, and what memory, descriptors and sockets there are.
+    /// The settings of pods, for given TLS settings and given limits of memory, descriptors and sockets.
     #[must_use]
     pub fn pod_settings(&self, tls: tls::Settings, memory: Budget, open: Resources) -> PodSettings {
         let most = u32::try_from(open.connections).unwrap_or(u32::MAX);
@@ -571,7 +571,7 @@ impl RunArgs {
             backlog: defaults::BACKLOG,
             open,
             cut_existing: self.existing_connections == Existing::Cut,
-            // Each has a descriptor.
+            // Each HBONE connection has a descriptor.
             tunnels: Limits {
                 connections: tunnels.connections.min(most),
                 handshakes: tunnels.handshakes.min(most.div_ceil(2)),
@@ -624,7 +624,7 @@ mod tests {
         for bad in [
             &["--node=n"][..],
             &["--node=n", "--mesh=m", "--control-plane=https://c", "--pods=p"],
-            // Without network namespaces nothing would be captured.
+            // Without network namespaces no pod could be captured.
             &["--node=n", "--control-plane=https://c"],
             &["--node=n", "--control-plane=http://c", "--pods=p"],
             &["--node=n", "--mesh=m", "--pods=p"],
@@ -653,7 +653,7 @@ mod tests {
             "--connect-timeout=11m",
             "--connect-timeout=500ms",
             "--hbone-stream-window=2Gi",
-            // Allocating it would panic in a worker.
+            // The allocation would panic in a worker.
             "--buffer-bytes=18446744073709551615",
             "--hbone-max-handshakes=0",
             "--hbone-stream-window=65534",

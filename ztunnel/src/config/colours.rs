@@ -1,8 +1,8 @@
-//! Whether whoever runs a command wants words in colours, as the environment tells.
+//! Whether the environment asks for coloured output.
 
 use std::env;
 
-/// Not with the variable `NO_COLOR`, nor on a terminal that can show none.
+/// Not if the variable `NO_COLOR` is set, or if the terminal does not support colours.
 #[must_use]
 pub fn are_wanted() -> bool {
     let is_set = |name: &str| env::var_os(name).is_some_and(|value| !value.is_empty());

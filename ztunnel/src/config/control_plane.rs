@@ -95,12 +95,12 @@ pub struct ControlPlaneArgs {
     pub log_format: LogFormat,
 }
 
-/// A name of a Kubernetes object.
+/// Checks the name of a Kubernetes object.
 fn name(text: &str) -> Result<String, String> {
     check_name(text).map(|()| text.to_owned())
 }
 
-/// An object in a namespace, as `NAMESPACE/NAME`.
+/// Parses an object in a namespace, written as `NAMESPACE/NAME`.
 pub(super) fn namespaced_name(text: &str) -> Result<NamespacedName, String> {
     let (namespace, account) =
         text.split_once('/').ok_or_else(|| format!("{text:?} is not of the form NAMESPACE/NAME"))?;
@@ -110,14 +110,14 @@ pub(super) fn namespaced_name(text: &str) -> Result<NamespacedName, String> {
 }
 
 impl ControlPlaneArgs {
-    /// How the Kubernetes API is reached; `None`: the mesh comes from a folder.
+    /// How the Kubernetes API is reached. `None`: the mesh comes from a folder.
     #[must_use]
     pub fn access(&self) -> Option<Access> {
         let access = || self.kubeconfig.clone().map_or(Access::InCluster, Access::Kubeconfig);
         self.kubernetes.then(access)
     }
 
-    /// Bounds of what callers may take.
+    /// The limits for callers.
     #[must_use]
     pub fn limits(&self) -> Limits {
         Limits {
@@ -129,7 +129,7 @@ impl ControlPlaneArgs {
         }
     }
 
-    /// How much is signed.
+    /// The limits for signing certificates.
     #[must_use]
     pub fn signing_limits(&self) -> SigningLimits {
         defaults::SIGNING_LIMITS

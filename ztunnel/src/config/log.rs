@@ -1,4 +1,4 @@
-//! How the log looks.
+//! The format of the log.
 
 use clap::ValueEnum;
 

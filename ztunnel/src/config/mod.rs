@@ -1,4 +1,4 @@
-//! Settings: flags and environment, read once, checked as a whole.
+//! Settings: flags and environment variables, read once and checked as a whole.
 
 pub mod args;
 pub mod colours;

@@ -65,12 +65,12 @@ pub enum PlaneMode {
     OnDemand,
 }
 
-/// Where a node's own pods come from.
+/// The source of a node's own pods.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PodsFrom {
-    /// The Kubernetes API says which there are, and their processes lead to their network namespaces.
+    /// The Kubernetes API has the pods, and their processes lead to their network namespaces.
     Kubernetes,
-    /// Manifests in a folder. One that is called `kubernetes` is written `./kubernetes`.
+    /// Manifests in a folder. A folder with the name `kubernetes` is written `./kubernetes`.
     Folder(PathBuf),
 }
 
@@ -82,14 +82,14 @@ impl FromStr for PodsFrom {
     }
 }
 
-/// How the Kubernetes API is asked, by the flag --kubeconfig.
+/// How the Kubernetes API is reached, from the flag --kubeconfig.
 #[must_use]
 pub fn access(kubeconfig: Option<&PathBuf>) -> Access {
     kubeconfig.cloned().map_or(Access::InCluster, Access::Kubeconfig)
 }
 
 impl RemoteArgs {
-    /// The control plane of a node of a cluster, if there is one.
+    /// The control plane for a node of a cluster, if any.
     #[must_use]
     pub fn settings(&self, node: &str, cluster: &str) -> Option<ControlPlane> {
         let token = || Token::IfThere(defaults::CONTROL_PLANE_TOKEN.into());

@@ -1,4 +1,4 @@
-//! Values of flags with units: durations, sizes, and addresses to listen at.
+//! Values of flags with units: durations, sizes, and listen addresses.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-/// Units of time, in seconds, the largest first.
+/// Units of time, in seconds, largest first.
 const TIMES: [(&str, u64); 4] = [("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)];
-/// Units of size, in bytes: of the powers of two the largest first, then those of ten, then bytes.
+/// Units of size, in bytes: powers of two with the largest first, then powers of ten, then bytes.
 const SIZES: [(&str, u64); 11] = [
     ("Gi", 1 << 30),
     ("Mi", 1 << 20),
@@ -33,22 +33,22 @@ pub struct Seconds(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Bytes(pub u64);
 
-/// Why a text is no value of its unit.
+/// Why a text is not a value with a unit.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum UnitError {
-    /// It is no duration.
+    /// It is not a duration.
     #[error("{0:?} is no duration in whole seconds: write a number with a unit, such as 10s, 1m, 1h30m or 1d")]
     Duration(String),
-    /// It is no size.
+    /// It is not a size.
     #[error("{0:?} is no size: write a number with a unit, such as 65536, 256Ki, 4Mi or 1G")]
     Size(String),
-    /// It is no address.
+    /// It is not an address.
     #[error("{0:?} is no address with a port: write IP:PORT, such as 127.0.0.1:15000 or [::]:15020, or localhost:PORT")]
     Address(String),
 }
 
 impl Seconds {
-    /// The time.
+    /// The duration.
     #[must_use]
     pub const fn duration(self) -> Duration {
         Duration::from_secs(self.0)
@@ -63,7 +63,7 @@ impl FromStr for Seconds {
         if let Some(seconds) = number(text) {
             return Ok(Self(seconds));
         }
-        // `500ms` is no whole second; `2000ms` is two.
+        // `500ms` is not a whole number of seconds; `2000ms` is two seconds.
         if let Some(milliseconds) = text.strip_suffix("ms").and_then(number) {
             return if milliseconds.is_multiple_of(1_000) { Ok(Self(milliseconds / 1_000)) } else { Err(wrong()) };
         }
@@ -80,7 +80,7 @@ impl FromStr for Seconds {
     }
 }
 
-/// With the fewest units: `90s`, `2m`, `1d`.
+/// Uses the fewest units: `90s`, `2m`, `1d`.
 impl fmt::Display for Seconds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let fits = TIMES.iter().find(|(_, factor)| self.0 >= *factor && self.0.is_multiple_of(*factor));
@@ -90,7 +90,7 @@ impl fmt::Display for Seconds {
 }
 
 impl Bytes {
-    /// The number of bytes; on a machine that cannot count so far, the most that it can.
+    /// The number of bytes, limited to the largest `usize`.
     #[must_use]
     pub fn count(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
@@ -112,7 +112,7 @@ impl FromStr for Bytes {
     }
 }
 
-/// With the largest unit of which there is a whole number: `256Ki`, `65535`.
+/// Uses the largest unit that gives a whole number: `256Ki`, `65535`.
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let fits = SIZES.iter().take(3).find(|(_, factor)| self.0 >= *factor && self.0.is_multiple_of(*factor));
@@ -121,12 +121,12 @@ impl fmt::Display for Bytes {
     }
 }
 
-/// Digits and nothing else: no sign.
+/// Parses digits only, without a sign.
 fn number(text: &str) -> Option<u64> {
     text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// Reads a value of a flag, which must be within these bounds.
+/// Parses a value of a flag, which must be within these bounds.
 pub(super) fn within<T>(bounds: RangeInclusive<T>) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
 where
     T: FromStr<Err = UnitError> + PartialOrd + fmt::Display + Copy + Send + Sync + 'static,
@@ -141,7 +141,7 @@ where
     }
 }
 
-/// Reads an address with a port. `localhost` is the IPv4 loopback address; no other name is looked up.
+/// Parses an address with a port. `localhost` is the IPv4 loopback address; no other name is resolved.
 pub(super) fn address(text: &str) -> Result<SocketAddr, UnitError> {
     let local = text.strip_prefix("localhost:").and_then(|port| port.parse().ok());
     let local = local.map(|port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));

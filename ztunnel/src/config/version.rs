@@ -1,14 +1,14 @@
-//! What this binary is.
+//! The version and build of this binary.
 
 use serde::Serialize;
 
 /// The version of the package.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// The commit that it was built from, with `-dirty` behind it where files had been changed; `unknown` without git.
+/// The commit of the build, with the suffix `-dirty` if files had been changed; `unknown` without git.
 pub const COMMIT: &str = env!("ZTUNNEL_GIT_COMMIT");
 /// Version and commit.
 pub const SHORT: &str = concat!(env!("CARGO_PKG_VERSION"), " (commit ", env!("ZTUNNEL_GIT_COMMIT"), ")");
-/// What this binary is, for programs.
+/// The build of this binary, for programs.
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Build {
@@ -16,11 +16,11 @@ pub struct Build {
     pub version: &'static str,
     /// See [`COMMIT`].
     pub commit: &'static str,
-    /// The layout of the BPF maps: two daemons share maps only if it is the same.
+    /// The layout of the BPF maps. Two daemons can share maps only if their layouts are equal.
     pub bpf_layout: u32,
-    /// The compiler.
+    /// The compiler's version.
     pub rustc: &'static str,
-    /// The machine that it is for.
+    /// The target machine.
     pub target: &'static str,
 }
 
@@ -33,7 +33,7 @@ pub const BUILD: Build = Build {
     target: env!("ZTUNNEL_TARGET"),
 };
 
-/// The same, a line each.
+/// The same as text, with one value per line.
 #[must_use]
 pub fn long() -> String {
     let Build { version, commit, bpf_layout, rustc, target } = BUILD;
