@@ -1,5 +1,4 @@
-//! Services whose own address no manifest tells: aliases in DNS, and manifests as people write them, in which the cluster has not
-//! filled anything in yet.
+//! Services whose own address is not in any manifest: aliases in DNS, and manifests that no cluster has filled in yet.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -14,14 +13,14 @@ use crate::model::service::{Addressing, Service};
 use crate::route::survey;
 use crate::store::change::{Batch, Change};
 
-/// In place of an address that is not known: reserved for documentation (RFC 5737, RFC 3849), so that nobody has it.
+/// A placeholder for an unknown address. It is reserved for documentation (RFC 5737, RFC 3849), so no object has it.
 const ANY_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 253));
 const ANY_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0xfd));
 
-/// Explains a connection to what stands in place of the service.
+/// The function that explains a connection to the replacement of the service.
 type Explain = fn(Sources<'_>, &Query) -> Result<Explanation, QueryError>;
 
-/// The explanation of a connection to such a service; `None`: it is another one.
+/// The explanation of a connection to a service of this kind. `None`: the service is of another kind.
 pub(super) fn explain(
     sources: Sources<'_>,
     query: &Query,
@@ -37,7 +36,7 @@ pub(super) fn explain(
     }
 }
 
-/// What another name of a host leads to: to a service of the mesh, or to whatever address the client's resolver finds.
+/// The destination of an alias: a service of the mesh, or the address that the client's resolver finds.
 fn alias(
     sources: Sources<'_>,
     query: &Query,
@@ -52,7 +51,7 @@ fn alias(
     );
     let of_target = Query { from: query.from.clone(), to: To::Host(target.to_string()), port: Port::Number(port) };
     let is_of_mesh = of_target.meant(sources.snapshot, client.namespace());
-    // Aliases of aliases may lead in a circle.
+    // Aliases of aliases may form a loop.
     let is_alias = |found: &Service| matches!(found.addressing, Addressing::Alias(_));
     let leads_on = matches!(&is_of_mesh, Ok(Meant::Service(found)) if is_alias(found));
     if is_of_mesh.is_ok() && !leads_on {
@@ -115,7 +114,7 @@ fn alias(
     Ok(explanation)
 }
 
-/// A service as if the cluster's address were known: what a daemon does that knows it.
+/// Explains a service as if its address were known: the behaviour of a daemon that knows the address.
 fn unknown(
     sources: Sources<'_>,
     query: &Query,
@@ -134,7 +133,7 @@ fn unknown(
     explanation.to.asked = super::journey::asked(&query.to);
     explanation.to.address = None;
     explanation.mesh_version = sources.snapshot.version();
-    // Its other address is as imagined as the first.
+    // The address of the other family is a placeholder as well.
     explanation.notes.retain(|note| !note.contains("has other addresses"));
     explanation.notes.insert(
         0,

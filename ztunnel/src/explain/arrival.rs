@@ -1,4 +1,4 @@
-//! A connection at the end of its way: what the destination's node does with it.
+//! The last part of a connection: how the destination's node handles it.
 
 use ebpf_common::HBONE_PORT;
 
@@ -17,12 +17,12 @@ use crate::route::decide::{self, Hop};
 use crate::route::target;
 use crate::wire::connect::Authority;
 
-/// A port that a client connects from: which one decides nothing.
+/// A source port of a client. No decision depends on it.
 const ANY_PORT: u16 = 40_000;
-/// Policies that don't apply and are told; the others are counted.
+/// The maximum number of listed policies that do not apply; the others are counted.
 const ASIDE: usize = 100;
 
-/// A connection that comes to an endpoint.
+/// A connection that arrives at an endpoint.
 #[derive(Debug)]
 pub(super) struct Arrival<'a> {
     pub(super) sources: Sources<'a>,
@@ -32,7 +32,7 @@ pub(super) struct Arrival<'a> {
 }
 
 impl Arrival<'_> {
-    /// What becomes of it, and what would change that. `traced`: with every policy.
+    /// The verdict on the connection, and the changes that would alter it. `traced`: with every policy.
     pub(super) fn judge(&self, traced: bool) -> (Judgement, Vec<String>) {
         let segment = self.segment;
         let Some(source_ip) = self.client.address_towards(segment.address.ip()) else {
@@ -66,7 +66,7 @@ impl Arrival<'_> {
             let what = if is_tunnel { "no tunnel to it can be opened" } else { "connections to it are reset" };
             return (refused(format!("Pod {}: {what}: {why}", workload.name)), Vec::new());
         }
-        // What is not captured gets there whatever the daemon of that node thinks of it.
+        // A connection that is not captured reaches the pod without a check by the node's daemon.
         if (is_tunnel || unenforced.is_none())
             && let Err(reason) = self.admitted(workload, source_ip)
         {
@@ -83,7 +83,7 @@ impl Arrival<'_> {
         self.judged(workload, &connection, traced)
     }
 
-    /// Whether it gets as far as to be judged: the checks of the destination's node before.
+    /// Whether the destination's node accepts the connection for evaluation: the checks before policy.
     fn admitted(&self, workload: &Workload, source_ip: std::net::IpAddr) -> Result<(), String> {
         let segment = self.segment;
         let peer = PeerAddr::new((source_ip, ANY_PORT).into());
@@ -149,7 +149,7 @@ impl Arrival<'_> {
         (judgement, hints)
     }
 
-    /// Of many endpoints, or policies: what the data path says, without a look at each policy.
+    /// The verdict of the data path without a trace of each policy, for large numbers of endpoints or policies.
     fn verdict_alone(&self, denial: Option<&Denial>, as_probe: bool) -> Judgement {
         let more_policies = self.sources.snapshot.policies().authorization().len();
         let reason = match (denial, as_probe) {
@@ -162,7 +162,7 @@ impl Arrival<'_> {
     }
 }
 
-/// The data path asks the kernel whether a process of the node connects; here the address has to do.
+/// The data path asks the kernel whether the client is a process of the node. Here only the address is known.
 fn is_probe(denial: &Denial, workload: &Workload, connection: &Connection) -> bool {
     PodPolicies::admit_probe(denial).is_some() && workload.node_addresses.contains(&connection.source_ip)
 }
@@ -188,7 +188,7 @@ fn refused(reason: String) -> Judgement {
     }
 }
 
-/// Why no tunnel leads to an endpoint.
+/// Why an endpoint is not reached through HBONE.
 pub(super) fn why_plaintext(segment: &RouteSegment, client: &Client<'_>, captured: &Result<(), String>) -> String {
     if let Err(why) = captured {
         return why.clone();

@@ -1,4 +1,4 @@
-//! Who connects: what it can prove, from which addresses, and whether its node captures it.
+//! The client: the identity that it can prove, its addresses, and whether its node captures it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -18,25 +18,25 @@ use crate::model::workload::{Membership, Workload};
 use crate::policy::Principal;
 use crate::store::snapshot::Snapshot;
 
-/// Whoever connects.
+/// The client of a connection.
 #[derive(Debug)]
 pub(super) struct Client<'a> {
-    /// The pod, where one is known.
+    /// The pod, if known.
     pub(super) pod: Option<&'a Arc<Workload>>,
-    /// The pod's local facts, where they are known.
+    /// The pod's local facts, if known.
     pub(super) local: Option<&'a LocalPod>,
-    /// What its node does with it, where that is known.
+    /// The state of the pod at its node, if known.
     pub(super) state: Option<PodState>,
-    /// What it proves in tunnels.
+    /// The identity that it proves in HBONE connections.
     pub(super) principal: Option<Principal>,
-    /// Its addresses; empty: not known.
+    /// Its addresses; empty if not known.
     pub(super) addresses: Vec<IpAddr>,
-    /// What is good to know of it.
+    /// Notes for the user.
     pub(super) notes: Vec<String>,
 }
 
 impl<'a> Client<'a> {
-    /// Whom a question means.
+    /// The client of a question.
     pub(super) fn of(sources: Sources<'a>, query: &Query) -> Result<Self, QueryError> {
         let mut client = Self::meant(sources.snapshot, query)?;
         client.local = client.pod.and_then(|pod| sources.local(&pod.name));
@@ -82,7 +82,8 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// One of the pods that have the identity; their service account makes them equal to all but rules about addresses.
+    /// One of the pods with the identity. All of them have the same service account, so only rules about addresses distinguish
+    /// them.
     fn identity(snapshot: &'a Snapshot, identity: &SpiffeId) -> Result<Self, QueryError> {
         let bearers =
             || snapshot.workloads().filter(|pod| pod.identity == *identity && !pod.own_addresses().is_empty());
@@ -177,7 +178,7 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// The address that it connects from to one of this family: the kernel takes a pod's first. `None`: it has none.
+    /// The address from which it connects to an address of this family: the kernel uses a pod's first. `None`: it has none.
     pub(super) fn address_towards(&self, to: IpAddr) -> Option<IpAddr> {
         if self.addresses.is_empty() {
             return Some(unknown_address(to));
@@ -185,25 +186,25 @@ impl<'a> Client<'a> {
         self.addresses.iter().copied().find(|own| own.is_ipv4() == to.is_ipv4())
     }
 
-    /// Of a destination's addresses the one that it would take.
+    /// The address of a destination to which it would connect.
     pub(super) fn preferred(&self, of: &[IpAddr]) -> Option<IpAddr> {
         of.iter().copied().find(|to| self.address_towards(*to).is_some()).or_else(|| of.first().copied())
     }
 
-    /// Why no connection of it gets anywhere.
+    /// Why all of its connections fail.
     pub(super) fn closed(&self) -> Option<ExplainedRefusal> {
         let why = self.state.as_ref()?.why_closed()?;
         let reason = CloseReason::Unreachable.label().to_owned();
         Some(ExplainedRefusal { reason, text: format!("{}: {why}", self.title()) })
     }
 
-    /// Its namespace, if that is known.
+    /// Its namespace, if known.
     pub(super) fn namespace(&self) -> Option<&str> {
         let of_principal = self.principal.as_ref().map(|principal| &*principal.identity().namespace);
         self.pod.map(|pod| &*pod.name.namespace).or(of_principal)
     }
 
-    /// How it is called in sentences.
+    /// Its name in sentences.
     pub(super) fn title(&self) -> String {
         match (self.pod, &self.principal) {
             (Some(pod), _) => format!("Pod {}", pod.name),
@@ -212,7 +213,7 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// As the explanation tells it.
+    /// The client in the form of the explanation.
     pub(super) fn told(&self, query: &Query, captured: &Result<(), String>) -> Source {
         let asked = match &query.from {
             From::Pod(name) => name.to_string(),
@@ -240,7 +241,7 @@ impl<'a> Client<'a> {
 pub(super) const NO_NETNS: &str = "its node can't enrol it, because its network namespace is not known: set the annotation \
                                    ambient.mesh/netns to its absolute path, or run its daemon with --pods kubernetes";
 
-/// A pod's exceptions from capture, as far as they are known here.
+/// A pod's exceptions from capture, if they are known here.
 struct Known<'a> {
     pod: &'a Workload,
     exclusions: Option<&'a Exclusions>,
@@ -266,7 +267,7 @@ impl Exceptions for Known<'_> {
     }
 }
 
-/// One of those reserved for documentation (RFC 5737, RFC 3849): no rule means it, unless it means all of the family.
+/// An address that is reserved for documentation (RFC 5737, RFC 3849): only rules for the whole family match it.
 fn unknown_address(to: IpAddr) -> IpAddr {
     match to {
         IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),

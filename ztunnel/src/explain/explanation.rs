@@ -1,37 +1,37 @@
-//! What an explanation says: the same for people and for programs. Keys are stable; new ones may come.
+//! The content of an explanation, the same for people and for programs. Keys are stable; new keys may be added.
 
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-/// Where a connection would go, whether it may, and what would change that.
+/// Where a connection would go, whether it is allowed, and what would change that.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Explanation {
-    /// Whether it may: there is a way, and whoever may be at its end lets it in.
+    /// Whether it is allowed: there is a route, and each possible endpoint allows it.
     pub verdict: Verdict,
-    /// Why, in one line.
+    /// The reason, in one line.
     pub reason: String,
-    /// Who connects.
+    /// The client.
     pub from: Source,
-    /// Where to.
+    /// The destination.
     pub to: Destination,
-    /// How it gets there.
+    /// The route to the destination.
     pub route: Route,
-    /// Who may be at its end; empty when there is no way.
+    /// The possible endpoints; empty if there is no route.
     pub endpoints: Vec<Endpoint>,
-    /// What would turn the verdict, or a part of it, around.
+    /// The changes that would reverse the verdict, or a part of it.
     pub would_change: Vec<String>,
-    /// What else is good to know of this connection.
+    /// Further notes about this connection.
     pub notes: Vec<String>,
-    /// What may make this explanation, or the mesh, other than meant.
+    /// Reasons for which this explanation, or the mesh, may not be as intended.
     pub warnings: Vec<String>,
-    /// The version of the mesh that was asked.
+    /// The version of the mesh that was used.
     pub mesh_version: u64,
 }
 
 impl Explanation {
-    /// Whether the connection may be.
+    /// Whether the connection is allowed.
     #[must_use]
     pub fn is_allowed(&self) -> bool {
         self.verdict == Verdict::Allowed
@@ -46,12 +46,12 @@ pub enum Verdict {
     Allowed,
     /// A policy denies the connection, or the destination refuses it.
     Denied,
-    /// The connection has no route: no policy has to do with that.
+    /// The connection has no route. Policies are not involved.
     Failed,
 }
 
 impl Verdict {
-    /// As it is shouted at people.
+    /// The name in capitals, for people.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -62,61 +62,61 @@ impl Verdict {
     }
 }
 
-/// Who connects.
+/// The client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Source {
-    /// As it was asked.
+    /// The text of the question.
     pub asked: String,
     /// The pod, as `namespace/name`.
     pub pod: Option<String>,
-    /// Who it is, whether or not it can prove it on this way.
+    /// Its identity, whether or not it can prove it for this connection.
     pub identity: Option<String>,
-    /// Its addresses, as far as they are known.
+    /// Its addresses, if known.
     pub addresses: Vec<IpAddr>,
     /// Its node.
     pub node: Option<String>,
-    /// Whether this connection is captured where it begins.
+    /// Whether its node captures this connection.
     pub captured: bool,
-    /// In words: what the mesh makes of it.
+    /// Its state in the mesh, as text.
     pub state: String,
 }
 
-/// Where to.
+/// The destination.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Destination {
-    /// As it was asked.
+    /// The text of the question.
     pub asked: String,
-    /// The pod that was meant, as `namespace/name`.
+    /// The pod in the question, as `namespace/name`.
     pub pod: Option<String>,
-    /// The service that was meant, as `namespace/name`.
+    /// The service in the question, as `namespace/name`.
     pub service: Option<String>,
-    /// The address that the client connects to; none for a service without one.
+    /// The address to which the client connects; none for a service without an address.
     pub address: Option<IpAddr>,
-    /// The port that the client connects to.
+    /// The port to which the client connects.
     pub port: u16,
 }
 
-/// How a connection gets to where it is judged.
+/// The route of a connection to the place where it is evaluated.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Route {
-    /// In words.
+    /// The route, as text.
     pub text: String,
-    /// The service whose endpoints are taken, as `namespace/name`.
+    /// The service whose endpoints are used, as `namespace/name`.
     pub service: Option<String>,
-    /// Why there is no way.
+    /// Why there is no route.
     pub refusal: Option<ExplainedRefusal>,
 }
 
-/// Why a connection gets nowhere.
+/// Why a connection fails.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ExplainedRefusal {
-    /// As logs and metrics have it, such as `no_healthy_upstream`.
+    /// The close reason in logs and metrics, such as `no_healthy_upstream`.
     pub reason: String,
-    /// In words.
+    /// The reason, as text.
     pub text: String,
 }
 
@@ -124,23 +124,23 @@ pub struct ExplainedRefusal {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Endpoint {
-    /// The address; its port is 0 if it does not serve the one that was asked for.
+    /// The address. Its port is 0 if the endpoint does not serve the requested port.
     pub address: SocketAddr,
-    /// Whose it is, as `namespace/name`.
+    /// The pod that has the address, as `namespace/name`.
     pub pod: Option<String>,
     /// Its node.
     pub node: Option<String>,
     /// Whether it takes connections.
     pub health: Health,
-    /// When it is taken.
+    /// When it is used.
     pub turn: Preference,
-    /// Why it is never taken.
+    /// Why it is never used.
     pub why_never: Option<String>,
     /// Whether it is in the mesh.
     pub in_mesh: bool,
-    /// How it is got to; none if it is not.
+    /// How it is reached; none if it is not reached.
     pub way: Option<Way>,
-    /// Whether it lets the connection in; none if it is never taken.
+    /// Whether it allows the connection; none if it is never used.
     pub judgement: Option<Judgement>,
 }
 
@@ -148,18 +148,18 @@ pub struct Endpoint {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Health {
-    /// It does.
+    /// It takes connections.
     Ready,
-    /// It is ending.
+    /// It is terminating.
     Draining,
-    /// It does not.
+    /// It does not take connections.
     Unready,
-    /// The mesh does not know it.
+    /// The mesh does not know its health.
     Unknown,
 }
 
 impl Health {
-    /// In words.
+    /// The state, as text.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -171,95 +171,95 @@ impl Health {
     }
 }
 
-/// When an endpoint is taken.
+/// When an endpoint is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Preference {
-    /// At once; by chance, if there are several.
+    /// It may be the first choice; at random if there are several.
     First,
-    /// When those fail.
+    /// It is tried when the first ones fail.
     Later,
-    /// Never, as things are.
+    /// It is not used in the current state.
     Never,
 }
 
-/// How an endpoint is got to.
+/// How an endpoint is reached.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Way {
-    /// Inside mutual TLS.
+    /// Through an HBONE connection with mutual TLS.
     Tunnel {
-        /// Where the tunnel ends.
+        /// The address of the HBONE connection.
         to: SocketAddr,
-        /// Whom it may find there.
+        /// The identities that the peer may have.
         expected: Vec<String>,
     },
     /// In plaintext.
     Plaintext {
-        /// Why.
+        /// The reason.
         because: String,
     },
 }
 
-/// Whether an endpoint lets a connection in.
+/// Whether an endpoint allows a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Judgement {
-    /// Whether it does.
+    /// The verdict.
     pub verdict: Verdict,
-    /// Why.
+    /// The reason.
     pub reason: String,
-    /// Why no policy is enforced there; none: policies are.
+    /// Why no policy is enforced there. None: policies are enforced.
     pub unenforced: Option<String>,
-    /// Policies would deny it, and it is let in as a probe of the kubelet's.
+    /// Policies deny it, but it is allowed as a probe of the kubelet.
     pub as_probe: bool,
-    /// What PeerAuthentication says; none where nothing is enforced.
+    /// The result of PeerAuthentication; none if no policy is enforced.
     pub authentication: Option<Authentication>,
-    /// The AuthorizationPolicies that were considered: those that apply first. Empty where nothing is enforced.
+    /// The AuthorizationPolicies that were considered, those that apply first. Empty if no policy is enforced.
     pub policies: Vec<Policy>,
-    /// How many more do not apply, and are not listed.
+    /// The number of further policies that do not apply and are not listed.
     pub more_policies: usize,
 }
 
-/// What PeerAuthentication says of a connection.
+/// The result of PeerAuthentication for a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Authentication {
-    /// The mode in force: STRICT, PERMISSIVE or DISABLE.
+    /// The current mode: STRICT, PERMISSIVE or DISABLE.
     pub mode: String,
-    /// The PeerAuthentication that says so, as `namespace/name`; none: there is none.
+    /// The PeerAuthentication that sets the mode, as `namespace/name`; none if no PeerAuthentication does.
     pub policy: Option<String>,
-    /// Its entry for this port, if that decided.
+    /// The port, if the entry for this port sets the mode.
     pub port: Option<u16>,
-    /// The identity that the client proves; none: plaintext.
+    /// The identity that the client proves; none in plaintext.
     pub identity: Option<String>,
-    /// Whether it keeps the connection out.
+    /// Whether it denies the connection.
     pub refuses: bool,
-    /// Every PeerAuthentication that may be meant for the pod, the largest scope first, and whether it counts.
+    /// All PeerAuthentications that may apply to the pod, the largest scope first, and how each contributes.
     pub considered: Vec<String>,
 }
 
-/// What one AuthorizationPolicy has to say of a connection.
+/// The evaluation of one AuthorizationPolicy for a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Policy {
     /// `namespace/name`.
     pub name: String,
-    /// Where it stands: `file:line`.
+    /// Its origin: `file:line`.
     pub place: String,
     /// ALLOW, DENY, AUDIT or CUSTOM.
     pub action: String,
-    /// It only tells what it would do.
+    /// It is not enforced; its effect is only reported.
     pub dry_run: bool,
     /// Whether it protects this pod and port.
     pub applies: bool,
-    /// Whom it protects; where it does not apply, why not.
+    /// The workloads that it protects. If it does not apply, why not.
     pub scope: String,
     /// Whether one of its rules matches.
     pub matched: bool,
-    /// What follows from that.
+    /// Its effect on the connection.
     pub effect: String,
-    /// Its rules; empty where it does not apply.
+    /// Its rules; empty if it does not apply.
     pub rules: Vec<Rule>,
 }
 
@@ -267,10 +267,10 @@ pub struct Policy {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Rule {
-    /// Its place in `spec.rules`.
+    /// Its index in `spec.rules`.
     pub index: usize,
     /// Whether it matches.
     pub matched: bool,
-    /// What of it matched, or the first that did not.
+    /// The fields that matched, or the first field that did not.
     pub detail: String,
 }

@@ -1,4 +1,5 @@
-//! What would change a judgement. What is proposed for a rule has been tried: the rule, so changed, has been asked.
+//! The changes that would alter a verdict. A change that is proposed for a rule has been verified: the changed rule was
+//! evaluated.
 
 use std::fmt::Write as _;
 
@@ -10,13 +11,13 @@ use crate::model::policy::{Action, AuthorizationPolicy, Clause, Match, Part, Pee
 use crate::model::workload::{Membership, Workload};
 use crate::policy::{self, Cause, Connection, Counts, Denial, Level};
 
-/// Rules of other policies that are named at most.
+/// The maximum number of rules of other policies that are named.
 const NAMED: usize = 5;
 
-/// Policies that are tried with a change.
+/// The maximum number of policies for which a change is tried.
 const TRIED: usize = 100;
 
-/// A judgement, and all that it was made of.
+/// A verdict, and all facts on which it depends.
 #[derive(Debug)]
 pub(super) struct Case<'a> {
     pub(super) sources: Sources<'a>,
@@ -28,7 +29,7 @@ pub(super) struct Case<'a> {
     pub(super) denial: Option<&'a Denial>,
 }
 
-/// What would change it. Where several things keep the connection out, all are needed.
+/// The changes that would alter the verdict. If several policies deny the connection, all changes are needed.
 pub(super) fn of(case: &Case<'_>) -> Vec<String> {
     match case.denial {
         None => case.closing(),
@@ -41,12 +42,12 @@ pub(super) fn of(case: &Case<'_>) -> Vec<String> {
     }
 }
 
-/// What would have policies enforced at a port of a pod.
+/// The change that would enforce policies at a port of a pod.
 pub(super) fn enforce(workload: &Workload, local: Option<&LocalPod>, port: u16) -> String {
     let name = &workload.name;
     match workload.membership {
         Membership::Refused(reason) => format!("to enforce policy at Pod {name}: {reason}"),
-        // A label alone would not do.
+        // A label alone would not be enough.
         _ if workload.host_network => {
             format!("to enforce policy at Pod {name}, run it without hostNetwork, in the mesh")
         }
@@ -98,7 +99,7 @@ impl Case<'_> {
         if self.connection.source.is_none() && (authentication.refuses || is_not_allowed) {
             hints.extend(self.prove());
         }
-        // What an ALLOW policy lacks is told for a client that proves who it is, if it can.
+        // If the client could prove its identity, the missing ALLOW rule is proposed for the client with its identity.
         if authentication.refuses && !(is_not_allowed && proving.is_some()) {
             hints.push(self.permit_plaintext());
         }
@@ -112,7 +113,7 @@ impl Case<'_> {
         hints
     }
 
-    /// The connection if the client, a pod that is not captured, were, and so proved who it is.
+    /// The connection as it would be if a client that is not captured were captured, and proved its identity.
     fn proving(&self) -> Option<Connection> {
         let source = self.client.principal.clone().filter(|_| self.connection.source.is_none())?;
         Some(Connection { source: Some(source), ..self.connection.clone() })
@@ -125,7 +126,7 @@ impl Case<'_> {
         };
         Some(match (pod.membership, self.captured) {
             (Membership::Refused(reason), _) => format!("put Pod {} into the mesh: {reason}", pod.name),
-            // A label alone would not do.
+            // A label alone would not be enough.
             _ if pod.host_network => {
                 format!(
                     "run Pod {} without hostNetwork, in the mesh: who shares its node's address can't prove who it is",
@@ -145,7 +146,7 @@ impl Case<'_> {
         })
     }
 
-    /// How the port takes plaintext again.
+    /// The change after which the port accepts plaintext again.
     fn permit_plaintext(&self) -> String {
         let port = self.connection.destination.port();
         let found = policy::authentication(self.sources.snapshot, self.workload, port);
@@ -169,7 +170,7 @@ impl Case<'_> {
         }
     }
 
-    /// How a DENY rule that matches would not.
+    /// The change after which a DENY rule does not match any more.
     fn narrow(&self, one: &Considered) -> String {
         let (title, rule) = (one.title(), one.matched.unwrap_or_default());
         let action = one.policy.action;
@@ -189,7 +190,7 @@ impl Case<'_> {
         hint
     }
 
-    /// A change that takes this client out of a rule, tried out.
+    /// A change that excludes this client from a rule; it has been verified.
     fn exception(&self, policy: &AuthorizationPolicy, rule: usize) -> Option<String> {
         let (field, value, except) = self.except();
         let mut changed = with_rule(policy, policy.rules.get(rule)?.clone());
@@ -230,7 +231,7 @@ impl Case<'_> {
         }
     }
 
-    /// What would keep out what is let in.
+    /// The changes that would deny a connection that is allowed.
     fn closing(&self) -> Vec<String> {
         let mut hints = Vec::new();
         let allows = || self.sight.considered.iter().filter(|one| one.allows());
@@ -261,7 +262,7 @@ impl Case<'_> {
         hints
     }
 
-    /// How the port takes no plaintext any more.
+    /// The change after which the port accepts no plaintext any more.
     fn demand_identity(&self) -> String {
         let authentication = &self.sight.authentication;
         let found = policy::authentication(self.sources.snapshot, self.workload, self.connection.destination.port());
@@ -270,7 +271,7 @@ impl Case<'_> {
                 format!("mode STRICT in portLevelMtls[{port}] of PeerAuthentication {policy}")
             }
             (Some(policy), None) => format!("mode STRICT in PeerAuthentication {policy}"),
-            // Beside one that says nothing, a younger would not count.
+            // A new PeerAuthentication would not take precedence over an older one without a mode.
             (None, _) => match found.considered.iter().rev().find(|one| one.counts == Counts::Inherits) {
                 Some(one) => format!("mode STRICT in PeerAuthentication {}", titled(&one.policy)),
                 None => format!("a PeerAuthentication in namespace {} with mode STRICT", self.workload.name.namespace),
@@ -280,17 +281,17 @@ impl Case<'_> {
     }
 }
 
-/// Takes a client out of what is matched.
+/// Excludes a client from an alternative.
 type Except = Box<dyn Fn(&mut Match)>;
 
-/// What an ALLOW policy lacks to let a connection in.
+/// The rule that ALLOW policies lack to allow a connection.
 struct Addition<'a> {
     case: &'a Case<'a>,
     connection: &'a Connection,
 }
 
 impl Addition<'_> {
-    /// The smallest change that has an ALLOW policy match.
+    /// The smallest change after which an ALLOW policy matches.
     fn told(&self) -> String {
         let port = self.connection.destination.port();
         let of_source = self.connection.source.as_ref();
@@ -301,7 +302,7 @@ impl Addition<'_> {
         };
         let operation = Match { destination_ports: vec![port], ..Match::default() };
         let additions = [(Part::From, source), (Part::To, operation)];
-        // What is not sure to lead to the port lets nobody in there, whatever its rules say.
+        // An ALLOW policy that is not sure to apply to the port allows no connection there, whatever its rules are.
         let allows = || self.case.sight.considered.iter().filter(|one| one.allows() && one.is_sure);
         let (from, to) = (self.entry(), format!("{{operation: {{ports: [\"{port}\"]}}}}"));
         for (part, wanted) in &additions {
@@ -324,7 +325,7 @@ impl Addition<'_> {
         }
     }
 
-    /// The entry of `from` that means this client.
+    /// The entry of `from` for this client.
     fn entry(&self) -> String {
         match &self.connection.source {
             Some(source) => format!("{{source: {{principals: [\"{}\"]}}}}", source.text()),
@@ -340,7 +341,7 @@ impl Addition<'_> {
         }
     }
 
-    /// The first rule that matches when an alternative is added to a part of it.
+    /// The first rule that matches if an alternative is added to one of its parts.
     fn extensible(&self, policy: &AuthorizationPolicy, part: Part, wanted: &Match) -> Option<usize> {
         policy.rules.iter().enumerate().find_map(|(index, rule)| {
             let mut rule = rule.clone();
@@ -351,7 +352,7 @@ impl Addition<'_> {
     }
 }
 
-/// A policy with this rule alone; a copy of all would be large.
+/// A copy of the policy with only this rule; a copy of all rules may be large.
 fn with_rule(policy: &AuthorizationPolicy, rule: Rule) -> AuthorizationPolicy {
     let AuthorizationPolicy { name, origin, scope, action, dry_run, rules: _ } = policy;
     let (name, origin, scope) = (name.clone(), origin.clone(), scope.clone());
@@ -362,7 +363,7 @@ fn titled(policy: &PeerAuthentication) -> String {
     format!("{} ({})", policy.name, policy.origin)
 }
 
-/// A label's value as YAML reads it as a text: what is not a plain word is quoted.
+/// A label's value that YAML parses as a string: a value that is not a plain word is quoted.
 fn scalar(value: &str) -> String {
     const OTHER: [&str; 9] = ["true", "false", "yes", "no", "on", "off", "null", "y", "n"];
     let is_word =
@@ -370,7 +371,7 @@ fn scalar(value: &str) -> String {
     if is_word { value.to_owned() } else { format!("\"{value}\"") }
 }
 
-/// `selector: {…}, ` with labels that the pod has: those by which people know it, or all; nothing if it has none.
+/// `selector: {…}, ` with labels of the pod: the common labels for names, or all labels; empty if it has none.
 fn selector(workload: &Workload) -> String {
     const KNOWN: [&str; 3] = ["app", "app.kubernetes.io/name", "k8s-app"];
     let known: Vec<_> = workload.labels.iter().filter(|(key, _)| KNOWN.contains(&&***key)).collect();

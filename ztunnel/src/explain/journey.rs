@@ -1,4 +1,4 @@
-//! The way of a connection: which addresses may be at its end, and how each is got to.
+//! The route of a connection: the addresses at which it may end, and how each is reached.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -18,20 +18,20 @@ use crate::model::workload::{Membership, NamespacedName, Workload};
 use crate::route::decide::{self, Hop, Unfit};
 use crate::route::survey::{self, RouteEnd, Survey};
 
-/// Where a connection can end, and how it gets there.
+/// The possible ends of a connection, and the routes to them.
 #[derive(Debug)]
 pub(super) struct Journey {
     pub(super) destination: Destination,
     pub(super) route: Route,
-    /// Whether the client's node captures it.
+    /// Whether the client's node captures it, or why not.
     pub(super) captured: Result<(), String>,
     pub(super) segments: Vec<RouteSegment>,
     pub(super) notes: Vec<String>,
-    /// What would make a way where there is none.
+    /// The changes that would give it a route.
     pub(super) remedies: Vec<String>,
 }
 
-/// One address at which it may end.
+/// One address at which the connection may end.
 #[derive(Debug)]
 pub(super) struct RouteSegment {
     pub(super) address: SocketAddr,
@@ -39,14 +39,14 @@ pub(super) struct RouteSegment {
     pub(super) node: Option<String>,
     pub(super) health: Health,
     pub(super) turn: Preference,
-    /// Why it is never taken.
+    /// Why it is never used.
     pub(super) why_never: Option<String>,
     pub(super) hop: Option<Hop>,
-    /// The service that the client asked for.
+    /// The service that the client requested.
     pub(super) service: Option<Arc<Service>>,
 }
 
-/// A mesh, and who connects in it.
+/// A mesh, and a client in it.
 #[derive(Debug)]
 pub(super) struct Traveller<'a> {
     pub(super) sources: Sources<'a>,
@@ -54,7 +54,7 @@ pub(super) struct Traveller<'a> {
     pub(super) port: u16,
 }
 
-/// What becomes of a connection to one address.
+/// The possible routes of a connection to one address.
 #[derive(Debug, Default)]
 struct Passage {
     service: Option<Arc<Service>>,
@@ -63,7 +63,7 @@ struct Passage {
 }
 
 impl Traveller<'_> {
-    /// The way to what a question means.
+    /// The routes to the destination of a question.
     pub(super) fn travel(&self, query: &Query, meant: Meant<'_>) -> Result<Journey, QueryError> {
         let mut notes = Vec::new();
         let address = self.address(&meant, &mut notes)?;
@@ -78,7 +78,7 @@ impl Traveller<'_> {
             Meant::Address(address) => (self.sources.snapshot.workload_at(address), None),
         };
         if let Some(pod) = pod {
-            // Of an address on a node's network the mesh does not know whose it is; the question does.
+            // The mesh does not know which pod has an address that is shared with a node, but the question names the pod.
             for segment in segments
                 .iter_mut()
                 .filter(|segment| pod.addresses.contains(&segment.address.ip()) && segment.workload.is_none())
@@ -113,7 +113,7 @@ impl Traveller<'_> {
         Ok(Journey { destination, route, captured, segments, notes, remedies })
     }
 
-    /// The address that the client connects to; none: the service has none of its own.
+    /// The address to which the client connects. `None`: the service has no address of its own.
     fn address(&self, meant: &Meant<'_>, notes: &mut Vec<String>) -> Result<Option<IpAddr>, QueryError> {
         let (title, addresses) = match meant {
             Meant::Address(address) => return Ok(Some(*address)),
@@ -137,7 +137,8 @@ impl Traveller<'_> {
         Ok(Some(taken))
     }
 
-    /// A service without an address: its name gives those of its ready pods, and the client connects to one of these.
+    /// A service without an address: its name resolves to the addresses of its ready pods, and the client connects to one of
+    /// them.
     fn headless(&self, meant: &Meant<'_>, notes: &mut Vec<String>) -> (Passage, Result<(), String>) {
         let Meant::Service(service) = meant else { return (Passage::default(), Ok(())) };
         let mut captured = Ok(());
@@ -177,7 +178,7 @@ impl Traveller<'_> {
         (passage, captured)
     }
 
-    /// What becomes of a connection to an address.
+    /// The possible routes of a connection to an address.
     fn towards(&self, address: IpAddr) -> Passage {
         let (snapshot, dst) = (self.sources.snapshot, OrigDst::new(SocketAddr::new(address, self.port)));
         let captured = self.client.capture(address, self.port).is_ok();
@@ -260,7 +261,7 @@ impl Traveller<'_> {
         }
     }
 
-    /// What would make a way.
+    /// The changes that would give the connection a route.
     fn remedies(
         &self,
         refusal: &decide::RouteRefusal,
@@ -331,7 +332,7 @@ impl From<survey::Preference> for Preference {
     }
 }
 
-/// Whether a pod is in the mesh, so that captured clients reach it through a tunnel; or why not.
+/// Whether a pod is in the mesh, so that captured clients use HBONE to reach it; or why not.
 pub(super) fn is_in_mesh(workload: &Workload) -> Result<(), String> {
     match workload.membership {
         Membership::InMesh => Ok(()),
@@ -339,7 +340,7 @@ pub(super) fn is_in_mesh(workload: &Workload) -> Result<(), String> {
     }
 }
 
-/// Whether the daemon of its node stands before this port of a pod, as far as is known here; or why not.
+/// Whether the node's daemon enforces policy at this port of a pod, according to the facts known here; or why not.
 pub(super) fn is_enforced(sources: Sources<'_>, workload: &Workload, port: u16, is_tunnel: bool) -> Result<(), String> {
     is_in_mesh(workload)?;
     let name = &workload.name;
@@ -350,7 +351,7 @@ pub(super) fn is_enforced(sources: Sources<'_>, workload: &Workload, port: u16, 
     let Some(local) = sources.local(name) else { return Ok(()) };
     match () {
         () if local.netns.is_none() => Err(format!("Pod {name} is not captured: {NO_NETNS}")),
-        // Whatever is excluded, tunnels end at the daemon.
+        // HBONE connections end at the daemon, whatever is excluded.
         () if port == HBONE_PORT => Ok(()),
         () if local.exclusions.inbound_ports.contains(port) => Err(format!(
             "Pod {name} excludes inbound port {port} (annotation traffic.ambient.mesh/exclude-inbound-ports)"
@@ -363,7 +364,7 @@ pub(super) fn is_enforced(sources: Sources<'_>, workload: &Workload, port: u16, 
     }
 }
 
-/// Why an endpoint that serves is not taken.
+/// Why an endpoint that takes connections is not used.
 fn worse(endpoint: &Endpoint, service: Option<&Arc<Service>>, dst: IpAddr) -> &'static str {
     if endpoint.address.is_ipv4() != dst.is_ipv4() {
         return "it is of the other address family";
@@ -414,7 +415,7 @@ impl RouteSegment {
         Self { address: target, workload, node, health, turn, why_never: None, hop, service: None }
     }
 
-    /// Whom a tunnel may find there.
+    /// The identities that the peer of an HBONE connection may have.
     pub(super) fn expected(&self) -> Option<&[SpiffeId]> {
         match self.hop.as_ref()? {
             Hop::Tunnel { expected, .. } => Some(expected),

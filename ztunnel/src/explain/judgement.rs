@@ -1,4 +1,4 @@
-//! What policies have to say of a connection, as [`policy`](crate::policy) tells it, in the words of an explanation.
+//! The evaluation of policies for a connection, from [`policy`](crate::policy), in the form of an explanation.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,20 +11,20 @@ use crate::model::workload::{NamespacedName, Workload};
 use crate::policy::{self, Applies, Connection, RuleTrace};
 use crate::store::snapshot::Snapshot;
 
-/// Everything that was considered at a workload.
+/// All policies that were considered for a workload.
 #[derive(Debug)]
 pub(super) struct Sight {
     pub(super) authentication: Authentication,
     pub(super) considered: Vec<Considered>,
-    /// Policies of other namespaces.
+    /// The number of policies of other namespaces.
     pub(super) elsewhere: usize,
 }
 
-/// A policy, and what it says.
+/// A policy and its evaluation.
 #[derive(Debug)]
 pub(super) struct Considered {
     pub(super) policy: Arc<AuthorizationPolicy>,
-    /// That it protects this port, or not.
+    /// Whether it is sure that it protects this port, or that it does not.
     pub(super) is_sure: bool,
     /// The first rule that matches.
     pub(super) matched: Option<usize>,
@@ -32,28 +32,28 @@ pub(super) struct Considered {
 }
 
 impl Considered {
-    /// It applies, and is in force.
+    /// Whether it applies and is enforced.
     pub(super) fn counts(&self) -> bool {
         self.told.applies && !self.policy.dry_run && self.policy.action != Action::Audit
     }
 
-    /// It counts, and is one of those that let in.
+    /// Whether it is an enforced ALLOW policy that applies.
     pub(super) fn allows(&self) -> bool {
         self.counts() && self.policy.action == Action::Allow
     }
 
-    /// It counts, and keeps the connection out.
+    /// Whether it is enforced, applies, and denies the connection.
     pub(super) fn denies(&self) -> bool {
         self.counts() && self.policy.action != Action::Allow && self.matched.is_some()
     }
 
-    /// The rule that matched, for people.
+    /// The name and origin of the policy, for people.
     pub(super) fn title(&self) -> String {
         format!("AuthorizationPolicy {} ({})", self.policy.name, self.policy.origin)
     }
 }
 
-/// Looks at everything that may protect a workload from a connection.
+/// Evaluates all policies that may protect a workload from a connection.
 pub(super) fn look(sources: Sources<'_>, workload: &Workload, connection: &Connection) -> Sight {
     let Sources { snapshot, .. } = sources;
     let mut would = BTreeMap::new();
@@ -101,7 +101,7 @@ fn considered(one: policy::Considered, would: &BTreeMap<NamespacedName, Option<u
     Considered { policy, is_sure, matched, told }
 }
 
-/// What a policy that applies does to the connection. `would`: what [`Guard::beside`] has of it.
+/// The effect of a policy that applies. `would`: its match in `PodPolicies::beside`, if any.
 fn effect(policy: &AuthorizationPolicy, matched: Option<usize>, would: Option<&Option<usize>>) -> String {
     let by = |what: &str, rule: usize| format!("{what} (rules[{rule}])");
     match (policy.action, policy.dry_run, matched) {
@@ -124,7 +124,7 @@ fn scope(policy: &AuthorizationPolicy) -> String {
     match &policy.scope {
         Scope::Mesh => "every pod of the mesh".to_owned(),
         Scope::Namespace(namespace) => format!("every pod of namespace {namespace}"),
-        // A control plane has compared the labels, and names the workloads instead.
+        // A control plane has compared the labels, and sends the names of the workloads instead.
         Scope::Selector { .. } if matches!(policy.origin, Origin::Resource { .. }) => {
             "pods to which the control plane attaches it".to_owned()
         }
@@ -153,7 +153,7 @@ fn rule(policy: &AuthorizationPolicy, trace: RuleTrace) -> Rule {
 }
 
 impl Sight {
-    /// Why a connection is let in that nothing keeps out.
+    /// Why a connection that no policy denies is allowed.
     pub(super) fn what_allows(&self) -> String {
         let mut allows = self.considered.iter().filter(|one| one.allows()).peekable();
         if allows.peek().is_none() {
@@ -166,7 +166,7 @@ impl Sight {
     }
 }
 
-/// Whether a policy that is not in the mesh would match a connection: asked as if it protected everyone.
+/// Whether a policy that is not in the mesh would match a connection. It is evaluated as if it protected the whole mesh.
 pub(super) fn would_match(policy: AuthorizationPolicy, workload: &Workload, connection: &Connection) -> bool {
     let policies =
         PolicySet { authorization: vec![AuthorizationPolicy { scope: Scope::Mesh, ..policy }], ..PolicySet::default() };

@@ -1,7 +1,7 @@
-//! Explains where a connection would go and whether it may: the functions of the data path, asked by a person.
+//! Explains where a connection would go and whether it is allowed, with the functions of the data path.
 //!
-//! [`explain`] finds whom a [`Query`] means, lets [`route`](crate::route) decide the way and [`policy`](crate::policy) judge at
-//! each of its ends, and tells all of it as an [`Explanation`]. It decides nothing by itself.
+//! [`explain`] resolves the objects in a [`Query`], uses [`route`](crate::route) for the route and [`policy`](crate::policy)
+//! for the verdict at each endpoint, and returns an [`Explanation`]. It makes no decision of its own.
 
 mod addressing;
 mod arrival;
@@ -36,24 +36,24 @@ use crate::model::workload::Membership;
 use crate::route::decide::Hop;
 use crate::store::snapshot::Snapshot;
 
-/// Endpoints of which every policy is listed; of more only the verdict is.
+/// The maximum number of endpoints for which every policy is listed. For further endpoints only the verdict is given.
 const TRACED: usize = 32;
-/// Policies that are looked at, at all endpoints together: there are some hundred a millisecond.
+/// The maximum number of policy evaluations over all endpoints; some hundred of them take a millisecond.
 const LOOKS: usize = 20_000;
 
-/// Explains a connection in a mesh. `local`: the local facts of as many pods as are known. A running daemon has those of its own
-/// node's pods.
+/// Explains a connection in a mesh. `local`: the known local facts of pods. A running daemon knows them for the pods of its own
+/// node.
 ///
 /// # Errors
-/// When the mesh has no such client or destination, or two.
+/// If the mesh has no such client or destination, or two of them.
 pub fn explain(snapshot: &Snapshot, local: &LocalPods, query: &Query) -> Result<Explanation, QueryError> {
     explain_at(snapshot, local, None, query)
 }
 
-/// The same, as a daemon sees it that knows how far it has come with the pods of its own node.
+/// The same, with the state of the pods of the node whose daemon is asked.
 ///
 /// # Errors
-/// As those of [`explain`].
+/// As [`explain`].
 pub fn explain_at(
     snapshot: &Snapshot,
     local: &LocalPods,
@@ -135,7 +135,7 @@ fn endpoint(
     }
 }
 
-/// Allowed is what has a way, and whom everyone at its end lets in.
+/// The overall verdict: a connection is allowed if it has a route, and every possible endpoint allows it.
 fn overall(route: &Route, endpoints: &[Endpoint]) -> (Verdict, String) {
     if let Some(refusal) = &route.refusal {
         return (Verdict::Failed, refusal.text.clone());

@@ -1,23 +1,23 @@
-//! Lines of text for a terminal: of a width that it shows, and without anything that it would obey.
+//! Lines of text for a terminal: wrapped at the terminal's width, and without control sequences.
 
 use std::fmt::Write as _;
 
-/// Text that is written line by line.
+/// A text that is written line by line.
 #[derive(Debug, Default)]
 pub struct Page {
     text: String,
-    /// Columns; `None`: no line is wrapped.
+    /// The number of columns. `None`: lines are not wrapped.
     width: Option<usize>,
 }
 
 impl Page {
-    /// A page of this many columns; `None`: its lines are not wrapped.
+    /// A page of this many columns. `None`: lines are not wrapped.
     #[must_use]
     pub const fn new(width: Option<usize>) -> Self {
         Self { text: String::new(), width }
     }
 
-    /// A line; what does not fit goes on below, further in by `hang`.
+    /// Writes a line. The part that does not fit continues on the next lines, with an additional indent of `hang`.
     pub fn line(&mut self, indent: usize, hang: usize, text: &str) {
         let text = printable(text);
         let width = self.width.unwrap_or(usize::MAX);
@@ -41,7 +41,7 @@ impl Page {
         self.text.push('\n');
     }
 
-    /// The same, and the first time that a word of letters stands in it, it is painted: that takes no columns.
+    /// The same. The first occurrence of a word is painted, which takes no columns.
     pub fn painted(&mut self, indent: usize, hang: usize, text: &str, word: &str, paint: impl Fn(&str) -> String) {
         let begin = self.text.len();
         self.line(indent, hang, text);
@@ -50,26 +50,26 @@ impl Page {
         }
     }
 
-    /// A line without text.
+    /// Writes an empty line.
     pub fn gap(&mut self) {
         self.text.push('\n');
     }
 
-    /// All of it.
+    /// The whole text.
     #[must_use]
     pub fn finish(self) -> String {
         self.text
     }
 }
 
-/// Whether a terminal would obey it, or show it as something else than it is: control characters, and Unicode's marks that
-/// turn the direction of text around or take no room.
+/// Whether a terminal would interpret the character, or show it misleadingly: control characters, and Unicode characters that
+/// change the direction of text or have no width.
 fn is_treacherous(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
-/// The text with everything that a terminal would obey written out as `\u{1b}`.
+/// The text with these characters escaped as `\u{1b}`.
 #[must_use]
 pub fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
@@ -83,7 +83,7 @@ pub fn printable(text: &str) -> String {
     shown
 }
 
-/// JSON with everything that a terminal would obey as an escape of JSON's; line ends between its parts stay.
+/// JSON with these characters escaped as in JSON; line ends between its parts stay.
 #[must_use]
 pub fn printable_json(json: &str) -> String {
     let mut shown = String::with_capacity(json.len());

@@ -1,4 +1,4 @@
-//! What is asked: who connects, where to, at which port. And whom of the mesh that means.
+//! The question: client, destination and port; and the objects of the mesh that it means.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -14,9 +14,9 @@ mod meaning;
 
 pub use self::meaning::QueryError;
 
-/// Longer texts are no names: SPIFFE allows 2048 bytes for an identity, the longest of them.
+/// The maximum length of a text: SPIFFE allows 2048 bytes for an identity, which is the longest name.
 const LONGEST: usize = 2048;
-/// Names that are told beside one that is not known.
+/// The maximum number of known names that are listed for an unknown name.
 const NAMED: usize = 8;
 
 /// A question.
@@ -27,15 +27,15 @@ pub struct Query {
     pub(super) port: Port,
 }
 
-/// To which port.
+/// The port in a question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Port {
     Number(u16),
-    /// That of the service's port, or of the pod's, with this name.
+    /// The port of the service or of the pod with this name.
     Name(String),
 }
 
-/// Who connects.
+/// The client in a question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum From {
     Pod(NamespacedName),
@@ -45,7 +45,7 @@ pub(super) enum From {
     Host(String),
 }
 
-/// Where to.
+/// The destination in a question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum To {
     Pod(NamespacedName),
@@ -57,17 +57,17 @@ pub(super) enum To {
 }
 
 impl Query {
-    /// Reads a question: `from` is `NAMESPACE/POD`, `spiffe://…` or an address; `to` is `NAMESPACE/POD`, `NAMESPACE/SERVICE`,
-    /// either with `pod:` or `service:` before it, or an address; both may be host names of services. `port` is a number, or the
-    /// name of a port.
+    /// Parses a question. `from` is `NAMESPACE/POD`, `spiffe://…` or an address. `to` is `NAMESPACE/POD`, `NAMESPACE/SERVICE`,
+    /// either with the prefix `pod:` or `service:`, or an address. Both may be host names of services. `port` is a number, or
+    /// the name of a port.
     ///
     /// # Errors
-    /// When it is none; names that part.
+    /// If a part can't be parsed; the error names the part.
     pub fn parse(from: &str, to: &str, port: &str) -> Result<Self, QueryError> {
         Ok(Self { from: client(from)?, to: server(to)?, port: port_of(port)? })
     }
 
-    /// The address that is asked for, if it is one.
+    /// The destination, if it is an address.
     #[must_use]
     pub fn address(&self) -> Option<IpAddr> {
         match self.to {
@@ -76,7 +76,7 @@ impl Query {
         }
     }
 
-    /// The number of the port that is meant.
+    /// The number of the port in the question.
     pub(super) fn port_number(&self, meant: &Meant<'_>) -> Result<u16, QueryError> {
         let name = match &self.port {
             Port::Number(number) => return Ok(*number),
@@ -126,7 +126,7 @@ fn server(text: &str) -> Result<To, QueryError> {
     found.ok_or_else(|| QueryError::To { text: excerpt(text) })
 }
 
-/// A port's number, or a name that a port can have (RFC 6335, and as Kubernetes takes it).
+/// Parses a port's number, or a valid name of a port (RFC 6335, and Kubernetes' rule).
 fn port_of(text: &str) -> Result<Port, QueryError> {
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         return text.parse().ok().filter(|port| *port != 0).map(Port::Number).ok_or(QueryError::Port);
@@ -137,7 +137,7 @@ fn port_of(text: &str) -> Result<Port, QueryError> {
     if is_name { Ok(Port::Name(text.to_owned())) } else { Err(QueryError::Port) }
 }
 
-/// A host name in lower case: the dot at the end of a whole one is left out.
+/// Parses a host name and converts it to lower case, without the dot at the end of a fully qualified name.
 fn host(text: &str) -> Option<String> {
     let bare = text.strip_suffix('.').unwrap_or(text);
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
@@ -151,7 +151,7 @@ fn address(text: &str) -> Option<IpAddr> {
     Some(address.to_canonical())
 }
 
-/// `namespace/name` in Kubernetes' alphabet.
+/// Parses `namespace/name` with the characters that Kubernetes allows.
 fn name(text: &str) -> Option<NamespacedName> {
     let (namespace, name) = text.split_once('/')?;
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
@@ -167,9 +167,9 @@ pub(super) use self::hosts::behind;
 pub(super) use self::meaning::Meant;
 
 impl Query {
-    /// Whom `to` means.
+    /// Resolves `to`.
     ///
-    /// `namespace`: the client's, in which short host names are looked up first.
+    /// `namespace`: the client's namespace, in which short host names are looked up first.
     pub(super) fn meant<'a>(&self, snapshot: &'a Snapshot, namespace: Option<&str>) -> Result<Meant<'a>, QueryError> {
         let pod = |name| snapshot.workload(name);
         let service = |name| service_named(snapshot, name, &self.port);
@@ -194,7 +194,7 @@ impl Query {
     }
 }
 
-/// The pod of this name that connects.
+/// The client pod with this name.
 pub(super) fn client_pod<'a>(snapshot: &'a Snapshot, name: &NamespacedName) -> Result<&'a Arc<Workload>, QueryError> {
     snapshot.workload(name).ok_or_else(|| QueryError::Unknown {
         side: "from",
@@ -204,7 +204,7 @@ pub(super) fn client_pod<'a>(snapshot: &'a Snapshot, name: &NamespacedName) -> R
     })
 }
 
-/// Of the services of one ServiceEntry the first that has the port.
+/// The service with this name. A ServiceEntry may make several: the first of them with the port is used.
 fn service_named<'a>(snapshot: &'a Snapshot, name: &NamespacedName, port: &Port) -> Option<&'a Arc<Service>> {
     let has_port = |service: &Service| match port {
         Port::Number(number) => service.port(*number).is_some(),
@@ -218,7 +218,7 @@ fn service_named<'a>(snapshot: &'a Snapshot, name: &NamespacedName, port: &Port)
     named.find(|service| has_port(service)).or(Some(first))
 }
 
-/// What could have been meant.
+/// The known names in the namespace, as suggestions.
 fn known(snapshot: &Snapshot, asked: &NamespacedName, services: bool, pods: bool) -> String {
     let of_pods = snapshot.workloads().filter(|_| pods).map(|workload| &workload.name);
     let of_services = snapshot.services().filter(|_| services).map(|service| &service.name);

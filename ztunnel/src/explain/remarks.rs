@@ -1,4 +1,4 @@
-//! What else a person should know: of the connection, and of the files that the mesh is made of.
+//! Further remarks for people: about the connection, and about the files of the mesh.
 
 use super::client::Client;
 use super::explanation::{Explanation, Judgement, Policy, Preference};
@@ -8,10 +8,10 @@ use crate::model::problem::{Problem, Severity};
 use crate::model::workload::{Membership, Workload};
 use crate::store::snapshot::Snapshot;
 
-/// Problems that are told; more are counted.
+/// The maximum number of listed problems; the others are counted.
 const PROBLEMS: usize = 100;
 
-/// What may make the explanation, or the mesh, other than meant.
+/// Reasons for which the explanation, or the mesh, may not be as intended.
 pub(super) fn warnings(snapshot: &Snapshot, explanation: &Explanation) -> Vec<String> {
     let mut warnings = Vec::new();
     if snapshot.is_partial() {
@@ -41,7 +41,7 @@ pub(super) fn warnings(snapshot: &Snapshot, explanation: &Explanation) -> Vec<St
     warnings
 }
 
-/// Names of the objects in it, and their namespaces.
+/// The names of the objects in the explanation, and their namespaces.
 fn concerned(explanation: &Explanation) -> Vec<&str> {
     let Explanation { from, to, route, endpoints, .. } = explanation;
     let mut names: Vec<&str> =
@@ -63,7 +63,7 @@ fn judged(explanation: &Explanation) -> impl Iterator<Item = &Judgement> {
     explanation.endpoints.iter().filter_map(|endpoint| endpoint.judgement.as_ref())
 }
 
-/// Facts of pods of other nodes that only these nodes know.
+/// Facts about pods of other nodes that only those nodes know.
 pub(super) fn not_known_here(
     sources: Sources<'_>,
     client: &Client<'_>,
@@ -100,7 +100,7 @@ pub(super) fn not_known_here(
     notes
 }
 
-/// What is good to know of such a connection.
+/// Notes about the connection.
 pub(super) fn notes(explanation: &Explanation) -> Vec<String> {
     let mut notes = Vec::new();
     let balanced = !explanation.from.captured && explanation.route.service.is_some();

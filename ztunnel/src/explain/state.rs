@@ -1,33 +1,33 @@
-//! How far a daemon has come with the pods of its node: no manifest tells.
+//! The state of the pods of a node at its daemon, which is not in any manifest.
 
 use std::collections::BTreeMap;
 
 use crate::model::workload::{Membership, NamespacedName, Workload};
 
-/// The pods of one node as its daemon has them.
+/// The pods of one node, in the state that its daemon reports.
 #[derive(Debug, Clone, Default)]
 pub struct NodeState {
     /// The node.
     pub node: String,
-    /// Its labelled pods, by name; one that is missing waits for its enrolment.
+    /// Its labelled pods, by name. A pod that is missing waits for its enrolment.
     pub pods: BTreeMap<NamespacedName, PodState>,
 }
 
-/// What a daemon does with a labelled pod of its node.
+/// The state of a labelled pod at the daemon of its node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PodState {
     /// It is captured and served.
     Enrolled,
     /// It is not captured, for this reason.
     Refused(String),
-    /// It is captured and not served, for this reason: its connections fail.
+    /// It is captured but not served, for this reason. Its connections fail.
     Closed(String),
     /// It is not captured yet.
     Pending,
 }
 
 impl NodeState {
-    /// The state of a pod of the mesh, if it is one of this node.
+    /// The state of a pod of the mesh, if it is on this node.
     #[must_use]
     pub fn of(&self, pod: &Workload) -> Option<PodState> {
         let is_here = pod.node.as_deref() == Some(self.node.as_str()) && pod.membership == Membership::InMesh;
@@ -36,7 +36,7 @@ impl NodeState {
 }
 
 impl PodState {
-    /// Why the pod is not captured; `None`: it is.
+    /// Why the pod is not captured. `None`: it is captured.
     pub(super) fn why_open(&self) -> Option<String> {
         match self {
             Self::Enrolled | Self::Closed(_) => None,
@@ -45,12 +45,12 @@ impl PodState {
         }
     }
 
-    /// Why no tunnel ends at the pod; `None`: one does.
+    /// Why the pod accepts no HBONE connections. `None`: it accepts them.
     pub(super) fn why_no_tunnel(&self) -> Option<String> {
         self.why_open().or_else(|| self.why_closed())
     }
 
-    /// Why all of its connections fail; `None`: they do not.
+    /// Why all of its connections fail. `None`: they do not.
     pub(super) fn why_closed(&self) -> Option<String> {
         match self {
             Self::Closed(why) => Some(format!("its node has closed it, so that all its connections fail: {why}")),

@@ -1,27 +1,27 @@
-//! An explanation for people: what it comes to first, then why, then what to do.
+//! An explanation for people: first the verdict, then the reasons, then the possible changes.
 
 use std::collections::BTreeSet;
 
 use super::explanation::{Authentication, Endpoint, Explanation, Judgement, Policy, Preference, Way};
 use super::page::Page;
 
-/// Endpoints of one kind that are listed; the others are in the JSON.
+/// The maximum number of listed endpoints of one kind; the others are in the JSON.
 const ENDPOINTS: usize = 20;
-/// Policies that don't apply and are listed.
+/// The maximum number of listed policies that do not apply.
 const ASIDE: usize = 10;
-/// Policies that apply, don't match, and are listed.
+/// The maximum number of listed policies that apply but do not match.
 const SILENT: usize = 30;
-/// Notes and warnings that are listed.
+/// The maximum number of listed notes and warnings.
 const REMARKS: usize = 20;
 
-/// The explanation as text, a line for each fact. Nothing in it controls a terminal.
+/// The explanation as text, with one line for each fact. It contains no control sequences.
 #[must_use]
 pub fn text(explanation: &Explanation) -> String {
     wrapped(explanation, None, str::to_owned)
 }
 
-/// The explanation as text of this many columns (`None`: lines are not wrapped), except for words that are longer. Nothing in
-/// it controls a terminal but what `paint` makes of the verdict.
+/// The explanation as text of this many columns (`None`: lines are not wrapped); only longer words exceed them. It contains no
+/// control sequences except those that `paint` adds to the verdict.
 #[must_use]
 pub fn wrapped(explanation: &Explanation, width: Option<usize>, paint: impl Fn(&str) -> String) -> String {
     let mut page = Page::new(width);
@@ -103,7 +103,7 @@ fn endpoint(page: &mut Page, endpoint: &Endpoint) {
     }
 }
 
-/// Endpoints that judge alike are told together.
+/// Endpoints with the same evaluation are listed together.
 fn judgements(page: &mut Page, explanation: &Explanation) {
     let mut groups: Vec<(&Judgement, Vec<&Endpoint>)> = Vec::new();
     for endpoint in &explanation.endpoints {

@@ -1,4 +1,5 @@
-//! Host names as a pod's resolver would find them: services of Kubernetes, pods of headless services, hosts of ServiceEntries.
+//! Host names as a pod's resolver would resolve them: services of Kubernetes, pods of headless services, hosts of
+//! ServiceEntries.
 
 use std::sync::Arc;
 
@@ -7,10 +8,10 @@ use crate::model::service::{Service, ServiceKind};
 use crate::model::workload::{NamespacedName, Workload};
 use crate::store::snapshot::Snapshot;
 
-/// Names of services end so in the cluster.
+/// The suffixes of services' names in the cluster.
 const SUFFIX: [&str; 2] = [".svc.cluster.local", ".svc"];
 
-/// Whom a host name means to a client of a namespace, or of any where that is not known.
+/// Resolves a host name for a client of a namespace, or of an unknown namespace.
 pub(super) fn find<'a>(
     snapshot: &'a Snapshot,
     host: &str,
@@ -43,7 +44,7 @@ pub(super) fn find<'a>(
     Err(QueryError::Host { side, host: host.to_owned(), known })
 }
 
-/// `SERVICE`, `SERVICE.NAMESPACE`, or `POD.SERVICE.NAMESPACE` of a headless service.
+/// Resolves `SERVICE`, `SERVICE.NAMESPACE`, or `POD.SERVICE.NAMESPACE` of a headless service.
 fn of_cluster<'a>(snapshot: &'a Snapshot, bare: &str, namespace: Option<&str>) -> Option<Meant<'a>> {
     let service = |namespace: &str, name: &str| snapshot.kubernetes_service(&NamespacedName::new(namespace, name));
     let labels: Vec<&str> = bare.split('.').collect();
@@ -65,7 +66,7 @@ fn pod<'a>(snapshot: &'a Snapshot, name: &str, service: &Service) -> Option<&'a 
     snapshot.workload(&name).filter(|_| is_behind && service.vips.is_empty())
 }
 
-/// The ServiceEntry with a host, or with a wildcard that means it.
+/// The ServiceEntry with a host, or with a wildcard that matches it.
 fn of_entry<'a>(snapshot: &'a Snapshot, host: &str, namespace: Option<&str>) -> Option<&'a Arc<Service>> {
     let wildcards = host.match_indices('.').map(|(at, _)| format!("*{}", host.get(at..).unwrap_or_default()));
     std::iter::once(host.to_owned()).chain(wildcards).find_map(|host| {
@@ -77,7 +78,7 @@ fn of_entry<'a>(snapshot: &'a Snapshot, host: &str, namespace: Option<&str>) -> 
     })
 }
 
-/// The only service of this name, whatever its namespace.
+/// The only service with this name in any namespace.
 fn anywhere<'a>(snapshot: &'a Snapshot, host: &str, side: &'static str) -> Result<Meant<'a>, QueryError> {
     let is_it = |service: &&Arc<Service>| service.kind == ServiceKind::Kubernetes && *service.name.name == *host;
     let mut named = snapshot.services().filter(is_it);
@@ -93,7 +94,7 @@ fn anywhere<'a>(snapshot: &'a Snapshot, host: &str, side: &'static str) -> Resul
     }
 }
 
-/// The pods behind the service of a host name, those of the mesh first: the clients that it means.
+/// The possible clients behind a host name: the pods behind its service, those of the mesh first.
 pub(in crate::explain) fn behind<'a>(
     snapshot: &'a Snapshot,
     host: &str,

@@ -1,4 +1,4 @@
-//! Whom a question means, and why that can't be told.
+//! The objects that a question means, and the errors of the resolution.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,36 +12,36 @@ use crate::model::workload::{NamespacedName, Workload};
 /// Why a question can't be answered.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum QueryError {
-    /// `from` is nothing of the kind.
+    /// `from` can't be parsed.
     #[error(
         "from: {text:?} is no client: write NAMESPACE/POD, spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT, an IP address, or the host name of a service"
     )]
     From {
-        /// Its beginning.
+        /// The beginning of the text.
         text: String,
     },
-    /// `from` is no identity.
+    /// `from` is not a valid identity.
     #[error("from: {0}")]
     Identity(#[from] IdentityError),
-    /// `to` is nothing of the kind.
+    /// `to` can't be parsed.
     #[error(
         "to: {text:?} is no destination: write NAMESPACE/POD, NAMESPACE/SERVICE, pod:NAMESPACE/NAME, service:NAMESPACE/NAME, an IP address, or the host name of a service"
     )]
     To {
-        /// Its beginning.
+        /// The beginning of the text.
         text: String,
     },
-    /// No port has this number.
+    /// The port is not a valid number or name.
     #[error("port: write a TCP port, 1 to 65535, or the name of a port")]
     Port,
-    /// The destination has no port of this name.
+    /// The destination has no port with this name.
     #[error("port: {title} has no TCP port named {name:?}{known}")]
     PortName {
         /// The destination.
         title: String,
         /// The name.
         name: String,
-        /// What there is instead; begins with a separator.
+        /// The existing ports; begins with a separator.
         known: String,
     },
     /// No service has this host name.
@@ -51,25 +51,25 @@ pub enum QueryError {
         side: &'static str,
         /// The name.
         host: String,
-        /// What follows from that; begins with a separator.
+        /// The consequence; begins with a separator.
         known: String,
     },
-    /// Several services may be meant.
+    /// The host name matches several services.
     #[error("{side}: {host:?} may mean {first} or {other}: write the name with its namespace")]
     AmbiguousHost {
         /// `from` or `to`.
         side: &'static str,
         /// The name.
         host: String,
-        /// One that may be meant.
+        /// One of the services.
         first: NamespacedName,
-        /// Another.
+        /// Another one.
         other: NamespacedName,
     },
     /// The mesh has not been read yet.
     #[error("the mesh has not been read yet: see /config_dump for what is wrong with its folder, or try again")]
     NoMesh,
-    /// There is no such object.
+    /// The object does not exist.
     #[error("{side}: the mesh has no {what} {name}{known}")]
     Unknown {
         /// `from` or `to`.
@@ -78,26 +78,26 @@ pub enum QueryError {
         what: &'static str,
         /// Its name.
         name: NamespacedName,
-        /// What there is instead; begins with a separator.
+        /// The existing objects; begins with a separator.
         known: String,
     },
-    /// There are two.
+    /// There is a Pod and a Service with this name.
     #[error("to: {name} is a Pod and a Service: write pod:{name} or service:{name}")]
     Ambiguous {
         /// Their name.
         name: NamespacedName,
     },
-    /// It can't connect, nor be connected to.
+    /// The object has no address for a connection.
     #[error("{side}: {what}, so that there is no connection to explain")]
     NoAddress {
         /// `from` or `to`.
         side: &'static str,
-        /// Which object, and why.
+        /// The object and the reason.
         what: String,
     },
 }
 
-/// Whom a question means by `to`.
+/// The object that `to` means.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::explain) enum Meant<'a> {
     Pod(&'a Arc<Workload>),

@@ -1,6 +1,6 @@
 use super::{LONGEST, Query, QueryError};
 
-/// What becomes of a question: `ok`, or the beginning of the error.
+/// Checks the result of parsing a question: `ok`, or the beginning of the error.
 fn check(from: &str, to: &str, expected: &str) {
     let got = Query::parse(from, to, "80").map_or_else(|error| error.to_string(), |_| "ok".to_owned());
     assert!(got.starts_with(expected), "{from:?} -> {to:?}: {got}");
