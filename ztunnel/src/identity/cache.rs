@@ -26,7 +26,7 @@ use crate::{
     model::identity::SpiffeId,
 };
 
-/// The way to get certificates. Cheap to clone.
+/// The handle through which certificates are requested. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Certificates {
     registry: Arc<Registry>,
