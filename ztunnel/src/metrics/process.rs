@@ -7,8 +7,8 @@ use prometheus_client::registry::Registry;
 
 use super::state::{counter_of_seconds, gauge, gauge_of_seconds};
 
-/// The ticks per second of process times in `/proc`: the same on every architecture of the daemon, and independent of the kernel's
-/// own clock (`USER_HZ`, part of the kernel's interface).
+/// The ticks per second of process times in `/proc`: the same on every architecture of the daemon, and independent of the
+/// kernel's own clock (`USER_HZ`, part of the kernel's interface).
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// Registers the current values in `/proc`. A value that can't be read is left out.

@@ -16,7 +16,8 @@ const LONGEST_REASON: usize = 64;
 /// The characters that are encoded in a detail, in addition to all that are not ASCII.
 const ENCODED: &AsciiSet = &CONTROLS.add(b'%');
 
-/// Why a stream was refused: `<reason> <detail>`. In the detail, `%` and all characters but printable ASCII are percent-encoded.
+/// Why a stream was refused: `<reason> <detail>`. In the detail, `%` and all characters outside of printable ASCII are
+/// percent-encoded.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HboneRefusal {
     /// The label of a [`CloseReason`], or another word of `a-z`, `0-9` and `_`, at most 64.
