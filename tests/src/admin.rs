@@ -9,13 +9,13 @@ use serde_json::Value;
 
 use crate::netns::Netns;
 
-/// Where the daemon's admin endpoint listens, in the node's namespace.
+/// The address of the daemon's admin endpoint, in the node's namespace.
 pub const ADDRESS: &str = "127.0.0.1:15000";
 
-/// Where it tells its metrics.
+/// The address of its metrics.
 pub const METRICS: &str = "127.0.0.1:15020";
 
-/// Where it tells whether it is ready.
+/// The address of its readiness probe.
 pub const READINESS: &str = "127.0.0.1:15021";
 
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -32,7 +32,7 @@ pub struct Answer {
 /// Sends a GET to the admin endpoint.
 ///
 /// # Errors
-/// When nobody listens or the answer is no HTTP.
+/// When nobody listens or the answer is not HTTP.
 pub fn get(netns: &Netns, path: &str) -> Result<Answer> {
     get_from(netns, ADDRESS, path)
 }
@@ -40,7 +40,7 @@ pub fn get(netns: &Netns, path: &str) -> Result<Answer> {
 /// Sends a GET to an address, from inside a namespace.
 ///
 /// # Errors
-/// When nobody listens or the answer is no HTTP.
+/// When nobody listens or the answer is not HTTP.
 pub fn get_from(netns: &Netns, address: &str, path: &str) -> Result<Answer> {
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     let address: SocketAddr = address.parse()?;
@@ -76,15 +76,15 @@ fn unchunk(mut rest: &str) -> Result<String> {
     }
 }
 
-/// What `/config_dump` says.
+/// The content of `/config_dump`.
 #[derive(Debug, Clone)]
 pub struct ConfigDump(Value);
 
 impl ConfigDump {
-    /// Fetches it.
+    /// Fetches the dump.
     ///
     /// # Errors
-    /// When the daemon does not answer with it.
+    /// When the daemon does not answer, or with another status than 200.
     pub fn fetch(netns: &Netns) -> Result<Self> {
         let answer = get(netns, "/config_dump")?;
         if answer.status != 200 {
@@ -93,7 +93,7 @@ impl ConfigDump {
         Ok(Self(serde_json::from_str(&answer.body).with_context(|| format!("no JSON: {}", answer.body))?))
     }
 
-    /// The whole of it.
+    /// The whole dump.
     #[must_use]
     pub fn value(&self) -> &Value {
         &self.0
@@ -116,7 +116,7 @@ impl ConfigDump {
         self.pods().filter(|pod| pod.state() == "enrolled").count()
     }
 
-    /// Use of each map, as `NAME=used`, in order of names.
+    /// The use of each map, as `NAME=used`, in the order of names.
     #[must_use]
     pub fn maps(&self) -> Vec<String> {
         let entry = |map: &Value| format!("{}={}", text(map, "name"), map.get("used").unwrap_or(&Value::Null));
@@ -131,20 +131,20 @@ impl ConfigDump {
         self.0.get("tasks").and_then(Value::as_u64).unwrap_or(0)
     }
 
-    /// Counts up with every change of the mesh, and of the local facts of the node's pods.
+    /// Increases with every change of the mesh, and of the local facts of the node's pods.
     #[must_use]
     pub fn version(&self) -> u64 {
         let number = |of: &str| self.0.pointer(of).and_then(Value::as_u64).unwrap_or(0);
         number("/snapshot/version") + number("/snapshot/localFacts")
     }
 
-    /// Whether the pods are not yet as this version of the mesh has them.
+    /// Whether pods do not yet match this version of the mesh.
     #[must_use]
     pub fn is_pending(&self) -> bool {
         self.list("pending").next().is_some()
     }
 
-    /// What is wrong with the manifests.
+    /// The problems in the manifests.
     #[must_use]
     pub fn problems(&self) -> Vec<&Value> {
         self.list("problems").collect()
@@ -184,19 +184,19 @@ impl PodState<'_> {
         text(self.0, "reason")
     }
 
-    /// Whether its connects are captured; of a refused pod: whether it is closed.
+    /// Whether its connects are captured. For a refused pod: whether it is closed.
     #[must_use]
     pub fn captured(&self) -> bool {
         self.0.get("captured").and_then(Value::as_bool).unwrap_or(false)
     }
 
-    /// How often BPF decided so.
+    /// How often BPF programs returned this verdict.
     #[must_use]
     pub fn verdict(&self, name: &str) -> u64 {
         self.0.get("verdicts").and_then(|verdicts| verdicts.get(name)).and_then(Value::as_u64).unwrap_or(0)
     }
 
-    /// Connections that were there before the pod was enrolled.
+    /// Connections from before the pod was enrolled.
     #[must_use]
     pub fn connections_before(&self) -> u64 {
         self.0.get("connectionsBeforeEnrolment").and_then(Value::as_u64).unwrap_or(0)
@@ -208,7 +208,7 @@ impl PodState<'_> {
         self.0.get("connections").and_then(Value::as_array).map_or(0, Vec::len)
     }
 
-    /// How many of its connections have this protocol, `TCP` or `HBONE`.
+    /// The number of its connections with this protocol, `TCP` or `HBONE`.
     #[must_use]
     pub fn connections_over(&self, protocol: &str) -> usize {
         let all = self.0.get("connections").and_then(Value::as_array).into_iter().flatten();
@@ -238,7 +238,7 @@ impl<'a> CertificateState<'a> {
         self.state() == "Available"
     }
 
-    /// `Available`, or why not.
+    /// `Available`, or the reason why it is not.
     #[must_use]
     pub fn state(&self) -> &'a str {
         text(self.0, "state")
@@ -251,13 +251,13 @@ impl<'a> CertificateState<'a> {
         leaf.map_or("", |leaf| text(leaf, "serialNumber"))
     }
 
-    /// The roots it trusts, as they are told: to compare.
+    /// The trusted roots, as the dump has them; for comparison.
     #[must_use]
     pub fn trusted(&self) -> String {
         self.0.get("rootCerts").map(ToString::to_string).unwrap_or_default()
     }
 
-    /// How many roots it trusts.
+    /// The number of trusted roots.
     #[must_use]
     pub fn roots(&self) -> usize {
         self.0.get("rootCerts").and_then(Value::as_array).map_or(0, Vec::len)

@@ -1,5 +1,5 @@
-//! A certificate authority in the layout of Istio's `cacerts` secret, which the daemons of a test share, and certificates
-//! of it that no honest CA would issue.
+//! A certificate authority in the layout of Istio's `cacerts` secret, which the daemons of a test share, and
+//! certificates that no honest CA would issue.
 //!
 //! A root signs an intermediate, which signs the leaves: `root-cert.pem`, `ca-cert.pem`, `ca-key.pem`, `cert-chain.pem`.
 
@@ -64,7 +64,7 @@ pub struct Certificate {
     key_pem: String,
 }
 
-/// What is to stand in a leaf.
+/// The content of a leaf certificate.
 #[derive(Debug, Clone)]
 pub struct Leaf {
     uris: Vec<String>,
@@ -86,7 +86,7 @@ impl Authority {
         Ok(authority)
     }
 
-    /// An authority that nobody knows.
+    /// An authority that nobody trusts.
     ///
     /// # Errors
     /// When no key can be made.
@@ -106,8 +106,8 @@ impl Authority {
         &self.folder
     }
 
-    /// First half of a rotation: the bundle of roots has a new one beside the old. Nothing is signed under it before
-    /// everyone trusts it.
+    /// First step of a rotation: the bundle of roots gets the new root in addition to the old one. Nothing is signed
+    /// under the new root before everyone trusts it.
     ///
     /// # Errors
     /// When the folder can't be written.
@@ -120,7 +120,7 @@ impl Authority {
         self.write_roots()
     }
 
-    /// Second half: from now on leaves are signed by the new generation.
+    /// Second step: from now on the new generation signs leaves.
     ///
     /// # Errors
     /// When nothing was announced, or the folder can't be written.
@@ -129,7 +129,7 @@ impl Authority {
         self.write_issuers()
     }
 
-    /// The end of a rotation: only the current root is trusted.
+    /// Last step of a rotation: only the current root is trusted.
     ///
     /// # Errors
     /// When the folder can't be written.
@@ -138,7 +138,7 @@ impl Authority {
         self.write_roots()
     }
 
-    /// Replaces the intermediate by one that will be over soon, and all that it signs with it.
+    /// Replaces the intermediate by one that will expire soon, and with it all leaves that it signs.
     ///
     /// # Errors
     /// When the folder can't be written.
@@ -147,7 +147,7 @@ impl Authority {
         self.write_issuers()
     }
 
-    /// Renames the folder away, as a volume that is gone.
+    /// Renames the folder, as if a volume were gone.
     ///
     /// # Errors
     /// When it can't be renamed.
@@ -163,7 +163,7 @@ impl Authority {
         fs::rename(self.hidden(), &self.folder).context("cannot put the CA's folder back")
     }
 
-    /// Issues a leaf, however wrong it is.
+    /// Issues a leaf, which may be invalid.
     ///
     /// # Errors
     /// When a URI is not ASCII.
@@ -186,7 +186,7 @@ impl Authority {
         })
     }
 
-    /// Issues what a pod's node has.
+    /// Issues the certificate that a pod's node has.
     ///
     /// # Errors
     /// When no key can be made.
@@ -209,7 +209,7 @@ impl Authority {
         self.write("cert-chain.pem", &(intermediate.pem() + &root.pem()))
     }
 
-    /// Replaces one file whole, readable by its owner only.
+    /// Replaces a whole file, readable by its owner only.
     fn write(&self, name: &str, text: &str) -> Result<()> {
         let (path, beside) = (self.folder.join(name), self.folder.join(format!(".{name}.new")));
         let _ = fs::remove_file(&beside);
@@ -254,7 +254,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl Leaf {
-    /// As a pod of the tests' namespace has it.
+    /// The leaf of a pod in the tests' namespace.
     #[must_use]
     pub fn of(service_account: &str) -> Self {
         let now = SystemTime::now();
@@ -266,28 +266,28 @@ impl Leaf {
         }
     }
 
-    /// Other names.
+    /// With other names.
     #[must_use]
     pub fn uris(mut self, uris: &[&str]) -> Self {
         self.uris = uris.iter().map(|uri| (*uri).to_owned()).collect();
         self
     }
 
-    /// Good for these purposes only.
+    /// Valid for these purposes only.
     #[must_use]
     pub fn usages(mut self, usages: &[ExtendedKeyUsagePurpose]) -> Self {
         self.usages = usages.to_vec();
         self
     }
 
-    /// Over since an hour.
+    /// Expired an hour ago.
     #[must_use]
     pub fn expired(mut self) -> Self {
         (self.begin, self.end) = (self.begin - HOUR * 2, self.begin - HOUR);
         self
     }
 
-    /// Valid from an hour on.
+    /// Valid only after an hour.
     #[must_use]
     pub fn not_yet_valid(mut self) -> Self {
         (self.begin, self.end) = (self.begin + HOUR, self.end + HOUR);
@@ -302,7 +302,7 @@ impl Certificate {
         PrivatePkcs8KeyDer::from(self.key.clone())
     }
 
-    /// Writes chain and key for a program; gives their paths.
+    /// Writes chain and key for a program; returns their paths.
     ///
     /// # Errors
     /// When the folder can't be written.

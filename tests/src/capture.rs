@@ -1,4 +1,4 @@
-//! What was on the wire between two nodes, recorded by tcpdump.
+//! The packets on the wire between two nodes, recorded by tcpdump.
 
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
@@ -12,7 +12,7 @@ use crate::process::{Launch, Process};
 use crate::topology::Topology;
 use crate::wait;
 
-/// What the last packet of a capture says.
+/// The content of the last packet of a capture.
 const LAST_WORDS: &[u8] = b"the capture ends with this packet";
 
 /// A running capture; stopped when dropped.
@@ -61,7 +61,7 @@ impl Capture {
     /// Ends the capture; everything that was sent before this call is in it.
     ///
     /// # Errors
-    /// When tcpdump does not write down its last packet, or does not end.
+    /// When tcpdump does not record the last packet, or does not end.
     pub fn finish(mut self) -> Result<Recording> {
         let (netns, far_end) = (&self.netns, self.far_end);
         netns.run(|| UdpSocket::bind("0.0.0.0:0")?.send_to(LAST_WORDS, far_end))?.context("the last packet")?;
@@ -76,16 +76,16 @@ impl Capture {
 }
 
 impl Recording {
-    /// How often some bytes were on the wire, each time within one packet.
+    /// How often the bytes were on the wire, each time within one packet.
     #[must_use]
     pub fn count(&self, wanted: &[u8]) -> usize {
         count(&self.bytes, wanted)
     }
 
-    /// How many packets match a filter of tcpdump.
+    /// The number of packets that match a filter of tcpdump.
     ///
     /// # Errors
-    /// When tcpdump does not like the filter.
+    /// When tcpdump refuses the filter.
     pub fn packets(&self, filter: &str) -> Result<usize> {
         let done = Launch::new("tcpdump")
             .args(["-n", "-t", "-Z", "root", "-r"])

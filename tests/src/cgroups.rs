@@ -21,7 +21,7 @@ pub fn hierarchies() -> Vec<PathBuf> {
     entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
 }
 
-/// Makes a group in each hierarchy, and lets it have what its parent has.
+/// Makes a group in each hierarchy, with the same resources as its parent.
 ///
 /// # Errors
 /// When the kernel refuses it.
@@ -30,7 +30,7 @@ pub fn create(name: &str) -> Result<()> {
         let group = hierarchy.join(name);
         fs::create_dir(&group).with_context(|| format!("cannot make {}", group.display()))?;
         for file in ["cpuset.cpus", "cpuset.mems"] {
-            // Of v1 only: a group without them takes no process.
+            // In cgroup v1 only: a group without these cannot take a process.
             if hierarchy.join("cpuset.cpu_exclusive").exists() {
                 let value = fs::read(hierarchy.join(file))?;
                 fs::write(group.join(file), value)
@@ -44,7 +44,7 @@ pub fn create(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// A group whose processes have no more memory than a limit. Dropping it removes it, when its processes have ended.
+/// A group that limits the memory of its processes. Dropping it removes it, if its processes have ended.
 #[derive(Debug)]
 pub struct MemoryLimit {
     group: PathBuf,
@@ -79,12 +79,12 @@ impl MemoryLimit {
 
 impl Drop for MemoryLimit {
     fn drop(&mut self) {
-        // What is left is swept away by a later run.
+        // A later run removes what is left.
         let _ = fs::remove_dir(&self.group);
     }
 }
 
-/// Lets the groups below the root of a v2 hierarchy have its controllers.
+/// Enables the controllers for the groups below the root of a v2 hierarchy.
 fn delegate(root: &Path) -> Result<()> {
     let controllers = fs::read_to_string(root.join("cgroup.controllers"))?;
     let wanted = controllers.split_whitespace().map(|name| format!("+{name}")).collect::<Vec<_>>().join(" ");
@@ -92,7 +92,7 @@ fn delegate(root: &Path) -> Result<()> {
     fs::write(&file, &wanted).with_context(|| format!("cannot write `{wanted}` to {}", file.display()))
 }
 
-/// The groups at the top of all hierarchies whose name begins with `begin`.
+/// The groups at the top of all hierarchies whose names begin with `begin`.
 #[must_use]
 pub fn named(begin: &str) -> Vec<PathBuf> {
     let below = |hierarchy: PathBuf| fs::read_dir(hierarchy).into_iter().flatten().flatten().map(|entry| entry.path());

@@ -17,14 +17,15 @@ use crate::process::{Launch, Process};
 use crate::topology::{Pod, Topology};
 use crate::wait;
 
-/// Where nodes connect.
+/// The port to which nodes connect.
 const PORT: u16 = 15012;
-/// Where its admin endpoints are, in the node's namespace.
+/// The address of its admin endpoints, in the node's namespace.
 const ADMIN: &str = "127.0.0.1:15013";
-/// Where it tells whether it is ready.
+/// The address of its readiness probe.
 const READINESS: &str = "127.0.0.1:15022";
 
-/// A control plane, which has the manifests and the key of the CA that all daemons of the topology trust. Dropping it kills it.
+/// A control plane. It has the manifests and the key of the CA that all daemons of the topology trust. Dropping it
+/// kills it.
 #[derive(Debug)]
 pub struct ControlPlane {
     binary: PathBuf,
@@ -39,7 +40,8 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// Starts it on a node, with a token for each node, and waits until it is ready. A detached one can be left running.
+    /// Starts it on a node, with a token for each node, and waits until it is ready. A detached control plane can be
+    /// left running.
     ///
     /// # Errors
     /// When it ends or does not become ready; the message has its log.
@@ -61,13 +63,13 @@ impl ControlPlane {
         Ok(started)
     }
 
-    /// Where nodes connect.
+    /// The URL to which nodes connect.
     #[must_use]
     pub fn url(&self) -> String {
         format!("https://{}", self.address)
     }
 
-    /// A node's view of it: what the daemon of that node is told. The node's own facts of its pods are manifests in a folder
+    /// The settings for the daemon of a node. Facts that only the node needs of its pods are in manifests in a folder
     /// of their own.
     ///
     /// # Errors
@@ -87,7 +89,7 @@ impl ControlPlane {
         self.process.id()
     }
 
-    /// Leaves it running when this is dropped.
+    /// Keeps it running when this value is dropped.
     pub fn keep(&mut self) {
         self.process.keep();
     }
@@ -98,7 +100,7 @@ impl ControlPlane {
         &self.output
     }
 
-    /// Where its admin endpoints are, in the namespace of its node.
+    /// The address of its admin endpoints, in the namespace of its node.
     #[must_use]
     pub fn admin(&self) -> &'static str {
         ADMIN
@@ -110,13 +112,13 @@ impl ControlPlane {
         self.tokens.join(node)
     }
 
-    /// The file of the roots that its certificate leads to.
+    /// The file of the roots of its certificate.
     #[must_use]
     pub fn roots(&self) -> PathBuf {
         self.ca.join("root-cert.pem")
     }
 
-    /// What `/debug/nodes` says.
+    /// The content of `/debug/nodes`.
     ///
     /// # Errors
     /// When it does not answer.
@@ -126,10 +128,10 @@ impl ControlPlane {
         Ok(serde_json::from_str(&answer.body)?)
     }
 
-    /// Waits until a node has answered all that there is of each type.
+    /// Waits until a node has acknowledged the current resources of each type.
     ///
     /// # Errors
-    /// When it has not in time; the message has what `/debug/nodes` says.
+    /// When it has not in time; the message has the content of `/debug/nodes`.
     pub fn served(&self, node: &str) -> Result<()> {
         let mut last = Value::Null;
         let met = wait::until_true(&format!("{node} to have everything"), wait::PATIENCE, || {
@@ -143,10 +145,10 @@ impl ControlPlane {
         met.with_context(|| format!("{last:#}\n{}", self.log()))
     }
 
-    /// Does something that changes what is served, and waits until these nodes have answered that.
+    /// Makes a change of the served resources, and waits until these nodes have acknowledged it.
     ///
     /// # Errors
-    /// When they have not in time; the message has what `/debug/nodes` says.
+    /// When they have not in time; the message has the content of `/debug/nodes`.
     pub fn after_change(&self, nodes: &[&str], change: impl FnOnce() -> Result<()>) -> Result<()> {
         let version_of = |shown: &Value| shown.get("version").and_then(Value::as_u64).unwrap_or_default();
         let before = version_of(&self.nodes()?);
@@ -168,7 +170,7 @@ impl ControlPlane {
         met.with_context(|| format!("{last:#}\n{}", self.log()))
     }
 
-    /// Kills it on the spot.
+    /// Kills it with SIGKILL.
     ///
     /// # Errors
     /// When it can't be waited for.
@@ -176,7 +178,7 @@ impl ControlPlane {
         self.process.kill()
     }
 
-    /// Asks it to end, and waits until it did, with exit code 0.
+    /// Sends SIGTERM, and waits until it has ended with exit code 0.
     ///
     /// # Errors
     /// When it does not end, or with another code.

@@ -1,4 +1,4 @@
-//! One daemon on one node: started, asked, killed, restarted, and cleaned up after.
+//! One daemon on one node: it can be started, queried, killed and restarted, and its remains can be removed.
 
 use std::cell::RefCell;
 use std::fs;
@@ -39,7 +39,7 @@ pub struct Daemon {
     kept: bool,
 }
 
-/// What a daemon holds; the same before and after a load, or something leaks.
+/// Resources of a daemon. If they differ before and after a load, the daemon leaks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holdings {
     /// Open files of the process.
@@ -53,7 +53,7 @@ pub struct Holdings {
 }
 
 impl Daemon {
-    /// Starts a node's daemon and waits until it says that it is ready.
+    /// Starts a node's daemon and waits until it is ready.
     ///
     /// # Errors
     /// When it ends or does not become ready; the message has the end of its log.
@@ -78,13 +78,13 @@ impl Daemon {
         self.process.id()
     }
 
-    /// Lets it live on when this value is dropped.
+    /// Keeps it running when this value is dropped.
     pub fn keep(&mut self) {
         self.kept = true;
         self.process.keep();
     }
 
-    /// The file of its log; standard error is beside it.
+    /// The file of its log; standard error is in a file next to it.
     #[must_use]
     pub fn output(&self) -> &Path {
         &self.output
@@ -96,13 +96,13 @@ impl Daemon {
         &self.state
     }
 
-    /// Where it pins its BPF objects.
+    /// The folder in which it pins its BPF objects.
     #[must_use]
     pub fn pins(&self) -> &Path {
         &self.pins
     }
 
-    /// Kills it on the spot.
+    /// Kills it with SIGKILL.
     ///
     /// # Errors
     /// When it can't be waited for.
@@ -110,7 +110,7 @@ impl Daemon {
         self.process.kill()
     }
 
-    /// Asks it to end, and waits until it did, with exit code 0.
+    /// Sends SIGTERM, and waits until it has ended with exit code 0.
     ///
     /// # Errors
     /// When it does not end, or with another code.
@@ -129,7 +129,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// How much memory it has, in bytes.
+    /// Its resident memory, in bytes.
     ///
     /// # Errors
     /// When it is gone.
@@ -139,17 +139,17 @@ impl Daemon {
         Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
     }
 
-    /// Its metrics, from the port that Prometheus asks.
+    /// Its metrics, from the port for Prometheus.
     ///
     /// # Errors
-    /// When it does not answer, or with something that is no OpenMetrics text.
+    /// When it does not answer, or the answer is not OpenMetrics text.
     pub fn metrics(&self) -> Result<Metrics> {
         let answer = admin::get_from(&self.netns, admin::METRICS, "/metrics").with_context(|| self.tail())?;
         ensure!(answer.status == 200, "/metrics answered {}: {}", answer.status, answer.body);
         Metrics::parse(&answer.body)
     }
 
-    /// Waits until it has a valid certificate of an identity; gives the serial number of the leaf.
+    /// Waits until it has a valid certificate of an identity; returns the serial number of the leaf.
     ///
     /// # Errors
     /// When it has none in time.
@@ -161,7 +161,7 @@ impl Daemon {
         Ok(self.dump()?.certificate(identity).map(|found| found.serial().to_owned()).unwrap_or_default())
     }
 
-    /// All lines of its log so far that contain all of these words, in whatever case.
+    /// All lines of its log so far that contain all of these words, ignoring case.
     ///
     /// # Errors
     /// When the log can't be read.
@@ -195,7 +195,7 @@ impl Daemon {
         self.options.arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
     }
 
-    /// Starts it again over what the last one left, and waits until it is ready.
+    /// Starts it again on the remains of the last one, and waits until it is ready.
     ///
     /// # Errors
     /// As [`Daemon::start`].
@@ -206,7 +206,7 @@ impl Daemon {
         self.wait_ready()
     }
 
-    /// Runs `ztunnel cleanup` for what a dead daemon left.
+    /// Runs `ztunnel cleanup` for the remains of a dead daemon.
     ///
     /// # Errors
     /// When it fails.
@@ -236,7 +236,7 @@ impl Daemon {
         admin::get(&self.netns, path).with_context(|| self.tail())
     }
 
-    /// How often BPF decided so for a pod.
+    /// How often BPF programs returned this verdict for a pod.
     ///
     /// # Errors
     /// When the daemon does not answer, or does not know the pod.
@@ -246,7 +246,7 @@ impl Daemon {
         Ok(state.verdict(name))
     }
 
-    /// Waits until what `/config_dump` says satisfies `holds`.
+    /// Waits until the content of `/config_dump` satisfies `holds`.
     ///
     /// # Errors
     /// When it does not in time; the message has the last dump.
@@ -273,7 +273,7 @@ impl Daemon {
         self.wait_dump(&what, wait::PATIENCE, |dump| state_is(dump, "enrolled"))
     }
 
-    /// Waits until a pod is no longer enrolled.
+    /// Waits until a pod is not enrolled.
     ///
     /// # Errors
     /// When it still is after a while.
@@ -282,7 +282,7 @@ impl Daemon {
         self.wait_dump(&what, wait::PATIENCE, |dump| dump.pod(pod).is_none_or(|pod| pod.state() != "enrolled"))
     }
 
-    /// Waits until a pod is refused, and says why it was.
+    /// Waits until a pod is refused, and returns the reason.
     ///
     /// # Errors
     /// When it is not in time.
@@ -292,7 +292,7 @@ impl Daemon {
         Ok(self.dump()?.pod(pod).map(|pod| pod.reason().to_owned()).unwrap_or_default())
     }
 
-    /// Waits until a pod is refused, and captured all the same: it is closed.
+    /// Waits until a pod is refused and captured, which means closed.
     ///
     /// # Errors
     /// When it is not in time.
@@ -341,7 +341,7 @@ impl Daemon {
         self.wait_connection_after(0, direction, src, dst)
     }
 
-    /// The same, but not among the first `seen` lines: where thousands of connections were, ports come again.
+    /// The same, but not among the first `seen` lines: after thousands of connections, ports occur again.
     ///
     /// # Errors
     /// When none comes in time.
@@ -358,7 +358,7 @@ impl Daemon {
         })
     }
 
-    /// What the daemon holds now.
+    /// The present resources of the daemon.
     ///
     /// # Errors
     /// When it is gone.
@@ -370,7 +370,7 @@ impl Daemon {
         Ok(Holdings { files, tasks: dump.tasks(), maps: dump.maps(), connections })
     }
 
-    /// The holdings once they are the same in several looks: what to compare with later.
+    /// The resources once they are the same several times in a row: for a later comparison.
     ///
     /// # Errors
     /// When they do not settle.
@@ -385,10 +385,10 @@ impl Daemon {
         })
     }
 
-    /// Waits until the daemon holds what it held before.
+    /// Waits until the daemon's resources are the same as before.
     ///
     /// # Errors
-    /// When it does not; the message has both.
+    /// When they are not; the message has both.
     pub fn wait_holdings(&self, before: &Holdings) -> Result<()> {
         let mut now = self.holdings()?;
         let met = wait::until_true("the daemon to hold what it held before", wait::PATIENCE, || {
@@ -435,7 +435,7 @@ pub fn command(binary: &Path, netns: &Netns, args: &[&str]) -> Result<Finished> 
     Launch::new(&binary.display().to_string()).args(args).inside(netns).finish()
 }
 
-/// Changes the manifests, and waits until these daemons have read them anew and their pods are as the manifests say.
+/// Changes the manifests, and waits until these daemons have read them again and their pods match the manifests.
 ///
 /// # Errors
 /// When the change fails, or a daemon does not read it in time.
@@ -470,7 +470,7 @@ fn launch(options: &DaemonOptions, node: &str, netns: &Netns, paths: &Paths<'_>)
         .args(["run", "--node", node, "--admin", admin::ADDRESS, "--log", "info"])
         .args(["--state".as_ref(), paths.state.as_os_str(), "--bpf-pin".as_ref(), paths.pins.as_os_str()])
         .args(&options.arguments)
-        // A variable, which an argument may override.
+        // An argument may override the variable.
         .variable("ZTUNNEL_LOG_FORMAT", "json")
         .variable("RUST_BACKTRACE", "1")
         .inside(netns)

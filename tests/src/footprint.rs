@@ -1,5 +1,5 @@
-//! What a namespace looks like to the routing of the kernel: rules, routes, settings, listeners. Two footprints, taken
-//! before and after the mesh, must be the same.
+//! The state of a namespace as far as it concerns routing: rules, routes, settings, listeners. Two footprints, taken
+//! before and after the mesh, must be equal.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,7 +10,7 @@ use anyhow::Result;
 use crate::netns::Netns;
 use crate::process::Launch;
 
-/// Lines that describe a namespace, each beginning with where it comes from.
+/// Lines that describe a namespace; each begins with its source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Footprint(BTreeSet<String>);
 
@@ -35,7 +35,7 @@ impl Footprint {
         Ok(Self(lines))
     }
 
-    /// What differs, one line each: `-` was there before only, `+` is there after only.
+    /// The differences, one line each: `-` for a line that is missing now, `+` for a new line.
     #[must_use]
     pub fn difference(&self, after: &Self) -> Vec<String> {
         let gone = self.0.difference(&after.0).map(|line| format!("- {line}"));
@@ -44,7 +44,7 @@ impl Footprint {
     }
 }
 
-/// A route without what changes by itself.
+/// A route without the parts that change by themselves.
 fn steady(line: &str) -> String {
     let mut words = line.split_whitespace();
     let mut kept = Vec::new();

@@ -1,5 +1,5 @@
-//! A scripted Kubernetes API in the network namespace of a node: as much of it as the local source of a daemon asks for. What only a
-//! real API server can show is tested in the tier `cluster`.
+//! A scripted Kubernetes API in the network namespace of a node, with the part of the API that the local source of a
+//! daemon uses. Behaviour that only a real API server has is tested in the tier `cluster`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::netns::Netns;
 
-/// The API. Dropping it closes all connections.
+/// The API server. Dropping it closes all connections.
 #[derive(Debug)]
 pub struct Api {
     state: Arc<Shared>,
@@ -33,7 +33,7 @@ struct Shared {
 struct State {
     /// By plural and by `namespace/name`.
     objects: BTreeMap<(&'static str, String), Value>,
-    /// What has happened since the start; an event's version is its place, from 1.
+    /// All events since the start; the version of an event is its place, from 1.
     events: Vec<(&'static str, &'static str, Value)>,
     is_away: bool,
     is_over: bool,
@@ -84,7 +84,7 @@ impl Api {
         Ok(Self { state, address, kubeconfig })
     }
 
-    /// How it is reached.
+    /// The kubeconfig file for it.
     #[must_use]
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
@@ -103,7 +103,7 @@ impl Api {
         self.state.changed.notify_all();
     }
 
-    /// Deletes an object, if it is there.
+    /// Deletes an object, if it exists.
     pub fn delete(&self, plural: &'static str, name: &str) {
         let mut state = self.state.lock();
         if let Some(object) = state.objects.remove(&(plural, name.to_owned())) {
@@ -112,7 +112,7 @@ impl Api {
         self.state.changed.notify_all();
     }
 
-    /// Ends all connections and takes no more, or takes them again.
+    /// Closes all connections and refuses new ones, or accepts them again.
     pub fn set_away(&self, is_away: bool) {
         let mut state = self.state.lock();
         state.is_away = is_away;
@@ -128,7 +128,7 @@ impl Drop for Api {
         close(&mut state);
         drop(state);
         self.state.changed.notify_all();
-        // So that the thread that accepts sees it. It is in the node's namespace, which may be gone already.
+        // The connection wakes the accepting thread. That is in the node's namespace, which may be gone already.
         let _woken = TcpStream::connect_timeout(&self.address, Duration::from_millis(10));
     }
 }
@@ -146,7 +146,7 @@ fn key(object: &Value) -> String {
     format!("{}/{}", text("namespace"), text("name"))
 }
 
-/// Whether an object has the field that a request asks for.
+/// Whether an object has the field value that a request selects.
 fn is_selected(object: &Value, line: &str) -> bool {
     let Some((_, selector)) = line.split_once("fieldSelector=") else { return true };
     let selector = selector.split('&').next().unwrap_or_default().replace("%3D", "=").replace("%2F", "/");

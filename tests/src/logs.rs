@@ -1,4 +1,4 @@
-//! The daemon's log: one JSON object a line, read from the file it is written to.
+//! The daemon's log: one JSON object in each line, read from the log file.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-/// Which way a connection goes, seen from the pod.
+/// The direction of a connection, from the pod's point of view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     /// From the pod.
@@ -20,15 +20,15 @@ pub enum Direction {
 /// A line about a closed or refused connection.
 #[derive(Debug, Clone)]
 pub struct Access {
-    /// Which way.
+    /// The direction.
     pub direction: Direction,
     /// `src.addr`; IPv4 in IPv6 is shown as IPv4.
     pub src: SocketAddr,
     /// `dst.addr`, likewise.
     pub dst: SocketAddr,
-    /// `bytes_sent`: what the pod's side sent.
+    /// `bytes_sent`: bytes that the pod's side sent.
     pub sent: u64,
-    /// `bytes_recv`: what the pod's side received.
+    /// `bytes_recv`: bytes that the pod's side received.
     pub received: u64,
     /// Why it failed, if it did.
     pub error: Option<String>,
@@ -38,7 +38,7 @@ pub struct Access {
 
 impl Access {
     fn parse(line: &Value) -> Option<Self> {
-        // A line at the opening, at debug level, has no end to tell of; nor has one about a policy without effect.
+        // A line at the opening (at debug level), or about a policy in dry-run, is not about the end of a connection.
         let message = line.get("message")?.as_str()?;
         if line.get("scope")?.as_str()? != "access" || ["connection opened", "policy"].contains(&message) {
             return None;
@@ -68,19 +68,19 @@ pub fn canonical(address: SocketAddr) -> SocketAddr {
 }
 
 impl Access {
-    /// What was asked for: through a tunnel `dst.hbone_addr`, else `dst.addr`.
+    /// The destination that the client asked for: `dst.hbone_addr` through HBONE, else `dst.addr`.
     #[must_use]
     pub fn asked(&self) -> SocketAddr {
         self.line.get("dst.hbone_addr").and_then(address).unwrap_or(self.dst)
     }
 
-    /// Whether it went through a tunnel.
+    /// Whether it went through HBONE.
     #[must_use]
     pub fn is_tunnelled(&self) -> bool {
         self.line.get("dst.hbone_addr").is_some()
     }
 
-    /// A field that is a text; empty when there is none.
+    /// The value of a text field; empty if the field is missing.
     #[must_use]
     pub fn field(&self, name: &str) -> &str {
         self.line.get(name).and_then(Value::as_str).unwrap_or("")
@@ -107,13 +107,13 @@ pub struct LogFile {
 }
 
 impl LogFile {
-    /// A log that is, or will be, at `path`.
+    /// A log that exists, or will exist, at `path`.
     #[must_use]
     pub fn new(path: &Path) -> Self {
         Self { path: path.to_owned(), offset: 0, partial: Vec::new(), lines: Vec::new(), access: Vec::new() }
     }
 
-    /// Reads what was added since the last call.
+    /// Reads the lines that were added since the last call.
     ///
     /// # Errors
     /// When the file can't be read.

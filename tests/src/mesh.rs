@@ -1,7 +1,7 @@
 //! The folder of Kubernetes manifests that the daemons of a test read.
 //!
-//! One folder serves all nodes of a test, as one API server serves all nodes of a cluster. Each file is replaced whole
-//! (written beside, then renamed), so a daemon never reads half a file.
+//! One folder serves all nodes of a test, as one API server serves all nodes of a cluster. Each file is replaced as a
+//! whole (written next to it, then renamed), so a daemon never reads half a file.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,10 +15,10 @@ use crate::topology::{Node, Pod};
 /// The label that puts a namespace or a pod into the mesh.
 pub const MODE_LABEL: &str = "istio.io/dataplane-mode";
 
-/// The namespace all pods of a test are in.
+/// The namespace of all pods of a test.
 pub const NAMESPACE: &str = "demo";
 
-/// The label of pods by which [`Mesh::service`] finds its endpoints.
+/// The label of pods with which [`Mesh::service`] selects its endpoints.
 pub const GROUP_LABEL: &str = "group";
 
 /// The annotation that names a pod's network namespace.
@@ -30,7 +30,7 @@ pub struct Mesh {
     folder: PathBuf,
 }
 
-/// A pod's manifest, to be changed and written.
+/// The manifest of a pod, which can be changed and written.
 #[derive(Debug, Clone)]
 pub struct PodManifest {
     name: String,
@@ -87,7 +87,7 @@ impl Mesh {
         self.write("namespace.yaml", &namespace(&format!("  labels:\n    {MODE_LABEL}: ambient\n")))
     }
 
-    /// Takes the namespace's label away.
+    /// Removes the namespace's label.
     ///
     /// # Errors
     /// When the file can't be written.
@@ -103,14 +103,15 @@ impl Mesh {
         self.write(&format!("pod-{}.yaml", manifest.name), &format!("{:#}\n", manifest.value()))
     }
 
-    /// Whether a pod's manifest stands there just so.
+    /// Whether the folder has exactly this manifest of a pod.
     #[must_use]
     pub fn has_pod(&self, manifest: &PodManifest) -> bool {
         let text = fs::read_to_string(self.folder.join(format!("pod-{}.yaml", manifest.name)));
         text.is_ok_and(|text| text == format!("{:#}\n", manifest.value()))
     }
 
-    /// Writes a service with one port, `http`; its endpoints are the pods with the label `group` that is its name.
+    /// Writes a service with one port, `http`. Its endpoints are the pods whose label `group` is the name of the
+    /// service.
     ///
     /// # Errors
     /// When the file can't be written.
@@ -133,7 +134,7 @@ impl Mesh {
         self.write(&format!("service-{name}.yaml"), &format!("{service:#}\n"))
     }
 
-    /// Writes another namespace than [`NAMESPACE`], labelled.
+    /// Writes a labelled namespace in addition to [`NAMESPACE`].
     ///
     /// # Errors
     /// When the file can't be written.
@@ -147,7 +148,7 @@ impl Mesh {
         self.write(&format!("namespace-{name}.yaml"), &format!("{namespace:#}\n"))
     }
 
-    /// Writes policies, one or several documents, to the file [`policy_file`] names.
+    /// Writes policies, one or several documents, to the file that [`policy_file`] names.
     ///
     /// # Errors
     /// When the file can't be written.
@@ -155,7 +156,7 @@ impl Mesh {
         self.write(&policy_file(name), yaml)
     }
 
-    /// Removes what [`Mesh::policy`] wrote.
+    /// Removes the file of [`Mesh::policy`].
     ///
     /// # Errors
     /// When there is none.
@@ -163,7 +164,7 @@ impl Mesh {
         self.remove(&policy_file(name))
     }
 
-    /// Writes a manifest as it is.
+    /// Writes a manifest unchanged.
     ///
     /// # Errors
     /// When the file can't be written.
@@ -203,7 +204,7 @@ fn namespace(labels: &str) -> String {
 }
 
 impl PodManifest {
-    /// The manifest of a pod as it is.
+    /// The manifest that matches a pod.
     #[must_use]
     pub fn of(pod: &Pod) -> Self {
         let netns = pod.netns.path().display().to_string();
@@ -250,14 +251,14 @@ impl PodManifest {
         self
     }
 
-    /// Says which addresses its node has.
+    /// Sets the addresses of its node.
     #[must_use]
     pub fn on(mut self, node: &Node) -> Self {
         self.node_addresses = vec![node.v4().to_string(), node.v6().to_string()];
         self
     }
 
-    /// Gives it another service account than the one called as the pod.
+    /// Sets a service account other than the default, which has the pod's name.
     #[must_use]
     pub fn service_account(mut self, name: &str) -> Self {
         name.clone_into(&mut self.service_account);
@@ -271,7 +272,7 @@ impl PodManifest {
         self
     }
 
-    /// Gives a port of it a name.
+    /// Names one of its ports.
     #[must_use]
     pub fn port(mut self, name: &str, number: u16) -> Self {
         self.ports.push((name.to_owned(), number));
@@ -292,14 +293,14 @@ impl PodManifest {
         self
     }
 
-    /// Names no network namespace.
+    /// Removes the network namespace.
     #[must_use]
     pub fn no_netns(mut self) -> Self {
         self.annotations.remove(NETNS_ANNOTATION);
         self
     }
 
-    /// Names a network namespace, right or wrong.
+    /// Sets a network namespace, right or wrong.
     #[must_use]
     pub fn netns(self, path: &Path) -> Self {
         self.annotation(NETNS_ANNOTATION, &path.display().to_string())

@@ -1,10 +1,11 @@
-//! The daemon's metrics: OpenMetrics or Prometheus text, read strictly, so that what Prometheus would refuse a test refuses too.
+//! The daemon's metrics: OpenMetrics or Prometheus text, parsed strictly, so that a test refuses what Prometheus would
+//! refuse.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// All samples of one look.
+/// All samples of one scrape.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     samples: Vec<Sample>,
@@ -25,8 +26,8 @@ impl Metrics {
     /// Reads the text.
     ///
     /// # Errors
-    /// Names the first line that is not as it should be: no type or help, a counter without `_total`, a label twice, a
-    /// sample twice, no end.
+    /// Names the first invalid line: a missing type or help, a counter without `_total`, a repeated label, a repeated
+    /// sample, a missing end.
     pub fn parse(text: &str) -> Result<Self> {
         ensure!(text.ends_with("# EOF\n"), "the text does not end with # EOF");
         let (mut types, mut helps) = (BTreeMap::new(), BTreeSet::new());
@@ -55,7 +56,7 @@ impl Metrics {
         Ok(Self { samples })
     }
 
-    /// All samples with a name and these labels, whatever others they have.
+    /// All samples with a name and at least these labels.
     pub fn all<'a>(&'a self, name: &'a str, labels: &'a [(&'a str, &'a str)]) -> impl Iterator<Item = &'a Sample> {
         let fits = move |sample: &&Sample| {
             sample.name == name && labels.iter().all(|(key, value)| sample.label(key) == Some(*value))
@@ -69,7 +70,7 @@ impl Metrics {
         self.all(name, labels).map(|sample| sample.value).sum()
     }
 
-    /// Whether there is a sample with a name that begins so.
+    /// Whether there is a sample whose name has this prefix.
     #[must_use]
     pub fn has(&self, begin: &str) -> bool {
         self.samples.iter().any(|sample| sample.name.starts_with(begin))
@@ -98,7 +99,7 @@ fn named(name: &str) -> Option<String> {
     (!name.is_empty() && name.chars().all(good)).then(|| name.to_owned())
 }
 
-/// `a="b",c="d"} 7`: the labels and what follows.
+/// Parses `a="b",c="d"} 7`: the labels and the rest.
 fn labels(text: &str) -> Option<(BTreeMap<String, String>, &str)> {
     let (mut labels, mut rest) = (BTreeMap::new(), text);
     while !rest.starts_with('}') {
@@ -124,8 +125,8 @@ fn labels(text: &str) -> Option<(BTreeMap<String, String>, &str)> {
     Some((labels, rest.strip_prefix('}')?))
 }
 
-/// The family a sample belongs to; counters have `_total`, which only the Prometheus format has in the family's name as well;
-/// histograms have their three suffixes.
+/// The family of a sample. Counters have the suffix `_total`, which only the Prometheus format has in the family's name
+/// as well. Histograms have their three suffixes.
 fn family<'a>(name: &'a str, types: &BTreeMap<String, String>) -> Option<&'a str> {
     let of = |family: &str, kinds: &[&str]| types.get(family).is_some_and(|kind| kinds.contains(&kind.as_str()));
     if of(name, &["gauge", "unknown", "info"]) || name.ends_with("_total") && of(name, &["counter"]) {

@@ -1,7 +1,8 @@
-//! Unique names, and the sweep of what killed runs left behind.
+//! Unique names, and the removal of what killed runs left behind.
 //!
-//! Everything that outlives a process by accident carries the owner's process id: `zt-<pid>x<n>` begins the name of each
-//! network namespace, pin directory and temporary folder. Two runs never meet, and a sweep knows whose owner is dead.
+//! Everything that may outlive its process has the owner's process id in its name: `zt-<pid>x<n>` is the prefix of each
+//! network namespace, pin directory and temporary folder. Two runs never use the same name, and the sweep knows which
+//! owners are dead.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,24 +14,24 @@ use anyhow::{Context, Result};
 
 use crate::{cgroups, netns};
 
-/// Where pin directories are made.
+/// The directory of pin directories.
 pub const BPF_ROOT: &str = "/sys/fs/bpf";
 
-/// Where folders of files are made: for root only, and gone with the next boot.
+/// The directory of temporary folders: accessible to root only, and empty after a boot.
 pub const FOLDER_ROOT: &str = "/run";
 
-/// The name all things of the demo begin with: fixed, so that its manifests can name the namespaces.
+/// The prefix of all names of the demo: fixed, so that its manifests can name the namespaces.
 pub const DEMO: &str = "zt-demo";
 
-/// The name all things of the cluster of `cargo xtask cluster` begin with.
+/// The prefix of all names of the cluster of `cargo xtask cluster`.
 pub const CLUSTER: &str = "zt-cluster";
 
-/// The begin of all names of one topology.
+/// The prefix of all names of one topology.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prefix(String);
 
 impl Prefix {
-    /// A prefix that no live process uses. The first call of a process sweeps away what dead ones left.
+    /// A prefix that no live process uses. The first call of a process removes what dead processes left.
     #[must_use]
     pub fn unique() -> Self {
         static SWEEP: Once = Once::new();
@@ -57,7 +58,7 @@ impl Prefix {
         format!("{}-{name}", self.0)
     }
 
-    /// Where a node's daemon pins its BPF objects.
+    /// The directory in which a node's daemon pins its BPF objects.
     #[must_use]
     pub fn pins(&self, node: &str) -> PathBuf {
         Path::new(BPF_ROOT).join(self.member(node))
@@ -80,9 +81,8 @@ impl Prefix {
     }
 }
 
-/// Removes namespaces, cgroups, pins and folders whose owner is dead. Never touches those of a live process, of the demo or of
-/// `cargo xtask cluster`.
-/// Best effort: what can't be removed is tried again by the next run.
+/// Removes namespaces, cgroups, pins and folders whose owner is dead. Never touches those of a live process, of the
+/// demo or of `cargo xtask cluster`. Best effort: the next run tries again to remove what remains.
 pub fn sweep() {
     let live: BTreeSet<String> = listed(Path::new("/proc")).into_iter().collect();
     let orphaned = |name: &str| owner(name).is_some_and(|pid| !live.contains(pid));
@@ -109,7 +109,7 @@ fn name_of(path: &Path) -> String {
     path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// The names in a folder; none when there is no such folder.
+/// The names in a folder; empty if the folder does not exist.
 pub(crate) fn listed(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()

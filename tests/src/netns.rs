@@ -1,6 +1,6 @@
 //! Network namespaces: making one, running code in it, removing it.
 //!
-//! They are bind-mounted under [`FOLDER`] exactly as `ip netns add` does, so that `ip -n NAME` works on them.
+//! They are bind-mounted under [`FOLDER`], as `ip netns add` does it, so that `ip -n NAME` works with them.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -14,7 +14,7 @@ use nix::sched::{CloneFlags, unshare};
 
 use crate::process::Launch;
 
-/// Where named network namespaces live.
+/// The folder of named network namespaces.
 pub const FOLDER: &str = "/run/netns";
 
 /// A named network namespace, removed when dropped.
@@ -45,7 +45,7 @@ impl Netns {
         Ok(netns)
     }
 
-    /// Names a namespace that someone else made and will remove.
+    /// Refers to a namespace that someone else made and will remove.
     #[must_use]
     pub fn existing(name: &str) -> Self {
         Self { name: name.to_owned(), path: Path::new(FOLDER).join(name), kept: true }
@@ -68,7 +68,8 @@ impl Netns {
         self.kept = true;
     }
 
-    /// Runs `work` inside, on a thread of its own. A socket made there stays in this namespace for life.
+    /// Runs `work` inside, on a thread of its own. A socket that is made there stays in this namespace for its
+    /// lifetime.
     ///
     /// # Errors
     /// When the namespace can't be entered.
@@ -91,7 +92,7 @@ impl Netns {
     /// Runs a batch of `ip` commands inside.
     ///
     /// # Errors
-    /// With what `ip` said.
+    /// With the output of `ip`.
     pub fn ip(&self, batch: &str) -> Result<()> {
         self.batch("ip", &["-n", &self.name, "-batch", "-"], batch)
     }
@@ -99,7 +100,7 @@ impl Netns {
     /// Loads an nftables script inside.
     ///
     /// # Errors
-    /// With what `nft` said.
+    /// With the output of `nft`.
     pub fn nft(&self, script: &str) -> Result<()> {
         self.batch("nft", &["-f", "-"], script)
     }
@@ -115,7 +116,7 @@ impl Netns {
     /// Writes a setting below `/proc/sys/net`, e.g. `ipv4/ip_forward`.
     ///
     /// # Errors
-    /// When the setting does not exist here.
+    /// When the setting does not exist.
     pub fn sysctl(&self, key: &str, value: &str) -> Result<()> {
         let path = Path::new("/proc/sys/net").join(key);
         self.run(|| fs::write(&path, value).with_context(|| format!("cannot write {}", path.display())))?
@@ -129,7 +130,7 @@ impl Netns {
         self.run(|| fs::read_to_string(path).with_context(|| format!("cannot read {path}")))?
     }
 
-    /// Removes the name now. The namespace itself lives as long as something else holds it.
+    /// Removes the name now. The namespace itself exists as long as something else holds it.
     pub fn remove(&mut self) {
         if !self.kept {
             remove(&self.name);
@@ -144,7 +145,7 @@ impl Drop for Netns {
     }
 }
 
-/// Removes a namespace's name; one that is already gone is fine.
+/// Removes a namespace's name, if it exists.
 pub(crate) fn remove(name: &str) {
     let path = Path::new(FOLDER).join(name);
     let _ = umount2(&path, MntFlags::MNT_DETACH);
@@ -155,7 +156,7 @@ pub(crate) fn remove(name: &str) {
     }
 }
 
-/// Moves the calling thread into a namespace, for good.
+/// Moves the calling thread into a namespace permanently.
 #[expect(clippy::disallowed_methods, reason = "the thread ends after its work, so there is nothing to restore")]
 pub(crate) fn enter(file: &File) -> nix::Result<()> {
     nix::sched::setns(file, CloneFlags::CLONE_NEWNET)

@@ -1,4 +1,4 @@
-//! Policies as text, and what the two ends and the two daemons say of a connection that one of them refused.
+//! Policies as text, and the evidence of both ends and both daemons about a refused connection.
 
 use std::io::Read;
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -17,19 +17,19 @@ use crate::testbed::Testbed;
 use crate::topology::{Family, Pod, SOCKET_DEADLINE};
 use crate::wait;
 
-/// The counter of what policies decided.
+/// The counter of policy decisions.
 pub const DECISIONS: &str = "ztunnel_policy_decisions_total";
 
-/// The counter of kubelet probes that were let in.
+/// The counter of kubelet probes that were allowed.
 pub const PROBES: &str = "ztunnel_probe_connections_total";
 
-/// What destination's lines begin with when a connection was refused.
+/// The prefix of the error in the destination's line about a refused connection.
 pub const REJECTED: &str = "connection closed due to policy rejection: ";
 
-/// What they begin with when it was cut.
+/// The prefix of the error in its line about a connection that was closed later.
 pub const CHANGED: &str = "connection closed due to policy change: ";
 
-/// A refusal does not wait for anything.
+/// A refusal needs no waiting.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
 /// An AuthorizationPolicy of [`NAMESPACE`]; `spec` is YAML in one line, such as `{action: DENY, rules: [{}]}`.
@@ -59,17 +59,17 @@ pub fn document(kind: &str, namespace: &str, name: &str, spec: &str) -> String {
     )
 }
 
-/// A connection that is let in; the target echoes. Gives the client's own address.
+/// A connection that is allowed; the target echoes. Returns the client's own address.
 ///
 /// # Errors
-/// When it is not.
+/// When it is not allowed.
 pub fn admitted(pod: &Pod, target: SocketAddr) -> Result<SocketAddr> {
     let mut stream = pod.connect(target)?;
     exchange(&mut stream, b"hello").with_context(|| format!("{} to {target} is not let in", pod.name))?;
     Ok(stream.local_addr()?)
 }
 
-/// A connection that is reset at once, as the client sees it. Gives the client's own address.
+/// A connection that is reset at once, as the client sees it. Returns the client's own address.
 ///
 /// # Errors
 /// When it ends in another way, or not at once.
@@ -77,7 +77,7 @@ pub fn refused(pod: &Pod, target: SocketAddr) -> Result<SocketAddr> {
     refused_at(pod.connect(target)?).with_context(|| format!("{} to {target}", pod.name))
 }
 
-/// The same of a connection that is there already.
+/// The same for an existing connection.
 ///
 /// # Errors
 /// As [`refused`].
@@ -90,8 +90,8 @@ pub fn refused_at(mut stream: TcpStream) -> Result<SocketAddr> {
     Ok(own)
 }
 
-/// A connection between two pods of the mesh that policy refuses: the client gets a reset, and both daemons log the same
-/// reason. Gives the reason.
+/// A connection between two pods of the mesh that policy denies: the client gets a reset, and both daemons log the same
+/// reason. Returns the reason.
 ///
 /// # Errors
 /// Says which witness disagrees.
@@ -106,8 +106,8 @@ pub fn denied(bed: &Testbed, (client, pod): (&str, &str), target: SocketAddr) ->
     Ok(reason)
 }
 
-/// A plaintext connection that policy refuses: the client gets a reset, the destination's daemon logs the reason. Gives
-/// it.
+/// A plaintext connection that policy denies: the client gets a reset, and the destination's daemon logs the reason.
+/// Returns the reason.
 ///
 /// # Errors
 /// Says which witness disagrees.
@@ -115,7 +115,7 @@ pub fn denied_plaintext(bed: &Testbed, client: &Pod, pod: &str, target: SocketAd
     denied_stream(bed, client.connect(target)?, pod, target).with_context(|| format!("{} to {target}", client.name))
 }
 
-/// The same of a connection that is there already.
+/// The same for an existing connection.
 ///
 /// # Errors
 /// As [`denied_plaintext`].
@@ -127,7 +127,8 @@ pub fn denied_stream(bed: &Testbed, stream: TcpStream, pod: &str, target: Socket
     rejection(&line)
 }
 
-/// The line of a refused stream. Its port at the source is the tunnel's, so it is found by what came after `seen` lines.
+/// The line of a refused stream. Its source port in the line is the HBONE connection's, so the line is searched among
+/// those after the first `seen` lines.
 fn inbound(daemon: &Daemon, seen: usize, own: SocketAddr, target: SocketAddr) -> Result<Access> {
     let is = |line: &&Access| {
         line.direction == Direction::Inbound
@@ -140,7 +141,7 @@ fn inbound(daemon: &Daemon, seen: usize, own: SocketAddr, target: SocketAddr) ->
         .with_context(|| daemon.tail())
 }
 
-/// The reason in the line of a refused connection at its destination.
+/// The reason in the destination's line about a refused connection.
 fn rejection(line: &Access) -> Result<String> {
     ensure!(line.field("reason") == "denied", "{}", line.line);
     ensure!(["error", "warn"].contains(&line.field("level")), "the level: {}", line.line);
@@ -149,7 +150,7 @@ fn rejection(line: &Access) -> Result<String> {
     Ok(reason.with_context(|| line.line.to_string())?.to_owned())
 }
 
-/// The lines that tell what a policy without effect would do, with this policy and action.
+/// The lines with the decisions that a policy in dry-run would make, for this policy and action.
 ///
 /// # Errors
 /// When the log can't be read.
@@ -163,7 +164,7 @@ pub fn told(daemon: &Daemon, policy: &str, action: &str) -> Result<Vec<Value>> {
     Ok(parsed.filter(is).collect())
 }
 
-/// How often policies decided so at a daemon. Labels besides `decision`: `kind`, `policy_namespace`, `policy`.
+/// How often policies made a decision at a daemon. Labels besides `decision`: `kind`, `policy_namespace`, `policy`.
 ///
 /// # Errors
 /// When the daemon does not answer.
@@ -172,8 +173,8 @@ pub fn decisions(daemon: &Daemon, kind: &str, policy: &str, decision: &str) -> R
     Ok(daemon.metrics()?.sum(DECISIONS, &labels))
 }
 
-/// Makes `liar` use the address of someone else on its bridge, and `victim` believe it: what forged ARP and neighbour
-/// messages do. Whoever has that address can't talk to the victim any more.
+/// Makes `liar` use the address of another pod on its bridge, and `victim` believe it, as forged ARP and neighbour
+/// messages do. The real owner of the address can no longer communicate with the victim.
 ///
 /// # Errors
 /// When the kernel refuses.

@@ -1,4 +1,4 @@
-//! Processes in a namespace: started without a shell, ended by their own id, never outliving the test.
+//! Processes in a namespace: started without a shell, ended by their own id, and never outliving the test.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
@@ -35,7 +35,7 @@ pub enum Capability {
     Bpf = 39,
 }
 
-/// The highest capability there is (`CAP_CHECKPOINT_RESTORE`).
+/// The highest capability (`CAP_CHECKPOINT_RESTORE`).
 const LAST_CAPABILITY: u8 = 40;
 
 /// A process to be started.
@@ -54,7 +54,7 @@ pub struct Launch {
     patience: Duration,
 }
 
-/// What a finished process left.
+/// The result of a finished process.
 #[derive(Debug)]
 pub struct Finished {
     /// Whether it exited with 0.
@@ -93,14 +93,15 @@ impl Launch {
         self
     }
 
-    /// Adds a variable; apart from these and `PATH` the environment is empty.
+    /// Adds a variable. Except for these and `PATH` the environment is empty.
     #[must_use]
     pub fn variable(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.variables.push((name.to_owned(), value.as_ref().to_owned()));
         self
     }
 
-    /// Starts it in a network namespace. Only that: the mount namespace stays, as it would not with `ip netns exec`.
+    /// Starts it in a network namespace. Only the network namespace changes; `ip netns exec` would change the mount
+    /// namespace as well.
     #[must_use]
     pub fn inside(mut self, netns: &Netns) -> Self {
         self.netns = Some(netns.path().to_owned());
@@ -121,7 +122,7 @@ impl Launch {
         self
     }
 
-    /// What it reads from standard input.
+    /// Sets the text of its standard input.
     #[must_use]
     pub fn input(mut self, text: &str) -> Self {
         self.input = Some(text.to_owned());
@@ -142,7 +143,7 @@ impl Launch {
         self
     }
 
-    /// Starts it with no capabilities but these.
+    /// Starts it with these capabilities only.
     #[must_use]
     pub fn with_only(mut self, capabilities: &[Capability]) -> Self {
         let keep = |number: &u8| !capabilities.iter().any(|capability| *capability as u8 == *number);
@@ -150,14 +151,14 @@ impl Launch {
         self
     }
 
-    /// Lets it live on when this process is killed, in a session of its own; see also [`Process::keep`].
+    /// Keeps it running when this process is killed, in a session of its own; see also [`Process::keep`].
     #[must_use]
     pub fn detached(mut self, detached: bool) -> Self {
         self.detached = detached;
         self
     }
 
-    /// How long [`Launch::finish`] waits.
+    /// The time for which [`Launch::finish`] waits.
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
@@ -167,7 +168,7 @@ impl Launch {
     /// Starts the process.
     ///
     /// # Errors
-    /// When the program is not there or can't be started.
+    /// When the program does not exist or can't be started.
     pub fn start(self) -> Result<Process> {
         let (stdout, stderr) = match &self.output {
             Some(path) => (append(path)?, append(&path.with_added_extension("err"))?),
@@ -222,7 +223,7 @@ impl Launch {
     }
 }
 
-/// What the child does between fork and exec.
+/// The work of the child between fork and exec.
 fn prepare((netns, group): (Option<&File>, Option<&File>), dropped: &[u8], detached: bool) -> io::Result<()> {
     if detached {
         setsid()?;
@@ -230,7 +231,7 @@ fn prepare((netns, group): (Option<&File>, Option<&File>), dropped: &[u8], detac
         prctl::set_pdeathsig(Signal::SIGKILL)?;
     }
     if let Some(mut file) = group {
-        // The process that writes it.
+        // 0 stands for the process that writes.
         file.write_all(b"0")?;
     }
     if let Some(file) = netns {
@@ -261,7 +262,7 @@ impl Process {
         self.child.id()
     }
 
-    /// Lets it live on when this value is dropped.
+    /// Keeps it running when this value is dropped.
     pub fn keep(&mut self) {
         self.kept = true;
     }
@@ -285,10 +286,10 @@ impl Process {
         Ok(())
     }
 
-    /// How it ended, if it did.
+    /// How it ended, if it has ended.
     ///
     /// # Errors
-    /// When it can't be asked.
+    /// When its state can't be read.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
         Ok(self.child.try_wait()?)
     }
@@ -315,7 +316,7 @@ impl Drop for Process {
 type Job = (Command, Sender<io::Result<Child>>);
 
 /// Starts a command from a thread that lives as long as this process: the death signal of a child is tied to the
-/// *thread* that forked it, and a test may start a process from a thread that ends.
+/// *thread* that forked it, and the thread of a test may end earlier.
 fn on_spawner(command: Command) -> io::Result<Child> {
     static SPAWNER: OnceLock<Mutex<Sender<Job>>> = OnceLock::new();
     let spawner = SPAWNER.get_or_init(|| {

@@ -1,5 +1,5 @@
-//! Proof that a connection went through the daemon, or that it did not: what the client, the server, BPF's counters and
-//! the daemon's log say must agree.
+//! Proof that a connection went through the daemon, or that it did not: the client, the server, BPF's counters and the
+//! daemon's log must agree.
 
 use std::net::{SocketAddr, TcpStream};
 
@@ -16,11 +16,11 @@ use crate::testbed::Testbed;
 use crate::topology::Pod;
 use crate::wait;
 
-/// What is exchanged.
+/// The exchanged bytes.
 const MESSAGE: &[u8] = b"hello";
 
-/// Connects from an enrolled pod as `connect` does, exchanges, closes, and proves that its daemon carried it. The server
-/// is an echo in an unlabelled pod, so what arrives there is what left the client's pod.
+/// Connects from an enrolled pod with `connect`, exchanges, closes, and proves that its daemon carried the connection.
+/// The server is an echo in an unlabelled pod, so the bytes that arrive there are those that left the client's pod.
 ///
 /// # Errors
 /// Says which witness disagrees.
@@ -75,9 +75,9 @@ pub fn inbound(bed: &Testbed, client: &str, pod: &str, server: &Server, target: 
     Ok(line)
 }
 
-/// Connects from an enrolled pod as `connect` does to an echo in another enrolled pod, exchanges, closes, and proves that
-/// it went through a tunnel: both daemons know both identities, and the server saw the client's address. Gives the lines
-/// of the client's and of the server's daemon.
+/// Connects from an enrolled pod with `connect` to an echo in another enrolled pod, exchanges, closes, and proves that
+/// the connection went through HBONE: both daemons know both identities, and the server saw the client's address.
+/// Returns the lines of the client's and of the server's daemon.
 ///
 /// # Errors
 /// Says which witness disagrees.
@@ -124,11 +124,11 @@ fn is_inbound(line: &Access, own: SocketAddr, target: SocketAddr) -> bool {
     line.direction == Direction::Inbound && line.asked() == target && line.src.ip() == own.ip()
 }
 
-/// Connects as `connect` does to an echo, exchanges, closes, and proves that nobody was in between: the server saw the
-/// client's very socket.
+/// Connects with `connect` to an echo, exchanges, closes, and proves that nothing was in between: the server saw the
+/// client's own socket address.
 ///
 /// # Errors
-/// When somebody was, or when it fails.
+/// When something was in between, or when a step fails.
 pub fn direct(server: &Server, connect: impl FnOnce() -> Result<TcpStream>) -> Result<SocketAddr> {
     let mut stream = connect()?;
     let own = canonical(stream.local_addr()?);
@@ -138,7 +138,7 @@ pub fn direct(server: &Server, connect: impl FnOnce() -> Result<TcpStream>) -> R
     Ok(own)
 }
 
-/// Proves that a node's daemon steered at least so many connections of a pod.
+/// Proves that a node's daemon steered at least `least` connections of a pod.
 ///
 /// # Errors
 /// When it steered fewer.
@@ -149,17 +149,18 @@ pub fn steered(bed: &Testbed, pod: &str, direction: Direction, least: u64) -> Re
     Ok(())
 }
 
-/// Proves that a node's daemon handed at least so many connections to a pod's application, plain or out of a tunnel.
+/// Proves that a node's daemon delivered at least `least` connections to a pod's application, in plaintext or from
+/// HBONE.
 ///
 /// # Errors
-/// When it handed over fewer.
+/// When it delivered fewer.
 pub fn delivered(bed: &Testbed, pod: &str, least: u64) -> Result<()> {
     let count = bed.daemon(&bed.pod(pod)?.node)?.verdict(pod, "delivered")?;
     ensure!(count >= least, "only {count} connections were delivered to {pod}, not {least}");
     Ok(())
 }
 
-/// Proves that other nodes had tunnels to a pod.
+/// Proves that other nodes had HBONE connections to a pod.
 ///
 /// # Errors
 /// When there was none.
@@ -169,7 +170,7 @@ pub fn had_tunnels(bed: &Testbed, pod: &str) -> Result<()> {
     Ok(())
 }
 
-/// How many TCP connections with a peer's tunnel port a pod has now.
+/// The number of a pod's present TCP connections to HBONE ports of peers.
 ///
 /// # Errors
 /// When `ss` fails.
@@ -180,10 +181,10 @@ pub fn tunnels(pod: &Pod) -> Result<usize> {
     Ok(done.stdout.lines().count())
 }
 
-/// Proves that a daemon has no line about a connection, now that it has written a later one.
+/// Proves that a daemon has no line about a connection. The daemon has already written a later line.
 ///
 /// # Errors
-/// When it has.
+/// When it has a line.
 pub fn no_line(daemon: &Daemon, own: SocketAddr) -> Result<()> {
     let lines = daemon.access()?;
     let found = lines.iter().find(|line| line.src == own);

@@ -1,4 +1,4 @@
-//! What this machine must have. A test that can't run fails here and says why; it never passes silently.
+//! Requirements for this machine. A test that can't run fails here with the reason; it never passes silently.
 
 use std::path::{Path, PathBuf};
 
@@ -6,16 +6,16 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::geteuid;
 
-/// Where programs are looked for; processes in pods get the same.
+/// The folders in which programs are searched; processes in pods get the same path.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The programs of the topology itself.
 const PROGRAMS: [&str; 2] = ["ip", "ss"];
 
-/// Checks for root and the programs of the topology, and raises the limit of open files to what is allowed.
+/// Checks for root and the programs of the topology, and raises the limit of open files to its maximum.
 ///
 /// # Errors
-/// Names what is missing and what to do.
+/// Names what is missing and the remedy.
 pub fn check() -> Result<()> {
     ensure!(geteuid().is_root(), "needs root: it makes network namespaces and loads BPF programs (try sudo)");
     for name in PROGRAMS {
@@ -26,10 +26,10 @@ pub fn check() -> Result<()> {
     Ok(())
 }
 
-/// Where the root of cgroup v2 is mounted.
+/// The mount point of the root of cgroup v2.
 ///
 /// # Errors
-/// When it is not.
+/// When it is not mounted.
 pub fn cgroup_root() -> Result<PathBuf> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
     let found = mounts.lines().filter(|line| line.contains(" - cgroup2 ")).find_map(|line| line.split(' ').nth(4));

@@ -1,4 +1,4 @@
-//! What the environment says; read here and nowhere else in this crate.
+//! Settings in the environment; they are read only here in this crate.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 /// The daemon under test, from `ZTUNNEL_BIN`.
 ///
 /// # Errors
-/// When the variable is unset or names no file: a privileged test never passes by not running.
+/// When the variable is unset or names no file: a privileged test that does not run must not pass.
 pub fn daemon_binary() -> Result<PathBuf> {
     let path = variable("ZTUNNEL_BIN").context(
         "ZTUNNEL_BIN is not set: run `cargo xtask test privileged`, or set it to the path of a built ztunnel",
@@ -39,7 +39,7 @@ pub fn daemon_image() -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Where the programs of the cluster tests are kept: `ztunnel-cluster` in `XDG_CACHE_HOME`, else in `~/.cache`.
+/// The folder for the programs of the cluster tests: `ztunnel-cluster` in `XDG_CACHE_HOME`, else in `~/.cache`.
 ///
 /// # Errors
 /// When the user has neither a cache folder nor a home.

@@ -1,4 +1,4 @@
-//! A topology, its mesh and its daemons: what a test begins with.
+//! A topology, its mesh and its daemons: the start of a test.
 
 use std::collections::BTreeMap;
 
@@ -15,10 +15,10 @@ use crate::topology::{ONE_NODE, Pod, Shape, TWO_NODES, Topology};
 #[derive(Debug)]
 pub struct Testbed {
     daemons: BTreeMap<String, Daemon>,
-    /// What has the manifests and the CA instead of the daemons, in a testbed that has it.
+    /// The control plane, in a testbed in which it has the manifests and the CA instead of the daemons.
     plane: Option<ControlPlane>,
-    /// The manifests: an unlabelled namespace and all pods. Those of nodes without a daemon are opted out, or the others
-    /// would look for tunnels there.
+    /// The manifests: an unlabelled namespace and all pods. Pods of nodes without a daemon are opted out, since the
+    /// others would otherwise try HBONE to them.
     pub mesh: Mesh,
     /// The CA that all daemons share.
     pub authority: Authority,
@@ -30,7 +30,7 @@ impl Testbed {
     /// Nodes and pods of a shape, manifests for all of them, no label, no daemon yet.
     ///
     /// # Errors
-    /// When something of it can't be made.
+    /// When a part of it can't be made.
     pub fn new(shape: &Shape<'_>) -> Result<Self> {
         let topology = Topology::new(shape)?;
         let mesh = Mesh::new(&topology.folder.join("mesh"))?;
@@ -44,7 +44,7 @@ impl Testbed {
     /// Two nodes with two pods each; a daemon on each, everything enrolled.
     ///
     /// # Errors
-    /// When something of it can't be made.
+    /// When a part of it can't be made.
     pub fn both_enrolled() -> Result<Self> {
         let mut bed = Self::new(TWO_NODES)?;
         bed.start("node-a")?;
@@ -53,10 +53,11 @@ impl Testbed {
         Ok(bed)
     }
 
-    /// The same, by a control plane on the first node: the daemons have no manifests but those of their own pods, and no CA.
+    /// The same with a control plane on the first node: the daemons have only the manifests of their own pods, and no
+    /// CA.
     ///
     /// # Errors
-    /// When something of it can't be made.
+    /// When a part of it can't be made.
     pub fn both_enrolled_by_control_plane() -> Result<Self> {
         let mut bed = Self::new(TWO_NODES)?;
         bed.start_control_plane("node-a")?;
@@ -66,7 +67,7 @@ impl Testbed {
         Ok(bed)
     }
 
-    /// Starts a control plane on a node. Daemons that are started later have everything from it.
+    /// Starts a control plane on a node. Daemons that are started later get everything from it.
     ///
     /// # Errors
     /// When it does not become ready.
@@ -76,10 +77,10 @@ impl Testbed {
         Ok(())
     }
 
-    /// Two nodes; a daemon on the first only, whose pods are enrolled. The second is a plain world.
+    /// Two nodes, with a daemon on the first only, whose pods are enrolled. The second node has no mesh.
     ///
     /// # Errors
-    /// When something of it can't be made.
+    /// When a part of it can't be made.
     pub fn node_a_enrolled() -> Result<Self> {
         let mut bed = Self::new(TWO_NODES)?;
         bed.start("node-a")?;
@@ -90,7 +91,7 @@ impl Testbed {
     /// One node with two pods and a daemon, nothing labelled.
     ///
     /// # Errors
-    /// When something of it can't be made.
+    /// When a part of it can't be made.
     pub fn one_node() -> Result<Self> {
         let mut bed = Self::new(ONE_NODE)?;
         bed.start("node-a")?;
@@ -197,7 +198,7 @@ impl Testbed {
         self.each_local_pod(|daemon, pod| daemon.enrolled(&pod.name))
     }
 
-    /// Takes the label away and waits until no pod of the started daemons is enrolled.
+    /// Removes the label and waits until no pod of the started daemons is enrolled.
     ///
     /// # Errors
     /// When one still is after a while.
@@ -206,7 +207,7 @@ impl Testbed {
         self.each_local_pod(|daemon, pod| daemon.released(&pod.name))
     }
 
-    /// The same, for a testbed of which some pods are opted out: waits for these only.
+    /// Labels the namespace of a testbed in which some pods are opted out, and waits for the given pods only.
     ///
     /// # Errors
     /// When one is not in time.

@@ -40,7 +40,7 @@ impl Family {
         if address.is_ipv4() { Self::V4 } else { Self::V6 }
     }
 
-    /// The address that listens on everything.
+    /// The address for listening on all addresses.
     #[must_use]
     pub fn any(self) -> IpAddr {
         match self {
@@ -79,7 +79,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// The interface by which other nodes reach it: its wire at their end.
+    /// The interface through which other nodes reach it: the name of its wire at their end.
     #[must_use]
     pub fn wire(&self) -> String {
         format!("wire{}", self.number)
@@ -125,9 +125,9 @@ pub struct Pod {
 /// All nodes and pods of one test; everything is removed when this is dropped.
 #[derive(Debug)]
 pub struct Topology {
-    /// What all names begin with.
+    /// The prefix of all names.
     pub prefix: Prefix,
-    /// For files of this topology.
+    /// The folder for files of this topology.
     pub folder: PathBuf,
     nodes: Vec<Node>,
     pods: Vec<Pod>,
@@ -208,7 +208,7 @@ impl Topology {
         Ok(())
     }
 
-    /// Whether a pod's end of its cable is still there: the kernel removes it with the namespace.
+    /// Whether the node's end of a pod's cable still exists: the kernel removes it with the namespace.
     ///
     /// # Errors
     /// When the node's interfaces can't be listed.
@@ -233,12 +233,12 @@ impl Topology {
         quick_addresses(&netns)?;
         netns.sysctl("ipv4/ip_forward", "1")?;
         netns.sysctl("ipv6/conf/all/forwarding", "1")?;
-        // With br_netfilter loaded a bridge would translate addresses by itself; routed or not must not depend on that.
+        // With br_netfilter loaded a bridge would also apply address translation; routing must not depend on that.
         for hook in ["iptables", "ip6tables", "arptables"] {
             let _ = netns.sysctl(&format!("bridge/bridge-nf-call-{hook}"), "0");
         }
-        // An address of its own: else the bridge takes the lowest of its ports', which changes when a pod comes, and
-        // packets of the pods to the old one are lost until they ask anew.
+        // The bridge has an address of its own. Otherwise it takes the lowest address of its ports, which changes when
+        // a pod is added, and packets of the pods to the old address are lost until they resolve it again.
         let mut batch = format!(
             "link add br0 address 02:00:00:00:00:{number:02x} type bridge mcast_snooping 0\n\
              link set br0 up\n\
@@ -341,7 +341,7 @@ impl Pod {
         Ok(socket)
     }
 
-    /// Connects from the pod with a plain blocking connect (the deadline for sending bounds it).
+    /// Connects from the pod with a plain blocking connect (bounded by the deadline for sending).
     ///
     /// # Errors
     /// When the connect fails.
@@ -354,7 +354,7 @@ impl Pod {
     /// Listens in the pod.
     ///
     /// # Errors
-    /// When the address can't be had.
+    /// When the address is not available.
     pub fn listen(&self, address: SocketAddr) -> Result<TcpListener> {
         let listen = || {
             let domain = Domain::for_address(address);
@@ -374,7 +374,7 @@ fn cable(pod: &Pod) -> String {
     format!("pod{number}-{host}")
 }
 
-/// Addresses are usable at once: no duplicate detection, no router to wait for.
+/// Makes addresses usable at once: no duplicate address detection, no waiting for a router.
 fn quick_addresses(netns: &Netns) -> Result<()> {
     for scope in ["all", "default"] {
         netns.sysctl(&format!("ipv6/conf/{scope}/accept_dad"), "0")?;

@@ -5,16 +5,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// Long enough for a loaded machine; a condition that holds is seen within [`INTERVAL`].
+/// Long enough for a loaded machine; a condition that holds is detected within [`INTERVAL`].
 pub const PATIENCE: Duration = Duration::from_secs(15);
 
-/// How often a condition is looked at.
+/// The interval between two checks of a condition.
 pub const INTERVAL: Duration = Duration::from_millis(5);
 
-/// Polls `probe` until it gives a value.
+/// Polls `probe` until it returns a value.
 ///
 /// # Errors
-/// When `patience` is over (the message says what was waited for), or as soon as `probe` fails.
+/// When `patience` is over (the message names the condition), or as soon as `probe` fails.
 pub fn until<T>(what: &str, patience: Duration, mut probe: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let begin = Instant::now();
     loop {
@@ -36,7 +36,7 @@ pub fn until_true(what: &str, patience: Duration, mut holds: impl FnMut() -> Res
     until(what, patience, || Ok(holds()?.then_some(())))
 }
 
-/// Lets time pass where the passing of time is itself what a test needs: a load's duration, or "nothing happens".
+/// Lets time pass if a test needs the time itself: the duration of a load, or proof that nothing happens.
 pub fn pass(duration: Duration) {
     thread::sleep(duration);
 }

@@ -1,8 +1,8 @@
-//! That nothing gets past the daemon while something happens: connects from and to a pod in loops, and servers that would
-//! see it.
+//! Proof that no connection bypasses the daemon while something happens: clients that connect from and to a pod in
+//! loops, and servers that would notice.
 //!
-//! The clients bind to ports of [`OWN_PORTS`], which neither the kernel nor the daemon ever chooses. A server that sees
-//! such a port has a client before it and no daemon in between, however short the moment was.
+//! The clients bind to ports of [`OWN_PORTS`], which neither the kernel nor the daemon ever chooses. If a server sees
+//! such a port, its client is connected to it without a daemon in between, for however short a moment.
 
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpStream};
@@ -23,16 +23,16 @@ use crate::testbed::Testbed;
 use crate::topology::{Family, Pod};
 use crate::wait;
 
-/// Above what the kernel draws from, and far above what deliveries have.
+/// Ports above the kernel's range of ephemeral ports, and far above the ports of deliveries.
 pub const OWN_PORTS: Range<u16> = 61_000..65_000;
 
 /// The port of the servers.
 pub const PORT: u16 = 7000;
 
-/// An attempt that takes as long did not fail fast; also the deadline of each step of it.
+/// An attempt that takes this long did not fail fast; also the deadline of each of its steps.
 const SLOW: Duration = Duration::from_secs(1);
 
-/// What a connect from a closed pod may fail with.
+/// The errors with which a connect from a closed pod may fail.
 const CLOSED: [i32; 5] = [libc::ECONNREFUSED, libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EPERM, libc::EADDRNOTAVAIL];
 
 /// One client that connects, exchanges and resets in a loop; stopped when dropped.
@@ -72,19 +72,19 @@ impl Attempts {
         Ok(Self { target, shared, thread: Some(thread) })
     }
 
-    /// How many exchanges came through.
+    /// The number of successful exchanges.
     #[must_use]
     pub fn through(&self) -> u64 {
         self.shared.through.load(Ordering::SeqCst)
     }
 
-    /// How many attempts were made.
+    /// The number of attempts.
     #[must_use]
     pub fn made(&self) -> u64 {
         self.through() + self.shared.failed.load(Ordering::SeqCst)
     }
 
-    /// Waits for so many more attempts.
+    /// Waits for `count` more attempts.
     ///
     /// # Errors
     /// When they take too long.
@@ -109,7 +109,7 @@ impl Shared {
         let begin = Instant::now();
         let count = match attempt(target, device, port) {
             Ok(()) => &self.through,
-            // The port is in use: no packet was sent.
+            // The port is in use, so no packet was sent.
             Err(error) if error.kind() == ErrorKind::AddrInUse => return,
             Err(_) => &self.failed,
         };
@@ -127,7 +127,7 @@ fn attempt(target: SocketAddr, device: Option<&str>, port: u16) -> io::Result<()
         socket.set_only_v6(true)?;
     }
     socket.set_reuse_address(true)?;
-    // Ends with a reset, so that no port waits out its time.
+    // The socket closes with a reset, so that no port stays in TIME-WAIT.
     socket.set_linger(Some(Duration::ZERO))?;
     socket.bind_device(device.map(str::as_bytes))?;
     socket.bind(&SocketAddr::new(family.any(), port).into())?;
@@ -136,10 +136,10 @@ fn attempt(target: SocketAddr, device: Option<&str>, port: u16) -> io::Result<()
     exchange(&mut TcpStream::from(socket), b"hello")
 }
 
-/// Nobody reached these servers without a daemon in between.
+/// Checks that no client reached these servers without a daemon in between.
 ///
 /// # Errors
-/// Says who did.
+/// Names the clients that did.
 pub fn no_bypass(servers: &[Server]) -> Result<()> {
     for server in servers {
         let peers = server.peers();
@@ -156,22 +156,23 @@ pub fn no_bypass(servers: &[Server]) -> Result<()> {
     Ok(())
 }
 
-/// Clients and servers of both families, from one pod to a plain one and the other way round, all of them in loops.
+/// Clients and servers of both families, from an enrolled pod to a plain one and the other way round, all of them in
+/// loops.
 #[derive(Debug)]
 pub struct Watch {
     /// The loops out of the pod: IPv4, IPv6.
     pub outbound: Vec<Attempts>,
     /// The loops into the pod: IPv4, IPv6.
     pub inbound: Vec<Attempts>,
-    /// In the pod, on all of its addresses of both families.
+    /// Servers in the pod, on all of its addresses of both families.
     pub inside: Vec<Server>,
-    /// In `web-b`.
+    /// Servers in `web-b`.
     pub outside: Vec<Server>,
     pod: String,
 }
 
 impl Watch {
-    /// Starts it for an enrolled pod of `node-a`; nobody on `node-b` is.
+    /// Starts it for an enrolled pod of `node-a`; no pod on `node-b` is enrolled.
     ///
     /// # Errors
     /// When a server can't be started.
@@ -190,19 +191,19 @@ impl Watch {
         })
     }
 
-    /// Nothing came past the daemon so far.
+    /// Checks that nothing bypassed the daemon so far.
     ///
     /// # Errors
-    /// Says what did.
+    /// Names what did.
     pub fn no_bypass(&self) -> Result<()> {
         no_bypass(&self.outside).context("out of the pod")?;
         no_bypass(&self.inside).context("into the pod")
     }
 
-    /// Waits until exchanges of these families come through in both directions, and past the daemon none.
+    /// Waits until exchanges of these families succeed in both directions, and checks that none bypasses the daemon.
     ///
     /// # Errors
-    /// When they do not in time.
+    /// When they do not succeed in time.
     pub fn works(&self, families: &[Family], patience: Duration) -> Result<()> {
         let loops: Vec<_> = self.loops(families).map(|attempts| (attempts, attempts.through() + 5)).collect();
         let met = wait::until_true("exchanges to come through", patience, || {
@@ -215,11 +216,11 @@ impl Watch {
         self.no_bypass()
     }
 
-    /// Waits until the pod is closed: each loop of these families goes on to fail, and fast, and nothing came past the
-    /// daemon, also not before it was closed.
+    /// Waits until the pod is closed: the attempts of each loop of these families fail, and fail fast. Nothing bypassed
+    /// the daemon, also not before the pod was closed.
     ///
     /// # Errors
-    /// When something comes through, directly or not.
+    /// When an exchange succeeds, with or without the daemon.
     pub fn closed(&self, bed: &Testbed, families: &[Family]) -> Result<()> {
         wait::until_true("all attempts to fail, and fast", wait::PATIENCE, || {
             self.no_bypass()?;
@@ -244,7 +245,7 @@ impl Watch {
         for attempts in self.loops(families) {
             attempts.more(20)?;
         }
-        // One that began while the pod was being closed may have met nobody at all, and then it is slow.
+        // An attempt that began while the pod was being closed may have got no answer at all; then it is slow.
         Ok(before == through() && slow == self.slow(families))
     }
 

@@ -10,7 +10,7 @@ use crate::topology::Pod;
 /// Sends bytes and expects them back.
 ///
 /// # Errors
-/// As the socket's, and when other bytes come back.
+/// As the socket's; also when other bytes come back.
 pub fn exchange(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
     stream.write_all(bytes)?;
     let mut answer = vec![0; bytes.len()];
@@ -18,10 +18,10 @@ pub fn exchange(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
     if answer == bytes { Ok(()) } else { Err(io::Error::other("other bytes came back")) }
 }
 
-/// Connects, exchanges and closes; gives the client's own address.
+/// Connects, exchanges and closes; returns the client's own address.
 ///
 /// # Errors
-/// When any of it fails.
+/// When a step fails.
 pub fn exchange_once(pod: &Pod, target: SocketAddr) -> Result<SocketAddr> {
     let mut stream = pod.connect(target)?;
     let own = stream.local_addr()?;
@@ -33,7 +33,7 @@ pub fn exchange_once(pod: &Pod, target: SocketAddr) -> Result<SocketAddr> {
 /// Connects and reads to the end.
 ///
 /// # Errors
-/// When any of it fails.
+/// When a step fails.
 pub fn read_once(pod: &Pod, target: SocketAddr) -> Result<String> {
     let mut stream = pod.connect(target)?;
     let mut text = String::new();

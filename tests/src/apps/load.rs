@@ -30,23 +30,23 @@ struct Shared {
     samples: Mutex<Vec<String>>,
 }
 
-/// What a load did so far.
+/// The result of a load so far.
 #[derive(Debug, Clone)]
 pub struct Report {
-    /// Exchanges that went well from connect to close.
+    /// Exchanges that succeeded from connect to close.
     pub done: u64,
-    /// Those that did not.
+    /// Exchanges that failed.
     pub failed: u64,
     /// The first failures.
     pub samples: Vec<String>,
 }
 
-/// What a client does when its answer has come.
+/// The client's action after it has received the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// Closes first, so that the wait after a connection is at the client.
+    /// Closes first, so that TIME-WAIT is at the client.
     Closes,
-    /// Says that it is done and waits for the server's end.
+    /// Ends its sending half and waits for the server's end.
     WaitsForEnd,
 }
 
@@ -72,7 +72,7 @@ impl Load {
         Ok(Self { shared, threads })
     }
 
-    /// What was done so far.
+    /// The result so far.
     #[must_use]
     pub fn report(&self) -> Report {
         let samples = self.shared.samples.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -80,7 +80,7 @@ impl Load {
         Report { done: done.load(Ordering::SeqCst), failed: failed.load(Ordering::SeqCst), samples }
     }
 
-    /// Stops the clients and says what was done.
+    /// Stops the clients and returns the result.
     ///
     /// # Errors
     /// When a client panicked.

@@ -1,4 +1,4 @@
-//! What runs in pods: real programs, and servers and clients in threads of this process.
+//! Applications in pods: real programs, and servers and clients in threads of this process.
 
 pub mod client;
 pub mod load;

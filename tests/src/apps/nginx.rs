@@ -27,7 +27,7 @@ impl Nginx {
         Self::start_in(&topology.folder.join(format!("nginx-{}", pod.name)), pod, port, detached)
     }
 
-    /// One of several in a pod, with a name of its own.
+    /// Starts one of several in a pod, with a name of its own.
     ///
     /// # Errors
     /// As [`Nginx::start`].
@@ -65,7 +65,7 @@ impl Nginx {
         self.process.id()
     }
 
-    /// Lets it live on when this value is dropped.
+    /// Keeps the process running when this value is dropped.
     pub fn keep(&mut self) {
         self.process.keep();
     }
@@ -79,7 +79,7 @@ impl Nginx {
     /// The client addresses of all requests so far, from its log.
     ///
     /// # Errors
-    /// When the log has something else.
+    /// When the log contains something else.
     pub fn clients(&self) -> Result<Vec<IpAddr>> {
         let log = fs::read_to_string(self.folder.join("access.log")).unwrap_or_default();
         log.lines().map(|line| line.parse::<IpAddr>().with_context(|| format!("nginx logged {line}"))).collect()
@@ -102,13 +102,13 @@ fn configuration(folder: &Path, port: u16) -> String {
     )
 }
 
-/// Whether someone listens on a port in a pod, on IPv4 and IPv6. Asks the kernel; no connection is made.
+/// Whether a process listens on a port in a pod, on IPv4 and IPv6. Asks the kernel; no connection is made.
 fn listens(pod: &Pod, port: u16) -> Result<bool> {
     let done = Launch::new("ss").args(["-Htnl", &format!("sport = :{port}")]).inside(&pod.netns).finish()?;
     Ok(done.stdout.lines().count() >= 2)
 }
 
-/// What curl got.
+/// The result of curl.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
     /// The HTTP status.
@@ -127,7 +127,7 @@ pub fn curl(pod: &Pod, target: SocketAddr, arguments: &[&str]) -> Result<Page> {
     curl_in(&pod.netns, target, arguments)
 }
 
-/// The same from any namespace.
+/// Fetches `/` with curl from any namespace.
 ///
 /// # Errors
 /// As [`curl`].

@@ -19,7 +19,7 @@ pub fn iperf3_server(pod: &Pod, port: u16) -> Result<Process> {
     Ok(process)
 }
 
-/// Runs an iperf3 client and gives the bits per second that arrived.
+/// Runs an iperf3 client and returns the bits per second that arrived.
 ///
 /// # Errors
 /// When it fails.
@@ -33,8 +33,8 @@ pub fn iperf3(pod: &Pod, target: SocketAddr, seconds: u32, arguments: &[&str]) -
             .finish()?;
         let report: Value = serde_json::from_str(&done.stdout)
             .with_context(|| format!("iperf3 wrote no JSON: {}{}", done.stdout, done.stderr))?;
-        // It takes one client at a time, and turns away whoever comes before the one before has ended: with a message, or
-        // with a reset when it had not read all by then.
+        // The server serves one client at a time. It refuses a client that comes before the previous one has ended:
+        // with a message, or with a reset if it had not read everything by then.
         let error = report.get("error").and_then(Value::as_str).unwrap_or_default();
         let is_busy = error.contains("server is busy") || error.contains("control message: Connection reset by peer");
         ensure!(is_busy || done.success, "iperf3 failed: {}{}", done.stdout, done.stderr);
@@ -58,7 +58,7 @@ pub fn redis_server(topology: &Topology, pod: &Pod, port: u16) -> Result<Process
     Ok(process)
 }
 
-/// Runs a redis command and gives its answer.
+/// Runs a redis command and returns its answer.
 ///
 /// # Errors
 /// When it fails.

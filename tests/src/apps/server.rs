@@ -1,4 +1,4 @@
-//! Servers in threads: they see who connects, and count what goes wrong.
+//! Servers in threads: they record the addresses of clients, and count failures.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -12,7 +12,7 @@ use std::os::fd::AsRawFd;
 
 use crate::topology::{Pod, SOCKET_DEADLINE};
 
-/// Enough for a connection's thread; thousands are open at once.
+/// The stack of a connection's thread. Thousands are open at once.
 const STACK: usize = 128 * 1024;
 
 /// A server in a pod, stopped when dropped.
@@ -24,7 +24,7 @@ pub struct Server {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What a server saw.
+/// The observations of a server.
 #[derive(Debug, Default)]
 struct Seen {
     peers: Mutex<Vec<SocketAddr>>,
@@ -34,10 +34,10 @@ struct Seen {
 }
 
 impl Server {
-    /// Sends back what it gets, until the client has sent everything.
+    /// Sends back all bytes, until the client ends its sending half.
     ///
     /// # Errors
-    /// When the address can't be had.
+    /// When the address is not available.
     pub fn echo(pod: &Pod, address: SocketAddr) -> Result<Self> {
         Self::start(pod, address, |mut stream, _| {
             let mut buffer = [0; 16 * 1024];
@@ -50,10 +50,10 @@ impl Server {
         })
     }
 
-    /// Tells each client its address as the server sees it, in one line, and closes.
+    /// Sends each client its address as the server sees it, in one line, and closes.
     ///
     /// # Errors
-    /// When the address can't be had.
+    /// When the address is not available.
     pub fn whoami(pod: &Pod, address: SocketAddr) -> Result<Self> {
         Self::start(pod, address, |mut stream, peer| writeln!(stream, "{peer}"))
     }
@@ -61,7 +61,7 @@ impl Server {
     /// Hands each connection to `serve`, on a thread of its own.
     ///
     /// # Errors
-    /// When the address can't be had.
+    /// When the address is not available.
     pub fn start(
         pod: &Pod,
         address: SocketAddr,
@@ -75,13 +75,13 @@ impl Server {
         Ok(Self { address, listener, seen, thread: Some(thread) })
     }
 
-    /// Where it listens.
+    /// The address at which it listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Who connected so far, in order.
+    /// The addresses of all clients so far, in order.
     #[must_use]
     pub fn peers(&self) -> Vec<SocketAddr> {
         self.seen.peers.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -105,7 +105,7 @@ impl Server {
         self.seen.resets.load(Ordering::SeqCst)
     }
 
-    /// What went wrong, resets included.
+    /// All failures, resets included.
     #[must_use]
     pub fn failures(&self) -> Vec<String> {
         self.seen.failures.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -114,7 +114,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Wakes the accept with an error; a plain close would not.
+        // The shutdown makes the accept fail; a plain close would not.
         let _ = shutdown(self.listener.as_raw_fd(), Half::Both);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -157,7 +157,7 @@ impl Seen {
     }
 }
 
-/// Whether an error is what a received reset gives.
+/// Whether an error is the result of a received reset.
 #[must_use]
 pub fn is_reset(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
@@ -166,7 +166,7 @@ pub fn is_reset(error: &io::Error) -> bool {
 /// Closes a connection with a reset.
 ///
 /// # Errors
-/// When the socket does not take the option.
+/// When the socket refuses the option.
 pub fn reset(stream: TcpStream) -> io::Result<()> {
     socket2::SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO))?;
     drop(stream);

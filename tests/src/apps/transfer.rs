@@ -1,4 +1,4 @@
-//! Large transfers whose every byte is checked: each side knows what the other sends.
+//! Large transfers in which every byte is checked: each side knows the bytes that the other sends.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -11,18 +11,18 @@ use anyhow::{Result, anyhow};
 use crate::topology::SOCKET_DEADLINE;
 use crate::wait;
 
-/// A stream of bytes that never repeats soon (splitmix64).
+/// A sequence of bytes with a very long period (splitmix64).
 #[derive(Debug, Clone)]
 pub struct Pattern(u64);
 
 impl Pattern {
-    /// The stream of a number.
+    /// The sequence of a number.
     #[must_use]
     pub fn new(number: u64) -> Self {
         Self(number.wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
 
-    /// Its next bytes. All calls must ask for whole eights.
+    /// The next bytes of the sequence. The length must be a multiple of eight.
     pub fn fill(&mut self, bytes: &mut [u8]) {
         for eight in bytes.chunks_mut(8) {
             self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -35,10 +35,11 @@ impl Pattern {
 
 const CHUNK: usize = 64 * 1024;
 
-/// Sends so many chunks of 64 KiB of one pattern and ends its half, while it expects as many of another and the end.
+/// Sends `chunks` chunks of 64 KiB of one pattern and ends its sending half, while it expects as many of another
+/// pattern and the end.
 ///
 /// # Errors
-/// When other bytes come, or fewer, or more.
+/// When other bytes arrive, or fewer, or more.
 pub fn both_ways(stream: &TcpStream, chunks: usize, own: u64, other: u64) -> io::Result<()> {
     thread::scope(|scope| {
         let sending = scope.spawn(move || send(stream, chunks, own));
@@ -71,7 +72,7 @@ fn receive(mut stream: &TcpStream, chunks: usize, number: u64) -> io::Result<()>
     }
 }
 
-/// Exchanges with an echo without a pause, every byte checked, until it is stopped.
+/// Exchanges bytes with an echo server continuously and checks every byte, until it is stopped.
 #[derive(Debug)]
 pub struct Pump {
     shared: Arc<Pumped>,
@@ -85,14 +86,14 @@ struct Pumped {
     ended: AtomicBool,
 }
 
-/// What is in flight at a time.
+/// The number of bytes in flight.
 const GULP: usize = 8 * 1024;
 
 impl Pump {
-    /// Starts on a connection.
+    /// Starts exchanging on a connection.
     ///
     /// # Errors
-    /// When the socket takes no deadline.
+    /// When the socket refuses a deadline.
     pub fn start(stream: TcpStream, number: u64) -> Result<Self> {
         stream.set_read_timeout(Some(SOCKET_DEADLINE))?;
         let shared = Arc::new(Pumped::default());
@@ -105,10 +106,10 @@ impl Pump {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// Waits for so many more exchanges.
+    /// Waits for `count` more exchanges.
     ///
     /// # Errors
-    /// When they don't come.
+    /// When they do not happen in time.
     pub fn more(&self, count: u64) -> Result<()> {
         let enough = self.shared.chunks.load(Ordering::SeqCst) + count;
         wait::until_true(&format!("{count} more exchanges"), wait::PATIENCE, || {
@@ -118,19 +119,19 @@ impl Pump {
         })
     }
 
-    /// Stops it.
+    /// Stops exchanging.
     ///
     /// # Errors
-    /// As the connection's, and when other bytes came back.
+    /// As the connection's; also when other bytes came back.
     pub fn finish(mut self) -> Result<()> {
         self.shared.stop.store(true, Ordering::SeqCst);
         self.join()
     }
 
-    /// Waits for the end that someone else makes of it.
+    /// Waits until something else ends the connection.
     ///
     /// # Errors
-    /// When it does not end; else the connection's.
+    /// When the connection does not end, or with the connection's error.
     pub fn ended(mut self) -> Result<()> {
         let ended = || Ok(self.shared.ended.load(Ordering::SeqCst));
         wait::until_true("the end of the connection", wait::PATIENCE, ended)?;

@@ -1,7 +1,8 @@
-//! The copy chain: what two extra hops through user space cost by themselves, on this machine.
+//! The copy chain: the cost of two extra hops through user space by themselves, on this machine.
 //!
-//! A copier on each node, where the daemons are: one thread, one loop, bytes from one connection to another and nothing
-//! else. No mesh with such hops can cost less, and what it costs follows the machine as the mesh does.
+//! A copier runs on each node, in the place of the daemon: one thread and one loop that copies bytes from one
+//! connection to another and does nothing else. No mesh with such hops can cost less, and this cost depends on the
+//! machine in the same way as the mesh's.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -28,10 +29,10 @@ use super::proc;
 use crate::netns::{Netns, enter};
 use crate::topology::{Family, Topology};
 
-/// Bytes of a buffer.
+/// The size of a buffer, in bytes.
 const BUFFER: usize = 256 << 10;
 
-/// How much one direction copies before the others have their turn.
+/// The number of bytes that one direction copies before the others get their turn.
 const FAIR_SHARE: usize = 1 << 20;
 
 /// A copier on each node, the client's first.
@@ -39,14 +40,14 @@ const FAIR_SHARE: usize = 1 << 20;
 pub(super) struct Chain([Copier; 2]);
 
 impl Chain {
-    /// Starts it: what comes to a port of the first node ends at the same port of a pod behind the second.
+    /// Starts it: a connection to a port of the first node leads to the same port of a pod on the second node.
     ///
     /// # Errors
-    /// When a port can't be had.
+    /// When a port is not available.
     pub(super) fn start(topology: &Topology, ports: &[u16], server: &str) -> Result<Self> {
         let (near, far) = (topology.node("node-a")?, topology.node("node-b")?);
         let hop = |netns: &Netns, at: IpAddr, to: IpAddr| {
-            // Each round has the same addresses, and copiers connect again and again.
+            // Each round uses the same addresses, and copiers connect again and again.
             netns.sysctl("ipv4/tcp_tw_reuse", "1")?;
             let route = |port: &u16| Ok((listen(netns, SocketAddr::new(at, *port))?, SocketAddr::new(to, *port)));
             Copier::start(netns, ports.iter().map(route).collect::<Result<_>>()?)
@@ -56,16 +57,16 @@ impl Chain {
         Ok(Self([hop(&near.netns, near.ip(Family::V4), far.ip(Family::V4))?, second]))
     }
 
-    /// How many bytes each has carried until now, both ways.
+    /// The number of bytes that each copier has carried so far, both ways.
     #[must_use]
     pub(super) fn carried(&self) -> [f64; 2] {
         self.0.each_ref().map(|copier| copier.carried.load(Ordering::Relaxed) as f64)
     }
 
-    /// CPU time that both have used, user and system.
+    /// The CPU time of both copiers, user and system.
     ///
     /// # Errors
-    /// When one is gone.
+    /// When a copier has ended.
     pub(super) fn cpu(&self) -> Result<Duration> {
         let [near, far] = self.0.each_ref().map(|copier| proc::thread_cpu(copier.id));
         Ok(near? + far?)
@@ -81,7 +82,7 @@ struct Copier {
     thread: Option<JoinHandle<()>>,
 }
 
-/// A listener, and where what comes there is sent.
+/// A listener, and the address to which its connections are forwarded.
 type Route = (std::net::TcpListener, SocketAddr);
 
 impl Copier {
@@ -129,7 +130,7 @@ fn listen(netns: &Netns, address: SocketAddr) -> Result<std::net::TcpListener> {
     netns.run(listen)?.with_context(|| format!("a copier cannot listen on {address}"))
 }
 
-/// Ends with the first listener that fails: whoever connects then is refused, and says so.
+/// Ends with the first listener that fails: later clients are then refused, and report it.
 async fn copy_until(stopped: oneshot::Receiver<()>, routes: Vec<Route>, carried: &Arc<AtomicU64>) {
     let mut serving = JoinSet::new();
     for (listener, to) in routes {
@@ -154,7 +155,7 @@ async fn serve(listener: std::net::TcpListener, to: SocketAddr, carried: Arc<Ato
     }
 }
 
-/// Both ways until both sides have finished, or one fails; the clients tell of what did not arrive.
+/// Copies both ways until both sides have finished, or one fails; the clients report missing bytes.
 async fn both(mut client: TcpStream, to: SocketAddr, carried: Arc<AtomicU64>) -> io::Result<()> {
     let mut server = TcpStream::connect(to).await?;
     client.set_nodelay(true)?;
@@ -164,14 +165,14 @@ async fn both(mut client: TcpStream, to: SocketAddr, carried: Arc<AtomicU64>) ->
     Ok(())
 }
 
-/// One direction. While it waits for bytes it holds no buffer.
+/// Copies one direction. It holds no buffer while it waits for bytes.
 async fn one(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, carried: &AtomicU64) -> io::Result<()> {
     let mut share = 0;
     loop {
         from.readable().await?;
         let mut buffer = Buffer::borrow();
         let Some(length) = read(&mut from, &mut buffer.0).await? else {
-            // Nothing there after all, or this task has had its turn.
+            // There were no bytes after all, or this task has used its share.
             yield_now().await;
             continue;
         };
@@ -188,7 +189,8 @@ async fn one(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, carried: &AtomicU64)
     }
 }
 
-/// Reads what is there. Unlike `try_read` it knows that a buffer that was not filled took all there was.
+/// Reads the available bytes. Unlike `try_read`, a read that does not fill the buffer is known to have taken
+/// everything.
 async fn read(from: &mut ReadHalf<'_>, into: &mut [u8]) -> io::Result<Option<usize>> {
     let mut buffer = ReadBuf::new(into);
     let is_there = poll_fn(|cx| match Pin::new(&mut *from).poll_read(cx, &mut buffer) {
@@ -198,7 +200,7 @@ async fn read(from: &mut ReadHalf<'_>, into: &mut [u8]) -> io::Result<Option<usi
     Ok(is_there.await?.then_some(buffer.filled().len()))
 }
 
-/// One of the thread's buffers, which goes back when it is dropped.
+/// A buffer of the thread, which returns to the pool when it is dropped.
 struct Buffer(Box<[u8]>);
 
 thread_local! {
@@ -214,7 +216,7 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let buffer = std::mem::take(&mut self.0);
-        // When the thread itself ends there is nowhere to put it.
+        // While the thread itself ends, the pool no longer exists.
         let _ = FREE.try_with(|free| free.borrow_mut().push(buffer));
     }
 }

@@ -1,4 +1,4 @@
-//! Figures of two runs: what is worse by more than noise.
+//! Compares the figures of two runs: finds those that are worse by more than noise.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -8,10 +8,10 @@ use super::report::short;
 /// Losses smaller than this are noise, whatever the spread of the rounds says.
 const LEAST_NOISE: f64 = 0.10;
 
-/// Two figures of CPU that differ by less percentage points are the same: next to nothing has no ratio.
+/// Two figures of CPU that differ by fewer percentage points are equal: the ratio of very small values means nothing.
 const LEAST_POINTS: f64 = 0.5;
 
-/// What is worse now than it was earlier; rows are found by work and mode.
+/// The figures that are worse now than earlier; rows are matched by work and mode.
 ///
 /// # Errors
 /// When there is nothing to compare: no rows, or none in common.
@@ -49,8 +49,8 @@ impl Pair<'_> {
     }
 }
 
-/// A row without the mesh tells of the machine alone. Of the others the ratio is compared where there is one, as it means
-/// the same on a busy machine; likewise CPU, by that of the copy chain; and memory.
+/// A row without the mesh depends on the machine only. For the others, the ratio is compared if there is one, since it
+/// means the same on a busy machine; likewise CPU relative to the copy chain, and memory.
 fn losses_of(row: &Value, before: &Value) -> Vec<String> {
     if row.get("meshed") != Some(&Value::Bool(true)) {
         return Vec::new();

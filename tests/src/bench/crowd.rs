@@ -1,27 +1,28 @@
-//! What else is in the mesh or on the nodes, to see whether a cost grows with it.
+//! Further objects in the mesh or on the nodes, to see whether a cost grows with their number.
 
 use serde_json::{Value, json};
 
 use super::stage;
 use crate::mesh::{MODE_LABEL, NAMESPACE, NETNS_ANNOTATION};
 
-/// One thing of which there are many.
+/// A kind of further objects, and their number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Crowd {
-    /// Workloads of other nodes.
+    /// Workloads on other nodes.
     Workloads(usize),
     /// Services; the clients connect through one of them.
     Services(usize),
-    /// Enrolled pods on each node, those that are measured among them.
+    /// Enrolled pods on each node, including those that are measured.
     Pods(usize),
-    /// Live connections beside those that are measured, from the same pod to the same node.
+    /// Live connections in addition to those that are measured, from the same pod to the same node.
     Connections(usize),
 }
 
-/// The namespace of further pods: in the mesh whatever the mode is.
+/// The namespace of further pods. It is in the mesh in every mode.
 pub(super) const PLACE: &str = "crowd";
 
-/// Manifests in one file: many files are slow to list, and a large one is slow to read for a small change.
+/// The number of manifests in one file: many files are slow to list, and a large file is slow to read for a small
+/// change.
 const TOGETHER: usize = 1_000;
 
 /// The service that clients connect to, one of [`Crowd::Services`].
@@ -40,7 +41,7 @@ impl Crowd {
         format!("{} {what}{}", thousands(count), if count == 1 { "" } else { "s" })
     }
 
-    /// The files that make it up, and their text.
+    /// The files of the crowd, and their text.
     pub(super) fn files(self) -> Box<dyn Iterator<Item = (String, String)>> {
         match self {
             Self::Workloads(count) => Box::new(files("workloads", count, workload)),
@@ -49,7 +50,7 @@ impl Crowd {
         }
     }
 
-    /// How many workloads and services its files hold.
+    /// The number of workloads and services in its files.
     #[must_use]
     pub(super) const fn counts(self) -> (usize, usize) {
         match self {
@@ -77,13 +78,13 @@ fn files(kind: &'static str, count: usize, object: fn(usize) -> Value) -> impl I
     })
 }
 
-/// A pod of another node, labelled; ten stand behind each service account.
+/// A labelled pod on another node; ten pods share a service account.
 fn workload(number: usize) -> Value {
     let address = format!("10.{}.{}.{}", 100 + (number >> 16), number >> 8 & 255, number & 255);
     one_workload(&format!("far-{number}"), &address, &format!("account-{}", number / 10), "1")
 }
 
-/// The one that changes, with what changes of it.
+/// The workload that changes; `version` is the part that changes.
 pub(super) fn changing(version: usize) -> String {
     format!("{}\n", one_workload("changing", "10.99.0.1", "changing", &version.to_string()))
 }
@@ -108,9 +109,9 @@ fn one_workload(name: &str, address: &str, account: &str, version: &str) -> Valu
     })
 }
 
-/// A service; the first leads to the server that is measured, the others to nobody.
+/// A service. The first leads to the server that is measured, the others have no endpoints.
 fn service(number: usize) -> Value {
-    // The first is 10.96.0.1, [`SERVICE`].
+    // The first service has the address 10.96.0.1, [`SERVICE`].
     let place = number + 1;
     let address = format!("10.{}.{}.{}", 96 + (place >> 16), place >> 8 & 255, place & 255);
     let (app, ports) = match number {
@@ -131,7 +132,7 @@ fn service(number: usize) -> Value {
     })
 }
 
-/// A number as people read it.
+/// A number with separators of thousands.
 #[must_use]
 pub(super) fn thousands(number: usize) -> String {
     let digits = number.to_string();

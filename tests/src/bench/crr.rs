@@ -1,7 +1,6 @@
-//! Connect, request, response, close: what a new connection costs.
+//! Connect, request, response, close: the cost of a new connection.
 //!
-//! The server answers and closes first, so that the wait after a connection is never at the client, whose ports would
-//! run out.
+//! The server answers and closes first, so that TIME-WAIT is never at the client, whose ports would run out.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -30,10 +29,10 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Starts one in a pod.
+    /// Starts a server in a pod.
     ///
     /// # Errors
-    /// When the address can't be had.
+    /// When the address is not available.
     pub(super) fn start(pod: &Pod, address: SocketAddr, threads: usize) -> Result<Self> {
         let listener = Arc::new(pod.listen(address)?);
         let stop = Arc::new(AtomicBool::new(false));
@@ -53,7 +52,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
-        // Each waits in accept; a connection wakes one.
+        // Each thread waits in accept; one connection wakes one thread.
         for _ in 0..self.threads.len() {
             let (netns, address) = (self.netns.try_clone(), self.address);
             let _ = thread::spawn(move || {
@@ -73,30 +72,30 @@ fn serve(listener: &TcpListener, stop: &AtomicBool) {
             return;
         }
         let mut message = [0; MESSAGE];
-        // A client that goes away is the client's fault, and seen there.
+        // A client that disappears is detected by the client itself.
         if stream.read_exact(&mut message).is_ok() {
             let _ = stream.write_all(&message);
         }
     }
 }
 
-/// What the clients did.
+/// The results of the clients.
 #[derive(Debug, Default)]
 pub(super) struct Report {
-    /// How long each exchange took, in order of length.
+    /// The duration of each exchange, ascending.
     pub(super) latencies: Vec<Duration>,
-    /// How long all of it took.
+    /// The duration of the whole run.
     pub(super) elapsed: Duration,
 }
 
 impl Report {
-    /// Exchanges a second.
+    /// Exchanges per second.
     #[must_use]
     pub(super) fn rate(&self) -> f64 {
         self.latencies.len() as f64 / self.elapsed.as_secs_f64()
     }
 
-    /// The latency that so many of a thousand did not exceed, in microseconds.
+    /// The latency that `permille` of a thousand exchanges did not exceed, in microseconds.
     #[must_use]
     pub(super) fn permille_us(&self, permille: usize) -> Option<f64> {
         let index = (self.latencies.len() * permille / 1000).min(self.latencies.len().checked_sub(1)?);
@@ -104,10 +103,10 @@ impl Report {
     }
 }
 
-/// Runs so many clients at once in a pod, for so long.
+/// Runs `clients` clients at once in a pod, for `duration`.
 ///
 /// # Errors
-/// The first exchange that fails: figures of a broken path mean nothing.
+/// The first exchange that fails: figures of a broken path are meaningless.
 pub(super) fn run(pod: &Pod, target: SocketAddr, clients: usize, duration: Duration) -> Result<Report> {
     let begun = Instant::now();
     let client = |_| {
@@ -150,12 +149,13 @@ fn exchange(target: SocketAddr) -> io::Result<()> {
     if answer.len() == MESSAGE { Ok(()) } else { Err(io::Error::other(format!("{} bytes came back", answer.len()))) }
 }
 
-/// Connections that are open and do nothing. Their other ends are nginx': one process has not files enough for both.
+/// Connections that are open and idle. Their other ends are in nginx: one process cannot have enough open files for
+/// both.
 #[derive(Debug)]
 pub(super) struct Idle(Vec<TcpStream>);
 
 impl Idle {
-    /// Opens so many from a pod to an nginx, one after the other; a request has gone over each.
+    /// Opens `count` connections from a pod to an nginx, one after the other. A request has gone over each.
     ///
     /// # Errors
     /// When one fails.
@@ -168,16 +168,16 @@ impl Idle {
         Ok(Self((1..=count).map(open).collect::<Result<_>>()?))
     }
 
-    /// How many bytes have gone over all of them, at least.
+    /// A lower bound for the number of bytes that have gone over all of them.
     #[must_use]
     pub(super) fn payload(&self) -> f64 {
         (self.0.len() * (QUESTION.len() + BODY.len())) as f64
     }
 
-    /// Ends them, and waits until all have ended.
+    /// Ends all connections, and waits until they have ended.
     ///
     /// # Errors
-    /// When one was not alive any more.
+    /// When a connection was no longer alive.
     pub(super) fn close(mut self) -> Result<()> {
         for stream in &self.0 {
             stream.shutdown(Shutdown::Write).context("an idle connection was broken")?;

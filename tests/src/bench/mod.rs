@@ -1,8 +1,9 @@
-//! The benchmark: what the mesh costs, beside the same machine without it.
+//! The benchmark: the cost of the mesh, compared with the same machine without it.
 //!
-//! Two nodes on a wire of MTU 1500, real programs in the pods, the daemon as it is shipped. Every figure of the mesh stands
-//! beside one without it from the same round, since a shared machine is never twice the same; medians over the rounds. Bytes
-//! that should have gone through a tunnel are looked up in the daemon's metrics: a figure of another path is an error.
+//! Two nodes on a wire with an MTU of 1500, real programs in the pods, and the daemon in its release build. Every
+//! figure of the mesh is compared with a figure without the mesh from the same round, since a shared machine is never
+//! the same twice; medians over the rounds. Bytes that should have gone through HBONE are checked in the daemon's
+//! metrics: a figure of another path is an error.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -27,20 +28,20 @@ use report::{Report, Row};
 use stage::{Mode, Stage};
 use work::Work;
 
-/// What is to be measured.
+/// Options of the benchmark.
 #[derive(Debug, Clone)]
 pub struct BenchOptions {
-    /// Only work whose name contains one of these; all, but what takes minutes, when there are none.
+    /// Only work whose name contains one of these; if empty, all work except that which takes minutes.
     pub filters: Vec<String>,
-    /// Only these modes, by name; all, when there are none.
+    /// Only these modes, by name; if empty, all modes.
     pub modes: Vec<String>,
-    /// How often.
+    /// Number of rounds.
     pub rounds: u32,
-    /// How long each measurement takes.
+    /// Duration of each measurement.
     pub seconds: u32,
-    /// Where the figures go as JSON.
+    /// File for the figures as JSON.
     pub json: Option<PathBuf>,
-    /// Figures of an earlier run; a loss is an error.
+    /// Figures of an earlier run; a figure that is worse than there is an error.
     pub baseline: Option<PathBuf>,
     /// The daemon's program.
     pub ztunnel: PathBuf,
@@ -59,7 +60,7 @@ pub fn run(options: &BenchOptions) -> Result<()> {
     let chosen = chosen(&options.filters, &options.modes);
     let (filters, modes) = (&options.filters, &options.modes);
     ensure!(!chosen.is_empty(), "no work has one of {filters:?} in its name, and one of the modes {modes:?}");
-    // Before the work of minutes: a file that can't be read, or that the new figures are written over.
+    // Before the work of minutes: the file may be unreadable, or the new figures may be written over it.
     let earlier = options.baseline.as_deref().map(read).transpose()?;
     let mut stage = Stage::build(&options.ztunnel)?;
     let mut report = Report::default();
@@ -79,10 +80,10 @@ pub fn run(options: &BenchOptions) -> Result<()> {
     say("Nothing is worse than before by more than noise.")
 }
 
-/// What is worse in one file of figures than in an earlier one, by more than the noise of both.
+/// The figures in one file that are worse than in an earlier file, by more than the noise of both.
 ///
 /// # Errors
-/// When one of them is no file of figures.
+/// When one of the files has no figures.
 pub fn losses(now: &Path, earlier: &Path) -> Result<Vec<String>> {
     compare::losses(&read(now)?, &read(earlier)?)
 }
@@ -92,13 +93,13 @@ fn read(path: &Path) -> Result<Value> {
     serde_json::from_str(&text).with_context(|| format!("{} is no JSON", path.display()))
 }
 
-/// The work that is asked for.
+/// The selected work.
 fn chosen(filters: &[String], modes: &[String]) -> Vec<(Work, Vec<Mode>)> {
     let wanted = |work: Work| {
         let name = work.name();
         let mut named = filters.iter().filter(|filter| name.contains(filter.as_str()));
         match work.is_long() {
-            // "scale" is not meant to mean what takes minutes.
+            // The filter "scale" is not meant to select work that takes minutes.
             true => named.any(|filter| filter.contains("100,000")),
             false => filters.is_empty() || named.next().is_some(),
         }
@@ -110,12 +111,12 @@ fn chosen(filters: &[String], modes: &[String]) -> Vec<(Work, Vec<Mode>)> {
     Work::all().into_iter().filter(|(work, _)| wanted(*work)).filter_map(in_modes).collect()
 }
 
-/// One work in all of its modes, in turn.
+/// Measures one work in all of its modes, in turn.
 fn measure(stage: &mut Stage, work: Work, modes: &[Mode], options: &BenchOptions) -> Result<Vec<Row>> {
     if let Some(first) = modes.first() {
         stage.arrange(*first, work.crowd())?;
     }
-    // What an earlier work left in a daemon's memory is not of this one.
+    // Memory that an earlier work left in a daemon must not count for this one.
     stage.renew()?;
     let mut rows: Vec<_> = modes.iter().map(|mode| Row { work, mode: *mode, samples: Vec::new() }).collect();
     for round in 1..=options.rounds {

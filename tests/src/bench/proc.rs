@@ -1,4 +1,4 @@
-//! What the kernel tells of a process: CPU time, memory.
+//! The kernel's figures about a process: CPU time and memory.
 
 use std::fs;
 use std::time::Duration;
@@ -7,32 +7,33 @@ use anyhow::{Context, Result};
 use nix::time::{clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 
-/// CPU time that a process has used, user and system, all threads, those that ended too.
+/// CPU time of a process, user and system, of all threads including those that have ended.
 ///
 /// # Errors
-/// When it is gone.
+/// When the process is gone.
 pub(super) fn cpu(pid: u32) -> Result<Duration> {
-    // The clock counts nanoseconds, `/proc` hundredths of a second: too coarse for a process that does next to nothing.
+    // This clock counts nanoseconds. `/proc` counts hundredths of a second, which is too coarse for a process that does
+    // very little.
     let clock =
         clock_getcpuclockid(Pid::from_raw(i32::try_from(pid)?)).with_context(|| format!("process {pid} is gone"))?;
     let time = clock_gettime(clock).with_context(|| format!("process {pid} is gone"))?;
     Ok(Duration::from(time))
 }
 
-/// CPU time that one thread of this process has used, user and system.
+/// CPU time of one thread of this process, user and system.
 ///
 /// # Errors
-/// When it has ended.
+/// When the thread has ended.
 pub(super) fn thread_cpu(id: i32) -> Result<Duration> {
     let path = format!("/proc/self/task/{id}/schedstat");
     let text = fs::read_to_string(&path).with_context(|| format!("thread {id} has ended: no {path}"))?;
-    // Nanoseconds on a processor, nanoseconds of waiting for one, turns.
+    // Nanoseconds on a processor, nanoseconds of waiting for a processor, number of time slices.
     let on_processor = text.split(' ').next().unwrap_or_default();
     let nanoseconds = on_processor.parse().with_context(|| format!("{path} has {text:?}"))?;
     Ok(Duration::from_nanos(nanoseconds))
 }
 
-/// Whether it runs: not gone, and not dead and waited for.
+/// Whether the process runs: it is neither gone nor a zombie.
 #[must_use]
 pub(super) fn is_alive(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -50,7 +51,7 @@ pub(super) fn rss_kb(pid: u32) -> Result<f64> {
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
-/// The processor's name, how many there are, and the kernel: what figures of two machines can't be compared without.
+/// The processor's name, the number of processors, and the kernel: needed to compare figures of two machines.
 #[must_use]
 pub(super) fn machine() -> String {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();

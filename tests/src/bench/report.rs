@@ -6,14 +6,14 @@ use serde_json::{Value, json};
 use super::stage::Mode;
 use super::work::{Better, Sample, Work};
 
-/// What has been measured of one work in one mode.
+/// The measurements of one work in one mode.
 #[derive(Debug, Clone)]
 pub(super) struct Row {
-    /// What.
+    /// The work.
     pub(super) work: Work,
-    /// How the connection went.
+    /// The path of the connections.
     pub(super) mode: Mode,
-    /// One a round.
+    /// One sample for each round.
     pub(super) samples: Vec<Sample>,
 }
 
@@ -43,7 +43,8 @@ impl Row {
     }
 }
 
-/// From the smallest to the largest, as a part of the median; none of one value, which says nothing of noise.
+/// The difference between the largest and the smallest value, as a fraction of the median; `None` for a single value,
+/// which says nothing about noise.
 fn spread(values: &[f64]) -> Option<f64> {
     let (least, most) =
         (values.iter().copied().min_by(f64::total_cmp)?, values.iter().copied().max_by(f64::total_cmp)?);
@@ -64,7 +65,8 @@ impl Report {
         self.rows.iter().find(|other| other.work == row.work && other.mode == without && row.mode != without)
     }
 
-    /// CPU by that of the copy chain in the same round: what a unit costs follows the machine, this does not.
+    /// CPU relative to the copy chain in the same round: the cost of a unit depends on the machine, this ratio does
+    /// not.
     fn of_chain(&self, row: &Row) -> Vec<f64> {
         let chain = self.rows.iter().find(|other| other.work == row.work && other.mode == Mode::Chain);
         let Some(chain) = chain.filter(|_| row.mode.has_chain()) else { return Vec::new() };
@@ -72,8 +74,8 @@ impl Report {
         both.filter_map(|(row, chain)| Some(row.cpu_per_unit? / chain.cpu_per_unit.filter(|cpu| *cpu > 0.0)?)).collect()
     }
 
-    /// To the run without the mesh. Each round is compared with its own, since the machine may be busier in one than in
-    /// another; the median of that counts.
+    /// The ratio to the run without the mesh. Each round is compared with itself, since the machine may be busier in
+    /// one round than in another; the median of the ratios counts.
     fn ratios(&self, row: &Row) -> Vec<f64> {
         let Some(without) = self.without(row) else { return Vec::new() };
         row.samples.iter().zip(&without.samples).map(|(with, without)| with.value / without.value).collect()
@@ -85,7 +87,7 @@ impl Report {
         median(added.filter_map(|(with, without)| Some(with.p50_us? - without.p50_us?)).collect())
     }
 
-    /// For people.
+    /// The table for people.
     #[must_use]
     pub(super) fn table(&self) -> String {
         let mut table = Table::new();
@@ -128,7 +130,7 @@ impl Report {
         [work, mode, right(value), right(ratio), right(cpu), right(of_chain), right(percentiles), right(rss)]
     }
 
-    /// For programs: one object a row, with keys that stay.
+    /// JSON for programs: one object for each row, with stable keys.
     #[must_use]
     pub(super) fn json(&self, machine: &str) -> Value {
         let row = |row: &Row| {
@@ -163,7 +165,7 @@ impl Report {
     }
 }
 
-/// Three figures that count.
+/// The value with three significant digits.
 pub(super) fn short(value: f64) -> String {
     match value.abs() {
         size if size >= 10_000.0 => format!("{:.1}k", value / 1000.0),
@@ -237,7 +239,7 @@ mod tests {
             Row { work: Work::Bulk(1), mode, samples: cpu.map(sample).to_vec() }
         };
         let run = |mesh: f64, chain: f64| {
-            // The second round on a machine that is busier by half.
+            // In the second round the machine is busier by half.
             let rows = [(Mode::Chain, chain), (Mode::Mesh, mesh), (Mode::SameNode, mesh)];
             Report { rows: rows.map(|(mode, cpu)| of(mode, [cpu, cpu * 1.5])).to_vec() }.json("")
         };

@@ -1,4 +1,4 @@
-//! The real servers and clients: how they are told to be quick and quiet.
+//! The real servers and clients, configured for speed and without logs.
 
 use std::fs;
 
@@ -12,17 +12,17 @@ use crate::wait;
 /// The bytes of nginx' answer.
 pub(super) const BODY: [u8; 128] = [b'x'; 128];
 
-/// Writes percentiles in a form that a program reads.
+/// A script that prints percentiles in a form that a program can parse.
 pub(super) const WRK_REPORT: &str = "done = function(summary, latency, requests)\n\
     io.write(string.format(\"RESULT %d %d %d %d %d %d %d\\n\", summary.requests, summary.duration,\n\
     summary.bytes, latency:percentile(50), latency:percentile(99), latency:percentile(99.9),\n\
     summary.errors.connect + summary.errors.read + summary.errors.write + summary.errors.status + summary.errors.timeout))\n\
     end\n";
 
-/// nginx without a log, whose connections never end by themselves.
+/// nginx without a log; its connections never end by themselves.
 ///
 /// # Errors
-/// When it does not come to listen.
+/// When it does not listen in time.
 pub(super) fn nginx(topology: &Topology, pod: &Pod) -> Result<Process> {
     let folder = topology.folder.join(format!("bench-{}", pod.name));
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;

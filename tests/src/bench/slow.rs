@@ -1,4 +1,4 @@
-//! Clients that send as fast as they can to a server that does not read: what the daemons hold of it.
+//! Clients that send as fast as they can to a server that does not read: the memory that the daemons need for it.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -10,13 +10,13 @@ use anyhow::{Context, Result, anyhow, ensure};
 use crate::topology::Pod;
 use crate::wait;
 
-/// What is sent comes again after so many bytes: a prime number, so that a piece that is lost or doubled is noticed.
+/// The sent bytes repeat with this period: a prime number, so that a lost or duplicated piece is detected.
 const PERIOD: usize = 251;
 
-/// Bytes of one write.
+/// The size of one write.
 const PIECE: usize = 64 << 10;
 
-/// What has not moved for so long does not move any more.
+/// A transfer that has not moved for this time counts as stopped.
 const STILL: Duration = Duration::from_secs(1);
 
 /// Both ends of connections whose servers have not read a byte.
@@ -27,10 +27,10 @@ pub(super) struct Stuck {
 }
 
 impl Stuck {
-    /// Opens so many connections from one pod to another.
+    /// Opens `count` connections from one pod to another.
     ///
     /// # Errors
-    /// When one can't be made.
+    /// When a connection can't be made.
     pub(super) fn open(from: &Pod, to: &Pod, target: SocketAddr, count: usize) -> Result<Self> {
         let listener = to.listen(target)?;
         listener.set_nonblocking(true)?;
@@ -45,7 +45,8 @@ impl Stuck {
         Ok(Self { clients, servers })
     }
 
-    /// Sends on all of them until nothing moves any more: neither here, nor in what `carried` tells of the daemons.
+    /// Sends on all connections until nothing moves any more, neither here nor in the figures of the daemons
+    /// (`carried`).
     ///
     /// # Errors
     /// When a connection breaks, or they can't be filled.
@@ -64,22 +65,22 @@ impl Stuck {
         })
     }
 
-    /// Bytes that clients got rid of, all together.
+    /// The number of bytes that all clients together could send.
     #[must_use]
     pub(super) fn taken(&self) -> usize {
         self.clients.iter().map(|(_, sent)| *sent).sum()
     }
 
-    /// Reads at last: all must arrive, as it was sent.
+    /// Reads everything at last: all bytes must arrive as they were sent.
     ///
     /// # Errors
-    /// When something is missing or wrong.
+    /// When bytes are missing or wrong.
     pub(super) fn drain(self) -> Result<()> {
         let Self { clients, servers } = self;
         for (client, _) in &clients {
             client.shutdown(Shutdown::Write).context("a connection to a slow reader was broken")?;
         }
-        // All at once: they share windows, so that one alone would wait for the others.
+        // All servers read at once: the streams share a window, so that one alone would wait for the others.
         let reader = |server| thread::spawn(move || verify(server));
         let readers: Vec<_> = servers.into_iter().map(reader).collect();
         for (reader, (_, sent)) in readers.into_iter().zip(&clients) {
@@ -98,7 +99,7 @@ fn accepted(listener: &TcpListener) -> Result<Option<TcpStream>> {
     }
 }
 
-/// A piece from each place of the period on.
+/// A buffer with a full piece at each offset of the period.
 fn pattern() -> Vec<u8> {
     (0..PERIOD + PIECE).map(|place| (place % PERIOD) as u8).collect()
 }
@@ -119,7 +120,7 @@ fn fill_one(client: &mut TcpStream, sent: &mut usize, pattern: &[u8]) -> io::Res
     }
 }
 
-/// Reads to the end, and says how much there was.
+/// Reads and checks everything, and returns the number of bytes.
 fn verify(mut server: TcpStream) -> Result<usize> {
     server.set_nonblocking(false)?;
     server.set_read_timeout(Some(wait::PATIENCE))?;

@@ -1,4 +1,4 @@
-//! Two nodes with their daemons, and what runs in the pods.
+//! Two nodes with their daemons, and the programs in the pods.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -22,22 +22,22 @@ use crate::process::{Launch, Process};
 use crate::topology::{Family, Pod, TWO_NODES, Topology};
 use crate::wait;
 
-/// How the connection from client to server goes.
+/// The path of the connections from client to server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Mode {
-    /// Nobody is in the mesh: what everything is compared with.
+    /// No pod is in the mesh: the reference for all comparisons.
     None,
-    /// Nobody is in the mesh, and the bytes are copied on both nodes as they would be there: what no mesh undercuts.
+    /// No pod is in the mesh, and the bytes are copied on both nodes as a mesh would do: the lower bound for any mesh.
     Chain,
-    /// From pod to pod on two nodes, through a tunnel.
+    /// From pod to pod on two nodes, through HBONE.
     Mesh,
-    /// The same with 1,000 rules of policy for the server's namespace.
+    /// The same with 1,000 policy rules for the server's namespace.
     Policy,
     /// The client is in the mesh, the server is not: capture alone.
     Plaintext,
-    /// Nobody is in the mesh, both pods on one node.
+    /// No pod is in the mesh, both pods are on one node.
     NoneSameNode,
-    /// From pod to pod on one node, through a tunnel.
+    /// From pod to pod on one node, through HBONE.
     SameNode,
 }
 
@@ -56,7 +56,7 @@ impl Mode {
         }
     }
 
-    /// What it is compared with.
+    /// The mode with which it is compared.
     #[must_use]
     pub(super) const fn without(self) -> Self {
         match self {
@@ -65,19 +65,19 @@ impl Mode {
         }
     }
 
-    /// Whether the daemons have to do with it.
+    /// Whether the daemons carry its connections.
     #[must_use]
     pub(super) fn is_meshed(self) -> bool {
         matches!(self.way(), Way::Capture | Way::Tunnel)
     }
 
-    /// Whether its CPU can be compared with that of the copy chain: it goes from node to node as well.
+    /// Whether its CPU can be compared with the copy chain's: both go from node to node.
     #[must_use]
     pub(super) fn has_chain(self) -> bool {
         self.is_meshed() && self.without() == Self::None
     }
 
-    /// Which way its bytes must go.
+    /// The carrier of its bytes.
     const fn way(self) -> Way {
         match self {
             Self::None | Self::NoneSameNode => Way::Kernel,
@@ -87,7 +87,7 @@ impl Mode {
         }
     }
 
-    /// Where the server is.
+    /// The pod of the server.
     #[must_use]
     pub(super) const fn server(self) -> &'static str {
         match self {
@@ -97,16 +97,16 @@ impl Mode {
     }
 }
 
-/// Who carries bytes.
+/// The carrier of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     /// The kernel alone.
     Kernel,
     /// The copy chain.
     Chain,
-    /// A daemon, without a tunnel.
+    /// A daemon, without HBONE.
     Capture,
-    /// Two daemons, or one twice, through a tunnel.
+    /// Two daemons, or one daemon twice, through HBONE.
     Tunnel,
 }
 
@@ -119,47 +119,47 @@ pub(super) const IPERF: u16 = 5201;
 pub(super) const HTTP: u16 = 80;
 /// Connect, request, response.
 pub(super) const EXCHANGE: u16 = 9000;
-/// Accepts, and does not read.
+/// A server that accepts and does not read.
 pub(super) const SLOW: u16 = 9001;
 
-/// Everything, removed in the order of the fields.
+/// Everything that is set up; removed in the order of the fields.
 pub(super) struct Stage {
-    /// One for each node.
+    /// One daemon for each node.
     pub(super) daemons: Vec<Daemon>,
     _servers: Vec<Process>,
     _exchanges: Vec<crr::Server>,
     chain: Chain,
-    /// What the daemons read.
+    /// The manifests that the daemons read.
     pub(super) mesh: Mesh,
     /// Nodes and pods.
     pub(super) topology: Topology,
-    /// Of wrk.
+    /// The script of wrk.
     pub(super) script: PathBuf,
     mode: Option<Mode>,
     crowd: Option<Crowd>,
     changes: usize,
 }
 
-/// What the daemons, and the copiers of the chain, had used at a moment.
+/// The counters of the daemons, and of the copiers of the chain, at one moment.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Used {
     cpu: Duration,
-    /// What both copiers of the chain have used.
+    /// CPU time of both copiers of the chain.
     chain_cpu: Duration,
     /// Payload that each of them has carried, both ways.
     chain: [f64; 2],
-    /// Payload of tunnels, both ways, as the sources' daemons count it.
+    /// Payload of HBONE connections, both ways, as the sources' daemons count it.
     left: f64,
     /// The same, as the destinations' daemons count it.
     arrived: f64,
-    /// Payload that daemons carried without a tunnel.
+    /// Payload that daemons carried without HBONE.
     plain: f64,
-    /// Connections that were sent into tunnels.
+    /// Connections that were sent into HBONE connections.
     pub(super) connections: f64,
 }
 
 impl Used {
-    /// Payload of tunnels, as both ends count it.
+    /// Payload of HBONE connections, as both ends count it.
     #[must_use]
     pub(super) const fn tunnelled(self) -> (f64, f64) {
         (self.left, self.arrived)
@@ -178,9 +178,9 @@ impl Used {
         }
     }
 
-    /// Whether this is what `payload` bytes in a mode leave behind.
+    /// Whether these counters match `payload` bytes in a mode.
     fn fits(self, mode: Mode, payload: f64) -> Result<()> {
-        // Less than all: what a client has sent when its time is over need not arrive.
+        // Not all bytes are required: bytes that a client has sent when its time is over may not arrive.
         let most = payload * 0.9;
         let Self { left, arrived, plain, chain: [near, far], .. } = self;
         let has_tunnel = left >= most && arrived >= most;
@@ -201,7 +201,7 @@ impl Used {
     }
 }
 
-/// The one that every kernel has and lets every namespace use.
+/// The algorithm that every kernel has and that every namespace may use.
 const CONGESTION_CONTROL: &str = "reno";
 
 /// How long a daemon's counters may lag behind the clients.
@@ -211,10 +211,10 @@ const LAG: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(120);
 
 impl Stage {
-    /// Builds it.
+    /// Builds the stage.
     ///
     /// # Errors
-    /// When something of it can't be made.
+    /// When a part of it can't be made.
     pub(super) fn build(ztunnel: &std::path::Path) -> Result<Self> {
         let topology = Topology::new(TWO_NODES)?;
         let mesh = Mesh::new(&topology.folder.join("mesh"))?;
@@ -222,12 +222,12 @@ impl Stage {
         for pod in topology.pods() {
             mesh.pod(&PodManifest::of(pod))?;
         }
-        // Not what the machine happens to use, which sets the figures more than anything here: BBR halves them.
+        // Not the machine's default, which determines the figures more than anything here: BBR halves them.
         for netns in topology.pods().iter().map(|pod| &pod.netns).chain(topology.nodes().iter().map(|node| &node.netns))
         {
             netns.sysctl("ipv4/tcp_congestion_control", CONGESTION_CONTROL)?;
         }
-        // Connections of every round have the same addresses: their ports run out, unless they can be used again.
+        // The connections of every round have the same addresses: ports would run out if they could not be used again.
         let client = &topology.pod(CLIENT)?.netns;
         client.sysctl("ipv4/tcp_tw_reuse", "1")?;
         client.sysctl("ipv4/ip_local_port_range", "1024 65535")?;
@@ -242,7 +242,7 @@ impl Stage {
         let script = topology.folder.join("report.lua");
         fs::write(&script, WRK_REPORT).with_context(|| format!("cannot write {}", script.display()))?;
         let start = |node| {
-            // It logs as people run it: a line for each connection is part of the cost.
+            // It logs as in normal use: a line for each connection is part of the cost.
             let options = DaemonOptions { patience: PATIENCE, ..DaemonOptions::new(ztunnel.to_owned()) };
             Daemon::start(&topology, node, &mesh, options)
         };
@@ -255,15 +255,15 @@ impl Stage {
     /// The pod of the clients.
     ///
     /// # Errors
-    /// Never: it was made.
+    /// Never: the pod exists.
     pub(super) fn client(&self) -> Result<&Pod> {
         self.topology.pod(CLIENT)
     }
 
-    /// Where clients connect for a server's port in a mode.
+    /// The address to which clients connect for a server's port in a mode.
     ///
     /// # Errors
-    /// Never: it was made.
+    /// Never: the pods and nodes exist.
     pub(super) fn target(&self, mode: Mode, port: u16) -> Result<SocketAddr> {
         if mode.way() == Way::Chain {
             return Ok(SocketAddr::new(self.topology.node("node-a")?.ip(Family::V4), port));
@@ -271,10 +271,10 @@ impl Stage {
         Ok(self.topology.pod(mode.server())?.at(Family::V4, port))
     }
 
-    /// Brings the mesh into a mode, with a crowd, and waits until it is.
+    /// Brings the mesh into a mode, with a crowd, and waits until the daemons have applied it.
     ///
     /// # Errors
-    /// When it does not come about in time.
+    /// When they do not apply it in time.
     pub(super) fn arrange(&mut self, mode: Mode, crowd: Option<Crowd>) -> Result<()> {
         if (self.mode, self.crowd) == (Some(mode), crowd) {
             return Ok(());
@@ -304,7 +304,7 @@ impl Stage {
         self.settle()
     }
 
-    /// Ends the daemons and starts new ones, so that what they hold is of what is done next.
+    /// Ends the daemons and starts new ones, so that their memory belongs to the next work only.
     ///
     /// # Errors
     /// When one does not end or start as it should.
@@ -320,7 +320,7 @@ impl Stage {
     fn is_invited(&self, pod: &Pod, mode: Mode) -> bool {
         let pods = self.crowd.and_then(Crowd::pods);
         match (number(pod), &*pod.name) {
-            // The two that were there before count.
+            // The two pods that existed before are part of the number.
             (Some(number), _) => pods.is_some_and(|pods| number + 2 < pods),
             (None, "web-b") => mode != Mode::Plaintext,
             (None, CLIENT) => true,
@@ -328,7 +328,7 @@ impl Stage {
         }
     }
 
-    /// Waits until no daemon has a connection any more: what ending them costs is of no later figure.
+    /// Waits until no daemon has connections any more: the cost of ending them must not count for a later figure.
     ///
     /// # Errors
     /// When one still has some after a while.
@@ -343,7 +343,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Waits until all daemons have done what the manifests say.
+    /// Waits until all daemons have applied the manifests.
     ///
     /// # Errors
     /// When one does not in time.
@@ -368,7 +368,7 @@ impl Stage {
         Ok(())
     }
 
-    /// A daemon that enrols 100 pods has no time to answer; only one that is gone is an error.
+    /// A daemon that enrols 100 pods may not answer in time; only a daemon that has ended is an error.
     fn until(daemon: &Daemon, what: &str, holds: impl Fn(&ConfigDump) -> bool) -> Result<()> {
         wait::until_true(what, PATIENCE, || match daemon.dump() {
             Ok(dump) => Ok(holds(&dump)),
@@ -382,7 +382,7 @@ impl Stage {
         self.mesh.folder().join(format!("pod-{}.yaml", pod.name)).is_file()
     }
 
-    /// Takes the last crowd away and brings another.
+    /// Removes the last crowd and adds another.
     fn gather(&mut self, crowd: Option<Crowd>) -> Result<()> {
         let last = self.crowd.take();
         for (file, _) in last.into_iter().flat_map(Crowd::files) {
@@ -402,7 +402,7 @@ impl Stage {
             let Some(number) = number(pod) else { continue };
             match (number < further, self.has_manifest(pod)) {
                 (true, false) => {
-                    // One identity for all: the cost of certificates is another matter.
+                    // One identity for all pods: the cost of certificates is not measured here.
                     let manifest = PodManifest::of(pod).namespace(crowd::PLACE).service_account("crowd");
                     self.mesh.pod(&manifest)?;
                 }
@@ -416,10 +416,10 @@ impl Stage {
         Ok(())
     }
 
-    /// Changes one workload among all and says how long it takes until it counts at the first daemon.
+    /// Changes one workload among all, and returns the time until the change takes effect at the first daemon.
     ///
     /// # Errors
-    /// When it never does.
+    /// When it never takes effect.
     pub(super) fn change_one(&mut self) -> Result<Duration> {
         self.changes += 1;
         let daemon = self.daemons.first().context("no daemon")?;
@@ -433,10 +433,10 @@ impl Stage {
         Ok(took)
     }
 
-    /// What daemons and copiers have used until now.
+    /// The present counters of daemons and copiers.
     ///
     /// # Errors
-    /// When one is gone.
+    /// When one of them has ended.
     pub(super) fn used(&self) -> Result<Used> {
         let mut used = Used { chain_cpu: self.chain.cpu()?, chain: self.chain.carried(), ..Used::default() };
         for daemon in &self.daemons {
@@ -460,15 +460,15 @@ impl Stage {
         Ok(used)
     }
 
-    /// Checks that what was measured went the way that it says, and says which CPU time that took on both nodes.
+    /// Checks that the measured bytes took the path of the mode, and returns the CPU time on both nodes.
     ///
     /// # Errors
-    /// When it did not: a figure of another path means nothing.
+    /// When they did not: a figure of another path is meaningless.
     pub(super) fn check(&self, mode: Mode, before: Used, payload: f64) -> Result<Duration> {
         let after = self.used()?.since(before);
         let mut last = after.fits(mode, payload);
         if last.is_err() {
-            // Counters that lag come; a wrong path stays wrong.
+            // Counters may lag, but a wrong path stays wrong.
             wait::pass(LAG);
             last = self.used()?.since(before).fits(mode, payload);
         }
@@ -491,7 +491,7 @@ impl Stage {
         self.daemons.iter().map(|daemon| proc::rss_kb(daemon.id())).collect()
     }
 
-    /// How many tunnel connections a pod has taken and not closed.
+    /// The number of HBONE connections that a pod has accepted and not closed.
     ///
     /// # Errors
     /// When its sockets can't be listed.
@@ -503,17 +503,17 @@ impl Stage {
     }
 }
 
-/// What the names of further pods begin with.
+/// The prefix of the names of further pods.
 const CROWD: &str = "crowd-";
 
-/// The number of a further pod on its node; none of the pods that are measured.
+/// The number of a further pod on its node; `None` for pods that are measured.
 fn number(pod: &Pod) -> Option<usize> {
     pod.name.strip_prefix(CROWD)?.strip_prefix(&*pod.node)?.strip_prefix('-')?.parse().ok()
 }
 
 const POLICIES: &str = "policies.yaml";
 
-/// 100 policies of 10 rules, of which the last rule of the last lets the client in.
+/// 100 policies with 10 rules each. Only the last rule of the last policy allows the client.
 fn thousand_rules() -> String {
     let mut text = String::new();
     for policy in 0..100 {

@@ -1,4 +1,4 @@
-//! On the real kernel: what the benchmark must not be quiet about.
+//! On the real kernel: faults that the benchmark must report.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use super::*;
 use crate::settings;
 use crate::topology::Family;
 
-/// What went another way than the mode's, a client that fails and a daemon that dies are errors, each by its name.
+/// A path that is not the mode's, a client that fails and a daemon that dies are errors, each with its name.
 #[test]
 fn what_is_not_as_it_says_is_an_error() -> Result<()> {
     let mut stage = Stage::build(&settings::daemon_binary()?)?;

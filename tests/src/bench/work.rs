@@ -1,4 +1,4 @@
-//! What is measured.
+//! The kinds of work that are measured.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -17,28 +17,28 @@ use crate::wait;
 /// One kind of work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Work {
-    /// iperf3 with so many streams.
+    /// iperf3 with this number of streams.
     Bulk(u32),
-    /// wrk over so many connections that stay open.
+    /// wrk over this number of connections that stay open.
     Requests(u32),
-    /// New connections, so many clients at once.
+    /// New connections, by this number of clients at once.
     Connections(usize),
-    /// So many connections that do nothing.
+    /// This number of idle connections.
     Idle(usize),
-    /// So many connections whose servers do not read what clients send as fast as they can.
+    /// This number of connections whose servers do not read, while the clients send as fast as they can.
     SlowReader(usize),
     /// From the start of a daemon until it is ready.
     Start,
-    /// One of these beside a crowd.
+    /// One of these tasks with a crowd.
     Scale(Crowd, Task),
 }
 
-/// What is measured beside a crowd.
+/// A task that is measured with a crowd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Task {
     /// As [`Work::Start`].
     Start,
-    /// From the change of one manifest until it counts.
+    /// From the change of one manifest until it takes effect.
     Change,
     /// As [`Work::Connections`].
     Connections,
@@ -46,10 +46,10 @@ pub(super) enum Task {
     Bulk,
 }
 
-/// Clients at once, of new connections.
+/// The number of clients that open connections at once.
 const CLIENTS: usize = 16;
 
-/// In which direction a value is good.
+/// Whether a higher or a lower value is better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Better {
     /// Throughput.
@@ -61,29 +61,30 @@ pub(super) enum Better {
 /// One measurement.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Sample {
-    /// In the work's unit.
+    /// The value, in the work's unit.
     pub(super) value: f64,
-    /// CPU of both daemons, or of the chain's copiers, for one unit of work: seconds for a gigabyte, microseconds for a request or connection.
+    /// CPU of both daemons, or of the chain's copiers, for one unit of work: seconds for each gigabyte, microseconds
+    /// for each request or connection.
     pub(super) cpu_per_unit: Option<f64>,
     /// Median latency in microseconds.
     pub(super) p50_us: Option<f64>,
-    /// 99 of 100.
+    /// 99th percentile of the latency in microseconds.
     pub(super) p99_us: Option<f64>,
-    /// 999 of 1,000.
+    /// 99.9th percentile of the latency in microseconds.
     pub(super) p999_us: Option<f64>,
     /// Resident memory of the larger daemon, afterwards.
     pub(super) rss_kb: Option<f64>,
-    /// Bytes that a client got rid of before it was held up.
+    /// Bytes that a client could send before it was blocked.
     pub(super) taken: Option<f64>,
 }
 
 impl Work {
-    /// All of it, in the order of the table, with the modes in which it is measured.
+    /// All work in the order of the table, with the modes in which it is measured.
     #[must_use]
     pub(super) fn all() -> Vec<(Self, Vec<Mode>)> {
         use Mode::{Chain, Mesh, None, NoneSameNode, Plaintext, Policy, SameNode};
         let workloads = |count, task| (Self::Scale(Crowd::Workloads(count), task), vec![Mesh]);
-        // One after the other, so that the crowd comes only once.
+        // One task after the other, so that the crowd is set up only once.
         let both = |crowd| [Task::Connections, Task::Bulk].map(|task| (Self::Scale(crowd, task), vec![None, Mesh]));
         let crowds = [
             Crowd::Pods(1),
@@ -119,7 +120,7 @@ impl Work {
         plain.into_iter().chain(crowds.into_iter().flat_map(both)).chain(large).collect()
     }
 
-    /// Whether it takes minutes, and is done only when it is asked for by name.
+    /// Whether it takes minutes, and is measured only if selected by name.
     #[must_use]
     pub(super) const fn is_long(self) -> bool {
         matches!(self, Self::Scale(Crowd::Workloads(100_000), _))
@@ -170,7 +171,7 @@ impl Work {
         }
     }
 
-    /// Which way its value is good.
+    /// Whether a higher or a lower value is better.
     #[must_use]
     pub(super) const fn better(self) -> Better {
         match self {
@@ -184,7 +185,7 @@ impl Work {
         }
     }
 
-    /// What is there beside it.
+    /// The crowd of the measurement.
     #[must_use]
     pub(super) const fn crowd(self) -> Option<Crowd> {
         if let Self::Scale(crowd, _) = self { Some(crowd) } else { None }
@@ -193,7 +194,7 @@ impl Work {
     /// Measures it once.
     ///
     /// # Errors
-    /// When it fails, or went another way than the mode's.
+    /// When it fails, or took another path than the mode's.
     pub(super) fn measure(self, stage: &mut Stage, mode: Mode, seconds: u32) -> Result<Sample> {
         stage
             .arrange(mode, self.crowd())
@@ -212,10 +213,10 @@ impl Work {
     }
 }
 
-/// Where clients connect for a server's port, beside a crowd.
+/// The address to which clients connect for a server's port, with a crowd.
 fn target(stage: &Stage, mode: Mode, crowd: Option<Crowd>, port: u16) -> Result<SocketAddr> {
     match crowd {
-        // Nobody translates a service's address without the mesh.
+        // Without the mesh nothing translates a service's address.
         Some(Crowd::Services(_)) if mode != Mode::None => Ok(SocketAddr::new(SERVICE.parse()?, port)),
         _ => stage.target(mode, port),
     }
@@ -299,7 +300,7 @@ fn connections(stage: &Stage, mode: Mode, crowd: Option<Crowd>, clients: usize, 
 }
 
 fn idle(stage: &mut Stage, mode: Mode, connections: usize, seconds: u32) -> Result<Sample> {
-    // Memory is what is looked for: that of connections that are gone is none of it.
+    // Memory is measured: the memory of connections that have ended must not count.
     stage.renew()?;
     let (client, target) = (stage.client()?, stage.target(mode, stage::HTTP)?);
     let before = stage.used()?;
@@ -322,26 +323,27 @@ fn idle(stage: &mut Stage, mode: Mode, connections: usize, seconds: u32) -> Resu
     Ok(Sample { value, rss_kb: Some(rss_kb), ..Sample::default() })
 }
 
-/// What tunnels may hold of bytes that nobody reads: the numbers of the daemon's `hbone::settings`, in bytes.
+/// The memory that HBONE connections may use for bytes that nobody reads: the numbers of the daemon's
+/// `hbone::settings`, in bytes.
 mod limits {
-    /// Of a stream, at the server's node.
+    /// For a stream, at the server's node.
     pub(super) const STREAM_WINDOW: usize = 4 << 20;
-    /// Of a connection between two places, at the server's node.
+    /// For an HBONE connection, at the server's node.
     pub(super) const CONNECTION_WINDOW: usize = 16 << 20;
-    /// Of a stream, at the client's node.
+    /// For a stream, at the client's node.
     pub(super) const SEND_BUFFER: usize = 256 << 10;
-    /// Of a daemon, whatever its connections do: copy buffers, TLS records, what an allocator keeps.
+    /// For a daemon, whatever its connections do: copy buffers, TLS records, memory that the allocator keeps.
     pub(super) const OTHERWISE: usize = 16 << 20;
 }
 
-/// How many bytes a daemon may grow by.
+/// The number of bytes by which a daemon may grow.
 fn allowed(streams: usize, tunnels: usize) -> usize {
     let windows = (streams * limits::STREAM_WINDOW).min(tunnels * limits::CONNECTION_WINDOW);
     windows + streams * limits::SEND_BUFFER + limits::OTHERWISE
 }
 
 fn slow_reader(stage: &mut Stage, mode: Mode, connections: usize) -> Result<Sample> {
-    // Memory is what is looked for: that of connections that are gone is none of it.
+    // Memory is measured: the memory of connections that have ended must not count.
     stage.renew()?;
     let (client, server) = (stage.client()?, stage.topology.pod(mode.server())?);
     let (rss_before, before) = (stage.rss_of_each_kb()?, stage.used()?);
@@ -355,7 +357,7 @@ fn slow_reader(stage: &mut Stage, mode: Mode, connections: usize) -> Result<Samp
         "a daemon grew by {growth_kb} kB, more than the {} kB of {connections} streams in {tunnels} tunnel connections",
         allowed >> 10
     );
-    // It was a live connection that did not move: all arrives once it is read.
+    // The blocked connection was alive: all bytes arrive once they are read.
     stuck.drain()?;
     stage.check(mode, before, taken as f64)?;
     stage.rest()?;

@@ -1,4 +1,4 @@
-//! What differs between the daemons of tests.
+//! Options in which the daemons of tests differ.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,50 +6,51 @@ use std::time::Duration;
 use crate::process::Capability;
 use crate::wait;
 
-/// How a daemon is started.
+/// The options of a daemon.
 #[derive(Debug, Clone)]
 pub struct DaemonOptions {
     /// The program.
     pub binary: PathBuf,
     /// Further arguments, e.g. `["--max-pods", "1"]`.
     pub arguments: Vec<String>,
-    /// The only capabilities it gets; all when empty.
+    /// The only capabilities it gets; if empty, all capabilities.
     pub capabilities: Vec<Capability>,
-    /// Where its certificates come from.
+    /// The source of its certificates.
     pub certificates: Issuer,
-    /// The control plane that has the mesh and signs certificates: then it gets neither the manifests nor a CA.
+    /// The control plane that has the mesh and signs certificates. With it, the daemon gets neither the manifests nor a
+    /// CA.
     pub control_plane: Option<Remote>,
-    /// Lets it live on when this process ends; see also [`Daemon::keep`].
+    /// Keeps it running when this process ends; see also [`Daemon::keep`].
     pub detached: bool,
-    /// How long it may take to become ready.
+    /// The time in which it must become ready.
     pub patience: Duration,
     /// The control group that it runs in, see [`MemoryLimit`](crate::cgroups::MemoryLimit).
     pub group: Option<PathBuf>,
 }
 
-/// A control plane, as a daemon is told of it.
+/// A control plane, in the settings of a daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Remote {
-    /// Where it is.
+    /// Its URL.
     pub url: String,
-    /// File of the roots that its certificate leads to.
+    /// File of the roots of its certificate.
     pub roots: PathBuf,
     /// File of the node's token.
     pub token: PathBuf,
-    /// Folder of the manifests of the node's own pods, for what only the node needs of them.
+    /// Folder with manifests of the node's own pods, for facts that only the node needs.
     pub pods: PathBuf,
 }
 
-/// Where a daemon's certificates come from.
+/// The source of a daemon's certificates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Issuer {
     /// The CA that all daemons of a topology share.
     Shared,
     /// A CA in a folder.
     Ca(PathBuf),
-    /// Ready certificates in a folder.
+    /// Certificates in a folder.
     Files(PathBuf),
-    /// It is told nothing.
+    /// No setting.
     Unnamed,
 }
 

@@ -1,4 +1,4 @@
-//! The tunnel port of a pod as `openssl s_client` sees it, with a certificate of `ztunnel ca issue` and without one.
+//! The HBONE port of a pod as `openssl s_client` sees it, with a certificate of `ztunnel ca issue` and without one.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -18,7 +18,8 @@ pub(super) fn make_ca(ztunnel: &Path, topology: &Topology) -> Result<()> {
     run(ztunnel, [OsStr::new("ca"), "init".as_ref(), "--ca-dir".as_ref(), folder.as_os_str()])
 }
 
-/// Shakes hands with a pod's tunnel port from another pod; tells what was agreed upon, and who is there.
+/// Makes a TLS handshake with a pod's HBONE port from another pod; returns the negotiated parameters and the identity
+/// of the server, as text.
 pub(super) fn told(ztunnel: &Path, topology: &Topology, from: &Pod, to: &Pod) -> Result<String> {
     let (ca_folder, issued) = (daemon::ca_folder(topology), topology.folder.join("issued"));
     let identity = ca::identity("client");
@@ -62,7 +63,7 @@ fn run<A: AsRef<OsStr>>(ztunnel: &Path, arguments: impl IntoIterator<Item = A>) 
     Ok(())
 }
 
-/// Certificate and key in a folder, by what is in the files.
+/// The files with the certificate and the key in a folder, recognised by their content.
 fn files(folder: &Path) -> Result<(PathBuf, PathBuf)> {
     let (mut chain, mut key) = (None, None);
     for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {

@@ -1,4 +1,4 @@
-//! What both daemons logged of one tunnelled connection: who the two sides are.
+//! The log lines of both daemons about one HBONE stream: the identities of the two sides.
 
 use anyhow::{Context, Result, ensure};
 
@@ -7,10 +7,10 @@ use crate::daemon::Daemon;
 const FIELDS: [&str; 7] =
     ["direction", "src.addr", "src.identity", "dst.addr", "dst.hbone_addr", "dst.identity", "duration"];
 
-/// The first tunnelled connection of each daemon, one line each.
+/// The first connection through HBONE of each daemon, one line each.
 ///
 /// # Errors
-/// When a daemon has logged none, or does not name both sides.
+/// When a daemon has logged none, or a line lacks one of the identities.
 pub(super) fn told(daemons: &[Daemon]) -> Result<String> {
     let mut text = String::from("What the two daemons logged of the first request through the tunnel:");
     for daemon in daemons {

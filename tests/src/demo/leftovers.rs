@@ -1,4 +1,4 @@
-//! What a demo leaves behind, on purpose or because it was killed, and how it is found and removed again.
+//! The remains of a demo that was kept on purpose, or was killed: how they are found and removed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,10 +11,10 @@ use crate::names::{BPF_ROOT, DEMO, Prefix, listed};
 use crate::netns;
 use crate::wait;
 
-/// One process a line: its id and its start time, so that a reused id is not mistaken for it.
+/// File with one process in each line: its id and its start time, so that a reused id is not taken for the process.
 const PROCESSES: &str = "processes";
 
-/// There when everything was left on purpose.
+/// File that exists if everything was kept on purpose.
 const KEPT: &str = "kept";
 
 /// The demo's processes, recorded as they start. The first is the demo itself.
@@ -24,7 +24,7 @@ pub(super) struct Leftovers {
 }
 
 impl Leftovers {
-    /// Begins the record, with this process.
+    /// Begins the record with this process.
     pub(super) fn begin(folder: &Path) -> Result<Self> {
         let mut leftovers = Self { path: folder.join(PROCESSES) };
         leftovers.add(std::process::id())?;
@@ -39,15 +39,15 @@ impl Leftovers {
     }
 }
 
-/// Marks everything as left on purpose.
+/// Marks everything as kept on purpose.
 pub(super) fn mark_kept(folder: &Path) -> Result<()> {
     fs::write(folder.join(KEPT), "").context("cannot mark the demo as kept")
 }
 
-/// Removes what a killed demo left.
+/// Removes the remains of a killed demo.
 ///
 /// # Errors
-/// When a demo is running, or was left on purpose.
+/// When a demo is running, or was kept on purpose.
 pub(super) fn refuse_or_clean() -> Result<()> {
     let folder = Prefix::demo().folder_path();
     if folder.join(KEPT).exists() {
@@ -94,7 +94,7 @@ fn recorded(folder: &Path) -> Vec<(u32, u64)> {
     text.lines().filter_map(parse).collect()
 }
 
-/// When a process started, in ticks since boot; none when it is gone or only waits to be reaped.
+/// The start time of a process, in ticks since boot; `None` if the process is gone or a zombie.
 fn start_time(id: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
     let (_, fields) = stat.rsplit_once(") ")?;

@@ -1,4 +1,5 @@
-//! The demo: two nodes, two pods each and a guest, before the label, with it and with policies, and after it.
+//! The demo: two nodes with two pods each, and a guest; first without the label, then with the label and policies, then
+//! without the label again.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -35,15 +36,15 @@ const MANIFESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/demo");
 const NODES: [&str; 2] = ["node-a", "node-b"];
 const WEB_PORT: u16 = 80;
 
-/// A pod on `node-b` that no manifest mentions: it is in no mesh, and nobody captures what it does.
+/// A pod on `node-b` without a manifest: it is not in the mesh, and its connections are not captured.
 const GUEST: &str = "guest";
 
-/// What the demo is to do.
+/// Options of the demo.
 #[derive(Debug, Clone)]
 pub struct DemoOptions {
-    /// Leaves everything running, labelled, and prints how to enter.
+    /// Keeps everything running, labelled, and prints how to enter it.
     pub keep: bool,
-    /// Removes what `keep` left, and does nothing else.
+    /// Removes the remains of `keep`, and does nothing else.
     pub clean: bool,
     /// A control plane has the manifests and the CA, and the daemons have neither.
     pub control_plane: bool,
@@ -54,7 +55,7 @@ pub struct DemoOptions {
 /// Runs the demo.
 ///
 /// # Errors
-/// When something of it can't be made, or when what it shows is not what it should be.
+/// When a part of it can't be made, or when a result is not as expected.
 pub fn run(options: &DemoOptions) -> Result<()> {
     requirements::check()?;
     for program in ["nginx", "curl", "tcpdump", "openssl"] {
@@ -205,7 +206,7 @@ impl Stage {
         self.topology.pods().iter().map(|pod| Ok((pod.name.clone(), Footprint::of(&pod.netns)?))).collect()
     }
 
-    /// What differs from before, once the daemons had time to take it back.
+    /// The differences to before, once the daemons had time to undo their changes.
     fn differences(&self, before: &[(String, Footprint)]) -> Result<Vec<String>> {
         let mut found = Vec::new();
         let _ = wait::until_true("the pods to be as before", wait::PATIENCE / 5, || {
@@ -218,12 +219,12 @@ impl Stage {
         Ok(found)
     }
 
-    /// Ends the daemons in good order; then no line can be missing from their logs.
+    /// Ends the daemons gracefully, so that no line can be missing from their logs.
     fn end(&mut self) -> Result<Vec<String>> {
         let mut faults = Vec::new();
         for daemon in &mut self.daemons {
             daemon.terminate()?;
-            // What openssl did has lines, too: about connections to the tunnel port itself.
+            // The connections of openssl have lines, too: about connections to the HBONE port itself.
             let lines = daemon.access()?.iter().filter(|line| line.asked().port() == WEB_PORT).count();
             let wanted = probe::lines_at(&daemon.node) + policies::lines_at(&self.topology, &daemon.node)?;
             if lines != wanted {
@@ -254,7 +255,7 @@ impl Stage {
         }
     }
 
-    /// Leaves everything running and says how to enter.
+    /// Keeps everything running and prints how to enter it.
     fn leave(mut self) -> Result<()> {
         leftovers::mark_kept(&self.topology.folder)?;
         self.daemons.iter_mut().for_each(Daemon::keep);

@@ -1,5 +1,5 @@
-//! Policy in the demo: nobody may, then one service account may, then a policy that only tells, and in the end the same
-//! one in earnest, which cuts what is open.
+//! Policies in the demo: first nobody may connect, then one service account may, then a policy in dry-run reports only,
+//! and in the end the same policy is enforced and closes an open connection.
 
 use std::fs;
 use std::path::Path;
@@ -21,28 +21,28 @@ use crate::process::Launch;
 use crate::topology::{Family, Topology};
 use crate::wait;
 
-/// Who asks whom in each step: the service accounts `client` and `web`, and somebody without any.
+/// The clients and servers in each step: the service accounts `client` and `web`, and a client without one.
 const REQUESTS: [(&str, &str); 3] = [("client-a", "web-b"), ("web-a", "web-b"), (GUEST, "web-a")];
 
-/// The files that are added, and which requests work then.
+/// The files that are added, and the requests that succeed then.
 const STEPS: [(&str, [bool; 3]); 3] = [
     ("deny-all.yaml", [false, false, false]),
     ("allow-client.yaml", [true, false, false]),
     (DRY_RUN_FILE, [true, false, false]),
 ];
 
-/// Who downloads when a policy cuts it.
+/// Client and server of the download that a policy closes.
 const DOWNLOAD: (&str, &str) = ("client-a", "web-b");
 
 const DRY_RUN_FILE: &str = "deny-client.yaml";
 
-/// The policy that only tells as long as this line is in its file.
+/// The policy that is in dry-run as long as its file has this line.
 const DRY_RUN: (&str, &str) = ("demo/deny-client", "    istio.io/dry-run: \"true\"\n");
 
-/// What is downloaded, and so slowly that it is still under way.
+/// The file to download. The download is so slow that it is still under way.
 const LARGE: &str = "large";
 
-/// How long a connection may live on that no policy allows any more.
+/// The time within which a connection that no policy allows any more must be closed.
 const CUT_WITHIN: Duration = Duration::from_secs(2);
 
 /// The parts of the demo that this needs.
@@ -55,14 +55,14 @@ pub(super) struct Scene<'a> {
     pub(super) files: &'a Path,
 }
 
-/// What was seen, as text, and what of it is not as it should be.
+/// The results as text, and those that are not as expected.
 #[derive(Debug, Default)]
 pub(super) struct Shown {
     pub(super) text: String,
     pub(super) faults: Vec<String>,
 }
 
-/// How many lines a node's daemon logs of all this.
+/// The number of lines that a node's daemon logs about all this.
 pub(super) fn lines_at(topology: &Topology, node: &str) -> Result<usize> {
     let mut count = 0;
     for (client, web) in REQUESTS.iter().cycle().take(REQUESTS.len() * STEPS.len()).chain([&DOWNLOAD]) {
@@ -73,7 +73,7 @@ pub(super) fn lines_at(topology: &Topology, node: &str) -> Result<usize> {
 }
 
 impl Scene<'_> {
-    /// Shows it all, and takes the policies away again.
+    /// Shows all steps, and removes the policies again.
     pub(super) fn play(&self) -> Result<Shown> {
         let (mut shown, mut columns, mut reasons) = (Shown::default(), Vec::new(), String::new());
         let mut explained = String::new();
@@ -107,19 +107,19 @@ impl Scene<'_> {
         Ok(shown)
     }
 
-    /// Changes the manifests; all daemons have read them then.
+    /// Changes the manifests, and waits until all daemons have read them.
     fn apply(&self, change: impl FnOnce(&Mesh) -> Result<()>) -> Result<()> {
         daemon::after_change(self.daemons.iter(), || change(self.mesh))
     }
 
-    /// What curl got, and why not.
+    /// The result of curl, and the reason of a failure.
     fn request(&self, client: &str, web: &str) -> Result<(String, Option<String>)> {
         let target = self.topology.pod(web)?.at(Family::V4, WEB_PORT);
         let seen = self.seen()?;
         let page = curl(self.topology.pod(client)?, target, &[]);
         let line = self.line(web, &seen, |line| line.direction == Direction::Inbound && line.asked() == target)?;
         if client != GUEST {
-            // The line of the client's node: said the same, or there is none and this fails.
+            // The line of the client's node: it has the same reason, or there is no line and this fails.
             let reason = reason(&line, REJECTED).unwrap_or_default();
             self.line(client, &seen, |line| {
                 let agrees = line.error.as_deref().unwrap_or_default().contains(&reason);
@@ -135,7 +135,7 @@ impl Scene<'_> {
         }
     }
 
-    /// How many lines each daemon has logged so far.
+    /// The number of lines that each daemon has logged so far.
     fn seen(&self) -> Result<Vec<usize>> {
         self.daemons.iter().map(|daemon| Ok(daemon.access()?.len())).collect()
     }
@@ -155,7 +155,7 @@ impl Scene<'_> {
         self.daemons.iter().find(|daemon| daemon.node == *node).context("no such daemon")
     }
 
-    /// What `ztunnel explain` says of a connection that is allowed, and of one that is not.
+    /// The output of `ztunnel explain` for a connection that is allowed, and for one that is denied.
     fn explained(&self, faults: &mut Vec<String>) -> Result<String> {
         let mut text = String::new();
         for (from, to, code) in [("demo/client-a", "demo/web-b", 0), ("demo/web-a", "demo/web-b", 3)] {
@@ -173,11 +173,11 @@ impl Scene<'_> {
         Ok(text)
     }
 
-    /// What the policy in dry-run has told.
+    /// The reports of the policy in dry-run.
     fn told(&self, faults: &mut Vec<String>) -> Result<String> {
         let (policy, _) = DRY_RUN;
         let lines = told(self.daemon_of("web-b")?, policy, "DENY")?;
-        // One request of `client` was made while it was there.
+        // One request of `client` was made while the policy was there.
         if lines.len() != 1 {
             faults.push(format!("{policy} told {} times what it would do, not once: {lines:?}", lines.len()));
         }
@@ -189,11 +189,11 @@ impl Scene<'_> {
         Ok(lines.first().map(|line| format!("node-b: {}", text(line))).unwrap_or_default())
     }
 
-    /// A slow download that the policy cuts, once it is in earnest.
+    /// A slow download that the policy closes once it is enforced.
     fn cut(&self, faults: &mut Vec<String>) -> Result<String> {
         let (client, web) = DOWNLOAD;
         let target = self.topology.pod(web)?.at(Family::V4, WEB_PORT);
-        // A gigabyte that takes no room.
+        // A sparse file of one gigabyte.
         fs::File::create(self.files.join(LARGE))?.set_len(1 << 30).context("cannot make the large file")?;
         let (seen, output) = (self.seen()?, self.topology.folder.join("download.log"));
         let mut download = Launch::new("curl")
@@ -212,7 +212,7 @@ impl Scene<'_> {
             .write(DRY_RUN_FILE, &manifest(DRY_RUN_FILE)?.replace(DRY_RUN.1, "").replace("  annotations:\n", ""))?;
         let inbound = self.line(web, &seen, |line| line.direction == Direction::Inbound && line.asked() == target)?;
         let took = begin.elapsed();
-        // curl notices when it reads on, which it does slowly.
+        // curl notices at its next read, which comes late since it reads slowly.
         let status = download.ended_within(wait::PATIENCE)?;
         let said = fs::read_to_string(output.with_added_extension("err")).unwrap_or_default();
         let out = self.line(client, &seen, |line| line.direction == Direction::Outbound && line.asked() == target)?;
@@ -238,7 +238,7 @@ fn manifest(file: &str) -> Result<String> {
     fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))
 }
 
-/// What follows a line's usual words.
+/// The text of a line's error after the usual prefix.
 fn reason(line: &Access, usual: &str) -> Option<String> {
     line.error.as_deref()?.strip_prefix(usual).map(ToOwned::to_owned)
 }

@@ -1,4 +1,4 @@
-//! One request of the demo, and what everyone saw of it.
+//! One request of the demo, and the observations of all parties.
 
 use std::net::SocketAddr;
 
@@ -11,7 +11,7 @@ use crate::logs::{Access, Direction};
 use crate::topology::{Family, Pod, Topology};
 use crate::wait;
 
-/// From whom to whom, over what.
+/// Client, server and IP family of a request.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Path {
     pub(super) client: &'static str,
@@ -19,7 +19,7 @@ pub(super) struct Path {
     pub(super) family: Family,
 }
 
-/// Client, its node, server, its node. Nobody has a line about what the guest sends.
+/// Client, its node, server, its node. No daemon has a line about the guest's side.
 const PAIRS: [(&str, &str, &str, &str); 4] = [
     ("client-a", "node-a", "web-b", "node-b"),
     ("client-b", "node-b", "web-a", "node-a"),
@@ -27,7 +27,7 @@ const PAIRS: [(&str, &str, &str, &str); 4] = [
     (GUEST, "", "web-a", "node-a"),
 ];
 
-/// Requests from `client-a` to `web-b` besides those of the table: the page that is looked for on the wire.
+/// Requests from `client-a` to `web-b` in addition to those of the table: the page that is searched for on the wire.
 const PAGES: usize = 1;
 
 /// All rows of the table.
@@ -36,21 +36,22 @@ pub(super) fn paths() -> Vec<Path> {
     PAIRS.into_iter().flat_map(both).collect()
 }
 
-/// How many connections a node's daemon is to log in the whole demo: outbound and inbound, in the labelled phase only.
+/// The number of connections that a node's daemon has to log in the whole demo: outbound and inbound, in the labelled
+/// phase only.
 pub(super) fn lines_at(node: &str) -> usize {
     let ends = PAIRS.iter().flat_map(|(_, from, _, to)| [from, to]);
     ends.filter(|end| **end == node).count() * Family::BOTH.len() + PAGES
 }
 
-/// What everyone saw of one request.
+/// The observations of all parties of one request.
 #[derive(Debug, Clone)]
 pub(super) struct Cell {
     name: String,
-    /// The HTTP status, or what curl said.
+    /// The HTTP status, or curl's message.
     pub(super) result: String,
     /// The client's address as nginx saw it.
     pub(super) seen: String,
-    /// Where a daemon logged it.
+    /// The daemons that logged it.
     pub(super) captured: Vec<String>,
     expected_seen: String,
     expected_captured: Vec<String>,
@@ -75,7 +76,7 @@ impl Cell {
             (true, true) => vec![inbound, "plaintext".to_owned()],
         };
         if let (true, Some(source)) = (labelled, source) {
-            // Lines that do not come are a fault that the table shows; the other requests are still worth making.
+            // Missing lines are a fault that the table shows; the other requests are still useful.
             let _ = await_lines(daemons, client, web, source, target, &before);
         }
         Ok(Self {
@@ -88,7 +89,7 @@ impl Cell {
         })
     }
 
-    /// What is not as it should be.
+    /// The observations that are not as expected.
     pub(super) fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         let mut check = |what: &str, is: &str, wanted: &str| {
@@ -103,7 +104,7 @@ impl Cell {
     }
 }
 
-/// Waits for the lines of one request; lines come when the connection has closed.
+/// Waits for the lines of one request; lines are written when the connection has closed.
 fn await_lines(
     daemons: &[Daemon],
     client: &Pod,

@@ -1,4 +1,4 @@
-//! What a control plane told its nodes, and that they have nothing that only it should have.
+//! The resources that a control plane sent to its nodes, and a check that the nodes have no key on their disks.
 
 use std::fs;
 use std::path::Path;
@@ -9,10 +9,10 @@ use serde_json::Value;
 use crate::control_plane::ControlPlane;
 use crate::daemon::Daemon;
 
-/// One line for each node.
+/// The report, with one line for each node.
 ///
 /// # Errors
-/// When a node has not answered all, or keeps a key on its disk.
+/// When a node has not acknowledged everything, or has a key on its disk.
 pub(super) fn told(plane: &ControlPlane, daemons: &[Daemon]) -> Result<String> {
     let mut text = String::from("What the control plane says of its nodes (/debug/nodes):");
     for daemon in daemons {

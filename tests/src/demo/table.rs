@@ -6,7 +6,8 @@ use comfy_table::presets::UTF8_FULL_CONDENSED;
 use super::probe::{Cell, Path};
 use crate::topology::Family;
 
-/// One row a path, one column a phase; a cell says the result, what nginx saw, and who captured it.
+/// One row for each path, one column for each phase. A cell has the result, the address that nginx saw, and the daemons
+/// that captured it.
 pub(super) fn render(phases: &[&str], paths: &[Path], columns: &[Vec<Cell>]) -> String {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED);

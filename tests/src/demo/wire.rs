@@ -1,4 +1,4 @@
-//! What someone on the wire between the nodes sees of a page that one pod fetches from another.
+//! The packets between the nodes while one pod fetches a page from another: what a listener on the wire sees.
 
 use std::fs;
 
@@ -10,16 +10,16 @@ use crate::apps::nginx::{Nginx, curl};
 use crate::capture::Capture;
 use crate::topology::{Family, Topology};
 
-/// The page. Nothing of it may be readable on the wire.
+/// A line of the page. No part of it may be readable on the wire.
 const PAGE: &str = "this page is for client-a alone\n";
 
-/// Its name, which is nobody's business either.
+/// The name of the page, which must not be readable either.
 const NAME: &str = "private-page";
 
 /// How often [`PAGE`] is repeated.
 const LINES: usize = 100;
 
-/// What was on the wire while the page was fetched.
+/// The observations on the wire while the page was fetched.
 #[derive(Debug)]
 pub(super) struct Sight {
     packets: usize,
@@ -28,7 +28,7 @@ pub(super) struct Sight {
     requests: usize,
 }
 
-/// Puts the page where nginx finds it.
+/// Puts the page into the folder of nginx.
 pub(super) fn publish(nginx: &Nginx) -> Result<()> {
     fs::write(nginx.files().join(NAME), PAGE.repeat(LINES)).context("cannot write the page")
 }
@@ -39,7 +39,7 @@ pub(super) fn watch(topology: &Topology, name: &str) -> Result<Sight> {
     let capture = Capture::start(topology, "node-a", "node-b", name)?;
     let target = web.at(Family::V4, WEB_PORT);
     let url = format!("http://{target}/files/{NAME}");
-    // curl fetches two pages in one run, over one connection: the private one, and the one that says who asks.
+    // curl fetches two pages in one run, over one connection: the private page, and the page with the client's address.
     let page = curl(client, target, &[&url])?;
     ensure!(page.status == 200 && page.body.contains(PAGE.trim()), "the page did not come: {page:?}");
     let seen = capture.finish()?;
@@ -52,7 +52,7 @@ pub(super) fn watch(topology: &Topology, name: &str) -> Result<Sight> {
 }
 
 impl Sight {
-    /// In words.
+    /// The observations as text.
     pub(super) fn told(&self) -> String {
         let Self { packets, to_tunnels, lines_of_the_page, requests } = self;
         match (lines_of_the_page, requests) {
@@ -63,7 +63,7 @@ impl Sight {
         }
     }
 
-    /// What is not as it should be.
+    /// The observations that are not as expected.
     pub(super) fn faults(&self, labelled: bool) -> Vec<String> {
         let readable = self.lines_of_the_page > 0 || self.requests > 0;
         let whole = self.lines_of_the_page >= LINES && self.requests > 0 && self.to_tunnels == 0;

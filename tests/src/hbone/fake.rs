@@ -1,4 +1,5 @@
-//! A tunnel port with any certificate, in a pod without a daemon: who shakes hands with it, and what it says then.
+//! A server with any certificate at the HBONE port of a pod without a daemon: it records how its clients behave in the
+//! handshake and after it.
 
 use std::io::Read;
 use std::net::SocketAddr;
@@ -14,7 +15,7 @@ use crate::apps::server::Server;
 use crate::ca::Certificate;
 use crate::topology::{Family, Pod, SOCKET_DEADLINE};
 
-/// A server at a pod's tunnel port, stopped when dropped.
+/// A server at a pod's HBONE port, stopped when dropped.
 #[derive(Debug)]
 pub struct FakeServer {
     server: Server,
@@ -22,10 +23,10 @@ pub struct FakeServer {
 }
 
 impl FakeServer {
-    /// Starts it on all addresses of the pod. It wants no certificate of its clients.
+    /// Starts it on all addresses of the pod. It does not ask for client certificates.
     ///
     /// # Errors
-    /// When the port can't be had, or the key does not fit the certificate.
+    /// When the port is not available, or the key does not fit the certificate.
     pub fn start(pod: &Pod, certificate: &Certificate) -> Result<Self> {
         let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -51,13 +52,13 @@ impl FakeServer {
         Ok(Self { server, endings })
     }
 
-    /// How many came.
+    /// The number of accepted connections.
     #[must_use]
     pub fn accepted(&self) -> usize {
         self.server.accepted()
     }
 
-    /// How each connection ended, or what its first words were.
+    /// How each connection ended, or the first bytes that came.
     #[must_use]
     pub fn endings(&self) -> Vec<Ending> {
         self.endings.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -1,8 +1,10 @@
-//! Peers at a pod's tunnel port that are not a daemon: with any certificate, any HTTP/2, or none of either.
+//! Peers at a pod's HBONE port that are not a daemon: with any certificate or none, and with valid HTTP/2, invalid
+//! HTTP/2 or none.
 //!
-//! [`Caller`] says what a peer shows of itself. It makes a TLS connection only to see how it ends
-//! ([`Caller::ending`]), a tunnel connection of proper HTTP/2 ([`peer::HbonePeer`]), or one whose frames the test writes
-//! by hand ([`raw::RawPeer`]). [`fake::FakeServer`] is the other side: a tunnel port that is not who it should be.
+//! [`Caller`] has the certificate and the protocols that a peer presents. It can make a TLS connection only to see how
+//! it ends ([`Caller::ending`]), an HBONE connection with valid HTTP/2 ([`peer::HbonePeer`]), or a connection whose
+//! frames the test writes itself ([`raw::RawPeer`]). [`fake::FakeServer`] is the other side: a server at the HBONE port
+//! with a wrong identity.
 
 use std::io::{self, ErrorKind, Read};
 use std::net::{SocketAddr, TcpStream};
@@ -22,7 +24,7 @@ pub mod fake;
 pub mod peer;
 pub mod raw;
 
-/// What a peer shows of itself.
+/// The certificate and the protocols that a peer presents.
 #[derive(Debug, Clone)]
 pub struct Caller {
     config: Arc<ClientConfig>,
@@ -35,13 +37,13 @@ pub enum Ending {
     Alert(AlertDescription),
     /// It did not end: data came.
     Data(Vec<u8>),
-    /// In good order, or at least with a FIN.
+    /// Gracefully, or at least with a FIN.
     Closed,
     /// With a reset.
     Reset,
     /// It did not end within the deadline, and nothing came.
     Silent,
-    /// Otherwise.
+    /// In another way.
     Other(String),
 }
 
@@ -49,14 +51,14 @@ impl Caller {
     /// A peer without a certificate.
     ///
     /// # Errors
-    /// When rustls does not like its own defaults.
+    /// When rustls refuses its own defaults.
     pub fn nobody() -> Result<Self> {
         let mut config = Self::builder()?.with_no_client_auth();
         config.alpn_protocols = vec![b"h2".to_vec()];
         Ok(Self { config: Arc::new(config) })
     }
 
-    /// A peer with a certificate, whoever issued it.
+    /// A peer with a certificate of any issuer.
     ///
     /// # Errors
     /// When the key does not fit.
@@ -75,8 +77,8 @@ impl Caller {
         self
     }
 
-    /// Connects from a pod, shakes hands, says nothing, and waits for what comes: a server that takes the peer sends its
-    /// HTTP/2 settings, one that does not an alert.
+    /// Connects from a pod, makes the handshake, sends nothing, and waits for an answer: a server that accepts the peer
+    /// sends its HTTP/2 settings, a server that refuses it an alert.
     ///
     /// # Errors
     /// When not even TCP connects.
@@ -84,10 +86,10 @@ impl Caller {
         self.ending_of(pod.connect(target)?, target)
     }
 
-    /// The same over a connection that is there already.
+    /// The same over an existing connection.
     ///
     /// # Errors
-    /// When rustls does not like the configuration.
+    /// When rustls refuses the configuration.
     pub fn ending_of(&self, tcp: TcpStream, target: SocketAddr) -> Result<Ending> {
         let mut stream = StreamOwned::new(self.session(target)?, tcp);
         let mut bytes = [0; 1024];
@@ -102,7 +104,7 @@ impl Caller {
         Ok(ClientConnection::new(Arc::clone(&self.config), ServerName::from(target.ip()))?)
     }
 
-    /// A TLS connection from a pod; `None` when the server ends it already in the handshake.
+    /// A TLS connection from a pod. It fails when the server ends it during the handshake.
     fn secured(&self, pod: &Pod, target: SocketAddr) -> Result<StreamOwned<ClientConnection, TcpStream>> {
         let mut stream = StreamOwned::new(self.session(target)?, pod.connect(target)?);
         while stream.conn.is_handshaking() {
@@ -121,7 +123,7 @@ impl Caller {
 }
 
 impl Ending {
-    /// What an error of a TLS stream means.
+    /// The meaning of an error of a TLS stream.
     #[must_use]
     pub fn of(error: &io::Error) -> Self {
         let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
@@ -136,14 +138,14 @@ impl Ending {
         }
     }
 
-    /// Whether the connection was ended, in whatever way.
+    /// Whether the connection ended, in any way.
     #[must_use]
     pub fn is_end(&self) -> bool {
         !matches!(self, Self::Data(_) | Self::Silent)
     }
 }
 
-/// Writes bytes to a port without any TLS, and tells how it ends.
+/// Writes bytes to a port without TLS, and returns how the connection ends.
 ///
 /// # Errors
 /// When not even TCP connects.
@@ -155,7 +157,7 @@ pub fn plain_ending(pod: &Pod, target: SocketAddr, bytes: &[u8], patience: Durat
     }
     let mut answer = Vec::new();
     Ok(match stream.read_to_end(&mut answer) {
-        // A record of content type 21: level, description.
+        // A record of content type 21 (alert) contains level and description.
         Ok(_) if answer.first() == Some(&0x15) && answer.len() == 7 => {
             Ending::Alert(AlertDescription::from(answer.last().copied().unwrap_or_default()))
         }
@@ -165,7 +167,7 @@ pub fn plain_ending(pod: &Pod, target: SocketAddr, bytes: &[u8], patience: Durat
     })
 }
 
-/// Takes any server: what a hostile peer does, and what a test wants that looks at the certificate itself.
+/// Accepts any server: as a hostile peer does, and for tests that examine the certificate themselves.
 #[derive(Debug)]
 struct AnyServer(Arc<CryptoProvider>);
 

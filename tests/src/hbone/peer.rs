@@ -1,4 +1,4 @@
-//! A peer that speaks proper HTTP/2 and asks for whatever the test wants.
+//! A peer with valid HTTP/2 that sends any request that the test needs.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -17,10 +17,10 @@ use tokio_rustls::TlsConnector;
 use super::Caller;
 use crate::topology::{Pod, SOCKET_DEADLINE};
 
-/// The header that names why a stream was refused.
+/// The header with the reason why a stream was refused.
 pub const REFUSAL: &str = "x-ztunnel-refusal";
 
-/// A connection to a pod's tunnel port. Its runtime runs only during calls.
+/// An HBONE connection to a pod. Its runtime runs only during calls.
 #[derive(Debug)]
 pub struct HbonePeer {
     runtime: Runtime,
@@ -30,14 +30,14 @@ pub struct HbonePeer {
     certificate: Vec<u8>,
 }
 
-/// Bytes to send which nobody looks at.
+/// Bytes to send whose content does not matter.
 static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 
 impl Stream {
-    /// Sends so many bytes, as far as the peer has a window for them, while the connection lives on.
+    /// Sends `bytes` bytes, as far as the peer's window allows, while the connection keeps running.
     ///
     /// # Errors
-    /// When the stream is over.
+    /// When the stream has ended.
     pub fn push(&mut self, bytes: usize) -> Result<()> {
         for _ in 0..bytes.div_ceil(ZEROS.len()) {
             self.send.send_data(Bytes::from_static(&ZEROS), false)?;
@@ -46,10 +46,10 @@ impl Stream {
     }
 }
 
-/// What came of a request.
+/// The result of a request.
 #[derive(Debug)]
 pub enum Answer {
-    /// 200: the tunnel is open.
+    /// 200: the stream is open.
     Opened(Stream),
     /// Another status.
     Refused {
@@ -62,13 +62,13 @@ pub enum Answer {
     Reset(Reason),
     /// `GOAWAY`.
     GoAway(Reason),
-    /// The connection is gone, or something else went wrong.
+    /// The connection is gone, or another failure.
     Gone(String),
     /// Nothing came in time.
     Nothing,
 }
 
-/// An open tunnel.
+/// An open stream.
 #[derive(Debug)]
 pub struct Stream {
     /// The response's headers.
@@ -107,10 +107,10 @@ impl HbonePeer {
         self.certificate.windows(identity.len()).any(|window| window == identity.as_bytes())
     }
 
-    /// Asks for a tunnel.
+    /// Requests a stream.
     ///
     /// # Errors
-    /// When the request can't even be written down.
+    /// When the request can't be encoded.
     pub fn ask(&self, authority: &str, headers: &[(&str, &str)]) -> Result<Answer> {
         let mut request = Request::builder().method(Method::CONNECT).uri(authority);
         for (name, value) in headers {
@@ -121,10 +121,10 @@ impl HbonePeer {
         Ok(self.runtime.block_on(async { timeout(SOCKET_DEADLINE, asking).await }).unwrap_or(Answer::Nothing))
     }
 
-    /// Asks for a tunnel that is to be opened.
+    /// Requests a stream that must be opened.
     ///
     /// # Errors
-    /// When it is not.
+    /// When it is not opened.
     pub fn open(&self, authority: &str, headers: &[(&str, &str)]) -> Result<Stream> {
         match self.ask(authority, headers)? {
             Answer::Opened(stream) => Ok(stream),
@@ -132,7 +132,7 @@ impl HbonePeer {
         }
     }
 
-    /// Sends bytes through a tunnel and expects them back.
+    /// Sends bytes through a stream and expects them back.
     ///
     /// # Errors
     /// When other bytes come back, or not in time.
@@ -151,9 +151,9 @@ impl HbonePeer {
         self.runtime.block_on(async { timeout(SOCKET_DEADLINE, exchanging).await }).context("nothing came back")?
     }
 
-    /// Lets the connection live on without a request: it answers pings and reads what comes.
+    /// Keeps the connection running without a request: it answers pings and reads all frames.
     pub fn idle(&self, duration: Duration) {
-        // The sleep is made within the runtime, whose clock it needs.
+        // The sleep is created within the runtime, since it needs the runtime's clock.
         self.runtime.block_on(async { tokio::time::sleep(duration).await });
     }
 }
@@ -190,7 +190,7 @@ impl Answer {
         }
     }
 
-    /// What the server said of the reason.
+    /// The server's reason for the refusal.
     #[must_use]
     pub fn refusal(&self) -> &str {
         let Self::Refused { headers, .. } = self else { return "" };

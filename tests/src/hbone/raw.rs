@@ -1,4 +1,4 @@
-//! A peer that writes its HTTP/2 frames by hand, right or wrong.
+//! A peer that writes its HTTP/2 frames itself, valid or not.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -10,7 +10,7 @@ use rustls::{ClientConnection, StreamOwned};
 use super::{Caller, Ending};
 use crate::topology::Pod;
 
-/// What every HTTP/2 client says first.
+/// The first bytes of every HTTP/2 client.
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Types of frames (RFC 9113, section 6).
@@ -60,7 +60,7 @@ pub struct Frame {
     pub flags: u8,
     /// Its stream.
     pub stream: u32,
-    /// What is in it.
+    /// Its content.
     pub payload: Vec<u8>,
 }
 
@@ -75,7 +75,7 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// HPACK without any art: each field as a literal that nobody remembers.
+/// The simplest HPACK: each field is a literal that is never indexed.
 #[must_use]
 pub fn fields(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut block = Vec::new();
@@ -104,7 +104,7 @@ fn length(block: &mut Vec<u8>, value: usize) {
     block.push(byte(rest));
 }
 
-/// A CONNECT, complete.
+/// A complete CONNECT request.
 #[must_use]
 pub fn connect(stream: u32, authority: &str) -> Vec<u8> {
     frame(kind::HEADERS, END_HEADERS, stream, &fields(&[(":method", "CONNECT"), (":authority", authority)]))
@@ -117,12 +117,12 @@ pub struct RawPeer {
     unread: Vec<u8>,
 }
 
-/// All that came until an end, or until nothing came for a while.
+/// All frames until the connection ended, or until nothing came for a while.
 #[derive(Debug)]
 pub struct Seen {
     /// All frames.
     pub frames: Vec<Frame>,
-    /// How it ended; [`Ending::Silent`] when it did not.
+    /// How the connection ended; [`Ending::Silent`] when it did not.
     pub ending: Ending,
 }
 
@@ -153,21 +153,22 @@ impl RawPeer {
     /// Sends bytes.
     ///
     /// # Errors
-    /// When the other side is gone, or takes nothing any more.
+    /// When the other side is gone, or accepts nothing any more.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes)?;
         self.stream.flush()
     }
 
-    /// Sends the same bytes up to so many times, or until the other side has enough. Gives how often.
+    /// Sends the bytes of each number up to `times` times, or until the other side accepts nothing more. Returns how
+    /// often.
     pub fn flood(&mut self, times: usize, mut bytes: impl FnMut(usize) -> Vec<u8>) -> usize {
         (0..times).take_while(|number| self.send(&bytes(*number)).is_ok()).count()
     }
 
-    /// Reads frames until the connection ends, or nothing comes for `patience`, or four times as long is over.
+    /// Reads frames until the connection ends, or nothing comes for `patience`, or four times `patience` has passed.
     ///
     /// # Errors
-    /// When the socket does not take a deadline.
+    /// When the socket refuses a deadline.
     pub fn read(&mut self, patience: Duration) -> Result<Seen> {
         self.stream.sock.set_read_timeout(Some(patience))?;
         let (mut frames, begin) = (Vec::new(), Instant::now());
@@ -189,7 +190,7 @@ impl RawPeer {
         Ok(Seen { frames, ending })
     }
 
-    /// The next whole frame of what was read.
+    /// The next complete frame of the bytes read so far.
     fn take(&mut self) -> Option<Frame> {
         let [a, b, c, kind, flags, s0, s1, s2, s3] = *self.unread.first_chunk()?;
         let end = 9 + usize::try_from(u32::from_be_bytes([0, a, b, c])).ok()?;
@@ -214,7 +215,7 @@ impl Seen {
         resets.filter_map(|frame| Some(u32::from_be_bytes(*frame.payload.first_chunk()?))).collect()
     }
 
-    /// How many blocks of headers begin with a byte: a status.
+    /// The number of header blocks that begin with this byte, which stands for a status.
     #[must_use]
     pub fn statuses(&self, byte: u8) -> usize {
         let blocks = self.frames.iter().filter(|frame| frame.kind == kind::HEADERS);
