@@ -3,7 +3,7 @@
 //! | option | on a socket of an enrolled pod |
 //! |---|---|
 //! | `SO_MARK` | the daemon's bits stay as they are, the others are set |
-//! | `IPV6_RTHDR` and similar, `IP_OPTIONS`, on TCP | refused: the packets would take another way than the connection |
+//! | `IPV6_RTHDR` and similar, `IP_OPTIONS`, on TCP | refused: the packets would take another route than the connection |
 //! | `PACKET_QDISC_BYPASS`, `XDP_TX_RING` | refused: the packets would bypass `guard` |
 //!
 //! Sockets of the daemon, and all sockets outside enrolled pods, are not affected.
@@ -40,7 +40,7 @@ const IPPROTO_MPTCP: u32 = 262;
 enum Kind {
     Harmless,
     Mark,
-    /// An option of TCP sockets that changes the way of packets.
+    /// An option of TCP sockets that changes the route of packets.
     Detour,
     /// An option that lets packets bypass the guards.
     Bypass,

@@ -38,7 +38,7 @@ pub fn authorization(name: &str, spec: &str) -> String {
     document("AuthorizationPolicy", NAMESPACE, name, spec)
 }
 
-/// The same, only to be told of.
+/// The same policy in dry-run: its decisions are only reported.
 #[must_use]
 pub fn dry_run(name: &str, spec: &str) -> String {
     authorization(name, spec).replace("metadata: {", "metadata: {annotations: {istio.io/dry-run: \"true\"}, ")

@@ -117,7 +117,7 @@ impl Testbed {
         }
         change(&mut options);
         for pod in self.topology.pods().iter().filter(|pod| pod.node == node) {
-            // Only what is as it was made: a test may have its own manifest of the pod by now.
+            // Only unchanged manifests: the test may have written a manifest of its own for the pod.
             if self.mesh.has_pod(&plain(pod)) {
                 self.mesh.pod(&PodManifest::of(pod))?;
             }
@@ -159,7 +159,7 @@ impl Testbed {
         self.daemons.get_mut(node).with_context(|| format!("no daemon on {node}"))
     }
 
-    /// Changes the manifests, and waits until all daemons have read them anew.
+    /// Changes the manifests, and waits until all daemons have read them again.
     ///
     /// # Errors
     /// When the change fails, or a daemon does not read it in time.

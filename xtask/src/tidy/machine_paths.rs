@@ -25,8 +25,8 @@ pub(super) fn check(tree: &Tree) -> Vec<Violation> {
     violations
 }
 
-/// Whether the line has an absolute path that begins with `path`. It does not count as the continuation of a name or a
-/// variable.
+/// Whether the line has an absolute path that begins with `path`. A path that continues a name or a variable does not
+/// count.
 fn names(line: &str, path: &str) -> bool {
     line.match_indices(path).any(|(start, _)| {
         let before = line.get(..start).and_then(|before| before.chars().next_back());

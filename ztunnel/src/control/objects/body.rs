@@ -22,7 +22,7 @@ pub(in crate::control) struct Object {
     pub(in crate::control) name: NamespacedName,
     /// Where it comes from.
     pub(in crate::control) origin: Origin,
-    /// What it says.
+    /// Its content.
     pub(in crate::control) body: Body,
 }
 

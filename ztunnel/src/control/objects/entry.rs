@@ -272,7 +272,7 @@ fn address(text: &str) -> Result<IpNet, String> {
 fn ports(spec: &Spec, texts: &mut Interner, report: &mut Report) -> Vec<ServicePort> {
     let mut ports: Vec<ServicePort> = Vec::new();
     for (index, port) in spec.ports.iter().flatten().enumerate() {
-        // Istio takes every protocol that it does not know for TCP. Only UDP is not carried over TCP.
+        // Istio treats an unknown protocol as TCP. Only UDP is not carried over TCP.
         if port.protocol.as_deref().is_some_and(|protocol| protocol.eq_ignore_ascii_case("UDP")) {
             continue;
         }

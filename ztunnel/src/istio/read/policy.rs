@@ -24,8 +24,8 @@ pub const ATTACHED: &str = "attached";
 
 /// One resource of the type [`AUTHORIZATION`](crate::istio::discovery::AUTHORIZATION). Its name is `NAMESPACE/NAME`.
 ///
+/// # Errors
 /// The policy cannot be used: some part would make it match other connections than intended.
-/// Why it can't be used: whatever would make it match other connections than it was meant to.
 pub fn policy(resource: &Resource, reader: &mut Reader<'_>) -> Result<Read<AuthorizationPolicy>, Flaw> {
     let message: Authorization = decode(resource)?;
     same_name(resource, &format!("{}/{}", message.namespace, message.name))?;
