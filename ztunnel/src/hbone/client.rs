@@ -1,4 +1,4 @@
-//! The client's side of a connection: a handle that opens tunnels, and a driver that a task has to run.
+//! The client's side of a connection: a handle that opens streams, and a driver that a task has to run.
 
 use std::{
     fmt,
@@ -32,7 +32,7 @@ use crate::{
     wire::connect::{ConnectRequest, ConnectResponse},
 };
 
-/// Opens tunnels on a connection. When every handle and every tunnel is gone, the connection is closed in order.
+/// Opens streams on a connection. When all handles are dropped and all streams have ended, the connection is closed in order.
 #[derive(Clone)]
 pub struct Client {
     send: SendRequest<Outgoing>,
@@ -40,32 +40,32 @@ pub struct Client {
     link: Rc<Link>,
 }
 
-/// Moves the connection's bytes; dropping it breaks the connection.
+/// Reads and writes the connection's bytes; dropping the driver breaks the connection.
 pub struct Driver<S> {
     connection: h2::client::Connection<Linger<Paced<S>>, Outgoing>,
     keepalive: Keepalive,
     windows: Windows,
     silence: Duration,
-    /// Until when a peer that sends too much may take to let itself be closed.
+    /// The deadline for the close of a connection whose peer has sent too many frames.
     flooded: Option<Pin<Box<Sleep>>>,
     link: Rc<Link>,
 }
 
-/// How long a peer may take to let itself be closed.
+/// How long the close of a connection may take after its peer has sent too many frames.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why a connection ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
-    /// In order: nobody needed it any more, or the peer closed it.
+    /// In order: it was not needed any more, or the peer closed it.
     Closed,
-    /// The peer was silent for this long, although it was asked for a sign of life.
+    /// The peer sent no byte for this long, although it was sent a PING.
     Dead(Duration),
     /// The peer sent too many frames that carry nothing.
     Flooded,
-    /// It broke, or the peer broke the rules.
+    /// The connection broke, or the peer violated the protocol.
     Failed(String),
-    /// This side has cut it.
+    /// This side cut the connection.
     Cut(Cut),
 }
 
@@ -82,13 +82,13 @@ impl fmt::Display for End {
 }
 
 impl End {
-    /// What the peer was given up for, as the value of a metric label.
+    /// The abuse for which this side ended the connection, as the value of a metric label.
     #[must_use]
     pub fn abuse(&self) -> Option<&'static str> {
         (*self == End::Flooded).then_some("useless_frames")
     }
 
-    /// What is said of the tunnels that it ends.
+    /// The close reason of the streams that end with the connection.
     fn reason(&self) -> CloseReason {
         match self {
             End::Cut(cut) => cut.reason,
@@ -97,7 +97,7 @@ impl End {
     }
 }
 
-/// Why a CONNECT got no tunnel.
+/// Why a CONNECT opened no stream.
 #[derive(Debug, Error)]
 pub enum OpenError {
     /// The peer answered, but not with 200.
@@ -106,19 +106,19 @@ pub enum OpenError {
     /// The peer did not answer.
     #[error("the peer did not answer the CONNECT within {} s", .0.as_secs())]
     TimedOut(Duration),
-    /// The peer says, or it is certain, that it has not looked at the request: it may be made again elsewhere.
+    /// The peer says, or it is certain, that the peer has not processed the request: it may be repeated on another connection.
     #[error("the peer did not take the CONNECT")]
     Unprocessed(#[source] h2::Error),
     /// The peer reset the stream instead of answering.
     #[error("the peer reset the CONNECT")]
     Reset(#[source] h2::Error),
-    /// The peer does not speak HTTP/2 as it should.
+    /// The peer violated HTTP/2.
     #[error("the peer breaks the rules of HTTP/2")]
     Protocol(#[source] h2::Error),
     /// The connection broke before an answer came.
     #[error("the tunnel's connection was lost before the CONNECT was answered: {why}")]
     Lost {
-        /// How.
+        /// The cause.
         why: String,
     },
 }
@@ -131,10 +131,10 @@ fn said(response: &ConnectResponse) -> String {
     }
 }
 
-/// Begins to speak HTTP/2. The windows are given back when the driver is dropped.
+/// Starts HTTP/2 on a connection. The memory of the windows is returned when the driver is dropped.
 ///
 /// # Errors
-/// When the connection breaks at once; later errors are the driver's.
+/// If the connection breaks at once; the driver returns later errors.
 pub async fn handshake<S>(
     io: S,
     activity: Activity,
@@ -162,7 +162,7 @@ where
         self.run_until(pending()).await
     }
 
-    /// Runs until the connection ends, or is to be cut.
+    /// Runs until the connection ends, or until `cut` is ready, which breaks it.
     pub async fn run_until(mut self, cut: impl Future<Output = Cut>) -> End {
         let mut cut = pin!(poll_when_woken(cut));
         let end = poll_fn(|cx| match cut.as_mut().poll(cx) {
@@ -170,7 +170,7 @@ where
             Poll::Pending => self.poll(cx),
         })
         .await;
-        // Before the connection is dropped, so that its tunnels can tell why.
+        // Before the connection is dropped, so that its streams can report the reason.
         self.link.ended(end.reason(), &end);
         end
     }
@@ -194,7 +194,8 @@ where
         self.keepalive.poll_dead(cx).map(|()| End::Dead(self.silence))
     }
 
-    /// Sees off a peer that has sent too much. The tunnels are told at once, the peer has a while to hear why.
+    /// Closes the connection of a peer that has sent too many frames. The streams end at once; the peer has a few seconds to
+    /// receive the reason.
     fn poll_flooded(&mut self, cx: &mut Context<'_>, has_ended: bool) -> Poll<End> {
         self.link.ended(End::Flooded.reason(), &End::Flooded);
         if has_ended {
@@ -203,7 +204,7 @@ where
         let timer = match &mut self.flooded {
             Some(timer) => timer,
             None => {
-                // h2 has stopped where it would wait for bytes; it is to see that there are none any more.
+                // h2 waits for bytes. It has to read again, to notice that no more bytes will come.
                 cx.waker().wake_by_ref();
                 self.flooded.insert(Box::pin(sleep(CLOSE_WITHIN)))
             }
@@ -213,20 +214,21 @@ where
 }
 
 impl Client {
-    /// Whether new tunnels can be opened: the peer has not said goodbye, and the connection is not broken.
+    /// Whether new streams can be opened: the peer has not sent a GOAWAY, and the connection is not broken.
     #[must_use]
     pub fn is_usable(&self) -> bool {
         let ready = self.send.clone().poll_ready(&mut Context::from_waker(Waker::noop()));
         !matches!(ready, Poll::Ready(Err(_))) && self.link.end().is_none()
     }
 
-    /// Tunnels on it that wait for an application that does not read.
+    /// The number of streams that wait for an application that does not read.
     #[must_use]
     pub fn stalled(&self) -> usize {
         self.link.stalls.count()
     }
 
-    /// Waits until the peer has taken no more streams for so long. A stream that it had promised to answer may never be.
+    /// Waits until this time has passed since the peer sent a GOAWAY. After that, the peer may never answer an open CONNECT,
+    /// although it has to.
     pub fn deserted(&self, after: Duration) -> impl Future<Output = ()> + use<> {
         let link = Rc::clone(&self.link);
         async move {
@@ -235,30 +237,30 @@ impl Client {
         }
     }
 
-    /// Waits until memory is short while no tunnel is open, and the connection has been promised more than it began with: then it is better
-    /// given up.
+    /// Waits until memory is short while no stream is open, and the windows of the connection are larger than at its start:
+    /// then it should be closed.
     pub fn outgrown(&self) -> impl Future<Output = ()> + use<> {
         let link = Rc::clone(&self.link);
         async move { link.outgrown().await }
     }
 
-    /// Why the connection has ended, if it has.
+    /// Why the connection has ended. `None`: it has not ended.
     #[must_use]
     pub fn end(&self) -> Option<String> {
         self.link.end()
     }
 
-    /// How many streams the peer allows, as far as is known; before its settings have come, what this side puts on one
-    /// connection.
+    /// The number of streams that the peer allows. Before its SETTINGS have arrived: the number of streams that this side opens
+    /// on one connection.
     #[must_use]
     pub fn max_streams(&self) -> usize {
         self.send.current_max_send_streams()
     }
 
-    /// Opens a tunnel. Dropping the future gives it up with RST_STREAM(CANCEL).
+    /// Opens a stream. Dropping the future ends it with RST_STREAM(CANCEL).
     ///
     /// # Errors
-    /// Anything but a 200 in time.
+    /// If the peer does not answer with 200 in time.
     pub async fn connect(
         &self,
         request: &ConnectRequest,
@@ -267,7 +269,7 @@ impl Client {
         let mut send = self.send.clone();
         poll_fn(|cx| send.poll_ready(cx)).await.map_err(OpenError::Unprocessed)?;
         let (response, stream) = send.send_request(request.to_http(), false).map_err(OpenError::Unprocessed)?;
-        // Or it would count as a user of the connection for as long as the answer takes.
+        // Dropped now, because it would count as a user of the connection until the answer arrives.
         drop(send);
         let response = match timeout(deadline, response).await {
             Ok(response) => response.map_err(|error| self.unopened(error))?,
@@ -284,7 +286,7 @@ impl Client {
     fn unopened(&self, error: h2::Error) -> OpenError {
         match error.reason() {
             Some(Reason::REFUSED_STREAM) if error.is_reset() && error.is_remote() => OpenError::Unprocessed(error),
-            // A stream sees the peer's GOAWAY only when it is above the last one that the peer looks at.
+            // A stream gets the peer's GOAWAY as its error only if its number is above the last stream that the peer processes.
             Some(_) if error.is_go_away() && error.is_remote() => OpenError::Unprocessed(error),
             Some(_) if error.is_reset() && error.is_remote() => OpenError::Reset(error),
             Some(_) => OpenError::Protocol(error),

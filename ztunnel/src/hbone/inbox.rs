@@ -1,24 +1,24 @@
-//! What has arrived on a stream and has not been passed on.
+//! Bytes that have arrived on a stream and have not been passed on.
 
 use std::{collections::VecDeque, io::IoSlice};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
-/// Pieces below this size are put together: h2 keeps some 256 bytes of books for each piece, and writing many costs more
-/// than copying few bytes.
+/// Pieces below this size are merged: h2 needs some 256 bytes for each piece that it keeps, and writing many pieces costs more
+/// than copying a few bytes.
 const SMALL: usize = 4 << 10;
-/// Pieces are put together up to this size.
+/// Pieces are merged up to this size.
 const LARGE: usize = 64 << 10;
-/// With so much waiting already, so are all that are smaller than that: a piece keeps the whole read buffer that it came
-/// in, which may be a frame's size, and a peer may see to it that it does.
+/// When more than this waits, all pieces below [`LARGE`] are merged. A piece keeps the whole read buffer in which it arrived.
+/// The buffer may be as large as a frame, and a peer can send small pieces on purpose.
 const BACKLOG: usize = 64 << 10;
-/// Pieces in one write.
+/// The number of pieces in one write.
 const AT_ONCE: usize = 64;
 
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
     pieces: VecDeque<Bytes>,
-    /// After the pieces: small ones put together.
+    /// Merged small pieces, which follow `pieces`.
     tail: BytesMut,
     length: usize,
 }
@@ -52,7 +52,7 @@ impl Inbox {
         self.pieces.push_back(piece);
     }
 
-    /// Hands the first pieces to `write`, and takes out what it has written.
+    /// Passes the first pieces to `write`, and removes the bytes that it has written.
     pub(super) fn write<E>(&mut self, write: impl FnOnce(&[IoSlice<'_>]) -> Result<usize, E>) -> Result<usize, E> {
         let tail = (!self.tail.is_empty()).then_some(&self.tail[..]);
         let mut slices = [IoSlice::new(&[]); AT_ONCE];
@@ -76,7 +76,7 @@ impl Inbox {
             count -= piece.len();
             self.pieces.pop_front();
         }
-        // What is left is of the tail: the whole was not shorter than the count.
+        // The rest of the count is in the tail: the count was not larger than the inbox.
         self.tail.advance(count.min(self.tail.len()));
     }
 }

@@ -1,5 +1,5 @@
-//! Finds a dead peer: one that has been silent is asked by a PING, and must then be heard of. Bytes of any kind are a sign
-//! of life, so that a busy connection is never asked.
+//! Detects a dead peer: a peer that has sent nothing for some time gets a PING, and has to send something then. Bytes of any
+//! kind count, so a busy connection gets no PING.
 
 use std::{
     pin::Pin,
@@ -18,9 +18,9 @@ pub(super) struct Keepalive {
     activity: Activity,
     settings: (std::time::Duration, std::time::Duration),
     timer: Pin<Box<Sleep>>,
-    /// A PING is under way; h2 allows one at a time.
+    /// A PING has not been answered yet; h2 allows one at a time.
     unanswered: bool,
-    /// Since when a sign of life is waited for.
+    /// When this side began to wait for bytes of the peer.
     asked: Option<Instant>,
 }
 
@@ -31,7 +31,7 @@ impl Keepalive {
         Self { ping, activity, settings, timer, unanswered: false, asked: None }
     }
 
-    /// Ready when the peer is dead. To be polled after the connection, so that what has arrived has been read.
+    /// Ready when the peer is dead. It has to be polled after the connection, so that all bytes that have arrived are read.
     pub(super) fn poll_dead(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.unanswered
             && let Some(ping) = &mut self.ping
@@ -54,7 +54,7 @@ impl Keepalive {
                 self.timer.as_mut().reset(due);
                 continue;
             }
-            // A peer that sends, but has not answered the last PING, need not be asked again: the answer is owed.
+            // A peer that sends, but has not answered the last PING, gets no further PING: its answer is still expected.
             if !self.unanswered
                 && let Some(ping) = &mut self.ping
             {

@@ -1,8 +1,9 @@
-//! The end of a client's bytes: nothing that was sent gets lost because something was not read.
+//! The close of a client's connection: no sent byte is lost because received bytes were not read.
 //!
-//! A socket that is closed with bytes unread, or to which more come, resets its connection, and then what the peer has not
-//! received yet is lost. Of HTTP/2's WINDOW_UPDATEs there are nearly always some on the way. So whoever is done says it with
-//! a FIN, and reads on until the peer's. A server's connection is seen off by whoever serves it.
+//! If a socket is closed while bytes are unread, or if bytes arrive after its close, the kernel resets the connection. Bytes
+//! that the peer has not received yet are lost then. Some WINDOW_UPDATE of HTTP/2 is nearly always on the way. So this side
+//! sends a FIN and reads until the peer's FIN. The server's side of a connection does not need this: `server.rs` waits for the
+//! peer itself.
 
 use std::{
     future::Future as _,
@@ -17,16 +18,16 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-/// How long the peer may take to receive all that was sent.
+/// How long the peer may take to receive all sent bytes.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Bytes that are read only to be forgotten, at once.
+/// The number of bytes that are read and discarded at once.
 const SCRATCH: usize = 4096;
 
-/// A connection whose shutdown ends with the peer's end.
+/// A connection whose shutdown waits for the peer's FIN.
 pub(super) struct Linger<S> {
     io: S,
-    /// Until when the peer's end is waited for, once the own was said.
+    /// The deadline for the peer's FIN, set when this side has sent its own.
     until: Option<Pin<Box<Sleep>>>,
 }
 
@@ -74,7 +75,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Linger<S> {
             let mut forgotten = ReadBuf::new(&mut scratch);
             match ready!(Pin::new(&mut *io).poll_read(cx, &mut forgotten)) {
                 Ok(()) if !forgotten.filled().is_empty() => {}
-                // Its end, or the connection's.
+                // The peer's FIN, or the end of the connection.
                 Ok(()) | Err(_) => break,
             }
         }

@@ -1,5 +1,5 @@
-//! What waits to be sent, counted by the buffers it occupies: of a stream of 1-byte messages to a peer that does not read,
-//! h2 would count the bytes.
+//! Bytes that wait to be sent, counted by the size of their buffers. h2 counts only the bytes, which is far too little for
+//! 1-byte messages to a peer that does not read.
 
 use std::{
     cell::{Cell, RefCell},
@@ -11,7 +11,8 @@ use bytes::Buf;
 
 use crate::net::buffer::Chunk;
 
-/// Bytes on their way out; the buffer goes back to its worker, and its room to the stream, when they are written.
+/// Bytes that wait to be sent. When they are written, the buffer returns to its worker, and its size no longer counts for the
+/// stream.
 #[derive(Debug, Default)]
 pub(super) struct Outgoing {
     chunk: Chunk,
@@ -42,7 +43,7 @@ impl Buf for Outgoing {
     }
 }
 
-/// What one stream has waiting.
+/// The buffers of one stream that wait to be sent.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     held: Cell<usize>,
@@ -50,17 +51,17 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    /// Bytes of buffers that wait.
+    /// The size of the waiting buffers in bytes.
     pub(super) fn held(&self) -> usize {
         self.held.get()
     }
 
-    /// Whether there is room for one more buffer of that size under the limit; there always is for one.
+    /// Whether one more buffer of this size is within the limit. A single buffer always is.
     pub(super) fn has_room(&self, size: usize, limit: usize) -> bool {
         self.held() == 0 || self.held().saturating_add(size) <= limit
     }
 
-    /// Wakes this one when something has been written.
+    /// Wakes this task when a buffer has been written.
     pub(super) fn wake_later(&self, waker: &Waker) {
         self.waiter.replace(Some(waker.clone()));
     }

@@ -1,11 +1,12 @@
-//! How much of a worker's time the peer of one connection takes. A worker is one thread: whoever keeps it busy keeps all
-//! other connections waiting.
+//! Limits the worker time that the peer of one connection uses. A worker is one thread: a peer that keeps it busy delays all
+//! other connections.
 //!
-//! - **A turn** of a connection's task is bounded by frames, bytes and time. h2 reads for as long as there are bytes, so the
-//!   bound is below it: [`Paced`] gives it bytes in small pieces, and none any more when the turn is over.
+//! - **A turn** of a connection's task is limited by frames, bytes and time. h2 reads as long as there are bytes, so the limit
+//!   is below h2: [`Paced`] passes bytes to h2 in small pieces, and none after the end of the turn.
 //! - **Frames that carry nothing** (PRIORITY, PING, SETTINGS, WINDOW_UPDATE, empty or padded DATA, unknown types, resets) have
-//!   an allowance. A peer that uses it up is told to calm down, and the connection ends. h2 does that for a server; a client
-//!   has no means to, so that [`Paced`] does: it writes the GOAWAY where h2 has flushed a whole frame, and h2 is shown the end.
+//!   an allowance. A peer that uses it up gets a GOAWAY(ENHANCE_YOUR_CALM), and the connection ends. For a server h2 sends the
+//!   GOAWAY. A client of h2 can't send one, so [`Paced`] does: it writes the GOAWAY where h2 has flushed a whole frame, and
+//!   reports the end of the connection to h2.
 
 use std::{
     cell::{Cell, RefCell},
@@ -22,28 +23,31 @@ use tokio::{
     time::Instant,
 };
 
-/// What ends a turn: frames, bytes, or time, whichever comes first. A frame costs h2 100 to 500 ns.
+/// A turn ends at the first of these limits. A frame costs h2 100 to 500 ns.
 const TURN_FRAMES: usize = 2048;
 const TURN_BYTES: usize = 1 << 20;
 const TURN_TIME: Duration = Duration::from_millis(1);
-/// The time of a turn runs from so many frames or bytes on: a few dozen microseconds, for which most turns need not ask the clock.
+/// The time of a turn is measured only after this many frames or bytes. They take a few dozen microseconds, and most turns end
+/// before, without reading the clock.
 const UNTIMED_FRAMES: usize = 16;
 const UNTIMED_BYTES: usize = 32 << 10;
-/// Bytes given at once that may be heads of frames: at most 910 frames.
+/// The number of bytes passed to h2 at once where frame headers may begin: at most 910 frames.
 const PIECE: usize = 8 << 10;
 
-/// Frames that carry nothing: so many at once. More than the WINDOW_UPDATEs for a whole connection's window.
+/// The allowed burst of frames that carry nothing. It is larger than the number of WINDOW_UPDATEs for a connection's whole
+/// window.
 const BURST: u32 = 20_000;
-/// So many each second, for ever.
+/// The allowed steady rate of these frames per second.
 const PER_SECOND: u32 = 1000;
-/// So many bytes of such a frame count as one more.
+/// Every this many bytes of a frame that carries nothing count as one more frame.
 const BYTES_PER_FRAME: usize = 256;
-/// What a frame that carries something allows: a peer may measure the round trip with a PING, or reset a stream.
+/// A frame that carries something adds this many frames to the allowance: a peer may measure the round trip with a PING, or
+/// reset a stream.
 const PER_USEFUL: u32 = 2;
-/// What is sent allows WINDOW_UPDATEs: two for a message, and one for each so many bytes.
+/// Bytes that this side sends allow WINDOW_UPDATEs: two for a message, and one for each this many bytes.
 const BYTES_PER_UPDATE: usize = 256;
 
-/// The bytes of a client before its first frame (RFC 9113, 3.4).
+/// The length of a client's preface before its first frame (RFC 9113, 3.4).
 pub(super) const PREFACE: usize = 24;
 
 const DATA: u8 = 0;
@@ -53,7 +57,7 @@ const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const PADDED: u8 = 8;
 
-/// What one connection's peer may still cost, and what it has said.
+/// The remaining allowance of a connection's peer, and facts from the frames that the peer has sent.
 #[derive(Debug)]
 pub(super) struct Pace {
     turn: RefCell<Turn>,
@@ -66,7 +70,7 @@ pub(super) struct Pace {
 
 #[derive(Debug, Default)]
 struct Turn {
-    /// On the machine's clock, which goes on where that of a test stands still. `None`: the turn is still short.
+    /// Uses the machine's clock, which also runs in tests that pause tokio's clock. `None`: the turn is still short.
     timed_since: Option<std::time::Instant>,
     frames: usize,
     bytes: usize,
@@ -88,7 +92,7 @@ impl Turn {
     }
 }
 
-/// A bucket that is filled again.
+/// A token bucket.
 #[derive(Debug)]
 struct Allowance {
     left: u32,
@@ -104,7 +108,7 @@ impl Allowance {
         self.left = self.left.saturating_add(more).min(BURST);
     }
 
-    /// Whether there was as much.
+    /// Whether the allowance was large enough for the cost.
     fn spend(&mut self, cost: u32) -> bool {
         if self.left < cost {
             let now = Instant::now();
@@ -130,29 +134,29 @@ impl Pace {
         }
     }
 
-    /// The connection's task begins a turn.
+    /// Starts a turn of the connection's task.
     pub(super) fn begin_turn(&self) {
         self.turn.take();
     }
 
-    /// Bytes of DATA frames, of those that have begun.
+    /// The number of bytes in the DATA frames whose headers have arrived.
     pub(super) fn heard(&self) -> u64 {
         self.heard.get()
     }
 
-    /// Whether the peer has sent more frames that carry nothing than it may.
+    /// Whether the peer has sent more frames that carry nothing than allowed.
     pub(super) fn is_exhausted(&self) -> bool {
         self.exhausted.get()
     }
 
-    /// Waits until the peer has said goodbye: it takes no new streams.
+    /// Waits until the peer has sent a GOAWAY: it takes no new streams.
     pub(super) async fn left(&self) {
         while !self.left.get() {
             self.leaving.notified().await;
         }
     }
 
-    /// A message of that length was sent, which the peer will acknowledge.
+    /// Records that a message of this length was sent, for which the peer will send WINDOW_UPDATEs.
     pub(super) fn sent(&self, length: usize) {
         let updates = u32::try_from(length / BYTES_PER_UPDATE).unwrap_or(BURST);
         self.allowance.borrow_mut().earn(updates.saturating_add(2));
@@ -187,7 +191,7 @@ impl Pace {
     }
 }
 
-/// The head of a frame (RFC 9113, 4.1).
+/// The header of a frame (RFC 9113, 4.1).
 #[derive(Clone, Copy, Debug)]
 struct Head {
     length: usize,
@@ -207,12 +211,12 @@ impl Head {
 
 const HEAD: usize = 9;
 
-/// Where in the peer's bytes the frames begin.
+/// Finds the beginning of each frame in the peer's bytes.
 #[derive(Debug)]
 struct Scan {
-    /// Bytes until the next head.
+    /// The number of bytes until the next header.
     skip: usize,
-    /// Whether they are a frame's payload that h2 has to take as a whole.
+    /// Whether these bytes are the payload of a DATA frame.
     payload: bool,
     head: [u8; HEAD],
     have: usize,
@@ -240,30 +244,30 @@ impl Scan {
         }
     }
 
-    /// Bytes until the next head, or until this one is whole.
+    /// The number of bytes until the next header, or until the current header is complete.
     fn left(&self) -> usize {
         if self.have > 0 { HEAD - self.have } else { self.skip }
     }
 
-    /// How many bytes may be taken at once.
+    /// The number of bytes that may be passed to h2 at once.
     fn piece(&self) -> usize {
         if self.payload { self.skip.saturating_add(PIECE) } else { PIECE }
     }
 }
 
-/// What a client tells a server that floods it: GOAWAY, no stream of the server's was looked at, ENHANCE_YOUR_CALM (RFC 9113, 6.8).
+/// The frame that a client sends to a server that floods it: GOAWAY with last stream 0 and ENHANCE_YOUR_CALM (RFC 9113, 6.8).
 const CALM_DOWN: &[u8] = &[0, 0, 8, GOAWAY, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 11];
 
-/// A connection whose peer is paced.
+/// A connection whose peer is limited.
 #[derive(Debug)]
 pub(super) struct Paced<S> {
     io: S,
     scan: Scan,
     pace: Rc<Pace>,
-    /// What is left to be said to a peer that is told to calm down. A server's is said by h2.
+    /// The unsent bytes of the client's GOAWAY. Empty for a server, where h2 sends it.
     farewell: &'static [u8],
     is_client: bool,
-    /// This side has finished: whatever still comes is not looked at.
+    /// This side has finished: further bytes are not inspected.
     finished: bool,
 }
 
@@ -273,7 +277,7 @@ impl<S> Paced<S> {
         Self { farewell: CALM_DOWN, is_client: true, ..Self::to_client(io, 0, pace) }
     }
 
-    /// A server's connection to a client, whose frames begin after so many bytes.
+    /// A server's connection to a client, whose frames begin after a preface of this many bytes.
     pub(super) fn to_client(io: S, preface: usize, pace: &Rc<Pace>) -> Self {
         let scan = Scan { skip: preface, payload: false, head: [0; HEAD], have: 0 };
         Self { io, scan, pace: Rc::clone(pace), farewell: &[], is_client: false, finished: false }
@@ -288,8 +292,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
         }
         let piece = match (pace.is_exhausted(), *is_client) {
             (false, _) if !pace.is_turn_over() => scan.piece(),
-            // Behind the frame that has begun follows the end, as if the peer had said it: h2 gives up all streams, flushes and
-            // closes.
+            // After the frame that has begun, h2 gets an end of file, as if the peer had sent it: h2 ends all streams, flushes
+            // and closes.
             (true, true) if scan.left() == 0 => return Poll::Ready(Ok(())),
             (true, true) => scan.left(),
             (true, false) | (false, _) => {
@@ -321,7 +325,7 @@ impl<S: AsyncWrite + Unpin> Paced<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// No other frame comes between the bytes of this one.
+    /// Completes a GOAWAY that is partly written: no other frame may come between its bytes.
     fn poll_rest_of_farewell(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.farewell.len() == CALM_DOWN.len() { Poll::Ready(Ok(())) } else { self.poll_farewell(cx) }
     }
@@ -350,7 +354,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        // h2 flushes when it has written all frames to their ends.
+        // h2 flushes after it has written whole frames.
         if this.pace.is_exhausted() {
             ready!(this.poll_farewell(cx))?;
         }

@@ -1,12 +1,12 @@
-//! A client's connections, shared by all its streams to one place. One pool per pod and worker.
+//! The HBONE connections of one pod on one worker, shared by all streams to the same destination.
 //!
-//! - Connections are told apart by their whole [`Key`]; dials to different keys know nothing of each other.
-//! - To one key there is one dial at a time. When it fails, everyone who waits for that key fails with it, at once; when it
-//!   succeeds they share the connection as far as its streams go, and one more dial begins for the others.
-//! - A connection whose streams are all taken is in use again when one ends.
-//! - A connection may be outdated before its streams have ended: then it takes no more. One that is cut ends with them.
-//! - A stream that the peer has not looked at is opened once more, on a connection newer than the failure. So is one that
-//!   has no answer a while after the peer said goodbye; whichever is answered first is taken.
+//! - Streams share a connection only if their whole [`Key`] is equal; dials to different keys are independent.
+//! - For each key there is one dial at a time. If it fails, all streams that wait for this key fail at once. If it succeeds,
+//!   they share the connection up to its number of streams, and one more dial begins for the others.
+//! - A connection that has its maximum of streams takes a new one when a stream ends.
+//! - An outdated connection takes no new streams; its open streams continue. A connection that is cut ends with its streams.
+//! - A stream that the peer has not processed is opened once more, on a connection that is newer than the failure. The same
+//!   holds for a stream without an answer some time after the peer's GOAWAY; the first answer counts.
 
 use std::{
     cell::{Cell, RefCell},
@@ -39,7 +39,7 @@ use dial::Inner;
 use entry::{PoolEntry, Waiter};
 pub use error::{OpenError, Shared};
 
-/// How long an answer is waited for from a peer that has said goodbye, before another connection is tried as well.
+/// A stream waits this long for the answer of a peer that has sent a GOAWAY, before another connection is tried as well.
 const FORSAKEN: Duration = Duration::from_secs(1);
 
 /// A stream that the peer has connected to its destination.
@@ -47,32 +47,32 @@ const FORSAKEN: Duration = Duration::from_secs(1);
 pub struct Opened {
     /// The stream.
     pub tunnel: HboneStream,
-    /// What the peer said.
+    /// The peer's answer.
     pub response: ConnectResponse,
-    /// Who the peer is.
+    /// The identity of the peer.
     pub identity: SpiffeId,
-    /// The connection's own address.
+    /// The local address of the connection.
     pub local: Option<SocketAddr>,
 }
 
-/// How much there is of what.
+/// The numbers of a pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Connections that live, pooled or not.
+    /// Open connections, including those that take no new streams.
     pub connections: usize,
-    /// Streams open or being opened.
+    /// Streams that are open or being opened.
     pub streams: usize,
-    /// Dials under way.
+    /// Dials in progress.
     pub dials: usize,
     /// Streams that wait for a connection.
     pub waiting: usize,
 }
 
-/// The connections of one pod on one worker. Dropping it breaks them all.
+/// The connections of one pod on one worker. Dropping the pool breaks all of them.
 pub struct Pool<C: Connect>(Rc<Inner<C>>);
 
 impl<C: Connect> Pool<C> {
-    /// An empty pool. Its tasks run in the `LocalSet` it is used in.
+    /// An empty pool. Its tasks run in the `LocalSet` in which it is used.
     #[must_use]
     pub fn new(connect: C, settings: Settings, tasks: TaskCount) -> Self {
         Self(Rc::new(Inner {
@@ -85,11 +85,11 @@ impl<C: Connect> Pool<C> {
         }))
     }
 
-    /// Opens a stream, on a connection that is there or on a new one. Dropping the future gives the stream up; a dial that
-    /// it has begun goes on, for others.
+    /// Opens a stream on an existing connection or on a new one. Dropping the future cancels the stream; a dial that it has
+    /// begun continues for other streams.
     ///
     /// # Errors
-    /// When there is no connection, or the peer does not connect the stream.
+    /// If there is no connection, or the peer does not accept the stream.
     pub async fn open(&self, key: &Key, request: &ConnectRequest) -> Result<Opened, OpenError<C::Error>> {
         let lease = self.lease(key, 0).await?;
         let deserted = lease.connection().client.deserted(FORSAKEN);
@@ -104,7 +104,7 @@ impl<C: Connect> Pool<C> {
                     done = &mut first => done,
                     done = &mut second => match done {
                         Ok(opened) => return Ok(opened),
-                        // It may still come on the old one.
+                        // The answer may still come on the old connection.
                         Err(_) => first.await,
                     },
                 }
@@ -117,7 +117,7 @@ impl<C: Connect> Pool<C> {
         }
     }
 
-    /// Once more: whatever is older than a failure is as likely to be stale.
+    /// Opens the stream once more. Connections older than the failure are not used, because they are probably stale as well.
     async fn open_again(&self, key: &Key, request: &ConnectRequest) -> Result<Opened, OpenError<C::Error>> {
         let lease = self.lease(key, self.0.next_id.get()).await?;
         let opened = self.open_on(lease, key, request).await;
@@ -126,38 +126,38 @@ impl<C: Connect> Pool<C> {
         })
     }
 
-    /// Takes connections out of use whose workload has left: streams on them go on, but no more are opened, and each ends
-    /// with its last stream. `keep` must not use the pool.
+    /// Retires the connections for which `keep` returns `false`, because their workload has left: no new streams are opened on
+    /// them, open streams continue, and each connection ends with its last stream. `keep` must not use the pool.
     pub fn retain(&self, keep: impl Fn(&Key, &SpiffeId) -> bool) {
         let keys = self.0.retain(|key, entry| entry.retain(key, &keep));
         self.0.settle(keys);
     }
 
-    /// Takes all connections out of use, as [`Self::retain`]: the pod's own identity or certificate has changed.
+    /// Retires all connections, as [`Self::retain`] does: the pod's own identity or certificate has changed.
     pub fn retire_all(&self) {
         let keys = self.0.retain(|_, entry| entry.retire_all());
         self.0.settle(keys);
     }
 
-    /// Breaks all connections, as dropping the pool does; no more are made.
+    /// Breaks all connections, as dropping the pool does; no new ones are made.
     pub fn close(&self) {
-        // Not within the borrow: the end of a task uses the pool.
+        // Dropped after the borrow has ended, because the end of a task uses the pool.
         let tasks = self.0.tasks.take();
         drop(tasks);
     }
 
-    /// Lets all connections end in order, with their last bytes and a goodbye to their peers; no more are made. Dropping the
-    /// future breaks those that have not.
+    /// Ends all connections in order, with their last bytes and a GOAWAY to their peers; no new ones are made. Dropping the
+    /// future breaks the connections that have not ended.
     pub async fn finish(&self) {
         self.retire_all();
-        // Not within the borrow, as above.
+        // Joined after the borrow has ended, as above.
         let tasks = self.0.tasks.take();
         if let Some(mut tasks) = tasks {
             tasks.join_all().await;
         }
     }
 
-    /// How much there is.
+    /// The current numbers.
     #[must_use]
     pub fn stats(&self) -> Stats {
         let entries = self.0.entries.borrow();
@@ -187,7 +187,7 @@ impl<C: Connect> Pool<C> {
         let after = pool.settings.dial_timeout;
         match timeout(after, waiting).await {
             Ok(Ok(result)) => result.map_err(|failure| failure.into_error(to, after)),
-            // Its dial has ended without a result, or it was too long.
+            // The dial has ended without a result, or the wait took too long.
             Ok(Err(_)) | Err(_) => Err(OpenError::NoConnection { to, after }),
         }
     }
@@ -212,8 +212,8 @@ impl<C: Connect> Pool<C> {
             client::OpenError::Refused(response) => Failure::Final(OpenError::Refused { to, response }),
             client::OpenError::TimedOut(after) => Failure::Final(OpenError::TimedOut { to, after }),
             client::OpenError::Protocol(error) => Failure::Final(OpenError::Handshake { to, why: error.to_string() }),
-            // A connection that breaks before its first stream leads to a peer that refuses us, or has no sense: another
-            // one would fare no better.
+            // A connection that breaks before its first stream leads to a peer that refuses this client or does not work.
+            // Another connection would break as well.
             client::OpenError::Unprocessed(error) if !error.is_remote() && !lease.was_used_before() => {
                 Failure::Final(OpenError::Lost {
                     to,
@@ -224,15 +224,15 @@ impl<C: Connect> Pool<C> {
                 Failure::Retry(OpenError::Lost { to, why: format!("the CONNECT was not taken: {error}") })
             }
             client::OpenError::Reset(error) => Failure::Final(OpenError::Lost { to, why: error.to_string() }),
-            // A connection that has been idle may lead to a peer that is no more. No byte of the application's has been
-            // sent, so that at worst the destination sees a connection that says nothing.
+            // The peer of an idle connection may be gone. No byte of the application has been sent yet, so the worst effect of
+            // a second try is a connection to the destination without bytes.
             client::OpenError::Lost { why } if lease.was_used_before() => Failure::Retry(OpenError::Lost { to, why }),
             client::OpenError::Lost { why } => Failure::Final(OpenError::Lost { to, why }),
         })
     }
 }
 
-/// Whether an error may be tried to be overcome.
+/// An error, and whether the stream may be tried again.
 enum Failure<E> {
     Final(E),
     Retry(E),

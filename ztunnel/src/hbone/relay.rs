@@ -1,7 +1,8 @@
-//! Copies bytes both ways between an application and a tunnel: half-closes and resets arrive as what they are.
+//! Copies bytes in both directions between an application and a stream; half-closes and resets are passed on as half-closes and
+//! resets.
 //!
-//! As [`net::copy`](crate::net::copy), which does it between two sockets: whoever waits holds no buffer. What a slow reader
-//! has not taken stays within the windows, because bytes are released to the peer only when they have been written.
+//! As in [`net::copy`](crate::net::copy), which copies between two sockets, a direction that waits holds no buffer. The windows
+//! limit the bytes that a slow reader has not taken: bytes are released to the peer only after they were written.
 
 use std::{
     cell::{Cell, RefCell},
@@ -27,21 +28,21 @@ use crate::net::{
     socket,
 };
 
-/// How much one direction copies before the worker's other tasks get their turn.
+/// The number of bytes that one direction copies before the worker's other tasks get their turn.
 const FAIR_SHARE: usize = 1 << 20;
-/// What a message counts at least towards it.
+/// A message counts at least this many bytes of the share.
 const MESSAGE: usize = 4 << 10;
-/// How much of a tunnel is gathered for one write.
+/// The number of bytes of a stream that are gathered for one write.
 const GATHER: usize = 256 << 10;
 
-/// Copies both ways until both sides have finished, or one fails.
+/// Copies in both directions until both sides have finished, or one side fails.
 ///
-/// After an error the tunnel is reset already: what had been read from the failing side has been written to the other one,
-/// and has been given a short time to arrive. The caller closes the socket with a reset.
+/// After an error the stream is already reset. All bytes that were read from the failing side have then been written to the
+/// other side, which had a short time to receive them. The caller closes the socket with a reset.
 ///
 /// # Errors
-/// Names the side that failed. A tunnel that was reset by its peer is of kind `ConnectionReset`, one whose connection was
-/// lost of kind `ConnectionAborted`.
+/// The error names the side that failed. Its kind is `ConnectionReset` if the peer reset the stream, and `ConnectionAborted` if
+/// the HBONE connection was lost.
 pub async fn both(
     tcp: &mut TcpStream,
     tunnel: &mut HboneStream,
@@ -64,7 +65,7 @@ pub async fn both(
         result.map(|((), ())| relay.unread.get())
     };
     if let Ok(true) = result {
-        // To close over what is unread is a reset, which takes back what has not arrived.
+        // A close with unread bytes resets the connection, and bytes that have not arrived would be lost.
         flush(tcp).await;
     }
     if let Err(error) = &result {
@@ -82,16 +83,16 @@ struct Relay<'a> {
     tunnel: RefCell<&'a mut HboneStream>,
     tunnel_side: Side,
     tcp_side: Side,
-    /// The application's end has been passed on, or the tunnel takes no more.
+    /// The end of the application has been passed on, or the stream takes no more bytes.
     up_done: Cell<bool>,
-    /// The tunnel's end has been passed on.
+    /// The end of the stream has been passed on.
     down_done: Cell<bool>,
-    /// The application may have more to say, which nobody wants.
+    /// The application may send more bytes, which will not be read.
     unread: Cell<bool>,
 }
 
 impl Relay<'_> {
-    /// From the application into the tunnel.
+    /// Copies from the application to the stream.
     async fn up(&self, mut from: ReadHalf<'_>, pool: &BufferPool, count: &Cell<u64>) -> Result<(), CopyError> {
         let (mut share, mut size) = (0, Size::Small);
         loop {
@@ -138,19 +139,20 @@ impl Relay<'_> {
     async fn up_ends(&self) -> Result<(), CopyError> {
         self.tunnel.borrow_mut().release_room();
         self.up_done.set(true);
-        // The other direction may have been polled before this one and sleeps; it has something new to watch.
+        // The other direction may have been polled before this one and wait. It has to watch for errors of its destination now.
         yield_now().await;
         Ok(())
     }
 
-    /// Waits for bytes, or an end, from the application; `false`: the tunnel takes no more.
+    /// Waits for bytes or the end from the application; `false`: the stream takes no more bytes.
     async fn wait_readable(&self, from: &ReadHalf<'_>) -> Result<bool, CopyError> {
         let mut readable = pin!(from.readable());
         poll_fn(|cx| {
             if let Poll::Ready(result) = readable.as_mut().poll(cx) {
                 return Poll::Ready(result.map(|()| true).map_err(|source| self.tcp_failed(source)));
             }
-            // While the other direction reads, it notices; looked at on every poll, because it may end while this waits.
+            // As long as the other direction reads, it notices a fault. Checked on every poll, because the other direction may
+            // end while this one waits.
             if self.down_done.get()
                 && let Poll::Ready(fault) = self.tunnel.borrow_mut().poll_fault(cx)
             {
@@ -161,7 +163,7 @@ impl Relay<'_> {
         .await
     }
 
-    /// Waits until the tunnel takes bytes; `None`: it never will. An application that resets meanwhile is noticed at once.
+    /// Waits until the stream takes bytes; `None`: it takes no more. A reset of the application meanwhile is noticed at once.
     async fn wait_room(&self, from: &ReadHalf<'_>, size: usize) -> Result<Option<usize>, CopyError> {
         let mut error = pin!(error_of(from.as_ref()));
         let mut stall = None;
@@ -179,8 +181,8 @@ impl Relay<'_> {
         }
     }
 
-    /// The tunnel has refused bytes: says why, unless the other direction still has some to deliver first, and then says
-    /// it. `true`: the peer has all it wants.
+    /// Returns why the stream refused bytes, after the other direction has delivered its bytes. `true`: the peer needs no more
+    /// bytes.
     async fn tunnel_takes_no_more(&self) -> Result<bool, CopyError> {
         poll_fn(|cx| {
             if !self.down_done.get() {
@@ -192,7 +194,7 @@ impl Relay<'_> {
         .await
     }
 
-    /// From the tunnel to the application.
+    /// Copies from the stream to the application.
     async fn down(&self, mut to: WriteHalf<'_>, count: &Cell<u64>) -> Result<(), CopyError> {
         let mut share = 0;
         loop {
@@ -226,8 +228,8 @@ impl Relay<'_> {
         }
     }
 
-    /// Waits for bytes from the tunnel; `false`: its end. Once the application has said all it will, nobody reads from it,
-    /// so that its reset would go unnoticed elsewhere.
+    /// Waits for bytes from the stream; `false`: its end. After the application has finished, the other direction does not read
+    /// from it any more, so this direction has to watch for its reset.
     async fn wait_arrival(&self, to: &WriteHalf<'_>) -> Result<bool, CopyError> {
         let mut error = pin!(error_of(to.as_ref()));
         poll_fn(|cx| {
@@ -251,8 +253,8 @@ impl Relay<'_> {
         .await
     }
 
-    /// Waits until the application takes bytes. A tunnel that breaks meanwhile is noticed at once; what arrives meanwhile
-    /// is gathered, up to the stream's window, because h2 is bad at keeping many small pieces.
+    /// Waits until the application takes bytes. A fault of the stream meanwhile is noticed at once. Bytes that arrive meanwhile
+    /// are gathered, up to the stream's window, because many small pieces in h2 need much memory.
     async fn wait_writable(&self, to: &WriteHalf<'_>) -> Result<(), CopyError> {
         let mut writable = pin!(to.as_ref().writable());
         let _stall = self.tunnel.borrow().stall();
@@ -275,11 +277,11 @@ impl Relay<'_> {
         .await
     }
 
-    /// Passes the tunnel's end on.
+    /// Passes on the end of the stream.
     async fn shut_down(&self, to: &mut WriteHalf<'_>) -> Result<(), CopyError> {
         match poll_fn(|cx| Pin::new(&mut *to).poll_shutdown(cx)).await {
             Ok(()) => Ok(()),
-            // The application is gone already; the other direction says how.
+            // The application is gone already; the other direction reports the reason.
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
             Err(source) => Err(self.tcp_failed(source)),
         }

@@ -1,4 +1,4 @@
-//! The server's side of a connection: accepts CONNECTs and hands them out, each with the means to answer it.
+//! The server's side of a connection: accepts CONNECT requests and passes each on with a [`Responder`] for its answer.
 
 use std::{
     fmt,
@@ -38,21 +38,21 @@ use reset_budget::ResetBudget;
 use responder::Streams;
 pub use responder::{Gone, Responder};
 
-/// How long a peer may take to let itself be closed.
+/// How long the close of a connection may take.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
-/// The same for a peer without streams when the daemon is told to stop.
+/// The same for a connection without streams when this side closes it in order, for example in a drain.
 const DRAINED_WITHIN: Duration = Duration::from_secs(1);
-/// Tunnels that wait for their applications longer than this keep their connection from moving, if they are many.
+/// If many streams wait for their applications longer than this, they block their connection.
 const STALLED_FOR: Duration = Duration::from_secs(1);
-/// Streams accepted before the worker's other tasks get their turn.
+/// The number of streams that are accepted before the worker's other tasks get their turn.
 const FAIR_SHARE: usize = 64;
 
 /// A request of a peer.
 #[derive(Debug)]
 pub struct Incoming {
-    /// What it wants, or why that is no CONNECT.
+    /// The CONNECT request, or why the request is invalid.
     pub request: Result<ConnectRequest, RequestError>,
-    /// Answers it.
+    /// Answers the request.
     pub responder: Responder,
 }
 
@@ -61,32 +61,32 @@ pub struct Incoming {
 pub enum End {
     /// The peer closed it in order.
     PeerClosed,
-    /// It had no stream for so long that it was closed.
+    /// It had no stream for the idle time.
     Idle,
-    /// No stream was ever opened on it.
+    /// No stream was opened on it in time.
     Unused,
     /// The daemon is stopping, and the last stream has ended.
     Drained,
-    /// The peer was silent for this long, although it was asked for a sign of life.
+    /// The peer sent no byte for this long, although it was sent a PING.
     Dead(Duration),
-    /// The peer gave up too many streams that it had just opened.
+    /// The peer reset too many streams that it had just opened.
     Abused,
     /// The peer sent too many frames that carry nothing.
     Flooded,
-    /// Applications that do not read have filled its window, and its last stream has ended since.
+    /// Applications that do not read had filled its window, so it took no new streams, and its last stream has ended.
     Stalled,
-    /// Memory was short, and it had been promised more than it needs: its last stream had ended.
+    /// Memory was short, the connection had no stream, and its windows were larger than at its start.
     Outgrown,
-    /// The peer never began to speak HTTP/2.
+    /// The peer sent no HTTP/2 preface in time.
     NoPreface,
-    /// It broke, or the peer broke the rules.
+    /// The connection broke, or the peer violated the protocol.
     Failed(String),
-    /// This side has cut it.
+    /// This side cut the connection.
     Cut(Cut),
 }
 
 impl End {
-    /// What the peer was told to calm down for, as the value of a metric label.
+    /// The abuse for which the peer got ENHANCE_YOUR_CALM, as the value of a metric label.
     #[must_use]
     pub fn abuse(&self) -> Option<&'static str> {
         match self {
@@ -96,7 +96,7 @@ impl End {
         }
     }
 
-    /// What is said of the tunnels that it ends.
+    /// The close reason of the streams that end with the connection.
     fn reason(&self) -> CloseReason {
         match self {
             End::Cut(cut) => cut.reason,
@@ -124,11 +124,11 @@ impl fmt::Display for End {
     }
 }
 
-/// Serves a connection to its end. Dropping the future breaks it, and all its tunnels.
+/// Serves a connection until its end. Dropping the future breaks the connection and all its streams.
 ///
-/// When the drain starts the peer is told to open no more streams; the connection ends with its last one. When `cut` comes,
-/// it ends at once, and its tunnels can tell why. The windows are given back at its end. `on_request` is called once for each stream and should not take long: it
-/// starts a task, or answers.
+/// When the drain starts, the peer is told to open no more streams; the connection ends with its last stream. When `cut` is
+/// ready, the connection ends at once, and its streams can report the reason. The memory of the windows is returned at the end.
+/// `on_request` is called once for each stream and should not take long: it starts a task, or answers.
 pub async fn serve<S>(
     io: S,
     activity: Activity,
@@ -188,7 +188,7 @@ where
         serving.poll(cx)
     })
     .await;
-    // Before the connection is dropped, so that its tunnels can tell why.
+    // Before the connection is dropped, so that its streams can report the reason.
     link.ended(end.reason(), &end);
     end
 }
@@ -201,17 +201,17 @@ struct Serving<S, F> {
     windows: Windows,
     silence: Duration,
     idle: Duration,
-    /// So many waits fill the connection's window.
+    /// The number of stalled streams from which the connection counts as blocked.
     stalls: usize,
-    /// Runs while there are as many.
+    /// A timer that runs while at least this many streams are stalled.
     stalled: Option<Pin<Box<Sleep>>>,
-    /// There is no stream, and the timer runs.
+    /// The connection has no stream, and the timer runs.
     quiet: bool,
-    /// Until the first stream, then while it is quiet, then until it must be closed.
+    /// The deadline for the first stream; later the end of the idle time; at the end the deadline for the close.
     timer: Pin<Box<Sleep>>,
     used: bool,
     ending: Option<End>,
-    /// When the peer was told to open no more streams.
+    /// When the GOAWAY was sent.
     farewell: Option<Instant>,
     on_request: F,
 }
@@ -227,7 +227,7 @@ where
             match self.connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => self.admit(request, respond),
                 Poll::Ready(Some(Err(error))) => {
-                    // Both may have said goodbye at once; without streams nothing is lost by that.
+                    // Both sides may have closed at the same time; without streams no byte is lost.
                     let closed = error.is_io() && self.streams.are_over();
                     let end = if closed { End::PeerClosed } else { End::Failed(error.to_string()) };
                     return Poll::Ready(self.ending.take().unwrap_or(end));
@@ -266,7 +266,7 @@ where
         self.ending.as_ref().is_some_and(|end| end.abuse().is_some())
     }
 
-    /// What the peer does too often.
+    /// The abuse by the peer, if there is one.
     fn abuse(&mut self) -> Option<End> {
         if self.streams.link().pace.is_exhausted() {
             return Some(End::Flooded);
@@ -275,8 +275,8 @@ where
         (given_up > 0 && self.patience.is_over(given_up, Instant::now())).then_some(End::Abused)
     }
 
-    /// Tells the peer to put new streams elsewhere, when stalled ones keep this connection from moving. It is the peer's next
-    /// frames, at the latest its PING, that call this.
+    /// Tells the peer to open new streams on another connection if stalled streams block this one. No event of its own calls
+    /// this; the peer's next frames do, at the latest its PING.
     fn poll_stalled(&mut self, cx: &mut Context<'_>) {
         let stalls = &self.streams.link().stalls;
         if self.ending.is_some() || stalls.count() < self.stalls {
@@ -298,7 +298,7 @@ where
 
     fn admit(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Outgoing>) {
         if self.farewell.is_some_and(|farewell| farewell.elapsed() > CLOSE_WITHIN) {
-            // It did not cross the farewell; h2 itself refuses only after the peer has answered a PING.
+            // The peer has had time to receive the GOAWAY. h2 itself refuses streams only after the peer has answered a PING.
             return respond.send_reset(Reason::REFUSED_STREAM);
         }
         self.used = true;
@@ -309,16 +309,16 @@ where
         }
     }
 
-    /// Ends the connection when it has been quiet for too long.
+    /// Ends the connection if it has had no stream for too long.
     fn poll_quiet(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        // A stream that crossed the farewell is served, too.
+        // A stream that the peer opened before it received the GOAWAY is served as well.
         if self.connection.has_streams() && !self.is_abused() {
             self.quiet = false;
             return Poll::Pending;
         }
         if !self.quiet {
             self.quiet = true;
-            // The last bytes of the last stream are on their way out, perhaps, and the peer's answer on its way in.
+            // The last bytes of the last stream may still be on their way to the peer, and its answer on its way back.
             let patience = if self.ending.is_some() { CLOSE_WITHIN } else { self.idle };
             self.timer.as_mut().reset(Instant::now() + patience);
         }
@@ -342,7 +342,7 @@ where
         self.timer.as_mut().reset(now + CLOSE_WITHIN);
     }
 
-    /// Lets the peer open no more streams; those that are open go on.
+    /// Tells the peer to open no more streams; open streams continue.
     fn leave(&mut self, why: End) {
         if self.ending.is_none() {
             self.close(why);

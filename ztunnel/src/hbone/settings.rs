@@ -6,29 +6,29 @@ use std::time::Duration;
 pub(super) const LARGEST_WINDOW: u32 = (1 << 31) - 1;
 /// The smallest and the largest value of SETTINGS_MAX_FRAME_SIZE (RFC 9113, 6.5.2).
 const FRAME_SIZES: (u32, u32) = (1 << 14, (1 << 24) - 1);
-/// Streams that the client resets before this side has looked at them; more in one go ends the connection
-/// (CVE-2023-44487). A client that dies with all its streams in the making is not an attack.
+/// Streams that the client resets before this side has accepted them; more of them at once end the connection
+/// (CVE-2023-44487). A client that dies while it opens all its streams is not an attack.
 const RESETS_BEFORE_ACCEPT: usize = 256;
-/// Streams that this side has reset and still knows, so that what is under way for them is ignored. What comes for a
-/// forgotten one counts as an error.
+/// Streams that this side has reset and still remembers, so that frames on the way to them are ignored. A frame for a forgotten
+/// stream counts as an error.
 const RESETS_REMEMBERED: usize = 1024;
-/// For how long: any round trip.
+/// How long they are remembered: longer than any round trip.
 const RESET_MEMORY: Duration = Duration::from_secs(30);
-/// Errors in streams that the peer may make in a connection's life. h2's 1024 could be used up over months by frames that
-/// cross a reset; a peer that makes errors on purpose (CVE-2025-8671) gets this far in a moment.
+/// Stream errors that the peer may make during a connection. Frames that cross a reset could use up h2's default of 1024 over
+/// months. A peer that makes errors on purpose (CVE-2025-8671) reaches this limit in a moment.
 const STREAM_ERRORS: usize = 16_384;
-/// h2 counts 256 bytes against this for each small DATA frame that nobody has fetched, and ends the connection, with all
-/// its streams, when it is used up. A burst of 1-byte messages to a worker that was busy for a moment must not do that.
+/// The budget for small DATA frames that have not been read: h2 counts 256 bytes for each, and ends the connection with all its
+/// streams when the budget is used up. A burst of 1-byte messages to a worker that is busy for a moment must not use it up.
 const SMALL_FRAMES: usize = 32 << 20;
 
 /// The numbers of HBONE connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// What one stream may have under way to this side: the most memory a slow reader costs.
+    /// Bytes that the peer may send on one stream before they are read: the largest memory cost of a slow reader.
     pub stream_window: u32,
-    /// What all streams of a connection may have under way together.
+    /// Bytes that the peer may send on all streams of a connection together before they are read.
     pub connection_window: u32,
-    /// The largest frame that is accepted.
+    /// The largest frame that is accepted, in bytes.
     pub frame_size: u32,
     /// Streams that a client may have open on one connection.
     pub max_streams: u32,
@@ -36,26 +36,26 @@ pub struct Settings {
     pub request_header_bytes: u32,
     /// Bytes of a response's headers.
     pub response_header_bytes: u32,
-    /// What one stream may have waiting to be sent, in bytes of its buffers.
+    /// Bytes of buffers that may wait to be sent on one stream.
     pub send_buffer: usize,
-    /// A peer that has been silent for this long is asked for a sign of life.
+    /// A peer that has sent nothing for this long gets a PING.
     pub ping_interval: Duration,
-    /// One that stays silent for this long after it was asked is dead.
+    /// A peer that sends nothing for this long after the PING is dead.
     pub ping_timeout: Duration,
-    /// Streams that a client puts on one connection before it makes another.
+    /// Streams that a client opens on one connection before it makes another.
     pub streams_per_connection: usize,
-    /// Connections to one place.
+    /// Connections with the same key.
     pub connections_per_key: usize,
-    /// A client closes a connection that has had no stream for this long; a server after twice the time, so that it is
-    /// the client that does it.
+    /// A client closes a connection that has had no stream for this long. A server waits twice the time, so that usually the
+    /// client closes first.
     pub idle_release: Duration,
-    /// How long a peer may take to answer a CONNECT: longer than the 10 s that it gives the application.
+    /// How long a peer may take to answer a CONNECT: longer than the 10 s that it waits for the application.
     pub response_timeout: Duration,
-    /// How long a connection may take to come about, and a stream may wait for one.
+    /// How long a dial may take, and how long a stream may wait for a connection.
     pub dial_timeout: Duration,
-    /// A client that has not begun to speak HTTP/2 after this long is closed.
+    /// The connection of a client that has sent no HTTP/2 preface after this time is closed.
     pub preface_timeout: Duration,
-    /// A client that has opened no stream after this long is closed.
+    /// The connection of a client that has opened no stream after this time is closed.
     pub first_stream_timeout: Duration,
 }
 
@@ -83,7 +83,8 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// How many stalled tunnels make a connection one that takes no further ones: one less than fill its window.
+    /// The number of stalled streams from which a connection gets no further ones: one less than the number that fills its
+    /// window.
     pub(super) fn stalls(&self) -> usize {
         (self.connection_window / self.stream_window.max(1)).saturating_sub(1).max(1) as usize
     }
@@ -124,12 +125,12 @@ impl Settings {
         builder
     }
 
-    /// Streams on one connection; never none, or nothing would ever get through.
+    /// The number of streams on one connection, at least 1.
     pub(super) fn slots(&self) -> usize {
         self.streams_per_connection.max(1)
     }
 
-    /// When a server closes a connection without streams.
+    /// The time after which a server closes a connection without streams.
     pub(super) fn server_idle(&self) -> Duration {
         self.idle_release.saturating_mul(2)
     }

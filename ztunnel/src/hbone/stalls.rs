@@ -1,26 +1,26 @@
-//! How many tunnels of a connection wait for an application that does not read, here or over there.
+//! Counts the streams of a connection that wait for an application that does not read, on this or on the other side.
 //!
-//! Each of them fills its own window, and all of them together that of the connection, on which then nothing moves any more.
-//! Nobody can take the room back from them; but new tunnels need not be put on such a connection, and a server can tell its
-//! peer not to do so.
+//! Each of these streams fills its own window. Together they can fill the window of the connection, which then blocks all its
+//! streams. HTTP/2 can't take the space back from them. But a client can open new streams on another connection, and a server
+//! can tell its peer to do so.
 
 use std::{cell::Cell, rc::Rc};
 
-/// The waits on one connection.
+/// The waiting streams of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Stalls(Rc<Counts>);
 
 #[derive(Debug, Default)]
 struct Counts {
-    /// Grows with each look.
+    /// The number of calls of [`Stalls::since_last_look`].
     looks: Cell<u64>,
-    /// Waits that were there at the last look.
+    /// Waits that began before the last call.
     old: Cell<usize>,
-    /// Waits from after it.
+    /// Waits that began after the last call.
     new: Cell<usize>,
 }
 
-/// A tunnel that waits; over when it is dropped.
+/// A stream that waits; the wait ends when the value is dropped.
 #[derive(Debug)]
 pub(super) struct Stall {
     counts: Rc<Counts>,
@@ -28,18 +28,19 @@ pub(super) struct Stall {
 }
 
 impl Stalls {
-    /// A tunnel begins to wait.
+    /// Records that a stream begins to wait.
     pub(super) fn begin(&self) -> Stall {
         self.0.new.set(self.0.new.get() + 1);
         Stall { counts: Rc::clone(&self.0), begun: self.0.looks.get() }
     }
 
-    /// How many wait now. An application that is a little slower than the network does so most of the time.
+    /// The number of streams that wait now. The stream of an application that is a little slower than the network waits most of
+    /// the time.
     pub(super) fn count(&self) -> usize {
         self.0.old.get() + self.0.new.get()
     }
 
-    /// How many have waited since the last call, without a byte moved.
+    /// The number of streams that have waited since the last call without the transfer of a byte.
     pub(super) fn since_last_look(&self) -> usize {
         let old = self.0.old.get();
         self.0.old.set(old + self.0.new.take());

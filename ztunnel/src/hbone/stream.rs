@@ -1,4 +1,4 @@
-//! One CONNECT's two directions.
+//! One stream: both directions of a CONNECT.
 
 use std::{
     any::Any,
@@ -25,27 +25,27 @@ use crate::{
     net::{buffer::Borrowed, memory::Account},
 };
 
-/// What a tunnel may have waiting to be sent where memory is tight.
+/// Bytes of buffers that may wait to be sent on one stream when memory is short.
 const LITTLE: usize = 32 << 10;
 
-/// How a tunnel is given up.
+/// Why this side resets a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reset {
     /// The application reset its connection: CONNECT_ERROR (RFC 9113, 8.5).
     Application,
-    /// Policy does not allow the connection any more: INADEQUATE_SECURITY. A peer of another make takes it for what it is, a
-    /// reset.
+    /// Policy does not allow the connection any more: INADEQUATE_SECURITY. For another implementation this is a reset like any
+    /// other.
     Denied,
     /// Anything else: CANCEL.
     Cancelled,
 }
 
-/// A connection is to be broken, with all its tunnels.
+/// An order to break a connection with all its streams.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cut {
-    /// What is said of its tunnels.
+    /// The close reason of its streams.
     pub reason: CloseReason,
-    /// More about it.
+    /// Details for a person.
     pub why: String,
 }
 
@@ -55,39 +55,39 @@ impl fmt::Display for Cut {
     }
 }
 
-/// What the error of a tunnel carries whose connection has ended, or which its peer had to end.
+/// Inside an [`io::Error`] of a stream: its connection has ended, or policy of the peer ended the stream.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("the tunnel broke: {why}")]
 pub struct Lost {
-    /// [`CloseReason::TunnelLost`], unless this side has cut the connection, or the peer this tunnel.
+    /// [`CloseReason::TunnelLost`], unless this side has cut the connection, or policy of the peer ended the stream.
     pub reason: CloseReason,
     why: String,
 }
 
 impl Lost {
-    /// What an error carries, if it is such a tunnel's.
+    /// The `Lost` inside an error, if there is one.
     #[must_use]
     pub fn of(error: &io::Error) -> Option<&Self> {
         error.get_ref()?.downcast_ref()
     }
 }
 
-/// What tunnels and the connection that they run on know of each other.
+/// The shared state of a connection and its streams.
 #[derive(Debug)]
 pub(super) struct Link {
-    /// What became of the connection; told by its driver.
+    /// How the connection ended; set by its driver.
     end: RefCell<Option<Lost>>,
-    /// Told by the tunnels.
+    /// The streams that wait for an application; set by the streams.
     pub(super) stalls: Stalls,
-    /// What its peer costs.
+    /// The limits of the peer's use of worker time.
     pub(super) pace: Rc<Pace>,
-    /// Whose memory its tunnels use.
+    /// The account of the memory that the streams use.
     memory: Account,
-    /// Bytes of its tunnels that applications here have read.
+    /// The number of bytes that applications on this side have read from the streams.
     read: Cell<u64>,
-    /// Tunnels that are open.
+    /// The number of open streams.
     tunnels: Cell<usize>,
-    /// It has more memory than it needs, and memory is short.
+    /// Notified when the connection holds more memory than it needs, and memory is short.
     outgrown: Notify,
 }
 
@@ -105,22 +105,22 @@ impl Link {
         }
     }
 
-    /// What its tunnels have carried to this side.
+    /// The bytes that the streams have carried to this side.
     pub(super) fn seen(&self) -> Seen {
         Seen { heard: self.pace.heard(), read: self.read.get() }
     }
 
-    /// Whether no tunnel is open.
+    /// Whether no stream is open.
     pub(super) fn is_idle(&self) -> bool {
         self.tunnels.get() == 0
     }
 
-    /// Says that it has more memory than it needs.
+    /// Reports that the connection holds more memory than it needs.
     pub(super) fn is_outgrown(&self) {
         self.outgrown.notify_one();
     }
 
-    /// Waits for that.
+    /// Waits for this report.
     pub(super) async fn outgrown(&self) {
         self.outgrown.notified().await;
     }
@@ -129,7 +129,7 @@ impl Link {
         self.end.borrow_mut().get_or_insert_with(|| Lost { reason, why: why.to_string() });
     }
 
-    /// Why it ended, if it has.
+    /// Why the connection ended. `None`: it has not ended.
     pub(super) fn end(&self) -> Option<String> {
         self.end.borrow().as_ref().map(|lost| lost.why.clone())
     }
@@ -140,12 +140,12 @@ impl Link {
     }
 }
 
-/// Why a tunnel broke.
+/// Why a stream broke.
 #[derive(Clone, Debug)]
 pub(super) enum Fault {
-    /// Its peer reset it.
+    /// The peer reset the stream.
     Reset(Reason),
-    /// Its connection is gone.
+    /// The connection of the stream is gone.
     Lost(Lost),
 }
 
@@ -164,7 +164,7 @@ impl From<Fault> for io::Error {
     }
 }
 
-/// What will still come from the peer.
+/// The state of the receiving direction.
 #[derive(Clone, Debug)]
 pub(super) enum Incoming {
     Open,
@@ -172,7 +172,7 @@ pub(super) enum Incoming {
     Failed(Fault),
 }
 
-/// A connection through a tunnel. Dropped before both directions have ended, it is cancelled.
+/// A stream of an HBONE connection. Dropping it before both directions have ended cancels the stream.
 pub struct HboneStream {
     send: SendStream<Outgoing>,
     recv: RecvStream,
@@ -212,23 +212,23 @@ impl HboneStream {
         }
     }
 
-    /// Says that the tunnel waits for an application, until the value is dropped.
+    /// Records that the stream waits for an application, until the value is dropped.
     pub(super) fn stall(&self) -> Stall {
         self.link.stalls.begin()
     }
 
-    /// Keeps something for as long as the tunnel lives.
+    /// Keeps a value until the stream is dropped.
     pub(crate) fn hold(&mut self, what: impl Any) {
         self.held.push(Box::new(what));
     }
 
-    /// Bytes of buffers that wait to be sent.
+    /// The size of the buffers that wait to be sent, in bytes.
     #[must_use]
     pub fn unsent(&self) -> usize {
         self.ledger.held()
     }
 
-    /// Gives the tunnel up. What waits to be sent is lost.
+    /// Resets the stream. Bytes that wait to be sent are lost.
     pub fn reset(&mut self, how: Reset) {
         self.send.send_reset(match how {
             Reset::Application => Reason::CONNECT_ERROR,
@@ -237,7 +237,7 @@ impl HboneStream {
         });
     }
 
-    /// Gives what waits a moment to be sent, because a reset would take it back.
+    /// Waits up to 255 ms until the waiting bytes are sent, because a reset would discard them.
     pub async fn flush(&self) {
         let mut pause = Duration::from_millis(1);
         while self.unsent() > 0 && pause <= Duration::from_millis(128) {
@@ -246,11 +246,12 @@ impl HboneStream {
         }
     }
 
-    /// How many bytes may be sent now, in a buffer of that size. `None`: the tunnel takes no more, see [`Self::poll_fault`].
+    /// The number of bytes that may be sent now, in a buffer of this size. `None`: the stream takes no more bytes, see
+    /// [`Self::poll_fault`].
     pub(super) fn poll_room(&mut self, cx: &mut Context<'_>, size: usize) -> Poll<Option<usize>> {
         let limit = if self.link.memory.is_tight() { self.limit.min(LITTLE) } else { self.limit };
         if !self.ledger.has_room(size, limit) {
-            // A reset empties the queue, and so wakes as well.
+            // A reset empties the queue, which wakes the task as well.
             self.ledger.wake_later(cx.waker());
             return Poll::Pending;
         }
@@ -268,12 +269,12 @@ impl HboneStream {
         }
     }
 
-    /// Gives room that is not used back to the connection's other streams.
+    /// Returns unused window to the connection's other streams.
     pub(super) fn release_room(&mut self) {
         self.send.reserve_capacity(0);
     }
 
-    /// Sends a buffer's first bytes. `false`: the tunnel takes no more, see [`Self::poll_fault`].
+    /// Sends the first `length` bytes of a buffer. `false`: the stream takes no more bytes, see [`Self::poll_fault`].
     pub(super) fn send(&mut self, buffer: Borrowed, length: usize) -> bool {
         let size = buffer.bytes().len();
         self.link.pace.sent(length);
@@ -281,14 +282,14 @@ impl HboneStream {
         self.send.send_data(outgoing, false).is_ok()
     }
 
-    /// Says that no more will be sent. `false`: as for [`Self::send`].
+    /// Ends the sending direction. `false`: as for [`Self::send`].
     pub(super) fn finish(&mut self) -> bool {
         self.sent_end = self.sent_end || self.send.send_data(Outgoing::default(), true).is_ok();
         self.sent_end
     }
 
-    /// Fetches what has arrived, until `enough` bytes wait in the inbox. When that leaves the tunnel open with less than
-    /// that, the task is woken when more is there.
+    /// Moves received bytes to the inbox, until it has `enough` bytes. If the stream is open and the inbox has fewer bytes, the
+    /// task is woken when more bytes arrive.
     pub(super) fn gather(&mut self, cx: &mut Context<'_>, enough: usize) -> &Incoming {
         while matches!(self.incoming, Incoming::Open) && self.inbox.len() < enough {
             match self.recv.poll_data(cx) {
@@ -301,18 +302,18 @@ impl HboneStream {
         &self.incoming
     }
 
-    /// Lets the peer send as much more, because that much has been passed on.
+    /// Lets the peer send `count` more bytes, because as many have been passed on.
     pub(super) fn release(&mut self, count: usize) {
         self.link.read.set(self.link.read.get().saturating_add(count as u64));
-        // The stream may have been reset meanwhile; then there is nothing to release.
+        // If the stream was reset meanwhile, there is nothing to release.
         let _reset = self.recv.flow_control().release_capacity(count);
     }
 
-    /// Waits for the tunnel to break; `None` when the peer has sent all it had and wants no more.
+    /// Waits until the stream breaks. `None`: the peer has sent its end and needs no more bytes.
     pub(super) fn poll_fault(&mut self, cx: &mut Context<'_>) -> Poll<Option<Fault>> {
         let reset = ready!(self.send.poll_reset(cx));
-        // The reason alone does not tell a reset of the stream from the end of its connection; the receiving side does,
-        // after what has arrived before.
+        // The reason alone does not distinguish a reset of the stream from the end of its connection. The receiving direction
+        // does, after the bytes that arrived before.
         match (self.gather(cx, usize::MAX).clone(), reset) {
             (Incoming::Failed(fault), _) => Poll::Ready(Some(fault)),
             (Incoming::Open | Incoming::Ended, Err(error)) => Poll::Ready(Some(self.fault(&error))),

@@ -1,13 +1,14 @@
-//! What the peer of a tunnel may send before somebody reads it: memory that is promised to it.
+//! The windows of a connection: the number of bytes that its peer may send before they are read. The daemon promises memory for
+//! these bytes.
 //!
-//! Where memory is plenty a connection begins with the windows of the settings. Otherwise it begins with less, and is given
-//! more, up to those, once applications here have read a whole window: only to a peer whose bytes are wanted, and only as
-//! far as the budget allows.
+//! If there is enough memory, a connection begins with the windows of the settings. Otherwise it begins with smaller windows.
+//! They grow up to the settings each time applications on this side have read a whole window, as far as the budget allows. So
+//! only a peer whose bytes are read gets more.
 //!
-//! Where memory is short windows shrink again. HTTP/2 has no word that takes the window of a connection back, so that a peer keeps
-//! its right to what it was promised until it has used it. The window of a stream can be taken back, and binds the peer once it has
-//! acknowledged the SETTINGS. What is counted is what the peer may still send by both. A connection without streams is
-//! given up instead: see [`Windows::is_outgrown`].
+//! When memory is short, the windows shrink. HTTP/2 has no frame that reduces the window of a connection, so the peer may still
+//! use the whole window that it was promised. The window of a stream can be reduced, which takes effect when the peer has
+//! acknowledged the SETTINGS. The budget counts the bytes that the peer may still send under both limits. A connection without
+//! streams is closed instead: see [`Windows::is_outgrown`].
 
 use std::time::Duration;
 
@@ -16,53 +17,53 @@ use tokio::time::Instant;
 use super::settings::{LARGEST_WINDOW, Settings};
 use crate::net::memory::{Account, Claim};
 
-/// The smallest window of a connection: HTTP/2's, which nobody can announce less than.
+/// The smallest window of a connection: the initial window of HTTP/2, which can't be reduced.
 const SMALLEST: u32 = (64 << 10) - 1;
 /// The smallest window of a stream: a full TLS record.
 const SMALLEST_OF_STREAM: u32 = 16 << 10;
-/// What part of the budget a connection begins with.
+/// A connection begins with at most the budget divided by this.
 const PART: usize = 2048;
-/// Windows shrink no more than once in this time.
+/// The windows shrink at most once in this time.
 const SHRINK_PAUSE: Duration = Duration::from_secs(1);
-/// What is counted differs from what is promised by less than this.
+/// The counted bytes differ from the promised bytes by less than this.
 const STEP: usize = 64 << 10;
 
-/// Bytes of a connection's tunnels.
+/// The received bytes of a connection's streams.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Seen {
-    /// The peer has sent them.
+    /// Bytes that the peer has sent.
     pub(super) heard: u64,
-    /// Applications here have read them.
+    /// Bytes that applications on this side have read.
     pub(super) read: u64,
 }
 
-/// The windows of one connection. Dropping it gives the memory back.
+/// The windows of one connection. Dropping the value returns the memory.
 #[derive(Debug)]
 pub struct Windows {
     claim: Claim,
-    /// With which it began.
+    /// The connection's window at its start.
     first: u32,
     connection: u32,
     most: u32,
-    /// Of the connection's window, a stream's is so much.
+    /// The window of a stream as a fraction of the connection's window.
     streams: (u64, u64),
-    /// So many streams may be open.
+    /// The largest number of open streams.
     streams_at_most: u64,
-    /// Bytes that had been read when the window changed last, or could not.
+    /// The number of read bytes when the window last changed, or could not change.
     read: u64,
-    /// A stream's window that the peer has not been told yet.
+    /// A stream window that was not announced to the peer yet.
     untold: Option<u32>,
-    /// The stream's window that the peer was told last, and the largest by which it may still go.
+    /// The stream window that was announced last, and the largest one that the peer may still use.
     told: u32,
     in_force: u32,
-    /// What the peer was promised beyond the connection's window, with the bytes that had been read then.
+    /// The bytes promised to the peer before the connection's window shrank, and the number of read bytes at that time.
     granted: Option<(u64, u64)>,
-    /// When it shrank last.
+    /// When the windows last shrank.
     shrunk: Option<Instant>,
 }
 
 impl Windows {
-    /// The windows that a connection of this account begins with. `None`: there is no memory for one more.
+    /// The windows with which a connection of this account begins. `None`: there is no memory for one more connection.
     #[must_use]
     pub fn claim(settings: &Settings, account: &Account) -> Option<Self> {
         let most = settings.connection_window.clamp(SMALLEST, LARGEST_WINDOW);
@@ -90,12 +91,12 @@ impl Windows {
         })
     }
 
-    /// Whose memory it is.
+    /// The account of the memory.
     pub(super) fn account(&self) -> &Account {
         self.claim.account()
     }
 
-    /// The settings with these windows.
+    /// The settings, with these windows in place of their own.
     pub(super) fn of(&self, settings: &Settings) -> Settings {
         Settings { stream_window: self.stream(), connection_window: self.connection, ..settings.clone() }
     }
@@ -104,13 +105,13 @@ impl Windows {
         of_stream(self.connection, self.streams)
     }
 
-    /// Whether more is promised than it began with, and everyone should do with less: without streams the connection is better
-    /// given up.
+    /// Whether more bytes are promised than at the start of the connection while memory is short. A connection without streams
+    /// should then be closed.
     pub(super) fn is_outgrown(&self) -> bool {
         self.claim.bytes() > self.first as usize && self.account().is_tight()
     }
 
-    /// Lets the windows grow or shrink. The connection's window, if it is another now.
+    /// Lets the windows grow or shrink. Returns the connection's window if it has changed.
     pub(super) fn adjust(&mut self, seen: Seen) -> Option<u32> {
         if self.granted.is_some() {
             self.settle(seen);
@@ -119,7 +120,7 @@ impl Windows {
         if can_shrink && self.account().is_tight() { self.shrink(seen) } else { self.grow(seen) }
     }
 
-    /// After applications have read a whole window.
+    /// Grows the windows if applications have read a whole window.
     fn grow(&mut self, seen: Seen) -> Option<u32> {
         if self.connection >= self.most || seen.read.saturating_sub(self.read) < self.connection.into() {
             return None;
@@ -136,7 +137,7 @@ impl Windows {
         Some(next)
     }
 
-    /// By half, or to what was read of late where that is less.
+    /// Shrinks the connection's window by half, or to the bytes read since the last change if those are fewer.
     fn shrink(&mut self, seen: Seen) -> Option<u32> {
         let now = Instant::now();
         if self.shrunk.is_some_and(|shrunk| now < shrunk + SHRINK_PAUSE) {
@@ -144,7 +145,7 @@ impl Windows {
         }
         self.shrunk = Some(now);
         if self.connection <= SMALLEST {
-            // Told again, so that its acknowledgement says that what was told before is in force.
+            // Announced again: the peer's acknowledgement of this proves that the previous announcement is in force.
             self.untold = Some(self.stream());
             return None;
         }
@@ -157,7 +158,8 @@ impl Windows {
         Some(self.connection)
     }
 
-    /// Tells the peer the window of a stream, if it does not know it; `tell` is refused until the one before is acknowledged.
+    /// Announces the window of a stream to the peer, if it has changed. `tell` returns `false` until the previous announcement
+    /// is acknowledged.
     pub(super) fn announce(&mut self, tell: impl FnOnce(u32) -> bool) {
         if let Some(window) = self.untold.take_if(|window| tell(*window)) {
             self.in_force = self.told.max(window);
@@ -165,7 +167,7 @@ impl Windows {
         }
     }
 
-    /// Counts what is promised by now.
+    /// Adjusts the claim to the bytes that are promised now.
     fn settle(&mut self, seen: Seen) {
         let promised = self.promised(self.connection, self.in_force, seen);
         let is_used = self.of_connection(self.connection, seen) <= self.connection.into();
@@ -177,7 +179,7 @@ impl Windows {
         }
     }
 
-    /// What the peer may send by these windows, or has sent and nobody has read.
+    /// The bytes that the peer may send within these windows, and the bytes that it has sent and that are unread.
     fn promised(&self, connection: u32, of_stream: u32, seen: Seen) -> usize {
         let of_connection = self.of_connection(connection, seen);
         if of_connection == u64::from(connection) {
@@ -188,14 +190,14 @@ impl Windows {
         usize::try_from(of_connection.min(of_streams.max(connection.into()))).unwrap_or(usize::MAX)
     }
 
-    /// The same by the window of the connection alone.
+    /// The same, by the window of the connection alone.
     fn of_connection(&self, connection: u32, seen: Seen) -> u64 {
         let left = self.granted.map(|(granted, since)| granted.saturating_sub(seen.read.saturating_sub(since)));
         left.unwrap_or_default().max(connection.into())
     }
 }
 
-/// The window of a stream on a connection with that window.
+/// The window of a stream on a connection with this window.
 fn of_stream(connection: u32, (part, whole): (u64, u64)) -> u32 {
     let window = u32::try_from(u64::from(connection).saturating_mul(part) / whole).unwrap_or(LARGEST_WINDOW);
     window.clamp(SMALLEST_OF_STREAM.min(connection), LARGEST_WINDOW)
@@ -224,7 +226,7 @@ mod tests {
         assert_eq!(windows.of(&settings), settings);
     }
 
-    /// 128 tunnels of one peer whose application reads nothing, then those of a second one.
+    /// 128 HBONE connections of a peer whose bytes are not read, then those of further peers.
     #[test]
     fn whoever_is_not_read_gets_no_more_than_a_beginning() {
         let budget = Budget::new(512 << 20);
@@ -270,7 +272,7 @@ mod tests {
         assert_eq!(grown.len(), 20, "all of them work");
     }
 
-    /// Windows that have grown to those of the settings, and what has been read for that.
+    /// Windows that have grown to those of the settings, and the number of bytes read for that.
     fn grown(budget: &Budget) -> (Windows, u64) {
         let mut windows = Windows::claim(&Settings::default(), &budget.pod().of_peer([10, 0, 0, 1].into())).unwrap();
         let mut bytes = u64::from(windows.connection);
@@ -282,7 +284,7 @@ mod tests {
         (windows, bytes)
     }
 
-    /// Other pods take what there is.
+    /// Other pods claim the free memory.
     fn fill(budget: &Budget) -> Vec<Claim> {
         let rest = budget.limit() / 100 * 80 - budget.used();
         (0..4).map(|_| budget.pod().claim(rest / 4).unwrap()).collect()
@@ -298,12 +300,12 @@ mod tests {
         assert_eq!(windows.adjust(read(bytes)), Some(8 * MIB));
         assert_eq!(windows.claim.bytes(), 16 << 20, "the peer may still send as much");
         assert_eq!(windows.adjust(read(bytes)), None, "not all at once");
-        // Half of that is read, and no more than that was promised anew.
+        // Half of the new window is read, and no further bytes were promised.
         advance(SHRINK_PAUSE).await;
         let bytes = bytes + u64::from(4 * MIB);
         assert_eq!(windows.adjust(read(bytes)), Some(4 * MIB));
         assert_eq!(windows.claim.bytes(), 12 << 20);
-        // Nothing is read any more: a stream's window is what is left to take back.
+        // No byte is read any more: only the windows of the streams can be reduced further.
         advance(SHRINK_PAUSE).await;
         assert_eq!(windows.adjust(read(bytes)), Some(SMALLEST));
         let mut told = Vec::new();
@@ -317,11 +319,11 @@ mod tests {
         }
         assert_eq!(told, [SMALLEST_OF_STREAM; 2], "told once, and once more to know that it was heard");
         assert_eq!(windows.claim.bytes(), 200 * SMALLEST_OF_STREAM as usize);
-        // What was sent before that and nobody reads is held, too.
+        // Unread bytes that were sent before count as well.
         let stalled = Seen { heard: bytes + u64::from(2 * MIB), read: bytes };
         windows.adjust(stalled);
         assert_eq!(windows.claim.bytes(), 200 * SMALLEST_OF_STREAM as usize + (2 << 20));
-        // All of it has been used.
+        // The whole promise has been used.
         let bytes = bytes + u64::from(12 * MIB);
         windows.adjust(read(bytes));
         assert_eq!(windows.claim.bytes(), SMALLEST as usize);

@@ -21,11 +21,11 @@ fn frame(kind: u8, flags: u8, length: usize) -> Vec<u8> {
     bytes
 }
 
-/// How many bytes one read gives into a buffer of that size; `None`: the turn is over.
+/// The number of bytes that one read returns with a buffer of this size; `None`: the turn is over.
 async fn read(paced: &mut Paced<&[u8]>, size: usize) -> Option<usize> {
     let mut space = vec![0; size];
     let mut buffer = ReadBuf::new(&mut space);
-    // However slow the machine is, it is frames and bytes that end a turn here.
+    // Only frames and bytes may end a turn in this test, also on a slow machine.
     if let Some(since) = &mut paced.pace.turn.borrow_mut().timed_since {
         *since = Instant::now();
     }
@@ -37,7 +37,7 @@ async fn read(paced: &mut Paced<&[u8]>, size: usize) -> Option<usize> {
     .then(|| buffer.filled().len())
 }
 
-/// How many bytes a turn gives.
+/// The number of bytes that a turn reads.
 async fn turn(bytes: &[u8]) -> usize {
     let pace = Rc::new(Pace::new());
     let mut paced = Paced::to_client(bytes, 0, &pace);
@@ -94,12 +94,12 @@ async fn the_frames_are_found_however_the_bytes_are_cut() {
         let mut paced = Paced::to_client(&bytes[..], 24, &pace);
         while let Some(1..) = read(&mut paced, size).await {}
         assert_eq!((pace.turn.borrow().frames, pace.left.get(), pace.is_exhausted()), (4, true, false), "{size}");
-        // SETTINGS and GOAWAY cost; what DATA allows does not go beyond the burst.
+        // SETTINGS and GOAWAY have a cost; DATA does not raise the allowance above the burst.
         assert_eq!(pace.allowance.borrow().left, BURST - 1, "{size}");
     }
 }
 
-/// What is left after so many of these frames.
+/// Whether the allowance lasts for this many frames.
 async fn after(count: u32, frame: &[u8], pace: &Rc<Pace>) -> bool {
     let bytes = frame.repeat(count as usize);
     let mut paced = Paced::to_client(&bytes[..], 0, pace);
@@ -135,7 +135,7 @@ async fn a_peer_may_acknowledge_what_it_gets_and_measure_what_it_sends() {
     assert!(after(3 * BURST, &[frame(1, 4, 20), frame(3, 0, 4)].concat(), &pace).await, "streams that are given up");
 }
 
-/// Takes one byte every other time.
+/// Accepts one byte in every second write.
 #[derive(Default)]
 struct Slow {
     taken: Vec<u8>,
@@ -170,7 +170,7 @@ async fn nothing_comes_between_the_bytes_of_the_farewell() {
     paced.flush().await.unwrap();
     pace.exhausted.set(true);
     for _ in 0..4 {
-        // It is given up with some of it written.
+        // The flush is dropped after some bytes were written.
         assert!(futures_util::poll!(Box::pin(paced.flush())).is_pending());
     }
     paced.write_all(b"after").await.unwrap();

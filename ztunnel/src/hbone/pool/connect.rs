@@ -1,4 +1,4 @@
-//! What a pool is given: how a connection is made, and by what two are told apart.
+//! The interface by which a pool makes connections, and the key by which it shares them.
 
 use std::{
     any::Any,
@@ -18,51 +18,51 @@ use crate::{
     net::activity::Activity,
 };
 
-/// What makes two connections the same. The pod that connects is the same for all of a pool.
+/// Streams with the same key share connections. The source pod is not part of the key: each pool belongs to one pod.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
-    /// The node's HBONE port at the pod's address, or wherever else the tunnel ends.
+    /// The address and port of the connection's other end: the HBONE port at the pod's address, for example.
     pub to: SocketAddr,
-    /// Who may be there.
+    /// The identities that the peer may have.
     pub expected: Arc<[SpiffeId]>,
-    /// The address to connect from, when it must be a certain one.
+    /// The source address. `None`: the kernel chooses it.
     pub from: Option<IpAddr>,
 }
 
 /// Makes connections: TCP and TLS.
 pub trait Connect: 'static {
-    /// What HTTP/2 is spoken on.
+    /// The transport below HTTP/2.
     type Io: AsyncRead + AsyncWrite + Unpin + 'static;
-    /// Why there is none.
+    /// Why a connection could not be made.
     type Error: Error + 'static;
 
-    /// Connects. It should have its own deadlines; the pool's is the last resort.
+    /// Connects. The implementation should have its own deadlines; the pool's deadline is the last resort.
     fn connect(&self, key: &Key) -> impl Future<Output = Result<Connected<Self::Io>, Self::Error>>;
 
-    /// Is told how a connection to a key has ended.
+    /// Called when a connection of a key has ended.
     fn ended(&self, key: &Key, end: &End) {
         let _unused = (key, end);
     }
 }
 
-/// A connection with a proven peer.
+/// A connection to an authenticated peer.
 pub struct Connected<Io> {
-    /// The bytes.
+    /// The transport below HTTP/2.
     pub io: Io,
-    /// Who the peer is.
+    /// The identity of the peer.
     pub identity: SpiffeId,
-    /// When that is no longer proven: no new streams after it.
+    /// The expiry of the peer's certificate. No new streams are opened after it.
     pub expires: SystemTime,
-    /// The connection's own address.
+    /// The local address of the connection.
     pub local: Option<SocketAddr>,
-    /// When the peer was last heard of.
+    /// When the peer last sent bytes.
     pub activity: Activity,
-    /// What the peer may send before somebody reads it.
+    /// The number of bytes that the peer may send before they are read.
     pub windows: Windows,
-    /// Comes when no new streams should be opened on it any more.
+    /// Ready when no new streams should be opened on the connection.
     pub outdated: LocalBoxFuture<'static, ()>,
-    /// Comes when it is to be broken, with all its streams.
+    /// Ready when the connection is to be broken, with all its streams.
     pub cut: LocalBoxFuture<'static, Cut>,
-    /// Kept for as long as the connection.
+    /// Kept until the connection ends.
     pub guard: Box<dyn Any>,
 }

@@ -20,7 +20,7 @@ use crate::{
 
 /// One connection.
 pub(super) struct Connection {
-    /// Counts up with each new one.
+    /// Increases with each new connection.
     pub(super) id: u64,
     pub(super) client: Client,
     pub(super) identity: SpiffeId,
@@ -28,20 +28,20 @@ pub(super) struct Connection {
     pub(super) usage: Rc<Usage>,
 }
 
-/// Who uses a connection, and until when it may be used. The connection's task has it too, and must not keep the connection
-/// open by that.
+/// The number of users of a connection, and its expiry. It is separate from [`Connection`], because the connection's task holds
+/// it too and must not keep the connection open.
 pub(super) struct Usage {
     streams: Cell<usize>,
     ever: Cell<bool>,
     changed: Notify,
     expires: SystemTime,
-    /// The same on the clock that timers have, which does not jump, but may stand still while the machine sleeps.
+    /// The same time on the clock of timers. This clock does not jump, but it may stop while the machine sleeps.
     expires_at: Instant,
 }
 
 impl Usage {
     pub(super) fn new(expires: SystemTime) -> Self {
-        // For a time beyond what a clock can tell: some day is early enough.
+        // Replaces an expiry that `Instant` can't represent.
         const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
         let left = expires.duration_since(SystemTime::now()).unwrap_or_default().min(FAR);
         let expires_at = Instant::now() + left;
@@ -52,7 +52,7 @@ impl Usage {
         Instant::now() >= self.expires_at || SystemTime::now() >= self.expires
     }
 
-    /// Waits until there has been no stream for that long, or the peer's certificate has expired.
+    /// Waits until there has been no stream for this long, or the peer's certificate has expired.
     pub(super) async fn unused(&self, release: Duration) {
         loop {
             let idle = async {
@@ -87,24 +87,24 @@ impl Usage {
 }
 
 impl Connection {
-    /// Whether streams may still be opened on it, though perhaps not now.
+    /// Whether streams may be opened on the connection, now or later.
     pub(super) fn is_usable(&self) -> bool {
         !self.usage.has_expired() && self.client.is_usable()
     }
 
-    /// Whether what is stalled on it may soon keep everything else from moving.
+    /// Whether so many streams are stalled that they may soon block the other streams of the connection.
     pub(super) fn is_congested(&self, settings: &Settings) -> bool {
         self.client.stalled() >= settings.stalls()
     }
 
-    /// Whether a stream can be opened on it now.
+    /// Whether one more stream can be opened on the connection now.
     pub(super) fn has_slot(&self, settings: &Settings) -> bool {
         let streams = self.usage.streams.get();
         streams < settings.slots() && streams < self.client.max_streams()
     }
 }
 
-/// The right to a stream. When it ends, whoever waits gets it.
+/// The right to one stream. When it ends, a waiting stream gets the right.
 pub(super) struct Lease {
     connection: Rc<Connection>,
     was_used_before: bool,
@@ -113,7 +113,7 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    /// `released` is called when it ends.
+    /// `released` is called when the lease ends.
     pub(super) fn new(connection: &Rc<Connection>, counted: Counted, released: impl FnOnce() + 'static) -> Self {
         let was_used_before = connection.usage.ever.get();
         connection.usage.add();
@@ -121,7 +121,7 @@ impl Lease {
         Self { connection, was_used_before, released: Some(Box::new(released)), _counted: counted }
     }
 
-    /// Ends it without telling the pool, which knows.
+    /// Ends the lease without a call of `released`; the caller is the pool itself.
     pub(super) fn end_quietly(mut self) {
         self.released = None;
     }
@@ -130,7 +130,7 @@ impl Lease {
         &self.connection
     }
 
-    /// Whether it is not the first of its connection.
+    /// Whether the connection had an earlier lease.
     pub(super) fn was_used_before(&self) -> bool {
         self.was_used_before
     }

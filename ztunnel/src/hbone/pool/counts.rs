@@ -1,15 +1,15 @@
-//! Counts of what lives.
+//! The numbers of open connections and streams.
 
 use std::{cell::Cell, rc::Rc};
 
-/// How many there are, for [`Stats`](super::Stats).
+/// The counts for [`Stats`](super::Stats).
 #[derive(Clone, Default)]
 pub(super) struct Counts {
     pub(super) connections: Rc<Cell<usize>>,
     pub(super) streams: Rc<Cell<usize>>,
 }
 
-/// One of those counted.
+/// One counted connection or stream; dropping it reduces the count.
 pub(super) struct Counted(Rc<Cell<usize>>);
 
 impl Counted {

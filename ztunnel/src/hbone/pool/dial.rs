@@ -1,4 +1,4 @@
-//! The task of one connection: dials it, hands out its streams, and drives it to its end.
+//! The task of one connection: it dials, hands out streams, and runs the connection until its end.
 
 use std::{
     cell::{Cell, RefCell},
@@ -26,12 +26,12 @@ use crate::{
     lifecycle::{poll_when_woken, tasks::TaskSet},
 };
 
-/// What a pool and the tasks of its connections share.
+/// The state that a pool and the tasks of its connections share.
 pub(super) struct Inner<C: Connect> {
     pub(super) connect: C,
     pub(super) settings: Settings,
     pub(super) entries: RefCell<HashMap<Rc<Key>, PoolEntry<C::Error>>>,
-    /// `None`: the pool is dropped. The tasks hold the pool, so that it can't be its fields' drop that ends them.
+    /// `None`: the pool is dropped. The tasks hold this state, so they can't be ended by the drop of its fields.
     pub(super) tasks: RefCell<Option<TaskSet>>,
     pub(super) next_id: Cell<u64>,
     pub(super) counts: Counts,
@@ -49,13 +49,13 @@ impl<C: Connect> Inner<C> {
         Lease::new(connection, Counted::new(&self.counts.streams), released)
     }
 
-    /// Whatever has changed with these keys: whoever can have a stream gets it, and a dial begins where one is needed.
+    /// Applies the changes of these keys: hands out free streams to those who wait, and starts a dial where one is needed.
     pub(super) fn settle(self: &Rc<Self>, keys: impl IntoIterator<Item = Rc<Key>>) {
         for key in keys {
             while let Some((waiter, connection)) = self.with(&key, |entry| entry.next_grant(&self.settings)).flatten() {
                 let lease = self.lease(&connection, &key);
                 if let Err(Ok(lease)) = waiter.lease.send(Ok(lease)) {
-                    // Has given up meanwhile.
+                    // The waiter was dropped meanwhile.
                     lease.end_quietly();
                 }
             }
@@ -72,7 +72,7 @@ impl<C: Connect> Inner<C> {
         }
     }
 
-    /// Changes every entry; the keys, for [`Self::settle`].
+    /// Changes every entry, and returns all keys, for [`Self::settle`].
     pub(super) fn retain(&self, mut change: impl FnMut(&Key, &mut PoolEntry<C::Error>)) -> Vec<Rc<Key>> {
         let mut entries = self.entries.borrow_mut();
         entries.iter_mut().for_each(|(key, entry)| change(key, entry));
@@ -121,7 +121,7 @@ impl<C: Connect> Task<C> {
                 () = outdated => {}
                 () = outgrown => {}
             }
-            // With the last stream, or at once, the connection closes, which ends the driver.
+            // The connection closes with its last stream, or at once if there is none. That ends the driver.
             self.take_out(id);
             std::future::pending().await
         };
@@ -152,7 +152,7 @@ impl<C: Connect> Task<C> {
     fn failed(&mut self, failure: &DialFailure<C::Error>) {
         self.dialling = false;
         for waiter in self.pool.with(&self.key, PoolEntry::dial_failed).unwrap_or_default() {
-            // Whoever has given up meanwhile does not want to know.
+            // A waiter that was dropped meanwhile needs no answer.
             let _given_up = waiter.lease.send(Err(failure.clone()));
         }
         self.pool.settle([Rc::clone(&self.key)]);
@@ -165,7 +165,7 @@ impl<C: Connect> Task<C> {
 }
 
 impl<C: Connect> Drop for Task<C> {
-    /// A task that is ended while it dials, or panics, must not leave the key without one for ever.
+    /// A task that is ended while it dials, or that panics, must not block further dials of its key.
     fn drop(&mut self) {
         if self.dialling {
             self.failed(&DialFailure::TimedOut);

@@ -1,4 +1,4 @@
-//! What a pool knows of one key.
+//! The connections, the waiting streams and the dial of one key.
 
 use std::{cell::Cell, collections::VecDeque, rc::Rc};
 
@@ -11,23 +11,24 @@ use super::{
 };
 use crate::{hbone::settings::Settings, model::identity::SpiffeId};
 
-/// Someone who waits for a stream.
+/// A request that waits for a stream.
 pub(super) struct Waiter<E> {
     pub(super) lease: oneshot::Sender<Result<Lease, DialFailure<E>>>,
-    /// Connections with lower numbers won't do.
+    /// The lowest acceptable number of a connection.
     pub(super) newer_than: u64,
 }
 
-/// A dial under way.
+/// A dial in progress.
 #[derive(Debug, Default)]
 pub(super) struct Dial {
-    /// What it is made with is out of date: who has waited for it may have it, but nobody else.
+    /// The identity or certificate that the dial uses is out of date. Only the requests that already wait may use its
+    /// connection.
     stale: Cell<bool>,
 }
 
-/// What a pool knows of one key.
+/// The connections, the waiting streams and the dial of one key.
 pub(super) struct PoolEntry<E> {
-    /// Oldest first; the first that can take a stream does, so that the newest become idle.
+    /// Oldest first. The first connection with a free slot takes a stream, so that the newest connections become idle.
     live: Vec<Rc<Connection>>,
     waiters: VecDeque<Waiter<E>>,
     dial: Option<Rc<Dial>>,
@@ -44,13 +45,13 @@ impl<E> PoolEntry<E> {
     pub(super) fn pick(&mut self, newer_than: u64, settings: &Settings) -> Option<Rc<Connection>> {
         let fits = |connection: &&Rc<Connection>| connection.id >= newer_than && connection.has_slot(settings);
         let free = |connection: &&Rc<Connection>| fits(connection) && !connection.is_congested(settings);
-        // There may be a hundred, most of them full; whether one is usable takes longer to tell.
+        // There may be a hundred connections, most of them full; `is_usable` is the expensive check, so it comes last.
         if let Some(found) = self.live.iter().find(|connection| free(connection) && connection.is_usable()) {
             return Some(Rc::clone(found));
         }
         self.live.retain(|connection| connection.is_usable());
         let found = self.live.iter().find(free);
-        // Where no further connection may be made, a congested one is better than none.
+        // If the number of connections is at its limit, a congested connection is better than none.
         let full = self.live.len() >= settings.connections_per_key.max(1);
         found.or_else(|| self.live.iter().find(|connection| full && fits(connection))).map(Rc::clone)
     }
@@ -59,12 +60,12 @@ impl<E> PoolEntry<E> {
         self.waiters.push_back(waiter);
     }
 
-    /// The first of those who wait that can have a stream now, and on what.
+    /// The first request that can get a stream now, and the connection for it.
     pub(super) fn next_grant(&mut self, settings: &Settings) -> Option<(Waiter<E>, Rc<Connection>)> {
         if self.waiters.is_empty() {
             return None;
         }
-        // Or a connection that is no more would stand for those that are, and nobody would get one.
+        // Dead connections are removed first. Otherwise a dead one could be the newest, and no request would get a stream.
         self.live.retain(|connection| connection.is_usable());
         let newest =
             self.live.iter().filter(|connection| connection.has_slot(settings)).map(|connection| connection.id);
@@ -75,7 +76,7 @@ impl<E> PoolEntry<E> {
         Some((self.waiters.remove(index)?, connection))
     }
 
-    /// A dial to be begun, when someone waits for one.
+    /// Begins a dial, if a request needs one.
     pub(super) fn begin_dial(&mut self, settings: &Settings) -> Option<Rc<Dial>> {
         self.live.retain(|connection| connection.is_usable());
         self.waiters.retain(|waiter| !waiter.lease.is_closed());
@@ -88,13 +89,13 @@ impl<E> PoolEntry<E> {
         Some(dial)
     }
 
-    /// The dial has made this.
+    /// Adds the connection that the dial has made.
     pub(super) fn dialled(&mut self, connection: Rc<Connection>) {
         self.dial = None;
         self.live.push(connection);
     }
 
-    /// The dial has made nothing: whoever waits.
+    /// Ends a dial that failed, and returns all waiting requests.
     pub(super) fn dial_failed(&mut self) -> VecDeque<Waiter<E>> {
         self.dial = None;
         std::mem::take(&mut self.waiters)
@@ -106,7 +107,7 @@ impl<E> PoolEntry<E> {
 
     pub(super) fn retain(&mut self, key: &Key, keep: &impl Fn(&Key, &SpiffeId) -> bool) {
         self.live.retain(|connection| keep(key, &connection.identity));
-        // Who will be there is not known yet: one of those expected.
+        // The identity of the peer is not known during the dial: it is one of the expected identities.
         if let Some(dial) = &self.dial
             && !key.expected.is_empty()
             && !key.expected.iter().any(|identity| keep(key, identity))

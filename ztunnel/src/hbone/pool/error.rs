@@ -1,4 +1,4 @@
-//! Why a pool has no stream.
+//! The errors of a pool.
 
 use std::{error::Error, fmt, net::SocketAddr, rc::Rc, time::Duration};
 
@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::{hbone::client, wire::connect::ConnectResponse};
 
-/// The error of a dial, which everyone gets who waited for it.
+/// The error of a dial, shared by all requests that waited for it.
 #[derive(Debug)]
 pub struct Shared<E>(Rc<E>);
 
@@ -48,15 +48,15 @@ pub enum OpenError<E: Error + 'static> {
     /// There is no connection.
     #[error(transparent)]
     Connect(Shared<E>),
-    /// The peer does not speak HTTP/2 as it should.
+    /// The peer violated HTTP/2.
     #[error("the peer at {to} does not speak HTTP/2 as it should: {why}")]
     Handshake {
         /// The peer.
         to: SocketAddr,
-        /// What it did.
+        /// The violation.
         why: String,
     },
-    /// No connection, or no free stream on one, came about in time.
+    /// There was no connection with a free stream in time.
     #[error("no tunnel to {to} came about within {} s", after.as_secs())]
     NoConnection {
         /// The peer.
@@ -80,17 +80,17 @@ pub enum OpenError<E: Error + 'static> {
         /// How long was waited.
         after: Duration,
     },
-    /// The peer, or the way to it, was lost before it answered.
+    /// The connection to the peer was lost before the peer answered.
     #[error("{to}: {why}")]
     Lost {
         /// The peer.
         to: SocketAddr,
-        /// How.
+        /// The cause.
         why: String,
     },
 }
 
-/// Why a dial made nothing.
+/// Why a dial failed.
 pub(super) enum DialFailure<E> {
     Connect(Shared<E>),
     Handshake(Rc<str>),

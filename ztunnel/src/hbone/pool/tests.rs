@@ -1,4 +1,4 @@
-//! A pool whose connections lead to servers in memory.
+//! Tests of a pool with servers in memory.
 
 use std::{
     cell::{Cell, RefCell},
@@ -30,12 +30,12 @@ use crate::{
 #[error("no route to host")]
 struct NoRoute;
 
-/// What becomes of a dial.
+/// The result of a dial.
 #[derive(Clone, Copy, Debug)]
 enum Dial {
-    /// A server after that time.
+    /// A server, after this time.
     Serve(Duration),
-    /// None after that time.
+    /// A failure, after this time.
     Fail(Duration),
     Never,
 }
@@ -53,7 +53,7 @@ struct State {
     lifetime: Cell<Duration>,
     settings: RefCell<Settings>,
     answer: Cell<bool>,
-    /// Of which the windows of the clients are.
+    /// The budget of the clients' windows.
     memory: RefCell<Budget>,
 }
 
@@ -168,13 +168,13 @@ async fn open(pool: &Pool<Net>, place: &str) -> Result<HboneStream, OpenError<No
     pool.open(&key(place), &to("10.0.0.1:80")).await.map(|Opened { tunnel, .. }| tunnel)
 }
 
-/// So many at once, all of which succeed.
+/// Opens this many streams at once; all of them succeed.
 async fn open_many(pool: &Pool<Net>, count: usize) -> Vec<HboneStream> {
     let all = futures_util::future::join_all((0..count).map(|_| open(pool, A))).await;
     all.into_iter().map(Result::unwrap).collect()
 }
 
-/// Lets everybody have their turn.
+/// Lets all other tasks run.
 async fn settle() {
     sleep(Duration::from_millis(5)).await;
 }
@@ -230,7 +230,7 @@ async fn whoever_waits_for_a_dial_that_fails_fails_with_it_at_once() {
             assert!(matches!(&error, OpenError::Connect(cause) if **cause == NoRoute), "{error}");
         }
         assert_eq!(pool.stats(), Stats::default());
-        // And another key knows nothing of it.
+        // A dial to another key is not affected.
         let net = Net::new(|dial| match dial {
             1 => Dial::Never,
             _ => Dial::Serve(Duration::ZERO),
@@ -276,7 +276,7 @@ async fn an_impatient_waiter_takes_nobody_with_it() {
         let (gone, there) = tokio::join!(impatient, open(&pool, A));
         assert!(gone.is_err() && there.is_ok());
         assert_eq!((net.dials(), pool.stats().streams), (1, 1));
-        // When all are gone, the dial is for those who come later.
+        // When all waiting requests are dropped, the dial serves later ones.
         let place = B;
         tokio::time::timeout(Duration::from_secs(1), open(&pool, place)).await.unwrap_err();
         sleep(Duration::from_secs(5)).await;
@@ -300,7 +300,7 @@ async fn a_stream_given_up_gives_its_place_to_another() {
         assert!(a.is_err() && b.is_err());
         assert_eq!(pool.stats(), Stats { connections: 2, ..Stats::default() });
         net.0.answer.set(true);
-        // The limit of connections: the third waits, not for ever, until there is a place.
+        // The limit of connections: the third stream waits for a slot, with a deadline.
         let held = (open(&pool, A).await.unwrap(), open(&pool, A).await.unwrap());
         let start = Instant::now();
         let error = open(&pool, A).await.unwrap_err();
@@ -322,7 +322,7 @@ async fn a_stream_that_was_not_looked_at_is_opened_elsewhere() {
         let net = Net::serving();
         let pool = pool(&net);
         let mut old = open(&pool, A).await.unwrap();
-        // GOAWAY: the farewell crosses the request.
+        // The GOAWAY crosses the request.
         net.0.served.borrow()[0].drain.start();
         let mut new = open(&pool, A).await.unwrap();
         echo(&mut old).await;
@@ -331,7 +331,7 @@ async fn a_stream_that_was_not_looked_at_is_opened_elsewhere() {
         let mut newer = open(&pool, A).await.unwrap();
         echo(&mut newer).await;
         assert!(net.dials() <= 2, "{}", net.dials());
-        // A peer that is gone without a word.
+        // A peer that disappears without a GOAWAY.
         drop((old, new, newer));
         settle().await;
         net.0.served.borrow_mut().clear();
@@ -396,7 +396,7 @@ async fn connections_whose_workload_has_left_take_no_more_streams() {
         drop((b, again));
         settle().await;
         assert_eq!(pool.stats(), Stats::default());
-        // While a dial is under way.
+        // The same during a dial.
         let (tunnel, ()) = tokio::join!(open(&pool, A), async { pool.retire_all() });
         let other = open(&pool, A).await.unwrap();
         assert_eq!(net.dials(), 5, "what was dialled with the old one is not shared");
@@ -508,7 +508,7 @@ async fn a_connection_on_which_much_is_stalled_takes_no_more_streams() {
     .await;
 }
 
-/// A peer that leaves may keep a stream that it had promised to serve waiting until its connection ends.
+/// A peer that has sent a GOAWAY may leave a stream unanswered until its connection ends, although it has to serve it.
 #[tokio::test(start_paused = true)]
 async fn a_connect_that_a_leaving_peer_does_not_answer_is_tried_elsewhere_after_a_second() {
     local(async {
@@ -531,7 +531,7 @@ async fn a_connect_that_a_leaving_peer_does_not_answer_is_tried_elsewhere_after_
     .await;
 }
 
-/// A connection that nobody uses keeps what it was promised for as long as there is enough.
+/// An unused connection keeps its windows as long as there is enough memory.
 #[tokio::test(start_paused = true)]
 async fn a_connection_without_streams_is_given_up_where_memory_is_short_if_it_has_grown() {
     local(async {

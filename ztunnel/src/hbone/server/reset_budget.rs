@@ -1,13 +1,13 @@
-//! How many streams a peer may give up before they are answered (rapid reset, CVE-2023-44487).
+//! Limits the streams that a peer resets before they are answered (rapid reset, CVE-2023-44487).
 
 use tokio::time::Instant;
 
-/// So many at once: a client that dies, or a whole deployment that gives up.
+/// The allowed burst: a client that dies, or a whole Deployment that cancels its connects.
 const BURST: u32 = 1000;
-/// So many each second, for ever.
+/// The allowed steady rate per second.
 const PER_SECOND: u32 = 100;
 
-/// A bucket that leaks.
+/// A leaky bucket.
 #[derive(Debug)]
 pub(super) struct ResetBudget {
     level: u32,
@@ -19,7 +19,7 @@ impl ResetBudget {
         Self { level: 0, leaked: Instant::now() }
     }
 
-    /// Whether so many more are too many.
+    /// Adds this many resets, and returns whether the limit is exceeded.
     pub(super) fn is_over(&mut self, more: u32, now: Instant) -> bool {
         let seconds = now.saturating_duration_since(self.leaked).as_secs();
         if seconds > 0 {

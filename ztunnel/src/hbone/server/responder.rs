@@ -20,14 +20,15 @@ use crate::{
     wire::connect::ConnectResponse,
 };
 
-/// The peer gave up the stream before it was answered, or the connection is gone.
+/// The peer reset the stream before it was answered, or the connection is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("the peer gave up the stream before it was answered")]
 pub struct Gone;
 
-/// What the streams of one connection have in common.
+/// The shared state of the streams of one connection.
 pub(super) struct Streams {
-    /// Requests and tunnels that somebody works on; h2 counts those of which it has heard the end no longer.
+    /// Requests and streams that still have a task. h2's own count leaves out those that have ended on the wire, for example by
+    /// a reset of the peer.
     live: Cell<usize>,
     most: usize,
     given_up: Cell<u32>,
@@ -41,17 +42,17 @@ impl Streams {
         Self { live: Cell::new(0), most, given_up: Cell::new(0), send_buffer: settings.send_buffer, link }
     }
 
-    /// What they know of their connection.
+    /// The state that the streams share with their connection.
     pub(super) fn link(&self) -> &Rc<Link> {
         &self.link
     }
 
-    /// Whether nobody works on any.
+    /// Whether no request or stream has a task.
     pub(super) fn are_over(&self) -> bool {
         self.live.get() == 0
     }
 
-    /// How many have been given up since the last question.
+    /// The number of streams that the peer has reset unanswered since the last call.
     pub(super) fn take_given_up(&self) -> u32 {
         self.given_up.take()
     }
@@ -61,7 +62,7 @@ impl Streams {
     }
 }
 
-/// One of the live.
+/// One counted request or stream.
 struct Live(Rc<Streams>);
 
 impl Live {
@@ -77,7 +78,7 @@ impl Drop for Live {
     }
 }
 
-/// Answers a request; dropped without an answer, it cancels the stream.
+/// Answers a request. Dropping it without an answer cancels the stream.
 pub struct Responder {
     respond: SendResponse<Outgoing>,
     body: Option<RecvStream>,
@@ -92,7 +93,7 @@ impl fmt::Debug for Responder {
 }
 
 impl Responder {
-    /// `None`: too many are being worked on, most of which the peer has given up; this one is refused.
+    /// `None`: too many requests have a task, and the peer has reset most of them; this request is refused.
     pub(super) fn new(mut respond: SendResponse<Outgoing>, body: RecvStream, streams: &Rc<Streams>) -> Option<Self> {
         if streams.live.get() >= streams.most {
             streams.one_given_up();
@@ -102,15 +103,15 @@ impl Responder {
         Some(Self { respond, body: Some(body), live: Some(Live::new(streams)), streams: Rc::clone(streams) })
     }
 
-    /// Waits until the peer gives the stream up, or the connection is gone.
+    /// Waits until the peer resets the stream, or the connection is gone.
     pub async fn gone(&mut self) -> Gone {
         poll_fn(|cx| self.respond.poll_reset(cx).map(|_how| Gone)).await
     }
 
-    /// Opens the tunnel.
+    /// Accepts the stream.
     ///
     /// # Errors
-    /// When nobody waits for it any more.
+    /// If the peer has reset the stream, or the connection is gone.
     pub fn accept(mut self, response: &ConnectResponse) -> Result<HboneStream, Gone> {
         let (Some(body), Some(live)) = (self.body.take(), self.live.take()) else {
             return Err(Gone);
@@ -121,12 +122,12 @@ impl Responder {
         Ok(tunnel)
     }
 
-    /// Refuses: the response's headers end the stream, and RST_STREAM(NO_ERROR) says that the rest is not wanted.
+    /// Refuses the stream: the headers of the response end it, and RST_STREAM(NO_ERROR) tells the peer to send no more.
     ///
     /// # Errors
-    /// When nobody waits for it any more.
+    /// If the peer has reset the stream, or the connection is gone.
     pub fn refuse(mut self, response: &ConnectResponse) -> Result<(), Gone> {
-        // The reset is h2's own, when the stream is dropped after its end was sent.
+        // h2 itself sends the reset when the stream is dropped after its end was sent.
         self.respond.send_response(response.to_http(), true).map(|_sent| ()).map_err(|_closed| Gone)
     }
 }

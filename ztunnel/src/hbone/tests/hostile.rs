@@ -1,4 +1,4 @@
-//! Peers that break the rules, or bend them.
+//! Peers that violate the protocol, or abuse it.
 
 use std::{
     cell::{Cell, RefCell},
@@ -31,12 +31,13 @@ fn accepting(settings: &Settings) -> Served {
     serve(settings, move |incoming| tunnels.borrow_mut().extend(incoming.responder.accept(&ok()).ok()))
 }
 
-/// What a server says to a client that has begun as it should and then writes this, and why it ends.
+/// Checks the GOAWAY of a server for a client that has begun correctly and then writes these bytes, and the end that the server
+/// reports.
 async fn check(bytes: &[u8], goodbye: Option<u32>) {
     let served = accepting(&Settings::default());
     let mut raw = Raw::client(served.far).await;
     let Raw { read, write } = &mut raw;
-    // A server that has enough does not read the rest.
+    // A server that gives up does not read the rest.
     let (_cut_off, code) = tokio::join!(write.write_all(bytes), read.goodbye());
     assert_eq!(code, goodbye, "{:?}", served.end.borrow());
     tokio::task::yield_now().await;
@@ -106,7 +107,7 @@ async fn who_says_nothing_or_speaks_http1_is_closed() {
         assert!(raw.read.rest().await.iter().all(|frame| frame.kind == SETTINGS));
         assert!(matches!(*served.end.borrow(), Some(End::Failed(_))), "{:?}", served.end.borrow());
 
-        // A client that meets a server of that kind.
+        // A client, connected to a server of this kind.
         let (near, far) = tokio::io::duplex(1 << 16);
         let mut tasks = crate::lifecycle::tasks::TaskSet::default();
         let client = client(near, &Settings::default(), &mut tasks).await;
@@ -131,7 +132,7 @@ async fn a_client_that_opens_no_stream_is_closed_after_a_minute() {
             while let Some(frame) = read.frame().await {
                 match frame.kind {
                     PING if frame.flags & ACK == 0 => {
-                        // The last one finds nobody.
+                        // The last answer may fail: the server is gone.
                         let _closed = write.write_all(&super::raw::frame(PING, ACK, 0, &frame.payload)).await;
                     }
                     GOAWAY => code = Some(frame.code()),
@@ -152,7 +153,7 @@ async fn rapid_resets_are_cut_off() {
     local(async {
         let (seen, most) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
         let (count, held) = (Rc::clone(&seen), Rc::clone(&most));
-        // The worst case: whoever answers takes for ever, and does not look whether somebody still waits.
+        // The worst case: the requests are never answered, and nothing checks whether the client has reset them.
         let responders: RefCell<Vec<Responder>> = RefCell::default();
         let served = serve(&Settings::default(), move |incoming| {
             count.set(count.get() + 1);
@@ -248,7 +249,7 @@ async fn headers_over_64_kib_are_answered_with_431() {
         assert_eq!(answer.payload, [0x48, 0x83, 0x69, 0x90, 0xff]);
         let reset = raw.read.next(RST_STREAM).await.unwrap();
         assert_eq!(reset.code(), PROTOCOL_ERROR);
-        // The connection goes on.
+        // The connection continues.
         raw.send(&connect(3)).await;
         assert_eq!(raw.read.next(HEADERS).await.unwrap().stream, 3);
     })
@@ -276,7 +277,7 @@ async fn streams_beyond_the_limit_are_refused() {
 #[tokio::test(start_paused = true)]
 async fn data_for_closed_streams_is_an_error_of_the_stream_only() {
     local(async {
-        // Refuses everything: the stream is closed, but what the client had under way arrives.
+        // The server refuses every request. The stream is closed, but the client's bytes on the way still arrive.
         let served = serve(&Settings::default(), |incoming| {
             let refused = crate::wire::connect::ConnectResponse { status: http::StatusCode::UNAUTHORIZED, ..ok() };
             incoming.responder.refuse(&refused).unwrap();
@@ -290,7 +291,7 @@ async fn data_for_closed_streams_is_an_error_of_the_stream_only() {
         raw.send(&frame(DATA, 0, 1, b"late")).await;
         raw.send(&connect(3)).await;
         assert_eq!(raw.read.next(HEADERS).await.unwrap().stream, 3);
-        // After the reset has been forgotten.
+        // The server has forgotten its reset by then.
         raw.send(&frame(RST_STREAM, 0, 3, &[0, 0, 0, 8])).await;
         raw.send(&frame(DATA, 0, 3, b"later")).await;
         raw.send(&connect(5)).await;
@@ -309,7 +310,7 @@ async fn data_for_closed_streams_is_an_error_of_the_stream_only() {
 #[tokio::test(start_paused = true)]
 async fn floods_of_frames_that_want_an_answer_are_bounded_by_who_reads_it() {
     for flood in [frame(PING, 0, 0, &[7; 8]), frame(SETTINGS, 0, 0, &[]), frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 1])] {
-        // Who reads gets its answers.
+        // A peer that reads gets its answers.
         local(async {
             let served = accepting(&Settings::default());
             let mut raw = Raw::client(served.far).await;
@@ -326,7 +327,7 @@ async fn floods_of_frames_that_want_an_answer_are_bounded_by_who_reads_it() {
             tokio::join!(send, hear);
         })
         .await;
-        // Who does not is soon not read from any more either, and then is dead.
+        // If a peer does not read, the server soon stops reading from it as well, and then the peer counts as dead.
         local(async {
             let served = accepting(&Settings::default());
             let mut raw = Raw::client(served.far).await;
@@ -345,7 +346,7 @@ async fn floods_of_frames_that_want_an_answer_are_bounded_by_who_reads_it() {
     }
 }
 
-/// Frames that cost a worker time, and move nothing.
+/// Frames that cost worker time and transfer no bytes.
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_keeps_a_worker_busy_with_frames_that_carry_nothing_is_told_to_calm_down() {
     let floods = [
@@ -366,7 +367,7 @@ async fn a_peer_that_keeps_a_worker_busy_with_frames_that_carry_nothing_is_told_
             raw.send(&frame(HEADERS, END_HEADERS | END_STREAM, 3, &connect_block("10.0.0.1:80"))).await;
             let Raw { read, write } = &mut raw;
             let flood = flood.repeat(30_000);
-            // The rest is not read any more.
+            // The server does not read the rest.
             let (_cut_off, code) = tokio::join!(write.write_all(&flood), read.goodbye());
             assert_eq!(code, Some(ENHANCE_YOUR_CALM), "{:?} {:?}", &flood[..9], served.end.borrow());
             tokio::task::yield_now().await;
@@ -420,7 +421,7 @@ async fn a_server_that_keeps_a_worker_busy_with_frames_that_carry_nothing_is_tol
                     tokio::task::yield_now().await;
                 }
                 let flood = flood.repeat(60_000);
-                // The rest is not read any more.
+                // The client does not read the rest.
                 tokio::join!(write.write_all(&flood), read.goodbye()).1
             };
             let (error, code) = tokio::join!(stream, attack);
@@ -449,7 +450,7 @@ async fn who_ignores_the_farewell_gets_no_more_streams_and_is_closed_after_its_l
         raw.send(&connect(1)).await;
         raw.read.next(HEADERS).await.unwrap();
         drain.start();
-        // It answers no PING, but is not dead, either.
+        // The peer answers no PING, but it is not dead.
         for number in 1..=10 {
             tokio::time::sleep(Duration::from_secs(1)).await;
             raw.send(&connect(1 + 2 * number)).await;

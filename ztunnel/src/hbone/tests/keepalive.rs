@@ -1,4 +1,4 @@
-//! Dead peers are found, living ones are left alone.
+//! Dead peers are detected, and live peers are not disturbed.
 
 use std::{io::ErrorKind, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
     lifecycle::tasks::TaskSet,
 };
 
-/// What h2 sends as its user's PING, and so does Istio's ztunnel.
+/// The payload of a PING that a user of h2 sends; Istio's ztunnel sends the same.
 const PAYLOAD: [u8; 8] = [0x3b, 0x7c, 0xdb, 0x7a, 0x0b, 0x87, 0x16, 0xb4];
 
 #[tokio::test(start_paused = true)]
@@ -78,7 +78,7 @@ async fn a_peer_that_sends_is_not_asked_and_one_that_answers_lives() {
             assert_eq!(start.elapsed().as_secs(), 10 * round);
             write.write_all(&frame(PING, ACK, 0, &ping.payload)).await.unwrap();
         }
-        // It sends, but never answers again: alive as long as it sends.
+        // The peer never answers again, but counts as alive as long as it sends.
         let ping = read.frame().await.unwrap();
         assert_eq!(ping.kind, PING);
         for _ in 0..100 {

@@ -40,7 +40,7 @@ use crate::{
     wire::connect::{ConnectRequest, ConnectResponse},
 };
 
-/// Runs a test where tasks of one thread can be started.
+/// Runs a test that can spawn local tasks.
 pub(crate) async fn local<T>(test: impl Future<Output = T>) -> T {
     LocalSet::new().run_until(test).await
 }
@@ -50,7 +50,7 @@ pub(crate) fn plenty(settings: &Settings) -> Windows {
     Windows::claim(settings, &Budget::default().pod()).unwrap()
 }
 
-/// Notes when bytes arrive, as TLS does.
+/// Records when bytes arrive, as the TLS stream does.
 pub(crate) struct Watched<S> {
     io: S,
     activity: Activity,
@@ -88,7 +88,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 }
 
-/// A served connection, whose client is up to the test.
+/// A served connection; the test is its client.
 pub(crate) struct Served {
     pub(crate) far: DuplexStream,
     pub(crate) drain: DrainTrigger,
@@ -101,7 +101,7 @@ pub(crate) fn serve(settings: &Settings, on_request: impl FnMut(Incoming) + 'sta
     serve_within(settings, plenty(settings), on_request)
 }
 
-/// The same with windows out of some budget.
+/// The same, with windows from a given budget.
 pub(crate) fn serve_within(
     settings: &Settings,
     windows: Windows,
@@ -120,7 +120,7 @@ pub(crate) fn serve_within(
     Served { far, drain, end, tasks }
 }
 
-/// A client on a connection; its driver runs among the tasks.
+/// A client on a connection; its driver is one of the tasks.
 pub(crate) async fn client(io: DuplexStream, settings: &Settings, tasks: &mut TaskSet) -> client::Client {
     let (io, activity) = Watched::new(io);
     let (client, driver) = client::handshake(io, activity, settings, plenty(settings)).await.unwrap();
@@ -138,7 +138,7 @@ pub(crate) fn ok() -> ConnectResponse {
     ConnectResponse::ok(None)
 }
 
-/// A client's and a server's end of one tunnel.
+/// The client's and the server's end of one stream.
 pub(crate) struct Pair {
     pub(crate) near: HboneStream,
     pub(crate) far: HboneStream,
@@ -150,7 +150,7 @@ pub(crate) async fn pair(settings: &Settings) -> Pair {
     pair_within(settings, plenty(settings)).await
 }
 
-/// The same with windows of the server out of some budget.
+/// The same, with windows of the server from a given budget.
 pub(crate) async fn pair_within(settings: &Settings, windows: Windows) -> Pair {
     let tunnels: Rc<RefCell<Vec<HboneStream>>> = Rc::default();
     let accepted = Rc::clone(&tunnels);
@@ -179,7 +179,7 @@ pub(crate) fn buffers() -> BufferPool {
     BufferPool::new(64 << 10, 32)
 }
 
-/// Sends all of it.
+/// Sends all bytes.
 pub(crate) async fn say(tunnel: &mut HboneStream, pool: &BufferPool, mut bytes: &[u8]) {
     while !bytes.is_empty() {
         let room = poll_fn(|cx| tunnel.poll_room(cx, pool.bytes(Size::Large))).await.expect("the tunnel takes no more");
@@ -192,12 +192,12 @@ pub(crate) async fn say(tunnel: &mut HboneStream, pool: &BufferPool, mut bytes: 
     tunnel.release_room();
 }
 
-/// Says that no more will be sent.
+/// Ends the sending direction.
 pub(crate) fn finish(tunnel: &mut HboneStream) {
     assert!(tunnel.finish(), "the tunnel takes no more");
 }
 
-/// What has arrived; empty at the end.
+/// Waits for bytes and returns them; empty at the end.
 pub(crate) async fn hear(tunnel: &mut HboneStream) -> io::Result<Vec<u8>> {
     poll_fn(|cx| {
         let incoming = tunnel.gather(cx, 1).clone();
@@ -219,7 +219,7 @@ pub(crate) async fn hear(tunnel: &mut HboneStream) -> io::Result<Vec<u8>> {
     .await
 }
 
-/// All that arrives up to the end.
+/// Returns all bytes until the end.
 pub(crate) async fn hear_all(tunnel: &mut HboneStream) -> io::Result<Vec<u8>> {
     let mut all = Vec::new();
     loop {

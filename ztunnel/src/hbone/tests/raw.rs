@@ -56,7 +56,7 @@ pub(super) fn connect(stream: u32) -> Vec<u8> {
     frame(HEADERS, END_HEADERS, stream, &connect_block("10.0.0.1:80"))
 }
 
-/// A literal header with a length of any size (RFC 7541, 5.1).
+/// A literal header field of any length (RFC 7541, 5.1).
 pub(super) fn header(name: &str, value: &[u8]) -> Vec<u8> {
     let mut block = vec![0x00, u8::try_from(name.len()).unwrap()];
     block.extend(name.as_bytes());
@@ -88,7 +88,7 @@ impl Raw {
         Self { read: RawRead(read), write }
     }
 
-    /// A client that begins as it should.
+    /// A client that begins correctly.
     pub(super) async fn client(io: DuplexStream) -> Self {
         let mut raw = Self::new(io);
         raw.send(PREFACE).await;
@@ -102,14 +102,14 @@ impl Raw {
 }
 
 impl RawRead {
-    /// What a client begins with.
+    /// Reads the preface of a client.
     pub(super) async fn preface(&mut self) -> [u8; 24] {
         let mut preface = [0; 24];
         self.0.read_exact(&mut preface).await.unwrap();
         preface
     }
 
-    /// `None`: the connection has ended.
+    /// The next frame. `None`: the connection has ended.
     pub(super) async fn frame(&mut self) -> Option<Frame> {
         let mut head = [0; 9];
         self.0.read_exact(&mut head).await.ok()?;
@@ -120,7 +120,7 @@ impl RawRead {
         Some(Frame { kind: head[3], flags: head[4], stream, payload })
     }
 
-    /// The next frame of that kind.
+    /// The next frame of this type.
     pub(super) async fn next(&mut self, kind: u8) -> Option<Frame> {
         loop {
             let frame = self.frame().await?;
@@ -130,7 +130,7 @@ impl RawRead {
         }
     }
 
-    /// Everything up to the end.
+    /// All frames until the end.
     pub(super) async fn rest(&mut self) -> Vec<Frame> {
         let mut frames = Vec::new();
         while let Some(frame) = self.frame().await {

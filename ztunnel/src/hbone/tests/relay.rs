@@ -1,4 +1,4 @@
-//! Two applications with real sockets, two relays, one tunnel between them.
+//! Two applications with real sockets, two relays, and one stream between them.
 
 use std::{io::ErrorKind, rc::Rc, time::Duration};
 
@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// The applications, and what the relays between them say at the end.
+/// The applications, and the results of the relays between them.
 struct Mesh {
     client: TcpStream,
     server: TcpStream,
@@ -123,7 +123,7 @@ async fn a_reset_is_a_reset_on_the_other_side_and_loses_no_delivered_byte() {
     }
 }
 
-/// Writes until every buffer on the way is full; how much that was.
+/// Writes until all buffers on the way are full, and returns the number of bytes.
 async fn fill(stream: &mut TcpStream) -> u64 {
     let chunk = vec![7; 64 << 10];
     let mut written = 0;
@@ -140,7 +140,7 @@ async fn a_slow_reader_costs_its_window_and_a_reset_is_noticed_meanwhile() {
         let mut mesh = mesh(&settings).await;
         fill(&mut mesh.client).await;
         let (taken, delivered) = (mesh.counts[0].to_server(), mesh.counts[1].to_server());
-        // The window, what waits to be sent, and what is in the pipe between the nodes.
+        // The window, the bytes that wait to be sent, and the bytes in the pipe between the nodes.
         let most = u64::from(settings.stream_window) + settings.send_buffer as u64 + (128 << 10);
         assert!(taken - delivered <= most, "{} bytes are held for a reader that does not read", taken - delivered);
         reset_on_close(&mesh.client);
@@ -199,7 +199,7 @@ async fn a_lost_connection_is_told_from_a_reset() {
 #[tokio::test]
 async fn large_transfers_both_ways_at_once_arrive_whole() {
     const SIZE: usize = 64 << 20;
-    /// Byte `index` of what a side says.
+    /// Byte `index` of the bytes that a side sends.
     fn byte(seed: usize, index: usize) -> u8 {
         let mixed = (index ^ seed).wrapping_mul(0x9e37_79b9);
         u8::try_from((mixed >> 16) & 0xff).unwrap()
@@ -269,7 +269,7 @@ async fn messages_of_one_byte_go_back_and_forth() {
 
 #[tokio::test]
 async fn a_reader_that_stalls_does_not_end_the_connection_of_a_writer_of_small_pieces() {
-    // More small pieces than h2 would bear to keep for one connection: they are put together as they arrive.
+    // More small pieces than h2 keeps for one connection: they are merged as they arrive.
     const PIECES: usize = 300_000;
     local(async {
         let Pair { mut near, far, served, .. } = pair(&Settings::default()).await;
@@ -279,7 +279,7 @@ async fn a_reader_that_stalls_does_not_end_the_connection_of_a_writer_of_small_p
         let (pool, settings) = (buffers(), Settings::default());
         let copy = relay::both(&mut inbound, &mut far, Side::Client, &pool, &count);
         let talk = async {
-            // Fills the sockets first.
+            // First fill the sockets.
             super::say(&mut near, &buffers(), &vec![7; 3 << 20]).await;
             for _ in 0..PIECES {
                 super::say(&mut near, &small, b"x").await;

@@ -1,4 +1,4 @@
-//! How tunnels come about, end and break.
+//! How streams are opened, end and break.
 
 use std::{io::ErrorKind, time::Duration};
 
@@ -174,7 +174,7 @@ async fn an_answer_that_is_none_is_told_apart() {
         let goaway = |last: u8| raw::frame(raw::GOAWAY, 0, 0, &[0, 0, 0, last, 0, 0, 0, 0]);
         assert!(matches!(check(goaway(0)).await, OpenError::Unprocessed(_)));
         assert!(matches!(check(vec![0xff; 99]).await, OpenError::Protocol(_)));
-        // Status 204, and a response that is no response.
+        // Status 204, and an invalid response.
         let status = |value: u8, flags: u8| raw::frame(raw::HEADERS, raw::END_HEADERS | flags, 1, &[value]);
         assert!(matches!(check(status(0x89, raw::END_STREAM)).await, OpenError::Refused(said) if said.status == 204));
         assert!(matches!(check(raw::frame(raw::DATA, 0, 1, b"x")).await, OpenError::Protocol(_)));
@@ -227,7 +227,7 @@ async fn a_drain_lets_streams_end_and_opens_no_more() {
 #[tokio::test(start_paused = true)]
 async fn a_connection_is_closed_by_who_needs_it_no_more() {
     local(async {
-        // The client lets go.
+        // The client closes the connection.
         let Pair { near, far, served, client } = pair(&Settings::default()).await;
         drop(client);
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -235,7 +235,7 @@ async fn a_connection_is_closed_by_who_needs_it_no_more() {
         drop((near, far));
         tokio::time::sleep(Duration::from_millis(1)).await;
         assert_eq!(*served.end.borrow(), Some(End::PeerClosed));
-        // The server does, after a while.
+        // The server closes the connection after the idle time.
         let Pair { near, far, served, client } = pair(&Settings::default()).await;
         tokio::time::sleep(Duration::from_secs(3600)).await;
         assert_eq!(*served.end.borrow(), None, "an open tunnel is no idleness");

@@ -1,4 +1,4 @@
-//! Games with windows: whoever stalls costs no more than was agreed.
+//! Abuse of windows: a peer or application that stalls costs no more memory than promised.
 
 use std::{cell::RefCell, rc::Rc, time::Duration};
 
@@ -63,7 +63,7 @@ async fn errors_in_the_windows_of_a_stream_end_the_stream_only() {
         raw.send(&frame(WINDOW_UPDATE, 0, 1, &[0x7f, 0xff, 0xff, 0xff])).await;
         let reset = raw.read.next(RST_STREAM).await.unwrap();
         assert_eq!((reset.stream, reset.code()), (1, FLOW_CONTROL_ERROR));
-        // More than the window holds, which nobody reads.
+        // More bytes than the window allows; no application reads them.
         raw.send(&connect(3)).await;
         let Raw { read, write } = &mut raw;
         let flood = async {
@@ -76,14 +76,14 @@ async fn errors_in_the_windows_of_a_stream_end_the_stream_only() {
         assert_eq!((reset.stream, reset.code()), (3, FLOW_CONTROL_ERROR));
         raw.send(&connect(5)).await;
         assert_eq!(raw.read.next(HEADERS).await.unwrap().stream, 5);
-        // The first was gone before it was answered.
+        // The first stream was reset before it was answered.
         assert_eq!(tunnels.borrow().len(), 2);
         assert_eq!(*served.end.borrow(), None);
     })
     .await;
 }
 
-/// Who opens streams that nobody reads blocks a connection for all others of its pod.
+/// Streams that are not read block the connection for all other streams of the pod.
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_stalled_streams_have_filled_is_left_and_a_slow_reader_alone_changes_nothing() {
     local(async {
@@ -100,7 +100,7 @@ async fn a_connection_that_stalled_streams_have_filled_is_left_and_a_slow_reader
         let stall = |index: usize| tunnels.borrow()[index].stall();
         let (first, second) = (stall(0), stall(1));
         for _ in 0..5 {
-            // One that waits now and then, and two that wait for ever.
+            // One stream that waits now and then, and two that wait for ever.
             drop(stall(2));
             raw.send(&frame(PING, 0, 0, &[7; 8])).await;
             tokio::time::sleep(Duration::from_secs(2)).await;
@@ -117,7 +117,7 @@ async fn a_connection_that_stalled_streams_have_filled_is_left_and_a_slow_reader
     .await;
 }
 
-/// As many tunnels as a peer may have, to an application that reads nothing, must not take the memory of all others.
+/// Many HBONE connections of one peer, to an application that does not read, must not use up the memory of the others.
 #[tokio::test(start_paused = true)]
 async fn tunnels_to_an_application_that_does_not_read_cost_no_more_than_their_peers_share() {
     const TUNNELS: usize = 40;
@@ -179,7 +179,7 @@ async fn a_tunnel_whose_application_reads_grows_to_the_windows_of_the_settings()
     .await;
 }
 
-/// The same for those that accept.
+/// The same on the accepting side.
 #[tokio::test(start_paused = true)]
 async fn a_tunnel_without_streams_is_told_goodbye_where_memory_is_short_if_it_has_grown() {
     local(async {
@@ -207,7 +207,7 @@ async fn a_tunnel_without_streams_is_told_goodbye_where_memory_is_short_if_it_ha
     .await;
 }
 
-/// What a peer that has streams was told is taken back as far as HTTP/2 can.
+/// Windows that were announced to a peer with open streams are reduced as far as HTTP/2 allows.
 #[tokio::test(start_paused = true)]
 async fn the_windows_of_a_stream_that_says_nothing_shrink_where_memory_is_short() {
     local(async {
@@ -223,7 +223,7 @@ async fn the_windows_of_a_stream_that_says_nothing_shrink_where_memory_is_short(
         raw.send(&connect(1)).await;
         raw.read.next(HEADERS).await.unwrap();
         let others: Vec<_> = (0..4).map(|_| budget.pod().claim(825 << 20).unwrap()).collect();
-        // It answers every PING and every SETTINGS.
+        // The peer answers every PING and every SETTINGS.
         let Raw { read, write } = &mut raw;
         let mut told = Vec::new();
         let answers = async {
@@ -240,7 +240,7 @@ async fn the_windows_of_a_stream_that_says_nothing_shrink_where_memory_is_short(
         };
         assert!(tokio::time::timeout(Duration::from_secs(120), answers).await.is_err(), "the connection has ended");
         assert_eq!(told.last(), Some(&(16 << 10)), "{told:?}");
-        // By its own window the connection may carry 2 MiB yet, and no more than that is counted.
+        // The connection's own window still allows 2 MiB, and no more is counted.
         assert_eq!(budget.used(), (4 * (825 << 20)) + (2 << 20));
         drop(others);
     })
