@@ -1,9 +1,10 @@
-//! How many tunnels a pod takes, and from whom: a neighbour that opens connections and says nothing must not keep others out.
+//! Admission of HBONE connections to a pod: limits for the pod and for each peer. A client that opens connections and sends
+//! nothing must not shut others out.
 //!
-//! Places for handshakes are never refused, but taken from the oldest handshake of the client that has the most: a client that
-//! means it needs its place for milliseconds, and a silent one would keep it for seconds. Half of the places is for the addresses
-//! of pods of the mesh, whatever strangers do. Strangers of one IPv6 /64 count as one client: a machine there has as many
-//! addresses as it likes.
+//! A new handshake is never refused because of other handshakes. If there are too many, the oldest handshake of the client with
+//! the most handshakes is evicted: a working client finishes within milliseconds, but a silent one would keep its place for
+//! seconds. Half of the places is reserved for the addresses of pods of the mesh; other addresses are strangers. Strangers of
+//! one IPv6 /64 count as one client, because one machine there can use any number of addresses.
 
 mod counts;
 
@@ -18,13 +19,13 @@ use counts::Counts;
 /// Limits of one pod.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Tunnels.
+    /// HBONE connections.
     pub connections: u32,
-    /// Tunnels from one client address.
+    /// HBONE connections from one client.
     pub connections_per_peer: u32,
-    /// Handshakes that are not finished.
+    /// Unfinished handshakes.
     pub handshakes: u32,
-    /// Handshakes from one client address that are not finished.
+    /// Unfinished handshakes from one client.
     pub handshakes_per_peer: u32,
 }
 
@@ -50,7 +51,7 @@ impl Full {
     }
 }
 
-/// A handshake has lost its place to a later one.
+/// A handshake was evicted in favour of a later one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error(
     "the handshake was not finished when others needed its place; \
@@ -63,7 +64,7 @@ impl Evicted {
     pub const LABEL: &'static str = "evicted";
 }
 
-/// The budget of memory, or the share of the pod or of its peer, is used up.
+/// The memory budget, or the share of the pod or of its peer, is used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("the pod, or its peer, has its share of the daemon's memory; --memory-budget allows no more")]
 pub struct NoMemory;
@@ -73,39 +74,40 @@ impl NoMemory {
     pub const LABEL: &'static str = "memory";
 }
 
-/// Counts the tunnels to one pod, over all workers: one short lock when a tunnel comes, gets ready or goes.
+/// Counts the HBONE connections to one pod, over all workers. It takes a short lock when a connection begins, finishes its
+/// handshake, or ends.
 #[derive(Clone, Debug)]
 pub struct Admission {
     limits: Limits,
     counts: Arc<Mutex<Counts>>,
 }
 
-/// The place of one tunnel; free again when it is dropped.
+/// The place of one HBONE connection; dropping the permit frees the place.
 #[derive(Debug)]
 pub struct AdmissionPermit {
     admission: Admission,
     client: Client,
-    /// The number of its handshake, until that is done.
+    /// The number of the handshake, until it is finished.
     handshake: Option<u64>,
     evicted: Arc<Notify>,
 }
 
 impl Admission {
-    /// Nobody is there yet.
+    /// No connection is counted yet.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
         Self { limits, counts: Arc::default() }
     }
 
-    /// Takes a client in, who begins a handshake. Another handshake may lose its place by that.
+    /// Admits a client that begins a handshake. That may evict another handshake.
     ///
     /// # Errors
-    /// Which limit is reached, by tunnels that are ready.
+    /// The limit that is reached by HBONE connections with a finished handshake.
     pub fn admit(&self, client: Client) -> Result<AdmissionPermit, Full> {
         let limits = self.limits;
         let mut counts = self.lock();
         let (of_client, all) = (counts.of(client), counts.all());
-        // The client's own first: who is refused for what it does itself shall read that.
+        // The limit of the client comes first, so that a client over its own limit gets the right reason.
         if of_client.connections >= limits.connections_per_peer {
             return Err(Full::ConnectionsOfPeer(of_client.connections));
         }
@@ -134,16 +136,16 @@ impl Admission {
 }
 
 impl AdmissionPermit {
-    /// Waits until a later handshake has taken the place.
+    /// Waits until the handshake is evicted.
     pub async fn evicted(&self) -> Evicted {
         self.evicted.notified().await;
         Evicted
     }
 
-    /// The handshake is done.
+    /// Records that the handshake is finished.
     ///
     /// # Errors
-    /// When it has lost its place before.
+    /// If the handshake was evicted before.
     pub fn ready(&mut self) -> Result<(), Evicted> {
         let Some(handshake) = self.handshake.take() else { return Ok(()) };
         if self.admission.lock().finish(self.client, handshake) {

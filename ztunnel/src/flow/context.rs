@@ -1,4 +1,4 @@
-//! What every connection of one pod on one worker needs.
+//! The state that all connections of one pod on one worker share.
 
 use std::{
     cell::{Cell, RefCell},
@@ -29,49 +29,49 @@ use crate::{
 
 /// The pod, as its connections see it.
 pub struct PodContext {
-    /// The pod.
+    /// The name of the pod.
     pub name: NamespacedName,
-    /// Its addresses.
+    /// The pod's addresses.
     pub addresses: Addresses,
-    /// Connects from within its network namespace.
+    /// Connects from within the pod's network namespace.
     pub dialer: Dialer,
-    /// Its side of TLS.
+    /// The pod's side of TLS.
     pub tls: tls::Endpoint,
-    /// Its tunnels to other pods.
+    /// The HBONE connections to other pods.
     pub pool: Pool<TunnelDialer>,
-    /// HTTP/2 of the tunnels.
+    /// The HTTP/2 settings of HBONE connections.
     pub hbone: hbone::Settings,
-    /// Who may connect to it.
+    /// Judges the connections to the pod.
     pub enforcement_point: EnforcementPoint,
-    /// Tells the kubelet from others, where the kernel can.
+    /// Identifies connections of the kubelet, if the kernel supports it.
     pub node: Option<Arc<dyn NodeConnections>>,
-    /// Tunnels to it.
+    /// Admits HBONE connections to the pod.
     pub admission: Admission,
-    /// What its connections may use.
+    /// The limit of the pod's open connections.
     pub open: OpenLimit,
-    /// Its tasks on this worker.
+    /// The number of the pod's tasks on this worker.
     pub tasks: TaskCount,
     /// The mesh.
     pub mesh: Reader,
-    /// Its live connections on this worker.
+    /// The pod's live connections on this worker.
     pub table: Rc<Table>,
-    /// Its upstream connections on all workers.
+    /// The pod's upstream connections on all workers.
     pub upstreams: Upstreams,
-    /// The worker's copy buffers, at the expense of the pod.
+    /// The worker's copy buffers, charged to the pod.
     pub buffers: BufferPool,
     /// The pod's share of the daemon's memory.
     pub memory: Account,
     /// The cluster's name, for telemetry.
     pub cluster: Arc<str>,
-    /// Tells of tunnels that came to nothing.
+    /// Logs failed HBONE connections.
     pub failures: Failures,
     /// The worker's counters.
     pub meter: Meter,
-    /// Why connections end that are cut from outside.
+    /// The close reason of connections whose task is dropped.
     pub ending: Cell<CloseReason>,
 }
 
-/// A pod's addresses, as the mesh has them now.
+/// The current addresses of a pod, as the mesh has them.
 #[derive(Debug)]
 pub struct Addresses {
     current: RefCell<Vec<IpAddr>>,
@@ -79,13 +79,13 @@ pub struct Addresses {
 }
 
 impl Addresses {
-    /// The addresses that a pod begins with.
+    /// The first addresses of a pod.
     #[must_use]
     pub fn new(addresses: Vec<IpAddr>) -> Self {
         Self { current: RefCell::new(addresses), changed: Notify::new() }
     }
 
-    /// Replaces them. Gives those that are not the pod's any more.
+    /// Replaces the addresses. Returns the ones that the pod does not have any more.
     pub fn replace(&self, addresses: Vec<IpAddr>) -> Vec<IpAddr> {
         let before = self.current.replace(addresses);
         self.changed.notify_waiters();
@@ -99,18 +99,18 @@ impl Addresses {
 }
 
 impl PodContext {
-    /// The first of its addresses that is of the same family as this one.
+    /// The pod's first address of the same family as this one.
     pub(super) fn first_address(&self, like: IpAddr) -> Option<IpAddr> {
         self.addresses.current.borrow().iter().copied().find(|own| own.is_ipv4() == like.is_ipv4())
     }
 
-    /// Waits until an address that is the pod's now is taken from it.
+    /// Waits until the pod loses this address. Never returns for an address that the pod does not have now.
     pub(super) async fn lost(&self, address: IpAddr) {
         if !self.addresses.contains(address) {
             pending::<()>().await;
         }
         loop {
-            // Whoever waits before the change is told, also if this is not polled in between.
+            // Created before the check, so that no change after the check is missed.
             let changed = self.addresses.changed.notified();
             if !self.addresses.contains(address) {
                 return;
@@ -119,7 +119,7 @@ impl PodContext {
         }
     }
 
-    /// Replaces the pod's addresses. Connections of those that are gone end; others notice nothing.
+    /// Replaces the pod's addresses. Connections of removed addresses end; others continue.
     pub fn readdress(&self, addresses: Vec<IpAddr>) {
         let families = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
         let before = families.map(|family| self.first_address(family));
@@ -138,7 +138,7 @@ impl PodContext {
         let moved: Vec<_> = moved.filter(|(now, before)| now != before).filter_map(|(_, before)| before).collect();
         self.pool.retain(|key, _| match key.from {
             Some(from) => !removed.contains(&from),
-            // A tunnel that is bound to no address has come from the pod's first one of that family.
+            // An HBONE connection without a given source address has the pod's first address of the family.
             None => !moved.iter().any(|first| first.is_ipv4() == key.to.is_ipv4()),
         });
     }

@@ -1,4 +1,4 @@
-//! Connecting to the pod's application in the name of a client.
+//! Connects to the pod's application with the address of the client.
 
 use std::{
     io,
@@ -14,20 +14,20 @@ use crate::{
     policy::Permit,
 };
 
-/// How often another source port is tried for a delivery before it is given up.
+/// The number of source ports that are tried for a delivery.
 const TRIES: u32 = 16;
 
 /// The application's side of a connection.
 pub(super) struct Delivered {
     pub application: TcpStream,
-    /// To be kept until it is closed.
+    /// Has to be kept until the connection is closed.
     pub held: (DeliveryEntry, OpenPermit),
 }
 
-/// Connects to `to` from the client's address and a port that is free. Only what was judged gets here.
+/// Connects to `to` from the client's address and a free port. The permit proves that policy allows the connection.
 ///
 /// # Errors
-/// Why it can't be; the application does not listen, most of the time.
+/// Why the connect failed; in most cases the application does not listen.
 pub(super) async fn to_application(
     pod: &PodContext,
     _judged: &Permit,
@@ -42,10 +42,10 @@ pub(super) async fn to_application(
         };
         match pod.dialer.deliver(to, from).await {
             Ok((application, place)) => return Ok(Delivered { application, held: (entry, place) }),
-            // The port is taken by something that is not in the table: a time-wait, or a socket of the pod's own.
+            // The port is used by a socket that is not in the table: a socket in TIME-WAIT, or a socket of the pod.
             Err(error @ DialError::Source { .. }) => last = Some(error),
-            // A stranger's connection with this tuple answers a connect with a reset. Once may be that, twice is the
-            // application: nobody listens.
+            // Another connection with this tuple answers a connect with a reset, so the first refusal may come from there. A
+            // second refusal comes from the application: it does not listen.
             Err(error) if is_refusal(&error) && !refused_before => {
                 refused_before = true;
                 last = Some(error);

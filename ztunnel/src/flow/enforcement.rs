@@ -1,8 +1,8 @@
-//! Who may connect to a pod: judged when a connection comes, and again whenever the mesh or the pod's local facts change.
+//! Judges the connections to a pod: each at its beginning, and again whenever the mesh or the pod's local facts change.
 //!
-//! A connection enters *before* it is judged, and is judged by a snapshot that is loaded after that. So a new snapshot is
-//! never missed: either the judgement was made by it, or the recheck that it starts finds the connection, wherever that is
-//! on its way.
+//! A connection is entered *before* it is judged, and the snapshot for the judgement is loaded after that. So no snapshot is
+//! missed: either the judgement uses the new snapshot, or the recheck that this snapshot starts finds the connection, also
+//! while the connection is still being set up.
 
 use std::{
     collections::HashMap,
@@ -34,16 +34,16 @@ use crate::{
     store::{policies::Policies, publish::Reader, snapshot::Snapshot},
 };
 
-/// The points of the pods of this node; clones are the same.
+/// The enforcement points of all pods of this node. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct EnforcementPoints(Arc<All>);
 
 #[derive(Default)]
 struct All {
     points: Mutex<Vec<Weak<Inner>>>,
-    /// The local facts of a pod have changed.
+    /// Notified when the local facts of a pod have changed.
     changed: Arc<Notify>,
-    /// Tells the kubelet from others, where the kernel can.
+    /// Identifies connections of the kubelet, if the kernel supports it.
     node: Option<Arc<dyn NodeConnections>>,
 }
 
@@ -53,7 +53,7 @@ impl fmt::Debug for All {
     }
 }
 
-/// One pod's point, shared by its workers; clones are the same.
+/// The enforcement point of one pod. All workers share it; clones share it too.
 #[derive(Clone, Debug)]
 pub struct EnforcementPoint(Arc<Inner>);
 
@@ -61,28 +61,29 @@ pub struct EnforcementPoint(Arc<Inner>);
 struct Inner {
     pod: NamespacedName,
     mesh: Reader,
-    /// What is in force of the pod's local facts.
+    /// The pod's local facts that are in force.
     local: ArcSwap<LocalPod>,
     changed: Arc<Notify>,
     current: ArcSwapOption<Current>,
-    /// Since all connections were judged by one guard, another has judged some, or is asked now.
+    /// The connections have to be judged again: since the last recheck, different policies have judged some of them or are now
+    /// in force.
     is_due: AtomicBool,
     entered: Mutex<HashMap<u64, Arc<Entered>>>,
     next: AtomicU64,
 }
 
-/// What is kept of the newest snapshot, as soon as the recheck that it starts has been here. Only that, which is no data
-/// worker, puts another in its place: to free what the last one held takes its time, with many policies. The guard stays the same
-/// value as long as it would decide alike, so that a change which does not concern the pod costs nothing here.
+/// The policies of the pod by the newest snapshot that a recheck has seen. Only the recheck replaces this value, and it does
+/// not run on a data worker: freeing the previous value takes long if there are many policies. The guard stays the same value
+/// as long as it would decide the same, so a change that does not concern the pod costs nothing here.
 #[derive(Debug)]
 struct Current {
     snapshot: Arc<Snapshot>,
     local: Arc<LocalPod>,
-    /// None: that snapshot does not know the pod.
+    /// `None`: the snapshot does not know the pod.
     known: Option<Known>,
 }
 
-/// The guard of a pod, and what it was made of.
+/// The guard of a pod, which decides by its policies, and the objects from which the guard was made.
 #[derive(Clone, Debug)]
 struct Known {
     guard: Arc<PodPolicies>,
@@ -93,14 +94,14 @@ struct Known {
 #[derive(Debug)]
 struct Entered {
     connection: Connection,
-    /// Where a client in plaintext has its end, besides its address.
+    /// The source port of a plaintext connection.
     port: Option<u16>,
-    /// Its client is the kubelet.
+    /// The client is the kubelet.
     probe: AtomicBool,
     stop: Mutex<Option<oneshot::Sender<Box<Denial>>>>,
 }
 
-/// A connection at the point, and behind it; it leaves with this value.
+/// A connection that is registered at the enforcement point until this value is dropped.
 #[derive(Debug)]
 pub struct Enforcement {
     point: EnforcementPoint,
@@ -109,23 +110,23 @@ pub struct Enforcement {
     stopped: oneshot::Receiver<Box<Denial>>,
 }
 
-/// What became of the connections of a pod, or of all, when the mesh changed.
+/// The result of a recheck of the connections of one pod or of all pods.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rechecked {
-    /// Judged again.
+    /// Connections that were judged again.
     pub judged: usize,
-    /// Of them, those that may not be any more.
+    /// Connections of them that are not allowed any more.
     pub cut: usize,
 }
 
 impl EnforcementPoints {
-    /// The points of a node that can tell the kubelet from others.
+    /// The enforcement points of a node. `node` identifies connections of the kubelet.
     #[must_use]
     pub fn of_node(node: Option<Arc<dyn NodeConnections>>) -> Self {
         Self(Arc::new(All { node, ..All::default() }))
     }
 
-    /// A point for a pod, as long as a clone of it lives. `local`: what is in force of the pod's local facts.
+    /// An enforcement point for a pod, which exists as long as a clone of it. `local`: the pod's local facts that are in force.
     #[must_use]
     pub fn point(&self, pod: NamespacedName, mesh: Reader, local: LocalPod) -> EnforcementPoint {
         let inner = Inner {
@@ -144,14 +145,15 @@ impl EnforcementPoints {
             all.retain(|point| point.strong_count() > 0);
             all.push(Arc::downgrade(&point.0));
         }
-        // The recheck of this mesh may be over already. Another one begins the series of the policies that decide here.
+        // The recheck for this snapshot may have ended already. Another recheck creates the metric series of the pod's
+        // policies.
         point.renew();
         self.0.changed.notify_one();
         point
     }
 
-    /// Judges every connection again whenever the mesh or the local facts of a pod change, as long as it may. The data workers are not asked, and wait
-    /// for nothing.
+    /// Judges the connections again whenever the mesh or the local facts of a pod change. The data workers are not involved and
+    /// do not wait.
     pub async fn follow(self, mesh: Reader, decisions: Decisions) {
         let mut changes = mesh.subscribe();
         let mut newest = Some(mesh.load());
@@ -175,17 +177,17 @@ impl EnforcementPoints {
         }
     }
 
-    /// Judges the connections by the newest snapshot: those of the pods for which others decide than before.
+    /// Judges connections by the newest snapshot: those of the pods whose policies have changed.
     pub fn recheck(&self, decisions: &Decisions) -> Rechecked {
         let points: Vec<EnforcementPoint> =
             lock(&self.0.points).iter().filter_map(Weak::upgrade).map(EnforcementPoint).collect();
-        // All of them before any connection, so that no worker makes its own for long.
+        // All guards are renewed before any connection is judged, so that workers need not make their own guards for long.
         let guards: Vec<_> = points.iter().map(|point| point.renew().filter(|_| point.takes_due())).collect();
         let of_pods = points.iter().zip(&guards);
         decisions.expect(of_pods.filter_map(|(point, guard)| Some((&point.0.pod.namespace, guard.as_deref()?))));
         let mut all = Rechecked::default();
         for (point, guard) in points.into_iter().zip(guards) {
-            // A pod that has left is released, and its connections with it. Where nobody else decides than did, nothing is due.
+            // `None`: the policies are unchanged, or the pod has left the mesh and will be released with its connections.
             let Some(guard) = guard else { continue };
             let Rechecked { judged, cut } = point.recheck(&guard, decisions, self.0.node.as_deref());
             all.judged += judged;
@@ -196,13 +198,13 @@ impl EnforcementPoints {
 }
 
 impl EnforcementPoint {
-    /// Lets a connection come to be judged.
+    /// Enters a connection, which can then be judged.
     #[must_use]
     pub fn enter(&self, connection: Connection) -> Enforcement {
         self.let_in(connection, None)
     }
 
-    /// Lets a connection in plaintext come to be judged, whose client's end has that port: it may be the kubelet's.
+    /// Enters a plaintext connection with this source port: its client may be the kubelet.
     #[must_use]
     pub fn enter_in_plaintext(&self, connection: Connection, port: u16) -> Enforcement {
         self.let_in(connection, Some(port))
@@ -217,7 +219,7 @@ impl EnforcementPoint {
         Enforcement { point: self.clone(), id, entered, stopped }
     }
 
-    /// The guard by the newest snapshot; none when that does not know the pod.
+    /// The guard by the newest snapshot. `None`: the snapshot does not know the pod.
     #[must_use]
     pub fn guard(&self) -> Option<Arc<PodPolicies>> {
         loop {
@@ -233,7 +235,7 @@ impl EnforcementPoint {
                 (Some(guard), Some(known)) if Arc::ptr_eq(guard, &known.guard) => {}
                 (Some(_), _) => self.0.is_due.store(true, Ordering::SeqCst),
             }
-            // Either a newer snapshot is seen here, or the recheck of that snapshot sees that it is due.
+            // Either this check sees a newer snapshot, or the recheck of that snapshot sees `is_due`.
             fence(Ordering::SeqCst);
             if Arc::ptr_eq(&snapshot, &self.0.mesh.load()) && Arc::ptr_eq(&local, &self.0.local.load()) {
                 return guard;
@@ -241,8 +243,8 @@ impl EnforcementPoint {
         }
     }
 
-    /// Changes what is in force of the pod's local facts: from now on connections are judged by it, and those that are open
-    /// are judged again by [`Gates::follow`].
+    /// Replaces the pod's local facts. New connections are judged by them from now on, and open connections are judged again by
+    /// [`EnforcementPoints::follow`].
     pub fn set_local(&self, local: LocalPod) {
         if **self.0.local.load() != local {
             self.0.local.store(Arc::new(local));
@@ -250,7 +252,7 @@ impl EnforcementPoint {
         }
     }
 
-    /// The guard by a snapshot and local facts: the one that is kept, if it would be the same.
+    /// The guard by a snapshot and local facts. Returns the kept guard if it would be the same.
     fn known_by(&self, snapshot: &Snapshot, local: &Arc<LocalPod>) -> Option<Known> {
         let workload = snapshot.workload(&self.0.pod)?;
         let policies = snapshot.policies();
@@ -259,7 +261,7 @@ impl EnforcementPoint {
         let kept = kept.and_then(|current| current.known.as_ref());
         let is_untouched = |kept: &&Known| {
             let is_same = Arc::ptr_eq(&kept.workload, workload) && Arc::ptr_eq(&kept.policies, policies);
-            // Which services are in front of the pod counts as well, where policies name some.
+            // If policies name services, the services of the pod count as well.
             is_same && !policies.name_services()
         };
         if let Some(kept) = kept.filter(is_untouched) {
@@ -271,7 +273,7 @@ impl EnforcementPoint {
         Some(Known { guard: guard.unwrap_or_else(|| Arc::new(made)), workload, policies })
     }
 
-    /// Makes the guard by the newest snapshot the one that is asked.
+    /// Makes the guard by the newest snapshot, and keeps it as the current one.
     fn renew(&self) -> Option<Arc<PodPolicies>> {
         loop {
             let (snapshot, local) = (self.0.mesh.load(), self.0.local.load_full());
@@ -283,21 +285,21 @@ impl EnforcementPoint {
             if !before.zip(guard.as_ref()).is_some_and(|(before, guard)| Arc::ptr_eq(&before.guard, guard)) {
                 self.0.is_due.store(true, Ordering::SeqCst);
             }
-            // Someone else may have renewed it meanwhile, by a newer one.
+            // Another thread may have renewed the guard meanwhile, by a newer snapshot.
             if Arc::ptr_eq(&snapshot, &self.0.mesh.load()) && Arc::ptr_eq(&local, &self.0.local.load()) {
                 return guard;
             }
         }
     }
 
-    /// Whether the connections are to be judged again; whoever asks does so.
+    /// Whether the connections have to be judged again. Resets the flag; the caller has to judge them.
     fn takes_due(&self) -> bool {
         // See `guard`.
         fence(Ordering::SeqCst);
         self.0.is_due.swap(false, Ordering::SeqCst)
     }
 
-    /// The guard by the newest snapshot, made the one that is asked.
+    /// The guard by the newest snapshot, kept as the current one.
     fn newest(&self) -> Option<Arc<PodPolicies>> {
         let current = self.0.current.load();
         match current.as_ref().filter(|current| current.is_of(&self.0.mesh.load(), &self.0.local.load())) {
@@ -314,7 +316,7 @@ impl EnforcementPoint {
             if guard.judge(&entered.connection).is_ok() {
                 continue;
             }
-            // It may have been let in by a mesh that came meanwhile: only by the newest anyone is cut.
+            // A newer snapshot may allow the connection. Connections are cut only by the newest snapshot.
             let newest = self.newest();
             let Some(newest) = newest else { return rechecked };
             let Err(denied) = newest.judge(&entered.connection) else { continue };
@@ -325,7 +327,7 @@ impl EnforcementPoint {
             if let Some(stop) = lock(&entered.stop).take() {
                 rechecked.cut += 1;
                 decisions.cut(&denial, &self.0.pod.namespace);
-                // Whoever has ended meanwhile needs no telling.
+                // A connection that has ended meanwhile does not receive the denial.
                 let _ended = stop.send(Box::new(denial));
             }
         }
@@ -334,7 +336,7 @@ impl EnforcementPoint {
 }
 
 impl Entered {
-    /// Whether the client is the kubelet. While policy let everybody in, nobody has looked.
+    /// Whether the client is the kubelet. While policy allowed all connections, this was not checked.
     fn is_of_kubelet(&self, node: Option<&dyn NodeConnections>, decisions: &Decisions) -> bool {
         if self.probe.load(Ordering::Relaxed) {
             return true;
@@ -356,40 +358,40 @@ impl Current {
 }
 
 impl Enforcement {
-    /// Whether the connection may be, by the newest snapshot; `found` hears what policies without effect have to say.
+    /// Judges the connection by the newest snapshot. `found` is called for each match of a policy that is not enforced.
     ///
     /// # Errors
-    /// Why not. `None`: the mesh does not know the pod.
+    /// Why the connection is denied. `None`: the mesh does not know the pod.
     pub fn judge(&self, found: impl FnMut(UnenforcedMatch<'_>)) -> Result<Permit, Option<Denial>> {
         let guard = self.point.guard().ok_or(None)?;
         guard.beside(&self.entered.connection, found);
         guard.judge(&self.entered.connection).map_err(|denied| Some(denied.told(&self.entered.connection)))
     }
 
-    /// What is known of it.
+    /// The facts by which policy judges the connection.
     #[must_use]
     pub fn connection(&self) -> &Connection {
         &self.entered.connection
     }
 
-    /// Says that the client is the kubelet, which may ask at the ports of probes whatever policy says.
+    /// Records that the client is the kubelet, which may connect to the ports of probes independent of policy.
     pub fn is_probe(&self) {
         self.entered.probe.store(true, Ordering::Relaxed);
     }
 
-    /// Waits until the connection may not be any more.
+    /// Waits until policy does not allow the connection any more.
     pub async fn stopped(&mut self) -> Denial {
         poll_fn(|cx| self.poll_stopped(cx)).await
     }
 
-    /// As [`Self::stopped`]; comes once.
+    /// As [`Self::stopped`]; ready only once.
     pub fn poll_stopped(&mut self, cx: &mut Context<'_>) -> Poll<Denial> {
         if self.stopped.is_terminated() {
             return Poll::Pending;
         }
         match Pin::new(&mut self.stopped).poll(cx) {
             Poll::Ready(Ok(denial)) => Poll::Ready(*denial),
-            // Never: the sender is in what this value holds.
+            // `Err` can't occur: this value holds the sender.
             Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
         }
     }

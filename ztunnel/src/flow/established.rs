@@ -1,4 +1,5 @@
-//! A connection whose two ends are connected: bytes are copied between them until both have finished, or the connection must end.
+//! A connection whose two ends are connected: bytes are copied between them until both have finished, or the connection must
+//! end.
 
 use std::{
     future::{Future, poll_fn},
@@ -77,8 +78,8 @@ impl Ends for TunnelEnds {
     }
 }
 
-/// A connection with two ends. Ended from outside, it is dropped in the order of the fields: `held`, `record` and `place` count
-/// on the sockets being closed.
+/// A connection with two ends. If its task is dropped, the fields are dropped in their order: `held`, `record` and `place`
+/// require that the sockets are closed before.
 pub(super) struct Established<E, T> {
     pub(super) ends: E,
     /// Dropped after the ends are closed.

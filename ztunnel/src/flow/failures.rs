@@ -1,4 +1,5 @@
-//! Log lines about connections that never became any: one each, until there are so many that they would push out the rest.
+//! Log lines about connections that failed at their beginning: one line for each, with a rate limit, so that they can't
+//! displace other lines.
 
 use std::{cell::Cell, time::Duration};
 
@@ -11,11 +12,12 @@ use crate::model::{
     flow::Direction,
 };
 
-/// Lines in one [`PERIOD`], which may come at once: whoever looks for one cause makes a few attempts. The metrics count all.
+/// The number of lines in one [`PERIOD`], possibly all at once: a person who looks for a cause makes only a few attempts. The
+/// metrics count all failures.
 const LINES: u32 = 200;
 const PERIOD: Duration = Duration::from_secs(10);
 
-/// Tells of failed tunnels to one pod on one worker.
+/// Logs failed connections to one pod on one worker.
 #[derive(Debug)]
 pub struct Failures {
     begun: Cell<Instant>,
@@ -24,13 +26,13 @@ pub struct Failures {
 }
 
 impl Failures {
-    /// Nothing has been told.
+    /// No line is written yet.
     #[must_use]
     pub fn new(now: Instant) -> Self {
         Self { begun: Cell::new(now), told: Cell::new(0), untold: Cell::new(0) }
     }
 
-    /// Tells of a connection that ended before it could ask for anything.
+    /// Logs an HBONE connection that ended without a request.
     pub fn tell(&self, peer: PeerAddr, dst: OrigDst, reason: CloseReason, error: &str) {
         let Some(untold) = self.may_tell(Instant::now()) else { return };
         let untold = (untold > 0).then_some(untold);
@@ -48,7 +50,7 @@ impl Failures {
         );
     }
 
-    /// How many were not told since the last that was; none: this one is not to be told either.
+    /// The number of suppressed lines since the last one written. `None`: this line is suppressed as well.
     pub(super) fn may_tell(&self, now: Instant) -> Option<u64> {
         if now.duration_since(self.begun.get()) >= PERIOD {
             self.begun.set(now);

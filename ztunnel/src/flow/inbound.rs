@@ -1,4 +1,4 @@
-//! A tunnel to the pod: TLS, HTTP/2, and on every stream of it a connection to the pod's application.
+//! An HBONE connection to the pod: TLS, HTTP/2, and for each stream a connection to the pod's application.
 
 use std::{cell::RefCell, future::Future, rc::Rc, sync::Arc, time::Duration};
 
@@ -61,16 +61,17 @@ use crate::{
     },
 };
 
-/// How long a peer may take to close its side, once everything has been said.
+/// How long a peer may take to close its side after this side has closed.
 const SEE_OFF: Duration = Duration::from_secs(5);
 
-/// A tunnel whose certificates change while it is made is not refused what it is made for.
+/// A change of certificates closes an HBONE connection only when the connection is this old. So the stream for which it was
+/// made can be opened.
 const FIRST_WORDS: Duration = Duration::from_secs(1);
 
-/// A peer that has said nothing for so long while it was told to close is not waited for.
+/// This side does not wait for the close of a peer that has sent nothing for this long.
 const SILENT: Duration = Duration::from_secs(1);
 
-/// Serves a tunnel to its end. A peer that proves no identity gets an alert, and no HTTP/2.
+/// Serves an HBONE connection until its end. A peer that proves no identity gets a TLS alert, and no HTTP/2.
 pub async fn serve(pod: Rc<PodContext>, accepted: Accepted, mut drain: DrainWatch) {
     let Accepted { stream, peer, dst, place: socket } = accepted;
     let Admitted { mut place, memory, windows } = match limits::hbone_connection(&pod, peer) {
@@ -85,7 +86,7 @@ pub async fn serve(pod: Rc<PodContext>, accepted: Accepted, mut drain: DrainWatc
     let shaken = tokio::select! {
         shaken = shake_hands(&pod.tls, stream, &pod.buffers) => shaken.map_err(|error| (error.label(), causes(&error))),
         evicted = place.evicted() => Err((Evicted::LABEL, evicted.to_string())),
-        // It has asked for nothing yet, and would be told to go elsewhere.
+        // The peer has requested nothing yet, and would get a GOAWAY at once.
         () = drain.started() => return debug!(src.addr = %peer, "a handshake was cut short, because the daemon is stopping"),
     };
     let kept = |shaken| place.ready().map(|()| shaken).map_err(|evicted| (Evicted::LABEL, evicted.to_string()));
@@ -108,7 +109,7 @@ pub async fn serve(pod: Rc<PodContext>, accepted: Accepted, mut drain: DrainWatc
         () = pod.lost(dst.ip()) => None,
     };
     if matches!(end, Some(End::Cut(_)) | None) {
-        // What waits to be sent is taken back.
+        // Bytes that wait to be sent are discarded.
         socket::reset_on_close(io.get_ref());
     }
     drop(io);
@@ -118,13 +119,14 @@ pub async fn serve(pod: Rc<PodContext>, accepted: Accepted, mut drain: DrainWatc
     }
     let end = end.map_or_else(|| CloseReason::AddressRemoved.to_string(), |end| end.to_string());
     debug!(src.addr = %peer, src.identity = %link.principal.identity(), end, "a tunnel ended");
-    // They end with the connection, which is gone.
+    // The streams end with the connection, which is gone.
     streams.into_inner().join_all().await;
     drop((place, socket));
 }
 
-/// Proves who comes. A connection that was never used may end in a reset, as the listener wants it; of a tunnel's last
-/// bytes that would take back what is still on its way, and TLS tells an end from a loss anyway.
+/// Authenticates the peer. Sockets of the listener are closed with a reset, which is right until the end of the handshake.
+/// Later a reset would discard the last bytes of the HBONE connection that are still on their way. TLS distinguishes a regular
+/// end from a loss without the reset.
 pub(super) async fn shake_hands(
     tls: &Endpoint,
     stream: TcpStream,
@@ -135,7 +137,8 @@ pub(super) async fn shake_hands(
     Ok((io, peer))
 }
 
-/// Speaks HTTP/2 until the tunnel ends, and sees the peer off; with one that is not trusted any more it ends at once.
+/// Serves HTTP/2 until the HBONE connection ends, and then waits for the peer's close. If the peer is not trusted any more, the
+/// connection ends at once.
 pub(super) async fn speak<S>(
     io: &mut TlsStream<S>,
     (tls, peer): (&Endpoint, &Peer),
@@ -161,22 +164,22 @@ where
     };
     let in_order =
         matches!(end, End::Drained | End::Idle | End::Stalled | End::Outgrown | End::Unused | End::PeerClosed);
-    // Who did not react to the farewell will not react to the FIN.
+    // A peer that did not react to the GOAWAY will not react to the FIN either.
     if in_order && activity.last().elapsed() < SILENT {
         see_off(io).await;
     }
     end
 }
 
-/// Reads until the peer has closed as well. Nobody wants what it says now, but closing over it would be a reset, which
-/// takes back what the peer has not got yet.
+/// Reads until the peer has closed as well, and discards the bytes. A close with unread bytes would reset the connection, and
+/// the peer would lose the bytes that have not arrived.
 async fn see_off(io: &mut (impl AsyncRead + Unpin)) {
     let mut rest = [0; 512];
     let ended = async { while matches!(io.read(&mut rest).await, Ok(1..)) {} };
     let _too_late = timeout(SEE_OFF, ended).await;
 }
 
-/// Waits for the drain, or until what was proved of the peer should not be relied upon for more.
+/// Waits for the drain, or until the peer's certificate or the pod's own should not be used for new streams any more.
 async fn until_stopped(mut drain: DrainWatch, tls: &Endpoint, peer: &Peer) {
     let outdated = async { tokio::join!(tls.outdated(peer), sleep(FIRST_WORDS)) };
     tokio::select! {
@@ -185,7 +188,7 @@ async fn until_stopped(mut drain: DrainWatch, tls: &Endpoint, peer: &Peer) {
     }
 }
 
-/// Both ends of a tunnel.
+/// Both ends of an HBONE connection.
 struct Link {
     peer: PeerAddr,
     local: OrigDst,
@@ -193,7 +196,7 @@ struct Link {
     memory: Account,
 }
 
-/// A stream's application, and who it is.
+/// The application of a stream, with the destination pod and the resources of the connection.
 struct Opened {
     application: TcpStream,
     held: (DeliveryEntry, OpenPermit),
@@ -215,7 +218,7 @@ async fn begin(pod: Rc<PodContext>, link: Rc<Link>, incoming: Incoming) -> Optio
     let opened = match &request {
         Ok(request) => tokio::select! {
             opened = open(&pod, &flow, &link, request, &mut record) => opened,
-            // Nobody waits for it any more.
+            // The peer has reset the stream.
             _gone = responder.gone() => {
                 record.end(CloseReason::ClientReset, None);
                 return None;
@@ -288,7 +291,7 @@ async fn open(
         source: target.source,
         destination: target.destination.clone(),
         service: target.service,
-        // As Istio's: where the peer has connected to, and what it asked for there.
+        // As in Istio's log: the address of the HBONE connection, and the destination that the peer requested.
         dst_addr: link.local.socket(),
         hbone_addr: Some(target.to.to_string()),
         ..facts

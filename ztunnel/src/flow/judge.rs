@@ -1,4 +1,4 @@
-//! Asks the point of a pod for a connection to it, and tells what came of it.
+//! Judges a connection at the enforcement point of a pod, and counts and logs the result.
 
 use std::io;
 
@@ -15,10 +15,10 @@ use crate::{
     policy::{Connection, Permit, PodPolicies, UnenforcedMatch},
 };
 
-/// Judges a connection that has entered.
+/// Judges a connection that was entered at the enforcement point.
 ///
 /// # Errors
-/// Why it is refused.
+/// Why the connection is refused.
 pub(super) fn judge(pod: &PodContext, flow: &Flow, enforcement: &Enforcement) -> Result<Permit, FlowRefusal> {
     let decisions = pod.meter.traffic().decisions();
     let denial = match enforcement.judge(|found| {
@@ -54,7 +54,7 @@ pub(super) fn judge(pod: &PodContext, flow: &Flow, enforcement: &Enforcement) ->
     Err(FlowRefusal { reason: CloseReason::Denied, detail: Some(detail) })
 }
 
-/// A line about what a policy without effect has to say.
+/// Writes a log line about a match of a policy that is not enforced.
 fn tell(connection: &Connection, found: &UnenforcedMatch<'_>) {
     event!(
         target: "access",

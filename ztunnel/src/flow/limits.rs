@@ -1,5 +1,5 @@
-//! The limits that an HBONE connection to the pod, and each stream of it, must be within: numbers and memory, checked in one
-//! stage each, before anything is done for the peer.
+//! The limits of an HBONE connection to the pod and of each of its streams: numbers and memory. Each limit is checked in one
+//! place, before the daemon does any work for the peer.
 
 use thiserror::Error;
 
@@ -16,10 +16,10 @@ use crate::{
     },
 };
 
-/// What a stream takes of the daemon's memory, its buffers aside: tasks, tables and what HTTP/2 remembers of it.
+/// The memory that a stream uses besides its buffers, in bytes: tasks, tables and the state of HTTP/2.
 const STREAM: usize = 12 << 10;
 
-/// What an HBONE connection holds.
+/// The resources of an admitted HBONE connection.
 pub(super) struct Admitted {
     pub place: admission::AdmissionPermit,
     pub memory: Account,
@@ -45,7 +45,7 @@ impl Refused {
     }
 }
 
-/// Admits an HBONE connection, which begins with its handshake.
+/// Admits an HBONE connection before its handshake.
 pub(super) fn hbone_connection(pod: &PodContext, peer: PeerAddr) -> Result<Admitted, Refused> {
     let is_known =
         pod.mesh.load().workload_at(peer.ip()).is_some_and(|workload| workload.membership == Membership::InMesh);
@@ -55,7 +55,7 @@ pub(super) fn hbone_connection(pod: &PodContext, peer: PeerAddr) -> Result<Admit
     Ok(Admitted { place, memory, windows })
 }
 
-/// Admits a stream that policy allows. `memory`: the account of its peer.
+/// Admits a stream that policy allows. `memory`: the account of the peer.
 pub(super) fn stream(pod: &PodContext, memory: &Account) -> Result<(open::OpenPermit, Claim), FlowRefusal> {
     let too_many = |detail| FlowRefusal { reason: CloseReason::TooMany, detail: Some(detail) };
     let place = pod.open.stream(Direction::Inbound).ok_or_else(|| {

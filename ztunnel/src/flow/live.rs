@@ -1,4 +1,4 @@
-//! A connection while it lives: what `/config_dump` shows of it, and what it has carried so far.
+//! The state of a live connection: the facts that `/config_dump` shows, and the number of carried bytes.
 
 use std::{
     cell::{Cell, RefCell},
@@ -29,14 +29,14 @@ pub struct Live {
     accepted: Instant,
     bytes: Transferred,
     facts: RefCell<Option<Rc<Facts>>>,
-    /// The facts say where it goes, not only who asks.
+    /// The facts contain the decided destination, not only the request.
     decided: Cell<bool>,
-    /// Why it may be.
+    /// Why the connection is allowed.
     basis: Cell<Basis>,
     counted: RefCell<Option<Counted>>,
-    /// It has to end.
+    /// The reason why the connection has to end.
     cut: Cell<Option<CloseReason>>,
-    /// Its task, which waits to hear of that.
+    /// The connection's task, which waits for the cut.
     waiting: RefCell<Option<Waker>>,
 }
 
@@ -55,25 +55,25 @@ impl Live {
         }
     }
 
-    /// Who wanted to go where.
+    /// The direction, the client and the original destination.
     #[must_use]
     pub fn flow(&self) -> Flow {
         self.flow
     }
 
-    /// What is known of it; `None` before anything is, but what its sockets tell.
+    /// The known facts. `None`: nothing is known besides the addresses of the sockets.
     #[must_use]
     pub fn facts(&self) -> Option<Rc<Facts>> {
         self.facts.borrow().clone()
     }
 
-    /// Bytes so far.
+    /// The number of bytes carried so far.
     #[must_use]
     pub fn bytes(&self) -> &Transferred {
         &self.bytes
     }
 
-    /// Bytes so far as Istio's log has them: sent and received by the side that reports.
+    /// The number of bytes carried so far, in the order of Istio's log: sent and received by the reporting side.
     #[must_use]
     pub fn sent_and_received(&self) -> (u64, u64) {
         let (up, down) = (self.bytes.to_server(), self.bytes.to_client());
@@ -83,32 +83,32 @@ impl Live {
         }
     }
 
-    /// How long it lives already.
+    /// The time since the connection was accepted.
     #[must_use]
     pub fn age(&self) -> Duration {
         self.accepted.elapsed()
     }
 
-    /// Adds what was carried since the last call to the metrics: called for every scrape, so that connections that live
-    /// for days are seen.
+    /// Adds the bytes carried since the last call to the metrics. It is called for every scrape, so that the metrics include
+    /// connections that live for days.
     pub fn flush(&self) {
         if let Some(counted) = &*self.counted.borrow() {
             counted.flush(self.bytes.to_server(), self.bytes.to_client());
         }
     }
 
-    /// Who asks for what: it is not decided yet whether it goes there.
+    /// Sets the facts of the request. The destination is not decided yet.
     pub(super) fn hear(&self, facts: Facts) {
         self.facts.replace(Some(Rc::new(facts)));
     }
 
-    /// Where it goes.
+    /// Sets the facts with the decided destination.
     pub(super) fn learn(&self, facts: Facts) {
         self.hear(facts);
         self.decided.set(true);
     }
 
-    /// Who the server has proved to be: the one that was expected, or another that may be there.
+    /// Sets the identity that the server has proved. It may differ from the expected one if several are allowed.
     pub(super) fn prove(&self, server: SpiffeId) {
         let facts = self.facts().filter(|facts| facts.destination_identity.as_ref() != Some(&server));
         if let Some(facts) = facts {
@@ -116,22 +116,23 @@ impl Live {
         }
     }
 
-    /// Why it may be. Istio's series do not count a probe of the kubelet.
+    /// Sets why the connection is allowed. Istio's series do not count a probe of the kubelet.
     pub(super) fn permit(&self, basis: Basis) {
         self.basis.set(basis);
     }
 
-    /// Why policy did not decide about it; `None`: it did, or the connection is outbound.
+    /// Why policy did not decide about the connection. `None`: it did, or the connection is outbound.
     pub(super) fn without_policy(&self) -> Option<&'static str> {
         self.basis.get().without_policy()
     }
 
-    /// Whether it is decided where it goes.
+    /// Whether the destination is decided.
     pub(super) fn is_decided(&self) -> bool {
         self.decided.get()
     }
 
-    /// Counts it as opened, once, if it is decided where it goes: as in Istio, what was refused before is no connection.
+    /// Counts the connection as opened, once, if its destination is decided. As in Istio, a connection that was refused before
+    /// is not counted.
     pub(super) fn count(&self, meter: &Meter) {
         let mut counted = self.counted.borrow_mut();
         if let (None, true, Some(facts)) =
@@ -141,7 +142,7 @@ impl Live {
         }
     }
 
-    /// Has the connection end for a reason that lies outside of it.
+    /// Ends the connection for an external reason.
     pub fn cut(&self, reason: CloseReason) {
         self.cut.set(Some(reason));
         if let Some(waiting) = self.waiting.take() {
@@ -149,7 +150,7 @@ impl Live {
         }
     }
 
-    /// Whether it has to end. For one task at a time.
+    /// Ready when the connection has to end. Only one task at a time may poll this.
     pub(super) fn poll_cut(&self, cx: &Context<'_>) -> Poll<CloseReason> {
         if let Some(reason) = self.cut.get() {
             return Poll::Ready(reason);
@@ -161,7 +162,7 @@ impl Live {
         Poll::Pending
     }
 
-    /// Waits until it has to end.
+    /// Waits until the connection has to end.
     pub(super) fn until_cut(&self) -> impl Future<Output = CloseReason> + '_ {
         poll_fn(|cx| self.poll_cut(cx))
     }

@@ -1,6 +1,6 @@
 //! One connection from accept to close: decide, connect, copy, record.
 //!
-//! All of it happens on the worker that accepted the connection.
+//! All steps run on the worker that accepted the connection.
 
 pub mod admission;
 pub mod context;
@@ -26,10 +26,10 @@ pub use context::PodContext;
 use futures_util::future::LocalBoxFuture;
 pub(crate) use refusal::FlowRefusal;
 
-/// A connection's task: its beginning, then the rest that comes of it, if any does.
+/// The task of a connection: its beginning, then the rest that the beginning returns. `None`: the connection has ended.
 ///
-/// The beginning takes several times the memory of the rest, and is short. In a box of its own it is gone by the time the
-/// connection may be idle for days.
+/// The beginning is short, but needs several times the memory of the rest. It is in a box of its own, which is freed before the
+/// rest starts: a connection may be idle for days.
 fn in_two_parts(
     beginning: impl Future<Output = Option<LocalBoxFuture<'static, ()>>> + 'static,
 ) -> impl Future<Output = ()> {

@@ -1,4 +1,4 @@
-//! A connection of the pod's application: into a tunnel, or in plaintext to who is not in the mesh.
+//! A connection of the pod's application: through HBONE, or in plaintext to a destination outside the mesh.
 
 use std::{
     future::Future,
@@ -38,13 +38,13 @@ use crate::{
     },
 };
 
-/// What the client is connected to.
+/// The destination's side of the connection.
 enum Server {
     Plain(Dialled<UpstreamEntry>),
     Tunnel(Box<Opened>),
 }
 
-/// Decides, connects, copies and records. Whatever goes wrong, the client gets a reset.
+/// Decides, connects, copies and records. After any error the client gets a reset.
 pub fn serve(pod: Rc<PodContext>, accepted: Accepted) -> impl Future<Output = ()> {
     in_two_parts(begin(pod, accepted))
 }
@@ -52,13 +52,13 @@ pub fn serve(pod: Rc<PodContext>, accepted: Accepted) -> impl Future<Output = ()
 async fn begin(pod: Rc<PodContext>, accepted: Accepted) -> Option<LocalBoxFuture<'static, ()>> {
     let Accepted { stream, peer, dst, place } = accepted;
     let flow = Flow { direction: Direction::Outbound, peer, dst };
-    // Declared before the legs: the record and its entry leave last, when the sockets are closed.
+    // Declared before the sockets, so that the record and its table entry are dropped after the sockets are closed.
     let mut record = Recorded::open(Rc::clone(&pod), flow);
     pod.open.fit(&stream);
     let (client, live) = (ResetOnDrop::new(stream), Rc::clone(record.live()));
     let opened = tokio::select! {
         opened = open(&pod, &flow, &mut record) => opened,
-        // Nobody waits for it any more.
+        // The client has reset the connection.
         _ = error_of(client.socket()) => Err(CloseReason::ClientReset.into()),
         reason = live.until_cut() => Err(reason.into()),
     };
@@ -95,7 +95,7 @@ async fn open(pod: &PodContext, flow: &Flow, record: &mut Recorded) -> Result<Se
         record.facts(facts(pod, flow, &route, candidate));
         match connect(pod, flow, &route, candidate).await {
             Ok(server) => return Ok(server),
-            // No byte has been sent: another endpoint may take it.
+            // No byte has been sent, so another endpoint may be tried.
             Err(failed) if is_of_the_endpoint(failed.reason) => refusal = Some(failed),
             Err(failed) => return Err(failed),
         }
@@ -127,9 +127,9 @@ async fn connect(
     }
 }
 
-/// The address to connect from; none is the kernel's choice. The capture route gives unbound sockets the pod's first
-/// address of the family; any other is a choice of the application, and is kept. Where the network namespace does not have
-/// it, the connect fails: an address that the mesh does not know is proved by that.
+/// The source address of the connection; `None`: the kernel chooses it. The capture route gives unbound sockets the pod's first
+/// address of the family. Any other address is a choice of the application, and is kept. If the network namespace does not have
+/// the address, the connect fails. So the kernel checks an address that the mesh does not know.
 fn source(pod: &PodContext, flow: &Flow, to: SocketAddr) -> Result<Option<IpAddr>, FlowRefusal> {
     let source = flow.peer.ip();
     if source.is_ipv4() != to.is_ipv4() {
@@ -174,7 +174,7 @@ fn facts(pod: &PodContext, flow: &Flow, route: &Outbound, candidate: &Candidate)
     }
 }
 
-/// Whether another endpoint may do better.
+/// Whether the failure concerns this endpoint only, so that another endpoint may be tried.
 fn is_of_the_endpoint(reason: CloseReason) -> bool {
     matches!(
         reason,

@@ -1,4 +1,4 @@
-//! A plaintext connection to the pod: handed to its application.
+//! A plaintext connection to the pod, which is passed to the pod's application.
 
 use std::{future::Future, rc::Rc};
 
@@ -24,7 +24,7 @@ use crate::{
     route::decide,
 };
 
-/// Decides, delivers, copies and records. Whatever goes wrong, the client gets a reset.
+/// Decides, delivers, copies and records. After any error the client gets a reset.
 pub fn serve(pod: Rc<PodContext>, accepted: Accepted) -> impl Future<Output = ()> {
     in_two_parts(begin(pod, accepted))
 }
@@ -32,7 +32,7 @@ pub fn serve(pod: Rc<PodContext>, accepted: Accepted) -> impl Future<Output = ()
 async fn begin(pod: Rc<PodContext>, accepted: Accepted) -> Option<LocalBoxFuture<'static, ()>> {
     let Accepted { stream, peer, dst, place } = accepted;
     let flow = Flow { direction: Direction::Inbound, peer, dst };
-    // Declared before the legs: the record and its entry leave last, when the sockets are closed.
+    // Declared before the sockets, so that the record and its table entry are dropped after the sockets are closed.
     let mut record = Recorded::open(Rc::clone(&pod), flow);
     pod.open.fit(&stream);
     let (client, live) = (ResetOnDrop::new(stream), Rc::clone(record.live()));
@@ -55,7 +55,7 @@ async fn begin(pod: Rc<PodContext>, accepted: Accepted) -> Option<LocalBoxFuture
     }
 }
 
-/// The application's side of a connection that may be.
+/// The application's side of an allowed connection.
 struct Opened {
     server: Delivered,
     enforcement: Enforcement,

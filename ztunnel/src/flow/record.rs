@@ -1,4 +1,4 @@
-//! One connection, one log line, one count: whatever ends it.
+//! Each connection is logged once and counted once, whatever ends it.
 
 use std::{net::SocketAddr, rc::Rc, sync::Arc};
 
@@ -19,7 +19,7 @@ use crate::{
     net::copy::Transferred,
 };
 
-/// Writes a line with Istio's fields in Istio's order, then with variables of the names given.
+/// Writes a line with Istio's fields in Istio's order, followed by the variables with the given names.
 macro_rules! access {
     ($level:ident, $message:literal, $line:ident $(, $field:ident)*) => {
         event!(
@@ -73,7 +73,7 @@ pub const FIELDS: [(&str, &str); 20] = [
     ("untold", "Number of suppressed lines about refused connections since the last one written."),
 ];
 
-/// What every line about a connection has.
+/// The fields of every line about a connection.
 struct Line<'a> {
     src_addr: SocketAddr,
     source: Party<'a>,
@@ -84,7 +84,7 @@ struct Line<'a> {
     direction: &'static str,
 }
 
-/// The pod whose connection it is, and its cluster.
+/// The pod of the connection on this node, and its cluster.
 #[derive(Clone, Copy)]
 struct Own<'a> {
     pod: &'a NamespacedName,
@@ -117,7 +117,7 @@ impl<'a> Line<'a> {
         };
         let mut source = party(facts.and_then(|facts| facts.source.as_ref()));
         let mut destination = party(facts.and_then(|facts| facts.destination.as_ref()));
-        // The pod whose connection it is needs no look-up.
+        // The connection's pod on this node needs no look-up.
         match flow.direction {
             Direction::Outbound => source.fill(pod, cluster),
             Direction::Inbound => destination.fill(pod, cluster),
@@ -145,20 +145,20 @@ impl<'a> Party<'a> {
     }
 }
 
-/// A connection that will be recorded when this is dropped; by then it has a reason, or was cut.
+/// A connection that is recorded when this value is dropped. Without a reason by then, the connection was cut.
 ///
-/// With [facts](Self::facts) it counts in Istio's series and its line is `connection complete`, whatever its end; without,
-/// it was refused before it was decided where it goes, and its line is `connection failed`.
+/// With [facts](Self::facts) the connection counts in Istio's series, and its line is `connection complete`, whatever its end.
+/// Without facts it was refused before its destination was decided, and its line is `connection failed`.
 pub struct Recorded {
     pod: Rc<PodContext>,
     entry: TableEntry,
     end: Option<(CloseReason, Option<String>)>,
-    /// Its destination has answered.
+    /// The destination has accepted the connection.
     connected: bool,
 }
 
 impl Recorded {
-    /// A connection begins.
+    /// Starts the record of a connection.
     #[must_use]
     pub fn open(pod: Rc<PodContext>, flow: Flow) -> Self {
         pod.meter.traffic().accepted(flow.direction);
@@ -166,22 +166,22 @@ impl Recorded {
         Self { pod, entry, end: None, connected: false }
     }
 
-    /// Who asks for what, before it is decided.
+    /// Sets the facts of the request, before the destination is decided.
     pub fn asked(&mut self, facts: Facts) {
         self.live().hear(facts);
     }
 
-    /// What is known about it, or known better: while candidates are tried, the last one counts.
+    /// Sets the facts with the decided destination. If several candidates are tried, the last one counts.
     pub fn facts(&mut self, facts: Facts) {
         self.live().learn(facts);
     }
 
-    /// Who its server has proved to be.
+    /// Sets the identity that the server has proved.
     pub fn proved(&mut self, server: SpiffeId) {
         self.live().prove(server);
     }
 
-    /// Its destination has answered; bytes are copied from now on. The facts are final.
+    /// Records that the destination has accepted the connection. From now on bytes are copied, and the facts are final.
     pub fn connected(&mut self) {
         self.connected = true;
         self.live().count(&self.pod.meter);
@@ -191,31 +191,31 @@ impl Recorded {
         log_opened(Own::of(&self.pod), self.live());
     }
 
-    /// For whoever lists live connections.
+    /// The state that the table of live connections shares.
     #[must_use]
     pub fn live(&self) -> &Rc<Live> {
         self.entry.live()
     }
 
-    /// The pod whose connection it is.
+    /// The pod of the connection on this node.
     #[must_use]
     pub fn pod(&self) -> &PodContext {
         &self.pod
     }
 
-    /// Bytes so far.
+    /// The number of bytes carried so far.
     #[must_use]
     pub fn bytes(&self) -> &Transferred {
         self.live().bytes()
     }
 
-    /// It ended; `detail` says more than the reason does.
+    /// Records the end of the connection; `detail` is more specific than the reason.
     pub fn end(mut self, reason: CloseReason, detail: Option<String>) {
         self.end = Some((reason, detail));
     }
 
-    /// How many were not told since the last that was; none: this one is not to be told either. Strangers may try as often as
-    /// they like, and the metrics count all of them.
+    /// The number of suppressed lines since the last one written. `None`: this line is suppressed as well. Only refused inbound
+    /// connections are limited, because a client can try any number of times. The metrics count all of them.
     fn may_tell(&self, reason: CloseReason) -> Option<u64> {
         let is_refused = !self.connected && !reason.is_clean() && self.live().flow().direction == Direction::Inbound;
         if is_refused { self.pod.failures.may_tell(Instant::now()) } else { Some(0) }
@@ -263,7 +263,7 @@ fn log_ended(own: Own<'_>, live: &Live, reason: CloseReason, detail: Option<Stri
 impl Drop for Recorded {
     fn drop(&mut self) {
         let (reason, detail) = self.end.take().unwrap_or_else(|| (self.pod.ending.get(), None));
-        // One whose destination never answered has still been opened by its client.
+        // A connection without an answer of its destination counts as opened as well.
         self.live().count(&self.pod.meter);
         self.live().close(reason);
         self.pod.meter.traffic().ended(self.live().flow().direction, reason);

@@ -1,4 +1,4 @@
-//! Why a connection is not made: what the log says, what is counted, what a peer is told.
+//! Why a connection is refused: the close reason, the detail for the log, and the answer for a peer.
 
 use std::io;
 
@@ -20,7 +20,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FlowRefusal {
     pub(crate) reason: CloseReason,
-    /// Says more than the reason does.
+    /// A more specific text than the reason's.
     pub(crate) detail: Option<String>,
 }
 
@@ -47,7 +47,7 @@ impl From<Unresolved> for FlowRefusal {
 }
 
 impl FlowRefusal {
-    /// What a peer is answered.
+    /// The HTTP status for the peer.
     pub(crate) fn status(&self) -> StatusCode {
         match self.reason {
             CloseReason::Denied | CloseReason::PolicyChanged => StatusCode::UNAUTHORIZED,
@@ -55,7 +55,7 @@ impl FlowRefusal {
         }
     }
 
-    /// Policy changed while it was on its way.
+    /// Policy has changed while the connection was being set up.
     pub(crate) fn of_change(denial: &Denial) -> Self {
         Self { reason: CloseReason::PolicyChanged, detail: Some(policy_changed(denial)) }
     }
@@ -64,7 +64,7 @@ impl FlowRefusal {
         Self { reason: reason_of_dial(error), detail: Some(error.to_string()) }
     }
 
-    /// As [`Self::of_dial`], of a connection that goes on from the client's address.
+    /// As [`Self::of_dial`], for a connection with the client's source address.
     pub(crate) fn of_upstream(error: &DialError) -> Self {
         Self { reason: reason_of_upstream(error), detail: Some(error.to_string()) }
     }
@@ -88,7 +88,7 @@ impl FlowRefusal {
             OpenError::Refused { response, .. } => reason_of_answer(response),
         };
         let detail = match reason {
-            // The first thing to look at is not in the error.
+            // The text of the reason says what to check first; the error does not.
             CloseReason::TunnelTimedOut => format!("{reason}: {}", causes(error)),
             _ => causes(error),
         };
@@ -101,8 +101,8 @@ pub(super) fn policy_changed(denial: &Denial) -> String {
     format!("{}: {denial}", CloseReason::PolicyChanged)
 }
 
-/// What a peer's refusal means here. It may say why in our words; where it says something that only this node can know, it
-/// is not believed.
+/// The close reason for a peer's refusal. A peer of this implementation may send its close reason. A reason that only this node
+/// can determine is not accepted from a peer.
 fn reason_of_answer(response: &ConnectResponse) -> CloseReason {
     if response.status == StatusCode::UNAUTHORIZED {
         return CloseReason::Denied;
@@ -134,7 +134,7 @@ pub(crate) fn reason_of_dial(error: &DialError) -> CloseReason {
         DialError::TimedOut { .. } => CloseReason::ConnectTimedOut,
         DialError::Exhausted { .. } => CloseReason::TooMany,
         DialError::Connect { source, .. } => match source.kind() {
-            // The last is a connection that was made, and reset at once.
+            // `BrokenPipe`: the connection was accepted and reset at once.
             io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
                 CloseReason::ConnectRefused
             }

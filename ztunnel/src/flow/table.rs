@@ -1,5 +1,5 @@
-//! The live connections of one pod on one worker, and what follows from knowing them: which source ports a delivery may
-//! use, and which connections are the daemon's own come back to it.
+//! The live connections of one pod on one worker. By this table the worker chooses free source ports for deliveries, and
+//! detects its own connections that were routed back to the daemon.
 
 use std::{
     cell::{Cell, RefCell},
@@ -17,33 +17,34 @@ use crate::model::{
     flow::Direction,
 };
 
-/// Source ports of deliveries. Clients draw theirs from 32768 up by themselves, NodePorts begin at 30000.
+/// The source ports of deliveries. The kernel gives clients ports from 32768 up, and NodePorts begin at 30000.
 const DELIVERY_PORTS: std::ops::Range<u16> = 1024..30000;
 
-/// Which worker this is, of how many.
+/// The index of a worker, and the number of workers.
 #[derive(Clone, Copy, Debug)]
 pub struct WorkerId {
     /// From 0.
     pub index: u32,
-    /// How many there are.
+    /// The number of workers.
     pub of: u32,
 }
 
-/// The live connections.
+/// The live connections of one pod on one worker.
 #[derive(Debug)]
 pub struct Table {
     worker: WorkerId,
     live: RefCell<HashMap<u64, Rc<Live>>>,
     next_id: Cell<u64>,
     next_port: Cell<u16>,
-    /// Plaintext connections to the pod, who and to what, counted: a tuple may come again before its last use has left. A
-    /// delivery with the same tuple the other way round would meet this connection in the pod's namespace, and kill it.
+    /// Inbound connections by client and destination, with their number: a tuple may be used again before its last connection
+    /// has left the table. A delivery with the reversed tuple of a connection would collide with it in the pod's network
+    /// namespace and end it.
     inbound: RefCell<HashMap<(SocketAddr, SocketAddr), u32>>,
-    /// Deliveries: the tuple from which they come.
+    /// Deliveries, by source and destination.
     deliveries: RefCell<HashSet<(SocketAddr, SocketAddr)>>,
 }
 
-/// A connection in the table; it leaves with this value.
+/// A connection in the table; dropping this value removes the connection.
 #[derive(Debug)]
 pub struct TableEntry {
     table: Rc<Table>,
@@ -51,7 +52,7 @@ pub struct TableEntry {
     live: Rc<Live>,
 }
 
-/// A delivery in the table; it leaves with this value.
+/// A delivery in the table; dropping this value removes the delivery.
 #[derive(Debug)]
 pub struct DeliveryEntry {
     table: Rc<Table>,
@@ -72,7 +73,7 @@ impl Table {
         })
     }
 
-    /// Takes a connection in.
+    /// Adds a connection.
     #[must_use]
     pub fn register(self: &Rc<Self>, live: Rc<Live>) -> TableEntry {
         let id = self.next_id.get();
@@ -85,16 +86,17 @@ impl Table {
         TableEntry { table: Rc::clone(self), id, live }
     }
 
-    /// Every live connection.
+    /// All live connections.
     #[must_use]
     pub fn live(&self) -> Vec<Rc<Live>> {
         self.live.borrow().values().cloned().collect()
     }
 
-    /// Takes a delivery to `dst` in, from the client's address and a port that meets no other connection.
+    /// Adds a delivery to `dst`, with the client's address and a port that no other connection uses. `None`: all ports are in
+    /// use.
     ///
-    /// Ports are used in turn, so that each rests as long as possible, and only those that lead to this worker: a plaintext
-    /// connection with the same port is in this very table then. `None`: all are in use.
+    /// Ports are used in turn, so that each is unused as long as possible. Only ports that lead to this worker are used: then a
+    /// plaintext connection with the same port is in this table.
     #[must_use]
     pub fn register_delivery(self: &Rc<Self>, client: IpAddr, dst: OrigDst) -> Option<(SocketAddr, DeliveryEntry)> {
         for _ in DELIVERY_PORTS {
@@ -113,7 +115,7 @@ impl Table {
         None
     }
 
-    /// Whether an inbound connection is one of this table's own deliveries, led back here by a change in the pod's routing.
+    /// Whether an inbound connection is a delivery of this table that the pod's routing has sent back to the daemon.
     #[must_use]
     pub fn is_own_delivery(&self, peer: PeerAddr, dst: OrigDst) -> bool {
         self.deliveries.borrow().contains(&(peer.socket(), dst.socket()))
@@ -151,14 +153,14 @@ impl Drop for DeliveryEntry {
     }
 }
 
-/// A pod's upstream connections, from where to where, over all workers: the kernel chooses their ports, so that one that is
-/// led back may be accepted by any worker. A lock per connection, none per byte.
+/// The upstream connections of a pod, by source and destination, over all workers: the kernel chooses the source ports, so any
+/// worker may accept a connection that is routed back. The lock is taken for each connection, not for its bytes.
 ///
-/// Both ends count: the application may well have a connection from the same port to somewhere else.
+/// The key contains both ends, because the application may use the same port for a connection to another destination.
 #[derive(Clone, Debug, Default)]
 pub struct Upstreams(Arc<Mutex<HashSet<(SocketAddr, SocketAddr)>>>);
 
-/// An upstream connection; it leaves with this value.
+/// An upstream connection in the set; dropping this value removes the connection.
 #[derive(Debug)]
 pub struct UpstreamEntry {
     set: Upstreams,
@@ -166,14 +168,14 @@ pub struct UpstreamEntry {
 }
 
 impl Upstreams {
-    /// Takes one in.
+    /// Adds an upstream connection.
     #[must_use]
     pub fn register(&self, local: SocketAddr, to: SocketAddr) -> UpstreamEntry {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert((local, to));
         UpstreamEntry { set: self.clone(), tuple: (local, to) }
     }
 
-    /// Whether an outbound connection is one of these, led back here by a change in the pod's routing.
+    /// Whether an outbound connection is one of these that the pod's routing has sent back to the daemon.
     #[must_use]
     pub fn contains(&self, peer: PeerAddr, dst: OrigDst) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&(peer.socket(), dst.socket()))
@@ -205,7 +207,7 @@ mod tests {
         let worker = WorkerId { index: 0, of: 1 };
         let table = Table::new(worker);
         let dst = OrigDst::new(addr("10.0.0.1:80"));
-        // A client behind NAT, whose port lies in the range of deliveries.
+        // A client behind NAT whose port is in the range of deliveries.
         let first = SocketAddr::new(addr("10.0.0.9:0").ip(), DELIVERY_PORTS.start);
         let flow = Flow { direction: Direction::Inbound, peer: PeerAddr::new(first), dst };
         let entry = table.register(Rc::new(Live::new(flow)));

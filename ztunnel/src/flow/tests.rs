@@ -1,4 +1,4 @@
-//! What a tunnel says last, and what a connection keeps. Whole nodes: `pods/tests`.
+//! The last bytes of an HBONE connection, and the memory of a connection. `pods/tests` has tests of whole nodes.
 
 use std::{cell::RefCell, pin::pin, rc::Rc, time::Duration};
 
@@ -22,18 +22,18 @@ use crate::{
     wire::connect::{ConnectRequest, ConnectResponse},
 };
 
-/// For what must come about in real time.
+/// A deadline for events in real time.
 const SOON: Duration = Duration::from_secs(5);
 
 #[tokio::test]
 async fn what_a_drained_tunnel_said_last_arrives_although_its_reader_is_slow() {
-    /// More than the client's socket takes, less than the server's.
+    /// More than the client's socket buffers, and less than the server's.
     const SIZE: usize = 128 << 10;
     local(async {
         let ca = TestCa::new("root");
         let (client_tls, server_tls) = (ca.endpoint(CLIENT), ca.endpoint(WEB));
         let (far, near) = tcp_pair().await;
-        // As what the listener of a pod's port accepts.
+        // As for connections that the listener of a pod's port accepts.
         reset_on_close(&near);
         SockRef::from(&near).set_send_buffer_size(2 * SIZE).unwrap();
         SockRef::from(&far).set_recv_buffer_size(4 << 10).unwrap();
@@ -72,7 +72,7 @@ async fn what_a_drained_tunnel_said_last_arrives_although_its_reader_is_slow() {
                 tokio::task::yield_now().await;
             }
             finish(&mut tunnel);
-            // Until the server has heard that.
+            // Wait until the server has received that.
             for _ in 0..50 {
                 tokio::task::yield_now().await;
             }
@@ -82,7 +82,7 @@ async fn what_a_drained_tunnel_said_last_arrives_although_its_reader_is_slow() {
             _end = &mut driver => panic!("the tunnel is gone"),
             tunnel = open => tunnel,
         };
-        // Nobody reads from the connection for a while, in which the server may close it.
+        // The client does not read for a while, and the server may close the connection meanwhile.
         let _closed = timeout(Duration::from_millis(300), ended.notified()).await;
         let heard = tokio::select! {
             heard = hear_all(&mut tunnel) => heard.unwrap(),
@@ -93,7 +93,7 @@ async fn what_a_drained_tunnel_said_last_arrives_although_its_reader_is_slow() {
     .await;
 }
 
-/// Connections are many, and most of them idle. Twice the layout of something is soon there: see `in_two_parts`.
+/// There are many connections, and most are idle. A future easily contains the same value twice: see `in_two_parts`.
 #[test]
 fn what_a_live_connection_keeps_is_small() {
     fn kept<A, F>(_: fn(A) -> F) -> usize {

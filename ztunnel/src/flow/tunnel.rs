@@ -1,4 +1,4 @@
-//! How the pool of a pod comes by a tunnel: TCP out of the pod's namespace, then TLS in the pod's name.
+//! Makes the HBONE connections of a pod's pool: TCP from the pod's network namespace, then TLS with the pod's certificate.
 
 use std::os::fd::AsFd as _;
 
@@ -30,7 +30,7 @@ use crate::{
 
 /// Connects to the HBONE ports of other pods.
 pub struct TunnelDialer {
-    /// Connects from within the pod's namespace.
+    /// Connects from within the pod's network namespace.
     pub dialer: Dialer,
     /// The pod's side of TLS.
     pub tls: tls::Endpoint,
@@ -40,22 +40,22 @@ pub struct TunnelDialer {
     pub buffers: BufferPool,
     /// The pod's share of the daemon's memory.
     pub memory: Account,
-    /// HTTP/2 of the tunnels.
+    /// The HTTP/2 settings of HBONE connections.
     pub hbone: hbone::Settings,
-    /// Counters.
+    /// The counters.
     pub traffic: Traffic,
 }
 
-/// Why there is no tunnel to a pod.
+/// Why an HBONE connection to a pod could not be made.
 #[derive(Debug, Error)]
 pub enum TunnelDialError {
-    /// No TCP connection.
+    /// The TCP connection failed.
     #[error(transparent)]
     Dial(#[from] DialError),
-    /// No memory for what the peer may send.
+    /// There is no memory for the windows.
     #[error(transparent)]
     Memory(#[from] NoMemory),
-    /// No TLS, or with someone else.
+    /// The TLS handshake failed, or the peer has an unexpected identity.
     #[error(transparent)]
     Tls(#[from] tls::ConnectError),
 }
@@ -65,12 +65,12 @@ impl Connect for TunnelDialer {
     type Error = TunnelDialError;
 
     async fn connect(&self, key: &Key) -> Result<Connected<Self::Io>, TunnelDialError> {
-        // First, because without a certificate there is nothing to say to anyone.
+        // Checked first: without a certificate no handshake can succeed.
         self.tls.ready().await.map_err(tls::ConnectError::from)?;
         let windows = Windows::claim(&self.hbone, &self.memory.of_peer(key.to.ip())).ok_or(NoMemory)?;
         let begun = |local| (self.upstreams.register(canonical(local), key.to), canonical(local));
         let Dialled { stream, held: ((entry, local), place) } = self.dialer.upstream(key.to, key.from, begun).await?;
-        // TLS tells an end from a loss, and a tunnel's last bytes must arrive.
+        // The last bytes have to arrive, so no reset on close. TLS distinguishes a regular end from a loss.
         socket::finish_on_close(&stream);
         let begun = Instant::now();
         let (io, peer) = self.tls.connect(stream, &key.expected, &self.buffers).await.inspect_err(|error| {
@@ -102,16 +102,16 @@ impl Connect for TunnelDialer {
     }
 }
 
-/// When a tunnel to that peer should take no more connections.
+/// Ready when an HBONE connection to this peer should take no new streams.
 pub(super) fn outdated(tls: &tls::Endpoint, peer: &Peer) -> LocalBoxFuture<'static, ()> {
     let (tls, peer) = (tls.clone(), peer.clone());
     Box::pin(async move { tls.outdated(&peer).await })
 }
 
-/// When a tunnel to that peer is to be broken; what waits to be sent to it is then taken back.
+/// Ready when an HBONE connection to this peer has to be broken. Bytes that wait to be sent are then discarded.
 fn cut(tls: &tls::Endpoint, peer: &Peer, stream: &TcpStream) -> LocalBoxFuture<'static, Cut> {
     let (tls, peer) = (tls.clone(), peer.clone());
-    // The stream itself belongs to the tunnel's connection. Without a second descriptor it ends with what it has taken.
+    // The HBONE connection owns the socket itself. If there is no second descriptor, the waiting bytes are still sent.
     let stream = stream.as_fd().try_clone_to_owned();
     Box::pin(async move {
         let cut = distrusted(&tls, &peer).await;
@@ -122,14 +122,15 @@ fn cut(tls: &tls::Endpoint, peer: &Peer, stream: &TcpStream) -> LocalBoxFuture<'
     })
 }
 
-/// Waits until the peer of a tunnel is not trusted any more.
+/// Waits until the peer of an HBONE connection is not trusted any more.
 pub(super) async fn distrusted(tls: &tls::Endpoint, peer: &Peer) -> Cut {
     let distrust = tls.distrusted(peer).await;
     Cut { reason: CloseReason::Distrusted, why: causes(&distrust) }
 }
 
-/// Whether what a tunnel leads to is still there, in the mesh, and who it was. The one who proved an identity that a
-/// ServiceEntry allows (`subjectAltNames`) is the workload's, too, as long as that is the same.
+/// Whether an HBONE connection still leads to the same workload: the workload is in the mesh, and its identity is the one that
+/// was expected. A peer with an identity that a ServiceEntry allows (`subjectAltNames`) also belongs to the workload, as long
+/// as the workload's identity is the same.
 #[must_use]
 pub fn still_leads(mesh: &Snapshot, key: &Key, identity: &SpiffeId) -> bool {
     mesh.workload_at(key.to.ip()).is_some_and(|workload| {

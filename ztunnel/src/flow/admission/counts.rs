@@ -1,4 +1,4 @@
-//! Who has how many places, and whose handshake is the oldest.
+//! The number of places of each client, and the order of the handshakes.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -8,17 +8,17 @@ use std::{
 
 use tokio::sync::Notify;
 
-/// Who counts as one client.
+/// A client, as the limits count it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Client {
-    /// An address that the mesh knows as a pod's, or another that is trusted not to lie about itself.
+    /// A known address: of a pod of the mesh, or of another client that is trusted not to use many addresses.
     Known(IpAddr),
     /// An IPv4 address, or an IPv6 /64.
     Stranger(IpAddr),
 }
 
 impl Client {
-    /// An address, of which it is known or not that it belongs to the mesh.
+    /// The client with this address. `is_known`: the address is a [`Self::Known`] one.
     #[must_use]
     pub fn new(address: IpAddr, is_known: bool) -> Self {
         match address.to_canonical() {
@@ -59,7 +59,7 @@ impl OfClient {
     }
 }
 
-/// How many places are taken.
+/// The number of taken places.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Count {
     pub(super) handshakes: u32,
@@ -76,12 +76,12 @@ impl Counts {
         self.by_client.get(&client).map(count).unwrap_or_default()
     }
 
-    /// Handshakes of strangers.
+    /// The number of handshakes of strangers.
     pub(super) fn strangers(&self) -> u32 {
         self.strangers
     }
 
-    /// A handshake begins: its number, and what tells it that it has lost its place.
+    /// Adds a handshake. Returns its number, and the signal of its eviction.
     pub(super) fn begin(&mut self, client: Client) -> (u64, Arc<Notify>) {
         let (number, evicted) = (self.next, Arc::new(Notify::new()));
         self.next += 1;
@@ -91,7 +91,7 @@ impl Counts {
         (number, evicted)
     }
 
-    /// A handshake is done; `false`: it had lost its place.
+    /// Records that a handshake is finished; `false`: it was evicted before.
     pub(super) fn finish(&mut self, client: Client, number: u64) -> bool {
         let is_there = self.take(client, number).is_some();
         if is_there {
@@ -101,13 +101,13 @@ impl Counts {
         is_there
     }
 
-    /// A handshake has come to nothing; perhaps because it had lost its place, which counts no more.
+    /// Removes a failed handshake. An evicted handshake is not counted any more.
     pub(super) fn give_up(&mut self, client: Client, number: u64) {
         let _had_lost_it = self.take(client, number).is_none();
         self.forget(client);
     }
 
-    /// A connection has ended.
+    /// Removes a connection that has ended.
     pub(super) fn leave(&mut self, client: Client) {
         self.connections = self.connections.saturating_sub(1);
         if let Some(of_client) = self.by_client.get_mut(&client) {
@@ -116,7 +116,7 @@ impl Counts {
         self.forget(client);
     }
 
-    /// Takes the place of the oldest handshake of this client.
+    /// Evicts the oldest handshake of this client.
     pub(super) fn evict_of(&mut self, client: Client) {
         let oldest = self.by_client.get(&client).and_then(|of| of.handshakes.keys().next().copied());
         if let Some(evicted) = oldest.and_then(|number| self.take(client, number)) {
@@ -125,10 +125,10 @@ impl Counts {
         self.forget(client);
     }
 
-    /// Takes the place of the oldest handshake of the one of these clients that has the most.
+    /// Evicts the oldest handshake of the client that has the most of them, among these clients.
     pub(super) fn evict(&mut self, among: impl Fn(Client) -> bool) {
         let among = self.by_client.iter().filter(|(client, _)| among(**client));
-        // Of two that have as many, the one that came first.
+        // If two clients have the same number, the one with the oldest handshake.
         let rank = |of: &OfClient| (of.handshakes.len(), of.handshakes.keys().next().map(|oldest| u64::MAX - oldest));
         let most = among.max_by_key(|(_, of)| rank(of)).map(|(client, _)| *client);
         if let Some(client) = most {

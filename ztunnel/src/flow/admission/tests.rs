@@ -20,12 +20,12 @@ fn ipv6(address: &str) -> Client {
     Client::new(address.parse::<IpAddr>().unwrap(), false)
 }
 
-/// Whether it has lost its place.
+/// Whether the handshake was evicted.
 fn is_evicted(place: &AdmissionPermit) -> bool {
     place.evicted().now_or_never().is_some()
 }
 
-/// So many handshakes that are never finished.
+/// This many handshakes that are never finished.
 fn silent(pod: &Admission, client: Client, count: usize) -> Vec<AdmissionPermit> {
     (0..count).map(|_| pod.admit(client).unwrap()).collect()
 }
@@ -60,7 +60,7 @@ fn nine_neighbours_with_silent_connections_shut_nobody_out() {
         let neighbours: Vec<_> = (1..=9).map(|number| silent(&pod, stranger(number), 32)).collect();
         for _ in 0..40 {
             let mut good = pod.admit(client).unwrap();
-            // They do not give up, either.
+            // The neighbours try again.
             let again: Vec<_> = (1..=9).map(|number| silent(&pod, stranger(number), 32)).collect();
             assert!(!is_evicted(&good));
             good.ready().unwrap();
@@ -74,7 +74,7 @@ fn nine_neighbours_with_silent_connections_shut_nobody_out() {
 fn pods_of_the_mesh_have_half_of_the_places_to_themselves() {
     let pod = Admission::new(LIMITS);
     let mut slow: Vec<_> = (0..128).map(|number| pod.admit(known(number)).unwrap()).collect();
-    // As many addresses as they like, one handshake each.
+    // Many addresses, with one handshake each.
     let strangers: Vec<_> = (0..5000).map(|number| pod.admit(stranger(number)).unwrap()).collect();
     assert_eq!(pod.lock().strangers(), 128);
     assert!(slow.iter_mut().all(|place| place.ready().is_ok()));

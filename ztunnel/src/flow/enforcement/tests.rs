@@ -25,13 +25,13 @@ use crate::{
 };
 
 const WEB: &str = "10.0.0.2:8080";
-/// Of the pod's probe.
+/// The address and port of the pod's probe.
 const HEALTH: &str = "10.0.0.2:9000";
 
-/// For what must come about in real time.
+/// A deadline for events in real time.
 const SOON: Duration = Duration::from_secs(10);
 
-/// The pod `demo/web`, its point, and the mesh that both follow.
+/// The pod `demo/web`, its enforcement point, and the mesh that both follow.
 struct Bed {
     publisher: Publisher,
     mesh: Reader,
@@ -50,7 +50,7 @@ fn origin() -> Origin {
     Origin::line_of("policies.yaml", 1)
 }
 
-/// Keeps these service accounts of the namespace out.
+/// Denies these service accounts of the namespace.
 fn deny(accounts: &[&str]) -> AuthorizationPolicy {
     let principals =
         accounts.iter().map(|account| StringMatch::new(&format!("cluster.local/ns/demo/sa/{account}"))).collect();
@@ -79,7 +79,7 @@ fn strict() -> PeerAuthentication {
 /// The port from which the kubelet connects.
 const KUBELET: u16 = 40_000;
 
-/// A node with a kubelet at [`KUBELET`], and others.
+/// A node with a kubelet at [`KUBELET`]; other ports belong to other processes.
 struct Kubelet;
 
 impl NodeConnections for Kubelet {
@@ -120,7 +120,7 @@ impl Bed {
         self.publish(PolicySet { authentication: vec![strict()], ..PolicySet::default() });
     }
 
-    /// A connection of a service account, or of nobody, to an address of the pod.
+    /// A connection of a service account, or without identity, to an address of the pod.
     fn enter(&self, account: Option<&str>, to: &str) -> Enforcement {
         let identity = |account| SpiffeId::new(TrustDomain::default(), "demo", account);
         let destination: SocketAddr = to.parse().unwrap();
@@ -128,7 +128,7 @@ impl Bed {
         self.point.enter(Connection { source, source_ip: "10.0.0.1".parse().unwrap(), destination })
     }
 
-    /// A connection in plaintext from a port.
+    /// A plaintext connection from this port.
     fn enter_from(&self, port: u16, to: &str) -> Enforcement {
         let (source_ip, destination) = ("10.0.0.1".parse().unwrap(), to.parse().unwrap());
         self.point.enter_in_plaintext(Connection { source: None, source_ip, destination }, port)
@@ -143,7 +143,7 @@ fn is_let_in(enforcement: &Enforcement) -> bool {
     enforcement.judge(|found| panic!("{found:?}")).is_ok()
 }
 
-/// Whether the connection was told to stop; it is not waited for.
+/// The denial that has ended the connection, if there is one now.
 async fn is_stopped(enforcement: &mut Enforcement) -> Option<String> {
     let mut stopped = pin!(enforcement.stopped());
     match poll!(stopped.as_mut()) {
@@ -157,7 +157,7 @@ async fn a_change_between_judgement_and_dial_is_caught() {
     let bed = Bed::new();
     let mut client = bed.enter(Some("client"), WEB);
     assert!(is_let_in(&client), "judged by the mesh without policy");
-    // It dials now; nothing but the point knows of it.
+    // The connection dials now; only the enforcement point knows it.
     assert_eq!(is_stopped(&mut client).await, None);
     bed.deny(&["client"]);
     assert_eq!(bed.recheck(), Rechecked { judged: 1, cut: 1 });
@@ -169,7 +169,7 @@ async fn a_change_between_judgement_and_dial_is_caught() {
 async fn a_change_between_entry_and_judgement_is_judged_by() {
     let bed = Bed::new();
     let client = bed.enter(Some("client"), WEB);
-    // The recheck comes too early to see it judged, the judgement too late to miss the change.
+    // The recheck comes before the judgement, and the judgement uses the changed policy.
     bed.deny(&["client"]);
     assert!(matches!(client.judge(|_| {}).unwrap_err().unwrap().cause, Cause::Matched { .. }));
     assert_eq!(bed.recheck(), Rechecked { judged: 1, cut: 1 });
@@ -194,7 +194,7 @@ async fn only_those_who_may_not_any_more_are_stopped_and_only_once() {
     assert!(told.contains("istio-system/default") && told.contains("STRICT"), "{told}");
 }
 
-/// A recheck takes its time, and meanwhile there may be a newer mesh, which lets in whom the older one denies.
+/// During a recheck a newer snapshot may come, which allows a connection that the older one denies.
 #[tokio::test]
 async fn an_older_mesh_cuts_nobody_whom_the_newest_lets_in() {
     let bed = Bed::new();
@@ -208,7 +208,7 @@ async fn an_older_mesh_cuts_nobody_whom_the_newest_lets_in() {
     assert!(is_stopped(&mut other).await.is_some());
 }
 
-/// Others decide than before only where something changes that concerns the pod.
+/// The guard changes only if a change concerns the pod.
 #[tokio::test]
 async fn a_change_that_does_not_concern_the_pod_judges_nobody() {
     let bed = Bed::new();
@@ -236,7 +236,7 @@ async fn a_change_that_does_not_concern_the_pod_judges_nobody() {
     assert!(client.judge(|_| {}).is_err());
 }
 
-/// Between two meshes that decide alike there was one that let somebody in, and no recheck had been there.
+/// Between two snapshots that decide the same, a third one allowed a connection, and no recheck has seen it.
 #[tokio::test]
 async fn who_was_let_in_by_a_mesh_in_between_is_judged_by_the_next() {
     let bed = Bed::new();
@@ -251,7 +251,7 @@ async fn who_was_let_in_by_a_mesh_in_between_is_judged_by_the_next() {
     assert_eq!(bed.recheck(), Rechecked::default());
 }
 
-/// A data worker never has to free what the guard of an older mesh held.
+/// A data worker never has to free the memory of an older guard.
 #[tokio::test]
 async fn only_a_recheck_replaces_the_guard_that_is_asked() {
     let bed = Bed::new();
@@ -282,7 +282,8 @@ async fn the_kubelet_stays_where_its_probes_are() {
     assert!(is_stopped(&mut kubelet).await.is_none() && is_stopped(&mut other).await.is_some());
 }
 
-/// While policy lets everybody in nobody asks who is the kubelet; when it does so no more, a probe that is under way is one still.
+/// While policy allows all connections, the kubelet is not identified. After a change of policy, a running probe is still a
+/// probe.
 #[tokio::test]
 async fn a_probe_that_is_under_way_outlives_a_change_of_policy() {
     let bed = Bed::new();
@@ -293,7 +294,7 @@ async fn a_probe_that_is_under_way_outlives_a_change_of_policy() {
     assert_eq!(bed.recheck(), Rechecked { judged: 3, cut: 2 });
     assert_eq!(is_stopped(&mut kubelet).await, None);
     assert!(is_stopped(&mut other).await.is_some() && is_stopped(&mut elsewhere).await.is_some());
-    // It enters now, and is judged a moment after the recheck has seen it.
+    // This connection is entered now, and judged after the recheck has seen it.
     let mut late = bed.enter_from(KUBELET, HEALTH);
     bed.publish(PolicySet {
         authorization: vec![deny(&["client"])],
@@ -304,8 +305,8 @@ async fn a_probe_that_is_under_way_outlives_a_change_of_policy() {
     assert_eq!(is_stopped(&mut late).await, None);
 }
 
-/// A port that the pod excludes from capture is open to everyone, also through a tunnel; as soon as it is not excluded any
-/// more, policy decides, also about those that are open.
+/// A port that the pod excludes from capture accepts all connections, also through HBONE. When it is not excluded any more,
+/// policy decides, also about open connections.
 #[tokio::test]
 async fn an_excluded_port_is_open_for_as_long_as_it_is_excluded() {
     let bed = Bed::new();
@@ -382,7 +383,7 @@ async fn whoever_follows_the_mesh_judges_when_the_local_facts_of_a_pod_change_as
     assert!(matches!(denial.cause, Cause::Matched { .. }));
 }
 
-/// Runs `beside` for as long as `main` takes.
+/// Runs `beside` until `main` has ended.
 async fn drop_when_done<T>(beside: impl Future<Output = ()>, main: impl Future<Output = T>) -> T {
     tokio::select! {
         done = main => done,

@@ -1,4 +1,4 @@
-//! The lines that connections leave.
+//! The log lines of connections.
 
 use std::{
     fmt::Debug,
@@ -24,7 +24,7 @@ use crate::model::{
     workload::NamespacedName,
 };
 
-/// Lines as `LEVEL name=value name=value`, with strings in quotes.
+/// Collects lines as `LEVEL name=value name=value`, with strings in quotes.
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<String>>>);
 
@@ -50,7 +50,7 @@ fn flow(direction: Direction) -> Flow {
     Flow { direction, peer, dst: OrigDst::new("10.96.0.1:80".parse().unwrap()) }
 }
 
-/// The one line, without what differs from run to run.
+/// The only line, without the values that differ between runs.
 fn line(log: impl FnOnce(Own<'_>)) -> String {
     let lines = Lines::default();
     let pod = NamespacedName::new("demo", "client-a");
