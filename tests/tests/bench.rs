@@ -1,11 +1,11 @@
-//! The benchmark runs, and says what it promises to say. Its figures are no matter here.
+//! The benchmark runs, and its file has the promised entries. The figures themselves are not checked here.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use ztunnel_tests::bench::{BenchOptions, losses, run};
 use ztunnel_tests::settings;
 
-/// What whoever reads the file may rely on.
+/// The keys on which a reader of the file may rely.
 const KEYS: [&str; 11] = [
     "work",
     "mode",
@@ -20,7 +20,7 @@ const KEYS: [&str; 11] = [
     "taken_per_connection",
 ];
 
-/// One of each kind.
+/// One workload of each kind.
 const WORKS: [&str; 8] = [
     "start to ready",
     "iperf3, 8 streams",
@@ -79,7 +79,7 @@ fn one_work_of_each_kind_is_measured_and_compared() -> Result<()> {
     let stuck = of("slow reader, 8 connections", "mesh")?;
     ensure!(stuck.get("taken_per_connection").and_then(Value::as_f64) > Some(0.0), "{stuck:#}");
     ensure!(losses(&file, &file)?.is_empty(), "worse than itself: {:?}", losses(&file, &file)?);
-    // As if it had been twice as quick before.
+    // As if the earlier run had been twice as fast.
     for row in rows.iter_mut() {
         if let Some(ratio) = row.get("ratio").and_then(Value::as_f64) {
             row["ratio"] = json!(ratio * 2.0);

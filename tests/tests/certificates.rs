@@ -1,4 +1,4 @@
-//! Where certificates come from when nobody names a CA that all nodes share, and the key log.
+//! Sources of certificates without a CA that all nodes share, and the key log.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -28,7 +28,7 @@ fn ca_command(arguments: &[&str]) -> Result<Finished> {
     Ok(done)
 }
 
-/// Issues a certificate of a pod to the folder where `--cert-dir` looks for it.
+/// Issues a certificate of a pod into the folder that `--cert-dir` reads.
 fn issue(ca_folder: &Path, certificates: &Path, pod: &str) -> Result<()> {
     let (ca_folder, out) = (ca_folder.display().to_string(), certificates.join(NAMESPACE).join(pod));
     fs::create_dir_all(&out)?;
@@ -56,7 +56,7 @@ fn ready_certificates_are_used_missed_and_renewed() -> Result<()> {
     let web = bed.pod("web-b")?;
     let echo = Server::echo(web, web.at(Family::V4, PORT))?;
     proof::tunnelled(&bed, ("client-a", "web-b"), &echo, Pod::connect)?;
-    // Nobody made one for this pod: it reaches nobody in the mesh, and the reason says what is missing where.
+    // This pod has no certificate: it can't reach any pod of the mesh, and the reason names the pod and the folder.
     let missing = bed.pod("client-b")?;
     let seen = echo.accepted();
     ensure!(exchange_once(missing, echo.address()).is_err() && echo.accepted() == seen, "no certificate was needed");
@@ -116,7 +116,7 @@ fn the_key_log_has_the_secrets_of_both_ends_for_its_owner_only() -> Result<()> {
     let mut bed = Testbed::new(TWO_NODES)?;
     let paths = NODES.map(|node| bed.topology.folder.join(format!("{node}.keys")));
     let [near, far] = &paths;
-    // A file that is there already is shut, too.
+    // The mode of an existing file is restricted as well.
     fs::write(near, "")?;
     fs::set_permissions(near, fs::Permissions::from_mode(0o644))?;
     for (node, path) in NODES.iter().zip(&paths) {
@@ -137,7 +137,7 @@ fn the_key_log_has_the_secrets_of_both_ends_for_its_owner_only() -> Result<()> {
     Ok(())
 }
 
-/// A volume that was not mounted is no reason for a new authority, which no other node would trust.
+/// If the volume of the authority is not mounted, no new authority is made, because no other node would trust it.
 #[test]
 fn be_ready_with_a_new_authority_in_place_of_one_that_is_gone() -> Result<()> {
     let mut bed = Testbed::node_a_enrolled()?;

@@ -1,5 +1,5 @@
-//! Enrolled pods change under a running daemon: addresses, interfaces, routes, manifests, the path of the namespace. What
-//! was captured stays captured, or closed, until the label says otherwise.
+//! Enrolled pods change while the daemon runs: addresses, interfaces, routes, manifests, the path of the network namespace. A
+//! captured pod stays captured or closed until its label changes.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use ztunnel_tests::watch::{Attempts, PORT, Watch, no_bypass};
 /// The pod that changes.
 const POD: &str = "client-a";
 
-/// What the daemon may take to put things right again: five seconds, and some for a loaded machine.
+/// The time that the daemon may take for a repair: five seconds, and some more for a loaded machine.
 const SOON: Duration = Duration::from_secs(8);
 
 fn route(pod: &Pod, family: Family) -> String {
@@ -29,7 +29,7 @@ fn route(pod: &Pod, family: Family) -> String {
     }
 }
 
-/// Gives a pod its address back, and the route that went with it.
+/// Restores the address of a pod, and the route that was removed with the address.
 fn restore(pod: &Pod, family: Family) -> Result<()> {
     let address = match family {
         Family::V4 => format!("addr add {}/24 dev eth0\n", pod.v4),
@@ -38,13 +38,13 @@ fn restore(pod: &Pod, family: Family) -> Result<()> {
     pod.netns.ip(&(address + &route(pod, family)))
 }
 
-/// Duplicate address detection on `eth0`, with so many probes a second apart.
+/// Enables duplicate address detection on `eth0`, with this many probes at intervals of one second.
 fn detect_duplicates(pod: &Pod, probes: u8) -> Result<()> {
     pod.netns.sysctl("ipv6/conf/eth0/accept_dad", "1")?;
     pod.netns.sysctl("ipv6/conf/eth0/dad_transmits", &probes.to_string())
 }
 
-/// Takes the pod's IPv6 address away before anything begins.
+/// Removes the pod's IPv6 address before the test begins.
 fn without_v6(bed: &Testbed) -> Result<()> {
     let pod = bed.pod(POD)?;
     pod.netns.ip(&format!("addr del {}/64 dev eth0\n", pod.v6))
@@ -55,7 +55,7 @@ fn add_tentative_v6(bed: &Testbed) -> Result<()> {
     pod.netns.ip(&format!("addr add {}/64 dev eth0\n{}", pod.v6, route(pod, Family::V6)))
 }
 
-/// Enrolled again within [`SOON`]; then both families work, and always did through the daemon only.
+/// The pod is enrolled again within [`SOON`]. Then both families work, and no connection has bypassed the daemon.
 fn enrolled_again(bed: &Testbed, watch: &Watch) -> Result<()> {
     let enrolled = bed.daemon("node-a")?.wait_dump("the pod to be enrolled again", SOON, |dump| {
         dump.pod(POD).is_some_and(|pod| pod.state() == "enrolled")
@@ -77,7 +77,7 @@ fn a_lost_ipv4_address_closes_the_pod_until_it_is_back() -> Result<()> {
     enrolled_again(&bed, &watch)
 }
 
-/// What the pod has lost may be another's by now: to connect there is no call to itself any more.
+/// An address that the pod has lost may belong to another pod now. A connect to it is no connect of the pod to itself any more.
 #[test]
 fn a_lost_address_that_moved_to_another_pod_is_not_the_pods_own() -> Result<()> {
     let bed = Testbed::node_a_enrolled()?;
@@ -179,7 +179,7 @@ fn an_address_under_duplicate_detection_does_not_hinder_enrolment() -> Result<()
     watch.works(&Family::BOTH, SOON)
 }
 
-/// A manifest that the pod can't be enrolled with, made from the right one.
+/// Turns a valid manifest into one with which the pod can't be enrolled.
 type Damage = fn(PodManifest) -> PodManifest;
 
 const DAMAGES: [(&str, Damage); 3] = [
@@ -220,7 +220,7 @@ fn a_manifest_that_turned_wrong_while_no_daemon_ran_closes_the_pod_until_it_is_r
     Ok(())
 }
 
-/// The label decides: `none` gives the closed pod back, and the loops are seen as what they are.
+/// The label decides: `none` releases the closed pod, and then the servers see direct connections.
 fn opened_by_its_label(bed: &Testbed, damage: Damage) -> Result<()> {
     let right = PodManifest::of(bed.pod(POD)?);
     bed.mesh.pod(&damage(right.clone()))?;
@@ -268,7 +268,7 @@ fn a_namespace_whose_path_vanishes_while_it_lives_stays_closed() -> Result<()> {
     let watch = Watch::over(&bed, POD)?;
     watch.works(&Family::BOTH, SOON)?;
     named.kill()?;
-    // Any change makes the daemon look at its pods again.
+    // After any change the daemon checks its pods again.
     bed.mesh.pod(&PodManifest::of(bed.pod("web-a")?).annotation("example.org/looked-at", "again"))?;
     watch.closed(&bed, &Family::BOTH)?;
     bed.daemon("node-a")?.shut(POD)?;
@@ -276,7 +276,7 @@ fn a_namespace_whose_path_vanishes_while_it_lives_stays_closed() -> Result<()> {
     enrolled_again(&bed, &watch)
 }
 
-/// Flushes a table of the pod in both families, three times, while everything runs.
+/// Flushes a routing table of the pod in both families, three times, under traffic.
 fn flushed(table: &str) -> Result<()> {
     let bed = Testbed::node_a_enrolled()?;
     let (watch, pod) = (Watch::over(&bed, POD)?, bed.pod(POD)?);
@@ -305,7 +305,7 @@ fn flushed_delivery_routes_open_nothing_and_come_back() -> Result<()> {
     flushed("15006")
 }
 
-/// A second interface on the node's bridge, with addresses of its own.
+/// Adds a second interface on the node's bridge, with its own addresses.
 fn second_interface(bed: &Testbed) -> Result<()> {
     let (pod, node) = (bed.pod(POD)?, &bed.topology.node("node-a")?.netns);
     node.ip(&format!(
@@ -315,7 +315,7 @@ fn second_interface(bed: &Testbed) -> Result<()> {
     pod.netns.ip(&format!("addr add 10.10.1.77/24 dev eth1\n{SECOND_UP}"))
 }
 
-/// Up, and with all that its going down took away.
+/// Sets the second interface up, and restores what was lost when it went down.
 const SECOND_UP: &str = "link set eth1 up\n\
      addr replace fd00:10:1::77/64 dev eth1 nodad\n\
      route replace default via 10.10.1.1 dev eth1 metric 200\n\

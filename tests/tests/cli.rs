@@ -1,4 +1,4 @@
-//! The program itself: its commands, its settings, and what it says when something is missing.
+//! The program: its commands, its settings, and its errors when something is missing.
 
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -14,7 +14,7 @@ use ztunnel_tests::testbed::Testbed;
 use ztunnel_tests::topology::{Family, ONE_NODE, Pod, TWO_NODES};
 use ztunnel_tests::wait;
 
-/// All that the daemon may need.
+/// All capabilities that the daemon may need.
 const NEEDED: [Capability; 4] = [Capability::Bpf, Capability::NetAdmin, Capability::SysAdmin, Capability::NetRaw];
 
 /// The arguments of a daemon on the testbed's only node.
@@ -60,7 +60,7 @@ fn check_says_what_is_missing() -> Result<()> {
 fn a_missing_capability_is_named() -> Result<()> {
     let bed = Testbed::new(ONE_NODE)?;
     let binary = settings::daemon_binary()?.display().to_string();
-    // CAP_SYS_ADMIN includes CAP_BPF, so that only the lack of both is one.
+    // CAP_SYS_ADMIN includes CAP_BPF, so CAP_BPF is missing only if both are missing.
     let cases: [(&[Capability], &str); 4] = [
         (&[Capability::Bpf, Capability::SysAdmin], "CAP_BPF"),
         (&[Capability::Bpf, Capability::SysAdmin], "CAP_SYS_ADMIN"),

@@ -1,4 +1,4 @@
-//! The API server of the cluster tests: its own, usable by a client outside, gone without a trace.
+//! The API server of the cluster tests: each test has its own, a client outside can use it, and it is removed completely.
 
 use std::net::TcpStream;
 use std::time::Duration;
@@ -39,7 +39,7 @@ fn a_service_account_may_do_only_what_it_was_given() -> Result<()> {
     ensure!(!refused.success && refused.stderr.contains("Forbidden"), "{refused:?}");
     api.kubectl(["create", "role", "pods", "-n", "demo", "--verb=get,list", "--resource=pods"])?;
     api.kubectl(["create", "rolebinding", "pods", "-n", "demo", "--role=pods", "--serviceaccount=demo:default"])?;
-    // The API server's authorizer follows the objects by a watch.
+    // The API server's authorizer watches the objects, so the role binding takes effect a moment later.
     wait::until_true("the role binding is in force", wait::PATIENCE, || {
         Ok(api.try_kubectl_as(&kubeconfig, ["get", "pods", "-n", "demo"])?.success)
     })

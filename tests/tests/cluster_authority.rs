@@ -1,4 +1,4 @@
-//! Who a node is and which authority it trusts, in a control plane on a real API server.
+//! The identity of nodes, and the authority that they trust, with a control plane on a real API server.
 
 use std::time::Duration;
 
@@ -87,7 +87,7 @@ fn a_node_is_proved_by_the_token_of_its_daemons_pod() -> Result<()> {
     ensure!(own.code == 0, "{own:?}\n{}", plane.log());
     let far = connection.call(CREATE_CERTIFICATE, &good, &request("far")?)?;
     ensure!(far.code == PERMISSION_DENIED && far.message.contains("node-1"), "{far:?}");
-    // The daemon of the other node gets that one, and not the first.
+    // The daemon of the other node gets that certificate, and not the first one.
     let second = token(&api, "ztunnel", "ztunnel", Some("zt-2"))?;
     ensure!(connection.call(CREATE_CERTIFICATE, &second, &request("far")?)?.code == 0);
     ensure!(connection.call(CREATE_CERTIFICATE, &second, &request("web")?)?.code == PERMISSION_DENIED);
@@ -99,18 +99,18 @@ fn a_node_is_proved_by_the_token_of_its_daemons_pod() -> Result<()> {
         ("nonsense".to_owned(), "no token of a service account"),
     ];
     for (token, why) in refused {
-        // Who proves nothing has one try on a connection.
+        // Each case uses a new connection: a client without a proof has only one try on a connection.
         let ended = connect()?.call(CREATE_CERTIFICATE, &token, &request("web")?)?;
         ensure!(ended.code == UNAUTHENTICATED, "{ended:?} for {why}");
         ensure!(ended.message.replace("%20", " ").contains(why), "{ended:?} for {why}");
     }
-    // The pod goes, and with it what its token opened.
+    // When the pod is deleted, the streams that its token opened end.
     api.kubectl(["delete", "pod", "zt-1", "-n", NAMESPACE, "--force", "--grace-period=0"])?;
     let ended = connection.end_of(stream, Duration::from_secs(15)).with_context(|| plane.log())?;
     ensure!(ended.code == UNAUTHENTICATED, "{ended:?}");
     ensure!(connect()?.call(CREATE_CERTIFICATE, &good, &request("web")?)?.code == UNAUTHENTICATED);
     ensure!(connection.call(CREATE_CERTIFICATE, &second, &request("far")?)?.code == 0, "the other node goes on");
-    // So does a service account; the API is asked again once a minute.
+    // The same for a deleted service account; the control plane asks the API again once a minute.
     let stream = connection.stream(&second)?;
     api.kubectl(["delete", "serviceaccount", "ztunnel", "-n", NAMESPACE])?;
     let ended = connection.end_of(stream, Duration::from_secs(90)).with_context(|| plane.log())?;
@@ -132,7 +132,7 @@ fn replicas_that_start_together_make_one_authority() -> Result<()> {
     for plane in &planes {
         Connection::open(&api, plane, &system).with_context(|| plane.log())?;
     }
-    // A namespace without pods of the mesh needs none.
+    // A namespace without pods of the mesh has no ConfigMap with the roots.
     let default = api.try_kubectl(["get", "configmap", "istio-ca-root-cert", "-n", "default"])?;
     ensure!(!default.success, "{default:?}");
     Ok(())
@@ -145,7 +145,7 @@ fn the_authority_is_followed_and_never_replaced_in_silence() -> Result<()> {
     world(&api)?;
     let mut plane = Plane::start(&api, 0, &[])?;
     let first = roots(&api, NAMESPACE)?;
-    // Two roots, as while the authority is being replaced.
+    // Two roots, as during a replacement of the authority.
     let other = rcgen_root()?;
     let both = format!("{first}{other}");
     let patch = serde_json::json!({"stringData": {"root-cert.pem": both}}).to_string();
@@ -154,22 +154,22 @@ fn the_authority_is_followed_and_never_replaced_in_silence() -> Result<()> {
         Ok(roots(&api, "demo")?.matches("BEGIN CERTIFICATE").count() == 2)
     })
     .with_context(|| plane.log())?;
-    // What makes no sense leaves the last good one in force.
+    // An invalid Secret leaves the last valid one in force.
     let patch = serde_json::json!({"stringData": {"ca-key.pem": "nonsense"}}).to_string();
     api.kubectl(["patch", "secret", "ztunnel-ca", "-n", NAMESPACE, "--type=merge", "-p", &patch])?;
     wait::until_true("the fault is told", wait::PATIENCE, || Ok(plane.log().contains("can't be used as it is now")))?;
     Connection::open(&api, &plane, &first).with_context(|| plane.log())?;
-    // A ConfigMap that goes is made again; one of somebody else is left alone.
+    // A deleted ConfigMap is created again.
     api.kubectl(["delete", "configmap", "istio-ca-root-cert", "-n", "demo"])?;
     ensure!(roots(&api, "demo")?.matches("BEGIN CERTIFICATE").count() == 2);
     plane.kill9()?;
-    // Without the Secret no new authority is made, which no node would trust.
+    // If the Secret is gone, no new authority is made, because no node would trust it.
     api.kubectl(["delete", "secret", "ztunnel-ca", "-n", NAMESPACE])?;
     let mut again = Plane::launch(&api, 1, &[])?;
     again.ended()?;
     ensure!(again.log().contains("no new one is made in its place"), "{}", again.log());
     ensure!(!api.try_kubectl(["get", "secret", "ztunnel-ca", "-n", NAMESPACE])?.success);
-    // On purpose it is.
+    // If the published roots are deleted on purpose as well, a new authority is made.
     api.kubectl(["delete", "configmap", "istio-ca-root-cert", "-n", NAMESPACE])?;
     let plane = Plane::start(&api, 2, &[])?;
     wait::until_true("new roots are published", wait::PATIENCE, || {
@@ -179,7 +179,7 @@ fn the_authority_is_followed_and_never_replaced_in_silence() -> Result<()> {
     .with_context(|| plane.log())
 }
 
-/// A token with another signature. The last digit is left alone: not all of its bits count.
+/// A token with another signature. The last digit is unchanged, because not all of its bits count.
 fn tampered(token: &str) -> String {
     let (text, signature) = token.rsplit_once('.').unwrap_or_default();
     let other = |c: char| if c == 'A' { 'B' } else { 'A' };

@@ -1,4 +1,4 @@
-//! The chart as Helm, Kustomize and the API server see it.
+//! The chart, tested with Helm, Kustomize and the API server.
 
 use std::fs;
 
@@ -81,7 +81,7 @@ fn the_api_server_accepts_all_that_the_chart_can_make() -> Result<()> {
 
 const SELECTOR: &str = "selector: {matchLabels: {app: web}}";
 
-/// Objects that the API server accepts or refuses by the definitions of the chart, with a word of the refusal.
+/// Objects that the API server accepts or refuses by the chart's CustomResourceDefinitions, with a word of the refusal.
 fn objects() -> Vec<(&'static str, String, Option<&'static str>)> {
     let rule = |source: &str| format!("rules: [{{from: [{{source: {{{source}}}}}]}}]");
     let port = |port: &str| format!("rules: [{{to: [{{operation: {{ports: ['{port}']}}}}]}}]");
@@ -149,7 +149,7 @@ fn objects_that_are_wrong_are_refused_by_their_definitions() -> Result<()> {
     Ok(())
 }
 
-/// A definition that somebody else has installed is not the chart's to change.
+/// The chart does not change a CustomResourceDefinition that was installed without it.
 #[test]
 #[ignore = "needs the programs of Kubernetes: cargo xtask test cluster"]
 fn definitions_of_others_stay_as_they_are() -> Result<()> {
@@ -168,7 +168,7 @@ fn definitions_of_others_stay_as_they_are() -> Result<()> {
     };
     ensure!(owner("serviceentries.networking.istio.io")?.is_empty(), "the chart has taken it over");
     ensure!(owner("authorizationpolicies.security.istio.io")? == chart::RELEASE);
-    // Its own ones are brought up to date.
+    // The chart updates its own definitions.
     api.helm(["upgrade", chart::RELEASE, &chart::folder().display().to_string(), "-n", chart::NAMESPACE])?;
     ensure!(owner("authorizationpolicies.security.istio.io")? == chart::RELEASE);
     api.helm(["uninstall", chart::RELEASE, "-n", chart::NAMESPACE])?;
@@ -194,7 +194,7 @@ fn the_control_plane_has_the_same_rights_with_the_chart_and_without() -> Result<
     Ok(())
 }
 
-/// What a service account may do: it is asked as the API server decides it.
+/// The rights of the service accounts, as the API server decides them.
 #[test]
 #[ignore = "needs the programs of Kubernetes: cargo xtask test cluster"]
 fn the_service_accounts_may_do_little() -> Result<()> {

@@ -1,4 +1,4 @@
-//! A cluster with nodes: pods run, reach each other across nodes, and nothing is left in the end.
+//! A cluster with nodes: pods run and reach each other across nodes, and nothing is left at the end.
 
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
@@ -42,7 +42,7 @@ fn a_service_account_reaches_the_api_server_from_a_pod() -> Result<()> {
          image: \"{}\", imagePullPolicy: IfNotPresent, command: [/bin/sleep, \"3600\"]}}]}}}}",
         images::BUSYBOX
     );
-    // The controller that makes the service account `default` of a new namespace takes a moment.
+    // The controller creates the service account `default` of a new namespace a moment later.
     wait::until_true("the pod is accepted", wait::PATIENCE, || Ok(api.apply(&pod).is_ok()))?;
     api.kubectl(["wait", "pod/client", "-n", NAMESPACE, "--for=condition=Ready", "--timeout=50s"])?;
     let command = "test -s /var/run/secrets/kubernetes.io/serviceaccount/token && \
@@ -51,7 +51,7 @@ fn a_service_account_reaches_the_api_server_from_a_pod() -> Result<()> {
     Ok(())
 }
 
-/// A process that starts a cluster and is killed: what it leaves behind, the next one removes.
+/// If a process that started a cluster is killed, the next process removes the remains.
 #[test]
 #[ignore = "needs the programs of Kubernetes: cargo xtask test cluster"]
 fn what_a_killed_run_leaves_is_removed() -> Result<()> {

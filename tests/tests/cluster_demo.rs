@@ -1,4 +1,4 @@
-//! The demo on a cluster shows what it should.
+//! The demo on a cluster shows the expected results.
 
 #[test]
 #[ignore = "needs the programs of Kubernetes: cargo xtask test cluster"]

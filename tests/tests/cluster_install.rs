@@ -1,4 +1,4 @@
-//! The way of a user: install the chart, label a namespace, and the requests of its running pods go through tunnels.
+//! The steps of a user: install the chart and label a namespace; then requests between its running pods use HBONE.
 
 use anyhow::{Result, bail, ensure};
 use ztunnel_tests::cluster::mesh::{Mesh, Pod};
@@ -31,7 +31,7 @@ fn answers(cluster: &Cluster, client: &Pod, server: &Pod) -> Result<()> {
     Ok(())
 }
 
-/// A policy is in force when the request fails; how soon is another test's concern.
+/// A policy is in force when the request fails. Another test checks the time that this takes.
 fn becomes_refused(cluster: &Cluster, client: &Pod, server: &Pod) -> Result<()> {
     wait::until_true("the request is refused", wait::PATIENCE, || Ok(page(cluster, client, server)?.is_err()))
 }
@@ -83,7 +83,7 @@ fn a_label_puts_running_pods_into_the_mesh_and_everything_is_given_back() -> Res
         denied["error"].as_str().is_some_and(|error| error.contains("PeerAuthentication demo/strict: STRICT")),
         "{denied}"
     );
-    // Probes of the kubelet are no strangers.
+    // Probes of the kubelet are still allowed.
     api.kubectl(["wait", "-n", NAMESPACE, "--for=condition=Ready", "pod", "-l", "app=web", "--timeout=10s"])?;
 
     api.apply(DENY)?;
@@ -103,7 +103,7 @@ fn a_label_puts_running_pods_into_the_mesh_and_everything_is_given_back() -> Res
         "a request is carried after the label is gone"
     );
 
-    // With pods in the mesh.
+    // Uninstall while pods are in the mesh.
     api.kubectl(["label", "namespace", NAMESPACE, &format!("{LABEL}=ambient")])?;
     for pod in [client, server] {
         mesh.wait_for(pod, "enrolled")?;
@@ -115,11 +115,11 @@ fn a_label_puts_running_pods_into_the_mesh_and_everything_is_given_back() -> Res
     }
     answers(&cluster, client, server)?;
     answers(&cluster, stranger, server)?;
-    // Policies outlive the installation.
+    // Policies remain after the chart is uninstalled.
     api.kubectl(["get", "-n", NAMESPACE, "peerauthentication", "strict"]).map(drop)
 }
 
-/// Pods of a node of one, in the mesh from the start.
+/// A pod for a cluster of one node, in the mesh from the start.
 fn ordinary(name: &str, uses_host: bool) -> String {
     format!(
         "apiVersion: v1
@@ -168,7 +168,7 @@ fn pods_come_and_go_and_daemons_are_replaced() -> Result<()> {
     api.apply(&format!(
         "{{apiVersion: v1, kind: Namespace, metadata: {{name: {NAMESPACE}, labels: {{{LABEL}: ambient}}}}}}"
     ))?;
-    // The controller that makes the service account `default` of a new namespace takes a moment.
+    // The controller creates the service account `default` of a new namespace a moment later.
     let manifests = [ordinary("client", false), ordinary("web", false), ordinary("host", true)].join("---\n");
     wait::until_true("the pods are accepted", wait::PATIENCE, || Ok(api.apply(&manifests).is_ok()))?;
     node.run_static_pod("static", &ordinary("static", false))?;
@@ -188,20 +188,20 @@ fn pods_come_and_go_and_daemons_are_replaced() -> Result<()> {
     }
     answers(&cluster, &client, &web)?;
 
-    // The processes of a static pod have another UID than the object that the kubelet makes of it.
+    // The processes of a static pod have another UID than the object that the kubelet creates for it.
     let fixed = ready("static-node-1")?;
     mesh.wait_for(&fixed, "enrolled")?;
     ensure!(page(&cluster, &client, &fixed)?.is_ok(), "{:?}", page(&cluster, &client, &fixed)?);
-    // There is nothing to capture of a pod that is in the node's network.
+    // A pod in the network of the node can't be captured.
     mesh.wait_for(&ready("host")?, "refused")?;
 
-    // Everything that the daemon needs is in its container.
+    // The daemon's container has everything that the daemon needs.
     let check = ["ztunnel", "check", "--pods", "kubernetes", "-o", "json"];
     let found = api.kubectl(["exec", "-n", "istio-system", "daemonset/ztunnel", "--"].iter().chain(&check))?;
     let found: serde_json::Value = serde_json::from_str(&found)?;
     ensure!(found["fit"] == true, "{found:#}");
 
-    // A pod of the same name, with another address and another namespace.
+    // A pod of the same name, with another address and another network namespace.
     api.kubectl(["delete", "pod", "-n", NAMESPACE, "web"])?;
     api.apply(&ordinary("web", false))?;
     let again = ready("web")?;
@@ -209,14 +209,14 @@ fn pods_come_and_go_and_daemons_are_replaced() -> Result<()> {
     mesh.wait_for(&again, "enrolled")?;
     answers(&cluster, &client, &again)?;
 
-    // A Job that ends at once is no fault, and leaves nothing.
+    // A Job that ends at once causes no fault, and nothing is left of it.
     api.apply(&job(&format!("http://{}:8080/", again.address)))?;
     api.kubectl(["wait", "-n", NAMESPACE, "--for=condition=Complete", "job/short", "--timeout=50s"])?;
     let jobs = cluster.pods(NAMESPACE, "job-name=short")?;
     let [done] = jobs.as_slice() else { bail!("{jobs:?}") };
     mesh.wait_for(done, "absent")?;
 
-    // Another daemon takes the pods over.
+    // A new daemon takes the pods over.
     mesh.upgrade(&["controlPlane.replicas=1", "node.drainTimeoutSeconds=1"])?;
     for pod in [&client, &again, &fixed] {
         mesh.wait_for(pod, "enrolled")?;

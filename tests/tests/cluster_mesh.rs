@@ -1,4 +1,4 @@
-//! A control plane whose mesh is made of the objects of a real API server.
+//! A control plane that reads its mesh from a real API server.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -57,7 +57,7 @@ fn world(api: &ApiServer) -> Result<()> {
     api.pod_status("demo", "client", &status("10.244.1.6"))
 }
 
-/// Flags with which a control plane does not ask the API whose tokens are, and has its authority in a folder.
+/// Flags for a control plane that reads tokens from a file instead of the API, and its authority from a folder.
 struct Own {
     tokens: String,
     ca: String,
@@ -97,7 +97,7 @@ fn the_mesh_of_objects_is_that_of_the_same_objects_in_a_folder() -> Result<()> {
     let own = Own::of(&api)?;
     let plane = Plane::start(&api, 0, &own.flags())?;
     let shown = plane.until(&api, "all objects", |shown| resources(shown, "Address") >= 4)?;
-    // The same objects as kubectl tells them.
+    // The same objects, as kubectl prints them.
     let folder = api.folder().join("mesh");
     fs::create_dir_all(&folder)?;
     for kind in [
@@ -116,12 +116,12 @@ fn the_mesh_of_objects_is_that_of_the_same_objects_in_a_folder() -> Result<()> {
     let expected = second.until(&api, "the folder's objects", |shown| resources(shown, "Address") >= 4)?;
     ensure!(shown["resources"] == expected["resources"], "{shown:#}\n{expected:#}");
     let [of_api, of_folder] = [&shown, &expected].map(problems);
-    // A folder may name network namespaces, an API may not: it does not even read it.
+    // Objects in a folder may name network namespaces. For objects of an API the annotation is not read.
     ensure!(of_api.is_empty(), "{of_api:?}");
     ensure!(of_folder.len() == 1 && of_folder.concat().contains("the path is not absolute"), "{of_folder:?}");
     let bytes = |plane: &Plane| -> Result<BTreeSet<String>> {
         let text = plane.metrics(&api)?;
-        // Of an object as it is written the origin is told as well, which is another.
+        // The size of `Object` includes the origin of the object, which differs between folder and API.
         let same = |line: &&str| line.starts_with("ztunnel_xds_resource_bytes{") && !line.contains("\"Object\"");
         Ok(text.lines().filter(same).map(str::to_owned).collect())
     };
@@ -157,7 +157,7 @@ fn an_api_server_that_goes_and_comes_back_costs_a_new_list_and_no_object() -> Re
     api.apply("{apiVersion: v1, kind: Pod, metadata: {name: new, namespace: demo}, spec: {nodeName: node-1, containers: [{name: c, image: none}]}}")?;
     api.pod_status("demo", "new", &status("10.244.1.7"))?;
     plane.until(&api, "the new pod", |shown| resources(shown, "Address") == resources(&before, "Address") + 1)?;
-    // The versions that it knew are too old for an API server that has just started.
+    // The resource versions that the control plane knew are too old for an API server that has just started.
     ensure!(plane.log().contains("Expired"), "{}", plane.log());
     Ok(())
 }
@@ -202,7 +202,7 @@ fn istios_types_may_come_later_and_an_unreadable_policy_keeps_its_last_version()
     );
     plane::crds(&api)?;
     api.apply(ISTIO)?;
-    // They are looked for every half a minute.
+    // The control plane looks for the definitions every half a minute.
     let shown = plane.until(&api, "the policies", |shown| resources(shown, "Authorization") >= 2)?;
     let before = (resources(&shown, "Authorization"), shown["version"].clone());
     api.apply(&ISTIO.replace("10.0.0.0/8", "10.0.0.0/99"))?;
@@ -236,7 +236,7 @@ fn the_status_of_a_policy_says_whether_it_is_enforced_as_it_is_written() -> Resu
         )
     };
     api.apply(&http("methods: [GET]"))?;
-    // Somebody else's condition.
+    // A condition of another controller.
     let theirs = r#"{"status": {"conditions": [{"type": "Theirs", "status": "True"}]}}"#;
     api.kubectl([
         "patch",
@@ -306,7 +306,8 @@ fn ten_thousand_pods_are_listed_in_pages() -> Result<()> {
     Ok(())
 }
 
-/// Pods with a status, put into etcd as the API server would: it takes some hundred a second, etcd some thousand.
+/// Creates pods with a status directly in etcd, in the format of the API server. The API server takes some hundred objects a
+/// second, and etcd some thousand.
 fn many_pods(api: &ApiServer, count: usize) -> Result<()> {
     const AT_ONCE: usize = 100;
     let filler: Vec<Value> =

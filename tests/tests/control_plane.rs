@@ -1,4 +1,4 @@
-//! Two nodes that have everything from a control plane: neither daemon has the manifests of the mesh, nor the key of its CA.
+//! Two nodes that get everything from a control plane: no daemon has the manifests of the mesh or the key of its CA.
 
 use std::io::Read as _;
 
@@ -81,7 +81,7 @@ fn nodes_go_on_without_their_control_plane_and_follow_it_when_it_is_back() -> Re
     exchange(&mut open, b"still here")?;
     admitted(bed.pod("client-a")?, target)?;
     drop(open);
-    // A daemon that starts meanwhile has what it knew.
+    // A daemon that starts without the control plane still has the last known mesh.
     let daemon = bed.daemon_mut("node-b")?;
     daemon.terminate()?;
     daemon.restart()?;
@@ -101,7 +101,7 @@ fn a_pod_that_comes_is_enrolled_and_known_everywhere() -> Result<()> {
     let late = bed.pod("late-b")?;
     let target = late.at(Family::V6, PORT);
     let echo = Server::echo(late, target)?;
-    // The node's own facts, and the mesh's.
+    // The manifest for the node, and the manifest for the mesh.
     let own = bed.topology.folder.join("pods-node-b");
     Mesh::new(&own)?.pod(&PodManifest::of(late))?;
     bed.change(|mesh| mesh.pod(&PodManifest::of(late)))?;

@@ -1,4 +1,5 @@
-//! The daemon dies: capture stays and is closed, nothing gets past it, and a restart takes it up again.
+//! The daemon dies: captured pods stay captured and are closed, no connection bypasses the daemon, and a restart serves the
+//! pods again.
 
 use std::io::Read;
 use std::net::{SocketAddr, TcpStream};
@@ -18,7 +19,7 @@ use ztunnel_tests::wait;
 
 const PORT: u16 = 7000;
 
-/// On `node-a`: `web-a` enrolled, `client-a` never.
+/// On `node-a`, `web-a` is enrolled and `client-a` is not.
 fn one_enrolled_one_plain() -> Result<Testbed> {
     let mut bed = Testbed::new(TWO_NODES)?;
     bed.mesh.pod(&PodManifest::of(bed.pod("client-a")?).mode("none"))?;
@@ -28,7 +29,7 @@ fn one_enrolled_one_plain() -> Result<Testbed> {
     Ok(bed)
 }
 
-/// A connection attempt fails, and soon: refused or reset, without an answer.
+/// A connection attempt fails quickly: it is refused or reset, without an answer.
 fn fails_fast(pod: &Pod, target: SocketAddr) -> Result<()> {
     let begin = Instant::now();
     let outcome = pod.connect(target).and_then(|mut stream: TcpStream| {
@@ -41,10 +42,10 @@ fn fails_fast(pod: &Pod, target: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-/// Many attempts in both directions and families; neither the pod's server nor the far one sees any of them.
+/// Many attempts in both directions and families. None of them reaches the pod's server or the far server.
 fn closed(bed: &Testbed, inside: &[Server], outside: &[Server]) -> Result<()> {
     let seen = |servers: &[Server]| servers.iter().map(Server::accepted).sum::<usize>();
-    // What the daemon had accepted and delivered before its death may still be in a queue of the server.
+    // Connections that the daemon delivered before its death may still be in the server's accept queue.
     let mut last = seen(inside) + seen(outside);
     let mut since = Instant::now();
     wait::until_true("the servers to be at rest", wait::PATIENCE, || {
@@ -67,7 +68,7 @@ fn closed(bed: &Testbed, inside: &[Server], outside: &[Server]) -> Result<()> {
     Ok(())
 }
 
-/// Nobody saw a client's own socket: delivered connections have ports that no client draws.
+/// No server has seen a client's own socket: deliveries have source ports that no client gets.
 fn never_bypassed(servers: &[Server]) -> Result<()> {
     for server in servers {
         let bypassed: Vec<_> = server.peers().into_iter().filter(|peer| peer.port() >= 32_768).collect();
@@ -126,7 +127,7 @@ fn killed_under_load_it_fails_closed_and_a_restart_takes_over() -> Result<()> {
     never_bypassed(&inside)
 }
 
-/// The load goes on against the dead daemon while single attempts are looked at.
+/// The load continues against the dead daemon while single attempts are checked.
 fn closed_under_load(bed: &Testbed, meshed: &[Load], inside: &[Server], outside: &[Server]) -> Result<()> {
     let before: u64 = meshed.iter().map(|load| load.report().failed).sum();
     wait::until_true("the load to fail", wait::PATIENCE, || {
@@ -221,7 +222,7 @@ fn a_restart_finds_a_manifest_broken_and_goes_on_with_what_it_said() -> Result<(
     Ok(())
 }
 
-/// Nobody knows what the manifest said: what was kept of it is gone as well.
+/// The content of the manifest is unknown: the kept version is gone as well.
 #[test]
 fn a_restart_finds_a_manifest_broken_and_keeps_its_pod_closed() -> Result<()> {
     let mut bed = Testbed::node_a_enrolled()?;
@@ -275,7 +276,7 @@ fn a_restart_finds_a_namespace_under_another_pods_name() -> Result<()> {
     bed.mesh.pod(&PodManifest::of(bed.pod("web-a")?).named("renamed"))?;
     bed.daemon_mut("node-a")?.restart()?;
     bed.daemon("node-a")?.enrolled("renamed")?;
-    // Another change of the mesh, after which whatever is not wanted has been released.
+    // After a further change of the mesh, all pods that have left it are released.
     bed.mesh.pod(&PodManifest::of(bed.pod("client-a")?).mode("none"))?;
     bed.daemon("node-a")?.released("client-a")?;
     let (web, other) = (bed.pod("web-a")?, bed.pod("web-b")?);

@@ -1,6 +1,6 @@
-//! The demo shows what it should and leaves nothing behind.
+//! The demo shows the expected results and leaves nothing behind.
 //!
-//! Its names are fixed, so these tests are one, and it fails while a demo is running or was kept.
+//! The names of the demo are fixed, so this is a single test. It fails while a demo runs or was kept.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use ztunnel_tests::names::{BPF_ROOT, DEMO, FOLDER_ROOT};
 use ztunnel_tests::netns::FOLDER;
 use ztunnel_tests::settings;
 
-/// Everything whose name begins as the demo's.
+/// All names that begin with the prefix of the demo.
 fn left() -> Vec<String> {
     let names = |folder: &str| {
         let entries = std::fs::read_dir(Path::new(folder)).into_iter().flatten().flatten();
@@ -25,7 +25,7 @@ fn the_demo_runs_is_kept_and_is_cleaned() -> Result<()> {
     let options = DemoOptions { keep: false, clean: false, control_plane: false, ztunnel: settings::daemon_binary()? };
     run(&options)?;
     ensure!(left().is_empty(), "the demo left {:?}", left());
-    // With a control plane, so that one is kept and cleaned, too.
+    // With a control plane, so that a control plane is kept and removed as well.
     let kept = run(&DemoOptions { keep: true, control_plane: true, ..options.clone() });
     let second = run(&options);
     let there = left();

@@ -1,4 +1,4 @@
-//! How connections end: what one side does, the other side sees, through two daemons.
+//! The end of connections: how one side ends, so the other side sees it, through two daemons.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -16,10 +16,10 @@ use ztunnel_tests::wait;
 
 const PORT: u16 = 7000;
 
-/// What the server's side of a test ended with.
+/// The result of the server's side of a test.
 type Outcome = io::Result<Vec<u8>>;
 
-/// A server whose outcome is handed to the test.
+/// A server that passes its outcome to the test.
 fn server(
     pod: &Pod,
     family: Family,
@@ -35,7 +35,7 @@ fn server(
     Ok((server, outcomes))
 }
 
-/// Runs one ending over both families, from `client-a` to `web-b`, both enrolled.
+/// Runs one ending over both families, from `client-a` to `web-b`. Both pods are enrolled.
 fn ending(
     serve: fn(TcpStream) -> Outcome,
     client: fn(TcpStream) -> Outcome,
@@ -53,7 +53,7 @@ fn ending(
     Ok(())
 }
 
-/// Both daemons carried it, and neither has it any more.
+/// Both daemons carried the connection, and no daemon has it any more.
 fn no_connection_left(bed: &Testbed) -> Result<()> {
     proof::steered(bed, "client-a", Direction::Outbound, 1)?;
     proof::delivered(bed, "web-b", 1)?;
@@ -122,7 +122,8 @@ fn client_resets() -> Result<()> {
             read_all(&mut stream)
         },
         |mut stream| {
-            // Who resets before there is a connection to the server need not have one made.
+            // The client resets only after it has read this byte. After an earlier reset the daemon may make no connection to
+            // the server.
             stream.read_exact(&mut [0; 1])?;
             stream.write_all(REQUEST)?;
             reset(stream)?;
@@ -148,10 +149,10 @@ fn server_resets() -> Result<()> {
     )
 }
 
-/// More than all buffers on the way hold.
+/// More bytes than all buffers on the way hold.
 const TOO_MUCH: usize = 64 << 20;
 
-/// Writes until nothing more goes in.
+/// Writes until the socket takes no more bytes.
 fn fill(stream: &mut TcpStream) -> io::Result<()> {
     stream.set_write_timeout(Some(std::time::Duration::from_millis(500)))?;
     let chunk = [b'x'; 65_536];
@@ -259,7 +260,7 @@ fn urgent(stream: &TcpStream, bytes: &[u8]) -> io::Result<()> {
     if sent == bytes.len() { Ok(()) } else { Err(io::Error::other("not all was sent")) }
 }
 
-/// Says a few words with urgent bytes among them, one of them the last that it says before the other side has answered.
+/// Sends bytes with urgent bytes among them. One urgent byte is the last byte before the answer of the other side.
 fn says(stream: &mut TcpStream) -> io::Result<()> {
     stream.write_all(b"abc")?;
     urgent(stream, b"!")?;
@@ -269,21 +270,21 @@ fn says(stream: &mut TcpStream) -> io::Result<()> {
 
 const SAID: &[u8] = b"abc!defgh?";
 
-/// Reads what [`says`] has said, urgent bytes among the others.
+/// Reads the bytes of [`says`], with the urgent bytes among the others.
 fn hears(stream: &mut TcpStream) -> Outcome {
     let mut heard = vec![0; SAID.len()];
     stream.read_exact(&mut heard)?;
     Ok(heard)
 }
 
-/// A byte that is sent as urgent data arrives in its place, through a tunnel.
+/// A byte that is sent as urgent data arrives in its place, through HBONE.
 #[test]
 fn urgent_bytes_arrive_among_the_others() -> Result<()> {
     ending(
         |mut stream| {
             let heard = hears(&mut stream)?;
             says(&mut stream)?;
-            // The client has heard all of it.
+            // The client has received all bytes.
             let _end = read_all(&mut stream)?;
             Ok(heard)
         },
@@ -302,7 +303,7 @@ fn urgent_bytes_arrive_among_the_others() -> Result<()> {
     )
 }
 
-/// The same in plaintext, from a pod of the mesh and to one.
+/// The same in plaintext, from a pod of the mesh and to a pod of the mesh.
 #[test]
 fn urgent_bytes_arrive_among_the_others_in_plaintext() -> Result<()> {
     let bed = Testbed::node_a_enrolled()?;

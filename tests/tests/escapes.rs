@@ -1,4 +1,5 @@
-//! Ways past the capture that change a connection between its connect and its first packet, or need no connect at all.
+//! Attempts to bypass the capture: they change a connection between its connect and its first packet, or need no connect at
+//! all.
 
 use std::io::{self, Error, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpStream};
@@ -16,7 +17,7 @@ use ztunnel_tests::topology::{Family, Pod, TWO_NODES};
 use ztunnel_tests::wait;
 
 const PORT: u16 = 7000;
-/// A port that no socket of a test draws.
+/// A source port that no socket of a test gets.
 const FORGED: u16 = 4_711;
 
 const TCP_FASTOPEN_CONNECT: c_int = 30;
@@ -41,7 +42,7 @@ fn refused(what: &str, result: io::Result<()>) -> Result<()> {
     }
 }
 
-/// A routing header by which packets go to `hop` first.
+/// A routing header that sends packets to `hop` first.
 fn routing_header(kind: u8, hop: Ipv6Addr) -> Vec<u8> {
     if kind == MOBILE {
         return [&[0, 2, MOBILE, 1, 0, 0, 0, 0][..], &hop.octets()].concat();
@@ -49,15 +50,15 @@ fn routing_header(kind: u8, hop: Ipv6Addr) -> Vec<u8> {
     [&[0, 4, SRH, 1, 1, 0, 0, 0][..], &Ipv6Addr::LOCALHOST.octets(), &hop.octets()].concat()
 }
 
-/// An IPv4 option by which packets go to `hop` first.
+/// An IPv4 option that sends packets to `hop` first.
 fn source_route(hop: Ipv4Addr) -> Vec<u8> {
     [&[LOOSE_SOURCE_ROUTE, 7, 4][..], &hop.octets(), &[0]].concat()
 }
 
-/// A socket of a pod that sends by way of another, before anybody objects.
+/// A socket of a pod that sends its packets by way of another pod, from a time when no hook refuses that.
 fn detour(pod: &Pod, hop: &Pod, family: Family) -> Result<Socket> {
     let socket = pod.socket(family)?;
-    // The kernel gives the SYN up after 1 s and as long again: nobody waits for it here.
+    // Non-blocking, because the kernel repeats the SYN for seconds.
     socket.set_nonblocking(true)?;
     let (level, name, value) = match family {
         Family::V4 => (libc::IPPROTO_IP, libc::IP_OPTIONS, source_route(hop.v4)),
@@ -67,13 +68,13 @@ fn detour(pod: &Pod, hop: &Pod, family: Family) -> Result<Socket> {
     Ok(socket)
 }
 
-/// The header of a first packet, without data and checksum.
+/// The TCP header of a first packet, without data and checksum.
 fn syn(to: u16) -> [u8; 20] {
     let ([s1, s2], [d1, d2]) = (FORGED.to_be_bytes(), to.to_be_bytes());
     [s1, s2, d1, d2, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, SYN, 0x20, 0, 0, 0, 0, 0]
 }
 
-/// The checksum of TCP over either family.
+/// Adds the TCP checksum, for either family.
 fn with_checksum(source: IpAddr, destination: IpAddr, mut segment: [u8; 20]) -> [u8; 20] {
     let octets = |ip: IpAddr| match ip {
         IpAddr::V4(ip) => ip.octets().to_vec(),
@@ -89,7 +90,7 @@ fn with_checksum(source: IpAddr, destination: IpAddr, mut segment: [u8; 20]) -> 
     segment
 }
 
-/// A whole IPv6 packet: a first segment, with what stands before it.
+/// A whole IPv6 packet: a TCP segment with the extension headers before it.
 fn packet6(source: Ipv6Addr, destination: Ipv6Addr, next: u8, before: &[u8], segment: &[u8]) -> Vec<u8> {
     let length = u16::try_from(before.len() + segment.len()).unwrap_or_default().to_be_bytes();
     let header = [0x60, 0, 0, 0, length[0], length[1], next, 64];
@@ -97,7 +98,7 @@ fn packet6(source: Ipv6Addr, destination: Ipv6Addr, next: u8, before: &[u8], seg
 }
 
 fn packet4(source: Ipv4Addr, destination: Ipv4Addr, segment: &[u8]) -> Vec<u8> {
-    // Length, identity and checksum are filled in by the kernel.
+    // The kernel fills in length, identification and checksum.
     let header = [0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0];
     [&header[..], &source.octets(), &destination.octets(), segment].concat()
 }
@@ -113,7 +114,7 @@ fn send_raw(pod: &Pod, packet: &[u8], to: IpAddr) -> Result<()> {
         let socket = Socket::new(domain, raw, Some(Protocol::from(libc::IPPROTO_RAW)))?;
         set(&socket, level, name, &1_i32.to_ne_bytes())?;
         match socket.send_to(packet, &SockAddr::from(SocketAddr::new(to, 0))) {
-            // A device that drops says so to a raw socket.
+            // A device that drops the packet reports this error to a raw socket.
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(()),
             other => other.map(|_| ()),
         }
@@ -129,15 +130,15 @@ fn send_frame(pod: &Pod, frame: &[u8], bypass: bool) -> Result<io::Result<()>> {
             return set(&socket, libc::SOL_PACKET, 20, &1_i32.to_ne_bytes());
         }
         let index = nix::net::if_::if_nametoindex("eth0")?;
-        // SAFETY: all bytes 0 is an address of no family.
+        // SAFETY: a `sockaddr_ll` of zero bytes is valid; its family is AF_UNSPEC.
         let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-        // The protocol that it claims is none of those that it sends.
+        // The claimed protocol (ARP) is not the protocol of the frame.
         address.sll_family = u16::try_from(libc::AF_PACKET).map_err(Error::other)?;
         address.sll_protocol = 0x0806_u16.to_be();
         address.sll_ifindex = i32::try_from(index).map_err(Error::other)?;
         address.sll_halen = 6;
         let length = libc::socklen_t::try_from(size_of_val(&address)).map_err(Error::other)?;
-        // SAFETY: frame and address live through the call, and their lengths are theirs.
+        // SAFETY: frame and address live through the call, and the lengths are their sizes.
         let sent = unsafe {
             let to = (&raw const address).cast();
             libc::sendto(socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0, to, length)
@@ -149,7 +150,7 @@ fn send_frame(pod: &Pod, frame: &[u8], bypass: bool) -> Result<io::Result<()>> {
     })
 }
 
-/// Waits until the guards have dropped so many packets of a pod, and one more for each device is none.
+/// Waits until the guards have dropped at least this many packets of a pod.
 fn dropped(bed: &Testbed, pod: &str, least: u64) -> Result<()> {
     let daemon = bed.daemon(&bed.pod(pod)?.node)?;
     wait::until_true("the guard to drop", wait::PATIENCE, || Ok(daemon.verdict(pod, "bypass")? >= least))
@@ -204,7 +205,7 @@ fn a_mark_cleared_on_a_captured_connection_does_not_send_its_data_out() -> Resul
 #[test]
 fn source_routes_are_refused_on_tcp_sockets_of_enrolled_pods_only() -> Result<()> {
     let mut bed = Testbed::node_a_enrolled()?;
-    // Another daemon's hook sees every call as well, before or after this one's.
+    // The hook of another daemon sees every call as well, before or after this daemon's hook.
     bed.start("node-b")?;
     let (client, hop) = (bed.pod("client-a")?, bed.pod("web-b")?);
     let socket = client.socket(Family::V6)?;
@@ -216,10 +217,10 @@ fn source_routes_are_refused_on_tcp_sockets_of_enrolled_pods_only() -> Result<()
     }
     let route = source_route(hop.v4);
     refused("IP_OPTIONS", set(&client.socket(Family::V4)?, libc::IPPROTO_IP, libc::IP_OPTIONS, &route))?;
-    // Longer than what the kernel shows to a hook.
+    // Longer than the part that the kernel shows to a hook.
     let long = vec![0; 10_000];
     refused("a long IPV6_RTHDR", set(&socket, libc::IPPROTO_IPV6, libc::IPV6_RTHDR, &long))?;
-    // Everybody else, and everything else, is as it was.
+    // Other sockets and other options are not affected.
     set(&socket, libc::IPPROTO_IPV6, libc::IPV6_RTHDR, &[]).context("to take a header off")?;
     set(
         &bed.pod("client-a")?.netns.run(|| Socket::new(Domain::IPV6, Type::DGRAM, None))??,
@@ -256,7 +257,8 @@ fn source_routes_set_before_the_enrolment_lead_nowhere() -> Result<()> {
     bed.enrol()?;
     let capture = Capture::start(&bed.topology, "node-a", "node-b", "routes")?;
     for (number, (socket, target)) in (1..).zip(&sockets) {
-        // Under way, or refused at once because the device dropped the packet: nothing left either way.
+        // The connect is in progress, or it failed at once because the device dropped the packet. In both cases no packet left
+        // the pod.
         let _ = socket.connect(&(*target).into());
         dropped(&bed, "client-a", number).with_context(|| format!("to {target}"))?;
     }
@@ -309,7 +311,7 @@ fn first_packets_from_raw_sockets() -> Result<()> {
         send_raw(client, &packet6(client.v6, web.v6, *next, before, &segment), web.v6.into())?;
         dropped(&bed, "client-a", number).with_context(|| format!("IPv6, next header {next}, {before:?}"))?;
     }
-    // A first fragment that ends before the flags, and the one that would bring them.
+    // A first fragment that ends before the TCP flags, and the fragment that has them.
     send_raw(client, &packet6(client.v6, web.v6, 44, &fragment, &segment[..8]), web.v6.into())?;
     dropped(&bed, "client-a", 7).context("the first of two fragments")?;
     send_raw(client, &packet6(client.v6, web.v6, 44, &[6, 0, 0, 8, 0, 0, 0, 7], &segment[8..]), web.v6.into())?;
@@ -370,7 +372,7 @@ fn a_first_packet_from_outside_in_the_pods_own_name_is_no_call_to_itself() -> Re
     dropped(&bed, "client-a", 1)?;
     let daemon = bed.daemon("node-a")?;
     ensure!(daemon.verdict("client-a", "self_call")? == 0, "it was taken for a call of the pod to itself");
-    // The pod's own calls to itself are none of these.
+    // Connects of the pod to itself are not dropped.
     proof::direct(&application, || victim.connect(application.address()))?;
     ensure!(daemon.verdict("client-a", "bypass")? == 1, "a call of the pod to itself was dropped");
     Ok(())

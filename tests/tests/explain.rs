@@ -1,5 +1,5 @@
-//! `ztunnel explain` says what the data path does, from the manifests as well as from a running daemon, and `ztunnel
-//! analyze` has nothing against the demo.
+//! `ztunnel explain` agrees with the data path, both from the manifests and from a running daemon, and `ztunnel analyze` has no
+//! finding about the demo.
 
 use std::net::SocketAddr;
 
@@ -22,7 +22,7 @@ const PROBE: u16 = 8082;
 const VIPS: [&str; 2] = ["10.96.0.10", "fd00:96::10"];
 const GUEST: &str = "guest";
 
-/// What `explain` ends with.
+/// The exit codes of `explain`.
 const ALLOWED: i32 = 0;
 const DENIED: i32 = 3;
 const FAILED: i32 = 2;
@@ -31,7 +31,7 @@ fn run(bed: &Testbed, node: &str, arguments: &[&str]) -> Result<Finished> {
     daemon::command(&settings::daemon_binary()?, &bed.topology.node(node)?.netns, arguments)
 }
 
-/// Asks the manifests, and the daemon of each node. They agree; gives what the first said.
+/// Runs `explain` on the manifests and on the daemon of each node. The answers agree; returns the first one.
 fn explained(bed: &Testbed, from: &str, to: &str, port: u16) -> Result<(i32, String)> {
     explained_by(bed, &["node-a", "node-b"], (from, to, port))
 }
@@ -57,7 +57,8 @@ fn explained_by(bed: &Testbed, nodes: &[&str], (from, to, port): (&str, &str, u1
     first.context("nobody was asked")
 }
 
-/// Everything enrolled, nginx at all three ports of both webs, policies of all kinds, a probe at the last port, a guest.
+/// All pods are enrolled. nginx runs at all three ports of both webs, with policies of all kinds, a probe at the last port, and
+/// a guest.
 fn bed() -> Result<(Vec<Nginx>, Testbed)> {
     let mut bed = Testbed::both_enrolled()?;
     bed.topology.grow("node-a", GUEST)?;
@@ -92,7 +93,7 @@ fn explain_says_what_the_data_path_does() -> Result<()> {
                 let (from, target) = (bed.pod(client)?, bed.pod(web)?.at(family, port));
                 let got = curl(from, target, &[]);
                 ensure!(got.is_ok() == (client == "client-a" && port != OTHER_PORT), "{client} to {target}: {got:?}");
-                // No manifest knows the guest.
+                // The guest has no manifest.
                 let name = if client == GUEST { from.ip(family).to_string() } else { format!("demo/{client}") };
                 agree(&bed, &name, &target.ip().to_string(), target, got.is_ok())?;
                 if client != GUEST {
@@ -104,7 +105,7 @@ fn explain_says_what_the_data_path_does() -> Result<()> {
     Ok(())
 }
 
-/// From the pod's own node and from the other one.
+/// Tested from the pod's own node and from the other node.
 #[test]
 fn explain_knows_the_ports_of_probes() -> Result<()> {
     let (_nginxes, bed) = bed()?;
@@ -120,7 +121,7 @@ fn explain_knows_the_ports_of_probes() -> Result<()> {
             let (code, text) = explained_by(&bed, &[&pod.node], (&from, &to, port))?;
             let wanted = if got.is_ok() { ALLOWED } else { DENIED };
             ensure!(code == wanted, "{from} to {to} ({target}): {got:?}, but `explain` ends with {code}:\n{text}");
-            // Which ports are probed, only the pod's own node knows; the other one says so.
+            // Only the pod's own node knows the ports of probes; `explain` on the other node says so.
             let other = if pod.node == "node-a" { "node-b" } else { "node-a" };
             let asked =
                 ["explain", "--admin", admin::ADDRESS, "--from", &from, "--to", &to, "--port", &port.to_string()];
@@ -193,7 +194,7 @@ fn analyze_has_nothing_against_the_demo() -> Result<()> {
     let done = run(&bed, "node-a", &["analyze", "--mesh", DEMO, "-o", "json"])?;
     ensure!(done.status.code() == Some(0), "{done:?}");
     serde_json::from_str::<Value>(&done.stdout).with_context(|| done.stdout.clone())?;
-    // With the demo's policies beside its other manifests it is the same.
+    // The result is the same with the demo's policies beside its other manifests.
     let folder = bed.topology.folder.join("demo");
     let mesh = ztunnel_tests::mesh::Mesh::copy_of(DEMO.as_ref(), &folder)?;
     for entry in std::fs::read_dir(format!("{DEMO}/policies"))? {

@@ -1,4 +1,4 @@
-//! A pod that knows how all of this works and has CAP_NET_ADMIN gets nothing from it.
+//! Attacks of a pod that knows the design and has CAP_NET_ADMIN: they gain nothing.
 
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
@@ -20,10 +20,10 @@ use ztunnel_tests::wait;
 
 const PORT: u16 = 7000;
 
-/// The daemon's own mark, then those that capture and deliver, both of them, everything, and a stranger's.
+/// The daemon's own mark, the capture mark, the delivery mark, combinations of them, all bits, and a mark of another program.
 const MARKS: [u32; 7] = [0x539, 0x1000_0000, 0x2000_0000, 0x3000_0000, 0x1000_0539, u32::MAX, 0x1];
 
-/// Where someone listens in a pod.
+/// The listening addresses in a pod.
 fn listeners(pod: &Pod) -> Result<BTreeSet<SocketAddr>> {
     let done = Launch::new("ss").args(["-Htnl"]).inside(&pod.netns).finish()?;
     let local = |line: &str| -> Result<SocketAddr> {
@@ -36,14 +36,14 @@ fn listeners(pod: &Pod) -> Result<BTreeSet<SocketAddr>> {
     done.stdout.lines().map(local).collect()
 }
 
-/// An established or half-closed connection in a pod, one a line.
+/// The number of established or half-closed connections in a pod.
 fn connections(pod: &Pod) -> Result<usize> {
     let done =
         Launch::new("ss").args(["-Htan", "state", "connected", "exclude", "time-wait"]).inside(&pod.netns).finish()?;
     Ok(done.stdout.lines().count())
 }
 
-/// Connects and speaks; whatever happens, no byte comes back and it is over soon.
+/// Connects and sends bytes. No byte comes back, and the connection ends soon.
 fn gets_nothing(pod: &Pod, target: SocketAddr) -> Result<()> {
     let Ok(mut stream) = pod.connect(target) else { return Ok(()) };
     let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -56,7 +56,7 @@ fn gets_nothing(pod: &Pod, target: SocketAddr) -> Result<()> {
     }
 }
 
-/// The daemon is the same process, well, and has not talked to itself.
+/// The daemon is the same process, is ready, and has not connected to itself.
 fn unharmed(bed: &Testbed, node: &str, id: u32, lines_before: usize, attempts: usize) -> Result<()> {
     let daemon = bed.daemon(node)?;
     ensure!(daemon.id() == id, "the daemon was restarted");
@@ -119,7 +119,7 @@ fn ports_known_from_other_meshes() -> Result<()> {
                 attempts += 1;
             }
             if [15_020, 15_021].contains(&port) {
-                // The node's metrics and readiness are there for everyone.
+                // The node's metrics and readiness are open to all clients.
                 continue;
             }
             let node = if family == Family::V4 { "10.10.1.1".parse()? } else { "fd00:10:1::1".parse()? };
@@ -141,7 +141,7 @@ fn marks_set_by_the_pod_do_not_escape() -> Result<()> {
                 let socket = pod.socket(family)?;
                 socket.set_mark(mark)?;
                 socket.connect(&target.into())?;
-                // The upper four bits are the daemon's; those below stay as the pod set them.
+                // The upper four bits belong to the daemon; the other bits stay as the pod set them.
                 let (before, after) = (mark & 0x0fff_ffff, socket.mark()? & 0x0fff_ffff);
                 ensure!(before == after, "the pod's mark {mark:#x} became {:#x}", socket.mark()?);
                 Ok(socket.into())
@@ -198,7 +198,7 @@ fn a_foreign_source_address_is_not_carried() -> Result<()> {
     Ok(())
 }
 
-/// With CAP_NET_ADMIN a pod gives itself what address it likes.
+/// With CAP_NET_ADMIN a pod can give itself any address.
 #[test]
 fn connect_from_the_address_of_another_pod() -> Result<()> {
     let bed = Testbed::both_enrolled()?;
@@ -210,7 +210,7 @@ fn connect_from_the_address_of_another_pod() -> Result<()> {
         let socket = hostile.socket(family)?;
         socket.bind(&victim.at(family, 0).into())?;
         socket.set_read_timeout(Some(Duration::from_secs(10)))?;
-        // Whether the connect or what follows fails: the daemon has accepted it, and looks at the source then.
+        // The connect or the first read may fail: the daemon checks the source address after it has accepted the connection.
         if socket.connect(&echo.address().into()).is_ok() {
             let mut stream = TcpStream::from(socket);
             let answer = stream.write_all(b"as another").and_then(|()| stream.read(&mut [0; 16]));
@@ -221,7 +221,7 @@ fn connect_from_the_address_of_another_pod() -> Result<()> {
         wait::until("the line about it", wait::PATIENCE, || {
             Ok((!daemon.lines_with(&[&words[0], &words[1], &victim.ip(family).to_string()])?.is_empty()).then_some(()))
         })?;
-        // What it says in its own name goes through.
+        // A connection with the pod's own address works.
         exchange(&mut hostile.connect(echo.address())?, b"as itself")?;
     }
     let refused = daemon.metrics()?.sum("ztunnel_connections_closed_total", &[("reason", "foreign_source")]);
@@ -278,13 +278,13 @@ fn thousands_of_silent_connections_starve_nobody() -> Result<()> {
     Ok(())
 }
 
-/// A pod that may change its network namespace has the daemon read it, but not without end, and nobody else waits for that.
+/// A pod that changes its network namespace makes the daemon read it, but not without end, and other pods do not wait for that.
 #[test]
 fn hold_the_daemon_up_with_an_endless_namespace() -> Result<()> {
     const RULES: usize = 5_000;
     let mut bed = Testbed::node_a_enrolled()?;
     let batch = |from: usize, to: usize, line: &dyn Fn(usize) -> String| (from..to).map(line).collect::<String>();
-    // The kernel filters the routes, whose tables are known.
+    // The kernel filters these routes by their table.
     let routes = batch(0, 20_000, &|number| {
         format!("route add 10.{}.{}.0/24 dev lo table 77\n", 100 + number / 256, number % 256)
     });
@@ -314,7 +314,7 @@ fn rules(pod: &Pod) -> Result<String> {
     Ok(done.stdout)
 }
 
-/// Who has CAP_NET_ADMIN in a pod can close any socket in it.
+/// A process with CAP_NET_ADMIN in a pod can close any socket of the pod.
 #[test]
 fn close_the_listeners_in_its_own_pod() -> Result<()> {
     let bed = Testbed::node_a_enrolled()?;

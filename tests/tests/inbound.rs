@@ -1,4 +1,4 @@
-//! What comes to an enrolled pod goes through the daemon, and the application sees the client.
+//! Connections to an enrolled pod go through the daemon, and the application sees the client's address.
 
 use std::io::Read;
 use std::net::SocketAddr;
@@ -18,7 +18,7 @@ use ztunnel_tests::wait;
 
 const PORT: u16 = 7000;
 
-/// `client-b` is a plain client on the other node, `web-a` is enrolled.
+/// `client-b` is a client outside the mesh on the other node, and `web-a` is enrolled.
 fn delivered_to(listen: impl Fn(&Testbed, Family) -> Result<SocketAddr>, families: &[Family]) -> Result<()> {
     let bed = Testbed::node_a_enrolled()?;
     for family in families {
@@ -53,8 +53,8 @@ fn any_port() -> Result<()> {
         for family in Family::BOTH {
             let echo = Server::echo(web, SocketAddr::new(family.any(), port));
             let Ok(echo) = echo else {
-                // The daemon's own listeners may have any port; the application then sees what it would see for any other
-                // port in use, and nothing is proved about this one.
+                // The daemon's own listeners may have any port. Then the application gets the error of a port in use, and this
+                // port is not tested.
                 eprintln!("port {port} of {family:?} is taken in the pod");
                 continue;
             };
@@ -173,12 +173,12 @@ fn iperf3_and_redis_run_through_it() -> Result<()> {
         }
     }
     let after = verdicts()?;
-    // Two redis commands a family, and iperf3 three times with its control connection and two or four streams.
+    // Two redis commands for each family, and three runs of iperf3 with a control connection and two or four streams each.
     ensure!(after.0 >= before.0 + 26 && after.1 >= before.1 + 26, "(outbound, delivered): {before:?} then {after:?}");
     let lines = bed.daemon("node-a")?.access()?;
     let plain = lines.iter().find(|line| line.direction == Direction::Outbound && !line.is_tunnelled());
     ensure!(plain.is_none(), "not through a tunnel: {plain:?}");
-    // Some of iperf3's streams end with a reset, because it closes them with data unread; nothing else may go wrong.
+    // Some streams of iperf3 end with a reset, because it closes them with unread data. No other error is allowed.
     let failed =
         lines.iter().find(|line| !["complete", "client_reset", "server_reset"].contains(&line.field("reason")));
     ensure!(failed.is_none(), "{failed:?}");
@@ -205,7 +205,7 @@ fn excluded_ports_are_left_alone() -> Result<()> {
     Ok(())
 }
 
-/// Plaintext is left alone at every port; tunnels, and what the pod itself opens, are not.
+/// Plaintext to the pod is not captured at any port. HBONE, and connections of the pod itself, are.
 #[test]
 fn inbound_capture_can_be_bypassed() -> Result<()> {
     let mut bed = Testbed::new(TWO_NODES)?;
@@ -222,7 +222,7 @@ fn inbound_capture_can_be_bypassed() -> Result<()> {
         let own = proof::direct(&echo, || client.connect(echo.address()))?;
         ensure!(daemon.verdict("web-a", "excluded_inbound")? > before, "no verdict `excluded_inbound`");
         proof::no_line(daemon, own)?;
-        // Through the tunnel of a pod of the mesh.
+        // Through HBONE, from a pod of the mesh.
         let mut stream = bed.pod("client-a")?.connect(echo.address())?;
         let own = stream.local_addr()?;
         ztunnel_tests::apps::client::exchange(&mut stream, b"hello")?;

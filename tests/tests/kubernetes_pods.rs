@@ -1,4 +1,4 @@
-//! The pods of a node from a scripted Kubernetes API, found by processes in real cgroups and real network namespaces.
+//! The pods of a node from a scripted Kubernetes API, found by their processes in real cgroups and real network namespaces.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,10 +23,10 @@ const PORT: u16 = 7000;
 const NODE: &str = "node-a";
 const PODS: [&str; 2] = ["client-a", "web-a"];
 
-/// Tests that run at the same time have pods of their own: all processes of the machine are looked at.
+/// Tests that run at the same time need different pods, because the daemon looks at all processes of the machine.
 static NODES: AtomicU16 = AtomicU16::new(0);
 
-/// A node whose daemon has its pods from a scripted API. Everything is removed in the order of the fields.
+/// A node whose daemon gets its pods from a scripted API. The fields are dropped in their order.
 struct Node {
     bed: Testbed,
     api: Api,
@@ -35,7 +35,7 @@ struct Node {
     number: u16,
 }
 
-/// Below it is what a kubelet makes.
+/// The cgroup below which the test creates the cgroups of a kubelet.
 struct Cgroup(PathBuf);
 
 impl Cgroup {
@@ -54,7 +54,7 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // The processes in it have been killed; the kernel may need a moment.
+        // The processes in the cgroup have been killed; the kernel may need a moment to remove them.
         let removed =
             wait::until_true("the cgroups to be empty", wait::PATIENCE, || Ok(cgroups::remove(&self.0).is_ok()));
         if let Err(error) = removed {
@@ -87,7 +87,7 @@ impl Node {
         Ok(node)
     }
 
-    /// The UID of a pod, or of a later one of the same name.
+    /// The UID of a pod, or of a later pod with the same name.
     fn uid(&self, pod: &str, generation: u8) -> String {
         let rank = PODS.iter().position(|other| *other == pod).unwrap_or(PODS.len());
         format!(
@@ -118,7 +118,7 @@ impl Node {
         self.api.apply("namespaces", json!({"metadata": {"name": "demo", "uid": "demo", "labels": labels}}));
     }
 
-    /// A pod as the API has it. Its annotation names the network namespace of another pod.
+    /// A pod as in the API. Its annotation names the network namespace of another pod.
     fn object(&self, name: &str, uid: &str) -> Result<Value> {
         let pod = self.bed.pod(name)?;
         let other = self.bed.pod(if name == PODS[0] { PODS[1] } else { PODS[0] })?;
@@ -149,7 +149,7 @@ impl Node {
         PODS.iter().try_for_each(|pod| self.bed.daemon(NODE)?.enrolled(pod))
     }
 
-    /// Waits until no pod is captured: one that is refused may be, and closed.
+    /// Waits until no pod is captured. A refused pod may still be captured, and closed.
     fn released(&self) -> Result<()> {
         let daemon = self.bed.daemon(NODE)?;
         daemon.wait_dump("all pods to be released", wait::PATIENCE, |dump| dump.pods().count() == 0)
@@ -192,7 +192,8 @@ fn a_label_enrols_running_pods_and_its_removal_releases_them() -> Result<()> {
 #[test]
 fn a_pod_that_names_its_cgroups_like_another_pod_is_not_taken_for_it() -> Result<()> {
     let mut node = Node::new()?;
-    // The attacker's processes: below its own cgroup, those of the victim; in a namespace with the victim's address.
+    // The attacker starts a process in a cgroup with the victim's UID below its own cgroup, and in a network namespace with the
+    // victim's address.
     let (victim, attacker) = (node.uid("web-a", 1), node.uid("client-a", 1));
     drop(node.processes.remove(&victim));
     let fake = Netns::create(&node.bed.topology.prefix.member("fake"))?;
@@ -206,7 +207,7 @@ fn a_pod_that_names_its_cgroups_like_another_pod_is_not_taken_for_it() -> Result
     node.label()?;
     node.bed.daemon(NODE)?.enrolled("client-a")?;
     node.refused("web-a", "is in a cgroup of the pod")?;
-    // Its own sandbox is what counts.
+    // Only the sandbox of the pod itself counts.
     node.run("web-a", &victim)?;
     node.enrolled()?;
     node.is_tunnelled()?;
@@ -222,14 +223,14 @@ fn a_pod_that_is_created_anew_under_its_name_is_another_one() -> Result<()> {
     node.refused("web-a", "no pod of this name on the node")?;
     let (first, second) = (node.uid("web-a", 1), node.uid("web-a", 2));
     drop(node.processes.remove(&first));
-    // The old UID has no process any more, and the new one has none yet.
+    // The old UID has no process any more, and the new UID has no process yet.
     let object = node.object("web-a", &second)?;
     node.api.apply("pods", object);
     node.refused("web-a", "is in a cgroup of the pod")?;
     node.run("web-a", &second)?;
     node.enrolled()?;
     node.is_tunnelled()?;
-    // One with another service account than the mesh says is another pod.
+    // A pod whose service account differs from the one in the mesh is another pod.
     let mut object = node.object("web-a", &second)?;
     object["spec"]["serviceAccountName"] = "somebody".into();
     node.api.apply("pods", object);
@@ -253,7 +254,7 @@ fn while_the_api_is_away_enrolled_pods_go_on_and_that_is_told() -> Result<()> {
     node.api.set_away(false);
     let daemon = node.bed.daemon(NODE)?;
     daemon.wait_dump("the API to be back", wait::PATIENCE, |dump| dump.value()["localProblem"].is_null())?;
-    // What has changed since then counts.
+    // Changes after that are followed again.
     node.unlabel()?;
     node.released()?;
     node.label()?;

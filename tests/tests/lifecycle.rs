@@ -1,4 +1,4 @@
-//! Enrolling and releasing: live, quickly, as often as one likes, and without a trace.
+//! Enrolment and release: while pods run, quickly, any number of times, and without remains.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use ztunnel_tests::wait;
 
 const PORT: u16 = 7000;
 
-/// Waits until a namespace looks as it did, or says what differs.
+/// Waits until a network namespace is as before, or fails with the difference.
 fn as_before(netns: &ztunnel_tests::netns::Netns, before: &Footprint) -> Result<()> {
     let mut difference = Vec::new();
     let same = wait::until_true("the namespace to be as before", Duration::from_secs(5), || {
@@ -39,7 +39,7 @@ fn labelling_and_unlabelling_take_effect_within_a_second() -> Result<()> {
         bed.release()?;
         times.push(enrolled.max(begin.elapsed()));
     }
-    // The middle of three: a test machine may stall once for reasons of its own.
+    // The median of three, because the machine may stall once for another reason.
     times.sort();
     ensure!(times.get(1).is_some_and(|middle| *middle < Duration::from_secs(1)), "it took {times:?}");
     Ok(())
@@ -72,7 +72,7 @@ fn release_restores_rules_routes_settings_and_listeners() -> Result<()> {
     Ok(())
 }
 
-/// Both pods are on one node and enrolled: the connection is captured twice.
+/// Both pods are on one node and enrolled, so the connection is captured twice.
 fn proof_both_ways(bed: &Testbed, echo: &Server) -> Result<()> {
     let own = exchange_once(bed.pod("client-a")?, echo.address())?;
     let daemon = bed.daemon("node-a")?;
@@ -156,7 +156,7 @@ fn an_interface_that_comes_later_is_no_way_out() -> Result<()> {
         socket.bind_device(Some(b"eth1"))?;
         Ok(socket)
     };
-    // The daemon hears of the interface from the kernel, a moment later; its route is in place then.
+    // The kernel tells the daemon of the interface a moment later, and then the daemon adds the route.
     wait::until("a capture route through the new interface", wait::PATIENCE, || {
         let shown = Launch::new("ip").args(["route", "show", "table", "15001"]).inside(&pod.netns).finish()?;
         Ok(shown.stdout.contains("dev eth1").then_some(()))
@@ -236,7 +236,7 @@ fn enrolled_and_released_many_times_under_traffic() -> Result<()> {
     for load in loads {
         let report = load?.stop()?;
         println!("under {} enrolments: {report:?}", settings::enrol_rounds());
-        // What is under way when a pod enters or leaves may end with an error, and at once; nothing else may.
+        // A connection that is being set up when a pod enters or leaves may fail at once. No other error is allowed.
         ensure!(report.failed * 10 <= report.done, "too many failures: {report:?}");
         let hung = |sample: &String| sample.contains("os error 11)") || sample.contains("os error 115)");
         ensure!(!report.samples.iter().any(hung), "a connection hung: {report:?}");
@@ -245,7 +245,7 @@ fn enrolled_and_released_many_times_under_traffic() -> Result<()> {
     as_before(&web.netns, &before)?;
     bed.daemon("node-a")?.wait_holdings(&holdings)?;
     bed.enrol()?;
-    // Another port: the log has lines about nearly every port of this client with the first one.
+    // Another server port: for the first port the log has lines with nearly every port of this client.
     let echo = Server::echo(web, web.at(Family::V4, PORT + 1))?;
     proof::inbound(&bed, "client-b", "web-a", &echo, echo.address())?;
     Ok(())

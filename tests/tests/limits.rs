@@ -1,4 +1,4 @@
-//! Limits, switches and signals of the daemon: what one pod may use, what happens when it wants more, and how things end.
+//! Limits, flags and signals of the daemon: the resources of one pod, the behaviour at a limit, and the end of connections.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -23,7 +23,7 @@ const PORT: u16 = 7000;
 const EXCLUDE_PORTS: &str = "traffic.ambient.mesh/exclude-outbound-ports";
 const EXCLUDE_NETWORKS: &str = "traffic.ambient.mesh/exclude-outbound-cidrs";
 
-/// A daemon on `node-a` with further arguments, everything of it enrolled.
+/// A daemon on `node-a` with further arguments; all pods of the node are enrolled.
 fn enrolled_with(arguments: &[&str]) -> Result<Testbed> {
     let mut bed = Testbed::new(TWO_NODES)?;
     let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
@@ -36,7 +36,7 @@ fn echoes(pod: &Pod, port: u16) -> Result<Vec<Server>> {
     Family::BOTH.into_iter().map(|family| Server::echo(pod, pod.at(family, port))).collect()
 }
 
-/// Everything from `client-a` and to `web-a` is captured, on each of a few connections.
+/// Connections from `client-a` and to `web-a` are captured; several are tried.
 fn captured_both_ways(bed: &Testbed) -> Result<()> {
     for (outside, inside) in echoes(bed.pod("web-b")?, PORT)?.iter().zip(&echoes(bed.pod("web-a")?, PORT)?) {
         for _ in 0..4 {
@@ -47,7 +47,7 @@ fn captured_both_ways(bed: &Testbed) -> Result<()> {
     Ok(())
 }
 
-/// Whether the daemon warned of something in these words.
+/// Whether the daemon's log has a warning with these words.
 fn warned(bed: &Testbed, words: &[&str]) -> Result<bool> {
     let log = fs::read_to_string(bed.daemon("node-a")?.output())?.to_lowercase();
     let warning = |line: &str| line.contains("\"warn\"") || line.contains("\"error\"");
@@ -86,18 +86,18 @@ fn far_too_many_exclusions_exclude_nothing_and_harm_nobody() -> Result<()> {
     Ok(())
 }
 
-/// What a daemon may take to be of use again after a pod has made a great noise.
+/// The time that a daemon may take to work normally again after a pod has made many changes.
 const RECOVERY: Duration = Duration::from_secs(10);
 
-/// The preference of the rule for captured connects of a family, if it is there.
+/// The preference of the rule for captured connects of a family, if the rule exists.
 fn capture_rule(pod: &Pod, family: &str) -> Result<Option<String>> {
     let done = Launch::new("ip").args(["-n", pod.netns.name(), family, "rule", "show"]).finish()?;
     let ours = |line: &&str| line.contains("fwmark 0x10000000") && line.contains("lookup 15001");
     Ok(done.stdout.lines().find(ours).and_then(|line| line.split(':').next()).map(ToOwned::to_owned))
 }
 
-/// An enrolled pod gives itself thousands of addresses at once: nothing comes past the daemon, which goes on to answer, to
-/// enrol another pod, and to repair.
+/// An enrolled pod gives itself thousands of addresses at once. No connection bypasses the daemon, and the daemon still
+/// answers, enrols another pod, and repairs.
 fn thousands_of_addresses(count: u32, address: fn(u32) -> String, arguments: &[&str]) -> Result<()> {
     let mut bed = Testbed::new(TWO_NODES)?;
     bed.mesh.pod(&PodManifest::of(bed.pod("web-a")?).mode("none"))?;
@@ -113,7 +113,7 @@ fn thousands_of_addresses(count: u32, address: fn(u32) -> String, arguments: &[&
     let begin = Instant::now();
     let left = || RECOVERY.saturating_sub(begin.elapsed());
     bed.mesh.pod(&PodManifest::of(bed.pod("web-a")?))?;
-    // The daemon may be busy for a moment; what counts is that it is done in time.
+    // The daemon may be busy for a moment, but it has to finish in time.
     let enrolled = wait::until_true("the other pod to be enrolled", left(), || {
         Ok(daemon.dump().is_ok_and(|dump| dump.pod("web-a").is_some_and(|pod| pod.state() == "enrolled")))
     });
@@ -154,7 +154,7 @@ fn three_thousand_ipv6_addresses_of_one_pod_stop_nobody() -> Result<()> {
     thousands_of_addresses(3000, |number| format!("fd00:77::{number:x}/128 nodad"), &[])
 }
 
-/// With three connections held, a fourth is accepted, and served as soon as one of the three ends.
+/// While three connections are open, a fourth is accepted, and it is served when one of the three ends.
 fn the_next_waits(client: &Pod, target: SocketAddr, held: &mut Vec<TcpStream>) -> Result<()> {
     let mut next = client.connect(target)?;
     next.write_all(b"hello")?;
@@ -222,7 +222,7 @@ fn a_second_signal_ends_the_draining() -> Result<()> {
     Ok(())
 }
 
-/// A reset came, and no orderly end.
+/// The connection ended with a reset.
 fn cut_off(stream: &mut TcpStream) -> Result<()> {
     let end = read_all(stream).map(|bytes| bytes.len());
     ensure!(end.as_ref().is_err_and(is_reset), "a reset should come to the client, not {end:?}");
@@ -275,7 +275,7 @@ fn a_killed_daemon_resets_streams_that_flow() -> Result<()> {
     Ok(())
 }
 
-/// A server whose accepted connections are handed to the test.
+/// A server that passes its accepted connections to the test.
 fn handing_over(pod: &Pod, family: Family) -> Result<(Server, Receiver<TcpStream>)> {
     let (sender, accepted) = channel();
     let server = Server::start(pod, pod.at(family, PORT), move |stream, _| {
@@ -284,7 +284,8 @@ fn handing_over(pod: &Pod, family: Family) -> Result<(Server, Receiver<TcpStream
     Ok((server, accepted))
 }
 
-/// One side ends its half, the other is silent; then the first resets. `select` says which of client and server is first.
+/// One side closes its half, and the other sends nothing; then the first side resets. `select` returns the first side and then
+/// the other one.
 fn reset_after_the_half_close(select: fn(TcpStream, TcpStream) -> (TcpStream, TcpStream)) -> Result<()> {
     let bed = Testbed::both_enrolled()?;
     for family in Family::BOTH {
@@ -298,7 +299,7 @@ fn reset_after_the_half_close(select: fn(TcpStream, TcpStream) -> (TcpStream, Tc
             finish_sending(&first)?;
             ensure!(read_all(&mut silent)?.is_empty());
             reset(first)?;
-            // A read gives the end again and again; only the socket's error tells of the reset.
+            // Every read returns the end; only the socket's error shows the reset.
             wait::until_true("the reset at the silent side", Duration::from_secs(2), || {
                 Ok(silent.take_error()?.is_some())
             })
@@ -362,7 +363,7 @@ fn connections_from_before_are_cut_when_so_wanted() -> Result<()> {
     bed.enrol()?;
     for (mut stream, server) in before {
         let end = read_all(&mut stream);
-        // In the pod itself the kernel says "aborted".
+        // In the pod itself the kernel reports "aborted".
         let cut = |error: &std::io::Error| is_reset(error) || error.kind() == ErrorKind::ConnectionAborted;
         ensure!(end.as_ref().is_err_and(cut), "{} should be cut, not {end:?}", server.address());
         wait::until_true("the end at the server", wait::PATIENCE, || Ok(server.open() == 0))?;
