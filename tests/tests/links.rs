@@ -1,4 +1,4 @@
-//! Somebody takes away what captures: pins, links, the file system under them; or leaves an older installation behind.
+//! The parts of the capture are removed: pins, links, the file system below them. Or an older installation is left behind.
 
 use std::fs;
 use std::io::Error;
@@ -23,7 +23,7 @@ const BPF_OBJ_GET: i64 = 7;
 const BPF_LINK_DETACH: i64 = 34;
 
 fn bpf(command: i64, attributes: &mut [u64; 2]) -> Result<i32> {
-    // SAFETY: the attributes are sixteen bytes, and what they point to outlives the call.
+    // SAFETY: the attributes have sixteen bytes, and the memory to which they point outlives the call.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), 16) };
     ensure!(result >= 0, "bpf({command}): {}", Error::last_os_error());
     Ok(i32::try_from(result)?)
@@ -39,7 +39,7 @@ fn detach(pin: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The pins of every link of a daemon.
+/// The pins of all links of a daemon.
 fn links(pins: &Path) -> Result<Vec<PathBuf>> {
     let layout = fs::read_dir(pins)?.next().context("no layout")??.path();
     let mut found: Vec<_> = ["connect4", "connect6", "setsockopt"].iter().map(|name| layout.join(name)).collect();
@@ -60,12 +60,12 @@ fn enrolled() -> Result<(Testbed, Vec<PathBuf>)> {
     let mut bed = Testbed::node_a_enrolled()?;
     let pins = bed.daemon_mut("node-a")?.pins().to_owned();
     let links = links(&pins)?;
-    // Three hooks; of two pods `steer` and both guards of one device.
+    // Three hooks, and for each of two pods `steer` and both guards of one device.
     ensure!(links.len() == 3 + 2 * 3, "{links:?}");
     Ok((bed, links))
 }
 
-/// Everything is pinned again, it was told, and connections are captured.
+/// All links are pinned again, the repair was counted, and connections are captured.
 fn whole_again(bed: &Testbed, links: &[PathBuf]) -> Result<()> {
     let daemon = bed.daemon("node-a")?;
     let there = || Ok(links.iter().all(|link| link.exists()) && restored(bed)? >= links.len() as u64);
@@ -108,7 +108,7 @@ fn removed_pins_are_there_again_for_the_next_daemon() -> Result<()> {
     let layout = links.first().and_then(|link| link.parent()).context("no link")?.to_owned();
     fs::remove_dir_all(&layout)?;
     whole_again(&bed, &links)?;
-    // A pod that comes now shares the maps of the others.
+    // A pod that is enrolled now shares the maps of the others.
     bed.release()?;
     bed.enrol()?;
     whole_again(&bed, &links)?;
@@ -139,7 +139,7 @@ fn a_new_device_of_a_pod_is_guarded_and_one_that_goes_leaves_no_pin() -> Result<
         wait::until_true(&format!("{wanted} links"), wait::PATIENCE, || Ok(links(&pins)?.len() == wanted))
             .with_context(|| format!("{:#?}", links(&pins)))
     };
-    // Of a pair, both ends are in the pod.
+    // Both ends of the pair are in the pod, and each device has two guards.
     count(before.len() + 4)?;
     pod.netns.ip("link del extra\n")?;
     count(before.len())?;
@@ -155,7 +155,7 @@ fn pins_that_die_with_the_daemon_are_refused() -> Result<()> {
     let (binary, netns) = (settings::daemon_binary()?.display().to_string(), &bed.topology.node("node-a")?.netns);
     let folder = &bed.topology.folder;
     let pins = folder.join("bpf").display().to_string();
-    // In a mount namespace of its own: the daemon mounts a BPF file system there, which goes away with it.
+    // The daemon runs in its own mount namespace and mounts a BPF file system there, which disappears with the namespace.
     let launch = |args: &[&str]| Launch::new("unshare").args(["--mount", &binary]).args(args).inside(netns);
     let private = |args: &[&str]| launch(args).finish();
     let (mesh, state) = (bed.mesh.folder().display().to_string(), folder.join("state").display().to_string());
@@ -172,7 +172,7 @@ fn pins_that_die_with_the_daemon_are_refused() -> Result<()> {
         Ok(admin::get(netns, "/healthz/ready").is_ok_and(|answer| answer.status == 200))
     })?;
     drop(accepted);
-    // Where the machine's own is used, all is well.
+    // With the machine's own BPF file system there is no fault.
     let usual = bed.topology.prefix.pins("node-a").display().to_string();
     let done = private(&["check", "--bpf-pin", &usual])?;
     let row = done.stdout.lines().find(|line| line.contains("pins outlive")).unwrap_or_default();
@@ -184,7 +184,7 @@ fn pins_that_die_with_the_daemon_are_refused() -> Result<()> {
 fn an_older_installation_is_seen_and_named() -> Result<()> {
     let mut bed = Testbed::node_a_enrolled()?;
     bed.daemon_mut("node-a")?.kill9()?;
-    // As if it had had another --bpf-pin.
+    // As if the earlier daemon had had another --bpf-pin.
     let (pins, old) = (bed.daemon("node-a")?.pins().to_owned(), bed.topology.prefix.pins("old"));
     fs::rename(&pins, &old)?;
     bed.daemon_mut("node-a")?.restart()?;
@@ -213,7 +213,8 @@ fn an_older_installation_is_seen_and_named() -> Result<()> {
     Ok(())
 }
 
-/// Without records nobody knows whose a captured namespace is; it may be that of a pod that can't be enrolled just now.
+/// Without its records the daemon does not know to which pod a captured network namespace belongs. It may belong to a pod that
+/// can't be enrolled at the moment.
 #[test]
 fn another_state_directory_opens_no_captured_pod() -> Result<()> {
     let mut bed = Testbed::node_a_enrolled()?;
@@ -221,7 +222,7 @@ fn another_state_directory_opens_no_captured_pod() -> Result<()> {
     bed.daemon_mut("node-a")?.kill9()?;
     let state = bed.daemon("node-a")?.state().to_owned();
     fs::rename(&state, state.with_extension("before"))?;
-    // The pod can't be proved to be the one of the manifest: it lacks an address.
+    // The network namespace can't be verified as the pod's, because it lacks an address.
     let v6 = bed.pod("client-a")?.v6;
     bed.pod("client-a")?.netns.ip(&format!("addr del {v6}/64 dev eth0\n"))?;
     fs::create_dir_all(&state)?;
@@ -243,7 +244,7 @@ fn another_state_directory_opens_no_captured_pod() -> Result<()> {
 fn a_namespace_that_is_gone_is_not_held_open() -> Result<()> {
     let mut bed = Testbed::node_a_enrolled()?;
     bed.topology.delete_netns("client-a")?;
-    // Its manifest is there, and so it stays captured, and closed.
+    // The manifest of the pod still exists, so the pod stays captured and closed.
     bed.daemon("node-a")?.shut("client-a")?;
     wait::until_true("the kernel to remove the namespace", wait::PATIENCE, || Ok(!bed.topology.plugged("client-a")?))
         .with_context(|| bed.daemon("node-a").map(daemon::Daemon::tail).unwrap_or_default())?;

@@ -1,4 +1,4 @@
-//! Many connections, for long, at once, and in turn: none fails, and nothing is left of them.
+//! Many connections: long ones, parallel ones, and one after the other. No connection fails, and nothing is left of them.
 
 use std::net::TcpStream;
 
@@ -21,7 +21,7 @@ const LONG_LIVED: usize = 100;
 const LOOPING: usize = 16;
 const AT_ONCE: usize = 2000;
 
-/// A counter of the kernel's TCP, e.g. `EstabResets`, in a pod.
+/// A TCP counter of the kernel in a pod, for example `EstabResets`.
 fn tcp_counter(pod: &Pod, name: &str) -> Result<u64> {
     let text = pod.netns.read("/proc/thread-self/net/snmp")?;
     let mut lines = text.lines().filter(|line| line.starts_with("Tcp:"));
@@ -31,9 +31,9 @@ fn tcp_counter(pod: &Pod, name: &str) -> Result<u64> {
     Ok(found.with_context(|| format!("no counter {name}"))?.1.parse()?)
 }
 
-/// 16 plain clients of one address connect, ask and close in a loop beside 100 connections that live throughout, all
-/// from that address to one port. The delivery of a new connection must never meet an old one with the same numbers
-/// the other way round.
+/// 16 clients outside the mesh connect, exchange bytes and close in a loop, while 100 other connections stay open. All
+/// connections come from one address and go to one port. The delivery of a new connection must never collide with an old
+/// connection that has the reversed tuple.
 fn no_connection_harms_another(ending: Ending, family: Family) -> Result<()> {
     let bed = Testbed::node_a_enrolled()?;
     let (client, web) = (bed.pod("client-b")?, bed.pod("web-a")?);
@@ -76,14 +76,14 @@ fn reversed_tuples_when_the_server_closes_over_ipv6() -> Result<()> {
     no_connection_harms_another(Ending::WaitsForEnd, Family::V6)
 }
 
-/// The sockets of a pod that are neither listening nor waiting out their time.
+/// The sockets of a pod that are neither listening nor in TIME-WAIT.
 fn live_sockets(pod: &Pod) -> Result<Vec<String>> {
     let done =
         Launch::new("ss").args(["-Htan", "state", "connected", "exclude", "time-wait"]).inside(&pod.netns).finish()?;
     Ok(done.stdout.lines().map(ToOwned::to_owned).collect())
 }
 
-/// Both nodes enrolled; tunnels that nobody uses are given up soon, so that in the end nothing is left of them either.
+/// Pods of both nodes are enrolled. Idle HBONE connections are closed soon, so that nothing is left of them at the end.
 fn both_enrolled() -> Result<Testbed> {
     let mut bed = Testbed::new(TWO_NODES)?;
     for node in NODES {
@@ -93,13 +93,13 @@ fn both_enrolled() -> Result<Testbed> {
     Ok(bed)
 }
 
-/// What both daemons hold when no tunnel is open.
+/// The resources of both daemons when no HBONE connection is open.
 fn holdings(bed: &Testbed) -> Result<Vec<Holdings>> {
     wait::until_true("idle tunnels to be given up", wait::PATIENCE, || Ok(proof::tunnels(bed.pod("client-a")?)? == 0))?;
     NODES.into_iter().map(|node| bed.daemon(node)?.settled_holdings()).collect()
 }
 
-/// Both daemons hold what they held before, and the pods have no socket left.
+/// Both daemons hold the same resources as before, and the pods have no socket left.
 fn nothing_left(bed: &Testbed, before: &[Holdings]) -> Result<()> {
     for (node, before) in NODES.into_iter().zip(before) {
         bed.daemon(node)?.wait_holdings(before)?;
@@ -137,7 +137,7 @@ fn ten_thousand_in_turn_leave_nothing() -> Result<()> {
     nothing_left(&bed, &before)
 }
 
-/// The application and the daemon may draw the same port for two destinations; neither may be taken for the other.
+/// The application and the daemon may get the same source port for two destinations. The connections must not be confused.
 #[test]
 fn open_connections_to_one_place_hinder_none_to_another() -> Result<()> {
     let bed = Testbed::node_a_enrolled()?;
@@ -174,7 +174,7 @@ fn two_thousand_at_once() -> Result<()> {
         ensure!(open == AT_ONCE, "{node} lists {open} connections of {pod}");
     }
     ensure!(echo.open() == AT_ONCE, "the server has {} open", echo.open());
-    // A hundred streams share a connection; each worker may have one that is not full.
+    // A hundred streams share an HBONE connection, and each worker may have one that is not full.
     let (tunnels, workers) = (proof::tunnels(client)?, std::thread::available_parallelism()?.get());
     ensure!(tunnels > 0 && tunnels <= AT_ONCE / 100 + workers, "{tunnels} tunnels carry {AT_ONCE} connections");
     drop(streams);

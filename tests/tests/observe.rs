@@ -1,4 +1,4 @@
-//! What the daemon says of what it did: metrics for Prometheus, one line a connection, the dump, and readiness.
+//! What the daemon reports: metrics for Prometheus, one log line for each connection, `/config_dump`, and readiness.
 
 use std::io::Read;
 use std::net::SocketAddr;
@@ -27,7 +27,7 @@ const CLOSED: &str = "istio_tcp_connections_closed_total";
 const SENT: &str = "istio_tcp_sent_bytes_total";
 const RECEIVED: &str = "istio_tcp_received_bytes_total";
 
-/// The labels that every sample of Istio's TCP metrics has.
+/// The labels of every sample of Istio's TCP metrics.
 const LABELS: [&str; 23] = [
     "reporter",
     "source_workload",
@@ -54,7 +54,7 @@ const LABELS: [&str; 23] = [
     "connection_security_policy",
 ];
 
-/// Waits until a daemon's metrics satisfy something.
+/// Waits until a daemon's metrics satisfy a condition.
 fn eventually(daemon: &Daemon, what: &str, holds: impl Fn(&Metrics) -> bool) -> Result<Metrics> {
     wait::until(what, wait::PATIENCE, || {
         let metrics = daemon.metrics()?;
@@ -84,7 +84,7 @@ fn a_tunnelled_connection_is_counted_by_both_reporters_under_istios_names() -> R
         let daemon = bed.daemon(node)?;
         let metrics = eventually(daemon, "the closed connection", |metrics| metrics.sum(CLOSED, &labels) == 1.0)?;
         ensure!(metrics.sum(OPENED, &labels) == 1.0, "{reporter}");
-        // Five bytes there and five back; whoever reports, sent is what the server said.
+        // Five bytes in each direction. For both reporters, the sent bytes are those of the server.
         ensure!(metrics.sum(SENT, &labels) == 5.0 && metrics.sum(RECEIVED, &labels) == 5.0, "{reporter}");
         for name in [OPENED, CLOSED, SENT, RECEIVED] {
             for sample in metrics.all(name, &[]) {
@@ -128,7 +128,7 @@ fn metrics_and_readiness_are_told_at_their_own_ports() -> Result<()> {
     ensure!(admin::get_from(node, admin::METRICS, "/config_dump")?.status == 404, "the dump is told to everyone");
     let ready = admin::get_from(node, admin::READINESS, "/healthz/ready")?;
     ensure!(ready.status == 200, "{ready:?}");
-    // Kubelet and Prometheus ask by the node's address, from elsewhere.
+    // Prometheus and probes may use the node's address, also from another node.
     let far = &bed.topology.node("node-b")?.netns;
     let address = bed.topology.node("node-a")?.v4();
     for (port, path) in [(15020, "/metrics"), (15021, "/healthz/ready")] {
@@ -165,7 +165,8 @@ fn the_dump_shows_certificates_and_live_connections() -> Result<()> {
     Ok(())
 }
 
-/// Nobody listens in the destination: only its node knows, and tells the client's node, whose log people read.
+/// No application listens at the destination. Only the destination's node knows that, and it tells the client's node, where
+/// people read the log.
 #[test]
 fn the_clients_node_logs_why_the_servers_node_refused() -> Result<()> {
     let bed = Testbed::both_enrolled()?;
@@ -242,7 +243,7 @@ fn text_lines_are_as_istios() -> Result<()> {
     ] {
         ensure!(rest.contains(&words), "no {words} in {line}");
     }
-    // At the other end the same addresses say where the tunnel ended, and what was asked for there.
+    // On the other node, the same fields have the address of the HBONE connection and the requested destination.
     let far = bed.daemon("node-b")?;
     let line = wait::until("the line of the other node", wait::PATIENCE, || {
         Ok(far.lines_with(&["connection complete", "direction=\"inbound\""])?.into_iter().next())
@@ -253,7 +254,7 @@ fn text_lines_are_as_istios() -> Result<()> {
     Ok(())
 }
 
-/// Standard output is a pipe that nobody reads: what does not fit is lost and counted, and the pods notice nothing.
+/// Standard output is a pipe that is not read: lines that do not fit are dropped and counted, and the pods are not affected.
 #[test]
 fn a_reader_of_the_log_that_stalls_stops_nobody() -> Result<()> {
     let bed = Testbed::new(TWO_NODES)?;
@@ -261,7 +262,7 @@ fn a_reader_of_the_log_that_stalls_stops_nobody() -> Result<()> {
     std::fs::create_dir_all(&folder)?;
     let pipe = folder.join("pipe");
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU)?;
-    // Open for reading as well, or the daemon's open would wait for a reader; nobody ever reads.
+    // Opened for reading as well, because the daemon's open would wait for a reader. The pipe is never read.
     let _held = std::fs::File::options().read(true).write(true).open(&pipe)?;
     let pins = bed.topology.prefix.pins("node-a").display().to_string();
     let (mesh, state) = (bed.mesh.folder().display().to_string(), folder.display().to_string());
@@ -277,7 +278,7 @@ fn a_reader_of_the_log_that_stalls_stops_nobody() -> Result<()> {
     let enrolled = || admin::ConfigDump::fetch(node).is_ok_and(|dump| dump.enrolled() == 2);
     wait::until_true("both pods to be enrolled", wait::PATIENCE, || Ok(enrolled()))?;
     let echo = Server::echo(bed.pod("web-a")?, bed.pod("web-a")?.at(Family::V4, PORT))?;
-    // Two lines each, of some 500 bytes: far more than a pipe and a queue hold.
+    // Two lines of some 500 bytes for each connection: far more than a pipe and a queue hold.
     for number in 0..10_000 {
         let target: SocketAddr = echo.address();
         let mut stream = bed.pod("client-a")?.connect(target)?;

@@ -1,4 +1,4 @@
-//! Whatever way a pod connects, the daemon carries the connection and the pod does not notice.
+//! A pod may connect in any way: the daemon carries the connection, and the pod does not notice.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV6, TcpStream};
@@ -22,7 +22,7 @@ use ztunnel_tests::topology::{Family, Pod, TWO_NODES};
 
 const PORT: u16 = 7000;
 
-/// Proves a way of connecting over each of the families, on a topology of its own.
+/// Tests a way to connect over these families, on its own topology.
 fn captured(families: &[Family], connect: fn(&Pod, SocketAddr) -> Result<TcpStream>) -> Result<()> {
     let bed = Testbed::node_a_enrolled()?;
     captured_on(&bed, families, connect)
@@ -67,7 +67,7 @@ fn v4_mapped_address() -> Result<()> {
     })
 }
 
-/// A pod of an IPv6 cluster may have an IPv4 address for egress, of which its status says nothing.
+/// A pod of an IPv6 cluster may have an IPv4 address for egress that its status does not list.
 #[test]
 fn address_for_egress_that_the_status_does_not_list() -> Result<()> {
     let mut bed = Testbed::new(TWO_NODES)?;
@@ -82,7 +82,7 @@ fn address_for_egress_that_the_status_does_not_list() -> Result<()> {
         socket.bind_device(Some(b"eth0"))?;
         connected(socket, target)
     })?;
-    // What comes to that address is captured, and judged, as what comes to any other.
+    // Connections to that address are captured and judged like connections to any other address.
     let (other, pod) = (bed.pod("client-b")?, bed.pod("client-a")?);
     let echo = Server::echo(pod, pod.at(Family::V4, PORT))?;
     proof::inbound(&bed, "client-b", "client-a", &echo, echo.address())?;
@@ -141,7 +141,7 @@ fn curl_bound_to_the_pods_device() -> Result<()> {
     Ok(())
 }
 
-/// Every listener takes fast open, and data may go with the first packet without a cookie: the strongest form there is.
+/// Every listener accepts Fast Open, and the first packet may carry data without a cookie: the least restricted form.
 const FAST_OPEN_EVERYWHERE: &str = "1543";
 
 fn fast_open_allowed(bed: &Testbed) -> Result<()> {

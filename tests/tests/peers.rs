@@ -1,5 +1,5 @@
-//! Peers at a pod's tunnel port whom no daemon sent: without a certificate, with a wrong one, with no TLS or no HTTP/2 at
-//! all. Each is refused, with the alert that says why, counted, and logged once.
+//! Peers at a pod's HBONE port that are no daemons: without a certificate, with a wrong one, without TLS or without HTTP/2.
+//! Each is refused with the alert that says why, counted, and logged once.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -21,15 +21,15 @@ use ztunnel_tests::testbed::Testbed;
 use ztunnel_tests::topology::{Family, Pod, TWO_NODES};
 use ztunnel_tests::wait;
 
-/// The peer: a pod outside the mesh, so that nothing captures what it does.
+/// The peer: a pod outside the mesh, so that its connections are not captured.
 const PEER: &str = "client-b";
 
-/// The pod that it wants something of.
+/// The pod to which the peer connects.
 const VICTIM: &str = "web-b";
 
 const FAILURES: &str = "ztunnel_tls_handshake_failures_total";
 
-/// Both daemons with further arguments; everything but [`PEER`] enrolled, and the victim's certificate there.
+/// Both daemons run with further arguments. All pods but [`PEER`] are enrolled, and the victim has its certificate.
 fn bed_with(arguments: &[&str]) -> Result<Testbed> {
     let mut bed = Testbed::new(TWO_NODES)?;
     bed.mesh.pod(&PodManifest::of(bed.pod(PEER)?).mode("none"))?;
@@ -48,7 +48,7 @@ fn failures(bed: &Testbed) -> Result<f64> {
     Ok(bed.daemon("node-b")?.metrics()?.sum(FAILURES, &[]))
 }
 
-/// A peer that comes once; its own address is what the log must name.
+/// A peer connects once. The log must name its address.
 fn once(bed: &Testbed, come: impl FnOnce(&Pod, SocketAddr) -> Result<(SocketAddr, Ending)>) -> Result<Ending> {
     let before = failures(bed)?;
     let (own, ending) = come(bed.pod(PEER)?, bed.pod(VICTIM)?.at(Family::V4, HBONE_PORT))?;
@@ -62,7 +62,7 @@ fn once(bed: &Testbed, come: impl FnOnce(&Pod, SocketAddr) -> Result<(SocketAddr
     Ok(ending)
 }
 
-/// Comes with TLS.
+/// Connects with TLS.
 fn tls(bed: &Testbed, caller: &Caller) -> Result<Ending> {
     once(bed, |pod, target| {
         let tcp = pod.connect(target)?;
@@ -70,7 +70,7 @@ fn tls(bed: &Testbed, caller: &Caller) -> Result<Ending> {
     })
 }
 
-/// The legitimate client gets through, and the daemon is the same process.
+/// A legitimate client can connect, and the daemon is the same process.
 fn unharmed(bed: &Testbed, id: u32) -> Result<()> {
     ensure!(bed.daemon("node-b")?.id() == id, "another process");
     let echo = Server::echo(bed.pod(VICTIM)?, bed.pod(VICTIM)?.at(Family::V4, 7000))?;
@@ -123,7 +123,7 @@ fn other_protocols_of_tls_are_refused() -> Result<()> {
     let bed = bed_with(&[])?;
     let id = bed.daemon("node-b")?.id();
     let honest = Caller::with(&bed.authority.honest("client-a")?)?;
-    // Istio's server takes a client that names no protocol; no client of Istio's is one.
+    // Istio's server accepts a client without ALPN, but all of Istio's clients use ALPN.
     for protocols in [&["http/1.1"][..], &["h3", "spdy/3"], &[]] {
         let ending = tls(&bed, &honest.clone().alpn(protocols))?;
         ensure!(ending == Ending::Alert(AlertDescription::NoApplicationProtocol), "{protocols:?}: {ending:?}");
@@ -209,7 +209,7 @@ fn silence_is_ended_by_the_handshakes_deadline() -> Result<()> {
     unharmed(&bed, id)
 }
 
-/// One byte now and then does not prolong the deadline.
+/// Single bytes do not extend the deadline.
 #[test]
 fn a_slow_handshake_is_ended_by_its_deadline() -> Result<()> {
     let bed = bed_with(&["--handshake-timeout", "1"])?;
@@ -226,21 +226,21 @@ fn a_slow_handshake_is_ended_by_its_deadline() -> Result<()> {
 
 const HALF_OPEN: usize = 10_000;
 
-/// A peer connects so often without a word that a daemon which waits for each has no room for others.
+/// A peer opens so many silent connections that a daemon which waited for each of them could not serve others.
 #[test]
 fn ten_thousand_half_open_handshakes_cost_bounded_memory_and_stop_nobody() -> Result<()> {
     let mut bed = bed_with(&[])?;
     bed.topology.grow("node-a", "guest")?;
     let (peer, victim, daemon) = (bed.pod(PEER)?, bed.pod(VICTIM)?, bed.daemon("node-b")?);
     let honest = Caller::with(&bed.authority.honest("client-a")?)?;
-    // What the client's node has open already proves nothing: somebody new must get in.
+    // An HBONE connection that the client's node has already proves nothing, so a new client must be able to connect.
     let newcomer = || -> Result<()> {
         let echo = Server::echo(victim, victim.at(Family::V4, 7001))?;
         let peer = HbonePeer::connect(&honest, bed.pod("guest")?, victim.at(Family::V4, HBONE_PORT))?;
         let mut stream = peer.open(&echo.address().to_string(), &[])?;
         peer.exchange(&mut stream, b"hello")
     };
-    // An address besides, so that not all of it is one peer's.
+    // Further addresses, so that not all connections count for one peer.
     peer.netns.ip("addr add 10.10.2.77/32 dev eth0\naddr add 10.10.2.78/32 dev eth0\n")?;
     let sources: [SocketAddr; 3] = [peer.at(Family::V4, 0), "10.10.2.77:0".parse()?, "10.10.2.78:0".parse()?];
     let (id, before) = (daemon.id(), daemon.memory()?);
@@ -251,7 +251,7 @@ fn ten_thousand_half_open_handshakes_cost_bounded_memory_and_stop_nobody() -> Re
         let socket = peer.netns.run(|| Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)))??;
         socket.bind(&(*source).into())?;
         socket.set_nonblocking(true)?;
-        // In progress, or refused at once: both are what a flood looks like.
+        // The connect is in progress, or it was refused at once: both are part of a flood.
         let _ = socket.connect(&target.into());
         held.push(socket);
         if number % 1000 == 999 {
@@ -267,13 +267,13 @@ fn ten_thousand_half_open_handshakes_cost_bounded_memory_and_stop_nobody() -> Re
         let files = std::fs::read_dir(format!("/proc/{id}/fd"))?.count();
         Ok(files < 500)
     })?;
-    // No flood of lines either.
+    // The flood does not flood the log.
     let lines = daemon.lines_with(&["10.10.2.7"])?.len();
     println!("{lines} lines about the flood");
     unharmed(&bed, id)
 }
 
-/// A tunnel with an open stream, which a test holds.
+/// An HBONE connection with an open stream, which the test keeps.
 fn tunnel(caller: &Caller, from: &Pod, echo: &Server) -> Result<(HbonePeer, Stream)> {
     let peer = HbonePeer::connect(caller, from, SocketAddr::new(echo.address().ip(), HBONE_PORT))?;
     let mut stream = peer.open(&echo.address().to_string(), &[])?;
@@ -281,7 +281,7 @@ fn tunnel(caller: &Caller, from: &Pod, echo: &Server) -> Result<(HbonePeer, Stre
     Ok((peer, stream))
 }
 
-/// With these limits: a pod besides [`PEER`] that no daemon serves, an honest certificate, and an echo in the victim.
+/// A testbed with these limits, a pod besides [`PEER`] that no daemon serves, a valid certificate, and an echo in the victim.
 fn limited(arguments: &[&str]) -> Result<(Testbed, Caller, Server)> {
     let mut bed = bed_with(arguments)?;
     bed.topology.grow("node-a", GUEST)?;
@@ -292,7 +292,7 @@ fn limited(arguments: &[&str]) -> Result<(Testbed, Caller, Server)> {
 
 const GUEST: &str = "guest";
 
-/// So many were refused, for this reason, and for no other.
+/// This number of handshakes failed for this reason, and none for another reason.
 fn refused_because(bed: &Testbed, reason: &str, times: f64) -> Result<()> {
     let metrics = bed.daemon("node-b")?.metrics()?;
     let (of_it, all) = (metrics.sum(FAILURES, &[("reason", reason)]), metrics.sum(FAILURES, &[]));
@@ -334,7 +334,7 @@ fn a_client_has_so_many_handshakes_pending_and_the_oldest_gives_way() -> Result<
         let handshake = peer.connect(target)?;
         handshake.set_nonblocking(true)?;
         silent.push(handshake);
-        // Workers accept side by side: only what was accepted before is older for sure.
+        // Workers accept in parallel, so the order is known only if each connection is accepted before the next one begins.
         wait::until_true("the connection to be accepted", wait::PATIENCE, || nothing_waits(bed.pod(VICTIM)?))?;
     }
     let mut is_lost = |handshake: &mut TcpStream| handshake.read(&mut [0; 1]).is_err_and(|error| is_reset(&error));
@@ -349,7 +349,7 @@ fn a_client_has_so_many_handshakes_pending_and_the_oldest_gives_way() -> Result<
     unharmed(&bed, bed.daemon("node-b")?.id())
 }
 
-/// Nine neighbours, 32 connections each, and not a word: more than there are places.
+/// Two neighbours open 40 silent connections each: more than there are places.
 #[test]
 fn neighbours_that_connect_and_say_nothing_shut_no_pod_of_the_mesh_out() -> Result<()> {
     let (bed, caller, echo) = limited(&["--handshake-timeout", "60", "--hbone-max-handshakes", "16"])?;
@@ -377,7 +377,7 @@ fn a_pod_has_so_many_tunnels_and_no_more() -> Result<()> {
     unharmed(&bed, bed.daemon("node-b")?.id())
 }
 
-/// A whole daemon's certificate, in the hands of another pod: it may speak, but is not taken for its address.
+/// A peer uses the certificate of another pod. It may connect, but it is identified by the certificate, not by its address.
 #[test]
 fn a_certificate_from_another_address_is_not_the_pod_at_that_address() -> Result<()> {
     let bed = bed_with(&[])?;

@@ -1,5 +1,5 @@
-//! Who may connect to whom: AuthorizationPolicy between pods of the mesh, through tunnels, on both families, on one node
-//! and across two. A refusal is told the same way by both nodes, and counted.
+//! AuthorizationPolicy between pods of the mesh, through HBONE, over both families, on one node and across two nodes. Both
+//! nodes report a refusal in the same way and count it.
 
 use anyhow::{Context, Result, ensure};
 use ebpf_common::HBONE_PORT;
@@ -14,7 +14,7 @@ use ztunnel_tests::testbed::Testbed;
 use ztunnel_tests::topology::{Family, Shape};
 use ztunnel_tests::wait;
 
-/// Two nodes; `other-a` is in a namespace of its own.
+/// Two nodes; `other-a` is in its own namespace.
 const NODES: &Shape<'static> = &[("node-a", &["client-a", "web-a", "other-a"]), ("node-b", &["client-b", "web-b"])];
 
 const OTHER: &str = "other";
@@ -23,19 +23,19 @@ const CLIENTS: [&str; 3] = ["client-a", "client-b", "other-a"];
 const WEBS: [&str; 2] = ["web-a", "web-b"];
 const PORTS: [u16; 2] = [7000, 7001];
 
-/// Both nodes enrolled, an echo at each port of each web, no policy.
+/// Pods of both nodes are enrolled, with an echo at each port of each web and without a policy.
 struct Stage {
     servers: Vec<Server>,
     bed: Testbed,
 }
 
 impl Stage {
-    /// The daemons have the manifests.
+    /// The daemons read the manifests.
     fn new() -> Result<Self> {
         Self::by(|_| Ok(()))
     }
 
-    /// The daemons have a control plane, which has the manifests.
+    /// The daemons use a control plane, which reads the manifests.
     fn with_control_plane() -> Result<Self> {
         Self::by(|bed| bed.start_control_plane("node-a"))
     }
@@ -48,7 +48,7 @@ impl Stage {
         bed.start("node-a")?;
         bed.start("node-b")?;
         if bed.plane().is_ok() {
-            // The node's own facts of the pod, in the namespace that the mesh has it in.
+            // The node's manifest of the pod, in the same namespace as in the mesh.
             let own = Mesh::new(&bed.topology.folder.join("pods-node-a"))?;
             own.pod(&PodManifest::of(bed.pod("other-a")?).namespace(OTHER))?;
         }
@@ -62,19 +62,19 @@ impl Stage {
         Ok(Self { servers, bed })
     }
 
-    /// How many connections came to all servers.
+    /// The number of connections that all servers have accepted.
     fn accepted(&self) -> usize {
         self.servers.iter().map(Server::accepted).sum()
     }
 
-    /// With these policies, exactly the connections of `allowed` (`client:port`) to a web are let in, the others refused
-    /// for a reason that begins so.
+    /// With these policies, a web accepts exactly the connections of `allowed` (`client:port`). The others are refused with a
+    /// reason that begins with `reason`.
     fn exactly(&self, web: &str, policies: &str, allowed: &[&str], reason: &str) -> Result<()> {
         self.bed.change(|mesh| mesh.policy("case", policies))?;
         self.checked(web, policies, allowed, reason)
     }
 
-    /// The same with policies that are in force already.
+    /// The same, with policies that are already in force.
     fn checked(&self, web: &str, policies: &str, allowed: &[&str], reason: &str) -> Result<()> {
         for (client, port) in CLIENTS.iter().flat_map(|client| PORTS.map(|port| (*client, port))) {
             for family in Family::BOTH {
@@ -93,7 +93,7 @@ impl Stage {
         Ok(())
     }
 
-    /// The same of both webs.
+    /// The same for both webs.
     fn everywhere(&self, policies: &str, allowed: &[&str], reason: &str) -> Result<()> {
         self.bed.change(|mesh| mesh.policy("case", policies))?;
         WEBS.iter().try_for_each(|web| self.checked(web, policies, allowed, reason))
@@ -124,7 +124,7 @@ fn allow_by_who_the_client_is(stage: &Stage) -> Result<()> {
         let spec = format!("{{rules: [{{from: [{{source: {{{source}}}}}]}}]}}");
         stage.everywhere(&authorization("case", &spec), allowed, none)?;
     }
-    // A principal with its scheme is none.
+    // A principal with the scheme `spiffe://` matches nothing.
     let scheme = "{rules: [{from: [{source: {principals: ['spiffe://cluster.local/ns/demo/sa/client-a']}}]}]}";
     stage.exactly("web-b", &authorization("case", scheme), &[], none)
 }
@@ -156,7 +156,7 @@ fn deny_all_then_one_that_denies_among_those_that_allow(stage: &Stage) -> Result
     );
     let one = ["client-a:7000", "client-a:7001"];
     stage.everywhere(&second, &one, "AuthorizationPolicy demo/deny (DENY), rules[1]: ")?;
-    // An action that can't be carried out here keeps out.
+    // An unsupported action denies.
     let custom =
         authorization("ask", "{action: CUSTOM, provider: {name: x}, rules: [{to: [{operation: {ports: ['7001']}}]}]}");
     stage.exactly("web-b", &custom, &first, "AuthorizationPolicy demo/ask (CUSTOM), rules[0]: ")
@@ -210,7 +210,7 @@ fn an_address_is_the_clients_own_and_not_what_a_peer_says() -> Result<()> {
     let condition = policy.replace("from: [{source: {ipBlocks: ", "when: [{key: source.ip, values: ");
     let condition = condition.replace("}}]}]}", "}]}]}");
     stage.everywhere(&condition, &["client-a:7000", "client-a:7001"], none)?;
-    // A peer with a certificate, at another address, names the address that is allowed.
+    // A peer with a certificate, but another address, names the allowed address in a header.
     stage.bed.topology.grow("node-b", "guest")?;
     let (bed, victim) = (&stage.bed, stage.bed.pod("web-a")?);
     let allowed = bed.pod("client-a")?.v4;
@@ -232,7 +232,7 @@ fn an_address_is_the_clients_own_and_not_what_a_peer_says() -> Result<()> {
 
 const VIPS: [&str; 2] = ["10.96.0.10", "fd00:96::10"];
 
-/// The client asks the pod, not the service: the policy is the service's all the same.
+/// The client connects to the pod, not to the service; the policy of the service applies as well.
 fn a_policy_of_a_service_protects_the_pods_behind_it(stage: &Stage) -> Result<()> {
     let bed = &stage.bed;
     let web = PodManifest::of(bed.pod("web-b")?).label(GROUP_LABEL, "web").port("main", 7000);
@@ -253,7 +253,7 @@ fn a_policy_of_a_service_protects_the_pods_behind_it(stage: &Stage) -> Result<()
     Ok(())
 }
 
-/// What holds whatever the daemons have the policies from, down to the reasons.
+/// Tests that pass for every source of policies, with the same reasons.
 const BODIES: [fn(&Stage) -> Result<()>; 6] = [
     allow_by_who_the_client_is,
     allow_by_port_and_by_conditions,
@@ -326,7 +326,7 @@ fn reasons_are_in_both_logs_and_in_the_metrics() -> Result<()> {
     Ok(())
 }
 
-/// A peer that knows what it wants and asks for it again and again: each time the same answer, and no harm to the rest.
+/// A peer requests a denied port again and again. It gets the same answer each time, and others are not affected.
 #[test]
 fn a_peer_that_asks_for_denied_ports_is_told_so_each_time() -> Result<()> {
     let mut stage = Stage::new()?;
@@ -349,7 +349,7 @@ fn a_peer_that_asks_for_denied_ports_is_told_so_each_time() -> Result<()> {
     Ok(())
 }
 
-/// 100 policies of 100 rules, of which the last one matters.
+/// 100 policies with 100 rules each; only the last rule matters.
 fn ten_thousand_rules() -> String {
     let rule = |policy: u32, rule: u32| {
         let port = 10_000 + policy * 100 + rule;

@@ -1,4 +1,5 @@
-//! Policy files that can't be read: what they said last goes on, what they never said is feared.
+//! Unreadable policy files: the last valid content stays in force, and without one the pods that the file may protect are
+//! closed.
 
 use anyhow::{Context, Result, ensure};
 use ztunnel_tests::apps::server::Server;
@@ -12,7 +13,7 @@ use ztunnel_tests::wait;
 const PORT: u16 = 7000;
 const FILE: &str = "case";
 
-/// Lets in `client-a`; in block style, so that each field has its line.
+/// Allows `client-a`; in block style, so that each field has its own line.
 const GOOD: &str = "apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
 metadata:
@@ -25,7 +26,7 @@ spec:
             serviceAccounts: [client-a]
 ";
 
-/// What is broken, how, its line, and a word that names the field.
+/// A name, the valid text, the invalid text, its line, and a word that names the field.
 const BREAKAGES: [(&str, &str, &str, u64, &str); 5] = [
     ("a misspelt field", "  rules:", "  rulez:", 7, "rulez"),
     ("a misspelt source", "            serviceAccounts:", "            serviceAccount:", 10, "serviceAccount"),
@@ -53,7 +54,7 @@ fn a_file_that_breaks_leaves_in_force_what_it_said_last() -> Result<()> {
                         let at = problem.get("line").and_then(serde_json::Value::as_u64);
                         problem.get("file").and_then(serde_json::Value::as_str) == Some(&policy_file(FILE))
                             && message.contains(field)
-                            // What is no YAML is found where the parser gives up.
+                            // Invalid YAML is reported at the position where the parser stops.
                             && (at == Some(line) || (field.is_empty() && at.is_some()))
                     })
                 })
@@ -69,7 +70,7 @@ fn a_file_that_breaks_leaves_in_force_what_it_said_last() -> Result<()> {
             .context(what)?;
     }
     live.finish()?;
-    // The file is gone: so is the policy.
+    // With the file, the policy is removed.
     bed.change(|mesh| mesh.remove_policy(FILE))?;
     admitted(bed.pod("client-b")?, echo.address())?;
     Ok(())
@@ -77,7 +78,7 @@ fn a_file_that_breaks_leaves_in_force_what_it_said_last() -> Result<()> {
 
 const NODES: &Shape<'static> = &[("node-a", &["client-a", "other-a"]), ("node-b", &["client-b", "web-b"])];
 
-/// The daemons have never known what the file says: whoever it may protect is closed, nobody else.
+/// The daemons have never read a valid version of the file: only the pods that it may protect are closed.
 #[test]
 fn a_file_that_was_never_read_closes_its_namespace() -> Result<()> {
     let mut bed = Testbed::new(NODES)?;
@@ -113,7 +114,7 @@ fn a_file_that_was_never_read_closes_its_namespace() -> Result<()> {
     Ok(())
 }
 
-/// Nobody can tell for which namespace it is.
+/// The namespace of the policy can't be determined.
 #[test]
 fn a_file_without_any_sense_that_speaks_of_policy_closes_everyone() -> Result<()> {
     let mut bed = Testbed::new(TWO_NODES)?;
@@ -133,14 +134,14 @@ fn a_file_without_any_sense_that_speaks_of_policy_closes_everyone() -> Result<()
     Ok(())
 }
 
-/// A restart does not make a broken file's policy forgotten: it is not known then, and so everything is closed.
+/// After a restart, the policy of a broken file is unknown, so all pods that it may protect are closed.
 #[test]
 fn a_daemon_that_starts_over_a_broken_file_lets_nobody_in() -> Result<()> {
     let mut bed = Testbed::both_enrolled()?;
     bed.change(|mesh| mesh.policy(FILE, &authorization("case", "{}")))?;
     bed.daemon_mut("node-b")?.terminate()?;
     bed.mesh.policy(FILE, &GOOD.replace("from:", "form:"))?;
-    // Nor is known what it said before.
+    // The kept last valid version is removed as well.
     std::fs::remove_dir_all(bed.daemon("node-b")?.state().join("mesh"))?;
     bed.daemon_mut("node-b")?.restart()?;
     bed.daemon("node-b")?.enrolled("web-b")?;

@@ -1,5 +1,5 @@
-//! Connections that are open when policy changes: those that may not be any more are reset at both ends within a second,
-//! the others notice nothing.
+//! Open connections when policy changes: connections that are not allowed any more are reset at both ends within a second, and
+//! the others are not affected.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -24,10 +24,10 @@ const PORT: u16 = 7000;
 /// A pod outside the mesh.
 const GUEST: &str = "guest";
 
-/// A second, and what a reader of files waits at most until a change is whole.
+/// A second, and the longest time that the reader of files waits until a change is complete.
 const SOON: Duration = Duration::from_millis(1500);
 
-/// Whoever talks to `web-b`, over both families: an idle connection and a busy one each.
+/// The clients of `web-b`. Each has an idle and a busy connection over both families.
 const CLIENTS: [&str; 3] = ["client-a", "client-b", GUEST];
 
 fn bed() -> Result<Testbed> {
@@ -60,7 +60,7 @@ impl Open {
         self.idle.len() + self.busy.len()
     }
 
-    /// All of it goes on, and not a byte is lost.
+    /// All connections continue, and no byte is lost.
     fn goes_on(&mut self) -> Result<()> {
         let client = self.client;
         self.idle
@@ -70,7 +70,7 @@ impl Open {
         self.busy.iter().try_for_each(|pump| pump.more(20)).with_context(|| client.to_owned())
     }
 
-    /// All of it ends with a reset.
+    /// All connections end with a reset.
     fn ends(self, since: Instant) -> Result<()> {
         for mut stream in self.idle {
             let end = stream.read(&mut [0; 1]);
@@ -88,14 +88,14 @@ impl Open {
     }
 }
 
-/// The lines of both daemons about connections that their pods made and that the other end cut.
+/// The number of log lines of both daemons about outbound connections that policy of the destination has cut.
 fn cut_at_source(bed: &Testbed) -> Result<usize> {
     let is = |line: &&Access| line.field("reason") == "policy_changed" && line.direction == Direction::Outbound;
     let lines = |node| Ok::<_, anyhow::Error>(bed.daemon(node)?.access()?.iter().filter(is).count());
     Ok(lines("node-a")? + lines("node-b")?)
 }
 
-/// With everyone connected, a change cuts exactly these clients' connections, for this reason.
+/// While all clients are connected, a change cuts exactly the connections of these clients, for this reason.
 fn cuts(
     bed: &Testbed,
     change: impl FnOnce(&Mesh) -> Result<()>,
@@ -114,7 +114,7 @@ fn cuts(
     change(&bed.mesh)?;
     let (gone, mut staying): (Vec<_>, Vec<_>) = all.into_iter().partition(|open| cut.contains(&open.client));
     let resets: usize = gone.iter().map(Open::count).sum();
-    // A guest's node carries nothing of it.
+    // The daemon of the guest's node does not carry the guest's connections.
     let tunnelled: usize = gone.iter().filter(|open| open.client != GUEST).map(Open::count).sum();
     gone.into_iter().try_for_each(|open| open.ends(begin)).with_context(|| daemon.tail())?;
     wait::until_true("the resets at the server", wait::PATIENCE, || {
@@ -221,7 +221,7 @@ fn labels_that_a_policy_selects_cut_like_a_new_policy() -> Result<()> {
     Ok(())
 }
 
-/// Writes until nobody takes any more.
+/// Writes until the socket takes no more bytes.
 fn fill(stream: &mut TcpStream) -> io::Result<()> {
     stream.set_write_timeout(Some(Duration::from_millis(500)))?;
     loop {
@@ -232,7 +232,7 @@ fn fill(stream: &mut TcpStream) -> io::Result<()> {
     }
 }
 
-/// Full buffers on the whole way: whoever does not read is told all the same, and keeps nobody from being told.
+/// All buffers on the way are full. A side that does not read is reset as well, and does not delay the reset of others.
 #[test]
 fn connections_that_stand_still_are_cut_at_once() -> Result<()> {
     let bed = bed()?;
@@ -240,7 +240,7 @@ fn connections_that_stand_still_are_cut_at_once() -> Result<()> {
     let (release, held) = mpsc::channel::<()>();
     let held = Mutex::new(held);
     let deaf = Server::start(web, web.at(Family::V4, PORT), move |mut stream, _| {
-        // An error when the other end is dropped: now it may read.
+        // Returns with an error when the other end is dropped: then the server reads.
         let _released = held.lock().map(|held| held.recv());
         io::copy(&mut stream, &mut io::sink()).map(drop)
     })?;
@@ -265,7 +265,7 @@ fn connections_that_stand_still_are_cut_at_once() -> Result<()> {
     wait::until_true("the resets at the sender", wait::PATIENCE, || Ok(sender.resets() == 2))?;
     for mut stream in open {
         stream.set_read_timeout(Some(SOCKET_DEADLINE))?;
-        // What had arrived comes before the reset.
+        // The bytes that have arrived come before the reset.
         let end = io::copy(&mut stream, &mut io::sink());
         ensure!(end.as_ref().is_err_and(is_reset), "a reset should come, not {end:?}");
     }
@@ -274,7 +274,7 @@ fn connections_that_stand_still_are_cut_at_once() -> Result<()> {
     wait::until_true("the resets at the deaf", wait::PATIENCE, || Ok(deaf.resets() == 2))
 }
 
-/// A daemon that was told to stop judges what is left until it ends.
+/// A daemon that drains still judges its open connections.
 #[test]
 fn policy_holds_while_a_node_drains() -> Result<()> {
     let mut bed = bed()?;
@@ -282,7 +282,7 @@ fn policy_holds_while_a_node_drains() -> Result<()> {
     let echoes = Family::BOTH.map(|family| Server::echo(web, web.at(family, PORT)));
     let _echoes = echoes.into_iter().collect::<Result<Vec<_>>>()?;
     let (mut client, mut guest) = (Open::connect(&bed, "client-a")?, Open::connect(&bed, GUEST)?);
-    // What the daemon has not accepted yet would be refused.
+    // A connection that the daemon has not accepted yet would be refused.
     client.goes_on()?;
     guest.goes_on()?;
     let daemon = bed.daemon("node-b")?;
@@ -298,7 +298,8 @@ fn policy_holds_while_a_node_drains() -> Result<()> {
     bed.daemon_mut("node-b")?.exited(wait::PATIENCE)
 }
 
-/// A policy that changes all the time cuts nobody whom no version of it denies, and lets in nobody whom all deny.
+/// While a policy changes all the time, a connection that every version allows is not cut, and a connection that every version
+/// denies is never accepted.
 #[test]
 fn changes_without_end_cut_nobody_else() -> Result<()> {
     let bed = bed()?;
@@ -322,10 +323,10 @@ fn changes_without_end_cut_nobody_else() -> Result<()> {
     Ok(())
 }
 
-/// Connections that are open at once.
+/// The number of open connections.
 const MANY: usize = 2000;
 
-/// Many connections and many policies: all are cut in time, and who is not meant goes on without a pause.
+/// Many connections and many policies: the denied connections are cut in time, and the others continue without a pause.
 #[test]
 fn many_connections_are_cut_in_time() -> Result<()> {
     let bed = bed()?;

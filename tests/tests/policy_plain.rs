@@ -1,4 +1,4 @@
-//! Clients without an identity: what STRICT does with them, and that no address makes up for it.
+//! Clients without an identity: STRICT refuses them, and no address replaces an identity.
 
 use std::net::SocketAddr;
 
@@ -11,7 +11,7 @@ use ztunnel_tests::policy::{
 use ztunnel_tests::testbed::Testbed;
 use ztunnel_tests::topology::{Family, Pod};
 
-/// A pod outside the mesh, beside `web-a`.
+/// A pod outside the mesh, on the same node as `web-a`.
 const GUEST: &str = "guest";
 
 const WEB: &str = "web-a";
@@ -22,7 +22,7 @@ fn bed() -> Result<Testbed> {
     Ok(bed)
 }
 
-/// An echo at each of these ports of the web, on both families.
+/// An echo at each of these ports of the web, over both families.
 fn echoes(bed: &Testbed, ports: &[u16]) -> Result<Vec<Server>> {
     let web = bed.pod(WEB)?;
     let all = ports.iter().flat_map(|port| Family::BOTH.map(|family| web.at(family, *port)));
@@ -33,7 +33,8 @@ fn accepted(servers: &[Server]) -> usize {
     servers.iter().map(Server::accepted).sum()
 }
 
-/// The guest is let in at these ports only, whether somebody listens at the others or not; the mesh at all of them.
+/// The guest can connect to the open ports only, whether an application listens at the others or not. Pods of the mesh can
+/// connect to all ports.
 fn strict_but(bed: &Testbed, servers: &[Server], policies: &str, open: &[u16], reason: &str) -> Result<()> {
     bed.change(|mesh| mesh.policy("mode", policies))?;
     let (guest, web) = (bed.pod(GUEST)?, bed.pod(WEB)?);
@@ -95,7 +96,7 @@ fn the_nearest_policy_decides_and_one_port_may_be_strict() -> Result<()> {
     Ok(())
 }
 
-/// Policies that let in whoever has an identity, in all the ways there are, and one by address.
+/// Policies that allow clients with an identity, by each kind of field, and one by address.
 const BY_IDENTITY: [&str; 6] = [
     "from: [{source: {principals: ['*']}}]",
     "from: [{source: {principals: ['cluster.local/ns/demo/*']}}]",
@@ -105,7 +106,7 @@ const BY_IDENTITY: [&str; 6] = [
     "when: [{key: source.namespace, values: ['*']}]",
 ];
 
-/// A client with the address of a pod that may, or with its own, which a manifest gives to a pod that may.
+/// The guest connects with the address of an allowed pod, or with its own address, which a manifest gives to an allowed pod.
 fn never_let_in(bed: &Testbed, servers: &[Server], source: SocketAddr, what: &str) -> Result<()> {
     let (guest, web) = (bed.pod(GUEST)?, bed.pod(WEB)?);
     let family = Family::of(source);
@@ -126,25 +127,26 @@ fn an_address_is_no_identity() -> Result<()> {
     let bed = bed()?;
     let (guest, web, client) = (bed.pod(GUEST)?, bed.pod(WEB)?, bed.pod("client-a")?);
     let servers = echoes(&bed, &[7000])?;
-    // Somebody whose address a manifest gives to a pod of the mesh.
+    // A manifest gives the guest's address to a pod of the mesh.
     let claimed = PodManifest::of(guest).named("claimed").service_account("client-a").node("node-z").no_netns();
     bed.change(|mesh| mesh.pod(&claimed))?;
     for family in Family::BOTH {
         never_let_in(&bed, &servers, guest.at(family, 0), "an address that a manifest names")?;
     }
     bed.change(|mesh| mesh.remove_pod("claimed"))?;
-    // Somebody who takes the address of a pod on its bridge.
+    // The guest takes the address of a pod on its bridge.
     for family in Family::BOTH {
         impersonate(guest, web, family, client.ip(family))?;
         never_let_in(&bed, &servers, client.at(family, 0), "a neighbour's address")?;
     }
-    // The policy that is in force lets that pod's equals in.
+    // The policy in force allows other pods of the mesh.
     admitted(bed.pod("client-b")?, web.at(Family::V4, 7000))?;
     admitted(bed.pod("client-b")?, web.at(Family::V6, 7000))?;
     Ok(())
 }
 
-/// An address can be policy's own subject; and what is said about identities nobody has is true of plaintext, too.
+/// A policy may name an address, which also applies to plaintext. A rule with negative fields (`not...`) matches plaintext as
+/// well.
 #[test]
 fn what_needs_no_identity_applies_to_plaintext() -> Result<()> {
     let bed = bed()?;
@@ -171,7 +173,7 @@ fn what_needs_no_identity_applies_to_plaintext() -> Result<()> {
     Ok(())
 }
 
-/// From each kind of neighbour: on the same node, on another, and the other node itself.
+/// Tested from each kind of client: a pod on the same node, a pod on another node, and the other node itself.
 #[test]
 fn deny_all_is_for_everyone() -> Result<()> {
     let mut bed = bed()?;

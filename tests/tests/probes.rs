@@ -1,5 +1,5 @@
-//! Kubelet's probes: plaintext from the pod's own node, to a port that a probe of the pod names, is let in whatever policy
-//! says. Nothing else is.
+//! Probes of the kubelet: plaintext from the kubelet of the pod's own node to a port of a probe is accepted independent of
+//! policy. Nothing else is.
 
 use std::fs;
 use std::io::Write as _;
@@ -28,18 +28,18 @@ use ztunnel_tests::wait;
 const WEB: &str = "web-a";
 const GUEST: &str = "guest";
 
-/// The ports at which the pod is asked how it is.
+/// The ports of the pod's probes.
 const LIVENESS: u16 = 8080;
 const READINESS: u16 = 8081;
 const STARTUP: u16 = 8082;
 
-/// A user of the node who may nothing.
+/// An unprivileged user of the node.
 const NOBODY: u32 = 65_534;
 
-/// No probe's.
+/// A port without a probe.
 const APPLICATION: u16 = 7000;
 
-/// Everything enrolled; `web-a` has a probe of each kind. A guest on each node.
+/// All pods are enrolled, `web-a` has a probe of each kind, and each node has a guest.
 fn bed() -> Result<Testbed> {
     let mut bed = Testbed::both_enrolled()?;
     bed.topology.grow("node-a", GUEST)?;
@@ -53,7 +53,7 @@ fn bed() -> Result<Testbed> {
     Ok(bed)
 }
 
-/// Refuses plaintext, and everyone.
+/// Policies that refuse plaintext, and all clients.
 fn closed() -> String {
     authentication("strict", "{mtls: {mode: STRICT}}") + &authorization("deny-all", "{}")
 }
@@ -93,7 +93,7 @@ fn the_nodes_own_probes_are_let_in_and_counted() -> Result<()> {
     Ok(())
 }
 
-/// The kubelet calls the hooks of a container's life, too.
+/// The kubelet calls the lifecycle hooks of a container as well.
 #[test]
 fn hooks_are_let_in_as_probes_are() -> Result<()> {
     let bed = Testbed::both_enrolled()?;
@@ -119,7 +119,7 @@ fn hooks_are_let_in_as_probes_are() -> Result<()> {
     Ok(())
 }
 
-/// Where policy has nothing against it, a probe is a connection like any other.
+/// If policy allows a probe, it is a connection like any other.
 #[test]
 fn probes_that_policy_allows_are_not_counted_as_exceptions() -> Result<()> {
     let bed = bed()?;
@@ -141,10 +141,10 @@ fn nothing_else_from_the_node_is_let_in() -> Result<()> {
             let told = denied_stream(&bed, connect_in(node, target)?, WEB, target)?;
             ensure!(told.starts_with("PeerAuthentication demo/strict: STRICT"), "{told}");
         }
-        // A pod that declares no probe has none.
+        // A pod without a declared probe.
         let other = bed.pod("client-a")?.at(family, LIVENESS);
         denied_stream(&bed, connect_in(node, other)?, "client-a", other)?;
-        // The far node is not this pod's.
+        // The other node is not the node of this pod.
         let target = web.at(family, LIVENESS);
         let far = &bed.topology.node("node-b")?.netns;
         denied_stream(&bed, connect_in(far, target)?, WEB, target).context("the other node")?;
@@ -179,7 +179,7 @@ fn no_pod_is_taken_for_the_kubelet() -> Result<()> {
     Ok(())
 }
 
-/// The node's address is not what makes the kubelet: a neighbour on the bridge may have it, too.
+/// The node's address does not identify the kubelet: a neighbour on the bridge may have this address as well.
 #[test]
 fn a_neighbour_with_the_nodes_address_is_not_the_kubelet() -> Result<()> {
     let bed = bed()?;
@@ -198,7 +198,8 @@ fn a_neighbour_with_the_nodes_address_is_not_the_kubelet() -> Result<()> {
     Ok(())
 }
 
-/// A probe that is open when policy closes the pod stays, others don't; nor does one whose probe is gone from the manifest.
+/// An open probe continues when policy closes the pod; other connections are cut. A probe that is removed from the manifest is
+/// cut as well.
 #[test]
 fn an_open_probe_outlives_a_change_of_policy() -> Result<()> {
     let bed = bed()?;
@@ -209,7 +210,7 @@ fn an_open_probe_outlives_a_change_of_policy() -> Result<()> {
     exchange(&mut probe, b"hello")?;
     bed.change(|mesh| mesh.policy("case", &closed()))?;
     exchange(&mut probe, b"still here").context("after deny-all")?;
-    // Its manifest has no probe any more.
+    // The manifest has no probe any more.
     bed.change(|mesh| mesh.pod(&PodManifest::of(web).on(bed.topology.node("node-a")?)))?;
     refused_at(probe).context("after the probe is gone from the manifest")?;
     wait::until_true("the end at the server", wait::PATIENCE, || Ok(echo.open() == 0))
@@ -218,7 +219,7 @@ fn an_open_probe_outlives_a_change_of_policy() -> Result<()> {
 /// Connects from a namespace with a socket of another user.
 fn connect_as_user(netns: &Netns, target: SocketAddr, uid: u32) -> Result<TcpStream> {
     let connected = netns.run(|| {
-        // Of this thread, which ends here.
+        // Changes the user of this thread only, which ends here.
         setfsuid(Uid::from_raw(uid));
         TcpStream::connect(target)
     });
@@ -240,15 +241,15 @@ fn a_local_user_reads_an_application_at_its_probe_port() -> Result<()> {
             told.contains("not taken for a probe of the kubelet: it is a process of this node with uid 65534"),
             "{told}"
         );
-        // Nor does he write to it blindly: the socket may be closed before anyone asks whose it is.
+        // The user writes and closes at once: the socket may be closed before the daemon looks up its user.
         let mut blind = connect_as_user(node, target, NOBODY)?;
         let own = blind.local_addr()?;
-        // The refusal may be there already.
+        // The write may fail, because the refusal may have arrived already.
         let _written = blind.write_all(b"hello");
         drop(blind);
         let line = bed.daemon("node-a")?.wait_connection(Direction::Inbound, own, target)?;
         ensure!(line.field("reason") == "denied", "{}", line.line);
-        // Root is who the kubelet is.
+        // A connection of root counts as the kubelet's.
         exchange(&mut connect_in(node, target)?, b"hello")?;
         ensure!(echo.accepted() == 1, "these came: {:?}", echo.peers());
     }
@@ -264,7 +265,7 @@ fn a_local_user_reads_an_application_at_its_probe_port() -> Result<()> {
     Ok(())
 }
 
-/// Whether curl met a reset. Where that comes at once, curl takes it for the answer to its connect.
+/// Whether curl got a reset. If the reset comes at once, curl reports it as a failed connect.
 fn is_refusal(done: &Finished) -> bool {
     done.stdout.is_empty() && ["reset", "Failed to connect"].iter().any(|said| done.stderr.contains(said))
 }
@@ -278,7 +279,7 @@ impl Cgroup {
         Ok(Self(path))
     }
 
-    /// Fetches a page as root of the node, in this cgroup. Whether there was one.
+    /// Fetches a page as root of the node, in this cgroup. `false`: the connection was refused.
     fn curl(&self, node: &Netns, target: SocketAddr) -> Result<bool> {
         const MOVE: &str = "echo $$ > \"$0/cgroup.procs\" && exec curl -sS --max-time 5 --noproxy '*' \"$1\"";
         let done = Launch::new("sh").args(["-c", MOVE]).args([&self.0]).args([format!("http://{target}/")]);
@@ -296,7 +297,7 @@ impl Drop for Cgroup {
     }
 }
 
-/// A pod with `hostNetwork` is in the node's network namespace, and its root is root.
+/// A pod with `hostNetwork` is in the node's network namespace, and its root user is the node's root user.
 #[test]
 fn root_of_a_pod_in_the_hosts_network_is_taken_for_the_kubelet() -> Result<()> {
     let mut bed = bed()?;

@@ -1,4 +1,4 @@
-//! Pods that can't be enrolled are refused, with a reason, and left as they are.
+//! Pods that can't be enrolled are refused with a reason and not changed.
 
 use anyhow::{Context as _, Result, ensure};
 use ztunnel_tests::apps::server::Server;
@@ -11,7 +11,7 @@ use ztunnel_tests::wait;
 
 const PORT: u16 = 7000;
 
-/// A daemon on `node-a`, its namespace labelled, the pod's manifest changed before all that.
+/// Runs `change` first, then starts a daemon on `node-a` and labels the namespace.
 fn bed_with(change: impl FnOnce(&Testbed) -> Result<()>) -> Result<Testbed> {
     let mut bed = Testbed::new(TWO_NODES)?;
     change(&bed)?;
@@ -20,7 +20,7 @@ fn bed_with(change: impl FnOnce(&Testbed) -> Result<()>) -> Result<Testbed> {
     Ok(bed)
 }
 
-/// The pod is refused for a reason that has one of the words, nothing of it was changed, and its traffic is direct.
+/// The pod is refused with a reason that contains one of the words, the pod is not changed, and its traffic is direct.
 fn refused(bed: &Testbed, pod: &str, words: &[&str]) -> Result<()> {
     let reason = bed.daemon("node-a")?.refused(pod)?;
     let lower = reason.to_lowercase();
@@ -45,7 +45,7 @@ fn pods_that_name_each_others_namespace() -> Result<()> {
         let difference = before.difference(&Footprint::of(&bed.pod(pod)?.netns)?);
         ensure!(difference.is_empty(), "{pod} was refused, but changed: {difference:#?}");
     }
-    // Both, before one is enrolled: what two pods name is nobody's.
+    // No pod can be enrolled before both manifests are right: a network namespace that two pods name belongs to neither.
     for pod in ["client-a", "web-a"] {
         bed.mesh.pod(&PodManifest::of(bed.pod(pod)?))?;
     }
@@ -139,7 +139,7 @@ fn a_pod_without_ipv6_works_over_ipv4() -> Result<()> {
     proof::outbound(&bed, "client-a", &echo, Pod::connect)?;
     let echo = Server::echo(client, client.at(Family::V4, PORT))?;
     proof::inbound(&bed, "client-b", "client-a", &echo, echo.address())?;
-    // As the kernel would have said by itself: programs that try both families go on to the other one.
+    // The same error as from the kernel, so programs that try both families continue with the other family.
     let error = client.connect(web.at(Family::V6, PORT)).err().context("there is no IPv6 here")?;
     ensure!(format!("{error:#}").contains("unreachable"), "{error:#}");
     Ok(())

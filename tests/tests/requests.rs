@@ -1,5 +1,5 @@
-//! Peers with a valid certificate that ask for what they should not have, or misuse HTTP/2 (RFC 9113, CVE-2023-44487): the
-//! one is refused with a status, the other loses its connection, and nobody else notices.
+//! Peers with a valid certificate that send forbidden requests, or misuse HTTP/2 (RFC 9113, CVE-2023-44487). A forbidden
+//! request is refused with a status, a peer that misuses HTTP/2 loses its connection, and other clients are not affected.
 
 use std::time::Duration;
 
@@ -23,10 +23,10 @@ const PEER: &str = "client-b";
 const VICTIM: &str = "web-b";
 const APP: u16 = 7000;
 
-/// How long a peer waits for what comes.
+/// How long a peer waits for frames.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The stage of all of these tests: a peer with a stolen certificate and an echo that it may talk to.
+/// The state of these tests: a peer with a stolen certificate, and an echo to which it may connect.
 struct Stage {
     bed: Testbed,
     caller: Caller,
@@ -62,7 +62,7 @@ impl Stage {
         self.echo.address().to_string()
     }
 
-    /// The daemon is the same process, the legitimate client gets through, and nothing of the peer is left.
+    /// The daemon is the same process, a legitimate client can connect, and nothing of the peer is left.
     fn unharmed(&self) -> Result<()> {
         let daemon = self.bed.daemon("node-b")?;
         ensure!(daemon.id() == self.id, "the daemon is another process");
@@ -144,7 +144,7 @@ fn garbage_in_headers_is_harmless() -> Result<()> {
         let mut stream = peer.open(&stage.authority(), headers).with_context(|| format!("{headers:?}"))?;
         peer.exchange(&mut stream, b"hello")?;
     }
-    // The one header that may decide where a stream goes is not guessed at.
+    // This header may decide the destination of a stream, so an invalid value is refused, not ignored.
     let answer = peer.ask(&stage.authority(), &[("x-forwarded-network", "another network")])?;
     ensure!(answer.status() == Some(400) && answer.refusal().contains("x-forwarded-network"), "{answer:?}");
     drop(peer);
@@ -185,7 +185,7 @@ fn no_more_than_two_hundred_streams_are_open_at_once() -> Result<()> {
     stage.unharmed()
 }
 
-/// The peer has been shown the door, and what it sent was not kept.
+/// The peer has lost its connection, and the daemon has not kept the peer's frames.
 fn costs_the_connection(stage: &Stage, before: u64, mut peer: RawPeer, sent: usize) -> Result<()> {
     let seen = peer.read(PATIENCE)?;
     println!("{sent} pieces sent, then {:?}, GOAWAY {:?}", seen.ending, seen.goaway());
@@ -196,7 +196,7 @@ fn costs_the_connection(stage: &Stage, before: u64, mut peer: RawPeer, sent: usi
     stage.unharmed()
 }
 
-/// CVE-2023-44487: streams that are asked for and reset at once.
+/// CVE-2023-44487: streams that are opened and reset at once.
 #[test]
 fn rapid_resets_cost_the_peer_its_connection() -> Result<()> {
     let stage = Stage::new()?;
@@ -240,7 +240,7 @@ fn windows_that_are_wrong_are_errors() -> Result<()> {
     for (what, bytes) in cases {
         let mut peer = stage.raw(&[])?;
         peer.send(&connect(1, &stage.authority()))?;
-        // Whether all of it is still taken does not matter.
+        // The daemon need not accept all bytes.
         let _ = peer.send(&bytes);
         let seen = peer.read(Duration::from_secs(2))?;
         let punished = seen.ending.is_end() || seen.goaway().is_some() || !seen.resets().is_empty();
@@ -249,7 +249,7 @@ fn windows_that_are_wrong_are_errors() -> Result<()> {
     stage.unharmed()
 }
 
-/// The peer opens streams and never a window: what the application sends has no place to go.
+/// The peer opens streams but never enlarges a window, so the application's bytes can't be sent.
 #[test]
 fn a_closed_window_stalls_the_sender_and_costs_bounded_memory() -> Result<()> {
     let stage = Stage::new()?;
@@ -277,7 +277,7 @@ fn a_closed_window_stalls_the_sender_and_costs_bounded_memory() -> Result<()> {
     stage.unharmed()
 }
 
-/// Pings and settings that want an answer each, from a peer that reads none.
+/// PING and SETTINGS frames that need an answer each, from a peer that reads no answer.
 #[test]
 fn a_flood_that_asks_for_answers_is_bounded() -> Result<()> {
     let stage = Stage::new()?;

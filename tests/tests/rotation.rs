@@ -1,5 +1,5 @@
-//! Certificates and CAs change under load, or can't be had for a while: no request fails before a certificate is really
-//! over, and then none goes out in plaintext.
+//! Certificates and CAs change under load, or are not available for a while. No request fails before a certificate has expired,
+//! and after that no request is sent in plaintext.
 
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -20,12 +20,12 @@ use ztunnel_tests::wait;
 const PORT: u16 = 7000;
 const NODES: [&str; 2] = ["node-a", "node-b"];
 
-/// Everything enrolled, with certificates that live for so many seconds.
+/// All pods are enrolled, with certificates that are valid for this number of seconds.
 fn bed_with(ttl: &str) -> Result<Testbed> {
     bed_of(&["--cert-ttl", ttl])
 }
 
-/// Everything enrolled, by daemons with these arguments.
+/// All pods are enrolled, by daemons with these arguments.
 fn bed_of(arguments: &[&str]) -> Result<Testbed> {
     let mut bed = Testbed::new(TWO_NODES)?;
     for node in NODES {
@@ -37,7 +37,7 @@ fn bed_of(arguments: &[&str]) -> Result<Testbed> {
     Ok(bed)
 }
 
-/// Both ends have a certificate; gives the serial numbers.
+/// Waits until both ends have a certificate, and returns the serial numbers.
 fn certified(bed: &Testbed) -> Result<[String; 2]> {
     Ok([
         bed.daemon("node-a")?.certified(&ca::identity("client-a"))?,
@@ -45,7 +45,7 @@ fn certified(bed: &Testbed) -> Result<[String; 2]> {
     ])
 }
 
-/// Changes the CA as an operator does: nobody signs under the new root before everybody trusts it.
+/// Changes the CA as an operator does: no daemon signs under the new root before all daemons trust it.
 fn rotate(bed: &mut Testbed) -> Result<()> {
     let ends = [("node-a", ca::identity("client-a")), ("node-b", ca::identity("web-b"))];
     let trusted = |bed: &Testbed| -> Result<Vec<String>> {
@@ -64,8 +64,8 @@ fn rotate(bed: &mut Testbed) -> Result<()> {
     wait::until_true("certificates of the new CA", wait::PATIENCE, || Ok(all_changed(&certified(bed)?, &before)))
 }
 
-/// Runs a load from `client-a` to `web-b` while something happens, again and again; no exchange may fail. A long-lived
-/// connection stays for so many rounds.
+/// Runs a load from `client-a` to `web-b` while `happens` is called again and again; no exchange may fail. A long-lived
+/// connection stays open for this number of rounds.
 fn under_load(bed: &mut Testbed, rounds: usize, mut happens: impl FnMut(&mut Testbed) -> Result<()>) -> Result<()> {
     let web = bed.pod("web-b")?;
     web.netns.sysctl("ipv4/tcp_tw_reuse", "1")?;
@@ -104,7 +104,7 @@ fn certificates_that_live_four_seconds_fail_no_request() -> Result<()> {
     })?;
     let (seen, seconds) = (serials.len(), usize::try_from(settings::rotation().as_secs())?);
     println!("{seen} certificates of two pods in {seconds} s");
-    // Renewed at half of their life, which is two seconds; half as many may be missed.
+    // Certificates are renewed at half of their lifetime, which is two seconds. The test may miss half of them.
     ensure!(seen >= seconds / 2, "only {seen} certificates in {seconds} s");
     Ok(())
 }
@@ -113,8 +113,8 @@ fn certificates_that_live_four_seconds_fail_no_request() -> Result<()> {
 fn a_new_ca_every_two_seconds_fails_no_request() -> Result<()> {
     let mut bed = bed_with("86400")?;
     let mut rounds = 0;
-    // Of the bundle's three roots the oldest goes in each round, and a connection that was made in the moment of a change
-    // may depend on the one before.
+    // Each round removes the oldest of the bundle's three roots. A connection that was made during a change may still depend on
+    // the previous root.
     under_load(&mut bed, 1, |bed| {
         rotate(bed)?;
         rounds += 1;
@@ -124,7 +124,7 @@ fn a_new_ca_every_two_seconds_fails_no_request() -> Result<()> {
     Ok(())
 }
 
-/// After the change, new tunnels are made under the new CA: the old root is gone from the bundle in the end.
+/// After the change, new HBONE connections use the new CA: at the end the old root is removed from the bundle.
 #[test]
 fn tunnels_are_made_under_the_new_ca() -> Result<()> {
     let mut bed = bed_with("4")?;
@@ -143,7 +143,8 @@ fn ends_in_a_reset(stream: &mut TcpStream) -> Result<()> {
     Ok(())
 }
 
-/// One of the nodes says so of a connection: who notices first cuts the tunnel, the other one has lost it.
+/// One of the nodes logs this error of a connection. The node that notices first cuts the HBONE connection, and the other node
+/// only sees the loss.
 fn told(bed: &Testbed, why: &str) -> Result<()> {
     wait::until_true("the reason", wait::PATIENCE, || {
         let lines = [bed.daemon("node-a")?.access()?, bed.daemon("node-b")?.access()?].concat();
@@ -151,7 +152,7 @@ fn told(bed: &Testbed, why: &str) -> Result<()> {
     })
 }
 
-/// What outlives the overlap of a rotation is cut, with all that it carries; the rest goes on.
+/// An HBONE connection that is older than the overlap of a rotation is cut with all its streams; others continue.
 #[test]
 fn a_tunnel_ends_with_the_root_of_its_peer() -> Result<()> {
     let mut bed = bed_with("86400")?;
@@ -191,24 +192,24 @@ fn a_ca_that_is_away_for_a_while_fails_nothing() -> Result<()> {
     Ok(())
 }
 
-/// The CA, and with it every certificate, will be over in a few seconds, and nobody replaces it.
+/// The CA, and with it every certificate, expires in a few seconds and is not replaced.
 fn ends_soon(bed: &mut Testbed) -> Result<()> {
     let before = certified(bed)?;
     bed.authority.end_in(Duration::from_secs(6))?;
     wait::until_true("certificates of the CA that ends", wait::PATIENCE, || {
-        // They may be over before both were seen.
+        // The certificates may expire before both are seen.
         let now = certified(bed);
         Ok(now.map_or(true, |now| now.iter().zip(&before).all(|(now, before)| now != before)))
     })
 }
 
-/// A CA for everybody, at once: nothing works any more that could fail.
+/// Replaces the CA at once, without an overlap: the certificates have expired, so nothing can fail by that.
 fn rotate_in(bed: &mut Testbed) -> Result<()> {
     bed.authority.announce_next()?;
     bed.authority.switch_to_next()
 }
 
-/// A connect that must fail; gives what the daemon said of it.
+/// A connection that must fail; returns the error in the daemon's log.
 fn refused(bed: &Testbed, target: SocketAddr) -> Result<Option<String>> {
     let mut stream = bed.pod("client-a")?.connect(target)?;
     let own = stream.local_addr()?;
@@ -224,20 +225,20 @@ fn without_a_valid_certificate_nothing_goes_out_at_all() -> Result<()> {
     let mut bed = bed_with("86400")?;
     let web = bed.pod("web-b")?;
     let echo = Server::echo(web, web.at(Family::V4, PORT))?;
-    // A tunnel from before would be good for as long as the certificates that it was made with.
+    // An earlier HBONE connection would be valid as long as the certificates with which it was made.
     ends_soon(&mut bed)?;
     proof::tunnelled(&bed, ("client-a", "web-b"), &echo, Pod::connect)?;
     wait::until("the certificates to be over", wait::PATIENCE, || refused(&bed, echo.address()))?;
     let seen = echo.accepted();
     for _ in 0..20 {
         let error = refused(&bed, echo.address())?.context("a connection came through without a certificate")?;
-        // Which of the two nodes notices first is chance; the other one finds its connection closed.
+        // Either node may notice first; the other node then sees only a closed connection.
         ensure!(error.contains("certificate") || error.contains(":15008"), "{error}");
     }
     let told = bed.daemon("node-a")?.lines_with(&["outbound", "certificate"])?;
     ensure!(!told.is_empty(), "nobody says what is missing: {}", bed.daemon("node-a")?.tail());
     ensure!(echo.accepted() == seen, "{} connections reached the server", echo.accepted() - seen);
-    // A pod outside the mesh needs no certificate of anybody.
+    // A client outside the mesh needs no certificate.
     let mut plain = bed.topology.node("node-a")?.netns.run(|| TcpStream::connect(echo.address()))??;
     exchange(&mut plain, b"hello").context("from the node, in plaintext")?;
     rotate_in(&mut bed)?;
@@ -247,7 +248,7 @@ fn without_a_valid_certificate_nothing_goes_out_at_all() -> Result<()> {
     Ok(())
 }
 
-/// The tunnel of a certificate that is over carries nothing new; what it carries goes on or ends with a reset.
+/// An HBONE connection with an expired certificate takes no new streams; its open streams continue or end with a reset.
 #[test]
 fn an_open_connection_does_not_hang_when_its_certificate_is_over() -> Result<()> {
     let mut bed = bed_with("86400")?;

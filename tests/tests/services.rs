@@ -1,5 +1,5 @@
-//! Where connections to services go: addresses of both families, named ports, endpoints that refuse or are not ready, and
-//! destinations that the mesh does not know.
+//! The destinations of connections to services: addresses of both families, named ports, endpoints that refuse or are not
+//! ready, and destinations that the mesh does not know.
 
 use std::io::Read;
 use std::net::SocketAddr;
@@ -27,12 +27,12 @@ fn member(pod: &Pod) -> PodManifest {
     PodManifest::of(pod).label(GROUP_LABEL, "web").port("main", PORT)
 }
 
-/// Everything enrolled; these pods are the endpoints of a service `web` with both addresses.
+/// All pods are enrolled; these pods are the endpoints of a service `web` with addresses of both families.
 fn bed_with(members: &[&str], target: &serde_json::Value) -> Result<Testbed> {
     with_service(Testbed::both_enrolled()?, members, target)
 }
 
-/// The same, by a control plane.
+/// The same, with a control plane.
 fn plane_with(members: &[&str], target: &serde_json::Value) -> Result<Testbed> {
     with_service(Testbed::both_enrolled_by_control_plane()?, members, target)
 }
@@ -45,7 +45,7 @@ fn with_service(bed: Testbed, members: &[&str], target: &serde_json::Value) -> R
     Ok(bed)
 }
 
-/// Connects and exchanges; gives the line of the client's daemon.
+/// Connects and exchanges bytes; returns the log line of the client's daemon.
 fn once(bed: &Testbed, client: &str, target: SocketAddr) -> Result<Access> {
     let mut stream = bed.pod(client)?.connect(target)?;
     let own = stream.local_addr()?;
@@ -61,7 +61,7 @@ fn first(bed: &Testbed, client: &str, target: SocketAddr) -> Result<Access> {
     wait::until(&format!("{target} to be known"), wait::PATIENCE, || Ok(once(bed, client, target).ok()))
 }
 
-/// A service is reached by its address, through a tunnel to its endpoint, and named in the log.
+/// A service is reached by its address, through HBONE to its endpoint, and the log names the service.
 fn reached(bed: &Testbed) -> Result<()> {
     for family in Family::BOTH {
         let (client, web) = (bed.pod("client-a")?, bed.pod("web-b")?);
@@ -118,7 +118,7 @@ fn a_pod_that_calls_itself_through_its_service_needs_no_tunnel() -> Result<()> {
     Ok(())
 }
 
-/// One of the two endpoints has no listener: its refusals stay between the daemons.
+/// One of the two endpoints has no listener: the clients do not notice its refusals.
 #[test]
 fn an_endpoint_that_refuses_is_replaced_by_another() -> Result<()> {
     let bed = bed_with(&["web-a", "web-b"], &json!(PORT))?;
@@ -192,7 +192,7 @@ fn a_service_without_any_ready_endpoint_is_refused_and_says_so() -> Result<()> {
     for family in Family::BOTH {
         let target = vip(family)?;
         let line = wait::until("the service to be known", wait::PATIENCE, || {
-            // The testbed has no route to service addresses, so before that the connect fails in another way.
+            // Until the service is known, the connect fails with another error: the testbed has no route to service addresses.
             let Ok(mut stream) = bed.pod("client-a")?.connect(target) else { return Ok(None) };
             let own = stream.local_addr()?;
             let end = stream.read(&mut [0; 1]);
@@ -207,8 +207,8 @@ fn a_service_without_any_ready_endpoint_is_refused_and_says_so() -> Result<()> {
     Ok(())
 }
 
-/// Everything enrolled; a service `web` with an endpoint in each of these pods, and a rule which of them is preferred.
-/// The two nodes are in two zones.
+/// All pods are enrolled. A service `web` has an endpoint in each of these pods, and a field that says which endpoint is
+/// preferred. The two nodes are in two zones.
 fn bed_with_rule(members: &[&str], key: &str, value: &str) -> Result<Testbed> {
     let bed = Testbed::both_enrolled()?;
     for pod in members {
@@ -237,7 +237,7 @@ fn bed_with_rule(members: &[&str], key: &str, value: &str) -> Result<Testbed> {
     Ok(bed)
 }
 
-/// How many of so many connections of a pod each server got.
+/// The number of the pod's 30 connections that each server accepted.
 fn shares(bed: &Testbed, client: &str, family: Family, servers: &[Server]) -> Result<Vec<usize>> {
     let before: Vec<usize> = servers.iter().map(Server::accepted).collect();
     for number in 0..30 {
@@ -246,7 +246,7 @@ fn shares(bed: &Testbed, client: &str, family: Family, servers: &[Server]) -> Re
     Ok(servers.iter().zip(before).map(|(server, before)| server.accepted() - before).collect())
 }
 
-/// The nearest endpoint is taken as long as it answers, and then the other.
+/// The nearest endpoint is used as long as it answers, and then the other one.
 fn prefers_the_nearest(rule: &str) -> Result<()> {
     let bed = bed_with_rule(&["web-a", "web-b"], "trafficDistribution", rule)?;
     let family = Family::V4;
@@ -275,7 +275,7 @@ fn the_endpoint_in_the_same_zone_is_preferred() -> Result<()> {
     prefers_the_nearest("PreferClose")
 }
 
-/// `internalTrafficPolicy: Local` knows no second choice.
+/// With `internalTrafficPolicy: Local` there is no second choice.
 #[test]
 fn a_local_service_never_leaves_the_node() -> Result<()> {
     let bed = bed_with_rule(&["web-b"], "internalTrafficPolicy", "Local")?;
@@ -299,7 +299,7 @@ fn a_local_service_never_leaves_the_node() -> Result<()> {
     Ok(())
 }
 
-/// A pod that no manifest mentions.
+/// A pod without a manifest.
 const STRANGER: &str = "stranger";
 
 fn bed_with_stranger() -> Result<(Testbed, Server)> {
@@ -384,13 +384,13 @@ fn a_service_entry_with_static_endpoints_is_reached_by_its_address() -> Result<(
     Ok(())
 }
 
-/// Both pods serve; each client is led to one of them, again and again.
+/// Both pods serve; each client always gets the same one of them.
 #[test]
 fn a_client_stays_at_one_endpoint() -> Result<()> {
     stays_at_one_endpoint(&bed_with(&["web-a", "web-b"], &json!(PORT))?)
 }
 
-/// Istio's messages have no field for it.
+/// Istio's messages have no field for session affinity; the details of the control plane have one.
 #[test]
 fn a_client_stays_at_one_endpoint_when_the_control_plane_says_so() -> Result<()> {
     stays_at_one_endpoint(&plane_with(&["web-a", "web-b"], &json!(PORT))?)

@@ -1,4 +1,5 @@
-//! Attacks beside a thousand good connections, on a daemon that may have little memory: the good ones finish, the daemon lives.
+//! Attacks during a thousand good connections, on a daemon with little memory: the good connections finish, and the daemon
+//! survives.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -21,23 +22,23 @@ use ztunnel_tests::process::Launch;
 use ztunnel_tests::testbed::Testbed;
 use ztunnel_tests::topology::{Family, TWO_NODES};
 
-/// The attacker: a pod with a good certificate.
+/// The attacker: a pod with a valid certificate.
 const PEER: &str = "client-b";
-/// Whom it attacks.
+/// The attacked pod.
 const VICTIM: &str = "web-b";
-/// Whose connections have to live, and where the attacker's own go.
+/// The client of the good connections, and the destination of the attacker's own connections.
 const CLIENT: &str = "client-a";
 const FAR: &str = "web-a";
 
 const GOOD: usize = 1_000;
-/// What the daemon may have, by its control group, in bytes: beyond that the kernel ends it.
+/// The memory limit of the daemon's control group in bytes: above it the kernel kills the daemon.
 const MOST: u64 = 256 << 20;
 const ROUNDS: usize = 20;
 
-/// A frame that says nothing: PRIORITY.
+/// A frame that carries nothing: PRIORITY.
 const PRIORITY: u8 = 2;
 
-/// Every connection says something of its own and hears it back.
+/// Every connection sends its own bytes and gets them back.
 fn all_talk(connections: &mut [TcpStream], round: usize) -> Result<()> {
     let said = |number: usize| format!("{round:04}-{number:06}").into_bytes();
     for (number, stream) in connections.iter_mut().enumerate() {
@@ -51,7 +52,7 @@ fn all_talk(connections: &mut [TcpStream], round: usize) -> Result<()> {
     Ok(())
 }
 
-/// The most that a process had resident so far.
+/// The largest resident size of a process so far, in bytes.
 fn highest(process: u32) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).context("no VmHWM")?;
@@ -59,7 +60,7 @@ fn highest(process: u32) -> Result<u64> {
     Ok(kib << 10)
 }
 
-/// Ends the attackers, however the test ends.
+/// Ends the attackers, also when the test fails.
 struct Ended<'a>(&'a AtomicBool);
 
 impl Drop for Ended<'_> {
@@ -68,22 +69,22 @@ impl Drop for Ended<'_> {
     }
 }
 
-/// What an attacker does, for as long as it is told to go on.
+/// An attack, which runs as long as its argument returns `true`.
 type Attack<'a> = Box<dyn FnOnce(&(dyn Fn() -> bool + Sync)) + Send + 'a>;
 
-/// Two nodes, of which the second's daemon may have little memory and has a thousand connections to serve.
+/// Two nodes. The daemon of the second has little memory, and serves a thousand connections.
 struct Besieged {
     bed: Testbed,
     echo: Server,
     good: Vec<TcpStream>,
-    /// Of the daemon.
+    /// The process of the daemon.
     id: u32,
-    /// Goes last: a group is removed when its processes have ended.
+    /// Dropped last: a control group can be removed only after its processes have ended.
     _limit: MemoryLimit,
 }
 
 impl Besieged {
-    /// `mode`: of the attacker's pod in the mesh.
+    /// `mode`: the dataplane mode of the attacker's pod.
     fn new(mode: &str) -> Result<Self> {
         let mut bed = Testbed::new(TWO_NODES)?;
         let limit = MemoryLimit::new(&bed.topology.prefix.member("limit"), MOST)?;
@@ -110,8 +111,8 @@ impl Besieged {
         Ok(Self { bed, echo, good, id, _limit: limit })
     }
 
-    /// The good connections talk and new ones come about while all of this is done; then the daemon is the same, and had no more
-    /// than it may have. The metrics in the end.
+    /// During the attacks the good connections exchange bytes, and new ones are made. At the end the daemon is the same process
+    /// and has stayed within its memory limit. Returns the last metrics.
     fn stands<'a>(&'a mut self, attacks: impl FnOnce(&'a Testbed) -> Result<Vec<Attack<'a>>>) -> Result<Metrics> {
         let Self { bed, echo, good, id, .. } = self;
         let bed: &'a Testbed = bed;
@@ -129,7 +130,7 @@ impl Besieged {
             let mut talk = || -> Result<()> {
                 for round in 1..=ROUNDS {
                     all_talk(good, round)?;
-                    // New ones come about as well.
+                    // New connections work as well.
                     let mut newcomer = client.connect(echo.address())?;
                     all_talk(std::slice::from_mut(&mut newcomer), round)?;
                 }
@@ -166,7 +167,7 @@ fn a_thousand_good_connections_live_through_what_a_peer_and_a_neighbour_can_do()
     let bed = &besieged.bed;
     let caller = Caller::with(&bed.authority.honest(FAR)?)?;
     let target = bed.pod(VICTIM)?.at(Family::V4, HBONE_PORT);
-    // An application that does not read, as long as the lock is held.
+    // An application that does not read as long as the lock is held.
     let asleep = Arc::new(Mutex::new(()));
     let sleeping = asleep.lock().unwrap_or_else(PoisonError::into_inner);
     let bed_of = Arc::clone(&asleep);
@@ -179,7 +180,8 @@ fn a_thousand_good_connections_live_through_what_a_peer_and_a_neighbour_can_do()
     let metrics = besieged.stands(|bed| {
         let peer = bed.pod(PEER)?;
         let mut attacks: Vec<Attack<'_>> = Vec::new();
-        // Tunnels to the application that does not read, each with streams full of bytes. Refusals are what is hoped for.
+        // HBONE connections to the application that does not read, with full windows on all streams. The daemon should refuse
+        // some of them.
         attacks.push(Box::new(move |goes_on| {
             let mut held = Vec::new();
             while goes_on() {
@@ -194,7 +196,7 @@ fn a_thousand_good_connections_live_through_what_a_peer_and_a_neighbour_can_do()
                 held.push((tunnel, streams));
             }
         }));
-        // Frames that carry nothing, of each kind, as fast as they are taken.
+        // Frames that carry nothing, of each kind, as fast as the daemon takes them.
         let floods = [
             frame(PRIORITY, 0, 1, &[0, 0, 0, 3, 7]),
             frame(0xfa, 0, 0, &[]),
@@ -210,7 +212,7 @@ fn a_thousand_good_connections_live_through_what_a_peer_and_a_neighbour_can_do()
                 }
             }
         }));
-        // Connections without a word.
+        // Silent connections.
         attacks.push(Box::new(move |goes_on| {
             let mut silent = Vec::new();
             while goes_on() {
@@ -227,13 +229,14 @@ fn a_thousand_good_connections_live_through_what_a_peer_and_a_neighbour_can_do()
     Ok(())
 }
 
-/// Of a pod of the mesh with CAP_NET_ADMIN, beside those that it attacks, and of somebody who may write manifests in its namespace.
+/// Attacks of a pod of the mesh with CAP_NET_ADMIN, on the node of its victims, and of a tenant who may write manifests in its
+/// namespace.
 #[test]
 fn a_thousand_good_connections_live_through_what_a_pod_and_a_tenant_can_do() -> Result<()> {
     const UNREAD: usize = 800;
     let mut besieged = Besieged::new("ambient")?;
     let far = besieged.bed.pod(FAR)?;
-    // Says as much as is taken.
+    // Sends as many bytes as the socket takes.
     let sender = Server::start(far, far.at(Family::V4, 7003), |mut stream, _| {
         let bytes = [7; 64 << 10];
         loop {
@@ -244,7 +247,7 @@ fn a_thousand_good_connections_live_through_what_a_pod_and_a_tenant_can_do() -> 
     besieged.stands(|bed| {
         let (hostile, manifests) = (bed.pod(PEER)?, bed.mesh.folder());
         let mut attacks: Vec<Attack<'_>> = Vec::new();
-        // Connections that it does not read.
+        // Connections from which the attacker does not read.
         attacks.push(Box::new(move |goes_on| {
             let mut unread = Vec::new();
             while goes_on() {
@@ -254,7 +257,7 @@ fn a_thousand_good_connections_live_through_what_a_pod_and_a_tenant_can_do() -> 
                 }
             }
         }));
-        // Routes without end, addresses that come and go, and listeners that are closed.
+        // Many routes, addresses that are added and removed, and listeners of the daemon that are closed.
         attacks.push(Box::new(move |goes_on| {
             let routes: String = (0..20_000)
                 .map(|number| format!("route add 10.{}.{}.0/24 dev lo table 77\n", 100 + number / 256, number % 256))
@@ -272,7 +275,7 @@ fn a_thousand_good_connections_live_through_what_a_pod_and_a_tenant_can_do() -> 
             }
             assert!(done.iter().all(Result::is_ok), "{:?}", done.into_iter().find(Result::is_err));
         }));
-        // Entries by the thousand, and each time others.
+        // Thousands of ServiceEntries, and different ones each time.
         attacks.push(Box::new(move |goes_on| {
             let (_never, pause) = channel::<()>();
             for round in 0_u32.. {
@@ -283,7 +286,7 @@ fn a_thousand_good_connections_live_through_what_a_pod_and_a_tenant_can_do() -> 
                 let fresh = path.with_extension("new");
                 let written = std::fs::write(&fresh, evil(round)).and_then(|()| std::fs::rename(&fresh, &path));
                 assert!(written.is_ok(), "{written:?}");
-                // Half a second, in which the daemon reads it.
+                // The daemon reads the file within half a second.
                 let _ = pause.recv_timeout(Duration::from_millis(500));
             }
         }));
@@ -292,7 +295,7 @@ fn a_thousand_good_connections_live_through_what_a_pod_and_a_tenant_can_do() -> 
     besieged.bed.daemon("node-b")?.enrolled(PEER)
 }
 
-/// Manifests of a tenant: entries with many addresses, and policies.
+/// Manifests of a tenant: ServiceEntries with many addresses, and policies.
 fn evil(round: u32) -> String {
     let entry = |number: u32| {
         let addresses: Vec<_> =

@@ -1,5 +1,5 @@
-//! A daemon with tunnels stops, or dies and comes back: what it carries ends well, nothing new begins, and the other
-//! nodes go on without a failure.
+//! A daemon with HBONE connections stops, or dies and starts again: open connections end regularly, no new ones begin, and
+//! other nodes continue without a failure.
 
 use std::io::Read;
 use std::net::TcpStream;
@@ -21,13 +21,13 @@ use ztunnel_tests::wait;
 const PORT: u16 = 7000;
 const NODES: [&str; 2] = ["node-a", "node-b"];
 
-/// 32 MiB each way: more than all windows and buffers on the way.
+/// 32 MiB in each direction: more than all windows and buffers on the way.
 const CHUNKS: usize = 512;
 
-/// Connections in turn, so that each worker has some.
+/// The number of connections, so that each worker has some.
 const MANY: usize = 16;
 
-/// A server that answers one byte and then transfers a lot both ways.
+/// A server that answers one byte and then transfers many bytes in both directions.
 fn transferring(pod: &Pod) -> Result<Server> {
     Server::start(pod, pod.at(Family::V4, PORT), |mut stream, _| {
         let mut first = [0; 1];
@@ -37,7 +37,7 @@ fn transferring(pod: &Pod) -> Result<Server> {
     })
 }
 
-/// A connection through a tunnel, which has carried one byte so far.
+/// A connection through HBONE that has carried one byte so far.
 fn begun(bed: &Testbed, server: &Server) -> Result<TcpStream> {
     let mut stream = bed.pod("client-a")?.connect(server.address())?;
     stream.set_read_timeout(Some(SOCKET_DEADLINE * 3))?;
@@ -49,8 +49,8 @@ fn transfer(stream: TcpStream) -> JoinHandle<std::io::Result<()>> {
     std::thread::spawn(move || both_ways(&stream, CHUNKS, 2, 1))
 }
 
-/// One of the nodes is told to stop while connections of both are open: they end as if nothing had happened, and nothing
-/// new comes through.
+/// One of the nodes drains while connections of both nodes are open. The open connections end regularly, and new ones are
+/// refused.
 fn drained(node: &str) -> Result<()> {
     let mut bed = Testbed::both_enrolled()?;
     let (client, web) = (bed.pod("client-a")?, bed.pod("web-b")?);
@@ -61,7 +61,7 @@ fn drained(node: &str) -> Result<()> {
     let daemon = bed.daemon(node)?;
     daemon.signal(Signal::SIGTERM)?;
     wait::until_true("the drain", wait::PATIENCE, || Ok(!daemon.lines_with(&["draining"])?.is_empty()))?;
-    // What was under way with the farewell is still served.
+    // Streams that were opened before the GOAWAY arrived are still served.
     wait::until_true("a refusal", wait::PATIENCE, || Ok(exchange_once(client, echo.address()).is_err()))?;
     let seen = echo.accepted();
     for number in 0..20 {
@@ -103,21 +103,21 @@ fn the_servers_node_drains() -> Result<()> {
     drained("node-b")
 }
 
-/// Which end is the last to send.
+/// The end that sends last.
 #[derive(Clone, Copy)]
 enum Last {
     Client,
     Server,
 }
 
-/// The last bytes of the last stream of a draining node arrive: one end has finished long ago, the other sends a lot and
-/// closes.
+/// The last bytes of the last stream of a draining node arrive. One end has finished long ago, and the other end sends many
+/// bytes and closes.
 fn last_bytes_arrive(node: &str, last: Last) -> Result<()> {
     const BYTES: usize = 8 << 20;
     let mut bed = Testbed::both_enrolled()?;
     let web = bed.pod("web-b")?;
     let send_last = |mut stream: &TcpStream| {
-        // The other end is done.
+        // The other end has finished.
         ensure!(stream.read(&mut [0; 1])? == 0, "more came");
         std::io::Write::write_all(&mut stream, &vec![b'x'; BYTES])?;
         finish_sending(stream)?;
@@ -198,7 +198,7 @@ fn what_outlives_the_drain_is_reset() -> Result<()> {
     Ok(())
 }
 
-/// Ends a daemon that has nothing to wait for.
+/// Ends a daemon that has no connection to wait for.
 fn ends_at_once(bed: &mut Testbed, node: &str) -> Result<()> {
     let begin = Instant::now();
     bed.daemon_mut(node)?.terminate()?;
@@ -222,7 +222,7 @@ fn idle_tunnels_do_not_delay_the_end() -> Result<()> {
     ends_at_once(&mut bed, "node-a")
 }
 
-/// A peer whose connection is open but who answers nothing any more.
+/// A peer whose connection is open, but which does not answer any more.
 #[test]
 fn an_idle_tunnel_of_a_silent_peer_does_not_delay_the_end() -> Result<()> {
     let mut bed = Testbed::both_enrolled()?;
@@ -242,7 +242,7 @@ fn an_idle_tunnel_of_a_silent_peer_does_not_delay_the_end() -> Result<()> {
     Ok(())
 }
 
-/// The server's node dies and comes back while the client's has tunnels to it.
+/// The daemon of the server's node dies and starts again while the client's node has HBONE connections to it.
 fn restarted(unheard: bool) -> Result<()> {
     let mut bed = Testbed::both_enrolled()?;
     let web = bed.pod("web-b")?;
@@ -279,7 +279,7 @@ fn the_first_connection_after_a_restart_of_the_other_node_succeeds() -> Result<(
     restarted(false)
 }
 
-/// Nothing told the client's node that its tunnels lead nowhere any more: it learns by using them.
+/// The client's node does not know that its HBONE connections are dead: it notices when it uses them.
 #[test]
 fn the_first_connection_through_a_stale_tunnel_succeeds() -> Result<()> {
     restarted(true)

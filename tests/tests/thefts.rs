@@ -1,4 +1,4 @@
-//! What the manifest of a pod says of its network namespace and its address does not make another pod's its own.
+//! A pod does not get the network namespace or the addresses of another pod by naming them in its manifest.
 
 use std::os::unix::fs::symlink;
 
@@ -13,8 +13,8 @@ use ztunnel_tests::topology::{Family, TWO_NODES};
 const PORT: u16 = 7000;
 const VICTIM: &str = "web-a";
 
-/// The manifest of a pod that names the victim's namespace, by a path of its own, and the victim's addresses. Its namespace
-/// sorts before the victim's.
+/// The manifest of a pod that names the victim's network namespace, by another path, and the victim's addresses. The Kubernetes
+/// namespace of the pod sorts before the victim's.
 fn thief(bed: &Testbed) -> Result<PodManifest> {
     let path = bed.topology.folder.join("alias");
     symlink(bed.pod(VICTIM)?.netns.path(), &path)?;

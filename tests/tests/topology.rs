@@ -103,7 +103,7 @@ fn a_capture_has_every_packet_between_two_nodes() -> Result<()> {
         exchange_once(client, echo.address())?;
     }
     let recording = capture.finish()?;
-    // There and back.
+    // Once in each direction.
     ensure!(recording.count(b"hello") == 2, "{} times", recording.count(b"hello"));
     ensure!(recording.packets("tcp port 7000")? > 6 && recording.packets("tcp port 7001")? == 0);
     Ok(())

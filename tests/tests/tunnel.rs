@@ -1,4 +1,4 @@
-//! Both pods in the mesh: what crosses the wire is ciphertext, both nodes know both identities, and the applications do not
+//! Both pods are in the mesh: only ciphertext crosses the wire, both nodes know both identities, and the applications do not
 //! notice.
 
 use std::io::{ErrorKind, Read, Write};
@@ -22,10 +22,10 @@ use ztunnel_tests::wait;
 
 const PORT: u16 = 7000;
 
-/// What a page says that nobody on the wire may read.
+/// The text of a page that must not be readable on the wire.
 const SECRET: &str = "a sentence that only two pods should know";
 
-/// Across the wire, and between two pods of one node.
+/// Pods on two nodes, and two pods of one node.
 const PAIRS: [(&str, &str); 3] = [("client-a", "web-b"), ("client-b", "web-a"), ("client-a", "web-a")];
 
 #[test]
@@ -41,8 +41,8 @@ fn both_daemons_know_both_identities_and_the_server_sees_the_client() -> Result<
     Ok(())
 }
 
-/// No policy is enforced at an excluded port, whichever way a connection takes to it: in plaintext past the daemon, or, as pods of
-/// the mesh do, through a tunnel. As soon as the port is not excluded any more, policy decides about what is open as well.
+/// Policy is not enforced at an excluded port, neither for plaintext, which bypasses the daemon, nor for HBONE, which pods of
+/// the mesh use. When the port is not excluded any more, policy also decides about open connections.
 #[test]
 fn an_excluded_port_is_reached_through_a_tunnel_and_without_policy() -> Result<()> {
     const EXCLUDE: &str = "traffic.ambient.mesh/exclude-inbound-ports";
@@ -72,7 +72,7 @@ fn an_excluded_port_is_reached_through_a_tunnel_and_without_policy() -> Result<(
     Ok(())
 }
 
-/// A labelled pod that its own node can't enrol is in the mesh all the same: nobody sends to it in plaintext.
+/// A labelled pod that its own node can't enrol is still a member of the mesh: other pods do not connect to it in plaintext.
 #[test]
 fn a_pod_that_its_node_cannot_enrol_is_never_reached_in_plaintext() -> Result<()> {
     let mut bed = Testbed::new(TWO_NODES)?;
@@ -84,7 +84,7 @@ fn a_pod_that_its_node_cannot_enrol_is_never_reached_in_plaintext() -> Result<()
     ensure!(reason.contains("the pod's network namespace is not known"), "{reason}");
     for family in Family::BOTH {
         let echo = Server::echo(bed.pod("web-b")?, bed.pod("web-b")?.at(family, PORT))?;
-        // From the other node, and from its own.
+        // From the other node, and from the pod's own node.
         for client in ["client-a", "client-b"] {
             let mut stream = bed.pod(client)?.connect(echo.address())?;
             let ended = exchange(&mut stream, b"secret");
@@ -174,13 +174,13 @@ fn writes_of_one_byte_come_back_one_by_one() -> Result<()> {
         for number in 0..1000_u32 {
             exchange(&mut stream, &[number.to_le_bytes()[0]]).with_context(|| format!("byte {number}"))?;
         }
-        // A delay of 40 ms each, as Nagle and delayed acknowledgements make it, would be 40 s.
+        // Nagle's algorithm with delayed acknowledgements would delay each byte by 40 ms, which is 40 s in total.
         ensure!(begin.elapsed() < Duration::from_secs(10), "1,000 bytes took {:?}", begin.elapsed());
     }
     proof::had_tunnels(&bed, "web-b")
 }
 
-/// A server that sends until nobody takes it any more, and then holds on.
+/// A server that sends until its socket takes no more bytes for a minute.
 fn bulk_sender(pod: &Pod) -> Result<Server> {
     Server::start(pod, pod.at(Family::V4, PORT), |mut stream, _| {
         stream.set_write_timeout(Some(Duration::from_secs(60)))?;
@@ -190,7 +190,7 @@ fn bulk_sender(pod: &Pod) -> Result<Server> {
     })
 }
 
-/// Writes until the way is full; gives the bytes.
+/// Writes until all buffers on the way are full; returns the number of bytes.
 fn filled(stream: &mut TcpStream) -> Result<usize> {
     stream.set_write_timeout(Some(Duration::from_millis(500)))?;
     let (chunk, mut sum) = ([b'x'; 65_536], 0);
@@ -203,10 +203,10 @@ fn filled(stream: &mut TcpStream) -> Result<usize> {
     anyhow::bail!("the way has no end: {sum} bytes went in")
 }
 
-/// More than this is more than the windows.
+/// The allowed growth of memory: the windows need less.
 const GROWTH: u64 = 64 << 20;
 
-/// Memory of both daemons, in bytes.
+/// The memory of both daemons, in bytes.
 fn memory(bed: &Testbed) -> Result<[u64; 2]> {
     Ok([bed.daemon("node-a")?.memory()?, bed.daemon("node-b")?.memory()?])
 }
@@ -258,7 +258,7 @@ fn a_stalled_application_costs_bounded_memory_and_stops_nobody() -> Result<()> {
     Ok(())
 }
 
-/// The same the other way: clients that do not read what they asked for.
+/// The same in the other direction: clients that do not read.
 #[test]
 fn clients_that_do_not_read_stop_nobody() -> Result<()> {
     let bed = one_worker_each()?;
@@ -273,7 +273,7 @@ fn clients_that_do_not_read_stop_nobody() -> Result<()> {
     read_on(stalled)
 }
 
-/// Clients that read nothing, once everything between them and the sender is full.
+/// Clients that do not read; returns when all buffers between them and the sender are full.
 fn stalled_clients(bed: &Testbed, sender: &Server, count: usize) -> Result<Vec<TcpStream>> {
     let client = bed.pod("client-a")?;
     let stalled: Vec<_> = (0..count).map(|_| client.connect(sender.address())).collect::<Result<_, _>>()?;
@@ -293,7 +293,8 @@ fn stalled_clients(bed: &Testbed, sender: &Server, count: usize) -> Result<Vec<T
     Ok(stalled)
 }
 
-/// All read again, at once: together they have more than the window of a tunnel, so that one alone would wait for the others.
+/// All clients read again at the same time. Together they have filled the window of the HBONE connection, so one client alone
+/// would wait for the others.
 fn read_on(stalled: Vec<TcpStream>) -> Result<()> {
     std::thread::scope(|scope| -> Result<()> {
         let read_on = |mut stream: TcpStream| {
@@ -305,10 +306,10 @@ fn read_on(stalled: Vec<TcpStream>) -> Result<()> {
     })
 }
 
-/// Twice what fills the window of one tunnel.
+/// Twice the number of streams that fills the window of an HBONE connection.
 const STALLED: usize = 8;
 
-/// With more workers, some connections would have a tunnel of their own by chance.
+/// With more workers, some connections could get another HBONE connection by chance.
 fn one_worker_each() -> Result<Testbed> {
     let mut bed = Testbed::new(TWO_NODES)?;
     for node in ["node-a", "node-b"] {
@@ -339,7 +340,7 @@ fn who_is_not_in_the_mesh_is_let_in_and_reached_without_a_tunnel() -> Result<()>
     Ok(())
 }
 
-/// A destination that leaves the mesh is reached in plaintext from then on, and no tunnel to it stays open.
+/// After a destination has left the mesh, it is reached in plaintext, and no HBONE connection to it stays open.
 #[test]
 fn a_destination_that_leaves_the_mesh_is_reached_in_plaintext() -> Result<()> {
     let bed = Testbed::both_enrolled()?;
@@ -364,7 +365,7 @@ fn a_destination_that_leaves_the_mesh_is_reached_in_plaintext() -> Result<()> {
     Ok(())
 }
 
-/// Whichever end leaves the mesh: what it has open ends with a reset, at both ends, and the next connection is plaintext.
+/// One end leaves the mesh: its open connections end with a reset at both ends, and the next connection is in plaintext.
 fn leaves_with_streams_open(leaving: &str) -> Result<()> {
     const STREAMS: usize = 5;
     let bed = Testbed::both_enrolled()?;
@@ -404,7 +405,7 @@ fn a_client_that_leaves_the_mesh_resets_its_streams() -> Result<()> {
     leaves_with_streams_open("client-a")
 }
 
-/// Another pod gets the address of one that is gone: the tunnel to the old one is not for the new one.
+/// A new pod gets the address of a deleted pod: the HBONE connection to the old pod is not used for the new one.
 #[test]
 fn a_tunnel_is_not_used_for_another_pod_at_the_same_address() -> Result<()> {
     let bed = Testbed::both_enrolled()?;
@@ -453,7 +454,7 @@ fn a_killed_node_ends_its_streams_with_a_reset() -> Result<()> {
     ensure!(begin.elapsed() < Duration::from_secs(2), "the resets took {:?}", begin.elapsed());
     bed.daemon_mut("node-b")?.restart()?;
     bed.daemon("node-b")?.enrolled("web-b")?;
-    // What the client's node learned of the dead one must not hinder it now.
+    // The failures with the dead daemon must not affect new connections.
     wait::until("a tunnel to the restarted node", wait::PATIENCE, || {
         Ok(proof::tunnelled(&bed, ("client-a", "web-b"), &echo, Pod::connect).ok())
     })?;
@@ -483,7 +484,7 @@ fn a_peer_that_goes_silent_is_found_within_twenty_seconds() -> Result<()> {
     Ok(())
 }
 
-/// Nobody may answer in the name of a pod: the tunnel's own address counts for nothing, only its certificate.
+/// No other server may answer for a pod: only the server's certificate counts, not its address.
 #[test]
 fn a_server_with_another_identity_gets_no_word() -> Result<()> {
     let bed = Testbed::node_a_enrolled()?;

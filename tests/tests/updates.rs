@@ -1,4 +1,5 @@
-//! A pod whose manifest changes keeps its connections, unless they can't be kept: nothing is enrolled anew for a label.
+//! A pod whose manifest changes keeps its connections whenever possible: a changed label, for example, does not enrol the pod
+//! again.
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::unix::fs::symlink;
@@ -16,10 +17,10 @@ use ztunnel_tests::wait;
 /// The pod whose manifest changes.
 const POD: &str = "web-b";
 const PORT: u16 = 7000;
-/// An address that the pod gets, and loses.
+/// An address that is added to the pod and removed again.
 const THIRD: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 10, 2, 77));
 
-/// Connections of the pod in each direction and of each kind.
+/// Open connections of the pod, in both directions, in plaintext and through HBONE.
 struct Held {
     bed: Testbed,
     open: Vec<(String, TcpStream)>,
@@ -27,7 +28,7 @@ struct Held {
 }
 
 impl Held {
-    /// Everything enrolled but the `guest`, and connections between the pod and pods of both kinds.
+    /// All pods but the `guest` are enrolled, and the pod has connections with pods inside and outside the mesh.
     fn new() -> Result<Self> {
         let mut bed = Testbed::both_enrolled()?;
         bed.topology.grow("node-a", "guest")?;
@@ -48,7 +49,7 @@ impl Held {
         Ok(held)
     }
 
-    /// Every connection carries bytes both ways.
+    /// Every connection carries bytes in both directions.
     fn live(&mut self) -> Result<()> {
         for (what, stream) in &mut self.open {
             exchange(stream, b"still here").with_context(|| format!("the connection {what} did not live on"))?;
@@ -78,7 +79,7 @@ impl Held {
     }
 }
 
-/// Something that is added to a manifest; it is given a probe.
+/// Adds something to a manifest. The second argument is a probe.
 type Change = fn(PodManifest, &Value) -> PodManifest;
 
 #[test]
@@ -87,7 +88,7 @@ fn labels_ports_probes_annotations_and_exclusions_cost_no_connection() -> Result
     let enrolments = held.enrolments()?;
     let mut manifest = held.manifest()?;
     let probe = json!({ "tcpSocket": { "port": PORT } });
-    // An annotation that means nothing is no change of the mesh: it comes with a label.
+    // An unknown annotation alone is no change of the mesh, so a label is added with it.
     let changes: [(&str, Change); 5] = [
         ("a label", |pod, _| pod.label("version", "2").annotation("example.org/note", "hello")),
         ("a named port", |pod, _| pod.port("http", 8080)),
@@ -152,7 +153,7 @@ fn addresses_come_and_go_with_their_own_connections_only() -> Result<()> {
     Ok(())
 }
 
-/// An address that the namespace does not have proves that it is not the pod's, or not yet.
+/// If the network namespace lacks an address of the pod, it is not the pod's, or not yet.
 #[test]
 fn an_address_that_the_namespace_lacks_closes_the_pod() -> Result<()> {
     let mut held = Held::new()?;
@@ -179,7 +180,7 @@ fn another_path_to_the_same_namespace_costs_no_connection_and_to_another_costs_a
     held.cut()
 }
 
-/// Connections were made in the name of the old identity.
+/// The open connections were made with the old identity.
 #[test]
 fn another_identity_costs_all_connections() -> Result<()> {
     let mut held = Held::new()?;
