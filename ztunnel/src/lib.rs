@@ -1,5 +1,5 @@
-//! The node daemon of a mesh without sidecars and without iptables: BPF programs steer the TCP of labelled pods to it, and
-//! it carries each connection on.
+//! The node daemon of a mesh without sidecars and without iptables: BPF programs steer the TCP connections of labelled pods to
+//! the daemon, and the daemon carries each connection on.
 //!
 //! `ARCHITECTURE.md` in the root of the repository has the folders by layer, the way of a connection, the owners of state, the
 //! invariants with their tests, and the reasons. The first types to look at:

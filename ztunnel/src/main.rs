@@ -1,4 +1,4 @@
-//! The node daemon and its commands. Everything is in the library.
+//! The node daemon and its commands. The library has the code.
 
 use std::process::ExitCode;
 

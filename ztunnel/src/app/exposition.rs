@@ -1,4 +1,4 @@
-//! `/metrics`: what the data path counts itself, and what is read from elsewhere at the moment of a scrape. Nothing here waits.
+//! `/metrics`: the counters of the data path, and values that are read at the time of a scrape. No function here waits.
 
 use std::{
     fmt,
@@ -18,7 +18,7 @@ use crate::{
     store::snapshot::Snapshot,
 };
 
-/// What a scrape reads.
+/// The values that a scrape reads.
 pub struct Sources<'a> {
     /// The counters of the data path.
     pub traffic: &'a Registry,
@@ -26,24 +26,24 @@ pub struct Sources<'a> {
     pub lost: u64,
     /// The memory of buffers and windows.
     pub budget: &'a Budget,
-    /// Running tasks.
+    /// The number of running tasks.
     pub tasks: usize,
     /// The mesh in force.
     pub mesh: &'a Snapshot,
     /// The mesh does not know this node.
     pub node_unknown: bool,
-    /// The local facts of this node's pods may be others by now.
+    /// The local facts of this node's pods may be out of date.
     pub local_stale: bool,
-    /// What the manager last reported.
+    /// The last report of the manager.
     pub status: &'a Status,
-    /// Identities, and when their certificates end.
+    /// Identities, and the expiry of their certificates.
     pub certificates: Vec<(SpiffeId, SystemTime)>,
 }
 
 /// The whole text, in OpenMetrics.
 ///
 /// # Errors
-/// When a series can't be encoded.
+/// If a series can't be encoded.
 pub fn text(sources: &Sources<'_>) -> Result<String, fmt::Error> {
     let Sources { traffic, lost, budget, tasks, mesh, node_unknown, local_stale, status, certificates } = sources;
     let mut registry = Registry::default();

@@ -1,7 +1,8 @@
-//! What signed this node's certificates the last time: an authority that is gone is not replaced in silence.
+//! The record of the authority that signed this node's certificates last. An authority that has disappeared is not replaced
+//! automatically.
 //!
-//! A new authority is trusted by no other node. Made because a volume was not mounted, it would let the daemon be ready while
-//! every connection of its pods fails.
+//! No other node trusts a new authority. If the daemon made one because a volume was not mounted, it would be ready while every
+//! connection of its pods fails.
 
 use std::{fs, io, path::Path};
 
@@ -11,13 +12,14 @@ use crate::identity::{disk, local_ca::layout};
 
 /// The file in the state directory.
 const FILE: &str = "issuer";
-/// Its content where certificates come ready from files.
+/// The content of the file if certificates are read from files.
 const FILES: &str = "certificate files";
 
-/// Refuses to make an authority where one must have been: this daemon, or an earlier one, has used one, or has enrolled pods.
+/// Refuses to make a new authority if there must have been one: this daemon or an earlier one has used one, or has enrolled
+/// pods.
 ///
 /// # Errors
-/// Names the directory and the remedies.
+/// The error names the directory and the remedies.
 pub fn check(state: &Path, ca_dir: &Path, has_pods: bool) -> anyhow::Result<()> {
     if layout::FILES.iter().any(|name| ca_dir.join(name).symlink_metadata().is_ok()) {
         return Ok(());
@@ -40,10 +42,10 @@ pub fn check(state: &Path, ca_dir: &Path, has_pods: bool) -> anyhow::Result<()> 
     );
 }
 
-/// Remembers the authority in use; `None`: certificates come from files.
+/// Records the authority in use; `None`: certificates are read from files.
 ///
 /// # Errors
-/// Names the file.
+/// The error names the file.
 pub fn remember(state: &Path, ca_dir: Option<&Path>) -> anyhow::Result<()> {
     let text = ca_dir.map_or(FILES.to_owned(), |dir| dir.display().to_string());
     let path = state.join(FILE);
@@ -73,7 +75,7 @@ mod tests {
             let refused = check(has_pods).unwrap_err();
             assert!(refused.contains("came from the CA in") && refused.contains(&init), "{refused}");
         }
-        // Whatever is there is for the CA itself to judge.
+        // If any file of a CA exists, this check passes; the CA itself checks the files.
         std::fs::write(ca.path().join(layout::KEY), "").unwrap();
         assert_eq!(check(true), Ok(()));
         std::fs::remove_file(ca.path().join(layout::KEY)).unwrap();

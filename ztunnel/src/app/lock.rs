@@ -1,7 +1,7 @@
-//! The lock that keeps a second daemon away, and the directories that it is in: nobody but this user may enter them.
+//! The lock that prevents a second daemon, and the directories of the lock. Only the daemon's user may enter these directories.
 //!
-//! Whoever can open a file, or a directory, can lock it. In a directory that all may read any local user could hold the daemon
-//! back for ever.
+//! Every process that can open a file or a directory can lock it. If all users could read the directory, any local user could
+//! block the daemon.
 
 use std::{
     fs::{DirBuilder, File, OpenOptions, Permissions},
@@ -23,13 +23,13 @@ use crate::redirect::pins::{PinDir, PinError};
 
 /// The file in the state directory that is locked.
 const LOCK: &str = "lock";
-/// What others than the owner may do.
+/// The permission bits of users other than the owner.
 const OTHERS: u32 = 0o077;
 
-/// Why a lock can't be had.
+/// Why the lock could not be taken.
 #[derive(Debug, Error)]
 pub enum LockError {
-    /// A directory can't be made, or a file in it.
+    /// A directory, or a file in it, can't be created.
     #[error("cannot {what} {path}: {source}; set {flag} to a directory that only this user may write")]
     Access {
         /// The step.
@@ -41,7 +41,7 @@ pub enum LockError {
         /// The cause.
         source: io::Error,
     },
-    /// The name leads elsewhere.
+    /// The path is not a directory, but a symbolic link or another file.
     #[error(
         "{path} is a symbolic link or no directory: whoever can change it decides where the daemon's state is; name the directory itself in {flag}"
     )]
@@ -51,16 +51,16 @@ pub enum LockError {
         /// The flag.
         flag: &'static str,
     },
-    /// Somebody else can change what is in it.
+    /// Another user can change the content of the directory.
     #[error(
         "{path} belongs to uid {owner}, and the daemon has uid {own}: its owner could change or lock what is in it; chown it to {own}, or set {flag} to another directory"
     )]
     NotOurs {
         /// The path.
         path: PathBuf,
-        /// Whose it is.
+        /// The user ID of its owner.
         owner: u32,
-        /// Who asks.
+        /// The user ID of the daemon.
         own: u32,
         /// The flag.
         flag: &'static str,
@@ -68,7 +68,7 @@ pub enum LockError {
     /// Pins can't be used.
     #[error(transparent)]
     Pins(#[from] PinError),
-    /// Another daemon has it.
+    /// Another daemon holds the lock.
     #[error("another ztunnel works with {path}; every daemon needs a --state and a --bpf-pin of its own")]
     Held {
         /// The path.
@@ -76,25 +76,25 @@ pub enum LockError {
     },
 }
 
-/// Held while a daemon, or a clean-up, works with a state directory and a pin directory.
+/// The lock that a daemon or a clean-up holds while it uses a state directory and a pin directory.
 #[derive(Debug)]
 pub struct Lock(#[expect(dead_code, reason = "held for their drop")] [Flock<File>; 2]);
 
 impl Lock {
-    /// Takes it. Both directories are this user's alone then.
+    /// Takes the lock. After that, both directories are accessible for this user only.
     ///
     /// # Errors
-    /// When someone else has it, or a directory can't be used.
+    /// If another process holds the lock, or a directory can't be used.
     pub fn take(state: &Path, pins: &PinDir) -> Result<Self, LockError> {
         let state = lock_state(state)?;
         pins.prepare()?;
-        // A BPF file system has no files to lock.
+        // A BPF file system has no regular files, so the directory is locked.
         let root = private(pins.root(), "--bpf-pin")?;
         Ok(Self([state, lock(root, pins.root(), "--bpf-pin")?]))
     }
 }
 
-/// Makes the state directory, and locks a file in it.
+/// Creates the state directory, and locks a file in it.
 fn lock_state(state: &Path) -> Result<Flock<File>, LockError> {
     const FLAG: &str = "--state";
     let access = |what, path: &Path, source| LockError::Access { what, path: path.to_owned(), flag: FLAG, source };
@@ -115,7 +115,7 @@ fn lock_state(state: &Path) -> Result<Flock<File>, LockError> {
     lock(file, &path, FLAG)
 }
 
-/// Opens a directory that only this user may enter, and makes it so if it is this user's.
+/// Opens a directory that only this user may enter. If this user owns it, its permissions are corrected.
 fn private(dir: &Path, flag: &'static str) -> Result<File, LockError> {
     let path = || dir.to_owned();
     let access = |what| move |source| LockError::Access { what, path: path(), flag, source };

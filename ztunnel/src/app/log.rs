@@ -1,4 +1,5 @@
-//! The daemon's log: standard output, written by a thread of its own. A reader that stalls costs lines, never connections.
+//! The daemon's log on standard output, written by a separate thread. If the reader stalls, lines are dropped, but connections
+//! are not affected.
 
 use anyhow::Context as _;
 use tracing_subscriber::EnvFilter;
@@ -13,24 +14,24 @@ use crate::config::{args::LogFormat, defaults};
 mod format;
 mod queue;
 
-/// Writes out what is queued when it is dropped.
+/// Writes the queued lines when it is dropped.
 pub struct LogGuard(Guard);
 
 impl LogGuard {
-    /// Counts lines that were lost because standard output did not take them.
+    /// The count of lines that were dropped because standard output did not take them.
     #[must_use]
     pub fn lost(&self) -> LostLines {
         self.0.lost()
     }
 }
 
-/// Where the lines of the BPF programs come from, and at which level they are.
+/// The target and the level of the lines of the BPF programs.
 const BPF_LINES: &str = "ztunnel_ebpf=debug";
 
-/// Starts the log; `bpf` lets the lines of the BPF programs through, whatever the filter.
+/// Starts the log; `bpf` includes the lines of the BPF programs, independent of the filter.
 ///
 /// # Errors
-/// When the filter is malformed, or no thread is to be had.
+/// If the filter is malformed, or the thread can't be started.
 pub fn start(filter: &str, format: LogFormat, bpf: bool) -> anyhow::Result<LogGuard> {
     let filter = if bpf { format!("{filter},{BPF_LINES}") } else { filter.to_owned() };
     let filter = EnvFilter::builder().parse(&filter).with_context(|| format!("--log {filter:?} is not a filter"))?;
@@ -43,7 +44,7 @@ pub fn start(filter: &str, format: LogFormat, bpf: bool) -> anyhow::Result<LogGu
     Ok(LogGuard(guard))
 }
 
-/// A log that nobody reads, for tests of what counts its lost lines.
+/// A log without a reader, for tests that need the count of dropped lines.
 #[cfg(test)]
 pub(super) fn lost_lines() -> LostLines {
     let (_queue, guard) = queue::start(std::io::sink(), 0).unwrap();

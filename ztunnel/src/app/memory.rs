@@ -1,8 +1,8 @@
-//! Gives memory back that was needed for a moment: by the start, or by a change of the mesh.
+//! Returns memory to the kernel that was needed only for a moment, for the start or for a change of the mesh.
 //!
-//! To read manifests, to load BPF programs and to enrol pods takes several times the memory, and of the program's own pages,
-//! that carrying connections does. The allocator keeps what was freed below what is still in use, and the kernel counts
-//! every page of the program that was ever run.
+//! Reading manifests, loading BPF programs and enrolling pods needs several times the memory of carrying connections, and more
+//! pages of the program itself. The allocator keeps freed memory below memory that is still in use, and the kernel counts every
+//! page of the program that was ever run.
 
 mod limit;
 
@@ -17,30 +17,31 @@ use tracing::{debug, error, info};
 
 use crate::{config::defaults, net::memory::Budget, store::publish::Reader};
 
-/// The kernel counts in these.
+/// The page size in bytes, in which the kernel counts.
 const PAGE: usize = 4096;
 
-/// So long after a change everything that follows from it has been done, most of the time.
+/// The time after a change by which its effects are usually done.
 const SETTLED: Duration = Duration::from_secs(1);
 
-/// Between two times; a mesh that changes all the time needs its memory again at once.
+/// The shortest time between two returns of memory: a mesh that changes all the time needs its memory again at once.
 const PAUSE: Duration = Duration::from_secs(30);
 
-/// Without a change: there are other moments, such as the list of ten thousand connections that somebody asked for.
+/// The time between two returns without a change. Memory is also needed for other work, for example a list of ten thousand
+/// connections.
 const LATEST: Duration = Duration::from_secs(5 * 60);
 
-/// What buffers and windows may take: as told, or a part of what the daemon may use.
+/// The budget for buffers and windows: the given size, or a part of the memory that the daemon may use.
 #[must_use]
 pub fn budget(told: Option<usize>) -> Budget {
     let read = |path: &std::path::Path| fs::read_to_string(path).ok();
     let bytes = told.or_else(|| Some(limit::of_process(read)? / defaults::MEMORY_PART));
-    // Without /proc nothing is known; then nothing can be shared out.
+    // Without /proc the memory of the machine is unknown, and the budget is unlimited.
     let budget = bytes.map(Budget::new).unwrap_or_default();
     info!(bytes = budget.limit(), "memory for buffers and windows; set --memory-budget to change it");
     budget
 }
 
-/// The kernel's memory for TCP on this machine, from where it begins to press its sockets.
+/// The kernel's limit of TCP memory on this machine, in bytes, from which it reduces the buffers of sockets.
 #[must_use]
 pub fn of_sockets() -> usize {
     // Three numbers of pages: low, pressure, high. Only the node's own network namespace has the file.
@@ -49,12 +50,12 @@ pub fn of_sockets() -> usize {
     pressure.map_or(usize::MAX, |pages| pages.saturating_mul(PAGE))
 }
 
-/// Gives memory back after the start, after changes of the mesh, and now and then. Ends with the mesh.
+/// Returns memory after the start, after changes of the mesh, and from time to time. Ends with the mesh.
 pub async fn tend(mesh: Reader) {
     let mut changes = mesh.subscribe();
     loop {
         sleep(SETTLED).await;
-        // It takes milliseconds, in which nobody should have to wait for the main thread.
+        // This takes milliseconds, so it does not run on the main thread.
         match spawn_blocking(give_back).await {
             Ok(pages) => debug!(pages_kb = pages >> 10, "memory was given back"),
             Err(failure) => error!(%failure, "giving memory back failed: this is a bug, please report it"),
@@ -66,14 +67,14 @@ pub async fn tend(mesh: Reader) {
     }
 }
 
-/// Returns how many bytes of the program and its libraries had been in memory for this process.
+/// Returns the number of bytes of the program and its libraries that were resident for this process before.
 fn give_back() -> usize {
     trim();
     let maps = fs::read_to_string("/proc/self/smaps").unwrap_or_default();
     clean_files(&maps).inspect(|(range, _)| let_go(range)).map(|(_, resident)| resident).sum()
 }
 
-/// What is free within the heaps goes back to the kernel, whatever is above it.
+/// Returns all free memory of the heaps to the kernel, also below memory in use.
 #[cfg(target_env = "gnu")]
 fn trim() {
     // SAFETY: takes no pointer, and locks what it touches.
@@ -83,7 +84,7 @@ fn trim() {
 #[cfg(not(target_env = "gnu"))]
 fn trim() {}
 
-/// Takes pages of a file out of this process. They stay in the page cache, and come back when they are touched.
+/// Removes pages of a file from this process. They stay in the page cache, and are mapped again when they are accessed.
 fn let_go(range: &Range<usize>) {
     // SAFETY: the kernel has just said that this range maps a file, can't be written, and has no page that differs from the
     // file, so that whatever is read there later is the same. Should it be unmapped, nothing is there to lose.
@@ -94,8 +95,8 @@ fn let_go(range: &Range<usize>) {
     }
 }
 
-/// Mappings of files that can't be written and have no page of their own, in the words of `/proc/self/smaps`, and how much
-/// of each is resident, in bytes. A page of its own is one that was relocated, or that a debugger has changed.
+/// The read-only file mappings without anonymous pages in the text of `/proc/self/smaps`, and the resident bytes of each. A
+/// page becomes anonymous by relocation or by a debugger, for example.
 fn clean_files(smaps: &str) -> impl Iterator<Item = (Range<usize>, usize)> {
     let mut lines = smaps.lines().peekable();
     std::iter::from_fn(move || {
@@ -113,8 +114,8 @@ fn clean_files(smaps: &str) -> impl Iterator<Item = (Range<usize>, usize)> {
     })
 }
 
-/// The first line of a mapping, `START-END PERMISSIONS OFFSET DEVICE INODE PATH`: `None` for any other line, `Some(None)` if
-/// it is not private, can be written or is no file's.
+/// Reads the first line of a mapping, `START-END PERMISSIONS OFFSET DEVICE INODE PATH`. `None`: it is another line.
+/// `Some(None)`: the mapping is not private, is writable or has no file.
 #[expect(clippy::option_option, reason = "two questions about one line")]
 fn mapping(line: &str) -> Option<Option<Range<usize>>> {
     let mut fields = line.split_ascii_whitespace();

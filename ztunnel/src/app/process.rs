@@ -1,4 +1,4 @@
-//! The process itself: descriptors, capabilities, signals.
+//! The process: file descriptors, capabilities, signals.
 
 use anyhow::bail;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -17,16 +17,16 @@ pub fn raise_open_files() {
     }
 }
 
-/// How many files may be open.
+/// The limit of open files.
 #[must_use]
 pub fn open_files() -> usize {
     getrlimit(Resource::RLIMIT_NOFILE).map_or(usize::MAX, |(soft, _)| usize::try_from(soft).unwrap_or(usize::MAX))
 }
 
-/// Says which capabilities are missing.
+/// Checks the capabilities of the process.
 ///
 /// # Errors
-/// When one is.
+/// If capabilities are missing; the error names them.
 pub fn require_capabilities() -> anyhow::Result<()> {
     let missing = probe::missing_capabilities();
     if !missing.is_empty() {
@@ -41,7 +41,7 @@ pub fn require_capabilities() -> anyhow::Result<()> {
 /// Waits for SIGTERM or SIGINT.
 ///
 /// # Errors
-/// When the handlers can't be installed.
+/// If the handlers can't be installed.
 pub async fn told_to_stop() -> std::io::Result<&'static str> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

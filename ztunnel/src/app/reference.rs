@@ -1,7 +1,7 @@
-//! The parts of the documents that follow from the code, as Markdown: flags, annotations, metrics, log fields, close
+//! The parts of the documents that are generated from the code, as Markdown: flags, annotations, metrics, log fields, close
 //! reasons, codes of findings.
 //!
-//! `cargo xtask docs` puts them into `docs/`; `cargo xtask tidy` fails where they differ.
+//! `cargo xtask docs` writes them into `docs/`; `cargo xtask tidy` fails if a document differs.
 
 mod flags;
 mod markdown;
@@ -13,10 +13,10 @@ pub(super) use self::metrics::{every_metric, every_metric_of_control_plane};
 use self::markdown::{code, table};
 use crate::{analyze::Code, control::objects::KEYS, flow::record::FIELDS, model::close::CloseReason};
 
-/// Every part: the name by which a document asks for it, and its text.
+/// All parts: the name that a document uses for the part, and its text.
 ///
 /// # Errors
-/// When the metrics cannot be encoded.
+/// If the metrics can't be encoded.
 pub fn parts() -> Result<Vec<(&'static str, String)>, std::fmt::Error> {
     Ok(vec![
         ("analyze-codes", analyze_codes()),

@@ -1,4 +1,4 @@
-//! What a control plane shows over HTTP: readiness, metrics, and which node has what.
+//! The HTTP endpoints of a control plane: readiness, metrics, and the state of each node.
 
 use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
@@ -33,48 +33,48 @@ const READY: &str = "/healthz/ready";
 const NODES: &str = "/debug/nodes";
 const METRICS: [&str; 2] = ["/metrics", "/stats/prometheus"];
 
-/// What is shown.
+/// The state that the endpoints show.
 pub(super) struct PlaneAdmin {
     /// The mesh.
     pub(super) mesh: Reader,
-    /// The resources made of it.
+    /// The resources that are made from the mesh.
     pub(super) resources: Resources,
-    /// How the objects of the Kubernetes API are followed, if the mesh is made of them.
+    /// How the objects of the Kubernetes API are followed, if the mesh comes from there.
     pub(super) followed: Option<Followed>,
-    /// Who is connected.
+    /// The connected nodes.
     pub(super) streams: Streams,
-    /// Who may connect.
+    /// The nodes that may connect.
     pub(super) nodes: Callers,
     /// The CA.
     pub(super) ca: Arc<LocalCa>,
-    /// When the serving certificate ends.
+    /// The expiry of the serving certificate.
     pub(super) serving_until: watch::Receiver<SystemTime>,
-    /// Counters.
+    /// The counters.
     pub(super) registry: Registry,
-    /// Lost log lines.
+    /// The count of dropped log lines.
     pub(super) lost: LostLines,
-    /// Whether it is being stopped.
+    /// Whether the control plane is stopping.
     pub(super) stopping: DrainWatch,
 }
 
 /// The answer of `/debug/nodes`.
 #[derive(Debug, Serialize)]
 struct NodesShown {
-    /// The version that a stream has when it has everything.
+    /// The version of a stream that is up to date.
     version: u64,
-    /// Whether the mesh is served: there was a state of it in which nothing was missing.
+    /// Whether the mesh is served: it has been complete at least once.
     served: bool,
-    /// How many resources there are of each type.
+    /// The number of resources of each type.
     resources: BTreeMap<&'static str, usize>,
-    /// How many nodes have a token.
+    /// The number of nodes with a token.
     tokens: usize,
-    /// When the CA ends, as RFC 3339.
+    /// The expiry of the CA, as RFC 3339.
     ca_until: String,
-    /// When the serving certificate ends, as RFC 3339.
+    /// The expiry of the serving certificate, as RFC 3339.
     serving_until: String,
-    /// What is wrong with the mesh.
+    /// The problems of the mesh.
     problems: Vec<String>,
-    /// How each type of objects of the Kubernetes API is followed, if the mesh is made of them.
+    /// How each type of objects of the Kubernetes API is followed, if the mesh comes from there.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     kubernetes: Vec<FollowedShown>,
     /// The streams of nodes.
@@ -88,11 +88,11 @@ struct FollowedShown {
     resource: String,
     /// `waiting`, `synced`, `absent` or `failing`.
     state: &'static str,
-    /// Since when, as RFC 3339.
+    /// The beginning of the state, as RFC 3339.
     since: String,
-    /// How many objects count.
+    /// The number of objects in force.
     objects: usize,
-    /// Why it fails.
+    /// The reason of a failure.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
 }
@@ -136,7 +136,7 @@ impl PlaneAdmin {
         response(StatusCode::SERVICE_UNAVAILABLE, TEXT, text)
     }
 
-    /// The types of objects that are not followed now, a line each.
+    /// The types of objects that can't be followed now, one on each line.
     fn failing(&self) -> String {
         let mut text = String::new();
         for known in self.followed.iter().flat_map(Followed::shown) {
@@ -171,7 +171,7 @@ impl PlaneAdmin {
         self.followed.iter().flat_map(Followed::shown).map(values).collect()
     }
 
-    /// What a node could not get now.
+    /// The reasons why nodes can't be served now.
     fn pending(&self) -> Vec<&'static str> {
         let now = SystemTime::now();
         let mut pending = Vec::new();

@@ -20,25 +20,25 @@ use crate::{
     plane::{catalogue::Kind, metrics::TypeLabel},
 };
 
-/// What is looked at when metrics are read.
+/// The values that are read at the time of a scrape.
 pub(in crate::app) struct Values {
-    /// How many resources of each type there are, and how many bytes they have.
+    /// The number of resources of each type, and their size in bytes.
     pub(in crate::app) resources: [(Kind, usize, usize); Kind::ALL.len()],
     /// The version of the resources.
     pub(in crate::app) version: u64,
-    /// Open streams of nodes.
+    /// The number of open streams of nodes.
     pub(in crate::app) streams: usize,
-    /// Nodes with a token.
+    /// The number of nodes with a token.
     pub(in crate::app) tokens: usize,
-    /// Problems in the manifests.
+    /// The number of problems in the manifests.
     pub(in crate::app) problems: usize,
-    /// When the CA ends.
+    /// The expiry of the CA.
     pub(in crate::app) ca_until: SystemTime,
-    /// When the serving certificate ends.
+    /// The expiry of the serving certificate.
     pub(in crate::app) serving_until: SystemTime,
-    /// Log lines that were dropped.
+    /// The number of dropped log lines.
     pub(in crate::app) lost: u64,
-    /// The types of objects of the Kubernetes API of which the mesh is made.
+    /// The types of objects of the Kubernetes API from which the mesh is made.
     pub(in crate::app) followed: Vec<FollowedValues>,
 }
 
@@ -46,11 +46,11 @@ pub(in crate::app) struct Values {
 pub(in crate::app) struct FollowedValues {
     /// The type.
     pub(in crate::app) resource: String,
-    /// How many objects there are.
+    /// The number of objects.
     pub(in crate::app) objects: usize,
-    /// Whether they are up to date.
+    /// Whether the objects are up to date.
     pub(in crate::app) is_synced: bool,
-    /// How often they could not be followed, by reason.
+    /// The number of failures to follow the objects, by reason.
     pub(in crate::app) failures: BTreeMap<&'static str, u64>,
 }
 
@@ -60,7 +60,7 @@ struct ResourceLabel {
     resource: String,
 }
 
-/// A type of objects, and why it could not be followed.
+/// A type of objects, and the reason of a failure to follow it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct FailureLabel {
     resource: String,
@@ -87,7 +87,7 @@ fn register_followed(registry: &mut Registry, followed: &[FollowedValues]) {
     registry.register("ztunnel_kubernetes_failures", help, failures);
 }
 
-/// OpenMetrics text of the counters and of the values.
+/// The counters and the values as OpenMetrics text.
 pub(in crate::app) fn text(counters: &Registry, values: &Values) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
     let resources = Family::<TypeLabel, Gauge>::default();

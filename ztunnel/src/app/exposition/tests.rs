@@ -1,4 +1,4 @@
-//! The exposition keeps the rules of `promtool check metrics`, and the labels of the target free.
+//! The exposition follows the rules of `promtool check metrics`, and uses no label of the scrape target.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,11 +7,12 @@ use crate::{
     metrics::text::prometheus,
 };
 
-/// Labels that Prometheus and its usual discovery give to the target: ours of that name would be renamed.
+/// Labels that Prometheus and its usual service discovery give to the target. A label of the daemon with such a name would be
+/// renamed.
 const OF_TARGETS: [&str; 10] =
     ["namespace", "pod", "container", "node", "job", "instance", "service", "endpoint", "host", "cluster"];
 
-/// Units that are no base units, and abbreviations.
+/// Units that are not base units, and abbreviations.
 const BAD_UNITS: [&str; 24] = [
     "milliseconds",
     "microseconds",
@@ -46,7 +47,7 @@ struct Family {
     samples: usize,
 }
 
-/// Everything that breaks a rule.
+/// All violations of the rules.
 fn faults(text: &str) -> Vec<String> {
     let mut families: BTreeMap<String, Family> = BTreeMap::new();
     let (mut faults, mut seen) = (Vec::new(), BTreeSet::new());

@@ -1,4 +1,4 @@
-//! The state directory: what others may have done to it before the daemon starts.
+//! The state directory: changes by other users before the daemon starts.
 
 use std::os::unix::fs::symlink;
 
@@ -8,7 +8,7 @@ fn mode(path: &Path) -> u32 {
     std::fs::symlink_metadata(path).unwrap().mode() & 0o7777
 }
 
-/// A directory as earlier versions made it.
+/// A directory with the permissions that earlier versions set.
 fn open_to_all() -> (tempfile::TempDir, PathBuf) {
     let parent = tempfile::tempdir().unwrap();
     let state = parent.path().join("state");
@@ -55,7 +55,7 @@ fn lead_the_state_elsewhere_by_a_link() {
     assert!(matches!(lock_state(&file), Err(LockError::NotADirectory { .. })));
 }
 
-/// Root gives one away; others take one that is root's.
+/// As root, the test gives a directory to another user. As another user, it uses a directory that belongs to root.
 #[test]
 fn own_the_directory_of_the_daemons_state() {
     let (_parent, own) = open_to_all();

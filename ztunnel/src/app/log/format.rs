@@ -1,7 +1,7 @@
-//! Istio's two forms of a line: fields in text, and flat JSON.
+//! Istio's two formats of a line: text with fields, and flat JSON.
 //!
-//! What stands in a field may come from a peer. It can't end the line, nor look like another field: control characters are
-//! escaped, and in text whatever is not one plain word stands in quotes.
+//! The value of a field may come from a peer. It can't end the line or look like another field: control characters are escaped,
+//! and in text a value that is not a plain word is quoted.
 
 use std::fmt::{self, Debug, Write as _};
 
@@ -92,12 +92,12 @@ fn level(level: Level) -> &'static str {
     }
 }
 
-/// What a field is, besides a field.
+/// The role of a field.
 enum Role {
     Message,
-    /// The target of a record that came through the crate `log`, whose events all have the same one.
+    /// The target of a record from the crate `log`, whose events all have the same target.
     Target,
-    /// Other particulars of such records: file and line.
+    /// Other fields of records from the crate `log`: file and line.
     Origin,
     Field,
 }
@@ -140,7 +140,7 @@ impl TextFields {
 impl Visit for TextFields {
     fn record_str(&mut self, field: &Field, value: &str) {
         match Role::of(field) {
-            // Nothing ends it but the line or a tab, so that quotes may stay.
+            // The message ends at a tab or at the end of the line, so quotes in it need no escape.
             Role::Message => escape(value, &['\'', '"', '\\'], &mut self.message),
             Role::Target => self.target = Some(value.to_owned()),
             Role::Origin => {}
@@ -179,7 +179,7 @@ impl Visit for TextFields {
     }
 }
 
-/// What can stand in a line without quotes: an address, a number, a name.
+/// Whether a value needs no quotes: an address, a number, a name.
 fn is_word(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'=' | b'\\'))
 }
@@ -190,7 +190,8 @@ fn quote(text: &str, into: &mut String) {
     into.push('"');
 }
 
-/// What could end the line, or change how it looks, as Rust would write it in a literal; `plain` stays as it is.
+/// Escapes characters that could end the line or change its look, as in a Rust literal. The characters in `plain` are not
+/// escaped.
 fn escape(text: &str, plain: &[char], into: &mut String) {
     for character in text.chars() {
         if plain.contains(&character) {
@@ -205,9 +206,9 @@ fn escape(text: &str, plain: &[char], into: &mut String) {
 struct JsonFields {
     message: String,
     target: Option<String>,
-    /// `,"name":value` each.
+    /// The fields, each as `,"name":value`.
     fields: String,
-    /// A value on its way.
+    /// A buffer for the current value.
     scratch: String,
 }
 
@@ -235,7 +236,7 @@ impl JsonFields {
     }
 }
 
-/// Most text stands in JSON as it is.
+/// Adds a JSON string. Most texts need no escape.
 fn push_json(text: &str, into: &mut String) {
     if text.bytes().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\')) {
         into.push('"');
@@ -246,7 +247,7 @@ fn push_json(text: &str, into: &mut String) {
     }
 }
 
-/// Terminals obey some control characters that JSON does not require to be escaped.
+/// JSON, with further control characters escaped: terminals obey some that JSON does not require to be escaped.
 fn json(value: impl Into<Value>) -> String {
     let text = value.into().to_string();
     if !text.contains(char::is_control) {
@@ -276,7 +277,7 @@ impl Visit for JsonFields {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         let mut text = std::mem::take(&mut self.scratch);
         text.clear();
-        // As above.
+        // Writing to a string can't fail.
         let _ = write!(text, "{value:?}");
         self.record_str(field, &text);
         self.scratch = text;

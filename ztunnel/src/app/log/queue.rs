@@ -1,8 +1,8 @@
-//! Lines on their way to an output that may stall: they wait in one buffer, which a thread of its own writes out.
+//! A queue of lines for an output that may stall: the lines wait in one buffer, and a separate thread writes them.
 //!
-//! No memory is held for lines that are not there, none is allocated for a line, and all that wait go out in one write. The
-//! first line goes out at once; those that follow it closely gather for a moment, since to wake the thread for each of them
-//! would cost whoever logs more than the line itself.
+//! An empty queue holds little memory, a line needs no allocation of its own, and all waiting lines are written at once. The
+//! first line is written at once. Lines that follow closely are collected for a moment, because waking the thread for each line
+//! would cost the logging thread more than the line itself.
 
 use std::{
     io::{self, Write},
@@ -16,31 +16,31 @@ use std::{
 
 use tracing_subscriber::fmt::MakeWriter;
 
-/// How long the end of the process waits for an output that takes nothing.
+/// How long the end of the process waits for a stalled output.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// For so long lines gather after a write.
+/// How long lines are collected after a write.
 const GATHER: Duration = Duration::from_millis(5);
 
-/// What a buffer may keep when it is empty: a busy moment's lines.
+/// The capacity in bytes that an empty buffer may keep: the lines of a busy moment.
 const KEPT: usize = 64 << 10;
 
-/// Takes lines; clones are the same. Never waits for the output.
+/// Accepts lines, and never waits for the output. Clones share the queue.
 #[derive(Clone, Debug)]
 pub(super) struct Queue(Arc<Shared>);
 
-/// Lets the thread end, when it is dropped, with what is queued written out.
+/// Dropping it writes the queued lines and ends the thread.
 #[derive(Debug)]
 pub(super) struct Guard(Arc<Shared>);
 
-/// Counts lines that were lost because the output did not take them.
+/// The count of lines that were dropped because the output did not take them.
 #[derive(Clone, Debug)]
 pub struct LostLines(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    /// Something waits, or it is the end.
+    /// Notified when a line waits, or when the thread has to end.
     news: Condvar,
     /// The thread has ended.
     over: Condvar,
@@ -51,18 +51,18 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     waiting: Vec<u8>,
-    /// Those that wait, and those that the thread is writing.
+    /// The number of lines that wait or are being written.
     lines: usize,
-    /// The thread waits for news.
+    /// The thread waits on `news`.
     asleep: bool,
     ending: bool,
     ended: bool,
 }
 
-/// A queue of so many lines, and the thread that writes them.
+/// Starts a queue of this many lines, and the thread that writes them.
 ///
 /// # Errors
-/// When there is no thread to be had.
+/// If the thread can't be started.
 pub(super) fn start(output: impl Write + Send + 'static, lines: usize) -> io::Result<(Queue, Guard)> {
     let (state, news, over) = (Mutex::default(), Condvar::default(), Condvar::default());
     let shared = Arc::new(Shared { state, news, over, most: lines, lost: AtomicU64::new(0) });
@@ -72,7 +72,7 @@ pub(super) fn start(output: impl Write + Send + 'static, lines: usize) -> io::Re
 }
 
 impl LostLines {
-    /// So many until now.
+    /// The number of dropped lines so far.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.0.lost.load(Ordering::Relaxed)
@@ -129,12 +129,12 @@ impl Drop for Guard {
         let mut state = self.0.lock();
         state.ending = true;
         self.0.news.notify_one();
-        // An output that is stuck must not hold up the end.
+        // A stalled output must not delay the end of the process.
         drop(self.0.over.wait_timeout_while(state, PATIENCE, |state| !state.ended));
     }
 }
 
-/// One event is one write of one line.
+/// Each event is one write of one line.
 impl Write for Queue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let shared = &*self.0;
@@ -146,7 +146,7 @@ impl Write for Queue {
         }
         state.waiting.extend_from_slice(line);
         state.lines += 1;
-        // Once until it wakes: to tell it takes a system call.
+        // The thread is notified only once until it wakes, because each notification is a system call.
         if std::mem::take(&mut state.asleep) {
             drop(state);
             shared.news.notify_one();

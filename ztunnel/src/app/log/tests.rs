@@ -1,4 +1,4 @@
-//! Lines as readers see them, and a reader that stalls.
+//! The format of lines, and a reader that stalls.
 
 use std::{
     io::{self, Write},
@@ -40,7 +40,7 @@ impl Output {
     }
 }
 
-/// The same events in both forms; the time, which every line has in its place, is left out.
+/// The same events in both formats, without the time of each line.
 fn logged(events: impl Fn()) -> (String, String) {
     let (text, json) = (Output::default(), Output::default());
     with_default(fmt().with_writer(text.clone()).fmt_fields(Text).event_format(Text).finish(), &events);
@@ -133,12 +133,12 @@ fn what_a_peer_sent_can_neither_end_a_line_nor_look_like_another_field() {
     assert_eq!(parsed["message"], format!("message {EVIL}"));
 }
 
-/// Takes nothing until it is told to.
+/// An output that takes no bytes until the test releases it.
 struct Stuck(mpsc::Receiver<()>);
 
 impl Write for Stuck {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // An error means that nobody holds it back any more.
+        // An error means that the test has dropped the sender: the output is released.
         let _released = self.0.recv();
         Ok(bytes.len())
     }
@@ -155,7 +155,7 @@ fn an_output_that_is_stuck_costs_lines_and_holds_nobody_up() {
     let (writer, guard) = queue::start(Stuck(held), QUEUED).unwrap();
     let lost = guard.lost();
     let subscriber = fmt().with_writer(writer).event_format(Text).finish();
-    // That this returns at all is the test: nobody reads until it has.
+    // The test checks that this returns, although the output takes no bytes until then.
     with_default(subscriber, || {
         for number in 0..1000 {
             info!(number, "line");

@@ -1,14 +1,14 @@
-//! How much memory the daemon may use: what its cgroup allows, or the machine has.
+//! The memory that the daemon may use: the limit of its cgroup, or the memory of the machine.
 
 use std::path::{Path, PathBuf};
 
-/// In bytes; `None` where there is no `/proc`. The smallest limit counts of all the cgroups that the process is in, one in the
-/// other.
+/// The limit in bytes: the smallest limit of the process's cgroup, its parents, and the machine. `None`: there is no `/proc`.
 pub(super) fn of_process(read: impl Fn(&Path) -> Option<String>) -> Option<usize> {
     let groups = read(Path::new("/proc/self/cgroup")).unwrap_or_default();
     let machine = read(Path::new("/proc/meminfo")).as_deref().and_then(total);
     let limits = groups.lines().filter_map(place).flat_map(|(root, group, file)| {
-        // Where the cgroup is mounted as the root of the container, its path from outside leads nowhere.
+        // In a container the cgroup may be mounted as the root, where its path from outside does not exist. So all parents up
+        // to the root are tried.
         let inside = group.trim_start_matches('/');
         let paths = Path::new(inside).ancestors().map(|part| root.join(part).join(file)).collect::<Vec<_>>();
         paths.into_iter().filter_map(|path| read(&path)?.trim().parse().ok()).collect::<Vec<usize>>()
@@ -16,7 +16,7 @@ pub(super) fn of_process(read: impl Fn(&Path) -> Option<String>) -> Option<usize
     limits.chain(machine).min()
 }
 
-/// Where a line of `/proc/self/cgroup` has its limit: mount point, group, file.
+/// The place of the limit for a line of `/proc/self/cgroup`: mount point, group, file.
 fn place(line: &str) -> Option<(PathBuf, &str, &'static str)> {
     let mut fields = line.splitn(3, ':');
     let (number, controllers, group) = (fields.next()?, fields.next()?, fields.next()?);

@@ -87,7 +87,7 @@ fn row(arg: &Arg) -> [String; 4] {
     [code(&usage(arg)), variable, default, help]
 }
 
-/// The flag as one writes it.
+/// The flag as it is written on the command line.
 fn usage(arg: &Arg) -> String {
     let short = arg.get_short().map(|short| format!("-{short}, ")).unwrap_or_default();
     let long = arg.get_long().map(|long| format!("{short}--{long}"));

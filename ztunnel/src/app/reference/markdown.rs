@@ -1,8 +1,8 @@
-//! What the documents are written in.
+//! The Markdown of the documents.
 
 use std::fmt::Write as _;
 
-/// Text as it is in code.
+/// Text as inline code.
 pub(super) fn code(text: &str) -> String {
     format!("`{text}`")
 }

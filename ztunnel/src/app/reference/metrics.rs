@@ -1,4 +1,4 @@
-//! The table of metrics: an exposition in which every metric has a series is made, and read again.
+//! The table of metrics. It is generated from an exposition in which every metric has a series.
 
 use std::{
     collections::BTreeMap,
@@ -37,7 +37,7 @@ use crate::{
     store::snapshot::Snapshot,
 };
 
-/// Beside which number of labels a table gives them a name instead.
+/// A table names a label set with more labels than this, instead of listing it.
 const MANY: usize = 8;
 
 /// One metric.
@@ -48,7 +48,7 @@ struct Metric {
     labels: Vec<String>,
 }
 
-/// The table of an exposition, and the label set that is too long for it.
+/// The table of an exposition, and the label set that is too long for the table.
 pub(super) fn of(text: &str) -> String {
     let metrics = read(text);
     let long = metrics.values().map(|metric| &metric.labels).find(|labels| labels.len() > MANY);
@@ -118,16 +118,16 @@ fn read(text: &str) -> BTreeMap<String, Metric> {
     metrics.into_iter().map(queried).collect()
 }
 
-/// The name of the metric that a sample belongs to.
+/// The name of the metric to which a sample belongs.
 fn family(line: &str) -> &str {
     let name = line.split(['{', ' ']).next().unwrap_or_default();
     ["_total", "_bucket", "_sum", "_count"].into_iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name)
 }
 
-/// The names of the labels of a sample whose values hold no quotes.
+/// The label names of a sample. The label values must not contain quotes.
 fn labels(line: &str) -> impl Iterator<Item = &str> {
     let inside = line.split_once('{').and_then(|(_, rest)| rest.rsplit_once('}')).map_or("", |(inside, _)| inside);
-    // Names and values take turns between the quotes.
+    // Split at the quotes, names and values alternate.
     inside.split('"').step_by(2).filter_map(|part| part.trim_start_matches(',').strip_suffix('='))
 }
 

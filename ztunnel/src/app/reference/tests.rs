@@ -1,4 +1,4 @@
-//! The reference says all that there is.
+//! The reference is complete.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -13,7 +13,7 @@ fn every_part_is_a_table_that_stands_on_its_own() {
     for (name, text) in parts().unwrap() {
         assert!(text.contains("|---|"), "{name}: {text}");
         assert!(text.ends_with('\n') && !text.ends_with("\n\n"), "{name}: {text:?}");
-        // A cell that is cut by a bar would shift the others.
+        // A bar in a cell would split the cell and shift the others.
         for rows in text.split("\n\n").map(str::trim).filter(|block| block.starts_with('|')) {
             let bars = |line: &str| line.replace("\\|", "").matches('|').count();
             let counts: BTreeSet<usize> = rows.lines().map(bars).collect();
@@ -56,7 +56,7 @@ fn a_metric_has_its_type_its_unit_its_labels_and_its_help() {
     );
 }
 
-/// The names of metrics that a source has in quotes.
+/// The names of metrics in quotes in a source file.
 fn registered(path: &Path) -> BTreeSet<String> {
     let text = fs::read_to_string(path).unwrap();
     let code = text.split("#[cfg(test)]").next().unwrap_or_default();
