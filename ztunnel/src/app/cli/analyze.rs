@@ -1,4 +1,4 @@
-//! `ztunnel analyze`: what is wrong, or likely not meant, in manifests.
+//! `ztunnel analyze`: finds faults and probable mistakes in manifests.
 
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -16,14 +16,15 @@ use crate::control::declared::Collector;
 use crate::control::file::{Manifests, Source, read_once, read_sources};
 use crate::explain::Page;
 
-/// There is nothing to analyze, or it can't be read.
+/// The exit code if there are no manifests, or they can't be read.
 const UNKNOWN: u8 = 2;
-/// How messages call standard input.
+/// The name of standard input in messages.
 const STDIN: &str = "(standard input)";
-/// More than this is no set of manifests.
+/// The largest accepted input, in bytes.
 const LARGEST_INPUT: u64 = 256 << 20;
 
-/// Prints the findings. 0: none is as severe as `--fail-on` says; 1: one is; 2: there are no manifests, or they can't be read.
+/// Prints the findings. 0: none is as severe as `--fail-on`; 1: at least one is; 2: there are no manifests, or they can't be
+/// read.
 #[must_use]
 pub fn analyze(args: &AnalyzeArgs) -> ExitCode {
     let mut input = Vec::new();
@@ -73,7 +74,7 @@ fn look(args: &AnalyzeArgs, input: &[u8]) -> anyhow::Result<Analysis> {
             let (snapshot, local) = read_once(mesh, args.trust_domain.clone())?;
             let mut collector = Collector::new(defaults::NAMESPACE);
             let files = read_sources(&[Source::Path(mesh.clone())], args.trust_domain.clone(), None)?.files;
-            // Only those of the folder itself are the daemon's.
+            // The daemon reads only the files of the folder itself, not those of subfolders.
             for path in files.iter().map(|file| PathBuf::from(&**file)).filter(|path| path.parent() == Some(mesh)) {
                 let name = path.file_name().map(|name| Arc::from(name.to_string_lossy())).unwrap_or_default();
                 take(&mut collector, &name, &path);
@@ -112,14 +113,14 @@ fn look(args: &AnalyzeArgs, input: &[u8]) -> anyhow::Result<Analysis> {
     Ok(Analysis::new(findings, suppressed, declared.objects))
 }
 
-/// What a file declares; one that can't be read is told by who reads the mesh.
+/// Collects the objects of a file. An unreadable file is reported by the reader of the mesh.
 fn take(collector: &mut Collector, name: &Arc<str>, path: &Path) {
     if let Ok(bytes) = std::fs::read(path) {
         collector.take(name, &String::from_utf8_lossy(&bytes));
     }
 }
 
-/// There is no object.
+/// The error for an input without objects.
 fn nothing(args: &AnalyzeArgs) -> anyhow::Result<()> {
     let places: Vec<String> = match (&args.mesh, args.paths.is_empty()) {
         (Some(mesh), true) => vec![mesh.display().to_string()],
@@ -132,7 +133,7 @@ fn nothing(args: &AnalyzeArgs) -> anyhow::Result<()> {
     )
 }
 
-/// What is printed.
+/// The printed result.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Analysis {
@@ -151,7 +152,7 @@ impl Analysis {
         Self { findings, errors, warnings, infos, suppressed, objects }
     }
 
-    /// A line for each finding as compilers write them, and one for its remedy; then how many there are.
+    /// For each finding a line in the format of compilers and a line with its remedy, and at the end the numbers of findings.
     fn to_text(&self, style: Style) -> String {
         let mut page = Page::new(style.width);
         for finding in &self.findings {
@@ -185,7 +186,7 @@ fn colour(severity: Severity) -> Colour {
     }
 }
 
-/// What stands before the severity, and behind it.
+/// The text before and after the severity.
 fn headline(finding: &Finding) -> (String, String) {
     let Finding { code, object, origin, message, .. } = finding;
     let place = origin.as_ref().map(|origin| format!("{origin}: ")).unwrap_or_default();
@@ -193,7 +194,7 @@ fn headline(finding: &Finding) -> (String, String) {
     (place, format!("[{code}]: {object}{message}"))
 }
 
-/// A code, for programs.
+/// A code, for JSON output.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct CodeInfo {

@@ -1,4 +1,4 @@
-//! `ztunnel ca`: makes, shows and uses the CA of a directory, for people.
+//! `ztunnel ca`: creates, shows and uses the CA in a directory.
 
 use std::{
     fmt::Write as _,
@@ -31,11 +31,11 @@ use crate::{
     model::{cause::causes, identity::TrustDomain},
 };
 
-/// A CA that ends within this time is worth a warning: replacing it takes preparation.
+/// A warning is printed if the CA expires within this time: replacing it takes preparation.
 const SOON: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// Does what the command says, and prints what that was. It fails when there is no CA, one too many, or a broken one, or when files
-/// can't be written.
+/// Runs the command and prints the result. It fails if the CA is missing, exists already or is invalid, or if files can't be
+/// written.
 #[must_use]
 pub fn ca(command: &CaCommand) -> ExitCode {
     let mut text = String::new();
@@ -44,7 +44,7 @@ pub fn ca(command: &CaCommand) -> ExitCode {
     print(&mut out, &text);
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        // What is wrong with an authority stands in its description.
+        // The description of the authority already contains the fault.
         Err(_) if command.output() == Output::Json && !text.is_empty() => ExitCode::FAILURE,
         Err(error) => {
             print_error(command.output(), &format!("{error:#}"), &mut out, &mut err);
@@ -85,14 +85,14 @@ fn show(args: &CaShowArgs, now: SystemTime, text: &mut String) -> anyhow::Result
         text.push_str(&json(&shown));
         return ca.map(drop).with_context(|| format!("the CA in {} can't be used", args.ca_dir.display()));
     }
-    // What can be read helps to see what is wrong with the rest.
+    // The readable files help to find the fault of the others, so the report comes before the error.
     text.push_str(&report(&args.ca_dir, now));
     let end = ca.with_context(|| format!("the CA in {} can't be used", args.ca_dir.display()))?.not_after();
     line(text, &format!("\nThis CA can be used, until {} ({}).", rfc3339(end), left(end, now)));
     Ok(())
 }
 
-/// A new authority, for programs.
+/// A new authority, for JSON output.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Made {
@@ -101,7 +101,7 @@ struct Made {
     not_after: String,
 }
 
-/// An issued certificate, for programs. The PEM texts are there where no files were written.
+/// An issued certificate, for JSON output. It contains the PEM texts if no files were written.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Issued {
@@ -114,15 +114,15 @@ struct Issued {
     root_cert: Option<String>,
 }
 
-/// An authority, for programs.
+/// An authority, for JSON output.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Shown {
     directory: String,
     usable: bool,
-    /// Until when it can be used.
+    /// The expiry of the authority.
     not_after: Option<String>,
-    /// Why it can't be used.
+    /// Why the authority can't be used.
     error: Option<String>,
     files: Vec<ShownFile>,
     key: ShownKey,
@@ -153,7 +153,7 @@ struct ShownCertificate {
 #[serde(rename_all = "camelCase")]
 struct ShownKey {
     name: &'static str,
-    /// Octal, such as `0600`.
+    /// The permissions in octal, such as `0600`.
     mode: Option<String>,
     error: Option<String>,
 }
@@ -257,7 +257,7 @@ fn describe(certificate: &Certificate, now: SystemTime) -> String {
     )
 }
 
-/// What is left, in the largest unit of which there are two.
+/// The remaining time, in the largest unit of which at least two remain.
 fn left(end: SystemTime, now: SystemTime) -> String {
     let Ok(rest) = end.duration_since(now) else {
         return "expired".to_owned();
@@ -319,7 +319,7 @@ fn issue(args: &CaIssueArgs, now: SystemTime, text: &mut String) -> anyhow::Resu
     Ok(())
 }
 
-/// Chain, key and roots.
+/// Chain, key and roots, each as PEM.
 fn pem(issued: &Credentials) -> [String; 3] {
     let bundle = |ders: &[rustls_pki_types::CertificateDer<'_>]| ders.iter().map(to_pem).collect::<String>();
     [bundle(&issued.chain), key_to_pem(&issued.key), bundle(&issued.roots)]

@@ -1,4 +1,4 @@
-//! `ztunnel check`: says whether the daemon can run on this machine, and what it would have to do without.
+//! `ztunnel check`: reports whether the daemon can run on this machine, and which functions would not work.
 
 use std::{io, path::Path, process::ExitCode, time::Duration};
 
@@ -25,10 +25,10 @@ use crate::{
     redirect::probe::{self, Requirement, State},
 };
 
-/// How long the Kubernetes API may take.
+/// How long the answer of the Kubernetes API may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 
-/// Probes the machine and prints what it found. Success unless something is missing that the daemon can't do without.
+/// Checks the machine and prints the results. It fails if something is missing that the daemon needs in any case.
 #[must_use]
 pub fn check(args: &CheckArgs) -> ExitCode {
     let mut found = probe::requirements(&args.bpf_pin);
@@ -49,13 +49,13 @@ pub fn check(args: &CheckArgs) -> ExitCode {
     if is_fit(&found) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// What was found, for programs.
+/// The results, for JSON output.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Checked<'a> {
     kernel: &'a str,
     architecture: &'static str,
-    /// The daemon can run here.
+    /// Whether the daemon can run on this machine.
     fit: bool,
     missing_capabilities: &'a [&'a str],
     requirements: Vec<RequirementInfo<'a>>,
@@ -65,10 +65,10 @@ struct Checked<'a> {
 #[serde(rename_all = "camelCase")]
 struct RequirementInfo<'a> {
     name: &'a str,
-    /// `ok`, `lost` (the daemon runs without it) or `missing` (it does not).
+    /// `ok`, `lost` (the daemon runs without this requirement) or `missing` (the daemon can't run).
     state: &'static str,
     found: &'a str,
-    /// What does not work without it, and the remedy; none where all is well.
+    /// What does not work, and the remedy. `None`: the requirement is met.
     lost: Option<&'a str>,
 }
 
@@ -87,13 +87,13 @@ impl<'a> Checked<'a> {
     }
 }
 
-/// Whether the folder can be read, and knows the node.
+/// Whether the folder can be read, and its manifests contain the node.
 fn mesh_folder(dir: &Path, node: Option<&str>) -> Requirement {
     const COST: &str =
         "no pod of this node is captured; correct --mesh, or --node to the name that pods have in spec.nodeName";
     let (name, cost) = ("mesh folder (--mesh), node (--node)", COST);
     let requirement = |state, found| Requirement { name, state, found, cost };
-    // Whose trust domain it is makes no difference here.
+    // The trust domain makes no difference here.
     let mesh = match file::read_once(dir, TrustDomain::default()) {
         Ok((mesh, _)) if mesh.version() > 0 => mesh,
         Ok((mesh, _)) => {
@@ -114,7 +114,7 @@ fn mesh_folder(dir: &Path, node: Option<&str>) -> Requirement {
     }
 }
 
-/// Whether pods can be found by their processes.
+/// Whether the pods can be found by their processes.
 fn processes(proc: &Path) -> Requirement {
     const COST: &str = "no pod of this node is enrolled: their network namespaces are not known; mount the /proc of the node, set --proc \
                         to where it is, and add CAP_SYS_PTRACE";
@@ -132,7 +132,7 @@ fn processes(proc: &Path) -> Requirement {
     }
 }
 
-/// Whether the Kubernetes API tells which pods this node has.
+/// Whether the Kubernetes API can list the pods of this node.
 fn kubernetes(args: &CheckArgs) -> Requirement {
     const COST: &str = "no pod of this node is enrolled; correct --node, --kubeconfig or the rules of RBAC: list and watch of pods, \
                         namespaces and nodes";
@@ -156,7 +156,7 @@ fn kubernetes(args: &CheckArgs) -> Requirement {
     }
 }
 
-/// What the Kubernetes API says of the node's pods.
+/// The node's pods from the Kubernetes API.
 async fn ask(args: &CheckArgs) -> Result<NodePods, String> {
     let node = args.node.as_deref().ok_or("the name of the node is not known: give --node")?;
     let cluster = Cluster::connect(&access(args.kubeconfig.as_ref())).await.map_err(|error| causes(&error))?;
@@ -181,7 +181,7 @@ fn report(release: &str, found: &[Requirement], missing_capabilities: &[&str], w
 fn table(found: &[Requirement], width: Option<usize>) -> Table {
     let mut table = Table::new();
     table.load_style(ASCII_BORDERS_ONLY_CONDENSED);
-    // Without a terminal each row is one line, so that programs can look for words in it.
+    // Without a terminal each row is one line, so that programs can search it.
     if let Some(width) = width.and_then(|width| u16::try_from(width).ok()) {
         table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
     }

@@ -1,4 +1,4 @@
-//! `ztunnel cleanup`: gives every pod back that a daemon captured, when that daemon is gone for good.
+//! `ztunnel cleanup`: releases all pods that a daemon has captured, after the daemon was removed for good.
 
 use anyhow::Context as _;
 use serde::Serialize;
@@ -11,20 +11,20 @@ use crate::{
     redirect::{controller, pins::PinDir, record::Records},
 };
 
-/// What was done.
+/// The result.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct CleanedUp {
-    /// Pods that were captured and are as before now.
+    /// The number of captured pods that were released.
     released_pods: usize,
     bpf_pin: String,
     state: String,
 }
 
-/// Releases everything, and says what that was.
+/// Releases all pods, and returns the text of the result.
 ///
 /// # Errors
-/// When a daemon is running, or records or pins can't be read or removed.
+/// If a daemon is running, or records or pins can't be read or removed.
 pub fn cleanup(args: &CleanupArgs) -> anyhow::Result<String> {
     process::require_capabilities()?;
     let (state, bpf_pin) = (args.state.display().to_string(), args.bpf_pin.display().to_string());

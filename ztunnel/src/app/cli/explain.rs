@@ -1,4 +1,4 @@
-//! `ztunnel explain`: where a connection would go and whether it may, from manifests or from a running daemon.
+//! `ztunnel explain`: the destination of a connection and whether it is allowed, from manifests or from a running daemon.
 
 mod ask;
 
@@ -13,9 +13,9 @@ use crate::{
     explain::{Explanation, Query, explain as explained, wrapped},
 };
 
-/// It may not.
+/// The exit code for a connection that is denied or fails.
 const DENIED: u8 = 3;
-/// That can't be told.
+/// The exit code for a question without an answer.
 const UNKNOWN: u8 = 2;
 
 /// Prints the explanation. 0: the connection is allowed; 3: it is denied, or fails; 2: the question has no answer.
@@ -39,7 +39,7 @@ fn answer(args: &ExplainArgs, style: Style, out: &mut impl io::Write, err: &mut 
 }
 
 fn look(args: &ExplainArgs) -> anyhow::Result<Explanation> {
-    // Also before the daemon is asked: it would refuse the same, in the words of its query string.
+    // The arguments are also checked before the daemon is asked: its error would name the query string instead of the flags.
     let query = Query::parse(&args.from, &args.to, &args.port).context("cannot explain that")?;
     match (&args.admin, &args.mesh) {
         (Some(admin), _) => ask::daemon(*admin, &args.from, &args.to, &args.port),

@@ -1,4 +1,4 @@
-//! How commands print: JSON for programs, with a version of its schema; text for people, as wide as their terminal.
+//! The output of commands: JSON for programs, with a schema version, and text for people, in the width of the terminal.
 
 use std::{
     fmt::Display,
@@ -13,7 +13,7 @@ use crate::{
     explain::{printable, printable_json},
 };
 
-/// The version of what `-o json` prints. Within a version, fields are only added.
+/// The schema version of `-o json`. Within a version, fields are only added.
 pub const SCHEMA_VERSION: u32 = 1;
 
 /// A result with the version of its schema in front.
@@ -31,10 +31,10 @@ struct Failure {
     error: String,
 }
 
-/// A result as JSON, and nothing in it that a terminal would obey.
+/// A result as JSON, without control sequences for terminals.
 pub(super) fn json(result: &impl Serialize) -> String {
     let versioned = Versioned { schema_version: SCHEMA_VERSION, result };
-    // Results hold texts, numbers and maps with texts as keys, which can't fail to be written.
+    // Results contain texts, numbers and maps with texts as keys, so the conversion can't fail.
     let text = serde_json::to_string_pretty(&versioned).unwrap_or_default();
     printable_json(&text) + "\n"
 }
@@ -44,12 +44,12 @@ fn failure(error: &impl Display) -> String {
     json(&Failure { error: error.to_string() })
 }
 
-/// Prints a result. A reader that went away (`| head`) has seen what it wanted; the exit code still tells.
+/// Prints a result. A reader that has closed the pipe (`| head`) is no error; the exit code is not affected.
 pub(super) fn print(out: &mut impl Write, text: &str) {
     let _reader_gone = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-/// Prints why there is no result: text to standard error, JSON to standard output, where programs look for it.
+/// Prints an error: text to standard error, and JSON to standard output, where programs expect it.
 pub(super) fn print_error(output: Output, error: &impl Display, out: &mut impl Write, err: &mut impl Write) {
     match output {
         Output::Text => print(err, &format!("ztunnel: {}\n", printable(&error.to_string()))),
@@ -57,7 +57,7 @@ pub(super) fn print_error(output: Output, error: &impl Display, out: &mut impl W
     }
 }
 
-/// Prints what a command did, or why it could not.
+/// Prints the result or the error of a command.
 #[must_use]
 pub fn finish(output: Output, done: anyhow::Result<String>) -> ExitCode {
     let (mut out, mut err) = (io::stdout().lock(), io::stderr().lock());
@@ -73,7 +73,7 @@ pub fn finish(output: Output, done: anyhow::Result<String>) -> ExitCode {
     }
 }
 
-/// Prints that arguments make no command: as JSON if they ask for it.
+/// Prints the error of invalid arguments: as JSON if the arguments ask for it.
 #[must_use]
 pub fn wrong_arguments(error: &clap::Error, arguments: &[String]) -> ExitCode {
     if error.use_stderr() && wants_json(arguments) {
@@ -94,17 +94,17 @@ fn is_output(flag: &str) -> bool {
     matches!(flag, "-o" | "--output")
 }
 
-/// How text is laid out.
+/// The layout of text.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Style {
-    /// Columns; `None`: lines are not wrapped, since no terminal shows them.
+    /// The number of columns. `None`: lines are not wrapped, because the output is no terminal.
     pub(super) width: Option<usize>,
-    /// Whether words may have colours.
+    /// Whether words may be coloured.
     pub(super) colours: bool,
 }
 
 impl Style {
-    /// That of standard output.
+    /// The style of standard output.
     pub(super) fn of_stdout() -> Self {
         let out = io::stdout();
         let is_terminal = out.is_terminal();
@@ -115,7 +115,7 @@ impl Style {
         }
     }
 
-    /// A word in a colour, if there are colours.
+    /// A word in a colour, if colours are allowed.
     pub(super) fn paint(self, colour: Colour, word: &str) -> String {
         let code = match colour {
             Colour::Red => "1;31",
@@ -127,7 +127,7 @@ impl Style {
     }
 }
 
-/// A terminal that says it is narrower is not believed.
+/// The smallest width in columns; a narrower terminal counts as this wide.
 const NARROWEST: usize = 40;
 
 /// Colours of words.

@@ -8,14 +8,14 @@ use crate::{
 /// Runs the daemon.
 ///
 /// # Errors
-/// When it can't start.
+/// If the daemon can't start.
 pub fn run(args: RunArgs) -> anyhow::Result<()> {
     let log = log::start(&args.log, args.log_format, args.bpf_log)?;
     process::require_capabilities()?;
     process::raise_open_files();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().thread_name("ztunnel-blocking").build()?;
     let result = runtime.block_on(build::daemon(args, log.lost()));
-    // A read of a mesh file that hangs must not hold up the end.
+    // A read of a mesh file that hangs must not delay the end of the process.
     runtime.shutdown_background();
     result
 }

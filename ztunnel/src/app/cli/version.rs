@@ -1,4 +1,4 @@
-//! `ztunnel version`, `ztunnel completions` and `ztunnel man`: what the command line says of itself.
+//! `ztunnel version`, `ztunnel completions` and `ztunnel man`: information about the program itself.
 
 use std::{fs, path::Path};
 
@@ -13,7 +13,7 @@ use crate::config::{
     version::{BUILD, long},
 };
 
-/// What this binary is.
+/// The version of this binary.
 ///
 /// # Errors
 /// None.

@@ -17,14 +17,14 @@ fn parsed(words: &[&str]) -> AnalyzeArgs {
     args
 }
 
-/// Exit code, and what is printed where.
+/// The exit code, standard output and standard error.
 fn asked(words: &[&str], input: &str) -> (u8, String, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let code = answer(&parsed(words), input.as_bytes(), Style::default(), &mut out, &mut err);
     (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
 }
 
-/// Exit code and what is printed of a folder with one file.
+/// The exit code and standard output for a folder with one file.
 fn run(manifests: &str, more: &[&str]) -> (u8, String) {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("mesh.yaml"), manifests).unwrap();
@@ -91,7 +91,7 @@ fn nothing_to_analyze_is_told() {
         assert_eq!((code, err.as_str(), &json["schemaVersion"]), (2, "", &1.into()));
         assert!(json["error"].as_str().unwrap().starts_with("cannot "), "{json}");
     }
-    // Kinds that mean nothing here are manifests all the same.
+    // Kinds without a meaning for the mesh are manifests as well.
     let (code, out, _) = asked(&["-"], "{apiVersion: v1, kind: ConfigMap, metadata: {name: c}}");
     assert_eq!((code, out.as_str()), (0, "0 errors, 0 warnings, 0 infos\n"));
 }
@@ -118,7 +118,7 @@ fn files_folders_and_standard_input_are_read_together() {
     ] {
         assert!(out.contains(place), "{out}");
     }
-    // Alone the folder has nothing to tell but that its pod is outside.
+    // Without the other input, the only finding of the folder is that its pod is outside the mesh.
     let (_, out, _) = asked(&[&folder], "");
     assert!(out.ends_with("0 errors, 0 warnings, 1 info\n"), "{out}");
     assert!(Args::try_parse_from(["ztunnel", "analyze"]).is_err(), "nothing is given");
@@ -216,7 +216,7 @@ fn a_terminal_gets_no_control_characters() {
     }
 }
 
-/// Rendered manifests often leave the namespace to kubectl.
+/// Rendered manifests often contain no namespace, because kubectl sets it.
 #[test]
 fn objects_without_a_namespace_are_in_the_given_one() {
     let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, labels: {app: p}}\nspec: {containers: []}\nstatus: {podIP: 10.0.0.1}\n";
@@ -239,11 +239,11 @@ fn objects_without_a_namespace_are_in_the_given_one() {
         assert!(!told.contains("[empty-mesh]") && told.ends_with("\n0 errors, 0 warnings, 1 info\n"), "{told}");
         assert!(found(&["-"], &input).contains("[empty-mesh]"));
     }
-    // One that an object names counts.
+    // A namespace that an object names is kept.
     let input = format!("{pod}{}{shop}", policy(", namespace: other"));
     let told = found(&["--namespace", "shop", "-"], &input);
     assert!(told.contains("[unknown-namespace]: AuthorizationPolicy other/a"), "{told}");
-    // Templates too.
+    // The same for pod templates.
     let template = "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\nspec: {template: {metadata: {labels: {app: q}}, \
                     spec: {containers: []}}}\n---\napiVersion: v1\nkind: Service\nmetadata: {name: q, namespace: shop}\nspec: \
                     {clusterIP: 10.96.0.9, selector: {app: q}, ports: [{port: 80}]}\n";
@@ -258,7 +258,7 @@ fn a_namespace_must_be_one() {
     assert!(error.contains("is not a Kubernetes name"), "{error}");
 }
 
-/// On Kubernetes the node finds the network namespaces of its pods: only manifests of a machine without it name them.
+/// On Kubernetes the node finds the network namespaces of its pods. Only manifests for machines without Kubernetes name them.
 #[test]
 fn network_namespaces_are_missed_only_where_they_are_named() {
     let pod = |name: &str, rest: &str| {

@@ -17,7 +17,7 @@ use crate::{
     lifecycle::tasks::TaskCount,
 };
 
-/// What the command prints, or its error.
+/// The output of the command, or its error.
 fn run(words: &[&str]) -> Result<String, String> {
     let args = Args::try_parse_from(["ztunnel", "ca"].iter().chain(words)).map_err(|error| error.to_string())?;
     let Command::Ca(command) = args.command else { panic!("{words:?}") };

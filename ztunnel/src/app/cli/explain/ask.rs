@@ -18,19 +18,20 @@ use crate::{
     explain::Explanation,
 };
 
-/// The daemon is on this node, or close.
+/// How long the connect may take: the daemon is on this node, or close.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// As long as the daemon gives itself for a connection.
+/// How long the answer may take: the daemon's own limit for a connection of its admin endpoints.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// An explanation of a large mesh is far below; what is larger comes from something else.
+/// The largest accepted answer in bytes. An explanation of a large mesh is far smaller; a larger answer comes from another
+/// program.
 const LARGEST: usize = 64 << 20;
-/// What is shown of an answer that is none.
+/// The number of bytes of an invalid answer that are shown.
 const EXCERPT: usize = 500;
 
-/// Asks the daemon whose admin endpoints are there.
+/// Asks the daemon with its admin endpoints at this address.
 ///
 /// # Errors
-/// Says what to do when nobody answers, or somebody else.
+/// The error says what to do if there is no answer, or if another program answers.
 pub(super) fn daemon(admin: SocketAddr, from: &str, to: &str, port: &str) -> anyhow::Result<Explanation> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     let path = format!("{EXPLAIN}?{}", encode(from, to, port));
@@ -66,7 +67,7 @@ async fn fetch(admin: SocketAddr, path: &str) -> anyhow::Result<(StatusCode, Byt
     tokio::pin!(answer, connection);
     tokio::select! {
         answer = &mut answer => answer,
-        // It ends first when the other side closes; what was read until then is with the answer.
+        // The connection may end first if the other side closes. The bytes received until then are in the answer.
         _ended = &mut connection => answer.await,
     }
 }

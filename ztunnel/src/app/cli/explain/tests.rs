@@ -26,7 +26,7 @@ fn args(words: &[&str]) -> ExplainArgs {
     }
 }
 
-/// The exit code, and what is printed where.
+/// The exit code, standard output and standard error.
 fn run(words: &[&str]) -> (u8, String, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let code = answer(&args(words), Style::default(), &mut out, &mut err);
@@ -87,7 +87,7 @@ fn what_could_never_be_read_is_told_and_keeps_out() {
     let broken = folder(&[("mesh.yaml", MESH), ("policy.yaml", &DENY.replace("spec: {}", "spec: {rulez: []}"))]);
     let (code, out, _) = run(&[&mesh(broken.path()), "--from=demo/a", "--to=demo/b"]);
     assert_eq!(code, 3, "{out}");
-    // Only the policy is missing: every address is known.
+    // Only the policy is missing: all addresses are known.
     assert!(!out.contains("the mesh is PARTIAL") && out.contains("policy.yaml"), "{out}");
     assert!(out.contains("repair"), "{out}");
     let broken = folder(&[("mesh.yaml", MESH), ("more.yaml", "kind: [")]);
@@ -113,7 +113,7 @@ fn a_reader_that_went_away_changes_nothing() {
     assert_eq!(answer(&args(&words), Style::default(), &mut Gone, &mut Gone), 2);
 }
 
-/// Answers one request with these bytes, and gives its first line.
+/// Answers one request with these bytes, and returns the first line of the request.
 fn server(answer: String) -> (SocketAddr, JoinHandle<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -131,7 +131,7 @@ fn server(answer: String) -> (SocketAddr, JoinHandle<String>) {
     (address, served)
 }
 
-/// What the command makes of an answer.
+/// Checks the exit code and the output of the command for an answer.
 fn check(answer: String, code: u8, said: &str) {
     let (address, served) = server(answer);
     let identity = "--from=spiffe://cluster.local/ns/demo/sa/a";
