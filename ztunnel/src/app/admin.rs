@@ -1,5 +1,6 @@
-//! What the daemon shows over HTTP: readiness, metrics, and the state of everything as JSON. Three listeners, one service:
-//! the address of the admin endpoints has all of it, those for Prometheus and the kubelet have their own part only.
+//! The HTTP endpoints of the daemon: readiness, metrics, and the state of the daemon as JSON. There are three listeners with
+//! one service: the admin listener has all endpoints, and the listeners for Prometheus and the kubelet have only their own
+//! endpoint.
 
 pub(super) mod explain;
 
@@ -48,20 +49,20 @@ use crate::{
     store::publish::Reader,
 };
 
-/// A request must be there by then.
+/// The deadline for the headers of a request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(2);
-/// A connection ends by then, also one whose reader stalls.
+/// The deadline for the end of a connection, also if its reader stalls.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
-/// So long a scrape waits for the data workers to count what their live connections have carried.
+/// How long a scrape waits until the data workers have counted the bytes of their live connections.
 const COUNTING_TIMEOUT: Duration = Duration::from_secs(1);
-/// Connections at once. Where more come, the oldest of the client that has the most is closed: silent ones must not keep a
-/// scrape out, or the kubelet, which would find the daemon not ready.
+/// The limits of open connections. If there are more, the oldest connection of the client with the most connections is closed.
+/// So silent connections can't block a scrape, or the kubelet, for which the daemon would not be ready then.
 const LIMITS: Limits = Limits { connections: 64, connections_per_peer: 16, handshakes: 64, handshakes_per_peer: 16 };
 
-/// Explains a connection.
+/// The path of the endpoint that explains a connection.
 pub(super) const EXPLAIN: &str = "/explain";
 
-/// Which endpoints a listener has.
+/// The endpoints of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Endpoints {
     /// All of them.
@@ -70,7 +71,7 @@ pub enum Endpoints {
     Metrics,
     /// Readiness.
     Readiness,
-    /// A control plane's for nodes: nothing of this is there.
+    /// A control plane's listener for nodes, which has none of these endpoints.
     Nodes,
 }
 
@@ -95,7 +96,7 @@ impl Endpoints {
     }
 }
 
-/// What the endpoints show.
+/// The state that the endpoints show.
 pub struct Admin {
     /// The pods.
     pub manager: ManagerHandle,
@@ -105,22 +106,22 @@ pub struct Admin {
     pub registry: Registry,
     /// The certificates of the pods.
     pub certificates: Certificates,
-    /// Running tasks.
+    /// The number of running tasks.
     pub tasks: TaskCount,
-    /// What the data workers' live connections have carried.
+    /// The bytes that the data workers' live connections have carried.
     pub carried: Vec<ByteCount>,
-    /// Lost log lines.
+    /// The count of dropped log lines.
     pub lost: LostLines,
     /// The memory of buffers and windows.
     pub budget: Budget,
-    /// Places for explanations that are being made.
+    /// The places for explanations in progress.
     pub explaining: Arc<Semaphore>,
 }
 
-/// Listens. On a machine without IPv6, `[::]` is every IPv4 address.
+/// Binds a listener. On a machine without IPv6, `[::]` stands for all IPv4 addresses.
 ///
 /// # Errors
-/// Names the address and its flag.
+/// The error names the address and its flag.
 pub async fn bind(endpoints: Endpoints, addr: SocketAddr) -> anyhow::Result<TcpListener> {
     let listener = match TcpListener::bind(addr).await {
         Err(error) if addr.ip() == Ipv6Addr::UNSPECIFIED && is_without_v6(&error) => {
@@ -135,7 +136,7 @@ fn is_without_v6(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(nix::libc::EAFNOSUPPORT | nix::libc::EADDRNOTAVAIL))
 }
 
-/// What answers requests.
+/// Answers requests.
 pub(super) trait Answers: Send + Sync + 'static {
     /// Answers a request at one of the listeners.
     fn answer(
@@ -145,7 +146,7 @@ pub(super) trait Answers: Send + Sync + 'static {
     ) -> impl Future<Output = Response<Full<Bytes>>> + Send;
 }
 
-/// Serves until it is dropped.
+/// Serves until the future is dropped.
 pub(super) async fn serve(listener: TcpListener, endpoints: Endpoints, admin: Arc<impl Answers>, count: TaskCount) {
     let mut acceptor = Acceptor::new(listener, OpenLimit::none());
     let admission = Admission::new(LIMITS);
@@ -171,7 +172,8 @@ pub(super) async fn serve(listener: TcpListener, endpoints: Endpoints, admin: Ar
     }
 }
 
-/// Who connects. The kubelet, and whoever is on the node, has the address that it connects to.
+/// The client, for the limits. Processes of the node, such as the kubelet, have the address to which they connect, and count as
+/// known.
 fn client(accepted: &Accepted) -> Client {
     let (peer, own) = (accepted.peer.ip(), accepted.dst.ip());
     Client::new(peer, peer.is_loopback() || peer == own)
@@ -232,9 +234,9 @@ async fn answer(admin: &Admin, endpoints: Endpoints, request: &Request<Incoming>
     metrics(admin, request).await
 }
 
-/// Never waits for the manager: a scrape is needed most while something is stuck.
+/// Answers a scrape without waiting for the manager: metrics are most important while a part of the daemon is stuck.
 async fn metrics(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    // Where a data worker is busy for longer, what it counted before is shown.
+    // If a data worker is busy for longer, its earlier counts are shown.
     let _too_late = timeout(COUNTING_TIMEOUT, join_all(admin.carried.iter().map(ByteCount::count))).await;
     let sources = exposition::Sources {
         traffic: &admin.registry,
@@ -250,7 +252,7 @@ async fn metrics(admin: &Admin, request: &Request<Incoming>) -> Response<Full<By
     scraped(request, exposition::text(&sources))
 }
 
-/// The answer to a scrape, in the format that the client accepts. `text`: in OpenMetrics.
+/// The answer to a scrape, in the format that the client accepts. `text` is in OpenMetrics format.
 pub(super) fn scraped(request: &Request<Incoming>, text: Result<String, fmt::Error>) -> Response<Full<Bytes>> {
     match text {
         Ok(text) if takes_openmetrics(request) => response(StatusCode::OK, OPENMETRICS, text),
@@ -271,7 +273,7 @@ fn readiness(admin: &Admin) -> Response<Full<Bytes>> {
     };
     let mut text = format!("not ready, pending: {pending}\n");
     let mesh = admin.mesh.load();
-    // Nothing of the mesh has made sense yet: here is where to begin.
+    // The mesh has never been valid: the first problem is the place to start.
     if let Some(first) = mesh.problems().first().filter(|_| mesh.version() == 0) {
         text.push_str(&format!("{} problem(s) with the mesh, the first: {first}\n", mesh.problems().len()));
     }

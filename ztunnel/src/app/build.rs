@@ -1,4 +1,4 @@
-//! Builds the daemon from its settings and runs it to its end.
+//! Builds the daemon from its settings and runs it until its end.
 
 use std::{collections::HashMap, future::pending, io, path::Path, sync::Arc};
 
@@ -59,10 +59,10 @@ use crate::{
     tls::{self, KeyLog},
 };
 
-/// Runs the daemon until it is told to stop, and through its drain.
+/// Runs the daemon until it gets a signal to stop and has drained.
 ///
 /// # Errors
-/// When a part can't be started; nothing that was captured before has changed then.
+/// If a part can't be started. The capture of pods by an earlier daemon is unchanged then.
 pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
     let pins = PinDir::at(&args.bpf_pin);
     let _lock = Lock::take(&args.state, &pins)?;
@@ -158,7 +158,7 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
                 info!(signal, "draining; captured pods stay captured, and closed");
                 trigger.start();
             }
-            // A second signal means now.
+            // A second signal ends the drain at once.
             tokio::select! {
                 result = &mut running => result?,
                 _ = process::told_to_stop() => info!("not waiting for the rest of the connections"),
@@ -174,7 +174,7 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether nobody takes over when this daemon has stopped.
+/// Whether no other daemon takes over after this one.
 async fn is_removed(installation: Option<Installation>) -> bool {
     match installation {
         Some(mut installation) => installation.is_removed().await,
@@ -182,24 +182,24 @@ async fn is_removed(installation: Option<Installation>) -> bool {
     }
 }
 
-/// Removes what is left of a daemon whose pods are released: pins, and what is on record of pods that it could not serve.
+/// Removes the remains of a daemon whose pods are released: its pins, and the pods on record that it could not serve.
 async fn clean_up(args: &RunArgs, tasks: &TaskCount) -> anyhow::Result<usize> {
     let mut records = Records::open(&args.state)?;
     let released = controller::clean_up(&PinDir::at(&args.bpf_pin), &mut records, tasks).await;
     released.context("cannot remove what the daemon has put into the kernel; `ztunnel cleanup` tries again")
 }
 
-/// Where the mesh comes from, and the facts that only this node has.
+/// The source of the mesh, and the source of the facts that only this node has.
 enum Source {
     Folder(Box<MeshFolder>),
     ControlPlane {
         plane: Box<ControlPlane>,
-        /// What says which pods this node has.
+        /// The source of this node's pods.
         pods: OwnPods,
     },
 }
 
-/// Where the facts of this node's pods come from.
+/// The source of the facts of this node's pods.
 enum OwnPods {
     /// Pod manifests.
     Folder(Box<MeshFolder>),
@@ -227,7 +227,7 @@ impl Source {
         }
     }
 
-    /// What tells whether the DaemonSet of the daemon has been deleted, if it has one.
+    /// Follows the DaemonSet of the daemon, to learn whether it is deleted. `None`: no DaemonSet is given.
     fn installation(&self, args: &RunArgs, services: &mut TaskSet) -> anyhow::Result<Option<Installation>> {
         let Some(name) = &args.plane.daemon_set else { return Ok(None) };
         let Self::ControlPlane { pods: OwnPods::Kubernetes(cluster), .. } = self else {
@@ -238,7 +238,7 @@ impl Source {
         Ok(Some(installation))
     }
 
-    /// Follows everything, to the very end: what is left while the daemon drains is judged by the newest policies.
+    /// Follows all sources until the end of the daemon: during the drain, open connections are judged by the newest policies.
     fn start(
         self,
         args: &RunArgs,
@@ -268,7 +268,7 @@ impl Source {
         Ok(match pods {
             OwnPods::Folder(pods) => {
                 let mut pods = pods.with_local(local);
-                // Only its local facts count: the control plane says which pods are in the mesh.
+                // Only the local facts of the folder are used: the control plane decides which pods are in the mesh.
                 services.spawn(Span::none(), async move { while pods.next().await.is_some() {} });
                 if let Some(demand) = demand {
                     services.spawn(Span::none(), want_annotated(demand, own));
@@ -291,7 +291,7 @@ impl Source {
     }
 }
 
-/// Wants the pods of this node that a folder has.
+/// Requests the pods of this node that are in a folder from the control plane.
 async fn want_annotated(demand: Demand, mut pods: LocalReader) {
     loop {
         if let Some(pods) = pods.load() {
@@ -303,7 +303,7 @@ async fn want_annotated(demand: Demand, mut pods: LocalReader) {
     }
 }
 
-/// Wants the pods of this node that the Kubernetes API has.
+/// Requests the pods of this node that are in the Kubernetes API from the control plane.
 async fn want_pods(demand: Demand, mut news: watch::Receiver<NodePods>) {
     loop {
         let names = news.borrow_and_update().pods.as_ref().map(|pods| pods.keys().cloned().collect());
@@ -316,7 +316,7 @@ async fn want_pods(demand: Demand, mut news: watch::Receiver<NodePods>) {
     }
 }
 
-/// Makes sure that capture outlives the daemon, unless whoever runs it has accepted that it does not.
+/// Makes sure that the capture outlives the daemon, unless the user has accepted that it does not.
 fn require_lasting(pins: &PinDir, accepted: bool) -> anyhow::Result<()> {
     match pins.survive() {
         Err(error) if accepted => warn!(%error, "accepted: captured pods are open when this daemon ends"),
@@ -325,9 +325,9 @@ fn require_lasting(pins: &PinDir, accepted: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What the connections of one pod may use.
+/// The resources that the connections of one pod may use.
 fn resources(args: &RunArgs, budget: &Budget) -> Resources {
-    // The memory of sockets is the cgroup's as well, which has as much for the kernel as for buffers.
+    // The memory of sockets counts for the cgroup as well. The kernel gets as much of the cgroup's memory as the buffers do.
     let sockets = memory::of_sockets().min(budget.limit()) / defaults::SOCKET_MEMORY_PART;
     let resources = Resources::within(args.max_connections_per_pod, process::open_files(), sockets);
     if resources.connections < args.max_connections_per_pod {
@@ -337,7 +337,7 @@ fn resources(args: &RunArgs, budget: &Budget) -> Resources {
     resources
 }
 
-/// Starts what keeps the certificates; handles come from what is returned.
+/// Starts the cache of certificates. Handles to certificates come from the returned value.
 fn certificates(
     args: &RunArgs,
     has_pods: bool,
@@ -389,7 +389,8 @@ fn tls_settings(args: &RunArgs) -> anyhow::Result<tls::Settings> {
     })
 }
 
-/// What tells the kubelet from others. A kernel that can't is no reason not to start: then nobody is taken for it.
+/// Identifies connections of the kubelet. A kernel without support is no reason not to start: then no connection counts as the
+/// kubelet's.
 fn node_sockets(args: &RunArgs) -> Option<NodeSockets> {
     let warn = |error: &io::Error| {
         warn!(%error, "the kubelet can't be told from others: policy holds for its probes as well; see `ztunnel check`");

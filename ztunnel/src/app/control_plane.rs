@@ -1,4 +1,4 @@
-//! Builds a control plane from its settings and runs it to its end.
+//! Builds a control plane from its settings and runs it until its end.
 
 mod admin;
 pub(super) mod exposition;
@@ -48,7 +48,7 @@ use crate::{
     store::publish::{Publisher, Reader, channel},
 };
 
-/// Where the mesh comes from.
+/// The source of the mesh.
 enum Source {
     Folder(Box<MeshFolder>),
     Kubernetes(Cluster, Box<KubernetesMesh>),
@@ -85,7 +85,7 @@ impl Source {
         }
     }
 
-    /// For the log.
+    /// The name of the source, for the log.
     fn place(&self, args: &ControlPlaneArgs) -> String {
         match self {
             Self::Folder(_) => args.mesh.as_ref().map(|dir| dir.display().to_string()).unwrap_or_default(),
@@ -93,7 +93,7 @@ impl Source {
         }
     }
 
-    /// Publishes the mesh, for ever.
+    /// Publishes the mesh; never returns.
     async fn feed(self, publisher: Publisher, mesh: Reader, translator: Translator, resources: Resources) {
         let never = std::future::pending();
         match self {
@@ -103,10 +103,10 @@ impl Source {
     }
 }
 
-/// Runs a control plane until it is told to stop, and through its drain.
+/// Runs a control plane until it gets a signal to stop and has drained.
 ///
 /// # Errors
-/// When a part can't be started.
+/// If a part can't be started.
 pub async fn run(args: ControlPlaneArgs, lost: LostLines) -> anyhow::Result<()> {
     let tasks = TaskCount::default();
     let mut services = TaskSet::new(tasks.clone());
@@ -184,7 +184,7 @@ pub async fn run(args: ControlPlaneArgs, lost: LostLines) -> anyhow::Result<()> 
             let signal = signal.context("cannot install signal handlers")?;
             info!(signal, seconds = args.drain_timeout.0, "stopping; the streams of nodes are ended one after another");
             trigger.start();
-            // A second signal means now.
+            // A second signal ends the drain at once.
             tokio::select! {
                 () = &mut serving => {}
                 _ = process::told_to_stop() => info!("not waiting for the rest of the streams"),
@@ -196,7 +196,7 @@ pub async fn run(args: ControlPlaneArgs, lost: LostLines) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// The authority in a Secret, which is followed, and whose roots are published.
+/// Opens the authority in a Secret, follows the Secret, and publishes the roots.
 async fn secret_ca(
     args: &ControlPlaneArgs,
     cluster: &Cluster,

@@ -1,4 +1,4 @@
-//! The program: puts the parts together and runs them. The only folder that knows every module.
+//! The program: combines the parts and runs them. Only this folder uses all modules.
 
 pub mod admin;
 pub mod build;

@@ -1,4 +1,4 @@
-//! `/explain?from=…&to=…&port=…`: where a connection would go in the mesh in force, and whether it may.
+//! `/explain?from=…&to=…&port=…`: the destination of a connection in the mesh in force, and whether the connection is allowed.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,40 +20,40 @@ use crate::{
     store::{demand::Unresolved, publish::Reader},
 };
 
-/// Longer values are no names.
+/// The largest length of a value in bytes; names are shorter.
 const LONGEST: usize = 2048;
-/// Encoded in a parameter, beside all that is not ASCII.
+/// The ASCII characters that are encoded in a parameter. All other characters outside of ASCII are encoded as well.
 const ENCODED: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/').remove(b':');
-/// Explanations that are made at once. One may take a CPU for a while, which the data path needs more.
+/// The number of explanations that are made at once. An explanation may use a CPU for a while that the data path needs.
 const AT_ONCE: usize = 1;
-/// The manager may be busy with a pod; the explanation does not wait for that any longer.
+/// How long an explanation waits for the manager, which may be busy with a pod.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Why there is no explanation.
 #[derive(Debug, Error)]
 pub(super) enum ExplainError {
-    /// A parameter that is missing, there twice, unknown, or unreadable.
+    /// A parameter is missing, given twice, unknown, or invalid.
     #[error("{0}; write /explain?from=NAMESPACE/POD&to=NAMESPACE/SERVICE&port=80")]
     Parameter(String),
     /// The mesh has no answer.
     #[error(transparent)]
     Query(#[from] QueryError),
-    /// It is not known whose the address is.
+    /// The control plane did not say to which object the address belongs.
     #[error(transparent)]
     Unresolved(#[from] Unresolved),
-    /// There are others.
+    /// Other explanations are being made.
     #[error("others are being explained: try again")]
     Busy,
-    /// It can't be shown.
+    /// The explanation can't be encoded.
     #[error("the explanation can't be written as JSON: {0}")]
     Json(#[from] serde_json::Error),
-    /// It panicked, or the daemon is stopping.
+    /// The task panicked, or the daemon is stopping.
     #[error("the explanation was given up: the daemon is stopping, or this is a fault of it")]
     GivenUp,
 }
 
-/// Explains what a query string asks for, as JSON, once one of the [`places`] is free.
+/// Answers a query string with an explanation as JSON, when one of the [`places`] is free.
 pub(super) async fn answer(
     mesh: &Reader,
     manager: &ManagerHandle,
@@ -69,7 +69,7 @@ pub(super) async fn answer(
     };
     let (local, is_on_demand) = (manager.local_pods(), mesh.is_on_demand());
     let now = timeout(PATIENCE, manager.describe()).await.ok().flatten();
-    // A mesh can be large, and the thread that this runs on keeps the pods.
+    // A mesh can be large, and the current thread also runs the manager of the pods.
     let explained = spawn_blocking(move || {
         let node = now.as_ref().map(node_state);
         let mut explanation = explain_at(&snapshot, &local, node.as_ref(), &query)?;
@@ -83,7 +83,7 @@ pub(super) async fn answer(
             explanation.warnings.push(warning.to_owned());
         }
         let json = serde_json::to_vec_pretty(&explanation);
-        // It goes on when nobody waits for it any more; until then the next one waits.
+        // This task continues if its client has gone. The place is freed only now, so the next explanation waits until then.
         drop(place);
         Ok(json?)
     });
@@ -95,7 +95,7 @@ pub(in crate::app) fn places() -> Arc<Semaphore> {
     Arc::new(Semaphore::new(AT_ONCE))
 }
 
-/// How far the daemon has come with its pods, as an explanation wants it.
+/// The state of the node's pods, as an explanation needs it.
 fn node_state(now: &Description) -> NodeState {
     let state = |pod: &PodInfo| {
         let why = || pod.reason.clone().unwrap_or_else(|| "no reason is known".to_owned());
@@ -109,7 +109,7 @@ fn node_state(now: &Description) -> NodeState {
     NodeState { node: now.node.clone(), pods: now.pods.iter().map(|pod| (name(pod), state(pod))).collect() }
 }
 
-/// What the mesh's files can't tell: which of the pods this node's daemon can't serve.
+/// Facts that the manifests don't contain: the pods of the explanation that this node's daemon can't serve.
 fn of_this_node(explanation: &Explanation, now: &Description) -> Vec<String> {
     let mut names: Vec<&str> = explanation.from.pod.iter().map(String::as_str).collect();
     names.extend(explanation.endpoints.iter().filter_map(|endpoint| endpoint.pod.as_deref()));
@@ -126,7 +126,7 @@ fn of_this_node(explanation: &Explanation, now: &Description) -> Vec<String> {
         .collect()
 }
 
-/// Reads a query string. Each parameter is to be there once, and no other.
+/// Reads a query string. Each parameter has to be given once, and there must be no others.
 fn query(parameters: &str) -> Result<Query, ExplainError> {
     let [mut from, mut to, mut port] = [None, None, None];
     for pair in parameters.split('&').filter(|pair| !pair.is_empty()) {
@@ -151,9 +151,9 @@ fn query(parameters: &str) -> Result<Query, ExplainError> {
     Ok(Query::parse(&from, &to, &port)?)
 }
 
-/// Undoes percent-encoding. `None`: it is broken, too long, or not UTF-8.
+/// Decodes percent-encoding. `None`: the text is invalid, too long, or not UTF-8.
 fn decode(text: &str) -> Option<String> {
-    // The library leaves an incomplete escape as it is.
+    // The library does not report an incomplete escape, so it is checked here.
     let is_escape =
         |rest: &str| rest.as_bytes().get(..2).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit));
     if !text.split('%').skip(1).all(is_escape) {
@@ -163,7 +163,7 @@ fn decode(text: &str) -> Option<String> {
     (decoded.len() <= LONGEST).then(|| decoded.into_owned())
 }
 
-/// A query string that [`answer`] understands.
+/// The query string for [`answer`].
 pub(in crate::app) fn encode(from: &str, to: &str, port: &str) -> String {
     let [from, to, port] = [from, to, port].map(|text| utf8_percent_encode(text, ENCODED));
     format!("from={from}&to={to}&port={port}")

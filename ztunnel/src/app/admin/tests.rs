@@ -1,4 +1,4 @@
-//! What a scrape is told, and when.
+//! The answers to scrapes, also while the manager is blocked.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -25,7 +25,7 @@ use crate::{
     store::publish,
 };
 
-/// A daemon whose manager answers nobody: the address of its admin endpoints, and what the manager is asked.
+/// A daemon whose manager does not answer: the address of its admin endpoints, and the requests to the manager.
 async fn blocked() -> (SocketAddr, mpsc::Receiver<oneshot::Sender<Description>>) {
     let pod = PodStatus {
         name: NamespacedName::new("demo", "web"),
@@ -53,7 +53,7 @@ async fn blocked() -> (SocketAddr, mpsc::Receiver<oneshot::Sender<Description>>)
     (address, asked)
 }
 
-/// Asks with this header, and gives the whole answer.
+/// Sends a request with this header, and returns the whole answer.
 async fn get(address: SocketAddr, path: &str, header: &str) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n{header}Connection: close\r\n\r\n");
@@ -68,7 +68,7 @@ async fn a_scrape_does_not_wait_for_a_manager_that_is_blocked() {
     let (address, mut asked) = blocked().await;
     let dump = get(address, "/config_dump", "");
     let scrape = async {
-        // The manager is asked, and this is all that it does.
+        // The manager receives the request, but does not answer.
         let unanswered = asked.recv().await.unwrap();
         let text = get(address, "/metrics", "").await;
         drop(unanswered);

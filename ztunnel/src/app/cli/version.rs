@@ -24,7 +24,7 @@ pub fn version(args: &VersionArgs) -> anyhow::Result<String> {
     })
 }
 
-/// A script that completes commands and flags.
+/// A script for the completion of commands and flags.
 ///
 /// # Errors
 /// None.
