@@ -1,4 +1,4 @@
-//! An API server, and the right to ask it.
+//! The connection to an API server, with credentials.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -9,24 +9,24 @@ use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigErro
 use kube::{Client, Config};
 use thiserror::Error;
 
-/// How long a connection may take to be there.
+/// How long a connect may take.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
-/// A connection on which nothing arrives for this long is given up. API servers end a watch earlier: see `watch`.
+/// A connection on which nothing arrives for this long is closed. API servers end a watch earlier: see `watch`.
 const SILENT: Duration = Duration::from_secs(150);
 
-/// How the API server is found, and by what a caller proves who it is.
+/// The source of the API server's address and of the credentials.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Access {
-    /// As a pod of the cluster: with the service account that is mounted into it. Its token is read again every minute.
+    /// The service account that is mounted into this pod of the cluster. Its token is read again every minute.
     InCluster,
-    /// As a file of `kubectl` says, whose current context counts. A `tokenFile` in it is read again every minute.
+    /// The current context of a `kubectl` file. A `tokenFile` in it is read again every minute.
     Kubeconfig(PathBuf),
 }
 
-/// Why the API server can't be asked.
+/// Why no client of the API server can be made.
 #[derive(Debug, Error)]
 pub enum ConnectError {
-    /// This is no pod, or one without a service account.
+    /// The process does not run in a pod, or the pod has no service account.
     #[error(
         "cannot use the service account of this pod to reach the Kubernetes API: outside of a cluster give --kubeconfig FILE; in a \
          pod, automountServiceAccountToken must not be false"
@@ -37,16 +37,16 @@ pub enum ConnectError {
     Kubeconfig {
         /// The file.
         file: PathBuf,
-        /// What is wrong with it.
+        /// The fault in the file.
         #[source]
         source: KubeconfigError,
     },
-    /// Certificates, keys or tokens that it names can't be used.
+    /// The certificates, keys or tokens of the configuration can't be used.
     #[error("cannot make a client of the Kubernetes API at {server}: correct its certificates, key or token")]
     Client {
         /// The server.
         server: String,
-        /// What is wrong.
+        /// The fault.
         #[source]
         source: Box<kube::Error>,
     },
@@ -60,10 +60,10 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Makes a client; within a runtime. The API server is not asked for anything yet. Blocks on the file system.
+    /// Makes a client; needs a runtime. No request is sent yet. Blocks on the file system.
     ///
     /// # Errors
-    /// Names the file, or what is missing in the pod.
+    /// The error names the file, or the missing part of the pod.
     pub async fn connect(access: &Access) -> Result<Self, ConnectError> {
         let mut config = match access {
             Access::InCluster => Config::incluster().map_err(ConnectError::InCluster)?,
@@ -77,7 +77,7 @@ impl Cluster {
         config.connect_timeout = Some(CONNECT_WITHIN);
         config.read_timeout = Some(SILENT);
         config.reset_reader_on_write = true;
-        // Each caller has its own pauses, and tells of its failures.
+        // The client does not retry: each caller has its own pauses, and reports its failures.
         config.default_retry = false;
         let client = Client::try_from(config);
         let client =

@@ -1,4 +1,4 @@
-//! Why the API server did not do what it was asked for, and what to do about it.
+//! Failed requests to the API server, with the cause and the remedy.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,13 +11,13 @@ use crate::model::cause::causes;
 /// A request that failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// What was tried: `list`, `watch`, `create`.
+    /// The attempted operation: `list`, `watch`, `create`.
     pub verb: &'static str,
-    /// On what.
+    /// The type of the objects.
     pub resource: ResourceType,
-    /// Where.
+    /// The API server.
     pub server: Arc<str>,
-    /// Why it failed.
+    /// Why the request failed.
     pub reason: Reason,
 }
 
@@ -30,17 +30,17 @@ pub enum Reason {
     Unauthenticated(String),
     /// The API server does not know the object, or the type.
     NotFound(String),
-    /// There is one of that name, or it is another by now.
+    /// An object of this name exists already, or the object has changed meanwhile.
     Conflict(String),
-    /// What was to be followed is not remembered by the API server any more.
+    /// The API server does not have the requested version any more.
     Expired(String),
-    /// The API server says something else.
+    /// The API server reports another error.
     Refused(String),
     /// The API server can't be reached, or the connection broke.
     Unreachable(String),
-    /// No answer in time.
+    /// There was no answer in time.
     Silent,
-    /// The answer makes no sense.
+    /// The answer is invalid.
     Answer(String),
 }
 
@@ -69,7 +69,7 @@ impl Reason {
         }
     }
 
-    /// For the metric.
+    /// The value of the metric label.
     #[must_use]
     pub const fn label(&self) -> &'static str {
         match self {
@@ -86,7 +86,7 @@ impl Reason {
     }
 }
 
-/// What was tried on what, what was wrong, what to do.
+/// The attempted operation, its object, the cause and the remedy.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { verb, resource, server, reason } = self;
@@ -119,7 +119,7 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// Control characters must not reach a log, nor endless texts.
+/// Shortens a text and replaces control characters, for logs.
 fn printable(text: &str) -> String {
     const LONGEST: usize = 1 << 10;
     text.chars().take(LONGEST).map(|c| if c.is_control() { ' ' } else { c }).collect()

@@ -1,7 +1,7 @@
 //! Whether the DaemonSet of this daemon has been deleted: then the daemon is removed from the cluster, and not replaced.
 //!
-//! The DaemonSet is followed from the start on. A daemon that is told to stop may have lost its rights by then: whoever removes an
-//! installation deletes its RBAC rules as well, in any order. Whatever is not known is no removal.
+//! The DaemonSet is followed from the start. When the daemon has to stop, it may have lost its rights: the removal of an
+//! installation also deletes the RBAC rules, in any order. If the state of the DaemonSet is unknown, it counts as not deleted.
 
 use std::time::Duration;
 
@@ -16,19 +16,19 @@ use super::resource::DAEMON_SETS;
 use super::watch::{Report, Selection, Watch};
 use crate::model::workload::NamespacedName;
 
-/// How long the API server may take to answer when the daemon is told to stop.
+/// How long the API server may take to answer when the daemon has to stop.
 const ASK_WITHIN: Duration = Duration::from_secs(2);
-/// How long the news of a deletion may take, when the API server does not answer.
+/// How long the daemon waits for the event of a deletion if the API server does not answer.
 const NEWS_WITHIN: Duration = Duration::from_secs(1);
 
-/// What is known of the DaemonSet.
+/// The known state of the DaemonSet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
-    /// Not even that it has ever been there.
+    /// It is not known whether the DaemonSet has ever existed.
     Unknown,
-    /// It is there.
+    /// The DaemonSet exists.
     Present,
-    /// It was there, and has been deleted, or is being deleted.
+    /// The DaemonSet has existed, and is deleted or being deleted.
     Deleted,
 }
 
@@ -39,7 +39,7 @@ pub struct InstallationWatch {
     told: watch::Sender<Standing>,
 }
 
-/// Tells whether the DaemonSet has been deleted.
+/// Answers whether the DaemonSet has been deleted.
 #[derive(Debug)]
 pub struct Installation {
     name: NamespacedName,
@@ -47,7 +47,7 @@ pub struct Installation {
     standing: watch::Receiver<Standing>,
 }
 
-/// A DaemonSet, as far as it is read.
+/// The fields of a DaemonSet that are read.
 #[derive(Deserialize)]
 struct Wire {
     metadata: Metadata,
@@ -69,7 +69,7 @@ impl Wire {
 }
 
 impl InstallationWatch {
-    /// What follows the DaemonSet of this name, and what tells of it.
+    /// A watch of the DaemonSet with this name, and the handle that answers for it.
     #[must_use]
     pub fn new(cluster: &Cluster, name: NamespacedName) -> (Self, Installation) {
         let selection = Selection {
@@ -82,7 +82,7 @@ impl InstallationWatch {
         (Self { name: name.clone(), watch, told }, Installation { name, cluster: cluster.clone(), standing })
     }
 
-    /// Follows it for as long as this is polled.
+    /// Follows the DaemonSet while the future is polled.
     pub async fn run(mut self) {
         loop {
             match self.watch.next().await {
@@ -122,7 +122,7 @@ impl InstallationWatch {
 }
 
 impl Installation {
-    /// Whether the DaemonSet has been deleted, for a daemon that is told to stop. That it can't be told is a no.
+    /// Whether the DaemonSet has been deleted, for a daemon that has to stop. `false` if that is unknown.
     pub async fn is_removed(&mut self) -> bool {
         match *self.standing.borrow() {
             Standing::Unknown => return false,
@@ -131,7 +131,7 @@ impl Installation {
         }
         match timeout(ASK_WITHIN, self.cluster.object::<Wire>(DAEMON_SETS, &self.name)).await {
             Ok(Ok(found)) => found.is_none_or(|found| found.standing() == Standing::Deleted),
-            // The right to ask may be gone together with the DaemonSet.
+            // The right to read the DaemonSet may have been deleted together with it.
             Ok(Err(_)) | Err(_) => {
                 let news = self.standing.wait_for(|standing| *standing == Standing::Deleted);
                 matches!(timeout(NEWS_WITHIN, news).await, Ok(Ok(_)))
@@ -157,7 +157,7 @@ mod tests {
         json!({"metadata": {"name": "z", "namespace": "ns", "uid": "u", "resourceVersion": version, "deletionTimestamp": deleted}})
     }
 
-    /// A daemon whose DaemonSet is listed so, and is answered so when it is asked for by name.
+    /// A daemon, with given answers of the API server for the list of DaemonSets and for the DaemonSet by name.
     struct World {
         installation: Installation,
         events: UnboundedSender<Value>,
@@ -213,13 +213,13 @@ mod tests {
         world.stands(Standing::Present).await;
         assert!(world.installation.is_removed().await);
 
-        // The right to ask is gone with it: the news counts.
+        // The right to read is deleted as well, so the event of the deletion counts.
         let mut world = self::world(json!([daemon_set(None)]), (403, status(403, "Forbidden", "no"))).await;
         world.stands(Standing::Present).await;
         world.events.send(json!({"type": "DELETED", "object": daemon_set(None)})).unwrap();
         assert!(world.installation.is_removed().await);
 
-        // One of the same name takes its place.
+        // A new DaemonSet with the same name replaces it.
         world.events.send(json!({"type": "ADDED", "object": daemon_set(None)})).unwrap();
         world.stands(Standing::Present).await;
         assert!(!world.installation.is_removed().await);

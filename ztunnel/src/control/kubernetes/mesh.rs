@@ -1,10 +1,11 @@
 //! The mesh from the Kubernetes API.
 //!
-//! Each type of objects is [watched](Watch), and each object is read as one of a folder's manifests is. Nothing is told before all
-//! types have been listed: a mesh without its policies would be open. What fails later leaves the last good state in force.
+//! Each type of objects is [watched](Watch), and each object is read like a manifest of a folder. Nothing is published before
+//! all types have been listed, because a mesh without its policies would be open. After a later failure the last good state
+//! stays in force.
 //!
-//! An object that cannot be read goes on with its last valid version. Where there is none, an object that may hold a policy closes its
-//! namespace, and one that may name pods keeps the mesh from being complete, as an unreadable manifest does.
+//! If an object can't be read, its last valid version stays in force. If there is none, an object that may contain a policy
+//! closes its namespace, and an object that may name pods marks the mesh as partial, as an unreadable manifest does.
 
 mod objects;
 mod standing;
@@ -33,12 +34,12 @@ use crate::model::origin::Origin;
 use crate::model::problem::{Problem, Severity};
 use crate::store::change::{Batch, Gaps};
 
-/// How long it must be quiet before changes are taken together: one rollout changes pods and slices at once.
+/// Changes are combined until there is no further change for this time: a rollout changes pods and slices at once.
 const QUIET: Duration = Duration::from_millis(20);
-/// How long changes wait for others at most.
+/// The longest time that a change waits for others.
 const LONGEST_WAIT: Duration = Duration::from_millis(200);
 
-/// The types of objects that make a mesh, and how each is read.
+/// The types of objects of a mesh, and the kind as which each is read.
 const TYPES: [(ResourceType, Kind); 10] = [
     (NAMESPACES, Kind::Namespace),
     (NODES, Kind::Node),
@@ -52,23 +53,24 @@ const TYPES: [(ResourceType, Kind); 10] = [
     (PEER_AUTHENTICATIONS, Kind::PeerAuthentication),
 ];
 
-/// A report, the type that it is about, and how many objects of the type there are then.
+/// The index of a type, a report about it, and the number of its objects after the report.
 type Told = (usize, Report, usize);
 
-/// The objects of an API server, as a source of the mesh.
+/// A source of the mesh: the objects of an API server.
 pub struct KubernetesMesh {
     reports: SelectAll<BoxStream<'static, Told>>,
     objects: Objects,
     followed: Followed,
     server: Arc<str>,
-    /// What was last told; `None` before the first time.
+    /// The last published gaps and problems; `None`: nothing was published yet.
     told: Option<(Gaps, Arc<[Problem]>)>,
-    /// Every type has been listed.
+    /// All types have been listed.
     is_read: bool,
 }
 
 impl KubernetesMesh {
-    /// Follows the objects of an API server. Identities are of the given trust domain; the mesh's settings are in a namespace.
+    /// Follows the objects of an API server. Identities have the given trust domain; the mesh's settings are in the given
+    /// namespace.
     #[must_use]
     pub fn new(cluster: &Cluster, trust_domain: TrustDomain, namespace: &str) -> Self {
         let streams = TYPES.iter().enumerate().map(|(index, (resource, kind))| {
@@ -90,7 +92,7 @@ impl KubernetesMesh {
         }
     }
 
-    /// How each type of objects is followed, also later.
+    /// The state of each type of objects, which is updated later.
     #[must_use]
     pub fn followed(&self) -> Followed {
         self.followed.clone()
@@ -128,7 +130,7 @@ impl KubernetesMesh {
         self.followed.counts(resource, count);
     }
 
-    /// Takes what comes with a report, and shortly after it.
+    /// Processes the reports that follow a first one closely.
     async fn gather(&mut self) {
         let deadline = Instant::now() + LONGEST_WAIT;
         loop {
@@ -148,7 +150,7 @@ impl KubernetesMesh {
         }
     }
 
-    /// What is new since the last time.
+    /// The changes since the last batch.
     fn batch(&mut self) -> Option<Batch> {
         let mut problems: Vec<Problem> = self
             .followed
@@ -176,7 +178,7 @@ impl KubernetesMesh {
             problems: last.is_none_or(|(_, last)| **last != *problems).then(|| problems.into()),
             is_read: self.is_read,
         };
-        // Before anything is read, only what is wrong is told.
+        // Before all types are listed, only problems are published.
         let is_news = match &batch.problems {
             Some(problems) if !self.is_read && last.is_none() => !problems.is_empty(),
             _ => !batch.is_empty(),
@@ -193,13 +195,13 @@ impl KubernetesMesh {
 }
 
 impl MeshSource for KubernetesMesh {
-    /// The first batch comes when every type has been listed; before that, one only tells what is wrong.
+    /// The first complete batch comes when all types have been listed. Before that, a batch contains problems only.
     async fn next(&mut self) -> Option<Batch> {
         loop {
             let told = self.reports.next().await?;
             self.take(told);
             self.gather().await;
-            // While lists are read there is nothing to be told.
+            // While lists are read there is no batch.
             if let Some(batch) = self.batch() {
                 return Some(batch);
             }
@@ -207,12 +209,13 @@ impl MeshSource for KubernetesMesh {
     }
 }
 
-/// Types of Istio, which a cluster need not have.
+/// Whether a type is Istio's, which a cluster need not have.
 fn is_optional(resource: &ResourceType) -> bool {
     resource.group.ends_with(".istio.io")
 }
 
-/// The mesh's settings are one object. Those of another namespace are of no concern: whoever may write there must not set them.
+/// The selection of objects. The mesh's settings are one object in one namespace: a user who may write in another namespace
+/// must not be able to change them.
 fn selection(kind: Kind, namespace: &str) -> Selection {
     match kind {
         Kind::Mesh => Selection {
@@ -224,7 +227,7 @@ fn selection(kind: Kind, namespace: &str) -> Selection {
     }
 }
 
-/// Each problem of an object is logged when it appears and when it is over. Failures to follow a type are logged as they come.
+/// Logs each problem of an object when it appears and when it is solved. Failures to follow a type are logged when they occur.
 fn log(before: &[Problem], now: &[Problem]) {
     let of_objects = |problems: &'_ [Problem]| -> BTreeSet<Problem> {
         problems.iter().filter(|problem| matches!(problem.origin, Origin::Object { .. })).cloned().collect()

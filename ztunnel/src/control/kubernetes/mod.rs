@@ -1,9 +1,9 @@
 //! The Kubernetes API: the only user of `kube`.
 //!
-//! [`Cluster`] is an API server and the right to ask it. [`Watch`] lists the objects of one [`ResourceType`] and follows their
-//! changes; what it yields are trees of fields, of which a caller reads those that it needs into a small type of its own
-//! ([`Object::read`]): a `Pod` with all its fields takes ten times the memory of what a mesh needs of it. [`mesh`] is the source of a
-//! mesh that is made of such objects.
+//! [`Cluster`] is an API server with credentials. [`Watch`] lists the objects of one [`ResourceType`] and follows their
+//! changes. It yields trees of fields; a caller reads the fields that it needs into its own small type ([`Object::read`]). A
+//! `Pod` with all its fields needs ten times the memory of the fields that a mesh needs. [`mesh`] is the source of a mesh from
+//! such objects.
 
 mod client;
 mod failure;

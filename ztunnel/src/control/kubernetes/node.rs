@@ -1,7 +1,8 @@
-//! The pods of one node, and whether they are in the mesh by their labels and those of their Namespaces: for the local source.
+//! The pods of one node, and whether they are members of the mesh by their labels or those of their Namespaces: for the local
+//! source.
 //!
-//! Pods are selected by the API server (`spec.nodeName`), so that a node with few pods hears of few. What cannot be followed
-//! for a while stays as it was, which is told.
+//! The API server selects the pods (`spec.nodeName`), so a node gets only its own pods. If a type can't be followed for a
+//! while, its objects stay as they were, and the failure is reported.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,12 +28,12 @@ use crate::model::origin::Origin;
 use crate::model::workload::{NamespacedName, Workload};
 use crate::store::change::Change;
 
-/// How long it must be quiet before changes are told together: a label of a Namespace concerns all of its pods.
+/// Changes are combined until there is no further change for this time: a label of a Namespace concerns all of its pods.
 const QUIET: Duration = Duration::from_millis(10);
-/// How long changes wait for others at most.
+/// The longest time that a change waits for others.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
 
-/// What is followed. The Node is only asked for in order to find out whether there is one of the name.
+/// The followed types. The Node is followed only to check that a Node with the name exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Type {
     Namespaces,
@@ -61,12 +62,12 @@ impl Type {
     }
 }
 
-/// How a type is followed.
+/// The state of a followed type.
 #[derive(Debug, Default)]
 struct Standing {
-    /// All that there was has been told once.
+    /// All objects have been reported once.
     is_listed: bool,
-    /// Why it can't be followed now.
+    /// Why the type can't be followed now.
     failure: Option<String>,
 }
 
@@ -79,13 +80,13 @@ pub struct NodeWatch {
     workloads: BTreeMap<NamespacedName, Arc<Workload>>,
     namespaces: Standing,
     pods: Standing,
-    /// Whether there is a Node of the name; `None`: that is not known.
+    /// Whether a Node with the name exists; `None`: that is not known.
     has_node: Option<bool>,
     told: watch::Sender<NodePods>,
 }
 
 impl NodeWatch {
-    /// What follows the pods of a node, and where it tells of them.
+    /// A watch of the pods of a node, and the receiver of the pods.
     #[must_use]
     pub fn new(cluster: &Cluster, node: &str) -> (Self, watch::Receiver<NodePods>) {
         let streams = Type::ALL.map(|kind| {
@@ -112,7 +113,7 @@ impl NodeWatch {
         (watch, reader)
     }
 
-    /// Follows them for as long as this is polled.
+    /// Follows the pods while the future is polled.
     pub async fn run(mut self) {
         while let Some((kind, report)) = self.reports.next().await {
             self.take(kind, report);
@@ -148,7 +149,7 @@ impl NodeWatch {
             Type::Namespaces => &mut self.namespaces,
             Type::Pods => &mut self.pods,
             Type::Node => {
-                // Whoever may not look at Nodes does without the warning.
+                // Without the right to read Nodes there is no warning about a missing Node.
                 if failure.is_none() {
                     self.has_node.get_or_insert(false);
                 } else {
@@ -179,7 +180,7 @@ impl NodeWatch {
         };
         let title = format!("{} {}", kind.resource(), object.name);
         let said = resource.map_err(|error| error.to_string()).and_then(|resource| {
-            // Pods come and go: what they share is not worth to be remembered.
+            // Pods change often, so texts that they share are not kept.
             objects::read(resource, &mut Interner::default()).map_err(|error| error.to_string())
         });
         match said {
@@ -220,12 +221,12 @@ impl NodeWatch {
         });
     }
 
-    /// The pods, once all of them are known, and all Namespaces.
+    /// The pods, if all pods and all Namespaces are known.
     fn listed(&self) -> Option<BTreeMap<NamespacedName, NodePod>> {
         (self.namespaces.is_listed && self.pods.is_listed).then(|| {
             let local = self.joiner.local();
             let pod = |(name, workload): (&NamespacedName, &Arc<Workload>)| {
-                // Whoever may write a pod could name any network namespace of the node.
+                // A user who may create a pod could name any network namespace of the node, so the annotation is ignored.
                 let local = LocalPod { netns: None, ..local.get(name).cloned().unwrap_or_default() };
                 (name.clone(), NodePod { workload: Arc::clone(workload), local: Arc::new(local) })
             };

@@ -1,4 +1,4 @@
-//! An object as it comes from the API server: a tree of its fields, of which a caller reads those that it needs.
+//! An object from the API server: a tree of its fields. A caller reads the fields that it needs.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,9 +14,9 @@ use crate::model::workload::NamespacedName;
 /// An object of an API server.
 #[derive(Debug, Clone)]
 pub struct Object {
-    /// Namespace and name; the namespace of an object that has none is empty.
+    /// Namespace and name. The namespace is empty for an object without one.
     pub name: NamespacedName,
-    /// What tells it from another of the same name.
+    /// The UID, which differs from the UID of another object with the same name.
     pub uid: Arc<str>,
     pub(super) version: Box<str>,
     tree: Node<'static>,
@@ -28,15 +28,15 @@ pub struct Object {
 pub struct Unreadable {
     /// The field, such as `spec.rules[0].from`.
     pub field: Option<String>,
-    /// What is wrong with it.
+    /// The fault of the field.
     pub message: String,
 }
 
 impl Object {
-    /// Reads the fields that a type has. Messages are this program's own, with the path of the field.
+    /// Reads the fields of the type `T`. The messages of errors are this program's own, with the path of the field.
     ///
     /// # Errors
-    /// A field is missing, or is of another type.
+    /// A field is missing or has another type.
     pub fn read<T: DeserializeOwned>(&self) -> Result<T, Unreadable> {
         T::deserialize(NodeDeserializer::new(&self.tree)).map_err(|fault| {
             let error = fault.into_error(&self.tree);
@@ -44,24 +44,24 @@ impl Object {
         })
     }
 
-    /// All its fields.
+    /// All fields.
     pub(super) fn tree(&self) -> &Node<'static> {
         &self.tree
     }
 
-    /// A field as JSON, by its path; `None`: it is not there, or null.
+    /// The field with this path, as JSON. `None`: it is missing or null.
     #[must_use]
     pub fn json(&self, path: &[&str]) -> Option<serde_json::Value> {
         let found = path.iter().try_fold(&self.tree, |node, key| node.get(key))?;
         Some(json(found)).filter(|value| !value.is_null())
     }
 
-    /// All its fields, taken out of it.
+    /// Converts the object into the tree of its fields.
     pub(super) fn into_tree(self) -> Node<'static> {
         self.tree
     }
 
-    /// Fills in what the items of a list lack: they may have neither `apiVersion` nor `kind`.
+    /// An object from a tree. Adds `apiVersion` and `kind` if they are missing, as in the items of a list.
     pub(super) fn of(tree: Raw, api_version: &str, kind: &str) -> Self {
         let mut tree = tree.0;
         let text = |key: &str| {
@@ -80,7 +80,7 @@ impl Object {
     }
 }
 
-/// A tree of values as JSON, as which it was read.
+/// Converts a tree of values back to JSON.
 fn json(node: &Node<'_>) -> serde_json::Value {
     match &node.value {
         _ if node.is_null() => serde_json::Value::Null,
@@ -94,7 +94,7 @@ fn json(node: &Node<'_>) -> serde_json::Value {
     }
 }
 
-/// JSON as a tree of values. Notes on who has set which field, often half of an object, are left out.
+/// JSON as a tree of values. `managedFields`, often half of an object, are left out.
 #[derive(Debug, Clone)]
 pub(super) struct Raw(Node<'static>);
 
@@ -104,14 +104,14 @@ impl<'de> Deserialize<'de> for Raw {
     }
 }
 
-/// Where in an object a value stands.
+/// The position of a value in an object.
 #[derive(Clone, Copy)]
 enum ObjectPart {
-    /// It is the object.
+    /// The value is the object.
     Object,
-    /// It is the object's `metadata`.
+    /// The value is the object's `metadata`.
     Metadata,
-    /// It is anything else.
+    /// The value is another field.
     Elsewhere,
 }
 
@@ -253,7 +253,7 @@ mod tests {
         let error = wrong.read::<Slim>().unwrap_err();
         assert_eq!(error.field.as_deref(), Some("spec.priority"), "{error}");
         assert!(error.to_string().starts_with("spec.priority: "), "{error}");
-        // Neither is anything that an API server sends.
+        // An API server never sends this value.
         assert_eq!(object(&json!([1])).name.to_string(), "/");
     }
 }

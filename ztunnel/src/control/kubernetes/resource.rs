@@ -1,17 +1,17 @@
-//! The types of objects that are asked for.
+//! The types of objects that are requested.
 
 use std::fmt;
 
 /// A type of objects, as the API server has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResourceType {
-    /// Its group; empty for the core group.
+    /// The API group; empty for the core group.
     pub group: &'static str,
-    /// Versions in which it is read, which mean the same; the first that the API server has is taken.
+    /// The accepted versions, which have the same meaning. The first one that the API server has is used.
     pub versions: &'static [&'static str],
-    /// Kind of its objects.
+    /// The kind of the objects.
     pub kind: &'static str,
-    /// As it is called in paths and in RBAC rules.
+    /// The name in paths and in RBAC rules.
     pub plural: &'static str,
 }
 
@@ -37,13 +37,13 @@ pub const DAEMON_SETS: ResourceType =
 /// The endpoints of services.
 pub const ENDPOINT_SLICES: ResourceType =
     ResourceType { group: "discovery.k8s.io", versions: &["v1"], kind: "EndpointSlice", plural: "endpointslices" };
-/// Istio's entries of services outside of the cluster.
+/// Istio's ServiceEntries: services outside of the cluster.
 pub const SERVICE_ENTRIES: ResourceType = networking("ServiceEntry", "serviceentries");
-/// Istio's entries of hosts outside of the cluster.
+/// Istio's WorkloadEntries: workloads outside of the cluster.
 pub const WORKLOAD_ENTRIES: ResourceType = networking("WorkloadEntry", "workloadentries");
-/// Istio's policies of access.
+/// Istio's AuthorizationPolicies.
 pub const AUTHORIZATION_POLICIES: ResourceType = security("AuthorizationPolicy", "authorizationpolicies");
-/// Istio's policies of plaintext.
+/// Istio's PeerAuthentications.
 pub const PEER_AUTHENTICATIONS: ResourceType = security("PeerAuthentication", "peerauthentications");
 
 const fn networking(kind: &'static str, plural: &'static str) -> ResourceType {
@@ -55,13 +55,13 @@ const fn security(kind: &'static str, plural: &'static str) -> ResourceType {
 }
 
 impl ResourceType {
-    /// `apiVersion` of its objects in one of its versions.
+    /// The `apiVersion` of the objects in this version.
     #[must_use]
     pub fn api_version(&self, version: &str) -> String {
         if self.group.is_empty() { version.to_owned() } else { format!("{}/{version}", self.group) }
     }
 
-    /// Path of its objects, of one namespace or of all.
+    /// The path of the objects, in one namespace or in all.
     pub(super) fn path(&self, version: &str, namespace: Option<&str>) -> String {
         let root = if self.group.is_empty() { "api" } else { "apis" };
         let (version, plural) = (self.api_version(version), self.plural);
@@ -72,7 +72,7 @@ impl ResourceType {
     }
 }
 
-/// As `kubectl` takes it: `pods`, `serviceentries.networking.istio.io`.
+/// The name for `kubectl`: `pods`, `serviceentries.networking.istio.io`.
 impl fmt::Display for ResourceType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.plural)?;

@@ -1,4 +1,4 @@
-//! Whose a token is: TokenReview.
+//! The owner of a token, by TokenReview.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,33 +17,33 @@ use crate::model::workload::NamespacedName;
 pub const TOKEN_REVIEWS: ResourceType =
     ResourceType { group: "authentication.k8s.io", versions: &["v1"], kind: "TokenReview", plural: "tokenreviews" };
 
-/// How long the API server may take.
+/// How long the answer of the API server may take.
 const WITHIN: Duration = Duration::from_secs(10);
 
-/// What the API server says in `user.extra` of the token of a pod.
+/// The keys of `user.extra` for the token of a pod.
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
 const NODE_NAME: &str = "authentication.kubernetes.io/node-name";
 
-/// A service account, proved by a token that is bound to a pod.
+/// A service account, authenticated by a token that is bound to a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodToken {
     /// The service account.
     pub account: NamespacedName,
     /// The pod, in the namespace of the service account.
     pub pod: NamespacedName,
-    /// What tells the pod from another of its name.
+    /// The UID of the pod.
     pub uid: Arc<str>,
-    /// The node that the pod is bound to.
+    /// The node of the pod.
     pub node: Arc<str>,
 }
 
-/// Whose a token is.
+/// The result of a review.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Review {
-    /// A pod's.
+    /// The token belongs to a pod.
     Pod(PodToken),
-    /// It does not count, for this reason.
+    /// The token is not accepted, for this reason.
     Refused(String),
 }
 
@@ -88,10 +88,10 @@ struct User {
 }
 
 impl Cluster {
-    /// Asks whose a token is that must be for one of the audiences.
+    /// Reviews a token, which must be for one of the audiences.
     ///
     /// # Errors
-    /// The API server does not say.
+    /// The request failed.
     pub async fn review(&self, token: &str, audiences: &[String]) -> Result<Review, Failure> {
         let failed =
             |reason| Failure { verb: "create", resource: TOKEN_REVIEWS, server: Arc::clone(&self.server), reason };
@@ -119,7 +119,7 @@ fn said(status: &Status, audiences: &[String]) -> Review {
             why => Review::Refused(why.chars().take(256).map(|c| if c.is_control() { ' ' } else { c }).collect()),
         };
     }
-    // An API server that does not look at audiences names none.
+    // An API server that does not check audiences names none.
     if !status.audiences.iter().any(|audience| audiences.contains(audience)) {
         return refused("the token is for another audience");
     }

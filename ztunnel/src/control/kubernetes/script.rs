@@ -1,4 +1,4 @@
-//! A scripted API server for tests: plain HTTP, each answer as the test says.
+//! A scripted API server for tests: plain HTTP, with answers from the test.
 
 use std::io::Write as _;
 use std::sync::{Arc, Mutex};
@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use super::{Access, Cluster};
 use crate::lifecycle::tasks::{TaskCount, TaskSet};
 
-/// A request: method and path with query.
+/// A request; `line` has the method and the path with query.
 #[derive(Debug, Clone)]
 pub(crate) struct Asked {
     pub(crate) line: String,
@@ -19,17 +19,17 @@ pub(crate) struct Asked {
     pub(crate) body: String,
 }
 
-/// What it is answered with.
+/// The answer to a request.
 pub(crate) enum Answer {
     /// A status, and a body.
     Whole(u16, Value),
-    /// Events of a watch, for as long as the sender is there.
+    /// Events of a watch, until the sender is dropped.
     Stream(mpsc::UnboundedReceiver<Value>),
     /// The connection is closed.
     Close,
 }
 
-/// The server.
+/// The scripted API server.
 pub(crate) struct Script {
     pub(crate) cluster: Cluster,
     asked: Arc<Mutex<Vec<Asked>>>,
@@ -114,7 +114,7 @@ async fn serve(
     }
 }
 
-/// A failure as the API server tells it.
+/// An error in the format of the API server.
 pub(crate) fn status(code: u16, reason: &str, message: &str) -> Value {
     json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": message})
 }

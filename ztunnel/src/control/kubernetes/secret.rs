@@ -1,4 +1,4 @@
-//! Single Secrets and ConfigMaps: read, made, applied.
+//! Reads, creates and applies single Secrets and ConfigMaps.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,22 +16,22 @@ use super::object::Object;
 use super::resource::{CONFIG_MAPS, ResourceType, SECRETS};
 use crate::model::workload::NamespacedName;
 
-/// How long the API server may take.
+/// How long the answer of the API server may take.
 const WITHIN: Duration = Duration::from_secs(10);
-/// Who has set the fields of what is applied.
+/// The field manager of applied objects.
 pub(super) const FIELD_MANAGER: &str = "ztunnel-control-plane";
-/// Label of what this program has made.
+/// The label of objects that this program has created.
 const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "ztunnel");
 
-/// What a Secret holds, by key.
+/// The data of a Secret, by key.
 pub type SecretData = BTreeMap<String, Vec<u8>>;
 
-/// A ConfigMap, as far as it is read.
+/// The parts of a ConfigMap that are read.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ConfigMapState {
-    /// What it holds, by key.
+    /// The data, by key.
     pub data: BTreeMap<String, String>,
-    /// This program has made it, and may replace what it holds.
+    /// This program has created the ConfigMap, and may replace its data.
     pub is_ours: bool,
 }
 
@@ -91,19 +91,19 @@ impl Wire {
 }
 
 impl Cluster {
-    /// Reads a Secret. `None`: there is none.
+    /// Reads a Secret. `None`: it does not exist.
     ///
     /// # Errors
-    /// The API server does not say.
+    /// The request failed.
     pub async fn secret(&self, name: &NamespacedName) -> Result<Option<SecretData>, Failure> {
         let Some(wire) = self.object::<Wire>(SECRETS, name).await? else { return Ok(None) };
         wire.secret().map(Some).map_err(|reason| self.failure("get", SECRETS, reason))
     }
 
-    /// Makes a Secret. Whether it did: `false` where there is one of that name.
+    /// Creates a Secret. `false`: a Secret of this name exists already.
     ///
     /// # Errors
-    /// The API server refuses it, or does not say.
+    /// The API server refused the request, or the request failed.
     pub async fn create_secret(&self, name: &NamespacedName, data: &SecretData) -> Result<bool, Failure> {
         let data = data.iter().map(|(key, bytes)| (key.clone(), STANDARD.encode(bytes))).collect();
         let wire = Wire { secret_type: "Opaque".to_owned(), ..Wire::new(SECRETS, name, data) };
@@ -115,18 +115,18 @@ impl Cluster {
         }
     }
 
-    /// Reads a ConfigMap. `None`: there is none.
+    /// Reads a ConfigMap. `None`: it does not exist.
     ///
     /// # Errors
-    /// The API server does not say.
+    /// The request failed.
     pub async fn config_map(&self, name: &NamespacedName) -> Result<Option<ConfigMapState>, Failure> {
         Ok(self.object::<Wire>(CONFIG_MAPS, name).await?.map(Wire::config_map))
     }
 
-    /// Makes a ConfigMap, or has it hold this.
+    /// Creates a ConfigMap with this data, or replaces its data.
     ///
     /// # Errors
-    /// The API server refuses it, or does not say.
+    /// The API server refused the request, or the request failed.
     pub async fn apply_config_map(&self, name: &NamespacedName, data: BTreeMap<String, String>) -> Result<(), Failure> {
         let path = CONFIG_MAPS.path("v1", Some(&name.namespace));
         let request = http::Request::patch(format!("{path}/{}?fieldManager={FIELD_MANAGER}&force=true", name.name));
@@ -152,7 +152,7 @@ impl Cluster {
         }
     }
 
-    /// Sends a request, with a body unless it is `()`.
+    /// Sends a request. There is no body if it is `()`.
     pub(super) async fn send<T: DeserializeOwned>(
         &self,
         verb: &'static str,
@@ -173,13 +173,13 @@ impl Cluster {
 }
 
 impl Object {
-    /// What a Secret holds; `None`: it can't be read.
+    /// The data of a Secret; `None`: it can't be read.
     #[must_use]
     pub fn as_secret(&self) -> Option<SecretData> {
         self.read::<Wire>().ok()?.secret().ok()
     }
 
-    /// What a ConfigMap holds; `None`: it can't be read.
+    /// The state of a ConfigMap; `None`: it can't be read.
     #[must_use]
     pub fn as_config_map(&self) -> Option<ConfigMapState> {
         self.read::<Wire>().ok().map(Wire::config_map)

@@ -1,4 +1,4 @@
-//! The status of a policy: one condition, which says whether the policy is enforced as it is written.
+//! The status of a policy: one condition that says whether the policy is enforced as written.
 
 use std::time::SystemTime;
 
@@ -15,22 +15,22 @@ use crate::model::workload::NamespacedName;
 
 /// The type of the condition. Istio's control plane uses it with the same meaning, and tools look for it.
 const CONDITION: &str = "ZtunnelAccepted";
-/// Conditions of others that are kept. One that writes more of them is left alone.
+/// The number of conditions of other controllers that are kept. A policy with more of them gets no status.
 const MOST_CONDITIONS: usize = 32;
 
-/// A status that is to be written.
+/// A status to be written.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StatusWrite {
     resource: ResourceType,
     name: NamespacedName,
     api_version: String,
-    /// The version of the object that the status was made for: another one has another status.
+    /// The version of the object for which the status was made. Another version may have another status.
     version: Box<str>,
     conditions: Vec<Value>,
 }
 
 impl StatusWrite {
-    /// What is to be written for a policy. `None`: its status says it already.
+    /// The status to be written for a policy. `None`: the policy already has this status.
     #[must_use]
     pub fn needed(resource: ResourceType, policy: &Object) -> Option<Self> {
         let verdict = verdict(resource, policy);
@@ -72,7 +72,7 @@ impl StatusWrite {
         })
     }
 
-    /// The policy.
+    /// The title of the policy.
     #[must_use]
     pub fn title(&self) -> String {
         format!("{} {}", self.resource.kind, self.name)
@@ -82,11 +82,11 @@ impl StatusWrite {
 impl Cluster {
     /// Writes a status, unless the object has changed meanwhile.
     ///
-    /// The list of conditions is one field to the API server, so that those of others are written back as they were: the version of
-    /// the object makes sure that they are still so.
+    /// For the API server the list of conditions is one field. So the conditions of other controllers are written back
+    /// unchanged; the version of the object ensures that they have not changed meanwhile.
     ///
     /// # Errors
-    /// The API server refuses it, or does not say.
+    /// The API server refused the request, or the request failed.
     pub async fn write_status(&self, write: &StatusWrite) -> Result<(), Failure> {
         let StatusWrite { resource, name, api_version, version, conditions } = write;
         let served = api_version.rsplit('/').next().unwrap_or_default();
@@ -104,7 +104,7 @@ impl Cluster {
     }
 }
 
-/// As RBAC rules call the status of a type.
+/// The name of a type's status in RBAC rules.
 fn of_status(resource: ResourceType) -> &'static str {
     if resource == AUTHORIZATION_POLICIES { "authorizationpolicies/status" } else { "peerauthentications/status" }
 }
@@ -165,7 +165,7 @@ mod tests {
         let first = StatusWrite::needed(AUTHORIZATION_POLICIES, &policy(&spec, &json!({}))).unwrap();
         let theirs = json!({"type": "WaypointAccepted", "status": "True", "x": [1, "1", null]});
         let status = |own: &Value| json!({"conditions": [theirs, own]});
-        // Another replica sees what the first one has written.
+        // Another replica sees the status that the first one has written, and writes nothing.
         assert_eq!(StatusWrite::needed(AUTHORIZATION_POLICIES, &policy(&spec, &status(own(&first)))), None);
         for (key, other) in [("status", json!("False")), ("reason", json!("X")), ("observedGeneration", json!("3"))] {
             let mut changed = own(&first).clone();

@@ -1,4 +1,4 @@
-//! What an object says by itself, and whether it can be used: the same for the mesh, and for the status of the object.
+//! Reads a single object and decides whether it can be used: for the mesh and for the status of the object.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -10,10 +10,10 @@ use crate::control::objects::{self, Interner, Kind, Remark, Said};
 use crate::control::yaml::Node;
 use crate::model::problem::Severity;
 
-/// Bytes of what is said of one object.
+/// The largest length of a message about one object, in bytes.
 const LONGEST: usize = 2048;
 
-/// Why an object counts for nothing.
+/// Why an object can't be used.
 pub(super) struct Fault {
     pub(super) field: Option<FieldPath>,
     pub(super) message: String,
@@ -22,9 +22,9 @@ pub(super) struct Fault {
 /// Reads an object.
 ///
 /// # Errors
-/// It counts for nothing.
+/// The object can't be used.
 pub(super) fn read(kind: Kind, tree: &mut Node<'_>, texts: &mut Interner) -> Result<Said, Fault> {
-    // The fault of one object must not take the others with it.
+    // A panic about one object must not affect the others.
     let reading = AssertUnwindSafe(|| {
         let resource = typed(kind, tree).map_err(|error| Fault { field: error.field, message: error.message })?;
         objects::read(resource, texts).map_err(|error| Fault { field: Some(error.field), message: error.message })
@@ -35,19 +35,19 @@ pub(super) fn read(kind: Kind, tree: &mut Node<'_>, texts: &mut Interner) -> Res
     })
 }
 
-/// Whether a policy can be enforced as it is written, as its author is told.
+/// The report to the author of a policy: whether the policy is enforced as written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// It is enforced, and nothing in it is left out.
+    /// The policy is enforced completely.
     pub is_accepted: bool,
-    /// One word, as conditions have it.
+    /// The reason in one word, as in conditions.
     pub reason: &'static str,
-    /// What is wrong, what follows from it, what to do.
+    /// The fault, its consequence and the remedy.
     pub message: String,
 }
 
-/// What there is to be said of an AuthorizationPolicy or a PeerAuthentication. It follows from the object alone, so that every
-/// replica says the same.
+/// The verdict about an AuthorizationPolicy or a PeerAuthentication. It depends on the object only, so all replicas have the
+/// same verdict.
 #[must_use]
 pub fn verdict(resource: ResourceType, policy: &Object) -> Verdict {
     let kind = if resource == AUTHORIZATION_POLICIES { Kind::Authorization } else { Kind::PeerAuthentication };

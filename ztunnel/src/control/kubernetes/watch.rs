@@ -1,9 +1,9 @@
 //! The objects of one type, and their changes.
 //!
-//! A list in pages comes first, then a watch from the version of the list on. A watch that ends is begun again from the last
-//! version that was seen; when the API server does not remember that version (410), the list is read again, and only what differs
-//! is told. Whatever fails is told once and tried again, after pauses that grow and are drawn, so that the replicas and nodes of a
-//! cluster do not all return at once; what was told before stays as it is meanwhile.
+//! First the objects are listed in pages; then a watch follows from the version of the list. A watch that ends is started again
+//! from the last seen version. If the API server does not have that version any more (410), the list is read again, and only
+//! the differences are reported. A failure is reported once and retried after a pause. The pauses grow and are random, so that
+//! the replicas and nodes of a cluster do not retry at the same time. Meanwhile the reported objects stay valid.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -25,44 +25,45 @@ use super::resource::ResourceType;
 use crate::control::backoff::Backoff;
 use crate::model::workload::NamespacedName;
 
-/// Objects of a page. A Pod has some 9 kB as JSON, and five times that while it is read.
+/// The number of objects in a page. A Pod has some 9 kB as JSON, and needs five times that while it is read.
 const PAGE: u32 = 100;
 /// How long a page may take.
 const PAGE_WITHIN: Duration = Duration::from_secs(60);
 /// How long the API server may take to begin a watch.
 const BEGIN_WITHIN: Duration = Duration::from_secs(30);
-/// After this time the API server ends a watch, which is begun again: a connection that is dead in silence is noticed by then.
+/// The API server ends a watch after this time, and the watch is started again. So a dead connection is noticed.
 const WATCH_SECONDS: u32 = 100;
-/// How much later than that the end may come.
+/// How much later the end of a watch may come.
 const GRACE: Duration = Duration::from_secs(15);
-/// Between two looks for a type that the API server does not know.
+/// The time between two requests for a type that the API server does not know.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
-/// Failures in a row before they are told: a connection may break once.
+/// The number of failures in a row from which they are reported: a connection may break once.
 const TOLD_FROM: u32 = 2;
 
-/// Which objects of a type.
+/// A selection of objects of a type.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Selection {
-    /// Of this namespace; `None`: of all.
+    /// The namespace; `None`: all namespaces.
     pub namespace: Option<String>,
-    /// With these fields, such as `spec.nodeName=NAME`.
+    /// A field selector, such as `spec.nodeName=NAME`.
     pub fields: Option<String>,
-    /// With these labels.
+    /// A label selector.
     pub labels: Option<String>,
 }
 
-/// What a watch says.
+/// A report of a watch.
 #[derive(Debug)]
 pub enum Report {
-    /// An object is there, or has changed.
+    /// An object is new or has changed.
     Applied(Box<Object>),
-    /// An object is gone.
+    /// An object is deleted.
     Gone(NamespacedName),
-    /// All that there is has been told, at the start or after a failure; from now on changes follow.
+    /// All objects have been reported, at the start or after a failure; from now on changes follow.
     Synced,
-    /// The API server does not know the type, as when a CRD is not installed: there are no objects of it. It is looked for again.
+    /// The API server does not know the type, for example because a CRD is not installed: the type has no objects. The request
+    /// is repeated later.
     Absent,
-    /// It can't be followed now. What was told before stays as it is, until `Synced` says that it is up to date again.
+    /// The type can't be followed now. The reported objects stay valid, and `Synced` reports when they are up to date again.
     Failed(Failure),
 }
 
@@ -71,20 +72,20 @@ pub struct Watch {
     cluster: Cluster,
     resource: ResourceType,
     selection: Selection,
-    /// Which of the versions of the type is asked for.
+    /// The index of the requested version of the type.
     version: usize,
     phase: Phase,
-    /// What has been told, by name: a digest of the object's identity and version.
+    /// The reported objects, by name: a digest of the object's UID and version.
     told: HashMap<NamespacedName, u64>,
     reports: VecDeque<Report>,
     standing: Standing,
     backoff: Backoff,
     strikes: u32,
-    /// No request before.
+    /// The earliest time of the next request.
     pause: Option<Instant>,
 }
 
-/// What was told last of the type as a whole.
+/// The last report about the type as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Standing {
     Waiting,
@@ -93,10 +94,10 @@ enum Standing {
     Failed,
 }
 
-/// What the API server sends on a watch.
+/// The events of a watch.
 type Events = BoxStream<'static, Result<WatchEvent<Raw>, kube::Error>>;
 
-/// A request, unless the selection can't be written as one.
+/// A request, or the error if the selection can't be expressed as a request.
 type Asking = Result<http::Request<Vec<u8>>, kube::core::request::Error>;
 
 async fn list(cluster: Cluster, request: Asking) -> Result<Page, Reason> {
@@ -112,7 +113,7 @@ async fn begin(cluster: Cluster, request: Asking) -> Result<Events, Reason> {
 
 enum Phase {
     List(Listing),
-    /// A watch is to be begun from this version on.
+    /// A watch has to be started from this version.
     Begin {
         from: String,
         is_news: bool,
@@ -127,7 +128,7 @@ enum Phase {
 #[derive(Default)]
 struct Listing {
     page: Option<String>,
-    /// Those of the pages before.
+    /// The objects of the previous pages.
     seen: HashMap<NamespacedName, u64>,
 }
 
@@ -147,7 +148,7 @@ struct PageMetadata {
 }
 
 impl Watch {
-    /// A watch that has not begun.
+    /// A watch that has not started.
     #[must_use]
     pub fn new(cluster: Cluster, resource: ResourceType, selection: Selection) -> Self {
         Self {
@@ -171,19 +172,19 @@ impl Watch {
         self.resource
     }
 
-    /// How many objects have been told of and are not gone.
+    /// The number of reported objects that exist.
     #[must_use]
     pub fn len(&self) -> usize {
         self.told.len()
     }
 
-    /// Whether no object is there.
+    /// Whether there are no objects.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.told.is_empty()
     }
 
-    /// Waits for what is next. A call that is dropped loses nothing.
+    /// Waits for the next report. Dropping the future loses no report.
     pub async fn next(&mut self) -> Report {
         loop {
             if let Some(report) = self.reports.pop_front() {
@@ -245,7 +246,7 @@ impl Watch {
         Object::of(raw, &self.resource.api_version(self.api_version()), self.resource.kind)
     }
 
-    /// Takes a page over.
+    /// Processes a page of a list.
     fn page(&mut self, page: Page) {
         let objects: Vec<Object> = page.items.into_iter().flatten().map(|raw| self.object(raw)).collect();
         let Phase::List(listing) = &mut self.phase else { return };
@@ -272,7 +273,7 @@ impl Watch {
         self.phase = Phase::Begin { from, is_news: true };
     }
 
-    /// Takes over what a watch says; `None`: it has ended.
+    /// Processes an event of a watch; `None`: the watch has ended.
     fn event(&mut self, event: Option<Result<WatchEvent<Raw>, kube::Error>>) {
         let Phase::Watch { version, since, .. } = &mut self.phase else { return };
         let lived = since.elapsed();
@@ -285,7 +286,7 @@ impl Watch {
             }
             Some(Ok(WatchEvent::Error(status))) => return self.broken(Reason::of_status(&status), lived),
             Some(Err(error)) => return self.broken(Reason::of(&error), lived),
-            // The usual end, unless it comes at once.
+            // The regular end of a watch, unless it comes at once.
             None => {
                 self.phase = Phase::Begin { from: std::mem::take(version), is_news: false };
                 match lived < Duration::from_secs(1) {
@@ -311,7 +312,7 @@ impl Watch {
         }
     }
 
-    /// A watch broke.
+    /// Processes the failure of a watch.
     fn broken(&mut self, reason: Reason, lived: Duration) {
         if let Phase::Watch { version, .. } = &mut self.phase {
             self.phase = Phase::Begin { from: std::mem::take(version), is_news: false };
@@ -319,7 +320,7 @@ impl Watch {
         self.strike("watch", reason, lived);
     }
 
-    /// A request failed.
+    /// Processes the failure of a request.
     fn failed(&mut self, verb: &'static str, reason: Reason) {
         if let Reason::NotFound(_) = reason
             && self.told.is_empty()
@@ -334,19 +335,19 @@ impl Watch {
         self.strikes += 1;
         self.pause = Some(Instant::now() + self.backoff.after(lived));
         match (&reason, &self.phase) {
-            // What was seen is too old for it, as after a long time without a connection.
+            // The last seen version is too old for the API server, for example after a long time without a connection.
             (Reason::Expired(_), _) if self.strikes < TOLD_FROM => {
                 self.phase = Phase::List(Listing::default());
                 return;
             }
-            // A new list also finds out whether it is something else that is wrong.
+            // A new list also shows whether there is another fault.
             (Reason::Expired(_) | Reason::NotFound(_) | Reason::Answer(_), _) => {
                 self.phase = Phase::List(Listing::default());
             }
             (_, Phase::List(_)) => self.phase = Phase::List(Listing::default()),
             _ => {}
         }
-        // A right that is missing does not come back by itself.
+        // Other failures, for example a missing right, do not pass by themselves and are reported at once.
         let is_passing = matches!(reason, Reason::Unreachable(_) | Reason::Silent | Reason::Expired(_));
         if is_passing && self.strikes < TOLD_FROM && self.standing == Standing::Synced {
             return;
@@ -355,7 +356,7 @@ impl Watch {
         self.stand(Standing::Failed, Report::Failed(failure));
     }
 
-    /// The API server does not know the type in this version.
+    /// Processes the answer that the API server does not know the type in this version.
     fn unknown(&mut self) {
         self.phase = Phase::List(Listing::default());
         self.version += 1;
@@ -369,7 +370,7 @@ impl Watch {
         }
     }
 
-    /// All is well.
+    /// Resets the pauses and failures after a success.
     fn calm(&mut self) {
         self.strikes = 0;
         self.backoff = Backoff::default();
@@ -405,7 +406,7 @@ impl Selection {
     }
 }
 
-/// What tells one state of an object from another.
+/// A digest that differs between two states of an object.
 fn stamp(object: &Object) -> u64 {
     use std::hash::BuildHasher as _;
     FixedState::default().hash_one((&*object.uid, &*object.version))

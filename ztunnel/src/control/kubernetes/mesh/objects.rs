@@ -1,4 +1,4 @@
-//! Objects of the API to what they say, and what can't be read of them.
+//! Reads objects of the API into objects of the mesh, and records those that can't be read.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,20 +17,20 @@ use crate::model::problem::{Problem, Severity};
 use crate::model::workload::NamespacedName;
 use crate::store::change::{Change, Gaps};
 
-/// The objects that are there.
+/// The existing objects.
 #[derive(Debug)]
 pub(super) struct Objects {
     joiner: Joiner,
     texts: Interner,
-    /// Those of which no version could be read, and what that hides.
+    /// The objects without a readable version, and what each may contain.
     unread: BTreeMap<Arc<str>, Hides>,
-    /// There was a state in which pods and addresses of all objects were known.
+    /// The pods and addresses of all objects have been known at some time.
     is_complete: bool,
 }
 
 impl Objects {
     pub(super) fn new(trust_domain: TrustDomain) -> Self {
-        // A control plane is no node: it needs no facts that are for the pods' own nodes only.
+        // A control plane is no node, so it does not need the facts that only the pods' own nodes use.
         let no_node = Some(Arc::from(""));
         Self {
             joiner: Joiner::new(trust_domain, no_node),
@@ -40,12 +40,13 @@ impl Objects {
         }
     }
 
-    /// Takes an object over.
+    /// Adds or replaces an object.
     pub(super) fn apply(&mut self, kind: Kind, object: Object) {
         let name = object.name.clone();
         let (id, origin) = (id(kind, &name), Origin::Object { kind: kind.name(), name: name.clone() });
         let mut tree = object.into_tree();
-        // Whoever may make a pod may write it, and it would name any network namespace of the node.
+        // A user who may create a pod may write this annotation, which could name any network namespace of the node. So it is
+        // ignored.
         let netns = [Step::Key("metadata".into()), Step::Key("annotations".into()), Step::Key(NETNS.into())];
         tree.remove(&netns);
         let hides = Hides::of(kind, &name.namespace, mesh_config(&tree));
@@ -84,14 +85,14 @@ impl Objects {
         }
     }
 
-    /// Forgets an object.
+    /// Removes an object.
     pub(super) fn remove(&mut self, kind: Kind, name: &NamespacedName) {
         let id = id(kind, name);
         self.unread.remove(&id);
         self.joiner.silence(&Voice::of(id));
     }
 
-    /// What has changed, what is missing, and what is wrong.
+    /// The changes, the gaps and the problems.
     pub(super) fn join(&mut self) -> (Vec<Change>, Gaps, Vec<Problem>) {
         let changes = self.joiner.take().changes;
         let partial = self.unread.values().any(|hides| hides.addresses);
@@ -101,7 +102,7 @@ impl Objects {
         (changes, gaps, self.joiner.problems())
     }
 
-    /// Whom policies may protect that could never be read.
+    /// The namespaces that unreadable policies may protect.
     fn closed(&self, root: &str) -> UnreadPolicies {
         let mut unread = UnreadPolicies::default();
         for (id, hides) in &self.unread {
@@ -118,17 +119,17 @@ impl Objects {
     }
 }
 
-/// What an object is called among all.
+/// The name of an object among the objects of all kinds.
 fn id(kind: Kind, name: &NamespacedName) -> Arc<str> {
     title(kind.name(), name).into()
 }
 
-/// The text with the mesh's settings, of the ConfigMap that has them.
+/// The text of the mesh's settings in their ConfigMap.
 fn mesh_config<'a>(tree: &'a Node<'_>) -> &'a str {
     tree.get("data").and_then(|data| data.get("mesh")).and_then(Node::text).unwrap_or_default()
 }
 
-/// What follows from an object of which no version could be read.
+/// The consequence of an object without a readable version.
 fn consequence(hides: &Hides) -> String {
     let mut closed = Vec::new();
     if hides.addresses {

@@ -1,4 +1,4 @@
-//! How each type of objects is followed: for status, readiness and metrics.
+//! The state of each followed type of objects, for status, readiness and metrics.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,18 +6,18 @@ use std::time::SystemTime;
 
 use crate::control::kubernetes::resource::ResourceType;
 
-/// How the objects of one type are followed.
+/// The state of one followed type of objects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TypeStanding {
     /// The type.
     pub resource: ResourceType,
-    /// How it is followed.
+    /// The state.
     pub state: State,
-    /// Since when.
+    /// The beginning of the state.
     pub since: SystemTime,
-    /// How many objects of the type count.
+    /// The number of objects in force.
     pub objects: usize,
-    /// How often it could not be followed, by the label of the reason.
+    /// The number of failures, by the label of the reason.
     pub failures: BTreeMap<&'static str, u64>,
     is_listed: bool,
 }
@@ -25,18 +25,18 @@ pub struct TypeStanding {
 /// How a type is followed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
-    /// It has not been listed yet.
+    /// The type has not been listed yet.
     Waiting,
-    /// Changes arrive as they happen.
+    /// The objects are up to date.
     Synced,
-    /// The API server does not have it.
+    /// The API server does not have the type.
     Absent,
-    /// It can't be followed, for this reason.
+    /// The type can't be followed, for this reason.
     Failing(String),
 }
 
 impl State {
-    /// As JSON and metrics have it.
+    /// The name in JSON and metrics.
     #[must_use]
     pub const fn label(&self) -> &'static str {
         match self {
@@ -48,7 +48,7 @@ impl State {
     }
 }
 
-/// All types of a mesh. Clones are the same.
+/// The states of all types of a mesh. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Followed(Arc<Mutex<Vec<TypeStanding>>>);
 
@@ -70,7 +70,7 @@ impl Followed {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How each type is followed.
+    /// The state of each type.
     #[must_use]
     pub fn shown(&self) -> Vec<TypeStanding> {
         self.types().clone()
@@ -80,7 +80,7 @@ impl Followed {
         self.types().iter_mut().find(|known| known.resource == *resource).map(change)
     }
 
-    /// Whether it failed before.
+    /// Records that a type is up to date. Returns whether it failed before.
     pub(super) fn synced(&self, resource: &ResourceType, objects: usize) -> bool {
         let failed = self.with(resource, |known| {
             (known.objects, known.is_listed) = (objects, true);
@@ -101,7 +101,7 @@ impl Followed {
     pub(super) fn failed(&self, resource: &ResourceType, why: String, label: &'static str) {
         self.with(resource, |known| {
             *known.failures.entry(label).or_default() += 1;
-            // Since the first failure of a row.
+            // The beginning of the state stays at the first of several failures in a row.
             match &mut known.state {
                 State::Failing(text) => *text = why,
                 _ => known.turn(State::Failing(why)),
@@ -113,7 +113,7 @@ impl Followed {
         self.with(resource, |known| known.objects = objects);
     }
 
-    /// Whether each type has been listed at least once, or is not there.
+    /// Whether each type has been listed at least once, or does not exist.
     pub(super) fn is_listed(&self) -> bool {
         self.types().iter().all(|known| known.is_listed)
     }

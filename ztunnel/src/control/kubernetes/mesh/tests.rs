@@ -12,14 +12,14 @@ use crate::model::identity::TrustDomain;
 use crate::store::change::{Batch, Change, Gaps};
 use crate::store::snapshot::Snapshot;
 
-/// An API server with objects, which a test may change.
+/// An API server with objects that a test may change.
 #[derive(Clone, Default)]
 struct Api(Arc<Mutex<Inner>>);
 
 #[derive(Default)]
 struct Inner {
     objects: Vec<Value>,
-    /// Types to which the caller has no right.
+    /// Types that the caller may not read.
     forbidden: Vec<&'static str>,
     /// Types that are not installed.
     missing: Vec<&'static str>,
@@ -56,7 +56,7 @@ impl Api {
             return Answer::Stream(events);
         }
         let kind = TYPES.iter().find(|(resource, _)| resource.plural == plural).unwrap().0.kind;
-        // As an API server answers: items of its own types have neither kind nor version.
+        // As in the answer of an API server: items of its own types have neither `kind` nor `apiVersion`.
         let items: Vec<Value> = inner
             .objects
             .iter()
@@ -168,7 +168,7 @@ async fn the_mesh_of_objects_is_the_mesh_of_the_same_objects_in_a_file() {
     assert_eq!(pods.len(), 3);
     assert_eq!(services, expected.services);
     assert_eq!(services.len(), 2);
-    // Each comes from elsewhere, and says the same.
+    // The policies differ only in their origin.
     let mut of_file = expected.policies;
     for (policy, same) in of_file.authorization.iter_mut().zip(&policies) {
         policy.origin = same.origin.clone();
@@ -179,7 +179,7 @@ async fn the_mesh_of_objects_is_the_mesh_of_the_same_objects_in_a_file() {
     assert_eq!((policies, authentication), (of_file.authorization, of_file.authentication));
     let snapshot = Snapshot::default().apply(batch);
     assert!(snapshot.is_registry_only() && expected.registry_only);
-    // The same problems, by their objects.
+    // The problems are the same.
     let messages = |problems: &[crate::model::problem::Problem]| {
         let mut all: Vec<_> =
             problems.iter().map(|problem| (problem.object.clone(), problem.message.clone())).collect();
@@ -233,7 +233,7 @@ async fn changes_come_as_they_happen_and_a_failure_keeps_the_last_state() {
     let mut snapshot = Snapshot::default().apply(next(&mut mesh).await);
     let mut moved = pod("web", "10.0.0.3");
     moved["metadata"]["resourceVersion"] = json!("101");
-    // Whoever may make a pod must not name a network namespace: it is not even read, so that it is no problem either.
+    // A user who may create a pod must not name a network namespace. The annotation is not read, so it is no problem either.
     moved["metadata"]["annotations"]["ambient.mesh/netns"] = json!("not/absolute");
     api.send("pods", "MODIFIED", &moved).await;
     api.send("pods", "DELETED", &pod("client", "10.0.0.2")).await;
@@ -281,7 +281,7 @@ async fn an_unreadable_policy_keeps_its_last_version_and_a_new_one_closes_its_na
             && problems[0].ends_with("the last valid version of the object stays in force"),
         "{problems:?}"
     );
-    // It is gone, whatever it last said.
+    // The policy is deleted, although its last version was unreadable.
     api.send("authorizationpolicies", "DELETED", &broken).await;
     let batch = next(&mut mesh).await;
     assert!(matches!(&*batch.changes, [Change::AuthorizationGone(name)] if &*name.name == "let-in"), "{batch:?}");

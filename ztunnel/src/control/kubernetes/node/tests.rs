@@ -27,10 +27,10 @@ fn pod(name: &str, spec: &Value) -> Value {
     })
 }
 
-/// The watches that are open, by the type of their objects.
+/// The open watches, by the type of their objects.
 type Streams = Mutex<HashMap<&'static str, UnboundedSender<Value>>>;
 
-/// A type of objects, and those that there are.
+/// A type of objects, and its objects.
 type List = (&'static str, fn() -> Vec<Value>);
 
 struct World {

@@ -27,7 +27,7 @@ fn event(kind: &str, object: Value) -> Value {
     event
 }
 
-/// Answers in this order, whatever is asked for.
+/// Answers all requests in this order.
 async fn scripted(answers: impl IntoIterator<Item = Answer>) -> Script {
     let answers = Mutex::new(answers.into_iter().collect::<VecDeque<_>>());
     Script::start(move |_: &Asked| answers.lock().unwrap().pop_front().unwrap_or(Answer::Close)).await
@@ -45,7 +45,7 @@ struct Head {
     kind: String,
 }
 
-/// The next report, in one word or two.
+/// The next report, in one or two words.
 async fn next(watch: &mut Watch) -> String {
     let report = tokio::time::timeout(std::time::Duration::from_secs(30), watch.next()).await.expect("a report");
     match report {
@@ -80,7 +80,7 @@ async fn a_list_in_pages_and_then_changes() {
     events.send(event("DELETED", pod("b", 12))).unwrap();
     expect(&mut watch, &["+d", "+a", "-b"]).await;
     assert_eq!(watch.len(), 3);
-    // The end of a watch is no failure, and nothing is told twice.
+    // The end of a watch is no failure, and no object is reported twice.
     drop(events);
     again.send(event("MODIFIED", pod("c", 16))).unwrap();
     expect(&mut watch, &["+c"]).await;
