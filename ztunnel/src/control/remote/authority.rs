@@ -1,4 +1,4 @@
-//! The certificate authority of a control plane: each request has a new key, and names the identity that it is for.
+//! The certificate authority of a control plane: each request has a new key, and names the requested identity.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -21,33 +21,33 @@ use crate::lifecycle::tasks::{TaskCount, TaskSet};
 use crate::model::cause::causes;
 use crate::model::identity::SpiffeId;
 
-/// For an answer. A control plane that answers pings and no requests would otherwise be asked over the same connection for ever.
-/// Shorter than those who wait for a certificate are patient.
+/// How long an answer may take. Without this deadline, a control plane that answers pings but no requests would be asked over
+/// the same connection for ever. The deadline is shorter than the time that the daemon waits for a certificate.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(20);
 
 /// The authority of a control plane, as a source of certificates.
 pub struct RemoteAuthority {
     authority: Arc<Authority>,
-    /// Follows the file of the roots for as long as this is there.
+    /// Follows the file of the roots until it is dropped.
     _watch: TaskSet,
 }
 
 struct Authority {
     plane: Arc<ControlPlane>,
-    /// How long certificates are asked for.
+    /// The requested lifetime of certificates.
     ttl: Duration,
-    /// How long an answer is waited for.
+    /// How long an answer may take.
     deadline: Duration,
     tasks: TaskCount,
-    /// Made with the first request, and again after it broke.
+    /// Made for the first request, and again after a failure.
     connection: AsyncMutex<Option<Arc<Connection>>>,
-    /// The content of the file of the roots, as it was looked at last.
+    /// The digest of the file of the roots at the last check.
     roots: Mutex<Option<Vec<u8>>>,
     generation: watch::Sender<u64>,
 }
 
 impl RemoteAuthority {
-    /// Certificates of a control plane, to be valid for `ttl`; within a runtime. It is reached with the first request.
+    /// A source of certificates from a control plane, valid for `ttl`. Needs a runtime. The first request connects.
     #[must_use]
     pub fn open(plane: Arc<ControlPlane>, ttl: Duration, tasks: TaskCount) -> Self {
         Self::open_within(ANSWER_DEADLINE, plane, ttl, tasks)
@@ -112,7 +112,7 @@ impl Authority {
         SourceError::Remote { authority: self.plane.url.to_string(), why: causes(error) }
     }
 
-    /// The connection. While it is being made, others wait for it.
+    /// The connection. While it is being made, other requests wait for it.
     async fn connection(&self) -> Result<Arc<Connection>, ConnectError> {
         let mut place = self.connection.lock().await;
         if let Some(connection) = &*place {
@@ -123,7 +123,7 @@ impl Authority {
         Ok(connection)
     }
 
-    /// The next request connects anew. Requests on their way go on.
+    /// Drops a connection, so that the next request connects again. Requests in progress continue.
     async fn forget(&self, broken: &Arc<Connection>) {
         let mut place = self.connection.lock().await;
         if place.as_ref().is_some_and(|connection| Arc::ptr_eq(connection, broken)) {
@@ -132,7 +132,7 @@ impl Authority {
     }
 }
 
-/// Whether the authority itself has said so: the connection works.
+/// Whether the status is an answer of the authority itself: then the connection works.
 fn is_answer(status: &Status) -> bool {
     matches!(
         status.code(),
@@ -152,8 +152,8 @@ fn sum(plane: &ControlPlane) -> Option<Vec<u8>> {
     disk::read(&plane.roots).ok().map(|content| digest(&SHA256, &content).as_ref().to_vec())
 }
 
-/// When the roots that the control plane is verified by are replaced, those that it hands out are, too: all certificates are
-/// fetched anew, over a new connection.
+/// If the roots by which the control plane is verified are replaced, the roots that it hands out are replaced as well. Then all
+/// certificates are requested again, over a new connection.
 impl Polled for Authority {
     type State = Option<Vec<u8>>;
 
@@ -163,14 +163,14 @@ impl Polled for Authority {
     }
 
     fn take_up(&self) -> Result<(), String> {
-        // A file that is away is told of when somebody connects.
+        // A missing file is reported by the next connect.
         let now = sum(&self.plane);
         let was = std::mem::replace(&mut *self.roots.lock().unwrap_or_else(PoisonError::into_inner), now.clone());
         if now.is_none() || was == now {
             return Ok(());
         }
         info!(roots = %self.plane.roots.display(), "the roots of the control plane have changed; every certificate is issued anew");
-        // Somebody who is connecting has read the file just now, or will fail and connect again.
+        // A connect in progress has just read the file, or will fail and be repeated.
         if let Ok(mut connection) = self.connection.try_lock() {
             *connection = None;
         }

@@ -25,27 +25,27 @@ use crate::istio::client::Client;
 use crate::lifecycle::tasks::{TaskCount, TaskSet};
 use crate::tls::{NamedClient, NamedError};
 
-/// For name resolution, TCP and TLS together. Istio's value for TCP alone.
+/// The deadline for name resolution, TCP and TLS together. Istio has the same value for TCP alone.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Why there is no connection to the control plane.
 #[derive(Debug, Error)]
 pub(super) enum ConnectError {
-    /// A file that proves who somebody is.
+    /// The file of the roots or of the token can't be read.
     #[error("cannot use the file of {flag}")]
     File {
         /// The flag that names it.
         flag: &'static str,
-        /// Why.
+        /// The cause.
         source: ReadError,
     },
-    /// A file that was read, and holds no token.
+    /// The file contains no token.
     #[error("{} (--control-plane-token) holds no token: it needs one line of visible ASCII characters", path.display())]
     NoToken {
         /// The file.
         path: PathBuf,
     },
-    /// No answer from there.
+    /// The TCP connect or the name resolution failed.
     #[error("cannot connect to {url}")]
     Dial {
         /// The control plane.
@@ -53,13 +53,13 @@ pub(super) enum ConnectError {
         /// The system's answer.
         source: io::Error,
     },
-    /// No answer in time.
+    /// There was no connection in time.
     #[error("no connection to {url} within {} s", CONNECT_DEADLINE.as_secs())]
     Deadline {
         /// The control plane.
         url: PlaneUrl,
     },
-    /// It could not prove who it is.
+    /// The control plane could not be verified.
     #[error(
         "{url} cannot be verified with the roots in {}: correct --control-plane-root, or give the name in its certificate with \
          --control-plane-name",
@@ -70,23 +70,23 @@ pub(super) enum ConnectError {
         url: PlaneUrl,
         /// The file of the roots.
         roots: PathBuf,
-        /// What is wrong.
+        /// The cause.
         source: NamedError,
     },
-    /// It does not speak HTTP/2.
+    /// The control plane does not speak HTTP/2.
     #[error("{url} does not speak HTTP/2")]
     Http {
         /// The control plane.
         url: PlaneUrl,
-        /// Why.
+        /// The cause.
         source: hyper::Error,
     },
-    /// The thread that read a file is gone.
+    /// The thread that read a file has ended.
     #[error("reading a file was interrupted; this is a bug if the daemon was not stopping")]
     Interrupted,
 }
 
-/// A connection. It ends when this is dropped.
+/// A connection, which ends when the value is dropped.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) client: Client<Channel>,
@@ -112,10 +112,10 @@ impl tower_service::Service<http::Request<Body>> for Channel {
 }
 
 impl Connection {
-    /// Connects. The roots are read anew.
+    /// Connects. The file of the roots is read again.
     ///
     /// # Errors
-    /// Names the control plane, or the file, and what to do.
+    /// The error names the control plane or the file, and the remedy.
     pub(super) async fn open(plane: &ControlPlane, tasks: TaskCount) -> Result<Self, ConnectError> {
         let roots = read(plane.roots.clone()).await?;
         let roots = roots.map_err(|source| ConnectError::File { flag: "--control-plane-root", source })?;
@@ -145,10 +145,10 @@ impl Connection {
     }
 }
 
-/// Adds what proves to the control plane who asks. The token is read anew.
+/// A request with the token that identifies the daemon. The file of the token is read again.
 ///
 /// # Errors
-/// Names the file of the token, and what to do.
+/// The error names the file of the token, and the remedy.
 pub(super) async fn request<T>(plane: &ControlPlane, message: T) -> Result<tonic::Request<T>, ConnectError> {
     let mut request = tonic::Request::new(message);
     if let Some(token) = token(&plane.token).await? {
@@ -181,18 +181,18 @@ async fn read(path: PathBuf) -> Result<Result<Vec<u8>, ReadError>, ConnectError>
     spawn_blocking(move || disk::read(Path::new(&path))).await.map_err(|_| ConnectError::Interrupted)
 }
 
-/// Gives hyper's helpers to the task of the connection.
+/// Passes hyper's helper futures to the task of the connection.
 #[derive(Clone)]
 struct Spawner(mpsc::UnboundedSender<BoxFuture<'static, ()>>);
 
 impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Spawner {
     fn execute(&self, future: F) {
-        // The task that takes them is gone with the connection.
+        // An error means that the task has ended with the connection.
         let _gone = self.0.send(Box::pin(future));
     }
 }
 
-/// Drives the connection and its helpers, all in one task, to the connection's end.
+/// Runs the connection and its helper futures in one task until the connection ends.
 async fn drive(
     connection: impl Future<Output = Result<(), hyper::Error>>,
     mut spawned: mpsc::UnboundedReceiver<BoxFuture<'static, ()>>,

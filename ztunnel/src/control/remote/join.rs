@@ -1,8 +1,9 @@
-//! Resources of a control plane, related to each other: services get the endpoints that workloads say they are, and workloads the
-//! policies that they name.
+//! Joins the resources of a control plane: services get their endpoints from the workloads that name them, and workloads get
+//! the policies that they name.
 //!
-//! A control plane of this project describes the mesh twice: in Istio's words, and exactly, by details beside Istio's messages. The
-//! exact description counts when it is complete; otherwise the one in Istio's words does, which decides the same.
+//! A control plane of this project describes the mesh twice: by Istio's messages, and exactly, by details beside Istio's
+//! messages. The exact description is used when it is complete. Otherwise the description by Istio's messages is used, which
+//! leads to the same decisions.
 
 mod apart;
 mod held;
@@ -26,49 +27,49 @@ use crate::model::service::Service;
 use crate::model::workload::{NamespacedName, Workload};
 use crate::store::change::{Change, ServiceKey, Setting};
 
-/// All resources that could be read, by their names, and what has changed since it was asked last.
+/// All readable resources, by their names, and the changes since the last call of [`Joined::take`].
 #[derive(Debug, Default)]
 pub(super) struct Joined {
     workloads: HashMap<Arc<str>, Held>,
     services: HashMap<ServiceKey, ServiceFacts>,
-    /// In Istio's words.
+    /// The policies of Istio's messages.
     policies: HashMap<Arc<str>, Arc<AuthorizationPolicy>>,
     objects: Objects,
-    /// Workloads and services whose details the control plane has not sent.
+    /// The number of workloads and services without details from the control plane.
     lacking: usize,
-    /// The description that counts.
+    /// The description in use.
     view: View,
-    /// The services as they were published last.
+    /// The services as last published.
     published: HashMap<ServiceKey, Arc<Service>>,
-    /// The workloads behind a service, whether it is there or not.
+    /// The workloads behind a service, whether the service exists or not.
     members: HashMap<ServiceKey, BTreeSet<Arc<str>>>,
-    /// Services whose endpoints may be others now.
+    /// Services whose endpoints may have changed.
     dirty: BTreeSet<ServiceKey>,
-    /// How many workloads name a policy, whether it is there or not.
+    /// The number of workloads that name a policy, whether the policy exists or not.
     naming: HashMap<Arc<str>, usize>,
-    /// Policies that workloads name, and that are not there.
+    /// Policies that workloads name but that do not exist.
     missing: BTreeSet<Arc<str>>,
-    /// Those of them in whose place a policy stands that denies everything.
+    /// The missing policies that are replaced by a policy that denies everything.
     closed: BTreeSet<Arc<str>>,
     namespaces: HashMap<Arc<str>, usize>,
     nodes: HashMap<Arc<str>, usize>,
-    /// How many services and workloads pass through a waypoint.
+    /// The number of services and workloads behind each waypoint.
     waypoints: BTreeMap<Gateway, usize>,
     apart: Apart,
     registry_only: bool,
     changes: Vec<Change>,
 }
 
-/// What has changed.
+/// The result of [`Joined::take`].
 #[derive(Debug, Default)]
 pub(super) struct Taken {
     pub(super) changes: Vec<Change>,
-    /// It is all that there is, since another description counts from now on.
+    /// The changes describe the whole mesh, because the other description is used from now on.
     pub(super) is_whole: bool,
 }
 
 impl Joined {
-    /// Takes a workload over.
+    /// Adds or replaces a workload.
     pub(super) fn put_workload(&mut self, uid: &Arc<str>, facts: WorkloadFacts) {
         let held = Held::of(facts);
         let before = self.workloads.get(uid);
@@ -83,7 +84,7 @@ impl Joined {
         self.note(uid, &held, true);
         if let Some(before) = self.workloads.insert(Arc::clone(uid), held) {
             self.note(uid, &before, false);
-            // The new one may be behind services of the old one.
+            // The new workload may be behind services of the old one.
             let now: Vec<ServiceKey> =
                 self.workloads.get(uid).map(|held| held.services().cloned().collect()).unwrap_or_default();
             now.iter().for_each(|service| self.behind(service, uid, true));
@@ -95,7 +96,7 @@ impl Joined {
         self.changes.extend(shown.map(Change::Workload));
     }
 
-    /// A workload as the mesh is to see it.
+    /// A workload as it is published.
     fn shown(&self, uid: &Arc<str>, held: &Held) -> Option<Arc<Workload>> {
         match self.view {
             View::Istio => Some(self.apart.shown(uid, &held.in_istios_words())),
@@ -103,7 +104,7 @@ impl Joined {
         }
     }
 
-    /// Takes a service over.
+    /// Adds or replaces a service.
     pub(super) fn put_service(&mut self, facts: ServiceFacts) {
         let key = ServiceKey::of(&facts.service);
         if self.services.get(&key) == Some(&facts) {
@@ -122,7 +123,7 @@ impl Joined {
         count(&mut self.waypoints, before.service.waypoint.as_deref(), false);
     }
 
-    /// Takes a policy in Istio's words over.
+    /// Adds or replaces a policy of Istio's messages.
     pub(super) fn put_policy(&mut self, name: &Arc<str>, policy: AuthorizationPolicy) {
         let policy = Arc::new(policy);
         self.policies.insert(Arc::clone(name), Arc::clone(&policy));
@@ -133,13 +134,13 @@ impl Joined {
         }
     }
 
-    /// Takes an object over for which Istio has no message.
+    /// Adds or replaces an object for which Istio has no message.
     pub(super) fn put_object(&mut self, name: &Arc<str>, facts: ObjectFacts) {
         let effect = self.objects.put(name, facts);
         self.follow(effect);
     }
 
-    /// Takes such an object away.
+    /// Removes an object for which Istio has no message.
     pub(super) fn remove_object(&mut self, name: &str) {
         let effect = self.objects.remove(name);
         self.follow(effect);
@@ -153,14 +154,14 @@ impl Joined {
         }
     }
 
-    /// Takes a setting of the whole mesh over.
+    /// Sets whether destinations outside of the mesh are refused (`REGISTRY_ONLY`).
     pub(super) fn put_registry_only(&mut self, registry_only: bool) {
         if std::mem::replace(&mut self.registry_only, registry_only) != registry_only {
             self.changes.push(Change::Setting(Setting::RegistryOnly(registry_only)));
         }
     }
 
-    /// Takes a workload or a service away. Whether it was there.
+    /// Removes a workload or a service. Returns whether it existed.
     pub(super) fn remove_address(&mut self, name: &str) -> bool {
         if let Some((uid, held)) = self.workloads.remove_entry(name) {
             self.apart.note(&uid, &held.workload, false);
@@ -177,12 +178,12 @@ impl Joined {
         true
     }
 
-    /// The names of workloads and services at addresses that are not wanted: but for those behind a service at one that is, and for
-    /// these.
+    /// The names of workloads and services whose addresses are not wanted, without the workloads in `own` and those behind a
+    /// wanted service.
     pub(super) fn unwanted(&self, own: &BTreeSet<String>, wants: &dyn Fn(IpAddr) -> bool) -> Vec<String> {
         let is_wanted = |facts: &ServiceFacts| {
             let service = &facts.service;
-            // Whether an address in a range is wanted cannot be told from the range; few services have one.
+            // The range does not show whether one of its addresses is wanted, so the service is kept. Few services have ranges.
             !service.ranges.is_empty() || service.vips.iter().any(|vip| wants(*vip))
         };
         let (wanted, others): (Vec<_>, Vec<_>) = self.services.iter().partition(|(_, facts)| is_wanted(facts));
@@ -198,7 +199,7 @@ impl Joined {
         names
     }
 
-    /// Takes a policy in Istio's words away. Whether it was there.
+    /// Removes a policy of Istio's messages. Returns whether it existed.
     pub(super) fn remove_policy(&mut self, name: &str) -> bool {
         let Some((name, _)) = self.policies.remove_entry(name) else { return false };
         if self.view == View::Istio {
@@ -210,42 +211,42 @@ impl Joined {
         true
     }
 
-    /// The description that counts, if the control plane has sent all objects that Istio has no message for (`may_be_exact`).
+    /// The description to use. `may_be_exact`: the control plane has sent all objects for which Istio has no message.
     pub(super) fn view(&self, may_be_exact: bool) -> View {
         if may_be_exact && self.lacking == 0 { View::Exact } else { View::Istio }
     }
 
-    /// How many workloads and services there are whose details the control plane has not sent.
+    /// The number of workloads and services without details from the control plane.
     pub(super) fn lacking(&self) -> usize {
         self.lacking
     }
 
-    /// Whether a workload names a policy that is not there, and this is not known yet.
+    /// Whether a workload names a policy that does not exist, and that is not replaced by a denial yet.
     pub(super) fn waits(&self, view: View) -> bool {
         view == View::Istio && self.missing.iter().any(|name| !self.closed.contains(name))
     }
 
-    /// Policies that workloads name, and that are not there.
+    /// Policies that workloads name but that do not exist.
     pub(super) fn missing(&self) -> impl ExactSizeIterator<Item = &Arc<str>> {
         self.missing.iter()
     }
 
-    /// Waypoints, and how many services and workloads pass through each.
+    /// The waypoints, and the number of services and workloads behind each.
     pub(super) fn waypoints(&self) -> impl Iterator<Item = (&Gateway, usize)> {
         self.waypoints.iter().map(|(waypoint, count)| (waypoint, *count))
     }
 
-    /// How many workloads and services there are.
+    /// The number of workloads and services.
     pub(super) fn addresses(&self) -> usize {
         self.workloads.len() + self.services.len()
     }
 
-    /// How many policies there are.
+    /// The number of policies.
     pub(super) fn policies(&self) -> usize {
         self.policies.len()
     }
 
-    /// What has changed since this was asked last, in the description that counts from now on.
+    /// The changes since the last call, in the description that is used from now on.
     pub(super) fn take(&mut self, view: View) -> Taken {
         let is_whole = view != self.view;
         if is_whole {
@@ -265,7 +266,7 @@ impl Joined {
         Taken { changes: std::mem::take(&mut self.changes), is_whole }
     }
 
-    /// Changes that say all that there is, but for the services, which are joined anew.
+    /// Starts changes that describe the whole mesh. The services follow, because they are joined again.
     fn begin_anew(&mut self) {
         self.closed.clear();
         self.published.clear();
@@ -282,7 +283,7 @@ impl Joined {
         self.changes = changes;
     }
 
-    /// A service as it is now.
+    /// Publishes a service in its current state.
     fn join(&mut self, key: &ServiceKey) {
         let members = self.members.get(key).into_iter().flatten().filter_map(|uid| self.workloads.get(uid));
         let facts = self.services.get(key);
@@ -311,7 +312,7 @@ impl Joined {
         }
     }
 
-    /// A policy that is named and not there may deny anything, so everything is denied in its place.
+    /// Replaces missing policies that workloads name: such a policy may deny any connection, so everything is denied.
     fn close(&mut self) {
         let gone: Vec<Arc<str>> = self.closed.difference(&self.missing).cloned().collect();
         for name in gone {
@@ -332,7 +333,7 @@ impl Joined {
         }
     }
 
-    /// Notes in the indexes what a workload says, or said.
+    /// Adds the facts of a workload to the indexes, or removes them.
     fn note(&mut self, uid: &Arc<str>, held: &Held, is_in: bool) {
         let workload = &held.workload;
         let lacking = usize::from(!held.has_detail());
@@ -374,13 +375,13 @@ impl Joined {
     }
 }
 
-/// The name of a policy, from that of its resource.
+/// The name of a policy, from the name of its resource.
 fn named(resource: &str) -> NamespacedName {
     let (namespace, name) = resource.split_once('/').unwrap_or(("", resource));
     NamespacedName::new(namespace, name)
 }
 
-/// Counts up or down. `Some(true)`: it is there from now on; `Some(false)`: it is not any more.
+/// Counts up or down. `Some(true)`: the key is new; `Some(false)`: the key is removed.
 fn step<K: Clone + Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K, is_in: bool) -> Option<bool> {
     if is_in {
         let count = counts.entry(key.clone()).or_default();

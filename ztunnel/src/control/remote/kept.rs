@@ -1,9 +1,9 @@
-//! The last good state of all resources, kept on disk: a daemon that starts while the control plane is away serves what it
-//! knew.
+//! The last good state of all resources, kept on disk: a daemon that starts while the control plane is unavailable serves the
+//! last known mesh.
 //!
-//! The file is a journal: a header that names format and control plane, then one record for each response that was taken over,
-//! with the resources of it that are in force. A record that a crash has cut short is known by its digest; the mesh before it
-//! is consistent. When the journal has grown, it is written anew with the last state of each resource.
+//! The file is a journal: a header that names the format and the control plane, then one record for each accepted response,
+//! with the resources that are in force. A record that was cut by a crash is detected by its digest; the mesh up to it is
+//! consistent. When the journal has grown, it is rewritten with the last state of each resource.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -18,23 +18,23 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::istio::discovery::{DeltaDiscoveryResponse, Resource};
 
-/// Of the digest of a record so much is kept: it shows accidents, not forgery.
+/// The number of bytes of a record's digest: it detects accidents, not forgery.
 const DIGEST: usize = 16;
-/// Bytes of a record, which is one response.
+/// The largest size of a record (one response) in bytes.
 const LONGEST: u32 = 256 << 20;
-/// Bytes by which a journal may outgrow twice what it was when it was written anew.
+/// A journal is rewritten when it has twice its size after the last rewrite, and this many bytes more.
 const SLACK: u64 = 16 << 20;
-/// Bytes that wait for a disk that does not answer; then nothing more is kept.
+/// The largest number of bytes that wait for a stalled disk; above it nothing is kept any more.
 const MOST_WAITING: usize = 64 << 20;
-/// Resources in one record of a journal that is written anew.
+/// The number of resources in one record of a rewritten journal.
 const CHUNK: usize = 1000;
-/// What the extension of a journal is that is being written anew.
+/// The file extension of a journal that is being rewritten.
 const UNFINISHED: &str = "unfinished";
 
 /// One record.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Record {
-    /// When the response came, in seconds since 1970.
+    /// The time of the response, in seconds since 1970.
     #[prost(uint64, tag = "1")]
     pub(super) at: u64,
     /// The part of the response that is in force.
@@ -49,16 +49,16 @@ pub(super) struct Journal {
     header: Vec<u8>,
     file: File,
     size: u64,
-    /// At which it is written anew.
+    /// The size from which the journal is rewritten.
     limit: u64,
 }
 
 impl Journal {
-    /// Opens the journal of a control plane, and reads it; one of another control plane or another format is not read, and
+    /// Opens and reads the journal of a control plane. A journal of another control plane or in another format is not read, but
     /// replaced. Blocks on the file system.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error of the system.
     pub(super) fn open(path: &Path, plane: &str, mut each: impl FnMut(Record)) -> io::Result<Self> {
         let header = format!("ztunnel mesh 1 {plane}\n").into_bytes();
         let flags = (OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW).bits();
@@ -87,7 +87,7 @@ impl Journal {
     /// Adds records, encoded by [`encode`]. Blocks on the file system.
     ///
     /// # Errors
-    /// What the system says; the journal must not be added to then.
+    /// The error of the system. No more records may be added then.
     pub(super) fn append(&mut self, records: &[u8]) -> io::Result<()> {
         self.file.write_all(records)?;
         self.file.sync_data()?;
@@ -95,10 +95,10 @@ impl Journal {
         if self.size > self.limit { self.rewrite() } else { Ok(()) }
     }
 
-    /// Writes the last state of each resource into a new file, and puts that into the place of this one.
+    /// Writes the last state of each resource to a new file, and replaces the journal with it.
     fn rewrite(&mut self) -> io::Result<()> {
         let mut last: HashMap<(String, String), Resource> = HashMap::new();
-        // A type without resources was answered for as well.
+        // Types without resources are written as well, because the control plane has answered for them.
         let mut by_type: HashMap<String, Vec<Resource>> = HashMap::new();
         let mut at = 0;
         self.file.seek(SeekFrom::Start(self.header.len() as u64))?;
@@ -141,11 +141,11 @@ impl Journal {
     }
 }
 
-/// A record as it is written: length, digest, message.
+/// The encoding of a record: length, digest, message.
 pub(super) fn encode(record: &Record) -> Vec<u8> {
     let message = record.encode_to_vec();
     let mut bytes = Vec::with_capacity(message.len() + DIGEST + 4);
-    // Longer ones are not read again, and end what is.
+    // Longer records are not read again; reading ends before them.
     bytes.extend(u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes());
     bytes.extend(digest(&SHA256, &message).as_ref().iter().take(DIGEST));
     bytes.extend(message);
@@ -159,7 +159,7 @@ fn has_header(file: &mut File, header: &[u8]) -> io::Result<bool> {
     Ok(found == header)
 }
 
-/// The next record, and how many bytes it takes; `None` at the end, or where the rest makes no sense.
+/// The next record, and its size in bytes; `None` at the end, or if the rest is invalid.
 fn read_record(reader: &mut impl Read) -> io::Result<Option<(Record, u64)>> {
     let mut head = [0; 4 + DIGEST];
     if !fill(reader, &mut head)? {
@@ -187,13 +187,13 @@ fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
     }
 }
 
-/// Writes the journal on blocking threads, one record after the other, and holds nobody up.
+/// Writes the journal on blocking threads, one record after the other, without blocking the caller.
 #[derive(Debug)]
 pub(super) struct Keeper {
     journal: Option<Journal>,
     busy: Option<JoinHandle<(Journal, io::Result<()>)>>,
     waiting: Vec<u8>,
-    /// Why nothing is kept any more.
+    /// Why records are not kept any more.
     failure: Option<String>,
 }
 
@@ -206,12 +206,12 @@ impl Keeper {
         Self { journal, busy: None, waiting: Vec::new(), failure }
     }
 
-    /// Why nothing is kept any more.
+    /// Why records are not kept any more.
     pub(super) fn failure(&self) -> Option<&str> {
         self.failure.as_deref()
     }
 
-    /// Keeps a record. A journal that lacks one must not get the next.
+    /// Keeps a record. After a lost record no further one may be written.
     pub(super) fn put(&mut self, record: &Record) {
         if self.failure.is_some() {
             return;
@@ -225,7 +225,7 @@ impl Keeper {
         self.write();
     }
 
-    /// Waits until what is being written is written; for ever, when nothing is. Dropping the future loses nothing.
+    /// Waits until the current write is finished. Never returns if there is none. Dropping the future loses no record.
     pub(super) async fn written(&mut self) {
         let Some(busy) = &mut self.busy else { return std::future::pending().await };
         let done = busy.await;
@@ -240,7 +240,7 @@ impl Keeper {
         }
     }
 
-    /// Whether something is still to be written.
+    /// Whether records wait to be written.
     #[cfg(test)]
     pub(super) fn is_busy(&self) -> bool {
         self.busy.is_some()

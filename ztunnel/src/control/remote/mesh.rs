@@ -1,4 +1,4 @@
-//! The mesh of a control plane: one stream after the other, and between them the last good state.
+//! The mesh of a control plane: one stream after the other. Between streams the last good state stays in force.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,43 +26,44 @@ use crate::model::problem::{Problem, Severity};
 use crate::store::change::{Batch, Change, Gaps};
 use crate::store::demand::Demand;
 
-/// Workloads and the policies that they name come in responses of their own, shortly after each other. A batch that names a policy
-/// which is not there waits so long for it; then the workload is closed.
+/// Workloads and the policies that they name come in separate responses, shortly after each other. A batch that names a missing
+/// policy waits this long for the policy; then the workload is closed.
 const POLICY_PATIENCE: Duration = Duration::from_secs(2);
-/// For the first answer for a type of resources. A control plane that has just started needs some time.
+/// How long the first answer for a type of resources may take. A control plane that has just started needs some time.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
-/// A control plane that has nothing to add to what the daemon has kept may be silent: after that it has confirmed it.
+/// A control plane sends nothing if the kept state of the daemon is up to date. After this time of silence the state counts as
+/// confirmed.
 const CONFIRMED: Duration = Duration::from_secs(10);
 
-/// A control plane, as a source of the mesh.
+/// A source of the mesh: a control plane.
 pub struct RemoteMesh {
     plane: Arc<ControlPlane>,
     tasks: TaskCount,
     resources: Resources,
-    /// Addresses are asked for one by one.
+    /// The state of the mode in which addresses are requested one by one.
     on_demand: Option<OnDemand>,
     /// Requests for a stream that is being opened.
     unsent: Vec<DeltaDiscoveryRequest>,
     link: Link,
     backoff: Backoff,
-    /// Where the last good state is kept; `None` until it has been read.
+    /// Keeps the last good state; `None` until that has been read.
     keeper: Option<Keeper>,
     file: PathBuf,
-    /// When the last response came.
+    /// The time of the last response.
     heard: Option<SystemTime>,
     /// Why there is no stream, and since when.
     outage: Option<Outage>,
-    /// Which types have been answered for, by this control plane or by an earlier one.
+    /// The types for which this control plane or an earlier one has answered.
     answered: [bool; REQUIRED],
-    /// Whether the state is that of a stream, and not only kept.
+    /// The types whose state comes from a stream or was confirmed by it, and is not only the kept one.
     confirmed: [bool; REQUIRED],
-    /// There was a state in which nothing was missing.
+    /// The mesh has been complete at some time.
     complete: bool,
-    /// When a policy that is named has to be there.
+    /// The deadline for a missing policy that a workload names.
     hold: Option<Instant>,
-    /// Something may be worth a batch.
+    /// There may be changes for a batch.
     is_due: bool,
-    /// What was last told.
+    /// The last published state.
     told: Option<Told>,
 }
 
@@ -90,7 +91,7 @@ enum Event {
 }
 
 impl RemoteMesh {
-    /// The mesh of a control plane. The last good state is kept in a file.
+    /// The mesh of a control plane. The last good state is kept in `file`.
     #[must_use]
     pub fn new(plane: Arc<ControlPlane>, file: PathBuf, tasks: TaskCount) -> Self {
         Self {
@@ -114,20 +115,20 @@ impl RemoteMesh {
         }
     }
 
-    /// Asks only for the pods of this node and the addresses that are wanted.
+    /// Requests only the pods of this node and the wanted addresses.
     #[must_use]
     pub fn on_demand(self, demand: Demand) -> Self {
         let on_demand = Some(OnDemand::new(demand, Arc::clone(&self.plane)));
         Self { on_demand, resources: Resources::new(Arc::clone(&self.plane)).on_demand(), ..self }
     }
 
-    /// The resources before anything is known.
+    /// Empty resources.
     fn nothing(&self) -> Resources {
         let resources = Resources::new(Arc::clone(&self.plane));
         if self.on_demand.is_some() { resources.on_demand() } else { resources }
     }
 
-    /// Waits until everything that was taken over is kept.
+    /// Waits until all accepted responses are kept.
     #[cfg(test)]
     pub(super) async fn settled(&mut self) {
         while let Some(keeper) = self.keeper.as_mut().filter(|keeper| keeper.is_busy()) {
@@ -135,11 +136,11 @@ impl RemoteMesh {
         }
     }
 
-    /// Reads what was kept, on a blocking thread.
+    /// Reads the kept state on a blocking thread.
     async fn recall(&mut self) {
         let (file, plane) = (self.file.clone(), self.plane.url.to_string());
         let mut resources = self.nothing();
-        // On demand, no answer is expected for addresses that nobody asks for.
+        // On demand, there is no answer for addresses that were not requested.
         let first = self.first_answered();
         let work = move || {
             let (mut at, mut answered) = (None, first);
@@ -170,12 +171,12 @@ impl RemoteMesh {
             let as_of = self.heard.map(rfc3339);
             info!(addresses, policies, as_of, "the mesh as the control plane last said it, until it is reached");
         } else {
-            // Half of a state is none.
+            // An incomplete state is not used.
             (self.resources, self.answered) = (self.nothing(), first);
         }
     }
 
-    /// The types of resources for which no answer is waited for.
+    /// The types that count as answered from the start: on demand, the addresses.
     fn first_answered(&self) -> [bool; REQUIRED] {
         let mut answered = [false; REQUIRED];
         if let (Some(_), Some(addresses)) = (&self.on_demand, answered.first_mut()) {
@@ -184,7 +185,7 @@ impl RemoteMesh {
         answered
     }
 
-    /// The next batch, if there is something to tell.
+    /// The next batch, if there are changes.
     fn batch(&mut self) -> Option<Batch> {
         if !std::mem::take(&mut self.is_due) {
             return None;
@@ -202,7 +203,7 @@ impl RemoteMesh {
         let (changes, is_whole) = if read { self.changes() } else { (Vec::new(), false) };
         let lacks_own = self.on_demand.as_ref().is_some_and(|on_demand| !on_demand.knows_own());
         let partial = !read || self.confirmed != [true; REQUIRED] || self.resources.has_unread() || lacks_own;
-        // Of what is not there, on demand, is asked.
+        // On demand, missing resources are requested, so the mesh is not blind.
         let blind = partial && !self.complete && self.on_demand.is_none();
         self.complete |= !partial;
         let gaps = Gaps { partial, blind, unread: self.resources.unread_policies() };
@@ -228,7 +229,8 @@ impl RemoteMesh {
     fn changes(&mut self) -> (Vec<Change>, bool) {
         let Changed { mut changes, is_whole } = self.resources.changes();
         if is_whole || self.told.as_ref().is_none_or(|told| !told.read) {
-            // A control plane says nothing of nodes; one without pods must not look like a wrong name.
+            // A control plane does not send nodes. A node without pods must not look like a wrong name, so the own node is
+            // added.
             changes.push(Change::Node(Arc::clone(&self.plane.node)));
         }
         changes.retain(|change| !matches!(change, Change::NodeGone(node) if *node == self.plane.node));
@@ -262,7 +264,7 @@ impl RemoteMesh {
         problems
     }
 
-    /// Waits for the next thing to happen, and acts on it.
+    /// Waits for the next event, and processes it.
     async fn step(&mut self) {
         let keeper = self.keeper.get_or_insert_with(|| Keeper::new(Err(std::io::Error::other("not opened"))));
         let is_confirmed = self.confirmed == [true; REQUIRED] && self.outage.is_none();
@@ -316,7 +318,7 @@ impl RemoteMesh {
         }
     }
 
-    /// The control plane was silent: because it has nothing to add, or because it does not work.
+    /// Processes the silence of the control plane: the state is up to date, or the control plane does not work.
     fn patience_is_over(&mut self) {
         match (0..REQUIRED).find(|kind| self.answered.get(*kind) != Some(&true)) {
             Some(kind) => {
@@ -378,7 +380,7 @@ impl RemoteMesh {
         }
     }
 
-    /// Asks for what is wanted now, and forgets what is not wanted any more.
+    /// Requests newly wanted resources, and forgets those that are not wanted any more.
     fn want(&mut self) {
         let Some(on_demand) = &mut self.on_demand else { return };
         let (request, forgotten) = on_demand.request(&mut self.resources);
@@ -401,14 +403,14 @@ impl RemoteMesh {
                     self.failed(&error);
                 }
             }
-            // Its first request has been made already.
+            // The first request of this stream has been made already.
             Link::Connecting(_) => self.unsent.push(request),
-            // The first request will ask for everything that is wanted then.
+            // The first request of the next stream will contain everything that is wanted then.
             Link::Waiting(_) => {}
         }
     }
 
-    /// There is no stream: the next attempt comes after a pause.
+    /// Ends the stream; the next attempt comes after a pause.
     fn failed(&mut self, error: &StreamError) {
         let lived = match &self.link {
             Link::Streaming { since, .. } => since.elapsed(),
@@ -418,7 +420,7 @@ impl RemoteMesh {
         self.link = Link::Waiting(Instant::now() + pause);
         let why = causes(error);
         if lived >= LONGEST && matches!(error, StreamError::Ended(_) | StreamError::Closed) {
-            // Control planes end streams from time to time, so that the daemons spread over all of them.
+            // Control planes end streams from time to time, so that the daemons are distributed over all replicas.
             info!(control_plane = %self.plane.url, reason = why, "the stream of the control plane is over; connecting again");
             return;
         }
@@ -441,12 +443,13 @@ impl RemoteMesh {
 }
 
 impl MeshSource for RemoteMesh {
-    /// The first batch comes when the control plane has answered for all types of resources, or at once with what was kept.
+    /// The first batch comes when the control plane has answered for all required types of resources, or at once with the kept
+    /// state.
     async fn next(&mut self) -> Option<Batch> {
         if self.keeper.is_none() {
             self.recall().await;
         }
-        // What was yielded last has been published.
+        // The last batch has been published.
         self.published();
         loop {
             if let Some(batch) = self.batch() {
@@ -460,7 +463,7 @@ impl MeshSource for RemoteMesh {
     }
 }
 
-/// Dropping the future loses nothing.
+/// Waits for the next event of the link. Dropping the future loses no event.
 async fn happens(link: &mut Link) -> Event {
     match link {
         Link::Waiting(until) => {
@@ -472,7 +475,7 @@ async fn happens(link: &mut Link) -> Event {
     }
 }
 
-/// Until when the control plane may be silent.
+/// The time until which the control plane may be silent.
 fn patience(link: &Link, is_answered: bool, is_confirmed: bool) -> Option<Instant> {
     let Link::Streaming { since, .. } = link else { return None };
     let patience = if is_answered { CONFIRMED } else { ANSWER_PATIENCE };

@@ -1,10 +1,12 @@
-//! A control plane as the source of the mesh and of certificates: the client's end of Istio's protocols.
+//! A control plane as the source of the mesh and of certificates: the client's side of Istio's protocols.
 //!
-//! [`RemoteMesh`] follows the mesh over one stream of delta xDS, and [`RemoteAuthority`] has certificate requests signed. Both
-//! connect by gRPC over TLS: the control plane proves its name with a certificate, the daemon proves who it is with a token.
+//! [`RemoteMesh`] follows the mesh over one stream of delta xDS, and [`RemoteAuthority`] gets certificate requests signed. Both
+//! connect by gRPC over TLS: the control plane proves its name with a certificate, and the daemon identifies itself with a
+//! token.
 //!
-//! What goes wrong changes nothing: the last good state of every resource stays in force while the stream is down, and a copy of
-//! it on disk serves a daemon that starts while the control plane is away. What the control plane removes is removed.
+//! Failures do not change the mesh: the last good state of every resource stays in force while there is no stream, and a daemon
+//! that starts while the control plane is unavailable uses a copy on disk. Resources that the control plane removes are
+//! removed.
 
 mod authority;
 mod connection;

@@ -1,4 +1,4 @@
-//! Addresses that are asked for one by one: the pods of this node, and those to which connections go.
+//! Addresses that are requested one by one: those of the pods of this node, and the destinations of connections.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -15,17 +15,17 @@ use crate::istio::discovery::{ADDRESS, DeltaDiscoveryRequest, DeltaDiscoveryResp
 use crate::istio::workload::{Address, AddressType};
 use crate::store::demand::Demand;
 
-/// What is asked for, and what has been answered.
+/// The requested resources, and the answers.
 #[derive(Debug)]
 pub(super) struct OnDemand {
     demand: Demand,
     wanted: watch::Receiver<u64>,
     plane: Arc<ControlPlane>,
-    /// Pods of this node that are asked for; `None`: they are not known yet.
+    /// The requested pods of this node; `None`: they are not known yet.
     own: Option<BTreeSet<String>>,
-    /// Those of them that have not been answered for.
+    /// The pods without an answer.
     unanswered: BTreeSet<String>,
-    /// Addresses that have been answered for, and whose answer has not been published yet.
+    /// Addresses with an answer that has not been published yet.
     answered: Vec<IpAddr>,
     sweep_at: Instant,
 }
@@ -37,7 +37,7 @@ impl OnDemand {
         Self { demand, wanted, plane, own: None, unanswered: BTreeSet::new(), answered: Vec::new(), sweep_at }
     }
 
-    /// The name by which an address is asked for.
+    /// The resource name for the request of an address.
     fn name(&self, address: IpAddr) -> String {
         format!("{}/{address}", self.plane.network)
     }
@@ -46,7 +46,7 @@ impl OnDemand {
         name.strip_prefix(&*self.plane.network)?.strip_prefix('/')?.parse().ok()
     }
 
-    /// What the first request of a stream asks for.
+    /// The resource names for the first request of a stream.
     pub(super) fn all(&mut self) -> Vec<String> {
         let (_gone, _new) = self.follow_own();
         let addresses = self.demand.all();
@@ -55,7 +55,7 @@ impl OnDemand {
         names
     }
 
-    /// Takes the pods of this node over: those that are gone, and those that are new.
+    /// Updates the pods of this node. Returns the removed pods and the new pods.
     fn follow_own(&mut self) -> (Vec<String>, Vec<String>) {
         let Some(pods) = self.demand.own() else { return (Vec::new(), Vec::new()) };
         let cluster = &self.plane.cluster;
@@ -69,16 +69,16 @@ impl OnDemand {
         (gone, new)
     }
 
-    /// Waits until something else is wanted, or something may be wanted no more. Dropping the future loses nothing.
+    /// Waits until further resources are wanted, or some may not be wanted any more. Dropping the future loses no change.
     pub(super) async fn changed(&mut self) {
         tokio::select! {
-            // The sender is kept alive by the demand.
+            // The demand keeps the sender alive.
             _changed = self.wanted.changed() => {}
             () = sleep_until(self.sweep_at) => {}
         }
     }
 
-    /// The request for what has changed, and the names of resources that are forgotten.
+    /// The request for the changes, and the names of the forgotten resources.
     pub(super) fn request(&mut self, resources: &mut Resources) -> (Option<DeltaDiscoveryRequest>, Vec<String>) {
         self.wanted.mark_unchanged();
         let (mut unsubscribe, mut subscribe) = self.follow_own();
@@ -103,7 +103,7 @@ impl OnDemand {
         (request, forgotten)
     }
 
-    /// Notes what a response answers for. What cannot be read is not an answer.
+    /// Records the answers in a response. An unreadable resource is no answer.
     pub(super) fn hear(
         &mut self,
         response: &DeltaDiscoveryResponse,
@@ -128,7 +128,7 @@ impl OnDemand {
         }
     }
 
-    /// The addresses and ranges of a resource, on this node's network.
+    /// The addresses and IP blocks of a resource, on this node's network.
     fn says(&self, resource: &Resource) -> (BTreeSet<IpAddr>, Vec<IpNet>) {
         let mut addresses: BTreeSet<IpAddr> = resource.aliases.iter().filter_map(|alias| self.address(alias)).collect();
         let mut ranges = Vec::new();
@@ -157,14 +157,14 @@ impl OnDemand {
         (addresses, ranges)
     }
 
-    /// What has been answered for is published: whoever waits for it goes on.
+    /// Records that the answers are published: connections that wait for them continue.
     pub(super) fn published(&mut self) {
         if !self.answered.is_empty() {
             self.demand.answer(std::mem::take(&mut self.answered));
         }
     }
 
-    /// Whether the pods of this node have been answered for, so that one that is missing is in no mesh.
+    /// Whether the pods of this node have an answer. Then a missing pod is not in the mesh.
     pub(super) fn knows_own(&self) -> bool {
         self.own.is_some() && self.unanswered.is_empty()
     }

@@ -1,4 +1,4 @@
-//! Which control plane, and how both ends prove who they are.
+//! The control plane to use, and the authentication of both ends.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -16,30 +16,30 @@ const PORT: u16 = 15012;
 /// A control plane.
 #[derive(Clone, Debug)]
 pub struct ControlPlane {
-    /// Where it is.
+    /// The URL of the control plane.
     pub url: PlaneUrl,
-    /// File of the roots that its certificate must lead to, as PEM; read for every connection.
+    /// The PEM file of the roots for the control plane's certificate; read for every connection.
     pub roots: PathBuf,
-    /// What proves to it who this daemon is; read for every stream and every certificate request.
+    /// The token that identifies this daemon; read for every stream and every certificate request.
     pub token: Token,
-    /// A name that its certificate may have beside the URL's host.
+    /// A name that the control plane's certificate may have instead of the URL's host.
     pub alternative_name: Option<String>,
-    /// This node.
+    /// The name of this node.
     pub node: Arc<str>,
-    /// This node's cluster.
+    /// The cluster of this node.
     pub cluster: Arc<str>,
-    /// This node's network; empty is the default one.
+    /// The network of this node; empty: the default network.
     pub network: Arc<str>,
-    /// When a silent connection is given up.
+    /// When a silent connection is closed.
     pub keepalive: Keepalive,
 }
 
-/// When a silent connection is given up.
+/// When a silent connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keepalive {
-    /// After so much silence it is asked for a sign of life.
+    /// A connection that has been silent for this long gets a PING.
     pub interval: Duration,
-    /// How long that may take.
+    /// How long the answer to the PING may take.
     pub timeout: Duration,
 }
 
@@ -50,17 +50,17 @@ impl Default for Keepalive {
     }
 }
 
-/// Where a token is.
+/// The file of a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Token {
-    /// In this file, without which there is no connection.
+    /// The file is required: without it there is no connection.
     File(PathBuf),
-    /// In this file, if it is there; without it the control plane is asked without a token.
+    /// The file is optional: without it requests have no token.
     IfThere(PathBuf),
 }
 
 impl Token {
-    /// The file.
+    /// The path of the file.
     pub(super) fn path(&self) -> &PathBuf {
         match self {
             Self::File(path) | Self::IfThere(path) => path,
@@ -68,7 +68,7 @@ impl Token {
     }
 }
 
-/// `https://HOST:PORT`; the port is 15012 where none is given.
+/// `https://HOST:PORT`; the default port is 15012.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlaneUrl {
     host: String,
@@ -76,7 +76,7 @@ pub struct PlaneUrl {
     uri: Uri,
 }
 
-/// Not the URL of a control plane.
+/// A text is not the URL of a control plane.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{0:?} is not the URL of a control plane: write https://HOST or https://HOST:PORT")]
 pub struct UrlError(String);
@@ -92,7 +92,7 @@ impl PlaneUrl {
         self.port
     }
 
-    /// The whole.
+    /// The whole URL.
     pub(super) fn uri(&self) -> Uri {
         self.uri.clone()
     }

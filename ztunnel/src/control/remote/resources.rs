@@ -1,5 +1,5 @@
-//! The resources of a control plane, as far as they are known, over all streams: what each response changes, and how it is
-//! answered. Pure.
+//! The known resources of a control plane, over all streams: the changes by each response, and the answer to it. This code is
+//! pure.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -19,21 +19,22 @@ use crate::istio::standard::{Status, Struct};
 use crate::model::policy::UnreadPolicies;
 use crate::model::problem::{Problem, Severity};
 
-/// The types of resources that are asked for, those first without which there is no mesh.
+/// The types of requested resources. The required types come first.
 pub(super) const TYPES: [&str; 4] = [ADDRESS, AUTHORIZATION, SETTINGS, OBJECT];
-/// So many of them every control plane has.
+/// The number of required types, which every control plane has.
 pub(super) const REQUIRED: usize = 2;
 const ADDRESSES: usize = 0;
 const POLICIES: usize = 1;
 const SETTINGS_TYPE: usize = 2;
 const OBJECTS: usize = 3;
-/// Stands for all resources of a type. Asked for and given up in one request, none is asked for but by name.
+/// Stands for all resources of a type. A request that subscribes to this and unsubscribes from it leaves only resources
+/// requested by name.
 const ALL: &str = "*";
 /// gRPC's `INVALID_ARGUMENT`.
 const INVALID_ARGUMENT: i32 = 3;
-/// Types that nobody asked for, of which people are told.
+/// The number of types without a request that are reported.
 const MOST_UNKNOWN: usize = 16;
-/// Bytes of the reason that a response is refused with.
+/// The largest length of the reason of a NACK, in bytes.
 const LONGEST_NACK: usize = 4096;
 
 /// All resources.
@@ -43,54 +44,55 @@ pub(super) struct Resources {
     texts: Texts,
     held: [Held; TYPES.len()],
     joined: Joined,
-    /// Types that were sent without having been asked for.
+    /// Types that were sent without a request.
     unknown: BTreeSet<String>,
-    /// Types of which everything was removed, and nothing has come since.
+    /// Types whose resources were all removed, without a new one since.
     emptied: BTreeSet<&'static str>,
     /// The settings in force.
     settings: SettingsFacts,
-    /// The control plane has answered for objects that Istio has no message for.
+    /// The control plane has answered for objects for which Istio has no message.
     has_objects: bool,
-    /// Details are not asked for.
+    /// Resources are requested on demand, without details.
     is_on_demand: bool,
 }
 
-/// What is known of one type.
+/// The known resources of one type.
 #[derive(Debug, Default)]
 struct Held {
-    /// The version of each resource that is in force.
+    /// The version of each resource in force.
     versions: HashMap<Arc<str>, Box<str>>,
-    /// Resources that could not be used when they came last.
+    /// Resources whose last version could not be used.
     bad: BTreeMap<Arc<str>, Bad>,
-    /// What was left out of resources that are in force.
+    /// The parts of resources in force that were left out.
     remarks: BTreeMap<Arc<str>, Vec<String>>,
 }
 
 #[derive(Debug)]
 struct Bad {
     flaw: Flaw,
-    /// What it may protect, when it is a policy.
+    /// The pods that the resource may protect, if it is a policy.
     reach: Reach,
 }
 
-/// What a policy that can't be used may protect.
+/// The pods that an unusable policy may protect.
 #[derive(Debug, PartialEq, Eq)]
 enum Reach {
-    /// No policy, or one that workloads name.
+    /// The resource is no policy, or a policy that workloads name.
     Named,
-    /// A namespace.
+    /// The pods of a namespace.
     Namespace(Arc<str>),
-    /// Anything.
+    /// Any pod.
     Anywhere,
 }
 
-/// What a response came to.
+/// The result of a response.
 pub(super) struct Taken {
     /// The answer: an ACK, or a NACK with all reasons.
     pub(super) answer: DeltaDiscoveryRequest,
-    /// Which of [`TYPES`] it was about.
+    /// The index of its type in [`TYPES`].
     pub(super) kind: Option<usize>,
-    /// The part of it that counts now, to be kept: with what was never readable, and without what keeps an earlier state.
+    /// The part to be kept: resources in force, and resources that were never readable. An unreadable resource with an earlier
+    /// state is left out.
     pub(super) in_force: DeltaDiscoveryResponse,
 }
 
@@ -109,16 +111,16 @@ impl Resources {
         }
     }
 
-    /// Only what is wanted is asked for.
+    /// Requests only wanted resources.
     pub(super) fn on_demand(self) -> Self {
         Self { is_on_demand: true, ..self }
     }
 
-    /// The first requests of a stream: everything, and what is known already. Settings come first, so that a control plane that
-    /// has them has sent them before there is a mesh.
+    /// The first requests of a stream: for all resources, with the known versions. Settings come first, so that a control plane
+    /// that has settings sends them before the mesh.
     ///
-    /// On demand, addresses are asked for by these names, and details of policies, which tell of services that this node may not
-    /// know, are not asked for.
+    /// On demand, addresses are requested by these names. Details of policies are not requested, because they mention services
+    /// that this node may not know.
     pub(super) fn first_requests(&self, on_demand: Option<Vec<String>>) -> Vec<DeltaDiscoveryRequest> {
         let request = |(type_url, held): (&str, &Held)| DeltaDiscoveryRequest {
             node: Some(node(&self.plane)),
@@ -143,13 +145,13 @@ impl Resources {
         requests
     }
 
-    /// Takes a response over: what can be used of it counts, the rest is refused by name.
+    /// Processes a response: usable resources are in force, and the others are refused by name.
     pub(super) fn take(&mut self, response: DeltaDiscoveryResponse) -> Taken {
         let DeltaDiscoveryResponse { resources, type_url, nonce, removed_resources, .. } = response;
         let answer = DeltaDiscoveryRequest { type_url: type_url.clone(), response_nonce: nonce, ..Default::default() };
         let in_force = DeltaDiscoveryResponse { type_url: type_url.clone(), ..Default::default() };
         let Some(kind) = TYPES.iter().position(|known| *known == type_url) else {
-            // Nobody asked for it; to refuse it would have it sent again.
+            // The type was not requested. It is not refused, because the control plane would send it again.
             if self.unknown.len() < MOST_UNKNOWN {
                 self.unknown.insert(type_url.chars().take(256).collect());
             }
@@ -161,7 +163,7 @@ impl Resources {
                 Ok(()) => taken.in_force.resources.push(resource),
                 Err(flaw) => {
                     reasons.push((resource.name.clone(), flaw));
-                    // What it may forbid is closed also for a daemon that starts later.
+                    // It is kept, so that a daemon that starts later also closes the pods that this resource may protect.
                     if !self.is_known(kind, &resource.name) {
                         taken.in_force.resources.push(resource);
                     }
@@ -175,7 +177,7 @@ impl Resources {
         taken
     }
 
-    /// Whether a state of a resource is in force.
+    /// Whether a version of a resource is in force.
     fn is_known(&self, kind: usize, name: &str) -> bool {
         self.held.get(kind).is_some_and(|held| held.versions.contains_key(name))
     }
@@ -223,7 +225,7 @@ impl Resources {
             }
             Err(flaw) => {
                 let reach = if kind == POLICIES { reach(resource) } else { Reach::Named };
-                // Settings that never made sense may forbid what they can.
+                // If settings were never readable, the strictest value is used.
                 if kind == SETTINGS_TYPE && held.versions.is_empty() {
                     joined.put_registry_only(true);
                 }
@@ -235,7 +237,7 @@ impl Resources {
 
     fn remove(&mut self, kind: usize, names: &[String]) {
         let Some(held) = self.held.get_mut(kind) else { return };
-        // That the last one of a type goes is not unusual.
+        // The removal of a single last resource of a type is not unusual.
         let had_several = held.versions.len() > 1;
         for name in names {
             held.versions.remove(name.as_str());
@@ -257,8 +259,8 @@ impl Resources {
         }
     }
 
-    /// The description of the mesh that counts: the exact one, when the control plane announces details of a format that this
-    /// version knows, all of them are there, and all can be read.
+    /// The description of the mesh to use: the exact one, if the control plane announces details in a format that this version
+    /// knows, and all details are present and readable.
     fn view(&self) -> View {
         let [_, _, _, objects] = &self.held;
         self.joined.view(self.settings.detail == FORMAT && self.has_objects && objects.bad.is_empty())
@@ -269,7 +271,8 @@ impl Resources {
         self.is_known(ADDRESSES, name)
     }
 
-    /// Forgets workloads and services at addresses that are not wanted, and that do not stand behind a service that is. Their names.
+    /// Forgets workloads and services whose addresses are not wanted and that are not behind a wanted service. Returns their
+    /// names.
     pub(super) fn release(&mut self, own: &BTreeSet<String>, wants: &dyn Fn(IpAddr) -> bool) -> Vec<String> {
         let names = self.joined.unwanted(own, wants);
         let [addresses, ..] = &mut self.held;
@@ -281,23 +284,23 @@ impl Resources {
         names
     }
 
-    /// Whether to wait for a policy that a workload names: it comes in a response of its own.
+    /// Whether to wait for a policy that a workload names, which comes in a separate response.
     pub(super) fn waits(&self) -> bool {
         self.joined.waits(self.view())
     }
 
-    /// What has changed since this was asked last.
+    /// The changes since the last call.
     pub(super) fn changes(&mut self) -> Changed {
         self.joined.take(self.view())
     }
 
-    /// Whether a workload or a service exists that could never be read.
+    /// Whether there is a workload or a service that was never readable.
     pub(super) fn has_unread(&self) -> bool {
         let [addresses, ..] = &self.held;
         addresses.bad.keys().any(|name| !addresses.versions.contains_key(name))
     }
 
-    /// Policies that exist and could never be read.
+    /// The policies that were never readable.
     pub(super) fn unread_policies(&self) -> UnreadPolicies {
         if self.view() == View::Exact {
             return self.settings.unread.clone();
@@ -315,12 +318,12 @@ impl Resources {
         unread
     }
 
-    /// How many workloads, services and policies there are.
+    /// The number of workloads and services, and the number of policies.
     pub(super) fn counts(&self) -> (usize, usize) {
         (self.joined.addresses(), self.joined.policies())
     }
 
-    /// All that is wrong with the resources.
+    /// All problems of the resources.
     pub(super) fn problems(&self) -> Vec<Problem> {
         let plane = self.plane.url.to_string();
         let mut problems = Vec::new();
@@ -367,7 +370,7 @@ impl Resources {
         problems
     }
 
-    /// Why the details that the control plane sends are not used.
+    /// Why the details of the control plane are not used. `None`: they are used, or there are none.
     fn without_details(&self) -> Option<String> {
         let [_, _, _, objects] = &self.held;
         let why = match (self.settings.detail, objects.bad.len(), self.joined.lacking()) {
@@ -391,13 +394,14 @@ impl Resources {
         ))
     }
 
-    /// Types of which everything was removed.
+    /// The types whose resources were all removed.
     pub(super) fn emptied(&self) -> &BTreeSet<&'static str> {
         &self.emptied
     }
 }
 
-/// As Istio's ztunnel names itself; the address, which a daemon of a node has no single one of, is a placeholder.
+/// The node identifier in the format of Istio's ztunnel. Its address is a placeholder, because the daemon of a node has no
+/// single address.
 fn node(plane: &ControlPlane) -> Node {
     const ADDRESS_UNKNOWN: &str = "1.1.1.1";
     const NAMESPACE: &str = "istio-system";
@@ -416,7 +420,7 @@ fn node(plane: &ControlPlane) -> Node {
     }
 }
 
-/// What a policy that can't be used may protect, as far as it can be decoded.
+/// The pods that an unusable policy may protect, as far as the policy can be decoded.
 fn reach(resource: &Resource) -> Reach {
     let content = resource.resource.as_ref().map(|any| any.value.clone()).unwrap_or_default();
     let Ok(message) = <Authorization as prost::Message>::decode(content) else { return Reach::Anywhere };

@@ -14,22 +14,22 @@ use crate::istio::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use crate::lifecycle::tasks::TaskCount;
 use crate::model::cause::causes;
 
-/// Requests that may wait for a control plane that does not read. Each answers one response.
+/// The number of requests that may wait for a control plane that does not read. Each answers one response.
 const MOST_WAITING: usize = 1024;
 
-/// Why a stream is over.
+/// Why a stream has ended.
 #[derive(Debug, Error)]
 pub(super) enum StreamError {
-    /// There was none.
+    /// The connection failed.
     #[error("there is no connection")]
     Connect(#[source] Box<ConnectError>),
-    /// The control plane has ended it, or the connection broke.
+    /// The control plane has ended the stream with an error, or the connection broke.
     #[error("the control plane ended the stream: {}: {}{}", .0.code(), .0.message(), because(.0))]
     Ended(Box<Status>),
-    /// The control plane has ended it without an error.
+    /// The control plane has ended the stream without an error.
     #[error("the control plane closed the stream")]
     Closed,
-    /// The control plane sends and does not read.
+    /// The control plane sends but does not read.
     #[error("the control plane does not read what it is sent: {MOST_WAITING} answers wait")]
     NotRead,
     /// The control plane does not answer.
@@ -37,21 +37,21 @@ pub(super) enum StreamError {
     Silent {
         /// The type of resources.
         what: &'static str,
-        /// How long it was waited for.
+        /// The waiting time in seconds.
         seconds: u64,
     },
 }
 
-/// What broke the connection, if that is why a stream has ended.
+/// The cause, if a stream has ended because its connection broke.
 fn because(status: &Status) -> String {
     status.source().map(|source| format!(": {}", causes(source))).unwrap_or_default()
 }
 
-/// A stream that is open, or being opened: a control plane that has nothing to say may be silent from the beginning.
+/// A stream that is open or being opened: a control plane without changes may be silent from the beginning.
 pub(super) struct Stream {
     requests: mpsc::Sender<DeltaDiscoveryRequest>,
     responses: Responses,
-    /// The stream ends with it.
+    /// The stream ends with the connection.
     _connection: Connection,
 }
 
@@ -67,10 +67,10 @@ impl From<ConnectError> for StreamError {
 }
 
 impl Stream {
-    /// Connects, and begins a stream with these requests.
+    /// Connects, and starts a stream with these requests.
     ///
     /// # Errors
-    /// There is no connection.
+    /// The connection failed.
     pub(super) async fn open(
         plane: Arc<ControlPlane>,
         first: Vec<DeltaDiscoveryRequest>,
@@ -96,15 +96,15 @@ impl Stream {
         match self.requests.try_send(message) {
             Ok(()) => Ok(()),
             Err(mpsc::error::TrySendError::Full(_)) => Err(StreamError::NotRead),
-            // It is over: the next response says why.
+            // The stream has ended; the next response has the reason.
             Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
         }
     }
 
-    /// The next response. Dropping the future loses nothing.
+    /// The next response. Dropping the future loses no response.
     ///
     /// # Errors
-    /// The stream is over.
+    /// The stream has ended.
     pub(super) async fn next(&mut self) -> Result<DeltaDiscoveryResponse, StreamError> {
         let ended = |status| StreamError::Ended(Box::new(status));
         loop {

@@ -1,13 +1,13 @@
-//! One copy of texts that repeat, for as long as somebody has them.
+//! Shares one copy of repeated texts while they are in use.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
-/// Texts that have been met. Those that nobody has any more are dropped from time to time.
+/// The known texts. Unused texts are dropped from time to time.
 #[derive(Debug)]
 pub(super) struct Texts {
     texts: HashSet<Arc<str>>,
-    /// How many there may be before the next look.
+    /// The number of texts from which unused texts are dropped.
     most: usize,
 }
 
@@ -20,7 +20,7 @@ impl Default for Texts {
 }
 
 impl Texts {
-    /// The one copy of a text.
+    /// The shared copy of a text.
     pub(super) fn text(&mut self, text: &str) -> Arc<str> {
         if let Some(known) = self.texts.get(text) {
             return Arc::clone(known);

@@ -1,8 +1,9 @@
 //! Workloads that are no pods: machines outside of the cluster, and addresses that a `ServiceEntry` lists.
 //!
-//! Whoever may write such an object may name any address. So it takes no address from a pod, and one that is not in the mesh
-//! has no address of its own at all: services lead to it, as they lead to pods on their node's network. One that is in the mesh
-//! must be reached through a tunnel also by its bare address; that is its own as long as no pod has it.
+//! A user who may write such an object may name any address. So the object takes no address from a pod. A workload of this kind
+//! outside of the mesh has no own address: it is reached through services only, like a pod on its node's network. A workload of
+//! this kind in the mesh must be reached through HBONE by its bare address as well; it has the address as long as no pod has
+//! it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -11,21 +12,21 @@ use std::sync::Arc;
 use crate::model::workload::{Membership, Workload};
 use crate::store::change::Change;
 
-/// As istiod writes the uid of a pod.
+/// A part of the UIDs that istiod gives to pods.
 const POD: &str = "//Pod/";
 
 #[derive(Debug, Default)]
 pub(super) struct Apart {
-    /// Those in the mesh, by their addresses.
+    /// The workloads of this kind in the mesh, by their addresses.
     claims: HashMap<IpAddr, BTreeSet<Arc<str>>>,
-    /// Those of them whose address is a pod's.
+    /// Those whose address belongs to a pod.
     yielding: BTreeSet<Arc<str>>,
-    /// Who has the addresses may have changed.
+    /// The owners of addresses may have changed.
     is_dirty: bool,
 }
 
 impl Apart {
-    /// Notes a workload that is there from now on, or no more.
+    /// Records a workload that is added (`is_in`) or removed.
     pub(super) fn note(&mut self, uid: &Arc<str>, workload: &Workload, is_in: bool) {
         if uid.contains(POD) {
             self.is_dirty |= !self.claims.is_empty()
@@ -48,7 +49,7 @@ impl Apart {
         self.is_dirty = true;
     }
 
-    /// A workload as the mesh is to see it.
+    /// A workload as it is published.
     pub(super) fn shown(&self, uid: &Arc<str>, workload: &Arc<Workload>) -> Arc<Workload> {
         let is_own = uid.contains(POD) || (workload.membership == Membership::InMesh && !self.yielding.contains(uid));
         if is_own || workload.host_network {
@@ -57,7 +58,7 @@ impl Apart {
         Arc::new(Workload { host_network: true, ..Workload::clone(workload) })
     }
 
-    /// Finds out whose address is a pod's: a look at all workloads, when there is a claim that may be decided otherwise now.
+    /// Determines which workloads have the address of a pod. Looks at all workloads, but only if the owners may have changed.
     pub(super) fn decide<'a>(
         &mut self,
         workloads: impl Iterator<Item = (&'a Arc<str>, Arc<Workload>)>,
@@ -84,7 +85,7 @@ impl Apart {
         }
     }
 
-    /// All workloads are told anew.
+    /// Requests a new decision, because all workloads are published again.
     pub(super) fn look_anew(&mut self) {
         self.is_dirty = true;
     }

@@ -1,4 +1,4 @@
-//! A workload and a service as resources say them: in Istio's words, and exactly where the control plane adds the details.
+//! Workloads and services from resources: by Istio's messages, and exactly if the control plane adds the details.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,33 +8,33 @@ use crate::model::service::{Endpoint, Health, Service, ServicePort, TargetPort};
 use crate::model::workload::{Membership, Workload};
 use crate::store::change::ServiceKey;
 
-/// Which of the two descriptions of the mesh counts. Each is complete: Istio's decides the same, and knows less of the reasons.
+/// The description of the mesh in use. Both are complete: Istio's leads to the same decisions, but with less exact reasons.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::control::remote) enum View {
     /// Istio's messages alone.
     #[default]
     Istio,
-    /// The mesh as the control plane has it.
+    /// The mesh exactly as the control plane has it.
     Exact,
 }
 
 /// A workload.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Held {
-    /// With details the workload exactly, without them as Istio's message says.
+    /// The exact workload if there are details, otherwise the workload of Istio's message.
     pub(super) workload: Arc<Workload>,
     pub(super) fronting: Box<[Fronting]>,
     pub(super) weight: u32,
-    /// The policies that it names.
+    /// The policies that the workload names.
     pub(super) policies: Box<[Arc<str>]>,
-    /// Whether Istio's message says that it takes connections.
+    /// Whether the workload is healthy by Istio's message.
     is_healthy: bool,
     detail: Option<Box<Detail>>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 struct Detail {
-    /// Otherwise it stands for an endpoint of a service.
+    /// `false`: the resource stands for an endpoint of a service.
     is_workload: bool,
     endpoints: Vec<(ServiceKey, Vec<Endpoint>)>,
     place: u32,
@@ -60,7 +60,7 @@ impl Held {
         self.detail.is_some()
     }
 
-    /// The workload as Istio's message says it: with the policies that it names as its labels.
+    /// The workload of Istio's message, with the policies that it names as labels.
     pub(super) fn in_istios_words(&self) -> Arc<Workload> {
         if !self.detail.as_ref().is_some_and(|detail| detail.is_workload) {
             return Arc::clone(&self.workload);
@@ -82,19 +82,19 @@ impl Held {
         })
     }
 
-    /// The workload exactly; `None`: it is none.
+    /// The exact workload; `None`: the resource is no workload.
     pub(super) fn exactly(&self) -> Option<&Arc<Workload>> {
         let is_workload = self.detail.as_ref().is_none_or(|detail| detail.is_workload);
         is_workload.then_some(&self.workload)
     }
 
-    /// The services that may have it among their endpoints.
+    /// The services that may have this workload as an endpoint.
     pub(super) fn services(&self) -> impl Iterator<Item = &ServiceKey> {
         let fronting = self.fronting.iter().map(|fronting| &fronting.service);
         fronting.chain(self.detail.iter().flat_map(|detail| &detail.endpoints).map(|(service, _)| service))
     }
 
-    /// The endpoints of a service that it is, each with its place among several at one address.
+    /// The endpoints of this workload for a service, each with its position among several endpoints at one address.
     fn endpoints(&self, key: &ServiceKey) -> Vec<(u32, Endpoint)> {
         let detail = self.detail.as_deref();
         let place = detail.map_or(0, |detail| detail.place);
@@ -109,7 +109,7 @@ impl Held {
     }
 }
 
-/// The endpoints of a service in Istio's words, which some workloads say that they are.
+/// The endpoints of a service by Istio's messages, from the workloads that name the service.
 pub(super) fn in_istios_words<'a>(
     key: &ServiceKey,
     facts: &ServiceFacts,
@@ -121,7 +121,7 @@ pub(super) fn in_istios_words<'a>(
         let fronting = held.fronting.iter().find(|fronting| fronting.service == *key);
         let own = match fronting {
             Some(fronting) => &*fronting.ports,
-            // It is behind a service that clients do not find.
+            // The workload is behind a service that is hidden from clients.
             None if held.has_detail() => continue,
             None => &[],
         };
@@ -144,7 +144,7 @@ pub(super) fn in_istios_words<'a>(
     endpoints.into()
 }
 
-/// A service exactly, with its endpoints.
+/// An exact service, with its endpoints.
 pub(super) fn exactly<'a>(
     key: &ServiceKey,
     exactly: &ServiceExactly,
@@ -157,7 +157,7 @@ pub(super) fn exactly<'a>(
     Service { endpoints, ..Service::clone(&exactly.service) }
 }
 
-/// The workload's own port for a service's, or the service's target port.
+/// The workload's own port for a port of the service, or the service's target port.
 fn target(port: &ServicePort, own: &[(u16, u16)]) -> Option<u16> {
     let given = own.iter().find(|(from, _)| *from == port.port).map(|(_, to)| *to);
     given.or(match port.target {

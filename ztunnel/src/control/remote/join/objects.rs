@@ -1,4 +1,4 @@
-//! Policies as they were written, and services that clients do not find.
+//! Policies as written by users, and services that are hidden from clients.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,18 +21,18 @@ enum Object {
     Service(ServiceKey, Box<ServiceExactly>),
 }
 
-/// What an object that has come or gone means for the mesh.
+/// The effect of an added or removed object on the mesh.
 pub(super) enum Effect {
-    /// A policy.
+    /// A policy has changed.
     Policy(Change),
-    /// A service may be another.
+    /// A service may have changed.
     Service(ServiceKey),
-    /// None.
+    /// The mesh has not changed.
     Nothing,
 }
 
 impl Objects {
-    /// Takes an object over.
+    /// Adds or replaces an object.
     pub(super) fn put(&mut self, name: &Arc<str>, facts: ObjectFacts) -> Effect {
         let (object, effect) = match facts {
             ObjectFacts::Authorization(policy) => {
@@ -54,7 +54,7 @@ impl Objects {
         effect
     }
 
-    /// Takes an object away.
+    /// Removes an object.
     pub(super) fn remove(&mut self, name: &str) -> Effect {
         match self.by_name.remove(name) {
             Some(Object::Authorization(policy)) => Effect::Policy(Change::AuthorizationGone(policy.name.clone())),
@@ -67,7 +67,7 @@ impl Objects {
         }
     }
 
-    /// A service that clients do not find.
+    /// A service that is hidden from clients.
     pub(super) fn service(&self, key: &ServiceKey) -> Option<&ServiceExactly> {
         match self.by_name.get(self.services.get(key)?)? {
             Object::Service(_, exactly) => Some(exactly),
@@ -75,7 +75,7 @@ impl Objects {
         }
     }
 
-    /// The services that clients do not find.
+    /// The services that are hidden from clients.
     pub(super) fn services(&self) -> impl Iterator<Item = &ServiceKey> {
         self.services.keys()
     }

@@ -16,7 +16,7 @@ fn record(at: u64, names: &[&str], removed: &[&str]) -> Record {
     Record { at, response: Some(response) }
 }
 
-/// Opens the journal, and what it says.
+/// Opens the journal, and returns its records.
 fn open(path: &Path, plane: &str) -> (Journal, Vec<Record>) {
     let mut records = Vec::new();
     let journal = Journal::open(path, plane, |record| records.push(record)).unwrap();
@@ -50,7 +50,7 @@ fn whatever_a_crash_leaves_is_a_state_from_before() {
         std::fs::write(&path, &whole[..length]).unwrap();
         let (mut journal, read) = open(&path, PLANE);
         assert!(read.len() < 3 && read[..] == records[..read.len()], "{length}");
-        // What comes next stands behind what is left.
+        // New records follow the remaining ones.
         journal.append(&encode(&records[2])).unwrap();
         assert_eq!(open(&path, PLANE).1.len(), read.len() + 1, "{length}");
     }
@@ -86,7 +86,7 @@ fn a_journal_that_has_grown_is_written_anew_with_the_last_state_of_each_resource
     assert_eq!(last, [("a".to_owned(), "39".to_owned()), ("b".to_owned(), "39".to_owned())].into());
 }
 
-/// A mesh without policies is a mesh: a daemon that starts later must know that it was told so.
+/// A mesh may have no policies: a daemon that starts later must know that the control plane has answered so.
 #[test]
 fn a_type_without_resources_is_still_answered_for_in_a_journal_that_is_written_anew() {
     let dir = tempfile::tempdir().unwrap();

@@ -14,7 +14,7 @@ use crate::store::snapshot::Snapshot;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// There is no file of roots, so every attempt fails before it reaches the network.
+/// The file of the roots does not exist, so every attempt fails before it reaches the network.
 #[tokio::test(start_paused = true)]
 async fn an_hour_without_a_control_plane_changes_nothing_and_costs_an_attempt_every_few_seconds() {
     let dir = tempfile::tempdir().unwrap();

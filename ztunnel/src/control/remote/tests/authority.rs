@@ -1,4 +1,4 @@
-//! Certificates of a control plane.
+//! Certificates from a control plane.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -61,11 +61,12 @@ async fn an_authority_that_refuses_is_quoted_and_one_that_goes_is_connected_to_a
     let plane = Plane::start(&ca, "127.0.0.1", Some(address)).await;
     let signer = Arc::clone(&ca);
     plane.sign(move |request, _| Ok(vec![signer.sign(&request.csr), signer.pem()]));
-    // The first attempt may find that the old connection is gone.
+    // The first attempt may fail, because the old connection is gone.
     while issue().await.is_err() {}
 }
 
-/// One of several control planes may hang and still answer pings: the next request goes to another.
+/// One of several replicas may hang and still answer pings: the next request uses a new connection, which may lead to another
+/// replica.
 #[tokio::test]
 async fn an_authority_that_does_not_answer_is_connected_to_anew() {
     let (dir, ca) = (tempfile::tempdir().unwrap(), Arc::new(Ca::new("one")));
@@ -77,7 +78,7 @@ async fn an_authority_that_does_not_answer_is_connected_to_anew() {
     plane.leave_the_first_connection_unanswered();
     let silent = causes(&within(authority.issue(&identity())).await.unwrap_err());
     assert!(silent.contains("no answer within 100ms"), "{silent}");
-    // A loaded machine may be slower than the deadline, but not for ever.
+    // A loaded machine may miss the deadline, but not always.
     within(async { while authority.issue(&identity()).await.is_err() {} }).await;
 }
 

@@ -1,4 +1,4 @@
-//! A mesh that has gone through a control plane's resources decides as before, for all that they can say.
+//! A mesh that was sent as a control plane's resources decides as the original mesh, for everything that resources can express.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -20,7 +20,7 @@ use crate::store::snapshot::Snapshot;
 
 const WRITER: Writer<'_> = Writer { cluster: "c1", network: "" };
 
-/// Whether a connection may be.
+/// Whether a connection is allowed.
 pub(super) fn verdict(
     mesh: &Snapshot,
     pod: &str,
@@ -39,10 +39,10 @@ pub(super) fn verdict(
     guard.judge(&connection).map(drop).map_err(|denied| denied.told(&connection).to_string())
 }
 
-/// A control plane that hands out what a mesh is, and a daemon that reads it.
+/// A control plane that sends a mesh as resources, and a daemon that reads them.
 pub(crate) struct Relay {
     resources: Resources,
-    /// The names of the resources of each type that were sent.
+    /// The names of the sent resources of each type.
     sent: [BTreeSet<String>; 2],
 }
 
@@ -53,7 +53,7 @@ impl Default for Relay {
 }
 
 impl Relay {
-    /// What changes for the daemon when the mesh has become this one.
+    /// The daemon's batch for the change to this mesh.
     pub(crate) fn batch(&mut self, mesh: &Snapshot) -> Batch {
         let services = mesh
             .services()
@@ -98,7 +98,7 @@ fn facts(mesh: &Snapshot, workload: &Arc<Workload>) -> WorkloadFacts {
     }
 }
 
-/// All that may become of a connection: what is tried first over many draws, or why it is refused.
+/// All possible results for a connection: the first candidates over many random draws, or the refusal.
 fn ways(mesh: &Snapshot, pod: &NamespacedName, dst: SocketAddr) -> BTreeSet<String> {
     let own = mesh.workload(pod).and_then(|own| own.addresses.first().copied());
     let source = own.unwrap_or_else(|| "10.0.1.1".parse().unwrap());

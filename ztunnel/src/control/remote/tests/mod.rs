@@ -1,4 +1,4 @@
-//! Both clients against a scripted control plane: real gRPC over TLS, on loopback.
+//! Tests of both clients with a scripted control plane: real gRPC over TLS, on loopback.
 
 mod authority;
 pub(crate) mod decisions;
@@ -111,7 +111,7 @@ pub(super) fn response(
 }
 
 impl Resources {
-    /// What a daemon publishes of the changes.
+    /// The batch that a daemon publishes for the changes.
     fn batch(&mut self) -> Batch {
         let Changed { changes, is_whole } = self.changes();
         let gaps = Some(Gaps { unread: self.unread_policies(), ..Gaps::default() });
@@ -119,25 +119,25 @@ impl Resources {
     }
 }
 
-/// A daemon of a node, and the mesh that it has made of resources.
+/// A daemon of a node, and its mesh from resources.
 pub(crate) struct Node {
     resources: Resources,
     pub(crate) mesh: Snapshot,
 }
 
 impl Node {
-    /// A daemon that knows nothing yet.
+    /// A daemon without resources.
     pub(crate) fn new(cluster: &str) -> Self {
         let plane = ControlPlane { cluster: cluster.into(), ..control_plane() };
         Self { resources: Resources::new(Arc::new(plane)), mesh: Snapshot::default() }
     }
 
-    /// Takes a response over. Why it could not be used.
+    /// Processes a response. Returns why it could not be used.
     pub(crate) fn take(&mut self, response: DeltaDiscoveryResponse) -> Option<String> {
         self.resources.take(response).answer.error_detail.map(|status| status.message)
     }
 
-    /// Publishes what has changed. The problems.
+    /// Publishes the changes. Returns the problems.
     pub(crate) fn publish(&mut self) -> Vec<String> {
         self.mesh = self.mesh.apply(self.resources.batch());
         self.resources.problems().iter().map(ToString::to_string).collect()
@@ -148,12 +148,12 @@ fn new() -> Resources {
     Resources::new(Arc::new(control_plane()))
 }
 
-/// What a state of the mesh becomes by what a response changed.
+/// The next state of the mesh, with the changes of a response.
 fn next(snapshot: &Snapshot, resources: &mut Resources) -> Snapshot {
     snapshot.apply(resources.batch())
 }
 
-/// Where a connection of the pod `demo/PODNAME` goes: what is tried, or why nothing is.
+/// The destination of a connection of the pod `demo/PODNAME`: the candidates, or the refusal.
 fn goes(snapshot: &Snapshot, pod: &str, dst: &str) -> String {
     let pod = NamespacedName::new("demo", pod);
     let own = snapshot.workload(&pod).and_then(|own| own.addresses.first().copied());
@@ -185,7 +185,7 @@ fn endpoints_follow_workloads_in_whatever_order_they_come() {
     resources.take(response(ADDRESS, "3", Vec::new(), &["c1//Pod/demo/a", "never/was"]));
     mesh = next(&mesh, &mut resources);
     assert_eq!(endpoints(&mesh), ["10.0.0.2 {80: 8080}"]);
-    // The same again is no change.
+    // The same resources again are no change.
     resources.take(response(ADDRESS, "4", vec![service("2", web()), workload("2", pod("b", [10, 0, 0, 2]))], &[]));
     assert_eq!(resources.batch().changes, []);
     resources.take(response(ADDRESS, "5", Vec::new(), &["demo/web.demo.svc.cluster.local"]));
@@ -217,7 +217,7 @@ fn the_good_resources_of_a_response_count_and_the_bad_ones_keep_their_last_good_
     let problems: Vec<String> = resources.problems().iter().map(ToString::to_string).collect();
     assert!(problems[0].contains("demo/a") && problems[0].contains("last good state"), "{problems:?}");
     assert!(problems[1].contains("demo/c") && problems[1].contains("never been readable"), "{problems:?}");
-    // Of the refused ones only the version in force is known.
+    // For refused resources, the known version is the one in force.
     let versions = &resources.first_requests(None)[2].initial_resource_versions;
     assert_eq!(
         versions.iter().map(|(name, version)| format!("{name}={version}")).collect::<Vec<_>>(),
@@ -263,7 +263,7 @@ fn a_workload_that_names_a_missing_policy_is_waited_for_and_then_closed() {
     resources.take(response(AUTHORIZATION, "2", vec![policy("1", &strict("p", 2))], &[]));
     mesh = next(&mesh, &mut resources);
     assert_eq!((denial(&mesh, client), denial(&mesh, None).is_err()), (Ok(()), true));
-    // It goes before the workload stops naming it.
+    // The policy is removed before the workload stops naming it.
     resources.take(response(AUTHORIZATION, "3", Vec::new(), &["demo/p"]));
     assert!(resources.waits());
     resources.take(response(ADDRESS, "4", vec![workload("2", pod("a", [10, 0, 0, 1]))], &[]));
@@ -291,7 +291,8 @@ fn an_address_that_a_service_entry_lists_is_not_taken_from_a_pod() {
             }
             let owner = mesh.workload_at("10.0.0.1".parse().unwrap()).map(|owner| owner.name.to_string());
             assert_eq!(owner.as_deref(), Some("demo/a"), "{tunnel_protocol} {pod_first}");
-            // When the pod goes, one that is in the mesh is reached through tunnels; one that is not has no address.
+            // When the pod is removed, an entry in the mesh is reached through HBONE, and an entry outside of the mesh has no
+            // address.
             resources.take(response(ADDRESS, "2", Vec::new(), &["c1//Pod/demo/a"]));
             mesh = next(&mesh, &mut resources);
             let has_owner = mesh.workload_at("10.0.0.1".parse().unwrap()).is_some();
@@ -300,7 +301,7 @@ fn an_address_that_a_service_entry_lists_is_not_taken_from_a_pod() {
     }
 }
 
-/// Policies of a waypoint, such as those of HTTP requests, must not be evaded.
+/// The policies of a waypoint, for example about HTTP requests, must not be bypassed.
 #[test]
 fn nobody_is_connected_past_a_waypoint() {
     let (mut resources, mut mesh) = (new(), Snapshot::default());
@@ -358,7 +359,7 @@ fn requests_name_the_node_and_ask_for_everything() {
     assert!(addresses.resource_names_subscribe.is_empty() && addresses.resource_names_unsubscribe.is_empty());
 }
 
-/// Changes of namespaces and nodes are told when the first workload comes and the last one goes.
+/// Namespaces and nodes appear with their first workload and disappear with their last one.
 #[test]
 fn namespaces_and_nodes_are_those_of_workloads() {
     let mut resources = new();
@@ -379,7 +380,7 @@ fn namespaces_and_nodes_are_those_of_workloads() {
     assert_eq!(named(&resources.batch().changes), ["-demo", "-node-a"]);
 }
 
-/// `REGISTRY_ONLY` of the control plane is in force here; what can't be read may forbid all that it can.
+/// `REGISTRY_ONLY` of the control plane is in force; unreadable settings count as `REGISTRY_ONLY`.
 #[test]
 fn settings_of_the_mesh() {
     let mut resources = new();
@@ -397,7 +398,7 @@ fn settings_of_the_mesh() {
     let set = |registry_only| vec![Change::Setting(Setting::RegistryOnly(registry_only))];
     assert_eq!(take(vec![of("1", "mesh", false)], &[]), (vec![], false));
     assert_eq!(take(vec![of("2", "mesh", true)], &[]), (set(true), false));
-    // The last good state stays.
+    // The last good state stays in force.
     assert_eq!(take(vec![broken("mesh")], &[]), (vec![], true));
     assert_eq!(take(vec![of("3", "mesh", false)], &[]), (set(false), false));
     assert_eq!(take(vec![of("4", "other", true)], &[]), (vec![], true));
@@ -407,7 +408,7 @@ fn settings_of_the_mesh() {
     assert_eq!(take(vec![], &["mesh"]), (set(false), false));
 }
 
-/// A control plane that knows no settings is none that has not answered.
+/// A control plane without settings counts as having answered.
 #[test]
 fn settings_are_not_waited_for() {
     let mut resources = new();
@@ -415,7 +416,7 @@ fn settings_are_not_waited_for() {
     assert!(REQUIRED <= 2 && resources.batch().changes.is_empty() && resources.problems().is_empty());
 }
 
-/// Versions have no order: what was said last counts, as when a control plane has gone back to an older state.
+/// Versions have no order: the last response counts, also if a control plane has returned to an older state.
 #[test]
 fn a_version_that_goes_back_is_obeyed() {
     let (mut resources, mut mesh) = (new(), Snapshot::default());

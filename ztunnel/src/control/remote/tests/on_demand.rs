@@ -1,5 +1,5 @@
-//! Addresses that are asked for one by one, of a control plane that says what a test tells it to: it answers, has no such resource,
-//! is silent, refuses.
+//! Addresses on demand, with a control plane whose answers come from the test: it sends the resource, has no such resource, is
+//! silent, or refuses.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -25,7 +25,7 @@ fn follower(plane: &ControlPlane, dir: &Path, demand: &Demand) -> Follower {
     Follower::new(source(plane, dir).on_demand(demand.clone()))
 }
 
-/// The first requests: which types, and what the one for addresses asks for.
+/// Checks the types of the first requests, and returns the request for addresses.
 async fn begin(stream: &mut Opened) -> DeltaDiscoveryRequest {
     let [settings, addresses, policies] = [stream.request().await, stream.request().await, stream.request().await];
     let types = [settings.type_url.as_str(), addresses.type_url.as_str(), policies.type_url.as_str()];
@@ -89,10 +89,10 @@ async fn an_address_is_asked_for_when_a_connection_needs_it() {
         2,
         "it is published before"
     );
-    // It is known now, and not asked for again.
+    // The address is known now, and not requested again.
     within(demand.known(vip, Instant::now())).await.unwrap();
 
-    // What does not exist is known not to.
+    // An address without a resource is known as such.
     let nowhere = "203.0.113.9".parse().unwrap();
     let (known, request) = beside(&mut follower, async {
         tokio::join!(demand.known(nowhere, Instant::now()), async {
@@ -103,11 +103,11 @@ async fn an_address_is_asked_for_when_a_connection_needs_it() {
     })
     .await;
     assert_eq!((known, request.resource_names_subscribe), (Ok(()), vec!["/203.0.113.9".to_owned()]));
-    // When it comes to exist, the control plane says so.
+    // When the resource is created, the control plane sends it.
     stream.send(response(ADDRESS, "a4", vec![workload("1", pod("c", [203, 0, 113, 9]))], &[]));
     follower.until(|mesh| mesh.workload_at(nowhere).is_some()).await;
 
-    // An address in a range of a service.
+    // An address in an IP block of a service.
     let range = NetworkAddress { address: vec![198, 51, 100, 0].into(), length: Some(24), ..NetworkAddress::default() };
     let ranged = Service { addresses: vec![range], hostname: "r.example".into(), name: "r".into(), ..web() };
     let known = beside(&mut follower, async {
@@ -127,19 +127,19 @@ async fn a_silent_control_plane_makes_a_connection_fail_in_time_and_is_asked_aga
     let mut follower = follower(&plane.reached(dir.path(), &ca, "t"), dir.path(), &demand);
     own(&demand, &["a"]);
     let address = "10.0.0.2".parse().unwrap();
-    // Nobody is there yet.
+    // There is no control plane yet.
     let error = demand.known(address, Instant::now()).await.unwrap_err();
     assert_eq!(error, Unresolved::Silence { address, waited: Duration::from_millis(300) });
     let mut stream = beside(&mut follower, plane.stream()).await;
     let first = beside(&mut follower, begin(&mut stream)).await;
     let names: Vec<&str> = first.initial_resource_versions.keys().map(String::as_str).collect();
     assert_eq!(names, ["/10.0.0.2", "c1//Pod/demo/a"]);
-    // It does not answer; a pod that it cannot describe is no answer either.
+    // The control plane does not answer; an unreadable pod is no answer either.
     let bad = workload("1", Workload { tunnel_protocol: 2, ..pod("b", [10, 0, 0, 2]) });
     stream.send(response(ADDRESS, "a1", vec![a(), bad], &[]));
     let error = beside(&mut follower, demand.known(address, Instant::now())).await.unwrap_err();
     assert!(error.to_string().contains("has not said"), "{error}");
-    // It refuses, and is asked again.
+    // The control plane refuses, and the request is repeated.
     stream.fail(Status::permission_denied("the node is not known"));
     let mut stream = beside(&mut follower, plane.stream()).await;
     let first = beside(&mut follower, begin(&mut stream)).await;
@@ -191,7 +191,7 @@ async fn what_no_connection_uses_any_more_is_given_up_and_forgotten() {
     assert_eq!(given_up, names.map(str::to_owned).into());
     follower.until(|mesh| mesh.services().len() == 0).await;
     assert!(follower.has("a") && !follower.has("b"), "the node's own pod stays");
-    // A daemon that starts later does not know it either.
+    // A daemon that starts later does not know the resource either.
     within(follower.source.settled()).await;
     drop(follower);
     plane.stop().await;

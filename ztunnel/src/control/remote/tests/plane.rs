@@ -1,4 +1,4 @@
-//! A control plane that says what a test tells it to.
+//! A control plane whose answers come from the test.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -23,10 +23,10 @@ use crate::istio::server::{CertificateAuthority, Discovery, Services};
 use crate::lifecycle::tasks::TaskSet;
 use crate::tls::NamedServer;
 
-/// Whatever takes longer has failed.
+/// The deadline of each step: a step that takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A CA, and certificates of servers by it.
+/// A CA, which issues certificates of servers.
 pub(super) struct Ca(CertifiedIssuer<'static, KeyPair>);
 
 impl Ca {
@@ -59,11 +59,11 @@ impl Ca {
     }
 }
 
-/// One stream of delta xDS, in the hands of a test.
+/// One stream of delta xDS, which the test drives.
 pub(super) struct Opened {
     requests: Streaming<DeltaDiscoveryRequest>,
     responses: mpsc::UnboundedSender<Result<DeltaDiscoveryResponse, Status>>,
-    /// What the client proved itself with.
+    /// The token of the client.
     pub(super) token: Option<String>,
 }
 
@@ -87,15 +87,15 @@ pub(super) async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.expect("it takes too long")
 }
 
-/// What an authority says to a request and the token that came with it.
+/// The answer of an authority to a request with its token.
 type Sign = dyn FnMut(&IstioCertificateRequest, Option<&str>) -> Result<Vec<String>, Status> + Send;
 
 struct Script {
     opened: mpsc::UnboundedSender<Opened>,
     sign: Arc<Mutex<Box<Sign>>>,
-    /// How many connections there were.
+    /// The number of connections so far.
     connections: Arc<AtomicUsize>,
-    /// Requests for certificates over so many of the first connections are never answered.
+    /// Certificate requests over this many of the first connections are never answered.
     silent: Arc<AtomicUsize>,
 }
 
@@ -131,7 +131,7 @@ impl CertificateAuthority for Script {
     }
 }
 
-/// A control plane on loopback. Its connections break when this is dropped.
+/// A control plane on loopback. Its connections break when it is dropped.
 pub(super) struct Plane {
     pub(super) address: SocketAddr,
     opened: mpsc::UnboundedReceiver<Opened>,
@@ -141,7 +141,7 @@ pub(super) struct Plane {
 }
 
 impl Plane {
-    /// Listens, with a certificate for a name. On `address` if one is given.
+    /// Listens with a certificate for this name, on `address` if one is given.
     pub(super) async fn start(ca: &Ca, name: &str, address: Option<SocketAddr>) -> Self {
         let listener = TcpListener::bind(address.unwrap_or_else(|| "127.0.0.1:0".parse().unwrap())).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -179,7 +179,7 @@ impl Plane {
         within(self.opened.recv()).await.unwrap()
     }
 
-    /// What its authority says from now on.
+    /// Sets the answers of the authority.
     pub(super) fn sign(
         &self,
         sign: impl FnMut(&IstioCertificateRequest, Option<&str>) -> Result<Vec<String>, Status> + Send + 'static,
@@ -187,24 +187,24 @@ impl Plane {
         *self.sign.lock().unwrap() = Box::new(sign);
     }
 
-    /// Never answers requests for certificates over its first connection.
+    /// Leaves certificate requests over the first connection unanswered.
     pub(super) fn leave_the_first_connection_unanswered(&self) {
         self.silent.store(1, SeqCst);
     }
 
-    /// Breaks all connections, and listens no more.
+    /// Breaks all connections, and stops listening.
     pub(super) async fn stop(mut self) -> SocketAddr {
         self.connections.abort_all().await;
         self.address
     }
 
-    /// How a daemon reaches it. `root.pem` and `token` are in a directory.
+    /// The settings with which a daemon reaches it. `root.pem` and `token` are written to `dir`.
     pub(super) fn reached(&self, dir: &Path, roots: &Ca, token: &str) -> ControlPlane {
         reached(self.address, dir, roots, token)
     }
 }
 
-/// How a daemon reaches a control plane. `root.pem` and `token` are in a directory.
+/// The settings with which a daemon reaches a control plane. `root.pem` and `token` are written to `dir`.
 pub(super) fn reached(address: SocketAddr, dir: &Path, roots: &Ca, token: &str) -> ControlPlane {
     std::fs::write(dir.join("root.pem"), roots.pem()).unwrap();
     std::fs::write(dir.join("token"), token).unwrap();

@@ -1,5 +1,5 @@
-//! A control plane that misbehaves below the messages: it sends bytes that are no message, too long a message, half of one, or falls
-//! silent. Whatever it does, the last good mesh stays in force, the daemon says why, and connects again.
+//! A control plane with faults below the messages: it sends invalid bytes, a message that is too long, half a message, or
+//! nothing. In all cases the last good mesh stays in force, and the daemon reports the cause and connects again.
 
 use std::io;
 use std::net::SocketAddr;
@@ -28,10 +28,10 @@ use crate::store::snapshot::Snapshot;
 
 type Frames = mpsc::UnboundedSender<Result<Frame<Bytes>, io::Error>>;
 
-/// One stream, of which the test writes the bytes.
+/// One stream whose bytes the test writes.
 struct Bare {
     frames: Frames,
-    /// Requests that nobody reads.
+    /// Requests that are not read.
     _requests: Incoming,
 }
 
@@ -53,18 +53,18 @@ impl Bare {
     }
 }
 
-/// What stands before a gRPC message of this length.
+/// The prefix of a gRPC message of this length.
 fn prefix(length: usize) -> Vec<u8> {
     let mut prefix = vec![0];
     prefix.extend(u32::try_from(length).unwrap().to_be_bytes());
     prefix
 }
 
-/// A control plane on loopback that answers each call with whatever a test writes.
+/// A control plane on loopback that answers each call with the bytes that a test writes.
 struct Control {
     address: SocketAddr,
     opened: mpsc::UnboundedReceiver<Bare>,
-    /// While it is `true`, no connection reads or writes anything.
+    /// While it is `true`, no connection reads or writes.
     frozen: watch::Sender<bool>,
     _connections: TaskSet,
 }
@@ -111,7 +111,7 @@ impl Control {
     }
 }
 
-/// Waits until it is frozen, or not any more.
+/// Waits until `frozen` has the wanted value.
 async fn turns(frozen: &mut watch::Receiver<bool>, wanted: bool) {
     if frozen.wait_for(|is_frozen| *is_frozen == wanted).await.is_err() {
         std::future::pending::<()>().await;
@@ -122,7 +122,7 @@ fn problem(mesh: &Snapshot) -> Option<String> {
     mesh.problems().first().map(ToString::to_string)
 }
 
-/// A daemon with the mesh of one pod, after a control plane has done something to its stream; then it behaves.
+/// Gives a daemon the mesh of one pod, lets the control plane break the stream by `what`, and then serves correctly.
 async fn after(what: impl AsyncFnOnce(Bare), expected: &str) {
     let (dir, ca) = (tempfile::tempdir().unwrap(), Ca::new("one"));
     let mut plane = Control::start(&ca).await;
@@ -166,19 +166,19 @@ async fn bytes_that_are_no_message_end_the_stream_and_change_nothing() {
     let garbled = async |stream: Bare| {
         stream.bytes(prefix(4));
         stream.bytes(vec![0x0A, 0xFF, 0xFF, 0xFF]);
-        // Nothing after it counts.
+        // Later bytes must have no effect.
         stream.message(&response(ADDRESS, "a3", Vec::new(), &["c1//Pod/demo/a"]));
     };
     after(garbled, "decode").await;
 }
 
-/// A message may have 200 MiB: of a longer one not a byte is waited for, or kept.
+/// A message may have 200 MiB. For a longer message the daemon does not wait, and keeps no byte of it.
 #[tokio::test]
 async fn a_message_that_is_too_long_is_not_read() {
     after(async |stream: Bare| stream.bytes(prefix(LONGEST_MESSAGE + 1)), "too large").await;
 }
 
-/// A control plane whose machine is gone, or whose process is stopped: TCP alone would not tell for hours.
+/// The machine of the control plane is gone, or its process is stopped: TCP alone would not notice that for hours.
 #[tokio::test]
 async fn a_control_plane_that_falls_silent_is_given_up() {
     let (dir, ca) = (tempfile::tempdir().unwrap(), Ca::new("one"));
@@ -191,7 +191,7 @@ async fn a_control_plane_that_falls_silent_is_given_up() {
     let stream = beside(&mut follower, plane.stream()).await;
     stream.mesh();
     follower.until(|mesh| mesh.version() > 0).await;
-    // It is idle for some time, and answers pings: the stream stays.
+    // While the control plane is idle but answers pings, the stream stays open.
     let idle = tokio::time::timeout(Duration::from_secs(2), follower.source.next()).await;
     assert!(idle.is_err(), "{idle:?}");
     let (begin, _frozen) = (Instant::now(), plane.frozen.send_replace(true));

@@ -1,4 +1,4 @@
-//! Streams of delta xDS, of control planes that behave and of such that do not.
+//! Streams of delta xDS, from correct and from faulty control planes.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ impl Follower {
         &self.mesh
     }
 
-    /// Follows until the mesh is as it is wanted.
+    /// Follows until the mesh is as wanted.
     pub(super) async fn until(&mut self, wanted: impl Fn(&Snapshot) -> bool) -> &Snapshot {
         while !wanted(&self.mesh) {
             self.next().await;
@@ -53,7 +53,7 @@ impl Follower {
     }
 }
 
-/// Answers the requests of a stream for addresses and policies. They are returned as well.
+/// Answers the requests of a stream for addresses and policies, and returns the requests.
 async fn answer(
     stream: &mut Opened,
     addresses: Vec<Resource>,
@@ -70,7 +70,7 @@ pub(super) fn a() -> Resource {
     workload("1", pod("a", [10, 0, 0, 1]))
 }
 
-/// Drives the source while the test does something else.
+/// Runs the source during other work of the test.
 pub(super) async fn beside<T>(follower: &mut Follower, work: impl Future<Output = T>) -> T {
     let mut work = std::pin::pin!(work);
     loop {
@@ -102,7 +102,7 @@ async fn a_mesh_is_there_when_both_types_have_been_answered_and_follows_changes(
     let mesh = follower.until(|mesh| mesh.version() > 0).await;
     assert_eq!((mesh.counts().workloads, mesh.policies().authorization().len()), (1, 1));
     assert!(!mesh.is_partial() && !mesh.is_blind() && mesh.knows_node("node-a"), "{:?}", mesh.problems());
-    // The same nonce again, a type that nobody asked for, and one bad resource among good ones.
+    // The same nonce again, a type that was not requested, and one bad resource among good ones.
     stream.send(response("type.googleapis.com/x.Y", "x", Vec::new(), &[]));
     let bad = workload("1", Workload { tunnel_protocol: 2, ..pod("bad", [10, 0, 0, 8]) });
     stream.send(response(ADDRESS, "a1", vec![bad, workload("1", pod("b", [10, 0, 0, 2]))], &[]));
@@ -139,7 +139,7 @@ async fn a_stream_that_breaks_is_made_anew_with_what_is_known_and_a_fresh_token(
     assert_eq!(first[0].initial_resource_versions, [("c1//Pod/demo/a".to_owned(), "1".to_owned())].into());
     assert_eq!(first[1].initial_resource_versions, [("demo/p".to_owned(), "7".to_owned())].into());
     follower.until(|mesh| mesh.problems().is_empty()).await;
-    // The whole control plane goes in the middle of a change, and comes back.
+    // The whole control plane stops during a change, and starts again.
     stream.send(response(ADDRESS, "a2", vec![workload("1", pod("b", [10, 0, 0, 2]))], &[]));
     follower.until(|mesh| mesh.counts().workloads == 2).await;
     let address = plane.stop().await;
@@ -203,7 +203,7 @@ async fn a_daemon_that_starts_while_the_control_plane_is_away_knows_what_was_sai
     assert!(problems.contains("demo/bad") && problems.contains("never been readable"), "{problems}");
     assert!(follower.has("b") && !follower.has("a"));
 
-    // Of another control plane nothing is known.
+    // For another control plane no state is kept.
     let other = ControlPlane { url: "https://127.0.0.1:2".parse().unwrap(), ..reached };
     let mut follower = Follower::new(source(&other, dir.path()));
     assert_eq!(follower.next().await.version(), 0);
