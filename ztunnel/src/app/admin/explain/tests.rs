@@ -28,7 +28,7 @@ use crate::{
     },
 };
 
-/// What a query string is taken for: as parsed, or the beginning of the error.
+/// Checks the result of a query string: the parsed query, or the beginning of the error.
 fn check(parameters: &str, expected: Result<(&str, &str, u16), &str>) {
     let got = query(parameters).map_err(|error| error.to_string());
     match expected {
@@ -77,7 +77,7 @@ fn what_the_command_sends_is_understood() {
     {
         assert_eq!(query(&encode(from, to, "80")).unwrap(), Query::parse(from, to, "80").unwrap());
     }
-    // Whatever was typed arrives as it was, and is refused there by name.
+    // All typed characters arrive unchanged, and the daemon refuses them by name.
     assert!(encode("a b&to=c%\n", "ü", "80").bytes().all(|byte| byte.is_ascii_graphic()));
     check(&encode("a b&to=c%\n", "demo/b", "80"), Err("from: \"a b&to=c%\\n\" is no client"));
 }
@@ -94,7 +94,7 @@ fn mesh() -> Snapshot {
     Snapshot::build(1, assembled.workloads, assembled.services, assembled.problems)
 }
 
-/// Listeners of the admin endpoints and of the metrics of a daemon that is stopping, and its mesh.
+/// The admin listener and the metrics listener of a daemon that is stopping, and the publisher of its mesh.
 async fn listeners() -> (SocketAddr, SocketAddr, Publisher) {
     let (publisher, mesh) = publish::channel();
     let lost = lost_lines();
@@ -192,7 +192,7 @@ async fn the_admin_listener_explains_and_no_other() {
     assert!(!get(metrics, "GET", "/").await.1.contains("explain"));
 }
 
-/// Neighbours that connect and say nothing must not make the kubelet find the daemon not ready, nor hide it from Prometheus.
+/// Silent connections must not block the readiness probes of the kubelet or the scrapes of Prometheus.
 #[tokio::test]
 async fn silent_connections_shut_no_scrape_out() {
     let (admin, metrics, _publisher) = listeners().await;
@@ -207,7 +207,7 @@ async fn silent_connections_shut_no_scrape_out() {
     }
 }
 
-/// The daemon of `node-a` has enrolled one of its pods, and not the others.
+/// The daemon of `node-a` has enrolled only one of its pods.
 #[test]
 fn pods_that_the_daemon_does_not_serve_are_told_as_such() {
     let manifests = ["open", "refused", "closed", "waiting", "elsewhere"].iter().zip(1..).map(|(name, number)| {
@@ -254,7 +254,7 @@ fn pods_that_the_daemon_does_not_serve_are_told_as_such() {
         assert_eq!(explanation.is_allowed(), is_allowed, "{from} {to}: {}", explanation.reason);
         assert!(explanation.reason.contains(said), "{from} {to}: {}", explanation.reason);
     }
-    // What is not captured proves nothing.
+    // A pod that is not captured proves no identity.
     let query = Query::parse("demo/refused", "demo/open", "80").unwrap();
     let explanation = explain_at(&snapshot, &local, Some(&node), &query).unwrap();
     assert!(

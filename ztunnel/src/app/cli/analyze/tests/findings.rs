@@ -1,4 +1,4 @@
-//! Each check, as manifests and what is found in them: with the case in which it must not speak.
+//! Tests of each check: manifests and their findings, with a case that must have no finding.
 
 mod clients;
 mod contradictions;
@@ -27,7 +27,7 @@ use crate::model::local::LocalPods;
 use crate::model::origin::Origin;
 use crate::store::snapshot::Snapshot;
 
-/// A sane mesh: `web` behind a service, and its client, both in the mesh, which is STRICT.
+/// A mesh without faults: `web` behind a service, and its client. Both are in the mesh, which is STRICT.
 const SANE: &str = "
 apiVersion: v1
 kind: Namespace
@@ -56,7 +56,7 @@ metadata: {name: default, namespace: istio-system}
 spec: {mtls: {mode: STRICT}}
 ";
 
-/// The local facts that manifests tell.
+/// The local facts in manifests.
 fn local(manifests: &str) -> LocalPods {
     let file: Arc<str> = "mesh.yaml".into();
     assemble([(&file, &parse(&file, manifests).unwrap())], &TrustDomain::default()).local
@@ -74,14 +74,14 @@ fn snapshot(manifests: &str) -> Snapshot {
         .with_origins(origins)
 }
 
-/// What manifests declare beside the mesh.
+/// The objects in manifests that are not part of the mesh.
 fn declared(manifests: &str) -> Declared {
     let mut collector = Collector::new("default");
     collector.take(&"mesh.yaml".into(), manifests);
     collector.finish(&TrustDomain::default())
 }
 
-/// As a line each: how bad it is, which check, the object, the message, and the remedy behind a bar.
+/// Each finding as a line: severity, code, object, message, and the remedy after a bar.
 fn shown(findings: &[Finding]) -> Vec<String> {
     let line = |finding: &Finding| {
         let Finding { severity, code, object, message, remedy, .. } = finding;
@@ -92,18 +92,19 @@ fn shown(findings: &[Finding]) -> Vec<String> {
     findings.iter().map(line).collect()
 }
 
-/// The findings in the sane mesh with more manifests; an expected line that ends in `...` tells how one begins.
+/// Checks the findings in the mesh without faults and more manifests. An expected line that ends in `...` is the beginning of a
+/// finding.
 fn check(more: &[String], expected: &[&str]) {
     check_all(&format!("{SANE}---\n{}", more.join("\n---\n")), expected);
 }
 
-/// The same, as lines.
+/// The findings in the mesh without faults and more manifests, as lines.
 fn check_of(more: &[String]) -> Vec<String> {
     let manifests = format!("{SANE}---\n{}", more.join("\n---\n"));
     shown(&analyze(&snapshot(&manifests), &local(&manifests), &declared(&manifests)))
 }
 
-/// The findings in a mesh.
+/// Checks the findings in a mesh.
 fn check_all(manifests: &str, expected: &[&str]) {
     let found = shown(&analyze(&snapshot(manifests), &local(manifests), &declared(manifests)));
     let is_same = |(found, expected): (&String, &&str)| match expected.strip_suffix("...") {
@@ -133,7 +134,7 @@ fn authentication(namespace: &str, name: &str, spec: &str) -> String {
     )
 }
 
-/// A pod whose account has its name. The last number of its address comes last.
+/// A pod whose service account has the same name. `address` is the last number of its address.
 fn pod(namespace: &str, name: &str, labels: &str, spec: &str, address: u8) -> String {
     format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: {namespace}, labels: {{{labels}}}, annotations: \
@@ -146,7 +147,7 @@ fn namespace(name: &str, labels: &str) -> String {
     format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{{labels}}}}}\n")
 }
 
-/// A Service, with an address unless something is said of it.
+/// A Service, with an address unless `spec` mentions one.
 fn service(name: &str, spec: &str) -> String {
     let has_address = ["clusterIP", "type: "].iter().any(|word| spec.contains(word));
     let address = if has_address { "" } else { "clusterIP: 10.96.0.200, " };

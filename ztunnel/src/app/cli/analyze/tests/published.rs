@@ -1,10 +1,10 @@
-//! Manifests as people publish them, for a cluster that will make pods of them: nothing in them is a mistake.
+//! Manifests in the style of published samples, for a cluster that creates their pods: they contain no mistakes.
 
 use std::fmt::Write as _;
 
 use super::*;
 
-/// A Deployment, its ServiceAccount and its Service, as most samples have them.
+/// A Deployment with its ServiceAccount and its Service, as in most samples.
 fn app(text: &mut String, name: &str, version: &str, port: u16, target: &str, container_port: Option<u16>) {
     let ports =
         container_port.map_or(String::new(), |port| format!("\n        ports:\n        - containerPort: {port}"));
@@ -85,7 +85,7 @@ data: {{}}
     .unwrap();
 }
 
-/// A shop of twelve.
+/// A shop of twelve Deployments and Services.
 fn shop() -> String {
     let mut text = String::new();
     for (index, name) in [
@@ -151,7 +151,7 @@ spec:
     text
 }
 
-/// A page with details, reviews in three versions, and ratings.
+/// A product page with details, ratings, and three versions of reviews.
 fn books() -> String {
     let mut text = String::new();
     for name in ["details", "ratings", "productpage"] {
@@ -215,7 +215,7 @@ spec:
     text
 }
 
-/// A server of HTTP whose Service has another port than its container, and a client without any port.
+/// An HTTP server whose Service has another port than its container, and a client.
 fn server_and_client() -> String {
     let mut text = String::new();
     app(&mut text, "web", "v1", 8000, "8080", Some(8080));
@@ -223,7 +223,7 @@ fn server_and_client() -> String {
     text
 }
 
-/// A server of several ports of TCP, in two versions behind one Service.
+/// A TCP server with several ports, in two versions behind one Service.
 fn echo() -> String {
     let mut text = "
 apiVersion: v1
@@ -255,7 +255,7 @@ spec:
     text
 }
 
-/// Errors and warnings, and the codes of the rest.
+/// The errors and warnings, and the codes of the infos.
 fn found(manifests: &str, namespace: &str, label: &str) -> (Vec<String>, Vec<&'static str>) {
     let dir = tempfile::tempdir().unwrap();
     let manifests = manifests.replace("NAMESPACE", namespace);
@@ -276,8 +276,8 @@ fn found(manifests: &str, namespace: &str, label: &str) -> (Vec<String>, Vec<&'s
 fn published_manifests_have_no_mistake() {
     const AMBIENT: &str = "istio.io/dataplane-mode: ambient";
     for (name, manifests) in [("shop", shop()), ("books", books()), ("web", server_and_client()), ("echo", echo())] {
-        // What is not labelled here may be labelled where the namespace is made.
-        // Gateways and routes are told as what others carry out.
+        // The namespace may get its label elsewhere, so a missing label is only an info.
+        // Gateways and routes are reported as objects that another program enforces.
         let with = |code| if name == "books" { vec![code, "manifest", "manifest"] } else { vec![code] };
         assert_eq!(found(&manifests, "default", ""), (Vec::new(), with("empty-mesh")), "{name}");
         assert_eq!(found(&manifests, "default", AMBIENT), (Vec::new(), with("no-strict")), "{name}");

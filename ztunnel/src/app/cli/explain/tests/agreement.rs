@@ -1,5 +1,5 @@
-//! `explain` and the data path agree on random meshes: each connection is explained, and decided and judged as the daemons
-//! of its two ends do it.
+//! `explain` and the data path agree on random meshes: each connection is explained, and is decided and judged as by the
+//! daemons of its two ends.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -25,11 +25,11 @@ use crate::store::snapshot::Snapshot;
 use crate::wire::connect::Authority;
 
 const CASES: u32 = 400;
-/// Enough that each of a handful of equal endpoints is drawn.
+/// The number of random draws, enough to select each of a few equal endpoints.
 const DRAWS: u64 = 128;
 const CLIENT_PORT: u16 = 40_000;
 
-/// Lines of [`any_mesh`] in which most pods can be enrolled, some exclude traffic, and often each has an address that is only its own.
+/// Lines of [`any_mesh`]: most pods can be enrolled, some exclude traffic, and often each pod has an address of its own.
 fn any_lines() -> impl Strategy<Value = String> {
     let annotations = prop_oneof![
         4 => Just("ambient.mesh/netns: /own"),
@@ -44,7 +44,7 @@ fn any_lines() -> impl Strategy<Value = String> {
         let with_others =
             with_own.replace("| spec: {hostNetwork", &format!(", annotations: {{{others}}} | spec: {{hostNetwork"));
         let apart = with_others.lines().map(|line| {
-            // Pods on their node's network have no address of their own.
+            // Pods on their node's network have no own address.
             let line = if is_apart && line.starts_with("Pod") {
                 line.replace("Network: true", "Network: false")
             } else {
@@ -89,7 +89,7 @@ fn any_policies() -> impl Strategy<Value = String> {
     })
 }
 
-/// A pod's exceptions from capture, as its node puts them into the maps.
+/// A pod's exceptions from capture, as its node writes them to the maps.
 struct Maps<'a> {
     own: BTreeSet<Addr>,
     local: &'a LocalPod,
@@ -117,7 +117,7 @@ struct Daemons<'a> {
 }
 
 impl Daemons<'_> {
-    /// Whether a pod's node has enrolled it.
+    /// The local facts of a pod, if its node has enrolled the pod.
     fn enrolled(&self, pod: &Workload) -> Option<&LocalPod> {
         let local = self.local.get(&pod.name).filter(|local| local.netns.is_some())?;
         (pod.membership == Membership::InMesh && !pod.host_network).then_some(local)
@@ -134,7 +134,7 @@ impl Daemons<'_> {
         PodPolicies::of(self.snapshot, workload, local).judge(connection).is_ok()
     }
 
-    /// What the destination's node does with a tunnel's request.
+    /// Whether the destination's node accepts a CONNECT request.
     fn takes_tunnel(&self, workload: &Workload, client: &Workload, to: SocketAddr, target: SocketAddr) -> bool {
         let Some(local) = self.enrolled(workload) else { return false };
         let (source_ip, identity) = (client.addresses[0], &client.identity);
@@ -145,10 +145,10 @@ impl Daemons<'_> {
         found.is_ok() && self.admits(workload, local, &Connection { source, source_ip, destination: target })
     }
 
-    /// The same with a connection in plaintext.
+    /// Whether the destination's node accepts a plaintext connection.
     fn takes_plaintext(&self, workload: &Workload, source_ip: IpAddr, target: SocketAddr) -> bool {
         let Some(local) = self.enrolled(workload) else { return true };
-        // As `steer` tells them apart, in its order.
+        // The same checks as in `steer`, in the same order.
         if workload.addresses.contains(&source_ip) {
             return true;
         }
@@ -176,14 +176,14 @@ fn check_verdict(explanation: &Explanation, endpoint: &Endpoint, expected: bool)
     assert_eq!(verdict, Some(expected), "{}:\n{}", endpoint.address, text(explanation));
 }
 
-/// Connections of a pod that its daemon captures.
+/// Checks the connections of a pod that its daemon captures.
 fn check_captured(daemons: &Daemons<'_>, explanation: &Explanation, pod: &Workload, dst: SocketAddr) {
     assert!(explanation.from.captured, "{}", text(explanation));
     let peer = PeerAddr::new((pod.addresses[0], CLIENT_PORT).into());
     let flow = Flow { direction: Direction::Outbound, peer, dst: OrigDst::new(dst) };
     let mut first = BTreeSet::new();
     for draw in 0..DRAWS {
-        // Spread over all of its bits.
+        // The draw is distributed over all 64 bits.
         let draw = draw.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let decided = match decide::outbound(daemons.snapshot, &flow, &pod.name, draw) {
             Ok(decided) => decided,
@@ -226,7 +226,7 @@ fn check_candidate(daemons: &Daemons<'_>, explanation: &Explanation, pod: &Workl
     check_verdict(explanation, endpoint, taken);
 }
 
-/// Connections that no daemon captures: plaintext, wherever they end.
+/// Checks connections that no daemon captures: they use plaintext to every destination.
 fn check_uncaptured(daemons: &Daemons<'_>, explanation: &Explanation, source_ip: IpAddr) {
     assert!(!explanation.from.captured, "{}", text(explanation));
     for endpoint in explanation.endpoints.iter().filter(|endpoint| endpoint.judgement.is_some()) {
@@ -249,10 +249,10 @@ fn explain_says_what_the_data_path_does() {
         let (snapshot, local) = mesh_and_local(&format!("{lines}{policies}"));
         let daemons = Daemons { snapshot: &snapshot, local: &local };
         let pods: Vec<&Arc<Workload>> = snapshot.workloads().filter(|pod| !pod.addresses.is_empty()).collect();
-        // The last one is nobody of the mesh.
+        // The last client is outside of the mesh.
         let own = pods.iter().position(|pod| pod.name.to_string() == "demo/own").filter(|_| is_own);
         let pod = pods.get(own.unwrap_or_else(|| client.index(pods.len() + 1))).copied();
-        // Nobody connects from an address that another pod has: a terminating pod's successor, or a pod at a node's address.
+        // No client connects from an address of another pod: the successor of a terminating pod, or a pod at a node's address.
         let holder = pod.and_then(|pod| snapshot.workload_at(pod.addresses[0]));
         if holder.is_some_and(|holder| pod.is_none_or(|pod| holder.name != pod.name)) {
             return Ok(());
@@ -288,7 +288,8 @@ fn explain_says_what_the_data_path_does() {
     assert!(seen.iter().all(|seen| *seen >= CASES / 40), "the meshes are too much alike: {seen:?}");
 }
 
-/// A client of which only the identity is known is sent where a pod of its namespace is, but for what is that pod itself.
+/// A client of which only the identity is known gets the same destinations as a pod of its namespace, except those that are
+/// that pod itself.
 #[test]
 fn an_identity_goes_where_a_pod_of_its_namespace_does() {
     let mut runner = TestRunner::new(Config { cases: CASES / 4, failure_persistence: None, ..Config::default() });
@@ -302,7 +303,8 @@ fn an_identity_goes_where_a_pod_of_its_namespace_does() {
         assert_eq!(of_pod.ends.len(), of_identity.ends.len());
         for (one, other) in of_pod.ends.iter().zip(&of_identity.ends) {
             let is_own = one.workload.as_ref().is_some_and(|workload| workload.name == own.name);
-            // By its address alone is one of several equals known to be the client's.
+            // With session affinity the client's address selects the endpoint, so without an address only the ways are
+            // compared.
             let sticks = of_pod.service.as_ref().is_some_and(|service| service.is_sticky);
             let ways = |end: &survey::RouteEnd<'_>| end.standing.clone().map(|(_, hop)| hop);
             let is_same = if sticks { ways(one) == ways(other) } else { one == other };

@@ -1,5 +1,5 @@
-//! Whole explanations as texts: each file of `fixtures` has a question, a mesh, and what is to be said. They stand here
-//! because `explain` is below `control`, which reads meshes.
+//! Whole explanations as texts: each file of `fixtures` has a question, a mesh, and the expected explanation. The tests are in
+//! this folder because the layer of `explain` is below `control`, which reads meshes.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -20,7 +20,7 @@ fn ask((snapshot, local): &Mesh, from: &str, to: &str, port: u16) -> Result<Expl
     explain(snapshot, local, &Query::parse(from, to, &port.to_string())?)
 }
 
-/// The fixture's text with what is said now in place of what is to be said.
+/// The fixture's text with the actual explanation instead of the expected one.
 fn answered(fixture: &str) -> String {
     let (question, rest) = fixture.split_once("--- mesh\n").expect("a question and a mesh");
     let (manifests, _) = rest.split_once("--- explanation\n").expect("a mesh and an explanation");
@@ -60,7 +60,7 @@ fn every_fixture_is_explained_as_it_says() {
     assert!(count >= 15 && verdicts.len() == 4, "{count} fixtures, of {verdicts:?}");
 }
 
-/// What is proposed for a rule does what it says: the policy is changed so, and asked again.
+/// Checks that the proposed change of a rule works: the policy is changed in this way, and the question is asked again.
 fn check_hint(before: &str, change: (&str, &str), from: &str, port: u16, hint: &str) {
     const PODS: &str = "
         Namespace demo labels: {istio.io/dataplane-mode: ambient}
@@ -151,7 +151,7 @@ fn what_is_proposed_helps_against_denials() {
     );
 }
 
-/// A service with endpoints of every kind, of which a connection takes some.
+/// A service with endpoints of every kind; a connection uses only some of them.
 const ENDPOINTS: &str = "
     Namespace demo labels: {istio.io/dataplane-mode: ambient}
     Node a labels: {topology.kubernetes.io/region: r, topology.kubernetes.io/zone: a}
@@ -165,7 +165,8 @@ const ENDPOINTS: &str = "
     Service demo/web SPREAD | spec: {selector: {app: web}, clusterIPs: [10.96.0.1, 'fd00:96::1'], ports: [{port: 80}]}
 ";
 
-/// All endpoints that the data path draws in many draws are those that are told, each as told: first, or only later.
+/// Checks that the endpoints which the data path selects in many random draws are the explained ones, each in the explained
+/// role: first choice, or fallback.
 fn check_draws(spread: &str) {
     check_draws_of(&ENDPOINTS.replace("SPREAD", spread));
 }
@@ -198,7 +199,7 @@ fn the_endpoints_that_are_told_are_those_that_are_drawn() {
     check_draws("annotations: {networking.istio.io/traffic-distribution: PreferClose}");
 }
 
-/// With session affinity it is known which one the client has.
+/// With session affinity the endpoint of the client is known.
 #[test]
 fn the_endpoint_that_a_client_stays_with_is_told() {
     let sticky = ENDPOINTS.replace("SPREAD", "").replace("{selector", "{sessionAffinity: ClientIP, selector");

@@ -20,7 +20,7 @@ const SHOP: &str = "
 {apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {namespace: shop, name: db}, spec: {hosts: [db.example.com, '*.wild.example'], addresses: [192.0.2.7], ports: [{number: 5432, name: tcp-db, protocol: TCP}], resolution: STATIC, endpoints: [{address: 198.51.100.7}]}}
 ";
 
-/// What becomes of a question, and the beginning of what is said or a part of the error.
+/// Asks a question, and checks the beginning of the explanation or a part of the error.
 fn asked(from: &str, to: &str, port: &str, said: &str) {
     let shop = folder(&[("mesh.yaml", SHOP)]);
     let words = ["ztunnel", "explain", &mesh(shop.path()), "--from", from, "--to", to, "--port", port];
@@ -38,7 +38,7 @@ fn services_by_host_name() {
         asked("shop/cli", host, "80", web);
     }
     asked("shop/cli", "web.other", "80", "Service other/web");
-    // Without a namespace of its own a client is asked for the service's.
+    // The client has no namespace, so the namespace of the service must be given.
     asked("192.0.2.1", "web", "80", "\"web\" may mean other/web or shop/web");
     asked("192.0.2.1", "web.shop", "80", web);
     asked("192.0.2.1", "api", "80", "Service other/api");
@@ -90,7 +90,7 @@ const NAMES: &str = "
 {apiVersion: v1, kind: Service, metadata: {namespace: shop, name: old}, spec: {type: ExternalName, externalName: web.shop.svc.cluster.local}}
 ";
 
-/// The exit code, and what is printed, of a question of `shop/cli`.
+/// The exit code and the output for a question about the client `shop/cli`.
 fn of_names(more: &str, to: &str, port: &str) -> (u8, String) {
     let shop = folder(&[("mesh.yaml", NAMES), ("more.yaml", more)]);
     let words = ["ztunnel", "explain", &mesh(shop.path()), "--from=shop/cli", "--to", to, "--port", port];

@@ -1,4 +1,4 @@
-//! Clients that are let in by name and have no identity.
+//! Clients without an identity that are allowed by name.
 
 use super::*;
 
@@ -23,7 +23,7 @@ fn clients_outside_of_the_mesh() {
         );
         let rules = format!("rules: [{{from: [{{source: {{{source}}}}}]}}]");
         check(&[legacy.as_slice(), &[policy("p", &rules)]].concat(), &[left_over, &expected]);
-        // Who has no identity can't be kept out by it, which harms nobody.
+        // The DENY policy can't match clients without an identity, which is harmless here.
         check(&[legacy.as_slice(), &[policy("p", &format!("action: DENY, {rules}"))]].concat(), &[left_over]);
     }
 }

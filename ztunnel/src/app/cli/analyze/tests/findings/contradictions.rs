@@ -4,7 +4,7 @@ use super::*;
 
 const FIX: &str = "correct one of the two fields, or remove the entry";
 
-/// The finding about the only rule of a policy that allows; none for an empty text.
+/// Checks the finding about the only rule of an AUDIT policy; an empty code stands for no finding.
 fn rule(rule: &str, code: &str, message: &str) {
     let line = format!("warning[{code}] AuthorizationPolicy demo/p: {message} | ...");
     let expected: &[&str] = if code.is_empty() { &[] } else { &[&line] };

@@ -1,4 +1,4 @@
-//! Fields of Services, Namespaces and pods that route nothing.
+//! Fields of Services, Namespaces and pods without an effect on routing.
 
 use super::*;
 

@@ -1,8 +1,8 @@
-//! Clients that nobody is.
+//! Identities that no client has.
 
 use super::*;
 
-/// The finding about the only source of a policy; none for an empty text.
+/// Checks the finding about the only source of a policy; an empty text stands for no finding.
 fn source(source: &str, expected: &str) {
     let line = expected.replacen("] ", "] AuthorizationPolicy demo/p: ", 1);
     let expected: &[&str] = if line.is_empty() { &[] } else { &[&line] };

@@ -1,4 +1,4 @@
-//! Where nothing is enforced.
+//! Pods and namespaces outside of the mesh, where policy is not enforced.
 
 use super::*;
 
@@ -30,7 +30,7 @@ fn pods_outside_of_the_mesh_beside_strict_ones() {
            pod's network namespace",
         ],
     );
-    // It has ended, or is not there yet.
+    // The pod has ended, or does not run yet.
     check(
         &[pod("demo", "p", "istio.io/dataplane-mode: none", "", 3).replace("podIPs", "phase: Succeeded, podIPs")],
         &[],
@@ -38,7 +38,7 @@ fn pods_outside_of_the_mesh_beside_strict_ones() {
     check(&[pod("demo", "p", "", "", 3).replace("{ip: 10.0.0.3}", "")], &[]);
 }
 
-/// Beside STRICT pods, or where a policy is missed, another code says so.
+/// If there are STRICT pods, or a policy that is not enforced, another code is reported.
 #[test]
 fn labelled_pods_with_sidecars() {
     let with = |namespace: &str, name: &str, last: u8| {
@@ -183,7 +183,7 @@ fn an_empty_mesh() {
         ],
     );
     check_all("", &[]);
-    // It hides nothing else.
+    // The finding does not hide others.
     check_all(
         &[
             unlabelled,

@@ -1,4 +1,4 @@
-//! NetworkPolicies that block tunnels.
+//! NetworkPolicies that block HBONE.
 
 use super::*;
 
@@ -20,7 +20,7 @@ fn ports_of_applications_without_the_port_of_tunnels() {
         "[{ports: [{port: 8080, protocol: TCP}], from: [{podSelector: {matchLabels: {app: client}}}]}]",
         "[{ports: [{port: 8080}], from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: demo}}}]}]",
         "[{ports: [{port: 8080}], from: [{podSelector: {matchExpressions: [{key: app, operator: In, values: [client]}]}}]}]",
-        // Who is not known here is likely of the mesh.
+        // Unknown clients are probably in the mesh.
         "[{ports: [{port: 8080}], from: [{podSelector: {matchLabels: {app: unknown}}}]}]",
     ] {
         check(&[network("net", &format!("{WEB}, ingress: {ingress}"))], &[BLOCKED]);
@@ -49,13 +49,13 @@ fn policies_that_let_tunnels_through() {
         let all = [out.as_slice(), &[open.clone(), network("net", &format!("{WEB}, ingress: {ingress}"))]].concat();
         check(&all, &["warning[permissive-left-over] PeerAuthentication plain/a: ..."]);
     }
-    // Another policy opens it; one for other pods does not.
+    // Another policy allows port 15008; a policy for other pods does not.
     let narrow = network("net", &format!("{WEB}, ingress: [{{ports: [{{port: 8080}}]}}]"));
     let tunnels =
         |pods: &str| network("tunnels", &format!("podSelector: {pods}, ingress: [{{ports: [{{port: 15008}}]}}]"));
     check(&[narrow.clone(), tunnels("{}")], &[]);
     check(&[narrow, tunnels("{matchLabels: {app: client}}")], &[BLOCKED]);
-    // Pods outside of the mesh have no tunnels.
+    // Pods outside of the mesh need no HBONE.
     let outside = pod("demo", "p", "app: p, istio.io/dataplane-mode: none", "", 3);
     check(
         &[outside, network("net", "podSelector: {matchLabels: {app: p}}, ingress: [{ports: [{port: 8080}]}]")],

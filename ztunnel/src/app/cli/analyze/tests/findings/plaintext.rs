@@ -1,14 +1,14 @@
-//! Rules by identity where plaintext is accepted, and rules that are split in two.
+//! Rules by identity while plaintext is accepted, and rules that are split in two.
 
 use super::*;
 
-/// The sane mesh, in which plaintext is accepted.
+/// Checks the findings in the mesh without faults, except that it accepts plaintext.
 fn permissive(more: &[String], expected: &[&str]) {
     let all = [&[SANE.replace("STRICT", "PERMISSIVE")], more].concat().join("---\n");
     let is_info = |line: &&&str| line.starts_with("info");
     let worse = expected.iter().filter(|line| !is_info(line));
     let infos = expected.iter().filter(is_info);
-    // What is about the mesh as a whole comes first.
+    // Among the infos, the one about the whole mesh comes first.
     let expected: Vec<&str> = worse.chain(&["info[no-strict] ..."]).chain(infos).copied().collect();
     check_all(&all, &expected);
 }
@@ -28,15 +28,15 @@ fn a_deny_by_identity_does_not_reach_clients_without_one() {
              never matches, and pods that the policy selects accept plaintext (PERMISSIVE), such as demo/client: ..."
         );
         permissive(&[evil.as_slice(), std::slice::from_ref(&deny)].concat(), &[&told]);
-        // STRICT refuses them.
+        // STRICT refuses these clients.
         check(&[evil.as_slice(), std::slice::from_ref(&deny)].concat(), &["info[namespaces-outside-mesh] ..."]);
-        // So does another DENY, or that no ALLOW policy lets them in.
+        // Another DENY policy refuses them as well, and so does an ALLOW policy that does not match them.
         let nobody = policy("q", "action: DENY, rules: [{from: [{source: {notPrincipals: ['*']}}]}]");
         permissive(&[evil.as_slice(), &[deny.clone(), nobody]].concat(), &[]);
         let known = policy("q", "rules: [{from: [{source: {namespaces: [demo]}}]}]");
         permissive(&[evil.as_slice(), &[deny, known]].concat(), &[]);
     }
-    // All of these clients are in the mesh, and prove who they are.
+    // All of these clients are in the mesh, and prove their identity.
     permissive(
         &[policy("p", "action: DENY, rules: [{from: [{source: {serviceAccounts: [client]}}]}]")],
         &["info[deny-misses-plaintext] AuthorizationPolicy demo/p: ..."],

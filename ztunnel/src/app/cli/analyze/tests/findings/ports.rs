@@ -1,4 +1,4 @@
-//! Ports at which nobody listens.
+//! Ports without a listening application.
 
 use super::*;
 
@@ -18,7 +18,7 @@ fn the_port_of_a_service_is_not_that_of_its_pods() {
     check(&[policy("p", condition)], &[&line]);
     check(&[policy("p", &to("ports: ['8080']"))], &[]);
     check(&[policy("p", &format!("targetRefs: [{{kind: Service, name: web}}], {condition}"))], &[&line]);
-    // Some other pod may listen there.
+    // Another pod may listen at this port.
     let listening = pod("demo", "other", "", "", 9)
         .replace("containers: []", "containers: [{name: c, ports: [{name: x, containerPort: 80}]}]");
     check(&[policy("p", condition), listening], &[]);
@@ -32,7 +32,7 @@ fn a_port_that_nobody_declares() {
         &["info[undeclared-port] AuthorizationPolicy demo/p: rules[0].to[0].operation.ports: no pod that it protects \
            declares port 9999 | correct it, if it is not meant so"],
     );
-    // The client declares nothing, so it may listen anywhere.
+    // The client declares no ports, so it may listen at any port.
     check(&[policy("p", rules)], &[]);
 }
 

@@ -1,4 +1,4 @@
-//! Selectors and namespaces that mean nobody.
+//! Selectors and namespaces without a pod.
 
 use super::*;
 
@@ -74,7 +74,7 @@ fn a_policy_of_an_unknown_namespace() {
              is protected | correct metadata.namespace, or add the namespace's manifests",
         ],
     );
-    // It is described, and may get pods.
+    // The namespace is declared and may get pods.
     check(&[namespace("empty", ""), policy_of("empty", "p", "")], &[]);
 }
 

@@ -6,7 +6,7 @@ const CLIENT: &str = "from: [{source: {principals: [cluster.local/ns/demo/sa/cli
 const CLIENT_AT: &str =
     "from: [{source: {principals: [cluster.local/ns/demo/sa/client]}}], to: [{operation: {ports: ['8080']}}]";
 
-/// Whether a rule covers another one of the same policy.
+/// Checks whether a rule covers another rule of the same policy.
 fn pair(wide: &str, narrow: &str, is_covered: bool) {
     let expected: &[&str] = if is_covered {
         &[
@@ -40,7 +40,7 @@ fn a_rule_that_another_one_covers() {
     pair(&source("notPrincipals: ['*/web']"), CLIENT, true);
     pair(&source("notPrincipals: ['*/client']"), &source("namespaces: [demo]"), false);
     pair(&source("notPrincipals: ['*/client']"), &source("notPrincipals: ['*/client'], namespaces: [demo]"), true);
-    // Who has no identity is of no namespace, but is not excluded either.
+    // A client without an identity has no namespace, so `notNamespaces` does not exclude it.
     pair(&source("notNamespaces: [de*]"), &source("notPrincipals: ['*']"), false);
 }
 
@@ -86,7 +86,7 @@ fn what_is_denied_is_not_allowed() {
     check(&[allow.clone(), deny("from: [{source: {namespaces: [demo]}}]")], &[denied]);
     check(&[allow.clone(), deny("from: [{source: {notPrincipals: ['*']}}]")], &[]);
     check(&[allow.clone(), deny(&CLIENT_AT.replace("8080', '", "").replace("ports", "notPorts"))], &[]);
-    // Without what can't be judged it denies more.
+    // The field that can't be evaluated is left out, so the rule denies more.
     let with_method = "from: [{source: {namespaces: [demo]}}], to: [{operation: {methods: [POST]}}]";
     check(&[allow, deny(with_method)], &[denied, "warning[l7-without-waypoint] AuthorizationPolicy demo/deny: ..."]);
 }

@@ -1,4 +1,4 @@
-//! What the manifests' reader has told.
+//! Problems from the reader of manifests.
 
 use super::*;
 use crate::model::local::LocalPods;

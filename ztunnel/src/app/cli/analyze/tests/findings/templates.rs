@@ -1,8 +1,8 @@
-//! Pods of templates count as those that run.
+//! Pods of templates count like running pods.
 
 use super::*;
 
-/// An object of this kind with a template of pods.
+/// An object of this kind with a pod template.
 fn template(kind: &str, name: &str, labels: &str, pod: &str) -> String {
     let version = match kind {
         "Job" | "CronJob" => "batch/v1",
@@ -63,7 +63,7 @@ fn they_may_be_outside_of_the_mesh() {
     let out = template("Deployment", "api", "app: api, istio.io/dataplane-mode: none", "");
     check(&[out], &[&outside("labelled istio.io/dataplane-mode: none")]);
     check(&[template("Deployment", "api", "app: api", ", hostNetwork: true")], &[&outside("hostNetwork")]);
-    // Of a namespace that is described elsewhere nothing is known.
+    // The namespace is declared elsewhere, so its labels are unknown.
     let elsewhere = template("Deployment", "api", "app: api", "").replace("namespace: demo", "namespace: other");
     check(&[elsewhere], &[]);
 }
