@@ -1,5 +1,5 @@
-//! What a large mesh costs: a snapshot to build, a connection to route, its CONNECT to write and to read, and all live
-//! connections to judge again.
+//! The costs of a large mesh: building a snapshot, routing a connection, writing and reading its CONNECT, and judging all live
+//! connections again.
 
 use std::hint::black_box;
 use std::net::Ipv4Addr;
@@ -26,7 +26,7 @@ use self::fixtures::{LARGE, address, connect, flow, identity, mesh, name, object
 #[path = "fixtures/mesh.rs"]
 mod fixtures;
 
-/// Connections that are judged again.
+/// The number of connections that are judged again.
 const LIVE: usize = 10_000;
 
 fn quick(
@@ -93,7 +93,7 @@ fn snapshot(criterion: &mut Criterion) {
     });
 }
 
-/// Workloads, services and policies of a very large mesh.
+/// The numbers of workloads, services and policies of a very large mesh.
 const HUGE: (usize, usize, usize) = (100_000, 10_000, 1_000);
 
 /// The changes that make up a mesh: a tenth of the policies in each of some namespaces.
@@ -109,7 +109,7 @@ fn everything((workloads, services, policies): (usize, usize, usize)) -> Vec<Cha
     pods.chain(fronts).chain(policies.map(|policy| Change::Authorization(Arc::new(policy)))).collect()
 }
 
-/// What one change costs in a very large mesh, until everyone who asks sees it, and what a look-up costs there.
+/// The cost of one change in a very large mesh until all readers see it, and the cost of a look-up.
 fn change(criterion: &mut Criterion) {
     let size = format!("{} workloads, {} services, {} policies", HUGE.0, HUGE.1, HUGE.2);
     let resident = || {
@@ -178,7 +178,7 @@ fn change(criterion: &mut Criterion) {
     });
 }
 
-/// Each lets ten service accounts in; those of the live connections are in the last, so that none is cut.
+/// Policies that allow ten service accounts each. The last one allows those of the live connections, so that none is cut.
 fn policies(count: usize) -> PolicySet {
     let rule = |policy: usize, rule: usize| {
         let wanted = if policy + 1 == count {
@@ -200,7 +200,7 @@ fn policies(count: usize) -> PolicySet {
     PolicySet { authorization: (0..count).map(policy).collect(), ..PolicySet::default() }
 }
 
-/// What a change of the mesh costs while there are connections: the guard is made anew, and all are judged.
+/// The cost of a change of the mesh with live connections: the guard is made again, and all connections are judged.
 fn recheck(criterion: &mut Criterion) {
     let (publisher, reader) = publish::channel();
     let points = EnforcementPoints::default();
@@ -224,7 +224,7 @@ fn recheck(criterion: &mut Criterion) {
     quick(criterion, "recheck", |group| {
         group.sample_size(10).throughput(Throughput::Elements(LIVE as u64));
         group.bench_function("10000 connections, 1000 policies of 10 rules", |bencher| {
-            // Another mesh each time, so that every guard is made anew.
+            // A different mesh each time, so that the guard is made again.
             let another = || publisher.publish(fresh(2));
             let judge = |()| assert_eq!(points.recheck(traffic.decisions()), expected);
             bencher.iter_batched(another, judge, BatchSize::PerIteration);

@@ -1,4 +1,4 @@
-//! What a judgement costs, by how many policies there are and what they name; and what the index costs to build.
+//! The cost of a judgement by the number and kind of policies, and the cost of building the index.
 
 use std::hint::black_box;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! A judgement allocates nothing, whether it lets in or keeps out.
+//! A judgement allocates no memory, whether it allows or denies.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -16,7 +16,7 @@ use ztunnel::model::workload::{Membership, NamedPort, NamespacedName, Workload};
 use ztunnel::policy::{Connection, PodPolicies, Principal};
 use ztunnel::store::snapshot::Snapshot;
 
-/// The system's allocator, with a count of what each thread asks of it.
+/// The system's allocator, with a count of the calls of each thread.
 struct Counting;
 
 thread_local! {
@@ -24,15 +24,15 @@ thread_local! {
 }
 
 fn count() {
-    // A thread that is ending has none any more.
+    // A thread that is ending has no count any more.
     let _ = ASKED.try_with(|asked| asked.set(asked.get() + 1));
 }
 
-// SAFETY: every call goes to the system's allocator as it came.
+// SAFETY: every call is passed unchanged to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();
-        // SAFETY: the caller's promise is the one that is asked for.
+        // SAFETY: the caller makes the promise that the system's allocator requires.
         unsafe { System.alloc(layout) }
     }
 
@@ -73,7 +73,7 @@ fn origin() -> Origin {
     Origin::line_of("policies.yaml", 1)
 }
 
-/// A policy with a rule of every kind for each number, so that every way of the index is gone.
+/// A policy with a rule of every kind for each number, so that all parts of the index are used.
 fn policy(name: &str, action: Action, scope: Scope, numbers: Range<u16>) -> AuthorizationPolicy {
     let rule =
         |wanted: Match| Rule { clauses: vec![Clause { part: Part::From, matches: vec![wanted] }], unjudged: vec![] };
@@ -94,7 +94,7 @@ fn policy(name: &str, action: Action, scope: Scope, numbers: Range<u16>) -> Auth
     AuthorizationPolicy { name, origin: origin(), scope, action, dry_run: false, rules: rules.collect() }
 }
 
-/// What a judgement of the pod's guard says, and how often it asked the allocator for something.
+/// Whether the pod's guard allows a connection, and the number of calls of the allocator for that.
 fn judged(guard: &PodPolicies, source: Option<SpiffeId>, source_ip: impl Into<IpAddr>, port: u16) -> (bool, usize) {
     let source = source.map(Principal::new);
     let connection = Connection { source, source_ip: source_ip.into(), destination: (OWN, port).into() };
@@ -128,14 +128,14 @@ fn a_judgement_allocates_nothing() {
     let guard = PodPolicies::of(&snapshot, &web(), &LocalPod { probe_ports: vec![8086], ..LocalPod::default() });
 
     let id = |namespace, account| Some(identity(namespace, account));
-    // By an exact principal, a prefix, a suffix, a range, a port, a small group.
+    // Allowed by an exact principal, a prefix, a suffix, an IP block, a port, a small group.
     assert_eq!(judged(&guard, id("n7", "a"), [10, 0, 0, 1], 80), (true, 0));
     assert_eq!(judged(&guard, id("n7", "b"), [10, 0, 0, 1], 80), (true, 0));
     assert_eq!(judged(&guard, id("x", "a9"), [10, 0, 0, 1], 80), (true, 0));
     assert_eq!(judged(&guard, None, [10, 7, 3, 1], 80), (true, 0));
     assert_eq!(judged(&guard, None, [10, 0, 0, 1], 9007), (true, 0));
     assert_eq!(judged(&guard, None, [10, 0, 0, 1], 9100), (true, 0));
-    // No ALLOW matches, a DENY does, STRICT does.
+    // Denied because no ALLOW matches, because a DENY matches, and by STRICT.
     assert_eq!(judged(&guard, id("x", "x"), [10, 0, 0, 1], 80), (false, 0));
     assert_eq!(judged(&guard, None, Ipv6Addr::LOCALHOST, 80), (false, 0));
     assert_eq!(judged(&guard, id("n220", "a"), [10, 7, 3, 1], 80), (false, 0));

@@ -1,4 +1,4 @@
-//! A mesh of 100,000 workloads takes a minute of 1,000 changes a second and holds no more memory afterwards.
+//! A mesh of 100,000 workloads holds no more memory after a minute with 1,000 changes a second.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::BTreeMap;
@@ -15,21 +15,21 @@ use ztunnel::model::workload::{Membership, NamespacedName, Workload};
 use ztunnel::store::change::{Batch, Change, ServiceKey};
 use ztunnel::store::publish::{self, Publisher, Reader};
 
-/// The system's allocator, with a count of the bytes that are held.
+/// The system's allocator, with a count of the allocated bytes.
 struct Counting;
 
 static HELD: AtomicIsize = AtomicIsize::new(0);
 
-// Layouts are never larger than this.
+// The size of a layout never exceeds `isize::MAX`.
 const fn bytes(size: usize) -> isize {
     size.cast_signed()
 }
 
-// SAFETY: every call goes to the system's allocator as it came.
+// SAFETY: every call is passed unchanged to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         HELD.fetch_add(bytes(layout.size()), Ordering::Relaxed);
-        // SAFETY: the caller's promise is the one that is asked for.
+        // SAFETY: the caller makes the promise that the system's allocator requires.
         unsafe { System.alloc(layout) }
     }
 
@@ -61,7 +61,7 @@ fn address(number: u32) -> IpAddr {
     Ipv4Addr::from_bits((10 << 24) + number).into()
 }
 
-/// `round`: what of it changes.
+/// A workload; `round` selects the fields that change.
 fn workload(number: u32, round: u32) -> Change {
     let name = name(number);
     let identity = SpiffeId::new(TrustDomain::default(), Arc::clone(&name.namespace), "web");
@@ -85,7 +85,7 @@ fn service(number: u32, round: u32) -> Service {
         node: None,
         locality: Locality::default(),
     };
-    // One endpoint more or less every now and then.
+    // The number of endpoints changes with the round.
     let endpoints = (0..10 - round % 3).map(|place| endpoint(number * 10 + place)).collect();
     let own = name(number);
     let hostname = format!("{}.{}.svc.cluster.local", own.name, own.namespace);
@@ -109,14 +109,14 @@ fn policy(number: u32, round: u32) -> Change {
     }))
 }
 
-/// The mesh of a round; 0 is the one at the beginning and at the end.
+/// The mesh of a round; the test begins and ends with the mesh of round 0.
 fn all(round: u32) -> impl Iterator<Item = Change> {
     let workloads = (0..WORKLOADS).map(move |number| workload(number, round));
     let services = (0..SERVICES).map(move |number| Change::Service(Arc::new(service(number, round))));
     workloads.chain(services).chain((0..1_000).map(move |number| policy(number, round)))
 }
 
-/// A minute of changes, and then the mesh of the beginning again. What is held then.
+/// Applies a minute of changes and then the first mesh again. Returns the allocated bytes after that.
 fn a_minute(publisher: &Publisher, mesh: &Reader) -> isize {
     let mut changed = mesh.load();
     for number in 0..CHANGES {
@@ -129,7 +129,7 @@ fn a_minute(publisher: &Publisher, mesh: &Reader) -> isize {
             _ => policy(place % 1_000, round),
         };
         publisher.apply(Batch::of(vec![change]));
-        // Readers are never far behind.
+        // Readers are always nearly up to date.
         changed = mesh.load();
     }
     let counts = changed.counts();
@@ -146,7 +146,7 @@ fn changes_leave_no_memory_behind() {
     let (publisher, mesh) = publish::channel();
     publisher.apply(Batch::of(all(0).collect()));
     let first = HELD.load(Ordering::Relaxed);
-    // Tables that have grown and shrunk have other sizes than those that have only grown.
+    // Tables that have grown and shrunk have other sizes than tables that have only grown.
     let held = a_minute(&publisher, &mesh);
     assert!(held < first + first / 10, "{first} bytes were held at first, {held} after changes");
     let now = a_minute(&publisher, &mesh);

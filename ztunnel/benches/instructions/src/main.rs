@@ -1,10 +1,10 @@
-//! What a connection costs in instructions: each scenario, so and so often, for callgrind to count.
+//! The cost of a connection in instructions, counted by callgrind: each scenario is run a fixed number of times.
 //!
-//! Nothing is timed. `cargo xtask instructions` runs this under valgrind, which counts inside of [`counted`] only, and reads
-//! from standard output which scenario was counted when, and how many operations it had.
+//! No time is measured. `cargo xtask instructions` runs this program under valgrind, which counts only inside [`counted`], and
+//! reads the order of the scenarios and their numbers of operations from standard output.
 //!
-//! The hash maps of the standard library have other seeds in each process. Where few keys could make a difference, many maps
-//! and keys take part.
+//! The hash maps of the standard library have different seeds in each process. If that could make a difference for a few keys,
+//! many maps and keys are used.
 
 use std::hint::black_box;
 use std::io::{self, Write as _};
@@ -24,21 +24,21 @@ mod meshes;
 #[path = "../../fixtures/policy.rs"]
 mod policies;
 
-/// Operations of a scenario.
+/// The number of operations of a scenario.
 const TIMES: usize = 2_000;
 
-/// Maps of a kind that take part where each has few keys.
+/// The number of maps that are used if each has few keys.
 const MAPS: usize = 50;
 
 fn main() -> io::Result<()> {
-    // First what allocates most: what an allocator has to do depends on what has been freed before.
+    // The scenario with the most allocations comes first, because the work of an allocator depends on memory freed before.
     wire()?;
     judge()?;
     route()
 }
 
-/// `operation` says whether it did what it is meant to do. It is done once before it counts, so that what happens only the
-/// first time is not in it.
+/// Runs a scenario. `operation` returns whether its result is correct. All operations are run once before they are counted, so
+/// that one-time work is not counted.
 fn scenario(name: &str, times: usize, mut operation: impl FnMut(usize) -> bool) -> io::Result<()> {
     if !(0..times).all(&mut operation) {
         return Err(io::Error::other(format!("{name}: not what it is meant to be")));
@@ -47,7 +47,7 @@ fn scenario(name: &str, times: usize, mut operation: impl FnMut(usize) -> bool) 
     writeln!(io::stdout().lock(), "{times}\t{name}")
 }
 
-/// What callgrind counts, and tells when it returns.
+/// The function that callgrind counts; callgrind writes the counts when it returns.
 #[inline(never)]
 fn counted(times: usize, operation: &mut dyn FnMut(usize) -> bool) {
     for number in 0..times {
