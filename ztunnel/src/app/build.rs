@@ -291,7 +291,7 @@ impl Source {
     }
 }
 
-/// Requests the pods of this node that are in a folder from the control plane.
+/// Requests the pods of this node from the control plane. The manifests of a folder name these pods.
 async fn want_annotated(demand: Demand, mut pods: LocalReader) {
     loop {
         if let Some(pods) = pods.load() {
@@ -303,7 +303,7 @@ async fn want_annotated(demand: Demand, mut pods: LocalReader) {
     }
 }
 
-/// Requests the pods of this node that are in the Kubernetes API from the control plane.
+/// Requests the pods of this node from the control plane. The Kubernetes API names these pods.
 async fn want_pods(demand: Demand, mut news: watch::Receiver<NodePods>) {
     loop {
         let names = news.borrow_and_update().pods.as_ref().map(|pods| pods.keys().cloned().collect());

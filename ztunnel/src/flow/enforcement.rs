@@ -72,9 +72,9 @@ struct Inner {
     next: AtomicU64,
 }
 
-/// The policies of the pod by the newest snapshot that a recheck has seen. Only the recheck replaces this value, and it does
-/// not run on a data worker: freeing the previous value takes long if there are many policies. The guard stays the same value
-/// as long as it would decide the same, so a change that does not concern the pod costs nothing here.
+/// The policies of the pod by the newest snapshot that a recheck has seen. A data worker never replaces this value, because
+/// freeing the previous value takes long if there are many policies. The guard stays the same value as long as it would decide
+/// the same, so a change that does not concern the pod costs nothing here.
 #[derive(Debug)]
 struct Current {
     snapshot: Arc<Snapshot>,

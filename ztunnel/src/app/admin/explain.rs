@@ -22,7 +22,7 @@ use crate::{
 
 /// The largest length of a value in bytes; names are shorter.
 const LONGEST: usize = 2048;
-/// The ASCII characters that are encoded in a parameter. All other characters outside of ASCII are encoded as well.
+/// The ASCII characters that are encoded in a parameter. Characters outside of ASCII are always encoded.
 const ENCODED: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/').remove(b':');
 /// The number of explanations that are made at once. An explanation may use a CPU for a while that the data path needs.
@@ -39,7 +39,7 @@ pub(super) enum ExplainError {
     /// The mesh has no answer.
     #[error(transparent)]
     Query(#[from] QueryError),
-    /// The control plane did not say to which object the address belongs.
+    /// The control plane did not resolve the address.
     #[error(transparent)]
     Unresolved(#[from] Unresolved),
     /// Other explanations are being made.
