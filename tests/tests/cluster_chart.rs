@@ -223,6 +223,11 @@ fn the_service_accounts_may_do_little() -> Result<()> {
         ("ztunnel-control-plane", "patch", "configmaps/istio-ca-root-cert", "default", true),
         ("ztunnel-control-plane", "patch", "configmaps/other", "default", false),
         ("ztunnel-control-plane", "delete", "pods", "default", false),
+        ("ztunnel-control-plane", "create", "events.events.k8s.io", "default", true),
+        ("ztunnel-control-plane", "patch", "events.events.k8s.io", "default", true),
+        ("ztunnel-control-plane", "delete", "events.events.k8s.io", "default", false),
+        ("ztunnel", "create", "events.events.k8s.io", "default", false),
+        ("ztunnel", "create", "events", "default", false),
     ];
     for (account, verb, resource, namespace, expected) in table {
         let found = may(account, verb, resource, namespace)?;

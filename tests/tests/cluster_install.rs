@@ -194,6 +194,10 @@ fn pods_come_and_go_and_daemons_are_replaced() -> Result<()> {
     ensure!(page(&cluster, &client, &fixed)?.is_ok(), "{:?}", page(&cluster, &client, &fixed)?);
     // A pod in the network of the node can't be captured.
     mesh.wait_for(&ready("host")?, "refused")?;
+    wait::until_true("kubectl describe shows why", wait::PATIENCE, || {
+        let text = api.kubectl(["describe", "pod", "host", "-n", NAMESPACE])?;
+        Ok(text.lines().any(|line| line.contains("MeshRefused") && line.contains("ambient.mesh/ztunnel")))
+    })?;
 
     // The daemon's container has everything that the daemon needs.
     let check = ["ztunnel", "check", "--pods", "kubernetes", "-o", "json"];

@@ -28,6 +28,9 @@ pub const CREATE_CERTIFICATE: &str = "/istio.v1.auth.IstioCertificateService/Cre
 /// The call for resources.
 pub const RESOURCES: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 
+/// The call for reports of pods.
+pub const REPORT_PODS: &str = "/ambient.mesh.v1.PodReports/ReportPods";
+
 /// A connection to a control plane.
 pub struct Connection {
     runtime: Runtime,
@@ -173,6 +176,13 @@ pub fn certificate_request(identity: &str) -> Result<Vec<u8>> {
     let value = field(3, identity.as_bytes());
     let entry = [field(1, b"ImpersonatedIdentity"), field(2, &value)].concat();
     Ok([field(1, csr.as_bytes()), field(4, &field(1, &entry))].concat())
+}
+
+/// A report of one pod: `ambient.mesh.v1.PodReport`. State 1 is refused, 2 is enrolled.
+#[must_use]
+pub fn pod_report(namespace: &str, name: &str, state: u8, reason: &str) -> Vec<u8> {
+    let names = [field(1, namespace.as_bytes()), field(2, name.as_bytes())].concat();
+    field(1, &[names, vec![4 << 3, state], field(5, reason.as_bytes())].concat())
 }
 
 /// A field of a message that has a length.

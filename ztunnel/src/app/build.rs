@@ -25,7 +25,7 @@ use crate::{
     control::{
         file::{Local, MeshFolder},
         kubernetes::{Cluster, Installation, InstallationWatch, NodeWatch},
-        remote::{ControlPlane, RemoteAuthority, RemoteMesh},
+        remote::{ControlPlane, PodStanding, RemoteAuthority, RemoteMesh, report_pods},
         source::{MeshSource as _, feed},
     },
     flow::{enforcement::EnforcementPoints, table::WorkerId},
@@ -48,6 +48,7 @@ use crate::{
         local::{Annotated, LocalSource},
         manager::{Manager, ManagerParts},
         proc::{self, Finder, overview},
+        status::Status,
         worker::{WorkerHandle, WorkerSettings},
     },
     redirect::{Controller, NodeSockets, controller, pins::PinDir, record::Records},
@@ -101,7 +102,7 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
         tasks.clone(),
     )?;
     let installation = source.installation(&args, &mut services)?;
-    let local = source.start(&args, publisher, demand, recorded, &mut services, &tasks)?;
+    let (local, reports) = source.start(&args, publisher, demand, recorded, &mut services, &tasks)?;
     let shown = (certificates.clone(), workers.iter().map(WorkerHandle::carried).collect());
     let (manager, handle) = Manager::new(ManagerParts {
         node: args.node.clone(),
@@ -116,6 +117,11 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
         tasks: tasks.clone(),
         drain_timeout: args.drain_timeout.duration(),
     });
+    if let Some(Reports { plane, pods }) = reports {
+        let handle = handle.clone();
+        let look = move || standing(&handle.status(), &pods.borrow());
+        services.spawn(Span::none(), report_pods(plane, look, tasks.clone()));
+    }
     services.spawn(Span::none(), memory::tend(mesh.clone()));
     services.spawn(Span::none(), enforcement_points.follow(mesh.clone(), traffic.decisions().clone()));
     let (trigger, watch) = drain::channel();
@@ -247,7 +253,7 @@ impl Source {
         recorded: HashMap<u64, String>,
         services: &mut TaskSet,
         tasks: &TaskCount,
-    ) -> anyhow::Result<Box<dyn LocalSource>> {
+    ) -> anyhow::Result<(Box<dyn LocalSource>, Option<Reports>)> {
         let (local, manifests) = local::channel();
         let own = manifests.clone();
         let local = Local { node: args.node.as_str().into(), publisher: local };
@@ -255,11 +261,11 @@ impl Source {
         let (plane, pods) = match self {
             Self::Folder(folder) => {
                 services.spawn(Span::none(), feed(folder.with_local(local), publisher, pending()));
-                return Ok(annotated);
+                return Ok((annotated, None));
             }
-            Self::ControlPlane { plane, pods } => (plane, pods),
+            Self::ControlPlane { plane, pods } => (Arc::<ControlPlane>::from(plane), pods),
         };
-        let mut mesh = RemoteMesh::new(Arc::from(plane), args.state.join("control-plane.mesh"), tasks.clone());
+        let mut mesh = RemoteMesh::new(Arc::clone(&plane), args.state.join("control-plane.mesh"), tasks.clone());
         if let Some(demand) = &demand {
             info!("the control plane is asked for addresses on demand");
             mesh = mesh.on_demand(demand.clone());
@@ -273,7 +279,7 @@ impl Source {
                 if let Some(demand) = demand {
                     services.spawn(Span::none(), want_annotated(demand, own));
                 }
-                annotated
+                (annotated, None)
             }
             OwnPods::Kubernetes(cluster) => {
                 let (watch, news) = NodeWatch::new(&cluster, &args.node);
@@ -282,13 +288,31 @@ impl Source {
                 }
                 let inspect =
                     proc::Linux { host: Netns::current()?.id(), tasks: tasks.clone(), recorded: Arc::new(recorded) };
+                let reports = Reports { plane, pods: news.clone() };
                 let (follower, pods) = Follower::new(&args.node, news, Finder::new(&args.plane.proc, inspect));
                 services.spawn(Span::none(), watch.run());
                 services.spawn(Span::none(), follower.run());
-                Box::new(pods)
+                (Box::new(pods), Some(reports))
             }
         })
     }
+}
+
+/// The control plane that gets reports of refused pods, and the pods of this node in the Kubernetes API.
+struct Reports {
+    plane: Arc<ControlPlane>,
+    pods: watch::Receiver<NodePods>,
+}
+
+/// The states of the pods of this node, for reports.
+fn standing(status: &Status, pods: &NodePods) -> Vec<PodStanding> {
+    let uid = |name| pods.pods.as_ref()?.get(name).map(|pod| Arc::clone(&pod.workload.uid));
+    let standing = status.pods.iter().map(|pod| PodStanding {
+        name: pod.name.clone(),
+        uid: uid(&pod.name).unwrap_or_default(),
+        refusal: pod.reason.clone(),
+    });
+    standing.collect()
 }
 
 /// Requests the pods of this node from the control plane. The manifests of a folder name these pods.

@@ -36,6 +36,7 @@ use crate::{
         describe::Streams,
         metrics::PlaneMetrics,
         nodes::NodeTokens,
+        pod_events::PodEvents,
         policy_status::PolicyStatus,
         publish::{self, Resources},
         reviewed::{NodeAccounts, ReviewedNodes},
@@ -142,12 +143,15 @@ pub async fn run(args: ControlPlaneArgs, lost: LostLines) -> anyhow::Result<()> 
     let resources = Resources::default();
     let translator = Translator::new(args.cluster_id.as_str());
     let (followed, place) = (source.followed(), source.place(&args));
-    if let Some(cluster) = source.cluster() {
-        services.spawn(Span::none(), PolicyStatus::new(cluster.clone()).write());
-    }
-    services.spawn(Span::none(), source.feed(publisher, mesh.clone(), translator, resources.clone()));
     let mut registry = Registry::default();
     let metrics = PlaneMetrics::register(&mut registry);
+    let mut pod_events = None;
+    if let Some(cluster) = source.cluster() {
+        services.spawn(Span::none(), PolicyStatus::new(cluster.clone()).write());
+        let events = pod_events.insert(PodEvents::new(cluster.clone(), mesh.clone(), metrics.clone()));
+        services.spawn(Span::none(), events.clone().write());
+    }
+    services.spawn(Span::none(), source.feed(publisher, mesh.clone(), translator, resources.clone()));
     let limits = args.signing_limits();
     let certificates =
         Certificates::new(Arc::clone(&ca), mesh.clone(), args.trust_domain.clone(), ttl, limits, metrics.clone());
@@ -176,7 +180,7 @@ pub async fn run(args: ControlPlaneArgs, lost: LostLines) -> anyhow::Result<()> 
         version = env!("CARGO_PKG_VERSION"),
         "the control plane is running"
     );
-    let server = Server { resources, nodes, certificates, streams, tls, metrics, limits: args.limits() };
+    let server = Server { resources, nodes, certificates, pod_events, streams, tls, metrics, limits: args.limits() };
     let serving = serve::serve(listener, server, watch, tasks);
     tokio::pin!(serving);
     tokio::select! {

@@ -135,6 +135,8 @@ pub const CONTROL_PLANE_LIMITS: Limits = Limits {
     request: 64 << 20,
     large_requests: (1 << 20, 8),
     certificate_request: 64 << 10,
+    // 256 pods with reasons of 1 KiB.
+    pod_report: 384 << 10,
     // Each response has a reference of 32 bytes to each resource: 3 MiB for 100,000.
     large_responses: (1 << 20, 64),
     request_within: Duration::from_secs(30),

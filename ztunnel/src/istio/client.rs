@@ -13,6 +13,7 @@ use tonic_prost::ProstCodec;
 use super::LONGEST_MESSAGE;
 use super::certificate::{IstioCertificateRequest, IstioCertificateResponse};
 use super::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use super::report::{PodReport, PodReportResponse, REPORT_PODS};
 use super::server::{CREATE_CERTIFICATE, DELTA_AGGREGATED_RESOURCES};
 
 /// Calls the services of a control plane over one HTTP/2 connection.
@@ -58,6 +59,16 @@ where
         self.ready().await?;
         let path = PathAndQuery::from_static(CREATE_CERTIFICATE);
         self.0.unary(request, path, ProstCodec::default()).await
+    }
+
+    /// Reports pods of this node.
+    ///
+    /// # Errors
+    /// The connection is gone, or the control plane refuses.
+    pub async fn report_pods(&mut self, report: Request<PodReport>) -> Result<Response<PodReportResponse>, Status> {
+        self.ready().await?;
+        let path = PathAndQuery::from_static(REPORT_PODS);
+        self.0.unary(report, path, ProstCodec::default()).await
     }
 
     async fn ready(&mut self) -> Result<(), Status> {

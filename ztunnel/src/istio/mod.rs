@@ -11,6 +11,7 @@
 //! | [`security`] | `istio.security` | authorization policies |
 //! | [`settings`] | `ambient.mesh.v1` | settings of the whole mesh for which Istio has no message |
 //! | [`detail`] | `ambient.mesh.v1` | details of workloads, services and policies that Istio's messages lack |
+//! | [`report`] | `ambient.mesh.v1` | states of the pods of a node, as the daemon reports them |
 //! | [`certificate`] | `istio.v1.auth` | certificate requests |
 //! | [`standard`] | `google.protobuf`, `google.rpc` | the types of Google that the others use |
 //! | [`client`], [`server`] | | both ends of the two gRPC services |
@@ -22,6 +23,7 @@ pub mod client;
 pub mod detail;
 pub mod discovery;
 pub mod read;
+pub mod report;
 pub mod security;
 pub mod server;
 pub mod settings;

@@ -26,6 +26,13 @@ pub struct ReasonLabel {
     pub reason: &'static str,
 }
 
+/// The result of an operation.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ResultLabel {
+    /// The result.
+    pub result: &'static str,
+}
+
 /// What is counted. Clones count together.
 #[derive(Clone, Debug)]
 pub struct PlaneMetrics {
@@ -43,6 +50,10 @@ pub struct PlaneMetrics {
     pub issued: Counter,
     /// Requests for certificates that were refused.
     pub refused: Family<ReasonLabel, Counter>,
+    /// Pods that nodes reported, and reports that were refused.
+    pub reports: Family<ResultLabel, Counter>,
+    /// Events on pods.
+    pub events: Family<ResultLabel, Counter>,
     /// Streams and connections that were ended from here.
     pub cut: Family<ReasonLabel, Counter>,
 }
@@ -58,6 +69,8 @@ impl PlaneMetrics {
             answer_seconds: Histogram::new(exponential_buckets(0.001, 4.0, 9)),
             issued: Counter::default(),
             refused: Family::default(),
+            reports: Family::default(),
+            events: Family::default(),
             cut: Family::default(),
         };
         let register = |registry: &mut Registry, name: &str, help: &str, family: &Family<TypeLabel, Counter>| {
@@ -77,6 +90,10 @@ impl PlaneMetrics {
         registry.register("ztunnel_certificates_issued", "Certificates issued to nodes", metrics.issued.clone());
         let help = "Certificate requests that were refused, by reason";
         registry.register("ztunnel_certificates_refused", help, metrics.refused.clone());
+        let help = "Pods in reports of nodes about pods that they refuse, and reports that were refused, by result";
+        registry.register("ztunnel_pod_reports", help, metrics.reports.clone());
+        let help = "Events on pods, by result";
+        registry.register("ztunnel_pod_events", help, metrics.events.clone());
         let help = "Streams and connections that the control plane ended, by reason";
         registry.register("ztunnel_xds_cut", help, metrics.cut.clone());
         for kind in Kind::ALL {
@@ -91,6 +108,16 @@ impl PlaneMetrics {
     /// Counts a certificate request that was refused.
     pub fn refuse(&self, reason: &'static str) {
         self.refused.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    /// Counts pods of a report, or a report that was refused.
+    pub fn reported(&self, result: &'static str, count: u32) {
+        self.reports.get_or_create(&ResultLabel { result }).inc_by(count.into());
+    }
+
+    /// Counts an Event.
+    pub fn event(&self, result: &'static str) {
+        self.events.get_or_create(&ResultLabel { result }).inc();
     }
 
     /// Counts a stream or a connection that was ended.

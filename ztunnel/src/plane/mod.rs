@@ -18,6 +18,7 @@ pub mod describe;
 pub mod grpc;
 pub mod metrics;
 pub mod nodes;
+pub mod pod_events;
 pub mod policy_status;
 pub mod publish;
 pub mod quota;

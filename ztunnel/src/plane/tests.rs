@@ -3,6 +3,7 @@
 mod certificates;
 mod hostile;
 mod interop;
+mod reports;
 mod streams;
 
 use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc, time::Duration};
@@ -25,13 +26,14 @@ use super::{
     describe::Streams,
     metrics::PlaneMetrics,
     nodes::NodeTokens,
+    pod_events::PodEvents,
     publish::{Resources, feed},
     serve::{Limits, Server, serve},
     serving::Keeper,
     translate::Translator,
 };
 use crate::{
-    control::{join::Joiner, manifests::tests::changes::say, source::MeshSource},
+    control::{join::Joiner, kubernetes::Cluster, manifests::tests::changes::say, source::MeshSource},
     identity::{
         certificate::to_pem,
         local_ca::{CaSettings, LocalCa},
@@ -67,6 +69,7 @@ const LIMITS: Limits = Limits {
     request: 4 << 20,
     large_requests: (64 << 10, 2),
     certificate_request: 64 << 10,
+    pod_report: 384 << 10,
     large_responses: (64 << 10, 4),
     request_within: Duration::from_secs(60),
     answer_within: Duration::from_secs(60),
@@ -107,6 +110,11 @@ impl Plane {
     }
 
     async fn start_with(limits: Limits, signing: SigningLimits) -> Self {
+        Self::start_on(limits, signing, None).await
+    }
+
+    /// With an API server, to which Events are written.
+    async fn start_on(limits: Limits, signing: SigningLimits, cluster: Option<Cluster>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let tasks = TaskCount::default();
         let mut services = TaskSet::new(tasks.clone());
@@ -129,10 +137,15 @@ impl Plane {
         services.spawn(Span::none(), feeding);
         let mut registry = Registry::default();
         let metrics = PlaneMetrics::register(&mut registry);
+        let pod_events = cluster.map(|cluster| PodEvents::new(cluster, mesh.clone(), metrics.clone()));
+        if let Some(events) = pod_events.clone() {
+            services.spawn(Span::none(), events.write());
+        }
         let certificates =
             Certificates::new(Arc::clone(&ca), mesh, trust_domain.clone(), ttl, signing, metrics.clone());
         let streams = Streams::default();
-        let server = Server { resources, nodes, certificates, streams: streams.clone(), tls, metrics, limits };
+        let server =
+            Server { resources, nodes, certificates, pod_events, streams: streams.clone(), tls, metrics, limits };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (trigger, watch) = drain::channel();

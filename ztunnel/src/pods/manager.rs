@@ -625,12 +625,19 @@ impl<K: Kernel> Manager<K> {
         let enrolled = self.enrolled.iter().map(|(name, enrolled)| PodStatus {
             name: name.clone(),
             state: if enrolled.pod.deaf.is_so() { PodState::Refused } else { PodState::Enrolled },
+            reason: enrolled.pod.deaf.is_so().then(|| DEAF.into()),
             connections_before_enrolment: enrolled.pod.connections_before,
             verdicts: self.parts.kernel.verdicts(enrolled.pod.netns.cookie()),
         });
-        let refused = self.refused.keys().map(|name| PodStatus {
+        let refused = self.refused.iter().map(|(name, refused)| PodStatus {
             name: name.clone(),
             state: PodState::Refused,
+            reason: refused
+                .wanted
+                .as_ref()
+                .err()
+                .is_none_or(CannotEnrol::is_fault)
+                .then(|| refused.reason.as_str().into()),
             connections_before_enrolment: 0,
             verdicts: Vec::new(),
         });

@@ -61,6 +61,12 @@ pub enum CannotEnrol {
 }
 
 impl CannotEnrol {
+    /// Whether the reason needs action. A pod without an address gets one later, or the container runtime reports why not.
+    #[must_use]
+    pub const fn is_fault(&self) -> bool {
+        !matches!(self, Self::Membership(RefuseReason::Finished | RefuseReason::NoAddress | RefuseReason::Sidecar(_)))
+    }
+
     /// Whether the pod is to be as if there were no mesh: it is released if it was captured before.
     #[must_use]
     pub const fn leaves_alone(&self) -> bool {

@@ -1,5 +1,7 @@
 //! What the manager last reported of the pods and the BPF maps, for those who do not wait for it: metrics.
 
+use std::sync::Arc;
+
 use ebpf_common::Verdict;
 use tokio::time::Instant;
 
@@ -34,6 +36,8 @@ pub struct PodStatus {
     pub name: NamespacedName,
     /// Whether it is enrolled.
     pub state: PodState,
+    /// Why it is refused; `None`: it is enrolled, or the reason needs no action, for example because the pod has ended.
+    pub reason: Option<Arc<str>>,
     /// Connections that it had before it was enrolled, and which the mesh does not carry.
     pub connections_before_enrolment: usize,
     /// How often the BPF programs decided what. Empty for a pod that is not enrolled.

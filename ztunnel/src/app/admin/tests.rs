@@ -30,6 +30,7 @@ async fn blocked() -> (SocketAddr, mpsc::Receiver<oneshot::Sender<Description>>)
     let pod = PodStatus {
         name: NamespacedName::new("demo", "web"),
         state: PodState::Enrolled,
+        reason: None,
         connections_before_enrolment: 2,
         verdicts: vec![(Verdict::Captured, 7)],
     };

@@ -137,6 +137,8 @@ pub(in crate::app) fn every_metric_of_control_plane() -> Result<String, fmt::Err
     let counters = PlaneMetrics::register(&mut registry);
     counters.refuse("");
     counters.cut("");
+    counters.reported("", 1);
+    counters.event("");
     let values = control_plane::Values {
         resources: Kind::ALL.map(|kind| (kind, 0, 0)),
         version: 0,
@@ -181,6 +183,7 @@ pub(in crate::app) fn every_metric() -> Result<String, fmt::Error> {
     let pod = PodStatus {
         name: NamespacedName::new("", ""),
         state: PodState::Enrolled,
+        reason: None,
         connections_before_enrolment: 0,
         verdicts: vec![(Verdict::Captured, 1)],
     };

@@ -6,6 +6,7 @@
 //! such objects.
 
 mod client;
+mod event;
 mod failure;
 mod installation;
 pub mod mesh;
@@ -21,13 +22,14 @@ mod verdict;
 mod watch;
 
 pub use self::client::{Access, Cluster, ConnectError};
+pub use self::event::{EventWritten, PodEvent, event_note};
 pub use self::failure::{Failure, Reason};
 pub use self::installation::{Installation, InstallationWatch};
 pub use self::node::NodeWatch;
 pub use self::object::{Object, Unreadable};
 pub use self::resource::{
-    AUTHORIZATION_POLICIES, CONFIG_MAPS, DAEMON_SETS, ENDPOINT_SLICES, NAMESPACES, NODES, PEER_AUTHENTICATIONS, PODS,
-    ResourceType, SECRETS, SERVICE_ENTRIES, SERVICES, WORKLOAD_ENTRIES,
+    AUTHORIZATION_POLICIES, CONFIG_MAPS, DAEMON_SETS, ENDPOINT_SLICES, EVENTS, NAMESPACES, NODES, PEER_AUTHENTICATIONS,
+    PODS, ResourceType, SECRETS, SERVICE_ENTRIES, SERVICES, WORKLOAD_ENTRIES,
 };
 pub use self::secret::{ConfigMapState, SecretData};
 pub use self::status::StatusWrite;

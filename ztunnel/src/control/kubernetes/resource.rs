@@ -37,6 +37,9 @@ pub const DAEMON_SETS: ResourceType =
 /// The endpoints of services.
 pub const ENDPOINT_SLICES: ResourceType =
     ResourceType { group: "discovery.k8s.io", versions: &["v1"], kind: "EndpointSlice", plural: "endpointslices" };
+/// Events.
+pub const EVENTS: ResourceType =
+    ResourceType { group: "events.k8s.io", versions: &["v1"], kind: "Event", plural: "events" };
 /// Istio's ServiceEntries: services outside of the cluster.
 pub const SERVICE_ENTRIES: ResourceType = networking("ServiceEntry", "serviceentries");
 /// Istio's WorkloadEntries: workloads outside of the cluster.

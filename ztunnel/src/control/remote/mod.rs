@@ -16,6 +16,7 @@ mod mesh;
 mod on_demand;
 mod plane;
 mod problems;
+mod reports;
 mod resources;
 mod stream;
 #[cfg(test)]
@@ -25,3 +26,4 @@ mod texts;
 pub use self::authority::RemoteAuthority;
 pub use self::mesh::RemoteMesh;
 pub use self::plane::{ControlPlane, Keepalive, PlaneUrl, Token, UrlError};
+pub use self::reports::{PodStanding, report_pods};

@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use h2::{RecvStream, server::SendResponse};
 use http::{HeaderMap, Method, Request, header::AUTHORIZATION};
-use prost::Message as _;
+use prost::Message;
 use tokio::{sync::Semaphore, time::Instant};
 use tracing::{debug, warn};
 
@@ -16,6 +16,7 @@ use super::{addresses::Addresses, server::Server};
 use crate::{
     istio::{
         certificate::IstioCertificateRequest,
+        report::{PodReport, REPORT_PODS},
         server::{CREATE_CERTIFICATE, DELTA_AGGREGATED_RESOURCES},
     },
     plane::{
@@ -63,6 +64,7 @@ impl Calls {
                     (true, self.stream(caller, body, &mut respond, peer, stopping).await.err())
                 }
                 CREATE_CERTIFICATE => (true, self.certificate(&caller, body, &mut respond).await.err()),
+                REPORT_PODS => (true, self.report(&caller, body, &mut respond).await.err()),
                 _ => (true, Some(Status::new(Code::Unimplemented, "there is no such call"))),
             },
             (_, Err(status)) => {
@@ -136,22 +138,37 @@ impl Calls {
         body: RecvStream,
         respond: &mut SendResponse<Bytes>,
     ) -> Result<(), Status> {
-        let limits = &self.server.limits;
-        let mut messages = Messages::new(body, self.requests.at_most(limits.certificate_request));
+        let request: IstioCertificateRequest = self.request(body, self.server.limits.certificate_request).await?;
+        let answered = self.server.certificates.create(caller, &request).await;
+        self.answer(respond, &answered.map_err(|refusal| refusal.status())?).await;
+        Ok(())
+    }
+
+    async fn report(&self, caller: &Caller, body: RecvStream, respond: &mut SendResponse<Bytes>) -> Result<(), Status> {
+        let events = self.server.pod_events.as_ref().ok_or_else(|| {
+            Status::new(Code::Unimplemented, "this control plane has no Kubernetes API, so it writes no Events on pods")
+        })?;
+        let report: PodReport = self.request(body, self.server.limits.pod_report).await?;
+        self.answer(respond, &events.take(caller, &report).map_err(|refusal| refusal.status())?).await;
+        Ok(())
+    }
+
+    /// The one request of a call, of at most so many bytes.
+    async fn request<T: Message + Default>(&self, body: RecvStream, most: usize) -> Result<T, Status> {
+        let mut messages = Messages::new(body, self.requests.at_most(most));
         let invalid = |why: String| Status::new(Code::InvalidArgument, why);
-        let message = tokio::time::timeout(limits.request_within, messages.next())
+        let message = tokio::time::timeout(self.server.limits.request_within, messages.next())
             .await
             .map_err(|_| Status::new(Code::DeadlineExceeded, "the request did not arrive in time"))??
             .ok_or_else(|| invalid("the call has no request".to_owned()))?;
-        let request = IstioCertificateRequest::decode(message)
-            .map_err(|error| invalid(format!("the request cannot be parsed: {error}")))?;
-        let answered = self.server.certificates.create(caller, &request).await;
-        let response = answered.map_err(|refusal| refusal.status())?;
-        let Ok(mut replies) = Replies::begin(respond, limits.read_within) else { return Ok(()) };
+        T::decode(message).map_err(|error| invalid(format!("the request cannot be parsed: {error}")))
+    }
+
+    async fn answer(&self, respond: &mut SendResponse<Bytes>, response: &impl Message) {
+        let Ok(mut replies) = Replies::begin(respond, self.server.limits.read_within) else { return };
         match replies.send(&[Bytes::from(response.encode_to_vec())]).await {
             Ok(()) => replies.finish(&Status::ok()),
             Err(_) => replies.cut(),
         }
-        Ok(())
     }
 }

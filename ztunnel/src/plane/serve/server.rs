@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::plane::{
-    callers::Callers, certificates::Certificates, describe::Streams, metrics::PlaneMetrics, publish::Resources,
-    serving::Serving,
+    callers::Callers, certificates::Certificates, describe::Streams, metrics::PlaneMetrics, pod_events::PodEvents,
+    publish::Resources, serving::Serving,
 };
 
 /// Bounds of what callers may take.
@@ -26,6 +26,8 @@ pub struct Limits {
     pub large_requests: (usize, usize),
     /// Bytes of a request for a certificate.
     pub certificate_request: usize,
+    /// Bytes of a report of pods.
+    pub pod_report: usize,
     /// Bytes from which on a response counts as large, and how many of those may be sent at once.
     pub large_responses: (usize, usize),
     /// How long a request may take to arrive.
@@ -51,6 +53,8 @@ pub struct Server {
     pub nodes: Callers,
     /// Signs certificates.
     pub certificates: Certificates,
+    /// Writes Events on pods that nodes refuse; `None`: there is no Kubernetes API to write to.
+    pub pod_events: Option<PodEvents>,
     /// Who is connected.
     pub streams: Streams,
     /// The server's end of TLS.

@@ -27,7 +27,7 @@ use crate::route::decide;
 use crate::store::change::{Batch, Change, Gaps, Setting};
 use crate::store::snapshot::Snapshot;
 
-pub(super) fn control_plane() -> ControlPlane {
+pub(in crate::control::remote) fn control_plane() -> ControlPlane {
     ControlPlane {
         url: "https://127.0.0.1:1".parse().unwrap(),
         roots: "/nowhere".into(),
