@@ -3,6 +3,7 @@
 mod authority;
 pub(crate) mod decisions;
 mod on_demand;
+mod outage;
 mod plane;
 mod raw;
 mod streams;
