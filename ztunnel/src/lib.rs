@@ -24,11 +24,13 @@
 //! | L7 | [`flow`] | [`outbound::serve`](flow::outbound::serve), [`inbound::serve`](flow::inbound::serve), [`plaintext::serve`](flow::plaintext::serve), [`Recorded`](flow::record::Recorded) |
 //! | L8 | [`plane`] | [`serve`](plane::serve::serve), [`Catalogue`](plane::catalogue::Catalogue), [`Session`](plane::session::Session), [`Translator`](plane::translate::Translator) |
 //! | L8 | [`pods`] | [`Manager`](pods::manager::Manager), [`Kernel`](pods::kernel::Kernel), [`LocalSource`](pods::local::LocalSource) |
+//! | L9 | [`cni`] | [`plugin::run`](cni::plugin::run), [`Server`](cni::serve::Server), [`Installer`](cni::install::Installer) |
 //! | L9 | [`config`] | [`RunArgs`](config::RunArgs) |
 //! | L10 | [`app`] | [`build`](app::build), which puts everything together |
 
 pub mod analyze;
 pub mod app;
+pub mod cni;
 pub mod config;
 pub mod control;
 pub mod explain;

@@ -9,10 +9,11 @@ use ztunnel::{
 };
 
 fn main() -> ExitCode {
-    let args = match Args::try_parse() {
+    let words = cli::cni::with_command(std::env::args_os().collect());
+    let args = match Args::try_parse_from(&words) {
         Ok(args) => args,
         Err(error) => {
-            let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+            let words: Vec<String> = words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
             return cli::output::wrong_arguments(&error, &words);
         }
     };
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
         Command::ControlPlane(args) => (Output::Text, cli::control_plane::control_plane(*args).map(|()| String::new())),
         Command::Check(args) => return cli::check::check(&args),
         Command::Cleanup(args) => (args.output, cli::cleanup::cleanup(&args)),
+        Command::Cni(args) => return cli::cni::cni(&args),
         Command::Ca(command) => return cli::ca::ca(&command),
         Command::Explain(args) => return cli::explain::explain(&args),
         Command::Analyze(args) => return cli::analyze::analyze(&args),

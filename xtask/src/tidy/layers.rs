@@ -17,7 +17,7 @@ pub(super) const LAYERS: [&[&str]; 11] = [
     &["hbone", "control", "dns"],
     &["flow"],
     &["pods", "plane"],
-    &["config"],
+    &["config", "cni"],
     &["app"],
 ];
 

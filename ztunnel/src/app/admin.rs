@@ -27,7 +27,7 @@ use prometheus_client::registry::Registry;
 use serde::Serialize;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{Semaphore, watch},
     time::timeout,
 };
 use tracing::{Span, debug};
@@ -116,6 +116,8 @@ pub struct Admin {
     pub budget: Budget,
     /// The places for explanations in progress.
     pub explaining: Arc<Semaphore>,
+    /// Why new pods of the mesh may start before they are enrolled; nothing: they do not.
+    pub start_window: watch::Receiver<Option<String>>,
 }
 
 /// Binds a listener. On a machine without IPv6, `[::]` stands for all IPv4 addresses.
@@ -267,8 +269,9 @@ fn readiness(admin: &Admin) -> Response<Full<Bytes>> {
     let Some(pending) = admin.manager.pending() else {
         let unknown = admin.manager.unknown_node().map(|unknown| unknown.to_string());
         let stale = admin.manager.local_problem().map(|problem| problem.to_string());
+        let window = admin.start_window.borrow().clone();
         let warnings: String =
-            unknown.into_iter().chain(stale).map(|warning| format!("warning: {warning}\n")).collect();
+            unknown.into_iter().chain(stale).chain(window).map(|warning| format!("warning: {warning}\n")).collect();
         return response(StatusCode::OK, TEXT, format!("ready\n{warnings}"));
     };
     let mut text = format!("not ready, pending: {pending}\n");

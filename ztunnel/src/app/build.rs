@@ -9,7 +9,7 @@ use tracing::{Span, info, warn};
 
 use super::{
     admin::{self, Admin, Endpoints},
-    issuer,
+    cni, issuer,
     lock::Lock,
     log::LostLines,
     memory, process,
@@ -102,7 +102,8 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
         tasks.clone(),
     )?;
     let installation = source.installation(&args, &mut services)?;
-    let (local, reports) = source.start(&args, publisher, demand, recorded, &mut services, &tasks)?;
+    let (local, kubernetes) = source.start(&args, publisher, demand, recorded, &mut services, &tasks)?;
+    let (reports, cni_parts) = kubernetes.unzip();
     let shown = (certificates.clone(), workers.iter().map(WorkerHandle::carried).collect());
     let (manager, handle) = Manager::new(ManagerParts {
         node: args.node.clone(),
@@ -122,6 +123,7 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
         let look = move || standing(&handle.status(), &pods.borrow());
         services.spawn(Span::none(), report_pods(plane, look, tasks.clone()));
     }
+    let plugin = cni::start(&args, cni_parts, handle.arrivals(), &mut services, &tasks)?;
     services.spawn(Span::none(), memory::tend(mesh.clone()));
     services.spawn(Span::none(), enforcement_points.follow(mesh.clone(), traffic.decisions().clone()));
     let (trigger, watch) = drain::channel();
@@ -135,6 +137,7 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
         lost,
         budget,
         explaining: admin::explain::places(),
+        start_window: plugin.window.clone(),
     });
     for (endpoints, listener) in listeners {
         services.spawn(Span::none(), admin::serve(listener, endpoints, Arc::clone(&admin), tasks.clone()));
@@ -159,6 +162,8 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
             };
             if is_removed {
                 info!(signal, "the DaemonSet of this daemon has been deleted: all pods are released");
+                // First of all: no pod is to wait for a daemon any more.
+                cni::remove(plugin).await;
                 trigger.start_for_good();
             } else {
                 info!(signal, "draining; captured pods stay captured, and closed");
@@ -253,7 +258,7 @@ impl Source {
         recorded: HashMap<u64, String>,
         services: &mut TaskSet,
         tasks: &TaskCount,
-    ) -> anyhow::Result<(Box<dyn LocalSource>, Option<Reports>)> {
+    ) -> anyhow::Result<(Box<dyn LocalSource>, Option<KubernetesParts>)> {
         let (local, manifests) = local::channel();
         let own = manifests.clone();
         let local = Local { node: args.node.as_str().into(), publisher: local };
@@ -289,14 +294,19 @@ impl Source {
                 let inspect =
                     proc::Linux { host: Netns::current()?.id(), tasks: tasks.clone(), recorded: Arc::new(recorded) };
                 let reports = Reports { plane, pods: news.clone() };
-                let (follower, pods) = Follower::new(&args.node, news, Finder::new(&args.plane.proc, inspect));
+                let finder = Finder::new(&args.plane.proc, inspect);
+                let trust_domain = args.trust_domain.clone();
+                let (follower, pods, sandboxes) = Follower::new(&args.node, trust_domain, news.clone(), finder.clone());
                 services.spawn(Span::none(), watch.run());
                 services.spawn(Span::none(), follower.run());
-                (Box::new(pods), Some(reports))
+                (Box::new(pods), Some((reports, cni::Parts { news, sandboxes, finder })))
             }
         })
     }
 }
+
+/// What only a node has whose pods are in the Kubernetes API.
+type KubernetesParts = (Reports, cni::Parts);
 
 /// The control plane that gets reports of refused pods, and the pods of this node in the Kubernetes API.
 struct Reports {

@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod build;
 pub mod cli;
+mod cni;
 pub mod control_plane;
 pub mod exposition;
 pub mod issuer;

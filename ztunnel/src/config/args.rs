@@ -6,6 +6,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum, builder::RangedU64Va
 
 pub use super::log::LogFormat;
 use super::{
+    cni::{InstallArgs, PluginArgs},
     control_plane::ControlPlaneArgs,
     defaults,
     remote::{PodsFrom, RemoteArgs},
@@ -48,6 +49,10 @@ pub enum Command {
     Check(CheckArgs),
     /// Release all pods that a daemon has captured; no daemon may be running
     Cleanup(CleanupArgs),
+    /// Work as a CNI plugin, which a container runtime starts with the variables of the CNI specification
+    ///
+    /// A program with the name ztunnel-cni does this without a command. Exit code: 0 if the pod may start, 1 if it may not.
+    Cni(PluginArgs),
     /// Create, show or use a certificate authority
     #[command(subcommand)]
     Ca(CaCommand),
@@ -131,6 +136,10 @@ pub struct RunArgs {
     /// Where mesh and certificates come from, in place of manifests.
     #[command(flatten)]
     pub plane: RemoteArgs,
+
+    /// The CNI plugin.
+    #[command(flatten)]
+    pub cni: InstallArgs,
 
     /// Directory for state that must survive the daemon
     #[arg(long, env = "ZTUNNEL_STATE", value_name = "DIR", default_value = defaults::STATE, help_heading = FILES)]
@@ -303,6 +312,9 @@ pub struct CheckArgs {
     /// The /proc of the node, in which the processes of pods are looked for; in a container: a mount of it
     #[arg(long, env = "ZTUNNEL_PROC", value_name = "DIR", default_value = defaults::PROC)]
     pub proc: PathBuf,
+    /// State directory of the daemon
+    #[arg(long, env = "ZTUNNEL_STATE", value_name = "DIR", default_value = defaults::STATE)]
+    pub state: PathBuf,
     /// Directory in which the daemon would pin BPF programs and maps
     #[arg(long, env = "ZTUNNEL_BPF_PIN", value_name = "DIR", default_value = defaults::BPF_PIN)]
     pub bpf_pin: PathBuf,

@@ -7,6 +7,12 @@ use crate::plane::{certificates::SigningLimits, serve::Limits};
 
 /// The folder for records of enrolled pods. It is a host path in a DaemonSet, because the records must survive the daemon.
 pub const STATE: &str = "/var/lib/ztunnel";
+/// Where containerd and CRI-O look for CNI programs, unless their configuration says otherwise.
+pub const CNI_PROGRAMS: &str = "/opt/cni/bin";
+/// Where containerd and CRI-O look for their CNI configuration, unless theirs says otherwise.
+pub const CNI_CONFIGURATION: &str = "/etc/cni/net.d";
+/// The network and the DNS of the cluster, without which no daemon finds its control plane.
+pub const CNI_EXCLUDED: &str = "kube-system";
 /// A folder below the usual mount point of bpffs.
 pub const BPF_PIN: &str = "/sys/fs/bpf/ztunnel";
 /// Istio's admin port. Loopback only, because it shows which workloads communicate.

@@ -1,6 +1,7 @@
 //! Settings: flags and environment variables, read once and checked as a whole.
 
 pub mod args;
+pub mod cni;
 pub mod colours;
 pub mod control_plane;
 pub mod defaults;

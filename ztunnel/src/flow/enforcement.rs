@@ -243,6 +243,12 @@ impl EnforcementPoint {
         }
     }
 
+    /// Whether the mesh does not know the addresses of the pod yet: the pod was enrolled with those of its sandbox.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        self.0.local.load().sandbox.is_some()
+    }
+
     /// Replaces the pod's local facts. New connections are judged by them from now on, and open connections are judged again by
     /// [`EnforcementPoints::follow`].
     pub fn set_local(&self, local: LocalPod) {

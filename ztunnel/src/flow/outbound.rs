@@ -88,7 +88,11 @@ async fn open(pod: &PodContext, flow: &Flow, record: &mut Recorded) -> Result<Se
         return Err(CloseReason::Recursive.into());
     }
     let mesh = pod.mesh.resolve(flow.dst.ip(), Instant::now()).await?;
-    let route = decide::outbound(&mesh, flow, &pod.name, fastrand::u64(..))?;
+    let draw = fastrand::u64(..);
+    let route = match mesh.workload(&pod.name) {
+        None if pod.enforcement_point.is_new() => decide::outbound_of_new(&mesh, flow, &pod.name, draw)?,
+        _ => decide::outbound(&mesh, flow, &pod.name, draw)?,
+    };
     drop(mesh);
     let mut refusal = None;
     for candidate in &route.candidates {

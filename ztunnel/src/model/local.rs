@@ -5,12 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net};
 use thiserror::Error;
 
+use super::identity::SpiffeId;
 use super::netns::NetnsFile;
 use super::workload::NamespacedName;
 
@@ -35,6 +37,19 @@ pub struct LocalPod {
     pub service_account: Option<Arc<str>>,
     /// The local source reports that the pod has the label of the mesh, and can be in it.
     pub is_labelled: bool,
+    /// The pod's sandbox, where the CNI plugin has reported it before Kubernetes reports the pod's addresses.
+    pub sandbox: Option<Sandbox>,
+}
+
+/// The sandbox of a pod as the container runtime has made it, before a container of the pod has started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sandbox {
+    /// Who the pod is.
+    pub identity: SpiffeId,
+    /// Its addresses, at least one.
+    pub addresses: Vec<IpAddr>,
+    /// The pod's status does not have these addresses yet: it has none, or those of an earlier sandbox.
+    pub is_ahead_of_status: bool,
 }
 
 impl LocalPod {

@@ -11,8 +11,18 @@ use super::workload::{NamespacedName, Workload};
 pub struct NodePods {
     /// The pods. `None`: a complete list has never been received.
     pub pods: Option<BTreeMap<NamespacedName, NodePod>>,
+    /// The Namespaces of the cluster that are known, and whether they have the label of the mesh.
+    pub namespaces: Arc<BTreeMap<Arc<str>, bool>>,
     /// Why the list may be out of date. `None`: it is current.
     pub problem: Option<Arc<str>>,
+}
+
+impl NodePod {
+    /// Whether the kubelet knows the pod by this UID. The UID of a static pod differs from that of its object.
+    #[must_use]
+    pub fn has_uid(&self, uid: &str) -> bool {
+        !uid.is_empty() && (*self.workload.uid == *uid || self.local.cgroup_uid.as_deref() == Some(uid))
+    }
 }
 
 /// One pod.

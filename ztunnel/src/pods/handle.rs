@@ -8,7 +8,7 @@ use std::sync::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{describe::Description, node_name::UnknownNode, status::Status};
+use super::{arrivals::Arrivals, describe::Description, node_name::UnknownNode, status::Status};
 use crate::{model::local::LocalPods, net::listen::DeafPods, store::publish::Reader};
 
 /// Asks the manager.
@@ -36,6 +36,8 @@ pub(super) struct Progress {
     pub(super) local_problem: ArcSwapOption<String>,
     /// What the manager last reported of the pods.
     pub(super) status: ArcSwap<Status>,
+    /// The pods whose enrolment is awaited.
+    pub(super) arrivals: Arrivals,
 }
 
 impl Default for Progress {
@@ -48,6 +50,7 @@ impl Default for Progress {
             deaf: DeafPods::default(),
             local_problem: ArcSwapOption::empty(),
             status: ArcSwap::from_pointee(Status::unknown()),
+            arrivals: Arrivals::default(),
         }
     }
 }
@@ -100,6 +103,12 @@ impl ManagerHandle {
     #[must_use]
     pub fn status(&self) -> Arc<Status> {
         self.progress.status.load_full()
+    }
+
+    /// The pods whose enrolment is awaited.
+    #[must_use]
+    pub fn arrivals(&self) -> Arrivals {
+        self.progress.arrivals.clone()
     }
 
     /// The local facts that this node has of its own pods.

@@ -4,8 +4,13 @@
 //! A namespace that was found is kept open, so that it stays the same one whatever becomes of the process by which it was
 //! found. It is looked for again when the pod is another one (by its UID), when its addresses change, and when none of the
 //! pod's processes is known to be in it; and it is given up only when it has the pod's addresses no longer.
+//!
+//! Where the CNI plugin reports a [`sandbox`] before the first container of the pod starts, its network namespace and its addresses are
+//! used from that moment on.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+pub mod sandbox;
+
+use std::{collections::BTreeMap, future::pending, sync::Arc, time::Duration};
 
 use futures_util::{
     StreamExt as _,
@@ -13,16 +18,18 @@ use futures_util::{
     stream::FuturesUnordered,
 };
 use tokio::{
-    sync::watch,
+    sync::{mpsc, watch},
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 use tracing::{debug, info, warn};
 
+use self::sandbox::{Made, SandboxNews, Sandboxes};
 use super::{
     local::LocalSource,
     proc::{Finder, Found, Inspect, NotFound, Sighting, Sought},
 };
 use crate::model::{
+    identity::TrustDomain,
     local::{LocalPod, LocalPods},
     node_pods::{NodePod, NodePods},
     workload::{Membership, NamespacedName, RefuseReason},
@@ -68,7 +75,7 @@ impl LocalSource for FromCluster {
     fn changed(&mut self) -> BoxFuture<'_, ()> {
         Box::pin(async {
             if self.facts.changed().await.is_err() {
-                std::future::pending::<()>().await;
+                pending::<()>().await;
             }
         })
     }
@@ -93,6 +100,8 @@ impl LocalSource for FromCluster {
 pub struct Follower<I> {
     finder: Finder<I>,
     news: watch::Receiver<NodePods>,
+    sandboxes: mpsc::Receiver<SandboxNews>,
+    trust_domain: TrustDomain,
     pods: BTreeMap<NamespacedName, Tracked>,
     problem: Option<Arc<str>>,
     is_told: bool,
@@ -107,6 +116,8 @@ struct Tracked {
     missing: Option<NotFound>,
     search: Search,
     pause: Duration,
+    /// Its sandbox, if the CNI plugin has reported it.
+    sandbox: Option<Made>,
 }
 
 /// Whether a pod is looked for.
@@ -124,6 +135,7 @@ type Chosen = (NamespacedName, Sought, Result<Found, NotFound>);
 /// What happens next.
 enum Event {
     News(bool),
+    Sandbox(SandboxNews),
     Seen(Vec<(NamespacedName, Sought)>, Result<Sighting, NotFound>),
     Chosen(Chosen),
     Due,
@@ -131,12 +143,20 @@ enum Event {
 }
 
 impl<I: Inspect> Follower<I> {
-    /// A source for a node, and what feeds it.
+    /// The follower of a node's pods, the source that it feeds, and the channel for sandboxes, whose pods have identities in the trust
+    /// domain.
     #[must_use]
-    pub fn new(node: &str, news: watch::Receiver<NodePods>, finder: Finder<I>) -> (Self, FromCluster) {
+    pub fn new(
+        node: &str,
+        trust_domain: TrustDomain,
+        news: watch::Receiver<NodePods>,
+        finder: Finder<I>,
+    ) -> (Self, FromCluster, Sandboxes) {
         let (facts, reader) = watch::channel(Facts::default());
-        let follower = Self { finder, news, pods: BTreeMap::new(), problem: None, is_told: false, facts };
-        (follower, FromCluster { facts: reader, node: node.into() })
+        let (told, sandboxes) = sandbox::channel();
+        let pods = BTreeMap::new();
+        let follower = Self { finder, news, sandboxes, trust_domain, pods, problem: None, is_told: false, facts };
+        (follower, FromCluster { facts: reader, node: node.into() }, told)
     }
 
     /// Follows the cluster and the machine, until the cluster's news end.
@@ -151,6 +171,7 @@ impl<I: Inspect> Follower<I> {
             let due = self.due().filter(|_| !is_sweeping);
             let event = tokio::select! {
                 changed = self.news.changed() => Event::News(changed.is_ok()),
+                news = sandbox_news(&mut self.sandboxes) => Event::Sandbox(news),
                 Some(event) = &mut sweep, if is_sweeping => event,
                 Some(chosen) = choosing.next(), if !choosing.is_empty() => Event::Chosen(chosen),
                 () = until(due) => Event::Due,
@@ -159,6 +180,7 @@ impl<I: Inspect> Follower<I> {
             match event {
                 Event::News(false) => return,
                 Event::News(true) => self.take_news(),
+                Event::Sandbox(news) => self.take_sandbox(news),
                 Event::Due => {
                     sweep = Some(self.sweep()).into();
                     is_sweeping = true;
@@ -183,7 +205,7 @@ impl<I: Inspect> Follower<I> {
     }
 
     fn take_news(&mut self) {
-        let NodePods { pods, problem } = self.news.borrow_and_update().clone();
+        let NodePods { pods, problem, .. } = self.news.borrow_and_update().clone();
         if let Some(pods) = pods {
             let mut before = std::mem::take(&mut self.pods);
             for (name, pod) in pods {
@@ -193,6 +215,35 @@ impl<I: Inspect> Follower<I> {
             self.is_told = true;
         }
         self.problem = problem;
+        self.tell();
+    }
+
+    /// Takes over a change of a sandbox. The sender has seen the pod in the Kubernetes API, so that the pod is known here as well.
+    fn take_sandbox(&mut self, news: SandboxNews) {
+        self.take_news();
+        match news {
+            SandboxNews::Made { pod, uid, netns, addresses } => {
+                let Some(tracked) = self.pods.get_mut(&pod).filter(|tracked| tracked.pod.has_uid(&uid)) else {
+                    debug!(%pod, uid, "the pod of a new sandbox is gone");
+                    return;
+                };
+                info!(%pod, netns = %netns.path().display(), "the container runtime has made a sandbox for the pod");
+                let status = tracked.pod.workload.addresses.clone();
+                // No process is known in it yet; the witnesses are asked for one soon.
+                tracked.found = Some(Found { netns: netns.clone(), process: NO_PROCESS });
+                (tracked.missing, tracked.search) = (None, Search::Over);
+                tracked.sandbox = Some(Made::new(netns, addresses, status));
+            }
+            SandboxNews::Gone { pod, netns } => {
+                let Some(tracked) = self.pods.get_mut(&pod) else { return };
+                if tracked.sandbox.take_if(|sandbox| *sandbox.netns() == netns).is_some() {
+                    (tracked.found, tracked.search) = (None, Search::Over);
+                    if is_sought(&tracked.pod) {
+                        tracked.search = Search::At(Instant::now());
+                    }
+                }
+            }
+        }
         self.tell();
     }
 
@@ -290,7 +341,8 @@ impl<I: Inspect> Follower<I> {
     /// Publishes what is known.
     fn tell(&self) {
         let is_live = self.problem.is_none();
-        let pods = || self.pods.iter().map(|(name, tracked)| (name.clone(), tracked.local(is_live))).collect();
+        let local = |tracked: &Tracked| tracked.local(is_live, &self.trust_domain);
+        let pods = || self.pods.iter().map(|(name, tracked)| (name.clone(), local(tracked))).collect();
         let missing = self.pods.iter().filter_map(|(name, tracked)| Some((name.clone(), tracked.reason()?))).collect();
         let facts = Facts {
             pods: self.is_told.then(|| Arc::new(pods())),
@@ -312,7 +364,9 @@ impl Tracked {
     /// A pod as it is now, with what is known of it from before, when it is the same one.
     fn next(before: Option<Self>, pod: NodePod) -> Self {
         let is_sought = is_sought(&pod);
+        let before = before.map(|before| before.compared_with(&pod));
         match before {
+            Some(before) if before.sandbox.is_some() => Self { pod, ..before },
             // Its addresses are others: the namespace has to be proved again.
             Some(before) if is_sought && before.pod.workload.addresses == pod.workload.addresses => {
                 let search = match before.search {
@@ -323,18 +377,33 @@ impl Tracked {
             }
             _ => {
                 let search = if is_sought { Search::At(Instant::now()) } else { Search::Over };
-                Self { pod, found: None, missing: None, search, pause: AGAIN_FIRST }
+                Self { pod, found: None, missing: None, search, pause: AGAIN_FIRST, sandbox: None }
             }
         }
     }
 
+    /// Forgets a sandbox that the pod's status contradicts.
+    fn compared_with(mut self, pod: &NodePod) -> Self {
+        let told = &pod.workload.addresses;
+        if let Some(sandbox) = &mut self.sandbox
+            && let Err(own) = sandbox.compare(told)
+        {
+            warn!(
+                pod = %pod.workload.name, status = ?told, sandbox = ?own,
+                "the status of the pod has other addresses than the container runtime has told of its sandbox: those of the status count"
+            );
+            self.sandbox = None;
+        }
+        self
+    }
+
     fn sought(&self) -> Sought {
         let uid = self.pod.local.cgroup_uid.as_ref().unwrap_or(&self.pod.workload.uid);
-        Sought {
-            name: self.pod.workload.name.clone(),
-            uid: Arc::clone(uid),
-            addresses: self.pod.workload.addresses.clone(),
-        }
+        let addresses = match &self.sandbox {
+            Some(sandbox) => sandbox.addresses(),
+            None => &self.pod.workload.addresses,
+        };
+        Sought { name: self.pod.workload.name.clone(), uid: Arc::clone(uid), addresses: addresses.to_vec() }
     }
 
     /// Looks for it again, after a pause.
@@ -343,12 +412,15 @@ impl Tracked {
         self.pause = (self.pause * 2).min(AGAIN_MOST);
     }
 
-    fn local(&self, is_live: bool) -> LocalPod {
+    fn local(&self, is_live: bool, trust_domain: &TrustDomain) -> LocalPod {
+        let sandbox = self.sandbox.as_ref().filter(|_| can_start(&self.pod));
+        let sandbox = sandbox.map(|sandbox| sandbox.facts(&self.pod.workload.identity, trust_domain));
         LocalPod {
             netns: self.found.as_ref().map(|found| found.netns.clone().into()),
             service_account: Some(Arc::clone(&self.pod.workload.identity.service_account)),
             // Old labels hold no pod that the mesh says has left.
-            is_labelled: is_live && is_sought(&self.pod),
+            is_labelled: is_live && (is_sought(&self.pod) || sandbox.is_some()),
+            sandbox,
             ..LocalPod::clone(&self.pod.local)
         }
     }
@@ -375,6 +447,24 @@ impl Tracked {
     }
 }
 
+/// In place of the number of a process by which a network namespace was found.
+const NO_PROCESS: u32 = 0;
+
+/// The next change of a sandbox. Never ends once the senders are gone.
+async fn sandbox_news(sandboxes: &mut mpsc::Receiver<SandboxNews>) -> SandboxNews {
+    match sandboxes.recv().await {
+        Some(news) => news,
+        None => pending().await,
+    }
+}
+
+/// Whether a pod is in the mesh as soon as it has an address: it has the label, and can be in the mesh.
+#[must_use]
+pub fn can_start(pod: &NodePod) -> bool {
+    matches!(pod.workload.membership, Membership::InMesh | Membership::Refused(RefuseReason::NoAddress))
+        && pod.local.own_network_stack().is_none()
+}
+
 /// Whether a pod's network namespace is to be known: it has the label, and can be in the mesh.
 fn is_sought(pod: &NodePod) -> bool {
     pod.workload.membership == Membership::InMesh
@@ -385,7 +475,7 @@ fn is_sought(pod: &NodePod) -> bool {
 async fn until(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,
-        None => std::future::pending().await,
+        None => pending().await,
     }
 }
 

@@ -16,6 +16,7 @@ use tracing::{Span, error, info, warn};
 
 pub use super::handle::ManagerHandle;
 use super::{
+    arrivals::Arrival,
     claims::{Claims, Named},
     describe::{Description, MapInfo, PodInfo, PodState, PoliciesInfo, ProblemInfo, SnapshotInfo},
     handle::{Progress, STOPPING, pending},
@@ -266,6 +267,16 @@ impl<K: Kernel> Manager<K> {
         self.progress.local.store(Some(Arc::clone(&local)));
         self.progress.reconciled.store(snapshot.version(), Ordering::Relaxed);
         self.seen = Some((snapshot, local));
+        self.tell_arrivals();
+    }
+
+    /// Updates the state of the pods whose enrolment is awaited.
+    fn tell_arrivals(&self) {
+        self.progress.arrivals.tell(|pod| match (self.enrolled.get(pod), self.refused.get(pod)) {
+            (Some(enrolled), _) => Arrival::Enrolled(enrolled.pod.netns.id()),
+            (None, Some(refused)) => Arrival::Refused(refused.reason.clone()),
+            (None, None) => Arrival::Unknown,
+        });
     }
 
     /// Tells once of a name that the mesh does not know: no pod would be captured, and nobody would notice.
@@ -591,6 +602,7 @@ impl<K: Kernel> Manager<K> {
             let partial = self.parts.mesh.load().is_partial();
             self.release_others(partial).await;
         }
+        self.tell_arrivals();
     }
 
     /// Looks whether what captures is still in the kernel. Not ready while it is not: pods may be open.

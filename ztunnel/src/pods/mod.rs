@@ -7,6 +7,7 @@
 //! [`node_name`] finds out whether the node has the name that it was given. [`describe`] is what the manager tells
 //! of the pods when it is asked, [`status`] what it reports of them each second.
 
+pub mod arrivals;
 pub mod claims;
 pub mod describe;
 pub mod dispatch;

@@ -248,7 +248,8 @@ impl<K: Kernel> Node<'_, K> {
     /// Brings the exclusions and probe ports of a pod to what is desired.
     fn adjust(&mut self, name: &NamespacedName, pod: &mut Pod<K>, desired: &Desired) {
         let before = std::mem::replace(&mut pod.desired, desired.clone());
-        if (&before.exclusions, &before.probe_ports) == (&desired.exclusions, &desired.probe_ports) {
+        let facts = |desired: &Desired| (desired.exclusions.clone(), desired.probe_ports.clone(), desired.awaits_mesh);
+        if facts(&before) == facts(desired) {
             return;
         }
         let cookie = pod.netns.cookie();

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 use crate::{
     model::{
         identity::SpiffeId,
-        local::{Exclusions, LocalPod, LocalPods},
+        local::{Exclusions, LocalPod, LocalPods, Sandbox},
         netns::NetnsFile,
         workload::{Membership, NamespacedName, RefuseReason, Workload},
     },
@@ -25,6 +25,8 @@ pub struct Desired {
     pub exclusions: Exclusions,
     /// The ports of its probes.
     pub probe_ports: Vec<u16>,
+    /// The mesh does not know its addresses yet: they are those of its sandbox.
+    pub awaits_mesh: bool,
 }
 
 impl Desired {
@@ -35,6 +37,11 @@ impl Desired {
             netns: Some(self.netns.clone()),
             exclusions: self.exclusions.clone(),
             probe_ports: self.probe_ports.clone(),
+            sandbox: self.awaits_mesh.then(|| Sandbox {
+                identity: self.identity.clone(),
+                addresses: self.addresses.clone(),
+                is_ahead_of_status: true,
+            }),
             ..LocalPod::default()
         }
     }
@@ -126,9 +133,19 @@ pub fn wanted(
     let pods = snapshot.pods_on(node).filter(|pod| !pod.finished);
     let mut wanted: BTreeMap<_, _> =
         pods.filter_map(|pod| Some((pod.name.clone(), want(pod, local.get(&pod.name), &missing)?))).collect();
-    for (name, _) in local.iter().filter(|(_, pod)| pod.is_labelled) {
+    for (name, pod) in local.iter().filter(|(_, pod)| pod.is_labelled || pod.sandbox.is_some()) {
         let workload = snapshot.workload(name);
-        if workload.is_none_or(|workload| workload.membership == Membership::NotLabelled && !workload.native_tunnel) {
+        let is_outdated =
+            |workload: &Arc<Workload>| workload.finished || workload.node.as_deref().is_none_or(|other| other != node);
+        if workload.is_none_or(is_outdated)
+            && let Some(desired) = from_sandbox(pod)
+        {
+            wanted.entry(name.clone()).or_insert(Ok(desired));
+            continue;
+        }
+        let is_outside =
+            |workload: &Arc<Workload>| workload.membership == Membership::NotLabelled && !workload.native_tunnel;
+        if pod.is_labelled && workload.is_none_or(is_outside) {
             wanted.entry(name.clone()).or_insert(Err(CannotEnrol::NotInMesh));
         }
     }
@@ -139,8 +156,10 @@ fn want(pod: &Workload, local: Option<&LocalPod>, missing: impl Fn(&NamespacedNa
     match pod.membership {
         _ if pod.native_tunnel => None,
         Membership::NotLabelled | Membership::OptedOut | Membership::Refused(RefuseReason::Finished) => None,
-        Membership::Refused(reason) => Some(Err(CannotEnrol::Membership(reason))),
-        Membership::InMesh => {
+        Membership::Refused(reason) if reason != RefuseReason::NoAddress || !has_sandbox(local) => {
+            Some(Err(CannotEnrol::Membership(reason)))
+        }
+        Membership::Refused(_) | Membership::InMesh => {
             let no_netns = || CannotEnrol::NoNetns(missing(&pod.name));
             Some(local.ok_or_else(no_netns).and_then(|local| {
                 if let Some(class) = local.own_network_stack() {
@@ -150,16 +169,36 @@ fn want(pod: &Workload, local: Option<&LocalPod>, missing: impl Fn(&NamespacedNa
                 if let Some(account) = local.service_account.as_ref().filter(|account| **account != *mesh) {
                     return Err(CannotEnrol::OtherAccount { mesh: Arc::clone(mesh), local: Arc::clone(account) });
                 }
+                let is_outdated = |sandbox: &&Sandbox| pod.addresses.is_empty() || sandbox.is_ahead_of_status;
+                let sandbox = local.sandbox.as_ref().filter(is_outdated);
                 Ok(Desired {
                     identity: pod.identity.clone(),
-                    addresses: pod.addresses.clone(),
+                    addresses: sandbox.map_or(&pod.addresses, |sandbox| &sandbox.addresses).clone(),
                     netns: local.netns.clone().ok_or_else(no_netns)?,
                     exclusions: local.exclusions.clone(),
                     probe_ports: local.probe_ports.clone(),
+                    awaits_mesh: sandbox.is_some(),
                 })
             }))
         }
     }
+}
+
+fn has_sandbox(local: Option<&LocalPod>) -> bool {
+    local.is_some_and(|local| local.sandbox.is_some())
+}
+
+/// A pod that is bound to this node, which the mesh does not know yet: its identity and addresses are those of its sandbox.
+fn from_sandbox(local: &LocalPod) -> Option<Desired> {
+    let sandbox = local.sandbox.as_ref()?;
+    Some(Desired {
+        identity: sandbox.identity.clone(),
+        addresses: sandbox.addresses.clone(),
+        netns: local.netns.clone()?,
+        exclusions: local.exclusions.clone(),
+        probe_ports: local.probe_ports.clone(),
+        awaits_mesh: true,
+    })
 }
 
 /// The steps from `actual` to `wanted`: releases first, because they make room.
@@ -190,7 +229,7 @@ mod tests {
     use crate::{
         model::{
             identity::{SpiffeId, TrustDomain},
-            local::{Exclusions, LocalPod, LocalPods},
+            local::{Exclusions, LocalPod, LocalPods, Sandbox},
             workload::{Membership, NamespacedName, RefuseReason, Workload},
         },
         store::snapshot::Snapshot,
@@ -208,7 +247,14 @@ mod tests {
     fn desired(address: &str, netns: &str, ports: &str) -> Desired {
         let exclusions = Exclusions { outbound_ports: ports.parse().unwrap_or_default(), ..Exclusions::default() };
         let addresses = vec![address.parse().unwrap()];
-        Desired { identity: identity("default"), addresses, netns: netns.into(), exclusions, probe_ports: Vec::new() }
+        Desired {
+            identity: identity("default"),
+            addresses,
+            netns: netns.into(),
+            exclusions,
+            probe_ports: Vec::new(),
+            awaits_mesh: false,
+        }
     }
 
     fn pod(address: &str, netns: &str, ports: &str) -> Wanted {
@@ -311,5 +357,63 @@ mod tests {
         assert_eq!(unknown, refused(CannotEnrol::NotInMesh));
         assert_eq!(wanted_of(Membership::OptedOut, &with(local)), BTreeMap::new());
         assert!(!CannotEnrol::NotInMesh.leaves_alone());
+    }
+
+    #[test]
+    fn a_sandbox_counts_until_the_mesh_knows_the_addresses_of_the_pod() {
+        let sandbox = |address: &str, is_ahead_of_status| LocalPod {
+            netns: Some("/n/a".into()),
+            is_labelled: true,
+            sandbox: Some(Sandbox {
+                identity: identity("default"),
+                addresses: vec![address.parse().unwrap()],
+                is_ahead_of_status,
+            }),
+            ..LocalPod::default()
+        };
+        let of = |pod: Option<(&str, Membership, &str)>, local: LocalPod| {
+            let pod = pod.map(|(node, membership, address)| Workload {
+                node: Some(node.into()),
+                addresses: address.parse().into_iter().collect(),
+                membership,
+                finished: membership == Membership::Refused(RefuseReason::Finished),
+                ..Workload::new(name("a"), identity("default"))
+            });
+            let mesh = Snapshot::build(1, pod.into_iter().collect(), vec![], vec![]);
+            wanted(&mesh, "here", &LocalPods::from([(name("a"), local)]), ToString::to_string)
+        };
+        let enrolled = |address: &str, awaits_mesh| {
+            pods(&[("a", pod(address, "/n/a", "").map(|desired| Desired { awaits_mesh, ..desired }))])
+        };
+        let waiting = Membership::Refused(RefuseReason::NoAddress);
+        let finished = Membership::Refused(RefuseReason::Finished);
+        for (mesh, is_ahead, expected) in [
+            (None, true, enrolled("10.0.0.2", true)),
+            (Some(("here", waiting, "")), true, enrolled("10.0.0.2", true)),
+            (Some(("here", waiting, "")), false, enrolled("10.0.0.2", true)),
+            // Of a sandbox before, and of a pod before that had the name.
+            (Some(("here", Membership::InMesh, "10.0.0.1")), true, enrolled("10.0.0.2", true)),
+            (Some(("there", Membership::InMesh, "10.0.0.1")), true, enrolled("10.0.0.2", true)),
+            (Some(("here", finished, "10.0.0.1")), true, enrolled("10.0.0.2", true)),
+            // The mesh knows better.
+            (Some(("here", Membership::InMesh, "10.0.0.2")), false, enrolled("10.0.0.2", false)),
+            (Some(("here", Membership::InMesh, "10.0.0.1")), false, enrolled("10.0.0.1", false)),
+            (Some(("here", Membership::NotLabelled, "")), true, pods(&[("a", Err(CannotEnrol::NotInMesh))])),
+            (Some(("here", Membership::OptedOut, "")), true, BTreeMap::new()),
+            (
+                Some(("here", Membership::Refused(RefuseReason::HostNetwork), "")),
+                true,
+                pods(&[("a", Err(CannotEnrol::Membership(RefuseReason::HostNetwork)))]),
+            ),
+        ] {
+            assert_eq!(of(mesh, sandbox("10.0.0.2", is_ahead)), expected, "{mesh:?} {is_ahead}");
+        }
+        // While the Kubernetes API cannot be asked, a pod that the mesh has not told of yet is not given up.
+        let unasked = || LocalPod { is_labelled: false, ..sandbox("10.0.0.2", true) };
+        assert_eq!(of(None, unasked()), enrolled("10.0.0.2", true));
+        assert_eq!(of(Some(("here", Membership::NotLabelled, "")), unasked()), BTreeMap::new());
+        let other = LocalPod { service_account: Some("other".into()), ..sandbox("10.0.0.2", true) };
+        let before = of(Some(("here", Membership::InMesh, "10.0.0.1")), other);
+        assert!(matches!(before.values().next(), Some(Err(CannotEnrol::OtherAccount { .. }))), "{before:?}");
     }
 }

@@ -116,6 +116,21 @@ pub fn outbound(snapshot: &Snapshot, flow: &Flow, pod: &NamespacedName, draw: u6
     }
 }
 
+/// Decides about a connection of a pod that the mesh does not know yet: its own node has enrolled it before its first container
+/// runs. It connects with an identity of its own, and all endpoints are equally near to it.
+///
+/// # Errors
+/// Why it is refused.
+pub fn outbound_of_new(
+    snapshot: &Snapshot,
+    flow: &Flow,
+    pod: &NamespacedName,
+    draw: u64,
+) -> Result<Outbound, RouteRefusal> {
+    check_owner(snapshot, pod, flow.peer.ip())?;
+    Client::anywhere(snapshot, &pod.namespace).decide(flow.dst, draw)
+}
+
 /// Decides about a plaintext connection into `pod`.
 ///
 /// # Errors
@@ -136,9 +151,11 @@ pub fn inbound(snapshot: &Snapshot, flow: &Flow, pod: &NamespacedName) -> Result
 
 /// Whether a pod may connect from an address: one of its own, or an address that the mesh knows for no other object.
 fn check_source(snapshot: &Snapshot, pod: &Workload, source: IpAddr) -> Result<(), RouteRefusal> {
-    if pod.addresses.contains(&source) {
-        return Ok(());
-    }
+    if pod.addresses.contains(&source) { Ok(()) } else { check_owner(snapshot, &pod.name, source) }
+}
+
+/// Whether an address is nobody's, as far as the mesh knows.
+fn check_owner(snapshot: &Snapshot, pod: &NamespacedName, source: IpAddr) -> Result<(), RouteRefusal> {
     if is_link_local_v6(source) {
         return Err(CloseReason::LinkLocalSource.into());
     }
@@ -151,7 +168,7 @@ fn check_source(snapshot: &Snapshot, pod: &Workload, source: IpAddr) -> Result<(
             (None, None) => "no pod".to_owned(),
         },
     };
-    let detail = format!("Pod {} connects from {source}, which is an address of {owner}", pod.name);
+    let detail = format!("Pod {pod} connects from {source}, which is an address of {owner}");
     Err(RouteRefusal::because(CloseReason::ForeignSource, detail))
 }
 

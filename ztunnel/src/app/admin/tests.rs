@@ -46,6 +46,7 @@ async fn blocked() -> (SocketAddr, mpsc::Receiver<oneshot::Sender<Description>>)
         lost: lost_lines(),
         budget: Budget::default(),
         explaining: super::explain::places(),
+        start_window: tokio::sync::watch::channel(None).1,
     });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use super::output::{Style, json, print};
 use crate::{
+    cni::{Place, install},
     config::{
         args::{CheckArgs, Output},
         remote::{PodsFrom, access},
@@ -38,6 +39,7 @@ pub fn check(args: &CheckArgs) -> ExitCode {
     if args.pods == Some(PodsFrom::Kubernetes) {
         found.push(processes(&args.proc));
         found.push(kubernetes(args));
+        found.push(start_of_pods(&args.state));
     }
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let (release, missing) = (release.trim(), probe::missing_capabilities());
@@ -140,20 +142,36 @@ fn kubernetes(args: &CheckArgs) -> Requirement {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let asked = runtime.map_err(|error| error.to_string()).and_then(|runtime| runtime.block_on(ask(args)));
     match asked {
-        Ok(NodePods { pods: Some(pods), problem: None }) => {
+        Ok(NodePods { pods: Some(pods), problem: None, .. }) => {
             let in_mesh = pods.values().filter(|pod| pod.workload.membership == Membership::InMesh).count();
             let found = format!("{} pods on this node, {in_mesh} of them in the mesh by their labels", pods.len());
             Requirement { name, state: State::Met, found, cost }
         }
-        Ok(NodePods { pods: Some(_), problem: Some(problem) }) => {
+        Ok(NodePods { pods: Some(_), problem: Some(problem), .. }) => {
             Requirement { name, state: State::Lost, found: problem.to_string(), cost }
         }
-        Ok(NodePods { pods: None, problem }) => {
+        Ok(NodePods { pods: None, problem, .. }) => {
             let found = problem.map_or_else(|| "no answer".to_owned(), |problem| problem.to_string());
             Requirement { name, state: State::Missing, found, cost }
         }
         Err(found) => Requirement { name, state: State::Missing, found, cost },
     }
+}
+
+/// Whether pods of the mesh are enrolled before their first container starts.
+fn start_of_pods(state: &Path) -> Requirement {
+    const COST: &str = "pods of the mesh are enrolled after their first container has started: connections that it opens before are \
+                        outside of the mesh; run the daemon with --cni-install (cni.install in the chart)";
+    let (name, cost) = ("CNI plugin (--cni-install)", COST);
+    let (state, found) = match install::installed(&Place::of(state)) {
+        Some(Some(path)) => (State::Met, format!("ztunnel-cni is in {}", path.display())),
+        Some(None) => (
+            State::Lost,
+            "ztunnel-cni is in no file of the CNI configuration: the log of the daemon says why".to_owned(),
+        ),
+        None => (State::Lost, format!("no daemon with the state directory {} has installed it", state.display())),
+    };
+    Requirement { name, state, found, cost }
 }
 
 /// The node's pods from the Kubernetes API.

@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::output::json;
 use crate::{
     app::{lock::Lock, process},
+    cni::{Place, install},
     config::args::{CleanupArgs, Output},
     lifecycle::tasks::TaskCount,
     redirect::{controller, pins::PinDir, record::Records},
@@ -37,6 +38,7 @@ pub fn cleanup(args: &CleanupArgs) -> anyhow::Result<String> {
     }
     let pins = PinDir::at(&args.bpf_pin);
     let lock = Lock::take(&args.state, &pins).context("a running daemon releases its pods itself; stop it first")?;
+    install::remove(&Place::of(&args.state)).context("cannot remove the CNI plugin")?;
     let mut records = Records::open(&args.state)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let released = runtime.block_on(controller::clean_up(&pins, &mut records, &TaskCount::default()))?;

@@ -4,6 +4,7 @@ pub mod analyze;
 pub mod ca;
 pub mod check;
 pub mod cleanup;
+pub mod cni;
 pub mod control_plane;
 pub mod explain;
 pub mod output;

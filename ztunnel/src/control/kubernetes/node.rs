@@ -20,7 +20,7 @@ use super::object::Object;
 use super::resource::{NAMESPACES, NODES, PODS, ResourceType};
 use super::watch::{Report, Selection, Watch};
 use crate::control::join::{Joiner, Voice};
-use crate::control::objects::{self, Interner, Resource};
+use crate::control::objects::{self, Interner, MODE_LABEL, Resource};
 use crate::model::identity::TrustDomain;
 use crate::model::local::LocalPod;
 use crate::model::node_pods::{NodePod, NodePods};
@@ -78,6 +78,8 @@ pub struct NodeWatch {
     reports: SelectAll<BoxStream<'static, (Type, Report)>>,
     joiner: Joiner,
     workloads: BTreeMap<NamespacedName, Arc<Workload>>,
+    /// Whether each Namespace has the label.
+    labelled: Arc<BTreeMap<Arc<str>, bool>>,
     namespaces: Standing,
     pods: Standing,
     /// Whether a Node with the name exists; `None`: that is not known.
@@ -104,6 +106,7 @@ impl NodeWatch {
             reports: streams.into_iter().collect(),
             joiner: Joiner::new(TrustDomain::default(), Some(Arc::clone(&node))),
             workloads: BTreeMap::new(),
+            labelled: Arc::default(),
             namespaces: Standing::default(),
             pods: Standing::default(),
             has_node: None,
@@ -171,7 +174,13 @@ impl NodeWatch {
 
     fn apply(&mut self, kind: Type, object: &Object) {
         let resource = match kind {
-            Type::Namespaces => object.read::<Namespace>().map(|namespace| Resource::Namespace(Box::new(namespace))),
+            Type::Namespaces => object.read::<Namespace>().map(|namespace| {
+                let labels = namespace.metadata.labels.as_ref();
+                let is_labelled =
+                    labels.and_then(|labels| labels.get(MODE_LABEL)).is_some_and(|mode| mode == "ambient");
+                self.label(&object.name.name, Some(is_labelled));
+                Resource::Namespace(Box::new(namespace))
+            }),
             Type::Pods => object.read::<Pod>().map(|pod| Resource::Pod(Box::new(pod))),
             Type::Node => {
                 self.has_node = Some(true);
@@ -198,8 +207,24 @@ impl NodeWatch {
 
     fn gone(&mut self, kind: Type, name: &NamespacedName) {
         match kind {
-            Type::Namespaces | Type::Pods => self.joiner.silence(&voice(kind, name)),
+            Type::Namespaces => {
+                self.label(&name.name, None);
+                self.joiner.silence(&voice(kind, name));
+            }
+            Type::Pods => self.joiner.silence(&voice(kind, name)),
             Type::Node => self.has_node = Some(false),
+        }
+    }
+
+    /// Whether a Namespace has the label; `None`: there is no such Namespace.
+    fn label(&mut self, namespace: &Arc<str>, is_labelled: Option<bool>) {
+        if self.labelled.get(namespace).copied() == is_labelled {
+            return;
+        }
+        let labelled = Arc::make_mut(&mut self.labelled);
+        match is_labelled {
+            Some(is_labelled) => drop(labelled.insert(Arc::clone(namespace), is_labelled)),
+            None => drop(labelled.remove(namespace)),
         }
     }
 
@@ -211,7 +236,11 @@ impl NodeWatch {
                 _ => {}
             }
         }
-        let news = NodePods { pods: self.listed(), problem: self.problem().map(Arc::from) };
+        let news = NodePods {
+            pods: self.listed(),
+            namespaces: Arc::clone(&self.labelled),
+            problem: self.problem().map(Arc::from),
+        };
         self.told.send_if_modified(|told| {
             let is_news = *told != news;
             if is_news {

@@ -33,6 +33,7 @@ struct World {
     tree: Tree,
     news: watch::Sender<NodePods>,
     source: FromCluster,
+    sandboxes: Sandboxes,
     _task: TaskSet,
 }
 
@@ -41,15 +42,15 @@ impl World {
         let tree = Tree::new();
         tree.namespace("a", "10.0.0.1");
         let (news, told) = watch::channel(NodePods::default());
-        let (follower, source) = Follower::new("here", told, tree.finder());
+        let (follower, source, sandboxes) = Follower::new("here", TrustDomain::default(), told, tree.finder());
         let mut task = TaskSet::new(TaskCount::default());
         task.spawn(tracing::Span::none(), follower.run());
-        Self { tree, news, source, _task: task }
+        Self { tree, news, source, sandboxes, _task: task }
     }
 
     fn says(&self, pods: &[NodePod]) {
         let pods = pods.iter().map(|pod| (pod.workload.name.clone(), pod.clone())).collect();
-        self.news.send_replace(NodePods { pods: Some(pods), problem: None });
+        self.news.send_replace(NodePods { pods: Some(pods), ..NodePods::default() });
     }
 
     /// What is known of the pod `a`.
@@ -181,7 +182,7 @@ async fn a_pod_of_the_same_name_is_another_one() {
 #[tokio::test(start_paused = true)]
 async fn while_the_api_server_is_away_the_last_state_stays_and_is_told() {
     let mut world = World::new();
-    world.news.send_replace(NodePods { pods: None, problem: Some("no route to it".into()) });
+    world.news.send_replace(NodePods { problem: Some("no route to it".into()), ..NodePods::default() });
     world.source.changed().await;
     assert_eq!((world.of_a().as_str(), world.source.problem().as_deref()), ("nothing is told", Some("no route to it")));
     world.tree.of_pod(5, UID, "a");
@@ -193,4 +194,91 @@ async fn while_the_api_server_is_away_the_last_state_stays_and_is_told() {
     assert_eq!((world.of_a().as_str(), world.source.problem().as_deref()), ("netns:a", Some("it is away")));
     let pods = world.source.current().unwrap();
     assert!(!pods[&name("a")].is_labelled, "old labels hold no pod that has left the mesh");
+}
+
+const WAITING: Membership = Membership::Refused(RefuseReason::NoAddress);
+
+impl World {
+    async fn makes_sandbox(&self, uid: &str, netns: &str, address: &str) {
+        let (netns, addresses) = (self.tree.open(netns), vec![address.parse().unwrap()]);
+        assert!(self.sandboxes.tell(SandboxNews::Made { pod: name("a"), uid: uid.to_owned(), netns, addresses }).await);
+    }
+
+    /// What the node goes by of the sandbox of the pod `a`: its addresses, and whether it is ahead of the status.
+    fn sandbox_of_a(&self) -> Option<(String, bool)> {
+        let pods = self.source.current()?;
+        let sandbox = pods.get(&name("a"))?.sandbox.as_ref()?;
+        assert_eq!(sandbox.identity, SpiffeId::new(TrustDomain::default(), "ns", "account"));
+        let addresses: Vec<_> = sandbox.addresses.iter().map(ToString::to_string).collect();
+        Some((addresses.join(" "), sandbox.is_ahead_of_status))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sandbox_is_known_before_a_process_or_an_address_is() {
+    let mut world = World::new();
+    world.says(&[pod("a", UID, &[], WAITING)]);
+    world.comes_to("no usable address").await;
+    world.makes_sandbox(OTHER_UID, "a", "10.0.0.1").await;
+    world.makes_sandbox(UID, "a", "10.0.0.1").await;
+    world.comes_to("netns:a").await;
+    assert_eq!(world.sandbox_of_a(), Some(("10.0.0.1".to_owned(), true)));
+    assert!(world.source.current().unwrap()[&name("a")].is_labelled);
+
+    // Status and processes agree: it is the same namespace all the time.
+    world.tree.of_pod(5, UID, "a");
+    world.says(&[pod("a", UID, &["10.0.0.1"], Membership::InMesh)]);
+    while world.sandbox_of_a() != Some(("10.0.0.1".to_owned(), false)) {
+        world.source.changed().await;
+        assert_eq!(world.of_a(), "netns:a");
+    }
+    sleep(WITNESS * 2).await;
+    assert_eq!(world.of_a(), "netns:a");
+
+    // Unlabelled: nothing of it counts, and it does again when the label is back.
+    world.says(&[pod("a", UID, &["10.0.0.1"], Membership::NotLabelled)]);
+    while world.sandbox_of_a().is_some() {
+        world.source.changed().await;
+    }
+    world.says(&[pod("a", UID, &["10.0.0.1"], Membership::InMesh)]);
+    world.comes_to("netns:a").await;
+    // Another pod of the name has none.
+    world.says(&[pod("a", OTHER_UID, &[], WAITING)]);
+    world.comes_to("no usable address").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_status_that_contradicts_the_sandbox_counts() {
+    let mut world = World::new();
+    world.tree.namespace("b", "10.0.0.2");
+    world.says(&[pod("a", UID, &[], WAITING)]);
+    world.makes_sandbox(UID, "a", "10.0.0.1").await;
+    world.comes_to("netns:a").await;
+    world.says(&[pod("a", UID, &["10.0.0.2"], Membership::InMesh)]);
+    world.comes_to("its containers have not started yet").await;
+    assert_eq!(world.sandbox_of_a(), None);
+    world.tree.of_pod(5, UID, "b");
+    world.comes_to("netns:b").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_sandbox_takes_the_place_of_the_first_and_a_removed_one_is_forgotten() {
+    let mut world = World::new();
+    world.tree.namespace("b", "10.0.0.2");
+    world.tree.of_pod(5, UID, "a");
+    world.says(&[pod("a", UID, &["10.0.0.1"], Membership::InMesh)]);
+    world.comes_to("netns:a").await;
+    // The status still tells the address of the first.
+    world.tree.of_pod(5, UID, "b");
+    world.makes_sandbox(UID, "b", "10.0.0.2").await;
+    world.comes_to("netns:b").await;
+    assert_eq!(world.sandbox_of_a(), Some(("10.0.0.2".to_owned(), true)));
+    sleep(WITNESS * 2).await;
+    assert_eq!(world.of_a(), "netns:b");
+    world.sandboxes.tell(SandboxNews::Gone { pod: name("a"), netns: world.tree.open("a") }).await;
+    world.says(&[pod("a", UID, &["10.0.0.2"], Membership::InMesh)]);
+    world.comes_to("netns:b").await;
+    world.tree.end(5);
+    world.sandboxes.tell(SandboxNews::Gone { pod: name("a"), netns: world.tree.open("b") }).await;
+    world.comes_to("its containers have not started yet").await;
 }

@@ -232,6 +232,13 @@ impl<I: Inspect> Finder<I> {
         spawn_blocking(asking).await.unwrap_or_default()
     }
 
+    /// Whether it is the namespace of the node.
+    #[must_use]
+    pub fn is_host(&self, netns: &OpenNetns) -> bool {
+        let NetnsId { device, inode } = self.inspect.host();
+        netns.place() == (device, inode)
+    }
+
     /// Whether a namespace has all of these addresses; why not.
     ///
     /// # Errors

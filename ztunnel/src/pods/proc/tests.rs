@@ -31,6 +31,12 @@ impl Tree {
         self.0.path().join("namespaces").join(namespace)
     }
 
+    /// Opens a namespace.
+    pub(in crate::pods) fn open(&self, namespace: &str) -> OpenNetns {
+        let path = self.file(namespace);
+        OpenNetns::new(fs::File::open(&path).unwrap(), path).unwrap()
+    }
+
     /// Makes a namespace, or changes its addresses.
     pub(in crate::pods) fn namespace(&self, namespace: &str, addresses: &str) {
         fs::write(self.file(namespace), addresses).unwrap();

@@ -109,6 +109,7 @@ async fn listeners() -> (SocketAddr, SocketAddr, Publisher) {
         lost,
         budget: Budget::default(),
         explaining: super::places(),
+        start_window: tokio::sync::watch::channel(None).1,
     });
     let mut addresses = Vec::new();
     for endpoints in [Endpoints::Admin, Endpoints::Metrics] {
@@ -148,6 +149,7 @@ async fn one_is_explained_at_a_time_and_the_others_do_not_wait_for_long() {
         lost,
         budget: Budget::default(),
         explaining: super::places(),
+        start_window: tokio::sync::watch::channel(None).1,
     };
     let question = Some("from=demo/a&to=demo/b&port=80");
     let place = Arc::clone(&admin.explaining).acquire_owned().await.unwrap();

@@ -179,3 +179,14 @@ async fn an_object_that_cannot_be_read_leaves_its_last_version() {
     world.event("namespaces", "MODIFIED", &namespace("shop", true));
     world.until_web_is(Membership::InMesh).await;
 }
+
+#[tokio::test]
+async fn namespaces_are_told_with_their_labels() {
+    let mut world = World::new(&[("namespaces", shop), ("pods", one_pod), ("nodes", Vec::new)]).await;
+    let is = |news: &NodePods, labelled: Option<bool>| news.namespaces.get("shop").copied() == labelled;
+    world.until(|news| is(news, Some(false))).await;
+    world.event("namespaces", "MODIFIED", &namespace("shop", true));
+    world.until(|news| is(news, Some(true))).await;
+    world.event("namespaces", "DELETED", &namespace("shop", true));
+    world.until(|news| is(news, None)).await;
+}

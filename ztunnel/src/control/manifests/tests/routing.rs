@@ -171,6 +171,34 @@ fn check(mesh: &Snapshot, flow: &str, expected: &str) {
     assert_eq!(format!("{head}{}{then}", join(&first)), expected, "{flow}");
 }
 
+#[test]
+fn a_pod_that_the_mesh_does_not_know_yet_goes_the_way_of_others_and_from_no_address_of_theirs() {
+    let mesh = mesh(MESH);
+    let of_new = |source: &str, dst: &str| {
+        let flow = Flow {
+            direction: Direction::Outbound,
+            peer: PeerAddr::new((source.parse::<IpAddr>().unwrap(), 40_000).into()),
+            dst: OrigDst::new(dst.parse().unwrap()),
+        };
+        match decide::outbound_of_new(&mesh, &flow, &name("demo/new"), 0) {
+            Ok(outbound) => {
+                assert_eq!(outbound.source, None);
+                show(&outbound.candidates[0])
+            }
+            Err(refusal) => format!("{}: {}", refusal.reason.label(), refusal.detail.unwrap_or_default()),
+        }
+    };
+    assert_eq!(of_new("10.0.1.9", "10.0.2.2:80"), "tunnel 10.0.2.2:80 to web");
+    assert_eq!(of_new("10.0.1.9", "10.96.0.4:80"), "tunnel 10.0.2.4:80 to default");
+    assert_eq!(of_new("10.0.1.9", "10.0.2.3:80"), "plain 10.0.2.3:80");
+    assert_eq!(of_new("10.0.1.9", "127.0.0.1:80"), "recursive: ");
+    let refused = of_new("10.0.1.1", "10.0.2.2:80");
+    assert!(
+        refused.contains("Pod demo/new connects from 10.0.1.1, which is an address of Pod demo/client"),
+        "{refused}"
+    );
+}
+
 /// The application of one pod binds the address of another pod: its connection would be made in the other pod's name.
 #[test]
 fn connect_from_the_address_of_another() {
