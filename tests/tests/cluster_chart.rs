@@ -42,6 +42,7 @@ fn values_that_are_wrong_are_refused() -> Result<()> {
         ("node.drainTimeoutSeconds=4000", "drainTimeoutSeconds"),
         ("image.repositry=a", "repositry"),
         ("logFormat=xml", "logFormat"),
+        ("cni.binDir=opt/cni/bin", "binDir"),
         ("controlPlane.enabled=false", "controlPlane.url"),
         ("crds.install=perhaps", "crds"),
     ] {
@@ -61,7 +62,7 @@ fn the_api_server_accepts_all_that_the_chart_can_make() -> Result<()> {
     for args in [
         &[][..],
         &["--set", "controlPlane.clusterIP=10.96.0.12", "--set", "imagePullSecrets[0].name=a"],
-        &["--set", "criticalPodsQuota.create=true", "--set", "networkPolicy.create=true"],
+        &["--set", "criticalPodsQuota.create=true", "--set", "networkPolicy.create=true", "--set", "cni.install=false"],
         &["--set", "controlPlane.enabled=false", "--set", "controlPlane.url=https://istiod.istio-system.svc:15012"],
     ] {
         let file = api.folder().join("rendered.yaml");

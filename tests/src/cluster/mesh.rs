@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::{Cluster, chart};
+use super::{Cluster, chart, node};
 use crate::process::Finished;
 use crate::{admin, wait};
 
@@ -74,7 +74,10 @@ impl<'a> Mesh<'a> {
     fn helm(&self, command: &[&str], set: &[&str]) -> Result<()> {
         let (folder, address) =
             (chart::folder().display().to_string(), format!("controlPlane.clusterIP={CONTROL_PLANE}"));
-        let sets = [&*address].into_iter().chain(set.iter().copied()).flat_map(|value| ["--set", value]);
+        let (programs, configuration) =
+            (format!("cni.binDir={}", node::CNI_PROGRAMS), format!("cni.confDir={}", node::CNI_CONFIGURATION));
+        let own = [&*address, &*programs, &*configuration];
+        let sets = own.into_iter().chain(set.iter().copied()).flat_map(|value| ["--set", value]);
         let place = [chart::RELEASE, &folder, "--namespace", chart::NAMESPACE];
         self.cluster.api().helm(command.iter().copied().chain(place).chain(sets)).map(drop)
     }

@@ -29,6 +29,15 @@ pub const CONTAINERD: &str = "/run/containerd/containerd.sock";
 /// A loaded machine needs some seconds for each step of a start.
 const START: Duration = Duration::from_secs(60);
 
+/// The folder of the node's CNI programs.
+pub const CNI_PROGRAMS: &str = "/var/lib/cni/bin";
+
+/// The folder of the node's CNI configuration.
+pub const CNI_CONFIGURATION: &str = "/var/lib/cni/net.d";
+
+/// The file of the node's CNI configuration.
+pub const CONFLIST: &str = "10-bridge.conflist";
+
 /// Folders that are the node's own, empty at its start.
 const OWN: [&str; 3] = ["/run", "/var/lib", "/var/log"];
 
@@ -84,7 +93,7 @@ impl Node {
             .start()?;
         let first = first_process(holder.id())?;
         fs::write(folder.join(FIRST), first.to_string())?;
-        furnish(first, &name, &folder, api)?;
+        furnish(first, &name, number, &folder, api)?;
         configure(&folder, number, &member, api)?;
         let programs = api.programs().clone();
         let containerd = programs.unpacked("usr/bin/containerd")?;
@@ -156,6 +165,16 @@ impl Node {
     /// With what the container runtime says.
     pub fn load_image(&self, image: &Path) -> Result<()> {
         import(self.first, &self.programs, image)
+    }
+
+    /// The node's CNI configuration, as it is now.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn conflist(&self) -> Result<String> {
+        let done = self.launch("cat").args([format!("{CNI_CONFIGURATION}/{CONFLIST}")]).finish()?;
+        ensure!(done.success, "cannot read the CNI configuration of {}: {}", self.name, done.stderr);
+        Ok(done.stdout)
     }
 
     /// Runs `ctr` on the node, with the containers and images of Kubernetes.
@@ -284,13 +303,14 @@ fn first_process(holder: u32) -> Result<i32> {
 }
 
 /// Mounts what is the node's own, in its mount namespace.
-fn furnish(first: i32, name: &str, folder: &Path, api: &ApiServer) -> Result<()> {
+fn furnish(first: i32, name: &str, number: u8, folder: &Path, api: &ApiServer) -> Result<()> {
     let fakes = folder.join("settings");
     for (setting, value) in SETTINGS {
         let path = fakes.join(setting);
         fs::create_dir_all(path.parent().unwrap_or(&fakes))?;
         fs::write(&path, value).with_context(|| format!("cannot write {}", path.display()))?;
     }
+    let debian = api.programs().debian();
     let kept = [api.folder().to_owned(), api.programs().root().to_owned()];
     in_mounts_of(first, || {
         change("/", None, MsFlags::MS_REC | MsFlags::MS_PRIVATE)?;
@@ -315,11 +335,31 @@ fn furnish(first: i32, name: &str, folder: &Path, api: &ApiServer) -> Result<()>
         for (setting, _) in SETTINGS {
             bind(&fakes.join(setting).to_string_lossy(), &Path::new("/proc/sys").join(setting))?;
         }
+        network_of_pods(&debian, number)?;
         change("/sys/fs/bpf", Some("bpf"), MsFlags::empty())
     })?;
     let named = Launch::new("nsenter").args(["-t", &first.to_string(), "-u", "--", "hostname", name]).finish()?;
     ensure!(named.success, "cannot name {name}: {}", named.stderr);
     Ok(())
+}
+
+/// CNI programs and their configuration, in the node's own folders.
+fn network_of_pods(debian: &Path, number: u8) -> Result<()> {
+    for folder in [CNI_PROGRAMS, CNI_CONFIGURATION] {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {folder}"))?;
+    }
+    for program in ["bridge", "host-local", "loopback"] {
+        let from = debian.join("usr/lib/cni").join(program);
+        std::os::unix::fs::symlink(&from, Path::new(CNI_PROGRAMS).join(program))
+            .with_context(|| format!("cannot link {}", from.display()))?;
+    }
+    let text = format!(
+        r#"{{"cniVersion": "0.4.0", "name": "pods", "plugins": [{{"type": "bridge", "bridge": "cni0", "isGateway": true,
+ "ipMasq": false, "hairpinMode": true, "ipam": {{"type": "host-local", "dataDir": "/run/cni-ipam",
+ "ranges": [[{{"subnet": "10.244.{number}.0/24"}}]], "routes": [{{"dst": "0.0.0.0/0"}}]}}}}]}}
+"#
+    );
+    fs::write(Path::new(CNI_CONFIGURATION).join(CONFLIST), text).context("cannot write the CNI configuration")
 }
 
 /// Runs `work` in the mount namespace of a process, on a thread of its own.
@@ -389,8 +429,8 @@ disable_apparmor = true
 restrict_oom_score_adj = true
 
 [plugins."io.containerd.grpc.v1.cri".cni]
-bin_dir = "{debian}/usr/lib/cni"
-conf_dir = "{folder}/cni"
+bin_dir = "{CNI_PROGRAMS}"
+conf_dir = "{CNI_CONFIGURATION}"
 
 [plugins."io.containerd.grpc.v1.cri".containerd]
 snapshotter = "overlayfs"
@@ -404,15 +444,6 @@ BinaryName = "{debian}/usr/sbin/runc"
 SystemdCgroup = false
 "#,
             pause = super::images::PAUSE
-        ),
-    )?;
-    write(
-        "cni/10-bridge.conflist",
-        &format!(
-            r#"{{"cniVersion": "0.4.0", "name": "pods", "plugins": [{{"type": "bridge", "bridge": "cni0", "isGateway": true,
- "ipMasq": false, "hairpinMode": true, "ipam": {{"type": "host-local", "dataDir": "/run/cni-ipam",
- "ranges": [[{{"subnet": "10.244.{number}.0/24"}}]], "routes": [{{"dst": "0.0.0.0/0"}}]}}}}]}}
-"#
         ),
     )?;
     fs::create_dir(folder_path.join(STATIC_PODS)).context("cannot make the folder of static pods")?;
