@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use ztunnel_tests::bench::plane::{self, PlaneBench};
 use ztunnel_tests::bench::{BenchOptions, losses, run};
 use ztunnel_tests::settings;
 
@@ -89,5 +90,30 @@ fn one_work_of_each_kind_is_measured_and_compared() -> Result<()> {
     std::fs::write(&better, figures.to_string())?;
     let lost = losses(&file, &better)?;
     ensure!(lost.iter().any(|line| line.starts_with("iperf3, 8 streams, mesh: ")), "{lost:?}");
+    Ok(())
+}
+
+/// A small control plane under a small load: every stream is told of every change.
+#[test]
+fn a_control_plane_is_measured_with_its_streams() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("figures.json");
+    let ztunnel = settings::daemon_binary()?;
+    let small = PlaneBench { streams: 8, workloads: 500, changes: 50, seconds: 2, json: Some(file.clone()), ztunnel };
+    plane::run(&small)?;
+    let figures: Value = serde_json::from_str(&std::fs::read_to_string(&file)?)?;
+    let rows = figures.get("rows").and_then(Value::as_array).context("no rows")?;
+    for (row, mode) in rows.iter().zip(["wildcard", "on-demand"]) {
+        ensure!(row.get("mode") == Some(&json!(mode)), "{row:#}");
+        let figure = |key: &str| row.get(key).and_then(Value::as_f64).with_context(|| format!("no {key} in {row:#}"));
+        // 100 pods change. All streams want all of them, or each wants 200 of the 500 pods.
+        let least = if mode == "wildcard" { 800.0 } else { 100.0 };
+        ensure!(figure("deliveries")? >= least && figure("changes")? == 100.0, "{row:#}");
+        for key in ["p50_ms", "server_cpu", "server_rss_kb", "bytes_per_second", "daemon_rss_kb"] {
+            ensure!(figure(key)? > 0.0, "{key} in {row:#}");
+        }
+        ensure!(figure("p50_ms")? <= figure("p99_ms")?, "{row:#}");
+    }
+    ensure!(rows.len() == 2, "{rows:#?}");
     Ok(())
 }

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
+use ztunnel_tests::bench::plane::PlaneBench;
 use ztunnel_tests::bench::{self, BenchOptions};
 use ztunnel_tests::demo::{self, DemoOptions};
 
@@ -28,6 +29,9 @@ mod setup;
 mod test_runs;
 mod tidy;
 mod workspace;
+
+/// A control plane is measured for at least this long: at first it sends what it has.
+const PLANE_SECONDS: u32 = 10;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", about, max_term_width = 110)]
@@ -81,7 +85,8 @@ enum Command {
     /// Two nodes, real clients, the daemon as it is shipped. Every figure stands beside one without the mesh, and one of a
     /// mere chain of two copiers, from the same round; medians over the rounds, with their spread.
     Bench {
-        /// Only work whose name contains one of these, for example `iperf3` or `idle`; "100,000" workloads run only if named
+        /// Only work whose name contains one of these, for example `iperf3` or `idle`; "100,000" workloads run only if named;
+        /// `control-plane` by itself: a control plane with 500 nodes
         #[arg(value_name = "FILTER")]
         filters: Vec<String>,
         /// How often each figure is measured
@@ -232,6 +237,13 @@ fn run(command: Command) -> Result<()> {
                 Some(daemon) => daemon,
                 None => build::daemon(&workspace, Profile::ReleaseLto)?,
             };
+            if filters == ["control-plane"] {
+                return bench::plane::run(&PlaneBench {
+                    seconds: seconds.max(PLANE_SECONDS),
+                    json,
+                    ..bench::plane::of(&ztunnel)
+                });
+            }
             bench::run(&BenchOptions { filters, modes, rounds, seconds, json, baseline, ztunnel })
         }
         Command::Instructions { update } => instructions::run(&workspace, update),

@@ -17,6 +17,7 @@ mod chain;
 mod compare;
 mod crowd;
 mod crr;
+pub mod plane;
 mod proc;
 mod report;
 mod servers;

@@ -46,8 +46,20 @@ pub(super) fn is_alive(pid: u32) -> bool {
 /// # Errors
 /// When the process is gone.
 pub(super) fn rss_kb(pid: u32) -> Result<f64> {
+    status_kb(pid, "VmRSS:")
+}
+
+/// The most memory in kB that was ever resident.
+///
+/// # Errors
+/// When the process is gone.
+pub(super) fn peak_kb(pid: u32) -> Result<f64> {
+    status_kb(pid, "VmHWM:")
+}
+
+fn status_kb(pid: u32, field: &str) -> Result<f64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| format!("process {pid} is gone"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).with_context(|| format!("no {field}"))?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
