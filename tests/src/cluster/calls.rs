@@ -25,6 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The call for certificates.
 pub const CREATE_CERTIFICATE: &str = "/istio.v1.auth.IstioCertificateService/CreateCertificate";
+/// The type of workloads and services.
+const ADDRESS: &[u8] = b"type.googleapis.com/istio.workload.Address";
 /// The call for resources.
 pub const RESOURCES: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 
@@ -37,10 +39,12 @@ pub struct Connection {
     send: SendRequest<Bytes>,
 }
 
-/// A stream of resources that the control plane has answered.
+/// A stream of resources that the control plane has answered. As a node does, it acknowledges each response.
 pub struct Stream {
-    _send: SendStream<Bytes>,
+    send: SendStream<Bytes>,
     body: RecvStream,
+    /// Bytes of a message that has not arrived as a whole.
+    begun: BytesMut,
 }
 
 /// How a call ended.
@@ -91,11 +95,7 @@ impl Connection {
             .body(())?;
         let mut send = self.runtime.block_on(self.send.clone().ready())?;
         let (response, mut stream) = send.send_request(request, false)?;
-        let mut framed = BytesMut::new();
-        framed.put_u8(0);
-        framed.put_u32(u32::try_from(message.len())?);
-        framed.put_slice(message);
-        stream.send_data(framed.freeze(), last)?;
+        stream.send_data(framed(message)?, last)?;
         Ok((response, stream))
     }
 
@@ -120,17 +120,16 @@ impl Connection {
     /// When it is refused: the message has the status.
     pub fn stream(&self, token: &str) -> Result<Stream> {
         // DeltaDiscoveryRequest: type_url.
-        let request = field(2, b"type.googleapis.com/istio.workload.Address");
+        let request = field(2, ADDRESS);
         let (response, send) = self.begin(RESOURCES, token, &request, false)?;
         self.runtime.block_on(async {
             let response = timeout(PATIENCE, response).await.context("no answer")??;
             if let Some(ended) = Ended::of(response.headers()) {
                 bail!("refused: {ended:?}");
             }
-            let mut body = response.into_body();
-            let data = timeout(PATIENCE, body.data()).await.context("no response")?.context("no data")??;
-            body.flow_control().release_capacity(data.len())?;
-            Ok(Stream { _send: send, body })
+            let mut stream = Stream { send, body: response.into_body(), begun: BytesMut::new() };
+            timeout(PATIENCE, stream.answer()).await.context("no response")??.context("no data")?;
+            Ok(stream)
         })
     }
 
@@ -138,8 +137,33 @@ impl Connection {
     ///
     /// # Errors
     /// When it goes on.
-    pub fn end_of(&self, stream: Stream, patience: Duration) -> Result<Ended> {
-        self.runtime.block_on(ended(stream.body, patience))
+    pub fn end_of(&self, mut stream: Stream, patience: Duration) -> Result<Ended> {
+        self.runtime.block_on(async {
+            let answering = async {
+                while stream.answer().await?.is_some() {}
+                status(&mut stream.body).await
+            };
+            timeout(patience, answering).await.context("the call goes on")?
+        })
+    }
+}
+
+impl Stream {
+    /// Acknowledges the next response. `None`: there is none any more.
+    async fn answer(&mut self) -> Result<Option<()>> {
+        let response = loop {
+            if let Some(message) = message(&mut self.begun) {
+                break message;
+            }
+            let Some(data) = self.body.data().await else { return Ok(None) };
+            let data = data?;
+            self.body.flow_control().release_capacity(data.len())?;
+            self.begun.extend_from_slice(&data);
+        };
+        // DeltaDiscoveryResponse: nonce. DeltaDiscoveryRequest: type_url, response_nonce.
+        let nonce = text_of(&response, 5).context("a response without a nonce")?;
+        self.send.send_data(framed(&[field(2, ADDRESS), field(6, nonce)].concat())?, false)?;
+        Ok(Some(()))
     }
 }
 
@@ -149,10 +173,15 @@ async fn ended(mut body: RecvStream, patience: Duration) -> Result<Ended> {
             let length = data?.len();
             body.flow_control().release_capacity(length)?;
         }
-        let trailers = body.trailers().await?.context("the call has no trailers")?;
-        Ended::of(&trailers).context("the trailers have no grpc-status")
+        status(&mut body).await
     };
     timeout(patience, reading).await.context("the call goes on")?
+}
+
+/// The status behind the last message of a call.
+async fn status(body: &mut RecvStream) -> Result<Ended> {
+    let trailers = body.trailers().await?.context("the call has no trailers")?;
+    Ended::of(&trailers).context("the trailers have no grpc-status")
 }
 
 impl Ended {
@@ -183,6 +212,44 @@ pub fn certificate_request(identity: &str) -> Result<Vec<u8>> {
 pub fn pod_report(namespace: &str, name: &str, state: u8, reason: &str) -> Vec<u8> {
     let names = [field(1, namespace.as_bytes()), field(2, name.as_bytes())].concat();
     field(1, &[names, vec![4 << 3, state], field(5, reason.as_bytes())].concat())
+}
+
+/// A message as gRPC sends it.
+fn framed(message: &[u8]) -> Result<Bytes> {
+    let mut framed = BytesMut::new();
+    framed.put_u8(0);
+    framed.put_u32(u32::try_from(message.len())?);
+    framed.put_slice(message);
+    Ok(framed.freeze())
+}
+
+/// The first of the messages that have arrived.
+fn message(begun: &mut BytesMut) -> Option<BytesMut> {
+    let (head, rest) = begun.split_first_chunk::<5>()?;
+    let [_compressed, length @ ..] = *head;
+    let length = u32::from_be_bytes(length) as usize;
+    (rest.len() >= length).then(|| begun.split_to(5 + length).split_off(5))
+}
+
+/// The bytes of a field that has a length, in a message whose fields before it all have one.
+fn text_of(mut message: &[u8], number: u8) -> Option<&[u8]> {
+    loop {
+        let (&key, rest) = message.split_first()?;
+        let (mut length, mut shift, mut rest) = (0_usize, 0, rest);
+        loop {
+            let (&byte, behind) = rest.split_first()?;
+            length |= usize::from(byte & 0x7f).checked_shl(shift)?;
+            (shift, rest) = (shift + 7, behind);
+            if byte & 0x80 == 0 {
+                break;
+            }
+        }
+        let (value, behind) = rest.split_at_checked(length)?;
+        if key == number << 3 | 2 {
+            return Some(value);
+        }
+        message = behind;
+    }
 }
 
 /// A field of a message that has a length.
