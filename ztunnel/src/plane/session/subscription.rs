@@ -169,7 +169,14 @@ impl Subscription {
     pub(super) fn upserts(&mut self, shelf: &Shelf, until: u64) -> Content {
         let until = until.max(self.changed);
         let content = match &mut self.interest {
-            Interest::Everything if self.is_begun => newer(shelf, self.changed, until),
+            Interest::Everything if self.is_begun => {
+                if !self.untold.is_empty() {
+                    // The node gets them again. If they go once more, that is a removal of its own, with a later version.
+                    let again: HashSet<_> = shelf.changed(self.changed, until).map(|(record, _)| &record.name).collect();
+                    self.untold.retain(|name| !again.contains(name));
+                }
+                newer(shelf, self.changed, until)
+            }
             Interest::Everything => {
                 let resources = shelf.all().filter(|(name, resource)| differs(&self.known, name, resource));
                 let resources: Vec<_> = resources.map(|(_, resource)| resource.encoded.clone()).collect();

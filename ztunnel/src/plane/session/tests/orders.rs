@@ -78,6 +78,29 @@ fn a_policy_that_comes_again_before_its_removal_was_told_stays() {
     assert_eq!(stream.due(&mesh), None);
 }
 
+#[test]
+fn a_policy_that_comes_again_and_goes_again_stays_as_long_as_a_workload_names_it() {
+    let mut mesh = catalogue(vec![]);
+    let mut stream = Stream::of(&[(ADDRESS, ask(&[], &[], &[])), (POLICY, ask(&[], &[], &[("p", "p")]))]);
+    assert_eq!(stream.due(&mesh).unwrap(), "Authorization: ");
+    assert_eq!(stream.due(&mesh).unwrap(), "Address: ");
+    mesh.apply(vec![set(ADDRESS, "w", "w p"), set(POLICY, "p", "p")], true);
+    stream.ack(POLICY);
+    assert_eq!(stream.due(&mesh).unwrap(), "Authorization: +p");
+    stream.ack(ADDRESS);
+    mesh.apply(vec![set(ADDRESS, "v", "v q"), set(POLICY, "q", "q")], true);
+    stream.ack(POLICY);
+    assert_eq!(stream.due(&mesh).unwrap(), "Authorization: +q");
+    assert_eq!(stream.due(&mesh).unwrap(), "Address: +w p");
+    mesh.apply(vec![set(ADDRESS, "w", "w"), gone(POLICY, "p")], true);
+    stream.ack(POLICY);
+    assert_eq!(stream.due(&mesh), None, "the node has the workload that names it");
+    stream.ack(ADDRESS);
+    assert_eq!(stream.due(&mesh).unwrap(), "Address: +v q +w");
+    stream.ack(ADDRESS);
+    assert_eq!(stream.due(&mesh).unwrap(), "Authorization: -p");
+}
+
 /// What happens in a test.
 #[derive(Clone, Debug)]
 enum Step {
