@@ -54,6 +54,13 @@ impl Inbox {
 
     /// Passes the first pieces to `write`, and removes the bytes that it has written.
     pub(super) fn write<E>(&mut self, write: impl FnOnce(&[IoSlice<'_>]) -> Result<usize, E>) -> Result<usize, E> {
+        let (front, back) = self.pieces.as_slices();
+        if let ([piece], [], []) = (front, back, &self.tail[..]) {
+            // A short message, most times.
+            let written = write(&[IoSlice::new(piece)])?.min(self.length);
+            self.advance(written);
+            return Ok(written);
+        }
         let tail = (!self.tail.is_empty()).then_some(&self.tail[..]);
         let mut slices = [IoSlice::new(&[]); AT_ONCE];
         let mut count = 0;

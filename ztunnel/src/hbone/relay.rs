@@ -146,9 +146,8 @@ impl Relay<'_> {
 
     /// Waits for bytes or the end from the application; `false`: the stream takes no more bytes.
     async fn wait_readable(&self, from: &ReadHalf<'_>) -> Result<bool, CopyError> {
-        let mut readable = pin!(from.readable());
         poll_fn(|cx| {
-            if let Poll::Ready(result) = readable.as_mut().poll(cx) {
+            if let Poll::Ready(result) = from.as_ref().poll_read_ready(cx) {
                 return Poll::Ready(result.map(|()| true).map_err(|source| self.tcp_failed(source)));
             }
             // As long as the other direction reads, it notices a fault. Checked on every poll, because the other direction may
@@ -210,7 +209,10 @@ impl Relay<'_> {
                     if tunnel.inbox.is_empty() {
                         break;
                     }
-                    let written = tunnel.inbox.write(|pieces| to.try_write_vectored(pieces));
+                    let written = tunnel.inbox.write(|pieces| match pieces {
+                        [piece] => to.try_write(piece),
+                        pieces => to.try_write_vectored(pieces),
+                    });
                     if let Ok(written) = written {
                         tunnel.release(written);
                     }

@@ -193,10 +193,9 @@ impl Direction<'_> {
     /// Waits for bytes or the end from the source. After the destination has closed its side, no direction reads from it any
     /// more, so this direction has to watch for its reset.
     async fn wait(&self) -> Result<(), CopyError> {
-        let mut readable = pin!(self.from.readable());
         let mut error = pin!(error_of(self.to.as_ref()));
         poll_fn(|cx| {
-            if let Poll::Ready(result) = readable.as_mut().poll(cx) {
+            if let Poll::Ready(result) = self.from.as_ref().poll_read_ready(cx) {
                 return Poll::Ready(result.map_err(|source| self.failed(self.from_side, source)));
             }
             // Checked on every poll: the other direction, which is in the same task, may finish while this one waits.

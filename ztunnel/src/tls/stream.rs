@@ -409,9 +409,11 @@ impl<S: Packed + Unpin> io::Write for Outbound<'_, '_, S> {
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let io = Pin::new(&mut *self.io);
-        blocking(match self.unfinished {
-            true => io.poll_write_unfinished(self.cx, slices),
-            false => io.poll_write_vectored(self.cx, slices),
+        blocking(match slices {
+            _ if self.unfinished => io.poll_write_unfinished(self.cx, slices),
+            // A system call that does less.
+            [slice] => io.poll_write(self.cx, slice),
+            slices => io.poll_write_vectored(self.cx, slices),
         })
     }
 
