@@ -136,7 +136,7 @@ impl Session {
         if content.is_due() {
             return Ok(Some((kind, content)));
         }
-        subscription.rest();
+        subscription.rest(catalogue.version());
         Ok(None)
     }
 
@@ -171,7 +171,7 @@ impl Session {
         if content.is_due() {
             return Ok(Some((kind, content)));
         }
-        subscription.rest();
+        subscription.rest(catalogue.version());
         Ok(None)
     }
 

@@ -27,7 +27,8 @@ pub(super) struct Subscription {
     changed: u64,
     /// Removals up to this version have been sent.
     gone: u64,
-    /// Changes up to this version have been answered.
+    /// The node has answered all changes up to this version. A response that leaves later changes out does not count: it also leaves out
+    /// a resource that has changed before and after its version.
     taken: u64,
     sent: Option<Sent>,
 }
@@ -38,7 +39,8 @@ pub(super) struct Sent {
     nonce: String,
     pub(super) at: Instant,
     pub(super) version: u64,
-    upto: u64,
+    /// The version up to which nothing is missing when it is answered.
+    completes: u64,
     holds: Option<u64>,
 }
 
@@ -132,11 +134,11 @@ impl Subscription {
     /// Takes an answer over: the response that it answers, if it is the last one.
     pub(super) fn answered(&mut self, nonce: &str) -> Option<Sent> {
         let sent = self.sent.take_if(|sent| sent.nonce == nonce)?;
-        self.taken = sent.upto;
+        self.taken = sent.completes;
         Some(sent)
     }
 
-    /// Changes up to this version have been answered.
+    /// The node has answered all changes up to this version.
     pub(super) fn taken(&self) -> u64 {
         self.taken
     }
@@ -172,7 +174,8 @@ impl Subscription {
             Interest::Everything if self.is_begun => {
                 if !self.untold.is_empty() {
                     // The node gets them again. If they go once more, that is a removal of its own, with a later version.
-                    let again: HashSet<_> = shelf.changed(self.changed, until).map(|(record, _)| &record.name).collect();
+                    let again: HashSet<_> =
+                        shelf.changed(self.changed, until).map(|(record, _)| &record.name).collect();
                     self.untold.retain(|name| !again.contains(name));
                 }
                 newer(shelf, self.changed, until)
@@ -219,14 +222,17 @@ impl Subscription {
         }
     }
 
-    /// Remembers that what is due was sent.
+    /// Remembers that a response was sent, made of a catalogue of this version.
     pub(super) fn send(&mut self, nonce: &str, version: u64, at: Instant, holds: Option<u64>) {
-        self.sent = Some(Sent { nonce: nonce.to_owned(), at, version, upto: self.changed, holds });
+        let completes = if self.changed >= version { version } else { self.taken };
+        self.sent = Some(Sent { nonce: nonce.to_owned(), at, version, completes, holds });
     }
 
-    /// Remembers that nothing is due: the node has all up to there.
-    pub(super) fn rest(&mut self) {
-        self.taken = self.changed;
+    /// Remembers that nothing is due of a catalogue of this version.
+    pub(super) fn rest(&mut self, version: u64) {
+        if self.changed >= version {
+            self.taken = version;
+        }
     }
 }
 

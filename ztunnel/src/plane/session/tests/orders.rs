@@ -101,6 +101,31 @@ fn a_policy_that_comes_again_and_goes_again_stays_as_long_as_a_workload_names_it
     assert_eq!(stream.due(&mesh).unwrap(), "Authorization: -p");
 }
 
+#[test]
+fn a_policy_stays_while_the_next_version_of_a_workload_that_names_it_waits_for_another_policy() {
+    let mut mesh = catalogue(vec![set(ADDRESS, "w", "w p"), set(POLICY, "p", "p")]);
+    let mut stream = Stream::of(&[(ADDRESS, ask(&[], &[], &[])), (POLICY, ask(&[], &[], &[]))]);
+    assert_eq!(stream.due(&mesh).unwrap(), "Authorization: +p");
+    stream.ack(POLICY);
+    assert_eq!(stream.due(&mesh).unwrap(), "Address: +w p");
+    // The version without a policy is never sent: it is replaced before the node has answered.
+    mesh.apply(vec![set(ADDRESS, "w", "w"), gone(POLICY, "p")], true);
+    mesh.apply(vec![set(ADDRESS, "v", "v q"), set(POLICY, "q", "q")], true);
+    assert_eq!(stream.due(&mesh).unwrap(), "Authorization: +q");
+    mesh.apply(vec![set(ADDRESS, "w", "w r"), set(POLICY, "r", "r")], true);
+    stream.ack(ADDRESS);
+    assert_eq!(stream.due(&mesh), None);
+    stream.ack(POLICY);
+    assert_eq!(stream.due(&mesh).unwrap(), "Authorization: +r");
+    assert_eq!(stream.due(&mesh).unwrap(), "Address: +v q");
+    stream.ack(POLICY);
+    assert_eq!(stream.due(&mesh), None, "the node has the workload that names it");
+    stream.ack(ADDRESS);
+    assert_eq!(stream.due(&mesh).unwrap(), "Address: +w r");
+    stream.ack(ADDRESS);
+    assert_eq!(stream.due(&mesh).unwrap(), "Authorization: -p");
+}
+
 /// What happens in a test.
 #[derive(Clone, Debug)]
 enum Step {
