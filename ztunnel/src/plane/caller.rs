@@ -1,4 +1,4 @@
-//! Who a caller is.
+//! The node that makes a call.
 
 use std::sync::Arc;
 
@@ -17,17 +17,17 @@ pub struct Caller {
     pub(super) token: Digest,
 }
 
-/// Why a caller is nobody.
+/// Why the node of a caller is not known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stranger {
-    /// The token does not count, for this reason.
+    /// The token is not accepted, for this reason.
     Refused(String),
-    /// Whose the token is cannot be found out now.
+    /// The token cannot be checked now.
     Unavailable(String),
 }
 
 impl Stranger {
-    /// As the caller is told.
+    /// The gRPC status for the caller.
     #[must_use]
     pub fn status(self) -> Status {
         match self {

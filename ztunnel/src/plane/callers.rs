@@ -1,4 +1,4 @@
-//! Whose a call is, by whatever proves it.
+//! The node that makes a call, whichever kind of token proves it.
 
 use std::net::IpAddr;
 
@@ -10,7 +10,7 @@ use super::{
     reviewed::ReviewedNodes,
 };
 
-/// Says whose a call is. Clones are the same.
+/// Finds the node that makes a call. Clones share their state.
 #[derive(Clone, Debug)]
 pub enum Callers {
     /// A token for each node, from a directory.
@@ -20,10 +20,10 @@ pub enum Callers {
 }
 
 impl Callers {
-    /// The node whose token this is, which came from an address.
+    /// The node to which a token belongs. `from` is the address that the call came from.
     ///
     /// # Errors
-    /// The token is of no node, or nobody can tell now.
+    /// The token belongs to no node, or it cannot be checked now.
     pub async fn authenticate(&self, token: &[u8], from: IpAddr) -> Result<Caller, Stranger> {
         match self {
             Self::Tokens(tokens) => tokens.authenticate(token).ok_or_else(|| {
@@ -34,7 +34,7 @@ impl Callers {
         }
     }
 
-    /// Whether a caller's token still counts.
+    /// Whether a caller's token is still accepted.
     #[must_use]
     pub fn knows(&self, caller: &Caller) -> bool {
         match self {
@@ -43,7 +43,7 @@ impl Callers {
         }
     }
 
-    /// Learns of changes of the tokens.
+    /// A receiver that is notified when the tokens change.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         match self {
@@ -52,7 +52,7 @@ impl Callers {
         }
     }
 
-    /// How many tokens of nodes are known.
+    /// The number of known tokens of nodes.
     #[must_use]
     pub fn len(&self) -> usize {
         match self {
@@ -61,7 +61,7 @@ impl Callers {
         }
     }
 
-    /// Whether none is known.
+    /// Whether no token is known.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -1,8 +1,9 @@
-//! All resources that are served: each encoded once, for all who get it, and found by when it changed last.
+//! All resources that are served. Each resource is encoded once, for all nodes that get it, and is found by the version
+//! of its last change.
 //!
-//! Whoever gets everything is described by one number: the version of the catalogue that it has. What it lacks is what has
-//! changed since, in the latest state of each, however long it was away; so no queue grows for a slow reader, and a change costs
-//! what it changes.
+//! A node that gets everything is described by one number: the version of the catalogue that it has. The node lacks the
+//! resources that have changed since, each in its latest state, however long the node was away. So no queue grows for a
+//! slow reader, and the cost of a change depends on the size of the change only.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -29,7 +30,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All of them.
+    /// All types.
     pub const ALL: [Self; 4] = [Self::Address, Self::Authorization, Self::Settings, Self::Object];
     /// Types of policies. A workload depends on them.
     pub const POLICIES: [Self; 2] = [Self::Object, Self::Authorization];
@@ -57,18 +58,19 @@ impl fmt::Display for Kind {
 pub struct Resource {
     /// A field `resources` of a response: key, length, the resource.
     pub encoded: Bytes,
-    /// Follows from what it says, so that every replica gives the same content the same version.
+    /// Derived from the content, so that every replica gives the same content the same version.
     pub content: u64,
     /// Other names by which it is asked for: `network/address`.
     pub aliases: Box<[Arc<str>]>,
-    /// Names of the services that a workload stands behind. Whoever asks for a service gets the workloads, too.
+    /// Names of the services that have the workload as an endpoint. A node that asks for a service gets its workloads,
+    /// too.
     pub services: Box<[Arc<str>]>,
-    /// Ranges of addresses that are asked for one by one: with the network that they are on.
+    /// IP blocks of a service, each with its network. Nodes ask for single addresses in them.
     pub ranges: Box<[(Arc<str>, IpNet)]>,
 }
 
 impl Resource {
-    /// Whether a name is `network/address`, of an address in one of the ranges.
+    /// Whether a name is `network/address` with an address in one of the IP blocks.
     #[must_use]
     pub fn is_around(&self, name: &str) -> bool {
         if self.ranges.is_empty() {
@@ -80,25 +82,25 @@ impl Resource {
     }
 }
 
-/// A resource that is there from now on, or (`None`) no more.
+/// A resource that exists from now on, or (`None`) is gone.
 #[derive(Clone, Debug)]
 pub struct Change {
     /// Its type.
     pub kind: Kind,
     /// Its name.
     pub name: Arc<str>,
-    /// What it is now.
+    /// Its new state.
     pub resource: Option<Resource>,
 }
 
-/// That a resource has changed, or is gone.
+/// Records that a resource has changed, or is gone.
 #[derive(Clone, Debug)]
 pub struct Record {
     /// Its name.
     pub name: Arc<str>,
-    /// The catalogue's version before the changes that belong together with this one.
+    /// The catalogue's version before the batch of changes to which this one belongs.
     pub since: u64,
-    /// The catalogue's version after them.
+    /// The catalogue's version after that batch.
     pub until: u64,
 }
 
@@ -115,14 +117,14 @@ pub struct Shelf {
     entries: HashMap<Arc<str>, CatalogueEntry>,
     /// One for each entry, by the version of its last change.
     changed: BTreeMap<u64, Record>,
-    /// Of names that are no more.
+    /// Removals, by the version of the removal.
     gone: BTreeMap<u64, Record>,
     gone_at: HashMap<Arc<str>, u64>,
     /// Removals up to this version have been forgotten.
     forgotten: u64,
     aliases: HashMap<Arc<str>, HashSet<Arc<str>>>,
     behind: HashMap<Arc<str>, HashSet<Arc<str>>>,
-    /// Those with ranges of addresses: few.
+    /// Names of the resources with IP blocks. There are few.
     around: BTreeSet<Arc<str>>,
     bytes: usize,
 }
@@ -135,15 +137,15 @@ pub struct Catalogue {
     authorization: Shelf,
     settings: Shelf,
     object: Shelf,
-    /// There is a mesh. Before that nobody is answered: an empty answer would say that there is none.
+    /// There is a mesh. Before that no node gets an answer: an empty answer would say that the mesh is empty.
     is_complete: bool,
 }
 
-/// Removals that are remembered whatever the number of resources.
+/// At least this number of removals is remembered, whatever the number of resources.
 const REMEMBERED: usize = 4096;
 
 impl Catalogue {
-    /// The version, which counts up with every resource that changes.
+    /// The version. It increases by one with every resource that changes.
     #[must_use]
     pub fn version(&self) -> u64 {
         self.version
@@ -166,7 +168,8 @@ impl Catalogue {
         }
     }
 
-    /// Takes over changes that belong together. What is as it was does not count. How many did.
+    /// Applies a batch of changes. A change that leaves a resource as it was is ignored. Returns the number of the
+    /// others.
     pub fn apply(&mut self, changes: Vec<Change>, is_complete: bool) -> usize {
         self.is_complete |= is_complete;
         let changes: Vec<Change> = changes.into_iter().filter(|change| self.is_news(change)).collect();
@@ -222,7 +225,7 @@ impl Shelf {
         }
     }
 
-    /// Forgets the oldest removals: who has not heard of them begins anew.
+    /// Forgets the oldest removals. A node that has not been told of them has to start again.
     fn forget(&mut self) {
         while self.gone.len() > REMEMBERED.max(self.entries.len()) {
             let Some((at, record)) = self.gone.pop_first() else { return };
@@ -231,25 +234,25 @@ impl Shelf {
         }
     }
 
-    /// How many resources there are.
+    /// The number of resources.
     #[must_use]
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no resources.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// What all of them take in a message.
+    /// Bytes of all resources in a message.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Removals up to this version cannot be told any more.
+    /// Removals up to this version have been forgotten.
     #[must_use]
     pub fn forgotten(&self) -> u64 {
         self.forgotten
@@ -272,12 +275,12 @@ impl Shelf {
         records.filter_map(|record| Some((record, self.get(&record.name)?)))
     }
 
-    /// Resources that went later than one version and not later than another, in the order of changes.
+    /// Resources that were removed later than one version and not later than another, in the order of changes.
     pub fn gone(&self, after: u64, until: u64) -> impl Iterator<Item = &Record> {
         between(&self.gone, after, until)
     }
 
-    /// The names of the resources that are asked for by a name or an alias: the service of an address is asked for with the
+    /// The names of the resources that a name or an alias stands for. The service of an address comes with the
     /// workloads behind it.
     #[must_use]
     pub fn asked_for(&self, name: &str) -> Vec<&Arc<str>> {
@@ -293,7 +296,7 @@ impl Shelf {
 }
 
 fn between(records: &BTreeMap<u64, Record>, after: u64, until: u64) -> impl Iterator<Item = &Record> {
-    // A range that ends before it begins is a panic.
+    // `range` panics when a range ends before it begins.
     let until = until.max(after);
     records
         .range((Bound::Excluded(after), Bound::Included(until.max(after + 1))))

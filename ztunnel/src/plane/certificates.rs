@@ -1,7 +1,7 @@
 //! Signs certificates for the pods of a node: `CreateCertificate`.
 //!
-//! A node gets certificates of the identities of its own pods, and of nobody else: a node that is taken over gives away no more
-//! than what runs on it.
+//! A node gets certificates for the identities of its own pods only. So an attacker on a node gets no identities but
+//! those of the pods that run on it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -48,18 +48,18 @@ pub struct Certificates {
     metrics: PlaneMetrics,
 }
 
-/// How much is signed.
+/// Limits of signing.
 #[derive(Clone, Copy, Debug)]
 pub struct SigningLimits {
     /// Certificates that a node may ask for at once.
     pub burst: u32,
     /// Time after which a node may ask for one more.
     pub every: Duration,
-    /// Signatures that are made at once, or wait to be, over all nodes.
+    /// Signatures that are in progress or wait, over all nodes.
     pub at_once: usize,
 }
 
-/// Why a request is refused.
+/// Why a request for a certificate is refused.
 #[derive(Debug, Error)]
 pub enum CsrRefusal {
     /// The mesh is not known yet.
@@ -68,33 +68,33 @@ pub enum CsrRefusal {
         /// The node.
         node: Arc<str>,
     },
-    /// The request makes no sense.
+    /// The request is not valid.
     #[error(transparent)]
     Request(#[from] RequestError),
-    /// It does not say for whom.
+    /// The request names no identity.
     #[error(
         "the certificate request names no identity: set {IMPERSONATED_IDENTITY} in its metadata to the SPIFFE ID of a pod"
     )]
     NoIdentity,
-    /// Not a SPIFFE ID of this mesh.
+    /// The identity is not a SPIFFE ID of this mesh.
     #[error("{0}")]
     Identity(String),
-    /// Another mesh's.
+    /// The identity belongs to another mesh.
     #[error("the identity {identity} is of another trust domain: this CA signs for {own} alone")]
     TrustDomain {
-        /// What was asked for.
+        /// The identity that was asked for.
         identity: SpiffeId,
-        /// What is signed here.
+        /// The trust domain of this CA.
         own: TrustDomain,
     },
-    /// Not of a pod of the node.
+    /// No pod of the node has the identity.
     #[error(
         "no pod of the mesh with the identity {identity} is bound to node {node}: a node gets certificates of its own pods alone"
     )]
     NotOnNode {
-        /// What was asked for.
+        /// The identity that was asked for.
         identity: SpiffeId,
-        /// Who asked.
+        /// The node that asked.
         node: Arc<str>,
     },
     /// The node asks too often.
@@ -102,10 +102,10 @@ pub enum CsrRefusal {
     Quota {
         /// The node.
         node: Arc<str>,
-        /// The time after which there is one again.
+        /// The time after which the node may ask again.
         wait: Duration,
     },
-    /// Everyone together asks too often.
+    /// All nodes together ask too often.
     #[error("the CA has more requests than it can sign at once: try again")]
     Busy,
     /// The CA cannot sign.
@@ -114,7 +114,7 @@ pub enum CsrRefusal {
 }
 
 impl CsrRefusal {
-    /// For the metric.
+    /// The label of the metric.
     #[must_use]
     pub const fn label(&self) -> &'static str {
         match self {
@@ -137,11 +137,11 @@ impl CsrRefusal {
         }
     }
 
-    /// As the caller is told.
+    /// The gRPC status for the caller.
     #[must_use]
     pub fn status(&self) -> Status {
         let message = match self {
-            // What is wrong with the CA is for its operator.
+            // A fault of the CA concerns its operator, not the caller.
             Self::Ca(_) => "the CA cannot sign now: its log says why".to_owned(),
             other => other.to_string(),
         };
@@ -150,7 +150,7 @@ impl CsrRefusal {
 }
 
 impl Certificates {
-    /// Signs with a CA for the pods of a mesh.
+    /// Signs with this CA for the pods of this mesh.
     #[must_use]
     pub fn new(
         ca: Arc<LocalCa>,
@@ -167,7 +167,7 @@ impl Certificates {
     /// Answers a request of a node.
     ///
     /// # Errors
-    /// The node may not have the certificate, the request makes no sense, or the CA cannot sign.
+    /// The node may not have the certificate, the request is not valid, or the CA cannot sign.
     pub async fn create(
         &self,
         caller: &Caller,
@@ -181,7 +181,7 @@ impl Certificates {
                 Ok(response(&certified))
             }
             Err(refusal) => {
-                // A node that asks without end must not fill the log; the metric counts on.
+                // A node that keeps asking must not fill the log. The metric still counts its requests.
                 match refusal {
                     CsrRefusal::Quota { .. } => debug!(node = %caller.node, reason = %refusal, "certificate refused"),
                     _ => warn!(node = %caller.node, reason = causes(&refusal), "certificate refused"),
@@ -197,7 +197,7 @@ impl Certificates {
         caller: &Caller,
         request: &IstioCertificateRequest,
     ) -> Result<(SpiffeId, Certified), CsrRefusal> {
-        // Before anything that costs.
+        // The quota comes before everything that costs time.
         let node = &caller.node;
         self.quota.take(node, Instant::now()).map_err(|wait| CsrRefusal::Quota { node: Arc::clone(node), wait })?;
         let parsed = SigningRequest::parse(request.csr.as_bytes())?;
@@ -230,12 +230,12 @@ impl Certificates {
     }
 }
 
-/// A pod that has no address yet gets its certificate before its first connection.
+/// A pod without an address counts as well: it gets its certificate before its first connection.
 fn is_in_mesh(pod: &Workload) -> bool {
     !pod.finished && matches!(pod.membership, Membership::InMesh | Membership::Refused(RefuseReason::NoAddress))
 }
 
-/// The identity that is asked for: in the metadata, or else the one name of the request.
+/// The identity that is asked for. The metadata has it, or else it is the only name in the certificate request.
 fn identity(request: &IstioCertificateRequest, parsed: &SigningRequest) -> Result<SpiffeId, CsrRefusal> {
     let impersonated = request.metadata.as_ref().and_then(|metadata| metadata.string(IMPERSONATED_IDENTITY));
     let text = match (impersonated, parsed.uris()) {
@@ -246,7 +246,7 @@ fn identity(request: &IstioCertificateRequest, parsed: &SigningRequest) -> Resul
     text.parse().map_err(|error: IdentityError| CsrRefusal::Identity(error.to_string()))
 }
 
-/// The certificate, its intermediates, and last all roots in one.
+/// The certificate, its intermediates, and all roots together as the last entry.
 fn response(certified: &Certified) -> IstioCertificateResponse {
     let pem = |der: &CertificateDer<'_>| to_pem(der);
     let mut cert_chain: Vec<String> = certified.chain.iter().map(pem).collect();

@@ -1,4 +1,4 @@
-//! Who is connected, and what each node has: for `/debug/nodes`.
+//! The connected nodes, and the state of each of them: for `/debug/nodes`.
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::identity::certificate::rfc3339;
 
-/// What is kept of the reason why a node could not use a response.
+/// Characters that are kept of the reason why a node could not use a response.
 const LONGEST_REASON: usize = 1 << 10;
 
 /// One stream of a node.
@@ -23,26 +23,27 @@ const LONGEST_REASON: usize = 1 << 10;
 pub struct StreamShown {
     /// The node.
     pub node: String,
-    /// Where the node connects from.
+    /// The address from which the node connects.
     pub peer: SocketAddr,
-    /// What the node calls itself (`node.id` of its first request).
+    /// The node's name for itself (`node.id` of its first request).
     pub client: String,
-    /// Since when, as RFC 3339.
+    /// The time at which the stream was opened, as RFC 3339.
     pub since: String,
-    /// What the node has of each type.
+    /// The node's state of each type of resources.
     pub types: BTreeMap<&'static str, TypeShown>,
 }
 
-/// What a node has of one type of resources.
+/// A node's state of one type of resources.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct TypeShown {
     /// `all`, or the number of names that it asks for one by one.
     pub wants: String,
     /// Version of the last response.
     pub sent: Option<u64>,
-    /// Version of the last response that the node has answered; the node could use it unless `rejected` has the same version.
+    /// Version of the last response that the node has answered. The node could use it unless `rejected` has the same
+    /// version.
     pub answered: Option<u64>,
-    /// When that was, as RFC 3339.
+    /// The time of that answer, as RFC 3339.
     pub answered_at: Option<String>,
     /// The last response that the node could not use.
     pub rejected: Option<Rejected>,
@@ -53,13 +54,13 @@ pub struct TypeShown {
 pub struct Rejected {
     /// Its version.
     pub version: u64,
-    /// When the node said so, as RFC 3339.
+    /// The time of the node's answer, as RFC 3339.
     pub at: String,
-    /// Why, in the node's words.
+    /// The reason, in the node's words.
     pub reason: String,
 }
 
-/// The streams of all nodes. Clones are the same.
+/// The streams of all nodes. Clones share their state.
 #[derive(Clone, Debug, Default)]
 pub struct Streams(Arc<Mutex<Inner>>);
 
@@ -81,7 +82,7 @@ impl Streams {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a stream, unless the node has `most` of them.
+    /// Adds a stream, unless the node already has `most` streams.
     pub fn enter(&self, node: &str, peer: SocketAddr, most: usize) -> Option<Present> {
         let mut inner = self.inner();
         // There are some thousand streams, and few are opened in a second.
@@ -101,13 +102,13 @@ impl Streams {
         Some(Present { streams: self.clone(), id })
     }
 
-    /// How many streams are open.
+    /// The number of open streams.
     #[must_use]
     pub fn len(&self) -> usize {
         self.inner().streams.len()
     }
 
-    /// Whether none is open.
+    /// Whether no stream is open.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -129,12 +130,12 @@ impl Present {
         }
     }
 
-    /// What the node calls itself.
+    /// Records the node's name for itself.
     pub fn client(&self, id: &str) {
         self.with(|stream| stream.client = excerpt(id, 256));
     }
 
-    /// What the node wants of a type.
+    /// Records which resources of a type the node wants.
     pub fn wants(&self, kind: Kind, wants: Wants) {
         let text = match wants {
             Wants::Everything => "all".to_owned(),
@@ -143,12 +144,12 @@ impl Present {
         self.with(|stream| stream.types.entry(kind.name()).or_default().wants = text);
     }
 
-    /// That a response was sent.
+    /// Records that a response was sent.
     pub fn sent(&self, kind: Kind, version: u64) {
         self.with(|stream| stream.types.entry(kind.name()).or_default().sent = Some(version));
     }
 
-    /// How the node has answered.
+    /// Records the node's answer to a response.
     pub fn answered(&self, answer: &Answer) {
         let now = rfc3339(SystemTime::now());
         self.with(|stream| {

@@ -1,8 +1,8 @@
-//! gRPC over HTTP/2, the server's side of it, as far as two calls need it: length-prefixed messages both ways, and a status at
-//! the end.
+//! The server's side of gRPC over HTTP/2, as far as two kinds of calls need it: length-prefixed messages in both
+//! directions, and a status at the end.
 //!
-//! It stands on `h2` itself: what is sent to thousands of nodes is one copy of encoded bytes, of which each stream holds no more
-//! than a chunk outside of the windows that its reader grants.
+//! It uses `h2` directly: thousands of nodes are sent one copy of encoded bytes, and each stream holds no more than a
+//! chunk of them outside of the windows that its reader grants.
 
 mod messages;
 mod replies;

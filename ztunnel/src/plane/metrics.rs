@@ -33,18 +33,18 @@ pub struct ResultLabel {
     pub result: &'static str,
 }
 
-/// What is counted. Clones count together.
+/// All counters. Clones share them.
 #[derive(Clone, Debug)]
 pub struct PlaneMetrics {
     /// Responses sent.
     pub responses: Family<TypeLabel, Counter>,
-    /// Their bytes.
+    /// Bytes of the responses sent.
     pub bytes: Family<TypeLabel, Counter>,
     /// Responses that nodes could use.
     pub accepted: Family<TypeLabel, Counter>,
     /// Responses that nodes could not use.
     pub rejected: Family<TypeLabel, Counter>,
-    /// From a response to the node's answer, in seconds.
+    /// Time from a response to the node's answer, in seconds.
     pub answer_seconds: Histogram,
     /// Certificates issued.
     pub issued: Counter,
@@ -54,12 +54,12 @@ pub struct PlaneMetrics {
     pub reports: Family<ResultLabel, Counter>,
     /// Events on pods.
     pub events: Family<ResultLabel, Counter>,
-    /// Streams and connections that were ended from here.
+    /// Streams and connections that the control plane has ended.
     pub cut: Family<ReasonLabel, Counter>,
 }
 
 impl PlaneMetrics {
-    /// Registers all of them.
+    /// Registers all counters.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             responses: Family::default(),

@@ -1,7 +1,8 @@
-//! Whose node a caller is: tokens in a directory, one file for each node, named like the node.
+//! Nodes proved by tokens in a directory. The directory has one file for each node; the name of the file is the node's
+//! name.
 //!
-//! A file has the token itself, or `sha256:` and the hexadecimal SHA-256 of the token; so the directory need not hold anything
-//! that is good for a connection. The directory is followed: a token that is taken away ends the streams of its node.
+//! A file has the token itself, or `sha256:` and the hexadecimal SHA-256 of the token. With digests, a reader of the
+//! directory cannot connect as a node. The directory is watched: when a token is removed, the streams of its node end.
 
 use std::{
     collections::HashMap,
@@ -26,18 +27,18 @@ use crate::{
     model::name::check_name,
 };
 
-/// A token has at least this many bytes: half of what `openssl rand -hex 32` prints.
+/// A token has at least this many bytes: half of the output of `openssl rand -hex 32`.
 const SHORTEST: usize = 32;
-/// A token has at most this many bytes: tokens of Kubernetes have about 1200.
+/// A token has at most this many bytes. Tokens of Kubernetes have about 1200.
 const LONGEST: usize = 8 << 10;
-/// Begins a file that has the digest of a token.
+/// The beginning of a file that has the digest of a token.
 const DIGEST: &str = "sha256:";
 
-/// The tokens of all nodes. Clones are the same.
+/// The tokens of all nodes. Clones share their state.
 #[derive(Clone, Debug)]
 pub struct NodeTokens {
     shared: Arc<Shared>,
-    /// Follows the directory for as long as a clone is there.
+    /// Watches the directory as long as a clone exists.
     _watch: Arc<TaskSet>,
 }
 
@@ -54,7 +55,7 @@ struct Tokens {
     state: Listing,
 }
 
-/// What tells one state of the directory from another: name, inode, size, times.
+/// Name, inode, size and times of each file, to detect that the directory has changed.
 type Listing = Vec<(String, u64, u64, Option<SystemTime>, i64)>;
 
 /// Why the directory of tokens cannot be used.
@@ -65,7 +66,7 @@ pub struct OpenTokensError {
     source: io::Error,
 }
 
-/// Why the file of a token does not count.
+/// Why the file of a token is ignored.
 #[derive(Debug, Error)]
 enum TokenError {
     #[error("cannot read it")]
@@ -85,10 +86,10 @@ enum TokenError {
 }
 
 impl NodeTokens {
-    /// Reads the tokens of a directory, and follows it from then on; within a runtime.
+    /// Reads the tokens of a directory, and watches it from then on. Has to be called within a runtime.
     ///
     /// # Errors
-    /// The directory cannot be read. A file that makes no sense is told in the log, and its node cannot connect.
+    /// The directory cannot be read. A file that is not valid is reported in the log, and its node cannot connect.
     pub fn open(dir: PathBuf, tasks: TaskCount) -> Result<Self, OpenTokensError> {
         let tokens = Tokens::read(&dir).map_err(|source| OpenTokensError { dir: dir.clone(), source })?;
         info!(dir = %dir.display(), nodes = tokens.nodes.len(), "nodes prove themselves by tokens");
@@ -98,36 +99,37 @@ impl NodeTokens {
         Ok(Self { shared, _watch: Arc::new(watch) })
     }
 
-    /// The node whose token this is.
+    /// The node to which a token belongs.
     #[must_use]
     pub fn authenticate(&self, token: &[u8]) -> Option<Caller> {
         let token = sha256(token);
-        // The table is searched by a digest, of which no caller knows one without the token.
+        // The time of this search tells nothing: it depends on a digest, and a caller cannot know the digest of a token
+        // without the token.
         let tokens = self.shared.tokens.load();
         let (known, node) = tokens.nodes.get_key_value(&token)?;
         verify_slices_are_equal(known, &token).ok()?;
         Some(Caller { node: Arc::clone(node), token })
     }
 
-    /// Whether a caller's token still counts.
+    /// Whether a caller's token is still accepted.
     #[must_use]
     pub fn knows(&self, caller: &Caller) -> bool {
         self.shared.tokens.load().nodes.get(&caller.token) == Some(&caller.node)
     }
 
-    /// Learns of changes of the tokens.
+    /// A receiver that is notified when the tokens change.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.shared.changed.subscribe()
     }
 
-    /// How many nodes have a token.
+    /// The number of nodes that have a token.
     #[must_use]
     pub fn len(&self) -> usize {
         self.shared.tokens.load().nodes.len()
     }
 
-    /// Whether no node has one.
+    /// Whether no node has a token.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -165,7 +167,7 @@ fn listing(dir: &Path) -> io::Result<Listing> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir)? {
         let name = entry?.file_name().to_string_lossy().into_owned();
-        // Mounted secrets have links there.
+        // A mounted Secret has links with names like these (`..data`).
         if name.starts_with('.') {
             continue;
         }
@@ -183,7 +185,7 @@ fn token(dir: &Path, name: &str) -> Result<Digest, TokenError> {
     check_name(name).map_err(TokenError::Name)?;
     let path = dir.join(name);
     let metadata = fs::metadata(&path)?;
-    // Not opened before: a pipe would be waited for.
+    // This comes before the file is opened: opening a pipe would block.
     if !metadata.is_file() {
         return Err(TokenError::NotRegular);
     }

@@ -55,7 +55,7 @@ const REFUSED: &str = "MeshRefused";
 /// Reason of the Event of a pod that is enrolled after it was refused.
 const ENROLLED: &str = "MeshEnrolled";
 
-/// Takes reports, and writes Events. Clones are the same.
+/// Takes reports, and writes Events. Clones share their state.
 #[derive(Clone, Debug)]
 pub struct PodEvents(Arc<Shared>);
 
@@ -74,7 +74,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Queue {
     nodes: HashMap<Arc<str>, NodeQueue>,
-    /// The nodes, in their turns.
+    /// The nodes, in the order of their turns.
     turns: VecDeque<Arc<str>>,
 }
 
@@ -108,7 +108,7 @@ pub enum ReportRefusal {
 }
 
 impl ReportRefusal {
-    /// For the metric.
+    /// The label of the metric.
     #[must_use]
     pub const fn label(&self) -> &'static str {
         match self {
@@ -118,7 +118,7 @@ impl ReportRefusal {
         }
     }
 
-    /// As the caller is told.
+    /// The gRPC status for the caller.
     #[must_use]
     pub fn status(&self) -> Status {
         let code = match self {

@@ -1,8 +1,8 @@
-//! Writes into the status of each policy whether it is enforced as it is written.
+//! Writes into the status of each policy whether the mesh enforces the policy exactly as written.
 //!
-//! A status follows from the policy alone, so that replicas agree, and one that says it already is not written. A write counts for
-//! the version of the object that was read: of two replicas that write at once, one is refused. Where somebody else overwrites what
-//! is written here, the pauses between writes grow.
+//! A status depends on the policy only, so that all replicas compute the same status. A status that is already right is
+//! not written. A write names the version of the object that was read: when two replicas write at once, the API server
+//! refuses one of the writes. When another program overwrites the status, the pauses between writes grow.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -25,16 +25,16 @@ use crate::{
 };
 
 const TYPES: [ResourceType; 2] = [AUTHORIZATION_POLICIES, PEER_AUTHENTICATIONS];
-/// A write waits for a part of this time, which is drawn: mostly one replica writes, and the others see it.
+/// A write waits for a random part of this time. So mostly one replica writes, and the others see its write.
 const SPREAD: Duration = Duration::from_secs(2);
-/// Between two writes to one policy at first; it doubles while they follow each other.
+/// The first pause between two writes to one policy. It doubles while writes follow each other.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
-/// Between two writes to whatever policies.
+/// The pause between two writes to any policies.
 const EVERY: Duration = Duration::from_millis(50);
-/// After a failure of the API server.
+/// The pause after a failure of the API server.
 const AGAIN: Duration = Duration::from_secs(30);
-/// While a right is missing.
+/// The pause while a right is missing.
 const WITHOUT_RIGHT: Duration = Duration::from_secs(300);
 
 type Key = (usize, NamespacedName);
@@ -43,12 +43,12 @@ type Key = (usize, NamespacedName);
 #[derive(Debug)]
 pub struct PolicyStatus {
     cluster: Cluster,
-    /// What is to be written, and when.
+    /// The writes that are due, and their times.
     due: BTreeMap<Key, (Instant, StatusWrite)>,
     past: HashMap<Key, Past>,
-    /// Nothing is written before.
+    /// The earliest time of the next write.
     not_before: Instant,
-    /// What was told last of failures.
+    /// The last failure that was logged.
     told: Option<String>,
 }
 
@@ -60,13 +60,13 @@ struct Past {
 }
 
 impl PolicyStatus {
-    /// Writes by this API server; within a runtime.
+    /// Writes to this API server. Has to be called within a runtime.
     #[must_use]
     pub fn new(cluster: Cluster) -> Self {
         Self { cluster, due: BTreeMap::new(), past: HashMap::new(), not_before: Instant::now(), told: None }
     }
 
-    /// Keeps every status as it should be, for ever.
+    /// Keeps the status of every policy right, for ever.
     pub async fn write(mut self) {
         let streams = TYPES.into_iter().enumerate().map(|(index, resource)| {
             let watch = Watch::new(self.cluster.clone(), resource, Selection::default());
@@ -109,12 +109,12 @@ impl PolicyStatus {
                 self.due.remove(&key);
                 self.past.remove(&key);
             }
-            // The source of the mesh tells of these.
+            // The source of the mesh reports these.
             Report::Synced | Report::Absent | Report::Failed(_) => {}
         }
     }
 
-    /// When a policy may be written.
+    /// The earliest time at which the status of a policy may be written.
     fn earliest(&self, key: &Key, now: Instant) -> Instant {
         let drawn = now + SPREAD.mul_f64(fastrand::f64());
         self.past.get(key).map_or(drawn, |past| drawn.max(past.last + past.pause))
@@ -131,7 +131,7 @@ impl PolicyStatus {
                 self.told = None;
                 self.note(key, now);
             }
-            // It has another version, or is gone: the watch brings it.
+            // The policy has another version, or is gone: the watch will report it.
             Err(Failure { reason: Reason::Conflict(_), .. }) => {
                 debug!(policy = write.title(), "its status is for an older version");
             }

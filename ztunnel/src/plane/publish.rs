@@ -1,4 +1,5 @@
-//! From a source of the mesh to the streams of nodes: the snapshot is published, and what it changes goes into the catalogue.
+//! From a source of the mesh to the streams of nodes: the snapshot is published, and the resources that it changes go
+//! into the catalogue.
 
 use std::{
     pin::pin,
@@ -17,7 +18,7 @@ use crate::{
     store::publish::{Publisher, Reader},
 };
 
-/// The catalogue, as all streams share it. Clones are the same.
+/// The catalogue that all streams share. Clones share it, too.
 #[derive(Clone, Debug)]
 pub struct Resources {
     catalogue: Arc<Mutex<Catalogue>>,
@@ -31,19 +32,19 @@ impl Default for Resources {
 }
 
 impl Resources {
-    /// The catalogue as it is now, for a moment in which it does not change.
+    /// Locks the catalogue. It does not change until the guard is dropped.
     pub fn catalogue(&self) -> MutexGuard<'_, Catalogue> {
-        // A change is put in by a function that does not panic halfway.
+        // A poisoned lock is no problem: the function that changes the catalogue does not panic halfway.
         self.catalogue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Learns of changes from now on.
+    /// A receiver that is notified of changes from now on.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
 
-    /// Changes the catalogue, and tells all streams. What `change` returns.
+    /// Changes the catalogue, and notifies all streams. Returns the result of `change`.
     pub fn change<T>(&self, change: impl FnOnce(&mut Catalogue) -> T) -> T {
         let (result, version) = {
             let mut catalogue = self.catalogue();
@@ -54,10 +55,11 @@ impl Resources {
     }
 }
 
-/// Publishes what a source yields, and serves what it changes, until the source is at its end or `shutdown` is over.
+/// Publishes the batches of a source, and serves the resources that they change, until the source ends or `shutdown`
+/// completes.
 ///
-/// Nothing is served before there has been a state of the mesh in which nothing was missing. Nodes send in plaintext to whatever
-/// a mesh does not have, so a mesh with gaps would open connections that its missing part may protect.
+/// Nothing is served before the mesh has been complete once. Nodes send in plaintext to every destination that a mesh
+/// does not have. So a mesh with gaps would open connections that its missing part may protect.
 pub async fn feed(
     mut source: impl MeshSource,
     publisher: Publisher,

@@ -1,4 +1,4 @@
-//! How often a node may do something.
+//! Limits how often a node may do something.
 
 use std::{
     collections::HashMap,
@@ -8,29 +8,29 @@ use std::{
 
 use tokio::time::Instant;
 
-/// So many at once, and then one each `every`; for each node on its own.
+/// A token bucket for each node: `burst` operations at once, and one more after each `every`.
 #[derive(Debug)]
 pub struct Quota {
     burst: u32,
     every: Duration,
-    /// When the node would have its whole burst again.
+    /// The time at which the node has its whole burst again.
     full_at: Mutex<HashMap<Arc<str>, Instant>>,
 }
 
 impl Quota {
-    /// A burst of so many, of which one comes back each `every`.
+    /// Allows `burst` operations at once. One more becomes available after each `every`.
     #[must_use]
     pub fn new(burst: u32, every: Duration) -> Self {
         Self { burst, every, full_at: Mutex::default() }
     }
 
-    /// Takes one for a node.
+    /// Takes one operation of a node's quota.
     ///
     /// # Errors
-    /// The time after which there is one again.
+    /// The quota is used up. The error is the time after which the node may try again.
     pub fn take(&self, node: &Arc<str>, now: Instant) -> Result<(), Duration> {
         let mut nodes = self.full_at.lock().unwrap_or_else(PoisonError::into_inner);
-        // Nodes that have their whole burst need no entry.
+        // A node that has its whole burst needs no entry.
         const SWEEP: usize = 1024;
         if nodes.len() >= SWEEP && !nodes.contains_key(node) {
             nodes.retain(|_, full_at| *full_at > now);

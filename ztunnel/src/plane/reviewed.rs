@@ -1,8 +1,8 @@
-//! Nodes that prove themselves by the token of their daemon's service account, which the Kubernetes API reviews.
+//! Nodes proved by the token of their daemon's service account. The Kubernetes API reviews the token.
 //!
-//! A token counts only if it is of the service account of the node daemon, for an audience of this mesh, and bound to a pod: the
-//! pod's node is the caller's node. What the API has said is kept for [`REVIEW_EVERY`], then it is asked again; a pod that the mesh no
-//! longer has on that node ends its token at once.
+//! A token is accepted only if it belongs to the service account of the node daemon, has an audience of this mesh, and
+//! is bound to a pod. The pod's node is the caller's node. The answer of the API is kept for [`REVIEW_EVERY`], then the
+//! API is asked again. When the mesh no longer has the pod on that node, the token ends at once.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -34,39 +34,39 @@ use crate::{
     store::publish::Reader,
 };
 
-/// How long an answer of the API counts: a token that is revoked there ends within this time.
+/// How long an answer of the API is valid: a token that is revoked there ends within this time.
 pub const REVIEW_EVERY: Duration = Duration::from_secs(60);
-/// How long a token that was good goes on while the API cannot be asked; it ends with the token itself in any case.
+/// How long a token that was accepted stays accepted while the API cannot be asked. It never outlives its own expiry.
 const UNASKED: Duration = Duration::from_secs(600);
-/// How long a refusal counts.
+/// How long a refusal is kept.
 const REFUSED_FOR: Duration = Duration::from_secs(10);
-/// Between two looks at the tokens.
+/// The pause between two checks of the known tokens.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// A token has at most this many bytes; those of Kubernetes have about 1200.
+/// A token has at most this many bytes. Tokens of Kubernetes have about 1200.
 const LONGEST: usize = 8 << 10;
-/// Tokens of which the answers are kept. A node has two while its token is replaced.
+/// The number of tokens whose answers are kept. A node has two tokens while its token is replaced.
 const MOST: usize = 20_000;
-/// How often it is told that the API cannot be asked.
+/// How often the log reports that the API cannot be asked.
 const TELL_EVERY: Duration = Duration::from_secs(30);
-/// Questions to the API at once.
+/// Reviews that run at once.
 const AT_ONCE: usize = 16;
-/// How long a question may wait for a place.
+/// How long a review may wait for its turn.
 const WAIT: Duration = Duration::from_secs(5);
 
-/// Whose tokens count.
+/// The tokens that are accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeAccounts {
     /// The service account of the node daemon.
     pub account: NamespacedName,
-    /// Audiences, one of which a token must have.
+    /// Accepted audiences. A token must have one of them.
     pub audiences: Vec<String>,
 }
 
-/// Nodes, proved by the Kubernetes API. Clones are the same.
+/// Nodes proved by the Kubernetes API. Clones share their state.
 #[derive(Clone, Debug)]
 pub struct ReviewedNodes {
     shared: Arc<Shared>,
-    /// Looks at the tokens for as long as a clone is there.
+    /// Checks the tokens as long as a clone exists.
     _watch: Arc<TaskSet>,
 }
 
@@ -78,12 +78,12 @@ struct Shared {
     known: Mutex<HashMap<Digest, Known>>,
     asking: Semaphore,
     unproved: Unproved,
-    /// When it was told last that the API cannot be asked.
+    /// The last time at which the log reported that the API cannot be asked.
     told: Mutex<Option<Instant>>,
     changed: watch::Sender<u64>,
 }
 
-/// What is known of a token.
+/// The last answer about a token.
 #[derive(Clone, Debug)]
 enum Known {
     Good(Good),
@@ -93,11 +93,11 @@ enum Known {
 #[derive(Clone)]
 struct Good {
     of: PodToken,
-    /// To ask again.
+    /// The token itself, for the next review.
     token: Arc<str>,
-    /// When the API said so.
+    /// The time of the API's answer.
     asked: Instant,
-    /// When it ends by itself.
+    /// The expiry of the token.
     expires: SystemTime,
 }
 
@@ -107,14 +107,14 @@ impl std::fmt::Debug for Good {
     }
 }
 
-/// What is read of the claims of a token, whose signature the API checks.
+/// The claim that is read here. The API checks the signature of the token.
 #[derive(Deserialize)]
 struct Claims {
     exp: u64,
 }
 
 impl ReviewedNodes {
-    /// Asks an API server, and compares with the pods of a mesh; within a runtime.
+    /// Asks this API server, and compares its answers with the pods of this mesh. Has to be called within a runtime.
     #[must_use]
     pub fn new(cluster: Cluster, accounts: NodeAccounts, mesh: Reader, tasks: TaskCount) -> Self {
         info!(
@@ -137,10 +137,10 @@ impl ReviewedNodes {
         Self { shared, _watch: Arc::new(watch) }
     }
 
-    /// The node whose token this is, which came from an address.
+    /// The node to which a token belongs. `from` is the address that the call came from.
     ///
     /// # Errors
-    /// The token does not count, or the API cannot be asked.
+    /// The token is not accepted, or the API cannot be asked.
     pub async fn authenticate(&self, token: &[u8], from: IpAddr) -> Result<Caller, Stranger> {
         let digest = sha256(token);
         let shared = &self.shared;
@@ -177,25 +177,25 @@ impl ReviewedNodes {
         }
     }
 
-    /// Whether a caller's token still counts.
+    /// Whether a caller's token is still accepted.
     #[must_use]
     pub fn knows(&self, caller: &Caller) -> bool {
         matches!(self.shared.known().get(&caller.token), Some(Known::Good(good)) if good.of.node == caller.node)
     }
 
-    /// Learns of tokens that have ended.
+    /// A receiver that is notified when tokens end.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.shared.changed.subscribe()
     }
 
-    /// How many tokens count.
+    /// The number of accepted tokens.
     #[must_use]
     pub fn len(&self) -> usize {
         self.shared.known().values().filter(|known| matches!(known, Known::Good(_))).count()
     }
 
-    /// Whether none counts.
+    /// Whether no token is accepted.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -207,7 +207,7 @@ impl Shared {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks the API, and keeps the answer.
+    /// Asks the API, and keeps its answer.
     async fn ask(&self, digest: Digest, token: Arc<str>, expires: SystemTime) -> Result<Good, Stranger> {
         let review = match self.cluster.review(&token, &self.accounts.audiences).await {
             Ok(review) => review,
@@ -249,7 +249,7 @@ impl Shared {
         Err(Stranger::Refused(refusal))
     }
 
-    /// Tells that the API cannot be asked, but not of each token.
+    /// Logs that the API cannot be asked, but not for each token.
     fn complain(&self, failure: &Failure) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
@@ -263,7 +263,7 @@ impl Shared {
         let mut known = self.known();
         if known.len() >= MOST && !known.contains_key(&digest) {
             known.retain(|_, known| matches!(known, Known::Good(_)));
-            // A refusal need not be kept, and there are not so many nodes.
+            // Answers may be dropped: a refusal need not be kept, and there are fewer nodes than this.
             if known.len() >= MOST {
                 return;
             }
@@ -271,13 +271,13 @@ impl Shared {
         known.insert(digest, answer);
     }
 
-    /// Whether a good token still counts, by the clock and by the mesh.
+    /// Whether the clock and the mesh still allow a token that was accepted.
     fn counts(&self, good: &Good) -> Result<(), &'static str> {
         if good.expires <= SystemTime::now() {
             return Err("the token has expired");
         }
         let mesh = self.mesh.load();
-        // Before the mesh is read nothing is given to anybody.
+        // This is safe: before the mesh is read, no caller gets anything.
         if mesh.version() == 0 {
             return Ok(());
         }
@@ -290,7 +290,7 @@ impl Shared {
         }
     }
 
-    /// Ends a token.
+    /// Removes a token, so that the streams of its node end.
     fn end(&self, digest: &Digest, why: &str) {
         if let Entry::Occupied(entry) = self.known().entry(*digest)
             && let Known::Good(good) = entry.get()
@@ -302,7 +302,7 @@ impl Shared {
     }
 }
 
-/// Ends tokens whose pods are gone or whose time is over, and asks again for the others.
+/// Ends tokens that have expired or whose pods are gone, and has the others reviewed again.
 async fn look(shared: Arc<Shared>) {
     loop {
         sleep(LOOK_EVERY).await;
@@ -335,7 +335,7 @@ async fn look(shared: Arc<Shared>) {
     }
 }
 
-/// A token that may be one of a service account, and when it ends.
+/// Reads a token that may be one of a service account. Returns it with its expiry.
 fn parse(token: &[u8]) -> Result<(Arc<str>, SystemTime), &'static str> {
     const WRONG: &str =
         "the token of the call is no token of a service account: send that of a projected serviceAccountToken volume";

@@ -1,5 +1,5 @@
-//! Publishes the roots of the authority as a ConfigMap, in the namespaces that need it: that of the node daemons, and each with pods
-//! of the mesh.
+//! Publishes the roots of the authority as a ConfigMap in the namespaces that need it: the namespace of the node
+//! daemons, and each namespace with pods of the mesh.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -17,11 +17,12 @@ use crate::{
     store::publish::Reader,
 };
 
-/// The key in the ConfigMap, as Istio has it.
+/// The key in the ConfigMap. Istio uses the same.
 pub const KEY: &str = "root-cert.pem";
-/// How long changes of the mesh are gathered: who needs the roots is looked for among all pods.
+/// How long changes of the mesh are gathered. The namespaces that need the roots are found by a search through all
+/// pods.
 const GATHER: Duration = Duration::from_secs(2);
-/// After a failure.
+/// The pause after a failure.
 const AGAIN: Duration = Duration::from_secs(15);
 
 /// Publishes the roots.
@@ -39,7 +40,7 @@ pub struct Roots {
 }
 
 impl Roots {
-    /// Keeps the ConfigMaps as they should be, for ever.
+    /// Keeps the ConfigMaps right, for ever.
     pub async fn publish(self) {
         let fields = Some(format!("metadata.name={}", self.name));
         let mut watch = Watch::new(self.cluster.clone(), CONFIG_MAPS, Selection { fields, ..Selection::default() });
@@ -79,7 +80,7 @@ impl Roots {
         }
     }
 
-    /// When it is to be tried again, if something failed.
+    /// Writes the ConfigMaps that are missing or different. Returns the time of the next attempt if a write failed.
     async fn apply(
         &self,
         there: &mut HashMap<Arc<str>, ConfigMapState>,
@@ -107,7 +108,7 @@ impl Roots {
                     there.insert(namespace, wanted.clone());
                 }
                 Err(failure) => {
-                    // The namespace may be on its way out.
+                    // The namespace may be terminating.
                     warn!(config_map = %name, %failure, "the roots are not published");
                     again = Some(Instant::now() + AGAIN);
                 }

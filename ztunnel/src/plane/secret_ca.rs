@@ -1,7 +1,8 @@
-//! The authority in a Secret: one for all replicas.
+//! The authority in a Secret. All replicas share it.
 //!
-//! `cacerts` is an authority that somebody has laid down, in Istio's layout. Without it, `ztunnel-ca` is made by the replica that is
-//! first: the API server takes one Secret of a name, so that there are never two. A Secret that changes is followed, as a directory is.
+//! `cacerts` is an authority that an operator has provided, in Istio's layout. If there is none, the first replica
+//! creates the Secret `ztunnel-ca`. The API server accepts only one Secret of a name, so there are never two
+//! authorities. The Secret is watched for changes, as a directory is.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -18,28 +19,28 @@ use crate::{
     model::{cause::causes, identity::TrustDomain, workload::NamespacedName},
 };
 
-/// The Secret with an authority that was laid down, as Istio calls it.
+/// The Secret with an authority that an operator has provided. Istio uses the same name.
 pub const PLUGGED_IN: &str = "cacerts";
-/// The Secret with an authority that was made here.
+/// The Secret with an authority that this program has made.
 pub const MADE: &str = "ztunnel-ca";
 
 /// Why there is no authority.
 #[derive(Debug, Error)]
 pub enum SecretCaError {
-    /// The API server does not give it, or does not take it.
+    /// The API server does not return the Secret, or does not accept it.
     #[error("cannot have the authority in a Secret")]
     Api(#[source] Box<Failure>),
-    /// Some of its files are missing.
+    /// Some keys of the Secret are missing.
     #[error(
         "Secret {secret} is no authority, it lacks {}: put the missing keys there, or remove the Secret", missing.join(", ")
     )]
     Incomplete {
         /// The Secret.
         secret: NamespacedName,
-        /// The keys.
+        /// The missing keys.
         missing: Vec<&'static str>,
     },
-    /// It can't be used.
+    /// The authority in the Secret cannot be used.
     #[error("the authority in Secret {secret} can't be used")]
     Unfit {
         /// The Secret.
@@ -48,16 +49,16 @@ pub enum SecretCaError {
         #[source]
         source: Box<CaError>,
     },
-    /// No new one may be made.
+    /// The Secret is gone, and no new authority may be made in its place.
     #[error(
         "there is no authority: neither Secret {namespace}/{PLUGGED_IN} nor {namespace}/{MADE} is there, but ConfigMap {roots} has the \
          roots of one that nodes trust: no new one is made in its place; restore the Secret, or remove the ConfigMap to have a new \
          authority made"
     )]
     Gone {
-        /// Where it should be.
+        /// The namespace where the Secret should be.
         namespace: Arc<str>,
-        /// What says that there was one.
+        /// The ConfigMap that shows that there was an authority.
         roots: NamespacedName,
     },
 }
@@ -68,16 +69,16 @@ impl From<Failure> for SecretCaError {
     }
 }
 
-/// Where the authority is, and whose identities it signs.
+/// The place of the authority, and the identities that it signs.
 #[derive(Debug, Clone)]
 pub struct SecretCaSettings {
     /// The namespace of the Secret.
     pub namespace: Arc<str>,
-    /// The ConfigMap with the roots, whose presence says that there was an authority.
+    /// The ConfigMap with the roots. When it exists, there was an authority.
     pub roots: Arc<str>,
-    /// Whose workloads it signs.
+    /// The trust domain of the workloads for which it signs.
     pub trust_domain: TrustDomain,
-    /// How long a certificate is valid at most.
+    /// The longest validity of a certificate.
     pub ttl: Duration,
 }
 
@@ -91,10 +92,10 @@ pub struct SecretCa {
 }
 
 impl SecretCa {
-    /// Takes the authority that is there, or makes one.
+    /// Opens the authority that exists, or makes one.
     ///
     /// # Errors
-    /// There is one that can't be used, or none can be made.
+    /// The existing authority cannot be used, or a new one cannot be made.
     pub async fn open(cluster: Cluster, settings: &SecretCaSettings) -> Result<Self, SecretCaError> {
         let name = |name: &str| NamespacedName::new(Arc::clone(&settings.namespace), name);
         let (secret, data, made) = match cluster.secret(&name(PLUGGED_IN)).await? {
@@ -118,7 +119,7 @@ impl SecretCa {
         &self.secret
     }
 
-    /// Follows the Secret, for ever. What can't be used leaves the last good authority in force.
+    /// Watches the Secret, for ever. While its content cannot be used, the last good authority stays in force.
     pub async fn follow(self) {
         let selection = Selection {
             namespace: Some(self.secret.namespace.to_string()),
@@ -153,7 +154,8 @@ fn content(secret: &NamespacedName, mut data: SecretData) -> Result<Content, Sec
     Content::of(|key| data.remove(key)).map_err(|missing| SecretCaError::Incomplete { secret: secret.clone(), missing })
 }
 
-/// The Secret of an authority that is made by whichever replica is first; whether this one was.
+/// Makes an authority, if this replica is the first. Returns the content of the Secret, and whether this replica has
+/// made it.
 async fn first(
     cluster: &Cluster,
     secret: &NamespacedName,
@@ -166,7 +168,7 @@ async fn first(
     let had_one = cluster.config_map(&roots).await?.is_some_and(|found| found.is_ours);
     let gone = || SecretCaError::Gone { namespace: Arc::clone(&settings.namespace), roots: roots.clone() };
     if had_one {
-        // Another replica may have made both meanwhile.
+        // Another replica may have made the Secret and the ConfigMap meanwhile.
         return cluster.secret(secret).await?.map(|data| (data, false)).ok_or_else(gone);
     }
     let new = NewCa { trust_domain: settings.trust_domain.clone(), ttl: NewCa::TTL };

@@ -1,4 +1,4 @@
-//! The serving certificate: from the control plane's own CA, and renewed long before it ends.
+//! The serving certificate. The control plane's own CA signs it, and it is renewed long before it expires.
 
 use std::{
     sync::Arc,
@@ -24,29 +24,29 @@ use crate::{
     tls::{NamedError, NamedServer, NamedStream},
 };
 
-/// After a failure the next attempt begins so soon.
+/// The pause after a failure.
 const RETRY: Duration = Duration::from_secs(30);
 
-/// Between two renewals there is at least this.
+/// The shortest pause between two renewals.
 const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 
 /// Why there is no serving certificate.
 #[derive(Debug, Error)]
 pub enum ServingError {
-    /// The CA gives none.
+    /// The CA does not sign one.
     #[error("the CA gives no serving certificate for {names}")]
     Ca {
-        /// For these names.
+        /// The names that were asked for.
         names: String,
         /// Why.
         source: Box<CaError>,
     },
-    /// TLS cannot use it.
+    /// TLS cannot use the certificate.
     #[error("the serving certificate cannot be used")]
     Tls(#[from] NamedError),
 }
 
-/// The server's end of TLS, whose certificate is replaced from time to time. Clones are the same.
+/// The server's side of TLS. Its certificate is replaced from time to time. Clones share their state.
 #[derive(Clone, Debug)]
 pub struct Serving {
     server: Arc<ArcSwap<NamedServer>>,
@@ -59,7 +59,7 @@ pub enum HandshakeError {
     /// The client was too slow.
     #[error("the TLS handshake was not complete within {} s", .0.as_secs())]
     Deadline(Duration),
-    /// The rest.
+    /// The handshake failed for another reason.
     #[error(transparent)]
     Failed(#[from] NamedError),
 }
@@ -82,16 +82,16 @@ pub struct Keeper {
     ca: Arc<LocalCa>,
     names: Vec<String>,
     serving: Serving,
-    /// When the certificate in use ends.
+    /// The expiry of the certificate in use.
     ends: watch::Sender<SystemTime>,
     renew_at: SystemTime,
 }
 
 impl Keeper {
-    /// A server with a certificate for these names. A handshake with it may take `deadline`.
+    /// A server with a certificate for these names. `deadline` is the time that a handshake may take.
     ///
     /// # Errors
-    /// The CA gives no certificate.
+    /// The CA does not sign a certificate, or TLS cannot use it.
     pub fn start(
         ca: Arc<LocalCa>,
         names: Vec<String>,
@@ -106,11 +106,11 @@ impl Keeper {
         Ok((keeper, serving, watch))
     }
 
-    /// Renews the certificate, when half of its time is over and when the CA changes.
+    /// Renews the certificate when half of its validity is over, and when the CA changes.
     pub async fn run(mut self) {
         let mut generation = self.ca.generation();
         loop {
-            // A CA that is about to end gives ever shorter certificates.
+            // A CA that is about to expire signs certificates of ever shorter validity.
             let wait = self.renew_at.duration_since(SystemTime::now()).unwrap_or_default().max(SHORTEST_WAIT);
             tokio::select! {
                 () = sleep(wait) => {}

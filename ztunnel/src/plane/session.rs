@@ -1,11 +1,14 @@
-//! What one stream of a node has asked for and has: which response is due next, and how the node has answered the last one.
-//! Pure: it is told of requests and of the time, and asks the catalogue.
+//! The state of one stream of a node: the resources for which the node has asked, those that it has, and its answer to
+//! the last response. It decides which response is due next. Pure: callers pass it the requests, the time and the
+//! catalogue.
 //!
-//! Of each type one response at a time is unanswered. What changes meanwhile goes into the next one, in its latest state.
+//! For each type at most one response is unanswered. Resources that change meanwhile go into the next response, in
+//! their latest state.
 //!
-//! A workload depends on policies. So that no node has a workload without its policies, a new policy is sent before the workloads that
-//! may depend on it, and a policy that is gone is taken away after them, each when the node has answered what comes before. Settings are
-//! sent before all else: without them a node may connect where it must not.
+//! A workload depends on policies. So that no node has a workload without its policies, a new policy is sent before the
+//! workloads that may depend on it, and the removal of a policy is sent after those workloads have changed. Each step
+//! waits until the node has answered the step before. Settings are sent before everything else: without them a node may
+//! connect to destinations that the settings forbid.
 
 mod messages;
 mod subscription;
@@ -27,10 +30,10 @@ pub struct Session {
 }
 
 impl Session {
-    /// Takes a request over. The answer in it, if it answers the last response of its type.
+    /// Applies a request. Returns its answer, if it answers the last response of its type.
     ///
     /// # Errors
-    /// The request is beyond all bounds.
+    /// The request asks for too many names, or for a name that is too long.
     pub fn request(&mut self, kind: Kind, request: Request) -> Result<Option<Answer>, SessionError> {
         let names = request.subscribe.iter().chain(&request.unsubscribe).chain(request.known.keys());
         if let Some(long) = names.map(String::len).find(|length| *length > LONGEST_NAME) {
@@ -69,24 +72,24 @@ impl Session {
         }
     }
 
-    /// The subscription of a type whose last response is answered.
+    /// The subscription of a type, unless its last response is unanswered.
     fn idle(&mut self, kind: Kind) -> Option<&mut Subscription> {
         self.slot(kind).as_mut().filter(|it| it.sent().is_none())
     }
 
-    /// What the stream wants of a type; `None`: nothing yet.
+    /// The resources of a type that the stream wants; `None`: it has not asked for the type yet.
     #[must_use]
     pub fn wants(&self, kind: Kind) -> Option<Wants> {
         self.subscription(kind).map(Subscription::wants)
     }
 
-    /// Whether the next response may be all that there is.
+    /// Whether the next response may contain all resources.
     #[must_use]
     pub fn expects_everything(&self) -> bool {
         Kind::ALL.into_iter().filter_map(|kind| self.subscription(kind)).any(Subscription::expects_everything)
     }
 
-    /// Since when an answer is waited for, and of which type.
+    /// The oldest response without an answer: the time at which it was sent, and its type.
     #[must_use]
     pub fn unanswered(&self) -> Option<(Instant, Kind)> {
         let of = |kind| Some((self.subscription(kind)?.sent()?.at, kind));
@@ -96,7 +99,7 @@ impl Session {
     /// The next response; `None`: nothing is due before the catalogue changes or the node answers.
     ///
     /// # Errors
-    /// The stream cannot be told what is gone.
+    /// Removals that the stream lacks have been forgotten.
     pub fn next(&mut self, catalogue: &Catalogue, now: Instant) -> Result<Option<Response>, SessionError> {
         if !catalogue.is_complete() {
             return Ok(None);
@@ -151,7 +154,7 @@ impl Session {
         Ok(content.is_due().then_some((kind, content)))
     }
 
-    /// Workloads and services, as far as the policies that they may depend on have been taken.
+    /// Workloads and services. Those wait whose policies the node has not answered yet.
     fn addresses(&mut self, catalogue: &Catalogue) -> Result<Option<(Kind, Content)>, SessionError> {
         let kind = Kind::Address;
         let holds = |kind| self.subscription(kind).and_then(|policies| policies.holds(kind, catalogue));
@@ -162,7 +165,7 @@ impl Session {
         if subscription.has_missed(shelf) {
             return Err(SessionError::Behind(kind));
         }
-        // What is sent for the first time is all or nothing.
+        // The first response contains everything, or is not sent yet.
         if subscription.needs_all() && until < catalogue.version() {
             return Ok(None);
         }
@@ -175,7 +178,7 @@ impl Session {
         Ok(None)
     }
 
-    /// Policies that are gone, when no workload of the node depends on them any more.
+    /// Removals of policies, once no workload of the node depends on them any more.
     fn gone_policies(&mut self, kind: Kind, catalogue: &Catalogue) -> Option<(Kind, Content)> {
         let taken = self.address.as_ref().map_or(u64::MAX, Subscription::taken);
         let subscription = self.idle(kind)?;

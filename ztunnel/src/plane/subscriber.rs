@@ -25,15 +25,15 @@ use crate::istio::discovery::{
     ADDRESS, AUTHORIZATION, DeltaDiscoveryRequest, DeltaDiscoveryResponse, OBJECT, SETTINGS,
 };
 
-/// What all streams share.
+/// The parts that all streams share.
 #[derive(Clone, Debug)]
 pub(super) struct Shared {
     pub(super) resources: Resources,
     pub(super) nodes: Callers,
     pub(super) metrics: PlaneMetrics,
-    /// Places for large responses: each is made of references to all resources.
+    /// Limits the large responses that are sent at once: each of them holds references to all resources.
     pub(super) large: Arc<Semaphore>,
-    /// From so many bytes on a response is a large one.
+    /// A response of this number of bytes or more is large.
     pub(super) large_from: usize,
     /// How long a node may take to answer a response.
     pub(super) answer_within: Duration,
@@ -46,43 +46,43 @@ pub(super) struct Subscriber {
     present: Present,
     session: Session,
     messages: Messages,
-    /// Types that were asked for and are not served, as far as that was told.
+    /// The log has reported that the node asks for a type that is not served.
     is_unknown_told: bool,
 }
 
 /// How a stream ends.
 #[derive(Debug, Error)]
 pub(super) enum End {
-    /// The node has ended it.
+    /// The node has ended the stream.
     #[error("the node has ended the stream")]
     Done,
     /// The control plane stops.
     #[error("the control plane stops")]
     Stopping,
-    /// The node's token counts no more.
+    /// The node's token is not accepted any more.
     #[error("the token of the node has been taken away or replaced")]
     Revoked,
-    /// The node breaks the rules of HTTP/2 or gRPC, or sends what cannot be read.
+    /// The node breaks the rules of HTTP/2 or gRPC, or sends a message that cannot be read.
     #[error("the node sent something that is not accepted: {}", .0.message)]
     Invalid(Status),
-    /// It asks for too much.
+    /// The stream asks for too much, or has lacked removals for too long.
     #[error(transparent)]
     Session(#[from] SessionError),
-    /// It never says whether it could use a response.
+    /// The node does not say whether it could use a response.
     #[error("the node has not answered a response of type {kind} within {} s", within.as_secs())]
     NoAnswer {
         /// The response's type.
         kind: Kind,
-        /// How long it was waited for.
+        /// The time that the node had.
         within: Duration,
     },
-    /// It does not read.
+    /// The node does not read.
     #[error(transparent)]
     Stalled(#[from] Stalled),
 }
 
 impl End {
-    /// For the metric; `None`: nobody was cut.
+    /// The label of the metric; `None`: the control plane did not cut the stream.
     pub(super) const fn label(&self) -> Option<&'static str> {
         match self {
             Self::Done | Self::Stopping | Self::Stalled(Stalled::Gone(_)) => None,
@@ -115,7 +115,7 @@ impl Subscriber {
         Self { shared, caller, present, session: Session::default(), messages, is_unknown_told: false }
     }
 
-    /// Serves the stream to its end. `stopping` is over when the stream is to be ended.
+    /// Serves the stream to its end. `stopping` completes when the stream has to end.
     pub(super) async fn serve(mut self, mut replies: Replies, stopping: impl Future<Output = ()>) {
         let end = tokio::select! {
             end = self.run(&mut replies) => end,
@@ -130,7 +130,7 @@ impl Subscriber {
             None => info!(%node, reason = %end, "the stream of a node has ended"),
         }
         match &end {
-            // Trailers would wait behind what it does not read.
+            // Trailers would wait behind the bytes that the node does not read.
             End::Stalled(_) => replies.cut(),
             end => replies.finish(&end.status()),
         }
@@ -151,8 +151,8 @@ impl Subscriber {
                     if let Err(end) = self.hear(message) {
                         return end;
                     }
-                    // Requests that came together are read before the first of them is answered: what is sent first depends
-                    // on all of them.
+                    // Requests that arrived together are all read before the first of them is answered: the choice of
+                    // the first response depends on all of them.
                     while let Some(message) = futures_util::FutureExt::now_or_never(self.messages.next()) {
                         if let Err(end) = self.hear(message) {
                             return end;
@@ -174,7 +174,7 @@ impl Subscriber {
         }
     }
 
-    /// Sends all that is due.
+    /// Sends all responses that are due.
     async fn send(&mut self, replies: &mut Replies) -> Result<(), End> {
         loop {
             let _place = self.place().await;
@@ -192,7 +192,7 @@ impl Subscriber {
         }
     }
 
-    /// Waits for a place if the next response may be a large one.
+    /// Waits for a permit if the next response may be large.
     async fn place(&self) -> Option<OwnedSemaphorePermit> {
         let is_large = self.session.expects_everything() && {
             let catalogue = self.shared.resources.catalogue();
@@ -215,7 +215,7 @@ impl Subscriber {
             SETTINGS => Kind::Settings,
             OBJECT => Kind::Object,
             other => {
-                // A client that knows more types gets what there is.
+                // A client that asks for further types still gets the types that are served.
                 if !std::mem::replace(&mut self.is_unknown_told, true) {
                     let r#type = excerpt(other, 128);
                     info!(node = %self.caller.node, r#type, "a node asks for a type of resources that is not served");
@@ -240,7 +240,8 @@ impl Subscriber {
         Ok(())
     }
 
-    /// Makes sure that a node has not another's token: its certificates would be for pods that it does not have.
+    /// Makes sure that a node does not use the token of another node: its certificates would be for pods that it does
+    /// not have.
     fn check_node(&self, request: &DeltaDiscoveryRequest) -> Result<(), End> {
         let Some(node) = &request.node else { return Ok(()) };
         self.present.client(&node.id);
@@ -280,7 +281,7 @@ impl Subscriber {
     }
 }
 
-/// The parts of a response's message: its own fields, then those that all nodes share.
+/// The parts of a response's message: first its own fields, then the encoded resources that all nodes share.
 fn parts(response: Response) -> Vec<Bytes> {
     let own = DeltaDiscoveryResponse {
         system_version_info: response.version.to_string(),
@@ -297,14 +298,14 @@ fn parts(response: Response) -> Vec<Bytes> {
         control_plane: None,
     };
     let mut bytes = BytesMut::with_capacity(own.encoded_len());
-    // There is room for it.
+    // The buffer has room for the message.
     let _encoded = own.encode(&mut bytes);
     let mut parts = response.resources;
     parts.insert(0, bytes.freeze());
     parts
 }
 
-/// Waits for news; `false`: there will be none any more.
+/// Waits for a change; `false`: there will be no more changes.
 async fn changed(news: &mut watch::Receiver<u64>) -> bool {
     news.changed().await.is_ok()
 }

@@ -1,4 +1,4 @@
-//! A whole control plane on loopback, with nodes that speak HTTP/2 frame by frame, so that they can misbehave.
+//! A whole control plane on loopback. Its nodes use HTTP/2 frame by frame, so that they can break the rules.
 
 mod certificates;
 mod hostile;
@@ -59,7 +59,7 @@ const NAME: &str = "istiod.istio-system.svc";
 const TOKEN_A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 const TOKEN_B: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 
-/// Generous ones.
+/// Generous limits.
 const LIMITS: Limits = Limits {
     connections: 100,
     connections_per_address: 100,
@@ -79,7 +79,7 @@ const LIMITS: Limits = Limits {
     spread: Duration::ZERO,
 };
 
-/// A mesh that is told batch by batch.
+/// A source of the mesh that yields the batches of a test.
 struct Told(mpsc::UnboundedReceiver<Batch>);
 
 impl MeshSource for Told {
@@ -98,7 +98,7 @@ struct Plane {
     registry: Registry,
     streams: Streams,
     trigger: DrainTrigger,
-    /// Ends when it has stopped.
+    /// The task that serves. It ends when the control plane has stopped.
     serving: TaskSet,
     _services: TaskSet,
 }
@@ -113,7 +113,7 @@ impl Plane {
         Self::start_on(limits, signing, None).await
     }
 
-    /// With an API server, to which Events are written.
+    /// Starts a control plane that writes Events to this API server.
     async fn start_on(limits: Limits, signing: SigningLimits, cluster: Option<Cluster>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let tasks = TaskCount::default();
@@ -155,7 +155,7 @@ impl Plane {
         Self { addr, dir, ca, joiner, tell, registry, streams, trigger, serving, _services: services }
     }
 
-    /// The mesh's file `name` says this from now on.
+    /// The mesh's file `name` has these objects from now on.
     fn says(&mut self, name: &str, objects: &[&str]) {
         let text: String = objects.iter().map(|object| format!("---\n{object}\n")).collect();
         say(&mut self.joiner, name, &text);
@@ -163,7 +163,7 @@ impl Plane {
         self.tell.send(batch).unwrap();
     }
 
-    /// The value of a series.
+    /// The value of a metric's series.
     fn count(&self, series: &str) -> u64 {
         let mut text = String::new();
         encode(&mut text, &self.registry).unwrap();
@@ -185,7 +185,7 @@ impl Plane {
         Connection { sender, _tasks: tasks }
     }
 
-    /// A stream of resources of a node, on a connection of its own.
+    /// Opens a stream of resources for a node, on a connection of its own.
     async fn stream(&self, token: &str) -> Call {
         self.connect().await.call(DELTA_AGGREGATED_RESOURCES, Some(token)).await
     }
@@ -202,7 +202,7 @@ struct Connection {
     _tasks: TaskSet,
 }
 
-/// One call, and the connection that it is on.
+/// One call, and its connection.
 struct Call {
     send: SendStream<Bytes>,
     answer: Answer,
@@ -248,7 +248,7 @@ impl Call {
         frame.put_u8(flag);
         frame.put_u32(u32::try_from(bytes.len()).unwrap());
         frame.put_slice(bytes);
-        // What does not fit into the window waits in h2.
+        // Bytes that do not fit into the window wait in h2.
         self.send.send_data(frame.freeze(), false).unwrap();
     }
 
@@ -290,7 +290,7 @@ impl Call {
         }
     }
 
-    /// How it ends, whatever comes before.
+    /// Skips all messages, and returns the end of the call.
     async fn end(&mut self) -> Ended {
         loop {
             if let Err(ended) = self.next::<DeltaDiscoveryResponse>().await {
@@ -304,7 +304,8 @@ impl Call {
         self.send(&DeltaDiscoveryRequest { node: Some(node("node-a")), ..request(type_url) });
     }
 
-    /// The next response, which is of this type, as text: names of resources and, behind `-`, of what is gone.
+    /// The next response, which has to be of this type, and its text: names of resources, and with `-` names of removed
+    /// resources.
     async fn response(&mut self, type_url: &str) -> (DeltaDiscoveryResponse, String) {
         let response: DeltaDiscoveryResponse = self.next().await.unwrap();
         assert_eq!(response.type_url, type_url);

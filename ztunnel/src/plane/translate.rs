@@ -1,15 +1,16 @@
-//! What Istio's messages say of a mesh: resources of the objects that a batch of changes concerns, made as istiod makes them.
+//! Makes Istio's messages of a mesh: the resources of the objects that a batch of changes concerns, with the content
+//! that istiod gives them.
 //!
-//! A workload's message names the services that it stands behind and the policies that select it, so that it changes with them:
-//! [`concerned`] finds the workloads and services whose messages a batch may change. Each is made anew, and the
-//! [catalogue](super::catalogue) tells which of them are different.
+//! A workload's message names the services of which it is an endpoint and the policies that select it. So it changes
+//! when they change: [`concerned`] finds the workloads and services whose messages a batch may change. Each of these
+//! messages is made again, and the [catalogue](super::catalogue) finds those that are different.
 //!
-//! PeerAuthentication has no message of its own. As istiod does it, a workload whose clients must have an identity names a DENY
-//! policy for clients without one. In the same way go policies that name services (`targetRefs`): each workload behind such a
-//! service names a policy that is limited to the ports to which the service leads.
+//! PeerAuthentication has no message of its own. As with istiod, a workload whose clients must have an identity names a
+//! DENY policy for clients without one. Policies that name services (`targetRefs`) are sent in the same way: each
+//! workload behind such a service names a policy that is limited to the ports to which the service leads.
 //!
-//! A daemon of this project gets the mesh exactly as well: details in the messages of workloads and services, policies as they were
-//! written in [`Kind::Object`]. Istio's ztunnel skips the details and does not ask for the objects.
+//! A daemon of this project also gets the mesh exactly: details in the messages of workloads and services, and policies
+//! as they were written in [`Kind::Object`]. Istio's ztunnel skips the details and does not ask for the objects.
 
 mod concerned;
 mod encode;
@@ -39,7 +40,7 @@ use crate::{
     store::{change::ServiceKey, snapshot::Snapshot},
 };
 
-/// Policies that are made for workloads, by the name of their resource; `None`: a workload has let go of it.
+/// Policies that are made for workloads, by the name of their resource; `None`: a workload no longer names the policy.
 type Made = BTreeMap<Arc<str>, Option<AuthorizationPolicy>>;
 
 /// Makes resources of a mesh that changes.
@@ -50,14 +51,15 @@ pub struct Translator {
     namespaces: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
     /// Policies that were made for workloads, by workload.
     made_for: HashMap<NamespacedName, Box<[Arc<str>]>>,
-    /// How many workloads name a policy that was made.
+    /// The number of workloads that name a policy that was made.
     made: HashMap<Arc<str>, usize>,
-    /// The services with an endpoint that is no workload, by its address: whether it is told depends on whose the address is.
+    /// The services with endpoints that are no workloads, by the address of the endpoint. Whether such an endpoint has
+    /// a message depends on whether pods have its address.
     outside: HashMap<IpAddr, BTreeSet<ServiceKey>>,
 }
 
 impl Translator {
-    /// For the mesh of a cluster, which has served nothing yet.
+    /// A translator for the mesh of a cluster. It has served nothing yet.
     #[must_use]
     pub fn new(cluster: impl Into<Arc<str>>) -> Self {
         Self {
@@ -69,8 +71,8 @@ impl Translator {
         }
     }
 
-    /// The resources that a batch may have changed: services first, since a workload is an endpoint only of services that are
-    /// known.
+    /// The resources that a batch may have changed. Services come first, because a reader accepts a workload as an
+    /// endpoint only of services that it knows.
     pub fn translate(&mut self, before: &Snapshot, after: &Snapshot, touched: Touched) -> Vec<Change> {
         let touched = if touched.is_whole { Touched::everything(before, after) } else { touched };
         self.index(after, &touched);
@@ -101,7 +103,7 @@ impl Translator {
         for name in &concerned.workloads {
             self.workload(name, after, &mut changes, &mut made);
         }
-        // A policy that some workload has let go of may be named by another.
+        // Another workload may still name a policy that one workload no longer names.
         for (name, policy) in made {
             match policy {
                 Some(policy) => changes.push(policies::change(&policy.name, Some(&policy))),
@@ -112,7 +114,7 @@ impl Translator {
         changes
     }
 
-    /// Keeps the names of all workloads.
+    /// Updates the names of all workloads.
     fn index(&mut self, after: &Snapshot, touched: &Touched) {
         for name in &touched.workloads {
             let names = self.namespaces.entry(Arc::clone(&name.namespace)).or_default();
@@ -127,7 +129,7 @@ impl Translator {
     }
 
     fn writer(&self) -> Writer<'_> {
-        // The default one: a mesh of several networks has gateways between them.
+        // The default network. A mesh of several networks would need gateways between them.
         Writer { cluster: &self.cluster, network: "" }
     }
 
@@ -141,7 +143,7 @@ impl Translator {
         made.extend(protecting.made.into_iter().map(|(name, policy)| (name, Some(policy))));
     }
 
-    /// Counts who names policies that were made.
+    /// Counts the workloads that name each policy that was made.
     fn uses(&mut self, workload: &NamespacedName, protecting: &Protecting, made: &mut Made) {
         let now: Box<[Arc<str>]> = protecting.made.keys().cloned().collect();
         for name in &now {
@@ -162,7 +164,7 @@ impl Translator {
         }
     }
 
-    /// Keeps the addresses of a service's endpoints that are no workloads.
+    /// Updates the addresses of a service's endpoints that are no workloads.
     fn index_outside(&mut self, key: &ServiceKey, was: Option<&Arc<Service>>, is: Option<&Arc<Service>>) {
         for (service, is_in) in [(was, false), (is, true)] {
             let endpoints = service.into_iter().flat_map(|service| service.endpoints.iter());
@@ -193,7 +195,7 @@ impl Translator {
             name: services::name(key).into(),
             resource: is.map(|service| services::resource(service, after, writer)),
         });
-        // Its endpoints that are no workloads of the mesh.
+        // The endpoints of the service that are no workloads of the mesh.
         let mut gone = was.map(|service| workloads::outside(service, before, writer)).unwrap_or_default();
         for (uid, resource) in is.map(|service| workloads::outside(service, after, writer)).unwrap_or_default() {
             gone.remove(&uid);
@@ -203,7 +205,7 @@ impl Translator {
     }
 }
 
-/// That an object for which Istio has no message is so, or is not there.
+/// The change of an object for which Istio has no message; `None`: the object does not exist.
 fn object(name: String, written: Option<discovery::Resource>) -> Change {
     let resource = written.map(|written| encode::resource(written, Vec::new(), Vec::new()));
     Change { kind: Kind::Object, name: name.into(), resource }

@@ -1,5 +1,5 @@
-//! How many tokens that nobody knows may be reviewed, by the address that they come from. A program that sends forged tokens uses up
-//! what its own address may have, and nothing of what nodes at other addresses need.
+//! Limits the reviews of unknown tokens, for each address that they come from. A program that sends forged tokens uses
+//! up the limit of its own address only. It takes nothing away from nodes at other addresses.
 
 use std::{
     collections::HashMap,
@@ -15,13 +15,15 @@ use tokio::{
 
 /// Reviews at once for one address: a quarter of all.
 const AT_ONCE: usize = 4;
-/// How long a token waits for the reviews of others from its address.
+/// How long a token may wait for the reviews of other tokens from its address.
 const WAIT: Duration = Duration::from_secs(5);
-/// Refusals in a row. A node whose pod is not known yet is refused as well, and tries again after some seconds.
+/// Refusals of one address in a row. A node whose pod is not known yet is refused as well, and tries again after some
+/// seconds.
 const REFUSALS: u32 = 8;
-/// After which one more refusal is allowed.
+/// The time after which one more refusal is allowed.
 const FORGIVE_EVERY: Duration = Duration::from_secs(10);
-/// Addresses that are kept apart: more than there are nodes that are new at one time. Further ones share one account.
+/// Addresses with an account of their own: more than the nodes that are new at one time. Further addresses share one
+/// account.
 const MOST: usize = 4096;
 
 /// The accounts of all addresses.
@@ -34,7 +36,7 @@ pub(super) struct Unproved {
 #[derive(Debug)]
 struct Account {
     reviews: Arc<Semaphore>,
-    /// When no refusal counts any more.
+    /// The time at which no refusal counts any more.
     forgiven_at: Mutex<Option<Instant>>,
 }
 
@@ -54,7 +56,7 @@ pub(super) struct Attempt {
 /// Why a token is not reviewed now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TooMany {
-    /// So many tokens from the address were refused. The next one is reviewed after this time.
+    /// Too many tokens from the address were refused. The next token is reviewed after this time.
     Refused(Duration),
     /// The tokens from the address that are being reviewed take too long.
     AtOnce,
@@ -64,13 +66,13 @@ impl Unproved {
     /// Waits until a token from an address may be reviewed.
     ///
     /// # Errors
-    /// Too many others from the address.
+    /// Too many tokens from the address were refused, or wait for their reviews.
     pub(super) async fn attempt(&self, address: IpAddr) -> Result<Attempt, TooMany> {
         let account = self.account(address, Instant::now());
         account.check(Instant::now())?;
         let place = timeout(WAIT, Arc::clone(&account.reviews).acquire_owned()).await;
         let Ok(Ok(place)) = place else { return Err(TooMany::AtOnce) };
-        // Those before it may have been refused meanwhile.
+        // Other tokens from the address may have been refused meanwhile.
         account.check(Instant::now())?;
         Ok(Attempt { account, _place: place })
     }
@@ -135,7 +137,7 @@ mod tests {
         advance(FORGIVE_EVERY).await;
         unproved.attempt(address(1)).await.unwrap().refused(Instant::now());
         assert!(unproved.attempt(address(1)).await.is_err());
-        // What was not refused costs nothing.
+        // A token that was not refused costs nothing.
         for _ in 0..100 {
             drop(unproved.attempt(address(2)).await.unwrap());
         }
@@ -152,7 +154,7 @@ mod tests {
         assert_eq!(unproved.attempt(address(1)).await.unwrap_err(), TooMany::AtOnce);
         assert_eq!(start.elapsed(), WAIT);
         timeout(Duration::ZERO, unproved.attempt(address(2))).await.unwrap().unwrap();
-        // One that waits is refused together with those before it.
+        // A token that waits is refused together with the tokens before it.
         let waiting = unproved.attempt(address(1));
         let refusing = async {
             for _ in 0..REFUSALS - 1 {
@@ -173,7 +175,7 @@ mod tests {
         for number in 0..most {
             unproved.attempt(address(number)).await.unwrap().refused(Instant::now());
         }
-        // Those who owe are not forgotten; all others share an account.
+        // Addresses with refusals are not forgotten. All other addresses share one account.
         for _ in 0..REFUSALS {
             unproved.attempt(address(most)).await.unwrap().refused(Instant::now());
         }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{Catalogue, Change, Kind, REMEMBERED, Resource};
 
-/// A resource that says `text`, with aliases and services.
+/// A resource with the content `text`, with aliases and services.
 pub(in crate::plane) fn resource(text: &str, aliases: &[&str], services: &[&str]) -> Resource {
     let all = |texts: &[&str]| texts.iter().map(|text| Arc::from(*text)).collect();
     let content = text.bytes().fold(7, |sum: u64, byte| sum.wrapping_mul(31) + u64::from(byte));
@@ -44,7 +44,7 @@ fn what_is_as_it_was_is_no_change_and_each_name_counts_once() {
     assert_eq!(since(&catalogue, address, 0), (vec!["a".to_owned()], vec!["b".to_owned()]));
     assert_eq!(since(&catalogue, address, 4), (vec![], vec!["b".to_owned()]));
     assert_eq!(since(&catalogue, address, 5), (vec![], vec![]));
-    // What comes back is not gone.
+    // A resource that comes back is not reported as gone.
     catalogue.apply(vec![set(address, "b", "1")], true);
     assert_eq!(since(&catalogue, address, 4), (vec!["b".to_owned()], vec![]));
     assert_eq!(catalogue.shelf(address).bytes(), 2);

@@ -1,4 +1,4 @@
-//! What a caller sends.
+//! Messages that a caller sends.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,29 +11,29 @@ use tokio::{
 
 use super::status::{Code, Status};
 
-/// The flag for compression, and the length.
+/// Bytes of the prefix of a message: the flag for compression, and the length.
 const PREFIX: usize = 5;
 
-/// Who may send a large message, over all callers: each holds memory until it is handled.
+/// Limits the large messages of all callers together: each of them holds memory until it is handled.
 #[derive(Clone, Debug)]
 pub struct LargeMessages {
     places: Arc<Semaphore>,
-    /// From this length on a message counts as large.
+    /// A message of this length or more is large.
     from: usize,
-    /// No message may be longer.
+    /// The greatest length of a message.
     most: usize,
-    /// How long a large message may wait for its place and take to arrive.
+    /// The time in which a large message has to get its place and to arrive.
     within: Duration,
 }
 
 impl LargeMessages {
-    /// So many at once, of `from` up to `most` bytes, each complete `within` that time.
+    /// Allows `places` messages of `from` up to `most` bytes at once. Each has to be complete `within` that time.
     #[must_use]
     pub fn new(places: usize, from: usize, most: usize, within: Duration) -> Self {
         Self { places: Arc::new(Semaphore::new(places)), from, most, within }
     }
 
-    /// The same, for callers that have no business with more than so many bytes.
+    /// The same limits, for callers that never need to send more than `most` bytes.
     #[must_use]
     pub fn at_most(&self, most: usize) -> Self {
         Self { most: most.min(self.most), ..self.clone() }
@@ -48,21 +48,22 @@ pub struct Messages {
     large: LargeMessages,
     /// Held for a large message until the next one is asked for.
     place: Option<OwnedSemaphorePermit>,
-    /// When the first bytes of the message came that is not complete yet.
+    /// The time at which the first bytes of the incomplete message arrived.
     began: Option<Instant>,
 }
 
 impl Messages {
-    /// Those of a request's body.
+    /// The messages of a request's body.
     #[must_use]
     pub fn new(body: RecvStream, large: LargeMessages) -> Self {
         Self { body, buffer: BytesMut::new(), large, place: None, began: None }
     }
 
-    /// The next message; `None` when the caller has said that there is none. May be dropped while it waits, and called again.
+    /// The next message; `None` when the caller has ended its side of the call. The future may be dropped while it
+    /// waits, and `next` called again.
     ///
     /// # Errors
-    /// How the call is to end: the message is compressed, too long, too slow, or not whole.
+    /// The status with which the call has to end: the message is compressed, too long, too slow, or not complete.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Status> {
         if self.began.is_none() {
             self.place = None;
@@ -118,11 +119,11 @@ impl Messages {
         Ok(length)
     }
 
-    /// Whether there was more.
+    /// Reads more of the body; `false`: the body is at its end.
     async fn read(&mut self) -> Result<bool, Status> {
         let Some(data) = self.body.data().await else { return Ok(false) };
         let data = data.map_err(|error| Status::new(Code::Unavailable, format!("the call was broken off: {error}")))?;
-        // What was read makes room at once: the length of a message is bounded above.
+        // The window is given back at once, because the length of a message is limited elsewhere.
         let _closed = self.body.flow_control().release_capacity(data.len());
         self.buffer.extend_from_slice(&data);
         Ok(true)

@@ -1,4 +1,4 @@
-//! What a caller is sent.
+//! Messages that are sent to a caller.
 
 use std::{future::poll_fn, time::Duration};
 
@@ -10,9 +10,9 @@ use tokio::time::{Instant, timeout_at};
 
 use super::status::Status;
 
-/// What is copied together before it is sent: small messages must not become small frames.
+/// Bytes that are copied together before they are sent: small parts must not become small frames.
 const CHUNK: usize = 32 << 10;
-/// A reader that takes fewer bytes a second than this over a whole message is cut.
+/// Bytes a second. The stream of a reader that takes a message more slowly is reset.
 const SLOWEST: u64 = 512 << 10;
 
 /// Why a message could not be sent.
@@ -21,11 +21,11 @@ pub enum Stalled {
     /// The caller does not read.
     #[error("the caller read {sent} of {length} bytes of a message within {} s", within.as_secs())]
     Slow {
-        /// What it has taken.
+        /// Bytes that the caller has read.
         sent: usize,
-        /// What there was.
+        /// Bytes of the message.
         length: usize,
-        /// In this time.
+        /// The time that the caller had.
         within: Duration,
     },
     /// The caller has gone.
@@ -37,7 +37,7 @@ pub enum Stalled {
 #[derive(Debug)]
 pub struct Replies {
     stream: SendStream<Bytes>,
-    /// How long the reader may take for a message, whatever its length.
+    /// The time that the reader has for a message in any case. Long messages have more.
     patience: Duration,
 }
 
@@ -59,7 +59,7 @@ fn head() -> Response<()> {
 }
 
 impl Replies {
-    /// Begins the answer. A reader has `patience` for each message, and more for long ones.
+    /// Begins the answer. The reader has the time `patience` for each message, and more for a long message.
     ///
     /// # Errors
     /// The caller has gone.
@@ -71,7 +71,7 @@ impl Replies {
     /// Sends one message, made of these parts.
     ///
     /// # Errors
-    /// The reader takes too long for it, or has gone. The call is of no use then.
+    /// The reader takes too long, or has gone. The call cannot be used after that.
     pub async fn send(&mut self, parts: &[Bytes]) -> Result<(), Stalled> {
         let length = parts.iter().map(Bytes::len).sum::<usize>();
         let within = self.patience + Duration::from_secs(length as u64 / SLOWEST);
@@ -129,12 +129,12 @@ impl Replies {
         }
     }
 
-    /// Ends the call without a word: its reader would not read it.
+    /// Resets the stream of the call without a status: a reader that does not read would not read the status.
     pub fn cut(mut self) {
         self.stream.send_reset(Reason::CANCEL);
     }
 
-    /// Waits until the caller gives the call up.
+    /// Waits until the caller resets the stream of the call.
     pub async fn abandoned(&mut self) {
         let _reason = poll_fn(|cx| self.stream.poll_reset(cx)).await;
     }

@@ -1,24 +1,24 @@
-//! How a call ends.
+//! The status with which a call ends.
 
 use http::{HeaderMap, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-/// gRPC's codes, as far as they are used.
+/// The codes of gRPC that are used here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Code {
-    /// It is done.
+    /// Success.
     Ok = 0,
-    /// The request makes no sense.
+    /// The request is not valid.
     InvalidArgument = 3,
     /// The caller was too slow.
     DeadlineExceeded = 4,
     /// The caller may not have what it asks for.
     PermissionDenied = 7,
-    /// The caller has had its share.
+    /// The caller has used up its quota.
     ResourceExhausted = 8,
-    /// The caller's state does not fit; it must begin anew.
+    /// The caller's state does not fit; it must start again.
     Aborted = 10,
-    /// There is no such call, or the message is compressed.
+    /// The method does not exist, or the message is compressed.
     Unimplemented = 12,
     /// A fault of this program.
     Internal = 13,
@@ -28,18 +28,18 @@ pub enum Code {
     Unauthenticated = 16,
 }
 
-/// A code, and why, for whoever reads the caller's log.
+/// A code, and a reason for the reader of the caller's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
     /// The code.
     pub code: Code,
-    /// Why.
+    /// The reason.
     pub message: String,
 }
 
-/// What `grpc-message` cannot have as it is: everything but printable ASCII, and `%`.
+/// Bytes that `grpc-message` has to escape: everything but printable ASCII, and `%`.
 const ESCAPED: &AsciiSet = &CONTROLS.add(b'%');
-/// What is told of the reason. Header lists are limited at both ends.
+/// Characters of the reason that are sent. Both ends limit header lists.
 const LONGEST: usize = 1 << 10;
 
 impl Status {
@@ -49,13 +49,13 @@ impl Status {
         Self { code, message: message.into() }
     }
 
-    /// That all is well.
+    /// The status of success.
     #[must_use]
     pub fn ok() -> Self {
         Self::new(Code::Ok, "")
     }
 
-    /// Writes it into headers or trailers.
+    /// Writes the status into headers or trailers.
     pub(super) fn put(&self, headers: &mut HeaderMap) {
         headers.insert("grpc-status", HeaderValue::from(self.code as u16));
         let short: String = self.message.chars().take(LONGEST).collect();

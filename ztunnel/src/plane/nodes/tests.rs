@@ -71,11 +71,11 @@ async fn a_token_that_is_replaced_or_taken_away_counts_no_more() {
     shared.take_up().unwrap();
     assert!(shared.news().is_none() && changes.has_changed().unwrap());
     assert!(tokens.knows(&caller) && node(&tokens, OTHER).as_deref() == Some("node-b"));
-    // The same token of another node is another caller.
+    // The same token in the file of another node is another caller.
     fs::rename(dir.path().join("node-a"), dir.path().join("node-c")).unwrap();
     shared.take_up().unwrap();
     assert!(!tokens.knows(&caller) && node(&tokens, ONE).as_deref() == Some("node-c"));
-    // A directory that cannot be read takes nobody's token away.
+    // When the directory cannot be read, all tokens stay valid.
     fs::rename(dir.path().join("node-c"), dir.path().join("node-a")).unwrap();
     shared.take_up().unwrap();
     let away = dir.path().with_extension("away");

@@ -32,12 +32,12 @@ use crate::{
     },
 };
 
-/// An API server with Events. Time passes as a test says: what is older than the last [`Api::later`] is old.
+/// An API server with Events. The test controls the time: Events from before the last [`Api::later`] are old.
 #[derive(Default)]
 struct Api {
     events: BTreeMap<String, Value>,
     creations: usize,
-    /// How writes are refused.
+    /// The answer to writes, if they are refused.
     refusal: Option<(u16, &'static str, &'static str)>,
 }
 
@@ -90,7 +90,7 @@ impl Api {
     }
 }
 
-/// A control plane's part, and the mesh that it has.
+/// The part of a control plane that is tested, and its mesh.
 struct World {
     script: Script,
     api: Arc<Mutex<Api>>,
@@ -169,7 +169,7 @@ impl Replica {
         text.lines().find_map(|line| line.strip_prefix(&series)?.parse().ok()).unwrap_or(0)
     }
 
-    /// Waits until so many events have had this result.
+    /// Waits until this number of Events has had this result.
     async fn until(&self, result: &str, count: u64) {
         let met = async {
             while self.count(result) < count {
@@ -212,7 +212,7 @@ async fn the_same_refusal_is_one_event_with_a_count_whichever_replica_hears_of_i
     assert_eq!(event["regarding"]["uid"], "u-a");
     assert_eq!((&event["type"], &event["reportingInstance"]), (&json!("Warning"), &json!("node-1")));
     assert_eq!(event["note"], "The pod is not enrolled in the mesh: no netns [2J");
-    // The other one, shortly after: it is there.
+    // The other replica gets the report shortly after and finds the Event of the first.
     replicas[1].report("node-1", vec![refused("a", "no netns\u{1b}[2J")]).unwrap();
     replicas[1].until("recent", 1).await;
     assert_eq!(world.events(), ["MeshRefused a x1"]);
@@ -222,7 +222,7 @@ async fn the_same_refusal_is_one_event_with_a_count_whichever_replica_hears_of_i
         replica.until("counted", 1).await;
         assert_eq!(world.events(), [format!("MeshRefused a x{round}")]);
     }
-    // It heals.
+    // The pod is enrolled now.
     replicas[0].report("node-1", vec![enrolled("a")]).unwrap();
     replicas[0].until("created", 2).await;
     assert_eq!(world.events(), ["MeshEnrolled a x1", "MeshRefused a x3"]);
@@ -275,7 +275,7 @@ async fn a_pod_that_goes_while_its_event_waits_has_none() {
     assert_eq!(world.events(), ["MeshRefused a x1"]);
 }
 
-/// A node that reports without end, each time with other texts, and one that has something to say.
+/// One node reports without end, each time with other texts. Another node has one report.
 #[tokio::test]
 async fn a_node_that_reports_without_end_is_held_back_and_no_other() {
     let mut world = World::start().await;
@@ -295,7 +295,7 @@ async fn a_node_that_reports_without_end_is_held_back_and_no_other() {
         }
     }
     assert!(refusals.load(Ordering::Relaxed) >= 9_990, "{refusals:?}");
-    // One event waits for each of its pods, whatever it reported.
+    // At most one Event waits for each of its pods, whatever it reported.
     assert_eq!(replica.events.0.queue().nodes["hostile"].pods.len().div_ceil(200), 1);
     let begin = Instant::now();
     replica.report("good", vec![refused("good", "r")]).unwrap();
@@ -306,7 +306,7 @@ async fn a_node_that_reports_without_end_is_held_back_and_no_other() {
     };
     timeout(Duration::from_secs(2), written).await.unwrap_or_else(|_| panic!("{:?}", world.events()));
     assert!(begin.elapsed() < Duration::from_secs(2));
-    // Its burst, and then nothing for a while.
+    // The hostile node has its burst, and then nothing for a while.
     replica.until("created", 65).await;
     sleep(Duration::from_millis(500)).await;
     assert_eq!(replica.count("created"), 65);
@@ -332,7 +332,7 @@ async fn a_missing_right_stops_the_writer_and_not_the_reports() {
     assert_eq!(replica.events.0.queue().nodes["node-1"].pods.len(), 2);
 }
 
-/// A tenant deletes its namespace: that stops nobody else's Events.
+/// A tenant deletes its namespace. Events in other namespaces are still written.
 #[tokio::test]
 async fn a_namespace_that_is_being_deleted_stops_nobody() {
     let mut world = World::start().await;

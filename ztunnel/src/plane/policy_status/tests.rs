@@ -19,13 +19,13 @@ use crate::{
 
 const POLICIES: &str = "/apis/security.istio.io/v1/authorizationpolicies";
 
-/// An API server with policies, whose status may be written.
+/// An API server with policies. Their status can be written.
 struct Api {
     objects: BTreeMap<String, Value>,
     version: u64,
     watches: Vec<UnboundedSender<Value>>,
     writes: UnboundedSender<Value>,
-    /// How writes are refused.
+    /// The answer to writes, if they are refused.
     refusal: Option<(u16, &'static str)>,
 }
 
@@ -127,13 +127,13 @@ async fn two_replicas_write_each_status_once() {
     }
     assert_eq!(all["p7"], "False UnsupportedValue 1");
     assert_eq!(all["p8"], "True Accepted 1");
-    // A change of the policy is a change of its status, by one of them.
+    // The policy changes: one of the replicas writes the new status.
     let mut changed = api.lock().unwrap().objects["p7"].clone();
     changed["spec"] = policy("p7", 2, None)["spec"].clone();
     changed["metadata"]["generation"] = json!(2);
     api.lock().unwrap().put(changed);
     assert_eq!(next(&mut written).await, ("p7".to_owned(), "True Accepted 2".to_owned()));
-    // What each of them has seen meanwhile is no reason to write.
+    // No replica writes because of the writes of the others.
     api.lock().unwrap().put(policy("last", 1, None));
     assert_eq!(next(&mut written).await.0, "last");
     assert!(written.try_recv().is_err());
@@ -151,7 +151,7 @@ async fn a_missing_right_is_asked_for_once_and_not_for_each_policy() {
     assert!(timeout(Duration::from_secs(3), written.recv()).await.is_err(), "all wait for the right");
 }
 
-/// Somebody else who writes the same field again and again is answered more and more rarely.
+/// Another program writes the same field again and again. The pauses before the answers grow.
 #[tokio::test(start_paused = true)]
 async fn a_fight_over_a_status_becomes_slow() {
     let script = Script::start(|_| Answer::Close).await;
@@ -166,7 +166,7 @@ async fn a_fight_over_a_status_becomes_slow() {
     }
     assert!(writes < 160, "{writes} in a day");
     assert_eq!(writer.past[&key].pause, LONGEST_PAUSE);
-    // One that is changed now and then is written soon.
+    // A policy that rarely changes is written soon.
     tokio::time::advance(LONGEST_PAUSE * 5).await;
     writer.note(key.clone(), Instant::now());
     assert_eq!(writer.past[&key].pause, FIRST_PAUSE);

@@ -88,7 +88,7 @@ async fn an_answer_is_kept_and_ends_with_the_pod() {
     assert_eq!(nodes.authenticate(token.as_bytes(), NODE).await, Ok(caller.clone()));
     assert_eq!(script.asked().len(), 1, "the answer is kept");
     let mut changes = nodes.changes();
-    // Another pod of the same name.
+    // A new pod with the same name.
     publisher.apply(pod("another", "n1"));
     timeout(Duration::from_secs(30), changes.changed()).await.unwrap().unwrap();
     assert!(!nodes.knows(&caller) && nodes.is_empty());
@@ -112,7 +112,7 @@ async fn what_is_refused_is_not_asked_for_again_at_once() {
             "{why}"
         );
     }
-    // The second of the clock may have changed between two tokens.
+    // A new second may have begun between two tokens.
     assert!(script.asked().len() <= 2, "{:?}", script.asked());
     assert_eq!(nodes.len(), 0);
     let Err(Stranger::Refused(_)) = nodes.authenticate(b"nonsense", NODE).await else { panic!() };
@@ -129,13 +129,13 @@ async fn an_unknown_token_waits_while_the_api_is_away() {
     assert_eq!(nodes.len(), 0);
 }
 
-/// A script that knows good tokens, and does something else with all others.
+/// A script that accepts the good token. `other` answers all other tokens.
 async fn knowing(good: &str, other: impl Fn() -> Answer + Send + Sync + 'static) -> Script {
     let good = good.to_owned();
     Script::start(move |asked| if asked.body.contains(&good) { answer("ztunnel") } else { other() }).await
 }
 
-/// The API server takes its time with forged tokens; a new node does not wait for them.
+/// The API server is slow to answer about forged tokens. A new node does not wait for them.
 #[tokio::test]
 async fn forged_tokens_delay_no_node_at_another_address() {
     let good = good_token("good");
@@ -169,7 +169,7 @@ async fn forged_tokens_delay_no_node_at_another_address() {
     assert_eq!(script.asked().len(), 5, "four forged tokens at once, and the good one");
 }
 
-/// Nor does the API server get a question for each of them.
+/// The API server is not asked about each forged token either.
 #[tokio::test]
 async fn an_address_of_forged_tokens_is_refused_without_asking() {
     let good = good_token("good");
@@ -184,9 +184,9 @@ async fn an_address_of_forged_tokens_is_refused_without_asking() {
     }
     let Some(Stranger::Unavailable(why)) = last else { panic!("{last:?}") };
     assert!(why.starts_with("too many tokens from 10.0.0.66 were refused: try again in"), "{why}");
-    // One is forgiven each ten seconds, and the test may be slow.
+    // One more refusal is allowed every ten seconds, and the test may be slow.
     assert!((8..12).contains(&script.asked().len()), "{}", script.asked().len());
     nodes.authenticate(good.as_bytes(), NODE).await.unwrap();
-    // A token that is known goes on, wherever it comes from.
+    // A known token is accepted from any address.
     nodes.authenticate(good.as_bytes(), HOSTILE).await.unwrap();
 }

@@ -1,4 +1,4 @@
-//! Connections by address.
+//! The number of connections of each address, and its limit.
 
 use std::{
     collections::HashMap,
@@ -6,14 +6,14 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// How many connections each address has.
+/// The number of connections of each address.
 #[derive(Clone, Debug)]
 pub(super) struct Addresses {
     open: Arc<Mutex<HashMap<IpAddr, usize>>>,
     most: usize,
 }
 
-/// One of them.
+/// The right to one connection. It is given back when it is dropped.
 #[derive(Debug)]
 pub(super) struct AddressPermit {
     addresses: Addresses,

@@ -49,7 +49,7 @@ impl Calls {
         }
     }
 
-    /// Answers one call. Whether its caller has proved who it is.
+    /// Answers one call. Returns whether the caller has proved its identity.
     pub(super) async fn call(
         self: Arc<Self>,
         request: Request<RecvStream>,
@@ -75,7 +75,7 @@ impl Calls {
             (_, Ok(_)) => (true, Some(Status::new(Code::Unimplemented, "gRPC calls use POST"))),
         };
         if let Some(status) = refusal {
-            // It may have gone.
+            // The caller may have gone.
             let _refused = refuse(&mut respond, &status);
         }
         is_known
@@ -86,7 +86,7 @@ impl Calls {
         let value = headers.get(AUTHORIZATION).ok_or_else(|| {
             refused("the call has no token: send `authorization: Bearer TOKEN` with the token of the node")
         })?;
-        // Files with tokens end in a newline, which some callers send along.
+        // A file with a token ends in a newline. Some callers send it as well.
         let token = value.as_bytes().strip_prefix(b"Bearer ").unwrap_or_default().trim_ascii();
         self.server.nodes.authenticate(token, from).await.map_err(Stranger::status)
     }
@@ -153,7 +153,7 @@ impl Calls {
         Ok(())
     }
 
-    /// The one request of a call, of at most so many bytes.
+    /// The only request of a call, of at most `most` bytes.
     async fn request<T: Message + Default>(&self, body: RecvStream, most: usize) -> Result<T, Status> {
         let mut messages = Messages::new(body, self.requests.at_most(most));
         let invalid = |why: String| Status::new(Code::InvalidArgument, why);

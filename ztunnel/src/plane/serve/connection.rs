@@ -28,15 +28,15 @@ use crate::{
     tls::NamedStream,
 };
 
-/// What a caller may send on a stream before it is read.
+/// Bytes that a caller may send on one stream before they are read.
 const STREAM_WINDOW: u32 = 256 << 10;
-/// What a caller may send on all streams before it is read.
+/// Bytes that a caller may send on all streams before they are read.
 const CONNECTION_WINDOW: u32 = 1 << 20;
-/// What waits for the socket on one stream.
+/// Bytes of one stream that may wait for the socket.
 const SEND_BUFFER: usize = 64 << 10;
-/// Bytes of the headers of a call. A token of Kubernetes has about 1200.
+/// Bytes of the headers of a call. A token of Kubernetes alone has about 1200.
 const HEADERS: u32 = 16 << 10;
-/// How long a connection may take to end when its last stream has ended.
+/// How long a connection may take to close when its last stream has ended.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
 type Connection = server::Connection<NamedStream<TcpStream>, Bytes>;
@@ -49,7 +49,7 @@ pub(super) async fn serve(
     drain: DrainWatch,
     tasks: TaskCount,
 ) {
-    // What is sent are whole messages.
+    // Only whole messages are sent, so there is nothing to wait for.
     let _best_effort = stream.set_nodelay(true);
     let limits = serving.server.limits;
     let tls = match serving.server.tls.accept(stream).await {
@@ -75,7 +75,7 @@ pub(super) async fn serve(
     run(connection, peer, serving, drain, tasks).await;
 }
 
-/// Why a connection is ended from here.
+/// Why the control plane ends a connection.
 enum Leave {
     Stopping,
     Idle,
@@ -98,7 +98,7 @@ async fn run(
     let mut calls = TaskSet::new(tasks);
     let mut idle_since = Instant::now();
     let mut alive = std::pin::pin!(alive(ping, limits.ping));
-    // Each connection at another time, so that nodes do not all look for another replica at once.
+    // Each connection ends at a different time, so that the nodes do not all connect to another replica at once.
     let turn = limits.spread.mul_f64(fastrand::f64());
     let mut stop_at = std::pin::pin!(async move {
         drain.started().await;
@@ -132,7 +132,7 @@ async fn run(
             () = &mut stop_at => break Leave::Stopping,
             () = ended(&mut calls) => {
                 idle_since = Instant::now();
-                // Who has no token has one try on a connection.
+                // A caller without a valid token has only one try on a connection.
                 if is_strange.load(Ordering::Relaxed) {
                     break Leave::Stranger;
                 }
@@ -156,7 +156,7 @@ async fn run(
     stop.send_replace(true);
     connection.graceful_shutdown();
     let close = async {
-        // Calls that come while it closes are refused by h2.
+        // h2 refuses calls that arrive while the connection closes.
         while let Some(Ok(_)) = connection.accept().await {}
     };
     let _late = timeout(CLOSE_WITHIN, async { tokio::join!(close, calls.join_all()) }).await;
@@ -169,14 +169,14 @@ async fn ended(calls: &mut TaskSet) {
     }
 }
 
-/// Over when the peer gives no sign of life.
+/// Completes when the peer does not answer a ping.
 async fn alive(ping: Option<PingPong>, every: Duration) {
     let Some(mut ping) = ping else { return pending().await };
     loop {
         sleep(every).await;
         match timeout(every, ping.ping(Ping::opaque())).await {
             Ok(Ok(_pong)) => {}
-            // The connection itself says so.
+            // The connection itself reports this error.
             Ok(Err(_)) => return pending().await,
             Err(_) => return,
         }

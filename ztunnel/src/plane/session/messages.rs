@@ -1,4 +1,4 @@
-//! What is asked for and what is sent, apart from how it is encoded.
+//! Requests and responses, independent of their encoding.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -10,7 +10,7 @@ use crate::plane::catalogue::Kind;
 
 /// Names that a stream may ask for one by one.
 pub const MOST_NAMES: usize = 50_000;
-/// Bytes of a name that may be asked for: a SPIFFE ID has at most 2048, names of resources are shorter.
+/// Bytes of a name that a stream may ask for. Names of resources are shorter.
 pub const LONGEST_NAME: usize = 1024;
 /// Stands for all names.
 pub(super) const ALL: &str = "*";
@@ -20,13 +20,13 @@ pub(super) const ALL: &str = "*";
 pub struct Request {
     /// Names that are wanted from now on; `*` stands for all.
     pub subscribe: Vec<String>,
-    /// Names that are wanted no more.
+    /// Names that are no longer wanted.
     pub unsubscribe: Vec<String>,
-    /// What the node has from an earlier stream: versions by name.
+    /// The resources that the node has from an earlier stream: versions by name.
     pub known: BTreeMap<String, String>,
-    /// The response that this answers; empty if none.
+    /// The nonce of the response that this request answers; empty if it answers none.
     pub nonce: String,
-    /// Why the response could not be used.
+    /// Why the node could not use the response.
     pub error: Option<String>,
 }
 
@@ -35,11 +35,11 @@ pub struct Request {
 pub struct Response {
     /// Its type.
     pub kind: Kind,
-    /// Its name in the node's answer.
+    /// The nonce by which the node's answer names it.
     pub nonce: String,
     /// The catalogue's version.
     pub version: u64,
-    /// Fields `resources`.
+    /// The encoded fields `resources`.
     pub resources: Vec<Bytes>,
     /// Names of resources that are gone.
     pub removed: Vec<Arc<str>>,
@@ -54,7 +54,7 @@ pub struct Answer {
     pub version: u64,
     /// When it was sent.
     pub sent: Instant,
-    /// Why it could not be used; `None`: it could.
+    /// Why the node could not use the response; `None`: it could.
     pub error: Option<String>,
 }
 
@@ -64,38 +64,38 @@ pub enum SessionError {
     /// Too many names.
     #[error("the stream asks for more than {MOST_NAMES} names one by one: subscribe to all (*) instead")]
     TooManyNames,
-    /// A name that no resource has.
+    /// A name is longer than the name of any resource.
     #[error("the stream asks for a name of {0} bytes; no resource has a name of more than {LONGEST_NAME}")]
     LongName(usize),
-    /// It was away for so long that it cannot be told what is gone.
+    /// The stream has lacked removals for so long that they have been forgotten.
     #[error(
         "the stream has not been told of removals of {0} resources for so long that they are not remembered any more: connect again and state initial_resource_versions"
     )]
     Behind(Kind),
 }
 
-/// What is asked for by names, for people.
+/// The resources that a stream asks for, as `/debug/nodes` shows them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wants {
     /// All resources.
     Everything,
-    /// Those of so many names.
+    /// The resources of this number of names.
     Names(usize),
 }
 
-/// What a response says.
+/// The content of a response.
 #[derive(Debug, Default)]
 pub(super) struct Content {
     pub(super) resources: Vec<Bytes>,
     pub(super) removed: Vec<Arc<str>>,
-    /// It is sent even if it is empty.
+    /// It is the first response, and is sent even if it is empty.
     pub(super) is_first: bool,
-    /// What came later than this version waits for the answer.
+    /// Workloads that changed later than this version wait for the answer to the response.
     pub(super) holds: Option<u64>,
 }
 
 impl Content {
-    /// Whether it is sent.
+    /// Whether the response has to be sent.
     pub(super) fn is_due(&self) -> bool {
         self.is_first || !self.resources.is_empty() || !self.removed.is_empty()
     }
@@ -107,7 +107,7 @@ pub fn version_of(content: u64) -> String {
     format!("{content:016x}")
 }
 
-/// What a version says of the content; `None`: nothing.
+/// The content to which a version belongs; `None`: this program did not write the version.
 pub(super) fn content_of(version: &str) -> Option<u64> {
     if version.len() == 16 { u64::from_str_radix(version, 16).ok() } else { None }
 }

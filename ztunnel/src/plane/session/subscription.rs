@@ -1,4 +1,4 @@
-//! What a stream wants and has of one type.
+//! The resources of one type that a stream wants, and those that it has.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -13,15 +13,15 @@ use crate::plane::catalogue::{Catalogue, Kind, Resource, Shelf};
 #[derive(Debug)]
 pub(super) struct Subscription {
     interest: Interest,
-    /// It was answered at least once.
+    /// At least one response was sent.
     is_begun: bool,
-    /// What the node brought along, until the first response: the content by name.
+    /// Until the first response: the content, by name, of the resources that the node has from an earlier stream.
     known: BTreeMap<String, Option<u64>>,
-    /// Names that are owed an answer.
+    /// Names that were asked for and not answered yet.
     asked: Vec<Arc<str>>,
-    /// What the node brought along and is gone.
+    /// Names of resources that the node has from an earlier stream and that are gone.
     untold: Vec<Arc<str>>,
-    /// The version from which on that may be told.
+    /// The version from which on the names in `untold` may be sent as removed.
     untold_since: u64,
     /// Changes up to this version have been sent.
     changed: u64,
@@ -39,7 +39,7 @@ pub(super) struct Sent {
     nonce: String,
     pub(super) at: Instant,
     pub(super) version: u64,
-    /// The version up to which nothing is missing when it is answered.
+    /// Once the response is answered, the node has all changes up to this version.
     completes: u64,
     holds: Option<u64>,
 }
@@ -48,7 +48,7 @@ pub(super) struct Sent {
 enum Interest {
     Everything,
     Names {
-        /// What is asked for.
+        /// Names that are asked for.
         wanted: HashSet<Arc<str>>,
         /// Names of resources that were sent.
         has: HashSet<Arc<str>>,
@@ -56,7 +56,7 @@ enum Interest {
 }
 
 impl Subscription {
-    /// Of the first request of a type on a stream.
+    /// Starts with the first request of a type on a stream.
     pub(super) fn begin(request: Request) -> Result<Self, SessionError> {
         let Request { subscribe, unsubscribe, known, .. } = request;
         let is_star = |name: &String| name == ALL;
@@ -83,7 +83,7 @@ impl Subscription {
         Ok(begun)
     }
 
-    /// Takes further wishes over.
+    /// Applies a later request.
     pub(super) fn change(&mut self, subscribe: Vec<String>, unsubscribe: &[String]) -> Result<(), SessionError> {
         let is_star = |name: &String| name == ALL;
         match &mut self.interest {
@@ -126,12 +126,12 @@ impl Subscription {
         }
     }
 
-    /// The response without an answer.
+    /// The response that is not answered yet.
     pub(super) fn sent(&self) -> Option<&Sent> {
         self.sent.as_ref()
     }
 
-    /// Takes an answer over: the response that it answers, if it is the last one.
+    /// Applies an answer. Returns the response that it answers, if that is the last one.
     pub(super) fn answered(&mut self, nonce: &str) -> Option<Sent> {
         let sent = self.sent.take_if(|sent| sent.nonce == nonce)?;
         self.taken = sent.completes;
@@ -147,17 +147,18 @@ impl Subscription {
         !self.is_begun && matches!(self.interest, Interest::Everything)
     }
 
-    /// Whether the next response is made of all resources, of which none may be held back.
+    /// Whether the next response has to be complete: no resource may be held back.
     pub(super) fn needs_all(&self) -> bool {
         self.expects_everything() || !self.asked.is_empty()
     }
 
-    /// Whether removals have been forgotten that were not sent.
+    /// Whether removals were forgotten before they were sent.
     pub(super) fn has_missed(&self, shelf: &Shelf) -> bool {
         self.is_begun && self.gone < shelf.forgotten()
     }
 
-    /// The version up to which workloads do not depend on policies that were not taken yet; `None`: no matter which.
+    /// Workloads up to this version do not depend on policies that the node has not answered yet; `None`: workloads of
+    /// no version do.
     pub(super) fn holds(&self, kind: Kind, catalogue: &Catalogue) -> Option<u64> {
         let in_flight = self.sent.as_ref().and_then(|sent| sent.holds);
         let pending = || {
@@ -167,13 +168,14 @@ impl Subscription {
         in_flight.or_else(pending)
     }
 
-    /// What is new or different up to a version, which counts as sent.
+    /// The resources that are new or different up to a version. They count as sent.
     pub(super) fn upserts(&mut self, shelf: &Shelf, until: u64) -> Content {
         let until = until.max(self.changed);
         let content = match &mut self.interest {
             Interest::Everything if self.is_begun => {
                 if !self.untold.is_empty() {
-                    // The node gets them again. If they go once more, that is a removal of its own, with a later version.
+                    // The node gets these resources again. If they are removed once more, that is a removal of its own,
+                    // with a later version.
                     let again: HashSet<_> =
                         shelf.changed(self.changed, until).map(|(record, _)| &record.name).collect();
                     self.untold.retain(|name| !again.contains(name));
@@ -204,10 +206,10 @@ impl Subscription {
         content
     }
 
-    /// Adds what is gone since the last time, as far as that belongs to changes up to a version.
+    /// Adds the removals since the last call that belong to changes up to a version.
     pub(super) fn removals(&mut self, shelf: &Shelf, until: u64, removed: &mut Vec<Arc<str>>) {
         if self.untold_since <= until {
-            // Some may have come again.
+            // Some of these resources may exist again.
             removed.extend(self.untold.drain(..).filter(|name| shelf.get(name).is_none()));
         }
         for record in shelf.gone(self.gone, until).take_while(|record| record.until <= until) {
@@ -222,13 +224,13 @@ impl Subscription {
         }
     }
 
-    /// Remembers that a response was sent, made of a catalogue of this version.
+    /// Records that a response was sent. `version`: the version of the catalogue from which the response was made.
     pub(super) fn send(&mut self, nonce: &str, version: u64, at: Instant, holds: Option<u64>) {
         let completes = if self.changed >= version { version } else { self.taken };
         self.sent = Some(Sent { nonce: nonce.to_owned(), at, version, completes, holds });
     }
 
-    /// Remembers that nothing is due of a catalogue of this version.
+    /// Records that nothing is due from a catalogue of this version.
     pub(super) fn rest(&mut self, version: u64) {
         if self.changed >= version {
             self.taken = version;
@@ -247,7 +249,7 @@ fn newer(shelf: &Shelf, after: u64, until: u64) -> Content {
     Content { resources, holds, ..Content::default() }
 }
 
-/// Answers names that were asked for, and sends what has changed of what was asked for before.
+/// Answers the names in `asked`, and adds the changes of resources that were asked for earlier.
 fn named(
     shelf: &Shelf,
     (after, until): (u64, u64),
@@ -283,7 +285,7 @@ fn named(
         }
     }
     has.extend(due.iter().map(|name| Arc::clone(name)));
-    // A workload that has come to stand behind a service which was asked for.
+    // A workload that has become an endpoint of a service that was asked for.
     for (name, resource) in later {
         if resource.services.iter().any(|service| has.contains(service)) && seen.insert(name) {
             due.push(name);
@@ -298,7 +300,7 @@ fn named(
     content
 }
 
-/// Whether the node has something else than this.
+/// Whether the node has this resource not at all or with another content.
 fn differs(known: &BTreeMap<String, Option<u64>>, name: &str, resource: &Resource) -> bool {
     known.get(name) != Some(&Some(resource.content))
 }

@@ -25,7 +25,7 @@ fn ask(subscribe: &[&str], unsubscribe: &[&str], known: &[(&str, &str)]) -> Requ
     }
 }
 
-/// The version of a resource that says `text`.
+/// The version of a resource with the content `text`.
 fn version(text: &str) -> String {
     version_of(resource(text, &[], &[]).content)
 }
@@ -34,7 +34,7 @@ fn ack(nonce: &str) -> Request {
     Request { nonce: nonce.to_owned(), ..Request::default() }
 }
 
-/// A stream, and what is due on it as text: `+text …  -name …`.
+/// A stream. Its due responses are shown as text: `+text …  -name …`.
 struct Stream {
     session: Session,
     last: BTreeMap<Kind, String>,
@@ -90,7 +90,7 @@ fn who_asks_for_everything_gets_all_and_then_what_changes_in_its_latest_state() 
     assert!(stream.session.expects_everything());
     assert_eq!(stream.due(&mesh).unwrap(), "Address: +a1 +b1");
     assert!(!stream.session.expects_everything());
-    // One response is unanswered at a time.
+    // At most one response is unanswered at a time.
     for text in ["a2", "a3", "a4"] {
         mesh.apply(vec![set(ADDRESS, "a", text)], true);
         assert_eq!(stream.due(&mesh), None);
@@ -103,7 +103,8 @@ fn who_asks_for_everything_gets_all_and_then_what_changes_in_its_latest_state() 
     assert_eq!(stream.session.unanswered(), None);
 }
 
-/// A node that knows workloads and not that only they may be connected to would connect to others.
+/// A node that had the workloads before the setting that only they may be connected to would also connect to other
+/// destinations.
 #[test]
 fn settings_come_before_all_else_and_only_to_those_who_ask() {
     const SETTINGS: Kind = Kind::Settings;
@@ -120,12 +121,12 @@ fn settings_come_before_all_else_and_only_to_those_who_ask() {
     mesh.apply(vec![set(ADDRESS, "a", "a2"), set(SETTINGS, "mesh", "s2")], true);
     assert_eq!(stream.due(&mesh).unwrap(), "Settings: +s2");
     assert_eq!(stream.due(&mesh).unwrap(), "Address: +a2");
-    // Without an answer there is no further one.
+    // Until the node answers, there is no further response.
     mesh.apply(vec![set(SETTINGS, "mesh", "s3")], true);
     assert_eq!(stream.due(&mesh), None);
     stream.ack(SETTINGS);
     assert_eq!(stream.due(&mesh).unwrap(), "Settings: +s3");
-    // Who has them already is told that nothing is new; Istio's ztunnel does not ask.
+    // A node that already has the settings gets an empty response. Istio's ztunnel does not ask for them.
     let mut again = Stream::of(&[(SETTINGS, ask(&[], &[], &[("mesh", "s3")]))]);
     assert_eq!(again.due(&mesh).unwrap(), "Settings: ");
     let mut other = Stream::of(&[(ADDRESS, all())]);
@@ -151,11 +152,11 @@ fn who_comes_back_gets_what_differs_and_hears_what_is_gone() {
     let known = [("a", "a1"), ("b", "b1"), ("gone", "g1")];
     let mut stream = Stream::of(&[(ADDRESS, ask(&[], &[], &known))]);
     assert_eq!(stream.due(&mesh).unwrap(), "Address: +b2 +c1 -gone");
-    // With the same versions the answer is empty, and there is one.
+    // When all versions are the same, there is a response, and it is empty.
     let known = [("a", "a1"), ("b", "b2"), ("c", "c1")];
     let mut stream = Stream::of(&[(ADDRESS, ask(&["*"], &[], &known))]);
     assert_eq!(stream.due(&mesh).unwrap(), "Address: ");
-    // A version that this program never wrote is no version.
+    // A version that this program did not write is ignored.
     let mut request = ask(&[], &[], &[]);
     request.known.insert("a".to_owned(), "0x".to_owned());
     assert_eq!(Stream::of(&[(ADDRESS, request)]).due(&mesh).unwrap(), "Address: +a1 +b2 +c1");
@@ -183,22 +184,22 @@ fn who_asks_by_name_gets_what_belongs_to_it_and_nothing_else() {
     on(&mut stream, "/10.0.0.77");
     assert_eq!(stream.due(&mesh).unwrap(), "Address: +p1 +svc -/10.0.0.77");
     stream.ack(ADDRESS);
-    // A workload that comes to stand behind the service, and one that is nobody's business.
+    // One workload becomes an endpoint of the service. The other one was not asked for.
     mesh.apply(vec![put("pod-3", "p3", &["/10.0.0.3"], &["ns/svc"]), put("pod-4", "p4", &[], &["ns/other"])], true);
     assert_eq!(stream.due(&mesh).unwrap(), "Address: +p3");
     stream.ack(ADDRESS);
-    // An address that was asked for in vain has come.
+    // An address that was asked for in vain belongs to a pod now.
     mesh.apply(vec![put("pod-7", "p7", &["/10.0.0.77"], &[]), gone(ADDRESS, "pod-2"), gone(ADDRESS, "pod-1")], true);
     assert_eq!(stream.due(&mesh).unwrap(), "Address: +p7 -pod-1");
     stream.ack(ADDRESS);
-    // A service and a workload behind it that come together.
+    // A service and a workload behind it appear together.
     on(&mut stream, "ns/new");
     assert_eq!(stream.due(&mesh).unwrap(), "Address: -ns/new");
     stream.ack(ADDRESS);
     mesh.apply(vec![put("pod-8", "p8", &[], &["ns/new"]), put("ns/new", "new", &[], &[])], true);
     assert_eq!(stream.due(&mesh).unwrap(), "Address: +new +p8");
     stream.ack(ADDRESS);
-    // Wanted no more.
+    // The names are no longer wanted.
     stream.session.request(ADDRESS, ask(&[], &["ns/new", "pod-8"], &[])).unwrap();
     mesh.apply(vec![put("pod-8", "p8 again", &[], &["ns/new"])], true);
     assert_eq!(stream.due(&mesh), None);
@@ -221,13 +222,13 @@ fn a_node_that_cannot_use_a_response_is_noted_and_goes_on() {
     let mut stream = Stream::of(&[(ADDRESS, ask(&[], &[], &[]))]);
     stream.due(&mesh).unwrap();
     let nack = Request { error: Some("a: broken".to_owned()), ..ack(&stream.last[&ADDRESS]) };
-    // An answer to another response is none.
+    // An answer to another response does not count.
     assert_eq!(stream.session.request(ADDRESS, ack("77")).unwrap(), None);
     assert_eq!(stream.session.request(ADDRESS, ack("")).unwrap(), None);
     assert!(stream.session.unanswered().is_some());
     let answer = stream.session.request(ADDRESS, nack.clone()).unwrap().unwrap();
     assert_eq!((answer.version, answer.error.as_deref()), (1, Some("a: broken")));
-    // Nonces count once.
+    // A nonce counts only once.
     assert_eq!(stream.session.request(ADDRESS, nack).unwrap(), None);
     assert_eq!(stream.due(&mesh), None);
     mesh.apply(vec![set(ADDRESS, "a", "a2")], true);
@@ -258,7 +259,7 @@ fn who_misses_removals_that_are_forgotten_is_told_to_begin_anew() {
         mesh.apply(vec![gone(ADDRESS, &name)], true);
     }
     assert_eq!(stream.session.next(&mesh, Instant::now()).unwrap_err(), SessionError::Behind(ADDRESS));
-    // Who has kept up goes on.
+    // A stream that has answered everything goes on.
     let mut stream = Stream::of(&[(ADDRESS, ask(&[], &[], &[]))]);
     stream.due(&mesh).unwrap();
     stream.ack(ADDRESS);

@@ -1,4 +1,4 @@
-//! Certificates of a node's pods, and of nobody else.
+//! A node gets certificates for its own pods only.
 
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, IsCa, KeyPair, SanType};
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
@@ -16,7 +16,7 @@ fn identity(account: &str) -> String {
     format!("spiffe://cluster.local/ns/demo/sa/{account}")
 }
 
-/// A request whose CSR names `named`, for `asked`.
+/// A request whose CSR names `named`, and whose metadata names `asked`.
 fn request_of(named: Option<&str>, asked: Option<&str>, is_ca: bool) -> IstioCertificateRequest {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
@@ -42,12 +42,12 @@ impl Plane {
         Ok(response)
     }
 
-    /// With a mesh that has a pod on each of two nodes.
+    /// Starts a control plane whose mesh has a pod on each of two nodes.
     async fn with_pods() -> Self {
         let mut plane = Self::start(LIMITS).await;
         let outside = pod("outside", "node-a", "10.0.0.3").replace("ambient", "none");
         plane.says("a", &[&pod("a", "node-a", "10.0.0.1"), &pod("b", "node-b", "10.0.0.2"), &outside]);
-        // The mesh is there when a stream has it.
+        // The control plane has the mesh once a stream gets it.
         let mut stream = plane.stream(TOKEN_A).await;
         stream.subscribe(ADDRESS);
         stream.response(ADDRESS).await;
@@ -62,7 +62,7 @@ async fn a_node_gets_certificates_of_its_own_pods() {
     for request in [
         request_of(Some(&own), Some(&own), false),
         request_of(None, Some(&own), false),
-        // As who asks for itself.
+        // The identity is in the CSR only, as when a workload asks for itself.
         request_of(Some(&own), None, false),
     ] {
         let response = plane.create(Some(TOKEN_A), &request).await.unwrap();
@@ -84,7 +84,7 @@ async fn a_node_with_a_good_token_gets_nothing_else() {
     let plane = Plane::with_pods().await;
     let refused = async |request: &IstioCertificateRequest| plane.create(Some(TOKEN_A), request).await.unwrap_err();
     let (own, others) = (identity("sa-a"), identity("sa-b"));
-    // A pod of another node, one outside of the mesh, one that does not exist, the root namespace's.
+    // A pod of another node, a pod outside of the mesh, a pod that does not exist, and istiod in the root namespace.
     for asked in
         [&others, &identity("sa-outside"), &identity("sa-x"), "spiffe://cluster.local/ns/istio-system/sa/istiod"]
     {
@@ -94,7 +94,7 @@ async fn a_node_with_a_good_token_gets_nothing_else() {
     }
     let (code, message) = refused(&request_of(None, Some("spiffe://other.domain/ns/demo/sa/sa-a"), false)).await;
     assert!(code == 7 && message.contains("trust domain") && message.contains("cluster.local"), "{message}");
-    // Its own by the metadata, another's by the request, and the other way round.
+    // The metadata names the node's own pod and the CSR a pod of another node, and the other way round.
     let (code, message) = refused(&request_of(Some(&others), Some(&own), false)).await;
     assert!(code == 3 && message.contains(&others), "{message}");
     assert_eq!(refused(&request_of(Some(&own), Some(&others), false)).await.0, 7);
@@ -109,7 +109,7 @@ async fn a_node_with_a_good_token_gets_nothing_else() {
     let large = IstioCertificateRequest { csr: "x".repeat(100_000), ..IstioCertificateRequest::default() };
     assert_eq!(refused(&large).await.0, 8);
     assert_eq!(plane.count("ztunnel_certificates_issued_total"), 0);
-    // Another node's token is good for its own pods alone.
+    // The token of the other node is good for the pods of that node only.
     plane.create(Some(TOKEN_B), &request_of(None, Some(&others), false)).await.unwrap();
     assert_eq!(plane.create(Some(TOKEN_B), &request_of(None, Some(&own), false)).await.unwrap_err().0, 7);
 }

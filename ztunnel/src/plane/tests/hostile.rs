@@ -1,8 +1,8 @@
-//! Nodes, and strangers, that do not keep to the rules. Whatever they do, another node is served.
+//! Nodes, and callers without a valid token, that break the rules. Other nodes are always served.
 
 use super::*;
 
-/// Waits until something was cut for this reason.
+/// Waits until a stream or a connection was cut for this reason.
 async fn cut(plane: &Plane, reason: &str) {
     let series = format!("ztunnel_xds_cut_total{{reason=\"{reason}\"}}");
     while plane.count(&series) == 0 {
@@ -10,7 +10,7 @@ async fn cut(plane: &Plane, reason: &str) {
     }
 }
 
-/// Another node is served.
+/// Checks that another node is served.
 async fn check_other(plane: &Plane) {
     let mut other = plane.stream(TOKEN_B).await;
     other.send(&request(ADDRESS));
@@ -23,7 +23,7 @@ async fn with_mesh(limits: Limits) -> Plane {
     plane
 }
 
-/// With a mesh that no window holds.
+/// Starts a control plane whose mesh is larger than any window.
 async fn with_large_mesh(limits: Limits) -> Plane {
     let mut plane = Plane::start(limits).await;
     let mut pods: Vec<String> =
@@ -44,7 +44,7 @@ async fn who_has_no_token_gets_nothing() {
             call.send(&request(ADDRESS));
             let (code, message) = call.next::<DeltaDiscoveryResponse>().await.unwrap_err();
             assert!(code == 16 && message.contains("token"), "{path} {token:?}: {message}");
-            // No second try on the connection.
+            // The connection allows no second try.
             let mut connection = call.connection.unwrap();
             while std::future::poll_fn(|cx| connection.sender.poll_ready(cx)).await.is_ok() {
                 tokio::task::yield_now().await;
@@ -95,7 +95,7 @@ async fn a_node_that_never_reads_is_cut() {
 #[tokio::test]
 async fn large_responses_take_turns_and_small_ones_do_not_wait() {
     let plane = with_large_mesh(Limits { large_responses: (64 << 10, 1), ..LIMITS }).await;
-    // Has the place, and does not read.
+    // This stream has the only permit for a large response, and does not read.
     let mut silent = plane.stream(TOKEN_A).await;
     silent.subscribe(ADDRESS);
     while plane.streams.shown().first().is_none_or(|stream| stream.types.is_empty()) {

@@ -1,4 +1,4 @@
-//! The daemon's own client.
+//! The control plane with the daemon's own client.
 
 use tokio::time::Instant;
 
@@ -14,7 +14,7 @@ use crate::{
 };
 
 impl Plane {
-    /// The control plane, as the daemon of `node-a` is told of it.
+    /// The settings of the control plane for the daemon of `node-a`.
     fn as_told(&self) -> Arc<ControlPlane> {
         Arc::new(ControlPlane {
             url: format!("https://{}", self.addr).parse().unwrap(),
@@ -65,7 +65,7 @@ async fn a_daemon_has_the_mesh_and_its_certificates_from_here() {
     let snapshot = follow(&mut mesh, snapshot, Snapshot::is_registry_only).await;
     plane.says("settings", &[]);
     let snapshot = follow(&mut mesh, snapshot, |snapshot| !snapshot.is_registry_only()).await;
-    // What changes.
+    // Changes of the mesh arrive.
     plane.says("p", &[]);
     plane.says("a", &[&pod("a", "node-a", "10.0.0.1"), service]);
     let is_gone = |snapshot: &Snapshot| snapshot.counts().workloads == 1 && !has_policy(snapshot);
@@ -80,7 +80,7 @@ async fn a_daemon_has_the_mesh_and_its_certificates_from_here() {
     assert!(crate::model::cause::causes(&error).contains("node-a"), "{error:?}");
 }
 
-/// No mesh is ever seen without its settings, also by a daemon that starts anew.
+/// A daemon never sees a mesh without its settings, not even when it has just started.
 #[tokio::test]
 async fn a_daemon_knows_the_settings_before_the_mesh() {
     let mut plane = Plane::start(LIMITS).await;
@@ -101,7 +101,7 @@ async fn a_daemon_knows_the_settings_before_the_mesh() {
     }
 }
 
-/// On demand, a daemon knows of the mesh what its connections need, and learns what changes of that.
+/// On demand, a daemon has the part of the mesh that its connections need, and gets the changes of that part.
 #[tokio::test]
 async fn a_daemon_on_demand_asks_for_what_it_needs() {
     let mut plane = Plane::start(LIMITS).await;
@@ -137,7 +137,7 @@ async fn a_daemon_on_demand_asks_for_what_it_needs() {
     }
     assert_eq!(snapshot.services_named("web.demo.svc.cluster.local")[0].endpoints.len(), 1);
     assert_eq!(snapshot.services_named("far.example").len(), 1);
-    // What changes of it comes by itself: an endpoint, and a pod at an address that was nobody's.
+    // Changes of that part arrive without a request: an endpoint, and a pod at an address that belonged to no pod.
     let more = [pod("b", "node-b", "10.0.0.22"), pod("d", "node-b", "203.0.113.1"), pod("e", "node-b", "10.0.0.5")];
     let mut objects: Vec<&str> = [&pods[0], &pods[2], &more[0], &more[1], &more[2]].map(String::as_str).into();
     objects.extend([service, entry]);

@@ -53,17 +53,17 @@ async fn reports_are_of_the_callers_own_pods_and_bounded() {
     assert_eq!(plane.report(None, &report(&["a"], "why")).await.unwrap_err().0, 16);
     let said = plane.report(Some(TOKEN_A), &report(&["a", "b"], "why")).await.unwrap();
     assert_eq!(said, PodReportResponse { taken: 1, ignored: 1 });
-    // A message that is longer than a report may be, and one that is none.
+    // A message that is longer than a report may be, and a message that cannot be decoded.
     let long = report(&["a"; 64], &"x".repeat(8 << 10));
     assert_eq!(plane.report(Some(TOKEN_A), &long).await.unwrap_err().0, 8);
     let mut call = plane.connect().await.call(REPORT_PODS, Some(TOKEN_A)).await;
     call.send_raw(0, b"\xff\xff\xff");
     assert_eq!(call.end().await.0, 3);
-    // Names that no pod has, and a state that is none.
+    // Names that no pod can have.
     for odd in [report(&["../b"], ""), report(&[""], "")] {
         assert_eq!(plane.report(Some(TOKEN_A), &odd).await.unwrap_err().0, 3);
     }
-    // More often than a node may; the other node still may.
+    // The node reports more often than a node may. The other node still can report.
     let mut code = 0;
     for _ in 0..10 {
         code = plane.report(Some(TOKEN_A), &report(&["a"], "why")).await.err().map_or(0, |(code, _)| code);

@@ -1,4 +1,4 @@
-//! Nodes that keep to the rules.
+//! Nodes that follow the rules.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ use super::*;
 async fn a_node_gets_the_mesh_and_then_what_changes() {
     let mut plane = Plane::start(LIMITS).await;
     let mut stream = plane.stream(TOKEN_A).await;
-    // Nobody is answered before there is a mesh.
+    // No node is answered before there is a mesh.
     TYPES.iter().for_each(|type_url| stream.subscribe(type_url));
     plane.says("a", &[&pod("a", "node-a", "10.0.0.1"), &pod("b", "node-b", "10.0.0.2")]);
     let mut first = BTreeMap::new();
@@ -26,7 +26,7 @@ async fn a_node_gets_the_mesh_and_then_what_changes() {
     let (address, names) = stream.response(ADDRESS).await;
     assert_eq!(names, "Kubernetes//Pod/demo/a");
     stream.nack(&address, "Kubernetes//Pod/demo/a: broken");
-    // What a node cannot use is noted, and it gets what changes later.
+    // A response that the node could not use is recorded. The node still gets later changes.
     plane.says("a", &[&pod("a", "node-a", "10.0.0.1")]);
     let (address, names) = stream.response(ADDRESS).await;
     assert_eq!(names, "-Kubernetes//Pod/demo/b");
@@ -61,7 +61,7 @@ async fn a_node_that_comes_back_gets_what_it_lacks() {
     plane.says("a", &[&pod("a", "node-a", "10.0.0.1"), &pod("c", "node-b", "10.0.0.3")]);
     let mut other = plane.stream(TOKEN_B).await;
     other.send(&request(ADDRESS));
-    // The change is there when another node has it.
+    // The catalogue has the change once another node gets it.
     loop {
         let (response, names) = other.response(ADDRESS).await;
         other.ack(&response);
@@ -131,7 +131,8 @@ async fn who_serves_ends_every_stream_in_order_when_it_is_told_to_stop() {
     assert!(TcpStream::connect(plane.addr).await.is_err());
 }
 
-/// Control planes are restarted one after the other while pods come and go. A node gets what differs, and misses nothing.
+/// Control planes are restarted one after the other while pods come and go. A node gets the differences, and misses
+/// nothing.
 #[tokio::test]
 async fn a_node_that_goes_from_replica_to_replica_gets_what_differs_and_misses_nothing() {
     const PODS: usize = 40;
@@ -140,7 +141,7 @@ async fn a_node_that_goes_from_replica_to_replica_gets_what_differs_and_misses_n
         (0..PODS).map(|number| (number, format!("10.0.0.{}", number + 1))).collect();
     let uid = |number: usize| format!("Kubernetes//Pod/demo/p{number}");
     for round in 0..6 {
-        // Every replica is a new process: nothing is shared but what the mesh says.
+        // Every replica is a new process. Replicas share nothing but the content of the mesh.
         let mut plane = Plane::start(LIMITS).await;
         let (moved, gone) = (round * 2, PODS - 1 - round);
         addresses.insert(moved, format!("10.1.{round}.1"));
@@ -159,7 +160,7 @@ async fn a_node_that_goes_from_replica_to_replica_gets_what_differs_and_misses_n
             _ => assert_eq!(names, [format!("-{}", uid(gone)), uid(moved)].join(" "), "in round {round}"),
         }
         stream.ack(&first);
-        // One more change while the node is here.
+        // One more change while the node is connected to this replica.
         addresses.insert(moved + 1, format!("10.2.{round}.1"));
         say(&mut plane, &addresses);
         let (second, names) = stream.response(ADDRESS).await;
@@ -170,7 +171,7 @@ async fn a_node_that_goes_from_replica_to_replica_gets_what_differs_and_misses_n
         }
         assert_eq!(known.keys().cloned().collect::<BTreeSet<_>>(), addresses.keys().map(|it| uid(*it)).collect());
     }
-    // One that has never been here has the same.
+    // A node that connects for the first time gets the same resources.
     let mut plane = Plane::start(LIMITS).await;
     let pods: Vec<String> = addresses.iter().map(|(it, address)| pod(&format!("p{it}"), "node-b", address)).collect();
     plane.says("pods", &pods.iter().map(String::as_str).collect::<Vec<_>>());

@@ -1,5 +1,5 @@
-//! Which workloads and services have another message after a batch of changes. It may find some that have the same; it misses
-//! none (a property test compares with everything made anew).
+//! Finds the workloads and services whose messages a batch of changes may change. Some of them may have the same
+//! message as before; none is missed (a property test compares with a catalogue in which everything is made again).
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -20,7 +20,7 @@ use crate::{
 /// The names of workloads, by namespace.
 type Names = HashMap<Arc<str>, BTreeSet<Arc<str>>>;
 
-/// What is to be made anew.
+/// The objects whose messages are made again.
 #[derive(Debug, Default)]
 pub(super) struct Concerned {
     pub(super) workloads: BTreeSet<NamespacedName>,
@@ -28,7 +28,7 @@ pub(super) struct Concerned {
 }
 
 impl Concerned {
-    /// By changes between two states. `names`: of the later one.
+    /// The objects that changes between two states concern. `names`: the workloads of the later state.
     pub(super) fn by(touched: &Touched, before: &Snapshot, after: &Snapshot, names: &Names) -> Self {
         let workloads = touched.workloads.clone();
         let mut concerned = Self { workloads, services: touched.services.clone() };
@@ -50,7 +50,7 @@ impl Concerned {
         concerned
     }
 
-    /// Services whose messages or endpoints tell of a workload: whether it is ready, and whose its addresses are.
+    /// Adds the services whose messages or endpoints depend on a workload: on its readiness and its addresses.
     fn services_of(&mut self, name: &NamespacedName, before: &Snapshot, after: &Snapshot) {
         let (was, is) = (before.workload(name), after.workload(name));
         let facts = |workload: Option<&Arc<Workload>>| {
@@ -63,7 +63,7 @@ impl Concerned {
         }
     }
 
-    /// Workloads that stand otherwise behind a service than before.
+    /// Adds the workloads that the change of a service concerns.
     fn behind(
         &mut self,
         was: Option<&Arc<Service>>,
@@ -98,7 +98,7 @@ impl Concerned {
         }
     }
 
-    /// Workloads that name a policy, or did.
+    /// Adds the workloads that name a policy, or named it before.
     fn authorized(
         &mut self,
         policies: [Option<&Arc<AuthorizationPolicy>>; 2],
@@ -114,7 +114,7 @@ impl Concerned {
                 Scope::Selector { namespace, labels } if !is_named_alike => {
                     self.workloads.extend(lookup.selected(namespace.as_ref(), labels));
                 }
-                // Whether ports are open that policies of services are not for.
+                // The policy decides whether the ports are open to which no policy of a service applies.
                 Scope::Mesh if name_services && !is_named_alike => self.workloads.extend(lookup.all()),
                 Scope::Namespace(namespace) if name_services && !is_named_alike => {
                     self.workloads.extend(lookup.of(namespace));
@@ -137,7 +137,7 @@ impl Concerned {
         }
     }
 
-    /// Workloads whose clients must have an identity by a PeerAuthentication, or had to.
+    /// Adds the workloads to which a PeerAuthentication applies, or applied before.
     fn authenticated(&mut self, policies: [Option<&Arc<PeerAuthentication>>; 2], lookup: &Lookup<'_>) {
         for policy in policies.into_iter().flatten() {
             match &policy.scope {
@@ -172,7 +172,7 @@ impl<'a> Lookup<'a> {
         })
     }
 
-    /// Those with labels, in a namespace or (`None`) in any.
+    /// The workloads with these labels, in one namespace or (`None`) in all.
     fn selected(&self, namespace: Option<&Arc<str>>, labels: &Labels) -> Vec<NamespacedName> {
         let candidates: Vec<NamespacedName> = match namespace {
             Some(namespace) => self.of(namespace).collect(),

@@ -17,7 +17,7 @@ use crate::{
 /// The number of the field `resources` in a response.
 const RESOURCES: u32 = 2;
 
-/// A resource with its version, and with other names by which it is asked for.
+/// Encodes a resource with its version and its aliases: other names by which nodes ask for it.
 pub(super) fn resource(message: discovery::Resource, aliases: Vec<Arc<str>>, services: Vec<Arc<str>>) -> Resource {
     let content = content(message.resource.as_ref().map(|any| &*any.value).unwrap_or_default());
     let message = discovery::Resource {

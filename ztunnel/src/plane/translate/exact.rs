@@ -1,4 +1,5 @@
-//! What Istio's messages do not say of workloads and services: the mesh exactly, for daemons of this project.
+//! The details of workloads and services that Istio's messages lack. With them, daemons of this project have the mesh
+//! exactly.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -12,7 +13,7 @@ use crate::{
     store::{change::ServiceKey, snapshot::Snapshot},
 };
 
-/// A workload as it is, and the endpoints that are otherwise than its message says.
+/// The exact workload, and those of its endpoints that differ from its message.
 pub(super) fn workload(workload: &Workload, fronting: &[Fronting], is_healthy: bool, mesh: &Snapshot) -> Exactly {
     let mut others = Vec::new();
     for service in mesh.services_of(&workload.name) {
@@ -27,7 +28,7 @@ pub(super) fn workload(workload: &Workload, fronting: &[Fronting], is_healthy: b
     Exactly { workload: Some(workload.clone()), endpoints: others, place: 0 }
 }
 
-/// A service as it is, with the endpoints of which no message of a workload tells.
+/// The exact service, with the endpoints that no message of a workload contains.
 pub(super) fn service(service: &Service, mesh: &Snapshot) -> ServiceExactly {
     let untold = service.endpoints.iter().filter(|endpoint| !is_told(service, endpoint, mesh)).cloned();
     ServiceExactly {
@@ -43,12 +44,12 @@ pub(super) fn endpoints<'a>(service: &'a Service, workload: &'a Workload) -> imp
     at.filter(|endpoint| endpoint.workload.as_ref() == Some(&workload.name))
 }
 
-/// Whether pods claim an address.
+/// Whether one or more pods have an address.
 pub(super) fn is_of_pods(address: IpAddr, mesh: &Snapshot) -> bool {
     mesh.contested(address).is_some() || mesh.workload_at(address).is_some()
 }
 
-/// Whether a message of a workload tells of an endpoint.
+/// Whether a message of a workload contains an endpoint.
 fn is_told(service: &Service, endpoint: &Endpoint, mesh: &Snapshot) -> bool {
     match endpoint.workload.as_ref().map(|name| mesh.workload(name)) {
         Some(Some(workload)) => served::workload(workload) && workload.addresses.contains(&endpoint.address),

@@ -1,4 +1,4 @@
-//! Policies as resources, and policies that are made of something else.
+//! Policies as resources, and policies that are made from other objects.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::{
 
 /// The namespace of policies that are made for the whole mesh.
 pub(super) const ROOT: &str = "istio-system";
-/// The policy that stands for those that could never be read. Kubernetes has no such names.
+/// The policy that stands for policies that could never be read. Kubernetes does not allow this name.
 const UNREAD: &str = "ztunnel_unread_policies";
 
 /// The name of a policy's resource.
@@ -23,12 +23,13 @@ pub(super) fn name(policy: &NamespacedName) -> Arc<str> {
     policy.to_string().into()
 }
 
-/// Whether a policy decides anything, so that there is a message of it.
+/// Whether a policy has an effect. Only such a policy has a message.
 pub(super) const fn decides(policy: &AuthorizationPolicy) -> bool {
     !matches!(policy.action, Action::Audit)
 }
 
-/// That a policy is so, or is not there. Of one that names services workloads get their own forms.
+/// The change of a policy; `None`: the policy does not exist. A policy that names services has no message of its own:
+/// workloads get their own forms of it.
 pub(super) fn change(name: &NamespacedName, policy: Option<&AuthorizationPolicy>) -> Change {
     let policy = policy.filter(|policy| !matches!(policy.scope, Scope::Services(_)));
     let message = policy.and_then(write::policy);
@@ -36,7 +37,7 @@ pub(super) fn change(name: &NamespacedName, policy: Option<&AuthorizationPolicy>
     Change { kind: Kind::Authorization, name: self::name(name), resource }
 }
 
-/// Policies that keep everyone out where there may be some that could never be read.
+/// Policies that deny all connections where policies may apply that could never be read.
 pub(super) fn unread(before: &UnreadPolicies, after: &UnreadPolicies) -> Vec<Change> {
     if before == after {
         return Vec::new();
@@ -49,7 +50,7 @@ pub(super) fn unread(before: &UnreadPolicies, after: &UnreadPolicies) -> Vec<Cha
     };
     add(ROOT, Scope::Mesh, after.anywhere.is_some());
     for namespace in before.namespaces.keys().chain(after.namespaces.keys()) {
-        // The mesh's has the same name as the root namespace's, and counts there, too.
+        // The policy of the whole mesh has the same name as the one of the root namespace, and applies there, too.
         if after.anywhere.is_none() || **namespace != *ROOT {
             let is_there = after.namespaces.contains_key(namespace);
             add(namespace, Scope::Namespace(Arc::clone(namespace)), is_there);
@@ -58,7 +59,7 @@ pub(super) fn unread(before: &UnreadPolicies, after: &UnreadPolicies) -> Vec<Cha
     changes
 }
 
-/// A policy for workloads that name it.
+/// A policy that applies to the workloads that name it.
 pub(super) fn made(name: NamespacedName, action: Action, rules: Vec<Rule>) -> AuthorizationPolicy {
     let resource = self::name(&name);
     let scope = attached(Arc::clone(&resource), Arc::from(""));

@@ -1,5 +1,5 @@
-//! What protects one workload, as far as Istio's messages have it in the workload: the names of policies that select it, and of
-//! policies that are made for it.
+//! The part of a workload's message that protects it: the names of the policies that select it, and of the policies
+//! that are made for it.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -16,21 +16,21 @@ use crate::{
     },
 };
 
-/// The policy of workloads whose clients must have an identity at every port. Istio's name.
+/// The policy of workloads whose clients must have an identity at every port. The name is Istio's.
 const STRICT: &str = "istio_converted_static_strict";
-/// Begins the name of a policy that is made of a PeerAuthentication. Istio's.
+/// The prefix of the name of a policy that is made from a PeerAuthentication. The prefix is Istio's.
 const CONVERTED: &str = "converted_peer_authentication_";
-/// Begins the name of a policy that is made of one which names services.
+/// The prefix of the name of a policy that is made from a policy that names services.
 const OF_SERVICE: &str = "ztunnel_service_";
-/// Begins the name of a policy that leaves ports open which no policy is for.
+/// The prefix of the name of a policy that keeps the ports open to which no policy applies.
 const OTHER_PORTS: &str = "ztunnel_other_ports";
 
 /// The policies that a workload names.
 #[derive(Debug, Default)]
 pub(super) struct Protecting {
-    /// Those that select it by its labels.
+    /// Policies that select the workload by its labels.
     selected: Vec<Arc<str>>,
-    /// Those that are made for it and its like, by the name of their resource.
+    /// Policies that are made for the workload and for others like it, by the name of their resource.
     pub(super) made: BTreeMap<Arc<str>, AuthorizationPolicy>,
 }
 
@@ -48,7 +48,7 @@ impl Protecting {
     }
 }
 
-/// What protects a workload.
+/// The policies that protect a workload.
 pub(super) fn of(workload: &Workload, mesh: &Snapshot) -> Protecting {
     let mut protecting = Protecting::default();
     let protections = mesh.policies().protecting(workload, mesh);
@@ -61,7 +61,7 @@ pub(super) fn of(workload: &Workload, mesh: &Snapshot) -> Protecting {
     protecting
 }
 
-/// Keeps clients without an identity out where they must have one.
+/// Denies clients without an identity at the ports where clients must have one.
 fn authentication(mode: &Mode, protecting: &mut Protecting) {
     let is_strict = mode.mode == MtlsMode::Strict;
     let others = mode.ports.iter().filter(|(_, mode)| (**mode == MtlsMode::Strict) != is_strict);
@@ -83,10 +83,10 @@ fn authentication(mode: &Mode, protecting: &mut Protecting) {
     protecting.make(policies::made(name, Action::Deny, vec![Rule { clauses, unjudged: Vec::new() }]));
 }
 
-/// Puts policies that name services at the ports to which the services lead.
+/// Limits policies that name services to the ports to which the services lead.
 ///
-/// An ALLOW policy that a workload names would close all other ports, too. So where no other ALLOW policy protects the workload,
-/// one more opens them.
+/// An ALLOW policy that a workload names would also close all its other ports. So if no other ALLOW policy protects the
+/// workload, an additional policy opens those ports.
 fn services(namespace: &Arc<str>, protections: &[Protection], protecting: &mut Protecting) {
     let mut closed: Vec<u16> = Vec::new();
     let (mut is_closed, mut is_all_closed) = (false, false);
@@ -122,8 +122,8 @@ fn is_of_services(protection: &Protection) -> bool {
     protection.group.policies().iter().any(|policy| matches!(policy.scope, Scope::Services(_)))
 }
 
-/// A policy that names services, as it counts at ports of a workload. What closes counts at all ports where some cannot be
-/// told; what opens counts at those alone that can.
+/// A policy that names services, limited to ports of a workload. Where some ports cannot be determined, a policy that
+/// denies applies to all ports, and a policy that allows applies only to the ports that can be determined.
 fn at_ports(policy: &AuthorizationPolicy, ports: &Ports) -> AuthorizationPolicy {
     let (limit, tag): (Option<&[u16]>, &str) = match ports {
         Ports::All => (None, ""),
@@ -131,7 +131,7 @@ fn at_ports(policy: &AuthorizationPolicy, ports: &Ports) -> AuthorizationPolicy 
         Ports::Unclear(ports) => (Some(ports), "_clear"),
         Ports::These(ports) => (Some(ports), ""),
     };
-    // Nothing is opened where no port is known: the policy stays, and with it that all is closed.
+    // If no port is known, the policy opens nothing: it stays without rules, so that all its ports are closed.
     let rules = policy.rules.iter().filter(|_| limit != Some(&[])).map(|rule| {
         let mut rule = rule.clone();
         if let Some(ports) = limit {
@@ -145,9 +145,9 @@ fn at_ports(policy: &AuthorizationPolicy, ports: &Ports) -> AuthorizationPolicy 
     AuthorizationPolicy { dry_run: policy.dry_run, ..policies::made(name, policy.action, rules.collect()) }
 }
 
-/// Tells names of policies at different ports apart.
+/// The suffix by which the names of policies at different ports differ.
 fn suffix(ports: &[u16]) -> String {
-    /// With more the name says less, and stays short.
+    /// With more ports than this, the suffix is a digest, so that the name stays short.
     const MOST: usize = 16;
     if ports.len() <= MOST {
         return ports.iter().map(|port| format!("_{port}")).collect();

@@ -1,16 +1,16 @@
-//! What Istio's messages can tell of.
+//! The objects that have a message of Istio.
 
 use crate::model::{
     service::{Service, Visibility},
     workload::Workload,
 };
 
-/// Whether there is a message of a workload: whether there is anything to be reached.
+/// Whether a workload has a message. It has one if it can be reached.
 pub(super) fn workload(workload: &Workload) -> bool {
     !workload.finished && !workload.addresses.is_empty()
 }
 
-/// Whether there is a message of a service. A service that no namespace knows is one that clients are not to find.
+/// Whether a service has a message. Clients must not find a service that is visible in no namespace.
 pub(super) fn service(service: &Service) -> bool {
     service.visibility != Visibility::Namespaces(Vec::new())
 }

@@ -26,19 +26,19 @@ pub(super) fn resource(service: &Arc<Service>, mesh: &Snapshot, writer: Writer<'
     Resource { ranges, ..encode::resource(write::service(&facts(service, mesh), writer), aliases, Vec::new()) }
 }
 
-/// What there is to be said of a service.
+/// The facts of which the message of a service is made.
 pub(super) fn facts(service: &Arc<Service>, mesh: &Snapshot) -> ServiceFacts {
     let exactly = Some(Box::new(exact::service(service, mesh)));
     let every_endpoint_ready = takes_all(service, mesh);
     ServiceFacts { service: Arc::clone(service), every_endpoint_ready, exactly }
 }
 
-/// The name by which an address is asked for.
+/// The name by which nodes ask for an address.
 pub(super) fn alias(network: &str, address: IpAddr) -> Arc<str> {
     format!("{network}/{address}").into()
 }
 
-/// Whether it counts pods as ready that are not (`publishNotReadyAddresses`).
+/// Whether the service has endpoints that are ready although their pods are not (`publishNotReadyAddresses`).
 fn takes_all(service: &Service, mesh: &Snapshot) -> bool {
     service.endpoints.iter().filter(|endpoint| endpoint.health == Health::Ready).any(|endpoint| {
         let workload = endpoint.workload.as_ref().and_then(|name| mesh.workload(name));

@@ -1,4 +1,4 @@
-//! What a batch of changes names.
+//! The names of the objects that a batch changes.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use crate::{
     },
 };
 
-/// What a batch changes, without what it changes it to.
+/// The objects that a batch changes, without their new state.
 #[derive(Clone, Debug, Default)]
 pub struct Touched {
     pub(super) workloads: BTreeSet<NamespacedName>,
@@ -21,7 +21,7 @@ pub struct Touched {
 }
 
 impl Touched {
-    /// By this batch.
+    /// The objects that this batch changes.
     #[must_use]
     pub fn by(batch: &Batch) -> Self {
         let mut touched = Self { is_whole: batch.is_whole, ..Self::default() };
@@ -35,16 +35,16 @@ impl Touched {
                 Change::AuthorizationGone(name) => drop(touched.authorization.insert(name.clone())),
                 Change::Authentication(policy) => drop(touched.authentication.insert(policy.name.clone())),
                 Change::AuthenticationGone(name) => drop(touched.authentication.insert(name.clone())),
-                // No message tells of them.
+                // No message depends on them.
                 Change::Namespace(_) | Change::NamespaceGone(_) | Change::Node(_) | Change::NodeGone(_) => {}
-                // Their message is compared after every batch.
+                // The message of the settings is compared after every batch.
                 Change::Setting(_) => {}
             }
         }
         touched
     }
 
-    /// Everything that one of two states has.
+    /// All objects of two states.
     pub(super) fn everything(before: &Snapshot, after: &Snapshot) -> Self {
         let both = [before, after];
         Self {

@@ -17,7 +17,7 @@ use crate::{
     store::{change::ServiceKey, snapshot::Snapshot},
 };
 
-/// The resource of a pod. `policies`: names of those that select it.
+/// The resource of a pod. `policies`: the names of the policies that select it.
 pub(super) fn resource(
     workload: &Arc<Workload>,
     mesh: &Snapshot,
@@ -35,7 +35,8 @@ pub(super) fn resource(
     encode::resource(write::workload(&facts, writer), aliases, names)
 }
 
-/// A pod has one status for all services. Where their endpoints say otherwise, it is ready for as long as one says so.
+/// The message of a pod has one status for all services. If the endpoints of the services differ, the pod is ready as
+/// long as one endpoint is ready.
 fn with_status(workload: &Arc<Workload>, mesh: &Snapshot) -> Arc<Workload> {
     let mut endpoints =
         mesh.services_of(&workload.name).flat_map(|service| exact::endpoints(service, workload)).peekable();
@@ -47,7 +48,7 @@ fn with_status(workload: &Arc<Workload>, mesh: &Snapshot) -> Arc<Workload> {
     Arc::new(Workload { ready: is_ready, ..Workload::clone(workload) })
 }
 
-/// Where a service leads in this workload; `None`: not there.
+/// The ports of this workload to which a service leads; `None`: the workload is no endpoint of the service.
 fn fronting(service: &Service, workload: &Workload) -> Option<Fronting> {
     let mut ports: BTreeMap<u16, u16> = BTreeMap::new();
     let mut is_behind = false;
@@ -60,8 +61,8 @@ fn fronting(service: &Service, workload: &Workload) -> Option<Fronting> {
     is_behind.then(|| Fronting { service: ServiceKey::of(service), ports: ports.into_iter().collect() })
 }
 
-/// The resources of endpoints that are no workloads of the mesh, by name. They are reached in plaintext, so an address of pods
-/// is never among them.
+/// The resources of endpoints that are no workloads of the mesh, by name. Connections to them use plaintext, so an
+/// address of a pod is never among them.
 pub(super) fn outside(service: &Service, mesh: &Snapshot, writer: Writer<'_>) -> BTreeMap<Arc<str>, Resource> {
     let mut resources = BTreeMap::new();
     for endpoint in service.endpoints.iter() {
@@ -74,7 +75,7 @@ pub(super) fn outside(service: &Service, mesh: &Snapshot, writer: Writer<'_>) ->
         };
         let (cluster, object, hostname, address) = (writer.cluster, &service.name, &service.hostname, endpoint.address);
         let mut uid = format!("{cluster}/{group}/{kind}/{object}/{hostname}/{address}");
-        // An entry may name an address twice, with other ports.
+        // A ServiceEntry may name an address twice, with different ports.
         let mut place = 0;
         for number in 2.. {
             if !resources.contains_key(uid.as_str()) {

@@ -1,4 +1,4 @@
-//! In which order policies and the workloads that name them come and go.
+//! The order in which policies, and the workloads that name them, are sent and removed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -37,7 +37,7 @@ fn workloads_that_do_not_depend_on_a_new_policy_do_not_wait_for_it() {
     stream.due(&mesh).unwrap();
     stream.due(&mesh).unwrap();
     stream.ack(POLICY);
-    // Changed while the first response is unanswered, and before the policy came.
+    // This workload changes while the first response is unanswered, and before the policy exists.
     mesh.apply(vec![set(ADDRESS, "early", "early")], true);
     mesh.apply(vec![set(POLICY, "p", "p"), set(ADDRESS, "late", "late p")], true);
     assert_eq!(stream.due(&mesh).unwrap(), "Authorization: +p");
@@ -108,7 +108,7 @@ fn a_policy_stays_while_the_next_version_of_a_workload_that_names_it_waits_for_a
     assert_eq!(stream.due(&mesh).unwrap(), "Authorization: +p");
     stream.ack(POLICY);
     assert_eq!(stream.due(&mesh).unwrap(), "Address: +w p");
-    // The version without a policy is never sent: it is replaced before the node has answered.
+    // The state of `w` without a policy is never sent: it is replaced before the node has answered.
     mesh.apply(vec![set(ADDRESS, "w", "w"), gone(POLICY, "p")], true);
     mesh.apply(vec![set(ADDRESS, "v", "v q"), set(POLICY, "q", "q")], true);
     assert_eq!(stream.due(&mesh).unwrap(), "Authorization: +q");
@@ -126,16 +126,16 @@ fn a_policy_stays_while_the_next_version_of_a_workload_that_names_it_waits_for_a
     assert_eq!(stream.due(&mesh).unwrap(), "Authorization: -p");
 }
 
-/// What happens in a test.
+/// One step of a test.
 #[derive(Clone, Debug)]
 enum Step {
-    /// The workload of that number names these policies from now on.
+    /// The workload with this number names these policies from now on.
     Workload(u8, BTreeSet<u8>),
     /// The workload is gone.
     Gone(u8),
-    /// The last response of a type is answered.
+    /// The node answers the last response of a type.
     Answer(Kind),
-    /// The node connects again, with what it has.
+    /// The node connects again, and states the resources that it has.
     Reconnect,
 }
 
@@ -153,13 +153,13 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 0..40)
 }
 
-/// A mesh in which there are exactly the policies that workloads name, and a node that follows it.
+/// A mesh that has exactly the policies that its workloads name, and a node that follows it.
 #[derive(Default)]
 struct World {
     mesh: Catalogue,
     workloads: BTreeMap<u8, BTreeSet<u8>>,
     session: Session,
-    /// What the node has, by type and name.
+    /// The node's resources, by type and name.
     has: BTreeMap<Kind, BTreeMap<String, String>>,
     unanswered: BTreeMap<Kind, String>,
 }
@@ -200,7 +200,7 @@ impl World {
         }
     }
 
-    /// Takes all that is due.
+    /// Receives all responses that are due.
     fn receive(&mut self) {
         while let Some(response) = self.session.next(&self.mesh, Instant::now()).unwrap() {
             let has = self.has.entry(response.kind).or_default();
@@ -216,7 +216,7 @@ impl World {
         }
     }
 
-    /// Each policy that a workload of the node names is there.
+    /// Checks that the node has each policy that one of its workloads names.
     fn check(&self) {
         let policies = &self.has[&POLICY];
         for workload in self.has.get(&ADDRESS).into_iter().flat_map(BTreeMap::values) {

@@ -1,4 +1,5 @@
-//! Who reads the resources decides as who has the mesh: by Istio's messages alone, as Istio's ztunnel does.
+//! A reader of the resources makes the same decisions as a holder of the mesh. The reader uses Istio's messages only,
+//! as Istio's ztunnel does.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
@@ -21,7 +22,7 @@ use crate::{
     },
 };
 
-/// The mesh that a node makes of the resources, and the workloads in it by uid.
+/// The mesh that a node makes from the resources, and its workloads by UID.
 fn read(following: &Following) -> (Snapshot, BTreeMap<String, Arc<Workload>>) {
     let mut texts = |text: &str| Arc::from(text);
     let mut reader = Reader { cluster: "Kubernetes", network: "", texts: &mut texts };
@@ -49,7 +50,7 @@ fn read(following: &Following) -> (Snapshot, BTreeMap<String, Arc<Workload>>) {
     (Snapshot::default().apply(Batch::of(changes)), workloads)
 }
 
-/// Clients of each kind.
+/// Clients of each kind: with and without an identity.
 fn sources() -> Vec<Option<Principal>> {
     let identities = ["demo/sa/default", "evil/sa/default", "istio-system/sa/default"];
     let principal =

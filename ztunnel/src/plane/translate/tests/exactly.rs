@@ -1,4 +1,5 @@
-//! A daemon of this project has the mesh of the control plane exactly: the same objects, so the same decisions for the same reasons.
+//! A daemon of this project has exactly the mesh of the control plane: the same objects, and so the same decisions for
+//! the same reasons.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
@@ -57,7 +58,7 @@ fn resources(catalogue: &Catalogue, kind: Kind) -> BTreeMap<String, Resource> {
     all.collect()
 }
 
-/// A node, and what it was sent last.
+/// A node, and the last resources that were sent to it.
 struct Followed {
     node: Node,
     sent: BTreeMap<(Kind, String), Resource>,
@@ -68,7 +69,7 @@ impl Followed {
         Self { node: Node::new(CLUSTER), sent: BTreeMap::new() }
     }
 
-    /// Sends what has changed of these types, as a stream does: policies first, removals of policies last.
+    /// Sends the changes of these types in the order of a stream: policies first, removals of policies last.
     fn follow(&mut self, catalogue: &Catalogue, kinds: &[Kind]) {
         for kind in kinds {
             let now = resources(catalogue, *kind);
@@ -98,7 +99,7 @@ impl Followed {
 
 const ALL: [Kind; 4] = [Kind::Settings, Kind::Object, Kind::Authorization, Kind::Address];
 
-/// The mesh of the node is that of the control plane.
+/// Checks that the node has the mesh of the control plane.
 #[track_caller]
 fn assert_same(node: &Snapshot, plane: &Snapshot) {
     let workloads = |mesh: &Snapshot| -> BTreeMap<NamespacedName, Workload> {
@@ -121,7 +122,7 @@ fn assert_same(node: &Snapshot, plane: &Snapshot) {
     assert_eq!(node.is_registry_only(), plane.is_registry_only());
 }
 
-/// Clients of each kind.
+/// Clients of each kind: with and without an identity.
 fn sources() -> Vec<Option<Principal>> {
     let identities = ["demo/sa/default", "evil/sa/default", "istio-system/sa/default"];
     let principal =
@@ -129,7 +130,7 @@ fn sources() -> Vec<Option<Principal>> {
     identities.into_iter().map(|text| Some(principal(text))).chain([None]).collect()
 }
 
-/// What becomes of a connection, and every word that is said of it.
+/// The decision about a connection, and all texts about it.
 fn words(mesh: &Snapshot, workload: &Workload, connection: &Connection) -> String {
     let guard = PodPolicies::of(mesh, workload, &LocalPod::default());
     let mut text = match guard.judge(connection) {
@@ -142,7 +143,7 @@ fn words(mesh: &Snapshot, workload: &Workload, connection: &Connection) -> Strin
     text + &format!("; {:?}", authentication(mesh, workload, connection.destination.port()))
 }
 
-/// How many connections are the same, with the same words.
+/// Checks that decisions and texts are the same. Returns the number of compared connections.
 #[track_caller]
 fn assert_same_words(node: &Snapshot, plane: &Snapshot) -> usize {
     let mut compared = 0;
@@ -209,7 +210,7 @@ fn every_object_of_a_mesh_arrives_as_it_is() {
     followed.follow(&catalogue(&before), &ALL);
     assert_same(&followed.node.mesh, &before);
     assert!(assert_same_words(&followed.node.mesh, &before) > 100);
-    // In Istio's words the decisions are the same, and the reasons are not.
+    // With Istio's messages only, the decisions are the same, but the reasons differ.
     let mut istio = Followed::new();
     istio.follow(&catalogue(&before), &[Kind::Authorization, Kind::Address]);
     let all = |mesh: &Snapshot| -> Vec<String> {
@@ -226,7 +227,7 @@ fn every_object_of_a_mesh_arrives_as_it_is() {
     assert!(!istio[3].contains("PeerAuthentication demo/ports,") && istio[3].contains("DENY"), "{istio:?}");
 }
 
-/// Policies that could never be read are named by their source, and close the same workloads.
+/// Policies that could never be read are named by their source, and close the same workloads as in the control plane.
 #[test]
 fn policies_that_were_never_readable_are_told_with_their_source() {
     let unread =
@@ -243,7 +244,7 @@ fn policies_that_were_never_readable_are_told_with_their_source() {
     assert!(told.starts_with("policies of policies.yaml are not known"), "{told}");
 }
 
-/// What a daemon does not know of the details, it does without: it then decides by Istio's messages, and says so.
+/// A daemon ignores details that it cannot read. It then decides by Istio's messages, and says so.
 #[test]
 fn details_that_cannot_be_used_cost_the_reasons_and_not_the_judgement() {
     let before = mesh(&format!("{MESH}{POLICIES}"));
@@ -270,7 +271,7 @@ fn details_that_cannot_be_used_cost_the_reasons_and_not_the_judgement() {
     let value = |resource: &Resource| resource.resource.as_ref().unwrap().value.clone();
     let (told, problems) = one(&|_, _| {});
     assert!(told.starts_with("PeerAuthentication demo/ports") && problems.is_empty(), "{told} {problems:?}");
-    // A format of a later version.
+    // The details have the format of a later version.
     let later = one(&|kind, resource| {
         if kind == Kind::Settings {
             let settings = Settings::decode(value(resource)).unwrap();
@@ -283,7 +284,7 @@ fn details_that_cannot_be_used_cost_the_reasons_and_not_the_judgement() {
             rewrite(resource, vec![0xFF]);
         }
     });
-    // A pod whose detail this version cannot read, and one that has none.
+    // A pod whose detail this version cannot read, and a pod without detail.
     let pod = |extension: &'static dyn Fn(&mut crate::istio::workload::Workload)| {
         one(&move |kind, resource| {
             if kind == Kind::Address && resource.name == format!("{CLUSTER}//Pod/demo/web-a") {
@@ -305,7 +306,8 @@ fn details_that_cannot_be_used_cost_the_reasons_and_not_the_judgement() {
     }
 }
 
-/// From a control plane without details to one with, and back, as when replicas of two versions run side by side.
+/// A node changes from a control plane without details to one with details, and back, as when replicas of two versions
+/// run side by side.
 #[test]
 fn a_node_goes_from_one_description_to_the_other() {
     let before = mesh(&format!("{MESH}{POLICIES}"));
@@ -316,7 +318,7 @@ fn a_node_goes_from_one_description_to_the_other() {
     let in_istios_words = followed.node.mesh.policies().authorization().to_vec();
     followed.follow(&served, &ALL);
     assert_same(&followed.node.mesh, &before);
-    // Settings of a control plane that knows no details.
+    // The settings of a control plane that sends no details.
     let settings = Any { type_url: SETTINGS.into(), value: Settings::default().encode_to_vec().into() };
     let settings = Resource { name: "mesh".into(), resource: Some(settings), ..Resource::default() };
     let response = DeltaDiscoveryResponse {

@@ -1,4 +1,4 @@
-//! A catalogue that follows changes is the one that is made of the same mesh at once.
+//! A catalogue that follows changes is equal to a catalogue that is made from the same mesh at once.
 
 use std::collections::BTreeMap;
 
@@ -92,14 +92,14 @@ proptest! {
         following.follow();
         assert_same(&following.resources(), &from_nothing(&files));
         let version = following.catalogue.version();
-        // A source that tells everything anew changes nothing.
+        // A source that sends the whole mesh again changes nothing.
         let mut again = Joiner::new(TrustDomain::default(), None);
         for (name, text) in &files {
             say(&mut again, name, text);
         }
         following.apply(Batch { is_whole: true, ..Batch::of(again.take().changes) });
         assert_eq!(following.catalogue.version(), version);
-        // Of nothing nothing is left.
+        // An empty mesh leaves nothing behind.
         following.apply(Batch { is_whole: true, ..Batch::of(Vec::new()) });
         assert_same(&following.resources(), &from_nothing(&[]));
         assert!(following.translator.made.is_empty() && following.translator.made_for.is_empty());

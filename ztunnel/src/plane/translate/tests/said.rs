@@ -1,4 +1,4 @@
-//! What the messages of a mesh say.
+//! The content of the messages of a mesh.
 
 use std::fmt::Write as _;
 
@@ -176,7 +176,8 @@ const POD: &str = "Pod demo/a labels: {app: a, istio.io/dataplane-mode: ambient}
 const SERVICE: &str = "Service demo/web | spec: {selector: {app: a}, clusterIP: 10.96.0.1, ports: [{name: p, port: 80, targetPort: \
                        http}, {name: q, port: 443, targetPort: 8443}]}";
 
-/// Compares what a mesh of these lines says, with the lines that begin with one of `of`.
+/// Compares the messages of a mesh made of these lines with `expected`. Only messages whose line begins with one of
+/// `of` count.
 #[track_caller]
 fn check(lines: &[&str], of: &[&str], expected: &str) {
     let all = said(&mesh(&lines.join("\n")));
@@ -358,7 +359,7 @@ fn policies_that_could_never_be_read_keep_everyone_out() {
         shown(policies::unread(&nothing, &of(true, &["istio-system"]))),
         "istio-system/ztunnel_unread_policies: Deny Global istio-system/ztunnel_unread_policies [any]\n"
     );
-    // Between the two the root namespace's policy changes its scope, and is always there.
+    // The policy of the root namespace changes its scope between the two states, but exists all the time.
     let changes = policies::unread(&of(true, &["istio-system"]), &of(false, &["istio-system"]));
     let last = changes.iter().rfind(|change| &*change.name == "istio-system/ztunnel_unread_policies").unwrap();
     assert!(last.resource.is_some());
