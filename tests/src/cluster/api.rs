@@ -20,13 +20,13 @@ use crate::{requirements, wait};
 /// The token of the cluster's administrator.
 pub const ADMIN_TOKEN: &str = "admin-of-the-test-cluster";
 
-/// Where the API server listens: on the bridge that nodes are attached to.
+/// The address of the API server. It listens on the bridge to which nodes are attached.
 pub const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 77, 0, 1)), 6443);
 
 /// The address of the Service `kubernetes`.
 pub const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 
-/// For how many nodes there are tokens.
+/// The number of nodes for which there are tokens.
 pub const MAX_NODES: u8 = 9;
 
 /// The bridge in the namespace of the API server.
@@ -37,20 +37,21 @@ const START: Duration = Duration::from_secs(90);
 
 const ETCD: &str = "http://127.0.0.1:2379";
 
-/// What runs, and under which names.
+/// The programs to start, and the prefix of their names.
 #[derive(Debug)]
 pub struct Options {
-    /// The begin of all names.
+    /// The prefix of all names.
     pub prefix: Prefix,
     /// Whether the programs live on when this process ends; see also [`ApiServer::keep`].
     pub detached: bool,
-    /// Whether the controllers run: namespaces are emptied, Deployments and DaemonSets get pods.
+    /// Whether the controllers run. They empty deleted namespaces, and make pods for Deployments and DaemonSets.
     pub controllers: bool,
-    /// Whether pods get nodes.
+    /// Whether the scheduler runs. It assigns pods to nodes.
     pub scheduler: bool,
 }
 
-/// etcd, kube-apiserver and what was asked for beside them. All of it is removed when this is dropped, also on a panic.
+/// etcd, kube-apiserver and the other programs of the [`Options`]. All of them are removed when this is dropped, also
+/// on a panic.
 #[derive(Debug)]
 pub struct ApiServer {
     others: Vec<Process>,
@@ -67,15 +68,16 @@ pub struct ApiServer {
 }
 
 impl ApiServer {
-    /// Starts an API server that nobody else uses.
+    /// Starts an API server for this caller only.
     ///
     /// # Errors
-    /// When the programs or root are missing (`NOT RUN`), or it does not become ready: the message has the end of its log.
+    /// When the programs or root are missing (`NOT RUN`), or the API server does not become ready: the message has the
+    /// end of its log.
     pub fn start() -> Result<Self> {
         Self::start_with(Options { prefix: Prefix::unique(), detached: false, controllers: false, scheduler: false })
     }
 
-    /// The same, with Kubernetes' controllers.
+    /// Starts an API server with Kubernetes' controllers.
     ///
     /// # Errors
     /// As [`ApiServer::start`].
@@ -83,7 +85,7 @@ impl ApiServer {
         Self::start_with(Options { prefix: Prefix::unique(), detached: false, controllers: true, scheduler: false })
     }
 
-    /// Starts what the options say.
+    /// Starts the programs of the options.
     ///
     /// # Errors
     /// As [`ApiServer::start`].
@@ -154,7 +156,7 @@ impl ApiServer {
     /// Starts the API server again after [`ApiServer::stop`], and waits until it is ready.
     ///
     /// # Errors
-    /// When it ends or does not become ready: the message has the end of its log.
+    /// When the API server ends or does not become ready: the message has the end of its log.
     pub fn resume(&mut self) -> Result<()> {
         let file = |name: &str| self.pki.file(name).display().to_string();
         let log = self.folder.join("kube-apiserver.log");
@@ -235,7 +237,7 @@ impl ApiServer {
         self.checked(self.launch_kubectl(&self.admin, args)?)
     }
 
-    /// The same, without an error when kubectl fails.
+    /// Runs kubectl as the administrator. It is no error when kubectl fails.
     ///
     /// # Errors
     /// When kubectl can't be run.
@@ -299,7 +301,7 @@ impl ApiServer {
         self.kubectl(["create", "token", name, "-n", namespace, "--audience", audience])
     }
 
-    /// Writes a kubeconfig with a token, and names the file.
+    /// Writes a kubeconfig with a token. Returns the path of the file.
     ///
     /// # Errors
     /// When it can't be written.
@@ -318,8 +320,8 @@ impl ApiServer {
         Ok(done.stdout.trim().to_owned())
     }
 
-    /// Connects a namespace with that of the API server, so that [`ApiServer::url`] is reached from it, and names the address
-    /// of its end.
+    /// Connects a network namespace with that of the API server, so that [`ApiServer::url`] can be reached from it.
+    /// Returns the address of the namespace's end of the link.
     ///
     /// # Errors
     /// When the kernel refuses it.
@@ -335,7 +337,7 @@ impl ApiServer {
         Ok(address)
     }
 
-    /// Where it listens.
+    /// The URL of the API server.
     #[must_use]
     pub fn url(&self) -> String {
         format!("https://{ADDRESS}")
@@ -353,31 +355,31 @@ impl ApiServer {
         self.pki.file("ca.crt")
     }
 
-    /// The namespace in which it runs.
+    /// The network namespace of the API server.
     #[must_use]
     pub fn netns(&self) -> &Netns {
         &self.netns
     }
 
-    /// For files of this API server; removed with it.
+    /// A folder for files of this API server. It is removed with the API server.
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// The begin of all names.
+    /// The prefix of all names.
     #[must_use]
     pub fn prefix(&self) -> &Prefix {
         &self.options.prefix
     }
 
-    /// Its certificates, keys and tokens.
+    /// The certificates, keys and tokens of the cluster.
     #[must_use]
     pub fn pki(&self) -> &Pki {
         &self.pki
     }
 
-    /// The programs of which it was started.
+    /// The programs from which the API server was started.
     #[must_use]
     pub fn programs(&self) -> &Programs {
         &self.programs

@@ -43,7 +43,7 @@ pub struct Connection {
 pub struct Stream {
     send: SendStream<Bytes>,
     body: RecvStream,
-    /// Bytes of a message that has not arrived as a whole.
+    /// Bytes of a message that is not complete yet.
     begun: BytesMut,
 }
 
@@ -52,7 +52,7 @@ pub struct Stream {
 pub struct Ended {
     /// The gRPC status.
     pub code: u32,
-    /// Why.
+    /// The reason.
     pub message: String,
 }
 
@@ -60,7 +60,7 @@ impl Connection {
     /// Connects, and trusts these roots only (PEM).
     ///
     /// # Errors
-    /// When the control plane does not prove its name with them.
+    /// When the certificate of the control plane has another name or another root.
     pub fn open(api: &ApiServer, plane: &Plane, roots: &str) -> Result<Self> {
         let mut store = RootCertStore::empty();
         for root in CertificateDer::pem_slice_iter(roots.as_bytes()) {
@@ -99,7 +99,7 @@ impl Connection {
         Ok((response, stream))
     }
 
-    /// Makes a call with one request, and waits for its end.
+    /// Makes a call with one request, and waits for the end of the call.
     ///
     /// # Errors
     /// When it does not end in time.
@@ -136,7 +136,7 @@ impl Connection {
     /// Waits for the end of a stream.
     ///
     /// # Errors
-    /// When it goes on.
+    /// When the stream does not end in time.
     pub fn end_of(&self, mut stream: Stream, patience: Duration) -> Result<Ended> {
         self.runtime.block_on(async {
             let answering = async {
@@ -149,7 +149,7 @@ impl Connection {
 }
 
 impl Stream {
-    /// Acknowledges the next response. `None`: there is none any more.
+    /// Acknowledges the next response. `None`: there are no more responses.
     async fn answer(&mut self) -> Result<Option<()>> {
         let response = loop {
             if let Some(message) = message(&mut self.begun) {
@@ -178,7 +178,7 @@ async fn ended(mut body: RecvStream, patience: Duration) -> Result<Ended> {
     timeout(patience, reading).await.context("the call goes on")?
 }
 
-/// The status behind the last message of a call.
+/// The status after the last message of a call.
 async fn status(body: &mut RecvStream) -> Result<Ended> {
     let trailers = body.trailers().await?.context("the call has no trailers")?;
     Ended::of(&trailers).context("the trailers have no grpc-status")
@@ -195,13 +195,13 @@ impl Ended {
 /// A request for a certificate of an identity: IstioCertificateRequest with `ImpersonatedIdentity`.
 ///
 /// # Errors
-/// When no key can be made.
+/// When the key or the request cannot be made.
 pub fn certificate_request(identity: &str) -> Result<Vec<u8>> {
     let key = rcgen::KeyPair::generate()?;
     let mut params = rcgen::CertificateParams::default();
     params.subject_alt_names.push(rcgen::SanType::URI(identity.try_into()?));
     let csr = params.serialize_request(&key)?.pem()?;
-    // google.protobuf.Struct: a map of Values, of which 3 is a text.
+    // google.protobuf.Struct is a map of Values. Field 3 of a Value is a string.
     let value = field(3, identity.as_bytes());
     let entry = [field(1, b"ImpersonatedIdentity"), field(2, &value)].concat();
     Ok([field(1, csr.as_bytes()), field(4, &field(1, &entry))].concat())
@@ -214,7 +214,7 @@ pub fn pod_report(namespace: &str, name: &str, state: u8, reason: &str) -> Vec<u
     field(1, &[names, vec![4 << 3, state], field(5, reason.as_bytes())].concat())
 }
 
-/// A message as gRPC sends it.
+/// A message with gRPC's prefix: the flag for compression and the length.
 fn framed(message: &[u8]) -> Result<Bytes> {
     let mut framed = BytesMut::new();
     framed.put_u8(0);
@@ -231,7 +231,7 @@ fn message(begun: &mut BytesMut) -> Option<BytesMut> {
     (rest.len() >= length).then(|| begun.split_to(5 + length).split_off(5))
 }
 
-/// The bytes of a field that has a length, in a message whose fields before it all have one.
+/// The bytes of a length-delimited field. All fields before it have to be length-delimited, too.
 fn text_of(mut message: &[u8], number: u8) -> Option<&[u8]> {
     loop {
         let (&key, rest) = message.split_first()?;
@@ -252,7 +252,7 @@ fn text_of(mut message: &[u8], number: u8) -> Option<&[u8]> {
     }
 }
 
-/// A field of a message that has a length.
+/// Encodes a length-delimited field.
 fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
     let mut field = vec![number << 3 | 2];
     let mut length = bytes.len();

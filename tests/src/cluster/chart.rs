@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use super::api::helm;
 use super::programs::Programs;
 
-/// The namespace in which it is installed unless somebody says otherwise.
+/// The namespace of the installation by default.
 pub const NAMESPACE: &str = "istio-system";
 
 /// The name of the installation.
@@ -36,7 +36,7 @@ fn deploy() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("deploy")
 }
 
-/// What Helm makes of the chart with these arguments, for example `--set`.
+/// The manifests that Helm renders from the chart with these arguments, for example `--set`.
 ///
 /// # Errors
 /// With what Helm says.
@@ -52,7 +52,7 @@ pub fn rendered(programs: &Programs, args: &[&str]) -> Result<String> {
     Ok(done.stdout)
 }
 
-/// The manifests of the kustomize base as the chart makes them.
+/// The manifests of the kustomize base, rendered from the chart.
 ///
 /// # Errors
 /// With what Helm says.

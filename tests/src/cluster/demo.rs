@@ -1,4 +1,4 @@
-//! The demo on a cluster: four services, installed, labelled, protected, and given back.
+//! The demo on a cluster. Four services join a mesh, are protected by policies, and leave the mesh again.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -15,10 +15,10 @@ use crate::wait;
 
 /// The namespace of the services.
 const SHOP: &str = "shop";
-/// The namespace of the client that is in no mesh.
+/// The namespace of the client outside of the mesh.
 const OUTSIDE: &str = "outside";
 
-/// The pods, with their nodes; each has a service account and, in the shop, a Service of its name.
+/// The pods, with their nodes. Each has a service account and, in the shop, a Service of the same name.
 const PODS: [(&str, &str, &str); 5] = [
     (SHOP, "front", "node-1"),
     (SHOP, "orders", "node-2"),
@@ -51,14 +51,14 @@ spec:
   selector: {matchLabels: {app: payments}}
   rules: [{from: [{source: {serviceAccounts: [orders]}}]}]";
 
-/// How a request went.
+/// The result of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
-    /// No daemon saw it.
+    /// It succeeded without a daemon.
     Open,
-    /// The daemon of the server's node let it in, in plaintext.
+    /// The daemon of the server's node accepted it in plaintext.
     Plain,
-    /// Through a tunnel.
+    /// It went through an HBONE connection.
     Tunnel,
     /// It failed.
     Refused,
@@ -75,7 +75,7 @@ impl Way {
     }
 }
 
-/// What is done before the requests of a column, and how they are to go.
+/// A column of the table: the step before the requests, and the expected result of each request.
 struct Phase {
     title: &'static str,
     ways: [Way; REQUESTS.len()],
@@ -101,7 +101,7 @@ const PHASES: [Phase; 7] = {
 /// Runs the demo with an image of the daemon, and prints what happens.
 ///
 /// # Errors
-/// When something can't be made, or does not go as it should.
+/// When an object can't be made, or a request has an unexpected result.
 pub fn run(image: &Path) -> Result<()> {
     let begun = Instant::now();
     let cluster = Cluster::start(2)?;
@@ -167,7 +167,7 @@ impl<'a> Shop<'a> {
         self.pods.iter().find(|pod| pod.name == name).with_context(|| format!("no pod {name}"))
     }
 
-    /// Does what a phase begins with.
+    /// Does the step with which a phase begins.
     fn enter(&self, mesh: &Mesh<'_>, title: &str) -> Result<()> {
         let api = self.cluster.api();
         let in_shop = || self.pods.iter().filter(|pod| pod.namespace == SHOP);
@@ -187,7 +187,7 @@ impl<'a> Shop<'a> {
         }
     }
 
-    /// Sends the requests until they go as a phase says: a policy takes a moment to reach the nodes.
+    /// Sends the requests until they have the results of the phase: a policy takes a moment to reach the nodes.
     fn until(&self, mesh: Option<&Mesh<'_>>, phase: &Phase) -> Result<Vec<Way>> {
         let mut last = Vec::new();
         let done = wait::until_true("the requests to go as they should", wait::PATIENCE, || {
@@ -209,7 +209,8 @@ impl<'a> Shop<'a> {
             Ok(answer) => ensure!(answer == server.name, "{} answers, not {}", answer, server.name),
         }
         let Some(mesh) = mesh else { return Ok(Way::Open) };
-        // Whoever carries it writes its line when it ends; a pod outside of the mesh has none.
+        // The daemon that carries a request logs a line when the connection ends. There is no line for a pod outside of
+        // the mesh.
         let state = self.cluster.api().kubectl(["get", "namespace", SHOP, "-o", "jsonpath={.metadata.labels}"])?;
         if !state.contains("ambient") {
             ensure!(self.seen(Some(mesh), client, server)?.len() == before, "a request is carried without the label");
@@ -221,7 +222,7 @@ impl<'a> Shop<'a> {
         Ok(if line.get("dst.hbone_addr").is_some() { Way::Tunnel } else { Way::Plain })
     }
 
-    /// What the daemon of the server's node has logged of connections of the client.
+    /// The log lines of the daemon of the server's node about connections of the client.
     fn seen(&self, mesh: Option<&Mesh<'_>>, client: &Pod, server: &Pod) -> Result<Vec<Value>> {
         let Some(mesh) = mesh else { return Ok(Vec::new()) };
         let mut lines = mesh.access(&server.node, &server.address)?;
@@ -229,7 +230,7 @@ impl<'a> Shop<'a> {
         Ok(lines)
     }
 
-    /// Why requests to the payments were refused, the last of each client.
+    /// The reasons of denied requests, the last one for each client and server.
     fn reasons(&self, mesh: &Mesh<'_>) -> Result<Vec<String>> {
         let mut reasons = Vec::new();
         for (client, server) in REQUESTS {

@@ -1,4 +1,4 @@
-//! The images that the nodes have beside those under test, made of Debian's static busybox.
+//! The images that the nodes have besides those under test. They are made from Debian's static busybox.
 
 use std::path::{Path, PathBuf};
 
@@ -7,13 +7,13 @@ use anyhow::Result;
 use super::oci::{Image, ImageFile};
 use super::programs::Programs;
 
-/// Does nothing; holds the namespaces of a pod.
+/// The image of the container that does nothing and holds the namespaces of a pod.
 pub const PAUSE: &str = "registry.local/ztunnel/pause:1";
 
 /// busybox, for example with `httpd` and `wget`.
 pub const BUSYBOX: &str = "registry.local/ztunnel/busybox:1";
 
-/// The commands that pods use by their own names.
+/// The commands of busybox that pods call by their own names.
 const COMMANDS: [&str; 14] =
     ["cat", "echo", "env", "hostname", "httpd", "ip", "ls", "mkdir", "nc", "sh", "sleep", "timeout", "touch", "wget"];
 
@@ -26,7 +26,7 @@ pub fn write(folder: &Path, programs: &Programs) -> Result<Vec<PathBuf>> {
     let mut files = vec![ImageFile::program("bin/busybox", busybox)];
     files.extend(COMMANDS.map(|name| ImageFile::link(&format!("bin/{name}"), "busybox")));
     let files = &files;
-    // One day short of what a signed 32-bit number of seconds holds.
+    // One day less than the greatest signed 32-bit number of seconds.
     let pause = Image { name: PAUSE, entrypoint: &["/bin/sleep", "2147397247"], user: "65534", labels: &[], files };
     let busybox = Image { name: BUSYBOX, entrypoint: &["/bin/sh"], user: "", labels: &[], files };
     [("pause.tar", &pause), ("busybox.tar", &busybox)]

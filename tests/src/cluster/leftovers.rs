@@ -1,4 +1,4 @@
-//! What a cluster is made of in the kernel, by its names: to remove it, and to see that nothing is left.
+//! Finds the objects of a cluster in the kernel by their names, to remove them and to check that nothing is left.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,15 +16,15 @@ use crate::{cgroups, netns, wait};
 /// How long the kernel may take to end processes that were killed.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Ends every process in the cluster's network namespaces, and removes its namespaces, cgroups and files. The result is what
-/// could not be removed.
+/// Ends every process in the cluster's network namespaces, and removes its namespaces, cgroups and files. Returns the
+/// errors of the removals that failed.
 #[must_use]
 pub fn remove(prefix: &Prefix) -> Vec<String> {
     let mut errors = Vec::new();
     let ended = wait::until_true("the end of the cluster's processes", PATIENCE, || {
         let processes = processes(prefix);
         for process in &processes {
-            // One that has ended since it was found is what was wanted.
+            // It is no error if the process has ended since it was found.
             let _ = kill(Pid::from_raw(*process), Signal::SIGKILL);
         }
         Ok(processes.is_empty())
@@ -46,7 +46,7 @@ pub fn remove(prefix: &Prefix) -> Vec<String> {
     errors
 }
 
-/// Everything that is there of a cluster: processes, namespaces, cgroups, mounts, files.
+/// Everything that exists of a cluster: processes, namespaces, cgroups, mounts, files.
 ///
 /// # Errors
 /// When the mounts can't be read.
@@ -74,14 +74,14 @@ fn namespaces(prefix: &Prefix) -> Vec<String> {
     listed(Path::new(netns::FOLDER)).into_iter().filter(|name| name.starts_with(&begin)).collect()
 }
 
-/// The processes whose network namespace is one of the cluster's. The first process of a node is among them, and all other
-/// processes of the node, in whatever network namespace, end with it.
+/// The processes whose network namespace is one of the cluster's. The first process of a node is among them. When it
+/// ends, all other processes of the node end with it, whatever network namespace they are in.
 fn processes(prefix: &Prefix) -> Vec<i32> {
     let inode = |path: PathBuf| path.metadata().ok().map(|data| (data.dev(), data.ino()));
     let folder = Path::new(netns::FOLDER);
     let ours: BTreeSet<_> = namespaces(prefix).iter().filter_map(|name| inode(folder.join(name))).collect();
     let all = listed(Path::new("/proc")).into_iter().filter_map(|name| name.parse::<i32>().ok());
-    // The namespace of a process that has ended but was not yet waited for can't be read: it does not count.
+    // The namespace of a zombie can't be read, so zombies do not count.
     all.filter(|id| inode(PathBuf::from(format!("/proc/{id}/ns/net"))).is_some_and(|found| ours.contains(&found)))
         .collect()
 }

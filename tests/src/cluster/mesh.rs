@@ -9,10 +9,11 @@ use super::{Cluster, chart, node};
 use crate::process::Finished;
 use crate::{admin, wait};
 
-/// A fixed address, as there is no cluster DNS.
+/// The address is fixed, because there is no cluster DNS.
 const CONTROL_PLANE: &str = "10.96.0.12";
 
-/// What is in the kernel of a node: pins, and for each network namespace rules of routing and the setting that capture needs.
+/// Lists the daemon's objects in the kernel of a node: pins, and for each network namespace the routing rules and the
+/// sysctl that capture needs.
 const IN_KERNEL: &str = "ls -d /sys/fs/bpf/ztunnel 2>/dev/null; \
      for process in /proc/[0-9]*; do nsenter -t ${process#/proc/} -n sh -c \
        'ip rule; ip -6 rule; sed s/^/tcp_fwmark_accept:/ /proc/sys/net/ipv4/tcp_fwmark_accept' 2>/dev/null; \
@@ -24,7 +25,7 @@ pub struct Mesh<'a> {
     cluster: &'a Cluster,
 }
 
-/// A pod, as a test sees it.
+/// A pod of a test.
 #[derive(Debug, Clone)]
 pub struct Pod {
     /// Its namespace.
@@ -50,7 +51,7 @@ impl<'a> Mesh<'a> {
         Ok(mesh)
     }
 
-    /// Gives the chart other values, and waits until they are everywhere.
+    /// Upgrades the chart with other values, and waits until the rollout is complete.
     ///
     /// # Errors
     /// As [`Mesh::install`].
@@ -59,10 +60,10 @@ impl<'a> Mesh<'a> {
         self.is_ready()
     }
 
-    /// Uninstalls the chart, and waits until no pod of it is there.
+    /// Uninstalls the chart, and waits until all its pods are gone.
     ///
     /// # Errors
-    /// When Helm fails, or a pod stays.
+    /// When Helm fails, or a pod is not gone in time.
     pub fn uninstall(self) -> Result<()> {
         let api = self.cluster.api();
         api.helm(["uninstall", chart::RELEASE, "--namespace", chart::NAMESPACE, "--wait", "--timeout", "60s"])?;
@@ -87,10 +88,10 @@ impl<'a> Mesh<'a> {
         self.cluster.rolled_out(chart::NAMESPACE, "daemonset/ztunnel")
     }
 
-    /// Waits until a node's daemon says this of a pod: `enrolled`, `refused` or `absent`.
+    /// Waits until the node's daemon reports a state of the pod: `enrolled`, `refused` or `absent`.
     ///
     /// # Errors
-    /// When it does not in time: the message has all that it says.
+    /// When the daemon does not report the state in time: the message has its last report.
     pub fn wait_for(&self, pod: &Pod, state: &str) -> Result<()> {
         let netns = &self.cluster.node(&pod.node)?.netns;
         let name = format!("{}/{}", pod.namespace, pod.name);
@@ -108,7 +109,7 @@ impl<'a> Mesh<'a> {
         })
     }
 
-    /// What the daemon of a node has logged of connections to an address, in order.
+    /// The log lines of a node's daemon about connections to an address, in order.
     ///
     /// # Errors
     /// When there is no log.
@@ -127,10 +128,10 @@ impl<'a> Mesh<'a> {
         Ok(lines.filter(is_of).collect())
     }
 
-    /// Waits for a line of the log of a node's daemon of a connection to an address.
+    /// Waits for a log line of a node's daemon about a connection to an address.
     ///
     /// # Errors
-    /// When none comes; the message has the lines of connections to it.
+    /// When there is no such line in time: the message has all lines about connections to the address.
     pub fn logged(&self, node: &str, address: &str, is_it: impl Fn(&Value) -> bool) -> Result<Value> {
         let found = wait::until("the connection is in the log", wait::PATIENCE, || {
             Ok(self.access(node, address)?.into_iter().find(|line| is_it(line)))
@@ -159,7 +160,7 @@ impl Cluster {
         Ok(pods.lines().filter_map(pod).collect())
     }
 
-    /// Fetches a page from within a pod. `Err`: what the client says.
+    /// Fetches a page from within a pod. The inner `Err` is the standard error of the client.
     ///
     /// # Errors
     /// When kubectl can't be run.
@@ -169,10 +170,11 @@ impl Cluster {
         Ok(if success { Ok(stdout.trim().to_owned()) } else { Err(stderr) })
     }
 
-    /// What the daemon of a node has put into its kernel: pins, rules of routing and settings. Nothing: every pod is as it was.
+    /// The daemon's objects in the kernel of a node: pins, routing rules and sysctls. When there are none, no pod is
+    /// captured.
     ///
     /// # Errors
-    /// When it can't be looked at.
+    /// When the node can't be examined.
     pub fn in_kernel(&self, node: &str) -> Result<Vec<String>> {
         let done = self.node(node)?.launch("sh").args(["-c", IN_KERNEL]).finish()?;
         ensure!(done.success, "{done:?}");

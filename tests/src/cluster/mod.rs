@@ -27,11 +27,12 @@
 //!   [`ApiServer::roots`] and a token: [`api::ADMIN_TOKEN`], or that of a service account ([`ApiServer::service_account_token`]).
 //!   Start it with `Launch::new(..).inside(api.netns())`.
 //! - A node of a [`crate::topology::Topology`] reaches it after [`ApiServer::attach`].
-//! - An API server alone has no node: write pods with `spec.nodeName`, and their status with [`ApiServer::pod_status`].
-//! - No controller runs unless [`ApiServer::start_with_controllers`] started it: a deleted namespace stays, a Deployment
-//!   has no pods, and the cluster roles that are put together of others (`view`, `edit`, `admin`) are empty.
-//! - [`Cluster::start`] starts nodes as well, with kubelets and containers: some ten seconds.
-//! - [`ApiServer::stop`] and [`ApiServer::resume`] take the API server away and bring it back with the same state.
+//! - An API server without nodes runs no pods: create pods with `spec.nodeName`, and write their status with
+//!   [`ApiServer::pod_status`].
+//! - Controllers run only after [`ApiServer::start_with_controllers`]. Without them a deleted namespace stays, a
+//!   Deployment has no pods, and the aggregated cluster roles (`view`, `edit`, `admin`) are empty.
+//! - [`Cluster::start`] starts nodes as well, with kubelets and containers. It takes some ten seconds.
+//! - [`ApiServer::stop`] stops the API server, and [`ApiServer::resume`] starts it again with the same state.
 
 pub mod api;
 pub mod calls;

@@ -1,8 +1,9 @@
 //! A node: a kubelet and its container runtime in network, mount, PID, UTS and IPC namespaces of their own, with cgroups of
 //! their own.
 //!
-//! Everything else is the machine's: kernel, files outside of `/run`, `/var/lib` and `/var/log`, and the hierarchies of
-//! cgroups. When the first process of the node's PID namespace ends, the kernel ends every process of the node.
+//! The node shares everything else with the machine: the kernel, the files outside of `/run`, `/var/lib` and
+//! `/var/log`, and the hierarchies of cgroups. When the first process of the node's PID namespace ends, the kernel ends
+//! every process of the node.
 
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
@@ -38,14 +39,15 @@ pub const CNI_CONFIGURATION: &str = "/var/lib/cni/net.d";
 /// The file of the node's CNI configuration.
 pub const CONFLIST: &str = "10-bridge.conflist";
 
-/// Folders that are the node's own, empty at its start.
+/// Folders that belong to the node only. They are empty at its start.
 const OWN: [&str; 3] = ["/run", "/var/lib", "/var/log"];
 
-/// Settings of the whole machine that a kubelet wants to have certain values. It sees files with these values instead.
+/// Sysctls of the whole machine for which a kubelet requires certain values. The kubelet sees files with these values
+/// instead.
 const SETTINGS: [(&str, &str); 3] =
     [("vm/overcommit_memory", "1"), ("kernel/panic", "10"), ("kernel/panic_on_oops", "1")];
 
-/// The file that has the number of a node's first process.
+/// The file that has the PID of a node's first process.
 const FIRST: &str = "first-process";
 
 /// The folder with the manifests of static pods, in the folder of the node.
@@ -54,7 +56,7 @@ const STATIC_PODS: &str = "static-pods";
 /// A node of a cluster.
 #[derive(Debug)]
 pub struct Node {
-    /// What Kubernetes calls it.
+    /// The name of the node in Kubernetes.
     pub name: String,
     /// Its network namespace.
     pub netns: Netns,
@@ -82,8 +84,8 @@ impl Node {
         let netns = Netns::create(&member)?;
         network(api, &netns, number)?;
         cgroups::create(&member)?;
-        // unshare(1) waits for the first process of the PID namespace, which ends when unshare ends. A shell waits for every
-        // process that is left to it.
+        // unshare(1) waits for the first process of the PID namespace, which is killed when unshare ends. The first
+        // process is a shell, because a shell reaps every orphan of the namespace.
         let holder = Launch::new("unshare")
             .args(["--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc"])
             .args(["sh", "-c", "sleep infinity; exit"])
@@ -122,7 +124,7 @@ impl Node {
     /// Starts the kubelet, and kube-proxy for the Services.
     ///
     /// # Errors
-    /// When one can't be started.
+    /// When one of the programs can't be started.
     pub fn start_kubelet(&mut self) -> Result<()> {
         let file = |name: &str| self.folder.join(name).display().to_string();
         let program = self.programs.built(&KUBERNETES, "kubelet")?;
@@ -141,7 +143,7 @@ impl Node {
             .start()?;
         self.kubelet = Some(kubelet);
         let program = self.programs.built(&KUBERNETES, "kube-proxy")?;
-        // Its settings of connection tracking are the machine's: 0 leaves them alone.
+        // The sysctls of connection tracking belong to the machine. With 0, kube-proxy does not change them.
         let proxy = Self::launch_in(self.first, &self.programs, &program)
             .args([format!("--kubeconfig={}", file("proxy.kubeconfig")), format!("--hostname-override={}", self.name)])
             .args(["--proxy-mode=nftables", "--conntrack-max-per-core=0", "--conntrack-min=0"])
@@ -153,13 +155,13 @@ impl Node {
         Ok(())
     }
 
-    /// A program of the machine, to be started on the node: in all of its namespaces.
+    /// A program of the machine that is started in all namespaces of the node.
     #[must_use]
     pub fn launch(&self, program: &str) -> Launch {
         Self::launch_in(self.first, &self.programs, Path::new(program))
     }
 
-    /// Imports an image, which is a tar of an OCI layout or of several.
+    /// Imports an image: a tar with one or more OCI layouts.
     ///
     /// # Errors
     /// With what the container runtime says.
@@ -167,7 +169,7 @@ impl Node {
         import(self.first, &self.programs, image)
     }
 
-    /// The node's CNI configuration, as it is now.
+    /// The current CNI configuration of the node.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -185,13 +187,13 @@ impl Node {
         ctr(self.first, &self.programs)?.args(args).finish()
     }
 
-    /// What the kubelet has logged.
+    /// The log file of the kubelet.
     #[must_use]
     pub fn kubelet_log(&self) -> PathBuf {
         self.folder.join("kubelet.log.err")
     }
 
-    /// Has the kubelet run a pod by its manifest alone.
+    /// Has the kubelet run a static pod.
     ///
     /// # Errors
     /// When the manifest can't be written.
@@ -200,13 +202,13 @@ impl Node {
         fs::write(&path, manifest).with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// The first process of the node's PID namespace, by its number on the machine.
+    /// The first process of the node's PID namespace: its PID on the machine.
     #[must_use]
     pub fn first(&self) -> i32 {
         self.first
     }
 
-    /// Leaves it in place when this is dropped.
+    /// Leaves the node in place when this is dropped.
     pub fn keep(&mut self) {
         self.netns.keep();
         for process in self.kubelet.iter_mut().chain(&mut self.proxy).chain([&mut self.containerd, &mut self.holder]) {
@@ -236,7 +238,7 @@ impl Node {
     }
 }
 
-/// The nodes of a cluster that runs, each with its first process.
+/// The nodes of a running cluster, each with its first process.
 ///
 /// # Errors
 /// When a node has ended.
@@ -247,7 +249,7 @@ pub fn running(prefix: &Prefix) -> Result<Vec<(String, i32)>> {
         let file = prefix.folder_path().join(&name).join(FIRST);
         let Ok(text) = fs::read_to_string(&file) else { continue };
         let first = text.trim().parse().with_context(|| format!("{} has no number", file.display()))?;
-        // The number may be another process's by now.
+        // Another process may have the PID by now.
         let netns = inode(Path::new(netns::FOLDER).join(prefix.member(&name)));
         ensure!(netns.is_some() && netns == inode(PathBuf::from(format!("/proc/{first}/ns/net"))), "{name} has ended");
         nodes.push((name, first));
@@ -260,7 +262,7 @@ pub fn running(prefix: &Prefix) -> Result<Vec<(String, i32)>> {
 /// # Errors
 /// With what the container runtime says.
 pub fn import(first: i32, programs: &Programs, image: &Path) -> Result<()> {
-    // The file may be hidden on the node: it is read here, and given to the program as its standard input.
+    // The node may not see the file. So it is opened here, and becomes the standard input of the program.
     let image = image.canonicalize().with_context(|| format!("there is no image {}", image.display()))?;
     let file = File::open(&image).with_context(|| format!("cannot open {}", image.display()))?;
     let done = ctr(first, programs)?.args(["images", "import", "-"]).input_file(file).finish()?;
@@ -272,13 +274,13 @@ fn ctr(first: i32, programs: &Programs) -> Result<Launch> {
     Ok(Node::launch_in(first, programs, &programs.unpacked("usr/bin/ctr")?).args(["--namespace", "k8s.io"]))
 }
 
-/// A node's address on the wire between the nodes.
+/// A node's address on the network between the nodes.
 #[must_use]
 pub fn address(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 77, 0, 10 + number)
 }
 
-/// The link to the API server, by which the pods of the other nodes are reached as well.
+/// Makes the link to the API server. It is also the way to the pods of the other nodes.
 fn network(api: &ApiServer, netns: &Netns, number: u8) -> Result<()> {
     let address = address(number);
     api.netns().ip(&format!(
@@ -292,7 +294,7 @@ fn network(api: &ApiServer, netns: &Netns, number: u8) -> Result<()> {
     api.netns().sysctl("ipv4/ip_forward", "1")
 }
 
-/// The process that unshare(1) has made: once it is there, /proc is mounted.
+/// The process that unshare(1) has started. Once it runs its program, /proc is mounted.
 fn first_process(holder: u32) -> Result<i32> {
     wait::until("the first process of the node", START, || {
         let children = fs::read_to_string(format!("/proc/{holder}/task/{holder}/children")).unwrap_or_default();
@@ -302,7 +304,7 @@ fn first_process(holder: u32) -> Result<i32> {
     })
 }
 
-/// Mounts what is the node's own, in its mount namespace.
+/// Mounts the node's own folders and files in its mount namespace.
 fn furnish(first: i32, name: &str, number: u8, folder: &Path, api: &ApiServer) -> Result<()> {
     let fakes = folder.join("settings");
     for (setting, value) in SETTINGS {
@@ -324,7 +326,8 @@ fn furnish(first: i32, name: &str, number: u8, folder: &Path, api: &ApiServer) -
             let (path, file) = found?;
             if !path.exists() {
                 fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
-                // This thread's own working folder: /proc is that of the node, in which this process has no entry.
+                // The bind mount uses the thread's working folder and not `/proc/self/fd`: /proc is that of the node,
+                // in which this process has no entry.
                 fchdir(&file).with_context(|| format!("cannot enter {}", path.display()))?;
                 bind(".", &path)?;
             }
@@ -343,7 +346,7 @@ fn furnish(first: i32, name: &str, number: u8, folder: &Path, api: &ApiServer) -
     Ok(())
 }
 
-/// CNI programs and their configuration, in the node's own folders.
+/// Copies the CNI programs and their configuration into the node's own folders.
 fn network_of_pods(debian: &Path, number: u8) -> Result<()> {
     for folder in [CNI_PROGRAMS, CNI_CONFIGURATION] {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {folder}"))?;
@@ -367,7 +370,7 @@ fn in_mounts_of(process: i32, work: impl FnOnce() -> Result<()> + Send) -> Resul
     let file = File::open(format!("/proc/{process}/ns/mnt")).context("the node has ended")?;
     #[expect(clippy::disallowed_methods, reason = "the thread ends after its work, so there is nothing to restore")]
     let enter = || {
-        // A mount namespace is entered by a thread that shares root and working folder with no other.
+        // A thread can enter a mount namespace only if it shares its root and working folder with no other thread.
         unshare(CloneFlags::CLONE_FS)?;
         nix::sched::setns(&file, CloneFlags::CLONE_NEWNS)
     };
@@ -386,7 +389,7 @@ fn open_path(path: &Path) -> Result<File> {
     file.with_context(|| format!("cannot open {}", path.display()))
 }
 
-/// Mounts a file system of a kind, or changes the propagation of a mount.
+/// Mounts a file system of type `kind`, or changes the propagation of a mount.
 fn change(path: &str, kind: Option<&str>, flags: MsFlags) -> Result<()> {
     let data = (kind == Some("tmpfs")).then_some("mode=755");
     mount(kind, path, kind, flags, data)
@@ -408,7 +411,7 @@ fn configure(folder: &Path, number: u8, group: &str, api: &ApiServer) -> Result<
     let debian = api.programs().debian();
     let folder_path = folder;
     let (folder, debian) = (folder.display(), debian.display());
-    // Root may lack CAP_SYS_RESOURCE, without which the score cannot be lowered.
+    // Root may lack CAP_SYS_RESOURCE. Without it, the OOM score cannot be lowered.
     write(
         "containerd.toml",
         &format!(

@@ -1,4 +1,4 @@
-//! An API server, its controllers and scheduler, and nodes: a cluster.
+//! A cluster: an API server, its controllers and scheduler, and nodes.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use super::node::Node;
 use crate::names::Prefix;
 use crate::wait;
 
-/// A loaded machine takes this long until the nodes are ready, and much less otherwise.
+/// A loaded machine needs this time until the nodes are ready. Other machines need much less.
 const READY: Duration = Duration::from_secs(120);
 
 /// A cluster; everything is removed when this is dropped, also on a panic.
@@ -22,7 +22,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts a cluster that nobody else uses, with nodes `node-1`, `node-2` …, and waits until they are ready.
+    /// Starts a cluster for this caller only, with nodes `node-1`, `node-2` …, and waits until they are ready.
     ///
     /// # Errors
     /// When the programs or root are missing (`NOT RUN`), or a node does not become ready.
@@ -30,7 +30,8 @@ impl Cluster {
         Self::start_with(Prefix::unique(), nodes, false)
     }
 
-    /// The same under given names; a detached cluster lives on when this process ends, see also [`Cluster::keep`].
+    /// Starts a cluster with a prefix of its names. A detached cluster stays when this process ends; see also
+    /// [`Cluster::keep`].
     ///
     /// # Errors
     /// As [`Cluster::start`].
@@ -66,7 +67,7 @@ impl Cluster {
     /// A node by name.
     ///
     /// # Errors
-    /// When there is none.
+    /// When there is no such node.
     pub fn node(&self, name: &str) -> Result<&Node> {
         self.nodes.iter().find(|node| node.name == name).with_context(|| format!("no node {name}"))
     }
@@ -82,7 +83,7 @@ impl Cluster {
     /// Waits until a workload, for example `deployment/web`, has all its pods.
     ///
     /// # Errors
-    /// When it has not in time: the message has what Kubernetes says of its pods and events.
+    /// When pods are missing after the deadline: the message has the pods and events from Kubernetes.
     pub fn rolled_out(&self, namespace: &str, workload: &str) -> Result<()> {
         let done = self.api.try_kubectl(["rollout", "status", workload, "-n", namespace, "--timeout=55s"])?;
         if done.success {

@@ -1,7 +1,8 @@
-//! Images in the layout of the Open Container Initiative, written as one tar: without a container engine, without a registry.
+//! Images in the layout of the Open Container Initiative, written as one tar. This needs no container engine and no
+//! registry.
 //!
-//! The same input makes the same bytes: files are in the order of their paths, belong to root, and carry no time. The layer
-//! is not compressed, so that no version of a compressor has a part in the digest.
+//! The same input makes the same bytes: files are sorted by path, belong to root, and have no time. The layer is not
+//! compressed, so that the digest does not depend on the version of a compressor.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -33,7 +34,7 @@ impl ImageFile {
         Self { path: path.to_owned(), content: Content::Bytes { bytes, mode: 0o755 } }
     }
 
-    /// A file that everybody reads.
+    /// A file that every user can read.
     #[must_use]
     pub fn data(path: &str, bytes: Vec<u8>) -> Self {
         Self { path: path.to_owned(), content: Content::Bytes { bytes, mode: 0o644 } }
@@ -51,18 +52,18 @@ impl ImageFile {
 pub struct Image<'a> {
     /// Registry, repository and tag.
     pub name: &'a str,
-    /// What runs.
+    /// The program that runs.
     pub entrypoint: &'a [&'a str],
-    /// As which user; root when empty.
+    /// The user that runs it; empty: root.
     pub user: &'a str,
-    /// What it says of itself.
+    /// Labels of the image.
     pub labels: &'a [(&'a str, &'a str)],
-    /// What is in it, beside `/tmp`.
+    /// The files of the image, besides `/tmp`.
     pub files: &'a [ImageFile],
 }
 
 impl Image<'_> {
-    /// Writes the tar, and names the digest of the manifest, by which registries know the image.
+    /// Writes the tar. Returns the digest of the manifest, which registries use as the name of the image.
     ///
     /// # Errors
     /// When two files have the same path, or `path` can't be written.
@@ -135,7 +136,7 @@ impl Image<'_> {
     }
 }
 
-/// The name of this processor in images.
+/// The name of this processor architecture in images.
 fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
@@ -154,7 +155,7 @@ fn hex(bytes: &[u8]) -> String {
     digest(&SHA256, bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Keeps a blob, and describes it.
+/// Adds a blob. Returns its descriptor.
 fn keep(blobs: &mut BTreeMap<String, Vec<u8>>, kind: &str, bytes: Vec<u8>) -> Value {
     let described = json!({"mediaType": kind, "digest": sha256(&bytes), "size": bytes.len()});
     blobs.insert(hex(&bytes), bytes);

@@ -11,7 +11,7 @@ use rcgen::{
     KeyPair, KeyUsagePurpose, SanType,
 };
 
-/// The names of the API server, beside its addresses.
+/// The names of the API server, besides its addresses.
 const SERVER_NAMES: [&str; 5] =
     ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "localhost"];
 
@@ -22,11 +22,11 @@ pub struct Pki {
 }
 
 impl Pki {
-    /// Makes an authority; a certificate of the API server for `addresses`, one with which it is a client of kubelets, and
-    /// the key that signs the tokens of service accounts.
+    /// Makes an authority, a serving certificate of the API server for `addresses`, its client certificate for
+    /// kubelets, and the key that signs the tokens of service accounts.
     ///
     /// # Errors
-    /// When something can't be made or written.
+    /// When a file can't be made or written.
     pub fn create(folder: &Path, addresses: &[IpAddr]) -> Result<Self> {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let pki = Self { folder: folder.to_owned() };
@@ -73,7 +73,7 @@ impl Pki {
         self.write(name, &text)
     }
 
-    /// Writes a file that only root reads.
+    /// Writes a file that only root can read.
     ///
     /// # Errors
     /// When it can't be written.

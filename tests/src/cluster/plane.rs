@@ -1,4 +1,4 @@
-//! A control plane beside an API server: in its namespace, with the rights that `deploy/control-plane/rbac.yaml` gives.
+//! A control plane in the network namespace of an API server, with the rights of `deploy/control-plane/rbac.yaml`.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -15,19 +15,19 @@ use super::ApiServer;
 use crate::process::{Launch, Process};
 use crate::{admin, settings, wait};
 
-/// What it may do.
+/// The rights of the control plane.
 pub const RBAC: &str = include_str!("../../../deploy/control-plane/rbac.yaml");
 
-/// Its namespace, and that of the node daemons.
+/// The namespace of the control plane and of the node daemons.
 pub const NAMESPACE: &str = "istio-system";
 
-/// Its service account.
+/// The service account of the control plane.
 pub const ACCOUNT: &str = "ztunnel-control-plane";
 
 /// The audience of the API server itself.
 const API_AUDIENCE: &str = "https://kubernetes.default.svc.cluster.local";
 
-/// A type that is not installed is looked for every half a minute.
+/// The control plane looks every 30 s for a type that is not installed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A control plane. Dropping it kills it.
@@ -38,7 +38,7 @@ pub struct Plane {
     process: Process,
 }
 
-/// What `/healthz/ready` answers.
+/// The answer of `/healthz/ready`.
 #[derive(Debug)]
 pub struct Readiness {
     /// Whether it is ready.
@@ -48,7 +48,8 @@ pub struct Readiness {
 }
 
 impl Plane {
-    /// Starts a control plane with a number of its own, from 0 on, and with more flags. It need not become ready.
+    /// Starts a control plane with further flags. `number` is unique, from 0 on. This does not wait until the control
+    /// plane is ready.
     ///
     /// # Errors
     /// When it can't be started.
@@ -59,7 +60,8 @@ impl Plane {
         Self::launch_with(api, number, source, flags)
     }
 
-    /// Starts a control plane whose mesh is a folder, in the same place, and waits until it is ready.
+    /// Starts a control plane that reads its mesh from a folder, in the same network namespace, and waits until it is
+    /// ready.
     ///
     /// # Errors
     /// When it ends or does not become ready; the message has its log.
@@ -90,7 +92,7 @@ impl Plane {
         Ok(Self { number, output, process })
     }
 
-    /// The same, and waits until it is ready.
+    /// Starts a control plane like [`Plane::launch`], and waits until it is ready.
     ///
     /// # Errors
     /// When it ends or does not become ready; the message has its log.
@@ -118,13 +120,13 @@ impl Plane {
         format!("127.0.0.1:{}", of + 100 * self.number)
     }
 
-    /// Where nodes connect, in the API server's namespace.
+    /// The address to which nodes connect, in the API server's network namespace.
     #[must_use]
     pub fn listen(&self) -> String {
         self.address(15012)
     }
 
-    /// Whether it says that it is ready.
+    /// The control plane's answer whether it is ready.
     ///
     /// # Errors
     /// When it does not answer.
@@ -133,7 +135,7 @@ impl Plane {
         Ok(Readiness { is_ready: answer.status == 200, text: answer.body })
     }
 
-    /// What `/debug/nodes` says.
+    /// The content of `/debug/nodes`.
     ///
     /// # Errors
     /// When it does not answer.
@@ -143,10 +145,10 @@ impl Plane {
         Ok(serde_json::from_str(&answer.body)?)
     }
 
-    /// Waits until `/debug/nodes` is as wanted.
+    /// Waits until the content of `/debug/nodes` fulfils a condition.
     ///
     /// # Errors
-    /// When it is not in time; the message has what it says, and the log.
+    /// When the condition is not met in time; the message has the content and the log.
     pub fn until(&self, api: &ApiServer, what: &str, is_so: impl Fn(&Value) -> bool) -> Result<Value> {
         let mut last = Value::Null;
         let met = wait::until_true(what, PATIENCE, || {
@@ -165,7 +167,7 @@ impl Plane {
         Ok(admin::get_from(api.netns(), &self.address(15014), "/metrics")?.body)
     }
 
-    /// Its process.
+    /// The PID of the control plane.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.process.id()
@@ -179,15 +181,15 @@ impl Plane {
         text
     }
 
-    /// Waits until it has ended.
+    /// Waits until the control plane has ended.
     ///
     /// # Errors
-    /// When it goes on.
+    /// When it does not end in time.
     pub fn ended(&mut self) -> Result<()> {
         self.process.ended_within(PATIENCE).map(drop).with_context(|| self.log())
     }
 
-    /// Kills it on the spot.
+    /// Kills the control plane with SIGKILL.
     ///
     /// # Errors
     /// When it can't be waited for.
@@ -195,10 +197,10 @@ impl Plane {
         self.process.kill()
     }
 
-    /// Tells it to stop.
+    /// Sends SIGTERM to the control plane.
     ///
     /// # Errors
-    /// When it is gone already.
+    /// When it has ended already.
     pub fn terminate(&self) -> Result<()> {
         self.process.signal(Signal::SIGTERM)
     }
@@ -216,7 +218,7 @@ pub fn prepare(api: &ApiServer, with_crds: bool) -> Result<()> {
     Ok(())
 }
 
-/// Installs types of objects as Istio's, without schemas.
+/// Installs Istio's types of objects, without schemas.
 ///
 /// # Errors
 /// When the API server refuses one, or does not serve it in time.
@@ -251,7 +253,7 @@ spec:
     Ok(())
 }
 
-/// A directory of node tokens, of one node.
+/// Makes a directory of node tokens with the token of one node.
 ///
 /// # Errors
 /// When it can't be written.

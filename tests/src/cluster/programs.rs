@@ -7,24 +7,24 @@ use aws_lc_rs::digest::{Context as Digest, SHA256};
 
 use crate::settings;
 
-/// How to get what is missing.
+/// How to get missing programs.
 const REMEDY: &str =
     "`cargo xtask cluster programs` builds and unpacks them (needs Go, some minutes of processor time)";
 
-/// A pinned Go module and the programs that are built of it.
+/// A pinned Go module and the programs that are built from it.
 #[derive(Debug, Clone, Copy)]
 pub struct Module {
     /// The name of its folder in `tests/cluster/`.
     pub name: &'static str,
-    /// The package of each program; the last element of a package's path is the program's name, unless that is a version.
+    /// The package of each program. The last element of its path that is no version is the program's name.
     pub packages: &'static [&'static str],
     /// The module file.
     pub file: &'static str,
-    /// The checksums of everything it requires.
+    /// The checksums of all modules that it requires.
     pub sums: &'static str,
 }
 
-/// Kubernetes: the API server first, as it is enough for many tests.
+/// Kubernetes. The API server and kubectl come first, because they are enough for many tests.
 pub const KUBERNETES: Module = Module {
     name: "kubernetes",
     packages: &[
@@ -50,7 +50,7 @@ pub const HELM: Module = Module {
 /// All modules.
 pub const MODULES: [Module; 2] = [KUBERNETES, HELM];
 
-/// Debian's packages, which are unpacked into the cache and not installed, and what is used of each.
+/// Debian's packages, with the files that are used of each. They are unpacked into the cache and not installed.
 pub const PACKAGES: [(&str, &[&str]); 5] = [
     ("etcd-server", &["usr/bin/etcd"]),
     ("containerd", &["usr/bin/containerd", "usr/bin/containerd-shim-runc-v2", "usr/bin/ctr"]),
@@ -59,7 +59,7 @@ pub const PACKAGES: [(&str, &[&str]); 5] = [
     ("busybox-static", &["bin/busybox"]),
 ];
 
-/// Where the programs are.
+/// The place of the programs.
 #[derive(Debug, Clone)]
 pub struct Programs {
     cache: PathBuf,
@@ -80,7 +80,7 @@ impl Programs {
         &self.cache
     }
 
-    /// The folder of a Go module's programs. Another module file or other checksums are another folder.
+    /// The folder of a Go module's programs. Its name depends on the module file and the checksums.
     #[must_use]
     pub fn module(&self, module: &Module) -> PathBuf {
         self.cache.join(format!("{}-{}", module.name, fingerprint(&[module.file, module.sums])))
@@ -109,7 +109,7 @@ impl Programs {
         present(self.debian().join(path))
     }
 
-    /// Which programs are missing of those that a cluster needs, or an API server alone.
+    /// The missing programs of those that a cluster needs, or (`api_only`) an API server.
     #[must_use]
     pub fn missing(&self, api_only: bool) -> Vec<String> {
         let modules =
@@ -124,7 +124,7 @@ impl Programs {
     }
 }
 
-/// The name of the program that Go makes of a package.
+/// The name of the program that Go builds from a package.
 #[must_use]
 pub fn program_of(package: &str) -> &str {
     let is_version = |part: &&str| part.strip_prefix('v').is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()));
@@ -134,7 +134,7 @@ pub fn program_of(package: &str) -> &str {
 /// The version at which a module file requires a module.
 ///
 /// # Errors
-/// When it does not require it.
+/// When the file does not require the module.
 pub fn required<'a>(file: &'a str, module: &str) -> Result<&'a str> {
     let lines = file.lines().map(|line| line.trim().trim_start_matches("require ").trim_start());
     let version =

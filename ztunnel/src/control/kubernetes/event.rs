@@ -129,7 +129,7 @@ impl Cluster {
     /// Creates an Event, or increments the count of the existing Event with the same statement.
     ///
     /// # Errors
-    /// The API server refuses it, or does not say.
+    /// The API server refuses the Event, or does not answer.
     pub async fn write_event(&self, event: &PodEvent) -> Result<EventWritten, Failure> {
         let now = SystemTime::now();
         let path = EVENTS.path("v1", Some(&event.pod.namespace));

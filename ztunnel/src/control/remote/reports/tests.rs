@@ -14,7 +14,7 @@ fn pod(name: &str, uid: &str, refusal: Option<&str>) -> PodStanding {
     PodStanding { name: NamespacedName::new("demo", name), uid: uid.into(), refusal: refusal.map(Arc::from) }
 }
 
-/// A node over simulated time: what it reports at each look.
+/// The reports of a node over simulated time.
 struct Node {
     ledger: Ledger,
     begin: Instant,
@@ -25,7 +25,7 @@ impl Node {
         Self { ledger: Ledger::default(), begin: Instant::now() }
     }
 
-    /// What it reports of these pods after so many seconds: `name:reason`, or `name:` of a pod that is enrolled.
+    /// The reports about these pods, `seconds` after the start: `name:reason`, or `name:` for a pod that is enrolled.
     fn reports(&mut self, seconds: u64, pods: &[PodStanding]) -> String {
         let now = self.begin + Duration::from_secs(seconds);
         self.ledger.see(pods.to_vec(), now);
