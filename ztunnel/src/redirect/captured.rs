@@ -1,4 +1,4 @@
-//! What captures one pod: `steer` in its network namespace, and the guards of its devices.
+//! The programs that capture one pod: `steer` in its network namespace, and the guards of its devices.
 
 use std::{
     collections::BTreeMap,
@@ -25,7 +25,8 @@ use crate::net::netns::{Netns, NetnsError};
 #[derive(Debug)]
 pub(super) struct Captured {
     cookie: u64,
-    /// None once its file leads elsewhere: held open here, a namespace would outlive its pod.
+    /// `None` once the file of the namespace leads to another one: an open handle would keep the namespace after the
+    /// end of its pod.
     netns: Option<Netns>,
     steer: Held,
     guards: BTreeMap<Guard, Held>,
@@ -33,13 +34,13 @@ pub(super) struct Captured {
 }
 
 impl Captured {
-    /// Attaches `steer` and the guards of all devices, or puts new programs behind the links that are pinned.
+    /// Attaches `steer` and the guards of all devices, or replaces the programs of the links that are pinned.
     ///
     /// # Errors
-    /// Names the program; what was attached before the failure stays pinned.
+    /// Names the program. Programs that were attached before the failure stay pinned.
     pub(super) fn attach(loader: &Loader, netns: &Netns, devices: &[Interface]) -> Result<Self, LoadError> {
         let mut object = loader.load(netns.cookie())?;
-        // The guards come first: what the hook lets go on has to find them there.
+        // The guards come first: they have to be there before the hook lets connects proceed.
         let mut guards = BTreeMap::new();
         for (guard, ethernet) in wanted(loader, devices) {
             guards.insert(guard, attach_guard(loader, &mut object, netns, guard, ethernet)?);
@@ -49,13 +50,13 @@ impl Captured {
         Ok(Self { cookie, netns, steer, guards, devices: devices.to_vec() })
     }
 
-    /// The program that steers.
+    /// The id of the program `steer`.
     pub(super) fn steering(&self) -> Option<u32> {
         self.steer.program().ok()
     }
 
-    /// Follows the devices: new ones get guards, and those that are gone leave no pin. Puts back what somebody had removed, as
-    /// [`Self::mend`] does.
+    /// Follows changes of the devices: new devices get guards, and devices that are gone leave no pin. Also restores
+    /// links that somebody has removed, as [`Self::mend`] does.
     ///
     /// # Errors
     /// Names the program that could not be attached to a new device.
@@ -71,10 +72,11 @@ impl Captured {
         self.mend(loader, restored)
     }
 
-    /// Looks whether everything is there, and puts back what is not. Adds what somebody had removed to `restored`.
+    /// Checks that all links exist, and restores those that do not. Adds the number of links that somebody had removed
+    /// to `restored`.
     ///
     /// # Errors
-    /// Names the first that can't be put back.
+    /// Names the first program that cannot be restored.
     pub(super) fn mend(&mut self, loader: &Loader, restored: &mut u64) -> Result<(), LoadError> {
         let failed = |name| move |source| LoadError::Attach { name, source };
         self.netns.take_if(|netns| !netns.is_current());
@@ -117,7 +119,7 @@ impl Captured {
         Ok(())
     }
 
-    /// Attaches the guards that are missing, and says which these were.
+    /// Attaches the guards that are missing, and returns them.
     fn guard_devices(&mut self, loader: &Loader, netns: &Netns) -> Result<Vec<Guard>, LoadError> {
         let missing: Vec<_> =
             wanted(loader, &self.devices).filter(|(guard, _)| !self.guards.contains_key(guard)).collect();
@@ -132,7 +134,7 @@ impl Captured {
                     self.guards.insert(guard, held);
                     attached.push(guard);
                 }
-                // The device went, and word of it is on its way.
+                // The device is gone, and the notification of that is on its way.
                 Err(LoadError::Attach { source, .. }) if source.raw_os_error() == Some(libc::ENODEV) => {}
                 Err(error) => return Err(error),
             }
@@ -174,7 +176,7 @@ fn attach_guard(
     Held::take(loader.pins().guard(netns.cookie(), guard), program.as_fd(), attach).map_err(failed)
 }
 
-/// Puts a guard of an object into the kernel, once.
+/// Loads a guard of an object into the kernel, unless it is loaded already.
 ///
 /// # Errors
 /// When the kernel refuses it.

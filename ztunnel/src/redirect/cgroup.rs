@@ -1,5 +1,6 @@
-//! Where the root of cgroup v2 is: `/sys/fs/cgroup`, beside the old hierarchies on hybrid hosts, or mounted from the host
-//! into a container. On a node that is itself a container (kind, k3d, minikube) that root is the part of the hierarchy that the node has.
+//! Finds the root of cgroup v2: `/sys/fs/cgroup`, a mount beside the old hierarchies on hybrid hosts, or a mount from
+//! the host in a container. On a node that is itself a container (kind, k3d, minikube), the root is the part of the
+//! hierarchy that the node has.
 
 use std::{
     fs::File,
@@ -15,10 +16,10 @@ pub enum CgroupError {
     /// The list of mounts could not be read.
     #[error("cannot read /proc/self/mountinfo: {0}")]
     Mounts(#[source] io::Error),
-    /// It is not mounted.
+    /// No cgroup v2 is mounted.
     #[error("no cgroup v2 hierarchy is mounted; mount one (mount -t cgroup2 none /sys/fs/cgroup) or boot with it")]
     NotMounted,
-    /// What is mounted is only a part.
+    /// Only a part of the hierarchy is mounted.
     #[error(
         "{paths} is not the root of cgroup v2 but a container's own part of it: pods would escape; \
          mount the host's /sys/fs/cgroup into the container, or use the host's cgroup namespace"
@@ -40,7 +41,7 @@ pub enum CgroupError {
 /// The mount point of the root of cgroup v2, or of the part of a node that is a container.
 ///
 /// # Errors
-/// When there is none.
+/// When no such mount is found.
 pub fn root() -> Result<PathBuf, CgroupError> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").map_err(CgroupError::Mounts)?;
     let candidates = mount_points(&mounts);
@@ -54,15 +55,16 @@ pub fn root() -> Result<PathBuf, CgroupError> {
     }
 }
 
-/// The first that is a root, or else the first that has the pods of a node below it.
+/// The first candidate that is a root, or else the first with the pods of a node below it.
 fn root_among(candidates: &[PathBuf]) -> Option<&PathBuf> {
-    // Every cgroup has this file but the root.
+    // Every cgroup except the root has this file.
     let is_root = |path: &&PathBuf| !path.join("cgroup.events").exists();
     candidates.iter().find(is_root).or_else(|| candidates.iter().find(|path| has_pods(path)))
 }
 
-/// Whether the cgroup in which a kubelet has its pods is directly below: `kubepods`, `kubepods.slice`, `kubelet`, `kubelet.slice`. The
-/// cgroup of a pod has none, and only the kubelet and root of the node may make one beside those of the pods.
+/// Whether the cgroup in which a kubelet has its pods is a direct child: `kubepods`, `kubepods.slice`, `kubelet`,
+/// `kubelet.slice`. The cgroup of a pod has no such child. Only the kubelet and root of the node may make one beside
+/// the cgroups of the pods.
 fn has_pods(cgroup: &Path) -> bool {
     let names = ["kubepods", "kubelet"].into_iter().flat_map(|name| [name.to_owned(), format!("{name}.slice")]);
     names.into_iter().any(|name| cgroup.join(name).join("cgroup.events").exists())
@@ -71,14 +73,14 @@ fn has_pods(cgroup: &Path) -> bool {
 /// Opens the root of cgroup v2.
 ///
 /// # Errors
-/// When there is none, or it can't be opened.
+/// When no such mount is found, or it can't be opened.
 pub fn open_root() -> Result<File, CgroupError> {
     let path = root()?;
     File::open(&path).map_err(|source| CgroupError::Open { path, source })
 }
 
-/// Mounts that may be of the root. Fields of a line: id, parent, device, root, mount point, options, optional fields, `-`,
-/// type, source, ... Seen from another cgroup namespace the host's root shows as one or more `/..`.
+/// Mounts that may be mounts of the root. Fields of a line: id, parent, device, root, mount point, options, optional
+/// fields, `-`, type, source, ... In another cgroup namespace, the host's root is shown as one or more `/..`.
 fn mount_points(mountinfo: &str) -> Vec<PathBuf> {
     let candidate = |line: &str| {
         let (before, after) = line.split_once(" - ")?;

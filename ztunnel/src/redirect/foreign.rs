@@ -1,5 +1,5 @@
-//! Other installations of this daemon: one that had another pin directory may still capture a pod, and then its hook refuses
-//! what this one lets go on.
+//! Other installations of this daemon. An installation that had another pin directory may still capture a pod. Its hook
+//! then refuses connects that this installation allows.
 
 use std::{
     collections::HashSet,
@@ -16,7 +16,7 @@ use super::{
     sys,
 };
 
-/// How deep below a BPF file system pin directories are looked for.
+/// The depth to which a BPF file system is searched for pin directories.
 const DEPTH: usize = 3;
 
 /// Another installation captures the pod.
@@ -34,13 +34,13 @@ pub struct Foreign {
     remedy: String,
 }
 
-/// Why it could not be told whether there is one.
+/// Another installation captures the pod, or it is not known whether one does.
 #[derive(Debug, Error)]
 pub enum ForeignError {
-    /// There is.
+    /// Another installation captures the pod.
     #[error(transparent)]
     Captured(Box<Foreign>),
-    /// The kernel does not tell.
+    /// The kernel does not answer.
     #[error(
         "cannot ask the kernel which BPF programs are attached to {object}: {source}; the daemon needs CAP_SYS_ADMIN"
     )]
@@ -52,11 +52,11 @@ pub enum ForeignError {
     },
 }
 
-/// Makes sure that no other installation captures the network namespace with a cookie. `held`: programs of this one, whose pins
-/// somebody may have removed.
+/// Makes sure that no other installation captures the network namespace with a cookie. `held`: the programs of this
+/// installation, because somebody may have removed their pins.
 ///
 /// # Errors
-/// When one does, or when that can't be told.
+/// When another installation does, or the kernel does not answer.
 pub fn refuse(
     pins: &PinDir,
     held: impl IntoIterator<Item = u32>,
@@ -83,12 +83,12 @@ pub fn refuse(
     Ok(())
 }
 
-/// The connect hooks of other installations on this node, each with the directory of its pins, as far as that can be found.
+/// The connect hooks of other installations on this node, each with the directory of its pins if that can be found.
 ///
 /// # Errors
 /// When the kernel does not tell which programs are attached.
 pub(super) fn others(pins: &PinDir, cgroup: BorrowedFd<'_>) -> io::Result<Vec<String>> {
-    // No pod has this cookie: the hooks alone count.
+    // No pod has this cookie, so only the hooks are compared.
     let own = own_programs(pins, 0);
     let mut others = Vec::new();
     for id in sys::attached(cgroup, sys::At::Connect4)?.into_iter().filter(|id| !own.contains(id)) {
@@ -104,7 +104,8 @@ pub(super) fn others(pins: &PinDir, cgroup: BorrowedFd<'_>) -> io::Result<Vec<St
     Ok(others)
 }
 
-/// Programs behind the pins of this installation, those of another layout included: an upgrade replaces these.
+/// Programs behind the pins of this installation. Pins of another layout are included, because an upgrade replaces
+/// them.
 fn own_programs(pins: &PinDir, cookie: u64) -> HashSet<u32> {
     let layouts = pins.layouts().unwrap_or_default();
     let links = layouts.iter().flat_map(|dir| [dir.join("connect4"), dir.join("pods").join(cookie.to_string())]);
@@ -116,7 +117,7 @@ fn program_at(pin: &Path) -> Option<u32> {
     Some(sys::link_info(sys::open_pin(pin).ok()?.as_fd()).ok()?.program)
 }
 
-/// The map of captured pods among those of a program of this daemon's kind.
+/// The map of captured pods among the maps of a program, if the program is one of ztunnel's.
 fn pods_of(maps: Vec<u32>) -> io::Result<Option<OwnedFd>> {
     for id in maps {
         if let Some(map) = sys::map_like(id, names::PODS, size_of::<u64>(), size_of::<Pod>())? {
@@ -126,7 +127,7 @@ fn pods_of(maps: Vec<u32>) -> io::Result<Option<OwnedFd>> {
     Ok(None)
 }
 
-/// Whether a connect hook of this daemon's kind captures the connects of a network namespace.
+/// Whether a program is a connect hook of ztunnel and captures the connects of a network namespace.
 fn captures(program: u32, cookie: u64) -> io::Result<bool> {
     let Some(info) = sys::program_info(program)? else { return Ok(false) };
     if info.name != "connect4" {
@@ -146,13 +147,13 @@ fn found(program: &'static str, id: u32, cookie: u64) -> ForeignError {
     ForeignError::Captured(Box::new(Foreign { program, id, place, remedy }))
 }
 
-/// The pin directory on a mounted BPF file system that has such a layout.
+/// The pin directory on a mounted BPF file system with a layout for which `is_it` returns true.
 fn pinned(is_it: impl Fn(&Path) -> bool) -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     pins::bpf_mounts(&mounts).iter().find_map(|mount| pinned_below(&mount.point, &is_it, DEPTH))
 }
 
-/// The pin directory below `dir` that has such a layout.
+/// The pin directory at or below `dir` with a layout for which `is_it` returns true.
 fn pinned_below(dir: &Path, is_it: &impl Fn(&Path) -> bool, depth: usize) -> Option<PathBuf> {
     let folders = fs::read_dir(dir).ok()?.flatten().map(|entry| entry.path()).filter(|path| path.is_dir());
     let folders: Vec<_> = folders.collect();

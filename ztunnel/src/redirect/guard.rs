@@ -1,10 +1,10 @@
-//! The guards of a pod's devices: which programs, on which devices, and whether the kernel has a place for them.
+//! The guards of a pod's devices: their programs, their devices, and whether the kernel supports them.
 
 use std::{fmt, io};
 
 use super::{link::Interface, sys};
 
-/// Which way packets go that a guard looks at.
+/// The direction of the packets that a guard examines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Way {
     /// Out of the pod.
@@ -18,12 +18,12 @@ pub enum Way {
 pub struct Guard {
     /// The device's index in the pod's network namespace.
     pub device: u32,
-    /// The way.
+    /// The direction of the packets.
     pub way: Way,
 }
 
 impl Guard {
-    /// The guards of a device: none of the loopback's, over which captured packets reach the daemon.
+    /// The guards of a device. The loopback device has none: captured packets reach the daemon over it.
     pub(super) fn of(interface: &Interface) -> impl Iterator<Item = Self> + use<> {
         let (device, loopback) = (interface.index, interface.loopback);
         [Way::Egress, Way::Ingress].into_iter().filter(move |_| !loopback).map(move |way| Self { device, way })
@@ -39,7 +39,7 @@ impl Guard {
         }
     }
 
-    /// Where in the kernel.
+    /// The attach point in the kernel.
     pub(super) fn place(self) -> sys::At {
         match self.way {
             Way::Egress => sys::At::TcxEgress,
@@ -51,7 +51,7 @@ impl Guard {
 /// Every program that [`Guard::program`] names.
 pub(super) const GUARDS: [&str; 4] = ["egress", "egress_ip", "ingress", "ingress_ip"];
 
-/// As pins are named: `INDEX-egress`.
+/// The name of the pin: `INDEX-egress`.
 impl fmt::Display for Guard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let way = match self.way {

@@ -1,4 +1,5 @@
-//! Links that are held beside their pins: removing the pins alone opens no pod while the daemon runs, and is noticed.
+//! Links that the daemon holds besides their pins. So the removal of a pin opens no pod while the daemon runs, and it
+//! is noticed.
 
 use std::{
     io,
@@ -17,23 +18,22 @@ pub(super) struct Held {
     pin: PathBuf,
 }
 
-/// What has become of a link since it was last looked at.
+/// The state of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Condition {
-    /// It is as it was made.
+    /// It is attached and pinned.
     Whole,
     /// Its pin was gone, and is there again.
     Repinned,
-    /// It is not attached any more: what it was attached to is gone, or somebody has detached it.
+    /// It is no longer attached: its target is gone, or somebody has detached it.
     Detached,
 }
 
 impl Held {
-    /// Puts a program behind the link that is pinned; where there is none, or where it leads nowhere any more, `attach` makes
-    /// one.
+    /// Replaces the program of the pinned link. If there is no link, or its target is gone, `attach` makes one.
     ///
     /// # Errors
-    /// When the program can't be replaced or attached, or the link not be pinned.
+    /// When the program can't be replaced or attached, or the link can't be pinned.
     pub(super) fn take(
         pin: PathBuf,
         program: BorrowedFd<'_>,
@@ -53,10 +53,10 @@ impl Held {
         Ok(Self { link, pin })
     }
 
-    /// Looks whether the link is attached and pinned, and pins it again if it is not.
+    /// Checks whether the link is attached and pinned. Pins it again if its pin is missing.
     ///
     /// # Errors
-    /// When the kernel does not tell, or the link can't be pinned.
+    /// When the kernel does not answer, or the link can't be pinned.
     pub(super) fn mend(&self) -> io::Result<Condition> {
         if !sys::link_info(self.link.as_fd())?.attached {
             return Ok(Condition::Detached);
@@ -68,7 +68,7 @@ impl Held {
         Ok(Condition::Repinned)
     }
 
-    /// The program behind it.
+    /// The id of the link's program.
     pub(super) fn program(&self) -> io::Result<u32> {
         Ok(sys::link_info(self.link.as_fd())?.program)
     }
@@ -79,7 +79,7 @@ impl Held {
     }
 }
 
-/// Pins a link or a map, in a directory that may have been removed with all that was in it.
+/// Pins a link or a map. Makes the directory again if it has been removed.
 ///
 /// # Errors
 /// As bpf(2).

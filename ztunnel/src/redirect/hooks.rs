@@ -1,4 +1,4 @@
-//! The hooks on the root of cgroup v2: which there are, and that they stay.
+//! The hooks on the root of cgroup v2. They are attached here, and restored when somebody removes them.
 
 use std::{
     fs::File,
@@ -19,7 +19,7 @@ use super::{
     sys::{self, At},
 };
 
-/// The hooks and their places. `setsockopt` comes first: no socket is marked that could lose its mark again.
+/// The hooks and their attach points. `setsockopt` comes first, so that a marked socket can never lose its mark.
 pub(super) const HOOKS: [(&str, At); 3] =
     [("setsockopt", At::Setsockopt), ("connect4", At::Connect4), ("connect6", At::Connect6)];
 
@@ -39,7 +39,8 @@ struct Hook {
 }
 
 impl Hooks {
-    /// Loads the programs of an object and attaches them to the root of cgroup v2, or puts them behind the pinned links.
+    /// Loads the programs of an object and attaches them to the root of cgroup v2, or makes them the programs of the
+    /// pinned links.
     ///
     /// # Errors
     /// Names the program.
@@ -55,10 +56,10 @@ impl Hooks {
         Ok(Self { cgroup, hooks })
     }
 
-    /// Looks whether the hooks are there, and puts back what is not. Adds what was put back to `restored`.
+    /// Checks that the hooks exist, and restores those that do not. Adds the number of restored hooks to `restored`.
     ///
     /// # Errors
-    /// Names the first that can't be put back.
+    /// Names the first hook that cannot be restored.
     pub(super) fn mend(&mut self, restored: &mut u64) -> Result<(), LoadError> {
         for hook in &mut self.hooks {
             let failed = |source| LoadError::Attach { name: hook.name, source };
@@ -93,7 +94,7 @@ impl Hooks {
     }
 }
 
-/// Puts a hook of an object into the kernel.
+/// Loads a hook of an object into the kernel.
 ///
 /// # Errors
 /// When the kernel refuses it.

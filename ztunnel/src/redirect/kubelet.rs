@@ -1,7 +1,8 @@
-//! What tells the kubelet from other processes of the node: its user, and the cgroup that it is in.
+//! Distinguishes the kubelet from other processes of the node, by its user and its cgroup.
 //!
-//! Anyone with an account on the node can connect from the node's network namespace. The kubelet runs as root, and in no pod:
-//! a pod with `hostNetwork` shares the node's namespace, and its root is root. The kernel tells both of the socket.
+//! Every user of the node can connect from the node's network namespace. The kubelet runs as root and in no pod. A pod
+//! with `hostNetwork` shares the node's network namespace, and its root user is root, too. So both facts are needed;
+//! the kernel has both for each socket.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -16,18 +17,18 @@ use thiserror::Error;
 
 use crate::net::node::Client;
 
-/// Cgroups whose place is remembered: more than a node has services. Pods with root and `hostNetwork` can make more.
+/// Cgroups whose result is remembered: more than a node has services. Pods with root and `hostNetwork` can make more.
 const REMEMBERED: usize = 1024;
-/// Cgroups that are looked at to find one. A user may make many below his own, and none of those is the kubelet's.
+/// Cgroups that one search visits. A user may make many cgroups below his own, and the kubelet is in none of those.
 const LOOKED_AT: usize = 10_000;
 
-/// Where the kubelet is among the cgroups.
+/// The cgroups in which the kubelet may be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum KubeletCgroup {
     /// Anywhere but in a pod or another container.
     #[default]
     OutsideOfPods,
-    /// In this cgroup, or below: a path from the root of cgroup v2.
+    /// In this cgroup or below it. The path is relative to the root of cgroup v2.
     Below(String),
 }
 
@@ -53,22 +54,22 @@ impl FromStr for KubeletCgroup {
     }
 }
 
-/// What the kernel tells of the owner of a socket.
+/// The owner of a socket, as the kernel reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SocketOwner {
-    /// The user; `None`: the process has closed the socket, and the kernel does not remember.
+    /// The user; `None`: the process has closed the socket, and the kernel no longer has the user.
     pub(super) uid: Option<u32>,
-    /// The cgroup in which the socket was made; `None`: the kernel does not tell.
+    /// The cgroup in which the socket was made; `None`: the kernel does not report it.
     pub(super) cgroup: Option<u64>,
 }
 
-/// Knows the kubelet.
+/// Recognises the sockets of the kubelet.
 #[derive(Debug)]
 pub(super) struct Kubelet {
     cgroup: KubeletCgroup,
-    /// Where the root of cgroup v2 is, if it is mounted.
+    /// The mount point of the root of cgroup v2, if it is mounted.
     root: Option<PathBuf>,
-    /// Whether a cgroup is one of the kubelet's. The kernel gives no number twice.
+    /// For each cgroup, whether it is one of the kubelet's. The kernel never uses a number twice.
     known: Mutex<HashMap<u64, bool>>,
 }
 
@@ -100,7 +101,7 @@ impl Kubelet {
         }
     }
 
-    /// Whether a cgroup is where the kubelet may be. `None`: that can't be told.
+    /// Whether the kubelet may be in a cgroup. `None`: it is not known.
     fn is_in_place(&self, cgroup: Option<u64>) -> Option<bool> {
         let (id, root) = (cgroup?, self.root.as_ref()?);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -120,8 +121,8 @@ impl Kubelet {
     }
 }
 
-/// Whether a cgroup is `top` or below it, by its number, without entering those whose names are not to be `entered`. A
-/// cgroup that has been removed is in no place.
+/// Whether the cgroup with this number is `top` or below it. The search enters only cgroups for whose name `entered`
+/// returns true. A cgroup that has been removed is not found.
 fn contains(top: &Path, id: u64, entered: impl Fn(&str) -> bool) -> io::Result<bool> {
     if fs::metadata(top)?.ino() == id {
         return Ok(true);
@@ -129,7 +130,7 @@ fn contains(top: &Path, id: u64, entered: impl Fn(&str) -> bool) -> io::Result<b
     let mut left = VecDeque::from([top.to_owned()]);
     let mut looked_at = 0;
     while let Some(dir) = left.pop_front() {
-        // One that was removed meanwhile is not the one of a process that is there.
+        // A cgroup that was removed meanwhile has no process, so it is not the one that is searched.
         let Ok(entries) = fs::read_dir(&dir) else { continue };
         for entry in entries.filter_map(Result::ok) {
             let is_cgroup = entry.file_type().is_ok_and(|kind| kind.is_dir());
@@ -150,8 +151,8 @@ fn contains(top: &Path, id: u64, entered: impl Fn(&str) -> bool) -> io::Result<b
     Ok(false)
 }
 
-/// Whether a cgroup of this name is that of pods, or of another container: as the kubelet and container runtimes name them,
-/// with systemd's slices and scopes and without.
+/// Whether a cgroup with this name belongs to pods or to another container. The names are those of the kubelet and of
+/// container runtimes, with and without the slices and scopes of systemd.
 fn is_container(name: &str) -> bool {
     const SCOPES: [&str; 7] = ["cri-containerd-", "crio-", "docker-", "libpod-", "nerdctl-", "lxc.payload", "machine-"];
     const WHOLE: [&str; 3] = ["machine.slice", "docker", "k8s.io"];

@@ -1,8 +1,9 @@
-//! Netlink into a pod's network namespace: what is there, and word of every change.
+//! Netlink of a pod's network namespace: reads its state, and notifies of every change.
 //!
-//! Two sockets: a pod that floods the one with changes makes the kernel drop messages on it, and an answer that the daemon
-//! waits for must not be among them. What the words of change say is never looked at, and they are taken at a pace that the pod
-//! can't drive up; beyond that the kernel drops them. Answers are filtered by the kernel, and their length is bounded.
+//! There are two sockets. A pod can flood the socket of the notifications, so that the kernel drops messages on it, and
+//! the answers for which the daemon waits must not be among them. The content of the notifications is never read. They
+//! are taken at a pace that the pod cannot increase; the kernel drops the rest. The kernel filters the answers, and
+//! their length is limited.
 
 use std::{
     future::Future,
@@ -47,18 +48,18 @@ pub struct Interface {
     pub name: String,
     /// It is `lo`.
     pub loopback: bool,
-    /// Its packets begin with an Ethernet header; those of all others begin with the IP header.
+    /// Its packets begin with an Ethernet header. The packets of all other interfaces begin with the IP header.
     pub ethernet: bool,
     /// Its own addresses.
     pub addresses: Vec<IpAddr>,
 }
 
-/// What a network namespace holds, as far as redirection is concerned.
+/// The addresses and interfaces of a network namespace that the redirection needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NetnsFacts {
-    /// Every address but those of the loopback, link-local ones included.
+    /// All addresses except those of the loopback interface. Link-local addresses are included.
     pub addresses: Vec<IpAddr>,
-    /// Those of them that are still being looked for on the link (duplicate address detection).
+    /// Those of the addresses for which duplicate address detection is not complete.
     pub tentative: Vec<IpAddr>,
     /// Interfaces that are up.
     pub interfaces: Vec<Interface>,
@@ -71,7 +72,8 @@ impl NetnsFacts {
         self.addresses.iter().any(|ip| Family::of(*ip) == family && !crate::model::addr::is_link_local_v6(*ip))
     }
 
-    /// Without the interfaces that lead out: no socket bound to one is let through then.
+    /// The same facts without the interfaces that lead out of the pod. No socket that is bound to such an interface is
+    /// allowed then.
     #[must_use]
     pub fn without_devices(&self) -> Self {
         let mut facts = self.clone();
@@ -79,8 +81,9 @@ impl NetnsFacts {
         facts
     }
 
-    /// Keeps at most so many addresses, the pod's own before all others, and so many interfaces, `lo` first: a pod may make
-    /// as many as it likes. What is left out is treated as a stranger's, which is captured.
+    /// Keeps at most `limit` addresses, with the pod's own first, and at most `limit` interfaces, with `lo` first: a
+    /// pod may make any number of them. Addresses that are left out are treated as addresses outside of the pod, and
+    /// are captured.
     #[must_use]
     pub fn limited(mut self, own: &[IpAddr], limit: usize) -> Self {
         self.addresses.sort_by_key(|ip| !own.contains(ip));
@@ -115,7 +118,7 @@ pub enum LinkError {
         /// The cause.
         source: Box<rtnetlink::Error>,
     },
-    /// The answer has no end.
+    /// The answer is too long.
     #[error(
         "cannot {what} in {netns}: there are more than {MOST}; only somebody with CAP_NET_ADMIN in the pod can have made them, \
          and has to remove them"
@@ -138,17 +141,17 @@ pub enum LinkError {
 
 /// The kernel answers at once; a dump of a large namespace takes a moment.
 const ANSWER: Duration = Duration::from_secs(5);
-/// Entries of one answer that are read. A pod has some interfaces, addresses and rules; one with CAP_NET_ADMIN can make as many
-/// as it likes, and would have the daemon read them all, again and again.
+/// Entries of one answer that are read. A pod has some interfaces, addresses and rules. A pod with CAP_NET_ADMIN can
+/// make any number of them, and the daemon would have to read all of them again and again.
 const MOST: usize = 4096;
-/// Words of change that the kernel keeps until they are read, in bytes: that there is one is all that matters.
+/// Bytes of notifications that the kernel keeps until they are read. Only the presence of a notification matters.
 const CHANGES_KEPT: libc::c_int = 32 << 10;
-/// Words of change that are read at once.
+/// Notifications that are read at once.
 const CHANGES_READ: usize = 64;
-/// How long none is read after that.
+/// The pause before the next notifications are read.
 const CHANGES_PAUSE: Duration = Duration::from_millis(50);
 
-/// The connections; dropping the last clone closes them.
+/// The netlink sockets. They are closed when the last clone is dropped.
 #[derive(Clone, Debug)]
 pub struct NetnsLink {
     handle: Handle,
@@ -168,10 +171,10 @@ const GROUPS: [MulticastGroup; 7] = [
 ];
 
 impl NetnsLink {
-    /// Connects; needs a runtime.
+    /// Opens the sockets; needs a runtime.
     ///
     /// # Errors
-    /// When the namespace can't be entered or the socket not made.
+    /// When the namespace can't be entered, or a socket can't be made.
     pub fn open(netns: &Netns, count: TaskCount) -> Result<Self, LinkError> {
         let opened = netns.enter(|| Ok((rtnetlink::new_connection_with_strict_check()?, listen()?)))?;
         let failed = |source| LinkError::Open { netns: netns.path().to_owned(), source };
@@ -186,13 +189,13 @@ impl NetnsLink {
         Ok(Self { handle, netns: netns.path().to_owned(), changed, _tasks: Arc::new(tasks) })
     }
 
-    /// Told of every change of links, addresses, routes or rules.
+    /// Notified of every change of links, addresses, routes or rules.
     #[must_use]
     pub fn changed(&self) -> Arc<Notify> {
         Arc::clone(&self.changed)
     }
 
-    /// What is there now.
+    /// The current state of the namespace.
     ///
     /// # Errors
     /// When the kernel refuses a dump.
@@ -235,7 +238,7 @@ impl NetnsLink {
         &self.handle
     }
 
-    /// Reads a list, but not one without an end: this connection is of no use any more then.
+    /// Reads a list of limited length. After a list that is too long, the socket cannot be used any more.
     pub(super) async fn list<T>(
         &self,
         what: &str,
@@ -248,7 +251,7 @@ impl NetnsLink {
         Ok(all)
     }
 
-    /// Waits for the kernel's answer, but not for ever.
+    /// Waits for the kernel's answer, up to [`ANSWER`].
     pub(super) async fn ask<T>(
         &self,
         what: &str,
@@ -262,7 +265,7 @@ impl NetnsLink {
     }
 }
 
-/// A socket that hears of every change in the namespace that this thread is in.
+/// A socket that gets every change in the network namespace of this thread.
 fn listen() -> io::Result<Socket> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.set_non_blocking(true)?;
@@ -272,14 +275,15 @@ fn listen() -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Tells that something has changed, whatever it was. Whatever a pod does to its namespace collapses into one permit.
+/// Notifies that the namespace has changed, without details. Any number of changes becomes one permit.
 async fn tell_of_changes(socket: AsyncFd<Socket>, changed: Arc<Notify>) {
     let mut word = BytesMut::with_capacity(1);
     while let Ok(mut ready) = socket.readable().await {
         changed.notify_one();
         for _ in 0..CHANGES_READ {
             word.clear();
-            // Only its first byte is kept, the kernel drops the rest. Words that were dropped before are reported once, as an error.
+            // Only the first byte of a notification is kept; the kernel drops the rest. Notifications that were dropped
+            // before are reported once, as an error.
             if socket.get_ref().recv(&mut word, 0).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
                 ready.clear_ready();
                 break;
@@ -288,7 +292,7 @@ async fn tell_of_changes(socket: AsyncFd<Socket>, changed: Arc<Notify>) {
         drop(ready);
         sleep(CHANGES_PAUSE).await;
     }
-    // Word of changes ends here; whoever looks next opens another connection when this one is of no use.
+    // There are no more notifications. The next reader opens another link if this one does not work.
     changed.notify_one();
 }
 
@@ -305,7 +309,8 @@ impl LinkError {
     }
 }
 
-/// The address of the interface itself: `Local` on a point-to-point link, where `Address` is the other end's.
+/// The address of the interface itself. On a point-to-point link that is `Local`, and `Address` is the address of the
+/// other end.
 fn own_address(attributes: &[AddressAttribute]) -> Option<IpAddr> {
     let local = attributes.iter().find_map(|attribute| match attribute {
         AddressAttribute::Local(ip) => Some(*ip),

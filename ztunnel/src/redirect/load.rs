@@ -1,4 +1,4 @@
-//! Puts the programs into the kernel, with maps that are pinned and may be there already.
+//! Loads the programs into the kernel. Their maps are pinned and may exist already.
 
 use std::{
     io,
@@ -22,23 +22,23 @@ use super::{
     sys,
 };
 
-/// The object, embedded when the daemon was built with the BPF tool chain, else empty.
+/// The embedded BPF object. It is empty if the daemon was built without the BPF tool chain.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ztunnel.bpf.o"));
 
-/// Whether this build has the BPF programs in it.
+/// Whether this build contains the BPF programs.
 #[must_use]
 pub fn is_built_in() -> bool {
     !OBJECT.is_empty()
 }
 
-/// How many entries each map has room for.
+/// The sizes of the maps, in entries.
 #[derive(Clone, Copy, Debug)]
 pub struct MapSizes {
     /// Enrolled pods.
     pub pods: u32,
-    /// Addresses, ports and CIDRs, each per pod on the average.
+    /// Addresses, ports and IP blocks, each, of one pod on the average.
     pub per_pod: u32,
-    /// Workers that there may be, each with listeners of its own in every pod.
+    /// The greatest number of workers. Each has listeners of its own in every pod.
     pub workers: u32,
 }
 
@@ -48,8 +48,8 @@ const LISTENERS_PER_WORKER: u32 = 6;
 const LOG_BYTES: u32 = 256 << 10;
 
 impl MapSizes {
-    /// How many addresses, interfaces, excluded ports and excluded CIDRs, each, one pod may have: more than the average, but
-    /// not so many that they would leave no room for others.
+    /// The greatest number of addresses, of interfaces, of excluded ports and of excluded IP blocks of one pod. It is
+    /// larger than the average, but one pod cannot take the room of all others.
     #[must_use]
     pub fn per_pod_limit(&self) -> usize {
         self.per_pod.saturating_mul(4) as usize
@@ -113,7 +113,7 @@ pub enum LoadError {
         /// The cause.
         source: MapError,
     },
-    /// A pin that is of no use any more could not be removed.
+    /// A pin that is no longer used could not be removed.
     #[error(transparent)]
     Pin(Box<PinError>),
     /// A pinned link could not be updated or made.
@@ -134,7 +134,8 @@ pub struct Loader {
     log_level: u8,
     can_set_retval: u32,
     guards: bool,
-    /// The pinned maps, held: an object that found none would make its own, of which nobody else knows.
+    /// The pinned maps. They are held, because an object that finds no pinned map would make a map of its own, which no
+    /// other program uses.
     maps: Vec<(&'static str, OwnedFd)>,
 }
 
@@ -158,7 +159,7 @@ impl Loader {
         self.guards
     }
 
-    /// The pins it uses.
+    /// The pins that it uses.
     #[must_use]
     pub fn pins(&self) -> &PinDir {
         &self.pins
@@ -167,7 +168,7 @@ impl Loader {
     /// Loads the object with its maps; its programs are not in the kernel yet. `cookie` goes into `steer` and the guards.
     ///
     /// # Errors
-    /// As [`LoadError`] tells.
+    /// See [`LoadError`].
     pub fn load(&self, cookie: u64) -> Result<Ebpf, LoadError> {
         if !is_built_in() {
             return Err(LoadError::NotBuiltIn);
@@ -186,7 +187,7 @@ impl Loader {
         Ok(loader.load(OBJECT)?)
     }
 
-    /// Holds the maps that the first object has pinned, or found.
+    /// Holds the maps that the first object has pinned or found.
     ///
     /// # Errors
     /// Names the map.
@@ -199,7 +200,7 @@ impl Loader {
         Ok(())
     }
 
-    /// Pins again the maps whose pins somebody has removed. How many there were.
+    /// Pins the maps again whose pins somebody has removed. Returns their number.
     ///
     /// # Errors
     /// Names the map.
@@ -232,11 +233,11 @@ impl Loader {
     }
 }
 
-/// Loads the object by itself, for [`super::probe`]: its maps have the room for one entry that the object gives them,
-/// nothing is pinned, and all of it goes away with the value.
+/// Loads the object alone, for [`super::probe`]: its maps have room for one entry, as the object says, nothing is
+/// pinned, and everything is removed with the value.
 ///
 /// # Errors
-/// As [`LoadError`] tells.
+/// See [`LoadError`].
 pub(super) fn load_unpinned() -> Result<Ebpf, LoadError> {
     if !is_built_in() {
         return Err(LoadError::NotBuiltIn);
@@ -249,7 +250,7 @@ pub(super) fn load_unpinned() -> Result<Ebpf, LoadError> {
 /// The program `steer` of an object.
 ///
 /// # Errors
-/// When the object has none: it is another object.
+/// When the object has no such program.
 pub fn steer_of(object: &mut Ebpf) -> Result<&mut SkLookup, LoadError> {
     let program = object.program_mut("steer").ok_or(LoadError::NotBuiltIn)?;
     program.try_into().map_err(|source| LoadError::Program { name: "steer", source })

@@ -1,4 +1,4 @@
-//! Log lines of the BPF programs, brought to the daemon's log.
+//! Copies log lines of the BPF programs to the daemon's log.
 
 use aya::Ebpf;
 use aya_log::EbpfLogger;
@@ -10,7 +10,7 @@ use crate::lifecycle::tasks::TaskSet;
 /// Starts to read the ring buffer of an object that was loaded with logging on.
 ///
 /// # Errors
-/// Text of why the buffer can't be read.
+/// The reason why the buffer can't be read.
 pub fn follow(object: &mut Ebpf, tasks: &mut TaskSet) -> Result<(), String> {
     let logger = EbpfLogger::init(object).map_err(|error| error.to_string())?;
     // SAFETY: the logger owns its descriptor for as long as it lives, and always gives the same one.

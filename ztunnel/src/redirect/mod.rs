@@ -1,10 +1,11 @@
-//! Steers pods' sockets to this daemon: the only user of BPF and netlink.
+//! Steers the connections of pods to this daemon. The only user of BPF and netlink.
 //!
-//! A pod is named by the cookie of its network namespace. [`load`] puts the programs into the kernel; `hooks` attaches those of
-//! the node, and `captured` those of a pod, among them the [guards](guard) of its devices. [`pins`] keeps them there when the
-//! daemon is gone, and `held` while it runs. [`foreign`] looks for other installations. [`maps`] is what the programs know of a pod,
-//! [`routes`] leads marked packets to the loopback interface, [`sysctl`] makes answers follow, [`record`] remembers how the
-//! namespace was before, and [`controller`] does all of it in the one order that never leaves a pod half enrolled.
+//! A pod is identified by the cookie of its network namespace. [`load`] loads the programs into the kernel. `hooks`
+//! attaches the programs of the node, and `captured` those of a pod, among them the [guards](guard) of its devices.
+//! [`pins`] keeps the programs after the end of the daemon, and `held` while it runs. [`foreign`] finds other
+//! installations. [`maps`] has the facts about pods that the programs need, [`routes`] leads marked packets to the
+//! loopback interface, [`sysctl`] makes answers carry the mark, [`record`] keeps the former state of the namespace, and
+//! [`controller`] does all of it in an order that never leaves a pod half enrolled.
 
 mod captured;
 pub mod cgroup;

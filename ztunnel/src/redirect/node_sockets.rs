@@ -1,13 +1,15 @@
-//! Whether a client is the kubelet of this node, when it probes a pod that asks others for an identity.
+//! Decides whether a client is the kubelet of this node. The kubelet may probe a pod that demands an identity of other
+//! clients.
 //!
-//! An address proves nothing: whoever can send packets can write the node's address into them, and what a pod sends to the
-//! outside may bear it by translation. A connection whose *other end* is a socket in the node's own network namespace was
-//! made by a process there, and that the kernel knows. It also knows whose socket it is: see [`kubelet`](super::kubelet).
+//! An address proves nothing: a sender can write the node's address into its packets, and address translation can put
+//! it into packets that a pod sends to the outside. But when the *other end* of a connection is a socket in the node's
+//! own network namespace, a process there has made the connection, and the kernel knows that socket. The kernel also
+//! knows the owner of the socket: see [`kubelet`](super::kubelet).
 //!
-//! It is asked for the one socket, not for a list, so that the cost does not grow with the node's connections: some
-//! microseconds. What it looks up is what a packet would reach, and that may be a listener on the port; therefore the
-//! answer is compared with the question. A socket that is bound to an interface is not found: whoever binds his probes
-//! to one is refused.
+//! The kernel is asked for one socket and not for a list, so that the cost, some microseconds, does not grow with the
+//! number of the node's connections. The kernel finds the socket that a packet would reach. That may be a listener on
+//! the port, so the answer is compared with the question. A socket that is bound to an interface is not found: probes
+//! from such a socket are refused.
 
 use std::{
     io,
@@ -30,41 +32,44 @@ use super::{
 };
 use crate::net::node::{Client, NodeConnections};
 
-/// Any: INET_DIAG_NOCOOKIE of linux/inet_diag.h.
+/// Matches any socket: INET_DIAG_NOCOOKIE of linux/inet_diag.h.
 const ANY_COOKIE: [u8; 8] = [0xff; 8];
-/// INET_DIAG_CGROUP_ID of linux/inet_diag.h; the library does not know it.
+/// INET_DIAG_CGROUP_ID of linux/inet_diag.h. The library does not have it.
 const CGROUP_ID: u16 = 21;
-/// Of the user called nobody; any but root would do.
+/// The user `nobody`. Any user except root would do.
 const NOBODY: u32 = 65_534;
 
-/// The TCP sockets of one network namespace, that of the thread that made it. Cheap to clone, and good on every thread,
-/// wherever that is: the question goes through a socket that stays where it was made.
+/// The TCP sockets of the network namespace of the thread that made this value. It is cheap to clone, and works on
+/// every thread, in whatever network namespace: the netlink socket stays in the namespace in which it was made.
 ///
-/// Behind a lock, because the answer is there when the question has been sent: nobody waits for anything but another
-/// question, and one socket in place of one for each question leaves nothing to go wrong at a probe.
+/// The netlink socket is behind a lock. The answer is ready when the question has been sent, so a thread waits only for
+/// the question of another thread. One socket, instead of a new one for each question, means that no probe fails
+/// because a socket cannot be made.
 #[derive(Clone, Debug)]
 pub struct NodeSockets {
     asker: Arc<Mutex<Asker>>,
     kubelet: Arc<Kubelet>,
-    /// Whether the kernel tells the user of a socket that its process has closed (since Linux 6.17), and not 0.
+    /// Whether the kernel reports the user of a socket that its process has closed (since Linux 6.17), and not 0.
     tells_closed: bool,
 }
 
 #[derive(Debug)]
 struct Asker {
     socket: Socket,
-    /// Of the last question, so that what was left from one that failed is told from its answer.
+    /// The number of the last question. It distinguishes the answer from leftovers of a question that failed.
     sequence: u32,
 }
 
 impl NodeSockets {
-    /// The sockets of the network namespace that this thread is in, and where the kubelet is.
+    /// The sockets of the network namespace of this thread. `kubelet`: the cgroups in which the kubelet may be.
     ///
     /// # Errors
-    /// When the kernel can't tell (CONFIG_INET_DIAG is missing): then nobody can be told to be of this node.
+    /// When the kernel can't answer (CONFIG_INET_DIAG is missing): then no client can be recognised as a process of
+    /// this node.
     pub fn open(kubelet: KubeletCgroup) -> io::Result<Self> {
-        // Where the kernel knows nothing of TCP's sockets it says the same as of a socket that is not there, but not so of
-        // an empty list. It loads its modules by that, too, which nobody should have to wait for later.
+        // This asks for a list. To a question for one socket, a kernel without support for TCP answers the same as for
+        // a socket that does not exist; for a list it does not. The list also loads the kernel's modules now, so that
+        // no later question waits for that.
         let trial = sock_diag::open()?;
         trial.send(&sock_diag::request(AF_INET, SocketId::new_v4(), StateFlags::empty(), NLM_F_DUMP, 0), 0)?;
         for (_, answer) in sock_diag::receive(&trial)? {
@@ -75,12 +80,12 @@ impl NodeSockets {
         let kubelet = Arc::new(Kubelet::new(kubelet, cgroup::root().ok()));
         let asker = Arc::new(Mutex::new(Asker { socket, sequence: 0 }));
         let node = Self { asker, kubelet, tells_closed: false };
-        // Where that can't be tried, nothing is concluded from the user of a closed socket.
+        // If this trial fails, the user of a closed socket is not used.
         let tells_closed = node.try_closed().unwrap_or(false);
         Ok(Self { tells_closed, ..node })
     }
 
-    /// Whether the kernel tells the user of a socket that has been closed.
+    /// Whether the kernel reports the user of a socket that has been closed.
     fn try_closed(&self) -> io::Result<bool> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let client = TcpStream::connect(listener.local_addr()?)?;
@@ -109,7 +114,7 @@ impl NodeSockets {
     }
 
     fn owner(&self, found: &InetResponse) -> SocketOwner {
-        // A socket without an inode is one that its process has closed.
+        // When a socket has no inode, its process has closed it.
         let is_told = found.header.inode != 0 || found.header.uid != 0 || self.tells_closed;
         let cgroup = found.nlas.iter().find_map(cgroup_of);
         SocketOwner { uid: is_told.then_some(found.header.uid), cgroup }
@@ -127,7 +132,7 @@ impl Asker {
     /// The socket that a packet from the other end would reach.
     fn ask(&mut self, id: SocketId) -> io::Result<Option<InetResponse>> {
         self.sequence = self.sequence.wrapping_add(1);
-        // A socket that speaks IPv4 is found as such, also where its application sees mapped addresses of IPv6.
+        // An IPv4 connection is found as IPv4, even if its application sees IPv4-mapped IPv6 addresses.
         let family = sock_diag::family_of(&id);
         let request = sock_diag::request(family, id, StateFlags::all(), 0, self.sequence);
         self.socket.send(&request, 0)?;
@@ -156,8 +161,8 @@ fn cgroup_of(attribute: &Nla) -> Option<u64> {
     Some(u64::from_ne_bytes(id))
 }
 
-/// Whether a process there may still send or receive on it; a listener, or what is left of a connection that both sides have
-/// ended, proves nothing.
+/// Whether a process may still send or receive on the socket. A listener proves nothing, and neither does the rest of a
+/// connection that both sides have ended.
 fn is_open(found: &InetResponse) -> bool {
     matches!(found.header.state, TCP_ESTABLISHED | TCP_FIN_WAIT1 | TCP_FIN_WAIT2 | TCP_CLOSE_WAIT)
 }

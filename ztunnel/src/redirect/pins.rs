@@ -1,4 +1,4 @@
-//! Where programs, maps and links are pinned, so that they outlive the daemon: `<dir>/v<layout>/`.
+//! The pins of programs, maps and links, which keep them after the end of the daemon: `<dir>/v<layout>/`.
 //!
 //! | path | what |
 //! |---|---|
@@ -44,12 +44,12 @@ pub enum PinError {
         "{path} is on no BPF file system and mounting one there failed: {source}; mount bpffs yourself or give CAP_SYS_ADMIN"
     )]
     Mount {
-        /// Where.
+        /// The mount point.
         path: PathBuf,
         /// The cause.
         source: io::Error,
     },
-    /// Nobody but this process has the file system.
+    /// Only this process has the file system.
     #[error(
         "{path} is on a BPF file system that goes away with this daemon: {reason}. Its pins would too, and captured pods would be \
          open when it ends. Mount bpffs on the host and give the daemon that mount (in Kubernetes: a hostPath volume), or accept it \
@@ -58,7 +58,7 @@ pub enum PinError {
     Private {
         /// The directory.
         path: PathBuf,
-        /// How that is known.
+        /// The reason for this conclusion.
         reason: String,
     },
     /// A pin could not be removed or listed.
@@ -74,19 +74,19 @@ pub enum PinError {
 }
 
 impl PinDir {
-    /// The pin directory under `base`; nothing is made yet.
+    /// The pin directory below `base`. No file is made yet.
     #[must_use]
     pub fn at(base: &Path) -> Self {
         Self { base: base.to_owned(), root: base.join(format!("v{}", ebpf_common::LAYOUT)) }
     }
 
-    /// Makes the directories, and mounts a BPF file system where there is none.
+    /// Makes the directories, and mounts a BPF file system if there is none.
     ///
     /// # Errors
     /// Names the path and the step.
     pub fn prepare(&self) -> Result<(), PinError> {
         if !on_bpffs(&self.base) {
-            // On the usual mount point where that is free, so that the next tool finds it too.
+            // The usual mount point is preferred if it is free, so that other tools find the file system, too.
             let usual = Path::new("/sys/fs/bpf");
             let target = if self.base.starts_with(usual) && usual.is_dir() { usual } else { self.base.as_path() };
             make_dir(target)?;
@@ -101,7 +101,7 @@ impl PinDir {
     /// Makes sure that the pins outlive this process.
     ///
     /// # Errors
-    /// When the directory is on no BPF file system that the first process of the machine has as well.
+    /// When process 1 of the machine does not have the BPF file system of the directory.
     pub fn survive(&self) -> Result<(), PinError> {
         survives(&self.base).map(|_| ()).map_err(|reason| PinError::Private { path: self.base.clone(), reason })
     }
@@ -145,7 +145,7 @@ impl PinDir {
     /// Removes every link of a pod.
     ///
     /// # Errors
-    /// Names the file; the others have been tried.
+    /// Names the file. The other files have been tried.
     pub fn remove_pod(&self, cookie: u64) -> Result<(), PinError> {
         let steer = self.remove(&self.pod(cookie));
         let path = self.devices(cookie);
@@ -179,7 +179,7 @@ impl PinDir {
         Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect())
     }
 
-    /// Removes a pin; one that is not there is no error.
+    /// Removes a pin. It is no error if the pin does not exist.
     ///
     /// # Errors
     /// Names the file.
@@ -203,7 +203,7 @@ impl PinDir {
         Ok(all.into_iter().filter(|path| is_layout(path)).collect())
     }
 
-    /// Removes what is pinned in other layouts.
+    /// Removes the pins of other layouts.
     ///
     /// # Errors
     /// Names the directory.
@@ -214,7 +214,7 @@ impl PinDir {
         Ok(())
     }
 
-    /// Removes everything of this layout; what nothing else holds goes away with it.
+    /// Removes all pins of this layout. The kernel removes the objects that nothing else holds.
     ///
     /// # Errors
     /// Names the directory.
@@ -224,7 +224,7 @@ impl PinDir {
                 Err(PinError::Access { what: "remove", path: self.root.clone(), source })
             }
             _ => {
-                // Only when nothing else lives there; the base may be the file system's root.
+                // This succeeds only if the directory is empty. The base may be the root of the file system.
                 let _kept = fs::remove_dir(&self.base);
                 Ok(())
             }
@@ -236,7 +236,7 @@ fn make_dir(path: &Path) -> Result<(), PinError> {
     fs::create_dir_all(path).map_err(|source| PinError::MakeDir { path: path.to_owned(), source })
 }
 
-/// Whether a path, or what exists of it, lies on a BPF file system.
+/// Whether a path, or its deepest ancestor that exists, is on a BPF file system.
 #[must_use]
 pub fn on_bpffs(path: &Path) -> bool {
     let existing = path.ancestors().find(|ancestor| ancestor.exists());
@@ -252,9 +252,9 @@ pub(super) fn is_layout(path: &Path) -> bool {
 /// A BPF file system that is mounted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct BpfMount {
-    /// Where.
+    /// The mount point.
     pub(super) point: PathBuf,
-    /// Its device, which tells one from another.
+    /// Its device number, which identifies the file system.
     device: u64,
 }
 
@@ -273,10 +273,10 @@ pub(super) fn bpf_mounts(mountinfo: &str) -> Vec<BpfMount> {
     mountinfo.lines().filter_map(mount).collect()
 }
 
-/// Whether what is pinned at a path, or at what exists of it, outlives this process: says how that is known.
+/// Checks that pins at a path, or at its deepest ancestor that exists, outlive this process. Returns the reason.
 ///
 /// # Errors
-/// When it does not, or when that can't be told: says why.
+/// When they do not, or it is not known: the text is the reason.
 pub(super) fn survives(path: &Path) -> Result<String, String> {
     let existing = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
     let device =
@@ -286,10 +286,10 @@ pub(super) fn survives(path: &Path) -> Result<String, String> {
     known_to_the_host(is_on_the_node()?, &mounts, device)
 }
 
-/// Whether a BPF file system that this process mounts at a path is mounted for the host as well: says how that is known.
+/// Checks that a BPF file system that this process mounts at a path is also mounted for the host. Returns the reason.
 ///
 /// # Errors
-/// When it is not, or when that can't be told: says why.
+/// When it is not, or it is not known: the text is the reason.
 pub(super) fn mounts_for_the_host(path: &Path) -> Result<String, String> {
     let read = |path: &str| fs::read_to_string(path).map_err(|error| format!("{path} can't be read: {error}"));
     let (own, first) = (read("/proc/self/mountinfo")?, read("/proc/1/mountinfo")?);
@@ -300,11 +300,11 @@ pub(super) fn mounts_for_the_host(path: &Path) -> Result<String, String> {
     Err("none is mounted, and what the daemon mounts would be its own only".to_owned())
 }
 
-/// Whether what is mounted at a path is mounted in the other mount namespace as well.
+/// Whether a mount at a path appears in the other mount namespace as well.
 fn is_shared(own: &str, other: &str, path: &Path) -> bool {
     let below = own.lines().filter_map(|line| Some((path.starts_with(mount_point(line)?), line)));
     let below = below.filter(|(is_below, _)| *is_below).map(|(_, line)| line);
-    // The last one of a point is on top of those before.
+    // The last mount of a mount point covers the mounts before it.
     let covering = below.max_by_key(|line| mount_point(line).map_or(0, str::len));
     let Some(group) = covering.and_then(peer_group) else { return false };
     other.lines().any(|line| peer_group(line) == Some(group))
@@ -319,11 +319,12 @@ fn peer_group(line: &str) -> Option<&str> {
     line.split(' ').skip(6).take_while(|field| *field != "-").find_map(|field| field.strip_prefix("shared:"))
 }
 
-/// Whether process 1 is that of the node, and not of a container in which this process runs.
+/// Whether process 1 is process 1 of the node, and not of a container in which this process runs.
 ///
-/// It is in the machine's first PID namespace. A node that is itself a container (kind, k3d, minikube) has a namespace of its own:
-/// there process 1 has to be an ancestor of this process, such as that of the container runtime, and have other mounts. Process 1 of a
-/// container is this process, or one that started it with the same mounts; the parent of either is outside, which shows as 0.
+/// It is, if this process is in the machine's first PID namespace. A node that is itself a container (kind, k3d,
+/// minikube) has a PID namespace of its own. There process 1 has to be an ancestor of this process, such as an ancestor
+/// of the container runtime, and has to have other mounts. In a container, process 1 is this process itself, or has
+/// started it and has the same mounts. A parent outside of the PID namespace is shown as 0.
 fn is_on_the_node() -> Result<bool, String> {
     let read = |path: &str| fs::read_to_string(path).map_err(|error| format!("{path} can't be read: {error}"));
     if fs::read_link("/proc/self/ns/pid").unwrap_or_default() == Path::new(FIRST_PID_NAMESPACE) {
@@ -341,11 +342,11 @@ fn descends_from_first(process: u32, status: impl Fn(u32) -> Option<String>) -> 
     ancestors.find(|ancestor| *ancestor <= 1) == Some(1)
 }
 
-/// Ancestors that are looked at.
+/// Ancestors that are examined.
 const MOST_ANCESTORS: usize = 64;
 
-/// The number of the mount at `/`, which no other mount of the machine has. Links to namespaces tell less: following that of
-/// process 1 takes all of its capabilities.
+/// The number of the mount at `/`. No other mount of the machine has it. The links to namespaces are no alternative:
+/// following those of process 1 needs all of its capabilities.
 fn root_mount(mountinfo: &str) -> Option<&str> {
     let fields = mountinfo.lines().map(|line| line.split(' ').collect::<Vec<_>>());
     fields.filter(|fields| fields.get(4) == Some(&"/")).find_map(|fields| fields.first().copied())

@@ -1,8 +1,8 @@
-//! What the daemon needs of the machine, found out by trying: a version number says nothing about back-ports, options
-//! that were left out, or a container's limits.
+//! Finds out by trial whether the machine has the features that the daemon needs. A version number says nothing about
+//! back-ports, options that were left out, or a container's limits.
 //!
-//! A probe leaves no trace: what it makes (sockets, maps, programs, one network namespace) has no name and is gone when it
-//! returns, and what would change the machine is asked for and not done.
+//! A probe leaves no trace. Its objects (sockets, maps, programs, one network namespace) have no name and are gone when
+//! it returns. Changes of the machine are not made; the probe only asks whether they would be allowed.
 
 mod bpf;
 mod capabilities;
@@ -30,10 +30,10 @@ use crate::net::{
     socket::{self, Family},
 };
 
-/// Two descriptors a connection: room for some 30,000 of them.
+/// Two descriptors for each connection: enough for some 30,000 connections.
 const WANTED_FILES: u64 = 65_536;
 
-/// Probes everything, in the order in which the daemon comes to need it.
+/// Probes all requirements, in the order in which the daemon needs them.
 #[must_use]
 pub fn requirements(pin_dir: &Path) -> Vec<Requirement> {
     let held = Capabilities::of_this_process();
@@ -86,8 +86,8 @@ fn capabilities(held: Capabilities) -> Vec<Requirement> {
     ]
 }
 
-/// Of the options that the daemon sets, only SO_BINDTODEVICE has ever asked for CAP_NET_RAW (before Linux 5.7); for the
-/// others CAP_NET_ADMIN does as well.
+/// Of the socket options that the daemon sets, only SO_BINDTODEVICE has ever needed CAP_NET_RAW (before Linux 5.7). For
+/// the others CAP_NET_ADMIN is enough.
 fn net_raw(held: Capabilities, bound: io::Result<()>) -> Found {
     if held.has(Capabilities::NET_RAW) {
         return Ok("held".to_owned());
@@ -114,7 +114,7 @@ fn cgroup_root() -> Requirement {
     )
 }
 
-/// Hooks of this daemon's kind that are not behind the pins of this directory.
+/// Hooks of ztunnel that do not belong to the pins of this directory.
 fn other_installations(pin_dir: &Path) -> Requirement {
     let asked = cgroup::open_root().map_err(|error| error.to_string()).and_then(|root| {
         let others = foreign::others(&pins::PinDir::at(pin_dir), root.as_fd());
@@ -154,7 +154,7 @@ fn bpf_file_system(pin_dir: &Path, held: Capabilities) -> Requirement {
 }
 
 fn lasting_pins(pin_dir: &Path) -> Requirement {
-    // Where none is mounted yet, the daemon mounts it in its own mount namespace, which has to be the host's.
+    // If no BPF file system is mounted yet, the daemon mounts it in its own mount namespace. That has to be the host's.
     let found = if pins::on_bpffs(pin_dir) { pins::survives(pin_dir) } else { pins::mounts_for_the_host(pin_dir) };
     Requirement::must(
         "pins outlive the daemon",
@@ -169,7 +169,7 @@ fn is_known_file_system(name: &str) -> bool {
     known.lines().any(|line| line.split_whitespace().last() == Some(name))
 }
 
-/// Asked for the effective user, and for what the file system is mounted as.
+/// The check is for the effective user, and includes a read-only mount of the file system.
 fn writable(path: &Path) -> io::Result<()> {
     Ok(faccessat(AT_FDCWD, path, AccessFlags::W_OK, AtFlags::AT_EACCESS)?)
 }
@@ -211,7 +211,7 @@ fn namespaces() -> Vec<Requirement> {
     ]
 }
 
-/// Between addresses for documentation: a kernel that can cut connections says that this one is not there.
+/// A connection between addresses for documentation. A kernel that can cut connections answers that it does not exist.
 fn nobodys_connection() -> SocketId {
     SocketId {
         source_address: [192, 0, 2, 1].into(),
@@ -235,7 +235,7 @@ fn sockets() -> Vec<Requirement> {
     vec![Requirement::must("socket options, IPv4", socket_options(Family::V4), OPTIONS), v6]
 }
 
-/// The options that want privileges or a recent kernel, tried on a socket that is never bound to an address.
+/// The options that need privileges or a recent kernel, tried on a socket that is never bound to an address.
 fn socket_options(family: Family) -> Found {
     let socket = socket::tcp(family).map_err(|error| error.to_string())?;
     let transparent = if family == Family::V4 { "IP_TRANSPARENT" } else { "IPV6_TRANSPARENT" };
@@ -282,7 +282,7 @@ fn sysctls() -> Found {
     if refused.is_empty() { Ok(wanted.join(", ")) } else { Err(refused.join(", ")) }
 }
 
-/// How many routing rules of a family this network namespace has.
+/// The number of routing rules of an IP family in this network namespace.
 fn rule_count(family: AddressFamily) -> io::Result<usize> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind_auto()?;

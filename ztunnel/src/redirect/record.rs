@@ -1,4 +1,4 @@
-//! What a pod's network namespace was like before, kept on disk so that a daemon after this one can put it back.
+//! The state of a pod's network namespace before the enrolment, kept on disk so that a later daemon can restore it.
 
 use std::{
     collections::BTreeMap,
@@ -20,18 +20,18 @@ pub struct Record {
     pub pod: String,
     /// Cookie of its network namespace.
     pub cookie: u64,
-    /// Where the namespace was opened.
+    /// The path at which the namespace was opened.
     pub netns: PathBuf,
     /// The addresses that were proved to be the pod's. Records of version 0.1 lack them.
     #[serde(default)]
     pub addresses: Vec<IpAddr>,
-    /// The boot in which that was: cookies begin anew with the next.
+    /// The boot of the enrolment. Cookies start again with the next boot.
     pub boot: String,
-    /// Sysctls before.
+    /// The sysctls before the enrolment.
     pub sysctls: Vec<Saved>,
 }
 
-/// Whose a network namespace is, by its record.
+/// The pod to which a network namespace belongs, by its record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
     /// The pod, as `namespace/name`.
@@ -40,7 +40,7 @@ pub struct Holder {
     pub addresses: Vec<IpAddr>,
 }
 
-/// The kernel's name for this boot.
+/// The kernel's id of this boot.
 ///
 /// # Errors
 /// When it can't be read.
@@ -52,7 +52,7 @@ pub fn this_boot() -> Result<String, RecordError> {
     }
 }
 
-/// Records, one file each, under `<state>/pods`, and in memory: nobody else writes them while a daemon runs.
+/// The records: one file each below `<state>/pods`, and a copy in memory. Only the daemon writes them while it runs.
 #[derive(Debug)]
 pub struct Records {
     dir: PathBuf,
@@ -72,8 +72,9 @@ pub struct RecordError {
 }
 
 impl Records {
-    /// The records below a state directory, which is made where it does not exist. What can't be read is logged and left
-    /// alone; what is of another boot is removed, because nothing of it is left, and its cookie may be another pod's by now.
+    /// Opens the records below a state directory. Makes the directory if it does not exist. A file that can't be read
+    /// is logged and left alone. A record of another boot is removed: its namespace is gone, and another pod may have
+    /// its cookie by now.
     ///
     /// # Errors
     /// Names the directory.
@@ -112,7 +113,7 @@ impl Records {
         self.known.get(&cookie)
     }
 
-    /// Keeps a record; it is there whole or not at all.
+    /// Writes a record. The file is complete or does not exist.
     ///
     /// # Errors
     /// Names the file.
@@ -127,7 +128,7 @@ impl Records {
         Ok(())
     }
 
-    /// Forgets a pod; one that is not known is no error.
+    /// Removes the record of a pod. It is no error if there is none.
     ///
     /// # Errors
     /// Names the file.

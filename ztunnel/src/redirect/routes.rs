@@ -5,15 +5,16 @@
 //! | 1 | mark CAPTURE -> table 15001 | connects that the hook marked |
 //! | 2 | mark DELIVER -> table 15006 | deliveries, and answers of the application to them |
 //! | 3 | mark CAPTURE -> table local | the daemon's answers to captured connects |
-//! | 4, 5 | mark CAPTURE, mark DELIVER: prohibit | nothing marked leaves when the tables above have no answer |
-//! | 6 | all -> table local | what pref 0 was: it must come after the marks, see below |
+//! | 4, 5 | mark CAPTURE, mark DELIVER: prohibit | no marked packet leaves if the tables above have no route |
+//! | 6 | all -> table local | the kernel's rule with pref 0; it must come after the marks, see below |
 //!
-//! Both tables make every address local: `local default dev lo`. In table 15001 the same stands for each other interface
-//! with a larger metric, without which sockets bound to a device would leave in the clear; and the pod's own addresses are
-//! thrown back to table local there, because the daemon's answers to a socket bound to a device must come through the
-//! interface that owns the address. Table local comes after the marks because a delivery to the pod's own address must
-//! resolve through `lo`: that is how `steer` tells it from a stranger's packet. The preferences are the first there are, so
-//! that no rule of the pod's own comes between.
+//! Both tables make every address local: `local default dev lo`. Table 15001 has the same route for each other
+//! interface, with a larger metric; without it, packets of sockets that are bound to a device would leave the pod
+//! unencrypted. Table 15001 also has a throw route for each of the pod's own addresses, which leads back to table
+//! local: the daemon's answers to a socket that is bound to a device must arrive on the interface that has the address.
+//! Table local comes after the marks, because a delivery to the pod's own address must be routed through `lo`: by this
+//! `steer` distinguishes it from a packet of another sender. The preferences are the first possible ones, so that no
+//! rule of the pod comes before them.
 
 use std::{collections::HashSet, net::IpAddr};
 
@@ -29,9 +30,9 @@ use rtnetlink::IpVersion;
 use super::link::{Interface, LinkError, NetnsFacts, NetnsLink};
 use crate::{model::addr::is_link_local_v6, net::socket::Family};
 
-/// The table of captured connects; the outbound port of Istio's ztunnel, easy to recognise.
+/// The table of captured connects. The number is the outbound port of Istio's ztunnel, which is easy to recognise.
 pub const TABLE_CAPTURE: u32 = 15001;
-/// The table of deliveries; the inbound port.
+/// The table of deliveries. The number is the inbound port of Istio's ztunnel.
 pub const TABLE_DELIVER: u32 = 15006;
 const PREF_CAPTURE: u32 = 1;
 const PREF_DELIVER: u32 = 2;
@@ -40,34 +41,35 @@ const PREF_CAPTURE_END: u32 = 4;
 const PREF_DELIVER_END: u32 = 5;
 const PREF_LOCAL: u32 = 6;
 const TABLE_LOCAL: u32 = 255;
-/// Routes through other interfaces than `lo` come after the kernel's default metric for IPv6, 1024.
+/// The metric of routes through other interfaces than `lo` is above 1024, the kernel's default for IPv6.
 const METRIC_INTERFACE: u32 = 2048;
 const METRIC_LOOPBACK: u32 = 1;
 
-/// Brings rules and routes to what capture needs, in each family that the namespace speaks; repairs what is missing.
+/// Makes the rules and routes that capture needs, in each IP family of the namespace. Repairs missing ones.
 ///
-/// `sources` are the pod's addresses: the first of a family becomes the source of captured connections. Of a family in which the
-/// pod has none, it is the first that an interface has: a pod of an IPv6 cluster may have an IPv4 address for egress, of which
-/// its status says nothing.
+/// `sources` are the pod's addresses. The first address of a family becomes the source address of captured connections.
+/// If the pod has no address of a family, the first address of an interface is used: a pod of an IPv6 cluster may have
+/// an IPv4 address for egress that is not in its status.
 ///
 /// # Errors
-/// The first of the kernel's refusals; the rest has been done.
+/// The first refusal of the kernel. The other steps have been done.
 pub async fn ensure(link: &NetnsLink, facts: &NetnsFacts, sources: &[IpAddr]) -> Result<(), LinkError> {
     let mut result = Ok(());
     for family in Family::ALL.into_iter().filter(|family| facts.speaks(*family)) {
         let source = sources.iter().copied().find(|ip| Family::of(*ip) == family);
         let routes = ensure_routes(link, facts, family, source).await;
-        // The rules also when a route failed: they keep marked packets in.
+        // The rules are made even if a route failed: they keep marked packets inside the pod.
         let rules = ensure_rules(link, family).await;
         result = result.and(routes).and(rules);
     }
     result
 }
 
-/// Takes away what [`ensure`] made, and puts the rule for table local back to its place. Does all it can.
+/// Removes the rules and routes of [`ensure`], and restores the rule for table local. A failed step does not stop the
+/// others.
 ///
 /// # Errors
-/// The first of the kernel's refusals.
+/// The first refusal of the kernel.
 pub async fn remove(link: &NetnsLink) -> Result<(), LinkError> {
     let mut result = Ok(());
     for family in Family::ALL {
@@ -86,7 +88,7 @@ async fn ensure_rules(link: &NetnsLink, family: Family) -> Result<(), LinkError>
             add_rule(link, family, rule).await?;
         }
     }
-    // Last: there is no moment without a rule for table local.
+    // This comes last, so that there is always a rule for table local.
     for rule in present.into_iter().filter(is_first_local) {
         delete_rule(link, rule).await?;
     }
@@ -114,7 +116,7 @@ async fn rules(link: &NetnsLink, family: Family) -> Result<Vec<RuleMessage>, Lin
     present(link.list(&format!("list the {family:?} rules"), link.handle().rule().get(version).execute()).await)
 }
 
-/// A kernel without the family has none of its rules and routes.
+/// A kernel without the IP family has no rules and routes of it.
 fn present<T>(dump: Result<Vec<T>, LinkError>) -> Result<Vec<T>, LinkError> {
     match dump {
         Err(error) if matches!(error.errno(), Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP)) => Ok(Vec::new()),
@@ -122,7 +124,7 @@ fn present<T>(dump: Result<Vec<T>, LinkError>) -> Result<Vec<T>, LinkError> {
     }
 }
 
-/// Errors that mean that there was nothing to do.
+/// Turns the errors `done` into success: they mean that there was nothing to do.
 fn unless(result: Result<(), LinkError>, done: &[i32]) -> Result<(), LinkError> {
     match result {
         Err(error) if error.errno().is_some_and(|errno| done.contains(&errno)) => Ok(()),
@@ -164,7 +166,7 @@ fn our_rules(family: Family) -> [RuleMessage; 6] {
         rule.attributes.pop();
         rule
     };
-    // The ends first: whoever adds them one by one leaves no gap.
+    // The last rules come first, so that there is no gap while they are added one by one.
     [
         local_rule(family, PREF_LOCAL),
         prohibited(PREF_DELIVER_END, mark::DELIVER),
@@ -179,8 +181,7 @@ fn local_rule(family: Family, preference: u32) -> RuleMessage {
     rule(family, vec![RuleAttribute::Priority(preference)], TABLE_LOCAL)
 }
 
-/// What tells one rule from another here: preference, mark, table and whether it prohibits. The kernel leaves preference 0
-/// out.
+/// The identity of a rule: preference, mark, mask, table and whether it prohibits. The kernel omits preference 0.
 fn identity_of(rule: &RuleMessage) -> (u32, u32, u32, u32, bool) {
     let (mut mark, mut mask, mut table) = (0, 0, u32::from(rule.header.table));
     for attribute in &rule.attributes {
@@ -226,8 +227,8 @@ async fn ensure_routes(
         let what = format!("add a {family:?} capture route");
         result = result.and(link.ask(&what, link.handle().route().add(route.clone()).replace().execute()).await);
     }
-    // Above all the exception for an address that is the pod's no longer. What differs in its source only has been
-    // replaced by now, and deleting it would hit its successor.
+    // Stale routes are above all exceptions for addresses that the pod no longer has. A route that differs only in its
+    // source has been replaced by now: deleting it would delete its successor.
     let slots: HashSet<_> = wanted.iter().map(slot_of).collect();
     let is_stale = |route: &RouteMessage| !wanted_keys.contains(&key_of(route)) && !slots.contains(&slot_of(route));
     for stale in present.into_iter().filter(is_stale) {
@@ -237,14 +238,14 @@ async fn ensure_routes(
 }
 
 fn our_routes(facts: &NetnsFacts, family: Family, source: Option<IpAddr>) -> Vec<RouteMessage> {
-    // The kernel takes no route with a source that it is not sure of yet.
+    // The kernel accepts no route whose source is a tentative address.
     let source = source.filter(|ip| facts.addresses.contains(ip) && !facts.tentative.contains(ip));
     let usable = |ip: &IpAddr| Family::of(*ip) == family && !is_link_local_v6(*ip) && !facts.tentative.contains(ip);
     let outward = facts.interfaces.iter().filter(|interface| !interface.loopback);
     let source = source.or_else(|| outward.flat_map(|interface| &interface.addresses).copied().find(usable));
     let loopback = facts.interfaces.iter().filter(|interface| interface.loopback);
     let deliver = loopback.map(|interface| default_route(family, TABLE_DELIVER, interface, None));
-    // A socket bound to a device hears only what comes for an address of that device.
+    // A socket that is bound to a device gets only packets for an address of that device.
     let source_on = |interface: &Interface| {
         let mut own = interface.addresses.iter().copied().filter(usable);
         if interface.loopback || source.is_some_and(|ip| interface.addresses.contains(&ip)) {
@@ -271,14 +272,14 @@ async fn delete_route(link: &NetnsLink, family: Family, route: RouteMessage) -> 
     unless(link.ask(&what, link.handle().route().del(route).execute()).await, &[libc::ESRCH])
 }
 
-/// The routes of this daemon's tables. The kernel filters them: a pod may have a million of others.
+/// The routes of this daemon's tables. The kernel filters them, because a pod may have a million other routes.
 async fn routes(link: &NetnsLink, family: Family) -> Result<Vec<RouteMessage>, LinkError> {
     let mut all = Vec::new();
     for table in [TABLE_CAPTURE, TABLE_DELIVER] {
         let what = format!("list the {family:?} routes of table {table}");
         let found = link.list(&what, link.handle().route().get(of_table(family, table)).execute()).await;
         let found = match found {
-            // There is no such table yet.
+            // The table does not exist yet.
             Err(error) if error.errno() == Some(libc::ENOENT) => continue,
             found => present(found)?,
         };
@@ -287,7 +288,7 @@ async fn routes(link: &NetnsLink, family: Family) -> Result<Vec<RouteMessage>, L
     Ok(all)
 }
 
-/// The question for all routes of a table: whatever else it named would be a filter as well.
+/// The request for all routes of a table. It has no other fields, because each of them would be a filter as well.
 fn of_table(family: Family, table: u32) -> RouteMessage {
     let mut query = RouteMessage::default();
     query.header.address_family = address_family(family);
@@ -341,15 +342,15 @@ fn table_of(route: &RouteMessage) -> u32 {
 
 type RouteKey = (u32, u8, u8, Vec<String>);
 
-/// A route's place, whatever its source.
+/// The identity of a route without its source.
 fn slot_of(route: &RouteMessage) -> RouteKey {
     let mut route = route.clone();
     route.attributes.retain(|attribute| !matches!(attribute, RouteAttribute::PrefSource(_)));
     key_of(&route)
 }
 
-/// What tells one route from another here, whatever else the kernel tells of it: table, kind, prefix length, attributes. A
-/// throw route has no interface, although the kernel shows one for IPv6.
+/// The identity of a route: table, type, prefix length and some attributes. Other fields are ignored. A throw route has
+/// no interface, although the kernel shows one for IPv6.
 fn key_of(route: &RouteMessage) -> RouteKey {
     let is_throw = route.header.kind == RouteType::Throw;
     let counts = |attribute: &&RouteAttribute| match attribute {
@@ -437,7 +438,7 @@ mod tests {
         let from = |address: &str| Some(address.to_owned());
         let egress = from("Inet(169.254.172.2)");
         assert_eq!(sources(Family::V4, None), [egress.clone(), egress.clone(), egress.clone()]);
-        // An address of the status that the namespace lacks is no source.
+        // An address of the pod's status that the namespace does not have is no source.
         assert_eq!(sources(Family::V4, Some("10.0.0.7")), [egress.clone(), egress.clone(), egress]);
         let own = from("Inet6(fd00::1)");
         assert_eq!(sources(Family::V6, Some("fd00::1")), [own.clone(), own.clone(), own.clone()]);

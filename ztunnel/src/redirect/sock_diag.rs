@@ -1,4 +1,4 @@
-//! Questions about TCP sockets to the kernel (NETLINK_SOCK_DIAG), as bytes and back.
+//! Questions to the kernel about TCP sockets (NETLINK_SOCK_DIAG), and the decoding of its answers.
 
 use std::io;
 
@@ -10,21 +10,21 @@ use netlink_packet_sock_diag::{
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
 
-/// SOCK_DESTROY of linux/sock_diag.h; the library knows only the request to list.
+/// SOCK_DESTROY of linux/sock_diag.h. The library has only the request for a list.
 const SOCK_DESTROY: u16 = 21;
 const MESSAGE_TYPE: std::ops::Range<usize> = 4..6;
 
-/// What the kernel says, message by message.
+/// One message of the kernel.
 pub(super) enum Answer {
     /// A socket.
     Socket(Box<InetResponse>),
-    /// The end of a list, or that something was done.
+    /// The end of a list, or the success of a request.
     Done,
     /// Nothing of interest.
     Other,
 }
 
-/// A socket for questions about the network namespace that this thread is in, for as long as it is open.
+/// A netlink socket for questions about the network namespace in which this thread is now.
 pub(super) fn open() -> io::Result<Socket> {
     let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
     socket.bind_auto()?;
@@ -37,7 +37,7 @@ pub(super) fn family_of(id: &SocketId) -> u8 {
     if id.source_address.is_ipv4() { AF_INET } else { AF_INET6 }
 }
 
-/// A question for one socket; with NLM_F_DUMP for all in one of the states. Only a list is narrowed by them.
+/// A question for one socket, or with NLM_F_DUMP for all sockets in the states. The states filter only a list.
 pub(super) fn request(family: u8, socket_id: SocketId, states: StateFlags, flags: u16, sequence: u32) -> Vec<u8> {
     let inet = InetRequest { family, protocol: IPPROTO_TCP, extensions: ExtensionFlags::empty(), states, socket_id };
     let mut header = NetlinkHeader::default();
@@ -50,7 +50,7 @@ pub(super) fn request(family: u8, socket_id: SocketId, states: StateFlags, flags
     bytes
 }
 
-/// Makes a request to close of one to tell.
+/// Turns a question for a socket into a request to close it.
 pub(super) fn to_destroy(mut request: Vec<u8>) -> Vec<u8> {
     if let Some(kind) = request.get_mut(MESSAGE_TYPE) {
         kind.copy_from_slice(&SOCK_DESTROY.to_ne_bytes());
@@ -58,7 +58,7 @@ pub(super) fn to_destroy(mut request: Vec<u8>) -> Vec<u8> {
     request
 }
 
-/// Waits for the next answers, which come several at once, each with the sequence number of its question.
+/// Waits for the next answers. Several arrive at once, each with the sequence number of its question.
 pub(super) fn receive(socket: &Socket) -> io::Result<Vec<(u32, io::Result<Answer>)>> {
     let (bytes, _) = socket.recv_from_full()?;
     let mut rest = bytes.as_slice();
@@ -69,7 +69,7 @@ pub(super) fn receive(socket: &Socket) -> io::Result<Vec<(u32, io::Result<Answer
             NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => Ok(Answer::Socket(response)),
             NetlinkPayload::Error(error) if error.code.is_some() => Err(error.to_io()),
             NetlinkPayload::Error(_) => Ok(Answer::Done),
-            // A list that broke off says so at its end.
+            // The last message of an incomplete list has an error.
             NetlinkPayload::Done(done) if done.code < 0 => Err(io::Error::from_raw_os_error(-done.code)),
             NetlinkPayload::Done(_) => Ok(Answer::Done),
             _ => Ok(Answer::Other),

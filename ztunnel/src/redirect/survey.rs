@@ -1,5 +1,5 @@
-//! Connections that were there before the pod was enrolled: no hook fired for them, so they stay as they are. They are
-//! counted and can be cut.
+//! Connections from before the enrolment of a pod. No hook has seen their connects, so they stay as they are. They are
+//! counted and can be reset.
 
 use std::{io, net::IpAddr, path::PathBuf};
 
@@ -32,7 +32,7 @@ pub enum SurveyError {
     },
 }
 
-/// Connections of the namespace that are open, in part at least, with other machines or pods.
+/// Connections of the namespace with other machines or pods that are open or half open.
 ///
 /// # Errors
 /// When the kernel refuses the dump (CONFIG_INET_DIAG is missing).
@@ -48,7 +48,7 @@ pub fn connections(netns: &Netns) -> Result<Vec<SocketId>, SurveyError> {
     listed.map_err(failed)
 }
 
-/// Resets connections at this end; the other end is told. How many were cut.
+/// Resets connections; the other ends get a reset as well. Returns the number of reset connections.
 ///
 /// # Errors
 /// When the kernel can't (CONFIG_INET_DIAG_DESTROY is missing).
@@ -64,8 +64,8 @@ pub fn cut(netns: &Netns, connections: &[SocketId]) -> Result<usize, SurveyError
     cut.map_err(failed)
 }
 
-/// Resets the connects that nobody has answered yet: their next first packets would be dropped, and they would wait for minutes.
-/// How many there were.
+/// Resets the connects that have no answer yet: their retransmitted SYNs would be dropped, and they would wait for
+/// minutes. Returns their number.
 ///
 /// # Errors
 /// When the kernel can't list or cut them.
@@ -104,7 +104,7 @@ fn list(family: u8, states: StateFlags) -> io::Result<Vec<SocketId>> {
     }
 }
 
-/// Whether the connection was still there.
+/// Resets a connection. Returns whether it still existed.
 fn destroy(id: &SocketId) -> io::Result<bool> {
     let request = sock_diag::request(sock_diag::family_of(id), id.clone(), open_states(), NLM_F_ACK, 0);
     let socket = sock_diag::open()?;

@@ -1,4 +1,4 @@
-//! The bpf(2) calls that the library does not offer in the form needed here.
+//! The bpf(2) calls that the library does not offer in the form that is needed here.
 
 use std::{
     ffi::CString,
@@ -23,12 +23,12 @@ const BPF_LINK_UPDATE: libc::c_int = 29;
 
 const BPF_F_BEFORE: u32 = 1 << 3;
 
-/// Programs that are asked for at one place: the kernel allows 64 of them.
+/// Programs of one attach point that are read. The kernel allows 64.
 const MOST_PROGRAMS: usize = 64;
-/// Maps that are asked for of one program: `connect4` has ten.
+/// Maps of one program that are read. `connect4` has ten.
 const MOST_MAPS: usize = 32;
 
-/// Where a program is attached (`enum bpf_attach_type`).
+/// The attach point of a program (`enum bpf_attach_type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(super) enum At {
@@ -82,7 +82,7 @@ struct LinkUpdate {
     old_prog_fd: u32,
 }
 
-/// The members of `union bpf_attr` for BPF_LINK_CREATE; those behind the flags are for devices.
+/// The members of `union bpf_attr` for BPF_LINK_CREATE. The members after the flags are for devices.
 #[repr(C)]
 struct LinkCreate {
     prog_fd: u32,
@@ -94,8 +94,8 @@ struct LinkCreate {
     expected_revision: u64,
 }
 
-/// The members of `union bpf_attr` for BPF_PROG_QUERY. All of them: of devices the kernel writes the revision, whatever size it was
-/// told. Older kernels take members that they do not know when these are 0.
+/// The members of `union bpf_attr` for BPF_PROG_QUERY. All members are needed: for a device, the kernel writes the
+/// revision whatever size it was told. Older kernels accept members that they do not know if these are 0.
 #[repr(C)]
 struct ProgQuery {
     target: u32,
@@ -129,7 +129,7 @@ struct GetInfo {
     info: u64,
 }
 
-/// The beginning of `struct bpf_link_info`. The kernel cuts or fills up what it copies.
+/// The beginning of `struct bpf_link_info`. The kernel copies as much of it as fits.
 #[repr(C)]
 #[derive(Default)]
 struct RawLinkInfo {
@@ -137,7 +137,8 @@ struct RawLinkInfo {
     id: u32,
     prog_id: u32,
     padding: u32,
-    /// Of a cgroup its id, in two halves; of a namespace inode and attach type; of a device index and attach type.
+    /// For a cgroup: its id, in two halves. For a namespace: inode and attach type. For a device: index and attach
+    /// type.
     target: [u32; 4],
 }
 
@@ -172,16 +173,16 @@ struct RawMapInfo {
     name: [u8; 16],
 }
 
-/// A link as the kernel tells of it.
+/// The kernel's information about a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LinkInfo {
-    /// The program behind it.
+    /// The id of its program.
     pub(super) program: u32,
     /// Whether it is still attached to anything.
     pub(super) attached: bool,
 }
 
-/// A program as the kernel tells of it.
+/// The kernel's information about a program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ProgramInfo {
     /// Its name, at most 15 bytes.
@@ -206,16 +207,16 @@ pub(super) fn store_on_socket(map: BorrowedFd<'_>, socket: BorrowedFd<'_>, value
     bpf(BPF_MAP_UPDATE_ELEM, &attr).map(|_| ())
 }
 
-/// Replaces the program behind a link, with no moment in which there is none.
+/// Replaces the program of a link atomically: the link always has a program.
 ///
 /// # Errors
-/// As bpf(2); ENOLINK: what the link was attached to is gone.
+/// As bpf(2); ENOLINK: the target of the link is gone.
 pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let attr = LinkUpdate { link_fd: fd(link), new_prog_fd: fd(program), flags: 0, old_prog_fd: 0 };
     bpf(BPF_LINK_UPDATE, &attr).map(|_| ())
 }
 
-/// Opens what is pinned at a path.
+/// Opens the object that is pinned at a path.
 ///
 /// # Errors
 /// As bpf(2).
@@ -225,7 +226,7 @@ pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     bpf(BPF_OBJ_GET, &attr).map(owned)
 }
 
-/// Pins an object at a path where nothing is.
+/// Pins an object at a path that does not exist yet.
 ///
 /// # Errors
 /// As bpf(2).
@@ -235,7 +236,7 @@ pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     bpf(BPF_OBJ_PIN, &attr).map(|_| ())
 }
 
-/// Attaches a program to a cgroup or a network namespace, beside all others that are there.
+/// Attaches a program to a cgroup or a network namespace, besides all programs that are attached already.
 ///
 /// # Errors
 /// As bpf(2).
@@ -243,7 +244,7 @@ pub(super) fn attach(program: BorrowedFd<'_>, target: BorrowedFd<'_>, at: At) ->
     create_link(program, fd(target), at, 0)
 }
 
-/// Attaches a program to a device of this thread's network namespace, before all others that are there.
+/// Attaches a program to a device of this thread's network namespace, before all programs that are attached already.
 ///
 /// # Errors
 /// As bpf(2); EINVAL: the kernel has no such links (before Linux 6.6, or without CONFIG_NET_XGRESS).
@@ -300,20 +301,21 @@ fn query(target: u32, at: At) -> io::Result<Vec<u32>> {
     Ok(ids)
 }
 
-/// What the kernel tells of a link.
+/// Asks the kernel for information about a link.
 ///
 /// # Errors
 /// As bpf(2).
 pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     let info: RawLinkInfo = info(link, RawLinkInfo::default())?;
-    // The first word of a cgroup's id may be anything but 0 in both halves; the second word of the others is a constant.
+    // One half of a cgroup's id may be 0, but not both. For other links the second word is a constant, so only the
+    // first one counts.
     const BPF_LINK_TYPE_CGROUP: u32 = 3;
     let [first, second, ..] = info.target;
     let attached = first != 0 || (info.kind == BPF_LINK_TYPE_CGROUP && second != 0);
     Ok(LinkInfo { program: info.prog_id, attached })
 }
 
-/// What the kernel tells of a program; none: there is no such program any more.
+/// Asks the kernel for information about a program; `None`: the program does not exist any more.
 ///
 /// # Errors
 /// As bpf(2).
@@ -327,7 +329,7 @@ pub(super) fn program_info(id: u32) -> io::Result<Option<ProgramInfo>> {
     Ok(Some(ProgramInfo { name: text(&info.name), maps }))
 }
 
-/// The map with an id, if it is there and has this name and these sizes of key and value.
+/// The map with an id, if it exists and has this name and these sizes of key and value.
 ///
 /// # Errors
 /// As bpf(2).
@@ -338,7 +340,7 @@ pub(super) fn map_like(id: u32, name: &str, key_size: usize, value_size: usize) 
     Ok(fits.then_some(map))
 }
 
-/// The value of a key of eight bytes in a map whose values have eight bytes.
+/// Looks up a key of eight bytes in a map whose values have eight bytes.
 ///
 /// # Errors
 /// As bpf(2).

@@ -1,4 +1,5 @@
-//! The sysctls that make answers follow the marks, set in the pod's network namespace and put back at the end.
+//! The sysctls that give answers the mark of the packets that they answer. They are set in the pod's network namespace,
+//! and restored at the release of the pod.
 
 use std::{fs, io, path::Path};
 
@@ -7,11 +8,12 @@ use thiserror::Error;
 
 use crate::net::netns::{Netns, NetnsError};
 
-/// Accepted sockets inherit the SYN's mark, and resets and time-wait answers the mark of what they answer.
+/// With these, accepted sockets inherit the mark of the SYN. Resets and answers in TIME-WAIT get the mark of the packet
+/// that they answer.
 pub(super) const WANTED: [&str; 3] =
     ["net/ipv4/tcp_fwmark_accept", "net/ipv4/fwmark_reflect", "net/ipv6/fwmark_reflect"];
 
-/// A sysctl and its value before the daemon came.
+/// A sysctl and its value before the daemon set it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Saved {
     /// Path below `/proc/sys`.
@@ -38,7 +40,7 @@ pub enum SysctlError {
     },
 }
 
-/// Reads the values as they are.
+/// Reads the current values.
 ///
 /// # Errors
 /// Names the sysctl.
@@ -49,7 +51,7 @@ pub fn read(netns: &Netns) -> Result<Vec<Saved>, SysctlError> {
     })?
 }
 
-/// Sets them all to 1; nothing is written where that is the value already.
+/// Sets all of them to 1. A sysctl that is 1 already is not written.
 ///
 /// # Errors
 /// Names the sysctl.
@@ -60,13 +62,13 @@ pub fn enable(netns: &Netns) -> Result<(), SysctlError> {
     })?
 }
 
-/// Puts the values back.
+/// Restores the values.
 ///
 /// # Errors
-/// Names the sysctl; the others have been tried.
+/// Names the sysctl. The others have been tried.
 pub fn restore(netns: &Netns, saved: &[Saved]) -> Result<(), SysctlError> {
     netns.enter(|| {
-        // Only names that this module sets: the record on disk is not a way to set others.
+        // Only the sysctls of this module are set. The record on disk must be no way to set others.
         let known = saved.iter().filter(|saved| WANTED.contains(&saved.name.as_str()));
         let results: Vec<_> = known.map(|saved| set(&saved.name, &saved.value)).collect();
         results.into_iter().collect()

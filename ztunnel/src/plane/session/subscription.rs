@@ -13,7 +13,7 @@ use crate::plane::catalogue::{Catalogue, Kind, Resource, Shelf};
 #[derive(Debug)]
 pub(super) struct Subscription {
     interest: Interest,
-    /// At least one response was sent.
+    /// The first response for the current interest was made.
     is_begun: bool,
     /// Until the first response: the content, by name, of the resources that the node has from an earlier stream.
     known: BTreeMap<String, Option<u64>>,

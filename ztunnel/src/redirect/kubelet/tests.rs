@@ -1,4 +1,4 @@
-//! On folders in place of cgroups: a cgroup's number is the inode of its folder.
+//! These tests use folders instead of cgroups: the number of a cgroup is the inode of its folder.
 
 use super::*;
 
@@ -79,7 +79,7 @@ fn where_the_cgroup_is_not_told_the_user_still_counts() {
     }
 }
 
-/// The kernels before 6.17 say 0 of a socket that its process has closed, whoever that was.
+/// Kernels before 6.17 report user 0 for a socket that its process has closed, whichever user that was.
 #[test]
 fn where_the_user_is_not_told_only_a_cgroup_that_was_named_counts() {
     let tree = Tree::of(&["system.slice/kubelet.service"]);

@@ -1,4 +1,4 @@
-//! On sockets of the namespace that the test runs in: nobody needs a privilege to ask for those.
+//! These tests use sockets of their own network namespace, which needs no privilege.
 
 use std::{
     net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::{Client, KubeletCgroup, NOBODY, NodeConnections as _, NodeSockets};
 
-/// A connection, the end of who connected first.
+/// A connection; the client's end comes first.
 fn connected(to: &TcpListener, through: SocketAddr) -> (TcpStream, TcpStream) {
     let client = TcpStream::connect(through).unwrap();
     (client, to.accept().unwrap().0)
@@ -27,7 +27,7 @@ impl NodeSockets {
     }
 }
 
-/// Takes both families, as most servers and clients do.
+/// A socket for both IP families, as most servers and clients have it.
 fn dual_stack() -> Socket {
     let socket = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP)).unwrap();
     socket.set_only_v6(false).unwrap();
@@ -106,7 +106,7 @@ fn a_connection_is_held_until_both_sides_have_ended_it() {
     client.shutdown(Shutdown::Write).unwrap();
     assert!(node.holds(local, remote), "it still listens to the answer");
     assert!(node.holds(remote, local), "it has not ended its side");
-    // As the kubelet does with a connection that only had to come about.
+    // The kubelet closes a connection of a TCP probe in this way.
     drop(client);
     assert!(node.holds(local, remote), "and its process was there a moment ago");
     drop(server);
@@ -140,7 +140,8 @@ fn many_threads_ask_at_once_and_each_gets_its_own_answer() {
     });
 }
 
-/// Whose socket it is stays known when the process has closed it, or is said to be unknown: never is it root's.
+/// When the process has closed a socket, its owner is still known, or is reported as unknown. It is never reported as
+/// root.
 #[test]
 fn the_owner_of_a_socket_is_told_also_when_it_is_closed() {
     let node = NodeSockets::open(KubeletCgroup::OutsideOfPods).unwrap();

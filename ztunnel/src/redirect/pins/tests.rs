@@ -28,7 +28,7 @@ fn mount_namespaces_are_told_apart_by_their_root() {
     assert_eq!(root_mount("garbage"), None);
 }
 
-/// Process 1 of a container is no witness: it may be the daemon itself.
+/// Process 1 of a container proves nothing: it may be the daemon itself.
 #[test]
 fn in_a_pid_namespace_of_its_own_nothing_is_proved() {
     let reason = known_to_the_host(false, MOUNTS, makedev(0, 39)).unwrap_err();

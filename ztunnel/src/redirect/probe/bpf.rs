@@ -1,4 +1,4 @@
-//! BPF: features one by one, and then the daemon's own programs.
+//! Probes of BPF: first single features, then the daemon's own programs.
 
 use std::{error::Error, fs::File, io};
 
@@ -43,7 +43,7 @@ const STEER_HELPERS: [(&str, BpfHelper); 3] = [
     ("sk_assign", BpfHelper::BPF_FUNC_sk_assign),
     ("sk_release", BpfHelper::BPF_FUNC_sk_release),
 ];
-/// The helper that all of them call where they are to log.
+/// The helper that all programs call if they have to log.
 const LOG_HELPERS: [(&str, BpfHelper); 1] = [("ringbuf_output", BpfHelper::BPF_FUNC_ringbuf_output)];
 const MAPS: [(&str, MapType); 6] = [
     ("hash", MapType::Hash),
@@ -54,7 +54,7 @@ const MAPS: [(&str, MapType); 6] = [
     ("ringbuf", MapType::RingBuf),
 ];
 
-/// What the programs ask of the kernel, piece by piece, so that a refusal of the whole has a reason.
+/// The kernel features that the programs need, one by one. They give the reason if the kernel refuses the programs.
 pub(super) fn features(held: Capabilities) -> Vec<Requirement> {
     const KERNEL: &str =
         "no capture; run a kernel of 5.17 or later with CONFIG_CGROUP_BPF, in the host's user namespace";
@@ -87,7 +87,7 @@ fn helpers(kind: ProgramType, helpers: &[(&'static str, BpfHelper)]) -> Found {
     supported(helpers.iter().map(|(name, helper)| (*name, is_helper_supported(kind, *helper))))
 }
 
-/// The names of what was tried, or of what is not there. A kernel that refuses to try one refuses the others too.
+/// The names of all features, or of the missing ones. If the kernel refuses one trial, it refuses the others, too.
 fn supported<E: Error>(tried: impl IntoIterator<Item = (&'static str, Result<bool, E>)>) -> Found {
     let (mut there, mut absent) = (Vec::new(), Vec::new());
     for (name, result) in tried {
@@ -100,7 +100,8 @@ fn supported<E: Error>(tried: impl IntoIterator<Item = (&'static str, Result<boo
     if absent.is_empty() { Ok(there.join(", ")) } else { Err(format!("not there: {}", absent.join(", "))) }
 }
 
-/// Socket storage must describe its value in BTF. The kernel's own BTF is not needed: no program looks into its structures.
+/// Socket storage must describe its value in BTF. The kernel's own BTF is not needed: no program reads kernel
+/// structures.
 fn btf(held: Capabilities) -> Found {
     if !held.may_load_bpf() {
         return Err("can't be tried without CAP_BPF".to_owned());
@@ -111,11 +112,11 @@ fn btf(held: Capabilities) -> Found {
     }
 }
 
-/// The programs themselves: whether they are here, and whether the kernel takes and attaches them.
+/// The programs themselves: whether this build has them, and whether the kernel accepts and attaches them.
 pub(super) fn programs() -> Vec<Requirement> {
     let built_in = if load::is_built_in() { Ok("yes".to_owned()) } else { Err("no".to_owned()) };
     let mut object = load::load_unpinned().map_err(|error| match error {
-        // Without the advice that it gives to those who have not run this probe.
+        // The text leaves out the advice of `LoadError`: it recommends this probe.
         LoadError::Object(error) => causes(&error),
         other => causes(&other),
     });
@@ -138,7 +139,7 @@ pub(super) fn programs() -> Vec<Requirement> {
     ]
 }
 
-/// Puts every program into the kernel; the guards where it has a place for them.
+/// Loads every program into the kernel, and the guards if the kernel supports them.
 fn verify(object: &mut Ebpf) -> Found {
     let refused = |name: &str, error: LoadError| match error {
         LoadError::Program { source, .. } => format!("{name}: {}", refusal(&source)),
@@ -165,8 +166,9 @@ fn connect_hook<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut CgroupSo
     object.program_mut(name).ok_or(ProgramError::UnexpectedProgramType)?.try_into()
 }
 
-/// Attaching to the real root, if only for a moment, would put a hook into every connect of the node. A kernel that knows
-/// such links says of a file that is no cgroup that the descriptor is bad; any other says that the request is invalid.
+/// An attachment to the real root would put a hook into every connect of the node, even if only for a moment. So a file
+/// is used that is no cgroup. A kernel with such links answers that the descriptor is bad; any other answers that the
+/// request is invalid.
 fn attach_to_no_cgroup(object: &mut Ebpf) -> Found {
     let attached = File::open("/proc/self/status").map_err(ProgramError::IOError).and_then(|no_cgroup| {
         connect_hook(object, "connect4").and_then(|program| program.attach(no_cgroup, CgroupAttachMode::Single))
@@ -180,7 +182,7 @@ fn attach_to_no_cgroup(object: &mut Ebpf) -> Found {
     }
 }
 
-/// Attaches to a new network namespace, which goes away with the thread that made it.
+/// Attaches to a new network namespace, which is removed with the thread that made it.
 fn attach_to_scratch_netns(object: &mut Ebpf) -> Found {
     let steer = load::steer_of(object).map_err(|error| causes(&error))?;
     let attach = || -> Found {
@@ -193,7 +195,8 @@ fn attach_to_scratch_netns(object: &mut Ebpf) -> Found {
     std::thread::scope(|scope| scope.spawn(attach).join()).unwrap_or_else(|_| Err("the probe broke off".to_owned()))
 }
 
-/// Why the kernel refused a program: of the verifier's log, which may be thousands of lines, only the complaint at its end.
+/// Why the kernel refused a program. The verifier's log may have thousands of lines; only the complaint at its end is
+/// used.
 fn refusal(error: &ProgramError) -> String {
     match error {
         ProgramError::LoadError { io_error, verifier_log } => match complaint(&verifier_log.to_string()) {

@@ -1,6 +1,6 @@
 //! The capabilities of this process.
 
-/// The effective set, a bit each as linux/capability.h numbers them.
+/// The effective set. The bits have the numbers of linux/capability.h.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Capabilities(pub(super) u64);
 
@@ -10,7 +10,7 @@ impl Capabilities {
     pub(super) const SYS_ADMIN: u32 = 21;
     pub(super) const BPF: u32 = 39;
 
-    /// None, where /proc can't be read: the probes that come after then tell how it really is.
+    /// The set of this process. It is empty if /proc can't be read: the later probes then show the real state.
     pub(super) fn of_this_process() -> Self {
         let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
         Self::parse(&status).unwrap_or(Self(0))

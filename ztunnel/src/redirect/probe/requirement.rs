@@ -1,30 +1,30 @@
-//! What the daemon needs, and whether it is there.
+//! The requirements of the daemon, and whether they are met.
 
-/// One thing that the daemon needs.
+/// One requirement of the daemon.
 #[derive(Clone, Debug)]
 pub struct Requirement {
-    /// What it is.
+    /// The name of the requirement.
     pub name: &'static str,
-    /// Whether it is there.
+    /// Whether it is met.
     pub state: State,
-    /// What the probe saw.
+    /// The finding of the probe.
     pub found: String,
-    /// What is lost without it, and the remedy.
+    /// The consequence if it is not met, and the remedy.
     pub cost: &'static str,
 }
 
 /// How far a requirement is met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// It is there.
+    /// It is met.
     Met,
-    /// It is not; the daemon runs without what the requirement names.
+    /// It is not met. The daemon runs without the feature that needs it.
     Lost,
-    /// It is not, and the daemon can't run.
+    /// It is not met, and the daemon can't run.
     Missing,
 }
 
-/// What a probe saw, good or bad.
+/// The finding of a probe: `Ok` if the requirement is met.
 pub(super) type Found = Result<String, String>;
 
 impl Requirement {

@@ -4,7 +4,7 @@ use super::{Capabilities, State, capabilities, net_raw, requirements};
 
 fn missing(held: u64) -> Vec<&'static str> {
     let all = capabilities(Capabilities(held)).into_iter();
-    // What SO_BINDTODEVICE asks for is a fact of the kernel that runs the test.
+    // The capability that SO_BINDTODEVICE needs depends on the kernel that runs the test.
     all.filter(|row| row.state == State::Missing && row.name != "CAP_NET_RAW").map(|row| row.name).collect()
 }
 
@@ -38,7 +38,7 @@ fn cap_net_raw_is_asked_for_only_where_the_kernel_does() {
     assert!(net_raw(none, Err(io::Error::from_raw_os_error(19))).is_ok(), "no interface lo is another matter");
 }
 
-/// Whoever runs the tests: the probe has an answer for each requirement, and does not fail.
+/// With any privileges, the probe has an answer for each requirement, and does not fail.
 #[test]
 fn every_requirement_has_an_answer() {
     let all = requirements(std::path::Path::new("/nonexistent/bpf"));
