@@ -1,4 +1,4 @@
-//! Pods whose enrolment somebody waits for, and what became of it.
+//! The enrolments for which a caller waits, and their results.
 
 use std::{
     collections::HashMap,
@@ -9,31 +9,31 @@ use tokio::sync::watch;
 
 use crate::{model::workload::NamespacedName, net::netns::NetnsId};
 
-/// What the manager knows of a pod that is expected.
+/// The state of a pod whose enrolment is awaited.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Arrival {
-    /// Nothing yet.
+    /// The manager has not tried to enrol the pod yet.
     #[default]
     Unknown,
     /// It is enrolled with this network namespace.
     Enrolled(NetnsId),
-    /// It is not, and may be later; with the reason.
+    /// It is not enrolled, and may be enrolled later; with the reason.
     Refused(String),
 }
 
-/// The pods that are expected, shared by the manager and those who wait.
+/// The pods whose enrolment is awaited. The manager and the waiting callers share them.
 #[derive(Clone, Debug, Default)]
 pub struct Arrivals(Arc<Mutex<HashMap<NamespacedName, watch::Sender<Arrival>>>>);
 
 impl Arrivals {
-    /// Expects a pod, for as long as somebody has what is returned.
+    /// Awaits the enrolment of a pod, as long as a receiver exists.
     #[must_use]
     pub fn expect(&self, pod: &NamespacedName) -> watch::Receiver<Arrival> {
         let mut expected = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         expected.entry(pod.clone()).or_insert_with(|| watch::channel(Arrival::Unknown).0).subscribe()
     }
 
-    /// Updates the state of the pods that are expected.
+    /// Updates the state of the pods whose enrolment is awaited.
     pub(crate) fn tell(&self, standing: impl Fn(&NamespacedName) -> Arrival) {
         let mut expected = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         expected.retain(|_, told| told.receiver_count() > 0);

@@ -1,9 +1,9 @@
-//! Which pod a network namespace belongs to, and which addresses are a pod's alone. Pure.
+//! Decides to which pod a network namespace belongs, and which addresses belong to one pod only. Pure.
 //!
-//! The manifest of a pod names the pod's network namespace, and whoever may write a Pod may name any. A namespace that
-//! belonged to another pod would be served under the wrong identity. So the pod on record keeps a namespace, and where no pod
-//! is on record a namespace that several pods name belongs to none of them. Namespaces are compared themselves, not their
-//! paths.
+//! The manifest of a pod names the pod's network namespace, and a user who may write a Pod may name any namespace. A
+//! namespace of another pod would be served under the wrong identity. So the pod on record keeps a namespace. If no pod
+//! is on record, a namespace that several pods name belongs to none of them. The namespaces themselves are compared,
+//! not their paths.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -73,7 +73,7 @@ pub enum ClaimError {
         /// The other pods, separated by commas.
         others: String,
     },
-    /// Somebody else claims an address of the pod.
+    /// Another pod claims an address of the pod.
     #[error(
         "cannot enrol pod {pod}: its address {address} is claimed by several pods ({claimants}), so it cannot be told whose network namespace \
          has it; correct status.podIPs of the wrong one, or delete it"
@@ -83,7 +83,7 @@ pub enum ClaimError {
         pod: NamespacedName,
         /// The address.
         address: IpAddr,
-        /// All that claim it, separated by commas.
+        /// All pods that claim it, separated by commas.
         claimants: String,
     },
     /// An address of a pod that is being deleted belongs to another pod now.
@@ -101,7 +101,7 @@ pub enum ClaimError {
     },
 }
 
-/// What to do about a namespace: that depends on whether the pod's manifest names it, or the daemon has found it.
+/// The remedy for a namespace. It depends on whether the pod's manifest names it, or the daemon has found it.
 fn remedy<'a>(netns: &NetnsFile, named: &'a str, found: &'a str) -> &'a str {
     match netns {
         NetnsFile::Named(_) => named,
@@ -109,7 +109,7 @@ fn remedy<'a>(netns: &NetnsFile, named: &'a str, found: &'a str) -> &'a str {
     }
 }
 
-/// What the pods of this node say of their network namespaces, at one moment.
+/// The network namespaces that the pods of this node name, at one moment.
 #[derive(Debug, Default)]
 pub struct Named {
     by_netns: HashMap<NetnsId, Vec<NamespacedName>>,
@@ -117,8 +117,8 @@ pub struct Named {
 }
 
 impl Named {
-    /// Which namespaces the pods name, in the mesh or not. Pods that have finished name none. `identify` tells which namespace
-    /// is at a path now, if there is one.
+    /// Collects the namespaces that the pods name, in the mesh or not. Pods that have finished name none. `identify`
+    /// returns the namespace that a path leads to now, if there is one.
     pub fn by(snapshot: &Snapshot, local: &LocalPods, identify: impl Fn(&NetnsFile) -> Option<NetnsId>) -> Self {
         let mut named = Self::default();
         for (name, pod) in local {
@@ -136,7 +136,8 @@ impl Named {
         named
     }
 
-    /// The pods but `name` that name the namespace, or its path, which may have led nowhere when they were asked.
+    /// The pods except `name` that name the namespace or its path. The path may have led nowhere when the pods were
+    /// collected.
     fn others<'a>(
         &'a self,
         name: &'a NamespacedName,
@@ -153,19 +154,19 @@ impl Named {
 pub struct Claimed<'a> {
     /// Its cookie.
     pub cookie: u64,
-    /// Which one it is.
+    /// The identity of the namespace.
     pub netns: NetnsId,
-    /// How the node gets at it.
+    /// The file through which the node reaches it.
     pub file: &'a NetnsFile,
-    /// Who is on record with it.
+    /// The pod that is on record for it.
     pub holder: Option<Holder>,
 }
 
-/// All that decides whose a network namespace is.
+/// The facts that decide to which pod a network namespace belongs.
 pub struct Claims<'a> {
     /// The mesh.
     pub mesh: &'a Snapshot,
-    /// What the pods say.
+    /// The namespaces that the pods name.
     pub named: &'a Named,
     /// The pods that are enrolled, with the cookies of their namespaces.
     pub enrolled: Vec<(&'a NamespacedName, u64)>,
@@ -177,7 +178,7 @@ impl Claims<'_> {
     /// Whether a pod may be enrolled with a namespace and addresses.
     ///
     /// # Errors
-    /// Who else claims it.
+    /// Another pod claims the namespace or an address.
     pub fn check(&self, pod: &NamespacedName, claimed: &Claimed<'_>, addresses: &[IpAddr]) -> Result<(), ClaimError> {
         let netns = || claimed.file.clone();
         let mut enrolled = self.enrolled.iter();
@@ -202,10 +203,10 @@ impl Claims<'_> {
         self.addresses(pod, addresses.iter().filter(|address| !proved.contains(address)))
     }
 
-    /// Whether addresses that nothing has proved to be a pod's are claimed by the pod alone.
+    /// Whether no other pod claims the addresses. For addresses that are not proved to be the pod's.
     ///
     /// # Errors
-    /// Who else claims one.
+    /// Another pod claims an address.
     pub fn addresses<'a>(
         &self,
         pod: &NamespacedName,
@@ -224,8 +225,8 @@ impl Claims<'_> {
         Ok(())
     }
 
-    /// Whether the pod on record with a namespace still has it. It has not when it is enrolled with another, nor when it is gone
-    /// from the mesh: but while a manifest can't be read, it may be in that one.
+    /// Whether the pod on record for a namespace still has it. It has not if it is enrolled with another namespace, or
+    /// if it is gone from the mesh. But while a manifest can't be read, the pod may be in that manifest.
     fn keeps(&self, holder: &str, cookie: u64) -> bool {
         let Some((namespace, name)) = holder.split_once('/') else { return false };
         let name = NamespacedName::new(namespace, name);

@@ -1,4 +1,4 @@
-//! What the daemon tells of its pods: the body of `/config_dump`, and the source of the pod metrics.
+//! The description of the daemon's pods: the body of `/config_dump`, and the source of the pod metrics.
 
 mod policies;
 
@@ -12,21 +12,21 @@ use crate::{
     model::{flow::Direction, origin::Origin, problem::Problem, workload::NamespacedName},
 };
 
-/// Everything at one moment.
+/// The state of the daemon at one moment.
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Description {
-    /// Of the daemon.
+    /// The version of the daemon.
     pub version: &'static str,
     /// This node.
     pub node: String,
-    /// What is wrong with its name, if the mesh does not know it.
+    /// The fault of the node's name, if the mesh does not know it.
     pub unknown_node: Option<String>,
-    /// Why the local facts of this node's pods may be others by now.
+    /// Why the local facts of this node's pods may be outdated.
     pub local_problem: Option<String>,
     /// The mesh.
     pub snapshot: SnapshotInfo,
-    /// What is wrong with the mesh's files.
+    /// The faults of the mesh's files.
     pub problems: Vec<ProblemInfo>,
     /// The policies in force.
     pub policies: PoliciesInfo,
@@ -34,13 +34,13 @@ pub struct Description {
     pub pods: Vec<PodInfo>,
     /// The BPF maps.
     pub maps: Vec<MapInfo>,
-    /// BPF links that somebody had removed, and that were put back.
+    /// Number of BPF links that somebody had removed, and that were restored.
     pub links_restored: u64,
     /// Tasks alive.
     pub tasks: usize,
     /// The certificates of its pods.
     pub certificates: Vec<CertInfo>,
-    /// What is missing until the daemon is ready; empty: it is.
+    /// What is missing until the daemon is ready. Empty: the daemon is ready.
     pub pending: Vec<String>,
 }
 
@@ -60,17 +60,17 @@ pub struct SnapshotInfo {
     pub services: usize,
 }
 
-/// Something wrong in a source of the mesh.
+/// A fault in a source of the mesh.
 #[derive(Clone, Debug, Serialize)]
 pub struct ProblemInfo {
-    /// Where it stands. In JSON: `file`, the name within the folder, and `line`.
+    /// The place of the fault. In JSON: `file`, the name within the folder, and `line`.
     #[serde(flatten, serialize_with = "origin_keys")]
     pub origin: Origin,
-    /// Which object.
+    /// The object with the fault.
     pub object: Option<String>,
     /// `error`, `warning` or `info`.
     pub severity: &'static str,
-    /// What.
+    /// The description of the fault.
     pub message: String,
 }
 
@@ -85,18 +85,18 @@ impl From<&Problem> for ProblemInfo {
     }
 }
 
-/// How far a pod has come.
+/// Whether a pod is enrolled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PodState {
-    /// Captured both ways.
+    /// Captured in both directions.
     Enrolled,
     /// Not captured, with a reason.
     Refused,
 }
 
 impl PodState {
-    /// Both.
+    /// Both states.
     pub const ALL: [PodState; 2] = [PodState::Enrolled, PodState::Refused];
 
     /// The name in metrics.
@@ -117,25 +117,25 @@ pub struct PodInfo {
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// How far it has come.
+    /// Whether it is enrolled.
     pub state: PodState,
     /// Why it is refused.
     pub reason: Option<String>,
-    /// Whether it is captured. A refused pod may be, by an earlier daemon: it is closed then.
+    /// Whether it is captured. An earlier daemon may have captured a refused pod: it is closed then.
     pub captured: bool,
-    /// Who it is.
+    /// Its identity.
     pub identity: Option<String>,
     /// Its network namespace.
     pub netns: Option<String>,
-    /// The cookie of that.
+    /// The cookie of its network namespace.
     pub cookie: Option<String>,
     /// Its addresses.
     pub addresses: Vec<String>,
     /// Connections that it had before it was enrolled, and which the mesh does not carry.
     pub connections_before_enrolment: usize,
-    /// What the BPF programs decided.
+    /// The number of decisions of the BPF programs, by verdict.
     pub verdicts: serde_json::Map<String, serde_json::Value>,
-    /// Tunnels that it has made to other pods.
+    /// HBONE connections that it has made to other pods.
     pub tunnels: usize,
     /// Its live connections.
     pub connections: Vec<ConnectionInfo>,
@@ -145,23 +145,23 @@ pub struct PodInfo {
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ConnectionInfo {
-    /// Which way.
+    /// The direction.
     pub direction: &'static str,
-    /// Who connected.
+    /// The client.
     pub src: String,
-    /// Where it wanted to go.
+    /// The original destination.
     pub dst: String,
-    /// Where it went; none until that is decided.
+    /// The destination that was chosen; `None` until it is chosen.
     pub actual_dst: Option<String>,
     /// `HBONE` or `TCP`.
     pub protocol: &'static str,
-    /// The service whose address it wanted.
+    /// The service that has the original destination.
     pub service: Option<String>,
     /// The identity that the other side has proved.
     pub peer_identity: Option<String>,
-    /// Bytes from the side that connected.
+    /// Bytes from the client.
     pub bytes_received: u64,
-    /// Bytes to it.
+    /// Bytes to the client.
     pub bytes_sent: u64,
 }
 
@@ -194,12 +194,12 @@ pub struct MapInfo {
     pub name: &'static str,
     /// Entries in it.
     pub used: usize,
-    /// Entries it has room for.
+    /// Entries for which it has room.
     pub capacity: u32,
 }
 
 impl PodInfo {
-    /// A pod of which nothing more is known than its name.
+    /// A pod of which only the name and the state are known.
     #[must_use]
     pub fn new(name: &NamespacedName, state: PodState) -> Self {
         Self {

@@ -1,6 +1,6 @@
-//! Spreads the tunnels to a pod over its workers, in turn. A tunnel carries many connections, and there are few of them: left
-//! to the ports of their clients, two of two would come to the same worker half of the time, and the other would idle. A
-//! hostile client could choose its ports so that all of them do.
+//! Distributes the HBONE connections to a pod over its workers, in turn. An HBONE connection carries many connections,
+//! and there are few of them. If the ports of the clients decided, two of two would reach the same worker half of the
+//! time, and the other worker would idle. A hostile client could choose its ports so that all of them reach one worker.
 
 use std::sync::{
     Arc,
@@ -11,10 +11,11 @@ use tokio::{net::TcpStream, sync::mpsc};
 
 use crate::net::listen::Accepted;
 
-/// Tunnels that wait for a worker that is busy; what comes beyond is served where it was accepted.
+/// HBONE connections that may wait for a busy worker. When this queue is full, the worker that accepted a connection
+/// serves it.
 const WAITING: usize = 64;
 
-/// One worker's end.
+/// One worker's end of the distribution.
 #[derive(Debug)]
 pub struct WorkerDispatch {
     index: usize,
@@ -22,10 +23,10 @@ pub struct WorkerDispatch {
     workers: Arc<[mpsc::Sender<Accepted<std::net::TcpStream>>]>,
 }
 
-/// The tunnels that a worker gets from others.
+/// The HBONE connections that a worker gets from other workers.
 pub type Inbox = mpsc::Receiver<Accepted<std::net::TcpStream>>;
 
-/// The ends of so many workers.
+/// The ends for a number of workers.
 #[must_use]
 pub fn among(workers: usize) -> Vec<(WorkerDispatch, Inbox)> {
     let (senders, inboxes): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::channel(WAITING)).unzip();
@@ -36,15 +37,15 @@ pub fn among(workers: usize) -> Vec<(WorkerDispatch, Inbox)> {
 }
 
 impl WorkerDispatch {
-    /// Hands a tunnel to the worker whose turn it is. What comes back is to be served here. One that can't be handed over is
-    /// dropped, which resets it.
+    /// Passes an HBONE connection to the worker whose turn it is. If it is returned, the caller has to serve it. A
+    /// connection that can't be passed on is dropped, which resets it.
     #[must_use]
     pub fn pass(&self, accepted: Accepted) -> Option<Accepted> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.workers.len().max(1);
         let Some(place) = self.workers.get(turn).filter(|_| turn != self.index).map(mpsc::Sender::try_reserve) else {
             return Some(accepted);
         };
-        // Full, or the pod has left that worker.
+        // The queue is full, or the worker no longer has the pod.
         let Ok(place) = place else { return Some(accepted) };
         if let Some(accepted) = accepted.convert(TcpStream::into_std) {
             place.send(accepted);
@@ -53,7 +54,7 @@ impl WorkerDispatch {
     }
 }
 
-/// A tunnel that another worker has accepted.
+/// Takes an HBONE connection that another worker has accepted.
 #[must_use]
 pub fn receive(accepted: Accepted<std::net::TcpStream>) -> Option<Accepted> {
     accepted.convert(TcpStream::from_std)

@@ -1,7 +1,7 @@
-//! What the manager asks of the kernel of its node: network namespaces, and the redirection of what is in them.
+//! The functions of the node's kernel that the manager needs: network namespaces, and the redirection in them.
 //!
-//! A trait, so that the manager and the workers run in tests without root, on a scripted network. [`Linux`] is the one
-//! implementation of the daemon; none of this is asked for a connection, let alone for a byte.
+//! This is a trait, so that the manager and the workers run in tests without root, on a scripted network. [`Linux`] is
+//! the only implementation in the daemon. None of the functions is called for a connection or a byte.
 
 use std::{
     collections::HashSet,
@@ -34,37 +34,37 @@ use crate::{
     },
 };
 
-/// A network namespace that is kept open. Clones are the same.
+/// A network namespace that is kept open. Clones are handles of the same namespace.
 pub trait Namespace: Clone {
-    /// The file it was opened from.
+    /// The file from which it was opened.
     fn path(&self) -> &Path;
 
-    /// Which one it is, whatever the path to it.
+    /// The identity of the namespace, independent of its path.
     fn id(&self) -> NetnsId;
 
-    /// Its number, never used twice while the machine runs.
+    /// The cookie of the namespace. It is never used twice while the machine runs.
     fn cookie(&self) -> u64;
 
     /// Whether the file still leads to this namespace.
     fn is_current(&self) -> bool;
 }
 
-/// What can be heard of a network namespace.
+/// The state of a network namespace, and notifications of its changes.
 pub trait Link: Clone + Send + Sync + 'static {
-    /// What is in it now.
+    /// The current addresses and interfaces.
     ///
     /// # Errors
-    /// When the kernel does not tell.
+    /// When the kernel does not answer.
     fn facts(&self) -> impl Future<Output = Result<NetnsFacts, LinkError>> + Send;
 
-    /// Told of every change in it.
+    /// Notified of every change in the namespace.
     fn changed(&self) -> Arc<Notify>;
 
-    /// Brings rules and routes to what capture needs by these facts, for a pod with these addresses. For a pod that is captured
-    /// already; an enrolment does it by itself.
+    /// Makes the rules and routes that capture needs, by these facts, for a pod with these addresses. This is for a pod
+    /// that is captured already; an enrolment does it itself.
     ///
     /// # Errors
-    /// The first of the kernel's refusals; the rest has been done.
+    /// The first refusal of the kernel. The other steps have been done.
     fn redirect(&self, facts: &NetnsFacts, addresses: &[IpAddr]) -> impl Future<Output = Result<(), LinkError>> + Send;
 }
 
@@ -72,7 +72,7 @@ pub trait Link: Clone + Send + Sync + 'static {
 pub trait Kernel {
     /// A network namespace.
     type Namespace: Namespace;
-    /// News from within a namespace.
+    /// The state and the changes of a namespace.
     type Link: Link;
     /// A connection that a pod had before its enrolment.
     type Connection;
@@ -83,20 +83,20 @@ pub trait Kernel {
     /// When it can't be used.
     fn open(&self, file: &NetnsFile) -> Result<Self::Namespace, NetnsError>;
 
-    /// Which network namespace is behind a file now, if there is a file.
+    /// The identity of the network namespace to which a file leads now, if the file exists.
     fn identify(&self, file: &NetnsFile) -> Option<NetnsId>;
 
-    /// Begins to listen to news from within a namespace.
+    /// Opens netlink in a namespace.
     ///
     /// # Errors
     /// When that is refused.
     fn link(&self, netns: &Self::Namespace) -> Result<Self::Link, LinkError>;
 
-    /// Makes a listener for a purpose in a namespace, at which so many connections may wait to be accepted. Every option that
-    /// accepted connections need is set on it: they may come before anyone serves it.
+    /// Makes a listener for a purpose in a namespace. `backlog` connections may wait to be accepted. The listener has
+    /// every option that accepted connections need, because connections may arrive before a worker serves the listener.
     ///
     /// # Errors
-    /// When the namespace can't be entered, or the socket not be made.
+    /// When the namespace can't be entered, or the socket can't be made.
     fn listen(
         &self,
         netns: &Self::Namespace,
@@ -108,16 +108,16 @@ pub trait Kernel {
     /// The sockets of the pod in a namespace.
     fn sockets(&self, netns: &Self::Namespace) -> Arc<dyn Sockets>;
 
-    /// What is connected in a namespace now.
+    /// The current connections of a namespace.
     ///
     /// # Errors
-    /// When the kernel does not tell.
+    /// When the kernel does not answer.
     fn connections(&self, netns: &Self::Namespace) -> Result<Vec<Self::Connection>, SurveyError>;
 
-    /// Resets connections of a namespace. How many there were.
+    /// Resets connections of a namespace. Returns their number.
     ///
     /// # Errors
-    /// When the kernel can't.
+    /// When the kernel can't reset them.
     fn cut(&self, netns: &Self::Namespace, connections: &[Self::Connection]) -> Result<usize, SurveyError>;
 
     /// As [`Controller::enrol`].

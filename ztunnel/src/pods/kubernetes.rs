@@ -1,12 +1,13 @@
-//! The local source on Kubernetes: the API server says which pods run on this node, and the network namespace of each is found
-//! by its processes ([`proc`](super::proc)). No annotation says where it is: whoever may write a pod could name any.
+//! The local source on Kubernetes. The API server lists the pods of this node, and the network namespace of each pod is
+//! found by its processes ([`proc`](super::proc)). No annotation names the namespace: a user who may write a pod could
+//! name any.
 //!
-//! A namespace that was found is kept open, so that it stays the same one whatever becomes of the process by which it was
-//! found. It is looked for again when the pod is another one (by its UID), when its addresses change, and when none of the
-//! pod's processes is known to be in it; and it is given up only when it has the pod's addresses no longer.
+//! A namespace that was found is kept open, so that it stays the same whatever happens to the process by which it was
+//! found. It is searched again when the pod is another one (by its UID), when its addresses change, and when no process
+//! of the pod is known to be in it. It is given up only when it no longer has the pod's addresses.
 //!
-//! Where the CNI plugin reports a [`sandbox`] before the first container of the pod starts, its network namespace and its addresses are
-//! used from that moment on.
+//! If the CNI plugin reports a [`sandbox`] before the first container of the pod starts, its network namespace and its
+//! addresses are used from then on.
 
 pub mod sandbox;
 
@@ -35,23 +36,23 @@ use crate::model::{
     workload::{Membership, NamespacedName, RefuseReason},
 };
 
-/// A pod whose namespace was not found is looked for again after this, doubling up to [`AGAIN_MOST`].
+/// The pause before the namespace of a pod is searched again. It doubles up to [`AGAIN_MOST`].
 const AGAIN_FIRST: Duration = Duration::from_millis(200);
 const AGAIN_MOST: Duration = Duration::from_secs(30);
-/// How often it is looked whether the processes are there by which the namespaces were found.
+/// How often the daemon checks that the processes by which the namespaces were found still exist.
 const WITNESS: Duration = Duration::from_secs(5);
 
-/// The facts of this node's pods, as the cluster and the machine tell them.
+/// The facts of this node's pods, from the cluster and the machine.
 #[derive(Debug)]
 pub struct FromCluster {
     facts: watch::Receiver<Facts>,
     node: Arc<str>,
 }
 
-/// What is known at one moment.
+/// The facts at one moment.
 #[derive(Clone, Debug, Default)]
 struct Facts {
-    /// `None`: the cluster has not told all pods yet.
+    /// `None`: the cluster has not listed all pods yet.
     pods: Option<Arc<LocalPods>>,
     /// Why the network namespace of a pod is not known.
     missing: Arc<BTreeMap<NamespacedName, Missing>>,
@@ -63,7 +64,7 @@ struct Facts {
 struct Missing {
     /// A sentence for people.
     reason: String,
-    /// Each pod goes through that.
+    /// Every pod is in this state for some time.
     is_passing: bool,
 }
 
@@ -96,7 +97,7 @@ impl LocalSource for FromCluster {
     }
 }
 
-/// Keeps the facts as they are: [`Follower::run`] is its task.
+/// Keeps the facts up to date: [`Follower::run`] is its task.
 pub struct Follower<I> {
     finder: Finder<I>,
     news: watch::Receiver<NodePods>,
@@ -112,7 +113,7 @@ pub struct Follower<I> {
 struct Tracked {
     pod: NodePod,
     found: Option<Found>,
-    /// Why it is not found, the last time it was looked for.
+    /// Why the last search did not find its namespace.
     missing: Option<NotFound>,
     search: Search,
     pause: Duration,
@@ -120,19 +121,19 @@ struct Tracked {
     sandbox: Option<Made>,
 }
 
-/// Whether a pod is looked for.
+/// Whether the namespace of a pod is searched.
 enum Search {
-    /// It is not.
+    /// No search is due.
     Over,
-    /// It will be.
+    /// A search is due at this time.
     At(Instant),
-    /// It is being looked for.
+    /// A search is running.
     Running,
 }
 
 type Chosen = (NamespacedName, Sought, Result<Found, NotFound>);
 
-/// What happens next.
+/// An event in the follower's loop.
 enum Event {
     News(bool),
     Sandbox(SandboxNews),
@@ -143,8 +144,8 @@ enum Event {
 }
 
 impl<I: Inspect> Follower<I> {
-    /// The follower of a node's pods, the source that it feeds, and the channel for sandboxes, whose pods have identities in the trust
-    /// domain.
+    /// The follower of a node's pods, the source that it feeds, and the channel for sandboxes. The pods of sandboxes
+    /// have identities in the trust domain.
     #[must_use]
     pub fn new(
         node: &str,
@@ -159,7 +160,7 @@ impl<I: Inspect> Follower<I> {
         (follower, FromCluster { facts: reader, node: node.into() }, told)
     }
 
-    /// Follows the cluster and the machine, until the cluster's news end.
+    /// Follows the cluster and the machine, until the changes from the cluster end.
     pub async fn run(mut self) {
         let mut sweep: OptionFuture<BoxFuture<'static, Event>> = None.into();
         let mut is_sweeping = false;
@@ -195,7 +196,7 @@ impl<I: Inspect> Follower<I> {
         }
     }
 
-    /// When a pod has to be looked for.
+    /// The time of the next search.
     fn due(&self) -> Option<Instant> {
         let at = self.pods.values().filter_map(|tracked| match tracked.search {
             Search::At(at) => Some(at),
@@ -218,7 +219,8 @@ impl<I: Inspect> Follower<I> {
         self.tell();
     }
 
-    /// Takes over a change of a sandbox. The sender has seen the pod in the Kubernetes API, so that the pod is known here as well.
+    /// Applies a change of a sandbox. The sender has seen the pod in the Kubernetes API, so the pod is known here as
+    /// well.
     fn take_sandbox(&mut self, news: SandboxNews) {
         self.take_news();
         match news {
@@ -229,7 +231,7 @@ impl<I: Inspect> Follower<I> {
                 };
                 info!(%pod, netns = %netns.path().display(), "the container runtime has made a sandbox for the pod");
                 let status = tracked.pod.workload.addresses.clone();
-                // No process is known in it yet; the witnesses are asked for one soon.
+                // No process in it is known yet. The next check of the processes starts a search.
                 tracked.found = Some(Found { netns: netns.clone(), process: NO_PROCESS });
                 (tracked.missing, tracked.search) = (None, Search::Over);
                 tracked.sandbox = Some(Made::new(netns, addresses, status));
@@ -247,7 +249,7 @@ impl<I: Inspect> Follower<I> {
         self.tell();
     }
 
-    /// Begins to look for the pods that are due.
+    /// Starts the searches that are due.
     fn sweep(&mut self) -> BoxFuture<'static, Event> {
         let now = Instant::now();
         let mut sought = Vec::new();
@@ -265,7 +267,7 @@ impl<I: Inspect> Follower<I> {
         })
     }
 
-    /// Has the namespaces looked into that were seen, those of all pods at the same time.
+    /// Starts to examine the namespaces that were seen, those of all pods at the same time.
     fn choose(
         &self,
         sought: Vec<(NamespacedName, Sought)>,
@@ -286,7 +288,7 @@ impl<I: Inspect> Follower<I> {
         }
     }
 
-    /// Takes over what was found out of a pod, if it is still the same.
+    /// Applies the result of a search, if the pod is still the same.
     async fn decide(&mut self, name: &NamespacedName, sought: &Sought, result: Result<Found, NotFound>) {
         let Some(tracked) = self.pods.get_mut(name).filter(|tracked| matches!(tracked.search, Search::Running)) else {
             return;
@@ -298,8 +300,8 @@ impl<I: Inspect> Follower<I> {
         match result {
             Ok(found) => {
                 let held = tracked.found.as_ref().filter(|held| held.netns != found.netns);
-                // Whoever has it keeps it: a process that makes a namespace of its own with these addresses does not change that,
-                // not even on a node so busy that nothing can be asked.
+                // The pod keeps the namespace that it has: a process that makes a namespace of its own with these
+                // addresses does not change that, not even on a node that is so busy that no question is answered.
                 let is_held = match held {
                     Some(held) => !self.finder.disproves(&held.netns, &sought.addresses).await,
                     None => false,
@@ -323,7 +325,7 @@ impl<I: Inspect> Follower<I> {
         self.tell();
     }
 
-    /// Looks whether the processes are there by which namespaces were found.
+    /// Checks that the processes by which the namespaces were found still exist.
     async fn ask_witnesses(&mut self) {
         let idle = self.pods.iter().filter(|(_, tracked)| matches!(tracked.search, Search::Over));
         let asked: Vec<_> = idle.filter_map(|(name, tracked)| Some((name.clone(), tracked.found.clone()?))).collect();
@@ -338,7 +340,7 @@ impl<I: Inspect> Follower<I> {
         }
     }
 
-    /// Publishes what is known.
+    /// Publishes the facts.
     fn tell(&self) {
         let is_live = self.problem.is_none();
         let local = |tracked: &Tracked| tracked.local(is_live, &self.trust_domain);
@@ -361,13 +363,13 @@ impl<I: Inspect> Follower<I> {
 }
 
 impl Tracked {
-    /// A pod as it is now, with what is known of it from before, when it is the same one.
+    /// The current pod, with the earlier findings about it if it is the same pod.
     fn next(before: Option<Self>, pod: NodePod) -> Self {
         let is_sought = is_sought(&pod);
         let before = before.map(|before| before.compared_with(&pod));
         match before {
             Some(before) if before.sandbox.is_some() => Self { pod, ..before },
-            // Its addresses are others: the namespace has to be proved again.
+            // If its addresses have changed, the namespace has to be proved again.
             Some(before) if is_sought && before.pod.workload.addresses == pod.workload.addresses => {
                 let search = match before.search {
                     Search::Over if before.found.is_none() => Search::At(Instant::now()),
@@ -406,7 +408,7 @@ impl Tracked {
         Sought { name: self.pod.workload.name.clone(), uid: Arc::clone(uid), addresses: addresses.to_vec() }
     }
 
-    /// Looks for it again, after a pause.
+    /// Plans another search, after a pause.
     fn again(&mut self) {
         self.search = Search::At(Instant::now() + self.pause);
         self.pause = (self.pause * 2).min(AGAIN_MOST);
@@ -418,7 +420,7 @@ impl Tracked {
         LocalPod {
             netns: self.found.as_ref().map(|found| found.netns.clone().into()),
             service_account: Some(Arc::clone(&self.pod.workload.identity.service_account)),
-            // Old labels hold no pod that the mesh says has left.
+            // Old labels must not keep a pod in the mesh that has left it.
             is_labelled: is_live && (is_sought(&self.pod) || sandbox.is_some()),
             sandbox,
             ..LocalPod::clone(&self.pod.local)
@@ -447,10 +449,10 @@ impl Tracked {
     }
 }
 
-/// In place of the number of a process by which a network namespace was found.
+/// This value means that no process is known in a network namespace.
 const NO_PROCESS: u32 = 0;
 
-/// The next change of a sandbox. Never ends once the senders are gone.
+/// The next change of a sandbox. Never completes once the senders are gone.
 async fn sandbox_news(sandboxes: &mut mpsc::Receiver<SandboxNews>) -> SandboxNews {
     match sandboxes.recv().await {
         Some(news) => news,
@@ -465,7 +467,7 @@ pub fn can_start(pod: &NodePod) -> bool {
         && pod.local.own_network_stack().is_none()
 }
 
-/// Whether a pod's network namespace is to be known: it has the label, and can be in the mesh.
+/// Whether a pod's network namespace has to be found: the pod has the label, and can be in the mesh.
 fn is_sought(pod: &NodePod) -> bool {
     pod.workload.membership == Membership::InMesh
         && pod.local.own_network_stack().is_none()

@@ -1,4 +1,4 @@
-//! The pods of this node: which are enrolled, and how they come and go.
+//! The pods of this node: which of them are enrolled, and how they are enrolled and released.
 //!
 //! The mesh says which pods run on this node; a [`local`] source says how to get into them: the annotations
 //! of manifests, or [`kubernetes`], which finds them by their processes ([`proc`]). [`reconcile`] compares both with

@@ -1,4 +1,5 @@
-//! Whether the mesh knows a node by this name: a daemon with a wrong name captures nothing, and nobody would notice. Pure.
+//! Checks that the mesh knows the node's name: a daemon with a wrong name captures nothing, and nobody would notice.
+//! Pure.
 
 use std::sync::Arc;
 
@@ -8,11 +9,11 @@ use crate::store::snapshot::Snapshot;
 
 /// Names that are compared: more than a cluster has nodes.
 const COMPARED: usize = 10_000;
-/// How similar a name is that was likely meant, between 0 and 1 (Jaro-Winkler): a beginning in common counts most, as
-/// `node-a` and `node-a.internal` have it.
+/// The least similarity, between 0 and 1 (Jaro-Winkler), of a name that was likely meant. A common beginning counts
+/// most, as with `node-a` and `node-a.internal`.
 const SIMILAR: f64 = 0.8;
 
-/// The mesh has nodes, and none of this name.
+/// The mesh has nodes, but none with this name.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error(
     "no Node and no Pod of the mesh names the node {node:?}, so no pod is captured here; {}set --node to the name that pods have \
@@ -27,7 +28,7 @@ pub struct UnknownNode {
 }
 
 impl UnknownNode {
-    /// Looks a node up. `None`: it is known, or the mesh names no node at all.
+    /// Looks up a node. `None`: it is known, or the mesh names no node at all.
     #[must_use]
     pub fn in_mesh(mesh: &Snapshot, node: &str) -> Option<Self> {
         if mesh.knows_node(node) {
@@ -57,7 +58,7 @@ mod tests {
         },
     };
 
-    /// A mesh with a pod on each of these nodes, and Nodes of the others.
+    /// A mesh with a pod on each node of `with_pods`, and a Node object for each of `described`.
     fn mesh(with_pods: &[&str], described: &[&str]) -> Snapshot {
         let pod = |node: &&str| {
             let identity = SpiffeId::new(TrustDomain::default(), "ns", "default");

@@ -1,4 +1,4 @@
-//! What has to happen so that the pods of this node are as the mesh and the local source say. Pure.
+//! Finds the steps after which the pods of this node match the mesh and the local source. Pure.
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
@@ -12,7 +12,7 @@ use crate::{
     store::snapshot::Snapshot,
 };
 
-/// A labelled pod of this node, as it is to be enrolled.
+/// The desired state of a labelled pod of this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Desired {
     /// Its identity.
@@ -25,12 +25,12 @@ pub struct Desired {
     pub exclusions: Exclusions,
     /// The ports of its probes.
     pub probe_ports: Vec<u16>,
-    /// The mesh does not know its addresses yet: they are those of its sandbox.
+    /// The mesh does not know its addresses yet. `addresses` has those of its sandbox.
     pub awaits_mesh: bool,
 }
 
 impl Desired {
-    /// The part by which its enforcement point judges.
+    /// The local facts for the decisions of its enforcement point.
     #[must_use]
     pub fn local(&self) -> LocalPod {
         LocalPod {
@@ -50,20 +50,21 @@ impl Desired {
 /// Why a labelled pod of this node can't be enrolled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CannotEnrol {
-    /// No node could.
+    /// No node could enrol it.
     Membership(RefuseReason),
-    /// The local source does not know the pod's network namespace; with its explanation. The pod is in the mesh all the same.
+    /// The local source does not know the pod's network namespace; with the source's explanation. The pod is in the
+    /// mesh nevertheless.
     NoNetns(String),
     /// The pod's containers have a network stack of their own, by its runtime class.
     OwnNetworkStack(Arc<str>),
-    /// The local source says another service account than the mesh: it may be another pod.
+    /// The local source has another service account than the mesh: it may be another pod.
     OtherAccount {
-        /// What the mesh says.
+        /// The service account in the mesh.
         mesh: Arc<str>,
-        /// What the local source says.
+        /// The service account of the local source.
         local: Arc<str>,
     },
-    /// The local source says that the pod has the label of the mesh, but the mesh does not have it.
+    /// The pod has the label by the local source, but it is not in the mesh.
     NotInMesh,
 }
 
@@ -74,7 +75,7 @@ impl CannotEnrol {
         !matches!(self, Self::Membership(RefuseReason::Finished | RefuseReason::NoAddress | RefuseReason::Sidecar(_)))
     }
 
-    /// Whether the pod is to be as if there were no mesh: it is released if it was captured before.
+    /// Whether the pod must be treated as if there were no mesh: it is released if it was captured before.
     #[must_use]
     pub const fn leaves_alone(&self) -> bool {
         matches!(self, Self::Membership(reason) if reason.leaves_alone())
@@ -104,7 +105,7 @@ impl fmt::Display for CannotEnrol {
     }
 }
 
-/// A labelled pod of this node: as it is to be enrolled, or why it can't be.
+/// A labelled pod of this node: its desired state, or the reason why it can't be enrolled.
 pub type Wanted = Result<Desired, CannotEnrol>;
 
 /// One step.
@@ -112,17 +113,17 @@ pub type Wanted = Result<Desired, CannotEnrol>;
 pub enum Action {
     /// Release the pod: it left the mesh.
     Release(NamespacedName),
-    /// The pod is the same one, with other facts: change it in place, so that its connections live on.
+    /// The pod is the same, with other facts: change it in place, so that its connections stay open.
     Update(NamespacedName, Desired),
-    /// Enrol the pod; if it is enrolled otherwise, close it first.
+    /// Enrol the pod. If it is enrolled in another way, close it first.
     Enrol(NamespacedName, Desired),
-    /// Say why the pod can't be enrolled; if it is, close it: it is in the mesh, so it is not opened. Release it if it is to be
-    /// [left alone](CannotEnrol::leaves_alone).
+    /// Report why the pod can't be enrolled. If it is enrolled, close it and do not open it, because it is in the mesh.
+    /// Release it if it must be [left alone](CannotEnrol::leaves_alone).
     Refuse(NamespacedName, CannotEnrol),
 }
 
-/// The labelled pods of a node. Pods that have finished are no pods any more. `missing` explains why the network namespace
-/// of a pod is not known.
+/// The labelled pods of a node, without those that have finished. `missing` explains why the network namespace of a pod
+/// is not known.
 #[must_use]
 pub fn wanted(
     snapshot: &Snapshot,
@@ -188,7 +189,8 @@ fn has_sandbox(local: Option<&LocalPod>) -> bool {
     local.is_some_and(|local| local.sandbox.is_some())
 }
 
-/// A pod that is bound to this node, which the mesh does not know yet: its identity and addresses are those of its sandbox.
+/// The desired state of a pod of this node that the mesh does not know yet. Its identity and addresses are those of its
+/// sandbox.
 fn from_sandbox(local: &LocalPod) -> Option<Desired> {
     let sandbox = local.sandbox.as_ref()?;
     Some(Desired {
@@ -293,7 +295,7 @@ mod tests {
         check(&[("a", probed)], &[("a", a())], &["update a"]);
         check(&[("a", pod("10.0.0.2", "/n/a", ""))], &[("a", a())], &["update a"]);
         check(&[("a", pod("10.0.0.1", "/n/b", ""))], &[("a", a())], &["update a"]);
-        // Who it is can't change under its connections.
+        // The identity can't change while connections are open.
         check(&[("a", of_account("other"))], &[("a", a())], &["enrol a"]);
         let refused = || Err(CannotEnrol::Membership(RefuseReason::HostNetwork));
         check(&[("a", refused())], &[("a", a())], &["refuse a"]);
@@ -301,7 +303,7 @@ mod tests {
         check(&[("a", a()), ("b", refused())], &[("b", a()), ("c", a())], &["release c", "enrol a", "refuse b"]);
     }
 
-    /// What is wanted of the pods `a`, of this node, and `b`, of another, if `a` has this membership.
+    /// The wanted pods, of a pod `a` of this node with this membership and a pod `b` of another node.
     fn wanted_of(membership: Membership, local: &LocalPods) -> BTreeMap<NamespacedName, Wanted> {
         let pod = |pod, node: &str, membership| Workload {
             node: Some(node.into()),
@@ -324,7 +326,7 @@ mod tests {
 
         let local = LocalPod { netns: Some("/n/a".into()), ..LocalPod::default() };
         assert_eq!(wanted_of(Membership::InMesh, &with(local.clone())), pods(&[("a", pod("10.0.0.1", "/n/a", ""))]));
-        // Whatever is known of it, only the mesh says that it is wanted.
+        // Whatever the local source knows, only the mesh decides that the pod is wanted.
         assert_eq!(wanted_of(Membership::NotLabelled, &with(local.clone())), BTreeMap::new());
         assert_eq!(wanted_of(Membership::OptedOut, &with(local.clone())), BTreeMap::new());
         let on_the_host = Membership::Refused(RefuseReason::HostNetwork);
@@ -351,7 +353,7 @@ mod tests {
         }
         let native = LocalPod { runtime_class: Some("runc".into()), ..local.clone() };
         assert_eq!(wanted_of(Membership::InMesh, &with(native)), pods(&[("a", pod("10.0.0.1", "/n/a", ""))]));
-        // Labelled, and not in the mesh yet: it is not opened if it was captured before.
+        // The pod has the label and is not in the mesh yet. It is not opened if it was captured before.
         assert_eq!(wanted_of(Membership::NotLabelled, &with(local.clone())), refused(CannotEnrol::NotInMesh));
         let unknown = wanted(&Snapshot::default(), "here", &with(local.clone()), ToString::to_string);
         assert_eq!(unknown, refused(CannotEnrol::NotInMesh));
@@ -391,11 +393,11 @@ mod tests {
             (None, true, enrolled("10.0.0.2", true)),
             (Some(("here", waiting, "")), true, enrolled("10.0.0.2", true)),
             (Some(("here", waiting, "")), false, enrolled("10.0.0.2", true)),
-            // Of a sandbox before, and of a pod before that had the name.
+            // The mesh has the addresses of an earlier sandbox, or an earlier pod of the name.
             (Some(("here", Membership::InMesh, "10.0.0.1")), true, enrolled("10.0.0.2", true)),
             (Some(("there", Membership::InMesh, "10.0.0.1")), true, enrolled("10.0.0.2", true)),
             (Some(("here", finished, "10.0.0.1")), true, enrolled("10.0.0.2", true)),
-            // The mesh knows better.
+            // The mesh has newer facts than the sandbox.
             (Some(("here", Membership::InMesh, "10.0.0.2")), false, enrolled("10.0.0.2", false)),
             (Some(("here", Membership::InMesh, "10.0.0.1")), false, enrolled("10.0.0.1", false)),
             (Some(("here", Membership::NotLabelled, "")), true, pods(&[("a", Err(CannotEnrol::NotInMesh))])),
@@ -408,7 +410,7 @@ mod tests {
         ] {
             assert_eq!(of(mesh, sandbox("10.0.0.2", is_ahead)), expected, "{mesh:?} {is_ahead}");
         }
-        // While the Kubernetes API cannot be asked, a pod that the mesh has not told of yet is not given up.
+        // While the Kubernetes API cannot be asked, a pod that the mesh does not have yet is not given up.
         let unasked = || LocalPod { is_labelled: false, ..sandbox("10.0.0.2", true) };
         assert_eq!(of(None, unasked()), enrolled("10.0.0.2", true));
         assert_eq!(of(Some(("here", Membership::NotLabelled, "")), unasked()), BTreeMap::new());

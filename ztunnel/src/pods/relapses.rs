@@ -1,5 +1,5 @@
-//! How long a pod waits that was closed for what happened in its network namespace. Whoever has CAP_NET_ADMIN in a pod can make it
-//! happen as often as it likes, and other pods wait for each enrolment.
+//! The pause before a pod is enrolled again that was closed because of changes in its network namespace. A process with
+//! CAP_NET_ADMIN in a pod can cause such changes at any rate, and other pods wait for each enrolment.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -9,22 +9,22 @@ use crate::model::workload::NamespacedName;
 
 /// The first pause, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// A pod is as good as new after so long without a relapse.
+/// After this time without a relapse, the history of a pod is forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 
-/// The pods that were closed so of late.
+/// The pods that were recently closed for this reason.
 #[derive(Debug, Default)]
 pub(super) struct Relapses(BTreeMap<NamespacedName, Relapse>);
 
 #[derive(Debug)]
 struct Relapse {
-    /// When it may be enrolled again.
+    /// The time at which it may be enrolled again.
     over: Instant,
     pause: Duration,
 }
 
 impl Relapses {
-    /// How long the pod is to wait now: not at all the first time, then twice as long each time.
+    /// The pause of the pod now: none the first time, then twice as long each time, within [`PAUSES`].
     pub(super) fn pause(&mut self, pod: &NamespacedName, now: Instant) -> Duration {
         self.0.retain(|_, relapse| now < relapse.over + FORGOTTEN);
         let (first, most) = PAUSES;

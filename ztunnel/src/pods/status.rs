@@ -1,4 +1,4 @@
-//! What the manager last reported of the pods and the BPF maps, for those who do not wait for it: metrics.
+//! The manager's last report of the pods and the BPF maps, for a reader that does not wait for the manager: metrics.
 
 use std::sync::Arc;
 
@@ -11,18 +11,18 @@ use crate::model::workload::NamespacedName;
 /// The state of this node's pods at one moment.
 #[derive(Clone, Debug)]
 pub struct Status {
-    /// That moment.
+    /// The time of the report.
     pub at: Instant,
     /// The labelled pods of this node.
     pub pods: Vec<PodStatus>,
     /// The BPF maps.
     pub maps: Vec<MapInfo>,
-    /// BPF links that somebody had removed, and that were restored.
+    /// Number of BPF links that somebody had removed, and that were restored.
     pub links_restored: u64,
 }
 
 impl Status {
-    /// Nothing is known yet.
+    /// The status before the first report.
     #[must_use]
     pub fn unknown() -> Self {
         Self { at: Instant::now(), pods: Vec::new(), maps: Vec::new(), links_restored: 0 }
@@ -40,6 +40,6 @@ pub struct PodStatus {
     pub reason: Option<Arc<str>>,
     /// Connections that it had before it was enrolled, and which the mesh does not carry.
     pub connections_before_enrolment: usize,
-    /// How often the BPF programs decided what. Empty for a pod that is not enrolled.
+    /// The number of decisions of the BPF programs, by verdict. Empty for a pod that is not enrolled.
     pub verdicts: Vec<(Verdict, u64)>,
 }

@@ -1,4 +1,4 @@
-//! Two whole nodes in one process, without root: everything but the kernel's part is what the daemon runs.
+//! Two whole nodes in one process, without root. Everything except the kernel's part is the code of the daemon.
 
 mod left_alone;
 mod network;
@@ -106,7 +106,7 @@ async fn a_node_is_not_ready_while_nobody_serves_a_pod_whose_listener_was_closed
     .await;
 }
 
-/// Of a daemon that was started with another `--state`.
+/// The daemon was started with another `--state`.
 #[tokio::test]
 async fn a_pod_that_was_captured_without_a_record_is_not_opened_when_it_can_not_be_served() {
     local(async {
@@ -120,7 +120,7 @@ async fn a_pod_that_was_captured_without_a_record_is_not_opened_when_it_can_not_
         assert!(world.network.is_captured("/n/client"), "the pod is open");
         world.network.readdress("/n/client", &["10.0.0.1"]);
         eventually("the pod is enrolled", async || world.pod("a", "client").await.state == PodState::Enrolled).await;
-        // What no pod of the mesh can be is released, as it is with a record.
+        // A namespace that can belong to no pod of the mesh is released, as with a record.
         world.network.forget_records();
         world.restart("a");
         world.publish(&MESH.replace("istio.io/dataplane-mode: ambient}", "istio.io/dataplane-mode: none}")).await;
@@ -159,7 +159,7 @@ async fn a_pod_whose_namespace_keeps_the_kernel_busy_holds_no_other_up() {
             .replace("nodeName: b, serviceAccountName: guest", "nodeName: a, serviceAccountName: guest");
         world.publish(&guest).await;
         assert_eq!(world.pod("a", "guest").await.state, PodState::Enrolled);
-        // It goes as well, although the kernel has not answered.
+        // The pod is also released, although the kernel has not answered.
         world.publish(&guest.replacen("istio.io/dataplane-mode: ambient", "istio.io/dataplane-mode: none", 1)).await;
         assert!(!world.network.is_captured("/n/client") && world.network.is_captured("/n/guest"));
     })
@@ -268,7 +268,7 @@ async fn a_half_close_lets_the_other_direction_go_on() {
     }
 }
 
-/// A fact of the mesh and a fact of the node: other nodes require a tunnel, and its own node has none to offer.
+/// The mesh requires HBONE from other nodes, but the pod's own node cannot serve it.
 #[tokio::test]
 async fn a_pod_without_a_known_namespace_is_refused_and_never_reached_in_plaintext() {
     local(async {
@@ -284,7 +284,7 @@ async fn a_pod_without_a_known_namespace_is_refused_and_never_reached_in_plainte
         let nobody = futures_util::future::FutureExt::now_or_never(application.accept());
         assert!(nobody.is_none(), "the application saw {nobody:?}");
 
-        // The annotation makes up for it, and nothing else is needed.
+        // With the annotation the pod is enrolled. Nothing else is needed.
         world.publish(MESH).await;
         let mut client = world.network.connect("10.0.0.1", WEB).await.unwrap();
         echo(&mut client, &mut application.accept().await.unwrap().0).await;
@@ -332,7 +332,7 @@ async fn a_node_is_not_ready_while_what_captures_is_gone() {
         assert_eq!(world.node("a").pending(), None);
         for gone in [true, false] {
             world.network.unhook(gone);
-            // It is looked at every second.
+            // The manager checks this every second.
             tokio::time::sleep(Duration::from_secs(2)).await;
             let pending = world.node("a").pending();
             assert_eq!(pending.is_some_and(|pending| pending.contains("BPF links")), gone, "{pending:?}");
@@ -351,7 +351,7 @@ async fn a_pod_that_loses_its_namespace_is_closed_until_it_is_back() {
         let (mut server, _) = web.accept().await.unwrap();
         echo(&mut client, &mut server).await;
         world.network.unmount("/n/client");
-        // The namespaces are looked at every second.
+        // The manager checks the namespaces every second.
         tokio::time::sleep(Duration::from_secs(2)).await;
         let closed = world.pod("a", "client").await;
         assert_eq!((closed.state, closed.captured), (PodState::Refused, true));
@@ -383,7 +383,7 @@ async fn no_policy_is_enforced_at_an_excluded_port_and_the_tunnel_leads_there_al
         let mut plain = world.network.connect("10.0.0.3", WEB).await.unwrap();
         let (mut direct, _) = web.accept().await.unwrap();
         echo(&mut plain, &mut direct).await;
-        // As soon as it is not excluded any more, policy decides about what goes through the daemon.
+        // As soon as the traffic is not excluded any more, policy decides about the connections through the daemon.
         world.publish(&format!("{MESH}{DENY_ALL}")).await;
         assert!(is_reset(&mut client).await && is_reset(&mut server).await);
         echo(&mut plain, &mut direct).await;
@@ -391,7 +391,7 @@ async fn no_policy_is_enforced_at_an_excluded_port_and_the_tunnel_leads_there_al
     .await;
 }
 
-/// Probes are told by their socket on the node, not by an address; and by the port, which may change at any time.
+/// Probes are recognised by their socket on the node, not by an address, and by the port, which may change at any time.
 #[tokio::test]
 async fn the_kubelet_gets_through_where_a_probe_is_and_nobody_else_does() {
     const STRICT: &str = "
@@ -408,8 +408,7 @@ spec: {mtls: {mode: STRICT}}
         let probe = "containers: [{name: c, livenessProbe: {tcpSocket: {port: 8080}}}]";
         world.publish(&strict.replace("containers: []", probe)).await;
         let web = world.network.listen(WEB).await;
-        // The recheck of what was just published cuts a probe that it meets before the probe is known as one; the kubelet tries
-        // again.
+        // The recheck after the publication may cut a probe that is not known as a probe yet. The kubelet tries again.
         eventually("a probe gets through", async || {
             let mut kubelet = world.network.connect_from_node(NODE, WEB).await.unwrap();
             let mut heard = [0; 5];
@@ -434,7 +433,7 @@ spec: {mtls: {mode: STRICT}}
     .await;
 }
 
-/// Everything about a pod may change under its connections but who it is, and what was proved of it.
+/// All facts of a pod may change while connections are open, except its identity and its proved facts.
 #[tokio::test]
 async fn connections_live_through_what_can_be_changed_in_place() {
     for via in Via::ALL {
@@ -469,7 +468,7 @@ async fn connections_live_through_what_can_be_changed_in_place() {
                     echo(client, server).await;
                 }
             }
-            // The last change left it with two addresses. Of these the second goes, with its own connections.
+            // After the last change the pod has two addresses. The second is removed, with its connections.
             let more = world.network.listen("10.0.0.4:8080").await;
             let mut of_third = Vec::new();
             for from in ["10.0.0.1", "10.0.0.3"] {
@@ -521,12 +520,12 @@ async fn connections_end_with_what_they_were_made_with() {
     }
 }
 
-/// A pod may keep the manager busy for long: whoever reads metrics is told the last report meanwhile.
+/// A pod may keep the manager busy for long. Meanwhile metrics show the last report.
 #[tokio::test]
 async fn the_last_report_is_there_while_the_manager_is_blocked_by_a_pod() {
     local(async {
         let world = World::new().await;
-        // An answer comes with a report.
+        // Each answer of the manager comes with a report.
         let _now = world.node("b").describe().await;
         world.network.stall();
         let guest = "metadata: {name: guest}";
@@ -551,7 +550,7 @@ async fn the_last_report_is_there_while_the_manager_is_blocked_by_a_pod() {
     .await;
 }
 
-/// To Prometheus, a series that begins with 1 has not increased.
+/// For Prometheus, a series that begins with 1 has not increased.
 #[tokio::test]
 async fn policies_have_series_before_they_decide_anything() {
     local(async {
@@ -575,7 +574,7 @@ async fn policies_have_series_before_they_decide_anything() {
     .await;
 }
 
-/// Connections may live for days: who scrapes sees what they have carried so far, and asks no manager for that.
+/// Connections may be open for days. A scrape shows their bytes so far, without a question to the manager.
 #[tokio::test]
 async fn bytes_of_live_connections_are_counted_when_somebody_asks() {
     local(async {

@@ -28,7 +28,8 @@ fn mesh(pods: &[(&str, &str)]) -> Snapshot {
 fn named(mesh: &Snapshot, paths: &[(&str, &str)]) -> Named {
     let pods =
         paths.iter().map(|(pod, path)| (name(pod), LocalPod { netns: Some((*path).into()), ..LocalPod::default() }));
-    // Every path below /n/web leads to the same namespace, `/gone` nowhere, others each to its own.
+    // Every path below /n/web leads to the same namespace, `/gone` leads nowhere, and each other path leads to a
+    // namespace of its own.
     Named::by(mesh, &pods.collect(), |file| match file.path().to_str().unwrap() {
         "/gone" => None,
         path if path.starts_with(THEFT) => Some(netns(1)),
@@ -36,7 +37,7 @@ fn named(mesh: &Snapshot, paths: &[(&str, &str)]) -> Named {
     })
 }
 
-/// What becomes of a pod `a` that names the namespace with cookie 7.
+/// A pod `a` that names the namespace with cookie 7.
 struct Case<'a> {
     mesh: Snapshot,
     named: &'a [(&'a str, &'a str)],
@@ -89,11 +90,11 @@ fn whoever_is_on_record_keeps_a_namespace_as_long_as_it_is_in_the_mesh() {
     let on_record = |case: Case<'_>| matches!(case.judge(), Err(ClaimError::OnRecord { other, .. }) if other == "ns/b");
     let of_b = || Case { holder: Some(("b", &[])), wanted: &["a", "b"], ..Case::default() };
     assert!(on_record(of_b()));
-    // Its own manifest may be one that can't be read.
+    // The manifest of the pod on record may be one that can't be read.
     assert!(on_record(Case { mesh: mesh(&[("a", "10.0.0.1")]).with_partial(true), wanted: &["a"], ..of_b() }));
     assert_eq!(Case { wanted: &["a"], ..of_b() }.judge(), Ok(()));
     assert_eq!(Case { enrolled: &[("b", 8)], ..of_b() }.judge(), Ok(()), "it has another by now");
-    // And whoever is on record is not kept out by those who only say so.
+    // The pod on record keeps the namespace, even if another pod names it.
     assert_eq!(
         Case { holder: Some(("a", &[])), named: &[("a", THEFT), ("b", THEFT)], ..Case::default() }.judge(),
         Ok(())
@@ -106,7 +107,7 @@ fn a_namespace_that_several_name_is_nobodys_whatever_the_path() {
         let several = Case { named: &[("a", THEFT), (pod, path)], ..Case::default() }.judge();
         assert!(matches!(several, Err(ClaimError::Named { others, .. }) if others == format!("ns/{pod}")), "{path}");
     }
-    // The record of a pod that is gone decides nothing.
+    // The record of a pod that is gone does not count.
     let several = Case { named: &[("a", THEFT), ("b", THEFT)], holder: Some(("z", &[])), ..Case::default() }.judge();
     assert!(matches!(several, Err(ClaimError::Named { .. })));
 }
@@ -148,7 +149,7 @@ fn a_pod_that_is_being_deleted_is_not_enrolled_with_an_address_of_another() {
     let error = judge(mesh(true, false)).unwrap_err();
     assert!(matches!(&error, ClaimError::Passed { owner, .. } if *owner == name("b")), "{error}");
     assert!(matches!(judge(mesh(true, true)), Err(ClaimError::Contested { .. })));
-    // What was proved before stays proved.
+    // An address that was proved before stays proved.
     let held = Case { mesh: mesh(true, false), holder: Some(("a", &["10.0.0.1"])), ..Case::default() };
     assert_eq!(held.judge(), Ok(()));
 }

@@ -1,4 +1,4 @@
-//! The policies in force, as `/config_dump` tells them.
+//! The policies in force, as `/config_dump` shows them.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -11,12 +11,12 @@ use crate::{
     store::snapshot::Snapshot,
 };
 
-/// All policies of a mesh. Told only when somebody reads them: there may be thousands, and metrics are asked for often.
+/// All policies of a mesh. They are written out only for a reader: there may be thousands, and metrics are read often.
 #[derive(Clone, Debug, Default)]
 pub struct PoliciesInfo(Arc<Snapshot>);
 
 impl PoliciesInfo {
-    /// Those of this mesh.
+    /// The policies of this mesh.
     #[must_use]
     pub fn of(snapshot: Arc<Snapshot>) -> Self {
         Self(snapshot)
@@ -66,7 +66,7 @@ struct AuthenticationInfo<'a> {
     ports: BTreeMap<u16, &'static str>,
 }
 
-/// The file that may hold policies: for anyone, and by namespace.
+/// The files that may contain unreadable policies: one for the whole mesh, and one for each namespace.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct UnreadInfo<'a> {
@@ -83,7 +83,7 @@ enum ScopeInfo<'a> {
     Services(Vec<String>),
 }
 
-/// Alternatives by the names of their fields; an empty list of them matches everything.
+/// Alternatives, each by the names of its fields. An empty list matches everything.
 type Alternatives = Vec<BTreeMap<&'static str, Vec<String>>>;
 
 #[derive(Default, Serialize)]
@@ -154,7 +154,7 @@ impl<'a> RuleInfo<'a> {
     }
 }
 
-/// The fields of a match that hold something.
+/// The fields of a match that are not empty.
 fn fields(wanted: &Match) -> BTreeMap<&'static str, Vec<String>> {
     fn texts<T: ToString>(values: &[T]) -> Vec<String> {
         values.iter().map(ToString::to_string).collect()

@@ -1,5 +1,5 @@
-//! The sandboxes of pods, as the container runtime makes them: network namespace and addresses are there before the first container
-//! of the pod starts, and before Kubernetes reports the addresses.
+//! The sandboxes of pods, which the container runtime makes. A sandbox has its network namespace and addresses before
+//! the first container of the pod starts, and before Kubernetes reports the addresses.
 
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ use crate::model::{
     workload::NamespacedName,
 };
 
-/// Messages that wait while the follower is busy; the sender of one more waits.
+/// Messages that wait while the follower is busy. The sender of a further message waits.
 const WAITING: usize = 64;
 
 /// Passes sandboxes to the follower.
@@ -22,7 +22,7 @@ pub struct Sandboxes(mpsc::Sender<SandboxNews>);
 /// A change of a sandbox.
 #[derive(Debug)]
 pub enum SandboxNews {
-    /// It has been made. What was known of an earlier sandbox of the pod counts no more.
+    /// It has been made. Facts of an earlier sandbox of the pod no longer count.
     Made {
         /// The pod.
         pod: NamespacedName,
@@ -78,10 +78,11 @@ impl Made {
         &self.addresses
     }
 
-    /// Compares it with the addresses in the pod's status now.
+    /// Compares the sandbox with the current addresses in the pod's status.
     ///
     /// # Errors
-    /// The status has other addresses, which are not the outdated ones either; with the addresses of the sandbox.
+    /// The status has addresses that are neither those of the sandbox nor the outdated ones. The error has the
+    /// addresses of the sandbox.
     pub(super) fn compare(&mut self, status: &[IpAddr]) -> Result<(), Vec<IpAddr>> {
         if is_same(status, &self.addresses) {
             self.is_ahead = false;
@@ -110,7 +111,7 @@ fn is_same(one: &[IpAddr], other: &[IpAddr]) -> bool {
 pub(crate) mod tests {
     use super::*;
 
-    /// The channel, to a script in place of a follower.
+    /// The channel to a script that replaces the follower.
     pub(crate) fn scripted() -> (Sandboxes, mpsc::Receiver<SandboxNews>) {
         channel()
     }
@@ -126,7 +127,8 @@ pub(crate) mod tests {
 
     #[test]
     fn a_sandbox_counts_until_the_status_tells_other_addresses_than_before() {
-        // The addresses in the status one after the other, and whether the sandbox is ahead of it then; `None`: a contradiction.
+        // The addresses in the status one after the other, and whether the sandbox is then ahead of the status; `None`:
+        // a contradiction.
         type Statuses = &'static [(&'static str, Option<bool>)];
         let table: [(&str, &str, Statuses); 4] = [
             ("10.0.0.1", "", &[("", Some(true)), ("10.0.0.1", Some(false)), ("", Some(false)), ("10.0.0.2", None)]),

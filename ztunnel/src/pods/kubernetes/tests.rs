@@ -53,7 +53,7 @@ impl World {
         self.news.send_replace(NodePods { pods: Some(pods), ..NodePods::default() });
     }
 
-    /// What is known of the pod `a`.
+    /// The facts about the pod `a`, as text.
     fn of_a(&self) -> String {
         let Some(pods) = self.source.current() else { return "nothing is told".to_owned() };
         match pods.get(&name("a")).map(|pod| &pod.netns) {
@@ -64,7 +64,7 @@ impl World {
         }
     }
 
-    /// Waits until it is known of the pod `a` what contains this text.
+    /// Waits until the facts about the pod `a` contain this text.
     async fn comes_to(&mut self, expected: &str) {
         for _ in 0..100 {
             if self.of_a().contains(expected) {
@@ -154,10 +154,10 @@ async fn a_namespace_that_was_found_is_kept_against_another_with_the_same_addres
     world.tree.namespace("fake", "10.0.0.1");
     world.tree.of_pod(6, UID, "fake");
     world.tree.end(5);
-    // Time passes only while nothing runs, so that everything due is done by then.
+    // Time passes only while no task runs, so everything that is due has been done.
     sleep(WITNESS * 20).await;
     assert_eq!(world.of_a(), "netns:a", "the process that was in it is gone, but it still has the address");
-    // As when a sandbox is made anew, with the same address.
+    // This is what happens when a sandbox is made again, with the same address.
     world.tree.namespace("a", "");
     world.comes_to("netns:fake").await;
 }
@@ -173,7 +173,7 @@ async fn a_pod_of_the_same_name_is_another_one() {
     world.tree.namespace("second", "10.0.0.1");
     world.tree.of_pod(7, OTHER_UID, "second");
     world.comes_to("netns:second").await;
-    // And its addresses may be others.
+    // Its addresses may change as well.
     world.tree.namespace("second", "10.0.0.7");
     world.says(&[pod("a", OTHER_UID, &["10.0.0.7"], Membership::InMesh)]);
     world.comes_to("netns:second").await;
@@ -204,7 +204,8 @@ impl World {
         assert!(self.sandboxes.tell(SandboxNews::Made { pod: name("a"), uid: uid.to_owned(), netns, addresses }).await);
     }
 
-    /// What the node goes by of the sandbox of the pod `a`: its addresses, and whether it is ahead of the status.
+    /// The facts that the node uses of the sandbox of the pod `a`: its addresses, and whether it is ahead of the
+    /// status.
     fn sandbox_of_a(&self) -> Option<(String, bool)> {
         let pods = self.source.current()?;
         let sandbox = pods.get(&name("a"))?.sandbox.as_ref()?;
@@ -225,7 +226,7 @@ async fn a_sandbox_is_known_before_a_process_or_an_address_is() {
     assert_eq!(world.sandbox_of_a(), Some(("10.0.0.1".to_owned(), true)));
     assert!(world.source.current().unwrap()[&name("a")].is_labelled);
 
-    // Status and processes agree: it is the same namespace all the time.
+    // Status and processes agree: the namespace stays the same all the time.
     world.tree.of_pod(5, UID, "a");
     world.says(&[pod("a", UID, &["10.0.0.1"], Membership::InMesh)]);
     while world.sandbox_of_a() != Some(("10.0.0.1".to_owned(), false)) {
@@ -235,14 +236,14 @@ async fn a_sandbox_is_known_before_a_process_or_an_address_is() {
     sleep(WITNESS * 2).await;
     assert_eq!(world.of_a(), "netns:a");
 
-    // Unlabelled: nothing of it counts, and it does again when the label is back.
+    // Without the label, the sandbox does not count. It counts again when the label is back.
     world.says(&[pod("a", UID, &["10.0.0.1"], Membership::NotLabelled)]);
     while world.sandbox_of_a().is_some() {
         world.source.changed().await;
     }
     world.says(&[pod("a", UID, &["10.0.0.1"], Membership::InMesh)]);
     world.comes_to("netns:a").await;
-    // Another pod of the name has none.
+    // Another pod with the name has no sandbox.
     world.says(&[pod("a", OTHER_UID, &[], WAITING)]);
     world.comes_to("no usable address").await;
 }
@@ -268,7 +269,7 @@ async fn a_second_sandbox_takes_the_place_of_the_first_and_a_removed_one_is_forg
     world.tree.of_pod(5, UID, "a");
     world.says(&[pod("a", UID, &["10.0.0.1"], Membership::InMesh)]);
     world.comes_to("netns:a").await;
-    // The status still tells the address of the first.
+    // The status still has the address of the first sandbox.
     world.tree.of_pod(5, UID, "b");
     world.makes_sandbox(UID, "b", "10.0.0.2").await;
     world.comes_to("netns:b").await;

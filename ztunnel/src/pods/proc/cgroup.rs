@@ -1,23 +1,24 @@
-//! Which pod a process belongs to, by its cgroups: the content of `/proc/PID/cgroup`. Pure.
+//! Finds the pod of a process by its cgroups: the content of `/proc/PID/cgroup`. Pure.
 //!
 //! The kubelet gives each pod a cgroup, below `kubepods`:
 //!
 //! - driver cgroupfs: `/kubepods/burstable/pod<UID>/<container>`
 //! - driver systemd: `/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod<UID with _ for ->.slice/<container>`
 //!
-//! A reader in a cgroup namespace of its own sees other processes relative to that: `/../../pod<UID>/<container>`.
+//! A reader in a cgroup namespace of its own sees paths relative to it: `/../../pod<UID>/<container>`.
 //!
-//! Below the cgroup of its container, a process that may write there makes cgroups with any name, such as that of another pod.
-//! So the **first** component that names a pod counts, and none after it. What stands before it was made by the kubelet.
+//! Below the cgroup of its container, a process with the right to write there can make cgroups with any name, such as
+//! the name of another pod's cgroup. So only the **first** component that names a pod counts. The kubelet has made the
+//! components before it.
 
-/// What the cgroups of a process say.
+/// The pod of a process, by its cgroups.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Belongs {
     /// It belongs to no pod.
     ToNone,
     /// It belongs to the pod with this UID.
     To(String),
-    /// One hierarchy says another pod than another.
+    /// Two hierarchies name different pods.
     ToSeveral,
 }
 
@@ -34,9 +35,9 @@ pub(super) fn pod_of(lines: &str) -> Belongs {
     found.map_or(Belongs::ToNone, Belongs::To)
 }
 
-/// The UID of the pod in whose cgroup a path leads.
+/// The UID of the pod into whose cgroup a path leads.
 fn uid_in(path: &str) -> Option<String> {
-    // Whether everything so far is the kubelet's: its own cgroup was seen, or nothing but classes of service.
+    // Whether the kubelet has made all components so far: its own cgroup was seen, or only classes of service.
     let (mut below_kubepods, mut only_classes) = (false, true);
     for part in path.split('/') {
         match part {
@@ -48,7 +49,7 @@ fn uid_in(path: &str) -> Option<String> {
             return Some(uid);
         }
         if let Some(uid) = part.strip_prefix("pod").filter(|uid| is_uid(uid)) {
-            // Elsewhere it may be anybody's.
+            // Elsewhere any user may have made it.
             return (below_kubepods || only_classes).then(|| uid.to_owned());
         }
         below_kubepods |= part.contains("kubepods");
@@ -64,7 +65,7 @@ fn of_systemd(part: &str) -> Option<String> {
     (before.split('-').any(|word| word == "kubepods") && is_uid(&uid)).then_some(uid)
 }
 
-/// The API server makes UIDs as RFC 4122 has them; those of static pods are a hash.
+/// The API server makes UIDs by RFC 4122. The UID of a static pod is a hash.
 fn is_uid(text: &str) -> bool {
     let is_hex = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'a'..=b'f'));
     match text.len() {
@@ -79,7 +80,7 @@ fn is_uid(text: &str) -> bool {
     }
 }
 
-/// Cgroups that systemd hands over to users and services of the machine, which make any below them.
+/// Cgroups that systemd delegates to users and services of the machine. They can make any cgroups below them.
 fn is_handed_over(part: &str) -> bool {
     part == "user.slice" || part.starts_with("user-") || part.ends_with(".service")
 }
@@ -91,7 +92,8 @@ mod tests {
     const A: &str = "8e2f1c5a-0b7d-4c1e-9f3a-5d6e7f8091a2";
     const B: &str = "11111111-2222-3333-4444-555555555555";
 
-    /// What the lines say; `A` and `B` in them stand for two UIDs, `A_` and `B_` for the same as systemd has them.
+    /// Compares the pod of these lines. In them, `A` and `B` stand for two UIDs, and `A_` and `B_` for the same UIDs in
+    /// systemd's form.
     fn check(lines: &str, expected: &str) {
         let text = lines
             .replace("{A}", A)
@@ -120,7 +122,7 @@ mod tests {
         check("0::/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{A_}.slice/x", "A");
         check("0::/docker/0123/kubelet/kubepods/burstable/pod{A}/0123", "A");
         check("0::/k8s-n1/kubepods/pod{A}/0123", "A");
-        // From a cgroup namespace of a pod's own.
+        // Seen from the cgroup namespace of a pod.
         check("0::/../../pod{A}/0123", "A");
         check("0::/../../../burstable/pod{A}/0123", "A");
         check("0::/../../../../kubepods.slice/kubepods-pod{A_}.slice/x", "A");

@@ -1,9 +1,9 @@
 //! Finds the network namespaces of pods by their processes, in `/proc`: no container runtime is asked.
 //!
-//! The cgroup of a process says which pod it belongs to ([`cgroup`]); a passage through all processes ([`sweep`]) notes their
-//! network namespaces. That a namespace is the pod's is proved by its addresses: a process of a pod may sit in any namespace that it
-//! could enter or make. Of several namespaces that all have the pod's addresses, the one counts with which an earlier daemon has
-//! enrolled the pod, and else none.
+//! The cgroup of a process names its pod ([`cgroup`]). A pass over all processes ([`sweep`]) collects their network
+//! namespaces. The addresses of a namespace prove that it is the pod's: a process of a pod may be in any namespace that
+//! it could enter or make. If several namespaces have the pod's addresses, the one with which an earlier daemon has
+//! enrolled the pod counts. If there is none, no namespace counts.
 
 mod cgroup;
 mod overview;
@@ -39,11 +39,12 @@ use crate::{
     redirect::NetnsLink,
 };
 
-/// Processes that are looked at in one go. Most nodes have fewer.
+/// Processes that are examined without a pause. Most nodes have fewer.
 const PORTION: usize = 2048;
-/// The pause after a portion, as a multiple of the time that it took: a pod with very many processes does not cost a whole CPU.
+/// The pause after a portion, as a multiple of the time that it took. So a pod with very many processes does not cost a
+/// whole CPU.
 const PAUSE: u32 = 3;
-/// How long the namespaces of one pod are looked into. The kernel answers at once, unless somebody keeps it busy.
+/// The time to examine the namespaces of one pod. The kernel answers at once, unless somebody keeps it busy.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Addresses and namespaces that a message names.
 const NAMED: usize = 8;
@@ -62,7 +63,7 @@ pub enum NotFound {
         /// The cause.
         error: String,
     },
-    /// It has none.
+    /// The pod has no process.
     #[error(
         "none of the {processes} processes in {} is in a cgroup of the pod (UID {uid}): its containers have not started yet, or \
          --proc is not the /proc of the node",
@@ -73,10 +74,10 @@ pub enum NotFound {
         uid: Arc<str>,
         /// The folder.
         proc: PathBuf,
-        /// How many processes there are.
+        /// The number of all processes.
         processes: usize,
     },
-    /// Nothing may be known of them.
+    /// This process may not examine the pod's processes.
     #[error(
         "cannot look at the network namespace of a process of the pod in {}: {error}; the daemon needs CAP_SYS_PTRACE",
         proc.display()
@@ -87,12 +88,12 @@ pub enum NotFound {
         /// The cause.
         error: io::ErrorKind,
     },
-    /// They are all in the node's.
+    /// All processes of the pod are in the node's network namespace.
     #[error(
         "all processes of the pod are in the network namespace of the node, which has none of the pod's connections"
     )]
     OnTheHost,
-    /// They are all in namespaces of others.
+    /// All processes of the pod are in namespaces without the pod's addresses.
     #[error(
         "none of the network namespaces of the pod's processes has the pod's address {address}; they have {found}{}",
         if *.is_cut { ", and more than so many were not looked into" } else { "" }
@@ -100,23 +101,23 @@ pub enum NotFound {
     NotItsOwn {
         /// An address of the pod.
         address: IpAddr,
-        /// What they have.
+        /// The addresses of the namespaces.
         found: String,
-        /// Not all were looked into.
+        /// Some namespaces were not examined.
         is_cut: bool,
     },
-    /// Nobody can tell which is the pod's.
+    /// Several namespaces have the pod's addresses.
     #[error(
         "processes of the pod are in several network namespaces that have the pod's addresses, those of {processes}; one of them \
          has made another namespace and given it these addresses: end it, or delete the pod"
     )]
     Several {
-        /// A process in each.
+        /// One process in each of the namespaces.
         processes: String,
     },
 }
 
-/// A pod that is looked for.
+/// A pod whose network namespace is searched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sought {
     /// Its name.
@@ -136,7 +137,7 @@ pub struct Found {
     pub process: u32,
 }
 
-/// What one passage through all processes has seen.
+/// The result of one pass over all processes.
 #[derive(Debug)]
 pub struct Sighting {
     seen: HashMap<Arc<str>, Seen>,
@@ -144,31 +145,31 @@ pub struct Sighting {
 }
 
 impl Sighting {
-    /// Takes what was seen of a pod, by its UID.
+    /// Takes the findings about a pod, by its UID.
     pub fn take(&mut self, uid: &str) -> SeenPod {
         SeenPod { seen: self.seen.remove(uid).unwrap_or_default(), processes: self.processes }
     }
 }
 
-/// What was seen of one pod.
+/// The findings about one pod.
 #[derive(Debug)]
 pub struct SeenPod {
     seen: Seen,
     processes: usize,
 }
 
-/// What is asked of a network namespace.
+/// The questions about network namespaces.
 pub trait Inspect: Send + Sync + 'static {
     /// The addresses in it.
     ///
     /// # Errors
-    /// It is no network namespace, or the kernel does not tell; as a sentence.
+    /// It is no network namespace, or the kernel does not answer; as a sentence.
     fn addresses(&self, netns: &OpenNetns) -> impl Future<Output = Result<Vec<IpAddr>, String>> + Send;
 
-    /// Which one is the node's own.
+    /// The node's own network namespace.
     fn host(&self) -> NetnsId;
 
-    /// Whether a namespace is on record as that of a pod, which an earlier daemon has enrolled with it.
+    /// Whether a namespace is on record for a pod: an earlier daemon has enrolled the pod with it.
     fn is_recorded(&self, netns: &OpenNetns, pod: &NamespacedName) -> bool;
 }
 
@@ -215,13 +216,13 @@ impl<I> Clone for Finder<I> {
 }
 
 impl<I: Inspect> Finder<I> {
-    /// Looks in this folder.
+    /// A finder that reads this folder.
     #[must_use]
     pub fn new(proc: &Path, inspect: I) -> Self {
         Self { proc: proc.into(), inspect: Arc::new(inspect) }
     }
 
-    /// The given pods whose network namespace has been left by the process by which it was found.
+    /// Those of the given pods whose process, by which their network namespace was found, has left it.
     pub async fn without_witness<T: Send + 'static>(&self, found: Vec<(T, Found)>) -> Vec<T> {
         let proc = Arc::clone(&self.proc);
         let is_there = move |found: &Found| {
@@ -232,17 +233,17 @@ impl<I: Inspect> Finder<I> {
         spawn_blocking(asking).await.unwrap_or_default()
     }
 
-    /// Whether it is the namespace of the node.
+    /// Whether a namespace is the node's own.
     #[must_use]
     pub fn is_host(&self, netns: &OpenNetns) -> bool {
         let NetnsId { device, inode } = self.inspect.host();
         netns.place() == (device, inode)
     }
 
-    /// Whether a namespace has all of these addresses; why not.
+    /// Checks that a namespace has all of these addresses.
     ///
     /// # Errors
-    /// It lacks one, or that can't be told.
+    /// It lacks an address, or the kernel does not answer.
     pub async fn proves(&self, netns: &OpenNetns, addresses: &[IpAddr]) -> Result<(), String> {
         let found = self.inspect.addresses(netns).await?;
         match addresses.iter().find(|address| !found.contains(address)) {
@@ -251,16 +252,17 @@ impl<I: Inspect> Finder<I> {
         }
     }
 
-    /// Whether a namespace surely lacks one of these addresses. That it can't be told, or not in time, is no proof.
+    /// Whether a namespace certainly lacks one of these addresses. If the kernel does not answer in time, that is no
+    /// proof.
     pub async fn disproves(&self, netns: &OpenNetns, addresses: &[IpAddr]) -> bool {
         let found = self.inspect.addresses(netns).await;
         found.is_ok_and(|found| addresses.iter().any(|address| !found.contains(address)))
     }
 
-    /// Goes through all processes of the node, and notes those of pods, by their UIDs.
+    /// Goes through all processes of the node, and collects those of the wanted pods, by UID.
     ///
     /// # Errors
-    /// They could not be listed.
+    /// The processes could not be listed.
     pub async fn sweep(&self, wanted: HashSet<Arc<str>>) -> Result<Sighting, NotFound> {
         let failed =
             |error: io::Error| NotFound::Unreadable { proc: self.proc.to_path_buf(), error: error.to_string() };
@@ -284,10 +286,10 @@ impl<I: Inspect> Finder<I> {
         }
     }
 
-    /// Whose namespace it is, of those that a pod's processes are in.
+    /// Chooses the pod's namespace among those of its processes.
     ///
     /// # Errors
-    /// None is, or nobody can tell which.
+    /// None is the pod's, or several may be.
     pub async fn choose(&self, pod: &Sought, seen: SeenPod) -> Result<Found, NotFound> {
         let SeenPod { seen, processes } = seen;
         let proc = || self.proc.to_path_buf();
@@ -302,7 +304,7 @@ impl<I: Inspect> Finder<I> {
                 is_on_host = true;
                 continue;
             }
-            // It may have ended meanwhile, or moved.
+            // The process may have ended or moved meanwhile.
             let Some(netns) = self.open(pod, *candidate).await else { continue };
             match timeout_at(until, self.inspect.addresses(&netns)).await {
                 Ok(Ok(found)) if pod.addresses.iter().all(|address| found.contains(address)) => {
@@ -339,7 +341,7 @@ impl<I: Inspect> Finder<I> {
         }
     }
 
-    /// Opens the namespace of a candidate, if its process is still there, the pod's, and in that namespace.
+    /// Opens the namespace of a candidate, if its process still exists, belongs to the pod, and is in that namespace.
     async fn open(&self, pod: &Sought, candidate: Candidate) -> Option<OpenNetns> {
         let (proc, uid) = (Arc::clone(&self.proc), Arc::clone(&pod.uid));
         let opening = move || {

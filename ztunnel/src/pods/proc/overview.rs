@@ -1,5 +1,5 @@
-//! Whether a folder is the `/proc` of a node, and whether this process may look at what it needs in it: at the start, and for
-//! `ztunnel check`.
+//! Checks that a folder is the `/proc` of a node, and that this process may read the needed facts in it. Used at the
+//! start, and by `ztunnel check`.
 
 use std::{
     collections::HashSet,
@@ -11,15 +11,15 @@ use thiserror::Error;
 
 use super::{cgroup::Belongs, process::Process};
 
-/// Processes that are looked at.
+/// Processes that are examined.
 const MOST: usize = 32_768;
 
-/// What is there.
+/// The content of the folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Overview {
-    /// Processes.
+    /// Number of processes.
     pub processes: usize,
-    /// Pods to which some of them belong.
+    /// Number of pods that have some of the processes.
     pub pods: usize,
 }
 
@@ -34,13 +34,13 @@ pub enum Unusable {
         /// The cause.
         source: io::Error,
     },
-    /// It is something else.
+    /// The folder has no processes.
     #[error("there are no processes in {}: mount the /proc of the node, and set --proc to where it is", proc.display())]
     NoProcesses {
         /// The folder.
         proc: PathBuf,
     },
-    /// The network namespaces of processes may not be looked at.
+    /// This process may not read the network namespaces of processes.
     #[error(
         "cannot look at the network namespace of process {process} in {}: add CAP_SYS_PTRACE (securityContext.capabilities.add: \
          SYS_PTRACE), or run as root of the node",
@@ -56,24 +56,24 @@ pub enum Unusable {
     },
 }
 
-/// Looks at the processes of a node. Blocks on the file system.
+/// Examines the processes of a node. Blocks on the file system.
 ///
 /// # Errors
-/// What is missing.
+/// The missing precondition.
 pub fn overview(proc: &Path) -> Result<Overview, Unusable> {
     let unreadable = |source| Unusable::Unreadable { proc: proc.to_owned(), source };
     let (mut processes, mut pods, mut denied) = (0, HashSet::new(), None);
     for entry in std::fs::read_dir(proc).map_err(unreadable)?.take(MOST) {
         let name = entry.map_err(unreadable)?.file_name();
         let Some(number) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
-        // Processes end while they are looked at.
+        // The process may have ended meanwhile.
         let Ok(process) = Process::open(proc, number) else { continue };
         let Ok(belongs) = process.pod() else { continue };
         processes += 1;
         let is_of_pod = matches!(belongs, Belongs::To(_));
         match process.netns() {
             Err(source) if source.kind() == io::ErrorKind::PermissionDenied => {
-                // What is forbidden of others is of no concern, unless there is no pod to try it on.
+                // A refusal for other processes does not matter, unless there is no process of a pod to try.
                 if is_of_pod {
                     return Err(Unusable::Denied { proc: proc.to_owned(), process: number, source });
                 }

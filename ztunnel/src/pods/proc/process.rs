@@ -1,7 +1,7 @@
-//! One process of the node, as `/proc/PID` tells of it.
+//! One process of the node, read from `/proc/PID`.
 //!
-//! The folder is opened once, and everything is read through it: when the process has ended and its number is another's, the
-//! kernel answers with an error, and not with what is true of the other.
+//! The folder is opened once, and everything is read through it. When the process has ended and another process has its
+//! PID, the kernel answers with an error and not with facts of the other process.
 
 use std::{
     fs::File,
@@ -18,9 +18,10 @@ use nix::{
 use super::cgroup::{Belongs, pod_of};
 use crate::{model::netns::OpenNetns, net::netns::NetnsId};
 
-/// So much of `/proc/PID/cgroup` is read: a line for each of the 13 hierarchies that there can be, with paths as long as paths get.
+/// Bytes of `/proc/PID/cgroup` that are read: enough for a line for each of up to 13 hierarchies, with paths of the
+/// greatest length.
 const CGROUP_MOST: u64 = 64 << 10;
-/// So much of `/proc/PID/stat`, which is one short line.
+/// Bytes of `/proc/PID/stat` that are read. It has one short line.
 const STAT_MOST: u64 = 4 << 10;
 
 /// A process.
@@ -31,17 +32,17 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// The process that has this number now.
+    /// The process that has this PID now.
     ///
     /// # Errors
-    /// There is none.
+    /// There is no such process.
     pub(super) fn open(proc: &Path, number: u32) -> io::Result<Self> {
         let path = proc.join(number.to_string());
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         Ok(Self { folder: open(&path, flags, Mode::empty())?, path })
     }
 
-    /// Which pod it belongs to. What has too many lines belongs to none.
+    /// The pod to which it belongs. A process whose file is too long belongs to none.
     ///
     /// # Errors
     /// It has ended.
@@ -49,19 +50,19 @@ impl Process {
         Ok(self.read("cgroup", CGROUP_MOST)?.map_or(Belongs::ToNone, |text| pod_of(&text)))
     }
 
-    /// When it was started, in ticks since the boot.
+    /// The time of its start, in ticks since the boot.
     ///
     /// # Errors
-    /// It has ended, or the kernel's answer makes no sense.
+    /// It has ended, or the kernel's answer is not valid.
     pub(super) fn started(&self) -> io::Result<u64> {
         let text = self.read("stat", STAT_MOST)?.unwrap_or_default();
         started(&text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "stat has no start time"))
     }
 
-    /// Which network namespace it is in.
+    /// The network namespace that it is in.
     ///
     /// # Errors
-    /// It has ended, or this process may not know.
+    /// It has ended, or this process may not read the fact.
     pub(super) fn netns(&self) -> io::Result<NetnsId> {
         let found = fstatat(&self.folder, "ns/net", AtFlags::empty())?;
         Ok(NetnsId { device: found.st_dev, inode: found.st_ino })
@@ -77,7 +78,7 @@ impl Process {
         OpenNetns::new(file, self.path.join("ns/net"))
     }
 
-    /// The text of a file; `None`: it is longer than `most`. What is no text has no meaning here.
+    /// The text of a file; `None`: it is longer than `most`. Bytes that are not UTF-8 do not matter here.
     fn read(&self, file: &str, most: u64) -> io::Result<Option<String>> {
         let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let file = File::from(openat(&self.folder, file, flags, Mode::empty())?);
@@ -88,7 +89,8 @@ impl Process {
     }
 }
 
-/// The 22nd field. The second is the name of the process, which it chooses itself: blanks and brackets may be in it.
+/// Reads the 22nd field. The second field is the name of the process. The process chooses it, so it may contain blanks
+/// and brackets.
 fn started(stat: &str) -> Option<u64> {
     let (_, behind_the_name) = stat.rsplit_once(')')?;
     behind_the_name.split_ascii_whitespace().nth(19)?.parse().ok()

@@ -1,8 +1,9 @@
-//! Goes through all processes of the node once, and notes the network namespaces of those that belong to given pods.
+//! Goes through all processes of the node once, and collects the network namespaces of the processes of given pods.
 //!
-//! What is read may change at any moment, and those who change it may mean harm: a pod makes as many processes and network
-//! namespaces as it likes. So the work is done in portions, what is kept of a pod is bounded, and the processes that were
-//! started first count first: a pod's network namespace is that of its sandbox, whose process is older than all others.
+//! The facts may change at any moment, and a hostile pod may change them: a pod can make any number of processes and
+//! network namespaces. So the work is done in portions, the findings about a pod are limited, and processes that were
+//! started earlier come first: a pod's network namespace is that of its sandbox, whose process is older than all
+//! others.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -15,27 +16,27 @@ use std::{
 use super::{cgroup::Belongs, process::Process};
 use crate::net::netns::NetnsId;
 
-/// Network namespaces of one pod that are looked into. Engines that run containers in a pod make one for each.
+/// Network namespaces of one pod that are examined. Container engines inside a pod make one for each container.
 pub(super) const MOST_NAMESPACES: usize = 64;
 
 /// A network namespace of a pod's processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Candidate {
     pub(super) netns: NetnsId,
-    /// When the oldest of the pod's processes in it was started.
+    /// The start of the oldest process of the pod in it.
     pub(super) started: u64,
-    /// The number of that process.
+    /// The PID of that process.
     pub(super) process: u32,
 }
 
-/// What was seen of one pod.
+/// The findings about one pod.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
-    /// Its network namespaces, that with the oldest process first.
+    /// Its network namespaces. The one with the oldest process comes first.
     pub(super) candidates: Vec<Candidate>,
-    /// There were more, which are not among them.
+    /// There were more network namespaces, which are left out.
     pub(super) is_cut: bool,
-    /// Its processes.
+    /// The number of its processes.
     pub(super) processes: usize,
     /// Why the network namespace of one of them is not known.
     pub(super) denied: Option<io::ErrorKind>,
@@ -58,7 +59,7 @@ impl Seen {
     }
 }
 
-/// A passage through all processes.
+/// A pass over all processes.
 #[derive(Debug)]
 pub(super) struct Sweep {
     proc: Arc<Path>,
@@ -69,7 +70,7 @@ pub(super) struct Sweep {
 }
 
 impl Sweep {
-    /// Begins to look for the processes of pods, by their UIDs.
+    /// Starts a pass that collects the processes of these pods, by UID.
     ///
     /// # Errors
     /// The folder can't be listed.
@@ -78,7 +79,7 @@ impl Sweep {
         Ok(Self { proc, entries, wanted, found: HashMap::new(), processes: 0 })
     }
 
-    /// Goes through so many more entries. Whether that was all.
+    /// Goes through at most `entries` more entries. Returns whether the pass is complete.
     ///
     /// # Errors
     /// The folder can't be listed any further.
@@ -86,7 +87,7 @@ impl Sweep {
         for _ in 0..entries {
             let Some(entry) = self.entries.next() else { return Ok(true) };
             let number = entry?.file_name().to_str().and_then(|name| name.parse().ok());
-            // What is no number is no process; and what has ended meanwhile is gone.
+            // An entry that is no number is no process. A process that has ended meanwhile is ignored.
             if let Some(number) = number {
                 self.processes += 1;
                 let _ended = self.look_at(number);
@@ -109,7 +110,7 @@ impl Sweep {
         Ok(())
     }
 
-    /// What was seen of each pod of which anything was seen, and how many processes there are in all.
+    /// The findings about each pod that was seen, and the number of all processes.
     pub(super) fn end(self) -> (HashMap<Arc<str>, Seen>, usize) {
         (self.found, self.processes)
     }

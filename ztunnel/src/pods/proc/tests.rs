@@ -69,7 +69,7 @@ impl Tree {
         )
     }
 
-    /// The namespaces that are on record as that of the pod `ns/a`.
+    /// The namespaces that are on record for the pod `ns/a`.
     fn recorded(&self) -> Vec<(u64, u64)> {
         let names = fs::read_to_string(self.0.path().join("recorded")).unwrap_or_default();
         let places = names.lines().map(|name| fs::metadata(self.file(name)).unwrap());
@@ -86,7 +86,7 @@ impl Tree {
         found.unwrap().file_name().into_string().unwrap()
     }
 
-    /// What is found of the pods, with their addresses.
+    /// Searches the namespaces of pods with these addresses, and returns the results as text.
     async fn find(&self, pods: &[(&str, &[&str])]) -> Vec<String> {
         let finder = self.finder();
         let mut seen = finder.sweep(pods.iter().map(|(uid, _)| Arc::from(*uid)).collect()).await.unwrap();
@@ -115,7 +115,7 @@ fn pod_a() -> NamespacedName {
 
 impl Inspect for Scripted {
     async fn addresses(&self, netns: &OpenNetns) -> Result<Vec<IpAddr>, String> {
-        // As the kernel does: by the open file, whatever has become of its path.
+        // Like the kernel, this reads the open file, whatever has happened to its path.
         let mut bytes = [0; 256];
         let length = netns.file().read_at(&mut bytes, 0).map_err(|error| error.to_string())?;
         let text = std::str::from_utf8(&bytes[..length]).unwrap();
@@ -176,7 +176,7 @@ async fn two_namespaces_with_the_pods_addresses_are_nobodys() {
     fs::write(tree.0.path().join("recorded"), "a").unwrap();
     assert_eq!(tree.find(&[(A, &["10.0.0.1"])]).await, ["a by 5"]);
     fs::write(tree.0.path().join("recorded"), "").unwrap();
-    // Of two addresses, one alone proves nothing.
+    // One of two addresses proves nothing.
     tree.namespace("a", "10.0.0.1 fd00::1");
     assert_eq!(tree.find(&[(A, &["10.0.0.1", "fd00::1"])]).await, ["a by 5"]);
 }
@@ -186,7 +186,7 @@ async fn a_pod_that_makes_cgroups_with_names_of_others_stays_itself() {
     let tree = Tree::new();
     tree.namespace("a", "10.0.0.1");
     tree.namespace("b", "10.0.0.2");
-    // It has taken the address of the other pod into a namespace of its own.
+    // The pod has made a namespace of its own with the address of the other pod.
     tree.namespace("fake", "10.0.0.2");
     tree.of_pod(5, A, "a");
     for (number, below) in [(6, format!("kubepods/pod{B}")), (7, format!("pod{B}/0123")), (8, "x/y".to_owned())] {
@@ -214,7 +214,7 @@ async fn a_pod_with_very_many_processes_and_namespaces_is_found_and_holds_up_nob
     tree.of_pod(50_000, B, "b");
     let found = tree.find(&[(A, &["10.0.0.1"]), (B, &["10.0.0.2"])]).await;
     assert_eq!(found, ["a by 10", "b by 50000"]);
-    // Without its own one, so much is told and no more.
+    // Without its own namespace, the message is still short.
     tree.end(10);
     let found = tree.find(&[(A, &["10.0.0.1"])]).await;
     assert!(found[0].ends_with("more than so many were not looked into") && found[0].len() < 500, "{found:?}");
@@ -227,7 +227,7 @@ async fn what_cannot_be_read_is_told_with_the_remedy() {
     let finder = Finder { proc: tree.proc().join("missing").into(), inspect };
     let error = finder.sweep([Arc::from(A)].into()).await.unwrap_err().to_string();
     assert!(error.contains("--proc") && error.contains("missing"), "{error}");
-    // Processes that end while they are looked at, and what is no process.
+    // Processes that end during the pass, and entries that are no processes.
     fs::create_dir(tree.proc().join("77")).unwrap();
     fs::write(tree.proc().join("78"), "").unwrap();
     tree.namespace("a", "10.0.0.1");

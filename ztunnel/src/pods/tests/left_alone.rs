@@ -8,7 +8,7 @@ use crate::{hbone::tests::local, pods::describe::PodState};
 
 const NETNS: &str = "{ambient.mesh/netns: /n/web}";
 
-/// The mesh with one more annotation of `web`.
+/// The mesh, with one more annotation of `web`.
 fn with(annotation: &str) -> String {
     let annotated = MESH.replace(NETNS, &format!("{{ambient.mesh/netns: /n/web, {annotation}}}"));
     assert_ne!(annotated, MESH);
@@ -66,7 +66,7 @@ async fn a_daemon_that_nobody_follows_gives_every_pod_back() {
         echo(&mut carried, &mut accepted).await;
         assert_eq!(world.network.tunnels(), 1);
         world.node("b").leave();
-        // What was carried can't go on: whoever has it opened it inside the mesh.
+        // Connections that the daemon carried cannot continue: they were opened inside the mesh.
         assert!(is_reset(&mut accepted).await);
         eventually("web is released", async || !world.network.is_captured("/n/web")).await;
     })

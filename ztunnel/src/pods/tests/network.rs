@@ -1,8 +1,8 @@
-//! A network of pods in one process, and the kernel of each of its nodes: what `ebpf`, `redirect` and routes do on a real node,
-//! done by looking up who listens where.
+//! A network of pods in one process, and the kernel of each of its nodes. A table of listeners replaces `ebpf`,
+//! `redirect` and the routes of a real node.
 //!
-//! Connections are real TCP connections over loopback, because the data path reads and writes real sockets, half-closes and
-//! resets them. Their addresses are scripted: a name is kept for each of their ends.
+//! Connections are real TCP connections over loopback, because the data path reads and writes real sockets, half-closes
+//! and resets them. Their addresses are scripted: each end has a name in a table.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -41,48 +41,49 @@ use crate::{
     },
 };
 
-/// All connections of pods come from this port, unless a test wants otherwise. The worker that takes a connection follows from
-/// the port, and each worker has tunnels of its own: so that one tunnel is made where the tests count one, and is not made anew
-/// under a connection that is being opened, which the application would see twice.
+/// The source port of all connections of pods, unless a test changes that. The port decides which worker accepts a
+/// connection, and each worker has HBONE connections of its own. With one port, exactly one HBONE connection is made
+/// where a test counts one. It is also not replaced while a connection is being opened, which the application would see
+/// as two connections.
 const PORT_OF_PODS: u16 = 32_768;
 
-/// Everything there is; clones are the same.
+/// The whole network. Clones share it.
 #[derive(Clone, Default)]
 pub(super) struct Network(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
-    /// Which namespace a path leads to.
+    /// The cookie of the namespace to which a path leads.
     paths: HashMap<PathBuf, u64>,
     namespaces: HashMap<u64, Inside>,
-    /// Where on loopback an application listens.
+    /// The loopback address of each application's listener.
     applications: HashMap<SocketAddr, SocketAddr>,
-    /// What a connection's ends are called, by the loopback address of the end that connected.
+    /// The scripted addresses of a connection's ends, by the loopback address of the client.
     names: HashMap<SocketAddr, (SocketAddr, SocketAddr)>,
-    /// Who does not answer.
+    /// Addresses that do not answer.
     silent: HashSet<IpAddr>,
-    /// Who answers, and hears nothing.
+    /// Addresses that accept connections and never read from them.
     deaf: HashMap<IpAddr, (SocketAddr, std::net::TcpListener)>,
     unheard: usize,
-    /// Connections of processes of a node, in no pod: from where to where.
+    /// Connections of processes of a node that are in no pod: source and destination.
     of_nodes: HashSet<(SocketAddr, SocketAddr)>,
-    /// A loopback address that does not answer, and what fills it.
+    /// A loopback address that does not answer, and the sockets that fill its queue.
     hole: Option<(SocketAddr, Vec<Box<dyn Send>>)>,
     next_port: u16,
-    /// Connections of pods come from ports of their own, too.
+    /// Each connection of a pod has a source port of its own.
     has_many_ports: bool,
-    /// How many connections have been begun to port 15008.
+    /// The number of connections to port 15008.
     tunnels: usize,
-    /// What captures is gone, and can't be put back.
+    /// The capture is gone, and can't be restored.
     unhooked: bool,
-    /// Enrolments wait, and how many do.
+    /// Enrolments have to wait.
     stalls: bool,
     stalled: usize,
     keeps_listeners: bool,
     waiting: usize,
-    /// Wakes those that wait.
+    /// Wakes the waiting tasks.
     goes_on: Arc<Notify>,
-    /// How many connections were accepted with all options.
+    /// The number of accepted connections that have all options.
     accepted: usize,
 }
 
@@ -97,20 +98,20 @@ struct Inside {
 }
 
 struct Capture {
-    /// Whose kernel does it.
+    /// The node whose kernel captures the pod.
     node: &'static str,
     pod: String,
     addresses: Vec<IpAddr>,
     attached: bool,
     workers: u32,
     listeners: HashMap<(u32, u16, u16), SocketAddr>,
-    /// The same sockets, where they are to be closed.
+    /// The same sockets, if a test wants to close them.
     sockets: Vec<std::net::TcpListener>,
     exclusions: Exclusions,
 }
 
 impl Capture {
-    /// Whose it is, by the records.
+    /// The pod that is on record for it.
     fn recorded(&self) -> Option<&str> {
         (!self.pod.is_empty()).then_some(&*self.pod)
     }
@@ -130,7 +131,7 @@ impl Network {
         state.paths.insert(path.into(), cookie);
     }
 
-    /// Takes what captures out of the kernel, for good; or lets it be put back.
+    /// Removes the capture from the kernel for good, or allows its restoration.
     pub(super) fn unhook(&self, gone: bool) {
         self.lock().unhooked = gone;
     }
@@ -144,7 +145,7 @@ impl Network {
             .for_each(|capture| capture.pod.clear());
     }
 
-    /// Another installation captures the pod in a namespace, or does so no more.
+    /// Sets whether another installation captures the pod in a namespace.
     pub(super) fn take_over(&self, path: &str, is_foreign: bool) {
         let mut state = self.lock();
         let cookie = state.paths[Path::new(path)];
@@ -153,24 +154,24 @@ impl Network {
         inside.changed.notify_one();
     }
 
-    /// From now on an enrolment takes as long as it is until [`Self::go_on`].
+    /// From now on, enrolments wait until [`Self::go_on`].
     pub(super) fn stall(&self) {
         self.lock().stalls = true;
     }
 
-    /// How many enrolments wait.
+    /// The number of waiting enrolments.
     pub(super) fn stalled(&self) -> usize {
         self.lock().stalled
     }
 
-    /// Lets enrolments go on.
+    /// Lets the waiting enrolments continue.
     pub(super) fn go_on(&self) {
         let mut state = self.lock();
         state.stalls = false;
         state.goes_on.notify_waiters();
     }
 
-    /// From now on the kernel is busy with a namespace, as long as its rules and routes are asked for.
+    /// From now on, requests for the rules and routes of a namespace keep the kernel busy.
     pub(super) fn keep_busy(&self, path: &str) {
         let mut state = self.lock();
         let cookie = state.paths[Path::new(path)];
@@ -179,7 +180,7 @@ impl Network {
         inside.changed.notify_one();
     }
 
-    /// How many wait for that.
+    /// The number of tasks that wait for the busy kernel.
     pub(super) fn waiting(&self) -> usize {
         self.lock().waiting
     }
@@ -207,7 +208,7 @@ impl Network {
         going_on.await;
     }
 
-    /// From now on listeners can be closed under the daemon.
+    /// From now on, a test can close the daemon's listeners.
     pub(super) fn keep_listeners(&self) {
         self.lock().keeps_listeners = true;
     }
@@ -229,12 +230,12 @@ impl Network {
         state.paths.insert(other.into(), cookie);
     }
 
-    /// Takes a path away, as a runtime does that deletes a pod.
+    /// Removes a path, as a runtime does when it deletes a pod.
     pub(super) fn unmount(&self, path: &str) {
         self.lock().paths.remove(Path::new(path)).unwrap();
     }
 
-    /// Changes the addresses of a namespace, which tells of it.
+    /// Changes the addresses of a namespace, and notifies of the change.
     pub(super) fn readdress(&self, path: &str, addresses: &[&str]) {
         let mut state = self.lock();
         let cookie = state.paths[Path::new(path)];
@@ -243,34 +244,34 @@ impl Network {
         inside.changed.notify_one();
     }
 
-    /// From now on nobody at that address answers.
+    /// From now on, the address does not answer.
     pub(super) fn silence(&self, address: &str) {
         self.lock().silent.insert(address.parse().unwrap());
     }
 
-    /// From now on connections to that address come about, and nobody listens to them.
+    /// From now on, connections to the address are established, but nobody reads from them.
     pub(super) fn deafen(&self, address: &str) {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let at = listener.local_addr().unwrap();
         self.lock().deaf.insert(address.parse().unwrap(), (at, listener));
     }
 
-    /// How many connections nobody has listened to.
+    /// The number of connections from which nobody has read.
     pub(super) fn unheard(&self) -> usize {
         self.lock().unheard
     }
 
-    /// From now on connections of pods come from ports of their own, so that all workers take some.
+    /// From now on, each connection of a pod has a source port of its own, so that all workers accept some.
     pub(super) fn vary_ports(&self) {
         self.lock().has_many_ports = true;
     }
 
-    /// How many tunnels have been begun.
+    /// The number of HBONE connections that have been begun.
     pub(super) fn tunnels(&self) -> usize {
         self.lock().tunnels
     }
 
-    /// How many connections were accepted that have all options.
+    /// The number of accepted connections that have all options.
     pub(super) fn accepted(&self) -> usize {
         self.lock().accepted
     }
@@ -294,7 +295,7 @@ impl Network {
         listener
     }
 
-    /// Who has connected to an application, as that sees it.
+    /// The client's address of an accepted connection, as the application sees it.
     pub(super) fn client(&self, accepted: &TcpStream) -> SocketAddr {
         self.lock().names[&accepted.peer_addr().unwrap()].0
     }
@@ -316,7 +317,7 @@ impl Network {
         self.connect_past(from, to, true).await
     }
 
-    /// Connects as who is in no pod, and on none of the nodes, whatever it says of its address.
+    /// Connects as a process outside of all pods and nodes, with any source address.
     pub(super) async fn connect_from_outside(&self, from: &str, to: &str) -> io::Result<TcpStream> {
         self.connect_past(from, to, false).await
     }
@@ -345,7 +346,8 @@ async fn finished(stream: TcpStream) -> io::Result<TcpStream> {
 }
 
 impl State {
-    /// A port of its own for each connection from outside of the pods: who holds which is what nodes are asked for.
+    /// A port for one connection from outside of the pods. Each has its own, because nodes are asked for the owner of a
+    /// connection.
     fn port(&mut self) -> u16 {
         self.next_port = self.next_port.wrapping_add(1).max(PORT_OF_PODS + 1);
         self.next_port
@@ -359,7 +361,7 @@ impl State {
         self.namespaces.values().find(|inside| inside.addresses.contains(&address))
     }
 
-    /// Where on loopback a connection ends that an application makes: the hook `connect`.
+    /// The loopback address for a connection that an application makes. It replaces the hook `connect`.
     fn leave(&mut self, from: SocketAddr, to: SocketAddr) -> io::Result<SocketAddr> {
         let inside = self.of_address(from.ip()).unwrap();
         let is_own = inside.addresses.contains(&to.ip());
@@ -371,7 +373,7 @@ impl State {
         }
     }
 
-    /// Where on loopback a connection ends that comes to an address: the program `steer`.
+    /// The loopback address for a connection that arrives at an address. It replaces the program `steer`.
     fn arrive(&mut self, from: SocketAddr, to: SocketAddr) -> io::Result<SocketAddr> {
         if self.silent.contains(&to.ip()) {
             return Ok(self.hole());
@@ -402,7 +404,7 @@ impl State {
         self.applications.get(&at).copied().ok_or(io::ErrorKind::ConnectionRefused.into())
     }
 
-    /// A listener whose queue is full: the kernel answers nobody who comes.
+    /// A listener whose queue is full: the kernel does not answer further connections.
     fn hole(&mut self) -> SocketAddr {
         let (at, _) = self.hole.get_or_insert_with(|| {
             let socket = socket::tcp(Family::V4).unwrap();
@@ -422,7 +424,8 @@ impl State {
     fn begin(&mut self, end: SocketAddr, from: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
         let socket: Socket = socket::tcp(Family::V4)?;
         socket.set_tcp_nodelay(true)?;
-        // Not the address of the listeners: with the port of one that is closed, it would connect to itself.
+        // The client does not use the address of the listeners: with the port of a closed listener, it would connect to
+        // itself.
         socket.bind(&SocketAddr::from((Ipv4Addr::new(127, 0, 0, 2), 0)).into())?;
         let local = socket.local_addr()?.as_socket().unwrap();
         self.names.insert(local, (from, to));
@@ -530,7 +533,7 @@ impl Sockets for Opened {
 
 const KEEPALIVE: Keepalive = Keepalive { idle: Duration::from_secs(61), interval: Duration::from_secs(11), probes: 7 };
 
-/// That a socket has what every connection with another node needs.
+/// Checks that a socket has the options that every connection with another node needs.
 pub(super) fn assert_options(socket: &impl AsFd) {
     let socket = SockRef::from(socket);
     assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
@@ -571,7 +574,7 @@ impl Scripted {
             });
             capture.pod = pod.name.to_string();
             capture.addresses = pod.addresses.to_vec();
-            // From here on connections may come, and what they inherit stays.
+            // From here on connections may arrive. They keep the options that they inherit.
             pod.listeners.iter().for_each(|(_, listener)| assert_options(listener));
             let places = pod.listeners.iter().map(|(key, listener)| {
                 let Listener { purpose, family, worker, .. } = *key;

@@ -1,4 +1,4 @@
-//! Two whole nodes: each with its manager, workers, enforcement_points and certificates, as the daemon puts them together.
+//! Two whole nodes, each with its manager, workers, enforcement points and certificates, assembled as in the daemon.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -53,13 +53,14 @@ use crate::{
     },
 };
 
-/// Longer than anything takes here.
+/// Longer than any step of these tests takes.
 const SOON: Duration = Duration::from_secs(20);
 /// How long a connect may take.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const WORKERS: u32 = 2;
 
-/// The client is on node a, the server on node b; both are in the mesh. The guest is on node b, and is not.
+/// The client is on node a, the server on node b, and both are in the mesh. The guest is on node b, and is not in the
+/// mesh.
 pub(super) const MESH: &str = "
 apiVersion: v1
 kind: Pod
@@ -91,7 +92,7 @@ metadata: {name: web}
 spec: {clusterIP: 10.96.0.1, selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
 ";
 
-/// Who issues the certificates of both nodes.
+/// The authority that signs the certificates of both nodes.
 pub(super) struct Authority {
     pub(super) ca: Arc<TestCa>,
     others: Mutex<HashMap<String, Issuer>>,
@@ -151,21 +152,21 @@ pub(super) struct Node {
     _tasks: TaskSet,
 }
 
-/// How the nodes get the mesh.
+/// The way in which the nodes get the mesh.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Via {
     /// From manifests.
     Manifests,
-    /// From the resources that a control plane makes of them.
+    /// From the resources that a control plane makes from manifests.
     ControlPlane,
 }
 
 impl Via {
-    /// Both.
+    /// Both ways.
     pub(super) const ALL: [Self; 2] = [Self::Manifests, Self::ControlPlane];
 }
 
-/// Both nodes, and what is between them.
+/// Both nodes, and the network between them.
 pub(super) struct World {
     pub(super) network: Network,
     pub(super) authority: Arc<Authority>,
@@ -181,7 +182,7 @@ impl World {
         Self::via(Via::Manifests).await
     }
 
-    /// The same, of which the nodes hear in that way.
+    /// Two nodes as in [`World::new`] that get the mesh in this way.
     pub(super) async fn via(via: Via) -> Self {
         let relay = match via {
             Via::Manifests => None,
@@ -206,7 +207,8 @@ impl World {
         Self { network, authority, publisher, mesh, nodes, relay: None }
     }
 
-    /// Ends a node's daemon without a word, and starts another, which has read no mesh yet. What was captured stays so.
+    /// Ends a node's daemon without a drain, and starts another, which has read no mesh yet. Captured pods stay
+    /// captured.
     pub(super) fn restart(&mut self, name: &'static str) {
         let node = self.nodes.iter_mut().find(|node| node.name == name).unwrap();
         *node = Node::start(name, &self.network, &self.authority, &self.mesh);
@@ -216,12 +218,12 @@ impl World {
         self.nodes.iter().find(|node| node.name == name).unwrap()
     }
 
-    /// Publishes manifests as the folder does, and waits until the pods are as they say.
+    /// Publishes manifests as the folder does, and waits until the pods match them.
     pub(super) async fn publish(&self, manifests: &str) {
         assert_eq!(self.publish_with_problems(manifests).await, []);
     }
 
-    /// The same, of manifests in which something may be wrong: what that is.
+    /// Publishes manifests that may have faults. Returns the faults.
     pub(super) async fn publish_with_problems(&self, manifests: &str) -> Vec<Problem> {
         let version = self.mesh.load().version() + 1;
         let file: Arc<str> = "mesh.yaml".into();
@@ -246,7 +248,7 @@ impl World {
         problems
     }
 
-    /// Publishes the mesh alone, of which nobody has local facts.
+    /// Publishes the mesh only, without local facts.
     pub(super) fn publish_without_local_facts(&self, manifests: &str) {
         let file: Arc<str> = "mesh.yaml".into();
         let mesh = assemble([(&file, &parse(&file, manifests).unwrap())], &TrustDomain::default());
@@ -321,7 +323,7 @@ impl Node {
         self.manager.pending()
     }
 
-    /// What the manager last reported.
+    /// The manager's last report.
     pub(super) fn status(&self) -> Arc<Status> {
         self.manager.status()
     }
@@ -330,19 +332,19 @@ impl Node {
         self.manager.describe().await.unwrap()
     }
 
-    /// Has the workers count what their live connections have carried.
+    /// Has the workers count the bytes of their live connections.
     pub(super) async fn count_carried(&self) {
         for carried in &self.carried {
             carried.count().await;
         }
     }
 
-    /// Lets connections end, and takes no more.
+    /// Starts the drain: open connections may end, and no new ones are accepted.
     pub(super) fn drain(&self) {
         self.drain.start();
     }
 
-    /// Stops, and nobody takes over.
+    /// Stops for good: no other daemon takes over.
     pub(super) fn leave(&self) {
         self.drain.start_for_good();
     }
@@ -357,7 +359,7 @@ impl Node {
         self.series(metric).into_iter().filter(|(_, value)| *value > 0).collect()
     }
 
-    /// The same, with those that are 0.
+    /// The values of a metric, including those that are 0, by the values of its labels.
     pub(super) fn series(&self, metric: &str) -> BTreeMap<String, u64> {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
@@ -370,7 +372,8 @@ impl Node {
     }
 }
 
-/// Waits until something holds. Without sleeping: where the clock stands still, only the real one limits it.
+/// Waits until a condition is true. It does not sleep: where the test clock stands still, only the real clock limits
+/// the wait.
 pub(super) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
     while !holds().await {
@@ -379,7 +382,7 @@ pub(super) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool)
     }
 }
 
-/// That bytes go both ways.
+/// Checks that bytes arrive in both directions.
 pub(super) async fn echo(client: &mut TcpStream, server: &mut TcpStream) {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let mut heard = [0; 10];
@@ -390,7 +393,7 @@ pub(super) async fn echo(client: &mut TcpStream, server: &mut TcpStream) {
     assert_eq!(&heard, b"still here");
 }
 
-/// That a connection ends in a reset.
+/// Whether a connection ends in a reset.
 pub(super) async fn is_reset(stream: &mut TcpStream) -> bool {
     use tokio::io::AsyncReadExt as _;
     stream.read(&mut [0; 10]).await.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)

@@ -1,11 +1,11 @@
-//! Whoever may write a Pod may name any network namespace and any address in it: neither makes them the pod's.
+//! A user who may write a Pod may name any network namespace and any address in it. That does not make them the pod's.
 
 use std::time::Duration;
 
 use super::nodes::{MESH, World};
 use crate::pods::describe::PodState;
 
-/// Pods that sort before the others, so that they are looked at first.
+/// A pod that sorts before the others, so that it is handled first.
 fn thief(annotation: &str, address: &str) -> String {
     format!(
         "
@@ -23,7 +23,7 @@ status: {{podIPs: [{{ip: {address}}}]}}
     )
 }
 
-/// The thief is refused; its reason has all of these.
+/// Checks that the thief is refused, and that the reason has all of these words.
 async fn refused(world: &World, pod: &str, words: &[&str]) {
     let found = world.pod("b", pod).await;
     let reason = found.reason.unwrap_or_default();
@@ -69,7 +69,7 @@ async fn capture_a_pod_outside_of_the_mesh() {
         world.network.alias("/n/guest", "/n/alias");
         let annotated = MESH.replace("{name: guest}", "{name: guest, annotations: {ambient.mesh/netns: /n/guest}}");
         for (mesh, words) in [
-            // The other pod is known by its path, or, where its manifest names none, by its address.
+            // The other pod is known by its path or, if its manifest names none, by its address.
             (&*annotated, ["pod default/guest names the same network namespace", "ambient.mesh/netns"]),
             (MESH, ["10.0.0.3 is claimed by", "default/guest"]),
         ] {
@@ -120,7 +120,8 @@ async fn add_the_address_of_another_pod_to_an_own_namespace() {
     .await;
 }
 
-/// The other way round: whoever claims the address of a pod can't have the pod closed at the next restart.
+/// The opposite case: a pod that claims the address of another pod can't cause the other pod to be closed at the next
+/// restart.
 #[tokio::test(start_paused = true)]
 async fn close_an_enrolled_pod_by_claiming_its_address() {
     crate::hbone::tests::local(async {

@@ -1,4 +1,4 @@
-//! What holds for the tunnels between two nodes, whatever they carry.
+//! Tests of the HBONE connections between two nodes, independent of the connections that they carry.
 
 use std::{
     sync::Arc,
@@ -39,7 +39,7 @@ use crate::{
 const CLIENT_IP: &str = "10.0.0.1";
 const HBONE: &str = "10.0.0.2:15008";
 
-/// A tunnel to the server's pod that no daemon has made. Its driver is one of the tasks.
+/// An HBONE connection to the server's pod that no daemon has made. Its driver is one of the tasks.
 async fn tunnel(world: &World, tls: &Endpoint, tasks: &mut TaskSet) -> Result<Client, ConnectError> {
     let stream = world.network.connect_from_outside(CLIENT_IP, HBONE).await.unwrap();
     let (io, _) = tls.connect(stream, &[WEB_IDENTITY.parse().unwrap()], &buffers()).await?;
@@ -176,7 +176,7 @@ async fn an_authority_is_replaced_without_cutting_what_moves_on_in_time() {
         for identity in [CLIENT, WEB_IDENTITY] {
             let before = world.network.tunnels();
             world.authority.certify(identity, &new, &[&new, &ca]);
-            // The tunnel's task has to learn of it, and over there the peer has to be told.
+            // The task of the HBONE connection has to learn of the new certificate, and its peer has to be told.
             eventually("new connections take a new tunnel", async || {
                 connected(&world, &web).await;
                 world.network.tunnels() > before
@@ -205,7 +205,7 @@ async fn a_tunnel_that_is_outdated_from_its_first_moment_carries_what_it_was_mad
         let mut tasks = TaskSet::default();
         let client = tunnel(&world, &own, &mut tasks).await.unwrap();
         world.authority.certify(WEB_IDENTITY, &new, &[&new, &ca]);
-        // Who has proved himself is in no hurry to speak.
+        // A peer that has authenticated may wait before its first request.
         for _ in 0..500 {
             yield_now().await;
         }
@@ -227,7 +227,7 @@ async fn an_expired_peer_keeps_its_streams_and_gets_no_more() {
         let client = tunnel(&world, &own, &mut tasks).await.unwrap();
         let (mut kept, _) = client.connect(&request(WEB), SOON).await.unwrap();
         let (mut server, _) = web.accept().await.unwrap();
-        // Certificates count in seconds, and are good for the whole of the last.
+        // The validity of certificates is in seconds, and includes the whole last second.
         sleep(until.duration_since(SystemTime::now()).unwrap() + Duration::from_secs(1)).await;
         // TLS 1.3 lets a client finish before the server has looked at its certificate.
         if let Ok(second) = tunnel(&world, &own, &mut tasks).await {
@@ -316,7 +316,7 @@ async fn many_connections_share_the_tunnels_and_end_one_by_one() {
             let expected = [(format!("{direction} complete"), CONNECTIONS as u64)].into();
             eventually("all ends are counted", async || world.node(node).closed() == expected).await;
         }
-        // Each worker has its own, and a hundred connections on each.
+        // Each worker has HBONE connections of its own, with a hundred streams on each.
         let tunnels = world.network.tunnels();
         assert!((2..=CONNECTIONS.div_ceil(100) + 1).contains(&tunnels), "{tunnels}");
     })
@@ -346,7 +346,7 @@ async fn a_drain_lets_connections_end_and_takes_no_more() {
     .await;
 }
 
-/// What a listener is given after it can be reached, its first connections lack for their whole lives.
+/// If a listener got an option after it can be reached, its first connections would never have that option.
 #[tokio::test]
 async fn tunnels_that_come_while_their_pod_is_enrolled_have_all_options() {
     const TUNNELS: usize = 50;
