@@ -1,4 +1,4 @@
-//! Asks the manager, and tells how far it has come without asking.
+//! Asks the manager for its state, and reads its progress without asking.
 
 use std::sync::{
     Arc,
@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{arrivals::Arrivals, describe::Description, node_name::UnknownNode, status::Status};
 use crate::{model::local::LocalPods, net::listen::DeafPods, store::publish::Reader};
 
-/// Asks the manager.
+/// The handle of the manager.
 #[derive(Clone, Debug)]
 pub struct ManagerHandle {
     pub(super) asks: mpsc::Sender<oneshot::Sender<Description>>,
@@ -19,22 +19,22 @@ pub struct ManagerHandle {
     pub(super) progress: Arc<Progress>,
 }
 
-/// How far the manager has come, for those who do not wait for it.
+/// The progress of the manager, for readers that do not wait for it.
 #[derive(Debug)]
 pub(super) struct Progress {
-    /// The version of the mesh that the pods are as.
+    /// The version of the mesh that the pods match.
     pub(super) reconciled: AtomicU64,
-    /// The local facts that the pods are as; none: the source has not told any yet.
+    /// The local facts that the pods match; `None`: the source has not sent any yet.
     pub(super) local: ArcSwapOption<LocalPods>,
-    /// What is wrong with the name of this node.
+    /// The fault of this node's name.
     pub(super) unknown_node: ArcSwapOption<UnknownNode>,
     /// Something that captures is gone from the kernel and could not be put back.
     pub(super) unhooked: AtomicBool,
-    /// Pods that are served by nobody until they are enrolled again, because somebody has closed a listener of theirs.
+    /// Pods that are not served until they are enrolled again, because somebody has closed one of their listeners.
     pub(super) deaf: DeafPods,
-    /// Why the local facts may be others by now.
+    /// Why the local facts may be outdated.
     pub(super) local_problem: ArcSwapOption<String>,
-    /// What the manager last reported of the pods.
+    /// The manager's last report of the pods.
     pub(super) status: ArcSwap<Status>,
     /// The pods whose enrolment is awaited.
     pub(super) arrivals: Arrivals,
@@ -55,25 +55,25 @@ impl Default for Progress {
     }
 }
 
-/// In place of a version: the daemon is stopping.
+/// This value in place of a version means that the daemon is stopping.
 pub(super) const STOPPING: u64 = u64::MAX;
 
 impl ManagerHandle {
-    /// Everything at this moment; `None`: the daemon is stopping. Waits for the manager, which may be busy with a pod.
+    /// The current state; `None`: the daemon is stopping. Waits for the manager, which may be busy with a pod.
     pub async fn describe(&self) -> Option<Description> {
         let (reply, answer) = oneshot::channel();
         self.asks.send(reply).await.ok()?;
         answer.await.ok()
     }
 
-    /// Asks a manager that is gone.
+    /// A handle of a manager that has ended.
     #[cfg(test)]
     pub fn of_nobody(mesh: Reader) -> Self {
         let progress = Progress { reconciled: AtomicU64::new(STOPPING), ..Progress::default() };
         Self { asks: mpsc::channel(1).0, mesh, progress: Arc::new(progress) }
     }
 
-    /// Asks a manager that is blocked: what it is asked comes out of the receiver.
+    /// A handle of a manager that is blocked. The receiver gets the questions.
     #[cfg(test)]
     pub fn of_blocked(mesh: Reader, status: Status) -> (Self, mpsc::Receiver<oneshot::Sender<Description>>) {
         let (asks, asked) = mpsc::channel(1);
@@ -81,25 +81,27 @@ impl ManagerHandle {
         (Self { asks, mesh, progress: Arc::new(progress) }, asked)
     }
 
-    /// What is missing until the daemon is ready; nothing: it is. Waits for nobody, however busy the manager is.
+    /// What is missing until the daemon is ready; `None`: the daemon is ready. Never waits, however busy the manager
+    /// is.
     #[must_use]
     pub fn pending(&self) -> Option<&'static str> {
         pending(&self.mesh, &self.progress)
     }
 
-    /// What is wrong with the name of this node, if the mesh does not know it. Waits for nobody.
+    /// The fault of this node's name, if the mesh does not know it. Never waits.
     #[must_use]
     pub fn unknown_node(&self) -> Option<Arc<UnknownNode>> {
         self.progress.unknown_node.load_full()
     }
 
-    /// Why the local facts of this node's pods may be others by now. Waits for nobody.
+    /// Why the local facts of this node's pods may be outdated. Never waits.
     #[must_use]
     pub fn local_problem(&self) -> Option<Arc<String>> {
         self.progress.local_problem.load_full()
     }
 
-    /// What the manager last reported of the pods, at most a second ago unless it is busy or blocked. Waits for nobody.
+    /// The manager's last report of the pods. It is at most a second old unless the manager is busy or blocked. Never
+    /// waits.
     #[must_use]
     pub fn status(&self) -> Arc<Status> {
         self.progress.status.load_full()

@@ -1,13 +1,14 @@
-//! Where a node gets the facts of its own pods from: the local source.
+//! The local source, from which a node gets the facts of its own pods.
 //!
-//! The mesh says which pods run on this node and must be reached through tunnels. Whether the node can enrol them depends on
-//! facts that the mesh does not have: above all their network namespaces. Neither fact follows from the other. A pod of which
-//! the source knows no namespace is refused, and closed if it was captured before; it is never served in plaintext.
+//! The mesh says which pods run on this node and must be reached through HBONE. Whether the node can enrol them depends
+//! on facts that the mesh does not have: above all their network namespaces. Neither fact follows from the other. If
+//! the source knows no namespace of a pod, the pod is refused, and closed if it was captured before. It is never served
+//! in plaintext.
 //!
-//! A source yields all its facts at once, whenever one has changed. It may know pods that the mesh does not know yet, for
-//! example one that is about to start: such a pod is enrolled as soon as the mesh has it. The first source, [`Annotated`], has
-//! the facts from annotations of the pods' manifests; the second,
-//! [`FromCluster`](super::kubernetes::FromCluster), from the Kubernetes API and the processes of the machine.
+//! A source yields all its facts at once, whenever one has changed. It may know pods that the mesh does not know yet,
+//! for example a pod that is about to start: such a pod is enrolled as soon as the mesh has it. There are two sources:
+//! [`Annotated`] has the facts from annotations of the pods' manifests, and
+//! [`FromCluster`](super::kubernetes::FromCluster) has them from the Kubernetes API and the processes of the machine.
 
 use std::sync::Arc;
 
@@ -20,22 +21,22 @@ use crate::{
 
 /// A source of local facts.
 pub trait LocalSource: Send {
-    /// The newest facts. `None`: the source has not told any yet, so nothing may be concluded from the absence of a pod.
+    /// The newest facts. `None`: the source has no facts yet, so the absence of a pod proves nothing.
     fn current(&self) -> Option<Arc<LocalPods>>;
 
-    /// Waits until [`current`](Self::current) has changed since the last call. Ends never if the source has ended. Dropping
-    /// the future loses nothing.
+    /// Waits until [`current`](Self::current) has changed since the last call. Never completes if the source has ended.
+    /// When the future is dropped, no change is lost.
     fn changed(&mut self) -> BoxFuture<'_, ()>;
 
     /// Why the network namespace of a pod is not known, and what to do about it: a sentence for people.
     fn missing_netns(&self, pod: &NamespacedName) -> String;
 
-    /// Whether the network namespace of a pod is not known yet, or not any more, as it is at the begin and at the end of each pod.
+    /// Whether the network namespace of a pod is not known because the pod is starting or ending.
     fn is_passing(&self, _pod: &NamespacedName) -> bool {
         false
     }
 
-    /// Why the facts may be others by now: where they come from can't be asked. A sentence for people; those facts stay in force.
+    /// Why the facts may be outdated: their origin can't be asked. A sentence for people. The facts stay in force.
     fn problem(&self) -> Option<Arc<str>> {
         None
     }
@@ -46,7 +47,7 @@ pub trait LocalSource: Send {
 pub struct Annotated(LocalReader);
 
 impl Annotated {
-    /// A source of what a folder of manifests publishes.
+    /// A source with the facts of a folder of manifests.
     #[must_use]
     pub fn new(manifests: LocalReader) -> Self {
         Self(manifests)

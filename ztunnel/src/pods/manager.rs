@@ -1,4 +1,4 @@
-//! Keeps the pods of this node as the mesh wants them: the owner of the redirection and of every enrolled pod.
+//! Keeps the pods of this node as the mesh wants them. The owner of the redirection and of every enrolled pod.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -43,20 +43,20 @@ use crate::{
 
 /// How often it is looked whether namespaces are still there and refused pods may be tried again.
 const TICK: Duration = Duration::from_secs(1);
-/// How often everything in a pod's namespace is looked at although nothing told of a change: netlink may lose messages.
+/// How often a pod's namespace is examined without a notification of a change: netlink may lose messages.
 const RESYNC: Duration = Duration::from_secs(30);
-/// Changes in one pod's namespace are followed at most this often, whatever the pod does to it, doubling up to
-/// [`FOLLOW_PAUSE_MOST`] while they do not end.
+/// The shortest pause between two reactions to changes in one pod's namespace, whatever the pod does to it. It doubles
+/// up to [`FOLLOW_PAUSE_MOST`] while the changes do not end.
 const FOLLOW_PAUSE: Duration = Duration::from_millis(200);
 const FOLLOW_PAUSE_MOST: Duration = Duration::from_secs(2);
-/// A refused pod is tried again after this, doubling up to [`RETRY_MOST`].
+/// The pause before a refused pod is tried again. It doubles up to [`RETRY_MOST`].
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MOST: Duration = Duration::from_secs(30);
 
-/// What is said of a pod that nobody serves because of that.
+/// The reason for a pod that is not served because somebody has closed one of its listeners.
 const DEAF: &str = "a listener in the pod's network namespace was closed from outside: the pod is enrolled anew";
 
-/// What the manager is made of.
+/// The parts of the manager.
 pub struct ManagerParts<K> {
     /// This node.
     pub node: String,
@@ -72,23 +72,23 @@ pub struct ManagerParts<K> {
     pub host_cookie: u64,
     /// How pods are set up.
     pub settings: PodSettings,
-    /// Who may connect to the pods.
+    /// The enforcement points of the pods.
     pub enforcement_points: EnforcementPoints,
-    /// Where the pods' certificates come from.
+    /// The source of the pods' certificates.
     pub certificates: Certificates,
     /// Tasks of the whole daemon.
     pub tasks: TaskCount,
-    /// How long connections may live on after the drain began.
+    /// How long connections may stay open after the drain has begun.
     pub drain_timeout: Duration,
 }
 
 /// A pod that could not be enrolled.
 struct Refused {
     reason: String,
-    /// What was wanted of it.
+    /// The state that was wanted for the pod.
     wanted: Wanted,
     retry: Option<(Instant, Duration)>,
-    /// Somebody else claims its network namespace or an address of it: whatever changes in the mesh may end that.
+    /// Another pod claims its network namespace or one of its addresses. Any change of the mesh may end that.
     is_claimed: bool,
 }
 
@@ -97,11 +97,11 @@ struct Enrolled<K: Kernel> {
     pod: Pod<K>,
     /// Ends with the pod.
     following: TaskSet,
-    /// The pod's addresses, for that task.
+    /// The pod's current addresses, for the task that waits for changes.
     addresses: Arc<ArcSwap<Vec<IpAddr>>>,
 }
 
-/// What is in the namespace of a pod, after something has changed in it.
+/// The state of a pod's namespace after a change.
 struct Found {
     pod: NamespacedName,
     /// The cookie of the namespace.
@@ -109,17 +109,18 @@ struct Found {
     looked: Result<Looked, LinkError>,
 }
 
-/// What was seen there, and done about it.
+/// The state of a namespace, and the repair of it.
 struct Looked {
     facts: NetnsFacts,
-    /// What became of rules and routes.
+    /// The result for rules and routes.
     routes: Result<(), LinkError>,
-    /// Of a pod with these addresses.
+    /// The addresses of the pod at that time.
     addresses: Arc<Vec<IpAddr>>,
 }
 
 impl Looked {
-    /// Looks, and brings rules and routes in line, unless the namespace may be another pod's by now.
+    /// Reads the state of the namespace, and repairs rules and routes, unless the namespace may belong to another pod
+    /// by now.
     async fn at(link: &impl Link, addresses: Arc<Vec<IpAddr>>, limit: usize) -> Result<Self, LinkError> {
         let facts = link.facts().await?.limited(&addresses, limit);
         let routes = match has_all(&facts, &addresses) {
@@ -141,23 +142,24 @@ pub struct Manager<K: Kernel> {
     wanted: BTreeMap<NamespacedName, Wanted>,
     enrolled: BTreeMap<NamespacedName, Enrolled<K>>,
     refused: BTreeMap<NamespacedName, Refused>,
-    /// Which network namespaces the pods named when that was last looked at.
+    /// The network namespaces that the pods named at the last look.
     named: Named,
     changed: (mpsc::Sender<Found>, mpsc::Receiver<Found>),
-    /// Pods in whose namespaces something changed that could not be followed yet: when it is tried again, and how long after that.
+    /// Pods with a change in their namespace that could not be followed: the time of the next attempt, and the pause
+    /// that led to it.
     unfollowed: BTreeMap<NamespacedName, (Instant, Duration)>,
-    /// Pods that were closed for what happened in their namespaces.
+    /// Pods that were closed because of changes in their namespaces.
     relapses: Relapses,
-    /// The mesh and the local facts that the pods were last brought in line with.
+    /// The mesh and the local facts of the last reconciliation.
     seen: Option<(Arc<Snapshot>, Arc<LocalPods>)>,
-    /// How often the local facts have changed.
+    /// The number of changes of the local facts.
     local_facts: u64,
     progress: Arc<Progress>,
-    /// Something may be captured that is not to be.
+    /// A pod may be captured that should not be.
     others_due: bool,
 }
 
-/// A data worker ended, and with it the connections that it had.
+/// A data worker has ended, and with it its connections.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "a data worker ended: this is a bug, please report it with the lines before; captured pods are closed until a restart"
@@ -212,7 +214,7 @@ impl<K: Kernel> Manager<K> {
                 Some(reply) = self.inbox.recv() => {
                     let description = self.describe().await;
                     self.report();
-                    // Whoever asked may have gone away.
+                    // The caller may have gone away.
                     drop(reply.send(description));
                 }
                 _ = tick.tick() => {
@@ -237,7 +239,7 @@ impl<K: Kernel> Manager<K> {
         loop {
             tokio::select! {
                 _ = &mut drained => return Ok(()),
-                // Without an answer: who asks is told that the daemon is stopping.
+                // There is no answer; the caller takes that as the stop of the daemon.
                 Some(reply) = self.inbox.recv() => drop(reply),
                 _ = tick.tick() => self.report(),
             }
@@ -245,11 +247,11 @@ impl<K: Kernel> Manager<K> {
     }
 
     async fn reconcile(&mut self) {
-        // The mesh first: local facts are published before the mesh that they belong to.
+        // The mesh is loaded first, because local facts are published before the mesh to which they belong.
         let snapshot = self.parts.mesh.load();
         let problem = self.parts.local.problem().map(|problem| Arc::new(problem.to_string()));
         self.progress.local_problem.store(problem);
-        // Without local facts every pod would be one that can't be enrolled.
+        // Without local facts no pod could be enrolled.
         let Some(local) = self.parts.local.current() else { return };
         self.look_up_node(&snapshot);
         let is_new = self.seen.as_ref().is_none_or(|(_, facts)| !Arc::ptr_eq(facts, &local));
@@ -279,7 +281,8 @@ impl<K: Kernel> Manager<K> {
         });
     }
 
-    /// Tells once of a name that the mesh does not know: no pod would be captured, and nobody would notice.
+    /// Logs once that the mesh does not know the node's name. Otherwise no pod would be captured, and nobody would
+    /// notice.
     fn look_up_node(&self, mesh: &Snapshot) {
         let unknown = UnknownNode::in_mesh(mesh, &self.parts.node).map(Arc::new);
         let before = self.progress.unknown_node.swap(unknown.clone());
@@ -290,7 +293,7 @@ impl<K: Kernel> Manager<K> {
         }
     }
 
-    /// Acts on what the mesh and the local facts say of this node's pods: not for each change of a large mesh.
+    /// Acts on the mesh and the local facts of this node's pods. This does not run for every change of a large mesh.
     async fn reconcile_pods(&mut self, snapshot: &Snapshot, local: &LocalPods) {
         self.named = Named::by(snapshot, local, |netns| self.parts.kernel.identify(netns));
         self.wanted = wanted(snapshot, &self.parts.node, local, |pod| self.parts.local.missing_netns(pod));
@@ -312,7 +315,7 @@ impl<K: Kernel> Manager<K> {
                 }
             }
         }
-        // Whoever was refused for want of room may find some now.
+        // A pod that was refused because a map was full may have room now.
         for refused in self.refused.values_mut() {
             refused.retry = refused.retry.map(|(_, pause)| (Instant::now(), pause));
         }
@@ -324,9 +327,11 @@ impl<K: Kernel> Manager<K> {
         enrolled.chain(refused).collect()
     }
 
-    /// Releases what is captured but is no pod of the mesh any more. A pod of the mesh that can't be served stays captured.
+    /// Releases captured pods that are no pods of the mesh any more. A pod of the mesh that can't be served stays
+    /// captured.
     async fn release_others(&mut self, partial: bool) {
-        // A file that could never be read may hold pods that an earlier daemon captured: they stay closed until it can be.
+        // A file that could never be read may contain pods that an earlier daemon has captured. They stay closed until
+        // the file can be read.
         if partial || !self.others_due {
             return;
         }
@@ -343,7 +348,8 @@ impl<K: Kernel> Manager<K> {
         self.others_due = false;
     }
 
-    /// Cookies of the namespaces of pods of the mesh that are not enrolled. `None`: where one of them is can't be told.
+    /// Cookies of the namespaces of pods of the mesh that are not enrolled. `None`: the namespace of one of them is not
+    /// known.
     fn unserved(&self) -> Option<HashSet<u64>> {
         let of_pod = |refused: &Refused| match &refused.wanted {
             Ok(desired) => Some(Some(self.parts.kernel.open(&desired.netns).ok()?.cookie())),
@@ -353,7 +359,8 @@ impl<K: Kernel> Manager<K> {
         Some(cookies?.into_iter().flatten().collect())
     }
 
-    /// Whether a pod that is not enrolled is captured, by what is on record or by what is in its namespace.
+    /// Whether a pod that is not enrolled is captured. This follows from the records, or from the capture of its
+    /// namespace.
     fn is_captured(&self, name: &NamespacedName, wanted: &Wanted) -> bool {
         let kernel = &self.parts.kernel;
         let in_namespace =
@@ -379,13 +386,13 @@ impl<K: Kernel> Manager<K> {
                 let wanted = Ok(desired);
                 let captured = self.is_captured(name, &wanted);
                 if before.as_deref() == Some(reason.as_str()) {
-                    // It has been told.
+                    // It has been logged.
                 } else if error.is_ending() {
                     info!(pod = %name, reason, captured, "pod refused: its network is gone, as at the end of each pod");
                 } else {
                     error!(pod = %name, reason, captured, "pod refused: it is not enrolled; captured pods are closed");
                 }
-                // Who is closed waits for it.
+                // A closed pod waits for its enrolment, so its pause stays short.
                 let next = if captured { RETRY_FIRST } else { (pause * 2).min(RETRY_MOST) };
                 let retry = Some((Instant::now() + pause, next));
                 let is_claimed = matches!(error, PodError::Claim(_));
@@ -394,7 +401,7 @@ impl<K: Kernel> Manager<K> {
         }
     }
 
-    /// Enrols a pod that was closed for what happened in its namespace, after the pause of its [`Relapses`].
+    /// Enrols a pod that was closed because of a change in its namespace, after the pause of its [`Relapses`].
     async fn enrol_again(&mut self, name: &NamespacedName, desired: Desired, cause: &str) {
         let now = Instant::now();
         let pause = self.relapses.pause(name, now);
@@ -434,17 +441,17 @@ impl<K: Kernel> Manager<K> {
     async fn release(&mut self, name: &NamespacedName) {
         self.refused.remove(name);
         if let Some(Enrolled { pod, following, .. }) = self.enrolled.remove(name) {
-            // It would put back what is taken away now.
+            // The task would restore the rules and routes that are removed now.
             drop(following);
             node(&mut self.parts).release(&pod.netns, &pod.link).await;
             info!(pod = %name, "pod released");
         }
-        // It may be closed, or have been captured in another namespace before.
+        // The pod may be closed, or may have been captured in another namespace before.
         let taken = self.taken();
         self.parts.kernel.release_recorded(name, &taken).await;
     }
 
-    /// Releases every pod, as nobody serves them any more.
+    /// Releases every pod, because no daemon will serve them.
     async fn release_all(&mut self) {
         for name in self.enrolled.keys().cloned().collect::<Vec<_>>() {
             self.release(&name).await;
@@ -458,10 +465,10 @@ impl<K: Kernel> Manager<K> {
         self.enrolled.values().map(|enrolled| enrolled.pod.netns.cookie()).collect()
     }
 
-    /// Changes a pod in place where that can be done, so that its connections live on.
+    /// Changes a pod in place if possible, so that its connections stay open.
     async fn update(&mut self, name: &NamespacedName, desired: Desired) {
         let Some(mut enrolled) = self.enrolled.remove(name) else {
-            // It was refused; what has changed may be what was wrong.
+            // It was refused. The change may have removed the reason.
             return self.try_enrol(name, desired, RETRY_FIRST).await;
         };
         let mesh = self.parts.mesh.load();
@@ -480,9 +487,9 @@ impl<K: Kernel> Manager<K> {
         self.enrolled.insert(name.clone(), enrolled);
     }
 
-    /// Looks at a pod's namespace whenever something changes in it, at a pace that the pod can't drive up, puts rules and routes
-    /// right, and tells what is there. A task of the pod's own: however long its namespace keeps the kernel busy, nobody else waits
-    /// for that.
+    /// Reads the state of a pod's namespace after every change in it, at a pace that the pod cannot increase, repairs
+    /// rules and routes, and reports the state to the manager. The task belongs to the pod: however long its namespace
+    /// keeps the kernel busy, no other pod waits.
     fn watch(&self, name: &NamespacedName, pod: &Pod<K>, addresses: &Arc<ArcSwap<Vec<IpAddr>>>) -> TaskSet {
         let (addresses, limit) = (Arc::clone(addresses), self.parts.kernel.per_pod_limit());
         let (link, changed, tell) = (pod.link.clone(), pod.link.changed(), self.changed.0.clone());
@@ -505,10 +512,10 @@ impl<K: Kernel> Manager<K> {
         tasks
     }
 
-    /// Something in the pod's namespace has changed.
+    /// Reacts to a change in a pod's namespace.
     async fn follow(&mut self, found: Found) {
         let Found { pod: name, cookie, looked } = found;
-        // It may be enrolled in another namespace by now.
+        // The pod may be enrolled in another namespace by now.
         let Some(mut enrolled) = self.enrolled.remove(&name) else { return };
         if enrolled.pod.netns.cookie() != cookie {
             self.enrolled.insert(name, enrolled);
@@ -517,12 +524,13 @@ impl<K: Kernel> Manager<K> {
         let pod = &mut enrolled.pod;
         let result = match looked {
             Ok(Looked { addresses, .. }) if *addresses != pod.desired.addresses => {
-                // It has others by now, and is looked at again.
+                // The pod has other addresses by now, so its namespace is read again.
                 pod.link.changed().notify_one();
                 Ok(())
             }
             Ok(Looked { facts, .. }) if !has_all(&facts, &pod.desired.addresses) => {
-                // Whose namespace it is has to be proved again; until then nobody may speak in the pod's name.
+                // The owner of the namespace has to be proved again. Until then, no connection may use the pod's
+                // identity.
                 let desired = pod.desired.clone();
                 self.enrolled.insert(name.clone(), enrolled);
                 self.close(&name).await;
@@ -533,7 +541,7 @@ impl<K: Kernel> Manager<K> {
         };
         match result {
             Ok(()) => drop(self.unfollowed.remove(&name)),
-            // Its connections are another installation's by now: nobody should take the pod for served.
+            // Another installation has the pod's connections now. The pod must not be reported as served.
             Err(PodError::Enrol(EnrolError::Foreign(ForeignError::Captured(_)))) => {
                 let desired = enrolled.pod.desired.clone();
                 self.enrolled.insert(name.clone(), enrolled);
@@ -549,7 +557,7 @@ impl<K: Kernel> Manager<K> {
         warn!(pod = %name, error = causes(error), "cannot follow a change in the pod's network namespace; trying again");
         let pause = self.unfollowed.get(name).map_or(RETRY_FIRST, |(_, pause)| (*pause * 2).min(RETRY_MOST));
         self.unfollowed.insert(name.clone(), (Instant::now() + pause, pause));
-        // A fresh connection, in case it was this one's fault.
+        // Netlink is opened again, in case its sockets are the cause.
         match self.parts.kernel.link(&enrolled.pod.netns) {
             Ok(link) => enrolled.pod.link = link,
             Err(error) => warn!(pod = %name, error = causes(&error), "cannot open netlink anew"),
@@ -573,7 +581,7 @@ impl<K: Kernel> Manager<K> {
         }
         for name in gone {
             let before = self.enrolled.get(&name).map(|enrolled| &enrolled.pod);
-            // The pod counts as deaf until this is over.
+            // The pod counts as deaf until the end of this block.
             let (desired, _deaf) = before.map(|pod| (pod.desired.clone(), pod.deaf.clone())).unzip();
             let cause = if self.enrolled.get(&name).is_some_and(|enrolled| enrolled.pod.deaf.is_so()) {
                 warn!(pod = %name, "{DEAF}");
@@ -605,7 +613,8 @@ impl<K: Kernel> Manager<K> {
         self.tell_arrivals();
     }
 
-    /// Looks whether what captures is still in the kernel. Not ready while it is not: pods may be open.
+    /// Checks that the parts of the capture are still in the kernel. While they are not, the daemon is not ready: pods
+    /// may be open.
     fn mend(&mut self) {
         let mended = self.parts.kernel.mend();
         let was_unhooked = self.progress.unhooked.swap(mended.is_err(), Ordering::Relaxed);
@@ -618,21 +627,21 @@ impl<K: Kernel> Manager<K> {
         }
     }
 
-    /// Has every namespace looked at, each by its own task.
+    /// Has every namespace read again, each by the task of its pod.
     fn resync(&mut self) {
-        // Also what could not be restored the last time.
+        // This also retries releases that failed the last time.
         self.others_due = true;
         self.enrolled.values().for_each(|enrolled| enrolled.pod.link.changed().notify_one());
     }
 
-    /// Looks again at which network namespaces the pods name: paths may lead elsewhere by now.
+    /// Reads again which network namespaces the pods name: paths may lead elsewhere by now.
     fn look_at_names(&mut self) {
         if let Some((mesh, local)) = &self.seen {
             self.named = Named::by(mesh, local, |netns| self.parts.kernel.identify(netns));
         }
     }
 
-    /// Reports the state of the pods to those who do not wait for an answer.
+    /// Publishes the state of the pods for readers that do not wait for an answer.
     fn report(&self) {
         let enrolled = self.enrolled.iter().map(|(name, enrolled)| PodStatus {
             name: name.clone(),

@@ -1,9 +1,10 @@
 //! The pods of this node: which of them are enrolled, and how they are enrolled and released.
 //!
-//! The mesh says which pods run on this node; a [`local`] source says how to get into them: the annotations
-//! of manifests, or [`kubernetes`], which finds them by their processes ([`proc`]). [`reconcile`] compares both with
-//! what is enrolled, and [`claims`] says whose a network namespace is that several pods name. [`manager`] acts on the difference: it owns the redirection ([`kernel`]) and every enrolled [`pod`], and it
-//! alone talks to the [`worker`]s, on which the connections live. [`spread`] gives each worker its part of the tunnels.
+//! The mesh says which pods run on this node. A [`local`] source has their network namespaces: from the annotations of
+//! manifests, or, in [`kubernetes`], from the processes of the pods ([`proc`]). [`reconcile`] compares both with the
+//! enrolled pods, and [`claims`] decides to which pod a network namespace belongs that several pods name. [`manager`]
+//! acts on the difference: it owns the redirection ([`kernel`]) and every enrolled [`pod`], and only the manager talks
+//! to the [`worker`]s, on which the connections are. [`dispatch`] distributes the HBONE connections over the workers.
 //! [`node_name`] finds out whether the node has the name that it was given. [`describe`] is what the manager tells
 //! of the pods when it is asked, [`status`] what it reports of them each second.
 

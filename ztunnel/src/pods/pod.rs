@@ -38,20 +38,20 @@ use crate::{
     tls,
 };
 
-/// How pods are set up, the same for all.
+/// Settings of all pods.
 #[derive(Clone, Debug)]
 pub struct PodSettings {
-    /// A connect that takes longer fails.
+    /// A connect that takes longer than this fails.
     pub connect_timeout: Duration,
     /// Connections that wait to be accepted, per listener.
     pub backlog: i32,
-    /// What the connections of a pod may use.
+    /// The resources that the connections of a pod may use.
     pub open: Resources,
-    /// Whether connections from before the enrolment are cut.
+    /// Whether connections from before the enrolment are reset.
     pub cut_existing: bool,
-    /// Tunnels that a pod takes.
+    /// Limits of the HBONE connections to a pod.
     pub tunnels: Limits,
-    /// How tunnels are secured.
+    /// Settings of TLS for HBONE connections.
     pub tls: tls::Settings,
     /// The daemon's memory for buffers.
     pub memory: Budget,
@@ -68,7 +68,7 @@ pub enum PodError {
     /// Netlink failed in it.
     #[error(transparent)]
     Link(#[from] LinkError),
-    /// It is the host's.
+    /// It is the node's own network namespace.
     #[error(
         "{netns} is the node's own network namespace: a pod in it can't be told from the node; take it out of the mesh"
     )]
@@ -76,10 +76,10 @@ pub enum PodError {
         /// The namespace.
         netns: PathBuf,
     },
-    /// Another pod has it, or may have it.
+    /// Another pod has the namespace, or may have it.
     #[error(transparent)]
     Claim(#[from] ClaimError),
-    /// It does not have the pod's addresses.
+    /// The namespace does not have the pod's addresses.
     #[error(
         "{netns} is not this pod's network namespace: it lacks the pod's address {address} and has {found}; \
          correct status.podIPs{}",
@@ -95,7 +95,7 @@ pub enum PodError {
         /// The pod's manifest names it.
         is_named: bool,
     },
-    /// It is another one than before.
+    /// The namespace is another one than before.
     #[error("{netns} is another network namespace than the one that the pod is enrolled with")]
     Elsewhere {
         /// The namespace.
@@ -117,10 +117,10 @@ pub enum PodError {
 /// Why a pod could not be changed in place.
 #[derive(Debug, Error)]
 pub enum UpdateError {
-    /// It has to be closed, and enrolled anew.
+    /// The pod has to be closed, and enrolled again.
     #[error(transparent)]
     Anew(PodError),
-    /// It is as desired, but the redirection does not follow yet: it is worth another try.
+    /// The pod has its desired state, but a step of the redirection failed. It should be tried again.
     #[error(transparent)]
     NotYet(PodError),
 }
@@ -129,19 +129,19 @@ pub enum UpdateError {
 pub struct Pod<K: Kernel> {
     /// Its network namespace, kept open.
     pub netns: K::Namespace,
-    /// News from within it.
+    /// The state and the changes of the namespace.
     pub link: K::Link,
-    /// What was in it when last looked at.
+    /// The addresses and interfaces of the namespace at the last look.
     pub facts: NetnsFacts,
-    /// As it was enrolled.
+    /// The state with which it is enrolled.
     pub desired: Desired,
-    /// Who may connect to it.
+    /// Decides who may connect to it.
     enforcement_point: EnforcementPoint,
     /// Set when somebody else closes one of its listeners.
     pub deaf: Deaf,
-    /// Families that have listeners.
+    /// IP families that have listeners.
     pub listening: Vec<Family>,
-    /// Connections from before, which the mesh does not carry.
+    /// Connections from before the enrolment, which the mesh does not carry.
     pub connections_before: usize,
 }
 
@@ -152,7 +152,7 @@ struct Proved<K: Kernel> {
     facts: NetnsFacts,
 }
 
-/// Where a pod is enrolled.
+/// The node on which a pod is enrolled.
 pub struct Node<'a, K> {
     /// The kernel.
     pub kernel: &'a mut K,
@@ -162,11 +162,11 @@ pub struct Node<'a, K> {
     pub host_cookie: u64,
     /// Settings.
     pub settings: &'a PodSettings,
-    /// Who may connect to the pods.
+    /// The enforcement points of the pods.
     pub enforcement_points: &'a EnforcementPoints,
     /// The mesh.
     pub mesh: &'a Reader,
-    /// Where the pods' certificates come from.
+    /// The source of the pods' certificates.
     pub certificates: &'a Certificates,
 }
 
@@ -174,7 +174,7 @@ impl<K: Kernel> Node<'_, K> {
     /// Enrols a pod, if the network namespace is its own by the claims.
     ///
     /// # Errors
-    /// The pod is not enrolled then, not even in part.
+    /// The pod is then not enrolled, not even in part.
     pub async fn enrol(
         &mut self,
         name: &NamespacedName,
@@ -203,11 +203,12 @@ impl<K: Kernel> Node<'_, K> {
         Ok(Pod { netns, link, facts, desired: desired.clone(), enforcement_point, deaf, listening, connections_before })
     }
 
-    /// Brings a pod to what is desired, without a new enrolment. Connections of addresses that are gone end, and those that
-    /// policy denies and only an exclusion let in; all others live on. The identity is to be the same.
+    /// Changes a pod to the desired state, without a new enrolment. Connections of removed addresses end, and so do
+    /// connections that policy denies and that only an exclusion allowed. All others stay open. The identity must be
+    /// the same.
     ///
     /// # Errors
-    /// Why that can't be done: see [`UpdateError`].
+    /// The pod can't be changed in place: see [`UpdateError`].
     pub async fn update(
         &mut self,
         name: &NamespacedName,
@@ -263,10 +264,11 @@ impl<K: Kernel> Node<'_, K> {
         pod.enforcement_point.set_local(LocalPod { exclusions: excluded, ..desired.local() });
     }
 
-    /// Follows a change in the pod's namespace, after rules and routes in it; a family that is new gets listeners.
+    /// Follows a change in the pod's namespace, after its rules and routes were repaired. A new IP family gets
+    /// listeners.
     ///
     /// # Errors
-    /// The pod stays as captured as it was, or more; it is worth another try.
+    /// No part of the capture is lost. The call should be repeated.
     pub async fn follow(
         &mut self,
         name: &NamespacedName,
@@ -289,16 +291,16 @@ impl<K: Kernel> Node<'_, K> {
         Ok(())
     }
 
-    /// Releases a pod: nothing new is captured, what is open is reset, and the namespace is as it was.
+    /// Releases a pod: new connections are not captured, open connections are reset, and the namespace is restored.
     pub async fn release(&mut self, netns: &K::Namespace, link: &K::Link) {
-        // First of all, so that new connections go where the pod wants while the open ones are reset; and those while the
-        // routes are still there, so that the resets find their way.
+        // This comes first, so that new connections bypass the daemon while the open ones are reset. The open ones are
+        // reset while the routes still exist, so that the resets reach the pod.
         self.kernel.detach(netns.cookie());
         self.close(netns).await;
         self.kernel.release(netns, Some(link)).await;
     }
 
-    /// Closes a pod: it stays captured, but nobody serves it, so that every connection of it or to it is refused.
+    /// Closes a pod: it stays captured, but no worker serves it, so every connection from it or to it is refused.
     pub async fn close(&self, netns: &K::Namespace) {
         for worker in self.workers {
             worker.remove(netns.cookie()).await;
@@ -329,7 +331,7 @@ impl<K: Kernel> Node<'_, K> {
 
     fn listen(&self, netns: &K::Namespace, families: &[Family]) -> Result<Vec<Listening>, PodError> {
         let mut listeners = Vec::new();
-        // The first worker's come last into the map: where they are, the others are.
+        // The listeners of the first worker are registered last: when they are in the map, the others are, too.
         for worker in (0..self.workers.len()).rev() {
             for family in families {
                 for purpose in [Purpose::Outbound, Purpose::Inbound, Purpose::Hbone] {
@@ -393,7 +395,7 @@ impl<K: Kernel> Node<'_, K> {
         Ok(())
     }
 
-    /// What is connected now, before the pod is enrolled.
+    /// The connections of the pod before it is enrolled.
     fn survey(&self, name: &NamespacedName, netns: &K::Namespace) -> Vec<K::Connection> {
         let before = self.kernel.connections(netns);
         let before =
@@ -401,7 +403,7 @@ impl<K: Kernel> Node<'_, K> {
         before.unwrap_or_default()
     }
 
-    /// Cuts what was connected before, where that is wanted. How many are left.
+    /// Resets the earlier connections if the settings say so. Returns the number of those that are left.
     fn cut(&self, name: &NamespacedName, netns: &K::Namespace, before: &[K::Connection]) -> usize {
         if before.is_empty() || !self.settings.cut_existing {
             return before.len();
@@ -420,7 +422,7 @@ impl<K: Kernel> Node<'_, K> {
 }
 
 impl PodError {
-    /// Whether the network namespace of the pod has no address left, as after the runtime has taken the pod's network away.
+    /// Whether the network namespace of the pod has no address left, as when the runtime has removed the pod's network.
     #[must_use]
     pub fn is_ending(&self) -> bool {
         matches!(self, Self::NotItsOwn { found, is_named: false, .. } if found == NO_ADDRESS)
@@ -437,7 +439,7 @@ fn not_its_own(desired: &Desired, address: IpAddr, facts: &NetnsFacts) -> PodErr
     PodError::NotItsOwn { netns: desired.netns.path().to_owned(), address, found, is_named }
 }
 
-/// A listener and its place.
+/// A listener and its key in the map.
 type Listening = (Listener, Purpose, std::net::TcpListener);
 
 fn enrolment<'a, N, L>(
@@ -464,7 +466,7 @@ fn place(cookie: u64, purpose: Purpose, family: Family, worker: usize) -> Listen
     Listener {
         cookie,
         purpose: purpose as u32,
-        // Both fit: families are small numbers, and the number of workers is capped by the configuration.
+        // Both fit: families are small numbers, and the configuration limits the number of workers.
         family: family as u16,
         worker: worker as u16,
     }

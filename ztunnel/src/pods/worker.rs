@@ -1,7 +1,7 @@
-//! A data worker: one thread, one single-threaded runtime, and on it, for each pod, listeners, connections and table.
+//! A data worker: one thread with a single-threaded runtime. For each pod, it has listeners, connections and a table.
 //!
-//! A connection is accepted, copied and closed on one worker and never moves; tunnels are dealt out before they are served
-//! ([`dispatch`]).
+//! A connection is accepted, copied and closed on one worker and never moves. HBONE connections are distributed over
+//! the workers before they are served ([`dispatch`]).
 
 use std::{cell::Cell, collections::HashMap, io, net::IpAddr, rc::Rc, sync::Arc, thread::JoinHandle, time::Duration};
 
@@ -49,20 +49,20 @@ use crate::{
     tls,
 };
 
-/// What a worker is made of, the same for all.
+/// The settings of all workers.
 #[derive(Clone)]
 pub struct WorkerSettings {
     /// Bytes of a copy buffer.
     pub buffer_size: usize,
     /// Idle copy buffers that are kept.
     pub buffers_kept: usize,
-    /// HTTP/2 of the tunnels.
+    /// HTTP/2 settings of the HBONE connections.
     pub hbone: hbone::Settings,
     /// The cluster's name, for telemetry.
     pub cluster: Arc<str>,
     /// The mesh.
     pub mesh: Reader,
-    /// Tells the kubelet from others, where the kernel can.
+    /// Distinguishes the kubelet from other clients, if the kernel supports that.
     pub node: Option<Arc<dyn NodeConnections>>,
     /// Counters.
     pub traffic: Traffic,
@@ -70,7 +70,7 @@ pub struct WorkerSettings {
     pub tasks: TaskCount,
 }
 
-/// A pod for one worker.
+/// The parts of a pod for one worker.
 pub struct WorkerPod {
     /// The pod.
     pub name: NamespacedName,
@@ -80,23 +80,23 @@ pub struct WorkerPod {
     pub addresses: Vec<IpAddr>,
     /// This worker's listeners in it.
     pub listeners: Listeners,
-    /// Hands tunnels to the pod to its other workers.
+    /// Passes HBONE connections to the pod on to its other workers.
     pub dispatch: WorkerDispatch,
-    /// Tunnels from them.
+    /// HBONE connections from the other workers.
     pub inbox: Inbox,
-    /// Connects from within it.
+    /// Makes connections from within the pod's network namespace.
     pub dialer: Dialer,
-    /// Shared by the pod's workers.
+    /// The local ports of the pod's upstream connections, shared by its workers.
     pub upstreams: Upstreams,
     /// Connections that the pod may have open, shared by its workers.
     pub open: OpenLimit,
     /// Set when somebody else closes a listener of the pod.
     pub deaf: Deaf,
-    /// Its share of the daemon's memory, shared by its workers.
+    /// The pod's part of the daemon's memory, shared by its workers.
     pub memory: Account,
-    /// Tunnels to the pod, shared by its workers.
+    /// Admission of HBONE connections to the pod, shared by its workers.
     pub admission: Admission,
-    /// Who may connect to the pod, asked by all of its workers.
+    /// Decides who may connect to the pod, for all of its workers.
     pub enforcement_point: EnforcementPoint,
     /// The pod's side of TLS.
     pub tls: tls::Endpoint,
@@ -105,12 +105,12 @@ pub struct WorkerPod {
 /// Listeners of one worker in a pod.
 pub type Listeners = Vec<(Purpose, std::net::TcpListener)>;
 
-/// What a pod has open on one worker.
+/// The open connections of a pod on one worker.
 #[derive(Clone, Debug, Default)]
 pub struct Connections {
     /// Connections of applications.
     pub live: Vec<ConnectionInfo>,
-    /// Tunnels that the pod has made.
+    /// HBONE connections that the pod has made.
     pub tunnels: usize,
 }
 
@@ -130,11 +130,11 @@ pub struct WorkerHandle {
     running: Running,
 }
 
-/// Where a worker runs.
+/// The thread or task in which a worker runs.
 enum Running {
-    /// On a thread of its own. None: it has been waited for.
+    /// On a thread of its own. `None`: the thread has been joined.
     Thread(Option<JoinHandle<()>>),
-    /// Beside the test that uses it, so that both have one clock.
+    /// On the thread of the test that uses it, so that both have the same clock.
     #[cfg(test)]
     Beside(TaskSet),
 }
@@ -179,13 +179,13 @@ impl WorkerHandle {
     /// Gives the worker more listeners in a pod that it has.
     ///
     /// # Errors
-    /// When they can't be used.
+    /// When the listeners can't be used.
     pub async fn listen(&self, cookie: u64, listeners: Listeners) -> io::Result<()> {
         let answer = self.ask(|reply| Command::Listen(cookie, listeners, reply)).await;
         answer.unwrap_or_else(|| Err(io::ErrorKind::BrokenPipe.into()))
     }
 
-    /// Whether the worker has ended, which it does by itself only when it panics.
+    /// Whether the worker has ended. It ends by itself only when it panics.
     #[must_use]
     pub fn is_lost(&self) -> bool {
         match &self.running {
@@ -195,23 +195,23 @@ impl WorkerHandle {
         }
     }
 
-    /// Replaces the addresses of a pod. Connections of those that are gone end.
+    /// Replaces the addresses of a pod. Connections of removed addresses end.
     pub async fn readdress(&self, cookie: u64, addresses: Vec<IpAddr>) {
         self.ask(|reply| Command::Readdress(cookie, addresses, reply)).await;
     }
 
-    /// Takes a pod from the worker; its connections are reset when this returns.
+    /// Removes a pod from the worker. Its connections have been reset when this returns.
     pub async fn remove(&self, cookie: u64) {
         self.ask(|reply| Command::Remove(cookie, reply)).await;
     }
 
-    /// Has this worker count what its live connections have carried.
+    /// A handle by which the bytes of this worker's live connections are counted.
     #[must_use]
     pub fn carried(&self) -> ByteCount {
         ByteCount(self.commands.as_ref().map(mpsc::UnboundedSender::downgrade))
     }
 
-    /// The live connections, by cookie. What they have carried is counted when this returns.
+    /// The live connections, by cookie. Their bytes have been counted when this returns.
     pub async fn connections(&self) -> Vec<(u64, Connections)> {
         self.ask(Command::Connections).await.unwrap_or_default()
     }
@@ -228,12 +228,12 @@ impl WorkerHandle {
     }
 }
 
-/// Has a worker count in the metrics what its live connections have carried so far. Does not keep the worker.
+/// Has a worker count the bytes of its live connections in the metrics. Does not keep the worker alive.
 #[derive(Clone, Debug)]
 pub struct ByteCount(Option<mpsc::WeakUnboundedSender<Command>>);
 
 impl ByteCount {
-    /// Returns when it is counted, or when the worker has ended.
+    /// Returns when the bytes are counted, or when the worker has ended.
     pub async fn count(&self) {
         let (reply, answer) = oneshot::channel();
         let Some(commands) = self.0.as_ref().and_then(mpsc::WeakUnboundedSender::upgrade) else { return };
@@ -258,10 +258,10 @@ impl Drop for WorkerHandle {
     }
 }
 
-/// How long removed connections may take to close; closing waits for nothing outside this thread.
+/// How long removed connections may take to close. Closing waits for nothing outside this thread.
 const REMOVAL: Duration = Duration::from_secs(2);
 
-/// How long the peers of tunnels without streams may take to let them end.
+/// How long the peers of HBONE connections without streams may take to close them.
 const GOODBYE: Duration = Duration::from_secs(2);
 
 struct Worker {
@@ -272,7 +272,7 @@ struct Worker {
     pods: HashMap<u64, Served>,
 }
 
-/// A pod on this worker. Dropping it ends its listeners first, then its connections.
+/// A pod on this worker. When it is dropped, its listeners end first, then its connections.
 struct Served {
     context: Rc<PodContext>,
     accepting: TaskSet,
@@ -284,13 +284,13 @@ struct Served {
 }
 
 impl Served {
-    /// Counts what the live connections have carried.
+    /// Counts the bytes of the live connections.
     fn count(&self) {
         self.context.table.live().iter().for_each(|live| live.flush());
     }
 
     fn connections(&self) -> Connections {
-        // Whoever asks looks at the metrics as well.
+        // The bytes are counted first, because the caller reads the metrics as well.
         self.count();
         let live = self.context.table.live();
         Connections {
@@ -312,7 +312,7 @@ impl Worker {
         loop {
             let command = tokio::select! {
                 command = inbox.recv() => command,
-                // Without a publisher there is no more news, and a command is all that can come.
+                // Without a publisher the mesh does not change any more, and only commands can arrive.
                 Some(mesh) = changes.changed() => {
                     self.follow(&mesh);
                     continue;
@@ -351,7 +351,7 @@ impl Worker {
         }
     }
 
-    /// Tunnels that lead to what is no longer there carry nothing new.
+    /// HBONE connections to workloads that are gone or changed get no new streams.
     fn follow(&self, mesh: &Snapshot) {
         for served in self.pods.values() {
             served.context.pool.retain(|key, identity| tunnel::still_leads(mesh, key, identity));
@@ -409,7 +409,7 @@ impl Worker {
             let waits = match purpose {
                 Purpose::Outbound => Waits::ForAPlace(Direction::Outbound),
                 Purpose::Inbound => Waits::ForAPlace(Direction::Inbound),
-                // Admission counts tunnels, and their streams count as inbound.
+                // Admission limits HBONE connections, and their streams count as inbound connections.
                 Purpose::Hbone => Waits::Never,
             };
             let acceptor = Acceptor::of_pod(listener, sockets, served.open.clone(), waits, served.deaf.clone());
@@ -498,7 +498,8 @@ async fn accept(
     flows.join_all().await;
 }
 
-/// Serves the tunnels that other workers have accepted. On drain it takes no more, and ends with the last of them.
+/// Serves the HBONE connections that other workers have accepted. On drain it accepts no more, and ends with the last
+/// of them.
 async fn receive(mut inbox: Inbox, pod: Rc<PodContext>, mut drain: DrainWatch, alive: TaskCount) {
     let mut flows = TaskSet::new(alive);
     let stop = drain.clone();
@@ -513,7 +514,7 @@ async fn receive(mut inbox: Inbox, pod: Rc<PodContext>, mut drain: DrainWatch, a
             () = drain.started() => break,
         }
     }
-    // What waits there has asked for nothing yet, and is reset.
+    // HBONE connections that still wait in the queue have no streams yet, and are reset.
     drop(inbox);
     flows.join_all().await;
 }

@@ -1,9 +1,10 @@
-//! Enrols pods and releases them, in the one order that leaves no pod half enrolled.
+//! Enrols and releases pods, in an order that never leaves a pod half enrolled.
 //!
-//! Enrolling: remember how the namespace was (disk), set sysctls, routes and rules, tell the maps, put the listeners in
-//! place, attach `steer`, and only then mark the pod's connects. Releasing goes the other way round. A step that fails undoes
-//! those before it, unless the pod was captured before: then it stays captured, and closed. Closed is what a pod of the
-//! mesh is whenever it can't be served: it is released only when the mesh no longer wants it.
+//! Enrolment has these steps: record the former state of the namespace on disk, set sysctls, routes and rules, write
+//! the maps, register the listeners, attach `steer`, and only then mark the pod's connects. A release has the opposite
+//! order. When a step fails, the steps before it are undone, unless the pod was captured before: then it stays
+//! captured, and is closed. A pod of the mesh is closed whenever it cannot be served. It is released only when the mesh
+//! no longer wants it.
 
 use std::{
     collections::{HashMap, HashSet, hash_map::Entry},
@@ -59,7 +60,7 @@ pub enum StartError {
 /// Why a pod was not enrolled.
 #[derive(Debug, Error)]
 pub enum EnrolError {
-    /// The state before could not be read or kept.
+    /// The former state could not be read or recorded.
     #[error(transparent)]
     Record(#[from] RecordError),
     /// A map refused an entry.
@@ -68,7 +69,7 @@ pub enum EnrolError {
     /// `steer` or a guard could not be loaded or attached.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// Another installation captures the pod, or that can't be told.
+    /// Another installation captures the pod, or it is not known whether one does.
     #[error(transparent)]
     Foreign(#[from] ForeignError),
     /// A sysctl could not be set.
@@ -85,15 +86,15 @@ pub struct Enrolment<'a, N = Netns, L = NetnsLink> {
     pub name: &'a NamespacedName,
     /// Its network namespace.
     pub netns: &'a N,
-    /// Netlink into it.
+    /// Netlink of the namespace.
     pub link: &'a L,
-    /// What is in it.
+    /// Addresses and interfaces of the namespace.
     pub facts: &'a NetnsFacts,
-    /// The pod's addresses, as the mesh has them.
+    /// The pod's addresses in the mesh.
     pub addresses: &'a [IpAddr],
-    /// What is not captured.
+    /// Ports and IP blocks that are not captured.
     pub exclusions: &'a Exclusions,
-    /// The listeners, with their places.
+    /// The listeners, with their keys in the map.
     pub listeners: Vec<(Listener, &'a std::net::TcpListener)>,
 }
 
@@ -106,17 +107,17 @@ pub struct Controller {
     hooks: Hooks,
     captured: HashMap<u64, Captured>,
     restored: u64,
-    /// What is captured without a record, as far as that was told.
+    /// Cookies of captured namespaces without a record, once the log has reported them.
     unrecorded: HashSet<u64>,
     _logs: TaskSet,
 }
 
 impl Controller {
-    /// Loads the programs and attaches the connect hooks, or takes over those that are pinned. Needs a runtime, and
-    /// directories that are prepared.
+    /// Loads the programs and attaches the connect hooks, or takes over the pinned ones. Needs a runtime, and prepared
+    /// directories.
     ///
     /// # Errors
-    /// As [`StartError`] tells; what was pinned before stays as it was.
+    /// See [`StartError`]. Objects that were pinned before stay as they were.
     pub fn start(
         pins: PinDir,
         records: Records,
@@ -154,15 +155,16 @@ impl Controller {
         self.maps.own_sockets()
     }
 
-    /// Enrols a pod, or takes over one that is captured already. Gives the exclusions that are in force: none, if they do not
-    /// fit into the maps.
+    /// Enrols a pod, or takes over a pod that is captured already. Returns the exclusions that are in force: none, if
+    /// they do not fit into the maps.
     ///
     /// # Errors
-    /// As [`EnrolError`] tells: the pod is not captured then, or, where it was when this daemon started, still captured and
-    /// closed.
+    /// See [`EnrolError`]. The pod is then not captured. If it was captured when this daemon started, it stays captured
+    /// and is closed.
     pub async fn enrol(&mut self, pod: &Enrolment<'_>) -> Result<Exclusions, EnrolError> {
         let cookie = pod.netns.cookie();
-        // Nothing is undone then: rules and routes are what holds the connections that the other one captures.
+        // On an error nothing is undone: the connections that the other installation captures need its rules and
+        // routes.
         self.refuse_foreign(pod.netns)?;
         let was_captured = self.has_captured(cookie);
         let result = self.try_enrol(pod).await;
@@ -192,7 +194,8 @@ impl Controller {
                 Exclusions::default()
             }
         };
-        // Before the maps tell of listeners and devices: from then on the connects of a pod that was captured are let go on.
+        // This comes before the maps get listeners and devices: from then on, the connects of a pod that was captured
+        // are allowed to proceed.
         sysctl::enable(pod.netns)?;
         routes::ensure(pod.link, pod.facts, pod.addresses).await?;
         self.maps.set_facts(cookie, pod.facts)?;
@@ -204,7 +207,7 @@ impl Controller {
         Ok(excluded)
     }
 
-    /// Puts on record whose the namespace is now, and how it was before any daemon came.
+    /// Records to which pod the namespace belongs now, and its state before any daemon changed it.
     fn record(&mut self, pod: &Enrolment<'_>) -> Result<(), EnrolError> {
         let cookie = pod.netns.cookie();
         let before = self.records.of(cookie);
@@ -213,7 +216,7 @@ impl Controller {
             None => {
                 let mut sysctls = sysctl::read(pod.netns)?;
                 if self.has_captured(cookie) {
-                    // The record is lost, and what is set now was set by a daemon.
+                    // The record is lost, and a daemon has set the current values.
                     sysctls.iter_mut().for_each(|saved| saved.value = "0".to_owned());
                 }
                 sysctls
@@ -228,20 +231,22 @@ impl Controller {
         Ok(())
     }
 
-    /// Follows a change in the pod's network namespace: addresses that came or went, interfaces, rules that someone removed,
-    /// a family that needs listeners. Does all it can. `routes`: what became of rules and routes, which are brought in line first
-    /// ([`routes::ensure`]); the pod's namespace may keep the kernel busy with that, and the controller is to wait for nobody.
+    /// Follows a change in the pod's network namespace: addresses that came or went, interfaces, rules that someone
+    /// removed, an IP family that needs listeners. A failed step does not stop the others. `routes`: the result of
+    /// [`routes::ensure`], which the caller runs first. A pod's namespace may keep the kernel busy with that step, and
+    /// the controller must not wait for any pod.
     ///
     /// # Errors
-    /// The first failure, as [`EnrolError`] tells.
+    /// The first failure; see [`EnrolError`].
     pub fn follow(&mut self, pod: &Enrolment<'_>, routes: Result<(), LinkError>) -> Result<(), EnrolError> {
         let cookie = pod.netns.cookie();
-        // It may have come after the enrolment. That it can't be told now is no reason to leave the rest undone.
+        // Another installation may have come after the enrolment. If the kernel does not tell, the other steps are
+        // still done.
         let foreign = self.refuse_foreign(pod.netns);
         if let Err(error @ ForeignError::Captured(_)) = foreign {
             return Err(error.into());
         }
-        // Its path may be another one by now.
+        // The path of the namespace may have changed.
         let record = self.record(pod);
         let sysctls = sysctl::enable(pod.netns);
         let links = match self.captured.entry(cookie) {
@@ -260,7 +265,8 @@ impl Controller {
         for (key, listener) in &pod.listeners {
             self.maps.set_listener(*key, listener.as_fd())?;
         }
-        // With what the pod speaks now: a family that it lost is refused, as the kernel would.
+        // This uses the current IP families of the pod. Connects of a family that the pod has lost are refused, as the
+        // kernel would refuse them.
         let capture = self.maps.capture(cookie, self.workers, pod.facts);
         record?;
         sysctls?;
@@ -271,21 +277,21 @@ impl Controller {
         Ok(capture?)
     }
 
-    /// Takes notice of what a namespace holds that is captured, and closed: an address that it has lost is no longer its
-    /// own, and to connect there is to connect out.
+    /// Updates the addresses of a namespace that is captured and closed: an address that the namespace has lost is no
+    /// longer its own, and a connect to it leads out of the pod.
     pub fn refresh_closed(&mut self, netns: &Netns, facts: &NetnsFacts) {
         if self.has_captured(netns.cookie()) {
             log_failure("take notice of a closed pod's addresses", self.maps.set_facts(netns.cookie(), facts));
         }
     }
 
-    /// How many addresses and interfaces of one pod are taken notice of.
+    /// The greatest number of addresses, and of interfaces, of one pod that are recorded.
     #[must_use]
     pub fn per_pod_limit(&self) -> usize {
         self.maps.per_pod_limit()
     }
 
-    /// Changes what is not captured, from the next connection on.
+    /// Changes the exclusions, from the next connection on.
     ///
     /// # Errors
     /// A map is full.
@@ -293,7 +299,8 @@ impl Controller {
         Ok(self.maps.set_exclusions(cookie, exclusions)?)
     }
 
-    /// Takes nothing new from the pod or for it. Routes and sysctls stay, so that what is open can still be reset.
+    /// Stops the capture of new connections of the pod, in both directions. Routes and sysctls stay, so that open
+    /// connections can still be reset.
     pub fn detach(&mut self, cookie: u64) {
         if let Err(error) = self.maps.stop_capture(cookie, self.workers) {
             warn!(%error, "cannot stop the capture of a pod's connects");
@@ -301,16 +308,17 @@ impl Controller {
         self.unlink(cookie);
     }
 
-    /// Takes the programs off a pod.
+    /// Detaches the programs from a pod.
     fn unlink(&mut self, cookie: u64) {
         self.captured.remove(&cookie);
         log_failure("detach", self.loader.pins().remove_pod(cookie));
     }
 
-    /// Looks whether all that captures is still attached and pinned, and puts back what somebody has removed.
+    /// Checks that all programs and maps of the capture are still attached and pinned, and restores those that somebody
+    /// has removed.
     ///
     /// # Errors
-    /// The first that can't be put back: pods may be open.
+    /// The first object that cannot be restored. Pods may be open then.
     pub fn mend(&mut self) -> Result<(), LoadError> {
         let maps = self.loader.repin().map(|repinned| self.restored += repinned);
         let mut result = maps.and(self.hooks.mend(&mut self.restored));
@@ -320,14 +328,14 @@ impl Controller {
         result
     }
 
-    /// How many links somebody had removed, and were put back.
+    /// The number of links and pins that somebody had removed and that were restored.
     #[must_use]
     pub fn restored(&self) -> u64 {
         self.restored
     }
 
-    /// Undoes an enrolment, as far as it went. Whatever fails is logged, and the rest is done; what could not be restored
-    /// stays on record.
+    /// Undoes an enrolment, or the steps of it that were done. Failures are logged, and the other steps are still done.
+    /// State that could not be restored stays on record.
     pub async fn release(&mut self, netns: &Netns, link: Option<&NetnsLink>) {
         let cookie = netns.cookie();
         self.detach(cookie);
@@ -338,8 +346,8 @@ impl Controller {
         }
     }
 
-    /// Releases whatever is captured and not to be kept: `keep` sees the pod, as `namespace/name`, and its cookie. Of what an
-    /// earlier daemon has captured that kept its records elsewhere, only the cookie is known.
+    /// Releases all captured pods except those for which `keep` returns true. `keep` gets the pod, as `namespace/name`,
+    /// and its cookie. If an earlier daemon kept its records elsewhere, only the cookie is known.
     pub async fn release_others(&mut self, keep: impl Fn(Option<&str>, u64) -> bool, tasks: &TaskCount) {
         let (kept, others): (Vec<_>, Vec<_>) =
             self.records.all().cloned().partition(|record| keep(Some(&record.pod), record.cookie));
@@ -362,7 +370,7 @@ impl Controller {
         log_failure("remove the pins of another layout", self.loader.pins().remove_other_layouts());
     }
 
-    /// Tells once of a namespace that is captured and may be that of a pod of the mesh, though no record says whose it is.
+    /// Logs once that a namespace is captured which may belong to a pod of the mesh, but that no record names the pod.
     fn tell_of_unrecorded(&mut self, cookie: u64) {
         if self.unrecorded.insert(cookie) {
             warn!(
@@ -374,7 +382,7 @@ impl Controller {
         }
     }
 
-    /// Releases what is on record for a pod, but for namespaces that another pod has by now.
+    /// Releases the namespaces that are on record for a pod, except those that another pod has by now.
     pub async fn release_recorded(&mut self, pod: &NamespacedName, is_taken: impl Fn(u64) -> bool, tasks: &TaskCount) {
         let name = pod.to_string();
         let of_pod = self.records.all().filter(|record| record.pod == name && !is_taken(record.cookie));
@@ -396,13 +404,13 @@ impl Controller {
         }
     }
 
-    /// Whether a pod is captured, if only by an earlier daemon: then it is closed until it is enrolled again.
+    /// Whether a pod is captured. If an earlier daemon has captured it, it is closed until it is enrolled again.
     #[must_use]
     pub fn has_captured(&self, cookie: u64) -> bool {
         self.captured.contains_key(&cookie) || self.loader.pins().pod(cookie).exists()
     }
 
-    /// Who is on record with a namespace.
+    /// The pod that is on record for a namespace.
     #[must_use]
     pub fn holder(&self, cookie: u64) -> Option<Holder> {
         let record = self.records.of(cookie)?;
@@ -435,7 +443,7 @@ impl Controller {
     }
 }
 
-/// Releases everything that is pinned and recorded, without a daemon. How many pods were released.
+/// Releases everything that is pinned and recorded, without a daemon. Returns the number of released pods.
 ///
 /// # Errors
 /// When the records can't be read or the pins not removed.
@@ -459,7 +467,8 @@ pub async fn clean_up(pins: &PinDir, records: &mut Records, tasks: &TaskCount) -
     Ok(recorded.len())
 }
 
-/// Connects from before the enrolment that are still without an answer are begun anew, inside the mesh.
+/// Resets connects from before the enrolment that have no answer yet. The application then connects again, inside the
+/// mesh.
 fn begin_anew(pod: &Enrolment<'_>) {
     match survey::cut_unanswered(pod.netns) {
         Ok(0) => {}
@@ -468,11 +477,11 @@ fn begin_anew(pod: &Enrolment<'_>) {
     }
 }
 
-/// What has become of the namespace of a record.
+/// The current state of the namespace of a record.
 enum Recorded {
     Open(Netns, Option<NetnsLink>),
     Gone,
-    /// It can't be told now.
+    /// The state is not known now.
     Unknown(NetnsError),
 }
 
@@ -489,7 +498,7 @@ fn open_recorded(record: &Record, tasks: &TaskCount) -> Recorded {
     }
 }
 
-/// Whether all is as it was.
+/// Restores the state of the namespace from before the enrolment. Returns whether all of it was restored.
 async fn restore(netns: &Netns, link: Option<&NetnsLink>, records: &Records) -> bool {
     let routes = match link {
         Some(link) => log_failure("restore the routes", routes::remove(link).await),
@@ -501,7 +510,7 @@ async fn restore(netns: &Netns, link: Option<&NetnsLink>, records: &Records) -> 
     routes && sysctls
 }
 
-/// Whether there was none.
+/// Logs a failure. Returns whether there was none.
 fn log_failure<E: std::error::Error>(what: &str, result: Result<(), E>) -> bool {
     match result {
         Ok(()) => true,

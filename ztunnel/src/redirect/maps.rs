@@ -1,4 +1,4 @@
-//! What the programs know of each pod: the only writer of the maps.
+//! The maps from which the BPF programs know each pod. Only this module writes them.
 
 use std::{
     collections::HashMap,
@@ -32,7 +32,7 @@ use crate::{
 /// Why an entry could not be written.
 #[derive(Debug, Error)]
 pub enum MapWriteError {
-    /// There is no room.
+    /// The map is full.
     #[error(
         "BPF map {map} is full ({capacity} entries); take pods off this node, or stop the daemon, run `ztunnel cleanup` and \
          start it with a larger {setting}"
@@ -45,14 +45,14 @@ pub enum MapWriteError {
         /// The flag that makes it larger.
         setting: &'static str,
     },
-    /// One pod wants more than its share.
+    /// One pod needs more entries than a pod may have.
     #[error("{count} entries for one pod in BPF map {map}, and {limit} are allowed; raise --entries-per-pod")]
     TooMany {
         /// The map.
         map: &'static str,
-        /// How many.
+        /// The number of entries that the pod needs.
         count: usize,
-        /// How many are allowed.
+        /// The number of entries that a pod may have.
         limit: usize,
     },
     /// The kernel refused the entry.
@@ -72,7 +72,7 @@ pub struct MapUse {
     pub name: &'static str,
     /// Entries in it that this daemon wrote.
     pub used: usize,
-    /// Entries it has room for.
+    /// Entries for which it has room.
     pub capacity: u32,
 }
 
@@ -100,7 +100,7 @@ pub struct Maps {
     written: HashMap<u64, PodKeys>,
 }
 
-/// The storage that tells the connect hooks which sockets are the daemon's.
+/// The socket storage by which the connect hooks recognise the daemon's sockets.
 #[derive(Debug)]
 pub struct ClaimedSockets(OwnedFd);
 
@@ -114,7 +114,7 @@ impl Maps {
     /// Takes the maps out of a loaded object.
     ///
     /// # Errors
-    /// When one is missing or of another type.
+    /// When a map is missing or of another type.
     pub fn take(object: &mut Ebpf, sizes: MapSizes) -> Result<Self, LoadError> {
         let mut take = |name: &'static str| {
             let missing = MapError::InvalidName { name: name.to_owned() };
@@ -137,13 +137,13 @@ impl Maps {
         })
     }
 
-    /// How many addresses and interfaces of one pod there is room for.
+    /// The greatest number of addresses, and of interfaces, of one pod.
     #[must_use]
     pub fn per_pod_limit(&self) -> usize {
         self.sizes.per_pod_limit()
     }
 
-    /// What the data path needs to claim its sockets.
+    /// The handle by which the data path claims its sockets.
     #[must_use]
     pub fn own_sockets(&self) -> Arc<ClaimedSockets> {
         Arc::clone(&self.own_sockets)
@@ -167,7 +167,7 @@ impl Maps {
         self.set_pod(cookie, PodEntry { flags, workers })
     }
 
-    /// Captures the pod's connects, in the families that it speaks.
+    /// Captures the pod's connects, in the IP families that it has.
     ///
     /// # Errors
     /// The kernel refuses.
@@ -177,7 +177,7 @@ impl Maps {
         self.set_pod(cookie, PodEntry { flags: PodEntry::CAPTURE_OUTBOUND | families, workers })
     }
 
-    /// Captures none of the pod's connects any more.
+    /// Stops the capture of the pod's connects.
     ///
     /// # Errors
     /// The kernel refuses.
@@ -190,10 +190,10 @@ impl Maps {
         result.map_err(|source| self.refused(names::PODS, source))
     }
 
-    /// Brings addresses and interfaces of the pod's network namespace to what is there.
+    /// Updates the addresses and interfaces of the pod's network namespace.
     ///
     /// # Errors
-    /// A map is full; of that map nothing was added then.
+    /// A map is full. Nothing was added to that map then.
     pub fn set_facts(&mut self, cookie: u64, facts: &NetnsFacts) -> Result<(), MapWriteError> {
         let addrs: Vec<_> = facts.addresses.iter().map(|ip| LocalAddr { cookie, addr: map_addr(*ip) }).collect();
         let interfaces: Vec<_> =
@@ -206,10 +206,10 @@ impl Maps {
         interfaces.map_err(|source| self.refused(names::INTERFACES, source))
     }
 
-    /// Brings the pod's exclusions to what is given.
+    /// Replaces the pod's exclusions.
     ///
     /// # Errors
-    /// They are too many, or a map is full; then nothing of the pod is excluded.
+    /// There are too many, or a map is full. Then the pod has no exclusions.
     pub fn set_exclusions(&mut self, cookie: u64, exclusions: &Exclusions) -> Result<(), MapWriteError> {
         let result = self.try_set_exclusions(cookie, exclusions);
         if result.is_err() && *exclusions != Exclusions::default() {
@@ -242,7 +242,7 @@ impl Maps {
         cidrs.map_err(|source| self.refused(names::EXCLUDED_CIDRS, source))
     }
 
-    /// Puts a listener in the place of the one that was there.
+    /// Registers a listener, in place of the former one.
     ///
     /// # Errors
     /// The map is full.
@@ -256,7 +256,7 @@ impl Maps {
         Ok(())
     }
 
-    /// Takes everything about a pod out of the maps, the entry that makes connects be captured first.
+    /// Removes all entries of a pod. The entry that captures its connects is removed first.
     pub fn remove_pod(&mut self, cookie: u64) {
         remove(self.pods.remove(&cookie));
         for key in keys_of(self.listeners.keys(), |key| key.cookie == cookie) {
@@ -278,7 +278,7 @@ impl Maps {
         self.written.remove(&cookie);
     }
 
-    /// Cookies that the maps know of, whoever wrote them.
+    /// All cookies in the maps, also those that an earlier daemon wrote.
     #[must_use]
     pub fn known_pods(&self) -> Vec<u64> {
         self.pods.keys().filter_map(Result::ok).collect()
@@ -331,7 +331,7 @@ fn cidr_key(cookie: u64, cidr: &IpNet) -> Key<CidrData> {
     Key::new(CIDR_BITS_BEFORE + bits, cidr_data(cookie, &map_addr(cidr.network())))
 }
 
-/// A map from keys to presence, as far as it is needed to bring one pod's keys to what they are to be.
+/// A map that is used as a set of keys, with the operations that the update of one pod's keys needs.
 trait KeySet<K> {
     fn put(&mut self, key: &K) -> Result<(), MapError>;
     fn take(&mut self, key: &K) -> Result<(), MapError>;
@@ -366,9 +366,9 @@ impl KeySet<Key<CidrData>> for LpmTrie<MapData, CidrData, u32> {
     }
 }
 
-/// Brings a pod's keys from `known` to `wanted`, and `known` to what is there then. Where nothing is known the map is
-/// searched: an earlier daemon may have left some. What is not wanted goes first, whether or not there is room for the
-/// rest: every key lets something past the daemon. What was added is taken back when something finds no room.
+/// Replaces a pod's keys `known` by `wanted`, and updates `known`. If `known` is empty, the map is searched, because an
+/// earlier daemon may have left keys. Keys that are not wanted are removed first, whether or not there is room for the
+/// new keys: every key lets traffic bypass the daemon. If a new key finds no room, the new keys are removed again.
 fn replace<K: Pod>(
     map: &mut impl KeySet<K>,
     known: &mut Vec<K>,
@@ -401,12 +401,12 @@ fn bytes_of<K: Pod>(key: &K) -> &[u8] {
     unsafe { std::slice::from_raw_parts(std::ptr::from_ref(key).cast(), size_of::<K>()) }
 }
 
-/// The keys that fit, collected before anything is changed.
+/// The matching keys, collected before the map changes.
 fn keys_of<K: Pod>(keys: impl Iterator<Item = Result<K, MapError>>, fits: impl Fn(&K) -> bool) -> Vec<K> {
     keys.filter_map(Result::ok).filter(|key| fits(key)).collect()
 }
 
-/// An entry that is not there any more is as good as removed.
+/// Logs a failed removal. It is no failure if the entry does not exist any more.
 fn remove(result: Result<(), MapError>) {
     let Err(error) = result else { return };
     let gone = matches!(&error, MapError::KeyNotFound)
