@@ -18,8 +18,10 @@ use crate::process::{Finished, Launch, Process};
 use crate::topology::Topology;
 use crate::wait;
 
+mod former;
 mod options;
 
+pub use former::Former;
 pub use options::{DaemonOptions, Issuer, Remote};
 
 /// A node's daemon. Dropping it kills it and removes its pins.
@@ -37,6 +39,8 @@ pub struct Daemon {
     log: RefCell<LogFile>,
     process: Process,
     kept: bool,
+    /// How many daemons this one came after, by handover.
+    generation: u32,
 }
 
 /// Resources of a daemon. If they differ before and after a load, the daemon leaks.
@@ -66,8 +70,20 @@ impl Daemon {
         let paths = Paths { mesh: &mesh, state: &state, pins: &pins, ca: &ca, output: &output };
         let process = launch(&options, node, &netns, &paths)?;
         let log = RefCell::new(LogFile::new(&output));
-        let mut daemon =
-            Self { node: node.to_owned(), options, netns, mesh, state, pins, ca, output, log, process, kept: false };
+        let mut daemon = Self {
+            node: node.to_owned(),
+            options,
+            netns,
+            mesh,
+            state,
+            pins,
+            ca,
+            output,
+            log,
+            process,
+            kept: false,
+            generation: 0,
+        };
         daemon.wait_ready()?;
         Ok(daemon)
     }
@@ -204,6 +220,49 @@ impl Daemon {
         let paths = Paths { mesh, state, pins, ca: &self.ca, output: &self.output };
         self.process = launch(&self.options, &self.node, &self.netns, &paths)?;
         self.wait_ready()
+    }
+
+    /// Starts a daemon beside this one, which takes over from it, and waits until it has. This value is the new one then.
+    ///
+    /// # Errors
+    /// When the new one does not take over; then it is killed, and this value is the old one still.
+    pub fn succeed(&mut self) -> Result<Former> {
+        let mut successor = self.successor()?;
+        successor.took_over()?;
+        self.generation += 1;
+        let process = std::mem::replace(&mut self.process, successor.process);
+        let output = std::mem::replace(&mut self.output, successor.output);
+        self.log = RefCell::new(LogFile::new(&self.output));
+        self.wait_ready()?;
+        Ok(Former { process, output })
+    }
+
+    /// Its successor has taken over, and is gone: this value has no process until a [`Self::restart`].
+    ///
+    /// # Errors
+    /// When it can't be said how the one that ran here goes on.
+    pub fn replaced_by_nobody(&mut self) -> Result<Former> {
+        let gone = Launch::new("true").inside(&self.netns).start()?;
+        let process = std::mem::replace(&mut self.process, gone);
+        Ok(Former { process, output: self.output.clone() })
+    }
+
+    /// Starts a daemon beside this one, and does not wait for anything.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn successor(&self) -> Result<Former> {
+        let mut number = self.generation + 1;
+        let output = loop {
+            let output = self.state.with_extension(format!("{number}.log"));
+            if !output.exists() {
+                break output;
+            }
+            number += 1;
+        };
+        let (mesh, state, pins) = (&self.mesh, &self.state, &self.pins);
+        let paths = Paths { mesh, state, pins, ca: &self.ca, output: &output };
+        Ok(Former { process: launch(&self.options, &self.node, &self.netns, &paths)?, output })
     }
 
     /// Runs `ztunnel cleanup` for the remains of a dead daemon.

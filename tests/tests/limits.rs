@@ -209,9 +209,9 @@ fn a_second_signal_ends_the_draining() -> Result<()> {
     let mut open = bed.pod("client-a")?.connect(echo.address())?;
     exchange(&mut open, b"hello")?;
     bed.daemon("node-a")?.signal(Signal::SIGTERM)?;
-    wait::until_true("the draining to begin", wait::PATIENCE, || {
-        Ok(exchange_once(bed.pod("client-a")?, echo.address()).is_err())
-    })?;
+    let daemon = bed.daemon("node-a")?;
+    wait::until_true("the draining to begin", wait::PATIENCE, || Ok(!daemon.lines_with(&["draining"])?.is_empty()))?;
+    exchange_once(bed.pod("client-a")?, echo.address()).context("a draining daemon accepts new connections")?;
     exchange(&mut open, b"still open").context("a draining daemon lets open connections go on")?;
     let begin = Instant::now();
     bed.daemon("node-a")?.signal(Signal::SIGTERM)?;

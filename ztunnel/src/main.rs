@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         Command::Check(args) => return cli::check::check(&args),
         Command::Cleanup(args) => (args.output, cli::cleanup::cleanup(&args)),
         Command::Cni(args) => return cli::cni::cni(&args),
+        Command::Ready(args) => (args.output, cli::ready::ready(&args)),
         Command::Ca(command) => return cli::ca::ca(&command),
         Command::Explain(args) => return cli::explain::explain(&args),
         Command::Analyze(args) => return cli::analyze::analyze(&args),

@@ -8,6 +8,7 @@ use std::{
     convert::Infallible,
     fmt, io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -33,12 +34,15 @@ use tokio::{
 use tracing::{Span, debug};
 
 use self::explain::ExplainError;
-use super::{exposition, log::LostLines};
+use super::{exposition, left, log::LostLines};
 use crate::{
     explain::QueryError,
     flow::admission::{Admission, Client, Limits},
     identity::cache::Certificates,
-    lifecycle::tasks::{TaskCount, TaskSet},
+    lifecycle::{
+        drain::DrainWatch,
+        tasks::{TaskCount, TaskSet},
+    },
     metrics::text::prometheus,
     net::{
         listen::{Accepted, Acceptor},
@@ -118,6 +122,16 @@ pub struct Admin {
     pub explaining: Arc<Semaphore>,
     /// Why new pods of the mesh may start before they are enrolled; nothing: they do not.
     pub start_window: watch::Receiver<Option<String>>,
+    /// The state directory, in which daemons that have handed over serve their metrics.
+    pub state: Option<PathBuf>,
+}
+
+impl left::Metrics for Admin {
+    async fn metrics(&self) -> String {
+        let _too_late = timeout(COUNTING_TIMEOUT, join_all(self.carried.iter().map(ByteCount::count))).await;
+        // What cannot be encoded is not shown.
+        exposition::of_traffic(&self.registry).unwrap_or_default()
+    }
 }
 
 /// Binds a listener. On a machine without IPv6, `[::]` stands for all IPv4 addresses.
@@ -148,8 +162,14 @@ pub(super) trait Answers: Send + Sync + 'static {
     ) -> impl Future<Output = Response<Full<Bytes>>> + Send;
 }
 
-/// Serves until the future is dropped.
-pub(super) async fn serve(listener: TcpListener, endpoints: Endpoints, admin: Arc<impl Answers>, count: TaskCount) {
+/// Serves until the future is dropped. After the start of the drain it accepts no new connections, and ends with the last connection.
+pub(super) async fn serve(
+    listener: TcpListener,
+    endpoints: Endpoints,
+    admin: Arc<impl Answers>,
+    count: TaskCount,
+    mut drain: DrainWatch,
+) {
     let mut acceptor = Acceptor::new(listener, OpenLimit::none());
     let admission = Admission::new(LIMITS);
     let mut connections = TaskSet::new(count);
@@ -170,8 +190,11 @@ pub(super) async fn serve(listener: TcpListener, endpoints: Endpoints, admin: Ar
                 }
             }
             () = connections.reap_next(), if !connections.is_empty() => {}
+            () = drain.started() => break,
         }
     }
+    drop(acceptor);
+    connections.join_all().await;
 }
 
 /// The client, for the limits. Processes of the node, such as the kubelet, have the address to which they connect, and count as
@@ -251,7 +274,12 @@ async fn metrics(admin: &Admin, request: &Request<Incoming>) -> Response<Full<By
         status: &admin.manager.status(),
         certificates: admin.certificates.expiries(),
     };
-    scraped(request, exposition::text(&sources))
+    let left = match &admin.state {
+        Some(state) => left::all(state).await,
+        None => Vec::new(),
+    };
+    let others: Vec<_> = left.iter().map(|left| exposition::Other { name: &left.name, text: &left.metrics }).collect();
+    scraped(request, exposition::text(&sources).map(|own| exposition::merged(&own, &others)))
 }
 
 /// The answer to a scrape, in the format that the client accepts. `text` is in OpenMetrics format.

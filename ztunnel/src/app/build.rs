@@ -1,6 +1,6 @@
 //! Builds the daemon from its settings and runs it until its end.
 
-use std::{collections::HashMap, future::pending, io, path::Path, sync::Arc};
+use std::{collections::HashMap, future::pending, io, os::fd::AsFd as _, path::Path, sync::Arc};
 
 use anyhow::{Context as _, bail};
 use prometheus_client::registry::Registry;
@@ -9,8 +9,13 @@ use tracing::{Span, info, warn};
 
 use super::{
     admin::{self, Admin, Endpoints},
-    cni, issuer,
-    lock::Lock,
+    cni,
+    handover::{
+        ask,
+        prepare::{Before, prepare},
+        serve::{self, Handover},
+    },
+    issuer, left,
     log::LostLines,
     memory, process,
 };
@@ -37,12 +42,14 @@ use crate::{
     },
     lifecycle::{
         drain,
+        keeps::Keeps,
         tasks::{TaskCount, TaskSet},
     },
     metrics::traffic::Traffic,
     model::node_pods::NodePods,
     net::{memory::Budget, netns::Netns, node::NodeConnections, open::Resources},
     pods::{
+        handover::TakenOver,
         kernel::Linux,
         kubernetes::Follower,
         local::{Annotated, LocalSource},
@@ -60,21 +67,29 @@ use crate::{
     tls::{self, KeyLog},
 };
 
-/// Runs the daemon until it gets a signal to stop and has drained.
+/// Runs the daemon until it gets a signal to stop and has drained, or until another daemon has taken over and no connection is left. If a
+/// daemon runs already, this one takes over from it.
 ///
 /// # Errors
 /// If a part can't be started. The capture of pods by an earlier daemon is unchanged then.
 pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
     let pins = PinDir::at(&args.bpf_pin);
-    let _lock = Lock::take(&args.state, &pins)?;
+    let (lock, mut predecessor) = ask::start(&args.state, &pins, &args.node).await?;
     pins.prepare()?;
     require_lasting(&pins, args.bpf_pin_private)?;
+    let is_beside = predecessor.is_some();
     let source = Source::open(&args).await?;
-    let listeners = [
-        (Endpoints::Admin, admin::bind(Endpoints::Admin, args.admin).await?),
-        (Endpoints::Metrics, admin::bind(Endpoints::Metrics, args.metrics).await?),
-        (Endpoints::Readiness, admin::bind(Endpoints::Readiness, args.readiness).await?),
-    ];
+    let mut listeners = Vec::new();
+    for (endpoints, at) in
+        [(Endpoints::Admin, args.admin), (Endpoints::Metrics, args.metrics), (Endpoints::Readiness, args.readiness)]
+    {
+        let inherited = predecessor.as_mut().map(|predecessor| predecessor.listener(at)).transpose();
+        let listener = match inherited.context("cannot use a listener of the daemon that runs here")?.flatten() {
+            Some(listener) => listener,
+            None => admin::bind(endpoints, at).await?,
+        };
+        listeners.push((endpoints, at, listener));
+    }
     let tasks = TaskCount::default();
     let mut services = TaskSet::new(tasks.clone());
     let records = Records::open(&args.state)?;
@@ -93,6 +108,21 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
     let node = node_sockets(&args).map(|sockets| Arc::new(sockets) as Arc<dyn NodeConnections>);
     let enforcement_points = EnforcementPoints::of_node(node.clone());
     let workers = start_workers(&args, node, &mesh, &traffic, &tasks)?;
+    let installation = source.installation(&args, &mut services)?;
+    let keeps = Keeps::new(is_beside);
+    let (mut local, kubernetes) = source.start(&args, publisher, demand, recorded, &keeps, (&mut services, &tasks))?;
+    let (reports, cni_parts) = kubernetes.unzip();
+    services.spawn(Span::none(), memory::tend(mesh.clone()));
+    services.spawn(Span::none(), enforcement_points.clone().follow(mesh.clone(), traffic.decisions().clone()));
+    let before = match predecessor.take() {
+        Some(mut predecessor) => {
+            let before = prepare(&args.node, &mut predecessor, &mesh, local.as_mut(), &certificates).await?;
+            before.map(|before| (predecessor, before))
+        }
+        None => None,
+    };
+    // A daemon that runs may have changed them until now.
+    let records = Records::open(&args.state)?;
     let controller = Controller::start(
         pins,
         records,
@@ -101,11 +131,8 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
         args.bpf_log,
         tasks.clone(),
     )?;
-    let installation = source.installation(&args, &mut services)?;
-    let (local, kubernetes) = source.start(&args, publisher, demand, recorded, &mut services, &tasks)?;
-    let (reports, cni_parts) = kubernetes.unzip();
     let shown = (certificates.clone(), workers.iter().map(WorkerHandle::carried).collect());
-    let (manager, handle) = Manager::new(ManagerParts {
+    let (mut manager, handle) = Manager::new(ManagerParts {
         node: args.node.clone(),
         mesh: mesh.clone(),
         local,
@@ -113,22 +140,34 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
         workers,
         host_cookie: Netns::current()?.cookie(),
         settings: args.pod_settings(tls, budget.clone(), resources(&args, &budget)),
-        enforcement_points: enforcement_points.clone(),
+        enforcement_points,
         certificates,
         tasks: tasks.clone(),
         drain_timeout: args.drain_timeout.duration(),
+        linger: args.linger.duration(),
     });
     if let Some(Reports { plane, pods }) = reports {
         let handle = handle.clone();
-        let look = move || standing(&handle.status(), &pods.borrow());
+        // After a handover the other daemon reports.
+        let look = move || if handle.is_retired() { Vec::new() } else { standing(&handle.status(), &pods.borrow()) };
         services.spawn(Span::none(), report_pods(plane, look, tasks.clone()));
     }
-    let plugin = cni::start(&args, cni_parts, handle.arrivals(), &mut services, &tasks)?;
-    services.spawn(Span::none(), memory::tend(mesh.clone()));
-    services.spawn(Span::none(), enforcement_points.follow(mesh.clone(), traffic.decisions().clone()));
+    if let Some((predecessor, Before { pods, connections, .. })) = before {
+        let TakenOver { enrolled, refused } = manager.take_over(connections).await;
+        info!(enrolled, refused, before = pods, "the pods of the daemon that ran here are taken over");
+        if enrolled == 0 && pods > 0 {
+            bail!(
+                "none of the {pods} pods that the daemon that runs here serves can be enrolled, as the lines before say: it goes on by itself"
+            );
+        }
+        predecessor.done().await?;
+    }
+    // Not before the other daemon has left: it answers until then.
+    let mut until_left = TaskSet::new(tasks.clone());
+    let plugin = cni::start(&args, cni_parts, handle.arrivals(), &mut until_left, &tasks)?;
     let (trigger, watch) = drain::channel();
     let admin = Arc::new(Admin {
-        manager: handle,
+        manager: handle.clone(),
         mesh,
         registry,
         certificates: shown.0,
@@ -138,10 +177,29 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
         budget,
         explaining: admin::explain::places(),
         start_window: plugin.window.clone(),
+        state: Some(args.state.clone()),
     });
-    for (endpoints, listener) in listeners {
-        services.spawn(Span::none(), admin::serve(listener, endpoints, Arc::clone(&admin), tasks.clone()));
+    let handover_socket = serve::listen(&args.state)
+        .with_context(|| format!("cannot listen in {} for a daemon that takes over", args.state.display()))?;
+    let (close_endpoints, endpoints_drain) = drain::channel();
+    let mut left = endpoints_drain.clone();
+    services.spawn(Span::none(), async move {
+        left.started().await;
+        drop(until_left);
+    });
+    let mut copies = Vec::new();
+    for (endpoints, at, listener) in listeners {
+        copies.push((at, std::net::TcpListener::from(listener.as_fd().try_clone_to_owned()?)));
+        let served = admin::serve(listener, endpoints, Arc::clone(&admin), tasks.clone(), endpoints_drain.clone());
+        services.spawn(Span::none(), served);
     }
+    let node = args.node.clone();
+    let handover = Handover { lock, endpoints: copies, close_endpoints, manager: handle.clone(), keeps, node };
+    let (state, carried) = (args.state.clone(), Arc::clone(&admin));
+    services.spawn(Span::none(), async move {
+        handover.serve(handover_socket).await;
+        left::serve(state, carried).await;
+    });
     info!(
         node = args.node,
         mesh = args.mesh.as_deref().map(|dir| dir.display().to_string()),
@@ -156,17 +214,24 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
     tokio::select! {
         signal = process::told_to_stop() => {
             let signal = signal.context("cannot install signal handlers")?;
+            let installation = installation.filter(|_| !handle.is_retired());
             let is_removed = tokio::select! {
                 is_removed = is_removed(installation) => is_removed,
                 result = &mut running => return Ok(result?),
             };
-            if is_removed {
+            if handle.is_retired() {
+                info!(signal, "another daemon has the pods; this one waits for the connections that it has to end");
+            } else if is_removed {
                 info!(signal, "the DaemonSet of this daemon has been deleted: all pods are released");
                 // First of all: no pod is to wait for a daemon any more.
                 cni::remove(plugin).await;
                 trigger.start_for_good();
             } else {
-                info!(signal, "draining; captured pods stay captured, and closed");
+                info!(
+                    signal,
+                    "draining: new connections are accepted until those that are open have ended or it is time to end; captured pods \
+                     stay captured, and are closed then"
+                );
                 trigger.start();
             }
             // A second signal ends the drain at once.
@@ -174,7 +239,7 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
                 result = &mut running => result?,
                 _ = process::told_to_stop() => info!("not waiting for the rest of the connections"),
             }
-            if is_removed {
+            if is_removed && !handle.is_retired() {
                 let released = clean_up(&args, &tasks).await?;
                 info!(released, "nothing of the daemon is left in the kernel");
             }
@@ -256,8 +321,8 @@ impl Source {
         publisher: Publisher,
         demand: Option<Demand>,
         recorded: HashMap<u64, String>,
-        services: &mut TaskSet,
-        tasks: &TaskCount,
+        keeps: &Keeps,
+        (services, tasks): (&mut TaskSet, &TaskCount),
     ) -> anyhow::Result<(Box<dyn LocalSource>, Option<KubernetesParts>)> {
         let (local, manifests) = local::channel();
         let own = manifests.clone();
@@ -265,12 +330,14 @@ impl Source {
         let annotated = Box::new(Annotated::new(manifests));
         let (plane, pods) = match self {
             Self::Folder(folder) => {
-                services.spawn(Span::none(), feed(folder.with_local(local), publisher, pending()));
+                services
+                    .spawn(Span::none(), feed(folder.with_local(local).kept_by(keeps.clone()), publisher, pending()));
                 return Ok((annotated, None));
             }
             Self::ControlPlane { plane, pods } => (Arc::<ControlPlane>::from(plane), pods),
         };
         let mut mesh = RemoteMesh::new(Arc::clone(&plane), args.state.join("control-plane.mesh"), tasks.clone());
+        mesh = mesh.kept_by(keeps.clone());
         if let Some(demand) = &demand {
             info!("the control plane is asked for addresses on demand");
             mesh = mesh.on_demand(demand.clone());

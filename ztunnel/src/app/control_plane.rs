@@ -169,8 +169,10 @@ pub async fn run(args: ControlPlaneArgs, lost: LostLines) -> anyhow::Result<()> 
         lost,
         stopping: watch.clone(),
     });
+    // Open to the end.
+    let (_open, opened) = drain::channel();
     for (endpoints, listener) in listeners {
-        services.spawn(Span::none(), serve(listener, endpoints, Arc::clone(&admin), tasks.clone()));
+        services.spawn(Span::none(), serve(listener, endpoints, Arc::clone(&admin), tasks.clone(), opened.clone()));
     }
     info!(
         mesh = place,

@@ -18,6 +18,10 @@ use crate::{
     store::snapshot::Snapshot,
 };
 
+mod merge;
+
+pub use self::merge::{Other, merged};
+
 /// The values that a scrape reads.
 pub struct Sources<'a> {
     /// The counters of the data path.
@@ -72,6 +76,16 @@ pub fn text(sources: &Sources<'_>) -> Result<String, fmt::Error> {
     encode_registry(&mut text, traffic)?;
     encode_registry(&mut text, &registry)?;
     encode_eof(&mut text)?;
+    Ok(text)
+}
+
+/// The counters of the data path alone, without the last line.
+///
+/// # Errors
+/// When a series can't be encoded.
+pub fn of_traffic(traffic: &Registry) -> Result<String, fmt::Error> {
+    let mut text = String::new();
+    encode_registry(&mut text, traffic)?;
     Ok(text)
 }
 

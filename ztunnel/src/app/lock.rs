@@ -2,20 +2,19 @@
 //!
 //! Every process that can open a file or a directory can lock it. If all users could read the directory, any local user could
 //! block the daemon.
+//!
+//! The lock belongs to the open files, not to the process. A daemon that hands over gives its successor the same open files, and closes
+//! its own. No process unlocks explicitly, so a third process cannot take the lock in between.
 
 use std::{
-    fs::{DirBuilder, File, OpenOptions, Permissions},
+    fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError},
     io,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
-use nix::{
-    errno::Errno,
-    fcntl::{Flock, FlockArg},
-    libc,
-    unistd::geteuid,
-};
+use nix::{libc, sys::stat::fstat, unistd::geteuid};
 use thiserror::Error;
 use tracing::warn;
 
@@ -78,7 +77,18 @@ pub enum LockError {
 
 /// The lock that a daemon or a clean-up holds while it uses a state directory and a pin directory.
 #[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "held for their drop")] [Flock<File>; 2]);
+pub struct Lock([File; 2]);
+
+/// A lock that was handed over is not that of these directories.
+#[derive(Debug, Error)]
+#[error(
+    "the daemon that runs with this --state has locked another {what} than {path}: start this one with the directories that the other \
+     one has (compare --state and --bpf-pin, and the mounts of the container)"
+)]
+pub struct OtherLock {
+    what: &'static str,
+    path: PathBuf,
+}
 
 impl Lock {
     /// Takes the lock. After that, both directories are accessible for this user only.
@@ -92,10 +102,33 @@ impl Lock {
         let root = private(pins.root(), "--bpf-pin")?;
         Ok(Self([state, lock(root, pins.root(), "--bpf-pin")?]))
     }
+
+    /// The open files that are locked.
+    pub fn files(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.0.iter().map(|file| file.as_fd())
+    }
+
+    /// A lock that another process holds, by its open files: see [`Self::files`].
+    ///
+    /// # Errors
+    /// When these are not the files of these directories.
+    pub fn handed_over(files: [OwnedFd; 2], state: &Path, pins: &PinDir) -> Result<Self, OtherLock> {
+        let places = [("lock file", state.join(LOCK)), ("pin directory", pins.root().to_owned())];
+        for ((what, path), file) in places.into_iter().zip(&files) {
+            let is_same = fstat(file)
+                .ok()
+                .zip(std::fs::metadata(&path).ok())
+                .is_some_and(|(locked, named)| (locked.st_dev, locked.st_ino) == (named.dev(), named.ino()));
+            if !is_same {
+                return Err(OtherLock { what, path });
+            }
+        }
+        Ok(Self(files.map(File::from)))
+    }
 }
 
 /// Creates the state directory, and locks a file in it.
-fn lock_state(state: &Path) -> Result<Flock<File>, LockError> {
+fn lock_state(state: &Path) -> Result<File, LockError> {
     const FLAG: &str = "--state";
     let access = |what, path: &Path, source| LockError::Access { what, path: path.to_owned(), flag: FLAG, source };
     if let Some(parent) = state.parent().filter(|parent| !parent.as_os_str().is_empty()) {
@@ -138,11 +171,14 @@ fn private(dir: &Path, flag: &'static str) -> Result<File, LockError> {
     Ok(opened)
 }
 
-fn lock(file: File, path: &Path, flag: &'static str) -> Result<Flock<File>, LockError> {
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        Errno::EWOULDBLOCK => LockError::Held { path: path.to_owned() },
-        errno => LockError::Access { what: "lock", path: path.to_owned(), flag, source: errno.into() },
-    })
+fn lock(file: File, path: &Path, flag: &'static str) -> Result<File, LockError> {
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(LockError::Held { path: path.to_owned() }),
+        Err(TryLockError::Error(source)) => {
+            Err(LockError::Access { what: "lock", path: path.to_owned(), flag, source })
+        }
+    }
 }
 
 #[cfg(test)]

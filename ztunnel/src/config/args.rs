@@ -53,6 +53,11 @@ pub enum Command {
     ///
     /// A program with the name ztunnel-cni does this without a command. Exit code: 0 if the pod may start, 1 if it may not.
     Cni(PluginArgs),
+    /// Tell whether the daemon of this container serves the node, for a startup probe
+    ///
+    /// Exit code: 0 if it does, 1 if it does not (yet) or if another one does. For the process of the daemon to be visible, the container
+    /// shares the PID namespace of the node.
+    Ready(ReadyArgs),
     /// Create, show or use a certificate authority
     #[command(subcommand)]
     Ca(CaCommand),
@@ -217,9 +222,13 @@ pub struct RunArgs {
     /// How long a TLS handshake may take
     #[arg(long, env = "ZTUNNEL_HANDSHAKE_TIMEOUT", value_name = "DURATION", default_value_t = Seconds(defaults::HANDSHAKE_TIMEOUT_SECONDS), value_parser = within(Seconds(1)..=Seconds(600)), help_heading = TIMES)]
     pub handshake_timeout: Seconds,
-    /// How long open connections may go on after the daemon is told to stop
+    /// How long open connections may go on after the daemon is told to stop and no other daemon has taken over; new connections are
+    /// accepted meanwhile
     #[arg(long, env = "ZTUNNEL_DRAIN_TIMEOUT", value_name = "DURATION", default_value_t = Seconds(defaults::DRAIN_TIMEOUT_SECONDS), value_parser = within(Seconds(0)..=Seconds(3_600)), help_heading = TIMES)]
     pub drain_timeout: Seconds,
+    /// How long open connections may go on after another daemon has taken over
+    #[arg(long, env = "ZTUNNEL_LINGER", value_name = "DURATION", default_value_t = Seconds(defaults::LINGER_SECONDS), value_parser = within(Seconds(0)..=Seconds(86_400)), help_heading = TIMES)]
+    pub linger: Seconds,
     /// TCP keepalive: silence before a peer is probed
     #[arg(long, env = "ZTUNNEL_KEEPALIVE_IDLE", value_name = "DURATION", default_value_t = Seconds(defaults::KEEPALIVE_IDLE_SECONDS), value_parser = within(Seconds(1)..=Seconds(32_767)), help_heading = TIMES)]
     pub keepalive_idle: Seconds,
@@ -332,6 +341,17 @@ pub struct CleanupArgs {
     /// Pin directory of the daemon
     #[arg(long, env = "ZTUNNEL_BPF_PIN", value_name = "DIR", default_value = defaults::BPF_PIN)]
     pub bpf_pin: PathBuf,
+    /// Output format
+    #[arg(long, short, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// Flags of `ready`.
+#[derive(Debug, ClapArgs)]
+pub struct ReadyArgs {
+    /// State directory of the daemon
+    #[arg(long, env = "ZTUNNEL_STATE", value_name = "DIR", default_value = defaults::STATE)]
+    pub state: PathBuf,
     /// Output format
     #[arg(long, short, value_enum, default_value_t)]
     pub output: Output,

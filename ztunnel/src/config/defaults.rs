@@ -48,6 +48,8 @@ pub const MAX_CONNECTIONS_PER_POD: usize = 30_000;
 pub const CONNECT_TIMEOUT_SECONDS: u64 = 10;
 /// Kubernetes kills after 30 s, so there is time left to close.
 pub const DRAIN_TIMEOUT_SECONDS: u64 = 20;
+/// Most connections end within minutes; Envoy's hot restart gives them 15. Two daemons need their memory twice as long.
+pub const LINGER_SECONDS: u64 = 600;
 /// A peer that disappeared is detected after 60 + 3 x 10 s; Istio needs half an hour.
 pub const KEEPALIVE_IDLE_SECONDS: u64 = 60;
 /// The time between keepalive probes.

@@ -32,6 +32,7 @@ pub use self::sources::{Manifests, Source, read_sources};
 use self::watch::{Sign, Watch};
 use super::join::{Joined, Joiner};
 use super::source::MeshSource;
+use crate::lifecycle::keeps::Keeps;
 use crate::model::identity::TrustDomain;
 use crate::model::local::LocalPods;
 use crate::model::policy::UnreadPolicies;
@@ -95,6 +96,8 @@ pub struct MeshFolder {
     local: Option<Local>,
     /// Directory for copies of the last valid content of each file.
     kept: Option<PathBuf>,
+    /// Whether this daemon keeps them.
+    keeps: Keeps,
     limits: FolderLimits,
     /// Local facts that take effect when the batch that was yielded last has been published.
     local_due: Option<LocalPods>,
@@ -182,6 +185,7 @@ impl MeshFolder {
             trust_domain,
             local: None,
             kept: None,
+            keeps: Keeps::default(),
             limits: FolderLimits::default(),
             local_due: None,
             content: None,
@@ -206,10 +210,16 @@ impl MeshFolder {
         Self { kept: Some(dir), ..self }
     }
 
+    /// Keeps copies only as long as this daemon does.
+    #[must_use]
+    pub fn kept_by(self, keeps: Keeps) -> Self {
+        Self { keeps, ..self }
+    }
+
     fn nothing(&self) -> Content {
         let node = self.local.as_ref().map(|local| Arc::clone(&local.node));
         Content {
-            folder: Folder::new(self.dir.clone(), self.kept.clone(), self.limits),
+            folder: Folder::new(self.dir.clone(), self.kept.clone(), self.limits).kept_by(self.keeps.clone()),
             joiner: Joiner::new(self.trust_domain.clone(), node),
         }
     }

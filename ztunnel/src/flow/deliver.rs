@@ -43,7 +43,10 @@ pub(super) async fn to_application(
         match pod.dialer.deliver(to, from).await {
             Ok((application, place)) => return Ok(Delivered { application, held: (entry, place) }),
             // The port is used by a socket that is not in the table: a socket in TIME-WAIT, or a socket of the pod.
-            Err(error @ DialError::Source { .. }) => last = Some(error),
+            Err(error @ DialError::Source { .. }) => {
+                pod.table.jump(fastrand::u16(..));
+                last = Some(error);
+            }
             // Another connection with this tuple answers a connect with a reset, so the first refusal may come from there. A
             // second refusal comes from the application: it does not listen.
             Err(error) if is_refusal(&error) && !refused_before => {

@@ -64,8 +64,8 @@ use crate::{
 /// How long a peer may take to close its side after this side has closed.
 const SEE_OFF: Duration = Duration::from_secs(5);
 
-/// A change of certificates closes an HBONE connection only when the connection is this old. So the stream for which it was
-/// made can be opened.
+/// A change of certificates, or a handover to another daemon, closes an HBONE connection only when the connection is this old. So the
+/// stream for which it was made can be opened.
 const FIRST_WORDS: Duration = Duration::from_secs(1);
 
 /// This side does not wait for the close of a peer that has sent nothing for this long.
@@ -87,7 +87,7 @@ pub async fn serve(pod: Rc<PodContext>, accepted: Accepted, mut drain: DrainWatc
         shaken = shake_hands(&pod.tls, stream, &pod.buffers) => shaken.map_err(|error| (error.label(), causes(&error))),
         evicted = place.evicted() => Err((Evicted::LABEL, evicted.to_string())),
         // The peer has requested nothing yet, and would get a GOAWAY at once.
-        () = drain.started() => return debug!(src.addr = %peer, "a handshake was cut short, because the daemon is stopping"),
+        () = drain.closing() => return debug!(src.addr = %peer, "a handshake was cut short, because the daemon is stopping"),
     };
     let kept = |shaken| place.ready().map(|()| shaken).map_err(|evicted| (Evicted::LABEL, evicted.to_string()));
     let (mut io, identity) = match shaken.and_then(kept) {
@@ -179,12 +179,18 @@ async fn see_off(io: &mut (impl AsyncRead + Unpin)) {
     let _too_late = timeout(SEE_OFF, ended).await;
 }
 
-/// Waits for the drain, or until the peer's certificate or the pod's own should not be used for new streams any more.
-async fn until_stopped(mut drain: DrainWatch, tls: &Endpoint, peer: &Peer) {
-    let outdated = async { tokio::join!(tls.outdated(peer), sleep(FIRST_WORDS)) };
+/// Waits for the drain or a handover, or until the peer's certificate or the pod's own should not be used for new streams any more.
+async fn until_stopped(drain: DrainWatch, tls: &Endpoint, peer: &Peer) {
+    let (mut closing, mut started) = (drain.clone(), drain);
+    let outdated = async {
+        tokio::select! {
+            () = tls.outdated(peer) => {}
+            () = started.started() => {}
+        }
+    };
     tokio::select! {
-        () = drain.started() => {}
-        _ = outdated => {}
+        () = closing.closing() => {}
+        _ = async { tokio::join!(outdated, sleep(FIRST_WORDS)) } => {}
     }
 }
 

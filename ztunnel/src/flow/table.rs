@@ -115,6 +115,15 @@ impl Table {
         None
     }
 
+    /// Continues the search for ports at another one. The ports next to the last one may be in use by connections that are not in this
+    /// table: a daemon that has handed over has used a range of them.
+    pub fn jump(&self, distance: u16) {
+        let ports = u32::from(DELIVERY_PORTS.end - DELIVERY_PORTS.start);
+        let offset = u32::from(self.next_port.get() - DELIVERY_PORTS.start) + u32::from(distance);
+        let port = u32::from(DELIVERY_PORTS.start) + offset % ports;
+        self.next_port.set(u16::try_from(port).unwrap_or(DELIVERY_PORTS.start));
+    }
+
     /// Whether an inbound connection is a delivery of this table that the pod's routing has sent back to the daemon.
     #[must_use]
     pub fn is_own_delivery(&self, peer: PeerAddr, dst: OrigDst) -> bool {
@@ -236,6 +245,20 @@ mod tests {
         held.pop();
         assert!(table.register_delivery(addr("[fd00::9]:0").ip(), dst).is_some());
         assert!(table.register_delivery(addr("[fd00::8]:0").ip(), dst).is_some(), "another client has its own ports");
+    }
+
+    #[test]
+    fn a_jump_stays_within_the_ports_of_deliveries() {
+        let table = Table::new(WorkerId { index: 0, of: 1 });
+        let dst = OrigDst::new(addr("10.0.0.1:80"));
+        let mut ports = std::collections::HashSet::new();
+        for distance in [0, 1, 100, 28_975, 28_976, u16::MAX] {
+            table.jump(distance);
+            let (from, _entry) = table.register_delivery(addr("10.0.0.9:0").ip(), dst).unwrap();
+            assert!(DELIVERY_PORTS.contains(&from.port()), "{from} after {distance}");
+            ports.insert(from.port());
+        }
+        assert!(ports.len() >= 5, "{ports:?}");
     }
 
     #[test]

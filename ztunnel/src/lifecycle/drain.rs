@@ -15,6 +15,8 @@ pub struct DrainWatch(watch::Receiver<Stop>);
 enum Stop {
     /// It has not started.
     NotYet,
+    /// Another process accepts all new connections. Connections that are being set up still arrive here.
+    HandedOver,
     /// It has started; another process takes over afterwards.
     Begun,
     /// It has started; no process takes over afterwards.
@@ -29,6 +31,17 @@ pub fn channel() -> (DrainTrigger, DrainWatch) {
 }
 
 impl DrainTrigger {
+    /// Tells every watcher that another process accepts all new connections; [`Self::start`] follows.
+    pub fn hand_over(&self) {
+        self.0.send_if_modified(|stop| {
+            let is_first = *stop == Stop::NotYet;
+            if is_first {
+                *stop = Stop::HandedOver;
+            }
+            is_first
+        });
+    }
+
     /// Starts the drain for every watcher.
     pub fn start(&self) {
         self.0.send_replace(Stop::Begun);
@@ -53,7 +66,12 @@ impl DrainWatch {
         *self.0.borrow() == Stop::ForGood
     }
 
-    /// Waits for the start of the drain.
+    /// Waits until no new connections may be accepted. After [`DrainTrigger::hand_over`] alone they may.
+    pub async fn closing(&mut self) {
+        let _gone = self.0.wait_for(|stop| matches!(stop, Stop::Begun | Stop::ForGood)).await;
+    }
+
+    /// Waits for the start of the drain, or until another process accepts all new connections.
     pub async fn started(&mut self) {
         // An error means that the trigger is gone, which is a start as well.
         let _gone = self.0.wait_for(|stop| *stop != Stop::NotYet).await;
@@ -78,5 +96,17 @@ mod tests {
         trigger.start_for_good();
         watch.started().await;
         assert!(watch.is_started() && watch.is_for_good());
+    }
+
+    #[tokio::test]
+    async fn what_is_on_its_way_is_taken_after_a_handover() {
+        let (trigger, mut watch) = super::channel();
+        trigger.hand_over();
+        watch.started().await;
+        assert!(watch.closing().now_or_never().is_none() && !watch.is_for_good());
+        trigger.start();
+        watch.closing().await;
+        trigger.hand_over();
+        watch.closing().await;
     }
 }

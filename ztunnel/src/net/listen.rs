@@ -115,7 +115,7 @@ impl Drop for Heard {
 /// Accepts connections from one listener. One connection above the limit waits here, the others in the kernel's backlog. A
 /// listener without connections uses no permit.
 pub struct Acceptor {
-    listener: TcpListener,
+    listener: Arc<TcpListener>,
     /// The sockets of the pod that owns the listener.
     sockets: Option<Arc<dyn Sockets>>,
     limit: OpenLimit,
@@ -140,13 +140,13 @@ impl Acceptor {
     /// An acceptor for a listener of the daemon's own.
     #[must_use]
     pub fn new(listener: TcpListener, limit: OpenLimit) -> Self {
-        Self::with(listener, None, limit, Waits::ForAPlace(Direction::Inbound), Deaf::default())
+        Self::with(Arc::new(listener), None, limit, Waits::ForAPlace(Direction::Inbound), Deaf::default())
     }
 
     /// An acceptor for a listener of a pod. It reports when another process has closed the listener.
     #[must_use]
     pub fn of_pod(
-        listener: TcpListener,
+        listener: Arc<TcpListener>,
         sockets: Arc<dyn Sockets>,
         limit: OpenLimit,
         waits: Waits,
@@ -156,7 +156,7 @@ impl Acceptor {
     }
 
     fn with(
-        listener: TcpListener,
+        listener: Arc<TcpListener>,
         sockets: Option<Arc<dyn Sockets>>,
         limit: OpenLimit,
         waits: Waits,
@@ -279,7 +279,8 @@ mod tests {
         let own = std::net::TcpListener::from(std::os::fd::AsFd::as_fd(&listener).try_clone_to_owned().unwrap());
         let pods = DeafPods::default();
         let (deaf, other) = (pods.pod(), pods.pod());
-        let mut acceptor = Acceptor::of_pod(listener, Arc::new(Passive), OpenLimit::none(), Waits::Never, deaf.clone());
+        let mut acceptor =
+            Acceptor::of_pod(Arc::new(listener), Arc::new(Passive), OpenLimit::none(), Waits::Never, deaf.clone());
         {
             let mut nobody = Box::pin(acceptor.next());
             assert!(futures_util::poll!(nobody.as_mut()).is_pending());
@@ -321,7 +322,7 @@ mod tests {
             let addr = listener.local_addr().unwrap();
             let limit = OpenLimit::new(Resources { highest, ..Resources::within(10, 4096, 1 << 20) });
             let waits = Waits::ForAPlace(Direction::Outbound);
-            let mut acceptor = Acceptor::of_pod(listener, Arc::new(Passive), limit, waits, Deaf::default());
+            let mut acceptor = Acceptor::of_pod(Arc::new(listener), Arc::new(Passive), limit, waits, Deaf::default());
             let mut clients = [TcpStream::connect(addr).await.unwrap(), TcpStream::connect(addr).await.unwrap()];
             if is_kept {
                 let _both = (acceptor.next().await, acceptor.next().await);

@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use nix::libc;
+use nix::{
+    libc,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::model::addr::{LISTENER_V4, LISTENER_V6};
@@ -200,6 +203,17 @@ pub fn unacknowledged(socket: &impl AsFd) -> io::Result<usize> {
     // SAFETY: the request writes one c_int to the pointer, which is to a live one.
     unsafe { siocoutq(socket.as_fd().as_raw_fd(), &raw mut bytes) }?;
     Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
+/// Whether a connection waits at a listener to be accepted.
+pub fn has_waiting(listener: &impl AsFd) -> bool {
+    let mut polled = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+    // What can't be told holds nobody up.
+    let asked = poll(&mut polled, PollTimeout::ZERO).is_ok();
+    let [polled] = polled;
+    // One that somebody has closed is ready for ever.
+    let is_open = |ready: PollFlags| !ready.intersects(PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL);
+    asked && polled.revents().is_some_and(|ready| ready.contains(PollFlags::POLLIN) && is_open(ready))
 }
 
 /// The cookie of this thread's current network namespace.

@@ -8,13 +8,22 @@ use std::sync::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{arrivals::Arrivals, describe::Description, node_name::UnknownNode, status::Status};
+#[cfg(test)]
+use super::handover::Steps;
+use super::{
+    arrivals::Arrivals,
+    describe::Description,
+    handover::{Order, Orders},
+    node_name::UnknownNode,
+    status::Status,
+};
 use crate::{model::local::LocalPods, net::listen::DeafPods, store::publish::Reader};
 
 /// The handle of the manager.
 #[derive(Clone, Debug)]
 pub struct ManagerHandle {
     pub(super) asks: mpsc::Sender<oneshot::Sender<Description>>,
+    pub(super) orders: mpsc::Sender<Order>,
     pub(super) mesh: Reader,
     pub(super) progress: Arc<Progress>,
 }
@@ -28,6 +37,12 @@ pub(super) struct Progress {
     pub(super) local: ArcSwapOption<LocalPods>,
     /// The fault of this node's name.
     pub(super) unknown_node: ArcSwapOption<UnknownNode>,
+    /// The daemon has been told to stop, and goes on until its connections have ended.
+    pub(super) leaving: AtomicBool,
+    /// Another daemon is there that is going to take the pods over.
+    pub(super) expecting: AtomicBool,
+    /// Another daemon has taken the pods over.
+    pub(super) retired: AtomicBool,
     /// Something that captures is gone from the kernel and could not be put back.
     pub(super) unhooked: AtomicBool,
     /// Pods that are not served until they are enrolled again, because somebody has closed one of their listeners.
@@ -46,6 +61,9 @@ impl Default for Progress {
             reconciled: AtomicU64::default(),
             local: ArcSwapOption::empty(),
             unknown_node: ArcSwapOption::empty(),
+            leaving: AtomicBool::default(),
+            expecting: AtomicBool::default(),
+            retired: AtomicBool::default(),
             unhooked: AtomicBool::default(),
             deaf: DeafPods::default(),
             local_problem: ArcSwapOption::empty(),
@@ -70,7 +88,14 @@ impl ManagerHandle {
     #[cfg(test)]
     pub fn of_nobody(mesh: Reader) -> Self {
         let progress = Progress { reconciled: AtomicU64::new(STOPPING), ..Progress::default() };
-        Self { asks: mpsc::channel(1).0, mesh, progress: Arc::new(progress) }
+        Self { asks: mpsc::channel(1).0, orders: mpsc::channel(1).0, mesh, progress: Arc::new(progress) }
+    }
+
+    /// Asks a manager that is nothing but its end of a handover: the orders come out of the receiver.
+    #[cfg(test)]
+    pub fn of_handover(mesh: Reader) -> (Self, Steps) {
+        let (orders, steps) = mpsc::channel(1);
+        (Self { asks: mpsc::channel(1).0, orders, mesh, progress: Arc::default() }, Steps(steps))
     }
 
     /// A handle of a manager that is blocked. The receiver gets the questions.
@@ -78,7 +103,24 @@ impl ManagerHandle {
     pub fn of_blocked(mesh: Reader, status: Status) -> (Self, mpsc::Receiver<oneshot::Sender<Description>>) {
         let (asks, asked) = mpsc::channel(1);
         let progress = Progress { status: ArcSwap::from_pointee(status), ..Progress::default() };
-        (Self { asks, mesh, progress: Arc::new(progress) }, asked)
+        (Self { asks, orders: mpsc::channel(1).0, mesh, progress: Arc::new(progress) }, asked)
+    }
+
+    /// Hands the pods over to another daemon.
+    #[must_use]
+    pub fn orders(&self) -> Orders {
+        Orders(self.orders.clone())
+    }
+
+    /// Says whether another daemon is there that is going to take the pods over: until it has, this one does not stop.
+    pub fn expect_successor(&self, is_there: bool) {
+        self.progress.expecting.store(is_there, Ordering::Relaxed);
+    }
+
+    /// Whether another daemon has taken the pods over, so that this one has only the connections that it had.
+    #[must_use]
+    pub fn is_retired(&self) -> bool {
+        self.progress.retired.load(Ordering::Relaxed)
     }
 
     /// What is missing until the daemon is ready; `None`: the daemon is ready. Never waits, however busy the manager
@@ -122,6 +164,9 @@ impl ManagerHandle {
 
 pub(super) fn pending(mesh: &Reader, progress: &Progress) -> Option<&'static str> {
     let version = mesh.load().version();
+    if progress.leaving.load(Ordering::Relaxed) {
+        return Some("shutdown");
+    }
     match progress.reconciled.load(Ordering::Relaxed) {
         STOPPING => Some("shutdown"),
         _ if version == 0 => Some("mesh"),

@@ -25,6 +25,7 @@ use crate::{
     },
     redirect::{
         Controller, EnrolError, Enrolment, NetnsFacts, NetnsLink,
+        controller::StartError,
         link::LinkError,
         load::LoadError,
         maps::MapUse,
@@ -186,6 +187,15 @@ pub trait Kernel {
 
     /// As [`Controller::restored`].
     fn restored(&self) -> u64;
+
+    /// As [`Controller::regain`].
+    ///
+    /// # Errors
+    /// As there.
+    fn regain(&mut self) -> Result<(), StartError>;
+
+    /// As [`Controller::retire`].
+    fn retire(&mut self);
 }
 
 /// The kernel that this daemon runs on.
@@ -337,5 +347,13 @@ impl Kernel for Linux {
 
     fn restored(&self) -> u64 {
         self.controller.restored()
+    }
+
+    fn regain(&mut self) -> Result<(), StartError> {
+        self.controller.regain()
+    }
+
+    fn retire(&mut self) {
+        self.controller.retire();
     }
 }

@@ -16,7 +16,7 @@ use futures_util::future::BoxFuture;
 
 use crate::{
     model::{local::LocalPods, workload::NamespacedName},
-    store::local::LocalReader,
+    store::{local::LocalReader, publish::Reader},
 };
 
 /// A source of local facts.
@@ -39,6 +39,17 @@ pub trait LocalSource: Send {
     /// Why the facts may be outdated: their origin can't be asked. A sentence for people. The facts stay in force.
     fn problem(&self) -> Option<Arc<str>> {
         None
+    }
+}
+
+/// Waits until both the mesh and the local facts are there, if only in part.
+pub async fn known(mesh: &Reader, local: &mut dyn LocalSource) {
+    let mut changes = mesh.subscribe();
+    while mesh.load().version() == 0 || local.current().is_none() {
+        tokio::select! {
+            Some(_) = changes.changed() => {}
+            () = local.changed() => {}
+        }
     }
 }
 

@@ -20,6 +20,7 @@ use super::{
     claims::{Claims, Named},
     describe::{Description, MapInfo, PodInfo, PodState, PoliciesInfo, ProblemInfo, SnapshotInfo},
     handle::{Progress, STOPPING, pending},
+    handover::Order,
     kernel::{Kernel, Link, Namespace as _},
     local::LocalSource,
     node_name::UnknownNode,
@@ -40,6 +41,11 @@ use crate::{
     redirect::{EnrolError, ForeignError, NetnsFacts, link::LinkError},
     store::{publish::Reader, snapshot::Snapshot},
 };
+
+mod handover;
+mod leaving;
+
+use self::leaving::Leaving;
 
 /// How often it is looked whether namespaces are still there and refused pods may be tried again.
 const TICK: Duration = Duration::from_secs(1);
@@ -80,6 +86,8 @@ pub struct ManagerParts<K> {
     pub tasks: TaskCount,
     /// How long connections may stay open after the drain has begun.
     pub drain_timeout: Duration,
+    /// How long connections may live on after another daemon has taken over.
+    pub linger: Duration,
 }
 
 /// A pod that could not be enrolled.
@@ -139,6 +147,9 @@ fn has_all(facts: &NetnsFacts, addresses: &[IpAddr]) -> bool {
 pub struct Manager<K: Kernel> {
     parts: ManagerParts<K>,
     inbox: mpsc::Receiver<oneshot::Sender<Description>>,
+    orders: mpsc::Receiver<Order>,
+    /// While the pods of another daemon are taken over: how many connections these had before their enrolment, by cookie.
+    taken_over: Option<HashMap<u64, usize>>,
     wanted: BTreeMap<NamespacedName, Wanted>,
     enrolled: BTreeMap<NamespacedName, Enrolled<K>>,
     refused: BTreeMap<NamespacedName, Refused>,
@@ -171,10 +182,13 @@ impl<K: Kernel> Manager<K> {
     #[must_use]
     pub fn new(parts: ManagerParts<K>) -> (Self, ManagerHandle) {
         let (asks, inbox) = mpsc::channel(16);
+        let (orders, ordered) = mpsc::channel(1);
         let progress = Progress { deaf: parts.settings.deaf.clone(), ..Progress::default() };
         let manager = Self {
             parts,
             inbox,
+            orders: ordered,
+            taken_over: None,
             wanted: BTreeMap::new(),
             enrolled: BTreeMap::new(),
             refused: BTreeMap::new(),
@@ -187,12 +201,14 @@ impl<K: Kernel> Manager<K> {
             progress: Arc::new(progress),
             others_due: true,
         };
-        let handle = ManagerHandle { asks, mesh: manager.parts.mesh.clone(), progress: Arc::clone(&manager.progress) };
+        let handle =
+            ManagerHandle { asks, orders, mesh: manager.parts.mesh.clone(), progress: Arc::clone(&manager.progress) };
         (manager, handle)
     }
 
-    /// Follows the mesh until the drain, then lets the connections end. Capture stays in place, and closed; where the stop is for
-    /// good, all pods are released instead.
+    /// Follows the mesh. When it is told to stop it goes on, because nobody else serves the pods, until the connections have ended or
+    /// the time for that is over; capture stays in place then, and closed. Where the stop is for good, all pods are released
+    /// instead. Once another daemon has taken the pods over, the connections that are left are all that it has.
     ///
     /// # Errors
     /// A worker is lost.
@@ -202,9 +218,17 @@ impl<K: Kernel> Manager<K> {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut resync = interval(RESYNC);
         resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut leaving = Leaving::new(self.parts.drain_timeout, self.parts.linger);
         loop {
             tokio::select! {
-                () = drain.started() => break,
+                () = drain.started(), if !leaving.has_begun() => {
+                    if drain.is_for_good() {
+                        break;
+                    }
+                    self.progress.leaving.store(true, Ordering::Relaxed);
+                    leaving.begin();
+                }
+                () = leaving.is_over(&self.parts.workers, &self.progress.expecting) => break,
                 changed = changes.changed() => match changed {
                     Some(_) => self.reconcile().await,
                     None => break,
@@ -217,6 +241,11 @@ impl<K: Kernel> Manager<K> {
                     // The caller may have gone away.
                     drop(reply.send(description));
                 }
+                Some(order) = self.orders.recv() => {
+                    if self.hand_over(order).await? {
+                        return self.linger().await;
+                    }
+                }
                 _ = tick.tick() => {
                     if self.parts.workers.iter().any(WorkerHandle::is_lost) {
                         return Err(WorkerLost);
@@ -228,13 +257,14 @@ impl<K: Kernel> Manager<K> {
             }
         }
         self.progress.reconciled.store(STOPPING, Ordering::Relaxed);
+        self.orders.close();
         if drain.is_for_good() {
             self.release_all().await;
             self.report();
             return Ok(());
         }
         // One after the other would add the deadlines up.
-        let drains = self.parts.workers.iter().map(|worker| worker.drain(self.parts.drain_timeout));
+        let drains = self.parts.workers.iter().map(|worker| worker.drain(leaving.rest()));
         let mut drained = std::pin::pin!(futures_util::future::join_all(drains));
         loop {
             tokio::select! {
@@ -372,7 +402,8 @@ impl<K: Kernel> Manager<K> {
         let before = self.refused.remove(name).map(|refused| refused.reason);
         let mesh = self.parts.mesh.load();
         let claims = claims(&mesh, &self.named, &self.enrolled, &self.wanted);
-        let result = node(&mut self.parts).enrol(name, &desired, &claims).await;
+        let taken_over = self.taken_over.as_ref();
+        let result = Node { taken_over, ..node(&mut self.parts) }.enrol(name, &desired, &claims).await;
         match result {
             Ok(pod) => {
                 let own = pod.netns.cookie();
@@ -750,6 +781,7 @@ fn node<K: Kernel>(parts: &mut ManagerParts<K>) -> Node<'_, K> {
         enforcement_points: &parts.enforcement_points,
         mesh: &parts.mesh,
         certificates: &parts.certificates,
+        taken_over: None,
     }
 }
 

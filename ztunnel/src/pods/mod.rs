@@ -6,13 +6,15 @@
 //! acts on the difference: it owns the redirection ([`kernel`]) and every enrolled [`pod`], and only the manager talks
 //! to the [`worker`]s, on which the connections are. [`dispatch`] distributes the HBONE connections over the workers.
 //! [`node_name`] finds out whether the node has the name that it was given. [`describe`] is what the manager tells
-//! of the pods when it is asked, [`status`] what it reports of them each second.
+//! of the pods when it is asked, [`status`] what it reports of them each second. [`handover`] is how another daemon of the node gets
+//! the pods.
 
 pub mod arrivals;
 pub mod claims;
 pub mod describe;
 pub mod dispatch;
 pub mod handle;
+pub mod handover;
 pub mod kernel;
 pub mod kubernetes;
 pub mod local;

@@ -1,6 +1,6 @@
 //! One enrolled pod: from the path of its network namespace to listeners on every worker.
 
-use std::{io, net::IpAddr, path::PathBuf, time::Duration};
+use std::{collections::HashMap, io, net::IpAddr, path::PathBuf, time::Duration};
 
 use ebpf_common::{AF_INET, AF_INET6, Listener, Purpose};
 use thiserror::Error;
@@ -168,6 +168,9 @@ pub struct Node<'a, K> {
     pub mesh: &'a Reader,
     /// The source of the pods' certificates.
     pub certificates: &'a Certificates,
+    /// Of pods that are taken over from another daemon that has them still: how many connections of each, by cookie, are from before
+    /// its enrolment. All others are that daemon's.
+    pub taken_over: Option<&'a HashMap<u64, usize>>,
 }
 
 impl<K: Kernel> Node<'_, K> {
@@ -183,7 +186,8 @@ impl<K: Kernel> Node<'_, K> {
     ) -> Result<Pod<K>, PodError> {
         let Proved { netns, link, facts } = self.prove(name, desired, claims).await?;
         let was_captured = self.kernel.has_captured(netns.cookie());
-        let before = self.survey(name, &netns);
+        let inherited = self.taken_over.filter(|_| was_captured);
+        let before = if inherited.is_some() { Vec::new() } else { self.survey(name, &netns) };
         let listening: Vec<_> = Family::ALL.into_iter().filter(|family| facts.speaks(*family)).collect();
         let listeners = self.listen(&netns, &listening)?;
         let excluded = self.kernel.enrol(&enrolment(name, desired, &netns, &link, &facts, &listeners)).await?;
@@ -198,7 +202,8 @@ impl<K: Kernel> Node<'_, K> {
             }
             return Err(PodError::Listen { netns: netns.path().to_owned(), source });
         }
-        let connections_before = self.cut(name, &netns, &before);
+        let inherited = inherited.map(|before| before.get(&netns.cookie()).copied().unwrap_or_default());
+        let connections_before = inherited.unwrap_or_else(|| self.cut(name, &netns, &before));
         info!(pod = %name, netns = %netns.path().display(), cookie = netns.cookie(), connections_before, "pod enrolled");
         Ok(Pod { netns, link, facts, desired: desired.clone(), enforcement_point, deaf, listening, connections_before })
     }
@@ -244,6 +249,17 @@ impl<K: Kernel> Node<'_, K> {
             self.follow(name, pod, facts, routes).await.map_err(UpdateError::NotYet)?;
         }
         Ok(())
+    }
+
+    /// Follows a change of a pod that another daemon has taken over, as far as the connections that are left are concerned.
+    pub async fn follow_left(&self, pod: &mut Pod<K>, desired: &Desired) {
+        let before = std::mem::replace(&mut pod.desired, desired.clone());
+        if before.addresses != desired.addresses {
+            for worker in self.workers {
+                worker.readdress(pod.netns.cookie(), desired.addresses.clone()).await;
+            }
+        }
+        pod.enforcement_point.set_local(desired.local());
     }
 
     /// Brings the exclusions and probe ports of a pod to what is desired.
@@ -305,6 +321,32 @@ impl<K: Kernel> Node<'_, K> {
         for worker in self.workers {
             worker.remove(netns.cookie()).await;
         }
+    }
+
+    /// Takes up a pod again that another daemon has begun to take over, with the listeners that it still has here.
+    ///
+    /// # Errors
+    /// The pod stays captured; it is worth another try.
+    pub async fn regain(
+        &mut self,
+        name: &NamespacedName,
+        pod: &mut Pod<K>,
+        listeners: Vec<(usize, Purpose, std::net::TcpListener)>,
+    ) -> Result<(), PodError> {
+        let limit = self.kernel.per_pod_limit();
+        let facts = pod.link.facts().await?.limited(&pod.desired.addresses, limit);
+        let cookie = pod.netns.cookie();
+        let mut places = Vec::new();
+        for (worker, purpose, listener) in listeners {
+            let local = listener.local_addr();
+            let local = local.map_err(|source| PodError::Listen { netns: pod.netns.path().to_owned(), source })?;
+            places.push((place(cookie, purpose, Family::of(local.ip()), worker), purpose, listener));
+        }
+        // The first worker's come last into the map.
+        places.sort_by_key(|(place, ..)| std::cmp::Reverse(place.worker));
+        self.kernel.enrol(&enrolment(name, &pod.desired, &pod.netns, &pod.link, &facts, &places)).await?;
+        pod.facts = facts;
+        Ok(())
     }
 
     async fn prove(

@@ -1,5 +1,6 @@
 //! Two whole nodes in one process, without root. Everything except the kernel's part is the code of the daemon.
 
+mod handover;
 mod left_alone;
 mod network;
 mod nodes;

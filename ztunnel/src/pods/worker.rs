@@ -3,14 +3,24 @@
 //! A connection is accepted, copied and closed on one worker and never moves. HBONE connections are distributed over
 //! the workers before they are served ([`dispatch`]).
 
-use std::{cell::Cell, collections::HashMap, io, net::IpAddr, rc::Rc, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{
+    cell::Cell,
+    collections::HashMap,
+    io,
+    net::IpAddr,
+    os::fd::AsFd as _,
+    rc::Rc,
+    sync::{Arc, Weak},
+    thread::JoinHandle,
+    time::Duration,
+};
 
 use ebpf_common::Purpose;
 use tokio::{
     runtime::Builder,
     sync::{mpsc, oneshot},
     task::LocalSet,
-    time::{Instant, timeout},
+    time::{Instant, timeout, timeout_at},
 };
 use tracing::{error, warn};
 
@@ -44,6 +54,7 @@ use crate::{
         netns::Netns,
         node::NodeConnections,
         open::OpenLimit,
+        socket,
     },
     store::{publish::Reader, snapshot::Snapshot},
     tls,
@@ -121,7 +132,25 @@ enum Command {
     Remove(u64, oneshot::Sender<()>),
     Connections(oneshot::Sender<Vec<(u64, Connections)>>),
     Count(oneshot::Sender<()>),
+    Load(oneshot::Sender<Load>),
+    Listeners(oneshot::Sender<Vec<(u64, Purpose, std::net::TcpListener)>>),
+    HandOver(oneshot::Sender<()>),
     Drain(Duration, oneshot::Sender<()>),
+}
+
+/// How much a worker has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Live connections of applications.
+    pub connections: usize,
+    /// Listeners at which connections wait to be accepted.
+    pub waiting: usize,
+}
+
+/// A drain that has begun.
+struct Draining {
+    deadline: Instant,
+    done: oneshot::Sender<()>,
 }
 
 /// The narrow handle of a worker. Dropping it ends the worker, and its connections with resets.
@@ -216,9 +245,32 @@ impl WorkerHandle {
         self.ask(Command::Connections).await.unwrap_or_default()
     }
 
-    /// Accepts nothing more, waits for the connections to end, and resets those that outlive the deadline.
-    pub async fn drain(&self, deadline: Duration) {
-        self.ask(|reply| Command::Drain(deadline, reply)).await;
+    /// How much it has now.
+    pub async fn load(&self) -> Load {
+        self.ask(Command::Load).await.unwrap_or_default()
+    }
+
+    /// Copies of all its open listeners, each with the cookie of its pod.
+    pub async fn listeners(&self) -> Vec<(u64, Purpose, std::net::TcpListener)> {
+        self.ask(Command::Listeners).await.unwrap_or_default()
+    }
+
+    /// Sends the peers of tunnels elsewhere with what is new, because another process takes that now. What is on its way is still
+    /// accepted.
+    pub async fn hand_over(&self) {
+        self.ask(Command::HandOver).await;
+    }
+
+    /// Accepts nothing more, waits for the connections to end, and resets those that outlive the deadline. Meanwhile the worker
+    /// does what else it is asked. The future does not borrow the handle.
+    pub fn drain(&self, deadline: Duration) -> impl Future<Output = ()> + Send + use<> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.commands.as_ref().map(|commands| commands.send(Command::Drain(deadline, reply)));
+        async move {
+            if matches!(sent, Some(Ok(()))) {
+                let _worker_ended = answer.await;
+            }
+        }
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
@@ -281,12 +333,18 @@ struct Served {
     open: OpenLimit,
     deaf: Deaf,
     dispatch: Rc<WorkerDispatch>,
+    /// Those that are not closed yet.
+    listeners: Vec<(Purpose, Weak<tokio::net::TcpListener>)>,
 }
 
 impl Served {
     /// Counts the bytes of the live connections.
     fn count(&self) {
         self.context.table.live().iter().for_each(|live| live.flush());
+    }
+
+    fn listeners(&self) -> impl Iterator<Item = (Purpose, Arc<tokio::net::TcpListener>)> {
+        self.listeners.iter().filter_map(|(purpose, listener)| Some((*purpose, listener.upgrade()?)))
     }
 
     fn connections(&self) -> Connections {
@@ -309,7 +367,9 @@ impl Worker {
 
     async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Command>) {
         let mut changes = self.settings.mesh.subscribe();
+        let mut draining: Option<Draining> = None;
         loop {
+            let deadline = draining.as_ref().map(|draining| draining.deadline);
             let command = tokio::select! {
                 command = inbox.recv() => command,
                 // Without a publisher the mesh does not change any more, and only commands can arrive.
@@ -317,37 +377,72 @@ impl Worker {
                     self.follow(&mesh);
                     continue;
                 }
+                in_time = self.ended(deadline) => {
+                    let goodbye = self.say_goodbye(in_time);
+                    tokio::select! {
+                        () = goodbye => {}
+                        // Without the handle there is nobody to wait for. Whatever is asked now goes without an answer.
+                        () = async { while inbox.recv().await.is_some() {} } => return,
+                    }
+                    if let Some(Draining { done, .. }) = draining.take() {
+                        let _asker_gone = done.send(());
+                    }
+                    continue;
+                }
             };
             let Some(command) = command else { return };
-            // Whoever asked may have gone away meanwhile; then nobody wants the answer.
-            match command {
-                Command::Add(pod, reply) => drop(reply.send(self.add(*pod))),
-                Command::Listen(cookie, listeners, reply) => drop(reply.send(self.listen(cookie, listeners))),
-                Command::Readdress(cookie, addresses, reply) => {
-                    if let Some(served) = self.pods.get(&cookie) {
-                        served.context.readdress(addresses);
-                    }
-                    let _asker_gone = reply.send(());
-                }
-                Command::Remove(cookie, reply) => {
-                    self.remove(cookie, CloseReason::Released).await;
-                    let _asker_gone = reply.send(());
-                }
-                Command::Connections(reply) => {
-                    let connections = self.pods.iter().map(|(cookie, pod)| (*cookie, pod.connections()));
-                    drop(reply.send(connections.collect()));
-                }
-                Command::Count(reply) => {
-                    self.pods.values().for_each(Served::count);
-                    let _asker_gone = reply.send(());
-                }
-                Command::Drain(deadline, reply) => {
-                    if !self.drain(deadline, &mut inbox).await {
-                        return;
-                    }
-                    let _asker_gone = reply.send(());
-                }
+            if let Command::Drain(deadline, done) = command {
+                self.pods.values().for_each(|served| served.drain.0.start());
+                draining = Some(Draining { deadline: Instant::now() + deadline, done });
+                continue;
             }
+            self.obey(command).await;
+        }
+    }
+
+    async fn obey(&mut self, command: Command) {
+        // Whoever asked may have gone away meanwhile; then nobody wants the answer.
+        match command {
+            Command::Add(pod, reply) => drop(reply.send(self.add(*pod))),
+            Command::Listen(cookie, listeners, reply) => drop(reply.send(self.listen(cookie, listeners))),
+            Command::Readdress(cookie, addresses, reply) => {
+                if let Some(served) = self.pods.get(&cookie) {
+                    served.context.readdress(addresses);
+                }
+                let _asker_gone = reply.send(());
+            }
+            Command::Remove(cookie, reply) => {
+                self.remove(cookie, CloseReason::Released).await;
+                let _asker_gone = reply.send(());
+            }
+            Command::Connections(reply) => {
+                let connections = self.pods.iter().map(|(cookie, pod)| (*cookie, pod.connections()));
+                drop(reply.send(connections.collect()));
+            }
+            Command::Count(reply) => {
+                self.pods.values().for_each(Served::count);
+                let _asker_gone = reply.send(());
+            }
+            Command::Load(reply) => {
+                let connections = self.pods.values().map(|pod| pod.context.table.live().len()).sum();
+                let listeners = self.pods.values().flat_map(Served::listeners);
+                let waiting = listeners.filter(|(_, listener)| socket::has_waiting(listener)).count();
+                let _asker_gone = reply.send(Load { connections, waiting });
+            }
+            Command::Listeners(reply) => {
+                let copies = self.pods.iter().flat_map(|(cookie, pod)| {
+                    pod.listeners().filter_map(|(purpose, listener)| {
+                        Some((*cookie, purpose, listener.as_fd().try_clone_to_owned().ok()?.into()))
+                    })
+                });
+                drop(reply.send(copies.collect()));
+            }
+            Command::HandOver(reply) => {
+                self.pods.values().for_each(|served| served.drain.0.hand_over());
+                let _asker_gone = reply.send(());
+            }
+            // It changes how the worker runs.
+            Command::Drain(..) => {}
         }
     }
 
@@ -396,15 +491,17 @@ impl Worker {
         let drain = drain::channel();
         accepting.spawn_local(receive(pod.inbox, Rc::clone(&context), drain.1.clone(), alive.clone()));
         let dispatch = Rc::new(pod.dispatch);
-        self.pods
-            .insert(pod.cookie, Served { context, accepting, drain, alive, open: pod.open, deaf: pod.deaf, dispatch });
+        let (open, deaf, listeners) = (pod.open, pod.deaf, Vec::new());
+        self.pods.insert(pod.cookie, Served { context, accepting, drain, alive, open, deaf, dispatch, listeners });
         self.listen(pod.cookie, pod.listeners)
     }
 
     fn listen(&mut self, cookie: u64, listeners: Listeners) -> io::Result<()> {
         let served = self.pods.get_mut(&cookie).ok_or(io::ErrorKind::NotFound)?;
         for (purpose, listener) in listeners {
-            let listener = tokio::net::TcpListener::from_std(listener)?;
+            let listener = Arc::new(tokio::net::TcpListener::from_std(listener)?);
+            served.listeners.retain(|(_, listener)| listener.strong_count() > 0);
+            served.listeners.push((purpose, Arc::downgrade(&listener)));
             let sockets = Arc::clone(served.context.dialer.sockets());
             let waits = match purpose {
                 Purpose::Outbound => Waits::ForAPlace(Direction::Outbound),
@@ -436,31 +533,29 @@ impl Worker {
         }
     }
 
-    /// Whether the handle is still there at the end: without it there is nobody to wait for.
-    async fn drain(&mut self, deadline: Duration, inbox: &mut mpsc::UnboundedReceiver<Command>) -> bool {
-        for served in self.pods.values() {
-            served.drain.0.start();
-        }
+    /// Waits until the connections have ended: whether they did before the deadline. For ever, where there is no deadline.
+    async fn ended(&mut self, deadline: Option<Instant>) -> bool {
+        let Some(deadline) = deadline else { return std::future::pending().await };
         let ended = async {
             for served in self.pods.values_mut() {
                 served.accepting.join_all().await;
             }
+        };
+        timeout_at(deadline, ended).await.is_ok()
+    }
+
+    /// Ends a drain: what is left is reset.
+    async fn say_goodbye(&mut self, in_time: bool) {
+        if in_time {
             // What the last streams said may still wait for its connection; a peer that does not take it keeps nobody here.
             let goodbyes = self.pods.values().map(|served| served.context.pool.finish());
             let _too_late = timeout(GOODBYE, futures_util::future::join_all(goodbyes)).await;
-        };
-        tokio::select! {
-            ended = timeout(deadline, ended) => if ended.is_ok() {
-                return true;
-            },
-            // Whatever is asked now goes without an answer.
-            () = async { while inbox.recv().await.is_some() {} } => return false,
+            return;
         }
         let cookies: Vec<_> = self.pods.keys().copied().collect();
         for cookie in cookies {
             self.remove(cookie, CloseReason::Drained).await;
         }
-        true
     }
 }
 
@@ -491,7 +586,7 @@ async fn accept(
                 }
             }
             () = flows.reap_next(), if !flows.is_empty() => {}
-            () = drain.started() => break,
+            () = drain.closing() => break,
         }
     }
     drop(acceptor);
@@ -511,7 +606,7 @@ async fn receive(mut inbox: Inbox, pod: Rc<PodContext>, mut drain: DrainWatch, a
                 }
             }
             () = flows.reap_next(), if !flows.is_empty() => {}
-            () = drain.started() => break,
+            () = drain.closing() => break,
         }
     }
     // HBONE connections that still wait in the queue have no streams yet, and are reset.

@@ -149,6 +149,24 @@ impl Controller {
         })
     }
 
+    /// Takes up again what another daemon has begun to take over: records, maps and hooks may be as that one has left them. The
+    /// pods are to be enrolled again.
+    ///
+    /// # Errors
+    /// The first failure; the rest has been done.
+    pub fn regain(&mut self) -> Result<(), StartError> {
+        self.maps.forget_written();
+        let records = self.records.reread();
+        self.hooks.attach_again(self.loader.pins())?;
+        Ok(records?)
+    }
+
+    /// Lets go of everything that is attached, and removes nothing: another daemon has it.
+    pub fn retire(&mut self) {
+        self.captured.clear();
+        self.hooks.let_go();
+    }
+
     /// What the data path needs to claim its sockets.
     #[must_use]
     pub fn own_sockets(&self) -> Arc<dyn OwnSockets> {

@@ -83,6 +83,24 @@ impl Hooks {
         Ok(())
     }
 
+    /// Puts the programs behind the pinned links again: another daemon may have put its own there.
+    ///
+    /// # Errors
+    /// Names the program.
+    pub(super) fn attach_again(&mut self, pins: &PinDir) -> Result<(), LoadError> {
+        for hook in &mut self.hooks {
+            let (program, cgroup) = (hook.program.as_fd(), self.cgroup.as_fd());
+            let held = Held::take(pins.hook(hook.name), program, || sys::attach(program, cgroup, hook.at));
+            hook.held = held.map_err(|source| LoadError::Attach { name: hook.name, source })?;
+        }
+        Ok(())
+    }
+
+    /// Keeps nothing attached any more; what is pinned stays.
+    pub(super) fn let_go(&mut self) {
+        self.hooks.clear();
+    }
+
     /// The programs of the hooks.
     pub(super) fn programs(&self) -> impl Iterator<Item = u32> {
         self.hooks.iter().filter_map(|hook| hook.held.program().ok())

@@ -149,6 +149,11 @@ impl Maps {
         Arc::clone(&self.own_sockets)
     }
 
+    /// Takes it that somebody else may have written: what is there is looked up when it is to be changed.
+    pub fn forget_written(&mut self) {
+        self.written.clear();
+    }
+
     /// Makes room for a pod's verdicts and lets `steer` know its workers; sockets are not captured yet.
     ///
     /// # Errors
@@ -162,9 +167,12 @@ impl Maps {
             let result = self.verdicts.insert(cookie, zeros, 0);
             result.map_err(|source| self.refused(names::VERDICTS, source))?;
         }
-        // An adopted pod goes on being captured while its listeners are replaced.
-        let flags = self.pods.get(&cookie, 0).map_or(0, |pod| pod.flags);
-        self.set_pod(cookie, PodEntry { flags, workers })
+        // An adopted pod goes on being captured while its listeners are replaced. Where it had fewer workers, `steer` looks for no
+        // more until these have listeners.
+        let captured = self.pods.get(&cookie, 0).ok().filter(|pod| pod.flags != 0 && pod.workers > 0);
+        let entry = captured
+            .map_or(PodEntry { flags: 0, workers }, |pod| PodEntry { workers: pod.workers.min(workers), ..pod });
+        self.set_pod(cookie, entry)
     }
 
     /// Captures the pod's connects, in the IP families that it has.

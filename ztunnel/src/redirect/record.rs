@@ -79,7 +79,10 @@ impl Records {
     /// # Errors
     /// Names the directory.
     pub fn open(state: &Path) -> Result<Self, RecordError> {
-        let dir = state.join("pods");
+        Self::read(state.join("pods"))
+    }
+
+    fn read(dir: PathBuf) -> Result<Self, RecordError> {
         let failed = |what| {
             let path = dir.clone();
             move |source| RecordError { what, path, source }
@@ -100,6 +103,15 @@ impl Records {
             }
         }
         Ok(Self { dir, known })
+    }
+
+    /// Reads all records again: another daemon may have changed them.
+    ///
+    /// # Errors
+    /// Names the directory; then the records are as they were.
+    pub fn reread(&mut self) -> Result<(), RecordError> {
+        *self = Self::read(self.dir.clone())?;
+        Ok(())
     }
 
     /// Every record.

@@ -14,7 +14,7 @@ use super::{Admin, Endpoints, serve};
 use crate::{
     app::log::lost_lines,
     identity::cache::Certificates,
-    lifecycle::tasks::TaskCount,
+    lifecycle::{drain, tasks::TaskCount},
     model::workload::NamespacedName,
     net::memory::Budget,
     pods::{
@@ -47,11 +47,16 @@ async fn blocked() -> (SocketAddr, mpsc::Receiver<oneshot::Sender<Description>>)
         budget: Budget::default(),
         explaining: super::explain::places(),
         start_window: tokio::sync::watch::channel(None).1,
+        state: None,
     });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
+    let (open, opened) = drain::channel();
     #[expect(clippy::disallowed_methods, reason = "it ends with the test")]
-    tokio::spawn(serve(listener, Endpoints::Admin, admin, TaskCount::default()));
+    tokio::spawn(async move {
+        serve(listener, Endpoints::Admin, admin, TaskCount::default(), opened).await;
+        drop(open);
+    });
     (address, asked)
 }
 

@@ -8,5 +8,6 @@ pub mod cni;
 pub mod control_plane;
 pub mod explain;
 pub mod output;
+pub mod ready;
 pub mod run;
 pub mod version;

@@ -20,7 +20,8 @@ fn open_to_all() -> (tempfile::TempDir, PathBuf) {
 #[test]
 fn hold_the_daemon_back_with_a_lock_on_its_directory() {
     let (_parent, state) = open_to_all();
-    let attacker = Flock::lock(File::open(&state).unwrap(), FlockArg::LockExclusiveNonblock).unwrap();
+    let attacker = File::open(&state).unwrap();
+    attacker.try_lock().unwrap();
     let held = lock_state(&state).unwrap();
     assert_eq!((mode(&state), mode(&state.join(LOCK))), (0o700, 0o600));
     assert!(matches!(lock_state(&state), Err(LockError::Held { path }) if path == state.join(LOCK)));
@@ -68,4 +69,25 @@ fn own_the_directory_of_the_daemons_state() {
     let owner = if root { 65_534 } else { 0 };
     assert!(matches!(&refused, LockError::NotOurs { owner: found, .. } if *found == owner), "{refused}");
     assert!(refused.to_string().contains("chown"), "{refused}");
+}
+
+/// A successor has the same open files: the lock lasts until the last of them is closed.
+#[test]
+fn a_lock_that_is_handed_over_is_never_free() {
+    let (_parent, state) = open_to_all();
+    let file = lock_state(&state).unwrap();
+    let root = File::open(&state).unwrap();
+    let pins = PinDir::at(&state);
+    std::fs::create_dir_all(pins.root()).unwrap();
+    let pinned = File::open(pins.root()).unwrap();
+    let copies = || [OwnedFd::from(file.try_clone().unwrap()), OwnedFd::from(pinned.try_clone().unwrap())];
+    let lock = Lock::handed_over(copies(), &state, &pins).unwrap();
+    assert_eq!(lock.files().count(), 2);
+    let wrong = [OwnedFd::from(file.try_clone().unwrap()), OwnedFd::from(root)];
+    let refused = Lock::handed_over(wrong, &state, &pins).unwrap_err().to_string();
+    assert!(refused.contains("pin directory") && refused.contains("--bpf-pin"), "{refused}");
+    drop(file);
+    assert!(matches!(lock_state(&state), Err(LockError::Held { .. })), "the successor has it");
+    drop(lock);
+    drop(lock_state(&state).unwrap());
 }

@@ -22,6 +22,7 @@ use crate::control::manifests::{
     Fault, FileContent, FileError, Hides, Known, PoliciesIn, Subject, read_again, valid_texts,
 };
 use crate::control::objects::Object;
+use crate::lifecycle::keeps::Keeps;
 use crate::model::origin::Origin;
 use crate::model::policy::UnreadPolicies;
 use crate::model::problem::{Problem, Severity};
@@ -166,6 +167,14 @@ struct Gone {
 }
 
 impl Folder {
+    /// Keeps copies only as long as this daemon does.
+    pub(super) fn kept_by(mut self, keeps: Keeps) -> Self {
+        if let Some(kept) = &mut self.kept {
+            kept.kept_by(keeps);
+        }
+        self
+    }
+
     /// Copies are kept in the directory `kept`, if one is given.
     pub(super) fn new(dir: PathBuf, kept: Option<PathBuf>, limits: FolderLimits) -> Self {
         let kept = kept.map(|kept| Kept::new(kept, &dir, LARGEST_FILE));

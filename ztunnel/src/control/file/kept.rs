@@ -14,6 +14,8 @@ use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use nix::fcntl::OFlag;
 use tracing::warn;
 
+use crate::lifecycle::keeps::Keeps;
+
 /// Name of a copy while it is written; after a crash the unfinished file may remain.
 const UNFINISHED: &str = ".unfinished";
 
@@ -27,11 +29,18 @@ pub(super) struct Kept {
     prefix: String,
     /// Why the last copy could not be written. It is reported once.
     failure: Option<String>,
+    /// Whether this daemon keeps copies.
+    keeps: Keeps,
 }
 
 impl Kept {
     pub(super) fn new(dir: PathBuf, folder: &Path, largest: u64) -> Self {
-        Self { dir, largest, prefix: hex(folder.as_os_str(), 8), failure: None }
+        Self { dir, largest, prefix: hex(folder.as_os_str(), 8), failure: None, keeps: Keeps::default() }
+    }
+
+    /// Only as long as this daemon keeps copies.
+    pub(super) fn kept_by(&mut self, keeps: Keeps) {
+        self.keeps = keeps;
     }
 
     fn name(&self, file: &OsStr) -> String {
@@ -51,7 +60,7 @@ impl Kept {
 
     /// Keeps a copy of a file's content. If that fails, the daemon continues without it.
     pub(super) fn put(&mut self, file: &OsStr, content: &[u8]) {
-        if self.get(file).is_some_and(|known| known == content) {
+        if !self.keeps.is_so() || self.get(file).is_some_and(|known| known == content) {
             return;
         }
         let failure = self.write(&self.name(file), content).err().map(|error| error.to_string());
@@ -69,8 +78,8 @@ impl Kept {
 
     fn write(&self, name: &str, content: &[u8]) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
-        let unfinished = self.dir.join(format!("{}{UNFINISHED}", self.prefix));
-        let _left_by_a_crash = fs::remove_file(&unfinished);
+        // Another daemon that takes over, or has been taken over from, may write as well. What a crash has left is removed by `retain`.
+        let unfinished = self.dir.join(format!("{}-{:016x}{UNFINISHED}", self.prefix, fastrand::u64(..)));
         let mut copy = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
         copy.write_all(digest(&SHA256, content).as_ref())?;
         copy.write_all(content)?;
@@ -81,6 +90,9 @@ impl Kept {
 
     /// Removes the copies of files that are not among these.
     pub(super) fn retain(&self, files: &BTreeSet<OsString>) {
+        if !self.keeps.is_so() {
+            return;
+        }
         let names: BTreeSet<String> = files.iter().map(|file| self.name(file)).collect();
         let Ok(entries) = fs::read_dir(&self.dir) else { return };
         for name in entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {

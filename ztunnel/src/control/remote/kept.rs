@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Read, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -17,6 +17,7 @@ use prost::Message;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::istio::discovery::{DeltaDiscoveryResponse, Resource};
+use crate::lifecycle::keeps::Keeps;
 
 /// The number of bytes of a record's digest: it detects accidents, not forgery.
 const DIGEST: usize = 16;
@@ -92,7 +93,13 @@ impl Journal {
         self.file.write_all(records)?;
         self.file.sync_data()?;
         self.size += records.len() as u64;
-        if self.size > self.limit { self.rewrite() } else { Ok(()) }
+        if self.size > self.limit || !self.is_in_place() { self.rewrite() } else { Ok(()) }
+    }
+
+    /// Whether the file is still in its place: another daemon may have put its own there, see [`set_apart`].
+    fn is_in_place(&self) -> bool {
+        let here = fs::metadata(&self.path).and_then(|placed| Ok((placed, self.file.metadata()?)));
+        here.is_ok_and(|(placed, own)| (placed.dev(), placed.ino()) == (own.dev(), own.ino()))
     }
 
     /// Writes the last state of each resource to a new file, and replaces the journal with it.
@@ -119,8 +126,7 @@ impl Journal {
         for ((type_url, _), resource) in last {
             by_type.entry(type_url).or_default().push(resource);
         }
-        let unfinished = self.path.with_extension(UNFINISHED);
-        let _left_by_a_crash = fs::remove_file(&unfinished);
+        let unfinished = self.path.with_extension(format!("{:016x}.{UNFINISHED}", fastrand::u64(..)));
         let mut file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&unfinished)?;
         file.write_all(&self.header)?;
         let mut size = self.header.len() as u64;
@@ -138,6 +144,40 @@ impl Journal {
         fs::rename(&unfinished, &self.path)?;
         (self.file, self.size, self.limit) = (file, size, size.saturating_mul(2).saturating_add(SLACK));
         Ok(())
+    }
+}
+
+/// Removes what a crash has left of journals that were written anew. No other daemon may have this one open.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn clear(path: &Path) -> io::Result<()> {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_stem().and_then(|name| name.to_str())) else {
+        return Ok(());
+    };
+    let Ok(entries) = fs::read_dir(dir) else { return Ok(()) };
+    for entry in entries.flatten() {
+        let other = entry.file_name();
+        let rest =
+            other.to_str().and_then(|other| other.strip_prefix(name)?.strip_prefix('.')?.strip_suffix(UNFINISHED));
+        if rest.is_some() {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts a copy of a journal into its place, so that a daemon that has it open goes on to write the one that was there. Blocks on the
+/// file system.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn set_apart(path: &Path) -> io::Result<()> {
+    let copy = path.with_extension(format!("{:016x}.{UNFINISHED}", fastrand::u64(..)));
+    let result = fs::copy(path, &copy).and_then(|_| fs::rename(&copy, path));
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result.inspect_err(|_| drop(fs::remove_file(&copy))),
     }
 }
 
@@ -195,6 +235,8 @@ pub(super) struct Keeper {
     waiting: Vec<u8>,
     /// Why records are not kept any more.
     failure: Option<String>,
+    /// Whether this daemon keeps anything.
+    keeps: Keeps,
 }
 
 impl Keeper {
@@ -203,7 +245,12 @@ impl Keeper {
             Ok(journal) => (Some(journal), None),
             Err(error) => (None, Some(error.to_string())),
         };
-        Self { journal, busy: None, waiting: Vec::new(), failure }
+        Self { journal, busy: None, waiting: Vec::new(), failure, keeps: Keeps::default() }
+    }
+
+    /// Keeps something only as long as this daemon does.
+    pub(super) fn kept_by(self, keeps: Keeps) -> Self {
+        Self { keeps, ..self }
     }
 
     /// Why records are not kept any more.
@@ -213,7 +260,7 @@ impl Keeper {
 
     /// Keeps a record. After a lost record no further one may be written.
     pub(super) fn put(&mut self, record: &Record) {
-        if self.failure.is_some() {
+        if self.failure.is_some() || !self.keeps.is_so() {
             return;
         }
         if self.waiting.len() > MOST_WAITING {

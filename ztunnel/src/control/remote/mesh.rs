@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use super::join::Taken as Changed;
-use super::kept::{Journal, Keeper, Record};
+use super::kept::{Journal, Keeper, Record, clear, set_apart};
 use super::on_demand::OnDemand;
 use super::plane::ControlPlane;
 use super::problems::of_plane;
@@ -20,6 +20,7 @@ use crate::control::backoff::{Backoff, LONGEST};
 use crate::control::source::MeshSource;
 use crate::identity::certificate::rfc3339;
 use crate::istio::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use crate::lifecycle::keeps::Keeps;
 use crate::lifecycle::tasks::TaskCount;
 use crate::model::cause::causes;
 use crate::model::problem::{Problem, Severity};
@@ -48,6 +49,8 @@ pub struct RemoteMesh {
     backoff: Backoff,
     /// Keeps the last good state; `None` until that has been read.
     keeper: Option<Keeper>,
+    /// Whether this daemon keeps it.
+    keeps: Keeps,
     file: PathBuf,
     /// The time of the last response.
     heard: Option<SystemTime>,
@@ -103,6 +106,7 @@ impl RemoteMesh {
             link: Link::Waiting(Instant::now()),
             backoff: Backoff::default(),
             keeper: None,
+            keeps: Keeps::default(),
             file,
             heard: None,
             outage: None,
@@ -113,6 +117,12 @@ impl RemoteMesh {
             is_due: false,
             told: None,
         }
+    }
+
+    /// Keeps the last good state only as long as this daemon does.
+    #[must_use]
+    pub fn kept_by(self, keeps: Keeps) -> Self {
+        Self { keeps, ..self }
     }
 
     /// Requests only the pods of this node and the wanted addresses.
@@ -142,14 +152,18 @@ impl RemoteMesh {
         let mut resources = self.nothing();
         // On demand, there is no answer for addresses that were not requested.
         let first = self.first_answered();
+        let is_beside = self.keeps.is_beside();
         let work = move || {
             let (mut at, mut answered) = (None, first);
-            let journal = Journal::open(&file, &plane, |record| {
-                at = Some(record.at);
-                let taken = record.response.map(|response| resources.take(response));
-                if let Some(known) = taken.and_then(|taken| answered.get_mut(taken.kind?)) {
-                    *known = true;
-                }
+            let apart = if is_beside { set_apart(&file) } else { clear(&file) };
+            let journal = apart.and_then(|()| {
+                Journal::open(&file, &plane, |record| {
+                    at = Some(record.at);
+                    let taken = record.response.map(|response| resources.take(response));
+                    if let Some(known) = taken.and_then(|taken| answered.get_mut(taken.kind?)) {
+                        *known = true;
+                    }
+                })
             });
             (journal, resources, at, answered)
         };
@@ -163,7 +177,7 @@ impl RemoteMesh {
         if let Err(error) = &journal {
             warn!(file = %self.file.display(), %error, "cannot keep the mesh of the control plane on disk: a daemon that starts while the control plane is away will know nothing");
         }
-        self.keeper = Some(Keeper::new(journal));
+        self.keeper = Some(Keeper::new(journal).kept_by(self.keeps.clone()));
         self.heard = at.map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds));
         if self.answered == [true; REQUIRED] {
             (self.complete, self.is_due) = (!self.resources.has_unread(), true);

@@ -36,8 +36,8 @@ use crate::{
     },
     pods::kernel::{Kernel, Link, Namespace},
     redirect::{
-        EnrolError, Enrolment, ForeignError, NetnsFacts, link::LinkError, load::LoadError, maps::MapUse,
-        record::Holder, survey::SurveyError,
+        EnrolError, Enrolment, ForeignError, NetnsFacts, controller::StartError, link::LinkError, load::LoadError,
+        maps::MapUse, record::Holder, survey::SurveyError,
     },
 };
 
@@ -712,6 +712,12 @@ impl Kernel for Scripted {
     fn restored(&self) -> u64 {
         0
     }
+
+    fn regain(&mut self) -> Result<(), StartError> {
+        Ok(())
+    }
+
+    fn retire(&mut self) {}
 
     fn map_usage(&self) -> Vec<MapUse> {
         Vec::new()

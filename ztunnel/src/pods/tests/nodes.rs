@@ -35,6 +35,7 @@ use crate::{
     net::{listen::DeafPods, memory::Budget, open::Resources},
     pods::{
         describe::{Description, PodInfo, PodState},
+        handover::Orders,
         local::Annotated,
         manager::{Manager, ManagerHandle, ManagerParts},
         pod::PodSettings,
@@ -312,6 +313,7 @@ impl Node {
             certificates,
             tasks: count,
             drain_timeout: Duration::from_secs(30),
+            linger: Duration::from_secs(60),
         });
         let (drain, watch) = drain::channel();
         tasks.spawn_local(async { manager.run(watch).await.unwrap() });
@@ -326,6 +328,16 @@ impl Node {
     /// The manager's last report.
     pub(super) fn status(&self) -> Arc<Status> {
         self.manager.status()
+    }
+
+    /// Hands the pods over.
+    pub(super) fn orders(&self) -> Orders {
+        self.manager.orders()
+    }
+
+    /// Whether the manager has ended.
+    pub(super) fn is_gone(&self) -> bool {
+        self.manager.orders().is_closed()
     }
 
     pub(super) async fn describe(&self) -> Description {

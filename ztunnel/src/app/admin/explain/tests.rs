@@ -15,7 +15,7 @@ use crate::{
     control::manifests::{assemble, parse},
     explain::{Explanation, Query, explain_at},
     identity::cache::Certificates,
-    lifecycle::tasks::TaskCount,
+    lifecycle::{drain, tasks::TaskCount},
     model::{identity::TrustDomain, workload::NamespacedName},
     net::memory::Budget,
     pods::{
@@ -110,14 +110,19 @@ async fn listeners() -> (SocketAddr, SocketAddr, Publisher) {
         budget: Budget::default(),
         explaining: super::places(),
         start_window: tokio::sync::watch::channel(None).1,
+        state: None,
     });
     let mut addresses = Vec::new();
     for endpoints in [Endpoints::Admin, Endpoints::Metrics] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         addresses.push(listener.local_addr().unwrap());
         let admin = Arc::clone(&admin);
+        let (open, opened) = drain::channel();
         #[expect(clippy::disallowed_methods, reason = "it ends with the test")]
-        tokio::spawn(serve(listener, endpoints, admin, TaskCount::default()));
+        tokio::spawn(async move {
+            serve(listener, endpoints, admin, TaskCount::default(), opened).await;
+            drop(open);
+        });
     }
     (addresses[0], addresses[1], publisher)
 }
@@ -150,6 +155,7 @@ async fn one_is_explained_at_a_time_and_the_others_do_not_wait_for_long() {
         budget: Budget::default(),
         explaining: super::places(),
         start_window: tokio::sync::watch::channel(None).1,
+        state: None,
     };
     let question = Some("from=demo/a&to=demo/b&port=80");
     let place = Arc::clone(&admin.explaining).acquire_owned().await.unwrap();

@@ -1,7 +1,8 @@
 use std::path::Path;
 
-use super::{Journal, Record, SLACK, encode};
+use super::{Journal, Keeper, Record, SLACK, clear, encode, set_apart};
 use crate::istio::discovery::{ADDRESS, AUTHORIZATION, DeltaDiscoveryResponse, Resource};
+use crate::lifecycle::keeps::Keeps;
 
 const PLANE: &str = "https://istiod:15012";
 
@@ -104,4 +105,51 @@ fn a_type_without_resources_is_still_answered_for_in_a_journal_that_is_written_a
     let types: std::collections::BTreeSet<String> =
         open(&path, PLANE).1.into_iter().filter_map(|record| Some(record.response?.type_url)).collect();
     assert_eq!(types, [ADDRESS.to_owned(), AUTHORIZATION.to_owned()].into());
+}
+
+/// During a handover two daemons have a journal open. Neither writes into that of the other.
+#[test]
+fn two_daemons_never_write_into_one_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("mesh");
+    set_apart(&path).unwrap();
+    let (mut old, _) = open(&path, PLANE);
+    old.append(&encode(&record(1, &["a"], &[]))).unwrap();
+    set_apart(&path).unwrap();
+    let (mut new, read) = open(&path, PLANE);
+    assert_eq!(read, [record(1, &["a"], &[])]);
+    // The new daemon gives up, and the old one continues: what it has is in place again.
+    old.append(&encode(&record(2, &["b"], &[]))).unwrap();
+    let names = |path: &Path| {
+        let mut names: Vec<String> = open(path, PLANE)
+            .1
+            .into_iter()
+            .flat_map(|record| record.response.unwrap().resources)
+            .map(|resource| resource.name)
+            .collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(&path), ["a", "b"]);
+    // The new daemon does not give up.
+    new.append(&encode(&record(3, &["c"], &[]))).unwrap();
+    assert_eq!(names(&path), ["a", "c"]);
+    std::fs::write(path.with_extension("0123.unfinished"), "").unwrap();
+    clear(&path).unwrap();
+    let files = || std::fs::read_dir(dir.path()).unwrap().count();
+    assert_eq!(files(), 1);
+}
+
+#[tokio::test]
+async fn a_daemon_that_has_handed_over_keeps_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("mesh");
+    let keeps = Keeps::default();
+    let mut keeper = Keeper::new(Journal::open(&path, PLANE, |_| {})).kept_by(keeps.clone());
+    keeper.put(&record(1, &["a"], &[]));
+    keeper.written().await;
+    keeps.leave();
+    keeper.put(&record(2, &["b"], &[]));
+    assert!(!keeper.is_busy() && keeper.failure().is_none());
+    assert_eq!(open(&path, PLANE).1, [record(1, &["a"], &[])]);
 }

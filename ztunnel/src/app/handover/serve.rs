@@ -1,0 +1,246 @@
+//! The side of the daemon that runs.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    os::fd::AsFd as _,
+    path::Path,
+    time::Duration,
+};
+
+use tokio::{
+    net::{UnixListener, UnixStream},
+    time::timeout,
+};
+use tracing::{error, info, warn};
+
+use super::{
+    protocol::{Asker, Granted, PROTOCOLS, Reply, Request, agree, receive, send, send_files},
+    socket,
+};
+use crate::{
+    app::lock::Lock,
+    lifecycle::{drain::DrainTrigger, keeps::Keeps},
+    pods::manager::ManagerHandle,
+};
+
+/// The first message has to arrive within this time.
+const ASK: Duration = Duration::from_secs(5);
+/// Time for a new daemon to read the mesh and to get its certificates. The control plane may be unreachable.
+const PREPARE: Duration = Duration::from_secs(15 * 60);
+/// Time for a new daemon to enrol all pods. Meanwhile changes of the mesh enrol and release no pod.
+const TAKE_OVER: Duration = Duration::from_secs(60);
+/// Time for a new daemon to end after an abort.
+const END: Duration = Duration::from_secs(60);
+/// After a failed accept.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What a daemon hands over, and how.
+pub struct Handover {
+    /// The lock on state and pins.
+    pub lock: Lock,
+    /// Copies of the listeners of the HTTP endpoints, with the addresses as configured.
+    pub endpoints: Vec<(SocketAddr, TcpListener)>,
+    /// Stops the HTTP endpoints of this daemon.
+    pub close_endpoints: DrainTrigger,
+    /// The manager of the pods.
+    pub manager: ManagerHandle,
+    /// Whether this daemon writes copies of the mesh.
+    pub keeps: Keeps,
+    /// This node.
+    pub node: String,
+}
+
+/// Listens for a daemon that takes over.
+///
+/// # Errors
+/// What the system says.
+pub fn listen(state: &Path) -> io::Result<UnixListener> {
+    socket::listen(state, socket::NAME)
+}
+
+/// The reason of an abort.
+struct GivenUp(String);
+
+impl Handover {
+    /// Listens until a daemon has taken over.
+    pub async fn serve(self, listener: UnixListener) {
+        loop {
+            let Some(stream) = accept(&listener).await else { continue };
+            let is_handed_over = {
+                let exchange = self.exchange(stream);
+                tokio::pin!(exchange);
+                loop {
+                    tokio::select! {
+                        biased;
+                        is_handed_over = &mut exchange => break is_handed_over,
+                        Some(other) = accept(&listener) => refuse(other, "another daemon takes over already").await,
+                    }
+                }
+            };
+            if is_handed_over {
+                return;
+            }
+        }
+    }
+
+    /// Serves one connection. Returns whether the other side has taken over.
+    async fn exchange(&self, mut stream: UnixStream) -> bool {
+        let protocol = match timeout(ASK, receive(&mut stream)).await {
+            Ok(Ok(Request::Ask(asker))) => match self.check(&asker) {
+                Ok(protocol) => {
+                    info!(version = asker.version, protocol, "another daemon takes over, once it has read the mesh");
+                    protocol
+                }
+                Err(reason) => {
+                    warn!(reason, version = asker.version, "another daemon wants to take over, and can't");
+                    refuse(stream, &reason).await;
+                    return false;
+                }
+            },
+            Ok(Ok(_)) => {
+                refuse(stream, "this is not how a handover begins").await;
+                return false;
+            }
+            // As `ztunnel ready` does.
+            Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => return false,
+            Ok(Err(error)) => {
+                warn!(%error, "somebody has connected to the handover socket and said nothing that makes sense");
+                return false;
+            }
+            Err(_elapsed) => {
+                warn!("somebody has connected to the handover socket and said nothing");
+                return false;
+            }
+        };
+        self.manager.expect_successor(true);
+        let given_up = self.hand_over(&mut stream, protocol).await.err();
+        self.manager.expect_successor(false);
+        let Some(GivenUp(reason)) = given_up else { return true };
+        warn!(reason, "the other daemon does not take over; this one goes on");
+        // The other side may have ended.
+        let _gone = timeout(ASK, send(&mut stream, &Reply::Aborted { reason })).await;
+        false
+    }
+
+    fn check(&self, asker: &Asker) -> Result<u32, String> {
+        let version = env!("CARGO_PKG_VERSION");
+        let Some(protocol) = agree(PROTOCOLS, asker.protocols) else {
+            let ([own_oldest, own_newest], [oldest, newest]) = (PROTOCOLS, asker.protocols);
+            return Err(format!(
+                "it has version {version} and speaks versions {own_oldest} to {own_newest} of the handover protocol, and the new daemon, of \
+                 version {}, speaks {oldest} to {newest}: stop the old daemon first",
+                asker.version
+            ));
+        };
+        if asker.layout != ebpf_common::LAYOUT {
+            return Err(format!(
+                "its BPF maps have layout {}, and those of the new daemon layout {}: stop the old daemon first",
+                ebpf_common::LAYOUT,
+                asker.layout
+            ));
+        }
+        if asker.node != self.node {
+            return Err(format!(
+                "it serves node {}, and the new daemon has --node {}: every node needs a --state and a --bpf-pin of its own",
+                self.node, asker.node
+            ));
+        }
+        Ok(protocol)
+    }
+
+    async fn hand_over(&self, stream: &mut UnixStream, protocol: u32) -> Result<(), GivenUp> {
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let endpoints = self.endpoints.iter().map(|(address, _)| *address).collect();
+        let lost = |error: io::Error| GivenUp(format!("the connection to it is lost: {error}"));
+        send(stream, &Reply::Granted(Granted { protocol, version, endpoints })).await.map_err(lost)?;
+        let listeners = self.endpoints.iter().map(|(_, listener)| listener.as_fd());
+        let files: Vec<_> = self.lock.files().chain(listeners).collect();
+        send_files(stream, &files).await.map_err(lost)?;
+        match timeout(PREPARE, receive(stream)).await {
+            Ok(Ok(Request::Begin)) => {}
+            Ok(Ok(_)) => return Err(GivenUp("it said something out of turn".to_owned())),
+            Ok(Err(error)) => return Err(lost(error)),
+            Err(_elapsed) => return Err(GivenUp(format!("it was not ready within {} s", PREPARE.as_secs()))),
+        }
+        let orders = self.manager.orders();
+        let Some(frozen) = orders.freeze().await else {
+            return Err(GivenUp("this daemon is stopping".to_owned()));
+        };
+        let taken = self.take_over(stream, frozen.pods, frozen.connections_before).await;
+        let Err(GivenUp(reason)) = taken else {
+            info!("another daemon has taken over; this one serves the connections that it has");
+            self.keeps.leave();
+            self.close_endpoints.start();
+            if !orders.retire().await {
+                error!("the pods are handed over, and this daemon can't retire: it is ending");
+            }
+            // The end of the connection tells the same.
+            let _gone = send(stream, &Reply::Left).await;
+            return Ok(());
+        };
+        orders.resume().await;
+        self.see_off(stream, &reason).await;
+        Err(GivenUp(reason))
+    }
+
+    async fn take_over(
+        &self,
+        stream: &mut UnixStream,
+        pods: usize,
+        connections_before: std::collections::HashMap<u64, usize>,
+    ) -> Result<(), GivenUp> {
+        let lost = |error: io::Error| GivenUp(format!("the connection to it is lost: {error}"));
+        let frozen = Reply::Frozen { pods, connections_before };
+        match timeout(ASK, send(stream, &frozen)).await {
+            Ok(sent) => sent.map_err(lost)?,
+            Err(_elapsed) => return Err(GivenUp("it does not listen".to_owned())),
+        }
+        match timeout(TAKE_OVER, receive(stream)).await {
+            Ok(Ok(Request::Done)) => Ok(()),
+            Ok(Ok(_)) => Err(GivenUp("it said something out of turn".to_owned())),
+            Ok(Err(error)) => Err(lost(error)),
+            Err(_elapsed) => Err(GivenUp(format!("it did not take over within {} s", TAKE_OVER.as_secs()))),
+        }
+    }
+
+    /// Tells a daemon of the abort, waits until it has ended, and restores what it may have changed until then.
+    async fn see_off(&self, stream: &mut UnixStream, reason: &str) {
+        let aborted = Reply::Aborted { reason: reason.to_owned() };
+        if !matches!(timeout(ASK, send(stream, &aborted)).await, Ok(Ok(()))) {
+            return;
+        }
+        let ended = async { while receive::<Request>(stream).await.is_ok() {} };
+        if timeout(END, ended).await.is_err() {
+            warn!("the daemon that was to take over does not end");
+        }
+        let orders = self.manager.orders();
+        if orders.freeze().await.is_some() {
+            orders.resume().await;
+        }
+    }
+}
+
+/// The next connection, if its user is that of this daemon.
+async fn accept(listener: &UnixListener) -> Option<UnixStream> {
+    match listener.accept().await {
+        Ok((stream, _)) => match socket::own(&stream) {
+            Ok(()) => Some(stream),
+            Err(error) => {
+                warn!(%error, "somebody has connected to the handover socket who may not");
+                None
+            }
+        },
+        Err(error) => {
+            warn!(%error, "cannot accept at the handover socket");
+            tokio::time::sleep(PAUSE).await;
+            None
+        }
+    }
+}
+
+/// Refuses a handover.
+async fn refuse(mut stream: UnixStream, reason: &str) {
+    let refused = Reply::Refused { reason: reason.to_owned() };
+    let _gone = timeout(ASK, send(&mut stream, &refused)).await;
+}
