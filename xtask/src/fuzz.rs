@@ -38,7 +38,7 @@ pub(crate) fn run(workspace: &Workspace, only: Option<&str>, seconds: u32) -> Re
     let all = targets(&folder)?;
     let chosen: Vec<&str> =
         all.iter().map(String::as_str).filter(|name| only.is_none_or(|only| only == *name)).collect();
-    ensure!(!chosen.is_empty(), "no fuzz target {:?}, there are: {}", only.unwrap_or_default(), all.join(", "));
+    ensure!(!chosen.is_empty(), "there is no fuzz target {:?}, only {}", only.unwrap_or_default(), all.join(", "));
     setup::ensure(Needs::default())?;
     let built = build(workspace, &chosen)?;
     let mut broken = Vec::new();

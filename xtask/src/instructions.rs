@@ -52,7 +52,7 @@ pub(crate) fn run(workspace: &Workspace, update: bool) -> Result<()> {
     let instructions = count(workspace, &folder)?;
     let now = Figures { machine: std::env::consts::ARCH.to_owned(), compiler, instructions };
     let Some(committed) = committed else {
-        let text = serde_json::to_string_pretty(&now).context("figures are no JSON")?;
+        let text = serde_json::to_string_pretty(&now).context("the figures cannot be written as JSON")?;
         fs::write(&file, text + "\n").with_context(|| format!("could not write {}", file.display()))?;
         println!("{}", file.display());
         return Ok(());
@@ -61,7 +61,7 @@ pub(crate) fn run(workspace: &Workspace, update: bool) -> Result<()> {
     let Verdict { grown, shrunk } = compare(&now, &committed)?;
     if !shrunk.is_empty() {
         println!("Less than before by more than {} %: {}.", TOLERANCE * 100.0, shrunk.join("; "));
-        println!("`cargo xtask instructions --update` renews {FILE}, so that a later loss of it is noticed.");
+        println!("`cargo xtask instructions --update` renews {FILE}, so that a later increase is noticed.");
     }
     ensure!(grown.is_empty(), "{}", advice(&grown, &now, &committed, &folder));
     Ok(())
@@ -70,7 +70,7 @@ pub(crate) fn run(workspace: &Workspace, update: bool) -> Result<()> {
 fn read(file: &Path) -> Result<Figures> {
     let text = fs::read_to_string(file)
         .with_context(|| format!("could not read {}: `cargo xtask instructions --update` makes it", file.display()))?;
-    serde_json::from_str(&text).with_context(|| format!("{} is no file of figures", file.display()))
+    serde_json::from_str(&text).with_context(|| format!("{} is not a file of figures", file.display()))
 }
 
 /// Runs the scenarios under callgrind, which writes one file for each scenario to `folder`.
@@ -97,7 +97,7 @@ fn count(workspace: &Workspace, folder: &Path) -> Result<Counts> {
         .output()
         .with_context(|| format!("could not start `{line}`"))?;
     ensure!(output.status.success(), "`{line}` failed: {}", output.status);
-    let said = String::from_utf8(output.stdout).context("the scenarios' names are no text")?;
+    let said = String::from_utf8(output.stdout).context("the names of the scenarios are not UTF-8")?;
     counts(&said, |number, name| {
         let (written, kept) = (folder.join(format!("{OUT}.{number}")), folder.join(file_name(name)));
         fs::rename(&written, &kept)
@@ -147,7 +147,10 @@ struct Verdict {
 /// Compares two sets of figures; an error if they cannot be compared.
 fn compare(now: &Figures, committed: &Figures) -> Result<Verdict> {
     let (machine, theirs) = (&now.machine, &committed.machine);
-    ensure!(machine == theirs, "{FILE} has figures of {theirs}, this is {machine}: the one tells nothing of the other");
+    ensure!(
+        machine == theirs,
+        "{FILE} has figures of {theirs}, and this machine is {machine}: the figures cannot be compared"
+    );
     let names = |counts: &Counts, other: &Counts| {
         counts.keys().filter(|name| !other.contains_key(*name)).cloned().collect::<Vec<_>>().join("; ")
     };

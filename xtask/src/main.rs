@@ -70,22 +70,22 @@ enum Command {
         /// Leave everything running and print how to enter it
         #[arg(long)]
         keep: bool,
-        /// Remove what an earlier `--keep` left, and do nothing else
+        /// Remove the remains of an earlier `--keep`, and do nothing else
         #[arg(long, conflicts_with = "keep")]
         clean: bool,
         /// Give the manifests and the CA to a control plane; the daemons have neither
         #[arg(long, conflicts_with = "clean")]
         control_plane: bool,
-        /// On a Kubernetes of its own, installed by the chart: four services, policies, and the way back (needs Go)
+        /// On a Kubernetes of its own, installed by the chart: four services, policies, and the removal (needs Go)
         #[arg(long, conflicts_with_all = ["keep", "clean", "control_plane"])]
         cluster: bool,
     },
-    /// Measure what the mesh costs, beside the same machine without it (needs root)
+    /// Measure the cost of the mesh, compared with the same machine without it (needs root)
     ///
     /// Two nodes, real clients, the daemon as it is shipped. Every figure stands beside one without the mesh, and one of a
     /// mere chain of two copiers, from the same round; medians over the rounds, with their spread.
     Bench {
-        /// Only work whose name contains one of these, for example `iperf3` or `idle`; "100,000" workloads run only if named;
+        /// Only measurements whose name contains one of these, for example `iperf3` or `idle`; "100,000" workloads run only if named;
         /// `control-plane` by itself: a control plane with 500 nodes
         #[arg(value_name = "FILTER")]
         filters: Vec<String>,
@@ -104,11 +104,11 @@ enum Command {
         /// Only this mode, for example `no mesh` or `mesh`; may be given several times
         #[arg(long = "mode", value_name = "MODE")]
         modes: Vec<String>,
-        /// Measure this daemon instead of building one as it is shipped
+        /// Measure this daemon instead of building a release
         #[arg(long, value_name = "PATH")]
         daemon: Option<PathBuf>,
     },
-    /// Count the instructions of judgement, routing and a tunnel's words, and compare them with the committed figures
+    /// Count the instructions of policy, routing and HBONE messages, and compare them with the committed figures
     ///
     /// valgrind counts them in a release build, so a busy machine makes no difference. Exits 1 when a scenario has become more
     /// than 15 % longer, and says what to do; tells when one has become shorter.
@@ -154,7 +154,7 @@ enum Command {
     },
     /// Check the structure: layers, fences, circles of files, lint inheritance, module docs, links, generated documents
     ///
-    /// Also lists the longest files and functions: a question to ask, not a limit.
+    /// Also lists the longest files and functions; they have no limit.
     Tidy {
         /// Print the table of layers and fences and stop
         #[arg(long)]
@@ -181,7 +181,7 @@ enum Command {
     /// the bill. The same daemon makes the same image, with the same digest. `cargo xtask cluster load-image` imports it, as `ctr images
     /// import` does.
     Image {
-        /// Take this daemon instead of building one as it is shipped
+        /// Take this daemon instead of building a release
         #[arg(long, value_name = "PATH")]
         daemon: Option<PathBuf>,
         /// Registry, repository and tag; default: localhost/ztunnel:VERSION

@@ -32,7 +32,7 @@ use work::Work;
 /// Options of the benchmark.
 #[derive(Debug, Clone)]
 pub struct BenchOptions {
-    /// Only work whose name contains one of these; if empty, all work except that which takes minutes.
+    /// Only measurements whose name contains one of these; if empty, all work except that which takes minutes.
     pub filters: Vec<String>,
     /// Only these modes, by name; if empty, all modes.
     pub modes: Vec<String>,

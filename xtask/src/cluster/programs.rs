@@ -92,7 +92,7 @@ fn built(workspace: &Workspace, programs: &Programs, module: &Module, count: usi
         command
     };
     if let Err(error) = process::run_keeping_tail(&mut command(&["mod", "download"])) {
-        let what = format!("the Go modules of tests/cluster/{} cannot be had: {error:#}", module.name);
+        let what = format!("cannot get the Go modules of tests/cluster/{}: {error:#}", module.name);
         return Ok(Err(Unavailable(what)));
     }
     fs::create_dir_all(&folder).with_context(|| format!("could not make {}", folder.display()))?;
@@ -139,7 +139,7 @@ fn debian(programs: &Programs) -> Result<Result<(), Unavailable>> {
     }
     let names = PACKAGES.map(|(package, _)| package);
     if process::find_program("apt-get").is_none() || process::find_program("dpkg-deb").is_none() {
-        let what = format!("this is no Debian: unpack its packages {} into {}", names.join(", "), folder.display());
+        let what = format!("this is not Debian: unpack its packages {} into {}", names.join(", "), folder.display());
         return Ok(Err(Unavailable(what)));
     }
     let unfinished = folder.with_added_extension(std::process::id().to_string());
@@ -163,7 +163,7 @@ fn unpack(packages: &[&str], folder: &Path) -> Result<Result<(), Unavailable>> {
         // The lists may be missing or out of date.
         let updated = process::run_keeping_tail(Command::new("apt-get").args(["update", "-qq"]));
         if let Err(error) = updated.and_then(|()| process::run_keeping_tail(&mut download)) {
-            return Ok(Err(Unavailable(format!("Debian's packages cannot be had: {error:#}"))));
+            return Ok(Err(Unavailable(format!("cannot get Debian's packages: {error:#}"))));
         }
     }
     for entry in fs::read_dir(folder)? {

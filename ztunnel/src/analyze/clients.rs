@@ -71,7 +71,8 @@ fn judged(source: &Source, mesh: &Mesh<'_>) -> Told {
         // If someone took the pod out of the mesh on purpose, the finding is no surprise.
         let severity = if why.is_wanted() { Severity::Info } else { Severity::Warning };
         let message = format!(
-            "some pods of {whose} are outside of the mesh and have no identity ({names}), so they are not let in by it"
+            "some pods of {whose} are outside of the mesh and have no identity ({names}), so the rule does not match \
+             them"
         );
         return Some((severity, message, why.remedy()));
     }

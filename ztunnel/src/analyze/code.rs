@@ -70,7 +70,7 @@ codes! {
         "A policy is in dry-run: it is evaluated and reported, and not enforced.",
         "Remove the annotation istio.io/dry-run when the log shows the decisions that you expect.";
     DuplicateAddress, "duplicate-address", Error,
-        "Several pods claim one address: until one is left, no connection to the address succeeds.",
+        "Several pods claim one address: until only one of them claims it, no connection to the address succeeds.",
         "Remove the manifests of pods that no longer exist.";
     DuplicatePolicy, "duplicate-policy", Warning,
         "Two policies have the same rules for the same pods.",
@@ -202,7 +202,7 @@ codes! {
         "A policy names a namespace of clients that has no manifest and no pod.",
         "Correct the namespace, or add its manifests.";
     UnlabelledClient, "unlabelled-client", Warning,
-        "Pods outside of the mesh are beside pods with mTLS mode STRICT, which refuse their connections.",
+        "Pods outside of the mesh are in a namespace with pods of mTLS mode STRICT, which refuse their connections.",
         "Label the pods.";
     UnmatchedSelector, "unmatched-selector", Warning,
         "A selector matches no pod.",

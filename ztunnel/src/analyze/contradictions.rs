@@ -130,7 +130,7 @@ impl View<'_> {
             Some(entry.field(field, false))
         })?;
         let reason = format!(
-            "{wanted} wants a client with an identity, and * of {} one without",
+            "{wanted} requires a client with an identity, and * of {} a client without one",
             entry.field(Field::Principals, true)
         );
         Some(Dead { entry: *entry, values: 1, dead: vec![reason] })
@@ -159,7 +159,7 @@ impl View<'_> {
             }
             let wanted = &found.trust_domains;
             let is_other = !wanted.is_empty() && wanted.iter().all(|other| texts_disjoint(other, domain));
-            is_other.then(|| format!("is of no trust domain of {}", entry.field(Field::TrustDomains, false)))
+            is_other.then(|| format!("has no trust domain of {}", entry.field(Field::TrustDomains, false)))
         })
     }
 

@@ -69,7 +69,7 @@ impl Check<'_, '_, '_> {
     ) {
         let wrong = self.known.entry((field, shown)).or_insert_with(|| wrong(self.mesh));
         if let Some((severity, code, message, remedy)) = wrong {
-            let consequence = if negative { "so it excludes nobody" } else { "so it never matches" };
+            let consequence = if negative { "so it excludes no client" } else { "so it never matches" };
             let message = format!("{}: {message}, {consequence}", entry.field(field, negative));
             self.report.add_as(*severity, *code, policy, message, remedy.as_str());
         }
@@ -79,7 +79,7 @@ impl Check<'_, '_, '_> {
 fn principal(mesh: &Mesh<'_>, value: &StringMatch) -> Option<Wrong> {
     let (StringMatch::Exact(text) | StringMatch::Prefix(text) | StringMatch::Suffix(text)) = value else { return None };
     if text.contains(SCHEME) {
-        let message = format!("{value} has {SCHEME} in it, which the names that it is compared with have not");
+        let message = format!("{value} contains {SCHEME}, which principals do not have");
         let remedy = format!("write {}", value.to_string().replace(SCHEME, ""));
         return Some((Severity::Error, Code::SpiffePrefix, message, remedy));
     }
@@ -88,7 +88,7 @@ fn principal(mesh: &Mesh<'_>, value: &StringMatch) -> Option<Wrong> {
     }
     other_trust_domain(mesh, value).or_else(|| match (value, identity_of(value)) {
         (StringMatch::Exact(_), None) => {
-            let message = format!("{value} is no principal");
+            let message = format!("{value} is not a principal");
             let remedy = "write TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT".to_owned();
             Some((Severity::Warning, Code::MalformedPrincipal, message, remedy))
         }
@@ -108,7 +108,7 @@ fn principal(mesh: &Mesh<'_>, value: &StringMatch) -> Option<Wrong> {
             Some((Severity::Warning, Code::UnknownPrincipal, message, remedy))
         }
         (_, None) => {
-            let message = format!("{value} is the principal of no pod");
+            let message = format!("no pod has the principal {value}");
             Some((Severity::Warning, Code::UnknownPrincipal, message, "correct it".to_owned()))
         }
     })
@@ -186,7 +186,7 @@ fn namespace(mesh: &Mesh<'_>, value: &StringMatch) -> Option<Wrong> {
     Some((
         Severity::Warning,
         Code::UnknownSourceNamespace,
-        format!("namespace {value} is in no file, and has no pod"),
+        format!("namespace {value} has no manifest and no pod"),
         remedy,
     ))
 }

@@ -15,8 +15,8 @@ pub(super) fn check(snapshot: &Snapshot, report: &mut Report<'_>) {
 
 fn custom(policy: &AuthorizationPolicy, report: &mut Report<'_>) {
     if policy.action == Action::Custom {
-        let message = "spec.action CUSTOM needs an external authorizer, which can't be asked at this layer: what its \
-                       rules match is refused";
+        let message = "spec.action CUSTOM needs an external authorizer, which cannot be asked at layer 4: \
+            connections that match its rules are refused";
         let severity = if policy.dry_run { Severity::Warning } else { Severity::Error };
         report.add_as(severity, Code::CustomAction, policy, message, "write ALLOW or DENY rules instead");
     }
@@ -25,7 +25,7 @@ fn custom(policy: &AuthorizationPolicy, report: &mut Report<'_>) {
 fn dry_run(policy: &AuthorizationPolicy, report: &mut Report<'_>) {
     if policy.dry_run {
         let message = format!("is in dry-run: its {} is reported, and not enforced", policy.action.name());
-        let remedy = "take the annotation istio.io/dry-run off when the logs show what you expect";
+        let remedy = "remove the annotation istio.io/dry-run when the log shows the decisions that you expect";
         report.add(Code::DryRun, policy, message, remedy);
     }
 }
@@ -33,7 +33,12 @@ fn dry_run(policy: &AuthorizationPolicy, report: &mut Report<'_>) {
 fn without_rules(policy: &AuthorizationPolicy, report: &mut Report<'_>) {
     if policy.rules.is_empty() && policy.action != Action::Allow {
         let action = policy.action.name();
-        let message = format!("{action} without rules matches nothing, so it has no effect");
-        report.add(Code::NoRules, policy, message, "write `rules: [{}]` to match everything, or remove the policy");
+        let message = format!("{action} without rules matches no connection, so it has no effect");
+        report.add(
+            Code::NoRules,
+            policy,
+            message,
+            "write `rules: [{}]` to match every connection, or remove the policy",
+        );
     }
 }

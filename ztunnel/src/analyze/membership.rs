@@ -37,7 +37,7 @@ pub(super) fn check(mesh: &Mesh<'_>, report: &mut Report<'_>) {
     }
     if !unlabelled_namespaces.is_empty() {
         let message = format!(
-            "the mesh is STRICT, which is not enforced for pods of namespaces outside of it: {}",
+            "the mesh has mTLS mode STRICT, which is not enforced for pods of namespaces outside of the mesh: {}",
             unlabelled_namespaces.join(", ")
         );
         report.of_mesh(Code::NamespacesOutsideMesh, message, Outside::NotLabelled.remedy());
@@ -49,7 +49,8 @@ fn empty(mesh: &Mesh<'_>, report: &mut Report<'_>) {
         mesh.by_namespace().map(|(name, _)| name).filter(|name| !mesh.describes(name)).collect();
     if mesh.is_repository() && !unknown.is_empty() {
         let message = format!(
-            "no pod is known to be in the mesh, since no Namespace object of {} is among the manifests: what follows from the label is not checked",
+            "no pod is known to be in the mesh, since no Namespace object of {} is among the manifests: checks that \
+             depend on the label are left out",
             list(unknown.into_iter())
         );
         report.of_mesh(Code::EmptyMesh, message, "add the manifests of the namespaces, with their labels");
@@ -117,9 +118,9 @@ fn unenforced_pods(mesh: &Mesh<'_>, (namespace, pods): (&str, &[Pod<'_>]), is_gu
     for pod in pods {
         let Some(why) = pod.outside() else { continue };
         let by = mesh.authentication.of(pod).strict();
-        let wanted = by.map(|by| format!("STRICT of PeerAuthentication {}", by.name));
+        let wanted = by.map(|by| format!("mTLS mode STRICT of PeerAuthentication {}", by.name));
         let wanted =
-            wanted.or_else(|| is_guarded.then(|| format!("what AuthorizationPolicies of namespace {namespace} say")));
+            wanted.or_else(|| is_guarded.then(|| format!("policy of namespace {namespace} (AuthorizationPolicy)")));
         groups.entry((why, wanted)).or_default().push(pod);
     }
     for ((why, wanted), pods) in groups {
@@ -128,7 +129,8 @@ fn unenforced_pods(mesh: &Mesh<'_>, (namespace, pods): (&str, &[Pod<'_>]), is_gu
             1 => "is".to_owned(),
             _ => format!("and {} are", list(pods.iter().skip(1).map(|pod| &pod.name))),
         };
-        let refused = if strict_inside { "; STRICT pods of this namespace refuse their connections" } else { "" };
+        let refused =
+            if strict_inside { "; pods of this namespace with mode STRICT refuse their connections" } else { "" };
         match wanted {
             Some(wanted) => {
                 let message =
@@ -184,8 +186,8 @@ fn unknown_modes(mesh: &Mesh<'_>, report: &mut Report<'_>) {
         let Some(mode) = pod.labels.get(MODE_LABEL).filter(|mode| !matches!(&***mode, "ambient" | "none")) else {
             continue;
         };
-        let message = format!("the label {MODE_LABEL}: {mode} is not known, and counts for nothing");
-        report.add(Code::UnknownMode, pod, message, "write ambient or none, or take it off");
+        let message = format!("the label {MODE_LABEL}: {mode} is not known, and has no effect");
+        report.add(Code::UnknownMode, pod, message, "write ambient or none, or remove the label");
     }
 }
 
@@ -197,11 +199,12 @@ fn excluded_ports(mesh: &Mesh<'_>, pods: &[Pod<'_>], report: &mut Report<'_>) {
     for (pod, ports) in excluding {
         if let Some(by) = mesh.authentication.of(pod).strict() {
             let message = format!(
-                "port {ports} is excluded from capture: STRICT of PeerAuthentication {} is not enforced there",
+                "port {ports} is excluded from capture: mTLS mode STRICT of PeerAuthentication {} is not enforced \
+                 there",
                 by.name
             );
             let remedy =
-                "take the annotation traffic.ambient.mesh/exclude-inbound-ports off, or guard the port by other means";
+                "remove the annotation traffic.ambient.mesh/exclude-inbound-ports, or protect the port by other means";
             report.add(Code::ExcludedPort, pod, message, remedy);
         }
     }
@@ -217,9 +220,9 @@ fn probes(mesh: &Mesh<'_>, namespace: &str, pods: &[Pod<'_>], report: &mut Repor
     if let Some(first) = strict.first() {
         let names = list(strict.iter().map(|pod| &pod.name));
         let message = format!(
-            "STRICT pods of namespace {namespace} have probes and no status.hostIPs ({names}): the kubelet is let in by the \
-             node, but `explain` can't tell its address"
+            "pods of namespace {namespace} with mTLS mode STRICT have probes and no status.hostIPs ({names}): their \
+             node accepts the probes, but `explain` does not know the address of the kubelet"
         );
-        report.add(Code::ProbeWithoutNodeAddress, *first, message, "fill status.hostIPs");
+        report.add(Code::ProbeWithoutNodeAddress, *first, message, "fill in status.hostIPs");
     }
 }

@@ -31,7 +31,7 @@ fn several(policy: &PeerAuthentication, by: &PeerAuthentication, report: &mut Re
     };
     let severity = if policy.scope == by.scope { Severity::Error } else { Severity::Warning };
     let why = if policy.created == by.created { "comes first by name" } else { "is older" };
-    let message = format!("does not count for {whom}: PeerAuthentication {} is for the same and {why}", by.name);
+    let message = format!("has no effect for {whom}: PeerAuthentication {} is for the same pods and {why}", by.name);
     report.add_as(severity, Code::SeveralPeerAuthentications, policy, message, "keep one of the two");
 }
 
@@ -64,8 +64,8 @@ fn left_over(
     strict: &NamespacedName,
     report: &mut Report<'_>,
 ) {
-    let message = format!("{} lets plaintext in at {whom}, where PeerAuthentication {strict} says STRICT", mode.name());
-    report.add(Code::PermissiveLeftOver, policy, message, "take it out when no client needs plaintext any more");
+    let message = format!("{} accepts plaintext at {whom}, where PeerAuthentication {strict} sets STRICT", mode.name());
+    report.add(Code::PermissiveLeftOver, policy, message, "remove it when no client needs plaintext any more");
 }
 
 fn no_strict(mesh: &Mesh<'_>, report: &mut Report<'_>) {
@@ -74,7 +74,8 @@ fn no_strict(mesh: &Mesh<'_>, report: &mut Report<'_>) {
     };
     let policies = mesh.snapshot.policies().authentication();
     if mesh.pods().iter().any(Pod::is_inside) && !policies.iter().any(|policy| strict(policy)) {
-        let message = "nothing in this mesh is STRICT: its pods take plaintext, in which clients have no identity";
+        let message = "no PeerAuthentication sets mTLS mode STRICT: pods of the mesh accept plaintext, in which \
+            clients have no identity";
         let remedy =
             "add a PeerAuthentication with mtls.mode STRICT to the root namespace when all clients are in the mesh";
         report.of_mesh(Code::NoStrict, message, remedy);

@@ -48,10 +48,11 @@ fn deny(mesh: &Mesh<'_>, policy: &AuthorizationPolicy, place: &str, pod: &Namesp
 
 fn allow(policy: &AuthorizationPolicy, place: &str, pod: &NamespacedName, report: &mut Report<'_>) {
     let message = format!(
-        "{place}: the rule names clients only by whom it excludes, so it matches every client without identity, and pods that the \
-         policy selects accept plaintext (PERMISSIVE), such as {pod}: clients outside of the mesh may connect"
+        "{place}: the rule has only not… fields for clients, so it matches every client without identity, and pods \
+         that the policy selects accept plaintext (PERMISSIVE), such as {pod}: clients outside of the mesh may connect"
     );
-    let remedy = "set mTLS mode STRICT for these pods (PeerAuthentication), or add principals: [\"*\"] beside it";
+    let remedy =
+        "set mTLS mode STRICT for these pods (PeerAuthentication), or add principals: [\"*\"] to the same source";
     report.add(Code::AllowAdmitsPlaintext, policy, message, remedy);
 }
 

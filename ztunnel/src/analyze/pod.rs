@@ -103,9 +103,9 @@ impl Outside {
     pub(super) fn remedy(self) -> &'static str {
         match self {
             Self::NotLabelled => "label the namespace, or the pod, istio.io/dataplane-mode: ambient",
-            Self::HostNetwork => "run it without hostNetwork, or guard it by other means",
+            Self::HostNetwork => "run it without hostNetwork, or protect it by other means",
             Self::Sidecar => "turn the injection of the sidecar off and create the pod anew",
-            Self::OptedOut => "take the label off, or guard it by other means",
+            Self::OptedOut => "remove the label, or protect it by other means",
         }
     }
 

@@ -72,13 +72,13 @@ fn check_port(policy: &AuthorizationPolicy, port: u16, place: &str, known: &Know
     }
     if let Some((service, target)) = known.of_services.get(&port) {
         let message = format!(
-            "{place}: {port} is the port of Service {service}, which leads to port {target} of the pods; policies see the \
-             pod's port"
+            "{place}: {port} is the port of Service {service}, which leads to port {target} of the pods; policies \
+             are compared with the pod's port"
         );
         report.add(Code::ServicePort, policy, message, format!("write {target}"));
     } else if known.is_complete {
-        let message = format!("{place}: no pod that it protects declares port {port}");
-        report.add(Code::UndeclaredPort, policy, message, "correct it, if it is not meant so");
+        let message = format!("{place}: no pod that the policy selects declares port {port}");
+        report.add(Code::UndeclaredPort, policy, message, "correct the port, if another one is meant");
     }
 }
 
@@ -131,8 +131,8 @@ fn of_authentication(mesh: &Mesh<'_>, report: &mut Report<'_>) {
                 );
                 report.add(Code::ServicePort, &**policy, message, format!("write {target}"));
             } else if known.is_complete && known.has_pods {
-                let message = format!("{place}: no pod that it selects declares this port");
-                report.add(Code::UndeclaredPort, &**policy, message, "correct it, if it is not meant so");
+                let message = format!("{place}: no pod that the policy selects declares this port");
+                report.add(Code::UndeclaredPort, &**policy, message, "correct the port, if another one is meant");
             }
         }
     }
@@ -147,7 +147,7 @@ fn service_addresses(mesh: &Mesh<'_>, policy: &AuthorizationPolicy, report: &mut
             }
             let Some(service) = mesh.snapshot.cluster_ip(range.addr()) else { continue };
             let message = format!(
-                "{entry}: {} is the address of Service {}; policies see the address of the pod behind it",
+                "{entry}: {} is the address of Service {}; policies are compared with the address of the pod behind it",
                 range.addr(),
                 service.name
             );

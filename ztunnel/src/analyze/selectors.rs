@@ -30,7 +30,7 @@ pub(super) fn check(mesh: &Mesh<'_>, report: &mut Report<'_>) {
         let namespace = Some(&*service.name.namespace);
         if let Some(remedy) = unmatched(mesh, namespace, &service.selector, &mut known) {
             let selector = &service.selector;
-            let message = format!("spec.selector {selector} matches no pod: the service leads nowhere");
+            let message = format!("spec.selector {selector} matches no pod: the service has no endpoints");
             report.add(Code::UnmatchedSelector, &**service, message, remedy);
         }
     }
@@ -46,7 +46,7 @@ fn check_scope<'m>(
 ) {
     let is_of_mesh = matches!(scope, Scope::Mesh | Scope::Selector { namespace: None, .. });
     if !is_of_mesh && !mesh.knows_namespace(&name.namespace) {
-        let message = format!("namespace {} is in no file, and has no pod: nobody is protected", name.namespace);
+        let message = format!("namespace {} has no manifest and no pod: the policy applies to no pod", name.namespace);
         let remedy = match mesh.nearest.find(&name.namespace, mesh.namespaces()) {
             Some(meant) => format!("is namespace {meant} meant?"),
             None => "correct metadata.namespace, or add the namespace's manifests".to_owned(),
@@ -59,7 +59,7 @@ fn check_scope<'m>(
         Scope::Selector { namespace, labels } => {
             if let Some(remedy) = unmatched(mesh, namespace.as_deref(), labels, known) {
                 let place = namespace.as_ref().map_or("of the mesh".to_owned(), |name| format!("of namespace {name}"));
-                let message = format!("spec.selector {labels} matches no pod {place}: nobody is protected");
+                let message = format!("spec.selector {labels} matches no pod {place}: the policy applies to no pod");
                 report.add(Code::UnmatchedSelector, subject, message, remedy);
             }
         }
@@ -68,7 +68,7 @@ fn check_scope<'m>(
             let there =
                 services.iter().filter(|name| mesh.service(name).is_some_and(|service| !service.selector.is_empty()));
             for name in there.filter(|name| mesh.behind(name).next().is_none()) {
-                let message = format!("spec.targetRefs: no pod stands behind Service {name}: nobody is protected");
+                let message = format!("spec.targetRefs: Service {name} has no pod: this target matches no pod");
                 report.add(Code::UnmatchedTarget, subject, message, "correct the service's selector, or its endpoints");
             }
         }
@@ -90,7 +90,7 @@ fn unmatched<'m>(
 
 fn remedy(mesh: &Mesh<'_>, namespace: Option<&str>, labels: &Labels) -> String {
     let Some(in_use) = mesh.labels(namespace) else {
-        return "there is no pod with labels at all".to_owned();
+        return "no pod has labels: label the pods".to_owned();
     };
     for (key, value) in labels {
         let Some(values) = in_use.get(&**key) else {
@@ -106,5 +106,6 @@ fn remedy(mesh: &Mesh<'_>, namespace: Option<&str>, labels: &Labels) -> String {
             };
         }
     }
-    "each of these labels is some pod's, but no pod has all of them".to_owned()
+    "each of these labels is on some pod, but no pod has all of them: correct the selector, or label the pods"
+        .to_owned()
 }

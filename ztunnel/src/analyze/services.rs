@@ -33,7 +33,7 @@ fn without_endpoints(service: &Service, report: &mut Report<'_>) {
         return;
     }
     let (message, remedy) = if service.selector.is_empty() {
-        ("has neither a selector nor an EndpointSlice: it leads nowhere", "add one of them")
+        ("has neither a selector nor an EndpointSlice, so it has no endpoints", "add one of them")
     } else {
         ("has no endpoints: none of the pods that it selects has an address of its families", "see the pods' status")
     };
@@ -65,8 +65,8 @@ fn outside(mesh: &Mesh<'_>, service: &Service, planned: &[Pod<'_>], report: &mut
     let mut pods = mesh.endpoints(service).chain(planned.iter().copied()).peekable();
     let is_of_mesh = || mesh.in_namespace(&service.name.namespace).iter().any(Pod::is_inside);
     if pods.peek().is_some() && !pods.any(|pod| pod.is_inside()) && is_of_mesh() {
-        let message = "all of its pods are outside of the mesh, and others of its namespace are in it: it is spoken to in \
-                       plaintext";
-        report.add(Code::ServiceOutsideMesh, service, message, "label its pods, if that is not meant so");
+        let message = "all of its pods are outside of the mesh, and other pods of its namespace are inside: \
+            connections to it use plaintext";
+        report.add(Code::ServiceOutsideMesh, service, message, "label its pods, if they are meant to be in the mesh");
     }
 }

@@ -79,19 +79,19 @@ fn digest(policy: &AuthorizationPolicy) -> u64 {
 }
 
 fn duplicate(policy: &AuthorizationPolicy, same: &AuthorizationPolicy, report: &mut Report<'_>) {
-    let message = format!("says the same as AuthorizationPolicy {}, about the same pods", same.name);
+    let message = format!("has the same rules as AuthorizationPolicy {}, for the same pods", same.name);
     report.add(Code::DuplicatePolicy, policy, message, "remove one of the two");
 }
 
 fn denied(rule: &Numbered<'_>, by: &Numbered<'_>, report: &mut Report<'_>) {
     let message = format!(
-        "rules[{}] lets nobody in: all that it allows is denied by rules[{}] of {} policy {}",
+        "rules[{}] allows no connection: every connection that it matches is denied by rules[{}] of {} policy {}",
         rule.index,
         by.index,
         by.policy.action.name(),
         by.policy.name
     );
-    report.add(Code::DeniedRule, rule.policy, message, "narrow the denying rule, or remove this one");
+    report.add(Code::DeniedRule, rule.policy, message, "narrow the DENY rule, or remove this one");
 }
 
 fn shadowed(rule: &Numbered<'_>, by: &Numbered<'_>, report: &mut Report<'_>) {
@@ -100,7 +100,10 @@ fn shadowed(rule: &Numbered<'_>, by: &Numbered<'_>, report: &mut Report<'_>) {
     } else {
         format!(" of AuthorizationPolicy {}", by.policy.name)
     };
-    let message = format!("rules[{}] adds nothing: rules[{}]{of} matches all that it matches", rule.index, by.index);
+    let message = format!(
+        "rules[{}] has no effect: rules[{}]{of} matches every connection that it matches",
+        rule.index, by.index
+    );
     report.add(Code::ShadowedRule, rule.policy, message, "remove it, or narrow the other one");
 }
 

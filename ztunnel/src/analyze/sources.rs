@@ -53,7 +53,10 @@ fn check_unread(snapshot: &Snapshot, report: &mut Report<'_>) {
             code: Code::UnreadPolicies,
             object: None,
             origin: Some(Origin::file(Arc::clone(source))),
-            message: format!("it may hold policies, and can't be read: a daemon that starts with it refuses every connection to pods of {whom}"),
+            message: format!(
+                "it may hold policies, and cannot be read: a daemon that starts with it refuses every connection to \
+                 pods of {whom}"
+            ),
             remedy: Some("repair the file".to_owned()),
         });
     };
@@ -64,8 +67,9 @@ fn check_unread(snapshot: &Snapshot, report: &mut Report<'_>) {
         add(source, &format!("namespace {namespace}"));
     }
     if snapshot.is_partial() {
-        let message = "a part of the mesh could not be read, so it was not checked whether names and selectors of policies and services are right";
-        report.of_mesh(Code::Incomplete, message, "repair what can't be read, and run this again");
+        let message =
+            "a part of the mesh could not be read, so names and selectors of policies and services were not checked";
+        report.of_mesh(Code::Incomplete, message, "repair the files that cannot be read, and run the command again");
     }
 }
 
@@ -83,14 +87,16 @@ fn unjudged(policy: &AuthorizationPolicy, origin: Option<&Origin>, report: &mut 
     let paths: Vec<String> = paths.collect();
     let consequence = match policy.action {
         Action::Allow if with_some == policy.rules.len() => {
-            "none of its rules ever matches, and so it lets nobody in".to_owned()
+            "none of its rules matches, so the policy allows no connection".to_owned()
         }
         Action::Allow => "a rule with such a field never matches".to_owned(),
-        Action::Deny | Action::Custom => "the rule is enforced without the field, and so keeps out more".to_owned(),
-        Action::Audit => "the rule is applied without the field, and so tells of more".to_owned(),
+        Action::Deny | Action::Custom => {
+            "the rule is enforced without the field, so it refuses more connections".to_owned()
+        }
+        Action::Audit => "the rule is applied without the field, so it reports more connections".to_owned(),
     };
-    let message = format!("{} can't be judged at this layer: {consequence}", paths.join(", "));
-    let remedy = "take out what is not L4, or put a waypoint in front that judges it";
+    let message = format!("{} cannot be evaluated at layer 4: {consequence}", paths.join(", "));
+    let remedy = "remove these fields, or have a waypoint enforce the policy";
     report.push(Finding {
         severity: Severity::Warning,
         code: Code::L7WithoutWaypoint,
@@ -112,7 +118,7 @@ fn is_contested(snapshot: &Snapshot, problem: &Problem) -> bool {
 /// reported.
 fn is_unjudged(problem: &Problem, fields: &HashSet<String>) -> bool {
     let message = &problem.message;
-    fields.iter().any(|field| message.contains(field.as_str())) || message.contains("more fields can't be judged")
+    fields.iter().any(|field| message.contains(field.as_str())) || message.contains("more fields cannot be evaluated")
 }
 
 /// The origin of the first field of each policy that cannot be evaluated.
@@ -157,7 +163,7 @@ impl Told {
         let Some(object) = &problem.object else { return false };
         let is_custom = self.custom.contains(object) && problem.message.contains("CUSTOM");
         let is_several =
-            self.authentication.contains(object) && problem.message.starts_with("does not count: PeerAuthentication");
+            self.authentication.contains(object) && problem.message.starts_with("has no effect: PeerAuthentication");
         is_custom || is_several || self.unjudged.get(object).is_some_and(|fields| is_unjudged(problem, fields))
     }
 }

@@ -21,7 +21,7 @@ pub struct Suppression {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SuppressionError {
     /// The code does not exist.
-    #[error("{code:?} is no code of a finding{meant}: `analyze --list-codes` prints all of them")]
+    #[error("{code:?} is not the code of a finding{meant}: `analyze --list-codes` prints all of them")]
     UnknownCode {
         /// The code.
         code: String,

@@ -182,7 +182,8 @@ pub(super) async fn serve(
                         connections.spawn(Span::none(), async move {
                             tokio::select! {
                                 () = serve_connection(accepted.stream, endpoints, admin) => {}
-                                _evicted = place.evicted() => debug!("an admin connection gave its place to a later one"),
+                                _evicted = place.evicted() => debug!("an admin connection was closed in favour of a \
+                                    newer one"),
                             }
                         });
                     }

@@ -42,7 +42,8 @@ pub enum LockError {
     },
     /// The path is not a directory, but a symbolic link or another file.
     #[error(
-        "{path} is a symbolic link or no directory: whoever can change it decides where the daemon's state is; name the directory itself in {flag}"
+        "{path} is a symbolic link or not a directory: a user who can change it decides where the daemon's state is; \
+         name the directory itself in {flag}"
     )]
     NotADirectory {
         /// The path.

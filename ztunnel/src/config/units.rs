@@ -37,13 +37,15 @@ pub struct Bytes(pub u64);
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum UnitError {
     /// It is not a duration.
-    #[error("{0:?} is no duration in whole seconds: write a number with a unit, such as 10s, 1m, 1h30m or 1d")]
+    #[error("{0:?} is not a duration in whole seconds: write a number with a unit, such as 10s, 1m, 1h30m or 1d")]
     Duration(String),
     /// It is not a size.
-    #[error("{0:?} is no size: write a number with a unit, such as 65536, 256Ki, 4Mi or 1G")]
+    #[error("{0:?} is not a size: write a number with a unit, such as 65536, 256Ki, 4Mi or 1G")]
     Size(String),
     /// It is not an address.
-    #[error("{0:?} is no address with a port: write IP:PORT, such as 127.0.0.1:15000 or [::]:15020, or localhost:PORT")]
+    #[error(
+        "{0:?} is not an address with a port: write IP:PORT, such as 127.0.0.1:15000 or [::]:15020, or localhost:PORT"
+    )]
     Address(String),
 }
 

@@ -339,8 +339,8 @@ fn close_unknown_targets(joiner: &Joiner, unread: &mut UnreadPolicies, file: &Ar
             origin,
             object: Some(format!("AuthorizationPolicy {name}")),
             message: format!(
-                "spec.targetRefs: {file} could never be read, and may say which pods stand behind Service {unknown}: until it \
-                 is repaired, nobody is let in in namespace {namespace}"
+                "spec.targetRefs: {file} has never been readable and may name the pods of Service {unknown}: until \
+                 it is repaired, pods of namespace {namespace} accept only health probes"
             ),
             severity: Severity::Error,
         });

@@ -75,13 +75,14 @@ fn alias(
         None => (
             Verdict::Allowed,
             format!(
-                "NO POLICY IS ENFORCED: it is passed on, in plaintext, to the address that {target} has for the client's resolver"
+                "NO POLICY IS ENFORCED: it is passed on, in plaintext, to the address to which the client's resolver \
+                 resolves {target}"
             ),
         ),
     };
     let text = match &captured {
         Ok(()) => format!("captured, and passed on to an address of {target}"),
-        Err(why) => format!("NOT CAPTURED where it begins: {why}"),
+        Err(why) => format!("NOT CAPTURED at the client: {why}"),
     };
     let would_change = match (&refusal, &client.state) {
         (Some(_), _) if sources.snapshot.is_registry_only() => {
@@ -107,9 +108,9 @@ fn alias(
         warnings: Vec::new(),
         mesh_version: sources.snapshot.version(),
     };
-    explanation.notes.push(format!(
-        "if {target} leads to a pod or a service of the mesh, ask for that: --to its address, as the client's resolver finds it"
-    ));
+    explanation
+        .notes
+        .push(format!("if {target} resolves to an address of a pod or a service of the mesh, give --to that address"));
     explanation.warnings = remarks::warnings(sources.snapshot, &explanation);
     Ok(explanation)
 }

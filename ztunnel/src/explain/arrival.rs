@@ -44,26 +44,27 @@ impl Arrival<'_> {
         let Some(workload) = &segment.workload else {
             let address = segment.address.ip();
             let unenforced = match self.sources.snapshot.contested(address) {
-                Some(_) => format!("{address} is claimed by several, so that nobody knows who answers"),
-                None => format!("no pod is known at {address}"),
+                Some(_) => format!("{address} is claimed by several pods, so it is not known which one answers"),
+                None => format!("the mesh has no pod with the address {address}"),
             };
             return (unjudged(unenforced), Vec::new());
         };
         if self.client.pod.is_some_and(|pod| pod.name == workload.name) {
-            return (unjudged(format!("Pod {} reaches itself, which is not captured", workload.name)), Vec::new());
+            return (unjudged(format!("Pod {} connects to itself, which is not captured", workload.name)), Vec::new());
         }
         let local = self.sources.local(&workload.name);
         let is_tunnel = segment.expected().is_some();
         let unenforced = is_enforced(self.sources, workload, segment.address.port(), is_tunnel).err();
         if is_tunnel && local.is_some_and(|local| local.netns.is_none()) {
-            let reason = format!("no tunnel to Pod {} can be opened: {NO_NETNS}", workload.name);
+            let reason = format!("no HBONE connection to Pod {} can be opened: {NO_NETNS}", workload.name);
             return (refused(reason), Vec::new());
         }
         let state = self.sources.state(workload);
         let closed =
             state.as_ref().and_then(|state| if is_tunnel { state.why_no_tunnel() } else { state.why_closed() });
         if let Some(why) = closed {
-            let what = if is_tunnel { "no tunnel to it can be opened" } else { "connections to it are reset" };
+            let what =
+                if is_tunnel { "no HBONE connection to it can be opened" } else { "connections to it are reset" };
             return (refused(format!("Pod {}: {what}: {why}", workload.name)), Vec::new());
         }
         // A connection that is not captured reaches the pod without a check by the node's daemon.
@@ -96,7 +97,7 @@ impl Arrival<'_> {
                 found.map(|_| ()).map_err(|error| error.to_string())
             }
             _ if segment.address.port() == HBONE_PORT => {
-                Err(format!("port {HBONE_PORT} of Pod {} takes the mesh's tunnels only", workload.name))
+                Err(format!("port {HBONE_PORT} of Pod {} accepts HBONE only", workload.name))
             }
             _ => {
                 let flow = Flow { direction: Direction::Inbound, peer, dst: OrigDst::new(segment.address) };
@@ -117,7 +118,8 @@ impl Arrival<'_> {
         let verdict = if denial.is_none() || as_probe { Verdict::Allowed } else { Verdict::Denied };
         let reason = match (&denial, as_probe) {
             (Some(denial), true) => format!(
-                "let in as a probe of the kubelet's, if it is a process of node {} that connects; policies alone say: {denial}",
+                "allowed as a probe of the kubelet, if the client is a process of node {}; without this exception: \
+                 {denial}",
                 workload.node.as_deref().unwrap_or("(unnamed)")
             ),
             (Some(denial), false) => denial.to_string(),
@@ -153,9 +155,9 @@ impl Arrival<'_> {
     fn verdict_alone(&self, denial: Option<&Denial>, as_probe: bool) -> Judgement {
         let more_policies = self.sources.snapshot.policies().authorization().len();
         let reason = match (denial, as_probe) {
-            (Some(denial), true) => format!("let in as a probe of the kubelet's; policies alone say: {denial}"),
+            (Some(denial), true) => format!("allowed as a probe of the kubelet; without this exception: {denial}"),
             (Some(denial), false) => denial.to_string(),
-            (None, _) => "policy lets it in; by which is told of the first endpoints only".to_owned(),
+            (None, _) => "policy allows it; the policy is named for the first endpoints only".to_owned(),
         };
         let verdict = if denial.is_none() || as_probe { Verdict::Allowed } else { Verdict::Denied };
         Judgement { verdict, as_probe, more_policies, ..refused(reason) }
@@ -194,10 +196,10 @@ pub(super) fn why_plaintext(segment: &RouteSegment, client: &Client<'_>, capture
         return why.clone();
     }
     let Some(workload) = &segment.workload else {
-        return format!("no pod is known at {}", segment.address.ip());
+        return format!("the mesh has no pod with the address {}", segment.address.ip());
     };
     if client.pod.is_some_and(|pod| pod.name == workload.name) {
-        return format!("Pod {} reaches itself", workload.name);
+        return format!("Pod {} connects to itself", workload.name);
     }
     is_in_mesh(workload).err().unwrap_or_else(|| CloseReason::Recursive.to_string())
 }

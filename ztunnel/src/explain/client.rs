@@ -111,7 +111,7 @@ impl<'a> Client<'a> {
         )];
         if let Some(pod) = bearers().next() {
             notes.push(format!(
-                "Pod {} has this service account, but {}: it can't prove it",
+                "Pod {} has this service account, but {}: it cannot prove the identity",
                 pod.name,
                 outside_why(pod)
             ));
@@ -125,11 +125,12 @@ impl<'a> Client<'a> {
         if let Some(claimants) = snapshot.contested(address) {
             let claimants: Vec<String> = claimants.iter().take(4).map(|name| format!("Pod {name}")).collect();
             notes.push(format!(
-                "{address} is claimed by {}: until one is left it counts as nobody's, and has no identity",
+                "{address} is claimed by {}: until only one of them claims it, it belongs to no pod and has no \
+                 identity",
                 claimants.join(", ")
             ));
         } else if let Some(service) = snapshot.cluster_ip(address) {
-            notes.push(format!("{address} is the address of Service {}: nothing connects from there", service.name));
+            notes.push(format!("{address} is the address of Service {}: no connection comes from it", service.name));
         } else if let Some(pod) = snapshot.workloads().find(|pod| pod.node_addresses.contains(&address)) {
             let node = pod.node.as_deref().unwrap_or("(unnamed)");
             notes.push(format!(
@@ -142,7 +143,7 @@ impl<'a> Client<'a> {
     /// Whether its node captures a connection to this address, or why it does not.
     pub(super) fn capture(&self, to: IpAddr, port: u16) -> Result<(), String> {
         let Some(pod) = self.pod else {
-            let outside = || "the client is no pod that the mesh knows".to_owned();
+            let outside = || "the client is not a known pod".to_owned();
             return if self.principal.is_some() { Ok(()) } else { Err(outside()) };
         };
         let name = &pod.name;
@@ -151,7 +152,7 @@ impl<'a> Client<'a> {
                 return Err(format!("Pod {name} is not captured: {}", outside_why(pod)));
             }
             () if pod.host_network => {
-                return Err(format!("Pod {name} is on its node's network, and is not captured"));
+                return Err(format!("Pod {name} uses its node's network (hostNetwork), and is not captured"));
             }
             () if self.local.is_some_and(|local| local.netns.is_none()) => {
                 return Err(format!("Pod {name} is not captured: {NO_NETNS}"));

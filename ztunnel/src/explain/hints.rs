@@ -122,14 +122,15 @@ impl Case<'_> {
     /// How the client gets an identity.
     fn prove(&self) -> Option<String> {
         let Some(pod) = self.client.pod else {
-            return Some("let the client be a pod of the mesh: nobody else has an identity to prove".to_owned());
+            return Some("run the client as a pod of the mesh: other clients have no identity".to_owned());
         };
         Some(match (pod.membership, self.captured) {
             (Membership::Refused(reason), _) => format!("put Pod {} into the mesh: {reason}", pod.name),
             // A label alone would not be enough.
             _ if pod.host_network => {
                 format!(
-                    "run Pod {} without hostNetwork, in the mesh: who shares its node's address can't prove who it is",
+                    "run Pod {} without hostNetwork, in the mesh: a pod with its node's address cannot prove an \
+                     identity",
                     pod.name
                 )
             }
@@ -141,7 +142,7 @@ impl Case<'_> {
                 "put the client into the mesh: remove the label istio.io/dataplane-mode: none of Pod {}",
                 pod.name
             ),
-            (Membership::InMesh, Err(why)) => format!("have the connection captured where it begins: {why}"),
+            (Membership::InMesh, Err(why)) => format!("have the connection captured at the client: {why}"),
             (Membership::InMesh, Ok(())) => return None,
         })
     }
@@ -157,14 +158,16 @@ impl Case<'_> {
         let entry = format!("portLevelMtls: {{{port}: {{mode: PERMISSIVE}}}}");
         match (own, selector(self.workload)) {
             (Some(one), _) => {
-                format!("or let port {port} take plaintext: {entry} in PeerAuthentication {}", titled(&one.policy))
+                format!("or accept plaintext at port {port}: {entry} in PeerAuthentication {}", titled(&one.policy))
             }
             (None, labels) if labels.is_empty() => format!(
-                "or let port {port} take plaintext: give Pod {} a label, and select it by a PeerAuthentication with {entry}",
+                "or accept plaintext at port {port}: give Pod {} a label, and select it by a PeerAuthentication with \
+                 {entry}",
                 self.workload.name
             ),
             (None, labels) => format!(
-                "or let port {port} take plaintext: a PeerAuthentication in namespace {} with spec: {{{labels}{entry}}}",
+                "or accept plaintext at port {port}: a PeerAuthentication in namespace {} with spec: \
+                 {{{labels}{entry}}}",
                 self.workload.name.namespace
             ),
         }
@@ -184,7 +187,8 @@ impl Case<'_> {
         }
         if action == Action::Custom {
             hint.push_str(
-                "; or write ALLOW or DENY policies in its place: CUSTOM needs an authorizer that can't be asked here",
+                "; or write ALLOW or DENY policies in its place: CUSTOM needs an authorizer that cannot be asked at \
+                 layer 4",
             );
         }
         hint
@@ -237,8 +241,8 @@ impl Case<'_> {
         let allows = || self.sight.considered.iter().filter(|one| one.allows());
         if allows().next().is_none() {
             hints.push(format!(
-                "an ALLOW policy that applies to the pod closes it to everyone whom no rule names; an AuthorizationPolicy with \
-                 spec: {{}} closes all of namespace {}",
+                "an ALLOW policy that applies to the pod denies every connection that no rule matches; an \
+                 AuthorizationPolicy with spec: {{}} denies all connections to namespace {}",
                 self.workload.name.namespace
             ));
         }
@@ -277,7 +281,7 @@ impl Case<'_> {
                 None => format!("a PeerAuthentication in namespace {} with mode STRICT", self.workload.name.namespace),
             },
         };
-        format!("{by} keeps out all that prove no identity, as this client")
+        format!("{by} refuses clients without identity, such as this one")
     }
 }
 

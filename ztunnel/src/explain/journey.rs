@@ -92,7 +92,10 @@ impl Traveller<'_> {
         let remedies = match (&closed, &refusal) {
             (Some(_), _) => {
                 segments.clear();
-                vec![format!("repair what closes {}, or take it out of the mesh by its label", self.client.title())]
+                vec![format!(
+                    "repair the fault that closes {}, or remove it from the mesh by its label",
+                    self.client.title()
+                )]
             }
             (None, Some(refusal)) => self.remedies(refusal, service.as_ref(), address),
             (None, None) => Vec::new(),
@@ -124,7 +127,7 @@ impl Traveller<'_> {
         let taken = match meant {
             Meant::Pod(pod) if pod.finished => return Err(no_address("has finished")),
             Meant::Service(service) if service.vips.is_empty() && service.kind == ServiceKind::Entry => {
-                return Err(no_address("has no single address: ask for one of its ranges or endpoints"));
+                return Err(no_address("has no single address: name an address of one of its IP blocks or endpoints"));
             }
             Meant::Service(service) if service.vips.is_empty() => return Ok(None),
             Meant::Pod(_) | Meant::Service(_) | Meant::Address(_) => self.client.preferred(addresses),
@@ -132,7 +135,10 @@ impl Traveller<'_> {
         let taken = taken.ok_or_else(|| no_address("has no address (yet)"))?;
         let others: Vec<String> = addresses.iter().filter(|other| **other != taken).map(ToString::to_string).collect();
         if !others.is_empty() {
-            notes.push(format!("{title} has other addresses, which rules may tell apart: --to {}", others.join(", ")));
+            notes.push(format!(
+                "{title} has other addresses, for which rules may decide differently: --to {}",
+                others.join(", ")
+            ));
         }
         Ok(Some(taken))
     }
@@ -155,7 +161,7 @@ impl Traveller<'_> {
             if endpoint.health != service::Health::Ready {
                 passage
                     .segments
-                    .push(never("it is not ready, so that the service's name does not lead to it".to_owned()));
+                    .push(never("it is not ready, so the name of the service does not resolve to it".to_owned()));
                 continue;
             }
             let direct = self.towards(endpoint.address);
@@ -166,8 +172,8 @@ impl Traveller<'_> {
             passage.segments.extend(direct.segments);
         }
         notes.push(format!(
-            "Service {} is headless: its name gives the pods' own addresses, and the client connects to port {} of these \
-             itself, whatever targetPort says",
+            "Service {} is headless: its name resolves to the addresses of the pods, and the client connects to port \
+             {} of a pod itself; targetPort has no effect",
             service.name, self.port
         ));
         if passage.segments.iter().all(|segment| segment.turn == Preference::Never) {
@@ -212,14 +218,16 @@ impl Traveller<'_> {
             Unfit::Unready => "it is not ready".to_owned(),
             Unfit::Family => "it has an address of a family that the service does not have (ipFamilies)".to_owned(),
             Unfit::Unclear => match self.sources.snapshot.contested(endpoint.address) {
-                Some(_) => "its address is claimed by several, so that nobody knows who would answer".to_owned(),
-                None if self.sources.snapshot.is_blind() => {
-                    "it may be a pod of the mesh in a file that could never be read".to_owned()
+                Some(_) => {
+                    "its address is claimed by several pods, so it is not known which one would answer".to_owned()
                 }
-                None => "its address can't be carried, or is that of a service".to_owned(),
+                None if self.sources.snapshot.is_blind() => {
+                    "it may be a pod of the mesh in a file that has never been readable".to_owned()
+                }
+                None => "connections to its address cannot be carried, or it is the address of a service".to_owned(),
             },
             Unfit::Weightless => "its weight is 0".to_owned(),
-            Unfit::Reserved => format!("port {HBONE_PORT} of a pod of the mesh is reserved for tunnels"),
+            Unfit::Reserved => format!("port {HBONE_PORT} of a pod of the mesh is reserved for HBONE"),
         }
     }
 
@@ -269,7 +277,7 @@ impl Traveller<'_> {
         address: Option<IpAddr>,
     ) -> Vec<String> {
         if self.sources.snapshot.is_blind() {
-            return vec!["repair the file that could never be read (see the warnings)".to_owned()];
+            return vec!["repair the file that has never been readable (see the warnings)".to_owned()];
         }
         if let Some(service) = service {
             return vec![self.service_remedy(service)];
@@ -283,7 +291,7 @@ impl Traveller<'_> {
             (CloseReason::NoHealthyUpstream, Some(address)) => {
                 let namespace = self.client.pod.map(|pod| &*pod.name.namespace).unwrap_or_default();
                 match (self.sources.snapshot.contested(address), self.sources.snapshot.cluster_ip(address)) {
-                    (Some(_), _) => vec![format!("let only one pod claim {address}")],
+                    (Some(_), _) => vec![format!("remove the claims to {address} of all pods except one")],
                     (None, Some(service)) => vec![format!(
                         "export Service {} to namespace {namespace}: add it to the annotation networking.istio.io/exportTo, \
                          or remove that",
@@ -293,7 +301,7 @@ impl Traveller<'_> {
                 }
             }
             (CloseReason::Recursive, Some(_)) => {
-                vec![format!("connect to another port: {HBONE_PORT} is for the mesh's tunnels")]
+                vec![format!("connect to another port: {HBONE_PORT} is reserved for HBONE")]
             }
             _ => Vec::new(),
         }
@@ -318,7 +326,7 @@ impl Traveller<'_> {
                 }
             };
         }
-        format!("make one of the endpoints of {title} usable: beside each stands why it is not")
+        format!("make one of the endpoints of {title} usable: each is listed with the reason why it is not")
     }
 }
 
@@ -357,7 +365,7 @@ pub(super) fn is_enforced(sources: Sources<'_>, workload: &Workload, port: u16, 
             "Pod {name} excludes inbound port {port} (annotation traffic.ambient.mesh/exclude-inbound-ports)"
         )),
         () if local.exclusions.all_inbound && !is_tunnel => Err(format!(
-            "Pod {name} has no plaintext captured that comes to it (annotation \
+            "Pod {name} excludes all inbound plaintext from capture (annotation \
                  ambient.istio.io/bypass-inbound-capture)"
         )),
         () => Ok(()),
@@ -370,7 +378,7 @@ fn worse(endpoint: &Endpoint, service: Option<&Arc<Service>>, dst: IpAddr) -> &'
         return "it is of the other address family";
     }
     match endpoint.health {
-        service::Health::Draining => "it is ending, and others are ready",
+        service::Health::Draining => "it is terminating, and others are ready",
         service::Health::Ready | service::Health::Unready if service.is_some_and(|service| service.is_sticky) => {
             "enough others are nearer, or come first for this client (sessionAffinity: ClientIP)"
         }

@@ -105,10 +105,10 @@ fn considered(one: policy::Considered, would: &BTreeMap<NamespacedName, Option<u
 fn effect(policy: &AuthorizationPolicy, matched: Option<usize>, would: Option<&Option<usize>>) -> String {
     let by = |what: &str, rule: usize| format!("{what} (rules[{rule}])");
     match (policy.action, policy.dry_run, matched) {
-        (Action::Audit, _, Some(rule)) => by("matches, and is only reported: log and metrics", rule),
+        (Action::Audit, _, Some(rule)) => by("matches, and is only reported in log and metrics", rule),
         (Action::Allow, false, Some(rule)) => by("ALLOWS", rule),
         (Action::Deny, false, Some(rule)) => by("DENIES", rule),
-        (Action::Custom, false, Some(rule)) => by("DENIES, since no authorizer can be asked at this layer", rule),
+        (Action::Custom, false, Some(rule)) => by("DENIES, since no authorizer can be asked at layer 4", rule),
         (Action::Allow, true, Some(rule)) => by("would allow it", rule),
         (Action::Deny | Action::Custom, true, Some(rule)) => by("would deny it", rule),
         (Action::Allow, true, None) if would.is_some() => "would deny it, since no ALLOW policy matches".to_owned(),
@@ -145,8 +145,8 @@ fn rule(policy: &AuthorizationPolicy, trace: RuleTrace) -> Rule {
     if !unjudged.is_empty() {
         let fields = unjudged.join(", ");
         why.push(match policy.action {
-            Action::Allow => format!("{fields} can't be judged at this layer, so that this ALLOW rule never matches"),
-            _ => format!("{fields} can't be judged at this layer, and goes for nothing"),
+            Action::Allow => format!("{fields} cannot be evaluated at layer 4, so this ALLOW rule never matches"),
+            _ => format!("{fields} cannot be evaluated at layer 4, and has no effect"),
         });
     }
     Rule { index, matched, detail: why.join("; ") }
@@ -157,11 +157,11 @@ impl Sight {
     pub(super) fn what_allows(&self) -> String {
         let mut allows = self.considered.iter().filter(|one| one.allows()).peekable();
         if allows.peek().is_none() {
-            return "no DENY policy matches, and no ALLOW policy applies: it is open to everyone else".to_owned();
+            return "no DENY policy matches, and no ALLOW policy applies: every other connection is allowed".to_owned();
         }
         match allows.find_map(|one| Some((one, one.matched?))) {
-            Some((one, rule)) => format!("AuthorizationPolicy {} (ALLOW), rules[{rule}] lets it in", one.policy.name),
-            None => "policy lets it in".to_owned(),
+            Some((one, rule)) => format!("AuthorizationPolicy {} (ALLOW), rules[{rule}] allows it", one.policy.name),
+            None => "policy allows it".to_owned(),
         }
     }
 }

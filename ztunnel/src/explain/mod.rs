@@ -150,7 +150,7 @@ fn overall(route: &Route, endpoints: &[Endpoint]) -> (Verdict, String) {
             _ => {
                 let what = if refusing == 1 { "refuses" } else { "refuse" };
                 let one = titled(first);
-                format!("{refusing} of {all} endpoints {what} it, {one} since: {}", judgement.reason)
+                format!("{refusing} of {all} endpoints {what} it; {one}, because: {}", judgement.reason)
             }
         };
         return (Verdict::Denied, reason);

@@ -16,13 +16,13 @@ pub(super) fn warnings(snapshot: &Snapshot, explanation: &Explanation) -> Vec<St
     let mut warnings = Vec::new();
     if snapshot.is_partial() {
         warnings.push(
-            "the mesh is PARTIAL: a file of it could never be read, and what that says is missing here".to_owned(),
+            "the mesh is PARTIAL: a file of it has never been readable, and its objects are missing here".to_owned(),
         );
     }
     if snapshot.is_blind() {
         warnings.push(
-            "until that file is repaired nothing is sent to addresses that may be in it, nor let in where its policies \
-             may protect"
+            "until that file is repaired, connections to addresses that may be in it, and to pods that its policies \
+             may select, are refused"
                 .to_owned(),
         );
     }
@@ -36,7 +36,7 @@ pub(super) fn warnings(snapshot: &Snapshot, explanation: &Explanation) -> Vec<St
     let silent = problems.len().saturating_sub(problems.iter().filter(told).count().min(PROBLEMS));
     if silent > 0 {
         warnings
-            .push(format!("{silent} more about the files of the mesh, not of what is asked here: see ztunnel analyze"));
+            .push(format!("{silent} more problems of the mesh do not concern this connection: see ztunnel analyze"));
     }
     warnings
 }
@@ -75,7 +75,8 @@ pub(super) fn not_known_here(
     let mut notes = Vec::new();
     if let Some(pod) = client.pod.filter(|pod| is_unknown(pod)) {
         notes.push(format!(
-            "whether Pod {} excludes this connection from capture is known on node {} only: here it is taken as captured",
+            "whether Pod {} excludes this connection from capture is known on node {} only: this answer assumes that \
+             it is captured",
             pod.name,
             node(pod)
         ));
@@ -91,8 +92,8 @@ pub(super) fn not_known_here(
             more => format!(" (and of {more} more pods)"),
         };
         notes.push(format!(
-            "whether Pod {} excludes port {port} from capture, or is probed at it, is known on node {} only{more}: here policy is \
-             taken as enforced",
+            "whether Pod {} excludes port {port} from capture, or is probed at it, is known on node {} only{more}: \
+             this answer assumes that policy is enforced",
             first.name,
             node(first)
         ));
@@ -106,8 +107,8 @@ pub(super) fn notes(explanation: &Explanation) -> Vec<String> {
     let balanced = !explanation.from.captured && explanation.route.service.is_some();
     if balanced && explanation.from.pod.is_none() {
         notes.push(
-            "a load balancer on the way may put its own address in place of the client's: rules about addresses then see \
-             that one"
+            "a load balancer on the way may replace the client's address by its own: rules on addresses are then \
+             compared with the address of the load balancer"
                 .to_owned(),
         );
     }
@@ -117,7 +118,7 @@ pub(super) fn notes(explanation: &Explanation) -> Vec<String> {
         if policy.applies && speaks && (policy.dry_run || policy.action == "AUDIT") {
             let Policy { name, action, effect, .. } = policy;
             let dry_run = if policy.dry_run { " in dry-run" } else { "" };
-            beside.push(format!("without effect on this: {action} {name}{dry_run} {effect}"));
+            beside.push(format!("without effect on this connection: {action} {name}{dry_run} {effect}"));
         }
     }
     beside.sort();
@@ -125,7 +126,7 @@ pub(super) fn notes(explanation: &Explanation) -> Vec<String> {
     notes.extend(beside);
     if judged(explanation).any(|judgement| judgement.as_probe) {
         notes.push(
-            "only a process of the pod's own node is let in as a probe: another client with that address is not"
+            "only a process of the pod's own node is accepted as a probe; another client with that address is not"
                 .to_owned(),
         );
     }

@@ -33,10 +33,10 @@ pub struct Limits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Full {
     /// [`Limits::connections`].
-    #[error("the pod has {0} tunnels; --hbone-max-connections allows no more")]
+    #[error("the pod has {0} HBONE connections; --hbone-max-connections allows no more")]
     Connections(u32),
     /// [`Limits::connections_per_peer`].
-    #[error("the client has {0} tunnels to the pod; --hbone-max-connections-per-peer allows no more")]
+    #[error("the client has {0} HBONE connections to the pod; --hbone-max-connections-per-peer allows no more")]
     ConnectionsOfPeer(u32),
 }
 
@@ -54,8 +54,8 @@ impl Full {
 /// A handshake was evicted in favour of a later one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error(
-    "the handshake was not finished when others needed its place; \
-     --hbone-max-handshakes and --hbone-max-handshakes-per-peer allow no more at once"
+    "the handshake was ended in favour of newer ones; --hbone-max-handshakes and --hbone-max-handshakes-per-peer \
+     allow no more at once"
 )]
 pub struct Evicted;
 
@@ -66,7 +66,7 @@ impl Evicted {
 
 /// The memory budget, or the share of the pod or of its peer, is used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("the pod, or its peer, has its share of the daemon's memory; --memory-budget allows no more")]
+#[error("the pod, or its peer, has used up its share of the daemon's memory; --memory-budget allows no more")]
 pub struct NoMemory;
 
 impl NoMemory {

@@ -59,7 +59,8 @@ pub(super) async fn to_application(
     match last {
         Some(error) => Err(FlowRefusal::of_dial(&error)),
         None => {
-            let detail = format!("every delivery port of {client} is in use");
+            let detail =
+                format!("cannot connect from {client} to the application: all source ports of this address are in use");
             Err(FlowRefusal { reason: CloseReason::LocalFault, detail: Some(detail) })
         }
     }

@@ -165,9 +165,11 @@ impl EnforcementPoints {
             });
             match rechecked.await {
                 Ok(Rechecked { cut: 0, .. }) => {}
-                Ok(Rechecked { judged, cut }) => info!(judged, cut, "connections were cut, because policy has changed"),
+                Ok(Rechecked { judged, cut }) => {
+                    info!(judged, cut, "connections were closed, because policy has changed")
+                }
                 Err(failure) => {
-                    error!(%failure, "judging the live connections again failed: this is a bug, please report it");
+                    error!(%failure, "evaluating policy for open connections failed: this is a bug, please report it");
                 }
             }
             newest = tokio::select! {

@@ -87,7 +87,8 @@ pub async fn serve(pod: Rc<PodContext>, accepted: Accepted, mut drain: DrainWatc
         shaken = shake_hands(&pod.tls, stream, &pod.buffers) => shaken.map_err(|error| (error.label(), causes(&error))),
         evicted = place.evicted() => Err((Evicted::LABEL, evicted.to_string())),
         // The peer has requested nothing yet, and would get a GOAWAY at once.
-        () = drain.closing() => return debug!(src.addr = %peer, "a handshake was cut short, because the daemon is stopping"),
+        () = drain.closing() => return debug!(src.addr = %peer, "a TLS handshake was ended, because the daemon is \
+            stopping"),
     };
     let kept = |shaken| place.ready().map(|()| shaken).map_err(|evicted| (Evicted::LABEL, evicted.to_string()));
     let (mut io, identity) = match shaken.and_then(kept) {

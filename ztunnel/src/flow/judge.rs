@@ -28,7 +28,7 @@ pub(super) fn judge(pod: &PodContext, flow: &Flow, enforcement: &Enforcement) ->
         Ok(permit) => return Ok(permit),
         Err(Some(denial)) => denial,
         Err(None) => {
-            let detail = format!("the mesh knows no Pod {} (any more)", pod.name);
+            let detail = format!("the mesh has no Pod {} (any more)", pod.name);
             return Err(FlowRefusal { reason: CloseReason::LocalFault, detail: Some(detail) });
         }
     };
@@ -47,7 +47,9 @@ pub(super) fn judge(pod: &PodContext, flow: &Flow, enforcement: &Enforcement) ->
             Ok(Client::Other { why }) => {
                 detail.push_str(&format!("; it is not taken for a probe of the kubelet: {why}"));
             }
-            Err(error) => detail.push_str(&format!("; whether it is the kubelet can't be told: {error}")),
+            Err(error) => {
+                detail.push_str(&format!("; whether the client is the kubelet cannot be determined: {error}"))
+            }
         }
     }
     decisions.denied(&denial, &pod.name.namespace);

@@ -137,8 +137,9 @@ async fn connect(
 fn source(pod: &PodContext, flow: &Flow, to: SocketAddr) -> Result<Option<IpAddr>, FlowRefusal> {
     let source = flow.peer.ip();
     if source.is_ipv4() != to.is_ipv4() {
-        let detail =
-            || format!("{source} is not known as an address of Pod {}, and {to} is of the other family", pod.name);
+        let detail = || {
+            format!("{source} is not known as an address of Pod {}, and {to} is of the other address family", pod.name)
+        };
         let refusal = || FlowRefusal { reason: CloseReason::ForeignSource, detail: Some(detail()) };
         return if pod.addresses.contains(source) { Ok(None) } else { Err(refusal()) };
     }

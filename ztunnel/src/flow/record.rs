@@ -67,7 +67,7 @@ pub const FIELDS: [(&str, &str); 20] = [
     ("bytes_sent", "Bytes that the pod's side has sent."),
     ("bytes_recv", "Bytes that the pod's side has received."),
     ("duration", "Time from accept to close, in milliseconds."),
-    ("error", "Why the connection did not end well; the text of the reason, or more than that."),
+    ("error", "Why the connection failed: the text of the close reason, or a longer text."),
     ("reason", "The close reason."),
     ("policy", "Why policy did not decide about the connection: a probe of the kubelet, or an excluded port."),
     ("untold", "Number of suppressed lines about refused connections since the last one written."),

@@ -97,7 +97,7 @@ impl Connect for TunnelDialer {
     fn ended(&self, key: &Key, end: &End) {
         if let Some(abuse) = end.abuse() {
             self.traffic.abused(Direction::Outbound, abuse);
-            warn!(to = %key.to, %end, "this node ended a tunnel to another pod");
+            warn!(to = %key.to, %end, "this node closed an HBONE connection to another pod");
         }
     }
 }

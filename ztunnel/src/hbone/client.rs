@@ -72,9 +72,11 @@ pub enum End {
 impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            End::Flooded => f.write_str("the peer sends frames that carry nothing at a high rate"),
+            End::Flooded => f.write_str("the peer sends useless frames at a high rate"),
             End::Closed => f.write_str("closed"),
-            End::Dead(silence) => write!(f, "the peer is dead: nothing was heard of it for {} s", silence.as_secs()),
+            End::Dead(silence) => {
+                write!(f, "the peer does not answer: nothing was received from it for {} s", silence.as_secs())
+            }
             End::Failed(why) => f.write_str(why),
             End::Cut(cut) => cut.fmt(f),
         }
@@ -101,22 +103,22 @@ impl End {
 #[derive(Debug, Error)]
 pub enum OpenError {
     /// The peer answered, but not with 200.
-    #[error("the peer refused the tunnel with {}{}", .0.status, said(.0))]
+    #[error("the peer refused the CONNECT with {}{}", .0.status, said(.0))]
     Refused(ConnectResponse),
     /// The peer did not answer.
     #[error("the peer did not answer the CONNECT within {} s", .0.as_secs())]
     TimedOut(Duration),
     /// The peer says, or it is certain, that the peer has not processed the request: it may be repeated on another connection.
-    #[error("the peer did not take the CONNECT")]
+    #[error("the peer did not process the CONNECT")]
     Unprocessed(#[source] h2::Error),
     /// The peer reset the stream instead of answering.
-    #[error("the peer reset the CONNECT")]
+    #[error("the peer reset the stream of the CONNECT")]
     Reset(#[source] h2::Error),
     /// The peer violated HTTP/2.
-    #[error("the peer breaks the rules of HTTP/2")]
+    #[error("the peer violates HTTP/2")]
     Protocol(#[source] h2::Error),
     /// The connection broke before an answer came.
-    #[error("the tunnel's connection was lost before the CONNECT was answered: {why}")]
+    #[error("the HBONE connection was lost before the peer answered the CONNECT: {why}")]
     Lost {
         /// The cause.
         why: String,

@@ -221,7 +221,7 @@ impl<C: Connect> Pool<C> {
                 })
             }
             client::OpenError::Unprocessed(error) => {
-                Failure::Retry(OpenError::Lost { to, why: format!("the CONNECT was not taken: {error}") })
+                Failure::Retry(OpenError::Lost { to, why: format!("the peer did not process the CONNECT: {error}") })
             }
             client::OpenError::Reset(error) => Failure::Final(OpenError::Lost { to, why: error.to_string() }),
             // The peer of an idle connection may be gone. No byte of the application has been sent yet, so the worst effect of

@@ -112,12 +112,16 @@ impl fmt::Display for End {
             End::Idle => f.write_str("closed because it was idle"),
             End::Unused => f.write_str("closed because no stream was opened on it"),
             End::Drained => f.write_str("drained"),
-            End::Dead(silence) => write!(f, "the peer is dead: nothing was heard of it for {} s", silence.as_secs()),
+            End::Dead(silence) => {
+                write!(f, "the peer does not answer: nothing was received from it for {} s", silence.as_secs())
+            }
             End::Abused => f.write_str("the peer opens and resets streams at a high rate"),
-            End::Flooded => f.write_str("the peer sends frames that carry nothing at a high rate"),
-            End::Stalled => f.write_str("closed because applications that do not read had filled its window"),
-            End::Outgrown => f.write_str("closed because memory is short, and nothing used what it had"),
-            End::NoPreface => f.write_str("the peer does not begin to speak HTTP/2"),
+            End::Flooded => f.write_str("the peer sends useless frames at a high rate"),
+            End::Stalled => f.write_str("closed because its window was full of data that applications do not read"),
+            End::Outgrown => {
+                f.write_str("closed because memory is short, and no stream used the memory of the connection")
+            }
+            End::NoPreface => f.write_str("the peer sent no HTTP/2 preface"),
             End::Failed(why) => f.write_str(why),
             End::Cut(cut) => cut.fmt(f),
         }

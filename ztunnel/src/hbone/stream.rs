@@ -51,13 +51,13 @@ pub struct Cut {
 
 impl fmt::Display for Cut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "this node cut it: {}", self.why)
+        write!(f, "this node closed it: {}", self.why)
     }
 }
 
 /// Inside an [`io::Error`] of a stream: its connection has ended, or policy of the peer ended the stream.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("the tunnel broke: {why}")]
+#[error("the HBONE connection was lost: {why}")]
 pub struct Lost {
     /// [`CloseReason::TunnelLost`], unless this side has cut the connection, or policy of the peer ended the stream.
     pub reason: CloseReason,
@@ -157,7 +157,7 @@ impl From<Fault> for io::Error {
                 Self::new(io::ErrorKind::ConnectionReset, Lost { reason: CloseReason::PolicyChanged, why })
             }
             Fault::Reset(reason) => {
-                Self::new(io::ErrorKind::ConnectionReset, format!("the peer reset the tunnel ({reason:?})"))
+                Self::new(io::ErrorKind::ConnectionReset, format!("the peer reset the stream ({reason:?})"))
             }
             Fault::Lost(lost) => Self::new(io::ErrorKind::ConnectionAborted, lost),
         }

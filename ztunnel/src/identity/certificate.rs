@@ -80,7 +80,7 @@ pub enum FileError {
         path: PathBuf,
     },
     /// A PEM section CERTIFICATE has invalid content.
-    #[error("{} holds a broken certificate", path.display())]
+    #[error("{} has a certificate that cannot be parsed", path.display())]
     Certificate {
         /// The file.
         path: PathBuf,
@@ -105,11 +105,13 @@ pub enum Flaw {
     #[error("a key of this kind can't be used: it must be EC P-256, EC P-384 or RSA of at least 2048 bits")]
     KeyType,
     /// It is not a CA certificate.
-    #[error("it is not a CA's: it needs the basic constraint CA:TRUE and, if it limits its key's use, keyCertSign")]
+    #[error(
+        "it is not a CA certificate: it needs the basic constraint CA:TRUE and, if it has a key usage, keyCertSign"
+    )]
     NotCa,
     /// A peer that trusts these roots would not accept it.
     #[error(
-        "whoever trusts only {} would refuse it; if an intermediate is missing, add it to cert-chain.pem",
+        "it does not lead to a root in {}; if an intermediate certificate is missing, add it to cert-chain.pem",
         roots.display()
     )]
     Untrusted {

@@ -52,7 +52,7 @@ pub(crate) async fn poll<P: Polled>(polled: Arc<P>) {
         sleep(EVERY).await;
         let Some(news) = work(&polled, P::news).await else {
             if complaint.take().is_some_and(|complaint| complaint.told) {
-                info!(what = polled.name(), "is as it was before");
+                info!(what = polled.name(), "is in its earlier state again");
             }
             continue;
         };
@@ -112,7 +112,7 @@ async fn work<P: Polled, T: Send + 'static>(
         }
     };
     result.unwrap_or_else(|failure| {
-        warn!(what = polled.name(), %failure, "could not look at it");
+        warn!(what = polled.name(), %failure, "cannot check it for changes");
         None
     })
 }

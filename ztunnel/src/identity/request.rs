@@ -31,7 +31,7 @@ pub enum RequestError {
     #[error("the answer is not PEM")]
     Pem(#[source] pem::Error),
     /// A certificate can't be parsed.
-    #[error("the answer holds a broken certificate")]
+    #[error("the answer has a certificate that cannot be parsed")]
     Broken(#[source] X509Error),
     /// A text has no certificate.
     #[error("a text of the answer holds no certificate")]
@@ -49,7 +49,7 @@ pub enum RequestError {
     #[error("the certificate is for another key")]
     OtherKey,
     /// The certificate is a CA certificate.
-    #[error("the certificate is one of a CA, which a workload must not have")]
+    #[error("the certificate is a CA certificate, which a workload must not have")]
     IsCa,
     /// The certificate has expired, or is not valid yet.
     #[error("the certificate cannot be used now")]

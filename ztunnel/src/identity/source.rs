@@ -24,13 +24,13 @@ pub trait CertSource: Send + Sync {
 #[derive(Debug, Error)]
 pub enum SourceError {
     /// The embedded CA gives no certificate.
-    #[error("the embedded CA gives no certificate")]
+    #[error("the embedded CA issued no certificate")]
     Ca(#[from] CaError),
     /// The ready certificate can't be used.
     #[error("there is no usable certificate among the files")]
     Files(#[from] FilesError),
     /// A certificate can't be requested, or the answer can't be used.
-    #[error("the certificate authority at {authority} gave no certificate that can be used")]
+    #[error("the certificate authority at {authority} issued no usable certificate")]
     Request {
         /// The authority.
         authority: String,
@@ -38,7 +38,7 @@ pub enum SourceError {
         source: RequestError,
     },
     /// A remote authority can't be reached, or refuses.
-    #[error("the certificate authority at {authority} gave no certificate: {why}")]
+    #[error("the certificate authority at {authority} issued no certificate: {why}")]
     Remote {
         /// The authority.
         authority: String,
@@ -49,7 +49,7 @@ pub enum SourceError {
     #[error("no answer within {} s", .0.as_secs())]
     TimedOut(Duration),
     /// The source gave another certificate than requested, or an expired one.
-    #[error("asked for {asked}, but was given a certificate for {given}, valid until {until}")]
+    #[error("requested {asked}, but received a certificate for {given}, valid until {until}")]
     Unusable {
         /// The requested identity.
         asked: SpiffeId,

@@ -82,7 +82,7 @@ pub fn local_facts(registry: &mut Registry, stale: bool) {
     gauge(
         registry,
         "ztunnel_local_facts_stale",
-        "1 while the source of this node's pods cannot be asked, so that what it said last stays in force",
+        "1 while the source of this node's pods does not answer, so that its last state stays in force",
         u64::from(stale),
     );
 }
@@ -139,7 +139,7 @@ pub fn bpf(registry: &mut Registry, maps: impl IntoIterator<Item = (&'static str
     counter(
         registry,
         "ztunnel_bpf_links_restored",
-        "BPF links, maps and pins that somebody had removed and that the daemon restored",
+        "BPF links, maps and pins that another process had removed and that the daemon restored",
         restored,
     );
 }

@@ -188,7 +188,9 @@ impl fmt::Display for CloseReason {
             CloseReason::ConnectTimedOut => "the destination did not answer the connect",
             CloseReason::Unreachable => "no route to the destination",
             CloseReason::Recursive => "attempted recursive call to ourselves",
-            CloseReason::LinkLocalSource => "the client's link-local address can't be kept",
+            CloseReason::LinkLocalSource => {
+                "the client's link-local address cannot be the source address of the connection"
+            }
             CloseReason::ForeignSource => "the source address is not an address of this pod",
             CloseReason::NotThisPod => "the destination is not an address of this pod",
             CloseReason::LocalFault => "the daemon could not make a socket",
@@ -200,15 +202,15 @@ impl fmt::Display for CloseReason {
             CloseReason::TlsFailed => "TLS handshake failed",
             CloseReason::TunnelFailed => "HTTP/2 handshake failed",
             CloseReason::TunnelTimedOut => "connection timed out, maybe a NetworkPolicy is blocking HBONE port 15008",
-            CloseReason::TunnelLost => "the tunnel was lost",
-            CloseReason::TunnelRefused => "the destination's node refused the tunnel",
+            CloseReason::TunnelLost => "the HBONE connection was lost",
+            CloseReason::TunnelRefused => "the destination's node refused the stream",
             CloseReason::Denied => "connection closed due to policy rejection",
             CloseReason::PolicyChanged => "connection closed due to policy change",
-            CloseReason::Distrusted => "the certificate of the tunnel's peer is not trusted any more",
-            CloseReason::BadRequest => "the request is no HBONE CONNECT",
+            CloseReason::Distrusted => "the peer's certificate is not trusted any more",
+            CloseReason::BadRequest => "the request is not a valid HBONE CONNECT",
             CloseReason::TooMany => "too many connections",
             CloseReason::Released => "the pod left the mesh",
-            CloseReason::AddressRemoved => "the mesh has taken the address from the pod",
+            CloseReason::AddressRemoved => "the mesh has removed the address from the pod",
             CloseReason::Drained => "connection closed due to connection drain",
         })
     }

@@ -143,14 +143,16 @@ pub enum ExclusionError {
         entry: String,
     },
     /// The entry is not an IP block.
-    #[error("{entry:?} is not an address range, write ADDRESS/PREFIX such as 10.0.0.0/8 or fd00::/8")]
+    #[error("{entry:?} is not an IP block, write ADDRESS/PREFIX such as 10.0.0.0/8 or fd00::/8")]
     Cidr {
         /// The entry.
         entry: String,
     },
     /// Bits are set behind the prefix. The entry may mean one address or the whole block; a wrong guess would exclude too much
     /// from the mesh.
-    #[error("{entry:?} has bits set behind its prefix, write {range} for the range or {address} for the one address")]
+    #[error(
+        "{entry:?} has bits set behind its prefix, write {range} for the IP block or {address} for the one address"
+    )]
     HostBits {
         /// The entry.
         entry: String,
@@ -213,7 +215,7 @@ mod tests {
     fn exclusion_texts() {
         check("", "", "");
         check(" ", "", "");
-        check("443, 80,80", "80,443", "!\"443\" is not an address range");
+        check("443, 80,80", "80,443", "!\"443\" is not an IP block");
         check("65535", "65535", "!");
         check("65536", "!\"65536\" is not a port", "!");
         check("0", "!\"0\" is not a port", "!");
@@ -223,7 +225,7 @@ mod tests {
         check("10.0.0.0/8, fd00::/8", "!", "10.0.0.0/8,fd00::/8");
         check("::ffff:10.0.0.0/104", "!", "10.0.0.0/8");
         check("::/0", "!", "::/0");
-        check("10.0.0.1", "!", "!\"10.0.0.1\" is not an address range");
+        check("10.0.0.1", "!", "!\"10.0.0.1\" is not an IP block");
         check("10.1.2.3/8", "!", "!\"10.1.2.3/8\" has bits set behind its prefix, write 10.0.0.0/8 for");
         check("10.0.0.0/33", "!", "!");
     }

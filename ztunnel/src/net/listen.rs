@@ -48,7 +48,7 @@ impl<S> Accepted<S> {
         match form(stream) {
             Ok(stream) => Some(Accepted { stream, peer, dst, place }),
             Err(error) => {
-                warn!(src.addr = %peer, %error, "cannot take a connection");
+                warn!(src.addr = %peer, %error, "cannot accept a connection");
                 None
             }
         }
@@ -201,7 +201,7 @@ impl Acceptor {
                 Err(error) if is_of_the_connection(&error) => {}
                 Err(cause) if cause.raw_os_error() == Some(libc::EINVAL) => {
                     if self.deaf.tell() {
-                        error!(error = %cause, "somebody has closed a listener of the daemon");
+                        error!(error = %cause, "another process has closed a listener of the daemon");
                     }
                     // No connection can arrive here any more.
                     return std::future::pending().await;
@@ -223,7 +223,9 @@ impl Acceptor {
     /// Resets the connection. In the backlog its client would wait in vain.
     fn reset(&mut self, stream: TcpStream, peer: PeerAddr) {
         drop(stream);
-        self.pause(&format!("a connection of {peer} was reset: too few descriptors are left; raise RLIMIT_NOFILE"));
+        self.pause(&format!(
+            "a connection from {peer} was reset: too few file descriptors are left; raise RLIMIT_NOFILE"
+        ));
     }
 
     fn pause(&mut self, error: &dyn Display) {

@@ -92,11 +92,11 @@ impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Decides => f.write_str("decides"),
-            Self::Inherits => f.write_str("says nothing (UNSET), the larger scope decides"),
+            Self::Inherits => f.write_str("sets no mode (UNSET): the larger scope decides"),
             Self::Overridden(by) => write!(f, "overridden by {by}"),
-            Self::Younger(than) => write!(f, "does not count beside {than}, which is older or comes first by name"),
+            Self::Younger(than) => write!(f, "is ignored: {than} is older, or comes first by name"),
             Self::Lacks { key, value } => write!(f, "does not apply: the pod has no label {key}={value}"),
-            Self::SelectorInRoot => f.write_str("does not count: it has a selector and stands in the root namespace"),
+            Self::SelectorInRoot => f.write_str("is ignored: it has a selector and is in the root namespace"),
         }
     }
 }

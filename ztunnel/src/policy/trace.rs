@@ -58,7 +58,7 @@ impl fmt::Display for Applies {
             }
             Self::NotBehind(services) => {
                 let names: Vec<String> = services.iter().map(|name| format!("Service {name}")).collect();
-                write!(f, "does not apply: the pod does not stand behind {}", words::list(&names, 0, ", "))
+                write!(f, "does not apply: the pod is not an endpoint of {}", words::list(&names, 0, ", "))
             }
         }
     }
@@ -104,8 +104,8 @@ pub fn trace(snapshot: &Snapshot, workload: &Workload, connection: &Connection) 
     considered.collect()
 }
 
-const UNCLEAR: &str = "whether its service leads to this port is not known, since the pod has no port of the targetPort's name: \
-                       so nobody is let in by it";
+const UNCLEAR: &str = "its service may or may not lead to this port, since the pod has no port with the name of the \
+    targetPort: the policy allows no connection";
 
 /// Whether a policy protects a workload at a port, and whether that is sure. `None`: the policy is for another namespace.
 fn applies(

@@ -43,8 +43,8 @@ fn told(clause: &Clause, connection: &Connection) -> String {
     }
     if failures.is_empty() {
         return match clause.part {
-            Part::From => "from: everyone".to_owned(),
-            Part::To => "to: everything".to_owned(),
+            Part::From => "from: every client".to_owned(),
+            Part::To => "to: every destination".to_owned(),
             Part::When(index) => format!("when[{index}]: every value"),
         };
     }
@@ -70,7 +70,7 @@ fn failing(part: Part, index: usize, wanted: &Match, field: Field, connection: &
     match value(field, wanted, connection) {
         // A `not` field that fails lists the value of the connection.
         Value::Listed(value) if value == met(field, connection) => format!("{path} lists {value}"),
-        Value::Listed(value) => format!("{path} {value} is met by {}", met(field, connection)),
+        Value::Listed(value) => format!("{path} {value} matches {}", met(field, connection)),
         Value::Unlisted => without(&path, field, connection),
         Value::Absent => format!("{path} is empty, which matches nothing"),
     }

@@ -112,7 +112,7 @@ pub fn outbound(snapshot: &Snapshot, flow: &Flow, pod: &NamespacedName, draw: u6
             Client::pod(snapshot, own).decide(dst, draw)
         }
         None if !is_carried(dst.ip()) => Err(CloseReason::Recursive.into()),
-        None => Err(RouteRefusal::because(CloseReason::LocalFault, format!("the mesh knows no Pod {pod} (any more)"))),
+        None => Err(RouteRefusal::because(CloseReason::LocalFault, format!("the mesh has no Pod {pod} (any more)"))),
     }
 }
 
@@ -236,7 +236,7 @@ fn unknown(dst: OrigDst) -> String {
 /// The text for a fact that may be in a file that could not be read since the start.
 fn unread(what: &str) -> String {
     format!(
-        "{what} may be in a file of the mesh that could not be read since the start: repair that; /config_dump names it"
+        "{what} may be in a file of the mesh that has never been readable: repair the file, which /config_dump names"
     )
 }
 
@@ -319,8 +319,11 @@ impl<'a> Client<'a> {
             }
             Owner::Unknown => self.through(dst, None),
             Owner::Contested(claimants) => {
-                let detail =
-                    format!("{} is claimed by {}: it is nobody's until one is left", dst.ip(), listed(claimants));
+                let detail = format!(
+                    "{} is claimed by {}: the address belongs to no pod until only one of them claims it",
+                    dst.ip(),
+                    listed(claimants)
+                );
                 Err(RouteRefusal::because(CloseReason::NoHealthyUpstream, detail))
             }
             Owner::Hidden(service) => {
@@ -341,7 +344,8 @@ impl<'a> Client<'a> {
         }
         if let Some(cluster) = self.snapshot.cluster_ip(dst.ip()) {
             // The node's own load balancer would forward a connection to this address, in plaintext.
-            let detail = format!("{} is the address of {}: nothing passes through to it", dst.ip(), title(cluster));
+            let detail =
+                format!("{} is the address of {}: no connection is passed through to it", dst.ip(), title(cluster));
             return Err(RouteRefusal::because(CloseReason::NoHealthyUpstream, detail));
         }
         let candidate = Candidate { target: dst.socket(), workload: None, hop: Hop::Plain };
@@ -357,7 +361,7 @@ impl<'a> Client<'a> {
             return Err(RouteRefusal::because(CloseReason::UnknownDestination, unread(&what)));
         }
         let candidate = self.candidate(dst.socket(), Some(workload), &[]).ok_or_else(|| {
-            let detail = format!("port {HBONE_PORT} of {} is reserved for the mesh's tunnels", workload.title());
+            let detail = format!("port {HBONE_PORT} of {} is reserved for HBONE", workload.title());
             RouteRefusal::because(CloseReason::Recursive, detail)
         })?;
         Ok(self.outbound(None, vec![candidate]))

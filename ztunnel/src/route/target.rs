@@ -42,7 +42,7 @@ pub struct Target {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum TargetError {
     /// The requested address is not the address at which the HBONE connection arrived.
-    #[error("{asked} is not this pod: the tunnel came to {local}")]
+    #[error("{asked} is not an address of this pod: the HBONE connection was made to {local}")]
     NotThisPod {
         /// The requested address.
         asked: SocketAddr,
@@ -50,13 +50,13 @@ pub enum TargetError {
         local: IpAddr,
     },
     /// Port 0 does not exist.
-    #[error("port 0 is no port")]
+    #[error("port 0 does not exist")]
     NoPort,
     /// The port belongs to the mesh itself.
-    #[error("port {0} is the mesh's own")]
+    #[error("port {0} is reserved for HBONE")]
     Reserved(u16),
     /// A connection to the application can't come from the peer's address.
-    #[error("nothing can come from {peer}")]
+    #[error("{peer} cannot be the address of a client")]
     Peer {
         /// The address.
         peer: IpAddr,
@@ -64,13 +64,13 @@ pub enum TargetError {
         reason: CloseReason,
     },
     /// The pod has left the mesh's sources.
-    #[error("the mesh knows no Pod {0} (any more)")]
+    #[error("the mesh has no Pod {0} (any more)")]
     UnknownPod(NamespacedName),
     /// No service has this name, or the pod's namespace does not know it.
-    #[error("no service {0:?} is known")]
+    #[error("the namespace of the pod sees no service {0:?}")]
     UnknownHost(String),
     /// The pod is not behind the service, or does not serve the port.
-    #[error("Pod {pod} is no endpoint of {host:?}, port {port}")]
+    #[error("Pod {pod} is not an endpoint of {host:?}, port {port}")]
     NotAnEndpoint {
         /// The pod.
         pod: NamespacedName,

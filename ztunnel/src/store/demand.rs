@@ -42,8 +42,9 @@ impl Default for DemandLimits {
 pub enum Unresolved {
     /// The control plane did not answer.
     #[error(
-        "the control plane has not said within {}.{:03} s whose the address {address} is (--control-plane-mode on-demand): nothing is \
-         sent to an address that may be in the mesh; /config_dump says whether the control plane is reached",
+        "the control plane has not answered within {}.{:03} s which object has the address {address} \
+         (--control-plane-mode on-demand): the connection is refused, since the address may be in the mesh; \
+         /config_dump says whether the control plane is reached",
         waited.as_secs(), waited.subsec_millis()
     )]
     Silence {
@@ -53,7 +54,10 @@ pub enum Unresolved {
         waited: Duration,
     },
     /// Too many connections wait, or too many addresses are in use.
-    #[error("{what} (--control-plane-mode on-demand): {address} is not asked for; try again, or use the mode wildcard")]
+    #[error(
+        "{what} (--control-plane-mode on-demand): the control plane was not asked for {address}; try again, or use \
+         the mode wildcard"
+    )]
     TooMany {
         /// The address.
         address: IpAddr,

@@ -49,7 +49,7 @@ impl Default for Settings {
 #[derive(Debug, Error)]
 pub enum ConfigError {
     /// No root can be parsed.
-    #[error("the certificate of {identity} comes without a root that can be read: nobody could be trusted")]
+    #[error("the certificate of {identity} comes without a root that can be parsed: no peer could be verified")]
     NoRoots {
         /// The identity of the certificate.
         identity: SpiffeId,

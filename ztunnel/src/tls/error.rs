@@ -31,7 +31,7 @@ pub enum PeerFault {
     #[error("it presented no certificate")]
     NoCertificate,
     /// Its certificate has expired, or is not valid yet.
-    #[error("{0}; if that surprises, compare the nodes' clocks")]
+    #[error("{0}; if this is unexpected, compare the clocks of the nodes")]
     Validity(rustls::Error),
     /// Its certificate comes from an untrusted CA.
     #[error("its certificate does not lead to a root that is trusted here")]
@@ -118,7 +118,7 @@ pub enum AcceptError {
     #[error(transparent)]
     Unusable(#[from] ConfigError),
     /// The received bytes are not TLS.
-    #[error("what came is not TLS (plaintext is not taken on this port)")]
+    #[error("the peer did not send TLS (this port does not accept plaintext)")]
     NotTls,
     /// It speaks TLS, but does not offer HTTP/2.
     #[error("the peer does not offer HTTP/2 (ALPN h2)")]
@@ -170,7 +170,7 @@ pub enum ConnectError {
     #[error(transparent)]
     Unusable(#[from] ConfigError),
     /// The server does not speak TLS.
-    #[error("what answers does not speak TLS")]
+    #[error("the peer does not speak TLS")]
     NotTls,
     /// It speaks TLS, but not HTTP/2.
     #[error("the peer does not speak HTTP/2 (ALPN h2)")]

@@ -40,7 +40,8 @@ impl KeyLog {
         }
         // The mode above applies only to a file that was just created.
         file.set_permissions(Permissions::from_mode(0o600))?;
-        warn!(path = %path.display(), "the secrets of TLS connections are written to a file: who has it can decrypt the traffic of this node's pods");
+        warn!(path = %path.display(), "the secrets of TLS connections are written to a file: everyone who can read \
+            it can decrypt the traffic of this node's pods");
         Ok(Self(Arc::new(Mutex::new(file))))
     }
 }

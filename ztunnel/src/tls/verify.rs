@@ -41,10 +41,10 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum IdentityFault {
     /// The certificate can't be parsed, or has an extension twice.
-    #[error("its certificate can't be read")]
+    #[error("its certificate cannot be parsed")]
     Unreadable,
     /// There are more certificates than a valid path can have.
-    #[error("it presented {0} certificates beside its own: at most {most} are looked at", most = LONGEST_CHAIN)]
+    #[error("it presented {0} certificates in addition to its own: at most {most} are accepted", most = LONGEST_CHAIN)]
     Chain(usize),
     /// The key usage of a certificate does not allow this use.
     #[error("the key usage of {whose} does not allow {needed}; issue it with {needed}, or without the extension")]
@@ -58,7 +58,7 @@ pub enum IdentityFault {
     #[error("its certificate has {0} URI names instead of one")]
     Uris(usize),
     /// The URI is not an identity.
-    #[error("its certificate's name is no identity: {0}")]
+    #[error("the URI name in its certificate is not an identity: {0}")]
     NotSpiffe(IdentityError),
     /// The identity belongs to another trust domain.
     #[error("{found} is not of the trust domain {own}")]
@@ -110,7 +110,7 @@ fn check_usage(intermediates: &[CertificateDer<'_>]) -> Result<(), IdentityFault
         // A certificate that can't be parsed was not used in the path.
         let Ok(view) = X509View::parse(der) else { continue };
         if view.is_ca_that_may_not_sign().map_err(|_twice| IdentityFault::Unreadable)? {
-            return Err(IdentityFault::KeyUsage { whose: "a CA certificate behind its own", needed: "keyCertSign" });
+            return Err(IdentityFault::KeyUsage { whose: "a CA certificate of its chain", needed: "keyCertSign" });
         }
     }
     Ok(())
@@ -123,7 +123,7 @@ impl fmt::Display for Listed<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const SHOWN: usize = 3;
         if self.0.is_empty() {
-            return f.write_str("nobody (no identity is expected there)");
+            return f.write_str("an expected identity (there is none)");
         }
         for (index, identity) in self.0.iter().take(SHOWN).enumerate() {
             write!(f, "{}{identity}", if index == 0 { "" } else { " or " })?;
@@ -300,7 +300,7 @@ impl ServerCertVerifier for ServerOneOf {
         _leaf: &CertificateDer<'_>,
         _signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::General("TLS 1.2 is not spoken".to_owned()))
+        Err(rustls::Error::General("TLS 1.2 is not supported".to_owned()))
     }
 
     fn verify_tls13_signature(

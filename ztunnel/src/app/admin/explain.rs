@@ -43,13 +43,13 @@ pub(super) enum ExplainError {
     #[error(transparent)]
     Unresolved(#[from] Unresolved),
     /// Other explanations are being made.
-    #[error("others are being explained: try again")]
+    #[error("the daemon is busy with other explanations: try again")]
     Busy,
     /// The explanation can't be encoded.
     #[error("the explanation can't be written as JSON: {0}")]
     Json(#[from] serde_json::Error),
     /// The task panicked, or the daemon is stopping.
-    #[error("the explanation was given up: the daemon is stopping, or this is a fault of it")]
+    #[error("the explanation was cancelled: the daemon is stopping, or this is a bug")]
     GivenUp,
 }
 
@@ -135,7 +135,7 @@ fn query(parameters: &str) -> Result<Query, ExplainError> {
             "from" => &mut from,
             "to" => &mut to,
             "port" => &mut port,
-            _ => return Err(ExplainError::Parameter("there is a parameter beside from, to and port".to_owned())),
+            _ => return Err(ExplainError::Parameter("there is a parameter other than from, to and port".to_owned())),
         };
         let value = decode(value).ok_or_else(|| {
             ExplainError::Parameter(format!("{name}: not percent-encoded UTF-8 of at most {LONGEST} bytes"))

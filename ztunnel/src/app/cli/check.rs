@@ -100,7 +100,7 @@ fn mesh_folder(dir: &Path, node: Option<&str>) -> Requirement {
         Ok((mesh, _)) if mesh.version() > 0 => mesh,
         Ok((mesh, _)) => {
             let first = mesh.problems().first().map(|problem| format!(": {problem}")).unwrap_or_default();
-            return requirement(State::Missing, format!("nothing in {} makes sense{first}", dir.display()));
+            return requirement(State::Missing, format!("no manifest in {} is valid{first}", dir.display()));
         }
         Err(error) => return requirement(State::Missing, causes(&error)),
     };

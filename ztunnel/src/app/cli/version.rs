@@ -41,7 +41,7 @@ pub fn completions(shell: Shell) -> anyhow::Result<String> {
 fn script(shell: impl Generator) -> anyhow::Result<String> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Args::command(), "ztunnel", &mut script);
-    String::from_utf8(script).context("the script is no UTF-8 text: this is a fault of ztunnel, please report it")
+    String::from_utf8(script).context("the script is not UTF-8: this is a bug, please report it")
 }
 
 /// Writes a manual page for the program and for each of its commands.

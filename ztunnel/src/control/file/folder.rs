@@ -525,7 +525,8 @@ impl Gone {
     fn problem(&self) -> Problem {
         let others: Vec<_> = self.others.iter().map(|name| name.to_string_lossy()).collect();
         let message = format!(
-            "was removed when {} came, which cannot be read: what it said stays in force until that is corrected or removed",
+            "was removed when {} was added, which cannot be read: the objects of the removed file stay in force \
+             until the unreadable file is corrected or removed",
             others.join(", ")
         );
         let origin = Origin::file(Arc::clone(&self.name));

@@ -69,8 +69,8 @@ impl Kept {
         {
             warn!(
                 dir = %self.dir.display(), error = %failure,
-                "cannot keep a copy of what the mesh folder says: a daemon that starts while a file is broken will refuse what \
-                 that may hold; make the directory writable"
+                "cannot write a copy of the valid objects of the mesh folder: a daemon that starts while a file is \
+                 invalid will refuse connections that the file may concern; make the directory writable"
             );
         }
         self.failure = failure;

@@ -78,7 +78,7 @@ impl Joiner {
 
     fn duplicates(&self, key: &Key) -> Vec<Problem> {
         let Some((first, others)) = self.first_and_others(key) else { return Vec::new() };
-        let message = format!("is already in {}, which counts: remove one of the two", first.origin);
+        let message = format!("is already in {}, which is in force: remove one of the two", first.origin);
         others.iter().map(|place| place.problem(title(key.0, &key.1), message.clone())).collect()
     }
 
@@ -95,7 +95,8 @@ impl Joiner {
         };
         let message = format!(
             "the services of namespace {namespace} have {total} addresses and endpoints, of which a namespace may have {}: \
-             {services} of them, beginning with {}, lead nowhere: select fewer pods, or write fewer hosts and addresses",
+             {services} of them, beginning with {}, have no effect: select fewer pods, or write fewer hosts and \
+             addresses",
             self.budget.most(),
             first.hostname
         );
@@ -113,7 +114,8 @@ impl Joiner {
                     all => format!(" and {} more", all - 2),
                 };
                 let message = format!(
-                    "{address} is also claimed by Pod {other}{more}: until one is left, the address is nobody's"
+                    "{address} is also claimed by Pod {other}{more}: until only one of them claims it, the address \
+                     belongs to no pod"
                 );
                 problems.extend(place.map(|place| place.problem(title("Pod", claimant), message)));
             }
@@ -125,7 +127,8 @@ impl Joiner {
         let Some(service) = self.services.get(name) else { return Vec::new() };
         let taken = |address: &IpAddr| Some((*address, self.holders.all(*address).first()?));
         let told = service.body.vips.iter().filter_map(taken).map(|(address, pod)| {
-            let message = format!("spec.clusterIPs: {address} is the address of Pod {}, which keeps it", pod.name);
+            let message =
+                format!("spec.clusterIPs: {address} is the address of Pod {}, which takes precedence", pod.name);
             service.place.problem(title("Service", name), message)
         });
         let outside = self.led_from_outside(name, &service.body).into_iter().map(|message| Problem {
@@ -156,8 +159,8 @@ impl Joiner {
         if let [first, more @ ..] = &service.node_ports[..] {
             let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
             told.push(format!(
-                "spec.ports: connections to an address of a node, nodePort {first}{more}, are left to the node, in plaintext: pods \
-                 of the mesh are to connect to the address of the service"
+                "spec.ports: connections to an address of a node, nodePort {first}{more}, are left to the node, in \
+                 plaintext: let pods of the mesh connect to the address of the service"
             ));
         }
         for External { address, is_balancer } in &service.external {
@@ -187,7 +190,7 @@ impl Joiner {
         if self.services.get(name).is_some() {
             return None;
         }
-        let message = format!("Service {name} is in no file: the endpoints are ignored");
+        let message = format!("there is no Service {name}: the endpoints are ignored");
         let problem = endpoints.place.problem(title("Endpoints", name), message);
         Some(Problem { severity: Severity::Warning, ..problem })
     }
@@ -195,8 +198,7 @@ impl Joiner {
     fn of_workload_entry(&self, name: &NamespacedName) -> Option<Problem> {
         let entry = self.workload_entries.get(name)?;
         let pod = self.pods.get(name)?;
-        let message =
-            format!("has the name of a Pod, in {}, which counts: the entry is ignored; rename it", pod.place.origin);
+        let message = format!("a Pod has the same name, in {}: the entry is ignored; rename it", pod.place.origin);
         Some(entry.place.problem(title("WorkloadEntry", name), message))
     }
 
@@ -216,7 +218,7 @@ impl Joiner {
 
     fn of_slice(&self, name: &NamespacedName) -> Option<Problem> {
         let slice = self.slices.get(name).filter(|slice| self.services.get(&slice.body.service).is_none())?;
-        let message = format!("Service {} is in no file: the slice is ignored", slice.body.service);
+        let message = format!("there is no Service {}: the slice is ignored", slice.body.service);
         Some(slice.place.problem(title("EndpointSlice", name), message))
     }
 
@@ -235,14 +237,15 @@ impl Joiner {
                 continue;
             }
             let message = format!(
-                "spec.hosts: {host} already belongs to another service of namespace {}; here it does not count",
+                "spec.hosts: {host} belongs to another service of namespace {}; it is ignored here",
                 name.namespace
             );
             problems.push(entry.place.problem(title("ServiceEntry", name), message));
         }
         let taken = |address: &IpAddr| Some((*address, self.holders.all(*address).first()?));
         for (address, pod) in entry.body.vips.iter().filter_map(taken) {
-            let message = format!("spec.addresses: {address} is the address of Pod {}, which keeps it", pod.name);
+            let message =
+                format!("spec.addresses: {address} is the address of Pod {}, which takes precedence", pod.name);
             problems.push(entry.place.problem(title("ServiceEntry", name), message));
         }
         let has_addresses = !(entry.body.vips.is_empty() && entry.body.ranges.is_empty());
@@ -275,13 +278,15 @@ impl Joiner {
         };
         entry.vips.iter().find_map(|vip| {
             if let Some(service) = self.vips.get(vip).and_then(BTreeSet::first) {
-                return Some(format!("spec.addresses: {vip} is the address of Service {service}, which comes first"));
+                return Some(format!(
+                    "spec.addresses: {vip} is the address of Service {service}, which takes precedence"
+                ));
             }
             let names = self.entry_vips.get(vip)?;
             let other = [&name.namespace, &root].into_iter().find_map(|namespace| in_namespace(names, namespace))?;
             Some(format!(
-                "spec.addresses: {vip} is also an address of ServiceEntry {other}: of the two, the one counts that has the \
-                 port, then the one of the client's namespace, then the first by name"
+                "spec.addresses: {vip} is also an address of ServiceEntry {other}: the entry that has the port takes \
+                 precedence, then the entry of the client's namespace, then the first by name"
             ))
         })
     }
@@ -292,23 +297,23 @@ impl Joiner {
         let mut problems = Vec::new();
         if let Some(named) = settings.trust_domain.as_ref().filter(|named| **named != self.trust_domain) {
             let message = format!(
-                "data.mesh.trustDomain: {named} is not this daemon's trust domain, {}, which counts: correct it here or \
-                 with --trust-domain",
+                "data.mesh.trustDomain: {named} differs from the trust domain of this daemon, {}, which is used: \
+                 correct it here or with --trust-domain",
                 self.trust_domain
             );
             problems.push(place.problem(title.clone(), message));
         }
         if let Some(alias) = settings.trust_domain_aliases.first() {
             let message = format!(
-                "data.mesh.trustDomainAliases: {alias:?} does not count: principals are compared as they are; name each \
+                "data.mesh.trustDomainAliases: {alias:?} has no effect: principals are compared as they are; name each \
                  trust domain in policies, or write \"*/ns/NAMESPACE/sa/NAME\""
             );
             problems.push(place.problem(title.clone(), message));
         }
         if settings.entries_lead_everyone {
             let message = format!(
-                "metadata.annotations.{ENTRIES_LEAD}: exported: whoever may write a ServiceEntry in any namespace may take the \
-                 traffic of all pods to any address outside of the cluster"
+                "metadata.annotations.{ENTRIES_LEAD}: exported: every user who may write a ServiceEntry in any \
+                 namespace can direct the traffic of all pods to any address outside of the cluster"
             );
             problems.push(Problem { severity: Severity::Warning, ..place.problem(title.clone(), message) });
         }
@@ -326,9 +331,7 @@ impl Joiner {
         for service in targets(&policy.body) {
             match self.services.get(service) {
                 None => {
-                    wrong(format!(
-                        "spec.targetRefs: Service {service} is in no file: the policy protects nobody behind it"
-                    ));
+                    wrong(format!("spec.targetRefs: there is no Service {service}: this target matches no pod"));
                 }
                 // An ExternalName service, or a service whose slices are not there.
                 Some(known)
@@ -337,8 +340,8 @@ impl Joiner {
                         && self.endpoints.get(service).is_none() =>
                 {
                     wrong(format!(
-                        "spec.targetRefs: Service {service} has no selector, and no EndpointSlice names it: the policy \
-                         protects nobody behind it"
+                        "spec.targetRefs: Service {service} has no selector, and no EndpointSlice names it: this \
+                         target matches no pod"
                     ));
                 }
                 Some(_) => {}
@@ -357,13 +360,13 @@ impl Joiner {
             let mut wrong = |message: String| problems.push(said.place.problem(title(AUTHENTICATION, name), message));
             let Some(policy) = authentication(name, &said.place, &said.body, &root_namespace) else {
                 wrong(format!(
-                    "spec.selector: {root_namespace} is the root namespace, where a selector does not count, nor what \
-                     stands beside it: move it to the namespace of the workloads"
+                    "spec.selector: {root_namespace} is the root namespace, in which a policy with a selector has no \
+                     effect: move it to the namespace of the workloads"
                 ));
                 continue;
             };
             if !matches!(policy.scope, Scope::Selector { .. }) && !said.body.ports.is_empty() {
-                wrong("spec.portLevelMtls: counts only beside a selector: write one".to_owned());
+                wrong("spec.portLevelMtls: it has an effect only with a selector: write one".to_owned());
             }
             policies.push(policy);
         }
@@ -380,7 +383,7 @@ impl Joiner {
             let Some(counts) = counts else { continue };
             let why = if policy.created == counts.created { "comes first by name" } else { "is older" };
             let message = format!(
-                "does not count: {AUTHENTICATION} {} is for the same workloads and {why}: remove one of the two",
+                "has no effect: {AUTHENTICATION} {} is for the same workloads and {why}: remove one of the two",
                 counts.name
             );
             let (origin, object) = (policy.origin.clone(), Some(title(AUTHENTICATION, &policy.name)));

@@ -86,7 +86,7 @@ impl<'n> Header<'n> {
                 let is_policy = group(version) == "security.istio.io";
                 return Err(Unclear {
                     is_policy,
-                    ..Unclear::new(format!("kind is missing beside apiVersion {version:?}: write it"))
+                    ..Unclear::new(format!("apiVersion is {version:?}, and kind is missing: write it"))
                 });
             }
             (Some(_), None) => return Ok(Content::Stranger),
@@ -110,7 +110,7 @@ impl<'n> Header<'n> {
             // The author relies on this object, so it must not count as a kind that another program enforces.
             ("security.istio.io", _) => {
                 let message = format!(
-                    "{kind:?} is no kind of security.istio.io: write AuthorizationPolicy, PeerAuthentication or \
+                    "{kind:?} is not a kind of security.istio.io: write AuthorizationPolicy, PeerAuthentication or \
                      RequestAuthentication"
                 );
                 return Err(Unclear { is_policy: true, ..Unclear::new(message) });
@@ -123,7 +123,8 @@ impl<'n> Header<'n> {
             }
             (_, kind) if kind.eq_ignore_ascii_case("List") => {
                 return Err(Unclear::new(format!(
-                    "apiVersion {version:?} and kind {kind:?} are no list of objects: write apiVersion: v1 and kind: List"
+                    "apiVersion {version:?} and kind {kind:?} are not a list of objects: write apiVersion: v1 and \
+                     kind: List"
                 )));
             }
             (group, kind) => match Unenforced::of(group, kind) {
@@ -141,13 +142,13 @@ impl<'n> Header<'n> {
         let item = kind.strip_suffix("List").unwrap_or(kind);
         let Some((group, known)) = GROUPS.iter().find_map(|group| Some((group, known(group, item)?))) else {
             return if kind == "List" && self.looks_like_object {
-                Err(Unclear::new("apiVersion is missing beside kind List: write apiVersion: v1"))
+                Err(Unclear::new("kind is List, and apiVersion is missing: write apiVersion: v1"))
             } else {
                 Ok(Content::Stranger)
             };
         };
         let version = if group.is_empty() { "v1".to_owned() } else { format!("{group}/v1") };
-        let message = format!("apiVersion is missing beside kind {kind}: write apiVersion: {version}");
+        let message = format!("kind is {kind}, and apiVersion is missing: write apiVersion: {version}");
         Err(Unclear { message, kind: (item == kind).then_some(known), is_policy: *group == "security.istio.io" })
     }
 }

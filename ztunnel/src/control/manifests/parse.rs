@@ -138,7 +138,8 @@ impl<'f> Reader<'f> {
                 origin: Origin::line_of(Arc::clone(self.file), line),
                 object: None,
                 message: format!(
-                    "no Kubernetes object: no apiVersion and kind{more}; it is ignored: move it elsewhere, or write the two"
+                    "not a Kubernetes object: apiVersion and kind are missing{more}; it is ignored: move it out of \
+                     the folder, or write both fields"
                 ),
                 severity: Severity::Warning,
             });
@@ -283,7 +284,7 @@ impl<'f> Reader<'f> {
                 error: FileError::of(
                     self.file,
                     fault.error.line,
-                    "this is a template and no manifest: render it first, for example with helm template",
+                    "this is a template, not a manifest: render it first, for example with helm template",
                 ),
                 subject: Subject::Unknown,
                 hides: Hides::nothing(),
@@ -337,7 +338,7 @@ impl<'f> Reader<'f> {
             return;
         }
         if context.depth >= DEEPEST_LIST {
-            return self.unreadable(wrong("lists stand in each other deeper than is read: write one list"), context);
+            return self.unreadable(wrong("lists are nested too deeply: write one list"), context);
         }
         if node.get("items").is_some_and(|items| !items.is_null() && !matches!(items.value, Value::List(_))) {
             return self.unreadable(wrong("is not a list: write a list of objects"), context);
@@ -416,8 +417,11 @@ impl<'f> Reader<'f> {
             && let Some(given) = node.get("apiVersion")
             && given.text() != Some(expected)
         {
-            let message =
-                format!("{:?} is not read of kind {}: write {expected}", given.text().unwrap_or_default(), kind.name());
+            let message = format!(
+                "{:?} is not supported for kind {}: write {expected}",
+                given.text().unwrap_or_default(),
+                kind.name()
+            );
             let field = Some(FieldPath::of("apiVersion"));
             return Err(yaml::Error { place: Some(given.place), field, message, is_syntax: false });
         }

@@ -154,7 +154,7 @@ fn addresses_are_canonical_and_plausible() {
           podIPs: [{ip: '::ffff:10.0.0.1'}, {ip: 10.0.0.1}, {ip: 'FD00::1'}, {ip: 127.0.0.1}, {ip: '::'}, {ip: 224.0.0.1}, {ip: web}]
         ",
         "pod default/p sa=default 10.0.0.1 fd00::1 not labelled
-         problem p.yaml:6: Pod default/p: status.podIPs: \"web\" is not an IP address; it is not taken as the pod's
+         problem p.yaml:6: Pod default/p: status.podIPs: \"web\" is not an IP address; the address is ignored
          problem p.yaml:6: Pod default/p: status.podIPs: 127.0.0.1 is a loopback, ...
          problem p.yaml:6: Pod default/p: status.podIPs: 224.0.0.1 is a loopback, ...
          problem p.yaml:6: Pod default/p: status.podIPs: :: is a loopback, ...",
@@ -187,7 +187,8 @@ fn exclusions_that_are_wrong_exclude_nothing() {
         "pod default/p sa=default 10.0.0.1 in mesh exclude out= [] in=9090
          problem p.yaml:8: Pod default/p: annotation ambient.mesh/netns: \"run/netns/p\": the path is not absolute; the pod can't be captured
          problem p.yaml:9: Pod default/p: annotation traffic.ambient.mesh/exclude-outbound-ports: \"80,http\": \"http\" is not a port, ...
-         problem p.yaml:10: Pod default/p: annotation traffic.ambient.mesh/exclude-outbound-cidrs: \"10.0.0.0/33\": \"10.0.0.0/33\" is not an address range, ...",
+         problem p.yaml:10: Pod default/p: annotation traffic.ambient.mesh/exclude-outbound-cidrs: \"10.0.0.0/33\": \
+             \"10.0.0.0/33\" is not an IP block, ...",
     );
 }
 
@@ -291,7 +292,7 @@ fn endpoint_slices_replace_the_selector() {
            10.0.0.1 80->8080 90->9000 default/one
            10.0.0.7 80->8080 unready
          problem mesh.yaml:16: EndpointSlice default/web-1: endpoints.addresses: 127.0.0.1 is a loopback, ...
-         problem mesh.yaml:25: EndpointSlice default/lost: Service default/nobody is in no file: the slice is ignored
+         problem mesh.yaml:25: EndpointSlice default/lost: there is no Service default/nobody: the slice is ignored
          warning mesh.yaml:33: EndpointSlice default/stray: label kubernetes.io/service-name is missing: ...",
     );
 }
@@ -323,9 +324,10 @@ fn what_is_claimed_twice_is_told() {
          pod demo/two sa=default 10.0.0.1 not labelled
          service demo/web 10.96.0.1 80->80
            10.0.0.1 80->80
-         problem a.yaml:1: Pod demo/one: 10.0.0.1 is also claimed by Pod demo/two: until one is left, the address is nobody's
-         problem b.yaml:1: Pod demo/one: is already in a.yaml:1, which counts: remove one of the two
-         problem b.yaml:6: Pod demo/two: 10.0.0.1 is also claimed by Pod demo/one: until one is left, the address is nobody's",
+         problem a.yaml:1: Pod demo/one: 10.0.0.1 is also claimed by Pod demo/two: until only one of them claims it, the address belongs to no pod
+         problem b.yaml:1: Pod demo/one: is already in a.yaml:1, which is in force: remove one of the two
+         problem b.yaml:6: Pod demo/two: 10.0.0.1 is also claimed by Pod demo/one: until only one of them claims it, \
+             the address belongs to no pod",
     );
 }
 
@@ -363,11 +365,13 @@ fn a_namespace_that_asks_for_the_mesh_and_for_sidecars_is_told() {
     };
     check(
         &namespace(", istio-injection: enabled", ""),
-        "warning n.yaml:5: Namespace demo: istio-injection: enabled stands beside istio.io/dataplane-mode: ambient: ...",
+        "warning n.yaml:5: Namespace demo: istio-injection: enabled is set together with istio.io/dataplane-mode: \
+         ambient: ...",
     );
     check(
         &namespace("", "linkerd.io/inject: enabled"),
-        "warning n.yaml:6: Namespace demo: linkerd.io/inject: enabled stands beside istio.io/dataplane-mode: ambient: ...",
+        "warning n.yaml:6: Namespace demo: linkerd.io/inject: enabled is set together with istio.io/dataplane-mode: \
+         ambient: ...",
     );
     check(&namespace(", istio-injection: disabled", "linkerd.io/inject: disabled"), "");
     check(&namespace(", istio-injection: enabled", "").replace("ambient", "none"), "");
@@ -391,7 +395,7 @@ fn inbound_capture_can_be_bypassed_as_a_whole() {
         &format!(
             "{shown}
          problem p.yaml:3: Pod demo/p: annotation ambient.istio.io/bypass-inbound-capture: \"yes\": is neither \"true\" nor \"false\"; \
-         nothing is excluded by it, the traffic is captured"
+         the annotation is ignored, and the traffic is captured"
         ),
     );
 }

@@ -46,7 +46,7 @@ impl Annotations<'_> {
     /// The preferred endpoints; `None` if the object does not say.
     pub(super) fn distribution(&mut self) -> Option<Distribution> {
         self.values.get(TRAFFIC_DISTRIBUTION)?;
-        let consequence = "all endpoints are the same";
+        let consequence = "no endpoint is preferred";
         Some(self.read(TRAFFIC_DISTRIBUTION, consequence, distribution).unwrap_or(Distribution::Any))
     }
 
@@ -85,7 +85,7 @@ pub(in crate::control) fn visibility<'a>(
             "~" => {}
             name => match check_name(name) {
                 Ok(()) => namespaces.push(name.into()),
-                Err(error) => wrong.push(format!("{error}, nor '.' or '*'; nothing is exported by it")),
+                Err(error) => wrong.push(format!("{error}, nor '.' or '*'; the entry is ignored")),
             },
         }
     }

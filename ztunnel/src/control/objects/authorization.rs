@@ -99,7 +99,7 @@ pub(super) fn read(
     let target = match targets.first() {
         None => Target::Labels(labels),
         Some((field, _)) if !labels.is_empty() => {
-            let message = "stands beside selector: a policy has one of the two";
+            let message = "is given together with selector: write only one of them";
             return Err(FieldError::new(field.clone(), message));
         }
         Some(_) => match services(&name.namespace, &targets, report)? {
@@ -110,8 +110,8 @@ pub(super) fn read(
     if action == Action::Custom {
         report.error_at(
             FieldPath::of("spec.action"),
-            "spec.action: CUSTOM needs an external authorizer, which can't be asked at this layer: whatever its rules \
-             match is refused; write rules with ALLOW or DENY, or protect a waypoint with it",
+            "spec.action: CUSTOM needs an external authorizer, which cannot be asked at layer 4: connections that \
+             match its rules are refused; write ALLOW or DENY rules, or have a waypoint enforce it",
         );
     }
     report_unjudged(action, &unjudged, report);
@@ -119,7 +119,7 @@ pub(super) fn read(
         if let Some(value) = rules::stray_star(rule) {
             let field = FieldPath::of("spec.rules").index(index);
             let message = format!(
-                "{field}: {:?} matches nobody: a * is a wildcard only as the whole value, or at one end of it",
+                "{field}: {:?} matches no client: * is a wildcard only as the whole value, or at one end of it",
                 value.to_string()
             );
             report.error_at(field, message);
@@ -143,7 +143,7 @@ fn targets<'a>(
     let path_of_one = || FieldPath::of("spec.targetRef");
     match one {
         Some(_) if !several.is_empty() => {
-            Err(FieldError::new(path_of_one(), "stands beside targetRefs: write targetRefs only"))
+            Err(FieldError::new(path_of_one(), "is given together with targetRefs: write only targetRefs"))
         }
         Some(target) => Ok(vec![(path_of_one(), target)]),
         None => {
@@ -171,7 +171,7 @@ fn services(
         if let Some(other) = own.as_deref().filter(|own| !own.is_empty() && *own != &**namespace) {
             return wrong(
                 "namespace",
-                format!("{other:?} is another namespace: a policy protects services of its own"),
+                format!("{other:?} is another namespace: a policy can only target services of its own namespace"),
             );
         }
         match (group.as_deref().unwrap_or_default(), kind) {
@@ -182,13 +182,13 @@ fn services(
                 }
             }
             ("" | "core", other) => {
-                return wrong("kind", format!("{other:?} is nothing that a policy protects: write Service"));
+                return wrong("kind", format!("{other:?} cannot be the target of a policy: write Service"));
             }
             (_, kind) => report.warn_at(
                 path.clone(),
                 format!(
-                    "{path}: a policy for a {kind:?} is for a waypoint or gateway to enforce: here it \
-                     protects nobody; to protect the pods behind a service, write kind: Service"
+                    "{path}: a policy for a {kind:?} is enforced by a waypoint or gateway: it has no effect here; to \
+                     protect the pods behind a service, write kind: Service"
                 ),
             ),
         }
@@ -198,19 +198,22 @@ fn services(
 
 fn report_unjudged(action: Action, unjudged: &[Unjudged], report: &mut Report) {
     let consequence = match action {
-        Action::Allow => "the rule never matches, so that it lets nobody in",
-        Action::Deny | Action::Custom => "the rule is enforced without it, so that it keeps out more than it says",
-        Action::Audit => "the rule is compared without it, so that it tells of more than it says",
+        Action::Allow => "the rule never matches, so it allows no connection",
+        Action::Deny | Action::Custom => {
+            "the rule is enforced without the field, so it refuses more connections than written"
+        }
+        Action::Audit => "the rule is applied without the field, so it reports more connections than written",
     };
     for Unjudged { at, field } in unjudged.iter().take(MOST_TOLD) {
         report.warn_at(
             at.clone(),
             format!(
-                "{field}: requests can't be seen at this layer: {consequence}; take it out, or leave the policy to a waypoint"
+                "{field}: requests are not visible at layer 4: {consequence}; remove the field, or have a waypoint \
+                 enforce the policy"
             ),
         );
     }
     if let Some(more @ 1..) = unjudged.len().checked_sub(MOST_TOLD) {
-        report.warn(format!("{more} more fields can't be judged at this layer: {consequence}"));
+        report.warn(format!("{more} more fields cannot be evaluated at layer 4: {consequence}"));
     }
 }

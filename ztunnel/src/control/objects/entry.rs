@@ -129,7 +129,8 @@ pub(super) fn read(
         Resolution::Endpoints if given.is_empty() && selector.is_empty() => {
             report.error_at(
                 FieldPath::of("spec.resolution"),
-                "spec: resolution is STATIC, but there are neither endpoints nor a workloadSelector: it leads nowhere",
+                "spec: resolution is STATIC, but there are neither endpoints nor a workloadSelector: connections to \
+                 the entry fail",
             );
         }
         Resolution::Endpoints if given.is_empty() => selected = selector,
@@ -137,7 +138,7 @@ pub(super) fn read(
             if !selector.is_empty() {
                 report.error_at(
                     FieldPath::of("spec.workloadSelector"),
-                    "spec: workloadSelector does not count beside endpoints: write one of them",
+                    "spec: workloadSelector has no effect together with endpoints: write one of them",
                 );
             }
             let given = given.iter().enumerate();
@@ -199,14 +200,14 @@ fn resolution(spec: &Spec, report: &mut Report) -> Resolution {
             if spec.endpoints.as_ref().is_some_and(|endpoints| !endpoints.is_empty()) {
                 report.error_at(
                     FieldPath::of("spec.endpoints"),
-                    "spec.endpoints: with resolution NONE they do not count: write resolution STATIC",
+                    "spec.endpoints: they have no effect with resolution NONE: write resolution STATIC",
                 );
             }
         }
         EntryResolution::Dns | EntryResolution::DnsRoundRobin | EntryResolution::DynamicDns => report.warn_at(
             FieldPath::of("spec.resolution"),
-            "spec.resolution: host names are not resolved by this version: what goes to the entry's addresses goes on to \
-             where it wanted, and its endpoints do not count",
+            "spec.resolution: this version does not resolve host names: connections to the entry's addresses are \
+             passed on to these addresses, and its endpoints have no effect",
         ),
     }
     Resolution::Passthrough
@@ -226,7 +227,8 @@ fn hosts(spec: &Spec, report: &mut Report) -> Vec<Arc<str>> {
         }
     }
     if hosts.is_empty() {
-        report.error_at(FieldPath::of("spec.hosts"), "spec.hosts: there is none: the entry counts for nothing");
+        report
+            .error_at(FieldPath::of("spec.hosts"), "spec.hosts: there is no valid host name: the entry has no effect");
     }
     hosts
 }
@@ -245,7 +247,7 @@ fn addresses(spec: &Spec, report: &mut Report) -> (Vec<IpAddr>, Vec<IpNet>) {
             Ok(range) => ranges.push(range),
             Err(error) => report.error_at(
                 FieldPath::of("spec.addresses").index(index),
-                format!("spec.addresses: {error}; it is not taken as the entry's"),
+                format!("spec.addresses: {error}; the address is ignored"),
             ),
         }
     }
@@ -256,7 +258,7 @@ fn address(text: &str) -> Result<IpNet, String> {
     if !text.contains('/') {
         return usable_address(text).map(IpNet::from);
     }
-    let wrong = || format!("{text:?} is not an IP address or range");
+    let wrong = || format!("{text:?} is not an IP address or IP block");
     let mut range: IpNet = text.parse().map_err(|_| wrong())?;
     if let (IpAddr::V4(v4), Some(length)) = (range.addr().to_canonical(), range.prefix_len().checked_sub(96))
         && matches!(range, IpNet::V6(_))
@@ -351,7 +353,7 @@ fn identities(names: &[String], report: &mut Report) -> Vec<SpiffeId> {
             Ok(identity) => identities.push(identity),
             Err(error) => report.error_at(
                 FieldPath::of("spec.subjectAltNames").index(index),
-                format!("spec.subjectAltNames: {error}; it is nobody's identity"),
+                format!("spec.subjectAltNames: {error}; it is ignored"),
             ),
         }
     }

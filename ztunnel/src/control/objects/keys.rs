@@ -68,11 +68,11 @@ keys! {
         "Connections to these ports of the pod are not captured, and no policy is enforced at them.";
     Annotation of "Pod", &[BYPASS_INBOUND], "`\"true\"`, `\"false\"`",
         "No plaintext connection to the pod is captured, and no policy is enforced on it. HBONE to the pod ends at the daemon, with policy.";
-    Annotation of "Pod", &[SIDECAR_STATUS], "any", "The pod has a sidecar proxy and is left alone.";
+    Annotation of "Pod", &[SIDECAR_STATUS], "any", "The pod has a sidecar proxy and is not captured.";
     Annotation of "Pod", &[MIRROR], "a UID",
         "The UID of a static pod, by which `--pods kubernetes` finds its processes; the kubelet writes it. Ignored unless the pod is owned by a Node.";
     Annotation of "Namespace", &[namespace::LINKERD_INJECT], "`enabled`, `ingress`",
-        "Is reported beside the label of the mesh: pods with a sidecar proxy are left alone.";
+        "Is reported if the label of the mesh is set as well: pods with a sidecar proxy are not captured.";
     Label of "WorkloadEntry", &[workload_entry::TUNNEL], "`http`", "The host is reached through HBONE; an annotation means the same.";
     Label of "Pod", &controller::CANONICAL_NAME, "a name", "The canonical service of the pod in metrics.";
     Label of "Pod", &controller::CANONICAL_REVISION, "a name", "The canonical revision of the pod in metrics.";

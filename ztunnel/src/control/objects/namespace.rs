@@ -43,8 +43,8 @@ fn injections(labels: &BTreeMap<String, String>, annotations: &BTreeMap<String, 
         report.warn_at(
             FieldPath::of("metadata").key(map).key(key),
             format!(
-                "{key}: {value} stands beside {MODE_LABEL}: ambient: pods to which a sidecar is added are not enrolled, and are \
-                 reached in plaintext: remove one of the two"
+                "{key}: {value} is set together with {MODE_LABEL}: ambient: pods to which a sidecar is added are not \
+                 enrolled, and connections to them use plaintext: remove one of the two"
             ),
         );
     }

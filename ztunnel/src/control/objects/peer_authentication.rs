@@ -63,8 +63,8 @@ pub(super) fn read(policy: PeerAuthentication, report: &mut Report) -> Result<Pe
     }
     if mode == Some(MtlsMode::Disable) || ports.values().any(|mode| *mode == Some(MtlsMode::Disable)) {
         report.warn(
-            "mode DISABLE counts as PERMISSIVE: plaintext is let in, and the tunnels between pods of the mesh stay \
-             mutual TLS; write PERMISSIVE",
+            "mode DISABLE is treated as PERMISSIVE: plaintext is accepted, and connections between pods of the mesh \
+             keep mutual TLS; write PERMISSIVE",
         );
     }
     let created = policy.metadata.creation_timestamp.map(|time| time.0.as_second());

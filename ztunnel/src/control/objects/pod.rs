@@ -182,7 +182,7 @@ pub(super) fn read(name: &NamespacedName, pod: Pod, texts: &mut Interner, report
 }
 
 fn exclusions(annotations: &mut Annotations<'_>) -> Exclusions {
-    const CAPTURED: &str = "nothing is excluded by it, the traffic is captured";
+    const CAPTURED: &str = "the annotation is ignored, and the traffic is captured";
     let port_set = |text: &str| text.parse::<PortSet>();
     Exclusions {
         outbound_ports: annotations.read(EXCLUDE_OUTBOUND_PORTS, CAPTURED, port_set).unwrap_or_default(),
@@ -211,7 +211,7 @@ fn addresses(status: &PodStatus, report: &mut Report) -> Vec<IpAddr> {
     let all = status.pod_ips.iter().flatten().map(|entry| entry.ip.as_str());
     usable(all, status.pod_ip.as_deref(), |index, error| {
         let field = field_of(index, "status.podIPs", "status.podIP");
-        report.error_at(field, format!("status.podIPs: {error}; it is not taken as the pod's"));
+        report.error_at(field, format!("status.podIPs: {error}; the address is ignored"));
     })
 }
 
@@ -220,7 +220,7 @@ fn node_addresses(status: &PodStatus, report: &mut Report) -> Vec<IpAddr> {
     let all = status.host_ips.iter().flatten().map(|entry| entry.ip.as_str());
     usable(all, status.host_ip.as_deref(), |index, error| {
         let field = field_of(index, "status.hostIPs", "status.hostIP");
-        report.error_at(field, format!("status.hostIPs: {error}; it is not taken as the node's"));
+        report.error_at(field, format!("status.hostIPs: {error}; the address is ignored"));
     })
 }
 
@@ -255,7 +255,7 @@ fn usable<'a>(
 fn service_account<'a>(spec: &'a PodSpec, report: &mut Report) -> &'a str {
     // `serviceAccount` is the older spelling of `serviceAccountName`; the API server fills both.
     let named = spec.service_account_name.as_deref().or(spec.service_account.as_deref());
-    let consequence = "the pod counts as service account default";
+    let consequence = "the pod has the service account default";
     valid(named, "spec.serviceAccountName", consequence, report).unwrap_or("default")
 }
 

@@ -92,8 +92,8 @@ fn body(
         Resource::Unenforced(kind, _) => Body::Unenforced(kind),
         Resource::RequestAuthentication(_) => {
             report.warn(
-                "RequestAuthentication needs a waypoint: tokens are in requests, which can't be seen at this layer, so that \
-                 nobody is kept out by it",
+                "RequestAuthentication needs a waypoint: tokens are in requests, which are not visible at layer 4, so \
+                 it refuses no connection",
             );
             return Ok(None);
         }

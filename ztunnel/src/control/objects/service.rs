@@ -106,7 +106,7 @@ fn is_sticky(spec: &ServiceSpec, report: &mut Report) -> bool {
         Some(other) => {
             report.error_at(
                 FieldPath::of("spec.sessionAffinity"),
-                format!("spec.sessionAffinity: {other:?} is not ClientIP or None; it counts as None"),
+                format!("spec.sessionAffinity: {other:?} is not ClientIP or None; it is treated as None"),
             );
             false
         }
@@ -136,8 +136,9 @@ fn others(spec: &ServiceSpec, balancer: Option<&core::LoadBalancerStatus>, repor
                     "status.loadBalancer.ingress: connections to {address} are left to the node, in plaintext: {why}"
                 ),
             ),
-            (Err(error), _) => report
-                .error_at(field, format!("status.loadBalancer.ingress: {error}; it is not taken as the service's")),
+            (Err(error), _) => {
+                report.error_at(field, format!("status.loadBalancer.ingress: {error}; the address is ignored"))
+            }
         }
     }
     for (index, text) in spec.external_ips.iter().flatten().enumerate() {
@@ -146,7 +147,7 @@ fn others(spec: &ServiceSpec, balancer: Option<&core::LoadBalancerStatus>, repor
             Ok(address) => others.push(External { address, is_balancer: false }),
             Err(error) => report.error_at(
                 FieldPath::of("spec.externalIPs").index(index),
-                format!("spec.externalIPs: {error}; it is not taken as the service's"),
+                format!("spec.externalIPs: {error}; the address is ignored"),
             ),
         }
     }
@@ -160,7 +161,7 @@ fn distribution(spec: &ServiceSpec, report: &mut Report) -> Option<Distribution>
         Some(other) => {
             report.error_at(
                 FieldPath::of("spec.internalTrafficPolicy"),
-                format!("spec.internalTrafficPolicy: {other:?} is not Cluster or Local; it counts as Cluster"),
+                format!("spec.internalTrafficPolicy: {other:?} is not Cluster or Local; it is treated as Cluster"),
             );
         }
     }
@@ -168,7 +169,7 @@ fn distribution(spec: &ServiceSpec, report: &mut Report) -> Option<Distribution>
     Some(annotations::distribution(text).unwrap_or_else(|error| {
         report.warn_at(
             FieldPath::of("spec.trafficDistribution"),
-            format!("spec.trafficDistribution: {text:?} {error}; all endpoints are the same"),
+            format!("spec.trafficDistribution: {text:?} {error}; no endpoint is preferred"),
         );
         Distribution::Any
     }))
@@ -187,7 +188,7 @@ fn vips(spec: &ServiceSpec, report: &mut Report) -> Vec<IpAddr> {
             Err(error) => {
                 let entry = |index| FieldPath::of("spec.clusterIPs").index(index);
                 let field = index.map_or_else(|| FieldPath::of("spec.clusterIP"), entry);
-                report.error_at(field, format!("spec.clusterIPs: {error}; it is not taken as the service's"));
+                report.error_at(field, format!("spec.clusterIPs: {error}; the address is ignored"));
             }
         }
     }

@@ -47,7 +47,7 @@ pub(super) fn read(
     let Some(service) = labels.get(SERVICE_NAME) else {
         report.warn_at(
             FieldPath::of("metadata.labels"),
-            format!("label {SERVICE_NAME} is missing: it belongs to no service and is ignored"),
+            format!("label {SERVICE_NAME} is missing: the slice belongs to no service and is ignored"),
         );
         return None;
     };

@@ -75,7 +75,7 @@ pub(super) fn read(
     if spec.network.as_ref().is_some_and(|network| !network.is_empty()) {
         report.warn_at(
             FieldPath::of("spec.network"),
-            "spec.network: there are no gateways between networks here: the address is connected to as it is",
+            "spec.network: gateways between networks are not supported: connections go to the address itself",
         );
     }
     let controller = controller::controller(&name.name, &[], &labels, texts);
@@ -107,14 +107,17 @@ pub(super) fn read(
 fn address(spec: &Spec, report: &mut Report) -> Option<std::net::IpAddr> {
     let text = spec.address.as_deref().unwrap_or_default();
     let wrong = match text {
-        "" => "is missing: an entry of another network than this one leads nowhere".to_owned(),
+        "" => "is missing: an entry of another network cannot be reached".to_owned(),
         unix if unix.starts_with("unix://") => format!("{text:?} is a Unix socket, which is not TCP"),
         text => match usable_address(text) {
             Ok(address) => return Some(address),
             Err(error) => format!("{error}, and host names are not resolved"),
         },
     };
-    report.error_at(FieldPath::of("spec.address"), format!("spec.address: {wrong}; nothing leads to the entry"));
+    report.error_at(
+        FieldPath::of("spec.address"),
+        format!("spec.address: {wrong}; no connection is routed to the entry"),
+    );
     None
 }
 
@@ -123,7 +126,7 @@ fn service_account<'a>(spec: &'a Spec, report: &mut Report) -> Option<&'a str> {
     match check_name(name) {
         Ok(()) => Some(name),
         Err(error) => {
-            let message = format!("spec.serviceAccount: {error}; the entry counts as service account default");
+            let message = format!("spec.serviceAccount: {error}; the entry has the service account default");
             report.error_at(FieldPath::of("spec.serviceAccount"), message);
             None
         }
@@ -139,7 +142,7 @@ fn ports(spec: &Spec, texts: &mut Interner, report: &mut Report) -> Vec<NamedPor
             Some(number) => ports.push(NamedPort { name: texts.text(name), number }),
             None => report.error_at(
                 FieldPath::of("spec.ports").key(name),
-                format!("spec.ports: {value} is not a port from 1 to 65535; the port {name:?} counts as not given"),
+                format!("spec.ports: {value} is not a port from 1 to 65535; the port {name:?} is ignored"),
             ),
         }
     }

@@ -389,7 +389,7 @@ impl<'a> Reader<'a> {
         if matches!(text, "true" | "false" | "null") || is_number {
             return Ok(text);
         }
-        Err(Error::syntax(place, "this is no value of JSON: put text in quotation marks"))
+        Err(Error::syntax(place, "this is not a JSON value: put text in quotation marks"))
     }
 
     /// Skips a value by its brackets and quotation marks. Returns whether they match.

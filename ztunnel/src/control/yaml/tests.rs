@@ -59,7 +59,7 @@ fn what_is_wrong_is_told_with_its_place_and_in_plain_words() {
         ("{\"a\": [{\"b\": 1, \"b\": 2}]}", "1:17", "a[0].b: the key is there twice"),
         ("{\"a\": 1,}", "", ""),
         ("{\"a\" 1, \"b\": [}", "1:6", "':' is missing here"),
-        ("{\"a\": tru, \"b\": [}", "1:7", "this is no value of JSON"),
+        ("{\"a\": tru, \"b\": [}", "1:7", "this is not a JSON value"),
         ("{\"a\": \"\n\"", "1:8", "a line end or control character"),
         ("{\"a\": 1} x", "1:10", "something follows the closing bracket"),
         ("{{ .Values.x }}: 1", "1:2", "a key is a list or a map"),

@@ -32,10 +32,7 @@ pub(super) fn find<'a>(
         }
     }
     let known = match (full.is_some(), host.split_once('.')) {
-        (false, Some(_)) => {
-            ": the mesh knows no more of it than its address; ask for that, as the client's resolver finds it"
-                .to_owned()
-        }
+        (false, Some(_)) => ": give the address to which the client's resolver resolves it".to_owned(),
         _ => match namespace {
             Some(namespace) => format!(" for a client of namespace {namespace}"),
             None => String::new(),

@@ -14,7 +14,8 @@ use crate::model::workload::{NamespacedName, Workload};
 pub enum QueryError {
     /// `from` can't be parsed.
     #[error(
-        "from: {text:?} is no client: write NAMESPACE/POD, spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT, an IP address, or the host name of a service"
+        "from: {text:?} is not a client: write NAMESPACE/POD, spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT, \
+         an IP address, or the host name of a service"
     )]
     From {
         /// The beginning of the text.
@@ -25,7 +26,8 @@ pub enum QueryError {
     Identity(#[from] IdentityError),
     /// `to` can't be parsed.
     #[error(
-        "to: {text:?} is no destination: write NAMESPACE/POD, NAMESPACE/SERVICE, pod:NAMESPACE/NAME, service:NAMESPACE/NAME, an IP address, or the host name of a service"
+        "to: {text:?} is not a destination: write NAMESPACE/POD, NAMESPACE/SERVICE, pod:NAMESPACE/NAME, \
+         service:NAMESPACE/NAME, an IP address, or the host name of a service"
     )]
     To {
         /// The beginning of the text.

@@ -15,13 +15,13 @@ fn questions() {
     check("spiffe://cluster.local/ns/demo/sa/a", "service:demo/b-1.x", "ok");
     check("a", "demo/b", "ok");
     check("web.shop.svc.cluster.local.", "Web.Shop", "ok");
-    check("a..b", "demo/b", "from: \"a..b\" is no client");
-    check("pod:demo/a", "demo/b", "from: \"pod:demo/a\" is no client");
+    check("a..b", "demo/b", "from: \"a..b\" is not a client");
+    check("pod:demo/a", "demo/b", "from: \"pod:demo/a\" is not a client");
     check("spiffe://x", "demo/b", "from: \"spiffe://x\" is not spiffe://");
     check("demo/a", "b", "ok");
-    check("demo/a", "b:80", "to: \"b:80\" is no destination");
-    check("demo/a", "pod:10.0.0.1", "to: \"pod:10.0.0.1\" is no destination");
-    check("demo/a", "service:", "to: \"service:\" is no destination");
+    check("demo/a", "b:80", "to: \"b:80\" is not a destination");
+    check("demo/a", "pod:10.0.0.1", "to: \"pod:10.0.0.1\" is not a destination");
+    check("demo/a", "service:", "to: \"service:\" is not a destination");
     check("demo/a", "demo/b/c", "to: ");
     check("demo/a", "10.0.0.1:80", "to: ");
     check("demo/a", "", "to: ");

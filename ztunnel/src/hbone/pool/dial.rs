@@ -130,7 +130,7 @@ impl<C: Connect> Task<C> {
             end = poll_when_woken(unused) => end,
         };
         self.pool.connect.ended(&self.key, &end);
-        debug!(to = %self.key.to, %end, "a connection for tunnels ended");
+        debug!(to = %self.key.to, %end, "an HBONE connection ended");
         self.take_out(id);
     }
 

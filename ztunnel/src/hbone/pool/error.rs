@@ -49,7 +49,7 @@ pub enum OpenError<E: Error + 'static> {
     #[error(transparent)]
     Connect(Shared<E>),
     /// The peer violated HTTP/2.
-    #[error("the peer at {to} does not speak HTTP/2 as it should: {why}")]
+    #[error("HTTP/2 with the peer at {to} failed: {why}")]
     Handshake {
         /// The peer.
         to: SocketAddr,
@@ -57,7 +57,7 @@ pub enum OpenError<E: Error + 'static> {
         why: String,
     },
     /// There was no connection with a free stream in time.
-    #[error("no tunnel to {to} came about within {} s", after.as_secs())]
+    #[error("no HBONE connection to {to} was ready within {} s", after.as_secs())]
     NoConnection {
         /// The peer.
         to: SocketAddr,

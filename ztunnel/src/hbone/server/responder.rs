@@ -22,7 +22,7 @@ use crate::{
 
 /// The peer reset the stream before it was answered, or the connection is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("the peer gave up the stream before it was answered")]
+#[error("the peer reset the stream before it was answered")]
 pub struct Gone;
 
 /// The shared state of the streams of one connection.

@@ -52,7 +52,7 @@ async fn a_refusal_arrives_with_its_reason() {
         let io = std::mem::replace(&mut served.far, tokio::io::duplex(1).0);
         let client = client(io, &Settings::default(), &mut served.tasks).await;
         let error = client.connect(&to("10.0.0.1:80"), DEADLINE).await.unwrap_err();
-        assert_eq!(error.to_string(), "the peer refused the tunnel with 401 Unauthorized (denied: by default/deny)");
+        assert_eq!(error.to_string(), "the peer refused the CONNECT with 401 Unauthorized (denied: by default/deny)");
         assert!(matches!(error, OpenError::Refused(said) if said == refusal));
     })
     .await;

@@ -149,7 +149,8 @@ impl Keeper {
             tokio::select! {
                 () = sleep_until(due) => return,
                 () = sleep_until(check) => if self.failures == 0 && !self.is_valid(self.settings.clock.now()) {
-                    info!(identity = %self.identity, "the clock was set, or stood still: the certificate is not valid by it");
+                    info!(identity = %self.identity, "the clock was changed, or stood still: it is outside of the \
+                        certificate's validity");
                     return;
                 },
                 () = changed(&mut self.generation) => {

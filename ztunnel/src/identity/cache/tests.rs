@@ -255,7 +255,7 @@ async fn what_has_expired_or_is_anothers_is_refused() {
     let (expired, foreign) = (bed.certificates.handle(id("a")), bed.certificates.handle(id("b")));
     sleep(MINUTE).await;
     assert!(bed.serial(&expired).unwrap_err().contains("valid until"));
-    assert!(bed.serial(&foreign).unwrap_err().contains("was given a certificate for"));
+    assert!(bed.serial(&foreign).unwrap_err().contains("received a certificate for"));
     assert!(bed.source.calls(&id("a")).len() > 3, "it is tried again");
 }
 

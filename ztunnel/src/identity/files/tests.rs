@@ -98,7 +98,7 @@ async fn what_does_not_fit_is_named() {
         }),
         ("cannot read ", &|| fs::remove_file(place.join(KEY)).unwrap()),
         ("root-cert.pem", &|| fs::remove_file(dir.path().join(ROOTS)).unwrap()),
-        ("would refuse it", &|| put_roots(dir.path(), &issue(&other, "a"))),
+        ("it does not lead to a root in", &|| put_roots(dir.path(), &issue(&other, "a"))),
         ("is not PEM", &|| fs::write(place.join(CHAIN), "-----BEGIN CERTIFICATE-----\nAA").unwrap()),
         ("holds no certificate", &|| fs::write(place.join(CHAIN), "").unwrap()),
     ];

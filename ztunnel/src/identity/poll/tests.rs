@@ -144,7 +144,7 @@ async fn what_is_wrong_is_told_once_a_change_and_not_when_it_passes() {
     assert_eq!((log.count("WARN"), log.count("102 is too much")), (2, 1));
     number.set(1);
     sleep(60 * SECOND).await;
-    assert_eq!((number.taken(), log.count("is as it was before")), (vec![100, 1, 101, 102], 1));
+    assert_eq!((number.taken(), log.count("is in its earlier state again")), (vec![100, 1, 101, 102], 1));
 }
 
 #[tokio::test(start_paused = true)]

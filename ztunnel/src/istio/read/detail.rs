@@ -28,7 +28,7 @@ use crate::store::change::ServiceKey;
 pub(super) fn workload(message: WorkloadDetail, told: &Workload, reader: &mut Reader<'_>) -> Result<Exactly, Flaw> {
     let membership = membership(message.membership)?;
     if (membership == Membership::InMesh) != (told.membership == Membership::InMesh) {
-        return Err(Flaw::field("membership", "it says something else than tunnel_protocol"));
+        return Err(Flaw::field("membership", "it contradicts tunnel_protocol"));
     }
     let mut ports = Vec::with_capacity(message.ports.len());
     for named in &message.ports {

@@ -122,26 +122,22 @@ fn origin(message: Option<&OriginMessage>, reader: &mut Reader<'_>) -> Result<Or
 
 fn scope(message: Option<&ScopeMessage>, reader: &mut Reader<'_>) -> Result<Scope, Flaw> {
     let kind = message.and_then(|message| message.kind.as_ref());
-    Ok(
-        match kind
-            .ok_or_else(|| Flaw::field("scope", "it is of no kind that this version knows: upgrade the daemon"))?
-        {
-            ScopeKind::Mesh(_) => Scope::Mesh,
-            ScopeKind::Namespace(namespace) => Scope::Namespace((reader.texts)(namespace)),
-            ScopeKind::Selector(selector) => {
-                // A selector without labels would select all workloads.
-                if selector.labels.is_empty() {
-                    return Err(Flaw::field("scope", "the selector has no labels"));
-                }
-                let namespace = selector.namespace.as_ref().map(|namespace| (reader.texts)(namespace));
-                Scope::Selector { namespace, labels: labels(&selector.labels, reader) }
+    Ok(match kind.ok_or_else(|| Flaw::field("scope", "this version does not know its kind: upgrade the daemon"))? {
+        ScopeKind::Mesh(_) => Scope::Mesh,
+        ScopeKind::Namespace(namespace) => Scope::Namespace((reader.texts)(namespace)),
+        ScopeKind::Selector(selector) => {
+            // A selector without labels would select all workloads.
+            if selector.labels.is_empty() {
+                return Err(Flaw::field("scope", "the selector has no labels"));
             }
-            ScopeKind::Services(services) => {
-                let names = services.names.iter().map(|name| named("scope", name, reader));
-                Scope::Services(names.collect::<Result<_, _>>()?)
-            }
-        },
-    )
+            let namespace = selector.namespace.as_ref().map(|namespace| (reader.texts)(namespace));
+            Scope::Selector { namespace, labels: labels(&selector.labels, reader) }
+        }
+        ScopeKind::Services(services) => {
+            let names = services.names.iter().map(|name| named("scope", name, reader));
+            Scope::Services(names.collect::<Result<_, _>>()?)
+        }
+    })
 }
 
 fn mode(value: i32) -> Result<Option<MtlsMode>, Flaw> {

@@ -121,7 +121,7 @@ pub(super) fn texts(field: &'static str, messages: &[StringMessage]) -> Result<V
         Some(MatchType::Prefix(text)) => Ok(StringMatch::Prefix(text.as_str().into())),
         Some(MatchType::Suffix(text)) => Ok(StringMatch::Suffix(text.as_str().into())),
         Some(MatchType::Presence(_)) => Ok(StringMatch::Presence),
-        None => Err(Flaw::field(field, "a value has no kind of comparison that this version knows")),
+        None => Err(Flaw::field(field, "a value has a kind of comparison that this version does not know")),
     };
     messages.iter().map(read).collect()
 }

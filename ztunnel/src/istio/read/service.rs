@@ -95,7 +95,7 @@ fn addresses(
             _ if given.network != reader.network => {}
             Some(net) if !ranges.contains(&net) => ranges.push(net),
             None if !is_usable(single) => remarks.push(format!(
-                "addresses: {single} is a loopback, unspecified, multicast or broadcast address; it is not taken as the service's"
+                "addresses: {single} is a loopback, unspecified, multicast or broadcast address; the address is ignored"
             )),
             None if !vips.contains(&single) => vips.push(single),
             Some(_) | None => {}
@@ -142,7 +142,7 @@ fn distribution(balancing: &LoadBalancing, mode: Option<BalancingMode>, remarks:
         None => {
             let mode = balancing.mode;
             remarks.push(format!(
-                "load_balancing.mode: {mode} is not a mode that this version knows; all endpoints are the same"
+                "load_balancing.mode: {mode} is not a mode that this version knows; no endpoint is preferred"
             ));
             Distribution::Any
         }
@@ -159,7 +159,7 @@ fn visibility(message: &Message, name: &NamespacedName, remarks: &mut Vec<String
         Err(_) => {
             let given = message.visibility;
             remarks.push(format!(
-                "visibility: {given} is not a value that this version knows; only pods of namespace {} know the service",
+                "visibility: {given} is not a value that this version knows; only pods of namespace {} see the service",
                 name.namespace
             ));
             own()
@@ -183,7 +183,7 @@ fn waypoint(message: &Message) -> Result<Option<Gateway>, Flaw> {
     let some = message.weighted_waypoints.iter().find(|waypoint| waypoint.weight > 0);
     let weighted = some.map(|waypoint| {
         let destination = waypoint.destination.as_ref();
-        destination.ok_or_else(|| Flaw::field("weighted_waypoints", "one has no destination"))
+        destination.ok_or_else(|| Flaw::field("weighted_waypoints", "an entry has no destination"))
     });
     let waypoint = weighted.transpose()?.or(message.waypoint.as_ref());
     waypoint.map(|waypoint| gateway("waypoint", waypoint)).transpose()

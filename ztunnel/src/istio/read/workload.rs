@@ -44,7 +44,7 @@ pub(super) fn read(message: &Message, reader: &mut Reader<'_>) -> Result<Read<Wo
         Ok(TunnelProtocol::None) => Membership::NotLabelled,
         Ok(TunnelProtocol::Hbone) => Membership::InMesh,
         Ok(TunnelProtocol::LegacyIstioMtls) => {
-            let why = "LEGACY_ISTIO_MTLS is not supported: its peers must speak HBONE";
+            let why = "LEGACY_ISTIO_MTLS is not supported: its peers must use HBONE";
             return Err(Flaw::field("tunnel_protocol", why));
         }
         Err(_) => return Err(unknown("tunnel_protocol", message.tunnel_protocol)),
@@ -82,7 +82,7 @@ pub(super) fn read(message: &Message, reader: &mut Reader<'_>) -> Result<Read<Wo
 
 /// The remark on a detail that is left out.
 pub(super) fn unused(flaw: &Flaw) -> String {
-    format!("its detail is left out: {flaw}; what is decided stays the same, and the reasons say less")
+    format!("its details are ignored: {flaw}; decisions stay the same, and their reasons are less precise")
 }
 
 fn some(text: &str) -> Option<&str> {
@@ -156,7 +156,8 @@ fn addresses(message: &Message, reader: &Reader<'_>, remarks: &mut Vec<String>) 
     for address in all {
         if !is_usable(address) {
             remarks.push(format!(
-                "addresses: {address} is a loopback, unspecified, multicast or broadcast address; it is not taken as the workload's"
+                "addresses: {address} is a loopback, unspecified, multicast or broadcast address; the address is \
+                 ignored"
             ));
         } else if seen.insert(address) {
             usable.push(address);

@@ -86,21 +86,21 @@ fn every_policy_says_whether_it_counts() {
         80,
         "STRICT from istio-system/default
         mesh istio-system/default: decides
-        namespace demo/default: says nothing (UNSET), the larger scope decides
-        namespace demo/late: does not count beside demo/default, which is older or comes first by name
+        namespace demo/default: sets no mode (UNSET): the larger scope decides
+        namespace demo/late: is ignored: demo/default is older, or comes first by name
         workload demo/api: does not apply: the pod has no label app=api
-        workload demo/web: says nothing (UNSET), the larger scope decides
-        workload istio-system/odd: does not count: it has a selector and stands in the root namespace",
+        workload demo/web: sets no mode (UNSET): the larger scope decides
+        workload istio-system/odd: is ignored: it has a selector and is in the root namespace",
     );
     considered(
         mesh,
         8080,
         "PERMISSIVE from demo/web[8080]
         mesh istio-system/default: overridden by demo/web
-        namespace demo/default: says nothing (UNSET), the larger scope decides
-        namespace demo/late: does not count beside demo/default, which is older or comes first by name
+        namespace demo/default: sets no mode (UNSET): the larger scope decides
+        namespace demo/late: is ignored: demo/default is older, or comes first by name
         workload demo/api: does not apply: the pod has no label app=api
         workload demo/web: decides
-        workload istio-system/odd: does not count: it has a selector and stands in the root namespace",
+        workload istio-system/odd: is ignored: it has a selector and is in the root namespace",
     );
 }

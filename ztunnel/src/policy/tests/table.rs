@@ -49,11 +49,11 @@ fn what_is_empty() {
     check("DENY demo/d", CLIENT, "allowed");
     check("ALLOW demo/a: *", PLAIN, "allowed");
     check("DENY demo/d: *", PLAIN, "AuthorizationPolicy demo/d (DENY), rules[0]: every connection");
-    check("DENY demo/d: from *", PLAIN, "AuthorizationPolicy demo/d (DENY), rules[0]: from: everyone");
+    check("DENY demo/d: from *", PLAIN, "AuthorizationPolicy demo/d (DENY), rules[0]: from: every client");
     check(
         "DENY demo/d: to * & from *",
         PLAIN,
-        "AuthorizationPolicy demo/d (DENY), rules[0]: to: everything, from: everyone",
+        "AuthorizationPolicy demo/d (DENY), rules[0]: to: every destination, from: every client",
     );
     check("DENY demo/d: when *", PLAIN, "AuthorizationPolicy demo/d (DENY), rules[0]: when[0]: every value");
     allows("from *", "yyy");

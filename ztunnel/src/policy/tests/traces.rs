@@ -27,7 +27,7 @@ fn every_clause_says_why() {
           - from[0].source.namespaces does not list demo; from[1].source.principals does not list cluster.local/ns/demo/sa/client & to[0].operation.ports 80
           + every connection
         demo/b: applies
-          - from[0].source.notIpBlocks 10.0.1.0/24 is met by 10.0.1.1
+          - from[0].source.notIpBlocks 10.0.1.0/24 matches 10.0.1.1
           - to[0].operation.notPorts lists 80
           - from[0].source is empty, which matches nothingto[0].operation.hosts");
 }
@@ -48,7 +48,7 @@ fn every_policy_says_why_it_does_not_apply() {
           + every connection
         demo/b: does not apply: Service demo/web does not lead to port 80 of the pod
           + every connection
-        demo/c: does not apply: the pod does not stand behind Service demo/api
+        demo/c: does not apply: the pod is not an endpoint of Service demo/api
           + every connection
         istio-system/d: does not apply: the pod has no label tier=back
           + every connection",

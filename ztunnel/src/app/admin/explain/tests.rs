@@ -52,8 +52,8 @@ fn query_strings() {
     check("from=demo/a&to=demo/b", Err("the parameter port is missing"));
     check("from=demo/a&to=demo/b&port=80&port=81", Err("port is there twice"));
     check("from=demo/a&from=demo/a&to=demo/b&port=80", Err("from is there twice"));
-    check("from=demo/a&to=demo/b&port=80&verbose", Err("there is a parameter beside"));
-    check("fr%6fm=demo/a&to=demo/b&port=80", Err("there is a parameter beside"));
+    check("from=demo/a&to=demo/b&port=80&verbose", Err("there is a parameter other than"));
+    check("fr%6fm=demo/a&to=demo/b&port=80", Err("there is a parameter other than"));
     for port in ["", "0", "-1", "+80", "65536", " 80", "99999999999999999999", "８０", "%00"] {
         check(&format!("from=demo/a&to=demo/b&port={port}"), Err("port: "));
     }
@@ -79,7 +79,7 @@ fn what_the_command_sends_is_understood() {
     }
     // All typed characters arrive unchanged, and the daemon refuses them by name.
     assert!(encode("a b&to=c%\n", "ü", "80").bytes().all(|byte| byte.is_ascii_graphic()));
-    check(&encode("a b&to=c%\n", "demo/b", "80"), Err("from: \"a b&to=c%\\n\" is no client"));
+    check(&encode("a b&to=c%\n", "demo/b", "80"), Err("from: \"a b&to=c%\\n\" is not a client"));
 }
 
 const MESH: &str = "
@@ -184,7 +184,7 @@ async fn the_admin_listener_explains_and_no_other() {
         ("GET", "/explain", 400, "the parameter from is missing"),
         ("GET", "/explain?from=demo/a&to=demo/c&port=80", 400, "to: the mesh has no Pod or Service demo/c"),
         ("GET", "/explain?from=demo/a&to=demo/b&port=80&port=80", 400, "port is there twice"),
-        ("GET", "/explain?from=%1b[2J&to=demo/b&port=80", 400, "from: \"\\u{1b}[2J\" is no client"),
+        ("GET", "/explain?from=%1b[2J&to=demo/b&port=80", 400, "from: \"\\u{1b}[2J\" is not a client"),
         ("GET", "/explain?from=%zz&to=demo/b&port=80", 400, "from: not percent-encoded"),
         ("POST", good, 405, "GET only"),
         ("GET", "/explain/", 404, "not found"),
@@ -247,8 +247,13 @@ fn pods_that_the_daemon_does_not_serve_are_told_as_such() {
     let node = super::node_state(&now);
     let table = [
         ("elsewhere", "open", true, ""),
-        ("elsewhere", "refused", false, "no tunnel to it can be opened: its node refuses it: its namespace is gone"),
-        ("elsewhere", "closed", false, "no tunnel to it can be opened: its node has closed it"),
+        (
+            "elsewhere",
+            "refused",
+            false,
+            "no HBONE connection to it can be opened: its node refuses it: its namespace is gone",
+        ),
+        ("elsewhere", "closed", false, "no HBONE connection to it can be opened: its node has closed it"),
         ("elsewhere", "waiting", false, "its node has not enrolled it yet"),
         ("10.9.9.9", "closed", false, "connections to it are reset: its node has closed it"),
         ("10.9.9.9", "refused", true, "NO POLICY IS ENFORCED: Pod demo/refused is not captured"),

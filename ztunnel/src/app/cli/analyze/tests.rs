@@ -49,8 +49,8 @@ fn text_is_like_a_compiler_s() {
         (
             0,
             [
-                "mesh.yaml:7: warning[unmatched-selector]: Service demo/s: spec.selector app=q matches no pod: the service \
-                 leads nowhere",
+                "mesh.yaml:7: warning[unmatched-selector]: Service demo/s: spec.selector app=q matches no pod: the \
+                 service has no endpoints",
                 "  remedy: no pod has app: q; is app: p meant?",
                 "info[empty-mesh]: no pod is in the mesh: nothing is enforced, and nothing is encrypted",
                 "  remedy: label the namespace, or the pod, istio.io/dataplane-mode: ambient",
@@ -136,7 +136,7 @@ fn json_has_findings_and_counts() {
         "object": "Service demo/s",
         "file": "mesh.yaml",
         "line": 7,
-        "message": "spec.selector app=q matches no pod: the service leads nowhere",
+        "message": "spec.selector app=q matches no pod: the service has no endpoints",
         "remedy": "no pod has app: q; is app: p meant?",
     });
     assert_eq!(json["findings"][0], expected);

@@ -51,14 +51,15 @@ async fn fetch(admin: SocketAddr, path: &str) -> anyhow::Result<(StatusCode, Byt
         .and_then(|stream| Ok(stream?));
     let stream = stream.context(REMEDY)?;
     let (mut sender, connection) =
-        http1::handshake(TokioIo::new(stream)).await.context("what listens there does not speak HTTP")?;
+        http1::handshake(TokioIo::new(stream)).await.context("the program that listens there does not speak HTTP")?;
     let request = Request::get(path)
         .header(HOST, admin.to_string())
         .header(ACCEPT, "application/json")
         .body(Empty::<Bytes>::new())
         .context("cannot ask for that")?;
     let answer = async {
-        let response = sender.send_request(request).await.context("what listens there does not answer in HTTP")?;
+        let response =
+            sender.send_request(request).await.context("the program that listens there does not answer in HTTP")?;
         let status = response.status();
         let body = Limited::new(response.into_body(), LARGEST).collect().await;
         let body = body.map_err(|error| anyhow!("the answer can't be read: {error}"))?;
@@ -76,7 +77,9 @@ fn read(admin: SocketAddr, status: StatusCode, body: &[u8]) -> anyhow::Result<Ex
     let said = || String::from_utf8_lossy(body).trim().chars().take(EXCERPT).collect::<String>();
     match status {
         StatusCode::OK => serde_json::from_slice(body).with_context(|| {
-            format!("what {admin} answered is no explanation: is that the admin address of a daemon of this version?")
+            format!(
+                "the answer of {admin} is not an explanation: is that the admin address of a daemon of this version?"
+            )
         }),
         StatusCode::NOT_FOUND => {
             bail!("{admin} explains nothing: give the daemon's --admin address, not that of --metrics or --readiness")

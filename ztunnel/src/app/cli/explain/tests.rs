@@ -72,7 +72,7 @@ fn the_exit_code_tells_the_verdict() {
     for (from, to, said) in [
         ("demo/c", "demo/b", "the mesh has no Pod demo/c; namespace demo has a, b"),
         ("demo/a", "demo/c", "the mesh has no Pod or Service demo/c"),
-        ("a\u{1b}[2J", "demo/b", "from: \"a\\u{1b}[2J\" is no client"),
+        ("a\u{1b}[2J", "demo/b", "from: \"a\\u{1b}[2J\" is not a client"),
     ] {
         let (code, out, err) = run(&[&mesh(open.path()), &format!("--from={from}"), &format!("--to={to}")]);
         assert_eq!((code, out.as_str()), (2, ""), "{err}");
@@ -154,7 +154,7 @@ fn a_daemon_is_asked_and_what_is_none_is_told() {
     check(http("200 OK", &json), 3, "DENIED: demo/a -> demo/b, port 80");
     check(format!("HTTP/1.0 200 OK\r\n\r\n{json}"), 3, "no ALLOW policy matched: demo/all");
     check(http("200 OK", &json.replace("demo/b", "demo/\\u001b[2J")), 3, "demo/\\u{1b}[2J");
-    check(http("200 OK", "{}"), 2, "is no explanation");
+    check(http("200 OK", "{}"), 2, "is not an explanation");
     check(http("400 Bad Request", "to: the mesh has no Service demo/b\u{1b}[2J\n"), 2, "no Service demo/b\\u{1b}[2J");
     check(http("404 Not Found", "no"), 2, "give the daemon's --admin address");
     check("SSH-2.0-OpenSSH_9.2\r\n".to_owned(), 2, "does not answer in HTTP");

@@ -45,7 +45,8 @@ fn a_file_that_is_renamed_and_broken_at_once_leaves_its_policies_in_force() {
     };
     let deny = policy("demo", "{action: DENY, rules: [{}]}");
     let audit = deny.replace("DENY", "AUDIT");
-    let went = "p.yaml: was removed when q.yaml came, which cannot be read: what it said stays in force until that is corrected";
+    let went = "p.yaml: was removed when q.yaml was added, which cannot be read: the objects of the removed file stay \
+        in force until";
     check(&[("p.yaml", Some(&deny))], "DENY demo/p", &[]);
     check(&[("p.yaml", None), ("q.yaml", Some("kind: ["))], "DENY demo/p", &["q.yaml:1: ", went]);
     check(
@@ -77,7 +78,8 @@ async fn a_policy_of_a_service_that_may_be_in_what_was_never_read_closes_its_nam
     running(dir.path(), SOON, async |mesh| {
         let snapshot = until_policies(mesh, "DENY demo/p | s.yaml in demo").await;
         let told =
-            "p.yaml:1: AuthorizationPolicy demo/p: spec.targetRefs: s.yaml could never be read, and may say which pods";
+            "p.yaml:1: AuthorizationPolicy demo/p: spec.targetRefs: s.yaml has never been readable and may name the \
+             pods";
         assert!(snapshot.problems().iter().any(|one| one.to_string().starts_with(told)), "{:?}", snapshot.problems());
         mesh.write("p.yaml", &of_web("action: AUDIT"));
         until_policies(mesh, "AUDIT demo/p | ").await;
@@ -95,7 +97,7 @@ async fn a_policy_of_a_service_that_may_be_in_what_was_never_read_closes_its_nam
         mesh.remove("s.yaml");
         let snapshot = until_policies(mesh, "ALLOW demo/p | ").await;
         assert!(
-            snapshot.problems()[0].to_string().contains("Service demo/web is in no file"),
+            snapshot.problems()[0].to_string().contains("there is no Service demo/web"),
             "{:?}",
             snapshot.problems()
         );

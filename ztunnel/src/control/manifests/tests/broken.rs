@@ -11,14 +11,14 @@ use crate::control::manifests::{check, parse, read};
 fn broken_files_are_told_with_place_and_field() {
     let table = [
         ("kind: [", "broken f.yaml:..."),
-        ("just words", "warning f.yaml:1: no Kubernetes object: no apiVersion and kind; ..."),
+        ("just words", "warning f.yaml:1: not a Kubernetes object: apiVersion and kind are missing; ..."),
         (
             "kind: Pod\nmetadata: {name: p}",
-            "broken f.yaml:1: apiVersion is missing beside kind Pod: write apiVersion: v1",
+            "broken f.yaml:1: kind is Pod, and apiVersion is missing: write apiVersion: v1",
         ),
         (
             "apiVersion: v2\nkind: Pod\nmetadata: {name: p}",
-            "broken f.yaml:1:13: apiVersion: \"v2\" is not read of kind Pod: write v1",
+            "broken f.yaml:1:13: apiVersion: \"v2\" is not supported for kind Pod: write v1",
         ),
         ("apiVersion: v1\nkind: Pod\nspec: {}", "broken f.yaml:1: metadata.name: is missing"),
         (

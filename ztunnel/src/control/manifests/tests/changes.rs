@@ -488,7 +488,7 @@ fn whose_host_is_taken_is_told_again_once_there_is_a_place_for_it() {
     let mut following = from_nothing_within(Some(3), &[("entries", entries), ("service", service.to_owned())]);
     let is_told = |following: &Following| {
         let problems = following.mesh.problems();
-        problems.iter().any(|problem| problem.message.contains("e.example already belongs to another service"))
+        problems.iter().any(|problem| problem.message.contains("e.example belongs to another service"))
     };
     assert!(!is_told(&following));
     say(&mut following.joiner, "service", "");

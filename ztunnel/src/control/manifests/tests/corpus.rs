@@ -124,7 +124,8 @@ fn values_are_those_of_kubectl() {
 fn what_is_no_manifest_is_told_once_and_has_no_effect() {
     let told = |line: u64, more: &str| {
         format!(
-            "warning f.yaml:{line}: no Kubernetes object: no apiVersion and kind{more}; it is ignored: move it elsewhere, or write the two"
+            "warning f.yaml:{line}: not a Kubernetes object: apiVersion and kind are missing{more}; it is ignored: \
+             move it out of the folder, or write both fields"
         )
     };
     for text in [
@@ -159,7 +160,7 @@ fn what_is_no_manifest_is_told_once_and_has_no_effect() {
 
 #[test]
 fn templates_are_told_from_broken_manifests() {
-    let template = "this is a template and no manifest: render it first, for example with helm template";
+    let template = "this is a template, not a manifest: render it first, for example with helm template";
     for text in [
         "{{- if .Values.on }}\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata:\n  name: {{ .Values.name }}\nspec: {}\n{{- end }}\n",
         "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: \"{{ .Release.Name }}-deny\"}\n",
@@ -180,7 +181,7 @@ fn every_fault_is_told_and_the_rest_counts() {
              apiVersion: v1\nkind: Pod\nmetadata: {{name: e}}\nspec: {{hostNetwork: sure}}\n---\n{B}metadata: {{name: x}}\n---\n{B}"
         ),
         "broken f.yaml:8:7: the bracket [ is never closed: close it
-         broken f.yaml:10: apiVersion is missing beside kind Pod: write apiVersion: v1
+         broken f.yaml:10: kind is Pod, and apiVersion is missing: write apiVersion: v1
          broken f.yaml:16:21: spec.hostNetwork: \"sure\" is given where true or false belongs
          broken f.yaml:21:1: metadata: the key is there twice, in line 20 and in line 21: remove one of the two
          pod default/a sa=default not labelled
@@ -212,7 +213,7 @@ fn every_fault_is_told_and_the_rest_counts() {
           kind: Pod
           metadata: {name: b}",
         "broken f.yaml:9:13: items[1]: the bracket { is never closed: close it
-         broken f.yaml:10: items[2]: apiVersion is missing beside kind Pod: write apiVersion: v1
+         broken f.yaml:10: items[2]: kind is Pod, and apiVersion is missing: write apiVersion: v1
          pod default/a sa=default not labelled
          pod default/b sa=default not labelled",
     );

@@ -290,10 +290,11 @@ fn what_a_service_entry_cannot_have_is_told() {
         metadata: {name: void}
         spec: {resolution: STATIC}",
         "entry default/dns a.example 443->443 passes through
-         warning e.yaml:4: ServiceEntry default/dns: spec.resolution: host names are not resolved by this version: ...
-         problem e.yaml:6: ServiceEntry default/odd: spec.hosts: a.example already belongs to another service of namespace default; ...
+         warning e.yaml:4: ServiceEntry default/dns: spec.resolution: this version does not resolve host names: ...
+         problem e.yaml:6: ServiceEntry default/odd: spec.hosts: a.example belongs to another service of namespace default; ...
          problem e.yaml:10: ServiceEntry default/odd: spec.hosts: \"b c\" is not a host name; it is ignored
-         problem e.yaml:11: ServiceEntry default/odd: spec.addresses: \"1.2.3.4/33\" is not an IP address or range; ...
+         problem e.yaml:11: ServiceEntry default/odd: spec.addresses: \"1.2.3.4/33\" is not an IP address or IP \
+             block; ...
          problem e.yaml:11: ServiceEntry default/odd: spec.addresses: \"web\" is not an IP address; ...
          problem e.yaml:11: ServiceEntry default/odd: spec.addresses: 127.0.0.1 is a loopback, ...
          problem e.yaml:12: ServiceEntry default/odd: spec.ports.number: 0 is not a port from 1 to 65535; ...
@@ -303,10 +304,10 @@ fn what_a_service_entry_cannot_have_is_told() {
          problem e.yaml:14: ServiceEntry default/odd: spec.endpoints.address: \"b.example\" is not an IP address; ...
          problem e.yaml:14: ServiceEntry default/odd: spec.endpoints.address: \"unix:///x\" is a Unix socket, which is not TCP; ...
          problem e.yaml:14: ServiceEntry default/odd: spec.endpoints.ports: 192.0.2.1 has no port from 1 to 65535 for 81
-         problem e.yaml:15: ServiceEntry default/odd: spec: workloadSelector does not count beside endpoints: ...
+         problem e.yaml:15: ServiceEntry default/odd: spec: workloadSelector has no effect together with endpoints: ...
          problem e.yaml:16: ServiceEntry default/odd: spec.exportTo: \"B\" is not a Kubernetes name: ...
          problem e.yaml:17: ServiceEntry default/odd: spec.subjectAltNames: \"example.com\" is not spiffe://...
-         problem e.yaml:22: ServiceEntry default/void: spec.hosts: there is none: the entry counts for nothing
+         problem e.yaml:22: ServiceEntry default/void: spec.hosts: there is no valid host name: the entry has no effect
          problem e.yaml:22: ServiceEntry default/void: spec: resolution is STATIC, but there are neither ...",
     );
     let entry = |version: &str, spec: &str| {
@@ -346,8 +347,9 @@ fn a_pod_keeps_its_address_against_an_entry() {
          service default/s 10.96.0.1 80->80
          entry default/e a.example 10.0.0.1 10.96.0.1 80->80 passes through
          entry default/e b.example 10.0.0.1 10.96.0.1 80->80 passes through
-         problem e.yaml:1: ServiceEntry default/e: spec.addresses: 10.0.0.1 is the address of Pod default/p, which keeps it
-         warning e.yaml:1: ServiceEntry default/e: spec.addresses: 10.96.0.1 is the address of Service default/s, which comes first",
+         problem e.yaml:1: ServiceEntry default/e: spec.addresses: 10.0.0.1 is the address of Pod default/p, which takes precedence
+         warning e.yaml:1: ServiceEntry default/e: spec.addresses: 10.96.0.1 is the address of Service default/s, \
+             which takes precedence",
     );
 }
 
@@ -374,7 +376,8 @@ fn mesh_settings_are_read_from_their_config_map_only() {
     check(
         &config_map("istio", "istio-system", "trustDomain: example.org\noutboundTrafficPolicy: {mode: REGISTRY_ONLY}"),
         "registry only
-         problem m.yaml:1: ConfigMap istio-system/istio: data.mesh.trustDomain: example.org is not this daemon's trust domain, ...",
+         problem m.yaml:1: ConfigMap istio-system/istio: data.mesh.trustDomain: example.org differs from the trust \
+             domain of this daemon, ...",
     );
 }
 

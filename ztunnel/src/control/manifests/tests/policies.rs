@@ -83,7 +83,8 @@ fn an_action_is_read_and_an_empty_policy_has_no_rules() {
     check(
         &policy("action: CUSTOM\nprovider: {name: opa}\nrules: [{}]"),
         "CUSTOM demo/p for namespace demo: anything
-         problem p.yaml:5: AuthorizationPolicy demo/p: spec.action: CUSTOM needs an external authorizer, which can't be asked at this layer: whatever its rules match is refused; ...",
+         problem p.yaml:5: AuthorizationPolicy demo/p: spec.action: CUSTOM needs an external authorizer, which cannot \
+             be asked at layer 4: connections that match its rules are refused; ...",
     );
     for version in ["v1", "v1beta1"] {
         check(
@@ -162,16 +163,17 @@ fn fields_of_requests_are_told_and_not_judged() {
         (19, "rules[1].when[3].key: experimental.envoy.filters.a"),
     ];
     let table = [
-        ("ALLOW", "the rule never matches, so that it lets nobody in"),
-        ("DENY", "the rule is enforced without it, so that it keeps out more than it says"),
-        ("AUDIT", "the rule is compared without it, so that it tells of more than it says"),
+        ("ALLOW", "the rule never matches, so it allows no connection"),
+        ("DENY", "the rule is enforced without the field, so it refuses more connections than written"),
+        ("AUDIT", "the rule is applied without the field, so it reports more connections than written"),
     ];
     for (action, consequence) in table {
         let warnings: String = told
             .iter()
             .map(|(line, field)| {
                 format!(
-                    "\nwarning p.yaml:{line}: AuthorizationPolicy demo/p: spec.{field}: requests can't be seen at this layer: \
+                    "\nwarning p.yaml:{line}: AuthorizationPolicy demo/p: spec.{field}: requests are not visible at \
+                     layer 4: \
                      {consequence}; ..."
                 )
             })
@@ -184,7 +186,7 @@ fn fields_of_requests_are_told_and_not_judged() {
     let many: String = (0..40).map(|_| "{to: [{operation: {paths: [a]}}]},").collect();
     let shown = super::show(&policy(&format!("rules: [{many}]")));
     assert_eq!(shown.lines().count(), 1 + 32 + 1);
-    assert!(shown.contains("AuthorizationPolicy demo/p: 8 more fields can't be judged"), "{shown}");
+    assert!(shown.contains("AuthorizationPolicy demo/p: 8 more fields cannot be evaluated"), "{shown}");
 }
 
 #[test]
@@ -200,7 +202,8 @@ fn a_policy_protects_whom_it_selects() {
         if expected.contains("any namespace") {
             check(
                 &file("PeerAuthentication"),
-                "problem p.yaml:1: PeerAuthentication istio-system/p: spec.selector: istio-system is the root namespace, where a selector does not count, ...",
+                "problem p.yaml:1: PeerAuthentication istio-system/p: spec.selector: istio-system is the root \
+                 namespace, in which a policy with a selector has no effect: ...",
             );
         } else {
             check(&file("PeerAuthentication"), &format!("mtls {namespace}/p for {expected}: -"));
@@ -262,7 +265,8 @@ fn targets_are_services_of_the_namespace() {
     check_targets(
         "targetRefs: [{kind: Service, name: web}, {kind: Service, name: wbe}]",
         "ALLOW demo/p for services demo/web|demo/wbe: 
-         problem p.yaml:1: AuthorizationPolicy demo/p: spec.targetRefs: Service demo/wbe is in no file: the policy protects nobody behind it",
+         problem p.yaml:1: AuthorizationPolicy demo/p: spec.targetRefs: there is no Service demo/wbe: this target \
+             matches no pod",
     );
     for kind in ["{}", "{type: ExternalName, externalName: example.org}", "{clusterIP: None, ports: [{port: 80}]}"] {
         let shown = super::show(&format!(
@@ -270,13 +274,14 @@ fn targets_are_services_of_the_namespace() {
             service.replace("{selector: {a: b}}", kind),
             policy("targetRefs: [{kind: Service, name: web}]")
         ));
-        let told = "spec.targetRefs: Service demo/web has no selector, and no EndpointSlice names it: the policy protects nobody";
+        let told = "spec.targetRefs: Service demo/web has no selector, and no EndpointSlice names it: this target \
+            matches no pod";
         assert!(shown.contains(web) && shown.contains(told), "{shown}");
     }
     let waypoint = |index: usize, kind: &str| {
         format!(
-            "warning p.yaml:6: AuthorizationPolicy demo/p: spec.targetRefs[{index}]: a policy for a \"{kind}\" is for a waypoint or \
-             gateway to enforce: here it protects nobody; ..."
+            "warning p.yaml:6: AuthorizationPolicy demo/p: spec.targetRefs[{index}]: a policy for a \"{kind}\" is \
+             enforced by a waypoint or gateway: it has no effect here; ..."
         )
     };
     check_targets(
@@ -310,7 +315,7 @@ fn peer_authentication_is_read() {
     check_spec("{mtls: {mode: null}}", "namespace demo: - of 60");
     check_spec("{mtls: {}}", "namespace demo: - of 60");
     check_spec("{mtls: null}", "namespace demo: - of 60");
-    let disable = "\nwarning p.yaml:1: PeerAuthentication demo/p: mode DISABLE counts as PERMISSIVE: ...";
+    let disable = "\nwarning p.yaml:1: PeerAuthentication demo/p: mode DISABLE is treated as PERMISSIVE: ...";
     check_spec("{mtls: {mode: DISABLE}}", &format!("namespace demo: DISABLE of 60{disable}"));
     let ports = |ports: &str| {
         format!("{{selector: {{matchLabels: {{app: web}}}}, mtls: {{mode: STRICT}}, portLevelMtls: {ports}}}")
@@ -324,7 +329,8 @@ fn peer_authentication_is_read() {
     check_spec(
         "{portLevelMtls: {80: {mode: STRICT}}}",
         "namespace demo: - of 60
-         problem p.yaml:1: PeerAuthentication demo/p: spec.portLevelMtls: counts only beside a selector: write one",
+         problem p.yaml:1: PeerAuthentication demo/p: spec.portLevelMtls: it has an effect only with a selector: \
+             write one",
     );
 }
 
@@ -362,10 +368,11 @@ fn of_several_peer_authentications_the_oldest_counts() {
          mtls istio-system/j for mesh: -
          mtls other/g for namespace other: -
          mtls other/h for app=web in other: -
-         problem p.yaml:2: PeerAuthentication demo/a: does not count: PeerAuthentication demo/b is for the same workloads and is older: remove one of the two
-         problem p.yaml:12: PeerAuthentication demo/c: does not count: PeerAuthentication demo/b is for the same workloads and comes first by name: ...
-         problem p.yaml:22: PeerAuthentication demo/e: does not count: PeerAuthentication demo/d is for the same workloads and is older: ...
-         problem p.yaml:47: PeerAuthentication istio-system/j: does not count: PeerAuthentication istio-system/i is for the same workloads and comes first by name: ...",
+         problem p.yaml:2: PeerAuthentication demo/a: has no effect: PeerAuthentication demo/b is for the same workloads and is older: remove one of the two
+         problem p.yaml:12: PeerAuthentication demo/c: has no effect: PeerAuthentication demo/b is for the same workloads and comes first by name: ...
+         problem p.yaml:22: PeerAuthentication demo/e: has no effect: PeerAuthentication demo/d is for the same workloads and is older: ...
+         problem p.yaml:47: PeerAuthentication istio-system/j: has no effect: PeerAuthentication istio-system/i is \
+             for the same workloads and comes first by name: ...",
     );
 }
 
@@ -399,6 +406,7 @@ fn policies_stand_in_lists_and_json_and_once() {
          ALLOW demo/p for namespace demo: anything, unjudged: to[0].operation.paths
          mtls demo/q for namespace demo: -
          warning a.yaml:12: AuthorizationPolicy demo/p: spec.rules[0].to[0].operation.paths: requests ...
-         problem c.yaml:1: AuthorizationPolicy demo/p: is already in a.yaml:5, which counts: remove one of the two",
+         problem c.yaml:1: AuthorizationPolicy demo/p: is already in a.yaml:5, which is in force: remove one of the \
+             two",
     );
 }

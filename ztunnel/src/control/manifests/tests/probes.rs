@@ -113,7 +113,7 @@ fn the_nodes_addresses_are_read() {
     shown(
         ", hostIPs: [{ip: 127.0.0.1}, {ip: node}]",
         "
-        problem p.yaml:5: Pod demo/p: status.hostIPs: \"node\" is not an IP address; it is not taken as the node's
+        problem p.yaml:5: Pod demo/p: status.hostIPs: \"node\" is not an IP address; the address is ignored
         problem p.yaml:5: Pod demo/p: status.hostIPs: 127.0.0.1 is a loopback, ...",
     );
 }

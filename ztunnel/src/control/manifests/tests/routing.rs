@@ -244,11 +244,7 @@ fn services_and_pods_of_the_mesh_are_reached_through_tunnels() {
     check(&mesh, "demo/client -> 10.0.2.2:1234", "tunnel 10.0.2.2:1234 to web");
     check(&mesh, "demo/client -> [fd00:2::2]:80", "tunnel [fd00:2::2]:80 to web");
     check(&mesh, "demo/client -> 10.96.0.1:81", "no_healthy_upstream: Service demo/web has no TCP port 81");
-    check(
-        &mesh,
-        "demo/client -> 10.0.2.2:15008",
-        "recursive: port 15008 of Pod demo/web-b is reserved for the mesh's tunnels",
-    );
+    check(&mesh, "demo/client -> 10.0.2.2:15008", "recursive: port 15008 of Pod demo/web-b is reserved for HBONE");
 }
 
 #[test]
@@ -269,11 +265,7 @@ fn what_is_not_in_the_mesh_gets_plaintext() {
         "demo/client -> 10.96.0.4:15008",
         "no_healthy_upstream: demo/open:15008: 1 of 1 endpoints ready, and none that this pod may use",
     );
-    check(
-        &mesh,
-        "demo/client -> 10.0.2.4:15008",
-        "recursive: port 15008 of Pod demo/open is reserved for the mesh's tunnels",
-    );
+    check(&mesh, "demo/client -> 10.0.2.4:15008", "recursive: port 15008 of Pod demo/open is reserved for HBONE");
     // The pod connects to itself.
     check(&mesh, "demo/web-a -> 10.96.0.1:80", "demo/web: plain 10.0.1.2:8080 or tunnel 10.0.2.2:80 to web");
     check(&mesh, "demo/web-a -> 10.0.1.2:7", "plain 10.0.1.2:7");
@@ -291,7 +283,8 @@ fn what_is_not_clear_is_refused() {
         EndpointSlice demo/loop labels: {kubernetes.io/service-name: loop} | addressType: IPv4, ports: [{port: 80}], endpoints: [{addresses: [10.96.0.1]}, {addresses: [10.0.9.1]}]
     ";
     let mesh = mesh(&format!("{MESH}{more}"));
-    let contested = "no_healthy_upstream: 10.0.9.1 is claimed by Pod demo/twin-1, Pod plain/twin-2: it is nobody's until one is left";
+    let contested = "no_healthy_upstream: 10.0.9.1 is claimed by Pod demo/twin-1, Pod plain/twin-2: the address \
+        belongs to no pod until only one of them claims it";
     check(&mesh, "demo/client -> 10.0.9.1:80", contested);
     check(
         &mesh,
@@ -308,15 +301,15 @@ fn what_is_not_clear_is_refused() {
     check(
         &mesh,
         "plain/old -> 10.96.0.8:80",
-        "no_healthy_upstream: 10.96.0.8 is the address of Service demo/private: nothing passes through to it",
+        "no_healthy_upstream: 10.96.0.8 is the address of Service demo/private: no connection is passed through to it",
     );
     check(
         &mesh,
         "plain/old -> 10.96.0.1:81",
-        "no_healthy_upstream: 10.96.0.1 is the address of Service demo/web: nothing passes through to it",
+        "no_healthy_upstream: 10.96.0.1 is the address of Service demo/web: no connection is passed through to it",
     );
     check(&mesh, "plain/old -> 10.96.0.1:80", "demo/web: tunnel 10.0.1.2:8080 to web or tunnel 10.0.2.2:80 to web");
-    check(&mesh, "demo/gone -> 10.96.0.1:80", "local_fault: the mesh knows no Pod demo/gone (any more)");
+    check(&mesh, "demo/gone -> 10.96.0.1:80", "local_fault: the mesh has no Pod demo/gone (any more)");
     for nowhere in
         ["127.0.0.1:80", "0.0.0.0:80", "224.0.0.1:80", "[fe80::1]:80", "[::1]:80", "192.0.0.8:1", "[100::1]:1"]
     {
@@ -471,33 +464,42 @@ fn tunnels_lead_to_this_pod_only() {
     ask("10.0.1.2:8080 for old.plain.svc.cluster.local", "10.0.1.2:8080 from client for all");
     ask("10.0.1.2:1", "10.0.1.2:1 from client for -");
     ask("[::ffff:10.0.1.2]:8080", "10.0.1.2:8080 from client for all");
-    ask("10.0.2.2:80", "400 not_this_pod: 10.0.2.2:80 is not this pod: the tunnel came to 10.0.1.2");
-    ask("[fd00:1::2]:80", "400 not_this_pod: [fd00:1::2]:80 is not this pod: the tunnel came to 10.0.1.2");
-    ask("127.0.0.1:80", "400 not_this_pod: 127.0.0.1:80 is not this pod: the tunnel came to 10.0.1.2");
-    ask("10.0.1.2:0", "400 bad_request: port 0 is no port");
+    ask(
+        "10.0.2.2:80",
+        "400 not_this_pod: 10.0.2.2:80 is not an address of this pod: the HBONE connection was made to 10.0.1.2",
+    );
+    ask(
+        "[fd00:1::2]:80",
+        "400 not_this_pod: [fd00:1::2]:80 is not an address of this pod: the HBONE connection was made to 10.0.1.2",
+    );
+    ask(
+        "127.0.0.1:80",
+        "400 not_this_pod: 127.0.0.1:80 is not an address of this pod: the HBONE connection was made to 10.0.1.2",
+    );
+    ask("10.0.1.2:0", "400 bad_request: port 0 does not exist");
     for port in [15001, 15006, 15008] {
-        ask(&format!("10.0.1.2:{port}"), &format!("503 recursive: port {port} is the mesh's own"));
+        ask(&format!("10.0.1.2:{port}"), &format!("503 recursive: port {port} is reserved for HBONE"));
     }
     ask("web.demo.svc.cluster.local:80", "10.0.1.2:8080 from client for web");
     ask("Web.demo.svc.cluster.local:80", "10.0.1.2:8080 from client for web");
     ask("headless.demo.svc.cluster.local:80", "10.0.1.2:8080 from client for headless");
     let no_endpoint = |host: &str, port: u16| {
-        format!("503 no_healthy_upstream: Pod demo/web-a is no endpoint of {host:?}, port {port}")
+        format!("503 no_healthy_upstream: Pod demo/web-a is not an endpoint of {host:?}, port {port}")
     };
     ask("web.demo.svc.cluster.local:81", &no_endpoint("web.demo.svc.cluster.local", 81));
     ask("old.plain.svc.cluster.local:80", &no_endpoint("old.plain.svc.cluster.local", 80));
     ask(
         "private.demo.svc.cluster.local:80",
-        "503 no_healthy_upstream: no service \"private.demo.svc.cluster.local\" is known",
+        "503 no_healthy_upstream: the namespace of the pod sees no service \"private.demo.svc.cluster.local\"",
     );
-    ask("web:80", "503 no_healthy_upstream: no service \"web\" is known");
+    ask("web:80", "503 no_healthy_upstream: the namespace of the pod sees no service \"web\"");
     check_target(
         "demo/gone",
         "10.0.1.2",
         "10.0.1.1",
         "client",
         "10.0.1.2:80",
-        "503 local_fault: the mesh knows no Pod demo/gone (any more)",
+        "503 local_fault: the mesh has no Pod demo/gone (any more)",
     );
     check_target(
         "demo/web-a",
@@ -519,8 +521,8 @@ fn a_peer_is_who_it_proved_to_be() {
     ask("10.0.1.1", "web", "10.0.1.2:1 from ? for -");
     ask("10.0.2.2", "client", "10.0.1.2:1 from ? for -");
     ask("203.0.113.1", "client", "10.0.1.2:1 from ? for -");
-    ask("127.0.0.1", "client", "503 recursive: nothing can come from 127.0.0.1");
-    ask("[fe80::1]", "client", "503 link_local_source: nothing can come from fe80::1");
+    ask("127.0.0.1", "client", "503 recursive: 127.0.0.1 cannot be the address of a client");
+    ask("[fe80::1]", "client", "503 link_local_source: fe80::1 cannot be the address of a client");
     let error = TargetError::Reserved(15001);
     assert_eq!((error.status().as_u16(), error.reason().label()), (503, "recursive"));
 }

@@ -177,10 +177,10 @@ impl Reader<'_> {
         let by_name = principals.len() + not_principals.len() + namespaces.len() + not_namespaces.len() > 0;
         let wrong = |message| Err(FieldError::new(place.clone(), message));
         if found == Match::default() && !unjudged {
-            return wrong("is empty: name at least one field, or take from out to mean everybody");
+            return wrong("is empty: name at least one field, or remove `from` to match every client");
         }
         if by_name && found.service_accounts.len() + found.not_service_accounts.len() > 0 {
-            return wrong("has serviceAccounts beside principals or namespaces: write one of them");
+            return wrong("has serviceAccounts together with principals or namespaces: write only one of them");
         }
         Ok(found)
     }
@@ -200,7 +200,7 @@ impl Reader<'_> {
             ("notPaths", &fields.not_paths),
         ];
         if !self.unjudged(place, &of_requests)? && found == Match::default() {
-            let message = "is empty: name at least one field, or take to out to mean everything";
+            let message = "is empty: name at least one field, or remove `to` to match every destination";
             return Err(FieldError::new(place.clone(), message));
         }
         Ok(found)
@@ -293,7 +293,7 @@ fn some<'e, T>(
 ) -> Result<impl Iterator<Item = (usize, &'e T)> + use<'e, T>, FieldError> {
     let entries = list.as_slice();
     if entries.is_empty() {
-        return Err(FieldError::new(FieldPath::of(field), "is an empty list: take it out to mean everybody"));
+        return Err(FieldError::new(FieldPath::of(field), "is an empty list: remove the field to match every value"));
     }
     Ok(entries.iter().enumerate())
 }
@@ -367,7 +367,7 @@ fn ip_block(text: &str) -> Result<IpNet, String> {
         Ok(address) => Some(IpNet::from(address)),
         Err(_) => text.parse().ok(),
     };
-    let net = net.ok_or_else(|| format!("{text:?} is neither an IP address nor a range such as 10.0.0.0/8"))?;
+    let net = net.ok_or_else(|| format!("{text:?} is neither an IP address nor an IP block such as 10.0.0.0/8"))?;
     let mapped = match net {
         IpNet::V4(_) => None,
         IpNet::V6(v6) => v6.addr().to_ipv4_mapped().zip(v6.prefix_len().checked_sub(96)),

@@ -138,7 +138,7 @@ async fn a_silent_control_plane_makes_a_connection_fail_in_time_and_is_asked_aga
     let bad = workload("1", Workload { tunnel_protocol: 2, ..pod("b", [10, 0, 0, 2]) });
     stream.send(response(ADDRESS, "a1", vec![a(), bad], &[]));
     let error = beside(&mut follower, demand.known(address, Instant::now())).await.unwrap_err();
-    assert!(error.to_string().contains("has not said"), "{error}");
+    assert!(error.to_string().contains("has not answered"), "{error}");
     // The control plane refuses, and the request is repeated.
     stream.fail(Status::permission_denied("the node is not known"));
     let mut stream = beside(&mut follower, plane.stream()).await;

@@ -62,9 +62,9 @@ fn content_that_makes_no_sense_is_named() {
         (layout::KEY, encrypted, "unencrypted"),
         (layout::ROOTS, cut, "is not PEM"),
         (layout::CHAIN, cut, "is not PEM"),
-        (layout::ROOTS, garbage, "broken certificate"),
-        (layout::CERTIFICATE, garbage, "broken certificate"),
-        (layout::CHAIN, garbage, "broken certificate"),
+        (layout::ROOTS, garbage, "certificate that cannot be parsed"),
+        (layout::CERTIFICATE, garbage, "certificate that cannot be parsed"),
+        (layout::CHAIN, garbage, "certificate that cannot be parsed"),
         (layout::CERTIFICATE, "\0\u{1}", "holds no certificate"),
     ] {
         let (dir, _) = good();
@@ -127,7 +127,7 @@ fn a_certificate_that_may_not_sign_or_not_now_is_named() {
     let mut early = params("early", BasicConstraints::Unconstrained);
     early.not_before = (SystemTime::now() + HOUR).into();
     for (params, said) in [
-        (leaf, "it is not a CA's"),
+        (leaf, "it is not a CA certificate"),
         (usage, "keyCertSign"),
         (expired, "it has expired at 2"),
         (early, "is the clock right?"),

@@ -139,7 +139,7 @@ fn what_is_proposed_helps_against_denials() {
         ("STRICT}}", &format!("STRICT}}}}\nPeerAuthentication demo/new | {spec}")),
         "10.9.9.9",
         80,
-        &format!("or let port 80 take plaintext: a PeerAuthentication in namespace demo with {spec}"),
+        &format!("or accept plaintext at port 80: a PeerAuthentication in namespace demo with {spec}"),
     );
     let own = "PeerAuthentication demo/own | spec: {selector: {matchLabels: {app: web}}, mtls: {mode: STRICT}}";
     check_hint(
@@ -147,7 +147,7 @@ fn what_is_proposed_helps_against_denials() {
         ("STRICT}", "STRICT}, portLevelMtls: {80: {mode: PERMISSIVE}}"),
         "10.9.9.9",
         80,
-        "or let port 80 take plaintext: portLevelMtls: {80: {mode: PERMISSIVE}} in PeerAuthentication demo/own",
+        "or accept plaintext at port 80: portLevelMtls: {80: {mode: PERMISSIVE}} in PeerAuthentication demo/own",
     );
 }
 
@@ -299,7 +299,7 @@ fn what_only_another_node_knows_is_told_as_not_known() {
     let closed = ask_with(&[("client", pod("")), ("web", LocalPod::default())]);
     assert_eq!(closed.verdict, Verdict::Denied);
     assert!(
-        closed.reason.starts_with("no tunnel to Pod demo/web can be opened: its node can't enrol it"),
+        closed.reason.starts_with("no HBONE connection to Pod demo/web can be opened: its node can't enrol it"),
         "{}",
         closed.reason
     );

@@ -47,7 +47,7 @@ fn services_by_host_name() {
     asked("shop/cli", "web-0.web.shop.svc", "8080", "no service of the mesh");
     asked("shop/cli", "db.example.com", "5432", "198.51.100.7:5432");
     asked("shop/cli", "a.wild.example", "5432", "198.51.100.7:5432");
-    asked("shop/cli", "www.example.org", "443", "ask for that, as the client's resolver finds it");
+    asked("shop/cli", "www.example.org", "443", "give the address to which the client's resolver resolves it");
 }
 
 #[test]

@@ -21,11 +21,11 @@ fn broken_policies_are_told_with_place_and_field() {
         ),
         (
             "selector: {matchLabels: {a: b}}\ntargetRefs: [{kind: Service, name: a}]".to_owned(),
-            "6:16: spec.targetRefs[0]: stands beside selector: ...",
+            "6:16: spec.targetRefs[0]: is given together with selector: ...",
         ),
         (
             "targetRef: {kind: Service, name: a}\ntargetRefs: [{kind: Service, name: a}]".to_owned(),
-            "5:14: spec.targetRef: stands beside targetRefs: ...",
+            "5:14: spec.targetRef: is given together with targetRefs: ...",
         ),
         (
             "targetRefs:\n- {kind: Service, name: a, sectionName: b}".to_owned(),
@@ -37,7 +37,7 @@ fn broken_policies_are_told_with_place_and_field() {
         ),
         (
             "targetRefs:\n- {kind: service, name: a}".to_owned(),
-            "6:12: spec.targetRefs[0].kind: \"service\" is nothing that a policy protects: write Service",
+            "6:12: spec.targetRefs[0].kind: \"service\" cannot be the target of a policy: write Service",
         ),
         (
             "targetRefs:\n- {kind: Service, name: a, namespace: other}".to_owned(),
@@ -88,11 +88,11 @@ fn broken_policies_are_told_with_place_and_field() {
         ),
         (
             rule("from:\n- source: {serviceAccounts: [a], principals: [b]}"),
-            "7:15: spec.rules[0].from[0].source: has serviceAccounts beside principals or namespaces: ...",
+            "7:15: spec.rules[0].from[0].source: has serviceAccounts together with principals or namespaces: ...",
         ),
         (
             rule("from:\n- source: {notServiceAccounts: [a], notNamespaces: [b]}"),
-            "7:15: spec.rules[0].from[0].source: has serviceAccounts beside ...",
+            "7:15: spec.rules[0].from[0].source: has serviceAccounts together with ...",
         ),
         (
             rule("from:\n- source: {trustDomains: ['spiffe://a']}"),

@@ -53,7 +53,7 @@ fn marks_and_line_ends() {
     check(&format!("---\nnull\n---\n{p}"), DENIES);
     check(
         &format!("text\n---\n{p}"),
-        &format!("{DENIES}; p.yaml:1: no Kubernetes object: no apiVersion and kind; ..."),
+        &format!("{DENIES}; p.yaml:1: not a Kubernetes object: apiVersion and kind are missing; ..."),
     );
     check(&format!("{p} ---\n{q}"), "broken p.yaml:5:2: ...");
     check(
@@ -157,7 +157,7 @@ fn a_misspelt_head_is_told() {
     check(&p.replace("namespace:", "namepsace:"), "broken p.yaml:3:...");
     check(&p.replace("demo}", "demo, annotation: {istio.io/dry-run: 'true'}}"), "broken p.yaml:3:...");
     for kind in ["AuthorisationPolicy", "authorizationpolicy", "AuthorizationPolicies", "Authorization"] {
-        check(&p.replace("AuthorizationPolicy", kind), &format!("broken p.yaml:1: {kind:?} is no kind of ..."));
+        check(&p.replace("AuthorizationPolicy", kind), &format!("broken p.yaml:1: {kind:?} is not a kind of ..."));
     }
     for version in ["security.istio.io", "v1", "networking.istio.io/v1", "istio.io/v1"] {
         let wrong = p.replace("security.istio.io/v1", version);
@@ -176,11 +176,11 @@ fn a_misspelt_head_is_told() {
     check(&list("apiVersion: v1\nkind: List", "item"), "broken p.yaml:3:1: item: unknown field...");
     check(
         &list("apiVersion: v1\nkind: list", "items"),
-        "broken p.yaml:1: apiVersion \"v1\" and kind \"list\" are no list of objects: ...",
+        "broken p.yaml:1: apiVersion \"v1\" and kind \"list\" are not a list of objects: ...",
     );
     check(
         &list("apiVersion: meta.k8s.io/v1\nkind: List", "items"),
-        "broken p.yaml:1: apiVersion \"meta.k8s.io/v1\" and kind \"List\" are no list of objects: ...",
+        "broken p.yaml:1: apiVersion \"meta.k8s.io/v1\" and kind \"List\" are not a list of objects: ...",
     );
 }
 
@@ -191,12 +191,12 @@ fn a_star_that_is_no_wildcard_is_told() {
     };
     for value in ["**", "a*b", "*a*", "*a*b", "a*b*"] {
         let told = raw(&rule(&format!("'{value}', '*/ns/foo/sa/bar'")));
-        let expected = format!("spec.rules[0]: {value:?} matches nobody: ");
+        let expected = format!("spec.rules[0]: {value:?} matches no client: ");
         assert!(told.contains(&expected), "{told}");
     }
     check(&rule("'*', 'a*', '*/ns/foo/sa/bar'"), "DENY demo/p for namespace demo: from principal=*|a*|*/ns/foo/sa/bar");
     let when = "{rules: [{when: [{key: source.namespace, notValues: ['a*b']}]}]}";
-    assert!(raw(&policy("p", when)).contains("\"a*b\" matches nobody"));
+    assert!(raw(&policy("p", when)).contains("\"a*b\" matches no client"));
 }
 
 #[test]
@@ -205,6 +205,6 @@ fn aliases_of_the_trust_domain_are_told_for_not_counting() {
                     '{trustDomainAliases: [old.example]}'}\n";
     check(
         settings,
-        "p.yaml:1: ConfigMap istio-system/istio: data.mesh.trustDomainAliases: \"old.example\" does not count: ...",
+        "p.yaml:1: ConfigMap istio-system/istio: data.mesh.trustDomainAliases: \"old.example\" has no effect: ...",
     );
 }

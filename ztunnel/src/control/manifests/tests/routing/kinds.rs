@@ -87,7 +87,7 @@ fn a_workload_entry_takes_no_address_and_no_name_from_a_pod() {
     let named = with("WorkloadEntry demo/web-a | spec: {address: 172.20.0.9}\n");
     check(&named, "demo/client -> 10.0.1.2:80", "tunnel 10.0.1.2:80 to web");
     let told: Vec<String> = named.problems().iter().map(ToString::to_string).collect();
-    assert!(told.iter().any(|told| told.contains("WorkloadEntry demo/web-a: has the name of a Pod")), "{told:?}");
+    assert!(told.iter().any(|told| told.contains("WorkloadEntry demo/web-a: a Pod has the same name")), "{told:?}");
 }
 
 #[test]

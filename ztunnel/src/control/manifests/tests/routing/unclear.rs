@@ -12,8 +12,8 @@ fn partial(lines: &str) -> Snapshot {
 
 fn unread(what: &str) -> String {
     format!(
-        "unknown_destination: {what} may be in a file of the mesh that could not be read since the start: repair that; /config_dump \
-         names it"
+        "unknown_destination: {what} may be in a file of the mesh that has never been readable: repair the file, \
+         which /config_dump names"
     )
 }
 
@@ -83,8 +83,9 @@ fn an_entry_takes_no_pods_address_and_adds_no_identity_to_others_services() {
     check(&mesh, "demo/client -> 10.96.0.4:80", "demo/open: tunnel 10.0.2.4:80 to default");
     let errors = mesh.problems().iter().filter(|problem| problem.severity == Severity::Error);
     let problems: Vec<String> = errors.map(|problem| problem.message.clone()).collect();
-    let kept =
-        |address: &str, pod: &str| format!("spec.addresses: {address} is the address of Pod {pod}, which keeps it");
+    let kept = |address: &str, pod: &str| {
+        format!("spec.addresses: {address} is the address of Pod {pod}, which takes precedence")
+    };
     assert_eq!(problems, [kept("10.0.1.2", "demo/web-a"), kept("10.0.2.3", "plain/old")]);
 }
 
@@ -120,7 +121,7 @@ fn the_traffic_of_others_is_not_taken_by_an_entry() {
     check(&as_in_istio, "demo/client -> 198.51.100.1:443", "evil/one: plain 203.0.113.67:443");
     check(&as_in_istio, "demo/client -> 198.51.100.2:443", "evil/pods: plain 10.66.0.1:443");
     assert_eq!(told(&as_in_istio, "leads only pods of namespace evil"), 0);
-    assert_eq!(told(&as_in_istio, "may take the traffic of all pods"), 1);
+    assert_eq!(told(&as_in_istio, "can direct the traffic of all pods"), 1);
 
     let root = GRABS.replace("ServiceEntry evil", "ServiceEntry istio-system");
     let of_root = mesh(&format!("{MESH}{root}"));
@@ -158,7 +159,7 @@ fn a_pod_is_not_made_unreachable_by_a_service_that_claims_its_address() {
     check(&mesh, "demo/client -> 10.96.0.1:80", both);
     let problems: Vec<String> = mesh.problems().iter().map(ToString::to_string).collect();
     assert_eq!(problems.len(), 1, "{problems:?}");
-    let told = "Service plain/grab: spec.clusterIPs: 10.0.1.2 is the address of Pod demo/web-a, which keeps it";
+    let told = "Service plain/grab: spec.clusterIPs: 10.0.1.2 is the address of Pod demo/web-a, which takes precedence";
     assert!(problems[0].ends_with(told), "{problems:?}");
 }
 
@@ -215,6 +216,6 @@ fn an_address_that_many_claim_is_told_in_one_short_line() {
         &mesh(&format!("{MESH}{pods}")),
         "demo/client -> 10.9.9.9:80",
         "no_healthy_upstream: 10.9.9.9 is claimed by Pod demo/p0000, Pod demo/p0001, Pod demo/p0002, Pod demo/p0003 and 996 \
-         more: it is nobody's until one is left",
+         more: the address belongs to no pod until only one of them claims it",
     );
 }

@@ -38,7 +38,7 @@ fn some_pods_of_a_client_are_outside() {
             "warning[pod-outside-mesh] Pod demo/out: ...",
             "info[client-outside-mesh] AuthorizationPolicy demo/p: rules[0].from[0].source.namespaces: some pods of \
              namespace demo are outside of the mesh and have no identity (demo/out: labelled istio.io/dataplane-mode: \
-             none), so they are not let in by it | ...",
+             none), so the rule does not match them | ...",
         ],
     );
 }

@@ -73,8 +73,8 @@ fn fields_that_exclude_each_other() {
     rule(
         "from: [{source: {notPrincipals: ['*'], namespaces: [demo]}}]",
         "never-matches",
-        "rules[0].from[0] can never match: rules[0].from[0].source.namespaces wants a client with an identity, and * of \
-         rules[0].from[0].source.notPrincipals one without",
+        "rules[0].from[0] can never match: rules[0].from[0].source.namespaces requires a client with an identity, \
+         and * of rules[0].from[0].source.notPrincipals a client without one",
     );
     rule(
         "to: [{operation: {ports: ['8080']}}], when: [{key: destination.port, values: ['1']}]",

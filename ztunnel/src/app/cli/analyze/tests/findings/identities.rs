@@ -13,14 +13,14 @@ fn source(source: &str, expected: &str) {
 fn principals_are_written_without_their_scheme() {
     source(
         "principals: ['spiffe://cluster.local/ns/demo/sa/client']",
-        "error[spiffe-prefix] rules[0].from[0].source.principals: spiffe://cluster.local/ns/demo/sa/client has spiffe:// \
-         in it, which the names that it is compared with have not, so it never matches | write \
+        "error[spiffe-prefix] rules[0].from[0].source.principals: spiffe://cluster.local/ns/demo/sa/client contains \
+         spiffe://, which principals do not have, so it never matches | write \
          cluster.local/ns/demo/sa/client",
     );
     source(
         "notPrincipals: ['spiffe://cluster.local/*']",
-        "error[spiffe-prefix] rules[0].from[0].source.notPrincipals: spiffe://cluster.local/* has spiffe:// in it, which \
-         the names that it is compared with have not, so it excludes nobody | write cluster.local/*",
+        "error[spiffe-prefix] rules[0].from[0].source.notPrincipals: spiffe://cluster.local/* contains spiffe://, \
+         which principals do not have, so it excludes no client | write cluster.local/*",
     );
 }
 
@@ -47,13 +47,9 @@ fn principals_of_nobody() {
         (
             "cluster.local/ns/prod/*",
             "unknown-principal",
-            "cluster.local/ns/prod/* is the principal of no pod, so it never matches | correct it",
+            "no pod has the principal cluster.local/ns/prod/*, so it never matches | correct it",
         ),
-        (
-            "*/sa/cleint",
-            "unknown-principal",
-            "*/sa/cleint is the principal of no pod, so it never matches | correct it",
-        ),
+        ("*/sa/cleint", "unknown-principal", "no pod has the principal */sa/cleint, so it never matches | correct it"),
         (
             "example.org/ns/demo/sa/client",
             "other-trust-domain",
@@ -69,7 +65,7 @@ fn principals_of_nobody() {
         (
             "client",
             "malformed-principal",
-            "client is no principal, so it never matches | write TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT",
+            "client is not a principal, so it never matches | write TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT",
         ),
     ];
     for (principal, code, message) in table {
@@ -93,17 +89,17 @@ fn accounts_and_namespaces_of_nobody() {
     source(
         "notServiceAccounts: [demos/client]",
         "warning[unknown-service-account] rules[0].from[0].source.notServiceAccounts: service account demos/client is of \
-         namespace demos, which has no pods, so it excludes nobody | is demo/client meant?",
+         namespace demos, which has no pods, so it excludes no client | is demo/client meant?",
     );
     source(
         "namespaces: [dmeo]",
-        "warning[unknown-source-namespace] rules[0].from[0].source.namespaces: namespace dmeo is in no file, and has no \
+        "warning[unknown-source-namespace] rules[0].from[0].source.namespaces: namespace dmeo has no manifest and no \
          pod, so it never matches | is demo meant?",
     );
     source(
         "namespaces: ['prod-*']",
-        "warning[unknown-source-namespace] rules[0].from[0].source.namespaces: namespace prod-* is in no file, and has no \
-         pod, so it never matches | correct it, or add the namespace's manifests",
+        "warning[unknown-source-namespace] rules[0].from[0].source.namespaces: namespace prod-* has no manifest and \
+         no pod, so it never matches | correct it, or add the namespace's manifests",
     );
     source("serviceAccounts: [demo/client]", "");
     source("namespaces: ['de*', demo]", "");
@@ -117,7 +113,7 @@ fn a_name_in_several_rules_is_told_once() {
         &[policy("p", &format!("rules: [{rule}, {other}]"))],
         &[
             "warning[unknown-source-namespace] AuthorizationPolicy demo/p: rules[0].from[0].source.namespaces: namespace \
-           prod is in no file, and has no pod, so it never matches | ...",
+           prod has no manifest and no pod, so it never matches | ...",
         ],
     );
 }

@@ -6,8 +6,8 @@ fn outside(name: &str, why: &str, rest: &str) -> String {
     format!("warning[pod-outside-mesh] Pod {name}: is outside of the mesh ({why}): {rest}")
 }
 
-const STRICT: &str = "STRICT of PeerAuthentication istio-system/default is not enforced there; STRICT pods of this \
-                      namespace refuse their connections | ...";
+const STRICT: &str = "mTLS mode STRICT of PeerAuthentication istio-system/default is not enforced there; pods of this \
+    namespace with mode STRICT refuse their connections | ...";
 
 #[test]
 fn pods_outside_of_the_mesh_beside_strict_ones() {
@@ -72,8 +72,8 @@ fn labelled_pods_with_sidecars() {
 #[test]
 fn namespaces_outside_of_a_strict_mesh() {
     let more = [namespace("legacy", ""), pod("legacy", "p", "", "", 3)];
-    let whole = "info[namespaces-outside-mesh] the mesh is STRICT, which is not enforced for pods of namespaces outside of \
-                 it: legacy | label the namespace, or the pod, istio.io/dataplane-mode: ambient";
+    let whole = "info[namespaces-outside-mesh] the mesh has mTLS mode STRICT, which is not enforced for pods of \
+        namespaces outside of the mesh: legacy | label the namespace, or the pod, istio.io/dataplane-mode: ambient";
     check(&more, &[whole]);
     let own = authentication("legacy", "a", "mtls: {mode: STRICT}");
     let own = [more.as_slice(), &[own]].concat();
@@ -82,7 +82,7 @@ fn namespaces_outside_of_a_strict_mesh() {
         &[&outside(
             "legacy/p",
             "not labelled",
-            "STRICT of PeerAuthentication legacy/a is not enforced there | label...",
+            "mTLS mode STRICT of PeerAuthentication legacy/a is not enforced there | label...",
         )],
     );
 }
@@ -94,10 +94,8 @@ fn unlabelled_clients_of_strict_pods() {
     let out = pod("demo", "out", "istio.io/dataplane-mode: none", "", 3);
     check_all(
         &[permissive.clone(), of_web, out.clone()].join("---\n"),
-        &[
-            "warning[unlabelled-client] Pod demo/out: is outside of the mesh (labelled istio.io/dataplane-mode: none); STRICT \
-           pods of this namespace refuse their connections | take the label off, or guard it by other means",
-        ],
+        &["warning[unlabelled-client] Pod demo/out: is outside of the mesh (labelled istio.io/dataplane-mode: \
+             none); pods of this namespace with mode STRICT refuse their connections | remove the label, or protect it by other means"],
     );
     check_all(&[permissive, out].join("---\n"), &["info[no-strict] ..."]);
 }
@@ -125,7 +123,7 @@ fn policies_about_pods_outside_of_the_mesh() {
             &outside(
                 "demo/out",
                 "labelled istio.io/dataplane-mode: none",
-                "what AuthorizationPolicies of namespace demo say is not enforced there | ...",
+                "policy of namespace demo (AuthorizationPolicy) is not enforced there | ...",
             ),
             "info[no-strict] ...",
         ],
@@ -142,7 +140,8 @@ fn ports_that_are_not_captured() {
     };
     check(
         &[excluded("80, 443")],
-        &["warning[excluded-port] Pod demo/p: port 80,443 is excluded from capture: STRICT of PeerAuthentication \
+        &["warning[excluded-port] Pod demo/p: port 80,443 is excluded from capture: mTLS mode STRICT of \
+            PeerAuthentication \
            istio-system/default is not enforced there | ..."],
     );
     check(&[excluded("")], &[]);
@@ -154,10 +153,9 @@ fn probes_of_strict_pods() {
         .replace("containers: []", "containers: [{name: c, livenessProbe: {tcpSocket: {port: 81}}}]");
     check(
         std::slice::from_ref(&probed),
-        &[
-            "info[probe-without-node-address] Pod demo/p: STRICT pods of namespace demo have probes and no status.hostIPs \
-           (demo/p): the kubelet is let in by the node, but `explain` can't tell its address | fill status.hostIPs",
-        ],
+        &["info[probe-without-node-address] Pod demo/p: pods of namespace demo with mTLS mode STRICT have probes \
+             and no status.hostIPs \
+           (demo/p): their node accepts the probes, but `explain` does not know the address of the kubelet | fill in status.hostIPs"],
     );
     check(&[probed.replace("podIPs", "hostIPs: [{ip: 192.168.0.1}], podIPs")], &[]);
 }
@@ -167,8 +165,8 @@ fn labels_that_say_nothing() {
     let more = pod("demo", "p", "istio.io/dataplane-mode: Ambient", "", 3);
     check(
         &[more],
-        &["warning[unknown-mode] Pod demo/p: the label istio.io/dataplane-mode: Ambient is not known, and counts for \
-           nothing | write ambient or none, or take it off"],
+        &["warning[unknown-mode] Pod demo/p: the label istio.io/dataplane-mode: Ambient is not known, and has no \
+            effect | write ambient or none, or remove the label"],
     );
 }
 
@@ -179,7 +177,8 @@ fn an_empty_mesh() {
         &unlabelled,
         &[
             "info[empty-mesh] no pod is in the mesh: nothing is enforced, and nothing is encrypted | ...",
-            "info[namespaces-outside-mesh] the mesh is STRICT, which is not enforced for pods of namespaces outside of it: demo | ...",
+            "info[namespaces-outside-mesh] the mesh has mTLS mode STRICT, which is not enforced for pods of \
+             namespaces outside of the mesh: demo | ...",
         ],
     );
     check_all("", &[]);

@@ -6,8 +6,8 @@ use super::*;
 fn plaintext_is_left_open() {
     let left = |object: &str, mode: &str, whom: &str, strict: &str| {
         format!(
-            "warning[permissive-left-over] PeerAuthentication {object}: {mode} lets plaintext in at {whom}, where \
-             PeerAuthentication {strict} says STRICT | take it out when no client needs plaintext any more"
+            "warning[permissive-left-over] PeerAuthentication {object}: {mode} accepts plaintext at {whom}, where \
+             PeerAuthentication {strict} sets STRICT | remove it when no client needs plaintext any more"
         )
     };
     let expected = left("demo/a", "PERMISSIVE", "namespace demo", "istio-system/default");
@@ -33,18 +33,17 @@ fn plaintext_is_left_open() {
 fn several_for_the_same_pods() {
     check(
         &[authentication("istio-system", "other", "mtls: {mode: STRICT}")],
-        &["error[several-peer-authentications] PeerAuthentication istio-system/other: does not count for the mesh: \
-           PeerAuthentication istio-system/default is for the same and comes first by name | keep one of the two"],
+        &["error[several-peer-authentications] PeerAuthentication istio-system/other: has no effect for the mesh: \
+            PeerAuthentication istio-system/default is for the same pods and comes first by name | keep one of the \
+            two"],
     );
     let strict = |name: &str, labels: &str| {
         authentication("demo", name, &format!("selector: {{matchLabels: {{{labels}}}}}, mtls: {{mode: STRICT}}"))
     };
     check(
         &[strict("b", "app: web"), strict("a", "tier: front"), pod("demo", "p", "app: web, tier: front", "", 3)],
-        &[
-            "warning[several-peer-authentications] PeerAuthentication demo/b: does not count for some of the pods that it \
-           selects: PeerAuthentication demo/a is for the same and comes first by name | keep one of the two",
-        ],
+        &["warning[several-peer-authentications] PeerAuthentication demo/b: has no effect for some of the pods that \
+             it selects: PeerAuthentication demo/a is for the same pods and comes first by name | keep one of the two"],
     );
     check(&[strict("b", "app: web"), strict("a", "app: client")], &[]);
 }
@@ -54,6 +53,7 @@ fn nothing_is_strict() {
     let permissive = SANE.replace("STRICT", "PERMISSIVE");
     check_all(
         &permissive,
-        &["info[no-strict] nothing in this mesh is STRICT: its pods take plaintext, in which clients..."],
+        &["info[no-strict] no PeerAuthentication sets mTLS mode STRICT: pods of the mesh accept plaintext, in which \
+             clients..."],
     );
 }

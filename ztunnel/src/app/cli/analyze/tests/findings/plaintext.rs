@@ -53,8 +53,8 @@ fn an_allow_that_only_excludes_lets_clients_without_identity_in() {
     ] {
         let rules = format!("rules: [{{from: [{{source: {{{source}}}}}]}}]");
         let told = format!(
-            "warning[allow-admits-plaintext] AuthorizationPolicy demo/p: rules[0].from[0].source.{field}: the rule names clients only \
-             by whom it excludes, ..."
+            "warning[allow-admits-plaintext] AuthorizationPolicy demo/p: rules[0].from[0].source.{field}: the rule \
+             has only not… fields for clients, ..."
         );
         permissive(&[policy("p", &rules)], &[&told]);
         check(&[policy("p", &rules)], &[]);

@@ -6,7 +6,8 @@ use super::*;
 fn the_port_of_a_service_is_not_that_of_its_pods() {
     let to =
         |port: &str| format!("selector: {{matchLabels: {{app: web}}}}, rules: [{{to: [{{operation: {{{port}}}}}]}}]");
-    let expected = "80 is the port of Service demo/web, which leads to port 8080 of the pods; policies see the pod's port \
+    let expected = "80 is the port of Service demo/web, which leads to port 8080 of the pods; policies are compared \
+        with the pod's port \
                     | write 8080";
     for (field, values) in [("ports", "ports: ['80']"), ("notPorts", "notPorts: ['80']")] {
         let line =
@@ -29,8 +30,8 @@ fn a_port_that_nobody_declares() {
     let rules = "rules: [{to: [{operation: {ports: ['9999']}}]}]";
     check(
         &[policy("p", &format!("selector: {{matchLabels: {{app: web}}}}, {rules}"))],
-        &["info[undeclared-port] AuthorizationPolicy demo/p: rules[0].to[0].operation.ports: no pod that it protects \
-           declares port 9999 | correct it, if it is not meant so"],
+        &["info[undeclared-port] AuthorizationPolicy demo/p: rules[0].to[0].operation.ports: no pod that the policy \
+            selects declares port 9999 | correct the port, if another one is meant"],
     );
     // The client declares no ports, so it may listen at any port.
     check(&[policy("p", rules)], &[]);
@@ -54,7 +55,7 @@ fn ports_of_peer_authentications() {
     );
     check(
         &[of(81)],
-        &["info[undeclared-port] PeerAuthentication demo/a: spec.portLevelMtls[81]: no pod that it selects..."],
+        &["info[undeclared-port] PeerAuthentication demo/a: spec.portLevelMtls[81]: no pod that the policy selects..."],
     );
     check(&[of(8080)], &[]);
 }
@@ -67,7 +68,7 @@ fn the_address_of_a_service_is_not_that_of_its_pods() {
         &[rule("10.96.0.1")],
         &[
             "warning[service-address] AuthorizationPolicy demo/p: rules[0].when[0]: 10.96.0.1 is the address of Service \
-           demo/web; policies see the address of the pod behind it | write the addresses of the pods (demo/web), or use \
+           demo/web; policies are compared with the address of the pod behind it | write the addresses of the pods (demo/web), or use \
            spec.targetRefs",
         ],
     );

@@ -18,15 +18,15 @@ fn a_selector_that_matches_no_pod_comes_with_what_was_meant() {
             [
                 format!(
                     "warning[unmatched-selector] AuthorizationPolicy demo/p: spec.selector {shown} matches no pod of \
-                     namespace demo: nobody is protected | {remedy}"
+                     namespace demo: the policy applies to no pod | {remedy}"
                 ),
                 format!(
                     "warning[unmatched-selector] PeerAuthentication demo/a: spec.selector {shown} matches no pod of \
-                     namespace demo: nobody is protected | {remedy}"
+                     namespace demo: the policy applies to no pod | {remedy}"
                 ),
                 format!(
-                    "warning[unmatched-selector] Service demo/s: spec.selector {shown} matches no pod: the service leads \
-                     nowhere | {remedy}"
+                    "warning[unmatched-selector] Service demo/s: spec.selector {shown} matches no pod: the service \
+                     has no endpoints | {remedy}"
                 ),
             ]
         });
@@ -47,7 +47,8 @@ fn labels_of_several_pods_are_no_selector() {
     check(
         &more,
         &["warning[unmatched-selector] AuthorizationPolicy demo/p: spec.selector app=client,tier=x matches no pod of \
-           namespace demo: nobody is protected | each of these labels is some pod's, but no pod has all of them"],
+            namespace demo: the policy applies to no pod | each of these labels is on some pod, but no pod has all \
+            of them: correct the selector, or label the pods"],
     );
 }
 
@@ -56,10 +57,8 @@ fn a_selector_of_the_root_namespace_is_for_all() {
     check(&[policy_of("istio-system", "p", "selector: {matchLabels: {app: web}}")], &[]);
     check(
         &[policy_of("istio-system", "p", "selector: {matchLabels: {app: wbe}}")],
-        &[
-            "warning[unmatched-selector] AuthorizationPolicy istio-system/p: spec.selector app=wbe matches no pod of the \
-           mesh: nobody is protected | no pod has app: wbe; is app: web meant?",
-        ],
+        &["warning[unmatched-selector] AuthorizationPolicy istio-system/p: spec.selector app=wbe matches no pod of \
+             the mesh: the policy applies to no pod | no pod has app: wbe; is app: web meant?"],
     );
 }
 
@@ -68,10 +67,10 @@ fn a_policy_of_an_unknown_namespace() {
     check(
         &[policy_of("dmeo", "p", ""), authentication("other", "a", "mtls: {mode: STRICT}")],
         &[
-            "warning[unknown-namespace] AuthorizationPolicy dmeo/p: namespace dmeo is in no file, and has no pod: nobody \
-             is protected | is namespace demo meant?",
-            "warning[unknown-namespace] PeerAuthentication other/a: namespace other is in no file, and has no pod: nobody \
-             is protected | correct metadata.namespace, or add the namespace's manifests",
+            "warning[unknown-namespace] AuthorizationPolicy dmeo/p: namespace dmeo has no manifest and no pod: the \
+             policy applies to no pod | is namespace demo meant?",
+            "warning[unknown-namespace] PeerAuthentication other/a: namespace other has no manifest and no pod: the \
+             policy applies to no pod | correct metadata.namespace, or add the namespace's manifests",
         ],
     );
     // The namespace is declared and may get pods.
@@ -84,14 +83,15 @@ fn a_service_without_pods_protects_nobody() {
     check(
         &[target.clone(), service("s", "clusterIP: None, ports: [{port: 80}]")],
         &["error[manifest] AuthorizationPolicy demo/p: spec.targetRefs: Service demo/s has no selector, and no \
-             EndpointSlice names it: the policy protects nobody behind it"],
+            EndpointSlice names it: this target matches no pod"],
     );
     check(
         &[target, service("s", "selector: {app: s}, ports: [{port: 80}]")],
         &[
-            "warning[unmatched-target] AuthorizationPolicy demo/p: spec.targetRefs: no pod stands behind Service demo/s: \
-           nobody is protected | correct the service's selector, or its endpoints",
-            "warning[unmatched-selector] Service demo/s: spec.selector app=s matches no pod: the service leads nowhere | ...",
+            "warning[unmatched-target] AuthorizationPolicy demo/p: spec.targetRefs: Service demo/s has no pod: this \
+             target matches no pod | correct the service's selector, or its endpoints",
+            "warning[unmatched-selector] Service demo/s: spec.selector app=s matches no pod: the service has no \
+             endpoints | ...",
         ],
     );
     check(&[policy("p", "targetRefs: [{kind: Service, name: web}]")], &[]);

@@ -6,10 +6,8 @@ use super::*;
 fn services_without_endpoints() {
     check(
         &[service("s", "clusterIP: 10.96.0.2, ports: [{port: 80}]")],
-        &[
-            "warning[service-without-endpoints] Service demo/s: has neither a selector nor an EndpointSlice: it leads nowhere \
-           | add one of them",
-        ],
+        &["warning[service-without-endpoints] Service demo/s: has neither a selector nor an EndpointSlice, so it \
+             has no endpoints | add one of them"],
     );
     check(
         &[service("s", "ipFamilies: [IPv6], selector: {app: web}, ports: [{port: 8080}]")],
@@ -60,8 +58,9 @@ fn a_service_outside_of_its_namespace_s_mesh() {
         &[permissive, out, service("s", "selector: {app: out}, ports: [{port: 80}]")].join("---\n"),
         &[
             "info[no-strict] ...",
-            "info[service-outside-mesh] Service demo/s: all of its pods are outside of the mesh, and others of its namespace \
-             are in it: it is spoken to in plaintext | label its pods, if that is not meant so",
+            "info[service-outside-mesh] Service demo/s: all of its pods are outside of the mesh, and other pods of \
+             its namespace are inside: connections to it use plaintext | label its pods, if they are meant to be in \
+             the mesh",
         ],
     );
 }

@@ -9,10 +9,8 @@ const CLIENT_AT: &str =
 /// Checks whether a rule covers another rule of the same policy.
 fn pair(wide: &str, narrow: &str, is_covered: bool) {
     let expected: &[&str] = if is_covered {
-        &[
-            "warning[shadowed-rule] AuthorizationPolicy demo/p: rules[0] adds nothing: rules[1] matches all that it matches \
-           | remove it, or narrow the other one",
-        ]
+        &["warning[shadowed-rule] AuthorizationPolicy demo/p: rules[0] has no effect: rules[1] matches every \
+             connection that it matches | remove it, or narrow the other one"]
     } else {
         &[]
     };
@@ -50,7 +48,7 @@ fn every_entry_must_be_covered() {
     pair(both, CLIENT, true);
     check(
         &[policy("p", &format!("rules: [{{{both}}}, {{{CLIENT_AT}}}]"))],
-        &["warning[shadowed-rule] AuthorizationPolicy demo/p: rules[1] adds nothing: rules[0] ..."],
+        &["warning[shadowed-rule] AuthorizationPolicy demo/p: rules[1] has no effect: rules[0] ..."],
     );
     check(&[policy("p", &format!("rules: [{{{both}, to: [{{operation: {{ports: ['8080']}}}}]}}, {{{CLIENT}}}]"))], &[]);
 }
@@ -60,8 +58,9 @@ fn the_scope_must_be_covered_as_well() {
     let narrow = policy("narrow", &format!("selector: {{matchLabels: {{app: web}}}}, rules: [{{{CLIENT_AT}}}]"));
     let covered = |scope: &str| {
         format!(
-            "warning[shadowed-rule] AuthorizationPolicy demo/narrow: rules[0] adds nothing: rules[0] of AuthorizationPolicy \
-             {scope}/wide matches all that it matches | ..."
+            "warning[shadowed-rule] AuthorizationPolicy demo/narrow: rules[0] has no effect: rules[0] of \
+             AuthorizationPolicy \
+             {scope}/wide matches every connection that it matches | ..."
         )
     };
     let wide =
@@ -81,8 +80,9 @@ fn the_scope_must_be_covered_as_well() {
 fn what_is_denied_is_not_allowed() {
     let deny = |rule: &str| policy("deny", &format!("action: DENY, rules: [{{{rule}}}]"));
     let allow = policy("allow", &format!("rules: [{{{CLIENT_AT}}}]"));
-    let denied = "warning[denied-rule] AuthorizationPolicy demo/allow: rules[0] lets nobody in: all that it allows is \
-                  denied by rules[0] of DENY policy demo/deny | narrow the denying rule, or remove this one";
+    let denied = "warning[denied-rule] AuthorizationPolicy demo/allow: rules[0] allows no connection: every \
+        connection that it matches is denied by rules[0] of DENY policy demo/deny | narrow the DENY rule, or remove \
+        this one";
     check(&[allow.clone(), deny("from: [{source: {namespaces: [demo]}}]")], &[denied]);
     check(&[allow.clone(), deny("from: [{source: {notPrincipals: ['*']}}]")], &[]);
     check(&[allow.clone(), deny(&CLIENT_AT.replace("8080', '", "").replace("ports", "notPorts"))], &[]);
@@ -96,10 +96,8 @@ fn the_same_policy_twice() {
     let rules = format!("rules: [{{{CLIENT}}}]");
     check(
         &[policy("a", &rules), policy("b", &rules)],
-        &[
-            "warning[duplicate-policy] AuthorizationPolicy demo/b: says the same as AuthorizationPolicy demo/a, about the \
-           same pods | remove one of the two",
-        ],
+        &["warning[duplicate-policy] AuthorizationPolicy demo/b: has the same rules as AuthorizationPolicy demo/a, \
+             for the same pods | remove one of the two"],
     );
     let other = rules.replace("client", "web");
     check(&[policy("a", &rules), policy("b", &other), policy("c", &format!("action: AUDIT, {rules}"))], &[]);
@@ -111,9 +109,7 @@ fn policies_that_only_tell_shadow_nothing() {
     let dry = policy("dry", "rules: [{}]").replace("{name: dry", "{annotations: {istio.io/dry-run: 'true'}, name: dry");
     check(
         &[policy("a", &rules), dry, policy("audit", "action: AUDIT, rules: [{}]")],
-        &[
-            "info[dry-run] AuthorizationPolicy demo/dry: is in dry-run: its ALLOW is reported, and not enforced | take the \
-           annotation istio.io/dry-run off when the logs show what you expect",
-        ],
+        &["info[dry-run] AuthorizationPolicy demo/dry: is in dry-run: its ALLOW is reported, and not enforced | \
+             remove the annotation istio.io/dry-run when the log shows the decisions that you expect"],
     );
 }

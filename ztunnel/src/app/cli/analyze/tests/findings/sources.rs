@@ -17,7 +17,7 @@ fn problems_are_findings() {
     );
     check(
         &[policy("p", "targetRefs: [{kind: Service, name: nowhere}]")],
-        &["error[manifest] AuthorizationPolicy demo/p: spec.targetRefs: Service demo/nowhere is in no file: ..."],
+        &["error[manifest] AuthorizationPolicy demo/p: spec.targetRefs: there is no Service demo/nowhere: ..."],
     );
 }
 
@@ -27,18 +27,24 @@ fn fields_that_can_t_be_judged_are_told_once() {
     let told = |consequence: &str| {
         format!(
             "warning[l7-without-waypoint] AuthorizationPolicy demo/p: rules[0].to[0].operation.methods, \
-             rules[0].to[0].operation.paths can't be judged at this layer: {consequence} | take out what is not L4, or put \
-             a waypoint in front that judges it"
+             rules[0].to[0].operation.paths cannot be evaluated at layer 4: {consequence} | remove these fields, or \
+             have a waypoint enforce the policy"
         )
     };
     let table = [
-        (format!("rules: [{{{to}}}]"), "none of its rules ever matches, and so it lets nobody in"),
+        (format!("rules: [{{{to}}}]"), "none of its rules matches, so the policy allows no connection"),
         (
             format!("rules: [{{{to}}}, {{to: [{{operation: {{ports: ['8080']}}}}]}}]"),
             "a rule with such a field never matches",
         ),
-        (format!("action: DENY, rules: [{{{to}}}]"), "the rule is enforced without the field, and so keeps out more"),
-        (format!("action: AUDIT, rules: [{{{to}}}]"), "the rule is applied without the field, and so tells of more"),
+        (
+            format!("action: DENY, rules: [{{{to}}}]"),
+            "the rule is enforced without the field, so it refuses more connections",
+        ),
+        (
+            format!("action: AUDIT, rules: [{{{to}}}]"),
+            "the rule is applied without the field, so it reports more connections",
+        ),
     ];
     for (spec, consequence) in table {
         check(&[policy("p", &spec)], &[&told(consequence)]);
@@ -50,17 +56,14 @@ fn fields_that_can_t_be_judged_are_told_once() {
 fn policies_without_effect() {
     check(
         &[policy("p", "action: DENY")],
-        &[
-            "warning[no-rules] AuthorizationPolicy demo/p: DENY without rules matches nothing, so it has no effect | write \
-           `rules: [{}]` to match everything, or remove the policy",
-        ],
+        &["warning[no-rules] AuthorizationPolicy demo/p: DENY without rules matches no connection, so it has no \
+             effect | write `rules: [{}]` to match every connection, or remove the policy"],
     );
     check(
         &[policy("p", "action: CUSTOM, provider: {name: x}, rules: [{}]")],
-        &[
-            "error[custom-action] AuthorizationPolicy demo/p: spec.action CUSTOM needs an external authorizer, which can't \
-           be asked at this layer: what its rules match is refused | write ALLOW or DENY rules instead",
-        ],
+        &["error[custom-action] AuthorizationPolicy demo/p: spec.action CUSTOM needs an external authorizer, which \
+             cannot be asked at layer 4: connections that match its rules are refused | write ALLOW or DENY rules \
+             instead"],
     );
     check(&[policy("p", "")], &[]);
 }
@@ -82,11 +85,11 @@ fn what_could_not_be_read_makes_names_uncertain() {
     let set = PolicySet { authorization, unread, ..PolicySet::default() };
     let snapshot = Snapshot::build(1, Vec::new(), Vec::new(), vec![problem]).with_partial(true).with_policies(set);
     let expected = [
-        "error[unread-policies] it may hold policies, and can't be read: a daemon that starts with it refuses every \
+        "error[unread-policies] it may hold policies, and cannot be read: a daemon that starts with it refuses every \
          connection to pods of the mesh | repair the file",
         "error[manifest] is not YAML",
-        "info[incomplete] a part of the mesh could not be read, so it was not checked whether names and selectors of \
-         policies and services are right | repair what can't be read, and run this again",
+        "info[incomplete] a part of the mesh could not be read, so names and selectors of policies and services were \
+         not checked | repair the files that cannot be read, and run the command again",
     ];
     assert_eq!(shown(&analyze(&snapshot, &LocalPods::new(), &Declared::default())), expected);
 }

@@ -46,8 +46,8 @@ fn what_does_not_fit_them_is_told() {
         &more,
         &[
             "warning[service-port-without-endpoint] Service demo/api: none of its endpoints has port 80: ...",
-            "warning[unmatched-selector] AuthorizationPolicy demo/api: spec.selector app=apii matches no pod of namespace demo: nobody \
-             is protected | no pod has app: apii; is app: api meant?",
+            "warning[unmatched-selector] AuthorizationPolicy demo/api: spec.selector app=apii matches no pod of \
+             namespace demo: the policy applies to no pod | no pod has app: apii; is app: api meant?",
         ],
     );
 }
@@ -56,7 +56,8 @@ fn what_does_not_fit_them_is_told() {
 fn they_may_be_outside_of_the_mesh() {
     let outside = |why: &str| {
         format!(
-            "warning[pod-outside-mesh] Deployment demo/api: is outside of the mesh ({why}): STRICT of PeerAuthentication \
+            "warning[pod-outside-mesh] Deployment demo/api: is outside of the mesh ({why}): mTLS mode STRICT of \
+             PeerAuthentication \
              istio-system/default is not enforced there; ..."
         )
     };
