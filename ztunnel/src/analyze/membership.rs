@@ -164,7 +164,8 @@ fn sidecars(pods: &[&Pod<'_>], report: &mut Report<'_>) {
 /// Pods of the mesh that their node cannot enrol.
 fn refused_pods(pods: &[Pod<'_>], report: &mut Report<'_>) {
     let has_no_netns = |pod: &Pod<'_>| pod.local.is_some_and(|local| local.netns.is_none());
-    let is_refused = |pod: &&Pod<'_>| pod.is_inside() && !pod.is_planned() && has_no_netns(pod);
+    // A pod without a node is not enrolled anywhere, whatever its annotations are.
+    let is_refused = |pod: &&Pod<'_>| pod.is_inside() && pod.node.is_some() && has_no_netns(pod);
     let refused: Vec<_> = pods.iter().filter(is_refused).collect();
     if let Some(first) = refused.first() {
         let what = match refused.len() {

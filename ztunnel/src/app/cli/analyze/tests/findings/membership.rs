@@ -30,6 +30,9 @@ fn pods_outside_of_the_mesh_beside_strict_ones() {
            pod's network namespace",
         ],
     );
+    // The pod has no node that could enrol it.
+    let unscheduled = pod("demo", "p", "", "", 3).replace("ambient.mesh/netns: /run/netns/p", "");
+    check(&[unscheduled.replace("nodeName: a, ", "")], &[]);
     // The pod has ended, or does not run yet.
     check(
         &[pod("demo", "p", "istio.io/dataplane-mode: none", "", 3).replace("podIPs", "phase: Succeeded, podIPs")],
