@@ -36,7 +36,7 @@ pub(super) fn warnings(snapshot: &Snapshot, explanation: &Explanation) -> Vec<St
     let silent = problems.len().saturating_sub(problems.iter().filter(told).count().min(PROBLEMS));
     if silent > 0 {
         warnings
-            .push(format!("{silent} more problems of the mesh do not concern this connection: see ztunnel analyze"));
+            .push(format!("problems of the mesh that do not concern this connection: {silent}; see ztunnel analyze"));
     }
     warnings
 }

@@ -104,7 +104,10 @@ fn of_names(more: &str, to: &str, port: &str) -> (u8, String) {
 fn an_alias_is_passed_on_or_explained_as_the_service_that_it_names() {
     let (code, text) = of_names("", "shop/ext", "5432");
     assert_eq!(code, 0, "{text}");
-    assert!(text.contains("passed on, in plaintext, to the address that db.example.com has"), "{text}");
+    assert!(
+        text.contains("passed on, in plaintext, to the address to which the client's resolver resolves db.example.com"),
+        "{text}"
+    );
     assert!(text.contains("Service shop/ext is an alias in DNS") && !text.contains("headless"), "{text}");
     let registry = "{apiVersion: v1, kind: ConfigMap, metadata: {name: istio, namespace: istio-system}, data: {mesh: 'outboundTrafficPolicy: {mode: REGISTRY_ONLY}'}}";
     let (code, text) = of_names(registry, "shop/ext", "5432");
