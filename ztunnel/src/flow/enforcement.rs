@@ -166,7 +166,7 @@ impl EnforcementPoints {
             match rechecked.await {
                 Ok(Rechecked { cut: 0, .. }) => {}
                 Ok(Rechecked { judged, cut }) => {
-                    info!(judged, cut, "connections were closed, because policy has changed")
+                    info!(judged, cut, "connections were closed, because policy has changed");
                 }
                 Err(failure) => {
                     error!(%failure, "evaluating policy for open connections failed: this is a bug, please report it");

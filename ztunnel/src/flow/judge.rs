@@ -48,7 +48,7 @@ pub(super) fn judge(pod: &PodContext, flow: &Flow, enforcement: &Enforcement) ->
                 detail.push_str(&format!("; it is not taken for a probe of the kubelet: {why}"));
             }
             Err(error) => {
-                detail.push_str(&format!("; whether the client is the kubelet cannot be determined: {error}"))
+                detail.push_str(&format!("; whether the client is the kubelet cannot be determined: {error}"));
             }
         }
     }

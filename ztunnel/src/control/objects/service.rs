@@ -137,7 +137,7 @@ fn others(spec: &ServiceSpec, balancer: Option<&core::LoadBalancerStatus>, repor
                 ),
             ),
             (Err(error), _) => {
-                report.error_at(field, format!("status.loadBalancer.ingress: {error}; the address is ignored"))
+                report.error_at(field, format!("status.loadBalancer.ingress: {error}; the address is ignored"));
             }
         }
     }
