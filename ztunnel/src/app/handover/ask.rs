@@ -31,6 +31,8 @@ const ANSWER: Duration = Duration::from_secs(10);
 const FREEZE: Duration = Duration::from_secs(60);
 /// For this time a daemon is searched that holds the lock and does not listen yet, or no longer listens.
 const SEARCH: Duration = Duration::from_secs(3);
+/// For this time another daemon that takes over is waited for. If it was killed, the daemon that runs continues within that time.
+const BUSY: Duration = Duration::from_secs(10);
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -56,6 +58,9 @@ pub enum TakeOverError {
     /// The other daemon refuses.
     #[error("the daemon that runs here does not hand over: {0}")]
     Refused(String),
+    /// Another daemon takes over.
+    #[error("the daemon that runs here does not hand over: {0}")]
+    Busy(String),
     /// The other daemon has locked other files.
     #[error(transparent)]
     Other(#[from] OtherLock),
@@ -85,7 +90,7 @@ enum Heard {
 /// # Errors
 /// Neither is possible.
 pub async fn start(state: &Path, pins: &PinDir, node: &str) -> Result<(Lock, Option<Predecessor>), TakeOverError> {
-    let until = Instant::now() + SEARCH;
+    let begun = Instant::now();
     loop {
         let lock = match Lock::take(state, pins) {
             Ok(lock) => return Ok((lock, None)),
@@ -99,9 +104,10 @@ pub async fn start(state: &Path, pins: &PinDir, node: &str) -> Result<(Lock, Opt
             node: node.to_owned(),
         };
         match timeout(ANSWER, ask(state, pins, asker)).await {
+            Ok(Ok(Err(TakeOverError::Busy(_)))) if begun.elapsed() < BUSY => sleep(PAUSE).await,
             Ok(Ok(granted)) => return granted.map(|(lock, predecessor)| (lock, Some(predecessor))),
             // The other daemon may start or end just now.
-            Ok(Err(_)) if Instant::now() < until => sleep(PAUSE).await,
+            Ok(Err(_)) if begun.elapsed() < SEARCH => sleep(PAUSE).await,
             Ok(Err(why)) => return Err(TakeOverError::Silent { lock, path: state.join(socket::NAME), why }),
             Err(_elapsed) => {
                 let why = io::ErrorKind::TimedOut.into();
@@ -121,7 +127,8 @@ pub(super) async fn ask(
     send(&mut stream, &Request::Ask(asker)).await?;
     let Granted { protocol, version, endpoints } = match receive(&mut stream).await? {
         Reply::Granted(granted) => granted,
-        Reply::Refused { reason } => return Ok(Err(TakeOverError::Refused(reason))),
+        Reply::Refused { reason, busy: true } => return Ok(Err(TakeOverError::Busy(reason))),
+        Reply::Refused { reason, busy: false } => return Ok(Err(TakeOverError::Refused(reason))),
         other => return Err(out_of_turn(&other)),
     };
     let mut files = receive_files(&stream, endpoints.len() + 2).await?.into_iter();

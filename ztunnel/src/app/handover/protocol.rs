@@ -56,6 +56,9 @@ pub enum Reply {
     Refused {
         /// The reason, and the remedy.
         reason: String,
+        /// Whether another daemon takes over, and may fail.
+        #[serde(default)]
+        busy: bool,
     },
     /// The daemon agrees. Its open files follow: the two of the lock, and the listeners.
     Granted(Granted),

@@ -74,7 +74,7 @@ impl Handover {
                     tokio::select! {
                         biased;
                         is_handed_over = &mut exchange => break is_handed_over,
-                        Some(other) = accept(&listener) => refuse(other, "another daemon takes over already").await,
+                        Some(other) = accept(&listener) => refuse(other, "another daemon takes over already", true).await,
                     }
                 }
             };
@@ -94,12 +94,12 @@ impl Handover {
                 }
                 Err(reason) => {
                     warn!(reason, version = asker.version, "another daemon wants to take over, and can't");
-                    refuse(stream, &reason).await;
+                    refuse(stream, &reason, false).await;
                     return false;
                 }
             },
             Ok(Ok(_)) => {
-                refuse(stream, "this is not how a handover begins").await;
+                refuse(stream, "this is not how a handover begins", false).await;
                 return false;
             }
             // As `ztunnel ready` does.
@@ -240,7 +240,7 @@ async fn accept(listener: &UnixListener) -> Option<UnixStream> {
 }
 
 /// Refuses a handover.
-async fn refuse(mut stream: UnixStream, reason: &str) {
-    let refused = Reply::Refused { reason: reason.to_owned() };
+async fn refuse(mut stream: UnixStream, reason: &str, busy: bool) {
+    let refused = Reply::Refused { reason: reason.to_owned(), busy };
     let _gone = timeout(ASK, send(&mut stream, &refused)).await;
 }

@@ -246,7 +246,7 @@ async fn who_can_not_take_over_is_told_why() {
     assert!(error.contains("pin directory") && error.contains("--bpf-pin"), "{error}");
     let first = running.asked().await;
     let error = ask::ask(&running.state, &running.pins, asker()).await.unwrap().unwrap_err();
-    assert!(matches!(&error, TakeOverError::Refused(text) if text.contains("already")), "{error}");
+    assert!(matches!(&error, TakeOverError::Busy(text) if text.contains("already")), "{error}");
     drop(first);
     assert!(running.orders().is_empty());
     running.hands_over().await;
