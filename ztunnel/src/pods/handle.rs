@@ -37,13 +37,13 @@ pub(super) struct Progress {
     pub(super) local: ArcSwapOption<LocalPods>,
     /// The fault of this node's name.
     pub(super) unknown_node: ArcSwapOption<UnknownNode>,
-    /// The daemon has been told to stop, and goes on until its connections have ended.
+    /// The daemon has been told to stop, and continues until its connections have ended.
     pub(super) leaving: AtomicBool,
-    /// Another daemon is there that is going to take the pods over.
+    /// Another daemon is running and prepares to take over the pods.
     pub(super) expecting: AtomicBool,
-    /// Another daemon has taken the pods over.
+    /// Another daemon has taken over the pods.
     pub(super) retired: AtomicBool,
-    /// Something that captures is gone from the kernel and could not be put back.
+    /// A part of the capture is gone from the kernel and could not be restored.
     pub(super) unhooked: AtomicBool,
     /// Pods that are not served until they are enrolled again, because somebody has closed one of their listeners.
     pub(super) deaf: DeafPods,
@@ -91,7 +91,7 @@ impl ManagerHandle {
         Self { asks: mpsc::channel(1).0, orders: mpsc::channel(1).0, mesh, progress: Arc::new(progress) }
     }
 
-    /// Asks a manager that is nothing but its end of a handover: the orders come out of the receiver.
+    /// A handle of a manager that takes part in a handover only. The receiver gets the orders.
     #[cfg(test)]
     pub fn of_handover(mesh: Reader) -> (Self, Steps) {
         let (orders, steps) = mpsc::channel(1);
@@ -106,18 +106,18 @@ impl ManagerHandle {
         (Self { asks, orders: mpsc::channel(1).0, mesh, progress: Arc::new(progress) }, asked)
     }
 
-    /// Hands the pods over to another daemon.
+    /// The orders for a handover of the pods to another daemon.
     #[must_use]
     pub fn orders(&self) -> Orders {
         Orders(self.orders.clone())
     }
 
-    /// Says whether another daemon is there that is going to take the pods over: until it has, this one does not stop.
+    /// Sets whether another daemon prepares to take over the pods. Until it has taken over, this daemon does not stop.
     pub fn expect_successor(&self, is_there: bool) {
         self.progress.expecting.store(is_there, Ordering::Relaxed);
     }
 
-    /// Whether another daemon has taken the pods over, so that this one has only the connections that it had.
+    /// Whether another daemon has taken over the pods. This daemon then serves only its open connections.
     #[must_use]
     pub fn is_retired(&self) -> bool {
         self.progress.retired.load(Ordering::Relaxed)

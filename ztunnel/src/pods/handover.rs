@@ -1,4 +1,4 @@
-//! Orders for a manager whose pods another daemon of the same node takes over.
+//! Orders to a manager whose pods another daemon of the same node takes over.
 
 use std::collections::HashMap;
 
@@ -13,7 +13,7 @@ pub struct Orders(pub(super) mpsc::Sender<Order>);
 pub(super) enum Order {
     /// Stop all changes of kernel and records; serve as before.
     Freeze(oneshot::Sender<Frozen>),
-    /// Continue: the other daemon does not take over, though it may have begun to.
+    /// Continue. The other daemon does not take over, but it may have begun to.
     Resume(oneshot::Sender<()>),
     /// The other daemon has taken over.
     Retire(oneshot::Sender<()>),
@@ -24,7 +24,8 @@ pub(super) enum Order {
 pub struct Frozen {
     /// Number of enrolled pods.
     pub pods: usize,
-    /// By cookie: number of connections of a pod from before its enrolment, if it has any.
+    /// The number of connections of a pod from before its enrolment, by cookie. Pods without such connections are left
+    /// out.
     pub connections_before: HashMap<u64, usize>,
 }
 
@@ -43,7 +44,7 @@ impl Orders {
         self.order(Order::Freeze).await
     }
 
-    /// Has the manager continue, and restore what the other daemon may have changed.
+    /// Has the manager continue, and restore the state that the other daemon may have changed.
     pub async fn resume(&self) {
         self.order(Order::Resume).await;
     }
@@ -66,13 +67,13 @@ impl Orders {
     }
 }
 
-/// A manager that obeys, and does nothing.
+/// A manager that confirms all orders and does nothing.
 #[cfg(test)]
 pub struct Steps(pub(super) mpsc::Receiver<Order>);
 
 #[cfg(test)]
 impl Steps {
-    /// Obeys the next order, with two pods, and says which it was; `None`: nobody can give any more.
+    /// Confirms the next order, as a manager with two pods, and returns its name; `None`: there can be no more orders.
     pub async fn next(&mut self) -> Option<&'static str> {
         Some(match self.0.recv().await? {
             Order::Freeze(reply) => {

@@ -42,7 +42,7 @@ pub trait LocalSource: Send {
     }
 }
 
-/// Waits until both the mesh and the local facts are there, if only in part.
+/// Waits until the mesh and the local facts are known, at least in part.
 pub async fn known(mesh: &Reader, local: &mut dyn LocalSource) {
     let mut changes = mesh.subscribe();
     while mesh.load().version() == 0 || local.current().is_none() {
@@ -53,7 +53,7 @@ pub async fn known(mesh: &Reader, local: &mut dyn LocalSource) {
     }
 }
 
-/// The facts that the manifests of the pods tell: annotations, and the ports of probes.
+/// The facts in the manifests of the pods: annotations, and the ports of probes.
 #[derive(Debug)]
 pub struct Annotated(LocalReader);
 

@@ -47,7 +47,7 @@ mod leaving;
 
 use self::leaving::Leaving;
 
-/// How often it is looked whether namespaces are still there and refused pods may be tried again.
+/// How often the manager checks that namespaces still exist, and whether refused pods may be tried again.
 const TICK: Duration = Duration::from_secs(1);
 /// How often a pod's namespace is examined without a notification of a change: netlink may lose messages.
 const RESYNC: Duration = Duration::from_secs(30);
@@ -86,7 +86,7 @@ pub struct ManagerParts<K> {
     pub tasks: TaskCount,
     /// How long connections may stay open after the drain has begun.
     pub drain_timeout: Duration,
-    /// How long connections may live on after another daemon has taken over.
+    /// How long connections may stay open after another daemon has taken over.
     pub linger: Duration,
 }
 
@@ -148,7 +148,8 @@ pub struct Manager<K: Kernel> {
     parts: ManagerParts<K>,
     inbox: mpsc::Receiver<oneshot::Sender<Description>>,
     orders: mpsc::Receiver<Order>,
-    /// While the pods of another daemon are taken over: how many connections these had before their enrolment, by cookie.
+    /// While the pods of another daemon are taken over: the number of their connections from before their enrolment, by
+    /// cookie.
     taken_over: Option<HashMap<u64, usize>>,
     wanted: BTreeMap<NamespacedName, Wanted>,
     enrolled: BTreeMap<NamespacedName, Enrolled<K>>,
@@ -206,9 +207,10 @@ impl<K: Kernel> Manager<K> {
         (manager, handle)
     }
 
-    /// Follows the mesh. When it is told to stop it goes on, because nobody else serves the pods, until the connections have ended or
-    /// the time for that is over; capture stays in place then, and closed. Where the stop is for good, all pods are released
-    /// instead. Once another daemon has taken the pods over, the connections that are left are all that it has.
+    /// Follows the mesh. After the order to stop, the manager continues until the connections have ended or the time
+    /// for that is over, because no other daemon serves the pods. The pods then stay captured and are closed. If the
+    /// daemon stops for good, all pods are released instead. When another daemon has taken over the pods, the manager
+    /// serves only the open connections.
     ///
     /// # Errors
     /// A worker is lost.
@@ -263,7 +265,7 @@ impl<K: Kernel> Manager<K> {
             self.report();
             return Ok(());
         }
-        // One after the other would add the deadlines up.
+        // The workers drain at the same time: one after the other would add up the deadlines.
         let drains = self.parts.workers.iter().map(|worker| worker.drain(leaving.rest()));
         let mut drained = std::pin::pin!(futures_util::future::join_all(drains));
         loop {

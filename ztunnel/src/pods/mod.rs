@@ -5,9 +5,8 @@
 //! enrolled pods, and [`claims`] decides to which pod a network namespace belongs that several pods name. [`manager`]
 //! acts on the difference: it owns the redirection ([`kernel`]) and every enrolled [`pod`], and only the manager talks
 //! to the [`worker`]s, on which the connections are. [`dispatch`] distributes the HBONE connections over the workers.
-//! [`node_name`] finds out whether the node has the name that it was given. [`describe`] is what the manager tells
-//! of the pods when it is asked, [`status`] what it reports of them each second. [`handover`] is how another daemon of the node gets
-//! the pods.
+//! [`node_name`] checks that the mesh knows the node's name. [`describe`] is the manager's answer to a question about
+//! the pods, [`status`] its report of each second. With [`handover`], another daemon of the node takes over the pods.
 
 pub mod arrivals;
 pub mod claims;

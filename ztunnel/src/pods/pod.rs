@@ -168,8 +168,8 @@ pub struct Node<'a, K> {
     pub mesh: &'a Reader,
     /// The source of the pods' certificates.
     pub certificates: &'a Certificates,
-    /// Of pods that are taken over from another daemon that has them still: how many connections of each, by cookie, are from before
-    /// its enrolment. All others are that daemon's.
+    /// Set while pods are taken over from another daemon, which still serves them: the number of connections of each
+    /// pod from before its enrolment, by cookie. All other connections belong to that daemon.
     pub taken_over: Option<&'a HashMap<u64, usize>>,
 }
 
@@ -251,7 +251,7 @@ impl<K: Kernel> Node<'_, K> {
         Ok(())
     }
 
-    /// Follows a change of a pod that another daemon has taken over, as far as the connections that are left are concerned.
+    /// Applies a change of a pod that another daemon has taken over to the connections that this daemon still serves.
     pub async fn follow_left(&self, pod: &mut Pod<K>, desired: &Desired) {
         let before = std::mem::replace(&mut pod.desired, desired.clone());
         if before.addresses != desired.addresses {
@@ -262,7 +262,7 @@ impl<K: Kernel> Node<'_, K> {
         pod.enforcement_point.set_local(desired.local());
     }
 
-    /// Brings the exclusions and probe ports of a pod to what is desired.
+    /// Changes the exclusions and probe ports of a pod to the desired ones.
     fn adjust(&mut self, name: &NamespacedName, pod: &mut Pod<K>, desired: &Desired) {
         let before = std::mem::replace(&mut pod.desired, desired.clone());
         let facts = |desired: &Desired| (desired.exclusions.clone(), desired.probe_ports.clone(), desired.awaits_mesh);
@@ -323,10 +323,10 @@ impl<K: Kernel> Node<'_, K> {
         }
     }
 
-    /// Takes up a pod again that another daemon has begun to take over, with the listeners that it still has here.
+    /// Enrols a pod again that another daemon has begun to take over, with the listeners that this daemon still has.
     ///
     /// # Errors
-    /// The pod stays captured; it is worth another try.
+    /// The pod stays captured. The call should be repeated.
     pub async fn regain(
         &mut self,
         name: &NamespacedName,
@@ -342,7 +342,7 @@ impl<K: Kernel> Node<'_, K> {
             let local = local.map_err(|source| PodError::Listen { netns: pod.netns.path().to_owned(), source })?;
             places.push((place(cookie, purpose, Family::of(local.ip()), worker), purpose, listener));
         }
-        // The first worker's come last into the map.
+        // The listeners of the first worker are registered last.
         places.sort_by_key(|(place, ..)| std::cmp::Reverse(place.worker));
         self.kernel.enrol(&enrolment(name, &pod.desired, &pod.netns, &pod.link, &facts, &places)).await?;
         pod.facts = facts;

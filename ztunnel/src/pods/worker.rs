@@ -138,7 +138,7 @@ enum Command {
     Drain(Duration, oneshot::Sender<()>),
 }
 
-/// How much a worker has.
+/// The load of a worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {
     /// Live connections of applications.
@@ -153,7 +153,7 @@ struct Draining {
     done: oneshot::Sender<()>,
 }
 
-/// The narrow handle of a worker. Dropping it ends the worker, and its connections with resets.
+/// The handle of a worker. When it is dropped, the worker ends and resets its connections.
 pub struct WorkerHandle {
     commands: Option<mpsc::UnboundedSender<Command>>,
     running: Running,
@@ -245,7 +245,7 @@ impl WorkerHandle {
         self.ask(Command::Connections).await.unwrap_or_default()
     }
 
-    /// How much it has now.
+    /// The current load.
     pub async fn load(&self) -> Load {
         self.ask(Command::Load).await.unwrap_or_default()
     }
@@ -255,14 +255,14 @@ impl WorkerHandle {
         self.ask(Command::Listeners).await.unwrap_or_default()
     }
 
-    /// Sends the peers of tunnels elsewhere with what is new, because another process takes that now. What is on its way is still
-    /// accepted.
+    /// Tells the peers of HBONE connections to open new streams elsewhere, because another process serves them now.
+    /// Streams that are on their way are still accepted.
     pub async fn hand_over(&self) {
         self.ask(Command::HandOver).await;
     }
 
-    /// Accepts nothing more, waits for the connections to end, and resets those that outlive the deadline. Meanwhile the worker
-    /// does what else it is asked. The future does not borrow the handle.
+    /// Accepts no more connections, waits for the open ones to end, and resets those that are open at the deadline.
+    /// Meanwhile the worker obeys other commands. The future does not borrow the handle.
     pub fn drain(&self, deadline: Duration) -> impl Future<Output = ()> + Send + use<> {
         let (reply, answer) = oneshot::channel();
         let sent = self.commands.as_ref().map(|commands| commands.send(Command::Drain(deadline, reply)));
@@ -333,7 +333,7 @@ struct Served {
     open: OpenLimit,
     deaf: Deaf,
     dispatch: Rc<WorkerDispatch>,
-    /// Those that are not closed yet.
+    /// The listeners that are not closed yet.
     listeners: Vec<(Purpose, Weak<tokio::net::TcpListener>)>,
 }
 
@@ -381,7 +381,7 @@ impl Worker {
                     let goodbye = self.say_goodbye(in_time);
                     tokio::select! {
                         () = goodbye => {}
-                        // Without the handle there is nobody to wait for. Whatever is asked now goes without an answer.
+                        // Without the handle nobody waits for the drain. Commands that arrive now get no answer.
                         () = async { while inbox.recv().await.is_some() {} } => return,
                     }
                     if let Some(Draining { done, .. }) = draining.take() {
@@ -401,7 +401,7 @@ impl Worker {
     }
 
     async fn obey(&mut self, command: Command) {
-        // Whoever asked may have gone away meanwhile; then nobody wants the answer.
+        // The caller may have gone away. Then the answer is dropped.
         match command {
             Command::Add(pod, reply) => drop(reply.send(self.add(*pod))),
             Command::Listen(cookie, listeners, reply) => drop(reply.send(self.listen(cookie, listeners))),
@@ -441,7 +441,7 @@ impl Worker {
                 self.pods.values().for_each(|served| served.drain.0.hand_over());
                 let _asker_gone = reply.send(());
             }
-            // It changes how the worker runs.
+            // The caller handles it, because it changes the loop of the worker.
             Command::Drain(..) => {}
         }
     }
@@ -533,7 +533,8 @@ impl Worker {
         }
     }
 
-    /// Waits until the connections have ended: whether they did before the deadline. For ever, where there is no deadline.
+    /// Waits until the connections have ended. Returns whether they ended before the deadline. Without a deadline, it
+    /// never completes.
     async fn ended(&mut self, deadline: Option<Instant>) -> bool {
         let Some(deadline) = deadline else { return std::future::pending().await };
         let ended = async {
@@ -544,10 +545,11 @@ impl Worker {
         timeout_at(deadline, ended).await.is_ok()
     }
 
-    /// Ends a drain: what is left is reset.
+    /// Ends a drain. Connections that are still open are reset.
     async fn say_goodbye(&mut self, in_time: bool) {
         if in_time {
-            // What the last streams said may still wait for its connection; a peer that does not take it keeps nobody here.
+            // Data of the last streams may still wait for their HBONE connection. A peer that does not read delays the
+            // end by [`GOODBYE`] at most.
             let goodbyes = self.pods.values().map(|served| served.context.pool.finish());
             let _too_late = timeout(GOODBYE, futures_util::future::join_all(goodbyes)).await;
             return;

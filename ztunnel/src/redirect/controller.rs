@@ -149,11 +149,11 @@ impl Controller {
         })
     }
 
-    /// Takes up again what another daemon has begun to take over: records, maps and hooks may be as that one has left them. The
-    /// pods are to be enrolled again.
+    /// Restores this daemon's state after another daemon has begun to take over, and may have changed records, maps and
+    /// hooks. The pods have to be enrolled again.
     ///
     /// # Errors
-    /// The first failure; the rest has been done.
+    /// A step has failed. The other steps have been done.
     pub fn regain(&mut self) -> Result<(), StartError> {
         self.maps.forget_written();
         let records = self.records.reread();
@@ -161,13 +161,13 @@ impl Controller {
         Ok(records?)
     }
 
-    /// Lets go of everything that is attached, and removes nothing: another daemon has it.
+    /// Closes the handles of all attached programs, and removes nothing: another daemon has them now.
     pub fn retire(&mut self) {
         self.captured.clear();
         self.hooks.let_go();
     }
 
-    /// What the data path needs to claim its sockets.
+    /// The handle by which the data path claims its sockets.
     #[must_use]
     pub fn own_sockets(&self) -> Arc<dyn OwnSockets> {
         self.maps.own_sockets()

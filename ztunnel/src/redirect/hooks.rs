@@ -83,7 +83,7 @@ impl Hooks {
         Ok(())
     }
 
-    /// Puts the programs behind the pinned links again: another daemon may have put its own there.
+    /// Makes this daemon's programs the programs of the pinned links again: another daemon may have replaced them.
     ///
     /// # Errors
     /// Names the program.
@@ -96,7 +96,7 @@ impl Hooks {
         Ok(())
     }
 
-    /// Keeps nothing attached any more; what is pinned stays.
+    /// Closes the handles of the hooks. Their pins stay.
     pub(super) fn let_go(&mut self) {
         self.hooks.clear();
     }

@@ -149,12 +149,13 @@ impl Maps {
         Arc::clone(&self.own_sockets)
     }
 
-    /// Takes it that somebody else may have written: what is there is looked up when it is to be changed.
+    /// Forgets the entries that this daemon has written, because another daemon may have changed them. The next change
+    /// of a pod's entries reads them from the maps.
     pub fn forget_written(&mut self) {
         self.written.clear();
     }
 
-    /// Makes room for a pod's verdicts and lets `steer` know its workers; sockets are not captured yet.
+    /// Makes room for a pod's verdicts and tells `steer` the number of workers. Sockets are not captured yet.
     ///
     /// # Errors
     /// The map is full.
@@ -167,8 +168,8 @@ impl Maps {
             let result = self.verdicts.insert(cookie, zeros, 0);
             result.map_err(|source| self.refused(names::VERDICTS, source))?;
         }
-        // An adopted pod goes on being captured while its listeners are replaced. Where it had fewer workers, `steer` looks for no
-        // more until these have listeners.
+        // A pod that an earlier daemon has captured stays captured while its listeners are replaced. If it had fewer
+        // workers, `steer` does not use the further workers before they have listeners.
         let captured = self.pods.get(&cookie, 0).ok().filter(|pod| pod.flags != 0 && pod.workers > 0);
         let entry = captured
             .map_or(PodEntry { flags: 0, workers }, |pod| PodEntry { workers: pod.workers.min(workers), ..pod });

@@ -108,7 +108,7 @@ impl Records {
     /// Reads all records again: another daemon may have changed them.
     ///
     /// # Errors
-    /// Names the directory; then the records are as they were.
+    /// Names the directory. The records in memory are then unchanged.
     pub fn reread(&mut self) -> Result<(), RecordError> {
         *self = Self::read(self.dir.clone())?;
         Ok(())

@@ -27,14 +27,14 @@ use crate::{
     },
 };
 
-/// Time in which connections may still arrive at replaced listeners: those whose first packet met the old listener. The kernel repeats
-/// its answer to that packet after 1 and 3 seconds.
+/// Time in which connections may still arrive at replaced listeners, because their first packet arrived at the old
+/// listener. The kernel repeats its answer to that packet after 1 and 3 seconds.
 const HANDSHAKES: Duration = Duration::from_secs(4);
 
 impl<K: Kernel> Manager<K> {
-    /// Takes over the pods of another daemon, which has stopped all changes. Mesh and local facts have to be there.
-    /// `connections_before`: see [`Frozen`]. Pods that have left the mesh are released later, when the other daemon can no longer
-    /// restore them.
+    /// Takes over the pods of another daemon, which has stopped all changes. The mesh and the local facts have to be
+    /// known. `connections_before`: see [`Frozen`]. Pods that have left the mesh are released later, when the other
+    /// daemon can no longer restore them.
     pub async fn take_over(&mut self, connections_before: HashMap<u64, usize>) -> TakenOver {
         self.others_due = false;
         self.taken_over = Some(connections_before);
@@ -111,7 +111,7 @@ impl<K: Kernel> Manager<K> {
             let regained = node(&mut self.parts).regain(&name, &mut enrolled.pod, own).await;
             enrolled.following = self.watch(&name, &enrolled.pod, &enrolled.addresses);
             if let Err(error) = regained {
-                // Its listeners may not be in the map.
+                // Its listeners may be missing in the map.
                 warn!(pod = %name, error = causes(&error), "cannot take the pod up again: it is enrolled anew");
                 enrolled.pod.deaf.tell();
             }
@@ -144,7 +144,7 @@ impl<K: Kernel> Manager<K> {
                 } => return Ok(()),
                 Some(_) = changes.changed() => self.leave_unwanted().await,
                 () = self.parts.local.changed() => self.leave_unwanted().await,
-                // No answer: another daemon has the pods.
+                // There is no answer: another daemon has the pods.
                 Some(reply) = self.inbox.recv() => drop(reply),
                 _ = tick.tick() => {
                     if self.parts.workers.iter().any(WorkerHandle::is_lost) {
@@ -199,8 +199,8 @@ impl<K: Kernel> Manager<K> {
         }
     }
 
-    /// Resets the connections of pods whose network namespaces are gone, because a namespace that is held open here would outlive its
-    /// pod; and of pods that the other daemon has released.
+    /// Resets the connections of pods whose network namespaces are gone, because a namespace that is held open here
+    /// would outlive its pod. Also resets those of pods that the other daemon has released.
     async fn leave_gone(&mut self) {
         let kernel = &self.parts.kernel;
         let is_gone = |enrolled: &Enrolled<K>| {

@@ -1,4 +1,4 @@
-//! The manager's side of a handover to another daemon: what it does to pods and connections until it has ended.
+//! The manager's side of a handover to another daemon: its effect on pods and connections until the manager has ended.
 
 use super::{
     DENY_ALL, WEB,
@@ -24,7 +24,7 @@ async fn a_manager_that_has_stopped_changes_serves_and_continues_after_an_abort(
         let mut client = world.network.connect("10.0.0.1", WEB).await.unwrap();
         let (mut server, _) = web.accept().await.unwrap();
         echo(&mut client, &mut server).await;
-        // Policies are applied all the same; the rest of the change waits.
+        // During the freeze policies are still applied. The rest of the change waits.
         let resumed = async {
             assert!(is_reset(&mut server).await);
             assert!(world.node("b").pending().is_some());
@@ -37,7 +37,7 @@ async fn a_manager_that_has_stopped_changes_serves_and_continues_after_an_abort(
         let mut client = world.network.connect("10.0.0.1", WEB).await.unwrap();
         let (mut server, _) = web.accept().await.unwrap();
         echo(&mut client, &mut server).await;
-        // The order to retire counts only after that to freeze.
+        // The order to retire is valid only after the order to freeze.
         assert!(!orders.retire().await && !world.node("b").is_gone());
     })
     .await;
@@ -76,7 +76,7 @@ async fn a_manager_that_has_handed_over_applies_changes_of_policies_and_pods() {
             echo(&mut client, &mut server).await;
             let cut = async { assert!(is_reset(&mut server).await) };
             tokio::select! {
-                // It waits for a manager that does not enrol pods any more.
+                // This never completes: it waits for a manager that does not enrol pods any more.
                 () = world.publish(&mesh) => panic!("the manager still follows the mesh"),
                 () = cut => {}
             }

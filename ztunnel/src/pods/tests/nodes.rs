@@ -330,7 +330,7 @@ impl Node {
         self.manager.status()
     }
 
-    /// Hands the pods over.
+    /// The orders for a handover of the pods.
     pub(super) fn orders(&self) -> Orders {
         self.manager.orders()
     }
