@@ -59,7 +59,7 @@ fn what_has_no_counterpart_is_no_comparison() {
     assert!(error(&two, &one).starts_with("not in the file: route; `cargo xtask"), "{}", error(&two, &one));
     assert!(error(&one, &two).starts_with("only in the file: route; `cargo xtask"), "{}", error(&one, &two));
     let other = Figures { machine: "aarch64".into(), ..figures(&[("judge", 1)]) };
-    assert!(error(&other, &one).contains("has figures of x86_64, this is aarch64"));
+    assert!(error(&other, &one).contains("has figures of x86_64, and this machine is aarch64"));
 }
 
 #[test]
