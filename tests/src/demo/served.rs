@@ -38,6 +38,10 @@ fn keeps_no_key(folder: &Path) -> Result<()> {
             keeps_no_key(&path)?;
             continue;
         }
+        // A socket keeps nothing.
+        if !path.is_file() {
+            continue;
+        }
         let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let has_key = text.windows(11).any(|window| window == b"PRIVATE KEY");
         ensure!(!has_key, "{} has a private key", path.display());
