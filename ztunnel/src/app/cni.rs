@@ -1,6 +1,6 @@
 //! Starts the daemon's side of the CNI plugin, and removes the plugin when the daemon is removed.
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use tokio::sync::watch;
 use tracing::{Span, error, info};
 
@@ -49,10 +49,18 @@ pub(super) fn start(
 ) -> anyhow::Result<Started> {
     let place = Place::of(&args.state);
     if !args.cni.install {
-        if install::remove(&place).context("cannot remove the CNI plugin that a daemon has installed before")? {
+        let removed = install::remove(&place);
+        if matches!(removed, Ok(true)) {
             info!("the CNI plugin is removed: --cni-install is not set");
         }
-        let window = parts.map(|_| NOT_INSTALLED.to_owned());
+        // The daemon starts all the same: without it, the pods that run lose their connections as well.
+        let failed = removed
+            .err()
+            .map(|error| format!("cannot remove the CNI plugin that a daemon has installed before: {error}"));
+        if let Some(failed) = &failed {
+            error!("{failed}");
+        }
+        let window = failed.or_else(|| parts.map(|_| NOT_INSTALLED.to_owned()));
         return Ok(Started { remover: None, window: watch::channel(window).1 });
     }
     let Some(Parts { news, sandboxes, finder }) = parts else { bail!("--cni-install needs --pods kubernetes") };

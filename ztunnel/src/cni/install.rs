@@ -83,6 +83,19 @@ pub enum InstallError {
     /// There is no configuration that it could join.
     #[error("there is no CNI configuration in {} yet", .0.display())]
     NoConfiguration(PathBuf),
+    /// It is installed in a directory that is not visible here.
+    #[error(
+        "the plugin is installed in {}, which is not visible here: mount the directory under the same path. Until the plugin is removed, new \
+         pods of the mesh wait for a daemon with --cni-install. If the node has no such directory any more, remove {}",
+        configuration.display(),
+        record.display()
+    )]
+    NotVisible {
+        /// The directory of the configuration.
+        configuration: PathBuf,
+        /// The record of the installation.
+        record: PathBuf,
+    },
     /// It cannot join.
     #[error(
         "cannot join the CNI configuration {}: {source}; it stays as it is, and pods of the mesh are enrolled after their first container \
@@ -379,6 +392,9 @@ pub fn installed(place: &Place) -> Option<Option<PathBuf>> {
 /// Something could not be removed, and is still recorded.
 pub fn remove(place: &Place) -> Result<bool, InstallError> {
     let Some(record) = Installed::read(place)? else { return Ok(false) };
+    if !record.configuration.is_dir() {
+        return Err(InstallError::NotVisible { configuration: record.configuration, record: place.installed() });
+    }
     record.take_out()?;
     for path in [place.socket(), place.seen(), place.installed()] {
         remove_file(&path)?;

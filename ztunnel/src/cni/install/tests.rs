@@ -85,6 +85,22 @@ fn what_is_installed_stays_over_restarts_and_leaves_no_byte_behind() {
     assert_eq!((installed(&node.place()), remove(&node.place()).unwrap()), (None, false));
 }
 
+/// As in a container without the mounts.
+#[test]
+fn a_plugin_in_a_directory_that_is_not_visible_is_not_said_to_be_removed() {
+    let node = Node::new();
+    node.write("10-bridge.conflist", BRIDGE);
+    node.installer().look().unwrap();
+    fs::rename(node.path("conf"), node.path("elsewhere")).unwrap();
+    for _ in 0..2 {
+        let error = remove(&node.place()).unwrap_err().to_string();
+        assert!(error.contains("not visible") && error.contains("installed.json"), "{error}");
+    }
+    fs::rename(node.path("elsewhere"), node.path("conf")).unwrap();
+    assert!(remove(&node.place()).unwrap());
+    assert_eq!((node.conf("10-bridge.conflist").as_str(), node.files("bin")), (BRIDGE, Vec::new()));
+}
+
 #[test]
 fn a_configuration_that_comes_later_or_is_written_anew_is_joined() {
     let node = Node::new();
