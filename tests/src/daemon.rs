@@ -535,6 +535,7 @@ fn launch(options: &DaemonOptions, node: &str, netns: &Netns, paths: &Paths<'_>)
         .inside(netns)
         .detached(options.detached)
         .in_group(options.group.as_deref())
+        .open_files(options.open_files)
         .log_to(paths.output);
     launch = match &options.control_plane {
         None => launch.args(["--mesh".as_ref(), paths.mesh.as_os_str()]),

@@ -19,6 +19,7 @@
 //! | [`testbed`], [`proof`] | all of the above put together; proofs that a connection was captured, or was not |
 //! | [`policy`] | policies as text, and all evidence that a policy refused a connection |
 //! | [`hbone`] | peers at a pod's HBONE port, honest and hostile |
+//! | [`sockets`] | the connections of another process, with their options |
 //! | [`capture`] | the packets on the wire between the nodes |
 //! | [`watch`] | proof that no connection bypasses the daemon while something happens |
 //! | [`cluster`], [`cgroups`] | a real Kubernetes: an API server for a test, a cluster with nodes; the cgroups of its nodes |
@@ -47,6 +48,7 @@ pub mod process;
 pub mod proof;
 pub mod requirements;
 pub mod settings;
+pub mod sockets;
 pub mod testbed;
 pub mod topology;
 pub mod wait;

@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use nix::libc;
 use nix::sys::prctl;
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, setsid};
 
@@ -46,6 +47,7 @@ pub struct Launch {
     variables: Vec<(String, OsString)>,
     netns: Option<PathBuf>,
     group: Option<PathBuf>,
+    open_files: Option<u64>,
     output: Option<PathBuf>,
     input: Option<String>,
     input_file: Option<File>,
@@ -77,6 +79,7 @@ impl Launch {
             variables: Vec::new(),
             netns: None,
             group: None,
+            open_files: None,
             output: None,
             input: None,
             input_file: None,
@@ -112,6 +115,13 @@ impl Launch {
     #[must_use]
     pub fn in_group(mut self, group: Option<&Path>) -> Self {
         self.group = group.map(Path::to_owned);
+        self
+    }
+
+    /// Limits its open files.
+    #[must_use]
+    pub fn open_files(mut self, most: Option<u64>) -> Self {
+        self.open_files = most;
         self
     }
 
@@ -211,8 +221,8 @@ impl Launch {
             }
             None => None,
         };
-        let (dropped, detached) = (self.dropped, self.detached);
-        let prepare = move || prepare((netns.as_ref(), group.as_ref()), &dropped, detached);
+        let (dropped, detached, open_files) = (self.dropped, self.detached, self.open_files);
+        let prepare = move || prepare((netns.as_ref(), group.as_ref()), &dropped, open_files, detached);
         // SAFETY: between fork and exec `prepare` makes system calls only; it neither allocates nor takes a lock.
         unsafe { command.pre_exec(prepare) };
         let mut child = on_spawner(command).with_context(|| format!("cannot start {}", self.program))?;
@@ -224,7 +234,12 @@ impl Launch {
 }
 
 /// The work of the child between fork and exec.
-fn prepare((netns, group): (Option<&File>, Option<&File>), dropped: &[u8], detached: bool) -> io::Result<()> {
+fn prepare(
+    (netns, group): (Option<&File>, Option<&File>),
+    dropped: &[u8],
+    open_files: Option<u64>,
+    detached: bool,
+) -> io::Result<()> {
     if detached {
         setsid()?;
     } else {
@@ -236,6 +251,9 @@ fn prepare((netns, group): (Option<&File>, Option<&File>), dropped: &[u8], detac
     }
     if let Some(file) = netns {
         enter(file)?;
+    }
+    if let Some(most) = open_files {
+        setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
     }
     for capability in dropped {
         // SAFETY: PR_CAPBSET_DROP takes a number and touches no memory.

@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use ebpf_common::HBONE_PORT;
 use ztunnel_tests::apps::client::exchange_once;
 use ztunnel_tests::apps::load::{Ending, Load};
 use ztunnel_tests::apps::server::Server;
@@ -13,6 +14,7 @@ use ztunnel_tests::footprint::Footprint;
 use ztunnel_tests::logs::Direction;
 use ztunnel_tests::mesh::PodManifest;
 use ztunnel_tests::proof;
+use ztunnel_tests::sockets::{self, Connection};
 use ztunnel_tests::testbed::Testbed;
 use ztunnel_tests::topology::{Family, Pod, TWO_NODES};
 use ztunnel_tests::wait;
@@ -156,6 +158,55 @@ fn restarted_under_load_no_new_connection_bypasses_it() -> Result<()> {
     }
     progress("a load through the last daemon", &meshed, 50)?;
     never_bypassed(&inside)
+}
+
+/// The HBONE connections of a node's daemon.
+fn tunnels(bed: &Testbed, node: &str) -> Result<Vec<Connection>> {
+    let mut all = sockets::connections(bed.daemon(node)?.id())?;
+    all.retain(|connection| [connection.local, connection.peer].iter().any(|end| end.port() == HBONE_PORT));
+    Ok(all)
+}
+
+/// Time that the load takes for so many exchanges.
+fn time_of(load: &Load, exchanges: u64) -> Result<Duration> {
+    let (begin, before) = (Instant::now(), load.report().done);
+    wait::until_true("a load through the daemons", wait::PATIENCE, || Ok(load.report().done >= before + exchanges))?;
+    Ok(begin.elapsed())
+}
+
+/// Peers connect again at once, so the first HBONE connection comes while the pod is being enrolled. All later connections share
+/// it: without the options of a data socket they would wait for delayed acknowledgements, 40 ms each.
+#[test]
+fn tunnels_that_come_while_a_daemon_starts_under_load_are_as_fast_as_others() -> Result<()> {
+    const EXCHANGES: u64 = 200;
+    let mut bed = Testbed::new(TWO_NODES)?;
+    bed.mesh.label()?;
+    for (node, pod) in [("node-a", "web-a"), ("node-b", "client-b")] {
+        bed.start(node)?;
+        bed.daemon(node)?.enrolled(pod)?;
+    }
+    let server = Server::echo(bed.pod("web-a")?, bed.pod("web-a")?.at(Family::V4, PORT))?;
+    bed.pod("client-b")?.netns.sysctl("ipv4/tcp_tw_reuse", "1")?;
+    let load = Load::start(bed.pod("client-b")?, server.address(), 2, Ending::Closes)?;
+    let before = time_of(&load, EXCHANGES)?;
+    for round in 0..5 {
+        bed.daemon_mut("node-a")?.kill9()?;
+        bed.daemon_mut("node-a")?.restart()?;
+        time_of(&load, 1).with_context(|| format!("round {round}"))?;
+        let after = time_of(&load, EXCHANGES).with_context(|| format!("round {round}"))?;
+        println!("round {round}: {EXCHANGES} exchanges in {after:?}, {before:?} before the restarts");
+        for node in ["node-a", "node-b"] {
+            let tunnels = tunnels(&bed, node)?;
+            ensure!(!tunnels.is_empty(), "{node} has no HBONE connection");
+            for Connection { local, peer, socket } in tunnels {
+                let options = (socket.tcp_nodelay()?, socket.keepalive()?);
+                ensure!(options == (true, true), "{node}: {local} to {peer}: no delay and keepalive are {options:?}");
+            }
+        }
+        // Delayed acknowledgements would make it 24 times slower.
+        ensure!(after < before * 6, "{EXCHANGES} exchanges take {after:?} after a restart, {before:?} before");
+    }
+    Ok(())
 }
 
 #[test]

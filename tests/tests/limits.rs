@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
+use socket2::{Domain, Protocol, Socket, Type};
+use ztunnel_tests::admin;
 use ztunnel_tests::apps::client::{exchange, exchange_once};
 use ztunnel_tests::apps::server::{Server, finish_sending, is_reset, read_all, reset};
 use ztunnel_tests::mesh::PodManifest;
@@ -200,6 +202,48 @@ fn connections_above_the_pods_limit_wait_and_are_served() -> Result<()> {
         proof::outbound(&bed, "client-a", outside, Pod::connect).context("beside the inbound ones")?;
     }
     Ok(())
+}
+
+/// A pod opens more connections than its node's daemon has descriptors for. Other pods and the HTTP endpoints do not notice.
+#[test]
+fn a_pod_cannot_use_up_the_descriptors_of_the_daemon() -> Result<()> {
+    const DESCRIPTORS: u64 = 4096;
+    const MANY: usize = 2600;
+    let mut bed = Testbed::new(TWO_NODES)?;
+    bed.start_with("node-a", |options| options.open_files = Some(DESCRIPTORS))?;
+    bed.enrol()?;
+    let (greedy, web) = (bed.pod("client-a")?, bed.pod("web-b")?);
+    let echo = Server::echo(web, web.at(Family::V4, PORT))?;
+    let (outside, inside) = (echoes(web, PORT + 1)?, echoes(bed.pod("web-a")?, PORT + 1)?);
+    let mut held = Vec::new();
+    for _ in 0..MANY {
+        let socket = greedy.netns.run(|| Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)))??;
+        socket.set_nonblocking(true)?;
+        // The connect is in progress.
+        let _ = socket.connect(&echo.address().into());
+        held.push(socket);
+    }
+    // A connection needs two descriptors in the daemon, so its limit is reached long before the pod's last connection.
+    let daemon = bed.daemon("node-a")?;
+    let files = || Ok::<_, anyhow::Error>(fs::read_dir(format!("/proc/{}/fd", daemon.id()))?.count());
+    wait::until_true("the pod to use its share of the descriptors", wait::PATIENCE, || Ok(files()? > 2000))?;
+    for round in 0..5 {
+        for (outside, inside) in outside.iter().zip(&inside) {
+            proof::outbound(&bed, "web-a", outside, Pod::connect).with_context(|| format!("round {round}"))?;
+            proof::inbound(&bed, "client-b", "web-a", inside, inside.address())
+                .with_context(|| format!("round {round}"))?;
+        }
+        let ready = admin::get(&bed.topology.node("node-a")?.netns, "/healthz/ready")?.status;
+        ensure!(ready == 200, "readiness answers {ready} in round {round}");
+        daemon.metrics()?;
+    }
+    let used = files()?;
+    println!("{used} of {DESCRIPTORS} descriptors are open");
+    ensure!(u64::try_from(used)? <= DESCRIPTORS / 4 * 3 + 200, "{used} descriptors");
+    drop(held);
+    drop((echo, outside, inside));
+    wait::until_true("the connections to end", wait::PATIENCE, || Ok(files()? < 500))?;
+    captured_both_ways(&bed)
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -34,6 +34,8 @@ const GOOD: usize = 1_000;
 /// The memory limit of the daemon's control group in bytes: above it the kernel kills the daemon.
 const MOST: u64 = 256 << 20;
 const ROUNDS: usize = 20;
+/// After so many rounds an attack that has not done its work is a fault of the test.
+const MOST_ROUNDS: usize = 400;
 
 /// A frame that carries nothing: PRIORITY.
 const PRIORITY: u8 = 2;
@@ -69,8 +71,36 @@ impl Drop for Ended<'_> {
     }
 }
 
-/// An attack, which runs as long as its argument returns `true`.
-type Attack<'a> = Box<dyn FnOnce(&(dyn Fn() -> bool + Sync)) + Send + 'a>;
+/// What an attack gets: whether it goes on, and the count of its successful steps.
+struct Course<'a> {
+    over: &'a AtomicBool,
+    done: &'a AtomicUsize,
+}
+
+impl Course<'_> {
+    fn goes_on(&self) -> bool {
+        !self.over.load(Ordering::SeqCst)
+    }
+
+    fn done(&self) {
+        self.done.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// An attack, which runs until its course is over.
+struct Attack<'a> {
+    /// A successful step of it.
+    step: &'static str,
+    /// So many steps have to succeed, or nothing was attacked.
+    least: usize,
+    run: Box<dyn FnOnce(&Course<'_>) + Send + 'a>,
+}
+
+impl<'a> Attack<'a> {
+    fn new(step: &'static str, least: usize, run: impl FnOnce(&Course<'_>) + Send + 'a) -> Self {
+        Self { step, least, run: Box::new(run) }
+    }
+}
 
 /// Two nodes. The daemon of the second has little memory, and serves a thousand connections.
 struct Besieged {
@@ -120,15 +150,21 @@ impl Besieged {
         let client = bed.pod(CLIENT)?;
         let attacks = attacks(bed)?;
         let over = AtomicBool::new(false);
-        let goes_on = || !over.load(Ordering::SeqCst);
+        let counts: Vec<_> = attacks.iter().map(|attack| (attack.step, attack.least, AtomicUsize::new(0))).collect();
+        let lacking = || counts.iter().find(|(_, least, done)| done.load(Ordering::SeqCst) < *least);
         let outcome = thread::scope(|scope| {
             let ended = Ended(&over);
-            for attack in attacks {
-                let goes_on = &goes_on;
-                scope.spawn(move || attack(goes_on));
+            for (attack, (_, _, done)) in attacks.into_iter().zip(&counts) {
+                let course = Course { over: &over, done };
+                scope.spawn(move || (attack.run)(&course));
             }
             let mut talk = || -> Result<()> {
-                for round in 1..=ROUNDS {
+                for round in 1.. {
+                    let lacking = lacking();
+                    if round > ROUNDS && lacking.is_none() {
+                        break;
+                    }
+                    ensure!(round <= MOST_ROUNDS, "too few steps of an attack: {lacking:?}");
                     all_talk(good, round)?;
                     // New connections work as well.
                     let mut newcomer = client.connect(echo.address())?;
@@ -140,6 +176,7 @@ impl Besieged {
             drop(ended);
             outcome
         });
+        println!("steps of the attacks: {counts:?}");
         outcome.with_context(|| daemon.tail())?;
         ensure!(daemon.id() == *id, "another process");
         let highest = highest(*id)?;
@@ -156,7 +193,7 @@ impl Besieged {
         ensure!(highest < MOST, "the daemon has had {highest} bytes");
         let (used, budget) = (of("ztunnel_memory_used_bytes"), of("ztunnel_memory_budget_bytes"));
         ensure!(budget > 0.0 && budget <= MOST as f64 && used <= budget, "{used} of {budget} bytes");
-        all_talk(good, ROUNDS + 1)?;
+        all_talk(good, MOST_ROUNDS + 1)?;
         Ok(metrics)
     }
 }
@@ -182,9 +219,9 @@ fn a_thousand_good_connections_live_through_what_a_peer_and_a_neighbour_can_do()
         let mut attacks: Vec<Attack<'_>> = Vec::new();
         // HBONE connections to the application that does not read, with full windows on all streams. The daemon should refuse
         // some of them.
-        attacks.push(Box::new(move |goes_on| {
+        attacks.push(Attack::new("full windows of a tunnel", 40, move |course| {
             let mut held = Vec::new();
-            while goes_on() {
+            while course.goes_on() {
                 let Ok(tunnel) = HbonePeer::connect(caller, peer, target) else { continue };
                 let streams = (0..4).filter_map(|_| {
                     let mut stream = tunnel.open(to_deaf, &[]).ok()?;
@@ -193,6 +230,9 @@ fn a_thousand_good_connections_live_through_what_a_peer_and_a_neighbour_can_do()
                 });
                 let streams: Vec<_> = streams.collect();
                 tunnel.idle(Duration::from_millis(20));
+                if !streams.is_empty() {
+                    course.done();
+                }
                 held.push((tunnel, streams));
             }
         }));
@@ -204,19 +244,23 @@ fn a_thousand_good_connections_live_through_what_a_peer_and_a_neighbour_can_do()
             frame(kind::SETTINGS, 0, 0, &[]),
             frame(kind::WINDOW_UPDATE, 0, 0, &1_u32.to_be_bytes()),
         ];
-        attacks.push(Box::new(move |goes_on| {
-            for flood in floods.iter().cycle().take_while(|_| goes_on()) {
+        attacks.push(Attack::new("flood of a tunnel", 10, move |course| {
+            for flood in floods.iter().cycle().take_while(|_| course.goes_on()) {
                 if let Ok(mut tunnel) = RawPeer::connect(caller, peer, target, &[]) {
                     let flood = flood.repeat(1000);
                     tunnel.flood(100, |_| flood.clone());
+                    course.done();
                 }
             }
         }));
         // Silent connections.
-        attacks.push(Box::new(move |goes_on| {
+        attacks.push(Attack::new("silent connection", 1000, move |course| {
             let mut silent = Vec::new();
-            while goes_on() {
-                silent.extend(peer.connect(target).ok());
+            while course.goes_on() {
+                if let Ok(stream) = peer.connect(target) {
+                    silent.push(stream);
+                    course.done();
+                }
                 if silent.len() > 500 {
                     silent.clear();
                 }
@@ -225,7 +269,10 @@ fn a_thousand_good_connections_live_through_what_a_peer_and_a_neighbour_can_do()
         Ok(attacks)
     })?;
     drop(sleeping);
-    ensure!(metrics.sum("ztunnel_hbone_abuse_total", &[]) > 0.0, "nobody was told to calm down");
+    ensure!(metrics.sum("ztunnel_hbone_abuse_total", &[]) > 0.0, "no HBONE connection was ended for abuse");
+    // The attacker has filled its share of the budget.
+    let used = metrics.sum("ztunnel_memory_used_bytes", &[]);
+    ensure!(used > f64::from(8 << 20), "the attacks have filled only {used} bytes of the budget");
     Ok(())
 }
 
@@ -233,7 +280,7 @@ fn a_thousand_good_connections_live_through_what_a_peer_and_a_neighbour_can_do()
 /// namespace.
 #[test]
 fn a_thousand_good_connections_live_through_what_a_pod_and_a_tenant_can_do() -> Result<()> {
-    const UNREAD: usize = 800;
+    const UNREAD: usize = 3000;
     let mut besieged = Besieged::new("ambient")?;
     let far = besieged.bed.pod(FAR)?;
     // Sends as many bytes as the socket takes.
@@ -248,26 +295,30 @@ fn a_thousand_good_connections_live_through_what_a_pod_and_a_tenant_can_do() -> 
         let (hostile, manifests) = (bed.pod(PEER)?, bed.mesh.folder());
         let mut attacks: Vec<Attack<'_>> = Vec::new();
         // Connections from which the attacker does not read.
-        attacks.push(Box::new(move |goes_on| {
+        attacks.push(Attack::new("connection that is not read", UNREAD, move |course| {
             let mut unread = Vec::new();
-            while goes_on() {
-                unread.extend(hostile.connect(to_sender).ok());
+            while course.goes_on() {
+                if let Ok(stream) = hostile.connect(to_sender) {
+                    unread.push(stream);
+                    course.done();
+                }
                 if unread.len() >= UNREAD {
                     unread.drain(..UNREAD / 2);
                 }
             }
         }));
         // Many routes, addresses that are added and removed, and listeners of the daemon that are closed.
-        attacks.push(Box::new(move |goes_on| {
+        attacks.push(Attack::new("change of the pod's addresses", 100, move |course| {
             let routes: String = (0..20_000)
                 .map(|number| format!("route add 10.{}.{}.0/24 dev lo table 77\n", 100 + number / 256, number % 256))
                 .collect();
             let mut done = vec![hostile.netns.ip(&routes)];
             for number in 0_u32.. {
-                if !goes_on() {
+                if !course.goes_on() {
                     break;
                 }
                 done.push(hostile.netns.ip("addr add 10.10.2.99/32 dev eth0\naddr del 10.10.2.99/32 dev eth0\n"));
+                course.done();
                 if number % 100 == 99 {
                     let closed = Launch::new("ss").args(["-K", "-tl"]).inside(&hostile.netns).finish();
                     done.push(closed.map(|_| ()));
@@ -276,16 +327,17 @@ fn a_thousand_good_connections_live_through_what_a_pod_and_a_tenant_can_do() -> 
             assert!(done.iter().all(Result::is_ok), "{:?}", done.into_iter().find(Result::is_err));
         }));
         // Thousands of ServiceEntries, and different ones each time.
-        attacks.push(Box::new(move |goes_on| {
+        attacks.push(Attack::new("written file of a tenant", 5, move |course| {
             let (_never, pause) = channel::<()>();
             for round in 0_u32.. {
-                if !goes_on() {
+                if !course.goes_on() {
                     return;
                 }
                 let path = manifests.join("evil.yaml");
                 let fresh = path.with_extension("new");
                 let written = std::fs::write(&fresh, evil(round)).and_then(|()| std::fs::rename(&fresh, &path));
                 assert!(written.is_ok(), "{written:?}");
+                course.done();
                 // The daemon reads the file within half a second.
                 let _ = pause.recv_timeout(Duration::from_millis(500));
             }

@@ -26,6 +26,8 @@ pub struct DaemonOptions {
     pub patience: Duration,
     /// The control group that it runs in, see [`MemoryLimit`](crate::cgroups::MemoryLimit).
     pub group: Option<PathBuf>,
+    /// Its limit of open files, if it is not the one of this process.
+    pub open_files: Option<u64>,
 }
 
 /// A control plane, in the settings of a daemon.
@@ -67,6 +69,7 @@ impl DaemonOptions {
             detached: false,
             patience: wait::PATIENCE,
             group: None,
+            open_files: None,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::{collections::HashMap, future::pending, io, os::fd::AsFd as _, path::Pa
 
 use anyhow::{Context as _, bail};
 use prometheus_client::registry::Registry;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tracing::{Span, info, warn};
 
 use super::{
@@ -33,7 +33,7 @@ use crate::{
         remote::{ControlPlane, PodStanding, RemoteAuthority, RemoteMesh, report_pods},
         source::{MeshSource as _, feed},
     },
-    flow::{enforcement::EnforcementPoints, table::WorkerId},
+    flow::{enforcement::EnforcementPoints, failures::NodeLines, table::WorkerId},
     identity::{
         cache::{self, CacheSettings, Certificates},
         files::CertFiles,
@@ -516,6 +516,7 @@ fn start_workers(
         node,
         traffic: traffic.clone(),
         tasks: tasks.clone(),
+        lines: NodeLines::new(Instant::now()),
     };
     let of = u32::from(args.worker_count());
     (0..of)

@@ -54,8 +54,8 @@ pub const FIELDS: [(&str, &str); 20] = [
     ("src.cluster", "The cluster of the client's pod."),
     (
         "dst.addr",
-        "Address and port to which the daemon connects: port 15008 of the pod at the source of a connection through HBONE, the \
-         application at the destination.",
+        "Through HBONE, in both directions: port 15008 of the destination's pod. In plaintext: the address and port to which the \
+         daemon connects.",
     ),
     ("dst.hbone_addr", "The destination that the CONNECT request names; only of connections through HBONE."),
     ("dst.service", "The host name of the service that the client asked for."),

@@ -20,8 +20,8 @@ pub struct Facts {
     pub source: Option<Arc<Workload>>,
     /// The client's identity, proved by mTLS. `None` in plaintext.
     pub source_identity: Option<SpiffeId>,
-    /// The TCP peer to which the daemon connected: port 15008 of a pod for HBONE, the application for inbound. Before a
-    /// destination is chosen it is the original destination.
+    /// Through HBONE, in both directions: port 15008 of the destination's pod. In plaintext: the TCP peer to which the daemon
+    /// connected. Before a destination is chosen it is the original destination.
     pub dst_addr: SocketAddr,
     /// The authority of the CONNECT request. `None` in plaintext.
     pub hbone_addr: Option<String>,

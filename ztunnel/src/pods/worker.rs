@@ -34,7 +34,7 @@ use crate::{
         admission::Admission,
         context::Addresses,
         enforcement::EnforcementPoint,
-        failures::Failures,
+        failures::{Failures, NodeLines},
         inbound, outbound, plaintext,
         table::{Table, Upstreams, WorkerId},
         tunnel::{self, TunnelDialer},
@@ -79,6 +79,8 @@ pub struct WorkerSettings {
     pub traffic: Traffic,
     /// Tasks of the whole daemon.
     pub tasks: TaskCount,
+    /// The number of log lines about failed connections, for all pods.
+    pub lines: NodeLines,
 }
 
 /// The parts of a pod for one worker.
@@ -483,7 +485,7 @@ impl Worker {
             buffers,
             memory: pod.memory,
             cluster: Arc::clone(&self.settings.cluster),
-            failures: Failures::new(Instant::now()),
+            failures: Failures::new(self.settings.lines.clone(), Instant::now()),
             meter: self.meter.clone(),
             ending: Cell::new(CloseReason::Released),
         });

@@ -11,8 +11,8 @@ use crate::istio::discovery::Resource;
 use crate::istio::security::{self, Authorization, Clause, Match, Rule, StringMatch};
 use crate::istio::standard::Any;
 use crate::istio::workload::{
-    Address, AddressType, BalancingScope, GatewayAddress, LoadBalancing, NetworkAddress, Port, PortList, Service,
-    Workload,
+    Address, AddressType, ApplicationTunnel, BalancingScope, GatewayAddress, LoadBalancing, NetworkAddress, Port,
+    PortList, Service, TunnelKind, Workload,
 };
 use crate::istio::write::{self, Writer};
 use crate::model::locality::{Distribution, Scope, Scopes};
@@ -169,6 +169,11 @@ fn what_is_wrong_otherwise_is_left_out_and_told() {
 
     let far = workload(Workload { network: "n2".into(), ..pod() }).unwrap();
     assert!(far.value.workload.addresses.is_empty() && far.remarks[0].contains("network \"n2\""), "{:?}", far.remarks);
+    let tunnel = |kind| Some(ApplicationTunnel { protocol: i32::from(kind), port: 15_088 });
+    let proxied = workload(Workload { application_tunnel: tunnel(TunnelKind::Proxy), ..pod() }).unwrap();
+    assert!(proxied.remarks[0].contains("application_tunnel"), "{:?}", proxied.remarks);
+    let plain = workload(Workload { application_tunnel: tunnel(TunnelKind::None), ..pod() }).unwrap();
+    assert_eq!(plain.remarks, [""; 0]);
     let named = workload(Workload { addresses: Vec::new(), hostname: "x.example".into(), ..pod() }).unwrap();
     assert!(named.remarks[0].contains("x.example"), "{:?}", named.remarks);
 

@@ -11,8 +11,8 @@ use super::policy::ATTACHED;
 use super::reading::{Flaw, Read, Reader, unknown};
 use crate::istio::detail::{Extending as _, WorkloadDetail};
 use crate::istio::workload::{
-    Destination, GatewayAddress, NetworkMode, PortList, TunnelProtocol, Workload as Message, WorkloadStatus,
-    WorkloadType,
+    Destination, GatewayAddress, NetworkMode, PortList, TunnelKind, TunnelProtocol, Workload as Message,
+    WorkloadStatus, WorkloadType,
 };
 use crate::model::gateway::{Gateway, GatewayLocation};
 use crate::model::identity::{SpiffeId, TrustDomain};
@@ -70,6 +70,11 @@ pub(super) fn read(message: &Message, reader: &mut Reader<'_>) -> Result<Read<Wo
         membership,
         ..Workload::new(name, identity)
     };
+    if message.application_tunnel.is_some_and(|tunnel| tunnel.protocol != i32::from(TunnelKind::None)) {
+        let remark = "its application expects a header of the PROXY protocol before each connection (application_tunnel), which \
+                      this version does not send: connections are delivered without it";
+        remarks.push(remark.to_owned());
+    }
     let weight = message.capacity.map_or(1, |capacity| capacity.value);
     let mut value = WorkloadFacts { workload: Arc::new(workload), fronting, weight, policies, exactly: None };
     let found = WorkloadDetail::find(&message.extensions).map_err(|error| Flaw::Undecodable(error.to_string()));

@@ -16,7 +16,7 @@ use crate::{
         manifests::{Assembled, assemble, parse},
         remote::tests::decisions::Relay,
     },
-    flow::{admission::Limits, enforcement::EnforcementPoints, table::WorkerId},
+    flow::{admission::Limits, enforcement::EnforcementPoints, failures::NodeLines, table::WorkerId},
     hbone,
     identity::{
         Credentials,
@@ -282,6 +282,7 @@ impl Node {
             node: Some(Arc::new(network.clone())),
             traffic,
             tasks: count.clone(),
+            lines: NodeLines::new(tokio::time::Instant::now()),
         };
         let worker = |index| WorkerHandle::beside(WorkerId { index, of: WORKERS }, settings.clone());
         let workers: Vec<_> = (0..WORKERS).map(worker).collect();
