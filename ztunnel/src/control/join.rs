@@ -16,6 +16,7 @@ mod policies;
 mod problems;
 mod services;
 mod table;
+mod unenforced;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -69,7 +70,7 @@ pub struct Joiner {
     endpoints: Table<Arc<EndpointsManifest>>,
     /// A Pod of the same name takes precedence.
     workload_entries: Table<Arc<PodManifest>>,
-    unenforced: Table<Unenforced>,
+    unenforced: unenforced::Tables,
 
     local: LocalPods,
     /// Stands in for the local facts of pods of other nodes.
@@ -195,7 +196,7 @@ impl Joiner {
             authentication: Table::default(),
             endpoints: Table::default(),
             workload_entries: Table::default(),
-            unenforced: Table::default(),
+            unenforced: unenforced::Tables::default(),
             local: LocalPods::new(),
             no_local: Arc::default(),
             pods_joined: HashMap::new(),
@@ -267,7 +268,8 @@ impl Joiner {
     /// The objects of a voice.
     pub(in crate::control) fn said(&self, voice: &Voice) -> Vec<Object> {
         let mut objects = Vec::new();
-        for (kind, name) in self.voices.get(voice).into_iter().flat_map(|speech| &speech.keys) {
+        for key in self.voices.get(voice).into_iter().flat_map(|speech| &speech.keys) {
+            let (kind, name) = key;
             macro_rules! add {
                 ($table:ident, $body:ident) => {
                     objects.extend(self.$table.of(name, voice).map(|said| Object {
@@ -289,7 +291,7 @@ impl Joiner {
                 "PeerAuthentication" => add!(authentication, PeerAuthentication),
                 "Endpoints" => add!(endpoints, Endpoints),
                 "WorkloadEntry" => add!(workload_entries, WorkloadEntry),
-                _ => add!(unenforced, Unenforced),
+                _ => objects.extend(self.unenforced.said(key, voice)),
             }
         }
         objects
@@ -354,7 +356,8 @@ impl Joiner {
         origins
     }
 
-    fn origin(&self, (kind, name): &Key) -> Option<Origin> {
+    fn origin(&self, key: &Key) -> Option<Origin> {
+        let (kind, name) = key;
         let place = match *kind {
             "Namespace" => &self.namespaces.get(name)?.place,
             "Node" => &self.nodes.get(name)?.place,
@@ -367,7 +370,7 @@ impl Joiner {
             "PeerAuthentication" => &self.authentication.get(name)?.place,
             "Endpoints" => &self.endpoints.get(name)?.place,
             "WorkloadEntry" => &self.workload_entries.get(name)?.place,
-            _ => &self.unenforced.get(name)?.place,
+            _ => self.unenforced.place(key)?,
         };
         Some(place.origin.clone())
     }
@@ -450,9 +453,8 @@ impl Joiner {
                 self.dirty.subjects.insert(Subject::WorkloadEntry(name.clone()));
             }
             _ => {
-                let replaced = table!(unenforced, Unenforced);
-                let kinds = replaced.into_iter().flat_map(|replaced| [replaced.before, replaced.after]).flatten();
-                let subjects = kinds.map(|kind| Subject::Unenforced(kind, Arc::clone(&name.namespace)));
+                let kinds = self.unenforced.replace(key, voice, &said);
+                let subjects = kinds.into_iter().map(|kind| Subject::Unenforced(kind, Arc::clone(&name.namespace)));
                 self.dirty.subjects.extend(subjects);
             }
         }

@@ -8,7 +8,7 @@ use super::budget::Excess;
 use super::policies::{authentication, targets};
 use super::table::{Provenance, Table};
 use super::{Joiner, Key, Subject};
-use crate::control::objects::{ENTRIES_LEAD, EntryManifest, External, ServiceManifest, Unenforced, title, visibility};
+use crate::control::objects::{ENTRIES_LEAD, EntryManifest, External, ServiceManifest, title, visibility};
 use crate::model::labels::Labels;
 use crate::model::policy::{PeerAuthentication, Scope};
 use crate::model::problem::{Problem, Severity};
@@ -32,7 +32,7 @@ impl Joiner {
                 Subject::Slice(name) => self.of_slice(name).into_iter().collect(),
                 Subject::Endpoints(name) => self.of_endpoints(name).into_iter().collect(),
                 Subject::WorkloadEntry(name) => self.of_workload_entry(name).into_iter().collect(),
-                Subject::Unenforced(kind, namespace) => self.of_unenforced(*kind, namespace).into_iter().collect(),
+                Subject::Unenforced(kind, namespace) => self.unenforced.problem(*kind, namespace).into_iter().collect(),
                 Subject::Entry(name) => self.of_entry(name),
                 Subject::Authorization(name) => self.of_authorization(name),
                 Subject::Authentication => self.of_authentication(),
@@ -200,20 +200,6 @@ impl Joiner {
         let pod = self.pods.get(name)?;
         let message = format!("a Pod has the same name, in {}: the entry is ignored; rename it", pod.place.origin);
         Some(entry.place.problem(title("WorkloadEntry", name), message))
-    }
-
-    /// One problem for all objects of a kind in a namespace, at the first of them by name.
-    fn of_unenforced(&self, kind: Unenforced, namespace: &Arc<str>) -> Option<Problem> {
-        let names = self.unenforced.names_in(namespace);
-        let mut all = names.filter_map(|name| self.unenforced.get(name)).filter(|said| said.body == kind);
-        let first = all.next()?;
-        let more = match all.count() {
-            0 => String::new(),
-            more => format!(" (and {more} more of namespace {namespace})"),
-        };
-        let object = Some(format!("{} of namespace {namespace}", kind.name()));
-        let message = format!("has no effect in this daemon{more}: {}", kind.by_whom());
-        Some(Problem { origin: first.place.origin.clone(), object, message, severity: Severity::Info })
     }
 
     fn of_slice(&self, name: &NamespacedName) -> Option<Problem> {

@@ -570,6 +570,28 @@ fn what_others_carry_out_is_told_once_for_each_namespace() {
         let three = three.trim_start_matches("---\n").to_owned();
         check(&format!("# file: o.yaml\n{three}"), &told(" (and 2 more of namespace demo)"));
     }
+    // Objects of several kinds, also of kinds with one name, may share a name: Bookinfo has three that are `reviews`.
+    let kinds = [
+        ("networking.istio.io/v1", "DestinationRule"),
+        ("networking.istio.io/v1", "VirtualService"),
+        ("networking.istio.io/v1", "Gateway"),
+        ("gateway.networking.k8s.io/v1", "Gateway"),
+        ("gateway.networking.k8s.io/v1", "HTTPRoute"),
+        ("gateway.networking.k8s.io/v1", "TCPRoute"),
+    ];
+    let all: String = kinds.iter().map(|(version, kind)| object(version, kind, "reviews")).collect();
+    let routed = "a waypoint or a gateway carries it out, for the traffic that goes through it";
+    check(
+        &format!("# file: o.yaml\n{all}"),
+        &format!(
+            "note o.yaml:2: DestinationRule of namespace demo: has no effect in this daemon: {routed}
+             note o.yaml:7: VirtualService of namespace demo: has no effect in this daemon: {routed}
+             note o.yaml:12: Gateway of namespace demo: has no effect in this daemon: the proxy of the gateway carries it out
+             note o.yaml:17: Gateway of namespace demo: has no effect in this daemon: the proxy of the gateway carries it out
+             note o.yaml:22: HTTPRoute of namespace demo: has no effect in this daemon: {routed}
+             note o.yaml:27: TCPRoute of namespace demo: has no effect in this daemon: {routed}"
+        ),
+    );
     check("# file: o.yaml\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: NONE}", "");
     check("# file: o.yaml\napiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: NONE}", "");
 }

@@ -14,9 +14,12 @@ pub(in crate::control) enum Unenforced {
     ProxyConfig,
     Telemetry,
     WasmPlugin,
-    /// Gateways of the Gateway API; their routes are [`Route`](Self::Route).
+    /// A Gateway of the Gateway API.
     KubernetesGateway,
-    Route,
+    HttpRoute,
+    GrpcRoute,
+    TcpRoute,
+    TlsRoute,
 }
 
 /// The fields that are read of the object.
@@ -33,6 +36,28 @@ pub(super) struct Name {
 }
 
 impl Unenforced {
+    const ALL: [Self; 14] = [
+        Self::NetworkPolicy,
+        Self::Sidecar,
+        Self::DestinationRule,
+        Self::VirtualService,
+        Self::Gateway,
+        Self::EnvoyFilter,
+        Self::ProxyConfig,
+        Self::Telemetry,
+        Self::WasmPlugin,
+        Self::KubernetesGateway,
+        Self::HttpRoute,
+        Self::GrpcRoute,
+        Self::TcpRoute,
+        Self::TlsRoute,
+    ];
+
+    /// The kinds with this name; kinds of several API groups may share a name.
+    pub(in crate::control) fn named(name: &str) -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(move |kind| kind.name() == name)
+    }
+
     /// The kind of an object, by group and kind.
     pub(in crate::control) fn of(group: &str, kind: &str) -> Option<Self> {
         Some(match (group, kind) {
@@ -46,7 +71,10 @@ impl Unenforced {
             ("telemetry.istio.io", "Telemetry") => Self::Telemetry,
             ("extensions.istio.io", "WasmPlugin") => Self::WasmPlugin,
             ("gateway.networking.k8s.io", "Gateway") => Self::KubernetesGateway,
-            ("gateway.networking.k8s.io", "HTTPRoute" | "GRPCRoute" | "TCPRoute" | "TLSRoute") => Self::Route,
+            ("gateway.networking.k8s.io", "HTTPRoute") => Self::HttpRoute,
+            ("gateway.networking.k8s.io", "GRPCRoute") => Self::GrpcRoute,
+            ("gateway.networking.k8s.io", "TCPRoute") => Self::TcpRoute,
+            ("gateway.networking.k8s.io", "TLSRoute") => Self::TlsRoute,
             _ => return None,
         })
     }
@@ -62,7 +90,10 @@ impl Unenforced {
             Self::ProxyConfig => "ProxyConfig",
             Self::Telemetry => "Telemetry",
             Self::WasmPlugin => "WasmPlugin",
-            Self::Route => "Route",
+            Self::HttpRoute => "HTTPRoute",
+            Self::GrpcRoute => "GRPCRoute",
+            Self::TcpRoute => "TCPRoute",
+            Self::TlsRoute => "TLSRoute",
         }
     }
 
@@ -74,7 +105,14 @@ impl Unenforced {
                  it has to allow, and not those to the pods' own ports"
             }
             Self::Sidecar | Self::ProxyConfig => "it is for sidecar proxies, which pods of the mesh do not have",
-            Self::DestinationRule | Self::VirtualService | Self::Route | Self::EnvoyFilter | Self::WasmPlugin => {
+            Self::DestinationRule
+            | Self::VirtualService
+            | Self::HttpRoute
+            | Self::GrpcRoute
+            | Self::TcpRoute
+            | Self::TlsRoute
+            | Self::EnvoyFilter
+            | Self::WasmPlugin => {
                 "a waypoint or a gateway carries it out, for the traffic that goes through it"
             }
             Self::Gateway | Self::KubernetesGateway => "the proxy of the gateway carries it out",

@@ -175,7 +175,16 @@ fn object(kind: u8, namespace: usize, number: u8, variant: u32) -> String {
                 ),
             )
         }
-        11 => ("networking.k8s.io/v1", "NetworkPolicy", "}, spec: {}".to_owned()),
+        11 => {
+            let kinds = [
+                ("networking.k8s.io/v1", "NetworkPolicy"),
+                ("networking.istio.io/v1", "Gateway"),
+                ("gateway.networking.k8s.io/v1", "Gateway"),
+                ("networking.istio.io/v1", "DestinationRule"),
+            ];
+            let (version, kind) = kinds[digit(4) as usize];
+            (version, kind, "}, spec: {}".to_owned())
+        }
         _ => {
             let mode = ["STRICT", "PERMISSIVE", "UNSET"][digit(3) as usize];
             let whom = match digit(2) {
@@ -544,4 +553,34 @@ fn endpoints_of_a_stranger_bring_no_policy() {
         let [bait, slice] = [bait, slice].map(|object| object.replace("evil", "prod"));
         assert_eq!(protections(&[pod, &bait, &slice, &policy("prod", action)]), [r#"["prod/p"] at These([80])"#]);
     }
+}
+
+/// Objects of kinds that are not enforced here are told by kind, also if they have one name.
+#[test]
+fn what_is_not_enforced_is_told_by_kind_until_it_is_gone() {
+    let object = |version: &str, kind: &str| {
+        format!("---\n{{apiVersion: {version}, kind: {kind}, metadata: {{name: reviews, namespace: demo}}, spec: {{}}}}\n")
+    };
+    let rule = object("networking.istio.io/v1", "DestinationRule");
+    let own = object("networking.istio.io/v1", "Gateway");
+    let other = object("gateway.networking.k8s.io/v1", "Gateway");
+    let gateway =
+        |line| format!("o.yaml:{line}: Gateway of namespace demo: has no effect in this daemon: the proxy of the gateway carries it out");
+    let destination = |line| {
+        format!(
+            "o.yaml:{line}: DestinationRule of namespace demo: has no effect in this daemon: a waypoint or a gateway \
+             carries it out, for the traffic that goes through it"
+        )
+    };
+    let mut following = Following::new();
+    let mut told = |text: &str| {
+        say(&mut following.joiner, "o.yaml", text);
+        following.follow();
+        following.mesh.problems().iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&[&*rule, &*own, &*other].concat()), [destination(2), gateway(4), gateway(6)]);
+    assert_eq!(told(&[&*rule, &*other].concat()), [destination(2), gateway(4)]);
+    assert_eq!(told(&[&*own, &*other].concat()), [gateway(2), gateway(4)]);
+    assert_eq!(told(&rule), [destination(2)]);
+    assert_eq!(told(""), [""; 0]);
 }
