@@ -69,7 +69,10 @@ fn all_inside(mesh: &Mesh<'_>, policy: &AuthorizationPolicy) -> bool {
         identity.is_some_and(|identity| inside(mesh.account(&identity.namespace, &identity.service_account)))
     };
     policy.rules.iter().flat_map(|rule| entries_of(0, rule)).all(|(_, found)| {
-        found.namespaces.iter().all(namespace)
+        // Workloads of a trust domain may be anywhere.
+        let is_by_domain_only = matches!(Demand::of(found), Demand { required: Some(Field::TrustDomains), .. });
+        !is_by_domain_only
+            && found.namespaces.iter().all(namespace)
             && found.service_accounts.iter().all(account)
             && found.principals.iter().all(principal)
     })
@@ -77,7 +80,7 @@ fn all_inside(mesh: &Mesh<'_>, policy: &AuthorizationPolicy) -> bool {
 
 /// The first field of a rule that requires a client with an identity.
 fn named(index: usize, rule: &Rule) -> Option<(PathEntry, Field, bool)> {
-    entries_of(index, rule).find_map(|(entry, found)| Some((entry, wanted(found)?, false)))
+    entries_of(index, rule).find_map(|(entry, found)| Some((entry, Demand::of(found).required?, false)))
 }
 
 /// The first field of a rule that excludes identities, if the rule has no other field about clients.
@@ -85,51 +88,86 @@ fn excluded_only(index: usize, rule: &Rule) -> Option<(PathEntry, Field, bool)> 
     if !rule.unjudged.is_empty() || !matches_plaintext(rule) {
         return None;
     }
-    let says_more =
-        |found: &Match| !found.source_ips.is_empty() || !found.not_source_ips.is_empty() || wanted(found).is_some();
-    if entries_of(index, rule).any(|(_, found)| says_more(found)) {
+    let demands = || entries_of(index, rule).map(|(entry, found)| (entry, Demand::of(found)));
+    if demands().any(|(_, demand)| demand.required.is_some() || demand.by_address) {
         return None;
     }
-    entries_of(index, rule).find_map(|(entry, found)| {
-        let field = match () {
-            () if !found.not_principals.is_empty() => Field::Principals,
-            () if !found.not_namespaces.is_empty() => Field::Namespaces,
-            () if !found.not_service_accounts.is_empty() => Field::ServiceAccounts,
-            () => return None,
-        };
-        Some((entry, field, true))
-    })
+    demands().find_map(|(entry, demand)| Some((entry, demand.excluded?, true)))
 }
 
-/// The field that a client without identity cannot match.
-fn wanted(found: &Match) -> Option<Field> {
-    match () {
-        () if !found.principals.is_empty() => Some(Field::Principals),
-        () if !found.service_accounts.is_empty() => Some(Field::ServiceAccounts),
-        () if !found.namespaces.is_empty() && !found.namespaces.iter().any(|name| name.matches("")) => {
-            Some(Field::Namespaces)
+/// What a match demands of the client, as far as it concerns clients without identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Demand {
+    /// The first field that a client without identity cannot match.
+    required: Option<Field>,
+    /// The first field that excludes identities: every client without identity matches it.
+    excluded: Option<Field>,
+    /// It compares the client's address.
+    by_address: bool,
+    /// It compares the address or the port of the workload.
+    by_destination: bool,
+}
+
+impl Demand {
+    fn of(found: &Match) -> Self {
+        // Each field is named, so that a new field is not forgotten.
+        let Match {
+            principals,
+            not_principals,
+            namespaces,
+            not_namespaces,
+            service_accounts,
+            not_service_accounts,
+            trust_domains,
+            not_trust_domains,
+            source_ips,
+            not_source_ips,
+            destination_ips,
+            not_destination_ips,
+            destination_ports,
+            not_destination_ports,
+        } = found;
+        // The namespace of a client without identity is empty.
+        let is_of_namespace = !namespaces.is_empty() && !namespaces.iter().any(|name| name.matches(""));
+        let required = [
+            (Field::Principals, !principals.is_empty()),
+            (Field::ServiceAccounts, !service_accounts.is_empty()),
+            (Field::Namespaces, is_of_namespace),
+            (Field::TrustDomains, !trust_domains.is_empty()),
+        ];
+        let excluded = [
+            (Field::Principals, !not_principals.is_empty()),
+            (Field::Namespaces, !not_namespaces.is_empty()),
+            (Field::ServiceAccounts, !not_service_accounts.is_empty()),
+            (Field::TrustDomains, !not_trust_domains.is_empty()),
+        ];
+        let first = |fields: [(Field, bool); 4]| fields.into_iter().find_map(|(field, is)| is.then_some(field));
+        Self {
+            required: first(required),
+            excluded: first(excluded),
+            by_address: !source_ips.is_empty() || !not_source_ips.is_empty(),
+            by_destination: !destination_ips.is_empty()
+                || !not_destination_ips.is_empty()
+                || !destination_ports.is_empty()
+                || !not_destination_ports.is_empty(),
         }
-        () => None,
     }
 }
 
 /// Whether some client without identity may match, with addresses and ports ignored.
 fn matches_plaintext(rule: &Rule) -> bool {
-    rule.clauses
-        .iter()
-        .all(|clause| clause.matches.is_empty() || clause.matches.iter().any(|one| wanted(one).is_none()))
+    rule.clauses.iter().all(|clause| {
+        clause.matches.is_empty() || clause.matches.iter().any(|found| Demand::of(found).required.is_none())
+    })
 }
 
 /// Whether every client without identity matches, at every port.
 fn matches_all_plaintext(rule: &Rule) -> bool {
     let is_free = |found: &Match| {
-        let only_excluded = Match {
-            not_principals: found.not_principals.clone(),
-            not_namespaces: found.not_namespaces.clone(),
-            not_service_accounts: found.not_service_accounts.clone(),
-            ..Match::default()
-        };
-        *found == only_excluded && *found != Match::default()
+        matches!(
+            Demand::of(found),
+            Demand { required: None, excluded: Some(_), by_address: false, by_destination: false }
+        )
     };
     rule.unjudged.is_empty()
         && rule.clauses.iter().all(|clause| clause.matches.is_empty() || clause.matches.iter().any(is_free))

@@ -20,6 +20,9 @@ fn a_deny_by_identity_does_not_reach_clients_without_one() {
         ("namespaces: [evil]", "namespaces"),
         ("principals: [cluster.local/ns/evil/sa/bad]", "principals"),
         ("serviceAccounts: [evil/bad]", "serviceAccounts"),
+        ("trustDomains: [evil.example]", "trustDomains"),
+        // Clients of the own trust domain may be outside of these manifests.
+        ("trustDomains: [cluster.local]", "trustDomains"),
     ];
     for (source, field) in table {
         let deny = policy("p", &format!("action: DENY, rules: [{{from: [{{source: {{{source}}}}}]}}]"));
@@ -42,6 +45,17 @@ fn a_deny_by_identity_does_not_reach_clients_without_one() {
         &["info[deny-misses-plaintext] AuthorizationPolicy demo/p: ..."],
     );
     permissive(&[policy("p", "action: DENY, rules: [{from: [{source: {ipBlocks: [10.9.0.0/16]}}]}]")], &[]);
+    // An ALLOW policy by trust domain admits no client without identity, so the DENY policy misses none.
+    let deny = policy("p", "action: DENY, rules: [{from: [{source: {namespaces: [evil]}}]}]");
+    let known = policy("q", "rules: [{from: [{source: {trustDomains: [cluster.local]}}]}]");
+    permissive(&[evil.as_slice(), &[deny.clone(), known]].concat(), &[]);
+    // One that excludes trust domains admits them, and a DENY policy that excludes them refuses them.
+    let others = "[{from: [{source: {notTrustDomains: [evil.example]}}]}]";
+    permissive(
+        &[evil.as_slice(), &[deny.clone(), policy("q", &format!("rules: {others}"))]].concat(),
+        &["warning[allow-admits-plaintext] AuthorizationPolicy demo/q: ...", "warning[deny-misses-plaintext] AuthorizationPolicy demo/p: ..."],
+    );
+    permissive(&[evil.as_slice(), &[deny, policy("q", &format!("action: DENY, rules: {others}"))]].concat(), &[]);
 }
 
 #[test]
@@ -50,6 +64,7 @@ fn an_allow_that_only_excludes_lets_clients_without_identity_in() {
         ("notNamespaces: [demo]", "notNamespaces"),
         ("notPrincipals: [cluster.local/ns/demo/sa/client]", "notPrincipals"),
         ("notServiceAccounts: [client]", "notServiceAccounts"),
+        ("notTrustDomains: [evil.example]", "notTrustDomains"),
     ] {
         let rules = format!("rules: [{{from: [{{source: {{{source}}}}}]}}]");
         let told = format!(
@@ -61,7 +76,9 @@ fn an_allow_that_only_excludes_lets_clients_without_identity_in() {
         if field != "notServiceAccounts" {
             permissive(&[policy("p", &rules.replace("source: {", "source: {principals: ['*'], "))], &[]);
         }
-        permissive(&[policy("p", &rules.replace("source: {", "source: {ipBlocks: [10.0.0.0/24], "))], &[]);
+        for also in ["trustDomains: [cluster.local]", "ipBlocks: [10.0.0.0/24]"] {
+            permissive(&[policy("p", &rules.replace("source: {", &format!("source: {{{also}, ")))], &[]);
+        }
     }
     let when = "rules: [{when: [{key: source.namespace, notValues: [demo]}]}]";
     permissive(
