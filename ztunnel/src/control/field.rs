@@ -40,6 +40,16 @@ impl FieldPath {
         Self(self.0.iter().chain(&rest.0).cloned().collect())
     }
 
+    /// The rest of the path below another one; `None` if it is not below.
+    pub(in crate::control) fn below(&self, above: &Self) -> Option<Self> {
+        self.0.strip_prefix(above.0.as_slice()).filter(|rest| !rest.is_empty()).map(Self::from_steps)
+    }
+
+    /// Whether its first step is this key.
+    pub(in crate::control) fn begins_with(&self, key: &str) -> bool {
+        matches!(self.0.first(), Some(Step::Key(first)) if **first == *key)
+    }
+
     pub(in crate::control) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -81,6 +91,10 @@ mod tests {
         assert_eq!(FieldPath::of("a").key("").key("b\n").to_string(), "a[\"\"][\"b\\n\"]");
         let item = FieldPath::of("items").index(2);
         assert_eq!(item.join(&FieldPath::of("metadata.name")).to_string(), "items[2].metadata.name");
+        let name = item.join(&FieldPath::of("metadata.name"));
+        assert_eq!(name.below(&item).map(|rest| rest.to_string()).as_deref(), Some("metadata.name"));
+        assert_eq!((name.below(&name), name.below(&source)), (None, None));
+        assert!(name.begins_with("items") && !name.begins_with("metadata"));
         assert_eq!((FieldPath::default().is_empty(), FieldPath::default().to_string()), (true, String::new()));
     }
 }

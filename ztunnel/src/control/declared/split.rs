@@ -50,7 +50,7 @@ impl Document<'_> {
                 return values;
             }
         }
-        yaml::read::<Option<Value>>(self.text).ok().flatten().into_iter().collect()
+        yaml::read_lenient::<Option<Value>>(self.text).ok().flatten().into_iter().collect()
     }
 }
 

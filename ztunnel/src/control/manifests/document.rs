@@ -5,8 +5,10 @@ use std::sync::Arc;
 use tracing::debug;
 
 use super::split::Inherited;
-use crate::control::objects::{Kind, MESH_CONFIG, ROOT_NAMESPACE, Unenforced};
+use crate::control::field::Step;
+use crate::control::objects::{Kind, MESH_CONFIG, ROOT_NAMESPACE, Unenforced, check_name, title};
 use crate::control::yaml::Node;
+use crate::model::workload::NamespacedName;
 
 /// The content of a document, or of an item of a list.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,7 +38,11 @@ impl Unclear {
     }
 }
 
+/// The most heads that an object with repeated keys may have.
+const MOST_HEADS: usize = 64;
+
 /// The head of an object.
+#[derive(Clone)]
 pub(super) struct Header<'n> {
     version: Option<&'n str>,
     kind: Option<&'n str>,
@@ -68,6 +74,62 @@ impl<'n> Header<'n> {
 
     pub(super) fn name(&self) -> Option<&'n str> {
         self.name
+    }
+
+    /// Kind, namespace and name as they are written, if they are valid.
+    pub(super) fn title(&self) -> Option<String> {
+        let kind = self.kind.filter(|kind| kind.chars().all(|c| c.is_ascii_alphanumeric()))?;
+        let name = self.name.filter(|name| check_name(name).is_ok())?;
+        let namespace = self.namespace.filter(|namespace| !namespace.is_empty()).unwrap_or_default();
+        let is_valid = namespace.is_empty() || check_name(namespace).is_ok();
+        is_valid.then(|| title(kind, &NamespacedName::new(namespace, name)))
+    }
+
+    /// Whether a field of an object belongs to its head.
+    pub(super) fn includes(field: &[Step]) -> bool {
+        let key = |step: &Step| match step {
+            Step::Key(key) => Some(String::from(&**key)),
+            Step::Index(_) => None,
+        };
+        let keys: Option<Vec<String>> = field.iter().take(2).map(key).collect();
+        let keys = keys.unwrap_or_default();
+        match keys.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+            ["<<", ..] | ["metadata", "<<"] => true,
+            ["apiVersion" | "kind" | "metadata"] | ["metadata", "name" | "namespace"] => field.len() == keys.len(),
+            _ => false,
+        }
+    }
+
+    /// The heads that the object may have if these fields of its head count instead of those with the same keys.
+    /// `None`: that is not known.
+    pub(super) fn possible<'f>(&self, fields: impl Iterator<Item = (&'f [Step], &'f Node<'f>)>) -> Option<Vec<Self>>
+    where
+        'f: 'n,
+    {
+        let mut heads = vec![self.clone()];
+        for (field, value) in fields {
+            let of = |key: &str| value.get(key).and_then(Node::text);
+            let other = |head: &Self| {
+                let mut head = head.clone();
+                match field {
+                    [Step::Key(one)] if **one == *"apiVersion" => head.version = value.text(),
+                    [Step::Key(one)] if **one == *"kind" => head.kind = value.text(),
+                    [Step::Key(one)] if **one == *"metadata" => {
+                        (head.namespace, head.name) = (of("namespace"), of("name"))
+                    }
+                    [Step::Key(_), Step::Key(one)] if **one == *"namespace" => head.namespace = value.text(),
+                    [Step::Key(_), Step::Key(one)] if **one == *"name" => head.name = value.text(),
+                    _ => return None,
+                }
+                Some(head)
+            };
+            let others: Vec<Self> = heads.iter().map(other).collect::<Option<_>>()?;
+            heads.extend(others);
+            if heads.len() > MOST_HEADS {
+                return None;
+            }
+        }
+        Some(heads)
     }
 
     fn is_mesh_config(&self) -> bool {

@@ -140,6 +140,21 @@ impl Hides {
         Self { addresses: true, policies: PoliciesIn::Anywhere }
     }
 
+    /// The possible content of a text that has one of two contents. If policies may be in one of two namespaces, they
+    /// may be in any: the author has written the wrong one.
+    pub(super) fn or(self, other: Self) -> Self {
+        let policies = match (self.policies, other.policies) {
+            (PoliciesIn::Namespaces(one), PoliciesIn::Namespaces(other)) if one.is_empty() || one == other => {
+                PoliciesIn::Namespaces(other)
+            }
+            (PoliciesIn::Namespaces(one), PoliciesIn::Namespaces(other)) if other.is_empty() => {
+                PoliciesIn::Namespaces(one)
+            }
+            _ => PoliciesIn::Anywhere,
+        };
+        Self { addresses: self.addresses || other.addresses, policies }
+    }
+
     /// The possible content of an object of a kind and a namespace.
     pub(in crate::control) fn of(kind: Kind, namespace: &str, text: &str) -> Self {
         match kind {
@@ -156,6 +171,18 @@ impl Hides {
 }
 
 impl Fault {
+    /// Reports a template in place of the fault. A template has no objects.
+    pub(super) fn make_template(&mut self) {
+        let message = "this is a template, not a manifest: render it first, for example with helm template";
+        *self = Self {
+            error: FileError::of(&self.error.file, self.error.line, message),
+            subject: Subject::Unknown,
+            hides: Hides::nothing(),
+            is_syntax: false,
+            is_template: true,
+        };
+    }
+
     /// The fault as a problem, with its consequence.
     pub(in crate::control) fn problem(&self, consequence: &str) -> Problem {
         let FileError { file, line, field, message, .. } = &self.error;

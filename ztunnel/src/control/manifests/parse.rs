@@ -1,16 +1,19 @@
 //! From one file to its objects.
 
+mod repeated;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use self::repeated::repeated;
 use super::document::{self, Content, Header, Unclear};
 use super::error::{Fault, FileError, Hides, PoliciesIn, Subject};
 use super::split::{self, Document, Hash, Inherited, Piece, Seeds};
-use super::template::is_template;
+use super::template::{has_braces, is_template};
 use super::used::typed;
 use crate::control::field::{FieldPath, Step};
 use crate::control::objects::{self, Interner, Kind, Object, Remark, Resource, Said, check_name};
-use crate::control::yaml::{self, MappingEntry, Node, Value};
+use crate::control::yaml::{self, LeftOut, MappingEntry, Node, Value};
 use crate::model::origin::Origin;
 use crate::model::problem::{Problem, Severity};
 use crate::model::workload::NamespacedName;
@@ -101,6 +104,8 @@ struct Context<'c> {
     depth: usize,
     /// The text that contains it.
     text: &'c str,
+    /// The fields of the text that are left out because their keys are there again. Their paths begin at the document.
+    left_out: &'c [LeftOut<'c>],
 }
 
 struct Reader<'f> {
@@ -109,6 +114,8 @@ struct Reader<'f> {
     next: HashMap<Hash, Part>,
     texts: Interner,
     content: FileContent,
+    /// Indexes of the faults that are parts of a template if the file has a template.
+    braced: Vec<usize>,
     /// The number of documents that are not objects, and the line of the first.
     strangers: (u64, u64),
     /// The texts of the valid objects, if the caller asks for them and the text can be split.
@@ -123,12 +130,18 @@ impl<'f> Reader<'f> {
             next: HashMap::new(),
             texts: Interner::default(),
             content: FileContent::default(),
+            braced: Vec::new(),
             strangers: (0, 0),
             valid: None,
         }
     }
 
     fn finish(mut self) -> (FileContent, Known) {
+        if self.content.faults.iter().any(|fault| fault.is_template) {
+            for index in std::mem::take(&mut self.braced) {
+                self.content.faults.get_mut(index).into_iter().for_each(Fault::make_template);
+            }
+        }
         if let (count @ 1.., line) = self.strangers {
             let more = match count {
                 1 => String::new(),
@@ -183,11 +196,12 @@ impl<'f> Reader<'f> {
         // A line that looks like the start of an item may be in the middle of a text, and an alias may refer to another
         // item.
         let is_cut_wrongly = self.content.faults.iter().skip(faults).any(|fault| fault.is_syntax)
-            && yaml::tree(document.text, document.base).is_ok();
+            && !yaml::tree(document.text, document.base).is_err_and(|error| error.is_syntax);
         if is_cut_wrongly {
             self.content.objects.truncate(objects);
             self.content.problems.truncate(problems);
             self.content.faults.truncate(faults);
+            self.braced.retain(|index| *index < faults);
             self.valid = None;
         }
         !is_cut_wrongly
@@ -208,11 +222,17 @@ impl<'f> Reader<'f> {
         let text = piece.text();
         let before = (self.content.objects.len(), self.content.problems.len());
         let (faults, strangers) = (self.content.faults.len(), self.strangers.0);
-        let context = Context { path: piece.path.clone(), inherited: piece.inherited.as_deref(), depth, text: &text };
+        let context = Context {
+            path: piece.path.clone(),
+            inherited: piece.inherited.as_deref(),
+            depth,
+            text: &text,
+            left_out: &[],
+        };
         match yaml::tree(&text, piece.base) {
             Ok(None) => {}
             Ok(Some(node)) => self.node(node, &context),
-            Err(error) => self.unreadable(error, &context),
+            Err(error) => self.lenient(error, piece.base, &context),
         }
         match (self.content.objects.get(before.0..).unwrap_or_default(), &mut self.valid) {
             ([object], Some(valid)) => valid.push(((object.body.kind(), object.name.clone()), piece.to_file())),
@@ -280,17 +300,9 @@ impl<'f> Reader<'f> {
         let braces_in_name = matches!(&fault.error.field, Some(field) if field.starts_with("metadata.name"))
             && fault.error.message.contains("{{");
         if (fault.is_syntax || braces_in_name) && text.contains("{{") && is_template(text) {
-            fault = Fault {
-                error: FileError::of(
-                    self.file,
-                    fault.error.line,
-                    "this is a template, not a manifest: render it first, for example with helm template",
-                ),
-                subject: Subject::Unknown,
-                hides: Hides::nothing(),
-                is_syntax: false,
-                is_template: true,
-            };
+            fault.make_template();
+        } else if fault.is_syntax && has_braces(text) {
+            self.braced.push(self.content.faults.len());
         }
         self.content.faults.push(fault);
     }
@@ -311,13 +323,13 @@ impl<'f> Reader<'f> {
             node.name_namespace(namespace);
         }
         let header = Header::of(&node, context.inherited);
+        if self.unclear_head((&node, &header), context, is_item) {
+            return;
+        }
         match header.content(is_item) {
             Ok(Content::Stranger) if node.is_null() => {}
-            Ok(Content::Stranger) => {
-                let (count, first) = self.strangers;
-                self.strangers = (count + 1, if count == 0 { node.place.0 } else { first });
-            }
-            Ok(Content::Other) => {}
+            Ok(Content::Stranger) => self.stranger(&node),
+            Ok(Content::Other) => self.repeated_unused(header.title(), &repeated(context)),
             Ok(Content::Object(kind)) => self.object(kind, node, context),
             Ok(Content::List(inherited)) => self.list(node, inherited.as_deref(), context),
             Err(unclear) => {
@@ -325,6 +337,11 @@ impl<'f> Reader<'f> {
                 self.fault(fault, context.text);
             }
         }
+    }
+
+    fn stranger(&mut self, node: &Node<'_>) {
+        let (count, first) = self.strangers;
+        self.strangers = (count + 1, if count == 0 { node.place.0 } else { first });
     }
 
     fn list(&mut self, mut node: Node<'_>, inherited: Option<&Inherited>, context: &Context<'_>) {
@@ -335,6 +352,9 @@ impl<'f> Reader<'f> {
         };
         if let Some(fault) = self.strange_field(&node, inherited.is_some(), &context.path, context.text) {
             self.content.faults.push(fault);
+            return;
+        }
+        if self.unclear_list(context) {
             return;
         }
         if context.depth >= DEEPEST_LIST {
@@ -348,24 +368,27 @@ impl<'f> Reader<'f> {
             let Value::List(items) = entry.value.value else { continue };
             for (index, item) in items.into_iter().enumerate() {
                 let path = context.path.clone().key("items").index(index);
-                self.node(item, &Context { path, inherited, depth: context.depth + 1, text: context.text });
+                self.node(item, &Context { path, inherited, depth: context.depth + 1, ..*context });
             }
         }
     }
 
     fn unclear(&self, unclear: Unclear, node: &Node<'_>, header: &Header<'_>, context: &Context<'_>) -> Fault {
-        let Unclear { message, kind, is_policy } = unclear;
-        let (subject, hides) = match kind {
-            Some(kind) => self.subject(kind, header, context.text),
-            None if is_policy => {
+        let (subject, hides) = self.unclear_subject(&unclear, header, context.text);
+        let mut error = FileError::of(self.file, Some(node.place.0), unclear.message);
+        error.field = (!context.path.is_empty()).then(|| context.path.to_string());
+        Fault { error, subject, hides, is_syntax: false, is_template: false }
+    }
+
+    fn unclear_subject(&self, unclear: &Unclear, header: &Header<'_>, text: &str) -> (Subject, Hides) {
+        match unclear.kind {
+            Some(kind) => self.subject(kind, header, text),
+            None if unclear.is_policy => {
                 let policies = PoliciesIn::namespace(header.namespace());
                 (Subject::Unknown, Hides { addresses: false, policies })
             }
-            None => (Subject::Unknown, by_words(context.text)),
-        };
-        let mut error = FileError::of(self.file, Some(node.place.0), message);
-        error.field = (!context.path.is_empty()).then(|| context.path.to_string());
-        Fault { error, subject, hides, is_syntax: false, is_template: false }
+            None => (Subject::Unknown, by_words(text)),
+        }
     }
 
     fn subject(&self, kind: Kind, header: &Header<'_>, text: &str) -> (Subject, Hides) {
@@ -383,6 +406,13 @@ impl<'f> Reader<'f> {
 
     fn object(&mut self, kind: Kind, mut node: Node<'_>, context: &Context<'_>) {
         let (subject, hides) = self.subject(kind, &Header::of(&node, context.inherited), context.text);
+        if let Some(error) = self.repeated_used(kind, context).filter(|_| !matches!(kind, Kind::Unenforced(_))) {
+            return self.fault(Fault { error, subject, hides, is_syntax: false, is_template: false }, context.text);
+        }
+        let unused = repeated(context);
+        if !unused.is_empty() {
+            self.repeated_unused(Header::of(&node, context.inherited).title(), &unused);
+        }
         let line = node.place.0;
         let said = self.resource(kind, &mut node, context).and_then(|resource| {
             objects::read(resource, &mut self.texts).map_err(|error| {

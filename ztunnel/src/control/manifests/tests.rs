@@ -5,6 +5,7 @@ mod istio;
 mod json;
 mod policies;
 mod probes;
+mod repeated;
 pub(crate) mod routing;
 mod show;
 

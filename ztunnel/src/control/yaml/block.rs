@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use granit_parser::{Event, Options, Parser, ScalarStyle, Span, Tag};
 
 use super::error::Error;
-use super::keys::{self, Twice};
+use super::keys::{self, LeftOut};
 use super::limits::{DEEPEST, MOST_VALUES};
 use super::node::{Base, MappingEntry, Node, TextPosition, Value};
 use super::syntax::sentence;
@@ -16,9 +16,20 @@ use crate::control::field::FieldPath;
 const MOST_REPEATED: usize = 16 * 1024 * 1024;
 
 /// Reads a text of one document.
-pub(super) fn read(text: &str, base: Base, twice: Twice) -> Result<Option<Node<'_>>, Error> {
+pub(super) fn read(text: &str, base: Base) -> Result<Option<Node<'_>>, Error> {
+    Ok(build(text, Builder::new(base, None))?.root)
+}
+
+/// The same, for a text in which keys may be there twice: the last one counts. Also returns the fields that are left
+/// out.
+pub(super) fn read_lenient(text: &str, base: Base) -> Result<(Option<Node<'_>>, Vec<LeftOut<'_>>), Error> {
+    let built = build(text, Builder::new(base, Some(Vec::new())))?;
+    Ok((built.root, built.left_out.unwrap_or_default()))
+}
+
+fn build<'a>(text: &'a str, mut builder: Builder<'a>) -> Result<Builder<'a>, Error> {
+    let base = builder.base;
     let mut parser = Parser::new_from_str_with_options(text, options());
-    let mut builder = Builder::new(base, twice);
     while let Some(next) = parser.next_event() {
         let (event, span) = next.map_err(|error| {
             let marker = error.marker();
@@ -26,7 +37,7 @@ pub(super) fn read(text: &str, base: Base, twice: Twice) -> Result<Option<Node<'
         })?;
         builder.take(event, &span)?;
     }
-    Ok(builder.root)
+    Ok(builder)
 }
 
 fn options() -> Options {
@@ -44,10 +55,13 @@ fn place(base: Base, line: usize, column: usize) -> TextPosition {
 
 struct Builder<'a> {
     base: Base,
-    twice: Twice,
+    /// The fields that are left out; `None`: such a field is an error.
+    left_out: Option<Vec<LeftOut<'a>>>,
     root: Option<Node<'a>>,
     open: Vec<Open<'a>>,
     anchors: HashMap<usize, Node<'a>>,
+    /// Anchors of values with fields that are left out, and the first such error.
+    lenient_anchors: HashMap<usize, Error>,
     values: usize,
     repeated: usize,
 }
@@ -56,6 +70,8 @@ struct Builder<'a> {
 struct Open<'a> {
     place: TextPosition,
     anchor: usize,
+    /// The number of fields that were left out before it.
+    left_out: usize,
     inner: Inner<'a>,
 }
 
@@ -70,8 +86,17 @@ enum Inner<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn new(base: Base, twice: Twice) -> Self {
-        Self { base, twice, root: None, open: Vec::new(), anchors: HashMap::new(), values: 0, repeated: 0 }
+    fn new(base: Base, left_out: Option<Vec<LeftOut<'a>>>) -> Self {
+        Self {
+            base,
+            left_out,
+            root: None,
+            open: Vec::new(),
+            anchors: HashMap::new(),
+            lenient_anchors: HashMap::new(),
+            values: 0,
+            repeated: 0,
+        }
     }
 
     fn take(&mut self, event: Event<'a>, span: &Span) -> Result<(), Error> {
@@ -90,6 +115,10 @@ impl<'a> Builder<'a> {
                 let Some(node) = self.anchors.get(&id) else {
                     return Err(Error::syntax(place, "an alias (*) stands inside of what it names: write it out"));
                 };
+                // The paths of the fields that are left out are those of the anchor.
+                if let Some(error) = self.lenient_anchors.get(&id) {
+                    return Err(error.clone());
+                }
                 let (values, bytes) = node.size();
                 self.count(values, bytes, place)?;
                 // The nodes keep the positions where the values are written, since they are corrected there.
@@ -118,7 +147,8 @@ impl<'a> Builder<'a> {
     }
 
     fn begin(&mut self, place: TextPosition, anchor: usize, inner: Inner<'a>) -> Result<(), Error> {
-        self.open.push(Open { place, anchor, inner });
+        let left_out = self.left_out.as_ref().map_or(0, Vec::len);
+        self.open.push(Open { place, anchor, left_out, inner });
         if self.open.len() > DEEPEST {
             return Err(Error::syntax(
                 place,
@@ -129,11 +159,18 @@ impl<'a> Builder<'a> {
     }
 
     fn end(&mut self) -> Result<(), Error> {
-        let Some(Open { place, anchor, inner }) = self.open.pop() else { return Ok(()) };
+        let Some(Open { place, anchor, left_out, inner }) = self.open.pop() else { return Ok(()) };
         let value = match inner {
             Inner::List(items) => Value::List(items),
-            Inner::Map { entries, merged, .. } => keys::map(entries, merged, self.twice, || path(&self.open))?,
+            Inner::Map { entries, merged, .. } => {
+                keys::map(entries, merged, self.left_out.as_mut(), || path(&self.open))?
+            }
         };
+        if anchor != 0
+            && let Some(first) = self.left_out.as_ref().and_then(|all| all.get(left_out))
+        {
+            self.lenient_anchors.insert(anchor, first.error.clone());
+        }
         self.add(Node { place, value }, anchor, false)
     }
 

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::error::Error;
-use super::keys::{self, Twice};
+use super::keys::{self, LeftOut};
 use super::limits::{DEEPEST, MOST_VALUES};
 use super::node::{Base, MappingEntry, Node, TextPosition, Value};
 use crate::control::field::{FieldPath, Step};
@@ -33,16 +33,15 @@ pub(in crate::control) fn is_json(text: &str) -> bool {
 
 /// Reads a text of one value. The content of `metadata.managedFields` is left out.
 pub(super) fn read(text: &str, base: Base) -> Result<Option<Node<'_>>, NotJson> {
-    let mut reader = Reader::new(text, base);
-    reader.skip_blank(true);
-    let is_plausible_json = reader.is_plausible();
-    let not_json = |error| NotJson { error, is_plausible_json };
-    let node = reader.value(0, false).map_err(not_json)?;
-    reader.skip_blank(true);
-    match reader.peek() {
-        None => Ok(Some(node)),
-        Some(_) => Err(not_json(reader.error("something follows the closing bracket: remove it"))),
-    }
+    Reader::new(text, base).read()
+}
+
+/// The same, for a text in which keys may be there twice: the last one counts. Also returns the fields that are left
+/// out.
+pub(super) fn read_lenient(text: &str, base: Base) -> Option<(Option<Node<'_>>, Vec<LeftOut<'_>>)> {
+    let mut reader = Reader { left_out: Some(Vec::new()), ..Reader::new(text, base) };
+    let node = reader.read().ok()?;
+    Some((node, reader.left_out.unwrap_or_default()))
 }
 
 /// Splits a text of several values in a row. Each slice is one value, as its brackets show. After a value whose
@@ -95,7 +94,7 @@ pub(in crate::control) fn items(slice: Slice<'_>) -> Option<(Node<'_>, Vec<Slice
             }
             reader.bump();
             reader.skip_blank(true);
-            let value = keys::map(entries, Vec::new(), Twice::IsAnError, FieldPath::default).ok()?;
+            let value = keys::map(entries, Vec::new(), None, FieldPath::default).ok()?;
             let is_over = reader.peek().is_none();
             Some((Node { place, value }, items.filter(|_| is_over)?))
         }
@@ -113,11 +112,36 @@ struct Reader<'a> {
     /// The number of bytes on this line that do not start a character.
     inner: usize,
     values: usize,
+    /// The fields that are left out; `None`: such a field is an error.
+    left_out: Option<Vec<LeftOut<'a>>>,
 }
 
 impl<'a> Reader<'a> {
     fn new(text: &'a str, base: Base) -> Self {
-        Self { text, base, at: 0, line: 0, line_start: 0, inner: 0, values: 0 }
+        Self { text, base, at: 0, line: 0, line_start: 0, inner: 0, values: 0, left_out: None }
+    }
+
+    fn read(&mut self) -> Result<Option<Node<'a>>, NotJson> {
+        self.skip_blank(true);
+        let is_plausible_json = self.is_plausible();
+        let not_json = |error| NotJson { error, is_plausible_json };
+        let node = self.value(0, false).map_err(not_json)?;
+        self.skip_blank(true);
+        match self.peek() {
+            None => Ok(Some(node)),
+            Some(_) => Err(not_json(self.error("something follows the closing bracket: remove it"))),
+        }
+    }
+
+    fn left_out(&self) -> usize {
+        self.left_out.as_ref().map_or(0, Vec::len)
+    }
+
+    /// Completes the paths of the fields that were left out of a field of this value: `before` were known before it.
+    fn left_out_below(&mut self, before: usize, step: impl Fn() -> Step) {
+        for one in self.left_out.iter_mut().flatten().skip(before) {
+            one.error = one.error.clone().below(step());
+        }
     }
 
     fn peek(&self) -> Option<u8> {
@@ -259,7 +283,9 @@ impl<'a> Reader<'a> {
         self.skip_blank(false);
         let mut items = Vec::new();
         while self.peek() != Some(b']') {
+            let before = self.left_out();
             let item = self.value(depth + 1, false).map_err(|error| error.below(Step::Index(items.len())))?;
+            self.left_out_below(before, || Step::Index(items.len()));
             items.push(item);
             self.separate(b']')?;
         }
@@ -285,14 +311,16 @@ impl<'a> Reader<'a> {
                 }
             } else {
                 let is_metadata = depth == 0 && key == "metadata";
+                let before = self.left_out();
                 let value = self.value(depth + 1, is_metadata);
                 let value = value.map_err(|error| error.below(Step::Key((&*key).into())))?;
+                self.left_out_below(before, || Step::Key((&*key).into()));
                 entries.push(MappingEntry { key, place, value });
             }
             self.separate(b'}')?;
         }
         self.bump();
-        keys::map(entries, Vec::new(), Twice::IsAnError, FieldPath::default)
+        keys::map(entries, Vec::new(), self.left_out.as_mut(), FieldPath::default)
     }
 
     fn string(&mut self) -> Result<Cow<'a, str>, Error> {

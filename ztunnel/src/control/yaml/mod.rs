@@ -20,6 +20,7 @@ use serde::de::DeserializeOwned;
 pub(in crate::control) use self::de::NodeDeserializer;
 pub(in crate::control) use self::error::Error;
 pub(in crate::control) use self::json::{Slice, is_json, items, values};
+pub(in crate::control) use self::keys::LeftOut;
 pub(in crate::control) use self::node::{Base, MappingEntry, Node, Value};
 
 /// Reads a text of one document. `None`: the document is empty, or has only comments.
@@ -28,18 +29,21 @@ pub(in crate::control) use self::node::{Base, MappingEntry, Node, Value};
 /// The text is neither YAML nor JSON, or exceeds the limits of size or depth.
 pub(in crate::control) fn tree(text: &str, base: Base) -> Result<Option<Node<'_>>, Error> {
     if !is_json(text) {
-        return block::read(text, base, keys::Twice::IsAnError);
+        return block::read(text, base);
     }
     // Flow style looks like JSON, and allows more.
-    json::read(text, base).or_else(|not_json| match block::read(text, base, keys::Twice::IsAnError) {
+    json::read(text, base).or_else(|not_json| match block::read(text, base) {
         Err(of_yaml) if not_json.is_plausible_json && of_yaml.is_syntax => Err(not_json.error),
         of_yaml => of_yaml,
     })
 }
 
-/// The same, for a text in which keys may occur twice: the last one counts.
-pub(in crate::control) fn lenient_tree(text: &str) -> Option<Node<'_>> {
-    block::read(text, Base::default(), keys::Twice::LastCounts).ok().flatten()
+/// The same, for a text in which keys may be there twice: the last one counts. Also returns the fields that are left out.
+/// `None`: the text cannot be read in this way either.
+pub(in crate::control) fn lenient_tree(text: &str, base: Base) -> Option<(Node<'_>, Vec<LeftOut<'_>>)> {
+    let of_json = is_json(text).then(|| json::read_lenient(text, base)).flatten();
+    let (node, left_out) = of_json.or_else(|| block::read_lenient(text, base).ok())?;
+    Some((node?, left_out))
 }
 
 /// Reads a text of one document as a type. An empty text is null.
@@ -48,6 +52,19 @@ pub(in crate::control) fn lenient_tree(text: &str) -> Option<Node<'_>> {
 /// The text can't be read, or its content has another type.
 pub(in crate::control) fn read<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
     let node = tree(text, Base::default())?.unwrap_or_else(Node::null);
+    T::deserialize(NodeDeserializer::new(&node)).map_err(|fault| fault.into_error(&node))
+}
+
+/// The same, for a text in which keys may be there twice: the last one counts.
+///
+/// # Errors
+/// The text can't be read, or its content has another type.
+pub(in crate::control) fn read_lenient<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
+    let node = match tree(text, Base::default()) {
+        Err(error) if !error.is_syntax => lenient_tree(text, Base::default()).map(|(node, _)| Some(node)).ok_or(error),
+        strict => strict,
+    };
+    let node = node?.unwrap_or_else(Node::null);
     T::deserialize(NodeDeserializer::new(&node)).map_err(|fault| fault.into_error(&node))
 }
 

@@ -559,13 +559,18 @@ fn endpoints_of_a_stranger_bring_no_policy() {
 #[test]
 fn what_is_not_enforced_is_told_by_kind_until_it_is_gone() {
     let object = |version: &str, kind: &str| {
-        format!("---\n{{apiVersion: {version}, kind: {kind}, metadata: {{name: reviews, namespace: demo}}, spec: {{}}}}\n")
+        format!(
+            "---\n{{apiVersion: {version}, kind: {kind}, metadata: {{name: reviews, namespace: demo}}, spec: {{}}}}\n"
+        )
     };
     let rule = object("networking.istio.io/v1", "DestinationRule");
     let own = object("networking.istio.io/v1", "Gateway");
     let other = object("gateway.networking.k8s.io/v1", "Gateway");
-    let gateway =
-        |line| format!("o.yaml:{line}: Gateway of namespace demo: has no effect in this daemon: the proxy of the gateway carries it out");
+    let gateway = |line| {
+        format!(
+            "o.yaml:{line}: Gateway of namespace demo: has no effect in this daemon: the proxy of the gateway carries it out"
+        )
+    };
     let destination = |line| {
         format!(
             "o.yaml:{line}: DestinationRule of namespace demo: has no effect in this daemon: a waypoint or a gateway \

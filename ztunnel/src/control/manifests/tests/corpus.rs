@@ -121,6 +121,28 @@ fn values_are_those_of_kubectl() {
 }
 
 #[test]
+fn fields_that_only_the_cluster_uses_may_have_any_type() {
+    for text in [
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: a, generation: x, uid: [7]}\nspec: {hosts: [a.example]}\n",
+        "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {name: a, creationTimestamp: 5}\nspec: {address: 10.0.0.1}\n",
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: a, creationTimestamp: 5}\nspec: {}\n",
+        "apiVersion: v1\nkind: Service\nmetadata: {name: a, finalizers: 1}\nspec: {healthCheckNodePort: x, ports: [{port: 80, appProtocol: [h2]}]}\n",
+        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: a, labels: {kubernetes.io/service-name: s}}\naddressType: IPv4\nendpoints: \
+         [{addresses: [10.0.0.1], hints: 7, hostname: [x]}]\n",
+        "apiVersion: v1\nkind: Endpoints\nmetadata: {name: a}\nsubsets: [{addresses: [{ip: 10.0.0.1, hostname: 7}]}]\n",
+    ] {
+        let (content, _) = read_again(&"f.yaml".into(), text, &Known::default());
+        assert_eq!((content.objects.len(), &*content.faults), (1, &[][..]), "{text}");
+    }
+    // The creation time decides which of two PeerAuthentications takes precedence.
+    let policy = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: a, creationTimestamp: 5}\nspec: {}";
+    check(&format!("# file: f.yaml\n{policy}"), "broken f.yaml:3:40: metadata.creationTimestamp: ...");
+    let policy =
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: a, namepsace: b}\nspec: {}";
+    check(&format!("# file: f.yaml\n{policy}"), "broken f.yaml:3:21: metadata.namepsace: ...");
+}
+
+#[test]
 fn what_is_no_manifest_is_told_once_and_has_no_effect() {
     let told = |line: u64, more: &str| {
         format!(
@@ -171,6 +193,34 @@ fn templates_are_told_from_broken_manifests() {
         assert_eq!((fault.error.message.as_str(), fault.is_template), (template, true));
     }
     check("# file: f.yaml\n# {{ x }}\nkind: [\n", "broken f.yaml:...");
+}
+
+#[test]
+fn a_template_may_enclose_several_documents() {
+    let told = |text: &str| {
+        let (content, _) = read_again(&"f.yaml".into(), text, &Known::default());
+        let shown = |fault: &crate::control::manifests::Fault| {
+            (fault.error.line.unwrap(), fault.is_template, fault.hides.addresses)
+        };
+        (content.objects.len(), content.faults.iter().map(shown).collect::<Vec<_>>())
+    };
+    let template = |line| (line, true, false);
+    // Actions alone, before, between and behind documents.
+    assert_eq!(
+        told(&format!(
+            "{{{{- if .Values.on }}}}\n---\n{A}---\n{{{{- range .Values.x }}}}\n---\n{B}---\n{{{{- end }}}}\n"
+        )),
+        (2, vec![template(1), template(7), template(13)])
+    );
+    assert_eq!(told("{{ include \"mesh.objects\" . }}\n"), (0, vec![template(1)]));
+    // An action that reaches over a marker, and a document that cannot be read without its actions either.
+    assert_eq!(told("{{- if .on }}\n---\nkind: {{/* a\n---\nb */}}\n"), (0, vec![template(1), template(3)]));
+    let list = "args: [{{ range .x }}a: b: {{ . }},{{ end }}]\n";
+    assert_eq!(told(&format!("{{{{- if .on }}}}\n---\n{list}")), (0, vec![template(1), template(3)]));
+    // Without a template in the file, or without braces outside of comments, nothing is known about the document.
+    assert_eq!(told(list), (0, vec![(1, false, true)]));
+    assert_eq!(told("{{- if .on }}\n---\nkind: [\n"), (0, vec![template(1), (3, false, true)]));
+    assert_eq!(told("{{- if .on }}\n---\n# {{ x }}\nkind: [\n"), (0, vec![template(1), (4, false, true)]));
 }
 
 #[test]
