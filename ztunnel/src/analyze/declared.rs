@@ -87,12 +87,23 @@ pub struct ServiceFields {
     pub type_: Arc<str>,
     /// `spec.externalIPs`.
     pub external_ips: Vec<Arc<str>>,
-    /// Addresses and host names of `status.loadBalancer.ingress`.
-    pub load_balancer: Vec<Arc<str>>,
+    /// The entries of `status.loadBalancer.ingress`.
+    pub load_balancer: Vec<Ingress>,
+    /// `spec.loadBalancerSourceRanges` excludes clients.
+    pub has_source_ranges: bool,
     /// `nodePort` of its TCP ports, if given.
     pub node_ports: Vec<u16>,
     /// `sessionAffinity: ClientIP`.
     pub session_affinity: bool,
+}
+
+/// An address of a load balancer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ingress {
+    /// The address or the host name.
+    pub address: Arc<str>,
+    /// `ipMode: Proxy`: also connections from the cluster go to the load balancer.
+    pub is_proxy: bool,
 }
 
 /// The cluster address in the manifest of a Service.

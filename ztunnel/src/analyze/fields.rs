@@ -1,7 +1,7 @@
 //! Fields of Services, Namespaces and pods that do not affect routing here, and annotations that suppress findings.
 
 use super::code::Code;
-use super::declared::{ClusterAddress, HostPorts, ServiceFields};
+use super::declared::{ClusterAddress, HostPorts, Ingress, ServiceFields};
 use super::finding::{Object, Report};
 use super::index::{Mesh, list};
 use super::pod::Pod;
@@ -74,6 +74,15 @@ fn others(mesh: &Mesh<'_>, service: &ServiceFields, subject: &Object<'_>, report
     let is_inside = || mesh.behind(&service.name).any(|pod| pod.is_inside());
     let mut others: Vec<String> = Vec::new();
     others.extend(service.external_ips.iter().map(|address| format!("spec.externalIPs {address}")));
+    for Ingress { address, is_proxy } in &service.load_balancer {
+        match (*is_proxy, service.has_source_ranges) {
+            (true, _) => others.push(format!("status.loadBalancer.ingress {address} with ipMode Proxy")),
+            (false, true) => others.push(format!(
+                "status.loadBalancer.ingress {address} with spec.loadBalancerSourceRanges, which the nodes check"
+            )),
+            (false, false) => {}
+        }
+    }
     match service.node_ports.as_slice() {
         [] if &*service.type_ == "NodePort" => others.push("its node ports".to_owned()),
         [] if &*service.type_ == "LoadBalancer" && service.load_balancer.is_empty() => {

@@ -12,15 +12,18 @@ use crate::model::policy::{Action, AuthorizationPolicy};
 use crate::model::problem::{self, Problem};
 use crate::store::snapshot::Snapshot;
 
+/// The end of the note that an external address of a Service belongs to another object.
+const TAKEN: &str = "it does not lead to the service through the mesh";
+
 pub(super) fn check(mesh: &Mesh<'_>, report: &mut Report<'_>) {
     let snapshot = mesh.snapshot;
     let told = Told::by_other_checks(snapshot);
-    // A daemon's notes on the ways to a service, and on NetworkPolicies, have checks of their own here.
+    // For a daemon's notes on the ways to a Service there are findings (`fields.rs`), except that an address belongs to
+    // another object. The finding `injection-and-ambient` says more than the note on a label.
     let is_checked = |problem: &&Problem| {
-        let begins = |object: &String| object.starts_with("Service ") || object.starts_with("NetworkPolicy ");
-        let is_of_others = problem.object.as_ref().is_some_and(begins) && problem.severity == problem::Severity::Info;
-        // The finding `injection-and-ambient` says more.
-        is_of_others || problem.message.starts_with("istio-injection: ")
+        let is_of_service = problem.object.as_ref().is_some_and(|object| object.starts_with("Service "));
+        let is_note = problem.severity == problem::Severity::Info && !problem.message.ends_with(TAKEN);
+        (is_of_service && is_note) || problem.message.starts_with("istio-injection: ")
     };
     let problems = snapshot.problems().iter().chain(&mesh.declared.problems);
     let problems = problems.filter(|problem| !told.includes(problem));

@@ -14,7 +14,9 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use self::fields::{labels, list, name_of, text, texts};
-use crate::analyze::declared::{ClusterAddress, Declared, HostPorts, Ignored, Namespace, ServiceFields, Template};
+use crate::analyze::declared::{
+    ClusterAddress, Declared, HostPorts, Ignored, Ingress, Namespace, ServiceFields, Template,
+};
 use crate::control::objects::{ANALYZE_IGNORE, Body, Interner, MODE_LABEL, PodManifest, Resource, Said, read, title};
 use crate::model::identity::TrustDomain;
 use crate::model::labels::Labels;
@@ -230,14 +232,18 @@ fn service(name: NamespacedName, value: &Value, origin: &Origin) -> ServiceField
         () => ClusterAddress::Absent,
     };
     let ingress = list(value.pointer("/status/loadBalancer/ingress"));
-    let load_balancer =
-        ingress.iter().filter_map(|one| text(one, "/ip").or_else(|| text(one, "/hostname"))).map(Arc::from).collect();
+    let ingress = ingress.iter().filter_map(|one| {
+        let address = text(one, "/ip").or_else(|| text(one, "/hostname"))?;
+        Some(Ingress { address: address.into(), is_proxy: text(one, "/ipMode") == Some("Proxy") })
+    });
+    let is_everyone = |range: &Arc<str>| matches!(range.trim(), "0.0.0.0/0" | "::/0");
     let node_port =
         |port: &Value| port.get("nodePort").and_then(Value::as_u64).and_then(|port| u16::try_from(port).ok());
     ServiceFields {
         address,
         external_ips: texts(spec.get("externalIPs")),
-        load_balancer,
+        load_balancer: ingress.collect(),
+        has_source_ranges: !texts(spec.get("loadBalancerSourceRanges")).iter().all(is_everyone),
         node_ports: list(spec.get("ports")).iter().filter_map(node_port).filter(|port| *port != 0).collect(),
         session_affinity: text(spec, "/sessionAffinity") == Some("ClientIP"),
         name,

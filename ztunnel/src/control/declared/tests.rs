@@ -91,10 +91,18 @@ fn fields_of_services_and_accounts_of_gateways() {
     );
     let other = service(
         "spec: {type: LoadBalancer, externalIPs: [203.0.113.9], ports: [{port: 1, nodePort: 30080}], sessionAffinity: ClientIP}, \
-         status: {loadBalancer: {ingress: [{ip: 203.0.113.8}, {hostname: lb.example.org}]}}",
+         status: {loadBalancer: {ingress: [{ip: 203.0.113.8, ipMode: Proxy}, {hostname: lb.example.org, ipMode: VIP}]}}",
     );
     assert_eq!((&*other.external_ips[0], other.node_ports.as_slice()), ("203.0.113.9", &[30080][..]));
-    assert_eq!(other.load_balancer.iter().map(|text| &**text).collect::<Vec<_>>(), ["203.0.113.8", "lb.example.org"]);
+    let ingress = other.load_balancer.iter().map(|one| (&*one.address, one.is_proxy)).collect::<Vec<_>>();
+    assert_eq!(
+        (ingress.as_slice(), other.has_source_ranges),
+        (&[("203.0.113.8", true), ("lb.example.org", false)][..], false)
+    );
+    for (ranges, expected) in [("[]", false), ("['0.0.0.0/0', '::/0']", false), ("[10.0.0.0/8]", true)] {
+        let service = service(&format!("spec: {{loadBalancerSourceRanges: {ranges}}}"));
+        assert_eq!(service.has_source_ranges, expected, "{ranges}");
+    }
     // Fields of unexpected kinds count as absent.
     assert_eq!(
         service("spec: {clusterIP: 5, ports: 7, externalIPs: {a: b}}, status: [1]").address,

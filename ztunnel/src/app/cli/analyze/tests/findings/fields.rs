@@ -57,6 +57,32 @@ fn other_addresses_of_services_in_front_of_the_mesh() {
     );
     check(&[of("type: NodePort, ports: [{port: 8080}]")], &["info[service-other-address] Service demo/s: ..."]);
     check(&[of("ports: [{port: 8080}]")], &[]);
+    let balanced = |spec: &str, ingress: &str| {
+        let spec = of(&format!("ports: [{{port: 8080}}]{spec}"));
+        format!("{}\nstatus: {{loadBalancer: {{ingress: [{ingress}]}}}}\n", spec.trim_end())
+    };
+    let told = |address: &str| {
+        format!(
+            "info[service-other-address] Service demo/s: its pods are in the mesh, and it has other addresses than its clusterIP ({address}): ..."
+        )
+    };
+    check(&[balanced("", "{ip: 203.0.113.10}")], &[]);
+    check(
+        &[balanced("", "{ip: 203.0.113.10, ipMode: Proxy}")],
+        &[&told("status.loadBalancer.ingress 203.0.113.10 with ipMode Proxy")],
+    );
+    check(
+        &[balanced(", loadBalancerSourceRanges: [10.0.0.0/8]", "{ip: 203.0.113.10}")],
+        &[&told("status.loadBalancer.ingress 203.0.113.10 with spec.loadBalancerSourceRanges, which the nodes check")],
+    );
+    // The address belongs to a pod.
+    check(
+        &[balanced("", "{ip: 10.0.0.2}")],
+        &[
+            "info[manifest] Service demo/s: status.loadBalancer.ingress: 10.0.0.2 is the address of Pod demo/client: it does not lead \
+           to the service through the mesh",
+        ],
+    );
     let outside = pod("demo", "p", "app: p, istio.io/dataplane-mode: none", "", 3);
     let of_outside = of("type: NodePort, ports: [{port: 8080, nodePort: 30080}]").replace("app: web", "app: p");
     check(&[outside, of_outside], &["warning[pod-outside-mesh] ...", "info[service-outside-mesh] ..."]);

@@ -8,6 +8,12 @@ fn network(name: &str, spec: &str) -> String {
     )
 }
 
+/// Checks the findings in a mesh with NetworkPolicies of namespace `demo`: the note that others enforce them is the last.
+fn check(more: &[String], expected: &[&str]) {
+    let note = "info[manifest] NetworkPolicy of namespace demo: has no effect in this daemon...";
+    super::check(more, &[expected, &[note]].concat());
+}
+
 const WEB: &str = "podSelector: {matchLabels: {app: web}}";
 const BLOCKED: &str = "warning[network-policy-blocks-hbone] NetworkPolicy demo/net: spec.ingress[0] lets port 8080 through and not port \
                        15008: connections from pods of the mesh arrive at port 15008, so they fail for Pod demo/web, which it selects \
@@ -85,4 +91,19 @@ fn outgoing_connections() {
     ] {
         check(&[network("net", &format!("{client}, egress: {egress}"))], &[]);
     }
+}
+
+#[test]
+fn a_policy_that_denies_everything_is_told() {
+    check(&[network("deny", "podSelector: {}, policyTypes: [Ingress]")], &[]);
+    let two =
+        [network("deny", "podSelector: {}, policyTypes: [Ingress]"), network("more", "podSelector: {}, ingress: []")];
+    super::check(
+        &two,
+        &[
+            "info[manifest] NetworkPolicy of namespace demo: has no effect in this daemon (and 1 more of namespace demo): the network \
+           plugin of the cluster enforces it; between pods of the mesh it sees connections to port 15008, which it has to allow, and \
+           not those to the pods' own ports",
+        ],
+    );
 }
