@@ -111,7 +111,7 @@ fn alias(
     explanation
         .notes
         .push(format!("if {target} resolves to an address of a pod or a service of the mesh, give --to that address"));
-    explanation.warnings = remarks::warnings(sources.snapshot, &explanation);
+    explanation.warnings = remarks::warnings(sources, &explanation);
     Ok(explanation)
 }
 

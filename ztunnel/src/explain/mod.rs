@@ -10,6 +10,7 @@ mod explanation;
 mod hints;
 mod journey;
 mod judgement;
+mod outside;
 mod page;
 mod query;
 mod remarks;
@@ -104,8 +105,8 @@ fn explain_from(sources: Sources<'_>, query: &Query) -> Result<Explanation, Quer
         mesh_version: snapshot.version(),
     };
     explanation.notes.extend(remarks::not_known_here(sources, &client, &segments, port));
-    explanation.warnings = remarks::warnings(snapshot, &explanation);
-    explanation.notes.extend(remarks::notes(&explanation));
+    explanation.warnings = remarks::warnings(sources, &explanation);
+    explanation.notes.extend(remarks::notes(sources, &explanation));
     Ok(explanation)
 }
 

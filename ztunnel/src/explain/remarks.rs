@@ -3,16 +3,17 @@
 use super::client::Client;
 use super::explanation::{Explanation, Judgement, Policy, Preference};
 use super::journey::RouteSegment;
+use super::outside::Outside;
 use super::sources::Sources;
 use crate::model::problem::{Problem, Severity};
 use crate::model::workload::{Membership, Workload};
-use crate::store::snapshot::Snapshot;
 
 /// The maximum number of listed problems; the others are counted.
 const PROBLEMS: usize = 100;
 
 /// Reasons for which the explanation, or the mesh, may not be as intended.
-pub(super) fn warnings(snapshot: &Snapshot, explanation: &Explanation) -> Vec<String> {
+pub(super) fn warnings(sources: Sources<'_>, explanation: &Explanation) -> Vec<String> {
+    let snapshot = sources.snapshot;
     let mut warnings = Vec::new();
     if snapshot.is_partial() {
         warnings.push(
@@ -27,9 +28,12 @@ pub(super) fn warnings(snapshot: &Snapshot, explanation: &Explanation) -> Vec<St
         );
     }
     let concerned = concerned(explanation);
+    let outside = Outside::of(sources, explanation);
     let told = |problem: &&Problem| {
         let named = problem.object.as_deref().and_then(|object| object.split_once(' '));
-        problem.severity == Severity::Error || named.is_some_and(|(_, name)| concerned.contains(&name))
+        problem.severity == Severity::Error
+            || named.is_some_and(|(_, name)| concerned.contains(&name))
+            || outside.is_some_and(|outside| outside.is_told_by(problem))
     };
     let problems = snapshot.problems();
     warnings.extend(problems.iter().filter(told).take(PROBLEMS).map(ToString::to_string));
@@ -102,8 +106,8 @@ pub(super) fn not_known_here(
 }
 
 /// Notes about the connection.
-pub(super) fn notes(explanation: &Explanation) -> Vec<String> {
-    let mut notes = Vec::new();
+pub(super) fn notes(sources: Sources<'_>, explanation: &Explanation) -> Vec<String> {
+    let mut notes = Outside::of(sources, explanation).map(|outside| outside.notes(sources)).unwrap_or_default();
     let balanced = !explanation.from.captured && explanation.route.service.is_some();
     if balanced && explanation.from.pod.is_none() {
         notes.push(
@@ -112,18 +116,18 @@ pub(super) fn notes(explanation: &Explanation) -> Vec<String> {
                 .to_owned(),
         );
     }
-    let mut beside: Vec<String> = Vec::new();
+    let mut unenforced: Vec<String> = Vec::new();
     for policy in judged(explanation).flat_map(|judgement| &judgement.policies) {
         let speaks = policy.matched || policy.effect.starts_with("would");
         if policy.applies && speaks && (policy.dry_run || policy.action == "AUDIT") {
             let Policy { name, action, effect, .. } = policy;
             let dry_run = if policy.dry_run { " in dry-run" } else { "" };
-            beside.push(format!("without effect on this connection: {action} {name}{dry_run} {effect}"));
+            unenforced.push(format!("without effect on this connection: {action} {name}{dry_run} {effect}"));
         }
     }
-    beside.sort();
-    beside.dedup();
-    notes.extend(beside);
+    unenforced.sort();
+    unenforced.dedup();
+    notes.extend(unenforced);
     if judged(explanation).any(|judgement| judgement.as_probe) {
         notes.push(
             "only a process of the pod's own node is accepted as a probe; another client with that address is not"

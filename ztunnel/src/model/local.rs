@@ -29,6 +29,8 @@ pub struct LocalPod {
     /// TCP ports to which the kubelet connects: ports of liveness, readiness and startup probes, and of lifecycle hooks.
     /// Ascending, without duplicates.
     pub probe_ports: Vec<u16>,
+    /// TCP ports of its node that lead to the pod (`hostPort`). Ascending, without duplicates.
+    pub host_ports: Vec<u16>,
     /// The UID in the name of the pod's cgroup, if it is not the UID of the object: for static pods.
     pub cgroup_uid: Option<Arc<str>>,
     /// Its runtime class, if any.

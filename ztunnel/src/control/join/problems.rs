@@ -16,6 +16,8 @@ use crate::model::service::Addressing;
 use crate::model::workload::{Membership, NamespacedName};
 use crate::store::change::ServiceKey;
 
+/// The most node ports of a Service that are listed.
+const MOST_PORTS: usize = 8;
 const AUTHORIZATION: &str = "AuthorizationPolicy";
 const AUTHENTICATION: &str = "PeerAuthentication";
 
@@ -156,11 +158,16 @@ impl Joiner {
                     .to_owned(),
             );
         }
-        if let [first, more @ ..] = &service.node_ports[..] {
-            let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
+        if !service.node_ports.is_empty() {
+            let ports = service.node_ports.iter().take(MOST_PORTS).map(ToString::to_string).collect::<Vec<_>>();
+            let more = match service.node_ports.len().saturating_sub(MOST_PORTS) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
             told.push(format!(
-                "spec.ports: connections to an address of a node, nodePort {first}{more}, are left to the node, in \
-                 plaintext: let pods of the mesh connect to the address of the service"
+                "spec.ports: connections to an address of a node, nodePort {}{more}, are left to the node, in \
+                 plaintext: let pods of the mesh connect to the address of the service",
+                ports.join(", ")
             ));
         }
         for External { address, is_balancer } in &service.external {

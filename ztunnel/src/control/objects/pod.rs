@@ -1,6 +1,6 @@
 //! A Pod: the content of the object itself. The namespace's part is added when objects are joined.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use super::address::usable_address;
 use super::annotations::Annotations;
 use super::intern::Interner;
 use super::name::check_name;
+use super::port::{is_tcp, port_number};
 use super::report::Report;
 use super::{controller, node, probe};
 use crate::control::field::FieldPath;
@@ -166,6 +167,7 @@ pub(super) fn read(name: &NamespacedName, pod: Pod, texts: &mut Interner, report
         netns: netns.map(NetnsFile::Named),
         exclusions,
         probe_ports: probe::ports(&spec, &workload.addresses),
+        host_ports: host_ports(&spec),
         cgroup_uid,
         runtime_class: spec.runtime_class_name.as_deref().map(|class| texts.text(class)),
         ..LocalPod::default()
@@ -179,6 +181,14 @@ pub(super) fn read(name: &NamespacedName, pod: Pod, texts: &mut Interner, report
         workload: Arc::new(workload),
         local: Arc::new(local),
     }
+}
+
+/// The TCP ports of its node that lead to the pod, ascending.
+fn host_ports(spec: &PodSpec) -> Vec<u16> {
+    let all = probe::running(spec).flat_map(|container| container.ports.iter().flatten());
+    let tcp = all.filter(|port| is_tcp(port.protocol.as_deref()));
+    let ports: BTreeSet<u16> = tcp.filter_map(|port| port_number(port.host_port?)).collect();
+    ports.into_iter().collect()
 }
 
 fn exclusions(annotations: &mut Annotations<'_>) -> Exclusions {

@@ -1,6 +1,7 @@
 mod agreement;
 mod explained;
 mod hosts;
+mod outside;
 
 use std::{
     fs,
