@@ -157,7 +157,7 @@ codes! {
         "A policy names the port of a Service where the port of the pod is compared.",
         "Write the port of the pod.";
     ServicePortWithoutEndpoint, "service-port-without-endpoint", Warning,
-        "A port of a Service leads to a named port that no container has.",
+        "A port of a Service leads to a named port that no container has, or its name differs from the names of the ports of EndpointSlices and Endpoints.",
         "Name a port of a container, or write its number.";
     ServiceWithoutEndpoints, "service-without-endpoints", Warning,
         "A Service has no endpoints.",

@@ -27,14 +27,20 @@ pub(super) fn check(mesh: &Mesh<'_>, report: &mut Report<'_>) {
         by_namespace.entry(&policy.name.namespace).or_default().push(policy);
     }
     for policy in policies {
-        let beside = by_namespace.get(&*policy.name.namespace).map(Vec::as_slice).unwrap_or_default();
+        let of_namespace = by_namespace.get(&*policy.name.namespace).map(Vec::as_slice).unwrap_or_default();
         for way in [Way::In, Way::Out] {
-            check_way(mesh, policy, beside, way, report);
+            check_way(mesh, policy, of_namespace, way, report);
         }
     }
 }
 
-fn check_way(mesh: &Mesh<'_>, policy: &NetworkPolicy, beside: &[&NetworkPolicy], way: Way, report: &mut Report<'_>) {
+fn check_way(
+    mesh: &Mesh<'_>,
+    policy: &NetworkPolicy,
+    of_namespace: &[&NetworkPolicy],
+    way: Way,
+    report: &mut Report<'_>,
+) {
     for (index, rule) in rules(policy, way).iter().enumerate() {
         let Some(ports) = rule.ports.as_ref().filter(|ports| !ports.is_empty()) else { continue };
         if ports.iter().any(|range| range.includes(HBONE_PORT)) {
@@ -45,7 +51,7 @@ fn check_way(mesh: &Mesh<'_>, policy: &NetworkPolicy, beside: &[&NetworkPolicy],
             let is_open = |other: &&NetworkPolicy| {
                 other.pods.matches(&pod.labels) && rules(other, way).iter().any(|other| opens(other, rule))
             };
-            is_of_mesh(mesh, policy, rule, way) && !beside.iter().any(is_open)
+            is_of_mesh(mesh, policy, rule, way) && !of_namespace.iter().any(is_open)
         });
         if let Some(pod) = concerned {
             blocked(policy, (way, index), ports, pod, report);

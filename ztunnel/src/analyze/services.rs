@@ -19,7 +19,7 @@ pub(super) fn check(mesh: &Mesh<'_>, report: &mut Report<'_>) {
             unready(service, report);
         }
         if !(planned.is_empty() && service.endpoints.is_empty()) {
-            ports(service, &planned, report);
+            ports(mesh, service, &planned, report);
             outside(mesh, service, &planned, report);
         }
     }
@@ -47,16 +47,34 @@ fn unready(service: &Service, report: &mut Report<'_>) {
     }
 }
 
-fn ports(service: &Service, planned: &[Pod<'_>], report: &mut Report<'_>) {
+fn ports(mesh: &Mesh<'_>, service: &Service, planned: &[Pod<'_>], report: &mut Report<'_>) {
     let is_served = |port: u16| service.endpoints.iter().any(|endpoint| endpoint.ports.contains_key(&port));
     let will_be_served = |target: &TargetPort| match target {
         TargetPort::Number(_) => !planned.is_empty(),
         TargetPort::Name(name) => planned.iter().any(|pod| pod.port_named(name).is_some()),
     };
     for port in service.ports.iter().filter(|port| !is_served(port.port) && !will_be_served(&port.target)) {
-        let message =
-            format!("none of its endpoints has port {}: its targetPort is the name of no container port", port.port);
-        let remedy = "name a port of the pods' containers, or write its number";
+        let has_target =
+            |pod: Pod<'_>| matches!(&port.target, TargetPort::Name(name) if pod.port_named(name).is_some());
+        // Endpoints from EndpointSlices and Endpoints have the ports of these objects, by the name of the service's port.
+        let is_by_target = !service.selector.is_empty()
+            && matches!(port.target, TargetPort::Name(_))
+            && !mesh.endpoints(service).any(has_target);
+        let (why, remedy) = match (&port.name, is_by_target) {
+            (_, true) => (
+                "its targetPort is the name of no container port".to_owned(),
+                "name a port of the pods' containers, or write its number",
+            ),
+            (Some(name), false) => (
+                format!("no port of its EndpointSlices and Endpoints has the name {name}, which this port has"),
+                "give the ports of the Service and of its endpoints the same names",
+            ),
+            (None, false) => (
+                "the ports of its EndpointSlices and Endpoints have names, and this port has none".to_owned(),
+                "give the ports of the Service and of its endpoints the same names",
+            ),
+        };
+        let message = format!("none of its endpoints has port {}: {why}", port.port);
         report.add(Code::ServicePortWithoutEndpoint, service, message, remedy);
     }
 }

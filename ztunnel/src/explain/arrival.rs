@@ -20,7 +20,7 @@ use crate::wire::connect::Authority;
 /// A source port of a client. No decision depends on it.
 const ANY_PORT: u16 = 40_000;
 /// The maximum number of listed policies that do not apply; the others are counted.
-const ASIDE: usize = 100;
+const MOST_INAPPLICABLE: usize = 100;
 
 /// A connection that arrives at an endpoint.
 #[derive(Debug)]
@@ -145,8 +145,8 @@ impl Arrival<'_> {
             unenforced: None,
             as_probe,
             authentication: Some(authentication),
-            policies: applying.into_iter().chain(others.into_iter().take(ASIDE)).collect(),
-            more_policies: aside.saturating_sub(ASIDE).saturating_add(elsewhere),
+            policies: applying.into_iter().chain(others.into_iter().take(MOST_INAPPLICABLE)).collect(),
+            more_policies: aside.saturating_sub(MOST_INAPPLICABLE).saturating_add(elsewhere),
         };
         (judgement, hints)
     }

@@ -57,8 +57,8 @@ impl Considered {
 pub(super) fn look(sources: Sources<'_>, workload: &Workload, connection: &Connection) -> Sight {
     let Sources { snapshot, .. } = sources;
     let mut would = BTreeMap::new();
-    sources.guard(workload).beside(connection, |beside| {
-        would.insert(beside.policy.clone(), beside.rule);
+    sources.guard(workload).beside(connection, |found| {
+        would.insert(found.policy.clone(), found.rule);
     });
     let traced = policy::trace(snapshot, workload, connection);
     let elsewhere = snapshot.policies().authorization().len().saturating_sub(traced.len());

@@ -177,7 +177,7 @@ impl Query {
             side: "to",
             what,
             name: name.clone(),
-            known: known(snapshot, name, what != "Pod", what != "Service"),
+            known: known(snapshot, name, what),
         };
         match &self.to {
             To::Address(address) => Ok(Meant::Address(*address)),
@@ -200,7 +200,7 @@ pub(super) fn client_pod<'a>(snapshot: &'a Snapshot, name: &NamespacedName) -> R
         side: "from",
         what: "Pod",
         name: name.clone(),
-        known: known(snapshot, name, false, true),
+        known: known(snapshot, name, "Pod"),
     })
 }
 
@@ -219,18 +219,25 @@ fn service_named<'a>(snapshot: &'a Snapshot, name: &NamespacedName, port: &Port)
 }
 
 /// The known names in the namespace, as suggestions.
-fn known(snapshot: &Snapshot, asked: &NamespacedName, services: bool, pods: bool) -> String {
-    let of_pods = snapshot.workloads().filter(|_| pods).map(|workload| &workload.name);
-    let of_services = snapshot.services().filter(|_| services).map(|service| &service.name);
-    let mut here: Vec<&NamespacedName> =
-        of_pods.chain(of_services).filter(|name| name.namespace == asked.namespace).collect();
+fn known(snapshot: &Snapshot, asked: &NamespacedName, what: &str) -> String {
+    let namespace = &asked.namespace;
+    let is_here = |name: &&NamespacedName| name.namespace == *namespace;
+    let pods = snapshot.workloads().map(|workload| &workload.name).filter(is_here);
+    let services = snapshot.services().map(|service| &service.name).filter(is_here);
+    let (mut here, others): (Vec<&NamespacedName>, usize) = match what {
+        "Pod" => (pods.collect(), services.count()),
+        "Service" => (services.collect(), pods.count()),
+        _ => (pods.chain(services).collect(), 0),
+    };
     here.sort();
     here.dedup();
     if here.is_empty() {
-        let namespace = &asked.namespace;
-        return format!(
-            ", nor anything in namespace {namespace}: is that the right namespace, and the right mesh folder or node?"
-        );
+        let has = match (others, what) {
+            (0, _) => format!(", nor anything in namespace {namespace}"),
+            (count, "Pod") => format!("; services of namespace {namespace}: {count}, pods: none"),
+            (count, _) => format!("; pods of namespace {namespace}: {count}, services: none"),
+        };
+        return format!("{has}: is that the right namespace, and the right mesh folder or node?");
     }
     let mut text = format!("; namespace {} has ", asked.namespace);
     for (index, name) in here.iter().take(NAMED).enumerate() {

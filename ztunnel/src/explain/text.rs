@@ -8,7 +8,7 @@ use super::page::Page;
 /// The maximum number of listed endpoints of one kind; the others are in the JSON.
 const ENDPOINTS: usize = 20;
 /// The maximum number of listed policies that do not apply.
-const ASIDE: usize = 10;
+const MOST_INAPPLICABLE: usize = 10;
 /// The maximum number of listed policies that apply but do not match.
 const SILENT: usize = 30;
 /// The maximum number of listed notes and warnings.
@@ -133,18 +133,18 @@ fn judgements(page: &mut Page, explanation: &Explanation) {
 fn judged(page: &mut Page, judgement: &Judgement) {
     if let Some(authentication) = &judgement.authentication {
         page.line(2, 4, &authenticated(authentication));
-        authentication.considered.iter().take(ASIDE).for_each(|one| page.line(6, 4, one));
-        more(page, authentication.considered.len(), ASIDE);
+        authentication.considered.iter().take(MOST_INAPPLICABLE).for_each(|one| page.line(6, 4, one));
+        more(page, authentication.considered.len(), MOST_INAPPLICABLE);
     }
     let applying = || judgement.policies.iter().filter(|policy| policy.applies);
     applying().filter(|one| one.matched).for_each(|one| policy(page, one));
     applying().filter(|one| !one.matched).take(SILENT).for_each(|one| policy(page, one));
     more(page, applying().filter(|one| !one.matched).count(), SILENT);
-    let aside = || judgement.policies.iter().filter(|policy| !policy.applies);
-    for policy in aside().take(ASIDE) {
+    let inapplicable = || judgement.policies.iter().filter(|policy| !policy.applies);
+    for policy in inapplicable().take(MOST_INAPPLICABLE) {
         page.line(2, 4, &format!("{} {}", titled(policy), policy.scope));
     }
-    more(page, aside().count().saturating_add(judgement.more_policies), ASIDE);
+    more(page, inapplicable().count().saturating_add(judgement.more_policies), MOST_INAPPLICABLE);
 }
 
 fn authenticated(authentication: &Authentication) -> String {

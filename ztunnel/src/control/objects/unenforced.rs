@@ -112,9 +112,7 @@ impl Unenforced {
             | Self::TcpRoute
             | Self::TlsRoute
             | Self::EnvoyFilter
-            | Self::WasmPlugin => {
-                "a waypoint or a gateway carries it out, for the traffic that goes through it"
-            }
+            | Self::WasmPlugin => "a waypoint or a gateway carries it out, for the traffic that goes through it",
             Self::Gateway | Self::KubernetesGateway => "the proxy of the gateway carries it out",
             Self::Telemetry => {
                 "a waypoint or a gateway carries it out; the metrics and access log of the daemon are not changed by it"

@@ -228,6 +228,12 @@ fn a_question_that_makes_no_sense_is_answered_by_what_does() {
     check("demo/client", "service:demo/web-1", "to: the mesh has no Service demo/web-1; namespace demo has web");
     check("demo/client", "demo/x", "to: the mesh has no Pod or Service demo/x; namespace demo has client, web, web-1");
     assert_eq!(ask(&Mesh::default(), "demo/a", "demo/b", 80), Err(QueryError::NoMesh));
+    let without = mesh("Pod demo/client | spec: {containers: []}, status: {podIP: 10.0.0.1}");
+    assert_eq!(
+        ask(&without, "demo/client", "service:demo/web", 80).unwrap_err().to_string(),
+        "to: the mesh has no Service demo/web; pods of namespace demo: 1, services: none: is that the right namespace, and the right \
+         mesh folder or node?"
+    );
     let both = mesh(&format!(
         "{}\nPod demo/web | spec: {{containers: []}}, status: {{podIP: 10.0.0.9}}",
         ENDPOINTS.replace("SPREAD", "")

@@ -53,7 +53,10 @@ fn a_deny_by_identity_does_not_reach_clients_without_one() {
     let others = "[{from: [{source: {notTrustDomains: [evil.example]}}]}]";
     permissive(
         &[evil.as_slice(), &[deny.clone(), policy("q", &format!("rules: {others}"))]].concat(),
-        &["warning[allow-admits-plaintext] AuthorizationPolicy demo/q: ...", "warning[deny-misses-plaintext] AuthorizationPolicy demo/p: ..."],
+        &[
+            "warning[deny-misses-plaintext] AuthorizationPolicy demo/p: ...",
+            "warning[allow-admits-plaintext] AuthorizationPolicy demo/q: ...",
+        ],
     );
     permissive(&[evil.as_slice(), &[deny, policy("q", &format!("action: DENY, rules: {others}"))]].concat(), &[]);
 }

@@ -48,6 +48,33 @@ fn a_target_port_that_no_pod_has() {
     );
     check(&[of("http")], &[]);
     check(&[of("81")], &[]);
+    // The endpoints are given, and the names of the ports differ.
+    let given = |name: &str| {
+        let name = if name.is_empty() { String::new() } else { format!("name: {name}, ") };
+        format!(
+            "apiVersion: v1\nkind: Endpoints\nmetadata: {{name: s, namespace: demo}}\nsubsets: [{{addresses: [{{ip: 10.0.0.1}}], ports: \
+             [{{{name}port: 8080}}]}}]\n"
+        )
+    };
+    let of = |ports: &str| service("s", &format!("ports: [{{{ports}}}]"));
+    let differs = |why: &str| {
+        format!(
+            "warning[service-port-without-endpoint] Service demo/s: none of its endpoints has port 80: {why} | give the ports of the \
+             Service and of its endpoints the same names"
+        )
+    };
+    for target in ["", ", targetPort: http", ", targetPort: 8080"] {
+        check(
+            &[of(&format!("name: web, port: 80{target}")), given("http")],
+            &[&differs("no port of its EndpointSlices and Endpoints has the name web, which this port has")],
+        );
+        check(
+            &[of(&format!("port: 80{target}")), given("http")],
+            &[&differs("the ports of its EndpointSlices and Endpoints have names, and this port has none")],
+        );
+        check(&[of(&format!("name: http, port: 80{target}")), given("http")], &[]);
+        check(&[of(&format!("port: 80{target}")), given("")], &[]);
+    }
 }
 
 #[test]
