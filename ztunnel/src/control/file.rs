@@ -31,6 +31,7 @@ use self::folder::{Folder, FolderLimits, Reading};
 pub use self::sources::{Manifests, Source, read_sources};
 use self::watch::{Sign, Watch};
 use super::join::{Joined, Joiner};
+use super::manifests::AddressesIn;
 use super::source::MeshSource;
 use crate::lifecycle::keeps::Keeps;
 use crate::model::identity::TrustDomain;
@@ -261,12 +262,18 @@ impl MeshFolder {
         let News { joined, mut problems } = news;
         let is_whole = std::mem::take(&mut self.is_lost);
         let (partial, incomplete) = (folder.is_partial(), folder.is_incomplete());
-        let blind = partial && !self.complete;
+        let is_new = partial && !self.complete;
+        let hidden = if is_new { folder.hidden() } else { AddressesIn::Nowhere };
+        let blind = hidden == AddressesIn::Anywhere;
+        let addresses = match hidden {
+            AddressesIn::These(addresses) => addresses.into_iter().collect(),
+            AddressesIn::Nowhere | AddressesIn::Anywhere => Arc::default(),
+        };
         self.complete |= !incomplete;
         let mut unread =
             if self.complete { UnreadPolicies::default() } else { folder.unread(&joiner.root_namespace()) };
         let closed = match folder.first_unread() {
-            Some(file) if blind => close_unknown_targets(joiner, &mut unread, &file),
+            Some(file) if is_new => close_unknown_targets(joiner, &mut unread, &file),
             _ => Vec::new(),
         };
         if !closed.is_empty() {
@@ -277,7 +284,7 @@ impl MeshFolder {
         // A folder without any valid object counts like a folder that can't be read.
         let is_nonsense = !joiner.has_objects() && problems.iter().any(|problem| problem.severity == Severity::Error);
         let read = folder.was_read() && (!is_nonsense || last.is_some_and(|last| last.read));
-        let now = Told { gaps: Gaps { partial, blind, unread }, problems: problems.into(), read };
+        let now = Told { gaps: Gaps { partial, blind, addresses, unread }, problems: problems.into(), read };
         let batch = Batch {
             changes: joined.changes,
             is_whole,

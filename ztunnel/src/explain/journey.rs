@@ -221,7 +221,7 @@ impl Traveller<'_> {
                 Some(_) => {
                     "its address is claimed by several pods, so it is not known which one would answer".to_owned()
                 }
-                None if self.sources.snapshot.is_blind() => {
+                None if self.sources.snapshot.may_hide(endpoint.address) => {
                     "it may be a pod of the mesh in a file that has never been readable".to_owned()
                 }
                 None => "connections to its address cannot be carried, or it is the address of a service".to_owned(),
@@ -276,7 +276,9 @@ impl Traveller<'_> {
         service: Option<&Arc<Service>>,
         address: Option<IpAddr>,
     ) -> Vec<String> {
-        if self.sources.snapshot.is_blind() {
+        let snapshot = self.sources.snapshot;
+        let may_be_unread = service.is_none() && address.is_some_and(|address| snapshot.may_hide(address));
+        if snapshot.is_blind() || may_be_unread {
             return vec!["repair the file that has never been readable (see the warnings)".to_owned()];
         }
         if let Some(service) = service {

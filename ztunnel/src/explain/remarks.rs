@@ -20,7 +20,7 @@ pub(super) fn warnings(sources: Sources<'_>, explanation: &Explanation) -> Vec<S
             "the mesh is PARTIAL: a file of it has never been readable, and its objects are missing here".to_owned(),
         );
     }
-    if snapshot.is_blind() {
+    if snapshot.hides_addresses() {
         warnings.push(
             "until that file is repaired, connections to addresses that may be in it, and to pods that its policies \
              may select, are refused"

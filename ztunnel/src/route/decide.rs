@@ -339,7 +339,7 @@ impl<'a> Client<'a> {
 
     /// Passes the connection through in plaintext to the requested address, which belongs to no known object.
     fn through(&self, dst: OrigDst, service: Option<&Arc<Service>>) -> Result<Outbound, RouteRefusal> {
-        if self.snapshot.is_blind() {
+        if self.snapshot.may_hide(dst.ip()) {
             return Err(RouteRefusal::because(CloseReason::UnknownDestination, unread(&dst.to_string())));
         }
         if let Some(cluster) = self.snapshot.cluster_ip(dst.ip()) {
@@ -356,7 +356,7 @@ impl<'a> Client<'a> {
         if let Some(waypoint) = &workload.waypoint {
             return Err(past(waypoint, &format!("Pod {}", workload.name)));
         }
-        if self.is_unclear(Some(workload)) {
+        if self.is_unclear(Some(workload), dst.ip()) {
             let what = format!("the label of namespace {}, where Pod {} is,", workload.name.namespace, workload.name);
             return Err(RouteRefusal::because(CloseReason::UnknownDestination, unread(&what)));
         }
@@ -389,7 +389,7 @@ impl<'a> Client<'a> {
                 .filter_map(|(_, (endpoint, target))| self.to_endpoint(service, endpoint, *target)),
         );
         if candidates.is_empty() {
-            let detail = no_endpoint(service, port, self.snapshot.is_blind());
+            let detail = no_endpoint(service, port, self.snapshot.hides_addresses());
             return Err(RouteRefusal::because(CloseReason::NoHealthyUpstream, detail));
         }
         Ok(self.outbound(Some(service), candidates))
@@ -471,14 +471,15 @@ impl<'a> Client<'a> {
             // The node's load balancer would forward a connection to this address, past the mesh.
             && self.snapshot.cluster_ip(endpoint.address).is_none()
             // Checked first because it is nearly always false: it saves a look-up for every endpoint.
-            && !(self.snapshot.is_blind() && self.is_unclear(behind(self.snapshot, endpoint)))
+            && !(self.snapshot.hides_addresses() && self.is_unclear(behind(self.snapshot, endpoint), endpoint.address))
     }
 
     /// Whether the workload may be a pod of the mesh without being known as one, because a file could never be read.
-    fn is_unclear(&self, workload: Option<&Arc<Workload>>) -> bool {
-        workload.map_or(self.snapshot.is_blind(), |workload| {
-            workload.membership != Membership::InMesh && self.snapshot.may_be_in_mesh(workload)
-        })
+    fn is_unclear(&self, workload: Option<&Arc<Workload>>, address: IpAddr) -> bool {
+        workload.map_or_else(
+            || self.snapshot.may_hide(address),
+            |workload| workload.membership != Membership::InMesh && self.snapshot.may_be_in_mesh(workload),
+        )
     }
 
     pub(super) fn to_endpoint(&self, service: &Service, endpoint: &Endpoint, target: u16) -> Option<Candidate> {

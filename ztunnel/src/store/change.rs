@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use crate::model::policy::{AuthorizationPolicy, PeerAuthentication, UnreadPolicies};
 use crate::model::problem::Problem;
 use crate::model::service::Service;
@@ -72,6 +74,8 @@ pub struct Gaps {
     /// There has never been a complete state. An unknown destination may be in the mesh, so nothing is sent to it in plaintext.
     /// If a part becomes unreadable later, the source is not blind: the last valid state stays in force.
     pub blind: bool,
+    /// Addresses that objects that could never be read may have. Nothing is sent to them in plaintext.
+    pub addresses: Arc<[IpNet]>,
     /// Policies that may exist and could never be read. The workloads that they may protect accept no connections.
     pub unread: UnreadPolicies,
 }

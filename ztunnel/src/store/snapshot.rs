@@ -7,6 +7,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use super::change::{Batch, Change, ServiceKey};
 use super::claims::{Claims, Ranked, cluster_ip, meant, rank};
 use super::holders::Holders;
@@ -26,6 +28,8 @@ pub struct Snapshot {
     version: u64,
     partial: bool,
     blind: bool,
+    /// See [`Gaps::addresses`](super::change::Gaps::addresses).
+    unread_addresses: Arc<[IpNet]>,
     registry_only: bool,
     /// The namespaces that a source describes.
     namespaces: Arc<BTreeSet<Arc<str>>>,
@@ -121,6 +125,13 @@ impl Snapshot {
         self
     }
 
+    /// Sets addresses of objects that could never be read; see [`Gaps::addresses`](super::change::Gaps::addresses).
+    #[must_use]
+    pub fn with_unread_addresses(mut self, addresses: impl IntoIterator<Item = IpNet>) -> Self {
+        self.unread_addresses = addresses.into_iter().collect();
+        self
+    }
+
     /// Sets that unknown destinations are refused (`outboundTrafficPolicy: REGISTRY_ONLY`).
     #[must_use]
     pub fn with_registry_only(mut self, registry_only: bool) -> Self {
@@ -183,6 +194,18 @@ impl Snapshot {
     /// is blind.
     pub fn is_blind(&self) -> bool {
         self.blind || self.version == 0
+    }
+
+    /// Whether an address that the mesh does not know may be in it: any address if the mesh is blind, otherwise those of
+    /// objects that could never be read.
+    pub fn may_hide(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.is_blind() || self.unread_addresses.iter().any(|net| net.contains(&address))
+    }
+
+    /// Whether there is an address that the mesh does not know and that may be in it.
+    pub fn hides_addresses(&self) -> bool {
+        self.is_blind() || !self.unread_addresses.is_empty()
     }
 
     /// Whether the workload may be in the mesh: it is in the mesh, or the labels of its namespace are unknown.

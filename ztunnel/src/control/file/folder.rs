@@ -19,7 +19,7 @@ use super::kept::Kept;
 use super::last::LastValid;
 use crate::control::join::{Joiner, Voice};
 use crate::control::manifests::{
-    Fault, FileContent, FileError, Hides, Known, PoliciesIn, Subject, read_again, valid_texts,
+    AddressesIn, Fault, FileContent, FileError, Hides, Known, PoliciesIn, Subject, read_again, valid_texts,
 };
 use crate::control::objects::Object;
 use crate::lifecycle::keeps::Keeps;
@@ -225,6 +225,15 @@ impl Folder {
     /// Whether a part that could never be read may describe pods of the mesh.
     pub(super) fn is_partial(&self) -> bool {
         !self.was_read || self.left_out.is_some() || self.files.values().any(Manifest::hides_addresses)
+    }
+
+    /// The addresses that parts that could never be read may give to pods or services.
+    pub(super) fn hidden(&self) -> AddressesIn {
+        if !self.was_read || self.left_out.is_some() {
+            return AddressesIn::Anywhere;
+        }
+        let all = self.files.values().flat_map(|file| &file.faults).map(|fault| fault.hides.addresses.clone());
+        all.fold(AddressesIn::Nowhere, AddressesIn::or)
     }
 
     /// Whether a part that could never be read may describe pods or policies.
@@ -537,12 +546,12 @@ impl Gone {
 impl Manifest {
     /// Whether a part that could never be read may describe pods.
     fn hides_addresses(&self) -> bool {
-        self.faults.iter().any(|fault| fault.hides.addresses)
+        self.faults.iter().any(|fault| fault.hides.addresses != AddressesIn::Nowhere)
     }
 
     /// Whether a part that could never be read may describe pods or policies.
     fn is_unclear(&self) -> bool {
-        self.faults.iter().any(|fault| fault.hides.addresses || fault.hides_policies())
+        self.hides_addresses() || self.faults.iter().any(Unread::hides_policies)
     }
 }
 

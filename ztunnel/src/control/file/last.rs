@@ -2,10 +2,15 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use crate::control::manifests::{Fault, PoliciesIn, Subject};
+use ipnet::IpNet;
+
+use crate::control::manifests::{AddressesIn, Fault, PoliciesIn, Subject};
 use crate::control::objects::{Object, title};
 use crate::model::origin::Origin;
 use crate::model::workload::NamespacedName;
+
+/// The most addresses that are listed.
+const MOST_ADDRESSES: usize = 4;
 
 /// The objects of an earlier version of a file that stay in force.
 #[derive(Debug, Default)]
@@ -85,11 +90,26 @@ impl LastValid {
     }
 }
 
+/// A single address without its prefix length.
+fn net(net: &IpNet) -> String {
+    if net.prefix_len() == net.max_prefix_len() { net.addr().to_string() } else { net.to_string() }
+}
+
 /// The consequence of a fault for which there is no last valid version, as text.
 fn hidden(fault: &Fault) -> String {
     let mut closed = Vec::new();
-    if fault.hides.addresses {
-        closed.push("connections to unknown addresses are refused".to_owned());
+    match &fault.hides.addresses {
+        AddressesIn::Nowhere => {}
+        AddressesIn::These(addresses) if addresses.is_empty() => {}
+        AddressesIn::These(addresses) => {
+            let shown: Vec<String> = addresses.iter().take(MOST_ADDRESSES).map(net).collect();
+            let more = match addresses.len().saturating_sub(MOST_ADDRESSES) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            closed.push(format!("connections to {}{more} are refused", shown.join(", ")));
+        }
+        AddressesIn::Anywhere => closed.push("connections to unknown addresses are refused".to_owned()),
     }
     match &fault.hides.policies {
         PoliciesIn::Anywhere => closed.push("all pods accept only health probes".to_owned()),

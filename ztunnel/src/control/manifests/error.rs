@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use thiserror::Error;
 
 use crate::control::field::FieldPath;
@@ -90,9 +91,35 @@ pub(in crate::control) enum Subject {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::control) struct Hides {
     /// Addresses that may belong to pods of the mesh.
-    pub(in crate::control) addresses: bool,
+    pub(in crate::control) addresses: AddressesIn,
     /// The namespaces of possible policies.
     pub(in crate::control) policies: PoliciesIn,
+}
+
+/// The addresses that a text may give to pods or services.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::control) enum AddressesIn {
+    /// None: it describes neither.
+    Nowhere,
+    /// These; the set may be empty.
+    These(BTreeSet<IpNet>),
+    /// Any address.
+    Anywhere,
+}
+
+impl AddressesIn {
+    /// The addresses of two texts.
+    pub(in crate::control) fn or(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Anywhere, _) | (_, Self::Anywhere) => Self::Anywhere,
+            (Self::Nowhere, other) => other,
+            (one, Self::Nowhere) => one,
+            (Self::These(mut all), Self::These(more)) => {
+                all.extend(more);
+                Self::These(all)
+            }
+        }
+    }
 }
 
 /// The namespaces in which the policies of a text may be.
@@ -132,12 +159,12 @@ const ESCAPES: [&str; 5] = ["\\x", "\\u", "\\U", "\\\n", "\\\r"];
 impl Hides {
     /// Nothing that anyone relies on is missing.
     pub(in crate::control) fn nothing() -> Self {
-        Self { addresses: false, policies: PoliciesIn::nowhere() }
+        Self { addresses: AddressesIn::Nowhere, policies: PoliciesIn::nowhere() }
     }
 
     /// Anything may be missing.
     pub(in crate::control) fn anything() -> Self {
-        Self { addresses: true, policies: PoliciesIn::Anywhere }
+        Self { addresses: AddressesIn::Anywhere, policies: PoliciesIn::Anywhere }
     }
 
     /// The possible content of a text that has one of two contents. If policies may be in one of two namespaces, they
@@ -152,20 +179,20 @@ impl Hides {
             }
             _ => PoliciesIn::Anywhere,
         };
-        Self { addresses: self.addresses || other.addresses, policies }
+        Self { addresses: self.addresses.or(other.addresses), policies }
     }
 
     /// The possible content of an object of a kind and a namespace.
     pub(in crate::control) fn of(kind: Kind, namespace: &str, text: &str) -> Self {
         match kind {
             Kind::Authorization | Kind::PeerAuthentication => {
-                Self { addresses: false, policies: PoliciesIn::namespace(namespace) }
+                Self { addresses: AddressesIn::Nowhere, policies: PoliciesIn::namespace(namespace) }
             }
             // Localities, tokens, and objects that others enforce: none of these allows or denies a connection.
             Kind::Node | Kind::RequestAuthentication | Kind::Unenforced(_) => Self::nothing(),
             // The settings determine the root namespace, and whether unknown destinations may be reached.
             Kind::Mesh if text.contains("rootNamespace") => Self::anything(),
-            _ => Self { addresses: true, policies: PoliciesIn::nowhere() },
+            _ => Self { addresses: AddressesIn::Anywhere, policies: PoliciesIn::nowhere() },
         }
     }
 }

@@ -9,6 +9,7 @@
 //! The content of an object is read by [`objects`](super::objects), as for every other source of Kubernetes objects.
 //! This module splits a text into objects, and finds the place of an object's field in the text.
 
+mod addresses;
 mod assemble;
 #[cfg(any(test, fuzzing))]
 pub mod check;
@@ -22,8 +23,8 @@ pub(crate) mod tests;
 mod used;
 
 pub use self::assemble::{Assembled, assemble};
+pub(in crate::control) use self::error::{AddressesIn, Hides, Subject};
 pub use self::error::{Fault, FileError, PoliciesIn};
-pub(in crate::control) use self::error::{Hides, Subject};
 pub use self::parse::{FileContent, parse, read};
 pub(in crate::control) use self::parse::{Known, read_again, valid_texts};
 pub(in crate::control) use self::used::typed;

@@ -6,8 +6,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use self::repeated::repeated;
+use super::addresses;
 use super::document::{self, Content, Header, Unclear};
-use super::error::{Fault, FileError, Hides, PoliciesIn, Subject};
+use super::error::{AddressesIn, Fault, FileError, Hides, PoliciesIn, Subject};
 use super::split::{self, Document, Hash, Inherited, Piece, Seeds};
 use super::template::{has_braces, is_template};
 use super::used::typed;
@@ -385,7 +386,7 @@ impl<'f> Reader<'f> {
             Some(kind) => self.subject(kind, header, text),
             None if unclear.is_policy => {
                 let policies = PoliciesIn::namespace(header.namespace());
-                (Subject::Unknown, Hides { addresses: false, policies })
+                (Subject::Unknown, Hides { addresses: AddressesIn::Nowhere, policies })
             }
             None => (Subject::Unknown, by_words(text)),
         }
@@ -427,6 +428,11 @@ impl<'f> Reader<'f> {
             Err(error) => {
                 let mut error = FileError::at(self.file, &context.path, error);
                 error.column = error.column.filter(|column| *column > 0);
+                let addresses = match hides.addresses {
+                    AddressesIn::Anywhere if unused.is_empty() => addresses::named_by(kind, &node),
+                    addresses => addresses,
+                };
+                let hides = Hides { addresses, ..hides };
                 self.fault(Fault { error, subject, hides, is_syntax: false, is_template: false }, context.text);
             }
         }
@@ -473,7 +479,7 @@ impl<'f> Reader<'f> {
 
 /// The possible content of a text of which only the words are known.
 fn by_words(text: &str) -> Hides {
-    Hides { addresses: true, policies: PoliciesIn::by_words(text) }
+    Hides { addresses: AddressesIn::Anywhere, policies: PoliciesIn::by_words(text) }
 }
 
 impl Known {

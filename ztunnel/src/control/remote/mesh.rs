@@ -220,7 +220,7 @@ impl RemoteMesh {
         // On demand, missing resources are requested, so the mesh is not blind.
         let blind = partial && !self.complete && self.on_demand.is_none();
         self.complete |= !partial;
-        let gaps = Gaps { partial, blind, unread: self.resources.unread_policies() };
+        let gaps = Gaps { partial, blind, unread: self.resources.unread_policies(), ..Gaps::default() };
         let mut problems = self.resources.problems();
         problems.extend(self.own_problems());
         problems.sort();

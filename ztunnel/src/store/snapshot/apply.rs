@@ -42,8 +42,8 @@ impl Snapshot {
         self.claims.settle();
         self.settle_behind();
         self.set_policies(authorization, authentication);
-        if let Some(Gaps { partial, blind, unread }) = gaps {
-            (self.partial, self.blind) = (partial, blind);
+        if let Some(Gaps { partial, blind, addresses, unread }) = gaps {
+            (self.partial, self.blind, self.unread_addresses) = (partial, blind, addresses);
             if *self.policies.unread() != unread {
                 Arc::make_mut(&mut self.policies).set_unread(unread);
             }

@@ -126,6 +126,18 @@ fn only_what_a_bad_document_names_is_closed_at_the_start() {
             "pods of namespace istio-system accept only health probes until then",
         ),
         (bad_pod.to_owned(), (true, ""), "connections to unknown addresses are refused until then"),
+        (
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: b}\nspec: {hostNetwork: sure}\nstatus: {podIP: 10.0.0.9}\n"
+                .to_owned(),
+            (true, ""),
+            "connections to 10.0.0.9 are refused until then",
+        ),
+        (
+            "apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: {clusterIP: 10.96.0.1, ports: [{port: '80'}]}\n"
+                .to_owned(),
+            (true, ""),
+            "connections to 10.96.0.1 are refused until then",
+        ),
         ("kind: [\n".to_owned(), (true, ""), "connections to unknown addresses are refused until then"),
         (
             "kind: [ # AuthorizationPolicy\n".to_owned(),
@@ -157,6 +169,23 @@ fn only_what_a_bad_document_names_is_closed_at_the_start() {
         file.says(&(doc(&pod("a")) + &text));
         assert_eq!(file.unread(), (false, String::new()), "{text}");
     }
+}
+
+#[test]
+fn only_the_addresses_of_bad_documents_are_closed_at_the_start() {
+    let dir = TempDir::new().unwrap();
+    let bad = "apiVersion: v1\nkind: Pod\nmetadata: {name: b}\nspec: {hostNetwork: sure}\nstatus: {podIP: 10.0.0.9}\n---\n\
+               apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: e}\nspec: {hosts: 7, addresses: [10.1.0.0/16]}\n";
+    let hidden = |text: &str| {
+        fs::write(dir.path().join("f.yaml"), doc(&pod("a")) + text).unwrap();
+        let (mesh, _) = read_once(dir.path(), TrustDomain::default()).unwrap();
+        assert_eq!((mesh.is_partial(), mesh.hides_addresses()), (true, true));
+        let may_hide = |address: &str| mesh.may_hide(address.parse().unwrap());
+        (mesh.is_blind(), ["10.0.0.9", "::ffff:10.1.2.3", "10.0.0.8", "203.0.113.1"].map(may_hide))
+    };
+    assert_eq!(hidden(bad), (false, [true, true, false, false]));
+    // A document that does not tell its addresses may have any.
+    assert_eq!(hidden(&format!("{bad}---\nkind: [\n")), (true, [true; 4]));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::control::field::Step;
 use crate::control::join::{Joiner, Voice};
 use crate::control::kubernetes::object::Object;
 use crate::control::kubernetes::verdict::{Fault, read};
-use crate::control::manifests::{Hides, PoliciesIn};
+use crate::control::manifests::{AddressesIn, Hides, PoliciesIn};
 use crate::control::objects::{self, Interner, Kind, NETNS, Remark, Said, title};
 use crate::control::yaml::Node;
 use crate::model::identity::TrustDomain;
@@ -95,10 +95,10 @@ impl Objects {
     /// The changes, the gaps and the problems.
     pub(super) fn join(&mut self) -> (Vec<Change>, Gaps, Vec<Problem>) {
         let changes = self.joiner.take().changes;
-        let partial = self.unread.values().any(|hides| hides.addresses);
+        let partial = self.unread.values().any(|hides| hides.addresses != AddressesIn::Nowhere);
         self.is_complete |= !partial;
         let root = self.joiner.root_namespace();
-        let gaps = Gaps { partial, blind: partial && !self.is_complete, unread: self.closed(&root) };
+        let gaps = Gaps { partial, blind: partial && !self.is_complete, unread: self.closed(&root), ..Gaps::default() };
         (changes, gaps, self.joiner.problems())
     }
 
@@ -132,7 +132,7 @@ fn mesh_config<'a>(tree: &'a Node<'_>) -> &'a str {
 /// The consequence of an object without a readable version.
 fn consequence(hides: &Hides) -> String {
     let mut closed = Vec::new();
-    if hides.addresses {
+    if hides.addresses != AddressesIn::Nowhere {
         closed.push("a mesh that has not been served yet is not served".to_owned());
     }
     match &hides.policies {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{check, undent};
-use crate::control::manifests::{Known, read_again};
+use crate::control::manifests::{AddressesIn, Known, read_again};
 
 const DEMO: &str = "pod default/a sa=default not labelled\n         pod default/b sa=default not labelled";
 
@@ -200,7 +200,7 @@ fn a_template_may_enclose_several_documents() {
     let told = |text: &str| {
         let (content, _) = read_again(&"f.yaml".into(), text, &Known::default());
         let shown = |fault: &crate::control::manifests::Fault| {
-            (fault.error.line.unwrap(), fault.is_template, fault.hides.addresses)
+            (fault.error.line.unwrap(), fault.is_template, fault.hides.addresses != AddressesIn::Nowhere)
         };
         (content.objects.len(), content.faults.iter().map(shown).collect::<Vec<_>>())
     };

@@ -2,7 +2,7 @@
 //! what it names is closed.
 
 use super::{check, undent};
-use crate::control::manifests::{Fault, FileContent, Hides, PoliciesIn, Subject, read};
+use crate::control::manifests::{AddressesIn, Fault, FileContent, Hides, PoliciesIn, Subject, read};
 use crate::model::workload::NamespacedName;
 
 fn content(text: &str) -> FileContent {
@@ -18,7 +18,7 @@ fn fault(text: &str) -> (String, Subject, Hides) {
 }
 
 fn policies_in(namespace: &str) -> Hides {
-    Hides { addresses: false, policies: PoliciesIn::Namespaces([namespace.into()].into()) }
+    Hides { addresses: AddressesIn::Nowhere, policies: PoliciesIn::Namespaces([namespace.into()].into()) }
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn a_policy_closes_its_own_namespace() {
     // The namespace is not sure.
     for metadata in ["{name: p, namespace: shop, namespace: prod}", "{name: p, namespace: shop}\nmetadata: {name: p}"] {
         let (_, _, hides) = fault(&policy(metadata, "{}"));
-        assert_eq!(hides, Hides { addresses: false, policies: PoliciesIn::Anywhere }, "{metadata}");
+        assert_eq!(hides, Hides { addresses: AddressesIn::Nowhere, policies: PoliciesIn::Anywhere }, "{metadata}");
     }
     // An object before it without a marker between them.
     let before = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web, namespace: shop}\n";
@@ -153,7 +153,7 @@ fn a_policy_closes_its_own_namespace() {
 #[test]
 fn what_a_key_hides_is_not_overlooked() {
     let pod = |more: &str| format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: p, namespace: demo}}\n{more}\n");
-    let by_words = Hides { addresses: true, policies: PoliciesIn::nowhere() };
+    let by_words = Hides { addresses: AddressesIn::Anywhere, policies: PoliciesIn::nowhere() };
     for more in [
         "spec: {nodeName: a}\nspec: {nodeName: b}",
         "spec: {<<: 7, nodeName: b}",

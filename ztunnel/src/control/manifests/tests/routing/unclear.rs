@@ -47,6 +47,28 @@ fn what_is_unknown_is_refused_while_a_file_is_unread() {
 }
 
 #[test]
+fn only_addresses_of_unread_objects_are_refused() {
+    let mesh = mesh(&format!(
+        "{MESH}
+        Service demo/slice | spec: {{clusterIP: 10.96.0.11, ports: [{{port: 80}}]}}
+        EndpointSlice demo/slice labels: {{kubernetes.io/service-name: slice}} | addressType: IPv4, ports: [{{port: 80}}], endpoints: [{{addresses: [10.0.1.9]}}, {{addresses: [203.0.113.9]}}]
+    "
+    ));
+    let mesh = mesh.with_unread_addresses(["10.0.1.9/32", "198.51.100.0/24"].map(|net| net.parse().unwrap()));
+    for refused in ["10.0.1.9:80", "198.51.100.7:443"] {
+        check(&mesh, &format!("demo/client -> {refused}"), &unread(refused));
+    }
+    for passed in ["10.0.1.8:80", "198.51.101.7:443", "[fd00:1::9]:80"] {
+        check(&mesh, &format!("demo/client -> {passed}"), &format!("plain {passed}"));
+    }
+    check(&mesh, "demo/client -> 10.96.0.11:80", "demo/slice: plain 203.0.113.9:80");
+    // A known pod whose address another, unread object names as well.
+    let known = mesh.with_unread_addresses(["10.0.0.0/8".parse().unwrap()]);
+    check(&known, "demo/client -> 10.0.2.2:1234", "tunnel 10.0.2.2:1234 to web");
+    check(&known, "demo/client -> 10.0.2.3:7", "plain 10.0.2.3:7");
+}
+
+#[test]
 fn what_is_known_goes_on_while_a_file_is_unread() {
     let mesh = partial("Namespace plain\n");
     check(&mesh, "demo/client -> 10.96.0.1:80", "demo/web: tunnel 10.0.1.2:8080 to web or tunnel 10.0.2.2:80 to web");
