@@ -36,6 +36,7 @@ use tracing::{Span, debug};
 use self::explain::ExplainError;
 use super::{exposition, left, log::LostLines};
 use crate::{
+    control::remote::Contact,
     explain::QueryError,
     flow::admission::{Admission, Client, Limits},
     identity::cache::Certificates,
@@ -122,6 +123,8 @@ pub struct Admin {
     pub explaining: Arc<Semaphore>,
     /// Why new pods of the mesh may start before they are enrolled; nothing: they do not.
     pub start_window: watch::Receiver<Option<String>>,
+    /// Whether the control plane can be used; `None`: the mesh does not come from a control plane.
+    pub control_plane: Option<Contact>,
     /// The state directory, in which daemons that have handed over serve their metrics.
     pub state: Option<PathBuf>,
 }
@@ -270,6 +273,9 @@ async fn metrics(admin: &Admin, request: &Request<Incoming>) -> Response<Full<By
         budget: &admin.budget,
         tasks: admin.tasks.alive(),
         mesh: &admin.mesh.load(),
+        ready: admin.manager.pending().is_none(),
+        start_window: admin.start_window.borrow().is_some(),
+        control_plane_lost: admin.control_plane.as_ref().map(Contact::is_lost),
         node_unknown: admin.manager.unknown_node().is_some(),
         local_stale: admin.manager.local_problem().is_some(),
         status: &admin.manager.status(),

@@ -30,7 +30,7 @@ use crate::{
     control::{
         file::{Local, MeshFolder},
         kubernetes::{Cluster, Installation, InstallationWatch, NodeWatch},
-        remote::{ControlPlane, PodStanding, RemoteAuthority, RemoteMesh, report_pods},
+        remote::{Contact, ControlPlane, PodStanding, RemoteAuthority, RemoteMesh, report_pods},
         source::{MeshSource as _, feed},
     },
     flow::{enforcement::EnforcementPoints, failures::NodeLines, table::WorkerId},
@@ -109,6 +109,7 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
     let enforcement_points = EnforcementPoints::of_node(node.clone());
     let workers = start_workers(&args, node, &mesh, &traffic, &tasks)?;
     let installation = source.installation(&args, &mut services)?;
+    let control_plane = source.contact();
     let keeps = Keeps::new(is_beside);
     let (mut local, kubernetes) = source.start(&args, publisher, demand, recorded, &keeps, (&mut services, &tasks))?;
     let (reports, cni_parts) = kubernetes.unzip();
@@ -177,6 +178,7 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
         budget,
         explaining: admin::explain::places(),
         start_window: plugin.window.clone(),
+        control_plane,
         state: Some(args.state.clone()),
     });
     let handover_socket = serve::listen(&args.state)
@@ -270,6 +272,8 @@ enum Source {
     Folder(Box<MeshFolder>),
     ControlPlane {
         plane: Box<ControlPlane>,
+        /// Whether it can be used.
+        contact: Contact,
         /// The source of this node's pods.
         pods: OwnPods,
     },
@@ -297,7 +301,7 @@ impl Source {
                         OwnPods::Kubernetes(cluster.context("cannot use --pods kubernetes")?)
                     }
                 };
-                Ok(Self::ControlPlane { plane: Box::new(plane), pods })
+                Ok(Self::ControlPlane { plane: Box::new(plane), contact: Contact::default(), pods })
             }
             _ => bail!("give either --mesh, or --control-plane with --pods"),
         }
@@ -314,6 +318,14 @@ impl Source {
         Ok(Some(installation))
     }
 
+    /// Whether the control plane can be used; `None`: the mesh does not come from a control plane.
+    fn contact(&self) -> Option<Contact> {
+        match self {
+            Self::Folder(_) => None,
+            Self::ControlPlane { contact, .. } => Some(contact.clone()),
+        }
+    }
+
     /// Follows all sources until the end of the daemon: during the drain, open connections are judged by the newest policies.
     fn start(
         self,
@@ -328,16 +340,16 @@ impl Source {
         let own = manifests.clone();
         let local = Local { node: args.node.as_str().into(), publisher: local };
         let annotated = Box::new(Annotated::new(manifests));
-        let (plane, pods) = match self {
+        let (plane, contact, pods) = match self {
             Self::Folder(folder) => {
                 services
                     .spawn(Span::none(), feed(folder.with_local(local).kept_by(keeps.clone()), publisher, pending()));
                 return Ok((annotated, None));
             }
-            Self::ControlPlane { plane, pods } => (Arc::<ControlPlane>::from(plane), pods),
+            Self::ControlPlane { plane, contact, pods } => (Arc::<ControlPlane>::from(plane), contact, pods),
         };
         let mut mesh = RemoteMesh::new(Arc::clone(&plane), args.state.join("control-plane.mesh"), tasks.clone());
-        mesh = mesh.kept_by(keeps.clone());
+        mesh = mesh.kept_by(keeps.clone()).shown_in(contact);
         if let Some(demand) = &demand {
             info!("the control plane is asked for addresses on demand");
             mesh = mesh.on_demand(demand.clone());

@@ -34,6 +34,12 @@ pub struct Sources<'a> {
     pub tasks: usize,
     /// The mesh in force.
     pub mesh: &'a Snapshot,
+    /// The readiness endpoint answers that the daemon is ready.
+    pub ready: bool,
+    /// New pods of the mesh may start before they are enrolled.
+    pub start_window: bool,
+    /// The control plane cannot be used; `None`: there is none.
+    pub control_plane_lost: Option<bool>,
     /// The mesh does not know this node.
     pub node_unknown: bool,
     /// The local facts of this node's pods may be out of date.
@@ -49,7 +55,7 @@ pub struct Sources<'a> {
 /// # Errors
 /// If a series can't be encoded.
 pub fn text(sources: &Sources<'_>) -> Result<String, fmt::Error> {
-    let Sources { traffic, lost, budget, tasks, mesh, node_unknown, local_stale, status, certificates } = sources;
+    let Sources { traffic, lost, budget, tasks, mesh, node_unknown, local_stale, status, certificates, .. } = sources;
     let mut registry = Registry::default();
     state::build(&mut registry, env!("CARGO_PKG_VERSION"));
     let expiry = |(identity, time): &(SpiffeId, SystemTime)| {
@@ -59,6 +65,9 @@ pub fn text(sources: &Sources<'_>) -> Result<String, fmt::Error> {
     let problems = mesh.problems().iter().filter(|problem| problem.severity != Severity::Info).count();
     state::mesh(&mut registry, mesh.version(), problems, *node_unknown);
     state::local_facts(&mut registry, *local_stale);
+    state::readiness(&mut registry, sources.ready);
+    state::start_window(&mut registry, sources.start_window);
+    state::control_plane(&mut registry, sources.control_plane_lost);
     let count = |state| (PodState::name(state), status.pods.iter().filter(|pod| pod.state == state).count());
     let verdicts = status
         .pods

@@ -77,6 +77,37 @@ pub fn mesh(registry: &mut Registry, version: u64, problems: usize, node_unknown
     );
 }
 
+/// Whether the daemon or the control plane is ready, as its readiness endpoint says.
+pub fn readiness(registry: &mut Registry, is_ready: bool) {
+    gauge(
+        registry,
+        "ztunnel_ready",
+        "1 while the readiness endpoint answers that the process is ready, otherwise 0",
+        u64::from(is_ready),
+    );
+}
+
+/// Whether new pods of the mesh may start before they are enrolled.
+pub fn start_window(registry: &mut Registry, is_open: bool) {
+    gauge(
+        registry,
+        "ztunnel_start_window",
+        "1 while the first container of a new pod of the mesh may start before the pod is enrolled",
+        u64::from(is_open),
+    );
+}
+
+/// Whether the control plane cannot be used. `None`: the mesh does not come from a control plane.
+pub fn control_plane(registry: &mut Registry, is_lost: Option<bool>) {
+    let Some(is_lost) = is_lost else { return };
+    gauge(
+        registry,
+        "ztunnel_control_plane_lost",
+        "1 while the control plane cannot be used, so that the last mesh stays in force",
+        u64::from(is_lost),
+    );
+}
+
 /// Whether the local facts about this node's pods may be out of date.
 pub fn local_facts(registry: &mut Registry, stale: bool) {
     gauge(

@@ -13,6 +13,7 @@ use tokio::{
 use super::{Admin, Endpoints, serve};
 use crate::{
     app::log::lost_lines,
+    control::remote::Contact,
     identity::cache::Certificates,
     lifecycle::{drain, tasks::TaskCount},
     model::workload::NamespacedName,
@@ -46,7 +47,8 @@ async fn blocked() -> (SocketAddr, mpsc::Receiver<oneshot::Sender<Description>>)
         lost: lost_lines(),
         budget: Budget::default(),
         explaining: super::explain::places(),
-        start_window: tokio::sync::watch::channel(None).1,
+        start_window: tokio::sync::watch::channel(Some("the plugin is not installed".to_owned())).1,
+        control_plane: Some(Contact::default()),
         state: None,
     });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -88,6 +90,9 @@ async fn a_scrape_does_not_wait_for_a_manager_that_is_blocked() {
         r#"ztunnel_pods{state="enrolled"} 1"#,
         r#"ztunnel_bpf_verdicts_total{pod_namespace="demo",pod_name="web",verdict="captured"} 7"#,
         "ztunnel_connections_before_enrolment 2",
+        "ztunnel_ready 0",
+        "ztunnel_start_window 1",
+        "ztunnel_control_plane_lost 0",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} not in {text}");
     }

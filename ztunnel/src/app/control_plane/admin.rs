@@ -221,6 +221,7 @@ impl PlaneAdmin {
             streams: self.streams.len(),
             tokens: self.nodes.len(),
             problems: self.mesh.load().problems().len(),
+            ready: self.pending().is_empty(),
             ca_until: self.ca.not_after(),
             serving_until: *self.serving_until.borrow(),
             lost: self.lost.count(),

@@ -16,7 +16,10 @@ use prometheus_client::{
 };
 
 use crate::{
-    metrics::{process, state::gauge},
+    metrics::{
+        process,
+        state::{gauge, readiness},
+    },
     plane::{catalogue::Kind, metrics::TypeLabel},
 };
 
@@ -32,6 +35,8 @@ pub(in crate::app) struct Values {
     pub(in crate::app) tokens: usize,
     /// The number of problems in the manifests.
     pub(in crate::app) problems: usize,
+    /// The readiness endpoint answers that the control plane is ready.
+    pub(in crate::app) ready: bool,
     /// The expiry of the CA.
     pub(in crate::app) ca_until: SystemTime,
     /// The expiry of the serving certificate.
@@ -123,6 +128,7 @@ pub(in crate::app) fn text(counters: &Registry, values: &Values) -> Result<Strin
     lost.inc_by(values.lost);
     let help = "Log lines that were dropped because standard output was not read";
     registry.register("ztunnel_log_lines_lost", help, lost);
+    readiness(&mut registry, values.ready);
     if !values.followed.is_empty() {
         register_followed(&mut registry, &values.followed);
     }

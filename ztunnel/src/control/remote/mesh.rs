@@ -9,6 +9,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
+use super::contact::Contact;
 use super::join::Taken as Changed;
 use super::kept::{Journal, Keeper, Record, clear, set_apart};
 use super::on_demand::OnDemand;
@@ -56,6 +57,8 @@ pub struct RemoteMesh {
     heard: Option<SystemTime>,
     /// Why there is no stream, and since when.
     outage: Option<Outage>,
+    /// Shows others whether there is an outage.
+    contact: Contact,
     /// The types for which this control plane or an earlier one has answered.
     answered: [bool; REQUIRED],
     /// The types whose state comes from a stream or was confirmed by it, and is not only the kept one.
@@ -110,6 +113,7 @@ impl RemoteMesh {
             file,
             heard: None,
             outage: None,
+            contact: Contact::default(),
             answered: [false; REQUIRED],
             confirmed: [false; REQUIRED],
             complete: false,
@@ -123,6 +127,12 @@ impl RemoteMesh {
     #[must_use]
     pub fn kept_by(self, keeps: Keeps) -> Self {
         Self { keeps, ..self }
+    }
+
+    /// Shows in `contact` whether the control plane can be used.
+    #[must_use]
+    pub fn shown_in(self, contact: Contact) -> Self {
+        Self { contact, ..self }
     }
 
     /// Requests only the pods of this node and the wanted addresses.
@@ -473,6 +483,7 @@ impl MeshSource for RemoteMesh {
                 self.published();
             }
             self.step().await;
+            self.contact.set_lost(self.outage.is_some());
         }
     }
 }

@@ -10,6 +10,7 @@
 
 mod authority;
 mod connection;
+mod contact;
 mod join;
 mod kept;
 mod mesh;
@@ -24,6 +25,7 @@ pub(crate) mod tests;
 mod texts;
 
 pub use self::authority::RemoteAuthority;
+pub use self::contact::Contact;
 pub use self::mesh::RemoteMesh;
 pub use self::plane::{ControlPlane, Keepalive, PlaneUrl, Token, UrlError};
 pub use self::reports::{PodStanding, report_pods};

@@ -110,6 +110,7 @@ async fn listeners() -> (SocketAddr, SocketAddr, Publisher) {
         budget: Budget::default(),
         explaining: super::places(),
         start_window: tokio::sync::watch::channel(None).1,
+        control_plane: None,
         state: None,
     });
     let mut addresses = Vec::new();
@@ -155,6 +156,7 @@ async fn one_is_explained_at_a_time_and_the_others_do_not_wait_for_long() {
         budget: Budget::default(),
         explaining: super::places(),
         start_window: tokio::sync::watch::channel(None).1,
+        control_plane: None,
         state: None,
     };
     let question = Some("from=demo/a&to=demo/b&port=80");

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::plane::{Ca, Plane};
 use super::streams::{Follower, a, beside, source};
 use super::{pod, policy, response, strict, workload};
+use crate::control::remote::Contact;
 use crate::control::source::MeshSource as _;
 use crate::istio::discovery::{ADDRESS, AUTHORIZATION};
 
@@ -16,7 +17,9 @@ const HOUR: Duration = Duration::from_secs(3600);
 async fn the_mesh_stays_for_an_hour_without_a_control_plane_and_follows_the_next_one() {
     let (dir, ca) = (tempfile::tempdir().unwrap(), Ca::new("one"));
     let mut plane = Plane::start(&ca, "127.0.0.1", None).await;
-    let mut follower = Follower::new(source(&plane.reached(dir.path(), &ca, "secret"), dir.path()));
+    let contact = Contact::default();
+    let reached = source(&plane.reached(dir.path(), &ca, "secret"), dir.path()).shown_in(contact.clone());
+    let mut follower = Follower::new(reached);
     beside(&mut follower, async {
         let mut stream = plane.stream().await;
         for _ in 0..4 {
@@ -32,6 +35,7 @@ async fn the_mesh_stays_for_an_hour_without_a_control_plane_and_follows_the_next
     .await;
     follower.until(|mesh| mesh.version() > 0 && !mesh.is_partial()).await;
     follower.source.settled().await;
+    assert!(!contact.is_lost());
     let address = plane.stop().await;
 
     // Nothing answers at the address, so that time passes between two attempts and not during one.
@@ -48,6 +52,7 @@ async fn the_mesh_stays_for_an_hour_without_a_control_plane_and_follows_the_next
     assert!(follower.has("a"), "the mesh stays");
     assert_eq!(follower.mesh.policies().authorization().len(), 1, "policies stay");
     assert!(!follower.mesh.is_blind());
+    assert!(contact.is_lost());
     assert!(follower.problems().contains("cannot connect to https://127.0.0.1:"), "{}", follower.problems());
 
     // The next one is found within the longest pause, and is told what the daemon has.
@@ -67,4 +72,5 @@ async fn the_mesh_stays_for_an_hour_without_a_control_plane_and_follows_the_next
     })
     .await;
     follower.until(|mesh| mesh.counts().workloads == 2 && mesh.problems().is_empty()).await;
+    assert!(!contact.is_lost());
 }
