@@ -21,6 +21,7 @@
 //! | [`hbone`] | peers at a pod's HBONE port, honest and hostile |
 //! | [`sockets`] | the connections of another process, with their options |
 //! | [`capture`] | the packets on the wire between the nodes |
+//! | [`monitoring`] | the rules and dashboards of `deploy`, and a Prometheus that scrapes a testbed |
 //! | [`watch`] | proof that no connection bypasses the daemon while something happens |
 //! | [`cluster`], [`cgroups`] | a real Kubernetes: an API server for a test, a cluster with nodes; the cgroups of its nodes |
 //! | [`demo`], [`bench`] | the demo; the cost of the mesh |
@@ -41,6 +42,7 @@ pub mod kubernetes;
 pub mod logs;
 pub mod mesh;
 pub mod metrics;
+pub mod monitoring;
 pub mod names;
 pub mod netns;
 pub mod policy;

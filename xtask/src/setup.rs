@@ -51,13 +51,15 @@ impl Program {
     }
 }
 
-const PROGRAMS: [Program; 10] = [
+const PROGRAMS: [Program; 12] = [
     Program::of_tests("curl", "curl"),
     Program::of_tests("ip", "iproute2"),
     Program::of_tests("iperf3", "iperf3"),
     Program::of_tests("nft", "nftables"),
     Program::of_tests("nginx", "nginx-light"),
     Program::of_tests("openssl", "openssl"),
+    Program::of_tests("prometheus", "prometheus"),
+    Program::of_tests("promtool", "prometheus"),
     Program::of_tests("python3", "python3"),
     Program::of_tests("redis-server", "redis-server"),
     Program::of_tests("tcpdump", "tcpdump"),

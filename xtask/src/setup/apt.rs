@@ -17,7 +17,8 @@ const LISTS_GO_STALE: Duration = Duration::from_secs(24 * 60 * 60);
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 const POLICY_TEXT: &str = "#!/bin/sh\n# By `cargo xtask setup`, while it installs: start no service.\nexit 101\n";
 /// Units that the installed packages would start at the next boot.
-const UNITS: [&str; 4] = ["iperf3.service", "nftables.service", "nginx.service", "redis-server.service"];
+const UNITS: [&str; 5] =
+    ["iperf3.service", "nftables.service", "nginx.service", "prometheus.service", "redis-server.service"];
 
 /// apt-get, with package lists that are updated at most once.
 pub(super) struct Apt {
