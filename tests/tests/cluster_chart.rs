@@ -3,9 +3,12 @@
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use ztunnel_tests::cluster::plane::RBAC;
 use ztunnel_tests::cluster::programs::Programs;
 use ztunnel_tests::cluster::{ApiServer, chart};
+use ztunnel_tests::monitoring::dashboards::Dashboard;
+use ztunnel_tests::monitoring::{read, rules, text};
 use ztunnel_tests::wait;
 
 #[test]
@@ -45,6 +48,9 @@ fn values_that_are_wrong_are_refused() -> Result<()> {
         ("cni.binDir=opt/cni/bin", "binDir"),
         ("controlPlane.enabled=false", "controlPlane.url"),
         ("crds.install=perhaps", "crds"),
+        ("monitoring.rules.enabled=perhaps", "monitoring"),
+        ("monitoring.rules.runbook=", "runbook"),
+        ("monitoring.dashboards.label=a", "label"),
     ] {
         let refused =
             chart::rendered(&programs, &["--set", set]).err().with_context(|| format!("{set} is accepted"))?;
@@ -63,6 +69,7 @@ fn the_api_server_accepts_all_that_the_chart_can_make() -> Result<()> {
         &[][..],
         &["--set", "controlPlane.clusterIP=10.96.0.12", "--set", "imagePullSecrets[0].name=a"],
         &["--set", "criticalPodsQuota.create=true", "--set", "networkPolicy.create=true", "--set", "cni.install=false"],
+        &["--set", "monitoring.dashboards.enabled=true"],
         &["--set", "controlPlane.enabled=false", "--set", "controlPlane.url=https://istiod.istio-system.svc:15012"],
     ] {
         let file = api.folder().join("rendered.yaml");
@@ -76,6 +83,60 @@ fn the_api_server_accepts_all_that_the_chart_can_make() -> Result<()> {
     let applied = api.kubectl(["apply", "--validate=strict", "-k", &base])?;
     for object in ["namespace/istio-system", "poddisruptionbudget.policy/ztunnel-control-plane"] {
         ensure!(applied.contains(object), "{applied}");
+    }
+    Ok(())
+}
+
+/// The documents of rendered manifests with this kind.
+fn of_kind(rendered: &str, kind: &str) -> Result<Vec<Value>> {
+    let documents: Vec<Value> = serde_saphyr::from_multiple(rendered)?;
+    Ok(documents.into_iter().filter(|document| text(document, "kind") == kind).collect())
+}
+
+#[test]
+#[ignore = "needs the programs of Kubernetes: cargo xtask test cluster"]
+fn the_alerts_and_dashboards_are_the_files_and_only_where_they_are_wanted() -> Result<()> {
+    let programs = Programs::cache()?;
+    let plain = chart::rendered(&programs, &[])?;
+    for kind in ["PrometheusRule", "PodMonitor", "ConfigMap"] {
+        ensure!(of_kind(&plain, kind)?.is_empty(), "the chart makes a {kind} that nobody asked for");
+    }
+    let mut args =
+        vec!["--set", "monitoring.rules.enabled=true", "--set", "monitoring.rules.labels.release=prometheus"];
+    args.extend(["--set", "monitoring.rules.runbook=https://example.com/runbook"]);
+    args.extend(["--set", "monitoring.dashboards.enabled=true", "--set", "podMonitor.enabled=true"]);
+    args.extend(["--set", "monitoring.dashboards.annotations.grafana_folder=mesh"]);
+    let rendered = chart::rendered(&programs, &args)?;
+    let found = of_kind(&rendered, "PrometheusRule")?;
+    let [object] = found.as_slice() else { anyhow::bail!("{} PrometheusRules", found.len()) };
+    ensure!(object.pointer("/metadata/labels/release") == Some(&"prometheus".into()), "{object}");
+    let file = read(&rules::file())?.replace("docs/runbook.md#", "https://example.com/runbook#");
+    let file: Value = serde_saphyr::from_str(&file)?;
+    ensure!(object.get("spec") == Some(&file), "the PrometheusRule is not the file");
+    let maps = of_kind(&rendered, "ConfigMap")?;
+    let dashboards = Dashboard::all()?;
+    ensure!(maps.len() == dashboards.len(), "{} ConfigMaps", maps.len());
+    for dashboard in dashboards {
+        let key = format!("{}.json", dashboard.name);
+        let map = maps.iter().find(|map| map.get("data").is_some_and(|data| data.get(&key).is_some()));
+        let map = map.with_context(|| format!("no ConfigMap has {key}"))?;
+        ensure!(map.pointer("/metadata/labels/grafana_dashboard") == Some(&"1".into()), "{key}: {map}");
+        ensure!(map.pointer("/metadata/annotations/grafana_folder") == Some(&"mesh".into()), "{key}: {map}");
+        let shown: Value = serde_json::from_str(text(&map["data"], &key))?;
+        ensure!(shown == dashboard.value, "{key} is not the file");
+    }
+    let monitors = of_kind(&rendered, "PodMonitor")?;
+    ensure!(monitors.len() == 1 && monitors[0].pointer("/spec/jobLabel") == Some(&"app".into()), "{monitors:?}");
+    // The rules name the jobs that the label gives.
+    let labels: Vec<Value> = ["DaemonSet", "Deployment"]
+        .into_iter()
+        .map(|kind| of_kind(&rendered, kind))
+        .collect::<Result<Vec<_>>>()?
+        .concat();
+    for object in &labels {
+        let app =
+            object.pointer("/spec/template/metadata/labels/app").and_then(Value::as_str).context("no label app")?;
+        ensure!(read(&rules::file())?.contains(&format!("up{{job=\"{app}\"}}")), "no rule is about the job {app}");
     }
     Ok(())
 }
