@@ -40,7 +40,7 @@ pub fn outbound(
     ensure!(target.is_ipv4() == own.is_ipv4() && [pod.v4.into(), pod.v6.into()].contains(&own.ip()), "own is {own}");
     exchange(&mut stream, MESSAGE)?;
     drop(stream);
-    let last = canonical(*server.peers().last().context("nobody came to the server")?);
+    let last = canonical(*server.peers().last().context("the server accepted no connection")?);
     ensure!(last.ip() == own.ip(), "the server saw {last}, not an address of {client}");
     ensure!(last != own, "the server saw the client's own socket {own}: it was not captured");
     let line = daemon.wait_connection_after(seen, Direction::Outbound, own, target)?;
@@ -64,7 +64,7 @@ pub fn inbound(bed: &Testbed, client: &str, pod: &str, server: &Server, target: 
     let own = stream.local_addr()?;
     exchange(&mut stream, MESSAGE)?;
     drop(stream);
-    let last = canonical(*server.peers().last().context("nobody came to the server")?);
+    let last = canonical(*server.peers().last().context("the server accepted no connection")?);
     ensure!(last.ip() == own.ip(), "the server saw {last}, not the client's address {own}");
     ensure!(last.port() != own.port(), "the server saw the client's own socket {own}: it was not captured");
     let line = daemon.wait_connection_after(seen, Direction::Inbound, own, target)?;
@@ -96,7 +96,7 @@ pub fn tunnelled(
     let own = canonical(stream.local_addr()?);
     exchange(&mut stream, MESSAGE)?;
     drop(stream);
-    let last = canonical(*server.peers().last().context("nobody came to the server")?);
+    let last = canonical(*server.peers().last().context("the server accepted no connection")?);
     ensure!(last.ip() == own.ip() && last != own, "the server saw {last}, the client is {own}");
     let out = near.wait_access_after(seen, &format!("the outbound line of {own}"), |line| {
         line.direction == Direction::Outbound && line.src == own
@@ -133,8 +133,8 @@ pub fn direct(server: &Server, connect: impl FnOnce() -> Result<TcpStream>) -> R
     let mut stream = connect()?;
     let own = canonical(stream.local_addr()?);
     exchange(&mut stream, MESSAGE)?;
-    let last = canonical(*server.peers().last().context("nobody came to the server")?);
-    ensure!(last == own, "the server saw {last} instead of {own}: somebody was in between");
+    let last = canonical(*server.peers().last().context("the server accepted no connection")?);
+    ensure!(last == own, "the server saw the client {last} instead of {own}: the connection was not direct");
     Ok(own)
 }
 

@@ -93,7 +93,7 @@ fn a_lost_address_that_moved_to_another_pod_is_not_the_pods_own() -> Result<()> 
         let connected = pod.connect(echo.address());
         ensure!(connected.is_err(), "a closed pod connected to {}", echo.address());
     }
-    ensure!(echo.accepted() == 0, "somebody came: {:?}", echo.peers());
+    ensure!(echo.accepted() == 0, "the server accepted connections from {:?}", echo.peers());
     Ok(())
 }
 

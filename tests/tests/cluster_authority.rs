@@ -94,9 +94,9 @@ fn a_node_is_proved_by_the_token_of_its_daemons_pod() -> Result<()> {
     let refused = [
         (token(&api, "ztunnel", "https://kubernetes.default.svc.cluster.local", Some("zt-1"))?, "audience"),
         (token(&api, "ztunnel", "istio-ca", None)?, "not bound to a pod"),
-        (token(&api, "other", "istio-ca", Some("other"))?, "of service account istio-system/other"),
-        (tampered(&good), "does not count"),
-        ("nonsense".to_owned(), "no token of a service account"),
+        (token(&api, "other", "istio-ca", Some("other"))?, "belongs to service account istio-system/other"),
+        (tampered(&good), "is not accepted"),
+        ("nonsense".to_owned(), "is not a service account token"),
     ];
     for (token, why) in refused {
         // Each case uses a new connection: a client without a proof has only one try on a connection.
@@ -125,7 +125,7 @@ fn replicas_that_start_together_make_one_authority() -> Result<()> {
     world(&api)?;
     let mut planes = (0..4).map(|number| Plane::launch(&api, number, &[])).collect::<Result<Vec<_>>>()?;
     planes.iter_mut().try_for_each(|plane| plane.until_ready(&api))?;
-    let made = planes.iter().filter(|plane| plane.log().contains("made an authority")).count();
+    let made = planes.iter().filter(|plane| plane.log().contains("created a certificate authority")).count();
     ensure!(made == 1, "{made} replicas have made one");
     let (system, demo) = (roots(&api, NAMESPACE)?, roots(&api, "demo")?);
     ensure!(system == demo && system.matches("BEGIN CERTIFICATE").count() == 1, "{system}{demo}");
@@ -157,7 +157,9 @@ fn the_authority_is_followed_and_never_replaced_in_silence() -> Result<()> {
     // An invalid Secret leaves the last valid one in force.
     let patch = serde_json::json!({"stringData": {"ca-key.pem": "nonsense"}}).to_string();
     api.kubectl(["patch", "secret", "ztunnel-ca", "-n", NAMESPACE, "--type=merge", "-p", &patch])?;
-    wait::until_true("the fault is told", wait::PATIENCE, || Ok(plane.log().contains("can't be used as it is now")))?;
+    wait::until_true("the fault is told", wait::PATIENCE, || {
+        Ok(plane.log().contains("does not hold a valid certificate authority"))
+    })?;
     Connection::open(&api, &plane, &first).with_context(|| plane.log())?;
     // A deleted ConfigMap is created again.
     api.kubectl(["delete", "configmap", "istio-ca-root-cert", "-n", "demo"])?;
@@ -167,7 +169,7 @@ fn the_authority_is_followed_and_never_replaced_in_silence() -> Result<()> {
     api.kubectl(["delete", "secret", "ztunnel-ca", "-n", NAMESPACE])?;
     let mut again = Plane::launch(&api, 1, &[])?;
     again.ended()?;
-    ensure!(again.log().contains("no new one is made in its place"), "{}", again.log());
+    ensure!(again.log().contains("there is no certificate authority"), "{}", again.log());
     ensure!(!api.try_kubectl(["get", "secret", "ztunnel-ca", "-n", NAMESPACE])?.success);
     // If the published roots are deleted on purpose as well, a new authority is made.
     api.kubectl(["delete", "configmap", "istio-ca-root-cert", "-n", NAMESPACE])?;

@@ -54,7 +54,7 @@ fn explained_by(bed: &Testbed, nodes: &[&str], (from, to, port): (&str, &str, u1
         let (code_before, _) = first.get_or_insert((code, done.stdout.clone() + &done.stderr));
         ensure!(*code_before == code, "{source:?} ends with {code}, not {code_before}: {}{}", done.stdout, done.stderr);
     }
-    first.context("nobody was asked")
+    first.context("no daemon and no folder was asked")
 }
 
 /// All pods are enrolled. nginx runs at all three ports of both webs, with policies of all kinds, a probe at the last port, and

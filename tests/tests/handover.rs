@@ -304,7 +304,7 @@ fn a_new_daemon_dies_at_each_step() -> Result<()> {
     goes_on(&loads, 20).context("one that asks and dies")?;
     let mut peer = Peer::ask(&state, "node-b")?;
     peer.begin()?;
-    goes_on(&loads, 20).context("while nobody changes anything")?;
+    goes_on(&loads, 20).context("while nothing changes")?;
     drop(peer);
     goes_on(&loads, 20).context("one that begins and dies")?;
     exchange(&mut held, b"more")?;
@@ -337,7 +337,7 @@ fn new_daemons_are_killed_while_they_take_over() -> Result<()> {
             std::thread::yield_now();
         }
         successor.kill9()?;
-        if successor.said().contains("took over from the daemon") {
+        if successor.said().contains("took over from the old daemon") {
             replaced += 1;
             let daemon = world.bed.daemon_mut("node-b")?;
             formers.push(daemon.replaced_by_nobody()?);
@@ -371,7 +371,7 @@ fn the_old_daemon_is_killed_in_the_middle() -> Result<()> {
             peer.begin()?;
         }
         world.bed.daemon_mut("node-b")?.kill9()?;
-        ensure!(peer.hear().is_err(), "somebody answers");
+        ensure!(peer.hear().is_err(), "the daemon answers a connection that is not accepted");
         let outcome = exchange_once(world.client()?, world.address(0));
         ensure!(outcome.is_err(), "a connection came through");
         drop(peer);
@@ -390,7 +390,7 @@ fn a_daemon_that_hangs_is_killed_while_it_is_asked() -> Result<()> {
     let daemon = world.bed.daemon_mut("node-b")?;
     daemon.signal(Signal::SIGSTOP)?;
     let mut successor = daemon.successor()?;
-    successor.says("asking it to hand over")?;
+    successor.says("requesting a handover")?;
     daemon.kill9()?;
     successor.says("ztunnel is running")?;
     wait::until_true("a connection", wait::PATIENCE, || Ok(exchange_once(world.client()?, world.address(0)).is_ok()))
@@ -418,7 +418,7 @@ fn strangers_and_nonsense_at_the_socket() -> Result<()> {
         ensure!(!answer.as_ref().is_ok_and(|answer| answer["granted"].is_object()), "{answer:?}");
     }
     let refusals = [
-        (json!("begin"), "not how a handover begins"),
+        (json!("begin"), "first message of a handover"),
         (asker("node-x"), "--node node-x"),
         (
             json!({"ask": {"protocols": [7, 9], "version": "9.0", "layout": 1, "node": "node-b"}}),

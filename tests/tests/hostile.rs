@@ -323,7 +323,7 @@ fn close_the_listeners_in_its_own_pod() -> Result<()> {
     let done = Launch::new("ss").args(["-K", "-tl"]).inside(&hostile.netns).finish()?;
     ensure!(done.success, "{done:?}");
     wait::until_true("the pod to be enrolled anew", wait::PATIENCE, || {
-        Ok(!bed.daemon("node-a")?.lines_with(&["was closed from outside", "client-a"])?.is_empty())
+        Ok(!bed.daemon("node-a")?.lines_with(&["another process closed a listener", "client-a"])?.is_empty())
     })?;
     bed.daemon("node-a")?.enrolled("client-a")?;
     proof::outbound(&bed, "client-a", &echo, Pod::connect)?;

@@ -220,7 +220,7 @@ fn a_pod_that_is_created_anew_under_its_name_is_another_one() -> Result<()> {
     node.label()?;
     node.enrolled()?;
     node.api.delete("pods", "demo/web-a");
-    node.refused("web-a", "no pod of this name on the node")?;
+    node.refused("web-a", "no pod of this name on node")?;
     let (first, second) = (node.uid("web-a", 1), node.uid("web-a", 2));
     drop(node.processes.remove(&first));
     // The old UID has no process any more, and the new UID has no process yet.
@@ -232,9 +232,9 @@ fn a_pod_that_is_created_anew_under_its_name_is_another_one() -> Result<()> {
     node.is_tunnelled()?;
     // A pod whose service account differs from the one in the mesh is another pod.
     let mut object = node.object("web-a", &second)?;
-    object["spec"]["serviceAccountName"] = "somebody".into();
+    object["spec"]["serviceAccountName"] = "other-account".into();
     node.api.apply("pods", object);
-    node.refused("web-a", "its spec says somebody")
+    node.refused("web-a", "other-account in its spec")
 }
 
 #[test]

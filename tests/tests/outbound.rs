@@ -281,7 +281,7 @@ fn nobody_there_is_a_failure_and_is_logged() -> Result<()> {
         let own = stream.local_addr()?;
         let ended = stream.read(&mut [0; 1]);
         let reset = ended.as_ref().is_err_and(ztunnel_tests::apps::server::is_reset);
-        ensure!(reset, "nobody listens at {target}, so a reset should come, not {ended:?}");
+        ensure!(reset, "{target} has no listener, so a reset is expected, not {ended:?}");
         let line = bed.daemon("node-a")?.wait_connection(Direction::Outbound, own, target)?;
         ensure!(line.error.is_some(), "{}", line.line);
     }

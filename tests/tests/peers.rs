@@ -397,6 +397,6 @@ fn a_certificate_from_another_address_is_not_the_pod_at_that_address() -> Result
         line.is_tunnelled() && line.asked() == echo.address() && line.src.ip().to_string() == source
     })?;
     ensure!(line.field("src.identity") == ztunnel_tests::ca::identity("client-a"), "{}", line.line);
-    ensure!(line.field("src.workload") != PEER, "the address decided who it is: {}", line.line);
+    ensure!(line.field("src.workload") != PEER, "the workload was determined by the address: {}", line.line);
     Ok(())
 }

@@ -99,7 +99,7 @@ fn a_file_that_was_never_read_closes_its_namespace() -> Result<()> {
         }
         let told = denied_plaintext(&bed, bed.pod("guest")?, "web-b", echo.address())?;
         ensure!(told == reason, "{told}");
-        ensure!(echo.accepted() == 0, "somebody came: {:?}", echo.peers());
+        ensure!(echo.accepted() == 0, "the server accepted connections from {:?}", echo.peers());
         let open = Server::echo(other, other.at(family, PORT))?;
         admitted(bed.pod("client-b")?, open.address()).context("another namespace")?;
     }
@@ -151,6 +151,6 @@ fn a_daemon_that_starts_over_a_broken_file_lets_nobody_in() -> Result<()> {
         Ok(denied(&bed, ("client-a", "web-b"), echo.address()).ok())
     })?;
     ensure!(told == format!("policies of {} are not known: it has never been readable", policy_file(FILE)), "{told}");
-    ensure!(echo.accepted() == 0, "somebody came");
+    ensure!(echo.accepted() == 0, "the server accepted a connection");
     Ok(())
 }

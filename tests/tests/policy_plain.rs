@@ -195,6 +195,6 @@ fn deny_all_is_for_everyone() -> Result<()> {
             ensure!(told == "no ALLOW policy matched: demo/deny-all", "{node}: {told}");
         }
     }
-    ensure!(accepted(&servers) == 0, "somebody came");
+    ensure!(accepted(&servers) == 0, "a server accepted a connection");
     Ok(())
 }

@@ -171,7 +171,7 @@ fn no_pod_is_taken_for_the_kubelet() -> Result<()> {
             let told = denied(&bed, (client, WEB), target)?;
             ensure!(told == "no ALLOW policy matched: demo/deny-all", "{client}: {told}");
         }
-        ensure!(echo.accepted() == 0, "somebody came: {:?}", echo.peers());
+        ensure!(echo.accepted() == 0, "the server accepted connections from {:?}", echo.peers());
     }
     let page = curl(bed.pod(GUEST)?, web.at(Family::V4, LIVENESS), &[]);
     ensure!(page.is_err(), "{page:?}");
@@ -192,7 +192,7 @@ fn a_neighbour_with_the_nodes_address_is_not_the_kubelet() -> Result<()> {
         let stream = connect_as(guest, node, echo.address())?;
         let told = denied_stream(&bed, stream, WEB, echo.address()).with_context(|| format!("over {family:?}"))?;
         ensure!(told.starts_with("PeerAuthentication demo/strict: STRICT"), "{told}");
-        ensure!(echo.accepted() == 0, "somebody came: {:?}", echo.peers());
+        ensure!(echo.accepted() == 0, "the server accepted connections from {:?}", echo.peers());
     }
     ensure!(probes(&bed)? == 0.0, "{} probes were counted", probes(&bed)?);
     Ok(())
@@ -237,10 +237,7 @@ fn a_local_user_reads_an_application_at_its_probe_port() -> Result<()> {
         let echo = Server::echo(web, web.at(family, LIVENESS))?;
         let target = echo.address();
         let told = denied_stream(&bed, connect_as_user(node, target, NOBODY)?, WEB, target)?;
-        ensure!(
-            told.contains("not taken for a probe of the kubelet: it is a process of this node with uid 65534"),
-            "{told}"
-        );
+        ensure!(told.contains("not recognised as the kubelet: it is a process of this node with uid 65534"), "{told}");
         // The user writes and closes at once: the socket may be closed before the daemon looks up its user.
         let mut blind = connect_as_user(node, target, NOBODY)?;
         let own = blind.local_addr()?;

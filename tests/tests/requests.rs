@@ -92,7 +92,7 @@ fn only_the_pod_itself_and_its_applications_can_be_asked_for() -> Result<()> {
             (victim.at(family, 15001).to_string(), 503, "Istio's outbound port"),
             (victim.at(family, 15006).to_string(), 503, "Istio's inbound port"),
             (victim.at(family, 0).to_string(), 400, "port 0"),
-            (victim.at(family, 7999).to_string(), 503, "a port nobody listens on"),
+            (victim.at(family, 7999).to_string(), 503, "a port without a listener"),
             ("no-such-service.demo.svc.cluster.local:80".to_owned(), 503, "an unknown service"),
         ];
         for (authority, status, what) in cases {
@@ -101,7 +101,7 @@ fn only_the_pod_itself_and_its_applications_can_be_asked_for() -> Result<()> {
             ensure!(!answer.refusal().is_empty(), "{what}: no reason in {answer:?}");
         }
     }
-    ensure!(stage.echo.accepted() == 0, "somebody came: {:?}", stage.echo.peers());
+    ensure!(stage.echo.accepted() == 0, "the server accepted connections from {:?}", stage.echo.peers());
     stage.unharmed()
 }
 

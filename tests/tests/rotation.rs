@@ -236,7 +236,7 @@ fn without_a_valid_certificate_nothing_goes_out_at_all() -> Result<()> {
         ensure!(error.contains("certificate") || error.contains(":15008"), "{error}");
     }
     let told = bed.daemon("node-a")?.lines_with(&["outbound", "certificate"])?;
-    ensure!(!told.is_empty(), "nobody says what is missing: {}", bed.daemon("node-a")?.tail());
+    ensure!(!told.is_empty(), "no log line names the missing certificate: {}", bed.daemon("node-a")?.tail());
     ensure!(echo.accepted() == seen, "{} connections reached the server", echo.accepted() - seen);
     // A client outside the mesh needs no certificate.
     let mut plain = bed.topology.node("node-a")?.netns.run(|| TcpStream::connect(echo.address()))??;

@@ -70,7 +70,7 @@ fn reached(bed: &Testbed) -> Result<()> {
         ensure!(line.is_tunnelled() && line.asked() == echo.address(), "{}", line.line);
         ensure!(line.field("dst.service") == format!("web.{NAMESPACE}.svc.cluster.local"), "{}", line.line);
         ensure!(line.field("dst.workload") == "web-b", "{}", line.line);
-        let seen = echo.peers().last().copied().context("nobody came")?;
+        let seen = echo.peers().last().copied().context("the server accepted no connection")?;
         ensure!(seen.ip() == client.ip(family), "the server saw {seen}");
     }
     Ok(())
@@ -112,7 +112,7 @@ fn a_pod_that_calls_itself_through_its_service_needs_no_tunnel() -> Result<()> {
         let echo = Server::echo(web, SocketAddr::new(family.any(), PORT))?;
         let line = first(&bed, "web-a", vip(family)?)?;
         ensure!(!line.is_tunnelled(), "{}", line.line);
-        let seen = echo.peers().last().copied().context("nobody came")?;
+        let seen = echo.peers().last().copied().context("the server accepted no connection")?;
         ensure!(seen.ip() == web.ip(family), "the pod saw {seen} instead of itself");
     }
     Ok(())
@@ -352,7 +352,7 @@ fn unknown_destinations_are_refused((bed, echo): &(Testbed, Server)) -> Result<(
     for _ in 0..10 {
         ensure!(exchange_once(client, echo.address()).is_err(), "an unknown destination was reached");
     }
-    ensure!(echo.accepted() == seen, "somebody came");
+    ensure!(echo.accepted() == seen, "the server accepted a connection");
     let web = Server::echo(bed.pod("web-b")?, bed.pod("web-b")?.at(Family::V4, PORT))?;
     exchange_once(client, web.address()).context("a known pod")?;
     bed.mesh.write("istio.yaml", &policy("ALLOW_ANY"))?;

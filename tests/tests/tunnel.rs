@@ -505,7 +505,7 @@ fn a_server_with_another_identity_gets_no_word() -> Result<()> {
         let end = stream.read(&mut [0; 1]);
         ensure!(end.as_ref().is_err_and(is_reset), "{what}: a reset should come, not {end:?}");
         let line = bed.daemon("node-a")?.wait_access("the line", |line| line.src == own)?;
-        ensure!(fake.accepted() > 0, "{what}: nobody came to the tunnel port");
+        ensure!(fake.accepted() > 0, "{what}: port 15008 accepted no connection");
         let error = line.error.clone().with_context(|| format!("{what}: no error in {}", line.line))?;
         ensure!(error.to_lowercase().contains("tls"), "{what}: {error}");
         wait::until_true("the end of each handshake", wait::PATIENCE, || Ok(fake.endings().len() == fake.accepted()))?;

@@ -31,7 +31,7 @@ fn what_is_not_as_it_says_is_an_error() -> Result<()> {
     stage.arrange(Mode::Mesh, None)?;
     let nobody = stage.topology.pod("web-b")?.at(Family::V4, 9);
     let refused = crr::run(stage.client()?, nobody, 2, Duration::from_millis(100));
-    ensure!(refused.is_err(), "nobody listens, and {refused:?}");
+    ensure!(refused.is_err(), "there is no listener, and the connect ended with {refused:?}");
     stage.daemons[1].kill9()?;
     let died = stage.used().map_err(|error| error.to_string());
     ensure!(died.as_ref().is_err_and(|error| error.starts_with("the daemon of node-b is dead")), "{died:?}");

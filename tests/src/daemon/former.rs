@@ -90,7 +90,7 @@ impl Former {
 
     pub(super) fn took_over(&mut self) -> Result<()> {
         self.says("ztunnel is running")?;
-        ensure!(self.said().contains("took over from the daemon"), "it started alone\n{}", self.tail());
+        ensure!(self.said().contains("took over from the old daemon"), "it started alone\n{}", self.tail());
         Ok(())
     }
 

@@ -237,7 +237,7 @@ async fn answer(admin: &Admin, endpoints: Endpoints, request: &Request<Incoming>
     let paths = endpoints.paths();
     let path = request.uri().path();
     if path != "/" && !paths.contains(&path) {
-        return response(StatusCode::NOT_FOUND, TEXT, "not found; / lists what there is\n");
+        return response(StatusCode::NOT_FOUND, TEXT, "not found; / lists the endpoints\n");
     }
     if request.method() != Method::GET {
         return response(StatusCode::METHOD_NOT_ALLOWED, TEXT, "GET only\n");

@@ -84,7 +84,7 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
         [(Endpoints::Admin, args.admin), (Endpoints::Metrics, args.metrics), (Endpoints::Readiness, args.readiness)]
     {
         let inherited = predecessor.as_mut().map(|predecessor| predecessor.listener(at)).transpose();
-        let listener = match inherited.context("cannot use a listener of the daemon that runs here")?.flatten() {
+        let listener = match inherited.context("cannot use a listener of the running daemon")?.flatten() {
             Some(listener) => listener,
             None => admin::bind(endpoints, at).await?,
         };
@@ -155,10 +155,11 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
     }
     if let Some((predecessor, Before { pods, connections, .. })) = before {
         let TakenOver { enrolled, refused } = manager.take_over(connections).await;
-        info!(enrolled, refused, before = pods, "the pods of the daemon that ran here are taken over");
+        info!(enrolled, refused, before = pods, "the pods of the old daemon are taken over");
         if enrolled == 0 && pods > 0 {
             bail!(
-                "none of the {pods} pods that the daemon that runs here serves can be enrolled, as the lines before say: it goes on by itself"
+                "none of the {pods} pods of the running daemon can be enrolled; the log lines before this \
+                 one have the reasons; the running daemon keeps its pods"
             );
         }
         predecessor.done().await?;
@@ -182,7 +183,7 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
         state: Some(args.state.clone()),
     });
     let handover_socket = serve::listen(&args.state)
-        .with_context(|| format!("cannot listen in {} for a daemon that takes over", args.state.display()))?;
+        .with_context(|| format!("cannot listen in {} for a handover to another daemon", args.state.display()))?;
     let (close_endpoints, endpoints_drain) = drain::channel();
     let mut left = endpoints_drain.clone();
     services.spawn(Span::none(), async move {
@@ -222,7 +223,7 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
                 result = &mut running => return Ok(result?),
             };
             if handle.is_retired() {
-                info!(signal, "another daemon has the pods; this one waits for the connections that it has to end");
+                info!(signal, "another daemon has the pods; this daemon waits for its open connections to end");
             } else if is_removed {
                 info!(signal, "the DaemonSet of this daemon has been deleted: all pods are released");
                 // First of all: no pod is to wait for a daemon any more.
@@ -231,19 +232,21 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
             } else {
                 info!(
                     signal,
-                    "draining: new connections are accepted until those that are open have ended or it is time to end; captured pods \
-                     stay captured, and are closed then"
+                    "draining: new connections are accepted until the open connections have ended or the \
+                     drain time is over; captured pods stay captured, and are closed when this daemon has \
+                     ended"
                 );
                 trigger.start();
             }
             // A second signal ends the drain at once.
             tokio::select! {
                 result = &mut running => result?,
-                _ = process::told_to_stop() => info!("not waiting for the rest of the connections"),
+                _ = process::told_to_stop() => info!("not waiting for the remaining connections"),
             }
             if is_removed && !handle.is_retired() {
                 let released = clean_up(&args, &tasks).await?;
-                info!(released, "nothing of the daemon is left in the kernel");
+                info!(released, "all programs, pins, routes and rules of the daemon are removed from the \
+                     kernel");
             }
         }
         result = &mut running => result?,
@@ -264,7 +267,8 @@ async fn is_removed(installation: Option<Installation>) -> bool {
 async fn clean_up(args: &RunArgs, tasks: &TaskCount) -> anyhow::Result<usize> {
     let mut records = Records::open(&args.state)?;
     let released = controller::clean_up(&PinDir::at(&args.bpf_pin), &mut records, tasks).await;
-    released.context("cannot remove what the daemon has put into the kernel; `ztunnel cleanup` tries again")
+    released.context("cannot remove the programs, pins, routes and rules of the daemon from the kernel; run \
+         `ztunnel cleanup`")
 }
 
 /// The source of the mesh, and the source of the facts that only this node has.
@@ -351,7 +355,7 @@ impl Source {
         let mut mesh = RemoteMesh::new(Arc::clone(&plane), args.state.join("control-plane.mesh"), tasks.clone());
         mesh = mesh.kept_by(keeps.clone()).shown_in(contact);
         if let Some(demand) = &demand {
-            info!("the control plane is asked for addresses on demand");
+            info!("addresses are requested from the control plane on demand");
             mesh = mesh.on_demand(demand.clone());
         }
         services.spawn(Span::none(), feed(mesh, publisher, pending()));
@@ -482,7 +486,8 @@ fn certificates(
 fn ca_settings(args: &RunArgs) -> CaSettings {
     let own = || {
         let dir = args.state.join("ca");
-        warn!(dir = %dir.display(), "this node has an authority of its own, which other nodes do not trust; set --ca-dir");
+        warn!(dir = %dir.display(), "this node uses its own certificate authority, which other nodes do not \
+             trust; set --ca-dir");
         dir
     };
     CaSettings {
@@ -506,7 +511,8 @@ fn tls_settings(args: &RunArgs) -> anyhow::Result<tls::Settings> {
 /// kubelet's.
 fn node_sockets(args: &RunArgs) -> Option<NodeSockets> {
     let warn = |error: &io::Error| {
-        warn!(%error, "the kubelet can't be told from others: policy holds for its probes as well; see `ztunnel check`");
+        warn!(%error, "the daemon cannot recognise the kubelet, so policy applies to its probes as well; see \
+             `ztunnel check`");
     };
     let kubelet = args.kubelet_cgroup.clone().unwrap_or_default();
     NodeSockets::open(kubelet).inspect_err(warn).ok()

@@ -193,7 +193,7 @@ pub async fn run(args: ControlPlaneArgs, lost: LostLines) -> anyhow::Result<()> 
             // A second signal ends the drain at once.
             tokio::select! {
                 () = &mut serving => {}
-                _ = process::told_to_stop() => info!("not waiting for the rest of the streams"),
+                _ = process::told_to_stop() => info!("not waiting for the remaining streams"),
             }
         }
         () = &mut serving => {}

@@ -32,12 +32,13 @@ pub fn check(state: &Path, ca_dir: &Path, has_pods: bool) -> anyhow::Result<()> 
     let reason = match before.as_deref().map(str::trim) {
         Some(FILES) => return Ok(()),
         Some(dir) => format!("the certificates of this node came from the CA in {dir}"),
-        None if has_pods => "an earlier daemon has enrolled pods, and had a CA".to_owned(),
+        None if has_pods => "an earlier daemon with a CA has enrolled pods".to_owned(),
         None => return Ok(()),
     };
     bail!(
-        "there is no CA in {dir}, but {reason}: no new one is made, because no other node would trust it; restore the directory \
-         (is the volume mounted? does --ca-dir name it?), or make a new CA on purpose: ztunnel ca init --ca-dir {dir}",
+        "there is no CA in {dir}, but {reason}; a new CA is not created, because no other node would trust \
+         it; restore the directory (is the volume mounted? does --ca-dir name it?), or create a new CA: \
+         ztunnel ca init --ca-dir {dir}",
         dir = ca_dir.display()
     );
 }

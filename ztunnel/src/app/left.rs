@@ -60,7 +60,8 @@ pub async fn serve(state: PathBuf, metrics: Arc<impl Metrics>) {
     let listener = match socket::listen(&state, &name) {
         Ok(listener) => listener,
         Err(error) => {
-            return warn!(%error, "the metrics of this daemon are not shown any more: cannot listen in --state");
+            return warn!(%error, "cannot listen in --state: the metrics page of the new daemon will not have \
+                 the metrics of this daemon");
         }
     };
     let _file = SocketFile(state.join(name));

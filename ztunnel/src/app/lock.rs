@@ -42,8 +42,8 @@ pub enum LockError {
     },
     /// The path is not a directory, but a symbolic link or another file.
     #[error(
-        "{path} is a symbolic link or not a directory: a user who can change it decides where the daemon's state is; \
-         name the directory itself in {flag}"
+        "{path} is a symbolic link or not a directory; a user who can change a link could move the state of \
+         the daemon; set {flag} to the path of a directory"
     )]
     NotADirectory {
         /// The path.
@@ -53,7 +53,8 @@ pub enum LockError {
     },
     /// Another user can change the content of the directory.
     #[error(
-        "{path} belongs to uid {owner}, and the daemon has uid {own}: its owner could change or lock what is in it; chown it to {own}, or set {flag} to another directory"
+        "{path} belongs to uid {owner}, and the daemon has uid {own}; the owner could change or lock the \
+         files in it; run chown {own} on it, or set {flag} to another directory"
     )]
     NotOurs {
         /// The path.
@@ -69,7 +70,7 @@ pub enum LockError {
     #[error(transparent)]
     Pins(#[from] PinError),
     /// Another daemon holds the lock.
-    #[error("another ztunnel works with {path}; every daemon needs a --state and a --bpf-pin of its own")]
+    #[error("another ztunnel uses {path}; every daemon needs its own --state and --bpf-pin")]
     Held {
         /// The path.
         path: PathBuf,
@@ -83,8 +84,8 @@ pub struct Lock([File; 2]);
 /// A lock that was handed over is not that of these directories.
 #[derive(Debug, Error)]
 #[error(
-    "the daemon that runs with this --state has locked another {what} than {path}: start this one with the directories that the other \
-     one has (compare --state and --bpf-pin, and the mounts of the container)"
+    "the running daemon with this --state has locked a {what} other than {path}; start this daemon with the \
+     directories of the running one (compare --state and --bpf-pin, and the mounts of the container)"
 )]
 pub struct OtherLock {
     what: &'static str,
@@ -167,7 +168,10 @@ fn private(dir: &Path, flag: &'static str) -> Result<File, LockError> {
     let mode = found.mode() & 0o7777;
     if mode & OTHERS != 0 {
         opened.set_permissions(Permissions::from_mode(mode & !OTHERS)).map_err(access("close to others"))?;
-        warn!(dir = %dir.display(), before = format!("{mode:04o}"), "others could enter the directory; now only its owner can");
+        warn!(
+            dir = %dir.display(), before = format!("{mode:04o}"),
+            "other users had access to the directory; now only its owner has"
+        );
     }
     Ok(opened)
 }

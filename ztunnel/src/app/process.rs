@@ -31,7 +31,8 @@ pub fn require_capabilities() -> anyhow::Result<()> {
     let missing = probe::missing_capabilities();
     if !missing.is_empty() {
         bail!(
-            "missing {}: add it to securityContext.capabilities.add, or run as root; `ztunnel check` tells what each is for",
+            "missing {}: add it to securityContext.capabilities.add, or run as root; `ztunnel check` shows \
+             what each is for",
             missing.join(", ")
         );
     }

@@ -15,10 +15,13 @@ pub enum ConflistError {
     #[error("it is not a list of CNI plugins: {0}")]
     Invalid(String),
     /// It has no plugins.
-    #[error("its list of plugins is empty: there is no plugin behind which {NAME} could stand")]
+    #[error(
+        "its list of plugins is empty: {NAME} must be behind the plugin that creates the network of the \
+         pod"
+    )]
     Empty,
     /// A version that hands results on in another form, or that is not known.
-    #[error("its cniVersion is {version:?}, and {NAME} knows {}", VERSIONS.join(", "))]
+    #[error("its cniVersion is {version:?}, and {NAME} supports {}", VERSIONS.join(", "))]
     Version {
         /// The version.
         version: String,

@@ -29,7 +29,7 @@ use super::{
 
 /// Until it has been looked at for the first time.
 const NOT_YET: &str =
-    "the CNI plugin has not joined the CNI configuration yet: pods of the mesh may start before they are enrolled";
+    "the CNI plugin is not in the CNI configuration yet: pods of the mesh may start before they are enrolled";
 /// How often the configuration is looked at: new pods of the mesh start unprotected while the entry is missing.
 const LOOK: Duration = Duration::from_millis(500);
 /// A CNI configuration is not longer.
@@ -73,8 +73,9 @@ pub enum InstallError {
     },
     /// The program cannot run on the node.
     #[error(
-        "the plugin does not run on the node: {why}. It needs the C library of the node (glibc), as new as that with which the daemon was \
-         built; until it runs, pods of the mesh are enrolled after their first container has started"
+        "the plugin does not run on the node: {why}. It needs a C library on the node (glibc) that is not \
+         older than that with which the daemon was built; until the plugin runs, pods of the mesh are \
+         enrolled after their first container has started"
     )]
     Trial {
         /// What happened.
@@ -85,8 +86,9 @@ pub enum InstallError {
     NoConfiguration(PathBuf),
     /// It is installed in a directory that is not visible here.
     #[error(
-        "the plugin is installed in {}, which is not visible here: mount the directory under the same path. Until the plugin is removed, new \
-         pods of the mesh wait for a daemon with --cni-install. If the node has no such directory any more, remove {}",
+        "the plugin is installed in {}, which is not visible to this daemon: mount the directory under the \
+         same path. Until the plugin is removed, new pods of the mesh wait for a daemon with --cni-install. \
+         If the directory does not exist on the node any more, remove {}",
         configuration.display(),
         record.display()
     )]
@@ -98,8 +100,8 @@ pub enum InstallError {
     },
     /// It cannot join.
     #[error(
-        "cannot join the CNI configuration {}: {source}; it stays as it is, and pods of the mesh are enrolled after their first container \
-         has started",
+        "cannot add the plugin to the CNI configuration {}: {source}; the file stays as it is, and pods of \
+         the mesh are enrolled after their first container has started",
         path.display()
     )]
     Conflist {
@@ -212,7 +214,7 @@ impl Installer {
                 if before.as_ref() != Some(&text) {
                     match error {
                         InstallError::NoConfiguration(_) => {
-                            warn!("{text}: ztunnel-cni joins it as soon as it is there");
+                            warn!("{text}; ztunnel-cni is added to it when it exists");
                         }
                         _ => error!("{text}"),
                     }
@@ -419,7 +421,7 @@ impl Installed {
         for name in configurations(&self.configuration)? {
             let path = self.configuration.join(name);
             match change(&path, conflist::leave) {
-                Ok(true) => info!(path = %path.display(), "ztunnel-cni is out of the CNI configuration"),
+                Ok(true) => info!(path = %path.display(), "ztunnel-cni was removed from the CNI configuration"),
                 Ok(false) => {}
                 // What cannot be read has no entry that the container runtime would read.
                 Err(InstallError::Conflist { .. }) => {}

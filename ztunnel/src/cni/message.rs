@@ -121,7 +121,12 @@ impl Incoming {
             return Err(invalid(format!("a message is longer than {MOST_BYTES} bytes")));
         }
         let Some(line) = end.and_then(|end| self.0.get(..end)) else { return Ok(None) };
-        serde_json::from_slice(line).map(Some).map_err(|error| invalid(format!("this is not a message: {error}")))
+        serde_json::from_slice(line).map(Some).map_err(|error| {
+            invalid(format!(
+                "the message cannot be \
+             parsed: {error}"
+            ))
+        })
     }
 }
 
@@ -141,7 +146,7 @@ pub fn read_with_file(socket: RawFd, buffer: &mut [u8]) -> io::Result<(usize, Op
         }
     }
     if files.len() > 1 || received.flags.contains(MsgFlags::MSG_CTRUNC) {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "more than one file came with a message"));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a message has more than one file"));
     }
     Ok((received.bytes, files.pop()))
 }
@@ -164,8 +169,8 @@ mod tests {
         assert_eq!(take(&[b"{\"result\":", b"\"enrolled\"}", b"\n"]).unwrap(), Some(Answer::Enrolled));
         assert_eq!(take(&[b"{\"result\":\"enrolled\"}"]).unwrap(), None, "half a message");
         assert_eq!(take(&[b"{\"result\":\"enrolled\"}", b""]).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
-        assert!(take(&[b"\xff\xfe\n"]).unwrap_err().to_string().contains("not a message"));
-        assert!(take(&[b"{\"result\":\"maybe\"}\n"]).unwrap_err().to_string().contains("not a message"));
+        assert!(take(&[b"\xff\xfe\n"]).unwrap_err().to_string().contains("the message cannot be parsed"));
+        assert!(take(&[b"{\"result\":\"maybe\"}\n"]).unwrap_err().to_string().contains("the message cannot be parsed"));
         assert!(take(&[&[b' '; MOST_BYTES + 1]]).unwrap_err().to_string().contains("longer than"));
     }
 

@@ -155,7 +155,8 @@ fn failure(cni_version: String, (code, msg): Problem) -> String {
 
 fn answer(away: Duration, call: &Call, config: &Config<'_>) -> Result<String, Problem> {
     if !VERSIONS.contains(&&*config.cni_version) {
-        let msg = format!("cniVersion {:?} is not supported, but {}", config.cni_version, VERSIONS.join(", "));
+        let msg =
+            format!("cniVersion {:?} is not supported; supported are {}", config.cni_version, VERSIONS.join(", "));
         return Err((INCOMPATIBLE_VERSION, msg));
     }
     match &*call.command {
@@ -167,14 +168,13 @@ fn answer(away: Duration, call: &Call, config: &Config<'_>) -> Result<String, Pr
         "CHECK" => start(away, call, config, previous(config)?, Action::Check).map(|()| String::new()),
         // Nothing is made here that would have to be removed, and the network is ready whatever the daemon does.
         "DEL" | "GC" | "STATUS" => Ok(String::new()),
-        other => Err((INVALID_VARIABLES, format!("CNI_COMMAND is {other:?}, which is no command"))),
+        other => Err((INVALID_VARIABLES, format!("CNI_COMMAND {other:?} is not known"))),
     }
 }
 
 fn previous<'a>(config: &Config<'a>) -> Result<&'a RawValue, Problem> {
     config.prev_result.ok_or_else(|| {
-        let msg =
-            "there is no prevResult: ztunnel-cni has to stand behind the plugin that makes the network of the pod";
+        let msg = "there is no prevResult: ztunnel-cni must be behind the plugin that creates the network of the pod";
         (INVALID_CONFIG, msg.to_owned())
     })
 }

@@ -67,7 +67,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Why the plugin cannot be served.
 #[derive(Debug, Error)]
 #[error(
-    "cannot {what} {path}: {source}; the plugin ztunnel-cni reaches the daemon there, set --state to a directory of root"
+    "cannot {what} {path}: {source}; the plugin ztunnel-cni connects to the daemon there; set --state to a \
+     directory that belongs to root"
 )]
 pub struct ServeError {
     what: &'static str,
@@ -149,18 +150,23 @@ impl<I: Inspect> Server<I> {
                 Ok(peer) => {
                     warn!(
                         uid = peer.uid(),
-                        "a process that is not root's wanted to enrol a pod: its connection is closed"
+                        "a process that does not run as root requested the enrolment of a pod; its \
+                         connection is closed"
                     );
                     continue;
                 }
                 Err(error) => {
-                    warn!(%error, "cannot tell whose connection it is that wants to enrol a pod: it is closed");
+                    warn!(
+                        %error,
+                        "cannot determine the user of a process that requested the enrolment of a pod; its \
+                         connection is closed"
+                    );
                     continue;
                 }
             }
             // Without a place the connection is closed, and the plugin tries again.
             let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
-                debug!("more pods wait than may: a connection of the CNI plugin is closed");
+                debug!("the limit of waiting pods is reached; a connection of the CNI plugin is closed");
                 continue;
             };
             let shared = Arc::clone(&self.shared);
@@ -176,8 +182,8 @@ impl<I: Inspect> Shared<I> {
     async fn serve(&self, mut stream: UnixStream) {
         let asked = match timeout(SPEAK, receive(&stream)).await {
             Ok(Ok(asked)) => asked,
-            Ok(Err(error)) => return warn!(%error, "the CNI plugin cannot be understood"),
-            Err(_late) => return warn!("the CNI plugin has not said in time what it wants"),
+            Ok(Err(error)) => return warn!(%error, "the request of the CNI plugin is not valid"),
+            Err(_late) => return warn!("the CNI plugin did not send its request in time"),
         };
         let (request, file) = asked;
         let begun = Instant::now();
@@ -198,8 +204,11 @@ impl<I: Inspect> Shared<I> {
         line.push(b'\n');
         match timeout(SPEAK, stream.write_all(&line)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => debug!(pod, %error, "the CNI plugin does not want the answer any more"),
-            Err(_late) => debug!(pod, "the CNI plugin does not take the answer"),
+            Ok(Err(error)) => debug!(
+                pod, %error,
+                "the CNI plugin has closed the connection and does not wait for the answer"
+            ),
+            Err(_late) => debug!(pod, "the CNI plugin did not read the answer"),
         }
     }
 
@@ -275,7 +284,7 @@ impl<I: Inspect> Shared<I> {
                 let news = self.news.borrow().clone();
                 let seen = Seen::of(&news).unwrap_or_default();
                 let reason = seen.reason(&pod.namespace);
-                let why = news.problem.as_deref().unwrap_or("the API server has not told of the pod");
+                let why = news.problem.as_deref().unwrap_or("the API server has not reported the pod");
                 let late = format!("the pod (UID {}) is not known within {} s: {why}", request.uid, KNOWN.as_secs());
                 let told = format!("{late}; {reason}");
                 Some(if seen.may_be_in_mesh(&pod.namespace) { Err(told) } else { Ok(told) })
@@ -286,16 +295,16 @@ impl<I: Inspect> Shared<I> {
     /// The network namespace, which is none of the node and has all of the addresses.
     async fn prove(&self, request: &Request, file: Option<File>) -> Result<OpenNetns, String> {
         let path = || request.netns.clone();
-        let file = file.ok_or_else(|| format!("no open network namespace came with the request for {}", path()))?;
+        let file = file.ok_or_else(|| format!("the request for {} has no open network namespace", path()))?;
         let netns =
-            OpenNetns::new(file, path().into()).map_err(|error| format!("cannot look at {}: {error}", path()))?;
+            OpenNetns::new(file, path().into()).map_err(|error| format!("cannot examine {}: {error}", path()))?;
         if self.finder.is_host(&netns) {
             return Err(format!("{} is the network namespace of the node", path()));
         }
         match timeout(CHECKED, self.finder.proves(&netns, &request.addresses)).await {
             Ok(Ok(())) => Ok(netns),
             Ok(Err(why)) => Err(format!("{} is not the network namespace of the pod: {why}", path())),
-            Err(_late) => Err(format!("the kernel does not tell the addresses in {}", path())),
+            Err(_late) => Err(format!("the kernel does not list the addresses in {}", path())),
         }
     }
 }
@@ -327,8 +336,8 @@ fn known(news: &NodePods, name: &NamespacedName, uid: &str) -> Option<Known> {
 fn check(request: &Request) -> Result<NamespacedName, String> {
     if request.version != message::VERSION {
         return Err(format!(
-            "the plugin is of another version than the daemon, which replaces it when it starts with --cni-install \
-             (messages of version {} and {})",
+            "the plugin and the daemon have different versions of the protocol ({} and {}); the daemon \
+             replaces the plugin when it starts with --cni-install",
             request.version,
             message::VERSION
         ));
@@ -337,11 +346,14 @@ fn check(request: &Request) -> Result<NamespacedName, String> {
     name("the namespace of the pod", &request.namespace)?;
     name("the name of the pod", &request.name)?;
     if request.uid.is_empty() {
-        return Err("the container runtime does not tell the UID of the pod (K8S_POD_UID in CNI_ARGS)".to_owned());
+        return Err("the container runtime does not set the UID of the pod (K8S_POD_UID in CNI_ARGS)".to_owned());
     }
     if request.addresses.is_empty() || request.addresses.len() > MOST_ADDRESSES {
         let number = request.addresses.len();
-        return Err(format!("the CNI plugins have given the pod {number} addresses, not 1 to {MOST_ADDRESSES}"));
+        return Err(format!(
+            "the CNI plugins have given the pod {number} addresses; 1 to {MOST_ADDRESSES} are \
+             supported"
+        ));
     }
     Ok(NamespacedName::new(&*request.namespace, &*request.name))
 }
@@ -372,7 +384,10 @@ pub async fn keep_seen(place: Place, mut news: watch::Receiver<NodePods>, is_wri
                     is_written.send_replace(true);
                 }
                 Ok(Err(error)) => {
-                    warn!(path = %place.seen().display(), %error, "cannot write down which namespaces are in the mesh; trying again");
+                    warn!(
+                        path = %place.seen().display(), %error,
+                        "cannot write the list of namespaces in the mesh; trying again"
+                    );
                     sleep(CHECKED).await;
                     continue;
                 }

@@ -382,7 +382,7 @@ fn log_problems(before: &[Problem], now: &[Problem]) {
         }
     }
     for problem in before.difference(&now) {
-        info!("no longer: {problem}");
+        info!("solved: {problem}");
     }
 }
 

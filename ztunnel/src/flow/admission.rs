@@ -54,8 +54,8 @@ impl Full {
 /// A handshake was evicted in favour of a later one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error(
-    "the handshake was ended in favour of newer ones; --hbone-max-handshakes and --hbone-max-handshakes-per-peer \
-     allow no more at once"
+    "the handshake was closed in favour of a newer handshake; the limits are --hbone-max-handshakes and \
+     --hbone-max-handshakes-per-peer"
 )]
 pub struct Evicted;
 
@@ -66,7 +66,7 @@ impl Evicted {
 
 /// The memory budget, or the share of the pod or of its peer, is used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("the pod, or its peer, has used up its share of the daemon's memory; --memory-budget allows no more")]
+#[error("the pod or its peer has used its share of the daemon's memory (--memory-budget)")]
 pub struct NoMemory;
 
 impl NoMemory {

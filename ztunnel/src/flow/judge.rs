@@ -28,7 +28,7 @@ pub(super) fn judge(pod: &PodContext, flow: &Flow, enforcement: &Enforcement) ->
         Ok(permit) => return Ok(permit),
         Err(Some(denial)) => denial,
         Err(None) => {
-            let detail = format!("the mesh has no Pod {} (any more)", pod.name);
+            let detail = format!("the mesh has no Pod {}", pod.name);
             return Err(FlowRefusal { reason: CloseReason::LocalFault, detail: Some(detail) });
         }
     };
@@ -45,10 +45,11 @@ pub(super) fn judge(pod: &PodContext, flow: &Flow, enforcement: &Enforcement) ->
             }
             Ok(Client::Elsewhere) => {}
             Ok(Client::Other { why }) => {
-                detail.push_str(&format!("; it is not taken for a probe of the kubelet: {why}"));
+                detail.push_str(&format!("; the client is not recognised as the kubelet: {why}"));
             }
             Err(error) => {
-                detail.push_str(&format!("; whether the client is the kubelet cannot be determined: {error}"));
+                detail.push_str(&format!("; the daemon cannot determine whether the client is the kubelet: \
+                     {error}"));
             }
         }
     }

@@ -59,7 +59,7 @@ pub(super) fn hbone_connection(pod: &PodContext, peer: PeerAddr) -> Result<Admit
 pub(super) fn stream(pod: &PodContext, memory: &Account) -> Result<(open::OpenPermit, Claim), FlowRefusal> {
     let too_many = |detail| FlowRefusal { reason: CloseReason::TooMany, detail: Some(detail) };
     let place = pod.open.stream(Direction::Inbound).ok_or_else(|| {
-        too_many("the pod has as many connections open as --max-connections-per-pod allows".to_owned())
+        too_many("the pod has reached the limit of open connections (--max-connections-per-pod)".to_owned())
     })?;
     let memory = memory.claim(STREAM).ok_or_else(|| too_many(NoMemory.to_string()))?;
     Ok((place, memory))

@@ -72,10 +72,10 @@ pub enum End {
 impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            End::Flooded => f.write_str("the peer sends useless frames at a high rate"),
+            End::Flooded => f.write_str("the peer sends frames without data at a high rate"),
             End::Closed => f.write_str("closed"),
             End::Dead(silence) => {
-                write!(f, "the peer does not answer: nothing was received from it for {} s", silence.as_secs())
+                write!(f, "the peer does not answer: no data was received from the peer for {} s", silence.as_secs())
             }
             End::Failed(why) => f.write_str(why),
             End::Cut(cut) => cut.fmt(f),

@@ -113,10 +113,10 @@ impl fmt::Display for End {
             End::Unused => f.write_str("closed because no stream was opened on it"),
             End::Drained => f.write_str("drained"),
             End::Dead(silence) => {
-                write!(f, "the peer does not answer: nothing was received from it for {} s", silence.as_secs())
+                write!(f, "the peer does not answer: no data was received from the peer for {} s", silence.as_secs())
             }
             End::Abused => f.write_str("the peer opens and resets streams at a high rate"),
-            End::Flooded => f.write_str("the peer sends useless frames at a high rate"),
+            End::Flooded => f.write_str("the peer sends frames without data at a high rate"),
             End::Stalled => f.write_str("closed because its window was full of data that applications do not read"),
             End::Outgrown => {
                 f.write_str("closed because memory is short, and no stream used the memory of the connection")

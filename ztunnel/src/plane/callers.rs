@@ -27,7 +27,8 @@ impl Callers {
     pub async fn authenticate(&self, token: &[u8], from: IpAddr) -> Result<Caller, Stranger> {
         match self {
             Self::Tokens(tokens) => tokens.authenticate(token).ok_or_else(|| {
-                let why = "the token of the call is of no node: put the token of the node into the directory of --node-tokens";
+                let why = "the token of the call belongs to no node: put the token of the node into the \
+                     directory of --node-tokens";
                 Stranger::Refused(why.to_owned())
             }),
             Self::Reviewed(nodes) => nodes.authenticate(token, from).await,

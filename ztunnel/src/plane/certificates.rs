@@ -80,7 +80,7 @@ pub enum CsrRefusal {
     #[error("{0}")]
     Identity(String),
     /// The identity belongs to another mesh.
-    #[error("the identity {identity} is of another trust domain: this CA signs for {own} alone")]
+    #[error("the identity {identity} has another trust domain; this CA signs only for the trust domain {own}")]
     TrustDomain {
         /// The identity that was asked for.
         identity: SpiffeId,
@@ -89,7 +89,8 @@ pub enum CsrRefusal {
     },
     /// No pod of the node has the identity.
     #[error(
-        "no pod of the mesh with the identity {identity} is bound to node {node}: a node gets certificates of its own pods alone"
+        "node {node} has no pod of the mesh with the identity {identity}; a node gets certificates only for \
+         the pods that are bound to it"
     )]
     NotOnNode {
         /// The identity that was asked for.
@@ -98,7 +99,7 @@ pub enum CsrRefusal {
         node: Arc<str>,
     },
     /// The node asks too often.
-    #[error("node {node} has asked for more certificates than a node may: try again in {} s", wait.as_secs() + 1)]
+    #[error("node {node} has reached the limit of certificate requests for a node: try again in {} s", wait.as_secs() + 1)]
     Quota {
         /// The node.
         node: Arc<str>,
@@ -106,7 +107,7 @@ pub enum CsrRefusal {
         wait: Duration,
     },
     /// All nodes together ask too often.
-    #[error("the CA has more requests than it can sign at once: try again")]
+    #[error("the CA has reached the limit of concurrent requests: try again")]
     Busy,
     /// The CA cannot sign.
     #[error("the CA cannot sign")]
@@ -142,7 +143,7 @@ impl CsrRefusal {
     pub fn status(&self) -> Status {
         let message = match self {
             // A fault of the CA concerns its operator, not the caller.
-            Self::Ca(_) => "the CA cannot sign now: its log says why".to_owned(),
+            Self::Ca(_) => "the CA cannot sign now; the log of the control plane has the reason".to_owned(),
             other => other.to_string(),
         };
         Status::new(self.code(), message)

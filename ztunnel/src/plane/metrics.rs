@@ -90,9 +90,9 @@ impl PlaneMetrics {
         registry.register("ztunnel_certificates_issued", "Certificates issued to nodes", metrics.issued.clone());
         let help = "Certificate requests that were refused, by reason";
         registry.register("ztunnel_certificates_refused", help, metrics.refused.clone());
-        let help = "Pods in reports of nodes about pods that they refuse, and reports that were refused, by result";
+        let help = "Refused pods that nodes have reported, and reports that were rejected, by result";
         registry.register("ztunnel_pod_reports", help, metrics.reports.clone());
-        let help = "Events on pods, by result";
+        let help = "Events about pods, by result";
         registry.register("ztunnel_pod_events", help, metrics.events.clone());
         let help = "Streams and connections that the control plane ended, by reason";
         registry.register("ztunnel_xds_cut", help, metrics.cut.clone());

@@ -76,7 +76,8 @@ enum TokenError {
     #[error("it is not a regular file")]
     NotRegular,
     #[error(
-        "others than its owner can read it: chmod 600, or write sha256: and the token's SHA-256 instead of the token"
+        "users other than its owner can read it: run chmod 600, or write sha256: and the token's SHA-256 \
+         instead of the token"
     )]
     Open,
     #[error("it must have one token of {SHORTEST} to {LONGEST} bytes without spaces; `openssl rand -hex 32` makes one")]
@@ -92,7 +93,10 @@ impl NodeTokens {
     /// The directory cannot be read. A file that is not valid is reported in the log, and its node cannot connect.
     pub fn open(dir: PathBuf, tasks: TaskCount) -> Result<Self, OpenTokensError> {
         let tokens = Tokens::read(&dir).map_err(|source| OpenTokensError { dir: dir.clone(), source })?;
-        info!(dir = %dir.display(), nodes = tokens.nodes.len(), "nodes prove themselves by tokens");
+        info!(
+            dir = %dir.display(), nodes = tokens.nodes.len(),
+            "nodes authenticate with the tokens of a directory"
+        );
         let shared = Arc::new(Shared { dir, tokens: ArcSwap::from_pointee(tokens), changed: watch::Sender::new(0) });
         let mut watch = TaskSet::new(tasks);
         watch.spawn(Span::none(), poll::poll(Arc::clone(&shared)));
@@ -145,7 +149,10 @@ impl Tokens {
                 Ok(digest) => nodes.entry(digest).or_default().push(name.as_str().into()),
                 Err(error) => {
                     let why = crate::model::cause::causes(&error);
-                    warn!(file = %dir.join(name).display(), error = why, "a node token does not count: its node cannot connect");
+                    warn!(
+                        file = %dir.join(name).display(), error = why,
+                        "the token file of a node is not valid: the node cannot connect"
+                    );
                 }
             }
         }
@@ -154,7 +161,7 @@ impl Tokens {
             several => {
                 warn!(
                     nodes = several.join(", "),
-                    "nodes have the same token: none of them can connect; make one for each"
+                    "several nodes have the same token: none of them can connect; create a token for each node"
                 );
                 None
             }

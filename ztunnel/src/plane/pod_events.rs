@@ -89,7 +89,7 @@ struct NodeQueue {
 #[derive(Debug, Error)]
 pub enum ReportRefusal {
     /// The node reports too often.
-    #[error("node {node} reports pods more often than a node may: try again in {} s", wait.as_secs() + 1)]
+    #[error("node {node} has reached the limit of pod reports for a node: try again in {} s", wait.as_secs() + 1)]
     Quota {
         /// The node.
         node: Arc<str>,
@@ -97,7 +97,7 @@ pub enum ReportRefusal {
         wait: Duration,
     },
     /// The report has too many pods.
-    #[error("the report has {0} pods; a report may have {MOST_PODS}")]
+    #[error("the report has {0} pods, more than the limit of {MOST_PODS}")]
     TooMany(usize),
     /// A name is not valid, or a state is missing.
     #[error("the report is not valid: {0}")]
@@ -295,7 +295,7 @@ fn parse(pod: &ReportedPod) -> Result<(NamespacedName, ReportedState), ReportRef
     match ReportedState::try_from(pod.state) {
         Ok(state @ (ReportedState::Refused | ReportedState::Enrolled)) => Ok((name, state)),
         Ok(ReportedState::Unknown) | Err(_) => {
-            Err(ReportRefusal::Invalid(format!("pod {name} has the state {}, which is none", pod.state)))
+            Err(ReportRefusal::Invalid(format!("pod {name} has the unknown state {}", pod.state)))
         }
     }
 }
@@ -360,7 +360,8 @@ impl Writer {
         let text = failure.to_string();
         if self.told.as_ref() != Some(&text) {
             warn!(
-                "{text}; no Events are written on pods that nodes refuse until then; the logs of the nodes have the reasons"
+                "{text}; until then the control plane writes no Events about refused pods; the logs of the \
+                 nodes have the reasons"
             );
             self.told = Some(text);
         }

@@ -158,7 +158,8 @@ impl PolicyStatus {
         let text = failure.to_string();
         if self.told.as_ref() != Some(&text) {
             warn!(
-                "{text}; the status of policies is not written until then, and the policies are enforced all the same"
+                "{text}; until then the control plane does not write the status of policies; the nodes \
+                 enforce the policies"
             );
             self.told = Some(text);
         }

@@ -89,7 +89,8 @@ pub async fn feed(
         });
         let Ok((kept, changes)) = work.await else {
             error!(
-                "a change of the mesh could not be made into resources: this is a bug, please report it; nodes keep what they have"
+                "a change of the mesh could not be translated into resources: this is a bug, please report \
+                 it; nodes keep the resources that they have"
             );
             return;
         };

@@ -120,7 +120,7 @@ impl ReviewedNodes {
         info!(
             service_account = %accounts.account,
             audiences = accounts.audiences.join(","),
-            "nodes prove themselves by the tokens of a service account"
+            "nodes authenticate with the tokens of a service account"
         );
         let shared = Arc::new(Shared {
             cluster,
@@ -159,12 +159,12 @@ impl ReviewedNodes {
                 TooMany::Refused(wait) => {
                     format!("too many tokens from {from} were refused: try again in {} s", wait.as_secs() + 1)
                 }
-                TooMany::AtOnce => format!("too many tokens from {from} are to be reviewed at once: try again"),
+                TooMany::AtOnce => format!("too many tokens from {from} wait for their review: try again"),
             })
         })?;
         let place = timeout(WAIT, shared.asking.acquire()).await;
         let Ok(Ok(_place)) = place else {
-            return Err(Stranger::Unavailable("too many tokens are to be reviewed at once: try again".to_owned()));
+            return Err(Stranger::Unavailable("too many tokens wait for their review: try again".to_owned()));
         };
         match shared.ask(digest, token, expires).await {
             Ok(good) => Ok(Caller { node: good.of.node, token: digest }),
@@ -217,7 +217,10 @@ impl Shared {
                     && good.asked.elapsed() < UNASKED
                     && self.counts(&good).is_ok()
                 {
-                    debug!(pod = %good.of.pod, %failure, "a token could not be reviewed again; the last answer counts");
+                    debug!(
+                        pod = %good.of.pod, %failure,
+                        "a token could not be reviewed again; the result of its last review stays in force"
+                    );
                     return Ok(good);
                 }
                 self.complain(&failure);
@@ -228,7 +231,7 @@ impl Shared {
         let refusal = match review {
             Review::Pod(of) if of.account != self.accounts.account => {
                 format!(
-                    "the token is of service account {}, not of the node daemon's {}",
+                    "the token belongs to service account {}, and the node daemon has service account {}",
                     of.account, self.accounts.account
                 )
             }
@@ -242,7 +245,7 @@ impl Shared {
                     Err(why) => why.to_owned(),
                 }
             }
-            Review::Refused(why) => format!("the token does not count: {why}"),
+            Review::Refused(why) => format!("the token is not accepted: {why}"),
         };
         debug!(why = refusal, "a token was refused");
         self.keep(digest, Known::Refused { why: refusal.clone(), until: Instant::now() + REFUSED_FOR });
@@ -295,7 +298,7 @@ impl Shared {
         if let Entry::Occupied(entry) = self.known().entry(*digest)
             && let Known::Good(good) = entry.get()
         {
-            info!(node = %good.of.node, pod = %good.of.pod, why, "the token of a node ends");
+            info!(node = %good.of.node, pod = %good.of.pod, why, "the token of a node is not accepted any more");
             entry.remove();
         }
         self.changed.send_modify(|count| *count += 1);
@@ -327,7 +330,10 @@ async fn look(shared: Arc<Shared>) {
             async move {
                 let Err(stranger) = shared.ask(digest, good.token, good.expires).await else { return };
                 let (Stranger::Refused(why) | Stranger::Unavailable(why)) = stranger;
-                info!(node = %good.of.node, pod = %good.of.pod, why, "the token of a node ends");
+                info!(
+                    node = %good.of.node, pod = %good.of.pod, why,
+                    "the token of a node is not accepted any more"
+                );
                 shared.changed.send_modify(|count| *count += 1);
             }
         });
@@ -337,8 +343,8 @@ async fn look(shared: Arc<Shared>) {
 
 /// Reads a token that may be one of a service account. Returns it with its expiry.
 fn parse(token: &[u8]) -> Result<(Arc<str>, SystemTime), &'static str> {
-    const WRONG: &str =
-        "the token of the call is no token of a service account: send that of a projected serviceAccountToken volume";
+    const WRONG: &str = "the token of the call is not a service account token: send the token of a projected \
+         serviceAccountToken volume";
     if token.len() > LONGEST {
         return Err(WRONG);
     }

@@ -65,7 +65,9 @@ impl Roots {
                         }
                         Report::Gone(name) => drop(there.remove(&name.namespace)),
                         Report::Synced => is_synced = true,
-                        Report::Failed(failure) => warn!("{failure}; the roots are not published anew meanwhile"),
+                        Report::Failed(failure) => warn!(
+                            "{failure}; until then changed roots are not published"
+                        ),
                         Report::Absent => {}
                     }
                     due.get_or_insert_with(Instant::now);
@@ -97,7 +99,12 @@ impl Roots {
             let name = NamespacedName::new(Arc::clone(&namespace), Arc::clone(&self.name));
             if known.is_some_and(|known| !known.is_ours) {
                 if theirs.insert(namespace) {
-                    warn!(config_map = %name, "somebody else has made it: it is left as it is, and nodes that read it may not trust this control plane; remove it, or give another name with --root-config-map");
+                    warn!(
+                        config_map = %name,
+                        "the ConfigMap was not created by the control plane, which does not change it; nodes that \
+                         read it may not trust this control plane; delete the ConfigMap, or give another name with \
+                         --root-config-map"
+                    );
                 }
                 continue;
             }

@@ -28,11 +28,11 @@ pub const MADE: &str = "ztunnel-ca";
 #[derive(Debug, Error)]
 pub enum SecretCaError {
     /// The API server does not return the Secret, or does not accept it.
-    #[error("cannot have the authority in a Secret")]
+    #[error("cannot read or create the Secret of the certificate authority")]
     Api(#[source] Box<Failure>),
     /// Some keys of the Secret are missing.
     #[error(
-        "Secret {secret} is no authority, it lacks {}: put the missing keys there, or remove the Secret", missing.join(", ")
+        "Secret {secret} lacks these keys of a certificate authority: {}; add them, or delete the Secret", missing.join(", ")
     )]
     Incomplete {
         /// The Secret.
@@ -41,7 +41,7 @@ pub enum SecretCaError {
         missing: Vec<&'static str>,
     },
     /// The authority in the Secret cannot be used.
-    #[error("the authority in Secret {secret} can't be used")]
+    #[error("the certificate authority in Secret {secret} cannot be used")]
     Unfit {
         /// The Secret.
         secret: NamespacedName,
@@ -51,9 +51,9 @@ pub enum SecretCaError {
     },
     /// The Secret is gone, and no new authority may be made in its place.
     #[error(
-        "there is no authority: neither Secret {namespace}/{PLUGGED_IN} nor {namespace}/{MADE} is there, but ConfigMap {roots} has the \
-         roots of one that nodes trust: no new one is made in its place; restore the Secret, or remove the ConfigMap to have a new \
-         authority made"
+        "there is no certificate authority: the Secrets {namespace}/{PLUGGED_IN} and {namespace}/{MADE} do \
+         not exist, and ConfigMap {roots} has the roots of an earlier authority, which nodes trust; restore \
+         the Secret, or delete the ConfigMap to have a new authority created"
     )]
     Gone {
         /// The namespace where the Secret should be.
@@ -131,7 +131,11 @@ impl SecretCa {
             match watch.next().await {
                 Report::Applied(object) => self.take(&object),
                 Report::Gone(_) => {
-                    warn!(secret = %self.secret, "the Secret of the authority is gone; the last good authority stays in force until the end of this process");
+                    warn!(
+                        secret = %self.secret,
+                        "the Secret of the certificate authority was deleted; the last good authority stays in \
+                         force until this process ends"
+                    );
                 }
                 Report::Failed(failure) => warn!("{failure}; the last good authority stays in force"),
                 Report::Synced | Report::Absent => {}
@@ -145,7 +149,10 @@ impl SecretCa {
             self.ca.replace(&content).map_err(|error| causes(&error))
         });
         if let Err(error) = taken {
-            warn!(secret = %self.secret, error, "can't be used as it is now; the last good authority stays in force");
+            warn!(
+                secret = %self.secret, error,
+                "the Secret does not hold a valid certificate authority; the last good authority stays in force"
+            );
         }
     }
 }
@@ -176,7 +183,7 @@ async fn first(
     let files = create::files(&new).map_err(unfit)?;
     let data: SecretData = files.into_iter().map(|(key, pem)| (key.to_owned(), pem.into_bytes())).collect();
     if cluster.create_secret(secret, &data).await? {
-        info!(%secret, "made an authority");
+        info!(%secret, "created a certificate authority");
         return Ok((data, true));
     }
     // Another replica was first.

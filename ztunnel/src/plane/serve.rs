@@ -40,7 +40,10 @@ pub async fn serve(listener: TcpListener, server: Server, mut drain: DrainWatch,
                         });
                     }
                     None => {
-                        debug!(%peer, "a connection was refused: its address has as many as one may have");
+                        debug!(
+                            %peer,
+                            "a connection was refused: its source address has reached the limit of connections"
+                        );
                         serving.server.metrics.cut("address_limit");
                     }
                 }

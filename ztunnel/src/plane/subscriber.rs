@@ -60,10 +60,10 @@ pub(super) enum End {
     #[error("the control plane stops")]
     Stopping,
     /// The node's token is not accepted any more.
-    #[error("the token of the node has been taken away or replaced")]
+    #[error("the token of the node was removed or replaced")]
     Revoked,
     /// The node breaks the rules of HTTP/2 or gRPC, or sends a message that cannot be read.
-    #[error("the node sent something that is not accepted: {}", .0.message)]
+    #[error("the node sent an invalid request: {}", .0.message)]
     Invalid(Status),
     /// The stream asks for too much, or has lacked removals for too long.
     #[error(transparent)]

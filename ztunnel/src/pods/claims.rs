@@ -59,8 +59,8 @@ pub enum ClaimError {
     },
     /// Other pods name the namespace.
     #[error(
-        "cannot enrol pod {pod} with {}: pod {others} {} the same network namespace, and no record says whose it is; \
-         none of these pods is enrolled; {}",
+        "cannot enrol pod {pod} with {}: pod {others} {} the same network namespace, and the daemon has no \
+         record of the pod that owns it; none of these pods is enrolled; {}",
         .netns.path().display(),
         remedy(.netns, "names", "is in"),
         remedy(.netns, "correct or remove the annotation ambient.mesh/netns of all but one", "delete all of them but one")
@@ -75,8 +75,8 @@ pub enum ClaimError {
     },
     /// Another pod claims an address of the pod.
     #[error(
-        "cannot enrol pod {pod}: its address {address} is claimed by several pods ({claimants}), so it cannot be told whose network namespace \
-         has it; correct status.podIPs of the wrong one, or delete it"
+        "cannot enrol pod {pod}: its address {address} is claimed by several pods ({claimants}); correct \
+         status.podIPs of all but one of them, or delete these"
     )]
     Contested {
         /// The pod.
@@ -88,8 +88,9 @@ pub enum ClaimError {
     },
     /// An address of a pod that is being deleted belongs to another pod now.
     #[error(
-        "cannot enrol pod {pod}: its address {address} belongs to pod {owner} now, because pod {pod} is being deleted or its \
-         node is lost; nothing is to be done, or delete pod {pod} with --force if it does not go by itself"
+        "cannot enrol pod {pod}: its address {address} now belongs to pod {owner}, because pod {pod} is \
+         being deleted or its node is lost; no action is needed; if pod {pod} still exists after some \
+         minutes, delete it with --force"
     )]
     Passed {
         /// The pod.

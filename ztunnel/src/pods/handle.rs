@@ -171,10 +171,10 @@ pub(super) fn pending(mesh: &Reader, progress: &Progress) -> Option<&'static str
         STOPPING => Some("shutdown"),
         _ if version == 0 => Some("mesh"),
         _ if progress.unhooked.load(Ordering::Relaxed) => {
-            Some("BPF links, which someone removed and which can't be put back")
+            Some("BPF links: another process removed them, and the daemon cannot attach them again")
         }
         _ if progress.deaf.count() > 0 => {
-            Some("listeners of a pod, which someone closed: the pod is being enrolled anew")
+            Some("listeners of a pod: another process closed them, and the daemon is enrolling the pod again")
         }
         _ if progress.local.load().is_none() => Some("local facts of the pods"),
         reconciled => (reconciled < version).then_some("mesh"),

@@ -84,7 +84,11 @@ impl LocalSource for FromCluster {
     fn missing_netns(&self, pod: &NamespacedName) -> String {
         let known = self.facts.borrow().missing.get(pod).map(|missing| missing.reason.clone());
         known.unwrap_or_else(|| {
-            format!("the Kubernetes API server has no pod of this name on the node {}: both must know it", self.node)
+            format!(
+                "the mesh has the pod, but the Kubernetes API server has no pod of this name on node {}: \
+                 the pod is enrolled when both have it",
+                self.node
+            )
         })
     }
 
@@ -229,7 +233,10 @@ impl<I: Inspect> Follower<I> {
                     debug!(%pod, uid, "the pod of a new sandbox is gone");
                     return;
                 };
-                info!(%pod, netns = %netns.path().display(), "the container runtime has made a sandbox for the pod");
+                info!(
+                    %pod, netns = %netns.path().display(),
+                    "the container runtime has created a sandbox for the pod"
+                );
                 let status = tracked.pod.workload.addresses.clone();
                 // No process in it is known yet. The next check of the processes starts a search.
                 tracked.found = Some(Found { netns: netns.clone(), process: NO_PROCESS });
@@ -334,7 +341,7 @@ impl<I: Inspect> Follower<I> {
         }
         for name in self.finder.without_witness(asked).await {
             if let Some(tracked) = self.pods.get_mut(&name) {
-                debug!(pod = %name, "the process by which the pod's network namespace was found is gone");
+                debug!(pod = %name, "the process that led to the pod's network namespace has ended");
                 tracked.search = Search::At(Instant::now());
             }
         }
@@ -392,7 +399,8 @@ impl Tracked {
         {
             warn!(
                 pod = %pod.workload.name, status = ?told, sandbox = ?own,
-                "the status of the pod has other addresses than the container runtime has told of its sandbox: those of the status count"
+                "the addresses in the status of the pod differ from the addresses that the container runtime \
+                 reported for its sandbox; the daemon uses the addresses in the status"
             );
             self.sandbox = None;
         }
@@ -434,7 +442,7 @@ impl Tracked {
         }
         let (reason, is_passing) = match (self.pod.workload.membership, &self.missing) {
             (Membership::InMesh, Some(missing)) => (missing.to_string(), false),
-            (Membership::InMesh, None) => ("its network namespace is being looked for".to_owned(), true),
+            (Membership::InMesh, None) => ("the daemon is searching for the pod's network namespace".to_owned(), true),
             (Membership::Refused(reason), _) => {
                 (reason.to_string(), matches!(reason, RefuseReason::Finished | RefuseReason::NoAddress))
             }

@@ -60,7 +60,8 @@ const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MOST: Duration = Duration::from_secs(30);
 
 /// The reason for a pod that is not served because somebody has closed one of its listeners.
-const DEAF: &str = "a listener in the pod's network namespace was closed from outside: the pod is enrolled anew";
+const DEAF: &str = "another process closed a listener of the daemon in the pod's network namespace; the \
+     daemon enrols the pod again";
 
 /// The parts of the manager.
 pub struct ManagerParts<K> {
@@ -174,7 +175,8 @@ pub struct Manager<K: Kernel> {
 /// A data worker has ended, and with it its connections.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "a data worker ended: this is a bug, please report it with the lines before; captured pods are closed until a restart"
+    "a data worker ended: this is a bug, please report it with the log lines before this one; captured pods \
+     are closed until the daemon is restarted"
 )]
 pub struct WorkerLost;
 
@@ -320,7 +322,7 @@ impl<K: Kernel> Manager<K> {
         let before = self.progress.unknown_node.swap(unknown.clone());
         match (before, unknown) {
             (before, Some(unknown)) if before.as_ref() != Some(&unknown) => warn!("{unknown}"),
-            (Some(_), None) => info!(node = self.parts.node, "the mesh knows this node now"),
+            (Some(_), None) => info!(node = self.parts.node, "the mesh has this node now"),
             _ => {}
         }
     }
@@ -421,7 +423,10 @@ impl<K: Kernel> Manager<K> {
                 if before.as_deref() == Some(reason.as_str()) {
                     // It has been logged.
                 } else if error.is_ending() {
-                    info!(pod = %name, reason, captured, "pod refused: its network is gone, as at the end of each pod");
+                    info!(
+                        pod = %name, reason, captured,
+                        "pod refused: its network namespace is gone, because the pod has ended"
+                    );
                 } else {
                     error!(pod = %name, reason, captured, "pod refused: it is not enrolled; captured pods are closed");
                 }
@@ -442,7 +447,7 @@ impl<K: Kernel> Manager<K> {
             self.look_at_names();
             return self.try_enrol(name, desired, RETRY_FIRST).await;
         }
-        let reason = format!("{cause}, not for the first time: the pod is enrolled again after {} s", pause.as_secs());
+        let reason = format!("{cause} repeatedly; the daemon enrols the pod again after {} s", pause.as_secs());
         error!(pod = %name, reason, captured = true, "pod refused: it is not enrolled; captured pods are closed");
         let retry = Some((now + pause, RETRY_FIRST));
         self.refused.insert(name.clone(), Refused { reason, wanted: Ok(desired), retry, is_claimed: false });
@@ -450,7 +455,7 @@ impl<K: Kernel> Manager<K> {
 
     fn refuse(&mut self, name: &NamespacedName, reason: CannotEnrol) {
         if reason.leaves_alone() {
-            info!(pod = %name, %reason, "pod refused: it is left alone");
+            info!(pod = %name, %reason, "pod refused: the daemon changes nothing in the pod");
         } else if reason == CannotEnrol::NotInMesh
             || matches!(reason, CannotEnrol::NoNetns(_)) && self.parts.local.is_passing(name)
         {
@@ -567,7 +572,14 @@ impl<K: Kernel> Manager<K> {
                 let desired = pod.desired.clone();
                 self.enrolled.insert(name.clone(), enrolled);
                 self.close(&name).await;
-                return self.enrol_again(&name, desired, "its network namespace lost an address of the pod").await;
+                return self
+                    .enrol_again(
+                        &name,
+                        desired,
+                        "the pod's network namespace lost an address of the \
+                     pod",
+                    )
+                    .await;
             }
             Ok(Looked { facts, routes, .. }) => node(&mut self.parts).follow(&name, pod, facts, routes).await,
             Err(error) => Err(error.into()),
@@ -593,7 +605,7 @@ impl<K: Kernel> Manager<K> {
         // Netlink is opened again, in case its sockets are the cause.
         match self.parts.kernel.link(&enrolled.pod.netns) {
             Ok(link) => enrolled.pod.link = link,
-            Err(error) => warn!(pod = %name, error = causes(&error), "cannot open netlink anew"),
+            Err(error) => warn!(pod = %name, error = causes(&error), "cannot open a new netlink socket"),
         }
         enrolled.following = self.watch(name, &enrolled.pod, &enrolled.addresses);
     }
@@ -618,10 +630,14 @@ impl<K: Kernel> Manager<K> {
             let (desired, _deaf) = before.map(|pod| (pod.desired.clone(), pod.deaf.clone())).unzip();
             let cause = if self.enrolled.get(&name).is_some_and(|enrolled| enrolled.pod.deaf.is_so()) {
                 warn!(pod = %name, "{DEAF}");
-                "somebody closed a listener of the daemon in its network namespace"
+                "another process closed a listener of the daemon in the pod's network namespace"
             } else {
-                info!(pod = %name, "the path of the pod's network namespace leads nowhere, or elsewhere");
-                "the path of its network namespace led elsewhere"
+                info!(
+                    pod = %name,
+                    "the path of the pod's network namespace does not exist any more, or names another network \
+                     namespace"
+                );
+                "the path of the pod's network namespace changed"
             };
             self.close(&name).await;
             if let Some(desired) = desired {
@@ -653,9 +669,13 @@ impl<K: Kernel> Manager<K> {
         let was_unhooked = self.progress.unhooked.swap(mended.is_err(), Ordering::Relaxed);
         match mended {
             Err(error) if !was_unhooked => {
-                error!(error = causes(&error), "BPF links are gone and can't be put back: captured pods may be open");
+                error!(
+                    error = causes(&error),
+                    "BPF links were removed, and the daemon cannot attach them \
+                     again: captured pods may be open"
+                );
             }
-            Ok(()) if was_unhooked => info!("all BPF links are in place again"),
+            Ok(()) if was_unhooked => info!("all BPF links are attached again"),
             _ => {}
         }
     }

@@ -70,7 +70,8 @@ pub enum PodError {
     Link(#[from] LinkError),
     /// It is the node's own network namespace.
     #[error(
-        "{netns} is the node's own network namespace: a pod in it can't be told from the node; take it out of the mesh"
+        "{netns} is the node's own network namespace, in which the daemon cannot distinguish the pod from \
+         the node; remove the pod from the mesh"
     )]
     HostNetns {
         /// The namespace.
@@ -96,7 +97,7 @@ pub enum PodError {
         is_named: bool,
     },
     /// The namespace is another one than before.
-    #[error("{netns} is another network namespace than the one that the pod is enrolled with")]
+    #[error("{netns} is not the network namespace with which the pod was enrolled")]
     Elsewhere {
         /// The namespace.
         netns: PathBuf,
@@ -273,7 +274,10 @@ impl<K: Kernel> Node<'_, K> {
         let excluded = match self.kernel.set_exclusions(cookie, &desired.exclusions) {
             Ok(()) => desired.exclusions.clone(),
             Err(error) => {
-                error!(pod = %name, %error, "nothing is excluded from the pod's capture");
+                error!(
+                    pod = %name, %error,
+                    "cannot apply the exclusions of the pod; all its connections are captured"
+                );
                 Exclusions::default()
             }
         };
@@ -440,8 +444,7 @@ impl<K: Kernel> Node<'_, K> {
     /// The connections of the pod before it is enrolled.
     fn survey(&self, name: &NamespacedName, netns: &K::Namespace) -> Vec<K::Connection> {
         let before = self.kernel.connections(netns);
-        let before =
-            before.inspect_err(|error| warn!(pod = %name, %error, "cannot tell which connections the pod has"));
+        let before = before.inspect_err(|error| warn!(pod = %name, %error, "cannot list the connections of the pod"));
         before.unwrap_or_default()
     }
 
@@ -452,11 +455,14 @@ impl<K: Kernel> Node<'_, K> {
         }
         match self.kernel.cut(netns, before) {
             Ok(cut) => {
-                info!(pod = %name, cut, "cut the connections that the pod had before it was enrolled");
+                info!(pod = %name, cut, "reset the connections that the pod had before it was enrolled");
                 0
             }
             Err(error) => {
-                warn!(pod = %name, %error, "cannot cut the connections that the pod had before it was enrolled");
+                warn!(
+                    pod = %name, %error,
+                    "cannot reset the connections that the pod had before it was enrolled"
+                );
                 before.len()
             }
         }

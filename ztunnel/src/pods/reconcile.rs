@@ -94,12 +94,14 @@ impl fmt::Display for CannotEnrol {
             ),
             Self::OtherAccount { mesh, local } => write!(
                 f,
-                "the mesh says that the pod has service account {mesh}, and its spec says {local}: the pod is enrolled when both \
-                 agree, which takes a moment after a pod was created anew under the same name"
+                "the pod has service account {mesh} in the mesh and {local} in its spec; the daemon enrols \
+                 the pod when both agree; this takes a moment after a pod was replaced by another pod of the \
+                 same name"
             ),
             Self::NotInMesh => f.write_str(
-                "the pod or its Namespace has the label istio.io/dataplane-mode: ambient, but the mesh does not have the pod: it is \
-                 enrolled as soon as the control plane knows it; if that takes longer than a few seconds, look at the control plane",
+                "the pod or its Namespace has the label istio.io/dataplane-mode: ambient, but the mesh does \
+                 not have the pod: the daemon enrols the pod when the control plane has sent it; if this \
+                 takes longer than a few seconds, check the control plane",
             ),
         }
     }

@@ -307,7 +307,7 @@ impl Drop for WorkerHandle {
             && let Some(thread) = thread.take()
             && thread.join().is_err()
         {
-            error!("a data worker panicked: this is a bug, please report it with the lines before");
+            error!("a data worker panicked: this is a bug, please report it with the log lines before this one");
         }
     }
 }

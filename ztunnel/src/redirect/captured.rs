@@ -112,7 +112,8 @@ impl Captured {
                 netns = netns.map(|netns| netns.path().display().to_string()),
                 cookie = self.cookie,
                 links = removed.join(", "),
-                "somebody removed BPF links of a captured pod, and they were put back; find out who: without them the pod is open"
+                "another process removed BPF links of a captured pod, and the daemon attached them again; \
+                 find that process: without the links the pod is open"
             );
             *restored += removed.len() as u64;
         }

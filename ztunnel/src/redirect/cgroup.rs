@@ -21,8 +21,8 @@ pub enum CgroupError {
     NotMounted,
     /// Only a part of the hierarchy is mounted.
     #[error(
-        "{paths} is not the root of cgroup v2 but a container's own part of it: pods would escape; \
-         mount the host's /sys/fs/cgroup into the container, or use the host's cgroup namespace"
+        "{paths} is the cgroup of a container and not the root of cgroup v2, so connects of pods would not \
+         be captured; mount the host's /sys/fs/cgroup into the container, or use the host's cgroup namespace"
     )]
     NotTheRoot {
         /// The mount points.

@@ -208,7 +208,10 @@ impl Controller {
         let excluded = match self.maps.set_exclusions(cookie, pod.exclusions) {
             Ok(()) => pod.exclusions.clone(),
             Err(error) => {
-                error!(pod = %pod.name, %error, "nothing is excluded from the pod's capture");
+                error!(
+                    pod = %pod.name, %error,
+                    "cannot apply the exclusions of the pod; all its connections are captured"
+                );
                 Exclusions::default()
             }
         };
@@ -299,7 +302,7 @@ impl Controller {
     /// longer its own, and a connect to it leads out of the pod.
     pub fn refresh_closed(&mut self, netns: &Netns, facts: &NetnsFacts) {
         if self.has_captured(netns.cookie()) {
-            log_failure("take notice of a closed pod's addresses", self.maps.set_facts(netns.cookie(), facts));
+            log_failure("update the addresses of a closed pod", self.maps.set_facts(netns.cookie(), facts));
         }
     }
 
@@ -393,9 +396,10 @@ impl Controller {
         if self.unrecorded.insert(cookie) {
             warn!(
                 cookie,
-                "a network namespace is captured by an earlier daemon, and --state has no record of it: it stays captured, and its \
-                 connections are refused, until its pod is enrolled again; if --state was changed, start the daemon with the \
-                 directory that it had before, or run `ztunnel cleanup` with that"
+                "a network namespace is captured by an earlier daemon, and --state has no record of it: it \
+                 stays captured, and its connections are refused, until its pod is enrolled again; if \
+                 --state was changed, start the daemon with the directory that it had before, or run \
+                 `ztunnel cleanup` with that directory"
             );
         }
     }
@@ -415,7 +419,10 @@ impl Controller {
             Recorded::Open(netns, link) => self.release(&netns, link.as_ref()).await,
             Recorded::Gone => self.forget(record.cookie),
             Recorded::Unknown(error) => {
-                warn!(pod = record.pod, %error, "the pod is released, but not yet restored; it will be tried again");
+                warn!(
+                    pod = record.pod, %error,
+                    "the pod is released, but its routes, rules and sysctls are not restored yet; trying again"
+                );
                 self.detach(record.cookie);
                 self.maps.remove_pod(record.cookie);
             }
@@ -491,7 +498,10 @@ fn begin_anew(pod: &Enrolment<'_>) {
     match survey::cut_unanswered(pod.netns) {
         Ok(0) => {}
         Ok(cut) => info!(pod = %pod.name, cut, "reset the connects that had no answer when the pod was enrolled"),
-        Err(error) => warn!(pod = %pod.name, %error, "connects that had no answer yet will time out"),
+        Err(error) => warn!(
+            pod = %pod.name, %error,
+            "cannot reset the connects that had no answer when the pod was enrolled; they will time out"
+        ),
     }
 }
 

@@ -76,7 +76,8 @@ impl Hooks {
                 hook = hook.name,
                 pin = %hook.held.pin().display(),
                 was = ?condition,
-                "somebody removed a BPF hook of this daemon, and it was put back; find out who: without it captured pods are open"
+                "another process removed a BPF hook of this daemon, and the daemon attached it again; find \
+                 that process: without the hook captured pods are open"
             );
             *restored += 1;
         }

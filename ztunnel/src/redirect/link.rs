@@ -120,8 +120,8 @@ pub enum LinkError {
     },
     /// The answer is too long.
     #[error(
-        "cannot {what} in {netns}: there are more than {MOST}; only somebody with CAP_NET_ADMIN in the pod can have made them, \
-         and has to remove them"
+        "cannot {what} in {netns}: there are more than {MOST}; a process with CAP_NET_ADMIN in the pod \
+         created them; remove them in the pod"
     )]
     TooMany {
         /// The request.
@@ -130,7 +130,7 @@ pub enum LinkError {
         netns: PathBuf,
     },
     /// The kernel did not answer.
-    #[error("no answer within {ANSWER:?} to the request to {what} in {netns}; it will be made again")]
+    #[error("cannot {what} in {netns}: the kernel did not answer within {ANSWER:?}; trying again")]
     NoAnswer {
         /// The request.
         what: String,

@@ -211,7 +211,10 @@ impl Loader {
             if !pin.exists() {
                 let failed = |source| LoadError::Map { name, source: MapError::IoError(source) };
                 held::pin_anew(map.as_fd(), &pin).map_err(failed)?;
-                error!(map = name, pin = %pin.display(), "somebody removed the pin of a BPF map, and it was put back");
+                error!(
+                    map = name, pin = %pin.display(),
+                    "another process removed the pin of a BPF map, and the daemon pinned the map again"
+                );
                 repinned += 1;
             }
         }

@@ -41,7 +41,8 @@ pub enum PinError {
     },
     /// A BPF file system could not be mounted.
     #[error(
-        "{path} is on no BPF file system and mounting one there failed: {source}; mount bpffs yourself or give CAP_SYS_ADMIN"
+        "{path} is not on a BPF file system, and mounting one there failed: {source}; mount bpffs there, or \
+         give the daemon CAP_SYS_ADMIN"
     )]
     Mount {
         /// The mount point.
@@ -51,9 +52,10 @@ pub enum PinError {
     },
     /// Only this process has the file system.
     #[error(
-        "{path} is on a BPF file system that goes away with this daemon: {reason}. Its pins would too, and captured pods would be \
-         open when it ends. Mount bpffs on the host and give the daemon that mount (in Kubernetes: a hostPath volume), or accept it \
-         with --bpf-pin-private"
+        "{path} is on a BPF file system that does not outlive this daemon: {reason}. Its pins would not \
+         outlive the daemon either, and captured pods would be open when the daemon ends. Mount bpffs on the \
+         host and give the daemon that mount (in Kubernetes: a hostPath volume), or accept open pods with \
+         --bpf-pin-private"
     )]
     Private {
         /// The directory.
@@ -281,8 +283,12 @@ pub(super) fn survives(path: &Path) -> Result<String, String> {
     let existing = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
     let device =
         fs::metadata(existing).map_err(|error| format!("{} can't be read: {error}", existing.display()))?.dev();
-    let mounts = fs::read_to_string("/proc/1/mountinfo")
-        .map_err(|error| format!("/proc/1/mountinfo can't be read, so it can't be told who else has it: {error}"))?;
+    let mounts = fs::read_to_string("/proc/1/mountinfo").map_err(|error| {
+        format!(
+            "/proc/1/mountinfo can't be read, so it is not known whether the host has \
+             mounted the file system: {error}"
+        )
+    })?;
     known_to_the_host(is_on_the_node()?, &mounts, device)
 }
 
@@ -295,9 +301,9 @@ pub(super) fn mounts_for_the_host(path: &Path) -> Result<String, String> {
     let (own, first) = (read("/proc/self/mountinfo")?, read("/proc/1/mountinfo")?);
     let is_same = root_mount(&own).is_some() && root_mount(&own) == root_mount(&first);
     if is_on_the_node()? && (is_same || is_shared(&own, &first, path)) {
-        return Ok("the daemon mounts for the host".to_owned());
+        return Ok("the mount of the daemon will be visible on the host".to_owned());
     }
-    Err("none is mounted, and what the daemon mounts would be its own only".to_owned())
+    Err("none is mounted, and a mount of the daemon would not be visible on the host".to_owned())
 }
 
 /// Whether a mount at a path appears in the other mount namespace as well.
@@ -357,13 +363,13 @@ const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
 
 fn known_to_the_host(is_on_the_node: bool, mounts: &str, device: u64) -> Result<String, String> {
     if !is_on_the_node {
-        return Err("the daemon is in a PID namespace of its own (without hostPID), so it can't be told whether the host has the \
-                    file system as well"
+        return Err("the daemon is in its own PID namespace (without hostPID), so it is not known whether the \
+             host has mounted the file system"
             .to_owned());
     }
     match bpf_mounts(mounts).into_iter().find(|mount| mount.device == device) {
         Some(mount) => Ok(format!("the host has it at {}", mount.point.display())),
-        None => Err("process 1 does not have it mounted, so only the daemon's own mount namespace has".to_owned()),
+        None => Err("process 1 has not mounted it, so it exists only in the daemon's own mount namespace".to_owned()),
     }
 }
 

@@ -81,7 +81,8 @@ fn capabilities(held: Capabilities) -> Vec<Requirement> {
         Requirement::must(
             "CAP_NET_RAW",
             net_raw(held, bind_to_loopback()),
-            "no delivery to applications: this kernel asks for it to set SO_BINDTODEVICE; add it to the capabilities",
+            "no delivery to applications: this kernel requires it for SO_BINDTODEVICE; add it to the \
+             capabilities",
         ),
     ]
 }
@@ -140,11 +141,11 @@ fn bpf_file_system(pin_dir: &Path, held: Capabilities) -> Requirement {
             Err(error) => Err(format!("{} can't be written: {error}", existing.display())),
         }
     } else if !is_known_file_system("bpf") {
-        Err("the kernel has none".to_owned())
+        Err("not supported by the kernel".to_owned())
     } else if held.has(Capabilities::SYS_ADMIN) {
         Ok(format!("none at {}; the daemon mounts one", pin_dir.display()))
     } else {
-        Err(format!("none at {}, and mounting one takes CAP_SYS_ADMIN", pin_dir.display()))
+        Err(format!("none at {}, and CAP_SYS_ADMIN is needed to mount one", pin_dir.display()))
     };
     Requirement::must(
         "BPF file system",
@@ -200,8 +201,8 @@ fn namespaces() -> Vec<Requirement> {
         Requirement::should(
             "listing connections",
             listed,
-            "no kubelet probe is let in where policy asks for an identity, and connections from before a pod's enrolment \
-             are not counted; CONFIG_INET_DIAG (modules inet_diag, tcp_diag)",
+            "probes of the kubelet are refused where policy requires an identity, and connections from \
+             before a pod's enrolment are not counted; CONFIG_INET_DIAG (modules inet_diag, tcp_diag)",
         ),
         Requirement::should(
             "cutting connections",
@@ -251,7 +252,7 @@ fn socket_options(family: Family) -> Found {
 }
 
 fn routing() -> Vec<Requirement> {
-    const RULES: &str = "marked packets find no way to the daemon; run a kernel with policy routing";
+    const RULES: &str = "marked packets are not routed to the daemon; run a kernel with policy routing";
     let v6 = match rule_count(AddressFamily::Inet6) {
         Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) && !Path::new("/proc/sys/net/ipv6").exists() => {
             Ok("not needed: this machine has no IPv6".to_owned())
@@ -262,7 +263,7 @@ fn routing() -> Vec<Requirement> {
         Requirement::must(
             "sysctls for marks",
             sysctls(),
-            "answers do not follow the marks; make /proc/sys writable for the daemon, give CAP_NET_ADMIN",
+            "replies are not routed by their marks; make /proc/sys writable for the daemon, give CAP_NET_ADMIN",
         ),
         Requirement::must("policy routing, IPv4", rules_found(rule_count(AddressFamily::Inet)), RULES),
         Requirement::must("policy routing, IPv6", v6, RULES),

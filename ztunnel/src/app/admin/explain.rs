@@ -141,7 +141,7 @@ fn query(parameters: &str) -> Result<Query, ExplainError> {
             ExplainError::Parameter(format!("{name}: not percent-encoded UTF-8 of at most {LONGEST} bytes"))
         })?;
         if place.replace(value).is_some() {
-            return Err(ExplainError::Parameter(format!("{name} is there twice")));
+            return Err(ExplainError::Parameter(format!("the parameter {name} is given twice")));
         }
     }
     let there = |name, value: Option<String>| {

@@ -71,7 +71,7 @@ fn init(args: &CaInitArgs, now: SystemTime, text: &mut String) -> anyhow::Result
         return Ok(());
     }
     line(text, &format!("made the CA {subject} in {dir}, valid until {end}"));
-    line(text, "Nodes whose workloads shall trust each other need the same directory; ca-key.pem is the secret in it.");
+    line(text, "Nodes whose workloads trust each other need the same directory; keep ca-key.pem in it secret.");
     Ok(())
 }
 
@@ -228,7 +228,7 @@ fn report(dir: &Path, now: SystemTime) -> String {
         Ok(mode) if mode & 0o077 == 0 => "  only its owner can read it".to_owned(),
         Ok(mode) => {
             let path = dir.join(layout::KEY);
-            format!("  WARNING: mode {mode:04o}, others than its owner can read it: chmod 600 {}", path.display())
+            format!("  WARNING: mode {mode:04o}, users other than its owner can read it: run chmod 600 {}", path.display())
         }
     };
     line(&mut text, &key);
@@ -297,7 +297,7 @@ fn issue(args: &CaIssueArgs, now: SystemTime, text: &mut String) -> anyhow::Resu
     if let Some(path) = in_the_way.iter().find(|path| path.symlink_metadata().is_ok())
         && !args.force
     {
-        bail!("{} is there already: give --force to replace it, or another --out", path.display());
+        bail!("{} exists: give --force to replace it, or another --out", path.display());
     }
     DirBuilder::new()
         .recursive(true)

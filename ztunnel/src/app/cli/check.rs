@@ -218,7 +218,8 @@ fn table(found: &[Requirement], width: Option<usize>) -> Table {
 fn verdict(found: &[Requirement], missing_capabilities: &[&str]) -> String {
     if !missing_capabilities.is_empty() {
         let names = missing_capabilities.join(", ");
-        return format!("The daemon can't run without {names}; what else is missing shows once these are given.");
+        return format!("The daemon can't run without {names}. Further requirements can be checked when it \
+             has these.");
     }
     let names = |state| {
         let names: Vec<_> = found.iter().filter(|one| one.state == state).map(|one| one.name).collect();

@@ -106,7 +106,7 @@ impl Answers for PlaneAdmin {
         };
         let path = request.uri().path();
         if path != "/" && !paths.contains(&path) {
-            return response(StatusCode::NOT_FOUND, TEXT, "not found; / lists what there is\n");
+            return response(StatusCode::NOT_FOUND, TEXT, "not found; / lists the endpoints\n");
         }
         if request.method() != Method::GET {
             return response(StatusCode::METHOD_NOT_ALLOWED, TEXT, "GET only\n");

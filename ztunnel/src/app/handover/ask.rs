@@ -44,8 +44,8 @@ pub enum TakeOverError {
     Lock(#[from] LockError),
     /// The program that has locked the directories does not answer.
     #[error(
-        "{lock}; it was asked at {path} to hand over, without an answer: {why}. A daemon of a version without handover has to be stopped \
-         first, and so does one that hangs"
+        "{lock}; it did not answer the request for a handover at {path}: {why}; stop that daemon first if it \
+         hangs or its version has no handover"
     )]
     Silent {
         /// The lock.
@@ -56,16 +56,16 @@ pub enum TakeOverError {
         why: io::Error,
     },
     /// The other daemon refuses.
-    #[error("the daemon that runs here does not hand over: {0}")]
+    #[error("the running daemon does not hand over: {0}")]
     Refused(String),
     /// Another daemon takes over.
-    #[error("the daemon that runs here does not hand over: {0}")]
+    #[error("the running daemon does not hand over: {0}")]
     Busy(String),
     /// The other daemon has locked other files.
     #[error(transparent)]
     Other(#[from] OtherLock),
     /// The other daemon has aborted the handover.
-    #[error("the daemon that runs here goes on by itself: {0}")]
+    #[error("the running daemon aborted the handover and keeps its pods: {0}")]
     Aborted(String),
 }
 
@@ -123,7 +123,7 @@ pub(super) async fn ask(
     asker: Asker,
 ) -> io::Result<Result<(Lock, Predecessor), TakeOverError>> {
     let mut stream = socket::connect(state, socket::NAME).await?;
-    info!("a daemon runs here; asking it to hand over");
+    info!("another daemon is running on this node; requesting a handover");
     send(&mut stream, &Request::Ask(asker)).await?;
     let Granted { protocol, version, endpoints } = match receive(&mut stream).await? {
         Reply::Granted(granted) => granted,
@@ -139,7 +139,7 @@ pub(super) async fn ask(
         Ok(lock) => lock,
         Err(other) => return Ok(Err(other.into())),
     };
-    info!(protocol, version, "a daemon runs here, and will hand over to this one");
+    info!(protocol, version, "the running daemon will hand over to this daemon");
     let endpoints = endpoints.into_iter().zip(files).collect();
     Ok(Ok((lock, Predecessor { stream, endpoints, version })))
 }
@@ -161,7 +161,7 @@ impl Predecessor {
     pub async fn given_up(&mut self) -> Result<(), TakeOverError> {
         match self.hear().await {
             Heard::Gone(why) => {
-                warn!(%why, "the daemon that ran here is gone; this one goes on without it");
+                warn!(%why, "the old daemon has ended; this daemon continues without it");
                 Ok(())
             }
             Heard::Said(Reply::Aborted { reason }) => Err(TakeOverError::Aborted(reason)),
@@ -176,7 +176,7 @@ impl Predecessor {
     /// The other daemon has aborted the handover.
     pub async fn begin(&mut self) -> Result<Option<(usize, HashMap<u64, usize>)>, TakeOverError> {
         if let Err(why) = send(&mut self.stream, &Request::Begin).await {
-            warn!(%why, "the daemon that ran here is gone; this one goes on without it");
+            warn!(%why, "the old daemon has ended; this daemon continues without it");
             return Ok(None);
         }
         match timeout(FREEZE, self.hear()).await {
@@ -184,7 +184,7 @@ impl Predecessor {
             Ok(Heard::Said(Reply::Aborted { reason })) => Err(TakeOverError::Aborted(reason)),
             Ok(Heard::Said(other)) => Err(TakeOverError::Aborted(out_of_turn(&other).to_string())),
             Ok(Heard::Gone(why)) => {
-                warn!(%why, "the daemon that ran here is gone; this one goes on without it");
+                warn!(%why, "the old daemon has ended; this daemon continues without it");
                 Ok(None)
             }
             Err(_elapsed) => Err(TakeOverError::Aborted("it does not answer".to_owned())),
@@ -201,28 +201,25 @@ impl Predecessor {
             return match self.hear().await {
                 Heard::Said(Reply::Aborted { reason }) => Err(TakeOverError::Aborted(reason)),
                 Heard::Said(_) | Heard::Gone(_) => {
-                    warn!(%why, "the daemon that ran here is gone; this one goes on without it");
+                    warn!(%why, "the old daemon has ended; this daemon continues without it");
                     Ok(())
                 }
             };
         }
         match timeout(FREEZE, self.hear()).await {
             Ok(Heard::Said(Reply::Left)) => {
-                info!(
-                    version = self.version,
-                    "took over from the daemon that ran here, which has the connections that it had"
-                );
+                info!(version = self.version, "took over from the old daemon, which keeps its open connections");
                 Ok(())
             }
             Ok(Heard::Said(Reply::Aborted { reason })) => Err(TakeOverError::Aborted(reason)),
             Ok(Heard::Said(other)) => Err(TakeOverError::Aborted(out_of_turn(&other).to_string())),
             Ok(Heard::Gone(why)) => {
-                warn!(%why, "the daemon that ran here is gone; this one goes on without it");
+                warn!(%why, "the old daemon has ended; this daemon continues without it");
                 Ok(())
             }
             // It hangs. When it continues, it reads this message first.
             Err(_elapsed) => {
-                warn!("the daemon that ran here does not answer; this one goes on");
+                warn!("the old daemon does not answer; this daemon continues without it");
                 Ok(())
             }
         }
@@ -237,5 +234,11 @@ impl Predecessor {
 }
 
 fn out_of_turn(reply: &Reply) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("it said something out of turn: {reply:?}"))
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!(
+            "the running daemon sent an unexpected message: \
+         {reply:?}"
+        ),
+    )
 }

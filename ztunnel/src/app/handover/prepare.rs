@@ -52,7 +52,7 @@ pub async fn prepare(
             warn!(
                 missing,
                 of = handles.len(),
-                "some certificates are not there yet; the pods are taken over all the same"
+                "some certificates have not been issued yet; the pods are taken over without waiting for them"
             );
         }
         handles

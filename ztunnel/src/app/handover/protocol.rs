@@ -167,7 +167,7 @@ pub async fn receive_files(stream: &UnixStream, count: usize) -> io::Result<Vec<
     if files.len() != count {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
-            format!("{} open files came, where {count} were expected", files.len()),
+            format!("{} open files were received, and {count} were expected", files.len()),
         ));
     }
     Ok(files)

@@ -74,7 +74,7 @@ impl Handover {
                     tokio::select! {
                         biased;
                         is_handed_over = &mut exchange => break is_handed_over,
-                        Some(other) = accept(&listener) => refuse(other, "another daemon takes over already", true).await,
+                        Some(other) = accept(&listener) => refuse(other, "another handover is in progress", true).await,
                     }
                 }
             };
@@ -89,27 +89,37 @@ impl Handover {
         let protocol = match timeout(ASK, receive(&mut stream)).await {
             Ok(Ok(Request::Ask(asker))) => match self.check(&asker) {
                 Ok(protocol) => {
-                    info!(version = asker.version, protocol, "another daemon takes over, once it has read the mesh");
+                    info!(
+                        version = asker.version,
+                        protocol,
+                        "another daemon takes over when it has read the \
+                         mesh"
+                    );
                     protocol
                 }
                 Err(reason) => {
-                    warn!(reason, version = asker.version, "another daemon wants to take over, and can't");
+                    warn!(
+                        reason,
+                        version = asker.version,
+                        "another daemon requested a handover and cannot \
+                         take over"
+                    );
                     refuse(stream, &reason, false).await;
                     return false;
                 }
             },
             Ok(Ok(_)) => {
-                refuse(stream, "this is not how a handover begins", false).await;
+                refuse(stream, "the first message of a handover must be a request for it", false).await;
                 return false;
             }
             // As `ztunnel ready` does.
             Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => return false,
             Ok(Err(error)) => {
-                warn!(%error, "somebody has connected to the handover socket and said nothing that makes sense");
+                warn!(%error, "a process connected to the handover socket and sent an invalid message");
                 return false;
             }
             Err(_elapsed) => {
-                warn!("somebody has connected to the handover socket and said nothing");
+                warn!("a process connected to the handover socket and sent no message");
                 return false;
             }
         };
@@ -117,7 +127,7 @@ impl Handover {
         let given_up = self.hand_over(&mut stream, protocol).await.err();
         self.manager.expect_successor(false);
         let Some(GivenUp(reason)) = given_up else { return true };
-        warn!(reason, "the other daemon does not take over; this one goes on");
+        warn!(reason, "the other daemon does not take over; this daemon keeps its pods");
         // The other side may have ended.
         let _gone = timeout(ASK, send(&mut stream, &Reply::Aborted { reason })).await;
         false
@@ -128,8 +138,9 @@ impl Handover {
         let Some(protocol) = agree(PROTOCOLS, asker.protocols) else {
             let ([own_oldest, own_newest], [oldest, newest]) = (PROTOCOLS, asker.protocols);
             return Err(format!(
-                "it has version {version} and speaks versions {own_oldest} to {own_newest} of the handover protocol, and the new daemon, of \
-                 version {}, speaks {oldest} to {newest}: stop the old daemon first",
+                "its version {version} knows the versions {own_oldest} to {own_newest} of the handover \
+                 protocol, and version {} of the new daemon knows {oldest} to {newest}: stop the old daemon \
+                 first",
                 asker.version
             ));
         };
@@ -142,7 +153,8 @@ impl Handover {
         }
         if asker.node != self.node {
             return Err(format!(
-                "it serves node {}, and the new daemon has --node {}: every node needs a --state and a --bpf-pin of its own",
+                "it serves node {}, and the new daemon has --node {}: every node needs its own --state and \
+                 --bpf-pin",
                 self.node, asker.node
             ));
         }
@@ -152,16 +164,18 @@ impl Handover {
     async fn hand_over(&self, stream: &mut UnixStream, protocol: u32) -> Result<(), GivenUp> {
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let endpoints = self.endpoints.iter().map(|(address, _)| *address).collect();
-        let lost = |error: io::Error| GivenUp(format!("the connection to it is lost: {error}"));
+        let lost = |error: io::Error| GivenUp(format!("the connection to the new daemon was lost: {error}"));
         send(stream, &Reply::Granted(Granted { protocol, version, endpoints })).await.map_err(lost)?;
         let listeners = self.endpoints.iter().map(|(_, listener)| listener.as_fd());
         let files: Vec<_> = self.lock.files().chain(listeners).collect();
         send_files(stream, &files).await.map_err(lost)?;
         match timeout(PREPARE, receive(stream)).await {
             Ok(Ok(Request::Begin)) => {}
-            Ok(Ok(_)) => return Err(GivenUp("it said something out of turn".to_owned())),
+            Ok(Ok(_)) => return Err(GivenUp("the new daemon sent an unexpected message".to_owned())),
             Ok(Err(error)) => return Err(lost(error)),
-            Err(_elapsed) => return Err(GivenUp(format!("it was not ready within {} s", PREPARE.as_secs()))),
+            Err(_elapsed) => {
+                return Err(GivenUp(format!("the new daemon was not ready within {} s", PREPARE.as_secs())));
+            }
         }
         let orders = self.manager.orders();
         let Some(frozen) = orders.freeze().await else {
@@ -169,11 +183,14 @@ impl Handover {
         };
         let taken = self.take_over(stream, frozen.pods, frozen.connections_before).await;
         let Err(GivenUp(reason)) = taken else {
-            info!("another daemon has taken over; this one serves the connections that it has");
+            info!("another daemon has taken over; this daemon serves its open connections");
             self.keeps.leave();
             self.close_endpoints.start();
             if !orders.retire().await {
-                error!("the pods are handed over, and this daemon can't retire: it is ending");
+                error!(
+                    "the pods are handed over, and this daemon cannot keep its open connections, because \
+                     it is stopping"
+                );
             }
             // The end of the connection tells the same.
             let _gone = send(stream, &Reply::Left).await;
@@ -190,17 +207,17 @@ impl Handover {
         pods: usize,
         connections_before: std::collections::HashMap<u64, usize>,
     ) -> Result<(), GivenUp> {
-        let lost = |error: io::Error| GivenUp(format!("the connection to it is lost: {error}"));
+        let lost = |error: io::Error| GivenUp(format!("the connection to the new daemon was lost: {error}"));
         let frozen = Reply::Frozen { pods, connections_before };
         match timeout(ASK, send(stream, &frozen)).await {
             Ok(sent) => sent.map_err(lost)?,
-            Err(_elapsed) => return Err(GivenUp("it does not listen".to_owned())),
+            Err(_elapsed) => return Err(GivenUp("the new daemon does not read its messages".to_owned())),
         }
         match timeout(TAKE_OVER, receive(stream)).await {
             Ok(Ok(Request::Done)) => Ok(()),
-            Ok(Ok(_)) => Err(GivenUp("it said something out of turn".to_owned())),
+            Ok(Ok(_)) => Err(GivenUp("the new daemon sent an unexpected message".to_owned())),
             Ok(Err(error)) => Err(lost(error)),
-            Err(_elapsed) => Err(GivenUp(format!("it did not take over within {} s", TAKE_OVER.as_secs()))),
+            Err(_elapsed) => Err(GivenUp(format!("the new daemon did not take over within {} s", TAKE_OVER.as_secs()))),
         }
     }
 
@@ -212,7 +229,7 @@ impl Handover {
         }
         let ended = async { while receive::<Request>(stream).await.is_ok() {} };
         if timeout(END, ended).await.is_err() {
-            warn!("the daemon that was to take over does not end");
+            warn!("the other daemon has not taken over, and it does not end");
         }
         let orders = self.manager.orders();
         if orders.freeze().await.is_some() {
@@ -227,7 +244,7 @@ async fn accept(listener: &UnixListener) -> Option<UnixStream> {
         Ok((stream, _)) => match socket::own(&stream) {
             Ok(()) => Some(stream),
             Err(error) => {
-                warn!(%error, "somebody has connected to the handover socket who may not");
+                warn!(%error, "a process without permission connected to the handover socket");
                 None
             }
         },

@@ -57,7 +57,12 @@ pub(in crate::app) async fn connect(state: &Path, name: &str) -> io::Result<Unix
 /// When no daemon of this user listens there.
 pub async fn in_charge(state: &Path) -> io::Result<i32> {
     let credentials = connect(state, NAME).await?.peer_cred()?;
-    credentials.pid().filter(|pid| *pid > 0).ok_or_else(|| io::Error::other("its process is not visible here"))
+    credentials.pid().filter(|pid| *pid > 0).ok_or_else(|| {
+        io::Error::other(
+            "the process of the other side \
+         is not visible in this PID namespace",
+        )
+    })
 }
 
 /// Makes sure that the other side is of this user.
@@ -66,6 +71,6 @@ pub(in crate::app) fn own(stream: &UnixStream) -> io::Result<()> {
     if other == own {
         return Ok(());
     }
-    let text = format!("the other side has uid {other}, and this daemon {own}");
+    let text = format!("the other side has uid {other}, and this daemon has uid {own}");
     Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
 }

@@ -191,7 +191,7 @@ async fn a_successor_that_says_something_else_is_given_up() {
     assert!(matches!(receive(&mut stream).await.unwrap(), Reply::Frozen { pods: 2, .. }));
     send(&mut stream, &Request::Begin).await.unwrap();
     let Reply::Aborted { reason } = receive(&mut stream).await.unwrap() else { panic!("it goes on") };
-    assert!(reason.contains("out of turn"), "{reason}");
+    assert!(reason.contains("unexpected message"), "{reason}");
     assert_eq!(running.orders(), ["freeze", "resume"]);
     drop(stream);
     running.told(&["freeze", "resume", "freeze", "resume"]).await;
@@ -234,7 +234,7 @@ async fn who_can_not_take_over_is_told_why() {
     let cases = [
         (Asker { node: "node-b".to_owned(), ..asker() }, "--node node-b"),
         (Asker { layout: 99, ..asker() }, "layout 99"),
-        (Asker { protocols: [2, 3], ..asker() }, "speaks 2 to 3"),
+        (Asker { protocols: [2, 3], ..asker() }, "knows 2 to 3"),
     ];
     for (asker, reason) in cases {
         let error = ask::ask(&running.state, &running.pins, asker).await.unwrap().unwrap_err();
@@ -246,7 +246,7 @@ async fn who_can_not_take_over_is_told_why() {
     assert!(error.contains("pin directory") && error.contains("--bpf-pin"), "{error}");
     let first = running.asked().await;
     let error = ask::ask(&running.state, &running.pins, asker()).await.unwrap().unwrap_err();
-    assert!(matches!(&error, TakeOverError::Busy(text) if text.contains("already")), "{error}");
+    assert!(matches!(&error, TakeOverError::Busy(text) if text.contains("in progress")), "{error}");
     drop(first);
     assert!(running.orders().is_empty());
     running.hands_over().await;

@@ -228,7 +228,7 @@ async fn what_is_not_proved_is_refused() {
     for (bad, expected) in [
         (Request { addresses: Vec::new(), ..request() }, "0 addresses"),
         (Request { uid: String::new(), ..request() }, "K8S_POD_UID"),
-        (Request { version: 99, ..request() }, "another version"),
+        (Request { version: 99, ..request() }, "different versions"),
         (Request { namespace: "../shop".to_owned(), ..request() }, "the namespace of the pod"),
         (Request { name: "a\nb".to_owned(), ..request() }, "the name of the pod"),
     ] {

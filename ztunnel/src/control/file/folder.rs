@@ -632,6 +632,7 @@ fn read_bytes_again(name: &Arc<str>, bytes: &[u8], known: &Known) -> (FileConten
     // A panic of the parser over one file must not affect the others.
     match catch_unwind(AssertUnwindSafe(|| read_again(name, text, known))) {
         Ok((content, known)) => (content, Some(known)),
-        Err(_) => (unreadable(name, None, "the parser failed over it; please report this with the file"), None),
+        Err(_) => (unreadable(name, None, "the parser failed on this file: this is a bug, please report it \
+             with the file"), None),
     }
 }

@@ -81,11 +81,11 @@ impl AsRawFd for Instance {
 #[derive(Debug, Error)]
 enum ArmError {
     #[error(
-        "this user has as many inotify instances as it may have, or this process as many open files: raise \
+        "the limit of inotify instances of this user or of open files of this process is reached: raise \
          fs.inotify.max_user_instances, or the limit of open files"
     )]
     NoInstance,
-    #[error("this user has as many inotify watches as it may have: raise fs.inotify.max_user_watches")]
+    #[error("the limit of inotify watches of this user is reached: raise fs.inotify.max_user_watches")]
     NoWatch,
     #[error(transparent)]
     Other(#[from] io::Error),
@@ -130,7 +130,7 @@ impl Watch {
             Err(error) => {
                 // The folder may just have been removed, which the next round finds. A limit on inotify remains.
                 if !std::mem::replace(&mut self.failed, true) {
-                    warn!(%error, "cannot watch {}, reading it every second instead", self.dir.display());
+                    warn!(%error, "cannot watch {}; reading it every second instead", self.dir.display());
                 }
                 false
             }
@@ -155,7 +155,7 @@ impl Watch {
                 }
                 // Events may be lost: watch anew, and read.
                 Err(error) => {
-                    warn!(%error, "watching {} failed, starting anew", self.dir.display());
+                    warn!(%error, "watching {} failed; starting again", self.dir.display());
                     self.armed = None;
                     return Sign::Replaced;
                 }

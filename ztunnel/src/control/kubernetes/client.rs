@@ -28,8 +28,8 @@ pub enum Access {
 pub enum ConnectError {
     /// The process does not run in a pod, or the pod has no service account.
     #[error(
-        "cannot use the service account of this pod to reach the Kubernetes API: outside of a cluster give --kubeconfig FILE; in a \
-         pod, automountServiceAccountToken must not be false"
+        "cannot use the service account of this pod for the Kubernetes API; outside of a cluster give \
+         --kubeconfig FILE; in a pod, automountServiceAccountToken must not be false"
     )]
     InCluster(#[source] InClusterError),
     /// The file can't be used.

@@ -107,8 +107,8 @@ impl fmt::Display for Failure {
             Reason::Unauthenticated(text) => {
                 write!(f, "{text}: the token or certificate of the client is not accepted, or has expired")
             }
-            Reason::Unreachable(text) => write!(f, "{text}: it will be tried again"),
-            Reason::Silent => f.write_str("no answer in time: it will be tried again"),
+            Reason::Unreachable(text) => write!(f, "{text}; trying again"),
+            Reason::Silent => f.write_str("no answer in time; trying again"),
             Reason::Answer(text) => write!(f, "the answer cannot be read: {text}"),
             Reason::NotFound(text) | Reason::Conflict(text) | Reason::Expired(text) | Reason::Refused(text) => {
                 f.write_str(text)

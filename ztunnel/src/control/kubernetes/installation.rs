@@ -90,13 +90,14 @@ impl InstallationWatch {
                 Report::Gone(_) => self.stand(Standing::Deleted),
                 Report::Synced if self.is_unknown() => warn!(
                     daemon_set = %self.name,
-                    "there is no such DaemonSet: captured pods stay captured when the daemon is removed from the cluster; correct \
-                     --daemon-set"
+                    "the DaemonSet of --daemon-set does not exist, so captured pods stay captured when the \
+                     daemon is removed from the cluster; correct --daemon-set"
                 ),
                 Report::Synced => {}
                 Report::Failed(failure) => warn!(
                     daemon_set = %self.name,
-                    "{failure}; captured pods stay captured if the daemon is removed from the cluster meanwhile"
+                    "{failure}; captured pods stay captured if the daemon is removed from the cluster before \
+                     that"
                 ),
                 Report::Absent => warn!(daemon_set = %self.name, "the API server has no DaemonSets"),
             }
@@ -116,7 +117,10 @@ impl InstallationWatch {
 
     fn stand(&self, standing: Standing) {
         if self.told.send_replace(standing) != standing && standing == Standing::Deleted {
-            info!(daemon_set = %self.name, "the DaemonSet of this daemon is deleted: all pods are released when the daemon is told to stop");
+            info!(
+                daemon_set = %self.name,
+                "the DaemonSet of this daemon was deleted; the daemon releases all pods when it gets SIGTERM"
+            );
         }
     }
 }

@@ -110,12 +110,17 @@ impl KubernetesMesh {
                 return;
             }
             Report::Absent if is_optional(resource) => {
-                info!(%resource, server = &*self.server, "the Kubernetes API has no such type: there are no objects of it; it is looked for again");
+                info!(
+                    %resource, server = &*self.server,
+                    "the Kubernetes API does not have this type, so the mesh has no objects of it; looking for the \
+                     type again every half a minute"
+                );
                 return self.followed.absent(resource);
             }
             Report::Absent => {
                 let why = format!(
-                    "cannot list {resource} at {}: it has no such type, so it is no API server of Kubernetes: correct the server's address",
+                    "cannot list {resource} at {}: the server does not have this type, so it is not a \
+                     Kubernetes API server; correct the address of the server",
                     self.server
                 );
                 warn!("{why}");
@@ -240,7 +245,7 @@ fn log(before: &[Problem], now: &[Problem]) {
         }
     }
     for problem in before.difference(&now) {
-        info!("no longer: {problem}");
+        info!("solved: {problem}");
     }
 }
 

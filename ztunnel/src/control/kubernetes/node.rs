@@ -143,7 +143,7 @@ impl NodeWatch {
             Report::Synced => None,
             Report::Failed(failure) => Some(failure.to_string()),
             Report::Absent => Some(format!(
-                "the server at {} has no {}: it is no API server of Kubernetes; correct its address",
+                "the server at {} has no {}, so it is not a Kubernetes API server; correct its address",
                 self.server,
                 kind.resource()
             )),
@@ -201,7 +201,10 @@ impl NodeWatch {
                 let object = said.body.map(|body| objects::Object { name: said.name.clone(), origin, body });
                 self.joiner.say(&voice(kind, &said.name), object.into_iter().collect(), Vec::new());
             }
-            Err(error) => warn!("{title} in the Kubernetes API cannot be read: {error}; its last valid version counts"),
+            Err(error) => warn!(
+                "{title} in the Kubernetes API cannot be read: {error}; its last valid \
+                 version stays in force"
+            ),
         }
     }
 
@@ -268,8 +271,8 @@ impl NodeWatch {
         let mut failures = failures.peekable();
         if failures.peek().is_some() {
             let state = match self.listed() {
-                Some(_) => "what was known of this node's pods stays in force",
-                None => "nothing is known of this node's pods until then",
+                Some(_) => "the last good state of this node's pods stays in force",
+                None => "until then no pod of this node is known",
             };
             return Some(format!("{}; {state}", failures.collect::<Vec<_>>().join("; ")));
         }

@@ -124,7 +124,12 @@ fn said(status: &Status, audiences: &[String]) -> Review {
         return refused("the token is for another audience");
     }
     let account = status.user.username.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'));
-    let Some((namespace, account)) = account else { return refused("the token is of no service account") };
+    let Some((namespace, account)) = account else {
+        return refused(
+            "the token does not belong to a service \
+         account",
+        );
+    };
     let extra = |key: &str| match status.user.extra.get(key).map(Vec::as_slice) {
         Some([value]) if !value.is_empty() => Some(value.as_str()),
         _ => None,
@@ -136,7 +141,7 @@ fn said(status: &Status, audiences: &[String]) -> Review {
         return refused("the token does not say on which node its pod runs: Kubernetes 1.30 or newer is needed");
     };
     if [namespace, account, pod, node].into_iter().any(|name| check_name(name).is_err()) {
-        return refused("the token names something that is no name");
+        return refused("the token has an invalid name of a node, pod or service account");
     }
     Review::Pod(PodToken {
         account: NamespacedName::new(namespace, account),
@@ -189,8 +194,8 @@ mod tests {
         assert_eq!(reviewed(201, answer("ztunnel", account, &extra(""))).await, Ok(Review::Pod(good)));
         let table = [
             (answer("api", account, &extra("")), "another audience"),
-            (answer("ztunnel", "admin", &extra("")), "no service account"),
-            (answer("ztunnel", "system:serviceaccount:a/b:c", &extra("")), "no name"),
+            (answer("ztunnel", "admin", &extra("")), "not belong to a service account"),
+            (answer("ztunnel", "system:serviceaccount:a/b:c", &extra("")), "invalid name"),
             (answer("ztunnel", account, &extra("pod-name")), "not bound to a pod"),
             (answer("ztunnel", account, &extra("pod-uid")), "not bound to a pod"),
             (answer("ztunnel", account, &extra("node-name")), "on which node"),

@@ -30,7 +30,7 @@ pub(super) fn read(kind: Kind, tree: &mut Node<'_>, texts: &mut Interner) -> Res
         objects::read(resource, texts).map_err(|error| Fault { field: Some(error.field), message: error.message })
     });
     catch_unwind(reading).unwrap_or_else(|_| {
-        let message = "the program failed over it; please report this with the object".to_owned();
+        let message = "the parser failed on this object: this is a bug, please report it with the object".to_owned();
         Err(Fault { field: None, message })
     })
 }
@@ -68,8 +68,8 @@ pub fn verdict(resource: ResourceType, policy: &Object) -> Verdict {
             refused(
                 "Invalid",
                 format!(
-                    "{field}{message}; the last valid version of the object stays in force; where there is none, the pods that it \
-                     may protect accept only health probes"
+                    "{field}{message}; the last valid version of the object stays in force; if there is \
+                     none, the pods that the policy may select accept only health probes"
                 ),
             )
         }

@@ -185,7 +185,8 @@ impl RemoteMesh {
             Err(failure) => (Err(std::io::Error::other(failure.to_string())), None),
         };
         if let Err(error) = &journal {
-            warn!(file = %self.file.display(), %error, "cannot keep the mesh of the control plane on disk: a daemon that starts while the control plane is away will know nothing");
+            warn!(file = %self.file.display(), %error, "cannot store the mesh of the control plane on disk: \
+                 a daemon that starts while the control plane cannot be reached will have no mesh");
         }
         self.keeper = Some(Keeper::new(journal).kept_by(self.keeps.clone()));
         self.heard = at.map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds));
@@ -193,7 +194,7 @@ impl RemoteMesh {
             (self.complete, self.is_due) = (!self.resources.has_unread(), true);
             let (addresses, policies) = self.resources.counts();
             let as_of = self.heard.map(rfc3339);
-            info!(addresses, policies, as_of, "the mesh as the control plane last said it, until it is reached");
+            info!(addresses, policies, as_of, "using the stored mesh until the control plane is reached");
         } else {
             // An incomplete state is not used.
             (self.resources, self.answered) = (self.nothing(), first);
@@ -269,7 +270,7 @@ impl RemoteMesh {
                 Some(heard) if self.answered == [true; REQUIRED] => {
                     format!("the mesh stays as it was at {}", rfc3339(heard))
                 }
-                _ => "nothing is known of the mesh until it is reached".to_owned(),
+                _ => "until then the daemon has no mesh".to_owned(),
             };
             let message = format!(
                 "the control plane cannot be used since {}: {why}; {state}, and the connection is tried again every few seconds",
@@ -279,8 +280,9 @@ impl RemoteMesh {
         }
         if let Some(failure) = self.keeper.as_ref().and_then(Keeper::failure) {
             let message = format!(
-                "the mesh is not kept in {} any more: {failure}; a daemon that starts while the control plane is away will know \
-                 an older mesh or none; make the file writable, and restart the daemon",
+                "the mesh cannot be stored in {} any more: {failure}; a daemon that starts while the control \
+                 plane cannot be reached will have an older mesh or none; make the file writable, and \
+                 restart the daemon",
                 self.file.display()
             );
             problems.push(of_plane(&url, message, Severity::Warning));
@@ -379,7 +381,7 @@ impl RemoteMesh {
             warn!(
                 type_url,
                 removed,
-                "the control plane has removed every resource of this type, and the mesh has none of them any more"
+                "the control plane has removed all resources of this type, so the mesh has none of them"
             );
         }
         tracing::debug!(type_url = answer.type_url, resources, removed, "response of the control plane");
@@ -445,7 +447,8 @@ impl RemoteMesh {
         let why = causes(error);
         if lived >= LONGEST && matches!(error, StreamError::Ended(_) | StreamError::Closed) {
             // Control planes end streams from time to time, so that the daemons are distributed over all replicas.
-            info!(control_plane = %self.plane.url, reason = why, "the stream of the control plane is over; connecting again");
+            info!(control_plane = %self.plane.url, reason = why, "the stream of the control plane has ended; \
+                 connecting again");
             return;
         }
         let is_known = self.outage.as_ref().is_some_and(|outage| outage.why == why);

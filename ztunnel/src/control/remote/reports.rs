@@ -117,7 +117,10 @@ impl Line {
         if is_unknown {
             self.not_before = now + UNKNOWN_CALL;
             if is_news {
-                info!(control_plane = %plane.url, reason = why, "the control plane takes no reports of refused pods: no Events are written about them");
+                info!(
+                    control_plane = %plane.url, reason = why,
+                    "the control plane does not support reports of refused pods: no Events are written about them"
+                );
             }
         } else {
             self.not_before = now + self.pause.mul_f64(0.75 + fastrand::f64() / 2.0);

@@ -331,7 +331,10 @@ impl Resources {
             let bad = held.bad.iter().map(|(name, bad)| {
                 let consequence = match held.versions.contains_key(name) {
                     true => "the last good state of the resource stays in force",
-                    false => "it has never been readable: nothing that it may forbid is allowed; correct it in the control plane",
+                    false => {
+                        "it has never been readable, so connections that it may forbid are refused; \
+                         correct it in the control plane"
+                    }
                 };
                 of_resource(name, type_url, format!("{}; {consequence}", bad.flaw), Severity::Error)
             });
@@ -352,19 +355,21 @@ impl Resources {
         problems.extend(self.without_details().map(|why| of_plane(&plane, why, Severity::Warning)));
         for (waypoint, count) in self.joined.waypoints() {
             let message = format!(
-                "{count} workloads and services have the waypoint {waypoint}: this version has no tunnels to waypoints, so \
-                 captured connections to them are refused; remove the label istio.io/use-waypoint to connect without the waypoint"
+                "{count} workloads and services have the waypoint {waypoint}; this version does not support \
+                 waypoints, so captured connections to these workloads and services are refused; remove the \
+                 label istio.io/use-waypoint to connect without the waypoint"
             );
             problems.push(of_plane(&plane, message, Severity::Warning));
         }
         for type_url in &self.unknown {
-            let message =
-                format!("it sends resources of the type {type_url}, which nobody asked for; they are ignored");
+            let message = format!(
+                "it sends resources of the type {type_url}, which the daemon has not requested; they \
+                     are ignored"
+            );
             problems.push(of_plane(&plane, message, Severity::Warning));
         }
         for type_url in &self.emptied {
-            let message =
-                format!("it has removed every resource of the type {type_url}: the mesh has none of them any more");
+            let message = format!("it has removed all resources of the type {type_url}, so the mesh has none of them");
             problems.push(of_plane(&plane, message, Severity::Warning));
         }
         problems
@@ -378,10 +383,11 @@ impl Resources {
             _ if self.is_on_demand => return None,
             (format, ..) if format != FORMAT => {
                 format!(
-                    "they have format {format}, and this version knows format {FORMAT}: run the same version everywhere"
+                    "the details have format {format}, and this version knows format {FORMAT}: run the same \
+                     version everywhere"
                 )
             }
-            _ if !self.has_objects => "those of policies have not come yet".to_owned(),
+            _ if !self.has_objects => "the details of policies have not been received yet".to_owned(),
             (_, 0, 0) => return None,
             (_, bad, lacking) => format!(
                 "{bad} objects and {lacking} workloads and services have none that this version can read: run the same version \

@@ -30,7 +30,7 @@ pub(super) enum StreamError {
     #[error("the control plane closed the stream")]
     Closed,
     /// The control plane sends but does not read.
-    #[error("the control plane does not read what it is sent: {MOST_WAITING} answers wait")]
+    #[error("the control plane does not read: {MOST_WAITING} answers wait to be sent")]
     NotRead,
     /// The control plane does not answer.
     #[error("the control plane did not answer for {what} within {seconds} s")]

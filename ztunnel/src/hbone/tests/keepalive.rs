@@ -36,7 +36,7 @@ async fn a_server_finds_a_dead_client_within_20_seconds() {
         assert_eq!(start.elapsed().as_secs(), 20);
         assert_eq!(error.kind(), ErrorKind::ConnectionAborted);
         assert!(
-            error.to_string().contains("the peer does not answer: nothing was received from it for 20 s"),
+            error.to_string().contains("the peer does not answer: no data was received from the peer for 20 s"),
             "{error}"
         );
         assert_eq!(*served.end.borrow(), Some(End::Dead(Duration::from_secs(20))));

@@ -95,7 +95,7 @@ impl Messages {
                 Status::new(Code::DeadlineExceeded, format!("a message did not arrive within {} s", within.as_secs()))
             };
             if !more.await.map_err(late)?? {
-                return Err(Status::new(Code::InvalidArgument, "the call ends within a message"));
+                return Err(Status::new(Code::InvalidArgument, "the call ended before the end of a message"));
             }
         }
     }
@@ -122,7 +122,15 @@ impl Messages {
     /// Reads more of the body; `false`: the body is at its end.
     async fn read(&mut self) -> Result<bool, Status> {
         let Some(data) = self.body.data().await else { return Ok(false) };
-        let data = data.map_err(|error| Status::new(Code::Unavailable, format!("the call was broken off: {error}")))?;
+        let data = data.map_err(|error| {
+            Status::new(
+                Code::Unavailable,
+                format!(
+                    "the call was interrupted: \
+             {error}"
+                ),
+            )
+        })?;
         // The window is given back at once, because the length of a message is limited elsewhere.
         let _closed = self.body.flow_control().release_capacity(data.len());
         self.buffer.extend_from_slice(&data);

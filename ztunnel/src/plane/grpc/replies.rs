@@ -29,7 +29,7 @@ pub enum Stalled {
         within: Duration,
     },
     /// The caller has gone.
-    #[error("the caller has gone: {0}")]
+    #[error("the caller ended the call: {0}")]
     Gone(String),
 }
 

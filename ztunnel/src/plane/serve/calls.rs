@@ -65,7 +65,7 @@ impl Calls {
                 }
                 CREATE_CERTIFICATE => (true, self.certificate(&caller, body, &mut respond).await.err()),
                 REPORT_PODS => (true, self.report(&caller, body, &mut respond).await.err()),
-                _ => (true, Some(Status::new(Code::Unimplemented, "there is no such call"))),
+                _ => (true, Some(Status::new(Code::Unimplemented, "the method is not known"))),
             },
             (_, Err(status)) => {
                 debug!(%peer, reason = status.message, "a call was refused");
@@ -106,15 +106,18 @@ impl Calls {
             let seconds = wait.as_secs() + 1;
             Status::new(
                 Code::ResourceExhausted,
-                format!("node {node} opens streams more often than a node may: try again in {seconds} s"),
+                format!("node {node} has reached the rate limit of new streams: try again in {seconds} s"),
             )
         })?;
         let present = self.server.streams.enter(&node, peer, limits.streams_per_node).ok_or_else(|| {
             self.server.metrics.cut("stream_limit");
-            warn!(%node, %peer, most = limits.streams_per_node, "a stream was refused: its node has as many as one may have");
+            warn!(
+                %node, %peer, most = limits.streams_per_node,
+                "a stream was refused: its node has reached the limit of open streams"
+            );
             Status::new(
                 Code::ResourceExhausted,
-                format!("node {node} has {} streams open, which is as many as a node may have", limits.streams_per_node),
+                format!("node {node} has {} open streams, which is the limit", limits.streams_per_node),
             )
         })?;
         let Ok(replies) = Replies::begin(respond, limits.read_within) else { return Ok(()) };
@@ -146,7 +149,11 @@ impl Calls {
 
     async fn report(&self, caller: &Caller, body: RecvStream, respond: &mut SendResponse<Bytes>) -> Result<(), Status> {
         let events = self.server.pod_events.as_ref().ok_or_else(|| {
-            Status::new(Code::Unimplemented, "this control plane has no Kubernetes API, so it writes no Events on pods")
+            Status::new(
+                Code::Unimplemented,
+                "this control plane does not use the Kubernetes API, so it \
+                 writes no Events about pods",
+            )
         })?;
         let report: PodReport = self.request(body, self.server.limits.pod_report).await?;
         self.answer(respond, &events.take(caller, &report).map_err(|refusal| refusal.status())?).await;

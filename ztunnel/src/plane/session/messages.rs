@@ -69,7 +69,8 @@ pub enum SessionError {
     LongName(usize),
     /// The stream has lacked removals for so long that they have been forgotten.
     #[error(
-        "the stream has not been told of removals of {0} resources for so long that they are not remembered any more: connect again and state initial_resource_versions"
+        "the control plane does not store the removals of {0} resources any more that this stream has not \
+         received: connect again and state initial_resource_versions"
     )]
     Behind(Kind),
 }

@@ -31,7 +31,7 @@ impl Plane {
 async fn a_control_plane_without_an_api_server_takes_no_reports() {
     let plane = Plane::start(LIMITS).await;
     let (code, message) = plane.report(Some(TOKEN_A), &report(&["a"], "why")).await.unwrap_err();
-    assert!(code == 12 && message.contains("no Kubernetes API"), "{code} {message}");
+    assert!(code == 12 && message.contains("does not use the Kubernetes API"), "{code} {message}");
 }
 
 #[tokio::test]

@@ -91,7 +91,7 @@ async fn a_labelled_pod_is_found_and_one_without_the_label_is_not_looked_for() {
     assert_eq!(known.probe_ports, [80]);
     world.says(&[]);
     world.comes_to("absent").await;
-    assert!(world.source.missing_netns(&name("a")).contains("on the node here"), "both must know it");
+    assert!(world.source.missing_netns(&name("a")).contains("on node here"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -137,7 +137,7 @@ async fn pods_that_cannot_be_captured_have_the_reason() {
     let sandboxed = pod("a", UID, &["10.0.0.1"], Membership::InMesh);
     let local = LocalPod { runtime_class: Some("kata-qemu".into()), ..LocalPod::default() };
     world.says(&[NodePod { local: Arc::new(local), ..sandboxed }]);
-    world.comes_to("its network namespace is being looked for").await;
+    world.comes_to("the daemon is searching for the pod's network namespace").await;
     let pods = world.source.current().unwrap();
     assert!(
         !pods[&name("a")].is_labelled,

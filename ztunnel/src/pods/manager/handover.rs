@@ -97,7 +97,8 @@ impl<K: Kernel> Manager<K> {
         if let Err(error) = self.parts.kernel.regain() {
             warn!(
                 error = causes(&error),
-                "cannot take up again what another daemon had begun to take over; trying again"
+                "another daemon began to take over, and the daemon cannot restore the BPF programs that it \
+                 had before; trying again"
             );
         }
         let mut listeners: HashMap<u64, Vec<(usize, Purpose, std::net::TcpListener)>> = HashMap::new();
@@ -112,7 +113,11 @@ impl<K: Kernel> Manager<K> {
             enrolled.following = self.watch(&name, &enrolled.pod, &enrolled.addresses);
             if let Err(error) = regained {
                 // Its listeners may be missing in the map.
-                warn!(pod = %name, error = causes(&error), "cannot take the pod up again: it is enrolled anew");
+                warn!(
+                    pod = %name, error = causes(&error),
+                    "cannot restore the listeners of the pod after an aborted handover; the daemon enrols the pod \
+                     again"
+                );
                 enrolled.pod.deaf.tell();
             }
             self.enrolled.insert(name, enrolled);
@@ -171,7 +176,11 @@ impl<K: Kernel> Manager<K> {
         let connections: usize = loads.iter().map(|load| load.connections).sum();
         let is_empty = loads.iter().all(|load| load.waiting == 0);
         if is_empty {
-            info!(connections, "all new connections go to the other daemon; this one has what is open");
+            info!(
+                connections,
+                "all new connections go to the new daemon; this daemon keeps the open \
+                 connections"
+            );
         }
         is_empty || since.elapsed() >= self.parts.linger
     }
@@ -216,7 +225,10 @@ impl<K: Kernel> Manager<K> {
     async fn leave(&mut self, name: &NamespacedName) {
         if let Some(Enrolled { pod, .. }) = self.enrolled.remove(name) {
             node(&mut self.parts).close(&pod.netns).await;
-            info!(pod = %name, "the connections of a pod have been reset: it has left the mesh, or is another pod now");
+            info!(
+                pod = %name,
+                "the connections of a pod were reset: the pod left the mesh, or another pod has replaced it"
+            );
         }
     }
 }

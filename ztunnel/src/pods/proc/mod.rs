@@ -54,7 +54,8 @@ const NAMED: usize = 8;
 pub enum NotFound {
     /// The processes could not be listed.
     #[error(
-        "cannot list the processes of the node in {}: {error}; --proc must be the /proc of the node, which the daemon may read",
+        "cannot list the processes of the node in {}: {error}; set --proc to the /proc of the node, and let \
+         the daemon read it",
         proc.display()
     )]
     Unreadable {
@@ -90,13 +91,14 @@ pub enum NotFound {
     },
     /// All processes of the pod are in the node's network namespace.
     #[error(
-        "all processes of the pod are in the network namespace of the node, which has none of the pod's connections"
+        "all processes of the pod are in the network namespace of the node, so the network namespace of the \
+         pod cannot be found; label the pod istio.io/dataplane-mode: none"
     )]
     OnTheHost,
     /// All processes of the pod are in namespaces without the pod's addresses.
     #[error(
         "none of the network namespaces of the pod's processes has the pod's address {address}; they have {found}{}",
-        if *.is_cut { ", and more than so many were not looked into" } else { "" }
+        if *.is_cut { ", and further network namespaces were not examined" } else { "" }
     )]
     NotItsOwn {
         /// An address of the pod.
@@ -108,8 +110,9 @@ pub enum NotFound {
     },
     /// Several namespaces have the pod's addresses.
     #[error(
-        "processes of the pod are in several network namespaces that have the pod's addresses, those of {processes}; one of them \
-         has made another namespace and given it these addresses: end it, or delete the pod"
+        "the pod has processes in several network namespaces that have the pod's addresses: {processes}; one \
+         of these processes created a namespace and gave it these addresses: end that process, or delete the \
+         pod"
     )]
     Several {
         /// One process in each of the namespaces.
@@ -272,7 +275,8 @@ impl<I: Inspect> Finder<I> {
 
     async fn try_sweep(&self, wanted: HashSet<Arc<str>>) -> io::Result<(HashMap<Arc<str>, Seen>, usize)> {
         let proc = Arc::clone(&self.proc);
-        let failed = |failure| io::Error::other(format!("looking at the processes broke off: {failure}"));
+        let failed = |failure| io::Error::other(format!("the search through the processes of the node was \
+             interrupted: {failure}"));
         let mut sweep = spawn_blocking(|| Sweep::begin(proc, wanted)).await.map_err(failed)??;
         loop {
             let begun = Instant::now();

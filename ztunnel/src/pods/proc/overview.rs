@@ -27,7 +27,8 @@ pub struct Overview {
 #[derive(Debug, Error)]
 pub enum Unusable {
     /// The folder can't be listed.
-    #[error("cannot list the processes of the node in {}: mount the /proc of the node, and set --proc to where it is", proc.display())]
+    #[error("cannot list the processes of the node in {}: mount the /proc of the node, and set --proc to its \
+         mount point", proc.display())]
     Unreadable {
         /// The folder.
         proc: PathBuf,
@@ -35,7 +36,7 @@ pub enum Unusable {
         source: io::Error,
     },
     /// The folder has no processes.
-    #[error("there are no processes in {}: mount the /proc of the node, and set --proc to where it is", proc.display())]
+    #[error("there are no processes in {}: mount the /proc of the node, and set --proc to its mount point", proc.display())]
     NoProcesses {
         /// The folder.
         proc: PathBuf,

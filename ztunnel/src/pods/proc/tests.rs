@@ -171,7 +171,7 @@ async fn two_namespaces_with_the_pods_addresses_are_nobodys() {
     tree.of_pod(5, A, "a");
     tree.of_pod(6, A, "fake");
     let [found] = &tree.find(&[(A, &["10.0.0.1"])]).await[..] else { panic!() };
-    assert!(found.contains("several network namespaces") && found.contains("those of 5 and 6;"), "{found}");
+    assert!(found.contains("several network namespaces") && found.contains("(processes 5 and 6)"), "{found}");
     // An earlier daemon has enrolled the pod with one of them.
     fs::write(tree.0.path().join("recorded"), "a").unwrap();
     assert_eq!(tree.find(&[(A, &["10.0.0.1"])]).await, ["a by 5"]);
@@ -217,7 +217,7 @@ async fn a_pod_with_very_many_processes_and_namespaces_is_found_and_holds_up_nob
     // Without its own namespace, the message is still short.
     tree.end(10);
     let found = tree.find(&[(A, &["10.0.0.1"])]).await;
-    assert!(found[0].ends_with("more than so many were not looked into") && found[0].len() < 500, "{found:?}");
+    assert!(found[0].ends_with("further network namespaces were not examined") && found[0].len() < 500, "{found:?}");
 }
 
 #[tokio::test]

@@ -58,9 +58,10 @@ const MAPS: [(&str, MapType); 6] = [
 pub(super) fn features(held: Capabilities) -> Vec<Requirement> {
     const KERNEL: &str =
         "no capture; run a kernel of 5.17 or later with CONFIG_CGROUP_BPF, in the host's user namespace";
-    const UNGUARDED: &str = "a second hold on captured pods. Without it TCP leaves a pod past the daemon from raw and packet sockets (CAP_NET_RAW), from \
-         sockets that had a source route before the pod was enrolled, and by routes of the pod's own (CAP_NET_ADMIN), and a \
-         neighbour can reach the pod from the pod's own IPv6 address; run a kernel of 6.6 or later with CONFIG_NET_XGRESS";
+    const UNGUARDED: &str = "the guards of captured pods. Without guards, TCP from these sources bypasses \
+         the daemon: raw and packet sockets (CAP_NET_RAW), sockets that had a source route before the pod \
+         was enrolled, and routes that the pod has made (CAP_NET_ADMIN); and a neighbour can reach the pod \
+         from the pod's own IPv6 address; run a kernel of 6.6 or later with CONFIG_NET_XGRESS";
     let (connect, option, steer) = (ProgramType::CgroupSockAddr, ProgramType::CgroupSockopt, ProgramType::SkLookup);
     let guards = guard::supported().map(|()| "known to the kernel".to_owned()).map_err(|error| error.to_string());
     let log = helpers(connect, &LOG_HELPERS).and_then(|_| helpers(steer, &LOG_HELPERS));
@@ -178,7 +179,7 @@ fn attach_to_no_cgroup(object: &mut Ebpf) -> Found {
             Ok("known to the kernel".to_owned())
         }
         Err(error) => Err(refusal(&error)),
-        Ok(_) => Err("the kernel took a file for a cgroup".to_owned()),
+        Ok(_) => Err("the kernel accepted a file as a cgroup".to_owned()),
     }
 }
 
@@ -192,7 +193,8 @@ fn attach_to_scratch_netns(object: &mut Ebpf) -> Found {
         steer.attach(netns).map_err(|error| refusal(&error))?;
         Ok("attached to a new one".to_owned())
     };
-    std::thread::scope(|scope| scope.spawn(attach).join()).unwrap_or_else(|_| Err("the probe broke off".to_owned()))
+    std::thread::scope(|scope| scope.spawn(attach).join())
+        .unwrap_or_else(|_| Err("the probe was interrupted".to_owned()))
 }
 
 /// Why the kernel refused a program. The verifier's log may have thousands of lines; only the complaint at its end is

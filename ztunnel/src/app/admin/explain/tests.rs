@@ -50,8 +50,8 @@ fn query_strings() {
     check("", Err("the parameter from is missing"));
     check("from=demo/a&port=80", Err("the parameter to is missing"));
     check("from=demo/a&to=demo/b", Err("the parameter port is missing"));
-    check("from=demo/a&to=demo/b&port=80&port=81", Err("port is there twice"));
-    check("from=demo/a&from=demo/a&to=demo/b&port=80", Err("from is there twice"));
+    check("from=demo/a&to=demo/b&port=80&port=81", Err("the parameter port is given twice"));
+    check("from=demo/a&from=demo/a&to=demo/b&port=80", Err("the parameter from is given twice"));
     check("from=demo/a&to=demo/b&port=80&verbose", Err("there is a parameter other than"));
     check("fr%6fm=demo/a&to=demo/b&port=80", Err("there is a parameter other than"));
     for port in ["", "0", "-1", "+80", "65536", " 80", "99999999999999999999", "８０", "%00"] {
@@ -185,7 +185,7 @@ async fn the_admin_listener_explains_and_no_other() {
     for (method, target, expected, said) in [
         ("GET", "/explain", 400, "the parameter from is missing"),
         ("GET", "/explain?from=demo/a&to=demo/c&port=80", 400, "to: the mesh has no Pod or Service demo/c"),
-        ("GET", "/explain?from=demo/a&to=demo/b&port=80&port=80", 400, "port is there twice"),
+        ("GET", "/explain?from=demo/a&to=demo/b&port=80&port=80", 400, "the parameter port is given twice"),
         ("GET", "/explain?from=%1b[2J&to=demo/b&port=80", 400, "from: \"\\u{1b}[2J\" is not a client"),
         ("GET", "/explain?from=%zz&to=demo/b&port=80", 400, "from: not percent-encoded"),
         ("POST", good, 405, "GET only"),

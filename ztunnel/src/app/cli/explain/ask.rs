@@ -82,7 +82,10 @@ fn read(admin: SocketAddr, status: StatusCode, body: &[u8]) -> anyhow::Result<Ex
             )
         }),
         StatusCode::NOT_FOUND => {
-            bail!("{admin} explains nothing: give the daemon's --admin address, not that of --metrics or --readiness")
+            bail!(
+                "{admin} has no endpoint /explain: give the address of the daemon's --admin, and not of \
+                 --metrics or --readiness"
+            )
         }
         _ => bail!("the daemon at {admin} can't explain that: {}", said()),
     }

@@ -157,7 +157,7 @@ fn a_daemon_is_asked_and_what_is_none_is_told() {
     check(http("200 OK", &json.replace("demo/b", "demo/\\u001b[2J")), 3, "demo/\\u{1b}[2J");
     check(http("200 OK", "{}"), 2, "is not an explanation");
     check(http("400 Bad Request", "to: the mesh has no Service demo/b\u{1b}[2J\n"), 2, "no Service demo/b\\u{1b}[2J");
-    check(http("404 Not Found", "no"), 2, "give the daemon's --admin address");
+    check(http("404 Not Found", "no"), 2, "give the address of the daemon's --admin");
     check("SSH-2.0-OpenSSH_9.2\r\n".to_owned(), 2, "does not answer in HTTP");
     check(String::new(), 2, "does not answer in HTTP");
     check("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{".to_owned(), 2, "the answer can't be read");

@@ -133,7 +133,7 @@ fn mesh_config<'a>(tree: &'a Node<'_>) -> &'a str {
 fn consequence(hides: &Hides) -> String {
     let mut closed = Vec::new();
     if hides.addresses != AddressesIn::Nowhere {
-        closed.push("a mesh that has not been served yet is not served".to_owned());
+        closed.push("the mesh is not served, because it has not been served before".to_owned());
     }
     match &hides.policies {
         PoliciesIn::Anywhere => closed.push("all pods accept only health probes".to_owned()),

@@ -223,7 +223,7 @@ async fn types_of_istio_may_be_missing_and_those_of_kubernetes_may_not() {
     let (_script, mut mesh) = api.start().await;
     let batch = next(&mut mesh).await;
     assert!(!batch.is_read);
-    assert!(batch.problems.unwrap()[0].message.contains("it is no API server of Kubernetes"));
+    assert!(batch.problems.unwrap()[0].message.contains("it is not a Kubernetes API server"));
 }
 
 #[tokio::test]

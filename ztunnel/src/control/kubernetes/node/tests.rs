@@ -155,7 +155,7 @@ async fn a_right_that_is_missing_is_told_and_nothing_is_known_until_then() {
         problem.contains("cannot list namespaces") && problem.contains("verbs: [\"list\", \"watch\"]"),
         "{problem}"
     );
-    assert!(problem.ends_with("nothing is known of this node's pods until then"), "{problem}");
+    assert!(problem.ends_with("until then no pod of this node is known"), "{problem}");
     assert_eq!(news.pods, None);
 }
 

@@ -334,7 +334,7 @@ fn removal_of_everything_is_obeyed_and_told() {
     resources.take(response(ADDRESS, "2", Vec::new(), &["c1//Pod/demo/a", "demo/web.demo.svc.cluster.local"]));
     mesh = next(&mesh, &mut resources);
     assert_eq!((mesh.counts().workloads, resources.emptied().len()), (0, 1));
-    assert!(resources.problems()[0].message.contains("has removed every resource"));
+    assert!(resources.problems()[0].message.contains("has removed all resources"));
     resources.take(response(ADDRESS, "3", vec![workload("1", pod("a", [10, 0, 0, 1]))], &[]));
     assert!(resources.problems().is_empty());
 }
