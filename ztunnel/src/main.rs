@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use ztunnel::{
     app::cli,
-    config::{Args, Command, args::Output},
+    config::{Args, Command, commands::Output},
 };
 
 fn main() -> ExitCode {

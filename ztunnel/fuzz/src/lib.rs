@@ -7,6 +7,7 @@
 pub mod control {
     mod field;
     pub mod join;
+    #[expect(dead_code, unused_imports, reason = "the watched folder, which is not compiled here, uses more of it")]
     pub mod manifests;
     pub mod objects;
     mod yaml;
@@ -17,6 +18,7 @@ pub mod istio {
     pub mod check;
     pub mod detail;
     pub mod discovery;
+    pub mod object;
     pub mod read;
     pub mod security;
     pub mod settings;

@@ -1,10 +1,10 @@
 //! Builds the daemon from its settings and runs it until its end.
 
-use std::{collections::HashMap, future::pending, io, os::fd::AsFd as _, path::Path, sync::Arc};
+use std::{io, os::fd::AsFd as _, sync::Arc};
 
 use anyhow::{Context as _, bail};
 use prometheus_client::registry::Registry;
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 use tracing::{Span, info, warn};
 
 use super::{
@@ -18,20 +18,13 @@ use super::{
     issuer, left,
     log::LostLines,
     memory, process,
+    sources::{Reports, Source, standing},
 };
 use crate::{
-    config::{
-        RunArgs,
-        args::ExpiredPeers,
-        defaults,
-        remote::{PlaneMode, PodsFrom, access},
-        units::Bytes,
-    },
+    config::{RunArgs, args::ExpiredPeers, defaults, remote::PlaneMode, units::Bytes},
     control::{
-        file::{Local, MeshFolder},
-        kubernetes::{Cluster, Installation, InstallationWatch, NodeWatch},
-        remote::{Contact, ControlPlane, PodStanding, RemoteAuthority, RemoteMesh, report_pods},
-        source::{MeshSource as _, feed},
+        kubernetes::Installation,
+        remote::{RemoteAuthority, report_pods},
     },
     flow::{enforcement::EnforcementPoints, failures::NodeLines, table::WorkerId},
     identity::{
@@ -46,23 +39,17 @@ use crate::{
         tasks::{TaskCount, TaskSet},
     },
     metrics::traffic::Traffic,
-    model::node_pods::NodePods,
     net::{memory::Budget, netns::Netns, node::NodeConnections, open::Resources},
     pods::{
         handover::TakenOver,
         kernel::Linux,
-        kubernetes::Follower,
-        local::{Annotated, LocalSource},
         manager::{Manager, ManagerParts},
-        proc::{self, Finder, overview},
-        status::Status,
         worker::{WorkerHandle, WorkerSettings},
     },
     redirect::{Controller, NodeSockets, controller, pins::PinDir, record::Records},
     store::{
         demand::Demand,
-        local::{self, LocalReader},
-        publish::{self, Publisher, Reader},
+        publish::{self, Reader},
     },
     tls::{self, KeyLog},
 };
@@ -77,7 +64,7 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
     let (lock, mut predecessor) = ask::start(&args.state, &pins, &args.node).await?;
     pins.prepare()?;
     require_lasting(&pins, args.bpf_pin_private)?;
-    let is_beside = predecessor.is_some();
+    let has_predecessor = predecessor.is_some();
     let source = Source::open(&args).await?;
     let mut listeners = Vec::new();
     for (endpoints, at) in
@@ -110,7 +97,7 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
     let workers = start_workers(&args, node, &mesh, &traffic, &tasks)?;
     let installation = source.installation(&args, &mut services)?;
     let control_plane = source.contact();
-    let keeps = Keeps::new(is_beside);
+    let keeps = Keeps::new(has_predecessor);
     let (mut local, kubernetes) = source.start(&args, publisher, demand, recorded, &keeps, (&mut services, &tasks))?;
     let (reports, cni_parts) = kubernetes.unzip();
     services.spawn(Span::none(), memory::tend(mesh.clone()));
@@ -245,8 +232,10 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
             }
             if is_removed && !handle.is_retired() {
                 let released = clean_up(&args, &tasks).await?;
-                info!(released, "all programs, pins, routes and rules of the daemon are removed from the \
-                     kernel");
+                info!(
+                    released,
+                    "all programs, pins, routes and rules of the daemon are removed from the kernel"
+                );
             }
         }
         result = &mut running => result?,
@@ -267,170 +256,10 @@ async fn is_removed(installation: Option<Installation>) -> bool {
 async fn clean_up(args: &RunArgs, tasks: &TaskCount) -> anyhow::Result<usize> {
     let mut records = Records::open(&args.state)?;
     let released = controller::clean_up(&PinDir::at(&args.bpf_pin), &mut records, tasks).await;
-    released.context("cannot remove the programs, pins, routes and rules of the daemon from the kernel; run \
-         `ztunnel cleanup`")
-}
-
-/// The source of the mesh, and the source of the facts that only this node has.
-enum Source {
-    Folder(Box<MeshFolder>),
-    ControlPlane {
-        plane: Box<ControlPlane>,
-        /// Whether it can be used.
-        contact: Contact,
-        /// The source of this node's pods.
-        pods: OwnPods,
-    },
-}
-
-/// The source of the facts of this node's pods.
-enum OwnPods {
-    /// Pod manifests.
-    Folder(Box<MeshFolder>),
-    Kubernetes(Cluster),
-}
-
-impl Source {
-    async fn open(args: &RunArgs) -> anyhow::Result<Self> {
-        let folder = |dir: &Path| MeshFolder::open(dir, args.trust_domain.clone());
-        match (&args.mesh, args.control_plane(), &args.plane.pods) {
-            (Some(dir), None, _) => Ok(Self::Folder(Box::new(folder(dir)?.with_kept(args.state.join("mesh"))))),
-            (None, Some(plane), Some(pods)) => {
-                let pods = match pods {
-                    PodsFrom::Folder(dir) => OwnPods::Folder(Box::new(folder(dir).context("cannot use --pods")?)),
-                    PodsFrom::Kubernetes => {
-                        let seen = overview(&args.plane.proc).context("cannot use --pods kubernetes")?;
-                        info!(proc = %args.plane.proc.display(), processes = seen.processes, pods = seen.pods, "pods are found by their processes");
-                        let cluster = Cluster::connect(&access(args.plane.kubeconfig.as_ref())).await;
-                        OwnPods::Kubernetes(cluster.context("cannot use --pods kubernetes")?)
-                    }
-                };
-                Ok(Self::ControlPlane { plane: Box::new(plane), contact: Contact::default(), pods })
-            }
-            _ => bail!("give either --mesh, or --control-plane with --pods"),
-        }
-    }
-
-    /// Follows the DaemonSet of the daemon, to learn whether it is deleted. `None`: no DaemonSet is given.
-    fn installation(&self, args: &RunArgs, services: &mut TaskSet) -> anyhow::Result<Option<Installation>> {
-        let Some(name) = &args.plane.daemon_set else { return Ok(None) };
-        let Self::ControlPlane { pods: OwnPods::Kubernetes(cluster), .. } = self else {
-            bail!("--daemon-set needs --pods kubernetes");
-        };
-        let (watch, installation) = InstallationWatch::new(cluster, name.clone());
-        services.spawn(Span::none(), watch.run());
-        Ok(Some(installation))
-    }
-
-    /// Whether the control plane can be used; `None`: the mesh does not come from a control plane.
-    fn contact(&self) -> Option<Contact> {
-        match self {
-            Self::Folder(_) => None,
-            Self::ControlPlane { contact, .. } => Some(contact.clone()),
-        }
-    }
-
-    /// Follows all sources until the end of the daemon: during the drain, open connections are judged by the newest policies.
-    fn start(
-        self,
-        args: &RunArgs,
-        publisher: Publisher,
-        demand: Option<Demand>,
-        recorded: HashMap<u64, String>,
-        keeps: &Keeps,
-        (services, tasks): (&mut TaskSet, &TaskCount),
-    ) -> anyhow::Result<(Box<dyn LocalSource>, Option<KubernetesParts>)> {
-        let (local, manifests) = local::channel();
-        let own = manifests.clone();
-        let local = Local { node: args.node.as_str().into(), publisher: local };
-        let annotated = Box::new(Annotated::new(manifests));
-        let (plane, contact, pods) = match self {
-            Self::Folder(folder) => {
-                services
-                    .spawn(Span::none(), feed(folder.with_local(local).kept_by(keeps.clone()), publisher, pending()));
-                return Ok((annotated, None));
-            }
-            Self::ControlPlane { plane, contact, pods } => (Arc::<ControlPlane>::from(plane), contact, pods),
-        };
-        let mut mesh = RemoteMesh::new(Arc::clone(&plane), args.state.join("control-plane.mesh"), tasks.clone());
-        mesh = mesh.kept_by(keeps.clone()).shown_in(contact);
-        if let Some(demand) = &demand {
-            info!("addresses are requested from the control plane on demand");
-            mesh = mesh.on_demand(demand.clone());
-        }
-        services.spawn(Span::none(), feed(mesh, publisher, pending()));
-        Ok(match pods {
-            OwnPods::Folder(pods) => {
-                let mut pods = pods.with_local(local);
-                // Only the local facts of the folder are used: the control plane decides which pods are in the mesh.
-                services.spawn(Span::none(), async move { while pods.next().await.is_some() {} });
-                if let Some(demand) = demand {
-                    services.spawn(Span::none(), want_annotated(demand, own));
-                }
-                (annotated, None)
-            }
-            OwnPods::Kubernetes(cluster) => {
-                let (watch, news) = NodeWatch::new(&cluster, &args.node);
-                if let Some(demand) = demand {
-                    services.spawn(Span::none(), want_pods(demand, news.clone()));
-                }
-                let inspect =
-                    proc::Linux { host: Netns::current()?.id(), tasks: tasks.clone(), recorded: Arc::new(recorded) };
-                let reports = Reports { plane, pods: news.clone() };
-                let finder = Finder::new(&args.plane.proc, inspect);
-                let trust_domain = args.trust_domain.clone();
-                let (follower, pods, sandboxes) = Follower::new(&args.node, trust_domain, news.clone(), finder.clone());
-                services.spawn(Span::none(), watch.run());
-                services.spawn(Span::none(), follower.run());
-                (Box::new(pods), Some((reports, cni::Parts { news, sandboxes, finder })))
-            }
-        })
-    }
-}
-
-/// What only a node has whose pods are in the Kubernetes API.
-type KubernetesParts = (Reports, cni::Parts);
-
-/// The control plane that gets reports of refused pods, and the pods of this node in the Kubernetes API.
-struct Reports {
-    plane: Arc<ControlPlane>,
-    pods: watch::Receiver<NodePods>,
-}
-
-/// The states of the pods of this node, for reports.
-fn standing(status: &Status, pods: &NodePods) -> Vec<PodStanding> {
-    let uid = |name| pods.pods.as_ref()?.get(name).map(|pod| Arc::clone(&pod.workload.uid));
-    let standing = status.pods.iter().map(|pod| PodStanding {
-        name: pod.name.clone(),
-        uid: uid(&pod.name).unwrap_or_default(),
-        refusal: pod.reason.clone(),
-    });
-    standing.collect()
-}
-
-/// Requests the pods of this node from the control plane. The manifests of a folder name these pods.
-async fn want_annotated(demand: Demand, mut pods: LocalReader) {
-    loop {
-        if let Some(pods) = pods.load() {
-            demand.set_own(pods.keys().cloned().collect());
-        }
-        if !pods.changed().await {
-            return;
-        }
-    }
-}
-
-/// Requests the pods of this node from the control plane. The Kubernetes API names these pods.
-async fn want_pods(demand: Demand, mut news: watch::Receiver<NodePods>) {
-    loop {
-        let names = news.borrow_and_update().pods.as_ref().map(|pods| pods.keys().cloned().collect());
-        if let Some(names) = names {
-            demand.set_own(names);
-        }
-        if news.changed().await.is_err() {
-            return;
-        }
-    }
+    released.context(
+        "cannot remove the programs, pins, routes and rules of the daemon from the kernel; run \
+         `ztunnel cleanup`",
+    )
 }
 
 /// Makes sure that the capture outlives the daemon, unless the user has accepted that it does not.
@@ -486,8 +315,10 @@ fn certificates(
 fn ca_settings(args: &RunArgs) -> CaSettings {
     let own = || {
         let dir = args.state.join("ca");
-        warn!(dir = %dir.display(), "this node uses its own certificate authority, which other nodes do not \
-             trust; set --ca-dir");
+        warn!(
+            dir = %dir.display(),
+            "this node uses its own certificate authority, which other nodes do not trust; set --ca-dir"
+        );
         dir
     };
     CaSettings {
@@ -511,8 +342,10 @@ fn tls_settings(args: &RunArgs) -> anyhow::Result<tls::Settings> {
 /// kubelet's.
 fn node_sockets(args: &RunArgs) -> Option<NodeSockets> {
     let warn = |error: &io::Error| {
-        warn!(%error, "the daemon cannot recognise the kubelet, so policy applies to its probes as well; see \
-             `ztunnel check`");
+        warn!(
+            %error,
+            "the daemon cannot recognise the kubelet, so policy applies to its probes as well; see `ztunnel check`"
+        );
     };
     let kubelet = args.kubelet_cgroup.clone().unwrap_or_default();
     NodeSockets::open(kubelet).inspect_err(warn).ok()

@@ -14,3 +14,4 @@ pub mod log;
 pub mod memory;
 pub mod process;
 pub mod reference;
+mod sources;

@@ -1,4 +1,4 @@
-//! The command line: commands and their flags. Every flag of `run` can also be given as a `ZTUNNEL_*` variable.
+//! The command line: the commands, and the flags of `run`. Every flag of `run` can also be given as a `ZTUNNEL_*` variable.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -7,21 +7,19 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum, builder::RangedU64Va
 pub use super::log::LogFormat;
 use super::{
     cni::{InstallArgs, PluginArgs},
+    commands::{AnalyzeArgs, CaCommand, CheckArgs, CleanupArgs, ExplainArgs, ReadyArgs, Shell, VersionArgs},
     control_plane::ControlPlaneArgs,
     defaults,
-    remote::{PodsFrom, RemoteArgs},
+    names::node_name,
+    remote::RemoteArgs,
     units::{Bytes, Seconds, address, within},
     version,
 };
 use crate::{
-    analyze::{Severity, Suppression},
     control::remote::ControlPlane,
     flow::admission::Limits,
     hbone,
-    model::{
-        identity::{SpiffeId, TrustDomain},
-        name::check_name,
-    },
+    model::identity::TrustDomain,
     net::{listen::DeafPods, memory::Budget, open::Resources, socket::Keepalive},
     pods::pod::PodSettings,
     redirect::{kubelet::KubeletCgroup, load::MapSizes},
@@ -86,18 +84,6 @@ pub enum Command {
         #[arg(value_name = "DIR")]
         dir: PathBuf,
     },
-}
-
-/// A shell that completes commands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[expect(missing_docs, reason = "a shell is known by its name")]
-pub enum Shell {
-    Bash,
-    Elvish,
-    Fish,
-    #[value(name = "powershell")]
-    PowerShell,
-    Zsh,
 }
 
 /// What happens to connections that a pod had before it was enrolled.
@@ -172,7 +158,7 @@ pub struct RunArgs {
     /// What to do with open connections when a certificate of their HBONE connection expires
     #[arg(long, env = "ZTUNNEL_EXPIRED_PEERS", value_enum, default_value = "drain", help_heading = IDENTITY)]
     pub expired_peers: ExpiredPeers,
-    /// INSECURE: append the keys of every TLS connection to this file; whoever reads it can decrypt recorded traffic
+    /// INSECURE: append the keys of every TLS connection to this file; the file lets its reader decrypt recorded traffic
     #[arg(long, env = "ZTUNNEL_TLS_KEY_LOG", value_name = "FILE", help_heading = IDENTITY)]
     pub tls_key_log: Option<PathBuf>,
 
@@ -287,250 +273,10 @@ const CAPACITY: &str = "Capacity";
 const TIMES: &str = "Connections";
 const TUNNELS: &str = "Tunnels between pods (HBONE)";
 
-/// Checks the name, because a daemon with a name that no node can have would be ready but capture nothing.
-fn node_name(text: &str) -> Result<String, String> {
-    check_name(text).map(|()| text.to_owned()).map_err(|error| {
-        format!("{error}; set --node to the name of this node as `kubectl get nodes` shows it and pods have it in spec.nodeName")
-    })
-}
-
-fn namespace(text: &str) -> Result<String, String> {
-    check_name(text).map(|()| text.to_owned())
-}
-
 /// The time that a response may take longer than a connect.
 const RESPONSE_SLACK: Duration = Duration::from_secs(5);
 /// The largest window of HTTP/2.
 const MAX_WINDOW: Bytes = Bytes(0x7fff_ffff);
-
-/// Flags of `check`.
-#[derive(Debug, ClapArgs)]
-pub struct CheckArgs {
-    /// Name of this node, which is looked up in the mesh
-    #[arg(long, env = "ZTUNNEL_NODE", value_name = "NAME", value_parser = node_name)]
-    pub node: Option<String>,
-    /// Folder with the Kubernetes manifests of the mesh
-    #[arg(long, env = "ZTUNNEL_MESH", value_name = "DIR")]
-    pub mesh: Option<PathBuf>,
-    /// As for `run`: `kubernetes` checks the Kubernetes API and the processes of pods as well
-    #[arg(long, env = "ZTUNNEL_PODS", value_name = "kubernetes|DIR")]
-    pub pods: Option<PodsFrom>,
-    /// Kubeconfig file with which the Kubernetes API is asked. Default: the service account of the pod in which the daemon runs
-    #[arg(long, env = "ZTUNNEL_KUBECONFIG", value_name = "FILE")]
-    pub kubeconfig: Option<PathBuf>,
-    /// The /proc of the node, in which the processes of pods are looked for; in a container: a mount of it
-    #[arg(long, env = "ZTUNNEL_PROC", value_name = "DIR", default_value = defaults::PROC)]
-    pub proc: PathBuf,
-    /// State directory of the daemon
-    #[arg(long, env = "ZTUNNEL_STATE", value_name = "DIR", default_value = defaults::STATE)]
-    pub state: PathBuf,
-    /// Directory in which the daemon would pin BPF programs and maps
-    #[arg(long, env = "ZTUNNEL_BPF_PIN", value_name = "DIR", default_value = defaults::BPF_PIN)]
-    pub bpf_pin: PathBuf,
-    /// Output format
-    #[arg(long, short, value_enum, default_value_t)]
-    pub output: Output,
-}
-
-/// Flags of `cleanup`.
-#[derive(Debug, ClapArgs)]
-pub struct CleanupArgs {
-    /// State directory of the daemon
-    #[arg(long, env = "ZTUNNEL_STATE", value_name = "DIR", default_value = defaults::STATE)]
-    pub state: PathBuf,
-    /// Pin directory of the daemon
-    #[arg(long, env = "ZTUNNEL_BPF_PIN", value_name = "DIR", default_value = defaults::BPF_PIN)]
-    pub bpf_pin: PathBuf,
-    /// Output format
-    #[arg(long, short, value_enum, default_value_t)]
-    pub output: Output,
-}
-
-/// Flags of `ready`.
-#[derive(Debug, ClapArgs)]
-pub struct ReadyArgs {
-    /// State directory of the daemon
-    #[arg(long, env = "ZTUNNEL_STATE", value_name = "DIR", default_value = defaults::STATE)]
-    pub state: PathBuf,
-    /// Output format
-    #[arg(long, short, value_enum, default_value_t)]
-    pub output: Output,
-}
-
-/// Flags of `version`.
-#[derive(Debug, ClapArgs)]
-pub struct VersionArgs {
-    /// Output format
-    #[arg(long, short, value_enum, default_value_t)]
-    pub output: Output,
-}
-
-/// How a command prints its result.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// Text, for people.
-    #[default]
-    Text,
-    /// JSON with a schemaVersion, for programs.
-    Json,
-}
-
-/// Flags of `explain`.
-#[derive(Debug, ClapArgs)]
-pub struct ExplainArgs {
-    /// Folder with the Kubernetes manifests of the mesh
-    #[arg(long, env = "ZTUNNEL_MESH", value_name = "DIR", required_unless_present = "admin")]
-    pub mesh: Option<PathBuf>,
-    /// Admin address of a running daemon that is asked, in place of reading manifests
-    #[arg(long, value_name = "ADDR", conflicts_with = "mesh", value_parser = address)]
-    pub admin: Option<SocketAddr>,
-    /// Client: a pod, an identity (spiffe://…), an IP address, or the host name of a service, whose pods then connect
-    #[arg(long, value_name = "NAMESPACE/POD|SPIFFE-ID|IP|HOST")]
-    pub from: String,
-    /// Destination: a pod, a service, an IP address, or a host name such as web, web.shop or web.shop.svc.cluster.local; the
-    /// prefixes pod: and service: tell a pod and a service of the same name apart
-    #[arg(long, value_name = "NAMESPACE/POD|NAMESPACE/SERVICE|IP|HOST")]
-    pub to: String,
-    /// TCP port of the destination: a number, or the name of a port of the service or of the pod
-    #[arg(long, value_name = "PORT")]
-    pub port: String,
-    /// Trust domain of the identities of the mesh, where manifests are read
-    #[arg(long, env = "ZTUNNEL_TRUST_DOMAIN", value_name = "NAME", default_value = defaults::TRUST_DOMAIN)]
-    pub trust_domain: TrustDomain,
-    /// Output format
-    #[arg(long, short, value_enum, default_value_t)]
-    pub output: Output,
-}
-
-/// Flags of `analyze`.
-#[derive(Debug, ClapArgs)]
-pub struct AnalyzeArgs {
-    /// Files, folders (with all folders below them; hidden files are skipped), or - for standard input
-    #[arg(value_name = "PATH", required_unless_present_any = ["mesh", "list_codes"])]
-    pub paths: Vec<PathBuf>,
-    /// Folder of manifests that a daemon reads: its files, without the folders below it; ignored if a PATH is given
-    #[arg(long, env = "ZTUNNEL_MESH", value_name = "DIR")]
-    pub mesh: Option<PathBuf>,
-    /// Namespace of objects that name none, as for kubectl
-    #[arg(long, short, value_name = "NAMESPACE", value_parser = namespace, requires = "paths", default_value = defaults::NAMESPACE)]
-    pub namespace: String,
-    /// Suppress findings of a code: all of them, or those about objects that match a pattern, for example
-    /// unmatched-selector=Service/shop/*; can be given several times
-    #[arg(long, value_name = "CODE[=KIND/NAMESPACE/NAME]")]
-    pub ignore: Vec<Suppression>,
-    /// Least severe finding for which the exit code is 1
-    #[arg(long, value_enum, default_value = "error", value_name = "SEVERITY")]
-    pub fail_on: FailOn,
-    /// Print the codes of all findings, with their meanings, and end
-    #[arg(long)]
-    pub list_codes: bool,
-    /// Trust domain of the identities of the mesh
-    #[arg(long, env = "ZTUNNEL_TRUST_DOMAIN", value_name = "NAME", default_value = defaults::TRUST_DOMAIN)]
-    pub trust_domain: TrustDomain,
-    /// Output format
-    #[arg(long, short, value_enum, default_value_t)]
-    pub output: Output,
-}
-
-/// The least severe finding for which `analyze` fails.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum FailOn {
-    /// Errors.
-    Error,
-    /// Warnings and errors.
-    Warning,
-    /// Any finding.
-    Info,
-    /// None.
-    Never,
-}
-
-impl FailOn {
-    /// Whether a finding makes the command fail.
-    #[must_use]
-    pub fn includes(self, severity: Severity) -> bool {
-        match self {
-            Self::Error => severity == Severity::Error,
-            Self::Warning => severity <= Severity::Warning,
-            Self::Info => true,
-            Self::Never => false,
-        }
-    }
-}
-
-/// What to do with a certificate authority.
-#[derive(Debug, Subcommand)]
-pub enum CaCommand {
-    /// Create a certificate authority in a directory that is empty or does not exist
-    Init(CaInitArgs),
-    /// Show a certificate authority, and what is wrong with it
-    Show(CaShowArgs),
-    /// Issue a certificate for one identity, with a new key
-    Issue(CaIssueArgs),
-}
-
-impl CaCommand {
-    /// How it prints its result.
-    #[must_use]
-    pub const fn output(&self) -> Output {
-        match self {
-            Self::Init(args) => args.output,
-            Self::Show(args) => args.output,
-            Self::Issue(args) => args.output,
-        }
-    }
-}
-
-/// Flags of `ca init`.
-#[derive(Debug, ClapArgs)]
-pub struct CaInitArgs {
-    /// Directory of the authority, in the layout of Istio's secret cacerts
-    #[arg(long, env = "ZTUNNEL_CA_DIR", value_name = "DIR")]
-    pub ca_dir: PathBuf,
-    /// Trust domain of the workloads that it will issue certificates for; it becomes a part of the authority's name
-    #[arg(long, env = "ZTUNNEL_TRUST_DOMAIN", value_name = "NAME", default_value = defaults::TRUST_DOMAIN)]
-    pub trust_domain: TrustDomain,
-    /// Days that the authority is valid
-    #[arg(long, value_name = "N", default_value_t = defaults::CA_TTL_DAYS, value_parser = clap::value_parser!(u32).range(1..=36_500))]
-    pub ttl_days: u32,
-    /// Output format
-    #[arg(long, short, value_enum, default_value_t)]
-    pub output: Output,
-}
-
-/// Flags of `ca show`.
-#[derive(Debug, ClapArgs)]
-pub struct CaShowArgs {
-    /// Directory of the authority
-    #[arg(long, env = "ZTUNNEL_CA_DIR", value_name = "DIR")]
-    pub ca_dir: PathBuf,
-    /// Output format
-    #[arg(long, short, value_enum, default_value_t)]
-    pub output: Output,
-}
-
-/// Flags of `ca issue`.
-#[derive(Debug, ClapArgs)]
-pub struct CaIssueArgs {
-    /// Directory of the authority
-    #[arg(long, env = "ZTUNNEL_CA_DIR", value_name = "DIR")]
-    pub ca_dir: PathBuf,
-    /// Identity that the certificate proves: spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT
-    #[arg(long, value_name = "SPIFFE-ID")]
-    pub identity: SpiffeId,
-    /// Directory for cert-chain.pem, key.pem and root-cert.pem, as --cert-dir expects them; the default is standard output
-    #[arg(long, value_name = "DIR")]
-    pub out: Option<PathBuf>,
-    /// How long the certificate is valid; it ends no later than the authority
-    #[arg(long, value_name = "DURATION", default_value_t = Seconds(defaults::CERT_TTL_SECONDS), value_parser = within(Seconds(1)..=Seconds(315_360_000)))]
-    pub ttl: Seconds,
-    /// Replace files that exist
-    #[arg(long, requires = "out")]
-    pub force: bool,
-    /// Output format
-    #[arg(long, short, value_enum, default_value_t)]
-    pub output: Output,
-}
 
 impl RunArgs {
     /// The control plane, if any.

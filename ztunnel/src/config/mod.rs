@@ -3,9 +3,11 @@
 pub mod args;
 pub mod cni;
 pub mod colours;
+pub mod commands;
 pub mod control_plane;
 pub mod defaults;
 pub mod log;
+mod names;
 pub mod remote;
 pub mod units;
 pub mod version;

@@ -39,7 +39,7 @@ pub struct RemoteArgs {
     /// Kubeconfig file with which the Kubernetes API is asked. Default: the service account of the pod in which the daemon runs
     #[arg(long, env = "ZTUNNEL_KUBECONFIG", value_name = "FILE", conflicts_with = "mesh", help_heading = HEADING)]
     pub kubeconfig: Option<PathBuf>,
-    /// The /proc of the node, in which the processes of pods are looked for; in a container: a mount of it
+    /// The /proc of the node, in which the daemon finds the processes of pods; in a container: a mount of it
     #[arg(long, env = "ZTUNNEL_PROC", value_name = "DIR", default_value = defaults::PROC, help_heading = HEADING)]
     pub proc: PathBuf,
     /// DaemonSet that runs this daemon. A daemon that is told to stop releases all pods if this DaemonSet has been deleted; otherwise

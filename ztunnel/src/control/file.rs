@@ -11,6 +11,7 @@
 //! A file that is invalid from the start may hold policies. Until everything was valid at least once, nobody knows
 //! which connections those policies deny: see [`UnreadPolicies`].
 
+mod content;
 mod folder;
 mod kept;
 mod last;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::detail::{self, Object, ObjectKind};
 use super::discovery::Resource;
+use super::object::{self, Object, ObjectKind};
 use super::read::{self, Facts, ObjectFacts, Read, Reader};
 use super::security::Authorization;
 use super::settings;
@@ -67,10 +67,10 @@ pub fn resources(bytes: &[u8]) {
 /// The name of an object's resource.
 fn object_name(bytes: &[u8]) -> String {
     match Object::decode(bytes).ok().and_then(|object| object.kind) {
-        Some(ObjectKind::Authorization(policy)) => detail::authorization_name(&policy.namespace, &policy.name),
-        Some(ObjectKind::Authentication(policy)) => detail::authentication_name(&policy.namespace, &policy.name),
+        Some(ObjectKind::Authorization(policy)) => object::authorization_name(&policy.namespace, &policy.name),
+        Some(ObjectKind::Authentication(policy)) => object::authentication_name(&policy.namespace, &policy.name),
         Some(ObjectKind::Service(service)) => {
-            detail::hidden_service_name(&service.namespace, &service.hostname.to_ascii_lowercase())
+            object::hidden_service_name(&service.namespace, &service.hostname.to_ascii_lowercase())
         }
         None => String::new(),
     }

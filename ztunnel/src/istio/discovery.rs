@@ -12,7 +12,7 @@ pub const ADDRESS: &str = "type.googleapis.com/istio.workload.Address";
 pub const AUTHORIZATION: &str = "type.googleapis.com/istio.security.Authorization";
 /// Type of the one resource that is a [`Settings`](super::settings::Settings).
 pub const SETTINGS: &str = "type.googleapis.com/ambient.mesh.v1.Settings";
-/// Type of resources that are an [`Object`](super::detail::Object).
+/// Type of resources that are an [`Object`](super::object::Object).
 pub const OBJECT: &str = "type.googleapis.com/ambient.mesh.v1.Object";
 
 /// A client's request: the resources of one type that it wants, those that it has, and whether it could use the last

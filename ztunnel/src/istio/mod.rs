@@ -22,6 +22,7 @@ pub mod check;
 pub mod client;
 pub mod detail;
 pub mod discovery;
+pub mod object;
 pub mod read;
 pub mod report;
 pub mod security;

@@ -33,7 +33,9 @@ use self::{concerned::Concerned, protection::Protecting};
 use super::catalogue::{Change, Kind};
 use crate::{
     istio::{
-        detail, discovery, settings,
+        discovery,
+        object::{authentication_name, authorization_name, hidden_service_name},
+        settings,
         write::{self, Writer},
     },
     model::{policy::AuthorizationPolicy, service::Service, workload::NamespacedName},
@@ -88,12 +90,12 @@ impl Translator {
             let policy = after.policies().authorization_named(name);
             changes.push(policies::change(name, policy.map(|policy| &**policy)));
             let written = policy.map(|policy| write::authorization_object(policy));
-            changes.push(object(detail::authorization_name(&name.namespace, &name.name), written));
+            changes.push(object(authorization_name(&name.namespace, &name.name), written));
         }
         for name in &touched.authentication {
             let written =
                 after.policies().authentication_named(name).map(|policy| write::authentication_object(policy));
-            changes.push(object(detail::authentication_name(&name.namespace, &name.name), written));
+            changes.push(object(authentication_name(&name.namespace, &name.name), written));
         }
         changes.extend(policies::unread(before.policies().unread(), after.policies().unread()));
         for key in &concerned.services {
@@ -188,7 +190,7 @@ impl Translator {
         let writer = self.writer();
         let hidden = is.filter(|service| !served::service(service));
         let hidden = hidden.map(|service| write::hidden_service(&services::facts(service, after), writer));
-        changes.push(object(detail::hidden_service_name(&key.namespace, &key.hostname), hidden));
+        changes.push(object(hidden_service_name(&key.namespace, &key.hostname), hidden));
         let [was, is] = [was, is].map(|service| service.filter(|service| served::service(service)));
         changes.push(Change {
             kind: Kind::Address,

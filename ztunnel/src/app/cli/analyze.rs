@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::output::{Colour, Style, json, print, print_error};
 use crate::analyze::{self, Code, Finding, Severity};
-use crate::config::args::{AnalyzeArgs, Output};
+use crate::config::commands::{AnalyzeArgs, Output};
 use crate::config::defaults;
 use crate::control::declared::Collector;
 use crate::control::file::{Manifests, Source, read_once, read_sources};

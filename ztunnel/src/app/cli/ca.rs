@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use super::output::{json, print, print_error};
 use crate::{
-    config::args::{CaCommand, CaInitArgs, CaIssueArgs, CaShowArgs, Output},
+    config::commands::{CaCommand, CaInitArgs, CaIssueArgs, CaShowArgs, Output},
     identity::{
         Credentials,
         certificate::{self, Certificate, key_to_pem, rfc3339, to_pem},
@@ -228,7 +228,10 @@ fn report(dir: &Path, now: SystemTime) -> String {
         Ok(mode) if mode & 0o077 == 0 => "  only its owner can read it".to_owned(),
         Ok(mode) => {
             let path = dir.join(layout::KEY);
-            format!("  WARNING: mode {mode:04o}, users other than its owner can read it: run chmod 600 {}", path.display())
+            format!(
+                "  WARNING: mode {mode:04o}, users other than its owner can read it: run chmod 600 {}",
+                path.display()
+            )
         }
     };
     line(&mut text, &key);

@@ -11,7 +11,7 @@ use super::output::{Style, json, print};
 use crate::{
     cni::{Place, install},
     config::{
-        args::{CheckArgs, Output},
+        commands::{CheckArgs, Output},
         remote::{PodsFrom, access},
     },
     control::{
@@ -218,8 +218,10 @@ fn table(found: &[Requirement], width: Option<usize>) -> Table {
 fn verdict(found: &[Requirement], missing_capabilities: &[&str]) -> String {
     if !missing_capabilities.is_empty() {
         let names = missing_capabilities.join(", ");
-        return format!("The daemon can't run without {names}. Further requirements can be checked when it \
-             has these.");
+        return format!(
+            "The daemon can't run without {names}. Further requirements can be checked when it \
+             has these."
+        );
     }
     let names = |state| {
         let names: Vec<_> = found.iter().filter(|one| one.state == state).map(|one| one.name).collect();
@@ -292,7 +294,7 @@ mod tests {
         assert!(text.is_ascii(), "{text}");
         assert!(text.lines().all(|line| line.len() <= 120), "{text}");
         assert!(text.starts_with("Linux 6.1.0 on "), "{text}");
-        assert!(text.contains("without CAP_BPF, CAP_NET_ADMIN;"), "{text}");
+        assert!(text.contains("without CAP_BPF, CAP_NET_ADMIN."), "{text}");
         assert_eq!(text.matches("do something").count(), 3, "no cost where all is well: {text}");
         let whole = report("6.1.0", &found, &[], None);
         assert!(whole.lines().any(|line| line.matches("long words").count() == 40), "{whole}");

@@ -7,7 +7,7 @@ use super::output::json;
 use crate::{
     app::{lock::Lock, process},
     cni::{Place, install},
-    config::args::{CleanupArgs, Output},
+    config::commands::{CleanupArgs, Output},
     lifecycle::tasks::TaskCount,
     redirect::{controller, pins::PinDir, record::Records},
 };

@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 
 use super::output::{Colour, Style, json, print, print_error};
 use crate::{
-    config::args::{ExplainArgs, Output},
+    config::commands::{ExplainArgs, Output},
     control::file::read_once,
     explain::{Explanation, Query, explain as explained, wrapped},
 };

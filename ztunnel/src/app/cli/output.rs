@@ -9,7 +9,7 @@ use std::{
 use serde::Serialize;
 
 use crate::{
-    config::{self, args::Output},
+    config::{self, commands::Output},
     explain::{printable, printable_json},
 };
 

@@ -5,7 +5,7 @@ use std::fs;
 
 use anyhow::{Context as _, bail};
 
-use crate::{app::handover, config::args::ReadyArgs};
+use crate::{app::handover, config::commands::ReadyArgs};
 
 /// Compares the mount namespace of the daemon that serves the node with that of this command.
 ///

@@ -9,7 +9,7 @@ use clap_complete::{Generator, shells};
 use super::output::json;
 use crate::config::{
     Args,
-    args::{Output, Shell, VersionArgs},
+    commands::{Output, Shell, VersionArgs},
     version::{BUILD, long},
 };
 
@@ -58,7 +58,7 @@ pub fn man(dir: &Path) -> anyhow::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::{completions, man, version};
-    use crate::config::args::{Output, Shell, VersionArgs};
+    use crate::config::commands::{Output, Shell, VersionArgs};
 
     #[test]
     fn version_tells_the_build() {

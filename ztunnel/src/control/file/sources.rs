@@ -7,7 +7,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::folder::{Folder, is_manifest};
+use super::content::is_manifest;
+use super::folder::Folder;
 use super::{Content, MeshFolder, OpenFolderError};
 use crate::control::join::Joiner;
 use crate::model::identity::TrustDomain;

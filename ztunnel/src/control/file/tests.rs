@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-use super::folder::{LARGEST_FILE, State};
+use super::content::{LARGEST_FILE, State};
 use super::*;
 use crate::control::source::feed;
 use crate::model::local::LocalPod;

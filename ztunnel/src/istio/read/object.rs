@@ -8,12 +8,13 @@ use super::facts::ServiceFacts;
 use super::policy::{read_match, texts};
 use super::reading::{Flaw, Read, Reader, decode, same_name, unknown};
 use super::service;
-use crate::istio::detail::{
+use crate::istio::detail::Name;
+use crate::istio::discovery::Resource;
+use crate::istio::object::{
     self, Action as ActionMessage, AuthorizationPolicy as Authorization, Clause as ClauseMessage,
-    Match as MatchMessage, Mode, Name, Object, ObjectKind, Origin as OriginMessage, OriginPlace, Part as PartMessage,
+    Match as MatchMessage, Mode, Object, ObjectKind, Origin as OriginMessage, OriginPlace, Part as PartMessage,
     PeerAuthentication as Authentication, Rule as RuleMessage, Scope as ScopeMessage, ScopeKind,
 };
-use crate::istio::discovery::Resource;
 use crate::model::origin::Origin;
 use crate::model::policy::{
     Action, AuthorizationPolicy, Clause, Match, MtlsMode, Part, PeerAuthentication, Rule, Scope,
@@ -44,18 +45,18 @@ pub fn object(resource: &Resource, reader: &mut Reader<'_>) -> Result<Read<Objec
     let value = match kind {
         Some(ObjectKind::Authorization(message)) => {
             let policy = authorization(&message, reader)?;
-            same_name(resource, &detail::authorization_name(&policy.name.namespace, &policy.name.name))?;
+            same_name(resource, &object::authorization_name(&policy.name.namespace, &policy.name.name))?;
             ObjectFacts::Authorization(policy)
         }
         Some(ObjectKind::Authentication(message)) => {
             let policy = authentication(&message, reader)?;
-            same_name(resource, &detail::authentication_name(&policy.name.namespace, &policy.name.name))?;
+            same_name(resource, &object::authentication_name(&policy.name.namespace, &policy.name.name))?;
             ObjectFacts::Authentication(policy)
         }
         Some(ObjectKind::Service(message)) => {
             let read = service::read(&message, reader)?;
             let service = &read.value.service;
-            same_name(resource, &detail::hidden_service_name(&service.name.namespace, &service.hostname))?;
+            same_name(resource, &object::hidden_service_name(&service.name.namespace, &service.hostname))?;
             if read.value.exactly.is_none() {
                 return Err(Flaw::field("service", "it has no detail"));
             }

@@ -3,13 +3,13 @@
 use super::detail::{labels, name};
 use super::policy::{texts, write_match};
 use super::{Writer, resource, service};
-use crate::istio::detail::{
+use crate::istio::discovery::{OBJECT, Resource};
+use crate::istio::object::{
     self, Action as ActionMessage, AuthorizationPolicy as Authorization, Clause as ClauseMessage, FilePlace,
     Match as MatchMessage, Mode, Object, ObjectKind, ObjectPlace, Origin as OriginMessage, OriginPlace,
     Part as PartMessage, PeerAuthentication as Authentication, Rule as RuleMessage, Scope as ScopeMessage, ScopeKind,
     Selector, Services,
 };
-use crate::istio::discovery::{OBJECT, Resource};
 use crate::istio::read::ServiceFacts;
 use crate::istio::standard::Empty;
 use crate::model::origin::Origin;
@@ -35,7 +35,7 @@ pub fn authorization_object(policy: &AuthorizationPolicy) -> Resource {
         dry_run: policy.dry_run,
         rules: policy.rules.iter().map(rule).collect(),
     };
-    object(detail::authorization_name(&policy.name.namespace, &policy.name.name), ObjectKind::Authorization(message))
+    object(object::authorization_name(&policy.name.namespace, &policy.name.name), ObjectKind::Authorization(message))
 }
 
 /// The resource of a PeerAuthentication.
@@ -50,7 +50,7 @@ pub fn authentication_object(policy: &PeerAuthentication) -> Resource {
         mode: mode(policy.mode).into(),
         ports: policy.ports.iter().map(|(port, of)| ((*port).into(), mode(*of).into())).collect(),
     };
-    object(detail::authentication_name(&policy.name.namespace, &policy.name.name), ObjectKind::Authentication(message))
+    object(object::authentication_name(&policy.name.namespace, &policy.name.name), ObjectKind::Authentication(message))
 }
 
 /// The resource of a service that clients cannot find.
@@ -58,7 +58,7 @@ pub fn authentication_object(policy: &PeerAuthentication) -> Resource {
 pub fn hidden_service(facts: &ServiceFacts, writer: Writer<'_>) -> Resource {
     let message = service::message(facts, writer);
     let service = &facts.service;
-    let name = detail::hidden_service_name(&service.name.namespace, &service.hostname);
+    let name = object::hidden_service_name(&service.name.namespace, &service.hostname);
     object(name, ObjectKind::Service(Box::new(message)))
 }
 

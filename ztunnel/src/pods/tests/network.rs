@@ -1,5 +1,4 @@
-//! A network of pods in one process, and the kernel of each of its nodes. A table of listeners replaces `ebpf`,
-//! `redirect` and the routes of a real node.
+//! A network of pods in one process. A table of listeners replaces `ebpf`, `redirect` and the routes of a real node.
 //!
 //! Connections are real TCP connections over loopback, because the data path reads and writes real sockets, half-closes
 //! and resets them. Their addresses are scripted: each end has a name in a table.
@@ -8,13 +7,12 @@ use std::{
     collections::{HashMap, HashSet},
     io,
     net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr},
-    os::fd::AsFd,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
-use ebpf_common::{HBONE_PORT, Listener, Purpose, Verdict, worker_of};
+use ebpf_common::{HBONE_PORT, Purpose, worker_of};
 use socket2::{SockRef, Socket};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -22,22 +20,10 @@ use tokio::{
 };
 
 use crate::{
-    model::{
-        addr::{OrigDst, PeerAddr},
-        local::Exclusions,
-        netns::NetnsFile,
-        workload::NamespacedName,
-    },
+    model::local::Exclusions,
     net::{
-        dial::{Begun, DialError, Sockets},
-        netns::{NetnsError, NetnsId},
         node::{Client, NodeConnections},
-        socket::{self, Family, Keepalive, ListenOptions},
-    },
-    pods::kernel::{Kernel, Link, Namespace},
-    redirect::{
-        EnrolError, Enrolment, ForeignError, NetnsFacts, controller::StartError, link::LinkError, load::LoadError,
-        maps::MapUse, record::Holder, survey::SurveyError,
+        socket::{self, Family},
     },
 };
 
@@ -52,14 +38,14 @@ const PORT_OF_PODS: u16 = 32_768;
 pub(super) struct Network(Arc<Mutex<State>>);
 
 #[derive(Default)]
-struct State {
+pub(super) struct State {
     /// The cookie of the namespace to which a path leads.
-    paths: HashMap<PathBuf, u64>,
-    namespaces: HashMap<u64, Inside>,
+    pub(super) paths: HashMap<PathBuf, u64>,
+    pub(super) namespaces: HashMap<u64, Inside>,
     /// The loopback address of each application's listener.
     applications: HashMap<SocketAddr, SocketAddr>,
     /// The scripted addresses of a connection's ends, by the loopback address of the client.
-    names: HashMap<SocketAddr, (SocketAddr, SocketAddr)>,
+    pub(super) names: HashMap<SocketAddr, (SocketAddr, SocketAddr)>,
     /// Addresses that do not answer.
     silent: HashSet<IpAddr>,
     /// Addresses that accept connections and never read from them.
@@ -75,50 +61,50 @@ struct State {
     /// The number of connections to port 15008.
     tunnels: usize,
     /// The capture is gone, and can't be restored.
-    unhooked: bool,
+    pub(super) unhooked: bool,
     /// Enrolments have to wait.
     stalls: bool,
     stalled: usize,
-    keeps_listeners: bool,
+    pub(super) keeps_listeners: bool,
     waiting: usize,
     /// Wakes the waiting tasks.
     goes_on: Arc<Notify>,
     /// The number of accepted connections that have all options.
-    accepted: usize,
+    pub(super) accepted: usize,
 }
 
 /// A namespace.
 #[derive(Default)]
-struct Inside {
-    addresses: Vec<IpAddr>,
-    changed: Arc<Notify>,
-    capture: Option<Capture>,
-    is_foreign: bool,
+pub(super) struct Inside {
+    pub(super) addresses: Vec<IpAddr>,
+    pub(super) changed: Arc<Notify>,
+    pub(super) capture: Option<Capture>,
+    pub(super) is_foreign: bool,
     is_busy: bool,
 }
 
-struct Capture {
+pub(super) struct Capture {
     /// The node whose kernel captures the pod.
-    node: &'static str,
-    pod: String,
-    addresses: Vec<IpAddr>,
-    attached: bool,
-    workers: u32,
-    listeners: HashMap<(u32, u16, u16), SocketAddr>,
+    pub(super) node: &'static str,
+    pub(super) pod: String,
+    pub(super) addresses: Vec<IpAddr>,
+    pub(super) attached: bool,
+    pub(super) workers: u32,
+    pub(super) listeners: HashMap<(u32, u16, u16), SocketAddr>,
     /// The same sockets, if a test wants to close them.
-    sockets: Vec<std::net::TcpListener>,
-    exclusions: Exclusions,
+    pub(super) sockets: Vec<std::net::TcpListener>,
+    pub(super) exclusions: Exclusions,
 }
 
 impl Capture {
     /// The pod that is on record for it.
-    fn recorded(&self) -> Option<&str> {
+    pub(super) fn recorded(&self) -> Option<&str> {
         (!self.pod.is_empty()).then_some(&*self.pod)
     }
 }
 
 impl Network {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap()
     }
 
@@ -185,7 +171,7 @@ impl Network {
         self.lock().waiting
     }
 
-    async fn wait_while_busy(&self, cookie: u64) {
+    pub(super) async fn wait_while_busy(&self, cookie: u64) {
         {
             let mut state = self.lock();
             if !state.namespaces[&cookie].is_busy {
@@ -196,7 +182,7 @@ impl Network {
         std::future::pending::<()>().await;
     }
 
-    async fn wait_while_stalled(&self) {
+    pub(super) async fn wait_while_stalled(&self) {
         let going_on = {
             let mut state = self.lock();
             if !state.stalls {
@@ -353,7 +339,7 @@ impl State {
         self.next_port
     }
 
-    fn port_of_pods(&mut self) -> u16 {
+    pub(super) fn port_of_pods(&mut self) -> u16 {
         if self.has_many_ports { self.port() } else { PORT_OF_PODS }
     }
 
@@ -374,7 +360,7 @@ impl State {
     }
 
     /// The loopback address for a connection that arrives at an address. It replaces the program `steer`.
-    fn arrive(&mut self, from: SocketAddr, to: SocketAddr) -> io::Result<SocketAddr> {
+    pub(super) fn arrive(&mut self, from: SocketAddr, to: SocketAddr) -> io::Result<SocketAddr> {
         if self.silent.contains(&to.ip()) {
             return Ok(self.hole());
         }
@@ -400,7 +386,7 @@ impl State {
         self.application(to)
     }
 
-    fn application(&self, at: SocketAddr) -> io::Result<SocketAddr> {
+    pub(super) fn application(&self, at: SocketAddr) -> io::Result<SocketAddr> {
         self.applications.get(&at).copied().ok_or(io::ErrorKind::ConnectionRefused.into())
     }
 
@@ -421,7 +407,7 @@ impl State {
     }
 
     /// Connects to a loopback address, under scripted names.
-    fn begin(&mut self, end: SocketAddr, from: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
+    pub(super) fn begin(&mut self, end: SocketAddr, from: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
         let socket: Socket = socket::tcp(Family::V4)?;
         socket.set_tcp_nodelay(true)?;
         // The client does not use the address of the listeners: with the port of a closed listener, it would connect to
@@ -454,272 +440,5 @@ impl NodeConnections for Network {
     fn client(&self, local: SocketAddr, remote: SocketAddr) -> io::Result<Client> {
         let is_here = self.lock().of_nodes.contains(&(local, remote));
         Ok(if is_here { Client::Kubelet } else { Client::Elsewhere })
-    }
-}
-
-/// A namespace that is kept open.
-#[derive(Clone)]
-pub(super) struct Opened {
-    network: Network,
-    path: PathBuf,
-    cookie: u64,
-}
-
-impl Namespace for Opened {
-    fn path(&self) -> &Path {
-        &self.path
-    }
-
-    fn id(&self) -> NetnsId {
-        NetnsId { device: 0, inode: self.cookie }
-    }
-
-    fn cookie(&self) -> u64 {
-        self.cookie
-    }
-
-    fn is_current(&self) -> bool {
-        self.network.lock().paths.get(&self.path) == Some(&self.cookie)
-    }
-}
-
-impl Link for Opened {
-    async fn facts(&self) -> Result<NetnsFacts, LinkError> {
-        let state = self.network.lock();
-        Ok(NetnsFacts { addresses: state.namespaces[&self.cookie].addresses.clone(), ..NetnsFacts::default() })
-    }
-
-    fn changed(&self) -> Arc<Notify> {
-        Arc::clone(&self.network.lock().namespaces[&self.cookie].changed)
-    }
-
-    async fn redirect(&self, _facts: &NetnsFacts, _addresses: &[IpAddr]) -> Result<(), LinkError> {
-        self.network.wait_while_busy(self.cookie).await;
-        Ok(())
-    }
-}
-
-/// The sockets of the pod in a namespace.
-impl Sockets for Opened {
-    fn upstream(&self, to: SocketAddr, from: Option<IpAddr>) -> Result<Begun, DialError> {
-        let failed = |source| DialError::Connect { to, source };
-        let mut state = self.network.lock();
-        let own = &state.namespaces[&self.cookie].addresses;
-        let first = own.iter().copied().find(|own| own.is_ipv4() == to.is_ipv4());
-        let from = from.or(first).ok_or(failed(io::ErrorKind::NetworkUnreachable.into()))?;
-        let local = SocketAddr::new(from, state.port_of_pods());
-        let end = state.arrive(local, to).map_err(failed)?;
-        let stream = state.begin(end, local, to).map_err(failed)?;
-        socket::reset_on_close(&stream);
-        Ok(Begun { stream, local })
-    }
-
-    fn deliver(&self, to: SocketAddr, from: SocketAddr) -> Result<Begun, DialError> {
-        let failed = |source| DialError::Connect { to, source };
-        let mut state = self.network.lock();
-        let end = state.application(to).map_err(failed)?;
-        let stream = state.begin(end, from, to).map_err(failed)?;
-        socket::reset_on_close(&stream);
-        Ok(Begun { stream, local: from })
-    }
-
-    fn ends(&self, accepted: &TcpStream, peer: SocketAddr) -> io::Result<(PeerAddr, OrigDst)> {
-        assert_options(accepted);
-        self.network.lock().accepted += 1;
-        let (from, to) = self.network.lock().names.remove(&peer).ok_or(io::ErrorKind::NotConnected)?;
-        Ok((PeerAddr::new(from), OrigDst::new(to)))
-    }
-}
-
-const KEEPALIVE: Keepalive = Keepalive { idle: Duration::from_secs(61), interval: Duration::from_secs(11), probes: 7 };
-
-/// Checks that a socket has the options that every connection with another node needs.
-pub(super) fn assert_options(socket: &impl AsFd) {
-    let socket = SockRef::from(socket);
-    assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
-    let (idle, interval) = (socket.tcp_keepalive_time().unwrap(), socket.tcp_keepalive_interval().unwrap());
-    let Keepalive { idle: expected, interval: between, probes } = KEEPALIVE;
-    assert_eq!((idle, interval, socket.tcp_keepalive_retries().unwrap()), (expected, between, probes));
-}
-
-/// The kernel of one node.
-pub(super) struct Scripted {
-    pub(super) node: &'static str,
-    pub(super) network: Network,
-    pub(super) workers: u32,
-}
-
-impl Scripted {
-    fn captured<T>(&self, cookie: u64, act: impl FnOnce(&mut Option<Capture>) -> T) -> T {
-        act(&mut self.network.lock().namespaces.get_mut(&cookie).unwrap().capture)
-    }
-
-    fn refuse_foreign(&self, pod: &Enrolment<'_, Opened, Opened>) -> Result<(), EnrolError> {
-        let is_foreign = self.network.lock().namespaces[&pod.netns.cookie].is_foreign;
-        if is_foreign { Err(ForeignError::Captured(Box::default()).into()) } else { Ok(()) }
-    }
-
-    fn place(&self, pod: &Enrolment<'_, Opened, Opened>) {
-        let keeps_listeners = self.network.lock().keeps_listeners;
-        self.captured(pod.netns.cookie, |capture| {
-            let capture = capture.get_or_insert_with(|| Capture {
-                node: self.node,
-                pod: pod.name.to_string(),
-                addresses: Vec::new(),
-                attached: false,
-                workers: self.workers,
-                listeners: HashMap::new(),
-                sockets: Vec::new(),
-                exclusions: Exclusions::default(),
-            });
-            capture.pod = pod.name.to_string();
-            capture.addresses = pod.addresses.to_vec();
-            // From here on connections may arrive. They keep the options that they inherit.
-            pod.listeners.iter().for_each(|(_, listener)| assert_options(listener));
-            let places = pod.listeners.iter().map(|(key, listener)| {
-                let Listener { purpose, family, worker, .. } = *key;
-                ((purpose, family, worker), listener.local_addr().unwrap())
-            });
-            capture.listeners.extend(places);
-            if keeps_listeners {
-                capture.sockets.extend(pod.listeners.iter().map(|(_, listener)| listener.try_clone().unwrap()));
-            }
-            capture.attached = true;
-        });
-    }
-}
-
-impl Kernel for Scripted {
-    type Namespace = Opened;
-    type Link = Opened;
-    type Connection = ();
-
-    fn open(&self, file: &NetnsFile) -> Result<Opened, NetnsError> {
-        let path = file.path();
-        let failed = || NetnsError::Open { path: path.to_owned(), source: io::ErrorKind::NotFound.into() };
-        let cookie = *self.network.lock().paths.get(path).ok_or_else(failed)?;
-        Ok(Opened { network: self.network.clone(), path: path.to_owned(), cookie })
-    }
-
-    fn identify(&self, file: &NetnsFile) -> Option<NetnsId> {
-        self.network.lock().paths.get(file.path()).map(|cookie| NetnsId { device: 0, inode: *cookie })
-    }
-
-    fn link(&self, netns: &Opened) -> Result<Opened, LinkError> {
-        Ok(netns.clone())
-    }
-
-    fn listen(
-        &self,
-        _netns: &Opened,
-        _family: Family,
-        purpose: Purpose,
-        backlog: i32,
-    ) -> Result<io::Result<std::net::TcpListener>, NetnsError> {
-        let options = ListenOptions { keepalive: KEEPALIVE, is_local: purpose == Purpose::Outbound, backlog };
-        let at = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        Ok(socket::tcp(Family::V4).and_then(|socket| socket::listen(socket, at, options)))
-    }
-
-    fn sockets(&self, netns: &Opened) -> Arc<dyn Sockets> {
-        Arc::new(netns.clone())
-    }
-
-    fn connections(&self, _netns: &Opened) -> Result<Vec<()>, SurveyError> {
-        Ok(Vec::new())
-    }
-
-    fn cut(&self, _netns: &Opened, connections: &[()]) -> Result<usize, SurveyError> {
-        Ok(connections.len())
-    }
-
-    async fn enrol(&mut self, pod: &Enrolment<'_, Opened, Opened>) -> Result<Exclusions, EnrolError> {
-        self.network.wait_while_stalled().await;
-        self.refuse_foreign(pod)?;
-        self.place(pod);
-        self.set_exclusions(pod.netns.cookie, pod.exclusions)?;
-        Ok(pod.exclusions.clone())
-    }
-
-    fn follow(&mut self, pod: &Enrolment<'_, Opened, Opened>, routes: Result<(), LinkError>) -> Result<(), EnrolError> {
-        routes?;
-        self.refuse_foreign(pod)?;
-        self.place(pod);
-        Ok(())
-    }
-
-    fn set_exclusions(&mut self, cookie: u64, exclusions: &Exclusions) -> Result<(), EnrolError> {
-        self.captured(cookie, |capture| capture.as_mut().unwrap().exclusions = exclusions.clone());
-        Ok(())
-    }
-
-    fn refresh_closed(&mut self, _netns: &Opened, _facts: &NetnsFacts) {}
-
-    fn detach(&mut self, cookie: u64) {
-        self.captured(cookie, |capture| capture.iter_mut().for_each(|capture| capture.attached = false));
-    }
-
-    async fn release(&mut self, netns: &Opened, _link: Option<&Opened>) {
-        self.captured(netns.cookie, |capture| *capture = None);
-    }
-
-    async fn release_others(&mut self, keep: impl Fn(Option<&str>, u64) -> bool) {
-        for (cookie, inside) in &mut self.network.lock().namespaces {
-            inside.capture.take_if(|capture| capture.node == self.node && !keep(capture.recorded(), *cookie));
-        }
-    }
-
-    async fn release_recorded(&mut self, pod: &NamespacedName, taken: &HashSet<u64>) {
-        let pod = pod.to_string();
-        for (cookie, inside) in &mut self.network.lock().namespaces {
-            inside
-                .capture
-                .take_if(|capture| capture.node == self.node && capture.pod == pod && !taken.contains(cookie));
-        }
-    }
-
-    fn has_captured(&self, cookie: u64) -> bool {
-        self.captured(cookie, |capture| capture.is_some())
-    }
-
-    fn holder(&self, cookie: u64) -> Option<Holder> {
-        self.captured(cookie, |capture| {
-            let capture = capture.as_ref().filter(|capture| capture.recorded().is_some())?;
-            Some(Holder { pod: capture.pod.clone(), addresses: capture.addresses.clone() })
-        })
-    }
-
-    fn recorded(&self, pod: &NamespacedName) -> Vec<u64> {
-        let pod = pod.to_string();
-        let of_pod = |inside: &Inside| {
-            inside.capture.as_ref().is_some_and(|capture| capture.node == self.node && capture.pod == pod)
-        };
-        self.network.lock().namespaces.iter().filter(|(_, inside)| of_pod(inside)).map(|(cookie, _)| *cookie).collect()
-    }
-
-    fn per_pod_limit(&self) -> usize {
-        16
-    }
-
-    fn verdicts(&self, _cookie: u64) -> Vec<(Verdict, u64)> {
-        Vec::new()
-    }
-
-    fn mend(&mut self) -> Result<(), LoadError> {
-        if self.network.lock().unhooked { Err(LoadError::NotBuiltIn) } else { Ok(()) }
-    }
-
-    fn restored(&self) -> u64 {
-        0
-    }
-
-    fn regain(&mut self) -> Result<(), StartError> {
-        Ok(())
-    }
-
-    fn retire(&mut self) {}
-
-    fn map_usage(&self) -> Vec<MapUse> {
-        Vec::new()
     }
 }

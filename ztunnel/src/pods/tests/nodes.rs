@@ -10,7 +10,7 @@ use prometheus_client::registry::Registry;
 use tokio::{net::TcpStream, sync::watch, task::yield_now};
 use tracing::Span;
 
-use super::network::{Network, Scripted};
+use super::{kernel::Scripted, network::Network};
 use crate::{
     control::{
         manifests::{Assembled, assemble, parse},

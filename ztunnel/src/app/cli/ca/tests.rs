@@ -11,7 +11,7 @@ use super::{answer, left, report, show};
 use crate::{
     config::{
         Args, Command,
-        args::{CaCommand, CaShowArgs, Output},
+        commands::{CaCommand, CaShowArgs, Output},
     },
     identity::{files::CertFiles, local_ca::layout, source::CertSource as _},
     lifecycle::tasks::TaskCount,

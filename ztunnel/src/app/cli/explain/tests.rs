@@ -15,7 +15,7 @@ use clap::Parser as _;
 
 use super::{super::output::Style, answer};
 use crate::{
-    config::{Args, Command, args::ExplainArgs},
+    config::{Args, Command, commands::ExplainArgs},
     explain::Explanation,
 };
 

@@ -1,6 +1,6 @@
 //! The ports that a pod's kubelet probes, and the addresses from which it does so.
 
-use super::{check, pod};
+use super::{check, membership::pod};
 
 #[test]
 fn the_ports_of_probes_are_read() {
