@@ -22,7 +22,7 @@ const PREFIX: &str = "left-";
 /// The end of these names.
 const SUFFIX: &str = ".sock";
 /// Time for one daemon to send its metrics.
-const PATIENCE: Duration = Duration::from_millis(500);
+const TIMEOUT: Duration = Duration::from_millis(500);
 /// Maximum size of the metrics of one daemon, in bytes.
 const LONGEST: u64 = 16 << 20;
 /// Maximum number of daemons whose metrics are shown.
@@ -60,8 +60,11 @@ pub async fn serve(state: PathBuf, metrics: Arc<impl Metrics>) {
     let listener = match socket::listen(&state, &name) {
         Ok(listener) => listener,
         Err(error) => {
-            return warn!(%error, "cannot listen in --state: the metrics page of the new daemon will not have \
-                 the metrics of this daemon");
+            return warn!(
+                %error,
+                "cannot listen in --state: the metrics page of the new daemon will not have the metrics of this \
+                 daemon"
+            );
         }
     };
     let _file = SocketFile(state.join(name));
@@ -76,7 +79,7 @@ pub async fn serve(state: PathBuf, metrics: Arc<impl Metrics>) {
             }
         };
         let text = metrics.metrics().await;
-        let _reader_gone = timeout(PATIENCE, stream.write_all(text.as_bytes())).await;
+        let _reader_gone = timeout(TIMEOUT, stream.write_all(text.as_bytes())).await;
     }
 }
 
@@ -87,7 +90,7 @@ pub async fn all(state: &Path) -> Vec<Left> {
     let mut names: Vec<String> = names.filter(|name| name.starts_with(PREFIX) && name.ends_with(SUFFIX)).collect();
     names.sort();
     names.truncate(MOST);
-    let asked = join_all(names.iter().map(|name| timeout(PATIENCE, ask(state, name)))).await;
+    let asked = join_all(names.iter().map(|name| timeout(TIMEOUT, ask(state, name)))).await;
     let answered = names.iter().zip(asked).filter_map(|(name, answer)| match answer {
         Ok(Ok(metrics)) => {
             let name = name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?.to_owned();

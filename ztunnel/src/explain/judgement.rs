@@ -57,7 +57,7 @@ impl Considered {
 pub(super) fn look(sources: Sources<'_>, workload: &Workload, connection: &Connection) -> Sight {
     let Sources { snapshot, .. } = sources;
     let mut would = BTreeMap::new();
-    sources.guard(workload).beside(connection, |found| {
+    sources.guard(workload).unenforced(connection, |found| {
         would.insert(found.policy.clone(), found.rule);
     });
     let traced = policy::trace(snapshot, workload, connection);

@@ -372,7 +372,7 @@ impl Enforcement {
     /// Why the connection is denied. `None`: the mesh does not know the pod.
     pub fn judge(&self, found: impl FnMut(UnenforcedMatch<'_>)) -> Result<Permit, Option<Denial>> {
         let guard = self.point.guard().ok_or(None)?;
-        guard.beside(&self.entered.connection, found);
+        guard.unenforced(&self.entered.connection, found);
         guard.judge(&self.entered.connection).map_err(|denied| Some(denied.told(&self.entered.connection)))
     }
 

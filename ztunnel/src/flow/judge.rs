@@ -22,7 +22,7 @@ use crate::{
 pub(super) fn judge(pod: &PodContext, flow: &Flow, enforcement: &Enforcement) -> Result<Permit, FlowRefusal> {
     let decisions = pod.meter.traffic().decisions();
     let denial = match enforcement.judge(|found| {
-        decisions.beside(&found);
+        decisions.unenforced(&found);
         tell(enforcement.connection(), &found);
     }) {
         Ok(permit) => return Ok(permit),
@@ -48,8 +48,10 @@ pub(super) fn judge(pod: &PodContext, flow: &Flow, enforcement: &Enforcement) ->
                 detail.push_str(&format!("; the client is not recognised as the kubelet: {why}"));
             }
             Err(error) => {
-                detail.push_str(&format!("; the daemon cannot determine whether the client is the kubelet: \
-                     {error}"));
+                detail.push_str(&format!(
+                    "; the daemon cannot determine whether the client is the kubelet: \
+                     {error}"
+                ));
             }
         }
     }

@@ -19,7 +19,7 @@ use tokio::{
 };
 
 /// How long the peer may take to receive all sent bytes.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The number of bytes that are read and discarded at once.
 const SCRATCH: usize = 4096;
@@ -69,7 +69,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Linger<S> {
         if until.is_none() {
             ready!(Pin::new(&mut *io).poll_shutdown(cx))?;
         }
-        let until = until.get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
+        let until = until.get_or_insert_with(|| Box::pin(sleep(TIMEOUT)));
         let mut scratch = [0; SCRATCH];
         while until.as_mut().poll(cx).is_pending() {
             let mut forgotten = ReadBuf::new(&mut scratch);

@@ -166,7 +166,7 @@ where
         keepalive: Keepalive::new(connection.ping_pong(), activity, settings),
         connection,
         streams: Rc::new(Streams::new(settings, Rc::clone(&link))),
-        patience: ResetBudget::new(),
+        resets: ResetBudget::new(),
         windows,
         silence: settings.ping_interval + settings.ping_timeout,
         idle: settings.server_idle(),
@@ -201,7 +201,7 @@ struct Serving<S, F> {
     connection: h2::server::Connection<Paced<S>, Outgoing>,
     streams: Rc<Streams>,
     keepalive: Keepalive,
-    patience: ResetBudget,
+    resets: ResetBudget,
     windows: Windows,
     silence: Duration,
     idle: Duration,
@@ -276,7 +276,7 @@ where
             return Some(End::Flooded);
         }
         let given_up = self.streams.take_given_up();
-        (given_up > 0 && self.patience.is_over(given_up, Instant::now())).then_some(End::Abused)
+        (given_up > 0 && self.resets.is_over(given_up, Instant::now())).then_some(End::Abused)
     }
 
     /// Tells the peer to open new streams on another connection if stalled streams block this one. No event of its own calls
@@ -323,8 +323,8 @@ where
         if !self.quiet {
             self.quiet = true;
             // The last bytes of the last stream may still be on their way to the peer, and its answer on its way back.
-            let patience = if self.ending.is_some() { CLOSE_WITHIN } else { self.idle };
-            self.timer.as_mut().reset(Instant::now() + patience);
+            let limit = if self.ending.is_some() { CLOSE_WITHIN } else { self.idle };
+            self.timer.as_mut().reset(Instant::now() + limit);
         }
         if self.timer.as_mut().poll(cx).is_pending() {
             return Poll::Pending;

@@ -69,16 +69,16 @@ impl CertHandle {
         self.state.borrow().credentials.clone()
     }
 
-    /// As [`Self::current`], but waits at most `patience` for the first answer of the source.
+    /// As [`Self::current`], but waits at most `limit` for the first answer of the source.
     ///
     /// # Errors
     /// Why there is no valid certificate.
-    pub async fn credentials(&self, patience: Duration) -> Result<Arc<Credentials>, Unavailable> {
+    pub async fn credentials(&self, limit: Duration) -> Result<Arc<Credentials>, Unavailable> {
         let mut state = self.state.clone();
         let answered = state.wait_for(|state| state.credentials.is_some() || state.failure.is_some());
         // If the answer is late or never comes, `current` reports it. `wait_for` returns a lock on the state, which is dropped
         // here: `current` would wait behind a writer, and the writer for this lock.
-        drop(timeout(patience, answered).await);
+        drop(timeout(limit, answered).await);
         self.current(SystemTime::now())
     }
 

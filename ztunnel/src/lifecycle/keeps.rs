@@ -12,7 +12,7 @@ pub struct Keeps(Arc<State>);
 #[derive(Debug)]
 struct State {
     is_keeping: AtomicBool,
-    is_beside: bool,
+    has_predecessor: bool,
 }
 
 impl Default for Keeps {
@@ -22,10 +22,10 @@ impl Default for Keeps {
 }
 
 impl Keeps {
-    /// The state of a daemon that starts. `is_beside`: another daemon runs.
+    /// The state of a daemon that starts. `has_predecessor`: another daemon runs.
     #[must_use]
-    pub fn new(is_beside: bool) -> Self {
-        Self(Arc::new(State { is_keeping: AtomicBool::new(true), is_beside }))
+    pub fn new(has_predecessor: bool) -> Self {
+        Self(Arc::new(State { is_keeping: AtomicBool::new(true), has_predecessor }))
     }
 
     /// Whether this daemon writes the copies.
@@ -36,8 +36,8 @@ impl Keeps {
 
     /// Whether another daemon ran at the start and may have files open.
     #[must_use]
-    pub fn is_beside(&self) -> bool {
-        self.0.is_beside
+    pub fn has_predecessor(&self) -> bool {
+        self.0.has_predecessor
     }
 
     /// Leaves the copies to another daemon.

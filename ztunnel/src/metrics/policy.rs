@@ -81,7 +81,7 @@ impl Decisions {
     }
 
     /// A policy that is not enforced (dry-run or AUDIT) matched.
-    pub fn beside(&self, found: &UnenforcedMatch<'_>) {
+    pub fn unenforced(&self, found: &UnenforcedMatch<'_>) {
         self.count(labels(AUTHORIZATION, found.policy, would(found)));
     }
 

@@ -217,9 +217,9 @@ fn by_flags(counters: &[AtomicU64]) -> Vec<(&'static str, u64)> {
 
 /// Encodes the table for a scrape.
 #[derive(Debug)]
-pub(super) struct BookCollector(pub(super) Arc<SeriesTable>);
+pub(super) struct SeriesCollector(pub(super) Arc<SeriesTable>);
 
-impl Collector for BookCollector {
+impl Collector for SeriesCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let all = self.0.all(Instant::now());
         for Metric { name, help, value } in METRICS {

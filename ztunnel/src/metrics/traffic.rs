@@ -23,7 +23,7 @@ use super::{
     latency::Latency,
     policy::Decisions,
     reasons,
-    series::{BookCollector, Series, SeriesTable},
+    series::{Series, SeriesCollector, SeriesTable},
 };
 use crate::model::{close::CloseReason, flow::Direction, identity::SpiffeId, service::Service, workload::Workload};
 
@@ -188,7 +188,7 @@ impl Traffic {
             "HBONE connections that this node ended because the peer abused them, by kind of abuse",
             shared.abused.clone(),
         );
-        registry.register_collector(Box::new(BookCollector(Arc::clone(&shared.series))));
+        registry.register_collector(Box::new(SeriesCollector(Arc::clone(&shared.series))));
         Self(Arc::new(shared))
     }
 

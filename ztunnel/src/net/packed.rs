@@ -86,7 +86,7 @@ mod tests {
     use super::Packed as _;
 
     /// The time after which the kernel sends the part that it keeps back.
-    const KERNELS_PATIENCE: Duration = Duration::from_millis(200);
+    const KERNEL_DELAY: Duration = Duration::from_millis(200);
 
     #[tokio::test]
     async fn the_end_stays_until_it_is_pushed_and_nothing_is_lost_or_swapped() {
@@ -99,7 +99,7 @@ mod tests {
         assert_eq!(poll_fn(|cx| Pin::new(&mut near).poll_write_unfinished(cx, &slices)).await.unwrap(), 3);
         match far.read(&mut heard) {
             Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
-            Ok(_) => assert!(begun.elapsed() >= KERNELS_PATIENCE, "it was sent at once"),
+            Ok(_) => assert!(begun.elapsed() >= KERNEL_DELAY, "it was sent at once"),
         }
         poll_fn(|cx| Pin::new(&mut near).poll_write_unfinished(cx, &[IoSlice::new(b"d")])).await.unwrap();
         near.push().unwrap();

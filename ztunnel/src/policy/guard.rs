@@ -195,19 +195,19 @@ impl PodPolicies {
 
     /// Matches of policies that are not enforced (dry-run and AUDIT), by namespace and name: each policy that matches, and the
     /// ALLOW policies that would deny the connection.
-    pub fn beside(&self, connection: &Connection, mut found: impl FnMut(UnenforcedMatch<'_>)) {
+    pub fn unenforced(&self, connection: &Connection, mut found: impl FnMut(UnenforcedMatch<'_>)) {
         let port = connection.destination.port();
         if self.is_excluded(port) {
             return;
         }
         let mut allows = in_order(self.groups(port).flat_map(Group::allowing_in_dry_run));
-        if allows.is_empty() && self.groups(port).all(|group| group.beside().is_empty()) {
+        if allows.is_empty() && self.groups(port).all(|group| group.unenforced().is_empty()) {
             return;
         }
         let facts = connection.facts();
         let mut entries: Vec<&GroupEntry> = Vec::new();
         for group in self.groups(port) {
-            group.beside().each(&facts, |rule| rule_matches(rule, connection), |entry| entries.push(entry));
+            group.unenforced().each(&facts, |rule| rule_matches(rule, connection), |entry| entries.push(entry));
         }
         entries.sort_by(|one, other| one.order().cmp(&other.order()));
         entries.dedup_by(|later, first| later.order().0 == first.order().0);

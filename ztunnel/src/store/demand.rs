@@ -20,7 +20,7 @@ use crate::model::workload::NamespacedName;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DemandLimits {
     /// The maximum time that a connection waits.
-    pub patience: Duration,
+    pub timeout: Duration,
     /// The maximum number of waiting connections.
     pub waiting: usize,
     /// The maximum number of known addresses.
@@ -33,7 +33,7 @@ pub struct DemandLimits {
 /// name on one stream, with room for the endpoints behind them.
 impl Default for DemandLimits {
     fn default() -> Self {
-        Self { patience: Duration::from_secs(5), waiting: 1024, addresses: 16_384, idle: Duration::from_secs(600) }
+        Self { timeout: Duration::from_secs(5), waiting: 1024, addresses: 16_384, idle: Duration::from_secs(600) }
     }
 }
 
@@ -129,15 +129,15 @@ impl Demand {
     pub async fn known(&self, address: IpAddr, now: Instant) -> Result<(), Unresolved> {
         let address = address.to_canonical();
         let Some(_waiting) = self.want(address, now)? else { return Ok(()) };
-        let patience = self.0.limits.patience;
+        let limit = self.0.limits.timeout;
         let mut answered = self.0.answered.subscribe();
-        let answer = timeout(patience, async {
+        let answer = timeout(limit, async {
             while !self.0.state().addresses.get(&address).is_some_and(|wanted| wanted.is_answered) {
                 // The sender exists as long as this value.
                 let _changed = answered.changed().await;
             }
         });
-        answer.await.map_err(|_elapsed| Unresolved::Silence { address, waited: patience })
+        answer.await.map_err(|_elapsed| Unresolved::Silence { address, waited: limit })
     }
 
     /// Notes that an address is wanted. `None`: it is known already.
@@ -287,8 +287,8 @@ mod tests {
     }
 
     fn small() -> Demand {
-        let (patience, idle) = (Duration::from_secs(5), Duration::from_secs(600));
-        Demand::new(DemandLimits { patience, waiting: 2, addresses: 3, idle })
+        let (limit, idle) = (Duration::from_secs(5), Duration::from_secs(600));
+        Demand::new(DemandLimits { timeout: limit, waiting: 2, addresses: 3, idle })
     }
 
     #[tokio::test(start_paused = true)]

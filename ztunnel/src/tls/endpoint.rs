@@ -179,8 +179,8 @@ impl Endpoint {
 
     /// The configurations of the newest certificate. They are built when the certificate is new.
     async fn configs(&self, deadline: Instant) -> Result<Arc<Configs>, Unready> {
-        let patience = deadline.saturating_duration_since(Instant::now());
-        let credentials = self.0.cert.credentials(patience).await.map_err(Unready::Unavailable)?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let credentials = self.0.cert.credentials(left).await.map_err(Unready::Unavailable)?;
         self.configs_of(credentials).map_err(Unready::Unusable)
     }
 

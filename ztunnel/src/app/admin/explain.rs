@@ -28,7 +28,7 @@ const ENCODED: &AsciiSet =
 /// The number of explanations that are made at once. An explanation may use a CPU for a while that the data path needs.
 const AT_ONCE: usize = 1;
 /// How long an explanation waits for the manager, which may be busy with a pod.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why there is no explanation.
 #[derive(Debug, Error)]
@@ -61,14 +61,14 @@ pub(super) async fn answer(
     parameters: Option<&str>,
 ) -> Result<Vec<u8>, ExplainError> {
     let query = query(parameters.unwrap_or_default())?;
-    let place = timeout(PATIENCE, Arc::clone(places).acquire_owned()).await;
+    let place = timeout(TIMEOUT, Arc::clone(places).acquire_owned()).await;
     let place = place.map_err(|_elapsed| ExplainError::Busy)?.map_err(|_closed| ExplainError::GivenUp)?;
     let snapshot = match query.address() {
         Some(address) => mesh.resolve(address, Instant::now()).await?,
         None => mesh.load(),
     };
     let (local, is_on_demand) = (manager.local_pods(), mesh.is_on_demand());
-    let now = timeout(PATIENCE, manager.describe()).await.ok().flatten();
+    let now = timeout(TIMEOUT, manager.describe()).await.ok().flatten();
     // A mesh can be large, and the current thread also runs the manager of the pods.
     let explained = spawn_blocking(move || {
         let node = now.as_ref().map(node_state);

@@ -17,7 +17,7 @@ use std::{
 use tracing_subscriber::fmt::MakeWriter;
 
 /// How long the end of the process waits for a stalled output.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long lines are collected after a write.
 const GATHER: Duration = Duration::from_millis(5);
@@ -130,7 +130,7 @@ impl Drop for Guard {
         state.ending = true;
         self.0.news.notify_one();
         // A stalled output must not delay the end of the process.
-        drop(self.0.over.wait_timeout_while(state, PATIENCE, |state| !state.ended));
+        drop(self.0.over.wait_timeout_while(state, TIMEOUT, |state| !state.ended));
     }
 }
 

@@ -30,9 +30,9 @@ use crate::store::demand::Demand;
 
 /// Workloads and the policies that they name come in separate responses, shortly after each other. A batch that names a missing
 /// policy waits this long for the policy; then the workload is closed.
-const POLICY_PATIENCE: Duration = Duration::from_secs(2);
+const POLICY_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the first answer for a type of resources may take. A control plane that has just started needs some time.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// A control plane sends nothing if the kept state of the daemon is up to date. After this time of silence the state counts as
 /// confirmed.
 const CONFIRMED: Duration = Duration::from_secs(10);
@@ -162,10 +162,10 @@ impl RemoteMesh {
         let mut resources = self.nothing();
         // On demand, there is no answer for addresses that were not requested.
         let first = self.first_answered();
-        let is_beside = self.keeps.is_beside();
+        let has_predecessor = self.keeps.has_predecessor();
         let work = move || {
             let (mut at, mut answered) = (None, first);
-            let apart = if is_beside { set_apart(&file) } else { clear(&file) };
+            let apart = if has_predecessor { set_apart(&file) } else { clear(&file) };
             let journal = apart.and_then(|()| {
                 Journal::open(&file, &plane, |record| {
                     at = Some(record.at);
@@ -185,8 +185,11 @@ impl RemoteMesh {
             Err(failure) => (Err(std::io::Error::other(failure.to_string())), None),
         };
         if let Err(error) = &journal {
-            warn!(file = %self.file.display(), %error, "cannot store the mesh of the control plane on disk: \
-                 a daemon that starts while the control plane cannot be reached will have no mesh");
+            warn!(
+                file = %self.file.display(), %error,
+                "cannot store the mesh of the control plane on disk: a daemon that starts while the control plane \
+                 cannot be reached will have no mesh"
+            );
         }
         self.keeper = Some(Keeper::new(journal).kept_by(self.keeps.clone()));
         self.heard = at.map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds));
@@ -218,7 +221,7 @@ impl RemoteMesh {
         let read = self.answered == [true; REQUIRED];
         if read && self.resources.waits() {
             let now = Instant::now();
-            let until = *self.hold.get_or_insert(now + POLICY_PATIENCE);
+            let until = *self.hold.get_or_insert(now + POLICY_TIMEOUT);
             if now < until {
                 self.is_due = true;
                 return None;
@@ -294,7 +297,7 @@ impl RemoteMesh {
     async fn step(&mut self) {
         let keeper = self.keeper.get_or_insert_with(|| Keeper::new(Err(std::io::Error::other("not opened"))));
         let is_confirmed = self.confirmed == [true; REQUIRED] && self.outage.is_none();
-        let patience = patience(&self.link, self.answered == [true; REQUIRED], is_confirmed);
+        let deadline = answer_deadline(&self.link, self.answered == [true; REQUIRED], is_confirmed);
         let held = self.hold;
         let on_demand = &mut self.on_demand;
         let wanted = async {
@@ -309,7 +312,7 @@ impl RemoteMesh {
                 self.is_due |= keeper.failure().is_some();
                 return;
             }
-            () = until(patience) => return self.patience_is_over(),
+            () = until(deadline) => return self.answer_timed_out(),
             () = until(held) => return,
             () = wanted => return self.want(),
         };
@@ -345,11 +348,11 @@ impl RemoteMesh {
     }
 
     /// Processes the silence of the control plane: the state is up to date, or the control plane does not work.
-    fn patience_is_over(&mut self) {
+    fn answer_timed_out(&mut self) {
         match (0..REQUIRED).find(|kind| self.answered.get(*kind) != Some(&true)) {
             Some(kind) => {
                 let what = TYPES.get(kind).copied().unwrap_or_default();
-                self.failed(&StreamError::Silent { what, seconds: ANSWER_PATIENCE.as_secs() });
+                self.failed(&StreamError::Silent { what, seconds: ANSWER_TIMEOUT.as_secs() });
             }
             None => {
                 self.confirmed = [true; REQUIRED];
@@ -380,8 +383,7 @@ impl RemoteMesh {
         for type_url in self.resources.emptied().difference(&emptied) {
             warn!(
                 type_url,
-                removed,
-                "the control plane has removed all resources of this type, so the mesh has none of them"
+                removed, "the control plane has removed all resources of this type, so the mesh has none of them"
             );
         }
         tracing::debug!(type_url = answer.type_url, resources, removed, "response of the control plane");
@@ -447,8 +449,10 @@ impl RemoteMesh {
         let why = causes(error);
         if lived >= LONGEST && matches!(error, StreamError::Ended(_) | StreamError::Closed) {
             // Control planes end streams from time to time, so that the daemons are distributed over all replicas.
-            info!(control_plane = %self.plane.url, reason = why, "the stream of the control plane has ended; \
-                 connecting again");
+            info!(
+                control_plane = %self.plane.url, reason = why,
+                "the stream of the control plane has ended; connecting again"
+            );
             return;
         }
         let is_known = self.outage.as_ref().is_some_and(|outage| outage.why == why);
@@ -504,10 +508,10 @@ async fn happens(link: &mut Link) -> Event {
 }
 
 /// The time until which the control plane may be silent.
-fn patience(link: &Link, is_answered: bool, is_confirmed: bool) -> Option<Instant> {
+fn answer_deadline(link: &Link, is_answered: bool, is_confirmed: bool) -> Option<Instant> {
     let Link::Streaming { since, .. } = link else { return None };
-    let patience = if is_answered { CONFIRMED } else { ANSWER_PATIENCE };
-    (!is_answered || !is_confirmed).then(|| *since + patience)
+    let limit = if is_answered { CONFIRMED } else { ANSWER_TIMEOUT };
+    (!is_answered || !is_confirmed).then(|| *since + limit)
 }
 
 async fn until(time: Option<Instant>) {

@@ -86,10 +86,10 @@ impl Keeper {
         let turn = if is_first { &self.first } else { &self.renewals };
         // The semaphore is never closed. If it were, the fetch would only be unbounded.
         let _turn = turn.acquire().await.ok();
-        let patience = self.settings.patience;
-        let credentials = match timeout(patience, self.source.issue(&self.identity)).await {
+        let limit = self.settings.timeout;
+        let credentials = match timeout(limit, self.source.issue(&self.identity)).await {
             Ok(result) => result?,
-            Err(_) => return Err(SourceError::TimedOut(patience)),
+            Err(_) => return Err(SourceError::TimedOut(limit)),
         };
         if credentials.identity != self.identity || !credentials.is_valid(self.settings.clock.now()) {
             return Err(SourceError::Unusable {
@@ -149,8 +149,10 @@ impl Keeper {
             tokio::select! {
                 () = sleep_until(due) => return,
                 () = sleep_until(check) => if self.failures == 0 && !self.is_valid(self.settings.clock.now()) {
-                    info!(identity = %self.identity, "the clock was changed, or stood still: it is outside of the \
-                        certificate's validity");
+                    info!(
+                        identity = %self.identity,
+                        "the clock was changed, or stood still: it is outside of the certificate's validity"
+                    );
                     return;
                 },
                 () = changed(&mut self.generation) => {

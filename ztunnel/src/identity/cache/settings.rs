@@ -40,7 +40,7 @@ pub struct CacheSettings {
     /// waits for renewals.
     pub at_once: usize,
     /// The time after which a request without an answer has failed. A distant, busy CA needs a few seconds.
-    pub patience: Duration,
+    pub timeout: Duration,
     /// The pause after the first failure; it doubles with every further failure.
     pub first_pause: Duration,
     /// The longest pause between two attempts.
@@ -53,7 +53,7 @@ impl Default for CacheSettings {
     fn default() -> Self {
         Self {
             at_once: 8,
-            patience: Duration::from_secs(30),
+            timeout: Duration::from_secs(30),
             first_pause: Duration::from_millis(500),
             // Shorter than Istio's 150 s: pods that wait for an authority to return get their certificates soon after it has.
             longest_pause: Duration::from_secs(15),

@@ -46,7 +46,7 @@ impl NewCa {
 /// The CA's certificate is backdated by this, so that nodes whose clocks are behind can use it at once.
 const BACKDATED: Duration = Duration::from_secs(60 * 60);
 /// The maximum time to wait for another program that makes the same CA.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// The pause between two attempts to get the lock.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -129,7 +129,7 @@ fn lock(dir: &Path) -> io::Result<Flock<File>> {
     loop {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => return Ok(lock),
-            Err((same, Errno::EWOULDBLOCK)) if started.elapsed() < PATIENCE => file = same,
+            Err((same, Errno::EWOULDBLOCK)) if started.elapsed() < TIMEOUT => file = same,
             Err((_, errno)) => return Err(errno.into()),
         }
         std::thread::sleep(PAUSE);

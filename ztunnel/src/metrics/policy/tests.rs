@@ -52,7 +52,7 @@ fn decisions_count_by_policy_for_as_long_as_there_is_the_policy() {
     decisions.denied(&matched("b"), &"demo".into());
     decisions.cut(&unmatched, &"other".into());
     let of_b = NamespacedName::new("demo", "b");
-    decisions.beside(&UnenforcedMatch { policy: &of_b, action: Action::Allow, dry_run: true, rule: None });
+    decisions.unenforced(&UnenforcedMatch { policy: &of_b, action: Action::Allow, dry_run: true, rule: None });
     let line = |kind: &str, namespace: &str, policy: &str, decision: &str| {
         format!(
             "ztunnel_policy_decisions_total{{kind=\"{kind}\",policy_namespace=\"{namespace}\",policy=\"{policy}\",decision=\"{decision}\"}} 1"

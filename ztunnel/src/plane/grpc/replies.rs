@@ -38,7 +38,7 @@ pub enum Stalled {
 pub struct Replies {
     stream: SendStream<Bytes>,
     /// The time that the reader has for a message in any case. Long messages have more.
-    patience: Duration,
+    timeout: Duration,
 }
 
 /// Ends a call before its first message.
@@ -59,13 +59,13 @@ fn head() -> Response<()> {
 }
 
 impl Replies {
-    /// Begins the answer. The reader has the time `patience` for each message, and more for a long message.
+    /// Begins the answer. The reader has the time `timeout` for each message, and more for a long message.
     ///
     /// # Errors
     /// The caller has gone.
-    pub fn begin(respond: &mut SendResponse<Bytes>, patience: Duration) -> Result<Self, Stalled> {
+    pub fn begin(respond: &mut SendResponse<Bytes>, timeout: Duration) -> Result<Self, Stalled> {
         let stream = respond.send_response(head(), false).map_err(gone)?;
-        Ok(Self { stream, patience })
+        Ok(Self { stream, timeout })
     }
 
     /// Sends one message, made of these parts.
@@ -74,7 +74,7 @@ impl Replies {
     /// The reader takes too long, or has gone. The call cannot be used after that.
     pub async fn send(&mut self, parts: &[Bytes]) -> Result<(), Stalled> {
         let length = parts.iter().map(Bytes::len).sum::<usize>();
-        let within = self.patience + Duration::from_secs(length as u64 / SLOWEST);
+        let within = self.timeout + Duration::from_secs(length as u64 / SLOWEST);
         let until = Instant::now() + within;
         let mut chunk = BytesMut::with_capacity(CHUNK.min(length + 5));
         chunk.put_u8(0);

@@ -45,7 +45,7 @@ const PORTION: usize = 2048;
 /// whole CPU.
 const PAUSE: u32 = 3;
 /// The time to examine the namespaces of one pod. The kernel answers at once, unless somebody keeps it busy.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 /// Addresses and namespaces that a message names.
 const NAMED: usize = 8;
 
@@ -110,7 +110,7 @@ pub enum NotFound {
     },
     /// Several namespaces have the pod's addresses.
     #[error(
-        "the pod has processes in several network namespaces that have the pod's addresses: {processes}; one \
+        "the pod has processes in several network namespaces that have the pod's addresses (processes {processes}); one \
          of these processes created a namespace and gave it these addresses: end that process, or delete the \
          pod"
     )]
@@ -275,8 +275,12 @@ impl<I: Inspect> Finder<I> {
 
     async fn try_sweep(&self, wanted: HashSet<Arc<str>>) -> io::Result<(HashMap<Arc<str>, Seen>, usize)> {
         let proc = Arc::clone(&self.proc);
-        let failed = |failure| io::Error::other(format!("the search through the processes of the node was \
-             interrupted: {failure}"));
+        let failed = |failure| {
+            io::Error::other(format!(
+                "the search through the processes of the node was \
+             interrupted: {failure}"
+            ))
+        };
         let mut sweep = spawn_blocking(|| Sweep::begin(proc, wanted)).await.map_err(failed)??;
         loop {
             let begun = Instant::now();
@@ -300,7 +304,7 @@ impl<I: Inspect> Finder<I> {
         if seen.processes == 0 {
             return Err(NotFound::NoProcess { uid: Arc::clone(&pod.uid), proc: proc(), processes });
         }
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + TIMEOUT;
         let (mut own, mut others) = (Vec::new(), Vec::new());
         let (mut is_on_host, mut is_cut) = (false, seen.is_cut);
         for candidate in &seen.candidates {

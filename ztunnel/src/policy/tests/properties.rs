@@ -280,7 +280,7 @@ fn the_trace_and_what_is_told_beside_agree_with_the_judgement() {
         let guard = PodPolicies::of(&mesh, &web(), &local());
         for connection in connections.iter().skip(first).step_by(7) {
             let traced = trace(&mesh, &web(), connection);
-            let (mut effective, mut beside) = (Vec::new(), Vec::new());
+            let (mut effective, mut unenforced) = (Vec::new(), Vec::new());
             for one in &traced {
                 let applies = reference::applies(&mesh, &one.policy, &web(), connection);
                 assert_eq!(one.applies == Applies::Yes, applies, "{one:?}");
@@ -296,7 +296,7 @@ fn the_trace_and_what_is_told_beside_agree_with_the_judgement() {
                     assert_eq!(rule.matched, can && reference::rule_matches(wanted, connection), "{one:?}");
                 }
                 match (one.matched, one.policy.dry_run || one.policy.action == Action::Audit) {
-                    (Some(rule), true) => beside.push((one.policy.name.clone(), rule)),
+                    (Some(rule), true) => unenforced.push((one.policy.name.clone(), rule)),
                     (Some(_), false) => effective.push(&one.policy),
                     (None, _) => {}
                 }
@@ -304,8 +304,8 @@ fn the_trace_and_what_is_told_beside_agree_with_the_judgement() {
             let names: Vec<&NamespacedName> = traced.iter().map(|one| &one.policy.name).collect();
             assert!(guard.names().iter().all(|name| names.contains(name)));
             let mut told = Vec::new();
-            guard.beside(connection, |found| told.extend(found.rule.map(|rule| (found.policy.clone(), rule))));
-            assert_eq!(told, beside);
+            guard.unenforced(connection, |found| told.extend(found.rule.map(|rule| (found.policy.clone(), rule))));
+            assert_eq!(told, unenforced);
             if guard.judge(connection).is_ok() {
                 assert!(effective.iter().all(|policy| policy.action == Action::Allow));
             }

@@ -268,7 +268,7 @@ fn no_policy_is_enforced_at_a_port_that_is_excluded_from_inbound_capture() {
     for client in ["- 10.0.0.1", "cluster.local/ns/demo/sa/client 10.0.0.1"] {
         let excluded = connection(&format!("{client} 9090"));
         assert_eq!(guard.judge(&excluded).unwrap().basis(), Basis::ExcludedPort);
-        guard.beside(&excluded, |beside| panic!("{beside:?}"));
+        guard.unenforced(&excluded, |unenforced| panic!("{unenforced:?}"));
         assert!(guard.judge(&connection(&format!("{client} 9091"))).is_err());
     }
     let open = PodPolicies::of(&snapshot("DENY demo/d: to ports=80"), &web(), &local());
@@ -276,45 +276,45 @@ fn no_policy_is_enforced_at_a_port_that_is_excluded_from_inbound_capture() {
 }
 
 /// Checks the matches of policies that are not enforced, as `POLICY ACTION [RULE]`.
-fn beside(mesh: &str, text: &str, expected: &[&str]) {
+fn unenforced(mesh: &str, text: &str, expected: &[&str]) {
     let guard = PodPolicies::of(&snapshot(mesh), &web(), &local());
     let mut found = Vec::new();
-    guard.beside(&connection(text), |beside| {
-        let rule = beside.rule.map_or_else(|| "none".to_owned(), |rule| rule.to_string());
-        let dry_run = if beside.dry_run { " dry-run" } else { "" };
-        found.push(format!("{} {}{dry_run} {rule}", beside.policy, beside.action.name()));
+    guard.unenforced(&connection(text), |unenforced| {
+        let rule = unenforced.rule.map_or_else(|| "none".to_owned(), |rule| rule.to_string());
+        let dry_run = if unenforced.dry_run { " dry-run" } else { "" };
+        found.push(format!("{} {}{dry_run} {rule}", unenforced.policy, unenforced.action.name()));
     });
     assert_eq!(found, expected, "\n{mesh}");
 }
 
 #[test]
 fn dry_run_and_audit_speak_beside() {
-    beside("DENY demo/d: *\nALLOW demo/a", CLIENT, &[]);
-    beside("AUDIT demo/x: to ports=81 || to ports=80\nAUDIT demo/y: to ports=81", CLIENT, &["demo/x AUDIT 1"]);
-    beside(
+    unenforced("DENY demo/d: *\nALLOW demo/a", CLIENT, &[]);
+    unenforced("AUDIT demo/x: to ports=81 || to ports=80\nAUDIT demo/y: to ports=81", CLIENT, &["demo/x AUDIT 1"]);
+    unenforced(
         "DENY demo/d dry-run: to ports=80 || *\nDENY demo/e dry-run: to ports=81",
         CLIENT,
         &["demo/d DENY dry-run 0"],
     );
-    beside(
+    unenforced(
         "AUDIT istio-system/z: *\nDENY demo/d dry-run: *\nAUDIT demo/a @app=web: *",
         CLIENT,
         &["demo/a AUDIT 0", "demo/d DENY dry-run 0", "istio-system/z AUDIT 0"],
     );
-    beside("DENY prod/d dry-run: *\nAUDIT demo/a @app=api: *", CLIENT, &[]);
+    unenforced("DENY prod/d dry-run: *\nAUDIT demo/a @app=api: *", CLIENT, &[]);
 }
 
 #[test]
 fn dry_run_allow_tells_what_it_would_keep_out() {
-    beside("ALLOW demo/a dry-run: to ports=80\nALLOW demo/b dry-run", CLIENT, &["demo/a ALLOW dry-run 0"]);
-    beside(
+    unenforced("ALLOW demo/a dry-run: to ports=80\nALLOW demo/b dry-run", CLIENT, &["demo/a ALLOW dry-run 0"]);
+    unenforced(
         "ALLOW demo/b dry-run\nALLOW demo/a dry-run: to ports=81",
         CLIENT,
         &["demo/a ALLOW dry-run none", "demo/b ALLOW dry-run none"],
     );
-    beside("ALLOW demo/a dry-run\nALLOW demo/b: to ports=80", CLIENT, &[]);
-    beside("ALLOW demo/a dry-run\nALLOW demo/b: to ports=81", CLIENT, &["demo/a ALLOW dry-run none"]);
-    beside("ALLOW demo/a dry-run: !to[0].operation.methods", CLIENT, &["demo/a ALLOW dry-run none"]);
+    unenforced("ALLOW demo/a dry-run\nALLOW demo/b: to ports=80", CLIENT, &[]);
+    unenforced("ALLOW demo/a dry-run\nALLOW demo/b: to ports=81", CLIENT, &["demo/a ALLOW dry-run none"]);
+    unenforced("ALLOW demo/a dry-run: !to[0].operation.methods", CLIENT, &["demo/a ALLOW dry-run none"]);
 }
 
 #[test]

@@ -16,7 +16,7 @@ pub struct Group {
     is_shared: bool,
     deny: Rules,
     allow: Rules,
-    beside: Rules,
+    unenforced: Rules,
 }
 
 /// Rules with the same effect, with an index that finds the rules that may match.
@@ -43,18 +43,18 @@ pub fn can_match(policy: &AuthorizationPolicy, rule: &Rule) -> bool {
 impl Group {
     /// Makes a group of policies, which are sorted by namespace and name and unique.
     pub(super) fn new(policies: Vec<Arc<AuthorizationPolicy>>) -> Self {
-        let (mut deny, mut allow, mut beside) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut deny, mut allow, mut unenforced) = (Vec::new(), Vec::new(), Vec::new());
         for policy in &policies {
             let entries = match policy.action {
-                _ if policy.dry_run => &mut beside,
-                Action::Audit => &mut beside,
+                _ if policy.dry_run => &mut unenforced,
+                Action::Audit => &mut unenforced,
                 Action::Deny | Action::Custom => &mut deny,
                 Action::Allow => &mut allow,
             };
             let rules = (0..).zip(&policy.rules).filter(|(_, rule)| can_match(policy, rule));
             entries.extend(rules.map(|(rule, _)| GroupEntry { policy: Arc::clone(policy), rule }));
         }
-        let [deny, allow, beside] = [deny, allow, beside].map(Rules::new);
+        let [deny, allow, unenforced] = [deny, allow, unenforced].map(Rules::new);
         let allowing = |in_dry_run| {
             let wanted =
                 move |policy: &AuthorizationPolicy| policy.action == Action::Allow && policy.dry_run == in_dry_run;
@@ -63,7 +63,7 @@ impl Group {
         let (allowing, allowing_in_dry_run) = (allowing(false), allowing(true));
         let is_shared =
             policies.iter().any(|policy| matches!(&policy.scope, Scope::Services(names) if names.len() > 1));
-        Self { policies, allowing, allowing_in_dry_run, is_shared, deny, allow, beside }
+        Self { policies, allowing, allowing_in_dry_run, is_shared, deny, allow, unenforced }
     }
 
     /// The policies.
@@ -97,8 +97,8 @@ impl Group {
     }
 
     /// The rules that are not enforced: rules of AUDIT policies, and of all policies in dry-run.
-    pub fn beside(&self) -> &Rules {
-        &self.beside
+    pub fn unenforced(&self) -> &Rules {
+        &self.unenforced
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::plane::{Ca, Plane};
-use super::streams::{Follower, a, beside, source};
+use super::streams::{Follower, a, source, while_following};
 use super::{pod, policy, response, strict, workload};
 use crate::control::remote::Contact;
 use crate::control::source::MeshSource as _;
@@ -20,7 +20,7 @@ async fn the_mesh_stays_for_an_hour_without_a_control_plane_and_follows_the_next
     let contact = Contact::default();
     let reached = source(&plane.reached(dir.path(), &ca, "secret"), dir.path()).shown_in(contact.clone());
     let mut follower = Follower::new(reached);
-    beside(&mut follower, async {
+    while_following(&mut follower, async {
         let mut stream = plane.stream().await;
         for _ in 0..4 {
             stream.request().await;
@@ -57,7 +57,7 @@ async fn the_mesh_stays_for_an_hour_without_a_control_plane_and_follows_the_next
 
     // The next one is found within the longest pause, and is told what the daemon has.
     let mut plane = Plane::start(&ca, "127.0.0.1", Some(address)).await;
-    beside(&mut follower, async {
+    while_following(&mut follower, async {
         let mut stream = plane.stream().await;
         let requests = [stream.request().await, stream.request().await, stream.request().await, stream.request().await];
         let known = |type_url: &str| {

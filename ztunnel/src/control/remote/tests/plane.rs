@@ -24,7 +24,7 @@ use crate::lifecycle::tasks::TaskSet;
 use crate::tls::NamedServer;
 
 /// The deadline of each step: a step that takes longer has failed.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A CA, which issues certificates of servers.
 pub(super) struct Ca(CertifiedIssuer<'static, KeyPair>);
@@ -84,7 +84,7 @@ impl Opened {
 }
 
 pub(super) async fn within<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future).await.expect("it takes too long")
+    tokio::time::timeout(TIMEOUT, future).await.expect("it takes too long")
 }
 
 /// The answer of an authority to a request with its token.

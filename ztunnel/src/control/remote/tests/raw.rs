@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tracing::Span;
 
 use super::plane::{Ca, reached, within};
-use super::streams::{Follower, a, beside, source};
+use super::streams::{Follower, a, source, while_following};
 use super::{pod, response, workload};
 use crate::control::remote::plane::{ControlPlane, Keepalive};
 use crate::control::source::MeshSource as _;
@@ -127,7 +127,7 @@ async fn after(what: impl AsyncFnOnce(Bare), expected: &str) {
     let (dir, ca) = (tempfile::tempdir().unwrap(), Ca::new("one"));
     let mut plane = Control::start(&ca).await;
     let mut follower = Follower::new(source(&reached(plane.address, dir.path(), &ca, "t"), dir.path()));
-    let stream = beside(&mut follower, plane.stream()).await;
+    let stream = while_following(&mut follower, plane.stream()).await;
     stream.mesh();
     follower.until(|mesh| mesh.version() > 0).await;
     what(stream).await;
@@ -135,7 +135,7 @@ async fn after(what: impl AsyncFnOnce(Bare), expected: &str) {
     let why = problem(&follower.mesh).unwrap();
     assert!(why.contains(expected) && why.contains("the mesh stays as it was"), "{why}");
     assert!(follower.has("a"), "nothing is lost");
-    let stream = beside(&mut follower, plane.stream()).await;
+    let stream = while_following(&mut follower, plane.stream()).await;
     stream.message(&response(ADDRESS, "a1", vec![workload("1", pod("b", [10, 0, 0, 2]))], &[]));
     follower.until(|mesh| mesh.problems().is_empty() && mesh.counts().workloads == 2).await;
 }
@@ -188,7 +188,7 @@ async fn a_control_plane_that_falls_silent_is_given_up() {
     let keepalive = Keepalive { interval: Duration::from_millis(200), timeout: Duration::from_millis(300) };
     let reached = ControlPlane { keepalive, ..reached(plane.address, dir.path(), &ca, "t") };
     let mut follower = Follower::new(source(&reached, dir.path()));
-    let stream = beside(&mut follower, plane.stream()).await;
+    let stream = while_following(&mut follower, plane.stream()).await;
     stream.mesh();
     follower.until(|mesh| mesh.version() > 0).await;
     // While the control plane is idle but answers pings, the stream stays open.
@@ -201,7 +201,7 @@ async fn a_control_plane_that_falls_silent_is_given_up() {
     assert!(took >= keepalive.timeout, "{took:?}");
     assert!(follower.has("a"));
     plane.frozen.send_replace(false);
-    let stream = beside(&mut follower, plane.stream()).await;
+    let stream = while_following(&mut follower, plane.stream()).await;
     stream.message(&response(ADDRESS, "a1", vec![a()], &[]));
     follower.until(|mesh| mesh.problems().is_empty()).await;
 }

@@ -71,7 +71,7 @@ pub(super) fn a() -> Resource {
 }
 
 /// Runs the source during other work of the test.
-pub(super) async fn beside<T>(follower: &mut Follower, work: impl Future<Output = T>) -> T {
+pub(super) async fn while_following<T>(follower: &mut Follower, work: impl Future<Output = T>) -> T {
     let mut work = std::pin::pin!(work);
     loop {
         tokio::select! {
@@ -86,7 +86,7 @@ async fn a_mesh_is_there_when_both_types_have_been_answered_and_follows_changes(
     let (dir, ca) = (tempfile::tempdir().unwrap(), Ca::new("one"));
     let mut plane = Plane::start(&ca, "127.0.0.1", None).await;
     let mut follower = Follower::new(source(&plane.reached(dir.path(), &ca, "secret\n"), dir.path()));
-    let mut stream = beside(&mut follower, async {
+    let mut stream = while_following(&mut follower, async {
         let mut stream = plane.stream().await;
         let _settings_and_objects = [stream.request().await, stream.request().await];
         let [addresses, _] = [stream.request().await, stream.request().await];
@@ -107,7 +107,7 @@ async fn a_mesh_is_there_when_both_types_have_been_answered_and_follows_changes(
     let bad = workload("1", Workload { tunnel_protocol: 2, ..pod("bad", [10, 0, 0, 8]) });
     stream.send(response(ADDRESS, "a1", vec![bad, workload("1", pod("b", [10, 0, 0, 2]))], &[]));
     follower.until(|mesh| mesh.counts().workloads == 2).await;
-    let nacks = beside(&mut follower, async {
+    let nacks = while_following(&mut follower, async {
         let requests = [stream.request().await, stream.request().await, stream.request().await];
         requests.map(|request| (request.response_nonce, request.error_detail.map(|detail| detail.message)))
     })
@@ -126,16 +126,16 @@ async fn a_stream_that_breaks_is_made_anew_with_what_is_known_and_a_fresh_token(
     let mut plane = Plane::start(&ca, "127.0.0.1", None).await;
     let reached = plane.reached(dir.path(), &ca, "first");
     let mut follower = Follower::new(source(&reached, dir.path()));
-    let mut stream = beside(&mut follower, plane.stream()).await;
-    beside(&mut follower, answer(&mut stream, vec![a()], vec![policy("7", &strict("p", 1))])).await;
+    let mut stream = while_following(&mut follower, plane.stream()).await;
+    while_following(&mut follower, answer(&mut stream, vec![a()], vec![policy("7", &strict("p", 1))])).await;
     follower.until(|mesh| mesh.version() > 0).await;
     std::fs::write(dir.path().join("token"), "second").unwrap();
     stream.fail(Status::unauthenticated("the token has expired"));
     follower.until(|mesh| !mesh.problems().is_empty()).await;
     assert!(follower.problems().contains("the token has expired") && follower.has("a"), "{}", follower.problems());
-    let mut stream = beside(&mut follower, plane.stream()).await;
+    let mut stream = while_following(&mut follower, plane.stream()).await;
     assert_eq!(stream.token.as_deref(), Some("Bearer second"));
-    let first = beside(&mut follower, answer(&mut stream, Vec::new(), Vec::new())).await;
+    let first = while_following(&mut follower, answer(&mut stream, Vec::new(), Vec::new())).await;
     assert_eq!(first[0].initial_resource_versions, [("c1//Pod/demo/a".to_owned(), "1".to_owned())].into());
     assert_eq!(first[1].initial_resource_versions, [("demo/p".to_owned(), "7".to_owned())].into());
     follower.until(|mesh| mesh.problems().is_empty()).await;
@@ -146,8 +146,8 @@ async fn a_stream_that_breaks_is_made_anew_with_what_is_known_and_a_fresh_token(
     follower.until(|mesh| !mesh.problems().is_empty()).await;
     assert!(follower.has("a") && follower.has("b"));
     let mut plane = Plane::start(&ca, "127.0.0.1", Some(address)).await;
-    let mut stream = beside(&mut follower, plane.stream()).await;
-    let first = beside(&mut follower, answer(&mut stream, Vec::new(), Vec::new())).await;
+    let mut stream = while_following(&mut follower, plane.stream()).await;
+    let first = while_following(&mut follower, answer(&mut stream, Vec::new(), Vec::new())).await;
     assert_eq!(first[0].initial_resource_versions.len(), 2);
     follower.until(|mesh| mesh.problems().is_empty()).await;
 }
@@ -171,8 +171,8 @@ async fn a_control_plane_is_known_by_its_name_and_roots_that_may_be_replaced() {
         .await;
     let reached = ControlPlane { alternative_name: Some("istiod.example".into()), ..reached };
     let mut follower = Follower::new(source(&reached, dir.path()));
-    let mut stream = beside(&mut follower, plane.stream()).await;
-    beside(&mut follower, answer(&mut stream, vec![a()], Vec::new())).await;
+    let mut stream = while_following(&mut follower, plane.stream()).await;
+    while_following(&mut follower, answer(&mut stream, vec![a()], Vec::new())).await;
     follower.until(|mesh| mesh.counts().workloads == 1).await;
 }
 
@@ -182,9 +182,9 @@ async fn a_daemon_that_starts_while_the_control_plane_is_away_knows_what_was_sai
     let mut plane = Plane::start(&ca, "127.0.0.1", None).await;
     let reached = plane.reached(dir.path(), &ca, "t");
     let mut follower = Follower::new(source(&reached, dir.path()));
-    let mut stream = beside(&mut follower, plane.stream()).await;
+    let mut stream = while_following(&mut follower, plane.stream()).await;
     let bad = workload("1", Workload { tunnel_protocol: 2, ..pod("bad", [10, 0, 0, 8]) });
-    beside(&mut follower, answer(&mut stream, vec![a(), bad], vec![policy("7", &strict("p", 1))])).await;
+    while_following(&mut follower, answer(&mut stream, vec![a(), bad], vec![policy("7", &strict("p", 1))])).await;
     stream.send(response(ADDRESS, "a2", vec![workload("2", pod("b", [10, 0, 0, 2]))], &["c1//Pod/demo/a"]));
     follower.until(|mesh| mesh.workloads().any(|workload| &*workload.name.name == "b")).await;
     within(follower.source.settled()).await;

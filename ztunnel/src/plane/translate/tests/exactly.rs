@@ -137,7 +137,7 @@ fn words(mesh: &Snapshot, workload: &Workload, connection: &Connection) -> Strin
         Ok(permit) => format!("{:?}", permit.basis()),
         Err(denied) => denied.told(connection).to_string(),
     };
-    guard.beside(connection, |UnenforcedMatch { policy, action, dry_run, rule }| {
+    guard.unenforced(connection, |UnenforcedMatch { policy, action, dry_run, rule }| {
         text += &format!("; {policy} {action:?} {dry_run} {rule:?}");
     });
     text + &format!("; {:?}", authentication(mesh, workload, connection.destination.port()))
