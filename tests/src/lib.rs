@@ -48,6 +48,7 @@ pub mod netns;
 pub mod policy;
 pub mod process;
 pub mod proof;
+mod protobuf;
 pub mod requirements;
 pub mod settings;
 pub mod sockets;

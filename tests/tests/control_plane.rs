@@ -1,6 +1,7 @@
 //! Two nodes that get everything from a control plane: no daemon has the manifests of the mesh or the key of its CA.
 
 use std::io::Read as _;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -44,6 +45,21 @@ fn pods_of_two_nodes_know_each_other_by_a_control_plane_alone() -> Result<()> {
     Ok(())
 }
 
+/// Denies the connections of `client-a` to `web-b` by a policy. Its open connection is reset, and a new one is denied with
+/// the name of the policy.
+fn denial_cuts(bed: &Testbed, target: SocketAddr) -> Result<()> {
+    let mut open = bed.pod("client-a")?.connect(target)?;
+    exchange(&mut open, b"hello")?;
+    let spec = "{selector: {matchLabels: {app: web-b}}, action: DENY, rules: [{from: [{source: {principals: \
+                [cluster.local/ns/demo/sa/client-a]}}]}]}";
+    bed.change_on("node-b", |mesh| mesh.policy("deny", &authorization("deny", spec)))?;
+    let end = open.read(&mut [0; 1]);
+    ensure!(end.as_ref().is_err_and(is_reset), "a reset should come, not {end:?}");
+    let reason = denied(bed, ("client-a", "web-b"), target)?;
+    ensure!(reason.contains("demo/deny"), "{reason}");
+    Ok(())
+}
+
 #[test]
 fn a_policy_reaches_the_nodes_and_cuts_what_it_denies() -> Result<()> {
     let mut bed = Testbed::both_enrolled_by_control_plane()?;
@@ -53,15 +69,7 @@ fn a_policy_reaches_the_nodes_and_cuts_what_it_denies() -> Result<()> {
     let _echo = Server::echo(web, target)?;
     admitted(bed.pod("client-a")?, target)?;
     admitted(bed.pod(GUEST)?, target)?;
-    let mut open = bed.pod("client-a")?.connect(target)?;
-    exchange(&mut open, b"hello")?;
-    let spec = "{selector: {matchLabels: {app: web-b}}, action: DENY, rules: [{from: [{source: {principals: \
-                [cluster.local/ns/demo/sa/client-a]}}]}]}";
-    bed.change_on("node-b", |mesh| mesh.policy("deny", &authorization("deny", spec)))?;
-    let end = open.read(&mut [0; 1]);
-    ensure!(end.as_ref().is_err_and(is_reset), "a reset should come, not {end:?}");
-    let reason = denied(&bed, ("client-a", "web-b"), target)?;
-    ensure!(reason.contains("demo/deny"), "{reason}");
+    denial_cuts(&bed, target)?;
     let asked =
         ["explain", "--admin", admin::ADDRESS, "--from", "demo/client-a", "--to", "demo/web-b", "--port", "7000"];
     let done = daemon::command(&settings::daemon_binary()?, &bed.topology.node("node-b")?.netns, &asked)?;
@@ -154,15 +162,7 @@ fn on_demand_a_connection_waits_for_the_control_plane_and_is_carried() -> Result
     ensure!(begin.elapsed() < ON_DEMAND_DEADLINE, "the answer took {:?}", begin.elapsed());
 
     // Policies are all there, and a change of one cuts what it denies.
-    let mut open = bed.pod("client-a")?.connect(web)?;
-    exchange(&mut open, b"hello")?;
-    let spec = "{selector: {matchLabels: {app: web-b}}, action: DENY, rules: [{from: [{source: {principals: \
-                [cluster.local/ns/demo/sa/client-a]}}]}]}";
-    bed.change_on("node-b", |mesh| mesh.policy("deny", &authorization("deny", spec)))?;
-    let end = open.read(&mut [0; 1]);
-    ensure!(end.as_ref().is_err_and(is_reset), "a reset should come, not {end:?}");
-    let reason = denied(&bed, ("client-a", "web-b"), web)?;
-    ensure!(reason.contains("demo/deny"), "{reason}");
+    denial_cuts(&bed, web)?;
     admitted(bed.pod("client-b")?, web)?;
     Ok(())
 }

@@ -17,6 +17,7 @@ use tokio_rustls::TlsConnector;
 
 use super::ApiServer;
 use super::plane::Plane;
+use crate::protobuf::{Fields, field};
 
 /// The name in the serving certificate.
 const NAME: &str = "istiod.istio-system.svc";
@@ -161,7 +162,7 @@ impl Stream {
             self.begun.extend_from_slice(&data);
         };
         // DeltaDiscoveryResponse: nonce. DeltaDiscoveryRequest: type_url, response_nonce.
-        let nonce = text_of(&response, 5).context("a response without a nonce")?;
+        let nonce = Fields(&response).find(|(number, _)| *number == 5).context("a response without a nonce")?.1;
         self.send.send_data(framed(&[field(2, ADDRESS), field(6, nonce)].concat())?, false)?;
         Ok(Some(()))
     }
@@ -229,38 +230,4 @@ fn message(begun: &mut BytesMut) -> Option<BytesMut> {
     let [_compressed, length @ ..] = *head;
     let length = u32::from_be_bytes(length) as usize;
     (rest.len() >= length).then(|| begun.split_to(5 + length).split_off(5))
-}
-
-/// The bytes of a length-delimited field. All fields before it have to be length-delimited, too.
-fn text_of(mut message: &[u8], number: u8) -> Option<&[u8]> {
-    loop {
-        let (&key, rest) = message.split_first()?;
-        let (mut length, mut shift, mut rest) = (0_usize, 0, rest);
-        loop {
-            let (&byte, behind) = rest.split_first()?;
-            length |= usize::from(byte & 0x7f).checked_shl(shift)?;
-            (shift, rest) = (shift + 7, behind);
-            if byte & 0x80 == 0 {
-                break;
-            }
-        }
-        let (value, behind) = rest.split_at_checked(length)?;
-        if key == number << 3 | 2 {
-            return Some(value);
-        }
-        message = behind;
-    }
-}
-
-/// Encodes a length-delimited field.
-fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
-    let mut field = vec![number << 3 | 2];
-    let mut length = bytes.len();
-    while length > 0x7f {
-        field.push((length & 0x7f) as u8 | 0x80);
-        length >>= 7;
-    }
-    field.push(length as u8);
-    field.extend_from_slice(bytes);
-    field
 }

@@ -17,7 +17,7 @@ use tokio::time::sleep;
 use tokio_rustls::TlsConnector;
 
 use super::api::{Api, address};
-use super::wire::{Fields, put};
+use crate::protobuf::{Fields, put};
 
 const ADDRESS: &str = "type.googleapis.com/istio.workload.Address";
 /// The types of resources, in the order in which a node asks for them.

@@ -6,7 +6,6 @@
 
 mod api;
 mod client;
-mod wire;
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -1,16 +1,29 @@
 //! The manager's side of a handover to another daemon: its effect on pods and connections until the manager has ended.
 
+use tokio::net::TcpStream;
+
 use super::{
     DENY_ALL, WEB,
     nodes::{MESH, World, echo, eventually, is_reset},
 };
-use crate::hbone::tests::local;
+use crate::{hbone::tests::local, pods::handover::Orders};
 
 /// The mesh without the pod of the server.
 fn without_web() -> String {
     let left = MESH.replace("{istio.io/dataplane-mode: ambient, app: web}", "{app: web}");
     assert_ne!(left, MESH);
     left
+}
+
+/// The manager of node `b` hands over, while it has a connection. Returns the two applications' ends of the connection.
+async fn handed_over(world: &World) -> (Orders, TcpStream, TcpStream) {
+    let web = world.network.listen(WEB).await;
+    let client = world.network.connect("10.0.0.1", WEB).await.unwrap();
+    let (server, _) = web.accept().await.unwrap();
+    let orders = world.node("b").orders();
+    orders.freeze().await.unwrap();
+    assert!(orders.retire().await);
+    (orders, client, server)
 }
 
 #[tokio::test]
@@ -47,12 +60,7 @@ async fn a_manager_that_has_stopped_changes_serves_and_continues_after_an_abort(
 async fn a_manager_that_has_handed_over_serves_its_connections_and_ends_with_the_last_one() {
     local(async {
         let world = World::new().await;
-        let web = world.network.listen(WEB).await;
-        let mut client = world.network.connect("10.0.0.1", WEB).await.unwrap();
-        let (mut server, _) = web.accept().await.unwrap();
-        let orders = world.node("b").orders();
-        orders.freeze().await.unwrap();
-        assert!(orders.retire().await);
+        let (orders, mut client, mut server) = handed_over(&world).await;
         assert_eq!(world.node("b").pending(), Some("shutdown"));
         echo(&mut client, &mut server).await;
         drop((client, server));
@@ -67,12 +75,7 @@ async fn a_manager_that_has_handed_over_applies_changes_of_policies_and_pods() {
     for mesh in [format!("{MESH}{DENY_ALL}"), without_web()] {
         local(async {
             let world = World::new().await;
-            let web = world.network.listen(WEB).await;
-            let mut client = world.network.connect("10.0.0.1", WEB).await.unwrap();
-            let (mut server, _) = web.accept().await.unwrap();
-            let orders = world.node("b").orders();
-            orders.freeze().await.unwrap();
-            assert!(orders.retire().await);
+            let (_orders, mut client, mut server) = handed_over(&world).await;
             echo(&mut client, &mut server).await;
             let cut = async { assert!(is_reset(&mut server).await) };
             tokio::select! {

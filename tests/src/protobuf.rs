@@ -1,7 +1,7 @@
-//! As much of protobuf as a stream needs: fields that have a length, and numbers.
+//! The part of protobuf that the calls of a node need: fields that have a length, and numbers.
 
 /// Appends a field that has a length.
-pub(super) fn put(message: &mut Vec<u8>, number: u8, bytes: &[u8]) {
+pub(crate) fn put(message: &mut Vec<u8>, number: u8, bytes: &[u8]) {
     message.push(number << 3 | 2);
     let mut length = bytes.len();
     while length > 0x7f {
@@ -12,8 +12,15 @@ pub(super) fn put(message: &mut Vec<u8>, number: u8, bytes: &[u8]) {
     message.extend_from_slice(bytes);
 }
 
+/// A message of one field that has a length.
+pub(crate) fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+    let mut message = Vec::new();
+    put(&mut message, number, bytes);
+    message
+}
+
 /// The fields of a message that have a length, in their order: number and content. Ends where something cannot be read.
-pub(super) struct Fields<'a>(pub(super) &'a [u8]);
+pub(crate) struct Fields<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Fields<'a> {
     fn varint(&mut self) -> Option<u64> {
