@@ -16,9 +16,7 @@ use super::content::{Digest, LARGEST_FILE, ReadError, State, is_manifest, read_b
 use super::kept::Kept;
 use super::last::LastValid;
 use crate::control::join::{Joiner, Voice};
-use crate::control::manifests::{
-    AddressesIn, Fault, FileContent, FileError, Hides, Known, PoliciesIn, Subject, read_again, valid_texts,
-};
+use crate::control::manifests::{AddressesIn, FileContent, Hides, Known, PoliciesIn, valid_texts};
 use crate::control::objects::Object;
 use crate::lifecycle::keeps::Keeps;
 use crate::model::origin::Origin;

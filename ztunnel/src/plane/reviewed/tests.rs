@@ -108,7 +108,9 @@ async fn what_is_refused_is_not_asked_for_again_at_once() {
     for _ in 0..3 {
         let Err(Stranger::Refused(why)) = nodes.authenticate(good_token("a").as_bytes(), NODE).await else { panic!() };
         assert!(
-            why.contains("service account istio-system/other, and the node daemon has service account istio-system/ztunnel"),
+            why.contains(
+                "service account istio-system/other, and the node daemon has service account istio-system/ztunnel"
+            ),
             "{why}"
         );
     }
