@@ -115,7 +115,7 @@ impl<'n> Header<'n> {
                     [Step::Key(one)] if **one == *"apiVersion" => head.version = value.text(),
                     [Step::Key(one)] if **one == *"kind" => head.kind = value.text(),
                     [Step::Key(one)] if **one == *"metadata" => {
-                        (head.namespace, head.name) = (of("namespace"), of("name"))
+                        (head.namespace, head.name) = (of("namespace"), of("name"));
                     }
                     [Step::Key(_), Step::Key(one)] if **one == *"namespace" => head.namespace = value.text(),
                     [Step::Key(_), Step::Key(one)] if **one == *"name" => head.name = value.text(),

@@ -330,7 +330,7 @@ impl<'f> Reader<'f> {
         match header.content(is_item) {
             Ok(Content::Stranger) if node.is_null() => {}
             Ok(Content::Stranger) => self.stranger(&node),
-            Ok(Content::Other) => self.repeated_unused(header.title(), &repeated(context)),
+            Ok(Content::Other) => self.repeated_unused(header.title().as_deref(), &repeated(context)),
             Ok(Content::Object(kind)) => self.object(kind, node, context),
             Ok(Content::List(inherited)) => self.list(node, inherited.as_deref(), context),
             Err(unclear) => {
@@ -412,7 +412,7 @@ impl<'f> Reader<'f> {
         }
         let unused = repeated(context);
         if !unused.is_empty() {
-            self.repeated_unused(Header::of(&node, context.inherited).title(), &unused);
+            self.repeated_unused(Header::of(&node, context.inherited).title().as_deref(), &unused);
         }
         let line = node.place.0;
         let said = self.resource(kind, &mut node, context).and_then(|resource| {

@@ -60,7 +60,7 @@ impl Reader<'_> {
                     return true;
                 }
                 None => {
-                    self.repeated_unused(header.title(), &all);
+                    self.repeated_unused(header.title().as_deref(), &all);
                     return true;
                 }
             },
@@ -103,7 +103,7 @@ impl Reader<'_> {
     }
 
     /// Reports keys that are there twice and that this program does not use.
-    pub(super) fn repeated_unused(&mut self, title: Option<String>, repeated: &[Repeated<'_>]) {
+    pub(super) fn repeated_unused(&mut self, title: Option<&str>, repeated: &[Repeated<'_>]) {
         for (number, (path, LeftOut { error, .. })) in repeated.iter().enumerate().take(MOST_TOLD) {
             let more = match repeated.len().saturating_sub(MOST_TOLD) {
                 more @ 1.. if number + 1 == MOST_TOLD => format!(" (and {more} more keys of this object)"),
@@ -112,7 +112,7 @@ impl Reader<'_> {
             let line = error.place.map_or(1, |(line, _)| line);
             self.content.problems.push(Problem {
                 origin: Origin::line_of(Arc::clone(self.file), line),
-                object: title.clone(),
+                object: title.map(str::to_owned),
                 message: format!("{path}: {}{more}; the last one counts", error.message),
                 severity: Severity::Warning,
             });

@@ -126,11 +126,9 @@ fn a_policy_closes_its_own_namespace() {
     );
     assert_eq!((subject, hides), (object(), policies_in("shop")));
     // In a list, and in JSON.
-    let list = format!(
-        "apiVersion: v1\nkind: List\nitems: [{{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: \
-         {{name: p, namespace: shop}}, spec: {{rules: [], rules: [{{}}]}}}}]\n"
-    );
-    let (error, subject, hides) = fault(&list);
+    let list = "apiVersion: v1\nkind: List\nitems: [{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: \
+                {name: p, namespace: shop}, spec: {rules: [], rules: [{}]}}]\n";
+    let (error, subject, hides) = fault(list);
     assert!(error.contains(": items[0].spec.rules: the key is there twice"), "{error}");
     assert_eq!((subject, hides), (object(), policies_in("shop")));
     let json = "{\"apiVersion\": \"security.istio.io/v1\", \"kind\": \"AuthorizationPolicy\",\n\t\"metadata\": {\"name\": \
