@@ -57,21 +57,14 @@ fn the_answer_names_the_service_to_which_nodes_lead() {
 
 #[test]
 fn nothing_is_said_of_other_destinations() {
-    for (to, port) in [
-        // The node of another pod, other ports and addresses.
-        ("192.0.2.1", 8080),
-        ("192.0.2.2", 3008),
-        ("203.0.113.1", 80),
-        ("203.0.113.100", 80),
-        // Destinations in the mesh.
-        ("10.96.0.1", 80),
-        ("10.0.0.2", 30080),
-        ("203.0.113.20", 80),
-    ] {
+    // The node of another pod, other ports and addresses.
+    let unknown = [("192.0.2.1", 8080), ("192.0.2.2", 3008), ("203.0.113.1", 80), ("203.0.113.100", 80)];
+    // Destinations in the mesh. The problems of their own objects are listed.
+    let known = [("10.96.0.1", 80), ("10.0.0.2", 30080), ("203.0.113.20", 80)];
+    for (to, port) in unknown.into_iter().chain(known) {
         let Explanation { notes, warnings, .. } = ask("shop/client", to, port);
         assert!(!notes.iter().any(|note| note.contains("without identity, and")), "{to}:{port}: {notes:#?}");
         let is_listed = warnings.iter().any(|warning| warning.contains("left to the node"));
-        // The Service has the name of the pod.
-        assert_eq!(is_listed, ["10.96.0.1", "10.0.0.2"].contains(&to), "{to}:{port}: {warnings:#?}");
+        assert_eq!(is_listed, known.contains(&(to, port)), "{to}:{port}: {warnings:#?}");
     }
 }
