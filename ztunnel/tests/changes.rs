@@ -1,7 +1,6 @@
 //! A mesh of 100,000 workloads holds no more memory after a minute with 1,000 changes a second.
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicIsize, Ordering};
@@ -78,7 +77,7 @@ fn workload(number: u32, round: u32) -> Change {
 fn service(number: u32, round: u32) -> Service {
     let endpoint = |pod: u32| Endpoint {
         address: address(pod),
-        ports: BTreeMap::from([(80, 8080)]),
+        ports: [(80, 8080)].into(),
         health: if round.is_multiple_of(2) { Health::Ready } else { Health::Unready },
         workload: Some(name(pod)),
         weight: 1,
@@ -91,7 +90,7 @@ fn service(number: u32, round: u32) -> Service {
     let hostname = format!("{}.{}.svc.cluster.local", own.name, own.namespace);
     Service {
         vips: vec![Ipv4Addr::from_bits((11 << 24) + number).into()],
-        ports: vec![ServicePort { name: None, port: 80, target: TargetPort::Number(8080) }],
+        ports: [ServicePort { name: None, port: 80, target: TargetPort::Number(8080) }].into(),
         endpoints,
         ..Service::new(own, hostname)
     }

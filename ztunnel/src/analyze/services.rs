@@ -48,7 +48,7 @@ fn unready(service: &Service, report: &mut Report<'_>) {
 }
 
 fn ports(mesh: &Mesh<'_>, service: &Service, planned: &[Pod<'_>], report: &mut Report<'_>) {
-    let is_served = |port: u16| service.endpoints.iter().any(|endpoint| endpoint.ports.contains_key(&port));
+    let is_served = |port: u16| service.endpoints.iter().any(|endpoint| endpoint.ports.serves(port));
     let will_be_served = |target: &TargetPort| match target {
         TargetPort::Number(_) => !planned.is_empty(),
         TargetPort::Name(name) => planned.iter().any(|pod| pod.port_named(name).is_some()),

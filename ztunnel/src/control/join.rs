@@ -151,12 +151,12 @@ enum Subject {
 struct Dirty {
     pods: BTreeSet<NamespacedName>,
     fronting: BTreeSet<Fronting>,
+    /// Those with a new selector.
+    selectors: BTreeSet<Fronting>,
     keys: BTreeSet<ServiceKey>,
     authorization: BTreeSet<NamespacedName>,
     authentication: BTreeSet<NamespacedName>,
     subjects: BTreeSet<Subject>,
-    /// Addresses whose claimants have changed.
-    claimed: BTreeSet<IpAddr>,
     /// Addresses whose owner may have changed: the objects that name them have to be joined again.
     moved: BTreeSet<IpAddr>,
     /// Changes that need no joining.
@@ -306,6 +306,7 @@ impl Joiner {
     pub fn take(&mut self) -> Joined {
         let mut changes = std::mem::take(&mut self.dirty.changes);
         // In this order: each step may mark more objects for the next.
+        self.find_members();
         self.join_pods(&mut changes);
         self.join_services(&mut changes);
         self.join_policies(&mut changes);
@@ -519,7 +520,7 @@ impl Joiner {
             self.on_nodes.remove(&address);
         }
         if is_new || is_gone {
-            let services = self.external.get(&address).into_iter().flatten();
+            let services = self.external.get(&address).into_iter().chain(self.vips.get(&address)).flatten();
             self.dirty.fronting.extend(services.map(|name| (ServiceKind::Kubernetes, name.clone())));
         }
     }

@@ -17,6 +17,7 @@ use crate::model::service::{self, Endpoint, Resolution, Service, ServiceKind};
 use crate::model::workload::{Membership, NamespacedName, Workload};
 use crate::route::decide::{self, Hop, Unfit};
 use crate::route::survey::{self, RouteEnd, Survey};
+use crate::store::snapshot::Owner;
 
 /// The possible ends of a connection, and the routes to them.
 #[derive(Debug)]
@@ -292,6 +293,11 @@ impl Traveller<'_> {
             )],
             (CloseReason::NoHealthyUpstream, Some(address)) => {
                 let namespace = self.client.pod.map(|pod| &*pod.name.namespace).unwrap_or_default();
+                if let Owner::Unclear(_) = self.sources.snapshot.owner(address, self.port, namespace) {
+                    return vec![format!(
+                        "give {address} to one Service only: remove it from the others, or correct them"
+                    )];
+                }
                 match (self.sources.snapshot.contested(address), self.sources.snapshot.cluster_ip(address)) {
                     (Some(_), _) => vec![format!("remove the claims to {address} of all pods except one")],
                     (None, Some(service)) => vec![format!(

@@ -3,6 +3,7 @@
 pub mod addr;
 pub mod cause;
 pub mod close;
+pub mod endpoint_ports;
 pub mod flow;
 pub mod gateway;
 pub mod identity;

@@ -1,11 +1,11 @@
 //! A service: stable addresses in front of workloads. It has its TCP ports only, because only TCP is carried.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::endpoint_ports::EndpointPorts;
 use super::gateway::Gateway;
 use super::identity::SpiffeId;
 use super::labels::Labels;
@@ -29,8 +29,8 @@ pub struct Service {
     pub external: Vec<ExternalAddress>,
     /// Its own IP blocks, canonical, without host bits; only a ServiceEntry has some.
     pub ranges: Vec<IpNet>,
-    /// Its TCP ports, in the manifest's order.
-    pub ports: Vec<ServicePort>,
+    /// Its TCP ports, in the manifest's order. The services of one ServiceEntry share the list.
+    pub ports: Arc<[ServicePort]>,
     /// Where its connections go.
     pub resolution: Resolution,
     /// Its endpoints, ordered by address. The services of one ServiceEntry share the list.
@@ -46,7 +46,7 @@ pub struct Service {
     /// The namespaces whose pods know it.
     pub visibility: Visibility,
     /// Identities that its endpoints may have in addition to the identities of their workloads (`subjectAltNames`).
-    pub identities: Vec<SpiffeId>,
+    pub identities: Arc<[SpiffeId]>,
     /// The waypoint that connections to it pass through.
     pub waypoint: Option<Arc<Gateway>>,
 }
@@ -63,7 +63,7 @@ impl Service {
             vips: Vec::new(),
             external: Vec::new(),
             ranges: Vec::new(),
-            ports: Vec::new(),
+            ports: Arc::default(),
             resolution: Resolution::Endpoints,
             endpoints: Arc::default(),
             selector: Labels::default(),
@@ -71,7 +71,7 @@ impl Service {
             distribution: Distribution::Any,
             is_sticky: false,
             visibility: Visibility::Everyone,
-            identities: Vec::new(),
+            identities: Arc::default(),
             waypoint: None,
         }
     }
@@ -214,7 +214,7 @@ pub struct Endpoint {
     /// Its address, canonical.
     pub address: IpAddr,
     /// From the service's port to the port at this address. A port that this endpoint does not serve is missing.
-    pub ports: BTreeMap<u16, u16>,
+    pub ports: EndpointPorts,
     /// Whether it takes connections.
     pub health: Health,
     /// The workload with this address, if one is known and no other claims the address.

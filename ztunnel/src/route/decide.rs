@@ -201,7 +201,7 @@ pub(super) fn service_behind<'a>(
     named.or_else(|| {
         let pod = snapshot.workload(pod)?;
         services.find(|service| {
-            own_endpoints(service, pod).flat_map(|endpoint| endpoint.ports.values()).any(|target| *target == port)
+            own_endpoints(service, pod).flat_map(|endpoint| endpoint.ports.targets()).any(|target| target == port)
         })
     })
 }
@@ -326,6 +326,20 @@ impl<'a> Client<'a> {
                 );
                 Err(RouteRefusal::because(CloseReason::NoHealthyUpstream, detail))
             }
+            Owner::Unclear(services) => {
+                let mut names: Vec<String> = services.iter().take(4).map(|service| title(service)).collect();
+                if services.len() > names.len() {
+                    names.push(format!("{} more", services.len() - names.len()));
+                }
+                let detail = format!(
+                    "{} is the address of {}, of different namespaces: pods of namespace {} cannot connect to it until only \
+                     one of them has it",
+                    dst.ip(),
+                    names.join(", "),
+                    self.namespace
+                );
+                Err(RouteRefusal::because(CloseReason::NoHealthyUpstream, detail))
+            }
             Owner::Hidden(service) => {
                 let detail = format!("{} is not exported to namespace {}", title(service), self.namespace);
                 Err(RouteRefusal::because(CloseReason::NoHealthyUpstream, detail))
@@ -438,7 +452,7 @@ impl<'a> Client<'a> {
 
     /// The rank of an endpoint, and its port for the connection.
     pub(super) fn rank(&self, service: &Service, endpoint: &Endpoint, dst: OrigDst) -> Result<(Rank, u16), Unfit> {
-        let target = *endpoint.ports.get(&dst.port()).ok_or(Unfit::NoPort)?;
+        let target = endpoint.ports.get(dst.port()).ok_or(Unfit::NoPort)?;
         let distance = match self.own {
             Some(own) => {
                 let here = TopologyPosition { node: own.node.as_deref(), locality: &own.locality };
@@ -516,7 +530,7 @@ pub(super) fn behind<'a>(snapshot: &'a Snapshot, endpoint: &Endpoint) -> Option<
 
 /// Why a service has no usable endpoint: `demo/web:80: 0 of 3 endpoints ready`.
 fn no_endpoint(service: &Service, port: u16, blind: bool) -> String {
-    let with_port = service.endpoints.iter().filter(|endpoint| endpoint.ports.contains_key(&port));
+    let with_port = service.endpoints.iter().filter(|endpoint| endpoint.ports.serves(port));
     let (mut all, mut ready) = (0u32, 0u32);
     for endpoint in with_port {
         all = all.saturating_add(1);

@@ -156,7 +156,7 @@ pub fn uncaptured(snapshot: &Snapshot, dst: OrigDst) -> Survey<'_> {
         return survey(Vec::new(), Some(format!("{} has no TCP port {port}", title(service))));
     }
     let fits = |endpoint: &Endpoint| match () {
-        () if !endpoint.ports.contains_key(&port) => Err(Unfit::NoPort),
+        () if !endpoint.ports.serves(port) => Err(Unfit::NoPort),
         () if endpoint.health == Health::Unready => Err(Unfit::Unready),
         () => Ok(endpoint.address.is_ipv4() == dst.ip().is_ipv4()),
     };
@@ -182,7 +182,7 @@ impl<'a> RouteEnd<'a> {
         standing: Result<(Preference, Hop), Unfit>,
     ) -> Self {
         Self {
-            target: SocketAddr::new(endpoint.address, endpoint.ports.get(&port).copied().unwrap_or_default()),
+            target: SocketAddr::new(endpoint.address, endpoint.ports.get(port).unwrap_or_default()),
             workload: behind(snapshot, endpoint).cloned(),
             endpoint: Some(endpoint),
             standing,

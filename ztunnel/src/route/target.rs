@@ -171,7 +171,7 @@ fn by_hostname<'a>(
         return Err(TargetError::UnknownHost(excerpt(host)));
     };
     let serving =
-        own_endpoints(service, pod).filter_map(|endpoint| Some((endpoint.address, *endpoint.ports.get(&port)?)));
+        own_endpoints(service, pod).filter_map(|endpoint| Some((endpoint.address, endpoint.ports.get(port)?)));
     let found = serving.min_by_key(|(address, _)| *address != local);
     let (_, target) =
         found.ok_or_else(|| TargetError::NotAnEndpoint { pod: pod.name.clone(), host: excerpt(host), port })?;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::change::ServiceKey;
+use super::effort;
 use super::shared::SharedMap;
 use crate::model::service::{Resolution, Service, ServiceKind};
 
@@ -43,6 +44,7 @@ fn merged(list: Option<&Ranked>, changed: Changed) -> Option<Ranked> {
     let others = others.filter(|service| !changed.contains_key(&ServiceKey::of(service)));
     let mut all: Vec<Arc<Service>> = others.cloned().collect();
     all.extend(changed.into_values().flatten());
+    effort::count(all.len());
     all.sort_by_cached_key(|service| rank(service));
     (!all.is_empty()).then(|| all.into())
 }
@@ -138,9 +140,35 @@ impl Claims {
     }
 }
 
-/// The service to which an address leads a client, among the services with this address.
+/// The service to which an address leads a client, among the services with this address, which [`unclear`] has not found to
+/// be unclear.
 pub(super) fn meant<'a>(services: &'a [Arc<Service>], port: u16, namespace: &str) -> Option<&'a Arc<Service>> {
+    let own =
+        |service: &&Arc<Service>| service.kind == ServiceKind::Kubernetes && *service.name.namespace == *namespace;
+    if are_of_several_namespaces(kubernetes(services)) {
+        return best(services.iter().filter(own), port, namespace);
+    }
     best(services.iter(), port, namespace)
+}
+
+/// The Kubernetes services with an address, if they are of several namespaces and none is of the client's. Anyone who may
+/// write a Service in a folder of manifests may write the address of another namespace's Service.
+pub(super) fn unclear<'a>(services: &'a [Arc<Service>], namespace: &str) -> Option<&'a [Arc<Service>]> {
+    let services = kubernetes(services);
+    let is_own = |service: &Arc<Service>| *service.name.namespace == *namespace;
+    (are_of_several_namespaces(services) && !services.iter().any(is_own)).then_some(services)
+}
+
+/// The Kubernetes services among ranked services.
+fn kubernetes(services: &[Arc<Service>]) -> &[Arc<Service>] {
+    let count = services.partition_point(|service| service.kind == ServiceKind::Kubernetes);
+    services.get(..count).unwrap_or_default()
+}
+
+/// Ranked services are ordered by namespace.
+fn are_of_several_namespaces(services: &[Arc<Service>]) -> bool {
+    let (first, last) = (services.first(), services.last());
+    first.zip(last).is_some_and(|(first, last)| first.name.namespace != last.name.namespace)
 }
 
 /// The Kubernetes service among the services with an address, even if the client's namespace does not know it.

@@ -7,6 +7,7 @@
 pub mod change;
 pub mod claims;
 pub mod demand;
+pub(crate) mod effort;
 pub mod holders;
 pub mod local;
 pub mod policies;

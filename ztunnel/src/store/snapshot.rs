@@ -10,7 +10,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::change::{Batch, Change, ServiceKey};
-use super::claims::{Claims, Ranked, cluster_ip, meant, rank};
+use super::claims::{Claims, Ranked, cluster_ip, meant, rank, unclear};
 use super::holders::Holders;
 use super::policies::{Policies, ServiceLookup};
 use super::shared::SharedMap;
@@ -77,6 +77,8 @@ pub enum Owner<'a> {
     Workload(&'a Arc<Workload>),
     /// Several pods claim the address, so that it is unclear which of them would answer.
     Contested(&'a [NamespacedName]),
+    /// Kubernetes services of several namespaces have the address, and none of them is of the client's namespace.
+    Unclear(&'a [Arc<Service>]),
     /// A Kubernetes service has the address, but the client's namespace must not know the service.
     Hidden(&'a Arc<Service>),
     /// No known object has the address.
@@ -246,6 +248,9 @@ impl Snapshot {
     /// services' own addresses, then external addresses of services. Among IP blocks, the longest prefix is used. If several
     /// services claim an address, services with the port come first, then services with endpoints, then services of the
     /// client's namespace, then Kubernetes services, then by name. A service that the namespace must not know is ignored.
+    ///
+    /// An address of Kubernetes services of several namespaces leads the pods of these namespaces to their own service, and
+    /// all others nowhere.
     pub fn owner(&self, address: IpAddr, port: u16, namespace: &str) -> Owner<'_> {
         let address = address.to_canonical();
         if let Some(claimants) = self.contested.get(&address) {
@@ -255,6 +260,9 @@ impl Snapshot {
             return Owner::Workload(workload);
         }
         let services = self.claims.single(address);
+        if let Some(services) = unclear(services, namespace) {
+            return Owner::Unclear(services);
+        }
         if let Some(service) = meant(services, port, namespace) {
             return Owner::Service(service);
         }

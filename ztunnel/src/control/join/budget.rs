@@ -1,5 +1,6 @@
 //! The memory on every node that the services of one namespace may take. A few short objects can take much: each host
-//! of a ServiceEntry gets all addresses of the entry, and each Service gets all pods that it selects.
+//! of a ServiceEntry gets all lists of the entry, each Service gets all pods that it selects, and each endpoint may have
+//! each port of its service.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -7,10 +8,34 @@ use std::sync::Arc;
 use crate::model::service::ServiceKind;
 use crate::store::change::ServiceKey;
 
-/// The limit for the addresses and endpoints of all services of a namespace, each counted for each service that has it:
-/// some 300 bytes each. A namespace of 3,000 pods, more than Kubernetes is tested with, may have each of them behind 30
-/// services.
+/// The limit for the units of all services of a namespace: an address or endpoint is one, counted for each service that
+/// has it. A namespace of 3,000 pods, more than Kubernetes is tested with, may have each of them behind 30 services.
 const MOST: usize = 100_000;
+
+/// The memory of a unit, in bytes.
+const UNIT: usize = 256;
+
+/// The lists of a service besides its addresses and endpoints. Here the hosts of a ServiceEntry share them, but nodes get
+/// them from the control plane once for each host.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Lists {
+    pub(super) ports: usize,
+    pub(super) identities: usize,
+    pub(super) namespaces: usize,
+    pub(super) labels: usize,
+}
+
+impl Lists {
+    /// The cost of the lists. Short lists cost nothing in addition to the service.
+    pub(super) const fn cost(self) -> usize {
+        (64 * self.ports + 128 * self.identities + 48 * self.namespaces + 64 * self.labels) / UNIT
+    }
+}
+
+/// The cost of an endpoint with this many ports.
+pub(super) const fn endpoint(ports: usize) -> usize {
+    1 + 4 * ports / UNIT
+}
 
 /// The costs of the services, by namespace.
 #[derive(Debug)]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::Joiner;
 use crate::control::objects::{ServiceManifest, SliceEndpoint, SliceManifest};
+use crate::model::endpoint_ports::EndpointPorts;
 use crate::model::locality::Locality;
 use crate::model::service::{Endpoint, Health, Service, ServicePort, TargetPort};
 use crate::model::workload::{NamespacedName, Workload};
@@ -30,8 +31,7 @@ impl Joiner {
     /// must not reach the second.
     fn has_lost(&self, pod: &NamespacedName, address: IpAddr) -> bool {
         let is_other = |owner: &Arc<Workload>| owner.name != *pod;
-        self.owner(address).is_some_and(is_other)
-            && self.holders.all(address).iter().any(|claimant| claimant.name == *pod)
+        self.owner(address).is_some_and(is_other) && self.holders.has_claim(address, pod)
     }
 
     /// The locality of an endpoint without a pod, as far as its slice says it.
@@ -51,8 +51,13 @@ impl Joiner {
         slices: impl Iterator<Item = &'s SliceManifest>,
     ) -> Arc<[Endpoint]> {
         let mut endpoints: BTreeMap<IpAddr, Endpoint> = BTreeMap::new();
+        let mut ports = EndpointPorts::default();
         for slice in slices {
-            let ports = ports_given(service, slice);
+            // Slices with the same ports share them.
+            let given = ports_given(service, slice);
+            if ports != given {
+                ports = given;
+            }
             for given in &slice.endpoints {
                 let health = if service.every_endpoint_ready { Health::Ready } else { given.health };
                 let is_lost = |address: &&IpAddr| given.pod.as_ref().is_some_and(|pod| self.has_lost(pod, **address));
@@ -63,7 +68,7 @@ impl Joiner {
                         placed(*address, Health::Unready, workload.map(|workload| &**workload), node, locality)
                     });
                     endpoint.health = endpoint.health.min(health);
-                    endpoint.ports.extend(ports.iter().copied());
+                    endpoint.ports = endpoint.ports.and(&ports);
                 }
             }
         }
@@ -78,6 +83,7 @@ impl Joiner {
         every_endpoint_ready: bool,
     ) -> Arc<[Endpoint]> {
         let mut endpoints: BTreeMap<IpAddr, Endpoint> = BTreeMap::new();
+        let mut ports_of_pods = PortsOfPods::of(&service.ports);
         for joined in members.filter_map(|name| self.pods_joined.get(name)) {
             let pod = &joined.workload;
             let health = match () {
@@ -91,7 +97,7 @@ impl Joiner {
                     let workload = self.at(*address, Some(&pod.name));
                     Endpoint {
                         weight: joined.weight,
-                        ports: service.ports.iter().filter_map(|port| port_of_pod(port, pod)).collect(),
+                        ports: ports_of_pods.of_pod(pod),
                         node: pod.node.clone(),
                         locality: pod.locality.clone(),
                         ..placed(*address, health, workload.map(|workload| &**workload), None, Locality::default())
@@ -120,12 +126,44 @@ fn placed(
 ) -> Endpoint {
     Endpoint {
         address,
-        ports: BTreeMap::new(),
+        ports: EndpointPorts::default(),
         health,
         workload: workload.map(|workload| workload.name.clone()),
         weight: 1,
         node: workload.map_or(node, |workload| workload.node.clone()),
         locality: workload.map_or(locality, |workload| workload.locality.clone()),
+    }
+}
+
+/// The ports of the pods behind a service. Pods with the same ports share them.
+struct PortsOfPods<'s> {
+    ports: &'s [ServicePort],
+    /// The ports of all pods, WorkloadEntries excepted, if the target ports are numbers.
+    of_all: Option<EndpointPorts>,
+    /// The ports of the pod before.
+    last: EndpointPorts,
+}
+
+impl<'s> PortsOfPods<'s> {
+    fn of(ports: &'s [ServicePort]) -> Self {
+        let number = |port: &ServicePort| match port.target {
+            TargetPort::Number(number) => Some((port.port, number)),
+            TargetPort::Name(_) => None,
+        };
+        let of_all = ports.iter().all(|port| number(port).is_some());
+        let of_all = of_all.then(|| ports.iter().filter_map(number).collect());
+        Self { ports, of_all, last: EndpointPorts::default() }
+    }
+
+    fn of_pod(&mut self, pod: &Workload) -> EndpointPorts {
+        if let Some(of_all) = self.of_all.as_ref().filter(|_| !pod.is_entry) {
+            return of_all.clone();
+        }
+        let found = self.ports.iter().filter_map(|port| port_of_pod(port, pod)).collect();
+        if self.last != found {
+            self.last = found;
+        }
+        self.last.clone()
     }
 }
 
@@ -143,7 +181,7 @@ fn port_of_pod(port: &ServicePort, pod: &Workload) -> Option<(u16, u16)> {
 
 /// The service's ports and the numbers that a slice gives to the ports of the same names. Of several with one name the
 /// first counts.
-fn ports_given(service: &ServiceManifest, slice: &SliceManifest) -> Vec<(u16, u16)> {
+fn ports_given(service: &ServiceManifest, slice: &SliceManifest) -> EndpointPorts {
     let by_name: HashMap<&str, Option<u16>> =
         slice.ports.iter().rev().map(|(name, number)| (&**name, *number)).collect();
     let target = |port: &ServicePort| {

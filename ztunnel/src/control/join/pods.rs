@@ -9,6 +9,7 @@ use super::{Fronting, JoinedPod, Joiner, Subject};
 use crate::model::service::ServiceKind;
 use crate::model::workload::{NamespacedName, Workload};
 use crate::store::change::Change;
+use crate::store::effort;
 
 impl Joiner {
     /// Joins again the pods that are marked.
@@ -41,12 +42,7 @@ impl Joiner {
                     self.note_node_address(*address, is_in);
                 }
             }
-            let claimed = self.holders.replace(was, is);
-            // An address may now belong to another of the pods that claim it.
-            let others = claimed.iter().flat_map(|address| self.holders.all(*address)).filter(|pod| pod.name != name);
-            let concerned: Vec<Fronting> = others.flat_map(|pod| self.selecting_pod(pod)).collect();
-            self.dirty.fronting.extend(concerned);
-            self.dirty.claimed.extend(claimed);
+            self.holders.note(was, is);
             let both = was.into_iter().chain(is.map(|is| &**is));
             self.dirty.moved.extend(both.flat_map(|pod| &pod.addresses));
             match after {
@@ -56,7 +52,14 @@ impl Joiner {
                 None => changes.push(Change::WorkloadGone(name)),
             }
         }
-        std::mem::take(&mut self.dirty.claimed).into_iter().for_each(|address| self.settle(address));
+        for address in self.holders.settle() {
+            // It may now belong to another of the pods that claim it.
+            let claimants = self.holders.all(address);
+            effort::count(claimants.len());
+            let concerned: Vec<Fronting> = claimants.iter().flat_map(|pod| self.selecting_pod(pod)).collect();
+            self.dirty.fronting.extend(concerned);
+            self.settle(address);
+        }
         std::mem::take(&mut self.dirty.moved).into_iter().for_each(|address| self.note_naming(address));
     }
 

@@ -96,9 +96,9 @@ impl Joiner {
             _ => &self.entries.get(&name)?.place,
         };
         let message = format!(
-            "the services of namespace {namespace} have {total} addresses and endpoints, of which a namespace may have {}: \
-             {services} of them, beginning with {}, have no effect: select fewer pods, or write fewer hosts and \
-             addresses",
+            "the services of namespace {namespace} cost {total} units of memory (one for each address and endpoint, and for \
+             long lists), of which a namespace may have {}: {services} services, beginning with {}, have no effect: \
+             select fewer pods, or write fewer hosts, addresses, ports and identities",
             self.budget.most(),
             first.hostname
         );
@@ -127,12 +127,30 @@ impl Joiner {
 
     fn of_service(&self, name: &NamespacedName) -> Vec<Problem> {
         let Some(service) = self.services.get(name) else { return Vec::new() };
-        let taken = |address: &IpAddr| Some((*address, self.holders.all(*address).first()?));
-        let told = service.body.vips.iter().filter_map(taken).map(|(address, pod)| {
-            let message =
-                format!("spec.clusterIPs: {address} is the address of Pod {}, which takes precedence", pod.name);
-            service.place.problem(title("Service", name), message)
-        });
+        let is_other = |other: &&NamespacedName| other.namespace != name.namespace;
+        // They are ordered by namespace.
+        let other = |all: &BTreeSet<NamespacedName>| {
+            let mut ends = [all.first(), all.last()].into_iter().flatten();
+            ends.find(is_other).cloned()
+        };
+        let taken = |address: &IpAddr| match self.holders.all(*address).first() {
+            _ if self.on_nodes.contains_key(address) => {
+                Some(format!("{address} is an address of a node, which takes precedence"))
+            }
+            Some(pod) => Some(format!("{address} is the address of Pod {}, which takes precedence", pod.name)),
+            None => self.vips.get(address).and_then(other).map(|other| {
+                format!(
+                    "{address} is also the address of Service {other}: pods of other namespaces than these two cannot \
+                         connect to it; give each Service an address of its own"
+                )
+            }),
+        };
+        let told = service
+            .body
+            .vips
+            .iter()
+            .filter_map(taken)
+            .map(|message| service.place.problem(title("Service", name), format!("spec.clusterIPs: {message}")));
         let outside = self.led_from_outside(name, &service.body).into_iter().map(|message| Problem {
             severity: Severity::Info,
             ..service.place.problem(title("Service", name), message)

@@ -5,6 +5,7 @@ use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::budget::{self, Lists};
 use super::table::Replaced;
 use super::{Fronting, Joiner, Key, Subject};
 use crate::control::objects::{EndpointsManifest, EntryManifest, External, ServiceManifest, SliceManifest, visibility};
@@ -15,6 +16,7 @@ use crate::model::service::{
 };
 use crate::model::workload::NamespacedName;
 use crate::store::change::{Change, ServiceKey};
+use crate::store::effort;
 
 fn hostname(name: &NamespacedName) -> String {
     format!("{}.{}.svc.cluster.local", name.name, name.namespace)
@@ -43,6 +45,19 @@ pub(super) fn note<K: Hash + Eq, V: Ord>(sets: &mut HashMap<K, BTreeSet<V>>, key
         if set.is_empty() {
             sets.remove(&key);
         }
+    }
+}
+
+/// The number of addresses of a slice's endpoints. An endpoint without an address counts as one.
+fn addresses_in(slice: &SliceManifest) -> usize {
+    slice.endpoints.iter().map(|endpoint| endpoint.addresses.len().max(1)).sum()
+}
+
+/// The number of namespaces that are listed.
+fn listed(visibility: Option<&Visibility>) -> usize {
+    match visibility {
+        Some(Visibility::Namespaces(namespaces)) => namespaces.len(),
+        Some(Visibility::Everyone) | None => 0,
     }
 }
 
@@ -168,8 +183,6 @@ impl Joiner {
 
     /// Marks a host whose owner may have changed.
     fn note_host(&mut self, key: ServiceKey) {
-        let entries = self.hosts.get(&key).into_iter().flatten().cloned().map(Subject::Entry);
-        self.dirty.subjects.extend(entries);
         self.dirty.keys.insert(key);
     }
 
@@ -190,7 +203,7 @@ impl Joiner {
         }
     }
 
-    /// Updates the index of selectors, and finds the pods that the new one matches.
+    /// Updates the index of selectors, and marks the new one: its pods have to be found.
     fn select(&mut self, fronting: &Fronting, before: Option<Labels>, after: Option<Labels>) {
         let (before, after) = (before.unwrap_or_default(), after.unwrap_or_default());
         if before == after {
@@ -206,22 +219,37 @@ impl Joiner {
             self.selecting.set(Some(namespace), &labels, (!all.is_empty()).then_some(all));
         }
         self.members.remove(fronting);
-        if after.is_empty() {
-            return;
-        }
-        // Pods that are not joined yet find the selector when they are joined.
-        let names = self.pods.names_in(namespace).chain(self.workload_entries.names_in(namespace));
-        let joined = names.filter_map(|name| self.pods_joined.get(name));
-        let pods = joined.map(|pod| &pod.workload).filter(|pod| !pod.finished && pod.labels.include(&after));
-        let members: BTreeSet<NamespacedName> = pods.map(|pod| pod.name.clone()).collect();
-        if !members.is_empty() {
-            self.members.insert(fronting.clone(), members);
+        match after.is_empty() {
+            true => self.dirty.selectors.remove(fronting),
+            false => self.dirty.selectors.insert(fronting.clone()),
+        };
+    }
+
+    /// Finds the pods that new selectors match, among the pods that are joined already. The pods of a namespace are
+    /// looked through once for all its new selectors.
+    pub(super) fn find_members(&mut self) {
+        let new = std::mem::take(&mut self.dirty.selectors);
+        let namespaces: BTreeSet<&Arc<str>> = new.iter().map(|(_, name)| &name.namespace).collect();
+        for namespace in namespaces {
+            let names = self.pods.names_in(namespace).chain(self.workload_entries.names_in(namespace));
+            for pod in names.filter_map(|name| self.pods_joined.get(name)) {
+                let selecting = self.selecting_pod(&pod.workload);
+                effort::count(1 + selecting.len());
+                for fronting in selecting.into_iter().filter(|fronting| new.contains(fronting)) {
+                    self.members.entry(fronting).or_default().insert(pod.workload.name.clone());
+                }
+            }
         }
     }
 
     /// Joins again the services that are marked.
     pub(super) fn join_services(&mut self, changes: &mut Vec<Change>) {
         let mut keys = std::mem::take(&mut self.dirty.keys);
+        for key in &keys {
+            // Once for all changes: any number of entries may name a host.
+            let entries = self.hosts.get(key).into_iter().flatten();
+            self.dirty.subjects.extend(entries.inspect(|_| effort::count(1)).cloned().map(Subject::Entry));
+        }
         for (kind, name) in std::mem::take(&mut self.dirty.fronting) {
             match (kind, self.entries.get(&name)) {
                 (ServiceKind::Kubernetes, _) => drop(keys.insert(key_of(&name))),
@@ -231,9 +259,9 @@ impl Joiner {
                 (ServiceKind::Entry, None) => {}
             }
         }
-        let (mut namespaces, mut pods_of_entries) = (BTreeSet::new(), HashMap::new());
+        let (mut namespaces, mut of_entries) = (BTreeSet::new(), HashMap::new());
         for key in &keys {
-            let (kind, cost) = self.cost(key, &mut pods_of_entries);
+            let (kind, cost) = self.cost(key, &mut of_entries);
             self.budget.enter(kind, key, cost);
             namespaces.insert(Arc::clone(&key.namespace));
         }
@@ -271,34 +299,49 @@ impl Joiner {
 
     /// The cost of a service in the budget of its namespace, computed without joining it.
     ///
-    /// `pods_of_entries`: the pods among an entry's endpoints, counted once for all of its hosts.
-    fn cost(&self, key: &ServiceKey, pods_of_entries: &mut HashMap<NamespacedName, usize>) -> (ServiceKind, usize) {
+    /// `of_entries`: the cost of an entry's endpoints, computed once for all of its hosts.
+    fn cost(&self, key: &ServiceKey, of_entries: &mut HashMap<NamespacedName, usize>) -> (ServiceKind, usize) {
         if let Some(name) = named_by(key)
             && let Some(service) = self.services.get(&name)
         {
-            let endpoints = match self.given_by(&name, &service.body) {
-                Some(slices) => {
-                    let endpoints = slices.iter().flat_map(|slice| &slice.endpoints);
-                    endpoints.map(|endpoint| endpoint.addresses.len()).sum()
-                }
-                None => self.members(ServiceKind::Kubernetes, &name).count(),
+            let service = &service.body;
+            let endpoints = match self.given_by(&name, service) {
+                // Each slice is searched for each port.
+                Some(slices) => slices.iter().map(|slice| 1 + addresses_in(slice)).sum(),
+                None => self.addresses_of_members(ServiceKind::Kubernetes, &name),
             };
-            let addresses = service.body.vips.len() + service.body.external.len();
-            return (ServiceKind::Kubernetes, 1 + addresses + endpoints);
+            let lists = Lists {
+                ports: service.ports.len(),
+                namespaces: listed(service.visibility.as_ref()),
+                labels: service.selector.len(),
+                identities: 0,
+            };
+            let own = 1 + service.vips.len() + service.external.len() + lists.cost();
+            return (ServiceKind::Kubernetes, own + endpoints * budget::endpoint(service.ports.len()));
         }
         let found = self.hosts.get(key).and_then(BTreeSet::first);
         let Some((name, entry)) = found.and_then(|name| Some((name, self.entries.get(name)?))) else {
             return (ServiceKind::Entry, 0);
         };
         let entry = &entry.body;
-        // The hosts of an entry share its endpoints, but each pod among the endpoints refers to each host.
-        let pods = *pods_of_entries.entry(name.clone()).or_insert_with(|| match entry.selector.is_empty() {
-            true => entry.endpoints.iter().filter(|endpoint| self.owner(endpoint.address).is_some()).count(),
-            false => self.members(ServiceKind::Entry, name).count(),
+        let endpoints = *of_entries.entry(name.clone()).or_insert_with(|| match entry.selector.is_empty() {
+            true => entry.endpoints.len(),
+            false => self.addresses_of_members(ServiceKind::Entry, name),
         });
-        let is_first = entry.hosts.first() == Some(&key.hostname);
-        let own = if is_first { entry.endpoints.len() } else { 0 };
-        (ServiceKind::Entry, 1 + entry.vips.len() + entry.ranges.len() + own.max(pods))
+        let lists = Lists {
+            ports: entry.ports.len(),
+            identities: entry.identities.len(),
+            namespaces: listed(entry.visibility.as_ref()),
+            labels: entry.selector.len(),
+        };
+        let own = 1 + entry.vips.len() + entry.ranges.len() + lists.cost();
+        (ServiceKind::Entry, own + endpoints * budget::endpoint(entry.ports.len()))
+    }
+
+    /// The addresses of the pods that a selector matches.
+    fn addresses_of_members(&self, kind: ServiceKind, name: &NamespacedName) -> usize {
+        let pods = self.members(kind, name).filter_map(|name| self.pods_joined.get(name));
+        pods.map(|pod| pod.workload.addresses.len().max(1)).sum()
     }
 
     /// A service as it is published. A Kubernetes service that exceeds the budget has no endpoints, so that connections
@@ -336,7 +379,8 @@ impl Joiner {
     fn kubernetes_service(&self, name: &NamespacedName, manifest: &ServiceManifest, is_over: bool) -> Service {
         let mut service = Service {
             addressing: manifest.addressing.clone(),
-            vips: manifest.vips.clone(),
+            // An address of a node leads to the node.
+            vips: manifest.vips.iter().filter(|vip| !self.on_nodes.contains_key(vip)).copied().collect(),
             external: self.external(name, manifest),
             ports: manifest.ports.clone(),
             selector: manifest.selector.clone(),

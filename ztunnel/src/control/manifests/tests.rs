@@ -10,6 +10,7 @@ mod repeated;
 pub(crate) mod routing;
 mod services;
 mod show;
+mod tenant;
 
 use std::fmt::Write;
 use std::sync::Arc;

@@ -17,6 +17,7 @@ use super::intern::Interner;
 use super::port::port_number;
 use super::report::Report;
 use crate::control::field::FieldPath;
+use crate::model::endpoint_ports::EndpointPorts;
 use crate::model::identity::SpiffeId;
 use crate::model::labels::Labels;
 use crate::model::locality::{Distribution, Locality};
@@ -96,7 +97,7 @@ pub(in crate::control) struct EntryManifest {
     pub(in crate::control) hosts: Vec<Arc<str>>,
     pub(in crate::control) vips: Vec<IpAddr>,
     pub(in crate::control) ranges: Vec<IpNet>,
-    pub(in crate::control) ports: Vec<ServicePort>,
+    pub(in crate::control) ports: Arc<[ServicePort]>,
     pub(in crate::control) resolution: Resolution,
     /// The endpoints given in the entry; their workloads are not known yet.
     pub(in crate::control) endpoints: Vec<Endpoint>,
@@ -104,7 +105,7 @@ pub(in crate::control) struct EntryManifest {
     pub(in crate::control) distribution: Option<Distribution>,
     /// The namespaces whose pods see the entry; `None`: as the mesh's settings say.
     pub(in crate::control) visibility: Option<Visibility>,
-    pub(in crate::control) identities: Vec<SpiffeId>,
+    pub(in crate::control) identities: Arc<[SpiffeId]>,
 }
 
 pub(super) fn read(
@@ -141,9 +142,7 @@ pub(super) fn read(
                     "spec: workloadSelector has no effect together with endpoints: write one of them",
                 );
             }
-            let given = given.iter().enumerate();
-            endpoints = given.filter_map(|(index, given)| endpoint(index, given, &ports, report)).collect();
-            endpoints.sort_by_key(|endpoint| endpoint.address);
+            endpoints = endpoints_of(&given, &ports, report);
         }
     }
     let exported = spec.export_to.as_deref().filter(|entries| !entries.is_empty()).map(|entries| {
@@ -159,13 +158,13 @@ pub(super) fn read(
         hosts,
         vips,
         ranges,
-        ports,
+        ports: ports.into(),
         resolution,
         endpoints,
         selector,
         distribution,
         visibility: exported,
-        identities,
+        identities: identities.into(),
     }
 }
 
@@ -173,6 +172,9 @@ pub(super) fn read(
 const MOST: usize = 256;
 /// The most endpoints.
 const MOST_ENDPOINTS: usize = 4096;
+/// The most ports of all endpoints with ports of their own, each counted for each endpoint: 16 for each of the most
+/// endpoints. The other endpoints of an entry share their ports.
+const MOST_OWN_PORTS: usize = 16 * MOST_ENDPOINTS;
 
 /// Cuts the lists: an author of entries must not be able to fill the memory of every node.
 fn limit(spec: &mut Spec, report: &mut Report) {
@@ -302,7 +304,57 @@ fn ports(spec: &Spec, texts: &mut Interner, report: &mut Report) -> Vec<ServiceP
     ports
 }
 
-fn endpoint(index: usize, given: &GivenEndpoint, ports: &[ServicePort], report: &mut Report) -> Option<Endpoint> {
+/// The endpoints, ordered by address.
+fn endpoints_of(given: &[GivenEndpoint], ports: &[ServicePort], report: &mut Report) -> Vec<Endpoint> {
+    let shared = targets(None, ports).0;
+    let mut own_ports = 0;
+    let mut endpoints = Vec::new();
+    for (index, given) in given.iter().enumerate() {
+        let has_own = given.ports.as_ref().is_some_and(|ports| !ports.is_empty());
+        own_ports += if has_own { ports.len() } else { 0 };
+        if has_own && own_ports > MOST_OWN_PORTS {
+            report.error_at(
+                FieldPath::of("spec.endpoints").index(index).key("ports"),
+                format!(
+                    "spec.endpoints.ports: the ports of this and earlier endpoints with own ports are more than \
+                     {MOST_OWN_PORTS}: this and later endpoints are ignored; split the entry"
+                ),
+            );
+            break;
+        }
+        endpoints.extend(endpoint(index, given, ports, &shared, report));
+    }
+    endpoints.sort_by_key(|endpoint| endpoint.address);
+    endpoints
+}
+
+/// The ports of an endpoint that gives its own number to some port names, and the ports of the entry that it lacks.
+fn targets(own: Option<&BTreeMap<String, u32>>, ports: &[ServicePort]) -> (EndpointPorts, Vec<u16>) {
+    let mut lacking = Vec::new();
+    let target = |port: &ServicePort| {
+        let named = port.name.as_ref().and_then(|name| own?.get(&**name));
+        let target = match (named, &port.target) {
+            (Some(number), _) => port_number(*number),
+            (None, TargetPort::Number(number)) => Some(*number),
+            (None, TargetPort::Name(_)) => None,
+        };
+        if target.is_none() {
+            lacking.push(port.port);
+        }
+        Some((port.port, target?))
+    };
+    let found = ports.iter().filter_map(target).collect();
+    (found, lacking)
+}
+
+/// `shared`: the ports of all endpoints that give no own numbers.
+fn endpoint(
+    index: usize,
+    given: &GivenEndpoint,
+    ports: &[ServicePort],
+    shared: &EndpointPorts,
+    report: &mut Report,
+) -> Option<Endpoint> {
     let path = |field| FieldPath::of("spec.endpoints").index(index).key(field);
     let text = given.address.as_deref().unwrap_or_default();
     let address = match usable_address(text) {
@@ -316,27 +368,17 @@ fn endpoint(index: usize, given: &GivenEndpoint, ports: &[ServicePort], report: 
             return None;
         }
     };
-    let mut targets = BTreeMap::new();
-    for port in ports {
-        let named = port.name.as_ref().and_then(|name| given.ports.as_ref()?.get(&**name));
-        let target = match (named, &port.target) {
-            (Some(number), _) => port_number(*number),
-            (None, TargetPort::Number(number)) => Some(*number),
-            (None, TargetPort::Name(_)) => None,
-        };
-        match target {
-            Some(target) => drop(targets.insert(port.port, target)),
-            None => {
-                report.error_at(
-                    path("ports"),
-                    format!("spec.endpoints.ports: {address} has no port from 1 to 65535 for {}", port.port),
-                );
-            }
-        }
+    let (found, lacking) = match given.ports.as_ref().filter(|own| !own.is_empty()) {
+        Some(own) => targets(Some(own), ports),
+        None => (shared.clone(), Vec::new()),
+    };
+    for port in lacking {
+        report
+            .error_at(path("ports"), format!("spec.endpoints.ports: {address} has no port from 1 to 65535 for {port}"));
     }
     Some(Endpoint {
         address,
-        ports: targets,
+        ports: found,
         health: Health::Ready,
         workload: None,
         // As in Istio, a weight of 0 counts as not set.

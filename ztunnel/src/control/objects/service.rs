@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{self as core, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -28,7 +29,7 @@ pub(in crate::control) struct ServiceManifest {
     pub(in crate::control) node_ports: Vec<u16>,
     /// `sessionAffinity: ClientIP`.
     pub(in crate::control) is_sticky: bool,
-    pub(in crate::control) ports: Vec<ServicePort>,
+    pub(in crate::control) ports: Arc<[ServicePort]>,
     pub(in crate::control) selector: Labels,
     /// The families of pod addresses that count when endpoints are derived from the selector.
     pub(in crate::control) families: Families,
@@ -48,6 +49,9 @@ pub(in crate::control) struct External {
     /// author.
     pub(in crate::control) is_balancer: bool,
 }
+
+/// The most ports of a Service. Kubernetes itself gives at most 100 ports to an EndpointSlice; each endpoint may have each of them.
+const MOST_PORTS: usize = 1000;
 
 pub(super) fn read(
     name: &NamespacedName,
@@ -70,7 +74,16 @@ pub(super) fn read(
     let node_ports = spec.ports.iter().flatten().filter(|port| is_tcp(port.protocol.as_deref()));
     let node_ports = node_ports.filter_map(|port| port_number(port.node_port?)).collect();
     let families = families(&spec, &vips);
-    let given = spec.ports.iter().flatten().enumerate();
+    let given = spec.ports.iter().flatten().take(MOST_PORTS).enumerate();
+    if let Some(all) = spec.ports.as_ref().map(Vec::len).filter(|all| *all > MOST_PORTS) {
+        report.error_at(
+            FieldPath::of("spec.ports"),
+            format!(
+                "spec.ports: there are {all}, of which only the first {MOST_PORTS} have an effect: connections to the \
+                 others fail; divide them among several Services"
+            ),
+        );
+    }
     let ports = given.filter_map(|(index, port)| service_port(index, port, texts, report)).collect();
     let is_sticky = is_sticky(&spec, report);
     ServiceManifest {

@@ -130,10 +130,8 @@ fn membership(value: i32) -> Result<Membership, Flaw> {
 
 fn endpoint(message: &EndpointMessage, reader: &mut Reader<'_>) -> Result<Endpoint, Flaw> {
     let wrong = |why| Flaw::field("endpoints", why);
-    let mut ports = BTreeMap::new();
-    for (from, to) in &message.ports {
-        ports.insert(port(*from).map_err(wrong)?, port(*to).map_err(wrong)?);
-    }
+    let ports = message.ports.iter().map(|(from, to)| Ok((port(*from).map_err(wrong)?, port(*to).map_err(wrong)?)));
+    let ports = ports.collect::<Result<_, Flaw>>()?;
     let workload = message.workload.as_ref().map(|name| named("endpoints", name, reader)).transpose()?;
     Ok(Endpoint {
         address: address(&message.address).map_err(wrong)?,

@@ -1,9 +1,9 @@
 //! The results of reading workloads and services.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::model::endpoint_ports::EndpointPorts;
 use crate::model::service::{Endpoint, Health, Service};
 use crate::model::workload::Workload;
 use crate::store::change::ServiceKey;
@@ -65,7 +65,7 @@ impl Exactly {
         is_healthy: bool,
         weight: u32,
     ) -> Vec<Endpoint> {
-        let ports: BTreeMap<u16, u16> = fronting.ports.iter().copied().collect();
+        let ports: EndpointPorts = fronting.ports.iter().copied().collect();
         let endpoint = |address: &IpAddr| Endpoint {
             address: *address,
             ports: ports.clone(),

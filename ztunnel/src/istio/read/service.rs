@@ -45,7 +45,7 @@ pub(super) fn read(message: &Message, reader: &mut Reader<'_>) -> Result<Read<Se
         addressing: if has_addresses { Addressing::Given } else { Addressing::Headless },
         vips,
         ranges,
-        ports: ports(message, &mut remarks),
+        ports: ports(message, &mut remarks).into(),
         resolution: match mode {
             Ok(BalancingMode::Passthrough) => Resolution::Passthrough,
             _ => Resolution::Endpoints,
@@ -57,7 +57,7 @@ pub(super) fn read(message: &Message, reader: &mut Reader<'_>) -> Result<Read<Se
         },
         distribution: distribution(&balancing, mode.ok(), &mut remarks),
         visibility: visibility(message, &name, &mut remarks),
-        identities: identities(message, &mut remarks),
+        identities: identities(message, &mut remarks).into(),
         waypoint: waypoint(message)?.map(Arc::new),
         ..Service::new(name, (reader.texts)(&hostname.to_ascii_lowercase()))
     };

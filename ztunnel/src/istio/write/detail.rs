@@ -115,7 +115,7 @@ fn membership(membership: Membership) -> MembershipMessage {
 fn endpoint(endpoint: &Endpoint) -> EndpointMessage {
     EndpointMessage {
         address: bytes(endpoint.address),
-        ports: endpoint.ports.iter().map(|(from, to)| ((*from).into(), (*to).into())).collect(),
+        ports: endpoint.ports.iter().map(|(from, to)| (from.into(), to.into())).collect(),
         health: match endpoint.health {
             Health::Ready => HealthMessage::Ready,
             Health::Draining => HealthMessage::Draining,

@@ -55,7 +55,7 @@ fn fronting(service: &Service, workload: &Workload) -> Option<Fronting> {
     for endpoint in exact::endpoints(service, workload) {
         is_behind = true;
         for (from, to) in &endpoint.ports {
-            ports.entry(*from).or_insert(*to);
+            ports.entry(from).or_insert(to);
         }
     }
     is_behind.then(|| Fronting { service: ServiceKey::of(service), ports: ports.into_iter().collect() })
@@ -101,7 +101,7 @@ fn outside_resource(uid: &str, service: &Service, (endpoint, place): (&Endpoint,
     };
     let key = ServiceKey::of(service);
     let name = services::name(&key).into();
-    let ports = endpoint.ports.iter().map(|(from, to)| (*from, *to)).collect();
+    let ports = endpoint.ports.iter().collect();
     let fronting = Fronting { service: key.clone(), ports };
     let said = Exactly::standard(&workload, false, &fronting, workload.ready, endpoint.weight);
     let others = if said == [endpoint.clone()] { Vec::new() } else { vec![(key, vec![endpoint.clone()])] };

@@ -237,7 +237,8 @@ fn service(text: &str) -> Service {
             }
             port => {
                 let target = rest.parse().map_or_else(|_| TargetPort::Name(rest.into()), TargetPort::Number);
-                service.ports.push(ServicePort { name: None, port: port.parse().unwrap(), target });
+                let port = ServicePort { name: None, port: port.parse().unwrap(), target };
+                service.ports = service.ports.iter().cloned().chain([port]).collect();
             }
         }
     }

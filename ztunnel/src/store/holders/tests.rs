@@ -54,16 +54,20 @@ proptest! {
     /// The result depends neither on earlier states of the pods nor on the order of the changes.
     #[test]
     fn whose_an_address_is_follows_from_the_pods_and_not_from_their_order(
-        states in prop::collection::vec((0..NAMES.len(), any_state()), 0..24), swaps in prop::collection::vec(any::<(Index, Index)>(), 0..12)
+        states in prop::collection::vec((0..NAMES.len(), any_state(), any::<bool>()), 0..24), swaps in prop::collection::vec(any::<(Index, Index)>(), 0..12)
     ) {
         let mut last: Vec<Option<Arc<Workload>>> = vec![None; NAMES.len()];
         let mut followed = Holders::default();
-        for (pod, state) in states {
+        for (pod, state, together) in states {
             let name = NamespacedName::new("ns", NAMES[pod]);
             let state = state.map(|state| Arc::new(Workload { name, ..state }));
-            followed.replace(last[pod].as_deref(), state.as_ref());
+            followed.note(last[pod].as_deref(), state.as_ref());
+            if !together {
+                followed.settle();
+            }
             last[pod] = state;
         }
+        followed.settle();
         let pods: Vec<Arc<Workload>> = last.into_iter().flatten().collect();
         let mut shuffled = pods.clone();
         for (one, other) in swaps.iter().filter(|_| !pods.is_empty()) {
@@ -71,13 +75,19 @@ proptest! {
         }
         let mut anew = Holders::default();
         for pod in &shuffled {
-            anew.replace(None, Some(pod));
+            anew.note(None, Some(pod));
         }
+        anew.settle();
         let plain: Vec<Workload> = pods.iter().map(|pod| Workload::clone(pod)).collect();
         for address in [1, 2, 3, 4].map(address) {
             let expected = expected(&plain, address);
             assert_eq!(seen(&followed, address), expected, "followed, {plain:#?}");
             assert_eq!(seen(&anew, address), expected, "in another order, {plain:#?}");
+            let claims = |pod: &&Arc<Workload>| anew.has_claim(address, &pod.name);
+            let claimants: Vec<_> = pods.iter().filter(claims).map(|pod| pod.name.clone()).collect();
+            let mut all: Vec<_> = anew.all(address).iter().map(|pod| pod.name.clone()).collect();
+            all.sort();
+            assert_eq!(claimants, all);
         }
     }
 }

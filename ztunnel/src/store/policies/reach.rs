@@ -53,16 +53,16 @@ pub fn ports_behind(service: &Service, workload: &Workload) -> Option<Ports> {
     if endpoints.is_empty() && !is_selected {
         return None;
     }
-    let mut ports: Vec<u16> = endpoints.iter().flat_map(|endpoint| endpoint.ports.values().copied()).collect();
+    let mut ports: Vec<u16> = endpoints.iter().flat_map(|endpoint| endpoint.ports.targets()).collect();
     let mut is_unclear = false;
-    for port in &service.ports {
+    for port in &*service.ports {
         let target = match &port.target {
             TargetPort::Number(number) => Some(*number),
             TargetPort::Name(name) => workload.port_named(name),
         };
         match target {
             Some(number) => ports.push(number),
-            None if endpoints.iter().any(|endpoint| endpoint.ports.contains_key(&port.port)) => {}
+            None if endpoints.iter().any(|endpoint| endpoint.ports.serves(port.port)) => {}
             None => is_unclear = true,
         }
     }

@@ -39,6 +39,9 @@ impl Snapshot {
                 Change::Setting(Setting::RegistryOnly(registry_only)) => self.registry_only = registry_only,
             }
         }
+        for address in self.holders.settle() {
+            self.settle(address);
+        }
         self.claims.settle();
         self.settle_behind();
         self.set_policies(authorization, authentication);
@@ -132,9 +135,7 @@ impl Snapshot {
             usize::from(workload.is_some_and(|workload| workload.membership == Membership::InMesh))
         };
         self.in_mesh = self.in_mesh + in_mesh(after.map(|after| &**after)) - in_mesh(before);
-        for address in self.holders.replace(before, after) {
-            self.settle(address);
-        }
+        self.holders.note(before, after);
         let (had, has) = (before.and_then(|one| one.node.as_ref()), after.and_then(|one| one.node.as_ref()));
         if let (Some(before), Some(node)) = (before, had.filter(|node| has != Some(node))) {
             let mut pods = self.nodes.remove(node).unwrap_or_default();

@@ -1,5 +1,3 @@
-use std::collections::BTreeMap;
-
 use super::*;
 use crate::model::identity::{SpiffeId, TrustDomain};
 use crate::model::locality::Locality;
@@ -29,6 +27,7 @@ fn seen(snapshot: &Snapshot, address: &str, port: u16, namespace: &str) -> Strin
     match snapshot.owner(address.parse().unwrap(), port, namespace) {
         Owner::Workload(workload) => format!("pod {}", workload.name.name),
         Owner::Service(service) => format!("service {}", service.name.name),
+        Owner::Unclear(services) => format!("unclear {}", services.len()),
         Owner::Hidden(service) => format!("hidden {}", service.name.name),
         Owner::Contested(claimants) => {
             format!("contested: {}", claimants.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
@@ -38,7 +37,7 @@ fn seen(snapshot: &Snapshot, address: &str, port: u16, namespace: &str) -> Strin
 }
 
 fn with_port(port: u16, service: Service) -> Service {
-    Service { ports: vec![ServicePort { name: None, port, target: TargetPort::Number(port) }], ..service }
+    Service { ports: [ServicePort { name: None, port, target: TargetPort::Number(port) }].into(), ..service }
 }
 
 /// A ServiceEntry of this namespace with these addresses and IP blocks, and port 80.
@@ -160,7 +159,7 @@ fn services_are_known_by_host_and_by_pod() {
     let web = NamespacedName::new("demo", "web");
     let endpoint = |address: &str| Endpoint {
         address: address.parse().unwrap(),
-        ports: BTreeMap::from([(80, 8080)]),
+        ports: [(80, 8080)].into(),
         health: Health::Unready,
         workload: Some(web.clone()),
         weight: 1,

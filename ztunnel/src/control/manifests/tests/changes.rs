@@ -1,5 +1,6 @@
 //! A mesh that follows changes equals a mesh that is read without an earlier state, for any changes in any order.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,9 +11,10 @@ use crate::control::join::{Joiner, Voice};
 use crate::control::manifests::{FileContent, parse};
 use crate::model::identity::TrustDomain;
 use crate::model::local::LocalPods;
-use crate::model::workload::NamespacedName;
+use crate::model::policy::Scope;
+use crate::model::workload::{NamespacedName, Workload};
 use crate::store::change::{Batch, Change, ServiceKey};
-use crate::store::policies::Protection;
+use crate::store::policies::{Group, Protection};
 use crate::store::snapshot::{Owner, Snapshot};
 
 const NAMESPACES: [&str; 3] = ["demo", "evil", "istio-system"];
@@ -237,6 +239,9 @@ pub(super) fn seen(mesh: &Snapshot, local: &LocalPods) -> String {
             Owner::Service(service) => format!("service {:?}", ServiceKey::of(service)),
             Owner::Workload(pod) => format!("pod {}", pod.name),
             Owner::Contested(claimants) => format!("contested {claimants:?}"),
+            Owner::Unclear(services) => {
+                format!("unclear {:?}", services.iter().map(|one| &one.name).collect::<Vec<_>>())
+            }
             Owner::Hidden(service) => format!("hidden {}", service.name),
             Owner::Unknown => "unknown".to_owned(),
         });
@@ -254,6 +259,14 @@ pub(super) fn seen(mesh: &Snapshot, local: &LocalPods) -> String {
     out
 }
 
+/// Whether policies of two scopes may be in one group.
+fn have_common(one: &Scope, other: &Scope) -> bool {
+    match (one, other) {
+        (Scope::Services(one), Scope::Services(other)) => one.iter().any(|name| other.contains(name)),
+        _ => one == other,
+    }
+}
+
 fn protection(Protection { group, ports }: &Protection) -> String {
     let names: Vec<_> = group.policies().iter().map(|policy| policy.name.to_string()).collect();
     format!("{names:?} at {ports:?}")
@@ -269,13 +282,13 @@ pub(crate) fn say(joiner: &mut Joiner, name: &str, text: &str) {
 }
 
 /// A joiner, and the mesh that follows it.
-struct Following {
-    joiner: Joiner,
-    mesh: Snapshot,
+pub(super) struct Following {
+    pub(super) joiner: Joiner,
+    pub(super) mesh: Snapshot,
 }
 
 impl Following {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { joiner: Joiner::new(TrustDomain::default(), None), mesh: Snapshot::default() }
     }
 
@@ -297,7 +310,7 @@ impl Following {
         Batch { problems, ..Batch::of(joined.changes) }
     }
 
-    fn follow(&mut self) -> Vec<Change> {
+    pub(super) fn follow(&mut self) -> Vec<Change> {
         let batch = self.batch();
         let changes = batch.changes.clone();
         self.mesh = self.mesh.apply(batch);
@@ -309,11 +322,11 @@ impl Following {
     }
 }
 
-fn from_nothing(files: &[(&str, String)]) -> Following {
+pub(super) fn from_nothing(files: &[(&str, String)]) -> Following {
     from_nothing_within(None, files)
 }
 
-fn from_nothing_within(budget: Option<usize>, files: &[(&str, String)]) -> Following {
+pub(super) fn from_nothing_within(budget: Option<usize>, files: &[(&str, String)]) -> Following {
     let mut following = Following::within(budget);
     for (name, text) in files {
         say(&mut following.joiner, name, text);
@@ -420,6 +433,36 @@ proptest! {
             let after = following.mesh.service(&key);
             assert_eq!(is_named, !after.is_some_and(|after| Arc::ptr_eq(service, after)), "{key:?}");
         }
+        // A group of policies is made anew only for a policy with a workload or service in common.
+        let named: BTreeSet<&NamespacedName> = changes.iter().filter_map(|change| match change {
+            Change::Authorization(policy) => Some(&policy.name),
+            Change::AuthorizationGone(name) => Some(name),
+            _ => None,
+        }).collect();
+        let of = |mesh: &Snapshot| -> Vec<Scope> {
+            let named = mesh.policies().authorization().iter().filter(|policy| named.contains(&policy.name));
+            named.map(|policy| policy.scope.clone()).collect()
+        };
+        let scopes = [of(&before), of(&following.mesh)].concat();
+        let groups = |mesh: &Snapshot, pod: &Workload| -> Vec<Arc<Group>> {
+            let groups = mesh.policies().protecting(pod, mesh).into_iter().map(|protection| protection.group);
+            groups.filter(|group| !group.policies().iter().any(|policy| scopes.iter().any(|scope| have_common(scope, &policy.scope)))).collect()
+        };
+        // The groups of a service concern the pods that it selects.
+        let may_move = |pod: &Workload| changes.iter().any(|change| match change {
+            Change::Service(service) => service.name.namespace == pod.name.namespace,
+            Change::ServiceGone(key) => key.namespace == pod.name.namespace,
+            _ => false,
+        });
+        for pod in following.mesh.workloads() {
+            let is_same = before.workload(&pod.name).is_some_and(|before| Arc::ptr_eq(before, pod));
+            if !is_same || may_move(pod) {
+                continue;
+            }
+            let [was, is] = [&before, &following.mesh].map(|mesh| groups(mesh, pod));
+            let all_same = was.len() == is.len() && was.iter().all(|one| is.iter().any(|other| Arc::ptr_eq(one, other)));
+            assert!(all_same, "{}: {was:?} and then {is:?}", pod.name);
+        }
     }
 
     /// An author who may write anything in one namespace can neither allow nor deny connections to the pods of another.
@@ -440,89 +483,6 @@ proptest! {
                 assert!(may(&policy.name.namespace), "{} is for {}", policy.name, pod.name);
             }
         }
-    }
-}
-
-/// Each host of an entry gets each address, so that a short file makes millions of them.
-#[test]
-fn the_memory_of_all_nodes_is_not_filled_by_the_services_of_one_namespace() {
-    let entry = |number: usize| {
-        let hosts: Vec<String> = (0..256).map(|host| format!("h{host:03}.e{number}.example")).collect();
-        let addresses: Vec<String> = (0..256).map(|last| format!("198.51.100.{last}")).collect();
-        let (hosts, addresses) = (hosts.join(", "), addresses.join(", "));
-        format!(
-            "{{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {{name: e{number}, namespace: evil}}, spec: \
-             {{hosts: [{hosts}], addresses: [{addresses}], ports: [{{number: 80}}]}}}}"
-        )
-    };
-    let good = "{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: good, namespace: demo}, spec: {hosts: \
-                [good.example], addresses: [198.51.100.1], ports: [{number: 80}]}}";
-    let text = [good.to_owned(), entry(0), entry(1), entry(2)].join("\n---\n");
-    let mut following = from_nothing(&[("a", text)]);
-    let taken = |mesh: &Snapshot| mesh.services().map(|service| service.vips.len() + 1).sum::<usize>();
-    assert!((99_000..=100_002).contains(&taken(&following.mesh)), "{}", taken(&following.mesh));
-    let problems: Vec<String> = following
-        .mesh
-        .problems()
-        .iter()
-        .map(ToString::to_string)
-        .filter(|told| told.contains("may have 100000"))
-        .collect();
-    let [told] = &problems[..] else { panic!("{problems:?}") };
-    assert!(told.contains("the services of namespace evil have 197376 addresses and endpoints"), "{told}");
-    let owner = |following: &Following, namespace: &str| {
-        let owner = following.mesh.owner("198.51.100.1".parse().unwrap(), 80, namespace);
-        let Owner::Service(service) = owner else { panic!("{owner:?}") };
-        service.name.to_string()
-    };
-    assert_eq!(owner(&following, "demo"), "demo/good");
-    say(&mut following.joiner, "a", &[good.to_owned(), entry(2)].join("\n---\n"));
-    following.follow();
-    assert_eq!((following.mesh.services().count(), owner(&following, "evil")), (257, "evil/e2".to_owned()));
-    assert!(!following.mesh.problems().iter().any(|problem| problem.message.contains("may have")));
-}
-
-/// If two entries name one host, the second is reported, unless the host exceeds the budget: then that is reported.
-#[test]
-fn whose_host_is_taken_is_told_again_once_there_is_a_place_for_it() {
-    let entry = |name: &str, addresses: &str| {
-        format!(
-            "{{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {{name: {name}, namespace: evil}}, spec: {{hosts: \
-             [e.example], addresses: [{addresses}], ports: [{{number: 80}}], resolution: NONE}}}}"
-        )
-    };
-    let service = "{apiVersion: v1, kind: Service, metadata: {name: large, namespace: evil}, spec: {clusterIP: 10.96.0.9, ports: \
-                   [{port: 80}]}}";
-    let entries = [entry("e0", "198.51.100.1"), entry("e1", "")].join("\n---\n");
-    let mut following = from_nothing_within(Some(3), &[("entries", entries), ("service", service.to_owned())]);
-    let is_told = |following: &Following| {
-        let problems = following.mesh.problems();
-        problems.iter().any(|problem| problem.message.contains("e.example belongs to another service"))
-    };
-    assert!(!is_told(&following));
-    say(&mut following.joiner, "service", "");
-    following.follow();
-    assert!(is_told(&following));
-    say(&mut following.joiner, "service", service);
-    following.follow();
-    assert!(!is_told(&following));
-}
-
-#[test]
-fn a_service_without_a_place_leads_nowhere_rather_than_past_the_mesh() {
-    let pod = |number: u8| {
-        format!(
-            "{{apiVersion: v1, kind: Pod, metadata: {{name: p{number}, namespace: demo, labels: {{app: a}}}}, status: {{podIP: 10.0.0.{number}}}}}"
-        )
-    };
-    let service = "{apiVersion: v1, kind: Service, metadata: {name: s, namespace: demo}, spec: {clusterIP: 10.96.0.1, selector: \
-                   {app: a}, ports: [{port: 80}]}}";
-    let text = [service.to_owned(), pod(1), pod(2), pod(3)].join("\n---\n");
-    for (budget, endpoints) in [(5, 3), (4, 0)] {
-        let following = from_nothing_within(Some(budget), &[("a", text.clone())]);
-        let found = following.mesh.owner("10.96.0.1".parse().unwrap(), 80, "other");
-        let Owner::Service(service) = found else { panic!("{found:?}") };
-        assert_eq!(service.endpoints.len(), endpoints, "{budget}");
     }
 }
 

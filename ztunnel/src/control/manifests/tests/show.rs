@@ -74,7 +74,7 @@ pub(super) fn show_service(out: &mut String, service: &Service) {
     if service.is_sticky {
         out.push_str(" sticky");
     }
-    for port in &service.ports {
+    for port in &*service.ports {
         match &port.target {
             TargetPort::Number(number) => write!(out, " {}->{number}", port.port).unwrap(),
             TargetPort::Name(name) => write!(out, " {}->{name}", port.port).unwrap(),

@@ -1,9 +1,9 @@
 //! Workloads and services from resources: by Istio's messages, and exactly if the control plane adds the details.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::istio::read::{ATTACHED, Exactly, Fronting, ServiceExactly, ServiceFacts, WorkloadFacts};
+use crate::model::endpoint_ports::EndpointPorts;
 use crate::model::service::{Endpoint, Health, Service, ServicePort, TargetPort};
 use crate::model::workload::{Membership, Workload};
 use crate::store::change::ServiceKey;
@@ -125,7 +125,7 @@ pub(super) fn in_istios_words<'a>(
             None if held.has_detail() => continue,
             None => &[],
         };
-        let ports: BTreeMap<u16, u16> =
+        let ports: EndpointPorts =
             service.ports.iter().filter_map(|port| Some((port.port, target(port, own)?))).collect();
         let workload = &held.workload;
         let is_healthy = held.is_healthy || facts.every_endpoint_ready;

@@ -83,7 +83,7 @@ fn through(mesh: &Snapshot) -> Snapshot {
 fn facts(mesh: &Snapshot, workload: &Arc<Workload>) -> WorkloadFacts {
     let fronting = mesh.services_of(&workload.name).map(|service| {
         let own = service.endpoints.iter().find(|endpoint| endpoint.workload.as_ref() == Some(&workload.name));
-        let ports = own.map(|endpoint| endpoint.ports.clone().into_iter().collect()).unwrap_or_default();
+        let ports = own.map(|endpoint| endpoint.ports.iter().collect()).unwrap_or_default();
         Fronting { service: ServiceKey::of(service), ports }
     });
     let protections = mesh.policies().protecting(workload, mesh);

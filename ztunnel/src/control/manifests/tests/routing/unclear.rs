@@ -3,6 +3,7 @@
 
 use super::{MESH, check, mesh};
 use crate::model::problem::Severity;
+use crate::model::service::Service;
 use crate::store::snapshot::Snapshot;
 
 /// The mesh of [`MESH`] and these lines, with a file that could never be read.
@@ -185,6 +186,59 @@ fn a_pod_is_not_made_unreachable_by_a_service_that_claims_its_address() {
     assert!(problems[0].ends_with(told), "{problems:?}");
 }
 
+/// A Service of another namespace with an address of `demo/web` and one of a node.
+#[test]
+fn the_address_of_a_service_or_node_is_not_taken_by_a_service_of_another_namespace() {
+    let node = "Node n | status: {addresses: [{type: InternalIP, address: 192.0.2.9}]}\n";
+    // By name it comes before the Service whose address it claims.
+    let grab = |export: &str| {
+        format!(
+            "
+            Service any/grab annotations: {{networking.istio.io/exportTo: '{export}'}} | spec: {{selector: {{app: trap}}, clusterIPs: [10.96.0.1, 192.0.2.9], ports: [{{port: 80}}, {{port: 81}}]}}
+            Pod any/trap labels: {{app: trap}} | status: {{podIPs: [{{ip: 10.66.0.1}}], conditions: [{{type: Ready, status: 'True'}}]}}
+            Pod any/client | status: {{podIPs: [{{ip: 10.66.0.2}}]}}
+            Pod third/client | status: {{podIPs: [{{ip: 10.66.0.3}}]}}
+        "
+        )
+    };
+    let both = "demo/web: tunnel 10.0.1.2:8080 to web or tunnel 10.0.2.2:80 to web";
+    let unclear = |address: &str| {
+        format!(
+            "no_healthy_upstream: {address} is the address of Service any/grab, Service demo/web, of different namespaces: \
+             pods of namespace third cannot connect to it until only one of them has it"
+        )
+    };
+    for export in ["*", "."] {
+        let mesh = mesh(&format!("{MESH}{node}{}", grab(export)));
+        for port in [80, 81] {
+            check(&mesh, &format!("third/client -> 10.96.0.1:{port}"), &unclear("10.96.0.1"));
+        }
+        // Each namespace has its own.
+        check(&mesh, "demo/client -> 10.96.0.1:80", both);
+        let no_port = "no_healthy_upstream: Service demo/web has no TCP port 81";
+        check(&mesh, "demo/client -> 10.96.0.1:81", no_port);
+        check(&mesh, "any/client -> 10.96.0.1:80", "any/grab: plain 10.66.0.1:80");
+        for client in ["demo/client", "any/client", "third/client"] {
+            check(&mesh, &format!("{client} -> 192.0.2.9:80"), "plain 192.0.2.9:80");
+        }
+        let errors = mesh.problems().iter().filter(|problem| problem.severity == Severity::Error);
+        let mut told: Vec<String> =
+            errors.map(|problem| format!("{} {}", problem.object.clone().unwrap(), problem.message)).collect();
+        told.sort();
+        let of = |service: &str, other: &str| {
+            format!(
+                "Service {service} spec.clusterIPs: 10.96.0.1 is also the address of Service {other}: pods of other \
+                 namespaces than these two cannot connect to it; give each Service an address of its own"
+            )
+        };
+        let of_node = "Service any/grab spec.clusterIPs: 192.0.2.9 is an address of a node, which takes precedence";
+        assert_eq!(told, [of("any/grab", "demo/web"), of_node.to_owned(), of("demo/web", "any/grab")]);
+    }
+    // Whoever has the address alone has it for all.
+    let alone = mesh(&format!("{MESH}{node}{}", grab("*").replace("10.96.0.1, ", "")));
+    check(&alone, "third/client -> 10.96.0.1:80", both);
+}
+
 #[test]
 fn the_mesh_says_to_whom_services_are_exported_that_do_not_say_it() {
     let lines = "
@@ -213,19 +267,30 @@ fn a_large_entry_is_cut_and_its_hosts_share_their_endpoints() {
     let list = |count: usize, text: &dyn Fn(usize) -> String| (0..count).map(text).collect::<Vec<_>>().join(", ");
     let hosts = list(300, &|number| format!("h{number}.example"));
     let endpoints = list(5000, &|number| format!("{{address: 198.18.{}.{}}}", number >> 8, number & 0xff));
-    let line = format!(
-        "ServiceEntry plain/large | spec: {{hosts: [{hosts}], ports: [{{number: 80}}], resolution: STATIC, endpoints: [{endpoints}]}}"
-    );
-    let mesh = mesh(&line);
-    let services: Vec<_> = mesh.services().collect();
-    assert_eq!((services.len(), services[0].endpoints.len()), (256, 4096));
-    assert!(services.iter().all(|service| std::sync::Arc::ptr_eq(&service.endpoints, &services[0].endpoints)));
+    let few = list(20, &|number| format!("f{number}.example"));
+    let entry = |name: &str, hosts: &str, endpoints: &str| {
+        format!(
+            "ServiceEntry plain/{name} | spec: {{hosts: [{hosts}], ports: [{{number: 80}}], resolution: STATIC, endpoints: \
+             [{endpoints}]}}\n"
+        )
+    };
+    let mesh = mesh(&(entry("hosts", &hosts, "{address: 198.18.0.1}") + &entry("endpoints", &few, &endpoints)));
+    for (name, hosts, endpoints) in [("hosts", 256, 1), ("endpoints", 20, 4096)] {
+        let services: Vec<_> = mesh.services().filter(|service| *service.name.name == *name).collect();
+        assert_eq!((services.len(), services[0].endpoints.len()), (hosts, endpoints));
+        let shares = |service: &&std::sync::Arc<Service>| {
+            let first = services[0];
+            std::sync::Arc::ptr_eq(&service.endpoints, &first.endpoints)
+                && std::sync::Arc::ptr_eq(&service.ports, &first.ports)
+        };
+        assert!(services.iter().all(shares));
+    }
     let problems: Vec<&str> = mesh.problems().iter().map(|problem| &*problem.message).collect();
     assert_eq!(
         problems,
         [
-            "spec.endpoints: there are 5000, of which only the first 4096 count",
-            "spec.hosts: there are 300, of which only the first 256 count"
+            "spec.hosts: there are 300, of which only the first 256 count",
+            "spec.endpoints: there are 5000, of which only the first 4096 count"
         ]
     );
 }
