@@ -9,7 +9,8 @@
 //! outside of the folder and rename it into the folder: then no half-written file is ever read.
 //!
 //! A file that is invalid from the start may hold policies. Until everything was valid at least once, nobody knows
-//! which connections those policies deny: see [`UnreadPolicies`].
+//! which connections those policies deny: see [`UnreadPolicies`]. That everything was valid once is kept on disk, so
+//! that a restart with a new invalid file closes nothing that the running daemon did not close.
 
 mod content;
 mod folder;
@@ -110,8 +111,10 @@ pub struct MeshFolder {
     watched: Option<bool>,
     /// What was reported last; `None` before the first report.
     told: Option<Told>,
-    /// Everything was valid at least once.
+    /// Every file was valid at least once, in this process or an earlier one.
     complete: bool,
+    /// The last reading was not finished, and how the folder is read.
+    unfinished: Option<Reading>,
     /// A reading failed because of a bug in this program, and the knowledge about the files was lost with it.
     is_lost: bool,
 }
@@ -194,6 +197,7 @@ impl MeshFolder {
             watched: None,
             told: None,
             complete: false,
+            unfinished: None,
             is_lost: false,
         }
     }
@@ -234,15 +238,16 @@ impl MeshFolder {
         let work = move || {
             // Watch first: a change after this raises an event, a change before it is read.
             let watched = watch.arm();
-            content.folder.read(&mut content.joiner, reading);
+            let is_finished = content.folder.read_part(&mut content.joiner, reading);
             // The last valid content of broken files is lost: until they are repaired, the published mesh stays in
             // force.
             let counts = !is_lost || (content.folder.was_read() && !content.folder.is_incomplete());
             // Joined on this thread as well: with many objects it takes longer than an asynchronous task may.
             let news = counts.then(|| content.take());
-            (content, news, watch, watched)
+            (content, news, watch, watched, is_finished)
         };
-        let (content, news, watch, watched) = match tokio::task::spawn_blocking(work).await {
+        self.unfinished = None;
+        let (content, news, watch, watched, is_finished) = match tokio::task::spawn_blocking(work).await {
             Ok(done) => done,
             Err(failure) => {
                 error!(%failure, "reading the mesh folder failed: this is a bug, please report it; the last good mesh stays");
@@ -252,17 +257,16 @@ impl MeshFolder {
             }
         };
         (self.watch, self.watched) = (watch, Some(watched));
+        self.unfinished = (!is_finished).then_some(reading);
         let batch = news.and_then(|news| self.batch(&content, news));
         self.content = Some(content);
         batch
     }
 
-    /// The difference since the last batch.
-    fn batch(&mut self, content: &Content, news: News) -> Option<Batch> {
-        let Content { folder, joiner } = content;
-        let News { joined, mut problems } = news;
-        let is_whole = std::mem::take(&mut self.is_lost);
+    /// What is missing. Adds the problems of what is refused because of it.
+    fn gaps(&mut self, Content { folder, joiner }: &Content, problems: &mut Vec<Problem>) -> Gaps {
         let (partial, incomplete) = (folder.is_partial(), folder.is_incomplete());
+        self.complete |= !incomplete || folder.was_complete();
         let is_new = partial && !self.complete;
         let hidden = if is_new { folder.hidden() } else { AddressesIn::Nowhere };
         let blind = hidden == AddressesIn::Anywhere;
@@ -270,7 +274,6 @@ impl MeshFolder {
             AddressesIn::These(addresses) => addresses.into_iter().collect(),
             AddressesIn::Nowhere | AddressesIn::Anywhere => Arc::default(),
         };
-        self.complete |= !incomplete;
         let mut unread =
             if self.complete { UnreadPolicies::default() } else { folder.unread(&joiner.root_namespace()) };
         let closed = match folder.first_unread() {
@@ -281,11 +284,24 @@ impl MeshFolder {
             problems.extend(closed);
             problems.sort();
         }
+        Gaps { partial, blind, addresses, unread }
+    }
+
+    /// The difference since the last batch.
+    fn batch(&mut self, content: &Content, news: News) -> Option<Batch> {
+        let Content { folder, joiner } = content;
+        let News { joined, mut problems } = news;
+        let is_whole = std::mem::take(&mut self.is_lost);
+        let gaps = match &self.told {
+            // Only at its end a reading says whether something is missing.
+            Some(told) if self.unfinished.is_some() => told.gaps.clone(),
+            _ => self.gaps(content, &mut problems),
+        };
         let last = self.told.as_ref();
         // A folder without any valid object counts like a folder that can't be read.
         let is_nonsense = !joiner.has_objects() && problems.iter().any(|problem| problem.severity == Severity::Error);
         let read = folder.was_read() && (!is_nonsense || last.is_some_and(|last| last.read));
-        let now = Told { gaps: Gaps { partial, blind, addresses, unread }, problems: problems.into(), read };
+        let now = Told { gaps, problems: problems.into(), read };
         let batch = Batch {
             changes: joined.changes,
             is_whole,
@@ -318,9 +334,12 @@ impl MeshSource for MeshFolder {
             if let (Some(local), Some(pods)) = (&self.local, self.local_due.take()) {
                 local.publisher.replace(pods);
             }
-            let reading = match self.watched {
-                None => Reading::Thorough,
-                Some(watched) => changed(&mut self.watch, if watched { REREAD } else { REREAD_UNWATCHED }).await,
+            let reading = match (self.unfinished, self.watched) {
+                (Some(reading), _) => reading,
+                (None, None) => Reading::Thorough,
+                (None, Some(watched)) => {
+                    changed(&mut self.watch, if watched { REREAD } else { REREAD_UNWATCHED }).await
+                }
             };
             if let Some(batch) = self.refresh(reading).await {
                 // Before the mesh: no pod may be visible without its facts.

@@ -36,7 +36,11 @@ const COARSEST_TICK: Duration = Duration::from_secs(2);
 impl State {
     /// `None` also for a file that has just changed: it may change again within the same tick.
     pub(super) fn settled(path: &Path, now: SystemTime) -> Option<Self> {
-        let metadata = fs::metadata(path).ok()?;
+        Self::of(&fs::metadata(path).ok()?, now)
+    }
+
+    /// The same, of metadata that have been read already.
+    pub(super) fn of(metadata: &fs::Metadata, now: SystemTime) -> Option<Self> {
         let changed = (metadata.ctime(), metadata.ctime_nsec());
         let since = Duration::new(changed.0.try_into().ok()?, changed.1.try_into().ok()?);
         let is_settled = now.duration_since(SystemTime::UNIX_EPOCH).ok()?.checked_sub(since)? > COARSEST_TICK;

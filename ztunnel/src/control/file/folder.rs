@@ -2,6 +2,9 @@
 //!
 //! The objects are handed on and not kept here, so that a mesh of many pods is in memory only once.
 
+mod parts;
+mod record;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -33,16 +36,24 @@ pub(super) const LARGEST_FOLDER: u64 = 1024 * 1024 * 1024;
 /// The most files of a folder that are read. Every reading looks at each of them.
 pub(super) const MOST_FILES: usize = 50_000;
 
+/// Changed files of at most this size together take effect at once: tools write several files that belong together.
+pub(super) const LARGEST_AT_ONCE: u64 = 1024 * 1024;
+
+/// If more has changed, this many bytes are read before the objects take effect: about 0.1 s.
+pub(super) const PART: u64 = 256 * 1024;
+
 /// Limits of a folder.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FolderLimits {
     pub(super) bytes: u64,
     pub(super) files: usize,
+    pub(super) at_once: u64,
+    pub(super) part: u64,
 }
 
 impl Default for FolderLimits {
     fn default() -> Self {
-        Self { bytes: LARGEST_FOLDER, files: MOST_FILES }
+        Self { bytes: LARGEST_FOLDER, files: MOST_FILES, at_once: LARGEST_AT_ONCE, part: PART }
     }
 }
 
@@ -60,11 +71,54 @@ pub(super) struct Folder {
     gone: BTreeMap<OsString, Gone>,
     /// The first of the files that are not read because there are too many, and the number of these files.
     left_out: Option<(Arc<str>, usize)>,
+    /// The reading that is not finished.
+    unfinished: Option<Unfinished>,
     /// Why the folder as a whole could not be read the last time.
     unreadable: Option<Problem>,
     was_read: bool,
+    /// Every file was valid at least once, in this process or an earlier one: a file that was never valid came later, and
+    /// hides nothing that was in force.
+    was_complete: bool,
+    /// The record of an earlier process has been looked for.
+    is_resumed: bool,
+    /// The record that was written last.
+    record: Option<BTreeSet<OsString>>,
     /// The namespace of objects that name none, if it is not `default`.
     namespace: Option<Arc<str>>,
+}
+
+/// A reading of which some files are left.
+#[derive(Debug)]
+struct Unfinished {
+    /// All files.
+    names: BTreeSet<OsString>,
+    /// The files of the reading before.
+    before: BTreeSet<OsString>,
+    /// Those that are not there any more.
+    went: BTreeMap<OsString, Manifest>,
+    /// Those that are left; the smallest is the last.
+    left: Vec<OsString>,
+    /// Files that lack objects which they had: another file may have them now, so these files take effect together,
+    /// after all others.
+    last: Vec<OsString>,
+    /// Everything takes effect at once.
+    is_whole: bool,
+}
+
+impl Unfinished {
+    /// Whether nothing may be removed yet.
+    fn keeps(&self) -> bool {
+        !self.is_whole && (!self.left.is_empty() || !self.last.is_empty())
+    }
+}
+
+/// What has been done about a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Done {
+    /// This many bytes were read into objects.
+    Taken(u64),
+    /// It lacks objects that it had, and has to be read again at the end.
+    Postponed,
 }
 
 /// One file.
@@ -143,8 +197,12 @@ impl Folder {
             kept,
             gone: BTreeMap::new(),
             left_out: None,
+            unfinished: None,
             unreadable: None,
             was_read: false,
+            was_complete: false,
+            is_resumed: false,
+            record: None,
             namespace: None,
         }
     }
@@ -166,17 +224,23 @@ impl Folder {
 
     /// Reads one more file and passes its objects to the joiner. Blocks on the file system.
     pub(super) fn take_file(&mut self, path: &Path, joiner: &mut Joiner) {
-        self.take(path.as_os_str(), self.read_bytes(path.as_os_str(), path), None, joiner);
+        self.take(path.as_os_str(), self.read_bytes(path.as_os_str(), path), None, joiner, false);
     }
 
     /// Reads one more text and passes its objects to the joiner.
     pub(super) fn take_text(&mut self, name: &OsStr, bytes: &[u8], joiner: &mut Joiner) {
-        self.take(name, Ok(bytes.to_vec()), None, joiner);
+        self.take(name, Ok(bytes.to_vec()), None, joiner, false);
     }
 
     /// Whether the folder could be read at least once.
     pub(super) fn was_read(&self) -> bool {
         self.was_read
+    }
+
+    /// Whether every file was valid at least once, in this process or an earlier one. A file that was never valid has then
+    /// come later.
+    pub(super) fn was_complete(&self) -> bool {
+        self.was_complete
     }
 
     /// Whether a part that could never be read may describe pods of the mesh.
@@ -248,40 +312,6 @@ impl Folder {
         Problem { origin, object: None, message, severity: Severity::Error }
     }
 
-    /// Reads the files again, and passes the difference to the joiner. Blocks on the file system, on nothing else.
-    pub(super) fn read(&mut self, joiner: &mut Joiner, reading: Reading) {
-        match self.manifest_names() {
-            Ok(names) => {
-                self.unreadable = None;
-                self.was_read = true;
-                let names = self.leave_out(names);
-                let before: BTreeSet<OsString> = self.files.keys().cloned().collect();
-                let files = std::mem::take(&mut self.files).into_iter();
-                let (there, went): (BTreeMap<_, _>, BTreeMap<_, _>) = files.partition(|(name, _)| names.contains(name));
-                self.files = there;
-                self.bytes = self.files.values().map(|file| file.size).sum();
-                for name in &names {
-                    self.read_file(name, joiner, reading);
-                }
-                // Other files may have made room for these.
-                let waiting = |name: &&OsString| self.files.get(*name).is_some_and(|file| file.is_over_budget);
-                for name in names.iter().filter(waiting).collect::<Vec<_>>() {
-                    self.read_file(name, joiner, reading);
-                }
-                self.keep_renamed(&before, went, joiner);
-                // The objects of a renamed file stay in force, and their copy may be needed after a restart.
-                if let Some(kept) = self.kept.as_ref().filter(|_| self.gone.is_empty()) {
-                    kept.retain(&names);
-                }
-            }
-            Err(error) => {
-                let message = format!("cannot read the mesh folder: {error}; the last good mesh stays in force");
-                let origin = Origin::file(self.dir.to_string_lossy());
-                self.unreadable = Some(Problem { origin, object: None, message, severity: Severity::Error });
-            }
-        }
-    }
-
     /// Removes the names that exceed the limit. Files that were read before are not among these.
     fn leave_out(&mut self, names: BTreeSet<OsString>) -> BTreeSet<OsString> {
         let excess = names.len().saturating_sub(self.limits.files);
@@ -345,7 +375,8 @@ impl Folder {
         read_bytes(path, limit, limit.saturating_sub(self.bytes_beside(name)))
     }
 
-    fn read_file(&mut self, name: &OsStr, joiner: &mut Joiner, reading: Reading) {
+    /// `keeps`: a file that lacks objects which it had is not taken.
+    fn read_file(&mut self, name: &OsStr, joiner: &mut Joiner, reading: Reading, keeps: bool) -> Done {
         let path = self.dir.join(name);
         // Before the file is read: a change after this gives another state.
         let state = State::settled(&path, SystemTime::now());
@@ -354,24 +385,29 @@ impl Folder {
             && looks_the_same
             && (reading == Reading::Changed || state.size > LARGE_FILE)
         {
-            return;
+            return Done::Taken(0);
         }
         match self.read_bytes(name, &path) {
-            // The file was removed after the folder was listed. A link that leads nowhere is another case.
+            // The file was removed or renamed after the folder was listed: the next reading sees which. A link that
+            // leads nowhere is another case.
             Err(ReadError::Open(error))
                 if error.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(&path).is_err() =>
             {
-                if let Some(file) = self.files.remove(name) {
-                    self.bytes = self.bytes.saturating_sub(file.size);
-                    joiner.silence(&voice(&file.name));
-                }
+                Done::Taken(0)
             }
-            bytes => self.take(name, bytes, state, joiner),
+            bytes => self.take(name, bytes, state, joiner, keeps),
         }
     }
 
     /// Takes the bytes of a file. `state` is its metadata before it was read.
-    fn take(&mut self, name: &OsStr, bytes: Result<Vec<u8>, ReadError>, state: Option<State>, joiner: &mut Joiner) {
+    fn take(
+        &mut self,
+        name: &OsStr,
+        bytes: Result<Vec<u8>, ReadError>,
+        state: Option<State>,
+        joiner: &mut Joiner,
+        keeps: bool,
+    ) -> Done {
         let (limit, others) = (self.limits.bytes, self.bytes_beside(name));
         let bytes = bytes.and_then(|bytes| {
             let all = others.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
@@ -385,19 +421,24 @@ impl Folder {
                 file.digest = None;
                 let content = unreadable(&file.name, None, error.to_string());
                 self.say(name, content, joiner);
-                return;
+                return Done::Taken(0);
             }
         };
         let digest = digest::digest(&digest::SHA256, &bytes).as_ref().try_into().ok();
-        file.state = state;
         if digest.is_some() && file.digest == digest {
-            return;
+            file.state = state;
+            return Done::Taken(0);
         }
+        let (content, known) = read_bytes_again(&file.name, &bytes, &file.known);
+        if keeps && lacks_some(&joiner.said(&voice(&file.name)), &content.objects) {
+            return Done::Postponed;
+        }
+        file.state = state;
         file.digest = digest;
         file.size = all.saturating_sub(others);
+        let size = file.size;
         self.bytes = all;
         let file = self.manifest(name);
-        let (content, known) = read_bytes_again(&file.name, &bytes, &file.known);
         // A text that can't be read at all does not change what is known about its objects.
         if let Some(known) = known {
             file.known = known;
@@ -409,6 +450,7 @@ impl Folder {
         }
         self.say(name, content, joiner);
         self.keep_valid(name, &bytes, joiner);
+        Done::Taken(size)
     }
 
     /// Keeps a copy of the objects that are in force of a file that is only partly valid. No copy is made if a part has
@@ -481,6 +523,12 @@ impl Folder {
             faults: Vec::new(),
         })
     }
+}
+
+/// Whether some object of a file is not among its objects now.
+fn lacks_some(before: &[Object], now: &[Object]) -> bool {
+    let there: BTreeSet<_> = now.iter().map(|object| (object.body.kind(), &object.name)).collect();
+    before.iter().any(|object| !there.contains(&(object.body.kind(), &object.name)))
 }
 
 fn voice(name: &Arc<str>) -> Voice {

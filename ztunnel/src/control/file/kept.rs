@@ -16,6 +16,9 @@ use tracing::warn;
 
 use crate::lifecycle::keeps::Keeps;
 
+/// The name under which the record is kept; no file has it.
+const RECORD: &str = "";
+
 /// Name of a copy while it is written; after a crash the unfinished file may remain.
 const UNFINISHED: &str = ".unfinished";
 
@@ -88,12 +91,38 @@ impl Kept {
         fs::rename(&unfinished, self.dir.join(name))
     }
 
+    /// Whether the last copy could not be written.
+    pub(super) fn has_failed(&self) -> bool {
+        self.failure.is_some()
+    }
+
+    /// The record: the files whose content was known when all files were last read, since every file was valid once.
+    /// `None`: there is no record.
+    pub(super) fn record(&self) -> Option<BTreeSet<OsString>> {
+        let bytes = self.get(OsStr::new(RECORD))?;
+        let names = bytes.split(|byte| *byte == 0).filter(|name| !name.is_empty());
+        Some(names.map(|name| OsStr::from_bytes(name).to_owned()).collect())
+    }
+
+    /// Writes the record. It is removed if a copy could not be written: without the copy, a file of the record would look
+    /// as if it had never been valid.
+    pub(super) fn put_record(&mut self, files: &BTreeSet<OsString>) {
+        if self.failure.is_none() {
+            let names: Vec<&[u8]> = files.iter().map(|file| file.as_bytes()).collect();
+            self.put(OsStr::new(RECORD), &names.join(&0));
+        }
+        if self.failure.is_some() && self.keeps.is_so() {
+            let _not_there = fs::remove_file(self.dir.join(self.name(OsStr::new(RECORD))));
+        }
+    }
+
     /// Removes the copies of files that are not among these.
     pub(super) fn retain(&self, files: &BTreeSet<OsString>) {
         if !self.keeps.is_so() {
             return;
         }
-        let names: BTreeSet<String> = files.iter().map(|file| self.name(file)).collect();
+        let files = files.iter().map(OsString::as_os_str).chain([OsStr::new(RECORD)]);
+        let names: BTreeSet<String> = files.map(|file| self.name(file)).collect();
         let Ok(entries) = fs::read_dir(&self.dir) else { return };
         for name in entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
             let is_ours = name.split('-').next() == Some(&self.prefix);

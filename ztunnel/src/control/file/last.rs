@@ -122,5 +122,8 @@ fn hidden(fault: &Fault) -> String {
     if closed.is_empty() {
         return "it is ignored until it is corrected".to_owned();
     }
-    format!("it is ignored until it is corrected; if the daemon started with it, {} until then", closed.join(" and "))
+    format!(
+        "it is ignored until it is corrected; unless the whole folder was valid before it came, {} until then",
+        closed.join(" and ")
+    )
 }

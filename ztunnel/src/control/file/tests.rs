@@ -1,4 +1,5 @@
 mod budget;
+mod delays;
 mod kept;
 mod partial;
 mod sources;

@@ -153,10 +153,10 @@ fn a_restart_does_not_forget_what_a_broken_file_said() {
     let (folder, found) = started(&dir, &kept);
     assert_eq!((found.as_str(), folder.is_partial()), ("", true));
 
-    // The copy of a removed file is removed; the copy of the other folder is not.
+    // The copy of a removed file is removed; the copy of the other folder is not. Each folder has a record as well.
     fs::remove_file(dir.path().join("p.yaml")).unwrap();
     started(&dir, &kept);
-    assert_eq!(copies().count(), 1);
+    assert_eq!(copies().count(), 3);
     write(&other, &audit);
     started(&other, &kept);
     write(&other, broken);
@@ -173,4 +173,92 @@ fn where_nothing_can_be_kept_the_mesh_is_read_all_the_same() {
     fs::write(dir.path().join("p.yaml"), "kind: [").unwrap();
     let (folder, found) = started(&dir, &kept);
     assert_eq!((found.as_str(), folder.is_partial()), ("", true));
+}
+
+/// Starts a daemon on the folder, and returns what it publishes first.
+async fn restarted(dir: &TempDir, kept: &TempDir) -> Snapshot {
+    let folder = MeshFolder::open(dir.path(), TrustDomain::default()).unwrap();
+    let batch = folder.with_kept(kept.path().join("mesh")).next().await.unwrap();
+    Snapshot::default().apply(batch)
+}
+
+/// `POLICIES | FILE in NAMESPACE, ...`, and whether unknown addresses may be pods.
+async fn after_a_restart(dir: &TempDir, kept: &TempDir) -> (String, bool) {
+    let mesh = restarted(dir, kept).await;
+    (policies(&mesh), mesh.is_blind())
+}
+
+#[tokio::test]
+async fn close_all_pods_by_a_new_broken_file_and_a_restart() {
+    let (dir, kept) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+    let deny = policy("demo", "{action: DENY, rules: [{}]}");
+    let (broken, in_force) = ("kind: [ # AuthorizationPolicy", ("DENY demo/p | ".to_owned(), false));
+    // The first start with a broken file: nobody knows what it says.
+    write("a.yaml", &deny);
+    write("evil.yaml", broken);
+    let closed = |names: &str| (format!("{names} | evil.yaml anywhere"), true);
+    assert_eq!(after_a_restart(&dir, &kept).await, closed("DENY demo/p"));
+    assert_eq!(after_a_restart(&dir, &kept).await, closed("DENY demo/p"));
+
+    fs::remove_file(dir.path().join("evil.yaml")).unwrap();
+    assert_eq!(after_a_restart(&dir, &kept).await, in_force);
+    write("evil.yaml", broken);
+    for _ in 0..2 {
+        let mesh = restarted(&dir, &kept).await;
+        assert_eq!((policies(&mesh), mesh.is_blind()), in_force);
+        assert!(mesh.is_partial() && mesh.problems().len() == 1, "{:?}", mesh.problems());
+    }
+    // A valid file that came beside it is known as well.
+    write("b.yaml", &deny.replace("name: p", "name: q"));
+    let both = ("DENY demo/p, DENY demo/q | ".to_owned(), false);
+    assert_eq!(after_a_restart(&dir, &kept).await, both);
+    write("b.yaml", broken);
+    assert_eq!(after_a_restart(&dir, &kept).await, both);
+}
+
+#[tokio::test]
+async fn what_a_file_said_is_not_lost_as_a_new_file_would_be() {
+    let (dir, kept) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+    let remove = |name: &str| fs::remove_file(dir.path().join(name)).unwrap();
+    let deny = policy("demo", "{action: DENY, rules: [{}]}");
+    let broken = "kind: [ # AuthorizationPolicy";
+    write("a.yaml", &deny);
+    assert_eq!(after_a_restart(&dir, &kept).await, ("DENY demo/p | ".to_owned(), false));
+    // Renamed and broken while no daemon runs, and another daemon after that.
+    remove("a.yaml");
+    write("b.yaml", broken);
+    for _ in 0..2 {
+        let mesh = restarted(&dir, &kept).await;
+        assert_eq!((policies(&mesh), mesh.is_blind()), ("DENY demo/p | ".to_owned(), false));
+        let told: Vec<String> = mesh.problems().iter().map(ToString::to_string).collect();
+        assert!(told.iter().any(|told| told.starts_with("a.yaml: was removed when b.yaml was added")), "{told:?}");
+    }
+    remove("b.yaml");
+    assert_eq!(after_a_restart(&dir, &kept).await, (" | ".to_owned(), false));
+
+    // The copy of a file of the record is gone.
+    write("a.yaml", &deny);
+    assert_eq!(after_a_restart(&dir, &kept).await, ("DENY demo/p | ".to_owned(), false));
+    let copies = || fs::read_dir(kept.path().join("mesh")).unwrap().map(|copy| copy.unwrap().path());
+    let is_copy = |path: &PathBuf| String::from_utf8_lossy(&fs::read(path).unwrap()).contains("kind: Authorization");
+    let lost: Vec<PathBuf> = copies().filter(is_copy).collect();
+    assert_eq!(lost.len(), 1);
+    fs::remove_file(&lost[0]).unwrap();
+    write("a.yaml", broken);
+    assert_eq!(after_a_restart(&dir, &kept).await, (" | a.yaml anywhere".to_owned(), true));
+    remove("a.yaml");
+    write("b.yaml", broken);
+    assert_eq!(after_a_restart(&dir, &kept).await, (" | b.yaml anywhere".to_owned(), true));
+}
+
+#[tokio::test]
+async fn without_copies_there_is_no_record() {
+    let (dir, kept) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    fs::write(kept.path().join("mesh"), "a file in the way").unwrap();
+    fs::write(dir.path().join("a.yaml"), policy("demo", "{action: DENY, rules: [{}]}")).unwrap();
+    assert_eq!(after_a_restart(&dir, &kept).await, ("DENY demo/p | ".to_owned(), false));
+    fs::write(dir.path().join("b.yaml"), "kind: [ # AuthorizationPolicy").unwrap();
+    assert_eq!(after_a_restart(&dir, &kept).await, ("DENY demo/p | b.yaml anywhere".to_owned(), true));
 }

@@ -117,7 +117,7 @@ fn the_good_documents_count_and_the_bad_ones_keep_their_last_valid_state() {
 #[test]
 fn only_what_a_bad_document_names_is_closed_at_the_start() {
     let bad_pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: b}\nspec: 7\n";
-    let closed = "it is ignored until it is corrected; if the daemon started with it";
+    let closed = "it is ignored until it is corrected; unless the whole folder was valid before it came";
     let table = [
         (policy("demo", "7"), (false, "demo"), "pods of namespace demo accept only health probes until then"),
         (
