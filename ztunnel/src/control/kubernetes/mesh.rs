@@ -167,12 +167,15 @@ impl KubernetesMesh {
                 severity: Severity::Error,
             })
             .collect();
-        self.is_read |= self.followed.is_listed();
+        // A cluster of which every object is rejected counts like one that cannot be read.
+        self.is_read |= self.followed.is_listed() && !self.objects.is_nonsense();
         let (mut changes, mut gaps) = (Vec::new(), Gaps::default());
         if self.is_read {
             let (joined, missing, wrong) = self.objects.join();
             (changes, gaps) = (joined, missing);
             problems.extend(wrong);
+        } else if self.followed.is_listed() {
+            problems.extend(self.objects.problems());
         }
         problems.sort();
         let last = self.told.as_ref();

@@ -218,7 +218,7 @@ impl RemoteMesh {
         if !std::mem::take(&mut self.is_due) {
             return None;
         }
-        let read = self.answered == [true; REQUIRED];
+        let read = self.answered == [true; REQUIRED] && !self.is_nonsense();
         if read && self.resources.waits() {
             let now = Instant::now();
             let until = *self.hold.get_or_insert(now + POLICY_TIMEOUT);
@@ -252,6 +252,13 @@ impl RemoteMesh {
         }
         self.told = Some(now);
         Some(batch)
+    }
+
+    /// Whether every resource was refused. Then nothing is known of the mesh, as if no response had come. A mesh that was
+    /// read once counts as read.
+    fn is_nonsense(&self) -> bool {
+        let was_read = self.told.as_ref().is_some_and(|told| told.read);
+        !was_read && self.resources.counts() == (0, 0) && self.resources.has_refused()
     }
 
     fn changes(&mut self) -> (Vec<Change>, bool) {

@@ -323,6 +323,11 @@ impl Resources {
         (self.joined.addresses(), self.joined.policies())
     }
 
+    /// Whether some resource was refused and has no earlier state.
+    pub(super) fn has_refused(&self) -> bool {
+        self.held.iter().any(|held| held.bad.keys().any(|name| !held.versions.contains_key(name)))
+    }
+
     /// All problems of the resources.
     pub(super) fn problems(&self) -> Vec<Problem> {
         let plane = self.plane.url.to_string();

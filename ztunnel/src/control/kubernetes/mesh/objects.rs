@@ -92,6 +92,16 @@ impl Objects {
         self.joiner.silence(&Voice::of(id));
     }
 
+    /// Whether there are objects and none of them is valid.
+    pub(super) fn is_nonsense(&self) -> bool {
+        !self.joiner.has_objects() && !self.unread.is_empty()
+    }
+
+    /// The problems of the objects themselves.
+    pub(super) fn problems(&self) -> Vec<Problem> {
+        self.joiner.problems()
+    }
+
     /// The changes, the gaps and the problems.
     pub(super) fn join(&mut self) -> (Vec<Change>, Gaps, Vec<Problem>) {
         let changes = self.joiner.take().changes;

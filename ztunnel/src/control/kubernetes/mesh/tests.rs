@@ -190,6 +190,24 @@ async fn the_mesh_of_objects_is_the_mesh_of_the_same_objects_in_a_file() {
     assert!(mesh.followed().shown().iter().all(|known| known.state == State::Synced));
 }
 
+/// Then nothing is known of the mesh, as if the API could not be read.
+#[tokio::test]
+async fn be_ready_on_a_cluster_of_which_every_object_is_rejected() {
+    let api = Api::of(&[policy("x", &json!(["10.0.0.0/40"])), policy("y", &json!(["nonsense"]))]);
+    let (_script, mut mesh) = api.start().await;
+    let batch = next(&mut mesh).await;
+    assert!(!batch.is_read && batch.changes.is_empty(), "{batch:?}");
+    let problems = batch.problems.unwrap();
+    assert!(problems.len() == 2 && problems[1].to_string().contains("demo/y"), "{problems:?}");
+    // With one valid object the cluster counts as read, and the others close what they may protect.
+    api.send("pods", "ADDED", &pod("web", "10.0.0.1")).await;
+    let batch = next(&mut mesh).await;
+    assert!(batch.is_read && batch.changes.iter().any(|change| matches!(change, Change::Workload(_))), "{batch:?}");
+    assert!(batch.gaps.unwrap().unread.namespaces.contains_key("demo"));
+    api.send("pods", "DELETED", &pod("web", "10.0.0.1")).await;
+    assert!(next(&mut mesh).await.is_read, "what was read once counts as read");
+}
+
 #[tokio::test]
 async fn nothing_is_told_before_all_types_are_listed_and_a_missing_right_is_named() {
     let api = Api::of(&world());

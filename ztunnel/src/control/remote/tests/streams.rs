@@ -120,6 +120,32 @@ async fn a_mesh_is_there_when_both_types_have_been_answered_and_follows_changes(
     follower.until(|mesh| mesh.counts().workloads == 0).await;
 }
 
+/// Then nothing is known of the mesh, as if no response had come.
+#[tokio::test]
+async fn be_ready_on_a_control_plane_of_which_every_resource_is_refused() {
+    let (dir, ca) = (tempfile::tempdir().unwrap(), Ca::new("one"));
+    let mut plane = Plane::start(&ca, "127.0.0.1", None).await;
+    let mut follower = Follower::new(source(&plane.reached(dir.path(), &ca, "secret\n"), dir.path()));
+    let bad = |name| workload("1", Workload { tunnel_protocol: 2, ..pod(name, [10, 0, 0, 8]) });
+    let stream = beside(&mut follower, async {
+        let mut stream = plane.stream().await;
+        answer(&mut stream, vec![bad("x"), bad("y")], Vec::new()).await;
+        stream
+    })
+    .await;
+    follower.until(|mesh| mesh.problems().iter().any(|problem| problem.to_string().contains("demo/y"))).await;
+    assert_eq!(follower.mesh.version(), 0, "{}", follower.problems());
+    assert!(follower.mesh.is_partial() && follower.mesh.is_blind());
+    stream.send(response(ADDRESS, "a2", vec![a()], &[]));
+    follower.until(|mesh| mesh.version() > 0).await;
+    assert!(follower.has("a") && follower.problems().contains("demo/x"), "{}", follower.problems());
+    // A mesh that was read once counts as read, whatever happens to it.
+    let version = follower.mesh.version();
+    stream.send(response(ADDRESS, "a3", Vec::new(), &["c1//Pod/demo/a"]));
+    follower.until(|mesh| mesh.counts().workloads == 0).await;
+    assert!(follower.mesh.version() > version);
+}
+
 #[tokio::test]
 async fn a_stream_that_breaks_is_made_anew_with_what_is_known_and_a_fresh_token() {
     let (dir, ca) = (tempfile::tempdir().unwrap(), Ca::new("one"));
