@@ -10,7 +10,8 @@ use crate::store::snapshot::Snapshot;
 /// Names that are compared: more than a cluster has nodes.
 const COMPARED: usize = 10_000;
 /// The least similarity, between 0 and 1 (Jaro-Winkler), of a name that was likely meant. A common beginning counts
-/// most, as with `node-a` and `node-a.internal`.
+/// most, as with `node-a` and `node-a.internal`. A name with the same first DNS label was meant in any case: `n1` is
+/// hardly similar to `n1.internal`.
 const SIMILAR: f64 = 0.8;
 
 /// The mesh has nodes, but none with this name.
@@ -36,12 +37,23 @@ impl UnknownNode {
         }
         let names = mesh.node_names();
         names.first()?;
-        let similarity = |name: &Arc<str>| strsim::jaro_winkler(node, name);
+        let similarity = |name: &Arc<str>| (have_same_label(node, name), strsim::jaro_winkler(node, name));
         let similar = names.into_iter().take(COMPARED).map(|name| (similarity(name), name));
-        let closest =
-            similar.filter(|(similar, _)| *similar >= SIMILAR).max_by(|(one, _), (other, _)| one.total_cmp(other));
+        let similar = similar.filter(|((has_label, similar), _)| *has_label || *similar >= SIMILAR);
+        let closest = similar.max_by(|((one_label, one), _), ((other_label, other), _)| {
+            one_label.cmp(other_label).then(one.total_cmp(other))
+        });
         Some(Self { node: node.to_owned(), closest: closest.map(|(_, name)| Arc::clone(name)) })
     }
+}
+
+/// Whether two names have the same first DNS label. The first part of an IP address is no label.
+fn have_same_label(one: &str, other: &str) -> bool {
+    let label = |name: &str| {
+        let first = name.split('.').next().unwrap_or_default();
+        first.contains(|c: char| !c.is_ascii_digit()).then(|| first.to_owned())
+    };
+    label(one).is_some_and(|label_of_one| label(other) == Some(label_of_one))
 }
 
 #[cfg(test)]
@@ -74,6 +86,9 @@ mod tests {
             ("node-a.internal", &["node-a", "node-b"][..], Some("node-a")),
             ("node-a", &["node-a.internal", "node-b.internal"], Some("node-a.internal")),
             ("ip-10-0-0-1", &["node-a"], None),
+            ("n1.internal", &["n1", "n2"], Some("n1")),
+            ("n1", &["n1.eu-west-1.compute.internal", "n10", "n2"], Some("n1.eu-west-1.compute.internal")),
+            ("10.0.0.1", &["10.254.199.7"], None),
             ("ndoe-b", &["node-a", "node-b"], Some("node-b")),
         ];
         for (node, known, closest) in table {
