@@ -12,16 +12,38 @@ use core::net::IpAddr;
 /// Version of everything in this crate; part of the pin path (`<pin dir>/v<LAYOUT>`).
 pub const LAYOUT: u32 = 1;
 
-/// Socket marks. The daemon uses the upper four bits only, so that a mark that the pod itself set survives below them.
+/// Socket marks. The daemon uses the upper five bits only, so that a mark that the pod itself set survives below them.
 pub mod mark {
     /// The bits of a mark that belong to the daemon.
-    pub const MASK: u32 = 0xf000_0000;
+    pub const MASK: u32 = 0xf800_0000;
+    /// The bits by which the routing rules select packets.
+    pub const ROUTES: u32 = 0xf000_0000;
     /// Set by the connect hook: this connection goes to the daemon's outbound listener.
     pub const CAPTURE: u32 = 0x1000_0000;
     /// Set by the daemon on the sockets with which it delivers a connection to the application.
     pub const DELIVER: u32 = 0x2000_0000;
+    /// Set by the daemon, besides [`CAPTURE`], on a SYN that it puts back after it has connected to the destination: the SYN
+    /// is not held again. The routing rules ignore it.
+    pub const INJECTED: u32 = 0x0800_0000;
     /// Set by the daemon on the sockets that leave the pod (Istio's packet mark, 1337).
     pub const UPSTREAM: u32 = 0x539;
+}
+
+/// Bytes of a held SYN that are passed to the daemon: at least the headers that an IPv6 packet with every TCP option has.
+pub const HELD_BYTES: usize = 128;
+
+/// A SYN that `hold` has taken from the network: a record of the ring buffer `HELD_SYNS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeldSyn {
+    /// The time at which it was taken, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub time: u64,
+    /// The offset of its TCP header in `bytes`.
+    pub tcp: u32,
+    /// The number of bytes: the IP header, its extension headers, and the TCP header.
+    pub length: u32,
+    /// The headers, from the IP header on. The rest is 0.
+    pub bytes: [u8; HELD_BYTES],
 }
 
 /// The port of HBONE connections.
@@ -316,6 +338,8 @@ pub mod maps {
     pub const VERDICTS: &str = "VERDICTS";
     /// Socket -> 1 for the daemon's own sockets.
     pub const OWN_SOCKETS: &str = "OWN_SOCKETS";
+    /// Ring buffer of [`HeldSyn`](super::HeldSyn), one of each daemon for each pod. It has no pin.
+    pub const HELD_SYNS: &str = "HELD_SYNS";
     /// Ring buffer of log lines.
     pub const LOGS: &str = "AYA_LOGS";
 }
@@ -327,6 +351,7 @@ const _: () = {
     assert!(size_of::<ExcludedPort>() == 16);
     assert!(size_of::<Listener>() == 16);
     assert!(size_of::<Counts>() == 128);
+    assert!(size_of::<HeldSyn>() == 16 + HELD_BYTES);
     assert!(Verdict::ALL.len() <= 16);
 };
 

@@ -1,8 +1,8 @@
 //! The kernel part of the node daemon. Two connect hooks mark the sockets of enrolled pods, and a hook keeps the marks
-//! on them. For each pod, one socket lookup program steers packets to the daemon's listeners, and two programs guard
-//! the pod's devices. `docs/capture.md` shows how they work together.
+//! on them. For each pod, one socket lookup program steers packets to the daemon's listeners, two programs guard
+//! the pod's devices, and one holds SYNs until the daemon has reached their destination. `docs/capture.md` shows how they work together.
 //!
-//! This file has only the entry points. `connect`, `option`, `steer` and `guard` have the programs, `packet` parses
+//! This file has only the entry points. `connect`, `option`, `steer`, `hold` and `guard` have the programs, `packet` parses
 //! packets, `maps` has the maps, and `count` counts verdicts.
 #![no_std]
 #![no_main]
@@ -11,6 +11,7 @@
 mod connect;
 mod count;
 mod guard;
+mod hold;
 mod maps;
 mod option;
 mod packet;
@@ -61,6 +62,12 @@ pub(crate) fn ingress(ctx: TcContext) -> i32 {
 #[classifier]
 pub(crate) fn ingress_ip(ctx: TcContext) -> i32 {
     guard::arriving(&ctx, packet::BARE_IP)
+}
+
+/// A packet that arrives over the loopback device of one pod.
+#[classifier]
+pub(crate) fn hold(ctx: TcContext) -> i32 {
+    hold::arriving(&ctx)
 }
 
 /// A packet for which one pod's netns has no established socket.

@@ -6,12 +6,12 @@
 use aya_ebpf::{
     Global,
     bindings::bpf_sock,
-    btf_maps::{HashMap, LpmTrie, PerCpuHashMap, SkStorage, SockHash},
+    btf_maps::{HashMap, LpmTrie, PerCpuHashMap, RingBuf, SkStorage, SockHash},
     helpers::bpf_sk_storage_get,
     macros::btf_map,
 };
 use ebpf_common::{
-    Addr, CidrData, Counts, Direction, ExcludedPort, Interface, Listener, LocalAddr, Pod, capture, cidr_data,
+    Addr, CidrData, Counts, Direction, ExcludedPort, HeldSyn, Interface, Listener, LocalAddr, Pod, capture, cidr_data,
 };
 
 const CIDR_BITS: u32 = 8 * size_of::<CidrData>() as u32;
@@ -40,7 +40,11 @@ pub(crate) static VERDICTS: PerCpuHashMap<u64, Counts, 1> = PerCpuHashMap::new()
 #[btf_map]
 pub(crate) static OWN_SOCKETS: SkStorage<u32> = SkStorage::new();
 
-/// The netns cookie of the pod that this copy of `steer` or of a guard serves: these program types have no helper that
+/// The SYNs that this copy of `hold` has taken.
+#[btf_map]
+pub(crate) static HELD_SYNS: RingBuf<HeldSyn, 65_536> = RingBuf::new();
+
+/// The netns cookie of the pod that this copy of `steer`, of `hold` or of a guard serves: these program types have no helper that
 /// returns it.
 #[unsafe(no_mangle)]
 pub(crate) static COOKIE: Global<u64> = Global::new(0);

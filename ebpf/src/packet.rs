@@ -39,6 +39,8 @@ pub(crate) enum Seen {
         destination: Addr,
         /// The destination port, in host order.
         port: u16,
+        /// The offset of the TCP header.
+        at: u32,
     },
     /// TCP with IPv4 options or an IPv6 routing header, which may lead it to another host than its connection's.
     Detour,
@@ -84,7 +86,7 @@ pub(crate) fn look(ctx: &TcContext, link: u32) -> Seen {
     let Some(port) = short(ctx, tcp.at + 2) else {
         return Seen::Hidden;
     };
-    Seen::Syn { source: tcp.source, destination: tcp.destination, port }
+    Seen::Syn { source: tcp.source, destination: tcp.destination, port, at: tcp.at }
 }
 
 /// Whether a packet is of the most usual kind: TCP of an established connection, with no unusual header before it.

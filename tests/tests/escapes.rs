@@ -175,7 +175,11 @@ fn a_fast_open_connect_whose_mark_is_cleared_before_its_first_packet() -> Result
                 set(&socket, libc::IPPROTO_TCP, TCP_FASTOPEN_NO_COOKIE, &1_i32.to_ne_bytes())?;
                 socket.connect(&target.into())?;
                 socket.set_mark(mark)?;
-                ensure!(socket.mark()? & 0x0fff_ffff == mark & 0x0fff_ffff, "the mark is {:#x}", socket.mark()?);
+                ensure!(
+                    socket.mark()? & !ebpf_common::mark::MASK == mark & !ebpf_common::mark::MASK,
+                    "the mark is {:#x}",
+                    socket.mark()?
+                );
                 let mut stream = TcpStream::from(socket);
                 exchange(&mut stream, b"in the first packet")?;
                 Ok(stream)

@@ -141,8 +141,9 @@ fn marks_set_by_the_pod_do_not_escape() -> Result<()> {
                 let socket = pod.socket(family)?;
                 socket.set_mark(mark)?;
                 socket.connect(&target.into())?;
-                // The upper four bits belong to the daemon; the other bits stay as the pod set them.
-                let (before, after) = (mark & 0x0fff_ffff, socket.mark()? & 0x0fff_ffff);
+                // The upper five bits belong to the daemon; the other bits stay as the pod set them.
+                let own = !ebpf_common::mark::MASK;
+                let (before, after) = (mark & own, socket.mark()? & own);
                 ensure!(before == after, "the pod's mark {mark:#x} became {:#x}", socket.mark()?);
                 Ok(socket.into())
             };

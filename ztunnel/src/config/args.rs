@@ -19,7 +19,7 @@ use crate::{
     control::remote::ControlPlane,
     flow::admission::Limits,
     hbone,
-    model::identity::TrustDomain,
+    model::{identity::TrustDomain, local::ConnectMode},
     net::{listen::DeafPods, memory::Budget, open::Resources, socket::Keepalive},
     pods::pod::PodSettings,
     redirect::{kubelet::KubeletCgroup, load::MapSizes},
@@ -95,6 +95,24 @@ pub enum Existing {
     Cut,
 }
 
+/// When the connect of an application in a pod succeeds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Connect {
+    /// At once; the connection is reset later if its destination can't be reached.
+    Early,
+    /// When the destination is reached; otherwise it fails as it would without the mesh.
+    Held,
+}
+
+impl From<Connect> for ConnectMode {
+    fn from(connect: Connect) -> Self {
+        match connect {
+            Connect::Early => Self::Early,
+            Connect::Held => Self::Held,
+        }
+    }
+}
+
 /// What happens to the connections in a tunnel when a certificate of its two ends expires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ExpiredPeers {
@@ -119,6 +137,10 @@ pub struct RunArgs {
     /// Connections that a pod had before it was enrolled
     #[arg(long, env = "ZTUNNEL_EXISTING_CONNECTIONS", value_enum, default_value = "keep", help_heading = MESH)]
     pub existing_connections: Existing,
+    /// When the connect of an application in a pod succeeds; a pod's annotation traffic.ambient.mesh/connect comes first. A kernel
+    /// without BPF links to devices (Linux 6.6) cannot hold connects
+    #[arg(long, env = "ZTUNNEL_CONNECT", value_enum, default_value = "early", help_heading = MESH)]
+    pub connect: Connect,
     /// Cgroup of the kubelet, from the root of cgroup v2, for example /system.slice/kubelet.service: health probes of processes in
     /// it with uid 0 are accepted whatever the policies say. Default: every cgroup that belongs to no pod and no other container
     #[arg(long, env = "ZTUNNEL_KUBELET_CGROUP", value_name = "PATH", help_heading = MESH)]
@@ -349,6 +371,7 @@ impl RunArgs {
             backlog: defaults::BACKLOG,
             open,
             cut_existing: self.existing_connections == Existing::Cut,
+            connect: self.connect.into(),
             // Each HBONE connection has a descriptor.
             tunnels: Limits {
                 connections: tunnels.connections.min(most),

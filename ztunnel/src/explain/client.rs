@@ -13,7 +13,7 @@ use super::sources::Sources;
 use super::state::PodState;
 use crate::model::close::CloseReason;
 use crate::model::identity::SpiffeId;
-use crate::model::local::{Exclusions, LocalPod};
+use crate::model::local::{ConnectMode, Exclusions, LocalPod};
 use crate::model::workload::{Membership, Workload};
 use crate::policy::Principal;
 use crate::store::snapshot::Snapshot;
@@ -177,6 +177,18 @@ impl<'a> Client<'a> {
                 known.excluded_range(to).map_or_else(|| to.to_string(), ToString::to_string)
             )),
         }
+    }
+
+    /// When its connects succeed, if the pod says so itself. Otherwise its node decides.
+    pub(super) fn connect(&self, captured: &Result<(), String>) -> Option<String> {
+        let name = &self.pod.filter(|_| captured.is_ok())?.name;
+        let when = match self.local?.connect? {
+            ConnectMode::Held => "when its destination is reached, and fails as without the mesh otherwise",
+            ConnectMode::Early => {
+                "before its destination is reached; the connection is reset if the destination is not"
+            }
+        };
+        Some(format!("the connect of Pod {name} succeeds {when} (annotation traffic.ambient.mesh/connect)"))
     }
 
     /// The address from which it connects to an address of this family: the kernel uses a pod's first. `None`: it has none.

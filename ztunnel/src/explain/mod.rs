@@ -104,6 +104,7 @@ fn explain_from(sources: Sources<'_>, query: &Query) -> Result<Explanation, Quer
         warnings: Vec::new(),
         mesh_version: snapshot.version(),
     };
+    explanation.notes.extend(client.connect(&captured));
     explanation.notes.extend(remarks::not_known_here(sources, &client, &segments, port));
     explanation.warnings = remarks::warnings(sources, &explanation);
     explanation.notes.extend(remarks::notes(sources, &explanation));

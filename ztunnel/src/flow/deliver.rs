@@ -61,7 +61,7 @@ pub(super) async fn to_application(
         None => {
             let detail =
                 format!("cannot connect from {client} to the application: all source ports of this address are in use");
-            Err(FlowRefusal { reason: CloseReason::LocalFault, detail: Some(detail) })
+            Err(FlowRefusal::new(CloseReason::LocalFault, detail))
         }
     }
 }

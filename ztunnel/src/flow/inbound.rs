@@ -236,7 +236,7 @@ async fn begin(pod: Rc<PodContext>, link: Rc<Link>, incoming: Incoming) -> Optio
             }
         },
         Err(error) => {
-            let refusal = FlowRefusal { reason: error.reason(), detail: Some(error.to_string()) };
+            let refusal = FlowRefusal::new(error.reason(), error.to_string());
             Err((error.status(), refusal))
         }
     };
@@ -292,8 +292,7 @@ async fn open(
         host,
         &pod.name,
     );
-    let target = found
-        .map_err(|error| (error.status(), FlowRefusal { reason: error.reason(), detail: Some(error.to_string()) }))?;
+    let target = found.map_err(|error| (error.status(), FlowRefusal::new(error.reason(), error.to_string())))?;
     record.facts(Facts {
         source: target.source,
         destination: target.destination.clone(),

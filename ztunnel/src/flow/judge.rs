@@ -29,7 +29,7 @@ pub(super) fn judge(pod: &PodContext, flow: &Flow, enforcement: &Enforcement) ->
         Err(Some(denial)) => denial,
         Err(None) => {
             let detail = format!("the mesh has no Pod {}", pod.name);
-            return Err(FlowRefusal { reason: CloseReason::LocalFault, detail: Some(detail) });
+            return Err(FlowRefusal::new(CloseReason::LocalFault, detail));
         }
     };
     let mut detail = format!("{}: {denial}", CloseReason::Denied);
@@ -56,7 +56,7 @@ pub(super) fn judge(pod: &PodContext, flow: &Flow, enforcement: &Enforcement) ->
         }
     }
     decisions.denied(&denial, &pod.name.namespace);
-    Err(FlowRefusal { reason: CloseReason::Denied, detail: Some(detail) })
+    Err(FlowRefusal::new(CloseReason::Denied, detail))
 }
 
 /// Writes a log line about a match of a policy that is not enforced.

@@ -57,7 +57,7 @@ pub(super) fn hbone_connection(pod: &PodContext, peer: PeerAddr) -> Result<Admit
 
 /// Admits a stream that policy allows. `memory`: the account of the peer.
 pub(super) fn stream(pod: &PodContext, memory: &Account) -> Result<(open::OpenPermit, Claim), FlowRefusal> {
-    let too_many = |detail| FlowRefusal { reason: CloseReason::TooMany, detail: Some(detail) };
+    let too_many = |detail| FlowRefusal::new(CloseReason::TooMany, detail);
     let place = pod.open.stream(Direction::Inbound).ok_or_else(|| {
         too_many("the pod has reached the limit of open connections (--max-connections-per-pod)".to_owned())
     })?;

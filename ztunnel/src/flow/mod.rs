@@ -8,6 +8,7 @@ mod deliver;
 pub mod enforcement;
 mod established;
 pub mod failures;
+pub mod held;
 pub mod inbound;
 mod judge;
 mod limits;
@@ -19,6 +20,7 @@ mod refusal;
 mod reset_on_drop;
 pub mod table;
 pub mod tunnel;
+mod upstream;
 
 use std::future::Future;
 

@@ -1,26 +1,21 @@
 //! A connection of the pod's application: through HBONE, or in plaintext to a destination outside the mesh.
 
-use std::{
-    future::Future,
-    net::{IpAddr, SocketAddr},
-    rc::Rc,
-};
+use std::{future::Future, rc::Rc};
 
 use futures_util::future::LocalBoxFuture;
-use tokio::time::Instant;
 
 use super::{
-    FlowRefusal, PodContext,
+    PodContext,
     established::{Established, TcpEnds, TunnelEnds},
+    held::{HeldConnects, Prepared},
     in_two_parts,
-    record::{Facts, Recorded},
+    record::Recorded,
     reset_on_drop::ResetOnDrop,
-    table::UpstreamEntry,
+    upstream::{self, Server},
 };
 use crate::{
-    hbone::pool::{Key, Opened},
+    hbone::pool::Opened,
     model::{
-        addr::canonical,
         close::CloseReason,
         flow::{Direction, Flow},
     },
@@ -29,39 +24,37 @@ use crate::{
         dial::Dialled,
         listen::Accepted,
     },
-    route::decide::{self, Candidate, Hop, Outbound},
-    wire::{
-        baggage::Baggage,
-        connect::{Authority, ConnectRequest},
-        forwarded::Forwarded,
-        trace::TraceParent,
-    },
 };
 
-/// The destination's side of the connection.
-enum Server {
-    Plain(Dialled<UpstreamEntry>),
-    Tunnel(Box<Opened>),
+/// Decides, connects, copies and records. After any error the client gets a reset. The destination of a connect that was held
+/// is reached already.
+pub fn serve(pod: Rc<PodContext>, held: Rc<HeldConnects>, accepted: Accepted) -> impl Future<Output = ()> {
+    in_two_parts(begin(pod, held, accepted))
 }
 
-/// Decides, connects, copies and records. After any error the client gets a reset.
-pub fn serve(pod: Rc<PodContext>, accepted: Accepted) -> impl Future<Output = ()> {
-    in_two_parts(begin(pod, accepted))
-}
-
-async fn begin(pod: Rc<PodContext>, accepted: Accepted) -> Option<LocalBoxFuture<'static, ()>> {
+async fn begin(pod: Rc<PodContext>, held: Rc<HeldConnects>, accepted: Accepted) -> Option<LocalBoxFuture<'static, ()>> {
     let Accepted { stream, peer, dst, place } = accepted;
-    let flow = Flow { direction: Direction::Outbound, peer, dst };
-    // Declared before the sockets, so that the record and its table entry are dropped after the sockets are closed.
-    let mut record = Recorded::open(Rc::clone(&pod), flow);
     pod.open.fit(&stream);
-    let (client, live) = (ResetOnDrop::new(stream), Rc::clone(record.live()));
-    let opened = tokio::select! {
-        opened = open(&pod, &flow, &mut record) => opened,
-        // The client has reset the connection.
-        _ = error_of(client.socket()) => Err(CloseReason::ClientReset.into()),
-        reason = live.until_cut() => Err(reason.into()),
-    };
+    let (mut record, opened);
+    let client;
+    match held.take(peer, dst) {
+        Some(prepared) => {
+            Prepared { record, result: opened } = prepared;
+            client = ResetOnDrop::new(stream);
+        }
+        None => {
+            let flow = Flow { direction: Direction::Outbound, peer, dst };
+            record = Recorded::open(Rc::clone(&pod), flow);
+            client = ResetOnDrop::new(stream);
+            let live = Rc::clone(record.live());
+            opened = tokio::select! {
+                opened = upstream::open(&pod, &flow, &mut record) => opened,
+                // The client has reset the connection.
+                _ = error_of(client.socket()) => Err(CloseReason::ClientReset.into()),
+                reason = live.until_cut() => Err(reason.into()),
+            };
+        }
+    }
     match opened {
         Ok(Server::Plain(Dialled { stream: server, held })) => {
             record.connected();
@@ -81,116 +74,4 @@ async fn begin(pod: Rc<PodContext>, accepted: Accepted) -> Option<LocalBoxFuture
             None
         }
     }
-}
-
-async fn open(pod: &PodContext, flow: &Flow, record: &mut Recorded) -> Result<Server, FlowRefusal> {
-    if pod.upstreams.contains(flow.peer, flow.dst) {
-        return Err(CloseReason::Recursive.into());
-    }
-    let mesh = pod.mesh.resolve(flow.dst.ip(), Instant::now()).await?;
-    let draw = fastrand::u64(..);
-    let route = match mesh.workload(&pod.name) {
-        None if pod.enforcement_point.is_new() => decide::outbound_of_new(&mesh, flow, &pod.name, draw)?,
-        _ => decide::outbound(&mesh, flow, &pod.name, draw)?,
-    };
-    drop(mesh);
-    let mut refusal = None;
-    for candidate in &route.candidates {
-        record.facts(facts(pod, flow, &route, candidate));
-        match connect(pod, flow, &route, candidate).await {
-            Ok(server) => return Ok(server),
-            // No byte has been sent, so another endpoint may be tried.
-            Err(failed) if is_of_the_endpoint(failed.reason) => refusal = Some(failed),
-            Err(failed) => return Err(failed),
-        }
-    }
-    Err(refusal.unwrap_or_else(|| CloseReason::NoHealthyUpstream.into()))
-}
-
-async fn connect(
-    pod: &PodContext,
-    flow: &Flow,
-    route: &Outbound,
-    candidate: &Candidate,
-) -> Result<Server, FlowRefusal> {
-    match &candidate.hop {
-        Hop::Plain => {
-            let begun = |local| pod.upstreams.register(canonical(local), candidate.target);
-            let opened = pod.dialer.upstream(candidate.target, source(pod, flow, candidate.target)?, begun).await;
-            Ok(Server::Plain(opened.map_err(|error| FlowRefusal::of_upstream(&error))?))
-        }
-        Hop::Tunnel { to, expected } => {
-            let key = Key { to: *to, expected: expected.clone(), from: source(pod, flow, *to)? };
-            let request = request(pod, flow, route, candidate);
-            pod.pool
-                .open(&key, &request)
-                .await
-                .map(|opened| Server::Tunnel(Box::new(opened)))
-                .map_err(|error| FlowRefusal::of_tunnel(&error))
-        }
-    }
-}
-
-/// The source address of the connection; `None`: the kernel chooses it. The capture route gives unbound sockets the pod's first
-/// address of the family. Any other address is a choice of the application, and is kept. If the network namespace does not have
-/// the address, the connect fails. So the kernel checks an address that the mesh does not know.
-fn source(pod: &PodContext, flow: &Flow, to: SocketAddr) -> Result<Option<IpAddr>, FlowRefusal> {
-    let source = flow.peer.ip();
-    if source.is_ipv4() != to.is_ipv4() {
-        let detail = || {
-            format!("{source} is not known as an address of Pod {}, and {to} is of the other address family", pod.name)
-        };
-        let refusal = || FlowRefusal { reason: CloseReason::ForeignSource, detail: Some(detail()) };
-        return if pod.addresses.contains(source) { Ok(None) } else { Err(refusal()) };
-    }
-    Ok((pod.first_address(source) != Some(source)).then_some(source))
-}
-
-fn request(pod: &PodContext, flow: &Flow, route: &Outbound, candidate: &Candidate) -> ConnectRequest {
-    ConnectRequest {
-        authority: Authority::Address(candidate.target),
-        baggage: route.source.as_deref().map(|source| Baggage::of(source, &pod.cluster)).unwrap_or_default(),
-        forwarded: Some(Forwarded::new(
-            flow.peer.socket(),
-            route.service.as_deref().map(|service| service.hostname.to_string()),
-        )),
-        traceparent: Some(TraceParent::new(fastrand::u128(1..), fastrand::u64(1..))),
-        network: None,
-    }
-}
-
-fn facts(pod: &PodContext, flow: &Flow, route: &Outbound, candidate: &Candidate) -> Facts {
-    let common = Facts {
-        source: route.source.clone(),
-        service: route.service.clone(),
-        destination: candidate.workload.clone(),
-        dst_addr: candidate.target,
-        ..Facts::of(flow)
-    };
-    match &candidate.hop {
-        Hop::Plain => common,
-        Hop::Tunnel { to, expected: _ } => Facts {
-            dst_addr: *to,
-            hbone_addr: Some(candidate.target.to_string()),
-            source_identity: Some(pod.tls.identity().clone()),
-            destination_identity: candidate.workload.as_deref().map(|workload| workload.identity.clone()),
-            ..common
-        },
-    }
-}
-
-/// Whether the failure concerns this endpoint only, so that another endpoint may be tried.
-fn is_of_the_endpoint(reason: CloseReason) -> bool {
-    matches!(
-        reason,
-        CloseReason::ConnectRefused
-            | CloseReason::ConnectTimedOut
-            | CloseReason::Unreachable
-            | CloseReason::TlsFailed
-            | CloseReason::TunnelFailed
-            | CloseReason::TunnelTimedOut
-            | CloseReason::TunnelRefused
-            | CloseReason::TooMany
-            | CloseReason::NotThisPod
-    )
 }

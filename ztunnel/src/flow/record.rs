@@ -66,7 +66,7 @@ pub const FIELDS: [(&str, &str); 20] = [
     ("direction", "`outbound`: a pod of this node connects; `inbound`: a pod of this node is connected to."),
     ("bytes_sent", "Bytes that the pod's side has sent."),
     ("bytes_recv", "Bytes that the pod's side has received."),
-    ("duration", "Time from accept to close, in milliseconds."),
+    ("duration", "Time from accept, or from the SYN of a held connect, to close, in milliseconds."),
     ("error", "Why the connection failed: the text of the close reason, or a longer text."),
     ("reason", "The close reason."),
     ("policy", "Why policy did not decide about the connection: a probe of the kubelet, or an excluded port."),

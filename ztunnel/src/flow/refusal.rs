@@ -8,7 +8,7 @@ use super::tunnel::TunnelDialError;
 use crate::{
     hbone::pool::OpenError,
     model::{cause::causes, close::CloseReason},
-    net::dial::DialError,
+    net::{dial::DialError, syn::Unreachable},
     policy::Denial,
     route::decide,
     store::demand::Unresolved,
@@ -22,17 +22,19 @@ pub(crate) struct FlowRefusal {
     pub(crate) reason: CloseReason,
     /// A more specific text than the reason's.
     pub(crate) detail: Option<String>,
+    /// Which error tells that the destination can't be reached, if that is the reason.
+    pub(crate) unreachable: Unreachable,
 }
 
 impl From<CloseReason> for FlowRefusal {
     fn from(reason: CloseReason) -> Self {
-        Self { reason, detail: None }
+        Self { reason, detail: None, unreachable: Unreachable::Host }
     }
 }
 
 impl From<decide::RouteRefusal> for FlowRefusal {
     fn from(refusal: decide::RouteRefusal) -> Self {
-        Self { reason: refusal.reason, detail: refusal.detail }
+        Self { detail: refusal.detail, ..refusal.reason.into() }
     }
 }
 
@@ -42,11 +44,16 @@ impl From<Unresolved> for FlowRefusal {
             Unresolved::Silence { .. } => CloseReason::UnknownDestination,
             Unresolved::TooMany { .. } => CloseReason::TooMany,
         };
-        Self { reason, detail: Some(unresolved.to_string()) }
+        Self::new(reason, unresolved.to_string())
     }
 }
 
 impl FlowRefusal {
+    /// A refusal with a more specific text than the reason's.
+    pub(crate) fn new(reason: CloseReason, detail: String) -> Self {
+        Self { detail: Some(detail), ..reason.into() }
+    }
+
     /// The HTTP status for the peer.
     pub(crate) fn status(&self) -> StatusCode {
         match self.reason {
@@ -57,16 +64,16 @@ impl FlowRefusal {
 
     /// Policy has changed while the connection was being set up.
     pub(crate) fn of_change(denial: &Denial) -> Self {
-        Self { reason: CloseReason::PolicyChanged, detail: Some(policy_changed(denial)) }
+        Self::new(CloseReason::PolicyChanged, policy_changed(denial))
     }
 
     pub(crate) fn of_dial(error: &DialError) -> Self {
-        Self { reason: reason_of_dial(error), detail: Some(error.to_string()) }
+        Self { unreachable: unreachable(error), ..Self::new(reason_of_dial(error), error.to_string()) }
     }
 
     /// As [`Self::of_dial`], for a connection with the client's source address.
     pub(crate) fn of_upstream(error: &DialError) -> Self {
-        Self { reason: reason_of_upstream(error), detail: Some(error.to_string()) }
+        Self { unreachable: unreachable(error), ..Self::new(reason_of_upstream(error), error.to_string()) }
     }
 
     pub(crate) fn of_tunnel(error: &OpenError<TunnelDialError>) -> Self {
@@ -92,7 +99,14 @@ impl FlowRefusal {
             CloseReason::TunnelTimedOut => format!("{reason}: {}", causes(error)),
             _ => causes(error),
         };
-        Self { reason, detail: Some(detail) }
+        let unreachable = match error {
+            OpenError::Connect(shared) => match &**shared {
+                TunnelDialError::Dial(error) => unreachable(error),
+                _ => Unreachable::Host,
+            },
+            _ => Unreachable::Host,
+        };
+        Self { unreachable, ..Self::new(reason, detail) }
     }
 }
 
@@ -117,6 +131,17 @@ fn reason_of_answer(response: &ConnectResponse) -> CloseReason {
             | CloseReason::Denied),
         ) => reason,
         _ => CloseReason::TunnelRefused,
+    }
+}
+
+fn unreachable(error: &DialError) -> Unreachable {
+    match error {
+        DialError::Connect { source, .. } => match source.kind() {
+            io::ErrorKind::NetworkUnreachable => Unreachable::Network,
+            io::ErrorKind::PermissionDenied => Unreachable::Prohibited,
+            _ => Unreachable::Host,
+        },
+        _ => Unreachable::Host,
     }
 }
 

@@ -26,6 +26,8 @@ pub struct LocalPod {
     pub netns: Option<NetnsFile>,
     /// Traffic of the pod that is not captured.
     pub exclusions: Exclusions,
+    /// When its connects succeed. `None`: as its node is set.
+    pub connect: Option<ConnectMode>,
     /// TCP ports to which the kubelet connects: ports of liveness, readiness and startup probes, and of lifecycle hooks.
     /// Ascending, without duplicates.
     pub probe_ports: Vec<u16>,
@@ -61,6 +63,38 @@ impl LocalPod {
     pub fn own_network_stack(&self) -> Option<&Arc<str>> {
         let class = self.runtime_class.as_ref()?;
         ["gvisor", "runsc", "kata"].iter().any(|name| class.contains(name)).then_some(class)
+    }
+}
+
+/// When the connect of a pod's application succeeds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConnectMode {
+    /// At once. The connection is reset later if its destination can't be reached.
+    Early,
+    /// When the destination is reached. Otherwise it fails as it would without the mesh.
+    Held,
+}
+
+impl ConnectMode {
+    /// Both, with the names that users write.
+    pub const ALL: [(Self, &'static str); 2] = [(Self::Early, "early"), (Self::Held, "held")];
+
+    /// The name that users write.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Early => "early",
+            Self::Held => "held",
+        }
+    }
+}
+
+impl FromStr for ConnectMode {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        let found = Self::ALL.into_iter().find(|(_, name)| *name == text);
+        found.map(|(mode, _)| mode).ok_or("is neither \"early\" nor \"held\"")
     }
 }
 

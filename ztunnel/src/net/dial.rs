@@ -5,7 +5,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     os::fd::{AsFd as _, BorrowedFd},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -48,11 +48,26 @@ pub trait Sockets: Send + Sync {
     /// Each error names the step and the destination. After [`DialError::Source`] another port may succeed.
     fn deliver(&self, to: SocketAddr, from: SocketAddr) -> Result<Begun, DialError>;
 
+    /// Sends a packet with all headers to the pod's own network namespace.
+    ///
+    /// # Errors
+    /// When the packet could not be sent.
+    fn inject(&self, packet: &[u8], to: IpAddr, as_what: Injected) -> io::Result<()>;
+
     /// The original destination and the client of a connection that a listener has accepted from `peer`.
     ///
     /// # Errors
     /// If the connection is gone already.
     fn ends(&self, accepted: &TcpStream, peer: SocketAddr) -> io::Result<(PeerAddr, OrigDst)>;
+}
+
+/// The meaning of a packet that the daemon sends within a pod's network namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Injected {
+    /// The SYN of the pod, which goes to the daemon's listener.
+    Syn,
+    /// The answer to a SYN of the pod.
+    Answer,
 }
 
 /// A connection that is being established.
@@ -86,6 +101,8 @@ pub struct PodSockets {
     netns: Netns,
     own: Arc<dyn OwnSockets>,
     keepalive: Keepalive,
+    /// For each address family and meaning, made when the first packet is sent.
+    raw: [OnceLock<Socket>; 4],
 }
 
 /// Why a connection could not be made.
@@ -189,6 +206,10 @@ impl Dialer {
             Ok(writable) => writable.map_err(failed)?,
             Err(_elapsed) => return Err(DialError::TimedOut { to, after: self.deadline }),
         }
+        if to.is_ipv6() {
+            // From now on an ICMP error is no reason to give the connection up.
+            socket::set_receive_errors_v6(&stream, false);
+        }
         match stream.take_error().map_err(failed)? {
             Some(error) => Err(failed(error)),
             None => Ok(stream),
@@ -210,7 +231,7 @@ impl PodSockets {
     /// The sockets of the pod with this namespace.
     #[must_use]
     pub fn new(netns: Netns, own: Arc<dyn OwnSockets>, keepalive: Keepalive) -> Self {
-        Self { netns, own, keepalive }
+        Self { netns, own, keepalive, raw: Default::default() }
     }
 
     fn socket(&self, to: SocketAddr, mark: u32) -> Result<Socket, DialError> {
@@ -225,6 +246,25 @@ impl PodSockets {
         socket::keep_urgent_data(&socket).map_err(setup("set SO_OOBINLINE"))?;
         Ok(socket)
     }
+
+    fn raw(&self, family: Family, as_what: Injected) -> io::Result<&Socket> {
+        let [syn_v4, answer_v4, syn_v6, answer_v6] = &self.raw;
+        let (place, mark) = match (family, as_what) {
+            // Without the second bit the SYN would be taken again.
+            (Family::V4, Injected::Syn) => (syn_v4, mark::CAPTURE | mark::INJECTED),
+            (Family::V6, Injected::Syn) => (syn_v6, mark::CAPTURE | mark::INJECTED),
+            // Answers go to the pod's own address, by the routes of every other packet.
+            (Family::V4, Injected::Answer) => (answer_v4, 0),
+            (Family::V6, Injected::Answer) => (answer_v6, 0),
+        };
+        if let Some(socket) = place.get() {
+            return Ok(socket);
+        }
+        let socket = self.netns.enter(|| socket::raw(family)).map_err(io::Error::other)??;
+        self.own.claim(socket.as_fd())?;
+        socket.set_mark(mark)?;
+        Ok(place.get_or_init(|| socket))
+    }
 }
 
 impl Sockets for PodSockets {
@@ -232,6 +272,9 @@ impl Sockets for PodSockets {
         let socket = self.socket(to, mark::UPSTREAM)?;
         let options = socket::set_data_options(&socket, self.keepalive);
         options.map_err(|source| DialError::Socket { what: "set TCP options", to, source })?;
+        if to.is_ipv6() {
+            socket::set_receive_errors_v6(&socket, true);
+        }
         if let Some(ip) = from {
             let from = SocketAddr::new(ip, 0);
             // The kernel chooses the port at connect, for the whole tuple. Otherwise 28,000 connections would be the maximum.
@@ -257,6 +300,12 @@ impl Sockets for PodSockets {
         connect(&socket, to).map_err(|error| of_source(error, from))?;
         let failed = |source| DialError::Connect { to, source };
         Ok(Begun { stream: TcpStream::from_std(socket.into()).map_err(failed)?, local: from })
+    }
+
+    fn inject(&self, packet: &[u8], to: IpAddr, as_what: Injected) -> io::Result<()> {
+        let socket = self.raw(Family::of(to), as_what)?;
+        // The port of a raw socket's address means nothing, and IPv6 requires 0.
+        socket.send_to(packet, &SocketAddr::new(to, 0).into()).map(|_| ())
     }
 
     fn ends(&self, accepted: &TcpStream, peer: SocketAddr) -> io::Result<(PeerAddr, OrigDst)> {

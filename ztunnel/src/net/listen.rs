@@ -259,7 +259,7 @@ mod tests {
             flow::Direction,
         },
         net::{
-            dial::{Begun, DialError, Sockets, ends},
+            dial::{Begun, DialError, Injected, Sockets, ends},
             open::{OpenLimit, Resources},
         },
     };
@@ -310,6 +310,10 @@ mod tests {
 
         fn deliver(&self, to: SocketAddr, _from: SocketAddr) -> Result<Begun, DialError> {
             Err(DialError::Exhausted { to })
+        }
+
+        fn inject(&self, _packet: &[u8], _to: IpAddr, _as_what: Injected) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
         }
 
         fn ends(&self, accepted: &TcpStream, peer: SocketAddr) -> io::Result<(PeerAddr, OrigDst)> {

@@ -13,3 +13,4 @@ pub mod node;
 pub mod open;
 pub mod packed;
 pub mod socket;
+pub mod syn;

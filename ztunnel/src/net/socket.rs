@@ -65,6 +65,23 @@ pub fn tcp(family: Family) -> io::Result<Socket> {
     Socket::new(family.domain(), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))
 }
 
+/// A non-blocking socket for packets with all headers. It receives nothing.
+///
+/// # Errors
+/// As `socket(2)`: CAP_NET_RAW is missing.
+pub fn raw(family: Family) -> io::Result<Socket> {
+    // For this protocol the kernel takes the IP header from the caller, in both families.
+    let protocol = Protocol::from(libc::IPPROTO_RAW);
+    Socket::new(family.domain(), Type::RAW.nonblocking().cloexec(), Some(protocol))
+}
+
+/// Has a connect fail with an ICMP error that arrives while the socket is in use: without this IPv6 keeps the error until the next
+/// SYN has no answer, a second later.
+pub fn set_receive_errors_v6(socket: &impl AsFd, wanted: bool) {
+    // A kernel that refuses delays such errors.
+    let _kept = set_int(socket.as_fd(), libc::SOL_IPV6, libc::IPV6_RECVERR, wanted.into());
+}
+
 /// A listener that accepts connections to any address, if packets are steered to it.
 ///
 /// It is bound to an address that no packet carries, and to a port that the kernel chooses. It takes no port from the pod's

@@ -131,6 +131,8 @@ pub struct PodInfo {
     pub cookie: Option<String>,
     /// Its addresses.
     pub addresses: Vec<String>,
+    /// When its connects succeed: `held`, when the destination is reached, or `early`, before. `None`: it is not enrolled.
+    pub connect: Option<&'static str>,
     /// Connections that it had before it was enrolled, and which the mesh does not carry.
     pub connections_before_enrolment: usize,
     /// The number of decisions of the BPF programs, by verdict.
@@ -212,6 +214,7 @@ impl PodInfo {
             netns: None,
             cookie: None,
             addresses: Vec::new(),
+            connect: None,
             connections_before_enrolment: 0,
             verdicts: serde_json::Map::new(),
             tunnels: 0,

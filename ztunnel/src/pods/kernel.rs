@@ -22,6 +22,7 @@ use crate::{
         dial::{PodSockets, Sockets},
         netns::{Netns, NetnsError, NetnsId},
         socket::{self, Family, Keepalive, ListenOptions},
+        syn::SynSource,
     },
     redirect::{
         Controller, EnrolError, Enrolment, NetnsFacts, NetnsLink,
@@ -145,6 +146,12 @@ pub trait Kernel {
     /// # Errors
     /// As there.
     fn set_exclusions(&mut self, cookie: u64, exclusions: &Exclusions) -> Result<(), EnrolError>;
+
+    /// As [`Controller::hold`].
+    ///
+    /// # Errors
+    /// As there.
+    fn hold(&mut self, netns: &Self::Namespace, wanted: bool) -> Result<Option<Box<dyn SynSource>>, LoadError>;
 
     /// As [`Controller::refresh_closed`].
     fn refresh_closed(&mut self, netns: &Self::Namespace, facts: &NetnsFacts);
@@ -295,6 +302,10 @@ impl Kernel for Linux {
 
     fn set_exclusions(&mut self, cookie: u64, exclusions: &Exclusions) -> Result<(), EnrolError> {
         self.controller.set_exclusions(cookie, exclusions)
+    }
+
+    fn hold(&mut self, netns: &Netns, wanted: bool) -> Result<Option<Box<dyn SynSource>>, LoadError> {
+        self.controller.hold(netns, wanted)
     }
 
     fn refresh_closed(&mut self, netns: &Netns, facts: &NetnsFacts) {

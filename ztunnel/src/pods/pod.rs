@@ -1,6 +1,6 @@
 //! One enrolled pod: from the path of its network namespace to listeners on every worker.
 
-use std::{collections::HashMap, io, net::IpAddr, path::PathBuf, time::Duration};
+use std::{collections::HashMap, io, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use ebpf_common::{AF_INET, AF_INET6, Listener, Purpose};
 use thiserror::Error;
@@ -11,6 +11,7 @@ use super::{
     dispatch,
     kernel::{Kernel, Link as _, Namespace},
     reconcile::Desired,
+    syns,
     worker::{Listeners, WorkerHandle, WorkerPod},
 };
 use crate::{
@@ -21,7 +22,8 @@ use crate::{
     },
     identity::cache::Certificates,
     model::{
-        local::{Exclusions, LocalPod},
+        cause::causes,
+        local::{ConnectMode, Exclusions, LocalPod},
         netns::NetnsFile,
         workload::NamespacedName,
     },
@@ -49,6 +51,8 @@ pub struct PodSettings {
     pub open: Resources,
     /// Whether connections from before the enrolment are reset.
     pub cut_existing: bool,
+    /// When connects of pods succeed that do not say so themselves.
+    pub connect: ConnectMode,
     /// Limits of the HBONE connections to a pod.
     pub tunnels: Limits,
     /// Settings of TLS for HBONE connections.
@@ -140,6 +144,8 @@ pub struct Pod<K: Kernel> {
     enforcement_point: EnforcementPoint,
     /// Set when somebody else closes one of its listeners.
     pub deaf: Deaf,
+    /// When its connects succeed: what is in force.
+    pub connect: ConnectMode,
     /// IP families that have listeners.
     pub listening: Vec<Family>,
     /// Connections from before the enrolment, which the mesh does not carry.
@@ -203,10 +209,19 @@ impl<K: Kernel> Node<'_, K> {
             }
             return Err(PodError::Listen { netns: netns.path().to_owned(), source });
         }
+        let connect = self.hold(name, desired, &netns).await;
         let inherited = inherited.map(|before| before.get(&netns.cookie()).copied().unwrap_or_default());
         let connections_before = inherited.unwrap_or_else(|| self.cut(name, &netns, &before));
-        info!(pod = %name, netns = %netns.path().display(), cookie = netns.cookie(), connections_before, "pod enrolled");
-        Ok(Pod { netns, link, facts, desired: desired.clone(), enforcement_point, deaf, listening, connections_before })
+        info!(
+            pod = %name,
+            netns = %netns.path().display(),
+            cookie = netns.cookie(),
+            connections_before,
+            connect = connect.name(),
+            "pod enrolled"
+        );
+        let desired = desired.clone();
+        Ok(Pod { netns, link, facts, desired, enforcement_point, deaf, connect, listening, connections_before })
     }
 
     /// Changes a pod to the desired state, without a new enrolment. Connections of removed addresses end, and so do
@@ -245,11 +260,38 @@ impl<K: Kernel> Node<'_, K> {
             }
         }
         self.adjust(name, pod, desired);
+        if have.connect != desired.connect {
+            pod.connect = self.hold(name, desired, &pod.netns).await;
+        }
         if (&have.netns, &have.addresses) != (&desired.netns, &desired.addresses) {
             let routes = pod.link.redirect(&facts, &desired.addresses).await;
             self.follow(name, pod, facts, routes).await.map_err(UpdateError::NotYet)?;
         }
         Ok(())
+    }
+
+    /// Has the pod's connects held, or not, as it is desired. Returns what is in force: a pod whose connects can't be held is served
+    /// nevertheless.
+    async fn hold(&mut self, name: &NamespacedName, desired: &Desired, netns: &K::Namespace) -> ConnectMode {
+        let wanted = desired.connect.unwrap_or(self.settings.connect);
+        let source = match self.kernel.hold(netns, wanted == ConnectMode::Held) {
+            Ok(source) => source,
+            Err(error) => {
+                let error = causes(&error);
+                error!(pod = %name, wanted = wanted.name(), error, "cannot change how the pod's connects are answered");
+                None
+            }
+        };
+        let in_force = if source.is_some() { ConnectMode::Held } else { ConnectMode::Early };
+        if in_force != wanted {
+            warn!(pod = %name, "connects of the pod succeed before their destination is reached: the kernel can't hold them");
+        }
+        // The pods' SYNs are read by different workers.
+        let reader = netns.cookie() as usize % self.workers.len().max(1);
+        if let Some(worker) = self.workers.get(reader) {
+            worker.hold(netns.cookie(), source).await;
+        }
+        in_force
     }
 
     /// Applies a change of a pod that another daemon has taken over to the connections that this daemon still serves.
@@ -349,6 +391,7 @@ impl<K: Kernel> Node<'_, K> {
         // The listeners of the first worker are registered last.
         places.sort_by_key(|(place, ..)| std::cmp::Reverse(place.worker));
         self.kernel.enrol(&enrolment(name, &pod.desired, &pod.netns, &pod.link, &facts, &places)).await?;
+        pod.connect = self.hold(name, &pod.desired, &pod.netns).await;
         pod.facts = facts;
         Ok(())
     }
@@ -416,9 +459,13 @@ impl<K: Kernel> Node<'_, K> {
         let admission = Admission::new(self.settings.tunnels);
         let certificate = self.certificates.handle(desired.identity.clone());
         let tls = tls::Endpoint::new(certificate, self.settings.tls.clone());
-        let ends = dispatch::among(self.workers.len());
-        for ((worker, listeners), (dispatch, inbox)) in self.workers.iter().zip(self.by_worker(listeners)).zip(ends) {
-            let dialer = Dialer::new(self.kernel.sockets(netns), self.settings.connect_timeout, open.clone());
+        let ends = dispatch::among(self.workers.len()).into_iter().zip(syns::among(self.workers.len()));
+        let sockets = self.kernel.sockets(netns);
+        for ((worker, listeners), (ends, (syn_dispatch, syn_inbox))) in
+            self.workers.iter().zip(self.by_worker(listeners)).zip(ends)
+        {
+            let (dispatch, inbox) = ends;
+            let dialer = Dialer::new(Arc::clone(&sockets), self.settings.connect_timeout, open.clone());
             worker
                 .add(WorkerPod {
                     name: name.clone(),
@@ -427,6 +474,8 @@ impl<K: Kernel> Node<'_, K> {
                     listeners,
                     dispatch,
                     inbox,
+                    syn_dispatch,
+                    syn_inbox,
                     dialer,
                     upstreams: upstreams.clone(),
                     open: open.clone(),

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 use crate::{
     model::{
         identity::SpiffeId,
-        local::{Exclusions, LocalPod, LocalPods, Sandbox},
+        local::{ConnectMode, Exclusions, LocalPod, LocalPods, Sandbox},
         netns::NetnsFile,
         workload::{Membership, NamespacedName, RefuseReason, Workload},
     },
@@ -23,6 +23,8 @@ pub struct Desired {
     pub netns: NetnsFile,
     /// Its traffic that is not captured.
     pub exclusions: Exclusions,
+    /// When its connects succeed. `None`: as the node is set.
+    pub connect: Option<ConnectMode>,
     /// The ports of its probes.
     pub probe_ports: Vec<u16>,
     /// The mesh does not know its addresses yet. `addresses` has those of its sandbox.
@@ -36,6 +38,7 @@ impl Desired {
         LocalPod {
             netns: Some(self.netns.clone()),
             exclusions: self.exclusions.clone(),
+            connect: self.connect,
             probe_ports: self.probe_ports.clone(),
             sandbox: self.awaits_mesh.then(|| Sandbox {
                 identity: self.identity.clone(),
@@ -179,6 +182,7 @@ fn want(pod: &Workload, local: Option<&LocalPod>, missing: impl Fn(&NamespacedNa
                     addresses: sandbox.map_or(&pod.addresses, |sandbox| &sandbox.addresses).clone(),
                     netns: local.netns.clone().ok_or_else(no_netns)?,
                     exclusions: local.exclusions.clone(),
+                    connect: local.connect,
                     probe_ports: local.probe_ports.clone(),
                     awaits_mesh: sandbox.is_some(),
                 })
@@ -200,6 +204,7 @@ fn from_sandbox(local: &LocalPod) -> Option<Desired> {
         addresses: sandbox.addresses.clone(),
         netns: local.netns.clone()?,
         exclusions: local.exclusions.clone(),
+        connect: local.connect,
         probe_ports: local.probe_ports.clone(),
         awaits_mesh: true,
     })
@@ -233,7 +238,7 @@ mod tests {
     use crate::{
         model::{
             identity::{SpiffeId, TrustDomain},
-            local::{Exclusions, LocalPod, LocalPods, Sandbox},
+            local::{ConnectMode, Exclusions, LocalPod, LocalPods, Sandbox},
             workload::{Membership, NamespacedName, RefuseReason, Workload},
         },
         store::snapshot::Snapshot,
@@ -256,6 +261,7 @@ mod tests {
             addresses,
             netns: netns.into(),
             exclusions,
+            connect: None,
             probe_ports: Vec::new(),
             awaits_mesh: false,
         }
@@ -295,6 +301,8 @@ mod tests {
         check(&[("a", pod("10.0.0.1", "/n/a", "80"))], &[("a", a())], &["update a"]);
         let probed = a().map(|desired| Desired { probe_ports: vec![80], ..desired });
         check(&[("a", probed)], &[("a", a())], &["update a"]);
+        let held = a().map(|desired| Desired { connect: Some(ConnectMode::Held), ..desired });
+        check(&[("a", held)], &[("a", a())], &["update a"]);
         check(&[("a", pod("10.0.0.2", "/n/a", ""))], &[("a", a())], &["update a"]);
         check(&[("a", pod("10.0.0.1", "/n/b", ""))], &[("a", a())], &["update a"]);
         // The identity can't change while connections are open.

@@ -2,6 +2,8 @@
 
 mod connections;
 mod handover;
+mod held;
+mod held_client;
 mod kernel;
 mod left_alone;
 mod network;

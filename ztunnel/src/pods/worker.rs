@@ -27,6 +27,7 @@ use tracing::{error, warn};
 use super::{
     describe::ConnectionInfo,
     dispatch::{self, Inbox, WorkerDispatch},
+    syns::{self, SynDispatch, SynInbox},
 };
 use crate::{
     flow::{
@@ -35,6 +36,7 @@ use crate::{
         context::Addresses,
         enforcement::EnforcementPoint,
         failures::{Failures, NodeLines},
+        held::HeldConnects,
         inbound, outbound, plaintext,
         table::{Table, Upstreams, WorkerId},
         tunnel::{self, TunnelDialer},
@@ -55,6 +57,7 @@ use crate::{
         node::NodeConnections,
         open::OpenLimit,
         socket,
+        syn::SynSource,
     },
     store::{publish::Reader, snapshot::Snapshot},
     tls,
@@ -97,6 +100,10 @@ pub struct WorkerPod {
     pub dispatch: WorkerDispatch,
     /// HBONE connections from the other workers.
     pub inbox: Inbox,
+    /// Passes the pod's connects that are held to its workers.
+    pub syn_dispatch: SynDispatch,
+    /// The connects for this worker.
+    pub syn_inbox: SynInbox,
     /// Makes connections from within the pod's network namespace.
     pub dialer: Dialer,
     /// The local ports of the pod's upstream connections, shared by its workers.
@@ -130,6 +137,7 @@ pub struct Connections {
 enum Command {
     Add(Box<WorkerPod>, oneshot::Sender<io::Result<()>>),
     Listen(u64, Listeners, oneshot::Sender<io::Result<()>>),
+    Hold(u64, Option<Box<dyn SynSource>>, oneshot::Sender<()>),
     Readdress(u64, Vec<IpAddr>, oneshot::Sender<()>),
     Remove(u64, oneshot::Sender<()>),
     Connections(oneshot::Sender<Vec<(u64, Connections)>>),
@@ -214,6 +222,11 @@ impl WorkerHandle {
     pub async fn listen(&self, cookie: u64, listeners: Listeners) -> io::Result<()> {
         let answer = self.ask(|reply| Command::Listen(cookie, listeners, reply)).await;
         answer.unwrap_or_else(|| Err(io::ErrorKind::BrokenPipe.into()))
+    }
+
+    /// Has the worker read the SYNs of a pod, for all workers, from this source in place of an earlier one. `None`: from none.
+    pub async fn hold(&self, cookie: u64, source: Option<Box<dyn SynSource>>) {
+        self.ask(|reply| Command::Hold(cookie, source, reply)).await;
     }
 
     /// Whether the worker has ended. It ends by itself only when it panics.
@@ -335,6 +348,11 @@ struct Served {
     open: OpenLimit,
     deaf: Deaf,
     dispatch: Rc<WorkerDispatch>,
+    /// The connects that wait for their destinations.
+    held: Rc<HeldConnects>,
+    syn_dispatch: SynDispatch,
+    /// Reads the SYNs of the pod, if this worker does.
+    reading: Option<TaskSet>,
     /// The listeners that are not closed yet.
     listeners: Vec<(Purpose, Weak<tokio::net::TcpListener>)>,
 }
@@ -343,6 +361,15 @@ impl Served {
     /// Counts the bytes of the live connections.
     fn count(&self) {
         self.context.table.live().iter().for_each(|live| live.flush());
+    }
+
+    /// Reads SYNs from this source in place of the one before. Connects that wait already are not affected.
+    fn read_syns(&mut self, source: Option<Box<dyn SynSource>>) {
+        self.reading = source.map(|source| {
+            let mut reading = TaskSet::new(self.alive.clone());
+            reading.spawn_local(syns::read(source, self.syn_dispatch.clone(), Rc::clone(&self.context)));
+            reading
+        });
     }
 
     fn listeners(&self) -> impl Iterator<Item = (Purpose, Arc<tokio::net::TcpListener>)> {
@@ -407,6 +434,12 @@ impl Worker {
         match command {
             Command::Add(pod, reply) => drop(reply.send(self.add(*pod))),
             Command::Listen(cookie, listeners, reply) => drop(reply.send(self.listen(cookie, listeners))),
+            Command::Hold(cookie, source, reply) => {
+                if let Some(served) = self.pods.get_mut(&cookie) {
+                    served.read_syns(source);
+                }
+                let _asker_gone = reply.send(());
+            }
             Command::Readdress(cookie, addresses, reply) => {
                 if let Some(served) = self.pods.get(&cookie) {
                     served.context.readdress(addresses);
@@ -440,7 +473,10 @@ impl Worker {
                 drop(reply.send(copies.collect()));
             }
             Command::HandOver(reply) => {
-                self.pods.values().for_each(|served| served.drain.0.hand_over());
+                for served in self.pods.values() {
+                    served.drain.0.hand_over();
+                    served.held.leave_all();
+                }
                 let _asker_gone = reply.send(());
             }
             // The caller handles it, because it changes the loop of the worker.
@@ -492,9 +528,24 @@ impl Worker {
         let mut accepting = TaskSet::new(alive.clone());
         let drain = drain::channel();
         accepting.spawn_local(receive(pod.inbox, Rc::clone(&context), drain.1.clone(), alive.clone()));
-        let dispatch = Rc::new(pod.dispatch);
-        let (open, deaf, listeners) = (pod.open, pod.deaf, Vec::new());
-        self.pods.insert(pod.cookie, Served { context, accepting, drain, alive, open, deaf, dispatch, listeners });
+        let held = Rc::<HeldConnects>::default();
+        let connects =
+            syns::serve(pod.syn_inbox, Rc::clone(&context), Rc::clone(&held), drain.1.clone(), alive.clone());
+        accepting.spawn_local(connects);
+        let served = Served {
+            context,
+            accepting,
+            drain,
+            alive,
+            open: pod.open,
+            deaf: pod.deaf,
+            dispatch: Rc::new(pod.dispatch),
+            held,
+            syn_dispatch: pod.syn_dispatch,
+            reading: None,
+            listeners: Vec::new(),
+        };
+        self.pods.insert(pod.cookie, served);
         self.listen(pod.cookie, pod.listeners)
     }
 
@@ -514,7 +565,15 @@ impl Worker {
             let acceptor = Acceptor::of_pod(listener, sockets, served.open.clone(), waits, served.deaf.clone());
             let (context, watch) = (Rc::clone(&served.context), served.drain.1.clone());
             let dispatch = (purpose == Purpose::Hbone).then(|| Rc::clone(&served.dispatch));
-            served.accepting.spawn_local(accept(acceptor, purpose, context, dispatch, watch, served.alive.clone()));
+            let held = Rc::clone(&served.held);
+            served.accepting.spawn_local(accept(
+                acceptor,
+                purpose,
+                (context, held),
+                dispatch,
+                watch,
+                served.alive.clone(),
+            ));
         }
         Ok(())
     }
@@ -522,6 +581,7 @@ impl Worker {
     async fn remove(&mut self, cookie: u64, reason: CloseReason) {
         let Some(mut served) = self.pods.remove(&cookie) else { return };
         served.context.ending.set(reason);
+        served.reading = None;
         served.accepting.abort_all().await;
         served.context.pool.close();
         // The connections belong to the tasks that ended; they are dropped when this thread next polls them.
@@ -567,7 +627,7 @@ impl Worker {
 async fn accept(
     mut acceptor: Acceptor,
     purpose: Purpose,
-    pod: Rc<PodContext>,
+    (pod, held): (Rc<PodContext>, Rc<HeldConnects>),
     dispatch: Option<Rc<WorkerDispatch>>,
     mut drain: DrainWatch,
     alive: TaskCount,
@@ -584,7 +644,7 @@ async fn accept(
                 let Some(accepted) = kept else { continue };
                 let pod = Rc::clone(&pod);
                 match purpose {
-                    Purpose::Outbound => flows.spawn_local(outbound::serve(pod, accepted)),
+                    Purpose::Outbound => flows.spawn_local(outbound::serve(pod, Rc::clone(&held), accepted)),
                     Purpose::Inbound => flows.spawn_local(plaintext::serve(pod, accepted)),
                     Purpose::Hbone => flows.spawn_local(inbound::serve(pod, accepted, stop.clone())),
                 }

@@ -1,14 +1,9 @@
-//! The programs that capture one pod: `steer` in its network namespace, and the guards of its devices.
+//! The programs that capture one pod: `steer` in its network namespace, the guards of its devices, and `hold` on its loopback
+//! device.
 
-use std::{
-    collections::BTreeMap,
-    os::fd::{AsFd as _, OwnedFd},
-};
+use std::{collections::BTreeMap, os::fd::AsFd as _};
 
-use aya::{
-    Ebpf,
-    programs::{ProgramError, SchedClassifier},
-};
+use aya::Ebpf;
 use nix::libc;
 use tracing::error;
 
@@ -16,10 +11,14 @@ use super::{
     guard::Guard,
     held::{Condition, Held},
     link::Interface,
-    load::{LoadError, Loader, steer_of},
+    load::{LoadError, Loader, load_classifier, steer_of},
+    syns::{HOLD, Hold},
     sys::{self, At},
 };
-use crate::net::netns::{Netns, NetnsError};
+use crate::net::{
+    netns::{Netns, NetnsError},
+    syn::SynSource,
+};
 
 /// The links of a pod.
 #[derive(Debug)]
@@ -30,6 +29,8 @@ pub(super) struct Captured {
     netns: Option<Netns>,
     steer: Held,
     guards: BTreeMap<Guard, Held>,
+    /// Set while the pod's connects are held.
+    hold: Option<Hold>,
     devices: Vec<Interface>,
 }
 
@@ -47,12 +48,32 @@ impl Captured {
         }
         let steer = attach_steer(loader, &mut object, netns)?;
         let (cookie, netns) = (netns.cookie(), Some(netns.clone()));
-        Ok(Self { cookie, netns, steer, guards, devices: devices.to_vec() })
+        Ok(Self { cookie, netns, steer, guards, hold: None, devices: devices.to_vec() })
     }
 
     /// The id of the program `steer`.
     pub(super) fn steering(&self) -> Option<u32> {
         self.steer.program().ok()
+    }
+
+    /// Begins to hold the pod's connects, in place of an earlier `hold`. Returns the source of the SYNs.
+    ///
+    /// # Errors
+    /// When the program cannot be loaded or attached.
+    pub(super) fn hold(&mut self, loader: &Loader, netns: &Netns) -> Result<Box<dyn SynSource>, LoadError> {
+        let (hold, source) = Hold::attach(loader, netns)?;
+        self.hold = Some(hold);
+        Ok(source)
+    }
+
+    /// Ends that. The pin of an earlier daemon is removed as well.
+    ///
+    /// # Errors
+    /// When the pin can't be removed.
+    pub(super) fn release_syns(&mut self, loader: &Loader) -> Result<(), LoadError> {
+        self.hold = None;
+        let removed = loader.pins().remove(&loader.pins().hold(self.cookie));
+        removed.map_err(|error| LoadError::Pin(Box::new(error)))
     }
 
     /// Follows changes of the devices: new devices get guards, and devices that are gone leave no pin. Also restores
@@ -91,6 +112,11 @@ impl Captured {
                     removed.push("steer".to_owned());
                 }
             }
+        }
+        if let Some(hold) = &mut self.hold
+            && hold.mend(loader, netns.as_ref())?
+        {
+            removed.push(HOLD.to_owned());
         }
         let mut gone = Vec::new();
         for (guard, held) in &self.guards {
@@ -168,26 +194,11 @@ fn attach_guard(
     ethernet: bool,
 ) -> Result<Held, LoadError> {
     let name = guard.program(ethernet);
-    let program = load_guard(object, name)?;
+    let program = load_classifier(object, name)?;
     let failed = |source| LoadError::Attach { name, source };
     let attach = || {
         let attached = netns.enter(|| sys::attach_to_device(program.as_fd(), guard.device, guard.place()));
         attached.map_err(|error: NetnsError| std::io::Error::other(error))?
     };
     Held::take(loader.pins().guard(netns.cookie(), guard), program.as_fd(), attach).map_err(failed)
-}
-
-/// Loads a guard of an object into the kernel, unless it is loaded already.
-///
-/// # Errors
-/// When the kernel refuses it.
-pub(super) fn load_guard(object: &mut Ebpf, name: &'static str) -> Result<OwnedFd, LoadError> {
-    let refused = |source| LoadError::Program { name, source };
-    let program = object.program_mut(name).ok_or(LoadError::NotBuiltIn)?;
-    let program: &mut SchedClassifier = program.try_into().map_err(refused)?;
-    if program.fd().is_err() {
-        program.load().map_err(refused)?;
-    }
-    let fd = program.fd().map_err(refused)?.as_fd().try_clone_to_owned();
-    fd.map_err(|error| refused(ProgramError::IOError(error)))
 }

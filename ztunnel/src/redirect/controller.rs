@@ -37,6 +37,7 @@ use crate::{
     net::{
         dial::OwnSockets,
         netns::{Netns, NetnsError},
+        syn::SynSource,
     },
 };
 
@@ -296,6 +297,19 @@ impl Controller {
         facts?;
         foreign?;
         Ok(capture?)
+    }
+
+    /// Holds the connects of a pod that is enrolled until the daemon has reached their destinations, and returns the source of
+    /// their SYNs; or ends that. `None`: connects are accepted early.
+    ///
+    /// # Errors
+    /// When the program cannot be loaded, attached or removed. An earlier `hold` stays.
+    pub fn hold(&mut self, netns: &Netns, wanted: bool) -> Result<Option<Box<dyn SynSource>>, LoadError> {
+        let Some(captured) = self.captured.get_mut(&netns.cookie()) else { return Ok(None) };
+        if wanted && self.loader.guards() {
+            return captured.hold(&self.loader, netns).map(Some);
+        }
+        captured.release_syns(&self.loader).map(|()| None)
     }
 
     /// Updates the addresses of a namespace that is captured and closed: an address that the namespace has lost is no

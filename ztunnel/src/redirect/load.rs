@@ -9,7 +9,7 @@ use std::{
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::{MapError, MapInfo},
-    programs::{ProgramError, ProgramType, SkLookup},
+    programs::{ProgramError, ProgramType, SchedClassifier, SkLookup},
     sys::{BpfHelper, is_helper_supported},
 };
 use ebpf_common::maps as names;
@@ -46,6 +46,11 @@ pub struct MapSizes {
 const LISTENERS_PER_WORKER: u32 = 6;
 /// Bytes of the log's ring buffer; a multiple of every page size in use.
 const LOG_BYTES: u32 = 256 << 10;
+/// Bytes of the ring buffer with the held SYNs of one pod: room for some 860. Further ones are dropped until the daemon has read,
+/// and their clients send them again.
+const SYN_BYTES: u32 = 128 << 10;
+/// The same for objects of which `hold` is not loaded; a multiple of every page size in use.
+const NO_SYN_BYTES: u32 = 64 << 10;
 
 impl MapSizes {
     /// The greatest number of addresses, of interfaces, of excluded ports and of excluded IP blocks of one pod. It is
@@ -153,7 +158,7 @@ impl Loader {
         Self { pins, sizes, log_level, can_set_retval, guards: guards.is_ok(), maps: Vec::new() }
     }
 
-    /// Whether the devices of pods are guarded.
+    /// Whether the devices of pods are guarded, and connects can be held.
     #[must_use]
     pub fn guards(&self) -> bool {
         self.guards
@@ -165,11 +170,23 @@ impl Loader {
         &self.pins
     }
 
-    /// Loads the object with its maps; its programs are not in the kernel yet. `cookie` goes into `steer` and the guards.
+    /// Loads the object with its maps; its programs are not in the kernel yet. `cookie` goes into `steer`, `hold` and the guards.
     ///
     /// # Errors
     /// See [`LoadError`].
     pub fn load(&self, cookie: u64) -> Result<Ebpf, LoadError> {
+        self.load_sized(cookie, NO_SYN_BYTES)
+    }
+
+    /// The same, with a ring buffer of held SYNs.
+    ///
+    /// # Errors
+    /// See [`LoadError`].
+    pub(super) fn load_with_ring(&self, cookie: u64) -> Result<Ebpf, LoadError> {
+        self.load_sized(cookie, SYN_BYTES)
+    }
+
+    fn load_sized(&self, cookie: u64, syn_bytes: u32) -> Result<Ebpf, LoadError> {
         if !is_built_in() {
             return Err(LoadError::NotBuiltIn);
         }
@@ -181,6 +198,7 @@ impl Loader {
         }
         loader.map_pin_path(names::OWN_SOCKETS, self.pins.map(names::OWN_SOCKETS));
         loader.map_max_entries(names::LOGS, LOG_BYTES).map_pin_path(names::LOGS, self.pins.map(names::LOGS));
+        loader.map_max_entries(names::HELD_SYNS, syn_bytes);
         loader.override_global("COOKIE", &cookie, true);
         loader.override_global("CAN_SET_RETVAL", &self.can_set_retval, true);
         loader.override_global(aya_log::LEVEL, &self.log_level, false);
@@ -257,4 +275,19 @@ pub(super) fn load_unpinned() -> Result<Ebpf, LoadError> {
 pub fn steer_of(object: &mut Ebpf) -> Result<&mut SkLookup, LoadError> {
     let program = object.program_mut("steer").ok_or(LoadError::NotBuiltIn)?;
     program.try_into().map_err(|source| LoadError::Program { name: "steer", source })
+}
+
+/// Loads `hold` or a guard of an object into the kernel, unless it is loaded already.
+///
+/// # Errors
+/// When the kernel refuses it.
+pub(super) fn load_classifier(object: &mut Ebpf, name: &'static str) -> Result<OwnedFd, LoadError> {
+    let refused = |source| LoadError::Program { name, source };
+    let program = object.program_mut(name).ok_or(LoadError::NotBuiltIn)?;
+    let program: &mut SchedClassifier = program.try_into().map_err(refused)?;
+    if program.fd().is_err() {
+        program.load().map_err(refused)?;
+    }
+    let fd = program.fd().map_err(refused)?.as_fd().try_clone_to_owned();
+    fd.map_err(|error| refused(ProgramError::IOError(error)))
 }

@@ -26,6 +26,7 @@ pub mod record;
 pub mod routes;
 mod sock_diag;
 pub mod survey;
+mod syns;
 mod sys;
 pub mod sysctl;
 

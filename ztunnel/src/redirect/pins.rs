@@ -6,6 +6,7 @@
 //! | `connect4`, `connect6`, `setsockopt` | the links of the hooks |
 //! | `pods/COOKIE` | the link of `steer` to a pod's network namespace |
 //! | `devices/COOKIE/INDEX-egress`, `-ingress` | the links of the guards to a device of a pod |
+//! | `devices/COOKIE/hold` | the link of `hold` to the loopback device of a pod |
 
 use std::{
     fs, io,
@@ -142,6 +143,12 @@ impl PinDir {
     #[must_use]
     pub fn guard(&self, cookie: u64, guard: Guard) -> PathBuf {
         self.devices(cookie).join(guard.to_string())
+    }
+
+    /// The pin of the link of `hold`.
+    #[must_use]
+    pub fn hold(&self, cookie: u64) -> PathBuf {
+        self.devices(cookie).join("hold")
     }
 
     /// Removes every link of a pod.

@@ -157,7 +157,7 @@ fn rule(family: Family, attributes: Vec<RuleAttribute>, table: u32) -> RuleMessa
 fn our_rules(family: Family) -> [RuleMessage; 6] {
     let marked = |preference, mark, table| {
         let attributes =
-            vec![RuleAttribute::Priority(preference), RuleAttribute::FwMark(mark), RuleAttribute::FwMask(mark::MASK)];
+            vec![RuleAttribute::Priority(preference), RuleAttribute::FwMark(mark), RuleAttribute::FwMask(mark::ROUTES)];
         rule(family, attributes, table)
     };
     let prohibited = |preference, mark| {

@@ -4,8 +4,8 @@ use super::annotations::{EXPORT_TO, TRAFFIC_DISTRIBUTION};
 use super::authorization::DRY_RUN;
 use super::mesh::ENTRIES_LEAD;
 use super::pod::{
-    BYPASS_INBOUND, EXCLUDE_INBOUND_PORTS, EXCLUDE_OUTBOUND_CIDRS, EXCLUDE_OUTBOUND_PORTS, MIRROR, MODE_LABEL, NETNS,
-    SIDECAR_STATUS,
+    BYPASS_INBOUND, CONNECT, EXCLUDE_INBOUND_PORTS, EXCLUDE_OUTBOUND_CIDRS, EXCLUDE_OUTBOUND_PORTS, MIRROR, MODE_LABEL,
+    NETNS, SIDECAR_STATUS,
 };
 use super::{controller, namespace, node, slice, workload_entry};
 
@@ -66,6 +66,8 @@ keys! {
         "Connections of the pod to these IP blocks are not captured.";
     Annotation of "Pod", &[EXCLUDE_INBOUND_PORTS], "`\"9090\"`",
         "Connections to these ports of the pod are not captured, and no policy is enforced at them.";
+    Annotation of "Pod", &[CONNECT], "`early`, `held`",
+        "When connects of the pod succeed: at once, or when their destination is reached. Overrides `--connect` of the pod's node.";
     Annotation of "Pod", &[BYPASS_INBOUND], "`\"true\"`, `\"false\"`",
         "No plaintext connection to the pod is captured, and no policy is enforced on it. HBONE to the pod ends at the daemon, with policy.";
     Annotation of "Pod", &[SIDECAR_STATUS], "any", "The pod has a sidecar proxy and is not captured.";

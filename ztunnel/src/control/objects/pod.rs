@@ -33,6 +33,9 @@ pub const EXCLUDE_OUTBOUND_CIDRS: &str = "traffic.ambient.mesh/exclude-outbound-
 /// Annotation with ports of the pod that are not captured.
 pub const EXCLUDE_INBOUND_PORTS: &str = "traffic.ambient.mesh/exclude-inbound-ports";
 
+/// Annotation that says when connects of the pod's applications succeed: `early` or `held`.
+pub(super) const CONNECT: &str = "traffic.ambient.mesh/connect";
+
 /// Istio's annotation of a pod: plaintext inbound connections are not captured.
 pub const BYPASS_INBOUND: &str = "ambient.istio.io/bypass-inbound-capture";
 /// Annotation on the mirror object that a kubelet creates for a static pod: the UID of the static pod.
@@ -121,6 +124,7 @@ pub(super) fn read(name: &NamespacedName, pod: Pod, texts: &mut Interner, report
         Some(PathBuf::from(path)).filter(|path| path.is_absolute()).ok_or("the path is not absolute")
     });
     let exclusions = exclusions(&mut annotations);
+    let connect = annotations.read(CONNECT, "the setting of the pod's node counts", str::parse);
 
     let addresses = addresses(&status, report);
     let node_addresses = node_addresses(&status, report);
@@ -166,6 +170,7 @@ pub(super) fn read(name: &NamespacedName, pod: Pod, texts: &mut Interner, report
     let local = LocalPod {
         netns: netns.map(NetnsFile::Named),
         exclusions,
+        connect,
         probe_ports: probe::ports(&spec, &workload.addresses),
         host_ports: host_ports(&spec),
         cgroup_uid,

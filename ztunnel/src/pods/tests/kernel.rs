@@ -12,9 +12,15 @@ use std::{
 
 use ebpf_common::{Listener, Purpose, Verdict};
 use socket2::SockRef;
-use tokio::{net::TcpStream, sync::Notify};
+use tokio::{
+    net::TcpStream,
+    sync::{Notify, mpsc},
+};
 
-use super::network::{Capture, Inside, Network};
+use super::{
+    held_client::Syns,
+    network::{Capture, Inside, Network},
+};
 use crate::{
     model::{
         addr::{OrigDst, PeerAddr},
@@ -23,9 +29,10 @@ use crate::{
         workload::NamespacedName,
     },
     net::{
-        dial::{Begun, DialError, Sockets},
+        dial::{Begun, DialError, Injected, Sockets},
         netns::{NetnsError, NetnsId},
         socket::{self, Family, Keepalive, ListenOptions},
+        syn::SynSource,
     },
     pods::kernel::{Kernel, Link, Namespace},
     redirect::{
@@ -100,6 +107,30 @@ impl Sockets for Opened {
         Ok(Begun { stream, local: from })
     }
 
+    fn inject(&self, packet: &[u8], to: IpAddr, as_what: Injected) -> io::Result<()> {
+        // Answers have the ends of the SYN in reverse. An ICMP error has the SYN in it.
+        let octets = |at: usize| <[u8; 4]>::try_from(&packet[at..at + 4]).unwrap();
+        let port = |at: usize| u16::from_be_bytes([packet[at], packet[at + 1]]);
+        let ends = |at: usize| {
+            let (source, destination) = (octets(at + 12), octets(at + 16));
+            (SocketAddr::from((source, port(at + 20))), SocketAddr::from((destination, port(at + 22))))
+        };
+        let client = match (as_what, packet[9]) {
+            (Injected::Syn, _) => ends(0),
+            (Injected::Answer, 1) => ends(28),
+            (Injected::Answer, _) => {
+                let (from, to) = ends(0);
+                (to, from)
+            }
+        };
+        assert_eq!(to, if as_what == Injected::Syn { client.1.ip() } else { client.0.ip() });
+        if let Some(client) = self.network.lock().clients.get(&client) {
+            // The client may be gone.
+            let _gone = client.send((as_what, packet.to_vec()));
+        }
+        Ok(())
+    }
+
     fn ends(&self, accepted: &TcpStream, peer: SocketAddr) -> io::Result<(PeerAddr, OrigDst)> {
         assert_options(accepted);
         self.network.lock().accepted += 1;
@@ -148,6 +179,7 @@ impl Scripted {
                 listeners: HashMap::new(),
                 sockets: Vec::new(),
                 exclusions: Exclusions::default(),
+                syns: None,
             });
             capture.pod = pod.name.to_string();
             capture.addresses = pod.addresses.to_vec();
@@ -228,6 +260,18 @@ impl Kernel for Scripted {
     fn set_exclusions(&mut self, cookie: u64, exclusions: &Exclusions) -> Result<(), EnrolError> {
         self.captured(cookie, |capture| capture.as_mut().unwrap().exclusions = exclusions.clone());
         Ok(())
+    }
+
+    fn hold(&mut self, netns: &Opened, wanted: bool) -> Result<Option<Box<dyn SynSource>>, LoadError> {
+        Ok(self.captured(netns.cookie, |capture| {
+            let capture = capture.as_mut().unwrap();
+            capture.syns = None;
+            wanted.then(|| {
+                let (sender, source) = mpsc::unbounded_channel();
+                capture.syns = Some(sender);
+                Box::new(Syns(source)) as Box<dyn SynSource>
+            })
+        }))
     }
 
     fn refresh_closed(&mut self, _netns: &Opened, _facts: &NetnsFacts) {}

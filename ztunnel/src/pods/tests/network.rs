@@ -16,14 +16,16 @@ use ebpf_common::{HBONE_PORT, Purpose, worker_of};
 use socket2::{SockRef, Socket};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Notify,
+    sync::{Notify, mpsc},
 };
 
 use crate::{
     model::local::Exclusions,
     net::{
+        dial::Injected,
         node::{Client, NodeConnections},
         socket::{self, Family},
+        syn::Syn,
     },
 };
 
@@ -32,6 +34,9 @@ use crate::{
 /// where a test counts one. It is also not replaced while a connection is being opened, which the application would see
 /// as two connections.
 const PORT_OF_PODS: u16 = 32_768;
+
+/// A packet that the daemon has sent within a pod.
+pub(super) type Sent = (Injected, Vec<u8>);
 
 /// The whole network. Clones share it.
 #[derive(Clone, Default)]
@@ -71,6 +76,8 @@ pub(super) struct State {
     goes_on: Arc<Notify>,
     /// The number of accepted connections that have all options.
     pub(super) accepted: usize,
+    /// The clients whose SYNs are held, by source and destination.
+    pub(super) clients: HashMap<(SocketAddr, SocketAddr), mpsc::UnboundedSender<Sent>>,
 }
 
 /// A namespace.
@@ -94,6 +101,8 @@ pub(super) struct Capture {
     /// The same sockets, if a test wants to close them.
     pub(super) sockets: Vec<std::net::TcpListener>,
     pub(super) exclusions: Exclusions,
+    /// Where SYNs go if they are held.
+    pub(super) syns: Option<mpsc::UnboundedSender<Syn>>,
 }
 
 impl Capture {
@@ -235,6 +244,11 @@ impl Network {
         self.lock().silent.insert(address.parse().unwrap());
     }
 
+    /// From now on, the address answers again.
+    pub(super) fn end_silence(&self, address: &str) {
+        self.lock().silent.remove(&address.parse().unwrap());
+    }
+
     /// From now on, connections to the address are established, but nobody reads from them.
     pub(super) fn deafen(&self, address: &str) {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -323,7 +337,7 @@ impl Network {
     }
 }
 
-async fn finished(stream: TcpStream) -> io::Result<TcpStream> {
+pub(super) async fn finished(stream: TcpStream) -> io::Result<TcpStream> {
     stream.writable().await?;
     match stream.take_error()? {
         Some(error) => Err(error),
@@ -334,7 +348,7 @@ async fn finished(stream: TcpStream) -> io::Result<TcpStream> {
 impl State {
     /// A port for one connection from outside of the pods. Each has its own, because nodes are asked for the owner of a
     /// connection.
-    fn port(&mut self) -> u16 {
+    pub(super) fn port(&mut self) -> u16 {
         self.next_port = self.next_port.wrapping_add(1).max(PORT_OF_PODS + 1);
         self.next_port
     }
@@ -343,12 +357,12 @@ impl State {
         if self.has_many_ports { self.port() } else { PORT_OF_PODS }
     }
 
-    fn of_address(&self, address: IpAddr) -> Option<&Inside> {
+    pub(super) fn of_address(&self, address: IpAddr) -> Option<&Inside> {
         self.namespaces.values().find(|inside| inside.addresses.contains(&address))
     }
 
     /// The loopback address for a connection that an application makes. It replaces the hook `connect`.
-    fn leave(&mut self, from: SocketAddr, to: SocketAddr) -> io::Result<SocketAddr> {
+    pub(super) fn leave(&mut self, from: SocketAddr, to: SocketAddr) -> io::Result<SocketAddr> {
         let inside = self.of_address(from.ip()).unwrap();
         let is_own = inside.addresses.contains(&to.ip());
         match &inside.capture {

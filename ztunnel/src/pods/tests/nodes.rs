@@ -30,6 +30,7 @@ use crate::{
     metrics::traffic::Traffic,
     model::{
         identity::{SpiffeId, TrustDomain},
+        local::ConnectMode,
         problem::Problem,
     },
     net::{listen::DeafPods, memory::Budget, open::Resources},
@@ -300,6 +301,7 @@ impl Node {
                 backlog: 1024,
                 open: Resources::within(10_000, 1 << 20, 256 << 20),
                 cut_existing: false,
+                connect: ConnectMode::Early,
                 tunnels: Limits {
                     connections: 1024,
                     connections_per_peer: 128,

@@ -17,10 +17,10 @@ use super::{
 use crate::{
     model::cause::causes,
     redirect::{
-        captured,
         guard::{self, GUARDS},
         hooks::{self, HOOKS},
         load::{self, LoadError},
+        syns::HOLD,
     },
 };
 
@@ -43,6 +43,13 @@ const STEER_HELPERS: [(&str, BpfHelper); 3] = [
     ("sk_assign", BpfHelper::BPF_FUNC_sk_assign),
     ("sk_release", BpfHelper::BPF_FUNC_sk_release),
 ];
+/// The helpers that hold calls.
+const HOLD_HELPERS: [(&str, BpfHelper); 4] = [
+    ("map_lookup_elem", BpfHelper::BPF_FUNC_map_lookup_elem),
+    ("skb_load_bytes", BpfHelper::BPF_FUNC_skb_load_bytes),
+    ("ktime_get_ns", BpfHelper::BPF_FUNC_ktime_get_ns),
+    ("ringbuf_output", BpfHelper::BPF_FUNC_ringbuf_output),
+];
 /// The helper that all programs call if they have to log.
 const LOG_HELPERS: [(&str, BpfHelper); 1] = [("ringbuf_output", BpfHelper::BPF_FUNC_ringbuf_output)];
 const MAPS: [(&str, MapType); 6] = [
@@ -63,6 +70,8 @@ pub(super) fn features(held: Capabilities) -> Vec<Requirement> {
          was enrolled, and routes that the pod has made (CAP_NET_ADMIN); and a neighbour can reach the pod \
          from the pod's own IPv6 address; run a kernel of 6.6 or later with CONFIG_NET_XGRESS";
     let (connect, option, steer) = (ProgramType::CgroupSockAddr, ProgramType::CgroupSockopt, ProgramType::SkLookup);
+    const EARLY: &str = "held connects: connects of pods succeed before their destination is reached, and are reset if it is not; run a kernel of \
+         6.6 or later with CONFIG_NET_XGRESS";
     let guards = guard::supported().map(|()| "known to the kernel".to_owned()).map_err(|error| error.to_string());
     let log = helpers(connect, &LOG_HELPERS).and_then(|_| helpers(steer, &LOG_HELPERS));
     let maps = supported(MAPS.map(|(name, kind)| (name, is_map_supported(kind))));
@@ -75,6 +84,7 @@ pub(super) fn features(held: Capabilities) -> Vec<Requirement> {
         Requirement::must("BPF helpers of steer", helpers(steer, &STEER_HELPERS), KERNEL),
         Requirement::must("BPF map types", maps, KERNEL),
         Requirement::must("BPF type information (BTF)", btf(held), KERNEL),
+        Requirement::should("held connects", hold(&guards), EARLY),
         Requirement::should("BPF links to devices (tcx)", guards, UNGUARDED),
         Requirement::should("BPF log", log, "the log of the BPF programs' decisions; run a kernel of 5.17 or later"),
     ]
@@ -86,6 +96,12 @@ fn program_type(kind: ProgramType) -> Found {
 
 fn helpers(kind: ProgramType, helpers: &[(&'static str, BpfHelper)]) -> Found {
     supported(helpers.iter().map(|(name, helper)| (*name, is_helper_supported(kind, *helper))))
+}
+
+/// What `hold` needs: a link to a device, and two helpers.
+fn hold(links: &Found) -> Found {
+    links.clone()?;
+    helpers(ProgramType::SchedClassifier, &HOLD_HELPERS)
 }
 
 /// The names of all features, or of the missing ones. If the kernel refuses one trial, it refuses the others, too.
@@ -140,7 +156,7 @@ pub(super) fn programs() -> Vec<Requirement> {
     ]
 }
 
-/// Loads every program into the kernel, and the guards if the kernel supports them.
+/// Loads every program into the kernel, and those of devices if the kernel supports them.
 fn verify(object: &mut Ebpf) -> Found {
     let refused = |name: &str, error: LoadError| match error {
         LoadError::Program { source, .. } => format!("{name}: {}", refusal(&source)),
@@ -155,8 +171,8 @@ fn verify(object: &mut Ebpf) -> Found {
     steer.load().map_err(|error| format!("steer: {}", refusal(&error)))?;
     loaded.push("steer");
     if guard::supported().is_ok() {
-        for name in GUARDS {
-            captured::load_guard(object, name).map_err(|error| refused(name, error))?;
+        for name in GUARDS.into_iter().chain([HOLD]) {
+            load::load_classifier(object, name).map_err(|error| refused(name, error))?;
             loaded.push(name);
         }
     }
