@@ -178,6 +178,12 @@ impl PodState<'_> {
         text(self.0, "state")
     }
 
+    /// `early` or `held`; empty if it is not enrolled.
+    #[must_use]
+    pub fn connect(&self) -> &str {
+        text(self.0, "connect")
+    }
+
     /// Why it is not enrolled.
     #[must_use]
     pub fn reason(&self) -> &str {

@@ -31,10 +31,14 @@ pub(super) enum Mode {
     Chain,
     /// From pod to pod on two nodes, through HBONE.
     Mesh,
-    /// The same with 1,000 policy rules for the server's namespace.
+    /// The same, with connects that are held until the server is reached.
+    Held,
+    /// The same as [`Self::Mesh`] with 1,000 policy rules for the server's namespace.
     Policy,
     /// The client is in the mesh, the server is not: capture alone.
     Plaintext,
+    /// The same, with connects that are held.
+    PlaintextHeld,
     /// No pod is in the mesh, both pods are on one node.
     NoneSameNode,
     /// From pod to pod on one node, through HBONE.
@@ -49,8 +53,10 @@ impl Mode {
             Self::None => "no mesh",
             Self::Chain => "copy chain",
             Self::Mesh => "mesh",
+            Self::Held => "mesh, held connects",
             Self::Policy => "mesh, 1000 rules",
             Self::Plaintext => "capture alone",
+            Self::PlaintextHeld => "capture alone, held connects",
             Self::NoneSameNode => "no mesh, one node",
             Self::SameNode => "mesh, one node",
         }
@@ -61,7 +67,7 @@ impl Mode {
     pub(super) const fn without(self) -> Self {
         match self {
             Self::NoneSameNode | Self::SameNode => Self::NoneSameNode,
-            Self::None | Self::Chain | Self::Mesh | Self::Policy | Self::Plaintext => Self::None,
+            _ => Self::None,
         }
     }
 
@@ -77,13 +83,18 @@ impl Mode {
         self.is_meshed() && self.without() == Self::None
     }
 
+    /// Whether connects of the client are held.
+    const fn is_held(self) -> bool {
+        matches!(self, Self::Held | Self::PlaintextHeld)
+    }
+
     /// The carrier of its bytes.
     const fn way(self) -> Way {
         match self {
             Self::None | Self::NoneSameNode => Way::Kernel,
             Self::Chain => Way::Chain,
-            Self::Plaintext => Way::Capture,
-            Self::Mesh | Self::Policy | Self::SameNode => Way::Tunnel,
+            Self::Plaintext | Self::PlaintextHeld => Way::Capture,
+            Self::Mesh | Self::Held | Self::Policy | Self::SameNode => Way::Tunnel,
         }
     }
 
@@ -92,7 +103,7 @@ impl Mode {
     pub(super) const fn server(self) -> &'static str {
         match self {
             Self::NoneSameNode | Self::SameNode => "web-a",
-            Self::None | Self::Chain | Self::Mesh | Self::Policy | Self::Plaintext => "web-b",
+            _ => "web-b",
         }
     }
 }
@@ -110,6 +121,8 @@ enum Way {
     Tunnel,
 }
 
+/// The annotation by which a pod's connects are held.
+const CONNECT: &str = "traffic.ambient.mesh/connect";
 /// The pod with all clients.
 pub(super) const CLIENT: &str = "client-a";
 
@@ -291,6 +304,8 @@ impl Stage {
         for pod in self.topology.pods().iter().filter(|pod| number(pod).is_none()) {
             let manifest = PodManifest::of(pod);
             let manifest = if self.is_invited(pod, mode) { manifest } else { manifest.mode("none") };
+            let is_held = mode.is_held() && pod.name == CLIENT;
+            let manifest = if is_held { manifest.annotation(CONNECT, "held") } else { manifest };
             if !self.mesh.has_pod(&manifest) {
                 self.mesh.pod(&manifest)?;
             }
@@ -322,7 +337,7 @@ impl Stage {
         match (number(pod), &*pod.name) {
             // The two pods that existed before are part of the number.
             (Some(number), _) => pods.is_some_and(|pods| number + 2 < pods),
-            (None, "web-b") => mode != Mode::Plaintext,
+            (None, "web-b") => !matches!(mode, Mode::Plaintext | Mode::PlaintextHeld),
             (None, CLIENT) => true,
             (None, _) => pods != Some(1),
         }
@@ -355,11 +370,15 @@ impl Stage {
         for daemon in &self.daemons {
             let local = || self.topology.pods().iter().filter(|pod| pod.node == daemon.node);
             let is_wanted = |pod: &Pod| self.is_invited(pod, mode) && (mode.is_meshed() || number(pod).is_some());
+            let has_connect = |dump: &ConfigDump, pod: &Pod| {
+                let connect = if mode.is_held() && pod.name == CLIENT { "held" } else { "early" };
+                !is_wanted(pod) || dump.pod(&pod.name).is_some_and(|pod| pod.connect() == connect)
+            };
             Self::until(daemon, "all manifests to be read and all pods to be as they say", |dump| {
                 let count = |key: &str| dump.value().pointer(key).and_then(Value::as_u64);
                 let is_enrolled = |pod: &Pod| dump.pod(&pod.name).is_some_and(|pod| pod.state() == "enrolled");
                 (count("/snapshot/workloads"), count("/snapshot/services")) == counts
-                    && local().all(|pod| is_enrolled(pod) == is_wanted(pod))
+                    && local().all(|pod| is_enrolled(pod) == is_wanted(pod) && has_connect(dump, pod))
             })?;
             for pod in local().filter(|pod| number(pod).is_none() && is_wanted(pod)) {
                 daemon.certified(&crate::ca::identity(&pod.name))?;

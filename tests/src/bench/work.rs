@@ -82,7 +82,7 @@ impl Work {
     /// All work in the order of the table, with the modes in which it is measured.
     #[must_use]
     pub(super) fn all() -> Vec<(Self, Vec<Mode>)> {
-        use Mode::{Chain, Mesh, None, NoneSameNode, Plaintext, Policy, SameNode};
+        use Mode::{Chain, Held, Mesh, None, NoneSameNode, Plaintext, PlaintextHeld, Policy, SameNode};
         let workloads = |count, task| (Self::Scale(Crowd::Workloads(count), task), vec![Mesh]);
         // One task after the other, so that the crowd is set up only once.
         let both = |crowd| [Task::Connections, Task::Bulk].map(|task| (Self::Scale(crowd, task), vec![None, Mesh]));
@@ -103,7 +103,11 @@ impl Work {
             (Self::Bulk(8), vec![None, Chain, Mesh]),
             (Self::Requests(1), vec![None, Chain, Mesh, Policy, Plaintext, NoneSameNode, SameNode]),
             (Self::Requests(64), vec![None, Chain, Mesh, Plaintext]),
-            (Self::Connections(CLIENTS), vec![None, Chain, Mesh, Policy, Plaintext, NoneSameNode, SameNode]),
+            (Self::Connections(1), vec![None, Mesh, Held, Plaintext, PlaintextHeld]),
+            (
+                Self::Connections(CLIENTS),
+                vec![None, Chain, Mesh, Held, Policy, Plaintext, PlaintextHeld, NoneSameNode, SameNode],
+            ),
             (Self::Idle(1_000), vec![Mesh]),
             (Self::Idle(10_000), vec![Mesh]),
             (Self::SlowReader(8), vec![Mesh]),
