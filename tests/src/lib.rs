@@ -21,6 +21,7 @@
 //! | [`hbone`] | peers at a pod's HBONE port, honest and hostile |
 //! | [`sockets`] | the connections of another process, with their options |
 //! | [`capture`] | the packets on the wire between the nodes |
+//! | [`attempt`], [`modes`] | a connect in each of the ways of applications; its end compared with and without the mesh |
 //! | [`monitoring`] | the rules and dashboards of `deploy`, and a Prometheus that scrapes a testbed |
 //! | [`watch`] | proof that no connection bypasses the daemon while something happens |
 //! | [`cluster`], [`cgroups`] | a real Kubernetes: an API server for a test, a cluster with nodes; the cgroups of its nodes |
@@ -28,6 +29,7 @@
 
 pub mod admin;
 pub mod apps;
+pub mod attempt;
 pub mod bench;
 pub mod ca;
 pub mod capture;
@@ -42,6 +44,7 @@ pub mod kubernetes;
 pub mod logs;
 pub mod mesh;
 pub mod metrics;
+pub mod modes;
 pub mod monitoring;
 pub mod names;
 pub mod netns;

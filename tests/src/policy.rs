@@ -186,7 +186,10 @@ pub fn impersonate(liar: &Pod, victim: &Pod, family: Family, address: IpAddr) ->
 }
 
 /// The address of a pod's `eth0` on its bridge.
-fn hardware_address(pod: &Pod) -> Result<String> {
+///
+/// # Errors
+/// When `ip` fails.
+pub fn hardware_address(pod: &Pod) -> Result<String> {
     let done = Launch::new("ip").args(["-n", pod.netns.name(), "-j", "link", "show", "dev", "eth0"]).finish()?;
     ensure!(done.success, "{}", done.stderr);
     let links: Value = serde_json::from_str(&done.stdout)?;
