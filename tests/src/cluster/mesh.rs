@@ -109,7 +109,7 @@ impl<'a> Mesh<'a> {
         })
     }
 
-    /// The log lines of a node's daemon about connections to an address, in order.
+    /// The log lines of a node's newest daemon about connections to an address, in order.
     ///
     /// # Errors
     /// When there is no log.
@@ -117,8 +117,9 @@ impl<'a> Mesh<'a> {
         let api = self.cluster.api();
         let selected = format!("spec.nodeName={node}");
         let names =
-            ["get", "pods", "-n", chart::NAMESPACE, "-l", "app=ztunnel", "-o", "jsonpath={.items[0].metadata.name}"];
-        let daemon = api.kubectl(names.into_iter().chain(["--field-selector", &selected]))?;
+            ["get", "pods", "-n", chart::NAMESPACE, "-l", "app=ztunnel", "-o", "jsonpath={.items[-1:].metadata.name}"];
+        let sorted = ["--field-selector", &selected, "--sort-by=.metadata.creationTimestamp"];
+        let daemon = api.kubectl(names.into_iter().chain(sorted))?;
         let log = api.kubectl(["logs", "-n", chart::NAMESPACE, &daemon])?;
         let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         let is_of = |line: &Value| {

@@ -40,6 +40,7 @@ pub mod chart;
 pub mod demo;
 pub mod images;
 pub mod leftovers;
+pub mod load;
 pub mod mesh;
 pub mod node;
 pub mod nodes;

@@ -1,6 +1,6 @@
 //! Builds the daemon from its settings and runs it until its end.
 
-use std::{io, os::fd::AsFd as _, sync::Arc};
+use std::{future::pending, io, os::fd::AsFd as _, sync::Arc};
 
 use anyhow::{Context as _, bail};
 use prometheus_client::registry::Registry;
@@ -12,7 +12,7 @@ use super::{
     cni,
     handover::{
         ask,
-        prepare::{Before, prepare},
+        prepare::{Before, adopt, prepare},
         serve::{self, Handover},
     },
     issuer, left,
@@ -43,7 +43,7 @@ use crate::{
     pods::{
         handover::TakenOver,
         kernel::Linux,
-        manager::{Manager, ManagerParts},
+        manager::{Manager, ManagerHandle, ManagerParts},
         worker::{WorkerHandle, WorkerSettings},
     },
     redirect::{Controller, NodeSockets, controller, pins::PinDir, record::Records},
@@ -95,7 +95,7 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
     let node = node_sockets(&args).map(|sockets| Arc::new(sockets) as Arc<dyn NodeConnections>);
     let enforcement_points = EnforcementPoints::of_node(node.clone());
     let workers = start_workers(&args, node, &mesh, &traffic, &tasks)?;
-    let installation = source.installation(&args, &mut services)?;
+    let mut installation = source.installation(&args, &mut services)?;
     let control_plane = source.contact();
     let keeps = Keeps::new(has_predecessor);
     let (mut local, kubernetes) = source.start(&args, publisher, demand, recorded, &keeps, (&mut services, &tasks))?;
@@ -140,7 +140,10 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
         let look = move || if handle.is_retired() { Vec::new() } else { standing(&handle.status(), &pods.borrow()) };
         services.spawn(Span::none(), report_pods(plane, look, tasks.clone()));
     }
-    if let Some((predecessor, Before { pods, connections, .. })) = before {
+    if let Some((predecessor, Before { pods, connections, sandboxes, .. })) = before {
+        if let Some(cni::Parts { news, sandboxes: own, .. }) = &cni_parts {
+            adopt(sandboxes, news.clone(), own).await;
+        }
         let TakenOver { enrolled, refused } = manager.take_over(connections).await;
         info!(enrolled, refused, before = pods, "the pods of the old daemon are taken over");
         if enrolled == 0 && pods > 0 {
@@ -153,6 +156,7 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
     }
     // Not before the other daemon has left: it answers until then.
     let mut until_left = TaskSet::new(tasks.clone());
+    let sandboxes = cni_parts.as_ref().map(|parts| parts.sandboxes.clone());
     let plugin = cni::start(&args, cni_parts, handle.arrivals(), &mut until_left, &tasks)?;
     let (trigger, watch) = drain::channel();
     let admin = Arc::new(Admin {
@@ -184,7 +188,8 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
         services.spawn(Span::none(), served);
     }
     let node = args.node.clone();
-    let handover = Handover { lock, endpoints: copies, close_endpoints, manager: handle.clone(), keeps, node };
+    let handover =
+        Handover { lock, endpoints: copies, close_endpoints, manager: handle.clone(), sandboxes, keeps, node };
     let (state, carried) = (args.state.clone(), Arc::clone(&admin));
     services.spawn(Span::none(), async move {
         handover.serve(handover_socket).await;
@@ -204,9 +209,8 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
     tokio::select! {
         signal = process::told_to_stop() => {
             let signal = signal.context("cannot install signal handlers")?;
-            let installation = installation.filter(|_| !handle.is_retired());
             let is_removed = tokio::select! {
-                is_removed = is_removed(installation) => is_removed,
+                is_removed = is_removed(installation.as_mut()) => is_removed,
                 result = &mut running => return Ok(result?),
             };
             if handle.is_retired() {
@@ -217,6 +221,9 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
                 cni::remove(plugin).await;
                 trigger.start_for_good();
             } else {
+                if installation.as_ref().is_some_and(Installation::surges) {
+                    handle.await_successor();
+                }
                 info!(
                     signal,
                     "draining: new connections are accepted until the open connections have ended or the \
@@ -229,6 +236,9 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
             tokio::select! {
                 result = &mut running => result?,
                 _ = process::told_to_stop() => info!("not waiting for the remaining connections"),
+                () = removed_after_handover(installation.as_mut(), &handle) => {
+                    info!("the DaemonSet of this daemon has been deleted: the open connections are reset");
+                }
             }
             if is_removed && !handle.is_retired() {
                 let released = clean_up(&args, &tasks).await?;
@@ -238,18 +248,36 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
                 );
             }
         }
-        result = &mut running => result?,
+        result = &mut running => {
+            result?;
+            if handle.is_retired() && installation.is_some() {
+                info!("another daemon has the pods, and no connection is open here; this daemon waits until its pod is deleted");
+                // Otherwise the kubelet would start its container again, and the pods would go back to this daemon.
+                process::told_to_stop().await.context("cannot install signal handlers")?;
+            }
+        }
     }
     info!("ztunnel stops");
     Ok(())
 }
 
 /// Whether no other daemon takes over after this one.
-async fn is_removed(installation: Option<Installation>) -> bool {
+async fn is_removed(installation: Option<&mut Installation>) -> bool {
     match installation {
-        Some(mut installation) => installation.is_removed().await,
+        Some(installation) => installation.is_removed().await,
         None => false,
     }
+}
+
+/// Waits until the DaemonSet is deleted, for a daemon whose pods another daemon has. A daemon that has the pods releases them first.
+async fn removed_after_handover(installation: Option<&mut Installation>, handle: &ManagerHandle) {
+    if let Some(installation) = installation {
+        installation.removed().await;
+        if handle.is_retired() {
+            return;
+        }
+    }
+    pending::<()>().await;
 }
 
 /// Removes the remains of a daemon whose pods are released: its pins, and the pods on record that it could not serve.

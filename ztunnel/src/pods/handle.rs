@@ -41,6 +41,8 @@ pub(super) struct Progress {
     pub(super) leaving: AtomicBool,
     /// Another daemon is running and prepares to take over the pods.
     pub(super) expecting: AtomicBool,
+    /// Another daemon is about to start, and will take over the pods.
+    pub(super) awaiting: AtomicBool,
     /// Another daemon has taken over the pods.
     pub(super) retired: AtomicBool,
     /// A part of the capture is gone from the kernel and could not be restored.
@@ -63,6 +65,7 @@ impl Default for Progress {
             unknown_node: ArcSwapOption::empty(),
             leaving: AtomicBool::default(),
             expecting: AtomicBool::default(),
+            awaiting: AtomicBool::default(),
             retired: AtomicBool::default(),
             unhooked: AtomicBool::default(),
             deaf: DeafPods::default(),
@@ -115,6 +118,11 @@ impl ManagerHandle {
     /// Sets whether another daemon prepares to take over the pods. Until it has taken over, this daemon does not stop.
     pub fn expect_successor(&self, is_there: bool) {
         self.progress.expecting.store(is_there, Ordering::Relaxed);
+    }
+
+    /// Has this daemon wait for another one, that is about to start, for the whole drain time when it has to stop.
+    pub fn await_successor(&self) {
+        self.progress.awaiting.store(true, Ordering::Relaxed);
     }
 
     /// Whether another daemon has taken over the pods. This daemon then serves only its open connections.

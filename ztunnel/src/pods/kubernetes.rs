@@ -24,7 +24,7 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
-use self::sandbox::{Made, SandboxNews, Sandboxes};
+use self::sandbox::{KnownSandbox, Made, SandboxNews, Sandboxes};
 use super::{
     local::LocalSource,
     proc::{Finder, Found, Inspect, NotFound, Sighting, Sought},
@@ -56,6 +56,8 @@ struct Facts {
     pods: Option<Arc<LocalPods>>,
     /// Why the network namespace of a pod is not known.
     missing: Arc<BTreeMap<NamespacedName, Missing>>,
+    /// The namespace of each pod has been searched at least once.
+    is_complete: bool,
     problem: Option<Arc<str>>,
 }
 
@@ -94,6 +96,10 @@ impl LocalSource for FromCluster {
 
     fn is_passing(&self, pod: &NamespacedName) -> bool {
         self.facts.borrow().missing.get(pod).is_none_or(|missing| missing.is_passing)
+    }
+
+    fn is_complete(&self) -> bool {
+        self.facts.borrow().is_complete
     }
 
     fn problem(&self) -> Option<Arc<str>> {
@@ -233,15 +239,19 @@ impl<I: Inspect> Follower<I> {
                     debug!(%pod, uid, "the pod of a new sandbox is gone");
                     return;
                 };
-                info!(
-                    %pod, netns = %netns.path().display(),
-                    "the container runtime has created a sandbox for the pod"
-                );
                 let status = tracked.pod.workload.addresses.clone();
-                // No process in it is known yet. The next check of the processes starts a search.
-                tracked.found = Some(Found { netns: netns.clone(), process: NO_PROCESS });
+                // A sandbox that another daemon has handed over may be known already.
+                if tracked.found.as_ref().is_none_or(|found| found.netns != netns) {
+                    info!(%pod, netns = %netns.path().display(), "the container runtime has created a sandbox for the pod");
+                    // No process in it is known yet. The next check of the processes starts a search.
+                    tracked.found = Some(Found { netns: netns.clone(), process: NO_PROCESS });
+                }
                 (tracked.missing, tracked.search) = (None, Search::Over);
                 tracked.sandbox = Some(Made::new(netns, addresses, status));
+            }
+            SandboxNews::Asked(reply) => {
+                let known = self.pods.iter().filter_map(|(name, tracked)| tracked.known_sandbox(name));
+                let _asker_gone = reply.send(known.collect());
             }
             SandboxNews::Gone { pod, netns } => {
                 let Some(tracked) = self.pods.get_mut(&pod) else { return };
@@ -356,11 +366,12 @@ impl<I: Inspect> Follower<I> {
         let facts = Facts {
             pods: self.is_told.then(|| Arc::new(pods())),
             missing: Arc::new(missing),
+            is_complete: self.is_told && !self.pods.values().any(Tracked::is_undecided),
             problem: self.problem.clone(),
         };
         self.facts.send_if_modified(|known| {
-            let is_news =
-                (&known.pods, &known.missing, &known.problem) != (&facts.pods, &facts.missing, &facts.problem);
+            let is_news = (&known.pods, &known.missing, known.is_complete, &known.problem)
+                != (&facts.pods, &facts.missing, facts.is_complete, &facts.problem);
             if is_news {
                 *known = facts;
             }
@@ -414,6 +425,21 @@ impl Tracked {
             None => &self.pod.workload.addresses,
         };
         Sought { name: self.pod.workload.name.clone(), uid: Arc::clone(uid), addresses: addresses.to_vec() }
+    }
+
+    /// Whether the first search for its namespace is due or running.
+    fn is_undecided(&self) -> bool {
+        self.found.is_none() && self.missing.is_none() && !matches!(self.search, Search::Over)
+    }
+
+    fn known_sandbox(&self, pod: &NamespacedName) -> Option<KnownSandbox> {
+        let sandbox = self.sandbox.as_ref()?;
+        Some(KnownSandbox {
+            pod: pod.clone(),
+            uid: self.pod.workload.uid.to_string(),
+            netns: sandbox.netns().clone(),
+            addresses: sandbox.addresses().to_vec(),
+        })
     }
 
     /// Plans another search, after a pause.

@@ -36,16 +36,21 @@ pub trait LocalSource: Send {
         false
     }
 
+    /// Whether the network namespace of each pod has been searched at least once.
+    fn is_complete(&self) -> bool {
+        true
+    }
+
     /// Why the facts may be outdated: their origin can't be asked. A sentence for people. The facts stay in force.
     fn problem(&self) -> Option<Arc<str>> {
         None
     }
 }
 
-/// Waits until the mesh and the local facts are known, at least in part.
+/// Waits until the mesh and the local facts are known, and the network namespace of each pod has been searched at least once.
 pub async fn known(mesh: &Reader, local: &mut dyn LocalSource) {
     let mut changes = mesh.subscribe();
-    while mesh.load().version() == 0 || local.current().is_none() {
+    while mesh.load().version() == 0 || local.current().is_none() || !local.is_complete() {
         tokio::select! {
             Some(_) = changes.changed() => {}
             () = local.changed() => {}

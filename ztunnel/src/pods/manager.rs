@@ -232,7 +232,7 @@ impl<K: Kernel> Manager<K> {
                     self.progress.leaving.store(true, Ordering::Relaxed);
                     leaving.begin();
                 }
-                () = leaving.is_over(&self.parts.workers, &self.progress.expecting) => break,
+                () = leaving.is_over(&self.parts.workers, &self.progress.expecting, &self.progress.awaiting) => break,
                 changed = changes.changed() => match changed {
                     Some(_) => self.reconcile().await,
                     None => break,

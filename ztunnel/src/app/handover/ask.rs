@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    fs::File,
     io,
     net::SocketAddr,
     os::fd::OwnedFd,
@@ -17,11 +18,13 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    protocol::{Asker, Granted, PROTOCOLS, Reply, Request, receive, receive_files, send},
+    protocol::{Asker, Granted, PROTOCOLS, Reply, Request, Sandbox, receive, receive_files, send},
     socket,
 };
 use crate::{
     app::lock::{Lock, LockError, OtherLock},
+    model::{netns::OpenNetns, workload::NamespacedName},
+    pods::kubernetes::sandbox::KnownSandbox,
     redirect::pins::PinDir,
 };
 
@@ -76,6 +79,17 @@ pub struct Predecessor {
     endpoints: HashMap<SocketAddr, OwnedFd>,
     /// Its version.
     pub version: String,
+}
+
+/// The pods of the other daemon, which has stopped all changes.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Frozen {
+    /// Number of its enrolled pods.
+    pub pods: usize,
+    /// By cookie: number of connections of a pod from before its enrolment.
+    pub connections_before: HashMap<u64, usize>,
+    /// The sandboxes of pods that the CNI plugin has reported to it.
+    pub sandboxes: Vec<KnownSandbox>,
 }
 
 /// An answer of the other daemon.
@@ -169,21 +183,34 @@ impl Predecessor {
         }
     }
 
-    /// Has the other daemon stop all changes. Returns the number of its pods and, for each cookie, the connections from before the
-    /// enrolment; `None` if it has ended.
+    /// Has the other daemon stop all changes. `None`: it has ended.
     ///
     /// # Errors
     /// The other daemon has aborted the handover.
-    pub async fn begin(&mut self) -> Result<Option<(usize, HashMap<u64, usize>)>, TakeOverError> {
+    pub async fn begin(&mut self) -> Result<Option<Frozen>, TakeOverError> {
         if let Err(why) = send(&mut self.stream, &Request::Begin).await {
             warn!(%why, "the old daemon has ended; this daemon continues without it");
             return Ok(None);
         }
-        match timeout(FREEZE, self.hear()).await {
-            Ok(Heard::Said(Reply::Frozen { pods, connections_before })) => Ok(Some((pods, connections_before))),
-            Ok(Heard::Said(Reply::Aborted { reason })) => Err(TakeOverError::Aborted(reason)),
-            Ok(Heard::Said(other)) => Err(TakeOverError::Aborted(out_of_turn(&other).to_string())),
-            Ok(Heard::Gone(why)) => {
+        let frozen = async {
+            let (pods, connections_before, told) = match self.hear().await {
+                Heard::Said(Reply::Frozen { pods, connections_before, sandboxes }) => {
+                    (pods, connections_before, sandboxes)
+                }
+                other => return Err(other),
+            };
+            let sandboxes = self.sandboxes(told).await.map_err(Heard::Gone)?;
+            Ok(Frozen { pods, connections_before, sandboxes })
+        };
+        match timeout(FREEZE, frozen).await {
+            Ok(Ok(frozen)) => Ok(Some(frozen)),
+            Ok(Err(Heard::Said(Reply::Aborted { reason }))) => Err(TakeOverError::Aborted(reason)),
+            Ok(Err(Heard::Said(other))) => Err(TakeOverError::Aborted(out_of_turn(&other).to_string())),
+            // It runs, and continues when this daemon ends.
+            Ok(Err(Heard::Gone(error))) if error.kind() == io::ErrorKind::InvalidData => {
+                Err(TakeOverError::Aborted(format!("its message cannot be read: {error}")))
+            }
+            Ok(Err(Heard::Gone(why))) => {
                 warn!(%why, "the old daemon has ended; this daemon continues without it");
                 Ok(None)
             }
@@ -223,6 +250,20 @@ impl Predecessor {
                 Ok(())
             }
         }
+    }
+
+    /// The sandboxes with their network namespaces, which follow the message.
+    async fn sandboxes(&self, told: Vec<Sandbox>) -> io::Result<Vec<KnownSandbox>> {
+        let files = receive_files(&self.stream, told.len()).await?;
+        let known = told.into_iter().zip(files).map(|(sandbox, file)| {
+            Ok(KnownSandbox {
+                pod: NamespacedName::new(sandbox.namespace, sandbox.name),
+                uid: sandbox.uid,
+                netns: OpenNetns::new(File::from(file), sandbox.netns)?,
+                addresses: sandbox.addresses,
+            })
+        });
+        known.collect()
     }
 
     async fn hear(&mut self) -> Heard {

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `ask`: its version, its node | checks version, layout and node; `granted`, with its lock and its HTTP listeners, or `refused` |
 //! | reads the mesh, gets the certificates of the pods | serves as before |
-//! | `begin` | stops to change kernel and records; `frozen` |
+//! | `begin` | stops to change kernel and records; `frozen`, with the sandboxes of pods that the CNI plugin has reported |
 //! | enrols every pod: its listeners replace those of the old daemon | accepts the connections that still arrive at its listeners |
 //! | `done` | retires: serves the connections that it has; `left` |
 //!

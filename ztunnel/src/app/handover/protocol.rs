@@ -3,8 +3,9 @@
 use std::{
     collections::HashMap,
     io::{self, IoSlice, IoSliceMut},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+    path::PathBuf,
 };
 
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
@@ -15,7 +16,9 @@ use tokio::{
 };
 
 /// The versions of the protocol that this program speaks.
-pub const PROTOCOLS: [u32; 2] = [1, 1];
+pub const PROTOCOLS: [u32; 2] = [1, 2];
+/// From this version on the sandboxes of pods are handed over.
+pub const WITH_SANDBOXES: u32 = 2;
 
 /// Maximum size of a message in bytes: room for a count of each pod, for the maximum number of pods.
 const LONGEST: u32 = 4 << 20;
@@ -68,6 +71,9 @@ pub enum Reply {
         pods: usize,
         /// By cookie: number of connections of a pod from before its enrolment.
         connections_before: HashMap<u64, usize>,
+        /// The sandboxes of pods that the CNI plugin has reported. Their open network namespaces follow the message, in the same order.
+        #[serde(default)]
+        sandboxes: Vec<Sandbox>,
     },
     /// The daemon has retired: it serves only its open connections.
     Left,
@@ -76,6 +82,22 @@ pub enum Reply {
         /// The reason.
         reason: String,
     },
+}
+
+/// The sandbox of a pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Sandbox {
+    /// The namespace of the pod.
+    pub namespace: String,
+    /// The name of the pod.
+    pub name: String,
+    /// The UID of the pod.
+    pub uid: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// The path at which the network namespace was opened.
+    pub netns: PathBuf,
 }
 
 /// The daemon that will hand over.
@@ -133,6 +155,13 @@ pub async fn receive<T: DeserializeOwned>(stream: &mut UnixStream) -> io::Result
 /// # Errors
 /// What the system says.
 pub async fn send_files(stream: &UnixStream, files: &[BorrowedFd<'_>]) -> io::Result<()> {
+    for part in files.chunks(MOST_FILES) {
+        send_part(stream, part).await?;
+    }
+    Ok(())
+}
+
+async fn send_part(stream: &UnixStream, files: &[BorrowedFd<'_>]) -> io::Result<()> {
     let files: Vec<RawFd> = files.iter().map(AsRawFd::as_raw_fd).collect();
     let sent = stream.async_io(Interest::WRITABLE, || {
         let (byte, rights) = ([IoSlice::new(&[0])], [ControlMessage::ScmRights(&files)]);
@@ -146,6 +175,14 @@ pub async fn send_files(stream: &UnixStream, files: &[BorrowedFd<'_>]) -> io::Re
 /// # Errors
 /// What the system says, or another number of files arrives.
 pub async fn receive_files(stream: &UnixStream, count: usize) -> io::Result<Vec<OwnedFd>> {
+    let mut files = Vec::new();
+    while files.len() < count {
+        files.extend(receive_part(stream, (count - files.len()).min(MOST_FILES)).await?);
+    }
+    Ok(files)
+}
+
+async fn receive_part(stream: &UnixStream, count: usize) -> io::Result<Vec<OwnedFd>> {
     let files = stream.async_io(Interest::READABLE, || {
         let (mut byte, mut space) = ([0], nix::cmsg_space!([RawFd; MOST_FILES]));
         let mut bytes = [IoSliceMut::new(&mut byte)];

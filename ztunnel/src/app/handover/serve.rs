@@ -3,7 +3,7 @@
 use std::{
     io,
     net::{SocketAddr, TcpListener},
-    os::fd::AsFd as _,
+    os::fd::{AsFd as _, BorrowedFd},
     path::Path,
     time::Duration,
 };
@@ -15,13 +15,17 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use super::{
-    protocol::{Asker, Granted, PROTOCOLS, Reply, Request, agree, receive, send, send_files},
+    protocol::{Asker, Granted, PROTOCOLS, Reply, Request, Sandbox, WITH_SANDBOXES, agree, receive, send, send_files},
     socket,
 };
 use crate::{
     app::lock::Lock,
     lifecycle::{drain::DrainTrigger, keeps::Keeps},
-    pods::manager::ManagerHandle,
+    pods::{
+        handover::Frozen,
+        kubernetes::sandbox::{KnownSandbox, Sandboxes},
+        manager::ManagerHandle,
+    },
 };
 
 /// The first message has to arrive within this time.
@@ -45,6 +49,8 @@ pub struct Handover {
     pub close_endpoints: DrainTrigger,
     /// The manager of the pods.
     pub manager: ManagerHandle,
+    /// The sandboxes of this node's pods; `None`: the pods are not in the Kubernetes API.
+    pub sandboxes: Option<Sandboxes>,
     /// Whether this daemon writes copies of the mesh.
     pub keeps: Keeps,
     /// This node.
@@ -181,7 +187,12 @@ impl Handover {
         let Some(frozen) = orders.freeze().await else {
             return Err(GivenUp("this daemon is stopping".to_owned()));
         };
-        let taken = self.take_over(stream, frozen.pods, frozen.connections_before).await;
+        // Pods whose sandboxes are made from here on are not enrolled by this daemon.
+        let sandboxes = match &self.sandboxes {
+            Some(sandboxes) if protocol >= WITH_SANDBOXES => sandboxes.all().await.unwrap_or_default(),
+            _ => Vec::new(),
+        };
+        let taken = self.take_over(stream, frozen, &sandboxes).await;
         let Err(GivenUp(reason)) = taken else {
             info!("another daemon has taken over; this daemon serves its open connections");
             self.keeps.leave();
@@ -204,12 +215,24 @@ impl Handover {
     async fn take_over(
         &self,
         stream: &mut UnixStream,
-        pods: usize,
-        connections_before: std::collections::HashMap<u64, usize>,
+        Frozen { pods, connections_before }: Frozen,
+        known: &[KnownSandbox],
     ) -> Result<(), GivenUp> {
         let lost = |error: io::Error| GivenUp(format!("the connection to the new daemon was lost: {error}"));
-        let frozen = Reply::Frozen { pods, connections_before };
-        match timeout(ASK, send(stream, &frozen)).await {
+        let sandboxes = known.iter().map(|sandbox| Sandbox {
+            namespace: sandbox.pod.namespace.to_string(),
+            name: sandbox.pod.name.to_string(),
+            uid: sandbox.uid.clone(),
+            addresses: sandbox.addresses.clone(),
+            netns: sandbox.netns.path().to_owned(),
+        });
+        let frozen = Reply::Frozen { pods, connections_before, sandboxes: sandboxes.collect() };
+        let files: Vec<BorrowedFd<'_>> = known.iter().map(|sandbox| sandbox.netns.file().as_fd()).collect();
+        let sent = async {
+            send(stream, &frozen).await?;
+            send_files(stream, &files).await
+        };
+        match timeout(ASK, sent).await {
             Ok(sent) => sent.map_err(lost)?,
             Err(_elapsed) => return Err(GivenUp("the new daemon does not read its messages".to_owned())),
         }

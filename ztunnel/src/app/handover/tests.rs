@@ -17,7 +17,7 @@ use tokio::{io::AsyncWriteExt as _, net::UnixStream, time::sleep};
 use tracing::Span;
 
 use super::{
-    ask::{self, TakeOverError},
+    ask::{self, Frozen, TakeOverError},
     protocol::{Asker, PROTOCOLS, Reply, Request, agree, receive, send},
     serve::{self, Handover},
     socket,
@@ -29,7 +29,11 @@ use crate::{
         keeps::Keeps,
         tasks::{TaskCount, TaskSet},
     },
-    pods::manager::ManagerHandle,
+    model::{netns::OpenNetns, workload::NamespacedName},
+    pods::{
+        kubernetes::sandbox::{KnownSandbox, SandboxNews, tests::scripted},
+        manager::ManagerHandle,
+    },
     redirect::pins::PinDir,
     store::publish,
 };
@@ -43,10 +47,12 @@ struct Running {
     endpoints: DrainWatch,
     keeps: Keeps,
     manager: ManagerHandle,
+    /// The sandboxes of its pods: more than fit beside one message.
+    known: Vec<KnownSandbox>,
     /// What its manager was told to do.
     orders: Arc<Mutex<Vec<&'static str>>>,
     serving: TaskSet,
-    _manager: TaskSet,
+    _others: TaskSet,
 }
 
 impl Running {
@@ -72,17 +78,43 @@ impl Running {
                 told.lock().unwrap().push(order);
             }
         });
+        let known: Vec<_> = (0..20).map(|number| sandbox(parent.path(), number)).collect();
+        let (sandboxes, mut asked) = scripted();
+        let answer = known.clone();
+        obeying.spawn(Span::none(), async move {
+            while let Some(SandboxNews::Asked(reply)) = asked.recv().await {
+                reply.send(answer.clone()).unwrap();
+            }
+        });
         let handover = Handover {
             lock,
             endpoints: vec![(endpoint, listener)],
             close_endpoints,
             manager: manager.clone(),
             keeps: keeps.clone(),
+            sandboxes: Some(sandboxes),
             node: "node-a".to_owned(),
         };
         let mut serving = TaskSet::new(TaskCount::default());
         serving.spawn(Span::none(), handover.serve(serve::listen(&state).unwrap()));
-        Self { _parent: parent, state, pins, endpoint, endpoints, keeps, manager, orders, serving, _manager: obeying }
+        Self {
+            _parent: parent,
+            state,
+            pins,
+            endpoint,
+            endpoints,
+            keeps,
+            manager,
+            known,
+            orders,
+            serving,
+            _others: obeying,
+        }
+    }
+
+    /// What it says when it has stopped all changes.
+    fn frozen(&self) -> Frozen {
+        Frozen { pods: 2, connections_before: [(7, 3)].into(), sandboxes: self.known.clone() }
     }
 
     fn orders(&self) -> Vec<&'static str> {
@@ -110,10 +142,20 @@ impl Running {
     async fn hands_over(&mut self) {
         let (_lock, mut successor) = self.asked().await;
         let before = self.orders().len();
-        assert_eq!(successor.begin().await.unwrap(), Some((2, [(7, 3)].into())));
+        assert_eq!(successor.begin().await.unwrap(), Some(self.frozen()));
         successor.done().await.unwrap();
         self.serving.join_all().await;
         assert_eq!(self.orders().split_off(before), ["freeze", "retire"]);
+    }
+}
+
+fn sandbox(dir: &Path, number: u8) -> KnownSandbox {
+    let path = dir.join(format!("netns-{number}"));
+    KnownSandbox {
+        pod: NamespacedName::new("ns", format!("pod-{number}")),
+        uid: format!("uid-{number}"),
+        netns: OpenNetns::new(File::create(&path).unwrap(), path).unwrap(),
+        addresses: vec![[10, 0, 0, number].into(), [0xfd00, 0, 0, 0, 0, 0, 0, u16::from(number)].into()],
     }
 }
 
@@ -155,7 +197,7 @@ async fn everything_changes_hands_and_the_lock_is_never_free() {
     assert_eq!(listener.local_addr().unwrap(), running.endpoint);
     assert!(successor.listener(running.endpoint).unwrap().is_none(), "it is given once");
     assert!(running.orders().is_empty() && running.keeps.is_so() && !running.endpoints.is_started());
-    assert_eq!(successor.begin().await.unwrap(), Some((2, [(7, 3)].into())));
+    assert_eq!(successor.begin().await.unwrap(), Some(running.frozen()));
     successor.done().await.unwrap();
     running.serving.join_all().await;
     assert_eq!(running.orders(), ["freeze", "retire"]);
@@ -234,7 +276,7 @@ async fn who_can_not_take_over_is_told_why() {
     let cases = [
         (Asker { node: "node-b".to_owned(), ..asker() }, "--node node-b"),
         (Asker { layout: 99, ..asker() }, "layout 99"),
-        (Asker { protocols: [2, 3], ..asker() }, "knows 2 to 3"),
+        (Asker { protocols: [3, 4], ..asker() }, "knows 3 to 4"),
     ];
     for (asker, reason) in cases {
         let error = ask::ask(&running.state, &running.pins, asker).await.unwrap().unwrap_err();
@@ -250,6 +292,22 @@ async fn who_can_not_take_over_is_told_why() {
     drop(first);
     assert!(running.orders().is_empty());
     running.hands_over().await;
+}
+
+/// A daemon of an earlier version does not expect files behind the message.
+#[tokio::test]
+async fn a_successor_of_the_first_protocol_gets_no_sandboxes() {
+    let running = Running::start();
+    let mut stream = running.connect().await;
+    send(&mut stream, &Request::Ask(Asker { protocols: [1, 1], ..asker() })).await.unwrap();
+    let Reply::Granted(granted) = receive(&mut stream).await.unwrap() else { panic!("it is refused") };
+    assert_eq!(granted.protocol, 1);
+    let _files = super::protocol::receive_files(&stream, 3).await.unwrap();
+    send(&mut stream, &Request::Begin).await.unwrap();
+    let frozen = receive(&mut stream).await.unwrap();
+    assert!(matches!(&frozen, Reply::Frozen { pods: 2, sandboxes, .. } if sandboxes.is_empty()), "{frozen:?}");
+    send(&mut stream, &Request::Done).await.unwrap();
+    assert_eq!(receive::<Reply>(&mut stream).await.unwrap(), Reply::Left);
 }
 
 /// The state directory of a daemon that has crashed: its socket leads nowhere, and makes way.

@@ -101,7 +101,7 @@ impl World {
                 assert_eq!((pod, uid.as_str(), addresses), (name(), UID, request().addresses));
                 netns
             }
-            SandboxNews::Gone { .. } => panic!("it is gone"),
+            other => panic!("{other:?}"),
         }
     }
 
@@ -260,7 +260,7 @@ async fn a_pod_that_is_not_enrolled_in_time_may_not_start_and_its_sandbox_is_for
     assert!(refused(answer).contains("its address is another pod's"));
     match world.told.recv().await.unwrap() {
         SandboxNews::Gone { netns: gone, .. } => assert_eq!(gone, netns),
-        SandboxNews::Made { .. } => panic!("it is made again"),
+        other => panic!("{other:?}"),
     }
 }
 

@@ -3,9 +3,13 @@
 //! The DaemonSet is followed from the start. When the daemon has to stop, it may have lost its rights: the removal of an
 //! installation also deletes the RBAC rules, in any order. If the state of the DaemonSet is unknown, it counts as not deleted.
 
+use std::future::pending;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{info, warn};
@@ -37,6 +41,7 @@ pub struct InstallationWatch {
     name: NamespacedName,
     watch: Watch,
     told: watch::Sender<Standing>,
+    surges: Arc<AtomicBool>,
 }
 
 /// Answers whether the DaemonSet has been deleted.
@@ -45,12 +50,36 @@ pub struct Installation {
     name: NamespacedName,
     cluster: Cluster,
     standing: watch::Receiver<Standing>,
+    surges: Arc<AtomicBool>,
 }
 
 /// The fields of a DaemonSet that are read.
 #[derive(Deserialize)]
 struct Wire {
     metadata: Metadata,
+    #[serde(default)]
+    spec: Spec,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Spec {
+    #[serde(default)]
+    update_strategy: Strategy,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Strategy {
+    rolling_update: Option<RollingUpdate>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RollingUpdate {
+    /// A number of nodes, or a percentage.
+    #[serde(default)]
+    max_surge: Value,
 }
 
 #[derive(Deserialize)]
@@ -60,6 +89,12 @@ struct Metadata {
 }
 
 impl Wire {
+    /// Whether a roll-out starts the new pod of a node beside the old one.
+    fn surges(&self) -> bool {
+        let surge = self.spec.update_strategy.rolling_update.as_ref().map(|update| &update.max_surge);
+        surge.is_some_and(|surge| !matches!(surge, Value::Null) && *surge != 0 && *surge != "0" && *surge != "0%")
+    }
+
     fn standing(&self) -> Standing {
         match &self.metadata.deletion_timestamp {
             Some(time) if !time.is_empty() => Standing::Deleted,
@@ -79,7 +114,9 @@ impl InstallationWatch {
         };
         let watch = Watch::new(cluster.clone(), DAEMON_SETS, selection);
         let (told, standing) = watch::channel(Standing::Unknown);
-        (Self { name: name.clone(), watch, told }, Installation { name, cluster: cluster.clone(), standing })
+        let surges = Arc::<AtomicBool>::default();
+        let watch = Self { name: name.clone(), watch, told, surges: Arc::clone(&surges) };
+        (watch, Installation { name, cluster: cluster.clone(), standing, surges })
     }
 
     /// Follows the DaemonSet while the future is polled.
@@ -110,7 +147,10 @@ impl InstallationWatch {
 
     fn apply(&self, object: &Object) {
         match object.read::<Wire>() {
-            Ok(found) => self.stand(found.standing()),
+            Ok(found) => {
+                self.surges.store(found.surges(), Ordering::Relaxed);
+                self.stand(found.standing());
+            }
             Err(error) => warn!(daemon_set = %self.name, %error, "the DaemonSet of this daemon cannot be read"),
         }
     }
@@ -126,6 +166,19 @@ impl InstallationWatch {
 }
 
 impl Installation {
+    /// Whether a roll-out starts the new daemon of a node beside the old one (`maxSurge`), as far as is known.
+    #[must_use]
+    pub fn surges(&self) -> bool {
+        self.surges.load(Ordering::Relaxed)
+    }
+
+    /// Waits until the DaemonSet has been deleted.
+    pub async fn removed(&mut self) {
+        if self.standing.wait_for(|standing| *standing == Standing::Deleted).await.is_err() {
+            pending::<()>().await;
+        }
+    }
+
     /// Whether the DaemonSet has been deleted, for a daemon that has to stop. `false` if that is unknown.
     pub async fn is_removed(&mut self) -> bool {
         match *self.standing.borrow() {
@@ -152,7 +205,7 @@ mod tests {
     use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
     use super::super::script::{Answer, Asked, Script, status};
-    use super::{Installation, InstallationWatch, Standing};
+    use super::{Installation, InstallationWatch, Standing, Wire};
     use crate::lifecycle::tasks::{TaskCount, TaskSet};
     use crate::model::workload::NamespacedName;
 
@@ -204,6 +257,23 @@ mod tests {
         let mut world = world(json!([daemon_set(None)]), (200, daemon_set(None))).await;
         world.stands(Standing::Present).await;
         assert!(!world.installation.is_removed().await);
+    }
+
+    #[test]
+    fn a_surge_is_a_number_or_a_percentage() {
+        let table = [
+            (json!({"metadata": {}}), false),
+            (json!({"metadata": {}, "spec": {"updateStrategy": {"type": "OnDelete"}}}), false),
+            (json!({"metadata": {}, "spec": {"updateStrategy": {"rollingUpdate": {"maxUnavailable": 1}}}}), false),
+            (json!({"metadata": {}, "spec": {"updateStrategy": {"rollingUpdate": {"maxSurge": 0}}}}), false),
+            (json!({"metadata": {}, "spec": {"updateStrategy": {"rollingUpdate": {"maxSurge": "0%"}}}}), false),
+            (json!({"metadata": {}, "spec": {"updateStrategy": {"rollingUpdate": {"maxSurge": 1}}}}), true),
+            (json!({"metadata": {}, "spec": {"updateStrategy": {"rollingUpdate": {"maxSurge": "10%"}}}}), true),
+        ];
+        for (object, expected) in table {
+            let found: Wire = serde_json::from_value(object.clone()).unwrap();
+            assert_eq!(found.surges(), expected, "{object}");
+        }
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::model::{
     identity::{SpiffeId, TrustDomain},
@@ -33,6 +33,8 @@ pub enum SandboxNews {
         /// The addresses, at least one.
         addresses: Vec<IpAddr>,
     },
+    /// All sandboxes that the follower knows are asked for.
+    Asked(oneshot::Sender<Vec<KnownSandbox>>),
     /// It is being removed.
     Gone {
         /// The pod.
@@ -40,6 +42,19 @@ pub enum SandboxNews {
         /// The network namespace.
         netns: OpenNetns,
     },
+}
+
+/// The sandbox of a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownSandbox {
+    /// The pod.
+    pub pod: NamespacedName,
+    /// The UID of the pod.
+    pub uid: String,
+    /// The network namespace, which has been proved to have the addresses.
+    pub netns: OpenNetns,
+    /// The addresses, at least one.
+    pub addresses: Vec<IpAddr>,
 }
 
 pub(super) fn channel() -> (Sandboxes, mpsc::Receiver<SandboxNews>) {
@@ -51,6 +66,13 @@ impl Sandboxes {
     /// Passes a change on. `false`: the follower has ended.
     pub async fn tell(&self, news: SandboxNews) -> bool {
         self.0.send(news).await.is_ok()
+    }
+
+    /// All sandboxes that the follower knows, after all changes that were passed on before. `None`: the follower has ended.
+    pub async fn all(&self) -> Option<Vec<KnownSandbox>> {
+        let (reply, known) = oneshot::channel();
+        self.tell(SandboxNews::Asked(reply)).await;
+        known.await.ok()
     }
 }
 

@@ -225,6 +225,13 @@ async fn a_sandbox_is_known_before_a_process_or_an_address_is() {
     world.comes_to("netns:a").await;
     assert_eq!(world.sandbox_of_a(), Some(("10.0.0.1".to_owned(), true)));
     assert!(world.source.current().unwrap()[&name("a")].is_labelled);
+    let known = KnownSandbox {
+        pod: name("a"),
+        uid: UID.to_owned(),
+        netns: world.tree.open("a"),
+        addresses: vec!["10.0.0.1".parse().unwrap()],
+    };
+    assert_eq!(world.sandboxes.all().await, Some(vec![known]), "for a daemon that takes over");
 
     // Status and processes agree: the namespace stays the same all the time.
     world.tree.of_pod(5, UID, "a");
@@ -246,6 +253,30 @@ async fn a_sandbox_is_known_before_a_process_or_an_address_is() {
     // Another pod with the name has no sandbox.
     world.says(&[pod("a", OTHER_UID, &[], WAITING)]);
     world.comes_to("no usable address").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_facts_are_complete_when_each_namespace_has_been_searched() {
+    let mut world = World::new();
+    assert!(!world.source.is_complete(), "nothing is told");
+    world.tree.of_pod(5, UID, "a");
+    world.says(&[
+        pod("a", UID, &["10.0.0.1"], Membership::InMesh),
+        pod("b", OTHER_UID, &["10.0.0.2"], Membership::InMesh),
+    ]);
+    while !world.source.is_complete() {
+        world.source.changed().await;
+    }
+    assert_eq!(world.of_a(), "netns:a");
+    assert!(world.source.missing_netns(&name("b")).contains("its containers have not started yet"));
+    // A pod that comes later is searched first.
+    world.tree.of_pod(6, OTHER_UID, "b");
+    world.tree.namespace("b", "10.0.0.2");
+    world.says(&[pod("b", OTHER_UID, &["10.0.0.2"], Membership::InMesh)]);
+    while world.source.current().unwrap()[&name("b")].netns.is_none() {
+        world.source.changed().await;
+    }
+    assert!(world.source.is_complete());
 }
 
 #[tokio::test(start_paused = true)]

@@ -38,8 +38,9 @@ impl Leaving {
     }
 
     /// Waits until no connection is open, or until the last part of the time begins; for ever if the stop has not begun.
-    /// `expecting`: whether another daemon prepares to take over. The future can be dropped without loss.
-    pub(super) async fn is_over(&self, workers: &[WorkerHandle], expecting: &AtomicBool) {
+    /// `expecting`: whether another daemon prepares to take over. `awaiting`: whether another daemon is about to start; the whole time passes
+    /// then, also if no connection is open. The future can be dropped without loss.
+    pub(super) async fn is_over(&self, workers: &[WorkerHandle], expecting: &AtomicBool, awaiting: &AtomicBool) {
         let Some(begun) = self.begun else { return pending().await };
         let last_step = LAST.min(self.time / 4);
         loop {
@@ -50,7 +51,8 @@ impl Leaving {
                 return;
             }
             let loads = join_all(workers.iter().map(WorkerHandle::load)).await;
-            if !is_expecting && loads.into_iter().all(|load| load == Load::default()) {
+            let is_awaiting = is_expecting || awaiting.load(Ordering::Relaxed);
+            if !is_awaiting && loads.into_iter().all(|load| load == Load::default()) {
                 return;
             }
             sleep_until(last.min(Instant::now() + LOOK)).await;
@@ -61,5 +63,21 @@ impl Leaving {
     pub(super) fn rest(&self) -> Duration {
         let rest = self.begun.map_or(self.time, |begun| self.time.saturating_sub(begun.elapsed()));
         rest.max(LAST.min(self.time / 4))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_daemon_without_connections_waits_only_for_a_successor() {
+        for (expecting, awaiting, millis) in [(false, false, 0), (false, true, 19_500), (true, false, 59_500)] {
+            let mut leaving = Leaving::new(Duration::from_secs(20), Duration::from_secs(60));
+            leaving.begin();
+            let begun = Instant::now();
+            leaving.is_over(&[], &AtomicBool::new(expecting), &AtomicBool::new(awaiting)).await;
+            assert_eq!(begun.elapsed().as_millis(), millis, "{expecting} {awaiting}");
+        }
     }
 }

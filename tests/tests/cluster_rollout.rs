@@ -1,0 +1,173 @@
+//! The daemons of a cluster are replaced while its pods connect all the time, and while pods start.
+
+use anyhow::{Context, Result, ensure};
+use ztunnel_tests::cluster::load::{self, Load, NAMESPACE, Seen};
+use ztunnel_tests::cluster::mesh::Mesh;
+use ztunnel_tests::cluster::{Cluster, chart};
+use ztunnel_tests::{settings, wait};
+
+const RESTARTS: usize = 3;
+/// Pods that start at the same time.
+const AT_ONCE: usize = 3;
+const NODES: [&str; 2] = ["node-1", "node-2"];
+
+/// Pods that connect once, before anything else, and end.
+struct Starts<'a> {
+    load: &'a Load<'a>,
+    cluster: &'a Cluster,
+    number: usize,
+}
+
+impl Starts<'_> {
+    /// Makes one more, on the other node than the last one, if not too many are starting.
+    fn next(&mut self) -> Result<()> {
+        let ended = self.phases()?.lines().filter(|line| line.ends_with(" Succeeded")).count();
+        if self.number >= ended + AT_ONCE {
+            return Ok(());
+        }
+        let node = NODES[self.number % NODES.len()];
+        let script = format!("exec timeout 5 wget -q -O /dev/null http://{}:8080/", self.load.pods().server.address);
+        self.cluster.api().apply(&load::pod(&format!("starts-{}", self.number), node, &script))?;
+        self.number += 1;
+        Ok(())
+    }
+
+    /// A line for each, with name, node and phase.
+    fn phases(&self) -> Result<String> {
+        let phases = "jsonpath={range .items[*]}{.metadata.name} {.spec.nodeName} {.status.phase}\n{end}";
+        let pods = self.cluster.api().kubectl(["get", "pods", "-n", NAMESPACE, "-o", phases])?;
+        Ok(pods.lines().filter(|line| line.starts_with("starts-")).collect::<Vec<_>>().join("\n"))
+    }
+
+    /// Waits until all have ended, and makes sure that none has failed.
+    fn have_succeeded(&self) -> Result<()> {
+        let ended = wait::until_true("all pods have ended", wait::PATIENCE * 4, || {
+            let pods = self.phases()?;
+            let failed: Vec<_> = pods.lines().filter(|line| line.ends_with(" Failed")).collect();
+            ensure!(failed.is_empty(), "the first connection has failed: {failed:?}");
+            Ok(pods.lines().filter(|line| line.ends_with(" Succeeded")).count() == self.number)
+        });
+        ended.with_context(|| format!("{}\n{}", self.phases().unwrap_or_default(), told(self.cluster)))
+    }
+}
+
+/// What the daemons and the events say, for the message of a failure.
+fn told(cluster: &Cluster) -> String {
+    let show = |args: &[&str]| cluster.api().try_kubectl(args).map(|done| done.stdout).unwrap_or_default();
+    let pods = show(&["get", "pods", "-n", chart::NAMESPACE, "-o", "wide"]);
+    let events = show(&["get", "events", "-A", "--field-selector=type=Warning,reason!=MissingClusterDNS"]);
+    let logs = show(&["logs", "-n", chart::NAMESPACE, "-l", "app=ztunnel", "--prefix", "--tail=60"]);
+    let loud = logs.lines().filter(|line| !line.contains("\"scope\":\"access\"")).collect::<Vec<_>>().join("\n");
+    format!("{pods}\n{events}\n{loud}")
+}
+
+/// Replaces the daemons of all nodes, and does something again and again meanwhile. `kubectl rollout status` would also wait for the end
+/// of the old daemons, which serve their connections.
+fn restart(cluster: &Cluster, mut meanwhile: impl FnMut() -> Result<()>) -> Result<()> {
+    let before = daemons(cluster)?;
+    cluster.api().kubectl(["rollout", "restart", "-n", chart::NAMESPACE, "daemonset/ztunnel"])?;
+    let done = wait::until_true("the daemons are replaced", wait::PATIENCE * 6, || {
+        meanwhile()?;
+        let now = daemons(cluster)?;
+        let new = now.iter().filter(|daemon| {
+            daemon.is_ready && !daemon.is_leaving && !before.iter().any(|old| old.name == daemon.name)
+        });
+        let old = before.iter().filter(|old| now.iter().any(|daemon| daemon.name == old.name && !daemon.is_leaving));
+        Ok(new.count() == NODES.len() && old.count() == 0)
+    });
+    done.with_context(|| told(cluster))
+}
+
+/// A pod of the DaemonSet.
+struct Daemon {
+    name: String,
+    is_ready: bool,
+    /// It is to be deleted.
+    is_leaving: bool,
+}
+
+fn daemons(cluster: &Cluster) -> Result<Vec<Daemon>> {
+    let lines = r#"jsonpath={range .items[*]}{.metadata.name} {.status.conditions[?(@.type=="Ready")].status} {.metadata.deletionTimestamp}{"\n"}{end}"#;
+    let pods = cluster.api().kubectl(["get", "pods", "-n", chart::NAMESPACE, "-l", "app=ztunnel", "-o", lines])?;
+    let daemon = |line: &str| {
+        let mut words = line.split(' ').map(str::to_owned);
+        let (name, ready, deleted) = (words.next()?, words.next()?, words.next().unwrap_or_default());
+        Some(Daemon { name, is_ready: ready == "True", is_leaving: !deleted.is_empty() })
+    };
+    Ok(pods.lines().filter_map(daemon).collect())
+}
+
+#[test]
+#[ignore = "needs the programs of Kubernetes: cargo xtask test cluster"]
+fn a_rolling_restart_refuses_and_cuts_no_connection_and_pods_start_in_the_mesh() -> Result<()> {
+    let cluster = Cluster::start(2)?;
+    let mesh = Mesh::install(&cluster, &settings::daemon_image()?, &["controlPlane.replicas=1"])?;
+    let load = Load::start(&cluster, &mesh, NODES[0], NODES[1])?;
+    let mut starts = Starts { load: &load, cluster: &cluster, number: 0 };
+    for number in 1..=RESTARTS {
+        restart(&cluster, || starts.next())?;
+        load.goes_on(&format!("after restart {number}")).with_context(|| told(&cluster))?;
+        // The daemons before have the connections that were opened to them.
+        ensure!(daemons(&cluster)?.len() > NODES.len(), "a daemon has ended that had connections: {}", told(&cluster));
+    }
+    starts.have_succeeded()?;
+    load.wake()?;
+    load.end_stream()?;
+    let seen = load.goes_on("at the end")?;
+    println!("{seen:?}; {} pods have started meanwhile", starts.number);
+    wait::until_true("the daemons that were replaced have ended", wait::PATIENCE * 2, || {
+        Ok(daemons(&cluster)?.len() == NODES.len())
+    })
+    .with_context(|| told(&cluster))?;
+
+    // A daemon that has only an old connection does not delay the end of the installation.
+    let holds = load::pod("holds", NODES[0], &format!("sleep 3600 | nc {} 9000", load.pods().server.address));
+    cluster.api().apply(&holds)?;
+    cluster.api().kubectl(["wait", "-n", NAMESPACE, "--for=condition=Ready", "pod/holds", "--timeout=50s"])?;
+    restart(&cluster, || Ok(()))?;
+    load.goes_on("with an old connection").with_context(|| told(&cluster))?;
+    ensure!(daemons(&cluster)?.len() > NODES.len(), "nothing holds a daemon: {}", told(&cluster));
+    mesh.uninstall().with_context(|| told(&cluster))?;
+    for node in NODES {
+        ensure!(cluster.in_kernel(node)?.is_empty(), "{node}: {:?}", cluster.in_kernel(node)?);
+    }
+    Ok(())
+}
+
+/// Counts packets between pods that are in no tunnel.
+const WATCH: &str = "table inet zt-watch {
+  chain forward { type filter hook forward priority -300; policy accept; tcp dport { 8080, 9000, 9001 } counter; }
+}
+";
+
+#[test]
+#[ignore = "needs the programs of Kubernetes: cargo xtask test cluster"]
+fn without_surge_connects_are_refused_for_a_while_and_nothing_is_sent_in_plaintext() -> Result<()> {
+    let cluster = Cluster::start(2)?;
+    let strategy = "node.updateStrategy.rollingUpdate";
+    let (surge, unavailable) = (format!("{strategy}.maxSurge=0"), format!("{strategy}.maxUnavailable=1"));
+    let set = ["controlPlane.replicas=1", "node.drainTimeoutSeconds=5", &surge, &unavailable];
+    let mesh = Mesh::install(&cluster, &settings::daemon_image()?, &set)?;
+    let load = Load::start(&cluster, &mesh, NODES[0], NODES[1])?;
+    load.wake()?;
+    load.end_stream()?;
+    for node in NODES {
+        cluster.node(node)?.netns.nft(WATCH)?;
+    }
+    restart(&cluster, || Ok(()))?;
+    let failed = |seen: &Seen| seen.faults.iter().filter(|fault| fault.starts_with("failed")).count();
+    let before = load.until("each client is answered again", |seen| Ok(failed(seen) == seen.pauses.len()))?;
+    let after = load.until("requests go on", |seen| Ok(seen.requests >= before.requests + 500))?;
+    ensure!(after.faults == before.faults, "faults go on: {:?}", after.faults);
+    let longest = after.pauses.iter().max().copied().unwrap_or_default();
+    println!("longest time without an answer: {longest} / 100 s, {} pauses", after.pauses.len());
+    for node in NODES {
+        let listed = cluster.node(node)?.launch("nft").args(["list", "table", "inet", "zt-watch"]).finish()?;
+        ensure!(listed.stdout.contains("counter packets 0 bytes 0"), "plaintext on {node}: {listed:?}");
+    }
+    mesh.uninstall()?;
+    for node in NODES {
+        ensure!(cluster.in_kernel(node)?.is_empty(), "{node}: {:?}", cluster.in_kernel(node)?);
+    }
+    Ok(())
+}
