@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use self::budget::Budget;
 use self::few::Few;
-use self::table::{Said, Table};
+use self::table::{Key, Said, Table};
 use super::objects::{
     AuthorizationManifest, Body, EndpointsManifest, EntryManifest, MeshSettings, NamespaceManifest, NodeManifest,
     Object, PeerAuthenticationManifest, PodManifest, ROOT_NAMESPACE, ServiceManifest, SliceManifest, Unenforced,
@@ -42,9 +42,6 @@ use crate::store::selectors::Selectors;
 use crate::store::shared::SharedMap;
 
 pub use self::table::Voice;
-
-/// The key of an object: its kind and its name.
-type Key = (&'static str, NamespacedName);
 
 /// The key of an object with endpoints: a Service or a ServiceEntry.
 type Fronting = (ServiceKind, NamespacedName);

@@ -7,6 +7,9 @@ use crate::model::origin::Origin;
 use crate::model::problem::{Problem, Severity};
 use crate::model::workload::NamespacedName;
 
+/// The key of an object: its kind and its name.
+pub(super) type Key = (&'static str, NamespacedName);
+
 /// A source of objects: a file, or an API server. Voices that have disappeared come after all others.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Voice {

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::Key;
-use super::table::{Provenance, Said, Table, Voice};
+use super::table::{Key, Provenance, Said, Table, Voice};
 use crate::control::objects::{Body, Object, Unenforced};
 use crate::model::origin::Origin;
 use crate::model::problem::{Problem, Severity};

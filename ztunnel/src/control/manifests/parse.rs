@@ -5,7 +5,6 @@ mod repeated;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use self::repeated::repeated;
 use super::addresses;
 use super::document::{self, Content, Header, Unclear};
 use super::error::{AddressesIn, Fault, FileError, Hides, PoliciesIn, Subject};
@@ -107,6 +106,15 @@ struct Context<'c> {
     text: &'c str,
     /// The fields of the text that are left out because their keys are there again. Their paths begin at the document.
     left_out: &'c [LeftOut<'c>],
+}
+
+/// A field that is left out, and its path in its object.
+type Repeated<'c> = (FieldPath, &'c LeftOut<'c>);
+
+/// The fields that are left out of a value.
+fn repeated<'c>(context: &Context<'c>) -> Vec<Repeated<'c>> {
+    let path_of = |one: &LeftOut<'_>| one.error.field.as_ref()?.below(&context.path);
+    context.left_out.iter().filter_map(|one| Some((path_of(one)?, one))).collect()
 }
 
 struct Reader<'f> {

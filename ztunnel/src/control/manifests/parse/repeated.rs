@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Context, Reader, by_words};
+use super::{Context, Reader, Repeated, by_words, repeated};
 use crate::control::field::FieldPath;
 use crate::control::manifests::document::{Content, Header};
 use crate::control::manifests::error::{Fault, FileError, Hides, Subject};
@@ -15,15 +15,6 @@ use crate::model::problem::{Problem, Severity};
 
 /// The most keys of one object that are reported one by one.
 const MOST_TOLD: usize = 8;
-
-/// A field that is left out, and its path in its object.
-pub(super) type Repeated<'c> = (FieldPath, &'c LeftOut<'c>);
-
-/// The fields that are left out of a value.
-pub(super) fn repeated<'c>(context: &Context<'c>) -> Vec<Repeated<'c>> {
-    let path_of = |one: &LeftOut<'_>| one.error.field.as_ref()?.below(&context.path);
-    context.left_out.iter().filter_map(|one| Some((path_of(one)?, one))).collect()
-}
 
 impl Reader<'_> {
     /// Reads a text that has keys twice, or maps that cannot be merged.

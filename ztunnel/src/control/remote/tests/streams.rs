@@ -127,7 +127,7 @@ async fn be_ready_on_a_control_plane_of_which_every_resource_is_refused() {
     let mut plane = Plane::start(&ca, "127.0.0.1", None).await;
     let mut follower = Follower::new(source(&plane.reached(dir.path(), &ca, "secret\n"), dir.path()));
     let bad = |name| workload("1", Workload { tunnel_protocol: 2, ..pod(name, [10, 0, 0, 8]) });
-    let stream = beside(&mut follower, async {
+    let stream = while_following(&mut follower, async {
         let mut stream = plane.stream().await;
         answer(&mut stream, vec![bad("x"), bad("y")], Vec::new()).await;
         stream
