@@ -231,6 +231,7 @@ async fn a_successor_that_says_something_else_is_given_up() {
     let _files = super::protocol::receive_files(&stream, 3).await.unwrap();
     send(&mut stream, &Request::Begin).await.unwrap();
     assert!(matches!(receive(&mut stream).await.unwrap(), Reply::Frozen { pods: 2, .. }));
+    let _sandboxes = super::protocol::receive_files(&stream, running.known.len()).await.unwrap();
     send(&mut stream, &Request::Begin).await.unwrap();
     let Reply::Aborted { reason } = receive(&mut stream).await.unwrap() else { panic!("it goes on") };
     assert!(reason.contains("unexpected message"), "{reason}");

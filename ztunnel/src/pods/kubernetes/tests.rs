@@ -270,8 +270,8 @@ async fn the_facts_are_complete_when_each_namespace_has_been_searched() {
     assert_eq!(world.of_a(), "netns:a");
     assert!(world.source.missing_netns(&name("b")).contains("its containers have not started yet"));
     // A pod that comes later is searched first.
-    world.tree.of_pod(6, OTHER_UID, "b");
     world.tree.namespace("b", "10.0.0.2");
+    world.tree.of_pod(6, OTHER_UID, "b");
     world.says(&[pod("b", OTHER_UID, &["10.0.0.2"], Membership::InMesh)]);
     while world.source.current().unwrap()[&name("b")].netns.is_none() {
         world.source.changed().await;
