@@ -71,7 +71,7 @@ fn whole_again(bed: &Testbed, links: &[PathBuf]) -> Result<()> {
     let there = || Ok(links.iter().all(|link| link.exists()) && restored(bed)? >= links.len() as u64);
     wait::until_true("every link to be put back", wait::PATIENCE, there).with_context(|| daemon.tail())?;
     ensure!(daemon.get("/healthz/ready")?.status == 200, "not ready");
-    ensure!(!daemon.lines_with(&["removed", "put back"])?.is_empty(), "it said nothing");
+    ensure!(!daemon.lines_with(&["another process removed", "again"])?.is_empty(), "it said nothing");
     captured(bed)
 }
 
