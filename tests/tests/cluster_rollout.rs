@@ -25,7 +25,7 @@ impl Starts<'_> {
         if self.number >= ended + AT_ONCE {
             return Ok(());
         }
-        let node = NODES[self.number % NODES.len()];
+        let node = NODES.get(self.number % NODES.len()).context("no node")?;
         let script = format!("exec timeout 5 wget -q -O /dev/null http://{}:8080/", self.load.pods().server.address);
         self.cluster.api().apply(&load::pod(&format!("starts-{}", self.number), node, &script))?;
         self.number += 1;
