@@ -126,7 +126,8 @@ fn the_alerts_and_dashboards_are_the_files_and_only_where_they_are_wanted() -> R
         ensure!(shown == dashboard.value, "{key} is not the file");
     }
     let monitors = of_kind(&rendered, "PodMonitor")?;
-    ensure!(monitors.len() == 1 && monitors[0].pointer("/spec/jobLabel") == Some(&"app".into()), "{monitors:?}");
+    let by_app = |monitor: &Value| monitor.pointer("/spec/jobLabel") == Some(&"app".into());
+    ensure!(monitors.len() == 2 && monitors.iter().all(by_app), "{monitors:?}");
     // The rules name the jobs that the label gives.
     let labels: Vec<Value> = ["DaemonSet", "Deployment"]
         .into_iter()

@@ -112,8 +112,9 @@ async fn a_daemon_on_demand_asks_for_what_it_needs() {
     let pods = [pod("a", "node-a", "10.0.0.1"), pod("b", "node-b", "10.0.0.2"), pod("c", "node-b", "10.0.0.3")];
     let mut objects: Vec<&str> = pods.iter().map(String::as_str).collect();
     objects.extend([service, entry]);
-    plane.says("a", &objects);
+    // The policy first, so that the control plane never has the pod without it.
     plane.says("p", &[POLICY]);
+    plane.says("a", &objects);
     let (kept, demand) = (tempfile::tempdir().unwrap(), Demand::default());
     demand.set_own([NamespacedName::new("demo", "a")].into());
     let mut mesh =
