@@ -176,55 +176,6 @@ fn a_retransmitted_syn_makes_one_connection() -> Result<()> {
     Ok(())
 }
 
-/// Connects with the same ports: after a refusal, after the client gave up, and after a reset. Returns how each ended.
-fn same_tuple_again(bed: &Testbed, family: Family) -> Result<Vec<(Result<(), i32>, Duration)>> {
-    let (client, web) = (bed.pod("client-a")?, bed.pod("web-b")?);
-    let mut ends = Vec::new();
-    for _ in 0..3 {
-        let pending = Pending::start(client, OWN, web.at(family, CLOSED))?;
-        ends.push((pending.answered(wait::PATIENCE)?, pending.age()));
-    }
-    let target = web.at(family, PORT);
-    let silence = Silence::at(web, PORT)?;
-    for _ in 0..3 {
-        let pending = Pending::start(client, OWN, target)?;
-        wait::until_true("the connect to be on its way", wait::PATIENCE, || Ok(!connecting(client)?.is_empty()))?;
-        pending.is_unanswered()?;
-    }
-    silence.end()?;
-    for _ in 0..3 {
-        let pending = Pending::start(client, OWN, target)?;
-        ends.push((pending.answered(wait::PATIENCE)?, pending.age()));
-        // Dropped with a reset.
-        pending.exchanges(wait::PATIENCE)?;
-    }
-    Ok(ends)
-}
-
-#[test]
-fn the_same_addresses_and_ports_again() -> Result<()> {
-    for path in Path::BOTH {
-        let bed = unlabelled(Connect::Held, path, &[])?;
-        let servers = echoes(&bed)?;
-        let both = || Family::BOTH.into_iter().map(|family| same_tuple_again(&bed, family)).collect::<Result<Vec<_>>>();
-        let without = both().context("without the mesh")?;
-        let seen: Vec<usize> = servers.iter().map(|server| server.peers().len()).collect();
-        bed.enrol()?;
-        let with = both().with_context(|| format!("{path:?}"))?;
-        for ((with, took), (without, before)) in with.iter().flatten().zip(without.iter().flatten()) {
-            ensure!(
-                with == without && *took <= *before + AT_ONCE,
-                "{path:?}: {without:?}, {before:?}: {with:?}, {took:?}"
-            );
-        }
-        for (server, seen) in servers.iter().zip(seen) {
-            let peers = server.peers().split_off(seen);
-            ensure!(peers.len() == 3 && peers.iter().all(|peer| peer.port() != OWN), "{path:?}: {peers:?}");
-        }
-    }
-    Ok(())
-}
-
 fn a_thousand_pending(path: Path) -> Result<()> {
     const EACH: u16 = 500;
     let bed = enrolled(Connect::Held, path, &[])?;
