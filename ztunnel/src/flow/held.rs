@@ -161,7 +161,9 @@ pub fn arrived(pod: &Rc<PodContext>, held: &Rc<HeldConnects>, syn: Syn, attempts
         }
         // The client has given the former attempt up, and uses its port again.
         known.end(CloseReason::ClientReset, true);
-    } else if held.len() >= MOST {
+    }
+    // The tasks count, not the places: a SYN with another sequence number takes the place of an attempt that has yet to end.
+    if attempts.len() >= MOST {
         let detail = format!("{MOST} connects of the pod wait for their destinations already");
         refuse(pod, &syn, CloseReason::TooMany, detail);
         return;

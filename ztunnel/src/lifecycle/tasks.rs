@@ -91,6 +91,12 @@ impl TaskSet {
         self.tasks.is_empty()
     }
 
+    /// The number of tasks, with those that have ended since the last [`reap_next`](Self::reap_next).
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.tasks.len()
+    }
+
     /// Waits for the next task to end; returns at once if there is none.
     pub async fn reap_next(&mut self) {
         if let Some(result) = self.tasks.join_next().await {

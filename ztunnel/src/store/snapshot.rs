@@ -130,7 +130,7 @@ impl Snapshot {
     /// Sets addresses of objects that could never be read; see [`Gaps::addresses`](super::change::Gaps::addresses).
     #[must_use]
     pub fn with_unread_addresses(mut self, addresses: impl IntoIterator<Item = IpNet>) -> Self {
-        self.unread_addresses = addresses.into_iter().collect();
+        self.unread_addresses = disjoint(&addresses.into_iter().collect::<Vec<_>>());
         self
     }
 
@@ -202,7 +202,10 @@ impl Snapshot {
     /// objects that could never be read.
     pub fn may_hide(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        self.is_blind() || self.unread_addresses.iter().any(|net| net.contains(&address))
+        // One search, whatever the number of networks: an author of manifests may write any number of them.
+        let above = self.unread_addresses.partition_point(|net| net.network() <= address);
+        let below = above.checked_sub(1).and_then(|index| self.unread_addresses.get(index));
+        self.is_blind() || below.is_some_and(|net| net.contains(&address))
     }
 
     /// Whether there is an address that the mesh does not know and that may be in it.
@@ -376,6 +379,13 @@ impl ServiceLookup for Snapshot {
     fn services_of(&self, workload: &NamespacedName) -> impl Iterator<Item = &Arc<Service>> {
         self.services_of(workload)
     }
+}
+
+/// The same addresses as networks that do not overlap, in the order of their addresses.
+fn disjoint(addresses: &[IpNet]) -> Arc<[IpNet]> {
+    let mut all = IpNet::aggregate(&addresses.to_vec());
+    all.sort_unstable_by_key(IpNet::network);
+    all.into()
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::Snapshot;
+use super::{Snapshot, disjoint};
 use crate::model::policy::{AuthorizationPolicy, PeerAuthentication};
 use crate::model::service::{Service, ServiceKind};
 use crate::model::workload::{Membership, NamespacedName, Workload};
@@ -46,7 +46,7 @@ impl Snapshot {
         self.settle_behind();
         self.set_policies(authorization, authentication);
         if let Some(Gaps { partial, blind, addresses, unread }) = gaps {
-            (self.partial, self.blind, self.unread_addresses) = (partial, blind, addresses);
+            (self.partial, self.blind, self.unread_addresses) = (partial, blind, disjoint(&addresses));
             if *self.policies.unread() != unread {
                 Arc::make_mut(&mut self.policies).set_unread(unread);
             }

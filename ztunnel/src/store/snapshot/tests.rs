@@ -189,3 +189,31 @@ fn finished_and_host_network_pods_claim_no_address() {
     assert_eq!(at(&snapshot, "10.0.0.1"), "pod new");
     assert_eq!(snapshot.pods_on("a").count(), 3);
 }
+
+#[test]
+fn addresses_of_objects_that_cannot_be_read_are_found_among_any_number() {
+    let nets =
+        ["10.0.0.0/8", "10.1.2.0/24", "192.0.2.7/32", "fd00::/64", "10.0.0.0/16", "192.0.2.9/32", "fd00:1::5/128"];
+    let mut snapshot = Snapshot::default().with_unread_addresses(nets.map(|net| net.parse().unwrap()));
+    // A snapshot without a version is blind.
+    snapshot.version = 1;
+    for (address, hidden) in [
+        ("10.1.2.3", true),
+        ("10.255.255.255", true),
+        ("11.0.0.0", false),
+        ("9.255.255.255", false),
+        ("192.0.2.7", true),
+        ("192.0.2.8", false),
+        ("192.0.2.9", true),
+        ("::ffff:192.0.2.9", true),
+        ("fd00::1", true),
+        ("fd00:0:0:1::1", false),
+        ("fd00:1::5", true),
+        ("fd00:1::6", false),
+        ("::1", false),
+    ] {
+        assert_eq!(snapshot.may_hide(address.parse().unwrap()), hidden, "{address}");
+    }
+    snapshot.unread_addresses = Arc::default();
+    assert!(!snapshot.hides_addresses());
+}
