@@ -11,9 +11,11 @@
 mod budget;
 mod endpoints;
 mod few;
+mod members;
 mod pods;
 mod policies;
 mod problems;
+mod selection;
 mod services;
 mod table;
 mod unenforced;
@@ -24,6 +26,7 @@ use std::sync::Arc;
 
 use self::budget::Budget;
 use self::few::Few;
+use self::selection::{Fronting, Named, Selection};
 use self::table::{Key, Said, Table};
 use super::objects::{
     AuthorizationManifest, Body, EndpointsManifest, EntryManifest, MeshSettings, NamespaceManifest, NodeManifest,
@@ -38,13 +41,8 @@ use crate::model::service::{Service, ServiceKind};
 use crate::model::workload::{NamespacedName, Workload};
 use crate::store::change::{Change, ServiceKey, Setting};
 use crate::store::holders::Holders;
-use crate::store::selectors::Selectors;
-use crate::store::shared::SharedMap;
 
 pub use self::table::Voice;
-
-/// The key of an object with endpoints: a Service or a ServiceEntry.
-type Fronting = (ServiceKind, NamespacedName);
 
 /// All objects, and what has been made of them.
 #[derive(Debug)]
@@ -86,10 +84,7 @@ pub struct Joiner {
     /// The addresses of nodes, and the number of objects that name each.
     on_nodes: HashMap<IpAddr, usize>,
 
-    /// Services and entries by their selectors.
-    selecting: Selectors<SharedMap<Fronting, ()>>,
-    /// The pods that each selector matches.
-    members: HashMap<Fronting, BTreeSet<NamespacedName>>,
+    selection: Selection,
     slices_of: BTreeMap<NamespacedName, BTreeSet<NamespacedName>>,
     /// The objects that name an address among their endpoints: ServiceEntries, EndpointSlices and Endpoints.
     naming: HashMap<IpAddr, Few<Key>>,
@@ -148,8 +143,12 @@ enum Subject {
 struct Dirty {
     pods: BTreeSet<NamespacedName>,
     fronting: BTreeSet<Fronting>,
-    /// Those with a new selector.
-    selectors: BTreeSet<Fronting>,
+    /// Labels that a selector names now, and none did before.
+    labels_named: BTreeSet<Named>,
+    /// Labels named by selectors that pods have got or lost.
+    labels_moved: BTreeSet<Named>,
+    /// The number of selectors with which the changed pods of a namespace were compared.
+    compared: HashMap<Arc<str>, usize>,
     keys: BTreeSet<ServiceKey>,
     authorization: BTreeSet<NamespacedName>,
     authentication: BTreeSet<NamespacedName>,
@@ -205,8 +204,7 @@ impl Joiner {
             contested: BTreeMap::new(),
             external: HashMap::new(),
             on_nodes: HashMap::new(),
-            selecting: Selectors::default(),
-            members: HashMap::new(),
+            selection: Selection::default(),
             slices_of: BTreeMap::new(),
             naming: HashMap::new(),
             hosts: HashMap::new(),
@@ -303,10 +301,11 @@ impl Joiner {
     pub fn take(&mut self) -> Joined {
         let mut changes = std::mem::take(&mut self.dirty.changes);
         // In this order: each step may mark more objects for the next.
-        self.find_members();
+        self.find_bearers();
         self.join_pods(&mut changes);
         self.join_services(&mut changes);
         self.join_policies(&mut changes);
+        self.dirty.compared.clear();
         let problems = self.find_problems();
         Joined { changes, problems, local: std::mem::take(&mut self.dirty.local) }
     }

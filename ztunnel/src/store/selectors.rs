@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::effort;
 use super::shared::SharedMap;
 use crate::model::labels::Labels;
 
@@ -13,8 +14,8 @@ pub struct Selectors<T> {
     namespaces: SharedMap<Arc<str>, ByLabel<T>>,
 }
 
-/// The values of one label, each with all labels of its selector.
-type Bucket<T> = Arc<[(Labels, T)]>;
+/// The values of one label, by all labels of the selector. Many selectors may share their rarest label, so it is a map.
+type Bucket<T> = SharedMap<Labels, T>;
 
 /// Buckets by the value of a label.
 type ByValue<T> = SharedMap<Arc<str>, Bucket<T>>;
@@ -67,25 +68,27 @@ impl<T: Clone> Selectors<T> {
                 continue;
             }
             for (key, value) in labels {
-                let candidates = place.labels.get(key).and_then(|values| values.get(value));
-                let all = candidates.into_iter().flat_map(|bucket| bucket.iter());
-                all.filter(|(wanted, _)| lacking(wanted, labels).is_none()).for_each(|(_, thing)| found(thing));
+                let Some(bucket) = place.labels.get(key).and_then(|values| values.get(value)) else { continue };
+                let mut matching: Vec<(&Labels, &T)> =
+                    bucket.iter().filter(|(wanted, _)| lacking(wanted, labels).is_none()).collect();
+                // The order of the map is random.
+                matching.sort_unstable_by_key(|(wanted, _)| *wanted);
+                matching.into_iter().for_each(|(_, thing)| found(thing));
             }
         }
     }
 }
 
 impl<T: Clone> ByLabel<T> {
-    fn bucket(&self, key: &str, value: &str) -> &[(Labels, T)] {
-        let bucket = self.labels.get(key).and_then(|values| values.get(value));
-        bucket.map(|bucket| &**bucket).unwrap_or_default()
+    fn bucket(&self, key: &str, value: &str) -> Option<&Bucket<T>> {
+        self.labels.get(key)?.get(value)
     }
 
-    /// The label under which a selector is stored, and its position there.
-    fn place<'l>(&self, labels: &'l Labels) -> Option<(&'l Arc<str>, &'l Arc<str>, usize)> {
+    /// The label under which a selector is stored, and its value.
+    fn place<'l>(&self, labels: &'l Labels) -> Option<(&'l Arc<str>, &'l Arc<str>, &T)> {
         labels.iter().find_map(|(key, value)| {
-            let position = self.bucket(key, value).iter().position(|(wanted, _)| wanted == labels)?;
-            Some((key, value, position))
+            effort::count(1);
+            Some((key, value, self.bucket(key, value)?.get(labels)?))
         })
     }
 
@@ -93,8 +96,7 @@ impl<T: Clone> ByLabel<T> {
         if labels.is_empty() {
             return self.all.as_ref();
         }
-        let (key, value, position) = self.place(labels)?;
-        self.bucket(key, value).get(position).map(|(_, thing)| thing)
+        self.place(labels).map(|(_, _, thing)| thing)
     }
 
     fn set(&mut self, labels: &Labels, thing: Option<T>) {
@@ -102,16 +104,14 @@ impl<T: Clone> ByLabel<T> {
             self.all = thing;
             return;
         }
-        let place = self.place(labels);
-        let rarest = || labels.iter().min_by_key(|(key, value)| self.bucket(key, value).len());
-        let Some((key, value)) = place.map(|(key, value, _)| (key, value)).or_else(rarest) else { return };
-        let mut bucket = self.bucket(key, value).to_vec();
-        if let Some((_, _, position)) = place {
-            bucket.remove(position);
-        }
-        bucket.extend(thing.map(|thing| (labels.clone(), thing)));
+        let place = self.place(labels).map(|(key, value, _)| (key, value));
+        let len = |key: &str, value: &str| self.bucket(key, value).map_or(0, SharedMap::len);
+        let rarest = || labels.iter().min_by_key(|(key, value)| len(key, value));
+        let Some((key, value)) = place.or_else(rarest) else { return };
+        let mut bucket = self.bucket(key, value).cloned().unwrap_or_default();
+        bucket.set(labels.clone(), thing);
         let mut values = self.labels.get(key).cloned().unwrap_or_default();
-        values.set(Arc::clone(value), (!bucket.is_empty()).then(|| bucket.into()));
+        values.set(Arc::clone(value), (!bucket.is_empty()).then_some(bucket));
         self.labels.set(Arc::clone(key), (!values.is_empty()).then_some(values));
     }
 }
@@ -121,4 +121,63 @@ impl<T: Clone> ByLabel<T> {
 pub fn lacking<'a>(selector: &'a Labels, labels: &Labels) -> Option<(&'a str, &'a str)> {
     let missing = selector.iter().find(|(key, value)| labels.get(key) != Some(value));
     missing.map(|(key, value)| (&**key, &**value))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn some_labels() -> impl Strategy<Value = Labels> {
+        prop::collection::btree_map("[a-d]", "[xy]", 0..4).prop_map(|labels| labels.into_iter().collect())
+    }
+
+    proptest! {
+        #[test]
+        fn what_matches_is_found(
+            steps in prop::collection::vec((some_labels(), any::<bool>(), prop::option::of(0..100)), 0..60),
+            workload in some_labels(),
+        ) {
+            let (mut selectors, mut model) = (Selectors::default(), BTreeMap::new());
+            let demo: Arc<str> = "demo".into();
+            for (labels, is_anywhere, thing) in steps {
+                let namespace = (!is_anywhere).then_some(&demo);
+                selectors.set(namespace, &labels, thing);
+                prop_assert_eq!(selectors.get(namespace, &labels).copied(), thing);
+                match thing {
+                    Some(thing) => drop(model.insert((is_anywhere, labels), thing)),
+                    None => drop(model.remove(&(is_anywhere, labels))),
+                }
+            }
+            let mut found = Vec::new();
+            selectors.find("demo", &workload, |thing| found.push(*thing));
+            let mut expected: Vec<i32> =
+                model.iter().filter(|((_, wanted), _)| workload.include(wanted)).map(|(_, thing)| *thing).collect();
+            found.sort_unstable();
+            expected.sort_unstable();
+            prop_assert_eq!(found, expected);
+            let mut others = 0;
+            selectors.find("other", &workload, |_| others += 1);
+            prop_assert_eq!(others, model.keys().filter(|(is_anywhere, wanted)| *is_anywhere && workload.include(wanted)).count());
+        }
+    }
+
+    /// Many selectors with the same labels, each a different choice of them.
+    #[test]
+    fn the_work_grows_with_the_number_of_selectors_only() {
+        let steps = [1 << 9, 1 << 10].map(|count: u32| {
+            let chosen = |number: u32| (0..10).filter(move |bit| number >> bit & 1 == 1);
+            effort::of(|| {
+                let mut selectors = Selectors::default();
+                for number in 1..count {
+                    let labels = chosen(number).map(|bit| (format!("label-{bit}"), "v")).collect();
+                    selectors.set(Some(&"evil".into()), &labels, Some(number));
+                }
+            })
+        });
+        assert!(steps[0] > 0 && steps[1] <= steps[0] * 5 / 2, "{steps:?}");
+    }
 }

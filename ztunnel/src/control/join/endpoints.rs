@@ -76,15 +76,10 @@ impl Joiner {
     }
 
     /// The pods that a selector matches, as endpoints. An empty selector matches nothing, as in Kubernetes.
-    pub(super) fn selected<'n>(
-        &self,
-        service: &Service,
-        members: impl Iterator<Item = &'n NamespacedName>,
-        every_endpoint_ready: bool,
-    ) -> Arc<[Endpoint]> {
+    pub(super) fn selected(&self, service: &Service, every_endpoint_ready: bool) -> Arc<[Endpoint]> {
         let mut endpoints: BTreeMap<IpAddr, Endpoint> = BTreeMap::new();
         let mut ports_of_pods = PortsOfPods::of(&service.ports);
-        for joined in members.filter_map(|name| self.pods_joined.get(name)) {
+        for joined in self.members(&service.name.namespace, &service.selector) {
             let pod = &joined.workload;
             let health = match () {
                 () if pod.ready || every_endpoint_ready => Health::Ready,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::few::Few;
 use super::services::note;
-use super::{Fronting, JoinedPod, Joiner, Subject};
+use super::{JoinedPod, Joiner, Subject};
 use crate::model::service::ServiceKind;
 use crate::model::workload::{NamespacedName, Workload};
 use crate::store::change::Change;
@@ -54,10 +54,9 @@ impl Joiner {
         }
         for address in self.holders.settle() {
             // It may now belong to another of the pods that claim it.
-            let claimants = self.holders.all(address);
+            let claimants = self.holders.all(address).to_vec();
             effort::count(claimants.len());
-            let concerned: Vec<Fronting> = claimants.iter().flat_map(|pod| self.selecting_pod(pod)).collect();
-            self.dirty.fronting.extend(concerned);
+            claimants.iter().for_each(|pod| self.note_selecting(pod));
             self.settle(address);
         }
         std::mem::take(&mut self.dirty.moved).into_iter().for_each(|address| self.note_naming(address));
@@ -94,30 +93,6 @@ impl Joiner {
         Some(JoinedPod { workload, draining: manifest.draining, weight: manifest.weight })
     }
 
-    /// Updates the members of the services whose selectors match a pod now, or matched it before.
-    fn move_between_services(&mut self, was: Option<&Workload>, is: Option<&Workload>) {
-        for fronting in was.map(|was| self.selecting_pod(was)).unwrap_or_default() {
-            if let (Some(members), Some(was)) = (self.members.get_mut(&fronting), was) {
-                members.remove(&was.name);
-            }
-            self.dirty.fronting.insert(fronting);
-        }
-        for fronting in is.map(|is| self.selecting_pod(is)).unwrap_or_default() {
-            let members = self.members.entry(fronting.clone()).or_default();
-            members.extend(is.map(|is| is.name.clone()));
-            self.dirty.fronting.insert(fronting);
-        }
-    }
-
-    /// The services and entries whose selectors match a pod. No selector matches a finished pod.
-    pub(super) fn selecting_pod(&self, pod: &Workload) -> Vec<Fronting> {
-        let mut found = Vec::new();
-        if !pod.finished {
-            self.selecting.find(&pod.name.namespace, &pod.labels, |all| found.extend(all.keys().cloned()));
-        }
-        found
-    }
-
     /// Determines again whether several pods claim an address.
     fn settle(&mut self, address: IpAddr) {
         let now = self.holders.contested(address);
@@ -143,9 +118,10 @@ impl Joiner {
             self.dirty.fronting.insert(fronting);
         }
         let on_host = self.on_hosts.get(&address).into_iter().flatten();
-        let pods = on_host.filter_map(|name| self.pods_joined.get(name)).map(|pod| &pod.workload);
-        let selecting: Vec<Fronting> = pods.flat_map(|pod| self.selecting_pod(pod)).collect();
-        self.dirty.fronting.extend(selecting);
+        let pods = on_host.filter_map(|name| self.pods_joined.get(name)).map(|pod| Arc::clone(&pod.workload));
+        for pod in pods.collect::<Vec<_>>() {
+            self.note_selecting(&pod);
+        }
         let services = self.vips.get(&address).into_iter().chain(self.external.get(&address)).flatten();
         self.dirty.subjects.extend(services.cloned().map(Subject::Service));
         for name in self.entry_vips.get(&address).into_iter().flatten() {

@@ -203,42 +203,20 @@ impl Joiner {
         }
     }
 
-    /// Updates the index of selectors, and marks the new one: its pods have to be found.
+    /// Follows a change of a selector.
     fn select(&mut self, fronting: &Fronting, before: Option<Labels>, after: Option<Labels>) {
         let (before, after) = (before.unwrap_or_default(), after.unwrap_or_default());
-        if before == after {
-            return;
+        if before != after {
+            self.dirty.labels_named.extend(self.selection.set(fronting, &before, &after));
         }
-        let namespace = &fronting.1.namespace;
-        for (labels, is_in) in [(before, false), (after.clone(), true)] {
-            if labels.is_empty() {
-                continue;
-            }
-            let mut all = self.selecting.get(Some(namespace), &labels).cloned().unwrap_or_default();
-            all.set(fronting.clone(), is_in.then_some(()));
-            self.selecting.set(Some(namespace), &labels, (!all.is_empty()).then_some(all));
-        }
-        self.members.remove(fronting);
-        match after.is_empty() {
-            true => self.dirty.selectors.remove(fronting),
-            false => self.dirty.selectors.insert(fronting.clone()),
-        };
     }
 
-    /// Finds the pods that new selectors match, among the pods that are joined already. The pods of a namespace are
-    /// looked through once for all its new selectors.
-    pub(super) fn find_members(&mut self) {
-        let new = std::mem::take(&mut self.dirty.selectors);
-        let namespaces: BTreeSet<&Arc<str>> = new.iter().map(|(_, name)| &name.namespace).collect();
-        for namespace in namespaces {
-            let names = self.pods.names_in(namespace).chain(self.workload_entries.names_in(namespace));
-            for pod in names.filter_map(|name| self.pods_joined.get(name)) {
-                let selecting = self.selecting_pod(&pod.workload);
-                effort::count(1 + selecting.len());
-                for fronting in selecting.into_iter().filter(|fronting| new.contains(fronting)) {
-                    self.members.entry(fronting).or_default().insert(pod.workload.name.clone());
-                }
-            }
+    /// The keys of a Service, or of the hosts of a ServiceEntry.
+    pub(super) fn keys_of(&self, (kind, name): &Fronting) -> Vec<ServiceKey> {
+        match (kind, self.entries.get(name)) {
+            (ServiceKind::Kubernetes, _) => vec![key_of(name)],
+            (ServiceKind::Entry, Some(entry)) => entry.body.hosts.iter().map(|host| host_key(name, host)).collect(),
+            (ServiceKind::Entry, None) => Vec::new(),
         }
     }
 
@@ -250,17 +228,13 @@ impl Joiner {
             let entries = self.hosts.get(key).into_iter().flatten();
             self.dirty.subjects.extend(entries.inspect(|_| effort::count(1)).cloned().map(Subject::Entry));
         }
-        for (kind, name) in std::mem::take(&mut self.dirty.fronting) {
-            match (kind, self.entries.get(&name)) {
-                (ServiceKind::Kubernetes, _) => drop(keys.insert(key_of(&name))),
-                (ServiceKind::Entry, Some(entry)) => {
-                    keys.extend(entry.body.hosts.iter().map(|host| host_key(&name, host)));
-                }
-                (ServiceKind::Entry, None) => {}
-            }
+        for fronting in std::mem::take(&mut self.dirty.fronting) {
+            keys.extend(self.keys_of(&fronting));
         }
+        // Their endpoints are the same, unless the budget has a place for other services now.
+        let costs: BTreeSet<ServiceKey> = self.keys_of_moved_labels();
         let (mut namespaces, mut of_entries) = (BTreeSet::new(), HashMap::new());
-        for key in &keys {
+        for key in costs.union(&keys) {
             let (kind, cost) = self.cost(key, &mut of_entries);
             self.budget.enter(kind, key, cost);
             namespaces.insert(Arc::clone(&key.namespace));
@@ -308,7 +282,7 @@ impl Joiner {
             let endpoints = match self.given_by(&name, service) {
                 // Each slice is searched for each port.
                 Some(slices) => slices.iter().map(|slice| 1 + addresses_in(slice)).sum(),
-                None => self.addresses_of_members(ServiceKind::Kubernetes, &name),
+                None => self.selection.cost(&name.namespace, &service.selector),
             };
             let lists = Lists {
                 ports: service.ports.len(),
@@ -326,7 +300,7 @@ impl Joiner {
         let entry = &entry.body;
         let endpoints = *of_entries.entry(name.clone()).or_insert_with(|| match entry.selector.is_empty() {
             true => entry.endpoints.len(),
-            false => self.addresses_of_members(ServiceKind::Entry, name),
+            false => self.selection.cost(&name.namespace, &entry.selector),
         });
         let lists = Lists {
             ports: entry.ports.len(),
@@ -336,12 +310,6 @@ impl Joiner {
         };
         let own = 1 + entry.vips.len() + entry.ranges.len() + lists.cost();
         (ServiceKind::Entry, own + endpoints * budget::endpoint(entry.ports.len()))
-    }
-
-    /// The addresses of the pods that a selector matches.
-    fn addresses_of_members(&self, kind: ServiceKind, name: &NamespacedName) -> usize {
-        let pods = self.members(kind, name).filter_map(|name| self.pods_joined.get(name));
-        pods.map(|pod| pod.workload.addresses.len().max(1)).sum()
     }
 
     /// A service as it is published. A Kubernetes service that exceeds the budget has no endpoints, so that connections
@@ -372,10 +340,6 @@ impl Joiner {
         Some(service)
     }
 
-    fn members(&self, kind: ServiceKind, name: &NamespacedName) -> impl Iterator<Item = &NamespacedName> {
-        self.members.get(&(kind, name.clone())).into_iter().flatten()
-    }
-
     fn kubernetes_service(&self, name: &NamespacedName, manifest: &ServiceManifest, is_over: bool) -> Service {
         let mut service = Service {
             addressing: manifest.addressing.clone(),
@@ -393,10 +357,7 @@ impl Joiner {
         service.endpoints = match self.given_by(name, manifest) {
             _ if is_over => Arc::default(),
             Some(slices) => self.given(manifest, slices.into_iter()),
-            None => {
-                let members = self.members(ServiceKind::Kubernetes, name);
-                self.selected(&service, members, manifest.every_endpoint_ready)
-            }
+            None => self.selected(&service, manifest.every_endpoint_ready),
         };
         service
     }
@@ -441,7 +402,7 @@ impl Joiner {
     fn endpoints_of_entry(&self, service: &Service, manifest: &EntryManifest) -> Arc<[Endpoint]> {
         match manifest.selector.is_empty() {
             true => manifest.endpoints.iter().map(|endpoint| self.recognised(endpoint.clone())).collect(),
-            false => self.selected(service, self.members(ServiceKind::Entry, &service.name), false),
+            false => self.selected(service, false),
         }
     }
 

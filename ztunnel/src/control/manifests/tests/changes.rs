@@ -293,7 +293,7 @@ impl Following {
     }
 
     /// With a small budget for the services of each namespace.
-    fn within(budget: Option<usize>) -> Self {
+    pub(super) fn within(budget: Option<usize>) -> Self {
         let Self { joiner, mesh } = Self::new();
         Self {
             joiner: match budget {

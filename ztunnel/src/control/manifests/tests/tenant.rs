@@ -258,3 +258,104 @@ fn the_work_for_many_objects_of_one_namespace_grows_with_their_number_only() {
         assert!(taken[0] >= 200 && taken[1] <= taken[0] * 5 / 2, "{kind}: {taken:?}");
     }
 }
+
+/// Services that select the same pods: with one selector, or with selectors that differ. The work is bounded by the budget and grows
+/// with the number of objects, not with the product of services and pods.
+#[test]
+fn the_work_for_services_that_select_the_same_pods_is_within_the_budget() {
+    const BUDGET: usize = 2000;
+    const LABELS: usize = 10;
+    let all_labels: Vec<String> = (0..LABELS).map(|label| format!("l{label}: v")).collect();
+    let pods = |count: usize| {
+        let labels = all_labels.join(", ");
+        let pod = |number: usize| {
+            format!(
+                "{{apiVersion: v1, kind: Pod, metadata: {{name: p{number}, namespace: evil, labels: {{{labels}}}}}, status: {{podIP: \
+                 10.1.{}.{}}}}}",
+                number / 250,
+                number % 250
+            )
+        };
+        (0..count).map(pod).collect::<Vec<_>>().join("\n---\n")
+    };
+    let services = |count: usize, differ: bool| {
+        let service = |number: usize| {
+            let chosen = (0..LABELS).filter(|label| if differ { (number + 1) >> label & 1 == 1 } else { *label == 0 });
+            let selector: Vec<&str> = chosen.map(|label| &*all_labels[label]).collect();
+            format!(
+                "{{apiVersion: v1, kind: Service, metadata: {{name: s{number}, namespace: evil}}, spec: {{clusterIP: 10.96.{}.{}, \
+                 selector: {{{}}}, ports: [{{port: 80}}]}}}}",
+                number / 250,
+                number % 250,
+                selector.join(", ")
+            )
+        };
+        (0..count).map(service).collect::<Vec<_>>().join("\n---\n")
+    };
+    for differ in [false, true] {
+        for pods_first in [false, true] {
+            let taken = [200, 400].map(|count| {
+                let mut texts = [("services", services(count, differ)), ("pods", pods(count))];
+                if pods_first {
+                    texts.reverse();
+                }
+                let mut following = Following::within(Some(BUDGET));
+                let steps = effort::of(|| {
+                    for (name, text) in &texts {
+                        say(&mut following.joiner, name, text);
+                        following.follow();
+                    }
+                    // One pod becomes another, and all of them go.
+                    say(&mut following.joiner, "pods", &pods(count - 1));
+                    following.follow();
+                    say(&mut following.joiner, "pods", "");
+                    following.follow();
+                });
+                let endpoints: usize = following.mesh.services().map(|service| service.endpoints.len()).sum();
+                assert_eq!((following.mesh.services().count(), endpoints), (count, 0));
+                let told = following.mesh.problems().iter().any(|problem| problem.message.contains("may have"));
+                assert!(!told, "without pods the services are within the budget");
+                steps
+            });
+            assert!(
+                taken[0] >= 200 && taken[1] <= taken[0] * 5 / 2,
+                "differ: {differ}, pods first: {pods_first}: {taken:?}"
+            );
+        }
+    }
+}
+
+/// The search for the pods of a selector costs as many steps as pods have the rarest label of the selector: so many units does the
+/// service cost, also if the other labels of the selector leave fewer pods.
+#[test]
+fn a_selector_costs_the_pods_with_its_rarest_label() {
+    let pod = |number: u8, tier: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: p{number}, namespace: demo, labels: {{app: a, tier: {tier}, own: \
+             p{number}}}}}, status: {{podIP: 10.0.0.{number}}}}}"
+        )
+    };
+    let service = |selector: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: s, namespace: demo}}, spec: {{clusterIP: 10.96.0.1, selector: \
+             {{{selector}}}, ports: [{{port: 80}}]}}}}"
+        )
+    };
+    let pods: Vec<String> = (1..=4).map(|number| pod(number, if number < 4 { "front" } else { "back" })).collect();
+    // One unit is the service, one is its address.
+    for (selector, budget, endpoints) in [
+        ("app: a, tier: front", 5, 3),
+        ("app: a, tier: front", 4, 0),
+        ("own: p1, tier: back", 3, 0),
+        ("own: p1, tier: front", 3, 1),
+        ("own: p1, tier: front", 2, 0),
+        ("own: p9, tier: front", 2, 0),
+    ] {
+        let text = [service(selector), pods.join("\n---\n")].join("\n---\n");
+        let following = from_nothing_within(Some(budget), &[("a", text)]);
+        let service = following.mesh.services().next().unwrap();
+        assert_eq!(service.endpoints.len(), endpoints, "{selector}, {budget}");
+        let told = following.mesh.problems().iter().any(|problem| problem.message.contains("may have"));
+        assert_eq!(told, matches!((selector, budget), (_, 4) | ("own: p1, tier: front", 2)), "{selector}, {budget}");
+    }
+}
