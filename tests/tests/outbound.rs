@@ -1,7 +1,7 @@
 //! A pod may connect in any way: the daemon carries the connection, and the pod does not notice.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV6, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -89,6 +89,29 @@ fn address_for_egress_that_the_status_does_not_list() -> Result<()> {
     bed.change(|mesh| mesh.policy("strict", &authentication("strict", "{mtls: {mode: STRICT}}")))?;
     denied_stream(&bed, other.connect(echo.address())?, "client-a", echo.address())?;
     Ok(())
+}
+
+/// With CAP_NET_ADMIN a pod gives itself addresses that the kernel prefers. Connections that do not ask for them still leave from
+/// the address that the mesh knows.
+#[test]
+fn an_address_of_the_pods_own_making_is_not_the_source() -> Result<()> {
+    let bed = Testbed::node_a_enrolled()?;
+    let (client, web) = (bed.pod("client-a")?, bed.pod("web-b")?);
+    client.netns.ip(&format!(
+        "addr add 10.10.1.99/24 dev eth0\nroute replace default via 10.10.1.1 src 10.10.1.99\n\
+         addr add fd00:10:1::99/64 dev eth0 nodad\naddr change {}/64 dev eth0 preferred_lft 0\n",
+        client.v6
+    ))?;
+    for (family, made) in [(Family::V4, "10.10.1.99"), (Family::V6, "fd00:10:1::99")] {
+        // UDP is not captured: its source address is the kernel's choice.
+        let chosen = client.netns.run(|| {
+            let socket = UdpSocket::bind(SocketAddr::new(family.any(), 0))?;
+            socket.connect(web.at(family, PORT))?;
+            socket.local_addr()
+        })??;
+        ensure!(chosen.ip() == made.parse::<IpAddr>()?, "the kernel prefers {chosen}, not {made}");
+    }
+    captured_on(&bed, &Family::BOTH, Pod::connect)
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     future::pending,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::IpAddr,
     rc::Rc,
     sync::Arc,
 };
@@ -121,8 +121,6 @@ impl PodContext {
 
     /// Replaces the pod's addresses. Connections of removed addresses end; others continue.
     pub fn readdress(&self, addresses: Vec<IpAddr>) {
-        let families = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
-        let before = families.map(|family| self.first_address(family));
         let removed = self.addresses.replace(addresses);
         for live in self.table.live() {
             let flow = live.flow();
@@ -134,12 +132,6 @@ impl PodContext {
                 live.cut(CloseReason::AddressRemoved);
             }
         }
-        let moved = families.map(|family| self.first_address(family)).into_iter().zip(before);
-        let moved: Vec<_> = moved.filter(|(now, before)| now != before).filter_map(|(_, before)| before).collect();
-        self.pool.retain(|key, _| match key.from {
-            Some(from) => !removed.contains(&from),
-            // An HBONE connection without a given source address has the pod's first address of the family.
-            None => !moved.iter().any(|first| first.is_ipv4() == key.to.is_ipv4()),
-        });
+        self.pool.retain(|key, _| key.from.is_none_or(|from| !removed.contains(&from)));
     }
 }

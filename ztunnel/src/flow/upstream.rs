@@ -77,19 +77,23 @@ async fn connect(
     }
 }
 
-/// The source address of the connection; `None`: the kernel chooses it. The capture route gives unbound sockets the pod's first
-/// address of the family. Any other address is a choice of the application, and is kept. If the network namespace does not have
-/// the address, the connect fails. So the kernel checks an address that the mesh does not know.
+/// The source address of the connection: the address of the application's socket, or the pod's first address where the
+/// destination is of the other family. The kernel is not asked to choose: a pod with CAP_NET_ADMIN may add an address, or
+/// change a route, so that the kernel prefers an address that the mesh does not know for the pod.
+///
+/// If the network namespace does not have the address, the connect fails. So the kernel checks an address that the mesh does not
+/// know. `None`: the mesh knows no address of this family for the pod, which may have one for egress all the same.
 fn source(pod: &PodContext, flow: &Flow, to: SocketAddr) -> Result<Option<IpAddr>, FlowRefusal> {
     let source = flow.peer.ip();
-    if source.is_ipv4() != to.is_ipv4() {
-        let detail = || {
-            format!("{source} is not known as an address of Pod {}, and {to} is of the other address family", pod.name)
-        };
-        let refusal = || FlowRefusal::new(CloseReason::ForeignSource, detail());
-        return if pod.addresses.contains(source) { Ok(None) } else { Err(refusal()) };
+    if source.is_ipv4() == to.is_ipv4() {
+        return Ok(Some(source));
     }
-    Ok((pod.first_address(source) != Some(source)).then_some(source))
+    if pod.addresses.contains(source) {
+        return Ok(pod.first_address(to.ip()));
+    }
+    let detail =
+        format!("{source} is not known as an address of Pod {}, and {to} is of the other address family", pod.name);
+    Err(FlowRefusal::new(CloseReason::ForeignSource, detail))
 }
 
 fn request(pod: &PodContext, flow: &Flow, route: &Outbound, candidate: &Candidate) -> ConnectRequest {

@@ -33,6 +33,21 @@ async fn connections_with_pods_outside_of_the_mesh_are_plaintext_both_ways() {
     }
 }
 
+/// A pod with CAP_NET_ADMIN makes the kernel prefer another address than the one that the mesh knows.
+#[tokio::test]
+async fn the_daemon_connects_from_the_address_of_the_applications_socket() {
+    local(async {
+        let world = World::new().await;
+        world.network.readdress("/n/client", &["10.0.0.99", "10.0.0.1"]);
+        let guest = world.network.listen(GUEST).await;
+        let mut outward = world.network.connect("10.0.0.1", GUEST).await.unwrap();
+        let (mut server, _) = guest.accept().await.unwrap();
+        echo(&mut outward, &mut server).await;
+        assert_eq!(world.network.client(&server).ip().to_string(), "10.0.0.1");
+    })
+    .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_pod_that_does_not_answer_is_given_up_after_the_deadline() {
     local(async {
