@@ -4,7 +4,8 @@
 //! - **A turn** of a connection's task is limited by frames, bytes and time. h2 reads as long as there are bytes, so the limit
 //!   is below h2: [`Paced`] passes bytes to h2 in small pieces, and none after the end of the turn.
 //! - **Frames that carry nothing** (PRIORITY, PING, SETTINGS, WINDOW_UPDATE, empty or padded DATA, unknown types, resets) have
-//!   an allowance. A peer that uses it up gets a GOAWAY(ENHANCE_YOUR_CALM), and the connection ends. For a server h2 sends the
+//!   an allowance, which grows with time, with the bytes of DATA, and with what this side sends. A peer that uses it up gets a
+//!   GOAWAY(ENHANCE_YOUR_CALM), and the connection ends. For a server h2 sends the
 //!   GOAWAY. A client of h2 can't send one, so [`Paced`] does: it writes the GOAWAY where h2 has flushed a whole frame, and
 //!   reports the end of the connection to h2.
 
@@ -41,9 +42,11 @@ const BURST: u32 = 20_000;
 const PER_SECOND: u32 = 1000;
 /// Every this many bytes of a frame that carries nothing count as one more frame.
 const BYTES_PER_FRAME: usize = 256;
-/// A frame that carries something adds this many frames to the allowance: a peer may measure the round trip with a PING, or
-/// reset a stream.
-const PER_USEFUL: u32 = 2;
+/// HEADERS add this many frames to the allowance: the peer may reset the stream.
+const PER_HEADERS: u32 = 1;
+/// DATA adds one frame to the allowance for each this many bytes. A frame of a few bytes adds nothing: a peer could otherwise
+/// send a frame that carries nothing after each byte, without end.
+const BYTES_PER_USELESS: usize = 1024;
 /// Bytes that this side sends allow WINDOW_UPDATEs: two for a message, and one for each this many bytes.
 const BYTES_PER_UPDATE: usize = 256;
 
@@ -178,7 +181,7 @@ impl Pace {
             self.heard.set(self.heard.get().saturating_add(frame.length as u64));
         }
         if frame.is_useful() {
-            return self.allowance.borrow_mut().earn(PER_USEFUL);
+            return self.allowance.borrow_mut().earn(frame.earns());
         }
         if frame.kind == GOAWAY && !self.left.replace(true) {
             self.leaving.notify_waiters();
@@ -205,6 +208,15 @@ impl Head {
             DATA => self.length > 0 && self.flags & PADDED == 0,
             HEADERS | CONTINUATION => self.length > 0,
             _ => false,
+        }
+    }
+
+    /// How many frames that carry nothing a useful frame allows.
+    fn earns(self) -> u32 {
+        match self.kind {
+            DATA => u32::try_from(self.length / BYTES_PER_USELESS).unwrap_or(BURST),
+            HEADERS => PER_HEADERS,
+            _ => 0,
         }
     }
 }

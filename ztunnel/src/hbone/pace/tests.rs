@@ -94,8 +94,8 @@ async fn the_frames_are_found_however_the_bytes_are_cut() {
         let mut paced = Paced::to_client(&bytes[..], 24, &pace);
         while let Some(1..) = read(&mut paced, size).await {}
         assert_eq!((pace.turn.borrow().frames, pace.left.get(), pace.is_exhausted()), (4, true, false), "{size}");
-        // SETTINGS and GOAWAY have a cost; DATA does not raise the allowance above the burst.
-        assert_eq!(pace.allowance.borrow().left, BURST - 1, "{size}");
+        // SETTINGS and GOAWAY have a cost; DATA of 300 bytes adds nothing.
+        assert_eq!(pace.allowance.borrow().left, BURST - 2, "{size}");
     }
 }
 
@@ -131,8 +131,39 @@ async fn a_peer_may_acknowledge_what_it_gets_and_measure_what_it_sends() {
         pace.sent(1);
         assert!(after(2, &frame(8, 0, 4), &pace).await, "two WINDOW_UPDATEs for one byte");
     }
-    assert!(after(3 * BURST, &[frame(0, 0, 1), frame(6, 0, 8)].concat(), &pace).await, "a PING with each message");
+    assert!(after(BURST, &[frame(0, 0, 1024), frame(6, 0, 8)].concat(), &pace).await, "a PING for each KiB");
     assert!(after(3 * BURST, &[frame(1, 4, 20), frame(3, 0, 4)].concat(), &pace).await, "streams that are given up");
+    for _ in 0..60 {
+        assert!(
+            after(PER_SECOND, &[frame(0, 0, 1), frame(6, 0, 8)].concat(), &pace).await,
+            "a PING for each short message"
+        );
+        advance(Duration::from_secs(1)).await;
+    }
+}
+
+/// Short messages are no licence for frames that carry nothing, in whatever order and at whatever pace they come.
+#[tokio::test(start_paused = true)]
+async fn bytes_in_between_do_not_renew_the_allowance() {
+    let useless = [frame(2, 0, 5), frame(4, 0, 6), frame(6, 0, 8), frame(8, 0, 4), frame(200, 0, 0), frame(0, 8, 1)];
+    for useless in useless {
+        for shorts in [1, 10] {
+            let unit = [frame(0, 0, 1).repeat(shorts), useless.clone()].concat();
+            let pace = Rc::new(Pace::new());
+            assert!(after(BURST, &unit, &pace).await, "type {}", useless[3]);
+            assert!(!after(1, &unit, &pace).await, "type {}", useless[3]);
+            // Twice the steady rate, in short bursts.
+            let pace = Rc::new(Pace::new());
+            let mut bursts = 0;
+            while after(PER_SECOND / 50, &unit, &pace).await {
+                bursts += 1;
+                assert!(bursts < 3 * BURST / (PER_SECOND / 50), "type {}", useless[3]);
+                advance(Duration::from_millis(10)).await;
+            }
+        }
+        let unit = [frame(9, 0, 20), useless.clone()].concat();
+        assert!(!after(BURST + 1, &unit, &Rc::new(Pace::new())).await, "CONTINUATION, type {}", useless[3]);
+    }
 }
 
 /// Accepts one byte in every second write.

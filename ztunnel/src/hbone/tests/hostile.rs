@@ -358,6 +358,8 @@ async fn a_peer_that_keeps_a_worker_busy_with_frames_that_carry_nothing_is_told_
         frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1]),
         frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]),
         frame(RST_STREAM, 0, 3, &8u32.to_be_bytes()),
+        // A byte in between changes nothing.
+        [frame(DATA, 0, 1, b"x"), frame(PING, 0, 0, &[7; 8])].concat(),
     ];
     for flood in floods {
         local(async {
