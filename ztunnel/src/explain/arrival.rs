@@ -50,7 +50,11 @@ impl Arrival<'_> {
             return (unjudged(unenforced), Vec::new());
         };
         if self.client.pod.is_some_and(|pod| pod.name == workload.name) {
-            return (unjudged(format!("Pod {} connects to itself, which is not captured", workload.name)), Vec::new());
+            return (unjudged(format!("{} connects to itself, which is not captured", workload.title())), Vec::new());
+        }
+        if workload.is_entry {
+            let name = &workload.name;
+            return (unjudged(format!("WorkloadEntry {name} is a host that no node of the mesh serves")), Vec::new());
         }
         let local = self.sources.local(&workload.name);
         let is_tunnel = segment.expected().is_some();
@@ -199,7 +203,7 @@ pub(super) fn why_plaintext(segment: &RouteSegment, client: &Client<'_>, capture
         return format!("the mesh has no pod with the address {}", segment.address.ip());
     };
     if client.pod.is_some_and(|pod| pod.name == workload.name) {
-        return format!("Pod {} connects to itself", workload.name);
+        return format!("{} connects to itself", workload.title());
     }
     is_in_mesh(workload).err().unwrap_or_else(|| CloseReason::Recursive.to_string())
 }

@@ -67,7 +67,7 @@ impl<'a> Client<'a> {
     }
 
     fn pod(pod: &'a Arc<Workload>) -> Result<Self, QueryError> {
-        let no = |why| QueryError::NoAddress { side: "from", what: format!("Pod {} {why}", pod.name) };
+        let no = |why| QueryError::NoAddress { side: "from", what: format!("{} {why}", pod.title()) };
         match () {
             () if pod.finished => Err(no("has finished")),
             () if pod.addresses.is_empty() => Err(no("has no address (yet)")),
@@ -148,6 +148,13 @@ impl<'a> Client<'a> {
         };
         let name = &pod.name;
         match () {
+            () if pod.is_entry => {
+                return Err(format!(
+                    "WorkloadEntry {name} is a host that no node of the mesh serves; if a proxy of the host opens HBONE \
+                     connections, ask with its identity: --from {}",
+                    pod.identity
+                ));
+            }
             () if pod.membership != Membership::InMesh => {
                 return Err(format!("Pod {name} is not captured: {}", outside_why(pod)));
             }
@@ -220,7 +227,7 @@ impl<'a> Client<'a> {
     /// Its name in sentences.
     pub(super) fn title(&self) -> String {
         match (self.pod, &self.principal) {
-            (Some(pod), _) => format!("Pod {}", pod.name),
+            (Some(pod), _) => pod.title(),
             (None, Some(principal)) => principal.identity().to_string(),
             (None, None) => self.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
         }
@@ -292,6 +299,9 @@ fn unknown_address(to: IpAddr) -> IpAddr {
 pub(super) fn outside_why(pod: &Workload) -> String {
     match pod.membership {
         Membership::InMesh => "it is in the mesh".to_owned(),
+        Membership::NotLabelled if pod.is_entry => {
+            "it does not have the label networking.istio.io/tunnel: http".to_owned()
+        }
         Membership::NotLabelled => format!(
             "neither it nor its namespace {} has the label istio.io/dataplane-mode: ambient",
             pod.name.namespace

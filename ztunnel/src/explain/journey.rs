@@ -121,7 +121,7 @@ impl Traveller<'_> {
     fn address(&self, meant: &Meant<'_>, notes: &mut Vec<String>) -> Result<Option<IpAddr>, QueryError> {
         let (title, addresses) = match meant {
             Meant::Address(address) => return Ok(Some(*address)),
-            Meant::Pod(pod) => (format!("Pod {}", pod.name), &pod.addresses),
+            Meant::Pod(pod) => (pod.title(), &pod.addresses),
             Meant::Service(service) => (format!("{} {}", service.kind.name(), service.name), &service.vips),
         };
         let no_address = |why: &str| QueryError::NoAddress { side: "to", what: format!("{title} {why}") };
@@ -352,7 +352,7 @@ impl From<survey::Preference> for Preference {
 pub(super) fn is_in_mesh(workload: &Workload) -> Result<(), String> {
     match workload.membership {
         Membership::InMesh => Ok(()),
-        _ => Err(format!("Pod {} is not in the mesh ({})", workload.name, outside_why(workload))),
+        _ => Err(format!("{} is not in the mesh ({})", workload.title(), outside_why(workload))),
     }
 }
 

@@ -74,7 +74,8 @@ pub(super) fn not_known_here(
     segments: &[RouteSegment],
     port: u16,
 ) -> Vec<String> {
-    let is_unknown = |pod: &Workload| pod.membership == Membership::InMesh && sources.local(&pod.name).is_none();
+    let is_unknown =
+        |pod: &Workload| pod.membership == Membership::InMesh && !pod.is_entry && sources.local(&pod.name).is_none();
     let node = |pod: &Workload| pod.node.as_deref().unwrap_or("(unnamed)").to_owned();
     let mut notes = Vec::new();
     if let Some(pod) = client.pod.filter(|pod| is_unknown(pod)) {

@@ -2,6 +2,7 @@ mod agreement;
 mod explained;
 mod hosts;
 mod outside;
+mod workload_entries;
 
 use std::{
     fs,

@@ -134,8 +134,12 @@ impl Daemons<'_> {
         PodPolicies::of(self.snapshot, workload, local).judge(connection).is_ok()
     }
 
-    /// Whether the destination's node accepts a CONNECT request.
+    /// Whether the destination's node accepts a CONNECT request. The proxy of a WorkloadEntry's host is not part of the mesh's nodes:
+    /// nothing here refuses the request.
     fn takes_tunnel(&self, workload: &Workload, client: &Workload, to: SocketAddr, target: SocketAddr) -> bool {
+        if workload.is_entry {
+            return true;
+        }
         let Some(local) = self.enrolled(workload) else { return false };
         let (source_ip, identity) = (client.addresses[0], &client.identity);
         let peer = PeerAddr::new((source_ip, CLIENT_PORT).into());
@@ -239,7 +243,7 @@ fn check_uncaptured(daemons: &Daemons<'_>, explanation: &Explanation, source_ip:
 
 #[test]
 fn explain_says_what_the_data_path_does() {
-    let [captured, tunnels, refused, uncaptured, denied] = [const { Cell::new(0_u32) }; 5];
+    let [captured, tunnels, refused, uncaptured, denied, hosts] = [const { Cell::new(0_u32) }; 6];
     let count = |what: &Cell<u32>, is_so: bool| what.set(what.get() + u32::from(is_so));
     let port = prop_oneof![4 => Just(80u16), 2 => Just(81), 1 => Just(82), 1 => Just(HBONE_PORT)];
     let client = (prop::bool::weighted(0.5), any::<prop::sample::Index>());
@@ -281,10 +285,13 @@ fn explain_says_what_the_data_path_does() {
         let is_tunnel = |endpoint: &Endpoint| matches!(endpoint.way, Some(Way::Tunnel { .. }));
         count(&tunnels, explanation.endpoints.iter().any(is_tunnel));
         count(&denied, explanation.route.refusal.is_none() && explanation.verdict == Verdict::Denied);
+        let is_host = |name: &String| name.contains("/workloadentry");
+        let ends = explanation.from.pod.iter().chain(explanation.endpoints.iter().filter_map(|end| end.pod.as_ref()));
+        count(&hosts, ends.into_iter().any(is_host));
         Ok(())
     });
     checked.unwrap_or_else(|error| panic!("{error}"));
-    let seen = [captured, tunnels, refused, uncaptured, denied].map(Cell::into_inner);
+    let seen = [captured, tunnels, refused, uncaptured, denied, hosts].map(Cell::into_inner);
     assert!(seen.iter().all(|seen| *seen >= CASES / 40), "the meshes are too much alike: {seen:?}");
 }
 

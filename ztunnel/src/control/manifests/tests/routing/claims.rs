@@ -52,14 +52,25 @@ pub(crate) fn any_mesh() -> impl Strategy<Value = String> {
              {external}{sticky}selector: {{app: a{app}}}, {ports}}}{balancer}"
         )
     });
-    let entry = (namespace(), address(), address(), any::<bool>(), 24u8..33).prop_map(|(namespace, ip, endpoint, resolved, length)| {
-        let (resolution, endpoints) = match resolved {
-            true => ("STATIC", format!("[{{address: {endpoint}}}]")),
-            false => ("NONE", "[]".to_owned()),
+    let entry = (namespace(), address(), address(), 0u8..5, 24u8..33).prop_map(|(namespace, ip, endpoint, leads, length)| {
+        let (resolution, endpoints) = match leads {
+            0 | 1 => ("STATIC", format!("endpoints: [{{address: {endpoint}}}]")),
+            2 => ("STATIC", "workloadSelector: {labels: {app: a0}}".to_owned()),
+            _ => ("NONE", "endpoints: []".to_owned()),
         };
         format!(
             " namespace: {namespace}| spec: {{hosts: [e.example], addresses: [{ip}/{length}], ports: [{{number: 80}}, \
-             {{number: 81}}, {{number: 15008}}], resolution: {resolution}, endpoints: {endpoints}}}"
+             {{number: 81}}, {{number: 15008}}], resolution: {resolution}, {endpoints}}}"
+        )
+    });
+    // Hosts outside of the cluster, some with a proxy that takes tunnels.
+    let host = (namespace(), address(), any::<bool>(), any::<bool>(), 0u8..3);
+    let host = host.prop_map(|(namespace, ip, takes_tunnels, ready, app)| {
+        let tunnel = if takes_tunnels { ", labels: {networking.istio.io/tunnel: http}" } else { "" };
+        format!(
+            " namespace: {namespace}{tunnel}| spec: {{address: {ip}, labels: {{app: a{app}}}, serviceAccount: host}}, status: \
+             {{conditions: [{{type: Healthy, status: '{}'}}]}}",
+            if ready { "True" } else { "False" }
         )
     });
     let lines = |kind: &'static str, what: prop::strategy::BoxedStrategy<String>, most: usize| {
@@ -73,11 +84,12 @@ pub(crate) fn any_mesh() -> impl Strategy<Value = String> {
         lines("Pod", prop_oneof![pod, local].boxed(), 8),
         lines("Service", service.boxed(), 5),
         lines("ServiceEntry", entry.boxed(), 5),
+        lines("WorkloadEntry", host.boxed(), 4),
     );
-    parts.prop_map(|(pods, services, entries)| {
+    parts.prop_map(|(pods, services, entries, hosts)| {
         format!(
             "Namespace demo labels: {{istio.io/dataplane-mode: ambient}}\n\
-             Pod demo/own | status: {{podIPs: [{{ip: 10.0.0.1}}]}}\n{pods}{services}{entries}"
+             Pod demo/own | status: {{podIPs: [{{ip: 10.0.0.1}}]}}\n{pods}{services}{entries}{hosts}"
         )
     })
 }
@@ -109,8 +121,14 @@ proptest! {
                     assert!(!partial || known, "{dst} -> {candidate:?}");
                 }
                 Hop::Tunnel { to, expected } => {
-                    assert!(in_mesh && claimants.len() == 1 && to.port() == 15008 && candidate.target.port() != 15008);
-                    assert_eq!(expected.first(), Some(&claimants[0].identity));
+                    assert!(to.port() == 15008 && candidate.target.port() != 15008);
+                    let workload = candidate.workload.as_ref().unwrap();
+                    assert_eq!(expected.first(), Some(&workload.identity));
+                    match claimants[..] {
+                        [pod] => assert!(in_mesh && pod.name == workload.name, "{dst} -> {candidate:?}"),
+                        // An entry has no address of its own. No pod's node could prove the identity of the entry.
+                        _ => assert!(workload.is_entry && workload.membership == Membership::InMesh, "{dst} -> {candidate:?}"),
+                    }
                 }
             }
         }
