@@ -19,12 +19,14 @@ impl Folder {
     }
 
     /// Reads some of the files, the smallest first, and passes the difference to the joiner. Returns whether the reading
-    /// is finished. If much has changed, the objects of files that are read take effect before the others are read: an
-    /// author of large files must not delay the changes of others. The first reading is always whole.
+    /// is finished. If much has changed, the objects of files that are read take effect before the others are read, and
+    /// small files that change meanwhile are read next: an author of large files must not delay the changes of others. The
+    /// first reading is always whole.
     ///
     /// A file that lacks objects which it had takes effect at the end: another file may have them now.
     pub(in crate::control::file) fn read_part(&mut self, joiner: &mut Joiner, reading: Reading) -> bool {
-        let Some(mut now) = self.unfinished.take().or_else(|| self.begin()) else { return true };
+        let resumed = self.unfinished.take().map(|unfinished| self.look_again(unfinished));
+        let Some(mut now) = resumed.or_else(|| self.begin()) else { return true };
         let mut read = 0;
         while let Some(name) = now.left.pop() {
             match self.read_file(&name, joiner, reading, now.keeps()) {
@@ -72,6 +74,34 @@ impl Folder {
         let left = sizes.into_iter().map(|(_, name)| name).collect();
         let is_whole = is_first || all <= self.limits.at_once;
         Some(Unfinished { names, before, went, left, last: Vec::new(), is_whole })
+    }
+
+    /// Adds the smallest of the files that have changed since the reading began: they come next. A reading of large files may
+    /// take minutes. The added files are at most half of a part, so that every part continues the reading as well.
+    fn look_again(&mut self, mut now: Unfinished) -> Unfinished {
+        // If the folder cannot be read, the next reading reports it.
+        let Ok(names) = self.manifest_names() else { return now };
+        let clock = SystemTime::now();
+        let waiting: BTreeSet<OsString> = now.left.iter().chain(&now.last).cloned().collect();
+        let names = self.leave_out(names).into_iter().filter(|name| !waiting.contains(name));
+        let changed = names.map(|name| (self.changed_bytes(&name, clock), name)).filter(|(size, _)| *size > 0);
+        let mut changed: Vec<(u64, OsString)> = changed.collect();
+        changed.sort_unstable();
+        let mut sum = 0_u64;
+        let fits = |(size, _): &(u64, OsString)| {
+            sum = sum.saturating_add(*size);
+            sum <= self.limits.part / 2
+        };
+        let small: Vec<(u64, OsString)> = changed.into_iter().take_while(fits).collect();
+        for (_, name) in small.into_iter().rev() {
+            if let Some(back) = now.went.remove(&name) {
+                self.bytes += back.size;
+                self.files.insert(name.clone(), back);
+            }
+            now.names.insert(name.clone());
+            now.left.push(name);
+        }
+        now
     }
 
     /// The size of a file that may have changed, in bytes; otherwise 0.

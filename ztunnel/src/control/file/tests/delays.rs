@@ -108,6 +108,39 @@ fn small_changes_take_effect_before_large_ones_and_removals_at_the_end() {
     assert_eq!(parts.read().len(), 1);
 }
 
+/// While large files are read, small files change, come, and come back.
+#[test]
+fn a_small_change_waits_for_one_part_of_a_large_one() {
+    let (old, new) = (named("demo", "old"), named("demo", "new"));
+    let mut parts = Parts::of(&[("demo.yaml", &old), ("back.yaml", &named("demo", "back"))]);
+    fs::remove_file(parts.dir.path().join("back.yaml")).unwrap();
+    let files: Vec<(String, String)> =
+        (0..4).map(|number| (format!("a{number}.yaml"), many(&format!("evil{number}"), 200))).collect();
+    let all: Vec<(&str, &str)> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    parts.write(&all);
+    let read_one = |parts: &mut Parts| {
+        let is_finished = parts.folder.read_part(&mut parts.joiner, Reading::Changed);
+        parts.mesh = parts.mesh.apply(Batch::of(parts.joiner.take().changes));
+        let policies = parts.mesh.policies().authorization();
+        let of_demo = policies.iter().filter(|policy| *policy.name.namespace == *"demo");
+        let names: Vec<String> = of_demo.map(|policy| policy.name.name.to_string()).collect();
+        (is_finished, names.join(" "))
+    };
+    assert_eq!(read_one(&mut parts), (false, "back old".to_owned()));
+    parts.write(&[("demo.yaml", &(old + "---\n" + &new)), ("late.yaml", &named("demo", "late"))]);
+    assert_eq!(read_one(&mut parts), (false, "back late new old".to_owned()));
+    parts.write(&[("back.yaml", &named("demo", "back"))]);
+    assert!(!read_one(&mut parts).0);
+    let mut last = read_one(&mut parts);
+    while !last.0 {
+        last = read_one(&mut parts);
+    }
+    assert_eq!(last.1, "back late new old");
+    assert_eq!(parts.mesh.policies().authorization().len(), 804);
+    assert_eq!(parts.read().len(), 1, "nothing is left");
+    assert_eq!(parts.mesh.policies().authorization().len(), 804);
+}
+
 /// A file that could never be read closes pods until the reading is finished that finds it valid.
 #[tokio::test]
 async fn what_is_missing_is_known_at_the_end_of_a_reading() {
