@@ -1,6 +1,7 @@
 //! Attacks during a thousand good connections, on a daemon with little memory: the good connections finish, and the daemon
 //! survives.
 
+use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -20,7 +21,25 @@ use ztunnel_tests::mesh::PodManifest;
 use ztunnel_tests::metrics::Metrics;
 use ztunnel_tests::process::Launch;
 use ztunnel_tests::testbed::Testbed;
-use ztunnel_tests::topology::{Family, TWO_NODES};
+use ztunnel_tests::topology::{Family, Pod, Shape};
+
+/// Two nodes, and neighbours on a third node without a daemon.
+const NEIGHBOURHOOD: &Shape<'static> =
+    &[("node-a", &["client-a", "web-a"]), ("node-b", &["client-b", "web-b"]), ("node-c", &NEIGHBOURS)];
+/// With [`PEER`], more addresses than fill all places for handshakes (`--hbone-max-handshakes`) with silent connections.
+const NEIGHBOURS: [&str; 9] = [
+    "neighbour-1",
+    "neighbour-2",
+    "neighbour-3",
+    "neighbour-4",
+    "neighbour-5",
+    "neighbour-6",
+    "neighbour-7",
+    "neighbour-8",
+    "neighbour-9",
+];
+/// Silent connections of one address that are open at once.
+const SILENT: usize = 50;
 
 /// The attacker: a pod with a valid certificate.
 const PEER: &str = "client-b";
@@ -102,7 +121,7 @@ impl<'a> Attack<'a> {
     }
 }
 
-/// Two nodes. The daemon of the second has little memory, and serves a thousand connections.
+/// The daemon of the second node has little memory, and serves a thousand connections.
 struct Besieged {
     bed: Testbed,
     echo: Server,
@@ -116,7 +135,7 @@ struct Besieged {
 impl Besieged {
     /// `mode`: the dataplane mode of the attacker's pod.
     fn new(mode: &str) -> Result<Self> {
-        let mut bed = Testbed::new(TWO_NODES)?;
+        let mut bed = Testbed::new(NEIGHBOURHOOD)?;
         let limit = MemoryLimit::new(&bed.topology.prefix.member("limit"), MOST)?;
         bed.mesh.pod(&PodManifest::of(bed.pod(PEER)?).mode(mode))?;
         for node in ["node-a", "node-b"] {
@@ -215,13 +234,15 @@ fn a_thousand_good_connections_live_through_what_a_peer_and_a_neighbour_can_do()
     let to_deaf = deaf.address().to_string();
     let (caller, to_deaf) = (&caller, &*to_deaf);
     let metrics = besieged.stands(|bed| {
-        let peer = bed.pod(PEER)?;
+        // What is limited for an address is attacked from ten of them.
+        let peers: Vec<&Pod> = [PEER].into_iter().chain(NEIGHBOURS).map(|name| bed.pod(name)).collect::<Result<_>>()?;
         let mut attacks: Vec<Attack<'_>> = Vec::new();
+        let (of_windows, of_floods) = (peers.clone(), peers.clone());
         // HBONE connections to the application that does not read, with full windows on all streams. The daemon should refuse
         // some of them.
         attacks.push(Attack::new("full windows of a tunnel", 40, move |course| {
             let mut held = Vec::new();
-            while course.goes_on() {
+            for peer in of_windows.iter().cycle().take_while(|_| course.goes_on()) {
                 let Ok(tunnel) = HbonePeer::connect(caller, peer, target) else { continue };
                 let streams = (0..4).filter_map(|_| {
                     let mut stream = tunnel.open(to_deaf, &[]).ok()?;
@@ -245,7 +266,7 @@ fn a_thousand_good_connections_live_through_what_a_peer_and_a_neighbour_can_do()
             frame(kind::WINDOW_UPDATE, 0, 0, &1_u32.to_be_bytes()),
         ];
         attacks.push(Attack::new("flood of a tunnel", 10, move |course| {
-            for flood in floods.iter().cycle().take_while(|_| course.goes_on()) {
+            for (flood, peer) in floods.iter().cycle().zip(of_floods.iter().cycle()).take_while(|_| course.goes_on()) {
                 if let Ok(mut tunnel) = RawPeer::connect(caller, peer, target, &[]) {
                     let flood = flood.repeat(1000);
                     tunnel.flood(100, |_| flood.clone());
@@ -255,14 +276,14 @@ fn a_thousand_good_connections_live_through_what_a_peer_and_a_neighbour_can_do()
         }));
         // Silent connections.
         attacks.push(Attack::new("silent connection", 1000, move |course| {
-            let mut silent = Vec::new();
-            while course.goes_on() {
+            let mut silent = VecDeque::new();
+            for peer in peers.iter().cycle().take_while(|_| course.goes_on()) {
                 if let Ok(stream) = peer.connect(target) {
-                    silent.push(stream);
+                    silent.push_back(stream);
                     course.done();
                 }
-                if silent.len() > 500 {
-                    silent.clear();
+                if silent.len() > peers.len() * SILENT {
+                    silent.pop_front();
                 }
             }
         }));
