@@ -4,6 +4,8 @@
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use ebpf_common::mark;
@@ -11,7 +13,7 @@ use nix::libc;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use ztunnel_tests::apps::client::exchange;
 use ztunnel_tests::apps::server::Server;
-use ztunnel_tests::attempt::{Pending, Way};
+use ztunnel_tests::attempt::{End, Pending, Way};
 use ztunnel_tests::capture::{Capture, Recording};
 use ztunnel_tests::modes::{Connect, Path, Silence, enrolled, nobody_connects, tcp_counter, unlabelled};
 use ztunnel_tests::proof;
@@ -89,13 +91,14 @@ fn marks_that_a_pod_sets_do_not_end_the_hold() -> Result<()> {
 }
 
 /// A SYN without data and options, with its checksum, in an IP packet.
-fn forged_syn(source: SocketAddr, target: SocketAddr) -> Vec<u8> {
+fn forged_syn(source: SocketAddr, target: SocketAddr, sequence: u32) -> Vec<u8> {
     let octets = |ip: IpAddr| match ip {
         IpAddr::V4(ip) => ip.octets().to_vec(),
         IpAddr::V6(ip) => ip.octets().to_vec(),
     };
     let ([s1, s2], [d1, d2]) = (source.port().to_be_bytes(), target.port().to_be_bytes());
-    let mut segment = [s1, s2, d1, d2, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0x20, 0, 0, 0, 0, 0];
+    let [q1, q2, q3, q4] = sequence.to_be_bytes();
+    let mut segment = [s1, s2, d1, d2, q1, q2, q3, q4, 0, 0, 0, 0, 0x50, 0x02, 0x20, 0, 0, 0, 0, 0];
     let covered = [octets(source.ip()), octets(target.ip()), vec![0, 6, 0, 20], segment.to_vec()].concat();
     let words = covered.as_chunks::<2>().0.iter().map(|pair| u32::from(u16::from_be_bytes(*pair)));
     let sum = words.sum::<u32>();
@@ -168,13 +171,13 @@ fn forged_syns_with_the_daemons_marks_lead_nowhere() -> Result<()> {
         let target = bed.pod("web-b")?.at(*family, PORT);
         let [own, foreign, later] = FORGED;
         for source in [client.at(*family, own), victim.at(*family, foreign)] {
-            send(socket, &forged_syn(source, target), target.ip())
+            send(socket, &forged_syn(source, target, 1), target.ip())
                 .with_context(|| format!("mark {mark:#x} from {source}"))?;
         }
         // After the enrolment the hook takes the daemon's bits away.
         let socket = raw_socket(client, *family, *mark)?;
         ensure!(socket.mark()? & mark::MASK == 0, "a raw socket got the mark {:#x}", socket.mark()?);
-        send(&socket, &forged_syn(client.at(*family, later), target), target.ip())?;
+        send(&socket, &forged_syn(client.at(*family, later), target, 1), target.ip())?;
     }
     // A true connection afterwards: what came before has been seen by then.
     for server in &servers {
@@ -192,6 +195,109 @@ fn forged_syns_with_the_daemons_marks_lead_nowhere() -> Result<()> {
         .wait_dump("no connection to be left", wait::PATIENCE, |dump| dump.pods().all(|pod| pod.connections() == 0))?;
     nobody_connects(&bed, &["client-a", "web-a"], wait::PATIENCE)?;
     daemon.wait_holdings(&holdings)
+}
+
+/// The ends and sequence numbers of the SYNs of a flood.
+#[derive(Debug, Clone, Copy)]
+enum Flood {
+    /// One pair of addresses and ports, and ever other sequence numbers.
+    OnePair,
+    /// Ever other source ports.
+    ManyPorts,
+}
+
+/// Ends a flood, also when the test fails.
+struct Ended<'a>(&'a AtomicBool);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Sends SYNs until it is over. Returns their number.
+fn flood(pod: &Pod, sockets: &[Socket], targets: [SocketAddr; 2], how: Flood, over: &AtomicBool) -> Result<u32> {
+    const PORTS: std::ops::Range<u32> = 2_000..30_000;
+    for number in 0.. {
+        if over.load(Ordering::SeqCst) {
+            return Ok(number);
+        }
+        let port = match how {
+            Flood::OnePair => FORGED[0],
+            Flood::ManyPorts => u16::try_from(PORTS.start + number % (PORTS.end - PORTS.start))?,
+        };
+        for (socket, target) in sockets.iter().zip(targets) {
+            let source = pod.at(Family::of(target), port);
+            send(socket, &forged_syn(source, target, number), target.ip())?;
+        }
+    }
+    Ok(u32::MAX)
+}
+
+/// Whether a blocking connect works, and bytes come back.
+fn works(pod: &Pod, server: &Server) -> Result<bool> {
+    Ok(Way::Blocking.attempt(pod, server.address())?.end == End::Exchanged)
+}
+
+/// A pod with CAP_NET_RAW sends SYNs without end to a destination that does not answer, with the mark of captured connects, which
+/// it has set before the enrolment. The connects of other pods work meanwhile, and its own do afterwards.
+#[test]
+fn forged_syns_without_end_harm_only_the_pod_that_sends_them() -> Result<()> {
+    /// The connects of the other pod during a flood, to each server.
+    const ROUNDS: usize = 20;
+    /// Attempts that a flood has to begin, or nothing was attacked.
+    const ATTEMPTS: f64 = 2_000.0;
+    const SILENT: u16 = 7002;
+    let bed = unlabelled(Connect::Held, Path::Outside, &[])?;
+    let sockets = Family::BOTH.map(|family| raw_socket(bed.pod("client-a")?, family, mark::CAPTURE));
+    let sockets = sockets.into_iter().collect::<Result<Vec<_>>>()?;
+    bed.enrol()?;
+    let (hostile, other, web) = (bed.pod("client-a")?, bed.pod("web-a")?, bed.pod("web-b")?);
+    let servers = echoes(&bed)?;
+    let daemon = bed.daemon("node-a")?;
+    for pod in [hostile, other] {
+        for server in &servers {
+            ensure!(works(pod, server)?, "before the attack: {}", daemon.tail());
+        }
+    }
+    let id = daemon.id();
+    let silence = Silence::at(web, SILENT)?;
+    let silent = Family::BOTH.map(|family| web.at(family, SILENT));
+    for how in [Flood::OnePair, Flood::ManyPorts] {
+        let ended = |reason: &[(&str, &str)]| {
+            let labels: Vec<_> = [("direction", "outbound")].iter().chain(reason).copied().collect();
+            Ok::<_, anyhow::Error>(daemon.metrics()?.sum("ztunnel_connections_closed_total", &labels))
+        };
+        let refused = || ended(&[("reason", "too_many")]);
+        let (begun, before) = (ended(&[])?, refused()?);
+        let over = AtomicBool::new(false);
+        let sent = thread::scope(|scope| -> Result<u32> {
+            let attack = scope.spawn(|| flood(hostile, &sockets, silent, how, &over));
+            let end = Ended(&over);
+            wait::until_true("the attempts of the flood", wait::PATIENCE, || Ok(ended(&[])? > begun + ATTEMPTS))?;
+            if matches!(how, Flood::ManyPorts) {
+                wait::until_true("the limit of the pod", wait::PATIENCE, || Ok(refused()? > before))?;
+            }
+            for round in 0..ROUNDS {
+                for server in &servers {
+                    let attempt = Way::Blocking.attempt(other, server.address())?;
+                    ensure!(attempt.end == End::Exchanged, "{how:?}, round {round}: {attempt:?}");
+                }
+            }
+            drop(end);
+            attack.join().map_err(|_| anyhow::anyhow!("the attack panicked"))?
+        })
+        .with_context(|| daemon.tail())?;
+        println!("{how:?}: {sent} SYNs of each family, {} refused", refused()? - before);
+        // The attempts of the flood end when no SYN comes any more.
+        for server in &servers {
+            wait::until_true("the hostile pod's own connects to work", 2 * wait::PATIENCE, || works(hostile, server))?;
+        }
+        nobody_connects(&bed, &["client-a"], 2 * wait::PATIENCE)?;
+    }
+    silence.end()?;
+    ensure!(daemon.id() == id && daemon.get("/healthz/ready")?.status == 200, "{}", daemon.tail());
+    daemon.wait_dump("no connection to be left", wait::PATIENCE, |dump| dump.pods().all(|pod| pod.connections() == 0))
 }
 
 /// With CAP_NET_ADMIN a pod gives itself the address of another pod and connects from it.
