@@ -2,7 +2,13 @@
 //! one service: the admin listener has all endpoints, and the listeners for Prometheus and the kubelet have only their own
 //! endpoint.
 
+mod connection;
+pub mod dump;
 pub(super) mod explain;
+pub(super) mod logging;
+mod reply;
+mod standing;
+pub(super) mod stream;
 
 use std::{
     convert::Infallible,
@@ -15,36 +21,41 @@ use std::{
 
 use anyhow::Context as _;
 use futures_util::future::join_all;
-use http_body_util::Full;
-use hyper::{
-    Method, Request, Response, StatusCode,
-    body::{Bytes, Incoming},
-    header::{CONTENT_TYPE, HeaderValue},
-    server::conn::http1,
-    service::service_fn,
-};
+use hyper::{Method, Request, Response, StatusCode, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::registry::Registry;
-use serde::Serialize;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
+    task::spawn_blocking,
     time::timeout,
 };
 use tracing::{Span, debug};
 
-use self::explain::ExplainError;
-use super::{exposition, left, log::LostLines};
+pub(super) use self::reply::{Body, TEXT, json, response};
+use self::{
+    connection::Connection,
+    dump::{ConfigInfo, Dump, Sections},
+    explain::ExplainError,
+    reply::JSON,
+};
+use super::{
+    exposition, left,
+    log::{LogLevels, LostLines},
+};
 use crate::{
     control::remote::Contact,
     explain::QueryError,
-    flow::admission::{Admission, Client, Limits},
+    flow::{
+        admission::{Admission, Client, Limits},
+        events::Events,
+    },
     identity::cache::Certificates,
     lifecycle::{
         drain::DrainWatch,
         tasks::{TaskCount, TaskSet},
     },
-    metrics::text::prometheus,
+    metrics::{text::prometheus, traffic::Traffic},
     net::{
         listen::{Accepted, Acceptor},
         memory::Budget,
@@ -56,16 +67,28 @@ use crate::{
 
 /// The deadline for the headers of a request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(2);
-/// The deadline for the end of a connection, also if its reader stalls.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a scrape waits until the data workers have counted the bytes of their live connections.
 const COUNTING_TIMEOUT: Duration = Duration::from_secs(1);
+/// The number of dumps that are written at once: one of a large mesh takes memory, and a CPU that the data path needs.
+const DUMPS_AT_ONCE: usize = 2;
+/// How long a request waits until other dumps are written.
+const DUMP_WAITS: Duration = Duration::from_secs(5);
 /// The limits of open connections. If there are more, the oldest connection of the client with the most connections is closed.
 /// So silent connections can't block a scrape, or the kubelet, for which the daemon would not be ready then.
 const LIMITS: Limits = Limits { connections: 64, connections_per_peer: 16, handshakes: 64, handshakes_per_peer: 16 };
 
 /// The path of the endpoint that explains a connection.
 pub(super) const EXPLAIN: &str = "/explain";
+/// The state of the daemon.
+pub(super) const CONFIG_DUMP: &str = "/config_dump";
+/// Whether the daemon works.
+pub(super) const STATUS: &str = "/status";
+/// The connections, while they open and end.
+pub(super) const EVENTS: &str = "/events";
+/// The levels of the log.
+pub(super) const LOGGING: &str = "/logging";
+/// The metrics.
+pub(super) const METRICS: &str = "/metrics";
 
 /// The endpoints of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,10 +105,10 @@ pub enum Endpoints {
 
 impl Endpoints {
     fn paths(self) -> &'static [&'static str] {
-        const METRICS: [&str; 2] = ["/metrics", "/stats/prometheus"];
+        const ISTIOS_METRICS: &str = "/stats/prometheus";
         match self {
-            Self::Admin => &["/healthz/ready", METRICS[0], METRICS[1], "/config_dump", EXPLAIN],
-            Self::Metrics => &METRICS,
+            Self::Admin => &["/healthz/ready", METRICS, ISTIOS_METRICS, STATUS, CONFIG_DUMP, EXPLAIN, EVENTS, LOGGING],
+            Self::Metrics => &[METRICS, ISTIOS_METRICS],
             Self::Readiness => &["/healthz/ready"],
             Self::Nodes => &[],
         }
@@ -119,6 +142,16 @@ pub struct Admin {
     pub lost: LostLines,
     /// The memory of buffers and windows.
     pub budget: Budget,
+    /// The counters of the data path, for the status.
+    pub traffic: Traffic,
+    /// Readers of connection events.
+    pub events: Events,
+    /// The levels of the log.
+    pub levels: LogLevels,
+    /// The settings that `/config_dump` shows.
+    pub config: Arc<ConfigInfo>,
+    /// The places for dumps in progress.
+    pub dumping: Arc<Semaphore>,
     /// The places for explanations in progress.
     pub explaining: Arc<Semaphore>,
     /// Why new pods of the mesh may start before they are enrolled; nothing: they do not.
@@ -135,6 +168,11 @@ impl left::Metrics for Admin {
         // What cannot be encoded is not shown.
         exposition::of_traffic(&self.registry).unwrap_or_default()
     }
+}
+
+/// The places for dumps.
+pub(super) fn places_of_dumps() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(DUMPS_AT_ONCE))
 }
 
 /// Binds a listener. On a machine without IPv6, `[::]` stands for all IPv4 addresses.
@@ -158,11 +196,7 @@ fn is_without_v6(error: &io::Error) -> bool {
 /// Answers requests.
 pub(super) trait Answers: Send + Sync + 'static {
     /// Answers a request at one of the listeners.
-    fn answer(
-        &self,
-        endpoints: Endpoints,
-        request: &Request<Incoming>,
-    ) -> impl Future<Output = Response<Full<Bytes>>> + Send;
+    fn answer(&self, endpoints: Endpoints, request: &Request<Incoming>) -> impl Future<Output = Response<Body>> + Send;
 }
 
 /// Serves until the future is dropped. After the start of the drain it accepts no new connections, and ends with the last connection.
@@ -182,9 +216,10 @@ pub(super) async fn serve(
                 match admission.admit(client(&accepted)) {
                     Ok(place) => {
                         let admin = Arc::clone(&admin);
+                        let connection = Connection::new(accepted.peer, drain.clone());
                         connections.spawn(Span::none(), async move {
                             tokio::select! {
-                                () = serve_connection(accepted.stream, endpoints, admin) => {}
+                                () = serve_connection(accepted.stream, endpoints, admin, connection) => {}
                                 _evicted = place.evicted() => debug!("an admin connection was closed in favour of a \
                                     newer one"),
                             }
@@ -208,36 +243,44 @@ fn client(accepted: &Accepted) -> Client {
     Client::new(peer, peer.is_loopback() || peer == own)
 }
 
-async fn serve_connection(stream: TcpStream, endpoints: Endpoints, admin: Arc<impl Answers>) {
-    let service = service_fn(move |request| {
+async fn serve_connection(stream: TcpStream, endpoints: Endpoints, admin: Arc<impl Answers>, connection: Connection) {
+    let of_requests = connection.clone();
+    let service = service_fn(move |mut request: Request<Incoming>| {
         let admin = Arc::clone(&admin);
+        request.extensions_mut().insert(of_requests.clone());
         async move { Ok::<_, Infallible>(admin.answer(endpoints, &request).await) }
     });
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(16 << 10);
-    match timeout(CONNECTION_TIMEOUT, server.serve_connection(TokioIo::new(stream), service)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => debug!(%error, "an admin connection failed"),
-        Err(_elapsed) => debug!("an admin connection took too long"),
+    let served = tokio::select! {
+        served = server.serve_connection(TokioIo::new(stream), service) => Some(served),
+        () = connection.is_over() => None,
+    };
+    match served {
+        Some(Ok(())) => {}
+        Some(Err(error)) => debug!(%error, "an admin connection failed"),
+        None => debug!("an admin connection took too long"),
     }
 }
 
-pub(super) const TEXT: &str = "text/plain; charset=utf-8";
-const JSON: &str = "application/json";
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 impl Answers for Admin {
-    async fn answer(&self, endpoints: Endpoints, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, endpoints: Endpoints, request: &Request<Incoming>) -> Response<Body> {
         answer(self, endpoints, request).await
     }
 }
 
-async fn answer(admin: &Admin, endpoints: Endpoints, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+async fn answer(admin: &Admin, endpoints: Endpoints, request: &Request<Incoming>) -> Response<Body> {
     let paths = endpoints.paths();
     let path = request.uri().path();
     if path != "/" && !paths.contains(&path) {
         return response(StatusCode::NOT_FOUND, TEXT, "not found; / lists the endpoints\n");
+    }
+    let connection = request.extensions().get::<Connection>();
+    if path == LOGGING && matches!(*request.method(), Method::GET | Method::POST) {
+        return logging::answer(&admin.levels, request, connection.map(|connection| connection.peer));
     }
     if request.method() != Method::GET {
         return response(StatusCode::METHOD_NOT_ALLOWED, TEXT, "GET only\n");
@@ -254,17 +297,57 @@ async fn answer(admin: &Admin, endpoints: Endpoints, request: &Request<Incoming>
             Err(error) => response(status(&error), TEXT, format!("{error}\n")),
         };
     }
-    if path == "/config_dump" {
-        return match admin.manager.describe().await {
-            Some(now) => json(&now),
-            None => response(StatusCode::SERVICE_UNAVAILABLE, TEXT, "not ready, pending: shutdown\n"),
-        };
+    if path == CONFIG_DUMP {
+        return dump(admin, request.uri().query().unwrap_or_default()).await;
+    }
+    if path == STATUS {
+        return json(&standing::of(&standing::Sources {
+            node: admin.config.node(),
+            manager: &admin.manager,
+            mesh: &admin.mesh.load(),
+            certificates: admin.certificates.standings(),
+            traffic: &admin.traffic,
+            budget: &admin.budget,
+            control_plane: admin.control_plane.as_ref(),
+            start_window: admin.start_window.borrow().clone(),
+            lost_lines: admin.lost.count(),
+        }));
+    }
+    if path == EVENTS {
+        let query = request.uri().query().unwrap_or_default();
+        return stream::answer(&admin.events, admin.config.node(), query, connection.cloned());
     }
     metrics(admin, request).await
 }
 
+async fn dump(admin: &Admin, query: &str) -> Response<Body> {
+    let sections = match Sections::read(query) {
+        Ok(sections) => sections,
+        Err(error) => return response(StatusCode::BAD_REQUEST, TEXT, error),
+    };
+    let place = timeout(DUMP_WAITS, Arc::clone(&admin.dumping).acquire_owned()).await;
+    let Ok(Ok(place)) = place else {
+        return response(StatusCode::SERVICE_UNAVAILABLE, TEXT, "the daemon is busy with other dumps: try again\n");
+    };
+    let Some(now) = admin.manager.describe().await else {
+        return response(StatusCode::SERVICE_UNAVAILABLE, TEXT, "not ready, pending: shutdown\n");
+    };
+    let (config, local) = (Arc::clone(&admin.config), admin.manager.local_pods());
+    // A mesh can be large, and the current thread also runs the manager of the pods.
+    let written = spawn_blocking(move || {
+        let json = serde_json::to_vec_pretty(&Dump::new(now, config, &local, sections));
+        drop(place);
+        json
+    });
+    match written.await {
+        Ok(Ok(json)) => response(StatusCode::OK, JSON, json),
+        Ok(Err(error)) => response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
+        Err(_) => response(StatusCode::SERVICE_UNAVAILABLE, TEXT, "the dump was cancelled: the daemon is stopping\n"),
+    }
+}
+
 /// Answers a scrape without waiting for the manager: metrics are most important while a part of the daemon is stuck.
-async fn metrics(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+async fn metrics(admin: &Admin, request: &Request<Incoming>) -> Response<Body> {
     // If a data worker is busy for longer, its earlier counts are shown.
     let _too_late = timeout(COUNTING_TIMEOUT, join_all(admin.carried.iter().map(ByteCount::count))).await;
     let sources = exposition::Sources {
@@ -290,7 +373,7 @@ async fn metrics(admin: &Admin, request: &Request<Incoming>) -> Response<Full<By
 }
 
 /// The answer to a scrape, in the format that the client accepts. `text` is in OpenMetrics format.
-pub(super) fn scraped(request: &Request<Incoming>, text: Result<String, fmt::Error>) -> Response<Full<Bytes>> {
+pub(super) fn scraped(request: &Request<Incoming>, text: Result<String, fmt::Error>) -> Response<Body> {
     match text {
         Ok(text) if takes_openmetrics(request) => response(StatusCode::OK, OPENMETRICS, text),
         Ok(text) => response(StatusCode::OK, PROMETHEUS, prometheus(&text)),
@@ -300,7 +383,7 @@ pub(super) fn scraped(request: &Request<Incoming>, text: Result<String, fmt::Err
     }
 }
 
-fn readiness(admin: &Admin) -> Response<Full<Bytes>> {
+fn readiness(admin: &Admin) -> Response<Body> {
     let Some(pending) = admin.manager.pending() else {
         let unknown = admin.manager.unknown_node().map(|unknown| unknown.to_string());
         let stale = admin.manager.local_problem().map(|problem| problem.to_string());
@@ -321,13 +404,6 @@ fn readiness(admin: &Admin) -> Response<Full<Bytes>> {
     response(StatusCode::SERVICE_UNAVAILABLE, TEXT, text)
 }
 
-pub(super) fn json(shown: &impl Serialize) -> Response<Full<Bytes>> {
-    match serde_json::to_vec_pretty(shown) {
-        Ok(json) => response(StatusCode::OK, JSON, json),
-        Err(error) => response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
-    }
-}
-
 fn status(error: &ExplainError) -> StatusCode {
     match error {
         ExplainError::Parameter(_) => StatusCode::BAD_REQUEST,
@@ -346,12 +422,5 @@ fn takes_openmetrics(request: &Request<Incoming>) -> bool {
     accept.is_some_and(|accept| accept.contains("application/openmetrics-text"))
 }
 
-pub(super) fn response(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body.into()));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    response
-}
-
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tracing::{Span, info, warn};
 
 use super::{
-    admin::{self, Admin, Endpoints},
+    admin::{self, Admin, Endpoints, dump::ConfigInfo},
     cni,
     handover::{
         ask,
@@ -16,7 +16,7 @@ use super::{
         serve::{self, Handover},
     },
     issuer, left,
-    log::LostLines,
+    log::LogGuard,
     memory, process,
     sources::{Reports, Source, standing},
 };
@@ -26,7 +26,7 @@ use crate::{
         kubernetes::Installation,
         remote::{RemoteAuthority, report_pods},
     },
-    flow::{enforcement::EnforcementPoints, failures::NodeLines, table::WorkerId},
+    flow::{enforcement::EnforcementPoints, events::Events, failures::NodeLines, table::WorkerId},
     identity::{
         cache::{self, CacheSettings, Certificates},
         files::CertFiles,
@@ -38,7 +38,7 @@ use crate::{
         keeps::Keeps,
         tasks::{TaskCount, TaskSet},
     },
-    metrics::traffic::Traffic,
+    metrics::{fetches::Fetches, traffic::Traffic},
     net::{memory::Budget, netns::Netns, node::NodeConnections, open::Resources},
     pods::{
         handover::TakenOver,
@@ -59,7 +59,7 @@ use crate::{
 ///
 /// # Errors
 /// If a part can't be started. The capture of pods by an earlier daemon is unchanged then.
-pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
+pub async fn daemon(args: RunArgs, log: &LogGuard) -> anyhow::Result<()> {
     let pins = PinDir::at(&args.bpf_pin);
     let (lock, mut predecessor) = ask::start(&args.state, &pins, &args.node).await?;
     pins.prepare()?;
@@ -81,10 +81,11 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
     let mut services = TaskSet::new(tasks.clone());
     let records = Records::open(&args.state)?;
     let recorded = records.all().map(|record| (record.cookie, record.pod.clone())).collect();
-    let certificates = certificates(&args, records.all().next().is_some(), &mut services, &tasks)?;
+    let mut registry = Registry::default();
+    let fetches = Fetches::register(&mut registry);
+    let certificates = certificates(&args, records.all().next().is_some(), fetches, (&mut services, &tasks))?;
     let tls = tls_settings(&args)?;
     let budget = memory::budget(args.memory_budget.map(Bytes::count));
-    let mut registry = Registry::default();
     let traffic = Traffic::register(&mut registry, defaults::SERIES_KEPT, args.cluster_id.as_str().into());
     let (publisher, mesh) = publish::channel();
     let demand = (args.plane.mode == PlaneMode::OnDemand).then(Demand::default);
@@ -94,7 +95,8 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
     };
     let node = node_sockets(&args).map(|sockets| Arc::new(sockets) as Arc<dyn NodeConnections>);
     let enforcement_points = EnforcementPoints::of_node(node.clone());
-    let workers = start_workers(&args, node, &mesh, &traffic, &tasks)?;
+    let events = Events::new(defaults::EVENTS_KEPT, defaults::EVENT_READERS);
+    let workers = start_workers(&args, node, &mesh, (&traffic, &events), &tasks)?;
     let mut installation = source.installation(&args, &mut services)?;
     let control_plane = source.contact();
     let keeps = Keeps::new(has_predecessor);
@@ -166,8 +168,13 @@ pub async fn daemon(args: RunArgs, lost: LostLines) -> anyhow::Result<()> {
         certificates: shown.0,
         tasks: tasks.clone(),
         carried: shown.1,
-        lost,
+        lost: log.lost(),
         budget,
+        traffic,
+        events,
+        levels: log.levels(),
+        config: Arc::new(ConfigInfo::of(&args)),
+        dumping: admin::places_of_dumps(),
         explaining: admin::explain::places(),
         start_window: plugin.window.clone(),
         control_plane,
@@ -315,11 +322,11 @@ fn resources(args: &RunArgs, budget: &Budget) -> Resources {
 fn certificates(
     args: &RunArgs,
     has_pods: bool,
-    services: &mut TaskSet,
-    tasks: &TaskCount,
+    fetches: Fetches,
+    (services, tasks): (&mut TaskSet, &TaskCount),
 ) -> anyhow::Result<Certificates> {
     let plane = args.control_plane().filter(|_| args.ca_dir.is_none());
-    let mut settings = CacheSettings::default();
+    let mut settings = CacheSettings { fetches, ..CacheSettings::default() };
     let source: Arc<dyn CertSource> = match (&args.cert_dir, plane) {
         (Some(dir), _) => Arc::new(CertFiles::open(dir.clone(), tasks.clone())),
         (None, Some(plane)) => {
@@ -383,7 +390,7 @@ fn start_workers(
     args: &RunArgs,
     node: Option<Arc<dyn NodeConnections>>,
     mesh: &Reader,
-    traffic: &Traffic,
+    (traffic, events): (&Traffic, &Events),
     tasks: &TaskCount,
 ) -> anyhow::Result<Vec<WorkerHandle>> {
     let settings = WorkerSettings {
@@ -396,6 +403,7 @@ fn start_workers(
         traffic: traffic.clone(),
         tasks: tasks.clone(),
         lines: NodeLines::new(Instant::now()),
+        events: events.clone(),
     };
     let of = u32::from(args.worker_count());
     (0..of)

@@ -10,6 +10,7 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tracing::{Span, info};
 
+pub(super) use self::admin::NODES;
 use self::admin::PlaneAdmin;
 use super::{
     admin::{Endpoints, bind, serve},

@@ -4,24 +4,34 @@
 use anyhow::Context as _;
 use tracing_subscriber::EnvFilter;
 
-pub use self::queue::LostLines;
 use self::{
     format::{Json, Text},
     queue::Guard,
 };
+pub use self::{levels::LogLevels, queue::LostLines};
 use crate::config::{args::LogFormat, defaults};
 
 mod format;
+pub(super) mod levels;
 mod queue;
 
 /// Writes the queued lines when it is dropped.
-pub struct LogGuard(Guard);
+pub struct LogGuard {
+    guard: Guard,
+    levels: LogLevels,
+}
 
 impl LogGuard {
     /// The count of lines that were dropped because standard output did not take them.
     #[must_use]
     pub fn lost(&self) -> LostLines {
-        self.0.lost()
+        self.guard.lost()
+    }
+
+    /// The levels, which can be changed.
+    #[must_use]
+    pub fn levels(&self) -> LogLevels {
+        self.levels.clone()
     }
 }
 
@@ -33,15 +43,25 @@ const BPF_LINES: &str = "ztunnel_ebpf=debug";
 /// # Errors
 /// If the filter is malformed, or the thread can't be started.
 pub fn start(filter: &str, format: LogFormat, bpf: bool) -> anyhow::Result<LogGuard> {
-    let filter = if bpf { format!("{filter},{BPF_LINES}") } else { filter.to_owned() };
-    let filter = EnvFilter::builder().parse(&filter).with_context(|| format!("--log {filter:?} is not a filter"))?;
+    let text = if bpf { format!("{filter},{BPF_LINES}") } else { filter.to_owned() };
+    let filter = EnvFilter::builder().parse(&text).with_context(|| format!("--log {text:?} is not a filter"))?;
     let (writer, guard) = queue::start(std::io::stdout(), defaults::LOG_LINES).context("cannot start the log")?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(false);
-    match format {
-        LogFormat::Text => builder.fmt_fields(Text).event_format(Text).init(),
-        LogFormat::Json => builder.fmt_fields(Text).event_format(Json).init(),
-    }
-    Ok(LogGuard(guard))
+    let levels = match format {
+        LogFormat::Text => {
+            let builder = builder.fmt_fields(Text).event_format(Text).with_filter_reloading();
+            let handle = builder.reload_handle();
+            builder.init();
+            LogLevels::new(text, move |filter| handle.reload(filter))
+        }
+        LogFormat::Json => {
+            let builder = builder.fmt_fields(Text).event_format(Json).with_filter_reloading();
+            let handle = builder.reload_handle();
+            builder.init();
+            LogLevels::new(text, move |filter| handle.reload(filter))
+        }
+    };
+    Ok(LogGuard { guard, levels })
 }
 
 /// A log without a reader, for tests that need the count of dropped lines.
@@ -49,6 +69,12 @@ pub fn start(filter: &str, format: LogFormat, bpf: bool) -> anyhow::Result<LogGu
 pub(super) fn lost_lines() -> LostLines {
     let (_queue, guard) = queue::start(std::io::sink(), 0).unwrap();
     guard.lost()
+}
+
+/// Levels of a log that does not exist, for tests.
+#[cfg(test)]
+pub(super) fn levels_of_nothing() -> LogLevels {
+    LogLevels::new("info".to_owned(), |_| Ok(()))
 }
 
 #[cfg(test)]

@@ -15,3 +15,4 @@ pub mod memory;
 pub mod process;
 pub mod reference;
 mod sources;
+pub mod standing;

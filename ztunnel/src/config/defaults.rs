@@ -161,3 +161,9 @@ pub const SIGNING_LIMITS: SigningLimits =
 /// The processes of the node. In a container these are the container's own processes, unless it shares the node's PID
 /// namespace.
 pub const PROC: &str = "/proc";
+
+/// Connection events that a reader of `/events` may be behind. An event takes about 1 KiB, so all readers together take 4 MiB at most: they
+/// share the events.
+pub const EVENTS_KEPT: usize = 4096;
+/// Readers of `/events` at a time. Each takes some CPU for every connection.
+pub const EVENT_READERS: usize = 8;

@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use super::{
     admission::Admission,
     enforcement::EnforcementPoint,
+    events::Events,
     failures::Failures,
     table::{Table, Upstreams},
     tunnel::TunnelDialer,
@@ -67,6 +68,8 @@ pub struct PodContext {
     pub failures: Failures,
     /// The worker's counters.
     pub meter: Meter,
+    /// Readers of connection events.
+    pub events: Events,
     /// The close reason of connections whose task is dropped.
     pub ending: Cell<CloseReason>,
 }

@@ -122,7 +122,8 @@ impl Live {
     }
 
     /// Why policy did not decide about the connection. `None`: it did, or the connection is outbound.
-    pub(super) fn without_policy(&self) -> Option<&'static str> {
+    #[must_use]
+    pub fn without_policy(&self) -> Option<&'static str> {
         self.basis.get().without_policy()
     }
 

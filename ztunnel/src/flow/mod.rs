@@ -7,6 +7,7 @@ pub mod context;
 mod deliver;
 pub mod enforcement;
 mod established;
+pub mod events;
 pub mod failures;
 pub mod held;
 pub mod inbound;

@@ -1,12 +1,16 @@
 //! Each connection is logged once and counted once, whatever ends it.
 
-use std::{net::SocketAddr, rc::Rc, sync::Arc};
+use std::{net::SocketAddr, rc::Rc, sync::Arc, time::SystemTime};
 
 use tokio::time::Instant;
 use tracing::{Level, event};
 
 pub use super::live::Live;
-use super::{PodContext, table::TableEntry};
+use super::{
+    PodContext,
+    events::{ConnectionEvent, EventKind, Party as Told, timestamp},
+    table::TableEntry,
+};
 pub use crate::metrics::facts::Facts;
 use crate::{
     metrics::facts::Protocol,
@@ -138,6 +142,15 @@ impl<'a> Line<'a> {
 }
 
 impl<'a> Party<'a> {
+    fn told(&self, address: String) -> Told {
+        Told {
+            address,
+            namespace: self.namespace.map(str::to_owned),
+            pod: self.name.map(str::to_owned),
+            identity: self.identity.map(ToString::to_string),
+        }
+    }
+
     fn fill(&mut self, name: &'a NamespacedName, cluster: &'a str) {
         self.name.get_or_insert(&name.name);
         self.namespace.get_or_insert(&name.namespace);
@@ -188,7 +201,15 @@ impl Recorded {
         let direction = self.live().flow().direction;
         let protocol = self.live().facts().map_or(Protocol::Tcp, |facts| facts.protocol());
         self.pod.meter.traffic().connected(direction, protocol, self.live().age());
+        self.publish(EventKind::Opened, None, None);
         log_opened(Own::of(&self.pod), self.live());
+    }
+
+    /// Tells the readers of events, if there are any.
+    fn publish(&self, kind: EventKind, reason: Option<CloseReason>, detail: Option<&str>) {
+        if self.pod.events.is_read() {
+            self.pod.events.publish(event_of(Own::of(&self.pod), self.live(), kind, reason, detail));
+        }
     }
 
     /// The state that the table of live connections shares.
@@ -260,6 +281,33 @@ fn log_ended(own: Own<'_>, live: &Live, reason: CloseReason, detail: Option<Stri
     }
 }
 
+fn event_of(
+    own: Own<'_>,
+    live: &Live,
+    event: EventKind,
+    reason: Option<CloseReason>,
+    detail: Option<&str>,
+) -> ConnectionEvent {
+    let facts = live.facts();
+    let line = Line::of(own, live, facts.as_deref());
+    let failure = reason.filter(|reason| !reason.is_clean());
+    ConnectionEvent {
+        time: timestamp(SystemTime::now()),
+        event,
+        direction: line.direction.into(),
+        source: line.source.told(line.src_addr.to_string()),
+        destination: line.destination.told(line.hbone_addr.map_or_else(|| line.dst_addr.to_string(), str::to_owned)),
+        requested: live.flow().dst.to_string(),
+        service: line.service.map(str::to_owned),
+        protocol: facts.as_deref().map_or(Protocol::Tcp, Facts::protocol).name().into(),
+        bytes_received: live.bytes().to_server(),
+        bytes_sent: live.bytes().to_client(),
+        duration_ms: u64::try_from(live.age().as_millis()).unwrap_or(u64::MAX),
+        reason: reason.map(|reason| reason.label().into()),
+        error: failure.map(|reason| detail.map_or_else(|| reason.to_string(), str::to_owned)),
+    }
+}
+
 impl Drop for Recorded {
     fn drop(&mut self) {
         let (reason, detail) = self.end.take().unwrap_or_else(|| (self.pod.ending.get(), None));
@@ -267,6 +315,11 @@ impl Drop for Recorded {
         self.live().count(&self.pod.meter);
         self.live().close(reason);
         self.pod.meter.traffic().ended(self.live().flow().direction, reason);
+        let kind = if self.connected { EventKind::Closed } else { EventKind::Refused };
+        if self.connected {
+            self.pod.meter.traffic().lasted(self.live().flow().direction, self.live().age());
+        }
+        self.publish(kind, Some(reason), detail.as_deref());
         if let Some(untold) = self.may_tell(reason) {
             log_ended(Own::of(&self.pod), self.live(), reason, detail, untold);
         }

@@ -18,6 +18,7 @@ pub use self::describe::CertInfo;
 pub use self::settings::{CacheSettings, Clock};
 use self::{keeper::Keeper, registry::Registry};
 use super::{
+    Credentials,
     handle::{CertHandle, CertState},
     source::CertSource,
 };
@@ -32,6 +33,19 @@ pub struct Certificates {
     registry: Arc<Registry>,
     wanted: mpsc::UnboundedSender<Wanted>,
     clock: Clock,
+}
+
+/// The state of the certificate of one identity.
+#[derive(Clone, Debug)]
+pub struct CertStanding {
+    /// The identity.
+    pub identity: SpiffeId,
+    /// When its certificate expires; `None`: it has no valid certificate.
+    pub valid_until: Option<SystemTime>,
+    /// The validity of its newest certificate, if that is not valid now.
+    pub untimely: Option<(SystemTime, SystemTime)>,
+    /// Why the last attempt to get a certificate failed.
+    pub failure: Option<String>,
 }
 
 /// An identity that has no task yet.
@@ -83,6 +97,27 @@ impl Certificates {
             Some((identity.clone(), state.borrow().credentials.as_ref()?.not_after))
         };
         self.registry.lock().iter().filter_map(expiry).collect()
+    }
+
+    /// The state of every identity's certificate, by identity. Does not wait.
+    #[must_use]
+    pub fn standings(&self) -> Vec<CertStanding> {
+        let now = self.clock.now();
+        let standing = |(identity, state): (&SpiffeId, &Arc<watch::Sender<CertState>>)| {
+            let state = state.borrow();
+            let credentials = state.credentials.as_deref();
+            let (valid, other): (Option<&Credentials>, Option<&Credentials>) =
+                (credentials.filter(|one| one.is_valid(now)), credentials.filter(|one| !one.is_valid(now)));
+            CertStanding {
+                identity: identity.clone(),
+                valid_until: valid.map(|one| one.not_after),
+                untimely: other.map(|one| (one.not_before, one.not_after)),
+                failure: state.failure.as_deref().map(str::to_owned),
+            }
+        };
+        let mut standings: Vec<_> = self.registry.lock().iter().map(standing).collect();
+        standings.sort_by(|one, other| one.identity.cmp(&other.identity));
+        standings
     }
 
     /// The handle of a cache that is gone.

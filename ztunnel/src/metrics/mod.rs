@@ -5,6 +5,7 @@
 //! here but read at a scrape are registered by [`state`] and [`process`].
 
 pub mod facts;
+pub mod fetches;
 mod labels;
 mod latency;
 pub mod policy;

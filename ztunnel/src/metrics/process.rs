@@ -70,13 +70,15 @@ fn number(text: &str, key: &str) -> Option<u64> {
     rest.split_ascii_whitespace().next()?.parse().ok()
 }
 
-fn open_files() -> Option<u64> {
+/// The number of open file descriptors.
+pub fn open_files() -> Option<u64> {
     let entries = fs::read_dir("/proc/self/fd").ok()?;
     // Reading the folder itself keeps one file open.
     Some((entries.count() as u64).saturating_sub(1))
 }
 
-fn max_files() -> Option<u64> {
+/// The limit of open file descriptors.
+pub fn max_files() -> Option<u64> {
     getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(soft, _)| soft)
 }
 

@@ -26,6 +26,9 @@ const HANDSHAKE: [&str; 19] = [
     "unusable_certificate",
 ];
 
+/// The reasons that may come from a clock that is wrong, of this node or of the peer's.
+pub(super) const UNTIMELY: [&str; 2] = ["expired", "not_yet_valid"];
+
 /// Reasons for which only the accepting side refuses: the labels of `flow::admission`.
 const ADMISSION: [&str; 4] = ["connections", "connections_of_peer", "evicted", "memory"];
 

@@ -7,8 +7,8 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     rc::Rc,
-    sync::{Arc, Weak},
-    time::Duration,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::{Duration, Instant},
 };
 
 use prometheus_client::{
@@ -64,6 +64,7 @@ struct Way {
     connect_tcp: Latency,
     connect_hbone: Latency,
     handshake: Latency,
+    lasted: Latency,
     tunnels_open: Gauge,
     tunnels_opened: Counter,
 }
@@ -82,6 +83,8 @@ struct Shared {
     decisions: Decisions,
     series: Arc<SeriesTable>,
     cluster: Arc<str>,
+    /// The last handshake that failed because a certificate was not valid at that time.
+    untimely: Mutex<Option<Instant>>,
 }
 
 /// The families of the series of both directions.
@@ -92,6 +95,7 @@ struct Families {
     closed: Family<ByReason, Counter>,
     connect: Family<ByProtocol, Latency>,
     handshake: Family<ByDirection, Latency>,
+    lasted: Family<ByDirection, Latency>,
     tunnels_open: Family<ByDirection, Gauge>,
     tunnels_opened: Family<ByDirection, Counter>,
 }
@@ -113,6 +117,7 @@ impl Families {
             connect_tcp: connect(Protocol::Tcp),
             connect_hbone: connect(Protocol::Hbone),
             handshake: self.handshake.get_or_create_owned(&label),
+            lasted: self.lasted.get_or_create_owned(&label),
             tunnels_open: self.tunnels_open.get_or_create_owned(&label),
             tunnels_opened: self.tunnels_opened.get_or_create_owned(&label),
         }
@@ -132,6 +137,11 @@ impl Families {
             self.connect,
         );
         registry.register(
+            "ztunnel_connection_duration_seconds",
+            "Time from accept to close of connections whose destination had answered",
+            self.lasted,
+        );
+        registry.register(
             "ztunnel_tls_handshake_duration_seconds",
             "Duration of successful TLS handshakes",
             self.handshake,
@@ -149,7 +159,8 @@ impl Traffic {
     /// Registers the series. Series of workloads name this cluster, and are dropped when they were not used for the time
     /// `kept`.
     pub fn register(registry: &mut Registry, kept: Duration, cluster: Arc<str>) -> Self {
-        let families = Families::default();
+        let lasted = Family::new_with_constructor(Latency::of_connections as fn() -> Latency);
+        let families = Families { lasted, ..Families::default() };
         let (handshake_failures, abused) = (Family::default(), Family::default());
         for direction in [Direction::Outbound, Direction::Inbound] {
             let series = |family: &Family<ByReason, Counter>, reason| {
@@ -171,6 +182,7 @@ impl Traffic {
             decisions: Decisions::register(registry),
             series: Arc::new(SeriesTable::new(kept)),
             cluster,
+            untimely: Mutex::default(),
         };
         families.register(registry);
         registry.register(
@@ -231,6 +243,11 @@ impl Traffic {
         }
     }
 
+    /// A connection whose destination had answered has ended, at this time after it was accepted.
+    pub fn lasted(&self, direction: Direction, duration: Duration) {
+        self.way(direction).lasted.observe(duration);
+    }
+
     /// A TLS handshake succeeded.
     pub fn handshake(&self, direction: Direction, duration: Duration) {
         self.way(direction).handshake.observe(duration);
@@ -241,6 +258,23 @@ impl Traffic {
         debug_assert!(reasons::of_handshake(direction).any(|listed| listed == reason), "{reason} is not listed");
         let label = ByReason { direction: direction.name(), reason };
         self.0.handshake_failures.get_or_create(&label).inc();
+        if reasons::UNTIMELY.contains(&reason) {
+            *self.0.untimely.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        }
+    }
+
+    /// The time since a handshake failed because a certificate was not valid at that time. `None`: there was none.
+    #[must_use]
+    pub fn clock_doubt(&self) -> Option<Duration> {
+        let last = *self.0.untimely.lock().unwrap_or_else(PoisonError::into_inner);
+        last.map(|last| last.elapsed())
+    }
+
+    /// The number of open connections of pods.
+    #[must_use]
+    pub fn open(&self) -> u64 {
+        let open = [&self.0.outbound, &self.0.inbound].map(|way| way.open.get());
+        u64::try_from(open.iter().sum::<i64>()).unwrap_or_default()
     }
 
     /// An HBONE connection is open while the value exists.

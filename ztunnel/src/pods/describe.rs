@@ -2,7 +2,9 @@
 
 mod policies;
 
-use serde::{Serialize, Serializer};
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize, Serializer};
 
 pub use self::policies::PoliciesInfo;
 use crate::{
@@ -29,6 +31,7 @@ pub struct Description {
     /// The faults of the mesh's files.
     pub problems: Vec<ProblemInfo>,
     /// The policies in force.
+    #[serde(rename = "policyDetails")]
     pub policies: PoliciesInfo,
     /// The labelled pods of this node.
     pub pods: Vec<PodInfo>,
@@ -86,7 +89,7 @@ impl From<&Problem> for ProblemInfo {
 }
 
 /// Whether a pod is enrolled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PodState {
     /// Captured in both directions.
@@ -110,7 +113,7 @@ impl PodState {
 }
 
 /// A labelled pod of this node.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PodInfo {
     /// Its namespace.
@@ -132,7 +135,7 @@ pub struct PodInfo {
     /// Its addresses.
     pub addresses: Vec<String>,
     /// When its connects succeed: `held`, when the destination is reached, or `early`, before. `None`: it is not enrolled.
-    pub connect: Option<&'static str>,
+    pub connect: Option<Cow<'static, str>>,
     /// Connections that it had before it was enrolled, and which the mesh does not carry.
     pub connections_before_enrolment: usize,
     /// The number of decisions of the BPF programs, by verdict.
@@ -144,11 +147,11 @@ pub struct PodInfo {
 }
 
 /// A live connection.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ConnectionInfo {
     /// The direction.
-    pub direction: &'static str,
+    pub direction: Cow<'static, str>,
     /// The client.
     pub src: String,
     /// The original destination.
@@ -156,35 +159,45 @@ pub struct ConnectionInfo {
     /// The destination that was chosen; `None` until it is chosen.
     pub actual_dst: Option<String>,
     /// `HBONE` or `TCP`.
-    pub protocol: &'static str,
+    pub protocol: Cow<'static, str>,
     /// The service that has the original destination.
     pub service: Option<String>,
     /// The identity that the other side has proved.
     pub peer_identity: Option<String>,
+    /// The pod of the other side, as NAMESPACE/NAME, if the mesh knows it.
+    pub peer: Option<String>,
     /// Bytes from the client.
     pub bytes_received: u64,
     /// Bytes to the client.
     pub bytes_sent: u64,
+    /// Milliseconds since the connection was accepted.
+    pub duration_ms: u64,
+    /// Why the connection to the pod is allowed: a rule of a policy, or the lack of one. `None` of a connection from the pod.
+    pub allowed_by: Option<String>,
 }
 
 impl From<&Live> for ConnectionInfo {
     fn from(live: &Live) -> Self {
         let (flow, facts) = (live.flow(), live.facts());
         let facts = facts.as_deref();
-        let peer = facts.and_then(|facts| match flow.direction {
-            Direction::Outbound => facts.destination_identity.as_ref(),
-            Direction::Inbound => facts.source_identity.as_ref(),
-        });
+        let (identity, peer) = match (flow.direction, facts) {
+            (_, None) => (None, None),
+            (Direction::Outbound, Some(facts)) => (facts.destination_identity.as_ref(), facts.destination.as_ref()),
+            (Direction::Inbound, Some(facts)) => (facts.source_identity.as_ref(), facts.source.as_ref()),
+        };
         Self {
-            direction: flow.direction.name(),
+            direction: flow.direction.name().into(),
             src: flow.peer.to_string(),
             dst: flow.dst.to_string(),
             actual_dst: facts.map(|facts| facts.hbone_addr.clone().unwrap_or_else(|| facts.dst_addr.to_string())),
-            protocol: facts.map_or(Protocol::Tcp, Facts::protocol).name(),
+            protocol: facts.map_or(Protocol::Tcp, Facts::protocol).name().into(),
             service: facts.and_then(|facts| facts.service.as_ref()).map(|service| service.name.to_string()),
-            peer_identity: peer.map(ToString::to_string),
+            peer_identity: identity.map(ToString::to_string),
+            peer: peer.map(|peer| peer.name.to_string()),
             bytes_received: live.bytes().to_server(),
             bytes_sent: live.bytes().to_client(),
+            duration_ms: u64::try_from(live.age().as_millis()).unwrap_or(u64::MAX),
+            allowed_by: live.without_policy().map(str::to_owned),
         }
     }
 }

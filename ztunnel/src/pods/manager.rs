@@ -784,7 +784,7 @@ impl<K: Kernel> Manager<K> {
             cookie: Some(cookie.to_string()),
             captured: true,
             addresses: pod.desired.addresses.iter().map(ToString::to_string).collect(),
-            connect: Some(pod.connect.name()),
+            connect: Some(pod.connect.name().into()),
             connections_before_enrolment: pod.connections_before,
             verdicts: verdicts.map(|(verdict, count)| (verdict.name().to_owned(), count.into())).collect(),
             identity: Some(pod.desired.identity.to_string()),

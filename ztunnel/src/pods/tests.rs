@@ -62,11 +62,11 @@ async fn a_pod_is_enrolled_connects_is_cut_by_policy_and_is_released() {
                 "the server sees its client's address"
             );
             let [near] = &world.pod("a", "client").await.connections[..] else { panic!("not one connection") };
-            assert_eq!((near.direction, near.protocol, &*near.dst), ("outbound", "HBONE", SERVICE));
+            assert_eq!((&*near.direction, &*near.protocol, &*near.dst), ("outbound", "HBONE", SERVICE));
             assert_eq!((near.service.as_deref(), near.actual_dst.as_deref()), (Some("default/web"), Some(WEB)));
             assert_eq!(near.peer_identity.as_deref(), Some("spiffe://cluster.local/ns/default/sa/web"));
             let [far] = &world.pod("b", "web").await.connections[..] else { panic!("not one connection") };
-            assert_eq!((far.direction, far.protocol, far.bytes_received), ("inbound", "HBONE", 10));
+            assert_eq!((&*far.direction, &*far.protocol, far.bytes_received), ("inbound", "HBONE", 10));
             assert_eq!(far.peer_identity.as_deref(), Some("spiffe://cluster.local/ns/default/sa/client"));
 
             world.publish(&format!("{MESH}{DENY_CLIENT}")).await;

@@ -35,6 +35,7 @@ use crate::{
         admission::Admission,
         context::Addresses,
         enforcement::EnforcementPoint,
+        events::Events,
         failures::{Failures, NodeLines},
         held::HeldConnects,
         inbound, outbound, plaintext,
@@ -84,6 +85,8 @@ pub struct WorkerSettings {
     pub tasks: TaskCount,
     /// The number of log lines about failed connections, for all pods.
     pub lines: NodeLines,
+    /// Readers of connection events.
+    pub events: Events,
 }
 
 /// The parts of a pod for one worker.
@@ -523,6 +526,7 @@ impl Worker {
             cluster: Arc::clone(&self.settings.cluster),
             failures: Failures::new(self.settings.lines.clone(), Instant::now()),
             meter: self.meter.clone(),
+            events: self.settings.events.clone(),
             ending: Cell::new(CloseReason::Released),
         });
         let mut accepting = TaskSet::new(alive.clone());

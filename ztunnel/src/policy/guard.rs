@@ -173,7 +173,7 @@ impl PodPolicies {
         if let Some(entry) = found.min_by_key(|entry| entry.order()) {
             return denied(Ground::Matched { policy: entry.policy(), rule: entry.index() });
         }
-        if self.groups(port).any(|group| !group.allowing().is_empty()) && !self.is_allowed(connection) {
+        if self.needs_permission(port) && !self.is_allowed(connection) {
             return denied(Ground::NotAllowed);
         }
         Ok(Permit(Basis::Policy))
@@ -185,6 +185,24 @@ impl PodPolicies {
         let here = self.protections.iter().filter(|protection| protection.ports.surely_include(port));
         here.map(|protection| &protection.group)
             .any(|group| group.allow().any(&facts, |rule| rule_matches(rule, connection)))
+    }
+
+    /// The rule that allows a connection: the first one that matches, by the order of policies, with its index in the policy. `None`: no
+    /// rule of an enforced ALLOW policy matches.
+    #[must_use]
+    pub fn allowing_rule(&self, connection: &Connection) -> Option<(&NamespacedName, usize)> {
+        let (facts, port) = (connection.facts(), connection.destination.port());
+        let here = self.protections.iter().filter(|protection| protection.ports.surely_include(port));
+        let found =
+            here.filter_map(|protection| protection.group.allow().first(&facts, |rule| rule_matches(rule, connection)));
+        let first = found.min_by_key(|entry| entry.order())?;
+        Some((&first.policy().name, first.index()))
+    }
+
+    /// Whether an ALLOW policy is enforced at a port, so that a connection needs a rule that allows it.
+    #[must_use]
+    pub fn needs_permission(&self, port: u16) -> bool {
+        self.groups(port).any(|group| !group.allowing().is_empty())
     }
 
     /// The permit for a connection that was denied at a probe's port, and whose client is known to be the kubelet.

@@ -163,9 +163,14 @@ fn decode(text: &str) -> Option<String> {
     (decoded.len() <= LONGEST).then(|| decoded.into_owned())
 }
 
+/// A value for a query string.
+pub(in crate::app) fn encoded(text: &str) -> String {
+    utf8_percent_encode(text, ENCODED).to_string()
+}
+
 /// The query string for [`answer`].
 pub(in crate::app) fn encode(from: &str, to: &str, port: &str) -> String {
-    let [from, to, port] = [from, to, port].map(|text| utf8_percent_encode(text, ENCODED));
+    let [from, to, port] = [from, to, port].map(encoded);
     format!("from={from}&to={to}&port={port}")
 }
 

@@ -14,7 +14,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
     process::require_capabilities()?;
     process::raise_open_files();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().thread_name("ztunnel-blocking").build()?;
-    let result = runtime.block_on(build::daemon(args, log.lost()));
+    let result = runtime.block_on(build::daemon(args, &log));
     // A read of a mesh file that hangs must not delay the end of the process.
     runtime.shutdown_background();
     result

@@ -2,11 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
-use http_body_util::Full;
-use hyper::{
-    Method, Request, Response, StatusCode,
-    body::{Bytes, Incoming},
-};
+use hyper::{Method, Request, Response, StatusCode, body::Incoming};
 use prometheus_client::registry::Registry;
 use serde::Serialize;
 use tokio::sync::watch;
@@ -14,7 +10,7 @@ use tokio::sync::watch;
 use super::exposition::{self, FollowedValues, Values};
 use crate::{
     app::{
-        admin::{Answers, Endpoints, TEXT, json, response, scraped},
+        admin::{Answers, Body, Endpoints, TEXT, json, response, scraped},
         log::LostLines,
     },
     control::kubernetes::mesh::{Followed, State, TypeStanding},
@@ -30,7 +26,8 @@ use crate::{
 };
 
 const READY: &str = "/healthz/ready";
-const NODES: &str = "/debug/nodes";
+/// The state of each node.
+pub(in crate::app) const NODES: &str = "/debug/nodes";
 const METRICS: [&str; 2] = ["/metrics", "/stats/prometheus"];
 
 /// The state that the endpoints show.
@@ -98,7 +95,7 @@ struct FollowedShown {
 }
 
 impl Answers for PlaneAdmin {
-    async fn answer(&self, endpoints: Endpoints, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, endpoints: Endpoints, request: &Request<Incoming>) -> Response<Body> {
         let paths: &[&str] = match endpoints {
             Endpoints::Admin => &[READY, METRICS[0], METRICS[1], NODES],
             Endpoints::Metrics => &METRICS,
@@ -121,7 +118,7 @@ impl Answers for PlaneAdmin {
 }
 
 impl PlaneAdmin {
-    fn readiness(&self) -> Response<Full<Bytes>> {
+    fn readiness(&self) -> Response<Body> {
         let pending = self.pending();
         let failing = self.failing();
         if pending.is_empty() {

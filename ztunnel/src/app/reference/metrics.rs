@@ -19,6 +19,7 @@ use crate::{
     },
     metrics::{
         facts::{Facts, Protocol},
+        fetches::Fetches,
         traffic::Traffic,
     },
     model::{
@@ -162,6 +163,7 @@ pub(in crate::app) fn every_metric_of_control_plane() -> Result<String, fmt::Err
 /// An exposition after one event of each kind.
 pub(in crate::app) fn every_metric() -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
+    Fetches::register(&mut registry);
     let traffic = Traffic::register(&mut registry, Duration::from_secs(60), "".into());
     let namespace: Arc<str> = "".into();
     traffic.handshake(Direction::Inbound, Duration::ZERO);

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rustls_pki_types::CertificateDer;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     identity::{
@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// One identity and its certificate.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CertInfo {
     /// The identity.
@@ -27,12 +27,12 @@ pub struct CertInfo {
     /// The trusted roots.
     pub root_certs: Vec<ChainLink>,
     /// Why the last renewal failed, if the certificate is still valid.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renewal_failure: Option<String>,
 }
 
 /// One certificate.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ChainLink {
     /// Its PEM text, encoded in base64 once more.

@@ -86,8 +86,10 @@ impl Keeper {
         let turn = if is_first { &self.first } else { &self.renewals };
         // The semaphore is never closed. If it were, the fetch would only be unbounded.
         let _turn = turn.acquire().await.ok();
-        let limit = self.settings.timeout;
-        let credentials = match timeout(limit, self.source.issue(&self.identity)).await {
+        let (limit, begun) = (self.settings.timeout, Instant::now());
+        let issued = timeout(limit, self.source.issue(&self.identity)).await;
+        self.settings.fetches.ended(matches!(issued, Ok(Ok(_))), begun.elapsed());
+        let credentials = match issued {
             Ok(result) => result?,
             Err(_) => return Err(SourceError::TimedOut(limit)),
         };

@@ -6,6 +6,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use crate::metrics::fetches::Fetches;
+
 /// The current time. Tests use a clock of their own.
 #[derive(Clone)]
 pub struct Clock(Arc<dyn Fn() -> SystemTime + Send + Sync>);
@@ -47,6 +49,8 @@ pub struct CacheSettings {
     pub longest_pause: Duration,
     /// The clock.
     pub clock: Clock,
+    /// Counts requests.
+    pub fetches: Fetches,
 }
 
 impl Default for CacheSettings {
@@ -58,6 +62,7 @@ impl Default for CacheSettings {
             // Shorter than Istio's 150 s: pods that wait for an authority to return get their certificates soon after it has.
             longest_pause: Duration::from_secs(15),
             clock: Clock::default(),
+            fetches: Fetches::default(),
         }
     }
 }

@@ -21,6 +21,12 @@ impl PoliciesInfo {
     pub fn of(snapshot: Arc<Snapshot>) -> Self {
         Self(snapshot)
     }
+
+    /// The state of the mesh that has them.
+    #[must_use]
+    pub fn mesh(&self) -> &Arc<Snapshot> {
+        &self.0
+    }
 }
 
 impl Serialize for PoliciesInfo {

@@ -1,15 +1,20 @@
 //! Connections: how they are carried, refused and ended.
 
+use std::sync::Arc;
+
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     time::Instant,
 };
 
 use super::{
-    GUEST, SERVICE, WEB,
+    DENY_CLIENT, GUEST, SERVICE, WEB,
     nodes::{CONNECT_TIMEOUT, MESH, Via, World, echo, eventually, is_reset},
 };
-use crate::hbone::tests::local;
+use crate::{
+    flow::events::{ConnectionEvent, EventKind, EventReader, Next},
+    hbone::tests::local,
+};
 
 #[tokio::test]
 async fn connections_with_pods_outside_of_the_mesh_are_plaintext_both_ways() {
@@ -26,7 +31,7 @@ async fn connections_with_pods_outside_of_the_mesh_are_plaintext_both_ways() {
             assert_eq!(world.network.tunnels(), 0);
             for (node, pod, direction) in [("b", "web", "inbound"), ("a", "client", "outbound")] {
                 let [one] = &world.pod(node, pod).await.connections[..] else { panic!("not one connection") };
-                assert_eq!((one.direction, one.protocol, &one.peer_identity), (direction, "TCP", &None));
+                assert_eq!((&*one.direction, &*one.protocol, &one.peer_identity), (direction, "TCP", &None));
             }
         })
         .await;
@@ -46,6 +51,46 @@ async fn the_daemon_connects_from_the_address_of_the_applications_socket() {
         assert_eq!(world.network.client(&server).ip().to_string(), "10.0.0.1");
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_reader_learns_of_each_connection_that_opens_ends_or_is_refused() {
+    local(async {
+        let world = World::new().await;
+        let (mut at_client, mut at_web) = (world.node("a").events(), world.node("b").events());
+        let web = world.network.listen(WEB).await;
+        let mut client = world.network.connect("10.0.0.1", WEB).await.unwrap();
+        let mut server = web.accept().await.unwrap().0;
+        echo(&mut client, &mut server).await;
+        drop((client, server));
+        for (events, direction) in [(&mut at_client, "outbound"), (&mut at_web, "inbound")] {
+            let opened = event(events).await;
+            assert_eq!((opened.event, &*opened.direction, &opened.reason), (EventKind::Opened, direction, &None));
+            let closed = event(events).await;
+            assert_eq!((closed.event, closed.reason.as_deref()), (EventKind::Closed, Some("complete")), "{closed:?}");
+            assert_eq!((closed.bytes_received, closed.bytes_sent, &*closed.protocol), (10, 10, "HBONE"));
+            assert_eq!(closed.source.pod.as_deref(), Some("client"));
+            assert_eq!(closed.destination.identity.as_deref(), Some("spiffe://cluster.local/ns/default/sa/web"));
+            assert_eq!((&*closed.destination.address, &closed.error), (WEB, &None));
+        }
+        world.publish(&format!("{MESH}{DENY_CLIENT}")).await;
+        assert!(is_reset(&mut world.network.connect("10.0.0.1", WEB).await.unwrap()).await);
+        let refused = event(&mut at_web).await;
+        assert_eq!((refused.event, refused.is_denied()), (EventKind::Refused, true));
+        assert!(refused.error.as_deref().unwrap().contains("default/deny-client"), "{refused:?}");
+        assert_eq!(refused.source.identity.as_deref(), Some("spiffe://cluster.local/ns/default/sa/client"));
+        let refused = event(&mut at_client).await;
+        assert_eq!((refused.event, refused.is_denied()), (EventKind::Refused, true), "the other node has told why");
+    })
+    .await;
+}
+
+/// The next event, of which none may be lost.
+async fn event(events: &mut EventReader) -> Arc<ConnectionEvent> {
+    match events.next().await {
+        Some(Next::Event(event)) => event,
+        other => panic!("no event: {other:?}"),
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -25,9 +25,9 @@ fn mesh() -> String {
 
 async fn world() -> World {
     let world = World::new().await;
-    assert_eq!(world.pod("a", "client").await.connect, Some("early"));
+    assert_eq!(world.pod("a", "client").await.connect.as_deref(), Some("early"));
     world.publish(&mesh()).await;
-    assert_eq!(world.pod("a", "client").await.connect, Some("held"));
+    assert_eq!(world.pod("a", "client").await.connect.as_deref(), Some("held"));
     world
 }
 
@@ -235,7 +235,7 @@ async fn a_change_of_the_annotation_holds_for_the_next_connect() {
         let (mut server, _) = web.accept().await.unwrap();
         is_put_back(&mut client).await;
         world.publish(MESH).await;
-        assert_eq!(world.pod("a", "client").await.connect, Some("early"));
+        assert_eq!(world.pod("a", "client").await.connect.as_deref(), Some("early"));
         // What was begun is finished.
         let mut stream = client.finish().await.unwrap();
         echo(&mut stream, &mut server).await;

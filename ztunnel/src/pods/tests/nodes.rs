@@ -16,7 +16,13 @@ use crate::{
         manifests::{Assembled, assemble, parse},
         remote::tests::decisions::Relay,
     },
-    flow::{admission::Limits, enforcement::EnforcementPoints, failures::NodeLines, table::WorkerId},
+    flow::{
+        admission::Limits,
+        enforcement::EnforcementPoints,
+        events::{EventReader, Events},
+        failures::NodeLines,
+        table::WorkerId,
+    },
     hbone,
     identity::{
         Credentials,
@@ -150,6 +156,7 @@ pub(super) struct Node {
     local: LocalPublisher,
     registry: Registry,
     carried: Vec<ByteCount>,
+    events: Events,
     drain: DrainTrigger,
     _tasks: TaskSet,
 }
@@ -274,6 +281,7 @@ impl Node {
         tasks.spawn(Span::none(), cache.run());
         let enforcement_points = EnforcementPoints::of_node(Some(Arc::new(network.clone())));
         tasks.spawn(Span::none(), enforcement_points.clone().follow(mesh.clone(), traffic.decisions().clone()));
+        let events = Events::new(64, 4);
         let settings = WorkerSettings {
             buffer_size: 64 << 10,
             buffers_kept: 32,
@@ -284,6 +292,7 @@ impl Node {
             traffic,
             tasks: count.clone(),
             lines: NodeLines::new(tokio::time::Instant::now()),
+            events: events.clone(),
         };
         let worker = |index| WorkerHandle::beside(WorkerId { index, of: WORKERS }, settings.clone());
         let workers: Vec<_> = (0..WORKERS).map(worker).collect();
@@ -320,7 +329,12 @@ impl Node {
         });
         let (drain, watch) = drain::channel();
         tasks.spawn_local(async { manager.run(watch).await.unwrap() });
-        Self { name, manager: handle, local, registry, carried, drain, _tasks: tasks }
+        Self { name, manager: handle, local, registry, carried, events, drain, _tasks: tasks }
+    }
+
+    /// Reads the events of the node's connections.
+    pub(super) fn events(&self) -> EventReader {
+        self.events.read().unwrap()
     }
 
     /// What is missing until the node is ready.

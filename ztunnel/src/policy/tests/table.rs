@@ -44,6 +44,26 @@ fn the_order_is_deny_then_allow() {
 }
 
 #[test]
+fn the_rule_that_allows_is_named() {
+    let named = |mesh: &str, client: &str| {
+        let guard = PodPolicies::of(&snapshot(mesh), &web(), &local());
+        let client = connection(client);
+        assert!(guard.judge(&client).is_ok(), "{mesh}");
+        let rule = guard.allowing_rule(&client).map(|(policy, rule)| format!("{policy} {rule}"));
+        assert_eq!(rule.is_some(), guard.needs_permission(80), "{mesh}");
+        rule
+    };
+    assert_eq!(named("", CLIENT), None);
+    assert_eq!(named("DENY demo/d: to ports=81", CLIENT), None);
+    assert_eq!(named("ALLOW demo/b: to ports=80\nALLOW demo/a: *", CLIENT).as_deref(), Some("demo/a 0"));
+    assert_eq!(named("ALLOW demo/b: to ports=80\nALLOW demo/a: to ports=81", CLIENT).as_deref(), Some("demo/b 0"));
+    assert_eq!(
+        named("ALLOW demo/a: to ports=81", "cluster.local/ns/demo/sa/client 10.0.1.1 81").as_deref(),
+        Some("demo/a 0")
+    );
+}
+
+#[test]
 fn what_is_empty() {
     check("ALLOW demo/a", CLIENT, "no ALLOW policy matched: demo/a");
     check("DENY demo/d", CLIENT, "allowed");

@@ -1,6 +1,5 @@
 use std::{net::SocketAddr, sync::Arc};
 
-use prometheus_client::registry::Registry;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpSocket, TcpStream},
@@ -8,16 +7,11 @@ use tokio::{
 
 use super::{LONGEST, encode, query};
 use crate::{
-    app::{
-        admin::{Admin, Endpoints, serve},
-        log::lost_lines,
-    },
+    app::admin::{Endpoints, serve, tests::admin_of},
     control::manifests::{assemble, parse},
     explain::{Explanation, Query, explain_at},
-    identity::cache::Certificates,
     lifecycle::{drain, tasks::TaskCount},
     model::{identity::TrustDomain, workload::NamespacedName},
-    net::memory::Budget,
     pods::{
         describe::{Description, PodInfo, PodState},
         manager::ManagerHandle,
@@ -97,22 +91,8 @@ fn mesh() -> Snapshot {
 /// The admin listener and the metrics listener of a daemon that is stopping, and the publisher of its mesh.
 async fn listeners() -> (SocketAddr, SocketAddr, Publisher) {
     let (publisher, mesh) = publish::channel();
-    let lost = lost_lines();
     let manager = ManagerHandle::of_nobody(mesh.clone());
-    let admin = Arc::new(Admin {
-        manager,
-        mesh,
-        registry: Registry::default(),
-        certificates: Certificates::of_nobody(),
-        tasks: TaskCount::default(),
-        carried: Vec::new(),
-        lost,
-        budget: Budget::default(),
-        explaining: super::places(),
-        start_window: tokio::sync::watch::channel(None).1,
-        control_plane: None,
-        state: None,
-    });
+    let admin = Arc::new(admin_of(manager, mesh));
     let mut addresses = Vec::new();
     for endpoints in [Endpoints::Admin, Endpoints::Metrics] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -144,21 +124,7 @@ async fn one_is_explained_at_a_time_and_the_others_do_not_wait_for_long() {
     let (publisher, mesh) = publish::channel();
     publisher.publish(self::mesh());
     let manager = ManagerHandle::of_nobody(mesh.clone());
-    let lost = lost_lines();
-    let admin = Admin {
-        manager,
-        mesh,
-        registry: Registry::default(),
-        certificates: Certificates::of_nobody(),
-        tasks: TaskCount::default(),
-        carried: Vec::new(),
-        lost,
-        budget: Budget::default(),
-        explaining: super::places(),
-        start_window: tokio::sync::watch::channel(None).1,
-        control_plane: None,
-        state: None,
-    };
+    let admin = admin_of(manager, mesh);
     let question = Some("from=demo/a&to=demo/b&port=80");
     let place = Arc::clone(&admin.explaining).acquire_owned().await.unwrap();
     let error = super::answer(&admin.mesh, &admin.manager, &admin.explaining, question).await.unwrap_err();
