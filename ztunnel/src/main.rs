@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         Command::Ca(command) => return cli::ca::ca(&command),
         Command::Explain(args) => return cli::explain::explain(&args),
         Command::Analyze(args) => return cli::analyze::analyze(&args),
+        Command::Live(command) => return cli::live::run(&command),
         Command::Version(args) => (args.output, cli::version::version(&args)),
         Command::Completions { shell } => (Output::Text, cli::version::completions(shell)),
         Command::Man { dir } => (Output::Text, cli::version::man(&dir)),

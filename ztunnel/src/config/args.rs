@@ -10,6 +10,7 @@ use super::{
     commands::{AnalyzeArgs, CaCommand, CheckArgs, CleanupArgs, ExplainArgs, ReadyArgs, Shell, VersionArgs},
     control_plane::ControlPlaneArgs,
     defaults,
+    live::LiveCommand,
     names::node_name,
     remote::RemoteArgs,
     units::{Bytes, Seconds, address, within},
@@ -68,6 +69,9 @@ pub enum Command {
     /// Reads the files that are given, and folders with all folders below them. Exit code: 0 if there is no finding as severe as
     /// --fail-on says, 1 if there is one, 2 if the manifests cannot be read or there are none.
     Analyze(AnalyzeArgs),
+    /// A command that asks a running daemon, or a control plane.
+    #[command(flatten)]
+    Live(LiveCommand),
     /// Show version, commit and BPF layout
     Version(VersionArgs),
     /// Print a script that completes commands and flags in a shell

@@ -6,6 +6,7 @@ pub mod colours;
 pub mod commands;
 pub mod control_plane;
 pub mod defaults;
+pub mod live;
 pub mod log;
 mod names;
 pub mod remote;

@@ -51,6 +51,13 @@ pub fn check(args: &CheckArgs) -> ExitCode {
     if is_fit(&found) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// The requirements of the daemon on this machine, as JSON.
+pub(super) fn machine(bpf_pin: &Path) -> String {
+    let found = probe::requirements(bpf_pin);
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    json(&Checked::new(release.trim(), &found, &probe::missing_capabilities()))
+}
+
 /// The results, for JSON output.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -1,13 +1,15 @@
 //! `ztunnel explain`: the destination of a connection and whether it is allowed, from manifests or from a running daemon.
 
-mod ask;
-
 use std::{io, process::ExitCode};
 
 use anyhow::{Context as _, bail};
 
-use super::output::{Colour, Style, json, print, print_error};
+use super::{
+    ask,
+    output::{Colour, Style, json, print, print_error},
+};
 use crate::{
+    app::admin::{EXPLAIN, explain::encode},
     config::commands::{ExplainArgs, Output},
     control::file::read_once,
     explain::{Explanation, Query, explain as explained, wrapped},
@@ -42,7 +44,7 @@ fn look(args: &ExplainArgs) -> anyhow::Result<Explanation> {
     // The arguments are also checked before the daemon is asked: its error would name the query string instead of the flags.
     let query = Query::parse(&args.from, &args.to, &args.port).context("cannot explain that")?;
     match (&args.admin, &args.mesh) {
-        (Some(admin), _) => ask::daemon(*admin, &args.from, &args.to, &args.port),
+        (Some(admin), _) => ask::json(*admin, &format!("{EXPLAIN}?{}", encode(&args.from, &args.to, &args.port))),
         (None, Some(mesh)) => {
             let (snapshot, local) = read_once(mesh, args.trust_domain.clone())?;
             let folder = mesh.display();

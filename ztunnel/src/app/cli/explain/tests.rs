@@ -156,9 +156,9 @@ fn a_daemon_is_asked_and_what_is_none_is_told() {
     check(http("200 OK", &json), 3, "DENIED: demo/a -> demo/b, port 80");
     check(format!("HTTP/1.0 200 OK\r\n\r\n{json}"), 3, "no ALLOW policy matched: demo/all");
     check(http("200 OK", &json.replace("demo/b", "demo/\\u001b[2J")), 3, "demo/\\u{1b}[2J");
-    check(http("200 OK", "{}"), 2, "is not an explanation");
+    check(http("200 OK", "{}"), 2, "has another shape");
     check(http("400 Bad Request", "to: the mesh has no Service demo/b\u{1b}[2J\n"), 2, "no Service demo/b\\u{1b}[2J");
-    check(http("404 Not Found", "no"), 2, "give the address of the daemon's --admin");
+    check(http("404 Not Found", "no"), 2, "give the address of --admin");
     check("SSH-2.0-OpenSSH_9.2\r\n".to_owned(), 2, "does not answer in HTTP");
     check(String::new(), 2, "does not answer in HTTP");
     check("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{".to_owned(), 2, "the answer can't be read");
