@@ -22,6 +22,7 @@
 //! | [`sockets`] | the connections of another process, with their options |
 //! | [`capture`] | the packets on the wire between the nodes |
 //! | [`attempt`], [`modes`] | a connect in each of the ways of applications; its end compared with and without the mesh |
+//! | [`documents`] | blocks of code in documents |
 //! | [`monitoring`] | the rules and dashboards of `deploy`, and a Prometheus that scrapes a testbed |
 //! | [`watch`] | proof that no connection bypasses the daemon while something happens |
 //! | [`cluster`], [`cgroups`] | a real Kubernetes: an API server for a test, a cluster with nodes; the cgroups of its nodes |
@@ -38,6 +39,7 @@ pub mod cluster;
 pub mod control_plane;
 pub mod daemon;
 pub mod demo;
+pub mod documents;
 pub mod footprint;
 pub mod hbone;
 pub mod kubernetes;

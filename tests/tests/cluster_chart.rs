@@ -8,7 +8,7 @@ use ztunnel_tests::cluster::plane::RBAC;
 use ztunnel_tests::cluster::programs::Programs;
 use ztunnel_tests::cluster::{ApiServer, chart};
 use ztunnel_tests::monitoring::dashboards::Dashboard;
-use ztunnel_tests::monitoring::{read, rules, text};
+use ztunnel_tests::monitoring::{list, read, rules, scrapes, text};
 use ztunnel_tests::wait;
 
 #[test]
@@ -128,6 +128,7 @@ fn the_alerts_and_dashboards_are_the_files_and_only_where_they_are_wanted() -> R
     let monitors = of_kind(&rendered, "PodMonitor")?;
     let by_app = |monitor: &Value| monitor.pointer("/spec/jobLabel") == Some(&"app".into());
     ensure!(monitors.len() == 2 && monitors.iter().all(by_app), "{monitors:?}");
+    scraped_as_documented(&monitors)?;
     // The rules name the jobs that the label gives.
     let labels: Vec<Value> = ["DaemonSet", "Deployment"]
         .into_iter()
@@ -138,6 +139,29 @@ fn the_alerts_and_dashboards_are_the_files_and_only_where_they_are_wanted() -> R
         let app =
             object.pointer("/spec/template/metadata/labels/app").and_then(Value::as_str).context("no label app")?;
         ensure!(read(&rules::file())?.contains(&format!("up{{job=\"{app}\"}}")), "no rule is about the job {app}");
+    }
+    Ok(())
+}
+
+/// The document has the target of a node daemon as the PodMonitor has it, in the notation of Prometheus.
+fn scraped_as_documented(monitors: &[Value]) -> Result<()> {
+    let daemons = monitors.iter().find(|monitor| monitor.pointer("/metadata/name") == Some(&"ztunnel".into()));
+    let endpoint = daemons.and_then(|monitor| monitor.pointer("/spec/podMetricsEndpoints/0")).context("no endpoint")?;
+    ensure!(endpoint.get("port").is_none(), "the pods declare no ports: {endpoint}");
+    let page = scrapes::documented()?;
+    let job = scrapes::job(&page, "ztunnel").context("no job ztunnel is documented")?;
+    // The label `pod` is one that the operator adds.
+    let is_own = |rule: &&Value| text(rule, "action") != "labeldrop";
+    for rule in list(endpoint, "relabelings").filter(is_own) {
+        let named = serde_json::json!({
+            "source_labels": rule["sourceLabels"], "regex": rule["regex"], "target_label": rule["targetLabel"],
+            "replacement": rule["replacement"],
+        });
+        let is_there = |other: &Value| {
+            let keys = ["source_labels", "regex", "target_label", "replacement"];
+            keys.into_iter().all(|key| other.get(key).unwrap_or(&Value::Null) == &named[key])
+        };
+        ensure!(list(job, "relabel_configs").any(is_there), "docs/monitoring.md does not have {rule}");
     }
     Ok(())
 }

@@ -15,7 +15,7 @@ use ztunnel_tests::monitoring::prometheus::{Prometheus, Target};
 use ztunnel_tests::monitoring::promql::uses;
 use ztunnel_tests::monitoring::reference::Reference;
 use ztunnel_tests::monitoring::rules::{self, Rule, promtool, yaml};
-use ztunnel_tests::monitoring::{document, list, read, text};
+use ztunnel_tests::monitoring::{document, list, read, scrapes, text};
 use ztunnel_tests::policy::{authorization, refused};
 use ztunnel_tests::testbed::Testbed;
 use ztunnel_tests::topology::Family;
@@ -69,6 +69,78 @@ fn the_rules_are_valid_and_each_alert_has_its_page() -> Result<()> {
     }
     let unknown: Vec<_> = headings.iter().filter(|heading| !names.contains(**heading)).collect();
     ensure!(unknown.is_empty(), "docs/{RUNBOOK} has headings of no alert: {unknown:?}");
+    Ok(())
+}
+
+/// What Prometheus makes of a pod with the documented scrape configuration for Kubernetes: the address and the node of each target.
+/// Debian's Prometheus is built without the discovery of Kubernetes, so that targets with its labels stand in its place.
+fn targets_of(job: &str, pods: &[Value]) -> Result<BTreeSet<(String, String)>> {
+    let mut configuration = scrapes::documented()?;
+    let jobs = configuration.get_mut("scrape_configs").and_then(Value::as_array_mut).context("no scrape_configs")?;
+    for job in jobs.iter_mut().filter_map(Value::as_object_mut) {
+        job.remove("kubernetes_sd_configs").context("a job without kubernetes_sd_configs")?;
+        job.insert("static_configs".to_owned(), Value::from(pods));
+    }
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("prometheus.yaml").display().to_string();
+    fs::write(&file, configuration.to_string())?;
+    succeeded(&["check", "config", "--lint-fatal", &file])?;
+    let done = promtool(&["check", "service-discovery", "--timeout=1s", &file, job])?;
+    ensure!(done.success, "{}{}", done.stdout, done.stderr);
+    let found: Value = serde_json::from_str(&done.stdout).with_context(|| done.stdout.clone())?;
+    let kept = found.as_array().into_iter().flatten().map(|target| &target["labels"]);
+    let kept: BTreeSet<String> =
+        kept.filter(|labels| **labels != serde_json::json!({})).map(Value::to_string).collect();
+    let labels = kept.iter().map(|labels| serde_json::from_str::<Value>(labels));
+    let addressed = labels.map(|labels| {
+        let labels = labels?;
+        Ok((text(&labels, "__address__").to_owned(), text(&labels, "node").to_owned()))
+    });
+    let addressed = addressed.collect::<Result<Vec<_>>>()?;
+    let distinct: BTreeSet<(String, String)> = addressed.iter().cloned().collect();
+    ensure!(distinct.len() == addressed.len(), "a process is scraped twice: {kept:?}");
+    Ok(distinct)
+}
+
+#[test]
+fn the_documented_scrape_configuration_finds_each_daemon_once_and_the_control_plane() -> Result<()> {
+    let pod = |app: &str, name: &str, address: &str, ip: &str, port: &str| {
+        serde_json::json!({"targets": [address], "labels": {
+            "__meta_kubernetes_pod_label_app": app, "__meta_kubernetes_pod_name": name, "__meta_kubernetes_pod_ip": ip,
+            "__meta_kubernetes_pod_node_name": "node-a", "__meta_kubernetes_pod_container_port_name": port,
+        }})
+    };
+    let pods = [
+        // During a handover a node has two pods, which have its address and declare no ports.
+        pod("ztunnel", "ztunnel-old", "10.0.0.1", "10.0.0.1", ""),
+        pod("ztunnel", "ztunnel-new", "10.0.0.1", "10.0.0.1", ""),
+        pod("ztunnel", "ztunnel-six", "fd00::1", "fd00::1", ""),
+        pod("ztunnel-control-plane", "plane", "10.0.0.3:15014", "10.0.0.3", "metrics"),
+        pod("ztunnel-control-plane", "plane", "10.0.0.3:15012", "10.0.0.3", "xds"),
+        pod("web", "web", "10.0.0.4:80", "10.0.0.4", "http"),
+    ];
+    let on_node = |addresses: &[&str]| -> BTreeSet<(String, String)> {
+        addresses.iter().map(|address| ((*address).to_owned(), "node-a".to_owned())).collect()
+    };
+    let daemons = targets_of("ztunnel", &pods)?;
+    ensure!(daemons == on_node(&["10.0.0.1:15020", "[fd00::1]:15020"]), "{daemons:?}");
+    let planes = targets_of("ztunnel-control-plane", &pods)?;
+    ensure!(planes == on_node(&["10.0.0.3:15014"]), "{planes:?}");
+    Ok(())
+}
+
+#[test]
+fn the_documented_scrape_configuration_without_kubernetes_is_accepted() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let text = scrapes::texts()?.into_iter().find(|text| text.contains("static_configs"));
+    let text = text.context("docs/monitoring.md has no scrape configuration for machines without Kubernetes")?;
+    let file = folder.path().join("prometheus.yaml");
+    fs::write(&file, &text)?;
+    succeeded(&["check", "config", "--lint-fatal", &file.display().to_string()])?;
+    let configuration: Value = serde_saphyr::from_str(&text)?;
+    for job in ["ztunnel", "ztunnel-control-plane"] {
+        ensure!(scrapes::job(&configuration, job).is_some(), "no job {job}:\n{text}");
+    }
     Ok(())
 }
 

@@ -10,6 +10,7 @@ pub mod prometheus;
 pub mod promql;
 pub mod reference;
 pub mod rules;
+pub mod scrapes;
 
 /// The folder with the rules and the dashboards. The chart has them, because Helm reads files of the chart only.
 #[must_use]
