@@ -1,4 +1,4 @@
-//! The parts of the documents that are generated from the code, as Markdown: flags, annotations, metrics, log fields, close
+//! The parts of the documents that are generated from the code, as Markdown: commands, flags, annotations, metrics, log fields, close
 //! reasons, codes of findings.
 //!
 //! `cargo xtask docs` writes them into `docs/`; `cargo xtask tidy` fails if a document differs.
@@ -22,6 +22,7 @@ pub fn parts() -> Result<Vec<(&'static str, String)>, std::fmt::Error> {
         ("analyze-codes", analyze_codes()),
         ("annotations", annotations()),
         ("close-reasons", close_reasons()),
+        ("command-list", flags::list()),
         ("commands", flags::commands()),
         ("control-plane-metrics", metrics::of_control_plane()?),
         ("flags", flags::run()),

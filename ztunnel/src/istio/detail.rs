@@ -5,7 +5,7 @@
 //! Details of workloads and services are in an [`Extension`], which Istio's ztunnel skips. Objects for which Istio has
 //! no message are resources of a type of their own, which [`object`](super::object) describes.
 //! [`Settings::detail`](super::settings::Settings::detail) announces these messages. A daemon that does not know their
-//! format uses only Istio's messages: its decisions are the same, and its reasons have less detail.
+//! format uses only Istio's messages: its access decisions are the same, and its reasons have less detail.
 
 use std::collections::BTreeMap;
 

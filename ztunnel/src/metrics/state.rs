@@ -68,7 +68,12 @@ pub fn mesh(registry: &mut Registry, version: u64, problems: usize, node_unknown
         "Version of the mesh snapshot in force; 0 until the mesh was read",
         version,
     );
-    gauge(registry, "ztunnel_mesh_problems", "Problems in the manifests of the mesh", problems as u64);
+    gauge(
+        registry,
+        "ztunnel_mesh_problems",
+        "Problems in the objects of the mesh: manifests, objects of the Kubernetes API, resources of a control plane",
+        problems as u64,
+    );
     gauge(
         registry,
         "ztunnel_node_unknown",

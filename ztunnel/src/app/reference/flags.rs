@@ -33,6 +33,33 @@ pub(super) fn run() -> String {
     text
 }
 
+/// All commands: what each does, and whether it prints JSON.
+pub(super) fn list() -> String {
+    let mut all = Args::command();
+    all.build();
+    let mut rows = Vec::new();
+    for command in shown(&all) {
+        list_rows(command, "ztunnel", &mut rows);
+    }
+    table(["command", "what it does", "`-o json`"], rows)
+}
+
+fn list_rows(command: &Command, above: &str, rows: &mut Vec<[String; 3]>) {
+    let name = format!("{above} {}", command.get_name());
+    let mut below = shown(command).peekable();
+    if below.peek().is_some() {
+        for command in below {
+            list_rows(command, &name, rows);
+        }
+        return;
+    }
+    let about = command.get_about().map(sentence).unwrap_or_default();
+    let has_json = flags(command).any(|arg| {
+        arg.get_id() == "output" && arg.get_possible_values().iter().any(|value| value.get_name() == "json")
+    });
+    rows.push([code(&name), about, if has_json { "yes" } else { "" }.to_owned()]);
+}
+
 /// All other commands with their flags.
 pub(super) fn commands() -> String {
     let mut all = Args::command();
@@ -112,12 +139,12 @@ fn usage(arg: &Arg) -> String {
     }
 }
 
-/// A help text as a sentence: clap leaves out the full stop.
 /// Paragraphs in a row.
 fn paragraphs(text: &impl ToString) -> String {
     text.to_string().split("\n\n").map(|paragraph| sentence(&paragraph)).collect::<Vec<_>>().join(" ")
 }
 
+/// A help text as a sentence: clap leaves out the full stop.
 fn sentence(text: &impl ToString) -> String {
     let text = text.to_string();
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");

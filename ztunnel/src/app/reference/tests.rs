@@ -41,6 +41,11 @@ fn a_flag_has_its_variable_its_default_and_its_help() {
         assert!(commands.contains(&format!("### `ztunnel {command}`\n")), "{command}: {commands}");
     }
     assert!(!commands.contains("ztunnel run`"));
+    let list = part("command-list");
+    for (command, json) in [("run", ""), ("ready", "yes"), ("cni", ""), ("ca issue", "yes"), ("analyze", "yes")] {
+        let row = list.lines().find(|line| line.starts_with(&format!("| `ztunnel {command}` |"))).unwrap();
+        assert_eq!(row.ends_with("| yes |"), json == "yes", "{row}");
+    }
 }
 
 #[test]

@@ -1,4 +1,5 @@
 mod agreement;
+mod documents;
 mod explained;
 mod hosts;
 mod outside;
