@@ -65,7 +65,7 @@ enum Command {
         #[arg(long)]
         release: bool,
     },
-    /// Show capture on this machine: two nodes, four pods, before, with and after the label (needs root)
+    /// Show capture on this machine: two nodes, five pods, before, with and after the label (needs root)
     Demo {
         /// Leave everything running and print how to enter it
         #[arg(long)]
