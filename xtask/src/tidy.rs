@@ -1,4 +1,4 @@
-//! Structure as a test: layers, fences, circles of files, lint inheritance, module docs, links, words, no path of one machine.
+//! Structure as a test: layers, fences, circles of files, lint inheritance, module docs, documents, links, words, no path of one machine.
 //!
 //! Works on the text of the tree, so it needs no build and sees code that is configured out. Only the comparison of the
 //! generated parts of documents needs a build.
@@ -15,6 +15,7 @@ use crate::workspace::Workspace;
 
 mod circles;
 mod definitions;
+mod documents;
 mod fences;
 mod layers;
 mod links;
@@ -81,6 +82,7 @@ fn check(tree: &Tree) -> Vec<Violation> {
     violations.extend(circles::check(tree, &named));
     violations.extend(manifests::check(tree));
     violations.extend(machine_paths::check(tree));
+    violations.extend(documents::check(tree));
     violations.extend(links::check(tree));
     violations.extend(words::check(tree));
     violations.extend(messages::check(tree));

@@ -1,12 +1,12 @@
 //! Links in documents must have a target. Files and tests that are named in documents, and in comments on modules and
 //! items, must exist.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use super::Violation;
-use super::tree::{LAYERED, Tree};
+use super::tree::{LAYERED, Source, Tree};
 
 /// Folders to which the names of files in documents may be relative.
 const BASES: [&str; 5] = ["", LAYERED, "ztunnel", "tests/tests", "tests"];
@@ -29,8 +29,8 @@ pub(super) fn check(tree: &Tree) -> Vec<Violation> {
             }
         }
         for (line, file, test) in &document.tests {
-            if !known.functions.contains(test.as_str()) {
-                wrong(*line, format!("names the test `{test}` of `{file}`, which does not exist: correct the name"));
+            if let Some(why) = known.without_test(file, test) {
+                wrong(*line, why);
             }
         }
     }
@@ -54,7 +54,8 @@ struct Known<'a> {
     headings: HashMap<&'a Path, HashSet<String>>,
     files: HashSet<&'a Path>,
     folders: HashSet<&'a Path>,
-    functions: BTreeSet<String>,
+    /// The functions of each source file.
+    functions: HashMap<&'a Path, HashSet<String>>,
 }
 
 impl<'a> Known<'a> {
@@ -69,7 +70,8 @@ impl<'a> Known<'a> {
             headings.insert(file.as_path(), document.headings.clone());
             documents.push((file.clone(), document));
         }
-        let functions = tree.sources.iter().flat_map(|source| functions(&source.text)).collect();
+        let of_file = |source: &'a Source| (source.path.as_path(), functions(&source.text).collect());
+        let functions = tree.sources.iter().map(of_file).collect();
         Self { documents, headings, files, folders, functions }
     }
 
@@ -93,6 +95,25 @@ impl<'a> Known<'a> {
         let headings = self.headings.get(file.as_path())?;
         let is_there = headings.contains(heading);
         (!is_there).then(|| format!("the link `{target}` leads to no heading of {}", file.display()))
+    }
+
+    /// Why a file does not have a test.
+    fn without_test(&self, file: &str, test: &str) -> Option<String> {
+        let paths: Vec<PathBuf> = BASES.iter().map(|base| Path::new(base).join(file)).collect();
+        let named: Vec<_> = paths.iter().filter_map(|path| self.functions.get(path.as_path())).collect();
+        if named.is_empty() {
+            return Some(format!("names the test `{test}` of `{file}`, which does not exist: correct the path"));
+        }
+        if named.iter().any(|functions| functions.contains(test)) {
+            return None;
+        }
+        let elsewhere = self.functions.iter().find(|(_, functions)| functions.contains(test));
+        Some(match elsewhere {
+            Some((path, _)) => {
+                format!("names the test `{test}` of `{file}`, which {} has: correct the path", path.display())
+            }
+            None => format!("names the test `{test}` of `{file}`, which does not exist: correct the name"),
+        })
     }
 
     fn has_file(&self, name: &str) -> bool {

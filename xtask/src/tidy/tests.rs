@@ -43,6 +43,14 @@ fn this_tree_is_tidy() {
 }
 
 #[test]
+fn documents_that_programs_or_people_cannot_read_are_named() {
+    breaks("docs/a.md", "| a |\n|---|\n\n| b |\n", "docs/a.md:4:", "belongs to no table");
+    breaks("docs/a.md", "```yaml\na: {b\n```\n", "docs/a.md:1:", "not valid YAML");
+    let found = broken(&[("docs/a.md", "`cni.b`\n"), ("deploy/helm/ztunnel/values.yaml", "cni: {a: 1}\n")]);
+    assert!(found.len() == 1 && found[0].contains("`cni.b`"), "{found:#?}");
+}
+
+#[test]
 fn a_sound_tree_is_sound() {
     assert_eq!(broken(&[]), Vec::<String>::new());
 }
@@ -285,10 +293,15 @@ fn a_file_that_a_document_names_must_be_there() {
 #[test]
 fn a_test_that_a_document_names_must_be_there() {
     let tests = ("ztunnel/src/flow/tests.rs", "#[test]\nfn it_holds() {}\n");
-    let found = broken(&[tests, ("A.md", "| x | `flow/tests.rs`: `it_holds`, `it_is_gone` | `not_a_test` |\n")]);
+    let other = ("ztunnel/src/flow/table.rs", "//! T.\n#[test]\nfn it_is_there() {}\n");
+    let text = "x `flow/tests.rs`: `it_holds`, `it_is_gone`, `it_is_there` | `not_a_test`; `none.rs`: `it_holds`\n";
     assert_eq!(
-        found,
-        ["A.md:1: names the test `it_is_gone` of `flow/tests.rs`, which does not exist: correct the name"]
+        broken(&[tests, other, ("A.md", text)]),
+        [
+            "A.md:1: names the test `it_holds` of `none.rs`, which does not exist: correct the path",
+            "A.md:1: names the test `it_is_gone` of `flow/tests.rs`, which does not exist: correct the name",
+            "A.md:1: names the test `it_is_there` of `flow/tests.rs`, which ztunnel/src/flow/table.rs has: correct the path",
+        ]
     );
 }
 
@@ -311,12 +324,9 @@ fn a_heading_on_troubleshooting_quotes_what_the_program_says() {
 #[test]
 fn a_folder_that_the_map_leaves_out_is_named() {
     // The valid tree has the folders model and redirect, in layers 0 and 4.
-    breaks("ARCHITECTURE.md", "| L0 | `model` | x |\n", "ARCHITECTURE.md:", "no row `| L4 | `redirect` |");
-    breaks(
-        "ARCHITECTURE.md",
-        "| L1 | `model` | x |\n| L4 | `redirect` | x |\n",
-        "ARCHITECTURE.md:",
-        "no row `| L0 | `model`",
-    );
-    holds("ARCHITECTURE.md", "| L0 | `model`, `x` | x |\n| L4 | `redirect` | x |\n");
+    let map = |rows: &str| format!("| layer | folder | contents |\n|---|---|---|\n{rows}");
+    let missing = |rows: &str, row: &str| breaks("ARCHITECTURE.md", &map(rows), "ARCHITECTURE.md:", row);
+    missing("| L0 | `model` | x |\n", "no row `| L4 | `redirect` |");
+    missing("| L1 | `model` | x |\n| L4 | `redirect` | x |\n", "no row `| L0 | `model`");
+    holds("ARCHITECTURE.md", &map("| L0 | `model`, `x` | x |\n| L4 | `redirect` | x |\n"));
 }
