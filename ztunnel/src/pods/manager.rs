@@ -1,60 +1,58 @@
 //! Keeps the pods of this node as the mesh wants them. The owner of the redirection and of every enrolled pod.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    net::IpAddr,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Instant, MissedTickBehavior, interval, sleep},
+    time::{Instant, MissedTickBehavior, interval},
 };
-use tracing::{Span, error, info, warn};
+use tracing::{error, info, warn};
 
 pub use super::handle::ManagerHandle;
 use super::{
     arrivals::Arrival,
-    claims::{Claims, Named},
-    describe::{Description, MapInfo, PodInfo, PodState, PoliciesInfo, ProblemInfo, SnapshotInfo},
-    handle::{Progress, STOPPING, pending},
+    claims::Named,
+    describe::Description,
+    handle::{Progress, STOPPING},
     handover::Order,
-    kernel::{Kernel, Link, Namespace as _},
+    kernel::{Kernel, Namespace as _},
     local::LocalSource,
     node_name::UnknownNode,
-    pod::{Node, Pod, PodError, PodSettings, UpdateError},
-    reconcile::{Action, CannotEnrol, Desired, Wanted, plan, wanted},
+    pod::{Node, PodSettings},
+    reconcile::{Action, Wanted, plan, wanted},
     relapses::Relapses,
-    status::{PodStatus, Status},
-    worker::{Connections, WorkerHandle},
+    worker::WorkerHandle,
 };
 use crate::{
     flow::enforcement::EnforcementPoints,
     identity::cache::Certificates,
-    lifecycle::{
-        drain::DrainWatch,
-        tasks::{TaskCount, TaskSet},
-    },
+    lifecycle::{drain::DrainWatch, tasks::TaskCount},
     model::{cause::causes, local::LocalPods, workload::NamespacedName},
-    redirect::{EnrolError, ForeignError, NetnsFacts, link::LinkError},
     store::{publish::Reader, snapshot::Snapshot},
 };
 
+mod describe;
+mod enrolment;
+mod follow;
 mod handover;
 mod leaving;
+mod namespace;
+mod state;
 
-use self::leaving::Leaving;
+use self::{
+    leaving::Leaving,
+    namespace::Found,
+    state::{Enrolled, Refused},
+};
 
 /// How often the manager checks that namespaces still exist, and whether refused pods may be tried again.
 const TICK: Duration = Duration::from_secs(1);
 /// How often a pod's namespace is examined without a notification of a change: netlink may lose messages.
 const RESYNC: Duration = Duration::from_secs(30);
-/// The shortest pause between two reactions to changes in one pod's namespace, whatever the pod does to it. It doubles
-/// up to [`FOLLOW_PAUSE_MOST`] while the changes do not end.
-const FOLLOW_PAUSE: Duration = Duration::from_millis(200);
-const FOLLOW_PAUSE_MOST: Duration = Duration::from_secs(2);
 /// The pause before a refused pod is tried again. It doubles up to [`RETRY_MOST`].
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MOST: Duration = Duration::from_secs(30);
@@ -89,59 +87,6 @@ pub struct ManagerParts<K> {
     pub drain_timeout: Duration,
     /// How long connections may stay open after another daemon has taken over.
     pub linger: Duration,
-}
-
-/// A pod that could not be enrolled.
-struct Refused {
-    reason: String,
-    /// The state that was wanted for the pod.
-    wanted: Wanted,
-    retry: Option<(Instant, Duration)>,
-    /// Another pod claims its network namespace or one of its addresses. Any change of the mesh may end that.
-    is_claimed: bool,
-}
-
-/// A pod that is enrolled, and the task that waits for changes in its namespace.
-struct Enrolled<K: Kernel> {
-    pod: Pod<K>,
-    /// Ends with the pod.
-    following: TaskSet,
-    /// The pod's current addresses, for the task that waits for changes.
-    addresses: Arc<ArcSwap<Vec<IpAddr>>>,
-}
-
-/// The state of a pod's namespace after a change.
-struct Found {
-    pod: NamespacedName,
-    /// The cookie of the namespace.
-    cookie: u64,
-    looked: Result<Looked, LinkError>,
-}
-
-/// The state of a namespace, and the repair of it.
-struct Looked {
-    facts: NetnsFacts,
-    /// The result for rules and routes.
-    routes: Result<(), LinkError>,
-    /// The addresses of the pod at that time.
-    addresses: Arc<Vec<IpAddr>>,
-}
-
-impl Looked {
-    /// Reads the state of the namespace, and repairs rules and routes, unless the namespace may belong to another pod
-    /// by now.
-    async fn at(link: &impl Link, addresses: Arc<Vec<IpAddr>>, limit: usize) -> Result<Self, LinkError> {
-        let facts = link.facts().await?.limited(&addresses, limit);
-        let routes = match has_all(&facts, &addresses) {
-            true => link.redirect(&facts, &addresses).await,
-            false => Ok(()),
-        };
-        Ok(Self { facts, routes, addresses })
-    }
-}
-
-fn has_all(facts: &NetnsFacts, addresses: &[IpAddr]) -> bool {
-    addresses.iter().all(|address| facts.addresses.contains(address))
 }
 
 /// The manager; [`Manager::run`] is its task.
@@ -361,263 +306,10 @@ impl<K: Kernel> Manager<K> {
         enrolled.chain(refused).collect()
     }
 
-    /// Releases captured pods that are no pods of the mesh any more. A pod of the mesh that can't be served stays
-    /// captured.
-    async fn release_others(&mut self, partial: bool) {
-        // A file that could never be read may contain pods that an earlier daemon has captured. They stay closed until
-        // the file can be read.
-        if partial || !self.others_due {
-            return;
-        }
-        let taken = self.taken();
-        let cookie_of = |name| self.enrolled.get(name).map(|enrolled| enrolled.pod.netns.cookie());
-        let wanted: HashMap<_, _> = self.wanted.keys().map(|name| (name.to_string(), cookie_of(name))).collect();
-        let is_wanted = |pod: &str, cookie| wanted.get(pod).is_some_and(|own| own.is_none_or(|own| own == cookie));
-        let unserved = self.unserved();
-        let may_be_wanted = |cookie| unserved.as_ref().is_none_or(|cookies| cookies.contains(&cookie));
-        let keep = |pod: Option<&str>, cookie| {
-            taken.contains(&cookie) || pod.map_or_else(|| may_be_wanted(cookie), |pod| is_wanted(pod, cookie))
-        };
-        self.parts.kernel.release_others(keep).await;
-        self.others_due = false;
-    }
-
-    /// Cookies of the namespaces of pods of the mesh that are not enrolled. `None`: the namespace of one of them is not
-    /// known.
-    fn unserved(&self) -> Option<HashSet<u64>> {
-        let of_pod = |refused: &Refused| match &refused.wanted {
-            Ok(desired) => Some(Some(self.parts.kernel.open(&desired.netns).ok()?.cookie())),
-            Err(reason) => reason.leaves_alone().then_some(None),
-        };
-        let cookies: Option<Vec<Option<u64>>> = self.refused.values().map(of_pod).collect();
-        Some(cookies?.into_iter().flatten().collect())
-    }
-
-    /// Whether a pod that is not enrolled is captured. This follows from the records, or from the capture of its
-    /// namespace.
-    fn is_captured(&self, name: &NamespacedName, wanted: &Wanted) -> bool {
-        let kernel = &self.parts.kernel;
-        let in_namespace =
-            |desired: &Desired| kernel.open(&desired.netns).is_ok_and(|netns| kernel.has_captured(netns.cookie()));
-        !kernel.recorded(name).is_empty() || wanted.as_ref().is_ok_and(in_namespace)
-    }
-
-    async fn try_enrol(&mut self, name: &NamespacedName, desired: Desired, pause: Duration) {
-        let before = self.refused.remove(name).map(|refused| refused.reason);
-        let mesh = self.parts.mesh.load();
-        let claims = claims(&mesh, &self.named, &self.enrolled, &self.wanted);
-        let taken_over = self.taken_over.as_ref();
-        let result = Node { taken_over, ..node(&mut self.parts) }.enrol(name, &desired, &claims).await;
-        match result {
-            Ok(pod) => {
-                let own = pod.netns.cookie();
-                self.others_due |= self.parts.kernel.recorded(name).iter().any(|cookie| *cookie != own);
-                let addresses = Arc::new(ArcSwap::from_pointee(pod.desired.addresses.clone()));
-                let following = self.watch(name, &pod, &addresses);
-                self.enrolled.insert(name.clone(), Enrolled { pod, following, addresses });
-            }
-            Err(error) => {
-                let reason = causes(&error);
-                let wanted = Ok(desired);
-                let captured = self.is_captured(name, &wanted);
-                if before.as_deref() == Some(reason.as_str()) {
-                    // It has been logged.
-                } else if error.is_ending() {
-                    info!(
-                        pod = %name, reason, captured,
-                        "pod refused: its network namespace is gone, because the pod has ended"
-                    );
-                } else {
-                    error!(pod = %name, reason, captured, "pod refused: it is not enrolled; captured pods are closed");
-                }
-                // A closed pod waits for its enrolment, so its pause stays short.
-                let next = if captured { RETRY_FIRST } else { (pause * 2).min(RETRY_MOST) };
-                let retry = Some((Instant::now() + pause, next));
-                let is_claimed = matches!(error, PodError::Claim(_));
-                self.refused.insert(name.clone(), Refused { reason, wanted, retry, is_claimed });
-            }
-        }
-    }
-
-    /// Enrols a pod that was closed because of a change in its namespace, after the pause of its [`Relapses`].
-    async fn enrol_again(&mut self, name: &NamespacedName, desired: Desired, cause: &str) {
-        let now = Instant::now();
-        let pause = self.relapses.pause(name, now);
-        if pause.is_zero() {
-            self.look_at_names();
-            return self.try_enrol(name, desired, RETRY_FIRST).await;
-        }
-        let reason = format!("{cause} repeatedly; the daemon enrols the pod again after {} s", pause.as_secs());
-        error!(pod = %name, reason, captured = true, "pod refused: it is not enrolled; captured pods are closed");
-        let retry = Some((now + pause, RETRY_FIRST));
-        self.refused.insert(name.clone(), Refused { reason, wanted: Ok(desired), retry, is_claimed: false });
-    }
-
-    fn refuse(&mut self, name: &NamespacedName, reason: CannotEnrol) {
-        if reason.leaves_alone() {
-            info!(pod = %name, %reason, "pod refused: the daemon changes nothing in the pod");
-        } else if reason == CannotEnrol::NotInMesh
-            || matches!(reason, CannotEnrol::NoNetns(_)) && self.parts.local.is_passing(name)
-        {
-            info!(pod = %name, %reason, "pod refused: it is not enrolled yet");
-        } else {
-            error!(pod = %name, %reason, "pod refused: it is not enrolled");
-        }
-        let (reason, wanted) = (reason.to_string(), Err(reason));
-        self.refused.insert(name.clone(), Refused { reason, wanted, retry: None, is_claimed: false });
-    }
-
-    /// Closes a pod that is enrolled: it stays captured, and every connection is refused.
-    async fn close(&mut self, name: &NamespacedName) {
-        if let Some(Enrolled { pod, following, .. }) = self.enrolled.remove(name) {
-            drop(following);
-            node(&mut self.parts).close(&pod.netns).await;
-            info!(pod = %name, "pod closed: it stays captured, and its connections are refused");
-        }
-    }
-
-    async fn release(&mut self, name: &NamespacedName) {
-        self.refused.remove(name);
-        if let Some(Enrolled { pod, following, .. }) = self.enrolled.remove(name) {
-            // The task would restore the rules and routes that are removed now.
-            drop(following);
-            node(&mut self.parts).release(&pod.netns, &pod.link).await;
-            info!(pod = %name, "pod released");
-        }
-        // The pod may be closed, or may have been captured in another namespace before.
-        let taken = self.taken();
-        self.parts.kernel.release_recorded(name, &taken).await;
-    }
-
-    /// Releases every pod, because no daemon will serve them.
-    async fn release_all(&mut self) {
-        for name in self.enrolled.keys().cloned().collect::<Vec<_>>() {
-            self.release(&name).await;
-        }
-        self.refused.clear();
-        self.parts.kernel.release_others(|_, _| false).await;
-    }
-
-    /// Cookies of the namespaces of enrolled pods.
-    fn taken(&self) -> HashSet<u64> {
-        self.enrolled.values().map(|enrolled| enrolled.pod.netns.cookie()).collect()
-    }
-
-    /// Changes a pod in place if possible, so that its connections stay open.
-    async fn update(&mut self, name: &NamespacedName, desired: Desired) {
-        let Some(mut enrolled) = self.enrolled.remove(name) else {
-            // It was refused. The change may have removed the reason.
-            return self.try_enrol(name, desired, RETRY_FIRST).await;
-        };
-        let mesh = self.parts.mesh.load();
-        let claims = claims(&mesh, &self.named, &self.enrolled, &self.wanted);
-        enrolled.addresses.store(Arc::new(desired.addresses.clone()));
-        match node(&mut self.parts).update(name, &mut enrolled.pod, &desired, &claims).await {
-            Ok(()) => info!(pod = %name, "pod changed in place"),
-            Err(UpdateError::NotYet(error)) => self.follow_later(name, &mut enrolled, &error),
-            Err(UpdateError::Anew(error)) => {
-                info!(pod = %name, reason = causes(&error), "the pod can't be changed in place");
-                self.enrolled.insert(name.clone(), enrolled);
-                self.close(name).await;
-                return self.try_enrol(name, desired, RETRY_FIRST).await;
-            }
-        }
-        self.enrolled.insert(name.clone(), enrolled);
-    }
-
-    /// Reads the state of a pod's namespace after every change in it, at a pace that the pod cannot increase, repairs
-    /// rules and routes, and reports the state to the manager. The task belongs to the pod: however long its namespace
-    /// keeps the kernel busy, no other pod waits.
-    fn watch(&self, name: &NamespacedName, pod: &Pod<K>, addresses: &Arc<ArcSwap<Vec<IpAddr>>>) -> TaskSet {
-        let (addresses, limit) = (Arc::clone(addresses), self.parts.kernel.per_pod_limit());
-        let (link, changed, tell) = (pod.link.clone(), pod.link.changed(), self.changed.0.clone());
-        let (name, cookie) = (name.clone(), pod.netns.cookie());
-        let mut tasks = TaskSet::new(self.parts.tasks.clone());
-        tasks.spawn(Span::none(), async move {
-            let mut pause = FOLLOW_PAUSE;
-            loop {
-                let since = Instant::now();
-                changed.notified().await;
-                let is_quiet = since.elapsed() >= pause;
-                pause = if is_quiet { FOLLOW_PAUSE } else { (pause * 2).min(FOLLOW_PAUSE_MOST) };
-                let looked = Looked::at(&link, addresses.load_full(), limit).await;
-                if tell.send(Found { pod: name.clone(), cookie, looked }).await.is_err() {
-                    return;
-                }
-                sleep(pause).await;
-            }
-        });
-        tasks
-    }
-
-    /// Reacts to a change in a pod's namespace.
-    async fn follow(&mut self, found: Found) {
-        let Found { pod: name, cookie, looked } = found;
-        // The pod may be enrolled in another namespace by now.
-        let Some(mut enrolled) = self.enrolled.remove(&name) else { return };
-        if enrolled.pod.netns.cookie() != cookie {
-            self.enrolled.insert(name, enrolled);
-            return;
-        }
-        let pod = &mut enrolled.pod;
-        let result = match looked {
-            Ok(Looked { addresses, .. }) if *addresses != pod.desired.addresses => {
-                // The pod has other addresses by now, so its namespace is read again.
-                pod.link.changed().notify_one();
-                Ok(())
-            }
-            Ok(Looked { facts, .. }) if !has_all(&facts, &pod.desired.addresses) => {
-                // The owner of the namespace has to be proved again. Until then, no connection may use the pod's
-                // identity.
-                let desired = pod.desired.clone();
-                self.enrolled.insert(name.clone(), enrolled);
-                self.close(&name).await;
-                return self
-                    .enrol_again(
-                        &name,
-                        desired,
-                        "the pod's network namespace lost an address of the \
-                     pod",
-                    )
-                    .await;
-            }
-            Ok(Looked { facts, routes, .. }) => node(&mut self.parts).follow(&name, pod, facts, routes).await,
-            Err(error) => Err(error.into()),
-        };
-        match result {
-            Ok(()) => drop(self.unfollowed.remove(&name)),
-            // Another installation has the pod's connections now. The pod must not be reported as served.
-            Err(PodError::Enrol(EnrolError::Foreign(ForeignError::Captured(_)))) => {
-                let desired = enrolled.pod.desired.clone();
-                self.enrolled.insert(name.clone(), enrolled);
-                self.close(&name).await;
-                return self.try_enrol(&name, desired, RETRY_FIRST).await;
-            }
-            Err(error) => self.follow_later(&name, &mut enrolled, &error),
-        }
-        self.enrolled.insert(name, enrolled);
-    }
-
-    fn follow_later(&mut self, name: &NamespacedName, enrolled: &mut Enrolled<K>, error: &PodError) {
-        warn!(pod = %name, error = causes(error), "cannot follow a change in the pod's network namespace; trying again");
-        let pause = self.unfollowed.get(name).map_or(RETRY_FIRST, |(_, pause)| (*pause * 2).min(RETRY_MOST));
-        self.unfollowed.insert(name.clone(), (Instant::now() + pause, pause));
-        // Netlink is opened again, in case its sockets are the cause.
-        match self.parts.kernel.link(&enrolled.pod.netns) {
-            Ok(link) => enrolled.pod.link = link,
-            Err(error) => warn!(pod = %name, error = causes(&error), "cannot open a new netlink socket"),
-        }
-        enrolled.following = self.watch(name, &enrolled.pod, &enrolled.addresses);
-    }
-
     async fn tick(&mut self) {
         self.mend();
         let now = Instant::now();
-        self.unfollowed.retain(|name, _| self.enrolled.contains_key(name));
-        for (name, (at, pause)) in self.unfollowed.iter_mut().filter(|(_, (at, _))| *at <= now) {
-            *at = now + *pause;
-            self.enrolled.get(name).into_iter().for_each(|enrolled| enrolled.pod.link.changed().notify_one());
-        }
+        self.follow_due(now);
         let moved = |enrolled: &Enrolled<K>| enrolled.pod.deaf.is_so() || !enrolled.pod.netns.is_current();
         let gone: Vec<_> =
             self.enrolled.iter().filter(|(_, enrolled)| moved(enrolled)).map(|(name, _)| name.clone()).collect();
@@ -680,117 +372,10 @@ impl<K: Kernel> Manager<K> {
         }
     }
 
-    /// Has every namespace read again, each by the task of its pod.
-    fn resync(&mut self) {
-        // This also retries releases that failed the last time.
-        self.others_due = true;
-        self.enrolled.values().for_each(|enrolled| enrolled.pod.link.changed().notify_one());
-    }
-
     /// Reads again which network namespaces the pods name: paths may lead elsewhere by now.
     fn look_at_names(&mut self) {
         if let Some((mesh, local)) = &self.seen {
             self.named = Named::by(mesh, local, |netns| self.parts.kernel.identify(netns));
-        }
-    }
-
-    /// Publishes the state of the pods for readers that do not wait for an answer.
-    fn report(&self) {
-        let enrolled = self.enrolled.iter().map(|(name, enrolled)| PodStatus {
-            name: name.clone(),
-            state: if enrolled.pod.deaf.is_so() { PodState::Refused } else { PodState::Enrolled },
-            reason: enrolled.pod.deaf.is_so().then(|| DEAF.into()),
-            connections_before_enrolment: enrolled.pod.connections_before,
-            verdicts: self.parts.kernel.verdicts(enrolled.pod.netns.cookie()),
-        });
-        let refused = self.refused.iter().map(|(name, refused)| PodStatus {
-            name: name.clone(),
-            state: PodState::Refused,
-            reason: refused
-                .wanted
-                .as_ref()
-                .err()
-                .is_none_or(CannotEnrol::is_fault)
-                .then(|| refused.reason.as_str().into()),
-            connections_before_enrolment: 0,
-            verdicts: Vec::new(),
-        });
-        let status = Status {
-            at: Instant::now(),
-            pods: enrolled.chain(refused).collect(),
-            maps: self.maps(),
-            links_restored: self.parts.kernel.restored(),
-        };
-        self.progress.status.store(Arc::new(status));
-    }
-
-    fn maps(&self) -> Vec<MapInfo> {
-        let usage = self.parts.kernel.map_usage().into_iter();
-        usage.map(|map| MapInfo { name: map.name, used: map.used, capacity: map.capacity }).collect()
-    }
-
-    async fn describe(&self) -> Description {
-        let snapshot = self.parts.mesh.load();
-        let mut open: HashMap<u64, Connections> = HashMap::new();
-        for worker in &self.parts.workers {
-            for (cookie, connections) in worker.connections().await {
-                let all = open.entry(cookie).or_default();
-                all.live.extend(connections.live);
-                all.tunnels += connections.tunnels;
-            }
-        }
-        let counts = snapshot.counts();
-        let enrolled = self.enrolled.iter().map(|(name, enrolled)| self.describe_enrolled(name, &enrolled.pod, &open));
-        let refused = self.refused.iter().map(|(name, refused)| {
-            let netns = refused.wanted.as_ref().ok().map(|desired| desired.netns.path().display().to_string());
-            PodInfo {
-                reason: Some(refused.reason.clone()),
-                netns,
-                captured: self.is_captured(name, &refused.wanted),
-                ..PodInfo::new(name, PodState::Refused)
-            }
-        });
-        Description {
-            version: env!("CARGO_PKG_VERSION"),
-            node: self.parts.node.clone(),
-            unknown_node: self.progress.unknown_node.load().as_ref().map(ToString::to_string),
-            local_problem: self.progress.local_problem.load().as_ref().map(ToString::to_string),
-            snapshot: SnapshotInfo {
-                version: snapshot.version(),
-                local_facts: self.local_facts,
-                partial: snapshot.is_partial(),
-                workloads: counts.workloads,
-                services: counts.services,
-            },
-            problems: snapshot.problems().iter().map(ProblemInfo::from).collect(),
-            policies: PoliciesInfo::of(Arc::clone(&snapshot)),
-            pods: enrolled.chain(refused).collect(),
-            maps: self.maps(),
-            links_restored: self.parts.kernel.restored(),
-            tasks: self.parts.tasks.alive(),
-            certificates: self.parts.certificates.describe().await,
-            pending: pending(&self.parts.mesh, &self.progress).into_iter().map(str::to_owned).collect(),
-        }
-    }
-
-    fn describe_enrolled(&self, name: &NamespacedName, pod: &Pod<K>, open: &HashMap<u64, Connections>) -> PodInfo {
-        let cookie = pod.netns.cookie();
-        let verdicts = self.parts.kernel.verdicts(cookie).into_iter();
-        let open = open.get(&cookie).cloned().unwrap_or_default();
-        let is_deaf = pod.deaf.is_so();
-        PodInfo {
-            reason: is_deaf.then(|| DEAF.to_owned()),
-            netns: Some(pod.netns.path().display().to_string()),
-            cookie: Some(cookie.to_string()),
-            captured: true,
-            addresses: pod.desired.addresses.iter().map(ToString::to_string).collect(),
-            connect: Some(pod.connect.name().into()),
-            connections_before_enrolment: pod.connections_before,
-            verdicts: verdicts.map(|(verdict, count)| (verdict.name().to_owned(), count.into())).collect(),
-            identity: Some(pod.desired.identity.to_string()),
-            tunnels: open.tunnels,
-            connections: open.live,
-            ..PodInfo::new(name, if is_deaf { PodState::Refused } else { PodState::Enrolled })
         }
     }
 }
@@ -806,14 +391,4 @@ fn node<K: Kernel>(parts: &mut ManagerParts<K>) -> Node<'_, K> {
         certificates: &parts.certificates,
         taken_over: None,
     }
-}
-
-fn claims<'a, K: Kernel>(
-    mesh: &'a Snapshot,
-    named: &'a Named,
-    enrolled: &'a BTreeMap<NamespacedName, Enrolled<K>>,
-    wanted: &'a BTreeMap<NamespacedName, Wanted>,
-) -> Claims<'a> {
-    let enrolled = enrolled.iter().map(|(name, enrolled)| (name, enrolled.pod.netns.cookie())).collect();
-    Claims { mesh, named, enrolled, wanted }
 }

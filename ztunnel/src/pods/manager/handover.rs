@@ -15,11 +15,12 @@ use futures_util::future::{BoxFuture, FutureExt as _, join_all};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{info, warn};
 
-use super::{Enrolled, Manager, STOPPING, TICK, WorkerLost, node};
+use super::{Manager, TICK, WorkerLost, node, state::Enrolled};
 use crate::{
     lifecycle::tasks::TaskSet,
     model::{cause::causes, workload::NamespacedName},
     pods::{
+        handle::STOPPING,
         handover::{Frozen, Order, TakenOver},
         kernel::{Kernel, Namespace as _},
         reconcile::{Action, Desired, plan, wanted},
