@@ -13,6 +13,7 @@ use std::{
 use ebpf_common::HBONE_PORT;
 
 use super::balance::{Choice, MOST, choose, choose_sticky, draw_of};
+pub use super::outcome::{Candidate, Hop, Inbound, Outbound, RouteRefusal};
 use crate::{
     model::{
         addr::{OrigDst, is_link_local_v6, is_listener},
@@ -26,76 +27,6 @@ use crate::{
     },
     store::snapshot::{Owner, Snapshot},
 };
-
-/// Where a connection out of a pod goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outbound {
-    /// The pod that connects.
-    pub source: Option<Arc<Workload>>,
-    /// The service that has the requested address.
-    pub service: Option<Arc<Service>>,
-    /// The candidates, in the order in which they are tried; never empty, at most [`MOST`], all different.
-    pub candidates: Vec<Candidate>,
-}
-
-/// One possible route of a connection out of a pod.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Candidate {
-    /// The address of the application or host to be reached.
-    pub target: SocketAddr,
-    /// The workload that has this address.
-    pub workload: Option<Arc<Workload>>,
-    /// How the target is reached.
-    pub hop: Hop,
-}
-
-/// How a target is reached.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Hop {
-    /// Through an HBONE connection.
-    Tunnel {
-        /// The address of the HBONE connection: the target's address, port [`HBONE_PORT`].
-        to: SocketAddr,
-        /// The identities that the peer may have; never empty.
-        expected: Arc<[SpiffeId]>,
-    },
-    /// Directly, in plaintext.
-    Plain,
-}
-
-/// Where a plaintext connection into a pod goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Inbound {
-    /// The application's address.
-    pub to: SocketAddr,
-    /// The workload that has the client's address. This is not an identity: addresses can be forged.
-    pub source: Option<Arc<Workload>>,
-    /// The pod.
-    pub destination: Option<Arc<Workload>>,
-    /// A service that leads to this port of the pod.
-    pub service: Option<Arc<Service>>,
-}
-
-/// Why a connection is refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RouteRefusal {
-    /// The reason.
-    pub reason: CloseReason,
-    /// The object concerned, if any.
-    pub detail: Option<String>,
-}
-
-impl RouteRefusal {
-    pub(super) fn because(reason: CloseReason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: Some(detail.into()) }
-    }
-}
-
-impl From<CloseReason> for RouteRefusal {
-    fn from(reason: CloseReason) -> Self {
-        Self { reason, detail: None }
-    }
-}
 
 /// Decides about a connection that `pod` opens. `draw` has to be random: it chooses among endpoints.
 ///

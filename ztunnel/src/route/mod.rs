@@ -2,5 +2,6 @@
 
 pub mod balance;
 pub mod decide;
+mod outcome;
 pub mod survey;
 pub mod target;
