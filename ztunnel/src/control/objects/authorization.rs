@@ -12,7 +12,7 @@ use self::rules::Unjudged;
 use super::annotations::Annotations;
 use super::bounded::{Bounded, entries};
 use super::name::check_name;
-use super::report::{FieldError, Report};
+use super::report::{FieldError, FieldErrors, Report};
 use super::security::{Object, Selector, labels};
 use crate::control::field::FieldPath;
 use crate::model::labels::Labels;
@@ -93,20 +93,23 @@ pub(super) fn read(
         Some(SpecAction::Audit) => Action::Audit,
         Some(SpecAction::Custom) => Action::Custom,
     };
-    let (rules, unjudged) = rules::read(entries(spec.rules.as_ref()), &name.namespace)?;
-    let labels = labels(spec.selector)?;
-    let targets = targets(spec.target_ref.as_ref(), entries(spec.target_refs.as_ref()))?;
-    let target = match targets.first() {
-        None => Target::Labels(labels),
-        Some((field, _)) if !labels.is_empty() => {
-            let message = "is given together with selector: write only one of them";
-            return Err(FieldError::new(field.clone(), message));
-        }
-        Some(_) => match services(&name.namespace, &targets, report)? {
-            services if services.is_empty() => return Ok(None),
-            services => Target::Services(services),
-        },
+    let mut errors = FieldErrors::default();
+    let labels = errors.take(labels(spec.selector)).unwrap_or_default();
+    let targets =
+        errors.take(targets(spec.target_ref.as_ref(), entries(spec.target_refs.as_ref()))).unwrap_or_default();
+    if let Some((field, _)) = targets.first().filter(|_| !labels.is_empty()) {
+        let message = "is given together with selector: write only one of them";
+        errors.push(FieldError::new(field.clone(), message));
+    }
+    let services = errors.take(services(&name.namespace, &targets, report)).unwrap_or_default();
+    let rules = errors.take(rules::read(entries(spec.rules.as_ref()), &name.namespace));
+    errors.finish()?;
+    let target = match services.is_empty() {
+        true if targets.is_empty() => Target::Labels(labels),
+        true => return Ok(None),
+        false => Target::Services(services),
     };
+    let (rules, unjudged) = rules.unwrap_or_default();
     if action == Action::Custom {
         report.error_at(
             FieldPath::of("spec.action"),
@@ -159,30 +162,29 @@ fn services(
     targets: &[(FieldPath, &TargetRef)],
     report: &mut Report,
 ) -> Result<Vec<NamespacedName>, FieldError> {
-    let mut services = Vec::new();
+    let (mut services, mut errors) = (Vec::new(), FieldErrors::default());
     for (path, target) in targets {
-        let wrong = |field: &str, message: String| Err(FieldError::new(path.clone().key(field), message));
+        let wrong = |field: &str, message: String| FieldError::new(path.clone().key(field), message);
         let TargetRef { group, kind, name, namespace: own } = target;
         let kind = kind.as_deref().unwrap_or_default();
         let name = name.as_deref().unwrap_or_default();
-        if let Err(message) = check_name(name) {
-            return wrong("name", message);
-        }
+        let before = errors.count();
+        errors.take(check_name(name).map_err(|message| wrong("name", message)));
         if let Some(other) = own.as_deref().filter(|own| !own.is_empty() && *own != &**namespace) {
-            return wrong(
-                "namespace",
-                format!("{other:?} is another namespace: a policy can only target services of its own namespace"),
-            );
+            let message =
+                format!("{other:?} is another namespace: a policy can only target services of its own namespace");
+            errors.push(wrong("namespace", message));
         }
         match (group.as_deref().unwrap_or_default(), kind) {
-            ("" | "core", "Service") => {
+            ("" | "core", "Service") if errors.count() == before => {
                 let service = NamespacedName::new(Arc::clone(namespace), name);
                 if !services.contains(&service) {
                     services.push(service);
                 }
             }
+            ("" | "core", "Service") => {}
             ("" | "core", other) => {
-                return wrong("kind", format!("{other:?} cannot be the target of a policy: write Service"));
+                errors.push(wrong("kind", format!("{other:?} cannot be the target of a policy: write Service")));
             }
             (_, kind) => report.warn_at(
                 path.clone(),
@@ -193,7 +195,7 @@ fn services(
             ),
         }
     }
-    Ok(services)
+    errors.finish().map(|()| services)
 }
 
 fn report_unjudged(action: Action, unjudged: &[Unjudged], report: &mut Report) {

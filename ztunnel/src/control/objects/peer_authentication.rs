@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::bounded::Unique;
 use super::port::port_text;
-use super::report::{FieldError, Report};
+use super::report::{FieldError, FieldErrors, Report};
 use super::security::{Object, Selector, labels};
 use crate::control::field::FieldPath;
 use crate::model::labels::Labels;
@@ -51,16 +51,18 @@ pub(in crate::control) struct PeerAuthenticationManifest {
 
 pub(super) fn read(policy: PeerAuthentication, report: &mut Report) -> Result<PeerAuthenticationManifest, FieldError> {
     let spec = policy.spec.unwrap_or_default();
-    let selector = labels(spec.selector)?;
+    let mut errors = FieldErrors::default();
+    let selector = errors.take(labels(spec.selector)).unwrap_or_default();
     let mode = mode(spec.mtls);
     let mut ports = BTreeMap::new();
     for (key, value) in spec.port_level_mtls.into_iter().flat_map(|ports| ports.0) {
         let wrong = |message| FieldError::new(FieldPath::of("spec.portLevelMtls").key(&key), message);
-        let number = port_text(&key).map_err(wrong)?;
+        let Some(number) = errors.take(port_text(&key).map_err(wrong)) else { continue };
         if ports.insert(number, self::mode(value)).is_some() {
-            return Err(wrong(format!("port {number} is there twice: remove one of the two")));
+            errors.push(wrong(format!("port {number} is there twice: remove one of the two")));
         }
     }
+    errors.finish()?;
     if mode == Some(MtlsMode::Disable) || ports.values().any(|mode| *mode == Some(MtlsMode::Disable)) {
         report.warn(
             "mode DISABLE is treated as PERMISSIVE: plaintext is accepted, and connections between pods of the mesh \

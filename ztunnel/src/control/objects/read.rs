@@ -27,7 +27,7 @@ pub(in crate::control) struct Said {
 /// Reads an object.
 ///
 /// # Errors
-/// An invalid field makes the whole object invalid.
+/// An invalid field makes the whole object invalid. The message names all fields that are known to be invalid.
 pub(in crate::control) fn read(resource: Resource, texts: &mut Interner) -> Result<Said, FieldError> {
     let name = match (name(&resource, texts), &resource) {
         (Ok(name), _) => name,
@@ -40,7 +40,7 @@ pub(in crate::control) fn read(resource: Resource, texts: &mut Interner) -> Resu
     };
     let title = title(resource.kind().name(), &name);
     let mut report = Report::default();
-    let body = body(&name, resource, texts, &mut report)?;
+    let body = body(&name, resource, texts, &mut report).map_err(FieldError::in_one_message)?;
     Ok(Said { name, title, body, remarks: report.finish() })
 }
 

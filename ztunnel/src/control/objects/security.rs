@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::bounded::Unique;
-use super::report::FieldError;
+use super::report::{FieldError, FieldErrors};
 use crate::control::field::FieldPath;
 use crate::model::labels::Labels;
 
@@ -91,5 +91,7 @@ pub(super) fn labels(selector: Option<Selector>) -> Result<Labels, FieldError> {
         };
         Err(FieldError::new(field().key(&key), wrong))
     };
-    labels.into_iter().map(label).collect()
+    let mut errors = FieldErrors::default();
+    let valid = labels.into_iter().filter_map(|one| errors.take(label(one))).collect();
+    errors.finish().map(|()| valid)
 }

@@ -10,7 +10,7 @@ use crate::control::field::FieldPath;
 use crate::control::objects::bounded::{Bounded, entries};
 use crate::control::objects::name::check_name;
 use crate::control::objects::port::port_text;
-use crate::control::objects::report::FieldError;
+use crate::control::objects::report::{FieldError, FieldErrors};
 use crate::model::policy::{self, Clause, Match, Part, StringMatch};
 use crate::model::workload::NamespacedName;
 
@@ -97,21 +97,24 @@ pub(super) fn read(
     rules: &[Option<Rule>],
     namespace: &Arc<str>,
 ) -> Result<(Vec<policy::Rule>, Vec<Unjudged>), FieldError> {
-    let mut unjudged = Vec::new();
+    let (mut unjudged, mut errors) = (Vec::new(), FieldErrors::default());
     let mut read = Vec::with_capacity(rules.len());
     for (index, rule) in rules.iter().enumerate() {
         let path = FieldPath::of("spec.rules").index(index);
         // Otherwise a rule that matches nothing and a rule that matches everything would differ by one hyphen.
         let Some(given) = rule else {
-            return Err(FieldError::new(path, "is null: write {} for a rule that matches everything"));
+            errors.push(FieldError::new(path, "is null: write {} for a rule that matches everything"));
+            continue;
         };
-        let mut reader = Reader { namespace, unjudged: Vec::new(), first_values: Vec::new() };
-        let clauses = reader.clauses(given).map_err(|error| error.below(&path))?;
+        let mut reader =
+            Reader { namespace, unjudged: Vec::new(), first_values: Vec::new(), errors: FieldErrors::default() };
+        let clauses = reader.clauses(given);
+        errors.take(std::mem::take(&mut reader.errors).finish().map_err(|error| error.below(&path)));
         let places = reader.first_values.iter().zip(&reader.unjudged);
         unjudged.extend(places.map(|(at, field)| Unjudged { at: path.join(at), field: format!("{path}.{field}") }));
         read.push(policy::Rule { clauses, unjudged: reader.unjudged });
     }
-    Ok((read, unjudged))
+    errors.finish().map(|()| (read, unjudged))
 }
 
 /// Reads one rule. All paths start at the rule.
@@ -121,49 +124,53 @@ struct Reader<'a> {
     unjudged: Vec<String>,
     /// The paths of their first values.
     first_values: Vec<FieldPath>,
+    /// The invalid fields. A rule with one of them is not used.
+    errors: FieldErrors,
 }
 
 impl Reader<'_> {
-    fn clauses(&mut self, rule: &Rule) -> Result<Vec<Clause>, FieldError> {
+    fn clauses(&mut self, rule: &Rule) -> Vec<Clause> {
         let mut clauses = Vec::new();
         if let Some(from) = &rule.from {
             let mut matches = Vec::new();
-            for (index, entry) in some(from, "from")? {
+            for (index, entry) in self.some(from, "from") {
                 let place = FieldPath::of("from").index(index).key("source");
-                let source = given(entry.source.as_ref(), &place)?;
-                matches.push(self.source(&place, source)?);
+                let source = self.errors.take(given(entry.source.as_ref(), &place));
+                matches.extend(source.map(|source| self.source(&place, source)));
             }
             clauses.extend(clause(Part::From, matches));
         }
         if let Some(to) = &rule.to {
             let mut matches = Vec::new();
-            for (index, entry) in some(to, "to")? {
+            for (index, entry) in self.some(to, "to") {
                 let place = FieldPath::of("to").index(index).key("operation");
-                let operation = given(entry.operation.as_ref(), &place)?;
-                matches.push(self.operation(&place, operation)?);
+                let operation = self.errors.take(given(entry.operation.as_ref(), &place));
+                matches.extend(operation.map(|operation| self.operation(&place, operation)));
             }
             clauses.extend(clause(Part::To, matches));
         }
         for (index, condition) in entries(rule.when.as_ref()).iter().enumerate() {
-            let found = self.condition(&FieldPath::of("when").index(index), condition)?;
+            let found = self.condition(&FieldPath::of("when").index(index), condition);
             clauses.extend(found.map(|found| Clause { part: Part::When(index), matches: vec![found] }));
         }
-        Ok(clauses)
+        clauses
     }
 
-    fn source(&mut self, place: &FieldPath, fields: &Source) -> Result<Match, FieldError> {
-        let account = |text: &str| service_account(text, self.namespace);
+    fn source(&mut self, place: &FieldPath, fields: &Source) -> Match {
+        let before = self.errors.count();
+        let namespace = self.namespace;
+        let account = |text: &str| service_account(text, namespace);
         let found = Match {
-            principals: self.each(place, "principals", &fields.principals, string)?,
-            not_principals: self.each(place, "notPrincipals", &fields.not_principals, string)?,
-            namespaces: self.each(place, "namespaces", &fields.namespaces, string)?,
-            not_namespaces: self.each(place, "notNamespaces", &fields.not_namespaces, string)?,
-            service_accounts: self.each(place, "serviceAccounts", &fields.service_accounts, account)?,
-            not_service_accounts: self.each(place, "notServiceAccounts", &fields.not_service_accounts, account)?,
-            trust_domains: self.each(place, "trustDomains", &fields.trust_domains, trust_domain)?,
-            not_trust_domains: self.each(place, "notTrustDomains", &fields.not_trust_domains, trust_domain)?,
-            source_ips: self.each(place, "ipBlocks", &fields.ip_blocks, ip_block)?,
-            not_source_ips: self.each(place, "notIpBlocks", &fields.not_ip_blocks, ip_block)?,
+            principals: self.each(place, "principals", &fields.principals, string),
+            not_principals: self.each(place, "notPrincipals", &fields.not_principals, string),
+            namespaces: self.each(place, "namespaces", &fields.namespaces, string),
+            not_namespaces: self.each(place, "notNamespaces", &fields.not_namespaces, string),
+            service_accounts: self.each(place, "serviceAccounts", &fields.service_accounts, account),
+            not_service_accounts: self.each(place, "notServiceAccounts", &fields.not_service_accounts, account),
+            trust_domains: self.each(place, "trustDomains", &fields.trust_domains, trust_domain),
+            not_trust_domains: self.each(place, "notTrustDomains", &fields.not_trust_domains, trust_domain),
+            source_ips: self.each(place, "ipBlocks", &fields.ip_blocks, ip_block),
+            not_source_ips: self.each(place, "notIpBlocks", &fields.not_ip_blocks, ip_block),
             ..Match::default()
         };
         let of_requests = [
@@ -172,23 +179,26 @@ impl Reader<'_> {
             ("remoteIpBlocks", &fields.remote_ip_blocks),
             ("notRemoteIpBlocks", &fields.not_remote_ip_blocks),
         ];
-        let unjudged = self.unjudged(place, &of_requests)?;
+        let unjudged = self.unjudged(place, &of_requests);
         let Match { principals, not_principals, namespaces, not_namespaces, .. } = &found;
         let by_name = principals.len() + not_principals.len() + namespaces.len() + not_namespaces.len() > 0;
-        let wrong = |message| Err(FieldError::new(place.clone(), message));
-        if found == Match::default() && !unjudged {
-            return wrong("is empty: name at least one field, or remove `from` to match every client");
+        let is_empty = found == Match::default() && !unjudged && self.errors.count() == before;
+        let wrong = |message| FieldError::new(place.clone(), message);
+        if is_empty {
+            self.errors.push(wrong("is empty: name at least one field, or remove `from` to match every client"));
         }
         if by_name && found.service_accounts.len() + found.not_service_accounts.len() > 0 {
-            return wrong("has serviceAccounts together with principals or namespaces: write only one of them");
+            let message = "has serviceAccounts together with principals or namespaces: write only one of them";
+            self.errors.push(wrong(message));
         }
-        Ok(found)
+        found
     }
 
-    fn operation(&mut self, place: &FieldPath, fields: &Operation) -> Result<Match, FieldError> {
+    fn operation(&mut self, place: &FieldPath, fields: &Operation) -> Match {
+        let before = self.errors.count();
         let found = Match {
-            destination_ports: self.each(place, "ports", &fields.ports, port_text)?,
-            not_destination_ports: self.each(place, "notPorts", &fields.not_ports, port_text)?,
+            destination_ports: self.each(place, "ports", &fields.ports, port_text),
+            not_destination_ports: self.each(place, "notPorts", &fields.not_ports, port_text),
             ..Match::default()
         };
         let of_requests = [
@@ -199,103 +209,109 @@ impl Reader<'_> {
             ("paths", &fields.paths),
             ("notPaths", &fields.not_paths),
         ];
-        if !self.unjudged(place, &of_requests)? && found == Match::default() {
+        if !self.unjudged(place, &of_requests) && found == Match::default() && self.errors.count() == before {
             let message = "is empty: name at least one field, or remove `to` to match every destination";
-            return Err(FieldError::new(place.clone(), message));
+            self.errors.push(FieldError::new(place.clone(), message));
         }
-        Ok(found)
+        found
     }
 
-    /// `None` if the condition cannot be evaluated.
-    fn condition(&mut self, place: &FieldPath, condition: &Condition) -> Result<Option<Match>, FieldError> {
+    /// `None` if the condition is invalid, or cannot be evaluated.
+    fn condition(&mut self, place: &FieldPath, condition: &Condition) -> Option<Match> {
         let Condition { key, values, not_values } = condition;
         let key_place = place.clone().key("key");
         let wrong = |message| FieldError::new(key_place.clone(), message);
-        let name = checked(given(key.as_ref(), &key_place)?).map_err(wrong)?;
+        let name = given(key.as_ref(), &key_place).and_then(|name| checked(name).map_err(wrong));
+        let name = self.errors.take(name);
         if entries(values.as_ref()).is_empty() && entries(not_values.as_ref()).is_empty() {
-            let message = "has neither values nor notValues";
-            return Err(FieldError::new(place.clone(), message));
+            self.errors.push(FieldError::new(place.clone(), "has neither values nor notValues"));
         }
+        let name = name?;
         let (is, is_not) = ((place, "values", values), (place, "notValues", not_values));
         let mut found = Match::default();
         match name {
-            "source.ip" => (found.source_ips, found.not_source_ips) = self.pair(is, is_not, ip_block)?,
-            "source.namespace" => (found.namespaces, found.not_namespaces) = self.pair(is, is_not, string)?,
-            "source.principal" => (found.principals, found.not_principals) = self.pair(is, is_not, string)?,
+            "source.ip" => (found.source_ips, found.not_source_ips) = self.pair(is, is_not, ip_block),
+            "source.namespace" => (found.namespaces, found.not_namespaces) = self.pair(is, is_not, string),
+            "source.principal" => (found.principals, found.not_principals) = self.pair(is, is_not, string),
             "source.serviceAccount" => {
-                let account = |text: &str| service_account(text, self.namespace);
-                (found.service_accounts, found.not_service_accounts) = self.pair(is, is_not, account)?;
+                let namespace = self.namespace;
+                let account = |text: &str| service_account(text, namespace);
+                (found.service_accounts, found.not_service_accounts) = self.pair(is, is_not, account);
             }
             "destination.ip" => {
-                (found.destination_ips, found.not_destination_ips) = self.pair(is, is_not, ip_block)?;
+                (found.destination_ips, found.not_destination_ips) = self.pair(is, is_not, ip_block);
             }
             "destination.port" => {
-                (found.destination_ports, found.not_destination_ports) = self.pair(is, is_not, port_text)?;
+                (found.destination_ports, found.not_destination_ports) = self.pair(is, is_not, port_text);
             }
             name if is_of_requests(name) => {
-                self.pair(is, is_not, string)?;
+                self.pair(is, is_not, string);
                 self.unjudged.push(format!("{key_place}: {name}"));
                 self.first_values.push(key_place);
-                return Ok(None);
+                return None;
             }
             name => {
-                return Err(wrong(format!(
+                self.errors.push(wrong(format!(
                     "{name:?} is not known: write source.ip, source.namespace, source.principal, source.serviceAccount, \
                      destination.ip or destination.port"
                 )));
+                return None;
             }
         }
-        Ok(Some(found))
+        Some(found)
     }
 
     /// The values of a field, and those of its negation.
     fn pair<T>(
-        &self,
+        &mut self,
         (place, field, values): (&FieldPath, &str, &Option<Values>),
         (_, not_field, not_values): (&FieldPath, &str, &Option<Values>),
         parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Result<(Vec<T>, Vec<T>), FieldError> {
-        Ok((self.each(place, field, values, &parse)?, self.each(place, not_field, not_values, &parse)?))
+    ) -> (Vec<T>, Vec<T>) {
+        (self.each(place, field, values, &parse), self.each(place, not_field, not_values, &parse))
     }
 
     /// Notes those of the fields that have values as impossible to evaluate. Returns whether there are any.
-    fn unjudged(&mut self, place: &FieldPath, fields: &[(&str, &Option<Values>)]) -> Result<bool, FieldError> {
+    fn unjudged(&mut self, place: &FieldPath, fields: &[(&str, &Option<Values>)]) -> bool {
         let before = self.unjudged.len();
         for (field, values) in fields {
-            self.each(place, field, values, string)?;
+            self.each(place, field, values, string);
             if !entries(values.as_ref()).is_empty() {
                 self.unjudged.push(format!("{place}.{field}"));
                 self.first_values.push(place.clone().key(field).index(0));
             }
         }
-        Ok(self.unjudged.len() > before)
+        self.unjudged.len() > before
     }
 
+    /// The valid values of a field. The others are among the errors.
     fn each<T>(
-        &self,
+        &mut self,
         place: &FieldPath,
         field: &str,
         values: &Option<Values>,
         parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Result<Vec<T>, FieldError> {
+    ) -> Vec<T> {
         let one = |(index, value): (usize, &String)| {
             let wrong = |message| FieldError::new(place.clone().key(field).index(index), message);
-            checked(value).and_then(&parse).map_err(wrong)
+            self.errors.take(checked(value).and_then(&parse).map_err(wrong))
         };
-        entries(values.as_ref()).iter().enumerate().map(one).collect()
+        entries(values.as_ref()).iter().enumerate().filter_map(one).collect()
     }
-}
 
-/// The entries of a list that must not be empty: an empty list could be read as everybody or as nobody.
-fn some<'e, T>(
-    list: &'e Bounded<T, MOST_ENTRIES>,
-    field: &str,
-) -> Result<impl Iterator<Item = (usize, &'e T)> + use<'e, T>, FieldError> {
-    let entries = list.as_slice();
-    if entries.is_empty() {
-        return Err(FieldError::new(FieldPath::of(field), "is an empty list: remove the field to match every value"));
+    /// The entries of a list that must not be empty: an empty list could be read as everybody or as nobody.
+    fn some<'e, T>(
+        &mut self,
+        list: &'e Bounded<T, MOST_ENTRIES>,
+        field: &str,
+    ) -> impl Iterator<Item = (usize, &'e T)> + use<'e, T> {
+        let entries = list.as_slice();
+        if entries.is_empty() {
+            let message = "is an empty list: remove the field to match every value";
+            self.errors.push(FieldError::new(FieldPath::of(field), message));
+        }
+        entries.iter().enumerate()
     }
-    Ok(entries.iter().enumerate())
 }
 
 fn given<'e, T>(field: Option<&'e T>, place: &FieldPath) -> Result<&'e T, FieldError> {

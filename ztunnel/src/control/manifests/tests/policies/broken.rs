@@ -169,6 +169,56 @@ fn broken_peer_authentications_are_told_with_place_and_field() {
     }
 }
 
+/// One message with the place of the first field names all of them, and no fault that only follows from another one.
+#[test]
+fn all_invalid_fields_of_a_policy_are_told() {
+    let spec = "
+selector: {matchLabels: {a: 'b*', c: d, e: '*'}}
+rules:
+- from:
+  - source: {ipBlocks: [10.0.0.0/33]}
+  - source: {principals: [a], serviceAccounts: [b/c/d]}
+- null
+- to:
+  - operation: {ports: ['0', '80', http]}
+  when:
+  - {key: source.ips, values: [a]}
+  - {key: destination.port}";
+    let text = show(&policy(spec.trim_start()));
+    let faults = [
+        "broken p.yaml:5:31: spec.selector.matchLabels.a: ",
+        "; also spec.selector.matchLabels.e: ",
+        "; also spec.rules[0].from[0].source.ipBlocks[0]: ",
+        "; also spec.rules[0].from[1].source.serviceAccounts[0]: ",
+        "; also spec.rules[1]: is null",
+        "; also spec.rules[2].to[0].operation.ports[0]: ",
+        "; also spec.rules[2].to[0].operation.ports[2]: ",
+        "; also spec.rules[2].when[0].key: ",
+        "; also spec.rules[2].when[1]: has neither",
+    ];
+    for fault in faults {
+        assert!(text.contains(fault), "{fault} is not in {text}");
+    }
+    assert_eq!(text.matches("; also ").count(), faults.len() - 1, "{text}");
+
+    let blocks: Vec<String> = (0..40).map(|number| format!("no-block-{number}")).collect();
+    let text = show(&policy(&format!("rules:\n- from:\n  - source: {{ipBlocks: [{}]}}", blocks.join(", "))));
+    assert!(text.contains("no-block-15") && !text.contains("no-block-16"), "{text}");
+    assert!(text.contains("; and 24 more fields are invalid"), "{text}");
+
+    let targets = "targetRefs:\n- {kind: Pod, name: A}\n- {kind: Service, name: b, namespace: other}";
+    let text = show(&policy(targets));
+    for field in ["targetRefs[0].name: ", "; also spec.targetRefs[0].kind: ", "; also spec.targetRefs[1].namespace: "] {
+        assert!(text.contains(field), "{field} is not in {text}");
+    }
+
+    let spec = "selector: {matchLabels: {a: '*'}}\nportLevelMtls:\n  0: {mode: STRICT}\n  http: {mode: STRICT}";
+    let text = show(&policy(spec).replace("AuthorizationPolicy", "PeerAuthentication"));
+    for field in ["matchLabels.a: ", "; also spec.portLevelMtls.0: ", "; also spec.portLevelMtls.http: "] {
+        assert!(text.contains(field), "{field} is not in {text}");
+    }
+}
+
 #[test]
 fn what_stands_beside_the_spec_is_checked_as_well() {
     let whole = |kind: &str, version: &str, more: &str| {
