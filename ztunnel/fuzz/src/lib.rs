@@ -1,5 +1,5 @@
-//! The code that the fuzz targets run: the parsers of `ztunnel/src/wire`, of manifests and of a control plane's
-//! resources, compiled again here with the modules that they need, so that fuzzing does not instrument a whole daemon
+//! The code that the fuzz targets run: the parsers of `ztunnel/src/wire`, of manifests, of a control plane's resources and of what
+//! nodes send to it, compiled again here with the modules that they need, so that fuzzing does not instrument a whole daemon
 //! and its TLS. `cargo xtask fuzz` builds and runs the targets.
 
 /// Without the watched folder.
@@ -12,14 +12,35 @@ pub mod control {
     pub mod objects;
     mod yaml;
 }
+/// The answers of an authority, and requests to it; without the sources of certificates.
+#[path = "../../src/identity"]
+pub mod identity {
+    #[expect(dead_code, reason = "the sources of certificates, which are not compiled here, use more of it")]
+    pub mod certificate;
+    #[cfg(fuzzing)]
+    pub mod check;
+    mod credentials;
+    #[expect(dead_code, reason = "the sources of certificates, which are not compiled here, use more of it")]
+    mod disk;
+    /// Without the authority.
+    pub mod local_ca {
+        pub mod request;
+    }
+    pub mod request;
+    pub mod x509;
+
+    pub use self::credentials::Credentials;
+}
 /// Without the services.
 #[path = "../../src/istio"]
 pub mod istio {
+    pub mod certificate;
     pub mod check;
     pub mod detail;
     pub mod discovery;
     pub mod object;
     pub mod read;
+    pub mod report;
     pub mod security;
     pub mod settings;
     pub mod standard;
@@ -36,7 +57,8 @@ pub mod wire;
 #[cfg(fuzzing)]
 pub mod check {
     pub use crate::control::manifests::check::manifests;
-    pub use crate::istio::check::resources;
+    pub use crate::identity::check::{certificate_answer, signing_request};
+    pub use crate::istio::check::{pod_report, resources};
     pub use crate::wire::check::{authority, baggage, connect_request, forwarded, refusal, traceparent};
 }
 
@@ -49,7 +71,9 @@ pub use libfuzzer_sys;
 #[cfg(fuzzing)]
 macro_rules! target {
     ($check:ident) => {
-        $crate::libfuzzer_sys::fuzz_target!(|bytes: &[u8]| $crate::check::$check(bytes));
+        $crate::libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+            let _accepted = $crate::check::$check(bytes);
+        });
     };
 }
 

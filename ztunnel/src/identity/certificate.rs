@@ -163,7 +163,7 @@ impl Certificate {
     pub fn identity(&self) -> Result<SpiffeId, IdentityError> {
         match self.uris.as_slice() {
             [uri] => uri.parse(),
-            uris => Err(IdentityError::Form(uris.join(", "))),
+            uris => Err(IdentityError::other_form(&uris.join(", "))),
         }
     }
 

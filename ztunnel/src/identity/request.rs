@@ -85,6 +85,37 @@ impl Request {
     /// # Errors
     /// The fault of the answer.
     pub fn accept(self, texts: &[String], now: SystemTime) -> Result<Credentials, RequestError> {
+        let Answer { leaf, chain, roots } = Answer::check(texts, &self.identity, self.key.public_key_raw(), now)?;
+        Ok(Credentials {
+            identity: self.identity,
+            chain,
+            key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.serialize_der())),
+            roots: Arc::from(roots),
+            serial: leaf.serial,
+            not_before: leaf.not_before,
+            not_after: leaf.not_after,
+        })
+    }
+}
+
+/// An answer that passed all checks.
+pub(super) struct Answer {
+    /// The certificate.
+    pub(super) leaf: Certificate,
+    /// The certificate, then its intermediates; without the roots.
+    pub(super) chain: Vec<CertificateDer<'static>>,
+    /// The trusted roots.
+    pub(super) roots: Vec<CertificateDer<'static>>,
+}
+
+impl Answer {
+    /// Checks an answer to a request for this identity with this public key.
+    pub(super) fn check(
+        texts: &[String],
+        identity: &SpiffeId,
+        key: &[u8],
+        now: SystemTime,
+    ) -> Result<Self, RequestError> {
         let [chain @ .., roots] = texts else { return Err(RequestError::Parts(texts.len())) };
         if chain.is_empty() {
             return Err(RequestError::Parts(texts.len()));
@@ -97,10 +128,10 @@ impl Request {
         let leaf = presented.first().ok_or(RequestError::Empty)?;
         let leaf = Certificate::parse(leaf.clone()).map_err(RequestError::Broken)?;
         let found = leaf.identity().map_err(RequestError::NoIdentity)?;
-        if found != self.identity {
+        if found != *identity {
             return Err(RequestError::OtherIdentity { found });
         }
-        if leaf.public_key != self.key.public_key_raw() {
+        if leaf.public_key != key {
             return Err(RequestError::OtherKey);
         }
         if leaf.is_ca {
@@ -110,19 +141,12 @@ impl Request {
         // Some authorities send the root with the chain. It is removed, because peers have it.
         presented.retain(|one| !roots.contains(one));
         certificate::verify(&presented, &roots, now).map_err(RequestError::Untrusted)?;
-        Ok(Credentials {
-            identity: self.identity,
-            chain: presented,
-            key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.serialize_der())),
-            roots: Arc::from(roots),
-            serial: leaf.serial,
-            not_before: leaf.not_before,
-            not_after: leaf.not_after,
-        })
+        Ok(Self { leaf, chain: presented, roots })
     }
 }
 
-fn certificates(text: &str) -> Result<Vec<CertificateDer<'static>>, RequestError> {
+/// The certificates of one PEM text, at least one.
+pub(super) fn certificates(text: &str) -> Result<Vec<CertificateDer<'static>>, RequestError> {
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
     let all = all.map_err(RequestError::Pem)?;
     if all.is_empty() { Err(RequestError::Empty) } else { Ok(all) }

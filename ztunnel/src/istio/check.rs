@@ -5,13 +5,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message as _;
 
+use super::certificate::IstioCertificateResponse;
 use super::discovery::Resource;
 use super::object::{self, Object, ObjectKind};
 use super::read::{self, Facts, ObjectFacts, Read, Reader};
+use super::report::PodReport;
 use super::security::Authorization;
 use super::settings;
 use super::standard::Any;
 use super::workload::{Address, AddressType};
+use crate::model::name::check_name;
 use crate::model::policy::Scope;
 
 /// Reads the bytes as the content of a resource of each type. The result is within the bounds on which all other code
@@ -61,6 +64,33 @@ pub fn resources(bytes: &[u8]) {
             }
         };
         assert!(!matches!(scope, Some(Scope::Selector { labels, .. }) if labels.is_empty()), "it selects everything");
+    }
+}
+
+/// The PEM texts of the answer to a certificate request; `None`: the bytes are no such message.
+#[must_use]
+pub fn certificate_texts(bytes: &[u8]) -> Option<Vec<String>> {
+    IstioCertificateResponse::decode(bytes).ok().map(|answer| answer.cert_chain)
+}
+
+/// Reads the bytes as a node's report of its pods. Returns whether the report is accepted.
+///
+/// # Panics
+/// When a property does not hold.
+pub fn pod_report(bytes: &[u8]) -> bool {
+    let Ok(report) = PodReport::decode(bytes) else { return false };
+    match read::pods(&report) {
+        Ok(pods) => {
+            assert!(pods.len() == report.pods.len() && pods.len() <= read::MOST_PODS);
+            let is_name = |name: &str| check_name(name).is_ok();
+            assert!(pods.iter().all(|pod| is_name(&pod.name.namespace) && is_name(&pod.name.name)));
+            true
+        }
+        Err(flaw) => {
+            let text = flaw.to_string();
+            assert!(!text.is_empty() && text.len() <= 2048 && !text.contains('\n'), "{text}");
+            false
+        }
     }
 }
 

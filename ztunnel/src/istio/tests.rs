@@ -209,11 +209,19 @@ fn unknown_fields_are_skipped_and_unknown_values_kept() {
 }
 
 #[test]
-fn every_seed_of_the_fuzz_target_holds() {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/resources");
-    let seeds: Vec<_> = std::fs::read_dir(folder).unwrap().collect();
-    assert!(seeds.len() >= 6, "{} seeds", seeds.len());
-    for seed in seeds {
-        super::check::resources(&std::fs::read(seed.unwrap().path()).unwrap());
-    }
+fn every_seed_of_the_fuzz_targets_holds() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds");
+    let seeds = |target: &str| -> Vec<(String, Vec<u8>)> {
+        let files = std::fs::read_dir(folder.join(target)).unwrap().map(|file| file.unwrap());
+        let mut seeds: Vec<_> =
+            files.map(|file| (file.file_name().into_string().unwrap(), std::fs::read(file.path()).unwrap())).collect();
+        assert!(seeds.len() >= 6, "{target} has {} seeds", seeds.len());
+        seeds.sort();
+        seeds
+    };
+    seeds("resources").iter().for_each(|(_, seed)| super::check::resources(seed));
+    let mut reports = seeds("pod_report");
+    reports.retain(|(_, seed)| super::check::pod_report(seed));
+    let accepted: Vec<_> = reports.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(accepted, ["empty", "enrolled", "most", "refused", "without_uid"]);
 }

@@ -30,6 +30,14 @@ pub enum IdentityError {
     Form(String),
 }
 
+impl IdentityError {
+    /// The text does not have the form of an identity. The error contains the beginning of the text only.
+    #[must_use]
+    pub fn other_form(text: &str) -> Self {
+        Self::Form(excerpt(text))
+    }
+}
+
 /// SPIFFE allows 2048 bytes. A longer text is never copied into an error.
 const LONGEST: usize = 2048;
 
@@ -81,7 +89,7 @@ impl FromStr for SpiffeId {
     type Err = IdentityError;
 
     fn from_str(text: &str) -> Result<Self, IdentityError> {
-        let form = || IdentityError::Form(excerpt(text));
+        let form = || IdentityError::other_form(text);
         if text.len() > LONGEST {
             return Err(form());
         }

@@ -29,16 +29,14 @@ use super::{
 };
 use crate::{
     control::kubernetes::{Cluster, EventWritten, Failure, PodEvent, Reason, event_note},
-    istio::report::{PodReport, PodReportResponse, ReportedPod, ReportedState},
-    model::{
-        name::check_name,
-        workload::{NamespacedName, Workload},
+    istio::{
+        read::{self, PodFacts, ReportFlaw},
+        report::{PodReport, PodReportResponse},
     },
+    model::workload::{NamespacedName, Workload},
     store::publish::Reader,
 };
 
-/// Pods in one report. A node has some hundred pods at most.
-pub const MOST_PODS: usize = 256;
 /// Reports that a node may send at once, and the time after which it may send one more.
 const REPORTS: (u32, Duration) = (6, Duration::from_secs(10));
 /// Events that may be written for one node at once, and the time after which one more may be written. Each text is an Event of its own,
@@ -96,12 +94,9 @@ pub enum ReportRefusal {
         /// The time after which it may report again.
         wait: Duration,
     },
-    /// The report has too many pods.
-    #[error("the report has {0} pods, more than the limit of {MOST_PODS}")]
-    TooMany(usize),
-    /// A name is not valid, or a state is missing.
-    #[error("the report is not valid: {0}")]
-    Invalid(String),
+    /// The report is not valid.
+    #[error(transparent)]
+    Flaw(#[from] ReportFlaw),
     /// The control plane has not read the mesh yet.
     #[error("cannot tell which pods run on node {0}: the mesh has not been read yet; try again")]
     NoMesh(Arc<str>),
@@ -113,7 +108,7 @@ impl ReportRefusal {
     pub const fn label(&self) -> &'static str {
         match self {
             Self::Quota { .. } => "quota",
-            Self::TooMany(_) | Self::Invalid(_) => "invalid",
+            Self::Flaw(_) => "invalid",
             Self::NoMesh(_) => "no_mesh",
         }
     }
@@ -123,7 +118,7 @@ impl ReportRefusal {
     pub fn status(&self) -> Status {
         let code = match self {
             Self::Quota { .. } => Code::ResourceExhausted,
-            Self::TooMany(_) | Self::Invalid(_) => Code::InvalidArgument,
+            Self::Flaw(_) => Code::InvalidArgument,
             Self::NoMesh(_) => Code::Unavailable,
         };
         Status::new(code, self.to_string())
@@ -207,23 +202,20 @@ impl Shared {
         // The quota comes before everything that costs time.
         let quota = self.reports.take(node, Instant::now());
         quota.map_err(|wait| ReportRefusal::Quota { node: Arc::clone(node), wait })?;
-        if report.pods.len() > MOST_PODS {
-            return Err(ReportRefusal::TooMany(report.pods.len()));
-        }
-        let pods: Vec<_> = report.pods.iter().map(|pod| Ok((parse(pod)?, pod))).collect::<Result<_, _>>()?;
+        let pods = read::pods(report)?;
         if self.mesh.load().version() == 0 {
             return Err(ReportRefusal::NoMesh(Arc::clone(node)));
         }
         let mut response = PodReportResponse::default();
-        for ((name, state), pod) in pods {
+        for PodFacts { name, uid, refusal } in pods {
             let known = self.of_mesh(node, &name);
-            let known = known.filter(|known| pod.uid.is_empty() || *pod.uid == *known.uid);
+            let known = known.filter(|known| uid.is_empty() || *uid == *known.uid);
             let Some(known) = known else {
                 response.ignored += 1;
                 continue;
             };
             response.taken += 1;
-            self.queue().put(event(node, &known, state, &pod.reason));
+            self.queue().put(event(node, &known, refusal));
         }
         if response.ignored > 0 {
             warn!(
@@ -288,26 +280,15 @@ impl Queue {
     }
 }
 
-fn parse(pod: &ReportedPod) -> Result<(NamespacedName, ReportedState), ReportRefusal> {
-    let named = check_name(&pod.namespace).and_then(|()| check_name(&pod.name));
-    named.map_err(|why| ReportRefusal::Invalid(why.chars().take(300).collect()))?;
-    let name = NamespacedName::new(pod.namespace.as_str(), pod.name.as_str());
-    match ReportedState::try_from(pod.state) {
-        Ok(state @ (ReportedState::Refused | ReportedState::Enrolled)) => Ok((name, state)),
-        Ok(ReportedState::Unknown) | Err(_) => {
-            Err(ReportRefusal::Invalid(format!("pod {name} has the unknown state {}", pod.state)))
+fn event(node: &Arc<str>, pod: &Workload, refusal: Option<&str>) -> PodEvent {
+    let note = match refusal {
+        Some(reason) => {
+            let reason = if reason.trim().is_empty() { "the node gives no reason" } else { reason };
+            format!("The pod is not enrolled in the mesh: {reason}")
         }
-    }
-}
-
-fn event(node: &Arc<str>, pod: &Workload, state: ReportedState, reason: &str) -> PodEvent {
-    let is_warning = state == ReportedState::Refused;
-    let note = if is_warning {
-        let reason = if reason.trim().is_empty() { "the node gives no reason" } else { reason };
-        format!("The pod is not enrolled in the mesh: {reason}")
-    } else {
-        "The pod is enrolled in the mesh; it was refused before".to_owned()
+        None => "The pod is enrolled in the mesh; it was refused before".to_owned(),
     };
+    let is_warning = refusal.is_some();
     PodEvent {
         pod: pod.name.clone(),
         uid: pod.uid.to_string(),

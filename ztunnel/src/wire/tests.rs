@@ -23,7 +23,8 @@ fn every_seed_of_every_fuzz_target_holds() {
         .collect();
     folders.sort();
     // Parsers outside of this folder have tests of their own.
-    folders.retain(|name| !matches!(name.as_str(), "manifests" | "resources"));
+    let elsewhere = ["certificate_answer", "manifests", "pod_report", "resources", "signing_request"];
+    folders.retain(|name| !elsewhere.contains(&name.as_str()));
     assert_eq!(folders, CHECKS.map(|(name, _)| name), "a folder of seeds for every check");
     for (name, check) in CHECKS {
         assert!(folder.join(format!("targets/{name}.rs")).exists(), "a fuzz target for every check: {name}");

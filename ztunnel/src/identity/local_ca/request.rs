@@ -32,7 +32,7 @@ pub struct SigningRequest {
 
 /// The public key of a request.
 #[derive(Debug)]
-pub(super) struct RequestedKey {
+pub(in crate::identity) struct RequestedKey {
     point: Vec<u8>,
     algorithm: &'static SignatureAlgorithm,
 }
@@ -113,7 +113,7 @@ impl SigningRequest {
     }
 
     /// The key, if the request has no other name than this identity. A request without a name is accepted for any identity.
-    pub(super) fn key_for(&self, identity: &SpiffeId) -> Result<&RequestedKey, RequestError> {
+    pub(in crate::identity) fn key_for(&self, identity: &SpiffeId) -> Result<&RequestedKey, RequestError> {
         let text = identity.to_string();
         match self.uris.iter().find(|uri| **uri != text) {
             Some(found) => Err(RequestError::Name { found: excerpt(found), expected: identity.clone() }),

@@ -12,14 +12,17 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::Span;
 
-use super::{MOST_PODS, PodEvents, ReportRefusal};
+use super::{PodEvents, ReportRefusal};
 use crate::{
     control::{
         join::Joiner,
         kubernetes::script::{Answer, Asked, Script, status},
         manifests::tests::changes::say,
     },
-    istio::report::{PodReport, PodReportResponse, ReportedPod, ReportedState},
+    istio::{
+        read::{MOST_PODS, ReportFlaw},
+        report::{PodReport, PodReportResponse, ReportedPod, ReportedState},
+    },
     lifecycle::tasks::{TaskCount, TaskSet},
     model::identity::TrustDomain,
     plane::{
@@ -256,10 +259,10 @@ async fn a_node_has_events_written_about_its_own_pods_that_have_not_ended_and_no
         ReportedPod { state: 7, ..refused("a", "r") },
         ReportedPod { state: 0, ..refused("a", "r") },
     ] {
-        assert!(matches!(replica.report("node-2", vec![odd]), Err(ReportRefusal::Invalid(_))));
+        assert!(matches!(replica.report("node-2", vec![odd]), Err(ReportRefusal::Flaw(ReportFlaw::Invalid(_)))));
     }
     let many = vec![refused("a", "r"); MOST_PODS + 1];
-    assert!(matches!(replica.report("node-1", many), Err(ReportRefusal::TooMany(257))));
+    assert!(matches!(replica.report("node-1", many), Err(ReportRefusal::Flaw(ReportFlaw::TooMany(257)))));
 }
 
 #[tokio::test]

@@ -1,0 +1,4 @@
+//! Fuzz target: `istio::check::pod_report`.
+#![cfg_attr(fuzzing, no_main)]
+
+ztunnel_fuzz::target!(pod_report);
