@@ -36,3 +36,6 @@ pub mod write;
 
 /// The longest message that either end accepts, in bytes. A mesh of 100,000 workloads takes some 40 MiB.
 pub const LONGEST_MESSAGE: usize = 200 << 20;
+/// The longest answer to a request for a certificate or to a report of pods, in bytes. A certificate with a bundle of a hundred roots
+/// takes some 200 KiB.
+pub const LONGEST_ANSWER: usize = 1 << 20;

@@ -8,6 +8,7 @@ use tonic::Status;
 use super::plane::{Ca, Plane, within};
 use crate::control::remote::RemoteAuthority;
 use crate::identity::source::CertSource as _;
+use crate::istio::LONGEST_ANSWER;
 use crate::istio::certificate::IMPERSONATED_IDENTITY;
 use crate::lifecycle::tasks::TaskCount;
 use crate::model::cause::causes;
@@ -80,6 +81,23 @@ async fn an_authority_that_does_not_answer_is_connected_to_anew() {
     assert!(silent.contains("no answer within 100ms"), "{silent}");
     // A loaded machine may miss the deadline, but not always.
     within(async { while authority.issue(&identity()).await.is_err() {} }).await;
+}
+
+/// A certificate has some kilobytes: a longer answer is refused by its length alone, and is not kept.
+#[tokio::test]
+async fn an_answer_without_measure_is_not_read() {
+    let (dir, ca) = (tempfile::tempdir().unwrap(), Arc::new(Ca::new("one")));
+    let plane = Plane::start(&ca, "127.0.0.1", None).await;
+    let reached = Arc::new(plane.reached(dir.path(), &ca, "t"));
+    let authority = RemoteAuthority::open(reached, TTL, TaskCount::default());
+    let signer = Arc::clone(&ca);
+    plane.sign(move |request, _| Ok(vec![signer.sign(&request.csr), signer.pem().repeat(LONGEST_ANSWER / 400)]));
+    let refused = causes(&within(authority.issue(&identity())).await.unwrap_err());
+    assert!(refused.contains("too large"), "{refused}");
+    // Many roots are still read.
+    let signer = Arc::clone(&ca);
+    plane.sign(move |request, _| Ok(vec![signer.sign(&request.csr), signer.pem().repeat(300)]));
+    assert_eq!(within(authority.issue(&identity())).await.unwrap().roots.len(), 300);
 }
 
 #[tokio::test]
