@@ -8,7 +8,7 @@ use std::{
 use thiserror::Error;
 use tokio::{sync::watch, time::timeout};
 
-use super::Credentials;
+use super::{Credentials, clock};
 use crate::model::identity::SpiffeId;
 
 /// The state of the certificate of an identity.
@@ -79,7 +79,7 @@ impl CertHandle {
         // If the answer is late or never comes, `current` reports it. `wait_for` returns a lock on the state, which is dropped
         // here: `current` would wait behind a writer, and the writer for this lock.
         drop(timeout(limit, answered).await);
-        self.current(SystemTime::now())
+        self.current(clock::now())
     }
 
     /// Waits until the state changes. `false`: it will not change any more.

@@ -4,6 +4,7 @@ pub mod cache;
 pub mod certificate;
 #[cfg(any(test, fuzzing))]
 pub mod check;
+pub(crate) mod clock;
 mod credentials;
 pub mod disk;
 pub mod files;

@@ -8,6 +8,7 @@ mod kernel;
 mod left_alone;
 mod network;
 mod nodes;
+mod outage;
 mod thefts;
 mod tunnels;
 

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     identity::{
-        Credentials,
+        Credentials, clock,
         handle::{CertHandle, Unavailable},
     },
     model::identity::SpiffeId,
@@ -223,7 +223,7 @@ impl Endpoint {
 
     /// The root of the newest certificate.
     pub(super) fn own_root(&self) -> Option<Arc<TrustAnchor<'static>>> {
-        let credentials = self.0.cert.current(SystemTime::now()).ok()?;
+        let credentials = self.0.cert.current(clock::now()).ok()?;
         self.configs_of(credentials).ok()?.own_root.clone()
     }
 }
@@ -288,7 +288,7 @@ fn peer(tls: &Connection, own: &Configs) -> Result<Peer, Failed> {
     let chain = tls.peer_certificates().unwrap_or_default().to_vec();
     let leaf = chain.first().ok_or_else(|| broken(rustls::Error::NoCertificatesPresented))?;
     let leaf = Leaf::read(leaf).map_err(|fault| broken(fault.into()))?;
-    let now = SystemTime::now();
+    let now = clock::now();
     let peer_ends = issuers_end(&chain, now).map_or(leaf.not_after, |end| end.min(leaf.not_after));
     let role = if matches!(tls, Connection::Server(_)) { Role::Client } else { Role::Server };
     // A certificate that was valid in the handshake may have expired a moment later.

@@ -1,7 +1,7 @@
 //! The certificate authority of a control plane: each request has a new key, and names the requested identity.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use tokio::sync::{Mutex as AsyncMutex, watch};
@@ -14,7 +14,7 @@ use super::plane::ControlPlane;
 use crate::identity::poll::{Polled, poll};
 use crate::identity::request::{Request, RequestError};
 use crate::identity::source::{CertSource, Issuing, SourceError};
-use crate::identity::{Credentials, disk};
+use crate::identity::{Credentials, clock, disk};
 use crate::istio::certificate::{IMPERSONATED_IDENTITY, IstioCertificateRequest};
 use crate::istio::standard::Struct;
 use crate::lifecycle::tasks::{TaskCount, TaskSet};
@@ -105,7 +105,7 @@ impl Authority {
                 return Err(SourceError::Remote { authority: self.plane.url.to_string(), why });
             }
         };
-        asked.accept(&answer.cert_chain, SystemTime::now()).map_err(unusable)
+        asked.accept(&answer.cert_chain, clock::now()).map_err(unusable)
     }
 
     fn unreached(&self, error: &ConnectError) -> SourceError {

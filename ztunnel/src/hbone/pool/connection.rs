@@ -15,6 +15,7 @@ use tokio::{
 use super::counts::Counted;
 use crate::{
     hbone::{client::Client, settings::Settings},
+    identity::clock,
     model::identity::SpiffeId,
 };
 
@@ -43,13 +44,13 @@ impl Usage {
     pub(super) fn new(expires: SystemTime) -> Self {
         // Replaces an expiry that `Instant` can't represent.
         const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
-        let left = expires.duration_since(SystemTime::now()).unwrap_or_default().min(FAR);
+        let left = expires.duration_since(clock::now()).unwrap_or_default().min(FAR);
         let expires_at = Instant::now() + left;
         Self { streams: Cell::new(0), ever: Cell::new(false), changed: Notify::new(), expires, expires_at }
     }
 
     fn has_expired(&self) -> bool {
-        Instant::now() >= self.expires_at || SystemTime::now() >= self.expires
+        Instant::now() >= self.expires_at || clock::now() >= self.expires
     }
 
     /// Waits until there has been no stream for this long, or the peer's certificate has expired.

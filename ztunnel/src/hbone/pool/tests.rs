@@ -5,7 +5,7 @@ use std::{
     future::pending,
     net::SocketAddr,
     rc::Rc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use tokio::{
@@ -21,6 +21,7 @@ use crate::{
         stream::HboneStream,
         tests::{Served, Watched, buffers, finish, hear, hear_all, local, ok, say, serve, to},
     },
+    identity::clock,
     lifecycle::tasks::{TaskCount, TaskSet},
     model::identity::SpiffeId,
     net::memory::Budget,
@@ -136,7 +137,7 @@ impl Connect for Net {
         state.under_way.set(state.under_way.get() - 1);
         let (io, activity) = Watched::new(result?);
         let identity = key.expected[0].clone();
-        let expires = SystemTime::now() + state.lifetime.get();
+        let expires = clock::now() + state.lifetime.get();
         let (outdated, cut) = (Box::pin(pending()), Box::pin(pending()));
         let account = state.memory.borrow().pod().of_peer(key.to.ip());
         let windows = Windows::claim(&Settings::default(), &account).unwrap();

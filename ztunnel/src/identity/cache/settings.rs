@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::metrics::fetches::Fetches;
+use crate::{identity::clock, metrics::fetches::Fetches};
 
 /// The current time. Tests use a clock of their own.
 #[derive(Clone)]
@@ -25,7 +25,7 @@ impl Clock {
 
 impl Default for Clock {
     fn default() -> Self {
-        Self::new(SystemTime::now)
+        Self::new(clock::now)
     }
 }
 

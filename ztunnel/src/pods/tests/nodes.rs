@@ -15,6 +15,7 @@ use crate::{
     control::{
         manifests::{Assembled, assemble, parse},
         remote::tests::decisions::Relay,
+        source::MeshSource,
     },
     flow::{
         admission::Limits,
@@ -36,8 +37,9 @@ use crate::{
     metrics::traffic::Traffic,
     model::{
         identity::{SpiffeId, TrustDomain},
-        local::ConnectMode,
+        local::{ConnectMode, LocalPod},
         problem::Problem,
+        workload::NamespacedName,
     },
     net::{listen::DeafPods, memory::Budget, open::Resources},
     pods::{
@@ -179,7 +181,8 @@ impl Via {
 pub(super) struct World {
     pub(super) network: Network,
     pub(super) authority: Arc<Authority>,
-    publisher: Publisher,
+    certificates: Arc<dyn CertSource>,
+    publisher: Arc<Publisher>,
     mesh: publish::Reader,
     nodes: [Node; 2],
     relay: Option<Mutex<Relay>>,
@@ -207,20 +210,38 @@ impl World {
 
     /// Two nodes that have read no mesh yet.
     pub(super) fn empty() -> Self {
+        let authority = Authority::new();
+        Self::certified_by(Arc::clone(&authority) as Arc<dyn CertSource>, authority)
+    }
+
+    /// Two nodes that get their certificates and the mesh from these sources, as from a control plane. The sources are used until the
+    /// tasks are dropped.
+    pub(super) fn remote(certificates: Arc<dyn CertSource>, mut mesh: impl MeshSource + 'static) -> (Self, TaskSet) {
+        let world = Self::certified_by(certificates, Authority::new());
+        let (publisher, mut feeding) = (Arc::clone(&world.publisher), TaskSet::default());
+        feeding.spawn_local(async move {
+            while let Some(batch) = mesh.next().await {
+                publisher.apply(batch);
+            }
+        });
+        (world, feeding)
+    }
+
+    fn certified_by(certificates: Arc<dyn CertSource>, authority: Arc<Authority>) -> Self {
         let network = Network::default();
         network.namespace("/n/client", &["10.0.0.1"]);
         network.namespace("/n/web", &["10.0.0.2"]);
         network.namespace("/n/guest", &["10.0.0.3"]);
-        let (authority, (publisher, mesh)) = (Authority::new(), publish::channel());
-        let nodes = ["a", "b"].map(|name| Node::start(name, &network, &authority, &mesh));
-        Self { network, authority, publisher, mesh, nodes, relay: None }
+        let (publisher, mesh) = publish::channel();
+        let nodes = ["a", "b"].map(|name| Node::start(name, &network, &certificates, &mesh));
+        Self { network, authority, certificates, publisher: Arc::new(publisher), mesh, nodes, relay: None }
     }
 
     /// Ends a node's daemon without a drain, and starts another, which has read no mesh yet. Captured pods stay
     /// captured.
     pub(super) fn restart(&mut self, name: &'static str) {
         let node = self.nodes.iter_mut().find(|node| node.name == name).unwrap();
-        *node = Node::start(name, &self.network, &self.authority, &self.mesh);
+        *node = Node::start(name, &self.network, &self.certificates, &self.mesh);
     }
 
     pub(super) fn node(&self, name: &str) -> &Node {
@@ -234,17 +255,8 @@ impl World {
 
     /// Publishes manifests that may have faults. Returns the faults.
     pub(super) async fn publish_with_problems(&self, manifests: &str) -> Vec<Problem> {
-        let version = self.mesh.load().version() + 1;
-        let file: Arc<str> = "mesh.yaml".into();
-        let assembled = assemble([(&file, &parse(&file, manifests).unwrap())], &TrustDomain::default());
-        let Assembled { workloads, local, services, policies, problems, nodes, .. } = assembled;
-        let snapshot = Snapshot::build(version, workloads, services, problems.clone()).with_policies(policies);
-        let nodes = Batch { is_read: false, ..Batch::of(nodes.into_iter().map(Change::Node).collect()) };
-        let snapshot = snapshot.apply(nodes);
-        let facts = self.nodes.each_ref().map(|node| {
-            let here = snapshot.pods_on(node.name).map(|pod| (pod.name.clone(), local[&pod.name].clone()));
-            here.collect()
-        });
+        let (snapshot, facts) = self.read(manifests);
+        let problems = snapshot.problems().to_vec();
         self.nodes.iter().zip(&facts).for_each(|(node, facts)| node.local.extend(facts));
         match &self.relay {
             None => self.publisher.publish(snapshot),
@@ -255,6 +267,34 @@ impl World {
             eventually("the pods are as the manifests say", async || node.manager.pending().is_none()).await;
         }
         problems
+    }
+
+    /// The mesh of manifests, and the facts that each node has of its own pods.
+    fn read(&self, manifests: &str) -> (Snapshot, [BTreeMap<NamespacedName, LocalPod>; 2]) {
+        let version = self.mesh.load().version() + 1;
+        let file: Arc<str> = "mesh.yaml".into();
+        let assembled = assemble([(&file, &parse(&file, manifests).unwrap())], &TrustDomain::default());
+        let Assembled { workloads, local, services, policies, problems, nodes, .. } = assembled;
+        let snapshot = Snapshot::build(version, workloads, services, problems).with_policies(policies);
+        let nodes = Batch { is_read: false, ..Batch::of(nodes.into_iter().map(Change::Node).collect()) };
+        let snapshot = snapshot.apply(nodes);
+        let facts = self.nodes.each_ref().map(|node| {
+            let here = snapshot.pods_on(node.name).map(|pod| (pod.name.clone(), local[&pod.name].clone()));
+            here.collect()
+        });
+        (snapshot, facts)
+    }
+
+    /// Gives the nodes the local facts of manifests. Returns the mesh, which a control plane has to send.
+    pub(super) fn local_facts(&self, manifests: &str) -> Snapshot {
+        let (snapshot, facts) = self.read(manifests);
+        self.nodes.iter().zip(facts).for_each(|(node, facts)| node.local.replace(facts));
+        snapshot
+    }
+
+    /// The mesh of the nodes.
+    pub(super) fn mesh(&self) -> Arc<Snapshot> {
+        self.mesh.load()
     }
 
     /// Publishes the mesh only, without local facts.
@@ -271,13 +311,17 @@ impl World {
 }
 
 impl Node {
-    fn start(name: &'static str, network: &Network, authority: &Arc<Authority>, mesh: &publish::Reader) -> Self {
+    fn start(
+        name: &'static str,
+        network: &Network,
+        certificates: &Arc<dyn CertSource>,
+        mesh: &publish::Reader,
+    ) -> Self {
         let count = TaskCount::default();
         let mut tasks = TaskSet::new(count.clone());
         let mut registry = Registry::default();
         let traffic = Traffic::register(&mut registry, Duration::from_secs(900), "Kubernetes".into());
-        let source = Arc::clone(authority) as Arc<dyn CertSource>;
-        let (cache, certificates) = cache::channel(source, CacheSettings::default(), count.clone());
+        let (cache, certificates) = cache::channel(Arc::clone(certificates), CacheSettings::default(), count.clone());
         tasks.spawn(Span::none(), cache.run());
         let enforcement_points = EnforcementPoints::of_node(Some(Arc::new(network.clone())));
         tasks.spawn(Span::none(), enforcement_points.clone().follow(mesh.clone(), traffic.decisions().clone()));
@@ -408,6 +452,18 @@ pub(super) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool)
     while !holds().await {
         assert!(begun.elapsed() < SOON, "{what}: not within {SOON:?}");
         yield_now().await;
+    }
+}
+
+/// Waits for work on sockets while the test clock stands still: a runtime that has nothing to do would advance it.
+pub(super) async fn meanwhile<T>(work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            () = yield_now() => {}
+        }
     }
 }
 

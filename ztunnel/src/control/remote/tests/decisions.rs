@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{Resources, new, response};
 use crate::control::manifests::tests::routing::{MESH, mesh};
-use crate::istio::discovery::{ADDRESS, AUTHORIZATION, Resource};
+use crate::istio::discovery::{ADDRESS, AUTHORIZATION, DeltaDiscoveryResponse, Resource};
 use crate::istio::read::{Fronting, ServiceFacts, WorkloadFacts};
 use crate::istio::write::{self, Writer};
 use crate::model::addr::{OrigDst, PeerAddr};
@@ -55,6 +55,15 @@ impl Default for Relay {
 impl Relay {
     /// The daemon's batch for the change to this mesh.
     pub(crate) fn batch(&mut self, mesh: &Snapshot) -> Batch {
+        for response in self.responses(mesh) {
+            assert_eq!(self.resources.take(response).answer.error_detail, None);
+        }
+        assert!(!self.resources.waits());
+        self.resources.batch()
+    }
+
+    /// The responses of the control plane for the change to this mesh.
+    pub(crate) fn responses(&mut self, mesh: &Snapshot) -> [DeltaDiscoveryResponse; 2] {
         let services = mesh
             .services()
             .map(|service| ServiceFacts { service: Arc::clone(service), every_endpoint_ready: false, exactly: None })
@@ -64,15 +73,12 @@ impl Relay {
             workloads.map(|workload| write::workload(&facts(mesh, workload), WRITER)).chain(services).collect();
         let policies: Vec<Resource> =
             mesh.policies().authorization().iter().filter_map(|policy| write::policy(policy)).collect();
-        for (type_url, resources, sent) in [(AUTHORIZATION, policies, 1), (ADDRESS, addresses, 0)] {
+        [(AUTHORIZATION, policies, 1), (ADDRESS, addresses, 0)].map(|(type_url, resources, sent)| {
             let names: BTreeSet<String> = resources.iter().map(|resource| resource.name.clone()).collect();
             let before = std::mem::replace(&mut self.sent[sent], names);
             let removed: Vec<&str> = before.difference(&self.sent[sent]).map(String::as_str).collect();
-            let taken = self.resources.take(response(type_url, "n", resources, &removed));
-            assert_eq!(taken.answer.error_detail, None);
-        }
-        assert!(!self.resources.waits());
-        self.resources.batch()
+            response(type_url, "n", resources, &removed)
+        })
     }
 }
 

@@ -4,9 +4,9 @@ mod authority;
 pub(crate) mod decisions;
 mod on_demand;
 mod outage;
-mod plane;
+pub(crate) mod plane;
 mod raw;
-mod streams;
+pub(crate) mod streams;
 
 use std::sync::Arc;
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures_util::Stream;
 use hyper::service::service_fn;
@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::Span;
 
 use crate::control::remote::plane::{ControlPlane, Token};
+use crate::identity::clock;
 use crate::istio::certificate::{IstioCertificateRequest, IstioCertificateResponse};
 use crate::istio::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use crate::istio::server::{CertificateAuthority, Discovery, Services};
@@ -26,27 +27,33 @@ use crate::tls::NamedServer;
 /// The deadline of each step: a step that takes longer has failed.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
+const HOUR: Duration = Duration::from_secs(3600);
+
 /// A CA, which issues certificates of servers.
-pub(super) struct Ca(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct Ca(CertifiedIssuer<'static, KeyPair>);
 
 impl Ca {
-    pub(super) fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::OrganizationName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
-    pub(super) fn pem(&self) -> String {
+    pub(crate) fn pem(&self) -> String {
         self.0.pem()
     }
 
     /// Signs a request as an authority does.
     pub(super) fn sign(&self, csr: &str) -> String {
+        self.sign_for(csr, HOUR)
+    }
+
+    /// The same, with a certificate that is valid for this time from now on.
+    pub(crate) fn sign_for(&self, csr: &str, validity: Duration) -> String {
         let mut request = rcgen::CertificateSigningRequestParams::from_pem(csr).unwrap();
-        let hour = Duration::from_secs(3600);
-        request.params.not_before = (SystemTime::now() - hour).into();
-        request.params.not_after = (SystemTime::now() + hour).into();
+        request.params.not_before = (clock::now() - 2 * HOUR).into();
+        request.params.not_after = (clock::now() + validity).into();
         request.params.is_ca = IsCa::ExplicitNoCa;
         request.signed_by(&self.0).unwrap().pem()
     }
@@ -60,7 +67,7 @@ impl Ca {
 }
 
 /// One stream of delta xDS, which the test drives.
-pub(super) struct Opened {
+pub(crate) struct Opened {
     requests: Streaming<DeltaDiscoveryRequest>,
     responses: mpsc::UnboundedSender<Result<DeltaDiscoveryResponse, Status>>,
     /// The token of the client.
@@ -69,11 +76,11 @@ pub(super) struct Opened {
 
 impl Opened {
     /// The next request of the client.
-    pub(super) async fn request(&mut self) -> DeltaDiscoveryRequest {
+    pub(crate) async fn request(&mut self) -> DeltaDiscoveryRequest {
         within(self.requests.message()).await.unwrap().expect("a request")
     }
 
-    pub(super) fn send(&self, response: DeltaDiscoveryResponse) {
+    pub(crate) fn send(&self, response: DeltaDiscoveryResponse) {
         self.responses.send(Ok(response)).unwrap();
     }
 
@@ -83,7 +90,7 @@ impl Opened {
     }
 }
 
-pub(super) async fn within<T>(future: impl Future<Output = T>) -> T {
+pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(TIMEOUT, future).await.expect("it takes too long")
 }
 
@@ -132,8 +139,8 @@ impl CertificateAuthority for Script {
 }
 
 /// A control plane on loopback. Its connections break when it is dropped.
-pub(super) struct Plane {
-    pub(super) address: SocketAddr,
+pub(crate) struct Plane {
+    pub(crate) address: SocketAddr,
     opened: mpsc::UnboundedReceiver<Opened>,
     sign: Arc<Mutex<Box<Sign>>>,
     silent: Arc<AtomicUsize>,
@@ -142,7 +149,7 @@ pub(super) struct Plane {
 
 impl Plane {
     /// Listens with a certificate for this name, on `address` if one is given.
-    pub(super) async fn start(ca: &Ca, name: &str, address: Option<SocketAddr>) -> Self {
+    pub(crate) async fn start(ca: &Ca, name: &str, address: Option<SocketAddr>) -> Self {
         let listener = TcpListener::bind(address.unwrap_or_else(|| "127.0.0.1:0".parse().unwrap())).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (opened, receiver) = mpsc::unbounded_channel();
@@ -175,12 +182,12 @@ impl Plane {
     }
 
     /// The next stream that a client opens.
-    pub(super) async fn stream(&mut self) -> Opened {
+    pub(crate) async fn stream(&mut self) -> Opened {
         within(self.opened.recv()).await.unwrap()
     }
 
     /// Sets the answers of the authority.
-    pub(super) fn sign(
+    pub(crate) fn sign(
         &self,
         sign: impl FnMut(&IstioCertificateRequest, Option<&str>) -> Result<Vec<String>, Status> + Send + 'static,
     ) {
@@ -193,13 +200,13 @@ impl Plane {
     }
 
     /// Breaks all connections, and stops listening.
-    pub(super) async fn stop(mut self) -> SocketAddr {
+    pub(crate) async fn stop(mut self) -> SocketAddr {
         self.connections.abort_all().await;
         self.address
     }
 
     /// The settings with which a daemon reaches it. `root.pem` and `token` are written to `dir`.
-    pub(super) fn reached(&self, dir: &Path, roots: &Ca, token: &str) -> ControlPlane {
+    pub(crate) fn reached(&self, dir: &Path, roots: &Ca, token: &str) -> ControlPlane {
         reached(self.address, dir, roots, token)
     }
 }

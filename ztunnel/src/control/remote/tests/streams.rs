@@ -15,7 +15,7 @@ use crate::istio::workload::Workload;
 use crate::lifecycle::tasks::TaskCount;
 use crate::store::snapshot::Snapshot;
 
-pub(super) fn source(plane: &ControlPlane, dir: &Path) -> RemoteMesh {
+pub(crate) fn source(plane: &ControlPlane, dir: &Path) -> RemoteMesh {
     RemoteMesh::new(Arc::new(plane.clone()), dir.join("mesh"), TaskCount::default())
 }
 
