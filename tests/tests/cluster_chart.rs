@@ -159,7 +159,7 @@ fn scraped_as_documented(monitors: &[Value]) -> Result<()> {
         });
         let is_there = |other: &Value| {
             let keys = ["source_labels", "regex", "target_label", "replacement"];
-            keys.into_iter().all(|key| other.get(key).unwrap_or(&Value::Null) == &named[key])
+            keys.into_iter().all(|key| Some(other.get(key).unwrap_or(&Value::Null)) == named.get(key))
         };
         ensure!(list(job, "relabel_configs").any(is_there), "docs/monitoring.md does not have {rule}");
     }

@@ -20,13 +20,18 @@ pub mod identity {
     #[cfg(fuzzing)]
     pub mod check;
     mod credentials;
-    #[expect(dead_code, reason = "the sources of certificates, which are not compiled here, use more of it")]
+    #[expect(
+        dead_code,
+        unreachable_pub,
+        reason = "the sources of certificates, which are not compiled here, use more of it"
+    )]
     mod disk;
     /// Without the authority.
     pub mod local_ca {
         pub mod request;
     }
     pub mod request;
+    #[expect(dead_code, reason = "the sources of certificates, which are not compiled here, use more of it")]
     pub mod x509;
 
     pub use self::credentials::Credentials;

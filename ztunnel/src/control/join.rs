@@ -38,7 +38,7 @@ use crate::model::local::{LocalPod, LocalPods};
 use crate::model::locality::Locality;
 use crate::model::origin::Origin;
 use crate::model::problem::Problem;
-use crate::model::service::{Service, ServiceKind};
+use crate::model::service::Service;
 use crate::model::workload::{NamespacedName, Workload};
 use crate::store::change::{Change, ServiceKey};
 use crate::store::holders::Holders;
