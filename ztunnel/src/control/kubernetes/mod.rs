@@ -5,6 +5,7 @@
 //! `Pod` with all its fields needs ten times the memory of the fields that a mesh needs. [`mesh`] is the source of a mesh from
 //! such objects.
 
+mod answer;
 mod client;
 mod event;
 mod failure;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 use thiserror::Error;
 
 use crate::control::yaml::{MappingEntry, Node, NodeDeserializer, Value};
@@ -20,6 +21,8 @@ pub struct Object {
     pub uid: Arc<str>,
     pub(super) version: Box<str>,
     tree: Node<'static>,
+    /// Why the object can't be parsed. Then the tree has the name only.
+    fault: Option<Unreadable>,
 }
 
 /// Why an object can't be read as a type.
@@ -38,15 +41,23 @@ impl Object {
     /// # Errors
     /// A field is missing or has another type.
     pub fn read<T: DeserializeOwned>(&self) -> Result<T, Unreadable> {
+        if let Some(fault) = &self.fault {
+            return Err(fault.clone());
+        }
         T::deserialize(NodeDeserializer::new(&self.tree)).map_err(|fault| {
             let error = fault.into_error(&self.tree);
             Unreadable { field: error.field.map(|field| field.to_string()), message: error.message }
         })
     }
 
+    /// The fault of an object that can't be parsed.
+    pub(super) fn fault(&self) -> Option<&Unreadable> {
+        self.fault.as_ref()
+    }
+
     /// All fields.
-    pub(super) fn tree(&self) -> &Node<'static> {
-        &self.tree
+    pub(super) fn tree_mut(&mut self) -> &mut Node<'static> {
+        &mut self.tree
     }
 
     /// The field with this path, as JSON. `None`: it is missing or null.
@@ -56,9 +67,42 @@ impl Object {
         Some(json(found)).filter(|value| !value.is_null())
     }
 
-    /// Converts the object into the tree of its fields.
-    pub(super) fn into_tree(self) -> Node<'static> {
-        self.tree
+    /// Parses an object. If it can't be parsed, for example because it is nested too deeply, it has the name, the UID, the version and
+    /// the status of the object, and can't be read as any type.
+    ///
+    /// # Errors
+    /// The text is not an object with a name.
+    pub(super) fn parse(text: &str, api_version: &str, kind: &str) -> Result<Self, serde_json::Error> {
+        let fault = match serde_json::from_str::<Raw>(text) {
+            Ok(raw) => {
+                let object = Self::of(raw, api_version, kind);
+                return match object.name.name.is_empty() {
+                    true => Err(serde::de::Error::custom("an object has no name")),
+                    false => Ok(object),
+                };
+            }
+            Err(error) => error,
+        };
+        // The other fields are skipped without recursion, at any depth.
+        let head: Head<'_> = serde_json::from_str(text)?;
+        let status = head.status.and_then(|status| serde_json::from_str::<Raw>(status.get()).ok());
+        let mut metadata = Vec::new();
+        let HeadMetadata { namespace, name, uid, resource_version, generation } = head.metadata;
+        for (key, value) in [("namespace", namespace), ("uid", uid), ("resourceVersion", resource_version)] {
+            metadata.extend(value.map(|value| entry(key.to_owned(), Value::Text(Cow::Owned(value)))));
+        }
+        metadata.push(entry("name".to_owned(), Value::Text(Cow::Owned(name))));
+        metadata.extend(generation.map(|generation| entry("generation".to_owned(), plain(generation.to_string()))));
+        let mut fields = vec![entry("metadata".to_owned(), Value::Map(metadata))];
+        fields.extend(status.map(|status| entry("status".to_owned(), status.0.value)));
+        let mut object = Self::of(Raw(node(Value::Map(fields))), api_version, kind);
+        object.fault = Some(Unreadable {
+            field: None,
+            message: format!(
+                "the object cannot be parsed: {fault}; correct the field there, or write fewer levels of nested fields"
+            ),
+        });
+        Ok(object)
     }
 
     /// An object from a tree. Adds `apiVersion` and `kind` if they are missing, as in the items of a list.
@@ -76,7 +120,7 @@ impl Object {
                 }
             }
         }
-        Self { name, uid, version, tree }
+        Self { name, uid, version, tree, fault: None }
     }
 }
 
@@ -102,6 +146,24 @@ impl<'de> Deserialize<'de> for Raw {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         ObjectPart::Object.deserialize(deserializer).map(Self)
     }
+}
+
+/// The fields that are read of an object that can't be parsed.
+#[derive(Deserialize)]
+struct Head<'a> {
+    metadata: HeadMetadata,
+    #[serde(borrow)]
+    status: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct HeadMetadata {
+    namespace: Option<String>,
+    name: String,
+    uid: Option<String>,
+    resource_version: Option<String>,
+    generation: Option<i64>,
 }
 
 /// The position of a value in an object.
@@ -245,6 +307,27 @@ mod tests {
         assert_eq!(whole.spec.unwrap().node_name.as_deref(), Some("true"));
         assert_eq!(whole.metadata.managed_fields, None);
         assert_eq!(whole.metadata.labels.unwrap().get("managedFields").unwrap(), "a label");
+    }
+
+    #[test]
+    fn an_object_that_is_nested_too_deeply_has_a_name_and_a_status_and_can_not_be_read() {
+        let mut spec = json!({});
+        for _ in 0..200 {
+            spec = json!({"x": [spec]});
+        }
+        let metadata = json!({"name": "p", "namespace": "demo", "uid": "u", "resourceVersion": "7", "generation": 3});
+        let whole = json!({"metadata": metadata, "spec": spec, "status": {"conditions": [1]}});
+        let object = Object::parse(&whole.to_string(), "v1", "Pod").unwrap();
+        assert_eq!((object.name.to_string().as_str(), &*object.uid, &*object.version), ("demo/p", "u", "7"));
+        assert_eq!(object.json(&["metadata", "generation"]), Some(json!(3)));
+        assert_eq!(object.json(&["status", "conditions"]), Some(json!([1])));
+        assert!(object.read::<Slim>().unwrap_err().message.starts_with("the object cannot be parsed: recursion limit"));
+        // A status of the same depth is left out.
+        let whole = json!({"metadata": metadata, "status": spec});
+        assert_eq!(Object::parse(&whole.to_string(), "v1", "Pod").unwrap().json(&["status"]), None);
+        for unnamed in ["[1]", "{}", "{\"metadata\": {}}", "null"] {
+            assert!(Object::parse(unnamed, "v1", "Pod").is_err(), "{unnamed}");
+        }
     }
 
     #[test]

@@ -181,4 +181,24 @@ mod tests {
         let crowded = policy(&spec, &json!({"conditions": many}));
         assert_eq!(StatusWrite::needed(AUTHORIZATION_POLICIES, &crowded), None);
     }
+
+    #[test]
+    fn the_author_of_a_policy_that_cannot_be_parsed_reads_so_once() {
+        let mut spec = json!({});
+        for _ in 0..200 {
+            spec = json!({"x": spec});
+        }
+        let parsed = |status: &Value| {
+            let metadata = json!({"namespace": "demo", "name": "p", "generation": 3, "resourceVersion": "77"});
+            let text = json!({"metadata": metadata, "spec": spec, "status": status}).to_string();
+            Object::parse(&text, "security.istio.io/v1", "AuthorizationPolicy").unwrap()
+        };
+        let write = StatusWrite::needed(AUTHORIZATION_POLICIES, &parsed(&json!({}))).unwrap();
+        assert_eq!(
+            (own(&write)["reason"].clone(), own(&write)["observedGeneration"].clone()),
+            (json!("Invalid"), json!(3))
+        );
+        let status = json!({"conditions": [own(&write)]});
+        assert_eq!(StatusWrite::needed(AUTHORIZATION_POLICIES, &parsed(&status)), None);
+    }
 }

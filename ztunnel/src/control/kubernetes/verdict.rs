@@ -7,7 +7,6 @@ use super::resource::{AUTHORIZATION_POLICIES, ResourceType};
 use crate::control::field::FieldPath;
 use crate::control::manifests::typed;
 use crate::control::objects::{self, Interner, Kind, Remark, Said};
-use crate::control::yaml::Node;
 use crate::model::problem::Severity;
 
 /// The largest length of a message about one object, in bytes.
@@ -23,7 +22,11 @@ pub(super) struct Fault {
 ///
 /// # Errors
 /// The object can't be used.
-pub(super) fn read(kind: Kind, tree: &mut Node<'_>, texts: &mut Interner) -> Result<Said, Fault> {
+pub(super) fn read(kind: Kind, object: &mut Object, texts: &mut Interner) -> Result<Said, Fault> {
+    if let Some(fault) = object.fault() {
+        return Err(Fault { field: None, message: fault.to_string() });
+    }
+    let tree = object.tree_mut();
     // A panic about one object must not affect the others.
     let reading = AssertUnwindSafe(|| {
         let resource = typed(kind, tree).map_err(|error| Fault { field: error.field, message: error.message })?;
@@ -51,9 +54,9 @@ pub struct Verdict {
 #[must_use]
 pub fn verdict(resource: ResourceType, policy: &Object) -> Verdict {
     let kind = if resource == AUTHORIZATION_POLICIES { Kind::Authorization } else { Kind::PeerAuthentication };
-    let mut tree = policy.tree().clone();
+    let mut policy = policy.clone();
     let refused = |reason, message: String| Verdict { is_accepted: false, reason, message: excerpt(&message) };
-    match read(kind, &mut tree, &mut Interner::default()) {
+    match read(kind, &mut policy, &mut Interner::default()) {
         Ok(Said { remarks, .. }) => {
             let told = remarks.into_iter().filter(|Remark { severity, .. }| *severity != Severity::Info);
             let told: Vec<String> = told.map(|Remark { message, .. }| message).collect();

@@ -11,21 +11,21 @@ use std::time::Duration;
 
 use foldhash::fast::FixedState;
 use futures_util::StreamExt as _;
-use futures_util::stream::BoxStream;
+use kube::core::Request;
 use kube::core::params::{ListParams, WatchParams};
-use kube::core::{Request, WatchEvent};
-use serde::Deserialize;
+use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::debug;
 
+use super::answer::{Event, Events, LONGEST_OBJECT, LONGEST_PAGE, NoPage, Page, begin, list};
 use super::client::Cluster;
 use super::failure::{Failure, Reason};
-use super::object::{Object, Raw};
+use super::object::Object;
 use super::resource::ResourceType;
 use crate::control::backoff::Backoff;
 use crate::model::workload::NamespacedName;
 
-/// The number of objects in a page. A Pod has some 9 kB as JSON, and needs five times that while it is read.
+/// The most objects in a page. A Pod has some 9 kB as JSON. Large objects come in smaller pages.
 const PAGE: u32 = 100;
 /// How long a page may take.
 const PAGE_WITHIN: Duration = Duration::from_secs(60);
@@ -94,23 +94,6 @@ enum Standing {
     Failed,
 }
 
-/// The events of a watch.
-type Events = BoxStream<'static, Result<WatchEvent<Raw>, kube::Error>>;
-
-/// A request, or the error if the selection can't be expressed as a request.
-type Asking = Result<http::Request<Vec<u8>>, kube::core::request::Error>;
-
-async fn list(cluster: Cluster, request: Asking) -> Result<Page, Reason> {
-    let request = request.map_err(|error| Reason::Refused(error.to_string()))?;
-    cluster.client.request(request).await.map_err(|error| Reason::of(&error))
-}
-
-async fn begin(cluster: Cluster, request: Asking) -> Result<Events, Reason> {
-    let request = request.map_err(|error| Reason::Refused(error.to_string()))?;
-    let stream = cluster.client.request_events::<Raw>(request).await.map_err(|error| Reason::of(&error))?;
-    Ok(stream.boxed())
-}
-
 enum Phase {
     List(Listing),
     /// A watch has to be started from this version.
@@ -125,26 +108,22 @@ enum Phase {
     },
 }
 
-#[derive(Default)]
 struct Listing {
     page: Option<String>,
+    /// The number of objects for which the next page is asked.
+    limit: u32,
+    /// The objects of the last page that have not been processed.
+    objects: VecDeque<Box<RawValue>>,
+    /// The version of the list, when its last page has come.
+    version: Option<String>,
     /// The objects of the previous pages.
     seen: HashMap<NamespacedName, u64>,
 }
 
-/// A page of a list.
-#[derive(Deserialize)]
-struct Page {
-    #[serde(default)]
-    metadata: PageMetadata,
-    items: Option<Vec<Raw>>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase")]
-struct PageMetadata {
-    resource_version: Option<String>,
-    r#continue: Option<String>,
+impl Default for Listing {
+    fn default() -> Self {
+        Self { page: None, limit: PAGE, objects: VecDeque::new(), version: None, seen: HashMap::new() }
+    }
 }
 
 impl Watch {
@@ -201,11 +180,29 @@ impl Watch {
     async fn step(&mut self) {
         match &mut self.phase {
             Phase::List(listing) => {
-                let params = self.selection.list(listing.page.clone());
+                if let Some(text) = listing.objects.pop_front() {
+                    return self.listed(&text);
+                }
+                if let Some(version) = listing.version.take() {
+                    return self.end_of_list(version);
+                }
+                let limit = listing.limit;
+                let params = self.selection.list(listing.page.clone(), limit);
                 let request = Request::new(self.path()).list(&params);
-                match timeout(PAGE_WITHIN, list(self.cluster.clone(), request)).await {
+                let most = if limit == 1 { LONGEST_OBJECT } else { LONGEST_PAGE };
+                match timeout(PAGE_WITHIN, list(self.cluster.clone(), request, most)).await {
                     Ok(Ok(page)) => self.page(page),
-                    Ok(Err(reason)) => self.failed("list", reason),
+                    Ok(Err(NoPage::Failed(reason))) => self.failed("list", reason),
+                    Ok(Err(NoPage::TooLong)) if limit == 1 => {
+                        let why = format!("an object has more than {LONGEST_OBJECT} bytes");
+                        self.failed("list", Reason::Answer(why));
+                    }
+                    Ok(Err(NoPage::TooLong)) => {
+                        debug!(resource = %self.resource, limit, "a page of a list has too many bytes: a smaller one is asked for");
+                        if let Phase::List(listing) = &mut self.phase {
+                            listing.limit = (limit / 10).max(1);
+                        }
+                    }
                     Err(_) => self.failed("list", Reason::Silent),
                 }
             }
@@ -242,25 +239,37 @@ impl Watch {
         self.resource.path(self.api_version(), self.selection.namespace.as_deref())
     }
 
-    fn object(&self, raw: Raw) -> Object {
-        Object::of(raw, &self.resource.api_version(self.api_version()), self.resource.kind)
+    fn object(&self, text: &RawValue) -> Result<Object, Reason> {
+        let object = Object::parse(text.get(), &self.resource.api_version(self.api_version()), self.resource.kind);
+        object.map_err(|error| Reason::Answer(error.to_string()))
     }
 
-    /// Processes a page of a list.
+    /// Takes a page of a list. Its objects are processed one by one.
     fn page(&mut self, page: Page) {
-        let objects: Vec<Object> = page.items.into_iter().flatten().map(|raw| self.object(raw)).collect();
         let Phase::List(listing) = &mut self.phase else { return };
-        for object in objects {
-            let stamp = stamp(&object);
-            listing.seen.insert(object.name.clone(), stamp);
-            if self.told.insert(object.name.clone(), stamp) != Some(stamp) {
-                self.reports.push_back(Report::Applied(Box::new(object)));
-            }
+        listing.limit = (listing.limit * 2).min(PAGE);
+        listing.objects = page.objects;
+        listing.version = page.next.is_none().then_some(page.version);
+        listing.page = page.next;
+    }
+
+    /// Processes an object of a list.
+    fn listed(&mut self, text: &RawValue) {
+        let object = match self.object(text) {
+            Ok(object) => object,
+            Err(reason) => return self.failed("list", reason),
+        };
+        let Phase::List(listing) = &mut self.phase else { return };
+        let stamp = stamp(&object);
+        listing.seen.insert(object.name.clone(), stamp);
+        if self.told.insert(object.name.clone(), stamp) != Some(stamp) {
+            self.reports.push_back(Report::Applied(Box::new(object)));
         }
-        listing.page = page.metadata.r#continue.filter(|token| !token.is_empty());
-        if listing.page.is_some() {
-            return;
-        }
+    }
+
+    /// Reports the objects that are gone since the last list, and starts a watch.
+    fn end_of_list(&mut self, from: String) {
+        let Phase::List(listing) = &mut self.phase else { return };
         let seen = std::mem::take(&mut listing.seen);
         self.told.retain(|name, _| {
             let is_there = seen.contains_key(name);
@@ -269,23 +278,21 @@ impl Watch {
             }
             is_there
         });
-        let from = page.metadata.resource_version.unwrap_or_default();
         self.phase = Phase::Begin { from, is_news: true };
     }
 
     /// Processes an event of a watch; `None`: the watch has ended.
-    fn event(&mut self, event: Option<Result<WatchEvent<Raw>, kube::Error>>) {
+    fn event(&mut self, event: Option<Result<Event, Reason>>) {
         let Phase::Watch { version, since, .. } = &mut self.phase else { return };
         let lived = since.elapsed();
-        let (event, is_deleted) = match event {
-            Some(Ok(WatchEvent::Added(raw) | WatchEvent::Modified(raw))) => (raw, false),
-            Some(Ok(WatchEvent::Deleted(raw))) => (raw, true),
-            Some(Ok(WatchEvent::Bookmark(bookmark))) => {
-                *version = bookmark.metadata.resource_version;
+        let (text, is_deleted) = match event {
+            Some(Ok(Event::Applied(text))) => (text, false),
+            Some(Ok(Event::Deleted(text))) => (text, true),
+            Some(Ok(Event::Bookmark(seen))) => {
+                *version = seen;
                 return;
             }
-            Some(Ok(WatchEvent::Error(status))) => return self.broken(Reason::of_status(&status), lived),
-            Some(Err(error)) => return self.broken(Reason::of(&error), lived),
+            Some(Err(reason)) => return self.broken(reason, lived),
             // The regular end of a watch, unless it comes at once.
             None => {
                 self.phase = Phase::Begin { from: std::mem::take(version), is_news: false };
@@ -296,7 +303,10 @@ impl Watch {
                 return;
             }
         };
-        let object = self.object(event);
+        let object = match self.object(&text) {
+            Ok(object) => object,
+            Err(reason) => return self.broken(reason, lived),
+        };
         if let Phase::Watch { version, .. } = &mut self.phase
             && !object.version.is_empty()
         {
@@ -386,11 +396,11 @@ impl Watch {
 }
 
 impl Selection {
-    fn list(&self, page: Option<String>) -> ListParams {
+    fn list(&self, page: Option<String>, limit: u32) -> ListParams {
         ListParams {
             label_selector: self.labels.clone(),
             field_selector: self.fields.clone(),
-            limit: Some(PAGE),
+            limit: Some(limit),
             continue_token: page,
             ..ListParams::default()
         }

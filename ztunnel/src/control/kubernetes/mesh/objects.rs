@@ -41,17 +41,17 @@ impl Objects {
     }
 
     /// Adds or replaces an object.
-    pub(super) fn apply(&mut self, kind: Kind, object: Object) {
+    pub(super) fn apply(&mut self, kind: Kind, mut object: Object) {
         let name = object.name.clone();
         let (id, origin) = (id(kind, &name), Origin::Object { kind: kind.name(), name: name.clone() });
-        let mut tree = object.into_tree();
+        let tree = object.tree_mut();
         // A user who may create a pod may write this annotation, which could name any network namespace of the node. So it is
         // ignored.
         let netns = [Step::Key("metadata".into()), Step::Key("annotations".into()), Step::Key(NETNS.into())];
         tree.remove(&netns);
-        let hides = Hides::of(kind, &name.namespace, mesh_config(&tree));
+        let hides = Hides::of(kind, &name.namespace, mesh_config(tree));
         let voice = Voice::of(Arc::clone(&id));
-        match read(kind, &mut tree, &mut self.texts) {
+        match read(kind, &mut object, &mut self.texts) {
             Ok(Said { name, title, body, remarks }) => {
                 let problem = |Remark { message, severity, .. }| Problem {
                     origin: origin.clone(),

@@ -312,3 +312,44 @@ async fn an_unreadable_policy_keeps_its_last_version_and_a_new_one_closes_its_na
     let batch = next(&mut mesh).await;
     assert!(batch.gaps.is_some_and(|gaps| gaps.unread.namespaces.is_empty()) && batch.changes.len() == 1);
 }
+
+/// Another user's policy cannot be parsed: at the start, and in a change.
+#[tokio::test]
+async fn a_policy_that_is_nested_too_deeply_closes_its_own_namespace_and_stops_no_other() {
+    let mut spec = json!({});
+    for _ in 0..200 {
+        spec = json!({"x": spec});
+    }
+    let mut deep = policy("deep", &json!([]));
+    deep["spec"] = spec;
+    deep["metadata"]["namespace"] = json!("evil");
+    let mut objects = world();
+    objects.push(deep.clone());
+    let api = Api::of(&objects);
+    let (_script, mut mesh) = api.start().await;
+    let batch = next(&mut mesh).await;
+    assert!(batch.is_read, "{:?}", batch.problems);
+    let gaps = batch.gaps.clone().unwrap();
+    assert!(!gaps.blind && !gaps.partial && gaps.unread.anywhere.is_none());
+    assert_eq!(gaps.unread.namespaces.keys().map(|name| &**name).collect::<Vec<_>>(), ["evil"]);
+    let snapshot = Snapshot::default().apply(batch);
+    let problem =
+        snapshot.problems().iter().find(|problem| problem.object.as_deref().is_some_and(|it| it.contains("deep")));
+    let problem = problem.unwrap().to_string();
+    assert!(problem.contains("cannot be parsed") && problem.contains("namespace evil"), "{problem}");
+    // Policies of others go on changing, while one more version of this one is unreadable.
+    deep["metadata"]["resourceVersion"] = json!("101");
+    api.send("authorizationpolicies", "MODIFIED", &deep).await;
+    api.send("authorizationpolicies", "MODIFIED", &policy("let-in", &json!(["192.0.2.0/24"]))).await;
+    let batch = next(&mut mesh).await;
+    assert!(matches!(&*batch.changes, [Change::Authorization(policy)] if &*policy.name.name == "let-in"), "{batch:?}");
+    // The last valid version of a policy stays in force.
+    let mut broken = policy("let-in", &json!([]));
+    broken["spec"] = deep["spec"].clone();
+    api.send("authorizationpolicies", "MODIFIED", &broken).await;
+    let batch = next(&mut mesh).await;
+    assert!(batch.changes.is_empty() && batch.gaps.is_none(), "{batch:?}");
+    assert!(mesh.followed().shown().iter().all(|known| known.state == State::Synced));
+    api.send("authorizationpolicies", "DELETED", &deep).await;
+    assert!(next(&mut mesh).await.gaps.is_some_and(|gaps| gaps.unread.namespaces.is_empty()));
+}

@@ -1,5 +1,5 @@
 use std::collections::VecDeque;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -169,4 +169,80 @@ async fn an_answer_that_makes_no_sense_is_a_failure() {
     let script = scripted([Answer::Whole(200, json!("pods")), Answer::Whole(200, json!({"items": 3}))]).await;
     let mut watch = watched(&script);
     expect(&mut watch, &["failed: list invalid_answer", "failed: list invalid_answer"]).await;
+}
+
+/// A pod with so many levels of fields that a parser with a limit of levels refuses it.
+fn deep(name: &str, version: u32) -> Value {
+    let mut spec = json!({});
+    for _ in 0..200 {
+        spec = json!({"x": spec});
+    }
+    let mut pod = pod(name, version);
+    pod["spec"] = spec;
+    pod
+}
+
+#[tokio::test]
+async fn an_object_that_cannot_be_parsed_is_reported_and_hides_no_other() {
+    let (events, first) = watch();
+    let script = scripted([list(&[pod("a", 1), deep("b", 2), pod("c", 3)], 9, None), first]).await;
+    let mut watch = watched(&script);
+    expect(&mut watch, &["+a"]).await;
+    let Report::Applied(object) = watch.next().await else { panic!("an object") };
+    assert_eq!(&*object.name.name, "b");
+    let fault = object.read::<Head>().err().unwrap();
+    assert!(fault.message.starts_with("the object cannot be parsed: "), "{fault}");
+    expect(&mut watch, &["+c", "synced"]).await;
+    events.send(event("MODIFIED", deep("a", 10))).unwrap();
+    events.send(event("MODIFIED", pod("c", 11))).unwrap();
+    events.send(event("DELETED", deep("b", 12))).unwrap();
+    expect(&mut watch, &["+a", "+c", "-b"]).await;
+    assert_eq!(script.asked().len(), 2, "the watch goes on");
+}
+
+/// One object of a page has no name: the API server makes no sense.
+#[tokio::test]
+async fn an_object_without_a_name_is_a_failure() {
+    let (events, first) = watch();
+    let script = scripted([list(&[json!(null)], 9, None), list(&[pod("a", 1)], 9, None), first]).await;
+    let mut watch = watched(&script);
+    expect(&mut watch, &["failed: list invalid_answer", "+a", "synced"]).await;
+    events.send(event("ADDED", json!({"metadata": {}}))).unwrap();
+    expect(&mut watch, &["failed: watch invalid_answer"]).await;
+}
+
+/// The pages of an API server that has this many objects of this many bytes: the limits that were asked for.
+async fn limits(objects: usize, bytes: usize) -> Vec<usize> {
+    let asked_limits = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&asked_limits);
+    let script = Script::start(move |asked: &Asked| {
+        let value = |key: &str| asked.line.split('&').find_map(|pair| pair.strip_prefix(key)?.parse::<usize>().ok());
+        let Some(limit) = value("limit=") else { return watch().1 };
+        log.lock().unwrap().push(limit);
+        let from = value("continue=").unwrap_or(0);
+        let until = objects.min(from + limit);
+        let items: Vec<Value> = (from..until)
+            .map(|number| {
+                let mut pod = pod(&number.to_string(), 1);
+                pod["data"] = json!("x".repeat(bytes));
+                pod
+            })
+            .collect();
+        list(&items, 9, (until < objects).then(|| until.to_string()).as_deref())
+    })
+    .await;
+    let mut watch = watched(&script);
+    for number in 0..objects {
+        assert_eq!(next(&mut watch).await, format!("+{number}"));
+    }
+    asked_limits.lock().unwrap().clone()
+}
+
+#[tokio::test]
+async fn a_page_is_bounded_in_bytes_and_not_in_objects_alone() {
+    assert_eq!(limits(150, 10 << 10).await, [100, 100]);
+    // 12 MiB in all: two pages are too long. The pages grow again.
+    assert_eq!(limits(12, 1 << 20).await, [100, 10, 1, 2, 4, 8]);
+    // Objects of which one alone is longer than a page of several.
+    assert_eq!(limits(2, 9 << 20).await, [100, 10, 1, 2, 1]);
 }
