@@ -30,6 +30,10 @@ pub enum Capability {
     NetAdmin = 12,
     /// Raw sockets.
     NetRaw = 13,
+    /// Changing the root directory, entering mount namespaces.
+    SysChroot = 18,
+    /// Looking at processes of others.
+    SysPtrace = 19,
     /// Entering namespaces, mounting.
     SysAdmin = 21,
     /// Loading BPF.

@@ -107,6 +107,12 @@ impl Node {
     }
 }
 
+/// The last part of the address of a node's first pod.
+const FIRST_HOST: u8 = 10;
+
+/// The rank of the pod whose address is the last one of the node's network.
+const MOST_IN_ORDER: u8 = 254 - FIRST_HOST;
+
 /// A pod.
 #[derive(Debug)]
 pub struct Pod {
@@ -273,7 +279,8 @@ impl Topology {
         let node = self.nodes.iter().find(|node| node.number == number).context("no such node")?;
         let netns = Netns::create(&self.prefix.member(name))?;
         quick_addresses(&netns)?;
-        let host = 10 + rank;
+        // 250 pods: the last of them have the addresses before those of the first.
+        let host = if rank <= MOST_IN_ORDER { FIRST_HOST + rank } else { rank - MOST_IN_ORDER + 1 };
         let v6 = format!("fd00:10:{number}::{host}").parse()?;
         let pod =
             Pod { name: name.to_owned(), node: node.name.clone(), netns, v4: Ipv4Addr::new(10, 10, number, host), v6 };

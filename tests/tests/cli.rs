@@ -79,6 +79,29 @@ fn a_missing_capability_is_named() -> Result<()> {
     Ok(())
 }
 
+/// Capabilities that only a daemon on Kubernetes needs.
+#[test]
+fn a_capability_that_kubernetes_needs_is_named() -> Result<()> {
+    let binary = settings::daemon_binary()?.display().to_string();
+    let run = ["run", "--node=none", "--pods=kubernetes", "--control-plane=https://127.0.0.1:1", "--cni-install"];
+    for (capability, name) in [(Capability::SysPtrace, "CAP_SYS_PTRACE"), (Capability::SysChroot, "CAP_SYS_CHROOT")] {
+        let done = Launch::new(&binary).args(run).without(&[capability]).finish()?;
+        ensure!(!done.success && format!("{}{}", done.stdout, done.stderr).contains(name), "{name}: {done:?}");
+    }
+    Ok(())
+}
+
+/// As in a container that is not privileged.
+#[test]
+fn a_read_only_proc_sys_is_no_obstacle() -> Result<()> {
+    let binary = settings::daemon_binary()?.display().to_string();
+    let script = "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && exec \"$0\" check";
+    let done = Launch::new("unshare").args(["--mount", "sh", "-ec", script, &binary]).finish()?;
+    let line = done.stdout.lines().find(|line| line.contains("sysctls for marks")).unwrap_or_default();
+    ensure!(done.success && line.contains("through a procfs of the daemon's own"), "{line}\n{done:?}");
+    Ok(())
+}
+
 #[test]
 fn the_named_capabilities_are_enough() -> Result<()> {
     let mut bed = Testbed::new(TWO_NODES)?;

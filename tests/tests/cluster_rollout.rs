@@ -133,3 +133,86 @@ fn a_rolling_restart_refuses_and_cuts_no_connection_and_pods_start_in_the_mesh()
     }
     Ok(())
 }
+
+/// A client outside of the mesh. Each answer that it gets is a line of its log: the policy of the server refuses all of them.
+fn stranger(server: &str) -> String {
+    format!(
+        "while :; do timeout 1 wget -qO- http://{server}:8080/ >/dev/null 2>&1 && echo answered; echo asked; sleep 0.05; done"
+    )
+}
+
+/// A roll-out that ends the old daemon of a node before the new one starts.
+#[test]
+#[ignore = "needs the programs of Kubernetes: cargo xtask test cluster"]
+fn without_a_surge_connections_wait_and_nothing_is_open_and_everything_is_given_back() -> Result<()> {
+    let cluster = Cluster::start(2)?;
+    let api = cluster.api();
+    let values = [
+        "controlPlane.replicas=1",
+        "node.updateStrategy.rollingUpdate.maxSurge=0",
+        "node.updateStrategy.rollingUpdate.maxUnavailable=1",
+        "node.drainTimeoutSeconds=3",
+    ];
+    let mesh = Mesh::install(&cluster, &settings::daemon_image()?, &values)?;
+    let load = Load::start(&cluster, &mesh, NODES[0], NODES[1])?;
+    // On the node of the server, without the label of the mesh.
+    let outside = load::pod("stranger", NODES[1], &stranger(&load.pods().server.address))
+        .replace("labels: {app: stranger}", "labels: {app: stranger, istio.io/dataplane-mode: none}");
+    api.apply(&outside)?;
+    let strangers = || api.kubectl(["logs", "-n", NAMESPACE, "stranger"]);
+    wait::until_true("the stranger asks", wait::PATIENCE * 2, || {
+        Ok(strangers().is_ok_and(|log| log.lines().filter(|line| *line == "asked").count() > 5))
+    })?;
+    for number in 1..=RESTARTS {
+        let before = load.seen()?;
+        restart(&cluster, || Ok(()))?;
+        load.until(&format!("after restart {number}"), |seen| Ok(seen.requests >= before.requests + 200))
+            .with_context(|| told(&cluster))?;
+    }
+    let seen = load.seen()?;
+    let others: Vec<_> = seen
+        .faults
+        .iter()
+        .filter(|line| !["failed", "pause", "cut"].iter().any(|known| line.starts_with(known)))
+        .collect();
+    ensure!(others.is_empty(), "bytes were lost or doubled: {others:?}");
+    println!("{} requests; longest pause {:?} ms", seen.requests, seen.pauses.iter().max().map(|pause| pause * 10));
+    ensure!(seen.pauses.iter().all(|pause| *pause < 1_500), "a node was closed for too long: {:?}", seen.pauses);
+    let asked = strangers()?;
+    ensure!(!asked.contains("answered"), "a client outside of the mesh got an answer in spite of STRICT");
+
+    mesh.uninstall().with_context(|| told(&cluster))?;
+    for node in NODES {
+        ensure!(cluster.in_kernel(node)?.is_empty(), "{node}: {:?}\n{}", cluster.in_kernel(node)?, told(&cluster));
+    }
+    Ok(())
+}
+
+/// The old daemon of a node drains when the DaemonSet is deleted: no other daemon comes after it.
+#[test]
+#[ignore = "needs the programs of Kubernetes: cargo xtask test cluster"]
+fn an_installation_that_is_removed_during_a_roll_out_gives_every_pod_back() -> Result<()> {
+    let cluster = Cluster::start(1)?;
+    let api = cluster.api();
+    let values = [
+        "controlPlane.replicas=1",
+        "node.updateStrategy.rollingUpdate.maxSurge=0",
+        "node.updateStrategy.rollingUpdate.maxUnavailable=1",
+        "node.drainTimeoutSeconds=600",
+    ];
+    let mesh = Mesh::install(&cluster, &settings::daemon_image()?, &values)?;
+    let load = Load::start(&cluster, &mesh, NODES[0], NODES[0])?;
+    api.kubectl(["rollout", "restart", "-n", chart::NAMESPACE, "daemonset/ztunnel"])?;
+    wait::until_true("the daemon is told to stop", wait::PATIENCE * 2, || {
+        let logs = api.kubectl(["logs", "-n", chart::NAMESPACE, "-l", "app=ztunnel", "--tail=-1"])?;
+        Ok(logs.lines().any(|line| line.contains("draining: new connections are accepted")))
+    })
+    .with_context(|| told(&cluster))?;
+    load.goes_on("while the daemon drains")?;
+    mesh.uninstall().with_context(|| told(&cluster))?;
+    let left = cluster.in_kernel(NODES[0])?;
+    ensure!(left.is_empty(), "{left:?}\n{}", told(&cluster));
+    // The clients connect again, outside of the mesh.
+    let before = load.seen()?.requests;
+    load.until("the clients connect again", |seen| Ok(seen.requests > before + 100)).map(drop)
+}

@@ -130,6 +130,25 @@ mod tests {
         assert!(listed("\tliba.so => not found\n").is_err());
     }
 
+    /// The image of `deploy/Dockerfile` has the same libraries at the same paths.
+    #[test]
+    fn the_dockerfile_copies_what_the_image_has() {
+        let text = fs::read_to_string(Workspace::locate().unwrap().root.join("deploy/Dockerfile")).unwrap();
+        let command = text.lines().find_map(|line| line.trim().strip_prefix("&& ldd ")).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let root = format!("{}/", folder.path().display());
+        let command =
+            format!("ldd {}", command.replace("/image/usr/bin/ztunnel", "/bin/true").replace("/image/", &root));
+        let status = Command::new("sh").args(["-ec", &command]).status().unwrap();
+        assert!(status.success(), "{command}");
+        let libraries = libraries(Path::new("/bin/true")).unwrap();
+        assert!(!libraries.is_empty());
+        for Library { path, bytes } in libraries {
+            let copied = folder.path().join(path.strip_prefix("/").unwrap());
+            assert!(fs::read(&copied).is_ok_and(|found| found == bytes), "{} is not copied", path.display());
+        }
+    }
+
     #[test]
     fn the_same_daemon_makes_the_same_image() {
         let workspace = Workspace::locate().unwrap();

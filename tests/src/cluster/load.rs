@@ -132,6 +132,12 @@ impl<'a> Load<'a> {
         Ok(load)
     }
 
+    /// The load of pods that run already.
+    #[must_use]
+    pub fn of(cluster: &'a Cluster, pods: Pods) -> Self {
+        Self { cluster, pods }
+    }
+
     /// Its pods.
     #[must_use]
     pub fn pods(&self) -> &Pods {

@@ -51,6 +51,12 @@ impl<'a> Mesh<'a> {
         Ok(mesh)
     }
 
+    /// The mesh that is installed on a cluster.
+    #[must_use]
+    pub fn of(cluster: &'a Cluster) -> Self {
+        Self { cluster }
+    }
+
     /// Upgrades the chart with other values, and waits until the rollout is complete.
     ///
     /// # Errors

@@ -17,12 +17,15 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::fchdir;
 
-use super::api::{ADDRESS, ApiServer, BRIDGE, MAX_NODES, node_name, node_token};
+use super::api::{ADDRESS, ApiServer, BRIDGE, MAX_NODES, node_name};
 use super::programs::{KUBERNETES, Programs};
 use crate::names::Prefix;
 use crate::netns::{self, Netns};
 use crate::process::{Finished, Launch, Process};
 use crate::{cgroups, requirements, wait};
+
+mod configuration;
+mod faults;
 
 /// The socket of the container runtime, as seen on the node.
 pub const CONTAINERD: &str = "/run/containerd/containerd.sock";
@@ -82,28 +85,9 @@ impl Node {
         let folder = api.folder().join(&name);
         fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let netns = Netns::create(&member)?;
-        network(api, &netns, number)?;
-        cgroups::create(&member)?;
-        // unshare(1) waits for the first process of the PID namespace, which is killed when unshare ends. The first
-        // process is a shell, because a shell reaps every orphan of the namespace.
-        let holder = Launch::new("unshare")
-            .args(["--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc"])
-            .args(["sh", "-c", "sleep infinity; exit"])
-            .inside(&netns)
-            .detached(detached)
-            .log_to(&folder.join("holder.log"))
-            .start()?;
-        let first = first_process(holder.id())?;
-        fs::write(folder.join(FIRST), first.to_string())?;
-        furnish(first, &name, number, &folder, api)?;
-        configure(&folder, number, &member, api)?;
+        let Booted { holder, first } = boot(api, &netns, (&name, number), &folder, detached)?;
         let programs = api.programs().clone();
-        let containerd = programs.unpacked("usr/bin/containerd")?;
-        let containerd = Self::launch_in(first, &programs, &containerd)
-            .args(["--config".as_ref(), folder.join("containerd.toml").as_os_str()])
-            .detached(detached)
-            .log_to(&folder.join("containerd.log"))
-            .start()?;
+        let containerd = launch_containerd(first, &programs, &folder, detached)?;
         let mut node = Self {
             name,
             netns,
@@ -236,6 +220,44 @@ impl Node {
         });
         answers.with_context(|| format!("{}: see {}", self.name, self.folder.join("containerd.log.err").display()))
     }
+}
+
+/// What is there of a node before its programs run.
+struct Booted {
+    /// unshare(1), which waits for the first process.
+    holder: Process,
+    /// The first process of the node's PID namespace.
+    first: i32,
+}
+
+/// Makes the network, the cgroups, the first process and the folders of a node.
+fn boot(api: &ApiServer, netns: &Netns, (name, number): (&str, u8), folder: &Path, detached: bool) -> Result<Booted> {
+    let member = api.prefix().member(name);
+    network(api, netns, number)?;
+    cgroups::create(&member)?;
+    // unshare(1) waits for the first process of the PID namespace, which is killed when unshare ends. The first
+    // process is a shell, because a shell reaps every orphan of the namespace.
+    let holder = Launch::new("unshare")
+        .args(["--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc"])
+        .args(["sh", "-c", "sleep infinity; exit"])
+        .inside(netns)
+        .detached(detached)
+        .log_to(&folder.join("holder.log"))
+        .start()?;
+    let first = first_process(holder.id())?;
+    fs::write(folder.join(FIRST), first.to_string())?;
+    furnish(first, name, number, folder, api)?;
+    configuration::configure(folder, number, &member, api)?;
+    Ok(Booted { holder, first })
+}
+
+fn launch_containerd(first: i32, programs: &Programs, folder: &Path, detached: bool) -> Result<Process> {
+    let containerd = programs.unpacked("usr/bin/containerd")?;
+    Node::launch_in(first, programs, &containerd)
+        .args(["--config".as_ref(), folder.join("containerd.toml").as_os_str()])
+        .detached(detached)
+        .log_to(&folder.join("containerd.log"))
+        .start()
 }
 
 /// The nodes of a running cluster, each with its first process.
@@ -399,85 +421,4 @@ fn change(path: &str, kind: Option<&str>, flags: MsFlags) -> Result<()> {
 fn bind(source: &str, target: &Path) -> Result<()> {
     mount(Some(source), target, None::<&str>, MsFlags::MS_BIND, None::<&str>)
         .with_context(|| format!("cannot mount {source} on {}", target.display()))
-}
-
-/// Writes the files that containerd, the CNI plugins and the kubelet read.
-fn configure(folder: &Path, number: u8, group: &str, api: &ApiServer) -> Result<()> {
-    let write = |name: &str, text: &str| {
-        let path = folder.join(name);
-        fs::create_dir_all(path.parent().unwrap_or(folder))?;
-        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
-    };
-    let debian = api.programs().debian();
-    let folder_path = folder;
-    let (folder, debian) = (folder.display(), debian.display());
-    // Root may lack CAP_SYS_RESOURCE. Without it, the OOM score cannot be lowered.
-    write(
-        "containerd.toml",
-        &format!(
-            r#"version = 2
-root = "{folder}/containerd"
-state = "/run/containerd"
-
-[grpc]
-address = "{CONTAINERD}"
-
-[plugins."io.containerd.internal.v1.opt"]
-path = "{folder}/opt"
-
-[plugins."io.containerd.grpc.v1.cri"]
-sandbox_image = "{pause}"
-disable_tcp_service = true
-disable_apparmor = true
-restrict_oom_score_adj = true
-
-[plugins."io.containerd.grpc.v1.cri".cni]
-bin_dir = "{CNI_PROGRAMS}"
-conf_dir = "{CNI_CONFIGURATION}"
-
-[plugins."io.containerd.grpc.v1.cri".containerd]
-snapshotter = "overlayfs"
-default_runtime_name = "runc"
-
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-runtime_type = "io.containerd.runc.v2"
-
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
-BinaryName = "{debian}/usr/sbin/runc"
-SystemdCgroup = false
-"#,
-            pause = super::images::PAUSE
-        ),
-    )?;
-    fs::create_dir(folder_path.join(STATIC_PODS)).context("cannot make the folder of static pods")?;
-    write(
-        "kubelet.yaml",
-        &format!(
-            "apiVersion: kubelet.config.k8s.io/v1beta1
-kind: KubeletConfiguration
-authentication: {{anonymous: {{enabled: false}}, webhook: {{enabled: true}}, x509: {{clientCAFile: {roots}}}}}
-authorization: {{mode: Webhook}}
-containerRuntimeEndpoint: unix://{CONTAINERD}
-cgroupDriver: cgroupfs
-cgroupRoot: /{group}
-failCgroupV1: false
-failSwapOn: false
-imageGCHighThresholdPercent: 100
-makeIPTablesUtilChains: false
-protectKernelDefaults: true
-oomScoreAdj: 0
-readOnlyPort: 0
-resolvConf: /etc/resolv.conf
-nodeStatusReportFrequency: 1m
-evictionHard: {{nodefs.available: \"1%\", imagefs.available: \"1%\", memory.available: 100Mi}}
-volumePluginDir: {folder}/volume-plugins
-staticPodPath: {folder}/{STATIC_PODS}
-",
-            roots = api.roots().display()
-        ),
-    )?;
-    let kubeconfig = format!("node-{number}.kubeconfig");
-    let made = api.pki().kubeconfig(&kubeconfig, &api.url(), &node_token(number))?;
-    write("kubelet.kubeconfig", &fs::read_to_string(made)?)?;
-    write("proxy.kubeconfig", &fs::read_to_string(api.kubeconfig())?)
 }

@@ -64,6 +64,20 @@ impl Cluster {
         &self.nodes
     }
 
+    /// A node that something happens to, and the API server.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub fn node_mut(&mut self, name: &str) -> Result<(&mut Node, &ApiServer)> {
+        let node = self.nodes.iter_mut().find(|node| node.name == name).with_context(|| format!("no node {name}"))?;
+        Ok((node, &self.api))
+    }
+
+    /// Its API server, to be stopped.
+    pub fn api_mut(&mut self) -> &mut ApiServer {
+        &mut self.api
+    }
+
     /// A node by name.
     ///
     /// # Errors

@@ -34,7 +34,7 @@ use crate::{
         source::CertSource,
     },
     lifecycle::{
-        drain,
+        drain::{self, DrainTrigger},
         keeps::Keeps,
         tasks::{TaskCount, TaskSet},
     },
@@ -43,7 +43,7 @@ use crate::{
     pods::{
         handover::TakenOver,
         kernel::Linux,
-        manager::{Manager, ManagerHandle, ManagerParts},
+        manager::{Manager, ManagerParts},
         worker::{WorkerHandle, WorkerSettings},
     },
     redirect::{Controller, NodeSockets, controller, pins::PinDir, record::Records},
@@ -98,6 +98,7 @@ pub async fn daemon(args: RunArgs, log: &LogGuard) -> anyhow::Result<()> {
     let events = Events::new(defaults::EVENTS_KEPT, defaults::EVENT_READERS);
     let workers = start_workers(&args, node, &mesh, (&traffic, &events), &tasks)?;
     let mut installation = source.installation(&args, &mut services)?;
+    let startup_taint = source.startup_taint(&args)?;
     let control_plane = source.contact();
     let keeps = Keeps::new(has_predecessor);
     let (mut local, kubernetes) = source.start(&args, publisher, demand, recorded, &keeps, (&mut services, &tasks))?;
@@ -136,6 +137,10 @@ pub async fn daemon(args: RunArgs, log: &LogGuard) -> anyhow::Result<()> {
         drain_timeout: args.drain_timeout.duration(),
         linger: args.linger.duration(),
     });
+    if let Some(taint) = startup_taint {
+        let handle = handle.clone();
+        services.spawn(Span::none(), taint.run(move || handle.pending().is_none()));
+    }
     if let Some(Reports { plane, pods }) = reports {
         let handle = handle.clone();
         // After a handover the other daemon reports.
@@ -216,17 +221,16 @@ pub async fn daemon(args: RunArgs, log: &LogGuard) -> anyhow::Result<()> {
     tokio::select! {
         signal = process::told_to_stop() => {
             let signal = signal.context("cannot install signal handlers")?;
-            let is_removed = tokio::select! {
+            let mut is_removed = tokio::select! {
                 is_removed = is_removed(installation.as_mut()) => is_removed,
                 result = &mut running => return Ok(result?),
             };
+            let mut plugin = Some(plugin);
             if handle.is_retired() {
                 info!(signal, "another daemon has the pods; this daemon waits for its open connections to end");
             } else if is_removed {
                 info!(signal, "the DaemonSet of this daemon has been deleted: all pods are released");
-                // First of all: no pod is to wait for a daemon any more.
-                cni::remove(plugin).await;
-                trigger.start_for_good();
+                release(&mut plugin, &trigger).await;
             } else {
                 if installation.as_ref().is_some_and(Installation::surges) {
                     handle.await_successor();
@@ -240,14 +244,25 @@ pub async fn daemon(args: RunArgs, log: &LogGuard) -> anyhow::Result<()> {
                 trigger.start();
             }
             // A second signal ends the drain at once.
-            tokio::select! {
-                result = &mut running => result?,
-                _ = process::told_to_stop() => info!("not waiting for the remaining connections"),
-                () = removed_after_handover(installation.as_mut(), &handle) => {
-                    info!("the DaemonSet of this daemon has been deleted: the open connections are reset");
+            loop {
+                tokio::select! {
+                    result = &mut running => break result?,
+                    _ = process::told_to_stop() => break info!("not waiting for the remaining connections"),
+                    () = removed(installation.as_mut()), if !is_removed => {
+                        if handle.is_retired() {
+                            break info!("the DaemonSet of this daemon has been deleted: the open connections are reset");
+                        }
+                        // No other daemon comes after this one.
+                        info!("the DaemonSet of this daemon has been deleted meanwhile: all pods are released");
+                        is_removed = true;
+                        release(&mut plugin, &trigger).await;
+                    }
                 }
             }
+            // The news may have come at the same time as the end of the last connection.
+            is_removed |= installation.as_ref().is_some_and(Installation::is_known_to_be_removed);
             if is_removed && !handle.is_retired() {
+                release(&mut plugin, &trigger).await;
                 let released = clean_up(&args, &tasks).await?;
                 info!(
                     released,
@@ -276,15 +291,20 @@ async fn is_removed(installation: Option<&mut Installation>) -> bool {
     }
 }
 
-/// Waits until the DaemonSet is deleted, for a daemon whose pods another daemon has. A daemon that has the pods releases them first.
-async fn removed_after_handover(installation: Option<&mut Installation>, handle: &ManagerHandle) {
-    if let Some(installation) = installation {
-        installation.removed().await;
-        if handle.is_retired() {
-            return;
-        }
+/// Waits until the DaemonSet is deleted.
+async fn removed(installation: Option<&mut Installation>) {
+    match installation {
+        Some(installation) => installation.removed().await,
+        None => pending().await,
     }
-    pending::<()>().await;
+}
+
+/// Releases all pods of a daemon after which no other comes. First of all the CNI plugin is removed: no pod is to wait for a daemon any more.
+async fn release(plugin: &mut Option<cni::Started>, trigger: &DrainTrigger) {
+    if let Some(plugin) = plugin.take() {
+        cni::remove(plugin).await;
+    }
+    trigger.start_for_good();
 }
 
 /// Removes the remains of a daemon whose pods are released: its pins, and the pods on record that it could not serve.

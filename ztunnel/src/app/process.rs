@@ -5,7 +5,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
-use crate::redirect::probe;
+use crate::redirect::probe::{self, Uses};
 
 /// Raises the soft limit of open files to the hard one.
 pub fn raise_open_files() {
@@ -27,8 +27,8 @@ pub fn open_files() -> usize {
 ///
 /// # Errors
 /// If capabilities are missing; the error names them.
-pub fn require_capabilities() -> anyhow::Result<()> {
-    let missing = probe::missing_capabilities();
+pub fn require_capabilities(uses: Uses) -> anyhow::Result<()> {
+    let missing = probe::missing_capabilities(uses);
     if !missing.is_empty() {
         bail!(
             "missing {}: add it to securityContext.capabilities.add, or run as root; `ztunnel check` shows \

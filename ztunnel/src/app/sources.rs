@@ -14,7 +14,7 @@ use crate::{
     },
     control::{
         file::{Local, MeshFolder},
-        kubernetes::{Cluster, Installation, InstallationWatch, NodeWatch},
+        kubernetes::{Cluster, Installation, InstallationWatch, NodeWatch, StartupTaint},
         remote::{Contact, ControlPlane, PodStanding, RemoteMesh},
         source::{MeshSource as _, feed},
     },
@@ -86,6 +86,15 @@ impl Source {
         let (watch, installation) = InstallationWatch::new(cluster, name.clone());
         services.spawn(Span::none(), watch.run());
         Ok(Some(installation))
+    }
+
+    /// The taint that the daemon takes off its node. `None`: no taint is given.
+    pub(super) fn startup_taint(&self, args: &RunArgs) -> anyhow::Result<Option<StartupTaint>> {
+        let Some(key) = &args.plane.startup_taint else { return Ok(None) };
+        let Self::ControlPlane { pods: OwnPods::Kubernetes(cluster), .. } = self else {
+            bail!("--startup-taint needs --pods kubernetes");
+        };
+        Ok(Some(StartupTaint::new(cluster, &args.node, key)))
     }
 
     /// Whether the control plane can be used; `None`: the mesh does not come from a control plane.

@@ -46,6 +46,10 @@ pub struct RemoteArgs {
     /// captured pods stay captured, and closed. Needs --pods kubernetes
     #[arg(long, env = "ZTUNNEL_DAEMON_SET", value_name = "NAMESPACE/NAME", conflicts_with = "mesh", requires = "pods", value_parser = namespaced_name, help_heading = HEADING)]
     pub daemon_set: Option<NamespacedName>,
+    /// Key of a taint that the daemon takes off its node when it is ready, so that pods are placed on a new node only then. Needs
+    /// --pods kubernetes, and the right to get and patch the node
+    #[arg(long, env = "ZTUNNEL_STARTUP_TAINT", value_name = "KEY", conflicts_with = "mesh", requires = "pods", help_heading = HEADING)]
+    pub startup_taint: Option<String>,
     /// What of the mesh is asked for: `wildcard` (all of it), or `on-demand` (this node's own pods, and the addresses to which they
     /// connect; the first connection to an address waits for the answer of the control plane)
     #[arg(long = "control-plane-mode", id = "control_plane_mode", env = "ZTUNNEL_CONTROL_PLANE_MODE", value_enum, default_value_t = PlaneMode::Wildcard, conflicts_with = "mesh", help_heading = HEADING)]

@@ -66,6 +66,13 @@ impl DrainWatch {
         *self.0.borrow() == Stop::ForGood
     }
 
+    /// Waits until it is known that no process takes over afterwards: from the start of the drain, or later.
+    pub async fn for_good(&mut self) {
+        if self.0.wait_for(|stop| *stop == Stop::ForGood).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// Waits until no new connections may be accepted. After [`DrainTrigger::hand_over`] alone they may.
     pub async fn closing(&mut self) {
         let _gone = self.0.wait_for(|stop| matches!(stop, Stop::Begun | Stop::ForGood)).await;
@@ -96,6 +103,11 @@ mod tests {
         trigger.start_for_good();
         watch.started().await;
         assert!(watch.is_started() && watch.is_for_good());
+        let (trigger, mut watch) = super::channel();
+        trigger.start();
+        assert!(watch.for_good().now_or_never().is_none());
+        trigger.start_for_good();
+        watch.for_good().await;
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! Network namespaces, and the only use of `setns`.
+//! Network namespaces, the mount namespace of the node, and the only use of `setns`.
 
 use std::{
     fs::File,
@@ -7,9 +7,10 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
 };
 
-use nix::sched::CloneFlags;
+use nix::sched::{CloneFlags, unshare};
 use thiserror::Error;
 
 use super::socket;
@@ -192,6 +193,33 @@ impl Netns {
         let _guard = Return { home };
         Ok(f())
     }
+}
+
+/// Runs `f` in the mount namespace of process 1, on a thread of its own, which ends with it. It needs CAP_SYS_PTRACE to open the namespace,
+/// and CAP_SYS_CHROOT and CAP_SYS_ADMIN to enter it.
+///
+/// # Errors
+/// The step that the kernel refuses, or the error of `f`.
+pub fn with_mounts_of_the_node<T: Send>(f: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    let failed = |what: &str, error: io::Error| io::Error::new(error.kind(), format!("cannot {what}: {error}"));
+    let node = File::open("/proc/1/ns/mnt")
+        .map_err(|error| failed("open the mounts of process 1 (it needs CAP_SYS_PTRACE)", error))?;
+    thread::scope(|scope| {
+        let working = scope.spawn(|| {
+            // A thread can enter a mount namespace only if it shares root and working directory with no other thread.
+            unshare(CloneFlags::CLONE_FS)
+                .map_err(|errno| failed("leave the directories of this process", errno.into()))?;
+            enter_mounts(&node)
+                .map_err(|error| failed("enter the mounts of process 1 (it needs CAP_SYS_CHROOT)", error))?;
+            f()
+        });
+        working.join().map_err(|_| io::Error::other("the thread in the mounts of process 1 has failed"))?
+    })
+}
+
+#[expect(clippy::disallowed_methods, reason = "the thread ends there, so there is nothing to restore")]
+fn enter_mounts(file: &File) -> io::Result<()> {
+    Ok(nix::sched::setns(file.as_fd(), CloneFlags::CLONE_NEWNS)?)
 }
 
 impl AsFd for Netns {

@@ -168,8 +168,10 @@ impl<K: Kernel> Manager<K> {
         let mut resync = interval(RESYNC);
         resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut leaving = Leaving::new(self.parts.drain_timeout, self.parts.linger);
+        let mut removal = drain.clone();
         loop {
             tokio::select! {
+                () = removal.for_good() => break,
                 () = drain.started(), if !leaving.has_begun() => {
                     if drain.is_for_good() {
                         break;
@@ -207,17 +209,25 @@ impl<K: Kernel> Manager<K> {
         }
         self.progress.reconciled.store(STOPPING, Ordering::Relaxed);
         self.orders.close();
-        if drain.is_for_good() {
-            self.release_all().await;
-            self.report();
+        if !drain.is_for_good() && !self.drain_workers(leaving.rest(), &mut removal).await {
             return Ok(());
         }
+        self.release_all().await;
+        self.report();
+        Ok(())
+    }
+
+    /// Waits until the connections have ended. Whether the daemon was removed for good meanwhile.
+    async fn drain_workers(&mut self, rest: Duration, removal: &mut DrainWatch) -> bool {
         // The workers drain at the same time: one after the other would add up the deadlines.
-        let drains = self.parts.workers.iter().map(|worker| worker.drain(leaving.rest()));
+        let drains = self.parts.workers.iter().map(|worker| worker.drain(rest));
         let mut drained = std::pin::pin!(futures_util::future::join_all(drains));
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = &mut drained => return Ok(()),
+                () = removal.for_good() => return true,
+                _ = &mut drained => return removal.is_for_good(),
                 // There is no answer; the caller takes that as the stop of the daemon.
                 Some(reply) = self.inbox.recv() => drop(reply),
                 _ = tick.tick() => self.report(),

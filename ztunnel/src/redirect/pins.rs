@@ -14,13 +14,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nix::{
-    mount::MsFlags,
-    sys::{stat, statfs},
-};
+use nix::sys::{stat, statfs};
 use thiserror::Error;
 
-use super::guard::Guard;
+use super::{guard::Guard, node_mounts};
 
 /// The pin directory of this layout.
 #[derive(Clone, Debug)]
@@ -93,8 +90,7 @@ impl PinDir {
             let usual = Path::new("/sys/fs/bpf");
             let target = if self.base.starts_with(usual) && usual.is_dir() { usual } else { self.base.as_path() };
             make_dir(target)?;
-            nix::mount::mount(Some("bpf"), target, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
-                .map_err(|errno| PinError::Mount { path: target.to_owned(), source: errno.into() })?;
+            mount_for_the_host(target).map_err(|source| PinError::Mount { path: target.to_owned(), source })?;
         }
         make_dir(&self.root.join("maps"))?;
         make_dir(&self.root.join("pods"))?;
@@ -299,37 +295,77 @@ pub(super) fn survives(path: &Path) -> Result<String, String> {
     known_to_the_host(is_on_the_node()?, &mounts, device)
 }
 
-/// Checks that a BPF file system that this process mounts at a path is also mounted for the host. Returns the reason.
+/// Where a BPF file system has to be mounted, so that the host has it as well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MountPlace {
+    /// In the mount namespace of the daemon: the host sees the mount.
+    Here,
+    /// In the mount namespace of the host: the daemon sees the mount.
+    OnTheHost,
+}
+
+/// The place in which a BPF file system for a path would be mounted.
 ///
 /// # Errors
-/// When it is not, or it is not known: the text is the reason.
-pub(super) fn mounts_for_the_host(path: &Path) -> Result<String, String> {
+/// When there is none: the text is the reason.
+pub(super) fn mount_place(path: &Path) -> Result<MountPlace, String> {
     let read = |path: &str| fs::read_to_string(path).map_err(|error| format!("{path} can't be read: {error}"));
     let (own, first) = (read("/proc/self/mountinfo")?, read("/proc/1/mountinfo")?);
     let is_same = root_mount(&own).is_some() && root_mount(&own) == root_mount(&first);
-    if is_on_the_node()? && (is_same || is_shared(&own, &first, path)) {
-        return Ok("the mount of the daemon will be visible on the host".to_owned());
+    if is_on_the_node()? {
+        if is_same || is_shared(&own, &first, path) {
+            return Ok(MountPlace::Here);
+        }
+        if is_received(&own, &first, path) {
+            return Ok(MountPlace::OnTheHost);
+        }
     }
     Err("none is mounted, and a mount of the daemon would not be visible on the host".to_owned())
 }
 
+/// Mounts a BPF file system so that the host has it, if that is possible.
+fn mount_for_the_host(target: &Path) -> io::Result<()> {
+    if mount_place(target) != Ok(MountPlace::OnTheHost) {
+        return node_mounts::mount_bpf_here(target);
+    }
+    node_mounts::mount_bpf(target)?;
+    if on_bpffs(target) {
+        Ok(())
+    } else {
+        Err(io::Error::other("the mount on the host does not appear in this container"))
+    }
+}
+
 /// Whether a mount at a path appears in the other mount namespace as well.
 fn is_shared(own: &str, other: &str, path: &Path) -> bool {
-    let below = own.lines().filter_map(|line| Some((path.starts_with(mount_point(line)?), line)));
+    is_peer_of(other, covering(own, path).and_then(|line| propagation(line, "shared:")))
+}
+
+/// Whether a mount at a path in the other mount namespace appears here.
+fn is_received(own: &str, other: &str, path: &Path) -> bool {
+    is_peer_of(other, covering(own, path).and_then(|line| propagation(line, "master:")))
+}
+
+fn is_peer_of(mounts: &str, group: Option<&str>) -> bool {
+    group.is_some_and(|group| mounts.lines().any(|line| propagation(line, "shared:") == Some(group)))
+}
+
+/// The mount on which a path is.
+fn covering<'a>(mounts: &'a str, path: &Path) -> Option<&'a str> {
+    let below = mounts.lines().filter_map(|line| Some((path.starts_with(mount_point(line)?), line)));
     let below = below.filter(|(is_below, _)| *is_below).map(|(_, line)| line);
     // The last mount of a mount point covers the mounts before it.
-    let covering = below.max_by_key(|line| mount_point(line).map_or(0, str::len));
-    let Some(group) = covering.and_then(peer_group) else { return false };
-    other.lines().any(|line| peer_group(line) == Some(group))
+    below.max_by_key(|line| mount_point(line).map_or(0, str::len))
 }
 
 fn mount_point(line: &str) -> Option<&str> {
     line.split(' ').nth(4)
 }
 
-/// The peer group of a line of mountinfo: `shared:NUMBER` among the fields before the dash.
-fn peer_group(line: &str) -> Option<&str> {
-    line.split(' ').skip(6).take_while(|field| *field != "-").find_map(|field| field.strip_prefix("shared:"))
+/// A peer group of a line of mountinfo, among the fields before the dash: `shared:NUMBER`, to which mounts below it are passed on, or
+/// `master:NUMBER`, from which it receives them.
+fn propagation<'a>(line: &'a str, kind: &str) -> Option<&'a str> {
+    line.split(' ').skip(6).take_while(|field| *field != "-").find_map(|field| field.strip_prefix(kind))
 }
 
 /// Whether process 1 is process 1 of the node, and not of a container in which this process runs.

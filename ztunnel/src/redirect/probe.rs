@@ -24,7 +24,11 @@ use nix::{
 
 pub use self::requirement::{Requirement, State};
 use self::{capabilities::Capabilities, requirement::Found};
-use super::{cgroup, foreign, pins, survey, sysctl};
+use super::{
+    cgroup, foreign,
+    pins::{self, MountPlace},
+    proc_sys, survey, sysctl,
+};
 use crate::net::{
     netns::Netns,
     socket::{self, Family},
@@ -33,14 +37,28 @@ use crate::net::{
 /// Two descriptors for each connection: enough for some 30,000 connections.
 const WANTED_FILES: u64 = 65_536;
 
+/// Functions of the daemon that need further capabilities.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Uses {
+    /// Pods are found by their processes (`--pods kubernetes`).
+    pub processes: bool,
+    /// The CNI plugin is installed on the node (`--cni-install`).
+    pub cni_plugin: bool,
+}
+
 /// Probes all requirements, in the order in which the daemon needs them.
 #[must_use]
-pub fn requirements(pin_dir: &Path) -> Vec<Requirement> {
+pub fn requirements(pin_dir: &Path, uses: Uses) -> Vec<Requirement> {
     let held = Capabilities::of_this_process();
-    let mut all = capabilities(held);
+    let mut all = capabilities(held, uses);
     all.extend(bpf::features(held));
     all.extend(bpf::programs());
-    all.extend([cgroup_root(), bpf_file_system(pin_dir, held), lasting_pins(pin_dir), other_installations(pin_dir)]);
+    all.extend([
+        cgroup_root(),
+        bpf_file_system(pin_dir, held),
+        lasting_pins(pin_dir, held),
+        other_installations(pin_dir),
+    ]);
     all.extend(namespaces());
     all.extend(sockets());
     all.extend(routing());
@@ -50,19 +68,19 @@ pub fn requirements(pin_dir: &Path) -> Vec<Requirement> {
 
 /// Names of the capabilities that this process lacks and without which the daemon can't do its work.
 #[must_use]
-pub fn missing_capabilities() -> Vec<&'static str> {
-    let missing = capabilities(Capabilities::of_this_process()).into_iter();
+pub fn missing_capabilities(uses: Uses) -> Vec<&'static str> {
+    let missing = capabilities(Capabilities::of_this_process(), uses).into_iter();
     missing.filter(|requirement| requirement.state == State::Missing).map(|requirement| requirement.name).collect()
 }
 
-fn capabilities(held: Capabilities) -> Vec<Requirement> {
+fn capabilities(held: Capabilities, uses: Uses) -> Vec<Requirement> {
     let plain = |bit| if held.has(bit) { Ok("held".to_owned()) } else { Err("not held".to_owned()) };
     let bpf = if held.has(Capabilities::BPF) || !held.may_load_bpf() {
         plain(Capabilities::BPF)
     } else {
         Ok("not held, and not needed: CAP_SYS_ADMIN includes it".to_owned())
     };
-    vec![
+    let mut all = vec![
         Requirement::must(
             "CAP_BPF",
             bpf,
@@ -84,7 +102,23 @@ fn capabilities(held: Capabilities) -> Vec<Requirement> {
             "no delivery to applications: this kernel requires it for SO_BINDTODEVICE; add it to the \
              capabilities",
         ),
-    ]
+    ];
+    if uses.processes {
+        all.push(Requirement::must(
+            "CAP_SYS_PTRACE",
+            plain(Capabilities::SYS_PTRACE),
+            "no pod is enrolled: the network namespaces of its processes cannot be opened; add it to the container's or the unit's \
+             capabilities",
+        ));
+        let in_root_of_the_node = if uses.cni_plugin { Requirement::must } else { Requirement::should };
+        all.push(in_root_of_the_node(
+            "CAP_SYS_CHROOT",
+            plain(Capabilities::SYS_CHROOT),
+            "the CNI plugin cannot be tried on the node and is not installed, and no bpffs can be mounted on the node; add it to the \
+             container's or the unit's capabilities",
+        ));
+    }
+    all
 }
 
 /// Of the socket options that the daemon sets, only SO_BINDTODEVICE has ever needed CAP_NET_RAW (before Linux 5.7). For
@@ -154,15 +188,28 @@ fn bpf_file_system(pin_dir: &Path, held: Capabilities) -> Requirement {
     )
 }
 
-fn lasting_pins(pin_dir: &Path) -> Requirement {
-    // If no BPF file system is mounted yet, the daemon mounts it in its own mount namespace. That has to be the host's.
-    let found = if pins::on_bpffs(pin_dir) { pins::survives(pin_dir) } else { pins::mounts_for_the_host(pin_dir) };
+fn lasting_pins(pin_dir: &Path, held: Capabilities) -> Requirement {
+    // If no BPF file system is mounted yet, the daemon mounts it, so that the host has it.
+    let found = if pins::on_bpffs(pin_dir) { pins::survives(pin_dir) } else { will_last(pin_dir, held) };
     Requirement::must(
         "pins outlive the daemon",
         found,
         "captured pods are open once the daemon is gone, so it refuses to start; mount bpffs on the host and give the daemon that \
          mount, or run it with --bpf-pin-private",
     )
+}
+
+/// Whether the host will have the BPF file system that the daemon mounts.
+fn will_last(pin_dir: &Path, held: Capabilities) -> Found {
+    match pins::mount_place(pin_dir)? {
+        MountPlace::Here => Ok("the mount of the daemon will be visible on the host".to_owned()),
+        MountPlace::OnTheHost if held.has(Capabilities::SYS_CHROOT) && held.has(Capabilities::SYS_PTRACE) => {
+            Ok("the daemon will mount it on the host, and will see the mount".to_owned())
+        }
+        MountPlace::OnTheHost => {
+            Err("the daemon cannot mount it on the host without CAP_SYS_CHROOT and CAP_SYS_PTRACE".to_owned())
+        }
+    }
 }
 
 fn is_known_file_system(name: &str) -> bool {
@@ -263,7 +310,7 @@ fn routing() -> Vec<Requirement> {
         Requirement::must(
             "sysctls for marks",
             sysctls(),
-            "replies are not routed by their marks; make /proc/sys writable for the daemon, give CAP_NET_ADMIN",
+            "replies are not routed by their marks; make /proc/sys writable for the daemon, or allow fsopen (seccomp); give CAP_NET_ADMIN",
         ),
         Requirement::must("policy routing, IPv4", rules_found(rule_count(AddressFamily::Inet)), RULES),
         Requirement::must("policy routing, IPv6", v6, RULES),
@@ -276,11 +323,20 @@ fn rules_found(count: io::Result<usize>) -> Found {
 
 fn sysctls() -> Found {
     let wanted: Vec<_> = sysctl::WANTED.into_iter().filter(|name| !sysctl::is_absent_family(name)).collect();
-    let refused: Vec<_> = wanted
-        .iter()
-        .filter_map(|name| Some(format!("{name}: {}", writable(&Path::new("/proc/sys").join(name)).err()?)))
-        .collect();
-    if refused.is_empty() { Ok(wanted.join(", ")) } else { Err(refused.join(", ")) }
+    let (mut refused, mut is_direct) = (Vec::new(), true);
+    for name in &wanted {
+        match proc_sys::is_writable_directly(name) {
+            Ok(directly) => is_direct &= directly,
+            Err(error) => refused.push(format!("{name}: {error}")),
+        }
+    }
+    match (refused.is_empty(), is_direct) {
+        (false, _) => Err(refused.join(", ")),
+        (true, true) => Ok(wanted.join(", ")),
+        (true, false) => {
+            Ok(format!("{}, through a procfs of the daemon's own, as /proc/sys is read-only", wanted.join(", ")))
+        }
+    }
 }
 
 /// The number of routing rules of an IP family in this network namespace.

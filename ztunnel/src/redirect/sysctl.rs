@@ -1,11 +1,12 @@
 //! The sysctls that give answers the mark of the packets that they answer. They are set in the pod's network namespace,
 //! and restored at the release of the pod.
 
-use std::{fs, io, path::Path};
+use std::{io, path::Path};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::proc_sys;
 use crate::net::netns::{Netns, NetnsError};
 
 /// With these, accepted sockets inherit the mark of the SYN. Resets and answers in TIME-WAIT get the mark of the packet
@@ -29,7 +30,9 @@ pub enum SysctlError {
     #[error(transparent)]
     Netns(#[from] NetnsError),
     /// The file could not be read or written.
-    #[error("cannot {what} /proc/sys/{name}: {source}; is /proc/sys writable for the daemon?")]
+    #[error(
+        "cannot {what} /proc/sys/{name}: {source}; make /proc/sys writable for the daemon, or give it CAP_SYS_ADMIN and allow fsopen (seccomp)"
+    )]
     Access {
         /// The step.
         what: &'static str,
@@ -81,15 +84,9 @@ pub(super) fn is_absent_family(name: &str) -> bool {
 }
 
 fn get(name: &str) -> Result<String, SysctlError> {
-    let value = fs::read_to_string(Path::new("/proc/sys").join(name));
-    let value = value.map_err(|source| SysctlError::Access { what: "read", name: name.to_owned(), source })?;
-    Ok(value.trim().to_owned())
+    proc_sys::read(name).map_err(|source| SysctlError::Access { what: "read", name: name.to_owned(), source })
 }
 
 fn set(name: &str, value: &str) -> Result<(), SysctlError> {
-    fs::write(Path::new("/proc/sys").join(name), value).map_err(|source| SysctlError::Access {
-        what: "write",
-        name: name.to_owned(),
-        source,
-    })
+    proc_sys::write(name, value).map_err(|source| SysctlError::Access { what: "write", name: name.to_owned(), source })
 }

@@ -23,7 +23,7 @@ use crate::{
         node_name::UnknownNode,
         proc::{Overview, overview},
     },
-    redirect::probe::{self, Requirement, State},
+    redirect::probe::{self, Requirement, State, Uses},
 };
 
 /// How long the answer of the Kubernetes API may take.
@@ -32,7 +32,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 /// Checks the machine and prints the results. It fails if something is missing that the daemon needs in any case.
 #[must_use]
 pub fn check(args: &CheckArgs) -> ExitCode {
-    let mut found = probe::requirements(&args.bpf_pin);
+    let uses = Uses { processes: args.pods == Some(PodsFrom::Kubernetes), cni_plugin: false };
+    let mut found = probe::requirements(&args.bpf_pin, uses);
     if let Some(mesh) = &args.mesh {
         found.push(mesh_folder(mesh, args.node.as_deref()));
     }
@@ -42,7 +43,7 @@ pub fn check(args: &CheckArgs) -> ExitCode {
         found.push(start_of_pods(&args.state));
     }
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let (release, missing) = (release.trim(), probe::missing_capabilities());
+    let (release, missing) = (release.trim(), probe::missing_capabilities(uses));
     let report = match args.output {
         Output::Text => report(release, &found, &missing, Style::of_stdout().width),
         Output::Json => json(&Checked::new(release, &found, &missing)),
@@ -53,9 +54,9 @@ pub fn check(args: &CheckArgs) -> ExitCode {
 
 /// The requirements of the daemon on this machine, as JSON.
 pub(super) fn machine(bpf_pin: &Path) -> String {
-    let found = probe::requirements(bpf_pin);
+    let found = probe::requirements(bpf_pin, Uses::default());
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    json(&Checked::new(release.trim(), &found, &probe::missing_capabilities()))
+    json(&Checked::new(release.trim(), &found, &probe::missing_capabilities(Uses::default())))
 }
 
 /// The results, for JSON output.

@@ -9,7 +9,7 @@ use crate::{
     cni::{Place, install},
     config::commands::{CleanupArgs, Output},
     lifecycle::tasks::TaskCount,
-    redirect::{controller, pins::PinDir, record::Records},
+    redirect::{controller, pins::PinDir, probe::Uses, record::Records},
 };
 
 /// The result.
@@ -27,7 +27,7 @@ struct CleanedUp {
 /// # Errors
 /// If a daemon is running, or records or pins can't be read or removed.
 pub fn cleanup(args: &CleanupArgs) -> anyhow::Result<String> {
-    process::require_capabilities()?;
+    process::require_capabilities(Uses::default())?;
     let (state, bpf_pin) = (args.state.display().to_string(), args.bpf_pin.display().to_string());
     let told = |released_pods, text: String| match args.output {
         Output::Text => text,

@@ -2,7 +2,8 @@
 
 use crate::{
     app::{build, log, process},
-    config::RunArgs,
+    config::{RunArgs, remote::PodsFrom},
+    redirect::probe::Uses,
 };
 
 /// Runs the daemon.
@@ -11,7 +12,8 @@ use crate::{
 /// If the daemon can't start.
 pub fn run(args: RunArgs) -> anyhow::Result<()> {
     let log = log::start(&args.log, args.log_format, args.bpf_log)?;
-    process::require_capabilities()?;
+    let processes = args.plane.pods == Some(PodsFrom::Kubernetes);
+    process::require_capabilities(Uses { processes, cni_plugin: args.cni.install })?;
     process::raise_open_files();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().thread_name("ztunnel-blocking").build()?;
     let result = runtime.block_on(build::daemon(args, &log));

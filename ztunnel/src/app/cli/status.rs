@@ -16,7 +16,7 @@ use crate::{
     },
     config::live::{StatusArgs, View},
     explain::printable,
-    redirect::probe::{self, Requirement, State},
+    redirect::probe::{self, Requirement, State, Uses},
 };
 
 /// The exit code for a daemon with findings.
@@ -67,7 +67,7 @@ struct Silent<'a> {
 
 /// What to do where no daemon answers, by what this machine lacks.
 fn remedy(pins: &Path) -> String {
-    without_daemon(&probe::missing_capabilities(), &probe::requirements(pins))
+    without_daemon(&probe::missing_capabilities(Uses::default()), &probe::requirements(pins, Uses::default()))
 }
 
 fn without_daemon(capabilities: &[&str], requirements: &[Requirement]) -> String {

@@ -179,9 +179,20 @@ impl Installation {
         }
     }
 
+    /// Whether the deletion of the DaemonSet is known.
+    #[must_use]
+    pub fn is_known_to_be_removed(&self) -> bool {
+        *self.standing.borrow() == Standing::Deleted
+    }
+
     /// Whether the DaemonSet has been deleted, for a daemon that has to stop. `false` if that is unknown.
     pub async fn is_removed(&mut self) -> bool {
-        match *self.standing.borrow() {
+        // A daemon that has just started may not have its first answer yet.
+        let answer = self.standing.wait_for(|standing| *standing != Standing::Unknown);
+        let Ok(Ok(standing)) = timeout(ASK_WITHIN, answer).await.map(|answer| answer.map(|standing| *standing)) else {
+            return false;
+        };
+        match standing {
             Standing::Unknown => return false,
             Standing::Deleted => return true,
             Standing::Present => {}
@@ -299,7 +310,7 @@ mod tests {
         assert!(!world.installation.is_removed().await);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn what_was_never_there_is_not_removed() {
         let mut world = world(json!([]), (404, status(404, "NotFound", "no"))).await;
         assert!(!world.installation.is_removed().await);

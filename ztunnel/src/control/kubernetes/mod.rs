@@ -19,6 +19,7 @@ pub mod review;
 pub(crate) mod script;
 mod secret;
 mod status;
+mod taint;
 mod verdict;
 mod watch;
 
@@ -34,5 +35,6 @@ pub use self::resource::{
 };
 pub use self::secret::{ConfigMapState, SecretData};
 pub use self::status::StatusWrite;
+pub use self::taint::StartupTaint;
 pub use self::verdict::{Verdict, verdict};
 pub use self::watch::{Report, Selection, Watch};

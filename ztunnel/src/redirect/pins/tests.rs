@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::stat::makedev;
 
-use super::{BpfMount, PinDir, bpf_mounts, descends_from_first, is_shared, known_to_the_host, root_mount};
+use super::{BpfMount, PinDir, bpf_mounts, descends_from_first, is_received, is_shared, known_to_the_host, root_mount};
 
 const MOUNTS: &str = "23 1 8:1 / / rw - ext4 /dev/sda1 rw\n\
     48 23 0:39 / /sys/fs/bpf rw,relatime shared:3 - bpf bpf rw,mode=700\n\
@@ -57,6 +57,11 @@ fn a_mount_is_the_hosts_as_well_where_the_mounts_below_it_are_peers() {
     assert!(!is_shared(&own.replace("shared:7 ", ""), host, path), "without mountPropagation: Bidirectional");
     assert!(!is_shared(own, host, Path::new("/var/bpf")));
     assert!(!is_shared(own, &host.replace("shared:7", "shared:8"), path));
+    // mountPropagation: HostToContainer
+    let own = own.replace("shared:7 master:2", "master:7");
+    assert!(is_received(&own, host, path) && !is_shared(&own, host, path));
+    assert!(!is_received(&own.replace("master:7 ", ""), host, path), "without mountPropagation");
+    assert!(!is_received(&own, &host.replace("shared:7", "shared:8"), path));
 }
 
 #[test]

@@ -7,6 +7,8 @@ pub(super) struct Capabilities(pub(super) u64);
 impl Capabilities {
     pub(super) const NET_ADMIN: u32 = 12;
     pub(super) const NET_RAW: u32 = 13;
+    pub(super) const SYS_CHROOT: u32 = 18;
+    pub(super) const SYS_PTRACE: u32 = 19;
     pub(super) const SYS_ADMIN: u32 = 21;
     pub(super) const BPF: u32 = 39;
 
