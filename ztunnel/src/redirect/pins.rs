@@ -10,14 +10,14 @@
 
 use std::{
     fs, io,
-    os::unix::fs::MetadataExt as _,
+    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
 };
 
 use nix::sys::{stat, statfs};
 use thiserror::Error;
 
-use super::{guard::Guard, node_mounts};
+use super::{guard::Guard, node_mounts, sys};
 
 /// The pin directory of this layout.
 #[derive(Clone, Debug)]
@@ -152,8 +152,12 @@ impl PinDir {
     /// # Errors
     /// Names the file. The other files have been tried.
     pub fn remove_pod(&self, cookie: u64) -> Result<(), PinError> {
-        let steer = self.remove(&self.pod(cookie));
         let path = self.devices(cookie);
+        detach(&self.pod(cookie));
+        for pin in fs::read_dir(&path).into_iter().flatten().flatten() {
+            detach(&pin.path());
+        }
+        let steer = self.remove(&self.pod(cookie));
         match fs::remove_dir_all(&path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 Err(PinError::Access { what: "remove", path, source })
@@ -246,6 +250,14 @@ fn make_dir(path: &Path) -> Result<(), PinError> {
 pub fn on_bpffs(path: &Path) -> bool {
     let existing = path.ancestors().find(|ancestor| ancestor.exists());
     existing.is_some_and(|dir| statfs::statfs(dir).is_ok_and(|stat| stat.filesystem_type() == statfs::BPF_FS_MAGIC))
+}
+
+/// Detaches a link at once, if its pin is there. Otherwise the programs of a pod that is released would still refuse its connections
+/// for some milliseconds. If the kernel cannot do it, the removal of the pin detaches the link later.
+fn detach(pin: &Path) {
+    if let Ok(link) = sys::open_pin(pin) {
+        let _later = sys::detach(link.as_fd());
+    }
 }
 
 /// Whether a directory has the name of a layout.

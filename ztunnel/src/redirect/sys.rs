@@ -20,6 +20,7 @@ const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_PROG_QUERY: libc::c_int = 16;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_LINK_UPDATE: libc::c_int = 29;
+const BPF_LINK_DETACH: libc::c_int = 34;
 
 const BPF_F_BEFORE: u32 = 1 << 3;
 
@@ -214,6 +215,14 @@ pub(super) fn store_on_socket(map: BorrowedFd<'_>, socket: BorrowedFd<'_>, value
 pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let attr = LinkUpdate { link_fd: fd(link), new_prog_fd: fd(program), flags: 0, old_prog_fd: 0 };
     bpf(BPF_LINK_UPDATE, &attr).map(|_| ())
+}
+
+/// Detaches a link at once. When the last descriptor and the last pin of a link go, the kernel detaches it later.
+///
+/// # Errors
+/// As bpf(2); EOPNOTSUPP: the kernel cannot detach links of this type.
+pub(super) fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    bpf(BPF_LINK_DETACH, &fd(link)).map(|_| ())
 }
 
 /// Opens the object that is pinned at a path.
