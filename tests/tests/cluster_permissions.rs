@@ -34,7 +34,8 @@ fn pod(template: &Value, name: &str, args: &[&str], change: impl FnOnce(&mut Val
         container.remove(left_out);
     }
     Ok(json!({"apiVersion": "v1", "kind": "Pod", "spec": spec,
-        "metadata": {"name": name, "namespace": chart::NAMESPACE, "labels": {"istio.io/dataplane-mode": "none"}}}))
+        "metadata": {"name": name, "namespace": chart::NAMESPACE,
+            "labels": {"app": "permissions", "istio.io/dataplane-mode": "none"}}}))
 }
 
 fn fields<'a>(value: &'a mut Value, pointer: &str) -> Result<&'a mut Map<String, Value>> {
@@ -163,6 +164,7 @@ fn the_container_has_six_capabilities_and_each_of_them_and_each_mount_is_needed(
     let (phase, log) = ended(&cluster, "check-host-pid")?;
     ensure!(phase == "Failed" && row(&log, "pins outlive the daemon")?["state"] == "missing", "{log}");
 
+    api.kubectl(["delete", "pods", "-n", chart::NAMESPACE, "-l", "app=permissions", "--wait=false"])?;
     mesh.uninstall()?;
     ensure!(cluster.in_kernel(NODE)?.is_empty(), "{:?}", cluster.in_kernel(NODE)?);
     Ok(())
