@@ -5,16 +5,20 @@
 //! resources that have changed since, each in its latest state, however long the node was away. So no queue grows for a
 //! slow reader, and the cost of a change depends on the size of the change only.
 
+mod blocks;
+
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt,
-    net::IpAddr,
     ops::Bound,
     sync::Arc,
 };
 
 use bytes::Bytes;
 use ipnet::IpNet;
+
+use self::blocks::Blocks;
+pub use self::blocks::address_of;
 
 /// A type of resources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -69,19 +73,6 @@ pub struct Resource {
     pub ranges: Box<[(Arc<str>, IpNet)]>,
 }
 
-impl Resource {
-    /// Whether a name is `network/address` with an address in one of the IP blocks.
-    #[must_use]
-    pub fn is_around(&self, name: &str) -> bool {
-        if self.ranges.is_empty() {
-            return false;
-        }
-        let Some((network, address)) = name.rsplit_once('/') else { return false };
-        let Ok(address) = address.parse::<IpAddr>() else { return false };
-        self.ranges.iter().any(|(of, range)| **of == *network && range.contains(&address))
-    }
-}
-
 /// A resource that exists from now on, or (`None`) is gone.
 #[derive(Clone, Debug)]
 pub struct Change {
@@ -104,6 +95,15 @@ pub struct Record {
     pub until: u64,
 }
 
+/// The answer of [`Shelf::asked_for`].
+#[derive(Debug, Default)]
+pub struct Found<'a> {
+    /// The names of the resources. A workload is there once for each of its services, and once more if its own name was asked for.
+    pub names: Vec<&'a Arc<str>>,
+    /// The names and aliases that stand for no resource.
+    pub missing: Vec<Arc<str>>,
+}
+
 #[derive(Debug)]
 struct CatalogueEntry {
     resource: Resource,
@@ -124,8 +124,7 @@ pub struct Shelf {
     forgotten: u64,
     aliases: HashMap<Arc<str>, HashSet<Arc<str>>>,
     behind: HashMap<Arc<str>, HashSet<Arc<str>>>,
-    /// Names of the resources with IP blocks. There are few.
-    around: BTreeSet<Arc<str>>,
+    around: Blocks,
     bytes: usize,
 }
 
@@ -201,7 +200,7 @@ impl Shelf {
             self.bytes -= before.resource.encoded.len();
             leave(&mut self.aliases, &before.resource.aliases, &name);
             leave(&mut self.behind, &before.resource.services, &name);
-            self.around.remove(&name);
+            self.around.remove(&before.resource.ranges, &name);
         }
         if let Some(gone) = self.gone_at.remove(&name) {
             self.gone.remove(&gone);
@@ -211,9 +210,7 @@ impl Shelf {
                 self.bytes += resource.encoded.len();
                 join(&mut self.aliases, &resource.aliases, &name);
                 join(&mut self.behind, &resource.services, &name);
-                if !resource.ranges.is_empty() {
-                    self.around.insert(Arc::clone(&name));
-                }
+                self.around.insert(&resource.ranges, &name);
                 self.changed.insert(at, record);
                 self.entries.insert(name, CatalogueEntry { resource, at });
             }
@@ -280,18 +277,24 @@ impl Shelf {
         between(&self.gone, after, until)
     }
 
-    /// The names of the resources that a name or an alias stands for. The service of an address comes with the
-    /// workloads behind it.
+    /// The names of the resources that these names and aliases stand for. The service of an address comes with the workloads behind
+    /// it. Each service is looked into once, however many of the names stand for it.
     #[must_use]
-    pub fn asked_for(&self, name: &str) -> Vec<&Arc<str>> {
-        let own = self.entries.get_key_value(name).map(|(name, _)| name);
-        let by_alias = self.aliases.get(name).into_iter().flatten();
-        let around = self.around.iter().filter(|of| self.get(of).is_some_and(|resource| resource.is_around(name)));
-        let mut direct: Vec<&Arc<str>> = own.into_iter().chain(by_alias).chain(around).collect();
-        direct.dedup();
-        let behind = direct.iter().filter_map(|name| self.behind.get(*name)).flatten();
-        let behind: Vec<&Arc<str>> = behind.collect();
-        direct.into_iter().chain(behind).collect()
+    pub fn asked_for<'a, 'n>(&'a self, names: impl IntoIterator<Item = &'n Arc<str>>) -> Found<'a> {
+        let (mut found, mut seen) = (Found::default(), HashSet::new());
+        for name in names {
+            let own = self.entries.get_key_value(name).map(|(name, _)| name);
+            let by_alias = self.aliases.get(name).into_iter().flatten();
+            let mut direct = own.into_iter().chain(by_alias).chain(self.around.around(name)).peekable();
+            if direct.peek().is_none() {
+                found.missing.push(Arc::clone(name));
+            }
+            found.names.extend(direct.filter(|name| seen.insert(*name)));
+        }
+        let behind = found.names.iter().filter_map(|name| self.behind.get(*name)).flatten();
+        let behind: Vec<_> = behind.collect();
+        found.names.extend(behind);
+        found
     }
 }
 

@@ -75,8 +75,13 @@ fn an_address_leads_to_its_resource_and_a_service_to_the_workloads_behind_it() {
     ];
     catalogue.apply(changes, true);
     let found = |catalogue: &Catalogue, name: &str| {
-        let mut found: Vec<String> =
-            catalogue.shelf(Kind::Address).asked_for(name).into_iter().map(ToString::to_string).collect();
+        let mut found: Vec<String> = catalogue
+            .shelf(Kind::Address)
+            .asked_for([&name.into()])
+            .names
+            .into_iter()
+            .map(ToString::to_string)
+            .collect();
         found.sort();
         found
     };
@@ -87,4 +92,28 @@ fn an_address_leads_to_its_resource_and_a_service_to_the_workloads_behind_it() {
     catalogue.apply(vec![put("c//Pod/demo/web-0", resource("w", &["/10.0.0.9"], &[]))], true);
     assert_eq!(found(&catalogue, "demo/web"), ["demo/web"]);
     assert_eq!(found(&catalogue, "/10.0.0.1"), [""; 0]);
+}
+
+/// A node asks for 20,000 addresses in the block of a service, for the service by its name, and for its alias.
+#[test]
+fn the_endpoints_of_a_service_are_looked_at_once_however_many_names_stand_for_it() {
+    let mut catalogue = Catalogue::default();
+    let put = |name: String, resource| Change { kind: Kind::Address, name: name.into(), resource: Some(resource) };
+    let ranges = |block: &str| [("net".into(), block.parse().unwrap())].into();
+    let service = Resource { ranges: ranges("10.96.0.0/16"), ..resource("s", &["net/10.0.0.1"], &[]) };
+    let endpoints = (0..1000).map(|number| put(format!("pod-{number}"), resource("w", &[], &["demo/web"])));
+    catalogue.apply(endpoints.chain([put("demo/web".to_owned(), service.clone())]).collect(), true);
+    let addresses = (0..20_000).map(|number| format!("net/10.96.{}.{}", number / 250, number % 250));
+    let names = addresses.chain(["demo/web", "net/10.0.0.1", "net/10.97.0.1", "other/10.96.0.1"].map(str::to_owned));
+    let names: Vec<Arc<str>> = names.map(Arc::from).collect();
+    let found = catalogue.shelf(Kind::Address).asked_for(&names);
+    assert_eq!(found.names.len(), 1001);
+    assert_eq!(found.missing, ["net/10.97.0.1".into(), "other/10.96.0.1".into()]);
+    // The blocks are those of the last version.
+    catalogue.apply(vec![put("demo/web".to_owned(), Resource { ranges: ranges("fd00::/64"), ..service })], true);
+    let shelf = catalogue.shelf(Kind::Address);
+    assert_eq!(shelf.asked_for(&["net/10.96.0.1".into()]).names.len(), 0);
+    assert_eq!(shelf.asked_for(&["net/fd00::7".into()]).names.len(), 1001);
+    catalogue.apply(vec![gone(Kind::Address, "demo/web")], true);
+    assert!(catalogue.shelf(Kind::Address).around.is_empty());
 }

@@ -1,12 +1,15 @@
 //! The resources of one type that a stream wants, and those that it has.
 
+mod wanted;
+
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
 };
 
 use tokio::time::Instant;
 
+use self::wanted::Wanted;
 use super::messages::{ALL, Content, MOST_NAMES, Request, SessionError, Wants, content_of};
 use crate::plane::catalogue::{Catalogue, Kind, Resource, Shelf};
 
@@ -18,7 +21,7 @@ pub(super) struct Subscription {
     /// Until the first response: the content, by name, of the resources that the node has from an earlier stream.
     known: BTreeMap<String, Option<u64>>,
     /// Names that were asked for and not answered yet.
-    asked: Vec<Arc<str>>,
+    asked: BTreeSet<Arc<str>>,
     /// Names of resources that the node has from an earlier stream and that are gone.
     untold: Vec<Arc<str>>,
     /// The version from which on the names in `untold` may be sent as removed.
@@ -49,7 +52,7 @@ enum Interest {
     Everything,
     Names {
         /// Names that are asked for.
-        wanted: HashSet<Arc<str>>,
+        wanted: Wanted,
         /// Names of resources that were sent.
         has: HashSet<Arc<str>>,
     },
@@ -63,13 +66,13 @@ impl Subscription {
         let wants_all = subscribe.is_empty() && unsubscribe.is_empty() || subscribe.iter().any(is_star);
         let interest = match wants_all && !unsubscribe.iter().any(is_star) {
             true => Interest::Everything,
-            false => Interest::Names { wanted: HashSet::new(), has: HashSet::new() },
+            false => Interest::Names { wanted: Wanted::default(), has: HashSet::new() },
         };
         let mut begun = Self {
             interest,
             is_begun: false,
             known: BTreeMap::new(),
-            asked: Vec::new(),
+            asked: BTreeSet::new(),
             untold: Vec::new(),
             untold_since: 0,
             changed: 0,
@@ -88,7 +91,7 @@ impl Subscription {
         let is_star = |name: &String| name == ALL;
         match &mut self.interest {
             Interest::Everything if unsubscribe.iter().any(is_star) => {
-                self.interest = Interest::Names { wanted: HashSet::new(), has: HashSet::new() };
+                self.interest = Interest::Names { wanted: Wanted::default(), has: HashSet::new() };
             }
             Interest::Names { .. } if subscribe.iter().any(is_star) && !unsubscribe.iter().any(is_star) => {
                 self.interest = Interest::Everything;
@@ -98,7 +101,7 @@ impl Subscription {
             Interest::Everything => {}
             Interest::Names { wanted, has } => {
                 for name in unsubscribe {
-                    wanted.remove(name.as_str());
+                    wanted.remove(name);
                     has.remove(name.as_str());
                 }
             }
@@ -110,8 +113,8 @@ impl Subscription {
         let Interest::Names { wanted, .. } = &mut self.interest else { return Ok(()) };
         for name in names {
             let name: Arc<str> = name.into();
-            wanted.insert(Arc::clone(&name));
-            self.asked.push(name);
+            wanted.insert(&name);
+            self.asked.insert(name);
             if wanted.len() > MOST_NAMES || self.asked.len() > MOST_NAMES {
                 return Err(SessionError::TooManyNames);
             }
@@ -253,27 +256,21 @@ fn newer(shelf: &Shelf, after: u64, until: u64) -> Content {
 fn named(
     shelf: &Shelf,
     (after, until): (u64, u64),
-    asked: &[Arc<str>],
-    wanted: &HashSet<Arc<str>>,
+    asked: &BTreeSet<Arc<str>>,
+    wanted: &Wanted,
     has: &mut HashSet<Arc<str>>,
     known: &BTreeMap<String, Option<u64>>,
 ) -> Content {
-    let mut content = Content::default();
-    let mut due: Vec<&Arc<str>> = Vec::new();
+    let found = shelf.asked_for(asked);
+    let mut content = Content { removed: found.missing, ..Content::default() };
+    let mut due = found.names;
     let mut seen: HashSet<&Arc<str>> = HashSet::new();
-    for name in asked {
-        let found = shelf.asked_for(name);
-        if found.is_empty() {
-            content.removed.push(Arc::clone(name));
-        }
-        due.extend(found.into_iter().filter(|name| seen.insert(name)));
-    }
+    due.retain(|name| seen.insert(name));
     let is_wanted = |name: &Arc<str>, resource: &Resource, has: &HashSet<Arc<str>>| {
-        let is_around = || !resource.ranges.is_empty() && wanted.iter().any(|name| resource.is_around(name));
         has.contains(name)
             || wanted.contains(name)
             || resource.aliases.iter().any(|alias| wanted.contains(alias))
-            || is_around()
+            || resource.ranges.iter().any(|(network, range)| wanted.has_address_in(network, range))
     };
     let mut later = Vec::new();
     for (record, resource) in shelf.changed(after, until) {

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{LONGEST_NAME, MOST_NAMES, Request, Response, Session, SessionError, Wants};
 use crate::plane::{
     catalogue::{
-        Catalogue, Change, Kind,
+        Catalogue, Change, Kind, Resource,
         tests::{gone, resource, set},
     },
     session::version_of,
@@ -245,6 +245,39 @@ fn requests_beyond_all_bounds_are_refused() {
     let request = Request { subscribe: many, ..Request::default() };
     assert_eq!(session.request(ADDRESS, request.clone()), Err(SessionError::TooManyNames));
     assert_eq!(Session::default().request(ADDRESS, request), Err(SessionError::TooManyNames));
+}
+
+#[test]
+fn a_name_that_is_asked_for_many_times_counts_and_is_answered_once() {
+    let mesh = catalogue(vec![set(ADDRESS, "a", "a1")]);
+    let subscribe = ["a", "b"].iter().map(|name| (*name).to_owned()).cycle().take(2 * MOST_NAMES + 2).collect();
+    let mut stream = Stream::new();
+    stream.session.request(ADDRESS, Request { subscribe, ..Request::default() }).unwrap();
+    assert_eq!(stream.session.wants(ADDRESS), Some(Wants::Names(2)));
+    assert_eq!(stream.due(&mesh).unwrap(), "Address: +a1 -b");
+}
+
+/// A node asks for single addresses. A service with a block around one of them concerns it also when the service comes later.
+#[test]
+fn a_service_whose_block_comes_around_an_address_that_was_asked_for_is_sent() {
+    let service = |text: &str, block: &str| {
+        let ranges = [("net".into(), block.parse().unwrap())].into();
+        let resource = Resource { ranges, ..resource(text, &[], &[]) };
+        vec![Change { kind: ADDRESS, name: "s".into(), resource: Some(resource) }]
+    };
+    let mut mesh = catalogue(vec![set(ADDRESS, "a", "a1")]);
+    let names = ["net/10.96.0.1", "net/10.96.0.9", "other/10.97.0.1", "net/fd00::1", "no address"];
+    let mut stream = Stream::of(&[(ADDRESS, ask(&names, &["net/10.96.0.9"], &[]))]);
+    let removed = stream.due(&mesh).unwrap();
+    assert_eq!(removed, "Address: -net/10.96.0.1 -net/10.96.0.9 -net/fd00::1 -no address -other/10.97.0.1");
+    stream.ack(ADDRESS);
+    stream.session.request(ADDRESS, ask(&[], &["net/10.96.0.9"], &[])).unwrap();
+    for block in ["10.96.0.8/29", "10.97.0.0/16", "fd01::/16"] {
+        mesh.apply(service(block, block), true);
+        assert_eq!(stream.due(&mesh), None, "{block}");
+    }
+    mesh.apply(service("s4", "10.96.0.0/16"), true);
+    assert_eq!(stream.due(&mesh).unwrap(), "Address: +s4");
 }
 
 #[test]
